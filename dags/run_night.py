@@ -26,7 +26,7 @@ LISTS = ("changed", "unchanged", "problems", "notes")
 
 
 def main(arguments: list[str]) -> int:
-    """Run the night; returns the exit code."""
+    """Run the pipeline once; return the exit code."""
     parser = argparse.ArgumentParser(description="Run the DAGs of a night in one process.")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--home", type=Path, required=True, help="where Airflow's own files of the night go (a folder airflow in it)")
@@ -83,7 +83,7 @@ def prepare_environment(folder: Path, database: Path, config: Path) -> None:
 
 
 def send_output_to(log: Path) -> None:
-    """From here on, whatever anybody prints goes to the log."""
+    """Send all later output to the log."""
     log.unlink(missing_ok=True)  # a link in its place is not followed
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     sys.stdout.flush()

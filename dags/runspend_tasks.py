@@ -1,7 +1,7 @@
-"""What the seven DAGs share: assets, defaults, how a task calls one step of the pipeline, and how failures reach people.
+"""Shared code of the seven DAGs: assets, defaults, calls of a pipeline step by a task, and failure mail.
 
-No step's work is done here, and nothing runs when a file is parsed. How data travels: through the warehouse; a task hands
-on names and sentences only.
+Work of a step does not belong here, and nothing runs when a file is parsed. Data travels through the warehouse; a task passes
+on only names and sentences.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) ->
         use_file_modes(settings)
         with telling_of_the_machine(settings, step.__name__, now):
             outcome = step(settings, *names, now=now, **options)
-    except MachineFailed as error:  # a disk may be mended in a minute
+    except MachineFailed as error:  # a disk may be repaired in a minute
         _leave_outcome(context, error)
         raise NoAnswer(str(error)) from error
     except UsageError as error:  # the configuration or the parameters: trying again would not help

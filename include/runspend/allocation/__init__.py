@@ -1,1 +1,1 @@
-"""Who pays for what: the models of the ledger, their inputs, their order, and what explains a result."""
+"""Allocates costs: the models of the ledger, their inputs, their order, and the explanation of a result."""

@@ -1,6 +1,6 @@
-"""What a billing period takes from the bills of other months: the rest of jobs that run over its ends, and sizes of machines it corrects.
+"""Reads what a billing period needs from bills of other months: the rest of jobs across its ends, and sizes of corrected machines.
 
-Belongs to `inputs.py`, which makes digests of it. What the models make of it stands in `job_windows.sql` and `earlier_sizes.sql`.
+Belongs to `inputs.py`, which computes digests of these rows. The models `job_windows.sql` and `earlier_sizes.sql` use them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from runspend.warehouse import Reader
 
-# Where jobs of a period go on in the bill of the month before or after: their windows there. A day without a line is the end of a job.
+# Windows of a period's jobs in the bill of the month before or after. A day without a bill line ends a job.
 JOBS_BEYOND = """
 with crossing as (
   select job_key
@@ -52,7 +52,7 @@ where not l.is_of_period
 order by l.job_key, l.charge_period_start, l.charge_period_end
 """
 
-# What the ledger takes of a run beside its machines.
+# Columns of a run that the ledger uses in addition to its machines.
 RUN_COLUMNS = (
     "r.tracking_server, r.workspace, r.run_id, r.experiment_id, r.experiment_name, r.team, r.project, r.cost_center, r.owner, r.user_name, r.start_time, r.end_time,"
     " r.gpu_count, r.cpu_request, r.memory_request_gb"
@@ -82,5 +82,5 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
 
 
 def no_reach(moment: datetime) -> dict[str, datetime]:
-    """What the models are told where no job goes on beyond the lines they read."""
+    """Return the parameters of the models when no job continues beyond the lines they read."""
     return {"jobs_from": moment, "jobs_until": moment}

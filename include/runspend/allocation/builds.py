@@ -1,7 +1,7 @@
-"""Builds a unit of the cost tables unless its inputs are those it was built from; publishes it with its row in `builds`.
-Knows as well which pages are older than the build they show.
+"""Builds a unit of the cost tables if its inputs have changed, and publishes it with its row in `builds`.
 
-Belongs to `pipeline/__init__.py`. What is built, and from what, does not belong here.
+Also knows which report pages are older than the current build. Belongs to `pipeline/__init__.py`. The content of a build and
+its inputs do not belong here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runspend.warehouse import Step, Unit, Warehouse
 
 
 def report_builds(warehouse: Warehouse, folder: Path, periods: Sequence[str] | None) -> dict[str, str]:
-    """Billing periods whose page is to be written, and their builds: those named, else the newest and all built since their page."""
+    """Map billing periods whose page must be written to their builds. Default: the newest, and all built since their page."""
     built = {unit.period: state.build_id for unit, state in warehouse.states("cost_daily").items()}
     if periods:
         return {period: built[period] for period in periods if period in built}
@@ -31,7 +31,7 @@ def report_builds(warehouse: Warehouse, folder: Path, periods: Sequence[str] | N
 
 
 def note_report(folder: Path, period: str, build_id: str) -> None:
-    """Remember the build a page shows."""
+    """Record the build that a page shows."""
     (folder / ".builds").mkdir(exist_ok=True)
     write_whole(folder / ".builds" / period, build_id.encode())
 
@@ -42,7 +42,7 @@ class Builder:
     def __init__(
         self, warehouse: Warehouse, outcome: Outcome, kind: str, now: datetime, progress: Progress, tell: Callable[[str, str], None]
     ) -> None:
-        """`tell` is given what failed a check ("allocate/2026-10") and the error in words."""
+        """`tell` gets the build that failed a check ("allocate/2026-10") and the error text."""
         self._warehouse = warehouse
         self._outcome = outcome
         self._kind = kind
@@ -51,18 +51,21 @@ class Builder:
         self._tell = tell
 
     def beside(self, kind: str) -> Builder:
-        """The builder of another kind, which need not read again what stands in the warehouse."""
+        """Return the builder of another kind. It shares the builds already read from the warehouse."""
         other = copy(self)
         other._kind = kind
         return other
 
     @cached_property
     def built(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """What stands in the warehouse, read once."""
+        """The current builds in the warehouse, read once."""
         return read_builds(self._warehouse)
 
     def build(self, period: str, inputs: Mapping[str, str | None], fill: Callable[[Step], Sequence[str | Unit]], *, forced: bool = False) -> None:
-        """Fill the tables of one period (a table by its name is its unit of the period, by all). A failed check keeps the tables in place, and operators are told."""
+        """Fill the tables of one period. A table name means its unit of the period, by writer "all".
+
+        If a check fails, the old tables stay, and operators are notified.
+        """
         label = f"{self._kind} {period}"
         build_id = digest(inputs)
         before = self.built.get((self._kind, period))
@@ -88,8 +91,10 @@ class Builder:
             self._outcome.superseded.append(note)
 
     def held_back(self, period: str, inputs: Mapping[str, str | None], is_decisive: Callable[[str], bool]) -> str | None:
-        """What differs from the inputs of the build that stands, in words, if nothing of it is decisive; None if the period may be built.
-        Empty words: what differs does not concern the period."""
+        """Describe how inputs differ from those of the current build, if no difference is decisive. None if the period may be built.
+
+        An empty text means that the differences do not concern the period.
+        """
         before = self.built.get((self._kind, period))
         if before is None or before["build_id"] == digest(inputs):
             return None
@@ -109,7 +114,7 @@ class Builder:
         step.put("builds", period, self._kind, arrow_rows("builds", [row]))
 
 
-# Inputs of a build, by their name or their table, as a person calls them.
+# Inputs of a build, by name or table, with their names for people.
 WORDS = {
     "models": "the models (another version of Runspend)",
     "settings": "the configuration",
@@ -121,7 +126,7 @@ WORDS = {
 
 
 def _in_words(names: Collection[str]) -> str:
-    """Inputs as a person calls them: "runs of prod, the configuration". What has no month is left out: it says nothing of this one."""
+    """Name inputs for people: "runs of prod, the configuration". Inputs without a month are left out: they do not concern this one."""
     units = [unit for name in names if "/" in name and (unit := parse_unit(name)).period != "all"]
     words = {WORDS.get(name, name) for name in names if "/" not in name}
     words |= {WORDS.get(unit.table, f"runs of {unit.writer}") for unit in units}

@@ -1,6 +1,6 @@
-"""How much of an instance type's hours runs claim by type alone, in words: for doctor, the summary and explain.
+"""Describes how many hours of an instance type runs claim by type alone: for doctor, the summary and explain.
 
-Put here what a share of claimed hours means for a reader. How it is counted is in `allocation/models/instance_type_hours.sql`.
+The meaning of a share of claimed hours belongs here. The counting is in `allocation/models/instance_type_hours.sql`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from runspend.warehouse import Reader
 
 NEARLY_ALL, NEARLY_NONE = 0.9, 0.1
-SPREAD = 1.1  # prices further apart than this are worth a word
+SPREAD = 1.1  # prices that differ by more than this factor are mentioned
 HOURS = """
 select
   billing_period, pool_key, instance_type, billed_seconds, claimed_seconds, open_seconds, allocated_seconds, claimed_ratio,
@@ -26,7 +26,7 @@ order by billed_seconds desc, pool_key
 
 @dataclass(frozen=True)
 class ClaimedHours:
-    """One row of `instance_type_hours`: machines of a type that agree in what runs state, in a billing period. Times in seconds."""
+    """One row of `instance_type_hours`: machines of a type with the same stated properties, in a billing period. Times in seconds."""
 
     billing_period: date
     pool_key: str
@@ -42,30 +42,30 @@ class ClaimedHours:
 
     @property
     def label(self) -> str:
-        """The type and what else runs state: p4d.24xlarge, spot."""
+        """Return the type and other properties that runs state: p4d.24xlarge, spot."""
         text = self.pool_key.replace("|", ", ").replace("_", " ")
-        return "".join(each if each.isprintable() else "?" for each in text)  # a bill's text goes to a terminal
+        return "".join(each if each.isprintable() else "?" for each in text)  # text from a bill is printed on a terminal
 
     @property
     def has_spread(self) -> bool:
-        """Whether an hour costs clearly more in one account, region or purchase option than in another."""
+        """Return whether an hour costs clearly more in one account, region or purchase option than in another."""
         return self.lowest_hour_cost is not None and self.highest_hour_cost is not None and self.highest_hour_cost > SPREAD * self.lowest_hour_cost
 
     @property
     def is_notable(self) -> bool:
-        """Whether the share or the price says that the split is a rough guess."""
+        """Return whether the share or the price shows that the split is a rough guess."""
         return self.has_spread or not NEARLY_NONE < self.claimed_ratio < NEARLY_ALL
 
     @property
     def words(self) -> str:
-        """One sentence on the hours, and one on the price where it differs."""
+        """Return one sentence on the hours, and one on the price if it differs."""
         share = f"{self.claimed_ratio:.0%}" if self.claimed_ratio >= NEARLY_NONE else f"{self.claimed_ratio:.1%}"
         text = f"runs claim {share} of {self.billed_seconds / 3600:,.0f} h of {self.label}{_meaning(self.claimed_ratio)}"
         return f"{text}; {self.spread_words}" if self.has_spread else text
 
     @property
     def spread_words(self) -> str:
-        """What an hour costs, at least and at most."""
+        """Return the lowest and highest price of an hour."""
         return f"an hour costs {self.lowest_hour_cost:,.2f} to {self.highest_hour_cost:,.2f} {self.billing_currency}, and runs do not state which"
 
 
@@ -80,7 +80,7 @@ def _meaning(ratio: float) -> str:
 
 
 def claimed_hours(reader: Reader, first: date) -> tuple[ClaimedHours, ...]:
-    """Of a billing period, the most hours first. Where a statement leaves rows of a type open, these share one spread of prices."""
+    """Return the rows of a billing period, most hours first. Rows of a type that runs do not tell apart share one price range."""
     return with_open_prices(reader.query(HOURS, {"first": first}).to_pylist())
 
 

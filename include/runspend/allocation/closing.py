@@ -1,11 +1,11 @@
-"""When a bill is final, when a month is closed, and what a closed month was spared: the rows of `period_states`.
+"""Decides when a bill is final and a month is closed, and lists changes skipped in closed months: the rows of `period_states`.
 
     open    lines may still come or change
     final   every line has an InvoiceId and the month is over; else its rows are the same for 10 days, and the month ended 15 days ago
-    closed  60 days after the last bill of the month became final; for good
+    closed  60 days after the last bill of the month became final; it stays closed
 
-A function of what is stored and of `now`: the same night twice writes nothing. A month is one build over all its bills,
-so its bills close together. How a month is built does not belong here.
+The result depends only on stored data and `now`: repeating a pipeline run writes nothing. A month is one build over all its
+bills, so its bills close together. Building a month does not belong here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNCHANGED_FOR = timedelta(days=10)
 ENDED_FOR = timedelta(days=15)
 FINAL_FOR = timedelta(days=60)
 
-# What is known of each bill in place. A version that was refused after it says that the bill in place may be wrong.
+# Facts about each current bill. A version that was refused later means that the current bill may be wrong.
 BILLS = """
 select
   source, billing_period, max(if(state = 'current', loaded_at, null)) as loaded_at,
@@ -38,13 +38,13 @@ having max(if(state = 'current', version_number, null)) is not null
 
 
 def is_bill(name: str) -> bool:
-    """Whether an input of a build is a bill as it was delivered: the one kind of input that may move a closed month."""
+    """Return whether a build input is a bill as delivered: the only kind of input that may change a closed month."""
     return name.startswith(BILL)
 
 
 @dataclass(frozen=True)
 class Bill:
-    """One bill of one month, as it lies in the warehouse. `seen_until`: when its source was last found to be like this."""
+    """One bill of one month, as stored in the warehouse. `seen_until`: when its source was last seen in this state."""
 
     source: str
     bill_digest: str
@@ -55,7 +55,7 @@ class Bill:
 
 
 def judge_bills(bills: Sequence[Bill], before: Mapping[str, Mapping[str, Any]], period: str, now: datetime) -> list[dict[str, Any]]:
-    """The rows of `period_states` of one month, from those of the night before ({source: row})."""
+    """Return the `period_states` rows of one month, from those of the previous pipeline run ({source: row})."""
     month_end = month_start(datetime.combine(first_day(period), datetime.min.time(), tzinfo=timezone.utc) + timedelta(days=32))
     rows = [_judge_bill(bill, before.get(bill.source, {}), month_end, now) for bill in sorted(bills, key=lambda bill: bill.source)]
     since = [row["final_since"] for row in rows]
@@ -87,7 +87,7 @@ def _judge_bill(bill: Bill, before: Mapping[str, Any], month_end: datetime, now:
 
 
 class Finality:
-    """Tonight's `period_states`, month by month. What is known before tonight is read once."""
+    """The `period_states` of this pipeline run, month by month. Earlier rows are read once."""
 
     def __init__(self, warehouse: Warehouse, settings: Settings, now: datetime) -> None:
         self._warehouse = warehouse
@@ -97,7 +97,7 @@ class Finality:
         self._judged: dict[str, list[dict[str, Any]]] = {}
 
     def rows(self, period: str) -> list[dict[str, Any]]:
-        """The month's rows as of tonight; empty for a month without a bill."""
+        """Return the month's rows as of this pipeline run; empty for a month without a bill."""
         if period not in self._judged:
             bills = [bill for key, bill in self._bills.items() if key[1] == period]
             before = {row["source"]: row for row in self._before if row["billing_period"] == first_day(period)}
@@ -105,16 +105,16 @@ class Finality:
         return self._judged[period]
 
     def is_closed(self, period: str) -> bool:
-        """Whether only a changed bill, or somebody who asks, may move the month's figures."""
+        """Return whether only a changed bill, or an explicit request, may change the month's figures."""
         return any(row["state"] == "closed" for row in self.rows(period))
 
     def inputs(self, period: str) -> dict[str, str | None]:
-        """What a build of the month depends on: the bills as they were delivered, and which of them are final."""
+        """Return the inputs of a build of the month: the bills as delivered, and which of them are final."""
         final = ", ".join(row["source"] for row in self.rows(period) if row["state"] != "open")
         return {**{f"{BILL}{row['source']}": row["bill_digest"] for row in self.rows(period)}, "final bills": final}
 
     def publish(self, period: str, held_back: str | None) -> None:
-        """Write the month's rows, if they differ from what stands. `held_back`: what a closed month is spared tonight, in words."""
+        """Write the month's rows if they differ from the stored ones. `held_back`: skipped changes of a closed month, as text."""
         if held_back:
             self._held_back.setdefault(held_back, []).append(period)
         rows = [{**row, "held_back": held_back or None if row["state"] == "closed" else None} for row in self.rows(period)]
@@ -129,7 +129,7 @@ class Finality:
             step.publish({unit: None if state is None else state.digest})
 
     def notes(self) -> list[str]:
-        """What closed months were spared tonight: one sentence per reason."""
+        """Return the changes skipped in closed months in this pipeline run: one sentence per reason."""
         return [
             f"{_months(periods)} closed and stay as they are, although these changed: {words}. To take it in, run: runspend allocate --period {periods[-1]}"
             if len(periods) > 1
@@ -147,7 +147,7 @@ class Finality:
 
     @cached_property
     def _known(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-        """The rows before tonight, what is known of each bill in place, and how each bill was last read."""
+        """Return the rows before this pipeline run, the facts about each current bill, and the last read of each bill."""
         questions = ("select * from period_states order by billing_period, source", BILLS, "select * from sources where kind = 'bill'")
         with self._warehouse.reader() as reader:
             before, loads, tries = (reader.query(question).to_pylist() for question in questions)
@@ -166,7 +166,7 @@ class Finality:
             if unit is None:
                 continue
             row = tries.get(source) if source in configured else None
-            # A source that does not answer says nothing about its bill; one that is not read any more has said its last.
+            # A source that does not answer gives no news about its bill. A source that is no longer read never will.
             seen_until = self._now if row is None else row["last_good_at"] if row["state"] == "unreachable" else row["last_tried_at"]
             bill_digest = unit.extra.get("bill_digest") or unit.digest
             bills[source, period] = Bill(source, bill_digest, load["loaded_at"], load["is_invoiced"], load["is_doubted"], seen_until or load["loaded_at"])

@@ -1,6 +1,7 @@
-"""What the ledger says of itself: which rule settled how much, which claims it could not meet, where names came from.
+"""Diagnoses the ledger: cost matched by each allocation rule, claims that were not met, sources of names.
 
-What has no run, and what would give it one, is in `without_run.py`. How it is shown does not belong here. All functions read one billing period, by its first day, in the reader's currencies.
+Cost without a run, and advice about it, is in `without_run.py`. Display does not belong here. All functions read one billing
+period, given by its first day, in the reader's currencies.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from runspend.warehouse import Reader
 EXACT = Context(prec=76)
 DIMENSIONS = ("team", "project", "cost_center", "owner")
 
-# What a tag key that groups machines is called; the first text that is part of it, in the order of preference.
+# Parts of the names of tag keys that group machines, in order of preference. The first that matches counts.
 GROUP_WORDS = (
     (("nodegroup", "nodepool", "node-pool", "poolname", "instancepool"), "node group"),
     (("autoscaling",), "auto-scaling group"),
@@ -30,7 +31,7 @@ GROUP_WORDS = (
 MACHINE_GROUP = ", ".join(
     rf"nullif(regexp_extract(group_keys, r'(?i)[|]([^|\n]*(?:{needles})[^|\n]*[|][^\n]*)'), '')" for needles in ("|".join(words) for words, _ in GROUP_WORDS)
 )
-# Tags that name one thing, not a group of things, or that a cloud describes every machine by, inside the JSON of all tags.
+# Tags, in the JSON of all tags, that name one resource instead of a group, or that a cloud sets on every machine.
 OWN_TAGS = r"""r'(?i)"(?:name|aws:createdby|createdby|created_by|creator|user_name|resourceTags/user:name|goog:compute\.googleapis\.com/[^"]*)": *"(?:[^"\\]|\\.)*",?'"""
 
 UNMET = """
@@ -85,7 +86,7 @@ select
   (select count(*) from billing_lines where billing_period = @first and run_tag is not null) as tagged_lines
 """
 
-# match_method -> what a person calls the rule, in the order of the ladder.
+# match_method -> the rule's name for people, in the order of the allocation rules.
 RULES = {
     "run_tag": "exact, by run tag",
     "job_id": "exact, by job",
@@ -102,7 +103,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class Rung:
-    """What one rule settled, idle time on its machines included."""
+    """The cost that one rule allocated, including idle time on its machines."""
 
     words: str
     confidence: str | None
@@ -112,7 +113,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Run cost by where one dimension of its runs came from; None: from nowhere."""
+    """Allocated cost by the source of one dimension of its runs. None: no source."""
 
     dimension: str
     whole: Decimal
@@ -120,13 +121,13 @@ class Coverage:
 
     @property
     def known(self) -> Decimal:
-        """Cost of runs that have a value."""
+        """Return the cost of runs that have a value."""
         return add(cost for origin, cost in self.origins if origin is not None)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """How the runs that began in the month and the lines of its bills tell who they are."""
+    """How runs that began in the month, and the lines of its bills, identify themselves."""
 
     runs: int
     machine_runs: int
@@ -136,7 +137,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class UnmetClaims:
-    """Runs that one rule could have matched, and why it did not; `hours` is the machine time they claim."""
+    """Runs that one rule could have matched, and why it did not. `hours` is the machine time they claim."""
 
     match_method: str
     reason: str
@@ -160,7 +161,7 @@ def add(costs: Iterable[Decimal | None]) -> Decimal:
 
 
 def rungs(reader: Reader, first: date) -> dict[str, tuple[Rung, ...]]:
-    """Currency -> the period's bill by the rule that settled it, in the order of the ladder; then "no run found", "shared" and "out of scope"."""
+    """Map currency to the bill by allocation rule, in the order of the rules; then "no run found", "shared" and "out of scope"."""
     found: dict[str, dict[tuple[int, str], list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in reader.query(RUNGS, {"first": first}).to_pylist():
         found[row["billing_currency"]][_rung_of(row)].append(row)
@@ -179,7 +180,7 @@ def rungs(reader: Reader, first: date) -> dict[str, tuple[Rung, ...]]:
 
 
 def _most_of(rows: Iterable[Mapping[str, Any]]) -> str | None:
-    """The confidence that most of the money has: a little of another one says nothing about all."""
+    """Return the confidence of most of the money. A small amount with another confidence does not describe the whole."""
     costs: dict[str, Decimal] = defaultdict(Decimal)
     for row in rows:
         if row["confidence"]:
@@ -190,7 +191,7 @@ def _most_of(rows: Iterable[Mapping[str, Any]]) -> str | None:
 def _rung_of(row: Mapping[str, Any]) -> tuple[int, str]:
     last = {"unmatched": "no run found", "shared": "shared", "out_of_scope": "out of scope"}
     method = row["match_method"]
-    # whose the caller of a language model is, is known without a run
+    # the owner of a language model's caller is known without a run
     if (target := row["allocated_to"]) in last and not (target == "unmatched" and method == "llm_identity"):
         return len(RULES) + list(last).index(target), last[target]
     name = f" {row['pool_key'].partition('|')[0]}" if row["pool_key"] else ""
@@ -198,7 +199,7 @@ def _rung_of(row: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def coverage(reader: Reader, first: date, following: date) -> dict[str, tuple[Coverage, ...]]:
-    """Currency -> run cost of the charge dates from `first` until before `following`, by where each dimension came from."""
+    """Map currency to the allocated cost of charge dates from `first` to before `following`, by the source of each dimension."""
     found: dict[str, dict[str, list[tuple[str | None, Decimal]]]] = defaultdict(lambda: defaultdict(list))
     for name in DIMENSIONS:
         for row in reader.query(ORIGINS.format(name=name), {"first": first, "next": following}).to_pylist():
@@ -213,10 +214,10 @@ def coverage(reader: Reader, first: date, following: date) -> dict[str, tuple[Co
 
 
 def identity(reader: Reader, first: date) -> Identity:
-    """How many runs and lines of the month say who they are."""
+    """Count the runs and bill lines of the month that identify themselves."""
     return Identity(**reader.query(IDENTITY, {"first": first}).to_pylist()[0])
 
 
 def unmet_claims(reader: Reader, first: date) -> tuple[UnmetClaims, ...]:
-    """Runs of the month that say where they ran and got no machine's cost, by rule and reason, the most hours first."""
+    """Return runs of the month that state a machine but got no machine cost, by rule and reason, most hours first."""
     return tuple(UnmetClaims(**row) for row in reader.query(UNMET, {"first": first}).to_pylist())

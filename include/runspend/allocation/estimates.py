@@ -1,6 +1,6 @@
-"""Hours no bill reaches yet: what their estimates are built from, and in which order.
+"""Estimates for hours that no bill reaches yet: their inputs and the order of their models.
 
-The figures lie in `run_estimates` and in no other table. They are split by the models that split a bill's lines, over lines
+The figures are in `run_estimates` and in no other table. They are split by the models that split a bill's lines, over lines
 made up for the hours between what a machine's bill reaches and now; `models/estimate_*.sql` stand for the models that read
 the bill. An estimate is gone with the build that finds its hour billed; the same build writes how wrong it was.
 """
@@ -20,7 +20,7 @@ from runspend.warehouse import Model, Step, Unit, UnitState, Warehouse
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Hours longer ago than this are not estimated: a bill that has not come by then is a stale source, which is told elsewhere.
+# Hours longer ago than this are not estimated: a bill still missing by then is a stale source, which is reported elsewhere.
 REACH = timedelta(days=62)
 # Prices are learned from the 30 billed days before what a bill reaches.
 LEARNED_FROM = timedelta(days=31)
@@ -29,7 +29,7 @@ CHECKS = ("run_estimates_grain", "run_estimates_not_billed")
 
 
 def estimate_models() -> list[Model]:
-    """The models of the estimates, in running order."""
+    """Return the models of the estimates, in running order."""
     return [
         Model("window_runs"),
         Model("run_ancestors"),
@@ -55,7 +55,7 @@ def estimate_models() -> list[Model]:
 
 
 def estimate_parameters(now: datetime) -> dict[str, Any]:
-    """What the models are told. `now` counts from its hour's beginning: an hour that is not over is not estimated."""
+    """Return the parameters of the models. `now` is cut to the start of its hour: an hour that is not over is not estimated."""
     hour = now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0)
     lines_from = hour - REACH - LEARNED_FROM
     return {
@@ -67,7 +67,7 @@ def estimate_parameters(now: datetime) -> dict[str, Any]:
         "lines_from": lines_from,
         "first_period": lines_from.date().replace(day=1),
         "month_start": month_start(hour),
-        "period": lines_from.date().replace(day=1),  # what the checks look at
+        "period": lines_from.date().replace(day=1),  # the period of the checks
         "alive_hours": ALIVE_HOURS,
         "silent_hours": SILENT_HOURS,
     }
@@ -87,7 +87,7 @@ def estimate_inputs(warehouse: Warehouse, settings: Settings, parameters: Mappin
 
 
 def fill_estimates(step: Step, settings: Settings, parameters: Mapping[str, Any], older: Sequence[Unit]) -> list[Unit]:
-    """Run the models over what is published; returns the units they fill. `older`: builds of other months, which no longer say what stands."""
+    """Run the models over published tables; return the units they fill. `older`: outdated builds of other months."""
     for unit in older:
         step.drop(*unit)
     step.put("price_list", *UNIT, price_list(settings))
@@ -97,7 +97,7 @@ def fill_estimates(step: Step, settings: Settings, parameters: Mapping[str, Any]
 
 
 def price_list(settings: Settings) -> pa.Table:
-    """`rates.prices` as a table."""
+    """Return `rates.prices` as a table."""
     return arrow_rows(
         "price_list",
         [

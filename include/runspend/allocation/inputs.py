@@ -1,6 +1,6 @@
-"""What each unit is built from, as digests. Two digests are compared; nothing else remembers what is done.
+"""Digests of the inputs of each unit. Only the comparison of two digests decides whether a unit is built again.
 
-Belongs to `pipeline/__init__.py`: which inputs a build has, and how a unit is named in `builds.inputs`. Building does not belong here.
+Belongs to `pipeline/__init__.py`: the inputs of a build, and the names of units in `builds.inputs`. Building does not belong here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ALIVE_HOURS = 6
 SILENT_HOURS = 24
 
 # How far each bill reaches on machines that serve runs, as `run_spans.sql` sees it, and on those of pools, as `pools.sql` does:
-# a run's end may hang on the next period.
+# a run's end may depend on the next period.
 FRONTIERS = """
 with stated as (
   select distinct resource_key from run_resources where resource_key is not null
@@ -75,16 +75,16 @@ join runs r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
 where r.start_month <> w.start_month
 """
 
-# Inputs of a build that are no units; the name of a bill or server follows.
+# Inputs of a build that are not units; the name of a bill or server follows.
 BILL = "bill of "
 BILLED_UNTIL = "billed until: "
 TAGGED_RUNS = "tagged runs of "
 
-# Settings that decide what is matched with what; those that only say where things lie or whom to tell are left out.
+# Settings that decide matching. Settings for locations or recipients are left out.
 MATCHING = ("tracking", "billing", "stores", "scope", "shared", "pools", "dimensions", "sharing")
 
 
-# Start months of runs whose artifacts lie in the stores in each month: they pay for storage however long ago they ran.
+# Start months of runs with artifacts in the stores in each month: they pay for storage no matter how long ago they ran.
 ARTIFACT_RUNS = """
 select distinct a.month, r.start_month, r.tracking_server
 from (select distinct month, tracking_server, owner_id from artifact_bytes where owner_kind = 'run') a
@@ -121,7 +121,7 @@ join runs r on r.tracking_server = d.tracking_server and r.workspace = d.workspa
 
 
 def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any]) -> tuple[dict[str, str | None], dict[str, Any]]:
-    """Digest of everything a billing period is built from, and the months its charges and runs meet in."""
+    """Return digests of all inputs of a billing period, and the months in which its charges and runs meet."""
     bills = {u: s for u, s in warehouse.states("billing_lines").items() if u.period == period}
     with warehouse.reader() as reader:
         charged = reader.query(CHARGED, {"period": first_day(period)}).to_pylist()[0]
@@ -129,7 +129,7 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         window = {"window_start": month_start(first), "window_end": _month_end(last)}
         reach, beside = read_beside(reader, first_day(period), window)
         window |= reach
-        # What lies in the stores splits the bill's storage lines; what traces cost, the bills of LLM providers.
+        # Bytes in the stores split the bill's storage lines. Trace costs split the bills of LLM providers.
         bills |= {u: s for u, s in warehouse.states("artifact_bytes", "artifact_owners", "experiments", "trace_costs").items() if u.period in (period, "all")}
         inputs = common_inputs(bills, given)
         inputs |= {unit_name(u): s.digest for u, s in needed_runs(warehouse, window, reader).items()}
@@ -171,7 +171,7 @@ def summary_inputs(
 
 
 def reached_months(warehouse: Warehouse) -> dict[str, set[str]]:
-    """Start month -> the billing periods that hold a cost of its runs."""
+    """Map each start month to the billing periods that hold a cost of its runs."""
     with warehouse.reader() as reader:
         rows = reader.query(REACHED).to_pylist()
     reached: dict[str, set[str]] = {}
@@ -181,47 +181,47 @@ def reached_months(warehouse: Warehouse) -> dict[str, set[str]]:
 
 
 def read_builds(warehouse: Warehouse) -> dict[tuple[str, str], dict[str, Any]]:
-    """{(step, period): {"build_id", "inputs"}} of what stands in the warehouse."""
+    """Return {(step, period): {"build_id", "inputs"}} of the current builds in the warehouse."""
     with warehouse.reader() as reader:
         rows = reader.query("select step, month, build_id, inputs from builds").to_pylist()
     return {(row["step"], f"{row['month']:%Y-%m}"): {"build_id": row["build_id"], "inputs": json.loads(row["inputs"])} for row in rows}
 
 
 def configuration_digest(settings: Settings) -> str:
-    """Digest of what the settings say about matching: two nights with the same one would match the same sources the same way."""
+    """Return a digest of the settings for matching. Pipeline runs with the same digest match the same sources the same way."""
     said = settings.model_dump(mode="json", include=set(MATCHING))
     places = {key: [{k: v for k, v in source.items() if k in ("name", "uri")} for source in said[key]] for key in ("tracking", "billing", "stores")}
     return digest({**said, **places})
 
 
 def unit_name(unit: Unit) -> str:
-    """A unit as `builds.inputs` names it: table/period/writer."""
+    """Return the name of a unit in `builds.inputs`: table/period/writer."""
     return "/".join(unit)
 
 
 def parse_unit(name: str) -> Unit:
-    """The unit behind `table/period/writer`."""
+    """Return the unit named `table/period/writer`."""
     table, period, writer = name.split("/", 2)
     return Unit(table, period, writer)
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON, 32 hexadecimal digits of it."""
+    """Return 32 hexadecimal digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(json_text(value).encode()).hexdigest()[:32]
 
 
 def json_text(value: Any) -> str:
-    """Canonical JSON: sorted keys, no blanks; what JSON lacks as text."""
+    """Return canonical JSON: sorted keys, no blanks; types that JSON lacks become text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def month_start(moment: datetime) -> datetime:
-    """The first instant of the moment's month, UTC."""
+    """Return the first instant of the moment's month, UTC."""
     return moment.astimezone(timezone.utc).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def _month_end(moment: datetime) -> datetime:
-    """The end of the month that the instant before `moment` lies in."""
+    """Return the end of the month that contains the instant before `moment`."""
     return month_start(month_start(moment - timedelta(microseconds=1)) + timedelta(days=32))
 
 
@@ -234,7 +234,7 @@ def _time(text: str | None) -> datetime | None:
 
 
 def common_inputs(units: Mapping[Unit, UnitState], given: Mapping[str, Any]) -> dict[str, str | None]:
-    """The units by name, the version of the models, and what else was given."""
+    """Return the units by name, the version of the models, and the other given inputs."""
     inputs: dict[str, str | None] = {unit_name(u): s.digest for u, s in sorted(units.items())}
     return inputs | {"models": _models_digest(), "settings": digest(dict(given))}
 
@@ -260,12 +260,12 @@ def needed_runs(warehouse: Warehouse, window: Mapping[str, datetime], reader: Re
     return {u: s for u, s in states.items() if (u.period, u.writer) in months}
 
 
-# Question -> the digest of all that it was asked of, and the answer: a night looks at every month, and asks once.
+# Query -> the digest of all units it reads, and its answer. A pipeline run looks at every month but queries once.
 _answers: dict[str, tuple[str, list[dict[str, Any]]]] = {}
 
 
 def _ask_once(warehouse: Warehouse, sql: str, read: Mapping[Unit, UnitState], reader: Reader | None) -> list[dict[str, Any]]:
-    """The rows of a question about all months, which reads these units alone."""
+    """Return the rows of a query about all months that reads only these units."""
     asked_of = digest(sorted((*unit, state.digest) for unit, state in read.items()))
     if sql not in _answers or _answers[sql][0] != asked_of:
         with warehouse.reader() if reader is None else nullcontext(reader) as asked:
@@ -274,6 +274,6 @@ def _ask_once(warehouse: Warehouse, sql: str, read: Mapping[Unit, UnitState], re
 
 
 def _models_digest() -> str:
-    """Version of the models and checks: a change in any of them rebuilds every period."""
+    """Return the version of the models and checks. A change in any of them rebuilds every period."""
     files = (f for folder in ("models", "checks") for f in resources.files("runspend.allocation").joinpath(folder).iterdir() if f.name.endswith(".sql"))
     return digest(sorted((f.name, f.read_text(encoding="utf-8")) for f in files))

@@ -1,8 +1,8 @@
-"""The ladder: which models fill the cost tables, in running order, and what they are told.
+"""The allocation rules: the models that fill the cost tables, in running order, and their parameters.
 
-A line is settled once, by the first rule that has somebody for it: run_tag, job_id, resource_id line by line; then, priced
-together, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time. What the rules say stands in `allocation/models/*.sql`; when
-a period is built, and from what, in `pipeline/__init__.py` and `inputs.py`.
+Each bill line is allocated once, by the first rule that finds an owner: run_tag, job_id, resource_id line by line; then, priced
+together, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time. The rules are in
+`allocation/models/*.sql`. When a period is built, and its inputs, are in `pipeline/__init__.py` and `inputs.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runspend.warehouse import Model
 # In running order. Without `into` the rows are gone when the step ends; models with `bucket_by` see one share of the machines at a time.
 WINDOW_MODELS = (Model("window_runs"), Model("run_ancestors"))
 GAPS = Model("run_gaps")
-# A job is looked at as a machine its runs share: the same models, with jobs in the place of machines.
+# A job counts as a machine that its runs share: the same models, with jobs instead of machines.
 JOB_MODELS = (
     Model("job_windows"),
     Model("bill_names"),
@@ -29,7 +29,7 @@ JOB_MODELS = (
     Model("job_slots", makes="machine_slots"),
     *(Model(name) for name in ("slot_uses", "machine_clock", "job_targets")),
 )
-# The same for who called language models, with IAM principals in the place of machines.
+# The same for callers of language models, with IAM principals instead of machines.
 IDENTITY_MODELS = (Model("identity_spans", makes="run_spans"), Model("run_intervals"), Model("identity_uses"))
 PLACING_MODELS = tuple(
     Model(name)
@@ -55,7 +55,7 @@ PLACING_MODELS = tuple(
 )
 MACHINE_MODELS = ("ledger_lines", "run_intervals", "machine_slots", "slot_uses", "machine_clock", "slot_targets")
 MACHINE_RESULTS = ("machine_time", "machine_use", "attached_parts", "rest_lines", "machine_taken", "pool_known_uses", "out_of_scope_parts")
-# In the order of the ladder: the first rule that has somebody for a line settles it.
+# In the order of the allocation rules: the first rule that finds an owner for a bill line allocates it.
 POOLED_MODELS = tuple(
     Model(name)
     for name in (
@@ -115,7 +115,7 @@ RUN_CHECKS = ("run_costs_equals_daily", "run_costs_grain")
 
 
 def ledger_models(period: str) -> list[Model]:
-    """The models of one billing period, in running order."""
+    """Return the models of one billing period, in running order."""
     into = (period, "all")
     priced = Model("cost_allocations", into=into, fills="cost_allocations")
     return [
@@ -139,7 +139,7 @@ def ledger_models(period: str) -> list[Model]:
         Model("sharing_charges", makes="placed_charges"),
         priced,
         *(Model(name, into=into) for name in SUM_MODELS),
-        # a share of the days at a time; what is spread over several days comes after all of them
+        # a share of the days at a time; cost spread over several days comes after all of them
         Model("named_charges", bucket_by="charge_date", sums=True),
         Model("cost_daily", into=into, bucket_by="charge_date"),
         Model("long_charges", bucket_by="charge_date"),
@@ -148,12 +148,12 @@ def ledger_models(period: str) -> list[Model]:
 
 
 def run_costs_models(month: str) -> list[Model]:
-    """The models of one start month, in running order."""
+    """Return the models of one start month, in running order."""
     return [*WINDOW_MODELS, Model("run_costs", into=(month, "all"))]
 
 
 def ledger_parameters(settings: Settings) -> dict[str, Any]:
-    """What the models take from the configuration. A change in any of it rebuilds every period."""
+    """Return the parameters of the models from the configuration. A change in any of them rebuilds every period."""
     return {
         "alive_hours": ALIVE_HOURS,
         "silent_hours": SILENT_HOURS,

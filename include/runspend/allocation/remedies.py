@@ -1,4 +1,4 @@
-"""What to do about money without a run, by what its lines are: one sentence each, with what to paste into runspend.yaml."""
+"""Advice about cost without a run, by kind of bill line: one sentence each, with text to paste into runspend.yaml."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from runspend.config.settings import Settings
 
-# The verb before a group's name; of machines it is "tag".
+# The verb before a group's name; for machines it is "tag".
 VERBS = {"disk": "attach", "store": "measure", "platform": "share", "endpoint": "share", "model": "identify callers of", "job": "name jobs of", "excluded": "check", "other": "check"}
 
 
 def selector_yaml(selector: Mapping[str, Any]) -> str:
-    """A selector, ready to paste: JSON is YAML."""
+    """Return a selector, ready to paste: JSON is YAML."""
     return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in selector.items()) + "}"
 
 
 def remedy(kind: str, selector: Mapping[str, Any], settings: Settings) -> str:
-    """The one thing to do about lines of this kind (as `service_kinds` names them) that this selector names."""
+    """Return the one action for lines of this kind (a kind from `service_kinds`) that this selector names."""
     return REMEDIES[kind](selector, settings)
 
 

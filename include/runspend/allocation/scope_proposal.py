@@ -1,6 +1,6 @@
-"""What to write under `scope.include`, and which lines of the bill are out of scope one by one: the ledger keeps only their sums.
+"""Proposes entries for `scope.include`, and lists single bill lines that are out of scope: the ledger keeps only their sums.
 
-What those lines are and what to do about them is in `without_run.py`.
+The kinds of those lines, and advice about them, are in `without_run.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runspend.allocation.remedies import selector_yaml
 from runspend.core.service_kinds import is_accelerator
 from runspend.warehouse import Reader
 
-# Lines of usage that no charge of the ledger has, and accelerators that `scope` excludes: those are sums that say what they were.
+# Usage lines that no charge of the ledger has, and accelerators that `scope` excludes: their sums keep the kind.
 OUTSIDE = """
 out_of_scope as (
   select distinct source, charge_date, coalesce(service_name, '') as service_name, coalesce(sub_account_id, '') as sub_account_id
@@ -61,7 +61,7 @@ group by billing_currency, source, coalesce(sub_account_id, ''), coalesce(servic
 order by inside_cost desc, source, sub_account_id, service_name
 """
 
-# What may be an accelerator of what is outside; `is_accelerator` decides.
+# Out-of-scope lines that may be accelerators; `is_accelerator` decides.
 ACCELERATED = f"""
 with {OUTSIDE.strip()}
 select
@@ -75,7 +75,7 @@ group by source, coalesce(sub_account_id, ''), coalesce(service_name, ''), machi
 
 @dataclass(frozen=True)
 class ScopeLine:
-    """One entry of `scope.include`: what it takes in of what is in scope now, and besides; `accelerated_cost`: accelerators among the latter."""
+    """One entry of `scope.include`: cost it covers that is in scope now, and cost it adds. `accelerated_cost`: added accelerators."""
 
     selector: Mapping[str, str | list[str]]
     inside_cost: Decimal
@@ -84,15 +84,15 @@ class ScopeLine:
 
     @property
     def yaml(self) -> str:
-        """Ready to paste: JSON is YAML."""
+        """Return the entry, ready to paste: JSON is YAML."""
         return selector_yaml(self.selector)
 
 
 def scope_proposal(reader: Reader, first: date) -> tuple[ScopeLine, ...]:
-    """What to write under `scope.include`: what the default scope takes in now, and every account and service with accelerators.
+    """Propose entries for `scope.include`: the contents of the default scope, and every account and service with accelerators.
 
-    Accounts that are mostly the platform's are named whole, of others their services. In the period's main currency. Fees are left out:
-    they follow their account.
+    An account that belongs mostly to the platform is named as a whole; of other accounts, single services. Amounts are in the
+    period's main currency. Fees are left out: they follow their account.
     """
     accelerated: dict[tuple[str, str, str], list[Decimal]] = defaultdict(list)
     for row in reader.query(ACCELERATED, {"first": first}).to_pylist():
@@ -118,7 +118,7 @@ def scope_proposal(reader: Reader, first: date) -> tuple[ScopeLine, ...]:
 
 
 def _is_mostly_inside(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """At least nine tenths of the money."""
+    """Return whether at least nine tenths of the money is in scope."""
     inside, outside = add(r["inside_cost"] for r in rows), add(r["outside_cost"] for r in rows)
     return inside >= EXACT.multiply(outside, Decimal(9))
 

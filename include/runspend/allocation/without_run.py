@@ -1,8 +1,8 @@
-"""Money that no run has, and what would give it one: unallocated cost and what the default scope leaves out, in groups.
+"""Groups cost without a run, and advises how to allocate it: unallocated cost and cost outside the default scope.
 
-Accelerators come first, then the most money, whatever the scope: machines that nobody tagged are out of the default scope. One place
-for such advice: `doctor`, `try`, the pipeline's summary and the report show it. What a line is, is told by `core/service_kinds.py`.
-All functions read one billing period, by its first day.
+Accelerators come first, then the largest amounts, in and out of scope: untagged machines are outside the default scope. All such
+advice belongs here: `doctor`, `try`, the pipeline's summary and the report show it. `core/service_kinds.py` classifies bill
+lines. All functions read one billing period, given by its first day.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from runspend.core.outside_json import parse_json
 from runspend.core.service_kinds import RESOURCE_TYPES, WITH_MACHINES, is_accelerator, kind_of, resource_words
 from runspend.warehouse import Reader
 
-# More different sets of tags than this are not looked at one by one: those that cost least are left out.
+# The most sets of tags that are examined one by one. Those that cost least are left out.
 TAG_SETS = 20_000
-# So many tags are tried, one after another, on what no group of machines explains.
+# How many tags are tried, one after another, on cost that no group of machines explains.
 TAG_GROUPS = 8
 TYPES_NAMED = 2
 MACHINES = ("accelerator", "machine")
 
-# What is read of a line beside its money.
+# Columns of a bill line that are read in addition to its money.
 SEEN = """
     coalesce({line}.tags, '') as tags, coalesce(array_to_string({line}.group_keys, '\\n'), '') as group_keys,
     coalesce({line}.sku_meter, substr({line}.charge_description, 1, 80), '') as meter, coalesce({line}.instance_type, '') as instance_type,
@@ -39,7 +39,7 @@ SEEN = """
 GROUPED = (
     "billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter, instance_type, machine_gpus, resource_type, is_outside"
 )
-# Of lines that were priced together one stands for all: they share what they were priced by.
+# One line represents all lines that were priced together: they share the columns they were priced by.
 WITHOUT_RUN = f"""
 with lost as (
   select
@@ -102,7 +102,10 @@ limit {TAG_SETS}
 
 @dataclass(frozen=True)
 class Group:
-    """Money without a run that one action would explain. `selector`: its lines, as `scope` and `pools` name lines; `outside_cost`: the part that is out of scope."""
+    """Cost without a run that one action would explain.
+
+    `selector`: its lines, as `scope` and `pools` name lines. `outside_cost`: the part that is out of scope.
+    """
 
     words: str
     selector: Mapping[str, str]
@@ -114,7 +117,7 @@ class Group:
 
     @property
     def inside_cost(self) -> Decimal:
-        """Unallocated cost of the ML platform."""
+        """Return the unallocated cost of the ML platform."""
         return EXACT.subtract(self.effective_cost, self.outside_cost)
 
     @property
@@ -124,14 +127,15 @@ class Group:
 
 
 Row = Mapping[str, Any]
-Key = tuple[str, tuple[tuple[str, str], ...], str]  # kind, selector, what its resources are called
+Key = tuple[str, tuple[tuple[str, str], ...], str]  # kind, selector, name of its resources
 
 
 def unmatched_groups(reader: Reader, first: date, settings: Settings) -> dict[str, tuple[Group, ...]]:
-    """Currency -> what has no run, in groups that one action would explain: accelerators first, then the most money. A line is in one group.
+    """Map currency to groups of cost without a run. One action would explain a group. A line is in one group.
 
-    Lines out of the default scope are in the currency of their bill. Machines are grouped by node group or cluster, else by the tag that
-    explains most, else by service and account; everything else by service and account.
+    Accelerators come first, then the largest amounts. Lines outside the default scope are in the currency of their bill. Machines
+    are grouped by node group or cluster, else by the tag that explains most, else by service and account; all other lines by
+    service and account.
     """
     by_currency: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in reader.query(WITHOUT_RUN, {"first": first}).to_pylist():
@@ -175,7 +179,7 @@ def _grouped(rows: list[dict[str, Any]], settings: Settings) -> list[Group]:
 
 
 def _by_dearest_tag(kind: str, tagged: list[tuple[dict[str, Any], frozenset[tuple[str, str]]]]) -> Iterable[tuple[Key, dict[str, Any]]]:
-    """Each row with its group: the tag that explains most, then the one that explains most of the rest, …; else service and account."""
+    """Yield each row with its group: the tag that explains most, then the one that explains most of the rest, …; else service, account."""
     for _ in range(TAG_GROUPS):
         if not tagged:
             break
@@ -192,9 +196,9 @@ def _by_dearest_tag(kind: str, tagged: list[tuple[dict[str, Any], frozenset[tupl
 
 def _tag_pairs(text: str) -> frozenset[tuple[str, str]]:
     try:
-        tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # what was taken out last has left its comma
+        tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # the last removed tag has left its comma
     except ValueError:
-        return frozenset()  # a key that ends like one of OWN_TAGS after a quote of its own: the line is told by its service
+        return frozenset()  # a key with a quote in it that ends like one of OWN_TAGS: the service identifies the line
     return frozenset((key, value) for key, value in tags.items() if isinstance(value, str) and value)
 
 
@@ -205,7 +209,7 @@ def _place(row: Row) -> Key:
     if kind == "endpoint" or (kind == "platform" and WITH_MACHINES.search(service.lower())):
         words = resource_words(row["resource_type"])
         if words is None:
-            kind = "disk"  # to share the service would share its machines
+            kind = "disk"  # sharing the service would also share its machines
         else:
             called, named["resource"] = words
     place = tuple((key, value) for key, value in named.items() if value)
@@ -217,7 +221,7 @@ def _group(key: Key, members: Sequence[Row], settings: Settings) -> Group:
     selector = dict(pairs)
     is_accelerated = any(_is_accelerated(row) and row["effective_cost"] > 0 for row in members if row["kind"] in (*MACHINES, "job", "endpoint")) or kind == "excluded"
     if kind == "machine" and not is_accelerated and all(row["is_outside"] for row in members):
-        kind = "other"  # nothing says that they serve runs: a pool would charge runs for them
+        kind = "other"  # no sign that they serve runs: a pool would charge runs for them
     return Group(
         _words(kind, selector, called, members),
         selector,
@@ -251,7 +255,7 @@ def _dearest_types(members: Sequence[Row]) -> str:
 
 
 def _advice(kind: str, selector: Mapping[str, str], rows: Sequence[Row], settings: Settings) -> str:
-    """The one thing to do, told by the dearest of the group's lines."""
+    """Return the one action to take, decided by the most expensive line of the group."""
     row = max(rows, key=lambda r: r["effective_cost"])
     if row["reason"] == "unknown_run":
         return "its tag names a run that no server knows: add the tracking server that has it"

@@ -1,1 +1,1 @@
-"""Where people and schedulers meet Runspend: commands, pages, the demo, the first try."""
+"""Interfaces for people and schedulers: commands, pages, the demo, the first trial."""

@@ -1,4 +1,4 @@
-"""The night through the Airflow DAGs of a folder, in asset order, in a process of its own. The library itself never imports Airflow."""
+"""Runs the pipeline through the Airflow DAGs of a folder, in asset order, in a separate process. The library never imports Airflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runspend.core.step_result import Outcome
 
 
 def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence[str]) -> Outcome:
-    """Run `DAGS/run_night.py`; what its tasks did comes back as one outcome."""
+    """Run `DAGS/run_night.py`; return the results of its tasks as one outcome."""
     script = dags / "run_night.py"
     if not script.exists():
         raise UsageError(f"cannot run the DAGs of {dags}: it has no run_night.py. Name the dags folder of this repository.")

@@ -1,6 +1,6 @@
-"""`runspend doctor`: tries every connection of the configuration and says what is missing. Changes nothing, sends nothing.
+"""`runspend doctor`: tries every connection of the configuration and reports missing parts. Changes nothing, sends nothing.
 
-`diagnose` returns findings, `render` shows them. What a source must answer belongs in its own package (`probe_…`).
+`diagnose` returns findings, `render` shows them. Probes of a source belong in its own package (`probe_…`).
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 Level = Literal["ok", "WARN", "FAIL"]
 Accounts = set[tuple[str, str, str]]  # billing account, sub-account, billing period
-OWN_FORMATS = ("machines", "slurm")  # bills made here: nobody tags them or activates tags
+OWN_FORMATS = ("machines", "slurm")  # bills made by Runspend: they have no tags to set or activate
 SECTIONS = ("config", "mlflow", "bill", "artifacts", "mail")
 SMTP_SECONDS = 10
-MEASURED_DAYS = timedelta(days=30)  # that the doctor looks back at what machines drew
+MEASURED_DAYS = timedelta(days=30)  # how far the doctor looks back at measured power
 # File systems that only this machine sees (names as in /proc/mounts).
 LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor: which part of the file, which of its names, how it went, one sentence."""
+    """One line of the doctor: section of the file, name, level, one sentence."""
 
     section: str
     name: str
@@ -48,7 +48,7 @@ class Finding:
 
 
 def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
-    """Try everything the settings name; a thing that cannot be used is a finding, never an exception."""
+    """Try everything the settings name. A part that cannot be used is a finding, never an exception."""
     found = list(check_home(settings))
     for server in settings.tracking:
         found += _tried("mlflow", server.name, server, _probe_server)
@@ -64,7 +64,7 @@ def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
 
 
 def render(findings: Sequence[Finding]) -> str:
-    """The screen: a column for the section (named once), the name, the level, the sentence."""
+    """Return the screen: columns for the section (named once), the name, the level, the sentence."""
     width = max((len(f.name) for f in findings), default=0)
     lines, before = [], ""
     for f in findings:
@@ -79,21 +79,21 @@ def render(findings: Sequence[Finding]) -> str:
 
 
 def can_be_tried(findings: Sequence[Finding]) -> bool:
-    """Whether there is a server and a bill to see anything of."""
+    """Return whether there are a usable server and a usable bill."""
     return {"mlflow", "bill"} <= {f.section for f in findings if f.level == "ok"}
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """0, or 2 when the configuration cannot work, or 3 when a source or the mail server cannot be used."""
+    """Return 0, or 2 if the configuration cannot work, or 3 if a source or the mail server cannot be used."""
     failed = {f.section for f in findings if f.level == "FAIL"}
     return 0 if not failed else 2 if failed == {"config"} else 3
 
 
-# --- what is on this machine -----------------------------------------------------------------------------------------------
+# --- on this machine -----------------------------------------------------------------------------------------------
 
 
 def check_home(settings: Settings) -> Iterator[Finding]:
-    """The file, and whether `home` and the warehouse can be written to."""
+    """Check the file, and whether `home` and the warehouse are writable."""
     yield Finding("config", "file", "ok", str(settings.path or "made in code"))
     yield _check_folder("home", settings.home)
     uri = settings.warehouse.uri.removeprefix("file://")
@@ -108,7 +108,7 @@ def check_home(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_modes(settings: Settings) -> Iterator[Finding]:
-    """What was made by older versions, or by hand, may be open to others: it is left as it is, and shown."""
+    """Report files and folders that are open to others, made by older versions or by hand. They are left unchanged."""
     from runspend.config.file_modes import not_handed_down, own_roots, widening, wider_than
 
     for root in own_roots(settings):
@@ -123,7 +123,7 @@ def _check_modes(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_bucket(settings: Settings) -> Finding:
-    """Opening it finds out all that matters: whether it is there, may be read and keeps the conditions of a put."""
+    """Open the bucket. That checks all that matters: it exists, is readable, and respects conditional puts."""
     try:
         open_warehouse(settings)
     except RunspendError as error:
@@ -132,7 +132,7 @@ def _check_bucket(settings: Settings) -> Finding:
 
 
 def _check_bigquery(settings: Settings) -> Finding:
-    """Looks, and asks what reading the most read table would cost; makes nothing."""
+    """Check the data set, and ask for the cost of reading the most read table. Creates nothing."""
     from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
 
     limit = f"a query may read {settings.warehouse.maximum_bytes_billed.human_readable()} at most"
@@ -180,7 +180,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _check_shared(home: Path, executor: str) -> Iterator[Finding]:
-    """What must happen once is decided by files in `home`: several machines must see the same ones."""
+    """Check that machines share `home`: its files decide actions that must happen once, so all machines must see the same files."""
     if not any(name in executor for name in ("Celery", "Kubernetes", "Edge", "Ecs", "Batch")):
         return
     kind = file_system(home, Path("/proc/self/mounts"))
@@ -194,7 +194,7 @@ def _check_shared(home: Path, executor: str) -> Iterator[Finding]:
 
 
 def file_system(path: Path, mounts: Path) -> str | None:
-    """The type of file system `path` lies on, or None where the system does not say."""
+    """Return the type of file system of `path`, or None if the system does not give it."""
     if not mounts.is_file():
         return None
     best: tuple[str, str | None] = ("", None)
@@ -206,11 +206,11 @@ def file_system(path: Path, mounts: Path) -> str | None:
     return best[1]
 
 
-# --- what the file asks for ------------------------------------------------------------------------------------------------
+# --- settings of the file ------------------------------------------------------------------------------------------------
 
 
 def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
-    """What one would see without servers, bills or stores."""
+    """Report what reports will lack without servers, bills or artifact stores."""
     if not settings.tracking:
         yield Finding("mlflow", "-", "FAIL", "no tracking server is configured. Add one under `tracking`.")
     if not settings.billing:
@@ -222,7 +222,7 @@ def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
 
 
 def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
-    """Databricks bills the DBUs of a cluster, its cloud the machines: without that bill half of what runs cost is missing."""
+    """Check for the cloud's bill: Databricks bills a cluster's DBUs, its cloud the machines. Without it, half of the cost is missing."""
     others = [b for b in settings.billing if b.format not in ("databricks", "opencost", "machines", "slurm")]
     for bill in settings.billing:
         if bill.format == "databricks" and bill.vms is None and not others:
@@ -235,7 +235,7 @@ def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
 
 
 def check_not_built(settings: Settings) -> Iterator[Finding]:
-    """What the file asks for and this version does not do. Nothing of it is done in part."""
+    """Report settings that this version does not support. None of them is applied in part."""
     for server in settings.tracking:
         if server.via == "system-tables":
             yield Finding("mlflow", server.name, "WARN", "`via: system-tables` is not read yet. The API is used.")
@@ -245,11 +245,11 @@ def check_not_built(settings: Settings) -> Iterator[Finding]:
         yield Finding("config", "annotate", "WARN", "costs are not written back to MLflow yet.")
 
 
-# --- what lies elsewhere ---------------------------------------------------------------------------------------------------
+# --- outside this machine ---------------------------------------------------------------------------------------------------
 
 
 def _tried(section: str, name: str, source: Any, probe: Callable[[Any], Iterator[tuple[Level, str]]]) -> list[Finding]:
-    """The findings of one source; whatever it raises on purpose is a finding too."""
+    """Return the findings of one source. Errors that it raises on purpose are findings too."""
     waiting = [key for key, value in source.__dict__.items() if _text(value).startswith(CONNECTION)]
     if waiting:
         return [Finding(section, name, "WARN", f"not tried: {', '.join(waiting)} is an Airflow connection, which only a task can read.")]
@@ -285,7 +285,7 @@ def _probe_server(server: TrackingServer) -> Iterator[tuple[Level, str]]:
 
 
 def check_accounts_once(held: Mapping[str, Accounts]) -> Iterator[Finding]:
-    """One account's month under two bills would be paid twice: the night's checks refuse it, so it is said before."""
+    """Report an account's month that is in two bills. It would count twice, and the pipeline's checks would refuse it."""
     names = sorted(held)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
@@ -344,7 +344,7 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
 
 
 def _read_drawn(settings: Settings) -> Drawn | None:
-    """What measured machines drew, as far as nights have read it; None before the first one."""
+    """Return the power that measured machines drew, as far as pipeline runs have read it. None before the first pipeline run."""
     from runspend.ingest.billing.measured_power import read_drawn
 
     uri = settings.warehouse.uri.removeprefix("file://")
@@ -356,12 +356,12 @@ def _read_drawn(settings: Settings) -> Drawn | None:
             return None
         with warehouse.reader() as reader:
             return read_drawn(reader)
-    except RunspendError:  # what is wrong with the warehouse is a finding of its own
+    except RunspendError:  # problems of the warehouse are a separate finding
         return None
 
 
 def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now: datetime) -> Iterator[tuple[Level, str]]:
-    """How much of the last days of each machine its runs measured, and what it drew then."""
+    """Report how much of each machine's last days its runs measured, and the power it drew then."""
     over = now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0)
     for machine in (m for m in machines if m.is_measured):
         name, idle = machine.resource_id, f"`idle_watts`, {machine.power.idle_watts if machine.power else None} W"
@@ -394,7 +394,7 @@ def _midnight(day: date) -> datetime:
 
 
 def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Iterator[tuple[Level, str]]:
-    """A source that splits lines of bills: what it weighs, of which machines, until when."""
+    """Probe a source that splits bill lines: what it weighs, for which machines, until when."""
     from runspend.ingest.billing import load_process as loading
 
     with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
@@ -420,7 +420,7 @@ def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Ite
 
 
 def _say_what_is_missing(found: Mapping[str, Any], keys: KeySettings) -> Iterator[tuple[Level, str]]:
-    """What lines would need to carry for runs to be found: ids of resources, tags of runs."""
+    """Report what bill lines lack to find runs: resource ids, run tags."""
     usage = found["usage_rows"]
     if not usage:
         return
@@ -449,7 +449,7 @@ def _kind(store: ArtifactStore) -> str:
 
 
 def check_mail(settings: Settings) -> Iterator[Finding]:
-    """Whether mail would leave; an SMTP server is spoken to, nothing is sent, posted or called."""
+    """Check whether mail would be sent. Connects to an SMTP server, but sends, posts and calls nothing."""
     mail = settings.mail
     if mail.backend == "none":
         yield Finding("mail", "none", "WARN" if settings.budget_entries else "ok", "no mail is written or sent, whatever a budget does.")
@@ -486,7 +486,7 @@ def _check_smtp(mail: MailSettings) -> Iterator[Finding]:
         yield Finding("mail", "smtp", "WARN", "the password crosses the network unencrypted. Use `tls: starttls` or `tls: implicit`.")
 
 
-# --- words -----------------------------------------------------------------------------------------------------------------
+# --- text ------------------------------------------------------------------------------------------------------------------
 
 
 def _count(number: int, noun: str) -> str:

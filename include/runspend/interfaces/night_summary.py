@@ -1,4 +1,4 @@
-"""The night's screen: what `nightly` prints when it is done. Gathers from the outcome and the tables; words are the report's."""
+"""The summary that `nightly` prints at the end. Gathers figures from the outcome and the tables; the report package has the wording."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
 
 def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seconds: float, is_watched: bool, width: int = 100) -> str:
-    """One screen for a person; without one, the same facts as `key=value` lines."""
+    """Return one screen for a person. If no person is watching, return the same facts as `key=value` lines."""
     warehouse = open_warehouse(settings)
     with warehouse.reader() as reader:
         periods = sorted({u.period for u in warehouse.states("cost_daily")}, reverse=True)
@@ -51,7 +51,7 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
 
 
 def _next(settings: Settings) -> tuple[str, ...]:
-    """What to type next, so that it works when it is pasted."""
+    """Return the next commands, ready to paste."""
     command = "runspend" if shutil.which("runspend") else str(_shown(Path(sys.argv[0]).absolute()))
     here = settings.path is not None and find_settings() == settings.path
     option = "" if here or settings.path is None else f" --config {_shown(settings.path)}"
@@ -63,14 +63,14 @@ def _built(labels: list[str]) -> tuple[str, ...]:
 
 
 def _claims(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
-    """Runs that say where they ran and got no machine's cost. Hours that are only not billed yet are no news."""
+    """Describe runs that state a machine but got no machine cost. Hours that are merely not billed yet are left out."""
     return tuple(
         ("⚠", f"{period}: {claims.words}") for period in periods for claims in unmet_claims(reader, first_day(period)) if claims.reason != "not_billed_yet"
     )
 
 
 def _claimed_hours(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
-    """Instance types of which runs claim nearly all hours or nearly none, or do not state which price they had; the most hours first."""
+    """Describe instance types whose hours runs claim nearly all or hardly at all, or whose price runs do not state. Most hours first."""
     found = [(period, [hours for hours in claimed_hours(reader, first_day(period)) if hours.is_notable]) for period in periods]
     return tuple(("⚠", f"{period}: {hours.words}") for period, notable in found for hours in notable[:TYPES_SHOWN])
 
@@ -99,7 +99,7 @@ def _budget(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _archive(reader: Reader) -> tuple[tuple[str, str], ...]:
-    """One line per retention policy: how many folders are how far, what they hold and save, and when the first is due."""
+    """Return one line per retention policy: folders by state, their bytes and savings, and the first due date."""
     rows = reader.query(
         "select policy, action, state, count(*) as folders, sum(bytes) as bytes, sum(monthly_saving) as saving, min(currency) as currency, min(earliest_at) as earliest_at"
         " from archive_plan where month = (select max(month) from archive_plan) group by policy, action, state order by policy, state"
@@ -140,9 +140,9 @@ def _sources(reader: Reader, settings: Settings) -> tuple[tuple[str, str], ...]:
 
 
 def _shown(path: Path) -> Path:
-    """The path as short as it can be typed from here."""
+    """Return the shortest form of the path that works from the working folder."""
     try:
         here = Path.cwd()
-    except FileNotFoundError:  # started in a folder that is gone by now
+    except FileNotFoundError:  # the working folder no longer exists
         return path
     return path.relative_to(here) if path.is_relative_to(here) else path

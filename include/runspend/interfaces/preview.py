@@ -1,7 +1,7 @@
-"""What one would see with this configuration: `runspend doctor` before the first night, `runspend try` after its only one.
+"""Previews the result of a configuration: `runspend doctor` before the first pipeline run, `runspend try` after its only one.
 
-From the warehouse if the last night ran with these settings; else from a dry run in a folder that is gone afterwards. What the
-figures mean is in `allocation/diagnostics.py`; here they are gathered and put into words.
+Figures come from the warehouse if the last pipeline run used these settings; else from a dry run in a temporary folder. Their
+meaning is in `allocation/diagnostics.py`. Gathering and describing them belongs here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from runspend.warehouse import Unit, Warehouse, open_warehouse
 BILL_TABLES = ("billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
 CONFIDENCE = {"exact": "", "high": "high confidence", "medium": "medium confidence", "low": "low confidence: a guess by type and time"}
 GROUPS_SHOWN, LINES_SHOWN, CLAIMS_SHOWN = 3, 5, 3
-PASTE = "paste"  # the name of lines that are shown as they are written into runspend.yaml
+PASTE = "paste"  # the name of lines shown exactly as they go into runspend.yaml
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,18 @@ class Money:
     coverage: tuple[Coverage, ...]
 
     def cost(self, words: str) -> Decimal:
-        """Of one rule, by its words."""
+        """Return the cost of one rule, given by its words."""
         return add(r.effective_cost for r in self.rungs if r.words == words)
 
     @property
     def platform(self) -> Decimal:
-        """All but what is out of scope."""
+        """Return all cost except out-of-scope cost."""
         return add(r.effective_cost for r in self.rungs if r.words != "out of scope")
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """The newest billing period as this configuration would show it; `problems` says why parts, or all of it, cannot be told."""
+    """The newest billing period as this configuration would show it. `problems` explains missing parts."""
 
     period: str | None
     origin: str
@@ -69,7 +69,7 @@ class Outlook:
 
 
 def foresee(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outlook:
-    """What one would see for the newest billing period. Writes nothing that stays."""
+    """Return the preview of the newest billing period. Writes nothing permanent."""
     if (warehouse := _warehouse_of(settings)) is not None:
         return read_outlook(warehouse, settings, "from the last night's tables")
     sources = {**{s.name: s for s in settings.tracking}, **{s.name: s for s in settings.billing}}
@@ -88,10 +88,10 @@ def _texts(source: object) -> list[object]:
 
 
 def _warehouse_of(settings: Settings) -> Warehouse | None:
-    """The warehouse, if its newest cost tables are of these settings."""
+    """Return the warehouse if its newest cost tables were built with these settings."""
     uri = settings.warehouse.uri.removeprefix("file://")
     if "://" not in uri and not Path(uri).exists():
-        return None  # opening would make the folder
+        return None  # opening would create the folder
     warehouse = open_warehouse(settings)
     states = warehouse.states("period_states", "cost_allocations")
     newest = max((u.period for u in states if u.table == "period_states"), default=None)
@@ -102,7 +102,7 @@ def _warehouse_of(settings: Settings) -> Warehouse | None:
 
 
 def _tried(trial: Settings, now: datetime, progress: Progress) -> Outlook:
-    """A night over the newest billing period alone, without its mails, pages and artifact stores."""
+    """Run the pipeline over the newest billing period only, without mail, pages and artifact stores."""
     problems: list[str] = []
     problems += pipeline.extract(trial, now=now, progress=progress).problems
     problems += pipeline.load(trial, now=now, progress=progress).problems
@@ -120,7 +120,7 @@ def _tried(trial: Settings, now: datetime, progress: Progress) -> Outlook:
 
 
 def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlook:
-    """The newest billing period of a warehouse."""
+    """Return the newest billing period of a warehouse."""
     period = max((u.period for u in warehouse.states("cost_allocations")), default=None)
     if period is None:
         return Outlook(None, origin, problems=("no bill could be split",))
@@ -146,7 +146,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
 
 
 def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
-    """(name, sentence) of everything there is to say, in the order it is said; a name is empty where the one before goes on."""
+    """Return all (name, sentence) pairs in display order. An empty name continues the one before."""
     if outlook.period is None:
         return [("cannot tell what you would see", "; ".join(outlook.problems))]
     lines = [(f"what you would see for {month_name(outlook.period)}, with this file", outlook.origin)]
@@ -166,7 +166,7 @@ def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
 
 
 def render_outlook(outlook: Outlook) -> str:
-    """The screen: a headline, a column of names, the sentences."""
+    """Return the screen: a headline, a column of names, the sentences."""
     (title, origin), *lines = outlook_lines(outlook)
     width = max((len(name) for name, _ in lines if name != PASTE), default=0)
     shown = [text if name == PASTE else f"  {name:<{width}}  {text}".rstrip() for name, text in lines]
@@ -209,7 +209,7 @@ def _group_note(one: Money, whole_share: Decimal | None) -> str:
 
 
 def suggestions(outlook: Outlook) -> list[str]:
-    """What to do, accelerators first, then the most money; then what would help in general."""
+    """Return advice: accelerators first, then the largest amounts, then general advice."""
     ranked = [(g, one) for one in outlook.moneys for g in one.groups]
     ranked.sort(key=lambda pair: (not pair[0].is_accelerated, -pair[0].effective_cost))
     found = [text for g, one in ranked[:LINES_SHOWN] for text in (suggestion(g, one.platform), f"  {g.advice}")]
@@ -226,7 +226,7 @@ def suggestions(outlook: Outlook) -> list[str]:
 
 
 def scope_yaml(lines: Sequence[ScopeLine]) -> list[str]:
-    """The proposal as lines of `runspend.yaml`, each with what it takes in."""
+    """Return the proposal as lines of `runspend.yaml`, each with the cost it covers."""
     width = max(len(line.yaml) for line in lines)
     return [
         "scope:",

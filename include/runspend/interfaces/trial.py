@@ -1,7 +1,7 @@
-"""`runspend try`: one server and one bill, a folder of its own, and the pools that hours speak for, accepted there and nowhere else.
+"""`runspend try`: one server, one bill and a separate folder. Pools proposed from hours are accepted only in that folder.
 
-The folder keeps a `runspend.yaml` with which every other command works. Each trial begins with an empty folder, unless somebody
-changed that file since.
+The folder keeps a `runspend.yaml` that works with every other command. Each trial starts with an empty folder, unless a person
+has changed that file since.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from runspend.core.step_result import Progress, silent
 from runspend.interfaces.preview import Money, Outlook, read_outlook
 from runspend.warehouse import open_warehouse
 
-# What takes the place of an address with a password in it: no secret is copied into a file.
+# The replacement for an address with a password in it: no secret is copied into a file.
 TRACKING_VARIABLE, BILL_VARIABLE = "MLFLOW_TRACKING_URI", "RUNSPEND_BILL_URI"
 MARKER, FILE = ".trial", "runspend.yaml"
-UNGIVEN = ("no run found", "shared", "out of scope")  # rungs whose money no rule gave to runs or their machines
+UNGIVEN = ("no run found", "shared", "out of scope")  # money that no rule gave to runs or their machines
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial so far: its settings, what is known without any pool, and the pools that are proposed."""
+    """A trial in progress: its settings, the result without pools, and the proposed pools."""
 
     settings: Settings
     before: Outlook
     found: Proposals
-    variables: tuple[str, ...] = ()  # that the file reads, in place of an address with a password in it
+    variables: tuple[str, ...] = ()  # environment variables of the file, in place of addresses with a password
 
     def words(self, after: Outlook) -> str:
-        """What the proposed pools change, or why there are none."""
+        """Describe the effect of the proposed pools, or why there are none."""
         if self.before.period is None:
             return ""
         if not self.found.proposals:
@@ -66,7 +66,7 @@ def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Pr
     env = {**os.environ, **secrets}
     settings = _write(folder, made, "USD", env)
     for step in (pipeline.extract, pipeline.load, pipeline.allocate):
-        step(settings, now=now, progress=progress)  # what goes wrong is told by the pipeline run that follows
+        step(settings, now=now, progress=progress)  # the pipeline run that follows reports errors
     warehouse = open_warehouse(settings)
     before = read_outlook(warehouse, settings, "")
     if len(before.moneys) == 1 and before.moneys[0].currency != settings.currency:
@@ -96,12 +96,12 @@ def _compared(after: Money, before: Money | None, pools: int) -> list[str]:
 
 
 def _given(one: Money) -> Decimal:
-    """Allocated to runs, idle time left out."""
+    """Return the cost allocated to runs, without idle time."""
     return add(r.effective_cost - r.idle_cost for r in one.rungs if r.words not in UNGIVEN)
 
 
 def _write(folder: Path, made: Settings, currency: str, env: Mapping[str, str]) -> Settings:
-    """The file of a trial, without pools; returns what it says."""
+    """Write the file of a trial, without pools; return its settings."""
     server, bill = made.tracking[0], made.billing[0]
     uri = _address(server.uri, TRACKING_VARIABLE)
     text = f"""\
@@ -130,12 +130,15 @@ def _address(uri: str, variable: str) -> str:
 
 
 def _mark(folder: Path) -> None:
-    """The marker that the folder is a trial's, with the digest of the file as the trial wrote it. Empty until the file is whole: a kill leaves nothing to keep."""
+    """Mark the folder as a trial's, with the digest of the file as the trial wrote it.
+
+    The marker is empty until the file is whole: if the process is killed, there is nothing to keep.
+    """
     write_whole(folder / MARKER, hashlib.sha256((folder / FILE).read_bytes()).hexdigest().encode())
 
 
 def _empty(folder: Path) -> None:
-    """A trial starts from nothing: another bill in the same folder is not a newer version of the last one."""
+    """Empty the folder: another bill in the same folder is not a newer version of the last one."""
     marker, file = folder / MARKER, folder / FILE
     if folder.is_symlink():
         raise UsageError(f"cannot use {folder}: it is a link, and a trial empties its folder first. Name the folder itself. Nothing was changed.")

@@ -1,9 +1,9 @@
-"""The straight line of a night, one short function per step, in running order.
+"""The pipeline: one short function per step, in running order.
 
     extract + measure + load  →  allocate (models, checks, publish), estimate  →  report, alert, archive
 
-Every step replaces whole units and may run again at any time with the same result. Steps hand each other names only; the
-rows travel through the warehouse. `now` is always given. What a step does inside belongs in its folder, not here.
+Each step replaces whole units. A step that runs again gives the same result. Steps pass only names to each other; rows
+travel through the warehouse. The caller always gives `now`. The inner work of a step belongs in its own package, not here.
 """
 
 from __future__ import annotations
@@ -49,16 +49,19 @@ if TYPE_CHECKING:
     from runspend.ingest.billing import Load
     from runspend.ingest.billing.measured_power import Drawn
 
-LOAD_TRIES = 3  # of a bill that somebody else loads at the same time
-BUILD_TRIES = 3  # of cost tables whose inputs somebody else replaces at the same time
+LOAD_TRIES = 3  # for a bill that another process loads at the same time
+BUILD_TRIES = 3  # for cost tables whose inputs another process replaces at the same time
 
 # --- extract -----------------------------------------------------------------------------------------------------------
 
 
 @watching(RUNS, reads=("billing_loads", "sources"))
 def extract(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """Runs, experiments and traces of each tracking server into `runs`, `run_resources`, `machine_power`, `experiments`, `artifact_owners`, `trace_costs`;
-    where there are retention policies, what keeps artifacts where they are into `model_versions`, `model_uses`, `run_metrics`, `tracking_reads`."""
+    """Read runs, experiments and traces of each tracking server.
+
+    Fills `runs`, `run_resources`, `machine_power`, `experiments`, `artifact_owners` and `trace_costs`. If there are retention
+    policies, also fills `model_versions`, `model_uses`, `run_metrics` and `tracking_reads`: they show which artifacts must stay.
+    """
     from runspend.ingest import tracking
     from runspend.ingest.tracking.measured_power import find_measured
 
@@ -100,12 +103,12 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
 
 
 def _written_under(kept: Mapping[Unit, UnitState], damaged: Collection[str]) -> dict[str, str | None]:
-    """Start month -> the settings its runs were read under; None, so that they are read again, where a table of the month is damaged."""
+    """Map each start month to the settings its runs were read under. None if a table of the month is damaged: its runs are read again."""
     return {u.period: None if u.period in damaged else state.extra.get("settings") for u, state in kept.items() if u.table == "runs"}
 
 
 def _billed_months(warehouse: Warehouse, server: str, months: Sequence[str], *, is_known: bool) -> Collection[str]:
-    """Months that a bill loaded since the last extract reaches; all of them where damage keeps that from being known."""
+    """Return the months that bills loaded since the last extract reach. Return all months if damage hides which ones."""
     return rebuilt_months(warehouse, server) if is_known else months
 
 
@@ -114,7 +117,10 @@ def _billed_months(warehouse: Warehouse, server: str, months: Sequence[str], *, 
 
 @watching(STORES, reads=("sources",))
 def measure(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Bytes and objects of each artifact store, by owner and storage class, into `artifact_bytes`; owners without any into `dangling_owners`."""
+    """Measure each artifact store: bytes and objects by owner and storage class.
+
+    Fills `artifact_bytes`, and `dangling_owners` with owners that have no artifacts.
+    """
     from runspend.ingest import artifacts
 
     outcome = Outcome("measure")
@@ -161,7 +167,10 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
 
 @watching(BILLS, reads=("sources",))
 def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """Bills into `billing_lines`, `billing_quarantine`, `billing_loads`, `bill_changes`: all billing periods of one source at a time."""
+    """Load bills, one source at a time with all its billing periods.
+
+    Fills `billing_lines`, `billing_quarantine`, `billing_loads` and `bill_changes`.
+    """
     outcome = Outcome("load")
     loading.prepare(settings)
     warehouse = open_undamaged(settings)
@@ -208,13 +217,16 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
 
 
 def _load_bill(warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, read: Callable[..., Load], now: datetime) -> Load:
-    """Read a bill and publish what it brings. If somebody else published it meanwhile, it is read again and judged against theirs:
-    so the newer delivery stands and the older is refused, whoever comes first. Raises SourceRefused when that happens every time."""
+    """Read a bill and publish its rows.
+
+    If another process published the bill meanwhile, read it again and compare it with that version. So the newer delivery wins
+    and the older is refused, in any order. Raises SourceRefused if every try is overtaken.
+    """
     for number in range(1, LOAD_TRIES + 1):
         with work_folder(settings) as workdir:
             kept = own_units(warehouse, name, "billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
             result = read(periods_known=sorted({u.period for u in kept if u.table == "billing_loads"}), workdir=workdir)
-            # All periods at once: a file that stands in the book of one period is not read again for another that was left out.
+            # All periods at once: a file recorded for one period is not read again for another period that was left out.
             with warehouse.step("load", make_load_id(name, now)) as step:
                 units = {Unit(table, p.period, name): (rows, p.extra) for p in result.periods for table, rows in p.tables.items()}
                 for unit, (rows, extra) in units.items():
@@ -230,7 +242,7 @@ def _load_bill(warehouse: Warehouse, settings: Settings, outcome: Outcome, name:
 
 
 def _read_drawn(warehouse: Warehouse, source: BillSource) -> Drawn:
-    """What the machines of a bill drew, where it pays for that: as far as runs were read, tonight's where `extract` came before."""
+    """Return the power that a bill's machines drew, if the bill charges for power. It reaches as far as `extract` has read runs."""
     from runspend.ingest.billing.measured_power import is_measured, read_drawn
 
     if not is_measured(source):
@@ -240,7 +252,7 @@ def _read_drawn(warehouse: Warehouse, source: BillSource) -> Drawn:
 
 
 def _load_weights(warehouse: Warehouse, settings: Settings, outcome: Outcome, weights: Splitters, source: BillSource, now: datetime) -> None:
-    """A source that is no bill but splits lines of bills: it has a row in `sources`, and no table of its own."""
+    """Read a source that is not a bill but splits bill lines. It has a row in `sources` and no table of its own."""
     with reading(warehouse, settings, outcome, source.name, "splits", source.late_after, now) as report:
         read = weights.read(source)
         with warehouse.step("load", make_load_id(source.name, now)) as step:
@@ -253,11 +265,11 @@ def _load_weights(warehouse: Warehouse, settings: Settings, outcome: Outcome, we
 
 
 def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
-    """Models and checks over every unit whose inputs differ from those its tables were built from.
+    """Run models and checks for every unit whose inputs changed since its tables were built.
 
     First the billing periods (`cost_allocations`, `run_costs_daily`, `cost_daily`, `unallocated_costs`), then the start
-    months of the runs they reach (`run_costs`). `periods` rebuilds these billing periods whatever their inputs. A closed month
-    is rebuilt only if its bill changed or `periods` names it; what else changed is noted.
+    months of the runs they reach (`run_costs`). `periods` rebuilds these billing periods even if their inputs are unchanged.
+    A closed month is rebuilt only if its bill changed or `periods` names it. Other changes are noted.
     """
     outcome = Outcome("allocate")
     warehouse, damage = open_undamaged(settings), current_damage()
@@ -301,7 +313,7 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
 
 
 def foresee_queries(settings: Settings, *, periods: Sequence[str] | None = None, progress: Progress = silent) -> QueryCosts:
-    """What BigQuery would read to build the cost tables of these billing periods (default: the newest), model by model. Nothing is built."""
+    """Ask BigQuery, model by model, how much it would read to build the cost tables of these periods. Default: the newest. Builds nothing."""
     warehouse = open_warehouse(settings)
     known = sorted({u.period for u in warehouse.states("billing_lines")})
     given = ledger_parameters(settings)
@@ -322,21 +334,24 @@ def _tell_failed_check(settings: Settings, outcome: Outcome, now: datetime, what
 
 
 def _build_ledger(step: Step, period: str, parameters: Mapping[str, Any]) -> list[str]:
-    """Tables of one billing period, checked; returns their names."""
+    """Build and check the tables of one billing period; return their names."""
     step.run(ledger_models(period), {"period": first_day(period), **parameters})
     step.check(LEDGER_CHECKS, {"period": first_day(period), **parameters})
     return ["cost_allocations", *LEDGER_SUMS]
 
 
 def _build_run_costs(step: Step, month: str, parameters: Mapping[str, Any]) -> list[str]:
-    """`run_costs` of the runs that started in one month, checked."""
+    """Build and check `run_costs` for the runs that started in one month."""
     step.run(run_costs_models(month), {"period": first_day(month), **parameters})
     step.check(RUN_CHECKS, {"period": first_day(month), **parameters})
     return ["run_costs"]
 
 
 def estimate(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """What runs will probably cost for hours no bill reaches yet, into `run_estimates`; how wrong earlier ones were, into `estimate_errors`."""
+    """Estimate the cost of runs in hours that no bill reaches yet.
+
+    Fills `run_estimates`, and `estimate_errors` with the errors of earlier estimates.
+    """
     outcome = Outcome("estimate")
     warehouse, damage = open_undamaged(settings), current_damage()
     if lacking := damage.lacking_of_estimates():
@@ -353,16 +368,16 @@ def estimate(settings: Settings, *, now: datetime, progress: Progress = silent) 
 
 @watching(None, leaves=ACTED)
 def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
-    """What is billed goes to whom it belongs, then what is not billed yet is estimated.
+    """Allocate billed cost, then estimate cost that is not billed yet.
 
-    A build is dropped if one of its inputs is replaced while it runs; `measure` does that, which wakes nobody. So it is
-    built again here. `superseded` of the outcome holds what was overtaken every time.
+    A build is dropped if one of its inputs is replaced while it runs. `measure` does that, and it does not trigger a build
+    afterward. So the build is repeated here. `superseded` of the outcome holds the builds that were overtaken every time.
     """
     outcome = _settle_once(settings, now=now, periods=periods, progress=progress)
     for _ in range(BUILD_TRIES - 1):
         if not outcome.superseded:
             break
-        again = _settle_once(settings, now=now, periods=periods, progress=progress)  # a closed month is built only if it is named
+        again = _settle_once(settings, now=now, periods=periods, progress=progress)  # a closed month is built only if `periods` names it
         again.changed = [label for label in again.changed if label not in outcome.changed]
         again.unchanged = [label for label in again.unchanged if label not in outcome.changed]
         outcome.unchanged, outcome.notes, outcome.superseded = [], [], []
@@ -372,7 +387,7 @@ def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
 
 
 def _settle_once(settings: Settings, *, now: datetime, periods: Sequence[str] | None, progress: Progress) -> Outcome:
-    """`settle`, without building again what was overtaken."""
+    """Do what `settle` does, without repeating builds that were overtaken."""
     outcome = allocate(settings, now=now, periods=periods, progress=progress)
     if outcome.kinds & {CheckFailed, WarehouseDamaged}:
         outcome.notes.append("estimates stay as they are: a ledger that they continue was not rebuilt")
@@ -381,21 +396,21 @@ def _settle_once(settings: Settings, *, now: datetime, periods: Sequence[str] | 
     if CheckFailed not in outcome.kinds:
         try:
             price_stores(settings, outcome, now)
-        except WarehouseDamaged as error:  # what was allocated is still reported
+        except WarehouseDamaged as error:  # costs that are already allocated are still reported
             outcome.fail(error)
     return outcome
 
 
 def price_stores(settings: Settings, outcome: Outcome, now: datetime) -> None:
-    """What lies in the artifact stores and what it costs a month, into `artifact_stores`."""
-    # A bill that is too old to tell a rate may be damaged: this goes on without it.
+    """Fill `artifact_stores`: the contents of the artifact stores and their cost per month."""
+    # A bill too old to give a rate may be damaged; it is not needed.
     since = f"{first_month(now):%Y-%m}"
     warehouse = open_warehouse(settings).without({unit for unit in current_damage().left if unit.table == "billing_lines" and unit.period < since})
     kept = own_units(warehouse, "all", "artifact_stores")
     with warehouse.reader() as reader:
         rows = arrow_rows("artifact_stores", priced_stores(reader, settings.currency, now))
     if not kept and not rows.num_rows:
-        return  # no store was ever measured
+        return  # no artifact store was ever measured
     with warehouse.step("stores", make_load_id("stores", now)) as step:
         step.put("artifact_stores", "all", "all", rows)
         if not publish_read(step, kept, [Unit("artifact_stores", "all", "all")], outcome):
@@ -403,7 +418,7 @@ def price_stores(settings: Settings, outcome: Outcome, now: datetime) -> None:
 
 
 def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
-    """Every check over the published tables, as they stand."""
+    """Run every check over the published tables, without building any."""
     outcome = Outcome("check")
     warehouse = open_warehouse(settings)
     for table, names in (("cost_allocations", LEDGER_CHECKS), ("run_costs", RUN_CHECKS), ("run_estimates", ESTIMATE_CHECKS)):
@@ -420,19 +435,22 @@ def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = 
 
 
 def verify(settings: Settings, *, now: datetime, full: bool = False, drop: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """Find damaged files. `full` hashes all of them, else those that changed since they were last verified. `drop` removes damaged units
-    ("TABLE/MONTH/WRITER"). Damage is printed and not mailed; a refused file or a failed machine is mailed, as of every command."""
+    """Find damaged files.
+
+    `full` hashes all files; the default hashes those that changed since they were last verified. `drop` removes damaged units
+    ("TABLE/MONTH/WRITER"). Damage is printed, not mailed. A refused file or a failed machine is mailed, as in every command.
+    """
     from runspend.pipeline.damage import drop_damaged, look_at_all
 
     outcome = Outcome("verify")
-    if drop:  # first: what is dropped is no longer damaged, and a script sees by the exit code that all is well
+    if drop:  # first: dropped units are no longer damaged, so the exit code shows a script that the rest is sound
         drop_damaged(settings, outcome, drop, make_load_id("verify", now))
     look_at_all(settings, outcome, full=full, progress=progress)
     return outcome
 
 
 def forget(settings: Settings, name: str, *, now: datetime) -> Outcome:
-    """Drop every unit that a server, bill or store no longer configured has written, and the cost tables of months no bill feeds any more."""
+    """Drop all units of a server, bill or artifact store that is no longer configured, and cost tables of months that have no bill left."""
     from runspend.ingest.artifacts import store_slug
 
     outcome = Outcome("forget")

@@ -1,7 +1,7 @@
-"""The archive's acts, joined with the warehouse: what is due is moved, what is in the archive is verified, and the tables say so.
+"""Joins archive actions with the warehouse: moves due items, verifies archived copies, and updates the tables.
 
-Put here what an act needs of the tables, and how its results become an outcome. How things are moved is in `actions/archive`;
-the plan and its notices are in `archive_planning.py`; what protects right before a delete is in `actions/archive/protection.py`.
+Code that gives an action its tables, or turns its results into an outcome, belongs here. Moving itself is in `actions/archive`;
+the plan and its notices are in `archive_planning.py`; protection right before a delete is in `actions/archive/protection.py`.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ where valid_to is null and store = @store and prefix = @prefix and month = (sele
 
 
 def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime, progress: Progress) -> None:
-    """Act on every item that is due; the tables `archive_plan`, `archives` and `archive_objects` tell of it afterwards."""
+    """Act on every due item, then update the tables `archive_plan`, `archives` and `archive_objects`."""
     plan = publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
     due = [item_of(row) for row in plan.to_pylist() if row["state"] == "due"]
     with warehouse.reader() as reader:
         known, active = read_known(reader, records), count_active(reader)
     protects = _protection(warehouse, settings, records, plan_states(plan), now)
     pruned: list[Pruned] = []
-    results: list[Result] = []  # as they come: what was done before the lease was lost is told as well
+    results: list[Result] = []  # collected one by one: actions before a lost lease are reported too
     try:
         try:
             apply([item for item in due if item.action in ACTIONS], settings, records, now=now, protects=protects, known=known.get, progress=progress, tell=results.append)
@@ -66,7 +66,7 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
         tell_pruned(pruned, outcome)
         if not due and not results:
             outcome.notes.append(why_nothing_is_due(plan.to_pylist()))
-    except (CapPassed, LeaseLost, SourceError) as error:  # whatever stops it stops all of it: nothing is pruned after a cap was passed
+    except (CapPassed, LeaseLost, SourceError) as error:  # any of these stops everything: nothing is pruned after a cap is exceeded
         outcome.fail(error)
     tell_unanswered(settings, records, outcome, [(r.archive.item, r.reason) for r in results] + [(p.item, p.reason) for p in pruned], now)
     outcome.notes += tell_archived(settings, records)
@@ -78,8 +78,10 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
 
 
 def read_known(reader: Reader, records: Records) -> dict[str, Known]:
-    """What is known to lie in each store: by its inventory, or, in an archive store that is not measured, by the records: what a policy
-    deleted from it since is no part of it."""
+    """Return the known contents of each artifact store, by its inventory.
+
+    An archive store that is not measured is known by the records, without the objects that a policy has deleted since.
+    """
     known: dict[str, Known] = {}
     archives = Book(records).all()
     expired = {(a.item.store.rstrip("/"), a.item.prefix) for a in archives if a.item.action == "delete" and a.state == "deleted"}
@@ -94,7 +96,7 @@ def read_known(reader: Reader, records: Records) -> dict[str, Known]:
 def _protection(
     warehouse: Warehouse, settings: Settings, records: Records, states: Mapping[str, tuple[str, str]], now: datetime
 ) -> Callable[[Item], str | None]:
-    """Objections as they are recorded now, the plan, then MLflow itself."""
+    """Check protection in this order: objections recorded now, the plan, MLflow."""
     digests = {policy.name: policy_digest(policy, settings) for policy in settings.retention}
     by_size = {policy.name for policy in settings.retention if {"larger_than", "saves_more_than"} & set(policy.select)}  # half of an item may be too small for them
     live = open_protection(warehouse, settings, now)
@@ -103,7 +105,7 @@ def _protection(
         state, reason = states.get(item.key, ("", ""))
         if state in ("protected", "kept"):
             return reason
-        if state in ("planned", "announced"):  # begun, and then restored or changed, so that its notice was taken back
+        if state in ("planned", "announced"):  # begun, then restored or changed, so its notice was withdrawn
             return f"it waits for a notice and a grace period of its own again: {reason}"
         if digests.get(item.policy) != item.policy_digest:
             return f"the retention policy {item.policy!r} is another by now, or gone"
@@ -116,14 +118,17 @@ def _protection(
 
 
 def _is_there(warehouse: Warehouse, item: Item) -> bool:
-    """Whether more than a note was counted in the place of an item that was begun: where nothing is left, no policy can select it, and it is finished."""
+    """Return whether more than a note was counted in the folder of an item that was begun.
+
+    If nothing is left there, no policy can select the item, and it is finished.
+    """
     with warehouse.reader() as reader:
         [row] = reader.query(_THERE, {"store": item.store, "prefix": item.prefix}).to_pylist()
     return (row["objects"] or 0) > 1
 
 
 def tell_results(results: list[Result], outcome: Outcome) -> None:
-    """Each item in one line: what was done, what waits, what went wrong."""
+    """Report each item in one line: done, waiting or failed."""
     failures = []
     for result in results:
         archive, item = result.archive, result.archive.item
@@ -143,7 +148,7 @@ def tell_results(results: list[Result], outcome: Outcome) -> None:
 
 
 def _waiting(results: list[Result]) -> list[str]:
-    """What waits, and why: items that wait for the same stand in one line, counted."""
+    """Describe waiting items with the reason. Items with the same reason are counted in one line."""
     alike: dict[tuple[str, str, str | None], list[Item]] = {}
     for result in results:
         alike.setdefault((result.state, result.archive.item.policy, result.reason), []).append(result.archive.item)
@@ -154,9 +159,10 @@ def _waiting(results: list[Result]) -> list[str]:
 
 
 def tell_unanswered(settings: Settings, records: Records, outcome: Outcome, reasons: Sequence[tuple[Item, str | None]], now: datetime) -> None:
-    """Items that stay because a tracking server gave no answer: the command ends with 3, and operators get a mail, one for each server and day.
+    """Report items that stay because a tracking server did not answer.
 
-    Nothing is lost by it. But an archive that keeps everything, week after week, looks like one that has nothing to do.
+    The command ends with 3, and operators get one mail per server and day. Nothing is lost. But without the mail, an archive
+    that keeps everything week after week looks like one that has nothing to do.
     """
     by_server: dict[str, list[str]] = {}
     for item, reason in reasons:
@@ -175,7 +181,7 @@ def tell_unanswered(settings: Settings, records: Records, outcome: Outcome, reas
 
 
 def why_nothing_is_due(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the plan holds instead, by state, with one reason of each."""
+    """Explain why nothing is due: the plan's items by state, with one reason each."""
     if not rows:
         return "archive: nothing is due: no policy selects anything"
     by_state: dict[str, list[str]] = {}
@@ -183,13 +189,13 @@ def why_nothing_is_due(rows: Sequence[Mapping[str, Any]]) -> str:
         by_state.setdefault(row["state"], []).append(row["reason"])
     if "planned" in by_state:
         by_state["planned"] = [NOT_TOLD] * len(by_state["planned"])
-    if "announced" in by_state:  # what is due first; why it was selected is in the plan
+    if "announced" in by_state:  # the first due item; the plan has the reason for its selection
         by_state["announced"] = [reason.rpartition("; ")[2] for reason in by_state["announced"]]
     return f"archive: nothing is due: {', '.join(f'{len(reasons):,} {state} ({min(reasons)})' for state, reasons in sorted(by_state.items()))}"
 
 
 def tell_pruned(pruned: list[Pruned], outcome: Outcome) -> None:
-    """Each run and experiment that was due to be deleted in MLflow, in one line."""
+    """Report each run and experiment that was due for deletion in MLflow, in one line."""
     failures = [f"{p.item.name} ({p.item.policy}): {p.reason}" for p in pruned if p.state == "failed"]
     outcome.changed += [f"deleted {p.item.name} ({p.item.policy}) in MLflow, where it can be restored" for p in pruned if p.state == "pruned"]
     outcome.notes += [f"kept: {p.item.name} ({p.item.policy}): {p.reason}" for p in pruned if p.state == "protected"]
@@ -199,7 +205,7 @@ def tell_pruned(pruned: list[Pruned], outcome: Outcome) -> None:
 
 
 def verify_archives(settings: Settings, records: Records, outcome: Outcome, now: datetime, *, full: bool, progress: Progress) -> None:
-    """Compare and re-read what is archived; a damaged copy is a problem each, with all that is known of it."""
+    """Compare and re-read archived copies. Each damaged copy is a separate problem, with all known facts."""
     found = verify(settings, records, now=now, full=full, progress=progress)
     outcome.notes.append(f"archives: {found.summary}")
     if found.not_readable:

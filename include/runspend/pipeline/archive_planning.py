@@ -1,7 +1,7 @@
-"""The archive's plan and its notices, joined with the warehouse and with the outbox: what `actions/archive` decides leaves by mail.
+"""Joins the archive plan and its notices with the warehouse and the outbox: decisions of `actions/archive` are sent by mail.
 
-Put here what needs both `actions/archive` and `actions/alert`, and the words of the notice. What is planned, announced and due is
-decided in `actions/archive`; how a mail leaves, in `actions/alert`.
+Code that needs both `actions/archive` and `actions/alert` belongs here, and so does the text of the notice. `actions/archive`
+decides which items are planned, announced and due; `actions/alert` sends mail.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OTHER_TIME = timedelta(hours=24)
-LISTED = 200  # items in one mail; the rest is counted
+LISTED = 200  # items listed in one mail; further items are only counted
 OWNERS_LISTED = 20
-ENCLOSING = "archive_enclosing"  # records of who was told of
+ENCLOSING = "archive_enclosing"  # records of notices about
 _VERBS = {"tier": "put into another storage class", "archive": "moved to the archive", "delete": "deleted from the archive for good", "prune": "deleted in MLflow"}
 
 
 def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime) -> pa.Table:
-    """Make the plan anew, take back notices of what must stay, and publish `archive_plan` and `archives`; returns the plan.
+    """Make a new plan, withdraw notices about items that must stay, publish `archive_plan` and `archives`, and return the plan.
 
-    As of another time than the machine's it is a question only: nothing is noted, and no notice is taken back.
+    If `now` is not the machine's time, the plan is only a preview: nothing is noted, and no notice is withdrawn.
     """
     import pyarrow.compute as pc
 
@@ -76,23 +76,26 @@ def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, out
 
 
 def wall_clock() -> datetime:
-    """What time this machine thinks it is, UTC."""
+    """Return the time of this machine's clock, UTC."""
     return datetime.now(timezone.utc)
 
 
 def is_machine_time(now: datetime) -> bool:
-    """Whether a step was told the machine's time: an hour's start, a retry of yesterday."""
+    """Return whether a step's time is close to the machine's. The start of the hour, or a retry from yesterday, still counts."""
     return abs(now - wall_clock()) <= OTHER_TIME
 
 
 def refuse_other_times(now: datetime, what: str) -> None:
-    """Raise UsageError where a step that dates notices, or acts on their dates, is told another time than the machine's, above all one that is to come."""
+    """Raise UsageError if a step that dates notices, or acts on their dates, gets a time that is not the machine's.
+
+    A future time is the most dangerous case.
+    """
     if not is_machine_time(now) or now - wall_clock() > OTHER_TIME / 24:
         raise UsageError(f"cannot {what} as of {now:%Y-%m-%d %H:%M}: this machine's clock says {wall_clock():%Y-%m-%d %H:%M} UTC, and grace periods go by it. Leave out --now. Nothing was done.")
 
 
 def describe_states(plan: pa.Table) -> str:
-    """12 planned, 3 announced, 7 protected."""
+    """Count the plan's items by state: 12 planned, 3 announced, 7 protected."""
     counts: dict[str, int] = {}
     for state in plan.column("state").to_pylist():
         counts[state] = counts.get(state, 0) + 1
@@ -100,7 +103,7 @@ def describe_states(plan: pa.Table) -> str:
 
 
 def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome: Outcome, now: datetime) -> None:
-    """One mail to everybody with items that no notice stands for yet; sends what waits, and notes what a mail server took."""
+    """Mail each person with items that have no notice yet, send queued mail, and note which mail a server accepted."""
     rows = plan.to_pylist()
     allowed = find_recipients(settings)
     notices = plan_notices(rows, read_announcements(records, allowed), settings)
@@ -125,7 +128,7 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
 
 
 def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, plan: pa.Table, now: datetime) -> None:
-    """Mail operators once about each run or model whose folder contains others' folders, none of which is archived then."""
+    """Mail operators once about each run or model whose folder contains folders of others. Such folders are not archived."""
     rows = [reason for state, reason in zip(plan.column("state").to_pylist(), plan.column("reason").to_pylist(), strict=True) if state == "protected"]
     with warehouse.reader() as reader:
         found = find_enclosing(reader, rows)
@@ -143,7 +146,7 @@ def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, p
 
 
 def _received(records: Records, notice_id: str, now: datetime) -> Received | None:
-    """What became of a notice's mail. A time of acceptance that is not recent is not trusted: then the time of this note counts."""
+    """Return the delivery result of a notice. Don't trust an acceptance time that is not recent: the time of this note counts then."""
     receipts = read_receipts(records, notice_id)
     if not receipts:
         return None
@@ -154,7 +157,7 @@ def _received(records: Records, notice_id: str, now: datetime) -> Received | Non
 
 
 def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[str, list[Block]]:
-    """The subject and the words of a notice."""
+    """Return the subject and the text of a notice."""
     policies = {policy.name: policy for policy in settings.retention}
     used = [policies[name] for name in dict.fromkeys(row["policy"] for row in notice.rows)]
     grace = min(policy.grace for policy in used)
@@ -183,7 +186,7 @@ def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[s
 
 
 def _why_operators(notice: Notice, settings: Settings) -> list[Block]:
-    """Of a notice to operators, why not to the owners: each owner once, and what to do."""
+    """Explain why a notice goes to operators and not to the owners: each owner once, with the fix."""
     counts: dict[tuple[str, str], int] = {}
     for row in notice.rows:
         if (why := notice.reasons.get(row["item_key"])) is not None:

@@ -1,8 +1,9 @@
-"""`runspend copy --from A --to B`: a warehouse's tables in another place, from a folder to BigQuery for one.
+"""`runspend copy --from A --to B`: copies a warehouse's tables to another warehouse, for example from a folder to BigQuery.
 
-Build by build: units that were published together appear together there too. `builds` comes last, with the digests the new place
-takes of the same rows, so that the next night finds nothing to do. What is there already is not sent again; at the end both sides are asked the same question of every table
-and month. Records that must happen once stay in `home`, which both warehouses share.
+Copies build by build: units published together appear together in the target too. `builds` comes last, with the target's own
+digests of the same rows, so the next pipeline run finds nothing to do. Units already in the target are not sent again. At the
+end, both sides answer the same query about every table and month. Records that must happen once stay in `home`, which both
+warehouses share.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["copy", "warehouse_at"]
 
 
 def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None]) -> Outcome:
-    """Carry every unit over and compare. Raises ConfigError if `target` holds something else, RunspendError if the two differ at the end."""
+    """Copy every unit and compare. Raises ConfigError if `target` holds other data, RunspendError if the two differ at the end."""
     outcome = Outcome("copy")
     wanted, there = source.states(), target.states()
     if not wanted:
@@ -56,7 +57,7 @@ def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None
 
 
 def warehouse_at(place: str) -> Warehouse:
-    """The warehouse at an address, or the one a runspend.yaml names."""
+    """Return the warehouse at an address, or the one that a runspend.yaml names."""
     return open_warehouse(load_settings(Path(place)) if place.endswith((".yaml", ".yml")) else place)
 
 
@@ -65,7 +66,7 @@ def _is_same(wanted: UnitState, found: UnitState | None) -> bool:
 
 
 def _carry(source: Warehouse, target: Warehouse, build_id: str, units: Mapping[Unit, UnitState], there: Mapping[Unit, UnitState]) -> None:
-    """The units of one build, published together."""
+    """Copy the units of one build and publish them together."""
     with tempfile.TemporaryDirectory(prefix="runspend-") as folder, target.step("copy", build_id) as step:
         for unit, state in units.items():
             file = source.fetch(unit, Path(folder))
@@ -77,7 +78,7 @@ def _carry(source: Warehouse, target: Warehouse, build_id: str, units: Mapping[U
 
 
 def _rebook(source: Warehouse, target: Warehouse, wanted: Mapping[Unit, UnitState]) -> list[str]:
-    """`builds`, with the digests the other warehouse has of the same rows: each engine takes its own of what its models made."""
+    """Copy `builds` with the target's digests of the same rows: each engine computes its own digests of model results."""
     there = target.states()
     carried = []
     for unit in (unit for unit in wanted if unit.table == "builds"):
@@ -96,7 +97,7 @@ def _rebook(source: Warehouse, target: Warehouse, wanted: Mapping[Unit, UnitStat
 
 
 def _rebooked(row: Mapping[str, Any], wanted: Mapping[Unit, UnitState], there: Mapping[Unit, UnitState]) -> dict[str, Any]:
-    """One build; what it was built from, and what it made, only where it is what stands."""
+    """Return one build with the target's digests. Inputs and results that are not the current ones keep their digests."""
     inputs: dict[str, str | None] = {}
     for name, value in json.loads(row["inputs"]).items():
         unit = parse_unit(name) if "/" in name else None
@@ -113,7 +114,7 @@ def _rebooked(row: Mapping[str, Any], wanted: Mapping[Unit, UnitState], there: M
 
 
 def _compare(source: Warehouse, target: Warehouse) -> None:
-    """Ask both for the sums of every table, month by month."""
+    """Compare the sums of every table in both warehouses, month by month."""
     with source.reader() as one, target.reader() as other:
         for table in (t for t in TABLES.values() if t.name != "builds"):  # which has digests of its own on each side
             sql = sums_sql(table, table.name, group_by=table.period_column)

@@ -1,10 +1,10 @@
-"""What a step does about damage in the warehouse: look before anything is read, tell operators, replace what can be replaced, say what became of it.
+"""Handles damage in the warehouse for a step: verify before reading, tell operators, replace what can be replaced, report the result.
 
-    @watching(RUNS, reads=…)      what the step replaces, and what it reads beside that and can do without
+    @watching(RUNS, reads=…)      tables that the step replaces, and optional tables that it also reads
     def extract(…): warehouse = open_undamaged(settings)
 
-A damaged unit is left out of what the step sees, as if it were not there: so the step reads or builds it again. Nobody else sees a
-warehouse without it: readers refuse the unit until it is replaced or restored. Finding damage belongs in `warehouse/`.
+The step does not see a damaged unit, so it reads or builds the unit again. Only the step sees such a warehouse: readers refuse
+the unit until it is replaced or restored. Finding damage belongs in `warehouse/`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["ACTED", "BILLS", "DELETING", "RUNS", "STORES", "Damage", "current_da
 
 RUNS = frozenset({"runs", "run_resources", "machine_power", "experiments", "artifact_owners", "trace_costs", "model_versions", "model_uses", "run_metrics", "tracking_reads"})
 ACTED = frozenset({"budget_status", "alerts", "archive_plan", "archives", "archive_objects"})
-DELETING = RUNS | {"artifact_bytes", "dangling_owners", "archives", "archive_objects", "sources"}  # what decides which artifacts go
+DELETING = RUNS | {"artifact_bytes", "dangling_owners", "archives", "archive_objects", "sources"}  # these tables decide which artifacts are deleted
 STORES = frozenset({"artifact_bytes", "dangling_owners"})
 BILLS = frozenset({"billing_lines", "billing_quarantine", "billing_loads", "bill_changes"})
 FOR_A_PERIOD = BILLS | {"artifact_bytes", "artifact_owners", "experiments", "trace_costs", "machine_power"}
@@ -41,26 +41,28 @@ Step = TypeVar("Step", bound=Callable[..., Outcome])
 
 @dataclass
 class Damage:
-    """What a step found damaged before it began. `left` shrinks as units are replaced."""
+    """Damage that a step found before it began. `left` shrinks as units are replaced."""
 
-    since: float  # what was verified later than this, seconds of the epoch, need not be verified again
+    since: float  # epoch seconds; units verified later than this need not be verified again
     found: dict[Unit, str] = field(default_factory=dict)
     before: dict[Unit, UnitState] = field(default_factory=dict)
     left: set[Unit] = field(default_factory=set)
     told: set[Unit] = field(default_factory=set)
-    concluded: set[Unit] = field(default_factory=set)  # what became of them was said
+    concluded: set[Unit] = field(default_factory=set)  # units whose result is already reported
 
     def months_of(self, writer: str, tables: Collection[str]) -> set[str]:
-        """Months in which units of a writer are damaged."""
+        """Return the months in which units of a writer are damaged."""
         return {unit.period for unit in self.left if unit.writer == writer and unit.table in tables}
 
     def touches(self, tables: Collection[str], period: str | None = None) -> bool:
-        """Whether a unit of these tables is damaged, of this period or of any."""
+        """Return whether a unit of these tables is damaged, in this period (default: any)."""
         return any(unit.table in tables and period in (None, unit.period) for unit in self.left)
 
     def lacking(self, period: str) -> dict[str, str]:
-        """What a billing period cannot be built without, and what is wrong with it. Runs may descend from runs of any earlier month,
-        and jobs go on in the bill of the month before or after."""
+        """Return the damaged inputs that a billing period cannot be built without, with the fault of each.
+
+        Runs may descend from runs of any earlier month, and jobs continue in the bill of the month before or after.
+        """
         near = {_shift(period, -1), period, _shift(period, 1)}
         return self._of(
             lambda unit: (unit.table in ("runs", "run_resources") and unit.period <= max(near))
@@ -69,17 +71,17 @@ class Damage:
         )
 
     def lacking_of_month(self, month: str) -> dict[str, str]:
-        """What the costs of the runs that started in a month cannot be built without: costs come in the month or later, relatives from any."""
+        """Return the damaged inputs that `run_costs` of a start month needs. Costs are from that month or later; relatives from any month."""
         return self._of(
             lambda unit: unit.table in ("runs", "run_resources") or (unit.table in ("run_costs_daily", "run_bill_dimensions") and unit.period >= _shift(month, -1))
         )
 
     def lacking_of_estimates(self) -> dict[str, str]:
-        """What unbilled hours cannot be estimated without."""
+        """Return the damaged inputs that estimates of unbilled hours cannot be built without."""
         return self._of(lambda unit: unit.table in ("runs", "run_resources", "billing_lines", "cost_allocations", "trace_costs", "machine_power"))
 
     def moved(self, period: str, tables: Collection[str], now: Mapping[Unit, UnitState]) -> list[str]:
-        """What to say of a closed month whose tables were built again because something of them was damaged, if any of them has other rows now."""
+        """Return notes on a closed month whose tables were rebuilt because of damage, if a table now has different rows."""
         if not any(unit.period == period and unit.table in (*tables, "builds") for unit in self.found):
             return []
         units = (Unit(table, period, "all") for table in tables)
@@ -99,21 +101,22 @@ _current: ContextVar[Damage | None] = ContextVar("damage", default=None)
 
 
 def current_damage() -> Damage:
-    """What the step that runs has found damaged; nothing outside of one."""
+    """Return the damage that the running step has found; empty outside of a step."""
     return _current.get() or Damage(time.time())
 
 
 def open_undamaged(settings: Settings) -> Warehouse:
-    """The warehouse, without the units that the step that runs found damaged: it must replace them, or do nothing that depends on them."""
+    """Open the warehouse without the units that the running step found damaged. The step must replace them or not depend on them."""
     warehouse, damage = open_warehouse(settings), _current.get()
     return warehouse if damage is None else warehouse.without(damage.left)
 
 
 def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = (), needs: Collection[str] = (), leaves: Collection[str] = ()) -> Callable[[Step], Step]:
-    """A step of the pipeline that looks for damage before it begins: in the tables it replaces (None: all but those it `leaves` to others),
-    in those it `reads` beside them and can do without, and in those it `needs`, which it is refused. `reads` alone is not looked at.
+    """Make a step of the pipeline look for damage before it begins.
 
-    Damage ends it with exit code 4 and a mail to operators, not with an exception: what can go on does.
+    It looks in the tables that the step replaces (None: all except those it `leaves` to others), in those it `reads` in
+    addition and can do without, and in those it `needs`, which it is refused. `reads` alone is not looked at.
+    Damage ends the step with exit code 4 and a mail to operators, not with an exception: unaffected work continues.
     """
 
     def decorate(step: Step) -> Step:
@@ -141,7 +144,7 @@ def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = 
 def _looking(
     settings: Settings, outcome: Outcome, now: datetime, progress: Progress, replaces: Collection[str] | None, reads: Collection[str], needs: Collection[str]
 ) -> Iterator[Damage]:
-    """Verify what the step is about, tell operators of what is new, and remember it for `open_undamaged`."""
+    """Verify the tables of the step, tell operators about new damage, and remember the damage for `open_undamaged`."""
     outer = _current.get()
     damage = Damage(time.time()) if outer is None else Damage(outer.since, told=outer.told, concluded=outer.concluded)
     mended: dict[Unit, str] = {}
@@ -164,7 +167,7 @@ def _looking(
 
 
 def _conclude(settings: Settings, damage: Damage, outcome: Outcome, replaces: Collection[str] | None, leaves: Collection[str]) -> None:
-    """Say what became of the damage: replaced by the same rows, by others, or still there."""
+    """Report the result for each damaged unit: replaced by the same rows, replaced by different rows, or still damaged."""
     found = {unit for unit in damage.found if (replaces is None or unit.table in replaces) and unit.table not in leaves and unit not in damage.concluded}
     if not found:
         return
@@ -195,14 +198,14 @@ STILL = (
 
 
 def _tell_refused(settings: Settings, outcome: Outcome, error: WarehouseDamaged, told: Collection[Unit], now: datetime) -> None:
-    """A step that met damage on its way: the others go on. `told`: units that a mail of this step was about."""
+    """Report damage that a step met while running; other steps go on. `told`: units that this step has already mailed about."""
     outcome.fail(error)
     if new := {unit: why for name, why in error.units.items() if (unit := _unit_named(name)) not in told}:
         _mail(settings, outcome, new, now)
 
 
 def _unit_named(name: str) -> Unit:
-    """The unit that an error names: "runs 2026-11 lab"; of anything else, its name."""
+    """Return the unit that an error names: "runs 2026-11 lab". For any other name, its table is the whole name."""
     table, *rest = name.split(" ")
     return Unit(table, *rest) if len(rest) == 2 else Unit(name, "", "")
 
@@ -217,8 +220,10 @@ def _named(units: Mapping[Unit, str]) -> dict[str, str]:
 
 
 def _mail(settings: Settings, outcome: Outcome, units: Mapping[Unit, str], now: datetime) -> None:
-    """One mail about all units that no mail of the day was about. A record or notice that cannot be believed is a problem of its own: damage is
-    told of and mended all the same."""
+    """Send one mail about all units that no mail of the day has covered.
+
+    A record or notice that cannot be trusted is a separate problem. The damage is still reported and repaired.
+    """
     from runspend.warehouse.records import Records
 
     records = Records(settings.home)
@@ -261,7 +266,7 @@ def _send(settings: Settings, outcome: Outcome, records: Records, new: Mapping[U
 
 
 def look_at_all(settings: Settings, outcome: Outcome, *, full: bool, progress: Progress) -> None:
-    """What of the warehouse is not what was published, into an outcome. Not `full`: files that look as when they were last verified are not hashed."""
+    """Add to the outcome every unit that differs from what was published. Without `full`, files that look unchanged are not hashed."""
     _mend(settings, outcome)
     if settings.warehouse.uri.startswith("bigquery://"):
         outcome.notes.append("BigQuery keeps and verifies its own bytes: there is nothing to verify here")
@@ -284,7 +289,7 @@ HOW_TO_REPLACE |= dict.fromkeys(STORES, "Run: runspend measure. Past months cann
 
 
 def drop_damaged(settings: Settings, outcome: Outcome, names: Collection[str], step_id: str) -> None:
-    """Remove damaged units; UsageError, and nothing removed, for a name that is no damaged unit."""
+    """Remove damaged units. Raises UsageError, and removes nothing, if a name is not a damaged unit."""
     _mend(settings, outcome)
     warehouse = open_warehouse(settings)
     damaged = warehouse.find_damage(since=0.0)

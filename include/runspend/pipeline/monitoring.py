@@ -1,6 +1,6 @@
-"""What watches over the nights: notes of steps that are done, the alarm when they stay away, the heartbeat when all is well.
+"""Watches over pipeline runs: notes about finished steps, the alarm when they are missing, the heartbeat when all is well.
 
-Put here what happens around the steps of `__init__.py` and needs no warehouse. How notes are judged is in `actions/alert/`.
+Code that runs around the steps of `__init__.py` and needs no warehouse belongs here. `actions/alert/` judges the notes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def note_step(settings: Settings, name: str, outcome: Outcome, now: datetime) -> None:
-    """Write down that a step came to its end. After a failed check it did not: the tables are as old as before. Damage has an alarm of its own."""
+    """Record that a step has finished. A failed check does not count as finished: the tables are still old. Damage has its own alarm."""
     from runspend.actions.alert.freshness import note_done
     from runspend.warehouse.records import Records
 
@@ -29,7 +29,7 @@ def note_step(settings: Settings, name: str, outcome: Outcome, now: datetime) ->
 
 
 def tell_stale(settings: Settings, outcome: Outcome, now: datetime) -> None:
-    """Mail the operators what has not run for too long, judged by notes under home alone."""
+    """Mail operators about steps that have not run for too long. Only the notes under home count."""
     from runspend.actions.alert import operators
     from runspend.actions.alert.freshness import judge_freshness
     from runspend.warehouse.records import Records
@@ -43,7 +43,7 @@ def tell_stale(settings: Settings, outcome: Outcome, now: datetime) -> None:
 
 @contextmanager
 def mailing_what_ends(settings: Settings, step: str, now: datetime) -> Iterator[None]:
-    """Mail operators about errors that no step reports: a refused file of Runspend's own, a machine that failed."""
+    """Mail operators about errors that no step reports: a refused Runspend file, or a failed machine."""
     with telling_of_the_machine(settings, step, now):
         try:
             yield
@@ -53,12 +53,12 @@ def mailing_what_ends(settings: Settings, step: str, now: datetime) -> Iterator[
 
 
 def tell_refused_file(settings: Settings, error: RecordRefused, now: datetime) -> None:
-    """Mail operators which file is refused. That mail goes out beside records that are refused themselves."""
+    """Mail operators about a refused file. The mail goes out even if records are refused too."""
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
     why = redact(str(error), settings)
-    with suppress(RecordRefused):  # it is raised by whoever met it first
+    with suppress(RecordRefused):  # the code that met it first raises it
         operators.notify(
             settings, Records(settings.home), "REFUSED", f"file {error.file}", now, why,
             still_works="Nothing was moved, removed or sent because of the file. The figures stay as they are until it is dealt with.",
@@ -69,7 +69,7 @@ def tell_refused_file(settings: Settings, error: RecordRefused, now: datetime) -
 
 @contextmanager
 def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime) -> Iterator[None]:
-    """Whatever keeps budgets from being judged is told before it ends the step: the alarm cannot need what has failed."""
+    """Mail operators about an error that keeps budgets from being judged, before it ends the step. The alarm must not need what failed."""
     from runspend.actions.alert import operators
     from runspend.actions.alert.outbox import send_outbox
     from runspend.warehouse.records import Records
@@ -77,13 +77,13 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
     try:
         yield
     except RecordRefused:
-        raise  # told by its file
+        raise  # reported by the mail about the file
     except Exception as error:
         if machine_failed(error) is not None:
-            raise  # a mail of its own, which needs no disk
+            raise  # has its own mail, which needs no disk
         why = redact(f"{type(error).__name__}: {error}", settings)
         records = Records(settings.home)
-        # Damage has a mail of its own, which names all that is damaged.
+        # Damage has its own mail, which names every damaged unit.
         told = [] if isinstance(error, WarehouseDamaged) else operators.notify(
             settings, records, "NOT JUDGED", "warehouse", now, f"no budget could be judged: {why}",
             still_works="Nothing was changed. Mails that were decided before are still sent.",
@@ -96,7 +96,7 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
 
 @contextmanager
 def telling_of_the_machine(settings: Settings, step: str, now: datetime) -> Iterator[None]:
-    """A disk that is full, read-only or broken ends a step with one sentence, MachineFailed, and a mail to operators that needs no disk."""
+    """If a disk is full, read-only or broken, end the step with MachineFailed (one sentence) and mail operators without using the disk."""
     try:
         yield
     except Exception as error:
@@ -108,7 +108,7 @@ def telling_of_the_machine(settings: Settings, step: str, now: datetime) -> Iter
 
 
 def _mail_machine_failed(settings: Settings, step: str, text: str, now: datetime) -> None:
-    """Whatever keeps the mail from being sent must not hide the sentence, which goes to standard error and to Airflow's log."""
+    """Mail operators about a failed machine. A mail error must not hide the sentence on standard error and in Airflow's log."""
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
@@ -122,7 +122,7 @@ def _mail_machine_failed(settings: Settings, step: str, text: str, now: datetime
 
 
 def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
-    """Call `mail.heartbeat`, once for each night in which everything went well; not after any other. It is called again until it answers."""
+    """Call `mail.heartbeat` once per night, only if everything went well. The call is repeated until it is answered."""
     from runspend.actions.alert.freshness import last_good_night
     from runspend.actions.alert.webhook import ring
     from runspend.warehouse.records import Records
@@ -147,13 +147,13 @@ def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
 
 
 def note_undelivered(outcome: Outcome, deliveries: Sequence[Delivery]) -> None:
-    """A mail that did not get through is a problem of its own."""
+    """Report each mail that was not delivered as a separate problem."""
     if failures := [failure for delivery in deliveries if (failure := delivery.failure) is not None]:
         outcome.fail(PartialFailure(f"cannot deliver {len(failures)} mails: {failures[0]}. Fix mail in runspend.yaml.", failures))
 
 
 def send_test_mail(settings: Settings, address: str, now: datetime) -> Outcome:
-    """One mail to one address, now, around the outbox: whether mail arrives is what is asked."""
+    """Send one mail to one address at once, without the outbox, to test whether mail arrives."""
     from runspend.actions.alert.message import address_of
     from runspend.actions.alert.smtp import open_backend
     from runspend.actions.alert.test_mail import write_test_mail

@@ -1,9 +1,9 @@
-"""`runspend rename OLD NEW`: a server or bill that has another name in `runspend.yaml` now keeps its rows.
+"""`runspend rename OLD NEW`: keeps the rows of a server or bill that has a new name in `runspend.yaml`.
 
-Names are keys: every unit of the old writer becomes one of the new, its column of names rewritten, and so do rows of others
-that refer to it; all in one publish. Cost tables of open months are left to the next night, which finds their inputs changed.
-Those of closed months are not built again, so they are rewritten here. Of budgets that select by the name it is noted: what was told
-of them stays told.
+Names are keys. One publish moves every unit of the old writer to the new one, with its name column rewritten, and rewrites
+rows of other writers that refer to it. The next pipeline run rebuilds cost tables of open months: their inputs changed.
+Closed months are not rebuilt, so their cost tables are rewritten here. Budgets that select by the name are noted: alerts
+already sent still count as sent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ COLUMN = {"tracking": "tracking_server", "bill": "source"}
 
 
 def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
-    """Give every row of `old` to `new`. Raises ConfigError, and changes nothing, unless `old` is gone from the file and `new` is there without rows."""
+    """Give every row of `old` to `new`.
+
+    Raises ConfigError, and changes nothing, unless `old` is gone from the file and `new` is in it and has no rows.
+    """
     outcome = Outcome("rename")
     warehouse = open_warehouse(settings)
     states = warehouse.states()
@@ -59,7 +62,7 @@ def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
 
 
 def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: str) -> Literal["tracking", "bill"]:
-    """The kind of what is renamed; an error where the names do not fit what is configured and what has rows."""
+    """Return the kind of the renamed source. Raises an error if the names do not match the configuration and the existing rows."""
     configured = {**{s.name: "tracking" for s in settings.tracking}, **{s.name: "bill" for s in settings.billing}}
     tables = {u.table for u in states if u.writer == old} - {"sources", "builds"}
     nothing = "Nothing was changed."
@@ -87,7 +90,7 @@ def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: 
 def _referring(
     reader: Reader, states: Mapping[Unit, UnitState], builds: list[dict[str, Any]], closed: set[str], column: str, old: str
 ) -> Iterator[Unit]:
-    """Units of other writers with the name in them: what is not built from inputs, and what is built of closed months."""
+    """Return units of other writers that contain the name: those not built from inputs, and those built for closed months."""
     built = {table for row in builds for table in json.loads(row["outputs"])}
     for name, table in TABLES.items():
         if column not in {c.name for c in table.columns} or table.period_column is None:
@@ -111,7 +114,7 @@ def _rewrite(step: Step, unit: Unit, target: Unit, kind: str, names: tuple[str, 
 def _rebooked(
     row: Mapping[str, Any], states: Mapping[Unit, UnitState], moved: Mapping[Unit, Unit], digests: Mapping[Unit, str], names: tuple[str, str]
 ) -> dict[str, Any]:
-    """The build of a closed month, with the new names of what it was built from, so that nothing of it looks changed."""
+    """Return the build of a closed month with its inputs renamed, so that none of them looks changed."""
     old, new = names
     inputs: dict[str, str | None] = {}
     for name, value in json.loads(row["inputs"]).items():

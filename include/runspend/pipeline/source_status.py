@@ -1,6 +1,6 @@
-"""What every step that reads a source does around the reading: its row in `sources`, its work folder, its last good rows.
+"""Shared work of every step that reads a source: its row in `sources`, its work folder, its last good rows.
 
-Belongs to `__init__.py`. How a source is read does not belong here.
+Belongs to `__init__.py`. Reading a source does not belong here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GATE_WAIT = 300.0  # seconds; a folder is made in milliseconds, and those of kil
 
 
 class SourceReport:
-    """Writes the one row of a source in `sources`: good or bad, never nothing."""
+    """Writes the one row of a source in `sources`: always one, good or bad."""
 
     def __init__(
         self, warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime, writer: str
@@ -54,7 +54,7 @@ class SourceReport:
         self._is_good = True
 
     def good(self, step: Step, *, covered_until: datetime | None, rows: int, experiments: int | None = None) -> None:
-        """Stage the row of a good read together with what was read."""
+        """Stage the row of a good read together with the rows that were read."""
         before = self._before()
         lags = dict(before["lags"])
         if covered_until is not None:
@@ -94,7 +94,7 @@ class SourceReport:
         self._tell("REFUSED" if is_refused else "UNREACHABLE", f"{self._name}{f' {error.period}' if error.period else ''}: {text}", error.period)
 
     def note(self) -> None:
-        """Write down under home that the source was tried, and how that went: who judges freshness may not have the warehouse."""
+        """Record under home that the source was tried, and the result. Freshness must be judged even without the warehouse."""
         from runspend.actions.alert.freshness import note_done
         from runspend.warehouse.records import Records
 
@@ -120,7 +120,7 @@ class SourceReport:
 
 
 def tell_operators(settings: Settings, outcome: Outcome, kind: operators.Kind, cause: str, text: str, now: datetime) -> None:
-    """Mail `mail.operators` about the machinery, once per cause and night; a mail that did not get through is a problem of its own."""
+    """Mail `mail.operators` about a technical problem, once per cause and night. An undelivered mail is a separate problem."""
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
@@ -134,7 +134,7 @@ def tell_operators(settings: Settings, outcome: Outcome, kind: operators.Kind, c
 def reading(
     warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime, *, writer: str = ""
 ) -> Iterator[SourceReport]:
-    """One source being read: an error of the source is reported and does not stop the others. `writer`: its file name, if not its name."""
+    """Wrap the reading of one source: its error is reported and does not stop others. `writer`: its file name, if not the source's name."""
     report = SourceReport(warehouse, settings, outcome, name, kind, late_after, now, writer or name)
     try:
         yield report
@@ -145,10 +145,10 @@ def reading(
 
 @contextmanager
 def work_folder(settings: Settings) -> Iterator[Path]:
-    """A folder under `home` for files on their way, on the disk of the warehouse, gone afterwards."""
+    """Give a folder under `home` for temporary files, on the disk of the warehouse. It is removed afterward."""
     root = own_folder(settings.home / "work")
     with open_lock(root / ".lock") as gate:
-        # nobody sweeps between a folder's making and its locking
+        # no sweep runs between making a folder and locking it
         lock_in_time(gate.fileno(), root / ".lock", f"make a folder in {root}", GATE_WAIT)
         _sweep(root)
         folder = Path(tempfile.mkdtemp(prefix="work-", dir=root))
@@ -163,9 +163,9 @@ def work_folder(settings: Settings) -> Iterator[Path]:
 
 
 def _sweep(root: Path) -> None:
-    """Remove the folders of processes that were killed: those whose lock nobody holds. A link is none of them.
+    """Remove folders of killed processes: those whose lock no process holds. Links are left alone.
 
-    A folder is its account's alone, for there may be a copy of MLflow's database in it. One of another account waits for that account.
+    Only its account may read a folder: it may hold a copy of MLflow's database. A folder of another account waits for that account.
     """
     for folder in (path for path in root.glob("work-*") if path.is_dir() and not path.is_symlink()):
         with suppress(PermissionError), open_lock(root / f"{folder.name}.lock") as lock:
@@ -178,7 +178,7 @@ def _sweep(root: Path) -> None:
 
 
 def chosen(sources: Mapping[str, Source], names: Sequence[str] | None, what: str) -> list[Source]:
-    """The sources named, or all of them; a name that is not configured is an error that lists the names that are."""
+    """Return the named sources, or all. An unknown name raises an error that lists the configured names."""
     for name in names or ():
         if name not in sources:
             raise ConfigError(f"cannot find {what} {name!r}: it is not in the configuration. Configured are {', '.join(sources) or 'none'}.")
@@ -186,19 +186,20 @@ def chosen(sources: Mapping[str, Source], names: Sequence[str] | None, what: str
 
 
 def own_units(warehouse: Warehouse, writer: str, *tables: str) -> dict[Unit, UnitState]:
-    """What one writer has published."""
+    """Return the published units of one writer."""
     return {u: s for u, s in warehouse.states(*tables).items() if u.writer == writer}
 
 
 def published(warehouse: Warehouse, writer: str) -> Callable[[str, str], pa.Table | None]:
-    """What a writer published: a function of table and period that gives the rows, or None."""
+    """Return a function of table and period that gives the rows a writer published, or None."""
     return lambda table, period: warehouse.read(Unit(table, period, writer))
 
 
 def publish_read(step: Step, kept: Mapping[Unit, UnitState], units: Sequence[Unit], outcome: Outcome, *, only: str | None = None) -> bool:
-    """Publish what was read and say what changed; False, and nothing is said, if somebody else replaced the same units since `kept` was seen.
+    """Publish the rows that were read and report what changed.
 
-    Theirs may be the newer. `only` names the table worth telling people about.
+    Returns False, and reports nothing, if another process replaced the same units since `kept` was read: its rows may be newer.
+    `only` names the one table whose changes are reported.
     """
     states = {unit: step.state(unit) for unit in units}
     if not step.publish({unit: kept[unit].digest if unit in kept else None for unit in units}):
@@ -211,12 +212,12 @@ def publish_read(step: Step, kept: Mapping[Unit, UnitState], units: Sequence[Uni
 
 
 def note_superseded(outcome: Outcome, what: str, then: str = "their rows stay") -> None:
-    """Say that `publish_read` published nothing, and what comes of it."""
+    """Report that `publish_read` published nothing, and the consequence."""
     outcome.notes.append(f"superseded: {what} was read by somebody else meanwhile; {then}")
 
 
 def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
-    """Billing periods with a version loaded since the server was last read well: their runs are read again tonight."""
+    """Return billing periods with a version loaded since the last good read of the server. Their runs are read again in this step."""
     with warehouse.reader() as reader:
         rows = reader.query(
             "select distinct l.billing_period from billing_loads l cross join (select max(last_good_at) as last_good_at from sources where source = @server) s"
@@ -227,7 +228,7 @@ def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
 
 
 def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str]:
-    """What of a bill could not be read, in words: rows set aside, and values taken for null in rows that count."""
+    """Describe the unreadable parts of a bill: rows set aside, and values taken as null in rows that count."""
     notes = []
     if extra.get("quarantined"):
         notes.append(f"{source} {period}: {extra['quarantined']} rows cannot be read and are in no sum: see billing_quarantine")
@@ -239,8 +240,11 @@ def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str
 
 
 def read_owners(warehouse: Warehouse, settings: Settings) -> tuple[pa.Table, Readings]:
-    """(owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri) of everything that may own artifacts; and when the
-    tracking server that was read longest ago was read well, None for one that never was."""
+    """Return everything that may own artifacts, and the times of the servers' last good reads.
+
+    Columns: owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri. The time is that of the tracking
+    server whose last good read is oldest; None for a server that was never read well.
+    """
     import pyarrow as pa
 
     from runspend.ingest.artifacts import Readings, resolve_artifact_uri
@@ -261,7 +265,7 @@ def read_owners(warehouse: Warehouse, settings: Settings) -> tuple[pa.Table, Rea
 
 
 def selector_keys(settings: Settings) -> set[str]:
-    """Keys like "tag.K" that pools, policies and budgets select runs by, or that protect: they must be copied out of MLflow to be seen."""
+    """Return keys such as "tag.K" that pools, policies, budgets or protection use. They must be copied out of MLflow to be seen."""
     keys = {key for pool in settings.pools for key in pool.runs}
     keys |= {key.removeprefix("not_") for policy in settings.retention for key in policy.select}
     if settings.retention:

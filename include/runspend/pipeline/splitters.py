@@ -1,6 +1,6 @@
-"""Which sources split the lines of which bills, each read once a night.
+"""Which sources split the lines of which bills. Each is read once per pipeline run.
 
-Belongs to `__init__.py`. How such a source is read and what its weights do is in `ingest/billing/`.
+Belongs to `__init__.py`. Reading such a source and applying its weights is in `ingest/billing/`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Splitters:
-    """The weights of every source that is no bill, read when first asked for."""
+    """The weights of every source that is not a bill. A source is read on first use."""
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
         self._settings = settings
@@ -27,7 +27,7 @@ class Splitters:
         self._read: dict[str, Read | SourceError] = {}
 
     def read(self, source: BillSource) -> Read:
-        """What a source holds now. Raises SourceError, the same one to everybody who asks."""
+        """Return the current content of a source. Raises SourceError, the same one on every call."""
         if source.name not in self._read:
             try:
                 with work_folder(self._settings) as workdir:
@@ -40,8 +40,11 @@ class Splitters:
         return found
 
     def of(self, bill: BillSource) -> list[Weights]:
-        """The weights that split a bill's lines. Raises SourceRefused where some cannot be read: without them all of a machine's
-        money would move from its pods to the machine, and back the next night."""
+        """Return the weights that split a bill's lines.
+
+        Raises SourceRefused if some cannot be read: without them, all money of a machine would move from its pods to the machine,
+        and back in the next pipeline run.
+        """
         found = []
         for source in self._settings.billing:
             if source.format != "opencost" or (source.splits is not None and bill.name not in source.splits):

@@ -1,8 +1,9 @@
-"""The seam to where tables live. Small enough that another engine can follow without its callers noticing.
+"""The interface to the warehouse, where tables live. It is small, so that another engine can be added without changing the callers.
 
-A unit is one file's worth of rows: a table, a month (or "all") and a writer. A step replaces units whole, several at
-once or none. `warehouse/parquet/warehouse.py` keeps them as Parquet files in a folder queried by DuckDB, `warehouse/parquet/bucket.py` the same files in a bucket,
-`warehouse/bigquery/warehouse.py` as tables in BigQuery. What rows mean does not belong here.
+A unit is one file's worth of rows: a table, a month (or "all") and a writer. A step replaces whole units, several at
+once or none. `warehouse/parquet/warehouse.py` keeps units as Parquet files in a folder, queried by DuckDB.
+`warehouse/parquet/bucket.py` keeps the same files in a bucket, `warehouse/bigquery/warehouse.py` keeps tables in BigQuery.
+What the rows mean does not belong here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["Model", "Reader", "Step", "Unit", "UnitState", "Warehouse", "mend_wa
 
 
 class Unit(NamedTuple):
-    """What is replaced whole: the rows of one writer for one month of one table. `period` is "YYYY-MM" or "all"."""
+    """The rows of one writer for one month of one table, always replaced as a whole. `period` is "YYYY-MM" or "all"."""
 
     table: str
     period: str
@@ -35,7 +36,7 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitState:
-    """What is known of a published unit without reading it."""
+    """Facts about a published unit that are known without reading it."""
 
     digest: str  # content digest: independent of row order and of bookkeeping columns
     rows: int
@@ -47,20 +48,23 @@ class Reader(Protocol):
     """Read-only SQL over the published tables of one build."""
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
-        """Rows of one GoogleSQL statement (`native`: the engine's own dialect). Money is decimal128(38, 22)."""
+        """Return the rows of one GoogleSQL statement (`native`: the engine's own dialect). Money is decimal128(38, 22)."""
         ...
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
-        """The same rows as `query`, about `rows` at a time: for what does not fit in memory. One at a time; finish it before the next question."""
+        """Yield the rows of `query`, about `rows` at a time, for results that do not fit in memory. Finish it before the next query."""
         ...
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> Reader:
-        """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own."""
+        """Return this view with the money of the cost tables in one currency.
+
+        Converts by charge date, exact to 22 decimals; money without a rate keeps its currency.
+        """
         ...
 
 
 class Step(Protocol):
-    """Units being replaced together. Nothing is visible to anybody until `publish`."""
+    """Units being replaced together. Nothing is visible to readers before `publish`."""
 
     build_id: str
 
@@ -73,7 +77,10 @@ class Step(Protocol):
         ...
 
     def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
-        """Stage a published unit as another writer's, with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
+        """Stage a published unit under another writer, with values renamed in some columns.
+
+        names: {column: (old, new)}; an old that ends in / is a prefix.
+        """
         ...
 
     def run(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> None:
@@ -85,11 +92,11 @@ class Step(Protocol):
         ...
 
     def state(self, unit: Unit) -> UnitState:
-        """What is known of a unit staged so far."""
+        """Return the state of a unit staged so far."""
         ...
 
     def publish(self, inputs: Mapping[Unit, str | None] | None = None) -> bool:
-        """Make all staged units visible at once. False ("superseded", nothing changed) if an input's digest is not what it was."""
+        """Make all staged units visible at once. Returns False ("superseded", nothing changed) if an input's digest has changed."""
         ...
 
 
@@ -97,22 +104,22 @@ class Step(Protocol):
 class Model:
     """One file of `allocation/models/`. Its name is the table it fills, or the one it `makes` for later models.
 
-    `into` is the unit it replaces; without it the rows live only until the step ends. Models next to each other with the
-    same `bucket_by` column may be run by an engine with little memory one share of that column's values at a time: they
-    must give the same rows either way, and those without `into` are there for later models of the same `run` only.
+    `into` is the unit it replaces; without it, the rows exist only until the step ends. An engine with little memory may run
+    adjacent models with the same `bucket_by` column in shares of that column's values. They must give the same rows either
+    way, and those without `into` serve only later models of the same `run`.
     """
 
     name: str
     into: tuple[str, str] | None = None  # (period, writer)
     bucket_by: str | None = None
-    fills: str | None = None  # the table, where the model adds rows to what another model of the step put into the same unit
-    makes: str | None = None  # the temporary table, where several models may stand for the same one in a chain
-    inline: bool = False  # takes no parameter and is read once, by the model after it: an engine need not keep its rows
-    sums: bool = False  # adds up what it reads before it does anything else: an engine has room for more of it at a time
+    fills: str | None = None  # the table, where the model adds rows to a unit that another model of the step already filled
+    makes: str | None = None  # the temporary table, where several models may take the same position in a chain
+    inline: bool = False  # has no parameters and is read once, by the model after it: an engine need not keep its rows
+    sums: bool = False  # aggregates its input first: an engine can process more of it at a time
 
     @property
     def target(self) -> str:
-        """The table its rows go to: one of `schema/tables.py` with `into`, else one that lives until the step ends."""
+        """The table that its rows go to: one of `schema/tables.py` with `into`, else one that exists until the step ends."""
         return self.fills or self.makes or self.name
 
 
@@ -120,42 +127,49 @@ class Warehouse(Protocol):
     """Where tables live."""
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
-        """Published units of these tables (all tables when none is named)."""
+        """Return the published units of these tables (all tables when none is named)."""
         ...
 
     def read(self, unit: Unit) -> pa.Table | None:
-        """The rows of one published unit; None when there is none."""
+        """Return the rows of one published unit; None if it does not exist."""
         ...
 
     def fetch(self, unit: Unit, folder: Path) -> Path | None:
-        """The rows of one published unit as a Parquet file in `folder`, the caller's to keep, in today's columns; None when there is none."""
+        """Copy one published unit to a Parquet file in `folder`, in today's columns; None if it does not exist.
+
+        The caller keeps the file.
+        """
         ...
 
     def reader(self) -> AbstractContextManager[Reader]:
-        """One consistent view: no publish is seen half done."""
+        """Open one consistent view: a half-done publish is never visible."""
         ...
 
     def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
-        """Rows of one statement that people wrote: it reads the published tables and nothing else, for `timeout` seconds at most."""
+        """Return the rows of one user-written statement. It can read only the published tables, for at most `timeout` seconds."""
         ...
 
     def step(self, name: str, build_id: str) -> AbstractContextManager[Step]:
-        """Begin replacing units. Leaving without `publish` throws the staged rows away."""
+        """Begin replacing units. Leaving without `publish` discards the staged rows."""
         ...
 
     def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = ...) -> dict[Unit, str]:
-        """Units, of these or of all, that are not what was published, and what is wrong with each. What was verified at `since` or later
-        (seconds of the epoch; None: nothing) is not looked at again."""
+        """Return damaged units (of these or of all) that differ from what was published, with the problem of each.
+
+        Units verified at `since` or later (seconds of the epoch; None: none) are not checked again.
+        """
         ...
 
     def without(self, units: set[Unit]) -> Warehouse:
-        """The same warehouse for whoever replaces these units: as if they were not there. What is replaced leaves the set."""
+        """Return the same warehouse without these units, for a caller that replaces them. A replaced unit leaves the set."""
         ...
 
 
 def mend_warehouse(settings: Settings) -> dict[Unit, str]:
-    """Make damaged bookkeeping of a warehouse in a folder again from its files, and give that of older versions its checksums.
-    Returns what was damaged and why; nothing where somebody may only read."""
+    """Rebuild damaged bookkeeping of a warehouse in a folder from its files, and add checksums to that of older versions.
+
+    Returns what was damaged and why; nothing if the user may only read.
+    """
     uri = settings.warehouse.uri
     if "://" in uri and not uri.startswith("file://"):
         return {}
@@ -165,7 +179,7 @@ def mend_warehouse(settings: Settings) -> dict[Unit, str]:
 
 
 def open_warehouse(settings: Settings | str) -> Warehouse:
-    """The warehouse of a configuration, or the one in a folder; finishes any publish that was killed."""
+    """Open the warehouse of a configuration, or the one in a folder. Finishes any publish that was killed."""
     uri = settings if isinstance(settings, str) else settings.warehouse.uri
     if "://" not in uri or uri.startswith("file://"):
         from runspend.warehouse.parquet.warehouse import ParquetWarehouse

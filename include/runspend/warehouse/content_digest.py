@@ -1,9 +1,9 @@
-"""What rows hold, as numbers that any engine gives: one GoogleSQL query per table, the same on DuckDB and BigQuery.
+"""Content digests of rows that are equal on any engine: one GoogleSQL query per table, the same on DuckDB and BigQuery.
 
-Each row becomes a text (every value with its length before it, so that no two rows become the same one), the text its MD5, and
-the MD5 four numbers of 28 bits, which are added up: parts of a table add up to the whole, whatever the order of rows. Money
-counts with all its decimals, times in microseconds, floats in millionths: sums of floats differ in their last bits from engine
-to engine, and nobody computes a cost from one.
+Each row becomes a text: every value is preceded by its length, so that different rows give different texts. The text becomes its
+MD5, and the MD5 becomes four numbers of 28 bits, which are summed. Parts of a table add up to the whole, in any order of rows. Money
+counts with all its decimals, times in microseconds, floats in millionths: sums of floats differ in their last bits between
+engines, and no cost is computed from a float.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from runspend.schema.tables import Column, Table
 
 __all__ = ["PIECES", "PREFIX", "Sums", "sums_sql"]
 
-PIECES = tuple(range(4))  # of 28 bits each: sums of 34 thousand million rows fit an INT64
+PIECES = tuple(range(4))  # of 28 bits each: sums of 34 billion rows fit an INT64
 PREFIX = "sums:"
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Rows and the sums of the pieces of their hashes."""
+    """Number of rows, and the sums of the pieces of their hashes."""
 
     rows: int
     pieces: tuple[int, ...]
@@ -31,12 +31,12 @@ class Sums:
 
     @property
     def digest(self) -> str:
-        """The content as one text, which says that it was taken this way."""
+        """The content as one text, with a prefix that names this method."""
         return PREFIX + hashlib.sha256(",".join(map(str, (self.rows, *self.pieces))).encode()).hexdigest()
 
 
 def sums_sql(table: Table, source: str, *, group_by: str | None = None) -> str:
-    """Rows and sums of what `source` (a table, or a query in parentheses) holds of the table's content; with `group_by` per value of it."""
+    """Return the query for rows and sums of `source` (a table, or a query in parentheses); with `group_by`, per value of it."""
     types = {c.name: c for c in table.columns}
     text = ", ".join(f"coalesce(concat(cast(length({t}) as string), ':', {t}), '-')" for t in (_text(types[name]) for name in table.content))
     pieces = ", ".join(f"sum(cast(concat('0x', substr(row_hash, {1 + 7 * n}, 7)) as int64)) as piece_{n}" for n in PIECES)
@@ -48,7 +48,7 @@ def sums_sql(table: Table, source: str, *, group_by: str | None = None) -> str:
 
 
 def _text(column: Column) -> str:
-    """The value as a text that is the same on every engine; null where it is null."""
+    """Return SQL for the value as a text that is the same on every engine; null for null."""
     name = f"t.{column.name}"
     match column.type:
         case "STRING":
@@ -58,7 +58,7 @@ def _text(column: Column) -> str:
         case "FLOAT64":
             return f"cast(safe_cast(round({name} * 1e6) as int64) as string)"
         case "ARRAY<STRING>":
-            return f"concat(cast(coalesce(array_length({name}), 0) as string), '[', coalesce(array_to_string({name}, ',', '-'), ''))"  # BigQuery keeps no null list: it is an empty one
+            return f"concat(cast(coalesce(array_length({name}), 0) as string), '[', coalesce(array_to_string({name}, ',', '-'), ''))"  # BigQuery stores a null list as an empty one
         case "BIGNUMERIC":  # 1.50 on one engine, 1.5 on the other
             return f"if(strpos(cast({name} as string), '.') > 0, rtrim(rtrim(cast({name} as string), '0'), '.'), cast({name} as string))"
     return f"cast({name} as string)"

@@ -1,8 +1,8 @@
-"""The cost tables once more, their money in one currency, for whoever reads: reports, budgets, `runspend costs`.
+"""Views of the cost tables with their money in one currency, for reports, budgets and `runspend costs`.
 
-Views that stand in front of the tables on a connection of their own. Exact: money is taken as a whole number of its last
-decimals, multiplied and divided as integers, rounded once. The ledger itself is never converted; which rates hold is
-decided in `config/exchange_rates.py`.
+The views shadow the tables on a separate connection. The arithmetic is exact: an amount is an integer count of its last
+decimal, multiplied and divided as integers, and rounded once. The ledger itself is never converted. `config/exchange_rates.py`
+decides which rates apply.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DATED", "SUMMED", "exchange", "money"]
 
-# Tables whose rows are of one day.
+# Tables whose rows each belong to one day.
 DATED = ("cost_daily", "run_costs_daily", "cost_allocations", "run_estimates", "estimate_errors")
-# Tables whose rows are sums over days: (rows of which they are sums, which of them, key on both sides).
+# Tables whose rows are sums over days: (source table of the sums, filter on it, key on both sides).
 SUMMED = {
     "run_costs": ("run_costs_daily", "true", {c: c for c in ("tracking_server", "workspace", "run_id")}),
     "unallocated_costs": (
@@ -32,11 +32,11 @@ SUMMED = {
     ),
 }
 MACROS = (
-    # a decimal(38, 22) as a whole number of its last decimals, and back
+    # a decimal(38, 22) as an integer count of its last decimal, and back
     "units(cost) as cast(replace(cast(cost as varchar), '.', '') as hugeint)",
     "from_units(units) as cast(cast(units // 100000000000 as decimal(27, 0)) * cast('0.00000000001' as decimal(11, 11)) as decimal(38, 22))"
     " + cast(units % 100000000000 as decimal(11, 0)) * cast('0.0000000000000000000001' as decimal(22, 22))",
-    # units x multiplier / divisor without a product beyond 128 bits, half away from zero
+    # units x multiplier / divisor without a product beyond 128 bits, rounded half away from zero
     "in_units(units, multiplier, divisor) as sign(units)"
     " * ((abs(units) // divisor) * multiplier + ((abs(units) % divisor) * multiplier + divisor // 2) // divisor)",
     "exchanged(cost, multiplier, divisor) as"
@@ -45,7 +45,7 @@ MACROS = (
 
 
 def exchange(connection: duckdb.DuckDBPyConnection, currency: str, rates: Sequence[Stretch]) -> None:
-    """Put the views in front of the tables of `connection`."""
+    """Create the views, which shadow the tables of `connection`."""
     database = connection.execute("select current_database()").fetchall()[0][0]
     for macro in MACROS:
         connection.execute(f"create or replace temp macro {macro}")
@@ -64,7 +64,7 @@ def exchange(connection: duckdb.DuckDBPyConnection, currency: str, rates: Sequen
 
 
 def money(table: Table) -> list[str]:
-    """Columns of a cost table that hold money."""
+    """Return the columns of a cost table that hold money."""
     return [c.name for c in table.columns if c.type == "BIGNUMERIC" and "cost" in c.name]
 
 
@@ -78,7 +78,7 @@ def _dated(table: Table, database: str, currency: str) -> str:
 
 
 def _summed(table: Table, rows: str, which: str, key: dict[str, str], database: str, currency: str) -> str:
-    """Rows of another currency anew from their days; a row that has a day without a rate stays as it is."""
+    """Sum rows of another currency again from their days. A row with a day without a rate stays as it is."""
     known = money(TABLES[rows])
     amounts = {c: c for c in money(table) if c in known}
     if table is RUN_COSTS:
@@ -91,7 +91,7 @@ def _summed(table: Table, rows: str, which: str, key: dict[str, str], database: 
         f" on r.currency = t.billing_currency and t.charge_date >= r.first_date and t.charge_date < r.end_date"
         f" where {which} and t.billing_currency <> {literal(currency)} group by all"
     )
-    # money of several runs or days that these rows do not know is not shown in a currency it is not in
+    # Money of several runs or days that the daily rows do not have is set to null, not shown in the wrong currency.
     replaced = ", ".join(f"case when s.is_whole then {f's.{c}' if c in amounts else 'null'} else t.{c} end as {c}" for c in money(table))
     joined = " and ".join(f"s.{name} = t.{name}" for name in key)
     return (

@@ -1,6 +1,6 @@
-"""What is asked of a GoogleSQL statement, remembered. sqlglot is imported when the first one is read: what only stores rows needs none.
+"""Cached facts about GoogleSQL statements. Imports sqlglot only when the first statement is parsed: storing rows does not need it.
 
-How a statement becomes DuckDB's belongs in `googlesql.py`.
+`googlesql.py` translates statements to DuckDB's SQL.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ def _statement(sql: str) -> Statement:
 
 
 def duckdb_sql(sql: str) -> str:
-    """What DuckDB runs for a GoogleSQL query. Anything sqlglot says it cannot carry over is an error, not a warning."""
+    """Return the SQL that DuckDB runs for a GoogleSQL query. Anything that sqlglot cannot translate is an error, not a warning."""
     return _statement(sql).duckdb
 
 
 def table_names(sql: str) -> frozenset[str]:
-    """Bare names of the tables a query reads; its own CTEs are left out."""
+    """Return the bare names of the tables that a query reads, without its own CTEs."""
     return _statement(sql).tables
 
 
 def names_read(sql: str) -> frozenset[str]:
-    """Last names of whatever a query reads rows of: its own CTEs, tables with a schema before them, and bare ones."""
+    """Return the last names of everything that a query reads from: its own CTEs, tables with a schema, and bare ones."""
     return _statement(sql).names
 
 
 def parameter_names(sql: str) -> frozenset[str]:
-    """Names of the `@parameters` a query uses."""
+    """Return the names of the `@parameters` that a query uses."""
     return _statement(sql).parameters

@@ -1,4 +1,4 @@
-"""What engines and parsers say, as one line of text that moves no cursor. What is said in which case does not belong here."""
+"""Messages of engines and parsers as one line of text without control characters. The choice of messages does not belong here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ __all__ = ["in_one_line"]
 
 
 def in_one_line(text: object) -> str:
-    """The text without line breaks, colors and control characters, and without the full stop at its end."""
+    """Return the text without line breaks, colors, control characters and the final full stop."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(text))
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(plain.split())).rstrip(".")

@@ -1,7 +1,7 @@
-"""One dialect, two engines: GoogleSQL files become DuckDB's SQL here, and what cannot is refused by `lint.py`.
+"""Translate GoogleSQL files to DuckDB's SQL: one dialect, two engines. `lint.py` refuses SQL that cannot be translated.
 
-Money keeps its digits: BIGNUMERIC is DECIMAL(38, 22), NUMERIC is DECIMAL(38, 9), and a `bignumeric '…'` literal is a
-decimal of its own digits, so that int64 x literal fits. Running SQL and the meaning of tables do not belong here.
+Money keeps its digits: BIGNUMERIC is DECIMAL(38, 22), NUMERIC is DECIMAL(38, 9). A `bignumeric '…'` literal becomes a
+decimal with only its own digits, so that int64 x literal fits. Running SQL and the meaning of tables do not belong here.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from runspend.warehouse.engine_messages import in_one_line
 __all__ = ["DECIMALS", "Statement", "is_decimal_literal", "parse", "put_right", "qualified"]
 
 
-logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of statements it cannot read; they are refused in words
+logging.getLogger("sqlglot").setLevel(logging.ERROR)  # its warnings about unreadable statements: they become errors with a message
 
-# DuckDB's own types of these names lose digits of money.
+# DuckDB's own types of these names would lose digits of money.
 _TYPES = {exp.DType.BIGDECIMAL: "DECIMAL(38, 22)", exp.DType.DECIMAL: "DECIMAL(38, 9)"}
 
 
 def put_right(tree: exp.Expression) -> None:
-    """Change in place what sqlglot would write otherwise than DuckDB has to be asked. sqlglot's generator can't be told: its compiled build has no subclasses."""
-    for node in reversed(list(tree.find_all(exp.DataType, exp.CountIf, exp.IntDiv, exp.TimestampDiff, exp.TimestampTrunc))):  # what stands within another comes first
+    """Change a tree in place where sqlglot would generate different SQL than DuckDB needs.
+
+    sqlglot's generator cannot be customized: its compiled build cannot be subclassed.
+    """
+    for node in reversed(list(tree.find_all(exp.DataType, exp.CountIf, exp.IntDiv, exp.TimestampDiff, exp.TimestampTrunc))):  # inner nodes first
         if isinstance(node, exp.DataType):
             if node.this in _TYPES and not node.expressions:
                 wide = exp.DataType.build(_TYPES[node.this], dialect="duckdb")
@@ -39,14 +42,14 @@ def put_right(tree: exp.Expression) -> None:
         elif isinstance(node, exp.CountIf):
             node.replace(_count_cases(node))
         elif isinstance(node, exp.IntDiv):
-            # sqlglot forgets the parentheses: div(a + 1, 2) would be a + 1 // 2, and b * div(a, 2) be b * a // 2
+            # sqlglot omits the parentheses: div(a + 1, 2) would be a + 1 // 2, and b * div(a, 2) be b * a // 2
             whole = exp.IntDiv(this=_whole(node.this), expression=_whole(node.expression))
             node.replace(exp.paren(whole, copy=False))
         elif isinstance(node, exp.TimestampTrunc):
-            if node.text("unit").upper() == "HOUR" and not node.args.get("zone"):  # date_trunc of a time with a zone asks a calendar too
+            if node.text("unit").upper() == "HOUR" and not node.args.get("zone"):  # date_trunc of a time with a zone also needs a calendar
                 node.replace(exp.func("TIME_BUCKET", exp.Interval(this=exp.Literal.number(1), unit=exp.var("HOUR")), node.this, dialect="duckdb"))
         elif node.text("unit").upper() == "MICROSECOND":
-            # its date_diff of times with a zone asks a calendar: fifty times slower than a subtraction
+            # date_diff of times with a zone needs a calendar: fifty times slower than a subtraction
             since = exp.Sub(this=exp.UnixMicros(this=node.this), expression=exp.UnixMicros(this=node.expression))
             node.replace(exp.paren(since, copy=False))
 
@@ -56,7 +59,7 @@ def _whole(node: exp.Expression) -> exp.Expression:
 
 
 def _count_cases(node: exp.CountIf) -> exp.Count:
-    """DuckDB's count_if is null where no row counts, and 128 bits wide."""
+    """Return a count of cases: DuckDB's count_if is null where no row counts, and 128 bits wide."""
     distinct = isinstance(node.this, exp.Distinct)
     condition = node.this.expressions[0] if distinct else node.this
     case = exp.Case().when(condition, condition if distinct else exp.Literal.number(1))
@@ -64,7 +67,7 @@ def _count_cases(node: exp.CountIf) -> exp.Count:
 
 
 class Statement:
-    """What is asked of a statement, from one reading of it."""
+    """A statement's tables, names, parameters and DuckDB text, from parsing it once."""
 
     def __init__(self, sql: str) -> None:
         self._sql = sql
@@ -77,13 +80,13 @@ class Statement:
 
     @cached_property
     def duckdb(self) -> str:
-        """What DuckDB runs for a query. Anything sqlglot says it cannot carry over is an error, not a warning.
+        """The SQL that DuckDB runs for a query. Anything that sqlglot cannot translate is an error, not a warning.
 
-        Writing it changes the tree, which is thrown away; copying it first would take as long as half the reading.
+        Generating it changes the tree, which is then discarded; a copy would take half as long as parsing.
         """
         try:
             tree = self._trees.pop()
-        except IndexError:  # another thread was quicker
+        except IndexError:  # another thread was faster
             tree = _read(self._sql)
         if not isinstance(tree, exp.Query):
             raise SqlRefused(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
@@ -114,12 +117,12 @@ def _read(sql: str) -> exp.Expression:
 
 @lru_cache(maxsize=256)
 def parse(sql: str) -> exp.Expression:
-    """The syntax tree of one GoogleSQL statement. All who ask get the same one: change a copy."""
+    """Return the syntax tree of one GoogleSQL statement. All callers share it: change only a copy."""
     return _read(sql)
 
 
 def qualified(sql: str, prefix: str) -> str:
-    """The query's own text with `prefix` before each bare table name, as a view needs it; nothing else in it changes."""
+    """Return the query's own text with `prefix` before each bare table name, as a view needs it. Nothing else changes."""
     tree = parse(sql)
     own = {cte.alias_or_name for cte in tree.find_all(exp.CTE)}
     places = {t.this.meta["start"]: t.this.meta["end"] + 1 for t in tree.find_all(exp.Table) if t.name and not t.db and t.name not in own}
@@ -129,8 +132,8 @@ def qualified(sql: str, prefix: str) -> str:
 
 
 def _type_literal(node: exp.Expression) -> exp.Expression:
-    """`bignumeric '0.000000000000000001'` as DECIMAL(18, 18): with (38, 22) its product would need 44 decimals."""
-    if is_decimal_literal(node) and not node.this.this.strip(" +-").lower().startswith(("nan", "snan", "inf")):  # numbers to Python: DuckDB refuses them
+    """Cast `bignumeric '0.000000000000000001'` to DECIMAL(18, 18): with (38, 22) its product would need 44 decimals."""
+    if is_decimal_literal(node) and not node.this.this.strip(" +-").lower().startswith(("nan", "snan", "inf")):  # Python accepts them as numbers; DuckDB refuses them
         assert isinstance(node, exp.Cast)
         try:
             _, digits, exponent = Decimal(node.this.this).as_tuple()

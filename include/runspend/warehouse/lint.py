@@ -1,8 +1,7 @@
-"""What SQL may not contain, with the reason: what answers otherwise on DuckDB than in GoogleSQL, and what BigQuery refuses though other
-engines take it. Models, checks and every question Python asks must be free of it.
+"""Reject SQL that behaves differently on DuckDB than in GoogleSQL, or that BigQuery refuses although other engines accept it.
 
-Whether two engines agree on a text is tested on Google's reference implementation; what is known to go wrong is told here, at
-once. How GoogleSQL becomes DuckDB's SQL belongs in `googlesql.py`.
+Models, checks and every query in Python must pass. Tests compare the engines with Google's reference implementation; this module
+reports known problems at once. `googlesql.py` translates GoogleSQL to DuckDB's SQL.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ __all__ = ["RESERVED", "lint"]
 
 _FLOATS = (exp.DType.DOUBLE, exp.DType.FLOAT)
 _TIMES = (exp.DType.TIMESTAMP, exp.DType.TIMESTAMPTZ, exp.DType.DATETIME)
-# Docs of GoogleSQL, "Lexical structure and syntax"; the last is DuckDB's.
+# From GoogleSQL's docs, "Lexical structure and syntax"; the last one is DuckDB's.
 RESERVED = {
     **dict.fromkeys(
         """all and any array as asc assert_rows_modified at between by case cast collate contains create cross cube current default define desc
@@ -36,7 +35,7 @@ RESERVED = {
 
 
 def lint(sql: str) -> list[str]:
-    """Why a text would not give the same rows on both engines, or be refused by one. Empty when it may be used."""
+    """Return why a text would give different rows on the two engines, or be refused by one. Empty if it may be used."""
     tree = parse(sql)
     found = [
         *_name_faults(sql),
@@ -50,7 +49,7 @@ def lint(sql: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-# Functions DuckDB lacks or answers differently; each was tried against Google's reference implementation.
+# Functions that DuckDB lacks or answers differently; each was compared with Google's reference implementation.
 _FORBIDDEN_NAMES = {
     "format": "format() returns the format string on DuckDB: use concat, or format outside SQL",
     "json_query": "json_query gives 'null' for a JSON null on DuckDB: use json_value",
@@ -126,7 +125,7 @@ def _faults(node: exp.Expr) -> Iterator[str]:
 
 
 def _shape_faults(node: exp.Expr) -> Iterator[str]:
-    """What BigQuery does not run, or does not run as it is meant."""
+    """Yield constructs that BigQuery does not run, or does not run as intended."""
     if (
         isinstance(node, exp.Join)
         and node.side
@@ -146,7 +145,7 @@ def _shape_faults(node: exp.Expr) -> Iterator[str]:
 
 
 def _name_clashes(select: exp.Select) -> Iterator[str]:
-    """Names that are a column and a result: the engines do not take the same one."""
+    """Yield names that are both a column and a result: the engines choose differently."""
     sums = {p.alias.lower() for p in select.selects if isinstance(p, exp.Alias) and p.find(exp.AggFunc) is not None}
     for clause in ("having", "qualify", "order"):
         inner = select.args.get(clause)
@@ -170,7 +169,7 @@ def _columns(node: exp.Expr) -> set[str]:
 
 
 def _has_equality(join: exp.Join) -> bool:
-    """Whether one of the and-ed conditions is an equality between the joined table and what stands before it."""
+    """Whether one of the and-ed conditions is an equality between the joined table and an earlier table."""
     on, joined = join.args.get("on"), join.this.alias_or_name
     for condition in on.flatten() if isinstance(on, exp.And) else [on]:
         sides = (
@@ -184,7 +183,7 @@ def _has_equality(join: exp.Join) -> bool:
 
 
 def _outer_columns(subquery: exp.Expr) -> list[str]:
-    """Columns in it of tables that are not in it; one over nothing but the elements of an array may have them."""
+    """Return columns of tables outside the subquery. Only a subquery over the elements of an array may have them."""
     select = (
         subquery.find(exp.Select)
         if isinstance(subquery, exp.Exists) or subquery.args.get("query") or isinstance(subquery.this, exp.Query)
@@ -197,7 +196,10 @@ def _outer_columns(subquery: exp.Expr) -> list[str]:
 
 
 def _output_faults(tree: exp.Expr) -> Iterator[str]:
-    """Results that have another type on DuckDB. Within a query it does not show; where it does, the reference implementation tells."""
+    """Yield results with another type on DuckDB.
+
+    Inside a query the type does not show. Where it does, tests on the reference implementation find it.
+    """
     selects = [tree] if isinstance(tree, exp.Select) else [s for s in tree.find_all(exp.Select) if isinstance(s.parent, exp.SetOperation)]
     for projection in (p.unalias() for select in selects for p in select.selects):
         if isinstance(projection, (exp.DateTrunc, exp.DateAdd, exp.DateSub)):
@@ -236,7 +238,7 @@ def _json_path_faults(node: exp.JSONExtractScalar) -> Iterator[str]:
 
 
 def _name_faults(sql: str) -> Iterator[str]:
-    """Functions and paths as they were written: in the tree some have lost it."""
+    """Yield forbidden functions and paths as written, because the tree does not keep all of them."""
     tokens = [token.text.lower() for token in sqlglot.tokenize(sql, read="bigquery")]
     if any(re.match(r"\$.*\[['\"]", token) for token in tokens):
         yield "a JSON path with $['…'] is not GoogleSQL: write $.\"…\""
@@ -248,12 +250,12 @@ def _name_faults(sql: str) -> Iterator[str]:
                 yield f"DuckDB has no {name}"
         elif name == "net" and after == ".":
             yield "DuckDB has no net.* functions"
-        elif name in ("current_timestamp", "current_date", "current_datetime"):  # may be called without parentheses
+        elif name in ("current_timestamp", "current_date", "current_datetime"):  # callable without parentheses
             yield _FORBIDDEN_NAMES[name]
 
 
 def _is_decimal(node: exp.Expr | None) -> bool:
-    """Whether the syntax alone says decimal: a cast, a literal, or a column named like money."""
+    """Whether the syntax alone shows a decimal: a cast, a literal, or a column named like money."""
     node = node.unnest() if node is not None else None
     if isinstance(node, exp.Cast):
         return node.to.this in DECIMALS

@@ -1,4 +1,4 @@
-"""Tests of values in JSON that somebody else may have written: states of units and records."""
+"""Tests of JSON values that others may have written: states of units and records."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from datetime import datetime
 
 __all__ = ["LARGEST", "SHA256", "is_count", "is_time"]
 
-LARGEST = 1 << 60  # exclusive: of every count, and of every number of bytes or rows
+LARGEST = 1 << 60  # exclusive limit of every count, and of every number of bytes or rows
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def is_count(value: object) -> bool:
-    """Whether it is a whole number from 0 on, small enough for a column of 64 bits. True and False are none."""
+    """Whether it is an integer from 0 on that fits a 64-bit column. True and False do not count."""
     return type(value) is int and 0 <= value < LARGEST
 
 

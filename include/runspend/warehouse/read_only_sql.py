@@ -1,8 +1,9 @@
-"""Whether a statement only reads, by DuckDB's own reading of it, at every depth. Asked before a statement of people runs.
+"""Check with DuckDB's own parser, at every depth, that a user-written statement only reads. Called before it runs.
 
-DuckDB calls a statement a SELECT whose CTE writes (`with x as (copy … to …) select …`), so its kind says nothing. Its syntax
-tree does: every kind of node, table function and table in it has to be on a list. Scalar functions are too many for one: those that
-reveal machine details, wait or keep a state are refused, and the engine judges the rest. It could not write anyway: see `warehouse/parquet/read_only_files.py`.
+DuckDB calls a statement a SELECT even if its CTE writes (`with x as (copy … to …) select …`), so its kind is not enough. Its syntax
+tree is: every kind of node, table function and table in it must be on a list. Scalar functions are too many for a list. Those that
+reveal machine details, wait or keep a state are refused, and the engine judges the rest. The engine cannot write in any case: see
+`warehouse/parquet/read_only_files.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["LONGEST", "check_only_reads", "text_to_run"]
 
 LONGEST = 200_000  # characters of a statement
 
-# Parts of a statement, as DuckDB names them. Its expressions have a class, the rest a type.
+# Parts of a statement, as DuckDB names them. Expressions have a class, other parts a type.
 EXPRESSIONS = frozenset((
     "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "DEFAULT", "FUNCTION", "LAMBDA", "LAMBDA_REF",
     "OPERATOR", "PARAMETER", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "TYPE", "WINDOW",
@@ -51,7 +52,10 @@ _EXPLAIN = re.compile(r"\s*explain\b(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def text_to_run(sql: str, *, native: bool) -> str:
-    """What DuckDB is to run for a statement that people wrote, in GoogleSQL or in its own dialect (`native`). SqlRefused unless it only reads."""
+    """Return DuckDB's SQL for a user-written statement in GoogleSQL or DuckDB's dialect (`native`).
+
+    Raises SqlRefused unless it only reads.
+    """
     if len(sql) > LONGEST:
         raise SqlRefused(f"cannot run the SQL: it has {len(sql):,} characters, {LONGEST:,} are allowed. Nothing was run.")
     text = sql if native else duckdb_sql(sql)
@@ -61,7 +65,10 @@ def text_to_run(sql: str, *, native: bool) -> str:
 
 
 def check_only_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """SqlRefused, in one sentence, unless it is one statement of DuckDB's SQL that reads tables by their names and does nothing else, or EXPLAIN of one."""
+    """Check that it is one statement of DuckDB's SQL that only reads tables by their names, or EXPLAIN of one.
+
+    Raises SqlRefused otherwise.
+    """
     explained = _EXPLAIN.fullmatch(sql)
     if explained is not None and explained[1].lstrip().startswith("("):
         raise _refusal("EXPLAIN takes no options here")
@@ -78,7 +85,7 @@ def _trees(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
     import duckdb
 
     try:
-        # the text as a parameter: none of it is run
+        # The text is a parameter, so none of it is run.
         found = connection.execute("select json_serialize_sql($sql)", {"sql": sql}).fetchall()[0][0]
         read = json.loads(found)
     except duckdb.Error as error:
@@ -94,7 +101,7 @@ def _trees(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
 
 
 def _parts(tree: Any) -> Iterator[Mapping[str, Any]]:
-    """Every object of a tree."""
+    """Yield every object of a tree."""
     waiting = [tree]
     while waiting:
         value = waiting.pop()
@@ -122,7 +129,7 @@ def _check(part: Mapping[str, Any]) -> None:
 
 
 def _check_table(part: Mapping[str, Any]) -> None:
-    """Also of a name that is a CTE's somewhere: elsewhere in the statement it may be what it says."""
+    """Check a table, even if a CTE has the same name: outside the CTE's scope, the name may mean the table."""
     name, schema = str(part.get("table_name", "")), str(part.get("schema_name", "")).lower()
     if schema == "information_schema" or name.lower() in CATALOG or name.lower() in TABLES:
         return

@@ -1,8 +1,8 @@
-"""What records of each kind must look like before anything is done by them.
+"""Required shapes of records of each kind, checked before Runspend acts on a record.
 
-Anybody who can write under home could have written a record. `Records` refuses, with its file, a record that lacks a field it needs, has
-a field of another type, or names a place or an address in a way Runspend never writes. Fields of later versions pass, except in the
-kinds of `CLOSED`. Fields that older versions did not write are optional (`?`).
+Anyone who can write under home could have written a record. `Records` refuses a record, and names its file, if it lacks a required
+field or has a field of another type. It also refuses a place or an address in a form that Runspend never writes. Fields of later
+versions pass, except in the kinds of `CLOSED`. Fields that older versions did not write are optional (`?`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["problem_of"]
 
 Test = Callable[[Any], bool]
 
-LONGEST = 100_000  # characters of a text that is not the body of a mail
+LONGEST = 100_000  # characters of a text, except the body of a mail
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,800}@[!-;=?-~]{1,200}>", re.ASCII)
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 def problem_of(kind: str, key: str, value: Mapping[str, Any]) -> str | None:
-    """What is wrong with a record, in words; None when nothing is, or nothing is known of its kind."""
+    """Return what is wrong with a record, in words; None if nothing is, or if its kind has no shape."""
     shape = SHAPES.get(kind)
     if shape is None:
         return None
@@ -55,7 +55,7 @@ def _text(value: Any) -> bool:
 
 
 def _line(value: Any) -> bool:
-    """Text that goes into a header of a mail."""
+    """Whether it is text that is safe in a mail header."""
     return _text(value) and not _CONTROL.search(value)
 
 
@@ -98,7 +98,7 @@ def _one_of(*words: str) -> Test:
 
 
 def _shaped(shape: Mapping[str, Test], *, is_closed: bool = False) -> Test:
-    """A map with these fields; `is_closed`: and no others."""
+    """Return a test for a map with these fields; `is_closed`: and no others."""
     names = {name.removesuffix("?"): test for name, test in shape.items()}
     required = {name for name in shape if not name.endswith("?")}
 
@@ -118,12 +118,12 @@ def _message_id(value: Any) -> bool:
 
 
 def _place(value: Any) -> bool:
-    """A folder below the root of a store, readable in one way."""
+    """Whether it is a folder below the root of a store that can be read in only one way."""
     return _text(value) and not _CONTROL.search(value) and "\\" not in value and not {"", ".", ".."} & set(value.split("/"))
 
 
 def _object(value: Any) -> bool:
-    """The key of an object below such a folder: "" and a slash at the end stand for folders."""
+    """Whether it is the key of an object below such a folder: "" and a trailing slash mean folders."""
     return value == "" or (isinstance(value, str) and _place(value.removesuffix("/")))
 
 
@@ -213,4 +213,4 @@ SHAPES: Mapping[str, Mapping[str, Test]] = {
     "archive_verifications": {"at": _time, "objects": _count, "read": _count, "damaged": _list_of(_text), "unknown": _list_of(_text)},
 }  # fmt: skip
 
-CLOSED = ("archives", "archive_objects", "archive_keeps")  # whose fields become those of a class
+CLOSED = ("archives", "archive_objects", "archive_keeps")  # kinds whose fields are passed to a class

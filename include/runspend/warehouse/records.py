@@ -1,7 +1,7 @@
-"""Things that must happen once, as one small JSON record per key: an alert decision, a mail, a manifest, a lease.
+"""Records of things that must happen once, as one small JSON file per key: an alert decision, a mail, a manifest, a lease.
 
-A record is made only if it is not there and changed only by whoever saw its last state. What the records mean does not
-belong here. Files: `<home>/records/<kind>/<slug>.json`.
+A record is created only if it does not exist, and changed only by a process that has seen its last state. The meaning of records
+does not belong here. Files: `<home>/records/<kind>/<slug>.json`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from runspend.warehouse.record_shapes import problem_of
 
 __all__ = ["Records"]
 
-MOST_BYTES = 16 << 20  # a thousand objects of an archive, each with the longest names, are 8 MB
-LOCK_WAIT = 60.0  # seconds; a record is changed in milliseconds
+MOST_BYTES = 16 << 20  # 1,000 objects of an archive, each with the longest names, are 8 MB
+LOCK_WAIT = 60.0  # seconds; changing a record takes milliseconds
 
 
 class Records:
@@ -35,12 +35,12 @@ class Records:
         self._root = home / "records"
 
     def create(self, kind: str, key: str, value: dict[str, Any]) -> bool:
-        """Make the record. False, and nothing changed, if it is there already. True only once it is on disk."""
+        """Create the record. Returns False, with nothing changed, if it exists; True only once it is on disk."""
         path = self._path(kind, key)
         own_folder(path.parent)
         scratch = write_scratch(path, _text(key, value))
         try:
-            os.link(scratch, path)  # create-if-absent and never half a file, which O_EXCL alone would not give
+            os.link(scratch, path)  # creates only if absent, and never half a file, unlike O_EXCL alone
         except FileExistsError:
             return False
         finally:
@@ -49,13 +49,13 @@ class Records:
         return True
 
     def get(self, kind: str, key: str) -> tuple[dict[str, Any], str] | None:
-        """The record and a token of its present state; None when there is none."""
+        """Return the record and a token of its current state; None if it does not exist."""
         path = self._path(kind, key)
         text = read_bytes(path, most_bytes=MOST_BYTES)
         return None if text is None else (self._parse(kind, path, text)[1], _token(text))
 
     def replace(self, kind: str, key: str, value: dict[str, Any], token: str) -> bool:
-        """Change the record if it still is in the state `token` tells of. False, and nothing changed, otherwise."""
+        """Change the record if its state still matches `token`. Otherwise returns False, with nothing changed."""
         path = self._path(kind, key)
         with self._locked(path.parent):
             text = read_bytes(path, most_bytes=MOST_BYTES)
@@ -65,7 +65,7 @@ class Records:
         return True
 
     def list(self, kind: str, refused: list[RecordRefused] | None = None) -> dict[str, dict[str, Any]]:
-        """Every record of a kind, by key. Those that cannot be believed are put into `refused`; without it the first of them is raised."""
+        """Return all records of a kind, by key. Invalid ones are added to `refused`; without it, the first one is raised."""
         found = {}
         for path in sorted((self._root / kind).glob("*.json")):
             try:
@@ -80,11 +80,11 @@ class Records:
         return dict(sorted(found.items()))
 
     def where(self, kind: str, key: str) -> Path:
-        """The file of a record, for people."""
+        """Return the file of a record, for people."""
         return self._path(kind, key)
 
     def _parse(self, kind: str, path: Path, text: bytes) -> tuple[str, dict[str, Any]]:
-        """Key and value of a record. Raises RecordRefused for one that Runspend would not have written, or not there."""
+        """Return key and value of a record. Raises RecordRefused for one that Runspend would not have written, or not there."""
         record = json_value(text, path)
         if not isinstance(record, dict) or not isinstance(record.get("key"), str) or not isinstance(record.get("value"), dict):
             raise refused_file(path, "it is not a record")
@@ -116,7 +116,7 @@ class Records:
 
 
 def _text(key: str, value: dict[str, Any]) -> bytes:
-    # The nonce makes every state's token its own, also when a value comes back to what it was.
+    # The nonce makes the token of every state unique, even when a value returns to an earlier one.
     return json.dumps({"key": key, "value": value, "nonce": uuid.uuid4().hex}, ensure_ascii=False, sort_keys=True).encode()
 
 

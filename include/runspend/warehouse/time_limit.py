@@ -1,4 +1,4 @@
-"""A limit of time for a question: what is asked is interrupted from another thread. Which engine is asked does not matter here."""
+"""A time limit for a query, which is interrupted from another thread. Works with any engine."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from runspend.core.errors import SqlRefused
 
 __all__ = ["time_limit"]
 
-AGAIN = 0.2  # seconds after which it is interrupted again: an engine forgets an interrupt that comes between two statements
+AGAIN = 0.2  # seconds until it is interrupted again: an engine ignores an interrupt that comes between two statements
 
 
 @contextmanager
 def time_limit(interrupt: Callable[[], None], seconds: float | None) -> Iterator[None]:
-    """Interrupt what runs inside after so many seconds (None: never): SqlRefused, whatever error the interrupt was to the engine."""
+    """Interrupt the code inside after so many seconds (None: never), and raise SqlRefused for any error that follows."""
     if seconds is None:
         yield
         return

@@ -1,7 +1,9 @@
-"""Budget alerts: judge, record, send. Decided once per budget version, threshold, kind and period; sent at least once.
+"""Judge budgets, record the alerts, send the mail.
 
-`run` is the whole step. Put here the order of things; each thing is in its own module: `series.py` reads, `judge.py` judges,
-`decisions.py` decides, `figures.py` and `wording.py` fill a mail, `outbox.py` remembers who has what, `smtp.py` talks to the outside.
+Each alert is decided once per budget version, threshold, kind and period, and sent at least once.
+
+`run` is the whole step. This module holds the order of the steps. Each step has its own module: `series.py` reads, `judge.py` judges,
+`decisions.py` decides, `figures.py` and `wording.py` fill a mail, `outbox.py` records who received which mail, and `smtp.py` sends.
 """
 
 from __future__ import annotations
@@ -41,13 +43,16 @@ if TYPE_CHECKING:
 
 __all__ = ["TAG_KEYS", "AlertResult", "Judgement", "alerts_table", "judge", "operators", "record", "run", "send"]
 
-# An anomalous day is told while it is news; a bill that is later than this is told of as late.
+# An anomalous day is reported only while it is recent. A bill that is later than this is reported as late instead.
 NEWS = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the budgets say now. `notes` are for operators: budgets that could not be judged and why; `refused_tags` are not theirs."""
+    """The current state of all budgets.
+
+    `notes` are for operators: budgets that could not be judged, and why. `refused_tags` are not for operators.
+    """
 
     statuses: list[Status]
     decisions: list[Decision]
@@ -57,13 +62,16 @@ class Judgement:
     coverage: tuple[Coverage, ...]
     ground: Ground
     quiet: Mapping[str, Quiet]
-    reader: Reader  # what the figures of mails are read from: money in the budgets' currency
-    missing: SourceError | None = None  # the rates without which some were not judged
+    reader: Reader  # source of the figures in mails, with money in the budgets' currency
+    missing: SourceError | None = None  # missing exchange rates that left some budgets unjudged
 
 
 @dataclass(frozen=True)
 class AlertResult:
-    """What the step did. Rows of the two tables may lie in several months; both hold every row of each month they touch."""
+    """The result of the step.
+
+    Rows of the two tables may belong to several months. Both tables hold every row of each month they touch.
+    """
 
     budget_status: pa.Table
     alerts: pa.Table
@@ -73,17 +81,20 @@ class AlertResult:
 
     @property
     def sent(self) -> list[str]:
-        """Message-IDs of the mails at least one recipient was sent tonight."""
+        """Message-IDs of the mails that this step sent to at least one recipient."""
         return list(dict.fromkeys(d.mail.message_id for d in self.deliveries if d.outcome.state == "accepted"))
 
     @property
     def refused(self) -> list[Delivery]:
-        """Mails that did not get through tonight: refused for good, or still waiting for a server."""
+        """Mails that this step could not deliver: refused, or still waiting for a server."""
         return [d for d in self.deliveries if d.outcome.state in ("refused", "waiting")]
 
     @property
     def errors(self) -> list[RunspendError]:
-        """What the command ends with besides its work: an exchange rate that is missing, a PartialFailure when a mail did not get through."""
+        """Errors that the command reports after its work.
+
+        They are a missing exchange rate, and a PartialFailure if a mail was not delivered.
+        """
         errors: list[RunspendError] = [] if self.missing is None else [self.missing]
         failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in self.refused]
         if not failures:
@@ -98,8 +109,11 @@ class AlertResult:
 
 
 def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> Judgement:
-    """Judge every budget in its current period (and those that ended lately, see `periods_to_judge`). Sends and records nothing
-    but when each budget version was judged first, which were taken back, and what names they select by now."""
+    """Judge every budget in its current period and in recently ended ones (see `periods_to_judge`).
+
+    Sends nothing. Records only when each budget version was first judged, which versions were taken back,
+    and the names they now select.
+    """
     unfinished = settle_renames(reader, records, settings.currency)
     tagged, refused_tags = read_tag_budgets(reader, settings)
     budgets = [*settings.budgets, *tagged]
@@ -120,7 +134,7 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
         is_open = not job.is_closed
         found = [replace(judge_budget(job.budget, settings.currency, p, one, open_day if is_open else None, now), is_closed=job.is_closed) for p in job.periods]
         if is_open and job.periods[-1].end > now.date():
-            news_day = first_open_day(coverage, NEWS) or open_day  # a bill that comes once a month holds back no other's news
+            news_day = first_open_day(coverage, NEWS) or open_day  # a monthly bill must not delay the news of other bills
             watched = watched_since(versions[job.budget.name], settings.currency)
             found[-1] = _with_days(found[-1], one, news_day, max(watched, news_day - NEWS))
         statuses += found
@@ -133,10 +147,10 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
 
 
 def record(settings: Settings, records: RecordStore, judgement: Judgement, now: datetime) -> None:
-    """Write each decision and its mail as once-only records; whoever comes second changes nothing.
+    """Write each decision and its mail as once-only records. A second call changes nothing.
 
-    The record of the leading item holds the mail and lists the others it covers. It is made first and is the commit: others
-    that a crash left out count as decided, and are made up for by the next run. Of an acknowledged budget there is no mail.
+    The record of the leading item holds the mail and lists the other items it covers. It is written first and is the commit. If a crash
+    leaves out the other records, they count as decided, and the next run writes them. An acknowledged budget gets no mail.
     """
     writer = Writer(settings.mail, str(settings.path or "runspend.yaml"))
     mailed = Counter(r for d in judgement.decisions if d.status.budget.name not in judgement.quiet for r in recipients_of(d))
@@ -144,7 +158,8 @@ def record(settings: Settings, records: RecordStore, judgement: Judgement, now: 
         lead, quiet = decision.lead, judgement.quiet.get(decision.status.budget.name)
         value = _alert_record(decision, now) | {"rests_on": judgement.ground.as_record()}
         if quiet is None:
-            is_listed = all(mailed[r] > DIGEST_ABOVE for r in recipients_of(decision))  # in a mail of many: nobody will see this one
+            # a digest will list this mail, so a short one is enough
+            is_listed = all(mailed[r] > DIGEST_ABOVE for r in recipients_of(decision))
             value["mail"] = _compose(writer, judgement, decision, records, now, is_listed).as_record()
         else:
             value |= {"acknowledged": str(quiet), "recipients": recipients_of(decision)}
@@ -153,19 +168,19 @@ def record(settings: Settings, records: RecordStore, judgement: Judgement, now: 
         records.create("alerts", lead.alert_id, value)
     _complete_covered(records)
     is_anything_known = any(s.by_day for s in judgement.statuses) or any(c.covered_until for c in judgement.coverage)
-    if is_anything_known and is_first_night(records):  # a step before the first bill is no night
+    if is_anything_known and is_first_night(records):  # a step before the first bill does not count as the first run
         summarise(records, writer, judgement.statuses, now)
 
 
 def send(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
-    """Send what waits: budget mails of this and of earlier nights, and operators' mails."""
+    """Send all waiting mail: budget mails of this and earlier pipeline runs, and operators' mails."""
     return send_outbox(settings, records, now)
 
 
 def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Settings, records: RecordStore, now: datetime) -> AlertResult:
-    """The whole step. Never raises for mail that did not get through: see `AlertResult.errors`.
+    """Run the whole step. Undelivered mail raises nothing: see `AlertResult.errors`.
 
-    The warehouse is let go before anything is sent: publishing would have to wait for a slow mail server.
+    The warehouse is closed before any mail is sent. Otherwise a slow mail server would block publishing.
     """
     with open_reader() as reader:
         judgement = judge(reader, settings, records, now)
@@ -182,7 +197,10 @@ def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Set
 def _read_series(
     reader: Reader, settings: Settings, jobs: Sequence[Job], now: datetime
 ) -> tuple[Reader, list[Series], SourceError | None]:
-    """The jobs' series in the budgets' currency as far as there are rates, the reader that converts, and what rates are missing."""
+    """Return the jobs' series, the reader that converts currencies, and the missing rates.
+
+    The series are in the budgets' currency as far as there are rates.
+    """
     if not jobs:
         return reader, [], None
     periods, budgets = [p for job in jobs for p in job.periods], [job.budget for job in jobs]
@@ -190,7 +208,7 @@ def _read_series(
     series = read_series(reader, budgets, history, end)
     foreign = {(code, day) for one in series for (day, code), cost in one.billed.items() if code != settings.currency and cost}
     is_guessed = any(code != settings.currency and cost for one in series for (_, code), cost in one.estimated.items())
-    if not foreign and not is_guessed:  # only then does anything have to be converted
+    if not foreign and not is_guessed:  # otherwise nothing needs conversion
         return reader, series, None
     first = min((p.start for job in jobs if not job.is_closed for p in job.periods), default=end)
     rates = stretches(settings.rates.exchange, settings.currency)
@@ -202,19 +220,22 @@ def _read_series(
 
 
 def _not_lost(ground: Ground, jobs: Sequence[Job]) -> list[Job]:
-    """Without closed periods from before the cost tables begin: built anew from fewer bills, they say nothing of what was told."""
+    """Drop closed periods from before the cost tables begin.
+
+    Tables that were rebuilt from fewer bills cannot say anything about earlier alerts.
+    """
     first = ground.first_day
     kept = [replace(job, periods=tuple(p for p in job.periods if not job.is_closed or (first is not None and p.end > first))) for job in jobs]
     return [job for job in kept if job.periods]
 
 
 def _with_days(status: Status, series: Series, covered: date, since: date) -> Status:
-    """The status of a budget's current period, with the anomalous days of late."""
+    """Return the status of a budget's current period with its recent anomalous days."""
     return replace(status, anomalies=judge_days(status.budget, status.currency, series, covered, since))
 
 
 def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: RecordStore, now: datetime, in_short: bool) -> Mail:
-    """The mail of a decision, with figures read for it; in short without."""
+    """Return the mail of a decision. Unless `in_short`, its figures are read from the warehouse."""
     reader, status = judgement.reader, decision.status
     if decision.anomaly is not None:
         runs = ((), 0) if in_short else read_day_runs(reader, status, decision.anomaly.day)
@@ -230,10 +251,10 @@ def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: 
 
 
 def _told(alerts: Mapping[str, Mapping[str, Any]], ground: Ground) -> Told:
-    """Every alert id decided, those a crash left out among them, and the last day each verdict rested on.
+    """Map every decided alert id to the last day its verdict was based on. Alerts that a crash left unwritten are included.
 
-    Of what was acknowledged there is no day: nobody was told it, so nobody is told that it is not so. Nor is there one where today's tables
-    know less than was known then.
+    The day is None for acknowledged alerts: no mail announced them, so no mail corrects them. It is also None if today's tables know
+    less than the tables of that time.
     """
     told = dict[str, date | None]()
     for value in alerts.values():

@@ -1,10 +1,11 @@
-"""Days that cost far more than the same budget's other days: in percent and in money, both.
+"""Find days that cost far more than the same budget's other days, both in percent and in money.
 
-Put here the rule, over one series of daily costs. Which runs did it is read in `figures.py`.
+Put here the rule, over one series of daily costs. The runs of such a day are read in `figures.py`.
 
-The rule: a day is told of when it costs at least `ratio` and at least `level` more than a usual day, and more than every
-one of the four weeks before it. Usual is the median of those four weeks or of the same weekday's last eight, whichever is more: a
-dear Monday is no news where every Monday is dear. A step to a new level is told once, for its first day outgrows the next.
+The rule: a day is reported if it costs at least `ratio` and at least `level` more than a usual day. It must also cost more than each
+day of the four weeks before it. The usual cost is the median of those four weeks, or of the same weekday's last eight, if that is
+more. So an expensive Monday is not news if every Monday is expensive. A step to a new level is reported only for its first day,
+because the next days do not exceed it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from statistics import median
 
 LOOK_BACK = 28
 WEEKS_BACK = 8
-LEAST_SPENT_ON = 10  # days of the four weeks: a series that rarely costs anything has no usual day
+LEAST_SPENT_ON = 10  # minimum days with cost in the four weeks: a series that rarely costs anything has no usual day
 EXACT = Context(prec=76)
 
 
 @dataclass(frozen=True)
 class Anomaly:
-    """A day, what it cost and what a usual one costs."""
+    """A day, its cost and the cost of a usual day."""
 
     day: date
     spent: Decimal
@@ -31,12 +32,12 @@ class Anomaly:
 
     @property
     def percent_more(self) -> int | None:
-        """By how many percent it is more than a usual day; None where most days cost nothing."""
+        """The percentage above a usual day. None if a usual day costs nothing."""
         return int(EXACT.divide(EXACT.multiply(EXACT.subtract(self.spent, self.usual), Decimal(100)), self.usual)) if self.usual else None
 
 
 def find_anomalies(days: Mapping[date, Decimal], covered: date, since: date, ratio: Decimal, level: Decimal) -> tuple[Anomaly, ...]:
-    """Anomalous days in [since, covered), earliest first. A series with less than four weeks of history has none."""
+    """Return the anomalous days in [since, covered), earliest first. A series with less than four weeks of history has none."""
     first = min((day for day, cost in days.items() if cost), default=covered)
     found = []
     for number in range((covered - since).days):

@@ -1,7 +1,7 @@
-"""The one picture of a budget mail: spend so far, the budget's line, the forecast to the period's end; and its words.
+"""Draw the chart of a budget mail: spend so far, the budget, and the forecast to the period's end. Describe it in words.
 
-Put here what the picture takes, how it is drawn, and the table that stands for it in plain text. Which days and sums
-belong in it is for whoever writes the mail. Drawn with Pillow, whose own font is in the package: no file, no network.
+Put here the chart's inputs, its drawing, and the table that replaces it in plain text. The author of the mail selects the days and
+sums. Pillow draws the chart, with its built-in font: no file, no network.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from runspend.config.budgets import percent_used
 if TYPE_CHECKING:
     from PIL import ImageDraw
 
-# What a mail program shows; twice as many pixels are drawn, for sharp screens. Words stay legible at the 330 of a phone.
+# The size in a mail program. Twice as many pixels are drawn, for sharp screens. Labels stay legible at a phone's width of 330.
 WIDTH, HEIGHT = 520, 250
 SCALE = 2
 LEFT, RIGHT, TOP, BOTTOM = 14, 14, 34, 30
 ROWS = 5
-# An own ground: what a mail program puts behind a picture at night is not known, and transparent words would vanish on it.
+# A fixed background. In dark mode a mail program may put any color behind a picture, and labels on a transparent one would vanish.
 GROUND, INK, FAINT, SPENT, UNDER, BAND, LIMIT = "#f3f5f8", "#1b1f24", "#57606a", "#0550ae", "#cfe0f5", "#e3c8f0", "#bc1c28"
 FORECAST = "#7a3a99"
 Points = list[tuple[float, float]]
@@ -31,7 +31,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Outlook:
-    """Cumulative spend foreseen at the end of one day: the middle, and the ends of the interval."""
+    """Forecast cumulative spend at the end of one day: the middle and the ends of the interval."""
 
     low: Decimal
     middle: Decimal
@@ -40,11 +40,11 @@ class Outlook:
 
 @dataclass(frozen=True)
 class SpendChart:
-    """Days [first, end) of a budget's period, all money in `currency`.
+    """Chart of the days [first, end) of a budget's period. All money is in `currency`.
 
-    `spent` is the spend since the period's start at the end of each day, from `first` to the last day with any spend; its last
-    entry is the sum the mail's text names. `forecast` goes on from the day after, one a day, and may be empty. Where the last day
-    of `spent` is not wholly billed (`is_last_day_open`), it begins with that same day.
+    `spent` is the spend since the period's start at the end of each day, from `first` to the last day with any spend. Its last entry is
+    the sum that the mail's text gives. `forecast` continues from the next day, one entry per day, and may be empty. If the last day of
+    `spent` is not wholly billed (`is_last_day_open`), it begins with that same day.
     """
 
     first: date
@@ -61,16 +61,16 @@ class SpendChart:
 
     @property
     def forecast_from(self) -> int:
-        """The number of the day of the first entry of `forecast`."""
+        """The day number of the first entry of `forecast`."""
         return len(self.spent) - self.is_last_day_open
 
     @property
     def is_worth_drawing(self) -> bool:
-        """A line needs two days."""
+        """Whether there are at least two days, the minimum for a line."""
         return len(self.spent) + len(self.forecast) > 1 and bool(self.spent)
 
     def rows(self) -> tuple[tuple[str, str, str], ...]:
-        """(day, spend by then, what it is of the budget) for a few days, evenly chosen, and the forecast for the last."""
+        """Return (day, spend by then, share of the budget) for a few evenly chosen days, and the forecast for the last day."""
         last = len(self.spent) - 1
         chosen = sorted({round(last * n / (ROWS - 1)) for n in range(ROWS)}) if self.spent else []
         rows = [(_day(self.day(n)), whole(self.spent[n]), _share(self.spent[n], self.budget)) for n in chosen]
@@ -81,20 +81,24 @@ class SpendChart:
         return tuple(rows)
 
     def words(self) -> str:
-        """The picture in one sentence, for who does not see it."""
+        """Describe the chart in one sentence, for readers who cannot see it."""
         told = "; ".join(f"{on}: {spent} ({share})" for on, spent, share in self.rows())
         return f"Spent of {whole(self.budget)} {self.currency}, since the start of the period. {told}."
 
 
 def draw(chart: SpendChart) -> bytes | None:
-    """A PNG of WIDTH x HEIGHT points; None if there is nothing to draw or nothing to draw it with. The same chart, the same bytes."""
+    """Return a PNG of WIDTH x HEIGHT points.
+
+    None if there is nothing to draw, or Pillow is missing. The same chart gives the same bytes.
+    """
     try:
         from PIL import Image, ImageDraw
-    except ImportError:  # the table says the same; a mail does not wait for a picture
+    except ImportError:  # the table has the same content, so the mail goes out without a chart
         return None
     if not chart.is_worth_drawing:
         return None
-    fine = 2 * SCALE  # lines are drawn twice as large again and shrunk, which smooths them; the quick ways of Pillow: 500 mails have 500
+    # lines are drawn at double size and shrunk to smooth them; fast Pillow methods only, because 500 mails need 500 charts
+    fine = 2 * SCALE
     image = Image.new("RGB", (WIDTH * fine, HEIGHT * fine), GROUND)
     _draw_lines(ImageDraw.Draw(image), chart, fine)
     image = image.reduce(2)
@@ -105,7 +109,7 @@ def draw(chart: SpendChart) -> bytes | None:
 
 
 def whole(amount: Decimal) -> str:
-    """Money without its decimals: a picture is for the size of things."""
+    """Format money without decimals: a chart shows orders of magnitude."""
     return f"{amount.quantize(Decimal(1), ROUND_HALF_UP, Context(prec=76)):,}"
 
 
@@ -139,7 +143,7 @@ def _write_labels(drawing: ImageDraw.ImageDraw, chart: SpendChart) -> None:
     write(LEFT * SCALE, _y(chart, chart.budget, SCALE) - 6 * SCALE, f"budget {whole(chart.budget)} {chart.currency}", LIMIT, "ls")
     limit = _y(chart, chart.budget, SCALE)
     (x, y), text = spent[-1], f"{whole(chart.spent[-1])} by {_day(chart.day(len(chart.spent) - 1))}"
-    if x + 10 * SCALE + font.getlength(text) < (WIDTH - RIGHT) * SCALE:  # beside the dot and under the forecast, where nothing else is
+    if x + 10 * SCALE + font.getlength(text) < (WIDTH - RIGHT) * SCALE:  # next to the dot and below the forecast, where the space is free
         at, anchor, y = x + 10 * SCALE, "la", y + 6 * SCALE
     else:
         at, anchor, y = x - 4 * SCALE, "ra", y + 40 * SCALE
@@ -153,7 +157,7 @@ def _write_labels(drawing: ImageDraw.ImageDraw, chart: SpendChart) -> None:
 
 
 def _lines(chart: SpendChart, scale: int) -> tuple[Points, Points, Points, Points]:
-    """The points of spend, and of the forecast's low, middle and high, which begin where spend ends."""
+    """Return the points of spend, and of the forecast's low, middle and high, which begin where spend ends."""
     spent = [(float(LEFT * scale), _y(chart, Decimal(0), scale)), *(_point(chart, n, cost, scale) for n, cost in enumerate(chart.spent))]
     ahead = [
         [spent[-1], *(_point(chart, n, cost, scale) for n, cost in enumerate(costs, chart.forecast_from))]
@@ -168,14 +172,14 @@ def _point(chart: SpendChart, number: int, cost: Decimal, scale: int) -> tuple[f
 
 
 def _y(chart: SpendChart, cost: Decimal, scale: int) -> float:
-    """How far down a sum is; the tallest of all is just below the top."""
+    """Return the vertical position of a sum. The largest of all is just below the top."""
     tallest = max(chart.budget, *chart.spent, *(o.high for o in chart.forecast))
-    part = float(max(cost, Decimal(0)) / tallest) if tallest > 0 else 0.0  # a place on paper, not money
+    part = float(max(cost, Decimal(0)) / tallest) if tallest > 0 else 0.0  # a position on paper, not money
     return (HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * min(part, 1.0)) * scale
 
 
 def _dashed(drawing: ImageDraw.ImageDraw, points: Points, colour: str, width: int, dash: float) -> None:
-    """Every second stretch of `dash` along the line."""
+    """Draw every second stretch of `dash` along the line."""
     walked = 0.0
     for (x0, y0), (x1, y1) in pairwise(points):
         length = max(((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5, 1e-9)

@@ -1,4 +1,4 @@
--- One row per run that had costs of a budget on one day; the dearest first, with how many there were.
+-- One row per run with costs in a budget on one day, highest cost first, with the number of such runs.
 select
   c.tracking_server,
   c.workspace,

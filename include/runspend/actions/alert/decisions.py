@@ -1,15 +1,16 @@
-"""What is told, once: a pure function of how budgets stand, what was told before, who is not to be disturbed, and now.
+"""Decide which alerts to send. Each is sent once.
 
-Put here the rules of telling. How a budget stands is judged in `judge.py`; a decision is recorded in `__init__.py`.
+A pure function of the budgets' state, earlier alerts, snoozed budgets, and now. Put here the rules for alerts. `judge.py` judges the
+state of a budget. `__init__.py` records a decision.
 
-The rules, each decided once per (budget version, threshold, kind, period), for good:
-* `actual`: spent >= threshold. Falling below and crossing again fires nothing.
-* `forecast`: two of three outcomes pass the threshold by the period's end, and it was not told as passed before.
-* `correction`: a threshold that was told as passed is not passed any more, and the days it was told by no longer reach it. A
-  credit of a later day is no correction; nor is one sent twice.
-* `anomaly`: a day far above its history, once per day and series, whatever the budget's amount is edited to.
-Nothing is decided in a period's first hours, nor while somebody snoozes the budget: what still holds afterwards is. Of a period that is
-closed nothing is decided but corrections.
+Each rule decides once per (budget version, threshold, kind, period), permanently:
+* `actual`: spend is at or above the threshold. Falling below it and crossing it again sends nothing.
+* `forecast`: two of three outcomes pass the threshold by the period's end, and no earlier alert reported it as reached.
+* `correction`: a threshold reported as reached is no longer reached, and the days that the alert was based on no longer reach it. A
+  credit of a later day is not a correction. A correction is never sent twice.
+* `anomaly`: a day far above its history, once per day and series, even if the budget's amount is edited.
+Nothing is decided in a period's first hours, or while the budget is snoozed. Alerts that still hold are decided afterwards. For a
+closed period, only corrections are decided.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from runspend.actions.alert.anomalies import Anomaly
 from runspend.actions.alert.judge import Crossing, Status, Threshold, series_version
 
 Kind = Literal["actual", "forecast", "correction", "anomaly"]
-# Alert id -> the last day of spend the verdict rested on, None where it is not known.
+# Alert id -> the last day of spend that the verdict was based on; None if it is not known.
 Told = Mapping[str, date | None]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing decided: the key of its once-only record, and what it says."""
+    """One decided alert: the key of its once-only record, its kind and its crossing."""
 
     alert_id: str
     kind: Kind
@@ -40,7 +41,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one mail tells of one budget: crossings, forecasts and corrections, lowest first, or one anomalous day. `lead` names the mail."""
+    """The content of one mail about one budget.
+
+    It has crossings, forecasts and corrections, lowest first, or one anomalous day. `lead` gives the mail its name.
+    """
 
     status: Status
     items: tuple[Item, ...]
@@ -48,7 +52,11 @@ class Decision:
 
     @property
     def lead(self) -> Item:
-        """The highest that is passed where the budget is over, else the highest that will be, else the highest that is passed."""
+        """The item that leads the mail.
+
+        If the budget is over, it is the highest reached threshold. Otherwise it is the highest forecast one,
+        or else the highest reached one.
+        """
         if self.status.is_over:
             passed = [i for i in self.items if i.kind != "forecast"]
             return (passed or list(self.items))[-1]
@@ -61,7 +69,7 @@ class Decision:
 
 
 def alert_id(status: Status, kind: Kind, threshold: Threshold) -> str:
-    """NAME.PERIOD.KIND.THRESHOLD.VERSION: fit for the left side of a Message-ID, different for different budgets."""
+    """Return NAME.PERIOD.KIND.THRESHOLD.VERSION. It is valid as the left side of a Message-ID, and different budgets have different ids."""
     return f"{slug(status.budget.name)}.{status.period.name}.{kind}.{threshold.slug}.{status.version}"
 
 
@@ -71,15 +79,17 @@ def anomaly_id(status: Status, anomaly: Anomaly) -> str:
 
 
 def slug(name: str) -> str:
-    """A budget's name as part of a key."""
-    if re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", name):  # "a..b" and "a." are no dot-atoms
+    """Return a budget's name as part of a key."""
+    if re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", name):  # "a..b" and "a." are not dot-atoms
         return name
     return re.sub(r"[^A-Za-z0-9_-]", "-", name) + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def decide(statuses: Iterable[Status], told: Told, now: datetime, snoozed: Collection[str] = ()) -> list[Decision]:
-    """What has not been told before, in the order of the statuses; of each budget and period at most a mail of crossings, one of
-    corrections, and one for each anomalous day."""
+    """Return all alerts not sent before, in the order of the statuses.
+
+    Each budget and period gets at most one mail of crossings, one of corrections, and one for each anomalous day.
+    """
     decisions = []
     for status in statuses:
         if status.spent is None or status.budget.name in snoozed:
@@ -99,7 +109,8 @@ def decide(statuses: Iterable[Status], told: Told, now: datetime, snoozed: Colle
 
 def _crossings(status: Status, told: Told) -> tuple[Item, ...]:
     passed = [(alert_id(status, "actual", c.threshold), c) for c in status.crossed]
-    known = {t.level for t in status.thresholds if alert_id(status, "actual", t) in told}  # passed once: that it will be is no news
+    # already reported as reached, so a forecast is not news
+    known = {t.level for t in status.thresholds if alert_id(status, "actual", t) in told}
     coming = [(alert_id(status, "forecast", c.threshold), c) for c in status.foreseen if c.threshold.level not in known]
     found = [Item(key, "actual", c) for key, c in passed if key not in told] + [Item(key, "forecast", c) for key, c in coming if key not in told]
     return tuple(sorted(found, key=lambda item: (item.crossing.threshold.level, item.kind)))

@@ -1,6 +1,6 @@
-"""One mail for many: what a recipient with many budget mails waiting gets in their place.
+"""Write a digest: one mail that replaces a recipient's many waiting budget mails.
 
-Put here the words of that mail. Whose mails are put together, and when, is in `outbox.py`.
+Put here the words of that mail. The choice of mails to combine, and the time, is in `outbox.py`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from runspend.config.settings import Settings
 from runspend.core.text import clean, money
 
 EXACT = Context(prec=76)
-# Some mail programs cut off a mail after 100 KB of HTML; a row is about 170 bytes.
+# Some mail programs cut off a mail after 100 KB of HTML. A row is about 170 bytes.
 ROWS_IN_A_MAIL = 400
 Alert = Mapping[str, Any]
 
 
 def write_digests(settings: Settings, recipient: str, alerts: Sequence[Alert], now: datetime, freshness: Facts | None) -> Iterator[tuple[Mail, list[Alert]]]:
-    """Mails that list all alerts (records of kind "alerts"), worst first, and what each of them lists. The same alerts give the same Message-IDs."""
+    """Yield mails that together list all alerts (records of kind "alerts"), worst first, each with its own alerts.
+
+    The same alerts give the same Message-IDs.
+    """
     ranked = sorted(alerts, key=lambda a: (-_ratio(a), a["budget"], a["budget_period"], a["mail"]["message_id"]))
     parts = [ranked[n : n + ROWS_IN_A_MAIL] for n in range(0, len(ranked), ROWS_IN_A_MAIL)]
     for number, part in enumerate(parts, 1):
@@ -52,7 +55,7 @@ def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now:
 
 
 def _counted(alerts: Sequence[Alert]) -> str:
-    """ "14 budgets crossed a threshold: 3 over, 11 near it", or, with forecasts and dear days among them, how many alerts there are."""
+    """ "14 budgets crossed a threshold: 3 over, 11 near it". With forecasts or anomalous days among them, the number of alerts."""
     passed = [a for a in alerts if a["kind"] == "actual"]
     over = sum(1 for a in passed if Decimal(a["spent"]) >= Decimal(a["amount"]))
     counted = ", ".join(text for text in (f"{over} over" if over else "", f"{len(passed) - over} near it" if len(passed) > over else "") if text)

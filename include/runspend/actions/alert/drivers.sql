@@ -1,4 +1,4 @@
--- One row per experiment, or per kind of money without one, that drove a budget; the dearest first, with the totals of all.
+-- One row per experiment that drove a budget, or per kind of cost without one; highest cost first, with the totals of all.
 with
 driver_days as (
   select

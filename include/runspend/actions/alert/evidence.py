@@ -1,7 +1,8 @@
-"""What a verdict rests on: how far back the cost tables go, and how many bills are in them.
+"""The evidence for a verdict: how far back the cost tables go, and how many bills are in them.
 
-Put here what is kept of that with each alert, and whether today's tables can take one back. Tables that were built anew and hold fewer
-bills than when a crossing was told (one of two is loaded so far, old months are gone) show less money: that is no correction.
+Put here the evidence stored with each alert, and the check whether today's tables may withdraw it. Tables may have been
+rebuilt from fewer bills than at the time of an alert: one of two is loaded so far, or old months are gone. They then show
+less money, and that is not a correction.
 """
 
 from __future__ import annotations
@@ -18,17 +19,23 @@ from runspend.warehouse import Reader
 
 @dataclass(frozen=True)
 class Ground:
-    """`first_day` is the first the cost tables know anything of; None where they are empty. Bills are counted: they may be renamed."""
+    """The extent of the cost tables.
+
+    `first_day` is the first day with any data; None if the tables are empty. Bills are counted, not named, because they may be renamed.
+    """
 
     first_day: date | None
     bills: int
 
     def as_record(self) -> dict[str, Any]:
-        """What an alert keeps of it."""
+        """Return the record that an alert stores."""
         return {"first_day": self.first_day.isoformat() if self.first_day else None, "bills": self.bills}
 
     def is_as_wide_as(self, then: Mapping[str, Any] | None, period: BudgetPeriod) -> bool:
-        """Whether all of a period is known that was known `then` (`as_record`; None of alerts that kept nothing)."""
+        """Return whether everything in a period that was known `then` is known now.
+
+        `then` is from `as_record`, or None for alerts that stored nothing.
+        """
         if self.first_day is None or then is None:
             return self.first_day is not None
         since = max(date.fromisoformat(then["first_day"]), period.start) if then["first_day"] else date.max
@@ -36,5 +43,5 @@ class Ground:
 
 
 def read_ground(reader: Reader, coverage: Sequence[Coverage]) -> Ground:
-    """Today's."""
+    """Read the current extent."""
     return Ground(read_first_day(reader), len(coverage))

@@ -1,7 +1,7 @@
-"""Days that cost something quite else than all others: a credit, a fee, an accident; and those of them that come again by the month.
+"""Days with exceptional costs, such as a credit, a fee or an accident, and those of them that recur monthly.
 
-Put here what tells such days by their size alone. What they are made usual for, and what comes again is added to, is in `levels.py`: one
-credit of a year would be expected again on its weekday, and a fee of the 1st would be a little dearer every day.
+Put here the rules that find such days by their size alone. `levels.py` uses the history without them, and adds the recurring ones.
+Otherwise a single yearly credit would be expected again on its weekday, and a fee of the 1st would raise every day a little.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from itertools import pairwise
 
-FAR = 5.0  # times the dearest of all other days
-ONE_IN, ONE_IN_OF_MONTHS = 100, 25  # days, at most: else it is how this series is
-KINDS = 3  # a credit of once beside a fee of every month
+FAR = 5.0  # times the cost of the largest other day
+ONE_IN, ONE_IN_OF_MONTHS = 100, 25  # at most one in so many days; more are normal for this series
+KINDS = 3  # for example a single credit and a monthly fee
 MONTHS = 12
 
 
 def set_apart(values: Sequence[float], first: date, count: int) -> tuple[list[float], list[float]]:
-    """The history with such days made usual, and for each of the `count` days after it what comes again beside what is usual."""
+    """Return the history with exceptional days replaced by usual ones, and the recurring extra cost of each of the next `count` days."""
     usual, again = list(values), [0.0] * count
     for _ in range(KINDS):
         found = _find(usual)
         days = [first + timedelta(days=n) for n in found]
         months, shift = _months_apart(days)
         is_once = len(found) <= max(1, len(usual) // ONE_IN) and any(cost for n, cost in enumerate(usual) if n not in found)
-        is_once &= all(after - before > 1 for before, after in pairwise(found))  # two in a row may be a level that stays
+        is_once &= all(after - before > 1 for before, after in pairwise(found))  # two in a row may be a new level
         if not found or not (months or is_once):
             break
         before = usual[:]
@@ -37,7 +37,7 @@ def set_apart(values: Sequence[float], first: date, count: int) -> tuple[list[fl
 
 
 def _find(values: Sequence[float]) -> list[int]:
-    """The places of the fewest days, if any, that each cost FAR times as much as any other, costs or credits."""
+    """Return the places of the fewest days, if any, that each cost at least FAR times as much as any other. Costs or credits count."""
     ordered = sorted(range(len(values)), key=lambda n: -abs(values[n]))
     for count in range(1, max(1, len(values) // ONE_IN_OF_MONTHS) + 1):
         least, next_one = abs(values[ordered[count - 1]]), abs(values[ordered[count]])
@@ -52,7 +52,10 @@ def _usual(values: Sequence[float], n: int, found: Sequence[int]) -> float:
 
 
 def _months_apart(days: Sequence[date]) -> tuple[int, timedelta]:
-    """How many months lie between each two, if it is always as many and the same day of the month, or (a day shifted) its last one; else 0."""
+    """Return the number of months between consecutive days.
+
+    It must always be the same number, and the same day of the month or (shifted by a day) its last day. Otherwise 0.
+    """
     for shift in (timedelta(0), timedelta(days=1)):
         shifted = [day + shift for day in days]
         apart = {_month(after) - _month(before) for before, after in pairwise(shifted)}
@@ -62,7 +65,11 @@ def _months_apart(days: Sequence[date]) -> tuple[int, timedelta]:
 
 
 def _add_again(again: list[float], begin: date, last: date, months: int, more: float) -> None:
-    """`begin`, the first day of `again`, and `last`, the newest of such days, shifted alike. What did not come when it was due has ended."""
+    """Add `more` to the days of `again` on which the cost is due.
+
+    `begin` is the first day of `again`, and `last` is the newest exceptional day. Both are shifted alike. A cost that did not
+    recur when it was due has ended.
+    """
     due = _month(last) + months
     if (_month(begin), begin.day) > (due, last.day):
         return

@@ -1,4 +1,4 @@
--- One row: what failed and killed runs cost of a budget's money in its period.
+-- One row: the cost of failed and killed runs in a budget and its period.
 select sum(c.{measure}) as spent
 from run_costs_daily as c
 inner join runs as r

@@ -1,7 +1,7 @@
-"""The figures of one mail, read from the cost tables: what runs now, what drove it, how sure that is.
+"""Read the figures of one mail from the cost tables: running runs, cost drivers and match confidence.
 
-Put here queries about one budget and the plain values they become. The SQL is in the .sql files beside this. What all budgets
-need at once is in `series.py`; deciding and wording do not belong here.
+Put here queries about one budget and the plain values they become. The SQL is in the .sql files of this folder. Inputs for all budgets
+at once are in `series.py`. Deciding and wording do not belong here.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from runspend.actions.alert.periods import same_days_before
 from runspend.actions.alert.series import LINE_ONLY, Coverage, cost_source, covered_until, run_columns, selector_sql, sql
 from runspend.warehouse import Reader
 
-# A run without an end that gave no sign for this long is not "running now" (ledger: never-ended runs).
+# A run without an end that gave no sign of life for this long is not "running now" (ledger: never-ended runs).
 ALIVE_WITHIN = timedelta(hours=24)
 TOP = 5
 
 
 @dataclass(frozen=True)
 class Driver:
-    """One experiment, or one kind of money without an experiment, with the same days of the period before."""
+    """One experiment, or one kind of money without an experiment, compared with the same days of the previous period."""
 
     name: str
     who: str | None
@@ -34,7 +34,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class RunningRun:
-    """One run that is on now. `per_hour` is its mean so far, None while no bill reaches it."""
+    """One run that is active now. `per_hour` is its mean cost so far, None while no bill reaches it."""
 
     name: str
     who: str | None
@@ -56,7 +56,7 @@ class DayRun:
 
 @dataclass(frozen=True)
 class Restatement:
-    """Days of a bill that were restated."""
+    """A range of days that a bill restated."""
 
     source: str
     first: date
@@ -65,7 +65,7 @@ class Restatement:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a budget mail tells besides the decision itself."""
+    """The figures of a budget mail, without the decision itself."""
 
     running: tuple[RunningRun, ...]
     running_count: int
@@ -80,12 +80,12 @@ class Figures:
 
     @property
     def covered_until(self) -> datetime | None:
-        """All bills are complete to here; None if one of them never said."""
+        """The time to which all bills are complete. None if one of them does not say."""
         return covered_until(self.coverage)
 
 
 def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...], now: datetime) -> Figures:
-    """The figures of one budget's mail."""
+    """Read the figures of one budget's mail."""
     budget, period = status.budget, status.period
     until = min(period.end, max(period.start, (covered_until(coverage) or now).date()) + timedelta(days=1))
     before_first, before_end = same_days_before(period, until)
@@ -116,7 +116,7 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
     others = None
     if other_count:
         total_before = drivers[0]["total_before"] or Decimal(0)
-        is_estimated = budget.judged_on == "bill_and_estimates"  # the bill alone says what drove it
+        is_estimated = budget.judged_on == "bill_and_estimates"  # drivers come from the bill alone, without estimates
         rest, rest_before = EXACT.subtract(status.spent or Decimal(0), status.estimated if is_estimated else Decimal(0)), total_before
         for driver in shown:
             rest, rest_before = EXACT.subtract(rest, driver.spent), EXACT.subtract(rest_before, driver.spent_before)
@@ -138,7 +138,10 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
 
 
 def read_day_runs(reader: Reader, status: Status, day: date) -> tuple[tuple[DayRun, ...], int]:
-    """The dearest runs of one day of a budget, and how many runs had costs; none where only bill lines tell what a budget selects."""
+    """Return the most expensive runs of one day of a budget, and the number of runs with costs.
+
+    Returns no runs for a budget that selects by provider, because only bill lines know the provider.
+    """
     budget = status.budget
     if "provider" in budget.for_:
         return (), 0
@@ -152,7 +155,7 @@ def read_day_runs(reader: Reader, status: Status, day: date) -> tuple[tuple[DayR
 
 
 def read_restated(reader: Reader, status: Status, through: date, since: datetime) -> tuple[Restatement, ...]:
-    """Bills restated after `since`, over days of the period up to `through`."""
+    """Return the bills restated after `since`, over days of the period up to `through`."""
     text = sql("restated").replace("{measure}", status.budget.measure)
     parameters = {"first_date": status.period.start, "through": through, "currency": status.currency, "since": since}
     return tuple(Restatement(r["source"], r["first_date"], r["last_date"]) for r in reader.query(text, parameters).to_pylist())

@@ -1,7 +1,7 @@
-"""The first night of an installation: one summary for each recipient, in the place of a mail for everything that is over already.
+"""The first pipeline run of an installation: each recipient gets one summary instead of a mail for each budget already over.
 
-Put here when it begins and ends, and whose mails are gathered. A recipient with one mail gets it as it is. Every later night,
-and every budget added later, is told of as usual.
+Put here when this first run begins and ends, and which mails are combined. A recipient with only one mail gets it as it is. Later
+pipeline runs, and budgets added later, send alerts as usual.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ KIND, BEGAN, TOLD = "installation", "first-night", "first-night-told"
 
 
 def begin(records: RecordStore, now: datetime) -> None:
-    """Note that this is the first night, if no budget was ever judged."""
+    """Record that this is the first pipeline run, if no budget was ever judged."""
     if not records.list("budgets"):
         records.create(KIND, BEGAN, {"at": now.isoformat()})
 
 
 def is_first_night(records: RecordStore) -> bool:
-    """Whether the summary of the first night is still to be written: also after a crash in the middle of it."""
+    """Return whether the first summary is still to be written, also after a crash while writing it."""
     return records.get(KIND, BEGAN) is not None and records.get(KIND, TOLD) is None
 
 
 def summarise(records: RecordStore, writer: Writer, statuses: Sequence[Status], now: datetime) -> None:
-    """Put one mail in the place of several for each recipient who would get several; then the first night is over."""
+    """Replace several mails by one for each recipient who would get several. Then the first pipeline run is over."""
     tried = recipient_states(records)
     waiting: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for alert in records.list("alerts").values():
@@ -39,7 +39,7 @@ def summarise(records: RecordStore, writer: Writer, statuses: Sequence[Status], 
             if (alert["mail"]["message_id"], recipient) not in tried:
                 waiting[recipient].append(alert)
     for recipient, found in sorted(waiting.items()):
-        if 1 < len(found) <= ROWS_IN_A_MAIL:  # more go out as every night's do
+        if 1 < len(found) <= ROWS_IN_A_MAIL:  # more mails go out as in every pipeline run
             mail = writer.first_night_mail(recipient, found, statuses, now)
             members = [alert["mail"]["message_id"] for alert in found]
             records.create(

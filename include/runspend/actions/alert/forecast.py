@@ -1,12 +1,12 @@
-"""What a budget will have spent by the end of its period, with an interval that holds four times in five.
+"""Forecast a budget's spend at the end of its period, with an 80% interval.
 
-Put here arithmetic over one series of daily costs. Reading the series (`figures.py`) and what follows from a forecast
-(`decisions.py`) do not belong here. Floats on purpose: a forecast is no money anybody was billed; it becomes a decimal of
-two places at the end, and what is billed already goes in exactly.
+Put here arithmetic over one series of daily costs. Reading the series (`figures.py`) and acting on a forecast (`decisions.py`) do not
+belong here. Floats are used on purpose: a forecast is not billed money. At the end it becomes a decimal of two places, and the amount
+already billed is added exactly.
 
-The method, in `levels.py`: simple ones mixed by how well each would have foretold the series, times what the same holiday was last
-year. The interval is split-conformal: the mix is replayed from earlier days over as many days as are left, and how wrong it was
-then is how wrong it may be now.
+The method is in `levels.py`: simple methods, mixed by how well each would have predicted the series, times last year's ratio for the
+same holiday. The interval is split-conformal. The mix is replayed from earlier days over as many days as are left, and its errors
+then are the expected errors now.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from decimal import ROUND_FLOOR, Context, Decimal
 from runspend.actions.alert.levels import LEAST_DAYS, Outlook, look_ahead
 
 EXACT = Context(prec=76)
-HISTORY = timedelta(days=400)  # a year back, and the four weeks beside it that tell a holiday from a quiet month
-SLACK = 1.0  # replays overlap: so much wider where they are as long as the history they are taken from
-ENOUGH_REPLAYS = 60  # to believe them that the method is wrong on one side
-FEW_REPLAYS = 5  # below it the widest error seen counts both ways: percentiles of one or two are on one side
+HISTORY = timedelta(days=400)  # one year, plus the four weeks around a day that tell a holiday from a quiet month
+SLACK = 1.0  # replays overlap: errors widen by this share where a replay is as long as the history
+ENOUGH_REPLAYS = 60  # enough to believe them that the method errs on one side
+FEW_REPLAYS = 5  # with fewer, the largest error seen counts both ways, because percentiles of one or two are on one side
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The period's total: `low` to `high` holds it in 80 of 100 cases, `likely` is passed in two of three. `path` is the cumulative
-    cost at the end of each day that is not wholly billed yet."""
+    """The period's total. It is between `low` and `high` in 80 of 100 cases, and above `likely` in two of three.
+
+    `path` is the cumulative cost at the end of each day that is not wholly billed yet.
+    """
 
     total: Decimal
     low: Decimal
@@ -38,13 +40,19 @@ class Forecast:
     path: tuple[tuple[date, Decimal], ...]
 
     def passes_on(self, level: Decimal) -> date | None:
-        """The day around which a level will be passed, where two of three outcomes pass it; None if they do not. The one answer to "will it?"."""
+        """Return the day around which a level will be passed. None unless two of three outcomes pass it.
+
+        This is the only answer to the question whether a level will be passed.
+        """
         return next((day for day, cost in self.path if cost >= level), None) if level <= self.likely else None
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of one day no bill wholly covers: billed so far, estimated of runs since, and how much of the day is over (0 to 1)."""
+    """The known cost of one day that no bill wholly covers.
+
+    It has the cost billed so far, the cost estimated for runs since, and the elapsed part of the day (0 to 1).
+    """
 
     billed: float = 0.0
     estimated: float = 0.0
@@ -54,12 +62,14 @@ class Seen:
 def forecast_total(
     days: Mapping[date, Decimal], covered: date, period: tuple[date, date], spent: Decimal, seen: Mapping[date, Seen], run_share: float = 1.0
 ) -> Forecast | None:
-    """The total at the end of `period` [start, end), from daily costs before `covered`, the first day not wholly billed; None with less
-    than two weeks of history, or when all of it is billed.
+    """Forecast the total at the end of `period` [start, end).
 
-    `spent` is the period's exact cost before `covered`. `run_share` is the part of the history that runs cost: estimates speak for it alone.
+    `days` are daily costs, and `covered` is the first day not wholly billed. Returns None with less than two weeks of history, or when
+    all of the period is billed. `spent` is the period's exact cost before `covered`. `run_share` is the part of the history that is run
+    cost: estimates cover only that part.
     """
-    start, end, spent = max(period[0], covered), period[1], spent.quantize(Decimal("0.01"), ROUND_FLOOR, EXACT)  # never up to a threshold
+    # never rounded up to a threshold
+    start, end, spent = max(period[0], covered), period[1], spent.quantize(Decimal("0.01"), ROUND_FLOOR, EXACT)
     first = min((day for day, cost in days.items() if cost and covered - HISTORY <= day < covered), default=covered)
     values = [float(days.get(first + timedelta(days=n), 0)) for n in range((covered - first).days)]
     left = (end - start).days
@@ -73,7 +83,7 @@ def forecast_total(
         day = start + timedelta(days=number)
         sum_left += _of_day(cost + shift * abs(cost) + again[number], seen.get(day, Seen()), run_share)
         path.append((day, spent + _cents(sum_left)))
-    least = _known(seen) if min(values) >= 0 else -math.inf  # where there are credits, less may come than is known
+    least = _known(seen) if min(values) >= 0 else -math.inf  # with credits, the total may be lower than the known cost
     size = sum(map(abs, model))
     low, high, likely = (spent + _cents(max(least, sum_left + (error - shift) * size)) for error in errors)
     total = path[-1][1]
@@ -81,8 +91,11 @@ def forecast_total(
 
 
 def _of_day(model: float, seen: Seen, run_share: float) -> float:
-    """One day not wholly billed: estimates stand for what runs cost of the part that is over, the model for all else; never less than is
-    known, or of a series of credits never more."""
+    """Return the cost of one day that is not wholly billed.
+
+    Estimates cover the runs' cost of the elapsed part of the day, and the model covers the rest. The result is never below the known
+    cost, or for a series of credits never above it.
+    """
     known = seen.billed + seen.estimated
     if not seen.estimated:
         return max(model, known) if model >= 0 else min(model, known)
@@ -94,7 +107,7 @@ def _known(seen: Mapping[date, Seen]) -> float:
 
 
 def _errors(outlook: Outlook) -> tuple[float, float, float]:
-    """Errors of the replays, as a part of what was expected: the 10th, 90th and 33rd percentile, wider for how few there are."""
+    """Return errors of the replays as parts of the expected cost: the 10th, 90th and 33rd percentile. Fewer replays widen them."""
     if not outlook.errors:
         return -1.0, 1.0, 0.0
     apart = 1.0 + SLACK * outlook.reach / (outlook.length - LEAST_DAYS + 1)
@@ -106,14 +119,17 @@ def _errors(outlook: Outlook) -> tuple[float, float, float]:
 
 
 def _shift(outlook: Outlook, errors: tuple[float, float, float]) -> float:
-    """The middle error, where many replays agree that the method is too low or too high: a figure outside its own range is no figure."""
+    """Return the median error if many replays agree that the method is too low or too high, else 0.
+
+    It is added to the forecast, because otherwise the forecast would be outside its own interval.
+    """
     if errors[0] <= 0 <= errors[1] or len(outlook.errors) < ENOUGH_REPLAYS:
         return 0.0
     return outlook.errors[len(outlook.errors) // 2]
 
 
 def _quantile(errors: Sequence[float], share: float) -> float:
-    """Split-conformal: outwards, so that it holds for one more draw."""
+    """Return a split-conformal quantile, rounded outwards so that it holds for one more draw."""
     n = len(errors)
     place = math.floor((n + 1) * share) - 1 if share < 0.5 else math.ceil((n + 1) * share) - 1
     return errors[min(n - 1, max(0, place))]

@@ -1,7 +1,7 @@
-"""How old everything is, from small records under home alone: the alarm that needs neither the warehouse nor the step that failed.
+"""Judge the age of all data from small records under home alone. This alarm needs neither the warehouse nor the step that failed.
 
-Put here what a step notes of itself when it is done, and the judgement over those notes. Each source has one record, and so
-have the steps of the night that no source stands for. Mail about it is written in `operators.py`.
+Put here the record that a step writes about itself when it ends, and the check of those records. Each source has one record, and so
+does each pipeline step without a source. Mail about stale data is written in `operators.py`.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ class RecordStore(Protocol):
     """The once-only records under home; `warehouse.records.Records` is one."""
 
     def create(self, kind: str, key: str, value: dict[str, Any]) -> bool:
-        """Write the record; False, and nothing changed, if there is one."""
+        """Write the record. If one exists, change nothing and return False."""
         ...
 
     def get(self, kind: str, key: str) -> tuple[dict[str, Any], Any] | None:
-        """The record and a token for `replace`."""
+        """Return the record and a token for `replace`."""
         ...
 
     def replace(self, kind: str, key: str, value: dict[str, Any], token: Any) -> bool:
-        """Write the record if it is still the one the token came with."""
+        """Write the record if it has not changed since the token was issued."""
         ...
 
     def list(self, kind: str, refused: list[RecordRefused] | None = None) -> dict[str, dict[str, Any]]:
-        """All records of a kind; those that cannot be believed are put into `refused`, without it they are an error."""
+        """Return all records of a kind. Records that cannot be trusted go into `refused`; without `refused` they raise."""
         ...
 
 
 @dataclass(frozen=True)
 class Stale:
-    """Something that is older than it may be, and the sentence that says so."""
+    """A source or step that is too old, and the sentence that says so."""
 
     name: str
     text: str
@@ -59,9 +59,9 @@ def note_done(
     covered_until: datetime | None = None,
     late_after: timedelta | None = None,
 ) -> None:
-    """Write down that a source was read or a step of the night ended; what was not done keeps what is known of the last time it was.
+    """Record that a source was read or a pipeline step ended. A failed attempt keeps the data of the last success.
 
-    `is_good` says that there was nothing to complain of: what was read may still have been in part refused.
+    `is_good` means that there was nothing to report. Even a completed read may have been refused in part.
     """
     while True:
         found = records.get(KIND, name)
@@ -77,9 +77,9 @@ def note_done(
 
 
 def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> list[Stale]:
-    """What was not read or done for longer than `mail.silent_after`, and what reaches less far than its `late_after`.
+    """Return everything not read or done for longer than `mail.silent_after`, and every source behind its `late_after`.
 
-    What is configured and never came counts from the first time it was looked for here.
+    A configured source that was never read counts from the first time it was looked for here.
     """
     limit = settings.mail.silent_after
     for name, kind in _configured(settings).items():
@@ -88,7 +88,7 @@ def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> 
     for name, value in _current(settings, records).items():
         last, tried = _time(value, "last_good_at"), _time(value, "last_tried_at")
         if tried is not None and tried != last and now - tried < limit:
-            continue  # it is tried and fails, which the step itself tells every night
+            continue  # it is tried and fails, which the step itself reports in every pipeline run
         since = last or _time(value, "first_missed_at") or _time(value, "last_tried_at")
         reaches, late_after = _time(value, "covered_until"), timedelta(seconds=value.get("late_after_seconds", 0))
         if since is not None and now - since >= limit:
@@ -101,7 +101,10 @@ def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> 
 
 
 def last_good_night(settings: Settings, records: RecordStore) -> str | None:
-    """A name for the last night in which everything that is noted ended well; None if something did not. Whether it is fresh is judged above."""
+    """Return a name for the last pipeline run if everything recorded ended well. None if something did not.
+
+    Freshness is judged in `judge_freshness`.
+    """
     found = _current(settings, records)
     night = found.get("cost tables")
     if night is None or not all(value.get("is_good", False) for value in found.values()):
@@ -110,9 +113,9 @@ def last_good_night(settings: Settings, records: RecordStore) -> str | None:
 
 
 def figures_are_this_old(records: RecordStore, now: datetime) -> Facts | None:
-    """What every mail says of its figures: how far each bill reaches, and when the cost tables were built. None before the first night."""
+    """Return how far each bill reaches, and when the cost tables were built, for every mail. None before the first pipeline run."""
     facts = []
-    for name, value in sorted(records.list(KIND, []).items()):  # the mail goes out without what cannot be believed
+    for name, value in sorted(records.list(KIND, []).items()):  # the mail goes out without records that cannot be trusted
         reaches, good = _time(value, "covered_until"), _time(value, "last_good_at")
         if value["kind"] == "bill" and reaches is not None:
             facts.append(("", f"Bill {clean(name)} is complete to {reaches:%d %b %H:%M} UTC: {_hours(now - reaches)} hours old."))
@@ -124,12 +127,12 @@ def figures_are_this_old(records: RecordStore, now: datetime) -> Facts | None:
 
 
 def _configured(settings: Settings) -> dict[str, str]:
-    """What must be read every night."""
+    """Return the sources that every pipeline run must read."""
     return {source.name: "bill" for source in settings.billing} | {server.name: "tracking" for server in settings.tracking}
 
 
 def _current(settings: Settings, records: RecordStore) -> dict[str, dict[str, Any]]:
-    """The notes, without those of sources that are no longer configured."""
+    """Return the records, without those of sources that are no longer configured."""
     wanted = {*_configured(settings), *(store.uri for store in settings.stores)}
     return {name: value for name, value in sorted(records.list(KIND).items()) if value["kind"] == "step" or name in wanted}
 

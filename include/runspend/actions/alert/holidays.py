@@ -1,8 +1,8 @@
-"""Holidays a series of daily costs shows by itself: days of last year on which it rested, and the days they fall on this year.
+"""Find holidays from a series of daily costs: days with low cost last year, and the days of the same holidays this year.
 
-Put here what tells a holiday from a quiet day, and which day of the next year is the same one. No list of countries: what is no
-holiday for a team is none here. Most fall on the same date; those that follow Easter or are the n-th Monday of a month move with it.
-Feasts of the moon's calendars are looked for on last year's date.
+Put here the rules that tell a holiday from a quiet day, and that find its date next year. There is no list of countries: a holiday
+counts only if the team's costs show it. Most holidays fall on the same date. Those that depend on Easter, or on the n-th Monday of a
+month, move with it. Holidays of lunar calendars are looked for on last year's date.
 """
 
 from __future__ import annotations
@@ -12,18 +12,22 @@ from datetime import date, timedelta
 
 from dateutil.easter import easter
 
-BELOW, AT_MOST = 0.5, 0.1  # of the usual cost; of a year's working days, else the series just rests often
-YEAR_BACK = 28 + 366  # days of history before any is looked for: a year, and the weeks beside it
+BELOW, AT_MOST = 0.5, 0.1  # part of the usual cost; part of a year's working days, above which the series just rests often
+YEAR_BACK = 28 + 366  # minimum days of history: a year, and the weeks around it
 # Days from Easter Sunday: Maundy Thursday to Easter Monday, Ascension and the day after, Whit Monday, Corpus Christi and the day after.
 OF_EASTER = (-3, -2, -1, 0, 1, 39, 40, 49, 50, 60, 61)
-# Month, weekday (Monday is 0), which of the month (-1 the last), days after it: the United States' and the United Kingdom's.
+# Month, weekday (Monday is 0), which of the month (-1 is the last), days after it.
+# These are holidays of the United States and the United Kingdom.
 OF_MONTHS = (
     (1, 0, 3, 0), (2, 0, 3, 0), (5, 0, 1, 0), (5, 0, -1, 0), (8, 0, -1, 0), (9, 0, 1, 0), (10, 0, 2, 0), (11, 3, 4, 0), (11, 3, 4, 1),
 )  # fmt: skip
 
 
 def find_holidays(values: Sequence[float], first: date) -> dict[date, float]:
-    """Days of the history that cost less than half of what their weekday costs around them, with that ratio; none where such days are common."""
+    """Return the days that cost less than half of what their weekday usually costs in the weeks around them, with that ratio.
+
+    Returns none if such days are common.
+    """
     if len(values) < YEAR_BACK:
         return {}
     weekday, dips, working = first.weekday(), dict[date, float](), 0
@@ -39,12 +43,12 @@ def find_holidays(values: Sequence[float], first: date) -> dict[date, float]:
 
 
 def expect_again(holidays: Mapping[date, float]) -> dict[date, float]:
-    """The days of the next year on which those holidays are, with what part of a usual day they cost."""
+    """Return the days of those holidays in the next year, with their cost as a part of a usual day."""
     return {a_year_later(day): ratio for day, ratio in sorted(holidays.items())}
 
 
 def a_year_later(day: date) -> date:
-    """The same holiday of the next year: by Easter, by the week of its month, else by its date."""
+    """Return the same holiday in the next year: by Easter, by the week of its month, or by its date."""
     from_easter = (day - easter(day.year)).days
     if from_easter in OF_EASTER:
         return easter(day.year + 1) + timedelta(days=from_easter)
@@ -55,9 +59,9 @@ def a_year_later(day: date) -> date:
 
 
 def _weekday_of(year: int, month: int, weekday: int, place: int) -> date:
-    """The third Monday of January, or (-1) the last one of May."""
+    """Return, for example, the third Monday of January, or with -1 the last Monday of May."""
     if place < 0:
-        last = date(year, month + 1, 1) - timedelta(days=1)  # none of them is in December
+        last = date(year, month + 1, 1) - timedelta(days=1)  # none of these holidays is in December
         return last - timedelta(days=(last.weekday() - weekday) % 7)
     first = date(year, month, 1)
     return first + timedelta(days=(weekday - first.weekday()) % 7 + 7 * (place - 1))

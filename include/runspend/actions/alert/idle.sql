@@ -1,4 +1,4 @@
--- One row: the idle money of the whole platform in a period, whoever had the machines.
+-- One row: the idle cost of the whole platform in a period, regardless of who had the machines.
 select sum({measure}) as spent
 from cost_daily
 where charge_date >= @first_date

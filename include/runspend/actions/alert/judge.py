@@ -1,9 +1,9 @@
-"""What a budget has spent of its period and what it will have, and which thresholds that crosses: pure functions of budgets and series.
+"""Judge how much of a period's budget is spent, how much will be spent, and which thresholds that crosses.
 
-Put here what judges. What is told of it, once, is decided in `decisions.py`; reading (`figures.py`), recording
+Put here pure functions of budgets and series. `decisions.py` decides which alerts to send. Reading (`figures.py`), recording
 (`__init__.py`) and mail do not belong here.
 
-A threshold is crossed when spent >= threshold, in exact decimals; a forecast threshold when two of three outcomes pass it.
+A threshold is crossed when spent >= threshold, in exact decimals. A forecast threshold is crossed when two of three outcomes pass it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from runspend.config.budgets import percent_used
 from runspend.config.settings import Budget
 from runspend.core.errors import ConfigError
 
-# 22 decimals and any total: the 28 digits of Python's default context would round sums past a million.
+# 22 decimals and any total need more than the 28 digits of Python's default context, which would round sums past a million.
 EXACT = Context(prec=76)
 
 _THRESHOLD = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", re.ASCII)
@@ -33,20 +33,23 @@ _THRESHOLD = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", re.ASCII)
 
 @dataclass(frozen=True, order=True)
 class Threshold:
-    """A level of spend, in the budget's currency; `text` is how it was asked for: "80 %" or "500 USD"."""
+    """A level of spend, in the budget's currency. `text` is its configured form: "80 %" or "500 USD"."""
 
     level: Decimal
     text: str
 
     @property
     def slug(self) -> str:
-        """For keys and Message-IDs: "80", "500USD"."""
+        """The form for keys and Message-IDs: "80", "500USD"."""
         return self.text.removesuffix(" %").replace(" ", "")
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """A threshold that is crossed, and the charge date that took the spend over it for good; of a forecast, the day around which it will."""
+    """A crossed threshold and its date.
+
+    The date is the charge date since which the spend has stayed at or above the threshold. For a forecast, it is the expected day.
+    """
 
     threshold: Threshold
     on: date
@@ -54,7 +57,10 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Series:
-    """What is known of a budget's money, by day and currency: on the bill, the part of it that runs cost, estimated for hours not billed."""
+    """The known money of a budget by day and currency.
+
+    `billed` is on the bill, `of_runs` is the part of it that runs cost, and `estimated` is for hours not billed yet.
+    """
 
     billed: Mapping[tuple[date, str], Decimal] = field(default_factory=dict)
     of_runs: Mapping[tuple[date, str], Decimal] = field(default_factory=dict)
@@ -62,7 +68,7 @@ class Series:
 
     @cached_property
     def billed_by_day(self) -> Mapping[date, Mapping[str, Decimal]]:
-        """Day -> currency -> what is billed: a budget by day asks for each of 400 days."""
+        """Map day to currency to billed cost. Indexed by day because a daily budget looks up each of 400 days."""
         found = dict[date, dict[str, Decimal]]()
         for (day, code), cost in self.billed.items():
             found.setdefault(day, {})[code] = cost
@@ -71,10 +77,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Status:
-    """One budget in one period. `not_judged` says why there is no verdict; then `spent` is None and nothing is crossed.
+    """One budget in one period. `not_judged` is the reason for a missing verdict: then `spent` is None and nothing is crossed.
 
-    `spent` holds `estimated` only where the budget is `judged_on` both. `foreseen` are the forecast thresholds that will be
-    crossed. `by_day` is what was judged, day by day.
+    `spent` includes `estimated` only if the budget's `judged_on` covers both. `foreseen` holds the forecast thresholds that will be
+    crossed. `by_day` is the judged spend of each day.
     """
 
     budget: Budget
@@ -89,12 +95,12 @@ class Status:
     forecast: Forecast | None = None
     foreseen: tuple[Crossing, ...] = ()
     anomalies: tuple[Anomaly, ...] = ()
-    is_closed: bool = False  # judged for corrections alone: long over, or of an older version of the budget
+    is_closed: bool = False  # judged for corrections only: ended long ago, or of an older version of the budget
     by_day: Mapping[date, Decimal] = field(default_factory=dict, compare=False)
 
     @property
     def percent(self) -> Decimal | None:
-        """Percent of the amount."""
+        """Spend as a percentage of the amount."""
         return None if self.spent is None else percent_used(self.spent, self.budget.amount)
 
     @property
@@ -109,7 +115,7 @@ class Status:
         return next((t for t in self.thresholds if t not in crossed), None)
 
     def passes_on(self) -> date | None:
-        """The day the whole amount was passed, else the day around which it will be; None if it was not and will not."""
+        """The day the whole amount was reached, or the day around which it will be. None if neither."""
         whole = Threshold(self.budget.amount, "100 %")
         _, crossed = _cross(self.by_day, (whole,))
         if crossed:
@@ -118,11 +124,11 @@ class Status:
 
     @property
     def through(self) -> date:
-        """The last day of the period that has any spend; the day before it without."""
+        """The last day of the period with any spend. Without spend, the day before the period."""
         return max((day for day, cost in self.by_day.items() if cost), default=self.period.start - timedelta(days=1))
 
     def spent_through(self, day: date) -> Decimal:
-        """What was spent of the period up to and including a day, as it is known now."""
+        """Return the period's spend up to and including a day, as known now."""
         total = Decimal(0)
         for one, cost in self.by_day.items():
             if one <= day:
@@ -131,7 +137,10 @@ class Status:
 
 
 def parse_threshold(text: str, amount: Decimal, currency: str) -> Threshold:
-    """ "80%" of the amount, or money like "500 USD" or "500". Raises ConfigError for anything else, zero, or another currency."""
+    """ "80%" of the amount, or money like "500 USD" or "500".
+
+    Raises ConfigError for anything else, for zero, and for another currency.
+    """
     match = _THRESHOLD.fullmatch(text.strip())
     if match is None or Decimal(match[1]) == 0:
         raise ConfigError(
@@ -148,7 +157,7 @@ def parse_threshold(text: str, amount: Decimal, currency: str) -> Threshold:
 
 
 def parse_thresholds(texts: list[str], amount: Decimal, currency: str) -> tuple[Threshold, ...]:
-    """Thresholds, lowest level first; two texts of one level are one threshold."""
+    """Return the thresholds, lowest level first. Two texts with the same level become one threshold."""
     by_level: dict[Decimal, Threshold] = {}
     for text in texts:
         threshold = parse_threshold(text, amount, currency)
@@ -157,7 +166,10 @@ def parse_thresholds(texts: list[str], amount: Decimal, currency: str) -> tuple[
 
 
 def budget_version(budget: Budget, currency: str) -> str:
-    """Hash of what the budget decides by. Owner, notify, runbook, anomalies, spelling and order of the file change nothing."""
+    """Return a hash of the settings that a budget's decisions depend on.
+
+    Owner, notify, runbook, anomalies, spelling and order of the file do not change it.
+    """
     thresholds = [
         sorted(parse_threshold(t, budget.amount, currency).text for t in set(texts)) for texts in (budget.actual, budget.forecast)
     ]
@@ -174,38 +186,38 @@ def budget_version(budget: Budget, currency: str) -> str:
 
 
 def rules_of(budget: Budget) -> dict[str, Any]:
-    """What a version decides by, as a JSON object: a period that ended before an edit is judged by the rules it had."""
+    """Return the rules of a version as a JSON object. A period that ended before an edit is judged by its old rules."""
     kept = {key: getattr(budget, key) for key in ("every", "measure", "actual", "forecast", "judged_on")}
     return {**kept, "for_": dict(budget.for_), "amount": f"{budget.amount:f}"}
 
 
 def with_rules(budget: Budget, rules: Mapping[str, Any]) -> Budget:
-    """The budget as it was by `rules_of`, with the owner and recipients it has now."""
+    """Return the budget with earlier rules (from `rules_of`) and its current owner and recipients."""
     return budget.model_copy(update={**rules, "amount": Decimal(rules["amount"])})
 
 
 def series_version(budget: Budget, currency: str) -> str:
-    """Hash of whose money a budget is about: what an anomaly of a day is told once for, whatever the amount is edited to."""
+    """Return a hash of the money that a budget covers. An anomalous day is reported once per hash, even if the amount is edited."""
     parts = [currency, {key: sorted(set(patterns)) for key, patterns in budget.for_.items()}, budget.measure]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def series_key(budget: Budget) -> str:
-    """Budgets of the same money have the same: it is read once."""
+    """Return a key that budgets of the same money share, so that the money is read once."""
     return json.dumps([{key: sorted(set(patterns)) for key, patterns in budget.for_.items()}, budget.measure], sort_keys=True)
 
 
 def judge_budget(
     budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date | None = None, now: datetime | None = None
 ) -> Status:
-    """One budget in one period. Money of the period still in another currency has no rate: no verdict.
+    """Judge one budget in one period. There is no verdict if money of the period is still in another currency, for lack of a rate.
 
-    `covered` is the first day the bills do not wholly cover; with `now` and two weeks of history there is a forecast.
+    `covered` is the first day that the bills do not wholly cover. With `covered`, `now` and two weeks of history there is a forecast.
     """
     in_period = {(day, code): cost for day in period.days for code, cost in series.billed_by_day.get(day, {}).items()}
     others = sorted((code, day) for (day, code), cost in in_period.items() if code != currency and cost)
     if others:
-        first = dict(reversed(others))  # the earliest day of each
+        first = dict(reversed(others))  # the earliest day of each currency
         why = ", ".join(f"no rate from {code} to {currency} for {day}" for code, day in sorted(first.items()))
         return not_judged(budget, currency, period, f"{why}: write it under rates.exchange")
     version, thresholds = budget_version(budget, currency), parse_thresholds(budget.actual, budget.amount, currency)
@@ -224,13 +236,13 @@ def judge_budget(
 
 
 def not_judged(budget: Budget, currency: str, period: BudgetPeriod, why: str) -> Status:
-    """No verdict on one budget in one period."""
+    """Return a status without a verdict for one budget in one period."""
     thresholds = parse_thresholds(budget.actual, budget.amount, currency)
     return Status(budget, currency, budget_version(budget, currency), period, thresholds, None, not_judged=why)
 
 
 def judge_days(budget: Budget, currency: str, series: Series, covered: date, since: date) -> tuple[Anomaly, ...]:
-    """Days from `since` on, wholly billed, that are far above the budget's own history."""
+    """Return the wholly billed days from `since` on that are far above the budget's own history."""
     if budget.anomalies is None:
         return ()
     days = {day: cost for (day, code), cost in series.billed.items() if code == currency}
@@ -251,7 +263,7 @@ def _cross(by_day: Mapping[date, Decimal], thresholds: tuple[Threshold, ...]) ->
 
 
 def _forecast(budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date, now: datetime) -> Forecast | None:
-    """Of the bill, whatever the budget is judged on: estimates only say what the days not billed yet may cost."""
+    """Forecast the bill, even if the budget is judged on estimates too. Estimates only tell how much unbilled days may cost."""
     begin = max(covered, period.start)
     days = {day: cost for (day, code), cost in series.billed.items() if code == currency}
     estimated = {day: cost for (day, code), cost in series.estimated.items() if code == currency}
@@ -268,7 +280,7 @@ def _forecast(budget: Budget, currency: str, period: BudgetPeriod, series: Serie
 
 
 def _foresee(budget: Budget, currency: str, spent: Decimal, forecast: Forecast | None) -> tuple[Crossing, ...]:
-    """Forecast thresholds that two of three outcomes pass and the spend has not passed yet."""
+    """Return the forecast thresholds that two of three outcomes pass and that the spend has not reached yet."""
     if forecast is None:
         return ()
     thresholds = parse_thresholds(budget.forecast, budget.amount, currency)
@@ -276,7 +288,7 @@ def _foresee(budget: Budget, currency: str, spent: Decimal, forecast: Forecast |
 
 
 def _part_over(day: date, now: datetime) -> float:
-    """How much of a day is over, 0 to 1."""
+    """Return the elapsed part of a day, 0 to 1."""
     return min(1.0, max(0.0, (now - midnight(day)) / timedelta(days=1)))
 
 
@@ -288,6 +300,6 @@ def _total(costs: Iterable[Decimal]) -> Decimal:
 
 
 def _plain(number: Decimal) -> str:
-    """1E+3 as "1000", 80.0 as "80"."""
+    """Format 1E+3 as "1000" and 80.0 as "80"."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,11 +1,13 @@
-"""What a day of a series of daily costs will cost: a few simple methods, mixed by how well each would have foretold this series.
+"""Forecast the cost of each coming day of a series of daily costs.
 
-Put here arithmetic over one list of floats. Periods, bills and what is known of a day already are in `forecast.py`.
+Put here arithmetic over one list of floats. Periods, bills and known parts of a day are in `forecast.py`.
 
-A method is what each weekday costs, times a level: the average cost of late against those weekdays, where newer days weigh more. The
-methods differ in how fast a day is forgotten, and one goes on with the growth of the last eight weeks. All are replayed from
-earlier days of the history; the errors of the replays say how much each is worth, and how wrong the mix of them may be now.
-A history that holds an evident step begins at the step: what things cost before it says nothing any more.
+The forecast mixes a few simple methods, weighted by how well each would have predicted this series. A method is the cost of each
+weekday times a level. The level is the recent average cost relative to those weekdays, and newer days weigh more. The methods differ in
+how fast a day loses weight. One of them also continues the growth of the last eight weeks.
+
+All methods are replayed from earlier days of the history. The errors of the replays give the weight of each method, and the likely
+error of the mix now. If the history has a clear step, it begins at the step: costs before it say nothing about the future.
 """
 
 from __future__ import annotations
@@ -19,24 +21,27 @@ from itertools import accumulate
 from runspend.actions.alert.exceptional import set_apart
 from runspend.actions.alert.holidays import expect_again, find_holidays
 
-LEAST_DAYS = 14  # with less there is no weekday to learn
+LEAST_DAYS = 14  # fewer days do not show how weekdays differ
 HALF_LIVES = (2.0, 10.0, 120.0)  # days after which a day weighs half
-OF_TREND, OF_WEEKDAYS = 10.0, 100.0  # half-lives too
-BOLD = (True, False, False, True)  # methods that must be that much better where few replays speak for them: the fastest and the growing one
+OF_TREND, OF_WEEKDAYS = 10.0, 100.0  # half-lives in days too
+BOLD = (True, False, False, True)  # methods that must be clearly better while few replays support them: the fastest and the growing one
 CAUTION = 5.0
-PRIOR_DAYS = 0.7  # so many average days are mixed into what a weekday shows
-FOUR_WEEKS, DAMPING, FASTEST = 28, 0.98, 0.02  # growth: over what it is measured, how much of it is left a day later, at most a day
-REPLAYED, EVERY = 270, 3  # days back, and from each how-many-eth
+PRIOR_DAYS = 0.7  # so many average days are mixed into each weekday's cost
+FOUR_WEEKS, DAMPING, FASTEST = 28, 0.98, 0.02  # growth: days it is measured over, part left one day later, maximum per day
+REPLAYED, EVERY = 270, 3  # start days of replays: at most this many days back, every third day
 ALL_REPLAYED_BELOW = 90
 WEEK = 7
-SHARPNESS = 8  # of the errors' product: close to the best method alone, without jumps
-STEP_CHANCE, STEP_BY = 0.01, 2.0  # Pettitt's test, and both mean and median twice or half
+SHARPNESS = 8  # exponent on the product of the errors: close to using the best method alone, without jumps
+STEP_CHANCE, STEP_BY = 0.01, 2.0  # Pettitt's test; and both mean and median must double or halve
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is expected of each day after a history, and how wrong that would have been before: sorted, as parts of what was expected, over
-    `reach` days each. `length` is of the history they are taken from. `again` comes to the days by the month, to the cent."""
+    """The expected cost of each day after a history, and earlier errors of such forecasts.
+
+    `errors` are sorted, as parts of the expected cost, over `reach` days each. `length` is the number of days of the history they come
+    from. `again` is the cost that recurs by the month, to be added to `days`, to the cent.
+    """
 
     days: list[float]
     errors: list[float]
@@ -49,12 +54,15 @@ class Outlook:
 class _Replay:
     true: float
     totals: list[float]  # by method
-    sizes: list[float]  # the same without signs
-    of_week: list[float]  # errors of the first week
+    sizes: list[float]  # by method, sums of absolute values
+    of_week: list[float]  # by method, errors of the first week
 
 
 def look_ahead(values: Sequence[float], first: date, count: int, reach: int) -> Outlook:
-    """The `count` days after `values`, whose first day is `first`; errors over `reach` days, or fewer where the history is short."""
+    """Forecast the `count` days after `values`, whose first day is `first`.
+
+    Errors are over `reach` days, or fewer if the history is short.
+    """
     usual, again = set_apart(values, first, count)
     resting = expect_again(find_holidays(usual, first))
     begin = find_step(usual)
@@ -76,7 +84,7 @@ def look_ahead(values: Sequence[float], first: date, count: int, reach: int) -> 
 
 
 class History:
-    """Daily costs with sums over their beginnings, so that each method can be asked as of any day without adding them up again."""
+    """Daily costs with running sums, so that each method can be asked as of any day without adding the costs up again."""
 
     def __init__(self, values: Sequence[float], first: date, resting: Mapping[date, float]) -> None:
         self.length = len(values)
@@ -86,13 +94,13 @@ class History:
         self.sums = {half_life: self._weighted(values, half_life) for half_life in {*HALF_LIVES, OF_TREND, OF_WEEKDAYS}}
 
     def foretell(self, n: int, count: int) -> list[list[float]]:
-        """By each method the `count` days after the first `n`, from those alone."""
+        """Return, by method, the `count` days after the first `n` days, from those days alone."""
         weekdays = self._weekdays(n)
         shape = [weekdays[(self.weekday + day) % WEEK] * self.resting.get(day, 1.0) for day in range(n, n + count)]
         found = [self._at_level(n, half_life, weekdays, shape) for half_life in HALF_LIVES]
         growing, growth = self._at_level(n, OF_TREND, weekdays, shape), self._growth(n)
         if growth:
-            age, left = 1.0 / (2.0 ** (1.0 / OF_TREND) - 1.0), 1.0  # of the days the level is an average of
+            age, left = 1.0 / (2.0 ** (1.0 / OF_TREND) - 1.0), 1.0  # mean age of the days in the level
             for place in range(count):
                 age, left = age + left, left * DAMPING
                 growing[place] *= math.exp(growth * age)
@@ -111,7 +119,7 @@ class History:
         if usual and (min(weekdays) >= 0 or max(weekdays) <= 0):
             level = sum(costs) / usual
             return [level * cost for cost in shape]
-        together = sum(weights)  # costs and credits by turns: a ratio of what nearly cancels out is anything
+        together = sum(weights)  # mixed costs and credits: they nearly cancel out, so a ratio would be arbitrary
         more = (sum(costs) - usual) / together if together else 0.0
         return [cost + more for cost in shape]
 
@@ -125,7 +133,10 @@ class History:
         return max(-FASTEST, min(FASTEST, math.log(newer / older) / FOUR_WEEKS))
 
     def _weighted(self, values: Sequence[float], half_life: float) -> list[tuple[list[float], list[float]]]:
-        """By weekday, weighted sums of the costs and of the weights of each beginning. A day's weight doubles with its number: only ratios count."""
+        """Return, by weekday, the running weighted sums of costs and of weights.
+
+        A day's weight grows by a constant factor per day: only ratios count.
+        """
         found: list[tuple[list[float], list[float]]] = [([0.0], [0.0]) for _ in range(WEEK)]
         faster, weight = 2.0 ** (1.0 / half_life), 1.0
         for n, value in enumerate(values):
@@ -137,7 +148,7 @@ class History:
         return found
 
     def _until(self, n: int, half_life: float) -> tuple[list[float], list[float]]:
-        """Those sums of the first `n` days, scaled so that the newest weighs about one."""
+        """Return those sums for the first `n` days, scaled so that the newest day weighs about one."""
         scale = 2.0 ** (-n / half_life)
         places = [(n - (weekday - self.weekday) % WEEK + 6) // WEEK for weekday in range(WEEK)]
         sums = self.sums[half_life]
@@ -148,8 +159,10 @@ class History:
 
 
 def find_step(values: Sequence[float]) -> int:
-    """Where the last level of the history begins: after each change that is beyond chance (Pettitt, 1979) and at least twofold, if two weeks
-    are left after it; 0 without one."""
+    """Return the place where the last level of the history begins; 0 without a step.
+
+    A step is beyond chance (Pettitt, 1979), at least twofold, and has at least two weeks after it.
+    """
     begin = 0
     while len(values) - begin >= LEAST_DAYS + WEEK:
         part = values[begin:]
@@ -166,7 +179,7 @@ def find_step(values: Sequence[float]) -> int:
 
 
 def _most_likely_step(values: Sequence[float]) -> tuple[int, float]:
-    """The place whose two sides differ most in rank, and the chance of as much without any step."""
+    """Return the place whose two sides differ most in rank, and the probability of such a difference without any step."""
     n, ranks = len(values), dict[float, float]()
     ordered, begin = sorted(values), 0
     for place, value in enumerate(ordered):
@@ -201,8 +214,11 @@ def _replay(history: History, reach: int) -> list[_Replay]:
 
 
 def _weigh(replays: Sequence[_Replay]) -> list[float]:
-    """What part of the mix each method is: by its mean squared errors, over the whole reach times over a week, for many more weeks than
-    reaches fit into a history."""
+    """Return the share of each method in the mix.
+
+    The score is the mean squared error over the whole reach times that over a week, because a history
+    holds many more weeks than reaches.
+    """
     scores = []
     for method, is_bold in enumerate(BOLD):
         whole = sum((replay.true - replay.totals[method]) ** 2 for replay in replays) / len(replays)

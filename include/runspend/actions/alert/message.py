@@ -1,6 +1,6 @@
-"""A mail as it is kept and as it goes over the wire: headers, addresses, the parts of the message.
+"""A mail as it is stored and as it is sent: headers, addresses, parts of the message.
 
-Put here what becomes of a mail whose words are settled. The words come from `render.py`; who has it is in `outbox.py`.
+Put here the steps after a mail's words are final. The words come from `render.py`. Its delivery is recorded in `outbox.py`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 from runspend.config.types import address_of as address_of
 from runspend.core.text import clean
 
-# The one picture of a mail, as its HTML names it.
+# The id of the mail's one picture in its HTML.
 PICTURE_ID = "picture"
 
 
 @dataclass(frozen=True)
 class Mail:
-    """One mail, whole: what the once-only record keeps, so that any later sending gives the same bytes."""
+    """One whole mail. The once-only record keeps it, so that any later sending gives the same bytes."""
 
     message_id: str
     kind: str
@@ -37,22 +37,22 @@ class Mail:
     html: str
     list_id: str
     reply_to: str | None = None
-    thread: str | None = None  # the id that all mails of a conversation refer to; there need be no mail of that id
+    thread: str | None = None  # id that all mails of a conversation refer to; a mail with that id need not exist
     picture: str | None = None  # a PNG in base64
-    copies: tuple[str, ...] = ()  # those of `recipients` that stand in Cc
+    copies: tuple[str, ...] = ()  # the `recipients` that are listed in Cc
 
     def as_record(self) -> dict[str, Any]:
-        """A JSON object."""
+        """Return the mail as a JSON object."""
         return {**asdict(self), "recipients": list(self.recipients), "copies": list(self.copies)}
 
     @staticmethod
     def from_record(value: Mapping[str, Any]) -> Mail:
-        """The inverse of `as_record`."""
+        """Return the mail of a record, as the inverse of `as_record`."""
         return Mail(**{**value, "recipients": tuple(value["recipients"]), "copies": tuple(value.get("copies", ()))})
 
 
 def as_bytes(mail: Mail) -> bytes:
-    """The message as it goes over the wire; the same mail gives the same bytes."""
+    """Return the message as it is sent. The same mail gives the same bytes."""
     message = EmailMessage(policy=SMTP)
     message["From"] = _address(mail.sender)
     message["To"] = [_address(r) for r in mail.recipients if address_of(r) and r not in mail.copies]
@@ -67,11 +67,11 @@ def as_bytes(mail: Mail) -> bytes:
     message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
     if mail.picture:
         _add_picture(message, base64.b64decode(mail.picture))
-    for number, part in enumerate(part for part in message.walk() if part.is_multipart()):  # the stdlib's boundaries are random
+    for number, part in enumerate(part for part in message.walk() if part.is_multipart()):  # the stdlib chooses boundaries at random
         part.set_boundary(f"=_{number}{hashlib.sha256(mail.message_id.encode()).hexdigest()[:32]}")
-    # Written by hand: the stdlib's newer policies turn ids longer than a line into encoded words, which no mail program
-    # compares, and fold a subject so that it is read back with a blank before it. A name that spells an encoded word is
-    # encoded again, else the reader would decode it, line breaks and all.
+    # Written by hand for three reasons. The stdlib's newer policies turn ids longer than a line into encoded words, which mail programs
+    # do not compare. They also fold a subject so that readers get a leading blank. And a name that spells an encoded word must be
+    # encoded again, or the reader would decode it, line breaks included.
     is_plain = mail.subject.isascii() and "=?" not in mail.subject
     subject = mail.subject if is_plain else Header(mail.subject, "utf-8", header_name="Subject").encode(linesep="\r\n")
     by_hand = f"Message-ID: {mail.message_id}\r\nList-Id: {mail.list_id}\r\nSubject: {subject}\r\n"
@@ -81,14 +81,14 @@ def as_bytes(mail: Mail) -> bytes:
 
 
 def _add_picture(message: EmailMessage, png: bytes) -> None:
-    """Beside the HTML and inside the message, so that nothing is asked of any server when it is read."""
+    """Add the picture next to the HTML, inside the message, so that reading the mail contacts no server."""
     html = message.get_body(("html",))
     assert isinstance(html, MIMEPart), "a message whose HTML was just added"
     html.add_related(png, "image", "png", cid=f"<{PICTURE_ID}>", disposition="inline", filename="spend.png")
 
 
 def sender_host(sender: str) -> str:
-    """The host behind the @ of `mail.from`."""
+    """Return the host after the @ of `mail.from`."""
     address = address_of(sender)
     return address.rpartition("@")[2] if address else "localhost"
 

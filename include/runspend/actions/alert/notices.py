@@ -1,7 +1,7 @@
-"""Mails that other steps ask for, such as the notice before something is archived: written once under an id of their own.
+"""Mails that other steps ask for, such as the notice before an archive move. Each is written once under its own id.
 
-Put here the way in for whoever is no alert: write a notice, send what waits, ask who has it. What a notice says belongs to
-whoever asks for it; how it leaves is in `outbox.py` and `smtp.py`.
+Put here the interface for steps other than alerts: write a notice, send waiting mail, read the receipts. The calling step writes the
+notice's words. Sending is in `outbox.py` and `smtp.py`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def write_archive_notice(
     reply_to: str | None = None,
     copies: Sequence[str] = (),
 ) -> str:
-    """Put "[runspend] SUBJECT" into the outbox; returns its Message-ID, the same for the same id.
+    """Put "[runspend] SUBJECT" into the outbox. Return its Message-ID, which is the same for the same id.
 
-    `notice_id` is letters, digits, dots and dashes. The first call writes the mail, later ones change nothing: other words
-    need another id. `copies` get it as well, and their receipts count for nothing. `alert.send` sends what waits; `read_receipts` tells who has it, since when.
+    `notice_id` is letters, digits, dots and dashes. The first call writes the mail, and later calls change nothing. Different words
+    need another id. `copies` are further recipients whose receipts do not count. `alert.send` sends waiting mail. `read_receipts`
+    returns who has received it, and since when.
     """
     mail = make_mail(
         Envelope(settings.from_, "archive", "archive-notice"),
@@ -46,7 +47,10 @@ def write_archive_notice(
 
 
 def read_receipts(records: RecordStore, notice_id: str) -> dict[str, Receipt]:
-    """Recipient -> what became of the notice for it, `Receipt.accepted_at` among it; {} if no notice was written under this id. Copies are left out."""
+    """Map recipients to their receipts of the notice, including `Receipt.accepted_at`. Copies are left out.
+
+    Returns {} if no notice was written under this id.
+    """
     found = records.get("notices", _key(notice_id))
     if found is None:
         return {}

@@ -1,6 +1,6 @@
-"""Mail to `mail.operators` about the machinery: refused, stale, failed. Once per cause and night; needs no warehouse.
+"""Send mail to `mail.operators` about the system itself: refused, stale, failed. Once per cause and date, without the warehouse.
 
-Put here what any failure handler may call with nothing but settings and records. Budget mails never go here.
+Put here functions that any failure handler may call with only settings and records. Budget mails never go here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from runspend.core.text import clean
 Kind = Literal["REFUSED", "UNREACHABLE", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED", "NO WAREHOUSE", "DAMAGED", "MACHINE FAILED", "NOT ARCHIVED", "TEST"]
 LIST_NAME = "operators"
 TRIES_TOLD = 5  # more than a day under Airflow
-MOST_LINES = 50  # of what was found
+MOST_LINES = 50  # of the details
 
 
 def notify(
@@ -39,10 +39,12 @@ def notify(
     do: Sequence[tuple[str, str]] = (("See the state", "runspend status"),),
     next_try: str = "Runspend tries again at the next night.",
 ) -> list[Delivery]:
-    """Write down and send "[runspend] KIND: headline"; [] if nobody is configured or this cause was told tonight.
+    """Record and send "[runspend] KIND: headline".
 
-    `key` names the cause (a source and period, a check, a DAG): the second call of a night with the same key sends nothing.
-    Whatever was waiting for a mail server is sent along, so the returned deliveries may hold more than this one.
+    Returns [] if no operators are configured or this cause was already reported on this date.
+
+    `key` names the cause (a source and period, a check, a DAG). A second call on the same date with the same key sends nothing. Other
+    waiting mail is sent along, so the returned deliveries may hold more than this mail.
     """
     if not settings.mail.operators:
         return []
@@ -59,13 +61,13 @@ def notify(
         if failed is None:
             raise
         if isinstance(error, Unrecorded) and any(d.mail.message_id.startswith(f"<{local_id}@") and d.outcome.state == "accepted" for d in error.tried):
-            return error.tried  # it is out
+            return error.tried  # the mail is out
         again = f"This mail may come again, also for the same cause: Runspend {failed}"
         return _send_directly(settings, _write(settings, kind, local_id, now, headline, [*blocks, Paragraph(clean(again, 600))]))
 
 
 def _send_directly(settings: Settings, mail: Mail) -> list[Delivery]:
-    """By SMTP, around the records: nothing is written to a disk. Other backends need one, and nothing is sent."""
+    """Send by SMTP without records, so nothing is written to disk. Other backends need a disk, so they send nothing."""
     if settings.mail.backend != "smtp":
         return []
     reachable = {recipient: address for recipient in mail.recipients if (address := address_of(recipient))}
@@ -75,11 +77,13 @@ def _send_directly(settings: Settings, mail: Mail) -> list[Delivery]:
 
 
 def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
-    """Tell of every recipient a mail server refused or puts off again and again, once for each mail and recipient, and once more when one that
-    was put off is given up; of more than DIGEST_ABOVE at once in one mail: whoever tags experiments may name people by the thousand.
+    """Report every recipient that a mail server refused or keeps putting off.
 
-    It is read from the records, so a refusal recorded by a process that was killed is told by the next. Of operators' own mails
-    one is told of each address, to the others: they would answer each other, and it is every mail.
+    Each mail and recipient is reported once, and once more when Runspend gives up on a recipient that was put off. More than
+    DIGEST_ABOVE at once become one mail, because people who tag experiments can name thousands of recipients.
+
+    The reports come from the records, so the next process reports a refusal that a killed process recorded. For operators' own mails,
+    each address is reported only once, and only to the other operators. Otherwise every mail would cause another report.
     """
     found = list(_find_refused(settings, records, now))
     written = [_write_refused(settings, now, found)] if len(found) > DIGEST_ABOVE else [(_write_one_refused(settings, now, one), [one]) for one in found]
@@ -91,7 +95,7 @@ def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> lis
 
 @dataclass(frozen=True)
 class _Refused:
-    """A mail that a recipient has not got, and the operators to tell."""
+    """A mail that did not reach a recipient, and the operators to notify."""
 
     local_id: str
     subject: str
@@ -146,7 +150,7 @@ def _write_refused(settings: Settings, now: datetime, found: Sequence[_Refused])
 
 
 def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale], now: datetime) -> list[Delivery]:
-    """One mail for everything that is stale now; another of the same night only when something else becomes so."""
+    """Send one mail for everything that is stale now. A second mail on the same date is sent only if something else becomes stale."""
     untold = [one for one in stale if records.get("notices", _notice_id("STALE", f"{one.name}/all", f"{now:%Y-%m-%d}")) is None]
     if not untold:
         return []

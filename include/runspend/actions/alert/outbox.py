@@ -1,10 +1,10 @@
-"""Mails that were decided and who has them: at least once, the same Message-ID every time, never none.
+"""Delivery records of mails: each mail is sent at least once, always with the same Message-ID.
 
 Put here the bookkeeping between a decision and its delivery. Talking to a mail server (`smtp.py`) does not belong here.
 
-A record of kind "alerts", "digests" or "notices" that holds a `mail` is the decision and its mail in one: made with
-create-if-absent, it is the commit. What happened to the mail is one record of kind "outbox" per mail and recipient;
-without one, the recipient is still waiting. A crash anywhere therefore leaves a mail that goes out at the next run.
+A record of kind "alerts", "digests" or "notices" that holds a `mail` is both the decision and its mail. It is made with
+create-if-absent, and it is the commit. The result of a mail is one record of kind "outbox" per mail and recipient. Without that record,
+the recipient is still waiting. After a crash at any point, the next run therefore sends the mail.
 """
 
 from __future__ import annotations
@@ -36,19 +36,20 @@ __all__ = ["Delivery", "Receipt", "RecordStore", "State", "Unrecorded", "receipt
 MAIL_KINDS = ("alerts", "digests", "notices")
 # A recipient with more budget mails waiting than this gets one mail that lists them all.
 DIGEST_ABOVE = 5
-# A refusal that may be policy or greylisting, and a 4xx, are tried again as long as a mail server would keep a mail (RFC 5321 4.5.4.1: 4 to 5 days).
+# A 4xx, or a refusal that may be policy or greylisting, is retried as long as a mail server would keep a mail.
+# RFC 5321 4.5.4.1 says 4 to 5 days.
 REFUSED_FOR = timedelta(days=4)
 NOT_TRIED: Mapping[str, Any] = {"attempts": 0}
 UNKNOWN_DOMAIN = "its domain is in no address of runspend.yaml, or is a public mail host's and runspend.yaml does not name the address: no mail is sent there"
-OUTBOX_WAIT = 1800.0  # seconds for another process that sends; mail that waits goes out with the next run
-TRIED_TOGETHER = 2  # times that a mail goes to all its recipients in one transaction
+OUTBOX_WAIT = 1800.0  # seconds to wait for another sending process; mail that still waits is sent by the next run
+TRIED_TOGETHER = 2  # attempts in which a mail goes to all its recipients in one transaction
 
 State = Literal["accepted", "refused", "waiting", "skipped"]
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What happened to one mail for one recipient."""
+    """The result of one mail for one recipient."""
 
     mail: Mail
     recipient: str
@@ -56,7 +57,7 @@ class Delivery:
 
     @property
     def failure(self) -> str | None:
-        """What kept the mail from its recipient, in words; None if it was accepted or left out."""
+        """The reason why the mail did not reach its recipient. None if it was accepted or skipped."""
         if self.outcome.state not in ("refused", "waiting"):
             return None
         return f"{self.mail.subject} to {self.recipient}: {self.outcome.state}, {self.outcome.reply}"
@@ -64,21 +65,27 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What is known of one mail and one recipient. `accepted` by `backend` smtp is a mail server's word; by file, a file's."""
+    """The recorded result of one mail for one recipient.
+
+    With `backend` smtp, `accepted` means that a mail server took the mail. With file, it means that the file was written.
+    """
 
     state: State
-    at: datetime | None = None  # of the last try; None before the first
+    at: datetime | None = None  # time of the last attempt; None before the first
     backend: str = ""
     reply: str = ""
 
     @property
     def accepted_at(self) -> datetime | None:
-        """Since when a mail server answers for the mail; None if none does."""
+        """The time when a mail server took responsibility for the mail. None if no server did."""
         return self.at if self.state == "accepted" and self.backend == "smtp" else None
 
 
 class Unrecorded(OSError):
-    """A mail was sent, and the disk could not take down what became of it: the next run sends it again. `tried`: it and those before it."""
+    """A mail was sent, but the disk could not record its result. The next run sends it again.
+
+    `tried` holds this mail and those before it.
+    """
 
     def __init__(self, error: OSError, tried: list[Delivery]) -> None:
         super().__init__(error.errno, error.strerror, error.filename)
@@ -86,7 +93,7 @@ class Unrecorded(OSError):
 
 
 class Waiting(NamedTuple):
-    """A mail, who waits for it, and the record of the alert it tells of, where it is a budget's."""
+    """A mail and the recipients waiting for it. `alert` is the record of its alert if it is a budget mail."""
 
     mail: Mail
     recipients: list[str]
@@ -95,10 +102,11 @@ class Waiting(NamedTuple):
 
 
 def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
-    """Send every mail that a recipient still waits for, or was refused lately and not for good; record what happened, return what was tried.
+    """Send every mail that a recipient still waits for, record the results, and return all attempts.
 
-    Two senders at once wait for each other, so neither sends what the other just did. A record that cannot be believed keeps its own
-    mail alone: the others are sent, then RecordRefused is raised. Raises Unrecorded where a mail was sent and the disk keeps no record of it.
+    Recent refusals that are not final are retried. Two senders at the same time wait for each other, so neither repeats the other's
+    mail. A record that cannot be trusted blocks only its own mail: the others are sent, then RecordRefused is raised. Raises Unrecorded
+    if a mail was sent but the disk could not record it.
     """
     with _one_at_a_time(settings.home):
         refused = list[RecordRefused]()
@@ -124,7 +132,7 @@ def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list
 
 
 def recipient_states(records: RecordStore) -> dict[tuple[str, str], State]:
-    """(Message-ID, recipient) -> accepted, refused, skipped or waiting; a mail inside a digest has the digest's state."""
+    """Map (Message-ID, recipient) to accepted, refused, skipped or waiting. A mail inside a digest has the digest's state."""
     states = {(r["message_id"], r["recipient"]): r["state"] for r in records.list("outbox").values()}
     for member, digest_id in _digested(records).items():
         states[member] = states.get((digest_id, member[1]), "waiting")
@@ -132,7 +140,7 @@ def recipient_states(records: RecordStore) -> dict[tuple[str, str], State]:
 
 
 def receipt(records: RecordStore, message_id: str, recipient: str) -> Receipt:
-    """What became of a mail for one recipient; waiting where nobody tried yet."""
+    """Return the result of a mail for one recipient: waiting if there was no attempt yet."""
     found = records.get("outbox", _outbox_key(message_id, recipient))
     if found is None:
         return Receipt("waiting")
@@ -141,10 +149,11 @@ def receipt(records: RecordStore, message_id: str, recipient: str) -> Receipt:
 
 
 def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outcome, now: datetime, backend: str, taken_last: str = "") -> None:
-    """Record what happened; an accepted mail stays accepted whatever another sender says later.
+    """Record the result of an attempt. An accepted mail stays accepted, even if another sender reports something else later.
 
-    `retried_until` is there while a refusal is not for good: counted from the first one. `put_off_since` is there while a recipient is put
-    off; after as long it is refused, if the server took another mail since (`taken_last`): else the trouble is the server's, and it waits.
+    `retried_until` is set while a refusal is not final, and counts from the first refusal. `put_off_since` is set while a recipient is
+    put off. After REFUSED_FOR the recipient is refused, but only if the server took another mail since (`taken_last`). Otherwise the
+    server is the cause, and the mail waits.
     """
     key = _outbox_key(mail.message_id, recipient)
     value = {
@@ -174,16 +183,16 @@ def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outco
 
 
 def _taken_last(records: RecordStore, now: datetime) -> str:
-    """When, before this run, a mail server last took a mail; "" for never."""
+    """Return when a mail server last took a mail before this run; "" for never."""
     smtp = [r["at"] for r in records.list("outbox", []).values() if r["state"] == "accepted" and r.get("backend") == "smtp"]
     return max((at for at in smtp if at < now.isoformat()), default="")
 
 
 def _find_waiting(settings: Settings, records: RecordStore, now: datetime, refused: list[RecordRefused]) -> list[Waiting]:
-    """Every mail with the recipients that still wait for it: those tried least first, then the oldest decision.
+    """Return every mail with the recipients that still wait for it: fewest attempts first, then oldest decision.
 
-    So a mail, or a recipient, that a server chokes on cannot keep others waiting. A webhook is one more recipient of what is decided
-    after it was configured. What cannot be believed is in `refused`.
+    So a mail or recipient that a server cannot handle does not block others. A webhook is one more recipient of decisions made after it
+    was configured. Records that cannot be trusted are added to `refused`.
     """
     tries = {(r["message_id"], r["recipient"]): r for r in records.list("outbox", refused).values()}
     settled = {key for key, r in tries.items() if r["state"] != "waiting" and r.get("retried_until", "") <= now.isoformat()} | set(_digested(records, refused))
@@ -208,9 +217,10 @@ def _find_waiting(settings: Settings, records: RecordStore, now: datetime, refus
 def _deliver(
     settings: Settings, backend: Backend, webhook: Webhook, mail: Mail, recipients: Sequence[str], attempts: int
 ) -> Iterator[tuple[str, dict[str, Outcome]]]:
-    """By channel one outcome for each recipient, whatever the other side is. What a mail server took is told before a webhook is asked.
+    """Yield, by channel, one outcome for each recipient. A mail server's outcomes are recorded before the webhook is called.
 
-    The first tries are one transaction. After them each address has its own: a server that hangs up at one of them does so on that one alone.
+    The first attempts are one transaction. Later each address has its own, so a server that hangs up at one
+    address affects only that one.
     """
     addressed = [r for r in recipients if r != WEBHOOK]
     by_address = defaultdict[str | None, list[str]](list)
@@ -223,7 +233,10 @@ def _deliver(
 
 
 def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
-    """By recipient what became of the mail. It leaves only for domains that runspend.yaml names, whoever wrote the record of the mail."""
+    """Send the mail and return one outcome per recipient.
+
+    The mail leaves only for domains that runspend.yaml names, even if someone else wrote the mail's record.
+    """
     domains = mailed_domains(settings)
     addresses = {r: address for r in recipients if (address := address_of(r))}
     allowed_addresses = mailed_addresses(settings, addresses.values())
@@ -231,13 +244,13 @@ def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Seque
     if sender_host(mail.sender).casefold() not in domains | {sender_host(settings.mail.from_).casefold()}:
         return dict.fromkeys(recipients, Outcome("refused", f"its sender is {mail.sender!r}, and mail.from of runspend.yaml is of another domain"))
     outcomes = {r: Outcome("refused", UNKNOWN_DOMAIN if r in addresses else "not an address that mail can be sent to") for r in recipients if r not in reachable}
-    if mail.list_id.startswith("Runspend archive "):  # to owners that data names; a notice may have been written under other settings
+    if mail.list_id.startswith("Runspend archive "):  # data names these owners, and the notice may have been written under other settings
         allowed = find_recipients(settings)
         outcomes |= {r: Outcome("refused", f"not sent: it is not in an allowed domain ({allowed.listed})") for r in reachable if not allowed.may_receive(r)}
         reachable = {r: address for r, address in reachable.items() if r not in outcomes}
     try:
         as_bytes(mail)
-    except (ValueError, MessageError) as error:  # such a mail must not keep those behind it; its refusal is told to operators
+    except (ValueError, MessageError) as error:  # such a mail must not block the next ones; operators get a mail about its refusal
         return outcomes | dict.fromkeys(reachable, Outcome("refused", f"the mail cannot be written: {error}"))
     if reachable:
         by_address = backend.deliver(mail, sorted(set(reachable.values())))
@@ -251,7 +264,7 @@ def _is_for_webhook(settings: Settings, kind: str, mail: Mail) -> bool:
 
 
 def _webhook_since(settings: Settings, records: RecordStore, now: datetime) -> str | None:
-    """Since when a webhook is asked for, this time: what was decided before is not posted. None without one."""
+    """Return since when the webhook has been configured. Earlier decisions are not posted. None without a webhook."""
     wanted = None if settings.mail.webhook is None else now.isoformat()
     if (found := records.get("webhooks", "since")) is None:
         if wanted is not None:
@@ -268,7 +281,7 @@ def _outbox_key(message_id: str, recipient: str) -> str:
 
 
 def _is_untried(records: RecordStore, message_id: str, recipient: str) -> bool:
-    """Whether nothing is recorded of a mail and recipient: where the record cannot be believed, the mail may have been sent."""
+    """Whether nothing is recorded about a mail and recipient. If the record cannot be trusted, the mail may have been sent."""
     try:
         return records.get("outbox", _outbox_key(message_id, recipient)) is None
     except RecordRefused:
@@ -276,12 +289,12 @@ def _is_untried(records: RecordStore, message_id: str, recipient: str) -> bool:
 
 
 def _digested(records: RecordStore, refused: list[RecordRefused] | None = None) -> dict[tuple[str, str], str]:
-    """(Message-ID, recipient) -> Message-ID of the digest that stands for it."""
+    """Map (Message-ID, recipient) to the Message-ID of the digest that replaces the mail."""
     return {(member, d["recipient"]): d["mail"]["message_id"] for d in records.list("digests", refused).values() for member in d["members"]}
 
 
 def _make_digests(settings: Settings, records: RecordStore, now: datetime, waiting: Sequence[Waiting]) -> bool:
-    """Put a recipient's many budget mails into few; whether there were any."""
+    """Combine the budget mails of recipients with more than DIGEST_ABOVE into digests. Return whether there were any."""
     by_recipient: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for _, recipients, alert, _ in waiting:
         if alert is not None:
@@ -302,6 +315,6 @@ def _make_digests(settings: Settings, records: RecordStore, now: datetime, waiti
 def _one_at_a_time(home: Path) -> Iterator[None]:
     folder = home / "mail"
     folder.mkdir(parents=True, exist_ok=True)
-    with open_lock(folder / ".lock") as lock:  # released by the kernel when the process dies
+    with open_lock(folder / ".lock") as lock:  # the kernel releases it when the process dies
         lock_in_time(lock.fileno(), folder / ".lock", "send mail", OUTBOX_WAIT)
         yield

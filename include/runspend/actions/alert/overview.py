@@ -1,6 +1,6 @@
-"""`runspend budgets`: every budget there is, how it stood at the last alert step, and who is quiet about it.
+"""`runspend budgets`: list every budget, its state at the last alert step, and its acknowledgment or snooze.
 
-Put here what a person asks about budgets between two nights. It reads tables and records; nothing is judged, nothing is sent.
+Put here answers to questions about budgets between pipeline runs. This module reads tables and records. It does not judge or send.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ COLUMNS = (
 
 
 def list_budgets(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> list[dict[str, Any]]:
-    """One row of COLUMNS per budget, the nearest to its amount first; states: over, crossed, will pass, fine, not judged."""
+    """Return one row of COLUMNS per budget: first those not judged, then those with the highest percentage used.
+
+    States are over, crossed, will pass, fine, not judged.
+    """
     tagged, _ = read_tag_budgets(reader, settings)
     budgets = [*settings.budgets, *tagged]
     columns = "budget, budget_period, budget_version, amount, spent, estimated, forecast, forecast_low, forecast_high, passes_on, crossed, next_threshold, not_judged, covered_until, judged_at"
@@ -45,7 +48,7 @@ def list_budgets(reader: Reader, settings: Settings, records: RecordStore, now: 
 
 
 def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Those rows as cells for a person, a line of heads first."""
+    """Return those rows as cells for a person. The first row has the column heads."""
     lines: list[tuple[str, ...]] = [("budget", "state", "period", "spent", "of", "used", "forecast (4 in 5)", "passed", "next", "last mail", "quiet")]
     for row in rows:
         foreseen = "-" if row["forecast"] is None else f"{_whole(row['forecast'])} ({_whole(row['forecast_low'])} to {_whole(row['forecast_high'])})"
@@ -63,7 +66,10 @@ def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 def say_quiet(
     reader: Reader, settings: Settings, records: RecordStore, name: str, kind: QuietKind, until: date | None, by: str, note: str | None, now: datetime
 ) -> Quiet:
-    """Record that somebody acknowledges or snoozes a budget, or ends it; until its period's end where no day is given. Raises UsageError."""
+    """Record that someone acknowledges or snoozes a budget, or ends that. Raises UsageError.
+
+    Without a given day, it lasts until the end of the budget's period.
+    """
     tagged, _ = read_tag_budgets(reader, settings)
     budgets = {b.name: b for b in [*settings.budgets, *tagged]}
     every = budgets[name].every if name in budgets else "month"
@@ -94,7 +100,10 @@ def _state(budget: Budget, judged: Mapping[str, Any]) -> str:
 
 
 def _last_mails(records: RecordStore) -> dict[tuple[str, str], str]:
-    """(budget, period) -> what the newest mail was about, when, and what became of it where nobody has it. Days are not told here."""
+    """Map (budget, period) to the reason and date of its newest mail, plus its state if no recipient received it.
+
+    Anomalous days are left out.
+    """
     states, found = recipient_states(records), dict[tuple[str, str], tuple[tuple[str, bool], str]]()
     for value in records.list("alerts").values():
         if "mail_of" in value or value["kind"] == "anomaly":
@@ -106,7 +115,7 @@ def _last_mails(records: RecordStore) -> dict[tuple[str, str], str]:
             became = {states.get((mail["message_id"], r), "waiting") for r in mail["recipients"]}
             text += "" if "accepted" in became else f" ({', '.join(sorted(became)) or 'nobody to tell'})"
         key = value["budget"], value["budget_period"]
-        rank = value["decided_at"], "covers" in value  # of what was decided at once, the record that names the others
+        rank = value["decided_at"], "covers" in value  # of alerts decided at the same time, the record that names the others
         if key not in found or rank >= found[key][0]:
             found[key] = rank, text
     return {key: text for key, (_, text) in found.items()}

@@ -1,6 +1,6 @@
-"""The periods budgets count in: their names, their days, and how long one is judged after it ended.
+"""Budget periods: their names, their days, and how long a period is judged after it ended.
 
-Put here calendar arithmetic alone. What is spent of a period is judged in `judge.py`.
+Put here only calendar arithmetic. `judge.py` judges the spend of a period.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from types import MappingProxyType
 from runspend.config.budgets import Every
 
 EVERY: tuple[Every, ...] = ("day", "week", "month", "quarter", "year")
-# Bills are days late, and restated once more when a month is invoiced. A period that just ended is judged this much longer,
-# else a crossing in its last hours, or a correction of one, is never seen.
+# Bills are days late, and restated once more when a month is invoiced. A period that just ended is judged this much longer.
+# Otherwise a crossing in its last hours, or a correction of one, would be missed.
 LATE_BILLS = timedelta(days=15)
-# A bill that has not come by then is an incident of its own; the period is judged until it has, but not for ever.
+# A bill that has not arrived by then is an incident. Until this limit, the period is judged while its bill is missing.
 VERY_LATE_BILLS = timedelta(days=62)
 QUIET_AT_MOST = timedelta(hours=24)
 
@@ -32,27 +32,27 @@ class BudgetPeriod:
 
     @property
     def month(self) -> date:
-        """First day of the month the period starts in."""
+        """First day of the month in which the period starts."""
         return self.start.replace(day=1)
 
     @property
     def days(self) -> Iterator[date]:
-        """All days of it."""
+        """All days of the period."""
         return (self.start + timedelta(days=n) for n in range((self.end - self.start).days))
 
     @property
     def quiet_until(self) -> datetime:
-        """Nothing is decided of the first hours: a quarter of a short period, a day of a long one."""
+        """End of the first hours, in which nothing is decided: a quarter of a short period, a day of a long one."""
         return midnight(self.start) + min(QUIET_AT_MOST, (self.end - self.start) / 4)
 
 
 def midnight(day: date) -> datetime:
-    """The instant a UTC date begins."""
+    """Return the instant at which a UTC date begins."""
     return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
 
 
 def current_period(every: Every, day: date) -> BudgetPeriod:
-    """The period that holds a UTC date."""
+    """Return the period that contains a UTC date."""
     if every == "day":
         return BudgetPeriod(day, day + timedelta(days=1), day.isoformat())
     if every == "week":
@@ -69,7 +69,7 @@ def current_period(every: Every, day: date) -> BudgetPeriod:
 
 
 def period_named(name: str) -> BudgetPeriod:
-    """The period of a name that `current_period` gave."""
+    """Return the period for a name that `current_period` gave."""
     if "W" in name:
         return current_period("week", date.fromisocalendar(int(name[:4]), int(name[6:]), 1))
     if "Q" in name:
@@ -83,12 +83,15 @@ def period_named(name: str) -> BudgetPeriod:
 def periods_to_judge(
     every: Every, now: datetime, first_judged: datetime | None, covered: date | None = None, judged_on: Mapping[str, date] = MappingProxyType({})
 ) -> list[BudgetPeriod]:
-    """The current period, and those that ended less than LATE_BILLS ago, or that bills do not reach the end of (`covered` is the first
-    day they do not wholly cover), and were already being judged when they ended. A period whose last verdict was on less than
-    all of it (`judged_on`: period name -> `covered` of that time) is judged once more when the bill is there; and so are those after the
-    last verdict, when nothing ran, if they ended less than VERY_LATE_BILLS ago.
+    """Return the current period and the ended periods that still need a verdict, oldest first.
 
-    `first_judged` is when this budget version was first judged: a new installation says nothing of the months before it.
+    An ended period qualifies only if it was already being judged when it ended, and if one of these holds:
+    * It ended less than LATE_BILLS ago.
+    * Bills do not reach its end yet, and it ended less than VERY_LATE_BILLS ago. `covered` is the first day they do not wholly cover.
+    * Its last verdict did not cover all of its days, and the bill is now there (`judged_on`: period name -> `covered` at that time).
+    * It ended after the last verdict while nothing ran, less than VERY_LATE_BILLS ago.
+
+    `first_judged` is when this budget version was first judged. A new installation does not judge earlier months.
     """
     current = current_period(every, now.astimezone(timezone.utc).date())
     periods, unjudged, end = [current], list[BudgetPeriod](), current.start
@@ -98,7 +101,7 @@ def periods_to_judge(
         has_come, verdict = covered is None or covered >= end, judged_on.get(before.name)
         if age < LATE_BILLS or (not has_come and age < VERY_LATE_BILLS):
             periods.append(before)
-        elif has_come and verdict is None:  # of before the budget was there, or of an outage: an older one that was judged tells
+        elif has_come and verdict is None:  # from before the budget existed, or from an outage; an older judged period shows which
             unjudged += [before] if age < VERY_LATE_BILLS else []
         else:
             is_open = has_come and verdict is not None and verdict < end
@@ -112,7 +115,7 @@ def periods_to_judge(
 
 
 def same_days_before(period: BudgetPeriod, until: date) -> tuple[date, date]:
-    """The stretch of the period before that compares with [period.start, until): the same days, as far as it had them."""
+    """Return the days of the previous period that compare with [period.start, until): the same days, as far as it has them."""
     before = current_period(_every(period), period.start - timedelta(days=1))
     if before.start.day == 1 and period.start.day == 1 and "W" not in period.name:
         months = (until.year - period.start.year) * 12 + until.month - period.start.month

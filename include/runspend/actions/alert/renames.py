@@ -1,7 +1,7 @@
-"""What was told of a budget stays told when a tracking server or bill that it selects by gets another name.
+"""Keep a budget's alerts when a tracking server or bill that it selects by is renamed.
 
-Put here the rewriting of records by which such budgets are known: their versions, what was decided of them, who is quiet about them.
-`runspend rename` notes the new name. The records follow as soon as the cost tables have it: until then spend is found by the old one.
+Put here the changes to records that identify such budgets: their versions, alerts, and acknowledgments or snoozes. `runspend rename`
+records the new name. The records follow as soon as the cost tables use it. Until then, spend is found by the old name.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from runspend.core.selectors import matches
 from runspend.warehouse import Reader
 
 KIND = "renames"
-# Kind of what is renamed -> the key of selectors that names it, and the column of the cost tables.
+# Kind of renamed thing -> the selector key that names it, and its column in the cost tables.
 SELECTED_BY = {"tracking": ("tracking", "tracking_server"), "bill": ("source", "source")}
 
 
 class Unfinished(NamedTuple):
-    """A rename that the cost tables have followed in closed months only: by either name alone a budget's money is not whole."""
+    """A rename that the cost tables follow only in closed months. Neither name alone selects all of a budget's money."""
 
     key: str  # of selectors
     old: str
     new: str
 
     def why_not_judged(self, budget: Budget) -> str | None:
-        """Why a budget cannot be judged yet; None for one that selects by neither name, or by both."""
+        """Return why a budget cannot be judged yet. None if it selects by neither name, or by both."""
         patterns = budget.for_.get(self.key, ())
         is_by_old, is_by_new = (any(matches(pattern, name) for pattern in patterns) for name in (self.old, self.new))
         if is_by_old == is_by_new:
@@ -41,9 +41,9 @@ class Unfinished(NamedTuple):
 
 
 def note_rename(records: RecordStore, kind: Literal["tracking", "bill"], old: str, new: str) -> None:
-    """Write down that a tracking server or bill has another name. Said again, it counts again.
+    """Record that a tracking server or bill has a new name. Recording it again makes it count again.
 
-    What was to become `old` and is not yet becomes `new` at once: renames are settled in no order.
+    If an unsettled rename leads to `old`, it is changed to lead to `new`, because renames are settled in no fixed order.
     """
     _note(records, kind, old, new)
     for key, value in records.list(KIND).items():
@@ -54,7 +54,10 @@ def note_rename(records: RecordStore, kind: Literal["tracking", "bill"], old: st
 
 
 def settle_renames(reader: Reader, records: RecordStore, currency: str) -> list[Unfinished]:
-    """Let the records follow each noted rename that the cost tables have followed; those that they follow in part. Killed anywhere, the next call goes on."""
+    """Update the records for each rename that the cost tables follow. Return the renames that they follow only in part.
+
+    If the process is killed at any point, the next call continues.
+    """
     unfinished = []
     for key, value in records.list(KIND).items():
         if value["is_settled"]:
@@ -78,7 +81,7 @@ def _note(records: RecordStore, kind: str, old: str, new: str) -> None:
 
 
 def _follow(records: RecordStore, value: Mapping[str, Any], name: str, old: str, new: str, currency: str) -> None:
-    """Move one version of a budget, and what was told by it, if it selects by the old name."""
+    """Move one version of a budget and its alerts if it selects by the old name."""
     if not value.get("rules") or old not in value["rules"]["for_"].get(name, ()):
         return
     before = with_rules(Budget.model_construct(name=value["budget"], amount=Decimal(0), notify=[]), value["rules"])
@@ -90,7 +93,8 @@ def _follow(records: RecordStore, value: Mapping[str, Any], name: str, old: str,
     version = budget_version(after, currency)
     moved = {**value, "budget": after.name, "version": version, "rules": rules_of(after)}
     key = f"{after.name}.{version}"
-    while not records.create("budgets", key, moved):  # judged by the new name already, or renamed back: then it was never taken back
+    # already judged under the new name, or renamed back: then it counts as never taken back
+    while not records.create("budgets", key, moved):
         there = records.get("budgets", key)
         since = value["first_judged_at"] if there is None else min(value["first_judged_at"], there[0]["first_judged_at"])
         if there is not None and records.replace("budgets", key, {**moved, "first_judged_at": since}, there[1]):
@@ -99,7 +103,8 @@ def _follow(records: RecordStore, value: Mapping[str, Any], name: str, old: str,
     for key, quiet in records.list("quiet").items():
         if quiet["budget"] == before.name:
             _change(records, "quiet", key, {"budget": after.name})
-    _change(records, "budgets", f"{before.name}.{value['version']}", {"rules": None})  # judged by it, there would be no money: a false correction
+    # judging by the old name would find no money: a false correction
+    _change(records, "budgets", f"{before.name}.{value['version']}", {"rules": None})
 
 
 def _move_alerts(records: RecordStore, before: tuple[Budget, str], after: tuple[Budget, str], currency: str) -> None:
@@ -116,7 +121,7 @@ def _move_alerts(records: RecordStore, before: tuple[Budget, str], after: tuple[
         if "items" in alert:
             more["items"] = [{**item, "alert_id": renamed(item["alert_id"])} for item in alert["items"]]
             more["covers"] = [renamed(covered) for covered in alert["covers"]]
-        _change(records, "alerts", key, more)  # whose key stays what it was
+        _change(records, "alerts", key, more)  # the record's key does not change
 
 
 def _name_in_tag(budget: Budget) -> str:

@@ -1,8 +1,8 @@
-"""What a mail says: blocks of words, figures and one picture, rendered as text and as HTML that say the same.
+"""Render a mail's blocks of words, figures and one picture as text and as HTML with the same content.
 
-Put here wording-free machinery of documents. The words of budget mails are in `wording.py`, those of operators' mails in
-`operators.py`; headers and bytes are in `message.py`, sending is in `smtp.py`. Names in mails come from people who may be
-hostile: every one passes `clean`, the HTML is written by one autoescaped template, and a name can never stop a mail.
+Put here the layout of documents, without wording. The words of budget mails are in `wording.py`, those of operators' mails in
+`operators.py`. Headers and bytes are in `message.py`, sending is in `smtp.py`. Names in mails come from people who may be hostile. So
+every name passes `clean`, one autoescaped template writes the HTML, and a name can never stop a mail.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a title. `align` has one letter a column, l or r; `total` closes the table."""
+    """Rows under a title. `align` has one letter per column, l or r. `total` closes the table."""
 
     title: str
     heads: tuple[str, ...]
@@ -76,7 +76,7 @@ Block = Paragraph | Table | Facts | SpendChart
 
 @dataclass(frozen=True)
 class Envelope:
-    """Who a kind of mail is from and which list it belongs to."""
+    """The sender of a kind of mail, and its mailing list."""
 
     sender: str
     list_name: str
@@ -88,7 +88,7 @@ class Envelope:
 
 
 def render_text(blocks: Sequence[Block]) -> str:
-    """The text part, at most WIDTH columns wide."""
+    """Return the text part, at most WIDTH columns wide."""
     parts = []
     for block in blocks:
         if isinstance(block, SpendChart):
@@ -105,14 +105,14 @@ def render_text(blocks: Sequence[Block]) -> str:
                 head = f"  {name}{' ' * (name_width - width(name))}  " if name else "  "
                 lines.append(_wrap(value, head, " " * width(head)))
             parts.append("\n".join(lines))
-    # What somebody forgot to clean must not keep the mail, and every mail behind it, from being sent.
+    # A value that was not cleaned must not block this mail and every mail behind it.
     return "\n".join(visible(line) for line in "\n\n".join(parts).split("\n")) + "\n"
 
 
 def render_html(subject: str, blocks: Sequence[Block], *, has_picture: bool = False) -> str:
-    """The HTML part: the same words in the same order, nothing that a mail program would fetch.
+    """Return the HTML part: the same words in the same order, without anything that a mail program would fetch.
 
-    A chart is the mail's picture, its table told to who does not see it; without a picture the table stands there itself.
+    A chart is the mail's picture, with its table as alternative text. Without a picture, the table takes its place.
     """
     shown = [_chart_table(block) if isinstance(block, SpendChart) and not has_picture else block for block in blocks]
     return (
@@ -134,10 +134,10 @@ def make_mail(
     thread: str | None = None,
     copies: Sequence[str] = (),
 ) -> Mail:
-    """A mail from its blocks, at most one of them a chart.
+    """Return a mail made of its blocks, at most one of them a chart.
 
-    `local_id` is the left side of the Message-ID: the same id is the same mail, whenever it is sent. Mails of one `thread`
-    (a budget and period) are shown as one conversation.
+    `local_id` is the left side of the Message-ID: the same id is the same mail, at any time of sending. Mail programs show mails of one
+    `thread` (a budget and period) as one conversation.
     """
     subject = clean(subject, 180)
     picture = next((drawn for block in blocks if isinstance(block, SpendChart) and (drawn := draw(block))), None)
@@ -159,13 +159,13 @@ def make_mail(
 
 
 def _chart_table(chart: SpendChart) -> Table:
-    """A chart in words and numbers."""
+    """Return a chart as a table of words and numbers."""
     heads = ("", f"of {money(chart.budget, short=True)} {chart.currency}", "")
     return Table("SPENT BY DAY", heads, "lrr", chart.rows())
 
 
 def _table_lines(table: Table) -> list[str]:
-    """The title stands on the line of the column heads where it fits before the first of them, else above it."""
+    """Return a table's lines. The title is on the line of the column heads if it fits before the first head, else above."""
     grid = [table.heads, *table.rows]
     widths = [max(width(row[i]) for row in grid) for i in range(len(table.heads))]
     widths[0] = max(8, min(widths[0], WIDTH - 2 - sum(w + 2 for w in widths[1:])))
@@ -186,7 +186,7 @@ def _table_lines(table: Table) -> list[str]:
 
 
 def _wrap(text: str, first: str = "", rest: str | None = None) -> str:
-    """Wrapped at WIDTH columns; a word longer than a line is broken, except an address people must be able to click."""
+    """Wrap text at WIDTH columns. A word longer than a line stays whole, so that addresses remain clickable."""
     return textwrap.fill(
         text, WIDTH, initial_indent=first, subsequent_indent=first if rest is None else rest, break_long_words=False, break_on_hyphens=False
     )

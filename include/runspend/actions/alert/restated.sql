@@ -1,4 +1,4 @@
--- One row per bill that was restated after a budget's crossing was told: the days, within those it was told by, that changed.
+-- One row per bill restated after an alert for a budget: the changed days, among the days that the alert was based on.
 select
   c.source,
   min(c.charge_date) as first_date,

@@ -1,4 +1,4 @@
--- One row per run of a budget that MLflow says is running and that gave a sign of life lately; the dearest first.
+-- One row per run of a budget that is running according to MLflow and was active recently; highest cost first.
 with
 costs as (
   select

@@ -1,6 +1,6 @@
-"""The parts of a budget mail below its first words: what runs now, what drove it, how sure that is, what to do.
+"""Build the sections of a budget mail below its first paragraph: active runs, cost drivers, confidence and next steps.
 
-Put here blocks made of figures. What happened, and to whom it is told, is in `wording.py`.
+Put here blocks made of figures. The first paragraph and the recipients are in `wording.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runspend.actions.alert.series import Coverage
 
 
 def running_now(figures: Figures, status: Status, people: str, now: datetime) -> Table:
-    """Runs that are on, the dearest first, and what they cost an hour together."""
+    """Return the active runs, most expensive first, and their total cost per hour."""
     rows, together, unknown = [], Decimal(0), figures.running_count - len(figures.running)
     for run in figures.running:
         unknown += run.per_hour is None
@@ -49,7 +49,7 @@ def running_now(figures: Figures, status: Status, people: str, now: datetime) ->
 
 
 def what_drove_it(figures: Figures, status: Status, people: str) -> Table:
-    """The dearest experiments, against the same days of the period before."""
+    """Return the most expensive experiments, compared with the same days of the previous period."""
     spent = status.spent or Decimal(0)
     rows = []
     for driver in (*figures.drivers, *([figures.others] if figures.others else [])):
@@ -61,7 +61,7 @@ def what_drove_it(figures: Figures, status: Status, people: str) -> Table:
 
 
 def which_runs(runs: Sequence[DayRun], count: int, day: date, people: str) -> Table:
-    """The dearest runs of one day."""
+    """Return the most expensive runs of one day."""
     rows = tuple(
         (clean(run.name, 24), clean(run.experiment, 20) if run.experiment else "", person(run.who, people), clean(run.machines, 20) if run.machines else "", money(run.spent))
         for run in runs
@@ -71,7 +71,7 @@ def which_runs(runs: Sequence[DayRun], count: int, day: date, people: str) -> Ta
 
 
 def bill_ages(coverage: Sequence[Coverage], now: datetime) -> list[tuple[str, str]]:
-    """How far each bill reaches, in words."""
+    """Describe how far each bill reaches."""
     facts = []
     for bill in coverage:
         if bill.covered_until is None:
@@ -88,7 +88,7 @@ def bill_ages(coverage: Sequence[Coverage], now: datetime) -> list[tuple[str, st
 
 
 def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
-    """How old the figures are, what is not in them, and how runs were found."""
+    """Return the age of the figures, the costs they leave out, and how runs were matched."""
     facts = bill_ages(figures.coverage, now)
     is_counted = status.budget.judged_on == "bill_and_estimates"
     if is_counted and status.estimated:
@@ -113,7 +113,10 @@ def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
 
 
 def what_you_can_do(status: Status, now: datetime) -> Facts:
-    """What to type, whom to ask. Of a period that is over nobody can be quiet any more, of the present one they can."""
+    """Return commands to type and people to ask.
+
+    A budget can be acknowledged only in the current period, even if the mail is about an earlier one.
+    """
     budget, until = status.budget, current_period(status.budget.every, now.date()).end
     facts = [
         ("See the runs", f"runspend costs --by experiment --since {status.period.start:%Y-%m}"),
@@ -128,9 +131,9 @@ def what_you_can_do(status: Status, now: datetime) -> Facts:
 
 
 def spend_chart(status: Status) -> SpendChart | None:
-    """Spend so far day by day, and the forecast with its band, which is nothing today and all of it at the period's end.
+    """Return daily cumulative spend, and the forecast with its interval. The interval is zero today and full at the period's end.
 
-    Spend reaches to the last day that has any, wholly billed or not, so that the picture names the sum that the text names.
+    Spend reaches the last day that has any, even if that day is not wholly billed. So the chart ends at the sum that the text gives.
     """
     forecast, start = status.forecast, status.period.start
     last = max(status.through, forecast.path[0][0] - timedelta(days=1)) if forecast else status.through
@@ -141,7 +144,7 @@ def spend_chart(status: Status) -> SpendChart | None:
     outlook = []
     if forecast:
         for number, (day, middle) in enumerate(forecast.path, 1):
-            if day < last:  # of the days not wholly billed, the last one with spend is where the forecast begins
+            if day < last:  # the forecast begins at the last day with spend, even if that day is not wholly billed
                 continue
             part = Decimal(number) / len(forecast.path)
             outlook.append(Outlook(middle - (forecast.total - forecast.low) * part, middle, middle + (forecast.high - forecast.total) * part))
@@ -151,7 +154,7 @@ def spend_chart(status: Status) -> SpendChart | None:
 
 
 def period_name(period: BudgetPeriod) -> str:
-    """The period as people say it: 24 November, week 48 of 2026, November, Q4 2026, 2026."""
+    """Return the period's name for people: 24 November, week 48 of 2026, November, Q4 2026, 2026."""
     if "W" in period.name:
         return f"week {int(period.name[-2:])} of {period.name[:4]}"
     if "Q" in period.name:
@@ -161,7 +164,7 @@ def period_name(period: BudgetPeriod) -> str:
 
 
 def share(part: Decimal, whole: Decimal) -> str:
-    """ "58 %"; empty of nothing."""
+    """ "58 %". Empty if the whole is zero."""
     return f"{EXACT.divide(EXACT.multiply(part, Decimal(100)), whole).quantize(Decimal(1), context=EXACT)} %" if whole else ""
 
 

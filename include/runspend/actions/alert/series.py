@@ -1,7 +1,7 @@
-"""What the alert reads for all budgets at once: their daily series, how far the bills reach, and selectors as SQL.
+"""Read the inputs for all budgets at once: their daily series, how far the bills reach, and selectors as SQL.
 
-Put here queries that answer for every budget in one scan. The SQL is in the .sql files beside this; what a person typed reaches
-it as parameters only. The figures of one mail are read in `figures.py`.
+Put here queries that answer for every budget in one scan. The SQL is in the .sql files of this folder. User input reaches it only as
+parameters. The figures of one mail are read in `figures.py`.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ COST_COLUMNS = {
     "cost_kind": "cost_kind",
     "provider": "service_provider_name",
     "source": "source",
-    "experiment_id": "experiment_id",  # of budgets in experiment tags; nobody writes it
+    "experiment_id": "experiment_id",  # for budgets in experiment tags; people do not write it
 }
-# Keys that name bill lines, not runs: MLflow cannot say which bill or provider a run will be on.
+# Keys that name bill lines, not runs. MLflow cannot say which bill or provider a run will be on.
 LINE_ONLY = ("cost_kind", "provider", "source")
 RUN_COLUMNS = {key: f"r.{column}" for key, column in COST_COLUMNS.items() if key not in LINE_ONLY}
-# What only runs have. Of a run's tag or param the key is a parameter too: a person typed it.
+# Attributes of runs only. The key of a run's tag or param is a parameter too, because a person typed it.
 MODEL = "coalesce(json_value({runs}tags, '$.model'), json_value({runs}params, '$.model'))"
 MAPS = {"tag": "{runs}tags", "param": "{runs}params", "experiment_tag": "{experiments}tags"}
-BATCH = 200  # budgets of one scan: each is two sums of the query
-OF_EXPERIMENT = {"tracking", "workspace", "experiment_id"}  # what budgets in experiment tags select by; a key nobody may write is among it
+BATCH = 200  # budgets per scan: each adds two sums to the query
+# keys of budgets in experiment tags; experiment_id may not be written in settings
+OF_EXPERIMENT = {"tracking", "workspace", "experiment_id"}
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class Coverage:
 
 
 def read_series(reader: Reader, budgets: Sequence[Budget], first: date, end: date) -> list[Series]:
-    """For each budget its billed and estimated money by (day, currency) in [first, end): a scan or two for all of them, and for those of
-    the same money one series."""
+    """Return each budget's billed and estimated money by (day, currency) in [first, end).
+
+    One or two scans serve all budgets. Budgets of the same money share one series.
+    """
     days = {"first_date": first, "end_date": end}
     wanted = {series_key(budget): budget for budget in budgets}
     found = dict[str, Series]()
@@ -68,7 +71,7 @@ def read_series(reader: Reader, budgets: Sequence[Budget], first: date, end: dat
         for start in range(0, len(numbered), BATCH):
             part = numbered[start : start + BATCH]
             billed = _rows(reader, "spend", part, days, is_of_runs)
-            known = [(n, b) for n, b in part if "provider" not in b.for_]  # no estimate knows the provider
+            known = [(n, b) for n, b in part if "provider" not in b.for_]  # estimates do not know the provider
             estimated = _rows(reader, "estimates", known, days, is_of_runs) if known else []
             for n, budget in part:
                 found[series_key(budget)] = Series(_column(billed, f"b{n}"), _column(billed, f"r{n}"), _column(estimated, f"b{n}"))
@@ -76,13 +79,13 @@ def read_series(reader: Reader, budgets: Sequence[Budget], first: date, end: dat
 
 
 def read_first_day(reader: Reader) -> date | None:
-    """The first day the cost tables know anything of; None without any."""
+    """Return the first day in the cost tables; None if they are empty."""
     found: date | None = reader.query("select min(charge_date) as first_date from cost_daily").to_pylist()[0]["first_date"]
     return found
 
 
 def read_coverage(reader: Reader, now: datetime) -> tuple[Coverage, ...]:
-    """How far each bill reaches: not beyond now, whatever its lines of a whole month say."""
+    """Return how far each bill reaches. Lines that cover a whole month do not count beyond now."""
     rows = reader.query(sql("covered")).to_pylist()
     return tuple(
         Coverage(
@@ -96,17 +99,17 @@ def read_coverage(reader: Reader, now: datetime) -> tuple[Coverage, ...]:
 
 
 def covered_until(coverage: Sequence[Coverage]) -> datetime | None:
-    """The earliest of all bills; None without bills, or if one never said."""
+    """Return the earliest end of all bills. None without bills, or if one bill does not say how far it reaches."""
     ends = [c.covered_until for c in coverage]
     known = [end for end in ends if end is not None]
     return min(known) if known and len(known) == len(ends) else None
 
 
 def first_open_day(coverage: Sequence[Coverage], behind: timedelta = VERY_LATE_BILLS) -> date | None:
-    """The first day that not every bill wholly covers; None where that is not known.
+    """Return the first day that not every bill wholly covers; None if it is not known.
 
-    A bill that ended so long before the others is dead, or an incident that operators are told of: the months since are no
-    forecast's to fill with what things cost then.
+    A bill that ended long before the others is dead, or an incident that operators hear about. It is left out: a forecast must not fill
+    the months since then with its old costs.
     """
     newest = max((c.covered_until for c in coverage if c.covered_until is not None), default=None)
     alive = [c for c in coverage if newest is None or c.covered_until is None or newest - c.covered_until < behind]
@@ -115,7 +118,7 @@ def first_open_day(coverage: Sequence[Coverage], behind: timedelta = VERY_LATE_B
 
 
 def selector_sql(selector: Mapping[str, Sequence[str]], columns: Mapping[str, str], prefix: str) -> tuple[str, dict[str, str]]:
-    """A selector as a GoogleSQL condition over `columns` (key -> column), and the parameters it needs."""
+    """Return a selector as a GoogleSQL condition over `columns` (key -> column), and its parameters."""
     conditions, parameters = [], dict[str, str]()
 
     def bind(value: str) -> str:
@@ -142,13 +145,16 @@ def selector_sql(selector: Mapping[str, Sequence[str]], columns: Mapping[str, st
 
 
 def run_columns(*, own: Mapping[str, str] | None = None, runs: str = "r.", experiments: str = "x.") -> dict[str, str]:
-    """Key -> column over runs and experiments, with the columns of another table for what runs do not know."""
+    """Map keys to columns of runs and experiments. `own` adds another table's columns for keys that runs do not have."""
     maps = {key: column.format(runs=runs, experiments=experiments) for key, column in MAPS.items()}
     return {**RUN_COLUMNS, **maps, "model": MODEL.format(runs=runs), **(own or {})}
 
 
 def cost_source(budget_is_of_runs: bool) -> tuple[str, dict[str, str]]:
-    """What stands for {costs} in a query, and key -> column of it: the whole bill by day, or what runs cost by day with their tags."""
+    """Return the text for {costs} in a query, and its columns by key.
+
+    It is the whole bill by day, or the cost of runs by day with their tags.
+    """
     if not budget_is_of_runs:
         return "cost_daily", dict(COST_COLUMNS)
     maps = {"tag": "tags", "param": "params", "experiment_tag": "experiment_tags"}
@@ -157,7 +163,7 @@ def cost_source(budget_is_of_runs: bool) -> tuple[str, dict[str, str]]:
 
 
 def sql(name: str) -> str:
-    """The text of one of the .sql files beside this."""
+    """Return the text of one of the .sql files in this folder."""
     return files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
 
 
@@ -180,7 +186,10 @@ def _rows(reader: Reader, name: str, budgets: Sequence[tuple[int, Budget]], days
 
 
 def _read_tagged(reader: Reader, budgets: Mapping[str, Budget], measure: str, days: Mapping[str, date]) -> dict[str, Series]:
-    """The series of budgets of one experiment each, which may be thousands: grouped by experiment in the place of a sum for each."""
+    """Return the series of budgets of one experiment each.
+
+    There may be thousands, so the query groups by experiment instead of computing a sum for each budget.
+    """
     keys = {tuple(b.for_[name][0] for name in ("tracking", "workspace", "experiment_id")): key for key, b in budgets.items()}
     found = {key: Series({}, {}, {}) for key in budgets}
     shared = dict[tuple[date, str], tuple[date, str]]()

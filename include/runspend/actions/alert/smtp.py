@@ -1,7 +1,7 @@
-"""The seam to the outside for mail: .eml files under home, or SMTP.
+"""Send mail: as .eml files under home, or by SMTP.
 
-Put here how a finished message leaves, and what the other side said to each recipient. Which mail to send does not belong
-here. Airflow's SmtpHook is not used for sending: it drops refused recipients and sends again what was queued already.
+Put here how a finished message leaves, and the server's answer for each recipient. The choice of mails does not belong here. Airflow's
+SmtpHook is not used for sending: it drops refused recipients and sends again mail that was already queued.
 """
 
 from __future__ import annotations
@@ -27,50 +27,53 @@ from runspend.core.own_files import write_whole
 from runspend.core.redaction import redact_values
 
 TIMEOUT_SECONDS = 30.0  # for one answer
-# All of a night's mails together: a server that answers a letter at a time, or stalls at each mail, holds nobody up for longer.
+# For all mails of one pipeline run. A server that answers one letter at a time, or stalls at each mail, delays it no longer.
 DEADLINE_SECONDS = 600.0
 LOST_CONNECTIONS = 3
-LONGEST_NAME = 200  # characters of a file's, which file systems allow 255 of
-# "Not you" (RFC 3463's 5.7, "relaying denied") is about the account or the network, which somebody puts right, not the address.
+LONGEST_NAME = 200  # characters of a file name; file systems allow 255
+# "Not you" (RFC 3463's 5.7, "relaying denied") is about the account or the network, not the address. Operators can fix it.
 NO_LOGIN = (530, 534, 535, 538)  # RFC 4954
 _OUR_FAULT = re.compile(rb"(?<![\d.])5\.7\.\d+(?!\.?\d)|\brelay", re.IGNORECASE)
-# What RFC 3463 and 7505 say of the address or the mail itself. Any other 5xx may be policy, a blocklist or greylisting, a bare 550 above all
-# (RFC 5321 4.2.2), and change by tomorrow. A part of an IP address, which blocklists name, is no such code.
+# RFC 3463 and 7505 define these as faults of the address or the mail itself. Any other 5xx may be policy, a blocklist or greylisting,
+# above all a bare 550 (RFC 5321 4.2.2), and may change by tomorrow. A part of an IP address, as blocklists name it, is not such a code.
 _FOR_GOOD = re.compile(rb"(?<![\d.])5\.(1\.([1236]|10)|3\.4|6\.\d+)(?!\.?\d)")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the other side said. `waiting`: not known to be delivered, to be tried again; `skipped`: mail is switched off. `refused` is said at
-    once, and tried again for some days unless it `is_final`."""
+    """The other side's answer.
+
+    `waiting` means: not known to be delivered, will be retried. `skipped` means: mail is switched off. `refused` is reported at once,
+    and retried for some days unless it `is_final`.
+    """
 
     state: Literal["accepted", "refused", "waiting", "skipped"]
     reply: str
-    was_tried: bool = True  # False: the server had been given up before this mail's turn came
+    was_tried: bool = True  # False: the server was given up before this mail's turn
     is_final: bool = True
-    is_put_off: bool = False  # waiting because of this recipient or this mail (4xx), as far as one can tell, not of the server or the sender
+    is_put_off: bool = False  # waiting because of this recipient or mail (4xx), probably not because of the server or the sender
 
 
 class Backend(Protocol):
-    """Delivers one mail to some of its recipients (plain addresses) and tells what became of each."""
+    """Delivers one mail to some of its recipients (plain addresses) and returns each result."""
 
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
-        """One outcome per recipient; never raises for what a mail server says or fails to say."""
+        """Return one outcome per recipient. A mail server's refusal or silence never raises."""
         ...
 
 
 def open_backend(settings: MailSettings, home: Path) -> AbstractContextManager[Backend]:
-    """The backend that `mail.backend` names. Nothing is contacted before the first mail."""
+    """Return the backend that `mail.backend` names. No server is contacted before the first mail."""
     if settings.backend == "smtp":
         return SmtpBackend(settings)
     return FileBackend(home / "mail") if settings.backend == "file" else NoBackend()
 
 
 class NoBackend(AbstractContextManager["NoBackend"]):
-    """Mail is switched off: every mail counts as dealt with, so that switching it on sends no old ones."""
+    """Mail is switched off. Every mail counts as handled, so switching mail on later does not send old mails."""
 
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
-        """All skipped."""
+        """Skip every recipient."""
         return dict.fromkeys(recipients, Outcome("skipped", "mail.backend is none"))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -78,13 +81,13 @@ class NoBackend(AbstractContextManager["NoBackend"]):
 
 
 class FileBackend(AbstractContextManager["FileBackend"]):
-    """One .eml file per mail, named by its Message-ID, whole or absent; writing it again changes nothing."""
+    """Writes one .eml file per mail, named by its Message-ID. The file is whole or absent, and writing it again changes nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
-        """All accepted, once the file and its folder are on disk."""
+        """Return accepted for all recipients once the file and its folder are on disk."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", mail.message_id.strip("<>").rpartition("@")[0])
         if len(name) > LONGEST_NAME:
             name = f"{name[:LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -98,10 +101,10 @@ class FileBackend(AbstractContextManager["FileBackend"]):
 
 
 class SmtpBackend(AbstractContextManager["SmtpBackend"]):
-    """One connection for a night's mails, made at the first; made anew when the server dropped it, but not for ever."""
+    """One connection for all mails of a pipeline run. It opens at the first mail, and reopens a few times if the server drops it."""
 
     def __init__(self, settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS, deadline_seconds: float = DEADLINE_SECONDS) -> None:
-        """Seconds: for one answer, and for all mails together."""
+        """Set the time limits in seconds: for one answer, and for all mails together."""
         self.settings = settings
         self.timeout_seconds = timeout_seconds
         self.deadline_seconds = deadline_seconds
@@ -112,7 +115,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         self._guard: threading.Thread | None = None
 
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
-        """One transaction. A 5xx to a recipient or to the message is a refusal; whatever leaves doubt is waiting."""
+        """Deliver one mail in one transaction. A 5xx for a recipient or the message is a refusal. Anything uncertain is waiting."""
         if self._given_up is not None:  # 500 mails must not wait for 500 timeouts
             return dict.fromkeys(recipients, Outcome("waiting", self._given_up, was_tried=False))
         outcomes: dict[str, Outcome] = {}
@@ -129,7 +132,8 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._smtp is not None and kind is None:
-            with suppress(smtplib.SMTPException, OSError):  # every outcome is recorded already; a server that hangs up first changes none
+            # all outcomes are recorded already, so a server that hangs up first changes nothing
+            with suppress(smtplib.SMTPException, OSError):
                 self._smtp.quit()
         self._drop()
         self._over.set()
@@ -139,7 +143,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
     def _transact(self, smtp: smtplib.SMTP, mail: Mail, recipients: Sequence[str], outcomes: dict[str, Outcome]) -> None:
         code, reply = smtp.mail(address_of(mail.sender) or "runspend@localhost")
         if code != 250:
-            # The account or the sender's address is wrong, not the mail: nothing is lost, it goes out once that is put right.
+            # The account or the sender's address is wrong, not the mail. Nothing is lost: the mail goes out once that is fixed.
             self._give_up_transaction(code)
             outcomes |= dict.fromkeys(recipients, Outcome("waiting", f"the server does not take the sender: {_said(code, reply)}"))
             return
@@ -170,11 +174,11 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             self._guard = threading.Thread(target=self._cut_off, daemon=True)
             self._guard.start()
         if self._smtp is None:
-            self._smtp = make_client(self.settings, self.timeout_seconds)  # known to the guard before it waits for anything
+            self._smtp = make_client(self.settings, self.timeout_seconds)  # the guard must see it before it waits for anything
             try:
                 log_on(self._smtp, self.settings)
             except (smtplib.SMTPException, OSError) as error:
-                self._give_up(describe(error, self.settings))  # a server that cannot be had is not asked again for every mail
+                self._give_up(describe(error, self.settings))  # an unreachable server is not contacted again for every mail
                 raise
         return self._smtp
 
@@ -182,14 +186,14 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         self._given_up = self._given_up or why
 
     def _cut_off(self) -> None:
-        """Runs beside the sender: after the deadline, whatever it waits for, it waits no longer."""
+        """Run beside the sender, and close the connection at the deadline even if the sender is still waiting."""
         if self._over.wait(self.deadline_seconds):
             return
         self._give_up(f"{self.settings.host} took longer than {self.deadline_seconds:.0f} s for all mails")
         while not self._over.wait(0.2):
             sock = self._smtp.sock if self._smtp is not None else None
             if sock is not None:
-                with suppress(OSError):  # closed at this moment
+                with suppress(OSError):  # it was closed at this moment
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _give_up_transaction(self, code: int) -> None:
@@ -205,21 +209,21 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
 
 
 def make_client(settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS) -> smtplib.SMTP:
-    """A client for the server of the settings that has not connected yet."""
-    name = sender_host(settings.from_)  # said in EHLO; the default asks the resolver for this machine's name
+    """Return a client for the configured server, not connected yet."""
+    name = sender_host(settings.from_)  # used in EHLO; the default asks the resolver for this machine's name
     if settings.tls == "implicit":
         return smtplib.SMTP_SSL(local_hostname=name, timeout=timeout_seconds, context=ssl.create_default_context())
     return smtplib.SMTP(local_hostname=name, timeout=timeout_seconds)
 
 
 def log_on(smtp: smtplib.SMTP, settings: MailSettings) -> None:
-    """Connect with the TLS and the login that the settings ask for, or raise smtplib's or the system's error; never weaker."""
+    """Connect with exactly the TLS and login that the settings ask for, never weaker. Raises smtplib's or the system's error."""
     if settings.connection or settings.host is None or settings.host.startswith(CONNECTION):
         raise smtplib.SMTPException("the mail server is an Airflow connection, which only a task of Airflow can read")
-    smtp._host = settings.host  # type: ignore[attr-defined]  # what certificates are compared with; only the constructor sets it, and connects
+    smtp._host = settings.host  # type: ignore[attr-defined]  # to check certificates; only the constructor sets it, and that connects
     smtp.connect(settings.host, settings.port)
     if settings.tls == "starttls":
-        smtp.starttls(context=ssl.create_default_context())  # raises if it is not offered: nothing is ever sent in the clear instead
+        smtp.starttls(context=ssl.create_default_context())  # raises if it is not offered: nothing is ever sent in plain text
     smtp.ehlo_or_helo_if_needed()
     if settings.username:
         _log_in(smtp, settings.username, settings.password.get_secret_value() if settings.password else "")
@@ -229,14 +233,18 @@ def _log_in(smtp: smtplib.SMTP, username: str, password: str) -> None:
     if f"{username}{password}".isascii():
         smtp.login(username, password)
         return
-    # smtplib knows ASCII only; PLAIN is UTF-8 (RFC 4616).
+    # smtplib accepts only ASCII; PLAIN is UTF-8 (RFC 4616).
     code, reply = smtp.docmd("AUTH", "PLAIN " + base64.b64encode(f"\0{username}\0{password}".encode()).decode("ascii"))
     if code not in (235, 503):
         raise smtplib.SMTPAuthenticationError(code, reply)
 
 
 def _refusal(code: int, reply: bytes) -> Outcome:
-    """A 4xx and nonsense put off, but 421, with which a server goes; a 5xx is a refusal, for good where it is about the address or the mail."""
+    """Classify an answer that is not an acceptance.
+
+    A 4xx or an invalid code puts the recipient off, except 421, which ends the connection. A 5xx is a refusal, final if it is
+    about the address or the mail.
+    """
     if code < 500:
         return Outcome("waiting", _said(code, reply), is_put_off=code != 421)
     return Outcome("refused", _said(code, reply), is_final=bool(_FOR_GOOD.search(reply)))
@@ -247,7 +255,7 @@ def _said(code: int, reply: bytes) -> str:
 
 
 def describe(error: Exception, settings: MailSettings) -> str:
-    """What went wrong, in words; what a server said is quoted, without the login: some repeat the command they do not take."""
+    """Describe an error in words. A server's answer is quoted without the login, because some servers repeat the rejected command."""
     password = settings.password.get_secret_value() if settings.password else ""
     return redact_values(_describe(error, settings), [password, f"\0{settings.username}\0{password}"] if password else [])[:300]
 
@@ -259,6 +267,6 @@ def _describe(error: Exception, settings: MailSettings) -> str:
     where = f"{settings.host}:{settings.port}"
     if isinstance(error, ssl.SSLError) or (settings.tls == "starttls" and isinstance(error, smtplib.SMTPNotSupportedError)):
         return f"no TLS with {where}, and without it nothing is sent: {error}"
-    if isinstance(error, TimeoutError) or str(error).endswith("timed out"):  # smtplib says of most time-outs that the server hung up
+    if isinstance(error, TimeoutError) or str(error).endswith("timed out"):  # smtplib reports most timeouts as a closed connection
         return f"{where} gave no answer in time"
     return f"{where}: {type(error).__name__}: {error}"

@@ -1,7 +1,7 @@
-"""Who is not to be disturbed about which budget, until when: acknowledged or snoozed by a person, recorded, and expiring.
+"""Acknowledged and snoozed budgets: recorded by a person, with an end date.
 
-Put here the records of it. An acknowledged budget is decided as ever, recorded and not mailed; a snoozed one is not
-decided, and what still holds when the snooze ends is told then.
+Put here their records. Alerts of an acknowledged budget are decided and recorded as usual, but not mailed. Alerts of a snoozed budget
+are not decided. If they still hold when the snooze ends, they are sent then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECORDS = "quiet"
 
 @dataclass(frozen=True)
 class Quiet:
-    """The last word about a budget: quiet until the beginning of a day (UTC), who said so, when, and why."""
+    """The latest entry about a budget: quiet until the beginning of a day (UTC), with its author, time and reason."""
 
     budget: str
     kind: QuietKind
@@ -31,7 +31,7 @@ class Quiet:
     note: str | None = None
 
     def holds(self, now: datetime) -> bool:
-        """Whether it is still so."""
+        """Return whether the budget is still quiet."""
         return self.kind != "awake" and now < midnight(self.until)
 
     def __str__(self) -> str:
@@ -39,7 +39,10 @@ class Quiet:
 
 
 def set_quiet(records: RecordStore, names: Iterable[str], quiet: Quiet, now: datetime) -> None:
-    """Record what somebody said; `names` are the budgets there are. Raises UsageError for another name or a day that is over."""
+    """Record an acknowledgment, a snooze or its end. `names` are the existing budgets.
+
+    Raises UsageError for another name or for a day that is over.
+    """
     known = sorted(names)
     if quiet.budget not in known:
         raise UsageError(f"cannot set budget {quiet.budget!r}: there is none of that name. Budgets are {', '.join(known) or 'none'}.")
@@ -54,7 +57,7 @@ def set_quiet(records: RecordStore, names: Iterable[str], quiet: Quiet, now: dat
 
 
 def read_quiet(records: RecordStore, now: datetime) -> dict[str, Quiet]:
-    """Budget -> what holds now of what was said last."""
+    """Map budgets to their latest entry, if it still holds."""
     last: dict[str, tuple[int, Quiet]] = {}
     for value in records.list(RECORDS).values():
         quiet = Quiet(

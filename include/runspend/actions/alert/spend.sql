@@ -1,4 +1,4 @@
--- One row per charge date and currency of the ML platform's money; per budget a column of it, and one of what runs cost of it.
+-- One row per charge date and currency of the ML platform's cost; per budget one column with its cost, and one with the part of runs.
 -- The words in braces are replaced: the days of the bill or of runs, and the sums; see series.py.
 select
   charge_date,

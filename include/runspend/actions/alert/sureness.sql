@@ -1,4 +1,4 @@
--- One row per target and confidence of a budget's money in its period.
+-- One row per target and confidence of a budget's cost in its period.
 select
   allocated_to,
   confidence,

@@ -1,6 +1,6 @@
-"""The tables `budget_status` and `alerts`: from statuses and from the once-only records.
+"""Build the tables `budget_status` and `alerts` from statuses and once-only records.
 
-Put here what a row holds. Judging and deciding do not belong here.
+Put here the contents of a row. Judging and deciding do not belong here.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from runspend.warehouse import Reader
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LOOK_BACK = timedelta(days=800)  # a year that ended, and the bills of its end
+LOOK_BACK = timedelta(days=800)  # a year that ended, and its last bills
 
 
 def alerts_table(records: RecordStore) -> pa.Table:
-    """The table `alerts`, rebuilt from the records: every alert ever decided."""
+    """Return the table `alerts` with every alert ever decided, rebuilt from the records."""
     import pyarrow as pa
 
     states = recipient_states(records)
@@ -51,8 +51,10 @@ def alerts_table(records: RecordStore) -> pa.Table:
 
 
 def read_judged_on(reader: Reader, now: datetime) -> dict[str, dict[str, date]]:
-    """Budget -> period -> the first day that was not wholly billed when it was judged last; the end of time where no bill says, the
-    beginning where it was snoozed or could not be judged."""
+    """Map budget to period to the first day that was not wholly billed when the period was last judged.
+
+    It is `date.max` if no bill says how far it reaches, and `date.min` if the budget was snoozed or could not be judged.
+    """
     found = defaultdict[str, dict[str, date]](dict)
     query = "select budget, budget_period, covered_until, not_judged, quiet from budget_status where month >= @first"
     for row in reader.query(query, {"first": (now - LOOK_BACK).date()}).to_pylist():
@@ -65,9 +67,9 @@ def read_judged_on(reader: Reader, now: datetime) -> dict[str, dict[str, date]]:
 def status_table(
     reader: Reader, statuses: Sequence[Status], covered_until: datetime | None, quiet: Mapping[str, Quiet], now: datetime
 ) -> pa.Table:
-    """Rows of all months the statuses touch: a month is replaced whole, so what others left there is carried over.
+    """Return the rows of all months that the statuses touch. A month is replaced whole, so existing rows of other periods are kept.
 
-    A closed period's row is written anew only if the money in it changed, and if that version of the budget is the one it tells of.
+    The row of a closed period changes only if its money changed and its budget version is the one judged.
     """
     import pyarrow as pa
 
@@ -79,7 +81,7 @@ def status_table(
         kept = reader.query(
             f"select {columns} from budget_status where month >= @first and month <= @last", {"first": min(touched), "last": max(touched)}
         ).to_pylist()
-        # A running period's row that nobody judged now is of a budget that is no longer configured.
+        # If a current period's row was not judged now, its budget is no longer configured.
         running = {current_period(every, now.date()).name for every in EVERY}
         rows = {(r["budget"], r["budget_period"]): r for r in kept if r["month"] in touched and r["budget_period"] not in running}
     for status in statuses:

@@ -1,8 +1,8 @@
-"""Budgets that people write on experiments themselves: the tag `runspend.budget` = "500 USD / month".
+"""Budgets that people set in experiment tags: `runspend.budget` = "500 USD / month".
 
-Put here what such a tag may say, and how little it may do: it makes a budget of that one experiment, and a budget can only cause
-mails. Whoever may write a tag is not trusted: anything but an amount, the currency and a period is refused in words, and a mail
-goes to an owner the tag names only where `config/recipients.py` allows it.
+Put here the syntax of such a tag, and its limits. A tag makes a budget of its own experiment only, and a budget can only cause mails.
+Authors of tags are not trusted. Anything but an amount, the currency and a period is refused with a message. A mail goes to an owner
+that the tag names only if `config/recipients.py` allows it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runspend.core.text import clean
 from runspend.warehouse import Reader
 
 TAG_KEYS = ("experiment_tag.runspend.budget", "experiment_tag.owner")
-MOST = 5000  # budgets in tags that are judged; more are a mistake or an attack, and are told
+MOST = 5000  # maximum number of tag budgets judged; more are a mistake or an attack, and are reported
 _TAG = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s{0,3}([A-Z]{3})\s{0,3}/\s{0,3}(day|week|month|quarter|year)", re.ASCII)
 EXAMPLE = '"500 USD / month"'
 
@@ -34,12 +34,12 @@ class TagBudget(Budget):
 
     @property
     def title(self) -> str:
-        """The experiment's name; the budget's own is made of ids."""
+        """The experiment's name. The budget's own name is made of ids."""
         return f"experiment {clean(self.experiment, 40)}"
 
 
 def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], list[str]]:
-    """The budgets in experiment tags, and what could not be used, in words; nothing where runspend.yaml does not ask for them."""
+    """Return the budgets in experiment tags, and messages about unusable tags. Both are empty unless runspend.yaml asks for tag budgets."""
     if not settings.tag_budgets:
         return [], []
     rules, budgets, notes = settings.tag_budgets[0], list[Budget](), list[str]()
@@ -55,7 +55,7 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
         owner = recipients.find(row["owner"])
         try:
             budget = _budget(row, match, rules, owner)
-        except ValidationError as error:  # thresholds in money that the tag's amount makes one, or senseless: that budget alone is not judged
+        except ValidationError as error:  # the tag makes money thresholds duplicate or senseless: only that budget is not judged
             why = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors(include_url=False))
             notes.append(f"{where}: its tag runspend.budget is not used: with {clean(row['budget'], 40)} {clean(why, 200)}")
             continue
@@ -68,7 +68,7 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
 
 
 def tag_name(tracking_server: str, workspace: str, experiment_id: str) -> str:
-    """What the budget in an experiment's tag is called."""
+    """Return the name of the budget in an experiment's tag."""
     digest = hashlib.sha256(f"{tracking_server}\0{workspace}\0{experiment_id}".encode()).hexdigest()[:8]
     return f"tag.{re.sub('[^A-Za-z0-9_-]+', '-', str(experiment_id))[:30]}.{digest}"
 
@@ -97,5 +97,5 @@ def _budget(row: dict[str, Any], match: re.Match[str], rules: TagBudgets, owner:
         owner=owner,
         runbook=rules.runbook,
     )
-    of = {"tracking": [key[0]], "workspace": [key[1]], "experiment_id": [key[2]]}  # the last is no key people may write
+    of = {"tracking": [key[0]], "workspace": [key[1]], "experiment_id": [key[2]]}  # people may not write the last key
     return made.model_copy(update={"for_": of})

@@ -1,4 +1,4 @@
--- One row per experiment that carries a budget in its tags, charge date and currency: what its runs will probably cost for time no bill
+-- One row per experiment with a budget in its tags, charge date and currency: the estimated cost of its runs for time that no bill
 -- reaches yet.
 select
   r.tracking_server,

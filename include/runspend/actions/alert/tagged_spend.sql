@@ -1,4 +1,4 @@
--- One row per experiment that carries a budget in its tags, charge date and currency: its money, and what runs cost of it.
+-- One row per experiment with a budget in its tags, charge date and currency: its cost, and the part of runs.
 select
   c.tracking_server,
   c.workspace,

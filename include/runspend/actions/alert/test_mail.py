@@ -1,6 +1,6 @@
-"""The mail that only shows that mail arrives, with everything a real one has: text, HTML, the picture.
+"""Write a test mail with everything that a real one has: text, HTML and a picture.
 
-Put here its words. It is sent on request and is no alert: no record is made of it.
+Put here its words. It is sent on request and is not an alert, so it leaves no record.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from runspend.config.settings import Settings
 
 
 def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
-    """A mail that says it is a test. Its figures are made up, and it says that too."""
+    """Return a mail that says it is a test, and that its figures are made up."""
     first = now.date() - timedelta(days=12)
     spent = tuple(Decimal(40) * day for day in range(1, 14))
     outlook = tuple(Outlook(*(spent[-1] + Decimal(per_day) * day for per_day in (25, 40, 55))) for day in range(1, 8))

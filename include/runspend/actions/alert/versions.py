@@ -1,9 +1,10 @@
-"""Which version of each budget is judged in which of its periods.
+"""Decide which version of each budget is judged in which of its periods.
 
-Put here what an edit, a late bill and a late restatement mean for that. Calendar arithmetic is in `periods.py`, judging in `judge.py`.
+Put here the effects of an edit, a late bill and a late restatement. Calendar arithmetic is in `periods.py`, judging in `judge.py`.
 
-An edit of what a budget decides by makes a version. A period that ended before the edit is judged by the version it ended in. What was
-told as passed stays watched, by the version it was told by, until it is CORRECTED days old: only a correction can come of that.
+An edit of a setting that decisions depend on makes a new version. A period that ended before the edit is judged by the
+version in force at its end. A reported crossing is watched, by the version that reported it, until it is CORRECTED days old.
+It can only lead to a correction.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from runspend.actions.alert.outbox import RecordStore
 from runspend.actions.alert.periods import BudgetPeriod, midnight, period_named, periods_to_judge
 from runspend.config.settings import Budget
 
-# After a period's end. Bills are closed long before; what is changed later than this is bookkeeping, and nobody's night.
+# After a period's end. Bills are closed long before. Later changes are bookkeeping and need no mail.
 CORRECTED = timedelta(days=400)
 
 
 @dataclass(frozen=True)
 class Version:
-    """A budget as it was decided by since then, and until another version was judged; None: still."""
+    """A budget with its rules from `since` until another version was judged. `until` is None for the current version."""
 
     budget: Budget
     version: str
@@ -35,7 +36,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Job:
-    """A version of a budget and the periods it is judged in, oldest first. `is_closed`: nothing but corrections is decided of them."""
+    """A version of a budget and the periods it is judged in, oldest first. If `is_closed`, only corrections are decided for them."""
 
     budget: Budget
     periods: tuple[BudgetPeriod, ...]
@@ -43,7 +44,10 @@ class Job:
 
 
 def read_versions(records: RecordStore, budgets: Sequence[Budget], currency: str, now: datetime) -> dict[str, list[Version]]:
-    """Each budget's versions, the present one last. Records when a version is judged for the first time, and that an edit was taken back."""
+    """Return each budget's versions, the current one last.
+
+    Records when a version is judged for the first time, and when an edit was taken back.
+    """
     known, versions = records.list("budgets"), dict[str, list[Version]]()
     by_name: dict[str, list[dict[str, Any]]] = {}
     for value in known.values():
@@ -52,7 +56,7 @@ def read_versions(records: RecordStore, budgets: Sequence[Budget], currency: str
         version = budget_version(budget, currency)
         since = _first_judged(records, known.get(f"{budget.name}.{version}"), budget, version, now)
         before = [v for v in by_name.get(budget.name, ()) if v["version"] != version]
-        # Who takes an edit back has the version of before it again, as if it had never ended. What the edit told is still watched.
+        # Taking an edit back restores the earlier version as if it had never ended. Alerts of the edited version are still watched.
         taken_back = {v["version"] for v in before if "taken_back_at" in v or _since(v) >= since}
         for value in before:
             if value["version"] in taken_back and "taken_back_at" not in value:
@@ -72,9 +76,9 @@ def plan_judging(
     covered: date | None,
     now: datetime,
 ) -> list[Job]:
-    """What is to be judged: the present version of every budget first, in its present period and those that ended lately.
+    """Return everything to judge. The current version of every budget comes first, in its current period and recently ended ones.
 
-    `alerts` are the records of what was decided, `judged_on` and `covered` as in `periods_to_judge`.
+    `alerts` are the records of earlier decisions. `judged_on` and `covered` are as in `periods_to_judge`.
     """
     jobs, planned = list[Job](), set[tuple[str, str, str]]()
     for version in sorted((v for found in versions.values() for v in found), key=lambda v: v.until is not None):
@@ -89,7 +93,7 @@ def plan_judging(
 
 
 def watched_since(versions: Sequence[Version], currency: str) -> date:
-    """Since when anybody is told of this budget's days: an edit of its amount is no new beginning."""
+    """Return the date since which this budget's days are watched. An edit of its amount does not restart it."""
     present = series_version(versions[-1].budget, currency)
     return min(v.since for v in versions if series_version(v.budget, currency) == present).date()
 
@@ -117,13 +121,13 @@ def _first_judged(records: RecordStore, known: Mapping[str, Any] | None, budget:
         made = (value, None) if records.create("budgets", key, value) else records.get("budgets", key)
         assert made is not None, "a record that somebody else just made"
         known = made[0]
-    if "taken_back_at" in known:  # and is written once more: what ended meanwhile was not judged by it
+    if "taken_back_at" in known:  # the version is back: it did not judge the periods that ended in between
         known = _change(records, known, {"taken_back_at": None, "first_judged_at": now.isoformat()})
     return _since(known)
 
 
 def _change(records: RecordStore, value: Mapping[str, Any], more: Mapping[str, str | None]) -> Mapping[str, Any]:
-    """The record of a version with other times, None for none. Who comes second finds what it would have written."""
+    """Write other times into the record of a version; None removes one. A concurrent call would have written the same."""
     key = f"{value['budget']}.{value['version']}"
     changed = {k: v for k, v in {**value, **more}.items() if v is not None}
     if (found := records.get("budgets", key)) is not None:
@@ -136,7 +140,7 @@ def _since(value: Mapping[str, Any]) -> datetime:
 
 
 def _as_it_was(budget: Budget, value: Mapping[str, Any], currency: str) -> Budget | None:
-    """The budget by the rules of a version; None where they are not known, or make another version today."""
+    """Return the budget with the rules of a version. None if they are unknown, or make another version today."""
     if not value.get("rules"):
         return None
     old = with_rules(budget, value["rules"])

@@ -1,7 +1,7 @@
-"""The seam to the outside for what is not mail: one webhook with Slack's or Teams' bodies, and the heartbeat address.
+"""Post to a webhook with Slack's or Teams' message format, and call the heartbeat address.
 
-Put here what is posted and what an answer means. An address of either kind is a secret as a whole: no message repeats it,
-which is why no error's own text is shown. Whether something is posted at all is in `outbox.py`.
+Put here the posted content and the meaning of an answer. Both addresses are secrets as a whole. No message repeats them, so the text of
+an error is never shown. The decision to post is in `outbox.py`.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from runspend.actions.alert.smtp import Outcome
 from runspend.config.mail import WebhookSettings
 from runspend.config.types import address_secrets
 
-# A webhook as recipient of a mail, where addresses stand.
+# The recipient name of a webhook, used in place of a mail address.
 WEBHOOK = "webhook"
 TIMEOUT_SECONDS = (10.0, 20.0)  # to connect; between two bytes
-DEADLINE_SECONDS = 60.0  # for all of one answer
+DEADLINE_SECONDS = 60.0  # for one whole answer
 NO_ANSWER = "no answer"
-# Teams takes 28 KB a message, Slack 3,000 letters a block and 50 blocks.
+# Teams accepts 28 KB per message, Slack 3,000 characters per block and 50 blocks.
 MOST_LETTERS = 20_000
 SLACK_LETTERS = 2_900
 TRY_AGAIN = (408, 425, 429)
 
 
 class Webhook:
-    """Posts a night's mails. One that gave no answer is not asked again for every mail: those behind it must not wait."""
+    """Posts the mails of one pipeline run. A webhook that gave no answer is not called again, so that the remaining mails do not wait."""
 
     def __init__(self, settings: WebhookSettings | None) -> None:
         self.settings = settings
         self._given_up: str | None = None
 
     def post(self, mail: Mail) -> Outcome:
-        """Post a mail's subject and text. A 4xx is a refusal; no answer, a 5xx or "too many" is waiting."""
+        """Post a mail's subject and text. A 4xx is a refusal. No answer, a 5xx or "too many" is waiting."""
         if self.settings is None:
             return Outcome("refused", "mail.webhook is not configured any more")
         if self._given_up is not None:
@@ -49,12 +49,15 @@ class Webhook:
 
 
 def ring(address: str) -> Outcome:
-    """Call the heartbeat address once: whoever watches it knows that this night was good."""
+    """Call the heartbeat address once. It tells the monitoring service that this pipeline run was good."""
     return _call("GET", address, None)
 
 
 def slack_body(mail: Mail) -> dict[str, Any]:
-    """An "incoming webhook" of Slack. Names cannot mention anybody: what Slack gives a meaning to is escaped (its "Formatting text")."""
+    """Return the body for Slack's "incoming webhook".
+
+    Names cannot mention anyone: Slack's special characters are escaped (see its "Formatting text").
+    """
     blocks: list[dict[str, Any]] = [{"type": "header", "text": {"type": "plain_text", "text": _short(mail.subject, 150), "emoji": False}}]
     for part in _parts(_shown(mail), SLACK_LETTERS):
         blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": f"```{_escaped(part)}```", "verbatim": True}})
@@ -63,7 +66,7 @@ def slack_body(mail: Mail) -> dict[str, Any]:
 
 
 def teams_body(mail: Mail) -> dict[str, Any]:
-    """A message of Teams' "Workflows" with one Adaptive Card. Its text runs know no markup, so names stay text."""
+    """Return a message for Teams' "Workflows" with one Adaptive Card. Its text runs have no markup, so names stay plain text."""
 
     def text(words: str, **style: Any) -> dict[str, Any]:
         return {"type": "RichTextBlock", "inlines": [{"type": "TextRun", "text": words, **style}]}
@@ -74,7 +77,10 @@ def teams_body(mail: Mail) -> dict[str, Any]:
 
 
 def _call(method: str, address: str, body: dict[str, Any] | None) -> Outcome:
-    """In a thread that is left behind: a server that answers a letter at a time is within every timeout of `requests`."""
+    """Call the address in a thread that is abandoned at the deadline.
+
+    A server that answers one letter at a time never exceeds a timeout of `requests`.
+    """
     answers = list[Outcome]()
     asking = threading.Thread(target=lambda: answers.append(_ask(method, address, body)), daemon=True)
     asking.start()
@@ -100,7 +106,7 @@ def _ask(method: str, address: str, body: dict[str, Any] | None) -> Outcome:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """urllib3 logs the path of what it asks for, which is the secret, where somebody set the level to DEBUG."""
+    """Hide urllib3's debug log records. They contain the path of the request, which is the secret."""
     logger = logging.getLogger("urllib3.connectionpool")
 
     def keep(record: logging.LogRecord) -> bool:
@@ -114,7 +120,7 @@ def _unlogged() -> Iterator[None]:
 
 
 def _shown(mail: Mail) -> str:
-    """The text of the mail, cut at a line where a chat takes no more; the mail has it all."""
+    """Return the mail's text, cut at a line end where it exceeds a chat's limit. The mail has the full text."""
     kept, left = "", mail.text.splitlines(keepends=True)
     while left and len((kept + left[0]).encode()) <= MOST_LETTERS:
         kept += left.pop(0)
@@ -122,7 +128,7 @@ def _shown(mail: Mail) -> str:
 
 
 def _parts(text: str, most: int) -> Iterator[str]:
-    """The text in parts that each, escaped, stay below `most` letters; parts end where lines do."""
+    """Split the text into parts that each, after escaping, stay below `most` letters. Parts end at line ends."""
     part = ""
     for line in text.splitlines(keepends=True):
         if part and len(_escaped(part + line)) > most:

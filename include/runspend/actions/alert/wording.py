@@ -1,7 +1,7 @@
-"""The words of budget mails: pure functions from a decision and its figures to a mail.
+"""Write the words of budget mails: pure functions from a decision and its figures to a mail.
 
-Put here what happened, whom it is told and under which subject. The parts below that are in `sections.py`; how a mail becomes
-text, HTML and bytes is in `render.py`.
+Put here the first paragraph, the recipients and the subject. The sections below it are in `sections.py`. Rendering as text,
+HTML and bytes is in `render.py`.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Writer:
-    """Whose mails these are: sender, how people are named, and the configuration file to point at."""
+    """Writes mails with the sender, the naming of people, and the configuration file of an installation."""
 
     settings: MailSettings
     config_path: str
 
     def budget_mail(self, decision: Decision, figures: Figures, now: datetime) -> Mail:
-        """The mail of crossings and forecasts, in the order people need it."""
+        """Return the mail about crossings and forecasts, in the order people need the facts."""
         status, people = decision.status, self.settings.people
         expected = " If the runs below are expected, this can wait until morning." if figures.running else " No run of it is on right now."
         blocks: list[Block] = [Paragraph(_what_happened(status, now) + expected)]
@@ -61,13 +61,13 @@ class Writer:
         return self._mail(decision, budget_subject(decision, now), [*blocks, Paragraph(self._footer(status))], now)
 
     def short_mail(self, decision: Decision, coverage: Sequence[Coverage], now: datetime) -> Mail:
-        """The same without what has to be looked up, for a night in which so many break that all are listed in one mail."""
+        """Return the same mail without figures that need queries. It is used when so many alerts occur that one mail lists them all."""
         status = decision.status
         blocks: list[Block] = [Paragraph(_what_happened(status, now)), Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now)]
         return self._mail(decision, budget_subject(decision, now), [*blocks, Paragraph(self._footer(status))], now)
 
     def correction_mail(self, decision: Decision, restated: Sequence[Restatement], coverage: Sequence[Coverage], now: datetime) -> Mail:
-        """The mail that takes a crossing back."""
+        """Return the mail that withdraws a crossing."""
         status, highest = decision.status, decision.lead.crossing.threshold
         assert status.spent is not None
         where = "under budget" if highest.level == status.budget.amount else f"below {highest.text} of its budget"
@@ -88,7 +88,7 @@ class Writer:
         return self._mail(decision, f"[runspend] Correction: {title} is {where} after all {short}", blocks, now)
 
     def anomaly_mail(self, decision: Decision, anomaly: Anomaly, runs: tuple[tuple[DayRun, ...], int], coverage: Sequence[Coverage], now: datetime) -> Mail:
-        """The mail of a day far above its history."""
+        """Return the mail about a day far above its history."""
         status, title = decision.status, clean(decision.status.budget.title, 40)
         cost, more = f"{money(anomaly.spent)} {status.currency}", anomaly.percent_more
         said = (
@@ -104,7 +104,7 @@ class Writer:
         return self._mail(decision, f"[runspend] {title}: {cost} on {day_name(anomaly.day)}, a usual day is {money(anomaly.usual)}", blocks, now)
 
     def first_night_mail(self, recipient: str, alerts: Sequence[Mapping[str, Any]], statuses: Sequence[Status], now: datetime) -> Mail:
-        """The one mail of an installation's first night: what is passed already of the budgets the recipient will hear of."""
+        """Return the only mail of an installation's first pipeline run: thresholds that the recipient's budgets have reached."""
         mine = {s.budget.name for s in statuses if recipient in s.budget.everybody()} | {a["budget"] for a in alerts}
         counted = _counted(alerts)
         rest = len(mine) - len({a["budget"] for a in alerts})
@@ -147,8 +147,11 @@ class Writer:
 
 
 def budget_subject(decision: Decision, now: datetime) -> str:
-    """ "[runspend] vision is over budget: 100.2 % of 5,000 USD for November", or "… will pass 5,000 USD around 22 Nov (now 4,410.00, 88 %)";
-    of a day that is over "… has likely passed 5,000 USD around 22 Nov (billed 4,410.00, 88 %)"."""
+    """ "[runspend] vision is over budget: 100.2 % of 5,000 USD for November", or a forecast.
+
+    A forecast says "… will pass 5,000 USD around 22 Nov (now 4,410.00, 88 %)".
+    For a day in the past: "… has likely passed 5,000 USD around 22 Nov (billed 4,410.00, 88 %)".
+    """
     status, lead = decision.status, decision.lead
     title, amount = clean(status.budget.title, 40), f"{money(status.budget.amount, short=True)} {status.currency}"
     if lead.kind == "forecast":
@@ -163,7 +166,7 @@ def budget_subject(decision: Decision, now: datetime) -> str:
 
 
 def recipients_of(decision: Decision) -> list[str]:
-    """Who is told of a decision; `owner` stands for the budget's owner and for nobody where it has none."""
+    """Return the recipients of a decision. `owner` means the budget's owner, or no one if the budget has none."""
     levels = () if decision.anomaly else [item.crossing.threshold.level for item in decision.items]
     return decision.status.budget.recipients(levels)
 
@@ -186,7 +189,7 @@ def _what_happened(status: Status, now: datetime) -> str:
 
 
 def _forecast_words(status: Status, now: datetime) -> str:
-    """ " Forecast for 30 November: 6,580 USD (80 % sure: 6,240 to 6,930). Will cross 100 % around 23 Nov."; empty without one."""
+    """ " Forecast for 30 November: 6,580 USD (80 % sure: 6,240 to 6,930). Will cross 100 % around 23 Nov." Empty without a forecast."""
     forecast = status.forecast
     if forecast is None:
         return ""
@@ -236,7 +239,7 @@ def _percent(alert: Mapping[str, Any]) -> Decimal:
 
 
 def _whole(amount: Decimal) -> str:
-    """A forecast without cents, which it does not have; small ones with."""
+    """Format a forecast without cents, because it is not that precise. Amounts below 100 keep them."""
     return money(amount) if amount < 100 else money(amount.quantize(Decimal(1)), short=True)
 
 

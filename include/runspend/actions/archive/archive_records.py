@@ -1,7 +1,7 @@
-"""What is recorded of every archive under home: one record for its item and state, one for each 1,000 of its objects.
+"""Records of archives under home: one record for the item and state of each archive, one per 1,000 of its objects.
 
-Whatever is recorded is also true of the stores, because each step looks before it acts: a record that was lost costs another
-look, never a byte. Deciding and moving do not belong here.
+Everything recorded is also true of the stores, because each step checks before it acts. A lost record costs another check,
+never a byte. Decisions and moves do not belong here.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from runspend.warehouse.records import Records
 __all__ = ["CHUNK_OBJECTS", "NOT_TOLD", "TOLD", "Archive", "ArchiveState", "Book", "new_archive"]
 
 ARCHIVES, OBJECTS = "archives", "archive_objects"
-TOLD, NOT_TOLD = "archives_told", "archives_not_told"  # what MLflow was told of, and why it could not be told
+TOLD, NOT_TOLD = "archives_told", "archives_not_told"  # what was written to MLflow, and why it could not be written
 CHUNK_OBJECTS = 1_000
 
-# listing: what is to be done is being written down · open: it is being done · the rest: it is over.
+# listing: the work is being recorded · open: the work is in progress · the others: the work is over.
 ArchiveState = Literal["listing", "open", "archived", "tiered", "deleted", "partial"]
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One time that one item is acted on: by a `tier` or a `delete` as well."""
+    """One action on one item: an archive, a `tier` or a `delete`."""
 
     archive_id: str
     item: Item
@@ -40,66 +40,66 @@ class Archive:
     chunks: int = 0
     objects: int = 0
     bytes: int = 0
-    reason: str | None = None  # why it is not over, or not whole
+    reason: str | None = None  # why it is not over, or not complete
     ended_at: str | None = None
-    restored_at: str | None = None  # when all of it was last brought back into its place
-    is_cut: bool = False  # whether something of it may be gone from its place: recorded before the first delete, since single ones are not
+    restored_at: str | None = None  # when all of it was last restored to its place
+    is_cut: bool = False  # whether objects may be gone from their place: recorded before the first delete, since single deletes are not
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing left to do; the item may be acted on anew."""
+        """Whether there is nothing left to do. If so, the item may be acted on again."""
         return self.state not in ("listing", "open")
 
     @property
     def told_key(self) -> str:
-        """Of the record that MLflow was told where the artifacts are: in the archive, or in their place again."""
+        """Key of the record that MLflow knows where the artifacts are: in the archive, or back in their place."""
         return self.archive_id if self.restored_at is None else f"{self.archive_id} {self.restored_at}"
 
     @property
     def folder(self) -> str:
-        """Where the copies lie, below the root of the archive store."""
+        """The folder of the copies, below the root of the archive store."""
         item = self.item
         parts = (item.tracking_server, item.experiment_id or "none", item.run_id or item.owner_id)
         return "/".join([ARCHIVE_FOLDER, *map(as_folder, parts), self.archive_id])
 
 
 class Book:
-    """The records of all archives. `check` is asked before every change: the lease."""
+    """The records of all archives. `check` (the lease) is called before every change."""
 
     def __init__(self, records: Records, check: Callable[[], None] = lambda: None) -> None:
         self._records, self._check = records, check
 
     def all(self) -> list[Archive]:
-        """Every archive that was ever begun, oldest first."""
+        """Return every archive that was ever begun, oldest first."""
         found = [_archive(value) for value in self._records.list(ARCHIVES).values()]
         return sorted(found, key=lambda archive: (archive.planned_at, archive.archive_id))
 
     def find(self, archive_id: str) -> Archive | None:
-        """An archive by its id; None where this home knows of none."""
+        """Return an archive by its id; None if this home does not know it."""
         found = self._records.get(ARCHIVES, archive_id)
         return None if found is None else _archive(found[0])
 
     def save(self, archive: Archive) -> Archive:
-        """Record the archive as it is now."""
+        """Record the current state of the archive."""
         self._put(ARCHIVES, archive.archive_id, asdict(archive))
         return archive
 
     def entries(self, archive: Archive, chunk: int) -> list[Entry]:
-        """Up to 1,000 objects of an archive."""
+        """Return up to 1,000 objects of an archive."""
         found = self._records.get(OBJECTS, f"{archive.archive_id}/{chunk:06}")
         return [] if found is None else [Entry(**value) for value in found[0]["objects"]]
 
     def every_entry(self, archive: Archive) -> Iterator[Entry]:
-        """All objects of an archive, one chunk in memory at a time."""
+        """Yield all objects of an archive, one chunk in memory at a time."""
         for chunk in range(archive.chunks):
             yield from self.entries(archive, chunk)
 
     def save_entries(self, archive: Archive, chunk: int, entries: Sequence[Entry]) -> None:
-        """Record how far these objects got."""
+        """Record the progress of these objects."""
         self._put(OBJECTS, f"{archive.archive_id}/{chunk:06}", {"objects": [asdict(entry) for entry in entries]})
 
     def end(self, archive: Archive, state: ArchiveState, now: datetime, reason: str | None = None) -> Archive:
-        """Record that there is nothing left to do: what had come back meanwhile is gone again."""
+        """Record that there is nothing left to do. An earlier restore no longer counts."""
         return self.save(replace(archive, state=state, ended_at=now.isoformat(), reason=reason, restored_at=None))
 
     def _put(self, kind: str, key: str, value: dict[str, Any]) -> None:
@@ -116,13 +116,13 @@ def _archive(value: dict[str, Any]) -> Archive:
 
 
 def new_archive(item: Item, to: str | None, moment: datetime) -> Archive:
-    """An archive that nobody has begun yet, with an id of its own."""
+    """Return a new archive with its own id."""
     identity = f"{item.key} {moment.isoformat()} {uuid.uuid4().hex}"
     return Archive(hashlib.sha256(identity.encode()).hexdigest()[:32], item, moment.isoformat(), to=to)
 
 
 def as_folder(name: str) -> str:
-    """A name as one part of a key: itself where it is plain, else a digest of it."""
+    """Return a name as one part of a key: unchanged if it is plain, else a digest of it."""
     if name and len(name) <= 64 and name.isascii() and name.replace("-", "").replace("_", "").isalnum():
         return name
     return f"x-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"

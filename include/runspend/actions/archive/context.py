@@ -1,6 +1,6 @@
-"""What every step of an archive run is given: the stores it may touch, what it may ask, the time it is, and hands to work with.
+"""The context of an archive run: the stores it may use, the protection it asks for, its time, and its thread pool.
 
-How an item is moved belongs in `move.py`, `tier.py` and `delete.py`.
+`move.py`, `tier.py` and `delete.py` move the items.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Protects = Callable[[Item], str | None]
 OpenStore = Callable[[ArtifactStore, Purpose], ObjectStore]
 OWN_FOLDERS = ("airflow", "cache", "mail", "records", "reports", "tmp", "warehouse", "work")  # under home
 BATCH = 64  # objects between two records of how far they got
-IN_MEMORY = 32 << 20  # bytes of one object; more of it waits on the disk
+IN_MEMORY = 32 << 20  # larger objects wait on disk
 NOTE_BEGINS = b"Archived by Runspend.\n"
 _NOTE_NAMES = re.compile(r"archived-by-runspend(?:-[A-Za-z0-9_-]+)?\.txt")
-# The whole of it, and of this very owner: a file of somebody's that only begins so, or is a copy of another run's note, is an artifact like any
-# other. A policy's name has no line end in it.
+# Match the whole note, and this owner: a user's file that only begins like it, or a copy of another run's note, is an artifact
+# like any other. A policy's name has no line break.
 _NOTE = re.compile(
     re.escape(NOTE_BEGINS) + rb"\nThe [\d,]+ files that were here \([\d,]+ bytes\) were moved by the retention policy [^\n]+\.\n"
     rb"They lie, with a manifest of their names and checksums, in\n\n    [^\n]+/([^\n/]+)/[^\n/]+\n\nTo bring them back:\n\n    runspend archive restore ([^\n]+)\n"
@@ -47,7 +47,7 @@ _NOTE = re.compile(
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an item tonight. archived, tiered and deleted are whole; nothing: there was nothing to do."""
+    """The outcome of an item in this run. archived, tiered and deleted are complete; nothing: there was nothing to do."""
 
     archive: Archive
     state: str  # archived, tiered, deleted, nothing, copied (may not delete), protected, partial, failed
@@ -55,13 +55,13 @@ class Result:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is left to do or to say."""
+        """Whether nothing is left to do or to report."""
         return self.state in ("archived", "tiered", "deleted", "nothing")
 
 
 @dataclass
 class Work:
-    """One run of the archive. `now` decides what is old enough; `check` raises LeaseLost before any change once the lease is gone."""
+    """One run of the archive. `now` decides what is old enough; `check` raises LeaseLost before any change once the lease is lost."""
 
     settings: Settings
     book: Book
@@ -76,29 +76,32 @@ class Work:
 
     @property
     def cutoff(self) -> datetime:
-        """What was written later is younger than the margin, and protects."""
+        """Objects written later than this are within the margin, and protect their item."""
         return self.now - self.settings.archive.margin
 
     def open(self, uri: str, purpose: Purpose) -> FencedObjects:
-        """A store of the allow-list. Raises SourceRefused for any other, NotDone where nothing may be deleted."""
+        """Open a store of the allow-list. Raises SourceRefused for any other, NotDone where deleting is not allowed."""
         store = find_store(self.settings, uri)
         if (uri, purpose) not in self._opened:
             self._opened[uri, purpose] = FencedObjects(self.open_store(store, purpose), self.check)
         return self._opened[uri, purpose]
 
     def kept(self, item: Item) -> str | None:
-        """What protects an item now, in words. A question that fails protects."""
+        """Return what protects an item now, in words. A question that fails protects."""
         try:
             return self.protects(item)
         except (RunspendError, OSError) as error:
             return f"whether anything protects it cannot be told: {error}"
 
     def watch(self, item: Item) -> Watch:
-        """What protects an item, asked again and again while it is acted on."""
+        """Return a Watch, which asks repeatedly what protects an item while it is acted on."""
         return Watch(lambda: self.kept(item))
 
     def each(self, archive: Archive, chunk: int, function: Callable[[Entry], Entry], wanted: Callable[[Entry], bool], what: str) -> None:
-        """Let the function take every entry of a chunk that is wanted a step further, recorded batch by batch; an error in a store is its reason."""
+        """Apply the function to every wanted entry of a chunk and record the results batch by batch.
+
+        A store error becomes the entry's reason.
+        """
 
         def tried(entry: Entry) -> Entry:
             try:
@@ -119,7 +122,7 @@ class Work:
 
 
 def find_store(settings: Settings, uri: str) -> ArtifactStore:
-    """The configured store of exactly this URI. Raises SourceRefused when there is none."""
+    """Return the configured store with exactly this URI. Raises SourceRefused when there is none."""
     for store in settings.stores:
         if store.uri.rstrip("/") == uri.rstrip("/"):
             return store
@@ -127,20 +130,20 @@ def find_store(settings: Settings, uri: str) -> ArtifactStore:
 
 
 def holds_own_files(settings: Settings, store: ArtifactStore, folder: str) -> bool:
-    """Whether a folder of a store on this machine holds files of Runspend's own, or lies among them: home, and a warehouse in a folder."""
+    """Whether a folder of a store on this machine overlaps with Runspend's own files: home, and a warehouse in a folder."""
     root = parse_root(store)
     if root.scheme != "file":
         return False
     top, home = Path(os.path.realpath(f"/{root.folder}")), Path(os.path.realpath(settings.home))
     place = Path(os.path.realpath(top / folder))
-    own = [home / name for name in OWN_FOLDERS] if top.is_relative_to(home) else [home]  # of the demo, all stores lie under home
+    own = [home / name for name in OWN_FOLDERS] if top.is_relative_to(home) else [home]  # in the demo, all stores are under home
     warehouse = settings.warehouse.uri.removeprefix("file://")
     own += [Path(os.path.realpath(warehouse))] if "://" not in warehouse else []
     return any(place.is_relative_to(path) or path.is_relative_to(place) for path in own)
 
 
 def is_note(name: str, store: ObjectStore, found: StoredObject, item: Item) -> bool:
-    """Whether an object in an item's folder is the note that Runspend left there for it, and not the item's."""
+    """Whether an object in an item's folder is the note that Runspend left there, and not one of the item's artifacts."""
     if not _NOTE_NAMES.fullmatch(name) or found.size >= CHUNK_BYTES:
         return False
     owner, note = item.run_id or item.owner_id, _NOTE.fullmatch(b"".join(store.read(found)))
@@ -148,12 +151,12 @@ def is_note(name: str, store: ObjectStore, found: StoredObject, item: Item) -> b
 
 
 def prove_conditions(obj: StoredObject, reader: ObjectStore, deleter: ObjectStore) -> None:
-    """See that the store keeps an object when another etag is given. Raises SourceRefused where conditions are ignored.
+    """Check that the store keeps an object when a wrong etag is given. Raises SourceRefused where conditions are ignored.
 
-    The object is one whose deletion would be no loss: where it is deleted against the condition, nothing else will be.
+    Losing the object would do no harm. If the store deletes it despite the condition, nothing else is deleted.
     """
     with suppress(NotDone):  # as it should be
-        deleter.delete(replace(obj, etag=obj.etag[::-1], version=None))  # turned round it is well-formed, and another one
+        deleter.delete(replace(obj, etag=obj.etag[::-1], version=None))  # reversed, the etag is well-formed but wrong
     if reader.head(obj.key) is None:
         raise SourceRefused(reader.uri, f"cannot delete in {reader.uri}: it ignores conditions, so what is written meanwhile would be lost. Nothing more was deleted.")
 
@@ -165,12 +168,12 @@ class Held:
     file: IO[bytes]
     size: int
     sha256: str
-    md5: str  # what many stores use as an etag
+    md5: str  # many stores use it as the etag
 
 
 @contextmanager
 def held(chunks: Iterable[bytes], scratch: Path) -> Iterator[Held]:
-    """The bytes, read once, for as long as they are needed."""
+    """Hold the bytes, read once, for the duration of the context."""
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, dir=str(scratch)) as file:
         sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
@@ -182,14 +185,14 @@ def held(chunks: Iterable[bytes], scratch: Path) -> Iterator[Held]:
 
 
 def parts_of(found: Held) -> Iterator[bytes]:
-    """Held bytes from their start."""
+    """Yield held bytes from their start."""
     found.file.seek(0)
     while chunk := found.file.read(CHUNK_BYTES):
         yield chunk
 
 
 def digest_of(chunks: Iterable[bytes]) -> str:
-    """sha256 of bytes that are not kept."""
+    """Return the sha256 of bytes without keeping them."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)

@@ -1,6 +1,6 @@
-"""`delete`: an archive whose own retention is over goes for good. The only place where a last copy is deleted.
+"""`delete`: delete an archive whose own retention is over. The only place where a last copy is deleted.
 
-First a tombstone says that the archive is going, so that nobody restores half of it; it stays and tells what there was.
+First a tombstone marks the archive, so that half of it is not restored. The tombstone stays and records what the archive held.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOMBSTONE = "deleted.json"
 
 
 def is_archive_folder(prefix: str) -> bool:
-    """Whether a folder is that of one archive: nothing else may be deleted by a policy."""
+    """Whether a folder is that of one archive: a policy may not delete anything else."""
     parts = prefix.split("/")
     return prefix.startswith(f"{ARCHIVE_FOLDER}/") and len(parts) == 6 and all(parts) and not {".", ".."} & set(parts)
 
@@ -57,7 +57,7 @@ def expire(work: Work, archive: Archive) -> Result:
             return replace(entry, reason=f"{obj.key!r} is still there" + (", although it was deleted" if is_known else ""))
         return replace(entry, state="deleted", reason=None)
 
-    # The manifest goes last: what is left of an archive that was stopped half-way can be brought back.
+    # The manifest goes last, so that the rest of an archive can be restored if the deletion is interrupted.
     for is_last, chunk in product((False, True), range(archive.chunks)):
         if (is_last, chunk) == (True, 0) and any(entry.state == "planned" and entry.key.startswith("data/") for entry in book.every_entry(archive)):
             break

@@ -1,4 +1,4 @@
-"""Which items may be acted on now: planned by the tables as they are, announced, their grace period over, and nobody objected."""
+"""Items that may be acted on now: still planned, announced, their grace period over, and without objection."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ __all__ = ["due_items"]
 
 
 def due_items(reader: Reader, records: Records, settings: Settings, now: datetime) -> list[Item]:
-    """The items of the plan, made anew, that are due; in the order of policy, store and folder."""
+    """Return the due items of a freshly made plan, ordered by policy, store and folder."""
     plan = current_plan(reader, records, settings, now)
     return [item_of(row) for row in plan.to_pylist() if row["state"] == "due"]

@@ -1,7 +1,8 @@
-"""Runs, models and traces whose artifact URI lies around others' folders: while they say so, nothing in there is archived.
+"""Runs, models and traces whose artifact URI encloses the folders of others: as long as it does, nothing inside is archived.
 
-One wrong URI, of a whole bucket say, protects everything in it. That is right, since whoever owns a folder owns what lies in it; but
-somebody has to be told which run it is, and what to do. What protects is decided in `plan.sql` and `shared_folders.py`; this reads their reasons.
+One wrong URI, for example of a whole bucket, protects everything in it. That is correct, since the owner of a folder owns its
+content. But people need to know which run it is, and what to do. `plan.sql` and `shared_folders.py` decide on protection; this module
+reads their reasons.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from runspend.warehouse import Reader
 
 __all__ = ["Enclosing", "find_enclosing"]
 
-MOST = 20  # that are described; each costs a question
+MOST = 20  # described owners; each costs a query
 _AROUND = re.compile(r"(?:^|; |\n)lies in the folder of (run|logged model|trace) ([^\s;]+)")
 _OF_RUN = "select tracking_server, run_name as name, experiment_name, artifact_uri as uri from runs where run_id = @id order by tracking_server limit 1"
 _OF_OTHER = (
@@ -28,7 +29,7 @@ _OF_OTHER = (
 
 @dataclass(frozen=True)
 class Enclosing:
-    """Somebody whose folder lies around others', and how many items of the plan stay for it."""
+    """An owner whose folder encloses those of others, and how many items of the plan it keeps in place."""
 
     kind: str  # run, logged model or trace
     id: str
@@ -48,7 +49,7 @@ class Enclosing:
 
     @property
     def sentence(self) -> str:
-        """What is so, and what to do about it."""
+        """The problem and what to do about it."""
         return (
             f"{self.who} owns a folder that contains {self.items:,} selected items. They are not archived. If its URI is wrong, correct it in MLflow's database; if it is right, move its"
             f" files to a folder of their own. Do not remove it with `mlflow gc`: that deletes everything in the folder it names"
@@ -56,7 +57,7 @@ class Enclosing:
 
 
 def find_enclosing(reader: Reader, reasons: Iterable[str]) -> list[Enclosing]:
-    """Whose folders lie around items of the plan, by the reasons that protect those; the one with most items first."""
+    """Return the owners of folders around items of the plan, found in the items' reasons; the owner with the most items first."""
     counts = Counter(found for reason in reasons for found in set(_AROUND.findall(reason)))
     return [_describe(reader, kind, owner_id, items) for (kind, owner_id), items in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST]]
 

@@ -1,6 +1,6 @@
-"""Which archives there are, found in the archive stores themselves: home, the run and the tracking server may all be gone.
+"""Find archives in the archive stores themselves: home, the run and the tracking server may all be gone.
 
-Folders are walked level by level, so that a store of a million copies is not listed to find one run.
+Walks folders level by level, so that finding one run does not list a store of a million copies.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from runspend.storage.uris import parse_root
 
 __all__ = ["Found", "find_archives", "find_owner", "lacks_copies", "load_manifest", "readable_stores", "tombstone_of"]
 
-SHORTEST_ID = 6  # characters that a run may be named by
+SHORTEST_ID = 6  # of a run id prefix, in characters
 WITH_THEIR_RUN = ("m-", "tr-")
 
 
 @dataclass(frozen=True)
 class Found:
-    """One archive's folder, and what its path says; `owner` is a run or what else was archived."""
+    """The folder of one archive and the parts of its path. `owner` is a run or another archived owner."""
 
     store: ObjectStore
     server: str
@@ -38,17 +38,17 @@ class Found:
 
     @property
     def folder(self) -> str:
-        """Below the root of its store."""
+        """The path below the root of its store."""
         return "/".join([ARCHIVE_FOLDER, self.server, self.experiment, self.owner, self.archive_id])
 
     @property
     def where(self) -> str:
-        """For people."""
+        """The full location, for people."""
         return f"{self.store.uri.rstrip('/')}/{self.folder}"
 
 
 def find_archives(store: ObjectStore, owner: str | None = None) -> Iterator[Found]:
-    """Every archive of a store, or those of one run, logged model or folder."""
+    """Yield every archive of a store, or those of one run, logged model or folder."""
     for server in store.folders(ARCHIVE_FOLDER):
         for experiment in store.folders(f"{ARCHIVE_FOLDER}/{server}"):
             above = f"{ARCHIVE_FOLDER}/{server}/{experiment}"
@@ -59,7 +59,7 @@ def find_archives(store: ObjectStore, owner: str | None = None) -> Iterator[Foun
 
 
 def find_owner(store: ObjectStore, owner: str) -> Iterator[Found]:
-    """The archives of an owner as people name it: by its id; by what only its id begins with; a model or trace, which lies with its run, by its own."""
+    """Yield the archives of an owner: by its id, by a unique prefix of its id, or by the id of a model or trace archived with its run."""
     found = list(find_archives(store, owner))
     if not found and len(owner) >= SHORTEST_ID:
         every = list(find_archives(store))
@@ -72,7 +72,7 @@ def find_owner(store: ObjectStore, owner: str) -> Iterator[Found]:
 
 
 def readable_stores(settings: Settings) -> list[ArtifactStore]:
-    """The stores of the allow-list that may hold archives: one of a kind that is never looked into stops nobody from reading the others."""
+    """Return the allowed stores that may hold archives. A store of an unsupported kind is skipped, so the others can be read."""
     found = []
     for store in settings.stores:
         with suppress(SourceRefused):
@@ -82,9 +82,9 @@ def readable_stores(settings: Settings) -> list[ArtifactStore]:
 
 
 def load_manifest(found: Found) -> Manifest | None:
-    """The newest manifest of an archive, believed only if it is at home in its folder; None while there is none.
+    """Return the newest manifest of an archive, or None while there is none. It must belong to its folder.
 
-    Raises SourceRefused, also for a damaged newest one: an older one may lack what was copied later.
+    Raises SourceRefused, also for a damaged newest one: an older manifest may lack objects that were copied later.
     """
     manifest = None
     for generation in range(1, GENERATIONS):
@@ -103,7 +103,7 @@ def load_manifest(found: Found) -> Manifest | None:
 
 
 def tombstone_of(found: Found) -> str | None:
-    """That an archive was deleted, in words; None when it was not."""
+    """Return a sentence on the deletion of an archive; None when it was not deleted."""
     held = found.store.head(f"{found.folder}/{TOMBSTONE}")
     if held is None:
         return None
@@ -115,6 +115,6 @@ def tombstone_of(found: Found) -> str | None:
 
 
 def lacks_copies(found: Found, manifest: Manifest) -> bool:
-    """Whether a copy that the manifest names is not there. Lists them."""
+    """Whether a copy named in the manifest is missing. Lists the copies."""
     held = {stored.key[len(found.folder) + 1 :] for stored in found.store.list(f"{found.folder}/data")}
     return any(entry.data not in held for entry in manifest.entries)

@@ -1,4 +1,4 @@
--- What lies in the stores, as last listed: one row per folder, owner and storage class.
+-- Contents of the artifact stores, as last listed: one row per folder, owner and storage class.
 newest_months as (
   select store, max(month) as month
   from artifact_bytes

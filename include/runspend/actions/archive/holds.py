@@ -1,6 +1,6 @@
-"""Objections: `runspend archive keep` on a run or an experiment, recorded, with the day they end.
+"""Objections: `runspend archive keep` on a run or an experiment, recorded with an end date.
 
-Put here what is recorded of them. The tag `runspend.keep` on MLflow's side is read with the tables (`plan.sql`).
+Put here the records of objections. The tag `runspend.keep` in MLflow is read with the tables (`plan.sql`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from runspend.warehouse import Reader
 from runspend.warehouse.records import Records
 
 KIND = "archive_keeps"
-LASTS = timedelta(days=365)  # of an objection that names no day
+LASTS = timedelta(days=365)  # of an objection without an end date
 _FIND = """
 select 'run' as kind, tracking_server, workspace, run_id as id, run_name as name
 from runs
@@ -30,7 +30,7 @@ order by kind, tracking_server, workspace, id
 
 @dataclass(frozen=True)
 class Keep:
-    """Somebody wants a run or an experiment left alone, up to and including a day."""
+    """A user's request to keep a run or an experiment in place, up to and including a day."""
 
     kind: str  # run or experiment
     tracking_server: str
@@ -42,12 +42,15 @@ class Keep:
 
     @property
     def sentence(self) -> str:
-        """What the plan says of what it keeps."""
+        """The plan's sentence on items that it keeps."""
         return f"somebody objected, until {self.until}" + (f": {self.reason}" if self.reason else "")
 
 
 def record_keep(reader: Reader, records: Records, what: str, *, until: date | None, reason: str | None, now: datetime) -> Keep:
-    """Keep a run (its id, or six characters it begins with) or an experiment (its id or name) from every policy. Raises UsageError."""
+    """Keep a run (its id, or a prefix of at least six characters) or an experiment (its id or name) from every policy.
+
+    Raises UsageError.
+    """
     last = (now + LASTS).date() if until is None else until
     if last < now.date():
         raise UsageError(f"cannot keep {what!r} until {last}: that day is over. Name one that is to come. Nothing was recorded.")
@@ -68,12 +71,12 @@ def record_keep(reader: Reader, records: Records, what: str, *, until: date | No
 
 
 def read_keeps(records: Records, now: datetime) -> dict[tuple[str, str, str, str], Keep]:
-    """(kind, server, workspace, id) -> the objection, of those that last."""
+    """Return (kind, server, workspace, id) -> objection, for objections that have not ended."""
     found = [Keep(**{name: value[name] for name in value if name not in ("at", "until")}, until=date.fromisoformat(value["until"])) for value in records.list(KIND).values()]
     return {(keep.kind, keep.tracking_server, keep.workspace, keep.id): keep for keep in found if keep.until >= now.date()}
 
 
 def keep_of(keeps: Mapping[tuple[str, str, str, str], Keep], row: Mapping[str, Any]) -> Keep | None:
-    """The objection that a row of the plan falls under."""
+    """Return the objection that applies to a row of the plan."""
     place = (row["tracking_server"], row["workspace"])
     return keeps.get(("run", *place, row["run_id"])) or keeps.get(("experiment", *place, row["experiment_id"]))

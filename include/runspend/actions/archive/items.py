@@ -1,4 +1,4 @@
-"""An item: one folder of one store that a policy acts on. What is done with it, and whether it may be, does not belong here."""
+"""An item: one folder of one store that a policy acts on. Actions, and whether they are allowed, do not belong here."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ __all__ = ["ARCHIVE_FOLDER", "NOTE_NAME", "RETURNED_NAME", "Action", "Item", "Ow
 Action = Literal["tier", "archive", "delete", "prune"]
 OwnerKind = Literal["run", "logged_model", "checkpoint", "trace", "orphan", "experiment"]
 
-# Below the root of an archive store. Everything in it is the archive's own: no owner's, and no orphan.
+# Below the root of an archive store. Everything in it belongs to the archive: it has no owner and is not an orphan.
 ARCHIVE_FOLDER = f"{ARCHIVE_TOP}/v1"
-# What lies in an item's folder once its artifacts are archived; MLflow's page shows its text.
+# Left in an item's folder once its artifacts are archived; MLflow's page shows its text.
 NOTE_NAME = "archived-by-runspend.txt"
-# What lies beside the manifest of an archive once all of it was brought back into its place.
+# Next to the manifest of an archive once all of it was restored to its place.
 RETURNED_NAME = "returned.json"
 
 
 def note_name(archive_id: str, *, is_taken: bool) -> str:
-    """What the note of an archive is called: where somebody's own file of that name was archived, another name leaves its place free."""
+    """Return the name of an archive's note.
+
+    If a user's file with the usual name was archived, the note gets another name, so that the file's place stays free.
+    """
     return NOTE_NAME.replace(".txt", f"-{archive_id}.txt") if is_taken else NOTE_NAME
 
 
 @dataclass(frozen=True)
 class Item:
-    """What a policy would do with one folder. `objects` and `bytes` are what the last inventory counted, None when unknown."""
+    """A policy's action on one folder. `objects` and `bytes` come from the last inventory, None when unknown."""
 
     policy: str
-    policy_digest: str  # of the policy as it was announced: another one must announce anew
+    policy_digest: str  # of the announced policy: a changed policy must announce again
     action: Action
     to: str | None  # tier: the storage class; archive: URI of the archive store, None for `archive.to` of the settings
     tracking_server: str
@@ -50,11 +53,11 @@ class Item:
 
     @property
     def key(self) -> str:
-        """The same for the same policy, place and action, whatever lies there: 40 hexadecimal digits."""
+        """The same for the same policy, place and action, even if the content changes: 40 hexadecimal digits."""
         identity = json.dumps([self.policy, self.store, self.prefix, self.action])
         return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
     @property
     def name(self) -> str:
-        """What a person is told: run 3f1c9a7b."""
+        """The name shown to people: run 3f1c9a7b."""
         return f"{self.owner_kind.replace('_', ' ')} {self.owner_id}"

@@ -1,9 +1,9 @@
-"""One archiver at a time: a lease with a number that only grows, and stores that look at it before every change.
+"""One archiver at a time: a lease with an increasing number, and stores that check the lease before every change.
 
-An archiver that was stopped for longer than its lease finds another number when it wakes, and changes nothing. What is then
-still under way was asked for on a condition (an etag, a version, a key that is free), so it finds another state or the same work.
-A restore into place takes the lease as well, and what it writes has another etag than what was archived, also where stores make
-etags of the bytes: a delete that was under way does not take what came back.
+An archiver that was stopped for longer than its lease finds a higher number when it resumes, and changes nothing. Its pending
+requests are conditional (on an etag, a version, a free key), so they find a changed state or repeat the same work.
+A restore into the original place takes the lease as well. The objects it writes get a new etag, even where stores derive etags
+from the bytes. So a pending delete cannot remove restored objects.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["FencedObjects", "Lease", "take_lease"]
 
 KIND, KEY = "archive_lease", "lease"
 LASTS = timedelta(minutes=15)
-LONGEST = timedelta(days=1)  # far more than a lease lasts, and than clocks of machines differ
+LONGEST = timedelta(days=1)  # far longer than a lease lasts, and than the clocks of machines differ
 
 
 class Lease:
-    """The right to change stores, while its number is the newest and its time is not over."""
+    """The right to change stores while its number is the newest and its time is not over."""
 
     def __init__(self, records: Records, number: int, lasts: timedelta) -> None:
         self.number = number
@@ -39,7 +39,7 @@ class Lease:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raises LeaseLost unless the lease is still ours; renews it when a third of its time is over."""
+        """Raise LeaseLost unless the lease is still ours; renew it after a third of its duration."""
         with self._lock:
             found = self._records.get(KIND, KEY)
             if found is None or found[0]["number"] != self.number or found[0]["until"] is None:
@@ -50,16 +50,16 @@ class Lease:
                 self._renewed_at = time.monotonic()
 
     def release(self) -> None:
-        """Let the next archiver begin at once."""
+        """End the lease, so that the next archiver can begin at once."""
         found = self._records.get(KIND, KEY)
         if found is not None and found[0]["number"] == self.number:
             self._records.replace(KIND, KEY, {**found[0], "until": None}, found[1])
 
 
 def take_lease(records: Records, *, lasts: timedelta = LASTS, to: str = "archive") -> Lease:
-    """The lease, with a number higher than any before. `to`: what it is wanted for, in words. Raises LeaseLost while somebody else has it.
+    """Take the lease, with a number higher than any before. `to`: its purpose, in words. Raises LeaseLost while another holder has it.
 
-    A holder on this machine whose process is gone does not hold it any more; one elsewhere does until its time is over.
+    A holder on this machine loses the lease when its process ends; one on another machine keeps it until its time is over.
     """
     records.create(KIND, KEY, {"number": 0, "until": None})
     found = records.get(KIND, KEY)
@@ -78,7 +78,10 @@ def take_lease(records: Records, *, lasts: timedelta = LASTS, to: str = "archive
 
 
 def _check(held: dict[str, Any], records: Records) -> None:
-    """Raise RecordRefused for a lease that lasts longer than any is taken for: it would keep every archiver waiting. Of a process that is gone it does not."""
+    """Raise RecordRefused for a lease that ends too far in the future: every archiver would wait for it.
+
+    A lease whose process has ended is not refused.
+    """
     if held["until"] is None:
         return
     if not {"host", "process", "machine", "began"} <= held.keys():
@@ -94,12 +97,12 @@ def _holder(number: int, lasts: timedelta) -> dict[str, Any]:
 
 
 def _is_gone(held: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine, as it is booted now, and is none any more."""
+    """Whether the holder was a process of this machine since its last boot, and has ended."""
     return held["machine"] is not None and held["machine"] == _machine() and _began(held["process"]) != held["began"]
 
 
 def _machine() -> str | None:
-    """The boot and the namespace in which process numbers mean something; None where there is no /proc."""
+    """Return the boot id and the pid namespace, in which process numbers are unique; None without /proc."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -107,7 +110,7 @@ def _machine() -> str | None:
 
 
 def _began(process: int) -> str | None:
-    """The tick a process began in; None when it is over."""
+    """Return the clock tick in which a process began; None when it has ended."""
     try:
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -116,7 +119,7 @@ def _began(process: int) -> str | None:
 
 
 class FencedObjects:
-    """A store whose every change asks the lease first."""
+    """A store that checks the lease before every change."""
 
     def __init__(self, store: ObjectStore, check: Callable[[], None]) -> None:
         self.uri = store.uri
@@ -143,7 +146,7 @@ class FencedObjects:
         return self._store.clock()
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """As the store, by whoever has the lease."""
+        """As the store, after checking the lease."""
         self._check()
         return self._store.renew(obj)
 
@@ -154,21 +157,21 @@ class FencedObjects:
     def write(
         self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
-        """As the store, by whoever has the lease."""
+        """As the store, after checking the lease."""
         self._check()
         return self._store.write(key, chunks, size=size, storage_class=storage_class, unlike=unlike, told=told)
 
     def delete(self, obj: StoredObject) -> None:
-        """As the store, by whoever has the lease."""
+        """As the store, after checking the lease."""
         self._check()
         self._store.delete(obj)
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """As the store, by whoever has the lease."""
+        """As the store, after checking the lease."""
         self._check()
         return self._store.set_class(obj, storage_class)
 
     def prune(self, folder: str) -> None:
-        """As the store, by whoever has the lease."""
+        """As the store, after checking the lease."""
         self._check()
         self._store.prune(folder)

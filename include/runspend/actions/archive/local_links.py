@@ -1,8 +1,8 @@
-"""Folders of local stores that are reached by another path: through a symbolic link, or a mount of the same disk elsewhere.
+"""Folders of local stores that can be reached by another path: through a symbolic link, or a second mount of the same disk.
 
-A run whose artifact folder is a link to another run's, or goes through one, has its files there: they are as much its own. Put here what the
-disk itself says, compared by the identity of folders (device and inode) and not by their spelling; what URIs say is in `shared_folders.py` and
-`plan.sql`. A store that cannot be looked at says nothing here: what cannot be listed is not archived either.
+If a run's artifact folder is a link to another run's folder, or leads through one, the files belong to both runs. Put here what the
+disk shows, compared by the identity of folders (device and inode), not by spelling; `shared_folders.py` and `plan.sql` compare
+URIs. A store that cannot be read yields nothing here: a store that cannot be listed is not archived either.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from runspend.storage.uris import parse_root
 
 __all__ = ["LocalLinks", "find_local_links"]
 
-MOST_TOLD = 3  # paths that lead to one folder: its own, which does not count, and two others at least
+MOST_TOLD = 3  # paths kept per folder: its own, which does not count, and at least two others
 Identity = tuple[int, int]
 
 
 class Lead(NamedTuple):
-    """A path that leads somewhere else than it says."""
+    """A path that resolves to a different location."""
 
     path: str
-    label: str  # what a person is told
-    owner_id: str | None = None  # of a run, model or trace whose path it is
+    label: str  # shown to people
+    owner_id: str | None = None  # of the run, model or trace with this path
 
 
 class LocalLinks:
-    """What leads into which folder of local stores. `tops`: the folder of each store, by its URI, links resolved."""
+    """Paths that lead into folders of local stores. `tops`: the folder of each store, by its URI, with links resolved."""
 
     def __init__(self, tops: Mapping[str, str], leads: Iterable[Lead]) -> None:
         self._tops = tops
@@ -45,7 +45,7 @@ class LocalLinks:
                     found.append(lead)
 
     def reasons(self, row: Mapping[str, Any]) -> list[str]:
-        """Why the folder of a row of the plan must stay, each once: a path that is not its own leads to it, into it, or to a folder around it."""
+        """Return why the folder of a plan row must stay, each reason once: another path leads to it, into it, or to a folder around it."""
         top = self._tops.get(row["store"])
         if top is None or not (self._at or self._below):
             return []
@@ -56,7 +56,7 @@ class LocalLinks:
         return list(dict.fromkeys(found))[:MOST_TOLD]
 
     def _chain(self, path: str) -> list[Identity]:
-        """The identities of a folder and of all folders around it; empty where there is none, as behind a link that leads nowhere."""
+        """Return the identities of a folder and all folders above it; empty if it does not exist, for example behind a broken link."""
         if path not in self._memory:
             try:
                 found = os.stat(path)
@@ -69,7 +69,10 @@ class LocalLinks:
 
 
 def find_local_links(settings: Settings, owners: Iterable[Mapping[str, Any]]) -> LocalLinks:
-    """Look through the local stores for symbolic links, and at the paths of owners (`label`, `owner_id`, `uri`, `tracking_server`) that are not plainly in them."""
+    """Find symbolic links in the local stores, and owners whose paths are not plainly inside one.
+
+    Each owner has `label`, `owner_id`, `uri` and `tracking_server`.
+    """
     tops, spelled = dict[str, str](), dict[str, str]()
     for store in settings.stores:
         try:
@@ -85,7 +88,7 @@ def find_local_links(settings: Settings, owners: Iterable[Mapping[str, Any]]) ->
 
 
 def _links_below(top: str) -> Iterator[str]:
-    """Every symbolic link below a folder. None is followed; a folder that cannot be read has none that could be known of."""
+    """Yield every symbolic link below a folder, without following any. Folders that cannot be read are skipped."""
     below = [top]
     while below:
         try:
@@ -100,8 +103,11 @@ def _links_below(top: str) -> Iterator[str]:
 
 
 def _owners_elsewhere(owners: Iterable[Mapping[str, Any]], behind: Mapping[str, str | None], tops: Mapping[str, str]) -> Iterator[Lead]:
-    """Owners whose path is not its own real path below a store, however the store is reached: they are compared by what the path leads to."""
-    real = dict[str, str]()  # folder -> itself with its links resolved; most owners lie in few folders
+    """Yield owners whose path is not its own real path below a store.
+
+    Paths are compared by where they lead, not by how they reach the store.
+    """
+    real = dict[str, str]()  # folder -> itself with links resolved; most owners are in few folders
     for owner in owners:
         path = _local_path(str(owner["uri"]), behind.get(owner["tracking_server"]))
         if path is None:
@@ -115,10 +121,10 @@ def _owners_elsewhere(owners: Iterable[Mapping[str, Any]], behind: Mapping[str, 
 
 
 def _local_path(uri: str, behind: str | None) -> str | None:
-    """The path of a local artifact URI without a slash at its end; None for every other."""
+    """Return the path of a local artifact URI without a trailing slash; None for any other URI."""
     if uri.startswith("mlflow-artifacts:") and behind:
         uri = f"{behind.rstrip('/')}/{uri.removeprefix('mlflow-artifacts:').lstrip('/')}"
     path = unquote(uri.removeprefix("file://").removeprefix("file:")) if uri.startswith("file:") else uri
     if not path.startswith("/") or "\0" in path:
         return None
-    return path if ".." in path.split("/") else os.path.normpath(path)  # what `..` means behind a link, the disk says
+    return path if ".." in path.split("/") else os.path.normpath(path)  # only the disk knows what `..` means behind a link

@@ -1,7 +1,8 @@
-"""What an archive says of itself: `manifest.jsonl`, one object a line, beside the bytes it names. A restore needs nothing else.
+"""The manifest of an archive: `manifest.jsonl`, one object per line, next to the copies. A restore needs nothing else.
 
-The first line tells whose the archive is, the last one counts and hashes all before it. Whoever can write to the archive could
-have written it: `read_manifest` believes nothing that `write_manifest` would not have written. Bytes are read and moved elsewhere.
+The first line names the owner of the archive; the last line counts and hashes everything before it. Anyone who can write to the
+archive could forge a manifest, so `read_manifest` refuses everything that `write_manifest` would not have written. Other modules
+read and move the bytes.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from runspend.storage.objects import StoredObject, carried
 
 __all__ = ["MAX_ENTRIES", "Entry", "Manifest", "check_entry", "check_key", "folders_above", "planned_entry", "read_manifest", "write_manifest"]
 
-MAX_ENTRIES = 1_000_000  # more is neither archived nor restored
+MAX_ENTRIES = 1_000_000  # more entries are neither archived nor restored
 MAX_LINE_BYTES = 1 << 16
 MAX_MANIFEST_BYTES = 1 << 30
 VERSION = 1
-# What has a second reading somewhere: control characters, backslashes, encoded dots and slashes.
+# Names that some system reads in a second way: control characters, backslashes, encoded dots and slashes.
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\\\u2028\u2029\ud800-\udfff]|%(?:25)*(?:2e|2f|5c|00)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -36,7 +37,7 @@ EntryState = Literal["planned", "copied", "deleted", "tiered", "gone", "changed"
 
 @dataclass(frozen=True)
 class Entry:
-    """One object of an item, and how far it got. `reason` says why it got no further."""
+    """One object of an item, and its progress. `reason` says why it got no further."""
 
     key: str  # below the item's folder; "" is a bucket's marker of that folder itself
     size: int  # bytes
@@ -48,13 +49,13 @@ class Entry:
     sha256: str | None = None  # of what was read from the source, and read back from the archive
     data: str | None = None  # the copy's key below the archive's folder
     copy_etag: str | None = None  # of the copy that was read back
-    told: dict[str, str] = field(default_factory=dict, hash=False)  # what it said of itself when it was copied: StoredObject.told
+    told: dict[str, str] = field(default_factory=dict, hash=False)  # the object's metadata when it was copied: StoredObject.told
     changes: int = 0  # how often the source changed after it was planned
     reason: str | None = None
 
     @property
     def is_folder(self) -> bool:
-        """Whether it stands for a folder: an empty one of a disk, a bucket's marker of one. It has no bytes."""
+        """Whether it is a folder: an empty one on a disk, or a bucket's marker of one. It has no bytes."""
         return not self.key or self.key.endswith("/")
 
     @property
@@ -63,18 +64,18 @@ class Entry:
         return self.state in ("deleted", "tiered", "gone", "changed")
 
     def at(self, prefix: str) -> StoredObject:
-        """The object as the store was last seen to hold it."""
+        """Return the object in the state that the store last showed."""
         key = f"{prefix}/{self.key}" if prefix else self.key
         return StoredObject(key, self.size, self.etag, self.version, self.storage_class, datetime.fromisoformat(self.modified))
 
     def seen_as(self, found: Entry) -> Entry:
-        """The entry of an object that is another by now: planned again, once."""
+        """Return the entry of an object that changed: planned again, but only once."""
         return replace(found, changes=self.changes + 1, state="planned" if self.changes == 0 else "changed")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Whose an archive is and what is in it. Entries have sha256, data and copy_etag."""
+    """The owner and the entries of an archive. Entries have sha256, data and copy_etag."""
 
     archive_id: str
     item: Item
@@ -84,24 +85,24 @@ class Manifest:
 
     @property
     def bytes(self) -> int:
-        """Of the objects as they were in their place: equal ones count each time."""
+        """Bytes of the objects in their original place: equal objects count each time."""
         return sum(entry.size for entry in self.entries)
 
 
 def planned_entry(key: str, found: StoredObject) -> Entry:
-    """The entry of an object that was listed, under its key below the item's folder."""
+    """Return the entry of a listed object, under its key below the item's folder."""
     return Entry(key, found.size, found.etag, found.version, found.storage_class, found.modified.isoformat())
 
 
 def check_entry(entry: Entry) -> str | None:
-    """Why an object cannot be archived or restored, None when it can."""
+    """Return why an object cannot be archived or restored, None when it can."""
     if entry.is_folder and entry.size:
         return "it is named like a folder, and has bytes"
     return check_key(entry.key) if entry.key else None
 
 
 def folders_above(keys: Iterable[str]) -> set[str]:
-    """The folders that hold these keys, as keys: on a disk they are left empty for a while when what they held is gone."""
+    """Return the folders that hold these keys, as keys. On a disk, they stay empty for a while after their objects are gone."""
     found: set[str] = set()
     for key in keys:
         above = key.removesuffix("/").rpartition("/")[0]
@@ -112,7 +113,7 @@ def folders_above(keys: Iterable[str]) -> set[str]:
 
 
 def check_key(key: str) -> str | None:
-    """Why a key cannot be archived or restored, None when it can: it must be readable in one way, on any store."""
+    """Return why a key cannot be archived or restored, None when it can: every store must read it the same way."""
     parts = key.removesuffix("/").split("/")
     if _ODD.search(key):
         return "it has a control character, a backslash or an encoded separator in it"
@@ -124,7 +125,7 @@ def check_key(key: str) -> str | None:
 
 
 def write_manifest(archive_id: str, item: Item, planned_at: str, entries: Iterable[Entry], objects: int, size: int) -> Iterator[bytes]:
-    """The lines of a manifest. `objects` and `size` are how many entries there are, and their bytes."""
+    """Yield the lines of a manifest. `objects` and `size` are the number of entries and their total bytes."""
     digest = hashlib.sha256()
     head = {"runspend_archive": VERSION, "archive_id": archive_id, "planned_at": planned_at, "item": asdict(item), "objects": objects, "bytes": size}
     lines = ({name: getattr(entry, name) for name in _LINE} | ({"told": entry.told} if entry.told else {}) for entry in entries)
@@ -136,7 +137,7 @@ def write_manifest(archive_id: str, item: Item, planned_at: str, entries: Iterab
 
 
 def read_manifest(chunks: Iterable[bytes], where: str) -> Manifest:
-    """A manifest, checked against itself. Raises SourceRefused that names the line; nothing it says was acted on then."""
+    """Read a manifest and check its consistency. Raises SourceRefused with the line number; nothing in it was acted on then."""
     digest = hashlib.sha256()
     head: dict[str, Any] | None = None
     entries: dict[str, Entry] = {}
@@ -202,7 +203,7 @@ def _parse(line: bytes, where: str, number: int) -> dict[str, Any]:
 
     try:
         value = parse_json(line.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # half a character, escaped, is text to json and to nothing else
+        json.dumps(value, ensure_ascii=False).encode()  # json accepts half a surrogate pair as text; nothing else does
     except ValueError as error:
         _refuse(where, number, f"it is no JSON: {error}")
     if not isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""What MLflow is told of the archive's work: where artifacts went, that they are back, and which runs are no longer wanted.
+"""What Runspend writes to MLflow about archives: where artifacts went, that they are back, and which runs to delete.
 
-Put here which items are told of and in which words; how MLflow is written to is `ingest/tracking/mlflow_writer.py`. Every call may be repeated. What
-could not be told is a note and no failure: the artifacts and their records are what counts.
+Put here which items are reported to MLflow and the wording; `ingest/tracking/mlflow_writer.py` writes to MLflow. Every call may be
+repeated. A failed write is a note and not an error: the artifacts and their records are what counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Pruned", "count_active", "prune", "tell_archived", "tell_restored"]
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of a run or experiment that was due: pruned, protected (and why), or failed (and why)."""
+    """The outcome of a run or experiment that was due: pruned, protected (and why), or failed (and why)."""
 
     item: Item
     state: str
@@ -33,8 +33,11 @@ class Pruned:
 
 
 def tell_archived(settings: Settings, records: Records) -> list[str]:
-    """Write onto everything that is archived whole where it went, and onto what was brought back that it is back, unless it says so already, in this
-    run or an earlier one. What cannot be told is tried again each time; returns notes on it, one per item, the first time only."""
+    """Tag everything that is completely archived with its new location, and everything restored as restored.
+
+    Skips what an earlier call already wrote. Failed writes are retried on each call. Returns notes on them, one per item, the
+    first time only.
+    """
     tellers, said = _Tellers(settings), list[str | None]()
     for archive in _newest(Book(records).all()):
         if archive.item.owner_kind != "orphan" and records.get(TOLD, archive.told_key) is None:
@@ -45,8 +48,10 @@ def tell_archived(settings: Settings, records: Records) -> list[str]:
 
 
 def tell_restored(settings: Settings, records: Records, owner: str) -> list[str]:
-    """Of a run or model that is back in its place: take the tag away, say where the artifacts are, and bring back a run that is deleted in MLflow,
-    if it still has it; returns notes on what was not told. `tell_archived` tries that again."""
+    """Report a restored run or model to MLflow: remove the tag, say where the artifacts are, and undelete the run if MLflow still has it.
+
+    Returns notes on failed writes. `tell_archived` retries them.
+    """
     tellers, said = _Tellers(settings), list[str | None]()
     for archive in _newest(Book(records).all()):
         item = archive.item
@@ -59,7 +64,7 @@ def tell_restored(settings: Settings, records: Records, owner: str) -> list[str]
 
 
 def _newest(archives: Sequence[Archive]) -> list[Archive]:
-    """Of each owner the archive that tells where its artifacts are."""
+    """Return for each owner the archive that determines where its artifacts are."""
     return list({(a.item.tracking_server, a.item.workspace, a.item.owner_kind, a.item.owner_id): a for a in archives if a.state == "archived" and a.item.action == "archive" and a.objects}.values())
 
 
@@ -71,7 +76,7 @@ def _say(archive: Archive, teller: Teller, told: Item) -> str | None:
 
 
 def _note_once(records: Records, archive: Archive, reason: str | None) -> str | None:
-    """Record that it was told; a reason why not is a note the first time."""
+    """Record a successful write. Return the reason of a failed one the first time only."""
     if reason is None:
         records.create(TOLD, archive.told_key, {"owner": archive.item.name})
         return None
@@ -79,9 +84,10 @@ def _note_once(records: Records, archive: Archive, reason: str | None) -> str | 
 
 
 def prune(items: Sequence[Item], settings: Settings, *, protects: Callable[[Item], str | None], active: Mapping[str, int], progress: Progress = silent) -> list[Pruned]:
-    """Soft-delete the runs and experiments that are due, runs first. `active`: how many of both a server has, of which `max_percent` is a part.
+    """Soft-delete the runs and experiments that are due, runs first.
 
-    Raises CapPassed before the first of them. One that cannot be deleted stops no other.
+    `active`: the number of active runs and experiments per server; `max_percent` is a percentage of it. Raises CapPassed before
+    anything is deleted. An item that cannot be deleted does not stop the others.
     """
     due = sorted((item for item in items if item.action == "prune"), key=lambda item: (item.owner_kind == "experiment", item.tracking_server, item.prefix))
     _check_caps(due, settings, active)
@@ -101,7 +107,7 @@ def prune(items: Sequence[Item], settings: Settings, *, protects: Callable[[Item
 
 
 def count_active(reader: Reader) -> dict[str, int]:
-    """Active runs and experiments by tracking server, as last read."""
+    """Return the active runs and experiments by tracking server, as last read."""
     rows = reader.query(
         "select tracking_server, count(*) as held from (select tracking_server from runs where lifecycle_stage = 'active' and purged_at is null"
         " union all select tracking_server from experiments where lifecycle_stage = 'active') as everything group by tracking_server"
@@ -124,7 +130,7 @@ def _check_caps(due: Sequence[Item], settings: Settings, active: Mapping[str, in
 
 
 class _Tellers:
-    """One teller a server, opened when first needed."""
+    """One teller per server, opened when first needed."""
 
     def __init__(self, settings: Settings) -> None:
         self._servers = {server.name: server for server in settings.tracking}
@@ -140,6 +146,6 @@ class _Tellers:
 
 
 def _counted(said: Sequence[str | None]) -> list[str]:
-    """The reasons, the first three of them; the rest is counted."""
+    """Return the first three reasons and a count of the rest."""
     reasons = [text for text in said if text is not None]
     return [*reasons[:3], *([f"and {len(reasons) - 3:,} more that MLflow was not told of"] if len(reasons) > 3 else [])]

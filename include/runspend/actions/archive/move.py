@@ -1,8 +1,8 @@
-"""`archive`: copy, read back and compare, write the manifest, ask again, delete on condition, confirm, record, leave a note.
+"""`archive`: copy, read back, write the manifest, check protection again, delete conditionally, confirm, record, leave a note.
 
-No object is deleted before every object of its item was read back from the archive with the sha256 of what was read, and the
-manifest that brings them back was read back as well. Every step looks before it acts, so it may be killed and begun again
-anywhere. What is to be moved, and whether it may be, is decided elsewhere.
+No object is deleted before every object of its item was read back from the archive with the sha256 of its source. The
+manifest is read back first as well. Every step checks the current state before it acts, so it may be killed and resumed
+anywhere. Other modules decide which items to move, and whether they may be moved.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from runspend.warehouse.parquet.journal import crash_point
 
 __all__ = ["manifest_name", "move"]
 
-COPIES = 3  # tries under names of their own before a copy that differs is given up
-GENERATIONS = 1_000  # manifests of one archive: a new one each time that objects changed and were copied again
-NAMES = 8  # tries to delete a file while others of its names (hard links) are being deleted
+COPIES = 3  # attempts, each under its own name, before Runspend gives up on a copy that differs
+GENERATIONS = 1_000  # manifests of one archive: a new one each time that changed objects were copied again
+NAMES = 8  # attempts to delete a file while its other names (hard links) are being deleted
 
 
 def move(work: Work, archive: Archive) -> Result:
-    """Take an item as far as it goes now. Raises SourceError when a store does not answer, LeaseLost when somebody else goes on."""
+    """Move an item as far as possible now. Raises SourceError when a store does not answer, LeaseLost when another archiver took over."""
     return _Move(work, archive).run()
 
 
 def manifest_name(generation: int) -> str:
-    """manifest.jsonl, manifest-2.jsonl, …: the newest counts."""
+    """Return the name of a manifest: manifest.jsonl, manifest-2.jsonl, …; the newest counts."""
     return "manifest.jsonl" if generation == 1 else f"manifest-{generation}.jsonl"
 
 
 class _Move:
-    """One item between its store and the archive."""
+    """The move of one item from its store to the archive."""
 
     def __init__(self, work: Work, archive: Archive) -> None:
         assert archive.to is not None
@@ -48,8 +48,8 @@ class _Move:
         self.source, self.target = work.open(archive.item.store, "archive"), work.open(archive.to, "archive")
         self.watch = work.watch(self.item)
         self.turns: dict[str, Lock] = {}
-        self.read_back: dict[str, tuple[str, str]] = {}  # sha256 -> name and etag of a copy, tonight
-        self.copies: dict[str, tuple[int, str]] = {}  # what lies in the archive right before the deletes
+        self.read_back: dict[str, tuple[str, str]] = {}  # sha256 -> name and etag of a copy that this run read back
+        self.copies: dict[str, tuple[int, str]] = {}  # contents of the archive right before the deletes
 
     def run(self) -> Result:
         for chunk in range(self.archive.chunks):
@@ -76,7 +76,7 @@ class _Move:
         return self._delete()
 
     def _restless(self, entries: list[Entry]) -> Result | None:
-        """An object that was another each time keeps its place, and the item is over without being archived."""
+        """End the item as partial if an object changed each time it was read. That object keeps its place."""
         odd = next((entry for entry in entries if entry.state == "changed"), None)
         if odd is None:
             return None
@@ -86,7 +86,7 @@ class _Move:
     # --- copy -----------------------------------------------------------------------------------------------------------
 
     def _copy(self, entry: Entry) -> Entry:
-        """The entry copied and read back; of an object that is another by now, planned again and copied once more if it is old enough."""
+        """Return the entry copied and read back. An object that changed is planned again, and copied once more if it is old enough."""
         obj = entry.at(self.item.prefix)
         if self._is_young(entry.modified):
             return entry  # it changed since it was planned: the item waits until it is old enough
@@ -95,10 +95,11 @@ class _Move:
             with held(self.source.read(obj), self.work.scratch) as found:
                 if found.size != entry.size:
                     raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: {found.size} bytes came, not {entry.size}. It stays where it is.")
-                # One reading alone would make a byte that flipped on its way the truth; an etag that is a checksum is as good as another.
+                # After a single read, a byte that flipped in transfer would count as correct.
+                # An etag that is a checksum is as good as a second read.
                 if found.md5 != entry.etag.strip('"') and digest_of(self.source.read(obj)) != found.sha256:
                     raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: read twice, it was not the same. It stays where it is.")
-                with self.turns.setdefault(found.sha256, Lock()):  # of equal files one is written, and the others find it
+                with self.turns.setdefault(found.sha256, Lock()):  # of equal files one is written; the others find its copy
                     return self._place(replace(entry, told=told), found)
         except NotDone:
             there = self.source.head(obj.key)
@@ -110,14 +111,14 @@ class _Move:
             return self._copy(again) if again.state == "planned" and not self._is_young(again.modified) else again
 
     def _told(self, obj: StoredObject) -> dict[str, str]:
-        """What the object says of itself. Raises NotDone when it is another by now."""
+        """Return the object's metadata. Raises NotDone when the object changed."""
         found = self.source.head(obj.key)
         if found is None or found.etag != obj.etag:
             raise NotDone(self.source.uri, f"cannot copy {obj.key!r}: it is not what it was when it was listed. It stays where it is.")
         return dict(found.told)
 
     def _place(self, entry: Entry, held: Held) -> Entry:
-        """Put the bytes into the archive under their sha256, and believe nothing but what is read back from there."""
+        """Put the bytes into the archive under their sha256. Only a copy that was read back counts."""
         for number in range(COPIES):
             data = f"data/{held.sha256}-{number}" if number else f"data/{held.sha256}"
             key = f"{self.archive.folder}/{data}"
@@ -136,7 +137,7 @@ class _Move:
         try:
             return self.target.write(key, parts_of(held), size=held.size, storage_class=storage_class)
         except (NotDone, OutcomeUnknown):
-            found = self.target.head(key)  # somebody else's, or ours although nobody said so: it is read back in any case
+            found = self.target.head(key)  # written by another process, or by us without an answer: it is read back in any case
             if found is None:
                 raise
             return found
@@ -144,7 +145,7 @@ class _Move:
     # --- manifest -------------------------------------------------------------------------------------------------------
 
     def _put_manifest(self, entries: list[Entry]) -> None:
-        """The manifest of everything that was copied, read back and understood; one that is there already and says the same will do."""
+        """Write the manifest of everything that was copied, then read it back and parse it. An identical existing manifest is reused."""
         kept = [entry for entry in entries if entry.data is not None]
         archive = self.archive
         lines = write_manifest(archive.archive_id, self.item, archive.planned_at, kept, len(kept), sum(e.size for e in kept))
@@ -173,7 +174,7 @@ class _Move:
             self.archive = self.book.save(replace(self.archive, is_cut=True))
         if self.watch.reason() is None:
             self._prove_conditions()
-        # Folders last: some stores delete none that holds anything, and say that they did.
+        # Folders last: some stores do not delete a folder that is not empty, yet report success.
         for is_folder, chunk in product((False, True), range(self.archive.chunks)):
             self.work.each(self.archive, chunk, self._remove, lambda entry: entry.state == "copied" and entry.is_folder is is_folder, "removed")  # noqa: B023 (called at once)
             if self.watch.found is not None:
@@ -191,7 +192,7 @@ class _Move:
         return Result(self.book.end(self.archive, "archived", self.work.now), "archived")
 
     def _prove_conditions(self) -> None:
-        """With an object that has its copy, as everything here has: no file of ours is left anywhere when this is cut off."""
+        """Check conditional deletes on an object that has a copy. This needs no test file, so an interruption leaves none behind."""
         for entry in self.book.every_entry(self.archive):
             if entry.state == "copied" and not entry.is_folder and self.copies.get(entry.data or "") == (entry.size, entry.copy_etag):
                 found = self.source.head(entry.at(self.item.prefix).key)
@@ -204,13 +205,13 @@ class _Move:
         self.copies = {found.key[len(folder) + 1 :]: (found.size, found.etag) for found in self.target.list(f"{folder}/data")}
 
     def _remove(self, entry: Entry) -> Entry:
-        """Delete an object whose copy still is the one that was read back, and look whether it is gone."""
+        """Delete an object whose copy is still the one that was read back, and check that it is gone."""
         if self.copies.get(entry.data or "") != (entry.size, entry.copy_etag):
             return replace(entry, state="planned", reason="its copy in the archive is not the one that was read back")
         obj = entry.at(self.item.prefix)
         unknown: str | None = None
         if self.watch.reason() is not None:
-            return entry  # told of once for all of the item
+            return entry  # reported once for the whole item
         crash_point("archive.before_delete")
         try:
             obj = self._delete_object(entry)
@@ -223,7 +224,7 @@ class _Move:
             return replace(entry, reason=str(error))
         crash_point("archive.after_delete")
         found = self.source.head(obj.key)
-        if found is None or (unknown is None and found.etag != obj.etag):  # a new object under the same name is nobody's to delete
+        if found is None or (unknown is None and found.etag != obj.etag):  # never delete a new object under the same name
             crash_point("archive.after_confirm")
             return replace(entry, state="deleted", reason=None)
         if found.etag != entry.etag:
@@ -231,10 +232,10 @@ class _Move:
         return replace(entry, reason=unknown or f"{obj.key!r} is still there, although it was deleted")
 
     def _delete_object(self, entry: Entry) -> StoredObject:
-        """Delete an object on condition of its state; the state that it had. Raises NotDone, OutcomeUnknown.
+        """Delete an object if its state is unchanged; return the state that it had. Raises NotDone, OutcomeUnknown.
 
-        Each name of a file (hard link) that is deleted changes the state of its other names: one of the same size and time is read once more, and
-        deleted in its new state if its bytes are those that were copied.
+        Deleting one name of a file (hard link) changes the state of its other names. A name with the same size and time is read
+        once more, and deleted in its new state if its bytes are those that were copied.
         """
         obj = entry.at(self.item.prefix)
         try:
@@ -246,7 +247,7 @@ class _Move:
                     found = self.source.head(obj.key)
                     if found is None or found.etag == obj.etag or (found.size, found.modified) != (obj.size, obj.modified):
                         break
-                    with suppress(NotDone):  # another of its names went meanwhile
+                    with suppress(NotDone):  # another of its names was deleted meanwhile
                         if digest_of(self.source.read(found)) != entry.sha256 or self.watch.reason() is not None:
                             break
                         self.deleter.delete(found)
@@ -254,7 +255,7 @@ class _Move:
             raise
 
     def _leave_note(self) -> None:
-        """Say where the artifacts went, where MLflow's page looks for them. An older note of ours gives way."""
+        """Leave a note that says where the artifacts went, where MLflow's page shows it. It replaces an older note of ours."""
         is_taken = any(entry.key == NOTE_NAME and entry.data is not None for entry in self.book.every_entry(self.archive))
         name = note_name(self.archive.archive_id, is_taken=is_taken)
         key = f"{self.item.prefix}/{name}"
@@ -273,7 +274,10 @@ class _Move:
         yield f"To bring them back:\n\n    runspend archive restore {self.item.run_id or self.item.owner_id}\n"
 
     def _half_gone(self, protection: str) -> str:
-        """What protects it, and, of an item that was cut off half-way, what is in the archive alone by now: whoever needs it needs that as well."""
+        """Return what protects the item; for an item with deletions, also how many objects are only in the archive.
+
+        Anyone who needs the item needs those objects as well.
+        """
         if not self.archive.is_cut:
             return protection
         there = {found.key for found in self.source.list(self.item.prefix)}
@@ -284,11 +288,11 @@ class _Move:
     # --- when it does not go on -----------------------------------------------------------------------------------------
 
     def _wait(self, state: str, reason: str) -> Result:
-        """Stay as far as it got; the next run goes on from here."""
+        """Save the progress; the next run continues from here."""
         return Result(self.book.save(replace(self.archive, reason=reason.strip())), state, reason.strip())
 
     def _written_since(self, entries: list[Entry]) -> str | None:
-        """The name of an object that is new or another since it was listed, and younger than the margin: somebody uses the folder."""
+        """Name an object that is new or changed since the listing and younger than the margin: the folder is in use."""
         known, emptied = {entry.key: entry.etag for entry in entries}, folders_above(entry.key for entry in entries)
         for found in self.source.list(self.item.prefix):
             name = found.key[len(self.item.prefix) + 1 :]

@@ -1,8 +1,8 @@
-"""Who was told of which items, and when a mail server took the mail: the grace period begins there, and only there.
+"""Notices: who was notified of which items, and when a mail server accepted the mail. Only that starts the grace period.
 
-Put here what is recorded of notices. The words of the mail and its sending belong to whoever joins this with the outbox. One
-notice is one mail to one owner with all that is new to them. Its items are recorded before the mail is written, in records of at
-most 1,000; only one whose mail was written counts. So a kill anywhere leads to the same notice again, under the same id.
+Put here the records of notices. The code that connects this module with the outbox writes and sends the mail. One notice is one
+mail to one owner with all items that are new to them. Its items are recorded before the mail is written, in records of at
+most 1,000; a notice counts only once its mail was written. So after a kill, the same notice is created again with the same id.
 A notice is valid for one item and one owner. A new owner gets a new notice and grace period. A notice is invalid if its recipient is no
 longer allowed (`config/recipients.py`). Operators get a copy of every notice, and the notices of owners whom Runspend may not mail.
 """
@@ -25,19 +25,19 @@ from runspend.warehouse.records import Records
 
 KIND = "archive_notices"
 CHUNK_ITEMS = 1_000
-UNKNOWN_OWNER = ""  # of a notice recorded before owners were: nobody's name, so the item is announced anew
-# Reasons that say that something could not be read: it protects, and the notice that is out still stands.
+UNKNOWN_OWNER = ""  # in notices from before owners were recorded: matches no name, so the item is announced again
+# Reasons that report a failed read: they protect, but do not withdraw the notice that was sent.
 _UNREAD = re.compile(r"\b(unknown|not known|not certain|no \S.* of it is known)\b")
 REFUSED = "the mail server of its owner refused the last notice"
 
 
 @dataclass(frozen=True)
 class Announcement:
-    """The newest notice of an item. `accepted_at`: when a mail server took it; None while it waits, or was refused."""
+    """The newest notice of an item. `accepted_at`: when a mail server accepted it; None while it is queued, or if it was refused."""
 
     notice_id: str
-    turn: int  # how many notices of the item there were, this one among them
-    owner: str | None  # whose it was, whoever was written to
+    turn: int  # how many notices of the item there were, including this one
+    owner: str | None  # the item's owner, even if another recipient was mailed
     policy_digest: str
     objects: int
     bytes: int
@@ -46,36 +46,36 @@ class Announcement:
     decided_at: datetime
     accepted_at: datetime | None
     withdrawn_at: datetime | None
-    is_allowed: bool = True  # whether anybody it was addressed to may still be written to
+    is_allowed: bool = True  # whether Runspend may still mail any of its recipients
 
     def covers(self, row: Mapping[str, Any]) -> bool:
-        """Whether it still stands for what a row of the plan would do: the same policy and owner, and no more than was announced."""
+        """Whether it is valid for a row of the plan: the same policy and owner, and no more than was announced."""
         same = (self.policy_digest, self.owner) == (row["policy_digest"], row["owner"]) and row["objects"] <= self.objects and row["bytes"] <= self.bytes
         return same and self.is_mailed and not self.is_refused and self.is_allowed and self.withdrawn_at is None
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One mail to be written: rows of the plan that one owner has not been told of."""
+    """One mail to be written: rows of the plan that are new to one owner."""
 
     notice_id: str
     recipients: tuple[str, ...]  # whose acceptance begins the grace period
     rows: Sequence[Mapping[str, Any]]
     turns: Mapping[str, int] = field(default_factory=dict)  # by item key
     copies: tuple[str, ...] = ()
-    reasons: Mapping[str, str] = field(default_factory=dict)  # by item key, why its owner is not written to; empty for a notice to an owner
+    reasons: Mapping[str, str] = field(default_factory=dict)  # by item key, why its owner is not mailed; empty for a notice to an owner
 
 
 @dataclass(frozen=True)
 class Received:
-    """What became of a notice's mail."""
+    """The outcome of a notice's mail."""
 
     accepted_at: datetime | None
-    is_refused: bool  # by everybody it was for
+    is_refused: bool  # by all its recipients
 
 
 def read_announcements(records: Records, allowed: Recipients) -> dict[str, Announcement]:
-    """Item key -> the newest notice of it."""
+    """Return item key -> its newest notice."""
     found: dict[str, Announcement] = {}
     for value in records.list(KIND).values():
         is_allowed = any(allowed.may_receive(recipient) for recipient in value["recipients"])
@@ -94,7 +94,7 @@ def _order(notice: Announcement) -> tuple[int, bool, datetime, str]:
 
 
 def plan_notices(rows: Iterable[Mapping[str, Any]], told: Mapping[str, Announcement], settings: Settings) -> list[Notice]:
-    """The notices to write: one for each owner of planned items without a valid notice. Items whose notice has no recipient are left out."""
+    """Return the notices to write: one per owner of planned items without a valid notice. Items without a recipient are left out."""
     allowed, operators = find_recipients(settings), tuple(dict.fromkeys(settings.mail.operators))
     by_recipients = defaultdict[tuple[str, ...], list[Mapping[str, Any]]](list)
     reasons: dict[str, str] = {}
@@ -117,7 +117,7 @@ def plan_notices(rows: Iterable[Mapping[str, Any]], told: Mapping[str, Announcem
 
 
 def _find_owner(owner: str | None, before: Announcement | None, allowed: Recipients) -> tuple[str | None, str]:
-    """The address of an owner, or None and why operators are told in their place."""
+    """Return the owner's address, or None and why operators are notified instead."""
     if before is not None and before.is_refused and before.withdrawn_at is None and before.owner == owner and allowed.find(owner) is not None:
         return None, REFUSED
     address = allowed.find(owner)
@@ -125,20 +125,20 @@ def _find_owner(owner: str | None, before: Announcement | None, allowed: Recipie
 
 
 def _notice_id(recipients: tuple[str, ...], rows: Sequence[Mapping[str, Any]], turns: Mapping[str, int]) -> str:
-    """The same for the same items as they are now; another one once an earlier notice of any of them was mailed or withdrawn."""
+    """Return an id that is the same for the same items in the same state, and new once an earlier notice of any was mailed or withdrawn."""
     items = sorted((row["item_key"], row["policy_digest"], row["owner"], row["objects"], row["bytes"], turns[row["item_key"]]) for row in rows)
     return hashlib.sha256(json.dumps([recipients, items]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _turn(before: Announcement | None) -> int:
-    """A notice that was decided, and cut off before its mail was written, is the same one again."""
+    """Return the number of the next notice. One that was interrupted before its mail was written keeps its number."""
     if before is None:
         return 1
     return before.turn + (before.is_mailed or before.withdrawn_at is not None)
 
 
 def record_notice(records: Records, notice: Notice, now: datetime) -> None:
-    """Write down what a notice is about, before its mail is written."""
+    """Record the items of a notice, before its mail is written."""
     for number, value in enumerate(_chunks(notice, now)):
         records.create(KIND, f"{notice.notice_id}.{number:04}", value)
 
@@ -156,7 +156,7 @@ def _chunks(notice: Notice, now: datetime) -> Iterable[dict[str, Any]]:
 
 
 def settle_notices(records: Records, received: Callable[[str], Received | None]) -> None:
-    """Note what became of the mails: written (`received` knows the notice), taken by a mail server, refused. What was taken stays so."""
+    """Record the outcome of each mail: written (`received` knows the notice), accepted by a mail server, refused. Accepted is final."""
     for key, value in records.list(KIND).items():
         if value["accepted_at"] is not None:
             continue
@@ -168,9 +168,9 @@ def settle_notices(records: Records, received: Callable[[str], Received | None])
 
 
 def withdraw_notices(records: Records, states: Mapping[str, tuple[str, str]], now: datetime) -> None:
-    """Take back the notices of items that are protected by now, kept, or no longer selected: they begin anew if they come back.
+    """Withdraw the notices of items that are now protected, kept, or no longer selected. If selected again, they start over.
 
-    states: item key -> (state, reason) of the plan as it is. What could not be read takes nothing back.
+    states: item key -> (state, reason) of the current plan. A failed read does not withdraw a notice.
     """
     for key, value in records.list(KIND).items():
         gone = [item for item in value["items"] if item not in value["withdrawn"] and _is_over(states.get(item))]
@@ -179,7 +179,7 @@ def withdraw_notices(records: Records, states: Mapping[str, tuple[str, str]], no
 
 
 def withdraw_notice(records: Records, item_key: str, now: datetime) -> None:
-    """Take back what was told of an item, whatever the plan says of it: it came back, and begins anew."""
+    """Withdraw the notice of an item that was restored, regardless of its state in the plan: it starts over."""
     for key, value in records.list(KIND).items():
         if item_key in value["items"] and item_key not in value["withdrawn"]:
             _change(records, key, {"withdrawn": {item_key: now.isoformat()}})
@@ -193,7 +193,7 @@ def _is_over(found: tuple[str, str] | None) -> bool:
 
 
 def _change(records: Records, key: str, changed: Mapping[str, Any]) -> None:
-    """Change a record as it is at that moment, whoever else changes it. A mail that was taken, and an item that was taken back, stay so."""
+    """Change a record in its current state, also if other processes change it. An accepted mail and a withdrawn item stay so."""
     while (found := records.get(KIND, key)) is not None:
         old = found[0]
         value = {**old, **changed, "accepted_at": old["accepted_at"] or changed.get("accepted_at"), "withdrawn": {**changed.get("withdrawn", {}), **old["withdrawn"]}}

@@ -1,4 +1,4 @@
--- Who says in an odd way where its files lie: one row per owner or registered version whose folder, as `plan.sql` compares them, is not spelled regularly.
+-- One row per owner or registered version whose folder, as `plan.sql` compares them, is spelled irregularly.
 select tracking_server, owner_kind, owner_id, label, uri
 from (
   select tracking_server, 'run' as owner_kind, run_id as owner_id, concat('run ', run_id) as label, artifact_uri as uri, {run_location} as location

@@ -1,7 +1,7 @@
-"""The plan: every folder that retention policies select, what protects it, what moving it saves and costs. Nothing is touched.
+"""The archive plan: every folder that retention policies select, its protection, and the savings and cost of a move. Changes nothing.
 
-`plan_items` is a function of tables, settings and now: the same give the same rows. Selecting and protecting is `plan.sql`, set by
-set; here the question is put together and money is added. What was announced and what is due is in `states.py`.
+`plan_items` depends only on tables, settings and `now`: the same inputs give the same rows. `plan.sql` selects and protects whole
+sets of rows; this module assembles the query and adds money. `states.py` knows what was announced and what is due.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Rows turned into Python values at a time: a policy may select a million folders.
 BATCH_ROWS = 20_000
 HELD = {"tier": "held_stored", "archive": "held_stored", "delete": "held_archived", "prune": "held_in_mlflow"}
-# A bucket that keeps versions is known by those that are not current; one without any says so when it is asked, before anything is moved.
+# Bytes of noncurrent versions show that a bucket keeps versions. A bucket without any is asked before anything is moved.
 UNFIT_TO_TIER = f"""case
         when s.only_class = 'LOCAL' then 'a folder of a file system has no storage classes'
         when s.store in (select store from artifact_bytes where valid_to is null and noncurrent_objects > 0) then '{KEEPS_VERSIONS}'
@@ -50,7 +50,7 @@ _PLACE = itemgetter("store", "prefix", "owner_kind", "owner_id")
 
 
 def plan_items(reader: Reader, settings: Settings, now: datetime) -> pa.Table:
-    """Rows of `archive_plan` for the month of `now`, planned or protected; raises ConfigError for a policy that cannot be read."""
+    """Return rows of `archive_plan` for the month of `now`, planned or protected. Raises ConfigError for a policy that cannot be read."""
     import pyarrow as pa
 
     schema = ARCHIVE_PLAN.arrow_schema()
@@ -67,7 +67,7 @@ def plan_items(reader: Reader, settings: Settings, now: datetime) -> pa.Table:
 
 
 def policy_rows(reader: Reader, settings: Settings, policy: RetentionPolicy, selection: Selection, now: datetime, *, run_id: str) -> list[dict[str, Any]]:
-    """Rows of one policy for one run and its models."""
+    """Return the rows of one policy for one run and its models."""
     candidates = read_candidates(reader, policy, selection, settings, now, read_odd_folders(reader, settings), run_id)
     return list(_rows(policy, selection, candidates, read_rates(reader, settings, now), settings, now, {}))
 
@@ -75,7 +75,7 @@ def policy_rows(reader: Reader, settings: Settings, policy: RetentionPolicy, sel
 def read_candidates(
     reader: Reader, policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, odd: OddFolders, run_id: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """What a policy selects, one row per folder and storage class, with everything that protects it in `reasons`, one a line."""
+    """Yield the folders that a policy selects, one row per folder and storage class. `reasons` has all protections, one per line."""
     sql, parameters = plan_sql(policy, selection, settings, now, run_id=run_id)
     for batch in reader.batches(sql, parameters, rows=BATCH_ROWS):
         for row in batch.to_pylist():
@@ -85,7 +85,7 @@ def read_candidates(
 
 
 def read_odd_folders(reader: Reader, settings: Settings) -> OddFolders:
-    """Owners that spell oddly where their files lie: few, on most servers none."""
+    """Read the owners whose location is spelled irregularly: few, on most servers none."""
     pieces, parameters = _locations(settings)
     sql = _fill("odd_folders", pieces | {"version_label": _sql("version_label").rstrip()})
     rows = reader.query(sql, _used(sql, parameters | {"stored": STORED, "regular": REGULAR})).to_pylist()
@@ -93,7 +93,7 @@ def read_odd_folders(reader: Reader, settings: Settings) -> OddFolders:
 
 
 def _read_local_links(reader: Reader, settings: Settings) -> LocalLinks:
-    """What leads into folders of local stores by another path. Owners are asked for only where there is such a store and a policy that moves files."""
+    """Find links into folders of local stores. Reads owners only if such a store and a policy that moves files exist."""
     moves = any(policy.action in ("archive", "tier") for policy in settings.retention)
     if not moves or all(re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:", store.uri) for store in settings.stores):
         return find_local_links(settings.model_copy(update={"stores": []}), [])
@@ -103,7 +103,10 @@ def _read_local_links(reader: Reader, settings: Settings) -> LocalLinks:
 
 
 def plan_sql(policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, *, run_id: str | None = None) -> tuple[str, dict[str, Any]]:
-    """The question a policy puts to the tables: which folders, and all that protects each; of one run and its models, if it is named."""
+    """Return a policy's query and parameters: which folders it selects, and what protects each.
+
+    `run_id` limits it to one run and its models.
+    """
     condition, parameters = selection_sql(selection, now)
     if run_id is not None:
         condition, parameters["run"] = f"k.run_id = @run and {condition}", run_id
@@ -139,7 +142,7 @@ def plan_sql(policy: RetentionPolicy, selection: Selection, settings: Settings, 
 
 
 def _locations(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
-    """Where folders, runs, owners and versions lie, as SQL, and its parameters."""
+    """Return SQL for the locations of folders, runs, owners and versions, and its parameters."""
     servers = {server.name: server.artifacts for server in settings.tracking if server.artifacts}
     tops = {store.uri: main_folder(store.uri) for store in settings.stores}
     parameters = {f"server{i}": name for i, name in enumerate(servers)} | {f"behind{i}": main_folder(uri) for i, uri in enumerate(servers.values()) if uri}
@@ -151,7 +154,10 @@ def _locations(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def _location_sql(uri: str, behind: str) -> str:
-    """A place as text that is equal for equal places, as far as they are spelled regularly: what stands behind `mlflow-artifacts:`, no `file://`, no slash at the end."""
+    """Return SQL that normalizes a location, so that equal places are equal texts if they are spelled regularly.
+
+    It replaces `mlflow-artifacts:` by the location behind it, and removes `file://` and trailing slashes.
+    """
     if behind:
         path = f"regexp_replace({uri}, '^mlflow-artifacts:(?://[^/]*)?/*', '/')"
         uri = f"if(starts_with({uri}, 'mlflow-artifacts:'), concat(case tracking_server {behind} end, {path}), {uri})"
@@ -172,7 +178,10 @@ def _used(sql: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _rows(
     policy: RetentionPolicy, selection: Selection, candidates: Iterator[dict[str, Any]], rates: Rates, settings: Settings, now: datetime, taken: dict[tuple[str, str], str],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """One row per folder; the classes in it come as rows of their own and become its parts. The first policy that takes a folder has it."""
+    """Yield one row per folder.
+
+    Its storage classes come as separate rows and become its parts. The first policy to take a folder keeps it.
+    """
     digest = policy_digest(policy, settings)
     target = (policy.to or settings.archive.to) if policy.action == "archive" else policy.to
     for _, found in groupby(candidates, _PLACE):
@@ -212,7 +221,7 @@ def _rows(
 
 
 def split_reasons(text: str) -> list[str]:
-    """All that protects, each once: what an earlier reason ends with says nothing new."""
+    """Split the reasons, each once: a reason that an earlier one ends with adds nothing."""
     reasons: list[str] = []
     for reason in text.split("\n") if text else []:
         if not any(earlier.endswith(reason) for earlier in reasons):
@@ -226,7 +235,7 @@ def _why(unused_days: int, size: int, selection: Selection) -> str:
 
 
 def item_of(row: Mapping[str, Any]) -> Item:
-    """The item a row of `archive_plan` is about."""
+    """Return the item of a row of `archive_plan`."""
     return Item(
         row["policy"], row["policy_digest"], row["action"], row["target"], row["tracking_server"] or "", row["workspace"] or "", row["owner_kind"], row["owner_id"],
         row["experiment_id"], row["run_id"], row["artifact_uri"], row["store"], row["prefix"], row["storage_class"], row["objects"], row["bytes"],
@@ -234,12 +243,12 @@ def item_of(row: Mapping[str, Any]) -> Item:
 
 
 def is_in_archive(prefix: str) -> bool:
-    """Whether a folder is the archive's own."""
+    """Whether a folder belongs to the archive."""
     return f"{prefix}/".startswith(f"{ARCHIVE_FOLDER}/")
 
 
 def plan_notes(settings: Settings, rows: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """What people should know of the plan, one sentence each; for the summary."""
+    """Return notes on the plan for the summary, one sentence each."""
     notes = []
     if settings.retention and settings.mail.backend != "smtp":
         notes.append("archive: notices are not sent by a mail server (mail.backend), so no grace period begins and nothing becomes due")

@@ -1,4 +1,4 @@
--- One row per folder that a policy selects and storage class in it, as last listed: what is known of it, and all that protects it.
+-- One row per folder that a policy selects and storage class in it, as last listed: its properties, and everything that protects it.
 with recursive
 {held}
 folders as (
@@ -35,7 +35,7 @@ owned as (
   left join makers m on f.owner_kind = 'logged_model' and m.tracking_server = f.tracking_server and m.workspace = f.workspace and m.model_id = f.owner_id
   left join stepped p on p.tracking_server = m.tracking_server and p.workspace = m.workspace and p.run_id = m.run_id
 ),
--- what `keep` leaves alone: of a run's models or an experiment's runs, the best by a metric and the last
+-- Excluded by `keep`: of a run's models or an experiment's runs, the best by a metric and the last.
 model_values as (
   select tracking_server, workspace, model_id, value
   from run_metrics
@@ -71,7 +71,7 @@ versions as (
     {version_label} as label
   from model_versions
 ),
--- runs that a registered version came from, and those whose models they used, all the way up
+-- Runs that a registered version came from, and those whose models they used, all the way up.
 seeds as (
   select tracking_server, workspace, run_id, min(label) as label
   from (
@@ -157,7 +157,7 @@ selected as (
   from known k
   where {selector}
 ),
--- whose folder a folder is as well, lies in, or holds
+-- All owners of folders, to find those whose folder equals, contains or is inside the selected one.
 claims as (
   select tracking_server, owner_kind, owner_id, label, location, array_length(split(location, '/')) as depth
   from (

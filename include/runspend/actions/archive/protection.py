@@ -1,6 +1,6 @@
-"""What protects an item right before its bytes are deleted: MLflow itself, asked anew, against what the last extract saw.
+"""Protection right before a delete: asks MLflow again, and compares with the last extract.
 
-Put here what the questions of `ingest/tracking/in_use/server.py` need of the warehouse. What protects at plan time stands in the archive's `plan.sql`.
+Put here the data that `ingest/tracking/in_use/server.py` needs from the warehouse. The archive's `plan.sql` protects at plan time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ OF_SERVER = "tracking_server = @server"
 
 
 def open_protection(warehouse: Warehouse, settings: Settings, now: datetime) -> Callable[[Item], str | None]:
-    """A function that tells what keeps an item, in words, or None. An orphan is asked of every server; a server that is not configured protects."""
+    """Return a function that says what protects an item, in words, or None.
+
+    For an orphan, every server is asked. An item of a server that is not configured is protected.
+    """
     servers = {server.name: server for server in settings.tracking}
     opened: dict[str, LiveServer | str] = {}
 
@@ -51,7 +54,7 @@ def open_protection(warehouse: Warehouse, settings: Settings, now: datetime) -> 
 
 
 def read_known(reader: Reader, server: str, now: datetime) -> Known | None:
-    """What the last good extract saw of a server; None when there was none."""
+    """Return what the last good extract saw of a server; None when there was none."""
 
     def ask(sql: str) -> pa.Table:
         return reader.query(sql, {"server": server} | ({"now": now} if "@now" in sql else {}))
@@ -94,7 +97,7 @@ def _by_workspace(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
 
 
 def _lookup(pairs: pa.Table) -> Callable[[Collection[str]], frozenset[str]]:
-    """The values of some keys, looked up in the columns: there may be a million, and few are asked for."""
+    """Return a function that looks up the values of some keys in the columns: there may be a million, and few are needed."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,8 +1,9 @@
-"""Bring archives back, byte for byte: to their own place, or to a folder that MLflow loads from. The archive alone is needed.
+"""Restore archives byte for byte, to their original place or to a folder that MLflow can load. Needs only the archive.
 
-Everything is checked before the first write: the manifests, every name, that every copy is there and of its size, and that there
-is room. What is then read is compared with its sha256 before it is written, and once more after. Nothing that is there is ever overwritten. Into their own
-place artifacts come back while nobody archives (`lease.py`), and so that no archiver that was stopped on its way can delete them.
+Before the first write Runspend checks the manifests, every name, that every copy exists with its size, and that there is room.
+Bytes are compared with their sha256 before they are written and again afterwards. Existing objects are never overwritten.
+A restore to the original place holds the archive lease (`lease.py`), so nothing is archived meanwhile. It writes each object
+so that an archiver which was interrupted earlier cannot delete it.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ WORKERS = 8
 
 @dataclass
 class Restored:
-    """What came back, and what did not: `problems` has a sentence for each."""
+    """Result of a restore. `problems` has one sentence for each object that did not come back."""
 
-    owner: str  # its whole id
+    owner: str  # full id
     places: list[str] = field(default_factory=list)
     objects: int = 0
     bytes: int = 0
@@ -51,7 +52,7 @@ class Restored:
 
 @dataclass(frozen=True)
 class _Copy:
-    """One object to bring back: from where in an archive, to which key of the target."""
+    """One object to bring back: its source in an archive and its key in the target."""
 
     found: Found
     entry: Entry
@@ -71,11 +72,12 @@ def restore(
     workers: int = WORKERS,
     progress: Progress = silent,
 ) -> Restored:
-    """Restore a run (or logged model, checkpoint, folder) as it was last archived: to its own place, or below the new folder `to`.
+    """Restore a run (or logged model, checkpoint, folder) as it was last archived, to its original place or below the new folder `to`.
 
-    That is the newest archive of each folder, and what older ones took that never came back; of a name that several have, the newest
-    one's. `archive_id`: that archive alone. `take_damaged` brings back what is whole of an archive that is damaged; without it, nothing.
-    Raises UsageError when there is no such archive, SourceRefused before the first write, LeaseLost while somebody archives.
+    This takes the newest archive of each folder, and the objects of older archives that never came back. If several archives hold
+    an object of the same name, the newest one counts. `archive_id` restores only that archive. `take_damaged` restores the intact part of a
+    damaged archive; without it, nothing is restored.
+    Raises UsageError when there is no such archive, SourceRefused before the first write, LeaseLost while another process archives.
     """
     progress(f"{owner}: look for its archives")
     records = Records(settings.home) if records is None else records
@@ -108,7 +110,7 @@ def restore(
 
 @contextmanager
 def _alone(records: Records) -> Iterator[Lease]:
-    """Nobody archives meanwhile."""
+    """Hold the lease, so that no other process archives meanwhile."""
     lease = take_lease(records, to="restore into place")
     try:
         yield lease
@@ -122,7 +124,10 @@ def _alone(records: Records) -> Iterator[Lease]:
 def _load(
     owner: str, settings: Settings, archive_id: str | None, open_store: OpenStore, *, take_damaged: bool
 ) -> tuple[list[tuple[Found, Manifest]], list[tuple[Found, Manifest]]]:
-    """The archives of an owner with their manifests, oldest first by when those were written: an older plan may hold newer bytes. And those that newer ones stand for."""
+    """Load an owner's archives with their manifests; return those to restore, and older ones that a newer archive replaces.
+
+    Sorted by when the manifest was written, oldest first: an older plan may hold newer bytes.
+    """
     loaded, gone, looked = list[tuple[Found, Manifest]](), list[str](), list[str]()
     for store in readable_stores(settings):
         looked.append(store.uri)
@@ -137,14 +142,14 @@ def _load(
     if not loaded:
         told = "; ".join(gone) or f"none is in {', '.join(looked) or 'any store: `stores` of runspend.yaml is empty'}"
         raise UsageError(f"cannot restore {owner}: there is no archive of it. {told}. Nothing was restored.")
-    if len(owners := sorted({found.owner for found, _ in loaded})) > 1:  # each of another store
+    if len(owners := sorted({found.owner for found, _ in loaded})) > 1:  # each in a different store
         raise UsageError(f"cannot tell whose archives are wanted: {owner} may be {', '.join(owners)}. Give one whole id. Nothing was restored.")
     loaded.sort(key=lambda pair: (pair[1].written_at, pair[1].planned_at))
     return leave_out_older(loaded) if archive_id is None else (loaded, [])
 
 
 def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[str, list[_Copy]]:
-    """What is written where: by target store (or the folder `to`), each key once. Raises SourceRefused for what cannot stand beside each other."""
+    """Map each target store (or the folder `to`) to the copies to write, each key once. Raises SourceRefused for names that conflict."""
     copies: dict[tuple[str, str], _Copy] = {}
     roots = {manifest.item.prefix for _, manifest in archives if manifest.item.owner_kind == "run"} or {m.item.prefix for _, m in archives}
     for found, manifest in archives:
@@ -154,7 +159,7 @@ def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[
         target, below = (item.store, item.prefix) if to is None else (to, _below(item, roots))
         for entry in manifest.entries:
             key = f"{below}/{entry.key}" if below else entry.key
-            if key:  # the marker of the folder itself is no more than the new folder
+            if key:  # the marker of the folder itself only means the new folder
                 copies[target, key] = _Copy(found, entry, key)
     wanted: dict[str, list[_Copy]] = {}
     for (target, _), copy in copies.items():
@@ -165,7 +170,10 @@ def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[
 
 
 def _check_places(archives: Sequence[tuple[Found, Manifest]], settings: Settings) -> None:
-    """Raises SourceRefused where a manifest would write among Runspend's own files: whoever can write to the archive could have written it."""
+    """Raise SourceRefused where a manifest would write among Runspend's own files.
+
+    Anyone who can write to the archive may have forged the manifest.
+    """
     for found, manifest in archives:
         item = manifest.item
         if holds_own_files(settings, find_store(settings, item.store), item.prefix):
@@ -173,7 +181,7 @@ def _check_places(archives: Sequence[tuple[Found, Manifest]], settings: Settings
 
 
 def _below(item: Item, roots: set[str]) -> str:
-    """Where an item comes to lie below the new folder: a run's artifacts at its top, what lay in them in its place, others beside."""
+    """Return an item's path below the new folder: a run's artifacts at the top, items inside them in place, others in their own folder."""
     for root in roots if len(roots) == 1 else ():
         if item.prefix == root or item.prefix.startswith(f"{root}/"):
             return item.prefix[len(root) + 1 :]
@@ -181,7 +189,7 @@ def _below(item: Item, roots: set[str]) -> str:
 
 
 def _check_tree(copies: Sequence[_Copy]) -> None:
-    """Raises SourceRefused when a name is both a file and a folder, which a bucket may have and a disk may not."""
+    """Raise SourceRefused when a name is both a file and a folder: a bucket allows that, a disk does not."""
     files = {copy.key for copy in copies if not copy.key.endswith("/")}
     for copy in copies:
         parts = copy.key.rstrip("/").split("/")
@@ -191,7 +199,7 @@ def _check_tree(copies: Sequence[_Copy]) -> None:
 
 
 def _whole(copies: Sequence[_Copy], result: Restored, *, take_damaged: bool) -> list[_Copy]:
-    """The copies that are there and of their size. Raises SourceRefused when not all are, unless the rest is wanted."""
+    """Return the copies that exist with the right size. Raises SourceRefused when some do not, unless `take_damaged`."""
     listed: dict[str, dict[str, int]] = {}
     whole, lost = list[_Copy](), list[str]()
     for copy in copies:
@@ -215,7 +223,7 @@ def _whole(copies: Sequence[_Copy], result: Restored, *, take_damaged: bool) -> 
 def _restore_to_folder(
     to: Path, copies: Sequence[_Copy], settings: Settings, result: Restored, pool: ThreadPoolExecutor, progress: Progress, *, take_damaged: bool
 ) -> None:
-    """All of it into a new folder, which appears at once and whole; after an error there is none."""
+    """Restore everything into a new folder, which appears at once and complete. After an error, there is no folder."""
     to = Path(os.path.abspath(to))
     _check_free(to)
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +236,7 @@ def _restore_to_folder(
         if growing.is_symlink():
             raise UsageError(f"cannot restore to {to}: {growing} is a link. Remove it. Nothing was restored.")
         if growing.exists():
-            shutil.rmtree(growing)  # of a restore that was killed
+            shutil.rmtree(growing)  # left by a restore that was killed
         growing.mkdir()
         try:
             before = len(result.problems)
@@ -243,14 +251,14 @@ def _restore_to_folder(
 
 
 def _check_free(to: Path) -> None:
-    """Raises UsageError when something is in the way."""
+    """Raise UsageError when something is already at `to`."""
     if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
         raise UsageError(f"cannot restore to {to}: something is there. Name a new folder, or an empty one. Nothing was restored.")
 
 
 @contextmanager
 def _only_one(to: Path, lock: Path) -> Iterator[None]:
-    """Nobody else restores to the same folder meanwhile. A lock file that was left by a restore that was killed locks nothing."""
+    """Hold a lock, so that no other restore writes to the same folder. A lock file left by a killed restore does not lock."""
     try:
         file = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
     except OSError as error:
@@ -263,7 +271,7 @@ def _only_one(to: Path, lock: Path) -> Iterator[None]:
             is_alone = False
         except OSError as error:
             raise UsageError(f"cannot restore to {to}: {lock} cannot be locked: {error.strerror}. Name a folder of another disk. Nothing was restored.") from error
-        if not is_alone:  # or it was removed by one that has just ended
+        if not is_alone:  # or the lock file was removed by a restore that has just ended
             raise UsageError(f"cannot restore to {to}: another restore is writing there. Wait for it, or name another folder. Nothing was restored.")
         try:
             yield
@@ -274,7 +282,10 @@ def _only_one(to: Path, lock: Path) -> Iterator[None]:
 def _write_all(
     target: ObjectStore, copies: Sequence[_Copy], settings: Settings, result: Restored, pool: ThreadPoolExecutor, progress: Progress, *, keeps_times: bool = False
 ) -> None:
-    """keeps_times: whether files get the times of what was archived. In their own place they do not: what came back is in use."""
+    """Write all copies to the target and record the outcomes in `result`.
+
+    keeps_times: give files the times of the archived originals. In the original place they get new times, because they are in use.
+    """
     scratch = settings.home / "tmp" / "restore"
     for number, (copy, outcome) in enumerate(_tried(partial(_write_one, target, scratch, keeps_times), copies, pool), 1):
         progress(f"{result.owner}: {number:,} of {len(copies):,} objects")
@@ -299,7 +310,10 @@ def _tried(write: Callable[[_Copy], bool], copies: Sequence[_Copy], pool: Thread
 
 
 def _write_one(target: ObjectStore, scratch: Path, keeps_times: bool, copy: _Copy) -> bool:
-    """True when it was written, False when it was there already, the same. Raises SourceRefused for bytes that are not what was archived."""
+    """Return True when the object was written, False when the same bytes were already there.
+
+    Raises SourceRefused when the bytes differ from those that were archived.
+    """
     key = f"{copy.found.folder}/{copy.entry.data}"
     stored = copy.found.store.head(key)
     if stored is None:
@@ -317,19 +331,22 @@ def _write_one(target: ObjectStore, scratch: Path, keeps_times: bool, copy: _Cop
                 raise
         if there.size != copy.entry.size or digest_of(target.read(there)) != copy.entry.sha256:
             raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: something else is there. It was left as it is")
-        if there.etag == copy.entry.etag:  # never deleted yet: an archiver that was stopped right before it does not find it so again
+        if there.etag == copy.entry.etag:  # change its ETag, so that an interrupted archiver cannot delete it
             _check_back(target, target.renew(there), copy)
     return False
 
 
 def _check_back(target: ObjectStore, written: StoredObject, copy: _Copy) -> None:
-    """Raises SourceRefused for an object that is not what was archived."""
+    """Raise SourceRefused for an object that differs from what was archived."""
     if written.size != copy.entry.size or digest_of(target.read(written)) != copy.entry.sha256:
         raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: it was written and read back, and is not what was archived. Remove it, and restore again")
 
 
 def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings, open_store: OpenStore, result: Restored, lease: Lease, *, only_in_the_way: bool = False) -> None:
-    """Take away the notes that say where the artifacts went, where that is allowed. `only_in_the_way`: those in the place of somebody's own file of that name."""
+    """Delete the notes that say where the artifacts went, where deleting is allowed.
+
+    `only_in_the_way`: delete only notes that occupy the name of an archived user file.
+    """
     places = dict[tuple[str, str, str], Item]()
     for found, manifest in archives:
         is_taken = any(entry.key == NOTE_NAME for entry in manifest.entries)

@@ -1,7 +1,7 @@
-"""That an archive was brought back into its place: a small object beside its manifest says so, and its record under home.
+"""Mark archives as returned to their place: by a small object next to the manifest, and in the record under home.
 
-What had come back lay in its folder when that was archived again, so the newer archive says what of it was still wanted, and a restore
-leaves the older one out. What was archived and never came back is not left out: nobody can have removed it from a place it was not in.
+If a returned folder is archived again, the newer archive holds everything in it that was still wanted, so a restore leaves the
+older one out. Archives that never came back are not left out: users cannot have removed objects from a place they were not in.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Loaded = tuple[Found, Manifest]
 
 
 def leave_out_older(loaded: Sequence[Loaded]) -> tuple[list[Loaded], list[Loaded]]:
-    """The archives whose bytes make up the folders as they were last archived, and those that newer ones stand for. Asks the archive stores."""
+    """Return the archives that make up the folders as last archived, and those that newer ones replace. Reads the archive stores."""
     kept, older = list[Loaded](), list[Loaded]()
     for found, manifest in loaded:
         came_back_at = _returned_at(found)
         newer = max((datetime.fromisoformat(other.written_at) for _, other in loaded if _covers(other, manifest)), default=None)
-        # One that was not over when it came back may have gone on since: then its own manifest is newer than its return.
+        # An archive that was not finished when it came back may have continued since: then its manifest is newer than its return.
         is_old = came_back_at is not None and newer is not None and datetime.fromisoformat(manifest.written_at) <= came_back_at < newer
         (older if is_old else kept).append((found, manifest))
     return kept, older
 
 
 def note_returned(loaded: Sequence[Loaded], settings: Settings, records: Records, open_store: OpenStore, check: Callable[[], None], now: datetime) -> list[str]:
-    """Say of archives that all of them is in its place again; returns a sentence for each that does not say so. `check` is asked before every change."""
+    """Mark archives as fully returned. Returns one sentence for each mark that failed. `check` is called before every change."""
     book, notes = Book(records, check), list[str]()
     for found, manifest in loaded:
         key, text = f"{found.folder}/{RETURNED_NAME}", json.dumps({"store": manifest.item.store, "prefix": manifest.item.prefix}).encode()
@@ -49,7 +49,7 @@ def note_returned(loaded: Sequence[Loaded], settings: Settings, records: Records
             there = found.store.head(key)
             if there is None:
                 writer.write(key, [text], size=len(text))
-            elif there.modified < datetime.fromisoformat(manifest.written_at):  # it went on to the archive since, and came back again
+            elif there.modified < datetime.fromisoformat(manifest.written_at):  # more was archived since, and came back again
                 writer.renew(there)
         except SourceError as error:
             notes.append(f"that it came back could not be noted in {found.where}, so what is removed from its folder and archived again comes back with the next restore: {error}")
@@ -61,11 +61,11 @@ def note_returned(loaded: Sequence[Loaded], settings: Settings, records: Records
 
 
 def _covers(other: Manifest, manifest: Manifest) -> bool:
-    """Whether an archive is of the same folder, or of one around it."""
+    """Whether an archive is of the same folder, or of a folder around it."""
     return other.item.store == manifest.item.store and f"{manifest.item.prefix}/".startswith(f"{other.item.prefix}/")
 
 
 def _returned_at(found: Found) -> datetime | None:
-    """By the clock of the archive store, as the times of manifests are."""
+    """Return when it came back, by the archive store's clock, like the times of manifests."""
     told = found.store.head(f"{found.folder}/{RETURNED_NAME}")
     return None if told is None else told.modified

@@ -1,7 +1,7 @@
-"""One run of the archive: take the lease, write down what there is, measure it against the caps, act on item after item.
+"""Run the archive once: take the lease, record what is there, check the caps, then act on one item after another.
 
-Nothing is changed in any store before all of it was written down and is under the caps. One item that goes wrong is told of and
-stops no other. Which items are due belongs in `due.py`; how one is moved, in `move.py`, `tier.py` and `delete.py`.
+Nothing changes in any store before every item is recorded and is within the caps. An item that fails is reported and does not
+stop the others. `due.py` decides which items are due; `move.py`, `tier.py` and `delete.py` act on them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from runspend.warehouse.records import Records
 
 __all__ = ["Known", "apply"]
 
-WORKERS = 8  # requests under way at once; a store answers each in some 20 ms
+WORKERS = 8  # concurrent requests; a store answers each in some 20 ms
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the last inventory counted in a store: the whole that `max_percent` is a part of."""
+    """Totals of a store in the last inventory: `max_percent` is a percentage of them."""
 
     objects: int
     bytes: int
@@ -56,12 +56,12 @@ def apply(
     progress: Progress = silent,
     tell: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """Act on items that are due, and go on with what an earlier run began to delete; one result each, in this order.
+    """Act on due items, and continue deletions that an earlier run began. Returns one result each, in this order.
 
-    protects(item): what protects it now, in words, or None; asked right before each delete, or ANSWER_SECONDS before it.
-    known(store): what an inventory counted there, None when it is unknown. tell(result) is called as each item is done with:
-    it knows what was done where this raises. Raises CapPassed or SourceRefused before anything is changed, LeaseLost when
-    another archiver is at work or takes over.
+    protects(item): what protects it now, in words, or None; asked right before each delete, or at most ANSWER_SECONDS earlier.
+    known(store): the store's totals in an inventory, None when they are unknown. tell(result) is called as soon as an item is
+    finished, so the caller knows the results even if this function raises. Raises CapPassed or SourceRefused before anything is
+    changed, LeaseLost when another archiver is running or takes over.
     """
     lease = take_lease(records, lasts=LASTS)
     pool = ThreadPoolExecutor(workers) if workers > 1 else None
@@ -97,7 +97,7 @@ def _act(work: Work, archive: Archive) -> Result:
 
 
 def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]) -> tuple[list[Archive], dict[str, Result]]:
-    """Every item as an archive that is open; those that cannot be, or need not be, as a result."""
+    """Return every item as an open archive; items that cannot be archived, or need not be, as results."""
     due = {item.key for item in items}
     newest = {archive.item.key: archive for archive in work.book.all()}
     begun = [a.item for a in newest.values() if a.state == "open" and (a.is_cut or any(e.state == "deleted" for e in work.book.every_entry(a)))]
@@ -119,19 +119,19 @@ def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]
             results[item.key] = opened
         else:
             archives.append(opened)
-            results[item.key] = Result(opened, "open")  # keeps the place; replaced once it was acted on
+            results[item.key] = Result(opened, "open")  # keeps the order; replaced once the item was acted on
     return archives, results
 
 
 def _came_back(work: Work, archive: Archive) -> bool:
-    """Whether all that an open archive took is in its place again: what is there counts from then on, so it is archived anew."""
+    """Return whether everything that an open archive took is in its place again. If so, the item starts over."""
     return archive.to is not None and work.open(archive.to, "read").head(f"{archive.folder}/{RETURNED_NAME}") is not None
 
 
 def _begin_or_go_on(archive: Archive | None, item: Item, to: str | None, moment: datetime) -> Archive:
-    """The archive that was begun, with what was announced of its item since; a new one where there is none, or where it would go elsewhere.
+    """Return the begun archive, updated to the latest announcement; a new one if there is none, or if the target changed.
 
-    One that is cut goes on to where it was begun: the rest of it is there.
+    An archive whose deletions have begun keeps its target, because part of it is already there.
     """
     if archive is None or archive.is_over or (not archive.is_cut and (archive.to != to or (archive.item.to != item.to and item.action == "tier"))):
         return new_archive(item, to, moment)
@@ -143,7 +143,7 @@ def _target(work: Work, item: Item) -> str | None:
 
 
 def _check_place(work: Work, item: Item, to: str | None) -> None:
-    """Raises SourceRefused for an item whose folder may not be acted on, whoever asked for it."""
+    """Raise SourceRefused for an item whose folder must not be acted on, regardless of who asked."""
     source = parse_root(find_store(work.settings, item.store))
     why = None
     if not item.prefix or item.prefix.endswith("/") or check_key(item.prefix):
@@ -167,7 +167,7 @@ def _check_place(work: Work, item: Item, to: str | None) -> None:
 
 
 def _list_objects(work: Work, archive: Archive) -> Archive | Result:
-    """Record what lies in an item's folder. A listing that was broken off begins anew: nothing was done with it yet."""
+    """Record the objects in an item's folder. An interrupted listing starts over, because nothing was done with it yet."""
     item, book = archive.item, work.book
     cutoff = work.now - work.settings.archive.retention if item.action == "delete" else work.cutoff
     work.progress(f"{item.name}: list")
@@ -195,7 +195,7 @@ def _list_objects(work: Work, archive: Archive) -> Archive | Result:
 
 
 def _look_again(work: Work, archive: Archive) -> Archive | Result:
-    """Bring an archive that an earlier run began up to what lies in its folder now: what is new or another is planned."""
+    """Update an archive that an earlier run began to the current content of its folder: plan new and changed objects."""
     item, book = archive.item, work.book
     if item.action != "archive":
         return archive
@@ -220,14 +220,17 @@ def _look_again(work: Work, archive: Archive) -> Archive | Result:
 
 
 def _beyond_notice(item: Item, files: int, size: int) -> str | None:
-    """That a folder holds more than was counted and announced: files keep their times when they are copied, so age alone does not tell."""
+    """Return a sentence if a folder holds more than was announced. Age alone does not show it: copied files keep their times."""
     if item.action == "delete" or item.objects is None or item.bytes is None or (files <= item.objects and size <= item.bytes):
         return None
     return f"it holds {files:,} objects ({size:,} bytes), more than the {item.objects:,} ({item.bytes:,} bytes) that were announced: run runspend measure and runspend archive notify"
 
 
 def _seen_again(entry: Entry, found: Entry | None) -> Entry:
-    """An entry as it stands, unless its place holds another object by now. What is copied and of the same time is read again before it is deleted."""
+    """Return the entry unchanged, or planned again if its place holds a different object now.
+
+    A copied object with the same size and time counts as the same; it is read again before it is deleted.
+    """
     is_same = found is not None and (found.etag == entry.etag or (entry.state == "copied" and (found.size, found.modified) == (entry.size, entry.modified)))
     if found is None or (is_same and not entry.is_settled):
         return entry
@@ -235,7 +238,7 @@ def _seen_again(entry: Entry, found: Entry | None) -> Entry:
 
 
 def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
-    """Objects of an item's folder that its action has to do with. Raises SourceRefused for a name that could not be restored."""
+    """Yield the objects of an item's folder that its action applies to. Raises SourceRefused for a name that could not be restored."""
     item = archive.item
     store = work.open(item.store, "read")
     for found in store.list(item.prefix):
@@ -254,7 +257,7 @@ def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
 
 
 def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], Known | None]) -> None:
-    """Raises CapPassed when all that is still to be done is more than the settings allow. Nothing was changed then."""
+    """Raise CapPassed when the remaining work exceeds the caps in the settings. Nothing was changed then."""
     caps = work.settings.archive
     by_store: dict[str, list[int]] = {}
     for archive in archives:
@@ -287,7 +290,7 @@ def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], 
 
 
 def _check_clocks(work: Work, archives: Sequence[Archive], clock: Callable[[], datetime]) -> None:
-    """Raises SourceRefused when this machine's clock and a store's differ, or `now` is later than both: what is due was judged by it."""
+    """Raise SourceRefused when this machine's clock and a store's differ, or when `now` is later than both: due items depend on `now`."""
     skew = work.settings.archive.clock_skew
     for uri in {archive.item.store for archive in archives} | {archive.to for archive in archives if archive.to is not None}:
         try:

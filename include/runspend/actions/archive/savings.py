@@ -1,7 +1,7 @@
-"""What moving a folder saves a month, and what the move itself costs: at the bill's own rates where it has them, else at list prices.
+"""Monthly savings and one-time cost of moving a folder, at the bill's own rates where it has them, else at list prices.
 
-Put here money of the archive plan, exact decimals. Request, retrieval and early-deletion prices are in `storage_rates.csv`, each with
-the page it is from; `rates.storage` of the settings stands in their place. What is selected and protected is in `plan.sql`.
+Put here money of the archive plan, as exact decimals. `storage_rates.csv` has request, retrieval and early-deletion prices, each
+with its source page; `rates.storage` of the settings overrides them. `plan.sql` selects and protects.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from runspend.config.settings import ExchangeRate, Settings
 from runspend.warehouse import Reader
 
 EXACT = Context(prec=76)
-TICK = Decimal("1E-22")  # what a money column holds
+TICK = Decimal("1E-22")  # the smallest amount that a money column holds
 GB = 2**30  # the clouds' gigabyte of storage
-MONTH_DAYS = 30  # by which early deletion is told
+MONTH_DAYS = 30  # days per month in early-deletion charges
 PROVIDERS = {"s3": "s3", "gs": "gs", "abfss": "azure", "abfs": "azure", "az": "azure", "wasbs": "azure"}
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Effective cost of a byte a month by (bucket, class) and by storage class, from the bill; list prices by (provider, class); one currency."""
+    """Rates in one currency: billed monthly cost of a byte, and list prices.
+
+    Billed rates are effective cost, by (bucket, class) and by storage class. List prices are by (provider, class).
+    """
 
     by_bucket: Mapping[tuple[str, str], Decimal]
     by_class: Mapping[str, Decimal]
@@ -39,22 +42,22 @@ class Rates:
     archive_class: str | None = None  # of copies in the archive store, where it is set
 
     def billed_where_written(self, store: str) -> Decimal | None:
-        """What a byte newly written there costs: of class STANDARD, or of the one class that is billed in it."""
+        """Return the rate of a byte newly written there: of class STANDARD, or of the only class billed in it."""
         found = {storage_class: rate for (bucket, storage_class), rate in self.by_bucket.items() if bucket == bucket_of(store)}
         return found.get("STANDARD", next(iter(found.values())) if len(found) == 1 else None)
 
     def billed(self, store: str, storage_class: str) -> Decimal | None:
-        """What a byte of a class costs in a store: in its own bucket, else the lowest of the buckets that have it."""
+        """Return the rate of a byte of a class in a store: of its own bucket, else the lowest rate of the buckets with that class."""
         return self.by_bucket.get((bucket_of(store) or "", storage_class), self.by_class.get(storage_class))
 
     def list_price(self, store: str, storage_class: str) -> StorageRate | None:
-        """The list prices of a class of the store's provider; None for folders and unknown classes."""
+        """Return the list prices of a class at the store's provider; None for folders and unknown classes."""
         return self.listed.get((PROVIDERS.get(urlsplit(store).scheme, ""), storage_class.upper()))
 
 
 @dataclass(frozen=True)
 class Part:
-    """What of a folder lies in one storage class."""
+    """The objects of a folder in one storage class."""
 
     storage_class: str
     objects: int
@@ -64,7 +67,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Money:
-    """Of one item, in `currency`: None where a rate is not known."""
+    """Money of one item, in `currency`: None where a rate is not known."""
 
     monthly_saving: Decimal | None
     action_cost: Decimal | None
@@ -72,14 +75,14 @@ class Money:
 
     @property
     def payback_months(self) -> float | None:
-        """After how many months the saving has paid for the move; to look at. None where it never does, or is not known."""
+        """Months until the saving has paid for the move, for display. None if it never does, or if it is not known."""
         if self.monthly_saving is None or self.action_cost is None or self.monthly_saving <= 0:
             return None
         return float(EXACT.divide(self.action_cost, self.monthly_saving))
 
 
 def price_item(action: str, to: str | None, store: str, parts: Sequence[Part], rates: Rates, now: datetime) -> Money:
-    """Saving and cost of moving all parts of a folder. `to` is the storage class (tier) or the archive store (archive)."""
+    """Return saving and cost of moving all parts of a folder. `to` is the storage class (tier) or the archive store (archive)."""
     saving: Decimal | None = Decimal(0)
     cost: Decimal | None = Decimal(0)
     sources: set[str] = set()
@@ -97,7 +100,7 @@ def price_item(action: str, to: str | None, store: str, parts: Sequence[Part], r
 
 
 def _rate_here(store: str, storage_class: str, rates: Rates) -> tuple[Decimal | None, str | None]:
-    """Money a byte costs a month where it is."""
+    """Return the monthly cost of a byte where it is now, and the source of the rate."""
     billed = rates.by_bucket.get((bucket_of(store) or "", storage_class), rates.billed_where_written(store) if storage_class == "UNKNOWN" else None)
     if billed is not None:
         return billed, "bill"
@@ -106,7 +109,7 @@ def _rate_here(store: str, storage_class: str, rates: Rates) -> tuple[Decimal | 
 
 
 def _cost_there(action: str, to: str | None, store: str, part: Part, rates: Rates) -> tuple[Decimal | None, str | None]:
-    """Money the part costs a month where it goes: small objects count as large as the class bills them."""
+    """Return the monthly cost of the part at its target, and the source of the rate. Small objects count at the billed minimum size."""
     if action == "delete":
         return Decimal(0), None
     if action == "archive" and rates.archive_class is None:
@@ -122,7 +125,7 @@ def _cost_there(action: str, to: str | None, store: str, part: Part, rates: Rate
 
 
 def _cost_of_moving(action: str, to: str | None, store: str, part: Part, rates: Rates, now: datetime) -> Decimal | None:
-    """Early deletion, requests and retrieval. Of early deletion the most there can be: as if all were as young as the newest."""
+    """Return the cost of early deletion, requests and retrieval. Early deletion is an upper bound: all objects as young as the newest."""
     if "://" not in store or store.startswith("file:"):
         return Decimal(0) if action == "delete" else _copies(to or "", part, rates)
     here = rates.list_price(store, part.storage_class)
@@ -138,7 +141,7 @@ def _cost_of_moving(action: str, to: str | None, store: str, part: Part, rates: 
 
 
 def _copies(store: str, part: Part, rates: Rates) -> Decimal | None:
-    """Putting every object into the archive, and reading it back, which some classes ask money for. A folder asks none."""
+    """Return the cost of writing every object to the archive and reading it back, which some classes charge for. A folder is free."""
     provider = PROVIDERS.get(urlsplit(store).scheme)
     if provider is None:
         return Decimal(0)
@@ -163,9 +166,9 @@ def _tick(money: Decimal | None) -> Decimal | None:
 
 
 def read_rates(reader: Reader, settings: Settings, now: datetime) -> Rates:
-    """The rates of a plan, all in `currency`: what a byte costs a month by the bill (see `storage_rates`), and list prices.
+    """Read the rates of a plan, all in `currency`: monthly cost of a byte by the bill (see `storage_rates`), and list prices.
 
-    A storage class without a bill in its own bucket has the lowest rate of the buckets that have it.
+    A storage class without a bill in its own bucket gets the lowest rate of the buckets with that class.
     """
     by_bucket: dict[tuple[str, str], Decimal] = {}
     by_class: dict[str, Decimal] = {}
@@ -177,7 +180,7 @@ def read_rates(reader: Reader, settings: Settings, now: datetime) -> Rates:
 
 
 def list_prices(settings: Settings, day: date) -> dict[tuple[str, str], StorageRate]:
-    """List prices in `currency`, those of `rates.storage` before ours; what cannot be converted is left out."""
+    """Return list prices in `currency`; `rates.storage` overrides the built-in ones. Prices that cannot be converted are left out."""
     written = {(rate.provider, rate.storage_class.upper()): rate for rate in (*_ours(), *settings.rates.storage)}
     factors = {rate.currency: _factor(settings.rates.exchange, rate.currency, settings.currency, day) for rate in written.values()}
     return {key: _converted(rate, factor) for key, rate in written.items() if (factor := factors[rate.currency]) is not None}
@@ -201,6 +204,6 @@ def _converted(rate: StorageRate, factor: tuple[int, int]) -> StorageRate:
 
 
 def bucket_of(store: str) -> str | None:
-    """The bucket a root URI is all of; None for folders, and for roots inside a bucket."""
+    """Return the bucket if the root URI is a whole bucket; None for folders, and for roots inside a bucket."""
     parts = urlsplit(store)
     return parts.netloc if parts.scheme in ("s3", "gs") and parts.netloc and parts.path in ("", "/") else None

@@ -1,6 +1,6 @@
-"""What a retention policy selects, as a condition over folders, runs and experiments. Pure: no table is read here.
+"""The selection of a retention policy, as a condition over folders, runs and experiments. Pure: reads no table.
 
-Put here how `select` becomes SQL. What protects a folder is in `plan.sql`; what moving it costs is in `savings.py`.
+Put here how `select` becomes SQL. `plan.sql` protects folders; `savings.py` prices moves.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KIND_CONDITIONS = {
 
 @dataclass(frozen=True)
 class Selection:
-    """A policy's `select`, taken apart."""
+    """A policy's `select`, parsed."""
 
     kinds: Sequence[str]
     must: Selector
@@ -43,16 +43,16 @@ class Selection:
     unused_for: timedelta | None
     older_than: timedelta | None
     larger_than: int | None  # bytes
-    saves_more_than: Decimal | None  # a month, in `currency`
+    saves_more_than: Decimal | None  # per month, in `currency`
 
     @property
     def kinds_sql(self) -> str:
-        """Which owners it acts on, of `owned o`."""
+        """Condition on `owned o` for the kinds of owners that the policy acts on."""
         return f"({' or '.join(KIND_CONDITIONS[kind] for kind in self.kinds)})"
 
 
 def parse_select(policy: RetentionPolicy) -> Selection:
-    """The conditions of a policy; raises ConfigError that names the policy, also for what the configuration should have refused."""
+    """Parse a policy's conditions. Raises ConfigError with the policy's name, also for input that the configuration should have refused."""
     given = policy.select
     try:
         if not narrows(given):
@@ -75,7 +75,7 @@ def parse_select(policy: RetentionPolicy) -> Selection:
 
 
 def selection_sql(selection: Selection, now: datetime) -> tuple[str, dict[str, Any]]:
-    """The conditions over `known k` as GoogleSQL, and their parameters. What is unknown stays in: it will be told as protected."""
+    """Return the conditions over `known k` as GoogleSQL, and their parameters. Rows with unknown values stay: they show as protected."""
     parameters: dict[str, Any] = {}
 
     def bind(value: object) -> str:
@@ -109,7 +109,7 @@ def _condition(key: str, patterns: Sequence[str], bind: Callable[[object], str])
 
 
 def policy_digest(policy: RetentionPolicy, settings: Settings) -> str:
-    """Changes with everything that decides what the policy does: a notice of another digest does not stand for it."""
+    """Return a digest of everything that decides what the policy does. A notice with another digest is not valid for it."""
     decides = f"{policy.model_dump_json(exclude={'name'})}|{settings.archive.to if policy.action == 'archive' and policy.to is None else ''}"
     if policy.action == "archive" and settings.archive.storage_class is not None:
         decides += f"|{settings.archive.storage_class}"

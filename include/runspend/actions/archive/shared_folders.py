@@ -1,6 +1,6 @@
-"""Whose folder a folder is as well, where somebody spelled it oddly: `plan.sql` compares regular spellings, set by set; here are the rest.
+"""Find other owners of a folder whose URIs are spelled irregularly. `plan.sql` compares regular spellings; this module the rest.
 
-What a spelling means is in `ingest/tracking/artifact_folders.py`.
+`ingest/tracking/artifact_folders.py` knows what a spelling means.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from runspend.ingest.tracking.artifact_folders import find_folders
 
 __all__ = ["STORED", "OddFolders"]
 
-# Places that a store of the configuration can hold at all, so that they need a second look where they are spelled oddly.
+# Locations that a configured store can hold. They need a second check if they are spelled irregularly.
 STORED = r"^(?i:(?:s3[an]?|gs|abfss?|wasbs?|https|file):|[^:/]*(?:/|$))"
 
 
 class OddFolders:
-    """Owners and registered versions by the folders that their odd URIs may mean.
+    """Owners and registered versions by the folders that their irregular URIs may mean.
 
-    rows: tracking_server, owner_kind ('version' for a version), owner_id, label and uri of each. behind: what stands behind
-    `mlflow-artifacts:`, by server. links: what leads into folders of local stores by another path.
+    rows: tracking_server, owner_kind ('version' for a version), owner_id, label and uri of each. behind: the location behind
+    `mlflow-artifacts:`, by server. links: paths outside that lead into folders of local stores.
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], behind: Mapping[str, str | None], links: LocalLinks | None = None) -> None:
@@ -34,7 +34,7 @@ class OddFolders:
         self._folders = sorted(self._at)
 
     def reasons(self, row: Mapping[str, Any], folder: str) -> list[str]:
-        """Why a row of the plan must stay, which lies in this folder, in the words of `plan.sql`; each once."""
+        """Return why a plan row with this folder must stay, in the words of `plan.sql`, each reason once."""
         if not self._at:
             return []
         found: dict[str, None] = {}

@@ -1,8 +1,8 @@
-"""The plan with what became of it: planned, announced, due, kept, or moved already. The tables say what, the records how far.
+"""The plan with the state of each item: planned, announced, due, kept, or already moved. Joins the tables with the records.
 
-Time is not taken from one clock alone. A grace period counts only as far as it was witnessed: each look at the plan is recorded,
-and the time between two looks counts for half the grace period at most. A clock that jumps a year makes nothing due, and neither
-does a machine that was off: the rest has to pass. What was last read too long ago, or in the future, makes nothing due either.
+One clock is not trusted alone. A grace period counts only time that was witnessed: each look at the plan is recorded, and the
+time between two looks counts for at most half the grace period. So a clock that jumps a year makes nothing due, and neither does
+a machine that was off: the rest must still pass. Items whose sources were read too long ago, or in the future, are not due either.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 CLOCK = "archive_clock"
 LOOKS_KEPT = 400
 LOOK_APART = timedelta(hours=6)
-STALE = timedelta(days=8)  # a server or store that was not read for so long may know better by now
+STALE = timedelta(days=8)  # a server or store not read for so long may have changed
 DONE = ("archived", "tiered", "deleted")
 
 
 @dataclass(frozen=True)
 class History:
-    """What the records and `sources` say at one moment."""
+    """The content of the records and of `sources` at one moment."""
 
     announced: Mapping[str, Announcement]
     keeps: Mapping[tuple[str, str, str, str], Keep]
@@ -48,7 +48,7 @@ class History:
 
 
 def current_plan(reader: Reader, records: Records, settings: Settings, now: datetime) -> pa.Table:
-    """Rows of `archive_plan` for the month of `now`, with their states."""
+    """Return rows of `archive_plan` for the month of `now`, with their states."""
     import pyarrow as pa
 
     plan = plan_items(reader, settings, now)
@@ -58,7 +58,7 @@ def current_plan(reader: Reader, records: Records, settings: Settings, now: date
 
 
 def read_history(reader: Reader, records: Records, settings: Settings, now: datetime) -> History:
-    """All that a row is judged by, beside the plan."""
+    """Read everything that `judge` needs in addition to the plan."""
     sources = reader.query("select kind, source, last_good_at from sources").to_pylist()
     seen = records.get(CLOCK, "looks")
     return History(
@@ -74,7 +74,7 @@ def read_history(reader: Reader, records: Records, settings: Settings, now: date
 
 
 def judge(row: dict[str, Any], history: History, now: datetime) -> dict[str, Any]:
-    """A row of the plan with its state, and the dates of its notice."""
+    """Return a row of the plan with its state and the dates of its notice."""
     archive = history.archives.get((row["action"], row["store"], row["prefix"]))
     if archive is not None and archive.restored_at is not None:
         if not _is_measured_since(row, archive.restored_at, history):
@@ -97,7 +97,7 @@ def judge(row: dict[str, Any], history: History, now: datetime) -> dict[str, Any
 
 
 def _nothing_came_since(row: Mapping[str, Any], archive: Archive, history: History) -> bool:
-    """Whether the store was not measured since, or holds no more there than the note that was left: one file, and not as large as what was archived."""
+    """Whether the store was not measured since, or holds only the note there: one file, with a size other than that of the archive."""
     if row["action"] == "delete" or not _is_measured_since(row, archive.ended_at or archive.planned_at, history):
         return True
     return not row["objects"] or (row["objects"] == 1 and row["bytes"] != archive.bytes)
@@ -125,13 +125,13 @@ def _why_not_due(row: Mapping[str, Any], announced_at: datetime, grace: timedelt
 
 
 def witnessed_time(looks: Sequence[datetime], since: datetime, now: datetime, grace: timedelta) -> timedelta:
-    """How much of the time since then somebody looked at the plan: between two looks half the grace period counts at most."""
+    """Return how much time since then was witnessed by looks at the plan: between two looks, at most half the grace period counts."""
     moments = [since, *sorted(look for look in looks if since < look < now), now]
     return sum((min(later - earlier, grace / 2) for earlier, later in pairwise(moments)), timedelta())
 
 
 def record_look(records: Records, now: datetime) -> None:
-    """Note that somebody looked at the plan now."""
+    """Record that the plan was looked at now."""
     while True:
         found = records.get(CLOCK, "looks")
         looks = [] if found is None else [datetime.fromisoformat(moment) for moment in found[0]["looks"]]
@@ -143,7 +143,7 @@ def record_look(records: Records, now: datetime) -> None:
 
 
 def archives_table(records: Records) -> pa.Table:
-    """The table `archives`, rebuilt from the records: everything that was ever acted on."""
+    """Build the table `archives` from the records: everything that was ever acted on."""
     import pyarrow as pa
 
     found = Book(records).all()
@@ -162,6 +162,6 @@ def archives_table(records: Records) -> pa.Table:
 
 
 def plan_states(plan: pa.Table) -> dict[str, tuple[str, str]]:
-    """Item key -> (state, reason)."""
+    """Return item key -> (state, reason)."""
     columns = (plan.column(name).to_pylist() for name in ("item_key", "state", "reason"))
     return {key: (state, reason) for key, state, reason in zip(*columns, strict=True)}

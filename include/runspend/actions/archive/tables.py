@@ -1,4 +1,4 @@
-"""The table `archive_objects`, rebuilt from the records: every object that was ever acted on, and how far it got."""
+"""The table `archive_objects`, rebuilt from the records: every object that was ever acted on, with its progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["objects_table"]
 
 
 def objects_table(records: Records) -> pa.Table:
-    """Rows of `archive_objects`, all months."""
+    """Return the rows of `archive_objects`, all months."""
     import pyarrow as pa
 
     book = Book(records)

@@ -1,7 +1,7 @@
-"""`tier`: every object of an item to another storage class, in place, on condition that it still is the one that was listed.
+"""`tier`: change the storage class of every object of an item, in place, if the object is still the one that was listed.
 
-The store copies its own bytes; what is compared afterwards is size and class. Nothing is deleted, nothing is downloaded: a
-retrieval would cost what tiering is to save.
+The store copies its own bytes; afterwards size and class are compared. Nothing is deleted or downloaded: a retrieval would
+cost what tiering is meant to save.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["tier"]
 
 
 def tier(work: Work, archive: Archive) -> Result:
-    """Move an item's objects to the class its policy names. Raises SourceError, LeaseLost."""
+    """Change an item's objects to the class named in its policy. Raises SourceError, LeaseLost."""
     item, book = archive.item, work.book
     store, wanted, watch = work.open(item.store, "archive"), item.to or "", work.watch(item)
 

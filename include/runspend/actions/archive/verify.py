@@ -1,7 +1,7 @@
-"""Is what was archived still there? Every copy is listed and compared with its manifest; a sample, or all, is read and hashed.
+"""Verify archives: list every copy and compare it with its manifest; read and hash a sample, or all copies.
 
-The sample is drawn anew each time, so large that a store with a stated share of damaged copies would be found out with a stated
-confidence. Reading may cost money where a store charges for it: `price_of_reading` says how much before anything is read.
+Each run draws a new sample. It is large enough to find a store with the given share of damaged copies with the given
+confidence. Some stores charge for reads: `price_of_reading` returns the price before anything is read.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = ["Reading", "Verified", "price_of_reading", "sample_size", "verify", "
 CONFIDENCE, SHARE = 0.95, 0.01
 WORKERS = 8
 KIND = "archive_verifications"
-COLD = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE")  # classes a store reads from only after somebody asked it to, hours before
+COLD = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE")  # storage classes that a store can read only hours after a retrieval request
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a full reading would move, and what the store charges for it by its list prices: None where they are not known."""
+    """What a full read would transfer, and its price at the store's list prices: None where they are not known."""
 
     objects: int
     bytes: int
@@ -45,7 +45,7 @@ class Reading:
 
 @dataclass
 class Verified:
-    """What was looked at, and what is wrong: one sentence for each damaged copy, and for each archive that could not be judged."""
+    """Counts of what was checked, and the problems: one sentence per damaged copy and per archive that could not be judged."""
 
     archives: int = 0
     objects: int = 0  # copies; of equal files there is one in an archive
@@ -53,7 +53,7 @@ class Verified:
     read: int = 0
     read_bytes: int = 0
     not_readable: int = 0  # in a class that must be retrieved first
-    left_over: int = 0  # copies that no manifest names: of archives that are not finished, or copies that failed
+    left_over: int = 0  # copies that no manifest names: of unfinished archives, or copies that failed
     left_over_bytes: int = 0
     damaged: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Verified:
 
     @property
     def summary(self) -> str:
-        """What may be concluded, in one sentence."""
+        """The conclusion, in one sentence."""
         told = f"{self.archives:,} archives, {self.objects:,} objects, {self.bytes:,} bytes listed; {self.read:,} objects read"
         if self.damaged or self.unknown:
             return f"{told}; {len(self.damaged)} damaged, {len(self.unknown)} archives unknown"
@@ -78,7 +78,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class _Copy:
-    """A copy as its manifest and its store tell of it."""
+    """A copy as described by its manifest and its store."""
 
     found: Found
     manifest: Manifest
@@ -87,12 +87,12 @@ class _Copy:
 
 
 def sample_size(confidence: float, share: float) -> int:
-    """How many copies must be read so that one damaged in `share` of them is met with `confidence`, however many there are."""
+    """Return how many copies to read so that damage in `share` of them is found with `confidence`, for any number of copies."""
     return math.ceil(math.log(1 - confidence) / math.log(1 - share))
 
 
 def price_of_reading(settings: Settings, *, now: datetime, open_store: OpenStore = open_objects, progress: Progress = silent) -> Reading:
-    """What `verify` with `full` would read. Only lists."""
+    """Return what `verify` with `full` would read. Only lists objects."""
     seen = Verified()
     prices = list_prices(settings, now.date())
     objects, size = 0, 0
@@ -130,7 +130,7 @@ def verify(
         if full:
             chosen.append(copy)
         elif copy.stored.etag != copy.entry.copy_etag:
-            odd.append(copy)  # written since: the likeliest to be damaged
+            odd.append(copy)  # written since: the most likely to be damaged
         elif len(chosen) < size:
             chosen.append(copy)
         elif (at := chance.randrange(number + 1)) < size:
@@ -154,13 +154,13 @@ def verify(
 
 
 def was_whole(records: Records, month: str) -> bool:
-    """Whether a look in that month (2026-11) found everything whole."""
+    """Whether a verification in that month (2026-11) found no damage and no unknown archive."""
     looks = records.list(KIND).values()
     return any(look["at"].startswith(month) and not look["damaged"] and not look["unknown"] for look in looks)
 
 
 def _listed(settings: Settings, result: Verified, open_store: OpenStore, progress: Progress) -> Iterator[_Copy]:
-    """Every copy that is there and of its size; what is not is in `result`."""
+    """Yield every copy that exists with the right size; record the others in `result`."""
     for store in readable_stores(settings):
         opened = open_store(store, "read")
         try:
@@ -179,7 +179,7 @@ def _listed(settings: Settings, result: Verified, open_store: OpenStore, progres
 
 
 def _compared(found: Found, manifest: Manifest | None, result: Verified, settings: Settings, open_store: OpenStore) -> Iterator[_Copy]:
-    """The copies of one archive, each once."""
+    """Yield the copies of one archive, each once."""
     folder = found.folder
     held = {stored.key[len(folder) + 1 :]: stored for stored in found.store.list(f"{folder}/data")}
     named = {} if manifest is None else {entry.data or "": entry for entry in manifest.entries}
@@ -199,7 +199,7 @@ def _compared(found: Found, manifest: Manifest | None, result: Verified, setting
 
 
 def _read(copy: _Copy) -> tuple[_Copy, str | None]:
-    """None for a copy that is what was archived, "?" for one that cannot be read now, else what is wrong."""
+    """Return None for an intact copy, "?" for one that cannot be read now, else the problem."""
     try:
         sha256 = digest_of(copy.found.store.read(copy.stored))
     except SourceError as error:
@@ -209,7 +209,7 @@ def _read(copy: _Copy) -> tuple[_Copy, str | None]:
 
 
 def _describe(found: Found, manifest: Manifest, entry: Entry, what: str, settings: Settings, open_store: OpenStore) -> str:
-    """Everything that is known of a damaged copy, and where the bytes may still be had."""
+    """Describe a damaged copy, and say where else its bytes are."""
     item = manifest.item
     names = [other.key for other in manifest.entries if other.data == entry.data]
     also = f" (and {len(names) - 1} equal files)" if len(names) > 1 else ""
@@ -220,7 +220,7 @@ def _describe(found: Found, manifest: Manifest, entry: Entry, what: str, setting
 
 
 def _elsewhere(found: Found, prefix: str, store: str, entry: Entry, settings: Settings, open_store: OpenStore) -> str:
-    """Where else the same bytes are: in their own place, or in another archive of the same store."""
+    """Say where else the same bytes are: in their original place, or in another archive of the same store."""
     try:
         source = open_store(find_store(settings, store), "read")
         there = source.head(f"{prefix}/{entry.key}")

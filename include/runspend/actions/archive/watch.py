@@ -1,6 +1,6 @@
-"""What protects one item while it is acted on: asked right before each change, and anew as soon as the last answer is a few seconds old.
+"""Watch what protects one item while it is acted on: ask before each change, again if the last answer is a few seconds old.
 
-What is asked, and of whom, does not belong here.
+Which questions are asked, and where, does not belong here.
 """
 
 from __future__ import annotations
@@ -12,31 +12,32 @@ from collections.abc import Callable
 
 __all__ = ["ANSWER_SECONDS", "Watch", "is_unanswered"]
 
-# How long after a question was put a change may still be made on its answer. What runs use a model may be as much older as
-# TRUSTED_SECONDS of tracking/live_uses.py says: five seconds in all. A question per object would be a hundred of them for each deleted.
+# How long an answer may be used for changes, counted from the question. The runs that use a model may be older by
+# TRUSTED_SECONDS of tracking/in_use/model_uses.py: five seconds in all. A question per object would cost a hundred requests for
+# each delete.
 ANSWER_SECONDS = 3.0
-TRIES = 2  # the first question of a night reads what later ones remember
+TRIES = 2  # the first question of a run reads data that later ones reuse
 
-# How a reason begins that protects because nobody could be asked.
+# The beginning of a reason that protects because there was no answer.
 _UNANSWERED = re.compile(r"whether (?:MLflow still needs it|anything protects it) cannot be told\b")
 
 
 def is_unanswered(reason: str | None) -> bool:
-    """Whether something is protected only because MLflow, or whoever else is asked, gave no answer."""
+    """Whether an item is protected only because MLflow, or another source, gave no answer."""
     return reason is not None and _UNANSWERED.match(reason) is not None
 
 
 class Watch:
-    """The answer for one item. What protects it once does so until the item is taken up again. May be asked by several threads."""
+    """The protection of one item. Once protected, it stays so until a new Watch. Thread-safe."""
 
     def __init__(self, ask: Callable[[], str | None]) -> None:
-        self.found: str | None = None  # what protects it, as far as it was asked
+        self.found: str | None = None  # what protects it, as far as is known
         self._ask = ask
         self._lock = threading.Lock()
         self._asked_at = float("-inf")
 
     def reason(self) -> str | None:
-        """What protects the item now, in words, or None: then the question was put less than ANSWER_SECONDS ago."""
+        """Return what protects the item now, in words; None only if the question was asked less than ANSWER_SECONDS ago."""
         with self._lock:
             if self.found is None and time.monotonic() - self._asked_at >= ANSWER_SECONDS:
                 self.found = self._look()

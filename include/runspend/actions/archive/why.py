@@ -1,6 +1,6 @@
-"""What keeps a run's bytes where they are, or where they went: everything that protects it, objections, policies, archives.
+"""Explain why a run's bytes are where they are: protection, objections, policies and archives.
 
-Put here what is said of one run. It is what `plan.sql` says of every run, asked without a policy's conditions.
+Put here the explanation of one run. It uses the query of `plan.sql` without a policy's conditions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class Why:
 
 
 def explain_why(reader: Reader, records: Records, settings: Settings, run: str, now: datetime) -> Why:
-    """Everything known of the bytes of one run (its id, or six characters it begins with). Raises UsageError where there is no such run."""
+    """Explain everything known about the bytes of one run (its id, or a prefix of at least six characters).
+
+    Raises UsageError if there is no such run.
+    """
     run_id, name = _find_run(reader, run)
     history = read_history(reader, records, settings, now)
     lines = [line for archive in history.archives.values() if archive.item.run_id == run_id for line in (*_archived(archive), *_told(archive, records))]
@@ -64,7 +67,7 @@ def _find_run(reader: Reader, run: str) -> tuple[str, str | None]:
 
 
 def _facts(reader: Reader, settings: Settings, run_id: str, now: datetime) -> list[dict[str, Any]]:
-    """What protects the folders of the run and of its models, whatever policies say; one row per folder."""
+    """Return what protects the folders of the run and its models, regardless of policies; one row per folder."""
     anything = RetentionPolicy.model_construct(name="", select={}, keep=None, action="archive", to="", grace=timedelta(days=30))
     rows = read_candidates(reader, anything, EVERYTHING, settings, now, read_odd_folders(reader, settings), run_id)
     return list({(row["store"], row["prefix"], row["owner_kind"], row["owner_id"]): row for row in rows}.values())
@@ -72,7 +75,7 @@ def _facts(reader: Reader, settings: Settings, run_id: str, now: datetime) -> li
 
 def _policy_lines(reader: Reader, settings: Settings, policy: RetentionPolicy, run_id: str, history: History, now: datetime) -> list[tuple[str, str]]:
     selected = [(row["state"], judge(row, history, now)) for row in policy_rows(reader, settings, policy, parse_select(policy), now, run_id=run_id)]
-    found = [row for planned, row in selected if "protected" not in (planned, row["state"]) or planned != row["state"]]  # what protects is said already
+    found = [row for planned, row in selected if "protected" not in (planned, row["state"]) or planned != row["state"]]  # protections are listed already
     return [("policy", f"{policy.name} ({policy.action}) selects {item_of(row).name}: {row['state']}, {row['reason']}") for row in found]
 
 
@@ -86,7 +89,7 @@ def _archived(archive: Archive) -> list[tuple[str, str]]:
 
 
 def _told(archive: Archive, records: Records) -> list[tuple[str, str]]:
-    """Why MLflow does not say so: an apply says it once."""
+    """Return why MLflow does not show it: an apply reports this only once."""
     found = None if records.get(TOLD, archive.told_key) else records.get(NOT_TOLD, archive.told_key)
     return [] if found is None else [("not told", f"{found[0]['reason']}; every apply tries again")]
 

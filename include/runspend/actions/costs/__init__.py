@@ -1,1 +1,1 @@
-"""Costs as people ask for them: grouped, filtered, as of an earlier day."""
+"""Queries costs: grouped, filtered, or as of an earlier day."""

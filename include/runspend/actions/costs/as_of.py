@@ -1,7 +1,7 @@
-"""The bill as it was known on an earlier day: `runspend costs --as-of DATE`, from what each version changed.
+"""The bill as it was known on an earlier day: `runspend costs --as-of DATE`, from the changes of each version.
 
-Of earlier versions the totals per charge date, service and account are kept, not the lines: who used what then cannot be
-told, and is not guessed. What the bill costs whom today belongs to `query.py`.
+Of earlier versions only the totals per charge date, service and account are kept, not the lines. So the users of that time are
+unknown and not guessed. Current costs belong in `query.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from runspend.warehouse import Reader
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# What a person types after --by, and the column of bill_changes it means.
+# Value of --by -> its column of bill_changes.
 KEYS = {"source": "source", "period": "billing_period", "service": "service_name", "account": "sub_account_id", "day": "charge_date"}
 DEFAULT_KEYS = ("source", "period", "service", "account")
 
@@ -36,7 +36,7 @@ changes as (
 )
 """
 
-# Rows: bills whose changes until then do not add up to the totals of the version that was in place then.
+# Rows: bills whose changes up to the day do not add up to the totals of the version of that day.
 DIFFERENCES = f"""
 with {VERSIONS},
 newest as (
@@ -60,10 +60,10 @@ having sum(b.list_cost) != 0 or sum(b.contracted_cost) != 0 or sum(b.effective_c
 
 
 def bill_as_of(reader: Reader, until: datetime, by: Sequence[str], *, since: str | None, top: int, measure: str) -> pa.Table:
-    """The bill by the versions loaded before `until`, largest first: the keys, `billing_currency` and one cost.
+    """Return the bill by the versions loaded before `until`, largest first: the keys, `billing_currency` and one cost.
 
-    Raises UsageError for a key that earlier versions cannot answer and when nothing had been loaded; CheckFailed when the
-    changes do not add up to the totals that were noted when each version was loaded.
+    Raises UsageError for a key that earlier versions do not have, or if nothing had been loaded. Raises CheckFailed if the
+    changes do not add up to the totals noted when each version was loaded.
     """
     columns = [_column(key.strip()) for key in by]
     _refuse_before_the_first(reader, until)

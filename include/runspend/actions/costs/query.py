@@ -1,6 +1,6 @@
-"""What people ask the warehouse from the command line: costs by something, the list of tables, is all well.
+"""Queries of the command line: costs by dimension, the list of tables, the status of sources.
 
-SQL over the published tables and text for a terminal. Nothing is written.
+Holds SQL over the published tables and text for a terminal. Writes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runspend.warehouse import Reader, open_warehouse
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# What a person types after --by, and the column of cost_daily it means.
+# Value of --by -> its column of cost_daily.
 COST_KEYS = {
     "team": "team",
     "project": "project",
@@ -42,12 +42,12 @@ COST_KEYS = {
 
 BEYOND = "beyond the years 1 to 9999"
 
-# Those that only a run has.
+# Dimensions that only a run has.
 OF_RUNS = ("team", "project", "cost_center", "owner", "experiment_name", "user_name", "tracking_server")
 
 
 def costs_sql(by: Sequence[str], *, since: str | None, top: int, measure: str) -> tuple[str, dict[str, Any]]:
-    """The statement behind `runspend costs`, and its parameters. An unknown key is an error that lists the known ones."""
+    """Return the statement of `runspend costs` and its parameters. An unknown key raises an error that lists the known ones."""
     columns = []
     for key in (k.strip() for k in by):
         if key not in COST_KEYS:
@@ -56,7 +56,7 @@ def costs_sql(by: Sequence[str], *, since: str | None, top: int, measure: str) -
             raise UsageError(f"cannot group costs by {key!r}: allowed are {', '.join(COST_KEYS)}.{hint}")
         columns.append(COST_KEYS[key])
     names = ", ".join(columns)
-    # Money no run has stands under its own word, not under an empty name.
+    # Cost without a run is shown under its own word, not under an empty name.
     shown = ", ".join(f"case when allocated_to = 'run' then {c} else concat('(', allocated_to, ')') end as {c}" if c in OF_RUNS else c for c in columns)
     where, parameters = _since(since)
     sql = (
@@ -68,14 +68,14 @@ def costs_sql(by: Sequence[str], *, since: str | None, top: int, measure: str) -
 
 
 def _since(since: str | None) -> tuple[str, dict[str, Any]]:
-    """A condition on charge_date: from the month on, else the newest month."""
+    """Return a condition on charge_date: from the given month on, or the newest month."""
     if since is None:
         return "charge_date >= (select cast(date_trunc(max(charge_date), month) as date) from cost_daily)", {}
     return "charge_date >= @since", {"since": date.fromisoformat(f"{since}-01")}
 
 
 def costs(settings: Settings, by: Sequence[str], *, since: str | None, top: int, measure: str, is_exchanged: bool = True) -> pa.Table:
-    """What `runspend costs` shows, in the configured currency; a missing rate is an error. Not `is_exchanged`: each currency by itself."""
+    """Return the rows of `runspend costs`, in the configured currency. A missing rate is an error. Not `is_exchanged`: by currency."""
     sql, parameters = costs_sql(by, since=since, top=top, measure=measure)
     with open_warehouse(settings).reader() as reader:
         if is_exchanged:
@@ -84,7 +84,7 @@ def costs(settings: Settings, by: Sequence[str], *, since: str | None, top: int,
 
 
 def in_one_currency(reader: Reader, settings: Settings, since: str | None) -> Reader:
-    """The reader, or where charges are in other currencies one that shows them in the configured one."""
+    """Return the reader, or one that shows charges in other currencies in the configured one."""
     where, parameters = _since(since)
     foreign = reader.query(f"select distinct billing_currency from cost_daily where {where}", parameters)["billing_currency"].to_pylist()
     if not set(foreign) - {settings.currency}:
@@ -98,14 +98,14 @@ def in_one_currency(reader: Reader, settings: Settings, since: str | None) -> Re
 
 
 def nothing_since(settings: Settings, since: str) -> str:
-    """Why a question about the time since a month has no answer."""
+    """Explain why there are no rows since a month."""
     with open_warehouse(settings).reader() as reader:
         newest: date | None = reader.query("select max(charge_date) as newest from cost_daily")["newest"][0].as_py()
     return f"There are no charges since {since}: {'no bill was loaded yet' if newest is None else f'the newest charge is of {newest}'}."
 
 
 def coverage_footer(settings: Settings, by: Sequence[str], since: str | None) -> list[str]:
-    """How much of the run cost has each dimension that was asked for, by where it came from: one line each."""
+    """Return one line per requested dimension: the share of allocated cost that has it, by source."""
     from runspend.actions.report.labels import coverage_words
 
     names = [key.strip() for key in by if key.strip() in advice.DIMENSIONS]
@@ -122,7 +122,7 @@ def coverage_footer(settings: Settings, by: Sequence[str], since: str | None) ->
 
 
 def tables_text(name: str | None = None) -> str:
-    """Tables with their grain; the columns of one table when it is named."""
+    """Describe the tables with their grain, or the columns of one named table."""
     if name is not None:
         if name not in TABLES:
             raise UsageError(f"cannot show table {name!r}: there is none. Tables are {', '.join(TABLES)}.")
@@ -141,7 +141,7 @@ def _columns_text(table: Table) -> str:
 
 
 def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[str, Any]]]:
-    """(exit code, one line, rows of `sources`): 0 when every configured source was read well and in time."""
+    """Return (exit code, one line, rows of `sources`). The code is 0 if every configured source was read well and in time."""
     with open_warehouse(settings).reader() as reader:
         rows = reader.query("select * from sources order by source").to_pylist()
         spared = reader.query(
@@ -166,7 +166,7 @@ def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[st
 
 
 def as_values(rows: pa.Table) -> list[dict[str, Any]]:
-    """Rows as Python's values. Of columns with one name the second is `name_1`, as DuckDB calls it in a subquery: none is lost."""
+    """Return rows as Python values. A second column of the same name becomes `name_1`, as in a DuckDB subquery: none is lost."""
     names, cells = _different(rows.column_names), [_column_values(column) for column in rows.columns]
     return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
 
@@ -183,7 +183,7 @@ def _different(names: Sequence[str]) -> list[str]:
 
 
 def _column_values(column: pa.ChunkedArray) -> list[Any]:
-    """One column. Python has no dates before the year 1 or after 9999, and no `infinity`: those are a text."""
+    """Return one column as Python values. Dates before year 1 or after 9999, and `infinity`, become text: Python lacks them."""
     try:
         values: list[Any] = column.to_pylist()
     except (OverflowError, ValueError):
@@ -199,11 +199,11 @@ def _value(cell: pa.Scalar) -> Any:
 
 
 def table_text(rows: pa.Table) -> str:
-    """Rows as aligned text: numbers to the right, money with as many decimals as it has but two at least."""
+    """Return rows as aligned text: numbers to the right, money with all its decimals but at least two."""
     if rows.num_rows == 0:
         return "no rows\n"
     columns = []
-    for name, column in zip(rows.column_names, rows.columns, strict=True):  # names may stand twice
+    for name, column in zip(rows.column_names, rows.columns, strict=True):  # names may repeat
         values = _column_values(column)
         is_number = all(v is None or (isinstance(v, (int, float, Decimal)) and not isinstance(v, bool)) for v in values)
         cells = [_cell(name), *(_cell(v) for v in values)]
@@ -220,5 +220,5 @@ def _cell(value: Any) -> str:
         return f"{whole}.{digits.rstrip('0'):0<2}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    # Names come from people: nothing in them may move the cursor.
+    # Users choose names: nothing in them may move the cursor.
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))

@@ -1,8 +1,8 @@
-"""Why a figure is what it is: a run, a resource or a bill line, down to the charges and who shared them.
+"""Explain the cost of a run, a resource or a bill line, down to the charges and the runs that share them.
 
-`find.py` tells which run is meant, `run.py` and `resource_and_line.py` read the tables into the values of `figures.py`, `no_cost.py` says
-why there is nothing, `layout.py` rounds and arranges, `as_text.py`, `as_json.py` and `page.py` write. Nothing here decides what
-a charge belongs to; the cost tables say.
+`find.py` finds the run. `run.py` and `resource_and_line.py` read the tables into the values of `figures.py`. `no_cost.py` finds the
+reason for a missing cost. `layout.py` rounds and arranges, and `as_text.py`, `as_json.py` and `page.py` write. Nothing here decides
+where a charge belongs: the cost tables do.
 """
 
 from __future__ import annotations

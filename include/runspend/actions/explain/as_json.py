@@ -1,4 +1,4 @@
-"""Explanations for machines: everything there is, costs as exact decimals in texts, times as ISO 8601 in UTC."""
+"""Explanations for programs: all values, with costs as exact decimal strings and times as ISO 8601 in UTC."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from runspend.core.amounts import plain
 
 
 def explanation_as_json(e: RunExplanation | ResourceExplanation | LineExplanation) -> dict[str, Any]:
-    """One JSON object. Beside what the explanation holds: `difference`, the charges' sum less what `run_costs` says."""
+    """Return an explanation as one JSON object.
+
+    It also has `difference`: the sum of the charges minus the total from `run_costs`.
+    """
     kinds = {RunExplanation: "run", ResourceExplanation: "resource", LineExplanation: "line"}
     return {"explains": kinds[type(e)], **_plain(e)}
 

@@ -1,6 +1,6 @@
-"""Explanations for a terminal: aligned text of at most a screen's width, as long as they need to be.
+"""Write explanations for a terminal: aligned text, at most one screen wide, and as long as needed.
 
-What is printed is decided in `layout.py`; names from outside come cleaned. JSON is in `as_json.py`.
+`layout.py` decides the content. Outside names are already cleaned. JSON is in `as_json.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST_USERS = 25
 
 
 def run_as_text(e: RunExplanation, *, full: bool = False, history: bool = False) -> str:
-    """The whole explanation of a run."""
+    """Return the whole explanation of a run."""
     title = ["RUN ", e.key.run_id, *([clean(e.run_name)] if e.run_name else []), *([e.run_status] if e.run_status else []), *(["deleted"] if e.lifecycle_stage == "deleted" else []), e.link or e.key.tracking_server]
     lines = ["  ".join(clean(t) for t in title), *(PAD + line for line in header_lines(e)), ""]
     for view in currency_views(e, full=full):
@@ -62,7 +62,7 @@ def _widths(block: BlockView) -> list[int]:
 
 
 def _row_margin(block: BlockView) -> int:
-    """Where the column of amounts begins."""
+    """Return the column where the amounts begin."""
     if block.rows:
         return 2 + sum(_widths(block)) + 2 * 5
     return 2 + max((len(f"{t.label}, {t.lines}") for t in block.things), default=0) + 2
@@ -95,7 +95,7 @@ def _history_lines(e: RunExplanation) -> Iterable[str]:
 
 
 def resource_as_text(e: ResourceExplanation, *, full: bool = False) -> str:
-    """A machine by hour: what it billed, who used it, what was idle."""
+    """Return a machine by hour: its billed cost, its users, and its idle cost."""
     places = places_of(e.effective_cost)
     lines = [
         f"RESOURCE  {clean(e.resource_id)}{f'  {clean(e.instance_type)}' if e.instance_type else ''}",
@@ -120,7 +120,7 @@ def resource_as_text(e: ResourceExplanation, *, full: bool = False) -> str:
 
 
 def line_as_text(e: LineExplanation) -> str:
-    """A bill line: what was delivered, what was settled, where each part went."""
+    """Return a bill line: its delivered values, the values determined at loading, and the target of each part."""
     places = places_of(e.summed.effective_cost)
     lines = [f"LINE  {clean(e.line_id)}", f"{PAD}bill {e.source} · {e.period}", "", "DELIVERED"]
     lines += _facts(e.facts)

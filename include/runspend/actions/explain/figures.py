@@ -1,7 +1,7 @@
-"""What an explanation holds: values only, exact, nothing rounded, nothing laid out.
+"""The values of an explanation: exact, not rounded, without layout.
 
-Costs are exact decimals in the currency beside them; times are UTC. How an explanation is read from the tables belongs in
-`run.py`, how it is written in `as_text.py` and `page.py`.
+Costs are exact decimals in the currency given with them. Times are UTC. Reading an explanation from the tables belongs in `run.py`,
+writing it in `as_text.py` and `page.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class RunKey:
-    """A run, as everywhere."""
+    """The key of a run, as everywhere in Runspend."""
 
     tracking_server: str
     workspace: str
@@ -36,13 +36,13 @@ class RunKey:
 
     @property
     def target_id(self) -> str:
-        """As in `cost_allocations`."""
+        """The run's id as in `cost_allocations`."""
         return f"{self.tracking_server}/{self.workspace}/{self.run_id}"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A run that may have been meant."""
+    """A run that the user may have meant."""
 
     key: RunKey
     start_month: date
@@ -53,19 +53,22 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Share:
-    """Somebody's part of a charge: a run, or idle, unmatched and the like."""
+    """One target's part of a charge: a run, or idle, unmatched and the like."""
 
     allocated_to: str
     run: RunKey | None
     run_name: str | None
-    asked: str | None  # what the run asked for, in the kind the runs were weighed by
+    asked: str | None  # the run's request, in the kind that the runs were weighted by
     ratio: float
     effective_cost: Decimal
 
 
 @dataclass(frozen=True)
 class Part:
-    """A run's part of one charge. `lines` bill lines stand behind the charge; `resource_id` is null where it has no one machine."""
+    """A run's part of one charge.
+
+    The charge covers `lines` bill lines. `resource_id` is null if the charge has no single machine.
+    """
 
     source: str
     billing_period: date
@@ -85,7 +88,7 @@ class Part:
     description: str | None
     pricing_category: str | None
     billed_seconds: float | None
-    ran_seconds: float | None  # how long the run was on the machine in the charge's time; null where nobody can tell
+    ran_seconds: float | None  # seconds that the run was on the machine during the charge; null if unknown
     ratio: float
     charge_cost: Decimal  # effective, of the whole charge
     costs: Costs
@@ -93,19 +96,19 @@ class Part:
     overhead_cost: Decimal | None
     match_method: str
     confidence: str | None
-    reason: str | None  # of charges of a run: other_time, other_account, other_region, incomplete_inventory or the policy of `sharing`
+    reason: str | None  # for charges of a run: other_time, other_account, other_region, incomplete_inventory or the policy of `sharing`
     weight_kind: str | None
     run_end_rule: str | None
     is_scaled: bool
     cost_status: str | None
-    shared: tuple[Share, ...]  # the others' parts of the charge; empty for pooled charges
-    other_runs: int  # how many other runs have a part
-    nobodys: Decimal  # what of the charge no run has
+    shared: tuple[Share, ...]  # the other targets' parts of the charge; empty for pooled charges
+    other_runs: int  # number of other runs with a part
+    nobodys: Decimal  # the part of the charge without a run
 
 
 @dataclass(frozen=True)
 class Block:
-    """All of a run's parts that one rule settled."""
+    """All of a run's parts that one rule allocated."""
 
     match_method: str
     confidence: str | None
@@ -114,7 +117,7 @@ class Block:
 
 @dataclass(frozen=True)
 class CurrencyCost:
-    """What a run cost in one currency: the parts, and what `run_costs` says they come to (null: it has no row)."""
+    """The cost of a run in one currency: the parts, and the total from `run_costs` (null: it has no row)."""
 
     currency: str
     blocks: tuple[Block, ...]
@@ -125,23 +128,23 @@ class CurrencyCost:
     cost_status: str | None
     confidence: str | None
     cost_with_children: Decimal | None
-    idle_beside: Decimal  # idle on the same machines those days
-    idle_hours: int  # in how many billed windows
+    idle_beside: Decimal  # idle cost of the same machines on those days
+    idle_hours: int  # number of billed windows with that idle cost
 
     @property
     def difference(self) -> Decimal | None:
-        """Effective cost of the parts less that of `run_costs`."""
+        """Effective cost of the parts minus that of `run_costs`."""
         return None if self.stated is None else add([self.summed.effective_cost, -self.stated.effective_cost])
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Of all blocks, in order."""
+        """The parts of all blocks, in order."""
         return tuple(p for b in self.blocks for p in b.parts)
 
 
 @dataclass(frozen=True)
 class NoCost:
-    """Why a run has no cost, and the one thing to do. `reason` is a word for machines."""
+    """The reason why a run has no cost, and one action to take. `reason` is machine-readable."""
 
     reason: str
     why: str
@@ -160,7 +163,7 @@ class BillState:
 
 @dataclass(frozen=True)
 class BillChange:
-    """What a version of a bill changed for the services and days of the run; all runs' and idle time's money together."""
+    """A change by a version of a bill for the services and days of the run. It includes the money of all runs and of idle time."""
 
     source: str
     billing_period: date
@@ -185,7 +188,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Dimension:
-    """A name people group by, and where it came from."""
+    """A dimension that people group by, and its source."""
 
     name: str
     value: str
@@ -218,31 +221,31 @@ class RunExplanation:
     lifecycle_stage: str | None
     start_time: datetime | None
     end_time: datetime | None
-    future_end_time: datetime | None  # what MLflow states, where `end_time` is taken in its place
-    gaps: tuple[tuple[datetime, datetime], ...]  # when it was stopped
+    future_end_time: datetime | None  # the end in MLflow, if `end_time` replaces it
+    gaps: tuple[tuple[datetime, datetime], ...]  # intervals in which it was stopped
     parent_run_id: str | None
     link: str | None
     asked_for: str | None
     dimensions: tuple[Dimension, ...]
-    period: str | None  # only charges of this billing period, or all
+    period: str | None  # only charges of this billing period; None for all
     currencies: tuple[CurrencyCost, ...]
     no_cost: NoCost | None
     bills: tuple[BillState, ...]
     artifacts: tuple[Stored, ...]
     changes: tuple[BillChange, ...]
-    uses: tuple[Use, ...]  # of the run's machines, in the days it was charged
-    claimed_hours: tuple[ClaimedHours, ...] = ()  # of the instance types whose machines it got by type
+    uses: tuple[Use, ...]  # of the run's machines, on the days it was charged
+    claimed_hours: tuple[ClaimedHours, ...] = ()  # of the instance types whose machines were allocated to it by type
 
 
 @dataclass(frozen=True)
 class MachineHour:
-    """One window of a resource: what it billed and whose it was."""
+    """One window of a resource: its billed cost and the targets of that cost."""
 
     starts_at: datetime
     ends_at: datetime
     lines: int
     effective_cost: Decimal
-    shares: tuple[Share, ...]  # one per target, lines added up; ratio is its part of the money
+    shares: tuple[Share, ...]  # one per target with lines added up; ratio is its part of the money
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,7 @@ class ResourceExplanation:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a part of a charge went."""
+    """The target of a part of a charge."""
 
     allocated_to: str
     run: RunKey | None
@@ -287,16 +290,16 @@ class Target:
 
 @dataclass(frozen=True)
 class LineExplanation:
-    """A bill line as it was delivered, and where each part of it, or of the charge it was pooled into, went."""
+    """A bill line as it was delivered, and the target of each of its parts, or of each part of its pooled charge."""
 
     source: str
     period: str
     line_id: str
     facts: tuple[tuple[str, str], ...]  # FOCUS columns that have a value
-    settled: tuple[tuple[str, str], ...]  # what was settled when the bill was loaded
-    charge_id: str | None  # null: the line is in a sum of what is out of scope
+    settled: tuple[tuple[str, str], ...]  # values determined when the bill was loaded
+    charge_id: str | None  # null: the line is in a sum of out-of-scope money
     lines_in_charge: int
     currency: str
-    line_costs: Costs | None  # null where the id is a charge's
+    line_costs: Costs | None  # null if the id is a charge's
     targets: tuple[Target, ...]
     summed: Costs

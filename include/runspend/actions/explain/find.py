@@ -1,6 +1,6 @@
-"""Which run a person means: a whole id, the beginning of one, its address in MLflow, or server/workspace/id.
+"""Find the run that a person means: by a whole id, the beginning of one, its address in MLflow, or server/workspace/id.
 
-Reads `runs` alone. An id nobody knows, or several have, is an error that lists what may have been meant.
+This module reads only `runs`. An unknown or ambiguous id is an error that lists possible runs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from runspend.warehouse import Reader
 
 SQL = Path(__file__).parent / "sql"
 SHORTEST = 6
-LAST = "\uffff"  # sorts after whatever an id is made of
+LAST = "\uffff"  # sorts after any character of an id
 
 
 class UnknownName(UsageError):
-    """What was asked for is not in the warehouse. `candidates` may have been meant."""
+    """The name is not in the warehouse. `candidates` are similar names."""
 
     def __init__(self, message: str, candidates: Sequence[Candidate] = ()) -> None:
         super().__init__(message)
@@ -31,17 +31,17 @@ class UnknownName(UsageError):
 
 
 class AmbiguousName(UnknownName):
-    """Several have it."""
+    """Several runs, or several bill lines, have this name."""
 
 
 def ask(reader: Reader, name: str, **parameters: Any) -> list[dict[str, Any]]:
-    """Rows of one of the questions in `sql/`."""
+    """Return the rows of one of the queries in `sql/`."""
     rows: list[dict[str, Any]] = reader.query((SQL / f"{name}.sql").read_text(encoding="utf-8"), parameters).to_pylist()
     return rows
 
 
 def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
-    """The one run that is meant. Raises UnknownName with near matches, AmbiguousName with the list."""
+    """Return the one run that `text` names. Raises UnknownName with near matches, or AmbiguousName with the list."""
     wanted, servers = run_id_in(text, settings)
     server, workspace, run_id = _split(wanted)
     if len(run_id) < SHORTEST:
@@ -64,7 +64,7 @@ def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
 
 
 def run_id_in(text: str, settings: Settings) -> tuple[str, frozenset[str]]:
-    """The id in an address of MLflow, else the text itself; and the configured servers the address may belong to."""
+    """Return the id in an MLflow address, else the text itself, and the configured servers that the address may belong to."""
     text = text.strip()
     found = re.search(r"/runs/([^/?#]+)", text) or re.match(r"runs:/+([^/?#]+)", text)
     if found is None:
@@ -75,7 +75,7 @@ def run_id_in(text: str, settings: Settings) -> tuple[str, frozenset[str]]:
 
 
 def _host(address: str) -> str:
-    """The host and port of an address; "" for one that has none, or none that can be read (`http://[`)."""
+    """Return the host and port of an address; "" if it has none or cannot be parsed (`http://[`)."""
     try:
         return urlsplit(address).netloc.rpartition("@")[2]
     except ValueError:
@@ -83,13 +83,13 @@ def _host(address: str) -> str:
 
 
 def near_runs(reader: Reader, run_id: str) -> list[Candidate]:
-    """Runs whose id begins alike, the likest first, or whose name has the text in it."""
+    """Return runs whose id begins alike, most similar first, or whose name contains the text."""
     rows = [_candidate(r) for r in ask(reader, "near_runs", begins=run_id[:4], part=run_id.lower())]
     return sorted(rows, key=lambda c: -difflib.SequenceMatcher(None, run_id, c.key.run_id[: max(len(run_id), 8)]).ratio())[:5]
 
 
 def listed(candidates: Sequence[Candidate]) -> str:
-    """One line each."""
+    """List the candidates, one per line."""
     shown = [
         f"  {c.key.target_id}  {clean(c.run_name or '')}  {clean(c.experiment_name or '')}  {f'{c.start_time:%Y-%m-%d %H:%M}' if c.start_time else 'no start'}".rstrip()
         for c in candidates[:10]
@@ -98,7 +98,7 @@ def listed(candidates: Sequence[Candidate]) -> str:
 
 
 def clean(text: str) -> str:
-    """The text with nothing in it that moves the cursor: names come from people."""
+    """Replace characters that would move a terminal's cursor: names come from people."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -1,7 +1,7 @@
-"""An explanation as rows of texts: what the terminal and the page both print.
+"""Arrange an explanation as rows of text, for both the terminal and the page.
 
-Money is rounded here, once: all parts of a currency together, so that whatever is printed adds up to the printed sums.
-Colors, widths and tags do not belong here.
+Money is rounded only here, for all parts of a currency together, so that the printed parts add up to the printed sums. Colors,
+widths and tags do not belong here.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from runspend.actions.explain.figures import (
 from runspend.actions.explain.find import clean
 from runspend.core.amounts import add, change, instant, money, percent, round_parts, size
 
-MOST_ROWS = 60  # of a block, before its hours are grouped by day
-MOST_SHARED = 3  # runs named beside an hour
+MOST_ROWS = 60  # of a block; with more, its hours are grouped by day
+MOST_SHARED = 3  # maximum number of runs named next to an hour
 HOUR = timedelta(hours=1)
-# What a tag says that the rest of the bill does not: reason -> words.
+# Reasons why the rest of the bill does not confirm a tag -> words.
 STRANGE = {
     "other_time": "of times in which it did not run",
     "other_account": "of an account its machines are not in",
@@ -48,13 +48,13 @@ TITLES = {
     "llm_cost": ("LLM", "in proportion to the token cost on its traces"),
     "sharing": ("SHARED OUT", "its part of the pots that `sharing` spreads over runs"),
 }
-SUMMED_UP = ("attached", "artifact_bytes", "sharing")  # rules whose charges are told by thing, not by hour
+SUMMED_UP = ("attached", "artifact_bytes", "sharing")  # rules whose charges are summed by resource, not shown by hour
 UNIT_NAMES = {"gpu": "GPUs", "cpu": "cores", "memory": "memory"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One charge, or a day of them. `machine` stands on the first row of each."""
+    """One charge, or a day of charges. The first row of each machine has `machine`."""
 
     machine: str
     when: str
@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Thing:
-    """Charges of one thing that hangs on the run, added up."""
+    """Total charges of one resource that is attached to the run."""
 
     label: str
     lines: str
@@ -77,7 +77,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class BlockView:
-    """One rule's charges."""
+    """The charges of one rule."""
 
     title: str
     rule: str
@@ -103,12 +103,12 @@ class CurrencyView:
 
 
 def currency_views(e: RunExplanation, *, full: bool = False) -> list[CurrencyView]:
-    """What is printed of each currency."""
+    """Return the printed values of each currency."""
     return [_currency_view(e, c, full) for c in e.currencies]
 
 
 def header_lines(e: RunExplanation) -> list[str]:
-    """Who and when, in two or three sentences."""
+    """Describe the run and its time in two or three sentences."""
     names = [f"experiment {clean(e.experiment_name)}"] if e.experiment_name else []
     names += [f"{d.name.replace('_', ' ')} {clean(d.value)}" + (f" ({clean(d.came_from)})" if d.came_from else "") for d in e.dimensions]
     names += [f"user {clean(e.user_name)}"] if e.user_name else []
@@ -128,7 +128,7 @@ def header_lines(e: RunExplanation) -> list[str]:
 
 
 def span_text(start: datetime | None, end: datetime | None) -> str:
-    """18 Nov 2026 08:14:10 → 13:44:40 UTC, 5 h 30 min 30 s."""
+    """Format a time span: 18 Nov 2026 08:14:10 → 13:44:40 UTC, 5 h 30 min 30 s."""
     if start is None:
         return "no start time"
     begin = f"{start.day} {start:%b %Y %H:%M:%S}"
@@ -139,31 +139,31 @@ def span_text(start: datetime | None, end: datetime | None) -> str:
 
 
 def length_text(seconds: float) -> str:
-    """5 h 30 min 30 s."""
+    """Format a duration: 5 h 30 min 30 s."""
     sign, whole = ("-", -round(seconds)) if seconds < 0 else ("", round(seconds))
     parts = [(whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
     return sign + (" ".join(f"{n:,} {unit}" for n, unit in parts if n) or "0 s")
 
 
 def clock(seconds: float) -> str:
-    """45:50, or 5:30:30 beyond an hour."""
+    """Format a duration as 45:50, or as 5:30:30 above one hour."""
     whole = round(seconds)
     return f"{whole // 60}:{whole % 60:02d}" if whole <= 3600 else f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def places_of(total: Decimal) -> int:
-    """Decimals to print: four, more for small sums."""
+    """Return the number of decimals to print: four, more for small sums."""
     amount = abs(total)
     return 4 if amount >= 1 or not amount else 6 if amount >= Decimal("0.01") else 10
 
 
 def short(text: str) -> str:
-    """The end of a long id: `runspend explain --line` takes it."""
+    """Return the end of a long id, which `runspend explain --line` accepts."""
     return clean(text if len(text) <= 12 else f"…{text[-6:]}")
 
 
 def run_text(share: Share) -> str:
-    """Who it is, short."""
+    """Return a short name for a target."""
     if share.run is None:
         return share.allocated_to.replace("_", " ")
     return f"{share.run.run_id[:8]}{f' {clean(share.run_name)}' if share.run_name else ''}"
@@ -172,7 +172,7 @@ def run_text(share: Share) -> str:
 def _currency_view(e: RunExplanation, c: CurrencyCost, full: bool) -> CurrencyView:
     places = places_of(c.summed.effective_cost)
     grouped = [_groups(block, full) for block in c.blocks]
-    # What is printed is what is rounded: hours, days or things, all of them together.
+    # Rounding applies to the printed units: hours, days or resources, all of them together.
     rounded = iter(round_parts([add([p.costs.effective_cost for p in group]) for groups in grouped for group in groups], places))
     blocks = tuple(_block_view(block, [(group, next(rounded)) for group in groups], places, e) for block, groups in zip(c.blocks, grouped, strict=True))
     bills = [f"{b.source} {b.billing_period:%Y-%m}" + (f" v{b.version_number}" if b.version_number else "") + (f", complete to {instant(b.covered_until)}" if b.covered_until else "") for b in e.bills]
@@ -191,7 +191,7 @@ def _currency_view(e: RunExplanation, c: CurrencyCost, full: bool) -> CurrencyVi
 
 
 def _groups(block: Block, full: bool) -> list[list[Part]]:
-    """What is printed on one row: a charge; a machine's day of them, where there are many; all charges of a thing."""
+    """Group parts by printed row: one charge, a machine's day if there are many, or all charges of a resource."""
     parts = sorted(block.parts, key=lambda p: (_place(p), p.starts_at, p.charge_id))
     if block.match_method in SUMMED_UP:
         things = [list(found) for _, found in groupby(sorted(parts, key=_label), key=_label)]
@@ -227,7 +227,7 @@ def _notes(c: CurrencyCost, places: int) -> Iterable[str]:
 
 
 def _missing_hours(e: RunExplanation, c: CurrencyCost) -> Iterable[str]:
-    """Hours of the run that no bill behind the figure has yet."""
+    """Describe hours of the run that the bills behind the figure do not cover yet."""
     sources = {p.source for p in c.parts}
     reached = max((b.covered_until for b in e.bills if b.source in sources and b.covered_until), default=None)
     if reached is not None and e.end_time is not None and e.end_time > reached:
@@ -275,7 +275,7 @@ def _row(part: Part, amount: Decimal, places: int) -> Row:
         machine="",
         when=_window(part),
         line=_lines_text(part.lines) if part.is_pooled else short(part.charge_id),
-        # Where the run has the whole line, the two columns read alike.
+        # If the run has the whole line, both columns show the same amount.
         line_cost=money(amount if part.charge_cost == part.costs.effective_cost else part.charge_cost, places),
         ran="" if part.ran_seconds is None else clock(part.ran_seconds),
         share=f"{part.ratio:.4f}{'*' if part.is_scaled else ''}",
@@ -337,7 +337,7 @@ def _lines_text(count: int) -> str:
 
 @dataclass(frozen=True)
 class HourRow:
-    """A window of a machine, or a day of them."""
+    """A window of a machine, or a day of windows."""
 
     when: str
     lines: str
@@ -346,7 +346,7 @@ class HourRow:
 
 
 def hour_rows(e: ResourceExplanation, *, full: bool = False) -> tuple[list[HourRow], str]:
-    """A machine's windows, by day when there are many; and the sentence that says so."""
+    """Return a machine's windows, and a note if they are grouped by day because there are many."""
     rounded = round_parts([h.effective_cost for h in e.hours], places_of(e.effective_cost))
     pairs = list(zip(e.hours, rounded, strict=True))
     if len(pairs) <= MOST_ROWS or full:

@@ -1,6 +1,6 @@
-"""Why a run has no cost: one of a few reasons, in the order in which they are judged, each with the one thing to do.
+"""Find why a run has no cost: one of a few reasons, checked in a fixed order, each with one action to take.
 
-Asked only of a run without a charge. Reads the run's machines, the bills' lines of them, and how fresh the sources are.
+Used only for a run without a charge. Reads the run's machines, the bills' lines for them, and the freshness of the sources.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ IDENTIFY = "docs/identify.md"
 
 
 def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now: datetime, resources: Sequence[Row] = ()) -> NoCost:
-    """The first reason that holds. `rows` is the run as `sql/run.sql` gives it, `resources` the machines it or an ancestor states."""
+    """Return the first reason that applies.
+
+    `rows` is the run from `sql/run.sql`. `resources` are the machines that it or an ancestor states.
+    """
     run = rows[0]
     start, end = run["start_time"], run["end_time"]
     if start is None:
@@ -45,7 +48,7 @@ def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now:
 
 
 def _of_bills(reader: Reader, settings: Settings, start: datetime) -> NoCost | None:
-    """Reasons that lie with the bills: none, not that far yet, or not read."""
+    """Return a reason that concerns the bills: none configured, not that far yet, or not read."""
     if not settings.billing and not ask(reader, "bills"):
         return NoCost("no_bill", "No bill is configured.", "Name one under `billing:` in runspend.yaml.")
     reached: dict[str, datetime | None] = {}
@@ -56,7 +59,7 @@ def _of_bills(reader: Reader, settings: Settings, start: datetime) -> NoCost | N
     names = {*reached, *troubles, *(b.name for b in settings.billing)}
     behind = sorted(name for name in names if (until := reached.get(name)) is None or until <= start)
     if len(behind) < len(names):
-        return None  # a bill that reaches its hours is loaded
+        return None  # a bill that covers its hours is loaded
     down = [name for name in behind if troubles.get(name, {}).get("state") in ("refused", "unreachable", "late")]
     if down:
         error = troubles[down[0]]
@@ -74,7 +77,7 @@ def _of_bills(reader: Reader, settings: Settings, start: datetime) -> NoCost | N
 
 
 def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, end: datetime) -> NoCost:
-    """Reasons that lie with the bill's lines of the run's machines."""
+    """Return a reason that concerns the bill's lines for the run's machines."""
     if run["cost_with_children"]:
         family = f"{plain(run['cost_with_children'])} {run['billing_currency']}"
         return NoCost("children", f"Its children cover all of its time, and leaves pay: the family costs {family}.", "Explain its children.")
@@ -104,7 +107,10 @@ def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, en
 
 
 def _of_month(reader: Reader, start: datetime) -> NoCost:
-    """The cost tables are older than the run: built tonight, or closed, when nothing but a changed bill or somebody who asks moves them."""
+    """Return the reason for cost tables older than the run.
+
+    Either the next pipeline run builds them, or the month is closed. Then only a changed bill or an explicit command rebuilds them.
+    """
     month = f"{start:%Y-%m}"
     states = reader.query("select state from period_states where billing_period = @period and state = 'closed'", {"period": start.date().replace(day=1)})
     if states.num_rows:
@@ -125,7 +131,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _near(reader: Reader, key: str) -> str:
-    """Machines of the bill with a part of the name in theirs."""
+    """Return machines of the bill whose name contains a part of this name."""
     part = max((key.rpartition(mark)[2] for mark in "/:."), key=lambda p: (p != key, len(p))).lower()
     found: Sequence[Mapping[str, Any]] = ask(reader, "near_resources", part=part) if len(part) > 2 else []
     return f" (it has {', '.join(clean(r['resource_key']) for r in found[:3])})" if found else ""

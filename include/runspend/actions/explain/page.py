@@ -1,6 +1,6 @@
-"""A run's explanation as a page: the same rows as the terminal's, and the strip of its machines.
+"""Write a run's explanation as a page: the same rows as in the terminal, and a timeline of its machines.
 
-Style sheet, frame and Content-Security-Policy are the report's. Nothing on the page asks the network for anything.
+Style sheet, frame and Content-Security-Policy are the report's. The page makes no network request.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def run_as_page(e: RunExplanation, *, full: bool = False) -> str:
-    """One self-contained HTML page."""
+    """Return one self-contained HTML page."""
     style = (report.TEMPLATES / "report.css").read_text(encoding="utf-8")
     template = _environment().get_template("run.html.j2")
     strips = [machine_strip(e, width, css) for width, css in ((report.WIDE, "chart wide"), (report.NARROW, "chart narrow"))]

@@ -1,6 +1,6 @@
-"""A resource by hour, and a bill line with where it went: the other two things that can be explained, and what a name means that is no run's.
+"""Explain a resource by hour, or a bill line and its targets. Also suggests the option for a name that is not a run.
 
-Only reads. A name nobody knows is an error that lists what may have been meant. Values are in `figures.py`.
+This module only reads. An unknown name is an error that lists similar names. Values are in `figures.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EARLIEST, LATEST = date(1970, 1, 1), date(9999, 1, 1)
 
 
 def explain_named(reader: Reader, text: str, settings: Settings, *, now: datetime, period: str | None = None) -> RunExplanation:
-    """`explain_run` for a person who types: where `text` is not a run but a resource or a line of a bill, the error names the option for it."""
+    """Explain a run for a person who types. If `text` is a resource or a bill line, the error names the option for it."""
     try:
         return explain_run(reader, text, settings, now=now, period=period)
     except AmbiguousName:
@@ -58,7 +58,10 @@ def _is_line(reader: Reader, text: str) -> bool:
 
 
 def explain_resource(reader: Reader, text: str, *, period: str | None = None) -> ResourceExplanation:
-    """The resource of a bill (its ResourceId, the form in which machines are compared, or the end of that), by hour of one billing period."""
+    """Explain a resource of a bill by hour of one billing period.
+
+    `text` is its ResourceId, the normalized form used to compare machines, or the end of that form.
+    """
     wanted = text.strip()
     rows = ask(reader, "resource_ids", resource=wanted)
     if not rows:
@@ -132,7 +135,7 @@ def _users(hours: Sequence[MachineHour]) -> tuple[User, ...]:
 
 
 def explain_line(reader: Reader, text: str, *, period: str | None = None) -> LineExplanation:
-    """A bill line, or a charge of several: its whole id, or at least six characters it begins or ends with."""
+    """Explain a bill line, or a charge of several lines. `text` is its whole id, or at least six characters of its beginning or end."""
     wanted = text.strip().removeprefix("…")
     if len(wanted) < SHORTEST_LINE:
         raise UsageError(f"cannot find line {clean(wanted)!r}: it is too short to tell. Give at least {SHORTEST_LINE} characters.")
@@ -150,7 +153,7 @@ def explain_line(reader: Reader, text: str, *, period: str | None = None) -> Lin
     pooled = ask(reader, "line_charge", line=line_id, **key)
     charge_id = pooled[0]["charge_id"] if pooled else line_id
     rows_of = ask(reader, "targets", charge=charge_id, **key)
-    if pooled and delivered:  # what runs that state its machine have of the line is a charge by itself
+    if pooled and delivered:  # the part of the line for runs that state their machine is a separate charge
         rows_of = [*ask(reader, "targets", charge=line_id, **key), *rows_of]
     targets = _targets(reader, rows_of)
     row = delivered[0] if delivered else {}
@@ -192,12 +195,12 @@ def _targets(reader: Reader, rows: Sequence[Row]) -> tuple[Target, ...]:
 
 
 def _focus_name(column: str) -> str:
-    """billed_cost as FOCUS writes it: BilledCost."""
+    """Return a column name as FOCUS writes it: BilledCost for billed_cost."""
     return "".join(word.capitalize() for word in column.split("_"))
 
 
 def _text(value: Any) -> str:
-    """As a person reads it, and nothing rounded."""
+    """Format a value for people, without rounding."""
     if isinstance(value, Decimal):
         return plain(value)
     if isinstance(value, datetime):

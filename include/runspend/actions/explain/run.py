@@ -1,8 +1,8 @@
-"""A run's cost, explained: every charge behind it, its share, the rule, and who shared it.
+"""Explain a run's cost: every charge behind it, the run's share, the rule, and the other sharers.
 
-`explain_run` only reads, and only what it needs: each question names the days, the run or the machines it is about, so that
-whole stretches of the files are left alone. Arithmetic on costs is exact. What is held is in `figures.py`; why a run has
-no cost is in `no_cost.py`; layout does not belong here.
+`explain_run` only reads, and only the rows it needs. Each query names its days, run or machines, so that the warehouse can
+skip most of the files. Arithmetic on costs is exact. The values are in `figures.py`, and reasons for a missing cost in
+`no_cost.py`. Layout does not belong here.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ ChargeKey = tuple[str, date, str]
 RULES = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes", "pool_time", "instance_type_time", "llm_identity", "llm_cost", "sharing")
 ZERO = Decimal(0)
 SILENT = timedelta(hours=24)
-DEEPEST = 50  # links from child to parent that are followed, as in the ledger
+DEEPEST = 50  # maximum number of links followed from child to parent, as in the ledger
 
 
 def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime, period: str | None = None) -> RunExplanation:
-    """Everything behind the cost of the run that `text` means, or behind one billing period ("YYYY-MM") of it."""
+    """Explain the cost of the run that `text` names. With `period` ("YYYY-MM"), explain only that billing period."""
     found = find_run(reader, text, settings)
     key = found.key
     rows = _run_rows(reader, found)
@@ -94,20 +94,20 @@ def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime,
 
 
 def gaps_of(run: Mapping[str, Any]) -> tuple[tuple[datetime, datetime], ...]:
-    """When the run was stopped, in order of time."""
+    """Return the intervals in which the run was stopped, in order of time."""
     pairs = (gap.replace("Z", "+00:00").split("/") for gap in run["gaps"] or ())
     return tuple((datetime.fromisoformat(first), datetime.fromisoformat(after)) for first, after in pairs)
 
 
 def _claimed_hours(reader: Reader, parts: Sequence[Part]) -> tuple[ClaimedHours, ...]:
-    """How much of the hours of its instance type runs claim, where that rule found something for the run."""
+    """Return how many hours of its instance type runs claim, if that rule allocated cost to the run."""
     keys = {(p.billing_period, p.pool_key) for p in parts if p.match_method == "instance_type_time"}
     rows = ask(reader, "claimed_hours", periods=sorted({period for period, _ in keys})) if keys else []
     return tuple(one for one in with_open_prices(rows) if (one.billing_period, one.pool_key) in keys)
 
 
 def asked_for(run: Mapping[str, Any]) -> str | None:
-    """What a run asked for, in words; None when it states nothing."""
+    """Describe the resources that a run requested. None if it states nothing."""
     words = []
     if run["gpu_count"] is not None:
         words.append(f"{run['gpu_count']:g} GPU{'s' if run['gpu_count'] != 1 else ''}{' ' + run['gpu_type'] if run['gpu_type'] else ''}")
@@ -125,28 +125,28 @@ def asked_for(run: Mapping[str, Any]) -> str | None:
 
 
 def costs_of(row: Mapping[str, Any]) -> Costs:
-    """The four measures of a row; null on the bill counts as 0 in sums."""
+    """Return the four measures of a row. Null on the bill counts as 0 in sums."""
     return Costs(*(row[m] if row[m] is not None else ZERO for m in MEASURES))
 
 
 def summed(costs: Iterable[Costs]) -> Costs:
-    """Measure by measure, exactly."""
+    """Sum each measure exactly."""
     all_costs = list(costs)
     return Costs(*(add([getattr(c, m) for c in all_costs]) for m in MEASURES))
 
 
 def charge_of(row: Mapping[str, Any]) -> ChargeKey:
-    """Which charge a row is about: ids of charges that several lines are pooled into may return in another period or bill."""
+    """Return the key of a row's charge. Ids of pooled charges may recur in another period or bill, so the key includes both."""
     return row["source"], row["billing_period"], row["charge_id"]
 
 
 def run_key_of(row: Mapping[str, Any]) -> RunKey | None:
-    """The run a row of the ledger belongs to."""
+    """Return the run that a ledger row belongs to."""
     return RunKey(row["tracking_server"], row["workspace"], row["run_id"]) if row["run_id"] is not None else None
 
 
 class Names:
-    """What to call runs, and what they asked for; asked once for all of them."""
+    """Names of runs and the resources they requested, read once for all of them."""
 
     def __init__(self, reader: Reader, keys: Iterable[RunKey]) -> None:
         ids = sorted({k.run_id for k in keys})
@@ -154,11 +154,11 @@ class Names:
         self._rows = {RunKey(r["tracking_server"], r["workspace"], r["run_id"]): r for r in rows}
 
     def name(self, key: RunKey | None) -> str | None:
-        """MLflow's name of the run."""
+        """Return MLflow's name of the run."""
         return self._rows.get(key, {}).get("run_name") if key is not None else None
 
     def asked(self, key: RunKey | None, weight_kind: str | None) -> str | None:
-        """What the run asked for in the kind that the runs of a machine are weighed by."""
+        """Return the run's request for the kind of resource that a machine's runs are weighted by."""
         row = self._rows.get(key) if key is not None else None
         if row is None:
             return None
@@ -173,20 +173,20 @@ class Names:
 
 @dataclass
 class Beside:
-    """What stands beside a run's parts, read once for all of them."""
+    """Data needed next to a run's parts, read once for all of them."""
 
     run: Row
     names: Names
-    line_counts: dict[ChargeKey, int] = field(default_factory=dict)  # of charges that stand for several lines
-    machine_rows: list[Row] = field(default_factory=list)  # every target of the run's machines in its days
+    line_counts: dict[ChargeKey, int] = field(default_factory=dict)  # of charges that cover several bill lines
+    machine_rows: list[Row] = field(default_factory=list)  # every target of the run's machines on its days
     by_charge: dict[ChargeKey, list[Row]] = field(default_factory=dict)
     totals: dict[ChargeKey, Row] = field(default_factory=dict)  # of charges without a machine of their own
     lines: dict[str, Row] = field(default_factory=dict)
-    resources: list[Row] = field(default_factory=list)  # machines the run states, or its nearest ancestor that states any
+    resources: list[Row] = field(default_factory=list)  # machines that the run states, or its nearest ancestor that states any
 
 
 def _run_rows(reader: Reader, found: Candidate) -> list[Row]:
-    """The run, once for each currency of its bills (once, with nulls, if no bill reaches it)."""
+    """Return the run, once for each currency of its bills. If no bill reaches it, return it once with nulls."""
     key = found.key
     return ask(reader, "run", month=found.start_month, run_id=key.run_id, server=key.tracking_server, workspace=key.workspace)
 
@@ -201,7 +201,7 @@ def _parts(reader: Reader, key: RunKey, rows: Sequence[Row], period: str | None)
 
 
 def stated_resources(reader: Reader, run: Mapping[str, Any]) -> list[Row]:
-    """The machines a run states; of a run that states none, those of its nearest ancestor that does, as the ledger has it."""
+    """Return the machines that a run states. If it states none, use its nearest ancestor that does, as in the ledger."""
     server, run_id, parent, seen = run["tracking_server"], run["run_id"], run["parent_run_id"], set[str]()
     while len(seen) < DEEPEST:
         found = ask(reader, "resources", runs=[run_id], server=server)
@@ -216,7 +216,7 @@ def stated_resources(reader: Reader, run: Mapping[str, Any]) -> list[Row]:
 
 
 def _read_beside(reader: Reader, run: Row, parts: Sequence[Row]) -> Beside:
-    """A handful of questions, each about these charges, machines and days alone."""
+    """Read this data with a few queries, each limited to these charges, machines and days."""
     if not parts:
         return Beside(run, Names(reader, ()))
     counts = {charge_of(r): r["line_count"] for r in ask(reader, "charge_lines", charges=sorted({p["charge_id"] for p in parts}))}
@@ -250,7 +250,7 @@ def _read_beside(reader: Reader, run: Row, parts: Sequence[Row]) -> Beside:
 
 
 def _part(row: Row, beside: Beside) -> Part:
-    """One charge's part, with the others' beside it."""
+    """Return the run's part of one charge, and the parts of the others."""
     charge = beside.by_charge.get(charge_of(row), [])
     is_pooled = charge_of(row) in beside.line_counts
     line = beside.lines.get(row["charge_id"], {})
@@ -258,7 +258,7 @@ def _part(row: Row, beside: Beside) -> Part:
         me = (beside.run["tracking_server"], beside.run["workspace"], beside.run["run_id"])
         rest = [r for r in charge if (r["tracking_server"], r["workspace"], r["run_id"]) != me]
         shared = tuple(sorted((_share(r, row["weight_kind"], beside.names) for r in rest), key=lambda s: (s.run is None, -s.ratio, s.allocated_to, str(s.run))))
-        # of a machine that a pool or type uses as well, the charge is the part of the line that runs which state it have
+        # If a pool or type also uses the machine, the charge is only the part of the line for runs that state the machine.
         charge_cost = line["effective_cost"] or ZERO if "effective_cost" in line else add([r["effective_cost"] or ZERO for r in charge])
         other_runs, nobodys = sum(s.run is not None for s in shared), add([s.effective_cost for s in shared if s.run is None])
     else:
@@ -309,12 +309,15 @@ def _share(row: Row, weight_kind: str | None, names: Names) -> Share:
 
 
 def _ran_seconds(row: Row, resource_key: str | None, beside: Beside) -> float | None:
-    """How long the run was on the charge's machine in the charge's time, by its own clock; null without a machine it states."""
+    """Return the seconds that the run was on the charge's machine during the charge, by the run's own clock.
+
+    None if the run does not state the machine.
+    """
     run = beside.run
     seconds, is_known = 0.0, False
     last = (resource_key or "").rpartition("/")[2]
     mine = [stated for stated in beside.resources if stated["resource_key"] == resource_key]
-    # the bill may have a longer or a shorter name for it
+    # The bill may use a longer or shorter name for it.
     for stated in mine or [stated for stated in beside.resources if (stated["resource_key"] or "").rpartition("/")[2] == last]:
         began, ended = stated["used_from"] or run["start_time"], stated["used_to"] or _end_of(run, row)
         if began is None or ended is None:
@@ -327,7 +330,7 @@ def _ran_seconds(row: Row, resource_key: str | None, beside: Beside) -> float | 
 
 
 def _end_of(run: Row, row: Row) -> datetime | None:
-    """Where the ledger took the run's end from."""
+    """Return the run's end as the ledger determined it."""
     if run["end_time"] is not None or run["start_time"] is None:
         end: datetime | None = run["end_time"]
         return end
@@ -337,7 +340,7 @@ def _end_of(run: Row, row: Row) -> datetime | None:
 
 
 def _stated(reader: Reader, key: RunKey, rows: Sequence[Row], period: str | None) -> dict[str, Costs]:
-    """What `run_costs` says the run costs by currency; of one billing period, what `run_costs_daily` says."""
+    """Return the run's cost by currency from `run_costs`, or for one billing period from `run_costs_daily`."""
     if period is None:
         return {r["billing_currency"]: costs_of(r) for r in rows if r["is_summarized"] and r["billing_currency"] and r["first_charge_date"] is not None}
     first = date.fromisoformat(f"{period}-01")
@@ -368,7 +371,7 @@ def _currency(currency: str, parts: Sequence[Part], stated: Costs | None, rows: 
 
 
 def _uses(beside: Beside) -> tuple[Use, ...]:
-    """Who had the machines when: of each window the dearest charge for the machine itself."""
+    """Return who used the machines and when. Each window uses the most expensive charge for the machine itself."""
     dearest: dict[tuple[str, datetime], tuple[Decimal, ChargeKey]] = {}
     for key_of_charge, charge in beside.by_charge.items():
         first = charge[0]
@@ -391,7 +394,7 @@ def _bills(reader: Reader, wanted: set[tuple[str, date]]) -> tuple[BillState, ..
 
 
 def _artifacts(reader: Reader, key: RunKey) -> tuple[Stored, ...]:
-    """What the run has in the stores, as last measured: the newest stretch of each store and class."""
+    """Return the run's artifacts as last measured: the newest interval of each store and storage class."""
     newest: dict[tuple[str, str], Stored] = {}
     for r in ask(reader, "artifacts", run_id=key.run_id, server=key.tracking_server):
         where = f"{r['store'].rstrip('/')}/{r['prefix'] or ''}"
@@ -400,7 +403,7 @@ def _artifacts(reader: Reader, key: RunKey) -> tuple[Stored, ...]:
 
 
 def _changes(reader: Reader, parts: Sequence[Row], first: date, last: date) -> tuple[BillChange, ...]:
-    """What later versions of the bills changed for the services, accounts and days of the run's charges."""
+    """Return the changes that later versions of the bills made for the services, accounts and days of the run's charges."""
     touched = {(p["source"], p["charge_date"], p["service_name"] or "", p["sub_account_id"] or "") for p in parts}
     rows = ask(reader, "changes", first_date=first, last_date=last, services=sorted({service for _, _, service, _ in touched}))
     return tuple(

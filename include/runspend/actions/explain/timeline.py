@@ -1,6 +1,6 @@
-"""The strip: a run's machines hour by hour, with everybody who had them. One `<svg>`, colored by the page's style sheet.
+"""Draw the timeline of a run's machines, hour by hour, with all targets. It is one `<svg>`, colored by the page's style sheet.
 
-Floats are for drawing only; every number stands in the page's tables.
+Floats are for drawing only. Every number is in the page's tables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OTHERS = ("c2", "c3", "c4")
 
 
 def machine_strip(e: RunExplanation, width: int, css: str) -> Markup:
-    """The machines of the run from the first day it was charged to the last, the run itself in its own color; empty without machines."""
+    """Draw the run's machines from its first charged day to its last, with the run in its own color. Empty without machines."""
     if not e.uses:
         return Markup()
     begin = min(u.starts_at for u in e.uses).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -49,7 +49,7 @@ def _fitting(text: str, width: int) -> str:
 
 
 def _axis(begin: datetime, end: datetime, width: int, bottom: float) -> Markup:
-    """A line and a date at each day's start, as many dates as there is room for."""
+    """Draw a line and a date at each day's start, with as many dates as fit."""
     days = round((end - begin) / timedelta(days=1))
     every = max(1, -(-days * 60 // width))
     marks = []
@@ -62,7 +62,7 @@ def _axis(begin: datetime, end: datetime, width: int, bottom: float) -> Markup:
 
 
 def _machine(uses: Sequence[Use], me: RunKey, begin: datetime, end: datetime, step: timedelta, width: int, top: float) -> Markup:
-    """One machine: a column for each hour (or day), stacked by share; what nobody billed stays empty."""
+    """Draw one machine: a column for each hour (or day), stacked by share. Time without a bill stays empty."""
     colors = {key: OTHERS[i % len(OTHERS)] for i, key in enumerate(sorted({u.run for u in uses if u.run is not None and u.run != me}, key=lambda k: k.target_id))}
     columns: dict[datetime, dict[tuple[str, RunKey | None], list[Use]]] = defaultdict(lambda: defaultdict(list))
     for use in uses:

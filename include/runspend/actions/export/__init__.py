@@ -1,4 +1,4 @@
-"""The ledger handed on to other tools: FOCUS Cost and Usage with its Allocated columns. Reads the cost tables only, writes one file."""
+"""Exports the ledger for other tools: FOCUS Cost and Usage with its Allocated columns. Reads only the cost tables, writes one file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One billing period as a FOCUS file: the rows of `schema/views/focus.sql`, batch by batch, and proof that they are the bill.
+"""Writes one billing period as a FOCUS file: the rows of `schema/views/focus.sql`, batch by batch, checked against the bill.
 
-What a row is stands in `focus.sql`. Here: which columns a version of FOCUS has, how values are written, that the totals are
-right before the file gets its name. FOCUS: https://focus.finops.org
+`focus.sql` defines a row. The columns of each FOCUS version, the format of values, and the check of totals before the file gets
+its name belong here. FOCUS: https://focus.finops.org
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from runspend.schema.tables import FOCUS_COLUMNS
 from runspend.warehouse import Reader
 
 COSTS = ("EffectiveCost", "BilledCost", "ListCost", "ContractedCost")
-# Must be there, whether they have a value or not; of the others, only those that a line of the period has a value in.
+# Mandatory columns, even without a value. Other columns are written only if a line of the period has a value.
 MANDATORY = (
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeClass", "ChargeDescription",
     "ChargePeriodEnd", "ChargePeriodStart", "ContractedCost", "EffectiveCost", "HostProviderName", "InvoiceIssuerName", "ListCost", "PricingQuantity", "PricingUnit",
@@ -49,7 +49,7 @@ STRETCH_ROWS = 1_500_000  # lines and parts read at once: about 1 GB in the engi
 
 @dataclass(frozen=True)
 class Total:
-    """What the rows of one bill and currency come to."""
+    """The totals of the rows of one bill and currency."""
 
     source: str
     currency: str
@@ -61,7 +61,7 @@ class Total:
 
 @dataclass(frozen=True)
 class Exported:
-    """The file, and what is in it."""
+    """The written file and its totals."""
 
     path: Path
     rows: int
@@ -69,7 +69,7 @@ class Exported:
 
 
 class Sink(Protocol):
-    """Where batches go."""
+    """A target for batches."""
 
     def write(self, batch: pa.RecordBatch) -> None:
         """One more batch."""
@@ -77,7 +77,7 @@ class Sink(Protocol):
 
 
 def focus_view() -> str:
-    """The GoogleSQL of the view: every period, all columns of every version."""
+    """Return the GoogleSQL of the view: every period, all columns of every version."""
     return files("runspend.schema").joinpath("views", "focus.sql").read_text(encoding="utf-8")
 
 
@@ -87,10 +87,10 @@ def export_focus(
 ) -> Exported:  # fmt: skip
     """Write a billing period ("YYYY-MM") to a .csv, .csv.gz or .parquet file; memory does not grow with the rows.
 
-    `guard_formulas` puts an apostrophe before texts of a CSV that a spreadsheet would take for a formula; else texts are as people wrote them.
+    `guard_formulas` puts an apostrophe before CSV texts that a spreadsheet would read as a formula. Without it, texts are unchanged.
 
-    The file appears under its name only when its four sums, per bill and currency, equal the bill's (with `scope` "platform"
-    the ledger's without what is out of scope); else CheckFailed, and nothing is left behind.
+    The file gets its name only if its four sums, per bill and currency, equal the bill's. With `scope` "platform" they must equal
+    the ledger's sums without out-of-scope cost. Otherwise raises CheckFailed and leaves nothing behind.
     """
     kind = next((k for suffix, k in sorted(KINDS.items(), key=lambda item: -len(item[0])) if target.name.endswith(suffix)), None)
     if kind is None:
@@ -119,7 +119,7 @@ def export_focus(
 
 
 def focus_columns(reader: Reader, period: date, version: str) -> list[str]:
-    """Columns of the file: those of the version that are mandatory or have a value in some line of the period, then ours."""
+    """Return the columns of the file: those of the version that are mandatory or have a value in the period, then Runspend's own."""
     schema = reader.query(f"select * from ({focus_view()}) where false").schema.names
     counts = ", ".join(f"count({c.name}) as {c.name}" for c in FOCUS_COLUMNS)
     row: dict[str, int] = reader.query(f"select {counts} from billing_lines where billing_period = @period", {"period": period}).to_pylist()[0]
@@ -129,9 +129,9 @@ def focus_columns(reader: Reader, period: date, version: str) -> list[str]:
 
 
 def _stretches(reader: Reader, period: date) -> list[tuple[date, date]]:
-    """The days of the period's charges in stretches of so many rows that a question fits in memory: lines, parts and sums of one charge have its day.
+    """Split the period's charge days into stretches whose rows fit in memory. Lines, parts and sums of a charge have its day.
 
-    Lines of buckets that are charges of the month are read twice: on their own day, and with the month's first, which is their charge's.
+    Bucket lines that are charges of the month are read twice: on their own day, and on the month's first day, that of their charge.
     """
     days = reader.query(
         "select charge_date, sum(row_count) as row_count from ("
@@ -153,7 +153,7 @@ def _stretches(reader: Reader, period: date) -> list[tuple[date, date]]:
 
 
 def _add(sums: dict[tuple[str, str], dict[str, Decimal]], batch: pa.RecordBatch) -> None:
-    """Exact sums of the batch by bill and currency."""
+    """Add the exact sums of the batch by bill and currency."""
     table = pa.Table.from_batches([batch]).select(["x_Source", "BillingCurrency", *COSTS])
     grouped = table.group_by(["x_Source", "BillingCurrency"]).aggregate([(c, "sum") for c in COSTS])
     for row in grouped.to_pylist():
@@ -183,7 +183,7 @@ def _check_totals(reader: Reader, period: date, scope: str, sums: dict[tuple[str
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A file beside the target that takes its place when all went well, and is gone otherwise."""
+    """Give a temporary file next to the target. It replaces the target on success and is removed otherwise."""
     if not target.parent.is_dir():
         raise UsageError(f"cannot export to {target}: there is no folder {target.parent}. Make it first.")
     temporary = target.with_name(f".runspend-export-{uuid.uuid4().hex}")
@@ -218,7 +218,7 @@ class _Parquet:
         self._writer: Any = None
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """One more batch, all columns nullable."""
+        """Write one more batch, all columns nullable."""
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, batch.schema, compression="zstd")
         self._writer.write_batch(batch)
@@ -236,20 +236,20 @@ class _Csv:
         self._writer: Any = None
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """One more batch: times as FOCUS writes them, decimals in full and without an exponent, null as nothing."""
+        """Write one more batch: times in FOCUS format, decimals in full without an exponent, null as empty."""
         texts = pa.RecordBatch.from_arrays([self._make_text(column) for column in batch.columns], names=batch.schema.names)
         if self._writer is None:
             self._writer = pacsv.CSVWriter(self._file, texts.schema)
         self._writer.write_batch(texts)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         if self._writer is not None:
             self._writer.close()
 
 
 def _guarded(column: pa.Array) -> pa.Array:
-    """`_text`, and no text that a spreadsheet would run; numbers and times stay what they are."""
+    """Do what `_text` does, and guard texts that a spreadsheet would run. Numbers and times stay unchanged."""
     text = _text(column)
     if not pa.types.is_string(column.type):
         return text

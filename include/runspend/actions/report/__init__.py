@@ -1,7 +1,7 @@
-"""The report of a month: figures read from the warehouse, a self-contained page with its CSVs, a summary for the terminal.
+"""The monthly report: figures from the warehouse, a self-contained page with its CSVs, and a summary for the terminal.
 
-`plan.py` reads and adds up what `figures.py` describes, `render.py` writes the page, `csv_files.py` the CSVs, `night_summary.py` the terminal's words. Nothing
-here decides what a charge belongs to; the cost tables say.
+`plan.py` reads and sums the values that `figures.py` describes. `render.py` writes the page, `csv_files.py` the CSVs, and
+`night_summary.py` the terminal summary. Nothing here decides where a charge belongs: the cost tables do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The artifact section's figures: bytes by month, by owner and by store, and what the latter cost a month by the bill's own rate."""
+"""Compute the figures of the artifact section: bytes by month, owner and store, and the stores' monthly cost by the bill's own rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Row = dict[str, Any]
 def artifact_figures(
     ask: Callable[..., list[Row]], costs: list[Row], rates: Mapping[tuple[str, str], BilledRate], currency: str, show: Callable[[str], str]
 ) -> ArtifactFigures:
-    """What lies in the stores at the month's end. `costs`: storage charges by experiment; `show`: names as they may be printed."""
+    """Return the contents of the stores at the month's end.
+
+    `costs` has storage charges by experiment. `show` returns names as they may be printed.
+    """
     by_month: dict[date, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for r in ask("artifact_months"):
         if r["owner_kind"] != "other" and r["bytes"] is not None:

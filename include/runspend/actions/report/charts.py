@@ -1,7 +1,7 @@
-"""The report's pictures: small SVG drawings, colored by the page's style sheet, so that they follow light, dark and print.
+"""The report's charts: small SVG drawings. The page's style sheet colors them, so they follow light, dark and print.
 
-Every function returns one `<svg>` and takes numbers already added up; floats are for drawing only. No text of a figure is
-only here: each chart stands beside the table with its numbers.
+Every function returns one `<svg>` from sums that are already computed. Floats are for drawing only. A chart is never the only place of
+a figure: each is next to the table with its numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PART_CLASS = {
 
 
 def _n(value: float) -> str:
-    """A coordinate, short."""
+    """Format a coordinate briefly."""
     return f"{value:.1f}".rstrip("0").rstrip(".")
 
 
@@ -49,9 +49,10 @@ def _svg(width: float, height: float, label: str, body: Sequence[Markup], css: s
 
 
 def stacked_bar(parts: Sequence[tuple[str, Decimal, str, str]], width: int, css: str, label: str) -> Markup:
-    """One horizontal bar of (name, amount, color class, share as the table prints it). Names stand above pieces wide enough for them.
+    """Draw one horizontal bar of (name, amount, color class, share as the table prints it).
 
-    Negative amounts (credits) cannot be drawn in a stack; the table has them.
+    Names are above pieces wide enough for them.
+    Negative amounts (credits) cannot be drawn in a stack. The table has them.
     """
     drawn = [(name, float(amount), color, share) for name, amount, color, share in parts if amount > 0]
     whole = sum(amount for _, amount, _, _ in drawn)
@@ -74,14 +75,14 @@ def stacked_bar(parts: Sequence[tuple[str, Decimal, str, str]], width: int, css:
 
 
 def _ticks(top: float) -> list[float]:
-    """Two to five round marks (1, 2 or 5 times a power of ten) from 0 up to `top`."""
+    """Return round marks (1, 2 or 5 times a power of ten) from 0 up to `top`, in at most five steps."""
     power = 10.0 ** math.floor(math.log10(top / 5))
     step = next(m * power for m in (1, 2, 5, 10) if top / (m * power) <= 5)
     return [i * step for i in range(int(top / step + 1e-9) + 1)]
 
 
 def _short(value: float) -> str:
-    """An axis mark: 1,500 or 0.05."""
+    """Format an axis mark: 1,500 or 0.05."""
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.3g}"
 
 
@@ -96,7 +97,10 @@ def day_columns(
     css: str,
     label: str,
 ) -> Markup:
-    """Stacked columns a day (credits below the line), last month as a thin line, days no bill reaches yet shaded, what is estimated dashed on top."""
+    """Draw stacked columns per day, with credits below the line.
+
+    Last month is a thin line, days that no bill reaches yet are shaded, and estimates are dashed on top.
+    """
     by_day = dict(days)
     before = {d.day: float(v) for d, v in previous}
     order = [p for p in PART_CLASS if p != "out of scope"]
@@ -150,7 +154,7 @@ def day_columns(
 
 
 def bar(value: Decimal, largest: Decimal, css: str, second: Decimal | None = None) -> Markup:
-    """A bar for a table's cell; `second` is a thin one under it, on the same scale."""
+    """Draw a bar for a table cell. `second` is a thin bar below it, on the same scale."""
     scale = float(largest) or 1.0
     body = [_rect(0, 3 if second is not None else 5, max(float(value), 0) / scale * 120, 9, css)]
     if second is not None:
@@ -159,7 +163,7 @@ def bar(value: Decimal, largest: Decimal, css: str, second: Decimal | None = Non
 
 
 def bullet(spent: Decimal, amount: Decimal, low: Decimal | None = None, high: Decimal | None = None) -> Markup:
-    """Spent against a budget: the bar, and the mark it should stay left of; the ends of a forecast as a whisker."""
+    """Draw spend against a budget: a bar, a mark at the budget, and a whisker for the ends of a forecast."""
     limit = float(amount) or 1.0
     ratio = float(spent) / limit
     scale = 200 / max(1.25, ratio * 1.05, min(3.0, float(high or 0) / limit * 1.05))
@@ -177,7 +181,7 @@ def bullet(spent: Decimal, amount: Decimal, low: Decimal | None = None, high: De
 def heat_map(
     machines: Sequence[tuple[str, Sequence[tuple[date, float]]]], first: date, length: int, width: int, css: str, label: str
 ) -> Markup:
-    """Machines × days; the darker, the more of the day's charges runs used. Outlined: billed and not used at all."""
+    """Draw machines × days. Darker means that runs used more of the day's charges. Outlined days were billed but not used at all."""
     left = 168.0 if width > 600 else 112.0
     fits = int((left - 10) / 6.9)
     slot = (width - left) / length
@@ -209,7 +213,7 @@ def heat_map(
 def month_columns(
     months: Sequence[tuple[date, Sequence[tuple[str, int]]]], classes: Sequence[str], width: int, css: str, label: str
 ) -> Markup:
-    """Bytes at each month's end, stacked by storage class (darkest first)."""
+    """Draw bytes at each month's end, stacked by storage class (darkest first)."""
     tops = [sum(b for _, b in held) for _, held in months]
     scale = 120 / (max(tops) or 1)
     slot = min(width / len(months), 90.0)
@@ -233,7 +237,7 @@ def month_columns(
 
 
 def swatch(css: str) -> Markup:
-    """The color of a row of a table."""
+    """Draw the color key of a table row."""
     return Markup('<svg viewBox="0 0 10 10" class="sw" aria-hidden="true"><rect width="10" height="10" rx="2" class="{}"/></svg>').format(
         escape(css)
     )

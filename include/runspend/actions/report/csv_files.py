@@ -1,6 +1,6 @@
-"""The report's tables as CSV files: exact numbers, the snapshot in every row, no cell that a spreadsheet would run.
+"""Write the report's tables as CSV files: exact numbers, the snapshot in every row, and no cell that a spreadsheet would execute.
 
-UTF-8, comma, CRLF, quoted where needed (RFC 4180). What is in the tables is decided by `plan.py`.
+UTF-8, comma, CRLF, quoted where needed (RFC 4180). `plan.py` decides the content of the tables.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Sheet = tuple[tuple[str, ...], list[Sequence[Cell]]]
 
 
 def write_sheet(header: Sequence[str], rows: Sequence[Sequence[Cell]], snapshot: str) -> bytes:
-    """One CSV. Numbers stay numbers, text is guarded, times are ISO 8601 in UTC."""
+    """Return one CSV. Numbers stay numbers, text is guarded, times are ISO 8601 in UTC."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow([*header, "snapshot"])
@@ -46,7 +46,7 @@ def _four(costs: Costs | None) -> list[Cell]:
 
 
 def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
-    """(name, (header, rows)) of every CSV of the report; always all of them, empty ones too, so that none is left from before."""
+    """Yield (name, (header, rows)) of every CSV of the report. Empty ones are included, so that no old file remains."""
     who = () if figures.people == "hide" else ("person",)
     owner = () if figures.people == "hide" else ("owner",)
 

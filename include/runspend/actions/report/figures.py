@@ -1,6 +1,7 @@
-"""What a month's report says, as values: sums are exact, names are what may be shown. Read by `plan.py`, printed by the rest.
+"""The values of a monthly report: sums are exact, and names are already fit to be shown.
 
-How figures are found (SQL) or look (rounding, words, colors) does not belong here.
+`plan.py` fills them, the other modules print them.
+SQL that finds figures and formatting (rounding, words, colors) do not belong here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from runspend.allocation.without_run import Group
 from runspend.core.amounts import add
 
 MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
-# The words of the glossary, in the order the money is told, and the ledger's targets behind each.
+# The words of the glossary, in the order of presentation, and the ledger's targets behind each.
 PARTS: dict[str, tuple[str, ...]] = {
     "run cost": ("run", "logged_model"),
     "idle": ("idle",),
@@ -46,7 +47,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Run cost of one experiment of one team. `previous_cost`: the same days of the month before."""
+    """Run cost of one experiment of one team. `previous_cost` is for the same days of the month before."""
 
     name: str
     tracking_server: str
@@ -62,7 +63,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Team:
-    """One team (None: runs without one) and its experiments, dearest first."""
+    """One team (None: runs without a team) and its experiments, most expensive first."""
 
     name: str | None
     effective_cost: Decimal
@@ -76,7 +77,7 @@ class Team:
 
 @dataclass(frozen=True)
 class Run:
-    """One run and what the month's charges made it cost."""
+    """One run and its cost from the month's charges."""
 
     tracking_server: str
     workspace: str
@@ -97,8 +98,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Resource:
-    """Idle or unmatched money of one machine or service. `used_by_day`: share of its Usage charges that runs used. `has_allocated_cost`:
-    runs paid for a part of it in the billing period, by whatever rule; told only where no last run is known."""
+    """Idle or unmatched money of one machine or service.
+
+    `used_by_day` is the share of its Usage charges that runs used. `has_allocated_cost` means that some rule allocated a part of it to
+    runs in the billing period. It is set only if no last run is known.
+    """
 
     name: str
     service: str | None
@@ -116,7 +120,7 @@ class Resource:
 
 @dataclass(frozen=True)
 class Waste:
-    """One kind of money that bought nothing to keep. Kinds overlap (a failed run may have unused GPUs): never add them."""
+    """One kind of wasted money. Kinds overlap (a failed run may have unused GPUs), so never add them."""
 
     kind: str  # failed, repeated, unused, no_run
     effective_cost: Decimal
@@ -126,7 +130,7 @@ class Waste:
 
 @dataclass(frozen=True)
 class Certainty:
-    """Ledger rows settled by one rule."""
+    """Ledger rows with one match method and confidence."""
 
     part: str
     match_method: str
@@ -138,7 +142,7 @@ class Certainty:
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """One bill of the billing period in its own currency: what was delivered, what lies in the lines, what the ledger says."""
+    """One bill of the billing period in its own currency: the delivered export, its loaded lines, and the ledger."""
 
     source: str
     currency: str
@@ -156,18 +160,21 @@ class Reconciliation:
     invoices: tuple[tuple[str, Costs], ...]
     changes: tuple[tuple[int, Decimal, Decimal, date, date], ...]  # version, effective, billed, first and last charge date
     state: str = "open"  # open, final, closed
-    held_back: str | None = None  # what changed since the month was closed and was left out, in words
-    restated_cost: Decimal = Decimal(0)  # effective cost that versions loaded after the month was closed brought
+    held_back: str | None = None  # changes since the month was closed that were left out, in words
+    restated_cost: Decimal = Decimal(0)  # effective cost from versions loaded after the month was closed
 
     @property
     def is_equal(self) -> bool:
-        """Whether export, lines and ledger are equal in all four measures, to the last decimal."""
+        """Whether export, lines and ledger are equal in all four measures, to the last decimal place."""
         return self.export is not None and self.export == self.lines == self.ledger
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """What runs will probably cost for time no bill reaches yet. In no other figure. `cost`: machines; `token_cost`: MLflow's list prices."""
+    """Probable cost of runs for time that no bill reaches yet. No other figure includes it.
+
+    `cost` is for machines. `token_cost` uses MLflow's list prices.
+    """
 
     cost: Decimal = Decimal(0)
     token_cost: Decimal = Decimal(0)
@@ -178,7 +185,10 @@ class Estimates:
 
 @dataclass(frozen=True)
 class EstimateError:
-    """One bill's hours that were estimated and are billed by now, of the last 30 days' nights. `apart`: by day, whichever was more."""
+    """Estimates of one bill's hours that are billed by now, from the pipeline runs of the last 30 days.
+
+    `apart_cost` is the sum of absolute differences.
+    """
 
     source: str
     nights: int
@@ -189,7 +199,7 @@ class EstimateError:
 
 @dataclass(frozen=True)
 class CurrencyFigures:
-    """All money of the month in one currency. Currencies are never added: `converted_from` became this one by dated rates."""
+    """All money of the month in one currency. Currencies are never added: dated rates converted `converted_from` into this one."""
 
     currency: str
     converted_from: tuple[str, ...]
@@ -211,14 +221,15 @@ class CurrencyFigures:
     reconciliation: tuple[Reconciliation, ...]
     estimates: Estimates
     estimate_errors: tuple[EstimateError, ...]
-    only_this_month: Costs  # by charge date in the month, in another billing period
-    only_this_period: Costs  # in the billing period, by charge date in another month
-    groups: tuple[Group, ...] = ()  # money of the billing period without a run, by what would explain it: unallocated, and out of the default scope
-    coverage: tuple[Coverage, ...] = ()  # run cost of the month, by where its dimensions came from
+    only_this_month: Costs  # charge date in the month, but in another billing period
+    only_this_period: Costs  # in the billing period, but charge date in another month
+    # money of the billing period without a run, unallocated or out of the default scope, grouped by what would explain it
+    groups: tuple[Group, ...] = ()
+    coverage: tuple[Coverage, ...] = ()  # run cost of the month, by the source of its dimensions
 
     @property
     def platform(self) -> Costs:
-        """The ML platform: all parts but out of scope."""
+        """The ML platform: all parts except out of scope."""
         return total(self.parts[p] for p in PLATFORM)
 
     @property
@@ -228,13 +239,13 @@ class CurrencyFigures:
 
     @property
     def run_count(self) -> int:
-        """Runs with a charge in the month."""
+        """Number of runs with a charge in the month."""
         return sum(t.runs for t in self.teams)
 
 
 @dataclass(frozen=True)
 class BudgetFigures:
-    """A budget as the last alert step judged it."""
+    """A budget as judged by the last alert step."""
 
     name: str
     budget_period: str
@@ -247,15 +258,15 @@ class BudgetFigures:
     owner: str | None
     mailed_threshold: str | None
     mailed_at: datetime | None
-    forecast: Decimal | None = None  # for the whole period, with the interval that holds it in four of five cases
+    forecast: Decimal | None = None  # for the whole period; with low and high as its 80% interval
     forecast_low: Decimal | None = None
     forecast_high: Decimal | None = None
-    passes_on: date | None = None  # the day the amount was passed, or around which it will be
+    passes_on: date | None = None  # the day the amount was reached, or around which it will be
 
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes at the month's end of one experiment, of a store's orphans, or of what is not MLflow's."""
+    """Bytes at the month's end of one experiment, of a store's orphans, or of objects that are not MLflow's."""
 
     kind: str  # experiment, orphan, other
     name: str
@@ -269,28 +280,28 @@ class Held:
 
 @dataclass(frozen=True)
 class StoredClass:
-    """What lies in one storage class of a store at the month's end. Bytes are None where the store does not tell."""
+    """Contents of one storage class of a store at the month's end. Bytes are None if the store does not report them."""
 
     store: str
     storage_class: str
     objects: int | None
     bytes: int | None
-    noncurrent_bytes: int | None  # billed beside `bytes`; the other three are parts of `bytes`
+    noncurrent_bytes: int | None  # billed in addition to `bytes`; the other three are parts of `bytes`
     duplicate_bytes: int | None
-    orphaned_bytes: int  # two readings showed no owner
-    unconfirmed_bytes: int  # one did
+    orphaned_bytes: int  # two measurements showed no owner
+    unconfirmed_bytes: int  # one measurement showed no owner
     oldest_at: datetime | None
     newest_at: datetime | None
     rate: BilledRate | None = None
 
     def month_cost(self, count: int | None) -> Decimal | None:
-        """What so many bytes here cost a month by the bill's own rate; None where one of the two is not known."""
+        """Return the monthly cost of so many bytes here by the bill's own rate. None if either is unknown."""
         return None if self.rate is None or count is None else self.rate.of(count)
 
 
 @dataclass(frozen=True)
 class PolicyState:
-    """Folders of one state in the plan of one retention policy. Money a month in `currency`; None where no rate is known."""
+    """Folders of one state in the plan of one retention policy. Money is per month in `currency`; None if no rate is known."""
 
     policy: str
     action: str
@@ -304,30 +315,31 @@ class PolicyState:
 
 @dataclass(frozen=True)
 class ArtifactFigures:
-    """What lies in the artifact stores. `months`: bytes by month and storage class, MLflow's own only."""
+    """Contents of the artifact stores. `months` has bytes by month and storage class, of MLflow's objects only."""
 
     months: tuple[tuple[date, tuple[tuple[str, int], ...]], ...] = ()
     held: tuple[Held, ...] = ()
     stores: tuple[StoredClass, ...] = ()
-    dangling: tuple[tuple[str, str, int, int | None], ...] = ()  # store, kind of owner, owners whose bytes are gone, what they had
+    # store, kind of owner, number of owners whose bytes are gone, bytes they had
+    dangling: tuple[tuple[str, str, int, int | None], ...] = ()
     currency: str = ""  # of the rates
     policies: tuple[PolicyState, ...] = ()
     archives: tuple[tuple[str, str, int, int], ...] = ()  # action, state, folders, bytes
 
     @property
     def bytes(self) -> int:
-        """Known bytes of MLflow's, orphans included."""
+        """Known bytes of MLflow, including orphans."""
         return sum(h.bytes or 0 for h in self.held if h.kind != "other")
 
     @property
     def orphaned_bytes(self) -> int:
-        """Known bytes no owner is known of, confirmed or not."""
+        """Known bytes without a known owner, confirmed or not."""
         return sum(h.bytes or 0 for h in self.held if h.kind == "orphan")
 
 
 @dataclass(frozen=True)
 class SourceFigures:
-    """How fresh one source is. `lag`: from covered_until to the night's now."""
+    """The freshness of one source. `lag` is the time from covered_until to the pipeline run's now."""
 
     name: str
     kind: str
@@ -343,7 +355,7 @@ class SourceFigures:
 
 @dataclass(frozen=True)
 class ReportFigures:
-    """One month. `snapshot` names the content: it is on the page and in every row of the CSVs."""
+    """One month. `snapshot` identifies the content: it is on the page and in every row of the CSVs."""
 
     period: str
     now: datetime
@@ -353,10 +365,10 @@ class ReportFigures:
     budgets: tuple[BudgetFigures, ...] = ()
     artifacts: ArtifactFigures = field(default_factory=ArtifactFigures)
     sources: tuple[SourceFigures, ...] = ()
-    estimate_gaps: tuple[tuple[str, int], ...] = ()  # why there is no estimate, and of how many runs
-    other_estimates: tuple[tuple[str, Estimates], ...] = ()  # in currencies that no bill of the month is in and no rate converts
-    estimate_note: str | None = None  # which rates those lack
-    problem: str | None = None  # why currencies stand beside each other, where they should be one
+    estimate_gaps: tuple[tuple[str, int], ...] = ()  # reason for a missing estimate, and its number of runs
+    other_estimates: tuple[tuple[str, Estimates], ...] = ()  # in currencies that no bill of the month uses and no rate converts
+    estimate_note: str | None = None  # missing rates of those estimates
+    problem: str | None = None  # why several currencies remain where there should be one
     snapshot: str = ""
 
     @property
@@ -366,19 +378,19 @@ class ReportFigures:
 
 
 def total(costs: Iterable[Costs]) -> Costs:
-    """Exact sums of the four measures."""
+    """Return exact sums of the four measures."""
     rows = list(costs)
     return Costs(*(add(c[m] for c in rows) for m in MEASURES))
 
 
 def month_after(first: date, months: int) -> date:
-    """The first day of the month that many months later (or earlier)."""
+    """Return the first day of the month that is so many months later (or earlier)."""
     index = first.year * 12 + first.month - 1 + months
     return date(index // 12, index % 12 + 1, 1)
 
 
 def days_covered(first: date, until: datetime) -> int:
-    """Days of the month that the bills reach, a day begun counted whole."""
+    """Return the number of days of the month that the bills reach. A day that has begun counts as a whole day."""
     start = datetime(first.year, first.month, 1, tzinfo=timezone.utc)
     whole = (month_after(first, 1) - first).days
     return max(0, min(whole, -((start - until) // timedelta(days=1))))

@@ -1,4 +1,7 @@
-"""Advice and coverage in one line each, the same words on every screen and page. What they rest on is in `runspend.allocation.diagnostics`."""
+"""Suggestions and coverage in one line each, with the same words on every screen and page.
+
+Their data is in `runspend.allocation.diagnostics`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from runspend.core.amounts import money, percent, places_for, shares_of
 
 
 def suggestion(group: Group, platform: Decimal) -> str:
-    """ "tag node group gpu-spot: explains 1,087.51, 5.9 %"; the share is of the ML platform's cost, so what is out of scope has none."""
+    """ "tag node group gpu-spot: explains 1,087.51, 5.9 %". The share is of the ML platform's cost, so money out of scope has none."""
     places = places_for(max(platform, group.effective_cost))
     share = f", {percent(group.inside_cost * 100 / platform)}" if platform > 0 and group.inside_cost else ""
     whole = money(group.effective_cost, places)
@@ -26,7 +29,7 @@ def coverage_words(parts: Sequence[Coverage], *, every: bool = False) -> list[st
     found = []
     for part in parts:
         if part.whole <= 0 or not (every or part.known or part.dimension == "team"):
-            continue  # who names no projects need not be told every night
+            continue  # users who define no projects need no line about them
         named = [(origin or "run", cost) for origin, cost in part.origins if origin is not None]
         *shares, _ = shares_of([*(cost for _, cost in named), part.whole - part.known], part.whole)
         places = ", ".join(f"{origin} {percent(share)}" for (origin, _), share in zip(named, shares, strict=True))

@@ -1,6 +1,6 @@
-"""The night in the terminal: one screen for a person, one `key=value` fact a line for a program.
+"""The pipeline run in the terminal: one screen for a person, or one `key=value` fact per line for a program.
 
-What happened in the night is handed over in `Night`; figures come from `figures.py`. Nothing is read or printed here.
+The caller passes the events of the pipeline run as `Night`. Figures come from `figures.py`. Nothing is read or printed here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from runspend.actions.report.figures import (
 )
 from runspend.core.amounts import change, instant, money, month_name, percent, places_for, plain, round_parts, shares_of, size
 
-# What the summary calls the parts of the bill.
+# Names of the parts of the bill in the summary.
 WORDS = {
     "run cost": "found its run",
     "idle": "idle machines",
@@ -36,12 +36,12 @@ WORDS = {
 }
 COLORS = {"✗": "31", "⚠": "33", "▲": "33", "✓": "32"}
 NAME, AMOUNT, BAR = 20, 14, 15
-NOTES = 6  # so many are shown
+NOTES = 6  # maximum number shown
 
 
 @dataclass(frozen=True)
 class Night:
-    """What a night did, for people. Marks are ✓ (fine), ▲ (near), ⚠ (look), ✗ (over, failed)."""
+    """Result of a pipeline run, for people. Marks are ✓ (fine), ▲ (near), ⚠ (look), ✗ (over, failed)."""
 
     now: datetime
     seconds: float
@@ -60,7 +60,10 @@ class Night:
 
 
 def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width: int = 100, tty: bool = False) -> str:
-    """The screen of a night: the newest month in full, older ones in a line. `tty`: with colors. Ends with a newline."""
+    """Return the screen of a pipeline run: the newest month in full, older ones in one line each.
+
+    `tty` adds colors. Ends with a newline.
+    """
     done = [f"rebuilt {', '.join(night.rebuilt)}"] if night.rebuilt else []
     done += [_unchanged(night.unchanged)] if night.unchanged else []
     head = f"Runspend {__version__} · night of {night.now:%Y-%m-%d %H:%M} UTC"
@@ -103,7 +106,7 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
 
 
 def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[str]:
-    """The same as facts, one `key=value` a line, money exact."""
+    """Return the same content as facts, one `key=value` per line, with exact money."""
     lines = [
         f"version={__version__}",
         f"now={night.now.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
@@ -122,7 +125,8 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
             ]
             lines += [f"{key}.{part.replace(' ', '_')}={plain(c.parts[part].effective_cost)}" for part in PARTS]
             lines += [f"{key}.ml_platform={plain(c.platform.effective_cost)}", f"{key}.bill={plain(c.bill.effective_cost)}"]
-            # the provider's bill as it was loaded, its lines here and the ledger; of what `runspend export focus` writes nothing is said
+            # Compares the loaded bill of the provider, its lines here and the ledger.
+            # It says nothing about files from `runspend export focus`.
             lines += [f"{key}.equals_loaded_bill={str(all(r.is_equal for r in c.reconciliation)).lower() if c.reconciliation else ''}"]
             lines += [f"{key}.estimated={plain(c.estimates.cost)}", f"{key}.estimated_tokens={plain(c.estimates.token_cost)}"]
             lines += [f"{key}.unreadable_rows={sum(r.quarantined_rows for r in c.reconciliation)}"]
@@ -181,7 +185,7 @@ def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty:
 
 
 def _estimate_lines(c: CurrencyFigures, figures: ReportFigures, places: int) -> list[str]:
-    """What the bill does not say yet, apart from what it says."""
+    """Return estimated costs, separate from billed ones."""
     others = figures.other_estimates if c is figures.currencies[0] else ()
     lines = _estimates_in("", c.estimates, places)
     for code, made in others:
@@ -237,7 +241,7 @@ def _unmatched_note(c: CurrencyFigures, places: int) -> str:
 
 
 def _outside_note(c: CurrencyFigures, places: int) -> str:
-    """Accelerators that no run states and no scope names: what they cost is rarely another department's."""
+    """Return a note on accelerators that no run states and no scope names. Their cost rarely belongs to another department."""
     outside = next((g for g in c.groups if g.is_accelerated and g.outside_cost), None)
     return f"{_clean(outside.action)}: {money(outside.outside_cost, places)}" if outside else ""
 
@@ -255,7 +259,7 @@ def _equality(c: CurrencyFigures, tty: bool) -> str:
 
 
 def newest_change(c: CurrencyFigures, source: str) -> str:
-    """`v23 (+412.90)`: the version of a bill in place, and what it changed; empty for a source that is not a bill of the month."""
+    """Return `v23 (+412.90)`: the current version of a bill and the change it made. Empty for a source that is not a bill of the month."""
     for r in c.reconciliation:
         if r.source == source and r.version_number:
             changed = next((x[1] for x in r.changes if x[0] == r.version_number), None) if r.version_number > 1 else None
@@ -269,7 +273,7 @@ def _row(name: str, amount: Decimal, places: int, share: Decimal | None, bar: st
 
 
 def _bar(share: Decimal | None) -> str:
-    """Five percent a block, to an eighth of one."""
+    """Return a bar with one block per five percent, precise to an eighth of a block."""
     if share is None or share <= 0:
         return ""
     eighths = int(share * 8 / 5)
@@ -281,7 +285,7 @@ def _labelled(label: str, lines: Sequence[str]) -> list[str]:
 
 
 def _wrap(items: Sequence[str], first: str, rest: str, width: int) -> list[str]:
-    """Items joined by middle dots, broken between them where the line gets too long."""
+    """Join items by middle dots. Lines break between items where they would get too long."""
     lines: list[str] = []
     line = first + items[0]
     for item in items[1:]:
@@ -302,12 +306,12 @@ def _fit(text: str, length: int) -> str:
 
 
 def _short(resource: str) -> str:
-    """The last part of a long resource name, which is what people call it."""
+    """Return the last part of a long resource name, which people use as its name."""
     return _clean(resource.rstrip("/").rpartition("/")[2] or resource)
 
 
 def _clean(text: str) -> str:
-    """Names from outside without what would move a terminal's cursor or reorder its text."""
+    """Replace characters in outside names that would move a terminal's cursor or reorder its text."""
     return "".join("�" if unicodedata.category(ch) in ("Cc", "Cf", "Cs", "Zl", "Zp") else ch for ch in text)
 
 

@@ -1,7 +1,7 @@
-"""The figures of a month, read from the warehouse and added up exactly.
+"""Read the figures of a month from the warehouse and sum them exactly.
 
-`plan_report` only reads: the same tables, period, settings and `now` give the same figures. The questions are GoogleSQL in
-`sql/`. What figures there are is in `figures.py`.
+`plan_report` only reads: the same tables, period, settings and `now` give the same figures. The queries are GoogleSQL in `sql/`. The
+figures are defined in `figures.py`.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ Row = dict[str, Any]
 
 @dataclass
 class People:
-    """Names of people as `mail.people` allows. A pseudonym is a number within one report: a hash of a name can be guessed."""
+    """Names of people as `mail.people` allows. A pseudonym is a number within one report, because a hash of a name can be guessed."""
 
     mode: str
     known: dict[str, str] = field(default_factory=dict)
 
     def name(self, person: str | None) -> str | None:
-        """What to print for this person; None when nothing is known or nothing may be shown."""
+        """Return the name to print for this person. None if the person is unknown or may not be shown."""
         if not person or self.mode == "hide":
             return None
         if self.mode == "show":
@@ -70,14 +70,14 @@ class People:
         return self.known.setdefault(person, f"person {len(self.known) + 1}")
 
     def path(self, experiment: str) -> str:
-        """An experiment's name; Databricks puts a person's address into it."""
+        """Return an experiment's name as it may be shown. Databricks puts a person's address into it."""
         if self.mode == "show":
             return experiment
         return re.sub(r"^/Users/[^/]+", lambda m: f"/Users/{self.name(m[0][7:]) or '…'}", experiment)
 
 
 def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetime) -> ReportFigures:
-    """The figures of one month ("YYYY-MM"), by charge date unless said otherwise. Reads through one view of the warehouse."""
+    """Return the figures of one month ("YYYY-MM"), by charge date unless stated otherwise. Reads through one view of the warehouse."""
     first = date.fromisoformat(period + "-01")
     ask = _questions(reader, first)
     loads = ask("loads")
@@ -96,7 +96,7 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
     tables |= {name: _by_currency(tell(name)) for name in ("parts", "shared", "people", "top_runs", "unallocated", "bridge")}
     tables |= {name: _by_currency(tell(name)) for name in ("team_runs", "idle_days", "waste_runs", "how_sure", "estimates")}
     tables["estimate_errors"] = _by_currency(tell("estimate_errors", judged_since=now - timedelta(days=30)))
-    # bills reconcile in their own currency
+    # Bills reconcile in their own currency.
     bills = {name: _by_currency(ask(name)) for name in ("changes", "lines", "ledger")}
     bills["loads"] = _by_currency([r for r in loads if r["state"] == "current" and r["billing_currency"]])
     quarantine = {r["source"]: r for r in ask("quarantine")}
@@ -139,7 +139,7 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
 
 
 def _with_states(bills: Iterable[Reconciliation], states: dict[tuple[str, str], Row]) -> tuple[Reconciliation, ...]:
-    """The bills with how settled each is."""
+    """Return the bills with their states."""
     found = ((bill, states.get((bill.source, bill.currency))) for bill in bills)
     return tuple(
         bill if row is None else replace(bill, state=row["state"], held_back=row["held_back"], restated_cost=row["restated_cost"] or Decimal(0))
@@ -148,9 +148,10 @@ def _with_states(bills: Iterable[Reconciliation], states: dict[tuple[str, str], 
 
 
 def _one_currency(reader: Reader, settings: Settings, days: list[Row], guessed: list[Row]) -> tuple[Reader, str | None]:
-    """A reader whose money is in the configured currency; the same one where it is already, or, with the reason, where a rate is missing.
+    """Return a reader whose money is in the configured currency, and the problem that prevents it, if any.
 
-    Estimates are in no sum: those without a rate stay in their own currency and keep nothing else from being converted.
+    It is the same reader if nothing needs conversion, or if a rate is missing. Estimates are in no sum, so estimates without a rate
+    stay in their own currency and do not block other conversions.
     """
     foreign, foreign_guesses = ({(r["billing_currency"], r["charge_date"]) for r in rows if r["billing_currency"] != settings.currency} for rows in (days, guessed))
     rates = stretches(settings.rates.exchange, settings.currency)
@@ -161,7 +162,7 @@ def _one_currency(reader: Reader, settings: Settings, days: list[Row], guessed: 
 
 
 def _estimate_note(settings: Settings, guessed: list[Row]) -> str | None:
-    """Which estimates are not in the configured currency, and what rate they lack; None where all are."""
+    """Describe the estimates that are not in the configured currency, and the missing rate. None if there are none."""
     rates = stretches(settings.rates.exchange, settings.currency)
     missing = describe_missing_rates(rates, settings.currency, ((r["billing_currency"], r["charge_date"]) for r in guessed))
     if missing is None:
@@ -171,12 +172,12 @@ def _estimate_note(settings: Settings, guessed: list[Row]) -> str | None:
 
 
 def _end(first: date) -> datetime:
-    """The first moment after the month."""
+    """Return the first moment after the month."""
     return datetime.combine(month_after(first, 1), time(), timezone.utc)
 
 
 def _questions(reader: Reader, first: date) -> Callable[..., list[Row]]:
-    """A function that runs `sql/<name>.sql` with those of the month's dates that it names."""
+    """Return a function that runs `sql/<name>.sql` with the dates of the month that it uses."""
     dates: dict[str, date] = {
         "first": first,
         "next": month_after(first, 1),
@@ -195,7 +196,7 @@ def _questions(reader: Reader, first: date) -> Callable[..., list[Row]]:
 
 
 def _covered_until(loads: list[Row]) -> dict[str, datetime]:
-    """Per currency: every current bill of the period is complete to here."""
+    """Return, per currency, the time to which every current bill of the period is complete."""
     covered: dict[str, datetime] = {}
     for row in loads:
         if row["state"] == "current" and row["covered_until"] is not None:
@@ -217,7 +218,7 @@ def _costs(rows: Iterable[Row]) -> Costs:
 
 
 def _sums(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, Decimal]:
-    """Effective cost by key, largest first."""
+    """Return effective cost by key, largest first."""
     grouped: dict[str, list[Decimal | None]] = defaultdict(list)
     for row in rows:
         grouped[key(row)].append(row["effective_cost"])
@@ -355,7 +356,7 @@ def _run(r: Row, people: People, settings: Settings) -> Run:
 
 
 def run_url(settings: Settings, server: str, experiment_id: str | None, run_id: str) -> str | None:
-    """The run's page in MLflow, where the server's address is one a browser can open. Passwords in it are left out."""
+    """Return the run's page in MLflow if the server's address opens in a browser, else None. Passwords in it are left out."""
     base = next((s.ui or s.uri for s in settings.tracking if s.name == server), None)
     if base is None or experiment_id is None or not re.match(r"https?://", base):
         return None
@@ -458,7 +459,7 @@ def _reconciliation(currency: str, rows: dict[str, list[Row]], quarantine: dict[
 
 
 def budget_dates(budget_period: str) -> tuple[date, date]:
-    """First day and the day after the last of 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."""
+    """Return the first day, and the day after the last, of 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."""
     if "W" in budget_period:
         year, week = budget_period.split("-W")
         start = date.fromisocalendar(int(year), int(week), 1)
@@ -477,7 +478,10 @@ def budget_dates(budget_period: str) -> tuple[date, date]:
 
 
 def _budgets(rows: list[Row], first: date, people: People) -> tuple[BudgetFigures, ...]:
-    """Budgets whose period reaches into the month, the newest period of each; those not judged first, then the nearest to its limit."""
+    """Return the budgets whose period overlaps the month, each with its newest period.
+
+    Unjudged budgets come first, then those with the highest share of their amount spent.
+    """
     newest: dict[str, BudgetFigures] = {}
     for r in rows:
         start, end = budget_dates(r["budget_period"])

@@ -1,7 +1,7 @@
-"""The report as files: one self-contained page a month, an index of months, and the tables as CSV beside them.
+"""Write the report as files: one self-contained page per month, an index of months, and the tables as CSV in the same folder.
 
-Nothing on a page asks the network for anything, and a Content-Security-Policy in the page forbids it, whoever serves it.
-Which figures there are is decided by `plan.py`, how they are written by `templates/` and `core/amounts.py`.
+A page makes no network request. A Content-Security-Policy in the page forbids requests on any server. `plan.py` decides the figures.
+`templates/` and `core/amounts.py` decide their presentation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WIDE, NARROW = 920, 350
 
 
 def write_report(figures: ReportFigures, folder: Path) -> Path:
-    """Write `<folder>/<period>.html`, its CSVs and `index.html`; each file is old or new, never torn. Returns the page's path."""
+    """Write `<folder>/<period>.html`, its CSVs and `index.html`, and return the page's path. Each file is old or new, never torn."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (header, rows) in report_sheets(figures):
         write_whole(folder / f"{figures.period}-{name}.csv", write_sheet(header, rows, figures.snapshot))
@@ -45,7 +45,7 @@ def write_report(figures: ReportFigures, folder: Path) -> Path:
 
 
 def render_page(figures: ReportFigures) -> str:
-    """The month's page."""
+    """Return the month's page as HTML."""
     return (
         _environment()
         .get_template("month.html.j2")
@@ -60,7 +60,7 @@ def render_page(figures: ReportFigures) -> str:
 
 
 def render_index(folder: Path) -> str:
-    """The list of months in `folder`, newest first, each with what its own CSV says it came to."""
+    """Return the list of months in `folder`, newest first, each with the total from its own CSV."""
     months = []
     for page in sorted(folder.glob("????-??.html"), reverse=True):
         totals = []
@@ -73,7 +73,7 @@ def render_index(folder: Path) -> str:
 
 
 def content_policy(page: str) -> str:
-    """The Content-Security-Policy of a page of ours: its own style sheet (the first, in the head) and nothing else."""
+    """Return the Content-Security-Policy of a Runspend page: its own style sheet (the first, in the head) and nothing else."""
     head = page.partition("</head>")[0]
     style = re.search(r"<style>(.*?)</style>", head, re.DOTALL)
     return _policy(style[1]) if style else "default-src 'none'"
@@ -108,7 +108,7 @@ def _environment() -> Environment:
 
 
 def _span(value: Any) -> str:
-    """A length of time in hours, or days when it is long."""
+    """Format a length of time in hours, or in days if it is long."""
     if value is None:
         return "–"
     hours = value.total_seconds() / 3600
@@ -116,12 +116,12 @@ def _span(value: Any) -> str:
 
 
 def _percent(value: Decimal | float | None, places: int = 1) -> str:
-    """A percentage that is not broken before its sign."""
+    """Format a percentage that never wraps before its sign."""
     return amounts.percent(value, places).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _rate(cost: Decimal, seconds: float) -> str:
-    """Money an hour, to look at."""
+    """Format money per hour, for display only."""
     return f"{float(cost) * 3600 / seconds:,.2f}"
 
 
@@ -146,23 +146,23 @@ class CurrencyView:
         self.printed_bill = [amounts.add(rounded[m]) for m in MEASURES]
 
     def money(self, value: Decimal | None) -> str:
-        """Money with this page's decimals."""
+        """Format money with this page's decimals."""
         return amounts.money(value, self.places)
 
     def own_money(self, value: Decimal) -> str:
-        """Money in another currency than the page's, with the decimals it needs itself."""
+        """Format money in a currency other than the page's, with the decimals it needs."""
         return amounts.money(value, amounts.places_for(value))
 
     def change(self, value: Decimal | None) -> str:
-        """A difference with this page's decimals."""
+        """Format a difference with this page's decimals."""
         return amounts.change(value, self.places)
 
     def both(self, draw: Any) -> Markup:
-        """A chart for wide screens and paper, and one for phones."""
+        """Draw a chart twice: for wide screens and paper, and for phones."""
         return Markup("{}{}").format(draw(WIDE, "chart wide"), draw(NARROW, "chart narrow"))
 
     def where_chart(self) -> Markup:
-        """Section 1."""
+        """Draw the chart of section 1."""
         pieces = [
             (
                 p,
@@ -175,7 +175,7 @@ class CurrencyView:
         return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Where the money went; the table has the numbers"))
 
     def days_chart(self, figures: ReportFigures) -> Markup:
-        """Section 2."""
+        """Draw the chart of section 2."""
         label = "Effective cost by day; the table has the numbers"
         return self.both(
             lambda width, css: charts.day_columns(
@@ -184,16 +184,16 @@ class CurrencyView:
         )
 
     def estimated_days(self, figures: ReportFigures) -> dict[date, Decimal]:
-        """Days of the month with time that is estimated, for no bill reaches it."""
+        """Return the estimated cost of days in the month that no bill reaches fully."""
         return {day: cost for day, cost in self.c.estimates.days if day < month_after(figures.first, 1)}
 
     def all_days(self, figures: ReportFigures) -> list[tuple[date, Mapping[str, Decimal]]]:
-        """Days with charges or with an estimate."""
+        """Return the days with charges or with an estimate."""
         known = dict(self.c.days)
         return [(day, known.get(day, {})) for day in sorted({*known, *self.estimated_days(figures)})]
 
     def heat_chart(self, figures: ReportFigures) -> Markup:
-        """Section 6; empty when no machine has days to show."""
+        """Draw the chart of section 6. Empty if no machine has days to show."""
         machines = [(r.name, r.used_by_day) for r in self.c.idle if r.used_by_day]
         if not machines:
             return Markup()
@@ -201,7 +201,7 @@ class CurrencyView:
         return self.both(lambda width, css: charts.heat_map(machines, figures.first, self.length, width, css, label))
 
     def sure_chart(self) -> Markup:
-        """Section 10: run cost by confidence."""
+        """Draw the chart of section 10: run cost by confidence."""
         names = ("exact", "high", "medium", "low", "none")
         shares = amounts.shares_of([self.c.confidence.get(n, Decimal(0)) for n in names], amounts.add(self.c.confidence.values()))
         pieces = [
@@ -211,11 +211,11 @@ class CurrencyView:
         return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Run cost by confidence; the table has the numbers"))
 
     def teams_rounded(self) -> list[Decimal]:
-        """Teams' money, adding up to the printed run cost."""
+        """Return the teams' rounded costs, which add up to the printed run cost."""
         return amounts.round_parts([t.effective_cost for t in self.c.teams], self.places)
 
     def cumulative(self) -> list[Decimal | None]:
-        """Share of the unmatched money that the dearest resources explain together."""
+        """Return the cumulative share of unmatched money that the largest resources explain."""
         whole = self.c.parts["unmatched"].effective_cost
         running, shares = Decimal(0), []
         for r in self.c.unmatched:
@@ -225,7 +225,7 @@ class CurrencyView:
 
 
 class ArtifactView:
-    """What section 9 draws."""
+    """The charts of section 9."""
 
     def __init__(self, figures: ReportFigures) -> None:
         a = figures.artifacts
@@ -235,14 +235,14 @@ class ArtifactView:
         self.months = a.months
 
     def class_chart(self) -> Markup:
-        """Bytes by storage class."""
+        """Draw bytes by storage class."""
         pieces = [(f"{name} {amounts.size(count)}", Decimal(count), css, "") for name, count, css in self.current]
         return Markup("{}{}").format(
             *(charts.stacked_bar(pieces, w, css, "Bytes by storage class") for w, css in ((WIDE, "chart wide"), (NARROW, "chart narrow")))
         )
 
     def months_chart(self) -> Markup:
-        """Bytes over the last twelve months; empty with fewer than two."""
+        """Draw bytes over the last twelve months. Empty with fewer than two months."""
         if len(self.months) < 2:
             return Markup()
         label = "Bytes at each month's end; the table has the numbers"

@@ -1,4 +1,4 @@
--- rows: account and pair of bills that both hold its charges of the period: they would be paid twice
+-- rows: account and two bills that both contain its charges of the period, which would be counted twice
 with held as (
   select
     source, billing_account_id, coalesce(sub_account_id, '') as sub_account_id, billing_currency,

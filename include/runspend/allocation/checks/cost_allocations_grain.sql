@@ -1,4 +1,4 @@
--- rows: keys of cost_allocations that stand more than once, or lack a part
+-- rows: keys of cost_allocations that are duplicated or incomplete
 select source, billing_period, charge_id, target_id, count(*) as rows_found
 from cost_allocations
 where billing_period = @period

@@ -1,5 +1,5 @@
--- rows: table, bill and currency whose four costs are not those of what it is made from: of the bill's lines what the load counted, of the ledger the
--- lines, of cost_daily the ledger, of run_costs_daily what the ledger gave to runs
+-- rows: table, bill and currency whose four costs differ from those of its source. Sources: for bill lines the sums counted at load,
+-- for the ledger the bill lines, for cost_daily the ledger, for run_costs_daily the cost that the ledger allocates to runs.
 with lines as (
   select
     source, billing_currency,
@@ -10,7 +10,7 @@ with lines as (
   group by source, billing_currency
 ),
 charges as (
-  -- the longest table is read once
+  -- Reads the largest table only once.
   select
     source, billing_currency, coalesce(allocated_to = 'run', false) as is_of_runs,
     coalesce(sum(list_cost), bignumeric '0') as list_cost, coalesce(sum(contracted_cost), bignumeric '0') as contracted_cost,

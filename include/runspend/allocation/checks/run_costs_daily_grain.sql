@@ -1,4 +1,4 @@
--- rows: keys of run_costs_daily that stand more than once, or lack a part
+-- rows: keys of run_costs_daily that are duplicated or incomplete
 select tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_period, billing_currency, count(*) as rows_found
 from run_costs_daily
 where billing_period = @period

@@ -1,4 +1,4 @@
--- rows: currencies where run_costs of the month and the daily costs of its runs differ
+-- rows: currencies for which run_costs of the month differs from the daily costs of its runs
 with summed as (
   select
     billing_currency, sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost,

@@ -1,4 +1,4 @@
--- rows: keys of run_costs that stand more than once, or lack a part
+-- rows: keys of run_costs that are duplicated or incomplete
 select tracking_server, workspace, run_id, start_month, billing_currency, count(*) as rows_found
 from run_costs
 where start_month = @period

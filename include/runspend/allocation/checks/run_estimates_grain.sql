@@ -1,4 +1,4 @@
--- rows: estimates that stand twice
+-- rows: duplicate estimates
 select
   tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency, resource_key, estimated_from, experiment_id, user_name, model,
   count(*) as found, 1 as expected, count(*) - 1 as difference

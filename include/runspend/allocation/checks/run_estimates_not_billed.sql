@@ -1,4 +1,4 @@
--- rows: hours of runs that are estimated although the machine's bill has them
+-- rows: run hours that are estimated although the machine's bill has them
 select
   e.tracking_server, e.workspace, e.run_id, e.resource_id, e.estimated_from, a.charge_period_start, a.charge_period_end,
   e.effective_cost as estimated_cost, a.effective_cost as ledger_cost, e.effective_cost - a.effective_cost as difference

@@ -1,9 +1,9 @@
--- one row per machine that serves runs and key under which lines of other resources may hang on it: its own name, or a group it is in
+-- one row per machine that serves runs and key by which charges of other resources can be attached to it: its own name, or a group it is in
 with machines as (
   select distinct resource_key from known_machines
 ),
 sets as (
-  -- sets of keys are few, lines are many; as one text, by the sign that `settle.py` splits them at: no key has it
+  -- There are few sets of keys and many charges. `settle.py` splits the text at this separator, which no key contains.
   select distinct l.resource_key, array_to_string(l.group_keys, chr(31)) as group_text
   from billing_lines l
   join machines m on m.resource_key = l.resource_key
@@ -16,7 +16,8 @@ keys as (
   where billing_period = @period and array_length(group_keys) > 0
 ),
 short_keys as (
-  -- a node group with its cluster, account@CLUSTER|key|value: whoever names the group alone means it, if only one cluster has it
+  -- A node group with its cluster is account@CLUSTER|key|value.
+  -- A charge that names only the group means this one, if exactly one cluster has the group.
   select min(group_key) as whole_key, regexp_replace(group_key, r'^([^|@]*)@[^|]*', r'\1') as short_key
   from keys
   where regexp_contains(group_key, r'^[^|@]*@')

@@ -1,4 +1,4 @@
--- one row per set of group keys (as text) on the period's lines of which at least one stands on a machine that serves runs as well
+-- one row per set of group keys (as text) on the period's charges with at least one key that a machine serving runs has too
 with sets as (
   select distinct array_to_string(group_keys, chr(31)) as group_text, group_keys
   from billing_lines
@@ -17,7 +17,7 @@ keys_of_machines as (
   join sets_of_machines m on m.group_text = s.group_text
   cross join unnest(s.group_keys) as group_key
   union distinct
-  -- a node group that is named without its cluster
+  -- A node group that is named without its cluster.
   select distinct regexp_replace(group_key, r'^([^|@]*)@[^|]*', r'\1')
   from sets s
   join sets_of_machines m on m.group_text = s.group_text

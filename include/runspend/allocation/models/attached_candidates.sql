@@ -1,6 +1,8 @@
--- one row per line no machine rule settled and key it may follow machines by, the closest first; its window, an hour where it lies in one.
--- A line of a pool, or of a machine of its own, follows no group of machines that runs state: some of a group say nothing of the others. Nor does a line of a
--- pool follow a machine of that pool that runs state.
+-- one row per line that no machine rule matched and key it may be attached by, closest first,
+-- with its charge period (an hour if it fits in one).
+-- A line of a pool, or of its own machine, is not attached to a group of stated machines:
+-- some members of a group say nothing about the rest.
+-- Nor is a line of a pool attached to a machine of that pool that runs state.
 with machine_keys as (
   select distinct target_key from attached_parts
 ),
@@ -15,7 +17,7 @@ machines as (
   where resource_key is not null and cost_kind = 'compute' and charge_category = 'Usage' and (instance_type is not null or billed_nanoseconds > 0)
 ),
 pooled_machines as (
-  -- a pool's disk on a machine of that pool serves all who use the pool: those who state the machine are some of them
+  -- A pool's disk on a machine of that pool serves all users of the pool, not only the runs that state the machine.
   select distinct l.resource_key, l.pool_key
   from billing_lines l
   join (select distinct attached_to, pool_key from rest_lines where attached_to is not null and pool_key is not null) d

@@ -1,4 +1,4 @@
--- one row per line that hangs on machines of its window: the closest key that has any
+-- one row per line attached to machines of its charge period, by the closest key that has any
 select c.source, c.line_id, c.target_key, c.window_start, c.window_end
 from attached_candidates c
 join (select distinct target_key, window_start, window_end from attached_targets) t

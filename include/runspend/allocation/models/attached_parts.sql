@@ -1,9 +1,9 @@
--- one row per key under which other lines may hang on machines, charge window of the machines and target: the machines' time that went to it
+-- one row per attachment key, charge period of its machines and target: the machine time that went to the target
 with machines as (
   select distinct machine_number, resource_key from run_intervals
 ),
 jobs as (
-  -- a window that a job settled is its runs', whoever states the machine
+  -- A charge period that the job rule allocates belongs to the job's runs, no matter which run states the machine.
   select resource_key, charge_period_start, charge_period_end
   from ledger_lines
   where settled_by in ('job_id', 'resource_id') and resource_key is not null
@@ -11,7 +11,7 @@ jobs as (
   having countif(settled_by = 'resource_id') = 0
 ),
 idle as (
-  -- windows no run reached
+  -- Charge periods that no run reached.
   select m.resource_key, s.charge_period_start, s.charge_period_end, s.billed_nanoseconds
   from machine_slots s
   join machines m on m.machine_number = s.machine_number

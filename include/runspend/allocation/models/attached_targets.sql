@@ -1,4 +1,4 @@
--- one row per key, window of the lines that hang on it and target: the split of its machines in that window, idle included
+-- one row per key, charge period of the lines attached by it and target: the split of its machines in that period, idle included
 with windows as (
   select distinct target_key, window_start, window_end
   from attached_candidates
@@ -23,7 +23,7 @@ part_days as (
   where nanoseconds > 0
 ),
 met as (
-  -- an hour meets its hour; what is longer on either side meets by day
+  -- Equal hours join directly. Longer charge periods on either side join by day.
   select w.target_key, w.window_start, w.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_scaled, p.is_ambiguous, p.nanoseconds
   from windows w
   join parts p on p.target_key = w.target_key and p.charge_period_start = w.window_start and p.charge_period_end = w.window_end
@@ -37,7 +37,7 @@ met as (
     and (p.charge_period_start <> w.window_start or p.charge_period_end <> w.window_end)
 ),
 lone as (
-  -- what a job's machine bills before the job is billed, or after it, is its runs' as all of it is
+  -- Charges of a job's machine before or after the job's own charge periods go to the job's runs.
   select w.target_key, w.window_start, w.window_end
   from windows w
   left join (select distinct target_key, window_start, window_end from met) m

@@ -1,8 +1,9 @@
--- one row per charge of a rule that prices from a pool and target that has a part of it, as two ends of a line from 0 to 1.
--- Charges of a window that differ in account, region or invoice alone are laid end to end, as wide as they cost, and the targets, as wide as
--- their part, along them: every target has its part of what they cost together, and rows are at most charges plus targets, not their product.
+-- one row per charge of a rule that prices a pool and target with a share of it, as a range between 0 and 1.
+-- Charges of a charge period that differ only in account, region or invoice are laid end to end, each as wide as its cost.
+-- Targets are laid along them, each as wide as its share.
+-- So every target gets its share of the total cost, with at most charges + targets rows, not charges x targets.
 with found as (
-  -- machines that runs state come first, those that runs reach before all: what nobody claims is rather a stranger's
+  -- Stated machines come first, and those that runs reach before all others. Unclaimed cost thus falls on machines that no run states.
   select
     source, charge_id, match_method, target_key, window_start, window_end, billing_currency, cost_kind, service_name, charge_category, effective_cost,
     case when known_by is not null then 1 else 3 end as rank, 1 as charge_count
@@ -31,7 +32,7 @@ axes as (
   group by match_method, target_key, window_start, window_end, axis
 ),
 wide as (
-  -- whole numbers that add up to less than 2^52, each from one float product; what costs nothing is a unit wide
+  -- Whole numbers that sum to less than 2^52, each from one float product. A charge that costs nothing is one unit wide.
   select
     a.axis_number, a.charge_count, c.source, c.charge_id, c.match_method, c.target_key, c.window_start, c.window_end, c.rank,
     case
@@ -80,7 +81,7 @@ cuts as (
   group by axis_number, mark
 ),
 pieces as (
-  -- both are numbered along the axis: the largest so far is the one that is there
+  -- Both are numbered along the axis, so the largest number so far is the current one.
   select
     axis_number, mark as starts_at,
     coalesce(lead(mark) over w, max(length) over (partition by axis_number)) as ends_at,

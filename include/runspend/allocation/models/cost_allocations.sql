@@ -1,6 +1,6 @@
--- one row per charge and target: a bill line or lines priced together, and the run, idle time or pot the money went to
+-- one row per charge and target: one bill line, or several priced together, and the run, idle time or shared cost that it goes to
 with products as (
-  -- a float is multiplied once; the decimals come from the products through integers, the same on every engine
+  -- Each float is multiplied once. Decimals come from the products through integers, so every engine gets the same result.
   select
     *,
     list_float * ratio_before as list_before, list_float * ratio_upto as list_upto,
@@ -17,7 +17,7 @@ bounds as (
     allocated_to, tracking_server, workspace, run_id, owner_id, match_method, confidence, reason, pool_key,
     weight_kind, run_end_rule, is_scaled, line_team, line_project, line_cost_center, line_owner,
     (ratio_upto - ratio_before) * charge_part as allocated_ratio,
-    -- the last bound is the cost itself: the parts add up to it whatever the floats did
+    -- The last bound is the cost itself, so the parts always add up to it despite float rounding.
     case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_from,
     case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_to,
     case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_from,
@@ -49,9 +49,9 @@ select
   b.billing_currency, b.unused_cost, b.overhead_cost, b.match_method,
   case
     when b.confidence is null then cast(null as string)
-    -- where a run ended is a guess, so is its time; a name that several machines or jobs have may be another's
+    -- If the end of a run is a guess, so is its time. A name that several machines or jobs share may belong to another one.
     when b.run_end_rule = 'silent' then 'low'
-    -- what a wild clock says, and when a run was stopped, is not certain either: one step less
+    -- A clock that is wrong, or a run that was stopped in between, also lowers confidence by one step.
     when b.run_end_rule in ('future', 'resumed') then
       case when b.reason = 'ambiguous_name' then 'low' when b.confidence = 'exact' then 'high' when b.confidence = 'high' then 'medium' else 'low' end
     when b.reason = 'ambiguous_name' and b.confidence in ('exact', 'high') then 'medium'

@@ -1,4 +1,5 @@
--- one row per machine and earlier month of which a line of the period does not say what the machine has: what it had by that month's own bill
+-- one row per machine and earlier month for which a charge of this period does not state the machine's size.
+-- The size comes from that month's own bill.
 with late as (
   select distinct resource_key, cast(date_trunc(charge_date, month) as date) as month
   from billing_lines

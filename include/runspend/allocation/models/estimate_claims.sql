@@ -1,4 +1,4 @@
--- one row per run that states no machine, nor has that of an ancestor: what it asked for instead
+-- one row per run without a machine of its own or of an ancestor: what it asked for instead
 with stated as (
   select distinct tracking_server, run_id from run_resources where resource_key is not null
 ),

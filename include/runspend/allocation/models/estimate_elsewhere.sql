@@ -1,5 +1,5 @@
--- one row per run that states no machine and was on none of those its nearest ancestor states: it asks for an instance type that machines on the bills have, and
--- all of these are of others. As in run_spans
+-- one row per run that states no machine and did not run on those of its nearest ancestor: it asks for an instance type on the bills,
+-- and all of the ancestor's machines have another type. Same rule as in run_spans.
 with nearest as (
   select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a

@@ -1,6 +1,6 @@
--- one row per bill, charge date, currency and night that found hours billed which were estimated before
+-- one row per bill, charge date, currency and pipeline run that found billed hours which were estimated before
 with owners as (
-  -- the bill that shows the machine now
+  -- The bill that has the machine now.
   select resource_key, source, account
   from estimate_seen
   where used_until is not null
@@ -48,7 +48,7 @@ ledger as (
   group by a.source, a.tracking_server, a.workspace, a.run_id, a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end
 ),
 met as (
-  -- how much of the run's time in the line was estimated: all of it, unless the line is longer than the hours were
+  -- The estimated part of the run's time in the line: all of it, unless the line is longer than the estimated hours.
   select
     l.source, l.tracking_server, l.workspace, l.run_id, l.resource_key, l.charge_date, l.billing_currency, l.charge_period_start, l.charge_period_end,
     max(l.effective_cost) as effective_cost,

@@ -27,7 +27,7 @@ accounts as (
 select source, concat('account ', account) as part, billed_until
 from accounts
 union all
--- a type is billed as far as the last of the accounts that have it
+-- A type is billed as far as the slowest of the accounts that have it.
 select t.source, concat('type ', t.instance_type), min(a.billed_until)
 from (select distinct source, account, instance_type from uses where instance_type is not null) t
 join accounts a on a.source = t.source and a.account = t.account

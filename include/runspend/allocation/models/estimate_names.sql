@@ -1,4 +1,4 @@
--- one row per name of a machine or job on the bills that hours are estimated from
+-- one row per name of a machine or job on the bills used for estimates
 select distinct 'machine' as thing, resource_key as name
 from estimate_seen
 union all

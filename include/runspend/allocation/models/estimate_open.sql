@@ -1,4 +1,4 @@
--- one row per machine that a run with hours to estimate states, and per instance type that one asks for: what needs a price
+-- one row per machine stated by a run with hours to estimate, and per instance type that such a run asks for: everything that needs a price
 with earliest as (
   select coalesce(min(billed_until), @month_start) as billed_until from estimate_frontiers
 ),

@@ -17,7 +17,7 @@ hours as (
 grains as (
   select source, machine_type, region_id, pricing_category, billing_currency, list_float, contracted_float, effective_float, billed_float from hours
   union all
-  -- for machines that no bill has shown yet
+  -- For machines that are not on any bill yet.
   select h.source, h.machine_type, '*', '*', h.billing_currency, h.list_float, h.contracted_float, h.effective_float, h.billed_float
   from hours h
   join asked_types a on a.machine_type = h.machine_type
@@ -33,7 +33,7 @@ ranked as (
   from grains
 ),
 medians as (
-  -- the lower of two middles: a price that was charged, not one in between
+  -- The lower of two middle values: a price that was charged, not one in between.
   select
     source, machine_type, region_id, pricing_category, billing_currency,
     max(case when list_place = middle then list_float end) as list_float,
@@ -45,7 +45,7 @@ medians as (
 )
 select
   source, machine_type, region_id, pricing_category, billing_currency,
-  -- a price has no more than twelve decimals
+  -- A price has at most twelve decimals.
   cast(cast(trunc(list_float) as int64) + cast(round((list_float - trunc(list_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as list_cost,
   cast(cast(trunc(contracted_float) as int64) + cast(round((contracted_float - trunc(contracted_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as contracted_cost,
   cast(cast(trunc(effective_float) as int64) + cast(round((effective_float - trunc(effective_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as effective_cost,

@@ -1,4 +1,5 @@
--- one row per bill, account, machine, id it has there and currency: what the lines since @lines_from say of it, and how far they bill its use
+-- one row per bill, account, machine, its ID there and currency:
+-- its properties by the lines since @lines_from, and how far they bill its use
 with recent as (
   select
     source, coalesce(sub_account_id, billing_account_id, '') as account, resource_key, resource_id, billing_currency,
@@ -12,7 +13,7 @@ with recent as (
   group by source, account, resource_key, resource_id, billing_currency
 ),
 machines as (
-  -- not every line of a machine says its type
+  -- Not every line of a machine states its type.
   select
     source, resource_key, max(instance_type) as instance_type, max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus,
     max(machine_memory_gb) as machine_memory_gb

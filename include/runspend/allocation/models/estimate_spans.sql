@@ -1,6 +1,7 @@
--- one row per run, machine and stretch of time the run had it after what its bill reaches, until @now; runs without a machine share one with their family
+-- one row per run, machine and time range in which the run had it after the end of its bill, until @now.
+-- Runs without a machine share one with their family.
 with nearest as (
-  -- a run that states no machine has those of its nearest ancestor that does
+  -- A run that states no machine takes the machines of its nearest ancestor that states any.
   select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a
   join (select distinct tracking_server, run_id from stated_machines) s
@@ -21,7 +22,7 @@ members as (
   left join roots r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
 ),
 families as (
-  -- those with a run that asks for an instance type; what its descendants cover is not its own time, whatever they ran on
+  -- Families with a run that asks for an instance type. Time that descendants cover is not the run's own, no matter which machine they used.
   select distinct m.family
   from members m
   join estimate_claims c on c.tracking_server = m.tracking_server and c.run_id = m.run_id
@@ -75,7 +76,7 @@ spans as (
   from ended
 ),
 marked as (
-  -- stretches of one run on one machine that overlap are one stretch: a run is there once
+  -- Merge overlapping time ranges of a run on one machine, so that the run counts once.
   select
     tracking_server, workspace, run_id, resource_key, is_ambiguous, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule,
     coalesce(span_start > max(span_end) over (

@@ -1,4 +1,4 @@
--- one row per machine: what it has, as its bill last said; no window confines which runs decide how they are weighed
+-- one row per machine: its size by its latest bill. Without a billed time range, all runs decide how the runs are weighted.
 select
   resource_key,
   nullif(max(machine_gpus), 0) as machine_gpus,

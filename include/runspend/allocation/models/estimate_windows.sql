@@ -1,6 +1,7 @@
--- one row per bill, account, machine, currency and charge window since @lines_from, of machines alike to those that hours are estimated for: what the window was charged and the time it bills
+-- one row per bill, account, machine, currency and charge period since @lines_from: the amount charged and the time billed.
+-- Only machines like those with hours to estimate.
 with open_types as (
-  -- only what still has hours to estimate needs a price
+  -- Only machines with hours to estimate need a price.
   select distinct s.machine_type
   from estimate_seen s
   join estimate_open o on o.resource_key = s.resource_key

@@ -1,19 +1,20 @@
--- one row per principal, window of its lines and run that stated it then: its part by time, or by what its traces cost at list price where those of all are known.
--- A principal that no run states in a window, and whose owner is known, is its owner's: no run's.
+-- one row per principal, charge period of its lines and run that stated the principal then.
+-- The run's share is by time, or by the list price of its traces if that is known for all runs.
+-- If no run states a principal in a charge period and its owner is known, the cost goes to the owner, not to a run.
 with windows as (
   select target_key, window_start, window_end, max(has_owner) as has_owner
   from (select target_key, window_start, window_end, case when has_owner then 1 else 0 end as has_owner from identity_candidates)
   group by target_key, window_start, window_end
 ),
 names as (
-  -- equal names first; a role alone, where no run states the session of the line; any session, where the line states a role alone
+  -- Equal names first. Otherwise the role alone, if no run states the session of the line; any session, if the line states only a role.
   select n.target_key, u.principal_key, case when u.principal_key = n.target_key then 1 else 2 end as place
   from (select distinct target_key, regexp_extract(target_key, r'^[^/]+/[^/]+') as role_key from windows) n
   join (select distinct principal_key, regexp_extract(principal_key, r'^[^/]+/[^/]+') as role_key from identity_uses) u on u.role_key = n.role_key
   where u.principal_key = n.target_key or u.principal_key = u.role_key or n.target_key = n.role_key
 ),
 window_days as (
-  -- cut at midnight: windows and runs meet by the day, not every window of a principal with every run of it
+  -- Cut at midnight, so that charge periods and runs of a principal join by day and not all with all.
   select
     w.target_key, w.window_start, w.window_end, day,
     greatest(w.window_start, timestamp(day)) as piece_start, least(w.window_end, timestamp(date_add(day, interval 1 day))) as piece_end
@@ -47,7 +48,7 @@ days as (
   cross join unnest(generate_date_array(date(window_start), date(timestamp_sub(window_end, interval 1 microsecond)))) as day
 ),
 spent as (
-  -- what the traces of a run cost on the days of a window
+  -- The list price of a run's traces on the days of a charge period.
   select d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id, cast(cast(sum(t.list_cost) as string) as float64) as spent_float
   from days d
   join trace_costs t on t.charge_date = d.day and t.month = @period
@@ -55,7 +56,7 @@ spent as (
   group by d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id
 ),
 day_times as (
-  -- how long a run with such traces called as its principal on those days: the traces tell no hour
+  -- How long a run with such traces was active as its principal on those days. Traces have no hour.
   select s.window_start, s.window_end, s.tracking_server, s.workspace, s.run_id, cast(sum(timestamp_diff(u.piece_end, u.piece_start, microsecond)) as int64) as day_ticks
   from spent s
   join days d on d.window_start = s.window_start and d.window_end = s.window_end
@@ -75,7 +76,7 @@ rates as (
     and d.tracking_server = c.tracking_server and d.workspace = c.workspace and d.run_id = c.run_id
 ),
 kinds as (
-  -- one kind of weight for all of a window; the largest rate, not their sum, which would depend on the order of the rows
+  -- One kind of weight for the whole charge period. Uses the largest rate, because a sum would depend on row order.
   select target_key, window_start, window_end, countif(rate is null) = 0 as by_tokens, max(rate) as largest
   from rates
   group by target_key, window_start, window_end

@@ -1,4 +1,4 @@
--- one row per resource that the default scope counts as the ML platform's: machines that serve runs, buckets behind artifact URIs
+-- one row per resource that the default scope counts as the ML platform's: machines that serve runs, and buckets behind artifact URIs.
 select resource_key from known_machines
 union distinct
 select distinct regexp_extract(artifact_uri, r'^[a-z0-9]+://([^/]+)') as resource_key

@@ -1,4 +1,4 @@
--- one row per pool that runs ask for by instance type: all machines of the type, or those that agree in what runs state
+-- one row per pool that runs ask for by instance type: all machines of the type, or those with the properties that runs state
 with billed as (
   select
     p.pool_number, p.target_key, p.instance_type, p.is_group, cast(sum(w.billed_microseconds) as int64) as microseconds, cast(sum(w.unit_microseconds) as int64) as unit_microseconds,
@@ -13,7 +13,7 @@ claims as (
   from pool_claims
   where not is_family
   union all
-  -- several runs that share a claim claim it once
+  -- Runs that share a claim count it once.
   select f.pool_number, k.has_units, f.weight, f.nodes, f.mark, f.next_mark
   from (
     select pool_number, weight, nodes, members, mark, lead(mark) over (partition by pool_number, claim_number order by mark) as next_mark
@@ -23,7 +23,7 @@ claims as (
   where f.members > 0
 ),
 asked as (
-  -- milliseconds of machines, or of units where these are shared
+  -- Milliseconds of machines, or of units if machines are shared.
   select
     c.pool_number,
     cast(sum(div(timestamp_diff(least(c.claimed_to, b.billed_until), greatest(c.claimed_from, b.billed_from), microsecond), 1000) * case when c.has_units then c.weight else c.nodes end) as int64) as asked,
@@ -40,7 +40,7 @@ claimed as (
   where b.unit_microseconds > 0
 ),
 spread as (
-  -- who fits several pools claims hours of each as they were billed
+  -- A run that matches several pools claims hours of each in proportion to the billed hours.
   select
     m.cell_number,
     cast(sum(cast(round(c.milliseconds * (b.microseconds / g.microseconds)) as int64)) as int64) as milliseconds,
@@ -67,7 +67,7 @@ skus as (
   group by target_key, sub_account_id, region_id, pricing_category, sku_id, billing_currency
 ),
 kinds as (
-  -- a licence adds to the price and not to the hours
+  -- A license adds to the price but not to the hours.
   select target_key, billing_currency, sum(effective_cost) as effective_cost, max(microseconds) as microseconds
   from skus
   group by target_key, sub_account_id, region_id, pricing_category, billing_currency

@@ -1,5 +1,6 @@
--- one row per group a matched job is in, or machine of it that lines name, charge window and run of the job: its part of the window, for lines that hang on
--- the job's machines
+-- one row per attachment key of a matched job, charge period and run of the job: the run's share of the charge period.
+-- The key is a group the job is in, or a machine of the job that other lines name.
+-- Used for lines that are attached to the job's machines.
 with sets as (
   select distinct l.job_key, array_to_string(l.group_keys, chr(31)) as group_text
   from billing_lines l

@@ -1,11 +1,11 @@
--- one row per run that states a job of the bill: when it ran, its job in the place of a machine
+-- one row per run that states a job of the bill: when it ran, with its job in place of a machine
 with named as (
   select distinct job_key, json_value(tags, '$."runspend.job_aliases"') as aliases
   from billing_lines
   where billing_period = @period and job_key is not null and strpos(tags, '"runspend.job_aliases"') > 0
 ),
 aliases as (
-  -- the tasks of a job have ids of their own, which their runs state; the bill knows the job
+  -- The tasks of a job have their own IDs, which their runs state. The bill only has the job's ID.
   select lower(alias) as alias, min(job_key) as job_key
   from named
   cross join unnest(split(aliases, ' ')) as alias
@@ -25,7 +25,7 @@ stated as (
   where r.job_key is not null
 ),
 nearest as (
-  -- a run that states no job has that of its nearest ancestor that does
+  -- A run that states no job takes the job of its nearest ancestor that states one.
   select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a
   join (select distinct tracking_server, run_id from stated) s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id

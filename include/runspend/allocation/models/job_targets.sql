@@ -1,6 +1,6 @@
--- one row per job, charge window and run of that life of the job: its part of the window, as two ends of a line from 0 to 1
+-- one row per job, charge period and run of that life of the job: the run's share of the charge period, as a range between 0 and 1
 with own as (
-  -- time that is the run's own, as on a machine
+  -- The run's own time, computed as on a machine.
   select
     u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number,
     min(u.run_end_rule) as run_end_rule, min(u.weight_kind) as weight_kind,
@@ -16,7 +16,7 @@ jobs as (
 windows as (
   select
     j.machine_number, w.job_key, w.life, w.is_of_period, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks,
-    -- the clock has no marks where no run reaches
+    -- The clock has no marks where no run reaches.
     coalesce(b.busy_clock - a.busy_clock, 0) as clock_ticks
   from job_windows w
   join jobs j on j.job_key = w.job_key
@@ -33,7 +33,7 @@ lives as (
   having sum(o.ticks) > 0
 ),
 parts as (
-  -- a window belongs to every run of that life of the job: what no run covers is overhead of all of them
+  -- A charge period belongs to every run of that life of the job. Time that no run covers is overhead shared by all of them.
   select
     w.job_key, w.charge_period_start, w.charge_period_end, w.machines, l.run_number, l.run_end_rule, l.weight_kind,
     coalesce(o.ticks, 0) as ticks,
@@ -53,7 +53,7 @@ parts as (
   window v as (partition by w.job_key, w.charge_period_start, w.charge_period_end order by l.run_number)
 ),
 busy as (
-  -- what integer division left over goes to the last run that was there, as on a machine; it is nobody's overhead
+  -- The remainder of the integer division goes to the last run that was active, as on a machine. It does not count as overhead.
   select
     job_key, charge_period_start, charge_period_end, machines, run_number, run_end_rule, weight_kind, runs_in_window, billed_ticks,
     life_upto, life_ticks, own_life_ticks,

@@ -1,5 +1,6 @@
--- one row per job and charge window of its lines: the time they bill, and the stretch of the job's life the window belongs to.
--- A job that goes on over the month's end is whole: its windows on the bills of the months beside, between @jobs_from and @jobs_until, are there as well.
+-- one row per job and charge period: the time billed, and which life of the job the charge period belongs to.
+-- A job that crosses the end of the month is kept whole:
+-- charge periods between @jobs_from and @jobs_until on the previous and next month's bills are included.
 with skus as (
   select
     job_key, charge_period_start, charge_period_end, coalesce(resource_key, '') as resource_key, coalesce(sku_id, '') as sku_id,
@@ -16,7 +17,7 @@ with skus as (
   group by job_key, charge_period_start, charge_period_end, coalesce(resource_key, ''), coalesce(sku_id, '')
 ),
 windows as (
-  -- its machines work side by side: the longest is the job
+  -- The machines of a job work in parallel, so the longest billed time is the job's time.
   select
     job_key, charge_period_start, charge_period_end, logical_or(is_of_period) as is_of_period, min(usage_source) as usage_source, max(billed_nanoseconds) as billed_nanoseconds,
     count(distinct case when is_of_period then resource_key end) as machines,
@@ -25,7 +26,7 @@ windows as (
   group by job_key, charge_period_start, charge_period_end
 ),
 steps as (
-  -- names are used again: where the bill shows nothing of a job for a day, another life of it begins
+  -- Job names are reused: after more than a day without a charge, a new life of the job begins.
   select
     job_key, charge_period_start, charge_period_end, is_of_period, usage_source, billed_nanoseconds, machines, window_nanoseconds,
     case when timestamp_diff(charge_period_start, max(charge_period_end) over (w rows between unbounded preceding and 1 preceding), microsecond) > 86400000000 then 1 else 0 end as begins

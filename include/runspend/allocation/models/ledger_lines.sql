@@ -1,4 +1,4 @@
--- one row per bill line of the period: which rule settles it, if one of the first three does, and whether it is the ML platform's
+-- one row per bill line of the period: which of the first three rules applies, if any, and whether the line is the ML platform's
 with lines as (
   select
     source, billing_period, line_id, charge_date, charge_period_start, charge_period_end, service_provider_name, billing_account_id,
@@ -7,7 +7,7 @@ with lines as (
     sku_id, charge_class, billed_nanoseconds, lower(instance_type) as instance_type, machine_gpus, machine_cpus, machine_memory_gb,
     job_key, attached_to, group_keys, storage_key, storage_class, pool_key, line_team, line_project, line_cost_center, line_owner,
     nullif(array_to_string(group_keys, chr(31)), '') as group_text,
-    -- a machine that `format: machines` lists is there to serve runs, also in a month without any
+    -- A machine listed in `format: machines` exists to serve runs, even in a month without runs.
     coalesce(service_provider_name = 'own' and resource_type = 'Machine', false) as is_own,
     date_trunc(charge_date, month) as first_month,
     date_trunc(date(timestamp_sub(charge_period_end, interval 1 microsecond)), month) as last_month,
@@ -17,7 +17,7 @@ with lines as (
       when commitment_discount_status = 'Unused' then 'fee'
       when strpos(lower(coalesce(service_name, '')), 'support') > 0 then 'fee'
       when resource_key is null and job_key is null and (charge_category in ('Credit', 'Adjustment') or charge_class = 'Correction' or billed_cost < 0) then 'fee'
-      -- a pile of machines of a type names no resource
+      -- A charge for several machines of one type names no resource.
       when (resource_key is not null or job_key is not null or (instance_type is not null and charge_category = 'Usage'))
         and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000 then 'timed'
       else 'plain'
@@ -38,7 +38,7 @@ matched as (
     l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id, l.billing_currency,
     l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.service_category, l.pricing_category,
     l.sku_id, l.charge_class, l.billed_nanoseconds,
-    -- a discount of a machine states no type
+    -- A discount of a machine does not state the instance type.
     coalesce(l.instance_type, n.instance_type) as instance_type,
     coalesce(l.machine_gpus, e.machine_gpus) as machine_gpus, coalesce(l.machine_cpus, e.machine_cpus) as machine_cpus,
     coalesce(l.machine_memory_gb, e.machine_memory_gb) as machine_memory_gb,
@@ -52,9 +52,9 @@ matched as (
       when l.line_kind = 'fee' then 'none'
       when j.job_key is not null then 'job_id'
       when l.line_kind = 'timed' and (k.resource_key is not null or o.resource_key is not null) then 'resource_id'
-      -- declared as the platform's own: weaker than what a run or a tag states, stronger than what is inferred
+      -- Declared as shared platform cost: weaker than a run's statement or a tag, stronger than an inferred match.
       when l.scope = 'shared' then 'none'
-      -- the rules that price from a pool come after all machines have been looked at
+      -- Rules that price a pool apply after all machines have been processed.
       when (l.is_short and (m.attached_to is not null or g.group_text is not null))
         or s.storage_key is not null
         or (l.is_short and l.pool_key is not null)
@@ -83,7 +83,7 @@ select
   l.sku_id, l.charge_class, l.billed_nanoseconds, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb,
   l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
   l.is_known, l.settled_by,
-  -- what the runs that state the machine leave of its time, runs of a pool or type may have had
+  -- Machine time left over by the runs that state the machine is offered to runs of a pool or an instance type.
   l.settled_by = 'resource_id' and l.is_wanted as is_offered,
   case
     when l.scope is not null then l.scope in ('include', 'shared')

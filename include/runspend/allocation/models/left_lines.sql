@@ -1,4 +1,4 @@
--- one row per line that no rule settles although one might have, as one target
+-- one row per line that no rule allocates although one might have, as one target
 select
   l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
   l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.invoice_id, l.cost_kind,
@@ -6,7 +6,7 @@ select
   case when l.known_by is not null then 'idle' else 'unmatched' end as allocated_to,
   cast(null as string) as tracking_server, cast(null as string) as workspace, cast(null as string) as run_id, cast(null as string) as owner_id,
   coalesce(l.known_by, 'none') as match_method,
-  -- what a pool or type was offered and did not use is as sure as what it used
+  -- Offered time that a pool or type did not use has the same confidence as the time it used.
   case
     when o.match_method = 'pool_time' then 'medium'
     when o.match_method = 'instance_type_time' then 'low'

@@ -1,5 +1,6 @@
--- one row per window of LLM lines and run whose traces cost tokens then: its part of what all traces of these days cost at list price.
--- By day only: a trace's price already knows its model, and how a provider's bill names models is nobody's standard.
+-- one row per charge period of LLM lines and run whose traces used paid tokens then:
+-- the run's share of the list price of all traces on these days
+-- By day only: a trace's price already includes its model, and providers have no standard for model names on bills.
 with days as (
   select w.target_key, w.window_start, w.window_end, day
   from (select distinct target_key, window_start, window_end from llm_candidates) w
@@ -29,7 +30,7 @@ totals as (
   group by d.target_key, d.window_start, d.window_end
 ),
 weights as (
-  -- whole numbers that add up to less than 2^52, each from one float product
+  -- Whole numbers that sum to less than 2^52, each from one float product.
   select
     s.target_key, s.window_start, s.window_end, s.tracking_server, s.workspace, s.run_id,
     cast(ceil(s.spent_float / t.total_float * 2251799813685248.0) as int64) as weight

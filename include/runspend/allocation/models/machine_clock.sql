@@ -1,4 +1,5 @@
--- one row per machine and mark (a start or stop of a run, or of a window a run reaches): three clocks that advance only while the machine is busy, in ticks of 1/64 nanosecond
+-- one row per machine and mark: a start or stop of a run, or of a charge period that a run reaches.
+-- Has three clocks that advance only while the machine is busy, in ticks of 1/64 nanosecond.
 with changes as (
   select machine_number, interval_start as mark, weight as change, cast(null as int64) as units from run_intervals
   union all
@@ -16,7 +17,8 @@ marks as (
   group by machine_number, mark
 ),
 sizes as (
-  -- of the few machines whose size changed: what they had from this mark on; what they had in a month that is only corrected ends with it
+  -- Only for the few machines whose size changed: their units from this mark on.
+  -- Units of a month that is only corrected end with that month.
   select
     m.machine_number, m.mark,
     last_value(m.units ignore nulls) over (
@@ -44,9 +46,9 @@ slices as (
 advances as (
   select
     machine_number, mark,
-    -- per unit of weight
+    -- Advance per unit of weight.
     case when active > 0 then div(ticks, greatest(active, coalesce(units, active))) else 0 end as share_advance,
-    -- what the active runs have of the machine together; two steps, since ticks x weight can pass 2^63
+    -- The part of the machine that all active runs have together. Two steps, because ticks x weight can exceed 2^63.
     case
       when active <= 0 then 0
       when units is null or active >= units then ticks

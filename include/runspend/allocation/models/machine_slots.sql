@@ -1,5 +1,5 @@
--- one row per machine with runs and charge window: the time its Usage lines bill (never more than the window), the bill they stand on, and
--- where a machine's size changed (a name that is used again, a machine that was stopped, resized, started) its units then
+-- one row per charge period of a machine with runs: the time its Usage lines bill (at most the charge period) and the bill they are on.
+-- If the machine's size changed, it also has the units at that time. Reasons: a reused name, or a machine stopped, resized and started.
 with machines as (
   select
     i.resource_key, min(i.machine_number) as machine_number,
@@ -12,7 +12,7 @@ skus as (
   select
     m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, '') as sku_id,
     sum(case when l.charge_category = 'Usage' and l.charge_class is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds,
-    -- a correction of an hour is no second hour
+    -- A correction of an hour is not a second hour.
     countif(l.charge_category = 'Usage' and l.charge_class is null) as usage_lines,
     max(case m.unit_kind
       when 'gpu' then nullif(l.machine_gpus, 0) * m.unit_scale
@@ -25,7 +25,8 @@ skus as (
   group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, '')
 ),
 windows as (
-  -- licence, discount, the two parts of a half-covered hour, a second bill of the same machine do not add time: the largest SKU is the machine
+  -- Licenses, discounts, the two parts of a half-covered hour, or a second bill of the same machine add no time.
+  -- The largest SKU is the machine.
   select
     machine_number, charge_period_start, charge_period_end, max(billed_nanoseconds) as billed_nanoseconds,
     min(case when usage_lines > 0 then source end) as usage_source, max(units) as units,

@@ -1,5 +1,5 @@
--- one row per machine that is offered to the rules after, window of its lines (an hour where they lie in one) and stretch of time in which
--- runs that state the machine have `taken` of its `units`
+-- one row per machine offered to the later rules, charge period of its lines (an hour if they fit in one) and time range.
+-- In that time range, runs that state the machine have `taken` of its `units`.
 with machines as (
   select distinct i.machine_number, i.resource_key, i.units
   from run_intervals i
@@ -44,7 +44,7 @@ select
     else charge_period_end
   end as window_end,
   taken_from, taken_to,
-  -- of a machine of unknown size, runs that state it have all of it
+  -- If the machine's size is unknown, the runs that state it have all of it.
   case when units is null then 1 else least(weight, units) end as taken,
   coalesce(units, 1) as units
 from used

@@ -1,4 +1,4 @@
--- one row per machine that serves runs and whose lines state one instance type
+-- one row per machine that serves runs and whose charges state exactly one instance type.
 select l.resource_key, lower(min(l.instance_type)) as instance_type
 from billing_lines l
 join (select distinct resource_key from known_machines) k on k.resource_key = l.resource_key

@@ -1,4 +1,5 @@
--- one row per machine: what it has at most, whether that changed, and from when to when the period bills it (corrections of other times apart)
+-- one row per machine: its maximum size, whether the size changed, and the time range that the period bills.
+-- Corrections do not count towards the time range.
 with sizes as (
   select
     resource_key,
@@ -16,7 +17,7 @@ with sizes as (
 )
 select
   s.resource_key, s.machine_gpus, s.machine_cpus, s.machine_memory_gb,
-  -- what it has now says nothing of the time that a late correction is of
+  -- The current size says nothing about the time that a late correction covers.
   s.is_resized or e.resource_key is not null as is_resized,
   s.billed_from, s.billed_until
 from sizes s

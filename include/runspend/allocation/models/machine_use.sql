@@ -1,4 +1,4 @@
--- one row per machine of the period: billed and used time, and the run that used it last
+-- one row per machine of the period: billed and used time, and the last run that used it
 with billed as (
   select m.resource_key, sum(s.billed_nanoseconds) / 1e9 as billed_seconds
   from machine_slots s

@@ -1,5 +1,5 @@
--- one row per name of a machine or job that runs state and name on the bill that it stands for, where the two differ or one of them is another's too.
--- Equal names need no row. A shorter name stands for a longer one that it may be: of the places that both state, none differs.
+-- one row per machine or job name that runs state and the billed name it matches, where the two differ or a match is ambiguous.
+-- Equal names need no row. A shorter name matches a longer one if no part that both state (account, region, zone, …) differs.
 with present as (
   select tracking_server, run_id from window_runs
   union distinct
@@ -30,13 +30,13 @@ ends as (
   from names
 ),
 asked as (
-  -- most names are the same on both sides: none of the others needs to be looked at
+  -- Most names are equal on both sides; only the others need a comparison.
   select n.thing, n.name, n.is_billed, n.is_stated
   from ends n
   join (select distinct thing, last_part from ends where is_stated and not is_billed) w on w.thing = n.thing and w.last_part = n.last_part
 ),
 kinds as (
-  -- names are shorter or longer on these platforms alone; a slash elsewhere is a sign like any other
+  -- Only these platforms have shorter and longer names. Elsewhere a slash is an ordinary character.
   select
     thing, name, is_billed, is_stated,
     case
@@ -51,7 +51,7 @@ kinds as (
   from asked
 ),
 parts as (
-  -- a place that is not stated is empty or null; a project by its number and one by its name cannot be compared
+  -- A part that a name does not state is empty or null. A project number cannot be compared with a project name.
   select
     thing, name, is_billed, is_stated,
     case when starts_with(name, 'arn:') and stated_kind <> 'pod' then concat(regexp_extract(stated_kind, r'^[^:]*'), regexp_extract(stated_kind, r':([^:]*)$')) else stated_kind end as kind,
@@ -87,7 +87,7 @@ pairs as (
     s.thing, s.name as stated_key, b.name as billed_key,
     s.kind as stated_kind, s.account as stated_account, s.account_number as stated_number, s.region as stated_region, s.zone as stated_zone, s.holder as stated_holder,
     b.kind as billed_kind, b.account as billed_account, b.account_number as billed_number, b.region as billed_region, b.zone as billed_zone, b.holder as billed_holder,
-    -- Google numbers instances and jobs everywhere at once
+    -- Google's numeric IDs of instances and jobs are globally unique, so they prove a match.
     not regexp_contains(s.short_name, r'^[0-9]{15,}$')
       and ((s.account_number is not null and b.account is not null) or (b.account_number is not null and s.account is not null)) as is_unproven,
     b.is_stated as is_of_others
@@ -97,7 +97,7 @@ pairs as (
     and coalesce(s.region = b.region, true) and coalesce(s.zone = b.zone, true) and coalesce(s.holder = b.holder, true)
 ),
 fitting as (
-  -- what others state in full is theirs, if a shorter name may stand for something else
+  -- If another run states a billed name in full, that name belongs to it, provided the shorter name can match something else.
   select thing, stated_key, billed_key, is_unproven, is_of_others
   from pairs
   qualify not is_of_others or logical_and(is_of_others) over (partition by thing, stated_key)
@@ -123,7 +123,7 @@ from fitting p
 left join several_billed b on b.thing = p.thing and b.stated_key = p.stated_key
 left join several_stated s on s.thing = p.thing and s.billed_key = p.billed_key
 union all
--- who states the bill's own short name is one of several too
+-- A run that states the billed short name itself is also one of several candidates.
 select n.thing, n.name, n.name, true
 from names n
 join several_stated s on s.thing = n.thing and s.billed_key = n.name

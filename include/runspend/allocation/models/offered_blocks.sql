@@ -1,6 +1,7 @@
--- one row per axis of charge_parts with lines of machines that runs state, and block of these machines: what they cost together, and whether a run may
--- have a part of it. In charge_parts, machines that runs state come before all others, and runs before what no run asked for: what comes after
--- the last run's end is idle as it is and is not laid there.
+-- one row per axis of charge_parts with lines of stated machines, and block of these machines:
+-- their total cost, and whether a run may get a part.
+-- In charge_parts, stated machines come before all others, and runs come before unclaimed time.
+-- Everything after the last run's end is idle, so it is not laid out there.
 with targets as (
   select match_method, target_key, window_start, window_end, run_id, ratio_upto from pool_targets
   union all
@@ -24,7 +25,7 @@ sums as (
     cost_sign, m.block_number
 ),
 free_machines as (
-  -- charges that cost nothing have all the same width
+  -- Charges that cost nothing all have the same width.
   select
     c.match_method, c.target_key, c.window_start, c.window_end, c.source, c.billing_currency, c.cost_kind, c.service_name, c.charge_category,
     m.block_number, count(distinct c.resource_key) as machines
@@ -36,7 +37,7 @@ free_machines as (
     m.block_number
 ),
 blocks as (
-  -- strangers' lines, the block without a number, are at most as many charges as lines
+  -- Lines of machines that no run states have no block number. They form at most as many charges as lines.
   select
     s.match_method, s.target_key, s.window_start, s.window_end, s.source, s.billing_currency, s.cost_kind, s.service_name, s.charge_category,
     s.cost_sign, s.block_number, s.lines, s.effective_cost, coalesce(f.machines, s.lines) as charges,
@@ -54,7 +55,7 @@ axes as (
   group by axis_number
 ),
 wide as (
-  -- whole numbers that add up to 2^51, or nearly; charges that cost nothing have all the same width
+  -- Whole numbers that sum to 2^51, or nearly. Charges that cost nothing all have the same width.
   select
     b.match_method, b.target_key, b.window_start, b.window_end, b.source, b.billing_currency, b.cost_kind, b.service_name, b.charge_category,
     b.cost_sign, b.axis_number, b.block_number, b.charges, b.effective_cost, a.lines as axis_lines, a.charges as axis_charges,
@@ -73,11 +74,11 @@ laid as (
 select
   l.match_method, l.target_key, l.window_start, l.window_end, l.source, l.billing_currency, l.cost_kind, l.service_name, l.charge_category, l.cost_sign,
   l.block_number, l.charges, l.effective_cost,
-  -- machines are reached whole: a block that is reached along one axis of the window is reached along all
+  -- Machines are reached as a whole: a block reached along one axis of the charge period is reached along all axes.
   coalesce(l.block_number <= max(case
     when w.asked_upto <= 0 then null
     when l.cost_sign = 0 and l.starts_at <= w.asked_upto * l.axis_charges then l.block_number
-    -- lines that are one charge there are rounded together, by less than four units a line
+    -- Lines that form one charge there are rounded together, by less than four units per line.
     when l.cost_sign <> 0 and l.starts_at < w.asked_upto * 2251799813685248.0 + 4 * l.axis_lines then l.block_number
   end) over (partition by l.match_method, l.target_key, l.window_start, l.window_end), false) as is_reached
 from laid l

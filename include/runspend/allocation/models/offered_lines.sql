@@ -1,4 +1,5 @@
--- one row per line, or rest of a line, of a machine that runs state, in a window that has targets of a pool or an instance type: whether a run may have a part of it
+-- one row per line (or rest of one) of a stated machine in a charge period with targets of a pool or an instance type:
+-- whether a run may get a part
 with targets as (
   select match_method, target_key, window_start, window_end, run_id, weight_kind, is_scaled from pool_targets
   union all

@@ -1,4 +1,4 @@
--- one row per pool or instance type and machine in it that runs state; a block is a 64th of these machines, so that no line has to be sorted
+-- one row per pool or instance type and stated machine in it. A block is a 64th of these machines, so lines need no sorting.
 select
   match_method, target_key, resource_key,
   div(

@@ -1,6 +1,8 @@
--- one row per bill line and target, for the lines settled by the first three rules or by none: the run, idle time or pot it goes to, as two ends of a line from 0 to 1
+-- one row per bill line and target, for lines that one of the first three rules matches, or none.
+-- The target is a run, idle time or a kind of shared cost; its share is a range between 0 and 1.
 with split_slots as (
-  -- windows that several have a part of: a decimal takes long to become a float, so it does so for the lines of these alone, and before there is a row for each part
+  -- Charge periods that several targets share. Converting decimals to floats is slow:
+  -- only lines of these are converted, before each gets a row per part.
   select resource_key, charge_period_start, charge_period_end
   from slot_targets
   where ratio_before = 0 and not is_last
@@ -9,7 +11,7 @@ lines as (
   select
     l.*,
     l.is_inside and l.settled_by not in ('rest', 'job_id') and not l.is_offered as is_placed,
-    -- the platform's own, and nothing a run or a tag states is stronger
+    -- Declared as shared platform cost, and no run's statement and no tag overrides that.
     coalesce(l.scope, '') = 'shared' and l.settled_by = 'none' as is_declared,
     case when l.is_inside and l.settled_by = 'resource_id' then l.resource_key end as slot_resource_key,
     case when l.settled_by = 'run_tag' then l.resource_key end as rented_resource_key,
@@ -36,7 +38,7 @@ select
   cast(cast(l.effective_cost as string) as float64) as effective_float,
   case when j.ratio_before > 0 or not j.is_last then cast(cast(l.billed_cost as string) as float64) end as billed_float,
   1.0 as charge_part,
-  -- what the job's machine had and its only run did not ask for, as a share of the line; overhead apart
+  -- The part of the job's machine that its only run did not ask for, as a share of the line, without overhead.
   case
     when j.runs_in_window > 1 then cast(null as float64)
     when r.gpu_count is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - r.gpu_count / u.machine_gpus)
@@ -80,7 +82,7 @@ select
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'high'
   end as confidence,
   case
-    -- a tag is a claim: that the run was not there then, or that its machines are elsewhere, does not move the money, and is said
+    -- A tag is a claim. If the run was not active then, or its machines are elsewhere, the cost still goes to it, and the reason is recorded.
     when l.charge_period_end <= g.start_time or l.charge_period_start >= greatest(g.end_time, timestamp_add(g.start_time, interval 1 microsecond)) then 'other_time'
     when l.sub_account_id <> g.sub_account_id then 'other_account'
     when l.region_id <> g.region_id and lower(l.region_id) <> 'global' then 'other_region'
@@ -100,7 +102,7 @@ select
   coalesce(t.is_last, true) as is_last,
   l.list_float, l.contracted_float, l.effective_float, l.billed_float,
   1.0 as charge_part,
-  -- what a machine rented for the run had and the run did not ask for, as a share of the line
+  -- The part of a machine rented for the run that the run did not ask for, as a share of the line.
   case
     when g.gpu_count is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - g.gpu_count / u.machine_gpus)
     when g.cpu_request is not null and u.machine_cpus is not null then greatest(0.0, 1.0 - g.cpu_request / u.machine_cpus)
@@ -112,9 +114,9 @@ from lines l
 left join tagged_runs g on g.run_tag = l.run_tag
 left join slot_targets t
   on t.resource_key = l.slot_resource_key and t.charge_period_start = l.charge_period_start and t.charge_period_end = l.charge_period_end
-  -- the rest of an offered line is settled by the rules that price from a pool
+  -- The rules that price a pool allocate the rest of an offered line.
   and (t.allocated_to = 'run' or not l.is_offered)
 left join machine_units u on u.resource_key = l.rented_resource_key
--- a line with a target is placed anyway: named here, for an engine that could leave lines out before the join would guess how many stay, far
--- too few, and look the targets' lines up in a table of the lines, five times as large as one of the targets
+-- Redundant: a line with a target is always placed. Without it, an engine filters lines before the join and estimates far too few rows.
+-- It would then build its hash table from the lines, which is five times as large as one from the targets.
 where l.is_placed or t.resource_key is not null

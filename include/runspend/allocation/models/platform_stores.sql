@@ -1,4 +1,4 @@
--- one row per bucket or storage account that holds artifacts in the period, in the form the bill's storage_key has
+-- one row per bucket or storage account that holds artifacts in the period, written like the bill's storage_key.
 select distinct
   case
     when regexp_contains(store, r'^(abfss?|wasbs?)://') then lower(regexp_extract(store, r'@([^./]+)'))

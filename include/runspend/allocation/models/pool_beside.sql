@@ -1,13 +1,15 @@
--- one row per pool and window in which runs had machines of it by tag, job or id, and target of what the pool bills beside its machines: these runs, those that
--- asked the pool, and idle, by time on all machines of the pool. Who starts to state a machine leaves nobody else its disks.
--- What is billed by the day beside machines billed by the hour goes by all hours of that day; as of every window without machines, none of it is idle
+-- one row per pool, charge period in which runs had its machines by tag, job or id, and target of the pool's charges other than machines.
+-- Targets are these runs, runs with claims on the pool, and idle, by time on all machines of the pool.
+-- A run that starts to state its machine keeps its part of the disks: it does not fall to the other runs.
+-- Daily charges of a pool whose machines are billed by the hour are split by all hours of the day.
+-- As in every charge period without machines, none of this is idle.
 with pieces as (
   select
     target_key, window_start, window_end, 'run' as allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds,
     true as is_known
   from pool_known_uses
   union all
-  -- what is left of the machines, as it was split
+  -- The rest of the machines, as split between claims and idle.
   select
     p.target_key, p.window_start, p.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, false,
     cast(round((p.ratio_upto - p.ratio_before) * (w.billed_microseconds * 1000.0)) as int64), false
@@ -26,7 +28,7 @@ windows as (
   where c.match_method = 'pool_time' and c.cost_kind <> 'compute'
 ),
 window_hours as (
-  -- windows meet by the hour in which the inner one begins: a pool alone would pair each with each
+  -- Charge periods join by the hour in which the inner one begins. By pool alone, all would join with all.
   select w.target_key, w.window_start, w.window_end, w.has_machines, hour_number
   from windows w
   cross join unnest(generate_array(div(unix_micros(w.window_start), 3600000000), div((unix_micros(w.window_end) - 1), 3600000000))) as hour_number

@@ -1,9 +1,10 @@
--- one row per run, pool and stretch of time the run asks for machines of it: none of its descendants covers it, and it does not have all its machines then
+-- one row per run, pool and time range in which the run asks for machines of the pool.
+-- In that time, no descendant covers it and it does not have all its machines.
 with asks as (
   select tracking_server, workspace, run_id, pool_number, kind_number, span_start as ask_start, span_end as ask_end, cast(null as int64) as nodes_left
   from pool_spans
   union all
-  -- beside machines of its own
+  -- Claims in addition to the run's own machines.
   select h.tracking_server, h.workspace, h.run_id, h.pool_number, p.kind_number, h.held_from, h.held_to, h.nodes_left
   from pool_held h
   join pools p on p.pool_number = h.pool_number
@@ -18,14 +19,14 @@ covers as (
   join pool_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.kind_number = p.kind_number
     and c.span_start < p.ask_end and c.span_end > p.ask_start
   union all
-  -- what it asks for beside machines of its own, and while lines are tagged as its own
+  -- Time with a separate claim: the run has machines of its own, or lines are tagged as its own.
   select p.tracking_server, p.run_id, p.pool_number, p.nodes_left, p.ask_start, greatest(h.held_from, p.ask_start), least(h.held_to, p.ask_end)
   from pool_held h
   join asks p on p.tracking_server = h.tracking_server and p.run_id = h.run_id and p.pool_number = h.pool_number
     and h.held_from < p.ask_end and h.held_to > p.ask_start
   where p.nodes_left is null or h.nodes_left = 0
   union all
-  -- while it was stopped it asks for nothing
+  -- A run asks for nothing while it is stopped.
   select p.tracking_server, p.run_id, p.pool_number, p.nodes_left, p.ask_start, greatest(g.gap_start, p.ask_start), least(g.gap_end, p.ask_end)
   from run_gaps g
   join asks p on p.tracking_server = g.tracking_server and p.workspace = g.workspace and p.run_id = g.run_id
@@ -47,7 +48,7 @@ gaps as (
   from covers
 ),
 shared_claims as (
-  -- a run with machines of its own is still one of those who share a claim, for the others
+  -- A run with its own machines still counts as a member of a shared claim, for the other members.
   select distinct s.pool_number, s.tracking_server, s.claim_run_id
   from pool_spans s
   join (
@@ -72,7 +73,7 @@ own as (
   window claim as (partition by s.pool_number, s.tracking_server, s.claim_run_id)
 ),
 have as (
-  -- a kind counts only where every machine of the pool, or of the type, is known to have it
+  -- A kind of weight counts only if every machine of the pool or type is known to have that unit.
   select
     p.kind_number, min(m.window_start) as billed_from, max(m.window_end) as billed_until,
     case when countif(m.machine_gpus is null) = 0 then max(m.machine_gpus) end as machine_gpus,
@@ -87,7 +88,7 @@ stated as (
     o.kind_number,
     countif(o.gpu_count is null) = 0 and max(o.gpu_count) > 0 as all_gpus, countif(o.gpu_count > 0) > 0 as some_gpus, countif(o.cpu_request is null) = 0 as all_cpus,
     countif(o.memory_request_gb is null) = 0 as all_memory, countif(o.mean_use_percent is null) = 0 as all_use,
-    -- whole GPUs and cores need no finer unit: small weights leave less to round
+    -- Whole GPUs and cores need no finer unit. Small weights leave less to round.
     case when min(o.gpu_count) >= 1 and max(mod(cast(round(o.gpu_count * 100) as int64), 100)) = 0 then 1 else 100 end as gpu_scale,
     case when min(o.cpu_request) >= 1 and max(mod(cast(round(o.cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale
   from own o
@@ -96,8 +97,9 @@ stated as (
   group by o.kind_number
 ),
 kinds as (
-  -- one kind of weight for all who ask of a pool in the period: best one whose units the machines state, else any, to share by once machines run out.
-  -- Of an instance type all machines are alike: who says nothing of GPUs asks for whole ones
+  -- One kind of weight for all claims on a pool in the period: preferably one whose units the machines state,
+  -- else any, used once machines run out.
+  -- All machines of an instance type are alike, so a run that does not state GPUs asks for whole machines.
   select
     s.kind_number, s.gpu_scale, s.cpu_scale, h.machine_gpus, h.machine_cpus, h.machine_memory_gb,
     case
@@ -119,7 +121,7 @@ units as (
   select
     kind_number, weight_kind, gpu_scale, cpu_scale, machine_gpus,
     case weight_kind when 'gpu' then gpu_scale when 'cpu' then cpu_scale else 1 end as unit_scale,
-    -- units of the largest machine; null: unknown
+    -- Units of the largest machine. Null: unknown.
     case weight_kind
       when 'gpu' then machine_gpus * gpu_scale
       when 'cpu' then machine_cpus * cpu_scale
@@ -148,16 +150,16 @@ weighed as (
 select
   pool_number,
   dense_rank() over (order by tracking_server, workspace, run_id) as run_number,
-  -- members of a family that ask for different numbers beside the machines they have are not one claim
+  -- Members of a family that ask for different numbers of further machines do not share one claim.
   dense_rank() over (order by tracking_server, claim_run_id, nodes) as claim_number,
   tracking_server, workspace, run_id, claim_run_id, is_family, run_end_rule, interval_start, interval_end, weight_kind, unit_scale,
   machine_units is not null as has_units,
   nodes,
-  -- GPUs of several nodes are at most all there are on each; of an instance type at most a whole machine a node
+  -- GPUs of several nodes are limited to those of each node. For an instance type, the limit is one whole machine per node.
   nodes * case
     when machine_units is not null and (all_nodes > 1 or match_method = 'instance_type_time') then least(node_weight, machine_units)
     else node_weight
   end as weight,
-  -- more than there is on all nodes together; who states the sum of all for each has asked for no more
+  -- More than all nodes have together. A run that states the total for each node has not asked for more.
   coalesce((all_nodes > 1 or match_method = 'instance_type_time') and node_weight > all_nodes * machine_units, false) as is_capped
 from weighed

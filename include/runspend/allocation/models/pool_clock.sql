@@ -1,4 +1,5 @@
--- one row per pool and mark (a start or stop of a claim or of a window): clocks that advance only while somebody asks, in ticks of 1/64 nanosecond
+-- one row per pool and mark: a start or stop of a claim or of a charge period.
+-- Has clocks that advance only while there are claims, in ticks of 1/64 nanosecond.
 with changes as (
   select pool_number, interval_start as mark, weight, nodes, 0 as units, 0 as machines, 0 as taken_units, 0 as taken_machines
   from pool_claims
@@ -8,7 +9,7 @@ with changes as (
   from pool_claims
   where not is_family
   union all
-  -- however many of a family are there, they ask for what one asks
+  -- A family asks for as much as one run, however many members are active.
   select
     pool_number, mark,
     weight - coalesce(lag(weight) over claim, 0),
@@ -59,7 +60,7 @@ slices as (
   window w as (partition by m.pool_number order by m.mark)
 ),
 demands as (
-  -- what is asked against what there is, and what of it no run has that states its machine: units where the machines state them, else machines
+  -- Compares claims with what exists and with what stated machines leave free: in units if the machines state them, else in machines.
   select
     pool_number, mark, has_units, weight, ticks,
     case when has_units then weight else nodes end as asked,
@@ -68,7 +69,8 @@ demands as (
   from slices
 ),
 given as (
-  -- what all who ask have of what there is; two steps, since ticks x units can pass 2^63. A window without machines is theirs who ask
+  -- The part that all claims have together. Two steps, because ticks x units can exceed 2^63.
+  -- A charge period without machines belongs to the claims.
   select
     pool_number, mark, has_units, weight, ticks, asked, there, free,
     case
@@ -81,14 +83,14 @@ given as (
 advances as (
   select
     pool_number, mark, busy_advance,
-    -- per unit of weight
+    -- Advance per unit of weight.
     case
       when asked <= 0 then 0
       when asked > free then div(busy_advance, weight)
       when has_units then div(ticks, there)
       else 0
     end as weight_advance,
-    -- per node: while there is a machine for every node, what units are unknown do not matter
+    -- Advance per node. While there is a machine for every node, unknown units do not matter.
     case when asked <= 0 or has_units or asked > free then 0 else div(ticks, there) end as node_advance,
     case when asked > free and there > 0 then ticks else 0 end as over_advance,
     case when asked > 0 or there > 0 then ticks else 0 end as open_advance

@@ -1,5 +1,5 @@
--- one row per pool, claim that several runs share and mark: how many of them are there from the mark on, and what they ask for.
--- Those with machines of their own have their part of the claim there: of four nodes for four children, one with a machine leaves three.
+-- one row per pool, claim shared by several runs and mark: how many of these runs are active from the mark on, and what they ask for.
+-- Members with their own machines take their part of the claim: of four nodes for four children, one child with a machine leaves three.
 with claims as (
   select distinct pool_number, claim_number, tracking_server, claim_run_id
   from pool_claims
@@ -12,7 +12,7 @@ held as (
   left join (select distinct tracking_server, run_id, pool_number from pool_held where not is_tagged) o
     on o.tracking_server = m.tracking_server and o.run_id = m.run_id and o.pool_number = m.pool_number
   where m.run_id <> m.claim_run_id and m.nodes_left = 0
-    -- a machine that is tagged and stated is one
+    -- A machine that is both tagged and stated counts once.
     and (not m.is_tagged or o.run_id is null)
   union all
   select c.pool_number, c.claim_number, s.span_start, s.span_end
@@ -59,7 +59,7 @@ counted as (
 )
 select
   pool_number, claim_number, mark, members,
-  -- whole nodes and units, rounded up: who shares one node with others still asks for one
+  -- Whole nodes and units, rounded up: a run that shares a node with others still asks for one.
   case when members > 0 then div((weight * members + members + holders - 1), members + holders) else 0 end as weight,
   case when members > 0 then div((nodes * members + members + holders - 1), members + holders) else 0 end as nodes
 from counted

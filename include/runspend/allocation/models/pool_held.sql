@@ -1,10 +1,11 @@
--- one row per run, pool and stretch of time in which the run has machines of its own, or lines tagged with its id: the nodes it asks for beside them.
--- Of four nodes of which only the first is stated, three. Where an id is no single machine of that pool or type, as a cluster, job or pod, nobody knows: none
+-- one row per run, pool and time range in which the run has its own machines, or lines tagged with its id: the further nodes it asks for.
+-- With one of four nodes stated, it asks for three.
+-- If an id is not a single machine of that pool or type (a cluster, job or pod), the number is unknown and it asks for none.
 with stated as (
   select distinct tracking_server, run_id from stated_machines
 ),
 several as (
-  -- of several nodes, asked for by itself; or by an ancestor that states machines, and the run states none
+  -- A run with several nodes that asks for itself, or a run without stated machines whose ancestor asks and states machines.
   select s.tracking_server, s.run_id, s.pool_number, s.num_nodes
   from pool_spans s
   left join stated o on o.tracking_server = s.tracking_server and o.run_id = s.run_id
@@ -17,7 +18,7 @@ named as (
   join (select distinct tracking_server, run_id from several) s on s.tracking_server = m.tracking_server and s.run_id = m.run_id
 ),
 machines as (
-  -- what a bill has as one machine: never for longer than its window, a hundredth is rounding
+  -- Resources billed as one machine: never for longer than the charge period, apart from a hundredth for rounding.
   select l.resource_key, l.pool_key, lower(l.instance_type) as instance_type
   from billing_lines l
   join named n on n.resource_key = l.resource_key
@@ -84,7 +85,7 @@ select
 from slices
 where machines + others > 0
 union all
--- lines tagged with the run's id are its own in their windows
+-- Lines tagged with the run's id are the run's own in their charge periods.
 select s.tracking_server, s.workspace, s.run_id, s.pool_number, s.claim_run_id, greatest(t.charge_period_start, s.span_start), least(t.charge_period_end, s.span_end), 0, true
 from pool_spans s
 join tagged_runs g on g.tracking_server = s.tracking_server and g.workspace = s.workspace and g.run_id = s.run_id

@@ -1,7 +1,8 @@
--- one row per pool, window and run that has machines of the pool by its tag, its job or because it states them: its time on these machines. What the pool has
--- beside machines (disks, addresses, traffic) served them as well
+-- one row per pool, charge period and run that has machines of the pool by its tag, its job or its own statement:
+-- its time on these machines.
+-- The pool's other resources (disks, addresses, traffic) served these runs too.
 with skus as (
-  -- licence and discount do not add time; the two parts of a half-covered hour do
+  -- Licenses and discounts add no time. The two parts of a half-covered hour do.
   select
     resource_key, charge_period_start, charge_period_end, pool_key, settled_by, run_tag, job_key, source, sku_id,
     cast(sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as int64) as billed_nanoseconds

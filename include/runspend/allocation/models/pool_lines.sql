@@ -1,4 +1,4 @@
--- one row per line of a pool, of machines that runs state in offered_lines: the window whose targets it goes to
+-- one row per line of a pool (for stated machines: as in offered_lines): the charge period whose targets it goes to
 with machines as (
   select distinct target_key, resource_key as machine_key
   from timed_candidates
@@ -9,7 +9,7 @@ from timed_candidates c
 join (select distinct target_key, window_start, window_end from pool_targets) t
   on t.target_key = c.target_key and t.window_start = c.window_start and t.window_end = c.window_end
 left join machines m on m.target_key = c.target_key and m.machine_key = c.resource_key
--- disks, addresses and traffic of a pool of which runs state machines
+-- Disks, addresses and traffic of a pool with machines that runs state.
 left join (select distinct target_key as beside_key, window_start, window_end from pool_beside) b
   on b.beside_key = concat(c.target_key, '|beside') and b.window_start = c.window_start and b.window_end = c.window_end
   and c.cost_kind <> 'compute' and m.machine_key is null

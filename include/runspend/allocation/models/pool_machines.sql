@@ -1,14 +1,14 @@
--- one row per pool, window and size of machine: how many of that size the Usage lines bill, and for how long together
+-- one row per pool, charge period and machine size: how many machines of that size the Usage lines bill, and their total time
 with lines as (
   select
     p.pool_number, c.window_start, c.window_end, c.charge_period_start, c.charge_period_end, c.source, coalesce(c.sku_id, '') as sku_id,
     c.billed_nanoseconds, c.free_nanoseconds, c.machine_gpus, c.machine_cpus, c.machine_memory_gb,
     c.resource_key,
-    -- what names no resource is one pile of machines per account, region and type
+    -- Lines that name no resource count as one group of machines per account, region and type.
     case when c.resource_key is null then concat(
       c.source, '|=', replace(coalesce(c.sub_account_id, ''), '|', '||'), '|=', replace(coalesce(c.region_id, ''), '|', '||'), '|=',
       coalesce(lower(c.instance_type), '')) end as pile,
-    -- a pool's disks, addresses and traffic are no machines
+    -- A pool's disks, addresses and traffic are not machines.
     case
       when c.cost_kind = 'compute' and (c.billed_nanoseconds > 0 or c.instance_type is not null) then 1
       when c.cost_kind = 'compute' then 2
@@ -25,8 +25,9 @@ known as (
   join pools p on p.match_method = 'pool_time' and p.target_key = u.target_key
 ),
 machines as (
-  -- what is most like a machine in the pool, and what runs state: that one of them is stated says nothing of the others.
-  -- A machine's size is what the largest of its lines says. A pool's disks are no machines where all its machines are others' by tag, job or id
+  -- Uses the lines that are most like a machine, plus machines that runs state: one stated machine says nothing about the others.
+  -- The largest of its lines gives a machine's size.
+  -- Disks do not count as machines if all the pool's machines are matched by tag, job or id.
   select
     pool_number, resource_key, pile,
     row_number() over (order by pool_number, resource_key, pile) as machine_number,
@@ -49,10 +50,10 @@ skus as (
   group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, l.sku_id
 ),
 charges as (
-  -- licence, discount, the two parts of a half-covered hour do not add time: the largest SKU is the machine
+  -- Licenses, discounts and the two parts of a half-covered hour add no time. The largest SKU is the machine.
   select
     machine_number, min(window_start) as window_start, min(window_end) as window_end,
-    -- of a machine that runs state, what they leave of it
+    -- For a machine that runs state: the time that these runs leave.
     coalesce(max(free_nanoseconds), max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as billed_nanoseconds
   from skus
   group by machine_number, charge_period_start, charge_period_end
@@ -66,7 +67,7 @@ billed as (
   group by machine_number, window_start, window_end
 ),
 counted as (
-  -- more than the window is several machines in one line; a hundredth more is rounding
+  -- More time than the charge period means several machines in one line. Up to a hundredth more is rounding.
   select
     machine_number, window_start, window_end, billed_nanoseconds, window_nanoseconds,
     greatest(1, div((billed_nanoseconds - div(window_nanoseconds, 100) + window_nanoseconds - 1), window_nanoseconds)) as machine_count
@@ -75,7 +76,7 @@ counted as (
 select
   m.pool_number, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb,
   cast(sum(c.machine_count) as int64) as machine_count,
-  -- microseconds: a hundred thousand machines' days in nanoseconds pass 2^63
+  -- In microseconds: the days of a hundred thousand machines exceed 2^63 in nanoseconds.
   cast(sum(div(least(c.billed_nanoseconds, c.machine_count * c.window_nanoseconds), 1000)) as int64) as billed_microseconds
 from counted c
 join machines m on m.machine_number = c.machine_number

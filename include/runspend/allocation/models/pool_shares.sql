@@ -1,4 +1,4 @@
--- one row per pool, window and target (a run, or what no run asked for): its part of the window, as two ends of a line from 0 to 1
+-- one row per pool, charge period and target (a run, or time no run claimed): its share of the charge period, as a range between 0 and 1
 with family_advances as (
   select
     f.pool_number, f.claim_number, f.mark,
@@ -44,7 +44,7 @@ slots as (
   select
     w.pool_number, w.window_start, w.window_end, w.billed_microseconds,
     b.busy_clock - a.busy_clock as busy_ticks,
-    -- a window without machines of its own (traffic, a credit) is as long as the pool had machines or runs in it
+    -- A charge period without its own machines (traffic, a credit) lasts as long as the pool had machines or runs in it.
     coalesce(w.billed_ticks, b.open_clock - a.open_clock) as billed_ticks,
     b.over_clock > a.over_clock or coalesce(b.busy_clock - a.busy_clock > w.billed_ticks, false) as is_scaled,
     p.match_method = 'pool_time' and strpos(@rented_pools, concat('|', regexp_extract(p.target_key, r'^[^|]*'), '|')) > 0 as is_rented
@@ -57,7 +57,7 @@ running as (
   select
     h.pool_number, h.window_start, h.window_end, h.run_number, h.run_end_rule, h.weight_kind, h.ticks,
     s.billed_microseconds, s.busy_ticks, s.is_scaled,
-    -- what a pool rented for its runs had unused is theirs too
+    -- If a pool is rented for its runs, its unused time belongs to them too.
     case when s.is_rented then s.busy_ticks else greatest(s.billed_ticks, s.busy_ticks) end as total_ticks,
     cast(sum(h.ticks) over (w rows between unbounded preceding and current row) as int64) as upto,
     lead(h.run_number) over w is null as is_last_run
@@ -67,7 +67,7 @@ running as (
   window w as (partition by h.pool_number, h.window_start, h.window_end order by h.run_number)
 ),
 targets as (
-  -- what integer division left over goes to the last run, so that the time asked for is exactly used up
+  -- The remainder of the integer division goes to the last run, so that the claimed time is used up exactly.
   select
     pool_number, window_start, window_end, run_number, run_end_rule, weight_kind, billed_microseconds, is_scaled,
     upto - ticks as starts_at,
@@ -88,7 +88,7 @@ run_names as (
 )
 select
   t.pool_number, t.window_start, t.window_end, r.tracking_server, r.workspace, r.run_id, t.run_end_rule, t.weight_kind, t.is_scaled or coalesce(r.is_capped, false) as is_scaled,
-  -- the run's part of what was billed, never more
+  -- The run's share of the billed time, never more.
   case when t.billed_microseconds > 0 then cast(round((t.ends_at - t.starts_at) / t.total_ticks * (t.billed_microseconds * 1000.0)) as int64) end as nanoseconds,
   t.starts_at / t.total_ticks as ratio_before,
   t.ends_at / t.total_ticks as ratio_upto,

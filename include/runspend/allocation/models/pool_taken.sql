@@ -1,5 +1,5 @@
--- one row per pool, machine in it that runs state, and stretch of time in which these runs have it: how many machines, and how many units of it,
--- are not there for those who ask the pool
+-- one row per pool, stated machine in it and time range in which the runs that state it use it.
+-- Has how many machines and units are therefore not available to claims on the pool.
 with machines as (
   select
     p.pool_number, c.resource_key, max(c.machine_gpus) as machine_gpus, max(c.machine_cpus) as machine_cpus, max(c.machine_memory_gb) as machine_memory_gb
@@ -9,7 +9,7 @@ with machines as (
   group by p.pool_number, c.resource_key
 ),
 used as (
-  -- where nobody asks, it does not matter who has what
+  -- Without claims, it does not matter which run uses a machine.
   select distinct p.match_method, p.target_key, u.pool_number, u.window_start, u.window_end
   from pool_uses u
   join pools p on p.pool_number = u.pool_number
@@ -34,7 +34,7 @@ sized as (
 )
 select
   s.pool_number, t.taken_from, t.taken_to,
-  -- a machine that is partly there is there for those who share machines by time
+  -- A machine that is partly free is available to claims that share machines by time.
   case when t.taken >= t.units then 1 else 0 end as machines,
   case
     when not s.has_units then cast(null as int64)

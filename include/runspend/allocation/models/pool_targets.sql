@@ -1,4 +1,5 @@
--- one row per pool, window and target: runs that asked for machines of the pool, and idle; a window in which nobody asked is idle, for a pool is known to serve runs
+-- one row per pool, charge period and target: runs that asked for machines of the pool, and idle.
+-- A charge period without claims is idle, because a pool is known to serve runs.
 select
   'pool_time' as match_method, p.target_key, s.window_start, s.window_end,
   case when s.run_id is null then 'idle' else 'run' end as allocated_to,

@@ -1,11 +1,11 @@
--- one row per pool, window, run and hour in which the run asked for machines of it
+-- one row per pool, charge period, run and hour in which the run asked for machines of the pool
 with window_hours as (
   select w.pool_number, w.window_start, w.window_end, hour_number
   from pool_windows w
   cross join unnest(generate_array(div(unix_micros(w.window_start), 3600000000), div((unix_micros(w.window_end) - 1), 3600000000))) as hour_number
 ),
 claim_hours as (
-  -- windows and runs meet by pool and hour: a pool alone would pair every window with every run
+  -- Charge periods and runs join by pool and hour. By pool alone, all would join with all.
   select
     c.pool_number, c.run_number, c.claim_number, c.is_family, c.run_end_rule, c.weight_kind, c.weight, c.nodes, c.interval_start, c.interval_end, hour_number
   from pool_claims c

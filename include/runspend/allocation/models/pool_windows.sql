@@ -1,4 +1,4 @@
--- one row per pool and window: how many machines it bills, and for how long on average
+-- one row per pool and charge period: how many machines it bills, and their average billed time
 with windows as (
   select distinct p.pool_number, c.window_start, c.window_end
   from timed_candidates c
@@ -32,7 +32,7 @@ sums as (
   group by pool_number, window_start, window_end
 ),
 billed as (
-  -- what a statement leaves open is made of cells
+  -- A pool for a statement that matches several cells consists of those cells.
   select
     c.pool_number, w.window_start, w.window_end,
     cast(coalesce(sum(s.machines), 0) as int64) as machines, cast(coalesce(sum(s.units), 0) as int64) as units,
@@ -44,6 +44,6 @@ billed as (
 )
 select
   pool_number, window_start, window_end, machines, units, billed_microseconds, unit_microseconds,
-  -- of a unit, in ticks of 1/64 nanosecond
+  -- Billed time per unit, in ticks of 1/64 nanosecond.
   case when units > 0 then div(unit_microseconds, units) * 64000 + div(mod(unit_microseconds, units) * 64000, units) end as billed_ticks
 from billed

@@ -1,15 +1,15 @@
--- one row per charge of a rule that prices from a pool and target, as two ends of a line from 0 to 1
+-- one row per charge of a rule that prices a pool and target, as a range between 0 and 1
 select
   c.source, c.billing_period, c.charge_id, c.charge_date, c.charge_period_start, c.charge_period_end, c.service_provider_name, c.billing_account_id,
   c.sub_account_id, c.region_id, c.service_name, c.charge_category, c.resource_id, c.invoice_id, c.cost_kind, c.billing_currency,
   c.list_cost, c.contracted_cost, c.effective_cost, c.billed_cost,
   case when t.allocated_to <> 'rest' then t.allocated_to when c.known_by is not null then 'idle' when c.is_inside then 'unmatched' else 'out_of_scope' end as allocated_to,
   t.tracking_server, t.workspace, t.run_id, t.owner_id,
-  -- idle time stays with the rule that made the machine known
+  -- Idle time keeps the rule that identified the machine.
   case when c.known_by is not null and t.allocated_to in ('idle', 'rest') then c.known_by else c.match_method end as match_method,
   case
     when t.allocated_to = 'rest' and c.known_by is null then cast(null as string)
-    -- what an inventory does not see of a bucket may be somebody else's
+    -- Bytes of a bucket that an inventory does not see may belong to someone else.
     when c.match_method = 'artifact_bytes' and t.reason = 'incomplete_inventory' then 'medium'
     when c.match_method = 'llm_identity' then 'exact'
     when c.match_method in ('attached', 'artifact_bytes') then 'high'

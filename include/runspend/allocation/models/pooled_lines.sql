@@ -1,7 +1,8 @@
--- one row per line that is priced together with others: the charge it is part of, which is all lines alike in everything an analyst may ask for
+-- one row per line that is priced together with others: its charge.
+-- A charge is all lines with equal values in every column that analysts query.
 select
   l.source, l.billing_period, l.line_id,
-  -- a text is '=' and itself with every '|' doubled, null is '-': no two keys ever read alike
+  -- A text is '=' plus the text with every '|' doubled; null is '-'. So two different keys never have the same text.
   concat(
     s.match_method, '|', replace(s.target_key, '|', '||'), '|', cast(unix_micros(s.window_start) as string), '|', cast(unix_micros(s.window_end) as string), '|',
     coalesce(concat('=', replace(l.service_provider_name, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.billing_account_id, '|', '||')), '-'), '|',
@@ -10,9 +11,9 @@ select
     coalesce(concat('=', replace(l.invoice_id, '|', '||')), '-'), '|', '=', replace(l.billing_currency, '|', '||'), '|', case when l.is_inside then 'in' else 'out' end, '|',
     coalesce(concat('=', replace(l.line_team, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_project, '|', '||')), '-'), '|',
     coalesce(concat('=', replace(l.line_cost_center, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_owner, '|', '||')), '-'),
-    -- what machines cost and what they are credited are laid apart
+    -- Costs and credits of machines are laid out separately.
     case when s.match_method not in ('pool_time', 'instance_type_time') or l.effective_cost > 0 then '' when l.effective_cost < 0 then '|-' else '|0' end,
-    -- the rest of a machine that runs state is a charge of its own: what stays unused is idle time of that machine
+    -- The rest of a stated machine is a separate charge: its unused part is idle time of that machine.
     case when l.known_by is not null then concat('|', l.known_by, '|=', replace(l.resource_key, '|', '||')) else '' end) as charge_id,
   s.match_method, s.target_key, s.window_start, s.window_end,
   case when s.match_method = 'artifact_bytes' then l.billing_period else l.charge_date end as charge_date,

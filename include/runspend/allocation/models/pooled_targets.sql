@@ -1,4 +1,4 @@
--- one row per rule that prices from a pool, key, window and target, numbered along the window
+-- one row per rule that prices a pool, key, charge period and target, numbered along the charge period
 with targets as (
   select match_method, target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, owner_id, reason, weight_kind, run_end_rule, is_scaled, nanoseconds, ratio_before, ratio_upto, is_last
   from attached_targets

@@ -1,7 +1,7 @@
--- one row per pool: a configured one with lines, a cell of an instance type, or several cells that a statement of runs leaves open; its number,
--- that of the pools which share one kind of weight, and how far the bills with its lines reach
+-- one row per pool: a configured pool with lines, a cell of an instance type, or several cells that a statement of runs matches.
+-- Has its number, the number of the pools that share a kind of weight, and how far the bills with its lines reach.
 with source_frontiers as (
-  -- as for machines that runs state: the next period tells who was still alive at the end of this one
+  -- As for stated machines: the next period shows which runs were still active at the end of this one.
   select source, least(max(charge_period_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
   from billing_lines
   where billing_period in (@period, cast(date_add(@period, interval 1 month) as date))

@@ -1,6 +1,6 @@
--- one row per line, or rest of a line, that the first three rules leave and that a rule which prices from a pool may still settle.
--- Of a machine that runs state, the rest of each line is what these runs leave of it: its cost is the line's without the last bound of theirs,
--- made a decimal as in cost_allocations: together they are the line.
+-- one row per line, or rest of a line, that the first three rules leave and that a rule pricing a pool may still allocate.
+-- For a machine that runs state, it is the rest of each line after these runs: the line's cost minus the last bound of theirs.
+-- That bound becomes a decimal as in cost_allocations, so both parts add up to the line.
 with slots as (
   select
     resource_key, charge_period_start, charge_period_end, max(case when allocated_to = 'idle' then ratio_before end) as ratio_before,
@@ -13,7 +13,7 @@ lines as (
     l.*, s.nanoseconds as free_nanoseconds, case when s.ratio_before > 0 then s.ratio_before end as ratio_before
   from ledger_lines l
   left join slots s on s.resource_key = l.resource_key and s.charge_period_start = l.charge_period_start and s.charge_period_end = l.charge_period_end
-  -- a window that runs fill has nothing left; one that none reached is left whole
+  -- A charge period that runs fill leaves nothing. One that no run reached is left whole.
   where l.is_offered and (s.resource_key is null or s.ratio_before is not null)
 ),
 before as (

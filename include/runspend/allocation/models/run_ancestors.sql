@@ -1,4 +1,5 @@
--- one row per run of the window and ancestor: MLflow's parent links followed upwards, circles and missing parents left out
+-- one row per run of the window and ancestor.
+-- Follows MLflow's parent links upwards; leaves out circular links and missing parents.
 with recursive links as (
   select tracking_server, run_id, parent_run_id
   from runs
@@ -19,7 +20,7 @@ circles as (
   from walk
   where ancestor_id = run_id
 ),
--- a circle that a run only leads into is met twice on the way up
+-- A run that leads into a circle without being part of it meets the circle's runs twice on the way up.
 loops as (
   select distinct tracking_server, ancestor_id
   from walk

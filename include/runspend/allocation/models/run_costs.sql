@@ -1,4 +1,4 @@
--- one row per run over its whole life, for the runs that started in the month (per currency, where bills of several reach it)
+-- one row per run over its whole life, for the runs that started in the month (and per currency, if bills in several currencies reach it)
 with month_runs as (
   select
     tracking_server, workspace, run_id, start_month, run_name, experiment_id, experiment_name, user_name, run_status, start_time, end_time,
@@ -7,14 +7,14 @@ with month_runs as (
   where start_month = @period
 ),
 bill_dimensions as (
-  -- the newest word of the bills
+  -- The newest values from the bills.
   select b.tracking_server, b.workspace, b.run_id, b.line_team, b.line_project, b.line_cost_center, b.line_owner
   from run_bill_dimensions b
   join month_runs m on m.tracking_server = b.tracking_server and m.workspace = b.workspace and m.run_id = b.run_id
   qualify row_number() over (partition by b.tracking_server, b.workspace, b.run_id order by b.billing_period desc) = 1
 ),
 days as (
-  -- a run's own, and those of its descendants, which count for its family alone
+  -- A run's own costs, plus those of its descendants, which count only for the family.
   select
     d.tracking_server, d.run_id, d.billing_currency, true as is_own, d.charge_date, d.cost_kind, d.confidence, d.cost_status,
     d.list_cost, d.contracted_cost, d.effective_cost, d.billed_cost, d.unused_cost, d.overhead_cost, d.machine_seconds, d.gpu_seconds,
@@ -42,7 +42,7 @@ costs as (
     sum(unused_cost) as unused_cost,
     sum(overhead_cost) as overhead_cost,
     sum(cost_with_children) as cost_with_children,
-    -- whole microseconds are added, for a sum of floats depends on the order of the rows
+    -- Adds whole microseconds, because a sum of floats depends on row order.
     sum(cast(round(machine_seconds * 1e6) as int64)) / 1e6 as machine_seconds,
     sum(cast(round(gpu_seconds * 1e6) as int64)) / 1e6 as gpu_seconds,
     min(charge_date) as first_charge_date, max(charge_date) as last_charge_date,
@@ -54,7 +54,7 @@ costs as (
 select
   m.tracking_server, m.workspace, m.run_id, m.start_month, coalesce(c.billing_currency, '') as billing_currency,
   m.run_name, m.experiment_id, m.experiment_name, m.user_name, m.run_status, m.start_time, m.end_time, m.parent_run_id,
-  -- what the run says comes before what its bill says where `dimensions` has it so
+  -- The run's own value comes before the bill's where `dimensions` says so.
   case when m.team is not null and strpos(@team_before_bill, concat('|', m.team_from, '|')) > 0 then m.team else coalesce(b.line_team, m.team) end as team,
   case when m.project is not null and strpos(@project_before_bill, concat('|', m.project_from, '|')) > 0 then m.project else coalesce(b.line_project, m.project) end as project,
   case when m.cost_center is not null and strpos(@cost_center_before_bill, concat('|', m.cost_center_from, '|')) > 0 then m.cost_center else coalesce(b.line_cost_center, m.cost_center) end as cost_center,

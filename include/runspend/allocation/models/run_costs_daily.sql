@@ -11,7 +11,7 @@ with charges as (
   group by tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency
 ),
 placed as (
-  -- a day's machine time stands on one row: the run's compute, else its first kind
+  -- A day's machine time is on one row only: the run's compute cost, else its first cost kind.
   select
     tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency,
     list_cost, contracted_cost, effective_cost, billed_cost, unused_cost, overhead_cost, worst, open_charges,
@@ -21,7 +21,7 @@ placed as (
   from charges
 ),
 times as (
-  -- a run on several machines may have a row for each share of the machines
+  -- A run on several machines may have a row for each bucket of machines.
   select
     tracking_server, workspace, run_id, charge_date, source,
     sum(nanoseconds) / 1e9 as machine_seconds, sum(gpu_nanoseconds) / 1e9 as gpu_seconds

@@ -1,6 +1,7 @@
--- one row per run, machine and hour no bill reaches yet; token costs per run, user, model and day; time without a figure per run and day
+-- one row per run, machine and hour that no bill reaches yet; token costs per run, user, model and day;
+-- time without an estimate per run and day
 with hours as (
-  -- what the machine's whole hour would cost, and the run's part of it as two ends of a line, as the ledger splits a bill's line
+  -- The cost of the machine's whole hour, and the run's share as a range between 0 and 1, as the ledger splits a bill line.
   select
     t.tracking_server, t.workspace, t.run_id, t.resource_key, t.charge_period_start as estimated_from, t.charge_period_end as estimated_to,
     t.nanoseconds, t.nanoseconds * m.machine_gpus as gpu_nanoseconds, t.ratio_before, t.ratio_upto, t.is_last,
@@ -57,7 +58,7 @@ on_machines as (
   from share_floats
 ),
 family_times as (
-  -- a run without a machine has the time none of its descendants covers, on each of the machines it asked for
+  -- A run without a machine has the time that none of its descendants covers, on each machine it asked for.
   select c.tracking_server, c.workspace, c.run_id, c.num_nodes, concat('type ', c.instance_type) as machine, i.interval_start, i.interval_end
   from run_intervals i
   join estimate_claims c on c.tracking_server = i.tracking_server and c.workspace = i.workspace and c.run_id = i.run_id
@@ -117,14 +118,14 @@ named_lines as (
 reached_names as (
   select place, charge_period_end from named_lines
   union all
-  -- a run states its job by another name than the bill
+  -- The run states its job by a different name than the bill.
   select concat('job ', n.stated_key), l.charge_period_end
   from matched_names n
   join named_lines l on l.place = concat('job ', n.billed_key)
   where n.thing = 'job' and n.stated_key <> n.billed_key
 ),
 reaches as (
-  -- runs of a pool or a job are billed as far as its lines reach, whatever the lines of machines that others state
+  -- Runs of a pool or a job are billed as far as its lines reach, regardless of the lines of machines that other runs state.
   select place, max(charge_period_end) as billed_until
   from reached_names
   group by place
@@ -141,7 +142,7 @@ nameless as (
   where c.instance_type is null
 ),
 unknown as (
-  -- neither a machine nor a type: the time is known, nothing else
+  -- Neither a machine nor a type is stated: only the time is known.
   select tracking_server, workspace, run_id, started_at, least(ended_at, @now) as ended_at
   from nameless
   where least(ended_at, @now) > started_at
@@ -169,7 +170,7 @@ of_runs as (
   from without_figure
 ),
 billed_tokens as (
-  -- days on which a provider's own bill was split by token cost or by caller
+  -- Days on which the provider's own bill was split by token cost or by caller.
   select distinct charge_date
   from cost_allocations
   where match_method in ('llm_identity', 'llm_cost')

@@ -1,4 +1,4 @@
--- one row per run and stretch of time in which it was stopped, as `runs.gaps` lists them
+-- one row per run and time range in which it was stopped, as `runs.gaps` lists them.
 select
   tracking_server, workspace, run_id,
   cast(regexp_extract(gap, r'^[^/]+') as timestamp) as gap_start,

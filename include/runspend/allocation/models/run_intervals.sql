@@ -1,4 +1,4 @@
--- one row per run, machine and stretch of time that none of the run's descendants covers on that machine, without its gaps
+-- one row per run, machine and time range that none of the run's descendants covers on that machine, without the run's gaps
 with covers as (
   select
     p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.is_ambiguous, p.gpu_count, p.cpu_request, p.memory_request_gb, p.mean_use_percent, p.span_start, p.span_end,
@@ -8,7 +8,7 @@ with covers as (
   join run_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.resource_key = p.resource_key
     and c.span_start < p.span_end and c.span_end > p.span_start
   union all
-  -- the time it was stopped is not its own; its parents do not have it either
+  -- The time during which a run was stopped is not its own. Its parents do not get it either.
   select
     p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.is_ambiguous, p.gpu_count, p.cpu_request, p.memory_request_gb, p.mean_use_percent, p.span_start, p.span_end,
     greatest(g.gap_start, p.span_start), least(g.gap_end, p.span_end)
@@ -42,31 +42,31 @@ own as (
 deciders as (
   select
     o.resource_key, o.gpu_count, o.cpu_request, o.memory_request_gb, o.mean_use_percent,
-    -- a run of another month, whom a late correction drags in, does not decide how this month's runs are weighed
+    -- A run of another month, included only because of a late correction, does not decide how this month's runs are weighted.
     u.billed_from is null or (o.interval_start < u.billed_until and o.interval_end > u.billed_from) as is_of_the_period
   from own o
   left join machine_units u on u.resource_key = o.resource_key
 ),
 kinds as (
-  -- one kind of weight for all runs that share the machine in the period: the first that every one of them states
+  -- All runs that share the machine in the period use the same kind of weight: the first one that every run states.
   select
     resource_key,
     case
-      -- where nobody asks for a GPU there is none to share
+      -- If no run asks for a GPU, there is no GPU to share.
       when countif(gpu_count is null) = 0 and max(gpu_count) > 0 then 'gpu'
       when countif(cpu_request is null) = 0 then 'cpu'
       when countif(memory_request_gb is null) = 0 then 'memory'
       when countif(mean_use_percent is null) = 0 then 'use'
       else 'equal'
     end as weight_kind,
-    -- whole GPUs and cores need no finer unit: small weights leave less to round
+    -- Whole GPUs and cores need no finer unit. Small weights leave less to round.
     case when min(gpu_count) >= 1 and max(mod(cast(round(gpu_count * 100) as int64), 100)) = 0 then 1 else 100 end as gpu_scale,
     case when min(cpu_request) >= 1 and max(mod(cast(round(cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale,
-    -- machines and runs are small whole numbers from here on: they sort and join in a fraction of the time their names take
+    -- From here on, machines and runs are small integers: these sort and join much faster than names.
     dense_rank() over (order by resource_key) as machine_number
   from deciders
   group by resource_key, is_of_the_period
-  -- where only a correction of another month is left of a machine, its runs of that month decide
+  -- If a machine has only a correction of another month, its runs of that month decide.
   qualify row_number() over (partition by resource_key order by is_of_the_period desc) = 1
 )
 select

@@ -1,6 +1,6 @@
--- one row per run, machine and stretch of time the run had it, between @window_start and @window_end
+-- one row per run, machine and time range in which the run used the machine, between @window_start and @window_end
 with nearest as (
-  -- a run that states no machine has those of its nearest ancestor that does
+  -- A run that states no machine takes the machines of its nearest ancestor that states any.
   select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a
   join (select distinct tracking_server, run_id from stated_machines) s
@@ -25,7 +25,8 @@ billed_types as (
   where l.billing_period = @period and l.instance_type is not null
 ),
 elsewhere as (
-  -- a run that asks for a type which is on the bill is not on its ancestor's machine of another type: a driver on a small machine, its trials on large ones
+  -- A run that asks for an instance type on the bill did not run on its ancestor's machine of another type.
+  -- Example: a driver on a small machine, its trials on large ones.
   select i.tracking_server, i.run_id, i.resource_key
   from inherited i
   join (select distinct lower(instance_type) as wanted_type from billing_lines where billing_period = @period) w on w.wanted_type = i.instance_type
@@ -42,8 +43,8 @@ machines as (
   where e.run_id is null
 ),
 source_frontiers as (
-  -- how far each bill reaches on machines that serve runs; the next period tells who was still alive at the end of this one
-  -- by machine first: looked up for every line, the names would take as long as all the rest
+  -- How far each bill reaches on machines that serve runs. The next period shows which runs were still active at the end of this one.
+  -- Grouped by machine first: looking up the name of every charge would take as long as everything else.
   select l.source, least(max(l.last_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
   from (
     select source, resource_key, max(charge_period_end) as last_end
@@ -60,7 +61,7 @@ source_frontiers as (
   group by l.source
 ),
 frontiers as (
-  -- null where a bill has nothing that is split by time: its machines serve runs all the same
+  -- Null if a bill has no charges that are split by time. Its machines serve runs anyway.
   select l.resource_key, max(f.billed_until) as billed_until
   from (select distinct source, resource_key from billing_lines where billing_period = @period and resource_key is not null) l
   left join source_frontiers f on f.source = l.source
@@ -119,7 +120,7 @@ pieces as (
   where c.span_end > c.span_start
 ),
 joined as (
-  -- stretches of one run on one machine that overlap are one stretch: a run is there once
+  -- Merge overlapping time ranges of a run on one machine, so that the run counts once.
   select
     tracking_server, workspace, run_id, resource_key, span_start, span_end, gpu_count, cpu_request, memory_request_gb, mean_use_percent, run_end_rule, is_ambiguous,
     coalesce(span_start > max(span_end) over (

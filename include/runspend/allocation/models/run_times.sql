@@ -1,4 +1,4 @@
--- one row per run, charge date, bill and rule: the run's own part of the time of machines
+-- one row per run, charge date, bill and rule: the run's own share of machine time
 select source, tracking_server, workspace, run_id, charge_date, nanoseconds, gpu_nanoseconds
 from machine_time
 union all
@@ -13,7 +13,7 @@ union all
 select l.source, t.tracking_server, t.workspace, t.run_id, date(t.window_start), sum(t.nanoseconds), cast(null as int64)
 from pooled_targets t
 join (
-  -- a window that several bills charge is one time
+  -- A charge period that several bills charge counts as time once.
   select match_method, target_key, window_start, window_end, min(source) as source
   from settled_lines
   group by match_method, target_key, window_start, window_end

@@ -1,3 +1,3 @@
--- one row per job and charge window of its lines that runs of the job share
+-- one row per job and charge period whose cost runs of the job share.
 select distinct job_key, charge_period_start, charge_period_end
 from job_targets

@@ -1,4 +1,4 @@
--- one row per line a rule that prices from a pool settles: the first rule of the ladder that has somebody for it
+-- one row per line that a rule pricing a pool allocates: the first allocation rule that has a target for it
 with found as (
   select 1 as rung, 'attached' as match_method, source, line_id, target_key, window_start, window_end from attached_lines
   union all

@@ -1,4 +1,5 @@
--- one row per pot that `sharing` spreads and target: its sum spread over the runs of the same bill, and the same sum taken from the pot
+-- one row per shared or idle cost that `sharing` distributes and target:
+-- its amount over the runs of the same bill, and the same amount subtracted
 with pots as (
   select
     source, billing_currency, allocated_to,

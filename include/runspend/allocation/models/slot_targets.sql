@@ -1,4 +1,4 @@
--- one row per charge window of a machine and target (a run, or idle): its part of the window, as two ends of a line from 0 to 1
+-- one row per charge period of a machine and target (a run, or idle): the target's share of the charge period, as a range between 0 and 1
 with shares as (
   select
     u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number,
@@ -31,7 +31,7 @@ running as (
   window w as (partition by t.machine_number, t.charge_period_start, t.charge_period_end order by t.run_number)
 ),
 targets as (
-  -- what integer division left over goes to the last run, so that busy time is exactly used up
+  -- The remainder of the integer division goes to the last run, so that busy time is used up exactly.
   select
     machine_number, charge_period_start, charge_period_end, usage_source, run_number, run_end_rule, weight_kind,
     upto - ticks as starts_at,

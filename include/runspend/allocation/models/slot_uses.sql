@@ -1,4 +1,4 @@
--- one row per charge window of a machine and stretch of time a run had it within the window
+-- one row per charge period of a machine and time range in which a run used the machine within that period
 with windows as (
   select
     machine_number, charge_period_start, charge_period_end,
@@ -12,7 +12,7 @@ intervals as (
   from run_intervals
 ),
 slot_days as (
-  -- windows and runs meet by machine and day, so that machine alone never pairs every window with every run
+  -- Join charge periods and runs by machine and day. By machine alone, every charge period would meet every run.
   select machine_number, charge_period_start, charge_period_end, first_day as day
   from windows
   where first_day = last_day

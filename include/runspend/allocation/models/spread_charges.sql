@@ -1,6 +1,7 @@
--- one row per day of charges that last longer and combination of the columns of cost_daily before the costs: evenly, to the last decimal
+-- one row per day of charges longer than a day and combination of the columns of cost_daily before the costs:
+-- spread evenly, to the last decimal
 with numbered as (
-  -- the names are long and the days many: they are spread under a number
+  -- Names are long and days are many, so a number replaces the names while spreading.
   select
     source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
     tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency, charge_date, days, list_cost, contracted_cost, effective_cost, billed_cost,
@@ -38,7 +39,7 @@ floats as (
   cross join unnest(generate_date_array(charge_date, date_add(charge_date, interval days - 1 day))) as day
 ),
 parts as (
-  -- a day has what lies between its bound and the bound of the day before, which is the same float product made a decimal in the same way
+  -- A day gets its bound minus the bound of the day before, each from the same float product converted to a decimal in the same way.
   select
     number, is_alone, day,
     case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
@@ -52,7 +53,7 @@ parts as (
   from floats
 ),
 spread as (
-  -- most are alone: only days of several are summed
+  -- Most days have a single row. Only days with several are summed.
   select number, day, list_cost, contracted_cost, effective_cost, billed_cost
   from parts
   where is_alone

@@ -1,4 +1,5 @@
--- one row per run that may have been running or its ancestor, machine it states, by the name the bill has for it, and stretch of time it states
+-- one row per run that may have been running (or its ancestor), machine it states, and time range it states.
+-- The machine has the name that the bill uses.
 select
   s.tracking_server, s.workspace, s.run_id, s.resource_id, coalesce(n.billed_key, s.resource_key) as resource_key, s.used_from, s.used_to,
   coalesce(n.is_ambiguous, false) as is_ambiguous

@@ -1,8 +1,8 @@
--- one row per bucket, storage class and owner of bytes: its part of the month's bytes x time, as two ends of a line from 0 to 1
+-- one row per bucket, storage class and owner of bytes: the owner's share of the month's bytes x time, as a range between 0 and 1
 with stores as (
   select
     store, lower(rtrim(store, '/')) as root,
-    -- as platform_stores has it
+    -- Same expression as in platform_stores.
     case
       when regexp_contains(store, r'^(abfss?|wasbs?)://') then lower(regexp_extract(store, r'@([^./]+)'))
       else regexp_extract(store, r'^[a-z0-9]+://([^/]+)')
@@ -14,7 +14,7 @@ with stores as (
   group by store
 ),
 nested as (
-  -- a store inside another one is measured twice: the outer one counts
+  -- An artifact store inside another one is measured twice. The outer one counts.
   select distinct i.store
   from stores i
   join stores o on o.storage_key = i.storage_key and o.root <> i.root and starts_with(i.root, concat(o.root, '/'))
@@ -22,15 +22,15 @@ nested as (
 stretches as (
   select
     c.target_key, c.window_start, c.window_end, b.owner_kind, b.owner_id, b.tracking_server, b.workspace,
-    -- versions that are not current are billed too
+    -- Noncurrent versions are billed too.
     b.bytes + coalesce(b.noncurrent_bytes, 0) as bytes,
     timestamp_diff(
       least(coalesce(b.valid_to, c.billed_until), c.billed_until),
-      -- before a store was first measured, what it had then is the best there is: as far back as the bill goes
+      -- The first measurement of an artifact store also counts for the time before it, as far back as the bill goes.
       greatest(c.window_start, case when b.valid_from = s.first_known then least(b.valid_from, c.billed_from) else b.valid_from end),
       microsecond) as microseconds,
     timestamp_diff(c.billed_until, c.window_start, microsecond) as all_microseconds,
-    -- bytes nobody knows count as none; so do those outside a store that is a folder of the bucket
+    -- Unknown bytes count as zero, as do bytes outside an artifact store that is a folder of the bucket.
     b.bytes is null or not b.is_complete or s.is_folder as is_in_part
   from artifact_bytes b
   join stores s on s.store = b.store
@@ -46,7 +46,7 @@ keys as (
   group by target_key
 ),
 weights as (
-  -- whole numbers that add up to less than 2^52, each from one float product: a byte in a hundred petabytes still counts one
+  -- Whole numbers that sum to less than 2^52, each from one float product. One byte in a hundred petabytes still counts as one.
   select
     s.target_key, s.window_start, s.window_end, k.is_in_part,
     case s.owner_kind when 'run' then 'run' when 'logged_model' then 'logged_model' when 'orphan' then 'orphan' else 'unmatched' end as allocated_to,
@@ -54,7 +54,7 @@ weights as (
     case when s.owner_kind in ('run', 'logged_model') then s.workspace end as workspace,
     case when s.owner_kind = 'run' then s.owner_id end as run_id,
     case when s.owner_kind = 'logged_model' then s.owner_id end as owner_id,
-    -- no run is known of a trace's artifacts
+    -- The run of a trace's artifacts is unknown.
     case s.owner_kind when 'trace' then 'trace' when 'other' then 'not_mlflow' end as reason,
     cast(ceil(s.bytes / k.bytes * (s.microseconds / s.all_microseconds) * 2251799813685248.0) as int64) as weight
   from stretches s

@@ -1,4 +1,5 @@
--- one row per run id that a tag on the bill carries and a server knows, with the one account and the one region of the machines it states, where the bill has them
+-- one row per run ID that a tag on the bill carries and a tracking server knows.
+-- Account and region come from the machines the run states, if the bill has exactly one of each.
 with tags as (
   select distinct run_tag from billing_lines where billing_period = @period and run_tag is not null
 ),

@@ -1,5 +1,6 @@
--- one row per line that a pool or an instance type may settle by time; its window, an hour where it lies in one.
--- Lines of a type are cut into cells by what runs that ask for the type state beside it: account, region, zone, purchase option. What no run states cuts nothing.
+-- one row per line that a pool or an instance type may allocate by time, with its charge period (an hour if it fits in one).
+-- Lines of a type are split into cells by the properties that runs state with the type, and only by those:
+-- account, region, zone, purchase option.
 with settled as (
   select source, line_id from attached_lines
   union distinct
@@ -35,7 +36,7 @@ placed as (
   where l.pool_key is null
 ),
 machines as (
-  -- a credit or discount says less than the usage of its machine
+  -- A credit or discount states less than the usage of its machine.
   select
     resource_key, instance_type,
     case when min(account) = max(account) then min(account) end as account, case when min(region) = max(region) then min(region) end as region,

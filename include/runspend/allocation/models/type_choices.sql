@@ -1,4 +1,4 @@
--- one row per instance type, statement of runs that ask for it and cell of its lines that agrees: nothing that both say differs
+-- one row per instance type, statement of runs that ask for it and cell of its lines that agrees: properties that both state are equal
 with cells as (
   select distinct target_key, lower(instance_type) as instance_type, cell_account, cell_region, cell_zone, cell_option
   from timed_candidates
@@ -18,7 +18,7 @@ agreeing as (
     and (s.stated_option is null or c.cell_option is null or c.cell_option = s.stated_option)
 ),
 named as (
-  -- statements that the same cells agree with ask for the same machines
+  -- Statements that match the same cells ask for the same machines.
   select instance_type, statement, string_agg(target_key, ' or ' order by target_key) as claim_key
   from agreeing
   group by instance_type, statement

@@ -1,4 +1,5 @@
--- one row per run that asks for machines of an instance type: in whose name, how many, and what it states of them beside the type
+-- one row per run that asks for machines of an instance type: the run that holds the claim, the number of machines,
+-- and the other properties stated
 with typed as (
   select
     tracking_server, workspace, run_id, run_id as claim_run_id, lower(instance_type) as instance_type, num_nodes, gpu_count,
@@ -6,7 +7,8 @@ with typed as (
   from window_runs
   where instance_type is not null
   union all
-  -- a run that states no type has that of its nearest ancestor that does; stating nothing else, it is one of those who share what the ancestor asks for
+  -- A run that states no type takes that of its nearest ancestor that does.
+  -- If it states nothing else either, it shares the ancestor's claim.
   select
     r.tracking_server, r.workspace, r.run_id,
     case when r.num_nodes is null and r.gpu_count is null then h.run_id else r.run_id end,
@@ -14,7 +16,7 @@ with typed as (
     case when r.num_nodes is null and r.gpu_count is null then h.num_nodes else r.num_nodes end,
     case when r.num_nodes is null and r.gpu_count is null then h.gpu_count else r.gpu_count end,
     coalesce(r.stated_account, h.sub_account_id), coalesce(r.stated_region, h.region_id),
-    -- another region than the ancestor's has another zone
+    -- If the run states its own region, the ancestor's zone does not apply.
     case when r.stated_region is null then coalesce(r.stated_zone, h.availability_zone) else r.stated_zone end,
     coalesce(r.stated_option, h.purchase_option)
   from window_runs r

@@ -1,4 +1,5 @@
--- one row per line of an instance type, of machines that runs state in offered_lines, that runs ask for in its window: the window whose targets it goes to
+-- one row per line of an instance type that runs ask for in its charge period (for stated machines: as in offered_lines).
+-- Has the charge period whose targets it goes to.
 select c.source, c.line_id, c.target_key, c.window_start, c.window_end
 from timed_candidates c
 join (select distinct target_key, window_start, window_end from type_targets) t

@@ -1,5 +1,7 @@
--- one row per cell of an instance type that open statements reach, window and run: its part of the cell, in parts of 2^51.
--- Who fits one cell alone is served first. What they leave is shared by those who fit several, then by those who fit all: each cell gives them the same part of what it has left.
+-- one row per cell of an instance type that statements matching several cells reach, charge period and run:
+-- the run's share of the cell, in units of 2^-51.
+-- Runs that match one cell are served first, then those that match several, then those that match all.
+-- Each cell gives the later ones the same share of what it has left.
 with cells as (
   select distinct cell_number from pool_cells where is_group
 ),
@@ -29,7 +31,7 @@ some_free as (
   group by pool_number, window_start, window_end
 ),
 some_asked as (
-  -- what they ask is a part of all that the cells bill; over-claims scale down to what is left
+  -- Their claim is a share of everything the cells bill. Claims that exceed the rest are scaled down to it.
   select a.pool_number, a.window_start, a.window_end, a.ratio, greatest(a.ratio, f.free) as divisor, a.ratio > f.free + 1e-9 as is_scaled
   from asked a
   join some_free f on f.pool_number = a.pool_number and f.window_start = a.window_start and f.window_end = a.window_end
@@ -58,7 +60,7 @@ whole_free as (
   group by pool_number, window_start, window_end
 ),
 factors as (
-  -- a run's part of a cell is its part of all cells times this
+  -- A run's share of a cell is its share of all cells times this factor.
   select s.pool_number, w.cell_number, s.window_start, s.window_end, w.free / s.divisor / greatest(1.0, t.taken) as factor, s.is_scaled or t.taken > 1.000000001 as is_scaled
   from some_asked s
   join widths w on w.pool_number = s.pool_number and w.window_start = s.window_start and w.window_end = s.window_end

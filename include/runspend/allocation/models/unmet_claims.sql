@@ -1,5 +1,5 @@
--- one row per run of the billing period's month that states a job, a machine, a pool or an instance type and got no machine's cost by any rule,
--- or an IAM principal and got no language model's cost by it; what a run states of machines comes first
+-- one row per run of the month that states a job, machine, pool or instance type and got no machine's cost by any rule,
+-- or that states an IAM principal and got no language model's cost by it. Statements about machines come first.
 with resources as (
   select
     source, resource_key, max(charge_period_end) as last_end,
@@ -42,13 +42,13 @@ claims as (
     end as match_method,
     coalesce(
       r.job_key, m.resource_id, r.pool_key,
-      -- with all it states of the machines, as a person would say it
+      -- Lists everything the run states about the machines, in words.
       concat(
         lower(r.instance_type), coalesce(concat(', ', replace(r.stated_option, '_', ' ')), ''), coalesce(concat(', ', r.stated_zone), concat(', ', r.stated_region), ''),
         coalesce(concat(', account ', r.stated_account), ''))) as claim,
     lower(r.instance_type) as instance_type, r.stated_account, r.stated_region, r.stated_zone, r.stated_option,
     greatest(1, coalesce(r.num_nodes, 1)) as nodes,
-    -- how far the bill with the machine reaches; of a machine that is on none, the one that reaches furthest
+    -- How far the bill with the machine reaches. For a machine on no bill: the bill that reaches furthest.
     coalesce(b.billed_until, n.billed_until) as billed_until, coalesce(b.is_excluded, false) as is_excluded,
     greatest(r.start_time, n.starts_at) as claimed_from,
     least(coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), r.start_time)), n.ends_at) as claimed_to
@@ -73,7 +73,7 @@ met as (
   where billing_period = @period and allocated_to = 'run' and match_method in ('run_tag', 'job_id', 'resource_id', 'llm_identity', 'pool_time', 'instance_type_time')
 ),
 families as (
-  -- a parent has only the time its children leave, and that may be none
+  -- A parent has only the time that its children leave, which may be none.
   select distinct a.tracking_server, a.ancestor_id as run_id, m.is_of_caller
   from run_ancestors a
   join met m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
@@ -90,7 +90,7 @@ unmet as (
   qualify row_number() over (partition by c.tracking_server, c.workspace, c.run_id order by case when c.match_method = 'llm_identity' then 1 else 0 end) = 1
 ),
 gaps as (
-  -- while it was stopped it asked for nothing
+  -- A run asks for nothing while it is stopped.
   select
     c.tracking_server, c.workspace, c.run_id,
     cast(sum(timestamp_diff(least(g.gap_end, c.claimed_to), greatest(g.gap_start, c.claimed_from), microsecond)) as int64) as microseconds
@@ -109,7 +109,7 @@ billed as (
   where billing_period = @period and (pool_key is not null or instance_type is not null) and charge_category = 'Usage'
 ),
 crowded as (
-  -- machines of the pool, or such machines of the type, were billed when the run was there: others had all of them
+  -- Matching machines of the pool or type were billed while the run was active, but other runs had all of them.
   select distinct u.tracking_server, u.workspace, u.run_id
   from unmet u
   join billed b on b.pool_key = u.claim

@@ -1,6 +1,7 @@
--- one row per instance type asked for by a run that has no machine of its own all its time: what else such runs state of the machines
+-- one row per instance type that a run asks for without having its own machines for its whole time.
+-- Also has which other properties such runs state.
 with partly as (
-  -- of several nodes it states some: it asks for the others
+  -- The run states machines for only some of its nodes. It asks for the others.
   select t.tracking_server, t.run_id
   from type_claims t
   join (select tracking_server, run_id, count(distinct resource_key) as machines from run_spans group by tracking_server, run_id) m

@@ -1,7 +1,7 @@
-"""What a byte costs a month by the bill itself, for each store and storage class: one place for reports and the archive plan.
+"""The billed price of a byte per month, for each artifact store and storage class. Reports and the archive plan share it.
 
-    billed.sql  storage lines of a bucket over the bytes that lay in it, versions that are not current included
-    stores.sql  what lies in each store now
+    billed.sql  storage lines of a bucket divided by its bytes, including noncurrent versions
+    stores.sql  current contents of each store
 
 List prices do not belong here.
 """
@@ -35,12 +35,12 @@ class BilledRate:
     byte_months: int
 
     def of(self, count: int) -> Decimal:
-        """What so many bytes cost a month, as a money column holds it."""
+        """Return the cost of so many bytes per month, at the precision of a money column."""
         return EXACT.divide(EXACT.multiply(self.cost, Decimal(count)), Decimal(self.byte_months)).quantize(TICK, context=EXACT)
 
     @property
     def per_byte(self) -> Decimal:
-        """Money a byte costs a month."""
+        """Return the cost of one byte per month."""
         return EXACT.divide(self.cost, Decimal(self.byte_months))
 
 
@@ -62,7 +62,7 @@ def billed_rates(reader: Asks, currency: str, now: datetime) -> dict[tuple[str, 
 
 
 def priced_stores(reader: Asks, currency: str, now: datetime) -> list[dict[str, Any]]:
-    """Rows of `artifact_stores`: what lies in each store and what that costs a month; no money where no bill tells a rate."""
+    """Return rows of `artifact_stores`: contents of each store and their cost per month. No cost if no bill gives a rate."""
     rates = billed_rates(reader, currency, now)
     rows: list[dict[str, Any]] = reader.query(_sql("stores"), {}).to_pylist()
     for row in rows:

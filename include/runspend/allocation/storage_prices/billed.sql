@@ -1,5 +1,6 @@
--- One row per store that is all of its bucket and storage class in it: cost and byte_months, whose quotient a byte costs a month.
--- Where a month was listed only once so far no time has passed: there the mean is what that listing found.
+-- One row per artifact store that holds all of its bucket and storage class: cost and byte_months.
+-- Their quotient is the price of a byte per month.
+-- If a month has only one listing so far, no time has passed, so the mean is the amount in that listing.
 with
 stretches as (
   select
@@ -41,11 +42,11 @@ lines as (
     and storage_key is not null
     and billing_currency = @currency
     and billing_period >= @since
-    -- bytes over time, not requests or retrieval
+    -- Bytes over time, not requests or retrieval.
     and regexp_contains(lower(coalesce(consumed_unit, pricing_unit, 'gb-mo')), r'(byte|[kmgtp]i?b)s?[-/ *]*(mo|h|d)')
 ),
 costs as (
-  -- of a class, and, as class null, of the whole bucket
+  -- Per class, and with class null for the whole bucket.
   select
     storage_key, storage_class, billing_period, false as is_whole, sum(effective_cost) as effective_cost,
     count(distinct charge_date) as days, max(microseconds) as longest, true as has_classes
@@ -60,7 +61,7 @@ costs as (
   group by storage_key, billing_period
 ),
 measured as (
-  -- the month listed nearest to the bill's
+  -- The listed month that is closest to the bill's.
   select m.store, m.storage_key, c.billing_period, m.month
   from (select distinct store, storage_key, month from means) m
   join (select distinct storage_key, billing_period from costs) c on c.storage_key = m.storage_key
@@ -70,7 +71,7 @@ rates as (
   select
     d.store, c.storage_class, c.is_whole, c.billing_period,
     logical_and(c.has_classes) as has_classes,
-    -- lines of at most a day tell over how many days it was billed; longer ones are the month's
+    -- Lines of at most a day show for how many days bytes were billed. Longer lines cover the month.
     max(if(c.longest <= 90000000000, c.effective_cost * extract(day from last_day(c.billing_period, month)), c.effective_cost)) as cost,
     sum(m.bytes) * max(if(c.longest <= 90000000000, c.days, 1)) as byte_months
   from costs c

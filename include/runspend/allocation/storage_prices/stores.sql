@@ -1,4 +1,4 @@
--- One row per store and storage class: what lies there as last measured; versions that are not current, bytes there twice, bytes without an owner.
+-- One row per artifact store and storage class, as last measured: current and noncurrent bytes, duplicates, and bytes without an owner.
 with newest as (
   select store, max(month) as month
   from artifact_bytes

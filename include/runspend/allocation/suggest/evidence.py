@@ -1,7 +1,7 @@
-"""What the warehouse knows of runs without a machine and of machines without a run, hour by hour.
+"""Reads the hours of runs without a machine and of machines without a run from the warehouse.
 
-Sums are made by the warehouse; what comes back is one row per group of machines (or of runs) and hour. Which belong together is
-decided in `matching.py`.
+The warehouse computes sums and returns one row per group of machines (or of runs) and hour. `matching.py` decides which groups
+belong together.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All there is to go by. Hours are numbers since 1970 (UTC), from `since` up to `upto`; money is of one currency."""
+    """All evidence. Hours are numbers since 1970 (UTC), from `since` up to `upto`. Money is in one currency."""
 
     since: int
     upto: int
@@ -240,7 +240,7 @@ class Evidence:
 
 
 def read_evidence(reader: Reader, first: date, currency: str) -> Evidence | None:
-    """What the billing periods from `first` on say; None where no bill has usage by the hour or day."""
+    """Return the evidence of the billing periods from `first` on. None if no bill has usage by the hour or day."""
     span = reader.query(SPAN, {"first": first}).to_pylist()[0]
     if span["since"] is None:
         return None
@@ -253,7 +253,7 @@ def read_evidence(reader: Reader, first: date, currency: str) -> Evidence | None
         _spread(row, billed, costs)
     cells = reader.query(MACHINE_CELLS, asked).to_pylist()
     if cells and all(row["billing_currency"] != currency for row in cells):
-        currency = cells[0]["billing_currency"]  # of the dearest machines
+        currency = cells[0]["billing_currency"]  # of the most expensive machines
     machines = tuple(_machine_cell(row, *hours[row["cell"]]) for row in cells if row["billing_currency"] == currency and row["effective_cost"])
     ran: dict[int, dict[int, float]] = {}
     times = {"first": first, "since": since, "upto": upto}
@@ -293,7 +293,7 @@ def _run_cell(row: Mapping[str, Any], hours: dict[int, float]) -> Cell:
 
 def _tags(text: str) -> Iterable[tuple[str, str]]:
     try:
-        tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # what was taken out last has left its comma
+        tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # the last removed tag has left its comma
     except ValueError:
         return ()
     return tuple((key, value) for key, value in tags.items() if isinstance(value, str) and value) if isinstance(tags, dict) else ()

@@ -31,7 +31,7 @@ Named = tuple[str, str]  # a kind of name, and the name
 
 @dataclass(frozen=True)
 class Group:
-    """Machines that one selector names: `kind` is a kind of name, `values` the names, in one account of one bill."""
+    """Machines that one selector names. `kind` is a kind of name, `values` are the names, in one account of one bill."""
 
     kind: str
     source: str
@@ -43,7 +43,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Match:
-    """Runs (by `kind` of name and `values`) on the machines of a group, and what speaks for it. Hours are machine-hours and run-hours."""
+    """Runs (by `kind` of name and `values`) on the machines of a group, with the evidence. Hours are machine-hours and run-hours."""
 
     group: Group
     kind: str
@@ -61,14 +61,14 @@ class Match:
 
     @property
     def worth(self) -> float:
-        """What is explained, as far as it is proved."""
+        """Return the explained part, weighted by how well it is proved."""
         return self.explained_cost * (0.1 * self.asking if self.is_by_elimination else max(0.0, self.fit.score))
 
 
 def find_matches(evidence: Evidence, free: Set[int], runs: Sequence[Cell]) -> tuple[Match, ...]:
     """The matches of machines that are free (by their numbers) with runs, by the kind of run names that explains most; as they were found."""
     found = [_Matcher(evidence, free, runs, kind).find() for kind in RUN_NAMES]
-    # what hours prove counts first: the dearest machines that are always on fit any runs
+    # matches proved by hours count first: the most expensive always-on machines fit any runs
     most = max(_proved(matches) for matches in found)
     found = [matches for matches in found if _proved(matches) >= PROVED * most]
     most = max(sum(m.worth for m in matches) for matches in found)
@@ -92,7 +92,7 @@ class _Matcher:
         for cell in runs:
             if name := cell.names.get(kind):
                 self.names[name].append(cell)
-        # a selector takes such a name for a glob, which names others too
+        # a selector reads such a name as a glob, which matches other names too
         for name in [n for n in self.names if set(n) & {"*", "?"} and any(o != n and matches(n, o) for o in self.names)]:
             del self.names[name]
         self.least_cost = LEAST_PART * sum(sum(c.costs.values()) for c in evidence.machines)
@@ -130,7 +130,7 @@ class _Matcher:
     # --- machines ----------------------------------------------------------------------------------------------------------
 
     def _groups(self) -> list[Group]:
-        """Every group of machines that no match has, by every name it could have; the dearest first."""
+        """Every group of machines that no match has, by every name it could have; the most expensive first."""
         named: dict[tuple[str, str, str, tuple[str, ...]], set[int]] = defaultdict(set)
         wide: dict[tuple[str, str, str], set[int]] = defaultdict(set)
         for number in self.free:
@@ -152,7 +152,7 @@ class _Matcher:
         return sorted(groups, key=lambda g: (-self._cost(g), g.kind, g.values))[:MOST_CANDIDATES]
 
     def _has_own_type(self, cell: Cell) -> bool:
-        """Whether its instance type names no machines that serve models."""
+        """Return whether its instance type does not name machines that serve models."""
         return any(key[0] == "instance_type" and key not in self.serving for key in _keys(cell))
 
     def _of_types(self, source: str, account: str, types: Sequence[str]) -> set[int]:
@@ -204,7 +204,7 @@ class _Matcher:
         return self.known_runs[key]
 
     def _match(self, group: Group) -> Match | None:
-        """The runs whose hours fit the group's best, if they prove anything."""
+        """Return the runs whose hours fit the group's best, if the fit proves anything."""
         is_daily = self._is_daily(group)
         billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)
         names = sorted(self.names, key=lambda n: -sum(self._ran(n, is_daily)))[:MOST_VALUES]
@@ -294,14 +294,14 @@ class _Matcher:
 
 
 def _keys(cell: Cell) -> set[tuple[str, str, str, tuple[str, ...]]]:
-    """Every name that a selector could call machines by: kind of name, bill, account, name."""
+    """Return every name that a selector could use for machines: kind of name, bill, account, name."""
     place = cell.names.get("source", ""), cell.names.get("account", "")
     own = {(kind, *place, (name,)) for kind, name in cell.names.items() if kind in ("machine_group", "instance_type", "name_prefix", "resource_key")}
     return own | {("tag", *place, (kind, name)) for kind, name in cell.names.items() if kind.startswith("tag.")}
 
 
 def _is_steady(evidence: Evidence, number: int) -> bool:
-    """Whether machines are there nearly all the time, about as many: their hours prove nothing."""
+    """Return whether about the same number of machines is on nearly all the time: their hours prove nothing."""
     hours, length = evidence.machines[number].hours, evidence.upto - evidence.since
     mean = sum(hours.values()) / length
     return sum(0.75 * mean <= amount <= 1.25 * mean for amount in hours.values()) >= 0.9 * length

@@ -1,6 +1,6 @@
-"""Pools to propose, from what the hours say, and how they are written: YAML with the evidence as comments.
+"""Proposes pools from the evidence of hours, and writes them as YAML with the evidence as comments.
 
-A proposal changes no figure before somebody writes it into `runspend.yaml`. Pools that are there already are taken as known.
+A proposal does not change a figure until it is added to `runspend.yaml`. Existing pools count as known.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNTOLD = ("region", "service", "category")
 
 @dataclass(frozen=True)
 class Proposal:
-    """One pool that nobody has configured, and the match behind it."""
+    """One pool that is not configured yet, and the match behind it."""
 
     name: str
     runs: Selector
@@ -38,13 +38,13 @@ class Proposal:
 
     @property
     def pool(self) -> Pool:
-        """As the settings have it."""
+        """Return the pool in the form of the settings."""
         return Pool.model_validate({"name": self.name, "runs": self.runs, "lines": self.lines})
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """What is proposed, and of what: `evidence` is None where no bill has usage."""
+    """The proposals and their evidence. `evidence` is None if no bill has usage."""
 
     proposals: tuple[Proposal, ...]
     evidence: Evidence | None
@@ -52,7 +52,7 @@ class Proposals:
 
     @property
     def reason(self) -> str:
-        """Why nothing is proposed."""
+        """Explain why nothing is proposed."""
         if self.evidence is None:
             return "no bill with usage is loaded yet. Run `runspend nightly` first."
         if not self.evidence.machines:
@@ -65,7 +65,7 @@ class Proposals:
 
 
 def propose_pools(warehouse: Warehouse, settings: Settings) -> Proposals:
-    """Pools for the runs and machines of the newest two billing periods that no rule matched."""
+    """Propose pools for runs and machines of the newest two billing periods that no rule matched."""
     periods = sorted({u.period for u in warehouse.states("billing_lines")})
     if not periods or not warehouse.states("cost_allocations"):
         return Proposals((), None)
@@ -74,7 +74,7 @@ def propose_pools(warehouse: Warehouse, settings: Settings) -> Proposals:
 
 
 def propose(reader: Reader, settings: Settings, first: date) -> Proposals:
-    """The same, of the billing periods from `first` on."""
+    """Propose pools for the billing periods from `first` on."""
     evidence = read_evidence(reader, first, settings.currency)
     if evidence is None:
         return Proposals((), None)
@@ -125,7 +125,7 @@ def _run_selector(match: Match, evidence: Evidence) -> Selector:
     servers = {cell.names["tracking"] for cell in evidence.runs}
     if match.kind == "tracking":
         return {"tracking": list(match.values)}
-    # a name of an experiment is another's on another server
+    # on another server, the same name means another experiment
     place = {"tracking": list(match.servers)} if len(servers) > 1 and match.kind != "user" else {}
     return {**place, match.kind: list(match.values)}
 
@@ -156,7 +156,7 @@ def _has_run(cell: Cell, runs: Mapping[str, Sequence[str]]) -> bool:
 
 
 def _free_name(group: Group, names: set[str]) -> str:
-    """A name for the pool that no other has; remembers it."""
+    """Return a unique name for the pool, and remember it."""
     text = "gpu-machines" if group.kind == "accelerators" else "machines" if group.kind == "machines" else group.values[-1].rpartition("|")[2]
     base = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("._-")[:50] or "machines"
     name, number = base, 1
@@ -182,7 +182,7 @@ def proposal_lines(proposal: Proposal, indent: str) -> list[str]:
 
 
 def evidence_lines(proposal: Proposal) -> list[str]:
-    """What speaks for a proposal, a sentence a line."""
+    """Return the evidence for a proposal, one sentence per line."""
     match, fit = proposal.match, proposal.match.fit
     residual = match.cost - match.explained_cost
     lines = [
@@ -215,7 +215,7 @@ def group_words(group: Group) -> str:
 
 
 def header_lines(found: Proposals) -> list[str]:
-    """What was looked at."""
+    """Describe the evidence that was examined."""
     evidence = found.evidence
     if evidence is None:
         return []
@@ -229,7 +229,7 @@ def header_lines(found: Proposals) -> list[str]:
 
 
 def as_records(found: Proposals) -> list[dict[str, Any]]:
-    """The proposals for machines to read."""
+    """Return the proposals in machine-readable form."""
     return [
         {
             "name": p.name, "runs": p.runs, "lines": p.lines, "confidence": "medium", "currency": p.currency, "cost": round(p.match.cost, 2),
@@ -269,5 +269,5 @@ def _part(part: float, whole: float) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text that others wrote, for a comment: no line ends in it."""
+    """Return a user's text for a comment, without line breaks."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+", " ", text)

@@ -1,4 +1,4 @@
-"""How well the hours of some runs fit the hours of some machines, and how well they would by chance.
+"""Measures how well the hours of runs fit the hours of machines, compared with a fit by chance.
 
 Pure arithmetic over lists with one number a slot (an hour, or a day where machines are billed by the day). No money, no names.
 """
@@ -45,7 +45,7 @@ def fit(billed: Sequence[float], ran: Sequence[float], is_daily: bool = False) -
 
 
 def crowding(billed: Sequence[float], ran: Sequence[float]) -> float:
-    """Runs beside one another on one machine, as far as the hours tell; at least 1."""
+    """Return how many runs share one machine at a time, as far as hours show; at least 1."""
     machines = sum(b for b, r in zip(billed, ran, strict=True) if r > 0)
     runs = sum(r for b, r in zip(billed, ran, strict=True) if b > 0)
     return max(1.0, runs / machines) if machines > 0 else 1.0

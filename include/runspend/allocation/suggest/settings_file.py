@@ -1,7 +1,7 @@
-"""Putting pools into a `runspend.yaml` that a person wrote: nothing else of the file changes, comments and order included.
+"""Adds pools to a `runspend.yaml` that a person wrote. Nothing else in the file changes, including comments and order.
 
-The text gets lines; it is never rewritten from its values. What comes out is loaded before it takes the place of the file: it
-must say what the file said, and the new pools.
+Lines are added to the text; it is never rewritten from its values. The result is loaded before it replaces the file: it must
+contain the old settings and the new pools.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _line_end(text: str, place: int) -> int:
 
 
 def _check(path: Path, scratch: Path, before: Settings, proposals: Sequence[Proposal], env: Mapping[str, str] | None) -> None:
-    """The new text says what the old one said, and the pools."""
+    """Check that the new text contains the old settings and the pools."""
     try:
         after = load_settings(scratch, env)
     except ConfigError as error:

@@ -1,21 +1,21 @@
-"""What lies in the artifact stores, in bytes, and whose it is. Nothing outside the configured stores is ever contacted.
+"""Measures the bytes in artifact stores, and their owners. Contacts nothing outside the configured stores.
 
     roots.py       which URIs lie inside a store: text only, no connection
-    listing.py     what a listing yields and counts
+    listing.py     the rows and counts of a listing
     local.py       flat listing of a folder
     s3.py          flat listing of a bucket or prefix, versions included
     blobs.py       the same of Google Cloud Storage and Azure
     inventory.py   Amazon S3 Inventory in place of a listing
-    words.py       what was found, in a sentence
-    staging.py     a listing on its way, kept when it breaks off
-    months.py      what was known before, carried to the month of the night
+    words.py       the result of a measurement, in a sentence
+    staging.py     a listing in progress, kept when it is interrupted
+    months.py      earlier rows, carried forward to the month of the pipeline run
     measure.py     listing -> owners -> stretches of time, the rows of `artifact_bytes` and `dangling_owners`
-    ownership.sql  longest prefix wins; what lies there twice
-    intervals.sql  what changed since the last measurement; which orphans are confirmed
+    ownership.sql  longest prefix wins; duplicate objects
+    intervals.sql  changes since the last measurement; confirmed orphans
     dangling.sql   owners with nothing in their folder
-    unknown.sql    owners nothing is known of, after a listing that broke off
+    unknown.sql    owners with unknown bytes, after an interrupted listing
 
-What bytes cost, and which of them may be moved, does not belong here.
+The cost of bytes, and the decision to move them, do not belong here.
 """
 
 from runspend.ingest.artifacts.measure import Measurement, Readings, measure_store, probe_store

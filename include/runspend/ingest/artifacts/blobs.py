@@ -1,9 +1,9 @@
-"""Flat listing of a container of Azure or a bucket of Google.
+"""Flat listing of an Azure container or a Google bucket.
 
-Where there is a token they are asked by their own interfaces (`storage/azure.py`, `storage/google.py`): classes, checksums, versions; a listing
-goes on where it stopped. Azure where an identity of the machine logs in, and Google without its log-in (extra `bigquery`),
-are listed through obstore, which tells neither storage classes nor versions that are not current: the class is UNKNOWN,
-which bills of any class match. There Google's listing goes on after a name; Azure's begins again.
+With a token, Runspend uses the clouds' own interfaces (`storage/azure.py`, `storage/google.py`). They give classes, checksums and
+versions, and an interrupted listing continues where it stopped. Azure with a machine identity, and Google without its log-in
+(extra `bigquery`), are listed through obstore. It gives neither storage classes nor noncurrent versions: the class is UNKNOWN,
+which bills of any class match. There, Google's listing continues after a name; Azure's starts over.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REFUSALS = ("no right to it", "no key file", "are of type", "cannot be used")
 def list_blobs(
     store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None = None, *, page_size: int = 1000
 ) -> Iterator[Page]:
-    """Pages of objects below the root. Raises SourceUnreachable or SourceRefused, also half-way."""
+    """Yield pages of objects below the root. Raises SourceUnreachable or SourceRefused, also midway."""
     if tells_classes(store, root):
         yield from (_list_azure if root.scheme == "azure" else _list_google)(store, root, listing, after or {}, page_size)
         return
@@ -49,7 +49,7 @@ def list_blobs(
             rows = [
                 _row(store, prefix, item["path"], item["size"], item["last_modified"].timestamp(), item["e_tag"])
                 for item in page
-                if offset is None or item["path"] > offset  # a server that does not know offsets begins again
+                if offset is None or item["path"] > offset  # a server without offsets starts over
             ]
             yield Page(rows, {"key": page[-1]["path"]} if is_resumable else None)
     except FileNotFoundError:
@@ -59,12 +59,12 @@ def list_blobs(
 
 
 def tells_classes(store: ArtifactStore, root: Root) -> bool:
-    """Whether the listing of a bucket or container says the class of each object."""
+    """Return whether the listing of a bucket or container gives the class of each object."""
     return has_token(store.credentials) if root.scheme == "azure" else has_google_auth()
 
 
 def _list_azure(store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str], page_size: int) -> Iterator[Page]:
-    """Versions are asked for where the account tells them; where it refuses, they are unknown, and the first page is asked again."""
+    """List with versions if the account gives them. If it refuses, versions are unknown, and the first page is requested again."""
     container = AzureContainer(root, endpoint=store.endpoint, credentials=store.credentials)
     prefix, marker = f"{root.folder}/" if root.folder else "", after.get("marker", "")
     tells_versions = after.get("versions", "yes") == "yes"
@@ -122,7 +122,7 @@ def _explain(error: RestError, root: Root) -> CannotReach:
 
 
 def _folder(store: ArtifactStore, prefix: str, key: str) -> str:
-    """The folder of a key below the root; a key that is not below it is not believed."""
+    """Return the folder of a key below the root. A key outside the root is refused."""
     if not key.startswith(prefix):
         raise SourceRefused(
             store.uri, f"cannot believe the listing of {store.uri}: it answered with {key!r}. Figures stay as they were."

@@ -1,6 +1,6 @@
-"""The months before a measurement: what was known of a store, carried forward to the month of the night.
+"""Carries the earlier rows of an artifact store forward to the month of the pipeline run.
 
-Figures hold until others are measured, over the ends of months too. What was measured tonight does not belong here.
+Figures hold until the next measurement, also across months. The new measurement does not belong here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-_MONTHS_BACK = 24  # how far a store that was not measured for a while is carried forward
+_MONTHS_BACK = 24  # longest gap in measurements that is carried forward
 
 
 def roll_forward(con: duckdb.DuckDBPyConnection, now: datetime, previous: Callable[[str], pa.Table | None]) -> dict[str, pa.Table] | None:
-    """Fill table `prior` with the month's rows before this measurement; the earlier months it had to close come back.
+    """Fill table `prior` with the month's rows before this measurement; return the earlier months that it had to close.
 
-    None when the store was measured later than `now` already.
+    Returns None if the store was already measured later than `now`.
     """
     month = now.astimezone(timezone.utc).date().replace(day=1)
     if previous(f"{_shift(month, 1):%Y-%m}") is not None:
@@ -60,7 +60,7 @@ def _replace_prior(con: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
 
 
 def select_bytes(con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> pa.Table:
-    """Rows in the columns of `artifact_bytes`."""
+    """Return the rows of a query, in the columns of `artifact_bytes`."""
     rows: Any = con.sql(sql, params=parameters).to_arrow_table()
     return rows.cast(ARTIFACT_BYTES.arrow_schema())
 

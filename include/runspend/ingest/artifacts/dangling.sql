@@ -1,7 +1,7 @@
--- DuckDB. Owners with nothing in their folder after a listing that finished: what they had is gone, or, of a model, was never there.
--- Runs need no artifacts: one that never had any is fine. Runs MLflow no longer shows are not looked for.
--- An inventory file is older than the newest models: of those it says nothing.
--- ancestors: folders that hold something and the claims above them. prior: artifact_bytes before it. known: these rows before it.
+-- DuckDB. Owners with empty folders after a complete listing: their files are gone, or, for a model, were never there.
+-- Runs need no artifacts, so a run that never had any is not listed. Runs that MLflow no longer shows are not checked.
+-- An inventory file is older than the newest models, so it says nothing about them.
+-- ancestors: folders with content and the claims above them. prior: artifact_bytes before it. known: these rows before it.
 with empty as (
   select distinct on (owner_kind, owner_id, tracking_server, workspace)
     owner_kind, owner_id, tracking_server, workspace, experiment_id, prefix
@@ -11,7 +11,7 @@ with empty as (
   order by owner_kind, owner_id, tracking_server, workspace, prefix
 ),
 had as (
-  -- no server: the folder's rows may bear another server's name, where two read one MLflow
+  -- Without the server: the folder's rows may have another server's name if two servers read one MLflow.
   select owner_kind, owner_id, sum(objects)::bigint as objects, sum(bytes)::bigint as bytes
   from prior
   where objects > 0 and (valid_to is null or valid_to = $now) and valid_from < $now

@@ -1,8 +1,8 @@
--- DuckDB. The month's rows after a measurement at $now: what changed is closed and opened anew, the rest keeps its row.
--- prior: the month's rows before it. measured: figures of this listing. $is_complete: whether that finished.
--- $read_at: since when every tracking server has been read; null when one never was. $servers: how many there are.
+-- DuckDB. The month's rows after a measurement at $now: changed rows are closed and new ones opened; the rest stay as they are.
+-- prior: the month's rows before it. measured: figures of this listing. $is_complete: whether the listing finished.
+-- $read_at: the time since which every tracking server has been read; null if one never was. $servers: the number of servers.
 with settled as (
-  -- the same $now again: undo what it wrote, so that measuring twice changes nothing. A listing that broke off undoes nothing.
+  -- If $now is repeated, undo what it wrote, so that measuring twice changes nothing. An incomplete listing undoes nothing.
   select * replace (if($is_complete and valid_to = $now, null, valid_to) as valid_to)
   from prior
   where not ($is_complete and valid_from = $now)
@@ -17,8 +17,8 @@ orphans as (
   group by owner_id
 ),
 found as (
-  -- a reading may miss an owner: an orphan counts as one when a second reading, a day or more after the first, does not show
-  -- its owner either; where nobody reads anything any more, after 30 days
+  -- A read may miss an owner. An orphan counts only if a second read, a day or more later, does not show its owner either.
+  -- If no server is read any more, it counts after 30 days.
   select
     m.*,
     if(m.owner_kind = 'orphan', coalesce(o.unowned_since, $now), null) as unowned_since,
@@ -48,7 +48,7 @@ month_rows as (
   from settled
   where valid_to is not null
   union all
-  -- unchanged: same row, though its owner may have got another name; also what a broken listing says nothing about
+  -- Unchanged: same row, although its owner's name may differ. Also rows about which an incomplete listing says nothing.
   select
     s.owner_kind, s.owner_id, if(remains, m.tracking_server, s.tracking_server), if(remains, m.workspace, s.workspace),
     if(remains, m.experiment_id, s.experiment_id), if(remains, m.prefix, s.prefix), s.storage_class, s.valid_from, null,

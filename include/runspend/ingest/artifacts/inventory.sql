@@ -1,6 +1,6 @@
--- DuckDB. The columns of FolderTotals from one file of an S3 inventory: one row per object, one per version that is not current.
+-- DuckDB. The columns of FolderTotals from one file of an S3 inventory: one row per object, one per noncurrent version.
 -- rows_given: (bucket, key, size, is_latest, is_delete_marker, last_modified_date, e_tag, storage_class), null where the file lacks it.
--- $is_encoded: CSV has its keys encoded as a URL's, a blank as %20 or +. $tells_versions: whether the file says which is current.
+-- $is_encoded: keys in CSV are URL-encoded, a blank as %20 or +. $tells_versions: whether the file states which version is current.
 with objects as (
   select
     if($is_encoded, url_decode(replace(key, '+', ' ')), key) as key,

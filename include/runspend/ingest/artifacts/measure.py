@@ -1,7 +1,7 @@
-"""One store, one listing, the month's rows of `artifact_bytes`.
+"""Turns one listing of one artifact store into the month's rows of `artifact_bytes`.
 
-The listing is streamed into Parquet files of folder totals (`staging.py`); who owns what, and what changed since the last
-measurement, is SQL. How a store is listed belongs in a module of its own.
+The listing is streamed into Parquet files of folder totals (`staging.py`). SQL finds the owners and the changes since the last
+measurement. Code that lists a kind of store belongs in its own module.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 _SQL = Path(__file__).parent
-_PAGE = 1000  # objects a request asks for; stores give no more
+_PAGE = 1000  # objects per request; stores do not give more
 _OWNER_COLUMNS = ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "is_purged")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a store holds. `tables` is empty when nothing is to be published; a failed listing leaves good rows as they were."""
+    """The contents of a store. `tables` is empty if there is nothing to publish. A failed listing leaves good rows unchanged."""
 
     tables: dict[str, pa.Table] = field(default_factory=dict)  # "YYYY-MM" -> rows of artifact_bytes
     dangling: pa.Table | None = None  # rows of dangling_owners; None: those in place stay
     objects: int | None = None  # None when the listing did not finish
     bytes: int | None = None  # None when unknown
     requests: int = 0
-    as_of: datetime | None = None  # when what was listed was so: an inventory file is older than the night
+    as_of: datetime | None = None  # the time the listing describes: an inventory file is older than the pipeline run
     is_complete: bool = False
     found: str | None = None  # in one sentence, when it finished
     error: SourceError | None = None
@@ -55,7 +55,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Readings:
-    """How well the owners are known: when the last of the tracking servers was read (None: one never was), and how many there are."""
+    """How current the owners are: the oldest last read of a tracking server (None: one was never read), and the number of servers."""
 
     read_at: datetime | None = None
     servers: int = 0
@@ -74,11 +74,11 @@ def measure_store(
     kept: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> Measurement:
-    """List a store once and say whose its bytes are, as the month of `now` sees it and the months that still had open rows.
+    """List a store once and find the owners of its bytes, for the month of `now` and the months that still had open rows.
 
     owners: owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri, with `mlflow-artifacts:` already
     resolved. previous(period): the store's rows of that month, or None. known_dangling: its rows of dangling_owners. kept: a
-    folder where a listing that breaks off waits for the next try. A store that cannot be read is in `error`; it does not raise.
+    folder that keeps an interrupted listing for the next try. A store that cannot be read sets `error`; it does not raise.
     """
     if store.measure == "none":
         return Measurement(warnings=[f"{store.uri} is not measured: measure is none."])
@@ -129,7 +129,7 @@ def measure_store(
 
 @dataclass(frozen=True)
 class _Night:
-    """What the SQL of one measurement is told."""
+    """The parameters of the SQL of one measurement."""
 
     store: ArtifactStore
     now: datetime
@@ -140,7 +140,7 @@ class _Night:
 
 
 def probe_store(store: ArtifactStore, now: datetime | None = None) -> str:
-    """One look at the store, for `doctor`: what kind it is and whether anything is in it. Raises SourceError."""
+    """Probe the store for `doctor`: its kind, and whether it is empty. Raises SourceError."""
     root, listing = parse_root(store), Listing()
     if store.inventory:
         return describe_inventory(store, root, now or datetime.now(timezone.utc))
@@ -157,7 +157,7 @@ def probe_store(store: ArtifactStore, now: datetime | None = None) -> str:
 def _stage(
     store: ArtifactStore, root: Root, staging: Staging, listing: Listing, workdir: Path, now: datetime, progress: Progress
 ) -> tuple[datetime, SourceError | None]:
-    """The listing, or the inventory file in its place, into the staging files: as of when it is, and what went wrong."""
+    """Stage the listing, or the inventory file that replaces it. Return the time it describes, and the error if there was one."""
     try:
         if store.inventory:
             return stage_inventory(store, root, staging, listing, workdir, now=now, progress=progress), None
@@ -193,7 +193,7 @@ def _engine(workdir: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _load_owners(con: duckdb.DuckDBPyConnection, owners: pa.Table, root: Root) -> list[str]:
-    """The owners whose URI lies in this store, with their folder in it, as table `owners`."""
+    """Load the owners whose URI is in this store, with their folder, as table `owners`."""
     import pyarrow as pa
 
     uris = owners.column("uri").to_pylist()
@@ -212,7 +212,7 @@ def _load_owners(con: duckdb.DuckDBPyConnection, owners: pa.Table, root: Root) -
 
 
 def _refuse_empty(con: duckdb.DuckDBPyConnection, store: ArtifactStore, root: Root, listing: Listing) -> SourceRefused | None:
-    """An empty local folder where there were files is a volume that is not mounted until somebody says otherwise."""
+    """Refuse an empty local folder that had files before: it counts as an unmounted volume until a person accepts it."""
     if root.scheme != "file" or listing.objects:
         return None
     had = con.execute("select sum(objects) from prior where valid_to is null").fetchone()
@@ -226,7 +226,7 @@ def _refuse_empty(con: duckdb.DuckDBPyConnection, store: ArtifactStore, root: Ro
 
 
 def _rows(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
-    """The month's rows, from `folders`, `owners` and `prior`."""
+    """Return the month's rows, from `folders`, `owners` and `prior`."""
     if night.is_complete:
         con.execute((_SQL / "ownership.sql").read_text())
     else:
@@ -244,7 +244,7 @@ def _rows(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
 
 
 def _dangling(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
-    """Rows of `dangling_owners`; `ancestors`, of the same listing, is there."""
+    """Return rows of `dangling_owners`. Needs table `ancestors` of the same listing."""
     schema = DANGLING_OWNERS.arrow_schema()
     con.register("known", schema.empty_table() if night.known_dangling is None else night.known_dangling.select(schema.names).cast(schema))
     parameters: dict[str, Any] = {

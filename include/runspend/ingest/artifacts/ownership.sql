@@ -23,7 +23,7 @@ with places as (
   group by checksum, bytes, folder, storage_class
 ),
 kept as (
-  -- the oldest of those that are the same is the one, the others are copies of it
+  -- Of equal objects, the oldest is the original and the others are duplicates.
   select checksum, bytes, min({'oldest': oldest, 'folder': folder, 'storage_class': storage_class}) as first
   from places
   group by checksum, bytes
@@ -37,7 +37,7 @@ join kept k on k.checksum = p.checksum and k.bytes = p.bytes
 group by p.folder, p.storage_class;
 
 create or replace temp table claims as
--- one claim per folder: the same store read by two servers must not count twice
+-- One claim per folder: an artifact store read by two servers must not count twice.
 select distinct on (prefix) prefix, owner_kind, owner_id, tracking_server, workspace, experiment_id
 from owners
 order by prefix, tracking_server, workspace, owner_kind, owner_id;
@@ -48,7 +48,7 @@ select folder, string_split(regexp_replace(folder, '(^|/)\.trash/', '\1'), '/') 
 from (select distinct folder from totals);
 
 create or replace temp table ancestors as
--- whole path segments only, so that run1 never owns what is run10's
+-- Only whole path segments, so that run1 never owns files of run10.
 select p.folder, d.depth, array_to_string(p.parts[1:d.depth], '/') as prefix
 from paths p
 join (select distinct len(string_split(prefix, '/')) as depth from claims) d on d.depth <= len(p.parts)

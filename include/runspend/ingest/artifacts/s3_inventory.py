@@ -1,7 +1,7 @@
 """Amazon S3 Inventory in place of a listing, for buckets too large to list: the newest manifest, its files checked, their rows staged.
 
 `stores[].inventory` is the folder that holds the dated ones (s3://DESTINATION/PREFIX/SOURCE-BUCKET/CONFIG-ID/, or a copy of it on
-this machine). Nothing outside that folder is read, whatever a manifest names. An inventory is believed whole or not at all.
+this machine). Nothing outside that folder is read, even if a manifest names it. An inventory is used as a whole or not at all.
 Source: "Amazon S3 Inventory", "Inventory manifest" in the S3 User Guide.
 """
 
@@ -29,7 +29,7 @@ _SQL = Path(__file__).parent
 _DATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\dZ")
 _MANIFEST_BYTES = 64_000_000  # a manifest of a hundred thousand files has 20 MB
 _CHUNK_BYTES = 4 << 20
-# Columns as manifests of CSV files name them -> as Parquet files do.
+# Column names in manifests of CSV files -> names in Parquet files.
 _COLUMNS = {
     "Bucket": "bucket",
     "Key": "key",
@@ -43,23 +43,23 @@ _COLUMNS = {
 
 
 class Files(Protocol):
-    """Where inventories lie: names are below the folder of `stores[].inventory`."""
+    """The files of inventories. Names are relative to the folder of `stores[].inventory`."""
 
-    prefix: str  # what keys in a manifest begin with; "" where the manifest is not held to one
+    prefix: str  # prefix of keys in a manifest; "" if none is required
     bucket: str
 
     def dated(self) -> list[str]:
-        """Names of the folders directly below it."""
+        """Return the names of the folders directly below it."""
         ...
 
     def read(self, name: str) -> Iterator[bytes]:
-        """A file in chunks. Raises FileNotFoundError when there is none."""
+        """Yield a file in chunks. Raises FileNotFoundError if it does not exist."""
         ...
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one inventory says of itself."""
+    """The manifest of one inventory."""
 
     name: str  # its dated folder
     created_at: datetime
@@ -78,7 +78,7 @@ def stage_inventory(
     now: datetime,
     progress: Callable[[str], None],
 ) -> datetime:
-    """Stage the newest inventory that is not younger than `now`; when it was made. Raises SourceRefused for a damaged or incomplete one."""
+    """Stage the newest inventory that is not newer than `now`; return when it was made. Raises SourceRefused if damaged or incomplete."""
     files = _open(store, root)
     manifest = _read_manifest(store, root, files, now)
     copy = workdir / "inventory-file"
@@ -106,14 +106,14 @@ def stage_inventory(
 
 
 def describe_inventory(store: ArtifactStore, root: Root, now: datetime) -> str:
-    """The newest inventory in words, for `doctor`; its manifest is read, none of its files. Raises SourceError."""
+    """Describe the newest inventory for `doctor`. Reads its manifest, but none of its files. Raises SourceError."""
     manifest = _read_manifest(store, root, _open(store, root), now)
     hours = int((now - manifest.created_at).total_seconds() // 3600)
     return f"its inventory of {manifest.created_at:%Y-%m-%d %H:%M} UTC can be read, {hours} h old, {len(manifest.files):,} files ({manifest.file_format})"
 
 
 def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime) -> Manifest:
-    """The newest manifest, held to its checksum and to the store."""
+    """Read the newest manifest and check it against its checksum and the store."""
     names = sorted(name for name in files.dated() if _DATED.fullmatch(name) and name <= f"{now.astimezone(timezone.utc):%Y-%m-%dT%H-%MZ}")
     if not names:
         raise _refused(store, "there is none in it", "Point `inventory` at the folder that holds the dated ones, or wait for the first")
@@ -145,9 +145,9 @@ def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime
 
 
 def _below(store: ArtifactStore, files: Files, key: str) -> str:
-    """The name of a data file below the inventory's folder: a manifest may name nothing else.
+    """Return the name of a data file below the inventory's folder. A manifest may not name any other file.
 
-    A copy of an inventory lies elsewhere than the manifest's keys say: what follows its last /data/ is the name there.
+    A copy of an inventory is in another place than the manifest's keys say: there, the text after the last /data/ is the name.
     """
     name = key.removeprefix(files.prefix) if files.prefix else f"data/{key.rpartition('/data/')[2]}"
     if (files.prefix and not key.startswith(files.prefix)) or any(part in ("", ".", "..") for part in name.split("/")):
@@ -156,7 +156,7 @@ def _below(store: ArtifactStore, files: Files, key: str) -> str:
 
 
 def _fetch(store: ArtifactStore, files: Files, name: str, size: int, md5: str, into: Path) -> None:
-    """Copy one file and hold it to the manifest."""
+    """Copy one file and check it against the manifest."""
     digest, copied = hashlib.md5(usedforsecurity=False), 0
     try:
         with into.open("wb") as out:
@@ -170,7 +170,7 @@ def _fetch(store: ArtifactStore, files: Files, name: str, size: int, md5: str, i
 
 
 def _stage_file(con: Any, store: ArtifactStore, root: Root, manifest: Manifest, file: Path, part: Path) -> None:
-    """One data file into a staging file."""
+    """Turn one data file into a staging file."""
     import duckdb
 
     try:

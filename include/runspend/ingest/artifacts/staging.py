@@ -1,8 +1,9 @@
-"""A listing on its way into Parquet files, so that one that breaks off goes on where it stopped.
+"""Stages a listing in Parquet files, so that an interrupted listing continues where it stopped.
 
-Every file holds whole pages; `state.json`, replaced after each file, says how many files count and where to go on. Killed at
-any line, the next try has all that the state names and asks for the rest. Listings that cannot be taken up (folders of this
-machine: a million files take seconds; Azure, whose listing starts at no name) begin again. What is listed is for the listers.
+Each file holds whole pages. `state.json`, replaced after each file, holds the number of valid files and where to continue. If the
+process is killed at any line, the next try has all files that the state names and requests the rest. Listings that cannot be
+resumed start over: local folders (a million files take seconds), and Azure, whose listing cannot start at a name. The listers
+decide what is listed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from runspend.storage.listing import FolderTotals, Listing, Page
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A page listed this long ago still counts: a listing of a large bucket takes hours anyway, and tomorrow night is a new one.
+# A page this old still counts: listing a large bucket takes hours anyway, and the next pipeline run makes a new listing.
 RESUME_WITHIN = timedelta(hours=12)
 _PART_ROWS = 50_000
 _OWN = re.compile(r"[0-9]{6}\.parquet|state\.json(\.new|\.tmp)?", re.ASCII)
@@ -32,7 +33,7 @@ _COUNTS = ("objects", "bytes", "oldest", "newest", "noncurrent_objects", "noncur
 
 
 class Staging:
-    """The files of one listing in a folder. `after` is where the listing goes on, `resumed` how many objects it has already."""
+    """The files of one listing in a folder. `after`: where the listing continues. `resumed`: the number of objects it already has."""
 
     def __init__(self, folder: Path, listing: Listing, *, what: dict[str, Any], now: datetime) -> None:
         self.folder, self._listing = folder, listing
@@ -43,11 +44,11 @@ class Staging:
 
     @property
     def files(self) -> list[str]:
-        """The files that count, for DuckDB."""
+        """Return the valid files, for DuckDB."""
         return [str(self._part(n)) for n in range(self.parts)]
 
     def fill(self, pages: Iterator[Page], tell: Callable[[Listing], None]) -> None:
-        """Write pages as they come. What is listed when a page fails is kept, if the listing can go on after it."""
+        """Write pages as they come. If a page fails, earlier pages are kept if the listing can continue after them."""
         rows: list[FolderTotals] = []
         try:
             for page in pages:
@@ -68,7 +69,7 @@ class Staging:
         tell(self._listing)
 
     def write(self, rows: list[FolderTotals]) -> None:
-        """One more file, and the state that names it."""
+        """Write one more file, and the state that names it."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -82,11 +83,11 @@ class Staging:
             self._save()
 
     def keeps(self) -> bool:
-        """Whether a next try could go on from here."""
+        """Return whether a later try could continue from here."""
         return self.after is not None and self.parts > 0
 
     def clear(self) -> None:
-        """Remove every file of it, and none that it would not have made."""
+        """Remove every file of this listing, and no file that it would not have made."""
         for path in self.folder.iterdir():
             if _OWN.fullmatch(path.name):
                 path.unlink()
@@ -95,7 +96,7 @@ class Staging:
         return self.folder / f"{number:06d}.parquet"
 
     def _save(self) -> None:
-        """Replace the state. The file it names is on the disk first: a state after a power cut must not promise what is not there."""
+        """Replace the state. The file it names is on the disk first: after a power cut, the state must not name a missing file."""
         fsync_path(self._part(self.parts - 1))
         state = {
             **self._what,
@@ -108,7 +109,7 @@ class Staging:
         write_whole(self.folder / "state.json", json.dumps(state).encode(), is_alone=True)
 
     def _take_up(self, now: datetime) -> None:
-        """Go on with what is in the folder, if it is of the same store and young enough; else begin anew."""
+        """Continue with the files in the folder if they are of the same store and recent enough; else start over."""
         state = self._read_state()
         if not (
             state
@@ -123,7 +124,7 @@ class Staging:
         self.resumed = self._listing.objects
 
     def _read_state(self) -> dict[str, Any]:
-        """The state as `_save` writes it; empty where there is none, or not one of ours: then the listing begins again."""
+        """Return the state as `_save` writes it. Empty if it is missing or not Runspend's: then the listing starts over."""
         try:
             state = read_json(self.folder / "state.json", most_bytes=1 << 20) or {}
             counts = [state["parts"], state["objects"], *([state["bytes"]] if state["bytes"] is not None else [])]
@@ -137,7 +138,7 @@ class Staging:
 
 @contextmanager
 def locked(folder: Path | None, otherwise: Path) -> Iterator[Path]:
-    """The folder for this process alone; `otherwise`, gone afterwards, when there is none, or another process lists the same store."""
+    """Lock the folder for this process. Gives `otherwise`, removed afterward, without a folder or if another process lists the store."""
     if folder is not None:
         own_folder(folder)
         with open_lock(folder / ".lock") as lock:
@@ -152,7 +153,7 @@ def locked(folder: Path | None, otherwise: Path) -> Iterator[Path]:
 
 
 def folder_schema() -> pa.Schema:
-    """The columns of `FolderTotals`."""
+    """Return the columns of `FolderTotals`."""
     try:
         import pyarrow as pa
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a measurement found, in one sentence for whoever asked for it. Figures for reports come from the tables."""
+"""Describes the result of a measurement in one sentence. Figures for reports come from the tables."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 def describe_found(uri: str, rows: pa.Table, dangling: pa.Table | None) -> str:
-    """Objects, bytes by class, and what is worth a look: versions not current, bytes there twice, orphans, owners without bytes.
+    """Describe objects, bytes by class, and findings: noncurrent versions, duplicate bytes, orphans, owners without bytes.
 
-    rows: of `artifact_bytes`, those that still hold are told.
+    rows: of `artifact_bytes`; those that are still valid are counted.
     """
     import pyarrow.compute as pc
 
@@ -34,7 +34,7 @@ def describe_found(uri: str, rows: pa.Table, dangling: pa.Table | None) -> str:
 
 
 def _told(column: Any, what: str) -> str:
-    """A sum, unless the store tells none."""
+    """Describe a sum, unless the store does not give one."""
     known = len(column) > column.null_count or not len(column)
     return f"{_sum(column):,} {what}" if known else f"not told what is {what}"
 

@@ -1,4 +1,4 @@
--- DuckDB. After a listing that did not finish: owners nothing is known of yet. Whoever has figures keeps them.
+-- DuckDB. After an incomplete listing: owners without any figures yet. Owners that have figures keep them.
 create or replace temp table measured as
 select distinct on (owner_kind, owner_id)
   owner_kind, owner_id, tracking_server, workspace, experiment_id, prefix, 'UNKNOWN' as storage_class,

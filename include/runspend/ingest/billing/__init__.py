@@ -1,7 +1,7 @@
-"""Bills: what was delivered, verified, read, settled, and which version of a period stands.
+"""Loads bills: finds, verifies and reads delivered files, normalizes their rows, and decides which version of a period counts.
 
-`load_source` is the way in; it never touches the warehouse: it hands back, per billing period, the files and tables that
-replace the ones in place, or why they stay. A format is one module and one SQL file in `ingest/billing/formats/`.
+`load_source` is the entry point. It never touches the warehouse. For each billing period it returns the files and tables that
+replace the ones in place, or the reason why they stay. A format is one module and one SQL file in `ingest/billing/formats/`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The settled rows of one billing period as `billing_lines`: one sorted Parquet file.
+"""Writes the rows of one billing period as `billing_lines`: one sorted Parquet file.
 
-Put here how lines are chosen, ordered and written. What they hold is settled before.
+Put here how lines are chosen, ordered and written. Their content is decided before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW_GROUP = 122_880
-# A text column of more values is written as texts: every row group carries the whole dictionary otherwise.
+# A text column with more values is written as plain texts: otherwise every row group carries the whole dictionary.
 FEW_VALUES = 4000
 SKIPPED_BY = (*BILLING_LINES.sort, "charge_period_end", "charge_date", "billing_period")
 
@@ -34,7 +34,7 @@ SKIPPED_BY = (*BILLING_LINES.sort, "charge_period_end", "charge_date", "billing_
 def write_lines(
     staged: Staged, source: str, period: str, file_indexes: Sequence[int], load_id: str, path: Path, *, is_scoped: bool
 ) -> None:
-    """The period's `billing_lines`. What an explicit scope leaves out becomes sums."""
+    """Write the period's `billing_lines`. Lines that an explicit scope leaves out become sums."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -56,7 +56,7 @@ def write_lines(
     schema = _take(staged, table, ids, positions, order.slice(0, 0)).schema
     taken = map(partial(_take, staged, table, ids, positions), groups)
     with pq.ParquetWriter(path, schema, **_layout(table, schema)) as writer, _reaching_disk(path) as reach_disk, ExitStack() as stack:
-        # One row group is put together while the one before it is written; a bill too large for memory has no room for two.
+        # One row group is assembled while the one before it is written. A bill too large for memory has no room for two.
         for group in taken if staged.is_mapped else stack.enter_context(closing(Ahead(taken))):
             writer.write_table(group, row_group_size=ROW_GROUP)
             reach_disk()
@@ -65,7 +65,7 @@ def write_lines(
 
 @contextmanager
 def _reaching_disk(path: Path) -> Iterator[Callable[[], None]]:
-    """A function that has what is in the file by now brought to the disk beside all else: publishing waits for what is not there yet."""
+    """Yield a function that flushes the file so far to disk in the background: publishing waits for what is not there yet."""
     descriptor = os.open(path, os.O_RDONLY)
     with ThreadPoolExecutor(1) as beside:
         bringing = [beside.submit(os.fsync, descriptor)]
@@ -84,18 +84,18 @@ def _reaching_disk(path: Path) -> Iterator[Callable[[], None]]:
 
 
 def _layout(table: pa.Table, schema: pa.Schema) -> dict[str, Any]:
-    """How the file is written. Without its own schema in it readers see texts, however they were coded."""
+    """Return how the file is written. It stores no Arrow schema, so readers see texts, coded or not."""
     import pyarrow as pa
 
     texts = [field.name for field in BILLING_LINES.arrow_schema() if pa.types.is_string(field.type) and field.name != "line_id"]
-    # What says the same in all rows is a few bytes, and packing those takes as long as packing many.
+    # A column with one value in all rows is a few bytes. Compressing those takes as long as compressing many.
     paths = [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in schema]
     packed = [path for path in paths if path not in table.column_names or not _is_same(one_piece(table.column(path)))]
     return {
         "use_dictionary": texts,
         "store_schema": False,
-        "write_batch_size": ROW_GROUP,  # most columns say little: a thousand rows at a time takes a twentieth longer
-        # The smallest and largest value of a column take a third of the writing: they are kept where readers skip by them.
+        "write_batch_size": ROW_GROUP,  # most columns are small: writing a thousand rows at a time takes a twentieth longer
+        # Minimum and maximum of columns take a third of the writing: they are kept only for columns that readers skip by.
         "write_statistics": list(SKIPPED_BY),
         "compression": {path: "ZSTD" if path in packed else "NONE" for path in paths},
         "compression_level": dict.fromkeys(packed, 1),
@@ -103,7 +103,7 @@ def _layout(table: pa.Table, schema: pa.Schema) -> dict[str, Any]:
 
 
 def _ids(staged: Staged, positions: pa.Array | None) -> pa.Array:
-    """`line_id` of the chosen rows, as LINE_ID has it."""
+    """Return `line_id` of the chosen rows, as LINE_ID defines it."""
     if staged.column("ordinal").null_count == staged.rows.num_rows:
         hashes = staged.column("row_hash")
         return _hex_texts(hashes if positions is None else hashes.take(positions))
@@ -112,7 +112,7 @@ def _ids(staged: Staged, positions: pa.Array | None) -> pa.Array:
 
 
 def _hex_texts(numbers: pa.Array) -> pa.Array:
-    """Whole numbers of 64 bits as 16 hexadecimal digits each; SQL takes six times as long."""
+    """Return 64-bit integers as 16 hexadecimal digits each. SQL takes six times as long."""
     import pyarrow as pa
 
     count = len(numbers)
@@ -124,7 +124,7 @@ def _hex_texts(numbers: pa.Array) -> pa.Array:
 
 
 def _ids_and_order(staged: Staged, lines: dict[str, pa.Array], positions: pa.Array | None) -> tuple[pa.Array, pa.Array]:
-    """Ids of the chosen rows, and their order; where no two rows are equal ids sort as the hashes they are made of, at once."""
+    """Return ids of the chosen rows, and their order. If no two rows are equal, ids sort like their hashes, so both are made at once."""
     hashes = staged.column("row_hash")
     if staged.column("ordinal").null_count < len(hashes):
         ids = _ids(staged, positions)
@@ -135,7 +135,7 @@ def _ids_and_order(staged: Staged, lines: dict[str, pa.Array], positions: pa.Arr
 
 
 def _lines(staged: Staged, source: str, load_id: str) -> dict[str, pa.Array]:
-    """Every column of `billing_lines` but `line_id`, of every staged row, chosen or not."""
+    """Return every column of `billing_lines` except `line_id`, for every staged row, chosen or not."""
     import pyarrow as pa
 
     rows = staged.rows.num_rows
@@ -149,7 +149,7 @@ def _lines(staged: Staged, source: str, load_id: str) -> dict[str, pa.Array]:
 
 
 def _add_sums(staged: Staged, source: str, load_id: str, lines: dict[str, pa.Array], ids: pa.Array) -> tuple[dict[str, pa.Array], pa.Array]:
-    """The lines and their ids, and sums of those that the scope leaves out."""
+    """Return the lines and their ids, with sums of the lines that the scope leaves out."""
     import pyarrow as pa
 
     staged.con.execute(f"set variable source = {sql_text(source)}")
@@ -172,7 +172,10 @@ def _add_sums(staged: Staged, source: str, load_id: str, lines: dict[str, pa.Arr
 
 
 def _order(lines: dict[str, pa.Array], ids: pa.Array, positions: pa.Array | None) -> pa.Array:
-    """The order of BILLING_LINES.sort among the chosen lines, by their ids or what sorts as those do; nulls last, texts by their bytes."""
+    """Return the order of BILLING_LINES.sort among the chosen lines; nulls last, texts by their bytes.
+
+    `ids` are the lines' ids, or any values that sort like them.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -185,7 +188,7 @@ def _order(lines: dict[str, pa.Array], ids: pa.Array, positions: pa.Array | None
 
 
 def _take(staged: Staged, table: pa.Table, ids: pa.Array, positions: pa.Array | None, order: pa.Array) -> pa.Table:
-    """Chosen lines in order. A text of many values stops being coded: every row group would carry the whole dictionary."""
+    """Return chosen lines in order. A text column of many values becomes plain texts, or every row group would carry its dictionary."""
     import pyarrow as pa
 
     at = order if positions is None else positions.take(order)
@@ -201,7 +204,7 @@ def _take(staged: Staged, table: pa.Table, ids: pa.Array, positions: pa.Array | 
 
 
 def _is_same(column: pa.Array) -> bool:
-    """Whether all rows say the same, so that nothing has to be put in order nor packed."""
+    """Return whether all rows have the same value, so that nothing needs ordering or compression."""
     import pyarrow as pa
 
     is_coded = pa.types.is_dictionary(column.type)

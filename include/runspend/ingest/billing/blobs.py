@@ -1,6 +1,6 @@
-"""Bills in Google Cloud Storage and Azure Blob Storage: listing and reading through obstore.
+"""Lists and reads bills in Google Cloud Storage and Azure Blob Storage through obstore.
 
-Put here what is listed and read. How these two stores are reached is in `storage/blob_clients.py`; names, copying and S3 are in `file_sources.py`.
+Put here listing and reading. Connections to these stores are in `storage/blob_clients.py`; names, copying and S3 are in `file_sources.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def open_blobs(source: BillSource, uri: str, into: Path, tell: Tell) -> Bucket | None:
-    """The bucket or container behind an address of Google or Azure; None for an address of another kind."""
+    """Return the bucket or container of a Google or Azure address, or None for an address of another kind."""
     try:
         container = find_container(uri, endpoint=source.endpoint, credentials=source.credentials, setting="billing[]")
     except CannotReach as error:
@@ -31,7 +31,7 @@ def open_blobs(source: BillSource, uri: str, into: Path, tell: Tell) -> Bucket |
 
 
 class BlobPrefix(Bucket):
-    """Everything below a prefix of a bucket of Google or a container of Azure."""
+    """Everything below a prefix of a Google bucket or an Azure container."""
 
     def __init__(self, source: BillSource, prefix: str, into: Path, tell: Tell, container: Container) -> None:
         super().__init__(source, prefix, into, tell)
@@ -47,7 +47,7 @@ class BlobPrefix(Bucket):
                 for item in page:
                     is_empty = False
                     yield item["path"], item["size"], item["last_modified"], item["e_tag"]
-            if is_empty and self.prefix:  # obstore lists folders; the address may be that of one file
+            if is_empty and self.prefix:  # obstore lists only folders, and the address may be that of one file
                 item = obstore.head(self._store(), self.prefix)
                 yield item["path"], item["size"], item["last_modified"], item["e_tag"]
         except FileNotFoundError:
@@ -66,7 +66,7 @@ class BlobPrefix(Bucket):
             options["range"] = {"offset": start}
         try:
             got = obstore.get(self._store(), key, options=options)
-            # The answer says again which object it is: some servers do not know conditions.
+            # Compare the ETag of the answer as well: some servers ignore conditions.
             if stamp and stamp_of(got.meta["e_tag"]) != stamp:
                 raise changed(self.source, self._name(key) or key)
             chunks = iter(got.stream(min_chunk_size=CHUNK_BYTES))

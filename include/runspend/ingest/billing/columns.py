@@ -1,7 +1,7 @@
-"""Text columns as Arrow dictionaries: what is found out once per distinct value, or combination of values, spread over the rows.
+"""Handles text columns as Arrow dictionaries: a result per distinct value, or combination of values, is spread over the rows.
 
-Put here the arithmetic of codes, which knows nothing of bills. A bill has millions of lines and thousands of distinct texts:
-whatever looks at a text looks at the distinct ones, in SQL, and the rows are touched as whole numbers only.
+Put here the arithmetic of codes, which does not know bills. A bill has millions of lines and thousands of distinct texts. So texts
+are looked at once per distinct value, in SQL, and rows are handled only as integers.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LEAST_PLAIN = 50_000  # texts; below it finding equal ones costs nothing
+LEAST_PLAIN = 50_000  # texts; below it, finding equal ones costs nothing
 SAMPLE = 20_000
 MOST = 0.98
 MOST_NUMBERS = 2**62
 
 
 def text_type() -> pa.DataType:
-    """The type of every text column."""
+    """Return the type of every text column."""
     import pyarrow as pa
 
     return pa.dictionary(pa.int32(), pa.string())
 
 
 class Nulls:
-    """Columns without a value, all of so many rows: one for each type, for no column is ever changed in place.
+    """Columns without values, all with the same number of rows. There is one per type, because no column is ever changed in place.
 
-    Most columns of a bill are empty, and each by itself takes as much time and memory as one that says something.
+    Most columns of a bill are empty, and a separate empty column takes as much time and memory as one with values.
     """
 
     def __init__(self, rows: int) -> None:
@@ -36,7 +36,7 @@ class Nulls:
         self._made: dict[pa.DataType, pa.Array] = {}
 
     def of(self, kind: pa.DataType) -> pa.Array:
-        """The column of a type."""
+        """Return the column of a type."""
         import pyarrow as pa
 
         if kind not in self._made:
@@ -45,7 +45,7 @@ class Nulls:
 
 
 def has_any(column: pa.DictionaryArray, texts: Sequence[str]) -> bool:
-    """Whether any of these is among the values of a text column."""
+    """Return whether any of these texts is among the values of a text column."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -53,10 +53,10 @@ def has_any(column: pa.DictionaryArray, texts: Sequence[str]) -> bool:
 
 
 def nearly_all_differ(values: pa.Array) -> bool:
-    """Whether so many of these texts differ that looking for equal ones costs more time and memory than it saves.
+    """Return whether so many texts differ that looking for equal ones costs more time and memory than it saves.
 
-    By a sample without a pattern: equal texts may stand together. A column of them may then have a text several times in its
-    dictionary, each time with a code of its own, which nothing here minds.
+    The sample follows no pattern, because equal texts may be neighbors. The dictionary of such a column may hold a text several times,
+    each with its own code. All functions here allow that.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -70,7 +70,7 @@ def nearly_all_differ(values: pa.Array) -> bool:
 
 
 def end_to_end(pieces: Sequence[pa.DictionaryArray], texts: pa.Array) -> pa.DictionaryArray:
-    """One column of several, whose dictionaries, one behind the other, are `texts`."""
+    """Join columns into one. `texts` are their dictionaries, one after the other."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -82,7 +82,7 @@ def end_to_end(pieces: Sequence[pa.DictionaryArray], texts: pa.Array) -> pa.Dict
 
 
 def constant(value: str | None, rows: int) -> pa.DictionaryArray:
-    """A text column of one value."""
+    """Return a text column of one value."""
     import pyarrow as pa
 
     if value is None:
@@ -91,12 +91,12 @@ def constant(value: str | None, rows: int) -> pa.DictionaryArray:
 
 
 def remap(column: pa.DictionaryArray, values: pa.Array) -> pa.DictionaryArray:
-    """The column with other texts: `values` has one for every value of its dictionary, in order, and may repeat or be null."""
+    """Return the column with other texts. `values` has one for every dictionary value, in order, and may repeat or be null."""
     return spread(column.indices, values)
 
 
 def spread(codes: pa.Array, values: pa.Array) -> pa.Array:
-    """`values` (of any type), one per code, over the rows that have the codes; texts stay coded."""
+    """Spread `values` (of any type), one per code, over the rows that have the codes; texts stay coded."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -115,14 +115,14 @@ def spread(codes: pa.Array, values: pa.Array) -> pa.Array:
 
 
 def _coded(codes: pa.Array, texts: pa.Array) -> pa.DictionaryArray:
-    """A text column of codes that come from columns that were checked: checking them at each step is a fiftieth of a load."""
+    """Return a text column without checking its codes, which come from checked columns. Checks at each step take a fiftieth of a load."""
     import pyarrow as pa
 
     return pa.DictionaryArray.from_arrays(codes, texts, safe=False)
 
 
 def first_of(columns: Sequence[pa.DictionaryArray]) -> pa.DictionaryArray:
-    """Of several text columns, row by row, the first that has a value."""
+    """Return, row by row, the first of several text columns that has a value."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -137,7 +137,7 @@ def first_of(columns: Sequence[pa.DictionaryArray]) -> pa.DictionaryArray:
 
 
 def only_where(kept: pa.Array, column: pa.DictionaryArray) -> pa.DictionaryArray:
-    """The text column where `kept` is true, null elsewhere."""
+    """Return the text column where `kept` is true, and null elsewhere."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -145,7 +145,7 @@ def only_where(kept: pa.Array, column: pa.DictionaryArray) -> pa.DictionaryArray
 
 
 def count_values(column: pa.DictionaryArray) -> dict[str, int]:
-    """How many rows have each value of the dictionary; 0 for values that no row has any more."""
+    """Return the number of rows per value of the dictionary; 0 for values that no row has any more."""
     import pyarrow.compute as pc
 
     rows = {pair["values"]: pair["counts"] for pair in pc.value_counts(column.indices).to_pylist()}
@@ -156,17 +156,16 @@ def count_values(column: pa.DictionaryArray) -> dict[str, int]:
 
 
 def combine(columns: Sequence[pa.DictionaryArray], names: Sequence[str]) -> tuple[pa.Array, pa.Table]:
-    """(the code of every row's combination of values, never null; the distinct combinations, one row per code).
+    """Return (the code of every row's combination of values, never null; the distinct combinations, one row per code).
 
-    Codes are written as digits of one number, and numbers told apart only when no further digit has room: rows are hashed once for
-    many columns.
+    Codes become digits of one number. Numbers are encoded only when no further digit fits, so rows are hashed once for many columns.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     mixed, span = pa.repeat(pa.scalar(0, pa.int64()), len(columns[0])), 1
-    digits: list[pa.Array] = []  # per column told apart: its code (null as one too many) for each combination
-    sizes: list[int] = []  # of those mixed in since
+    digits: list[pa.Array] = []  # per encoded column: its code for each combination (null is one past the last code)
+    sizes: list[int] = []  # of the columns mixed in since the last encoding
     for column in columns:
         size = len(column.dictionary) + 1
         if span * size > MOST_NUMBERS:
@@ -185,7 +184,7 @@ def combine(columns: Sequence[pa.DictionaryArray], names: Sequence[str]) -> tupl
 
 
 def _tell_apart(mixed: pa.Array, digits: Sequence[pa.Array], sizes: Sequence[int]) -> tuple[pa.Array, list[pa.Array]]:
-    """(the code of every number; per column its digit for each code): `digits` of those before, then the last ones, of these sizes."""
+    """Return (the code of every number; per column its digit for each code). `digits` are earlier ones; `sizes` are of the last ones."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -199,7 +198,7 @@ def _tell_apart(mixed: pa.Array, digits: Sequence[pa.Array], sizes: Sequence[int
 
 
 def texts(values: Iterable[str | None]) -> pa.Array:
-    """An Arrow array of texts, none of them coded."""
+    """Return an Arrow array of plain texts, without codes."""
     import pyarrow as pa
 
     return pa.array(list(values), pa.string())

@@ -1,13 +1,13 @@
-"""Lines of a machine that several pods or tasks shared, as one line per part: by weights, so that the parts are the line exactly.
+"""Splits the lines of a machine that several pods or tasks shared into one line per part, by weights that add up to the line exactly.
 
-Put here how weights meet lines and how a line is cut. Where weights come from is for the formats (`splits_sql` of a `Kind`,
-`opencost.py`); who pays for a part is for the models. A bill stays the bill: parts replace their line, and all of its measures
-are theirs, to the last of 22 decimals, whatever the weights say.
+Put here how weights meet lines and how a line is cut. Weights come from the formats (`splits_sql` of a `Kind`, `opencost.py`). Who
+pays for a part is decided in the models. The bill's total never changes: parts replace their line and share all of its measures, to
+the last of 22 decimals, for any weights.
 
-A weight is a claim of a part on a machine from one time to another, never money. Rows of a format's `splits_sql`:
+A weight is a part's claim on a machine from one time to another, never money. Rows of a format's `splits_sql`:
 resource, resource_name (what bills may call the machine), part_id, part_name, part_tags (JSON), from_time, to_time (UTC, half-open),
-weight (a decimal, none below zero), is_idle, billing_period (of a bill's own weights), left_out (why a row is no weight); of a source
-of files that may hold the same twice cluster, step_from and step_to as well. What a query does not select is null.
+weight (a decimal, none below zero), is_idle, billing_period (of a bill's own weights), left_out (why a row is not a weight). Sources
+whose files may hold the same weights twice also select cluster, step_from and step_to. A column that a query does not select is null.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MEASURES = (
     "commitment_discount_quantity",
 )  # fmt: skip
 OWN = "split_rows"  # the table of a bill's own weights, kept aside while its files are read
-TOLD = ("lines_split_among_pods_or_tasks", "parts_they_were_split_into")  # what nobody needs to look at
+TOLD = ("lines_split_among_pods_or_tasks", "parts_they_were_split_into")  # findings that need no attention
 OWN_METHOD = "aws-split-cost-allocation"
 WEIGHT_COLUMNS = {
     "resource": "varchar", "resource_name": "varchar", "part_id": "varchar", "part_name": "varchar", "part_tags": "varchar",
@@ -44,10 +44,12 @@ WEIGHT_COLUMNS = {
 
 @dataclass(frozen=True)
 class Weights:
-    """What one source besides the bill says of machines. With `lines` all lines they name are one pool, and no row names a machine.
+    """The weights that one source, apart from the bill, has for machines.
 
-    `idle`: `keep` what nobody used as a part of its own, or let the parts `share` it. `rows`: columns as WEIGHT_COLUMNS.
-    `digests`: of the rows that count for a billing period, by the period.
+    With `lines`, all lines they match are one pool, and no row names a machine.
+
+    `idle`: `keep` the unused part as its own part, or let the parts `share` it. `rows`: columns as in WEIGHT_COLUMNS.
+    `digests`: billing period -> digest of the rows that count for it.
     """
 
     source: str
@@ -58,16 +60,16 @@ class Weights:
     idle: str = "keep"
 
     def digest_of(self, period: str) -> str:
-        """What tells whether a period would be split otherwise than before."""
+        """Return a text that changes when a period would be split differently than before."""
         return f"{self.source} {self.digests.get(period, '')}"
 
     def said(self) -> list[Any]:
-        """The configuration, in a form that can be compared."""
+        """Return the configuration in a form that can be compared."""
         return [self.source, self.method, self.lines, self.idle]
 
 
 def digest_rows(rows: pa.Table) -> dict[str, str]:
-    """Billing period -> digest of the weights that count for it: those within the month, the one before and a day after (`splits.sql`)."""
+    """Map each billing period to the digest of its weights: those within the month, the month before and one day after (`splits.sql`)."""
     import duckdb
 
     names = ", ".join(WEIGHT_COLUMNS)
@@ -85,14 +87,14 @@ def digest_rows(rows: pa.Table) -> dict[str, str]:
 
 
 def keep_weights(staged: Staged, file_index: int, query: str) -> dict[str, int]:
-    """The rows a format's `splits_sql` selects, kept for the lines of the same bill; why others were left out, counted."""
+    """Keep the rows that a format's `splits_sql` selects, for the lines of the same bill. Returns why others were left out, counted."""
     found = staged.con.sql(_typed_sql(staged, query)).to_arrow_table()
     staged.keep_aside(OWN, file_index, found)
     return count_left_out(staged, found)
 
 
 def _typed_sql(staged: Staged, query: str) -> str:
-    """A query of weights with every column of WEIGHT_COLUMNS, in its type."""
+    """Return a query of weights with every column of WEIGHT_COLUMNS in its type."""
     there = {str(row[0]) for row in staged.con.execute(f"describe {query}").fetchall()}
     selected = {name: f"try_cast({name if name in there else 'null'} as {kind}) as {name}" for name, kind in WEIGHT_COLUMNS.items()}
     selected["part_tags"] = "case when json_valid(part_tags) and json_type(part_tags) = 'OBJECT' then part_tags end as part_tags"
@@ -100,7 +102,7 @@ def _typed_sql(staged: Staged, query: str) -> str:
 
 
 def count_left_out(staged: Staged, rows: pa.Table) -> dict[str, int]:
-    """Why rows are no weights -> how many."""
+    """Map each reason why rows are not weights to the number of rows."""
     staged.con.register("weights_found", rows)
     counts = staged.con.execute("select left_out, count(*) from weights_found where left_out is not null group by 1 order by 1").fetchall()
     staged.con.unregister("weights_found")
@@ -110,10 +112,10 @@ def count_left_out(staged: Staged, rows: pa.Table) -> dict[str, int]:
 def split_lines(
     staged: Staged, others: Sequence[Weights], pools: Mapping[str, pa.Array], found: dict[str, Any], *, is_by_file: bool, has_own: bool
 ) -> None:
-    """Replace every line that weights are there for by its parts.
+    """Replace every line that has weights by its parts.
 
-    `pools`: which lines a source with `lines` names, by the source. `is_by_file`: the bill's own weights are for lines of their file.
-    `has_own`: they count at all.
+    `pools`: the lines that a source with `lines` matches, by source. `is_by_file`: the bill's own weights apply to lines of their file.
+    `has_own`: whether these weights count at all.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -147,7 +149,7 @@ def split_lines(
 
 
 def _note_delivered(staged: Staged) -> None:
-    """What the bill's digest is of, once lines are split: the rows before, and the bill's own weights."""
+    """Redefine the rows that the bill's digest is computed from, once lines are split: the rows before, and the bill's own weights."""
     own = f"union all select file_index, billing_period, 1, hash({', '.join(WEIGHT_COLUMNS)})::hugeint, hash({', '.join(WEIGHT_COLUMNS)}) from {OWN}"
     staged.con.execute(
         "create table delivered_rows as select file_index, billing_period, sum(rows) as rows, sum(hash_sum) as hash_sum, bit_xor(hash_xor) as hash_xor "
@@ -157,7 +159,10 @@ def _note_delivered(staged: Staged) -> None:
 
 
 def _gather_weights(staged: Staged, others: Sequence[Weights], has_own: bool) -> bool:
-    """The table `splits`: weights of every source, the bill's own first, times and weights as whole numbers. False where there are none."""
+    """Fill the table `splits` with the weights of every source, the bill's own first; times and weights are integers.
+
+    Returns False if there are none.
+    """
     con = staged.con
     con.execute(
         "create or replace temp macro to_units(amount) as cast(replace(cast(amount as varchar), '.', '') as hugeint); "
@@ -178,7 +183,10 @@ def _gather_weights(staged: Staged, others: Sequence[Weights], has_own: bool) ->
 
 
 def _insert(staged: Staged, rank: int, relation: str, pool: str | None) -> None:
-    """Weights of one source, with the names a machine is looked for by: its id, the name of a Google instance, the scale set of an Azure one, its name."""
+    """Insert the weights of one source, with the names that identify a machine.
+
+    They are its id, the name of a Google instance, the scale set of an Azure instance, and the machine's name.
+    """
     key = "resource_key(resource)"
     scale_set = (
         f"case when contains({key}, '/virtualmachinescalesets/') then 'r|' || regexp_replace({key}, '/virtualmachines/[^/]+$', '') end"
@@ -194,7 +202,7 @@ def _insert(staged: Staged, rank: int, relation: str, pool: str | None) -> None:
 
 
 def _pool_rows(pools: Mapping[str, pa.Array]) -> pa.Table:
-    """(position, name) of the lines that sources with `lines` name."""
+    """Return (position, name) of the lines that sources with `lines` match."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -206,7 +214,7 @@ def _pool_rows(pools: Mapping[str, pa.Array]) -> pa.Table:
 
 
 def _count_findings(staged: Staged, found: dict[str, Any]) -> None:
-    """What people ought to know: what was split, and weights that found no line in the time the lines cover."""
+    """Count what was split, and weights that found no line within the time that the lines cover."""
     [(lines, parts, nameless, absent, scaled)] = staged.con.execute(
         "with span as (select min(from_us) as from_us, max(to_us) as to_us from split_candidates), "
         "inside as (select s.* from splits s, span where s.from_us < span.to_us and s.to_us > span.from_us) "
@@ -225,7 +233,7 @@ def _count_findings(staged: Staged, found: dict[str, Any]) -> None:
 
 
 def _parts(staged: Staged) -> Iterator[pa.Table]:
-    """The parts of all lines, a share at a time, in the columns of the staged rows."""
+    """Yield the parts of all lines a share at a time, in the columns of the staged rows."""
     con = staged.con
     shares = con.execute("select max(share) from split_lines").fetchall()[0][0]
     for share in range(shares + 1):
@@ -237,7 +245,7 @@ def _parts(staged: Staged) -> Iterator[pa.Table]:
 
 
 def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
-    """Each of these lines once per part."""
+    """Return each of these lines once per part."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -258,7 +266,7 @@ def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
         ("allocated_resource_name", "part_name"), ("allocated_tags", "part_tags"),
     ):  # fmt: skip
         changed[name] = one_piece(made.column(told).cast(pa.string()).dictionary_encode()).cast(columns.text_type())
-    # A part of a machine says how much of it was had, not how long: a pod had it while it was there, idle as long as the machine.
+    # A part has a share of a machine, not a time. A pod's time is its own lifetime; idle lasts as long as the machine.
     life = pc.multiply(one_piece(made.column("life_us")), pa.scalar(1000, pa.int64()))
     changed["billed_nanoseconds"] = pc.if_else(one_piece(made.column("is_idle")), one_piece(parts.column("billed_nanoseconds")), life)
     changed["long_billed_cost"] = _rounding_of_last(parts, made, changed["billed_cost"])
@@ -268,7 +276,7 @@ def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
 
 
 def _with_scale(column: pa.Array, scale: int) -> pa.Array:
-    """The same whole units read as a decimal of another scale: nothing is computed."""
+    """Return the same integers as decimals of another scale, without computing anything."""
     import pyarrow as pa
 
     plain = pa.concat_arrays([column])  # buffers without an offset
@@ -276,7 +284,7 @@ def _with_scale(column: pa.Array, scale: int) -> pa.Array:
 
 
 def _rounding_of_last(parts: pa.Table, made: pa.Table, billed: pa.Array) -> pa.Array:
-    """`long_billed_cost` such that what loading rounded off a line is still told once: by its last part."""
+    """Return `long_billed_cost` so that the amount that loading rounded off a line is counted once, on its last part."""
     import pyarrow as pa
 
     said = one_piece(parts.column("long_billed_cost"))

@@ -1,6 +1,6 @@
-"""Delivered files on their way into the engine: fetched or known, verified, recognized, staged.
+"""Brings delivered files into the engine: fetches or recognizes them, verifies them, finds their format, stages them.
 
-Put here what happens to a file before its rows have a period. Which files count for a period is for `load.py`.
+Put here what happens to a file before its rows have a period. Which files count for a period is decided in `load.py`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ VERIFIED_AT_ONCE = 2
 
 @dataclass
 class ArrivedFile:
-    """One delivered file on this machine, whole; `staged` once its rows are in the engine.
+    """One whole delivered file on this machine; `staged` is set once its rows are in the engine.
 
-    With `bring` it is not here yet: its stamp says that it holds what it held when it was read, and it is fetched only if its
-    rows are needed again.
+    With `bring`, the file is not here yet. Its stamp proves that it is unchanged since it was read, and it is fetched only if its rows
+    are needed again.
     """
 
     index: int
@@ -47,10 +47,10 @@ class ArrivedFile:
     verified: VerifiedFile
     path: Path
     format: str = ""
-    label: str | None = None  # as the format calls it: files of several labels complement each other
-    stands_for: str | None = None  # what its name alone says of what is charged
+    label: str | None = None  # the format's name for it: files of several labels complement each other
+    stands_for: str | None = None  # what its name alone says about the charges
     copies: list[str] = field(default_factory=list)  # names of byte-identical files
-    stamps: dict[str, str] = field(default_factory=dict)  # by name: its own and its copies', of places that vouch for files
+    stamps: dict[str, str] = field(default_factory=dict)  # stamps by name, of the file and its copies, if their store vouches for files
     staged: StagedFile | None = None
     bring: Callable[[], tuple[Path, VerifiedFile]] | None = None
 
@@ -64,12 +64,12 @@ class ArrivedFile:
 
     @property
     def digest(self) -> str:
-        """What it adds to a version: its bytes, and as what they are read."""
+        """What the file adds to a version: its bytes, and what it is read as."""
         return " ".join(text for text in (self.verified.sha256, self.label, self.stands_for) if text)
 
 
 def rivals_of(files: Sequence[ArrivedFile]) -> list[list[ArrivedFile]]:
-    """Files apart by label: those of two labels complement each other; one without a label complements none."""
+    """Group files by label. Files of two labels complement each other; a file without a label complements none."""
     labels: list[str | None] = [*sorted({f.label for f in files if f.label})] or [None]
     return [[f for f in files if f.label in (label, None)] for label in labels]
 
@@ -77,19 +77,19 @@ def rivals_of(files: Sequence[ArrivedFile]) -> list[list[ArrivedFile]]:
 def stage_each(
     tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
 ) -> None:
-    """Stage files one after the other; refusals are noted. Of files of one format the next may be read while one is staged."""
+    """Stage files one after the other and note refusals. If the next file has the same format, it may be read while one is staged."""
     for file, following in pairwise(files):
         if not following.bring and following.format == file.format:
             staged.following[file.index] = _delivered(tonight, following, ())
     for file in files:
         stage_or_note(tonight, staged, file, beside, bad)
-    staged.let_go()  # a file that is staged again later is another by then
+    staged.let_go()  # a file that is staged again later may differ by then
 
 
 def stage_or_note(
     tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused], way: str = "stage"
 ) -> None:
-    """Stage a file by a function of its format's module; a refusal is noted."""
+    """Stage a file by a function of its format's module, and note a refusal."""
     try:
         _stage(tonight, staged, file, beside, way)
     except SourceRefused as error:
@@ -105,7 +105,7 @@ def _gone(tonight: Tonight, file: ArrivedFile) -> SourceRefused:
 
 
 def stage_alike(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]) -> None:
-    """Once all are staged, files that their format reads otherwise beside the others (`read_again`) are staged again."""
+    """Once all files are staged, stage those again that their format reads differently beside the others (`read_again`)."""
     for name in sorted({f.format for f in files if f.staged}):
         by_index = {f.index: f for f in files if f.staged and f.format == name}
         read_again = offered(format_module(name), "read_again")
@@ -118,7 +118,7 @@ def stage_alike(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], 
 
 
 def open_bill(source: BillSource, workdir: Path, now: datetime, progress: Callable[[str], None], drawn: Drawn) -> Folder:
-    """Where the bill lies: what its format makes of the address, else a folder or a bucket. `drawn`: what measured machines drew."""
+    """Open the bill's folder, with its format's `open_place` or as a folder or bucket. `drawn`: the power that measured machines drew."""
     if source.format != "auto" and (open_place := offered(format_module(source.format), "open_place")):
         place: Folder | None = open_place(source, workdir, now, **({"drawn": drawn} if drawn else {}))
         if place is not None:
@@ -127,7 +127,7 @@ def open_bill(source: BillSource, workdir: Path, now: datetime, progress: Callab
 
 
 def is_data_of(source: BillSource) -> Callable[[str], bool]:
-    """Which names are those of data files."""
+    """Return a function that recognizes the names of data files."""
     names: Callable[[str], bool] | None = offered(format_module(source.format), "names") if source.format != "auto" else None
     return lambda name: bool(DATA_NAMES.search(name) or (names and names(name)))
 
@@ -135,13 +135,15 @@ def is_data_of(source: BillSource) -> Callable[[str], bool]:
 def verify_all(
     tonight: Tonight, folder: Folder, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused]
 ) -> list[ArrivedFile]:
-    """Every file fetched and read once, but for those whose stamp is known; byte-identical ones count once, unless manifests or
-    names call them two kinds or one manifest names both. Refusals are noted in `bad`."""
+    """Fetch and read every file once, except those with a known stamp. Byte-identical files count once.
+
+    They count as two if manifests or names give them different kinds, or if one manifest lists both. Refusals are noted in `bad`.
+    """
     by_digest: dict[tuple[str, str | None, str | None], list[ArrivedFile]] = {}
     seen = _seen_before(tonight)
     with ThreadPoolExecutor(VERIFIED_AT_ONCE) as beside:
         waking = beside.submit(wake)
-        # The next file is fetched while those before it are verified, two at once: unpacking lets go of the interpreter.
+        # The next file is fetched while those before it are verified, two at once: unpacking releases the interpreter lock.
         arriving = [_bring(tonight, folder, index, item, workdir, seen, beside) for index, item in enumerate(delivered)]
         for file, verifying in arriving:
             try:
@@ -164,7 +166,7 @@ def verify_all(
 
 
 def _are_two_parts(one: DeliveredFile, other: DeliveredFile) -> bool:
-    """Whether files of the same bytes are two all the same: parts that one manifest names, each of as many charges."""
+    """Return whether files with the same bytes still are two: parts that one manifest lists, each with its own charges."""
     return one.manifest is not None and one.manifest == other.manifest and one.entry.name != other.entry.name
 
 
@@ -177,7 +179,7 @@ def _bring(
     seen: Mapping[tuple[str, str | None], FedFile],
     beside: Executor,
 ) -> tuple[ArrivedFile, Future[VerifiedFile] | None]:
-    """A file and its verification, under way; none for a file that is known."""
+    """Return a file and its verification, which is under way, or None for a known file."""
     name, unpack_to = item.entry.name, workdir / "unpacked" / f"{index:06d}.csv"
     file = ArrivedFile(index, item, VerifiedFile(Path(), "", 0, ""), Path())
     stamp = _stamp(tonight.source, item)
@@ -198,14 +200,16 @@ def _bring(
 
 
 def _fetch_late(tonight: Tonight, folder: Folder, item: DeliveredFile, unpack_to: Path) -> tuple[Path, VerifiedFile]:
-    """A file that was not needed at first."""
+    """Fetch and verify a file that was not needed at first."""
     path = folder.fetch(item.entry)
     return path, verify_file(tonight.source.name, item.entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
 
 
 def _stamp(source: BillSource, item: DeliveredFile) -> str | None:
-    """What vouches that a file is what it was and is read as it was: its place's stamp and size, the address, its manifest's
-    word for it. None where the place vouches for nothing."""
+    """Return the proof that a file is unchanged and read in the same way, or None if the store does not vouch for files.
+
+    It covers the store's stamp and size, the address, and the label in its manifest.
+    """
     entry = item.entry
     if entry.stamp is None:
         return None
@@ -213,14 +217,14 @@ def _stamp(source: BillSource, item: DeliveredFile) -> str | None:
 
 
 def _seen_before(tonight: Tonight) -> dict[tuple[str, str | None], FedFile]:
-    """Files of the versions in place by name and stamp. Where another format is written now, every file has to be looked at."""
+    """Map (name, stamp) to the files of the versions in place. If the configured format differs now, the file must be read again."""
     asked = tonight.source.format
     files = (fed for book in tonight.books.values() for fed in book.files if fed.stamp)
     return {(fed.name, fed.stamp): fed for fed in files if asked in ("auto", fed.format)}
 
 
 def _stands_for(source: BillSource, format_name: str, name: str) -> str | None:
-    """What the name of a file says of what is charged, where its format has such names."""
+    """Return what a file's name says about its charges, if its format has such names."""
     stands_for = None if format_name == "auto" else offered(format_module(format_name), "stands_for")
     said: str | None = stands_for(source, name) if stands_for else None
     return said
@@ -229,8 +233,7 @@ def _stands_for(source: BillSource, format_name: str, name: str) -> str | None:
 def recognize(
     tonight: Tonight, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
 ) -> tuple[list[ArrivedFile], list[ArrivedFile]]:
-    """(files of charges, files of what is looked up for them); the latter become part of every version. Refusals are
-    noted in `bad`."""
+    """Return (files of charges, lookup files). Lookup files become part of every version. Refusals are noted in `bad`."""
     charges: list[ArrivedFile] = []
     aside: list[ArrivedFile] = []
     for file in files:
@@ -245,13 +248,13 @@ def recognize(
         file.stands_for = _stands_for(tonight.source, file.format, file.name)
         (aside if is_aside else charges).append(file)
     if aside:
-        # The settings are JSON on one line: what follows the first line end is of an earlier period's files.
+        # The settings are JSON on one line. Text after the first line end comes from an earlier period's files.
         tonight.settings = "\n".join([tonight.settings.partition("\n")[0], *sorted(f.verified.sha256 for f in aside)])
     return charges, aside
 
 
 def _recognize_file(tonight: Tonight, file: ArrivedFile) -> bool:
-    """Find the format of a file that is here, and what that calls it; whether it is one that is looked up for charges."""
+    """Find the format and the label of a file that is here. Return whether it is a lookup file."""
     header = read_header(tonight.source.name, file.name, file.verified)
     file.format = find_format(tonight.source, file.name, header)
     if label := offered(format_module(file.format), "label"):
@@ -287,11 +290,13 @@ def _delivered(tonight: Tonight, file: ArrivedFile, beside: tuple[tuple[str, str
 
 
 def combine(staged: Staged, files: Sequence[ArrivedFile]) -> tuple[dict[str, Any], list[FedPeriod]]:
-    """Files of several labels beside each other become one bill: what is to be told, and what files gave periods that have no
-    row of theirs left. Those are part of the period's version all the same."""
+    """Combine files of several labels into one bill. Returns (warnings, periods of files that have no row left).
+
+    Those files still are part of the period's version.
+    """
     warnings: dict[str, Any] = {}
     before: list[FedPeriod] = []
-    files = [f for f in files if not f.bring]  # of the others no row is staged
+    files = [f for f in files if not f.bring]  # the other files have no staged rows
     for name in sorted({f.format for f in files if f.label}):
         before = before or counts.read_census(staged)
         warnings |= format_module(name).combine(staged, {f.index: f.label for f in files if f.format == name})

@@ -1,9 +1,9 @@
-"""SQL over many rows, asked once per distinct combination of the values its answers depend on, where those are few.
+"""Runs SQL over many rows, but only once per distinct combination of the values it depends on, if there are few combinations.
 
-Put here how it is found out what an answer depends on, and how answers come to the rows. A bill of millions of rows says the
-same few things of them: category, service, place, machine, hour. DuckDB tells in its plan which columns of a view a selected
-column needs; where their combinations are few, the SQL runs over those alone, and each row gets the number of its answer.
-What is not told so is asked of every row. Which way is taken changes nothing but the time.
+Put here how Runspend finds out what an answer depends on, and how answers get to the rows. Millions of rows of a bill repeat few
+values: category, service, region, machine, hour. DuckDB's plan shows which columns of a view a selected column needs. If they have
+few combinations, the SQL runs over those alone, and each row gets the number of its answer. All other columns are computed for every
+row. The choice changes only the time it takes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW_NUMBER = "row_number"
-SHARED = "(shared)"  # the number of what all columns of a query need, as a column
-LEAST_ROWS = 20_000  # below it finding out costs more than it saves
-FEW = 8  # combinations are few where each stands for so many rows
-FEW_VALUES = 100  # and a column has few values where each stands for so many
-# Steps of a plan that make of a row what they make of it whatever the other rows are.
+SHARED = "(shared)"  # the column that holds the number of the values that all columns of a query need
+LEAST_ROWS = 20_000  # for fewer rows, finding out costs more than it saves
+FEW = 8  # combinations are few if each has at least this many rows on average
+FEW_VALUES = 100  # a column has few values if each has at least this many rows on average
+# Steps of a plan that treat each row independently of the other rows.
 ROW_BY_ROW = ("PROJECTION", "FILTER", "UNION", "UNNEST", "CTE", "SCAN", "JOIN", "CROSS_PRODUCT", "EMPTY_RESULT")
 
-MOST_KNOWN = 50_000  # combinations whose answers are kept for the shares to come
+MOST_KNOWN = 50_000  # combinations whose answers are kept for later shares
 
 Needs = Mapping[str, frozenset[str]]
 _kept: dict[str, Needs | None] = {}
@@ -47,10 +47,10 @@ def run(
     variables: str,
     known: Known,
 ) -> pa.Table:
-    """The columns `told` and `others` of a query over the view that `rows` are, in no order.
+    """Return the columns `told` and `others` of a query over the view of `rows`, in any row order.
 
-    `told` are columns that may depend on little; `others` have ROW_NUMBER, that of the row. `variables` says what besides the
-    query decides what it depends on. `known` keeps answers for the next rows that the same is asked of.
+    `told` are columns that may depend on few others. `others` include ROW_NUMBER, the row's number. `variables` is everything, apart
+    from the query, that decides its dependencies. `known` keeps answers for later rows with the same query.
     """
     con.register(view, rows)
     names = ", ".join([*told, *others])
@@ -67,7 +67,7 @@ def run(
 
 
 def _ask_once(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    """The answers for few rows. By way of a table: a relation plans its query twice, which takes longer than answering."""
+    """Return the answers for few rows. It uses a table, because a relation plans its query twice, which takes longer than answering."""
     con.execute(f"create or replace temp table answers as {query}")
     return con.sql("from answers").to_arrow_table()
 
@@ -75,7 +75,7 @@ def _ask_once(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
 def _put_together(
     con: duckdb.DuckDBPyConnection, view: str, rows: pa.Table, query: str, asked: pa.Table, answers: Mapping[str, pa.Array]
 ) -> pa.Table:
-    """Answers per row beside what was asked of every row. Rows that became several are asked again, whole."""
+    """Join the answers per row with what was computed for every row. Rows that became several are computed again as a whole."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -85,13 +85,13 @@ def _put_together(
     if len(at) < rows.num_rows or not at.slice(0, rows.num_rows).equals(whole):
         counts = pc.value_counts(at)
         several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    elif len(several):  # each row in its place, and behind them what else some became
+    elif len(several):  # each row is in its place, followed by the additional rows of some
         asked, at = asked.slice(0, rows.num_rows), whole
     if len(several):
         single = pc.invert(pc.is_in(at, value_set=several))
         asked, at = asked.filter(single), at.filter(single)
     if len(at) > 1 and not pc.all(pc.less(at.slice(0, len(at) - 1), at.slice(1))).as_py():
-        order = pc.sort_indices(at)  # a join hands on rows as they come where they are fewer than what is looked up
+        order = pc.sort_indices(at)  # a join with more lookup rows than rows returns rows in any order
         asked, at = asked.take(order), at.take(order)
     is_whole = at.equals(whole)  # nearly always: each row is one
     for name, column in answers.items():
@@ -106,7 +106,7 @@ def _put_together(
 def _find_needs(
     con: duckdb.DuckDBPyConnection, columns_of_view: Sequence[str], query: str, names: Sequence[str], variables: str
 ) -> Needs | None:
-    """Which columns of the view each named column of the query needs; None where rows are not told one by one. Kept."""
+    """Return which columns of the view each named column needs, or None if the query does not treat rows one by one. Cached."""
     key = key_of(query, names, variables)
     if key not in _kept:
         recorded = _read_recorded().get(key)
@@ -115,25 +115,25 @@ def _find_needs(
 
 
 def key_of(query: str, names: Sequence[str], variables: str) -> str:
-    """What decides what is needed, as a short text."""
+    """Return a short key of everything that decides what is needed."""
     return hashlib.sha256(f"{variables} {','.join(names)} {query}".encode()).hexdigest()[:24]
 
 
 def _read_recorded() -> dict[str, Needs]:
-    """What `needs.py` wrote of large formats."""
+    """Return the needs that `needs.py` recorded for large formats."""
     recorded = json.loads(files("runspend.ingest.billing.formats").joinpath("needs.json").read_text(encoding="utf-8"))
     return {key: {name: frozenset((*one["all"], *besides)) for name, besides in one["besides"].items()} for key, one in recorded.items()}
 
 
 def ask_needs(con: duckdb.DuckDBPyConnection, columns_of_view: Sequence[str], query: str, names: Sequence[str]) -> Needs | None:
-    """The same, asked of DuckDB."""
+    """Return the same needs from DuckDB's plans."""
     needs: dict[str, frozenset[str]] = {}
     for name in names:
         [(_, text)] = con.execute(f"explain (format json) select {name} from ({query})").fetchall()
         steps = list(_steps(json.loads(text)))
         if not all(_is_row_by_row(step) for step in steps):
             return None
-        # What a scan hands on and what it filters by; a name that is found in vain makes an answer dearer, not wrong.
+        # The columns that a scan returns and those it filters by. A name found by accident makes an answer slower, not wrong.
         read = " ".join(json.dumps(step.get("extra_info")) for step in steps if "ARROW" in step["name"])
         needs[name] = frozenset(set(re.findall(r"\w+", read)) & set(columns_of_view))
     return needs
@@ -146,7 +146,7 @@ def _steps(plan: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
 
 
 def _is_row_by_row(step: Mapping[str, Any]) -> bool:
-    """Whether a step looks at one row at a time, and joins it with nothing but what is looked up."""
+    """Return whether a step treats one row at a time and joins it only with lookup tables."""
     name = str(step["name"]).strip()
     if not name.endswith(ROW_BY_ROW) or "DELIM" in name or name.startswith("POSITIONAL"):
         return False
@@ -155,16 +155,16 @@ def _is_row_by_row(step: Mapping[str, Any]) -> bool:
 
 
 def _reads_rows(step: Mapping[str, Any]) -> bool:
-    """Whether rows of the view, or of what was made of them, come through a step."""
+    """Return whether rows of the view, or of something made from them, pass through a step."""
     return any("ARROW" in each["name"] or each["name"].strip() == "CTE_SCAN" for each in _steps([step]))
 
 
 def _ask_few(
     con: duckdb.DuckDBPyConnection, view: str, rows: pa.Table, query: str, names: Sequence[str], needs: Needs, known: Known
 ) -> dict[str, pa.Array]:
-    """The columns that depend on few combinations, an answer for every row of the view (one that counts if it has just one).
+    """Return the columns that depend on few combinations, with an answer for every row of the view (right if a row becomes just one).
 
-    What no share before had is asked in one query, whatever columns it is of: planning takes longer than answering.
+    Combinations that no earlier share had are computed in one query for all columns: planning takes longer than answering.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -191,10 +191,10 @@ def _ask_few(
 
 @dataclass(eq=False)
 class _Group:
-    """Columns of the query that need the same columns of the view, and the combinations those have.
+    """Columns of the query that need the same columns of the view, and the combinations of their values.
 
-    `codes`: of each row. `combinations`: the number of what all columns need, and what these need besides. `places`: of each
-    combination among those that are known, or null.
+    `codes`: the combination of each row. `combinations`: the number of what all columns need, and what only these columns need.
+    `places`: the position of each combination among the known ones, or null.
     """
 
     names: tuple[str, ...]
@@ -205,21 +205,21 @@ class _Group:
 
 @dataclass
 class _Answered:
-    """What was found out about combinations of values: as many rows of `answers` as there are of them."""
+    """Known answers: one row of `answers` for each row of `combinations`."""
 
     combinations: pa.Table
     answers: pa.Table
 
 
 class Known:
-    """The answers to one query, kept for rows to come. What all of its columns need is numbered."""
+    """The answers to one query, kept for later rows. The values that all of its columns need are numbered."""
 
     def __init__(self) -> None:
-        self._shared: pa.Table | None = None  # a row for each number
+        self._shared: pa.Table | None = None  # one row for each number
         self._answered: dict[tuple[str, ...], _Answered] = {}
 
     def number(self, combinations: pa.Table) -> pa.Array:
-        """The numbers of these combinations of what all columns need."""
+        """Return the numbers of these combinations of the values that all columns need."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -233,21 +233,21 @@ class Known:
         return places
 
     def what_all_need(self, numbers: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
-        """The columns that all need, by these numbers."""
+        """Return the columns that all need, for these numbers."""
         import pyarrow as pa
 
         rows = self._shared.take(numbers.cast(pa.int64())) if self._shared is not None else pa.table({})
         return {name: rows.column(name) for name in rows.column_names}
 
     def places(self, names: tuple[str, ...], combinations: pa.Table) -> pa.Array:
-        """Where each of these combinations stands; null for one that is unknown."""
+        """Return the position of each combination; null for an unknown one."""
         import pyarrow as pa
 
         before = self._answered.get(names)
         return pa.nulls(combinations.num_rows, pa.int32()) if before is None else _places(combinations, before.combinations)
 
     def add(self, group: _Group, combinations: pa.Table, answers: pa.Table) -> None:
-        """Keep what is found out now; of many before, only what the group needs."""
+        """Keep new answers. If there are too many, only the earlier ones that the group needs are kept."""
         import pyarrow as pa
 
         before = self._answered.get(group.names)
@@ -261,13 +261,13 @@ class Known:
         group.places = self.places(group.names, group.combinations)
 
     def spread(self, group: _Group) -> dict[str, pa.Array]:
-        """The answers of each row."""
+        """Return the answers of each row."""
         answers = self._answered[group.names].answers
         return {name: columns.spread(group.codes, one_piece(answers.column(name)).take(group.places)) for name in group.names}
 
 
 def _places(combinations: pa.Table, among: pa.Table) -> pa.Array:
-    """The place of each row of texts among those of a table of the same columns, null where it is not there."""
+    """Return the position of each row of texts in a table of the same columns; null if it is not there."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -277,9 +277,9 @@ def _places(combinations: pa.Table, among: pa.Table) -> pa.Array:
 
 
 def _group(rows: pa.Table, names: Sequence[str], needs: Needs, known: Known) -> list[_Group]:
-    """The columns of the query whose needed columns have few combinations.
+    """Group the columns of the query whose needed columns have few combinations.
 
-    Columns of few values are combined together first: combinations of some of them are then those of a table that is much shorter.
+    Columns of few values are combined first. Combinations of some of them are then found in a much shorter table.
     """
     import pyarrow as pa
 
@@ -310,7 +310,7 @@ def _group(rows: pa.Table, names: Sequence[str], needs: Needs, known: Known) -> 
 
 
 def _combine(coded: Mapping[str, pa.DictionaryArray], names: Collection[str]) -> tuple[pa.Array, pa.Table]:
-    """(the code of every row's combination of these columns, one row per code); columns that say one thing or none take no time."""
+    """Return (the code of every row's combination of these columns, one row per code). Columns with one value or none take no time."""
     import pyarrow as pa
 
     rows = len(next(iter(coded.values())))
@@ -323,7 +323,7 @@ def _combine(coded: Mapping[str, pa.DictionaryArray], names: Collection[str]) ->
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """One array; of texts, in the type that is coded."""
+    """Return one array. Texts get the type that is coded."""
     import pyarrow as pa
 
     piece = one_piece(column)

@@ -1,7 +1,7 @@
-"""Where files lie and how they come to this machine: a folder of this machine, a prefix of a bucket.
+"""Lists files and brings them to this machine, from a local folder or a prefix of a bucket.
 
-Put here what all places have in common, the local folder and S3. Google Cloud Storage and Azure Blob Storage are in
-`blobs.py`; how a provider lays out its files is for `manifests.py`.
+Put here what all file sources share, the local folder and S3. Google Cloud Storage and Azure Blob Storage are in `blobs.py`. How a
+provider lays out its files is in `manifests.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from runspend.config.settings import BillSource
 from runspend.core.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
 
 CHUNK_BYTES = 4 << 20
-# A copy that breaks off is taken up where it stopped this often; the store's client tries each request again by itself.
+# An interrupted copy is resumed where it stopped, this many times. The store's client also retries each request.
 MAX_RESUMES = 3
-# A smaller file is here before anybody asks; of a larger one each tenth is told.
+# Smaller files arrive quickly. The progress of a larger one is reported at each tenth.
 TELL_EACH_BYTES = 100_000_000
 ALLOWED = (
     "a file, a folder, s3://bucket/prefix, gs://bucket/prefix, abfss://container@account.dfs.core.windows.net/path or az://container/path"
@@ -34,7 +34,7 @@ Tell = Callable[[str], None]
 class Entry:
     """One file as its folder lists it; `name` is relative to the source's uri, with forward slashes.
 
-    `stamp` is what a store vouches for: a file of the same name, size and stamp has the same bytes. None: nobody vouches.
+    `stamp` is the store's proof: a file with the same name, size and stamp has the same bytes. None if the store gives no such proof.
     """
 
     name: str
@@ -44,19 +44,19 @@ class Entry:
 
 
 class Folder(Protocol):
-    """Where files lie: the narrow seam to a disk or an object store."""
+    """A place with files: the narrow interface to a disk or an object store."""
 
     def entries(self) -> list[Entry]:
-        """Every file below the source's uri, by name."""
+        """Return every file below the source's uri, by name."""
         ...
 
     def fetch(self, entry: Entry) -> Path:
-        """The file on this machine."""
+        """Return the path of the file on this machine."""
         ...
 
 
 def open_folder(source: BillSource, workdir: Path, tell: Tell = lambda line: None) -> Folder:
-    """The folder or bucket behind a source's uri. Large files are told of through `tell` while they are fetched."""
+    """Return the folder or bucket of a source's uri. `tell` gets the progress of large files while they are fetched."""
     uri = source.uri
     if not uri:
         raise ConfigError(f"cannot load bill {source.name}: it has no uri. Set billing[].uri to {ALLOWED}.")
@@ -73,7 +73,7 @@ def open_folder(source: BillSource, workdir: Path, tell: Tell = lambda line: Non
 
 @dataclass
 class LocalFolder:
-    """A file, or a folder with everything below it. Hidden files and links that lead out of it are not read."""
+    """A file, or a folder with everything below it. Hidden files and links that lead outside are not read."""
 
     source: str
     root: Path
@@ -101,7 +101,7 @@ class LocalFolder:
 
 
 class Interrupted(Exception):
-    """A store broke off in the middle of a file; `why` is what the user is told if it goes on doing so."""
+    """A store broke off in the middle of a file. `why` is the error for the user if it keeps doing so."""
 
     def __init__(self, why: SourceUnreachable) -> None:
         super().__init__(str(why))
@@ -111,7 +111,7 @@ class Interrupted(Exception):
 class Bucket(ABC):
     """Everything below a prefix of a bucket; files are copied into the work folder before they are read.
 
-    A store of its own kind lists (`list_objects`) and reads (`read_object`); names and copying are the same for all.
+    Each kind of store has its own `list_objects` and `read_object`. Names and copying are the same for all.
     """
 
     def __init__(self, source: BillSource, prefix: str, into: Path, tell: Tell) -> None:
@@ -121,11 +121,11 @@ class Bucket(ABC):
 
     @abstractmethod
     def list_objects(self) -> Iterator[tuple[str, int, datetime, str | None]]:
-        """(key, bytes, last modified, ETag) of every object whose key begins with the prefix, and maybe of others."""
+        """Yield (key, bytes, last modified, ETag) of every object whose key begins with the prefix, and maybe of others."""
 
     @abstractmethod
     def read_object(self, key: str, stamp: str | None, start: int) -> Iterator[bytes | memoryview]:
-        """The object from a byte on, in chunks. Raises Interrupted, and SourceRefused if it is not the one of this stamp."""
+        """Yield the object from a byte on, in chunks. Raises Interrupted, or SourceRefused if the object does not have this stamp."""
 
     def entries(self) -> list[Entry]:
         found: dict[str, Entry] = {}
@@ -134,7 +134,7 @@ class Bucket(ABC):
             if name and not any(part.startswith(".") for part in name.split("/")):
                 self._keys[name] = key
                 found[name] = Entry(name, size, modified.astimezone(timezone.utc), stamp_of(etag))
-        # Azure with folders lists each of them as an empty file beside those in it.
+        # Azure with folders lists each folder as an empty file, next to the files in it.
         folders = {parent.as_posix() for name in found for parent in PurePosixPath(name).parents}
         return [found[name] for name in sorted(found) if found[name].bytes or name not in folders]
 
@@ -149,7 +149,7 @@ class Bucket(ABC):
         return path
 
     def _copy(self, entry: Entry, out: IO[bytes]) -> int:
-        """The number of bytes copied. What was interrupted goes on where it stopped, if the stamp says it is the same file."""
+        """Return the number of bytes copied. An interrupted copy resumes where it stopped if a stamp proves that the file is the same."""
         done = resumed = 0
         told = step = max(entry.bytes // 10, TELL_EACH_BYTES)
         while done < entry.bytes:
@@ -170,7 +170,7 @@ class Bucket(ABC):
         return done
 
     def _name(self, key: str) -> str | None:
-        """The key relative to the prefix; None for a folder marker or a sibling that only starts with the same letters."""
+        """Return the key relative to the prefix; None for a folder marker or a sibling that only starts with the same letters."""
         if key.endswith("/"):
             return None
         if key == self.prefix:
@@ -180,17 +180,17 @@ class Bucket(ABC):
 
 
 def stamp_of(etag: str | None) -> str | None:
-    """An ETag in one spelling: listings have it with and without quotes. A weak one (RFC 9110) does not vouch for bytes."""
+    """Return an ETag in one spelling, because listings have it with and without quotes. A weak ETag (RFC 9110) proves no bytes: None."""
     return None if not etag or etag.startswith("W/") else etag.strip('"') or None
 
 
 def changed(source: BillSource, name: str) -> SourceRefused:
-    """The refusal of a file that is not the one that was listed."""
+    """Return the refusal of a file that is not the one that was listed."""
     return SourceRefused(source.name, f"cannot load {name} of bill {source.name}: it changed while it was copied. Run the load again.")
 
 
 class S3Prefix(Bucket):
-    """Everything below an S3 prefix. `credentials` is a profile of the AWS configuration; left out, the SDK's own chain."""
+    """Everything below an S3 prefix. `credentials` is a profile of the AWS configuration; without it, the SDK's own chain is used."""
 
     def __init__(self, source: BillSource, uri: str, into: Path, tell: Tell) -> None:
         parts = urlsplit(uri)
@@ -233,7 +233,7 @@ class S3Prefix(Bucket):
             raise MissingExtra("boto3", "pipeline") from error
         if self._connected is None:
             profile = self.source.credentials
-            assert profile is None or isinstance(profile, str)  # a secret is one of Azure's
+            assert profile is None or isinstance(profile, str)  # only Azure credentials are secrets
             session = boto3.session.Session(profile_name=profile, region_name=self.source.region)
             self._connected = session.client("s3", endpoint_url=self.source.endpoint)
             if self.source.endpoint:
@@ -243,7 +243,7 @@ class S3Prefix(Bucket):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what boto3 raises into the source's error; its messages carry no keys."""
+        """Raise boto3's errors as the source's error; their messages carry no keys."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:

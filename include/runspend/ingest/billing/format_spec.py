@@ -1,10 +1,11 @@
-"""Formats whose rows SQL maps to FOCUS: what a module states of its files, and the way of its rows into `staged`.
+"""Stages formats whose rows SQL maps to FOCUS: what a module declares about its files, and how their rows get into `staged`.
 
-Put here what all of them share. A format states how headers spell its columns; its SQL file reads one view of texts and
-selects FOCUS columns by their names in `schema/tables.py`. What it leaves out is null. A cost, quantity or time may stay the text it
-is: it is read here, and one that cannot be read becomes null and is counted; without a cost, a currency or its times a row is
-set aside, whole. A column `trouble` says by itself why a row must be set aside, a column `left_out` why it charges nothing and
-becomes no line: such rows are counted. A row may become none or several.
+Put here what all of these formats share. A format declares how headers spell its columns. Its SQL file reads one view of texts and
+selects FOCUS columns by their names in `schema/tables.py`; a column it does not select is null.
+
+A cost, quantity or time may stay a text: it is parsed here, and a text that cannot be parsed becomes null and is counted. A row
+without a cost, a currency or its times is quarantined as a whole. A column `trouble` states why a row must be quarantined. A column
+`left_out` states why it charges nothing and becomes no line; such rows are counted. A row may become none or several.
 """
 
 from __future__ import annotations
@@ -27,27 +28,27 @@ if TYPE_CHECKING:
 
     from runspend.ingest.billing.manifests import Delivered
 
-# What exports write for nothing. Not in gathered columns: a tag whose value is NULL is a tag.
+# What exports write for an empty value. Not in gathered columns: a tag whose value is NULL is a tag.
 NULL_TEXTS = ("NULL", "null", "(null)", "nan", "NaN")
 SQL_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
 FOCUS_NAMES = {c.name: "".join(part.capitalize() for part in c.name.split("_")) for c in FOCUS_COLUMNS}
 TIMES = ("billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end")
 OTHERS = ("delivered_instance_type", "iam_principal", "trouble", "left_out", "long_billed_cost")
-UNREAD = "unread_"  # and a column's name: whether its value could not be read
+UNREAD = "unread_"  # prefix of a column's name: whether its value could not be read
 
 
 @dataclass(frozen=True)
 class Kind:
     """One kind of file of a format.
 
-    `view` is what SQL reads its rows as. `columns` are the columns of that view, all texts, each with its spellings in
-    headers, the first that has a value wins; `required` must be there. `gathered` are columns that hold a JSON object of all
-    header columns that start with a prefix (tags that have a column each). With `sql`, the name of a SQL file beside the
-    module, its rows are charges; without, they are kept aside, whole, as a table for the SQL of others. `splits_sql` is a SQL
-    file that selects weights from the same rows: who had what of a machine whose line is to be split (`cost_splits.py`). Where
-    `splits_of` names a column and values of it, no other row is a weight.
-    """
+    `view` is the name under which SQL reads its rows. `columns` are the columns of that view, all texts, each with its spellings in
+    headers: the first spelling with a value wins. `required` columns must be there. `gathered` columns hold a JSON object of all header
+    columns that start with a prefix (tags with a column each).
 
+    `sql` names a SQL file beside the module: the rows are charges. Without it, the rows are kept aside as a whole, as a lookup table
+    for the SQL of other kinds. `splits_sql` is a SQL file that selects weights from the same rows: who used what of a machine whose
+    line is to be split (`cost_splits.py`). If `splits_of` names a column and values, only rows with these values are weights.
+    """
     view: str
     columns: Mapping[str, Sequence[str]]
     required: Sequence[str]
@@ -58,7 +59,7 @@ class Kind:
 
 
 def kind_of(kinds: Sequence[Kind], header: Sequence[str]) -> Kind | None:
-    """The kind a header is of: the first that has all it requires, else the one it has most of, if that is most of it."""
+    """Return the kind of a header: the first whose required columns are all there, else the best match if it has more than half of them."""
     names = set(header)
 
     def found(kind: Kind) -> int:
@@ -78,8 +79,8 @@ def stage(
 ) -> StagedFile:
     """Put the rows of one verified file into `staged`, or keep them aside. Raises SourceRefused when it does not fit its header.
 
-    `variables` are what the SQL file asks for with `getvariable`. `version(header)` names the variant of the format. `look` sees
-    each share of rows, by the columns of the view, before they are mapped.
+    `variables` are the values that the SQL file reads with `getvariable`. `version(header)` names the variant of the format. `look` is
+    called with each share of rows, in the columns of the view, before they are mapped.
     """
     layout = _lay_out(delivered, kinds)
     for variable, value in (variables or {}).items():
@@ -94,7 +95,7 @@ def stage(
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which columns of a file are read: those of its kind by how its header spells them, those that are gathered."""
+    """The columns of a file that are read: those of its kind, as its header spells them, and those that are gathered."""
 
     kind: Kind
     header: Sequence[str]
@@ -108,7 +109,7 @@ class _Layout:
 
 
 def _lay_out(delivered: Delivered, kinds: Sequence[Kind]) -> _Layout:
-    """How to read a file by its header. Raises SourceRefused for one of another format, or without a column that is needed."""
+    """Return how to read a file by its header. Raises SourceRefused for another format, or if a required column is missing."""
     source, name = delivered.source.name, delivered.name
     header = texts.read_header(source, name, delivered.file)
     kind = kind_of(kinds, header)
@@ -123,7 +124,7 @@ def _lay_out(delivered: Delivered, kinds: Sequence[Kind]) -> _Layout:
 
 
 def show_aside(staged: Staged, kinds: Sequence[Kind]) -> None:
-    """The table of every kind that is kept aside, without rows where no file has brought any: the SQL of charges may name it."""
+    """Create the table of every kind that is kept aside, empty if no file has brought rows: the SQL of charges may name it."""
     for kind in kinds:
         if kind.sql is None and kind.splits_sql is None:
             staged.keep_aside(kind.view, -1, _canonical(staged.con, None, dict.fromkeys(kind.columns, ()), kind.gathered))
@@ -131,7 +132,7 @@ def show_aside(staged: Staged, kinds: Sequence[Kind]) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What becomes of each share of one file: its columns by those of its kind, who looks at them, what SQL asks for."""
+    """What is done with each share of one file: its layout, the variables of its SQL, and the function that looks at each share."""
 
     layout: _Layout
     variables: Mapping[str, Any]
@@ -140,7 +141,7 @@ class _Plan:
 
 @dataclass
 class _Found:
-    """What is counted while a file is read."""
+    """Counts collected while a file is read."""
 
     rows: int = 0
     unreadable: dict[str, int] = field(default_factory=dict)
@@ -148,8 +149,10 @@ class _Found:
 
 
 def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[Kind], plan: _Plan, found: _Found) -> None:
-    """The quick way, or where a row is odd the slow one, from the start. Three shares are at work: one is read, the one before it
-    judged by SQL, the one before that staged, each by a connection of its own."""
+    """Read a file the fast way, or from the start the slow way if a row is odd.
+
+    Three shares are at work, each on its own connection: one is read, the one before it is mapped by SQL, the one before that is staged.
+    """
     layout, kind = plan.layout, plan.layout.kind
 
     def keep(shares: Iterator[pa.Table]) -> None:
@@ -180,7 +183,7 @@ def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[Kind], plan:
 
 
 def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Iterator[pa.Table]:
-    """The shares of a file; behind the last one the file that follows is begun, so that no core waits between two files."""
+    """Yield the shares of a file. After the last one the next file's reading begins, so that no core waits between two files."""
     layout, following = _lay_out(delivered, kinds), staged.following.get(delivered.index)
     with staged.cursor() as reader:
         yield from texts.read_quickly(reader, delivered.file, layout.header, layout.wanted, staged.room)
@@ -189,7 +192,7 @@ def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -
 
 
 def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Ahead[pa.Table]:
-    """The shares of a file, of which the first may be there already: of what its format hands on, which may be another file (SLURM)."""
+    """Return the shares of a file. The first may already be read, unless the format substitutes another file (SLURM)."""
     begun_as, shares = staged.begun.pop(delivered.index, (None, None))
     if shares is not None and begun_as != (kinds, delivered.file):
         shares.close()
@@ -200,7 +203,7 @@ def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Ahead
 def _judged(
     con: duckdb.DuckDBPyConnection, shares: Iterator[pa.Table], plan: _Plan, answers: dict[str, distinct.Known]
 ) -> Iterator[tuple[pa.Table, pa.Table | None]]:
-    """Each share as its kind's view, and what the format's SQL makes of it where it has charges. `answers` are those of files before."""
+    """Yield each share as its kind's view, with the result of the format's SQL if it has charges. `answers` are those of earlier files."""
     layout, kind = plan.layout, plan.layout.kind
     for variable, value in plan.variables.items():
         con.execute(f"set variable {variable} = ?", [value])
@@ -222,7 +225,7 @@ def _judged(
 def _canonical(
     con: duckdb.DuckDBPyConnection, share: pa.Table | None, spelled: Mapping[str, Sequence[str]], gathered: Mapping[str, Sequence[str]]
 ) -> pa.Table:
-    """Columns by our names: of several spellings the first that has a value, of gathered ones a JSON object."""
+    """Return the columns by our names: the first of several spellings that has a value, and a JSON object for gathered ones."""
     import pyarrow as pa
 
     rows = 0 if share is None else share.num_rows
@@ -239,7 +242,7 @@ def _canonical(
 
 
 def _without_nulls(column: pa.DictionaryArray) -> pa.DictionaryArray:
-    """The column with the words for nothing made null."""
+    """Return the column with the words for an empty value made null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -250,7 +253,7 @@ def _without_nulls(column: pa.DictionaryArray) -> pa.DictionaryArray:
 
 
 def _gather(con: duckdb.DuckDBPyConnection, found: Sequence[pa.DictionaryArray], names: Sequence[str]) -> pa.DictionaryArray:
-    """One JSON object of the columns that have a value, null where none has; made once per combination of values."""
+    """Return one JSON object of the columns that have a value, or null if none has. It is made once per combination of values."""
     said = [(column, name) for column, name in zip(found, names, strict=True) if column.null_count < len(column)]
     if not said:
         return columns.first_of(found)
@@ -262,7 +265,7 @@ def _gather(con: duckdb.DuckDBPyConnection, found: Sequence[pa.DictionaryArray],
 
 
 def _weigh(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found) -> None:
-    """The weights in one share of rows, kept for the lines of the bill."""
+    """Keep the weights in one share of rows, for the lines of the bill."""
     if kind.splits_of is not None and not columns.has_any(one_piece(view.column(kind.splits_of[0])), kind.splits_of[1]):
         return
     staged.con.register(kind.view, view)
@@ -274,7 +277,7 @@ def _weigh(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, fou
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is asked of every share, in the terms of `distinct.run`."""
+    """The query for every share, in the terms of `distinct.run`."""
 
     query: str
     told: Sequence[str]
@@ -282,7 +285,7 @@ class _Asked:
 
 
 def _ask_for(con: duckdb.DuckDBPyConnection, kind: Kind, sql: str) -> _Asked:
-    """The format's SQL, judging each row, over the view that is registered."""
+    """Return the format's SQL with the checks of each row, over the registered view."""
     query = files("runspend.ingest.billing.formats").joinpath(sql).read_text(encoding="utf-8")
     types = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe {query}").fetchall()}
     _check_columns(kind, types)
@@ -293,13 +296,19 @@ def _ask_for(con: duckdb.DuckDBPyConnection, kind: Kind, sql: str) -> _Asked:
 
 
 def _may_be_unread(types: Mapping[str, str]) -> list[str]:
-    """Columns that the SQL selects as the texts they are, and whose value may become null; without a cost or its times a row is set aside."""
+    """Return the columns that the SQL selects as texts and whose value may become null.
+
+    The cost and the times are not among them: a row without them is quarantined.
+    """
     needed = (*TIMES, "billed_cost")
     return [c.name for c in FOCUS_COLUMNS if c.type != "STRING" and types.get(c.name) == "VARCHAR" and c.name not in needed]
 
 
 def needs_of(staged: Staged, kind: Kind, variables: Mapping[str, Any]) -> tuple[str, distinct.Needs]:
-    """The key under which `distinct.run` looks for what a kind's SQL needs, and what that is. ValueError where rows are not told one by one."""
+    """Return the key under which `distinct.run` looks up what a kind's SQL needs, and these needs.
+
+    Raises ValueError if the SQL does not look at rows one by one.
+    """
     con = staged.con
     for variable, value in variables.items():
         con.execute(f"set variable {variable} = ?", [value])
@@ -314,7 +323,7 @@ def needs_of(staged: Staged, kind: Kind, variables: Mapping[str, Any]) -> tuple[
 
 
 def _stage_judged(staged: Staged, delivered: Delivered, judged: pa.Table, found: _Found) -> None:
-    """One share of rows into `staged`, but for those that charge nothing."""
+    """Put one share of rows into `staged`, except those that charge nothing."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -346,7 +355,7 @@ def _stage_judged(staged: Staged, delivered: Delivered, judged: pa.Table, found:
 
 
 def _only(judged: pa.Table, places: pa.Array) -> pa.Table:
-    """The rows at these places."""
+    """Return the rows at these positions."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -360,7 +369,7 @@ def _only(judged: pa.Table, places: pa.Array) -> pa.Table:
 
 
 def _with_trouble(judged: pa.Table) -> pa.Table:
-    """The first thing that is wrong with each row, as its trouble."""
+    """Return the rows with `trouble`: the first problem of each row."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -371,7 +380,7 @@ def _with_trouble(judged: pa.Table) -> pa.Table:
 
 
 def _coded(judged: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
-    """A column in its staged type."""
+    """Return a column in its staged type."""
     import pyarrow as pa
 
     column = one_piece(judged.column(name))
@@ -381,7 +390,7 @@ def _coded(judged: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
 
 
 def _add_counts(counts: dict[str, int], column: pa.ChunkedArray) -> None:
-    """How many rows say what."""
+    """Add the number of rows per value of a column to `counts`."""
     import pyarrow.compute as pc
 
     for pair in pc.value_counts(column.drop_null()).to_pylist():
@@ -389,7 +398,7 @@ def _add_counts(counts: dict[str, int], column: pa.ChunkedArray) -> None:
 
 
 def _check_columns(kind: Kind, types: Mapping[str, str]) -> None:
-    """A format's SQL must fill what no bill is without, and nothing that no column is for."""
+    """Require the mandatory FOCUS columns in a format's SQL; reject unknown ones."""
     known = {*SQL_TYPES, *(c.name for c in FOCUS_COLUMNS), *OTHERS, texts.ROW_NUMBER}
     needed = {"billed_cost", "billing_currency", *TIMES, "charge_category", texts.ROW_NUMBER}
     if unknown := sorted(set(types) - known):
@@ -399,8 +408,11 @@ def _check_columns(kind: Kind, types: Mapping[str, str]) -> None:
 
 
 def _judging_sql(query: str, types: Mapping[str, str]) -> str:
-    """Every staged column of what a format's SQL selects, what is wrong with each row (by its SQL, its times and currency, its
-    cost), and of every column whether its value was unreadable."""
+    """Return SQL for every staged column of what a format's SQL selects, with the checks of each row.
+
+    It adds what is wrong with each row, by the format's SQL, its times and currency, and its cost. For columns that may become null, it
+    adds whether the value was unreadable.
+    """
     typed = []
     for column in FOCUS_COLUMNS:
         kind, name = SQL_TYPES[column.type], column.name
@@ -439,7 +451,7 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
 
 
 def _whole_rows_in_trouble(con: Any, delivered: Delivered, judged: pa.Table) -> dict[int, str]:
-    """Row number -> the delivered row as a JSON object, for the rows that are set aside."""
+    """Map row numbers to the delivered rows as JSON objects, for the rows that are quarantined."""
     import pyarrow.compute as pc
 
     if judged.column("trouble").null_count == judged.num_rows:

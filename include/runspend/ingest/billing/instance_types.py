@@ -1,6 +1,6 @@
-"""What machine a line is about: instance type, GPUs, vCPUs, memory, from what the line says and a list of common types.
+"""Finds the machine of a line: instance type, GPUs, vCPUs and memory, from the line's own data and a list of common types.
 
-Put here what turns a description into a machine. Which descriptions a bill holds is for `normalize.py`.
+Put here how a description becomes a machine. Which descriptions a bill holds is found in `normalize.py`.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Any
 from runspend.core.outside_json import parse_json
 
 AZURE_SIZE = re.compile(r"(?i)(Standard|Basic)_\w+")
-# Types that a text names by itself, though no list has them. A size of a storage account (Standard_LRS) has no digit behind its letters.
+# Instance types recognized by their form, even if no list has them. Storage account sizes (Standard_LRS) have no digit after the letters.
 TYPES = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?:.*[:-])?(ml\.[a-z][a-z0-9-]*\.[a-z0-9]+)(?:-[A-Z][A-Za-z]*)?",  # SageMaker: USE1-Train:ml.g5.xlarge, ml.m5.xlarge-Training
-        # AWS writes usage types such as USW2-BoxUsage:p4d.24xlarge; a bare type stands for itself.
+        # AWS writes usage types such as USW2-BoxUsage:p4d.24xlarge; a bare type is matched as it is.
         r"(?:.*(?:Usage|Box|Host)[^:]*:)?([a-z][a-z0-9-]*\.[a-z0-9-]+)",
         r"((?:VM|BM)\.[A-Z][A-Za-z0-9]*(?:\.[A-Za-z0-9-]+)+)",  # Oracle: VM.GPU.A10.1
         r"((?:ct\d\w*|[a-z]\d{1,2}[a-z]?)-(?:standard|high[a-z]+|mega[a-z]+|ultra[a-z]+|hyper[a-z]+|edgegpu|max[a-z]+|custom|micro|small|medium|metal|node)(?:-[a-z0-9]+)*)",
         r"((?:Standard|Basic)_[A-Za-z]{1,3}\d[\w-]*)",
     )
 )
-# A disk of a type is no machine: ml.g5.xlarge's volume is billed as VolumeUsage, an Azure disk as E10 LRS.
+# A type's disk is not a machine: ml.g5.xlarge's volume is billed as VolumeUsage, an Azure disk as E10 LRS.
 AZURE_SERIES = re.compile(r"[A-Z]{1,3}\d+[a-z]*(?:[ _]\w+)*")
 Machine = tuple[str | None, int | None, int | None, float | None]
 
 
 def describe_machine(details: str | None, resource_type: str | None, stated: str | None, known: dict[str, Machine]) -> Machine:
-    """(instance type, GPUs, vCPUs, GiB) by SkuPriceDetails, else the provider's own column, else the type's entry in the list."""
+    """Return (instance type, GPUs, vCPUs, GiB) by SkuPriceDetails, else the provider's own column, else the type's entry in the list."""
     said: dict[str, Any] = {}
     if not details and stated and stated.startswith("{"):
         details, stated = stated, None  # x_SkuDetails of Azure's FOCUS 1.0 exports
@@ -42,7 +42,7 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
             parsed = None
         said = parsed if isinstance(parsed, dict) else {}
     instance_type = next((str(said[k]) for k in ("InstanceType", "x_InstanceType") if isinstance(said.get(k), str) and said[k]), None)
-    if instance_type is None:  # Azure's "ServiceType" is the size of a VM, and what else a service calls itself
+    if instance_type is None:  # Azure's "ServiceType" is a VM size, or a name from another service
         sizes = (said.get(k) for k in ("ServiceType", "x_ServiceType"))
         instance_type = next((size for size in sizes if isinstance(size, str) and AZURE_SIZE.fullmatch(size)), None)
     instance_type = named_type(instance_type, known) or instance_type
@@ -61,7 +61,7 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
 
 
 def named_type(text: str | None, known: dict[str, Machine]) -> str | None:
-    """The instance type that a text of a bill names: a bare one of any cloud, or one inside an AWS usage type; None for any other text.
+    """Return the instance type that a text names: a bare type of any cloud, or one inside an AWS usage type; None for any other text.
 
     Sources: AWS "SageMaker AI pricing" (usage types), Oracle "Compute Shapes", Google "Machine families resource", Azure "VM sizes naming".
     """
@@ -75,7 +75,7 @@ def named_type(text: str | None, known: dict[str, Machine]) -> str | None:
 
 
 def _number(value: Any) -> float | None:
-    """A number, or the number a text such as "16 GiB" starts with."""
+    """Return a number, or the number that a text such as "16 GiB" starts with."""
     if isinstance(value, bool) or value is None:
         return None
     match = re.match(r"\s*(\d+(?:\.\d+)?)", str(value))
@@ -87,7 +87,7 @@ def _whole(value: float) -> int | None:
 
 
 def instance_types() -> dict[str, Machine]:
-    """Common machine types of the clouds by lower-cased name, from instance_types.csv (published by the providers)."""
+    """Return common machine types of the clouds by lower-cased name, from instance_types.csv (published by the providers)."""
     text = files("runspend.ingest.billing").joinpath("instance_types.csv").read_text(encoding="utf-8")
     return {
         row["instance_type"].lower(): (row["instance_type"], int(row["gpus"]), int(row["cpus"]), float(row["memory_gb"]))

@@ -1,7 +1,7 @@
-"""The straight line of one bill: deliveries -> verified files -> staged rows -> one version per period, or a refusal.
+"""Loads one bill: deliveries -> verified files -> staged rows -> one version per period, or a refusal.
 
-Put here which files make which period, by manifest or all together, and who is refused what. Layouts are in `manifests.py`, what
-happens to a file in `delivered_files.py`, formats in their modules, the rules of versions in `versions.py`, what is handed back in
+Put here which files make which period (by manifest or all together) and which of them are refused. Layouts are in `manifests.py`,
+the handling of a file in `delivered_files.py`, formats in their modules, the rules of versions in `versions.py`, and results in
 `period_results.py`.
 """
 
@@ -86,14 +86,16 @@ def load_source(
     memory: int | None = None,
     damaged: Collection[str] = (),
 ) -> Load:
-    """Read what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be told from it.
+    """Load what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be read from it.
 
-    `scope`, `shared`, `pools`, `dimensions` and `keys` decide what is settled on the lines: where they change, so does the version.
-    So do `weights`, by which other sources split lines of machines. `drawn` is what machines drew, where a bill pays for that.
+    `scope`, `shared`, `pools`, `dimensions`, `keys` and `weights` decide what is written on the lines. When they change, the version
+    changes too. `weights` are how other sources split the lines of machines. `drawn` is the power that measured machines drew, for bills
+    that price it.
 
-    `previous(table, "2026-10")` gives this source's published rows or None; `periods_known` are the periods it has.
-    `damaged` are periods whose published rows are damaged: they are read again although nothing was delivered since.
-    `accept` holds "SOURCE:YYYY-MM" for refusals a person has looked at. `memory` is how many bytes loading may take (`memory_budget.py`).
+    `previous(table, "2026-10")` returns this source's published rows, or None. `periods_known` are the periods it has.
+    `damaged` are periods whose published rows are damaged: they are read again even if nothing was delivered since.
+    `accept` holds "SOURCE:YYYY-MM" for refusals that a person has accepted. `memory` is the number of bytes that loading may use
+    (`memory_budget.py`).
     """
     rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions", source.pods, shared=shared, principals=(dimensions or DimensionSettings()).principals)
     tonight = Tonight(
@@ -130,8 +132,10 @@ def load_source(
 
 
 def _files_like_bills(found: Deliveries) -> list[str]:
-    """Ignored files that people may take for part of the bill: tables of a kind that is not read, or data of a month without a
-    manifest beside months that have one."""
+    """Return ignored files that people may take for part of the bill.
+
+    These are tables of a kind that Runspend does not read, and data of a month without a manifest while other months have one.
+    """
     if not found.is_by_manifest:
         return [name for name in found.ignored if LIKE_BILLS.search(name) and not MANIFEST_NAMES.search(name)]
     listed = {delivery.period for delivery in found.found}
@@ -142,7 +146,7 @@ def _files_like_bills(found: Deliveries) -> list[str]:
 
 
 def _load_manifests(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> Load:
-    """Per period the newest complete manifest; a refused newer one is recorded and reported."""
+    """Load the newest complete manifest of each period. A newer one that is refused is recorded and reported."""
     load = Load(tonight.source.name, [])
     for delivery in found:
         if delivery.period is None:
@@ -153,7 +157,7 @@ def _load_manifests(tonight: Tonight, folder: Folder, found: Sequence[Delivery])
 
 
 def _load_manifest_period(tonight: Tonight, folder: Folder, period: str, exports: Sequence[Sequence[Delivery]]) -> PeriodLoad:
-    """The newest delivery of every export; of those that are at fault the one before, until all are good or one has no more."""
+    """Load the newest delivery of every export. An export at fault falls back to its previous delivery, as long as it has one."""
     book = tonight.book(period)
     in_place = max((row["delivered_at"] for row in book.current), default=None)
     refusal: PeriodLoad | None = None
@@ -162,7 +166,7 @@ def _load_manifest_period(tonight: Tonight, folder: Folder, period: str, exports
         tried = [each[i] for each, i in zip(exports, at, strict=True)]
         delivery = together(tried)
         if refusal and in_place is not None and delivery.delivered_at is not None and delivery.delivered_at < in_place:
-            return refusal  # older than what stands: nothing to fall back to
+            return refusal  # older than the version in place: there is nothing to fall back to
         at_fault = {d.export for d in tried if d.problem}
         outcome = _try_manifest(tonight, folder, period, delivery, sum(at), at_fault)
         if outcome.state != "refused":
@@ -181,7 +185,7 @@ def _load_manifest_period(tonight: Tonight, folder: Folder, period: str, exports
 def _try_manifest(
     tonight: Tonight, folder: Folder, period: str, delivery: Delivery, position: int, at_fault: set[str]
 ) -> PeriodLoad:
-    """Load a period from one delivery of each export. Adds the exports whose delivery is at fault to `at_fault`."""
+    """Load a period from one delivery of each export. Add the exports whose delivery is at fault to `at_fault`."""
     delivered_at = delivery.delivered_at or tonight.now
     if delivery.problem:
         seen = version_of([*(f"{f.entry.name} {f.entry.bytes}" for f in delivery.files), delivery.problem], tonight.settings_of(period))
@@ -222,7 +226,10 @@ def _try_manifest(
 
 
 def _overlapping_exports(staged: Staged, period: str, files: Sequence[ArrivedFile]) -> str | None:
-    """Two exports of one kind that hold the same account's day hold the same charges: one of a subscription, one of all."""
+    """Return why two exports of one kind overlap, or None. Two exports with the same account's day hold the same charges twice.
+
+    An example is one export of a subscription and another of all subscriptions.
+    """
     for same in rivals_of(files):
         exports = {f.index: f.delivered.export for f in same}
         if len(set(exports.values())) > 1 and (pair := counts.find_overlap_of_exports(staged, period, exports)):
@@ -238,7 +245,7 @@ def _overlapping_exports(staged: Staged, period: str, files: Sequence[ArrivedFil
 
 
 def _load_files(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> Load:
-    """All data files below the uri. Files whose periods stand unchanged are not read again, only verified."""
+    """Load all data files below the uri. Files whose periods are unchanged are verified, but not read again."""
     load = Load(tonight.source.name, [])
     if not found:
         return load
@@ -257,7 +264,7 @@ def _load_files(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> 
         while again := [f for f in left if known[f.index] & touched]:
             for file in again:
                 stage_or_note(tonight, staged, file, files, bad)
-                touched |= known[file.index]  # it brings rows of all its periods: they need all of their files
+                touched |= known[file.index]  # the file brings rows of all its periods, so these need all of their files
             left = [f for f in left if f not in again]
         stage_alike(tonight, staged, [f for f in files if f.name not in bad], bad)
         files = [f for f in files if f.name not in bad]
@@ -291,7 +298,7 @@ def _load_period(
     by_index = {f.index: f for f in files}
     feeding = feeding or [f.index for f in files if f.staged and not f.staged.rows and period_of_name(f.name) == period]
     if not feeding:
-        return None  # what fed it is gone: `missing_periods` says so
+        return None  # its files are gone: `missing_periods` reports it
     chosen = _choose(tonight, [by_index[i] for i in feeding])
     delivered_at = max(by_index[i].modified_at for i in chosen)
     is_told = "delivery" in tonight.source.model_fields_set
@@ -311,14 +318,14 @@ def _load_period(
 
 
 def _choose(tonight: Tonight, feeding: Sequence[ArrivedFile]) -> list[int]:
-    """The files whose rows count: all of them, or for `versions` the newest (of each label that complements others)."""
+    """Return the files whose rows count: all of them, or for `versions` the newest (of each label that complements others)."""
     if tonight.source.delivery == "versions":
         return sorted({max(same, key=lambda f: (f.modified_at, f.name)).index for same in rivals_of(feeding)})
     return [f.index for f in feeding]
 
 
 def _overlap(staged: Staged, period: str, chosen: Sequence[int], by_index: dict[int, ArrivedFile], census: Sequence[FedPeriod]) -> str | None:
-    """Two files may be parts of a bill or the same bill twice; nobody but the user can tell."""
+    """Return why two files overlap, or None. They may be parts of one bill or the same bill twice: only the user knows which."""
     rivals = rivals_of([by_index[i] for i in chosen])
     pair = next((pair for same in rivals if (pair := counts.find_overlap(staged, period, [f.index for f in same]))), None)
     if pair is None:
@@ -340,8 +347,10 @@ def _overlap(staged: Staged, period: str, chosen: Sequence[int], by_index: dict[
 
 
 def _known_periods(tonight: Tonight, files: Sequence[ArrivedFile]) -> dict[int, set[str]]:
-    """Files (by their bytes) that feed the versions in place -> the periods they feed. A file that is part of a refused
-    version is read again each night, so that its refusal is told each night."""
+    """Map the files that feed the versions in place (by their bytes) to the periods they feed.
+
+    A file of a refused version is read again on each load, so that each load reports its refusal.
+    """
     periods: dict[str, set[str]] = {}
     refused: set[str] = set()
     for book in tonight.books.values():
@@ -352,7 +361,7 @@ def _known_periods(tonight: Tonight, files: Sequence[ArrivedFile]) -> dict[int, 
 
 
 def _stale_periods(tonight: Tonight, files: Sequence[ArrivedFile], known: dict[int, set[str]]) -> set[str]:
-    """Periods in place that the files there now would make otherwise: a file has gone, or the settings have changed."""
+    """Return periods in place that the current files would change: a file is gone, or the settings have changed."""
     stale = set()
     for period, book in tonight.books.items():
         feeding = [f for f in files if period in known.get(f.index, ())]
@@ -364,7 +373,7 @@ def _stale_periods(tonight: Tonight, files: Sequence[ArrivedFile], known: dict[i
 
 
 def _spoiled_periods(tonight: Tonight, bad: dict[str, SourceRefused], census_periods: Iterable[str]) -> dict[str, SourceRefused]:
-    """Periods a bad file would have fed, by its path or by what fed them before. A file that tells neither spoils all."""
+    """Return the periods a bad file would have fed, by its path or by what it fed before. Without either, its error is raised."""
     spoiled: dict[str, SourceRefused] = {}
     for name, error in bad.items():
         periods = {book.period for book in tonight.books.values() if any(f.name == name for f in book.files)}
@@ -380,7 +389,7 @@ def _spoiled_periods(tonight: Tonight, bad: dict[str, SourceRefused], census_per
 
 
 def _settle(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], stated: dict[int, str]) -> tuple[dict[str, Any], list[FedPeriod]]:
-    """Settle what is staged; the census afterwards. Raises SourceRefused for rows no period can be given to."""
+    """Normalize the staged rows and return the warnings and the census. Raises SourceRefused for rows without a billing period."""
     lost = settle.place_unreadable_periods(staged, stated)
     if lost:
         name = next(f.name for f in files if f.index == lost[0])

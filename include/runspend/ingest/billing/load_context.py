@@ -1,6 +1,6 @@
-"""What every step of one bill's load needs to know, and the one way to refuse.
+"""Holds what every step of one bill's load needs, and the one way to refuse a bill.
 
-Put here what is the same for all files and periods of tonight. What is done with it is in `load.py`.
+Put here what is the same for all files and periods of a load. Its use is in `load.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Previous = Callable[[str, str], "pa.Table | None"]
 
 @dataclass
 class Tonight:
-    """The arguments of `load_source`, once."""
+    """The arguments of `load_source`, in one place."""
 
     source: BillSource
     now: datetime
@@ -37,11 +37,11 @@ class Tonight:
     progress: Callable[[str], None]
     books: dict[str, Book]
     settings: str
-    memory: int | None = None  # bytes; None is as many as the machine allows
+    memory: int | None = None  # in bytes; None means as much as the machine allows
     damaged: Collection[str] = ()  # periods whose published rows are damaged
 
     def settings_of(self, period: str) -> str:
-        """What besides a period's files decides its rows: the settings, and the weights of other sources that reach into it."""
+        """Return what decides a period's rows, apart from its files: the settings, and other sources' weights that reach into it."""
         return "\n".join([self.settings, *(weights.digest_of(period) for weights in self.rules.weights)])
 
     def book(self, period: str) -> Book:
@@ -50,7 +50,7 @@ class Tonight:
         return self.books[period]
 
     def standing(self, period: str) -> str | None:
-        """The version whose rows need not be read again: the one in place, unless its rows are damaged."""
+        """Return the version whose rows need not be read again: the one in place, unless its rows are damaged."""
         return None if period in self.damaged else self.book(period).version
 
 

@@ -1,7 +1,7 @@
-"""Read one bill, or one source of weights, in a process of its own that keeps to `memory` and `load_timeout`.
+"""Reads one bill, or one source of weights, in its own process, which keeps to `memory` and `load_timeout`.
 
-Belongs to `pipeline/__init__.py`. What is read and how is in `ingest/billing/`; how a process is made and watched in `own_process/`. Put here which
-limits a bill has, and the sentence a person reads when its process is killed, crashes or hangs: it refuses that bill and no other.
+This module belongs to `pipeline/__init__.py`. Reading is in `ingest/billing/`; starting and watching a process is in `own_process/`.
+Put here the limits of a bill, and the error when its process is killed, crashes or hangs: that bill is refused, and no other.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 MIB = 1 << 20
 LEAST_MARGIN = 256 * MIB
-IDLE = timedelta(minutes=20)  # without a moment of work or a word: nothing that waits for a network waits so long
+IDLE = timedelta(minutes=20)  # without any work or output: no wait for a network lasts that long
 WARM = "runspend.ingest.billing.load_process:warm"
 
 
 def prepare(settings: Settings) -> None:
-    """Start the process that waits for bills now, if there are any: it imports what they need while others work."""
+    """Start the process for bills early, if there are any bills: it imports what they need while other work goes on."""
     if settings.billing:
         own_process.prepare(WARM)
 
 
 def load_bill(settings: Settings, source: BillSource, **given: Any) -> Load:
-    """`billing.load_source` in a process of its own. Raises what that raises, and SourceRefused where the process ends without a result."""
+    """Run `billing.load_source` in its own process. Raises its errors, and SourceRefused if the process ends without a result."""
     found: Load = _read(settings, source, "runspend.ingest.billing.load_process:_load_here", f"cannot load bill {source.name}", **given)
     return found
 
 
 def read_weights(settings: Settings, source: BillSource, **given: Any) -> Read:
-    """`billing.read_weights` in the same way."""
+    """Run `billing.read_weights` in the same way."""
     found: Read = _read(settings, source, "runspend.ingest.billing.load_process:_read_weights_here", f"cannot read {source.name}", **given)
     return found
 
 
 def probe_bill(settings: Settings, source: BillSource, **given: Any) -> dict[str, Any]:
-    """`billing.probe_source` in the same way. The folder it works in goes away also where its process was killed."""
+    """Run `billing.probe_source` in the same way. Its work folder is removed even if the process was killed."""
     with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
         found: dict[str, Any] = _read(
             settings, source, "runspend.ingest.billing.load_process:_probe_here", f"cannot look at bill {source.name}", progress=lambda line: None, folder=folder, **given
@@ -59,13 +59,13 @@ def probe_bill(settings: Settings, source: BillSource, **given: Any) -> dict[str
 
 
 def limits_of(settings: Settings) -> Limits:
-    """`memory`, and a quarter more for what libraries hold on to and what comes between two looks; the time a bill may take."""
+    """Return the limits of a bill: its time, and `memory` plus a quarter for what libraries keep and what happens between two checks."""
     memory = allowed_memory(settings)
     return Limits(memory + max(memory // 4, LEAST_MARGIN), settings.load_timeout.total_seconds(), IDLE.total_seconds())
 
 
 def allowed_memory(settings: Settings) -> int:
-    """Bytes that loading a bill may take, as the settings or the machine say."""
+    """Return the bytes that loading a bill may take, by the settings or else the machine."""
     from runspend.ingest.billing.memory_budget import machine_memory
 
     return settings.memory or machine_memory()
@@ -88,7 +88,7 @@ def _read(settings: Settings, source: BillSource, function: str, cannot: str, *,
 
 
 def _explain(failed: ProcessFailed, settings: Settings, limits: Limits) -> str:
-    """Why a process ended without a result, in words."""
+    """Return why a process ended without a result, as text for a person."""
     took = f"{_size(failed.peak_bytes)} of memory"
     if failed.why == "memory":
         allowed, said = limits.memory_bytes or 0, allowed_memory(settings)
@@ -121,7 +121,7 @@ def _advice(failed: ProcessFailed) -> str:
 
 
 def _size(count: int) -> str:
-    """Bytes for people: 600 MB, 1.25 GB."""
+    """Return bytes for people: 600 MB, 1.25 GB."""
     return f"{count / 1e6:.0f}MB" if count < 1e9 else f"{count / 1e9:.2f}GB"
 
 
@@ -129,7 +129,7 @@ def _size(count: int) -> str:
 
 
 def warm() -> None:
-    """Import what reading bills needs. If something is not installed, reading says so."""
+    """Import what reading bills needs. A missing package is reported when a bill is read."""
     for name in ("runspend.ingest.billing", "runspend.ingest.billing.formats.focus", "duckdb", "pyarrow.compute", "pyarrow.csv", "pyarrow.parquet"):
         with contextlib.suppress(ImportError):
             import_module(name)
@@ -138,7 +138,7 @@ def warm() -> None:
 def _load_here(source: BillSource, **given: Any) -> Load:
     from runspend.ingest import billing
 
-    if source.format != "databricks":  # whose client needs it
+    if source.format != "databricks":  # the Databricks client needs pandas
         _do_without_pandas()
     return _without_running_out(source, f"cannot load bill {source.name}", lambda: billing.load_source(source, **given), given["memory"])
 
@@ -160,7 +160,7 @@ def _read_weights_here(source: BillSource, *, memory: int, **given: Any) -> Read
 
 
 class _WithoutPandas:
-    """Arrow imports pandas, where it is installed, to recognize its values: half a second for each bill, which has none."""
+    """Blocks the import of pandas. Arrow imports it to recognize its values: half a second per bill, and bills have none."""
 
     def find_spec(self, name: str, *_: object) -> None:
         if name == "pandas":
@@ -172,7 +172,7 @@ def _do_without_pandas() -> None:
 
 
 def _without_running_out(source: BillSource, cannot: str, read: Callable[[], Found], memory: int) -> Found:
-    """What `read` returns; what libraries raise when they run out of memory, or fail inside, as the refusal of this one bill."""
+    """Return the result of `read`. If a library runs out of memory or fails inside, refuse this one bill."""
     import duckdb
     import pyarrow as pa
 

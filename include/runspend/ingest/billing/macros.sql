@@ -1,4 +1,4 @@
--- What the SQL of every format may use.
+-- Macros that the SQL of every format may use.
 
 create macro unreadable(name, found, allowed) as
   name || ' is ' || coalesce('''' || found || '''', 'empty') || ', which is not ' || allowed;
@@ -72,17 +72,17 @@ create macro rounded_product(a, b) as
 -- What opens with a key where an object is meant lacks its braces: Azure's tags and details.
 create macro json_braces(t) as case when trim(t) = '""' then null when starts_with(ltrim(t), '"') then '{' || t || '}' else t end;
 
--- Days of Azure exports, of which only the form tells the order; null for all other texts.
+-- Days of Azure exports, whose order only the format shows. Null for all other texts.
 create macro azure_day(t) as case
   when regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d([.]\d+)?(Z|[+]00(:?00)?)?)?') then cast(timezone('UTC', instant(t)) as date)
   when regexp_full_match(t, '\d\d/\d\d/\d{4}') then cast(try_strptime(t, '%m/%d/%Y') as date)
 end;
 
--- 1 / size where that has a finite number of decimals, else null. The shortest text of the double is the number meant.
+-- 1 / size if it has a finite number of decimals, else null. The shortest text of the double is the intended number.
 create macro block_inverse(size) as case
   when size > 0 and exact_product(try_cast(cast(1.0e0 / size as varchar) as decimal(38, 22)), cast(size as decimal(38, 22))) = 1
     then try_cast(cast(1.0e0 / size as varchar) as decimal(38, 22))
 end;
 
--- DuckDB reads 1_000 as a thousand; no bill writes that and means it.
+-- DuckDB reads 1_000 as a thousand, but no bill means that.
 create macro number(t) as try_cast(case when not contains(t, '_') then t end as decimal(38, 22));

@@ -1,10 +1,10 @@
-"""What was delivered: the files of a folder or bucket, told apart as `manifest`, `parts` or `versions`.
+"""Finds deliveries: the files of a folder or bucket, grouped as `manifest`, `parts` or `versions`.
 
-Put here how providers lay out their deliveries. Where files lie and how they come to this machine is for `file_sources.py`;
-whether a file is whole for `verify.py`; what it says for the format's module.
+Put here how providers lay out their deliveries. Locating and copying files is in `file_sources.py`, the check that a file is whole
+in `verify.py`, and the meaning of its content in the format's module.
 
 Layouts: AWS Data Exports ("Understanding export delivery"), AWS legacy Cost and Usage Report, Azure Cost Management
-("Manifest file"). All three name the files of one billing period in one JSON document written after them.
+("Manifest file"). All three list the files of one billing period in one JSON document that is written after them.
 """
 
 from __future__ import annotations
@@ -33,20 +33,23 @@ MAX_MANIFEST_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class DeliveredFile:
-    """One data file of a delivery, with what a manifest states of it."""
+    """One data file of a delivery, with what its manifest states about it."""
 
     entry: Entry
     stated_bytes: int | None = None
     stated_rows: int | None = None
-    label: str | None = None  # what its manifest calls files of its kind: "ActualCost"
-    export: str = ""  # of which its manifest is
-    manifest: str | None = None  # which names it
+    label: str | None = None  # the manifest's name for files of its kind: "ActualCost"
+    export: str = ""  # the export that its manifest belongs to
+    manifest: str | None = None  # the manifest that lists it
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """One file as a format's module reads it: whole, on this machine. `label` is what its manifest calls such files
-    ("ActualCost"); `beside` are the names and labels of all files of the load, this one's too."""
+    """One whole file on this machine, as a format's module reads it.
+
+    `label` is the manifest's name for such files ("ActualCost"). `beside` are the names and labels of all files of the load, including
+    this one.
+    """
 
     source: BillSource
     name: str
@@ -58,9 +61,9 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Delivery:
-    """Files that belong together. `period` is None where only the rows tell it; `problem` is why it must be refused.
+    """Files that belong together. `period` is None if only the rows show it. `problem` is why the delivery must be refused.
 
-    `export` tells exports below one address apart: each has a manifest of its own for the same month.
+    `export` distinguishes exports below one address: each has its own manifest for the same month.
     """
 
     name: str
@@ -69,13 +72,13 @@ class Delivery:
     period: str | None = None
     problem: str | None = None
     export: str = ""
-    is_unreadable: bool = False  # its manifest says nothing
-    assembly: str = ""  # which of a legacy AWS report's month its manifest names
+    is_unreadable: bool = False  # its manifest cannot be read
+    assembly: str = ""  # which assembly of a legacy AWS report's month its manifest names
 
 
 @dataclass(frozen=True)
 class Deliveries:
-    """All deliveries of a source, and the files nobody reads."""
+    """All deliveries of a source, and the files that are not read."""
 
     found: tuple[Delivery, ...]
     ignored: tuple[str, ...] = ()
@@ -83,9 +86,9 @@ class Deliveries:
 
 
 def find_deliveries(source: BillSource, folder: Folder, is_data: Callable[[str], bool]) -> Deliveries:
-    """What the source delivers now: with manifests every manifest, newest first; else one delivery of all data files.
+    """Return the current deliveries of a source: every manifest, newest first, or else one delivery of all data files.
 
-    `is_data(name)` tells data files from others; `is_by_manifest` says what is done where `delivery` is left out.
+    `is_data(name)` recognizes data files. `is_by_manifest` decides if `delivery` is not set.
     """
     entries = folder.entries()
     if is_by_manifest(source, entries, is_data):
@@ -100,9 +103,9 @@ def find_deliveries(source: BillSource, folder: Folder, is_data: Callable[[str],
 
 
 def is_by_manifest(source: BillSource, entries: Sequence[Entry], is_data: Callable[[str], bool]) -> bool:
-    """Whether manifests say which files count: as `delivery` says, else where a manifest lies in a folder of billing periods.
+    """Return whether manifests decide which files count: as `delivery` states, else if there are manifests and data files.
 
-    Behind a wildcard a month of several executions would be counted as often: manifests, where providers write them, come first.
+    Behind a wildcard, a month with several executions would be counted once for each. So manifests come first if providers write them.
     """
     if source.delivery is not None:
         return source.delivery == "manifest"
@@ -111,7 +114,7 @@ def is_by_manifest(source: BillSource, entries: Sequence[Entry], is_data: Callab
 
 
 def period_of_name(name: str) -> str | None:
-    """The billing period a path names (BILLING_PERIOD=2026-10, 20261001-20261101), as "2026-10"."""
+    """Return the billing period a path names (BILLING_PERIOD=2026-10, 20261001-20261101), as "2026-10"."""
     for pattern in PERIOD_NAMES:
         if (match := pattern.search(name)) and 1 <= int(match[2]) <= 12:
             return f"{match[1]}-{match[2]}"
@@ -130,8 +133,11 @@ def _by_manifest(folder: Folder, entries: list[Entry]) -> Deliveries:
 
 
 def _lift_named_assemblies(found: Sequence[Delivery]) -> list[Delivery]:
-    """A legacy AWS report keeps assemblies of a month in folders of their names, and the manifest above them names the one that
-    counts: it is newer than every other, also where copied files have lost their times."""
+    """Give the assembly that counts a later date than all others of its month.
+
+    A legacy AWS report keeps a month's assemblies in folders of their names. The manifest above them names the one that counts: it is
+    newer than every other, even if copied files have lost their times.
+    """
     below: dict[PurePosixPath, list[tuple[str, datetime]]] = {}
     for delivery in found:
         folder = PurePosixPath(delivery.name).parent
@@ -149,7 +155,7 @@ def _lift_named_assemblies(found: Sequence[Delivery]) -> list[Delivery]:
 
 
 def by_export(found: Sequence[Delivery]) -> list[list[Delivery]]:
-    """Deliveries of one period, newest first, apart by the export they are of: of each the first that is good counts."""
+    """Group one period's deliveries, newest first, by export. The first good one of each export counts."""
     exports: dict[str, list[Delivery]] = {}
     for delivery in found:
         exports.setdefault(delivery.export, []).append(delivery)
@@ -157,7 +163,7 @@ def by_export(found: Sequence[Delivery]) -> list[list[Delivery]]:
 
 
 def together(several: Sequence[Delivery]) -> Delivery:
-    """One delivery of each export, as the one the period is loaded from."""
+    """Merge one delivery of each export into the one that the period is loaded from."""
     if len(several) == 1:
         return several[0]
     return Delivery(
@@ -170,8 +176,11 @@ def together(several: Sequence[Delivery]) -> Delivery:
 
 
 def _export_of(name: str, document: Mapping[str, Any]) -> tuple[str, str | None]:
-    """(which export a manifest belongs to, what it calls its files). Azure states the type and the scope: a daily export and
-    one of last month, whatever their names, deliver the same; Azure's ids vary in case. Else it is the folder."""
+    """Return (the export a manifest belongs to, its name for its files).
+
+    Azure states the type and the scope. A daily export and one of last month deliver the same, even under different names. Azure's ids
+    vary in case. Other exports are identified by their folder.
+    """
     block = document.get("exportConfig")
     if isinstance(block, dict):
         label = None if block.get("type") is None else str(block["type"])
@@ -181,7 +190,7 @@ def _export_of(name: str, document: Mapping[str, Any]) -> tuple[str, str | None]
 
 
 def _folder_of(name: str) -> str:
-    """The folder of an export: the one above AWS's `metadata` or above the billing period."""
+    """Return the folder of an export: the one above AWS's `metadata` or above the billing period."""
     folders = PurePosixPath(name).parts[:-1]
     for depth, folder in enumerate(folders):
         if folder == "metadata" or any(p.search(f"/{folder}/") for p in PERIOD_NAMES):
@@ -190,7 +199,7 @@ def _folder_of(name: str) -> str:
 
 
 def _adopt_unreadable(found: Sequence[Delivery]) -> list[Delivery]:
-    """A manifest that cannot be read is of the export that the others of its folder are of: it is older ones that count then."""
+    """Assign an unreadable manifest to the export of the other manifests of its folder, so that an older one counts instead."""
     known = {_folder_of(d.name): d.export for d in reversed(found) if not d.is_unreadable}
     return [replace(d, export=known.get(_folder_of(d.name), d.export)) if d.is_unreadable else d for d in found]
 
@@ -236,7 +245,7 @@ def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -
 
 
 def _stated_files(document: Mapping[str, Any]) -> list[tuple[str, int | None, int | None]] | None:
-    """(key, bytes, rows) of every file a manifest names; None when it has no such list."""
+    """Return (key, bytes, rows) of every file a manifest names, or None if it has no such list."""
     for key in ("dataFiles", "reportKeys", "blobs"):
         if isinstance(document.get(key), list):
             return [_stated_file(item) for item in document[key]]
@@ -259,8 +268,10 @@ def _stated_file(item: Any) -> tuple[str, int | None, int | None]:
 
 
 def _resolve(stated: list[tuple[str, int | None, int | None]], by_name: Mapping[str, Entry]) -> tuple[list[DeliveredFile], list[str]]:
-    """Find the named files below the source's uri. All share one prefix that the uri already covers, so a file of the
-    same name elsewhere is never taken for a missing one."""
+    """Find the named files below the source's uri. Returns (the files, the names that are missing).
+
+    All names share one prefix that the uri already covers, so a file of the same name elsewhere is never used for a missing one.
+    """
     paths = [PurePosixPath(unquote(urlsplit(key).path) if "://" in key else key.lstrip("/")).parts for key, _, _ in stated]
     paths = [p[1:] if p and p[0] == "/" else p for p in paths]
     depth = max((len(p) for p in paths), default=0)
@@ -286,15 +297,17 @@ def _stated_time(document: Mapping[str, Any]) -> datetime | None:
     block = document.get("runInfo")
     text = str(block.get("submittedTime", "")) if isinstance(block, dict) else ""
     try:
-        found = datetime.fromisoformat(text)  # Azure writes seven digits of a second, of which six are kept
+        found = datetime.fromisoformat(text)  # Azure writes seven digits of a second; six are kept
         return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found.astimezone(timezone.utc)
-    except (ValueError, OverflowError):  # no time, or one that is before the year 1 or after 9999 in UTC
+    except (ValueError, OverflowError):  # not a time, or one before year 1 or after 9999 in UTC
         return None
 
 
 def _run_time(name: str) -> datetime | None:
-    """When the run of an export began, by its folder: files that were copied have other times. Azure writes 202609301442, AWS
-    Data Exports that keep every execution 2026-11-01T12:34:56.789Z and an id."""
+    """Return when an export's run began, by its folder name, because copied files have other times.
+
+    Azure writes 202609301442. AWS Data Exports that keep every execution write 2026-11-01T12:34:56.789Z and an id.
+    """
     azure = re.search(r"/\d{8}-\d{8}/(\d{12})/", f"/{name}")
     aws = re.search(r"/(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?)Z-[^/]+/[^/]+$", f"/{name}")
     try:

@@ -1,7 +1,7 @@
-"""What measured machines drew, hour by hour, as a bill that pays for it wants to know it.
+"""Reads the power that measured machines drew, hour by hour, for bills that price it.
 
-The question to the warehouse stands here, beside what it means; `pipeline/__init__.py` and `interfaces/doctor.py` ask it. How metrics are read is in
-`ingest/tracking/`, how watts become money in `ingest/billing/formats/machines.py`.
+Put here the query to the warehouse, beside its meaning; `pipeline/__init__.py` and `interfaces/doctor.py` run it. Reading of metrics
+is in `ingest/tracking/`; how watts become money is in `ingest/billing/formats/machines.py`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from runspend.config.settings import BillSource
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# By resource id and hour: the mean of what was measured, in milliwatts, and for how many milliseconds of the hour.
+# By resource id and hour: the mean power that was measured, in milliwatts, and the milliseconds of the hour that were measured.
 Drawn = Mapping[str, Mapping[datetime, tuple[int, int]]]
 
-# One row per machine and hour. A GPU's mean over all runs of the hour, each by the time it measured: runs that overlap measure the same
-# GPU. It is rounded here, to whole milliwatts, and never again. Measured is the time that at least one run covers.
+# One row per machine and hour. A GPU's mean covers all runs of the hour, each weighted by its measured time, because overlapping runs
+# measure the same GPU. It is rounded here to whole milliwatts, once. The measured time is the time that at least one run covers.
 MACHINE_HOURS = """
 with gpus as (
   select
@@ -55,18 +55,18 @@ join covered c on c.resource_id = d.resource_id and c.hour_start = d.hour_start
 
 
 def is_measured(bill: BillSource) -> bool:
-    """Whether any of a bill's machines pays for measured watts."""
+    """Return whether any of a bill's machines is billed by measured watts."""
     return any(machine.is_measured for machine in bill.machines)
 
 
 class Reader(Protocol):
-    """Who answers a query: `runspend.warehouse.Reader`, which is not known here."""
+    """Answers a query: `runspend.warehouse.Reader`, which this module does not import."""
 
     def query(self, sql: str) -> pa.Table: ...
 
 
 def read_drawn(reader: Reader) -> Drawn:
-    """What machines drew, by resource id and hour: the mean of what was measured, in milliwatts, and for how many milliseconds of the hour."""
+    """Return the mean measured power in milliwatts and the measured milliseconds, by resource id and hour."""
     found: dict[str, dict[datetime, tuple[int, int]]] = {}
     for row in reader.query(MACHINE_HOURS).to_pylist():
         found.setdefault(row["resource_id"], {})[row["hour_start"]] = row["milliwatts"], row["milliseconds"]

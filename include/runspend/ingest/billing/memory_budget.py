@@ -1,7 +1,7 @@
-"""How much memory loading a bill may take, and what follows from that one number: `memory` in runspend.yaml.
+"""Divides the memory that loading a bill may take: `memory` in runspend.yaml.
 
-Put here how the number is shared out. The interpreter, the libraries and what they hold on to take `FIXED` however small the rest is.
-Rows are held in memory up to `kept_bytes`; beyond, they lie in files that are mapped, whose pages are given back between the steps.
+Put here how that number is divided. The interpreter, the libraries and the memory they keep take `FIXED`, even if the rest is small.
+Rows stay in memory up to `kept_bytes`. Further rows are in mapped files, whose pages are released between the steps.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from pathlib import Path
 
 MIB = 1 << 20
 FIXED = 500 * MIB
-MOST = 4 << 30  # that is taken without being told
+MOST = 4 << 30  # upper limit if the settings have none
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
 class Room:
-    """The parts of it. More rows at a time is less work a row, up to a point: none is larger than what pays off."""
+    """The parts of the memory. More rows at a time mean less work per row up to a point, so no part is larger than what pays off."""
 
     engine_bytes: int  # DuckDB's limit, beyond which it spills
     kept_bytes: int  # of staged rows
-    asked_rows: int  # of distinct values, or of rows, that SQL is asked about at once
-    share_rows: int  # that are texts at once, while two more shares of them are read and settled
-    part_bytes: int  # of CSV parsed at once for a format that SQL maps
-    quick_part_bytes: int  # and for FOCUS, whose texts are read as what they are
-    is_tight: bool  # so little that what libraries keep of memory that was freed matters from the start
+    asked_rows: int  # distinct values, or rows, in one SQL query
+    share_rows: int  # rows as texts at once, while two more shares are read and normalized
+    part_bytes: int  # CSV parsed at once, for a format that SQL maps
+    quick_part_bytes: int  # the same for FOCUS, whose texts are parsed directly into their types
+    is_tight: bool  # so little that freed memory kept by libraries matters from the start
 
 
 def machine_memory() -> int:
-    """Half of what the machine has, or of what its container may use: 4 GiB at most."""
+    """Return half of the memory of the machine, or of its container: 4 GiB at most."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if CGROUP.exists() and (limit := CGROUP.read_text(encoding="ascii").strip()).isdigit():
         there = min(there, int(limit))
@@ -38,7 +38,7 @@ def machine_memory() -> int:
 
 
 def room_of(memory: int | None) -> Room:
-    """The parts of so many bytes; None is as many as the machine allows."""
+    """Return the parts of this many bytes; None means as much as the machine allows."""
     memory = machine_memory() if memory is None else memory
     return Room(
         engine_bytes=max(memory * 3 // 4, 256 * MIB),

@@ -1,8 +1,8 @@
 """Writes formats/needs.json: run `python -m runspend.ingest.billing.needs > include/runspend/ingest/billing/formats/needs.json` in the repository.
 
-Put here whose needs are recorded. DuckDB tells what each answer of a format's SQL depends on (`distinct.py`), a column at a time: a
-second of a processor a load. It follows from the SQL alone, so it is kept beside the SQL; of SQL that was changed since, DuckDB is
-asked, and a test says that it should be recorded.
+Put here which formats have recorded needs. DuckDB shows what each answer of a format's SQL depends on (`distinct.py`), one column at a
+time, which takes a second of CPU per load. The result follows from the SQL alone, so it is stored beside the SQL. If the SQL has
+changed since, DuckDB is asked instead, and a test fails until the needs are recorded again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from runspend.ingest.billing import format_spec as mapped
 from runspend.ingest.billing.formats import aws_cur
 from runspend.ingest.billing.staging import Staged
 
-# Of the other formats SQL looks at several rows at once, which DuckDB's first answer tells.
+# The SQL of the other formats looks at several rows at once, which DuckDB's first answer shows.
 RECORDED = ((aws_cur.KINDS, {"is_net": False}), (aws_cur.KINDS, {"is_net": True}))
 
 
 def find_needs() -> dict[str, dict[str, Any]]:
-    """What `distinct.py` reads: by the key of a question what all of its columns need, and what each needs besides."""
+    """Return the content of needs.json: per key of a query, the columns that all answers need and those that each needs in addition."""
     found = {}
     with tempfile.TemporaryDirectory() as workdir, Staged(Path(workdir)) as staged:
         for kinds, variables in RECORDED:

@@ -1,8 +1,8 @@
-"""What is settled once at load, whoever wrote the bill: canonical texts, the run, job and machine behind a line, pools, scope.
+"""Normalizes rows once at load, for every format: canonical texts; the run, job and machine behind a line; pools; scope.
 
-Put here the order in which it is settled, and the small rules about texts. What tags say is in `tags.py`, what identifies
-things in `core/resource_keys.py`, how texts stand for rows in `columns.py`; versions of a bill belong to `versions.py`. Whatever is settled comes from the
-line and the configuration alone, never from runs.
+Put here the order of these steps and the small rules about texts. Tags are read in `tags.py`, resources are identified in
+`core/resource_keys.py`, and coded texts are in `columns.py`. Versions of a bill are in `versions.py`. Results depend on the line and
+the configuration alone, never on runs.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from runspend.ingest.billing.tags import Tags, place_instances, read_tags, settl
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Raised when settling changes what it writes for the same files: versions then differ, and every bill is loaded again.
+# Increase it when normalizing changes what it writes for the same files: versions then differ, and every bill is loaded again.
 SETTLE_VERSION = 6
 DIMENSIONS = ("team", "project", "cost_center", "owner")
-# FOCUS value lists. Producers vary the case; the lists are the same from 1.0 to 1.4.
+# FOCUS value lists. Producers vary the case. The lists are the same from 1.0 to 1.4.
 ENUMERATIONS = {
     "charge_category": ("Usage", "Purchase", "Tax", "Credit", "Adjustment"),
     "charge_class": ("Correction",),
@@ -53,16 +53,16 @@ TIME_SQL = "case when consumed_quantity >= 0 then try_cast(round(cast(consumed_q
 
 @dataclass(frozen=True)
 class Rules:
-    """The part of the configuration that lines are settled by."""
+    """The part of the configuration that decides what is written on lines."""
 
     scope: ScopeSettings | None = None
     pools: Sequence[Pool] = ()
     dimensions: DimensionSettings = field(default_factory=DimensionSettings)
     keys: KeySettings = field(default_factory=KeySettings)
-    weights: Sequence[splits.Weights] = ()  # by which machines' lines are split among pods
-    is_by_file: bool = False  # each file of the bill is a whole one
-    pods: str = "split"  # what rows of split cost allocation do: "split" their machines, or leave them "whole"
-    only: Selector | None = None  # lines of this bill that count; what it does not name is out of scope
+    weights: Sequence[splits.Weights] = ()  # how machines' lines are split among pods
+    is_by_file: bool = False  # each file of the bill is a complete bill
+    pods: str = "split"  # use of split cost allocation rows: "split" their machines, or leave them "whole"
+    only: Selector | None = None  # lines of this bill that count; all others are out of scope
     shared: Sequence[Selector] = ()  # lines of services that the whole platform uses
     principals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # dimension -> its value by the key of an IAM principal
 
@@ -71,12 +71,12 @@ class Rules:
         return bool(self.only) or (self.scope is not None and bool(self.scope.include or self.scope.exclude))
 
     def line_tags(self, dimension: str) -> list[str]:
-        """The tags of lines that `dimensions` names, in order."""
+        """Return the line tags that `dimensions` names, in order."""
         named = [source for source in getattr(self.dimensions, dimension) if isinstance(source, str)]
         return [source.removeprefix("line.tag.") for source in named if source.startswith("line.tag.")]
 
     def said(self) -> dict[str, Any]:
-        """Everything above, in a form that can be compared."""
+        """Return all of these rules in a form that can be compared."""
         said: dict[str, Any] = {
             "scope": None if self.scope is None else {"include": self.scope.include, "exclude": self.scope.exclude},
             "pools": [[pool.name, pool.lines, list(pool.equal)] for pool in self.pools],
@@ -95,7 +95,7 @@ class Rules:
 
 
 def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
-    """Bring all staged rows into one form and find what their lines say. Returns what was changed, by kind, as counts."""
+    """Normalize all staged rows and find what their lines name. Returns counts of the changes, by kind."""
     found: dict[str, Any] = {}
     _settle_enumerations(staged, found)
     settle_tags(staged, found)
@@ -103,7 +103,7 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     _find_resources(staged)
     _find_billed_time(staged)
     if any("instance_type" in (w.lines or {}) for w in rules.weights):
-        _find_machines(staged)  # found again below, for the parts as well
+        _find_machines(staged)  # found again below, to include the parts
     pools = {w.source: select_rows(staged, w.lines, source) for w in rules.weights if w.lines is not None}
     splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file, has_own=rules.pods == "split")
     with staged.beside() as rows, ThreadPoolExecutor(1) as beside:
@@ -121,8 +121,10 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
 
 
 def place_unreadable_periods(staged: Staged, stated: Mapping[int, str]) -> list[int]:
-    """Give quarantined rows without a readable period the one their file states, else the only one its other rows have,
-    else the month of the charge. Returns the files in which that leaves rows without any."""
+    """Give a billing period to quarantined rows without a readable one. Returns the files that still have rows without a period.
+
+    A row gets the period its file states, else the most frequent one of the file's good rows, else the month of the charge.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -167,7 +169,7 @@ def _settle_enumerations(staged: Staged, found: dict[str, Any]) -> None:
 
 
 def _settle_json(staged: Staged, found: dict[str, Any]) -> None:
-    """The other JSON columns keep their text; what is no JSON object becomes null and is counted."""
+    """Make values of the other JSON columns null, and count them, if they are not JSON objects. All others keep their text."""
     for name in JSON_COLUMNS:
         column = staged.column(name)
         if not len(column.dictionary):
@@ -183,7 +185,7 @@ def _settle_json(staged: Staged, found: dict[str, Any]) -> None:
 
 
 def _reject_negative_prices(staged: Staged, found: dict[str, Any]) -> None:
-    """FOCUS has no unit price below zero: such a one becomes null and is counted. The cost, of either sign, stays."""
+    """Make negative unit prices null, which FOCUS does not allow, and count them. The cost, of either sign, stays."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -197,12 +199,12 @@ def _reject_negative_prices(staged: Staged, found: dict[str, Any]) -> None:
 
 
 def _find_repeats(rows: Beside) -> pa.Table:
-    """Hashes that several rows of a period have."""
+    """Return the hashes that several rows of a period have."""
     return rows.con.sql("select row_hash from staged group by billing_period, row_hash having count(*) > 1").to_arrow_table()
 
 
 def _count_repeats(staged: Staged, repeated: pa.Table) -> None:
-    """Rows that another row equals get their ordinal among them."""
+    """Number the rows that are equal to another row."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -221,7 +223,7 @@ def _count_repeats(staged: Staged, repeated: pa.Table) -> None:
 
 
 def _find_resources(staged: Staged) -> None:
-    """`resource_key`, and `resource_job`: the job that the resource itself is."""
+    """Set `resource_key`, and `resource_job`: the job that the resource itself is."""
     column = staged.column("resource_id")
     keys, jobs = staged.ask_of("resource_id", "resource_key(resource_id)", resource_job_sql("resource_id"))
     staged.set(resource_key=columns.remap(column, keys), resource_job=columns.remap(column, jobs))
@@ -229,7 +231,7 @@ def _find_resources(staged: Staged) -> None:
 
 
 def _find_machines(staged: Staged) -> None:
-    """Instance type, GPUs, vCPUs and memory of every distinct description, which many lines share."""
+    """Set instance type, GPUs, vCPUs and memory, found once per distinct description, which many lines share."""
     import pyarrow as pa
 
     names = ("sku_price_details", "resource_type", "delivered_instance_type")
@@ -244,7 +246,7 @@ def _find_machines(staged: Staged) -> None:
 
 
 def _find_billed_time(staged: Staged) -> None:
-    """The quantity of a plain time in nanoseconds. A negative one takes time back; it never says how long a machine ran."""
+    """Set the billed time in nanoseconds if the unit is a plain time. A negative quantity is a reversal, never the time a machine ran."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -261,7 +263,7 @@ def _find_billed_time(staged: Staged) -> None:
 
 
 def plain_time(unit: str) -> int | None:
-    """Nanoseconds of a unit that is a plain time ("Hours", "h", "100 Hours"); None for GB-Hours, vCPU-Hours and all others."""
+    """Return the nanoseconds of a plain time unit ("Hours", "h", "100 Hours"); None for GB-Hours, vCPU-Hours and all others."""
     match = re.fullmatch(r"\s*(?:(\d{1,7})\s+)?([A-Za-z]+)(?:\(s\))?\s*", unit)
     if not match:
         return None
@@ -270,7 +272,10 @@ def plain_time(unit: str) -> int | None:
 
 
 def _find_principals(staged: Staged, owners: Mapping[str, Mapping[str, str]]) -> None:
-    """`principal_key`; and what the files of `dimensions` say of a principal, where no tag of the line says it: of its session first, then of its role."""
+    """Set `principal_key`, and dimensions that the files of `dimensions` give for a principal if no tag of the line has them.
+
+    The session's value comes first, then the role's.
+    """
     import pyarrow as pa
 
     column = staged.column("iam_principal")
@@ -284,7 +289,7 @@ def _find_principals(staged: Staged, owners: Mapping[str, Mapping[str, str]]) ->
 
 
 def _find_storage(staged: Staged) -> None:
-    """`storage_key` and `storage_class` of the lines of buckets and storage accounts."""
+    """Set `storage_key` and `storage_class` of the lines of buckets and storage accounts."""
     import pyarrow.compute as pc
 
     codes, distinct = columns.combine([staged.column("resource_id"), staged.column("service_name")], ["resource_id", "service_name"])
@@ -307,7 +312,7 @@ def _find_storage(staged: Staged) -> None:
 
 
 def _find_pools(staged: Staged, source: str, rules: Rules) -> None:
-    """`pool_key`: the first pool whose selector names the line decides, also where a value of `equal` is missing."""
+    """Set `pool_key`. The first pool whose selector matches the line decides, even if a value of `equal` is missing."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -328,10 +333,11 @@ def _find_pools(staged: Staged, source: str, rules: Rules) -> None:
 
 
 def _settle_parts(staged: Staged) -> None:
-    """Parts of a machine that a pod or task had: the pod is what runs can name; what of the machine nobody had stays the machine's.
+    """Give the parts of a split machine their keys: the pod or task is what runs can name; the unused part stays the machine's.
 
-    A pod is not the machine's other runs, and no machine of its type: nothing a machine is found by finds it. In a pool, which
-    says by itself whose the money is, parts are so much of a machine each, so that together they are as many as were billed.
+    A pod does not belong to the machine's other runs, and it is not a machine of that type. So no key that finds the machine finds a
+    pod. A pool already decides whose the money is. In a pool each part counts as its share of a machine, so that all parts add up to
+    the machines that were billed.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -363,8 +369,11 @@ def _settle_parts(staged: Staged) -> None:
 
 
 def _settle_scope(staged: Staged, source: str, rules: Rules, found: dict[str, Any]) -> None:
-    """Explicit scope, `only` and `shared`. What the first two leave out is exclude, also where `shared` names it; with `only` alone the
-    rest is for the default scope. What `shared` names of all else is inside, as the platform's own."""
+    """Set the scope from the explicit scope, `only` and `shared`.
+
+    Lines that the first two leave out are "exclude", even if `shared` names them. With `only` alone, the default scope decides about
+    the lines it matches. Of all other lines, those that `shared` names are "shared": in scope, and the platform's own.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -390,7 +399,7 @@ def _settle_scope(staged: Staged, source: str, rules: Rules, found: dict[str, An
 
 
 def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
-    """Which rows a line selector names: its keys all hold, each for any of its patterns. Null never matches."""
+    """Return which rows a line selector matches: all its keys must match, each by any of its patterns. Null never matches."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -411,9 +420,9 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
         named: pa.Array | None = None
         for name in held.get(key, ("tags",)):
             values = [name] if key in held else [Tags(staged, name).value_sql([key.partition(".")[2]])]
-            if key == "instance_type":  # clouds and people write it in any case
+            if key == "instance_type":  # clouds and people write it in upper, lower or mixed case
                 values, patterns = [f"lower({name})"], [pattern.lower() for pattern in patterns]
-            if name == "resource_key":  # a pattern may be of a name alone: an instance's, a pod's with its namespace
+            if name == "resource_key":  # a pattern may be only a name: of an instance, or of a pod with its namespace
                 values += [f"regexp_extract({name}, '[^/]+$')", f"regexp_extract({name}, '[^/]+/[^/]+$')"]
             [fits] = staged.ask_of(name, " or ".join(_matching_sql(value, patterns) for value in values))
             mine = pc.fill_null(columns.spread(staged.column(name).indices, fits), False)
@@ -423,7 +432,7 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
 
 
 def _matching_sql(value: str, patterns: Sequence[str]) -> str:
-    """DuckDB condition that a value fits one of the globs; false for null."""
+    """Return the DuckDB condition that a value matches one of the globs; false for null."""
     tests = [
         f"regexp_matches({value}, {sql_text(glob_to_regex(p))})" if re.search(r"[*?]", p) else f"{value} = {sql_text(p)}" for p in patterns
     ]

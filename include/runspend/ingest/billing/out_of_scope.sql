@@ -1,5 +1,6 @@
--- What an explicit scope leaves out, of the chosen rows of one period: sums per charge day, account, service and category
--- (and what costs are never added across); machines with accelerators apart, and their types in the description. An ML warehouse holds no company's whole bill line by line.
+-- Lines that an explicit scope excludes, from the chosen rows of one period: sums per charge day, account, service and category
+-- (and per column across which costs are never added). Machines with accelerators are separate, with their types in the description.
+-- An ML warehouse does not hold a company's whole bill line by line.
 -- {chosen} is the condition that `census.py` writes for the period and its files.
 with excluded as (
   select

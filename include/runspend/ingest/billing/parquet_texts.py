@@ -1,7 +1,7 @@
-"""Columns of a Parquet file as coded texts, without making a text for every row.
+"""Reads columns of a Parquet file as coded texts, without making a text for every row.
 
 Put here the kinds of columns whose distinct values are found before they become texts: strings, numbers, times, and maps of
-strings. A file with any other kind among the wanted columns is for `texts.read_slowly`, which gives the same texts.
+strings. If any wanted column is of another kind, `texts.read_slowly` reads the file and gives the same texts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def can_read(path: Path, wanted: Sequence[str]) -> bool:
-    """Whether every wanted column is of a kind that is read here."""
+    """Return whether this module can read every wanted column."""
     import pyarrow.parquet as pq
 
     kinds = {field.name: field.type for field in pq.read_schema(path)}
@@ -29,7 +29,7 @@ def can_read(path: Path, wanted: Sequence[str]) -> bool:
 
 
 def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], share: int) -> Iterator[list[pa.Array]]:
-    """The wanted columns of so many rows at a time; empty texts are null."""
+    """Yield the wanted columns of `share` rows at a time; empty texts are null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -40,7 +40,7 @@ def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], shar
         left = opened.metadata.num_rows
         for batch in _batches(opened, list(dict.fromkeys(wanted)), share):
             held = sum(each.num_rows for each in batches)
-            # A few rows at the end go with those before: planning a share's SQL takes as long as answering for 50,000 rows.
+            # A small rest is read with the rows before it: planning a share's SQL takes as long as answering for 50,000 rows.
             if held + batch.num_rows > share and (left - held) * 4 > share:
                 yield _columns_of(con, batches, wanted)
                 batches, left = [], left - held
@@ -50,7 +50,7 @@ def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], shar
 
 
 def _batches(opened: pq.ParquetFile, wanted: Sequence[str], share: int) -> Iterator[pa.RecordBatch]:
-    """Row groups one by one: a reader that goes on to the next one keeps all texts of those before."""
+    """Yield row groups one by one: a reader that continues to the next group keeps all texts of earlier ones."""
     for group in range(opened.num_row_groups):
         yield from opened.iter_batches(batch_size=share, columns=wanted, row_groups=[group])
 
@@ -64,7 +64,7 @@ def _columns_of(con: duckdb.DuckDBPyConnection, batches: Sequence[pa.RecordBatch
         with con.cursor() as own:
             return _texts_of(own, one_piece(table.column(name)))
 
-    with ThreadPoolExecutor(2) as several:  # each column at work takes memory of its own
+    with ThreadPoolExecutor(2) as several:  # each column that is processed takes memory
         return list(several.map(texts_of, wanted))
 
 
@@ -78,7 +78,7 @@ def _is_known(kind: pa.DataType) -> bool:
 
 
 def _texts_of(con: duckdb.DuckDBPyConnection, column: pa.Array) -> pa.DictionaryArray:
-    """One column, coded."""
+    """Return one column, coded."""
     import pyarrow as pa
 
     if column.null_count == len(column):
@@ -94,7 +94,7 @@ def _texts_of(con: duckdb.DuckDBPyConnection, column: pa.Array) -> pa.Dictionary
 
 
 def _objects(con: duckdb.DuckDBPyConnection, column: pa.MapArray) -> pa.DictionaryArray:
-    """Maps as JSON objects, each distinct one made once: pairs are coded, then the first, second … pair of every row combined."""
+    """Return maps as JSON objects and make each distinct one once: pairs are coded, then each row's first, second … pair is combined."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -114,7 +114,7 @@ def _objects(con: duckdb.DuckDBPyConnection, column: pa.MapArray) -> pa.Dictiona
 
 
 def _ask(con: duckdb.DuckDBPyConnection, distinct: pa.Table, expression: str) -> pa.Array:
-    """A SQL expression over distinct values."""
+    """Run a SQL expression over distinct values."""
     import pyarrow as pa
 
     con.register("distinct_values", distinct)

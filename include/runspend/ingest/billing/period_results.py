@@ -1,6 +1,6 @@
-"""What comes of a period tonight: a new version, the one in place, or a refusal.
+"""Builds the result of a period: a new version, the one in place, or a refusal.
 
-Put here what is handed back for publishing. Whether a version may replace the one in place is for `versions.py`.
+Put here what is returned for publishing. Whether a version may replace the one in place is decided in `versions.py`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class PeriodLoad:
-    """One billing period tonight. `tables` replace the units in place; an empty map leaves them.
+    """The result for one billing period. `tables` replace the units in place; an empty map leaves them.
 
-    `unchanged` may carry `billing_loads` alone (another copy of the same file appeared). `error` means exit code 3 in any
-    state: with `loaded` it says that a still newer version was refused.
+    `unchanged` may carry `billing_loads` alone, when another copy of the same file appeared. `error` means exit code 3 in any
+    state. With `loaded` it means that a still newer version was refused.
     """
 
     period: str
@@ -45,8 +45,10 @@ class PeriodLoad:
 
 @dataclass
 class Load:
-    """What one bill brought. `error` is what was refused without belonging to a period. `covered_until` is how far the bill reaches
-    once its tables are published: the latest end of its Usage lines."""
+    """The result for one bill. `error` is a refusal that belongs to no period.
+
+    `covered_until` is the latest end of the bill's Usage lines, once its tables are published.
+    """
 
     source: str
     periods: list[PeriodLoad]
@@ -65,7 +67,7 @@ def build_period(
     feeding: Sequence[int] | None = None,
     census: Sequence[FedPeriod] | None = None,
 ) -> PeriodLoad:
-    """One period's new version: judged, then written. Nothing is written for a version that is refused or in place."""
+    """Check one period's new version, then write it. A version that is refused or already in place is not written."""
     book = tonight.book(period)
     census = counts.read_census(staged) if census is None else census
     version = version_of((f.digest for f in files if f.index in chosen), tonight.settings_of(period))
@@ -80,11 +82,11 @@ def build_period(
         return record_refusal(tonight, period, facts, why)
     tonight.progress(f"{tonight.source.name}: writing {period}, {sum(t.row_count for t in totals):,} rows")
     path = tonight.workdir / f"billing_lines-{period}.parquet"
-    with staged.beside() as rows, ThreadPoolExecutor(1) as beside:  # one core of two is idle while lines are written
+    with staged.beside() as rows, ThreadPoolExecutor(1) as beside:  # one of two cores is idle while lines are written
         telling = beside.submit(_tell_of_rows, rows, period, chosen) if not staged.is_mapped else None
         lines.write_lines(staged, tonight.source.name, period, chosen, tonight.load_id, path, is_scoped=tonight.rules.is_scoped)
         day_sums, told = telling.result() if telling is not None else _tell_of_rows(rows, period, chosen)
-    is_again = version == book.version  # its rows were damaged: the book has it already
+    is_again = version == book.version  # its rows were damaged: the version is recorded already
     number = book.current[0]["version_number"] if is_again else book.next_number
     changes = versions.add_changes(
         tonight.source.name,
@@ -118,20 +120,20 @@ def build_period(
 
 
 def _tell_of_rows(rows: Beside, period: str, chosen: Sequence[int]) -> tuple[DaySums, dict[str, Any]]:
-    """Differences are told by these sums per day; and what the version's lines are told with."""
+    """Return the sums per day that differences are computed from, and the facts reported about the version's lines."""
     counts.choose(rows, period, chosen)
     return counts.read_day_sums(rows), {**counts.read_charge_range(rows), "bill_digest": counts.read_bill_digest(rows)}
 
 
 def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    """Counts of several files, added up."""
+    """Return the counts of several files, added up."""
     return dict(sum((Counter(each) for each in counts), Counter()))
 
 
 def fed_by(
     files: Sequence[ArrivedFile], census: Sequence[FedPeriod], feeding: Sequence[int], period: str, chosen: Sequence[int] | None = None
 ) -> list[FedFile]:
-    """The version's files as `billing_loads.files` lists them, copies and older ones too."""
+    """Return the version's files as `billing_loads.files` lists them, including copies and older files."""
     listed = []
     for file in files:
         if file.index not in feeding:
@@ -143,7 +145,7 @@ def fed_by(
 
 
 def _fed_file(file: ArrivedFile, rows: int, state: str) -> list[FedFile]:
-    """A file and its copies as `billing_loads.files` lists them; with a stamp, also as what it was read."""
+    """Return a file and its copies as `billing_loads.files` lists them. With a stamp, the format and label it was read as are added."""
     listed = []
     for name, its_state in ((file.name, state), *((name, "duplicate") for name in file.copies)):
         stamp = file.stamps.get(name)
@@ -153,7 +155,7 @@ def _fed_file(file: ArrivedFile, rows: int, state: str) -> list[FedFile]:
 
 
 def fed_again(tonight: Tonight, period: str, files: Sequence[ArrivedFile]) -> list[FedFile]:
-    """The list of the version in place with tonight's names: files may have been renamed or copied since."""
+    """Return the file list of the version in place with current names: files may have been renamed or copied since."""
     by_digest = {f.verified.sha256: f for f in files}
     listed = []
     for fed in tonight.book(period).files:
@@ -164,7 +166,7 @@ def fed_again(tonight: Tonight, period: str, files: Sequence[ArrivedFile]) -> li
 
 
 def leave_unchanged(tonight: Tonight, period: str, fed: Sequence[FedFile]) -> PeriodLoad:
-    """The version in place stands; its list of files is written anew if copies came or went, or other stamps."""
+    """Keep the version in place. Its list of files is rewritten if copies appeared or disappeared, or if stamps changed."""
     book = tonight.book(period)
     tables: dict[str, Path | pa.Table] = {}
     before = {(f.name, f.state) for f in book.files}
@@ -178,7 +180,7 @@ def leave_unchanged(tonight: Tonight, period: str, fed: Sequence[FedFile]) -> Pe
 
 
 def record_refusal(tonight: Tonight, period: str, facts: VersionFacts, why: str) -> PeriodLoad:
-    """A refused version: the period stays as it was, the book tells of it once."""
+    """Record a refused version. The period stays as it was, and each refusal is recorded once."""
     book = tonight.book(period)
     error = refused(tonight, why, period)
     tables: dict[str, Path | pa.Table] = {}
@@ -193,7 +195,7 @@ def refuse_period(tonight: Tonight, period: str, error: SourceRefused) -> Period
 
 
 def missing_periods(tonight: Tonight, seen: Collection[str]) -> list[PeriodLoad]:
-    """Periods that were fed before and are fed by nothing now: kept until somebody accepts that they are gone."""
+    """Return periods that had files before and have none now. They are kept until someone accepts that they are gone."""
     outcomes = []
     for period, book in sorted(tonight.books.items()):
         if period in seen or not book.current:
@@ -222,7 +224,7 @@ def missing_periods(tonight: Tonight, seen: Collection[str]) -> list[PeriodLoad]
 
 
 def find_covered_until(tonight: Tonight, outcomes: Sequence[PeriodLoad]) -> datetime | None:
-    """The latest end of Usage lines over the versions that will be in place, tonight's and those of before."""
+    """Return the latest end of Usage lines over all versions that will be in place, new and earlier ones."""
     tables = ((outcome.period, outcome.tables.get("billing_loads")) for outcome in outcomes)
     made = {period: table.to_pylist() for period, table in tables if table is not None and not isinstance(table, Path)}
     rows = [row for period, book in tonight.books.items() for row in made.get(period, book.rows)]

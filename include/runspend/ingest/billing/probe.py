@@ -1,4 +1,4 @@
-"""A look at a bill without loading it, for `runspend doctor`."""
+"""Looks at a bill without loading it, for `runspend doctor`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from runspend.ingest.billing.staging import Staged
 def probe_source(
     source: BillSource, keys: KeySettings | None = None, now: datetime | None = None, drawn: Drawn | None = None, *, memory: int | None = None
 ) -> dict[str, Any]:
-    """What a bill holds, without judging versions: format, FOCUS versions, periods, files, rows, sums, coverage. `memory`: bytes that it may take.
+    """Return what a bill holds: format, FOCUS versions, periods, files, rows, sums, coverage. No version is checked.
+
+    `memory`: the bytes that it may take.
 
     {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
      "covered_until": datetime | None, "problems": [...],
-     "usage_rows", "with_resource", "with_run", "with_job": rows of usage, and how many carry what runs are found by,
-     "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {what settling changed: how often},
+     "usage_rows", "with_resource", "with_run", "with_job": usage rows, and how many carry what runs are found by,
+     "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {what normalizing changed: how often},
      "left_out": {why rows charge nothing: how many}}
     """
     with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:

@@ -1,7 +1,7 @@
-"""The fast way to read a FOCUS CSV in which nothing is odd: Arrow's reader, which codes texts while it parses.
+"""Reads a FOCUS CSV without odd rows the fast way: Arrow's reader codes texts while it parses.
 
-Put here what must hold for a file to be read this way. Whatever does not hold is no judgement: the file is read again,
-slowly, by `focus.py`, which keeps odd rows and says what is wrong with them.
+Put here what a file must fulfill to be read this way. Failing a condition is not an error: `focus.py` then reads the file again,
+slowly, keeps odd rows, and reports what is wrong with them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FIRST, LAST = datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2101, 1, 1, tzinfo=timezone.utc)
-# A text that both Arrow and `instant` of macros.sql read, as the same moment: Arrow takes offsets up to 23:59.
+# A text that Arrow and `instant` of macros.sql both read as the same moment: Arrow takes offsets up to 23:59.
 PLAIN_TIME = r"^2[01]\d\d-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-](0\d|1[0-3])(:?[0-5]\d)?|[+-]14(:?00)?)$"
 PROVIDERS = ("service_provider_name", "host_provider_name", "publisher_name", "provider_name")
 
 
 def read(staged: Staged, path: Path, header: Sequence[str], lines: int, file_index: int) -> int | None:
-    """Stage the rows; how many, or None when any of them needs a second look (nothing is staged then)."""
+    """Stage the rows and return their number, or None if any row needs a second look (nothing is staged then)."""
     rows = 0
     for part in texts.parts_of(path, staged.room.quick_part_bytes):
         delivered = _parse(part, header)
@@ -43,10 +43,10 @@ def read(staged: Staged, path: Path, header: Sequence[str], lines: int, file_ind
 
 
 def _parse(part: texts.Part, header: Sequence[str]) -> dict[str, pa.Array] | None:
-    """The columns that are read, by our names; texts coded, money exact to 22 decimals or refused.
+    """Return the columns that are read, by our names; texts coded, money exact to 22 decimals or refused.
 
-    Every record must be one line of the file: it is parsed a fifth quicker so, and a quote out of place would swallow lines
-    (Arrow says nothing of text behind a closing quote).
+    Every record must be one line of the file: that parses a fifth faster. A misplaced quote would swallow lines, because Arrow ignores
+    text after a closing quote.
     """
     import pyarrow as pa
     import pyarrow.csv as arrow_csv
@@ -83,7 +83,7 @@ def _parse(part: texts.Part, header: Sequence[str]) -> dict[str, pa.Array] | Non
 
 
 def _read_times(column: pa.DictionaryArray) -> pa.Array | None:
-    """Texts as moments, each distinct one read once; None where one is not as plain as bills write them."""
+    """Return texts as moments, each distinct one read once; None if one is not in the usual form of bills."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -96,7 +96,7 @@ def _read_times(column: pa.DictionaryArray) -> pa.Array | None:
 
 
 def _is_sound(delivered: dict[str, pa.Array]) -> bool:
-    """Whether no row is in trouble: a cost, and four times a bill can be about."""
+    """Return whether every row is valid: it has a cost, a currency, and four plausible times."""
     import pyarrow.compute as pc
 
     if any(delivered[name].null_count for name in (*TIMES, "billed_cost", "billing_currency")):
@@ -106,7 +106,7 @@ def _is_sound(delivered: dict[str, pa.Array]) -> bool:
 
 
 def _complete(staged: Staged, delivered: dict[str, pa.Array], file_index: int) -> pa.Table | None:
-    """What the columns say together: currency, providers, instance type, billing period. None for an unknown currency."""
+    """Return the rows with derived columns: currency, providers, instance type, billing period. None for an unknown currency."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

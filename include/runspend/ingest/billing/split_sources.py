@@ -1,6 +1,6 @@
-"""Sources that are no bill but say by what lines of bills are split: from their address to `Weights`, or a refusal.
+"""Reads sources that are not bills but decide how lines of bills are split: from their address to `Weights`, or a refusal.
 
-Put here which files count and what must not be counted twice. How a file is read is for its format, what weights do for `cost_splits.py`.
+Put here which files count and what must not be counted twice. Reading a file is in its format; using weights is in `cost_splits.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Read:
-    """What a source of weights holds now. `left_out`: why rows are no weights -> how many."""
+    """The current content of a source of weights. `left_out`: why rows are not weights -> number of rows."""
 
     weights: Weights
     files: int
@@ -41,8 +41,10 @@ class Read:
 
 
 def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str], None], memory: int | None = None) -> Read:
-    """Read every file of a source. Raises SourceUnreachable, or SourceRefused for one file that cannot be read: weights that lack
-    some would move money between pods, silently."""
+    """Read every file of a source. Raises SourceUnreachable, or SourceRefused if one file cannot be read.
+
+    With some weights missing, money would silently move between pods.
+    """
     module = format_module(source.format)
     folder = open_folder(source, workdir, progress)
     entries = [e for e in folder.entries() if module.NAMES.search(e.name)]
@@ -80,7 +82,7 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
 
 
 def _keep_newest(staged: Staged, order: list[int]) -> int:
-    """Of files that hold the same step of a cluster the newest counts; how many rows do not."""
+    """Keep the newest of the files that hold the same step of a cluster. Returns how many rows were removed."""
     con = staged.con
     con.execute(
         "create or replace temp table file_order as select unnest(?)::int as file_index, unnest(range(?)) as place", [order, len(order)]
@@ -97,7 +99,7 @@ def _keep_newest(staged: Staged, order: list[int]) -> int:
 
 
 def _check_machines(staged: Staged, source: BillSource, left_out: dict[str, int]) -> None:
-    """Without `lines` every pod must name its machine: one that does not would be missing on it, and pass for idle."""
+    """Refuse pods without a machine if the source has no `lines`: their share would be missing on the machine and would count as idle."""
     if source.lines is not None:
         return
     [(nameless, example, idle)] = staged.con.execute(
@@ -116,7 +118,7 @@ def _check_machines(staged: Staged, source: BillSource, left_out: dict[str, int]
 
 
 def _overlap(staged: Staged) -> tuple[Any, ...] | None:
-    """The first two steps of a cluster that overlap without being the same."""
+    """Return the first two steps of a cluster that overlap without being the same."""
     found = staged.con.execute(
         "select a.step_from, a.step_to, b.step_from, b.step_to from newest a join newest b on a.cluster is not distinct from b.cluster "
         "and a.step_from < b.step_to and b.step_from < a.step_to and (a.step_from, a.step_to) < (b.step_from, b.step_to) order by all limit 1"
@@ -133,7 +135,7 @@ def _overlapping(name: str, *times: datetime) -> str:
 
 
 def _read(staged: Staged, source: BillSource, method: str, files: int, left_out: Mapping[str, int]) -> Read:
-    """The weights that are left, in an order of their own, so that neither files nor rows have one."""
+    """Return the remaining weights in an order that does not depend on the order of files or rows."""
     names = ", ".join(WEIGHT_COLUMNS)
     rows: pa.Table = staged.con.sql(f"select {names} from {OWN} where left_out is null order by all").to_arrow_table()
     staged.con.register("kept", rows)

@@ -1,12 +1,12 @@
--- Who has what part of which line: from `splits` (weights) and `staged` to `split_parts` (the parts of each group of lines, laid end to end)
+-- Shares of bill lines: from `splits` (weights) and `staged` to `split_parts` (the parts of each group of lines, laid end to end)
 -- and `split_lines` (which group a line is of). Times are microseconds since 1970; weights are whole units of 10^-22.
 
--- lines of a machine, or of a cluster's pool, that last a day at most: what the ledger shares by time as well
+-- Lines of a machine, or of a cluster's pool, that last a day at most: the ledger splits the same ones by time.
 create or replace temp table split_candidates as
 select
   l.position, l.row_hash, l.sku_id, l.charge_class, l.resource_key, l.resource_name, l.charge_category, l.billing_currency, l.billing_period,
   l.file_index,
-  -- of the machine itself: pods are weighed by its CPU, GPU and memory, not by traffic and disks
+  -- Cost of the machine itself: pods are weighted by its CPU, GPU and memory, not by traffic and disks.
   case when l.charge_category = 'Usage' and coalesce(l.service_category, '') not in ('Networking', 'Storage') then coalesce(l.effective_cost, 0) else 0 end as used_cost,
   epoch_us(l.charge_period_start) as from_us, epoch_us(l.charge_period_end) as to_us
 from (select row_number() over () - 1 as position, * from staged) l
@@ -16,13 +16,13 @@ where l.trouble is null and l.charge_category in ('Usage', 'Credit', 'Adjustment
   and epoch_us(l.charge_period_end) - epoch_us(l.charge_period_start) <= 90000000000
   and (l.billed_cost <> 0 or l.effective_cost <> 0 or l.list_cost <> 0 or l.contracted_cost <> 0);  -- nothing is nobody's
 
--- what a line may be called by: its resource, the resource's name, a pool
+-- The names a line may be found by: its resource, the resource's name, a pool.
 create or replace temp table split_names as
 select position, 'r|' || resource_key as name from split_candidates where resource_key is not null
 union all
 select position, 'n|' || resource_name from split_candidates where resource_name is not null
 union all
--- an instance of Google by its name alone, where no other project or zone of the bill has it
+-- An instance of Google by its name alone, if no other project or zone of the bill has that name.
 select c.position, 'i|' || i.last_part
 from split_candidates c
 join (
@@ -48,7 +48,7 @@ from places p
 where p.name in (select name from split_names)
 qualify row_number() over (partition by p.rank, p.names order by p.place) = 1;
 
--- lines that are split alike: one machine and charge window, or one pool and day
+-- Lines with the same split: one machine and charge period, or one pool and day.
 create or replace temp table split_groups as
 with targets as (
   select n.position, m.rank, m.name
@@ -68,7 +68,7 @@ windows as (
 select
   row_number() over () as group_number,
   rank, name, billing_period, billing_currency, file_index, from_us, to_us, used_cost, positions,
-  -- weights of another source than the bill's own count for a bill within a month of its period, so that a version is told by them alone
+  -- Weights from another source than the bill count for bills within a month of their period, so that they alone define a version.
   epoch_us(billing_period::timestamp - interval 1 month) as earliest_us, epoch_us(billing_period::timestamp + interval 1 month + interval 1 day) as latest_us
 from (
   select
@@ -125,7 +125,7 @@ with found as (
   group by group_number
 ),
 idle as (
-  -- said by the weights; or what they leave of the machine's cost; or nothing, where parts fill the machine or share what is idle
+  -- Stated by the weights; or the part of the machine's cost that they leave; or nothing, if parts fill the machine or share idle cost.
   select
     f.group_number, f.part_units,
     case
@@ -147,7 +147,7 @@ weighed as (
   select group_number, true, null, null, null, idle_units from idle where idle_units > 0
 ),
 whole as (
-  -- below 10^18 together, by leaving out decimals: round weights stay what they are, and nothing below passes 2^127
+  -- Together below 10^18, by dropping decimals. Round weights keep their value, and nothing below exceeds 2^127.
   select
     *,
     units // cast('1' || repeat('0', greatest(0, length(cast(sum(units) over (partition by group_number)::hugeint as varchar)) - 18)) as hugeint)
@@ -177,7 +177,7 @@ chosen as (
 )
 select
   c.position, c.group_number, c.parts, (sum(c.parts) over (order by c.position) - 1) // getvariable('split_share') as share,
-  -- how long a pod was there is told once, however many lines charge the machine's time
+  -- The time of a pod is counted once, however many lines charge the machine's time.
   l.charge_category = 'Usage' and l.charge_class is null
     and row_number() over (partition by c.group_number, l.charge_category, l.charge_class, l.sku_id order by l.row_hash) = 1 as tells_time
 from chosen c

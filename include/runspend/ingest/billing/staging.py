@@ -1,7 +1,7 @@
-"""The rows of tonight's files between reading and writing: Arrow columns in memory, which SQL sees as the view `staged`.
+"""Holds the rows of a load between reading and writing: Arrow columns in memory, which SQL sees as the view `staged`.
 
-Put here the engine, the form every format's module brings its rows into, and how distinct values are asked about. What is
-asked belongs to the modules that ask; how files are read to the formats.
+Put here the engine, the columns that every format's module fills, and how SQL is run over distinct values. The questions themselves
+belong to the modules that ask them, and the reading of files to the formats.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ if TYPE_CHECKING:
     from runspend.ingest.billing.manifests import Delivered
 
 Item = TypeVar("Item")
-# Equal rows are equal lines, never one line twice: from the second on they carry their number.
+# Equal rows are separate lines, never one line twice: from the second on, their id carries a number.
 LINE_ID = "printf('%016x', row_hash) || coalesce('-' || ordinal, '')"
 
 
 def sql_text(text: str) -> str:
-    """A text as a SQL literal."""
+    """Return a text as a SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def arrow_type(kind: str) -> pa.DataType:
-    """The type a delivered column of a FOCUS type has while it is staged."""
+    """Return the Arrow type of a delivered column, by its FOCUS type, while it is staged."""
     import pyarrow as pa
 
     return {"BIGNUMERIC": pa.decimal128(38, 22), "TIMESTAMP": pa.timestamp("us", "UTC")}.get(kind) or columns.text_type()
 
 
 def delivered_fields() -> list[pa.Field]:
-    """The columns a format's module brings: all but the two that `Staged` finds."""
+    """Return the columns that a format's module fills: all but the two that `Staged` computes."""
     return [field for field in staged_schema() if field.name not in ("row_hash", "ordinal")]
 
 
 def staged_schema() -> pa.Schema:
-    """The FOCUS columns, what is told of rows that cannot be read, and what tells rows apart."""
+    """Return the schema of staged rows: the FOCUS columns, the problems of unreadable rows, and what identifies a row."""
     import pyarrow as pa
 
     text = columns.text_type()
@@ -65,40 +65,40 @@ def staged_schema() -> pa.Schema:
             ("delivered_instance_type", text),
             ("iam_principal", text),
             ("billing_period", pa.date32()),
-            ("trouble", text),  # why the row goes into quarantine; null for all others
+            ("trouble", text),  # why the row goes into quarantine; null for all other rows
             ("raw", text),
             ("long_billed_cost", text),
             ("row_number", pa.int64()),
             ("file_index", pa.int32()),
             ("row_hash", pa.uint64()),
-            ("ordinal", pa.int64()),  # among equal rows, once `settle_rows` has counted; null for the first
+            ("ordinal", pa.int64()),  # number among equal rows, once `settle_rows` has counted; null for the first
         ]
     )
 
 
 @dataclass(frozen=True)
 class StagedFile:
-    """What a format's module tells of one file it staged."""
+    """What a format's module reports about one file it staged."""
 
-    focus_version: str  # or the variant of another format
-    rows: int  # delivered ones
+    focus_version: str  # or the variant, for other formats
+    rows: int  # delivered rows
     dropped_columns: tuple[str, ...] = ()
     unreadable: dict[str, int] = field(default_factory=dict)  # column -> values that became null
-    is_aside: bool = False  # no charges: what the SQL of others looks up
-    left_out: dict[str, int] = field(default_factory=dict)  # why rows charge nothing and become no line -> how many
-    reading: str | None = None  # which of its format's ways of reading it was, where what is beside it may ask for another
+    is_aside: bool = False  # holds no charges, only data that the SQL of other files looks up
+    left_out: dict[str, int] = field(default_factory=dict)  # reason why rows charge nothing and become no line -> number of rows
+    reading: str | None = None  # which of its format's reading modes was used, if other files of the load may require another one
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Rows that are staged, by a connection of one's own; its view `staged` shows them."""
+    """A separate connection to the staged rows; its view `staged` shows them."""
 
     con: duckdb.DuckDBPyConnection
     delivered_rows: str
 
 
 class Staged:
-    """Rows of tonight's files."""
+    """The rows of the files of one load."""
 
     def __init__(self, workdir: Path, memory: int | None = None) -> None:
         import pyarrow as pa
@@ -107,7 +107,7 @@ class Staged:
         self._engine = open_engine(workdir, memory)
         self._con = self._engine.__enter__()
         self._is_shown = False
-        # Arrow's usual allocator gives every block of parsing back to the system at once: a fifth of the time a load takes.
+        # Arrow's usual allocator returns every block of parsing to the system at once, which takes a fifth of a load.
         self._memory = pa.default_memory_pool()
         if "jemalloc" in pa.supported_memory_backends():
             pa.set_memory_pool(pa.jemalloc_memory_pool())
@@ -116,10 +116,10 @@ class Staged:
         self._mapped = 0
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._aside: set[str] = set()
-        self.following: dict[int, Delivered] = {}  # by a file's index the one that is staged next
-        self.begun: dict[int, tuple[object, Ahead[pa.Table]]] = {}  # by its index what is read before its turn, and as what (`format_spec.py`)
-        self.answers: dict[str, distinct.Known] = {}  # what SQL said of files before (`format_spec.py`), as long as it looks up the same
-        # What the bill's digest is of: rows as they were delivered, before any was replaced by its parts.
+        self.following: dict[int, Delivered] = {}  # file index -> the file that is staged next
+        self.begun: dict[int, tuple[object, Ahead[pa.Table]]] = {}  # file index -> what it is read as, its early reading
+        self.answers: dict[str, distinct.Known] = {}  # SQL answers for earlier files, until the lookup tables change
+        # The bill's digest is computed from this: rows as delivered, before any was replaced by its parts.
         self.delivered_rows = "(select file_index, billing_period, 1 as rows, row_hash::hugeint as hash_sum, row_hash as hash_xor from staged)"
         self._rows = staged_schema().empty_table()
 
@@ -128,19 +128,19 @@ class Staged:
 
     @property
     def con(self) -> duckdb.DuckDBPyConnection:
-        """The engine, for the thread that stages. Its view `staged` shows the rows there are now: whoever changes them asks for it anew."""
+        """The engine, for the thread that stages. Its view `staged` shows the current rows: ask for `con` again after changing them."""
         if not self._is_shown:
             self._con.register("staged", self._rows)
             self._is_shown = True
         return self._con
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection of a thread's own, without the view `staged`."""
+        """Return a connection for another thread, without the view `staged`."""
         return self._con.cursor()
 
     @contextmanager
     def beside(self) -> Iterator[Beside]:
-        """The rows as they are now, for the questions of another thread."""
+        """Yield the current rows on a connection for another thread."""
         with self.cursor() as con:
             con.register("staged", self._rows)
             yield Beside(con, self.delivered_rows)
@@ -153,19 +153,19 @@ class Staged:
         pa.set_memory_pool(self._memory)
 
     def let_go(self) -> None:
-        """Read no file before its turn, and forget what is read of those that were not asked for."""
+        """Stop reading files early, and discard what was read early of files that nothing asked for."""
         self.following.clear()
-        while self.begun:  # one that is at its end may just begin another
+        while self.begun:  # a reading that ends may just begin the next one
             _, (_, reading) = self.begun.popitem()
             reading.close()
 
     @property
     def rows(self) -> pa.Table:
-        """All rows, each column in one piece: files in the order they came, rows in the order they have there."""
+        """All rows: files in the order of arrival, rows in the order of their file."""
         return self._rows
 
     def add(self, file_index: int, table: pa.Table) -> None:
-        """More rows of one file, in the columns of `staged_schema` but the last two, which are found here."""
+        """Add rows of one file, in the columns of `staged_schema` except the last two, which are computed here."""
         import pyarrow as pa
 
         whole = self._with_hash(table).append_column("ordinal", pa.nulls(table.num_rows, pa.int64()))
@@ -175,9 +175,9 @@ class Staged:
         self.ease()
 
     def _with_hash(self, table: pa.Table) -> pa.Table:
-        """The rows with `row_hash`, of the FOCUS columns."""
+        """Return the rows with `row_hash`, the hash of the FOCUS columns."""
         self._con.register("hashed", table)
-        # A constant null counts as the null of every row does, and takes no time.
+        # A constant null hashes like a null in every row, and takes no time.
         sql_types = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
         is_empty = {c.name: table.column(c.name).null_count == table.num_rows for c in FOCUS_COLUMNS}
         names = ", ".join(f"cast(null as {sql_types[c.type]})" if is_empty[c.name] else c.name for c in FOCUS_COLUMNS)
@@ -186,7 +186,7 @@ class Staged:
         return table.append_column("row_hash", one_piece(hashes.column(0)))
 
     def replace(self, is_kept: pa.Array, parts: Iterable[pa.Table]) -> None:
-        """Other rows in the place of those that are not kept, in the columns of `rows`; each gets a hash of its own."""
+        """Replace the rows for which `is_kept` is false by `parts`, in the columns of `rows`. Each new row gets its own hash."""
         names = self._rows.column_names
         made: list[pa.Table] = []
         for table in parts:
@@ -199,11 +199,11 @@ class Staged:
 
     @property
     def aside(self) -> frozenset[str]:
-        """The tables that are kept aside."""
+        """The names of the lookup tables that are kept aside."""
         return frozenset(self._aside)
 
     def keep_aside(self, name: str, file_index: int, table: pa.Table) -> None:
-        """Rows that are no charges, as the table `name` (all texts, and `file_index`) for the SQL of those that are."""
+        """Keep rows that are not charges as the table `name` (all texts, and `file_index`), for the SQL of rows that are."""
         self._con.register("aside", table)
         self._con.execute(
             f"create table if not exists {name} as select *, {file_index} as file_index from aside limit 0; "
@@ -222,7 +222,7 @@ class Staged:
             self._put_together()
 
     def set(self, **changed: pa.Array) -> None:
-        """Replace or append columns of the rows that are there."""
+        """Replace or append columns of the current rows."""
         import pyarrow as pa
 
         table = self._rows
@@ -234,16 +234,19 @@ class Staged:
         self.ease()
 
     def has(self, name: str) -> bool:
-        """Whether any row says something in a column."""
+        """Return whether any row has a value in a column."""
         return bool(self._rows.column(name).null_count < self._rows.num_rows)
 
     def column(self, name: str) -> pa.Array:
-        """One column, in one piece."""
+        """Return one column as one array."""
         return one_piece(self._rows.column(name))
 
     def ask(self, distinct: pa.Table, *expressions: str) -> list[pa.Array]:
-        """SQL expressions over a table of distinct values, row by row, in its order. Many are asked for a part at a time: of a text that
-        every row has one of its own, what is asked, the answer and the copy that joins the answers are each as large as a bill."""
+        """Run SQL expressions over a table of distinct values and return the answers in its order.
+
+        Large tables are asked one part at a time. For a text that differs in every row, the question, the answer and the copy that joins
+        the answers are each as large as a bill.
+        """
         import pyarrow as pa
 
         size = self.room.asked_rows
@@ -256,18 +259,18 @@ class Staged:
         return [pa.concat_arrays(pieces) for pieces in zip(*parts, strict=True)]
 
     def ask_of(self, name: str, *expressions: str) -> list[pa.Array]:
-        """SQL expressions over the distinct values of one text column."""
+        """Run SQL expressions over the distinct values of one text column."""
         import pyarrow as pa
 
         return self.ask(pa.table({name: self.column(name).dictionary}), *expressions)
 
     def ask_rows(self, expression: str) -> pa.Array:
-        """A SQL expression over every row, in order."""
+        """Run a SQL expression over every row and return the answers in order."""
         [answer] = self.ask(self._rows, expression)
         return answer
 
     def ask_values(self, found: Mapping[str, pa.Array], expression: str) -> pa.Array:
-        """A SQL expression over columns of numbers that have one length, asked once per combination where those are few."""
+        """Run a SQL expression over numeric columns of equal length, once per combination if there are few combinations."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -285,13 +288,13 @@ class Staged:
         self._show(tables[0] if len(tables) == 1 else pa.concat_tables(tables))
 
     def _show(self, table: pa.Table) -> None:
-        if self._is_shown:  # the engine holds them otherwise
+        if self._is_shown:  # otherwise the engine keeps holding the rows
             self._con.unregister("staged")
             self._is_shown = False
         self._rows = table
 
     def keep(self, kept: pa.Array) -> None:
-        """Forget the rows for which `kept` is false; called once all files are there."""
+        """Forget the rows for which `kept` is false. Called once all files are staged."""
         import pyarrow as pa
 
         if kept.true_count < len(kept):
@@ -299,7 +302,7 @@ class Staged:
             self._show(pa.table([one_piece(column) for column in self._rows.filter(kept).columns], names=self._rows.column_names))
 
     def join_up(self) -> None:
-        """Bring every column into one piece; called once, when all files are there."""
+        """Turn every column into one array. Called once, when all files are staged."""
         import pyarrow as pa
 
         table = self._rows
@@ -309,7 +312,7 @@ class Staged:
         names = table.column_names
         nulls = columns.Nulls(table.num_rows)
         is_large = table.get_total_buffer_size() > self.room.kept_bytes
-        # The pieces of a column go as soon as it is joined: nothing else may hold them.
+        # The pieces of a column are freed as soon as it is joined: nothing else may hold them.
         pieces = {name: table.column(name) for name in names}
         del table
         self._show(staged_schema().empty_table())
@@ -331,7 +334,7 @@ class Staged:
             self._show(pa.table(list(several.map(joined, names)), names=names))
 
     def _keep(self, table: pa.Table) -> pa.Table:
-        """The table; once rows are more than may be kept, all of them lie in files that are mapped: memory need not hold a large bill."""
+        """Return the table to keep. Once rows exceed their share of memory, all tables become mapped files, so large bills fit."""
         if self._rows.get_total_buffer_size() + table.get_total_buffer_size() <= self.room.kept_bytes or not self._files:
             return table
         if not self._maps:
@@ -346,28 +349,31 @@ class Staged:
             return table
         path = self._workdir / f"staged-{self._mapped}.arrow"
         self._mapped += 1
-        written = table.select(said)  # one column of nulls in memory stands for all others
+        written = table.select(said)  # all empty columns share one column of nulls in memory
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, written.schema) as writer:
             writer.write_table(written)
         with path.open("rb") as file:
             bytes_of_file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        path.unlink()  # the map keeps it until the last reader is gone
+        path.unlink()  # the map keeps the file until its last reader is gone
         self._maps.add(bytes_of_file)
         mapped = pa.ipc.open_file(pa.py_buffer(bytes_of_file)).read_all()
         return pa.table({name: mapped.column(name) if name in said else table.column(name) for name in table.column_names})
 
     @property
     def is_mapped(self) -> bool:
-        """Whether rows lie in files: the bill is too large for memory."""
+        """Whether rows are in mapped files, because the bill is too large for memory."""
         return bool(self._maps)
 
     def drop_pages(self) -> None:
-        """Give back the pages of mapped rows that lie in memory; whoever looks at one gets it again."""
+        """Release the pages of mapped rows from memory. A later read loads them again."""
         for bytes_of_file in self._maps:
             bytes_of_file.madvise(mmap.MADV_DONTNEED)
 
     def ease(self) -> None:
-        """The same, and what libraries keep of memory that was freed: between the steps of a bill that is too large for memory, or may be."""
+        """Release the pages of mapped rows, and freed memory that libraries keep, if the bill may not fit in memory.
+
+        Called between the steps of a load.
+        """
         import pyarrow as pa
 
         if self._maps or self.room.is_tight:
@@ -377,10 +383,10 @@ class Staged:
 
 
 def ask(con: duckdb.DuckDBPyConnection, distinct: pa.Table, *expressions: str) -> list[pa.Array]:
-    """`Staged.ask`, by a connection of one's own."""
+    """Run `Staged.ask` on a given connection."""
     import pyarrow as pa
 
-    # A join, which `in (select …)` is too, hands rows of large tables on as its threads come by them.
+    # A join, and so `in (select …)`, returns rows of large tables in the order its threads finish.
     con.register("asked_rows", distinct.append_column("asked_at", pa.arange(0, distinct.num_rows)))
     names = ", ".join(f"{e} as a{i}" for i, e in enumerate(expressions))
     answer = con.sql(f"select asked_at, {names} from asked_rows").to_arrow_table()
@@ -389,7 +395,7 @@ def ask(con: duckdb.DuckDBPyConnection, distinct: pa.Table, *expressions: str) -
 
 
 def _in_order(answer: pa.Table) -> list[pa.Array]:
-    """The columns of an answer behind the first, which says where each row belongs."""
+    """Return the answer's columns without the first, which holds each row's position, in the order of these positions."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -401,7 +407,7 @@ def _in_order(answer: pa.Table) -> list[pa.Array]:
 
 
 def one_piece(column: pa.ChunkedArray) -> pa.Array:
-    """A column as one array; texts get one dictionary."""
+    """Return a column as one array; texts get one dictionary."""
     import pyarrow as pa
 
     if column.num_chunks == 1:
@@ -419,7 +425,7 @@ def one_piece(column: pa.ChunkedArray) -> pa.Array:
 
 
 class Ahead(Iterator[Item]):
-    """The same items, each got while the one before it is at work; the first one from now on. To be closed."""
+    """Iterate over the same items, reading each one while its predecessor is processed. Reading starts at once. Close it after use."""
 
     def __init__(self, items: Iterator[Item]) -> None:
         self._beside = ThreadPoolExecutor(1)
@@ -434,12 +440,12 @@ class Ahead(Iterator[Item]):
         return item
 
     def close(self) -> None:
-        """Wait for what is at work, and let go."""
+        """Wait for the current read, then release the thread."""
         self._beside.shutdown()
 
 
 def give_back() -> None:
-    """Give what the C library keeps of memory that threads have freed back to the system, where it can: it keeps some for every thread."""
+    """Return freed memory that the C library keeps for each thread to the system, if the platform can."""
     import ctypes
 
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
@@ -447,8 +453,10 @@ def give_back() -> None:
 
 
 def wake() -> None:
-    """Import what reading needs; called beside work that leaves the interpreter idle. Arrow looks for pandas at its first
-    Python value, which is most of this second where pandas is installed."""
+    """Import what reading needs, beside work that leaves the interpreter idle.
+
+    All imports take a second. If pandas is installed, most of that second is Arrow's search for pandas at its first Python value.
+    """
     import pyarrow as pa
     import pyarrow.compute
     import pyarrow.csv
@@ -459,9 +467,9 @@ def wake() -> None:
 
 @contextmanager
 def open_engine(workdir: Path, memory: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB in memory that spills into the work folder, with the macros of the SQL files. It keeps rows in their order.
+    """Open an in-memory DuckDB with the macros of the SQL files. It spills into the work folder and keeps rows in order.
 
-    Nothing here is of one connection: a thread with a cursor of its own finds the same macros, tables and time zone.
+    No setting belongs to one connection: a thread with its own cursor has the same macros, tables and time zone.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with lent("bills", _make_engine, workdir / "spill", memory=f"{room_of(memory).engine_bytes}B") as con:
@@ -476,7 +484,7 @@ def _make_engine() -> duckdb.DuckDBPyConnection:
         raise MissingExtra("duckdb", "pipeline") from error
     con = duckdb.connect(":memory:", config={"allow_unsigned_extensions": "false", "autoinstall_known_extensions": "false"})
     con.execute("set global TimeZone = 'UTC'")
-    # A look-up that is no join: DuckDB hands on joined rows as its threads come by them.
+    # A lookup without a join, because DuckDB returns joined rows in the order its threads finish.
     con.execute(f"create macro is_currency(code) as length(code) = 3 and contains('|{'|'.join(currencies())}|', '|' || code || '|')")
     con.execute(files("runspend.ingest.billing").joinpath("macros.sql").read_text(encoding="utf-8"))
     con.execute(f"create macro resource_key(id) as {resource_key_sql('id')}")
@@ -484,5 +492,5 @@ def _make_engine() -> duckdb.DuckDBPyConnection:
 
 
 def currencies() -> list[str]:
-    """ISO 4217 codes of national currencies and funds in use, and those replaced since 2020 that old bills still carry."""
+    """Return ISO 4217 codes of national currencies and funds in use, and those replaced since 2020 that old bills still carry."""
     return files("runspend.ingest.billing").joinpath("currencies.csv").read_text(encoding="utf-8").split()[1:]

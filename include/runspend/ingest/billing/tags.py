@@ -1,7 +1,7 @@
-"""What the tags of a bill's lines are, and what they say: the run, the job, the machine behind a line, groups and dimensions.
+"""Reads the tags of a bill's lines: the run, the job and the machine behind a line, groups and dimensions.
 
-Put here how keys of tags are found and read. Which keys are looked for is the configuration's, the forms they come in belong to
-`core/resource_keys.py`, and what else is settled at load to `normalize.py`.
+Put here how tag keys are found and read. The keys to look for come from the configuration. Their forms are in
+`core/resource_keys.py`, and other normalization at load is in `normalize.py`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 _CLUSTER = "^[0-9]{4}-[0-9]{6}-[0-9a-z]+$"
 PROVIDERS = ("host_provider_name", "service_provider_name")
 AZURE = {"Microsoft", "Azure", "Microsoft Azure"}
-# A flat object of texts, as most bills write tags; anything else is read value by value.
+# A flat object of texts, as most bills write tags. Anything else is read value by value.
 PLAIN_TAGS = r'\{\s*("[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*(,\s*"[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*)*)?\}'
 
 
 def settle_tags(staged: Staged, found: dict[str, Any]) -> None:
-    """Tags become a JSON object of texts, or null."""
+    """Make tags a JSON object of texts, or null."""
     column = staged.column("tags")
     if not len(column.dictionary):
         return
@@ -60,9 +60,9 @@ def settle_tags(staged: Staged, found: dict[str, Any]) -> None:
 
 
 def canonical_tags(text: str) -> str | None:
-    """Tags as a flat JSON object of texts and nulls; None when they are not one (nested, a key twice, no JSON).
+    """Return tags as a flat JSON object of texts and nulls; None if they are not one (nested, a repeated key, invalid JSON).
 
-    A tag without a value is `true` in FOCUS and stays the text "true"; numbers keep their digits. Azure writes some without braces.
+    A tag without a value is `true` in FOCUS and stays the text "true"; numbers keep their digits. Azure writes some tags without braces.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -79,14 +79,17 @@ def canonical_tags(text: str) -> str | None:
     if not isinstance(tags, dict) or any(isinstance(v, (dict, list)) for v in tags.values()):
         return None
     if any("\ud800" <= c <= "\udfff" or c == "\0" for pair in tags.items() for part in pair if isinstance(part, str) for c in part):
-        return None  # half a character, or one no database keeps
+        return None  # half a character, or one that no database stores
     return json.dumps(
         {k: ("true" if v else "false") if isinstance(v, bool) else v for k, v in tags.items()}, ensure_ascii=False, separators=(",", ":")
     )
 
 
 def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequence[str]], found: dict[str, Any]) -> None:
-    """What tags say: the run, the job, the machine a line hangs on, what it shares with machines. `dimensions`: the tags each is looked for in, in order."""
+    """Set what tags name: the run, the job, the machine a line is attached to, and the groups it shares with machines.
+
+    `dimensions`: the tags in which each dimension is looked for, in order.
+    """
     column = staged.column("tags")
     tags = Tags(staged, "tags")
     if collisions := tags.collisions(keys):
@@ -104,7 +107,7 @@ def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequen
         groups,
         *(tags.value_sql(names) for names in dimensions.values()),
     )
-    allocated = staged.column("allocated_tags")  # of the pod or task that a part of the resource's cost is allocated to
+    allocated = staged.column("allocated_tags")  # tags of the pod or task that a part of the resource's cost is allocated to
     part_run = part_job = columns.texts([])
     if len(allocated.dictionary):
         parts = Tags(staged, "allocated_tags")
@@ -123,7 +126,7 @@ def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequen
 
 
 def _job_sql(tags: Tags, keys: KeySettings) -> str:
-    """The job that tags name: a SLURM job with the cluster that numbers it, where a tag says which."""
+    """Return SQL for the job that tags name. A SLURM job gets the cluster that numbers it, if a tag names the cluster."""
     job = job_key_sql(tags.value_sql(keys.job))
     if not tags.has(keys.job, SLURM_JOB_KEYS):
         return job
@@ -133,7 +136,7 @@ def _job_sql(tags: Tags, keys: KeySettings) -> str:
 
 
 class Tags:
-    """SQL for the values of tags, over the distinct texts of the bill; keys the bill does not have cost nothing."""
+    """SQL for the values of tags, over the distinct texts of the bill. Keys that the bill does not have cost nothing."""
 
     def __init__(self, staged: Staged, name: str) -> None:
         import pyarrow as pa
@@ -146,29 +149,29 @@ class Tags:
         staged.con.unregister("tag_texts")
 
     def has(self, names: Iterable[str], among: Iterable[str]) -> bool:
-        """Whether the bill has one of these keys that is among others."""
+        """Return whether the bill has one of these keys that is also in `among`."""
         return any(self.forms_of(name) for name in names if name in among)
 
     def forms_of(self, name: str) -> list[str]:
-        """The keys of the bill that are this one, closest spelling first. On Azure the case of a key means nothing."""
+        """Return the bill's keys that match this one, closest spelling first. On Azure the case of a key has no meaning."""
         forms = [form for form in tag_forms(name) if form in self.keys]
         if self._is_azure:
             folded = {form.lower() for form in tag_forms(name)}
             return list(dict.fromkeys([*forms, *(key for key in self.keys if key.lower() in folded)]))
-        # where the key itself is on the bill, one that differs in case or signs is another
+        # if the key itself is on the bill, one that differs in case or signs is another key
         return forms or [form for form in label_forms(name) if form in self.keys]
 
     def value_sql(self, names: Sequence[str]) -> str:
-        """The value of the first of these keys that is set, in any form exports give them; trimmed, null when empty."""
+        """Return SQL for the first of these keys that has a value, in any form exports give it; trimmed, null when empty."""
         return self.first_sql(form for name in names for form in self.forms_of(name))
 
     def first_sql(self, keys: Iterable[str]) -> str:
-        """The value of the first of these keys of the bill that is set; trimmed, null when empty."""
+        """Return SQL for the first of these keys of the bill that has a value; trimmed, null when empty."""
         values = [f"nullif(trim(json_extract_string({self.name}, {sql_text(json_path(key))})), '')" for key in dict.fromkeys(keys)]
         return f"coalesce({', '.join([*values, 'null::varchar'])})"
 
     def closest(self, names: Sequence[str]) -> dict[str, list[str]]:
-        """For each name, in order, the keys of the bill that are it and no closer to another of the names: `cluster_id` is not `ClusterId`."""
+        """Map each name to the bill's keys that match it and are not closer to another of the names: `cluster_id` is not `ClusterId`."""
         forms = {name: self.forms_of(name) for name in names}
         ranks = {name: {form: rank for rank, form in enumerate((*tag_forms(name), *label_forms(name)))} for name in forms}
         owner = {
@@ -178,9 +181,9 @@ class Tags:
         return {name: [key for key in found if owner[key] == name] for name, found in forms.items()}
 
     def collisions(self, keys: KeySettings) -> list[str]:
-        """Keys that differ in case or signs only ("Team and team"): each is read as itself, and people ought to know.
+        """Return keys that differ only in case or signs ("Team and team"). Each is read as itself, and operators should know.
 
-        Forms of one configured key are no collision: they are looked for on purpose.
+        Forms of one configured key are not collisions: they are looked for on purpose.
         """
         wanted = (*keys.run_id, *keys.job, *keys.attached_to, *keys.groups)
         meant = {key for name in wanted for key in self.forms_of(name)}
@@ -192,7 +195,7 @@ class Tags:
 
 
 def _in_workspaces(staged: Staged, jobs: pa.Array, is_azure: bool) -> pa.Array:
-    """Jobs of Azure ML that a tag names, in the workspace that the line is of."""
+    """Return the Azure ML jobs that a tag names, with the workspace of their line."""
     if not is_azure or jobs.null_count == len(jobs):
         return jobs
     codes, distinct = columns.combine([jobs, staged.column("resource_key")], ["job", "resource"])
@@ -202,7 +205,7 @@ def _in_workspaces(staged: Staged, jobs: pa.Array, is_azure: bool) -> pa.Array:
 
 
 def _number_resources(staged: Staged) -> None:
-    """A SLURM job is a resource of its cluster, as it is a job of it: two clusters have the same numbers."""
+    """Prefix numeric SLURM resources with their cluster, as their jobs are: two clusters have the same numbers."""
     codes, distinct = columns.combine([staged.column("resource_key"), staged.column("job_key")], ["resource", "job"])
     is_number = "regexp_matches(resource, '^[0-9]+([_+][0-9]+)?$') and regexp_matches(job, '^[^/]+/[0-9]+([_+][0-9]+)?$')"
     [keys] = staged.ask(distinct, f"case when {is_number} then split_part(job, '/', 1) || '/' || resource else resource end")
@@ -210,9 +213,10 @@ def _number_resources(staged: Staged) -> None:
 
 
 def place_instances(staged: Staged, name: str) -> None:
-    """Instances that a line of Compute Engine names without project and zone, in a column of names, get those of the line.
+    """Give Compute Engine instances in a column of names the line's project and zone, if the line names them without.
 
-    The id of a Databricks cluster, which its virtual machines carry, is no instance's: it is MMDD-HHMMSS-NAME ("Cluster information").
+    A Databricks cluster id, which the cluster's virtual machines carry, is not an instance: it is MMDD-HHMMSS-NAME ("Cluster
+    information").
     """
     services = staged.column("service_name")
     names = staged.column(name)
@@ -226,7 +230,7 @@ def place_instances(staged: Staged, name: str) -> None:
 
 
 def _of_another(staged: Staged, machines: pa.Array) -> pa.Array:
-    """The machine that the line of another resource names; a machine's own id in its tags says nothing."""
+    """Return the machine that the line of another resource names. A machine's own id in its tags adds nothing."""
     if machines.null_count == len(machines):
         return machines
     staged.set(attached_to=machines)
@@ -238,9 +242,11 @@ def _of_another(staged: Staged, machines: pa.Array) -> pa.Array:
 
 
 def _group_keys(staged: Staged, texts: pa.Array, placed_keys: Sequence[str], jobs: pa.Array) -> pa.Array:
-    """Lists of account|key|value, closest first. Of a job that `placed_keys` name, the value is the whole job, with its cluster or workspace.
+    """Return lists of account|key|value, closest first.
 
-    A node group is one of its cluster, where the line says which: account@CLUSTER|key|value.
+    If a key in `placed_keys` names a job, the value is the whole job, with its cluster or workspace.
+
+    A node group belongs to its cluster, if the line names it: account@CLUSTER|key|value.
     """
     import pyarrow as pa
 
@@ -265,5 +271,5 @@ def _group_keys(staged: Staged, texts: pa.Array, placed_keys: Sequence[str], job
 
 
 def json_path(key: str) -> str:
-    """The JSON path of a top-level key, whatever characters it has."""
+    """Return the JSON path of a top-level key, with any characters."""
     return '$."' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'

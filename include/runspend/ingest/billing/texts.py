@@ -1,10 +1,10 @@
-"""The rows of verified files as texts, whatever kind of file they lie in: CSV, Parquet or JSON.
+"""Reads the rows of verified files as texts, from CSV, Parquet or JSON.
 
-Put here how files are parsed, with every dialect fixed, and what is said when they cannot be. What columns mean is for the
-formats; `quick_csv.py` has the fast way FOCUS takes.
+Put here how files are parsed, with every dialect fixed, and the errors for files that cannot be parsed. The meaning of columns
+belongs to the formats; `quick_csv.py` has the fast path for FOCUS.
 
-Names of columns are those of the header. A field of a struct or of a JSON object is named with dots (`service.id`); lists
-and maps are JSON texts. Numbers of Parquet files are the shortest text that gives the number again.
+Columns have the names of the header. A field of a struct or of a JSON object is named with dots (`service.id`). Lists and maps are
+JSON texts. A number of a Parquet file becomes the shortest text that reads back as the same number.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ JSON_NUMBER = "-?[0-9]+(?:[.][0-9]+)?(?:[eE][-+]?[0-9]+)?"
 
 
 def read_header(source: str, name: str, file: VerifiedFile) -> list[str]:
-    """Column names of a file (a byte order mark is not part of the first). Raises SourceRefused."""
+    """Return a file's column names, without a byte order mark in the first. Raises SourceRefused."""
     if file.kind == "parquet":
         try:
             return _checked_width(source, name, list(_parquet_leaves(file.readable)))
@@ -57,32 +57,33 @@ def read_header(source: str, name: str, file: VerifiedFile) -> list[str]:
 
 
 def _checked_width(source: str, name: str, header: list[str]) -> list[str]:
-    """The header, if it is one a bill may have: what is asked of every column takes minutes for a hundred thousand."""
+    """Return the header if its width is possible for a bill: with a hundred thousand columns, reading would take minutes."""
     if len(header) > MAX_COLUMNS:
         raise refused(source, name, f"it has {len(header):,} columns, more than {MAX_COLUMNS:,}. Check what wrote it")
     return header
 
 
 def repeated_in(header: Sequence[str]) -> list[str]:
-    """Names that a header has more than once."""
+    """Return the names that a header has more than once."""
     return sorted(name for name, count in Counter(header).items() if count > 1)
 
 
 def delimiter_of(line: str) -> str:
-    """What separates the fields of a header line: nothing below it is asked, so no row can change it."""
+    """Return the delimiter of a header line. Rows are not looked at, so no row can change the delimiter."""
     return max(DELIMITERS, key=lambda d: (line.count(d), -DELIMITERS.index(d)))
 
 
 class NotPlain(Exception):
-    """A file that the quick way cannot read; nothing is wrong with it yet."""
+    """The fast path cannot read this file. It may still be correct."""
 
 
 def read_quickly(
     con: duckdb.DuckDBPyConnection, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str], room: Room
 ) -> Iterator[pa.Table]:
-    """The wanted columns of a CSV in which every record is one line, or of a Parquet file of plain columns and maps, a share at a
-    time, as coded texts; empty is null. The last column is `row_number`. Raises NotPlain, perhaps after some shares: those are to
-    be forgotten, and the file read slowly.
+    """Yield the wanted columns a share at a time, as dictionary-coded texts, with null for empty. The last column is `row_number`.
+
+    It reads a CSV in which every record is one line, or a Parquet file of plain columns and maps. Raises NotPlain, perhaps after some
+    shares: discard those, and read the file with `read_slowly`.
     """
     import pyarrow as pa
 
@@ -104,7 +105,7 @@ def read_quickly(
 
 
 def _read_lines(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str], part_bytes: int) -> Iterator[list[pa.Array]]:
-    """The wanted columns of a CSV, parsed a part at a time."""
+    """Yield the wanted columns of a CSV, parsed one part at a time."""
     import pyarrow as pa
     import pyarrow.csv as arrow_csv
 
@@ -132,13 +133,13 @@ def read_slowly(
     wanted: Sequence[str],
     share_rows: int,
 ) -> Iterator[pa.Table]:
-    """The same of any file. Raises SourceRefused for one that does not fit its header."""
+    """Yield the same shares as `read_quickly`, for any file. Raises SourceRefused if the file does not fit its header."""
     import duckdb
 
     try:
         yield from _shares(con, _relation(con, source, name, file, header, wanted), wanted, share_rows)
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
-        raise  # ours, not the file's
+        raise  # our failure, not the file's
     except duckdb.Error as error:
         raise _unread(source, name, error) from error
 
@@ -148,8 +149,10 @@ def _unread(source: str, name: str, error: Exception) -> SourceRefused:
 
 
 def read_whole_rows(con: duckdb.DuckDBPyConnection, source: str, name: str, file: VerifiedFile, numbers: Sequence[int]) -> dict[int, str]:
-    """A few rows with every column, as JSON objects: what is set aside is kept whole. Raises SourceRefused where the file is damaged
-    behind them."""
+    """Return a few rows with every column, as JSON objects, because quarantined rows are kept whole.
+
+    Raises SourceRefused if the file is damaged after them.
+    """
     import duckdb
 
     header = read_header(source, name, file)
@@ -158,7 +161,7 @@ def read_whole_rows(con: duckdb.DuckDBPyConnection, source: str, name: str, file
         relation = _relation(con, source, name, file, header, names)
         found = con.execute(f"select * from ({relation}) where {ROW_NUMBER} in (select unnest(?))", [list(numbers)]).fetchall()
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
-        raise  # ours, not the file's
+        raise  # our failure, not the file's
     except duckdb.Error as error:
         raise _unread(source, name, error) from error
     rows = [dict(zip([*names, ROW_NUMBER], row, strict=True)) for row in found]
@@ -190,7 +193,7 @@ class Part(io.RawIOBase):
 
 
 def parts_of(path: Path, part_bytes: int) -> Iterator[Part]:
-    """The lines behind the header, at most `part_bytes` and one line at a time: what is parsed at once must fit into memory."""
+    """Yield the lines after the header in parts of at most `part_bytes` plus one line, so that each part fits into memory."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
@@ -208,7 +211,7 @@ def parts_of(path: Path, part_bytes: int) -> Iterator[Part]:
 
 
 def ends_whole(path: Path, width: int) -> bool:
-    """Whether the last line is a record by itself: a file cut inside a quoted field ends in one that is not."""
+    """Return whether the last line is a complete record. In a file cut inside a quoted field it is not."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - MAX_LINE_BYTES))
@@ -222,7 +225,7 @@ def ends_whole(path: Path, width: int) -> bool:
 
 
 def _blank_lines_at_end(path: Path) -> int:
-    """Empty lines behind the last record, as some exports write; one elsewhere makes a file that is read slowly."""
+    """Count the empty lines after the last record, which some exports write. A file with an empty line elsewhere is read slowly."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - BLOCK_BYTES))
@@ -231,7 +234,7 @@ def _blank_lines_at_end(path: Path) -> int:
 
 
 def csv_sql(path: Path, types: Sequence[str], nulls: Sequence[str], delimiter: str = ",") -> str:
-    """DuckDB's CSV reader with everything fixed: sniffing once read a ragged file as one column, without an error."""
+    """Return SQL for DuckDB's CSV reader with every option fixed: sniffing once read a ragged file as one column, without an error."""
     named = ", ".join(f"'c{i}': '{t}'" for i, t in enumerate(types))
     return (
         f"read_csv({sql_text(str(path))}, auto_detect = false, header = true, delim = {sql_text(delimiter)}, quote = '\"', escape = '\"', "
@@ -241,10 +244,10 @@ def csv_sql(path: Path, types: Sequence[str], nulls: Sequence[str], delimiter: s
 
 
 def even_row_ends(path: Path, width: int, folder: Path) -> Path | None:
-    """The same rows, each ended by a line feed, in a file in `folder`; None if the file is no CSV of that many columns.
+    """Write the same rows, each ended by a line feed, to a file in `folder`. Return None if it is not CSV with that many columns.
 
-    Rows that end one way and hold a line break of the other kind inside quotes are valid CSV (Python's own writer makes
-    them), but DuckDB 2.0 refuses to read them. A stray carriage return makes a short row, and so None.
+    Rows that end one way and hold the other kind of line break inside quotes are valid CSV (Python's own writer makes them).
+    DuckDB 2.0 refuses to read them. A stray carriage return makes a short row, and so None.
     """
     target = folder / f"{path.name}.even"
     csv.field_size_limit(MAX_LINE_BYTES)
@@ -262,9 +265,10 @@ def even_row_ends(path: Path, width: int, folder: Path) -> Path | None:
 
 
 def check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int, delimiter: str) -> None:
-    """DuckDB drops one empty field too many at a row's end, even if a stray delimiter shifted the fields before it.
+    """Raise SourceRefused if a row has too many fields: DuckDB drops one empty field too many at a row's end.
 
-    Lines that end in a delimiter and hold too many are found by counting; the CSV module, slow and exact, then judges.
+    It does so even if a stray delimiter shifted the fields before it. Lines that end in a delimiter and have too many are found by
+    counting. The CSV module, slow and exact, then decides.
     """
     [row] = con.execute(
         "select count(*) from (select regexp_replace(line, '\"[^\"]*\"', '', 'g') as line from read_csv("
@@ -287,7 +291,7 @@ def check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path:
 
 
 def find_delimiter(path: Path) -> str:
-    """What separates the fields of a CSV file, by its header line."""
+    """Return the delimiter of a CSV file, by its header line."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
         return delimiter_of(opened.readline(MAX_LINE_BYTES))
 
@@ -298,7 +302,7 @@ def find_delimiter(path: Path) -> str:
 def _relation(
     con: duckdb.DuckDBPyConnection, source: str, name: str, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
 ) -> str:
-    """SQL for the wanted columns as texts and `row_number`, the first row being 1."""
+    """Return SQL for the wanted columns as texts, and for `row_number`, which starts at 1."""
     if file.kind == "parquet":
         path = narrowed(file.readable, work_folder(con))
         leaves = _parquet_leaves(path)
@@ -317,13 +321,13 @@ def _relation(
 
 
 def work_folder(con: duckdb.DuckDBPyConnection) -> Path:
-    """Where the engine may write: never beside a file of the user's."""
+    """Return the folder the engine may write to, which is never the folder of a user's file."""
     [(spill,)] = con.execute("select current_setting('temp_directory')").fetchall()
     return Path(spill).parent
 
 
 def _sound_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int) -> str:
-    """`csv_sql` of the file, or of a copy with even row ends where the file's own are what DuckDB stumbles over."""
+    """Return `csv_sql` of the file, or of a copy with even row ends if DuckDB cannot read the file's own."""
     import duckdb
 
     delimiter = find_delimiter(path)
@@ -340,21 +344,21 @@ def _sound_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Pat
 
 
 def _shares(con: duckdb.DuckDBPyConnection, query: str, wanted: Sequence[str], share_rows: int) -> Iterator[pa.Table]:
-    """The rows of a query, so many at a time, texts coded."""
+    """Yield the rows of a query a share at a time, with coded texts."""
     import pyarrow as pa
 
     con.execute(f"create or replace temp table texts as {query}")
     [(rows,)] = con.execute("select count(*) from texts").fetchall()
     for start in range(0, rows, share_rows):
         share = con.sql(f"from texts where rowid >= {start} and rowid < {start + share_rows} order by rowid").to_arrow_table()
-        # By their places: of names that differ in case alone DuckDB makes others.
+        # By position: DuckDB renames columns whose names differ only in case.
         coded = [one_piece(column).cast(pa.string()).dictionary_encode() for column in share.columns[:-1]]
         yield pa.table([*coded, one_piece(share.column(ROW_NUMBER))], names=[*wanted, ROW_NUMBER])
     con.execute("drop table texts")
 
 
 def _parquet_leaves(path: Path) -> dict[str, str]:
-    """Column -> SQL for its text."""
+    """Map each column to the SQL for its text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -375,14 +379,14 @@ def _parquet_leaves(path: Path) -> dict[str, str]:
 
 
 def exact_json_sql(path: Path) -> str:
-    """SQL for the objects of a JSON file, with no digit of a number lost.
+    """Return SQL for the objects of a JSON file that keeps every digit of a number.
 
-    DuckDB reads a number with a point or a power as a double, which keeps 15 digits of any number. Where an object has a longer one,
-    its numbers become texts, outside of the texts it has; all others stay as they are, which is much faster.
+    DuckDB reads a number with a decimal point or an exponent as a double, which keeps only 15 digits reliably. If an object has a
+    longer number, its numbers outside of texts become texts. All other objects stay as they are, which is much faster.
     """
     objects = f"read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
     pieces = f"regexp_extract_all(written, {sql_text(JSON_PIECES)})"
-    # Most objects have no run that long: counting digits is for those that do.
+    # Most objects have no run of digits that long: only those that do are counted.
     is_long = (
         "case when regexp_matches(written, '[0-9.]{16}') then coalesce(list_max(list_transform("
         "regexp_extract_all(written, '[0-9]+(?:[.][0-9]+)?'), lambda number: length(ltrim(replace(number, '.', ''), '0')))) > 15, false) else false end"
@@ -396,10 +400,10 @@ def exact_json_sql(path: Path) -> str:
 
 
 def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
-    """Field -> SQL for its text, over all objects of a file of JSON lines or of one JSON list."""
+    """Map each field to the SQL for its text, over all objects of a file of JSON lines or of one JSON list."""
     import duckdb
 
-    # Grouping structures as they are keeps every row's in memory; most rows have one of a few.
+    # Grouping the structures directly would keep every row's in memory. Most rows have one of a few.
     query = (
         "select distinct cast(json_structure(json) as varchar), case when len(json_keys(json)) <> len(list_distinct(json_keys(json))) then json_keys(json) end "
         f"from read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
@@ -428,7 +432,7 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
 
 
 def _merge_structures(one: Any, other: Any) -> Any:
-    """What both structures have. A field that is an object here and null or empty ({}, of which DuckDB says JSON) there is an object."""
+    """Merge two structures. A field that is an object in one and null or empty ({}, which DuckDB calls JSON) in the other is an object."""
     if isinstance(one, dict) and isinstance(other, dict):
         return {key: _merge_structures(one.get(key, "NULL"), other.get(key, "NULL")) for key in {**one, **other}}
     if other in ("NULL", "JSON") or one == other:
@@ -441,7 +445,7 @@ def _quoted(name: str) -> str:
 
 
 def explain(message: str) -> str:
-    """DuckDB's CSV error as half a sentence: line, fields found and expected."""
+    """Return DuckDB's CSV error as half a sentence: the line, and the fields found and expected."""
     line = re.search(r"on Line: (\d+)", message)
     place = f"line {line[1]}: " if line else ""
     if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):

@@ -1,6 +1,6 @@
-"""What is staged, counted and summed: periods, accounts, totals per currency, differences per day, and what could not be read.
+"""Counts and sums staged rows: periods, accounts, totals per currency, sums per day, and quarantined rows.
 
-Put here questions about staged rows whose answers are small. Rows themselves are written by `billing_lines.py`.
+Put here questions about staged rows with small answers. The rows are written by `billing_lines.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 from runspend.ingest.billing.staging import LINE_ID, Beside, Staged
 
 EXACT = Context(prec=76)
-# How far a bill reaches. A line of a whole month (a DNS zone, a licence) is there from the 1st and ends in the future: it says nothing of the
-# days. Where all lines are such, it is all there is.
+# How far a bill reaches. A line of a whole month (a DNS zone, a license) exists from the 1st and ends in the future, so it does not
+# show which days are covered. It is used only if the bill has no other lines.
 REACH = (
     "coalesce(max(charge_period_end) filter (charge_category = 'Usage' and trouble is null and charge_period_end - charge_period_start <= interval 25 hours), "
     "max(charge_period_end) filter (charge_category = 'Usage' and trouble is null))"
@@ -26,7 +26,7 @@ COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
 
 
 def choose(staged: Staged | Beside, period: str, file_indexes: Sequence[int]) -> None:
-    """Say which rows the questions of this connection are about: those of a period in some files."""
+    """Choose the rows that later questions on this connection cover: those of a period in some files."""
     staged.con.execute(f"set variable period = date '{period}-01'")
     staged.con.execute("create or replace temp table chosen_files as select unnest(?)::integer as file_index", [list(file_indexes)])
 
@@ -36,7 +36,7 @@ CHOSEN = "billing_period = getvariable('period') and file_index in (select file_
 
 @dataclass(frozen=True)
 class Totals:
-    """What one currency of one period sums to."""
+    """The sums of one currency in one period."""
 
     currency: str
     row_count: int
@@ -50,7 +50,7 @@ class Totals:
 
 
 def read_totals(staged: Staged, period: str, file_indexes: Sequence[int]) -> list[Totals]:
-    """Totals per currency of what `write_lines` writes for the same arguments."""
+    """Return totals per currency of the rows that `write_lines` writes for the same arguments."""
     choose(staged, period, file_indexes)
     sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
     rows = staged.con.execute(
@@ -63,7 +63,7 @@ def read_totals(staged: Staged, period: str, file_indexes: Sequence[int]) -> lis
 
 
 def _rounded(staged: Staged) -> dict[str, Decimal]:
-    """Per currency: the sum of delivered minus loaded BilledCost, exactly, over texts with more than 22 decimals."""
+    """Return, per currency, the exact sum of delivered minus loaded BilledCost over texts with more than 22 decimals."""
     sums: dict[str, Decimal] = {}
     for currency, text, loaded, rows in staged.con.execute(
         "select billing_currency, long_billed_cost, billed_cost, count(*) from staged "
@@ -93,7 +93,7 @@ class FedPeriod:
 
 
 def read_census(staged: Staged) -> list[FedPeriod]:
-    """Which files feed which periods of which accounts, over which charge days, with how much money."""
+    """Return which files feed which periods of which accounts, with their charge days and amounts."""
     rows = staged.con.execute(
         "select file_index, strftime(billing_period, '%Y-%m'), coalesce(billing_account_id, ''), coalesce(billing_currency, ''), "
         "count(*) filter (trouble is null), count(*) filter (trouble is not null), coalesce(sum(billed_cost) filter (trouble is null), 0)::decimal(38, 22), "
@@ -103,7 +103,7 @@ def read_census(staged: Staged) -> list[FedPeriod]:
 
 
 def read_periods(staged: Staged) -> set[str]:
-    """The billing periods that rows tell."""
+    """Return the billing periods of the rows."""
     rows = staged.con.execute(
         "select strftime(billing_period, '%Y-%m') from (select distinct billing_period from staged) where billing_period is not null"
     ).fetchall()
@@ -111,7 +111,7 @@ def read_periods(staged: Staged) -> set[str]:
 
 
 def read_evidence(staged: Staged) -> dict[str, Any]:
-    """What runs could be found by: rows of usage and how many of them name a resource, a run, a job; and whose bill it is."""
+    """Return the evidence for finding runs: usage rows, how many name a resource, a run or a job, and the bill's accounts."""
     [(usage, resources, runs, jobs)] = staged.con.execute(
         "select count(*), count(resource_key), count(run_tag), count(job_key) from staged where trouble is null and charge_category = 'Usage'"
     ).fetchall()
@@ -123,7 +123,7 @@ def read_evidence(staged: Staged) -> dict[str, Any]:
 
 
 def read_quarantine(staged: Staged, period: str, file_indexes: Sequence[int]) -> list[dict[str, Any]]:
-    """The period's rows that could not be read, whole."""
+    """Return the period's quarantined rows as a whole."""
     if not staged.has("trouble"):
         return []
     choose(staged, period, file_indexes)
@@ -137,7 +137,7 @@ def read_quarantine(staged: Staged, period: str, file_indexes: Sequence[int]) ->
 
 
 def read_day_sums(staged: Staged | Beside) -> DaySums:
-    """(charge date, service, sub-account, currency) of the rows that are chosen -> the four costs, in the order of COSTS."""
+    """Map (charge date, service, sub-account, currency) of the chosen rows to the four costs, in the order of COSTS."""
     sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
     rows = staged.con.execute(
         f"select day_of(charge_period_start), coalesce(service_name, ''), coalesce(sub_account_id, ''), billing_currency, {sums} "
@@ -147,7 +147,7 @@ def read_day_sums(staged: Staged | Beside) -> DaySums:
 
 
 def find_overlap(staged: Staged, period: str, file_indexes: Sequence[int]) -> tuple[int, int, str, date] | None:
-    """The first (file, file, billing account, charge day) that two files both hold."""
+    """Return the first (file, file, billing account, charge day) that two files both hold."""
     choose(staged, period, file_indexes)
     pairs = staged.con.execute(
         f"select min(file_index), max(file_index), coalesce(billing_account_id, ''), day_of(charge_period_start) from staged where trouble is null and {CHOSEN} "
@@ -157,14 +157,14 @@ def find_overlap(staged: Staged, period: str, file_indexes: Sequence[int]) -> tu
 
 
 def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, str]) -> tuple[str, str, str, date] | None:
-    """The first (export, export, account, charge day) that files of two exports both hold."""
+    """Return the first (export, export, account, charge day) that files of two exports both hold."""
     choose(staged, period, list(exports))
     staged.con.execute(
         "create or replace temp table exports as select unnest(?)::integer as file_index, unnest(?) as export",
         [list(exports), list(exports.values())],
     )
     pairs = staged.con.execute(
-        # The last part of a path, in one case: FOCUS exports of Azure name a subscription by its path, cost exports by its id.
+        # The last part of a path, in one case: Azure's FOCUS exports name a subscription by its path, its cost exports by its id.
         "select min(export), max(export), lower(regexp_extract(coalesce(sub_account_id, billing_account_id, ''), '[^/]*$')), "
         "day_of(charge_period_start) from staged "
         f"join exports using (file_index) where trouble is null and {CHOSEN} "
@@ -174,7 +174,7 @@ def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, s
 
 
 def read_charge_range(staged: Staged | Beside) -> dict[str, str | None]:
-    """First and last instant that the lines that are chosen charge for, ISO texts: what runs can overlap them."""
+    """Return the first and last instant that the chosen lines charge for, as ISO texts. Only runs within them can overlap the lines."""
     [(first, last)] = staged.con.execute(
         f"select min(charge_period_start), max(charge_period_end) from staged where trouble is null and {CHOSEN}"
     ).fetchall()
@@ -182,8 +182,10 @@ def read_charge_range(staged: Staged | Beside) -> dict[str, str | None]:
 
 
 def read_bill_digest(staged: Staged | Beside) -> str:
-    """Digest of the rows that are chosen as they were delivered, whatever the files, their order, the settings, or how lines were split by what
-    is not the bill's: equal while the bill is."""
+    """Return a digest of the chosen rows as delivered, which is equal as long as the bill is.
+
+    It does not depend on the files, their order, the settings, or how weights of other sources split lines.
+    """
     [row] = staged.con.execute(
         f"select coalesce(sum(rows), 0), coalesce(sum(hash_sum), 0), coalesce(bit_xor(hash_xor), 0) from {staged.delivered_rows} where {CHOSEN}"
     ).fetchall()

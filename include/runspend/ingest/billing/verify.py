@@ -1,7 +1,7 @@
-"""Verification of delivered files before a row of them is read: size, checksum, full gzip CRC, limits.
+"""Verifies delivered files before any row is read: size, checksum, full gzip CRC, limits.
 
-Put here what can be said of a file without knowing its format's columns. A reader that trusts a damaged file reads part
-of it: DuckDB reads a gzip with a flipped byte without an error. What the rows mean does not belong here.
+Put here checks that do not need the columns of a format. A reader that trusts a damaged file misses parts: DuckDB reads a
+gzip with a flipped byte without an error. The meaning of rows does not belong here.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 from runspend.core.errors import SourceRefused
 
 CHUNK_BYTES = 1 << 20
-# A line longer than this is not a bill line; DuckDB is told the same limit, for lines inside quotes.
+# A longer line is not a bill line. DuckDB gets the same limit, for lines inside quotes.
 MAX_LINE_BYTES = 16 << 20
-# Bills compress 8 to 40 times. A small file may be anything; beyond `RATIO_FROM_BYTES` of text the ratio is judged.
+# Bills compress 8 to 40 times. A small file may have any ratio; it is checked from `RATIO_FROM_BYTES` of text on.
 MAX_RATIO = 250
 RATIO_FROM_BYTES = 64 << 20
 MAX_TEXT_BYTES = 200 << 30
-MAX_COLUMNS = 5_000  # the widest real export known has below 1,000: a legacy AWS report with every tag
+MAX_COLUMNS = 5_000  # the widest real export known has fewer than 1,000: a legacy AWS report with every tag
 PARQUET_MAGIC = b"PAR1"
 
 
@@ -35,11 +35,11 @@ class VerifiedFile:
     kind: str  # csv, json or parquet
     bytes: int
     sha256: str
-    lines: int = 0  # of text; a last one without an end counts
+    lines: int = 0  # of text; a last line without a line end counts
 
 
 def verify_file(source: str, name: str, path: Path, *, stated_bytes: int | None, unpack_to: Path) -> VerifiedFile:
-    """Read the whole file once. Raises SourceRefused that names the file and what is wrong with it."""
+    """Read the whole file once. Raises SourceRefused with the file's name and what is wrong with it."""
     try:
         return _verify(source, name, path, stated_bytes, unpack_to)
     except FileNotFoundError as error:
@@ -61,7 +61,7 @@ def _verify(source: str, name: str, path: Path, stated_bytes: int | None, unpack
         return VerifiedFile(unpack_to, kind, size, digest, lines)
     hashed = hashlib.sha256()
     text = _LineGuard(source, name)
-    with ThreadPoolExecutor(1) as beside:  # hashing lets go of the interpreter: the next piece is read and looked at meanwhile
+    with ThreadPoolExecutor(1) as beside:  # hashing releases the interpreter lock: the next piece is read and checked meanwhile
         hashing = beside.submit(hashed.update, b"")
         for chunk in _chunks(path):
             text.take(chunk)
@@ -72,7 +72,7 @@ def _verify(source: str, name: str, path: Path, stated_bytes: int | None, unpack
 
 
 class _LineGuard:
-    """Refuses text no CSV of a bill contains: NUL bytes, endless lines, nothing at all."""
+    """Refuses text that no CSV of a bill contains: NUL bytes, endless lines, an empty file."""
 
     def __init__(self, source: str, name: str) -> None:
         self.source, self.name = source, name
@@ -94,14 +94,14 @@ class _LineGuard:
         self.since_newline = longest if first < 0 else len(chunk) - chunk.rfind(b"\n") - 1
 
     def finish(self) -> int:
-        """The number of lines."""
+        """Return the number of lines."""
         if not self.bytes:
             raise _refused(self.source, self.name, "it is empty, not even a header. Deliver it again")
         return self.newlines + (self.since_newline > 0)
 
 
 def _unpack(source: str, name: str, path: Path, unpack_to: Path) -> tuple[str, int]:
-    """Unpack a gzip of one or more members, every CRC checked by zlib; the digest (of the packed bytes) and the lines of text."""
+    """Unpack a gzip of one or more members; zlib checks every CRC. Returns the digest of the packed bytes and the lines of text."""
     digest = hashlib.sha256()
     text = _LineGuard(source, name)
     packed = path.stat().st_size
@@ -167,7 +167,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space where files are unpacked; also the most DuckDB may spill there."""
+    """Return the free space where files are unpacked, which also limits how much DuckDB may spill there."""
     return shutil.disk_usage(folder).free
 
 

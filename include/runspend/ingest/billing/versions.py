@@ -1,7 +1,7 @@
-"""Versions of a bill: which files make one, whether it may replace the one in place, and what it changed.
+"""Decides about versions of a bill: which files make one, whether it may replace the one in place, and what it changed.
 
-Put here the rows of `billing_loads` and `bill_changes` and the rules that refuse a version. How rows are read and settled
-does not belong here; nothing here opens a file.
+Put here the rows of `billing_loads` and `bill_changes` and the rules that refuse a version. Reading and normalizing rows does not
+belong here; this module opens no file.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ ZERO = Decimal(0)
 class FedFile:
     """One file's part in a version. `state` is read, duplicate (another file has the same bytes) or older (a newer file won).
 
-    `stamp` is what vouches that a file of this name is this one, where its place vouches for anything (`Entry.stamp`): then it
-    is not fetched again. `format` and `label` are as what it was read.
+    `stamp` proves that a file of this name is the same one, if its store vouches for files (`Entry.stamp`): then it is not fetched
+    again. `format` and `label` are what it was read as.
     """
 
     name: str
@@ -46,7 +46,7 @@ class FedFile:
 
 @dataclass
 class Book:
-    """What is known of one period of one bill before tonight: the rows of `billing_loads`."""
+    """The rows of `billing_loads` for one period of one bill before this load."""
 
     source: str
     period: str
@@ -54,7 +54,7 @@ class Book:
 
     @property
     def current(self) -> list[dict[str, Any]]:
-        """The rows of the version in place, one per currency; empty when none was ever good."""
+        """The rows of the version in place, one per currency; empty if no version was ever good."""
         return [row for row in self.rows if row["state"] == "current"]
 
     @property
@@ -77,25 +77,25 @@ class Book:
 
 
 def read_book(source: str, period: str, loads: pa.Table | None) -> Book:
-    """The book of a period from its `billing_loads` rows, or an empty one."""
+    """Return the book of a period from its `billing_loads` rows, or an empty one."""
     return Book(source, period, [] if loads is None else loads.to_pylist())
 
 
 def settings_key(format_name: str, rules: Rules, source: BillSource) -> str:
-    """What besides the files decides the rows: part of the version, so that a change in the configuration is a new version."""
+    """Return what decides the rows, apart from the files. It is part of the version: a changed configuration makes a new version."""
     own = source.model_dump(mode="json", include={"only", "currency", "prices", "slurm"}, exclude_none=True)
     return json.dumps([SETTLE_VERSION, format_name, rules.said(), *([own] if own else [])], sort_keys=True)
 
 
 def version_of(digests: Iterable[str], settings: str) -> str:
-    """The version that files (by their SHA-256) make, whatever their names and order. Two parts of the same bytes are two."""
+    """Return the version of a set of files (by their SHA-256); names and order do not matter. Two parts with the same bytes count twice."""
     return hashlib.sha256("\n".join([*sorted(digests), settings]).encode()).hexdigest()[:32]
 
 
 def refusal(
     source: BillSource, book: Book, version: str, delivered_at: datetime, totals: Sequence[Totals], accept: Collection[str]
 ) -> str | None:
-    """Why a version must not replace the one in place; None when it may. `accept` names what was refused on purpose."""
+    """Return why a version must not replace the one in place, or None if it may. `accept` names refusals that a person accepted."""
     key = f"{source.name}:{book.period}"
     if not book.current or key in accept:
         return None
@@ -120,7 +120,7 @@ def refusal(
 
 @dataclass(frozen=True)
 class VersionFacts:
-    """One version as `billing_loads` tells it."""
+    """One version as `billing_loads` records it."""
 
     version: str
     files: Sequence[FedFile]
@@ -133,8 +133,8 @@ class VersionFacts:
 
 
 def add_version(book: Book, facts: VersionFacts, reason: str | None) -> list[dict[str, Any]]:
-    """The book's rows with this version: current (the one before becomes replaced), or refused with the reason."""
-    # A version that comes back after another gets rows of its own, so that `--as-of` finds what was in place when.
+    """Return the book's rows with this version: current (the previous one becomes replaced), or refused with the reason."""
+    # A version that returns after another gets new rows, so that `--as-of` finds what was in place at any time.
     kept = [row for row in book.rows if row["version"] != facts.version or row["state"] != "refused"]
     if reason is None:
         kept = [{**row, "state": "replaced"} if row["state"] == "current" else row for row in kept]
@@ -152,7 +152,7 @@ def add_version(book: Book, facts: VersionFacts, reason: str | None) -> list[dic
             "delivered_at": facts.delivered_at,
             "files": files_json(facts.files),
             "row_count": t.row_count,
-            # Rows whose currency cannot be read belong to none: they are counted with the first.
+            # Rows whose currency cannot be read belong to no currency: they are counted with the first.
             "quarantined_count": facts.quarantined if t is totals[0] else 0,
             **dict(zip(COSTS, t.costs, strict=True)),
             "null_list_count": t.null_list_count,
@@ -171,12 +171,12 @@ def add_version(book: Book, facts: VersionFacts, reason: str | None) -> list[dic
 
 
 def files_json(files: Sequence[FedFile]) -> str:
-    """The value of `billing_loads.files`."""
+    """Return the value of `billing_loads.files`."""
     return json.dumps([{key: value for key, value in vars(f).items() if value is not None} for f in files])
 
 
 def is_recorded(book: Book, version: str, reason: str) -> bool:
-    """Whether this refusal is in the book already, so that a night that changes nothing writes nothing."""
+    """Return whether the book already has this refusal, so that a load that changes nothing writes nothing."""
     return any(row["version"] == version and row["state"] == "refused" and row["reason"] == reason for row in book.rows)
 
 
@@ -186,8 +186,10 @@ DaySums = Mapping[tuple[Any, str, str, str], tuple[Decimal, ...]]
 def add_changes(
     source: str, period: str, before: pa.Table | None, sums: DaySums, version: str, number: int, load_id: str
 ) -> list[dict[str, Any]]:
-    """`bill_changes` with what this version changed. The first version changes nothing into all; so the rows of a period
-    sum to the bill in place, and what was there before is the sum of the rows before."""
+    """Return `bill_changes` with the changes of this version. The first version changes nothing into all of its costs.
+
+    So all rows of a period sum to the bill in place, and the rows before a version sum to the bill before it.
+    """
     rows = [] if before is None else before.to_pylist()
     in_place: dict[tuple[Any, str, str, str], list[Decimal]] = {}
     for row in rows:
@@ -216,19 +218,19 @@ def add_changes(
 
 
 def plain(amount: Decimal) -> str:
-    """A decimal without exponent or trailing zeros, at least two places."""
+    """Return a decimal without exponent or trailing zeros, with at least two decimal places."""
     text = f"{amount:f}"
     whole, _, places = text.partition(".")
     return f"{whole}.{places.rstrip('0').ljust(2, '0')}"
 
 
 def loads_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows of `billing_loads` as Arrow."""
+    """Return rows of `billing_loads` as Arrow."""
     return _table(BILLING_LOADS.arrow_schema(), rows)
 
 
 def changes_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows of `bill_changes` as Arrow."""
+    """Return rows of `bill_changes` as Arrow."""
     return _table(BILL_CHANGES.arrow_schema(), rows)
 
 

@@ -1,6 +1,6 @@
-"""Parquet files with decimals of more than 38 digits, such as BigQuery's BIGNUMERIC: the engine would make doubles of them.
+"""Converts Parquet files with decimals of more than 38 digits, such as BigQuery's BIGNUMERIC, which the engine would read as doubles.
 
-Put here how such a file becomes one the engine reads exactly, its wide decimals being texts, wherever in a structure they lie.
+Put here how such a file becomes one that the engine reads exactly: its wide decimals become texts, at any depth of a structure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BATCH_ROWS = 65_536
 
 
 def narrowed(path: Path, folder: Path) -> Path:
-    """The file itself, or where it has wide decimals a copy in `folder` with texts in their place."""
+    """Return the file itself, or if it has wide decimals, a copy in `folder` with texts in their place."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -33,7 +33,7 @@ def narrowed(path: Path, folder: Path) -> Path:
 
 
 def _narrow(kind: pa.DataType) -> pa.DataType:
-    """A type with texts in the place of wide decimals."""
+    """Return a type with texts in the place of wide decimals."""
     import pyarrow as pa
 
     if pa.types.is_decimal256(kind):

@@ -1,8 +1,8 @@
-"""Runs from MLflow, two ways with the same rows: through its API (`api.py`) or straight from its database (`database.py`).
+"""Read runs from MLflow in two ways that give the same rows: through its API (`api.py`) or from its database (`database.py`).
 
-`extract.py` is the order of one extract, `rows.py` with its SQL files what a row means, `dimension_sources.py` what the configuration adds
-to it, `raw.py` what both ways hand over, `revisions.py` the database schemas they know. `links.py` reads what keeps artifacts where they
-are. None of that writes to MLflow, and nothing here knows where tables are kept.
+`extract.py` orders one extract. `rows.py` and its SQL files define what a row means; `dimension_sources.py` adds the configuration.
+`raw.py` defines the rows of both readers, `revisions.py` the supported database schemas. `links.py` reads what keeps artifacts in
+place. None of these write to MLflow, and nothing here knows where tables are stored.
 """
 
 from runspend.ingest.tracking.extract import Extract, choose_months, extract_server, probe_server

@@ -1,6 +1,6 @@
-"""Through MLflow's own client: any tracking URI it knows.
+"""Read MLflow through its own client, with any tracking URI that it supports.
 
-Put here the paging and which workspaces are read. Logging in is `client.py`'s, what rows mean is decided in `runs.sql`.
+Put here the paging and the choice of workspaces. `client.py` logs in; `runs.sql` decides what rows mean.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PAGE_RUNS = 1_000
-LARGEST_PAGE = 50_000  # MLflow refuses more
+LARGEST_PAGE = 50_000  # MLflow's limit
 PAGE_EXPERIMENTS = 1_000
 PAGE_OWNERS = 500
 PAGE_POINTS = 25_000
 TRACES_PER_REQUEST = 50
-LONGEST_MODEL = 500  # as MLflow's database cuts it
+LONGEST_MODEL = 500  # the length that MLflow's database cuts it to
 EXPERIMENTS_PER_REQUEST = 500
 
 class ApiReader:
-    """MLflow's rows as its client gives them, one workspace after the other."""
+    """MLflow's rows from its client, one workspace after the other."""
 
     def __init__(self, server: TrackingServer, progress: Callable[[str], None]) -> None:
         self.name = server.name
@@ -43,8 +43,8 @@ class ApiReader:
         self._progress = progress
         self._client = Client(server)
         self._store: Any = None
-        self._experiments: dict[str | None, list[str]] = {}  # ids by workspace; None where the server has none
-        self._workspace_of: dict[str, str | None] = {}  # of the runs that may be asked for one by one
+        self._experiments: dict[str | None, list[str]] = {}  # ids by workspace; the key None on a server without workspaces
+        self._workspace_of: dict[str, str | None] = {}  # of the runs that may be requested one by one
         self.links = ApiLinks(self._client, self._workspace_of)
         self._noted_at = time.monotonic()
 
@@ -57,7 +57,7 @@ class ApiReader:
         self._store = None
 
     def _list_workspaces(self) -> list[str | None]:
-        """The workspaces to read; [None] where the server has none, or only the default one is asked for."""
+        """Return the workspaces to read; [None] if the server has none, or if only the default one is wanted."""
         wanted = self._server.workspaces
         there = self._client.find_workspaces()
         if there is None:
@@ -137,7 +137,7 @@ class ApiReader:
         return self._client.ask(lambda: self._store.search_runs(ids, condition, ViewType.ALL, limit, [order], token))
 
     def list_months(self) -> list[str]:
-        """The start months that hold runs: one question per month there is."""
+        """Return the start months that have runs, with one request per month."""
         months = set()
         for workspace, ids in self._chunks():
             with self._client.in_workspace(workspace):
@@ -154,7 +154,10 @@ class ApiReader:
         return sorted(months)
 
     def _later(self, start: int, asked: int, after: int) -> int:
-        """The time from which to ask for the next month. Refuses an answer from before the time asked for: it would never end."""
+        """Return the time from which to ask for the next month.
+
+        Refuses an answer from before the requested time: the loop would never end.
+        """
         if start < asked:
             raise SourceUnreachable(
                 self.name, f"cannot read {self.name}: asked for what began later, it answers with what began before. Check the server. Its last good data stay."
@@ -165,13 +168,13 @@ class ApiReader:
         return sum(batch.num_rows for batch in self.read_runs(None, raw.Keys((), ())))
 
     def narrow_keys(self, wanted: raw.Keys) -> raw.Keys:
-        return wanted  # runs come with all their tags and params, and nobody can be asked
+        return wanted  # runs come with all their tags and params, and the API has no query for keys
 
     def read_runs(self, months: Sequence[str] | None, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
         for month in self.list_months() if months is None else months:
             first, after = raw.month_bounds(month)
             for workspace, ids in self._chunks():
-                # Entered for each question, not around the loop: what consumes this generator may be another thread.
+                # Entered for each request, not around the loop: another thread may consume this generator.
                 if month == raw.NO_START:
                     yield from self._read_range(workspace, ids, -(2**62), after, keys)
                     yield from self._read_range(workspace, ids, raw.LAST_MS, 2**62, keys)
@@ -179,13 +182,13 @@ class ApiReader:
                     yield from self._read_range(workspace, ids, first, after, keys)
 
     def _read_range(self, workspace: str | None, ids: list[str], first: int, after: int, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
-        """Runs that started in [first, after), each once, whatever is created or removed meanwhile.
+        """Yield runs that started in [first, after), each once, even if runs are created or removed meanwhile.
 
-        MLflow's page tokens are offsets: a run that disappears shifts the rest. So each page starts where the one before
-        ended in time, and grows while all of it started in the same millisecond. Only beyond MLflow's largest page, in
-        one millisecond, is a token used.
+        MLflow's page tokens are offsets: a run that disappears shifts the rest. So each page starts at the time where the previous
+        one ended, and grows while all its runs started in the same millisecond. A token is used only if one millisecond has
+        more runs than MLflow's largest page.
         """
-        done: set[str] = set()  # runs of the millisecond the next page starts in
+        done: set[str] = set()  # runs of the millisecond in which the next page starts
         token: str | None = None
         tokens = PageTokens(self.name)
         limit = PAGE_RUNS
@@ -221,7 +224,7 @@ class ApiReader:
             self._progress(f"{self.name}: {count} runs of the month")
 
     def read_use(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
-        """The chosen points of system metrics, one request per metric of a run and page. The API has no way to ask for some steps only."""
+        """Yield the chosen points of system metrics, with one request per metric of a run and page: the API cannot select steps."""
         import pyarrow as pa
 
         for metric in wanted:
@@ -230,7 +233,7 @@ class ApiReader:
             yield pa.RecordBatch.from_arrays(columns, schema=raw.use_schema())
 
     def read_power(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
-        """The chosen points of metrics of power, with their times."""
+        """Yield the chosen points of power metrics, with their times."""
         import pyarrow as pa
 
         schema = raw.power_schema()
@@ -239,9 +242,9 @@ class ApiReader:
             yield pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(_turned(rows, schema), schema, strict=True)], schema=schema)
 
     def read_times(self, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
-        """When metrics were logged at the chosen steps, one request per metric of a run and page."""
+        """Yield when metrics were logged at the chosen steps, with one request per metric of a run and page."""
         for metric in wanted:
-            found: dict[int, tuple[int, int, int]] = {}  # of each stride the first step, and when it was logged first and last
+            found: dict[int, tuple[int, int, int]] = {}  # stride -> its first step, and when that was first and last logged
             for p in self._history(metric.run_id, metric.key):
                 if metric.first_step <= p.step <= metric.last_step:
                     stride = (p.step - metric.first_step) // metric.stride
@@ -254,12 +257,12 @@ class ApiReader:
             yield from _to_table(rows, raw.time_schema()).to_batches()
 
     def _points(self, metric: raw.UseKey, most: int) -> list[Any]:
-        """The points of a metric at the steps that are looked at, those between 0 and `most`."""
+        """Return the points of a metric at the chosen steps, with values between 0 and `most`."""
         points = self._history(metric.run_id, metric.key)
         return [p for p in points if 0 <= p.step <= metric.last_step and p.step % metric.stride == 0 and 0 <= p.value <= most]
 
     def _history(self, run_id: str, key: str) -> Iterator[Any]:
-        """All points of a metric, a page at a time."""
+        """Yield all points of a metric, one page at a time."""
         with self._client.in_workspace(self._workspace_of.get(run_id)):
             yield from self._pages(lambda token: self._store.get_metric_history(run_id, key, max_results=PAGE_POINTS, page_token=token))
 
@@ -286,7 +289,7 @@ class ApiReader:
         return "logged_model", model.model_id, model.experiment_id, model.artifact_location or ""
 
     def list_trace_months(self) -> list[str]:
-        """The months that hold traces: one question per month there is."""
+        """Return the months that have traces, with one request per month."""
         months = set()
         for workspace, ids in self._chunks():
             with self._client.in_workspace(workspace):
@@ -301,7 +304,7 @@ class ApiReader:
         return sorted(months)
 
     def _search_traces(self, ids: list[str], condition: str, limit: int, token: str | None = None) -> tuple[list[Any], str | None]:
-        """One page of traces, oldest first; none where the server is too old to know them."""
+        """Return one page of traces, oldest first; none if the server is too old to have traces."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -345,7 +348,7 @@ class ApiReader:
     def _owners(
         self, ask: Callable[[str | None], Any], to_row: Callable[[Any], tuple[str, str, str, str]]
     ) -> list[tuple[str, str, str, str]]:
-        """Owners of one kind; none where the server is too old to know the kind."""
+        """Return owners of one kind; none if the server is too old for that kind."""
         from mlflow.exceptions import MlflowException
 
         rows: list[tuple[str, str, str, str]] = []
@@ -386,7 +389,7 @@ def _to_table(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
 
 
 def _trace_row(trace: Any) -> tuple[Any, ...] | None:
-    """A trace as `raw.trace_schema` has it; None when MLflow computed no cost for it."""
+    """Return a trace as in `raw.trace_schema`; None if MLflow computed no cost for it."""
     said = trace.trace_metadata
     cost = _finite(_figures(said.get("mlflow.trace.cost")).get("total_cost"))
     if cost is None:
@@ -399,7 +402,7 @@ def _trace_row(trace: Any) -> tuple[Any, ...] | None:
 
 
 def _figures(text: str | None) -> dict[str, Any]:
-    """A JSON object out of a trace's metadata; empty when it is none."""
+    """Return a JSON object from a trace's metadata; empty if it is not one."""
     try:
         found = parse_json(text or "{}")
     except ValueError:
@@ -412,19 +415,19 @@ def _finite(value: Any) -> float | None:
 
 
 def _document(values: dict[str, Any]) -> str:
-    """A map as JSON text, keys in byte order, the same document the database builds."""
+    """Return a map as JSON text, keys in byte order: the same document that the database builds."""
     known = {str(k): str(v) for k, v in values.items() if v is not None}
     return json.dumps({k: known[k] for k in sorted(known, key=lambda k: k.encode("utf-8", "surrogatepass"))}, ensure_ascii=False)
 
 
 def _use_keys(run: Any) -> str:
-    """The run's metrics of utilization and power with their last steps, as `raw.RUN_TEXT` says."""
+    """Return the run's metrics of utilization and power with their last steps, in the form of `raw.RUN_TEXT`."""
     found = {m.key: m.step for m in run.data._metric_objs if m.key.startswith("system/") and m.key.endswith((raw.USE_KEY, raw.POWER_KEY))}
     return raw.AFTER.join(f"{key}{raw.BETWEEN}{step}" for key, step in found.items())
 
 
 def _step_keys(run: Any) -> str:
-    """The metrics of a long run that show whether it was stopped in between, as `raw.RUN_TEXT` says."""
+    """Return the metrics of a long run that show whether it was stopped in between, in the form of `raw.RUN_TEXT`."""
     start, end = run.info.start_time or 0, run.info.end_time or 0
     if end and end - start <= raw.LONG_MS:
         return ""
@@ -436,7 +439,7 @@ def _step_keys(run: Any) -> str:
 
 
 def _last_metric_ms(run: Any, believed_ms: int) -> int:
-    """The newest time of a metric that is believed; 0 where the run's end is, or it has none."""
+    """Return the newest accepted time of a metric; 0 if the run's end is accepted, or if it has no metrics."""
     if 0 != (run.info.end_time or 0) <= believed_ms:
         return 0
     return max((m.timestamp or 0 for m in run.data._metric_objs if (m.timestamp or 0) <= believed_ms), default=0)

@@ -1,9 +1,9 @@
-"""Which folder a URI of artifacts means, however it is spelled: what owners of artifacts are compared by.
+"""Normalize artifact URIs to folders, in any spelling, so that owners of artifacts can be compared.
 
-People and clients write one place in many ways: `s3a://`, `file:` with one slash or three, `%20`, doubled slashes, dots, a bucket in
-capitals. Put here how all of them become one text. Where a spelling can be read in two ways it means both places: an owner
-that may be there protects what lies there. Whether a folder may be touched at all is decided in `storage/uris.py`, which
-repairs nothing and turns such spellings away.
+People and clients spell one location in many ways: `s3a://`, `file:` with one slash or three, `%20`, doubled slashes, dots, a bucket in
+capitals. Put here how all of them become one text. A spelling that can be read in two ways means both locations: an owner
+that may be there protects the artifacts there. `storage/uris.py` decides whether a folder may be touched at all. It does not repair
+such spellings but refuses them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 __all__ = ["REGULAR", "find_folders", "is_same_or_inside", "like_pattern", "main_folder"]
 
-# Folders that match are spelled in the one way `find_folders` gives, as most are: SQL compares those as they stand. No escapes, no `.` or `..`
-# for a part, no `?` or `#`, ASCII alone (an accent may be one character or two). In RE2's language, which has no lookahead.
+# Folders that match are already spelled as `find_folders` would spell them, as most are, so SQL compares them directly. No escapes, no `.`
+# or `..` as a part, no `?` or `#`, only ASCII (an accent may be one character or two). In RE2's syntax, which has no lookahead.
 REGULAR = (
     r"^(?:(?:s3|gs)://[a-z0-9][a-z0-9._-]*|abfss://[a-z0-9-]+@[a-z0-9]+[.]dfs[.]core[.]windows[.]net)?"
     r'(?:/(?:[.]?[]@-[^-~ !"$&-,0->-]|[.][.][]@-[^-~ !"$&-.0->])[]@-[^-~ !"$&-.0->]*)*$'
@@ -26,32 +26,32 @@ _SAME = {"s3a": "s3", "s3n": "s3", "abfs": "abfss", "wasb": "abfss", "wasbs": "a
 _ACCOUNT = re.compile(r"([a-z0-9]+)\.(?:blob|dfs)\.(core\..+)")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _BEFORE_PATH, _WORD = re.compile(r"[A-Za-z0-9+.-]+:(?://[^/]*)?"), re.compile(r"[A-Za-z0-9-]+")
-_MOST_ESCAPED = 5  # times that one name may be escaped over and over
+_MOST_ESCAPED = 5  # times that one name may be escaped repeatedly
 
 
 def find_folders(uri: str | None, behind: str | None = None) -> frozenset[str]:
-    """Every folder the URI may mean, each as one text without a slash at its end: usually one, none where there is no URI.
+    """Return every folder that the URI may mean, each as text without a trailing slash: usually one, none without a URI.
 
-    behind: what stands behind `mlflow-artifacts:` of its server; without it such a URI is a place of its own.
+    behind: the location behind `mlflow-artifacts:` of its server; without it, such a URI is a location of its own.
     """
     return frozenset(_read(uri, behind)) if uri else frozenset()
 
 
 def main_folder(uri: str) -> str:
-    """The folder a URI means as the configuration reads it: what looks like an escape is one behind `file:` alone."""
+    """Return the folder of a URI as the configuration reads it: escapes are decoded only after `file:`."""
     head, path = _split(_plain(uri), None)
     return head + _clean(unquote(path) if uri.startswith("file:") else path)
 
 
 def is_same_or_inside(folder: str, around: str) -> bool:
-    """Whether a folder of `find_folders` is another, or lies in it: run1 never holds run10."""
+    """Whether a folder of `find_folders` equals another, or is inside it: run1 never contains run10."""
     return folder == around or folder.startswith(f"{around}/")
 
 
 def like_pattern(uri: str, run_id: str) -> str:
-    """What LIKE finds the spellings of a run's folder by: the run's id, where that is in it, else the plain words of its path, in their order.
+    """Return a LIKE pattern for the spellings of a run's folder.
 
-    A word whose plain letters are escaped is missed.
+    It has the run's id if the URI has it, else the plain words of its path, in order. It misses a word whose plain letters are escaped.
     """
     if run_id in uri:
         return f"%{run_id}%"
@@ -59,7 +59,7 @@ def like_pattern(uri: str, run_id: str) -> str:
 
 
 def _read(uri: str, behind: str | None) -> Iterator[str]:
-    """The readings of a URI: as it stands, with what may be an escape decoded, without what may be a query or a fragment."""
+    """Yield the readings of a URI: unchanged, with possible escapes decoded, and without a possible query or fragment."""
     head, path = _split(_plain(uri), behind)
     paths = [path]
     while _ESCAPE.search(paths[-1]) and len(paths) <= _MOST_ESCAPED:
@@ -74,7 +74,7 @@ def _plain(text: str) -> str:
 
 
 def _split(uri: str, behind: str | None) -> tuple[str, str]:
-    """What comes before the path, in one spelling, and the path. A local path has nothing before it."""
+    """Return the part before the path, in one spelling, and the path. A local path has nothing before it."""
     found = _SCHEME.fullmatch(uri)
     if found is None:
         return "", uri
@@ -89,7 +89,7 @@ def _split(uri: str, behind: str | None) -> tuple[str, str]:
     container, _, name = host.rpartition("@")
     name = name.lower()
     if (account := _ACCOUNT.fullmatch(name)) and scheme in ("abfss", "https"):
-        if scheme == "https":  # the container is the first part of the path there
+        if scheme == "https":  # there, the container is the first part of the path
             container, _, path = path.lstrip("/").partition("/")
         return f"abfss://{container.lower()}@{account[1]}.dfs.{account[2]}", f"/{path}"
     return f"{scheme}://{name if scheme in ('s3', 'gs') else host.lower()}", f"/{path}"
@@ -101,7 +101,7 @@ def _join(behind: str, path: str) -> tuple[str, str]:
 
 
 def _clean(path: str) -> str:
-    """A path without empty parts and dots; nothing is above the top."""
+    """Return a path without empty parts and dots; `..` at the top is ignored."""
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":

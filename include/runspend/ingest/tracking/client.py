@@ -1,7 +1,7 @@
-"""MLflow's own client for one configured server: its tracking store, its registry, its workspaces, and its failures in our words.
+"""MLflow's own client for one configured server: its tracking store, registry and workspaces, with errors in Runspend's words.
 
-Credentials are handed to the client per server and never put into the process environment, and none are taken from there: what
-is configured for one server cannot reach another. What is read or written through a store does not belong here.
+Credentials are passed to the client per server. They are never put into the process environment and never taken from it, so
+credentials of one server cannot reach another. What is read or written through a store does not belong here.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ T = TypeVar("T")
 
 
 class NoSuchThing(SourceUnreachable):
-    """MLflow answered that it has no such run, model or experiment; or it hides it."""
+    """MLflow answered that this run, model or experiment does not exist; it may also hide it."""
 
 
 class PageTokens:
-    """The page tokens of one list. A server that gives a token a second time would be asked without end."""
+    """The page tokens of one list. A server that repeats a token would be queried forever."""
 
     def __init__(self, server: str) -> None:
         self._server = server
         self._given: set[str] = set()
 
     def follow(self, token: str | None) -> str | None:
-        """The token, or None after the last page. Raises SourceUnreachable for one that was given before."""
+        """Return the token, or None after the last page. Raises SourceUnreachable for a repeated token."""
         if not token:
             return None
         if token in self._given:
@@ -48,7 +48,7 @@ class PageTokens:
 
 
 class Client:
-    """One server as MLflow's client sees it. `token`, where given, replaces the configured way to log in: it is what writes."""
+    """One server as MLflow's client sees it. `token`, if given, replaces the configured login, and is used for writing."""
 
     def __init__(self, server: TrackingServer, token: SecretStr | None = None) -> None:
         self.name = server.name
@@ -62,7 +62,7 @@ class Client:
 
     @property
     def store(self) -> Any:
-        """The tracking store, opened when first asked for; the server has answered then."""
+        """The tracking store, opened on first use. By then, the server has answered."""
         if self._store is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -75,13 +75,13 @@ class Client:
 
     @property
     def registry(self) -> Any:
-        """The store of registered models: the server's own, or where `registry` says."""
+        """The store of registered models: the server's own, or that of `registry`."""
         if self._registry is None:
             self._registry = self._open_registry()
         return self._registry
 
     def ask(self, call: Callable[[], T]) -> T:
-        """One call of a store, its failures in our words."""
+        """Make one call of a store, with its errors in Runspend's words."""
         from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]  # no types of its own
         from mlflow.exceptions import MlflowException
 
@@ -93,11 +93,11 @@ class Client:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise NoSuchThing(self.name, f"cannot find it in {self.name}: {self._hide(error)}.") from None
             raise SourceUnreachable(self.name, f"cannot read {self.name}: {self._hide(error)}. Its last good data stay.") from None
-        except (ParseError, OSError, ValueError, RecursionError) as error:  # an answer that is none
+        except (ParseError, OSError, ValueError, RecursionError) as error:  # not a valid answer
             raise SourceUnreachable(self.name, f"cannot read {self.name}: {self._hide(error)}. Its last good data stay.") from None
 
     def find(self, call: Callable[[], T]) -> T | None:
-        """The same, but None when MLflow says that there is no such thing."""
+        """Like `ask`, but return None if MLflow says that it does not exist."""
         try:
             return self.ask(call)
         except NoSuchThing:
@@ -111,17 +111,17 @@ class Client:
             return nullcontext()
         from mlflow.utils.workspace_context import ServerWorkspaceContext
 
-        context: AbstractContextManager[Any] = ServerWorkspaceContext(workspace)  # unlike WorkspaceContext it leaves the environment alone
+        context: AbstractContextManager[Any] = ServerWorkspaceContext(workspace)  # unlike WorkspaceContext, leaves the environment alone
         return context
 
     def find_workspaces(self) -> list[str] | None:
-        """The workspaces the server shows; None where it has none."""
+        """Return the workspaces that the server shows; None if it has none."""
         from mlflow.exceptions import MlflowException
 
         try:
             if not getattr(self.store, "supports_workspaces", False):
                 return None
-        except MlflowException:  # older servers do not know the question
+        except MlflowException:  # older servers do not support the request
             return None
         if not hasattr(self.store, "get_host_creds"):
             return None
@@ -163,7 +163,7 @@ class Client:
         from mlflow.utils.rest_utils import http_request
 
         creds = self._creds(self._server.uri, is_own=True)
-        # The client itself waits minutes for a server that is not there.
+        # By default, the client waits minutes for an unreachable server.
         response = self.ask(
             lambda: http_request(creds, "/version", "GET", max_retries=1, backoff_factor=0, timeout=15, raise_on_status=False)
         )
@@ -173,7 +173,7 @@ class Client:
         return RestStore(lambda: creds)
 
     def _creds(self, uri: str, *, is_own: bool) -> Any:
-        """What logs in at `uri`. The server's own secrets go nowhere but to the server; another registry has those of its URI."""
+        """Return the login for `uri`. The server's own secrets go only to that server; another registry uses those of its URI."""
         from mlflow.environment_variables import MLFLOW_TRACKING_INSECURE_TLS, MLFLOW_TRACKING_SERVER_CERT_PATH
         from mlflow.utils.rest_utils import MlflowHostCreds
 
@@ -197,7 +197,7 @@ class Client:
 
     def _existing_folder(self, uri: str) -> str:
         path = Path(uri.removeprefix("file://").removeprefix("file:"))
-        if not path.is_dir():  # the client would make it
+        if not path.is_dir():  # the client would create it
             raise SourceUnreachable(self.name, f"cannot read {self.name}: there is no folder {path}. Check `uri` in runspend.yaml.")
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         return str(path.resolve())
@@ -210,7 +210,7 @@ class Client:
 
 
 def _writer(secret: str) -> tuple[str | None, str | None, str | None]:
-    """User, password and token of a `write_token`. No token has a colon (RFC 6750), every user:password has one."""
+    """Return user, password and token of a `write_token`. A token never has a colon (RFC 6750); user:password always has one."""
     if secret == "anonymous":
         return None, None, None
     user, colon, password = secret.partition(":")

@@ -1,8 +1,8 @@
 """One open connection to MLflow's database over ADBC: the copy of a SQLite file, or PostgreSQL.
 
-Put here how a connection is opened and how a query's answer is got out of it; which queries, and what their errors mean, belongs to
-`database.py`. SQLite is read through the drivers' low-level interface: their DB-API module imports pandas and polars wherever they
-are installed, a third of a second of a processor. PostgreSQL keeps it, for the cause of an error (`sqlstate`) and Ctrl-C.
+Put here how a connection is opened and how results are read; `database.py` has the queries and interprets errors. SQLite is read
+through the drivers' low-level interface: their DB-API module imports pandas and polars if they are installed, which costs a third
+of a second of CPU time. PostgreSQL uses the DB-API, for the cause of an error (`sqlstate`) and Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH_BYTES = 8 * 2**20  # of PostgreSQL
 
 
 class Connection(Protocol):
-    """What `database.py` needs of either."""
+    """The interface that `database.py` needs of both."""
 
     def read(self, sql: str) -> Iterator[pa.RecordBatch]: ...
 
@@ -34,7 +34,7 @@ class Connection(Protocol):
 
 
 def load_drivers() -> tuple[type[Exception], ...]:
-    """Import what reading needs; the errors it raises."""
+    """Import the drivers; return the errors that reading raises."""
     try:
         import adbc_driver_manager
         import adbc_driver_postgresql  # noqa: F401 (is it there?)
@@ -43,12 +43,12 @@ def load_drivers() -> tuple[type[Exception], ...]:
         raise MissingExtra(str(error.name), "pipeline") from error
     import pyarrow as pa
 
-    pa.scalar(0)  # Arrow looks for pandas at its first Python value: now, while the kernel copies a SQLite file
+    pa.scalar(0)  # Arrow imports pandas at its first Python value: do it now, while the kernel copies a SQLite file
     return OSError, pa.ArrowException, adbc_driver_manager.Error
 
 
 class SqliteCopy:
-    """A file nobody writes to, mapped into memory; so many rows a batch."""
+    """A SQLite file that is not written to, mapped into memory. `batch_rows`: rows per batch."""
 
     def __init__(self, path: Path, batch_rows: int) -> None:
         import adbc_driver_manager as adbc
@@ -75,7 +75,7 @@ class SqliteCopy:
         return [value for batch in self.read(sql) for value in batch.column(0).to_pylist()]
 
     def rollback(self) -> None:
-        """Nothing: every query of it sees the same file."""
+        """Do nothing: all queries see the same file."""
 
     def close(self) -> None:
         self._connection.close()
@@ -83,7 +83,7 @@ class SqliteCopy:
 
 
 class Postgres:
-    """Read-only and in one snapshot, as its URI says (`database.postgres_uri`)."""
+    """A read-only connection with one snapshot, as set in its URI (`database.postgres_uri`)."""
 
     def __init__(self, uri: str) -> None:
         import adbc_driver_postgresql.dbapi as postgres
@@ -106,7 +106,7 @@ class Postgres:
             return [row[0] for row in cursor.fetchall()]
 
     def let_scans(self, state: str) -> None:
-        """Whether the planner may read whole tables, "on" or "off", until the snapshot ends."""
+        """Set whether the planner may scan whole tables, "on" or "off", until the snapshot ends."""
         for kind in ("seqscan", "bitmapscan"):
             with self._executed(f"set local enable_{kind} = {state}"):
                 pass

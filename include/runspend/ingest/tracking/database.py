@@ -1,8 +1,8 @@
-"""Straight from MLflow's database: SQLite (a copy) and PostgreSQL, over ADBC, read-only, in one snapshot.
+"""Read MLflow's database: SQLite (a copy) and PostgreSQL, over ADBC, read-only, in one snapshot.
 
-Put here how the rows are fetched, and the guards: known revisions only, `latest_metrics` only by run, `metrics` only by
+Put here how rows are fetched, and the guards: known revisions only, `latest_metrics` only by run, `metrics` only by
 run, key and step. Both engines build a run's wanted tags and params as one JSON object each, so that a run is one row on
-the wire, and only keys that some run has are asked for. What the rows mean is decided in `runs.sql`.
+the wire. Only keys that some run has are requested. `runs.sql` decides what the rows mean.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Looked = TypeVar("Looked", raw.UseKey, raw.StepRange)
 
 USE_KEYS_PER_QUERY = 200
 POINTS_PER_QUERY = 500_000
-CHUNK_ROWS = 4_096  # runs of SQLite read by one query: two whole vectors of DuckDB
-READERS = 2  # … and queries at a time: building the maps is the slowest part of an extract
+CHUNK_ROWS = 4_096  # SQLite runs per query: two whole vectors of DuckDB
+READERS = 2  # … and concurrent queries: building the maps is the slowest part of an extract
 STATEMENT_TIMEOUT_MS = 600_000
-PIECE_BYTES = 2**23, 2**27  # of a copy in one go, at first and at most: after each, the interpreter has to be waited for
-COPY_BYTES = 2**18  # what fits into the processor's cache: four times as quick as 4 MB
-LOCK_SECONDS = 1.0  # that a writer may be kept waiting by a copy in one go; MLflow's wait for 5
+PIECE_BYTES = 2**23, 2**27  # of one copy call, at first and at most: after each, the interpreter has to be waited for
+COPY_BYTES = 2**18  # fits into the processor's cache: four times as fast as 4 MB
+LOCK_SECONDS = 1.0  # maximum time that one copy call blocks a writer; MLflow's writers wait for 5
 STEP_PAGES = 25_000
 COPY_SECONDS = 900
 COPY = "mlflow-copy.db"
@@ -67,7 +67,7 @@ select cast(r.run_uuid as text), coalesce(cast(r.experiment_id as text), ''), co
          select max(cast(m.timestamp as integer)) from latest_metrics m where m.run_uuid = r.run_uuid and m.timestamp <= {believed_ms}), 0) else 0 end
 from runs r
 """
-# By the index on the run: with the keys named, SQLite would take the primary key, one search a key (`+` keeps it from that).
+# Use the index on the run: with the keys in the condition, SQLite would use the primary key, one search per key (`+` prevents that).
 SQLITE_MAP = """(select json_group_object(cast(t.key as text), cast(t.value as text)) from {table} t
         where t.run_uuid = r.run_uuid and t.value is not null {among})"""
 SQLITE_USE_KEYS = """coalesce((select group_concat(cast(m.key as text) || char(30) || cast(m.step as integer), char(31)) from latest_metrics m
@@ -128,7 +128,7 @@ select {workspace}, e.experiment_id::text, coalesce(e.name::text, ''), coalesce(
 from experiments e
 """
 
-# One search of the index a step: the grid drives, whatever the planner knows.
+# One index search per step: the grid drives the join, independent of the planner's statistics.
 SQLITE_POINTS = """
 with wanted (run_uuid, key, last_step, stride) as (values {listed}),
 grid (run_uuid, key, step, last_step, stride) as (
@@ -150,8 +150,8 @@ cross join lateral (
 ) m
 """
 
-# From one step that was logged to the first one of the next stride, a search of the index each; a step may have been logged twice, before and after
-# a run was stopped.
+# From one logged step to the first one of the next stride, with one index search each. A step may have been logged twice, before and
+# after a run was stopped.
 SQLITE_TIMES = """
 with recursive walk (run_uuid, key, step, first_step, last_step, stride) as (
   select w.column1, w.column2, (
@@ -207,7 +207,8 @@ from trace_info i join trace_tags t on t.request_id = i.request_id
 where t.key = 'mlflow.artifactLocation' and t.value <> ''
 """
 
-# The user tag of a trace is a tag with some clients and metadata with others. -1 and nan stand for null: SQLite's driver takes a type from the first rows.
+# A trace's user is in a tag with some clients and in metadata with others. -1 and '' mean null: SQLite's driver infers types from
+# the first rows.
 TRACE_COSTS = """
 select cast(i.request_id as {text}), coalesce(cast(i.experiment_id as {text}), ''),
        coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and m.key = 'mlflow.sourceRun'), ''),
@@ -226,16 +227,16 @@ from trace_info i join spans s on s.trace_id = i.request_id where i.total_cost i
 
 
 def is_database_uri(uri: str) -> bool:
-    """Whether `uri` names a database this module can read."""
+    """Whether `uri` names a database that this module can read."""
     return uri.split(":", 1)[0].split("+", 1)[0] in ("sqlite", "postgresql", "postgres")
 
 
 class SnapshotLost(SourceUnreachable):
-    """PostgreSQL took the snapshot away; reading again from the start usually works."""
+    """PostgreSQL canceled the snapshot; reading again from the start usually works."""
 
 
 class DatabaseReader:
-    """MLflow's rows in one snapshot. Leaving it ends the snapshot and removes the copy."""
+    """MLflow's rows in one snapshot. Leaving the context ends the snapshot and removes the copy."""
 
     def __init__(self, server: TrackingServer, uri: str, workdir: Path, progress: Callable[[str], None]) -> None:
         self.name = server.name
@@ -268,7 +269,7 @@ class DatabaseReader:
         self._close()
 
     def _open(self) -> None:
-        with ThreadPoolExecutor(1) as beside:  # the copy is the kernel's work, the drivers are Python's
+        with ThreadPoolExecutor(1) as beside:  # the kernel copies while Python imports the drivers
             if self.is_sqlite:
                 self._copy = self._workdir / COPY
                 copying = beside.submit(copy_sqlite, self.name, sqlite_path(self._uri), self._copy, self._progress)
@@ -302,7 +303,7 @@ class DatabaseReader:
         return redact_values(redact_uri(" ".join(str(error).split())), self._secrets)
 
     def _check_revision(self) -> str:
-        """The revision of the schema; anything but one known revision is refused before a row is read."""
+        """Return the revision of the schema. Refuses anything but exactly one known revision before a row is read."""
         try:
             found = sorted(str(r) for r in self._scalars("select cast(version_num as varchar) from alembic_version"))
         except SourceError:
@@ -343,7 +344,7 @@ class DatabaseReader:
         return int(self._scalars("select cast(count(*) as bigint) from runs")[0])
 
     def narrow_keys(self, wanted: raw.Keys) -> raw.Keys:
-        """Those of the wanted keys that some run has: a look into the primary key each."""
+        """Return the wanted keys that some run has, with one search of the primary key each."""
         return replace(wanted, tags=self._present("tags", wanted.tags), params=self._present("params", wanted.params))
 
     def _present(self, table: str, keys: Sequence[str] | None) -> Sequence[str] | None:
@@ -378,11 +379,11 @@ class DatabaseReader:
         yield from self._read_side_by_side(chunks, schema)
 
     def read_use(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
-        """The chosen points of system metrics, by the index on run, key and step; none from a database that lacks it."""
+        """Yield the chosen points of system metrics, by the index on run, key and step; none from a database without that index."""
         return self.read_points(wanted, raw.use_schema(), logged_ms="", most=100)
 
     def read_power(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
-        """The chosen points of metrics of power, with their times."""
+        """Yield the chosen points of power metrics, with their times."""
         if wanted and not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
             self.warnings.append(
                 f"{self.name}: power that runs measured cannot be read from a database older than revision {revisions.METRIC_INDEX_SINCE}: "
@@ -394,10 +395,13 @@ class DatabaseReader:
     def read_points(
         self, wanted: Sequence[raw.UseKey], schema: pa.Schema, *, logged_ms: str, least: float = 0, most: float
     ) -> Iterator[pa.RecordBatch]:
-        """Points of metrics between `least` and `most`, each by a search of the index; none from a database that lacks it. `logged_ms`: the columns before the value."""
+        """Yield points of metrics between `least` and `most`, each by an index search; none from a database without the index.
+
+        `logged_ms`: the columns before the value.
+        """
         if not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
             return
-        if wanted and isinstance(self._connection, Postgres):  # whatever its planner thinks of a small or never analyzed table
+        if wanted and isinstance(self._connection, Postgres):  # even if its planner prefers scans for a small or never analyzed table
             self._connection.let_scans("off")
         for part in _parts(wanted):
             listed = ", ".join(f"({_literal(u.run_id)}, {_literal(u.key)}, {u.last_step}, {u.stride})" for u in part)
@@ -407,10 +411,10 @@ class DatabaseReader:
             self._connection.let_scans("on")
 
     def read_times(self, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
-        """When metrics were logged at the chosen steps, by the index on run, key and step; nothing from a database that lacks it."""
+        """Yield when metrics were logged at the chosen steps, by the index on run, key and step; nothing from a database without it."""
         if not wanted or not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
             return
-        if isinstance(self._connection, Postgres):  # whatever its planner thinks of a small or never analyzed table
+        if isinstance(self._connection, Postgres):  # even if its planner prefers scans for a small or never analyzed table
             self._connection.let_scans("off")
         for part in _parts(wanted):
             listed = ", ".join(f"({_literal(w.run_id)}, {_literal(w.key)}, {w.first_step}, {w.last_step}, {w.stride})" for w in part)
@@ -419,7 +423,7 @@ class DatabaseReader:
             self._connection.let_scans("on")
 
     def _read_side_by_side(self, queries: Iterator[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """The batches of many queries over the copy, in order, a few read ahead by connections of their own."""
+        """Yield the batches of many queries over the copy, in order. A few are read ahead on separate connections."""
         free: SimpleQueue[Connection] = SimpleQueue()
         connections = [self._connect_copy() for _ in range(READERS)]
         for connection in connections:
@@ -498,7 +502,7 @@ class DatabaseReader:
 
 
 def _parts(wanted: Sequence[Looked]) -> Iterator[list[Looked]]:
-    """Metrics for one query each: some hundred, and no more points than the time limit of a statement allows."""
+    """Yield the metrics of each query: a few hundred, with no more points than the statement timeout allows."""
     part: list[Looked] = []
     points = 0
     for metric in wanted:
@@ -512,7 +516,7 @@ def _parts(wanted: Sequence[Looked]) -> Iterator[list[Looked]]:
 
 
 def _literal(text: str) -> str:
-    """Text in SQL; a NUL, which no literal can hold, can be in no key of a database that keeps C strings either."""
+    """Return text as a SQL literal. A literal cannot hold a NUL, and neither can a key in a database that stores C strings."""
     return "'" + text.replace("\0", "").replace("'", "''") + "'"
 
 
@@ -530,13 +534,13 @@ def _month_condition(month: str) -> str:
 
 
 def sqlite_path(uri: str) -> Path:
-    """The file of a `sqlite:///relative` or `sqlite:////absolute` URI."""
+    """Return the file of a `sqlite:///relative` or `sqlite:////absolute` URI."""
     text = uri.split(":///", 1)[-1].split("?", 1)[0]
     return Path(text) if Path(text).exists() else Path(unquote(text))
 
 
 def postgres_uri(uri: str) -> str:
-    """The URI for libpq: no SQLAlchemy driver, every transaction read-only, one snapshot, bounded."""
+    """Return the URI for libpq: no SQLAlchemy driver, read-only transactions, one snapshot, a statement timeout."""
     parts = urlsplit(uri)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     ours = f"-c default_transaction_read_only=on -c default_transaction_isolation=repeatable\\ read -c statement_timeout={STATEMENT_TIMEOUT_MS}"
@@ -546,10 +550,10 @@ def postgres_uri(uri: str) -> str:
 
 
 def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], None]) -> None:
-    """A private copy: a reader that holds a snapshot would stop MLflow's writers.
+    """Make a private copy, because a reader that holds a snapshot would block MLflow's writers.
 
-    SQLite here and SQLite in ADBC are two builds that do not see each other's locks, so the original is only ever
-    opened here, and the copy by ADBC only after this returned.
+    SQLite here and SQLite in ADBC are two builds that do not see each other's locks. So only this function opens the
+    original, and ADBC opens the copy only after it has returned.
     """
     if not path.is_file():
         raise SourceUnreachable(
@@ -591,26 +595,28 @@ def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], N
 
 
 def _copy_piece(original: int, copy: int, at: int, most: int) -> int:
-    """Copy what lies there, at most so many bytes; how much it was. By the kernel where it can: the drivers' import keeps the
-    interpreter busy meanwhile, and every piece has to wait for it."""
+    """Copy at most `most` bytes at an offset; return how many.
+
+    The kernel copies if it can: the import of the drivers keeps the interpreter busy meanwhile, and every piece has to wait for it.
+    """
     try:
         if size := os.copy_file_range(original, copy, most, at, at):
             return size
-    except (AttributeError, OSError):  # another system, or two file systems
+    except (AttributeError, OSError):  # another operating system, or two file systems
         pass
     return os.pwrite(copy, os.pread(original, COPY_BYTES, at), at)
 
 
 def _copy_locked(source: sqlite3.Connection, path: Path, target: Path) -> bool:
-    """Copy the file's bytes while SQLite's shared lock keeps writers out of it: three times as quick as the backup.
+    """Copy the file's bytes while SQLite's shared lock keeps writers out: three times as fast as the backup.
 
-    False, and the backup has to do it in steps, where a writer waits (its journal is there) and it takes long, and in WAL
+    Returns False if the backup has to copy in steps: when copying takes long and a writer is waiting (its journal exists), and in WAL
     mode, where pages are moved into the file under this lock. Closing any descriptor of the file drops the process's
-    POSIX locks on it, so it is open for as long as the lock is needed.
+    POSIX locks on it, so it stays open for as long as the lock is needed.
     """
     source.execute("begin")
     try:
-        source.execute("select count(*) from sqlite_master").fetchone()  # takes the lock, and reads a journal left by a crash
+        source.execute("select count(*) from sqlite_master").fetchone()  # takes the lock, and applies a journal left by a crash
         if source.execute("pragma journal_mode").fetchone()[0] == "wal":
             return False
         until = time.monotonic() + LOCK_SECONDS
@@ -621,7 +627,7 @@ def _copy_locked(source: sqlite3.Connection, path: Path, target: Path) -> bool:
                 at, now = at + size, time.monotonic()
                 if now > until and journal.exists():
                     return False
-                most = min(2 * most, PIECE_BYTES[1]) if now - began < LOCK_SECONDS / 4 else PIECE_BYTES[0]  # a slow disk takes seconds for a large one
+                most = min(2 * most, PIECE_BYTES[1]) if now - began < LOCK_SECONDS / 4 else PIECE_BYTES[0]  # slow disk: small pieces
                 began = now
         return True
     finally:
@@ -629,7 +635,7 @@ def _copy_locked(source: sqlite3.Connection, path: Path, target: Path) -> bool:
 
 
 def _add_indexes(copy: sqlite3.Connection) -> None:
-    """What MLflow has had since 3.2; without them an older database would be scanned once per run."""
+    """Add the indexes that MLflow has had since 3.2. Without them, an older database would be scanned once per run."""
     tables = {row[0] for row in copy.execute("select name from sqlite_master where type = 'table'")}
     for table, column in INDEXES.items():
         indexed = any(
@@ -646,7 +652,7 @@ def remove_copy(target: Path) -> None:
 
 
 def database_uri(server: TrackingServer) -> str | None:
-    """The database to read a server from, or None for the API."""
+    """Return the URI of the database to read a server from, or None for the API."""
     if server.via == "api":
         return None
     uri = server.database.get_secret_value() if server.database else server.uri

@@ -1,8 +1,8 @@
-"""Where a run's dimensions, job and pool come from: what the configuration says, as pieces of `runs.sql`.
+"""Sources of a run's dimensions, job and pool: the configuration as pieces of `runs.sql`.
 
-Put here how a setting becomes a column. No text of a user is part of the SQL but the names of pools, which are names: texts go
-in as variables of the connection, and the pieces say their positions. Nothing here looks at a bill: what a run got from a bill
-line may not be used to find its bill lines.
+Put here how a setting becomes a column. User text is not part of the SQL, except for pool names, which are restricted: texts are
+passed as variables of the connection, and the pieces refer to their positions. Nothing here reads a bill: values that a run got
+from a charge must not be used to match it to charges.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from runspend.core.selectors import glob_to_regex, matches
 from runspend.ingest.tracking.links import LinkSettings
 
 DIMENSIONS = ("team", "project", "cost_center", "owner")
-# Columns of `runs.sql` that selectors ask for; `tracking` is the server itself.
+# Columns of `runs.sql` that selectors use; `tracking` is the server itself.
 SELECTED = {"workspace": "workspace_name", "experiment": "experiment_name", "user": "user_name", "status": "status"}
 
 
 @dataclass(frozen=True)
 class MeasuredMachines:
-    """Machines whose bill is by measured watts, as the bill lists them, and for each pool the machines its runs may be on."""
+    """Machines whose bill depends on measured watts, as the bill lists them, and for each pool the machines that its runs may use."""
 
     resource_ids: tuple[str, ...] = ()
     of_pool: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -51,7 +51,7 @@ class MeasuredMachines:
 
 @dataclass(frozen=True)
 class RowSettings:
-    """What of the configuration the rows of runs depend on, beside the server's own settings."""
+    """The settings that the rows of runs depend on, in addition to the server's own."""
 
     dimensions: DimensionSettings
     pools: Sequence[Pool] = ()
@@ -63,7 +63,7 @@ class RowSettings:
 
 @dataclass(frozen=True)
 class UserLine:
-    """One line of a users file: who, what, and from when (inclusive) to when (exclusive); None is open."""
+    """One line of a users file: person, value, and from when (inclusive) to when (exclusive) it is valid; None is open."""
 
     file: int
     person: str
@@ -73,7 +73,7 @@ class UserLine:
 
 
 def is_of_line(source: str | Mapping[str, str]) -> bool:
-    """Whether a source of a dimension is one of bill lines: a tag of theirs, or a file by their IAM principal."""
+    """Whether a source of a dimension applies to bill lines: a tag of theirs, or a file by their IAM principal."""
     return source.startswith("line.") if isinstance(source, str) else "principal" in source
 
 
@@ -97,14 +97,14 @@ class Places:
             *(f"file {f}" for f in self.files),
             "run.user",
         ]
-        # As `team_from` and the like show them: a file by its name, not by where it lies on this machine.
+        # As in `team_from` and similar columns: a file by its name, not by its path on this machine.
         self.names = [f"user:{Path(k.removeprefix('file ')).name}" if k.startswith("file ") else k for k in self._keys]
         self._of_dimension = {
             dimension: [self._keys.index(s if isinstance(s, str) else f"file {s['user']}") for s in wanted] for dimension, wanted in sources.items()
         }
 
     def dimension_columns(self, tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
-        """SQL of `team`, `team_from` and so on, where `tags` and `params` are the lists behind `t` and `p`."""
+        """Return SQL of `team`, `team_from` and so on. `tags` and `params` are the lists behind `t` and `p`."""
         expressions = [
             *(tag_sql(tags, k) for k in self.tags),
             *(param_sql(params, k) for k in self.params),
@@ -132,22 +132,22 @@ def param_sql(params: Sequence[str], key: str) -> str:
 
 
 def copied_sql(values: str, labels: str, places: Iterable[int]) -> str:
-    """SQL of a JSON object of the values a run states at these places of a list; five times as quick as one made of a map."""
+    """Return SQL of a JSON object of a run's values at these places of a list; five times as fast as one made from a map."""
     parts = "".join(f", getvariable('{labels}')[{i + 1}] || cast(to_json({values}[{i + 1}]) as varchar)" for i in places)
     return f"'{{' || concat_ws(','{parts}) || '}}'" if parts else "'{}'"
 
 
 class PoolColumns:
-    """Which pool a run is in: the first, in the configured order, whose `runs` selector names it."""
+    """The pool of a run: the first one, in the configured order, whose `runs` selector matches it."""
 
     def __init__(self, pools: Sequence[Pool], places: Places, server: str) -> None:
-        # The server is known here; a pool of other servers can name none of these runs.
+        # The server is known here; a pool of other servers cannot match these runs.
         self._pools = [pool for pool in pools if all(any(matches(p, server) for p in texts) for key, texts in pool.runs.items() if key == "tracking")]
         self._places = places
-        self.texts: list[str] = []  # the patterns, behind the variable `pool_texts`
+        self.texts: list[str] = []  # patterns in the variable `pool_texts`
 
     def columns(self, tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
-        """SQL of `pool_number` and, where the dimensions are known, of `pool_key`: null where a value of `equal` is missing."""
+        """Return SQL of `pool_number` and, once the dimensions are known, of `pool_key`: null if a value of `equal` is missing."""
         self.texts = []
         numbers = [f"when {self._condition(pool, tags, params)} then {i}" for i, pool in enumerate(self._pools)]
         keys = [f"when {i} then {pool_key_sql(pool.name, [(d, d) for d in pool.equal])}" for i, pool in enumerate(self._pools)]
@@ -178,9 +178,9 @@ class PoolColumns:
 
 
 def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
-    """SQL of `said_job`, the first of the job keys that is stated, a tag before a param of the same name, and of `said_job_key`: as bills have it.
+    """Return SQL of `said_job`, the first stated job key (a tag before a param of the same name), and of `said_job_key`, as in bills.
 
-    A SLURM job is one of its cluster's and an Azure ML job one of its workspace's, where the run states those too.
+    If the run states them, the key of a SLURM job includes its cluster and that of an Azure ML job its workspace.
     """
     stated = [sql for key in keys for sql in (tag_sql(tags, key), param_sql(params, key)) if not sql.startswith("null")]
 
@@ -201,7 +201,7 @@ def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str])
 
 
 def digest_settings(server: TrackingServer, settings: RowSettings, places: Places, place_rules: Iterable[str] = ()) -> str:
-    """One digest of everything the rows of a run depend on beside MLflow: when it differs, every month is read again."""
+    """Return a digest of everything that run rows depend on except MLflow. If it changes, every month is read again."""
     rules = [file.read_text(encoding="utf-8") for file in sorted(resources.files("runspend.ingest.tracking").iterdir(), key=lambda f: f.name) if file.name.endswith(".sql")]
     said = {
         "copy": server.copy_.model_dump(mode="json"),
@@ -219,7 +219,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Place
 
 
 def _read_users(number: int, path: Path) -> list[UserLine]:
-    """A CSV file with a header: the user first, the value second, then or nowhere `from` and `to`. The first line that holds at a run's start counts."""
+    """Read a CSV file with a header: user, value, and optionally `from` and `to`. The first line valid at a run's start counts."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [(reader.line_num, line) for reader in [csv.reader(file)] for line in reader if line]
@@ -249,7 +249,7 @@ def _read_day(path: Path, line: int, name: str, text: str) -> datetime | None:
 
 
 def keys_of(names: Iterable[str], prefix: str) -> set[str]:
-    """The keys among names like "tag.K"."""
+    """Return the keys among names like "tag.K"."""
     return {n[len(prefix) :] for n in names if n.startswith(prefix) and len(n) > len(prefix)}
 
 

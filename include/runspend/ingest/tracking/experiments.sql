@@ -1,4 +1,4 @@
--- One row per experiment, from `raw_experiments`. What has the shape of a secret is replaced in every text.
+-- One row per experiment, from `raw_experiments`. Text that looks like a secret is replaced everywhere.
 insert into fresh_experiments by name
 select
   $server as tracking_server,

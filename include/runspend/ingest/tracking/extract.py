@@ -1,6 +1,6 @@
-"""One tracking server, read once: which months, which way, what is believed, and the files that come out.
+"""One extract of a tracking server: which months, which reader, which changes are accepted, and which files are written.
 
-Put here the order of an extract and its refusals. Fetching belongs to `database.py` and `api.py`, meaning to `rows.py`.
+Put here the order of an extract and its refusals. `database.py` and `api.py` fetch rows; `rows.py` gives them meaning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Previous = Callable[[str, str], "pa.Table | None"]
 
 @dataclass(frozen=True)
 class Extract:
-    """What one server gave: a Parquet file per unit, and what is left out and why."""
+    """The result for one server: a Parquet file per unit, and refused months with their reasons."""
 
     tables: dict[tuple[str, str], Path]
     covered_until: datetime
@@ -62,12 +62,13 @@ def extract_server(
 ) -> Extract:
     """Read a server into Parquet files under `workdir`.
 
-    `months` restricts the start months; None reads what the design's policy says: all of them from a database, through
-    the API what `choose_months` chooses, which alone asks for `billed_months`. `known_months` are those the warehouse holds: one that MLflow no longer has any
-    run of is read as empty; `settings_of` says under which `extras["settings"]` each was written: one that differs is read
-    again. `known_trace_months` are those of `trace_costs`. `selector_keys` ("tag.K", "param.K", "experiment_tag.K") are copied beside the allow-list, because pools, budgets
-    and policies select by them. `accept` names months, or "experiments", whose shrinking is known. Of `measured` machines the runs'
-    metrics of power are read too, and what keeps artifacts where they are if `links` says so.
+    `months` restricts the start months. None reads all of them from a database; through the API, those that `choose_months` chooses
+    (only this uses `billed_months`). `known_months` are the months in the warehouse: a month whose runs are all gone from MLflow is
+    read as empty. `settings_of` gives the `extras["settings"]` of each month: a month with other settings is read again.
+    `known_trace_months` are those of `trace_costs`. `selector_keys` ("tag.K", "param.K", "experiment_tag.K") are copied in addition to
+    the allow-list, because pools, budgets and policies select by them. `accept` names months, or "experiments", that are known to
+    have shrunk. For `measured` machines, the runs' power metrics are read too. What keeps artifacts in place is read if `links`
+    requests it.
     """
     settings = RowSettings(dims, pools, job_keys, selector_keys, measured, links)
     with ThreadPoolExecutor(1) as beside:  # DuckDB starts while a SQLite file is copied
@@ -97,7 +98,7 @@ def extract_server(
             written, extras, refused = _write_months(rows, to_write, previous, accept, settings_of or {})
             progress(f"{server.name}: {rows.count_runs()} runs of {len(to_write)} months")
             believed = {unit: path for unit, path in linked.tables.items() if unit[1] == "all" or ("runs", unit[1]) in written}
-            if linked.unknown:  # so that these runs are asked again
+            if linked.unknown:  # so that these runs are requested again
                 extras = {unit: extra if extra["settings"] == REPLAYED else extra | {"settings": None} for unit, extra in extras.items()}
             return Extract(tables | written | believed, now, rows.count_runs(), experiments, extras, refused, warnings)
         finally:
@@ -108,7 +109,7 @@ def extract_server(
 def _write_months(
     rows: Rows, months: Sequence[str], previous: Previous, accept: Collection[str], settings_of: Mapping[str, str | None]
 ) -> tuple[dict[tuple[str, str], Path], dict[tuple[str, str], dict[str, Any]], list[SourceRefused]]:
-    """The files of each month, what its unit should remember, and the months that are not believed."""
+    """Return the files of each month, what its unit should remember, and the months that are refused."""
     tables: dict[tuple[str, str], Path] = {}
     extras: dict[tuple[str, str], dict[str, Any]] = {}
     refused: list[SourceRefused] = []
@@ -125,7 +126,7 @@ def _write_months(
 
 
 def open_reader(server: TrackingServer, workdir: Path, progress: Callable[[str], None]) -> raw.Reader:
-    """The database where one is configured or implied by the URI, else the API."""
+    """Open the database if one is configured or implied by the URI, else the API."""
     uri = database.database_uri(server)
     if uri is not None:
         return database.DatabaseReader(server, uri, workdir, progress)
@@ -135,7 +136,7 @@ def open_reader(server: TrackingServer, workdir: Path, progress: Callable[[str],
 
 
 def probe_server(server: TrackingServer, workdir: Path) -> dict[str, Any]:
-    """What `doctor` shows: version, experiments, runs, and whether the database can be read; `error` when not."""
+    """Return what `doctor` shows: version, experiments, runs, and whether the database can be read; `error` if not."""
     found: dict[str, Any] = {
         "version": None,
         "experiments": None,
@@ -162,10 +163,10 @@ def probe_server(server: TrackingServer, workdir: Path) -> dict[str, Any]:
 def choose_months(
     found: Collection[str], known: Collection[str], *, now: datetime, open_months: Collection[str] = (), billed_months: Collection[str] = ()
 ) -> list[str]:
-    """The start months to read through the API, which cannot say what changed.
+    """Return the start months to read through the API, which cannot report changes.
 
-    The current and the previous one, those never read before, those with a run without an end, those a bill reaches,
-    and one seventh of the rest: each of them is read once in seven nights.
+    These are the current and the previous month, months never read before, months with a run without an end, and months that a
+    bill covers. One seventh of the rest is added, so that each of them is read once in seven days.
     """
     current = now.astimezone(timezone.utc)
     last = current.replace(year=current.year - (current.month == 1), month=(current.month - 2) % 12 + 1, day=1)
@@ -191,7 +192,7 @@ def _months_to_read(
 def _trace_months_to_read(
     reader: raw.Reader, months: Sequence[str] | None, known: Sequence[str], outdated: Collection[str], now: datetime
 ) -> list[str]:
-    """Months of traces, by the same policy as those of runs. A known month without traces is read too: it may have lost them."""
+    """Return months of traces, by the same policy as months of runs. A known month without traces is read too: it may have lost them."""
     found = [m for m in reader.list_trace_months() if m != raw.NO_START]
     if months is not None:
         return sorted(set(months) & {*found, *known})
@@ -209,7 +210,7 @@ def _has_open_runs(runs: pa.Table | None) -> bool:
 
 
 def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None, previous: Previous, unread: Collection[str]) -> None:
-    """Once, or again from the start if PostgreSQL takes the snapshot away. `unread`: months that another version or configuration wrote."""
+    """Load the runs; start again if PostgreSQL cancels the snapshot. `unread`: months written by another version or configuration."""
     for attempt in range(1, database.RETRIES + 1):
         try:
             keys = rows.expect(reader.narrow_keys(rows.wanted))
@@ -226,7 +227,7 @@ def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None, previou
 
 
 def _look_for_gaps(reader: raw.Reader, rows: Rows) -> None:
-    """When long runs were stopped and resumed later: a look at one metric of each, and a closer one where that one was silent."""
+    """Find when long runs were stopped and resumed later: check one metric of each, and more where that metric was silent."""
     wanted = rows.gaps_wanted()
     for start in range(0, len(wanted), raw.STEP_RUNS):
         rows.load_times(reader.read_times(wanted[start : start + raw.STEP_RUNS]), is_first_look=True)

@@ -1,5 +1,5 @@
--- Which metric of each long run to look at, from `step_keys`: the one with the greatest last step. Fewer than ten points show no gap.
--- `stride` spreads at most $looks looks over the steps.
+-- The metric of each long run to check for gaps, from `step_keys`: the one with the greatest last step. Fewer than ten points show no gap.
+-- `stride` spreads at most $looks reads over the steps.
 with long_runs as (
   select run_id, unnest(string_split(step_keys, chr(31))) as entry
   from fresh_runs r

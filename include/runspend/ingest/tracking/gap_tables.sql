@@ -1,13 +1,13 @@
--- The gaps of each run that was looked at, now or on an earlier night, and when metrics of runs were logged.
+-- The gaps of each run checked now or in an earlier pipeline run, and the times at which runs logged metrics.
 create table fresh_gaps (run_id varchar, gaps varchar[], gap_seconds double);
 create table fresh_times (run_id varchar, key varchar, step bigint, logged_ms bigint, is_first_look boolean);
--- What was logged before a run began or after it ended says nothing of the time between.
+-- Points logged before a run began or after it ended say nothing about the time in between.
 create view times_in_run as
 select t.*
 from fresh_times t
 join fresh_runs r using (run_id)
 where t.logged_ms between epoch_ms(r.start_time) and epoch_ms(coalesce(r.end_time, r.last_sign_at));
--- How far apart a run's points usually are: nine of ten are no farther. Of runs with at least ten points.
+-- The usual distance between a run's points: nine of ten distances are not longer. Only for runs with at least ten points.
 create view usual_spacings as
 with spacings as (
   select run_id, logged_ms - lag(logged_ms) over (partition by run_id order by logged_ms) as spacing

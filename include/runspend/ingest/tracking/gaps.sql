@@ -1,4 +1,4 @@
--- The gaps of each run that was looked at: silences of more than $long_ms in which it logged nothing, and of more than ten times what is usual for it.
+-- The gaps of each checked run: silences of more than $long_ms without any logged point, and more than ten times the run's usual distance.
 insert into fresh_gaps
 with spaced as (
   select run_id, lag(logged_ms) over (partition by run_id order by logged_ms) as from_ms, logged_ms as to_ms

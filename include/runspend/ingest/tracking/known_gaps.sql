@@ -1,4 +1,4 @@
--- The gaps that were found on an earlier night, of the runs of one month that have not ended or gone on since. From `previous_runs`.
+-- The gaps found in earlier pipeline runs, for runs of one month that have not ended or continued since. From `previous_runs`.
 insert into fresh_gaps
 select r.run_id, p.gaps, p.gap_seconds
 from fresh_runs r

@@ -1,4 +1,4 @@
--- The mean use that was averaged on an earlier night, of the runs of one month that had ended then and still end at the same time. From `previous_runs`.
+-- The mean use averaged in an earlier pipeline run, for runs of one month that had ended and still have the same end. From `previous_runs`.
 insert into fresh_use
 select r.run_id, p.mean_use_percent
 from fresh_runs r

@@ -1,8 +1,8 @@
-"""What keeps artifacts where they are: registered versions, which run made or used which model, and the metrics policies keep the best by.
+"""Read what keeps artifacts in place: registered versions, models that runs made or used, and the metrics of keep-best policies.
 
-Put here what of it is asked for, in which order, and how it becomes `model_versions`, `model_uses`, `run_metrics` and
-`tracking_reads`; `links_api.py` and `links_database.py` fetch it. It is read where there are retention policies only: through the
-API it costs a request per new run, and nothing else looks at it. What could not be read is said, so that a plan protects it.
+Put here what is requested, in which order, and how it becomes `model_versions`, `model_uses`, `run_metrics` and
+`tracking_reads`; `links_api.py` and `links_database.py` fetch it. It is read only if there are retention policies: through the
+API it costs a request per new run, and nothing else uses it. Failed reads are recorded, so that a plan protects those artifacts.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from runspend.ingest.tracking.rows import Rows
 
 KINDS = ("model_versions", "model_uses", "run_metrics")
-ALL_STEPS = 1_000  # of a run's metric: up to here every step is read, beyond it the steps models were logged at
+ALL_STEPS = 1_000  # of a run's metric: up to this number every step is read, beyond it only the steps at which models were logged
 
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """Whether policies need to know what is in use, and the metrics they keep the best by."""
+    """Whether policies need to know what is in use, and the metrics by which they keep the best."""
 
     wanted: bool = False
     metrics: tuple[str, ...] = ()
@@ -40,20 +40,20 @@ class LinkSettings:
 
 @dataclass
 class LinkFiles:
-    """Files by unit, and of each kind that could not be read, why."""
+    """Files by unit, and the reason for each kind that could not be read."""
 
     tables: dict[tuple[str, str], Path] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
 
 
 def find_links(settings: Settings) -> LinkSettings:
-    """What the policies ask for."""
+    """Return what the policies need."""
     keys = {policy.keep.by for policy in settings.retention if policy.keep and policy.keep.by}
     return LinkSettings(bool(settings.retention), tuple(sorted(keys, key=str.encode)))
 
 
 class Links:
-    """The set work, in the DuckDB of the extract, after its runs were loaded."""
+    """The set-based work, in the DuckDB of the extract, after its runs are loaded."""
 
     def __init__(self, rows: Rows, server: TrackingServer, settings: LinkSettings, load_id: str) -> None:
         self._rows = rows
@@ -64,7 +64,7 @@ class Links:
         self, reader: raw.LinkReader, owners: pa.Table, months: Sequence[str],
         previous: Callable[[str, str], pa.Table | None], outdated: Collection[str],
     ) -> LinkFiles:  # fmt: skip
-        """The files of these months. A kind that fails keeps the rows it had; nothing else fails with it."""
+        """Read the files of these months. If one kind fails, it keeps its old rows, and the other kinds are still read."""
         found = LinkFiles()
         self._find_asked(reader, previous, outdated)
 
@@ -85,7 +85,7 @@ class Links:
         return found
 
     def _find_asked(self, reader: raw.LinkReader, previous: Callable[[str, str], pa.Table | None], outdated: Collection[str]) -> None:
-        """Into `asked_runs`: those that are new, or had not ended or ended otherwise when they were asked last."""
+        """Fill `asked_runs`: runs that are new, or whose end was missing or different when they were last requested."""
         con = self._rows.connection
         con.execute("create or replace table known_runs (run_id varchar)")
         for month in self._rows.months():

@@ -1,7 +1,7 @@
-"""What keeps artifacts where they are, through MLflow's client.
+"""Read what keeps artifacts in place, through MLflow's client.
 
-Put here what is noted while runs and models are paged, and what has to be asked beside that: the models a run used stand in no
-page of a search, so each run is asked once. What the rows mean is decided in `links.py`.
+Put here what is noted while runs and models are paged, and what needs more requests: search results do not contain the models
+that a run used, so each run is requested once. `links.py` decides what the rows mean.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ApiLinks:
         self._has_models = False
 
     def note_runs(self, runs: Iterable[Any], metrics: Sequence[str] | None) -> None:
-        """Take from a page of runs what will be asked for. None as `metrics`: nothing will."""
+        """Note what will be needed from a page of runs. `metrics` is None if nothing will be."""
         if metrics is None:
             return
         self._metrics = frozenset(metrics)
@@ -46,7 +46,7 @@ class ApiLinks:
             self._last += [(run.info.run_id, "", m.key, m.step, m.timestamp, m.value) for m in newest]
 
     def note_model(self, model: Any) -> None:
-        """Take from a logged model what will be asked for."""
+        """Note what will be needed from a logged model."""
         self._has_models = True
         if self._metrics is None:
             return
@@ -59,7 +59,7 @@ class ApiLinks:
         return read_versions(self._client, self.workspaces)
 
     def read_uses(self, run_ids: Sequence[str]) -> pa.Table:
-        """A request per run; none at all on a server without logged models, whose runs can have used none."""
+        """Return uses, with one request per run; none on a server without logged models, whose runs cannot have used any."""
         used: list[tuple[str, str, str, int]] = []
         for run_id in run_ids if self._has_models or self._uses else ():
             with self._client.in_workspace(self._workspace_of.get(run_id)):
@@ -71,7 +71,7 @@ class ApiLinks:
         return _to_table(self._last, raw.point_schema())
 
     def read_points(self, wanted: Sequence[raw.UseKey]) -> pa.Table:
-        """One request per metric of a run and page. The API has no way to ask for some steps only."""
+        """Return points, with one request per metric of a run and page: the API cannot select steps."""
         by_metric: dict[tuple[str, str], list[raw.UseKey]] = {}
         for metric in wanted:
             by_metric.setdefault((metric.run_id, metric.key), []).append(metric)

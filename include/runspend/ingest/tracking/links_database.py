@@ -1,6 +1,6 @@
-"""What keeps artifacts where they are, straight from MLflow's database.
+"""Read what keeps artifacts in place from MLflow's database.
 
-Put here the queries. What the rows mean is decided in `links.py`. `metrics` is only searched by run, key and step, `latest_metrics` by its key.
+Put here the queries. `links.py` decides what the rows mean. `metrics` is searched only by run, key and step, `latest_metrics` by its key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from runspend.ingest.tracking.database import DatabaseReader
 
-# As the client lists them: what is deleted, and prompts, which MLflow marks by a tag of a version, are left out.
+# Like the client's list: without deleted versions and prompts, which MLflow marks by a tag of a version.
 VERSIONS = """
 select {workspace}, cast(v.name as {text}), coalesce(cast(v.run_id as {text}), ''), coalesce(cast(v.source as {text}), ''),
        {storage},
@@ -32,7 +32,7 @@ where coalesce(v.current_stage, 'None') <> 'Deleted_Internal'
     select 1 from model_version_tags t where t.name = v.name {same_workspace_t} and t.key = 'mlflow.prompt.is_prompt' and lower(t.value) = 'true'
   )
 """
-# Of a copy of another version, whose model may be called m-fraud; models:/m-0123… is a logged model.
+# The location of a copy of another version, whose model may be called m-fraud; models:/m-0123… is a logged model.
 STORAGE = (
     "case when v.source like 'models:/%' and (v.source not like 'models:/m-%' or v.source like 'models:/%/%' or v.source like '%@%')"
     " then coalesce(cast(v.storage_location as {text}), '') else '' end"
@@ -122,7 +122,7 @@ class DatabaseLinks:
             )
         step = "cast(g.step as bigint), cast(m.timestamp as bigint),"
         found = pa.schema([f for f in raw.point_schema() if f.name != "model_id"])
-        # MLflow keeps an infinity as the largest float.
+        # MLflow stores an infinity as the largest float.
         points = raw.to_table(self._reader.read_points(wanted, found, logged_ms=step, least=-sys.float_info.max, most=sys.float_info.max), found)
         return points.add_column(1, "model_id", pa.array([""] * points.num_rows, pa.string()))
 
@@ -134,5 +134,5 @@ class DatabaseLinks:
 
 
 def _listed(keys: Sequence[str]) -> str:
-    """Text in SQL; a NUL, which no literal can hold, can be in no key of a database that keeps C strings either."""
+    """Return keys as SQL literals. A literal cannot hold a NUL, and neither can a key in a database that stores C strings."""
     return ", ".join("'" + key.replace("\0", "").replace("'", "''") + "'" for key in keys)

@@ -1,23 +1,23 @@
--- What a stated value means. Text that says nothing usable is null, never an error: people write what they like in tags.
+-- How stated values are parsed. Unusable text becomes null, never an error, because tags are free text.
 
--- The value under a key of the extracted lists (`tag_keys` and `param_keys` say which key stands where).
+-- The value under a key of the extracted lists. `tag_keys` and `param_keys` give the position of each key.
 create macro tag_value(found, key) as found[list_position(getvariable('tag_keys'), key)];
 create macro param_value(found, key) as found[list_position(getvariable('param_keys'), key)];
 
--- Blank is not stated.
+-- Blank text counts as not stated.
 create macro said(value) as nullif(trim(value, e' \t\n\r'), '');
 create macro stated(tags_found, params_found, key) as coalesce(said(tag_value(tags_found, key)), said(param_value(params_found, key)));
 
--- What a users file says of a person at an instant: its first line that holds then. `periods` are the person's lines of all files, in their order.
+-- A person's value in a users file at an instant: the first line valid then. `periods` are the person's lines of all files, in file order.
 create macro value_at(periods, number, moment) as
   list_filter(periods, lambda line: line.file = number and (line.valid_from is null or moment >= line.valid_from) and (line.valid_to is null or moment < line.valid_to))[1].value;
 
--- Epoch milliseconds as an instant; 0, negative and beyond the year 9999 is not a time.
+-- Epoch milliseconds as an instant. Zero, negative values and values after the year 9999 are not times.
 create macro is_instant(ms) as ms > 0 and ms < 253402300800000;
 create macro instant_utc(ms) as case when is_instant(ms) then make_timestamp_ms(ms) end;
 create macro instant(ms) as case when is_instant(ms) then make_timestamp_ms(ms)::timestamptz end;
 
--- An instant people wrote: ISO 8601 (UTC when no zone is given), or epoch milliseconds.
+-- An instant written as text: ISO 8601 (UTC if no zone is given), or epoch milliseconds.
 create macro written_instant(value) as
   case when regexp_full_match(value, '[0-9]{11,15}') then instant(try_cast(value as bigint)) else try_cast(value as timestamptz) end;
 
@@ -45,20 +45,20 @@ create macro gibibytes(value) as
       then case when try_cast(value as double) <= 65536 then try_cast(value as double) else try_cast(value as double) / 1073741824 end
     else try_cast(regexp_extract(value, '^[0-9.]+') as double) * memory_unit(lower(regexp_extract(value, '([A-Za-z]+)$', 1))) / 1073741824 end);
 
--- The allowed keys of a run as a JSON object; what the run does not state is left out.
+-- The allowed keys of a run as a JSON object, without the keys that the run does not state.
 create macro is_there(found) as list_transform(found, lambda value: value is not null);
 create macro copied(keys, found) as
   case when list_count(found) = 0 then '{}'
        else cast(to_json(map(list_where(keys, is_there(found)), list_where(found, is_there(found)))) as varchar) end;
 
--- What a JSON object holds, every value as text.
+-- The contents of a JSON object, with every value as text.
 create macro pairs_of(document) as map_entries(cast(cast(document as json) as map(varchar, varchar)));
 
--- A JSON object with whatever has the shape of a secret in its values replaced. Its keys stay: two of them could become one.
+-- A JSON object in which values that look like secrets are replaced. Keys stay, because replacing could make two of them equal.
 create macro redacted_document(document) as
   cast(to_json(map_from_entries(list_transform(pairs_of(document), lambda pair: {'key': pair.key, 'value': redacted(pair.value)}))) as varchar);
 
--- All keys but those that look like a secret, by name or by value. A text that is not `is_suspect` needs no look at its values.
+-- All keys except those that look like a secret, by name or by value. A text that is not `is_suspect` needs no check of its values.
 create macro is_secret_key(key) as
   regexp_matches(key, '(?i)(passw|passwd|\bpwd\b|secret|token|api[_-]?key|apikey|access[_-]?key|private[_-]?key|credential|\bauth\b|\bauthorization\b|connection[_-]?string|\bdsn\b|\bsas\b)');
 create macro is_secret_value(value) as
@@ -69,17 +69,19 @@ create macro all_but_secret_keys(document) as chosen_pairs(list_filter(pairs_of(
 create macro all_but_secrets(document) as
   chosen_pairs(list_filter(pairs_of(document), lambda pair: not is_secret_key(pair.key) and not is_secret_value(pair.key) and not is_secret_value(pair.value)));
 
--- A float of MLflow as money: the decimal it is written as.
+-- A float of MLflow as money: the decimal as it is written.
 create macro money(x) as try_cast(cast(x as varchar) as decimal(38, 22));
 
--- Where machines are and how they were bought, in the form bills are compared by: lower case, regions without spaces, accounts without what stands before them.
+-- Where machines are and how they were bought, in the form used to compare bills:
+-- lower case, regions without spaces, accounts without their prefix.
 create macro region_name(value) as nullif(replace(lower(said(value)), ' ', ''), '');
 create macro account_name(value) as
   case when regexp_full_match(said(value), '[0-9]{4}-[0-9]{4}-[0-9]{4}') then replace(said(value), '-', '')
        else nullif(regexp_replace(lower(said(value)), '^/?(subscriptions|projects)/', ''), '') end;
--- A project's number says nothing: bills have its id.
+-- A project number is not usable: bills have the project ID.
 create macro project_name(value) as case when not regexp_full_match(account_name(value), '[0-9]+') then account_name(value) end;
--- A plain word counts where it looks like a cloud's: a region us-east-1 or europe-west4, a zone us-east-1a or europe-west4-a, an account of 12 digits or a UUID.
+-- A plain word counts only if it looks like a cloud's:
+-- a region us-east-1 or europe-west4, a zone us-east-1a or europe-west4-a, an account of 12 digits or a UUID.
 create macro region_shaped(value) as case when regexp_full_match(region_name(value), '[a-z]{2}(-[a-z]+)+-[0-9]|[a-z]+-[a-z]+[0-9]+') then region_name(value) end;
 create macro zone_shaped(value) as case when regexp_full_match(region_name(value), '[a-z]{2}(-[a-z]+)+-[0-9][a-z]|[a-z]+-[a-z]+[0-9]+-[a-z]') then region_name(value) end;
 create macro account_shaped(value) as
@@ -88,7 +90,7 @@ create macro region_of_zone(zone) as
   case when regexp_full_match(zone, '[a-z]{2}(-[a-z]+)+-[0-9][a-z]') then zone[:-2]
        when regexp_full_match(zone, '[a-z]{2}(-[a-z]+)+-[0-9]-[a-z]+-[0-9][a-z]') then regexp_extract(zone, '^[a-z]{2}(-[a-z]+)+?-[0-9]')
        when regexp_full_match(zone, '[a-z]+-[a-z]+[0-9]+-[a-z]') then zone[:-3] end;
--- SageMaker's True, SkyPilot's use_spot, EKS' SPOT, Google's SPOT and preemptible, Azure's Low and LowPriority. A word that is neither says nothing.
+-- SageMaker's True, SkyPilot's use_spot, EKS' SPOT, Google's SPOT and preemptible, Azure's Low and LowPriority. Other words mean nothing.
 create macro purchase_option(value) as
   case
     when replace(replace(lower(said(value)), '-', '_'), ' ', '_') in ('true', '1', 'yes', 'spot', 'preemptible', 'dynamic', 'low', 'low_priority', 'lowpriority') then 'spot'

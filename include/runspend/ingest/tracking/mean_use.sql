@@ -1,5 +1,5 @@
--- Mean use of each run from the points in `raw_use`: every metric (a GPU, a node) counts alike, however often it was logged.
--- Sums of whole millionths of a percent: the same whatever order the points come in.
+-- Mean use of each run from the points in `raw_use`. Every metric (a GPU, a node) has the same weight, however often it was logged.
+-- Sums whole millionths of a percent, so the order of the points does not matter.
 insert into fresh_use
 with metrics as (
   select run_id, key, sum(cast(round(value * 1000000) as bigint)) // count(*) as mean_millionths

@@ -1,6 +1,6 @@
-"""Which machines' power is measured, and which of them the runs of a pool are on: out of `billing[].machines` and `pools`.
+"""Machines whose power is measured, and the pools whose runs use them: from `billing[].machines` and `pools`.
 
-What runs measured is read in `rows.py`; what bills make of it belongs to `ingest/billing/`.
+`rows.py` reads the measurements of runs; `ingest/billing/` uses them for bills.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from runspend.ingest.tracking.dimension_sources import MeasuredMachines
 
 
 def find_measured(settings: Settings) -> MeasuredMachines:
-    """The machines of all bills whose power is measured, and which machines the runs of each pool may be on."""
+    """Return the machines of all bills whose power is measured, and the machines that the runs of each pool may use."""
     measured = {machine.resource_id for bill in settings.billing for machine in bill.machines if machine.is_measured}
     if not measured:
         return MeasuredMachines()
@@ -24,7 +24,7 @@ def find_measured(settings: Settings) -> MeasuredMachines:
 
 
 def _has(pool: Pool, bill: BillSource, machine: Machine) -> bool:
-    """Whether a pool's lines are those of a machine. One that names neither machine nor bill may be of others as well."""
+    """Whether a pool's `lines` select a machine's charges. A pool that names neither machine nor bill may include others."""
     if not {"resource", "source"} & pool.lines.keys():
         return False
     held: dict[str, list[str | None]] = {

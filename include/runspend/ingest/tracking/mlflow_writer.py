@@ -1,7 +1,8 @@
-"""What MLflow is told: where artifacts went, and that a run is no longer wanted. The one place here that writes to MLflow.
+"""Write to MLflow: where artifacts went, and that a run was pruned. The only module here that writes to MLflow.
 
-It logs in with `write_token` of the tracking server, and never as who reads. Put here what is written and how often; when, and after
-which questions, is decided by the archive. Runs are only ever soft-deleted, and never with `mlflow gc`: it deletes more than it is told.
+It logs in with `write_token` of the tracking server, never with the credentials for reading. Put here what is written and how
+often; the archive decides when, and after which checks. Runs are only soft-deleted, and never with `mlflow gc`, which deletes more
+than requested.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ ARCHIVED, RESTORED, PRUNED = "runspend.archived", "runspend.restored", "runspend
 
 
 class Told(Protocol):
-    """Who is written to: an item of the archive is one."""
+    """The owner to write to, for example an item of the archive."""
 
     @property
     def workspace(self) -> str: ...
@@ -29,22 +30,22 @@ class Told(Protocol):
 
 
 class Teller:
-    """Writes to one server. Every call may be repeated: what is written already is not written again. Each returns None, or why nothing was written."""
+    """Writes to one server. Every call may be repeated: existing values are not written again. Returns None, or why nothing was written."""
 
     def __init__(self, server: TrackingServer) -> None:
         self._server = server
         self._client = Client(server, server.write_token) if server.write_token is not None else None
 
     def archived(self, owner: Told, where: str) -> str | None:
-        """The tag `runspend.archived` says where the artifacts went and how they come back."""
+        """Set the tag `runspend.archived`, which says where the artifacts went and how to restore them."""
         return self._write(owner, {ARCHIVED: where, RESTORED: None})
 
     def restored(self, owner: Told, where: str) -> str | None:
-        """The tag is taken away; `runspend.restored` says where the artifacts are."""
+        """Remove the tag `runspend.archived` and set `runspend.restored`, which says where the artifacts are."""
         return self._write(owner, {ARCHIVED: None, RESTORED: where})
 
     def prune_run(self, owner: Told, why: str) -> str | None:
-        """Soft-delete a run, as MLflow's page does, with the reason as the tag `runspend.pruned`. Its artifacts stay."""
+        """Soft-delete a run, as MLflow's page does, with the reason in the tag `runspend.pruned`. Its artifacts stay."""
 
         def prune(client: Client) -> str | None:
             run = _run_of(client, owner)
@@ -59,7 +60,7 @@ class Teller:
         return self._with(owner, prune)
 
     def prune_experiment(self, workspace: str, experiment_id: str) -> str | None:
-        """Soft-delete an experiment that has no active run: MLflow deletes an experiment's runs with it, so one with any is left alone."""
+        """Soft-delete an experiment without active runs. MLflow deletes an experiment's runs with it, so one with active runs is kept."""
         from mlflow.entities import ViewType
 
         def prune(client: Client) -> str | None:
@@ -74,7 +75,7 @@ class Teller:
         return self._in(workspace, f"experiment {experiment_id}", prune)
 
     def restore_run(self, owner: Told) -> str | None:
-        """Bring a soft-deleted run back, if MLflow still has it. Inside a deleted experiment it would be lost to the next `mlflow gc`."""
+        """Restore a soft-deleted run if MLflow still has it. Inside a deleted experiment, the next `mlflow gc` would delete it."""
 
         def restore(client: Client) -> str | None:
             run = _run_of(client, owner)
@@ -122,7 +123,7 @@ def _run_of(client: Client, owner: Told) -> Any:
 
 
 def _set_tags(client: Client, owner: Told, tags: dict[str, str | None]) -> str | None:
-    """Set these tags, and take away those that are None; what is so already is left. A soft-deleted run takes no tags."""
+    """Set these tags, and remove those that are None; leave tags that already match. A soft-deleted run accepts no tags."""
     from mlflow.entities import LoggedModelTag, RunTag
 
     store = client.store

@@ -1,4 +1,5 @@
--- The uses of the runs of one start month: what was read, and of runs that were not asked again what they had used. From `raw_uses`, `previous_links`, `fresh_runs`, `asked_runs`.
+-- Models used by the runs of one start month: as read now, or, for runs that were not read again, as known before.
+-- From `raw_uses`, `previous_links`, `fresh_runs`, `asked_runs`.
 with runs as (
   select workspace, run_id, start_month from fresh_runs where start_month = cast($month as date)
 ),

@@ -1,4 +1,5 @@
--- The points of runs' metrics to read: all of a short metric; of a long one, those at steps the run logged a model at. From `raw_last`, `raw_uses`, `asked_runs`.
+-- The points of runs' metrics to read: all points of a short metric; of a long one, those at steps where the run logged a model.
+-- From `raw_last`, `raw_uses`, `asked_runs`.
 with newest as (
   select l.run_id, l.metric, l.step as last_step from raw_last l semi join asked_runs a using (run_id) where l.step > 0
 )

@@ -1,9 +1,9 @@
--- What each metric says of each hour, from the stream `raw_power`. MLflow logs at the end of what it measured, so a measurement stands for the time
--- since the one before it, the first for that since the run's start, each for ten minutes at most. NVML counts whole milliwatts and MLflow
--- keeps tenths of a watt: rounding to milliwatts brings back what the float stands for, and from there on all sums are of integers.
+-- The power of each metric per hour, from the stream `raw_power`. MLflow logs at the end of a measurement, so a measurement covers the time since
+-- the previous one, or since the run's start; each covers at most ten minutes. NVML counts whole milliwatts and MLflow keeps tenths of a watt.
+-- Rounding to milliwatts restores the value behind the float. From there on, all sums use integers.
 insert into fresh_power by name
 with points as (
-  -- what was logged twice at one moment counts once
+  -- Values logged twice at one moment count once.
   select run_id, key as metric, logged_ms, sum(cast(round(value * 1000) as bigint)) // count(*) as milliwatts
   from raw_power
   where is_instant(logged_ms)

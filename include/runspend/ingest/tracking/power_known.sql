@@ -1,4 +1,4 @@
--- What was read on an earlier night of the metrics of one month that nobody has logged since, at the same steps. From `previous_power`.
+-- Values read in an earlier pipeline run, for metrics of one month without new points since, at the same steps. From `previous_power`.
 insert into known_power
 select p.*
 from previous_power p

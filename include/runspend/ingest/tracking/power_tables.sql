@@ -1,4 +1,4 @@
--- What `power_wanted.sql` reads and fills: the machines whose power is measured, those that the runs of a pool may be on, and the
+-- Inputs and outputs of `power_wanted.sql`: machines with measured power, machines that the runs of a pool may use, and
 -- metrics of runs on a measured machine.
 create table measured_machines (machine varchar);
 create table pool_machines (pool varchar, machine varchar);

@@ -1,6 +1,6 @@
--- The metrics of power of runs on measured machines, one row per run and metric, from `use_keys`. A run is on the machines it states; one that
--- states none is on those of its pool. Which of several machines a GPU is in, the node in the metric's name says: nobody else does.
--- `step_stride` spreads the looks over the steps: $per_hour of them for each hour the run lasted, $points at most.
+-- The power metrics of runs on measured machines, one row per run and metric, from `use_keys`. A run is on the machines it states;
+-- a run that states none is on those of its pool. Only the node in the metric's name shows which of several machines a GPU is in.
+-- `step_stride` spreads the reads over the steps: $per_hour for each hour of the run, $points at most.
 insert into power_wanted by name
 with logged as (
   select

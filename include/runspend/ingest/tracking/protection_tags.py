@@ -1,4 +1,7 @@
-"""Tags that keep artifacts where they are: one rule for runs, experiments, models and traces. `plan.sql` of the archive says the same in SQL."""
+"""Tags that keep artifacts in place: one rule for runs, experiments, models and traces.
+
+The archive's `plan.sql` has the same rule in SQL.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ NO = ("false", "no", "0")
 
 
 def holding_tag(tags: Mapping[str, str], whose: str, today: date) -> str | None:
-    """What a tag says against touching the artifacts, in words; `whose` is "its" or "its experiment's". A date in runspend.keep holds to its end."""
+    """Return which tag protects the artifacts, in words; `whose` is "its" or "its experiment's". A date in runspend.keep is inclusive."""
     said = {key: tags[key].strip().lower() for key in ("runspend.hold", "runspend.keep", "stage") if key in tags}
     if said.get("runspend.hold", "no") not in NO:
         return f"legal hold: {whose} tag runspend.hold"

@@ -1,6 +1,6 @@
-"""Registered model versions, through MLflow's client: one server's own registry, or one elsewhere.
+"""Registered model versions, read through MLflow's client from the server's own registry or another one.
 
-Put here how versions are listed and with what aliases. What they protect does not belong here.
+Put here how versions and their aliases are listed. What they protect does not belong here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OF_MODEL = re.compile(r"models:/m-[^/@]+")  # models:/m-fraud/1 is a version of
 
 
 def read_versions(client: Client, workspaces: Sequence[str | None]) -> pa.Table:
-    """Every version of the registry as `raw.version_schema` says. Raises SourceError when it cannot be read, or does not hold still."""
+    """Return every version of the registry as in `raw.version_schema`. Raises SourceError if it cannot be read, or keeps changing."""
     import pyarrow as pa
 
     rows: list[tuple[Any, ...]] = []
@@ -36,7 +36,10 @@ def read_versions(client: Client, workspaces: Sequence[str | None]) -> pa.Table:
 
 
 def _settled(client: Client, workspace: str) -> list[tuple[Any, ...]]:
-    """The versions of one workspace. Pages are offsets: what is removed between two of them shifts the rest, so several pages are read until they agree."""
+    """Return the versions of one workspace.
+
+    Pages are offsets, so a removal shifts the rest: several pages are read until two readings agree.
+    """
     before, pages = _read_once(client, workspace)
     for _ in range(READINGS if pages > 2 else 0):
         found, _ = _read_once(client, workspace)

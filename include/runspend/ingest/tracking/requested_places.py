@@ -1,7 +1,7 @@
-"""What a run says of the machines it asked for beside their type: account, region, zone and purchase option, as pieces of `runs.sql`.
+"""A run's requested account, region, zone and purchase option, in addition to the machine type, as pieces of `runs.sql`.
 
-Put here which keys are read and how a value becomes comparable with a bill. A plain word such as `region` is used for many things:
-those keys count only where the value looks like a cloud's. What the values decide is in `allocation/models/type_claims.sql`.
+Put here which keys are read and how a value becomes comparable with a bill. A plain word such as `region` has many uses, so
+those keys count only if the value looks like a cloud's. `allocation/models/type_claims.sql` decides what the values mean.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from runspend.ingest.tracking.dimension_sources import param_sql, tag_sql
 
-# The first that is stated counts. Keys whose name is plain enough for anything else are marked by the shape their value must have.
+# The first stated key counts. For keys with a generic name, the value must have a certain shape.
 ACCOUNT_KEYS = ("runspend.account", "cloud.account.id", "sub_account_id", "aws_account_id", "AWS_ACCOUNT_ID", "azure_subscription_id", "AZURE_SUBSCRIPTION_ID")
 PROJECT_KEYS = ("gcp_project", "GOOGLE_CLOUD_PROJECT")
 SHAPED_ACCOUNT_KEYS = ("account_id", "subscription_id", "account")
@@ -26,7 +26,10 @@ PLACE_KEYS = (*ACCOUNT_KEYS, *PROJECT_KEYS, *SHAPED_ACCOUNT_KEYS, *REGION_KEYS, 
 
 
 def place_columns(tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
-    """SQL of `said_account`, `said_region`, `said_zone` and `said_option`: the first key that says something usable, a tag before a param of the same name."""
+    """Return SQL of `said_account`, `said_region`, `said_zone` and `said_option`.
+
+    Each is the value of the first usable key, a tag before a param of the same name.
+    """
 
     def first(*groups: tuple[Sequence[str], str]) -> str:
         found = [f"{macro}({sql})" for keys, macro in groups for key in keys for sql in (tag_sql(tags, key), param_sql(params, key)) if not sql.startswith("null")]

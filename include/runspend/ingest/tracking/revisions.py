@@ -1,20 +1,20 @@
-"""The schema revisions of MLflow's database that the queries of `database.py` were written for, oldest first.
+"""The schema revisions of MLflow's database that the queries of `database.py` support, oldest first.
 
 Copied from MLflow's own migration scripts (`mlflow/store/db_migrations/versions`); a test compares them. A database at
-any other revision is not read: a renamed column would be a wrong figure, not an error. To support a newer MLflow, read
-its migrations, adapt the queries if need be, and add the revisions here.
+any other revision is not read: a renamed column would give wrong figures, not an error. To support a newer MLflow, read
+its migrations, adapt the queries if needed, and add the revisions here.
 """
 
 from __future__ import annotations
 
-# Before these MLflow's tables lack what runs are read from.
+# Older tables lack columns that runs are read from.
 OLDEST_SUPPORTED = "97727af70f4d"
 LOGGED_MODELS_SINCE = "400f98739977"
-STEPS_SINCE = "6953534de441"  # at which a model was logged
+STEPS_SINCE = "6953534de441"  # the step at which a model was logged
 ALIASES_SINCE = "3500859a5d39"
 STORAGE_SINCE = "acf3f17fdcc7"  # of model versions
 TRACES_SINCE = "867495a8f9d4"
-TRACE_COSTS_SINCE = "75868b020152"  # costs and models in columns of their own
+TRACE_COSTS_SINCE = "75868b020152"  # costs and models in separate columns
 WORKSPACES_SINCE = "1b5f0d9ad7c1"
 METRIC_INDEX_SINCE = "a5b4c3d2e1f0"  # on run, key and step
 NEWEST_MLFLOW = "3.17"
@@ -92,10 +92,10 @@ REVISIONS = (
 
 
 def is_at_least(revision: str, since: str) -> bool:
-    """Whether a known revision has what `since` brought."""
+    """Whether a known revision includes the change of `since`."""
     return REVISIONS.index(revision) >= REVISIONS.index(since)
 
 
 def describe_range() -> str:
-    """The supported range, as errors and `doctor` name it."""
+    """Return the supported range, as in errors and `doctor`."""
     return f"{OLDEST_SUPPORTED} (MLflow {OLDEST_MLFLOW}) to {REVISIONS[-1]} (MLflow {NEWEST_MLFLOW})"

@@ -1,7 +1,7 @@
-"""From raw rows to the tables `runs`, `run_resources`, `machine_power`, `experiments` and `artifact_owners`, by DuckDB, one Parquet file a unit.
+"""Turn raw rows into the tables `runs`, `run_resources`, `machine_power`, `experiments` and `artifact_owners`, with DuckDB.
 
-Put here what a run's row means and how a month is put together from what MLflow has and what it had; the rules
-themselves are in the `.sql` files next door. How rows are fetched belongs to `database.py` and `api.py`.
+Writes one Parquet file per unit. Put here what a run's row means, and how a month combines MLflow's current and earlier rows; the
+rules are in the `.sql` files in this folder. `database.py` and `api.py` fetch the rows.
 """
 
 from __future__ import annotations
@@ -68,16 +68,16 @@ PRINCIPAL_KEYS = ("runspend.iam_principal", "iam_principal")
 STATED_KEYS = RESOURCE_KEYS + REQUEST_KEYS + PLACE_KEYS + PRINCIPAL_KEYS
 MLFLOW_KEYS = ("mlflow.user", "mlflow.runName", "mlflow.parentRunId", "mlflow.source.name", "mlflow.source.git.commit")
 
-# Clocks may differ by so much before an end or a metric's time counts as one of the future …
+# Allowed clock difference before an end or a metric's time counts as being in the future …
 BELIEVED_AHEAD_MS = 3_600_000
-# … and a run whose end does is there for so long after its last sign of life, as one without an end.
+# … and how long a run with such an end counts as alive after its last sign of life, like a run without an end.
 ALIVE_HOURS = 6
 
-# What a month remembers in place of its settings where an end was not believed that lies behind the clock on the wall: a night was run as of an
-# earlier day, on a store of today. The next night reads the month again, and believes what is then past.
+# Stored in place of a month's settings if an end was rejected that the real clock has already passed: the pipeline ran as of an earlier
+# day, on a current store. The next pipeline run reads the month again, and accepts ends that are then in the past.
 REPLAYED = "as of an earlier day"
 
-# A month that lost fewer runs than this at once is believed.
+# A month that lost fewer runs than this at once is accepted.
 MIN_VANISHED = 10
 MEMORY_LIMIT = "1GB"
 ROW_GROUP = 122_880
@@ -93,10 +93,10 @@ DUCKDB_TYPES = {
 
 
 class Rows:
-    """The set work of one extract, in a DuckDB of its own that spills to `workdir`.
+    """The set-based work of one extract, in its own DuckDB that spills to `workdir`.
 
-    `wanted` are the tags and params whose values the rows need. Before `load_runs`, `expect` says which of them the server
-    has at all: a key that no run has costs nothing then.
+    `wanted` lists the tags and params whose values the rows need. Before `load_runs`, call `expect` with those that the server
+    has at all: a key that no run has then costs nothing.
     """
 
     def __init__(self, server: TrackingServer, settings: RowSettings, *, now: datetime, workdir: Path, load_id: str) -> None:
@@ -147,7 +147,7 @@ class Rows:
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """Where the runs and experiments that were read stand as `fresh_runs` and `fresh_experiments`."""
+        """The connection with the runs and experiments that were read, as `fresh_runs` and `fresh_experiments`."""
         return self._con
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class Rows:
         self._con.execute(f"create table {name} ({', '.join([*columns, *more])})")
 
     def _create_power(self, measured: MeasuredMachines) -> None:
-        """`fresh_power` and `known_power`: what is read tonight, and what was on an earlier night and would be the same."""
+        """Create `fresh_power` and `known_power`: rows of this pipeline run, and rows of earlier ones that would be the same."""
         self._create("fresh_power", TABLES["machine_power"])
         self._create("known_power", TABLES["machine_power"])
         self._con.execute(_sql("power_tables.sql"))
@@ -187,7 +187,7 @@ class Rows:
             self._con.executemany("insert into user_lines values (?, ?, ?, ?, ?, ?)", lines)
 
     def expect(self, keys: raw.Keys) -> raw.Keys:
-        """Take the tags and params that some run has, and say what is to be read: all of a kind where all are copied."""
+        """Set the tags and params that some run has, and return the keys to read: None if all of a kind are copied."""
         tags, params = list(keys.tags or ()), list(keys.params or ())
         self._set("tag_keys", tags)
         self._set("tag_paths", [_pointer(k) for k in tags])
@@ -218,9 +218,9 @@ class Rows:
         return len(experiments)
 
     def load_runs(self, batches: Iterator[pa.RecordBatch]) -> None:
-        """All batches, or none: what they raise is raised here as it was."""
+        """Load all batches, or none. Their exceptions are raised unchanged."""
         self._con.execute("delete from fresh_use; delete from fresh_gaps; delete from fresh_times; delete from fresh_runs; delete from fresh_resources")
-        # How many rows a stream has is not known: left to itself, DuckDB hashes all of it, and does the work after the last one, on one core.
+        # A stream has no row count. By default, DuckDB would hash all of it and do the work after the last row, on one core.
         self._con.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
         try:
             with self._streamed("raw_runs", raw.run_schema(), batches):
@@ -231,7 +231,7 @@ class Rows:
         self._con.execute(_sql("run_resources.sql", resource_key=resource_key_sql("resource_id")))
 
     def know_metrics(self, previous: Callable[[str], pa.Table | None], unread: Collection[str]) -> None:
-        """Take over what an earlier night read from the metrics of runs that still end at the same time. `unread`: months whose gaps are looked for again."""
+        """Reuse metrics that an earlier pipeline run read, for runs with the same end. `unread`: months whose gaps are searched again."""
         months = self._con.execute("select distinct strftime(start_month, '%Y-%m') from fresh_runs where use_keys <> '' or step_keys <> ''").fetchall()
         for (month,) in months:
             self._register("previous_runs", TABLES["runs"], previous(month))
@@ -240,7 +240,10 @@ class Rows:
                 self._con.execute(_sql("known_gaps.sql"), {"month": _first_day(month)})
 
     def use_wanted(self) -> list[raw.UseKey]:
-        """The utilization metrics to average: of GPUs where a run has such, else of CPUs. An ended run is read once: its metrics are there."""
+        """Return the utilization metrics to average: of GPUs if the run has any, else of CPUs.
+
+        An ended run is read once, since it is complete.
+        """
         found = self._con.execute(_sql("use_keys.sql"), {"points": raw.USE_POINTS}).fetchall()
         return [raw.UseKey(*row) for row in found]
 
@@ -252,27 +255,27 @@ class Rows:
         self._con.unregister("raw_use")
 
     def gaps_wanted(self) -> list[raw.StepRange]:
-        """The metric of each long run that was logged at most steps: its times show whether the run was stopped in between."""
+        """Return the metric of each long run that was logged at most steps: its times show whether the run was stopped in between."""
         found = self._con.execute(_sql("gap_metrics.sql"), {"looks": raw.STEP_LOOKS}).fetchall()
         return [raw.StepRange(*row) for row in found]
 
     def gaps_doubted(self) -> list[raw.StepRange]:
-        """What else shows when runs with a silence were there: the steps around it, and the run's other metrics."""
+        """Return what else shows when runs with a silence were active: the steps around it, and the run's other metrics."""
         found = self._con.execute(_sql("gap_signs.sql"), {"looks": raw.STEP_LOOKS, "long_ms": raw.LONG_MS}).fetchall()
         return [raw.StepRange(*row) for row in found]
 
     def load_times(self, batches: Iterator[pa.RecordBatch], *, is_first_look: bool) -> None:
-        """All batches, or none: what they raise is raised here as it was."""
+        """Load all batches, or none. Their exceptions are raised unchanged."""
         with self._streamed("raw_times", raw.time_schema(), batches):
             self._con.execute(_sql("gap_times.sql"), {"is_first_look": is_first_look})
 
     def find_gaps(self) -> None:
-        """Find, from the times that were read and are then dropped, the gaps of each run that was looked at."""
+        """Find the gaps of each run from the times that were read, then drop the times."""
         self._con.execute(_sql("gaps.sql"), {"long_ms": raw.LONG_MS})
         self._con.execute("delete from fresh_times")
 
     def power_wanted(self, previous: Callable[[str], pa.Table | None]) -> list[raw.UseKey]:
-        """The metrics of power to read, of runs on measured machines. What was read before at the same steps is not read again."""
+        """Return the power metrics to read, of runs on measured machines. Metrics already read at the same steps are left out."""
         if not self.reads_power:
             return []
         for table in ("power_wanted", "known_power", "fresh_power"):
@@ -288,13 +291,13 @@ class Rows:
         return [raw.UseKey(*row) for row in found]
 
     def load_power(self, batches: Iterator[pa.RecordBatch]) -> None:
-        """All batches, or none: what they raise is raised here as it was."""
+        """Load all batches, or none. Their exceptions are raised unchanged."""
         with self._streamed("raw_power", raw.power_schema(), batches):
             self._con.execute(_sql("power.sql"), self._names)
 
     @contextmanager
     def _streamed(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[None]:
-        """The batches as a table that can be read once. What they raise is raised here as it was: DuckDB would raise its text alone."""
+        """Show the batches as a table that can be read once. Their exceptions are raised unchanged: DuckDB would raise only their text."""
         import pyarrow as pa
 
         guarded = _Guarded(batches)
@@ -319,13 +322,13 @@ class Rows:
             self._con.unregister(name)
 
     def write_trace_month(self, month: str, previous: pa.Table | None) -> Path:
-        """The file of `trace_costs`: what the traces there are cost, and what those no longer there did."""
+        """Write the file of `trace_costs`: costs of the current traces, and of those that no longer exist."""
         table = TABLES["trace_costs"]
         self._register("previous_trace_costs", table, previous)
         return self.write(table, month, _sql("trace_month.sql", columns=_columns(table)), {"month": _first_day(month)})
 
     def warnings(self) -> list[str]:
-        """One sentence for each kind of statement that could not be used."""
+        """Return one sentence for each kind of value that could not be used."""
         bad_lists, bad_times = self._one("select count(*) filter (has_bad_resources), count(*) filter (has_bad_time) from fresh_runs")
         (bad_stated,) = self._one("select count(*) filter (has_bad_time) from fresh_resources")
         found = [
@@ -347,7 +350,7 @@ class Rows:
         return self.write(table, "all", f"select {_columns(table)} from fresh_experiments order by experiment_id, workspace", {})
 
     def write_owners(self, owners: pa.Table) -> Path:
-        """`artifact_owners` of the experiments that were read."""
+        """Write `artifact_owners` of the experiments that were read."""
         table = TABLES["artifact_owners"]
         self._con.register("raw_owners", owners)
         select = (
@@ -368,7 +371,10 @@ class Rows:
         accept: bool,
         written: str | None = None,
     ) -> tuple[dict[str, Path], dict[str, Any]]:
-        """The files of `runs` and what stands beside it, and what the unit should remember. Refused if too many runs vanished. `written`: what it remembered last."""
+        """Write the files of `runs` and its companion tables; return them, and what the unit should remember.
+
+        Raises SourceRefused if too many runs vanished. `written`: the settings that the unit remembers.
+        """
         parameters = {"month": _first_day(month)}
         self._register("previous_runs", TABLES["runs"], previous_runs)
         self._register("previous_resources", TABLES["run_resources"], previous_resources)
@@ -384,7 +390,7 @@ class Rows:
             + ", coalesce(k.end_time, r.end_time) as end_time, coalesce(k.future_end_time, r.future_end_time) as future_end_time"
             + ", coalesce(g.gaps, []) as gaps, g.gap_seconds"
             + ", case when r.resource_kind = 'one' then [r.resource_text] else coalesce(m.resource_ids, []) end as resource_ids, u.mean_use_percent, null::timestamptz as purged_at",
-            columns_gone=_cleaned(runs, there)  # what an earlier version copied is cleaned as well
+            columns_gone=_cleaned(runs, there)  # also cleans values that an earlier version copied
             + ", r.end_time, r.future_end_time, coalesce(r.gaps, []) as gaps, r.gap_seconds"
             + ", list_transform(r.resource_ids, lambda id: redacted(id)) as resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
         )
@@ -406,7 +412,7 @@ class Rows:
         return files, self._extra(files["runs"])
 
     def _register(self, name: str, table: Table, rows: pa.Table | None) -> None:
-        """The warehouse's rows with today's columns: a file of an older version may lack some."""
+        """Show the warehouse's rows with today's columns: a file of an older version may lack some."""
         import pyarrow as pa
 
         schema = table.arrow_schema()
@@ -431,7 +437,7 @@ class Rows:
             )
 
     def _extra(self, path: Path) -> dict[str, Any]:
-        """What allocation needs to know without reading: from when to when the runs of this month may have used machines."""
+        """Return facts that allocation needs without reading the rows: from when to when this month's runs may have used machines."""
         first, last, is_open, count, is_replayed = self._one(
             "select min(start_time), max(coalesce(end_time, last_sign_at, start_time + interval 31 days)), coalesce(bool_or(end_time is null and purged_at is null), false),"
             " count(*) filter (purged_at is null), coalesce(bool_or(epoch_ms(future_end_time) <= $clock_ms), false) from read_parquet($path)",
@@ -441,11 +447,11 @@ class Rows:
         return {"first_start": _iso(first), "last_end": _iso(last), "has_open_runs": is_open, "runs": count, "settings": settings}
 
     def write(self, table: Table, period: str, select: str, parameters: dict[str, Any]) -> Path:
-        """The file of the rows of a query, which are the table's in columns, types and order."""
+        """Write the rows of a query, which has the table's columns, types and order, to a file."""
         target = self._workdir / f"{table.name}-{period}.parquet"
         unfinished = target.with_suffix(".unfinished")
         name = str(unfinished).replace("'", "''")
-        # A column that DuckDB can prove to hold no null is marked as required, and the files of one table must agree.
+        # DuckDB marks a column as required if it can prove that it holds no null, but the files of one table must have the same schema.
         self._con.execute("set disabled_optimizers = 'statistics_propagation'")
         try:
             self._con.execute(f"copy ({select}) to '{name}' (format parquet, compression zstd, compression_level 1, row_group_size {ROW_GROUP})", parameters)
@@ -460,7 +466,7 @@ class Rows:
 
 
 class _Guarded:
-    """An iterator that remembers what went wrong in it: Arrow's C interface passes on no exception, only its text."""
+    """An iterator that remembers its exception: Arrow's C interface passes on only the text of an exception."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
         self._batches = iter(batches)
@@ -484,7 +490,7 @@ def _listed(keys: Sequence[str] | str) -> Sequence[str]:
 
 
 def _pointer(key: str) -> str:
-    """A key as JSON pointer (RFC 6901), the one path syntax that can name any key."""
+    """Return a key as JSON pointer (RFC 6901), the only path syntax that can name any key."""
     return "/" + key.replace("~", "~0").replace("/", "~1")
 
 
@@ -497,7 +503,7 @@ def _columns(table: Table) -> str:
 
 
 def _cleaned(table: Table, names: Sequence[str]) -> str:
-    """SQL of these columns of `r`, whatever has the shape of a secret replaced in every text."""
+    """Return SQL for these columns of `r`, with everything that looks like a secret replaced in every text."""
     texts = {c.name for c in table.columns if c.type == "STRING"} - {"tracking_server", "workspace", "run_id", "experiment_id", "load_id", "params_digest"}
     cleaners = dict.fromkeys(texts, "redacted") | {"tags": "redacted_document", "params": "redacted_document", "artifact_uri": "redacted_place"}
     return ", ".join(f"{cleaners[name]}(r.{name}) as {name}" if name in texts else f"r.{name}" for name in names)
@@ -508,7 +514,7 @@ def _iso(moment: datetime | None) -> str | None:
 
 
 def _sql(name: str, **parts: str) -> str:
-    """A file of SQL with its {parts} filled in; nothing that comes from MLflow or a user ever is one."""
+    """Return a SQL file with its {parts} filled in. A part must never come from MLflow or a user."""
     text = (Path(__file__).parent / name).read_text(encoding="utf-8")
     for part, sql in parts.items():
         text = text.replace("{" + part + "}", sql)

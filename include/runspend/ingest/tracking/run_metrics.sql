@@ -1,5 +1,7 @@
--- Metrics of the runs of one start month, one row a step: the newest values, those that were read, and those read before of runs that were not asked again.
--- Of several values at a step the newest counts, as in MLflow. From `raw_last`, `raw_points`, `raw_model_points`, `previous_links`, `fresh_runs`, `asked_runs`.
+-- Metrics of the runs of one start month, one row per step: the newest values, those read now,
+-- and earlier ones of runs that were not read again.
+-- If a step has several values, the newest counts, as in MLflow.
+-- From `raw_last`, `raw_points`, `raw_model_points`, `previous_links`, `fresh_runs`, `asked_runs`.
 with runs as (
   select workspace, run_id, start_month from fresh_runs where start_month = cast($month as date)
 ),

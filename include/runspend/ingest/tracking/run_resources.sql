@@ -18,7 +18,7 @@ separated as (
   from fresh_runs
   where resource_kind = 'ids' and not starts_with(resource_text, '[')
 ),
--- A machine stated twice with the same times is one statement.
+-- A machine stated twice with the same times counts once.
 claims as (
   select distinct
     tracking_server, workspace, run_id, start_month, load_id,

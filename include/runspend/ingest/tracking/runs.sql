@@ -1,8 +1,8 @@
 -- One row per run, from the stream `raw_runs` and `fresh_experiments`. `t` and `p` are the tags and params under `tag_keys` and `param_keys`.
--- MLflow writes user_id 'unknown' where nobody said. The places of the dimensions, {team} and so on, the job and the pool are written by `places.py`.
+-- MLflow writes user_id 'unknown' if no user is known. `places.py` writes the places of the dimensions ({team} and so on), the job and the pool.
 -- `resource_kind` and `resource_text` go to `run_resources.sql`, `use_keys` to `use_keys.sql`, `step_keys` to `gap_metrics.sql`.
 insert into fresh_runs by name
--- What has the shape of a secret is replaced before anything else looks at it; `said_tags` and `said_params` are what `all_but_secrets` chooses from.
+-- Text that looks like a secret is replaced first. `all_but_secrets` chooses from `said_tags` and `said_params`.
 with looked_at as (
   select r.*, is_suspect(concat_ws(chr(10), run_name, user_id, artifact_uri, tags, params)) as is_suspected from raw_runs r
 ),
@@ -45,7 +45,7 @@ named as (
   left join user_periods u on u.person = n.person
   where e.experiment_id is not null or not getvariable('only_listed_workspaces')
 ),
--- What the run says about its machines, one column a key, so that every text is looked at once.
+-- The run's statements about its machines, one column per key, so that every text is parsed once.
 says as (
   select
     n.*,
@@ -54,7 +54,7 @@ says as (
     coalesce(
       stated(t, p, 'runspend.instance_id'), stated(t, p, 'instance_id'), stated(t, p, 'resource_id'),
       stated(t, p, 'cloud.instance_id'), stated(t, p, 'mlflow.databricks.cluster.id'),
-      -- serverless has no cluster: its usage names the notebook
+      -- Serverless has no cluster; its usage names the notebook.
       stated(t, p, 'mlflow.databricks.notebookID')
     ) as one_id,
     stated(t, p, 'instance_type') as said_instance_type,
@@ -81,7 +81,7 @@ says as (
     {pool_number} as pool_number
   from named n
 ),
--- Lists of machines that cannot be read count as not stated.
+-- Lists of machines that cannot be parsed count as not stated.
 judged as (
   select
     s.*,
@@ -102,7 +102,7 @@ typed as (
     nullif(status, '') as run_status,
     nullif(lifecycle_stage, '') as lifecycle_stage,
     instant(start_ms) as start_time,
-    -- An end after the time it was read at is not believed: the run ends at its last sign of life, and what it may have done after that.
+    -- An end time later than the read is rejected: the run ends at its last sign of life plus $alive_ms.
     instant(case when end_ms > $believed_ms then least(end_ms, greatest(start_ms, last_metric_ms) + $alive_ms) else end_ms end) as end_time,
     case when end_ms > $believed_ms then instant(end_ms) end as future_end_time,
     case when end_ms is null or not is_instant(end_ms) then instant(last_metric_ms) end as last_sign_at,
@@ -119,7 +119,7 @@ typed as (
     {cost_center_from} as cost_center_from,
     {owner_from} as owner_from,
     said_instance_type as instance_type,
-    -- PyTorch's data loaders have a `num_workers` too. On Databricks it counts the machines beside the driver.
+    -- PyTorch's data loaders have a `num_workers` too. On Databricks it counts the machines in addition to the driver.
     coalesce(whole_number(said_nodes), whole_number(said_workers) + if(is_on_databricks, 1, 0)) as num_nodes,
     said_gpu_type as gpu_type,
     none_or_more(try_cast(said_gpu_count as double)) as gpu_count,
@@ -137,8 +137,8 @@ typed as (
     said_job_key as job_key,
     said_principal as iam_principal,
     {principal_key} as principal_key,
-    -- Not JSON: a run's params come in the order they were logged in; joined text is cheaper to make and to sort.
-    -- `nullif`, not `case`, under which every list is made and sorted twice.
+    -- Not JSON: params come in the order in which they were logged, and joined text is cheaper to build and sort.
+    -- `nullif`, because with `case` every list is built and sorted twice.
     md5(array_to_string(list_sort(string_split(nullif(param_list, ''), chr(31))), chr(31))) as params_digest,
     case when getvariable('copies_all_tags') then case when is_suspected then all_but_secrets(said_tags) else all_but_secret_keys(tags) end
          else {copied_tags} end as tags,

@@ -1,5 +1,5 @@
--- The LLM costs of one month, from `fresh_trace_costs` and `previous_trace_costs`. MLflow deletes old traces, the money stays spent: a day of a run (or of an
--- experiment's traces without a run) that shows fewer traces than before keeps its rows.
+-- The LLM costs of one month, from `fresh_trace_costs` and `previous_trace_costs`. MLflow deletes old traces, but their cost remains.
+-- A day of a run (or of an experiment's traces without a run) that shows fewer traces than before keeps its rows.
 with fresh as (
   select * from fresh_trace_costs where month = $month
 ),

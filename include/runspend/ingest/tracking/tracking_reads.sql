@@ -1,4 +1,4 @@
--- Whether each kind could be read, for every workspace that holds experiments. `reasons` stand beside `kinds`; null: it could.
+-- Whether each kind could be read, for every workspace with experiments. `reasons` matches `kinds` by position; null: it could.
 with kinds as (
   select unnest($kinds) as kind, unnest(cast($reasons as varchar[])) as reason
 )

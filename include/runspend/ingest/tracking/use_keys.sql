@@ -1,5 +1,6 @@
--- Which metrics to average, one row per run and metric, from `use_keys` of the runs whose mean is not in `fresh_use`: those of GPUs, where there are none those of the CPU.
--- `stride` spreads at most $points looks over the steps.
+-- The metrics to average, one row per run and metric, from `use_keys` of the runs whose mean is not in `fresh_use`:
+-- those of GPUs, or those of the CPU if there are none.
+-- `stride` spreads at most $points reads over the steps.
 with logged as (
   select run_id, unnest(string_split(use_keys, chr(31))) as entry
   from fresh_runs r

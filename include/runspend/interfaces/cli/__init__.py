@@ -45,7 +45,7 @@ for command in (init, doctor, suggest, config, try_, demo, nightly, *STEPS, arch
 def main() -> None:
     """Run the command line. Errors raised on purpose are one line and an exit code; a bug is a traceback and exit code 1; neither shows a secret."""
     private_umask()
-    gc.set_threshold(100_000)  # what is imported stays: to look through it again and again is a tenth of the time to start
+    gc.set_threshold(100_000)  # imported objects stay: scanning them repeatedly takes a tenth of the startup time
     atexit.register(gc.freeze)  # … and once more at the end, a sixth of a second
     try:
         cli.main(standalone_mode=False)

@@ -1,4 +1,4 @@
-"""What becomes of names and places that change: `forget`, `rename`, `copy`."""
+"""Commands for names and places that change: `forget`, `rename`, `copy`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`runspend archive`: what policies would move, who objected, and what became of it."""
+"""`runspend archive`: the plan of the policies, objections, and results."""
 
 from __future__ import annotations
 

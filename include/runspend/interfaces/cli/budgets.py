@@ -1,4 +1,4 @@
-"""`runspend budgets`: how they stand, and who is quiet about which."""
+"""`runspend budgets`: their state, and who muted which budget."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _list_budgets(context: Context) -> None:
 
 
 def _quiet_command(name: str, kind: QuietKind, help_text: str) -> None:
-    """`ack`, `snooze` and `wake`: who says so about which budget, recorded."""
+    """Add `ack`, `snooze` or `wake`. Each use is recorded with the person and the budget."""
 
     def command(context: Context, budget: str, until: datetime | None, by: str | None, note: str | None) -> None:
         from runspend.actions.alert.overview import say_quiet

@@ -1,4 +1,4 @@
-"""What every command is given, and the options all of them have. Reading and printing do not belong here."""
+"""The context and the options that all commands share. Reading and printing do not belong here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MONTH = re.compile(r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])")
 
 @dataclass
 class Context:
-    """What every command is given: where the configuration is, what time it is, and who is watching."""
+    """The context of every command: the place of the configuration, the time, and whether a person is watching."""
 
     config: Path | None
     now: datetime
@@ -68,7 +68,7 @@ def _moment(_: click.Context, __: click.Parameter, value: str | None) -> datetim
 
 
 def day_end(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
-    """The first instant that is not of the day, or of the moment, any more."""
+    """Return the first instant after the day, or after the given moment."""
     moment = _moment(context, parameter, value)
     if moment is None or value is None:
         return None

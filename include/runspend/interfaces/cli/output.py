@@ -1,4 +1,4 @@
-"""How answers are printed: outcomes, rows, columns, JSON. What is answered does not belong here."""
+"""Prints answers: outcomes, rows, columns, JSON. Computing answers does not belong here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def query(settings: Settings, sql: str, parameters: dict[str, Any]) -> pa.Table:
-    """The rows of one question to the warehouse."""
+    """Return the rows of one query of the warehouse."""
     from runspend.warehouse import open_warehouse
 
     with open_warehouse(settings).reader() as reader:
@@ -28,7 +28,7 @@ def query(settings: Settings, sql: str, parameters: dict[str, Any]) -> pa.Table:
 
 
 def print_query_costs(context: Context, found: QueryCosts) -> None:
-    """What each model would read, and what that costs."""
+    """Print how much each model would read, and the cost."""
     if context.as_json:
         print_json([{"period": period, "model": model, "bytes": size} for period, model, size in found.sizes])
     else:
@@ -36,12 +36,12 @@ def print_query_costs(context: Context, found: QueryCosts) -> None:
 
 
 def shown(text: str) -> str:
-    """A sentence as a terminal may have it: what others wrote may be part of it, and moves no cursor."""
+    """Return a sentence that is safe on a terminal: text by users in it cannot move the cursor."""
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t" else c for c in text)
 
 
 def print_outcome(context: Context, outcome: Outcome) -> None:
-    """What a step did; ends the process with its exit code."""
+    """Print the outcome of a step; end the process with its exit code."""
     if context.as_json:
         print_json({"step": outcome.step, "exit_code": outcome.exit_code, "changed": outcome.changed, "unchanged": outcome.unchanged, "problems": outcome.problems, "notes": outcome.notes, "found": outcome.found})
         raise SystemExit(outcome.exit_code)
@@ -71,5 +71,5 @@ def print_columns(lines: Sequence[tuple[str, ...]]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON value; what JSON lacks as text."""
+    """Print one JSON value. Types that JSON lacks become text."""
     click.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""Questions to what is published: `costs`, `explain`, `export`, `sql`, `status`, `serve`. Nothing is changed."""
+"""Queries of published tables: `costs`, `explain`, `export`, `sql`, `status`, `serve`. They change nothing."""
 
 from __future__ import annotations
 

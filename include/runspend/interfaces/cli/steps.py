@@ -1,4 +1,4 @@
-"""The whole line and its steps one by one: `nightly`, `extract`, `load`, `allocate` and the others."""
+"""The whole pipeline and its single steps: `nightly`, `extract`, `load`, `allocate` and the others."""
 
 from __future__ import annotations
 

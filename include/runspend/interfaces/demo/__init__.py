@@ -1,10 +1,10 @@
-"""A small company's 45 days, made when nothing is configured: two MLflow stores, their artifacts, two bills that fit.
+"""The demo: 45 days of a small company, made if nothing is configured: two MLflow stores, their artifacts, two matching bills.
 
-    plan.py    who ran what on which machine, from a seed; nothing is written
+    plan.py    who ran what on which machine, from a seed; writes nothing
     stores.py  the runs, through MLflow's own client
     bills.py   the FOCUS files the clouds would have sent
 
-Everything lies in one folder of its own, so that its dollars never meet real ones.
+Everything is in one separate folder, so that demo costs never mix with real ones.
 """
 
 from runspend.interfaces.demo.world import World, make_world

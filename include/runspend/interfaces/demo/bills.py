@@ -1,7 +1,7 @@
 """The bills of a plan, as FOCUS files: AWS (1.2, gzip CSV, one file a month) and Google Cloud (1.0, CSV).
 
-A machine's hour is one line of the whole hour with the part that was billed as its quantity, as AWS writes it. Beside the
-machines stand what every bill has: disks, a database nobody trains on, tax, support, a credit, a correction.
+As at AWS, a machine's hour is one line for the whole hour, with the billed part as its quantity. The bills also have lines that
+every bill has: disks, a database without training, tax, support, a credit, a correction.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DISCOUNT = Decimal("0.92")
 
 
 def write_bills(folder: Path, plan: Plan, run_tags: dict[str, list[tuple[datetime, datetime, str]]]) -> None:
-    """Write `aws/` and `gcp/`. `run_tags` says on which stretch of which machine's lines a run id stands."""
+    """Write `aws/` and `gcp/`. `run_tags` maps machines to the stretches whose lines have a run id."""
     lines = sorted(_lines(plan, run_tags), key=lambda row: (row["ChargePeriodStart"], row["ResourceId"], row["SkuId"]))
     for provider, name, columns in (("AWS", "aws", COLUMNS_1_2), ("Google Cloud", "gcp", COLUMNS_1_0)):
         (folder / name).mkdir(parents=True)
@@ -72,7 +72,7 @@ def _lines(plan: Plan, run_tags: dict[str, list[tuple[datetime, datetime, str]]]
 
 
 def _billed_hours(spans: list[tuple[datetime, datetime]]) -> Iterator[tuple[datetime, Decimal]]:
-    """(hour, part of it that was billed) of a machine's uptime, up to where the bill reaches."""
+    """Yield (hour, billed part of the hour) of a machine's uptime, up to the end of the bill."""
     billed: dict[datetime, timedelta] = {}
     for start, end in spans:
         hour = start.replace(minute=0, second=0, microsecond=0)
@@ -112,7 +112,7 @@ def _line(
     tags: dict[str, str] | None = None,
     details: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One FOCUS row. Contracted, effective and billed cost are the list price less a private discount, on usage alone."""
+    """Return one FOCUS row. Contracted, effective and billed cost are the list price minus a private discount, on usage only."""
     month = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     cost = list_cost * DISCOUNT if kind == "Usage" and not klass else list_cost
     is_aws = provider == "AWS"

@@ -1,6 +1,6 @@
-"""Who ran what on which machine: five teams, 60 machines, 45 days, drawn from a seed. Pure; nothing is written here.
+"""Draws who ran what on which machine from a seed: five teams, 60 machines, 45 days. Pure: writes nothing.
 
-The awkward things real companies have are all in it: parallel, nested, multi-node, failed and never-ended runs, children
+It contains the awkward cases of real companies: parallel, nested, multi-node, failed and never-ended runs, children
 without machines, runs that state no machine, machines rented for one run, idle tails, partial hours.
 """
 
@@ -17,7 +17,7 @@ BILLED_UNTIL = datetime(2026, 11, 22, 23, tzinfo=timezone.utc)
 
 @dataclass(frozen=True)
 class Kind:
-    """A machine type, its list price a hour and what it has."""
+    """A machine type, its list price per hour and its hardware."""
 
     name: str
     provider: str
@@ -36,7 +36,7 @@ N1 = Kind("n1-standard-8", "Google Cloud", "0.3799980000", 0, 8, 30)
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine, as runs state it and as the bill names it."""
+    """One machine, with its names in runs and in the bill."""
 
     resource_id: str
     billed_as: str
@@ -95,12 +95,12 @@ class Plan:
     runs: list[Run]
 
     def count_runs(self) -> int:
-        """Runs, children included."""
+        """Return the number of runs, including children."""
         return sum(1 + len(run.children) for run in self.runs)
 
 
 def draw_plan(seed: int = 20261124) -> Plan:
-    """The world of a seed; the same seed gives the same world."""
+    """Return the world of a seed. The same seed gives the same world."""
     draw = random.Random(seed)
     plan = Plan([], {}, [])
     for team in TEAMS:
@@ -122,7 +122,7 @@ def _machine(draw: random.Random, team: Team, kind: Kind) -> Machine:
 
 
 def _draw_job(draw: random.Random, plan: Plan, team: Team, pool: list[Machine], free: dict[str, datetime], number: int) -> None:
-    """One job: a start on the machine that has been free longest, a shape, and the machine's time before and after it."""
+    """Draw one job: a start on the machine that has been free longest, a shape, and the machine's time before and after it."""
     spread = (NOW - BEGIN) / team.jobs
     earliest = BEGIN + number * spread + timedelta(minutes=draw.randrange(0, 600))
     shape = draw.choices(("single", "parallel", "nested", "multi_node", "failed", "unstated", "rented"), (30, 16, 16, 8, 14, 8, 8))[0]
@@ -162,12 +162,12 @@ def _draw_runs(draw: random.Random, team: Team, shape: str, machines: list[Machi
         for i in range(parts):
             begin = start + length * (0.05 + 0.9 * i / parts)
             stop = start + length * (0.05 + 0.9 * (i + draw.uniform(0.7, 1.3)) / parts)
-            own = i % 2 == 0  # every second child states no machine and has its parent's
+            own = i % 2 == 0  # every second child states no machine and uses its parent's
             status = "FAILED" if draw.random() < 0.15 else "FINISHED"
             parent.children.append(run(f"{number}-trial-{i}", begin, min(stop, end), status, machines=machines, states_machine=own))
         return [parent]
     if shape == "failed":
-        if draw.random() < 0.2:  # died without a word: its last metric is all there is
+        if draw.random() < 0.2:  # died without an end: its last metric is the only sign
             return [run(f"{number}-lost", start, None, "RUNNING", machines=machines, last_sign=start + length * 0.4)]
         return [run(f"{number}", start, start + length * draw.uniform(0.1, 0.9), draw.choice(("FAILED", "KILLED")), machines=machines, gpus=gpus or None)]
     if shape == "unstated":
@@ -176,7 +176,7 @@ def _draw_runs(draw: random.Random, team: Team, shape: str, machines: list[Machi
 
 
 def _merged(spans: list[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
-    """Overlapping stretches made one, in order."""
+    """Merge overlapping stretches, in order."""
     merged: list[tuple[datetime, datetime]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:

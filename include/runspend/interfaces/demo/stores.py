@@ -1,4 +1,4 @@
-"""The runs of a plan, written to real MLflow stores through MLflow's own client. Needs a whole MLflow."""
+"""Writes the runs of a plan to real MLflow stores through MLflow's own client. Needs the full MLflow package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVERS = ("prod", "research")
 
 
 def write_stores(folder: Path, plan: Plan, teams: dict[str, str], *, progress: Callable[[str], None]) -> dict[int, str]:
-    """Write both stores (SQLite, artifacts in a folder beside it); {id(run): MLflow run id}."""
+    """Write both stores (SQLite, artifacts in a folder next to it); return {id(run): MLflow run id}."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
     try:
@@ -74,7 +74,7 @@ def _write_run(client: MlflowClient, experiment_id: str, run: Run, parent_id: st
 
 
 def _write_orphan(root: Path) -> None:
-    """Bytes of a run that no server knows any more."""
+    """Write bytes of a run that no server knows any more."""
     file = root / "artifacts" / "1" / ("0" * 31 + "f") / "artifacts" / "checkpoint.bin"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"\0" * 300_000)
@@ -82,7 +82,7 @@ def _write_orphan(root: Path) -> None:
 
 
 def _date(file: Path, moment: datetime) -> None:
-    """Make a file as old as the world wants it: retention looks at the times of files."""
+    """Set the time of a file: retention looks at the times of files."""
     os.utime(file, (moment.timestamp(), moment.timestamp()))
 
 

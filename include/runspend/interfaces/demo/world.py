@@ -1,4 +1,4 @@
-"""The demo world as a whole: made once, found again afterwards."""
+"""The demo world as a whole: made once, then reused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ archive: {to: archive}
 
 @dataclass(frozen=True)
 class World:
-    """Where the world is and what is in it."""
+    """The place and contents of the world."""
 
     config: Path
     now: datetime
@@ -61,7 +61,7 @@ class World:
 
 
 def make_world(folder: Path, *, progress: Callable[[str], None] = lambda _: None) -> World:
-    """Make the world in `folder`, or find the one made before. One killed half-way is made anew."""
+    """Make the world in `folder`, or return the existing one. A world that was interrupted halfway is made again."""
     folder = folder.resolve()
     config = folder / "runspend.yaml"
     plan = draw_plan()
@@ -78,7 +78,7 @@ def make_world(folder: Path, *, progress: Callable[[str], None] = lambda _: None
 
 
 def _begin(folder: Path) -> None:
-    """Mark a folder as one in which a killed attempt may be removed. Raises UsageError where something of somebody else's is in it."""
+    """Mark a folder as one where an interrupted attempt may be removed. Raises UsageError if it contains other files."""
     marker = folder / ".runspend-demo"
     if folder.exists() and any(folder.iterdir()) and not marker.is_file():
         raise UsageError(f"cannot make the demo in {folder}: something is in it already. Name a new folder, or an empty one. Nothing was changed.")
@@ -87,7 +87,7 @@ def _begin(folder: Path) -> None:
 
 
 def write_stores_in_place(folder: Path, plan: Plan, progress: Callable[[str], None]) -> dict[int, str]:
-    """Write the MLflow stores where they stay: artifact URIs are absolute. What a killed attempt left is removed first."""
+    """Write the MLflow stores to their final place: artifact URIs are absolute. First removes the remains of an interrupted attempt."""
     for server in ("prod", "research"):
         shutil.rmtree(folder / server, ignore_errors=True)
     teams = {experiment: team.name for team in TEAMS for experiment in team.experiments}
@@ -95,7 +95,7 @@ def write_stores_in_place(folder: Path, plan: Plan, progress: Callable[[str], No
 
 
 def _run_tags(plan: Plan, ids: dict[int, str]) -> dict[str, list[tuple[datetime, datetime, str]]]:
-    """The lines of machines rented for one run carry its id, from boot to release."""
+    """Return the run ids for bill lines: lines of a machine rented for one run carry its id, from boot to release."""
     tags: dict[str, list[tuple[datetime, datetime, str]]] = {}
     for run in plan.runs:
         if run.is_tagged_on_bill and run.end is not None:

@@ -1,6 +1,6 @@
 """Read-only pages for Airflow's plug-in and for `runspend serve`: the finished reports, and the explanation of a run.
 
-Whoever serves the pages decides who may see them (`guard`); nothing here writes anything.
+The server of the pages decides who may see them (`guard`). This package writes nothing.
 """
 
 from runspend.interfaces.web.app import LOOPBACK, create_app

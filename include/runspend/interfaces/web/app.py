@@ -1,5 +1,6 @@
-"""The web application: the newest report, the list of months, the CSVs, and the explanation of any one run. GET only,
-relative links only; of files, nothing but those whose names are a report's.
+"""The web application: the newest report, the list of months, the CSVs, and the explanation of any single run.
+
+GET only, relative links only. Serves only files with the name of a report.
 """
 
 from __future__ import annotations
@@ -52,24 +53,24 @@ HEADERS = {
 def create_app(
     settings: Settings | Callable[[], Settings], guard: Callable[..., Any] | None = None, *, hosts: Sequence[str] | None = None
 ) -> FastAPI:
-    """The application over `<home>/reports`.
+    """Return the application over `<home>/reports`.
 
-    `guard` is a FastAPI dependency that every route asks first, unknown paths too (None: whoever reaches the port may read). What
-    it returns is the name of whoever asks, for the access log.
-    `hosts` are the only Host headers answered (None: any; the server in front decides). `settings` may be a function, asked
-    at each request, so that a configuration mended later needs no restart.
+    `guard` is a FastAPI dependency that every route calls first, also for unknown paths (None: every client of the port may read).
+    It returns the user's name, for the access log.
+    `hosts` are the only Host headers answered (None: any; the server in front decides). `settings` may be a function, called
+    at each request, so that a repaired configuration needs no restart.
     """
     app = FastAPI(title="Runspend", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     router = APIRouter(dependencies=[] if guard is None else [Depends(_remember(guard))])
 
-    latest: list[Settings] = []  # as the newest request found them
+    latest: list[Settings] = []  # as of the newest request
 
     def configured() -> Settings:
         try:
             latest[:] = [settings() if callable(settings) else settings]
             return latest[0]
         except ConfigError as error:
-            log.error("a page failed: %s", error)  # with paths, which are not everybody's
+            log.error("a page failed: %s", error)  # contains paths that not every reader may see
             raise HTTPException(503, "cannot show reports: the configuration cannot be read. Operators find the reason in the server's log, or run: runspend doctor") from error
 
     def folder() -> Path:
@@ -88,7 +89,7 @@ def create_app(
 
     @router.get("/run/{run_id}")
     async def one_run(run_id: str, request: Request) -> Response:
-        # What the address names is looked up as data, never as a path or as SQL.
+        # The run id from the address is used as data, never as a path or as SQL.
         page, request.state.runspend_rows = await GATE.run(lambda: _run_page(configured(), run_id))
         return _page(page)
 
@@ -97,7 +98,7 @@ def create_app(
         return _send(folder() / path if REPORT.fullmatch(path) or SHEET.fullmatch(path) else None)
 
     @app.exception_handler(Exception)
-    def say_that_it_failed(_: Request, error: Exception) -> Response:  # whose reason goes to the server's log
+    def say_that_it_failed(_: Request, error: Exception) -> Response:  # the reason goes to the server's log
         return PlainTextResponse("cannot show this page: something failed that should not. Operators find the reason in the server's log.", 500, headers=HEADERS)
 
     @app.exception_handler(HTTPException)
@@ -124,7 +125,7 @@ def create_app(
         return await answer(request)
 
     async def note(request: Request, status: int) -> None:
-        """Into the access log, if the settings ask for one."""
+        """Write the request to the access log, if one is configured."""
         if not latest:
             with suppress(HTTPException):
                 await run_in_threadpool(configured)
@@ -136,7 +137,7 @@ def create_app(
 
 
 def _remember(guard: Callable[..., Any]) -> Callable[..., Any]:
-    """The guard, with the name it returns kept for the access log."""
+    """Wrap the guard to keep the name it returns for the access log."""
 
     async def remember(request: Request, who: Any = Depends(guard)) -> None:  # noqa: B008 (FastAPI's form of a dependency)
         request.state.runspend_who = who if isinstance(who, str) else None
@@ -145,15 +146,18 @@ def _remember(guard: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
-    """The page of a run, and how many rows of charges it has. HTTPException 404 for a run that is not there, 503 for a warehouse that cannot be read."""
+    """Return the page of a run and its number of charge rows.
+
+    Raises HTTPException 404 if the run does not exist, 503 if the warehouse cannot be read.
+    """
     try:
         with open_warehouse(settings).reader() as reader:
             found = explain_run(reader, run_id, settings, now=datetime.now(timezone.utc))
-    except (SqlRefused, ConfigError, MissingExtra) as error:  # also wrong use, but not of this page's reader
+    except (SqlRefused, ConfigError, MissingExtra) as error:  # also usage errors, but not caused by the reader of the page
         raise _unreadable(error) from error
     except UsageError as error:
         raise HTTPException(404, str(error)) from error
-    except WarehouseDamaged as error:  # names units, and no paths
+    except WarehouseDamaged as error:  # names units, not paths
         raise HTTPException(503, str(error), RETRY) from error
     except (RunspendError, OSError) as error:
         raise _unreadable(error) from error
@@ -161,24 +165,24 @@ def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
 
 
 def _unreadable(error: Exception) -> HTTPException:
-    log.error("a page failed: %s", error)  # with paths and hosts, which are not everybody's
+    log.error("a page failed: %s", error)  # contains paths and hosts that not every reader may see
     return HTTPException(503, "cannot show this run: the warehouse cannot be read now. Operators find the reason in the server's log, or run: runspend doctor", RETRY)
 
 
 def _log(settings: Settings, request: Request, status: int) -> None:
-    """A line of the access log, if the settings ask for one."""
-    pattern = getattr(request.scope.get("route"), "path", "/{path:path}")  # what was refused met no route
+    """Write a line of the access log, if one is configured."""
+    pattern = getattr(request.scope.get("route"), "path", "/{path:path}")  # refused requests have no route
     who = getattr(request.state, "runspend_who", None)
     log_page(settings, who=who, pattern=pattern, path=request.url.path, status=status, rows=getattr(request.state, "runspend_rows", None))
 
 
 def _host(request: Request) -> str:
-    """The Host header without its port."""
+    """Return the Host header without its port."""
     return re.sub(r":[0-9]+$", "", request.headers.get("host", "")).lower()
 
 
 def _send(file: Path | None) -> Response:
-    """A report's file, never one behind a link."""
+    """Return a report's file, never a link's target."""
     if file is None or file.is_symlink() or not file.is_file():
         raise HTTPException(404, "no such page.")
     content = file.read_bytes()
@@ -189,6 +193,6 @@ def _send(file: Path | None) -> Response:
 
 
 def _page(text: str) -> Response:
-    """A page under the policy it was made for."""
+    """Return a page with its content security policy."""
     policy = f"{content_policy(text)}; frame-ancestors 'self'"
     return Response(text, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})

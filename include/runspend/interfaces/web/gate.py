@@ -1,7 +1,7 @@
-"""A few pages at a time ask the warehouse; the others wait for a moment, then are asked to come back.
+"""Limits how many pages query the warehouse at once. Others wait for a moment, then are asked to try again.
 
-The pages live in a server that has other work (Airflow's API). What asks the warehouse therefore runs in threads of its own,
-never in those of the server, and its engines have a bounded number of threads together. What a page shows does not belong here.
+The pages run in a server with other work (Airflow's API). So queries run in separate threads, never in those of the server, and
+their engines share a bounded number of threads. The content of a page does not belong here.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from runspend.core.duckdb_pool import limit_threads
 
 __all__ = ["AT_ONCE", "GATE", "Gate"]
 
-AT_ONCE = 2  # pages that ask the warehouse, in this process
+AT_ONCE = 2  # pages that query the warehouse at once, in this process
 WAIT = 3.0  # seconds that others wait for their turn
-LONGEST = 60.0  # seconds after which a page is given up; it keeps its place until its question is answered
+LONGEST = 60.0  # seconds after which a page is given up; it keeps its slot until its query ends
 LOOK_AGAIN = 0.05
 RETRY_AFTER = "5"
 
@@ -31,7 +31,7 @@ Answer = TypeVar("Answer")
 
 
 class Gate:
-    """Lets so many in at once."""
+    """Limits how many pieces of work run at once."""
 
     def __init__(self, at_once: int = AT_ONCE, wait: float = WAIT, longest: float = LONGEST) -> None:
         self._at_once, self._wait, self._longest = at_once, wait, longest
@@ -40,7 +40,7 @@ class Gate:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        """Made when first needed: a server may fork before that."""
+        """Return the thread pool, made on first use: a server may fork before that."""
         each = max(1, len(os.sched_getaffinity(0)) // (2 * self._at_once))  # half of the processors, shared out
         return ThreadPoolExecutor(self._at_once, thread_name_prefix="runspend-page", initializer=limit_threads, initargs=(each,))
 
@@ -74,4 +74,4 @@ class Gate:
             self._inside -= 1
 
 
-GATE = Gate()  # of this process, whatever applications it serves
+GATE = Gate()  # one for the process, shared by all its applications

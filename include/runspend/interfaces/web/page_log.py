@@ -1,6 +1,6 @@
-"""The access log of pages, written by a thread of its own: a disk that hangs delays one page for a moment, and stops no server.
+"""The access log of pages, written by a separate thread: a disk that hangs delays one page for a moment and never stops the server.
 
-What a line holds belongs in `config/access_log.py`.
+The content of a line belongs in `config/access_log.py`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ class PageLog:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        """Made when first needed: a server may fork before that."""
+        """Return the thread pool, made on first use: a server may fork before that."""
         return ThreadPoolExecutor(1, thread_name_prefix="runspend-access-log")
 
     async def note(self, write: Callable[[], None]) -> None:
-        """Have a line written. Returns once it is, or after a moment: it is written when the disk answers again. Of too many that wait the newest are left out."""
+        """Have a line written. Returns when it is written, or after a moment.
+
+        A delayed line is written when the disk answers again. If too many lines wait, the newest are dropped.
+        """
         with self._lock:
             if self._waiting >= self._most:
                 log.error("cannot write the access log: %d lines wait for its disk. This page is not in it.", self._waiting)
@@ -48,7 +51,7 @@ class PageLog:
             raise
         running.add_done_callback(self._done)
         if not is_first:
-            return  # behind others: a disk that hangs delays nobody twice
+            return  # other lines already wait: a disk that hangs must not delay more pages
         try:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(running)), self._wait)
         except asyncio.TimeoutError:

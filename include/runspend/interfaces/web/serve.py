@@ -1,4 +1,4 @@
-"""The pages on a port of this machine: the port is taken first, and its address told only then."""
+"""Serves the pages on a port of this machine. Takes the port before its address is shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOST = "127.0.0.1"
 
 
 def take_port(port: int) -> socket.socket:
-    """A socket that listens on this port of 127.0.0.1; 0 takes a free one. Raises UsageError where the port cannot be had."""
+    """Return a socket that listens on this port of 127.0.0.1; 0 takes a free one. Raises UsageError if the port is not available."""
     taken = socket.socket()
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

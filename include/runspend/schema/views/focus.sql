@@ -1,7 +1,7 @@
 -- one row per charge and target: FOCUS Cost and Usage, split to runs. Rows of one origin charge have its x_OriginChargeId; their costs and
 -- quantities add up to it, their ratios to 1. What is not the ML platform's stands as sums. Without a parameter: it is a view as it is.
 with rests as (
-  -- lines of which runs that state the machine have the part before line_from; the rest is part of a charge of several lines
+  -- For lines of which runs that state the machine have the part before line_from. The rest is part of a charge of several lines.
   select source, billing_period, line_id, line_from
   from charge_lines
   where line_from > 0
@@ -11,7 +11,7 @@ settled as (
     a.source, a.billing_period, a.charge_date, a.charge_id, a.target_id, a.charge_period_start, a.charge_period_end, a.service_provider_name, a.billing_account_id, a.billing_currency,
     a.charge_category, a.cost_kind, a.allocated_to, a.tracking_server, a.workspace, a.run_id, a.list_cost, a.contracted_cost, a.effective_cost, a.billed_cost, a.match_method, a.confidence, a.pool_key,
     a.reason, a.weight_kind, a.run_end_rule, a.cost_status, a.allocated_ratio,
-    -- what `sharing` takes from a pot is a charge of its own beside what it gives to the runs
+    -- An amount that `sharing` subtracts from a shared cost is a separate charge from the one it gives to the runs.
     a.match_method = 'sharing' and a.allocated_to <> 'run' as is_pot,
     cast(round(coalesce(a.allocated_ratio, 1.0) / coalesce(r.line_from, 1.0) * 1e18) as int64) as units
   from cost_allocations a
@@ -24,7 +24,7 @@ ordered as (
     cast(sum(units) over (w rows between unbounded preceding and current row) as int64) as units_upto,
     lead(target_id) over w is null as is_last
   from settled
-  -- the largest part comes last: what rounding left over is never more than it has
+  -- The largest part comes last, so the rounding remainder never exceeds it.
   window w as (partition by source, billing_period, charge_date, charge_id, is_pot order by allocated_ratio, target_id)
 ),
 parts as (
@@ -35,13 +35,13 @@ parts as (
   from ordered
 ),
 stored as (
-  -- lines of buckets whose bytes are known: charges of the period, and of its first day, whatever days the lines are of
+  -- Lines of buckets whose bytes are known: charges of the period, dated on its first day, regardless of the lines' days.
   select source, billing_period, line_id, charge_id
   from charge_lines
   where starts_with(charge_id, 'artifact_bytes|')
 ),
 charged as (
-  -- lines priced together, under the date of their charge: for an engine that is asked for some days, all lines of the charges of these days and no others
+  -- Lines priced together, under the date of their charge. If an engine filters by day, it reads only the lines of those days' charges.
   select c.charge_id, l.charge_date as origin_date, c.line_from, l.*
   from charge_lines c
   join billing_lines l on l.source = c.source and l.billing_period = c.billing_period and l.line_id = c.line_id
@@ -53,7 +53,7 @@ charged as (
   where l.storage_key is not null
 ),
 pooled as (
-  -- lines priced together are one origin charge: what all of them say, and null where they differ
+  -- Lines priced together are one origin charge: values that all of them share, and null where they differ.
   select
     l.source, l.billing_period, l.origin_date as charge_date, l.charge_id, count(*) as line_count,
     case when min(l.availability_zone) = max(l.availability_zone) and count(l.availability_zone) = count(*) then min(l.availability_zone) end as availability_zone,
@@ -144,7 +144,7 @@ origins as (
 run_tags as (
   select
     tracking_server, workspace, run_id,
-    -- the run's own tags behind ours, whose keys have a prefix of their own
+    -- The run's own tags come after ours, whose keys have a prefix.
     case when tags is null or tags = '{}' then '}' else concat(',', substr(tags, 2)) end as more_tags
   from runs
 ),
@@ -156,7 +156,7 @@ split as (
     p.units_before / 1e18 as ratio_before, (p.units_before + p.units_own) / 1e18 as ratio_upto,
     case when p.units_own >= 1000000000000000000 then '1' else concat('0.', lpad(cast(p.units_own as string), 18, '0')) end as ratio_text,
     n.run_name, n.experiment_id, n.experiment_name, n.team, n.project, n.cost_center, n.owner, coalesce(t.more_tags, '}') as more_tags,
-    -- what `sharing` moves has no line of a bill behind it
+    -- Amounts moved by `sharing` have no bill line.
     coalesce(o.billing_account_id, 'runspend') as billing_account_id, coalesce(o.billing_currency, p.billing_currency) as billing_currency,
     coalesce(o.billing_period_start, timestamp(p.billing_period)) as billing_period_start,
     coalesce(o.billing_period_end, timestamp(date_add(p.billing_period, interval 1 month))) as billing_period_end,
@@ -184,10 +184,10 @@ split as (
   left join run_tags t on t.tracking_server = p.tracking_server and t.workspace = p.workspace and t.run_id = p.run_id
 ),
 inside as (
-  -- every line that is a charge of its day, or a part of one; read anew, so that an engine may confine it to the days that are asked for
+  -- Every line that is a charge of its day, or a part of one. Read again, so that an engine can filter by the requested days.
   select a.source, a.billing_period, a.charge_date, c.line_id
   from (
-    -- each charge once: its lines times its targets are many
+    -- Each charge once, because lines times targets are many.
     select distinct source, billing_period, charge_date, charge_id
     from cost_allocations
     where match_method not in ('none', 'artifact_bytes')
@@ -222,7 +222,7 @@ select
   case when is_allocated and allocated_to in ('run', 'logged_model') then target_id end as AllocatedResourceId,
   case when is_allocated and allocated_to = 'run' then run_name end as AllocatedResourceName,
   case when is_allocated and allocated_to = 'run' then concat(
-    -- as JSON: control characters become blanks
+    -- As JSON: control characters become blanks.
     '{"runspend:tracking_server":"', tracking_server, '"',
     case when experiment_name is null then '' else concat(',"runspend:experiment":"', replace(replace(regexp_replace(experiment_name, r'[[:cntrl:]]', ' '), '\\', '\\\\'), '"', '\\"'), '"') end,
     case when team is null then '' else concat(',"runspend:team":"', replace(replace(regexp_replace(team, r'[[:cntrl:]]', ' '), '\\', '\\\\'), '"', '\\"'), '"') end,

@@ -1,7 +1,7 @@
-"""What queries on BigQuery would read, and what that costs where bytes are paid for. A folder costs nothing to ask.
+"""Bytes that queries on BigQuery would read, and their price on demand. Querying a folder costs nothing.
 
-By dry runs, which are free. Price: Google "BigQuery pricing", on-demand compute, 6.25 USD per TiB in the US (the first TiB of a
-month is free; other places and editions differ); of each table a query reads, 10 MiB are billed at least.
+Uses dry runs, which are free. Price: Google "BigQuery pricing", on-demand compute, 6.25 USD per TiB in the US (the first TiB of a
+month is free; other places and editions differ). At least 10 MiB are billed per table that a query reads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class QueryCosts:
     sizes: list[tuple[str, str, int]]
 
     def lines(self) -> list[str]:
-        """As a person reads it: the largest first, then what all of them come to."""
+        """Return lines for people: the largest first, then the total."""
         width = max((len(name) for _, name, _ in self.sizes), default=0)
         largest = sorted(self.sizes, key=lambda item: (-item[2], item[:2]))
         found = [f"{period}  {name:<{width}}  {size_words(size)}" for period, name, size in largest if size]
@@ -42,7 +42,7 @@ class QueryCosts:
 
 
 def models_cost(step: Step, models: Sequence[Model], parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Bytes each model would read of the published tables. Raises UsageError for a warehouse that is not in BigQuery."""
+    """Yield the bytes that each model would read of the published tables. Raises UsageError for a warehouse that is not in BigQuery."""
     from runspend.warehouse.bigquery.step import BigQueryStep
 
     if not isinstance(step, BigQueryStep):
@@ -51,7 +51,7 @@ def models_cost(step: Step, models: Sequence[Model], parameters: Mapping[str, An
 
 
 def question_cost(settings: Settings, sql: str) -> str:
-    """What one question would read, in words."""
+    """Return the bytes that one query would read, in words."""
     from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
 
     warehouse = open_warehouse(settings)
@@ -61,7 +61,7 @@ def question_cost(settings: Settings, sql: str) -> str:
 
 
 def size_words(size: int) -> str:
-    """Bytes, and what they cost on demand."""
+    """Return bytes in words, with their on-demand price."""
     amount = next((f"{size / 2**power:,.1f} {unit}" for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**power), f"{size} bytes")
     return f"{amount}, {size * USD_PER_TIB / TIB:,.4f} USD on demand"
 

@@ -1,7 +1,7 @@
-"""The cost tables with their money in one currency, for a question asked of BigQuery: named subqueries put before its own.
+"""Query BigQuery's cost tables with their money in one currency: named subqueries are put before the query's own.
 
-The same arithmetic as `warehouse/currency_views.py`, in GoogleSQL: money as a whole number of its last decimals, multiplied and divided as
-whole numbers, rounded once, half away from zero. Which rates hold is decided in `config/exchange_rates.py`; they travel as a parameter.
+Uses the arithmetic of `warehouse/currency_views.py`, in GoogleSQL: an amount is an integer count of its last decimal, multiplied and
+divided as integers, rounded once, half away from zero. `config/exchange_rates.py` decides which rates apply; they are a parameter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MATCHED = f"left join unnest(@{RATES}) r on r.currency = t.billing_currency and 
 
 
 def in_one_currency(sql: str, places: Places, currency: str, rates: Sequence[Stretch]) -> tuple[str, dict[str, Any]]:
-    """The question over exchanged tables, and the parameters that go with it; as it was, if it asks none of them."""
+    """Return the query over exchanged tables and its additional parameters. A query without such tables is unchanged."""
     tables = exchanged_tables(table_names(sql), {name: quoted(places.table(TABLES[name])) for name in (*DATED, *SUMMED)})
     if not tables or not rates:
         return sql, {}
@@ -38,13 +38,13 @@ def in_one_currency(sql: str, places: Places, currency: str, rates: Sequence[Str
 
 
 def exchanged_tables(asked: frozenset[str], names: Mapping[str, str]) -> dict[str, str]:
-    """The query that stands for each of the cost tables that are asked for; `names`: what the tables themselves are called in it."""
+    """Return the query that replaces each of the requested cost tables. `names`: the tables' own names in it."""
     found = {name: _dated(TABLES[name], names) for name in DATED if name in asked}
     return found | {name: _summed(TABLES[name], *SUMMED[name], names) for name in SUMMED if name in asked}
 
 
 def _put_before(sql: str, subqueries: str) -> str:
-    """The text with named subqueries before its own."""
+    """Return the text with named subqueries before its own."""
     tokens = sqlglot.tokenize(sql, read="bigquery")
     if tokens[0].text.lower() != "with":
         return f"with {subqueries}\n{sql}"
@@ -67,7 +67,7 @@ def _dated(table: Table, names: Mapping[str, str]) -> str:
 
 
 def _summed(table: Table, rows: str, which: str, key: dict[str, str], names: Mapping[str, str]) -> str:
-    """Rows of another currency anew from their days; a row that has a day without a rate stays as it is."""
+    """Sum rows of another currency again from their days. A row with a day without a rate stays as it is."""
     known = money(TABLES[rows])
     amounts = {c: f"t.{c}" for c in money(table) if c in known}
     if table is RUN_COSTS:
@@ -79,7 +79,7 @@ def _summed(table: Table, rows: str, which: str, key: dict[str, str], names: Map
         f"select {keys}, t.billing_currency as from_currency, logical_and(r.currency is not null) as is_whole, {by_day}"
         f" from {names[rows]} t {MATCHED} where {which} and t.billing_currency <> @{CURRENCY} group by {places}"
     )
-    # money of several runs or days that these rows do not know is not shown in a currency it is not in
+    # Money of several runs or days that the daily rows do not have is set to null, not shown in the wrong currency.
     instead = {c: f"if(s.is_whole, {f's.{c}' if c in amounts else 'null'}, t.{c}) as {c}" for c in money(table)}
     instead["billing_currency"] = f"if(s.is_whole, @{CURRENCY}, t.billing_currency) as billing_currency"
     columns = ", ".join(instead.get(c.name, f"t.{c.name}") for c in table.columns)

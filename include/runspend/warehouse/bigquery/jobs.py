@@ -1,7 +1,7 @@
-"""What is asked of BigQuery: queries, loads, scripts, each a job with a limit of cost, labels and an id where it matters.
+"""BigQuery jobs: queries, loads and scripts, each with a cost limit, labels, and an id where it matters.
 
-What else knows Google's client: `tables.py`, for descriptions of tables. A job whose reply was lost is looked up by its id and waited for,
-never sent again. What is asked, and of which tables, belongs in `warehouse.py` and its neighbours.
+Only this module and `tables.py`, which describes tables, know Google's client. A job whose reply was lost is looked up by its id and
+waited for, never sent again. `warehouse.py` and its neighbors decide which queries run on which tables.
 
 Sources: BigQuery "Managing jobs" (job ids are unique in a project, a second one of the same id is refused with 409), "Run
 parameterized queries", "Work with sessions", "Control costs"; google-cloud-bigquery `Client.query`.
@@ -24,21 +24,21 @@ from runspend.warehouse.bigquery.values import exact, parameter
 __all__ = ["AlreadyThere", "Changed", "Jobs", "NotAllowed", "NotThere", "Statement", "is_transient"]
 
 LABEL_LENGTH = 63
-ATTACH_TRIES = 3  # of a load whose reply was lost before BigQuery knew of it
-# What BigQuery says when two transactions change one table, or when it is short of room for a moment: the same again may go through.
+ATTACH_TRIES = 3  # attempts of a load whose reply was lost before BigQuery knew the job
+# BigQuery's messages when two transactions change one table, or when it lacks capacity for a moment: a retry may succeed.
 TRANSIENT = ("aborted due to concurrent update", "Could not serialize access", "rateLimitExceeded", "jobRateLimitExceeded", "backendError")
 
 
 class NotAllowed(ConfigError):
-    """BigQuery knows who asks and refuses: reading may be allowed where writing is not."""
+    """BigQuery knows the account and refuses: it may be allowed to read but not to write."""
 
 
 class AlreadyThere(RunspendError):
-    """A dataset of that name was made by somebody else."""
+    """Another process created a dataset of that name."""
 
 
 class Changed(RunspendError):
-    """What was to be changed was changed by somebody else since it was read."""
+    """Another process changed the object since it was read."""
 
 
 class NotThere(RunspendError):
@@ -46,14 +46,14 @@ class NotThere(RunspendError):
 
 
 class Statement(NamedTuple):
-    """GoogleSQL and its named parameters. Those it does not name are not sent."""
+    """GoogleSQL and its named parameters. Parameters that it does not use are not sent."""
 
     sql: str
     parameters: Mapping[str, Any] = {}
 
 
 class Jobs:
-    """Jobs of one project and place. Making it contacts nobody."""
+    """Jobs of one project and place. Creating the object contacts no service."""
 
     def __init__(self, settings: WarehouseSettings, project: str) -> None:
         self.place = settings.uri
@@ -64,7 +64,7 @@ class Jobs:
 
     @property
     def client(self) -> Any:
-        """Google's client, for what is no job: datasets, tables, lists of rows."""
+        """Google's client, for requests that are not jobs: datasets, tables, lists of rows."""
         if self._clients is None:
             self._clients = self._connect()
         return self._clients[0]
@@ -72,33 +72,33 @@ class Jobs:
     def ask(
         self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None, at_most: int | None = None, timeout: float | None = None
     ) -> pa.Table:
-        """Rows of one query, over the Storage API as Arrow, or the first few of them without it. Money is decimal128(38, 22).
+        """Return the rows of one query: all of them over the Storage API as Arrow, or with `at_most` the first few without it.
 
-        SqlRefused when it takes longer than `timeout` seconds: the job is told to stop.
+        Money is decimal128(38, 22). Raises SqlRefused when it takes longer than `timeout` seconds, and cancels the job.
         """
         with self.words():
             rows = self._rows(statement, dataset, labels, session, at_most, timeout)
             return exact(rows.to_arrow(bqstorage_client=self._storage if at_most is None else None, create_bqstorage_client=False))
 
     def stream(self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None) -> Iterator[pa.RecordBatch]:
-        """The same rows, some at a time as BigQuery sends them."""
+        """Yield the same rows in batches, as BigQuery sends them."""
         with self.words():
             for batch in self._rows(statement, dataset, labels, session).to_arrow_iterable(bqstorage_client=self._storage):
                 yield from exact(pa.Table.from_batches([batch])).to_batches()
 
     def run(self, statement: Statement, *, dataset: str, labels: Mapping[str, str]) -> None:
-        """A statement without rows, waited for. It must do no harm when it runs twice."""
+        """Run a statement without rows and wait for it. Running it twice must do no harm."""
         with self.words():
             self.client.query(statement.sql, job_config=self._config(statement, dataset, labels), location=self.location).result()
 
     def run_once(self, statement: Statement, job_id: str, *, dataset: str, labels: Mapping[str, str]) -> None:
-        """A script that must not run twice: sent under an id; if the reply is lost, the job of that id is waited for."""
+        """Run a script that must not run twice. It has an id; if the reply is lost, the job with that id is waited for."""
         config = self._config(statement, dataset, labels)
         with self.words():
             self.attach(job_id, lambda: self.client.query(statement.sql, job_id=job_id, job_config=config, location=self.location, job_retry=None)).result()
 
     def begin_session(self, *, dataset: str, labels: Mapping[str, str]) -> str:
-        """A session in a transaction: all its queries see the tables as they are now."""
+        """Begin a session in a transaction: all its queries see the tables as they are now. Returns its id."""
         config = self._config(Statement("begin transaction"), dataset, labels)
         config.create_session = True
         with self.words():
@@ -107,12 +107,12 @@ class Jobs:
             return str(job.session_info.session_id)
 
     def end_session(self, session: str, *, dataset: str, labels: Mapping[str, str]) -> None:
-        """Let go of what the session holds."""
+        """End a session and release its resources."""
         with self.words():
             self._rows(Statement("call bq.abort_session()"), dataset, labels, session)
 
     def bytes_of(self, statement: Statement, *, dataset: str) -> tuple[str, int, Any]:
-        """What kind of statement it is, how many bytes it would read, and the columns it would give: a dry run, which costs nothing."""
+        """Return the kind of statement, the bytes it would read, and its result columns, by a dry run, which costs nothing."""
         config = self._config(statement, dataset, {})
         config.dry_run, config.use_query_cache = True, False
         with self.words():
@@ -120,7 +120,7 @@ class Jobs:
             return str(job.statement_type), int(job.total_bytes_processed or 0), job.schema
 
     def load(self, file: Path, table: str, schema: Sequence[Any], job_id: str, labels: Mapping[str, str]) -> None:
-        """A Parquet file into a table that is not there yet, waited for."""
+        """Load a Parquet file into a table that does not exist yet, and wait for it."""
         from google.cloud.bigquery import LoadJobConfig, SourceFormat
         from google.cloud.bigquery.format_options import ParquetOptions
 
@@ -132,7 +132,7 @@ class Jobs:
             write_disposition="WRITE_EMPTY",
             labels=_labels(labels),
             parquet_options=options,
-            decimal_target_types=["BIGNUMERIC"],  # else money with more than nine decimals is refused
+            decimal_target_types=["BIGNUMERIC"],  # otherwise money with more than nine decimals is refused
         )
 
         def send() -> Any:
@@ -143,7 +143,7 @@ class Jobs:
             self.attach(job_id, send).result()
 
     def find(self, job_id: str) -> Any | None:
-        """The job of that id; None when there never was one."""
+        """Return the job with that id; None if there never was one."""
         try:
             with self.words():
                 return self.client.get_job(job_id, location=self.location)
@@ -151,12 +151,12 @@ class Jobs:
             return None
 
     def has_failed(self, job: Any) -> bool:
-        """How it ended, which is waited for."""
+        """Wait for a job and return whether it failed."""
         with self.words():
             return job.exception() is not None
 
     def find_table(self, name: str) -> Any | None:
-        """What is known of a table; None when there is none."""
+        """Return the description of a table; None if there is none."""
         try:
             with self.words():
                 return self.client.get_table(name)
@@ -164,7 +164,7 @@ class Jobs:
             return None
 
     def attach(self, job_id: str, send: Callable[[], Any]) -> Any:
-        """The job of that id: sent now, or found because an earlier sending, whose reply was lost, reached BigQuery."""
+        """Send the job with that id, or find it if an earlier request, whose reply was lost, reached BigQuery."""
         from google.api_core.exceptions import Conflict, NotFound, RetryError, ServerError
         from requests.exceptions import ConnectionError as ConnectionLost
         from requests.exceptions import Timeout
@@ -174,7 +174,7 @@ class Jobs:
                 return send()
             except Conflict:
                 return self.client.get_job(job_id, location=self.location)
-            except (ConnectionLost, Timeout, RetryError, ServerError, NotFound):  # not found: an upload that is over, sent on
+            except (ConnectionLost, Timeout, RetryError, ServerError, NotFound):  # not found: an upload that had ended was continued
                 job = self.find(job_id)
                 if job is not None:
                     return job
@@ -184,7 +184,7 @@ class Jobs:
 
     @contextmanager
     def words(self) -> Iterator[None]:
-        """What Google's client raises as an error of ours, in words."""
+        """Translate errors of Google's client to Runspend's, in words."""
         try:
             from google.api_core.exceptions import BadRequest, Conflict, Forbidden, GoogleAPIError, NotFound, PreconditionFailed
             from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
@@ -211,7 +211,7 @@ class Jobs:
                 "or leave it out and run: gcloud auth application-default login"
             ) from error
         except (GoogleAPIError, GoogleAuthError, RequestException) as error:
-            if limit := self._of_limit(error):  # Google's client makes a 500 of it
+            if limit := self._of_limit(error):  # Google's client turns it into a 500
                 raise limit from error
             advice = "Check network, credentials and roles, then run again: it goes on from there."
             raise SourceUnreachable("warehouse", f"cannot use warehouse {self.place}: {_first_line(error)}. {advice}") from error
@@ -242,7 +242,7 @@ class Jobs:
         return self._clients[1]
 
     def _rows(self, statement: Statement, dataset: str, labels: Mapping[str, str], session: str | None, at_most: int | None = None, timeout: float | None = None) -> Any:
-        from concurrent.futures import TimeoutError as TookTooLong  # another than Python's own before 3.11
+        from concurrent.futures import TimeoutError as TookTooLong  # differs from Python's own before 3.11
 
         from google.cloud.bigquery import ConnectionProperty
 
@@ -268,18 +268,18 @@ class Jobs:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether BigQuery says that the same may go through a moment later."""
-    said = f"{error} {error.__cause__}"  # ours leaves the reason out
+    """Whether BigQuery says that a retry a moment later may succeed."""
+    said = f"{error} {error.__cause__}"  # Runspend's error omits the reason
     return any(text in said for text in TRANSIENT)
 
 
 def _labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """As Google wants them: lower case letters, digits, dashes and underscores."""
+    """Return labels in Google's form: lower-case letters, digits, dashes and underscores."""
     kept = {name: "".join(c if c.isalnum() and c.isascii() else "-" for c in value.lower()) for name, value in labels.items()}
     return {"runspend": "warehouse", **{name: value[:LABEL_LENGTH] for name, value in kept.items()}}
 
 
 def _first_line(error: Exception) -> str:
-    """What Google says, without the address of its service and without what was asked."""
+    """Return Google's message without the address of its service and without the request."""
     text = str(getattr(error, "message", "") or error).splitlines()[0]
     return text.split("; reason:")[0].rstrip(".")

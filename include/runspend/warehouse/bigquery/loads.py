@@ -1,7 +1,7 @@
-"""A file on its way into BigQuery: a load job whose id says what it loads, so that the same file is sent once, whoever tries again.
+"""Load files into BigQuery: the id of a load job identifies its content, so the same file is sent only once, also by other processes.
 
-The job's id is runspend-<step>-<unit>-<digest>-<n>, and its staging table has the same name. n is the smallest for which there
-is no finished job without its table: an id that failed is taken for good, and a table expires.
+The job's id is runspend-<step>-<unit>-<digest>-<n>, and its staging table has the same name. n is the smallest number without a
+finished job whose table is missing: a failed id can never be reused, and tables expire.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from runspend.warehouse.parquet.warehouse import sha256_of
 
 __all__ = ["stage_file"]
 
-NEEDED = timedelta(hours=12)  # what a staging table must still have before it, for the longest step
+NEEDED = timedelta(hours=12)  # minimum time to a staging table's expiration, for the longest step
 
 
 def stage_file(jobs: Jobs, places: Places, step: str, unit: Unit, file: Path, rows: int, labels: Mapping[str, str]) -> str:
-    """The staging table that holds the file: loaded now, or by an earlier try of the same file whose end nobody saw."""
+    """Return the staging table that holds the file, loaded now or by an earlier attempt whose result was lost."""
     table = TABLES[unit.table]
     key = hashlib.sha256("/".join((*unit, sha256_of(file))).encode()).hexdigest()[:24]
     base = f"runspend-{step}-{re.sub('[^A-Za-z0-9]+', '_', '-'.join(unit))}-{key}"

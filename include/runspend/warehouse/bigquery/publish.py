@@ -1,8 +1,8 @@
-"""The one transaction that makes a step's units visible, in every table at once.
+"""The transaction that makes a step's units visible, in every table at once.
 
-The head row of `published` counts publishes. The transaction fails if it is not the number any more that was read together with
-the inputs' digests, and raises it: so nothing that was read can have changed, a second sending of it finds another number, and
-two at once change the same table, of which BigQuery lets one through.
+The head row of `published` counts publishes. The transaction fails if the number differs from the one that was read together with
+the inputs' digests, and otherwise increases it. So nothing that was read can have changed, and a second request finds another
+number. Two concurrent transactions change the same table, and BigQuery lets only one through.
 
 Source: BigQuery "Multi-statement transactions", "Transaction concurrency".
 """
@@ -35,7 +35,7 @@ MOVED = "runspend: somebody else published first"
 
 
 class Part(NamedTuple):
-    """A table with rows of a unit, and the columns it has."""
+    """A table with rows of a unit, and its columns."""
 
     table: str
     columns: tuple[str, ...]
@@ -47,7 +47,7 @@ StagedUnits = Mapping[Unit, tuple[tuple[Part, ...], UnitState]]
 def swap(
     warehouse: BigQueryWarehouse, step: str, build_id: str, staged: StagedUnits, dropped: Iterable[Unit], inputs: Mapping[Unit, str | None], labels: Mapping[str, str]
 ) -> bool:
-    """Replace the units; False, and nothing changed, if an input's digest is not what it was."""
+    """Replace the units. Returns False, with nothing changed, if an input's digest has changed."""
     publish_id = uuid.uuid4().hex
     for number in range(1, TRIES + 1):
         head = warehouse.head()
@@ -73,12 +73,12 @@ def swap(
 
 
 def _is_done(head: Head, staged: StagedUnits, publish_id: str) -> bool:
-    """Whether an earlier try, whose reply never came, went through."""
+    """Whether an earlier attempt, whose reply was lost, succeeded."""
     return any(head.publish_ids.get(unit) == publish_id for unit in staged)
 
 
 def _script(places: Places, number: int, publish_id: str, build_id: str, staged: StagedUnits, gone: list[Unit]) -> Statement:
-    """The transaction, its values as parameters."""
+    """Return the transaction, with its values as parameters."""
     published = quoted(places.published)
     given: dict[str, Any] = {"number": number, "next_number": number + 1, "publish_id": publish_id, "build_id": build_id}
     statements = [

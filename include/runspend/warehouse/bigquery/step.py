@@ -1,12 +1,11 @@
-"""Units being replaced together in BigQuery: staged, filled by models, checked, then swapped in by one transaction.
+"""A step in BigQuery, which replaces units together: staged, filled by models, checked, then swapped in by one transaction.
 
-    put      a local Parquet file goes up by a load job into a staging table; its rows are counted
-    run      models make tables in the step's own dataset, where views show every table as it would be after the swap
+    put      a load job uploads a local Parquet file into a staging table; its rows are counted
+    run      models make tables in the step's own dataset, whose views show every table as it would be after the swap
     check    checks read the same views
-    publish  one script: raise the head's number, delete and insert each table's units, write down what they hold, commit
+    publish  one script: increase the head's number, delete and insert each table's units, record their content, commit
 
-Killed before the commit nothing has changed; a reply lost after it is asked for again by the job's id. What the tables are
-belongs in `tables.py`.
+A kill before the commit changes nothing. If a reply is lost after it, the job is looked up by its id. `tables.py` defines the tables.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BigQueryStep", "Staged"]
 
-SHOWN = 20  # rows of a failed check
+SHOWN = 20  # maximum rows of a failed check
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A unit's new rows and what is known of them. `sums` is None where the rows came from outside: their digest was taken here."""
+    """A unit's new rows and their state. `sums` is None for rows from outside: their digest was computed locally."""
 
     parts: tuple[Part, ...]
     state: UnitState
@@ -57,21 +56,21 @@ class Staged:
 
 
 class BigQueryStep:
-    """Nothing is visible to anybody until `publish`."""
+    """Units being replaced together. Nothing is visible to readers before `publish`."""
 
     def __init__(self, warehouse: BigQueryWarehouse, name: str, build_id: str, folder: Path) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not re.fullmatch(r"[A-Za-z0-9_.:-]+", build_id):
-            raise ValueError(f"cannot begin step {name!r} with build {build_id!r}: use letters, digits, dots and dashes.")  # both stand in ids and views
+            raise ValueError(f"cannot begin step {name!r} with build {build_id!r}: use letters, digits, dots and dashes.")  # both appear in ids and views
         self.build_id = build_id
         self._warehouse = warehouse
         self._jobs = warehouse.jobs
         self._places = warehouse.places
         self._name = name
-        self._before = warehouse.head()  # what the step's views show
+        self._before = warehouse.head()  # the head that the step's views show
         self._staged: dict[Unit, Staged] = {}
-        self._kept: dict[Unit, tuple[UnitState, Path]] = {}  # put as they stand published: loaded only if somebody changes them meanwhile
+        self._kept: dict[Unit, tuple[UnitState, Path]] = {}  # already published: loaded only if they change meanwhile
         self._dropped: set[Unit] = set()
-        self._fresh: set[str] = set()  # tables whose view in the step's dataset shows what is staged by now
+        self._fresh: set[str] = set()  # tables whose view in the step's dataset shows the current staged rows
         self._dataset: str | None = None
         self._parts = 0
         self._is_stale = False
@@ -79,9 +78,9 @@ class BigQueryStep:
         self._folder = folder
 
     def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
-        """Stage rows from outside: a Parquet file with the columns of `schema/tables.py` (it is taken), or an Arrow table.
+        """Stage rows from outside: a Parquet file with the columns of `schema/tables.py` (it is moved), or an Arrow table.
 
-        Rows that stand there already, but for the id of the load that brought them, are left there.
+        Rows that are already published, with only another load id, are left in place.
         """
         unit = checked_unit(table, period, writer)
         if isinstance(rows, Path):
@@ -115,7 +114,10 @@ class BigQueryStep:
         self._fresh.discard(table)
 
     def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
-        """Stage a published unit as another writer's, with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
+        """Stage a published unit under another writer, with values renamed in some columns.
+
+        names: {column: (old, new)}; an old that ends in / is a prefix.
+        """
         table, target = TABLES[unit.table], checked_unit(unit.table, unit.period, writer)
         if not self._before.units[unit].digest.startswith(PREFIX):
             return self._rename_here(unit, target, names, extra)
@@ -131,7 +133,7 @@ class BigQueryStep:
         return self._accept_parts(target, [part], None, extra)
 
     def _rename_here(self, unit: Unit, target: Unit, names: Mapping[str, tuple[str, str]], extra: Mapping[str, Any]) -> UnitState:
-        """Rows that came from outside, whose digest was taken here, are renamed here: the next reading of them must find the same digest."""
+        """Rename rows from outside locally, where their digest was computed: the next load of them must find the same digest."""
         file = self._warehouse.fetch(unit, self._folder)
         if file is None:
             raise RunspendError(f"cannot rename {' '.join(unit)}: it is gone. Run it again when no night runs. Nothing was changed.")
@@ -142,7 +144,10 @@ class BigQueryStep:
         return self.put(*target, renamed_file, extra=extra)
 
     def run(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> None:
-        """Run `allocation/models/*.sql` in order over published and staged rows, each whole: shares of a column are for engines with little memory."""
+        """Run `allocation/models/*.sql` in order over published and staged rows, each on all rows.
+
+        Shares of a column are only for engines with little memory.
+        """
         for model in models:
             if model.into is None and model.target in TABLES:
                 raise ValueError(f"cannot run model {model.name} without `into`: {model.target} is the name of a table.")
@@ -157,7 +162,7 @@ class BigQueryStep:
             self._accept_parts(unit, [part], before, {})
 
     def cost_of(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-        """Bytes each model would read of the published tables, by dry runs, which cost nothing. What earlier models make is there, but empty."""
+        """Yield the bytes that each model would read of the published tables, by free dry runs. Tables made by earlier models are empty."""
         for model in models:
             text = self._read(self._warehouse.models, model.name)
             _, size, schema = self._jobs.bytes_of(Statement(text, used(text, parameters)), dataset=self._scratch())
@@ -176,13 +181,13 @@ class BigQueryStep:
             if not rows.num_rows:
                 continue
             if self._warehouse.head().units != self._before.units:
-                self._is_stale = True  # somebody published meanwhile: the views may have shown two builds, and this one is not published
+                self._is_stale = True  # published meanwhile: the views may have mixed two builds, and this one is not published
                 return
             period = parameters.get("period")
             raise CheckFailed(name, rows.to_pylist(), period=None if period is None else str(period)[:7])
 
     def state(self, unit: Unit) -> UnitState:
-        """What is known of a unit staged so far."""
+        """Return the state of a unit staged so far."""
         if unit in self._kept:
             return self._kept[unit][0]
         if unit not in self._staged:
@@ -190,7 +195,7 @@ class BigQueryStep:
         return self._staged[unit].state
 
     def publish(self, inputs: Mapping[Unit, str | None] | None = None) -> bool:
-        """Make all staged units visible at once. False ("superseded", nothing changed) if an input's digest is not what it was."""
+        """Make all staged units visible at once. Returns False ("superseded", nothing changed) if an input's digest has changed."""
         if self._done:
             raise RunspendError("cannot publish a step twice: begin another step.")
         self._done = True
@@ -209,19 +214,19 @@ class BigQueryStep:
                 return False
 
     def close(self) -> None:
-        """Throw away what only the step could see."""
+        """Delete the step's own dataset."""
         if self._dataset is not None:
             with self._jobs.words():
                 self._jobs.client.delete_dataset(self._dataset, delete_contents=True, not_found_ok=True)
 
     def _read(self, folder: Path, name: str) -> str:
-        """The file's own text; the tables it asks can be asked by then."""
+        """Return the file's text, after making its tables queryable."""
         text = (folder / f"{name}.sql").read_text(encoding="utf-8")
         self._show(table_names(text))
         return text
 
     def _load_what_moved(self, asked: Mapping[Unit, str | None]) -> None:
-        """Rows that stood there as they were put, and do no more, go up after all; not those the caller asks to be as they were."""
+        """Load rows that were already published when put, but are not any more; not those that the caller requires unchanged."""
         units = self._warehouse.head().units if self._kept else {}
         for unit, (state, file) in list(self._kept.items()):
             if unit not in asked and (unit not in units or units[unit].digest != state.digest):
@@ -233,7 +238,7 @@ class BigQueryStep:
         return self._accept(unit, Staged((Part(staged, tuple(c.name for c in TABLES[unit.table].columns)),), state))
 
     def _scratch(self) -> str:
-        """The step's own dataset, made when the first model needs it."""
+        """Return the step's own dataset, created when the first model needs it."""
         if self._dataset is None:
             sweep_steps(self._jobs, self._places, datetime.now(timezone.utc) - timedelta(days=1))
             name = self._places.step(uuid.uuid4().hex[:16])
@@ -242,7 +247,7 @@ class BigQueryStep:
         return self._dataset
 
     def _show(self, names: Iterable[str]) -> None:
-        """Views of these tables as they would be after the swap."""
+        """Create views of these tables as they would be after the swap."""
         for name in sorted(set(names) & TABLES.keys() - self._fresh):
             table = TABLES[name]
             replaced = sorted(unit for unit in {*self._staged, *self._dropped} if unit.table == name)  # by month
@@ -258,7 +263,7 @@ class BigQueryStep:
         self._jobs.run(Statement(f"create or replace table {quoted(name)} as\n{text}", parameters), dataset=self._scratch(), labels=self._labels(parameters.get("period")))
 
     def _make_part(self, text: str, parameters: Mapping[str, Any], table: str, model: str | None = None) -> Part:
-        """Rows of a query as a table of the step's own, which must have the columns of the table they are for."""
+        """Write the rows of a query to a table of the step. It must have the columns of the table that they are for."""
         self._parts += 1
         name = f"{self._scratch()}.part_{self._parts}_{table}"
         self._create(name, text, parameters)
@@ -274,7 +279,7 @@ class BigQueryStep:
         return Part(name, tuple(types))
 
     def _accept_parts(self, unit: Unit, parts: Sequence[Part], before: Staged | None, extra: Mapping[str, Any]) -> UnitState:
-        """Measure what a query made, and stage it, after what another model put into the same unit."""
+        """Measure the rows that a query made, and stage them after those of another model in the same unit."""
         table = TABLES[unit.table]
         sums = Sums(0, (0,) * len(PIECES)) if before is None or before.sums is None else before.sums
         for part in parts:
@@ -287,7 +292,7 @@ class BigQueryStep:
         return self._accept(unit, Staged((*(before.parts if before is not None else ()), *parts), state, sums))
 
     def _refuse_strays(self, unit: Unit, rows: str) -> None:
-        """Rows of another month would be lost at the next replace."""
+        """Raise RunspendError for rows of another month: the next replace would lose them."""
         column = TABLES[unit.table].period_column
         first, after = month_of(unit.period)
         sql = f"select count(*) as row_count, countif({column} is null or {column} < @first or {column} >= @after) as strays from {rows}"

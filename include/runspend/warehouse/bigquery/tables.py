@@ -1,12 +1,12 @@
-"""Where a warehouse in BigQuery keeps what: its datasets and tables, made and widened from `schema/tables.py`.
+"""Datasets and tables of a warehouse in BigQuery, made and widened from `schema/tables.py`.
 
     <dataset>             public tables
-    <dataset>_internal    the others, the public ones once more as views, `schema/views/*.sql`, and `published`: what is known of every unit
-    <dataset>_staging     rows on their way in; its tables expire by themselves
-    <dataset>_step_<hex>  what the models of one step make; deleted at its end, and its tables expire all the same
+    <dataset>_internal    the others, views of the public ones, `schema/views/*.sql`, and `published`: the state of every unit
+    <dataset>_staging     rows being loaded; its tables expire by themselves
+    <dataset>_step_<hex>  tables that the models of one step make; deleted when it ends, and they expire as well
 
-Every table has one more column than `schema/tables.py` says: whose rows they are, for a unit is replaced by it. Columns that are new
-are added; anything else that differs is refused with the statement that would put it right.
+Every table has one column more than in `schema/tables.py`: the writer of each row, because units are replaced by writer. New columns
+are added; any other difference is refused, with the statement that would correct it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ ADDRESS = re.compile(r"bigquery://(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]+)[
 DAY_MS = 24 * 3600 * 1000
 WRITER = Column("runspend_writer", "STRING", "Whose rows these are: a bill, a tracking server, a store, a step, or all. What is replaced together.")
 LABELS = {"runspend": "warehouse"}
-STEP_LABEL = "step"  # of the datasets of steps
-CLUSTERED = 4  # columns at most, says BigQuery
+STEP_LABEL = "step"  # marks datasets of steps
+CLUSTERED = 4  # BigQuery's maximum number of columns
 NO_CLUSTER = ("FLOAT64", "ARRAY<STRING>")
 
-# One row per unit; the head row, whose table_name is empty, counts the publishes: each raises it, so that two at once collide.
+# One row per unit. The head row, with an empty table_name, counts publishes: each increases it, so that concurrent ones collide.
 PUBLISHED = Table(
     "published",
     "one row per unit, and one (table_name empty) for all",
@@ -56,14 +56,14 @@ PUBLISHED = Table(
 
 @dataclass(frozen=True)
 class Places:
-    """Names of a warehouse's datasets and tables, none of them quoted."""
+    """Names of a warehouse's datasets and tables, unquoted."""
 
     project: str
     dataset: str
 
     @classmethod
     def parse(cls, uri: str) -> Places:
-        """Of an address such as bigquery://project/dataset."""
+        """Parse an address such as bigquery://project/dataset."""
         found = ADDRESS.fullmatch(uri)
         if found is None:
             raise ConfigError(f"cannot open warehouse {uri!r}: that is no dataset of BigQuery. Set warehouse.uri to bigquery://project/dataset.")
@@ -75,7 +75,7 @@ class Places:
 
     @property
     def internal(self) -> str:
-        """Where every table can be asked for by its bare name."""
+        """The dataset in which every table can be queried by its bare name."""
         return f"{self.public}_internal"
 
     @property
@@ -87,32 +87,32 @@ class Places:
         return f"{self.internal}.{PUBLISHED.name}"
 
     def step(self, token: str) -> str:
-        """The dataset of one step."""
+        """Return the dataset of one step."""
         return f"{self.public}_step_{token}"
 
     def table(self, table: Table) -> str:
-        """Where the rows of a table lie."""
+        """Return the full name of a table."""
         return f"{self.public if table.is_public else self.internal}.{table.name}"
 
 
 def quoted(name: str) -> str:
-    """A table's or dataset's full name as it stands in SQL."""
+    """Return a table's or dataset's full name quoted for SQL."""
     return f"`{name}`"
 
 
 def column_names(table: Table) -> str:
-    """The columns of `schema/tables.py`, as a list in SQL."""
+    """Return the columns of `schema/tables.py` as a list in SQL."""
     return ", ".join(c.name for c in table.columns)
 
 
 def type_of(field: Any) -> str:
-    """GoogleSQL's type of a column as the client describes it."""
+    """Return GoogleSQL's type of a column as described by the client."""
     kind = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "BIGDECIMAL": "BIGNUMERIC", "DECIMAL": "NUMERIC"}.get(field.field_type, field.field_type)
     return f"ARRAY<{kind}>" if field.mode == "REPEATED" else str(kind)
 
 
 def schema_of(table: Table, *more: Column) -> list[Any]:
-    """The table's columns for Google's client, each with its meaning."""
+    """Return the table's columns for Google's client, each with its meaning."""
     from google.cloud.bigquery import SchemaField
 
     def field(column: Column) -> Any:
@@ -124,14 +124,14 @@ def schema_of(table: Table, *more: Column) -> list[Any]:
 
 
 def schema_digest() -> str:
-    """Of all that `make_tables` makes: another one means there is something to do."""
+    """Return a digest of everything that `make_tables` makes: if it changes, there is something to do."""
     texts = [repr((t.name, t.grain, t.meaning, t.columns, t.is_public, t.period_column, t.sort)) for t in (PUBLISHED, *TABLES.values())]
     texts += [path.read_text(encoding="utf-8") for path in _views()]
     return hashlib.sha256("\n".join([WRITER.meaning, *texts]).encode()).hexdigest()[:16]
 
 
 def make_tables(jobs: Jobs, places: Places) -> None:
-    """Make the datasets and tables that are not there, add the columns that are new. Raises ConfigError where something else differs."""
+    """Create missing datasets and tables, and add new columns. Raises ConfigError for any other difference."""
     for name, expires in ((places.public, None), (places.internal, None), (places.staging, DAY_MS)):
         _make_dataset_once(jobs, name, expires)
     for table in (PUBLISHED, *TABLES.values()):
@@ -150,12 +150,12 @@ def make_tables(jobs: Jobs, places: Places) -> None:
 
 
 def _views() -> list[Path]:
-    """Questions that are kept as views: `schema/views/*.sql`, without parameters."""
+    """Return the queries that are stored as views: `schema/views/*.sql`, without parameters."""
     return sorted((Path(__file__).parents[2] / "schema" / "views").glob("*.sql"))
 
 
 def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -> None:
-    """A dataset that is not there yet."""
+    """Create a dataset that does not exist yet."""
     from google.cloud import bigquery
 
     dataset = bigquery.Dataset(name)
@@ -169,7 +169,7 @@ def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -
 
 
 def _make_dataset_once(jobs: Jobs, name: str, expires_ms: int | None) -> None:
-    """A dataset where the project has none of that name. Google tells those who may not look that it may not exist."""
+    """Create a dataset if the project has none of that name. Google tells accounts without access that it may not exist."""
     try:
         with jobs.words():
             jobs.client.get_dataset(name)
@@ -181,7 +181,7 @@ def _make_dataset_once(jobs: Jobs, name: str, expires_ms: int | None) -> None:
 
 
 def empty_table(name: str, schema: Sequence[Any]) -> Any:
-    """A table without rows, for Google's client."""
+    """Return a table without rows, for Google's client."""
     from google.cloud import bigquery
 
     return bigquery.Table(name, schema=schema)
@@ -217,14 +217,14 @@ def _make_table(jobs: Jobs, table: Table, full: str, schema: list[Any]) -> None:
 
 
 def _clustering(table: Table) -> list[str]:
-    """The day, then what the rows are sorted by in a folder: what people filter on."""
+    """Return the day, then the sort columns of a folder's files: the columns that users filter on."""
     types = {c.name: c.type for c in table.columns}
     wanted = [name for name in ("charge_date", *table.sort) if name in types and types[name] not in NO_CLUSTER]
     return list(dict.fromkeys(wanted))[:CLUSTERED]
 
 
 def _lacking(table: Table, full: str, found: Any, schema: Sequence[Any]) -> Iterator[Any]:
-    """Columns to add; an error where the table differs otherwise."""
+    """Yield columns to add. Raises ConfigError for any other difference."""
     there = {f.name: f for f in found.schema}
     for field in schema:
         if field.name not in there:
@@ -254,7 +254,7 @@ def _differs(full: str, what: str, statement: str) -> ConfigError:
 
 
 def _mark(jobs: Jobs, places: Places) -> None:
-    """Write down that the tables are as this version has them; the first time, begin to count publishes."""
+    """Record that the tables match this version; the first time, start counting publishes."""
     head = json.dumps({"schema_version": SCHEMA_VERSION, "schema": schema_digest()})
     table, labels = quoted(places.published), {"step": "tables"}
     first = (
@@ -266,7 +266,7 @@ def _mark(jobs: Jobs, places: Places) -> None:
 
 
 def sweep_steps(jobs: Jobs, places: Places, older_than: datetime) -> None:
-    """Delete datasets of steps that were killed, once their tables have expired."""
+    """Delete datasets of killed steps, once their tables have expired."""
     name = re.compile(re.escape(places.step("").rpartition(".")[2]) + "[0-9a-f]{16}")
     with jobs.words():
         found = [item.reference for item in jobs.client.list_datasets() if name.fullmatch(item.dataset_id) and STEP_LABEL in item.labels]
@@ -275,5 +275,5 @@ def sweep_steps(jobs: Jobs, places: Places, older_than: datetime) -> None:
             with jobs.words():
                 if jobs.client.get_dataset(reference).created < older_than:
                     jobs.client.delete_dataset(reference, delete_contents=True, not_found_ok=True)
-        except (NotAllowed, NotThere):  # somebody else's, or swept by somebody else
+        except (NotAllowed, NotThere):  # another account's, or swept by another process
             continue

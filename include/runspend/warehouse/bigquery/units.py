@@ -1,7 +1,7 @@
-"""Which rows of a table in BigQuery are a unit's, as SQL.
+"""SQL conditions for a unit's rows in a BigQuery table.
 
-Views take no parameters: a unit's names, which are letters, digits, dots and dashes (`checked_unit`), and a build's id, which is a
-hash, stand in their text as they are.
+Views take no parameters. So a unit's names, which are letters, digits, dots and dashes (`checked_unit`), and a build's id, which is a
+hash, are part of the SQL text.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ __all__ = ["columns_of", "is_left", "is_of", "is_told_by_digest", "renamed", "ro
 
 
 def is_told_by_digest(table: Table) -> bool:
-    """Whether equal digests are equal rows, but for the ids of loads and builds."""
+    """Whether equal digests mean equal rows, except for the ids of loads and builds."""
     return not table.digest_columns and all(c.name in FILLED for c in table.columns if c.bookkeeping)
 
 
 def is_left(table: Table, period: str, replaced: set[Unit], standing: set[Unit]) -> str:
-    """Whether a row is of no replaced unit of a month. By the month alone where all that stands goes, so that its partition is not read."""
+    """Return a condition for rows of no replaced unit of a month.
+
+    If all units of the month go, it uses only the month and skips the partition.
+    """
     if {unit for unit in standing if unit.period == period} - replaced:
         return " and ".join(f"not ({is_of(table, unit)})" for unit in sorted(replaced))
     if table.period_column is None:
@@ -33,7 +36,7 @@ def is_left(table: Table, period: str, replaced: set[Unit], standing: set[Unit])
 
 
 def is_of(table: Table, unit: Unit) -> str:
-    """Whether a row is of the unit."""
+    """Return a condition for rows of the unit."""
     condition = f"{WRITER.name} = '{unit.writer}'"
     if table.period_column is None:
         return condition
@@ -42,7 +45,7 @@ def is_of(table: Table, unit: Unit) -> str:
 
 
 def rows_of(unit: Unit) -> tuple[str, dict[str, Any]]:
-    """Which rows are the unit's, with parameters."""
+    """Return a condition for the unit's rows, with parameters."""
     column, writer = TABLES[unit.table].period_column, f"{WRITER.name} = @writer"
     if column is None:
         return writer, {"writer": unit.writer}
@@ -51,13 +54,13 @@ def rows_of(unit: Unit) -> tuple[str, dict[str, Any]]:
 
 
 def columns_of(table: Table, part: Part, build_id: str) -> str:
-    """The part's rows in the table's columns and types."""
+    """Return a query for the part's rows in the table's columns and types."""
     columns = [f"cast({c.name} as {c.type}) as {c.name}" if c.name in part.columns else f"'{build_id}' as {c.name}" for c in table.columns]
     return f"select {', '.join(columns)} from {quoted(part.table)}"
 
 
 def renamed(column: str, old: str) -> str:
-    """SQL for a column in which @old_column becomes @new_column."""
+    """Return SQL for a column in which @old_column becomes @new_column."""
     if old.endswith("/"):
         return f"if(starts_with({column}, @old_{column}), concat(@new_{column}, substr({column}, length(@old_{column}) + 1)), {column}) as {column}"
     return f"if({column} = @old_{column}, @new_{column}, {column}) as {column}"

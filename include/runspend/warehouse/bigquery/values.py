@@ -1,4 +1,4 @@
-"""Values on their way to BigQuery and back: parameters of a query, and the money of its rows."""
+"""Convert values for BigQuery and back: parameters of a query, and the money in its rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MONEY = pa.decimal128(38, 22)
 
 
 def parameter(name: str | None, value: Any) -> Any:
-    """One of a query, for Google's client; a list is an array, of structs where its items are mappings."""
+    """Return a query parameter for Google's client. A list becomes an array, of structs if its items are mappings."""
     from google.cloud.bigquery import ArrayQueryParameter, ScalarQueryParameter, StructQueryParameter
 
     if isinstance(value, list):
@@ -27,7 +27,7 @@ def parameter(name: str | None, value: Any) -> Any:
 
 
 def _kind(value: object) -> str:
-    """GoogleSQL's type of a parameter; what is null is a STRING, since nothing says otherwise."""
+    """Return GoogleSQL's type of a parameter; STRING for null, whose type is unknown."""
     kinds: tuple[tuple[type, str], ...] = (
         (bool, "BOOL"),
         (int, "INT64"),
@@ -40,7 +40,7 @@ def _kind(value: object) -> str:
 
 
 def exact(rows: pa.Table) -> pa.Table:
-    """Money as the other engine gives it: 22 decimals, of which a question of somebody's own may have had more."""
+    """Return money as the other engine does, with 22 decimals. A user's query may return more."""
     for index, field in enumerate(rows.schema):
         if pa.types.is_decimal(field.type) and field.type != MONEY:
             column = rows.column(index)

@@ -1,8 +1,8 @@
-"""The warehouse in BigQuery: the same tables, models and checks, at any size. Rows come back for reports, for what extraction compares, and to be carried elsewhere.
+"""The warehouse in BigQuery: the same tables, models and checks, at any size.
 
-`published` says what every unit holds, and is replaced in the same transaction as the rows. A reader asks inside a session that
-has begun a transaction, so that all its answers are of one moment. Names of datasets and tables belong in `tables.py`,
-what a step does in `step.py`, jobs in `jobs.py`.
+Rows are read back for reports, for comparisons by the extract, and to move them elsewhere. `published` holds the state of every unit,
+and is replaced in the same transaction as the rows. A reader queries inside a session with an open transaction, so that all its
+answers are of one moment. `tables.py` names datasets and tables, `step.py` runs steps, `jobs.py` runs jobs.
 
 Source: BigQuery "Multi-statement transactions": snapshot isolation; of two transactions that change one table, one fails.
 """
@@ -39,14 +39,14 @@ from runspend.warehouse.parquet.journal import Folder
 
 __all__ = ["BigQueryReader", "BigQueryWarehouse", "Head"]
 
-ALLOCATION = Path(__file__).parents[2] / "allocation"  # whose models and checks run here
+ALLOCATION = Path(__file__).parents[2] / "allocation"  # models and checks that run here
 READING = {"step": "read"}
-PAGE = 50_000  # rows of `published` asked for at once
+PAGE = 50_000  # rows of `published` per request
 
 
 @dataclass(frozen=True)
 class Head:
-    """What `published` said at one moment. `number` counts the publishes so far."""
+    """The content of `published` at one moment. `number` counts the publishes so far."""
 
     number: int
     extra: Mapping[str, Any]
@@ -55,13 +55,13 @@ class Head:
 
 
 class BigQueryWarehouse:
-    """Tables in a dataset and its neighbours. Opening it contacts nobody."""
+    """Tables in a dataset and its related datasets. Opening it contacts no service."""
 
     def __init__(
         self, settings: WarehouseSettings, cache: Path | None = None, *, models: Path = ALLOCATION / "models", checks: Path = ALLOCATION / "checks"
     ) -> None:
         self.places = Places.parse(settings.uri)
-        self.folder = Folder(cache or Path(tempfile.gettempdir()) / "runspend-bigquery")  # files on their way; those of killed steps are swept
+        self.folder = Folder(cache or Path(tempfile.gettempdir()) / "runspend-bigquery")  # files being loaded; a sweep removes old ones
         self.folder.recover()
         self.jobs = Jobs(settings, self.places.project)
         self.models = models
@@ -70,19 +70,19 @@ class BigQueryWarehouse:
         self._reading = threading.local()
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
-        """Published units of these tables (all tables when none is named); inside a reader those it sees."""
+        """Return published units of these tables (all tables when none is named); inside a reader, those that it sees."""
         reader: BigQueryReader | None = getattr(self._reading, "reader", None)
         head = self.head() if reader is None else reader.head()
         return {unit: state for unit, state in head.units.items() if not tables or unit.table in tables}
 
     def read(self, unit: Unit) -> pa.Table | None:
-        """The rows of one published unit, in the table's order; None when there is none."""
+        """Return the rows of one published unit, in the table's order; None if it does not exist."""
         if unit not in self.states(unit.table):
             return None
         return self.jobs.ask(self._rows_of(unit), dataset=self.places.internal, labels=READING).cast(TABLES[unit.table].arrow_schema())
 
     def fetch(self, unit: Unit, folder: Path) -> Path | None:
-        """The rows of one published unit as a Parquet file in `folder`, the caller's to keep; None when there is none."""
+        """Copy one published unit to a Parquet file in `folder`; None if it does not exist. The caller keeps the file."""
         if unit not in self.states(unit.table):
             return None
         own, schema = folder / f"{uuid.uuid4().hex}.parquet", TABLES[unit.table].arrow_schema()
@@ -99,12 +99,12 @@ class BigQueryWarehouse:
 
     @contextmanager
     def reader(self) -> Iterator[BigQueryReader]:
-        """One consistent view: no publish is seen half done. Nobody waits for it."""
+        """Open one consistent view: a half-done publish is never visible. It does not block publishers."""
         try:
             self.make_ready()
         except NotAllowed:
             if not self.head().extra:
-                raise  # else somebody who may only read tables of another version
+                raise  # else the user may only read tables of another version
         reader = BigQueryReader(self)
         outer = getattr(self._reading, "reader", None)
         self._reading.reader = reader
@@ -115,13 +115,13 @@ class BigQueryWarehouse:
             reader.close()
 
     def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
-        """Rows of one statement that people wrote: no other kind than SELECT is run, for `timeout` seconds at most."""
+        """Return the rows of one user-written statement. Only a SELECT runs, for at most `timeout` seconds."""
         with self.reader() as reader:
             return reader.answer(sql, native=native, timeout=timeout)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[BigQueryStep]:
-        """Begin replacing units. Leaving without `publish` throws the staged rows away."""
+        """Begin replacing units. Leaving without `publish` discards the staged rows."""
         self.make_ready()
         with self.folder.stage(name) as stage:
             step = BigQueryStep(self, name, build_id, stage.path)
@@ -131,15 +131,15 @@ class BigQueryWarehouse:
                 step.close()
 
     def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
-        """Nothing: BigQuery keeps the bytes and verifies them itself."""
+        """Return nothing: BigQuery stores and verifies the bytes itself."""
         return {}
 
     def without(self, units: set[Unit]) -> BigQueryWarehouse:
-        """The warehouse itself: no unit is ever found damaged."""
+        """Return the warehouse itself: no unit is ever found damaged."""
         return self
 
     def head(self) -> Head:
-        """What is published now: one free look at a small table. A warehouse newer than the code is refused."""
+        """Return what is published now: one free read of a small table. Refuses a warehouse newer than this version."""
         try:
             with self.jobs.words():
                 pages = iter(self.jobs.client.list_rows(self.places.published, page_size=PAGE).pages)
@@ -156,17 +156,17 @@ class BigQueryWarehouse:
         return self.read_head(rows)
 
     def published_rows(self) -> Statement:
-        """The question for all that is known of units."""
+        """Return the query for the state of all units."""
         return Statement(f"select {column_names(PUBLISHED)} from {quoted(self.places.published)}")
 
     def _is_there(self) -> bool:
-        """Whether the project has the dataset, for those who may not ask for it by its name before it is there."""
+        """Whether the project has the dataset, for accounts that may not get it by name before it exists."""
         internal = self.places.internal.rpartition(".")[2]
         with self.jobs.words():
             return any(item.dataset_id == internal for item in self.jobs.client.list_datasets())
 
     def read_head(self, rows: Sequence[Mapping[str, Any]]) -> Head:
-        """The same from rows that were read in another way."""
+        """Return the head from rows that were read in another way."""
         heads = [row for row in rows if not row["table_name"]]
         extra = json.loads(heads[0]["extra"]) if heads else {}
         if extra.get("schema_version", 0) > SCHEMA_VERSION:
@@ -183,11 +183,11 @@ class BigQueryWarehouse:
         )
 
     def cost_of(self, sql: str) -> int:
-        """Bytes a question would read, by a dry run, which costs nothing."""
+        """Return the bytes that a query would read, by a dry run, which costs nothing."""
         return self.jobs.bytes_of(Statement(sql), dataset=self.places.internal)[1]
 
     def make_ready(self) -> None:
-        """Make or widen the tables, if this version's are not there yet."""
+        """Create or widen the tables, unless they already match this version."""
         if not self._is_ready:
             if self.head().extra.get("schema") != schema_digest():
                 make_tables(self.jobs, self.places)
@@ -205,19 +205,19 @@ class BigQueryReader:
         self._is_over = False
 
     def head(self) -> Head:
-        """What was published at the moment the reader sees."""
+        """Return what was published at the moment that the reader sees."""
         with self._moment() as session:
             rows = self._jobs.ask(self._warehouse.published_rows(), dataset=self._places.internal, labels=READING, session=session)
         return self._warehouse.read_head(rows.to_pylist())
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
-        """Rows of one GoogleSQL statement, its own text (`native`: one that our parser need not know). Money is decimal128(38, 22)."""
+        """Return the rows of one GoogleSQL statement, sent as written (`native`: without parsing it first). Money is decimal128(38, 22)."""
         statement = self._only_reading(sql, parameters or {}, native)
         with self._moment() as session:
             return _as_said(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session), sql)
 
     def answer(self, sql: str, *, native: bool, timeout: float | None) -> pa.Table:
-        """Rows of one statement that people wrote. BigQuery itself says of which kind it is, whatever our parser makes of it."""
+        """Return the rows of one user-written statement. BigQuery itself determines its kind, independently of Runspend's parser."""
         statement = self._only_reading(sql, {}, native)
         if not native:
             self._refuse_all_but_select(statement)
@@ -225,7 +225,7 @@ class BigQueryReader:
             return _as_said(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session, timeout=timeout), sql)
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
-        """The same rows as `query`, at most `rows` at a time."""
+        """Yield the rows of `query`, at most `rows` at a time."""
         statement = self._only_reading(sql, parameters or {}, False)
         with self._moment() as session:
             for batch in self._jobs.stream(statement, dataset=self._places.internal, labels=READING, session=session):
@@ -233,11 +233,14 @@ class BigQueryReader:
                 yield from (shown.slice(start, rows) for start in range(0, shown.num_rows, rows))
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
-        """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own."""
+        """Return this view with the money of the cost tables in one currency.
+
+        Converts by charge date, exact to 22 decimals; money without a rate keeps its currency.
+        """
         return ExchangedReader(self, self._places, currency, rates)
 
     def close(self) -> None:
-        """Let go of the moment. All is answered by now: a session that cannot be ended ends by itself, and is no reason to fail."""
+        """End the session; failure is ignored because all queries are answered and sessions expire."""
         if self._session is not None:
             with suppress(RunspendError):
                 self._jobs.end_session(self._session, dataset=self._places.internal, labels=READING)
@@ -245,7 +248,7 @@ class BigQueryReader:
 
     @contextmanager
     def _moment(self) -> Iterator[str]:
-        """The session to ask in. A question that fails may end its transaction: what is asked after it would be of another moment."""
+        """Yield the session to query in. A failed query may end its transaction, and later answers would be of another moment."""
         if self._is_over:
             raise RunspendError("cannot ask: an earlier question to this reader failed, and the moment it saw may be over. Open another reader.")
         if self._session is None:
@@ -273,7 +276,7 @@ class BigQueryReader:
 
 
 class ExchangedReader:
-    """What a reader shows, with the cost tables' money in one currency."""
+    """A reader's view with the money of the cost tables in one currency."""
 
     def __init__(self, reader: BigQueryReader, places: Places, currency: str, rates: Sequence[Stretch]) -> None:
         self._reader = reader
@@ -282,20 +285,20 @@ class ExchangedReader:
         self._rates = list(rates)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
-        """Rows of one GoogleSQL statement."""
+        """Return the rows of one GoogleSQL statement."""
         text, given = in_one_currency(sql, self._places, self._currency, self._rates)
         return self._reader.query(text, {**(parameters or {}), **given}, native=native)
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
-        """The same rows as `query`, at most `rows` at a time."""
+        """Yield the rows of `query`, at most `rows` at a time."""
         text, given = in_one_currency(sql, self._places, self._currency, self._rates)
         yield from self._reader.batches(text, {**(parameters or {}), **given}, rows=rows)
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
-        """In another one."""
+        """Return the view in another currency."""
         return self._reader.in_currency(currency, rates)
 
 
 def _as_said(rows: Any, sql: str) -> Any:
-    """The columns of `schema/tables.py`: whose rows they are is shown to those alone who ask for it by name."""
+    """Drop the writer column, which is not in `schema/tables.py`, unless the query names it."""
     return rows.drop_columns([WRITER.name]) if WRITER.name in rows.schema.names and WRITER.name not in sql else rows

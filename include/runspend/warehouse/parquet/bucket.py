@@ -1,18 +1,19 @@
-"""The warehouse in a bucket: the same files under the same names as in a folder, so that readers of the folder read the bucket.
+"""The warehouse in a bucket: the same files under the same names as in a folder, so readers of a folder can read the bucket.
 
     <prefix>/<table>/period=YYYY-MM/<writer>.parquet              public tables
     <prefix>/_internal/<table>/period=YYYY-MM/<writer>.parquet    the others
-    <prefix>/_runspend/head.json                                  what is published: one object, replaced on condition only
-    <prefix>/_runspend/stage/<step>/…                             files on their way
+    <prefix>/_runspend/head.json                                  what is published: one object, only replaced conditionally
+    <prefix>/_runspend/stage/<step>/…                             files not yet copied to their names
 
-The head names every unit with the SHA-256 of its file and carries a number that grows with each put. A publish puts its files
-into the stage, then a new head in place of exactly the one it checked its inputs against: that put is the commit point, and
-whoever comes too late is refused by the store. Until the files are copied to their names the head lists the copies, and readers
-of ours take them from the stage: they see one build and never wait. Those copies are a lease as well: the next publish waits
-until they are done or, when nobody renewed the number for `LEASE` seconds of the store's clock, finishes them. Somebody who
-lost the lease without knowing can do no harm: what he would copy is gone from the stage, what he would remove has another ETag.
+The head lists every unit with the SHA-256 of its file, and has a number that grows with each put. A publish uploads its files to
+the stage, then replaces exactly the head that it checked its inputs against. That put is the commit point; the store refuses
+a publisher that comes too late. Until the files are copied to their names, the head lists the copies, and Runspend's readers take
+these files from the stage: they see one build and never wait. The list of copies is also a lease. The next publish waits until
+the copies are done. If the number was not renewed for `LEASE` seconds of the store's clock, it finishes them itself. A publisher
+that lost the lease without noticing cannot do harm: its copies are gone from the stage, and its removals have another ETag.
 
-SQL runs on this machine over a cache of files named by their SHA-256. How it runs belongs in `reader.py` and `step.py`, requests in `storage/s3_warehouse.py`.
+SQL runs on this machine over a cache of files named by their SHA-256. `reader.py` and `step.py` run SQL; `storage/s3_warehouse.py`
+makes requests.
 """
 
 from __future__ import annotations
@@ -72,19 +73,19 @@ __all__ = ["BucketWarehouse"]
 
 HEAD = "_runspend/head.json"
 STAGE = "_runspend/stage"
-UNSEALED_HEAD = {"number", "put", "schema", "units", "copies", "removals"}  # of a version without checksums
-LEASE = 30.0  # seconds without a renewal after which others finish a publish
+UNSEALED_HEAD = {"number", "put", "schema", "units", "copies", "removals"}  # written by a version without checksums
+LEASE = 30.0  # seconds without a renewal until other publishers finish a publish
 DAY = 86_400.0
-AT_ONCE = 8  # transfers
+AT_ONCE = 8  # parallel transfers
 OBJECT_ALTERED = "its object is not what was published: somebody changed or removed it"
 NANO = 1_000_000_000
-MARK = 271_828_183  # nanoseconds in the time of a copy that was hashed when it was kept; whoever writes to it leaves others
+MARK = 271_828_183  # nanoseconds in the time of a copy that was hashed when it was kept; a write changes them
 _OWN = re.compile(r"[0-9a-f]{64}\.parquet|[0-9a-f]{32}\.tmp", re.ASCII)  # names in the cache
 
 
 @dataclass(frozen=True)
 class _Head:
-    """What is published, and what is still to be copied to its name."""
+    """What is published, and the files still to be copied to their names."""
 
     number: int = 0
     units: Mapping[Unit, Mapping[str, Any]] = field(default_factory=dict)
@@ -102,13 +103,13 @@ class _Head:
 
     @cached_property
     def staged(self) -> dict[str, str]:
-        """Where the files of names that wait for their copy are."""
+        """Name -> place in the stage, for files that are not copied yet."""
         return {target: source for source, target, _ in self.copies}
 
     def body(self) -> bytes:
         value = {
             "number": self.number,
-            "put": uuid.uuid4().hex,  # no two heads are equal, so no two ETags
+            "put": uuid.uuid4().hex,  # makes every head, and so every ETag, unique
             "schema": {"version": self.version, "tables": self.columns},
             "units": {"/".join(unit): record for unit, record in sorted(self.units.items())},
             "copies": self.copies,
@@ -118,7 +119,7 @@ class _Head:
 
 
 class BucketWarehouse:
-    """Tables in a bucket, with a cache of them in a folder. Opening it finishes a publish that was killed."""
+    """Tables in a bucket, with a cache in a folder. Opening it finishes a publish that was killed."""
 
     def __init__(
         self, bucket: Bucket, cache: Path, *, models: Path = ALLOCATION / "models", checks: Path = ALLOCATION / "checks", lease: float = LEASE
@@ -133,22 +134,22 @@ class BucketWarehouse:
         self._verified = Verified(cache)
         self._left_out: set[Unit] = set()
         self._reading = threading.local()
-        head = self._head()  # refuses a warehouse newer than the code
+        head = self._head()  # refuses a warehouse newer than this version
         try:
             self._prove_conditions(cache)
             if not head.is_settled and head.age > self._lease:
                 self._finish(head)
         except NotAllowed:
             if head.etag is None:
-                raise  # else somebody who may only read
+                raise  # else the user may only read
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
-        """Published units of these tables (all tables when none is named); inside a reader those it sees."""
+        """Return published units of these tables (all tables when none is named); inside a reader, those that it sees."""
         units = self._seen().units
         return {unit: state_of(record) for unit, record in units.items() if (not tables or unit.table in tables) and unit not in self._left_out}
 
     def read(self, unit: Unit) -> pa.Table | None:
-        """The rows of one published unit, in today's columns; None when there is none."""
+        """Return the rows of one published unit, in today's columns; None if it does not exist."""
         with self._folder.stage("read") as stage:
             paths, head = self._pin(stage.path / "pinned", self._seen(), unit)
             if unit not in paths:
@@ -158,7 +159,10 @@ class BucketWarehouse:
                 return with_columns(file.read(), TABLES[unit.table])
 
     def fetch(self, unit: Unit, folder: Path) -> Path | None:
-        """The rows of one published unit as a Parquet file in `folder`, the caller's to keep, in today's columns; None when there is none."""
+        """Copy one published unit to a Parquet file in `folder`, in today's columns; None if it does not exist.
+
+        The caller keeps the file.
+        """
         with self._folder.stage("read") as stage:
             paths, head = self._pin(stage.path / "pinned", self._seen(), unit)
             if unit not in paths:
@@ -168,7 +172,7 @@ class BucketWarehouse:
 
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:
-        """One consistent view: no publish is seen half done. Nobody waits for it."""
+        """Open one consistent view: a half-done publish is never visible. It does not block publishers."""
         with self._reader(empty_engine) as reader:
             yield reader
 
@@ -185,22 +189,24 @@ class BucketWarehouse:
                     self._reading.head = outer
 
     def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
-        """Rows of one statement that people wrote: it reads the published tables and nothing else, for `timeout` seconds at most."""
+        """Return the rows of one user-written statement. It can read only the published tables, for at most `timeout` seconds."""
         return answer(partial(self._reader, guarded_engine), sql, native=native, timeout=timeout)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
-        """Begin replacing units. Leaving without `publish` throws the staged rows away."""
+        """Begin replacing units. Leaving without `publish` discards the staged rows."""
         with self._folder.stage(name) as stage, begin(self, stage, build_id) as step:
             yield step
 
     def verify(self) -> list[Unit]:
-        """Units whose object is not, byte for byte, the file that was published. Reads every object."""
+        """Return units whose object is not, byte for byte, the file that was published. Reads every object."""
         return sorted(self.find_damage())
 
     def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
-        """Damaged units, of these or of all, and what is wrong with each. Downloads what was not verified at `since` or later (seconds of
-        the epoch; None: everything). An object is known again by its ETag."""
+        """Return damaged units (of these or of all), with the problem of each. An unchanged ETag identifies a verified object.
+
+        Downloads objects that were not verified at `since` or later (seconds of the epoch; None: all).
+        """
         since = time.time() if since is None else since
         damaged, whole = {}, {}
         with self._folder.stage("verify") as stage:
@@ -218,13 +224,13 @@ class BucketWarehouse:
                     whole[unit] = (signature, record["sha256"])
                 else:
                     damaged[unit] = "its object is gone" if found is None else ALTERED
-        newer = self._head() if damaged else head  # what was replaced meanwhile is no damage
+        newer = self._head() if damaged else head  # a unit that was replaced meanwhile is not damaged
         damaged = {unit: why for unit, why in damaged.items() if newer.units.get(unit) == head.units[unit]}
         self._verified.note(whole, damaged)
         return damaged
 
     def without(self, units: set[Unit]) -> BucketWarehouse:
-        """The same warehouse for whoever replaces these units: as if they were not there. What is replaced leaves the set."""
+        """Return the same warehouse without these units, for a caller that replaces them. A replaced unit leaves the set."""
         other = copy.copy(self)
         other._left_out = units
         return other
@@ -232,7 +238,7 @@ class BucketWarehouse:
     # What `ParquetStep` uses.
 
     def pin(self, folder: Path) -> Pinned:
-        """The published files as they are now, under names in `folder` that stay."""
+        """Pin the currently published files under stable names in `folder`."""
         units, head = self._pin(folder, self._head())
         return Pinned(units, dict(head.columns), self._guard(units, head))
 
@@ -240,23 +246,23 @@ class BucketWarehouse:
         return Guard({unit: (path, head.units[unit]) for unit, path in files.items()}, self._known_copies(head, files))
 
     def _known_copies(self, head: _Head, files: Mapping[Unit, Path]) -> Known:
-        """Copies on this machine that nobody wrote to since they were hashed: by the mark that `_keep` leaves in their time."""
+        """Return the copies on this machine that were not written to since they were hashed, found by the mark of `_keep` in their time."""
         signatures = {unit: signature_of(path) for unit, path in files.items() if path.exists()}
         return Known({"/".join(u): (s, head.units[u]["sha256"], time.time()) for u, s in signatures.items() if s[-1] % NANO == MARK}, {})
 
     def _drop_rotten_copy(self, sha256: str) -> None:
-        """Hash a copy on this machine, if there is one, and forget it if the disk changed it: the bucket's is taken instead."""
+        """Hash the local copy, if there is one, and delete it if the disk changed it, so that the bucket's object is used."""
         path = self._files / f"{sha256}.parquet"
         try:
             if sha256_of(path) != sha256:
                 path.unlink(missing_ok=True)
-        except FileNotFoundError:  # none, or another process sweeps it this moment
+        except FileNotFoundError:  # there is none, or another process is sweeping it
             return
 
     def replace(
         self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
     ) -> bool:
-        """Make a step's units visible, all at once; False, and nothing changed, if an input's digest is not what it was."""
+        """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
         if not _hold(self._head(), inputs, self._left_out):
             return False
         place, uploaded = f"{STAGE}/{uuid.uuid4().hex}", time.time()
@@ -279,7 +285,7 @@ class BucketWarehouse:
                 copies=(*new.copies, *copies),
                 removals=tuple((file_name(unit), etag) for unit in gone if (etag := self.bucket.etag(file_name(unit))) is not None),
             )
-            if time.time() - uploaded > DAY / 2:  # others sweep the stage after a day
+            if time.time() - uploaded > DAY / 2:  # other publishers sweep the stage after a day
                 raise RunspendError(
                     f"cannot publish to {self.bucket.where}: it took longer than half a day. Nothing was changed. Run again."
                 )
@@ -303,7 +309,7 @@ class BucketWarehouse:
         if found is None:
             if (unit := self._any_unit()) is None:
                 return _Head()
-            if (found := self.bucket.get(HEAD)) is None:  # else it was published this moment
+            if (found := self.bucket.get(HEAD)) is None:  # else the first publish has just happened
                 raise WarehouseDamaged({HEAD: f"the object is gone, and {unit} is there; restore the version of it before"})
         try:
             value = json_value(found.body, where)
@@ -334,27 +340,27 @@ class BucketWarehouse:
         )
 
     def _any_unit(self) -> str | None:
-        """An object with the name of a unit's file: there is none in a warehouse to which nothing was published."""
-        with suppress(NotAllowed):  # somebody who may not list
+        """Return the name of any object that is a unit's file. A warehouse that was never published to has none."""
+        with suppress(NotAllowed):  # the user may not list
             for place in ("_internal", *(name for name, table in TABLES.items() if table.is_public)):
                 if (found := next((key for key, _ in self.bucket.ages(f"{place}/") if is_unit_name(key)), None)) is not None:
                     return found
         return None
 
     def _seen(self) -> _Head:
-        """What the reader that is open in this thread sees, else what is published now."""
+        """Return the head of the reader that is open in this thread, else the current one."""
         head: _Head | None = getattr(self._reading, "head", None)
         return self._head() if head is None else head
 
     def _put(self, old: _Head, new: _Head) -> _Head | None:
-        """Put a head in place of exactly that one; None when somebody else was quicker."""
+        """Replace exactly that head; None when another publisher was faster."""
         new = replace(new, number=old.number + 1, age=0.0)
         body = new.body()
         etag = self.bucket.create(HEAD, body) if old.etag is None else self.bucket.replace(HEAD, body, old.etag)
         return None if etag is None else replace(new, etag=etag)
 
     def _settled(self) -> _Head:
-        """The head once nothing is left to copy: waits for who holds the lease, or takes it over."""
+        """Return the head once nothing is left to copy: wait for the holder of the lease, or take it over."""
         while not (head := self._head()).is_settled:
             if head.age > self._lease:
                 self._finish(head)
@@ -363,7 +369,7 @@ class BucketWarehouse:
         return head
 
     def _finish(self, head: _Head) -> None:
-        """Bring the files of a committed head to their names. Stops when somebody else has taken over."""
+        """Copy the files of a committed head to their names. Stops when another publisher has taken over."""
         taken = self._put(head, head)
         renewed = time.monotonic()
         for number, (source, target, size) in enumerate(head.copies):
@@ -371,7 +377,7 @@ class BucketWarehouse:
                 taken, renewed = self._put(taken, taken), time.monotonic()
             if taken is None:
                 return
-            self.bucket.copy(source, target, size)  # gone from the stage: it was copied before a kill
+            self.bucket.copy(source, target, size)  # if it is gone from the stage, it was copied before a kill
             if number == 0:
                 crash_point("publish.after_first_move")
         if taken is None:
@@ -379,14 +385,16 @@ class BucketWarehouse:
         for key, etag in head.removals:
             self.bucket.delete(key, etag=etag)
         crash_point("publish.after_moves")
-        for source, _, _ in head.copies:  # before the lease ends: a holder who lost it finds nothing to copy
+        for source, _, _ in head.copies:  # before the lease ends: a former holder then finds nothing to copy
             self.bucket.delete(source)
         self._put(taken, replace(taken, copies=(), removals=()))
         crash_point("publish.after_journal_dropped")
 
     def _upgraded(self, head: _Head, replaced: set[Unit], place: str, stage: Path) -> _Head:
-        """The head with files of an older version given the columns they lack. One that is damaged is passed over, and refused until it is
-        replaced, or restored and given them by the next publish."""
+        """Return the head with missing columns added to files of an older version.
+
+        A damaged file is skipped. It is refused until it is replaced, or restored and upgraded by the next publish.
+        """
         is_old = {table: head.version != SCHEMA_VERSION and head.columns[table] != [c.name for c in TABLES[table].columns] for table in TABLES}
         old = {u for u, record in head.units.items() if u not in replaced and (is_old[u.table] or BEHIND in record)}
         if head.version == SCHEMA_VERSION and not old:
@@ -402,7 +410,7 @@ class BucketWarehouse:
         return replace(head, version=SCHEMA_VERSION, columns=_Head().columns, units={**head.units, **damaged, **records}, copies=copies)
 
     def _prove_conditions(self, cache: Path) -> None:
-        """Refuse a store that puts whatever the condition says: two publishers would overwrite each other there."""
+        """Refuse a store that ignores the conditions of a put: two publishers would overwrite each other there."""
         proven = cache / "conditions-hold"
         if proven.exists():
             return
@@ -425,9 +433,10 @@ class BucketWarehouse:
     # Files.
 
     def _pin(self, folder: Path, head: _Head, *only: Unit) -> tuple[dict[Unit, Path], _Head]:
-        """The files of one head (`only` some units of it) under names in `folder`, and that head: a newer one when it was replaced meanwhile.
+        """Return the files of one head (only the units of `only`, if given) under names in `folder`, and that head.
 
-        A unit whose object is damaged has a name without a file, and the head says why: `_guard` refuses it to whoever asks for its rows.
+        Returns a newer head if it was replaced meanwhile. A unit whose object is damaged gets a name without a file, and the head
+        says why: `_guard` refuses to return its rows.
         """
         while True:
             wanted = [unit for unit in head.units if (not only or unit in only) and unit not in self._left_out]
@@ -442,7 +451,7 @@ class BucketWarehouse:
             head = newer
 
     def _fetch(self, folder: Path, head: _Head, unit: Unit) -> Path | None:
-        """A name in `folder` for the file of a unit; None when the store has it no longer."""
+        """Return a name in `folder` for the file of a unit; None when the store no longer has it."""
         sha256 = head.units[unit]["sha256"]
         cached = self._files / f"{sha256}.parquet"
         pin = folder / unit.table / f"{unit.period}+{unit.writer}+{sha256[:16]}.parquet"
@@ -456,7 +465,7 @@ class BucketWarehouse:
         else:
             if why_damaged(unit, pin, as_published(head.units[unit]), self._known_copies(head, {unit: pin}), since=None) is None:
                 return pin
-            pin.unlink()  # the copy on this machine is damaged: take the bucket's
+            pin.unlink()  # the local copy is damaged: use the bucket's object
             cached.unlink(missing_ok=True)
         for key in (head.staged.get(file_name(unit)), file_name(unit)):
             if key is not None and self.bucket.download(key, pin) == sha256:
@@ -466,14 +475,14 @@ class BucketWarehouse:
         return None
 
     def _keep(self, file: Path, sha256: str) -> None:
-        """Put a finished file of a step or reader into the cache: another name of it, which is never written to."""
+        """Link a finished file of a step or reader into the cache. It is never written to."""
         own_folder(self._files)
         fsync_file(file)
         scratch = self._files / f"{uuid.uuid4().hex}.tmp"
         _link(file, scratch)
         os.utime(scratch, ns=(time.time_ns(), time.time_ns() // NANO * NANO + MARK))
         os.replace(scratch, self._files / f"{sha256}.parquet")
-        scratch.unlink(missing_ok=True)  # both were the same file already
+        scratch.unlink(missing_ok=True)  # needed if both were already the same file
 
     def _upload(self, place: str, files: Mapping[Unit, Path]) -> tuple[tuple[str, str, int], ...]:
         copies = {unit: (f"{place}/{number}.parquet", file_name(unit), files[unit].stat().st_size) for number, unit in enumerate(sorted(files))}
@@ -482,7 +491,7 @@ class BucketWarehouse:
         return tuple(copies.values())
 
     def _sweep(self) -> None:
-        """Remove what killed publishers left in the stage and what the cache needs no longer, a day later."""
+        """Remove leftovers of killed publishers from the stage and unneeded files from the cache, after a day."""
         head = self._head()
         needed = {source for source, _, _ in head.copies}
         for key, age in self.bucket.ages(f"{STAGE}/"):
@@ -496,7 +505,7 @@ class BucketWarehouse:
 
 
 def _hold(head: _Head, inputs: Mapping[Unit, str | None], left_out: Collection[Unit]) -> bool:
-    """Whether every input still has the digest the build read."""
+    """Whether every input still has the digest that the build read."""
     return all((head.units[unit]["digest"] if unit in head.units and unit not in left_out else None) == digest for unit, digest in inputs.items())
 
 
@@ -505,7 +514,7 @@ def _signature(etag: str | None) -> Signature:
 
 
 def _link(file: Path, name: Path) -> None:
-    """Another name of a file that nobody writes to; a copy where the file system has no such thing."""
+    """Link a file that is never written to; copy it where the file system has no hard links."""
     try:
         os.link(file, name)
     except OSError as error:

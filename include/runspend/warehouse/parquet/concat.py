@@ -1,7 +1,7 @@
-"""Parquet files joined end to end without decoding a row: bytes are copied, offsets in the footers are moved.
+"""Join Parquet files end to end without decoding a row: copy bytes and shift the offsets in the footers.
 
-DuckDB writes one file per bucket, and a unit is one file; writing the rows a second time would cost as much as the models.
-A footer is a Thrift compact-protocol structure (Apache Parquet, parquet.thrift); only its offsets are looked at here.
+DuckDB writes one file per bucket, but a unit is one file. Writing the rows a second time would cost as much as the models.
+A footer is a Thrift compact-protocol structure (Apache Parquet, parquet.thrift); this module only uses its offsets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Struct = dict[int, tuple[int, Any]]  # field number -> (type, value)
 
 
 def splice(parts: Sequence[Path], target: Path) -> None:
-    """Write the row groups of all parts, in order, as one file. The parts have the same schema and stay."""
+    """Write the row groups of all parts, in order, to one file. The parts must have the same schema; they are kept."""
     whole: Struct | None = None
     with target.open("wb") as out:
         out.write(MAGIC)
@@ -78,12 +78,12 @@ def _move(group: Struct, shift: int) -> None:
 
 
 def _add(fields: Struct, number: int, shift: int) -> None:
-    if number in fields and fields[number][1] > 0:  # 0: the writer left a deprecated offset out
+    if number in fields and fields[number][1] > 0:  # 0: the writer omitted a deprecated offset
         fields[number] = (I64, fields[number][1] + shift)
 
 
 def _read_footer(path: Path) -> tuple[Struct, int]:
-    """The footer and where it begins."""
+    """Return the footer and its offset."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(size - 8)
@@ -128,7 +128,7 @@ class _Footer:
             head = self._byte()
             size = head >> 4 if head >> 4 < 15 else self._varint()
             item = head & 15
-            # A bool in a list is a byte of its own, elsewhere it is its field's type.
+            # A bool in a list is its own byte; elsewhere it is encoded in its field's type.
             return item, [self._byte() if item in (TRUE, FALSE) else self._value(item) for _ in range(size)]
         raise RunspendError(f"cannot read a Parquet footer: it has a field of Thrift type {kind}.")
 

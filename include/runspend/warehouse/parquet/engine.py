@@ -1,6 +1,6 @@
 """DuckDB over the warehouse's Parquet files: connections, views, types, content digests.
 
-All of DuckDB is imported here. Where files lie and when they become visible do not belong here.
+Only this module imports DuckDB. Where files are, and when they become visible, does not belong here.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ DUCKDB_TYPES = {
     "BIGNUMERIC": "DECIMAL(38, 22)",
     "ARRAY<STRING>": "VARCHAR[]",
 }
-MEMORY = "2600MB"  # what DuckDB keeps of a step or a reader before it spills
+MEMORY = "2600MB"  # of a step or a reader, before DuckDB spills to disk
 ROW_GROUP = 122_880
-FILLED = ("build_id", "load_id")  # bookkeeping the warehouse fills where a model does not
+FILLED = ("build_id", "load_id")  # bookkeeping columns that the warehouse fills if a model does not
 
 
 def _open() -> duckdb.DuckDBPyConnection:
@@ -77,17 +77,20 @@ def _open_for_people() -> duckdb.DuckDBPyConnection:
 
 
 def empty_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    """An empty database, for as long as it is lent, that spills into the folder `spill`, in UTC, that never downloads anything."""
+    """Lend an empty database in UTC that spills into the folder `spill` and never downloads anything."""
     return lent("warehouse", _open_for_steps, spill, memory=MEMORY)
 
 
 def guarded_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    """The same for statements that people wrote: it holds nothing, and reads files by the names of `read_only.offered`. `restrict` it before it is asked."""
+    """Lend an engine for user-written statements: empty, reads files only by names of `read_only_files.offered`.
+
+    `restrict` it before use.
+    """
     return lent("people", _open_for_people, spill, memory=MEMORY)
 
 
 def parser() -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    """An engine that only looks at statements: it opens no file, and nothing is to be run on it."""
+    """Lend an engine that only parses statements: it opens no file, and must not run anything."""
     return lent("parser", _open_parser, Path(os.devnull) / "spill", memory="1GB")
 
 
@@ -96,14 +99,14 @@ def _open_parser() -> duckdb.DuckDBPyConnection:
 
 
 def restrict(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
-    """From here on the engine opens these names and nothing else, and cannot be told otherwise."""
+    """Limit the engine to opening these names. The limit cannot be lifted."""
     connection.execute(f"set allowed_paths = {file_list(names)}")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
 
 
 def create_view(connection: duckdb.DuckDBPyConnection, table: Table, files: Sequence[Path | str], present: Iterable[str]) -> None:
-    """The table by its bare name, over these files; columns the files do not have yet (`present` lists those they have) are null."""
+    """Create the view of a table over these files. Columns that the files do not have (`present` lists those they have) are null."""
     known = set(present)
     if files:
         columns = ", ".join(
@@ -117,7 +120,7 @@ def create_view(connection: duckdb.DuckDBPyConnection, table: Table, files: Sequ
 
 
 def column_types(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
-    """Columns of a table by its bare name."""
+    """Return the columns of a table with their types."""
     return dict(connection.execute(f"select column_name, column_type from (describe main.{quote(name)})").fetchall())
 
 
@@ -125,7 +128,7 @@ def copy_parquet(
     connection: duckdb.DuckDBPyConnection, table: Table, sql: str, parameters: Mapping[str, Any], target: Path, *, row_group: int
 ) -> None:
     """Write the rows of a query, which has exactly the table's columns, in the table's order."""
-    # DuckDB marks a column that it can prove to hold no null as required; files of one table would then have different schemas.
+    # DuckDB marks a column as required if it can prove that it holds no null; files of one table would then have different schemas.
     # It cannot prove that never.rows has no row with a 2.
     nothing = ", ".join("null" for _ in table.columns)
     order = f"order by {', '.join(quote(c) for c in table.sort)}" if table.sort else ""
@@ -140,7 +143,7 @@ def copy_parquet(
 def declared(
     connection: duckdb.DuckDBPyConnection, table: Table, sql: str, parameters: Mapping[str, Any], build_id: str, name: str
 ) -> str:
-    """The query with exactly the columns and types of the table; whatever it lacks or has too much is an error."""
+    """Return the query with exactly the columns and types of the table. Missing or extra columns are an error."""
     types = dict(connection.execute(f"select column_name, column_type from (describe {sql})", parameters).fetchall())
     wanted = {c.name for c in table.columns}
     missing = [c.name for c in table.columns if c.name not in types and c.name not in FILLED]
@@ -158,7 +161,7 @@ def declared(
 
 
 def _exact(column: Column, found: str) -> str:
-    """The column in its table's type. Texts of which there are few are numbers that stand for them: sorting and writing those is quicker, and Parquet keeps the texts."""
+    """Cast a column to its table's type. Low-cardinality strings become ENUMs: they sort and write faster; Parquet still stores text."""
     name = quote(column.name)
     if column.type == "STRING" and found.startswith("ENUM"):
         return name
@@ -166,18 +169,18 @@ def _exact(column: Column, found: str) -> str:
 
 
 def _constant(text: str) -> str:
-    """One text for all rows."""
+    """Return SQL for the same text in all rows."""
     return f"cast({literal(text)} as {_numbers([text])})"
 
 
 def _numbers(texts: Sequence[str]) -> str:
-    """The type of numbers that stand for these texts, in the order of the texts; any other text is a conversion error."""
+    """Return an ENUM type of these texts, in their order. Any other text is a conversion error."""
     return f"enum ({', '.join(literal(text) for text in sorted(texts))})"
 
 
 @dataclass(frozen=True)
 class Content:
-    """What rows hold, whatever their order: contents of parts add up to the content of the whole."""
+    """A digest of rows that ignores their order. The contents of parts add up to the content of the whole."""
 
     rows: int
     hash_sum: int
@@ -188,12 +191,12 @@ class Content:
 
     @property
     def digest(self) -> str:
-        """The content as one text."""
+        """The content as one hex string."""
         return hashlib.sha256(f"{self.rows},{self.hash_sum},{self.hash_xor}".encode()).hexdigest()
 
 
 def measure_rows(connection: duckdb.DuckDBPyConnection, table: Table, file: Path, period: str) -> Content:
-    """Content of a file. Rows of another month than `period` are an error: they would be lost at the next replace."""
+    """Return the content of a file. Rows of a month other than `period` are an error: the next replace would lose them."""
     outside = "0"
     if table.period_column is not None:
         column = quote(table.period_column)
@@ -213,7 +216,7 @@ def measure_rows(connection: duckdb.DuckDBPyConnection, table: Table, file: Path
 
 
 def used(sql: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters the statement asks for, no others; DuckDB refuses those it does not know."""
+    """Return only the parameters in the statement: DuckDB refuses unknown ones."""
     names = parameter_names(sql)
     missing = sorted(names - parameters.keys())
     if missing:
@@ -222,7 +225,7 @@ def used(sql: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> pa.Table:
-    """All rows of a query."""
+    """Return all rows of a query."""
     relation = connection.sql(sql, params=parameters) if parameters else connection.sql(sql)
     if relation is None:
         raise SqlRefused("cannot run the SQL: it returns no rows. Write a SELECT.")
@@ -230,7 +233,7 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str,
 
 
 def stream(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any], rows: int) -> Iterator[pa.RecordBatch]:
-    """The rows of a query, about `rows` at a time."""
+    """Yield the rows of a query, about `rows` at a time."""
     relation = connection.sql(sql, params=parameters) if parameters else connection.sql(sql)
     if relation is None:
         raise SqlRefused("cannot run the SQL: it returns no rows. Write a SELECT.")
@@ -238,7 +241,7 @@ def stream(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str
 
 
 def narrow(rows: pa.Table) -> pa.Table:
-    """GoogleSQL's INT64 where DuckDB answers with a 38-digit integer (countif, sums of integers). One that does not fit stays as it is."""
+    """Cast DuckDB's 38-digit integers (countif, sums of integers) to GoogleSQL's INT64. Values that do not fit stay as they are."""
     for index, field in enumerate(rows.schema):
         if pa.types.is_decimal(field.type) and field.type.scale == 0:
             with suppress(pa.ArrowInvalid):
@@ -247,21 +250,21 @@ def narrow(rows: pa.Table) -> pa.Table:
 
 
 def quote(name: str) -> str:
-    """An identifier."""
+    """Return a quoted identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(value: object) -> str:
-    """A text literal."""
+    """Return a text literal."""
     return "'" + str(value).replace("'", "''") + "'"
 
 
 def file_list(files: Iterable[Path | str]) -> str:
-    """A list of files, as read_parquet takes it."""
+    """Return a list of files for read_parquet."""
     return "[" + ", ".join(literal(f) for f in files) + "]"
 
 
 def month_of(period: str) -> tuple[dt.date, dt.date]:
-    """First day of a month "YYYY-MM", and of the one after it."""
+    """Return the first day of a month "YYYY-MM", and of the next month."""
     first = dt.date.fromisoformat(f"{period}-01")
     return first, (first + dt.timedelta(days=31)).replace(day=1)

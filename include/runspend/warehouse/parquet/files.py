@@ -1,6 +1,6 @@
-"""One Parquet file of a table made into another: today's columns, other names, rows in the table's order.
+"""Convert one Parquet file of a table: today's columns, other names, rows in the table's order.
 
-Which file is what unit's belongs in `warehouse.py`.
+`warehouse.py` knows which file belongs to which unit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["add_columns", "as_own_file", "conform", "difference", "rename_rows",
 
 
 def rename_rows(connection: duckdb.DuckDBPyConnection, table: Table, source: Path, names: Mapping[str, tuple[str, str]], target: Path) -> Path:
-    """Write a file with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
+    """Write a file with values renamed in some columns: {column: (old, new)}; an old that ends in / is a prefix."""
     parameters = {f"{side}_{name}": value for name, values in names.items() for side, value in zip(("old", "new"), values, strict=True)}
     sql = ", ".join(_renamed(c.name, names[c.name][0]) if c.name in names else quote(c.name) for c in table.columns)
     rows = f"select {sql} from read_parquet({file_list([source])}, hive_partitioning = false)"
@@ -35,7 +35,7 @@ def rename_rows(connection: duckdb.DuckDBPyConnection, table: Table, source: Pat
 
 
 def _renamed(column: str, old: str) -> str:
-    """SQL for a column in which $old_column becomes $new_column."""
+    """Return SQL for a column in which $old_column becomes $new_column."""
     name = quote(column)
     if old.endswith("/"):
         return f"case when starts_with({name}, $old_{column}) then $new_{column} || substr({name}, length($old_{column}) + 1) else {name} end as {name}"
@@ -43,7 +43,7 @@ def _renamed(column: str, old: str) -> str:
 
 
 def difference(found: pa.Schema, wanted: pa.Schema) -> str:
-    """In what a file's columns are not the table's, in words."""
+    """Describe how a file's columns differ from the table's."""
     lacking = [f.name for f in wanted if f.name not in found.names]
     extra = [f.name for f in found if f.name not in wanted.names]
     if lacking or extra:
@@ -54,7 +54,7 @@ def difference(found: pa.Schema, wanted: pa.Schema) -> str:
 
 
 def conform(rows: pa.Table, table: Table, build_id: str) -> pa.Table:
-    """The rows in the table's columns, types and order."""
+    """Return the rows in the table's columns, types and order."""
     schema = table.arrow_schema()
     for name in ("build_id", "load_id"):
         if name in schema.names and name not in rows.column_names:
@@ -69,7 +69,7 @@ def conform(rows: pa.Table, table: Table, build_id: str) -> pa.Table:
 
 
 def add_columns(source: Path, target: Path, table: Table) -> None:
-    """The same file with the columns of today's schema, null where it had none."""
+    """Copy a file with the columns of today's schema; new columns are null."""
     schema = table.arrow_schema()
     with pq.ParquetFile(source) as old, pq.ParquetWriter(target, schema, compression="zstd") as new:
         for batch in old.iter_batches():
@@ -78,7 +78,7 @@ def add_columns(source: Path, target: Path, table: Table) -> None:
 
 
 def as_own_file(file: Path, folder: Path, table: Table, present: Sequence[str]) -> Path:
-    """A published file under a name of the caller's, with the columns of today's schema."""
+    """Copy a published file to the caller's folder, with the columns of today's schema."""
     own = folder / f"{uuid.uuid4().hex}.parquet"
     if list(present) == [c.name for c in table.columns]:
         shutil.copyfile(file, own)
@@ -88,7 +88,7 @@ def as_own_file(file: Path, folder: Path, table: Table, present: Sequence[str]) 
 
 
 def with_columns(rows: pa.Table, table: Table) -> pa.Table:
-    """The rows in today's columns, null where the file had none."""
+    """Return the rows in today's columns; columns that the file lacks are null."""
     schema = table.arrow_schema()
     columns = [rows.column(f.name) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema]
     return pa.table(columns, names=schema.names).cast(schema)

@@ -1,7 +1,8 @@
-"""A folder whose files change several at once: one lock, one journal, staging folders that die with their owner.
+"""A folder in which several files change at once: one lock, one journal, staging folders that are removed when their owner dies.
 
-Every file is old or new, never torn: a step stages finished files, writes down the moves (the commit point), makes them, and
-drops the note. Whoever comes next finishes the moves of a publish that was killed. What the files hold does not belong here.
+Every file is old or new, never torn. A step stages finished files, writes the moves to the journal (the commit point), makes the
+moves, and drops the journal. The next process finishes the moves of a publish that was killed. What the files hold does not
+belong here.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ REFUSED_JOURNAL = (
 
 
 def crash_point(name: str) -> None:
-    """Where the tests kill the process, by name; nothing in production."""
+    """Kill the process here if the tests name this point; do nothing in production."""
     if os.environ.get("RUNSPEND_CRASH_AT") == name:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fsync_file(path: Path) -> None:
-    """Make a finished file survive a power cut."""
+    """Make a finished file durable against power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,29 +49,29 @@ def fsync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-fsync_folder = fsync_file  # a folder is synced the same way: its names, not its files
+fsync_folder = fsync_file  # syncs a folder's names, not its files
 
 
 def write_json(path: Path, value: object) -> None:
-    """A whole JSON file or none."""
+    """Write a JSON file, completely or not at all."""
     write_whole(path, json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8"), is_alone=True)
 
 
 class Stage:
-    """A folder of one step's unfinished files. Its lock tells others that the owner lives."""
+    """A folder of one step's unfinished files. Its lock shows that the owner is alive."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         own_folder(path.parent)
         path.mkdir()
         self._lock = open_lock(path / LOCK_NAME, create=True)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # nobody else can have it: a sweep is kept out until this returns
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # cannot block: the lock is new; a sweep is kept out until this returns
 
     def close(self, *, keep: bool) -> None:
-        """Release the folder; `keep` leaves it to whoever finishes the journal that names its files.
+        """Release the folder. `keep` leaves it to the process that finishes the journal which names its files.
 
-        The lock goes last: until then nobody sweeps the folder, so no other lock has to be waited for. A sweep that comes between
-        the lock's end and the folder's removes what is left, which is the empty folder.
+        The lock goes last: until then the folder is not swept, so no other lock is needed. A sweep between removing the lock
+        and removing the folder only removes the empty folder.
         """
         try:
             if not keep:
@@ -85,7 +86,7 @@ class Stage:
 
 
 def _remove(path: Path) -> None:
-    """A file, a link, or a folder with all that is in it."""
+    """Remove a file, a link, or a folder with its content."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -93,7 +94,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_folder(path: Path) -> None:
-    """An empty folder. One in which a sweep has just made a lock of its own is left to that sweep."""
+    """Remove an empty folder. If a sweep has just created its own lock in it, leave it to that sweep."""
     try:
         path.rmdir()
     except OSError as error:
@@ -102,7 +103,7 @@ def _remove_folder(path: Path) -> None:
 
 
 def no_target(_: str) -> bool:
-    """A folder in which nothing is ever published by a journal."""
+    """Refuse every target: for folders in which a journal never publishes."""
     return False
 
 
@@ -112,8 +113,9 @@ _holding = threading.local()  # shared locks of each thread, by folder
 class Folder:
     """The bookkeeping of a warehouse folder, all of it under `<root>/_runspend/`.
 
-    `is_target`: whether a journal may move a file to a name below the root, and `is_removable`, whether it may remove one. Whoever can
-    write to the folder could have written the journal: what is not a move from the stage to such a name is refused, and nothing is done.
+    `is_target`: whether a journal may move a file to a name below the root. `is_removable`: whether it may remove one. Anyone who
+    can write to the folder may have forged the journal, so only moves from the stage to such names are accepted. Otherwise
+    nothing is done.
     """
 
     def __init__(self, root: Path, *, is_target: Callable[[str], bool] = no_target, is_removable: Callable[[str], bool] = no_target) -> None:
@@ -125,14 +127,16 @@ class Folder:
         self._stages = self.home / "stage"
 
     def hold(self) -> SharedLock | None:
-        """The shared lock, at a moment when no publish is half done: this thread's, if it has one, for a waiting publisher keeps a second one from it.
+        """Take the shared lock at a moment when no publish is half done.
 
-        None where nothing was ever published: there is nothing to be kept from.
+        A lock that this thread already has is returned: a waiting publisher would block a second one.
+
+        Returns None if nothing was ever published: then no lock is needed.
         """
         for lock in self._held():
             if lock.is_held:
                 return lock
-        while os.path.lexists(self.locks.file):  # a link that leads nowhere is refused, not taken for a folder without a lock
+        while os.path.lexists(self.locks.file):  # a broken link is refused; it does not count as a folder without a lock
             lock = self.locks.shared()
             if not os.path.lexists(self._journal):
                 return lock
@@ -144,7 +148,7 @@ class Folder:
 
     @contextmanager
     def keeping(self, lock: SharedLock | None) -> Iterator[None]:
-        """Hold that lock until then."""
+        """Hold that lock for the duration of the context."""
         mine = self._held()
         if lock is None or lock in mine:
             yield
@@ -158,12 +162,15 @@ class Folder:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Nobody publishes meanwhile, and no publish is half done. Publishers wait for whoever holds it: open files under it, read them after it."""
+        """Hold the shared lock: nothing is published meanwhile, and no publish is half done.
+
+        Publishers wait for it: open files while holding it, read them afterwards.
+        """
         with self.keeping(self.hold()):
             yield
 
     def _held(self) -> list[SharedLock]:
-        """Locks of this folder that this thread has, whichever object it took them through."""
+        """Return the locks of this folder that this thread has, taken through any object."""
         if not hasattr(_holding, "locks"):
             _holding.locks = {}
         held: dict[Path, list[SharedLock]] = _holding.locks
@@ -175,7 +182,7 @@ class Folder:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Nobody reads or publishes meanwhile. A killed publish is finished first."""
+        """Hold the exclusive lock: nothing is read or published meanwhile. A killed publish is finished first."""
         if self.is_reading():
             raise RunspendError("cannot publish: this thread still holds a reader of the same warehouse. Close the reader first. Nothing was changed.")
         self.home.mkdir(parents=True, exist_ok=True)
@@ -188,7 +195,7 @@ class Folder:
         """Finish a publish that was killed and sweep the staging folders of dead processes."""
         if self.home.is_symlink():
             raise refused(self.home, "it is a link, and Runspend moves and removes files in it", do="Make it a folder, or set warehouse.uri to the place that it leads to.")
-        if not os.access(self.home, os.W_OK):  # nothing there yet, or somebody who may only read
+        if not os.access(self.home, os.W_OK):  # nothing is there yet, or the user may only read
             return
         if os.path.lexists(self._journal):
             with self.exclusive():
@@ -196,19 +203,19 @@ class Folder:
             return
         if not os.path.lexists(self.locks.file) or not self._is_anybody_dead():
             return
-        with self.locks.at_once() as is_ours:  # else somebody reads or publishes: the next one sweeps
+        with self.locks.at_once() as is_ours:  # else there are readers or a publisher: the next call sweeps
             if is_ours:
                 self._finish_journal()
                 self._sweep()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
-        """A staging folder that others leave alone while this process lives."""
+        """Yield a staging folder that other processes do not touch while this process lives."""
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise ValueError(f"cannot name a step {name!r}: use letters, digits, dots and dashes.")
         self.home.mkdir(parents=True, exist_ok=True)
         self.locks.make()
-        with self.shared():  # a sweep holds the exclusive lock: it cannot see the folder before it is locked
+        with self.shared():  # a sweep holds the exclusive lock, so it cannot see the folder before it is locked
             stage = Stage(self._stages / f"{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         try:
             yield stage
@@ -223,14 +230,14 @@ class Folder:
         """Make all moves and removals, or none. The caller holds the exclusive lock; every source is fsynced."""
         relative = [[str(source.relative_to(self.root)), str(target.relative_to(self.root))] for source, target in moves]
         journal = {**note, "moves": relative, "removals": [str(p.relative_to(self.root)) for p in removals]}
-        self._check(journal)  # a folder that somebody replaced by a link is found before anything is promised
+        self._check(journal)  # finds a folder that was replaced by a link before anything is committed
         crash_point("publish.before_journal")
         write_json(self._journal, journal)
         crash_point("publish.after_journal")
         self._finish_journal()
 
     def _finish_journal(self) -> None:
-        """Make the moves of a journal, all of which are checked before the first. Raises RecordRefused, and nothing is done."""
+        """Make the moves of a journal, after checking all of them. Raises RecordRefused, with nothing done."""
         journal = read_json(self._journal)
         if journal is None:
             return
@@ -252,7 +259,10 @@ class Folder:
         crash_point("publish.after_journal_dropped")
 
     def _check(self, journal: Any) -> None:
-        """Raise RecordRefused unless every move is from the stage to a unit's name, and every removal of one; PermissionError where this user may not make one."""
+        """Check that every move is from the stage to a unit's name, and that every removal is of one.
+
+        Raises RecordRefused otherwise, and PermissionError where this user may not make a change.
+        """
         if not isinstance(journal, dict) or not {"moves", "removals"} <= journal.keys() <= {"moves", "removals", "build_id", "upgrade"}:
             raise self._refused("it is not a list of moves and removals")
         moves, removals = journal["moves"], journal["removals"]
@@ -269,19 +279,19 @@ class Folder:
             raise self._refused("it names a file twice")
         inside, folders = Inside(self.root), set[str]()
         for source, target in moves:
-            is_there, is_moved = inside.is_file(source), inside.is_file(target)  # both are looked at: a link is refused in either place
+            is_there, is_moved = inside.is_file(source), inside.is_file(target)  # checks both, so that a link is refused in either place
             if not is_there and not is_moved:
                 raise self._refused(f"it moves {source!r}, which is neither there nor moved already")
             folders |= {_folder_of(source), _folder_of(target)} if is_there else set()
         folders |= {_folder_of(name) for name in removals if inside.is_file(name)}
-        for folder in sorted(folders):  # what another account made may be closed to this one: half of the moves would keep everybody out
+        for folder in sorted(folders):  # folders of another account may be closed to this one, and half of the moves would block everyone
             inside.check_may_change(folder)
 
     def _refused(self, why: str) -> RecordRefused:
         return refused(self._journal, why, do=REFUSED_JOURNAL)
 
     def _journal_names(self, stage: Stage) -> bool:
-        """Whether a journal still needs files of the stage: of one that cannot be understood, it may."""
+        """Whether a journal still needs files of the stage; assumed for an unreadable journal."""
         prefix = str(stage.path.relative_to(self.root)) + "/"
         try:
             journal = read_json(self._journal)
@@ -293,11 +303,11 @@ class Folder:
         return any(source.startswith(prefix) for source, _ in journal["moves"])
 
     def _is_anybody_dead(self) -> bool:
-        """Whether a staging folder looks as if its owner were gone: a sweep, which keeps readers out, looks again."""
+        """Whether a staging folder looks abandoned. A sweep, which blocks readers, checks again."""
         for path in self._stages.iterdir() if self._stages.exists() else ():
             try:
                 descriptor = open_lock(path / LOCK_NAME)
-            except RunspendError:  # nothing that a step made, or of another account, which sweeps its own
+            except RunspendError:  # not made by a step, or of another account, which sweeps its own
                 continue
             except OSError:  # not locked yet: the sweep decides
                 return True
@@ -314,7 +324,7 @@ class Folder:
     def _sweep(self) -> None:
         """Remove staging folders whose owner is gone. The caller holds the exclusive lock, and no journal is left.
 
-        What is not a folder of its own with a lock of its own is nothing that a step made, and stays.
+        Only real folders with their own lock were made by a step. Everything else stays.
         """
         try:
             stages = os.open(self._stages, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -326,7 +336,7 @@ class Folder:
             raise refused(self._stages, "it is a link, and Runspend removes folders in it", do="Remove the link, then run the command again.") from error
         try:
             for name in os.listdir(stages):
-                with suppress(FileNotFoundError, PermissionError):  # its owner removes it this moment; or it is another account's, and waits for that
+                with suppress(FileNotFoundError, PermissionError):  # being removed by its owner, or of another account, which sweeps it
                     if stat.S_ISDIR(os.stat(name, dir_fd=stages, follow_symlinks=False).st_mode):
                         _sweep_one(name, stages)
         finally:
@@ -338,7 +348,7 @@ def _folder_of(name: str) -> str:
 
 
 def _sweep_one(name: str, stages: int) -> None:
-    """Remove one staging folder, unless its owner lives or its lock is not a file."""
+    """Remove one staging folder, unless its owner is alive or its lock is not a file."""
     try:
         descriptor = os.open(f"{name}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o660, dir_fd=stages)
     except OSError as error:
@@ -347,9 +357,9 @@ def _sweep_one(name: str, stages: int) -> None:
         raise
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:  # its owner lives
+    except BlockingIOError:  # its owner is alive
         return
     else:
-        shutil.rmtree(name, dir_fd=stages)  # which follows no link, at the top or below
+        shutil.rmtree(name, dir_fd=stages)  # follows no link, at the top or below
     finally:
         os.close(descriptor)

@@ -1,6 +1,6 @@
-"""Who holds a lock file, in words, and waits for one that say so and end.
+"""Name the holders of a lock file, and wait for a lock with a time limit and a message.
 
-Which locks there are does not belong here. Source: flock(2), proc(5) "/proc/locks", "/proc/pid/fdinfo", "/proc/pid/mountinfo".
+Which locks exist does not belong here. Source: flock(2), proc(5) "/proc/locks", "/proc/pid/fdinfo", "/proc/pid/mountinfo".
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from runspend.core.errors import RunspendError
 
 __all__ = ["Patience", "holders", "lock_in_time", "sign"]
 
-PATIENCE = 5.0  # seconds after which a wait says who it waits for
-LONGEST_PAUSE = 0.02  # seconds between two looks at a lock
+PATIENCE = 5.0  # seconds until a wait reports the holder
+LONGEST_PAUSE = 0.02  # seconds between two attempts
 UNSEEN = "held by somebody this machine cannot see"
 
 log = logging.getLogger(__name__)
 
 
 class Patience:
-    """A wait for one lock or several in turn. It says once who holds the one it waits for, and it ends."""
+    """A wait with a time limit for one or several locks in turn. It reports the holder once."""
 
     def __init__(self, purpose: str, wait: float) -> None:
-        """`purpose`: what cannot be done without the lock, after "cannot". `wait`: seconds."""
+        """`purpose`: the action that needs the lock, after "cannot". `wait`: seconds."""
         self._purpose, self._wait = purpose, wait
         self._started = time.monotonic()
         self._has_said = False
 
     def until_locked(self, descriptor: int, kind: int, file: Path, *, behind: Path | None = None) -> None:
-        """Return when the lock of `file` is ours. `behind`: another lock that whoever holds this one may be waiting for."""
+        """Wait until the lock of `file` is ours. `behind`: another lock that the holder may be waiting for."""
         pause = 0.001
         while True:
             try:
                 fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._check(file, behind)
-                time.sleep(pause * random.uniform(0.5, 1))  # so that those who wait do not ask in step
+                time.sleep(pause * random.uniform(0.5, 1))  # so that waiting processes do not ask in step
                 pause = min(pause * 1.5, LONGEST_PAUSE)
             else:
                 return
@@ -68,7 +68,7 @@ def lock_in_time(descriptor: int, file: Path, purpose: str, wait: float) -> None
 
 
 def _chain(file: Path, behind: Path | None) -> str:
-    """Who holds the lock, and who holds the one that they may wait for themselves."""
+    """Name the holder of the lock, and the holder of the lock that they may be waiting for."""
     if behind is None:
         return holders(file)
     found = holders(behind)
@@ -76,7 +76,7 @@ def _chain(file: Path, behind: Path | None) -> str:
 
 
 def holders(file: Path) -> str:
-    """Who holds the lock, in words: host, pid, command and since when, as far as it can be found out."""
+    """Name the holders of the lock: host, pid, command and since when, as far as known."""
     note = _note(file)
     pids = _flock_pids(file)
     if note is not None and (note["host"] != socket.gethostname() or note["pid"] in pids):
@@ -88,7 +88,7 @@ def holders(file: Path) -> str:
 
 
 def sign(descriptor: int) -> None:
-    """Write down who holds the lock, for those who wait. No arguments: they may hold what nobody else should read."""
+    """Write the holder into the lock file, for waiting processes. No arguments: they may be confidential."""
     note = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -101,7 +101,7 @@ def sign(descriptor: int) -> None:
 
 
 def _note(file: Path) -> dict[str, str | int] | None:
-    """What the holder wrote down; None where that is nothing one could read."""
+    """Return the holder's note; None if it cannot be read."""
     try:
         with file.open("rb") as opened:
             value = json.loads(opened.read(4096))
@@ -116,7 +116,7 @@ def _note(file: Path) -> dict[str, str | int] | None:
 
 
 def _flock_pids(file: Path) -> list[int]:
-    """Processes of this machine that hold a lock of the file, by the kernel's list; none where it has no such list."""
+    """Return the processes of this machine that hold a lock of the file, from the kernel's list; empty if there is no list."""
     try:
         place = _kernel_name(file)
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
@@ -128,8 +128,10 @@ def _flock_pids(file: Path) -> list[int]:
 
 
 def _kernel_name(file: Path) -> str:
-    """The file as /proc/locks names it, "fe:00:1234": the device of its mount, which stat(2) may not tell (btrfs, overlay), and its inode there.
-    An inode number alone is another file's on another file system."""
+    """Return the file as /proc/locks names it, "fe:00:1234": the device of its mount and its inode there.
+
+    stat(2) may return another device (btrfs, overlay). An inode number alone could be another file on another file system.
+    """
     descriptor = os.open(file, os.O_PATH | os.O_CLOEXEC)
     try:
         lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines()
@@ -143,10 +145,10 @@ def _kernel_name(file: Path) -> str:
 
 
 def _process(pid: int) -> str:
-    """A process of this machine in words."""
+    """Describe a process of this machine."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        # Field 22, by proc(5): the start in ticks since the machine's. The name of the command, in brackets before it, may hold blanks and brackets.
+        # Field 22 in proc(5): start time in ticks since boot. The command name before it, in brackets, may contain blanks and brackets.
         ticks = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return f"pid {pid}"
@@ -156,7 +158,7 @@ def _process(pid: int) -> str:
 
 
 def _short(words: list[str]) -> str:
-    """A command by its program and verb: "runspend sql". Its arguments may hold what nobody else should read."""
+    """Return a command by its program and verb: "runspend sql". Its arguments may be confidential."""
     names = [os.path.basename(word) for word in words if not word.startswith("-")]
     if names and names[0].startswith("python"):
         names = names[1:] or names
@@ -165,5 +167,5 @@ def _short(words: list[str]) -> str:
 
 
 def _clean(text: str) -> str:
-    """Text of others that moves no cursor."""
+    """Return foreign text without control characters, which could move the cursor."""
     return "".join(c if c.isprintable() else "?" for c in text)[:120]

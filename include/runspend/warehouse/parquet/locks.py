@@ -1,13 +1,14 @@
-"""The locks of a warehouse folder: who may read or publish now, in turn, and who is named when somebody has to wait.
+"""The locks of a warehouse folder: who may read or publish now, in which order, and who is named when a process has to wait.
 
-Two files: `lock` is held shared by readers and exclusive by a publisher; `turn` is a turnstile in front of it. Whoever waits for
-the lock passes the turnstile first and keeps it until the lock is theirs, so that a publisher at the turnstile is next: readers who
-come later stand behind it. `at_once` waits for nothing and passes no turnstile. Always turnstile before lock: no two can wait for each other.
+There are two files. Readers hold `lock` shared, a publisher holds it exclusively; `turn` is a turnstile in front of it. A process that
+waits for the lock passes the turnstile first and keeps it until it has the lock. So a publisher at the turnstile is next, and later
+readers wait behind it. `at_once` does not wait and does not use the turnstile. The order is always turnstile before lock, so
+two processes cannot wait for each other.
 
 Locks are agreements: flock(2) asks only that a process can open the file, so an account that may read the warehouse can hold its
 lock, also exclusively. The file mode keeps all other accounts out. Every wait has an end and names the holder.
 
-What is done under a lock does not belong here, nor who is named (`lock_holders.py`).
+Work under a lock does not belong here; `lock_holders.py` names the holders.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from runspend.warehouse.parquet.lock_holders import Patience, holders, sign
 
 __all__ = ["LOCK_MODE", "Locks", "SharedLock", "open_lock"]
 
-LOCK_MODE = 0o660  # minus the umask; nobody else may open a lock, so nobody else can hold it
+LOCK_MODE = 0o660  # minus the umask; other accounts cannot open a lock, so they cannot hold it
 READ_WAIT = 300.0  # seconds a reader waits for a publisher …
 WRITE_WAIT = 1800.0  # … and a publisher for readers and other publishers
 NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 
 def open_lock(path: Path, *, create: bool = False, mode: int = LOCK_MODE) -> int:
-    """A descriptor of a lock file, for reading only where it cannot be written to. What an older version made open to all is closed to others.
+    """Open a lock file; read-only if it cannot be written to. Removes access for other accounts that an older version granted.
 
-    Errors: FileNotFoundError; RecordRefused for a link or what is not a file; RunspendError where this user may not open it at all.
+    Errors: FileNotFoundError; RecordRefused for a link or anything but a file; RunspendError if this user may not open it at all.
     """
-    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # do not wait for a pipe
     try:
         descriptor = os.open(path, os.O_RDWR | flags | (os.O_CREAT if create else 0), mode)
     except FileNotFoundError:
@@ -58,7 +59,7 @@ def open_lock(path: Path, *, create: bool = False, mode: int = LOCK_MODE) -> int
 
 
 def _open_to_read(path: Path, flags: int, error: OSError) -> int:
-    """A descriptor of a lock that is not ours to write, or on a disk that cannot be written to. It locks as well."""
+    """Open a lock that belongs to another account, or is on a read-only disk. It can still be locked."""
     try:
         return os.open(path, os.O_RDONLY | flags)
     except PermissionError:
@@ -80,17 +81,17 @@ class Locks:
         self._turn = home / "turn"
 
     def make(self) -> None:
-        """Make the files, where nobody has yet."""
+        """Create the files if they do not exist."""
         for path in (self.file, self._turn):
             os.close(open_lock(path, create=True))
 
     def shared(self, wait: float = READ_WAIT) -> SharedLock:
-        """Nobody publishes until it is released. Many may hold it; keep it for as short as you can: publishers wait."""
+        """Take the lock shared: nothing is published until it is released. Many readers may hold it. Release it soon: publishers wait."""
         return SharedLock(self._take(fcntl.LOCK_SH, wait, "read"))
 
     @contextmanager
     def exclusive(self, wait: float = WRITE_WAIT) -> Iterator[None]:
-        """Nobody reads or publishes meanwhile."""
+        """Hold the lock exclusively: nothing is read or published meanwhile."""
         descriptor = self._take(fcntl.LOCK_EX, wait, "publish")
         try:
             sign(descriptor)
@@ -102,7 +103,7 @@ class Locks:
 
     @contextmanager
     def at_once(self) -> Iterator[bool]:
-        """Exclusive if nobody holds it now; False, and no lock, if somebody does."""
+        """Yield True with the exclusive lock if it is free now; False, without a lock, if it is not."""
         descriptor = open_lock(self.file)
         try:
             try:
@@ -115,12 +116,12 @@ class Locks:
             os.close(descriptor)
 
     def _take(self, kind: int, wait: float, purpose: str) -> int:
-        """The lock of that kind, its turn waited for. RunspendError that names the holder when it takes longer than `wait` seconds."""
+        """Wait for a turn and take the lock. Raises RunspendError that names the holder after `wait` seconds."""
         patience = Patience(f"{purpose} {self.file.parent.parent}", wait)
         with self._turn_taken(patience):
             descriptor = open_lock(self.file)
             try:
-                # Whoever is at the turnstile is the only one who asks for the lock: asking now and then is as good as a queue.
+                # Only the process at the turnstile asks for the lock, so polling is as fair as a queue.
                 patience.until_locked(descriptor, kind, self.file)
             except BaseException:
                 os.close(descriptor)
@@ -139,19 +140,19 @@ class Locks:
                 os.close(turn)
 
     def _open_turn(self) -> int | None:
-        """None in a folder of an older version that cannot be written to: nobody can publish there either."""
+        """Open the turnstile; None in a read-only folder of an older version, where publishing is impossible too."""
         try:
             return open_lock(self._turn, create=True)
         except FileNotFoundError:
             return None
 
     def holders(self) -> str:
-        """Who holds the lock, in words: host, pid, command and since when, as far as it can be found out."""
+        """Name the holders of the lock: host, pid, command and since when, as far as known."""
         return holders(self.file)
 
 
 class SharedLock:
-    """A lock that is held; releasing it twice does no harm, nor does another thread that does it."""
+    """A lock that is held. Releasing it twice, or from another thread, does no harm."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -159,7 +160,7 @@ class SharedLock:
         self.is_held = True
 
     def release(self) -> None:
-        """Let publishers in."""
+        """Release the lock, so that publishers can continue."""
         with self._guard:
             if self.is_held:
                 self.is_held = False

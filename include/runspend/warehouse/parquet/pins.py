@@ -1,8 +1,7 @@
-"""Names for files that stay what they are while others publish: what a reader reads after it let go of the lock.
+"""Keep published files readable while others publish, for readers that have released the lock.
 
-A publish puts other files under the names of the old ones and never writes into a file, so an open descriptor or a second
-name keeps the old rows. Descriptors need no right to write and leave nothing behind, but a process has few of them.
-Which files belong together does not belong here.
+A publish replaces files but never writes into one, so an open descriptor or a second name keeps the old rows. Descriptors need no
+write permission and leave nothing behind, but a process has few of them. Which files belong together does not belong here.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ from runspend.warehouse import Unit
 
 __all__ = ["link", "pin_by_descriptor", "pin_by_link"]
 
-FEW = 256  # files one reader may keep open: of the usual 1,024 descriptors, beside those of other readers and of whoever serves them
-SPARE = 128  # descriptors left to others by a reader that has no other way
+FEW = 256  # files that one reader may keep open: of the usual 1,024 descriptors, next to other readers and the server around them
+SPARE = 128  # descriptors that a reader without another way leaves free
 _OPEN = next((folder for folder in (Path("/proc/self/fd"), Path("/dev/fd")) if folder.exists()), None)
 
 
 def pin_by_descriptor(files: Mapping[Unit, Path], folder: Path, stack: ExitStack, *, few: int | None = None) -> dict[Unit, Path] | None:
-    """Names in `folder` for files that are kept open until `stack` is closed; None where they are too many, or this system has no such names."""
+    """Return names in `folder` for files kept open until `stack` is closed; None if there are too many, or the system has no such names."""
     most = FEW if few is None else few
     if _OPEN is None or len(files) > most:
         return None
     pinned = {}
     with ExitStack() as opened:
         for number, (unit, file) in enumerate(files.items()):
-            # No two readers share a name: DuckDB remembers parts of files by their names, and numbers of descriptors come again.
+            # Names must be unique per reader: DuckDB caches parts of files by name, and descriptor numbers are reused.
             pinned[unit] = name = folder / f"{number}-{unit.table}-{unit.period}-{unit.writer}.parquet"
             try:
-                descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe in its place is not waited for
-            except FileNotFoundError:  # it is for those who ask for its rows to fail
+                descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # do not wait for a pipe in its place
+            except FileNotFoundError:  # reported when its rows are read
                 continue
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -48,7 +47,7 @@ def pin_by_descriptor(files: Mapping[Unit, Path], folder: Path, stack: ExitStack
 
 
 def room_for_descriptors() -> int:
-    """How many files a reader may keep open where it cannot make second names."""
+    """Return how many files a reader may keep open if it cannot create second names."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = 0
     with suppress(OSError):
@@ -57,7 +56,7 @@ def room_for_descriptors() -> int:
 
 
 def pin_by_link(files: Mapping[Unit, Path], folder: Path) -> dict[Unit, Path] | None:
-    """Second names in `folder`, for as long as that is there; None where the file system has no such thing or this user may not."""
+    """Return second names in `folder`, valid as long as it exists; None if the file system or the permissions do not allow them."""
     pinned = {}
     for unit, file in files.items():
         pin = folder / unit.table / f"{unit.period}+{unit.writer}.parquet"
@@ -69,7 +68,7 @@ def pin_by_link(files: Mapping[Unit, Path], folder: Path) -> dict[Unit, Path] | 
 
 
 def link(path: Path, pin: Path) -> Path:
-    """A second name for a file, which stays when the first is replaced; the first name where there can be no second."""
+    """Create a second name for a file, which stays when the first is replaced; return the first name if that is impossible."""
     try:
         os.link(path, pin)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Files that DuckDB can read and nobody can write: what an engine is given that answers people.
+"""Files that DuckDB can read but not write, for engines that answer user-written statements.
 
-DuckDB opens these names through this module instead of the file system, so a statement that gets past every check still has
-nothing to write to: to open for writing, to make, move or remove is an error here. Names are made up for each reader.
+DuckDB opens these names through this module instead of the file system. So even a statement that passes every check has
+nothing to write to: opening for writing, creating, moving and removing are errors here. Each reader gets new names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _offered: dict[str, Path] = {}
 
 @contextmanager
 def offered(files: Iterable[Path]) -> Iterator[dict[Path, str]]:
-    """A name for each file, by which engines with `ReadOnlyFiles` read it until then."""
+    """Yield a name for each file. Engines with `ReadOnlyFiles` can read it by that name until the context ends."""
     place = uuid.uuid4().hex
     names = {file: f"{SCHEME}://{place}/{number}-{file.name}" for number, file in enumerate(files)}
     own = {name.partition("://")[2]: file for file, name in names.items()}
@@ -38,33 +38,33 @@ def offered(files: Iterable[Path]) -> Iterator[dict[Path, str]]:
 
 
 class ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """The files offered, as DuckDB asks for them."""
+    """The offered files as a file system for DuckDB."""
 
     protocol = SCHEME
     cachable = False
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> io.RawIOBase:
-        """One file, for reading only."""
+        """Open one file, for reading only."""
         if mode != "rb":
             raise PermissionError(f"{path} can only be read")
         return _File(_file(path))
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        """The name itself: there are no patterns here."""
+        """Return the name itself: there are no patterns here."""
         return [path] if path.partition("://")[2] in _offered else []
 
     def exists(self, path: str, **_: Any) -> bool:
-        """Whether the name was offered."""
+        """Return whether the name was offered."""
         return path.partition("://")[2] in _offered
 
     isfile = exists
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Name, size and kind."""
+        """Return name, size and kind."""
         return {"name": path, "size": _file(path).stat().st_size, "type": "file"}
 
     def modified(self, path: str) -> datetime:
-        """When the file was written."""
+        """Return when the file was written."""
         return datetime.fromtimestamp(_file(path).stat().st_mtime, timezone.utc)
 
     def _refuse(self, *_: Any, **__: Any) -> Any:

@@ -1,6 +1,6 @@
 """SQL over the published Parquet files of one build.
 
-What is published belongs in `warehouse.py`, how DuckDB is asked in `engine.py`.
+`warehouse.py` knows what is published; `engine.py` runs DuckDB.
 """
 
 from __future__ import annotations
@@ -33,41 +33,47 @@ if TYPE_CHECKING:
 
 __all__ = ["ExchangedReader", "ParquetReader", "answer"]
 
-ENGINE_ERRORS = frozenset({"IOException", "SerializationException", "InternalException", "FatalException", "Error"})  # of DuckDB, not of the statement
+ENGINE_ERRORS = frozenset({"IOException", "SerializationException", "InternalException", "FatalException", "Error"})  # caused by DuckDB, not by the statement
 
 
 def tables_asked(sql: str) -> Collection[str]:
-    """Tables that a GoogleSQL statement may read; all, if it names one that there is not: the engine tells of those that are like it."""
+    """Return the tables that a GoogleSQL statement may read. If it names an unknown table, all: DuckDB then suggests similar names."""
     if table_names(sql) - TABLES.keys():
         return TABLES.keys()
     return {name.lower() for name in names_read(sql)}
 
 
 def answer(open_reader: Callable[[], AbstractContextManager[ParquetReader]], sql: str, *, native: bool, timeout: float | None) -> pa.Table:
-    """Rows of one statement that people wrote, of a reader on a `guarded_engine`, which is opened once the statement turned out to only read."""
+    """Return the rows of one user-written statement.
+
+    The reader, on a `guarded_engine`, is opened only after the statement proves read-only.
+    """
     text = text_to_run(sql, native=native)
     if not native:
-        used(sql, {})  # refuses parameters: nobody gave any
+        used(sql, {})  # refuses parameters: there are no values for them
     with open_reader() as reader:
         rows = reader.answer(text, TABLES.keys() if native else tables_asked(sql), timeout=timeout)
     return rows if native else narrow(rows)
 
 
 class _Answers:
-    """SQL over what one connection shows."""
+    """SQL over the tables that one connection shows."""
 
     _connection: duckdb.DuckDBPyConnection
 
     def _show(self, names: Collection[str]) -> None:
-        """See to it that these tables can be read; other names are passed over."""
+        """Make these tables readable; other names are ignored."""
         raise NotImplementedError
 
     def _doubt(self) -> bool:
-        """After an error that a file may have caused: raises WarehouseDamaged if it did. Whether there was time to verify all files."""
+        """After an error that a file may have caused: raise WarehouseDamaged if it did.
+
+        Returns whether there was time to verify all files.
+        """
         raise NotImplementedError
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
-        """Rows of one GoogleSQL statement (`native`: DuckDB's own dialect). Money is decimal128(38, 22)."""
+        """Return the rows of one GoogleSQL statement (`native`: DuckDB's own dialect). Money is decimal128(38, 22)."""
         with self._translate_errors():
             if native:
                 check_only_reads(self._connection, sql)
@@ -77,14 +83,14 @@ class _Answers:
             return narrow(fetch(self._connection, duckdb_sql(sql), used(sql, parameters or {})))
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
-        """The same rows as `query`, about `rows` at a time; what the engine has to keep of them it spills to disk."""
+        """Yield the rows of `query`, about `rows` at a time. Rows that the engine must keep are spilled to disk."""
         with self._translate_errors():
             self._show(tables_asked(sql))
             yield from stream(self._connection, duckdb_sql(sql), used(sql, parameters or {}), rows)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """DuckDB's errors in our words: what was asked wrong, or what cannot be read."""
+        """Translate DuckDB's errors: a mistake in the statement, or unreadable files."""
         import duckdb
 
         self._check()
@@ -96,16 +102,16 @@ class _Answers:
             raise _in_words(error, are_whole) from error
 
     def _check(self) -> None:
-        """RunspendError when this can answer no more."""
+        """Raise RunspendError when this can no longer answer."""
 
 
 def _may_come_from_a_file(error: Exception) -> bool:
-    """Whether verifying files may explain an error. A name that no table has, or a value of another type, is the statement's: files are not hashed for it."""
+    """Whether damaged files may explain an error. Unknown names and wrong types are the statement's fault: no files are hashed for them."""
     return type(error).__name__ in ENGINE_ERRORS or "Parquet" in str(error) or "magic bytes" in str(error)
 
 
 def _in_words(error: Exception, are_whole: bool) -> RunspendError:
-    """What DuckDB says, as an error of ours. Paths are left out: they are this machine's, and of names that live for one question."""
+    """Return DuckDB's error as one of Runspend's. Paths are left out: they are local, and their names last for one query only."""
     if (failed := machine_failed(error, "run the SQL")) is not None:
         return failed
     text = re.sub(r"(?:(?<![\w:/])/|published://)[^\s'\"]*/([^\s'\"/]+)", r"\1", in_one_line(error))
@@ -117,7 +123,7 @@ def _in_words(error: Exception, are_whole: bool) -> RunspendError:
 
 @contextmanager
 def _temporary_files_bounded() -> Iterator[None]:
-    """A question of people that needs more temporary files than the disk has room for is too big: the machine is well."""
+    """Report a query that needs more temporary files than the disk can hold as too large, not as a machine fault."""
     import duckdb
 
     try:
@@ -142,25 +148,25 @@ class ParquetReader(_Answers):
         *,
         hold: Hold | None = None,
     ) -> None:
-        self._hidden: dict[str, dict[Unit, Path]] = {name: {} for name in TABLES}  # tables nobody asked for yet, and their files
+        self._hidden: dict[str, dict[Unit, Path]] = {name: {} for name in TABLES}  # tables not queried yet, and their files
         for unit, path in units.items():
             self._hidden[unit.table][unit] = path
-        self._names: Mapping[Path, str] = {}  # by which the engine opens files, where it is not by their paths
+        self._names: Mapping[Path, str] = {}  # names by which the engine opens files, if not by their paths
         self._shown: list[Unit] = []
         self._guard = guard
         self._columns = columns
         self._connection = connection
         self._second = self._connection.cursor()  # for `in_currency`
-        self._views = self._connection.cursor()  # which never has rows on the way, as the others may
+        self._views = self._connection.cursor()  # never has a pending result, as the others may
         self._doubt_until: float | None = None  # seconds of the monotonic clock
         self._hold = hold
         if hold is not None:
             hold.interrupt = connection.interrupt
 
     def answer(self, text: str, names: Collection[str], *, timeout: float | None) -> pa.Table:
-        """Rows of the one statement this reader is for, which people wrote: `guard.text_to_run` of it, and the tables it may name.
+        """Return the rows of the one user-written statement of this reader: `text` comes from `text_to_run`, `names` are its tables.
 
-        Its engine is a `guarded_engine`. SqlRefused when it takes longer than `timeout` seconds.
+        Its engine is a `guarded_engine`. Raises SqlRefused when it takes longer than `timeout` seconds.
         """
         from runspend.warehouse.parquet.read_only_files import offered
 
@@ -174,16 +180,17 @@ class ParquetReader(_Answers):
             return fetch(self._connection, text, {})
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
-        """The same view with the cost tables' money in one currency, by charge date, exact to 22 decimals; what has no rate stays in its own.
+        """Return this view with the money of the cost tables in one currency.
 
-        One at a time: asked again, an earlier one answers as the new one does.
+        Converts by charge date, exact to 22 decimals; money without a rate keeps its currency. Only one at a time: a second call
+        also changes the readers of earlier calls.
         """
         self._show((*DATED, *SUMMED))
         exchange(self._second, currency, rates)
         return ExchangedReader(self, self._second)
 
     def tables(self) -> list[str]:
-        """Tables that can be asked, public ones first."""
+        """Return the queryable tables, public ones first."""
         return sorted(TABLES, key=lambda name: (not TABLES[name].is_public, name))
 
     def _show(self, names: Collection[str]) -> None:
@@ -194,7 +201,7 @@ class ParquetReader(_Answers):
             files = [self._names.get(path, path) for path in self._hidden[name].values()]
             try:
                 create_view(self._views, TABLES[name], files, self._columns[name])
-            except duckdb.Error:  # it names columns of a whole file: of no statement
+            except duckdb.Error:  # the view only names columns of an intact file, so the statement is not the cause
                 self._guard.doubt(self._hidden[name], self._doubt_until)
                 raise
             self._shown += self._hidden.pop(name)
@@ -207,20 +214,20 @@ class ParquetReader(_Answers):
             self._hold.check()
 
     def close(self) -> None:
-        """Let go of what it has of its own."""
+        """Close the reader's own cursors."""
         self._views.close()
         self._second.close()
 
 
 class ExchangedReader(_Answers):
-    """What a reader shows, with the cost tables' money in one currency."""
+    """A reader's view with the money of the cost tables in one currency."""
 
     def __init__(self, reader: ParquetReader, connection: duckdb.DuckDBPyConnection) -> None:
         self._reader = reader
         self._connection = connection
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
-        """In another one."""
+        """Return the view in another currency."""
         return self._reader.in_currency(currency, rates)
 
     def _show(self, names: Collection[str]) -> None:

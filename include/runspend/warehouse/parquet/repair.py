@@ -1,6 +1,6 @@
-"""A warehouse folder's own books made again from its files: `schema.json`, the index of units, checksums of older state files.
+"""Rebuild a warehouse folder's bookkeeping from its files: `schema.json`, the index of units, checksums of older state files.
 
-What the tables hold is never touched here. Finding damage belongs in `verification.py`.
+Never changes table data. `verification.py` finds damage.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SCHEMA = Unit("_runspend", "all", "schema.json")
 
 
 def mend_folder(root: Path) -> dict[Unit, str]:
-    """What was damaged, and why; all of it is mended. The exclusive lock is taken only where there is something to do."""
+    """Repair everything that is damaged, and return what it was and why. Takes the exclusive lock only if there is something to do."""
     root = root.absolute()
     home = root / "_runspend"
     if not (home / "units").is_dir() or not os.access(home, os.W_OK):
@@ -43,7 +43,7 @@ def mend_folder(root: Path) -> dict[Unit, str]:
     mended: dict[Unit, str] = {}
     if _is_to_mend(*read_sealed(home / "schema.json", SCHEMA_KEYS)):
         with open_folder(root).exclusive():
-            schema, why = read_sealed(home / "schema.json", SCHEMA_KEYS)  # again: another process may have upgraded it while this one waited
+            schema, why = read_sealed(home / "schema.json", SCHEMA_KEYS)  # again: another process may have upgraded it meanwhile
             if _is_to_mend(schema, why):
                 write_json(home / "schema.json", seal(_schema_of(root) if schema is None else schema))
             if why is not None:
@@ -54,7 +54,7 @@ def mend_folder(root: Path) -> dict[Unit, str]:
         records = warehouse.records()
     if any(BEHIND in record for record in records.values()):
         warehouse.widen_restored()
-    unlisted = records.keys() - listed  # of a publish that was killed before it wrote the index
+    unlisted = records.keys() - listed  # left by a publish that was killed before it wrote the index
     if why is None and not unlisted and not any(_is_unsealed(record) for record in records.values()):
         return mended
     if why is not None:
@@ -69,17 +69,17 @@ def mend_folder(root: Path) -> dict[Unit, str]:
 
 
 def _is_to_mend(schema: Any, why: str | None) -> bool:
-    """Whether `schema.json` is damaged, or was written before it had a checksum."""
+    """Whether `schema.json` is damaged, or is from before it had a checksum."""
     return why is not None or (schema is not None and "check" not in schema)
 
 
 def _is_unsealed(record: Mapping[str, Any]) -> bool:
-    """Whether a state was written before these had a checksum: an index alone does not say that none was."""
+    """Whether a state is from before states had a checksum. The existence of an index does not rule that out."""
     return "why" not in record and record.keys() <= UNSEALED
 
 
 def _schema_of(root: Path) -> dict[str, object]:
-    """The columns that the files have; all files of a table have the same. Only a whole file is believed: a flipped bit may be in a name."""
+    """Return the columns of the files; all files of a table have the same. Only intact files count: a flipped bit may be in a name."""
     import pyarrow.parquet as pq
 
     columns = {}

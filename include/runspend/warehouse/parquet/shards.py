@@ -1,7 +1,7 @@
-"""Models that run one share of a column's values at a time, so that memory stays small however long the bill is.
+"""Run models on one share of a column's values at a time, so that memory stays small even for a long bill.
 
-Shares are ranges of the column, cut so that each holds about as many rows. A file sorted by the column is then read once in
-all, its row groups shared out among the buckets; by hash of the column every bucket would read the whole file.
+Shares are ranges of the column with about the same number of rows. A file sorted by the column is then read only once: its
+row groups are split among the buckets. With a hash of the column, every bucket would read the whole file.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["ROWS_PER_BUCKET", "Kept", "run_in_buckets"]
 
 ROWS_PER_BUCKET = 1_000_000
-SUMMED = 4  # times as many where they are added up first
-# Texts that models hand on as they are or join by, on most of many rows the same. What turns out to have more than about FEW different ones stays as it is.
+SUMMED = 4  # times as many rows per bucket if the models aggregate first
+# Text columns that models pass through or join by, usually with few distinct values. A column with more than about FEW stays text.
 FEW_TEXTS = frozenset((
     "source", "service_provider_name", "billing_account_id", "sub_account_id", "region_id", "service_name", "charge_category", "resource_id", "resource_key",
     "invoice_id", "billing_currency", "cost_kind", "allocated_to", "confidence", "cost_status", "tracking_server", "workspace",
@@ -37,35 +37,35 @@ FEW = 10_000
 
 @dataclass(frozen=True)
 class Share:
-    """The rows of one bucket in a file: the range of the column they were made from."""
+    """One bucket's rows in a file: the range of the column that they were made from."""
 
     low: Any  # None: open
-    high: Any  # the first value that is not in it
+    high: Any  # exclusive
     file: Path
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Rows put aside bucket by bucket."""
+    """Rows stored bucket by bucket."""
 
     column: str
-    columns: str  # what to select of the files
+    columns: str  # select list for the files
     shares: Sequence[Share]
 
     def between(self, low: Any, high: Any) -> str:
-        """A query of the files that may hold rows of this range."""
+        """Return a query over the files that may hold rows of this range."""
         files = [s.file for s in self.shares if (s.low is None or high is None or s.low < high) and (low is None or s.high is None or low < s.high)]
         return f"(select {self.columns} from read_parquet({file_list(files)}))"
 
 
 def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
-    """Run the models, all of them for one bucket, then all for the next. `later`: tables that models after these read as these leave them."""
+    """Run all models for one bucket, then for the next. `later`: tables of these models that later models read."""
     connection = step.connection
     texts = {model.name: step.read_model(model) for model in models}
     read_by = {model.name: table_names(texts[model.name]) for model in models}
     step.refresh_views(set().union(*read_by.values()))
     named = set(re.findall(r"\w+", " ".join(texts.values())))
-    split = {}  # what the models read from outside and holds the column: name -> type of the column
+    split = {}  # tables from outside with that column: name -> type of the column
     for name in sorted(set().union(*read_by.values()) - {model.target for model in models}):
         types = column_types(connection, name)
         if column in types:
@@ -79,7 +79,7 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
     buckets = _cut(connection, sources[longest], rows[longest], column, ROWS_PER_BUCKET * (SUMMED if sums else 1))
     parts: dict[str, list[Path]] = {model.name: [] for model in models if model.into is not None}
     put_aside: dict[str, list[Share]] = {model.target: [] for model in models if model.into is None and model.target in later}
-    # what is added up at once is neither sorted nor written, and a few rows are as soon sorted as counted: to number their texts would not pay
+    # Aggregated rows are neither sorted nor written, and a few rows sort as fast as they are counted: ENUMs would not pay off.
     is_numbered = len(buckets) > 1 or rows[longest] > FEW
     columns = {name: {c: t for c, t in column_types(connection, name).items() if c in named} if is_numbered and not sums else {} for name in split}
     connection.execute("create schema bucket")
@@ -127,7 +127,7 @@ def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, para
 
 
 def _cut(connection: duckdb.DuckDBPyConnection, source: str, rows: int, column: str, size: int) -> list[tuple[object, object]]:
-    """Ranges (at least, below) of about `size` of a source's rows; None is open. Nulls go with the lowest."""
+    """Return ranges (at least, below) of about `size` of a source's rows; None is open. Nulls go to the lowest range."""
     count = -(-rows // size)
     if count <= 1:
         return [(None, None)]
@@ -150,7 +150,7 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
     name = quote(column)
     if low is None and high is None:
         return "true"
-    if type_.startswith("ENUM"):  # to name its type is to list all its texts
+    if type_.startswith("ENUM"):  # naming the type would list all its texts
         name, type_ = f"cast({name} as varchar)", "varchar"
     below = f"{name} < cast({literal(high)} as {type_})"
     if low is None:
@@ -160,10 +160,11 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
 
 
 def _number_texts(connection: duckdb.DuckDBPyConnection, family: str, sources: Mapping[str, tuple[Mapping[str, str], str]]) -> dict[str, str]:
-    """What to select of each table (by name: its columns with their types, its rows) so that columns with few texts are numbers that stand for them:
-    to sort and write them takes half the time. A column that several tables have has the same numbers in all, so that they join by number too.
+    """Return a select list for each table in which low-cardinality text columns are ENUMs: sorting and writing them takes half the time.
 
-    To SQL they stay texts, and compare and sort as such: the numbers are given in the order of the texts. `family` tells the numbers of one call from others'.
+    sources: table -> (its columns with their types, its rows). A column of several tables gets one ENUM type, so that they can join
+    by number. In SQL, values still compare and sort as text, since the ENUM follows the order of the texts. `family` separates the
+    types of one call from those of others.
     """
     texts = {name: [c for c, type_ in types.items() if type_ == "VARCHAR" and c in FEW_TEXTS] for name, (types, _) in sources.items()}
     many: set[str] = set()
@@ -171,7 +172,7 @@ def _number_texts(connection: duckdb.DuckDBPyConnection, family: str, sources: M
         if columns:
             counts = connection.execute(f"select {', '.join(f'approx_count_distinct({quote(c)})' for c in columns)} from {sources[name][1]}").fetchall()[0]
             many |= {column for column, count in zip(columns, counts, strict=True) if count > FEW}
-    found: dict[str, list[str]] = {}  # column -> where its texts are
+    found: dict[str, list[str]] = {}  # column -> queries of its texts
     for number, (name, columns) in enumerate(texts.items()):
         if few := [column for column in columns if column not in many]:
             lists = ", ".join(f"list(distinct {quote(c)}) as {quote(c)}" for c in few)
@@ -186,9 +187,9 @@ def _number_texts(connection: duckdb.DuckDBPyConnection, family: str, sources: M
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], file: Path) -> Path:
-    """Put a bucket's rows aside for the models after the buckets: in a file, so that they take no memory until then."""
+    """Store a bucket's rows in a file for the models after the buckets, so that they take no memory until then."""
     types = dict(connection.execute(f"select column_name, column_type from (describe {sql})", parameters).fetchall())
-    # a file has no integers of 128 bits, which is how sums of integers come back
+    # Parquet has no 128-bit integers, which DuckDB returns for sums of integers.
     columns = ", ".join(f"cast({quote(c)} as bigint) as {quote(c)}" if type_ == "HUGEINT" else quote(c) for c, type_ in types.items())
     connection.execute(f"copy (select {columns} from ({sql})) to {literal(file)} (format parquet, compression zstd, compression_level 1)", parameters)
     return file

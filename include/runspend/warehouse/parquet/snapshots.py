@@ -1,6 +1,6 @@
-"""What a folder of Parquet files had published at one moment, and its files, kept for as long as somebody reads them.
+"""The published files of a folder at one moment, kept for as long as they are read.
 
-How files are kept belongs in `pins.py`, what is asked of them in `reader.py`.
+`pins.py` keeps files; `reader.py` queries them.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from runspend.warehouse.parquet.pins import pin_by_descriptor, pin_by_link, room
 
 __all__ = ["Hold", "Moment", "moment_of"]
 
-HOLD = 120.0  # seconds for which a reader keeps publishers waiting that has no way to keep files without the lock
+HOLD = 120.0  # maximum seconds that a reader blocks publishers if it cannot keep files without the lock
 
 log = logging.getLogger(__name__)
 
 
 class Published(Protocol):
-    """What is asked of a warehouse under its lock."""
+    """The parts of a warehouse that are read under its lock."""
 
     folder: Folder
 
     def path(self, unit: Unit) -> Path:
-        """The unit's file."""
+        """Return the path of the unit's file."""
         ...
 
     def records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
-        """What is known of every published unit."""
+        """Return the record of every published unit."""
         ...
 
     def record(self, unit: Unit) -> dict[str, Any] | None:
-        """What is known of one unit."""
+        """Return the record of one unit."""
         ...
 
     def columns(self) -> dict[str, list[str]]:
-        """Columns of the published files of every table."""
+        """Return the columns of the published files of every table."""
         ...
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One build: what is known of its units, names of their files that stay, and the columns they have."""
+    """One build: the records of its units, stable names of their files, and their columns."""
 
     records: Mapping[Unit, Mapping[str, Any]]
     files: Mapping[Unit, Path]
@@ -59,9 +59,10 @@ class Moment:
 
 @contextmanager
 def moment_of(warehouse: Published, scratch: Path, only: Unit | None = None) -> Iterator[Moment]:
-    """What is published now, or what is now of one unit. The lock is held while files are opened, not while they are read: no publish waits for whoever reads.
+    """Yield the currently published units, or only one unit.
 
-    `scratch` is a folder of the caller's alone, for names of files.
+    The lock is held while files are opened, not while they are read, so readers do not block publishers. `scratch` is a folder of
+    the caller's own, for names of files.
     """
     pinned = scratch / "pinned"
     pinned.mkdir()
@@ -80,8 +81,8 @@ def _read(warehouse: Published, hold: Hold | None = None, only: Unit | None = No
 
 
 def _keep_many(warehouse: Published, scratch: Path, stack: ExitStack, only: Unit | None) -> tuple[Moment, dict[Unit, Path] | None]:
-    """More files than one may have open: second names, else all descriptors there are, else the lock, for a while."""
-    with suppress(OSError):  # somebody who may only read, or a disk that is full: the next way needs no room
+    """Keep more files than a process may have open: by second names, else with all available descriptors, else under the lock."""
+    with suppress(OSError):  # the user may only read, or the disk is full: the next way needs no space
         stage = stack.enter_context(warehouse.folder.stage("read"))
         with warehouse.folder.shared():
             moment = _read(warehouse, only=only)
@@ -96,19 +97,19 @@ def _keep_many(warehouse: Published, scratch: Path, stack: ExitStack, only: Unit
 
 
 class Hold:
-    """The shared lock for HOLD seconds at most, where files cannot be kept in another way."""
+    """The shared lock for at most HOLD seconds, for files that cannot be kept in another way."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._is_ours = not folder.is_reading()  # else the lock of an outer reader of this thread, who ends it
+        self._is_ours = not folder.is_reading()  # else the lock belongs to an outer reader of this thread, which releases it
         self._lock = folder.hold()
         self._timer = threading.Timer(HOLD, self._end)
         self._timer.daemon = True
-        self.interrupt: Callable[[], None] | None = None  # stops what is being read when time is up
+        self.interrupt: Callable[[], None] | None = None  # stops the running query when time is up
 
     @contextmanager
     def kept(self) -> Iterator[Hold]:
-        """Publishers wait until then, or until time is up."""
+        """Hold the lock until the context ends or time is up. Publishers wait meanwhile."""
         self._timer.start()
         log.warning("publishers wait for this reader, %g s at most: %s allows neither so many open files nor second names of files.", HOLD, self._folder.root)
         try:
@@ -118,7 +119,7 @@ class Hold:
             self._timer.cancel()
 
     def check(self) -> None:
-        """RunspendError when time is up."""
+        """Raise RunspendError when time is up."""
         if self._lock is not None and not self._lock.is_held:
             raise RunspendError(f"cannot go on reading {self._folder.root}: publishers waited {HOLD:g} s for it. Ask for less, or raise the limit of open files (ulimit -n).")
 

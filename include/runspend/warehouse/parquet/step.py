@@ -1,6 +1,6 @@
-"""Units of a warehouse of Parquet files being replaced together: rows from outside, models, checks, one publish.
+"""A step over Parquet files, which replaces units together: rows from outside, models, checks, one publish.
 
-Where the files lie and become visible belongs in `warehouse.py` and `bucket.py`, how DuckDB is asked in `engine.py`.
+`warehouse.py` and `bucket.py` know where the files are and become visible; `engine.py` runs DuckDB.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = ["ParquetStep", "begin"]
 
 @contextmanager
 def begin(warehouse: Place, stage: Stage, build_id: str) -> Iterator[ParquetStep]:
-    """A step, for as long as its engine is lent."""
+    """Yield a step, as long as its engine is lent."""
     with empty_engine(stage.path / "spill") as connection:
         step = ParquetStep(warehouse, stage, build_id, connection)
         try:
@@ -58,7 +58,7 @@ def begin(warehouse: Place, stage: Stage, build_id: str) -> Iterator[ParquetStep
 
 
 class ParquetStep:
-    """Units being replaced together. Nothing is visible to anybody until `publish`."""
+    """Units being replaced together. Nothing is visible to readers before `publish`."""
 
     def __init__(self, warehouse: Place, stage: Stage, build_id: str, connection: duckdb.DuckDBPyConnection) -> None:
         self.build_id = build_id
@@ -67,12 +67,12 @@ class ParquetStep:
         self.stage = stage.path
         self._staged: dict[Unit, Staged] = {}
         self._dropped: set[Unit] = set()
-        self._fresh: set[str] = set()  # tables whose view shows what is staged by now
+        self._fresh: set[str] = set()  # tables whose view shows the current staged rows
         self._done = False
         self._files = 0
         self._texts: dict[str, str] = {}  # of models, each read once
-        self._made: dict[str, str] = {}  # by models without `into`, in the schema main: name -> table or view
-        self.kept: dict[str, Kept] = {}  # of what was made, what lies in files by ranges of a column
+        self._made: dict[str, str] = {}  # made by models without `into`, in the schema main: name -> table or view
+        self.kept: dict[str, Kept] = {}  # made rows that are in files by ranges of a column
         self._joiner = ThreadPoolExecutor(1)
         self._joined: dict[tuple[Path, ...], Future[Path]] = {}
 
@@ -99,7 +99,10 @@ class ParquetStep:
         self._fresh.discard(table)
 
     def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
-        """Stage a published unit as another writer's, with other names in some columns: {column: (old, new)}; an old that ends in / is a beginning."""
+        """Stage a published unit under another writer, with values renamed in some columns.
+
+        names: {column: (old, new)}; an old that ends in / is a prefix.
+        """
         table, target = TABLES[unit.table], checked_unit(unit.table, unit.period, writer)
         file = self._new_file(target)
         self._published.guard([unit])
@@ -114,7 +117,7 @@ class ParquetStep:
     def run(self, models: Sequence[Model], parameters: Mapping[str, Any], *, keep: Collection[str] = ()) -> None:
         """Run `allocation/models/*.sql` in order over published and staged rows.
 
-        Rows of a model without `into` live until no later model of this call reads them; those named in `keep` to the end.
+        Rows of a model without `into` exist until no later model of this call reads them; those in `keep` until the end.
         """
         for model in models:
             if model.into is None and model.target in TABLES:
@@ -135,7 +138,7 @@ class ParquetStep:
                 self._join_whole(models[place:])
 
     def _read_by(self, models: Sequence[Model]) -> set[str]:
-        """Tables these models read as they find them, not as one of them makes them."""
+        """Return the tables that these models read but do not make themselves."""
         read: set[str] = set()
         made: set[str] = set()
         for model in models:
@@ -144,7 +147,7 @@ class ParquetStep:
         return read
 
     def _join_whole(self, later: Sequence[Model]) -> None:
-        """Join the parts of units that none of these models adds to, beside whatever is computed meanwhile: it is the disk that takes the time."""
+        """Join the parts of units that these models do not add to. Runs in parallel with the computation, because it is disk-bound."""
         growing = {model.into and _unit_of(model) for model in later}
         for unit, staged in self._staged.items():
             if len(staged.parts) > 1 and unit not in growing and staged.parts not in self._joined:
@@ -167,13 +170,13 @@ class ParquetStep:
                 raise CheckFailed(name, rows, period=None if period is None else str(period)[:7])
 
     def state(self, unit: Unit) -> UnitState:
-        """What is known of a unit staged so far."""
+        """Return the state of a unit staged so far."""
         if unit not in self._staged:
             raise ValueError(f"cannot tell the state of {unit}: the step has not staged it.")
         return state_of(self._staged[unit].record)
 
     def publish(self, inputs: Mapping[Unit, str | None] | None = None) -> bool:
-        """Make all staged units visible at once. False ("superseded", nothing changed) if an input's digest is not what it was."""
+        """Make all staged units visible at once. Returns False ("superseded", nothing changed) if an input's digest has changed."""
         if self._done:
             raise RunspendError("cannot publish a step twice: begin another step.")
         self._done = True
@@ -184,37 +187,37 @@ class ParquetStep:
         return self._warehouse.replace(self._staged, self._dropped, inputs or {}, stage=self.stage, build_id=self.build_id)
 
     def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait for joins in progress."""
         self._joiner.shutdown(cancel_futures=True)
 
     # What `shards.py` uses.
 
     def drop_made(self, name: str) -> None:
-        """Forget the rows of a model without `into`, if there are any by that name."""
+        """Drop the rows of a model without `into`, if there are any with that name."""
         self.kept.pop(name, None)
         if kind := self._made.pop(name, None):
             self.connection.execute(f"drop {kind} main.{quote(name)}")
 
     def show_made(self, name: str, sql: str, kept: Kept) -> None:
-        """Show the rows of a query as those of a model without `into`, in place of what has the name."""
+        """Show the rows of a query as those of a model without `into`, replacing any rows with that name."""
         self.drop_made(name)
         self.connection.execute(f"create view main.{quote(name)} as {sql}")
         self._made[name] = "view"
         self.kept[name] = kept
 
     def part_file(self, name: str) -> Path:
-        """Where to put one bucket's rows of a model: no two answers are the same."""
+        """Return a new path for one bucket's rows of a model, unique for each call."""
         self._files += 1
         return self.stage / f"{self._files}-{name}.part"
 
     def read_model(self, model: Model) -> str:
-        """The model's GoogleSQL."""
+        """Return the model's GoogleSQL."""
         if model.name not in self._texts:
             self._texts[model.name] = (self._warehouse.models / f"{model.name}.sql").read_text(encoding="utf-8")
         return self._texts[model.name]
 
     def run_one(self, model: Model, parameters: Mapping[str, Any]) -> None:
-        """Run a model over everything at once."""
+        """Run a model over all rows at once."""
         text = self.read_model(model)
         self.refresh_views(table_names(text))
         sql, given = duckdb_sql(text), used(text, parameters)
@@ -240,7 +243,7 @@ class ParquetStep:
             raise RunspendError(f"cannot fill {table.name} from model {model.name}: {what}. A word must be one that tables.py lists for its column. Nothing was changed.") from error
 
     def accept_parts(self, model: Model, parts: Sequence[Path]) -> None:
-        """Stage what a model wrote, after what another model put into the same unit if it says so."""
+        """Stage a model's rows. If the model has `fills`, they are added to those of another model in the same unit."""
         unit = _unit_of(model)
         contents = [measure_rows(self.connection, TABLES[unit.table], part, unit.period) for part in parts]
         if model.fills is not None and unit in self._staged:
@@ -249,7 +252,7 @@ class ParquetStep:
         self._accept(unit, parts, sum(contents[1:], contents[0]), {})
 
     def rows_source(self, name: str, parameters: Mapping[str, Any]) -> str:
-        """Where to count the rows a model is likely to read of a table: its units of the parameter `period`, if there are any."""
+        """Return where to count the rows that a model is likely to read of a table: its units of the parameter `period`, if any."""
         period = str(parameters.get("period"))[:7]
         visible = {unit: parts for unit, parts in self._visible().items() if unit.table == name and unit.period == period}
         self._published.guard(visible.keys() - self._staged.keys())
@@ -257,7 +260,7 @@ class ParquetStep:
         return f"read_parquet({file_list(files)}, hive_partitioning = false)" if files else f"main.{quote(name)}"
 
     def refresh_views(self, names: Collection[str]) -> None:
-        """Show what is published of these tables, with what is staged in its place; other names are passed over."""
+        """Update the views of these tables: published rows, replaced by staged ones. Other names are ignored."""
         for name in sorted((TABLES.keys() & names) - self._fresh):
             table = TABLES[name]
             files = {unit: parts for unit, parts in self._visible().items() if unit.table == name}
@@ -267,13 +270,13 @@ class ParquetStep:
             self._fresh.add(name)
 
     def _visible(self) -> dict[Unit, tuple[Path, ...]]:
-        """The files of the units as they would be after publishing."""
+        """Return the files of all units as they would be after publishing."""
         kept = {unit: (file,) for unit, file in self._published.files.items() if unit not in self._dropped}
         return kept | {unit: staged.parts for unit, staged in self._staged.items()}
 
     @cached_property
     def _published(self) -> Pinned:
-        """The published files as they are now, under names of the step's own: whatever others publish, the step reads one build."""
+        """The currently published files under the step's own names, so that the step reads one build even if others publish."""
         return self._warehouse.pin(self.stage / "pinned")
 
     def _new_file(self, unit: Unit) -> Path:

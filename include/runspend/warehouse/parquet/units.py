@@ -1,7 +1,7 @@
-"""Which names units have in a warehouse of files, and what the files beside them may say.
+"""Names of units in a warehouse of files, and the valid content of the files next to them.
 
-Both are read back from where others may have written: a name that `checked_unit` would not make, a state or a schema that
-Runspend would not write, is refused with the name of its file.
+Others may have written both. So names that `checked_unit` would not make, and states or schemas that Runspend would not
+write, are refused with the name of their file.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _STAGED = re.compile(r"_runspend/stage/[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-
 _IN_BUCKET = re.compile(r"_runspend/stage/[0-9a-f]{32}/(?:upgrade-[0-9]+/)?[0-9]+\.parquet", re.ASCII)
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
-_TEXTS = ("settings", "bill_digest", "configuration")  # of `extra`: what later steps act on
+_TEXTS = ("settings", "bill_digest", "configuration")  # of `extra`: later steps act on them
 _TIMES = ("first_start", "last_end")
 
 
 def checked_unit(table: str, period: str, writer: str) -> Unit:
-    """The unit of that name; ValueError where it would lie somewhere odd."""
+    """Return the unit of that name. Raises ValueError for a name that leads outside its place."""
     if table not in TABLES:
         raise ValueError(f"cannot write table {table!r}: tables.py does not know it.")
     dated = TABLES[table].period_column is not None
@@ -39,13 +39,13 @@ def checked_unit(table: str, period: str, writer: str) -> Unit:
 
 
 def file_name(unit: Unit) -> str:
-    """The unit's file, below the root."""
+    """Return the path of the unit's file below the root."""
     place = "" if TABLES[unit.table].is_public else "_internal/"
     return f"{place}{unit.table}/period={unit.period}/{unit.writer}.parquet"
 
 
 def state_name(unit: Unit) -> str:
-    """What is known of the unit, below the root."""
+    """Return the path of the unit's state file below the root."""
     return f"_runspend/units/{unit.table}/{unit.period}/{unit.writer}.json"
 
 
@@ -64,7 +64,7 @@ def is_unit_name(name: str) -> bool:
 
 
 def unit_of_file(name: str) -> Unit:
-    """The unit whose file has this name below the root: see `is_unit_name`."""
+    """Return the unit whose file has this name below the root: see `is_unit_name`."""
     table, period, writer = name.split("/")[-3:]
     return Unit(table, period.removeprefix("period="), writer.removesuffix(".parquet"))
 
@@ -75,7 +75,7 @@ def is_staged_name(name: str) -> bool:
 
 
 def unit_of_text(text: str, where: object) -> Unit:
-    """The unit that "table/period/writer" names. Raises RecordRefused."""
+    """Return the unit named "table/period/writer". Raises RecordRefused."""
     parts = text.split("/")
     try:
         if len(parts) == 3:
@@ -86,7 +86,7 @@ def unit_of_text(text: str, where: object) -> Unit:
 
 
 def check_state(value: Any, where: object, unit: Unit | None = None) -> dict[str, Any]:
-    """The state, checked: it belongs to that unit and every field has the form that a step writes. Raises RecordRefused."""
+    """Check that a state belongs to that unit and that every field has the form that a step writes. Raises RecordRefused."""
     if not isinstance(value, dict):
         raise refused(where, "it is not the state of a unit")
     if unit is not None and value.get("unit") != list(unit):
@@ -100,7 +100,7 @@ def check_state(value: Any, where: object, unit: Unit | None = None) -> dict[str
     sha256 = value.get("sha256")
     if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
         raise refused(where, f"sha256 is {sha256!r}")
-    if "why" in value:  # which damage says of itself: it would be passed on to people, by mail too
+    if "why" in value:  # only a damage record has it; it would be shown to people, also in mails
         raise refused(where, "it says why it is damaged, which no state does")
     if not _are_columns(value.get("columns", [])):
         raise refused(where, "its columns are not names")
@@ -109,7 +109,7 @@ def check_state(value: Any, where: object, unit: Unit | None = None) -> dict[str
 
 
 def _check_extra(extra: Any, where: object) -> None:
-    """The small facts that a step leaves for later ones: those that are acted on have the type they act on."""
+    """Check the facts that a step leaves for later steps: those that steps act on must have the right type."""
     if not isinstance(extra, dict):
         raise refused(where, f"extra is {extra!r}")
     for name in (*_TEXTS, *_TIMES):
@@ -121,7 +121,7 @@ def _check_extra(extra: Any, where: object) -> None:
 
 
 def check_schema(value: Any, where: object) -> dict[str, Any]:
-    """Version and columns of the published files, as `upgrade` writes them. Raises RecordRefused."""
+    """Check version and columns of the published files, as written by `upgrade`. Raises RecordRefused."""
     if not isinstance(value, dict) or not is_count(value.get("version")) or not isinstance(value.get("tables"), dict):
         raise refused(where, "it is not a version and its tables")
     for table, columns in value["tables"].items():
@@ -131,7 +131,7 @@ def check_schema(value: Any, where: object) -> dict[str, Any]:
 
 
 def check_copies(value: Any, units: Collection[Unit], where: object) -> tuple[tuple[str, str, int], ...]:
-    """The copies of a bucket's head: from objects of the stage to the names of units that it has. Raises RecordRefused."""
+    """Check the copies of a bucket's head: from objects of the stage to names of units in the head. Raises RecordRefused."""
     found = value if isinstance(value, list) else [value]
     targets = {file_name(unit) for unit in units}
     for copy in found:
@@ -145,7 +145,7 @@ def check_copies(value: Any, units: Collection[Unit], where: object) -> tuple[tu
 
 
 def check_removals(value: Any, units: Collection[Unit], where: object) -> tuple[tuple[str, str], ...]:
-    """The removals of a bucket's head: of the names of units that it no longer has. Raises RecordRefused."""
+    """Check the removals of a bucket's head: names of units that are not in the head any more. Raises RecordRefused."""
     kept = {file_name(unit) for unit in units}
     for removal in value if isinstance(value, list) else [value]:
         if not isinstance(removal, list) or len(removal) != 2 or not all(isinstance(text, str) and text for text in removal):

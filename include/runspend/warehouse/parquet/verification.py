@@ -1,14 +1,14 @@
-"""Whether what is published still is what was published.
+"""Verification: whether the published files are still the files that were published.
 
 Every unit has a state file with the size and the SHA-256 of its Parquet file. The state file, `schema.json` and the index of
-all units hold a checksum of themselves. So a flipped bit anywhere, a file that is gone, cut off or another unit's is found.
+all units contain their own checksum. This finds any flipped bit and any file that is missing, cut off or swapped.
 
-What hashing costs is in docs/benchmarks.md. A pipeline run hashes everything. A reader hashes a file only if its device, inode, size
-or modification time is not what `_runspend/verified.json` notes of it. So the next reader finds a file that was written to or
+docs/benchmarks.md shows the cost of hashing. A pipeline run hashes everything. A reader hashes a file only if its device, inode, size
+or modification time differs from the note in `_runspend/verified.json`. So the next reader finds a file that was written to or
 exchanged. Only the next pipeline run finds bits that rot on the disk, and a write that restores the time (`touch -r`).
 DuckDB neither writes nor checks the checksums of Parquet pages (`tests/faults/test_damage.py` flips bits), so they would not help.
 
-Where the files are belongs in `warehouse.py` and `bucket.py`; what a pipeline run does about damage in `runspend/pipeline/damage.py`.
+`warehouse.py` and `bucket.py` know where the files are; `runspend/pipeline/damage.py` decides what a pipeline run does about damage.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from runspend.warehouse.parquet.units import check_schema, check_state, unit_of_
 
 __all__ = ["BEHIND", "INDEX", "Guard", "Known", "Verified", "as_published", "is_sealed", "lost", "name_of", "read_schema", "read_sealed", "read_state", "seal", "sha256_of", "signature_of", "why_damaged"]
 
-# Keys of a state file written before these had a checksum. One that has any other key and no valid checksum is damaged.
+# Keys of a state file from before state files had a checksum. With any other key and no valid checksum, it is damaged.
 UNSEALED = frozenset({"digest", "rows", "build_id", "extra", "unit", "bytes", "sha256"})
 SCHEMA_KEYS = ("version", "tables")
-INDEX = Unit("_runspend", "all", "index.json")  # stands for the index where damage is listed
+INDEX = Unit("_runspend", "all", "index.json")  # represents the index in lists of damage
 ALTERED = "its bytes are not those that were published"
 BEHIND = "columns"  # key of a record: the columns of a file that was damaged when its table got new ones
 _hashed: dict[tuple[int, ...], str] = {}  # signature -> SHA-256, of files this process hashed
 _MOST = 100_000
-NOTE_WAIT = 5.0  # seconds for others who write notes
+NOTE_WAIT = 5.0  # seconds to wait for other processes that write notes
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ Signature = tuple[int, ...]
 
 
 def name_of(unit: Unit) -> str:
-    """A unit as people read it: cost_daily 2026-10 all."""
+    """Return a unit's readable name: cost_daily 2026-10 all."""
     return " ".join(unit)
 
 
@@ -56,13 +56,13 @@ def name_of(unit: Unit) -> str:
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The value with a checksum of itself."""
+    """Return the value with its own checksum."""
     plain = json.loads(_text({key: part for key, part in value.items() if key != "check"}))
     return {**plain, "check": hashlib.sha256(_text(plain).encode()).hexdigest()}
 
 
 def is_sealed(value: Any) -> bool:
-    """Whether the value is what it was when it was sealed."""
+    """Whether the value is unchanged since it was sealed."""
     return isinstance(value, dict) and isinstance(value.get("check"), str) and seal(value)["check"] == value["check"]
 
 
@@ -71,7 +71,10 @@ def _text(value: Any) -> str:
 
 
 def read_sealed(path: Path, unsealed: Collection[str]) -> tuple[Any, str | None]:
-    """(value, None), or (None, why it must not be believed); (None, None) where there is no such file. `unsealed`: the keys of files older than checksums."""
+    """Return (value, None), or (None, why it is damaged); (None, None) if there is no such file.
+
+    `unsealed`: the keys of files older than checksums.
+    """
     try:
         found = read_bytes(path)
         if found is None:
@@ -90,20 +93,25 @@ def read_sealed(path: Path, unsealed: Collection[str]) -> tuple[Any, str | None]
 
 
 def _is_as_written(value: Any, text: str) -> bool:
-    """Whether a sealed value's text is, to the last blank, the one that was written. It is hashed as it is: that is quicker than writing it again."""
+    """Whether a sealed value's text is exactly the one that was written.
+
+    Hashes the text as read, which is faster than serializing again.
+    """
     check = value.get("check") if isinstance(value, dict) else None
     return isinstance(check, str) and hashlib.sha256(text.replace(f'"check": "{check}", ', "", 1).encode()).hexdigest() == check
 
 
 def read_schema(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """`schema.json` in the same way. Raises RecordRefused for one that nobody damaged and Runspend would not write."""
+    """Read `schema.json` in the same way. Raises RecordRefused for an undamaged one that Runspend would not write."""
     value, why = read_sealed(path, SCHEMA_KEYS)
     return (None, why) if value is None else (check_schema(value, path), None)
 
 
 def read_state(path: Path, unit: Unit) -> dict[str, Any] | None:
-    """The state file of a unit, or what stands in for one that is damaged; None where there is none. Raises RecordRefused for one that
-    nobody damaged and Runspend would not write. The caller does not change it."""
+    """Return the state file of a unit, or a substitute for a damaged one; None if there is none. The caller must not change it.
+
+    Raises RecordRefused for an undamaged one that Runspend would not write.
+    """
     value, why = read_sealed(path, UNSEALED)
     if why is None and value is not None and (value.get("unit") != list(unit) or value.keys() < UNSEALED):
         why = f"{path.name} is the state file of another unit, or lacks keys"
@@ -113,12 +121,12 @@ def read_state(path: Path, unit: Unit) -> dict[str, Any] | None:
 
 
 def as_published(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a unit's file, whichever columns its table has got since."""
+    """Return the record of a unit's file as published, without the note about columns that its table got later."""
     return {key: value for key, value in record.items() if key != BEHIND}
 
 
 def lost(why: str) -> dict[str, Any]:
-    """Stands in for the state of a unit that is lost: no digest equals its digest, no file has its SHA-256."""
+    """Return a substitute for the lost state of a unit: no digest equals its digest, no file has its SHA-256."""
     return {"digest": "damaged", "rows": 0, "build_id": "", "extra": {}, "bytes": -1, "sha256": "", "why": why}
 
 
@@ -126,7 +134,7 @@ def lost(why: str) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -135,21 +143,23 @@ def sha256_of(path: Path) -> str:
 
 
 def signature_of(path: Path) -> Signature:
-    """What changes when a file is written to or replaced. Another name of the same file has the same."""
+    """Return values that change when a file is written to or replaced. Another name of the same file has the same signature."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
 class Known:
-    """What was found out about units before: when each was whole and how its file looked then, and which are damaged."""
+    """Earlier findings about units: when each was intact and its file's signature then, and which are damaged."""
 
     whole: Mapping[str, tuple[Signature, str, float]]
     damaged: Mapping[str, str]
 
     def is_whole(self, unit: Unit, signature: Signature, sha256: str, since: float) -> bool:
-        """Whether the file with this signature was hashed to `sha256` at `since` or later (seconds of the epoch; 0: at any time). A note
-        from the future does not count: a clock was wrong, or a bit of the note is."""
+        """Whether the file with this signature was hashed to `sha256` at `since` or later (seconds of the epoch; 0: at any time).
+
+        A note from the future does not count: either a clock was wrong, or a bit of the note is.
+        """
         found = self.whole.get("/".join(unit))
         if found is None or "/".join(unit) in self.damaged or found[:2] != (signature, sha256):
             return False
@@ -160,8 +170,10 @@ NOTHING = Known({}, {})
 
 
 def why_damaged(unit: Unit, path: Path, record: Mapping[str, Any], known: Known, *, since: float | None) -> str | None:
-    """Why a unit's file must not be read; None when it is whole. `since`: what was hashed at that time or later need not be hashed
-    again; None: nor what this process ever hashed."""
+    """Return why a unit's file must not be read; None when it is intact.
+
+    `since`: files hashed at that time or later are not hashed again. None: also files that this process ever hashed.
+    """
     if "why" in record:
         return str(record["why"])
     if BEHIND in record:
@@ -191,7 +203,7 @@ def why_damaged(unit: Unit, path: Path, record: Mapping[str, Any], known: Known,
 
 
 class Guard:
-    """Refuses units that are not what was published, before they are read. Asked again, it answers from memory."""
+    """Refuses damaged units before they are read. Remembers the units that it verified."""
 
     def __init__(self, files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: Known) -> None:
         self._files = files
@@ -204,7 +216,10 @@ class Guard:
         self._passed.update(units)
 
     def doubt(self, units: Collection[Unit], until: float | None = None) -> bool:
-        """Hash these units whatever was known of them. Raises WarehouseDamaged. False if not all were hashed by `until`, seconds of the monotonic clock."""
+        """Hash these units even if they were verified before. Raises WarehouseDamaged.
+
+        Returns False if not all were hashed by `until`, seconds of the monotonic clock.
+        """
         return self._refuse(units, time.time(), until)
 
     def _refuse(self, units: Collection[Unit], since: float | None, until: float | None = None) -> bool:
@@ -221,7 +236,7 @@ class Guard:
 
 
 class Verified:
-    """The notes in `_runspend/verified.json`, and the index of all units. Both only help to find damage: without them more is hashed and less is found."""
+    """The notes in `_runspend/verified.json`, and the index of all units. Without them, more is hashed and less damage is found."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -229,20 +244,20 @@ class Verified:
         self._index = home / "index.json"
 
     def read(self) -> Known:
-        """The notes; none where there are none or they cannot be read."""
+        """Return the notes; empty if there are none or they cannot be read."""
         try:
             value = json.loads(read_bytes(self._path) or b"")
             whole = {str(unit): (tuple(entry[0]), str(entry[1]), float(entry[2])) for unit, entry in value["whole"].items()}
             return Known(whole, {str(unit): str(why) for unit, why in value["damaged"].items()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, RecordRefused):
-            return NOTHING  # notes only: whoever finds none hashes
+            return NOTHING  # only notes: without them, files are hashed
 
     def note(self, whole: Mapping[Unit, tuple[Signature, str]], damaged: Mapping[Unit, str], gone: Collection[Unit] = (), *, hashed_at: float | None = None) -> None:
-        """Note units that are whole and units that are damaged, as they were when they were hashed (now), and forget those that are gone."""
+        """Record units as intact or damaged in their state when they were hashed (now), and forget those that are gone."""
         if not (whole or damaged or gone) or not os.access(self._home, os.W_OK):
-            return  # nothing new, or somebody who may only read
+            return  # nothing new, or the user may only read
         moment = time.time() if hashed_at is None else hashed_at
-        with suppress(OSError), self._alone() as is_ours:  # a disk that is full: without the note a file is hashed again, and found again
+        with suppress(OSError), self._alone() as is_ours:  # for example a full disk: the file is hashed again later
             if not is_ours:
                 return
             known = self.read()
@@ -254,7 +269,7 @@ class Verified:
             write_whole(self._path, _text({"whole": entries, "damaged": marks}).encode())
 
     def units(self) -> tuple[set[Unit], str | None]:
-        """All units by the index, and why it must not be believed."""
+        """Return all units in the index, and why it is damaged."""
         value, why = read_sealed(self._index, ())
         if value is None:
             return set(), why
@@ -264,14 +279,16 @@ class Verified:
             return set(), f"{self._index.name} is not a list of units"
 
     def missing(self, found: Collection[Unit], tables: Collection[str]) -> dict[Unit, dict[str, Any]] | None:
-        """What stands in for the units of these tables that the index has and that were not found; None where the index has none at all."""
+        """Return substitutes for indexed units of these tables that were not found; None if the index is empty."""
         listed, _ = self.units()
         return {unit: lost("its state file is gone") for unit in sorted(listed - set(found)) if unit.table in tables} if listed else None
 
     @contextmanager
     def indexing(self, known: Callable[[], Collection[Unit]], staged: Collection[Unit], dropped: Collection[Unit]) -> Iterator[None]:
-        """Around the moves of a publish: killed at any moment, the index lists no unit that is gone on purpose. `known`: all units, where there
-        is no index yet. The caller holds the exclusive lock."""
+        """Update the index around the moves of a publish, so that after a kill it never lists a unit that was dropped on purpose.
+
+        `known`: all units, if there is no index yet. The caller holds the exclusive lock.
+        """
         listed, why = self.units()
         units = set(known()) if why is not None or not self._index.exists() else listed
         if (before := units - set(dropped)) != listed:
@@ -281,12 +298,12 @@ class Verified:
             self.index(after)
 
     def index(self, units: Collection[Unit]) -> None:
-        """Write down which units there are. The caller holds the exclusive lock."""
+        """Write the index of units. The caller holds the exclusive lock."""
         write_whole(self._index, _text(seal({"units": sorted("/".join(unit) for unit in units)})).encode())
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Whether nobody else writes notes meanwhile. Nobody is waited for long: notes only spare hashing."""
+        """Yield whether this process alone writes notes meanwhile. The wait is short: notes only save hashing."""
         path = self._home / "verified.lock"
         try:
             opened = open_lock(path)
@@ -308,23 +325,26 @@ class Verified:
 def _signature_if_there(path: Path) -> Signature | None:
     try:
         return signature_of(path)
-    except OSError:  # whatever is wrong with it, hashing it says so
+    except OSError:  # hashing the file reports the error
         return None
 
 
 def judge(
     files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: Known, since: float, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[dict[Unit, tuple[Signature, str]], dict[Unit, str]]:
-    """(whole units that were hashed now and how their files look, damaged units and why); every file not hashed at `since` or later is hashed."""
+    """Hash every file that was not hashed at `since` or later.
+
+    Returns (intact units that were hashed now, with their signature and SHA-256; damaged units and why).
+    """
     whole, damaged = {}, {}
     for unit, (path, record) in files.items():
         progress(f"verifying {name_of(unit)}")
-        signature = _signature_if_there(path)  # before it is hashed: what is written to it meanwhile must not be noted as whole
+        signature = _signature_if_there(path)  # before hashing: a file written to meanwhile must not be noted as intact
         why = why_damaged(unit, path, record, known, since=since)
         if why is not None:
             damaged[unit] = why
             continue
         sha256 = str(record["sha256"])
-        if signature is not None and not known.is_whole(unit, signature, sha256, since):  # else it was not hashed now, and keeps the time when it was
+        if signature is not None and not known.is_whole(unit, signature, sha256, since):  # else it keeps the time of its earlier hash
             whole[unit] = (signature, sha256)
     return whole, damaged

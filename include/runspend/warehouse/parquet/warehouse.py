@@ -4,8 +4,8 @@
     <root>/_internal/<table>/period=YYYY-MM/<writer>.parquet    the others
     <root>/_runspend/                                           journal, lock, staging, state of every unit, schema version
 
-Nothing but finished files lies under a table's folder. Reading belongs in `reader.py`, replacing in `step.py`, how several
-files change at once in `journal.py`. To open a warehouse and see what it has takes no engine: none is imported here at first.
+A table's folder holds only finished files. `reader.py` reads, `step.py` replaces units, `journal.py` changes several files at
+once. Opening a warehouse and listing its units needs no engine, so this module does not import one at the top.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ALLOCATION", "ParquetWarehouse", "Pinned", "Place", "Staged", "checked_unit", "open_folder", "sha256_of", "state_of"]
 
-ALLOCATION = Path(__file__).parents[2] / "allocation"  # whose models and checks run here
+ALLOCATION = Path(__file__).parents[2] / "allocation"  # models and checks that run here
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A unit's new file (until the step is published: its parts, one after the other) and what is known of it."""
+    """A unit's new file (before the step is published: its parts, in order) and its content and record."""
 
     parts: tuple[Path, ...]
     content: Content
@@ -67,13 +67,13 @@ class Staged:
 
     @property
     def file(self) -> Path:
-        """The one file it is by the time it is published."""
+        """The single file that it is when it is published."""
         [file] = self.parts
         return file
 
 
 class Pinned(NamedTuple):
-    """The published files of one moment under names that stay, the columns they have, and who refuses damaged ones."""
+    """The published files of one moment under stable names, their columns, and the guard that refuses damaged ones."""
 
     files: dict[Unit, Path]
     columns: dict[str, list[str]]
@@ -81,22 +81,22 @@ class Pinned(NamedTuple):
 
 
 class Place(Protocol):
-    """Where a step finds the published files and leaves its own: this folder, or the bucket of `bucket.py`."""
+    """Where a step reads published files and puts its own: this folder, or the bucket of `bucket.py`."""
 
     models: Path
     checks: Path
 
     def pin(self, folder: Path) -> Pinned:
-        """The published files as they are now, under names in `folder` that stay."""
+        """Pin the currently published files under stable names in `folder`."""
         ...
 
     def replace(self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
-        """Make a step's units visible, all at once; False, and nothing changed, if an input's digest is not what it was."""
+        """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
         ...
 
 
 def open_folder(root: Path) -> Folder:
-    """The bookkeeping of a warehouse folder, whose journal may move and remove units' files and nothing else."""
+    """Return the bookkeeping of a warehouse folder. Its journal may move and remove only the files of units."""
     return Folder(root, is_target=lambda name: name == SCHEMA_NAME or is_unit_name(name), is_removable=is_unit_name)
 
 
@@ -112,17 +112,17 @@ class ParquetWarehouse:
         self._left_out: set[Unit] = set()
         self.folder.recover()
         self._reading = threading.local()
-        self.columns()  # refuses a warehouse newer than the code
+        self.columns()  # refuses a warehouse newer than this version
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
-        """Published units of these tables (all tables when none is named); inside a reader those it sees."""
+        """Return published units of these tables (all tables when none is named); inside a reader, those that it sees."""
         if (seen := self._seen()) is not None:
             return {unit: state_of(record) for unit, record in seen.records.items() if not tables or unit.table in tables}
         with self.folder.shared():
             return {unit: state_of(record) for unit, record in self.records(*tables).items()}
 
     def read(self, unit: Unit) -> pa.Table | None:
-        """The rows of one published unit, in today's columns; None when there is none."""
+        """Return the rows of one published unit, in today's columns; None if it does not exist."""
         with self._one(unit) as found:
             if found is None:
                 return None
@@ -134,7 +134,10 @@ class ParquetWarehouse:
                 return with_columns(file.read(), TABLES[unit.table])
 
     def fetch(self, unit: Unit, folder: Path) -> Path | None:
-        """The rows of one published unit as a Parquet file in `folder`, the caller's to keep, in today's columns; None when there is none."""
+        """Copy one published unit to a Parquet file in `folder`, in today's columns; None if it does not exist.
+
+        The caller keeps the file.
+        """
         with self._one(unit) as found:
             if found is None:
                 return None
@@ -145,7 +148,7 @@ class ParquetWarehouse:
 
     @contextmanager
     def _one(self, unit: Unit) -> Iterator[tuple[Path, list[str]] | None]:
-        """A name for the file of one unit, and its columns: as an open reader of this thread sees it, else as it is now."""
+        """Yield a name for the file of one unit, and its columns: as an open reader of this thread sees it, else the current one."""
         if (seen := self._seen()) is not None:
             yield self._checked(seen, unit)
             return
@@ -159,13 +162,13 @@ class ParquetWarehouse:
         return moment.files[unit], moment.columns[unit.table]
 
     def _seen(self) -> Moment | None:
-        """What the reader that is open in this thread sees."""
+        """Return the moment of the reader that is open in this thread."""
         seen: Moment | None = getattr(self._reading, "moment", None)
         return seen
 
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:
-        """One consistent view: no publish is seen half done. No publish waits for it."""
+        """Open one consistent view: a half-done publish is never visible. It does not block publishers."""
         from runspend.warehouse.parquet.engine import empty_engine
 
         with self._reader(empty_engine) as reader:
@@ -189,7 +192,7 @@ class ParquetWarehouse:
                 self._reading.moment = outer
 
     def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
-        """Rows of one statement that people wrote: it reads the published tables and nothing else, for `timeout` seconds at most."""
+        """Return the rows of one user-written statement. It can read only the published tables, for at most `timeout` seconds."""
         from runspend.warehouse.parquet.engine import guarded_engine
         from runspend.warehouse.parquet.reader import answer
 
@@ -197,26 +200,28 @@ class ParquetWarehouse:
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
-        """Begin replacing units. Leaving without `publish` throws the staged rows away."""
+        """Begin replacing units. Leaving without `publish` discards the staged rows."""
         from runspend.warehouse.parquet.step import begin
 
         with self.folder.stage(name) as stage, begin(self, stage, build_id) as step:
             yield step
 
     def verify(self) -> list[Unit]:
-        """Units whose file is not, byte for byte, the one that was published. Reads every file."""
+        """Return units whose file is not, byte for byte, the one that was published. Reads every file."""
         return sorted(self.find_damage())
 
     def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
-        """Damaged units, of these or of all, and what is wrong with each; it is noted for readers. Hashes what was not hashed at `since`
-        or later (seconds of the epoch; None: everything)."""
+        """Return damaged units (of these or of all), with the problem of each, and record them for readers.
+
+        Hashes files that were not hashed at `since` or later (seconds of the epoch; None: all).
+        """
         began = time.time()
         since = began if since is None else since
         with self.folder.shared():
             files = {unit: (self.path(unit), record) for unit, record in self.records().items() if units is None or unit in units}
             known = self.verified.read()
-        whole, suspects = judge(files, known, since, progress)  # without the lock: nobody waits for it
-        with self.folder.shared():  # what was replaced meanwhile is no damage
+        whole, suspects = judge(files, known, since, progress)  # without the lock, so publishers do not wait
+        with self.folder.shared():  # a unit that was replaced meanwhile is not damaged
             now = self.records(*{unit.table for unit in suspects}) if suspects else {}
             again = {unit: (self.path(unit), now[unit]) for unit in suspects if unit in now}
             more, damaged = judge(again, known, since)
@@ -226,21 +231,21 @@ class ParquetWarehouse:
         return damaged
 
     def without(self, units: set[Unit]) -> ParquetWarehouse:
-        """The same warehouse for whoever replaces these units: as if they were not there. What is replaced leaves the set."""
+        """Return the same warehouse without these units, for a caller that replaces them. A replaced unit leaves the set."""
         other = copy.copy(self)
         other._left_out = units
         return other
 
     def path(self, unit: Unit) -> Path:
-        """The unit's file."""
+        """Return the path of the unit's file."""
         return self.root / file_name(unit)
 
     def state_path(self, unit: Unit) -> Path:
-        """What is known of the unit, beside its file and moved with it."""
+        """Return the path of the unit's state file, which is moved together with the unit's file."""
         return self.root / state_name(unit)
 
     def records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
-        """The state file of every published unit; of one that is damaged or gone, what stands in for it. The caller holds a lock."""
+        """Return the state of every published unit; a substitute where the state file is damaged or gone. The caller holds a lock."""
         return {unit: record for unit, record in self._all_records(*tables).items() if unit not in self._left_out}
 
     def _all_records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
@@ -253,7 +258,7 @@ class ParquetWarehouse:
         return found | self._without_state(found, tables or TABLES.keys())
 
     def _without_state(self, found: Collection[Unit], tables: Collection[str]) -> dict[Unit, dict[str, Any]]:
-        """What stands in for units whose state file is gone: by the index, and where that is gone or damaged as well by the files themselves."""
+        """Return substitutes for units without a state file: from the index, or from the files if the index is gone or damaged too."""
         if (missing := self.verified.missing(found, tables)) is not None:
             return missing
         names = (path.relative_to(self.root).as_posix() for table in tables for path in (self.root / file_name(Unit(table, "*", "*"))).parent.parent.glob("period=*/*.parquet"))
@@ -261,7 +266,7 @@ class ParquetWarehouse:
         return {unit: lost("its state file is gone") for unit in sorted(units - set(found))}
 
     def record(self, unit: Unit) -> dict[str, Any] | None:
-        """The state file of one unit, as `records` has it; None where there is no such unit. The caller holds a lock."""
+        """Return the state of one unit, as in `records`; None if there is no such unit. The caller holds a lock."""
         if unit in self._left_out:
             return None
         return read_state(self.state_path(unit), unit) or self._without_state((), (unit.table,)).get(unit)
@@ -270,7 +275,7 @@ class ParquetWarehouse:
         return Guard({unit: (file, moment.records[unit]) for unit, file in moment.files.items()}, self.verified.read())
 
     def columns(self) -> dict[str, list[str]]:
-        """Columns that the published files of every table have."""
+        """Return the columns that the published files of every table have."""
         schema, why = read_schema(self.root / SCHEMA_NAME)
         if why is not None:
             raise WarehouseDamaged({SCHEMA_NAME: why})
@@ -284,8 +289,11 @@ class ParquetWarehouse:
         return {table: schema["tables"].get(table, []) for table in TABLES}
 
     def upgrade(self, stage: Path) -> None:
-        """Give files of an older version the columns they lack. One that is damaged is passed over, and refused until it is replaced, or restored
-        and given them by `widen_restored`: so one bad file keeps nobody from publishing. The caller holds the exclusive lock."""
+        """Add missing columns to files of an older version. The caller holds the exclusive lock.
+
+        A damaged file is skipped, so that it does not block publishing. It is refused until it is replaced, or restored and
+        upgraded by `widen_restored`.
+        """
         target = self.root / SCHEMA_NAME
         schema, why = read_schema(target)
         if why is None and schema is not None and schema["version"] == SCHEMA_VERSION:
@@ -298,7 +306,7 @@ class ParquetWarehouse:
             file = stage / f"upgrade-{number}.parquet"
             if why_damaged(unit, self.path(unit), record, known, since=None) is None:
                 moves += self._widened(unit, record, file)
-            elif "why" not in record:  # else its state is lost: it is refused as it is
+            elif "why" not in record:  # else its state is lost, and it is refused as it is
                 write_json(file.with_suffix(".json"), seal({BEHIND: have[unit.table], **record}))
                 moves += [(file.with_suffix(".json"), self.state_path(unit))]
         note = stage / "schema.json"
@@ -306,7 +314,7 @@ class ParquetWarehouse:
         self.folder.commit([*moves, (note, target)], [], {"upgrade": SCHEMA_VERSION})
 
     def widen_restored(self) -> None:
-        """Give files that were damaged when others got new columns, and are whole again, theirs. Nobody publishes meanwhile."""
+        """Add columns to files that were damaged during the upgrade and are intact again. Holds the exclusive lock."""
         with self.folder.stage("restored") as stage, self.folder.exclusive():
             moves, known = [], self.verified.read()
             for number, (unit, record) in enumerate(self._all_records().items()):
@@ -315,14 +323,14 @@ class ParquetWarehouse:
             self.folder.commit(moves, [], {"upgrade": SCHEMA_VERSION})
 
     def _widened(self, unit: Unit, record: Mapping[str, Any], file: Path) -> list[tuple[Path, Path]]:
-        """A file with the columns that a unit's lacks, and the moves that put it in its place."""
+        """Write a file with the columns that a unit's file lacks; return the moves that put it in place."""
         from runspend.warehouse.parquet.files import add_columns
 
         add_columns(self.path(unit), file, TABLES[unit.table])
         return [(file, self.path(unit)), (_write_state(file, unit, as_published(record)), self.state_path(unit))]
 
     def pin(self, folder: Path) -> Pinned:
-        """The published files as they are now, under names in `folder` that stay."""
+        """Pin the currently published files under stable names in `folder`."""
         pinned: dict[Unit, Path] = {}
         with self.folder.shared():
             columns, records, known = self.columns(), self.records(), self.verified.read()
@@ -333,7 +341,7 @@ class ParquetWarehouse:
         return Pinned(pinned, columns, Guard({unit: (pinned[unit], record) for unit, record in records.items()}, known))
 
     def replace(self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
-        """Make a step's units visible, all at once; False, and nothing changed, if an input's digest is not what it was."""
+        """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
         moves: list[tuple[Path, Path]] = []
         for unit, one in staged.items():
             fsync_file(one.file)
@@ -362,7 +370,7 @@ class ParquetWarehouse:
 
 
 def state_of(record: Mapping[str, Any]) -> UnitState:
-    """What others are told of a unit."""
+    """Return the public state of a unit."""
     return UnitState(record["digest"], record["rows"], record["build_id"], record["extra"])
 
 

@@ -4,7 +4,7 @@ select
   sum(case when allocated_to in ('idle', 'unmatched', 'orphan', 'out_of_scope') then effective_cost end) as unused_cost
 from cost_allocations
 where charge_id in unnest(@charges) and charge_date between @first_date and @last_date
-  -- what `sharing` spreads stands beside the same sum taken from the pot
+  -- A cost distributed by `sharing` appears next to the same amount subtracted from the shared cost.
   and (match_method <> 'sharing' or allocated_to = 'run')
 group by source, billing_period, charge_id
 order by charge_id

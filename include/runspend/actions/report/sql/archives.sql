@@ -1,4 +1,4 @@
--- What lies in the archive now, and what went another way, by action and state.
+-- Files in the archive now, and files handled by other actions, by action and state.
 select action, state, count(*) as folders, sum(bytes) as bytes
 from archives
 where date(begun_at) < @next and action <> 'delete'  -- what it removed is a row of its own

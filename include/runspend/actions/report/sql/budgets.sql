@@ -1,6 +1,6 @@
--- Budgets whose period starts in the month or earlier in its year, with the newest mail about each.
--- One mail tells several thresholds: it is named after the one in its subject, as Decision.lead chooses it. That is the highest
--- one that was passed where the budget is over, else the highest one that will be.
+-- Budgets whose period starts in the month or earlier in its year, with the newest alert for each.
+-- An alert can cover several thresholds. Its name is the one in its subject, chosen by Decision.lead: the highest
+-- threshold already exceeded if the budget is over, else the highest one that will be.
 with told as (
   select
     budget, budget_period, kind, threshold, decided_at, alert_id, spent < amount and kind = 'forecast' or spent >= amount and kind <> 'forecast' as is_subject,

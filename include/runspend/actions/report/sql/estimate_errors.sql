@@ -1,4 +1,4 @@
--- How wrong the estimates of the last nights were, by bill.
+-- Estimation error of recent pipeline runs, by bill.
 select
   billing_currency, source, count(distinct judged_at) as nights, sum(estimated_cost) as estimated_cost, sum(actual_cost) as actual_cost,
   sum(abs(difference_cost)) as apart_cost

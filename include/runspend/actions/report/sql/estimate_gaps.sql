@@ -1,4 +1,4 @@
--- Runs with time no bill reaches yet and no estimate of it, by why.
+-- Runs with time that no bill reaches yet and that has no estimate, by reason.
 select reason, count(distinct concat(tracking_server, '/', workspace, '/', run_id)) as runs
 from run_estimates
 where charge_date >= @first and reason is not null

@@ -1,4 +1,4 @@
--- The ledger's rows by the rule that settled them.
+-- Allocation confidence: the ledger's rows by allocation rule.
 select
   billing_currency, allocated_to, match_method, confidence,
   sum(effective_cost) as effective_cost, count(*) as ledger_rows,

@@ -1,4 +1,4 @@
--- The idlest machines day by day: what runs used of their Usage charges and what nobody used.
+-- The machines with the most idle cost, day by day: used and idle cost of their Usage charges.
 with idle_machines as (
   select billing_currency, resource_id, sum(effective_cost) as idle_cost
   from unallocated_costs

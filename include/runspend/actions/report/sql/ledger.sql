@@ -1,4 +1,4 @@
--- What the ledger of the billing period adds up to, by invoice.
+-- Totals of the ledger of the billing period, by invoice.
 select
   source, billing_currency, invoice_id,
   sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost,

@@ -1,4 +1,4 @@
--- What the bill's lines of the billing period add up to.
+-- Totals of the bill lines of the billing period.
 select
   source, billing_currency,
   sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost,

@@ -1,4 +1,4 @@
--- What the shared part consists of.
+-- Shared cost by reason.
 select billing_currency, charge_category, sum(effective_cost) as effective_cost
 from cost_daily
 where allocated_to = 'shared' and charge_date >= @first and charge_date < @next

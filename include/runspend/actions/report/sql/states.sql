@@ -1,4 +1,4 @@
--- How settled each bill of the billing period is, what was left out of it since, and what versions loaded after it was closed changed.
+-- State of each bill of the billing period, the charges left out of it since, and changes by versions loaded after it was closed.
 with versions as (
   select source, version_number, min(loaded_at) as loaded_at
   from billing_loads

@@ -1,4 +1,4 @@
--- Runs behind the run cost: how many, how many failed or were killed, and what their GPU hours were.
+-- Runs behind the run cost: their number, how many failed or were killed, and their GPU hours.
 with run_month as (
   select
     billing_currency, tracking_server, workspace, run_id,

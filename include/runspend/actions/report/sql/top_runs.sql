@@ -1,4 +1,4 @@
--- The dearest runs of each currency, by the month's charges.
+-- Top runs by cost in each currency, by the month's charges.
 with run_month as (
   select
     billing_currency, tracking_server, workspace, run_id,

@@ -1,4 +1,4 @@
--- Idle and unmatched money of the billing period by resource (by service where lines name no resource), the largest first.
+-- Idle and unallocated cost of the billing period by resource (by service where lines name no resource), largest first.
 with ranked as (
   select
     *,
@@ -23,7 +23,7 @@ grouped as (
   from ranked
   group by billing_currency, allocated_to, resource_id, lines_of
 ),
--- what runs paid for, whatever rule found them: a disk follows its machine and a pool's machine its pool, and neither has a last run of its own
+-- Cost allocated to runs by any rule: a disk follows its machine, and a pool's machine its pool, so neither has its own last run.
 used as (
   select distinct
     billing_currency, coalesce(resource_id, pool_key, '') as resource_id,

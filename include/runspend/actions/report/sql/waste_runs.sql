@@ -1,4 +1,4 @@
--- Runs whose money bought nothing to keep: failed or killed; finished again with the same code and params; unused units.
+-- Wasted cost of runs: failed or killed; repeated with the same code and params; unused units.
 with run_month as (
   select
     c.billing_currency, c.tracking_server, c.workspace, c.run_id,

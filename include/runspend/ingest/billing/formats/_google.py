@@ -1,4 +1,4 @@
-"""What the modules of Google's formats share: the macros of `_google.sql`, in the engine before their SQL is read."""
+"""Shares the macros of `_google.sql` between Google's formats. They are in the engine before the SQL of a format is read."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ if TYPE_CHECKING:
 
 
 def add_macros(staged: Staged) -> None:
-    """Lists of structs as texts, tags and service categories, for the SQL of a format."""
+    """Add macros for the SQL of a format: lists of structs as texts, tags, and service categories."""
     staged.con.execute(files("runspend.ingest.billing.formats").joinpath("_google.sql").read_text(encoding="utf-8"))

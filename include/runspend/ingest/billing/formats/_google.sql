@@ -1,4 +1,4 @@
--- What the SQL of Google's formats shares: lists of structs that come as texts, tags, and the FOCUS category of a service.
+-- SQL shared by Google's formats: lists of structs that come as text, tags, and the FOCUS category of a service.
 
 -- The tokens of a list that is JSON, or the text Python gives of one: koku and nise write `[{'amount': -5e-06, 'full_name': None}]`.
 create or replace macro google_tokens(list_text) as regexp_extract_all(
@@ -10,15 +10,15 @@ create or replace macro google_json_token(token) as case
   when token = 'None' then 'null'
   when token = 'True' then 'true'
   when token = 'False' then 'false'
-  -- Between ' Python leaves " as it is, and escapes the ' of a text that has both.
+  -- Between single quotes, Python leaves " as it is. In a text with both quotes it escapes the '.
   when token[1] = '''' then '"' || replace(replace(token[2:-2], '\''', ''''), '"', '\"') || '"'
-  -- Money: readers of JSON make doubles of numbers.
+  -- Money: JSON readers turn numbers into doubles.
   when regexp_matches(token, '^[-0-9]') then '"' || token || '"'
   else token
 end;
 
--- Nothing between two tokens is ever skipped: a text that is half understood is not understood. (A macro is written out wherever
--- it is used: what is dear is handed to a lambda, so that it is found once.)
+-- Nothing between two tokens is ever skipped: a partly understood text counts as unreadable. (A macro is expanded wherever
+-- it is used, so expensive expressions are passed to a lambda and computed once.)
 create or replace macro google_rewritten(list_text) as list_transform(
   [google_tokens(list_text)],
   lambda tokens: case
@@ -30,8 +30,8 @@ create or replace macro google_has_long_number(list_text) as regexp_matches(list
   list_max(list_transform(regexp_extract_all(list_text, '[0-9]+[.][0-9]+'), lambda number: length(ltrim(replace(number, '.', ''), '0')))) > 17, false
 );
 
--- The list as JSON, null where the text is none. JSON whose numbers are short is taken as it is: what DuckDB makes of a double's
--- shortest text is the same number. All others have texts for numbers.
+-- The list as JSON, null if the text is not a list. JSON with short numbers is used as it is: DuckDB's double of a
+-- short text is the same number. All other lists have texts for numbers.
 create or replace macro google_json(list_text) as list_transform(
   [case when not google_has_long_number(list_text) and json_valid(list_text) then list_text else google_rewritten(list_text) end],
   lambda found: case
@@ -41,7 +41,7 @@ create or replace macro google_json(list_text) as list_transform(
 )[1];
 
 -- Keys and values of a list of labels (its JSON, and where each has its key and its value); null where one has no key, or a value
--- that is no text.
+-- that is not a text.
 create or replace macro google_labels(list_json, key_path, value_path) as case
   when len(json_extract_string(list_json, key_path)) = json_array_length(list_json)
     and len(json_extract_string(list_json, value_path)) = json_array_length(list_json)
@@ -53,18 +53,18 @@ create or replace macro google_labels(list_json, key_path, value_path) as case
     )
 end;
 
--- What Google says of itself. Users' keys have no colon, so it cannot be taken for theirs.
+-- Google's own labels. Users' keys have no colon, so they cannot be confused with these.
 create or replace macro google_own(labels) as list_transform(
   labels, lambda label: {'key': case when starts_with(label.key, 'goog-') then label.key else 'goog:' || label.key end, 'value': label.value}
 );
 
--- Those of `more` whose keys `labels` does not have, behind `labels`.
+-- Those of `more` whose keys `labels` does not have, after `labels`.
 create or replace macro google_beside(labels, more) as case
   when len(more) = 0 then labels
   else list_concat(labels, list_filter(more, lambda label: not list_contains(list_transform(labels, lambda other: other.key), label.key)))
 end;
 
--- Labels as the text of a JSON object. A key that one list has twice is in it twice, and `settle.py` drops and counts such tags.
+-- Labels as the text of a JSON object. A key that is twice in one list is twice in it; `settle.py` drops and counts such tags.
 create or replace macro google_tags(labels) as case
   when labels is null then 'no list of labels'
   when len(labels) > 0 then '{' || array_to_string(
@@ -75,7 +75,7 @@ end;
 create or replace macro google_label_value(labels, name) as
   list_filter(labels, lambda label: label.key = 'goog:compute.googleapis.com/' || name)[1].value;
 
--- What a machine is, as FOCUS names it in SkuPriceDetails. Google states memory in MB.
+-- The properties of a machine, with their FOCUS names in SkuPriceDetails. Google states memory in MB.
 create or replace macro google_machine(labels) as case
   when google_label_value(labels, 'machine_spec') is not null then json_object(
     'InstanceType', google_label_value(labels, 'machine_spec'),
@@ -84,8 +84,8 @@ create or replace macro google_machine(labels) as case
   )
 end;
 
--- The clock of the machine: the SKUs of cores and GPUs bill core-hours and GPU-hours, which say how long it ran only where the
--- number of cores is known. Of a shared core a machine bills a part.
+-- The machine's clock. SKUs of cores and GPUs bill core-hours and GPU-hours, which give the running time only if the
+-- number of cores is known. For a shared-core machine, they bill only a part of the core.
 create or replace macro google_is_clock(unit) as coalesce(regexp_full_match(lower(unit), '(second|minute|hour|day)s?'), false);
 create or replace macro google_is_of_cores(sku) as coalesce(regexp_matches(sku, '(?i)\b(core|v?cpu)s?\b'), false);
 create or replace macro google_whole_cores(labels) as case
@@ -102,11 +102,11 @@ create or replace macro google_clock_unit(unit, sku, cores) as case
   else unit
 end;
 
--- A correction changes a month that is closed; months of invoices are those of Los Angeles.
+-- A correction changes a month that is closed. Invoice months are in Los Angeles time.
 create or replace macro google_is_of_earlier_month(usage_start, month) as
   strftime(timezone('America/Los_Angeles', instant(usage_start)), '%Y%m') < month;
 
--- FOCUS has a category for every service, Google's export has none. First that fits; what no pattern names is Other.
+-- FOCUS has a category for every service, Google's export has none. The first pattern that matches applies; everything else is Other.
 create or replace macro google_service_category(service) as case
   when regexp_matches(service, '(?i)(vertex|gemini|\bAI\b|machine learning|\bML\b|dialogflow|generative|natural language|vision api|speech|translation|automl|notebooks|\bTPU\b|recommendations|document ai|agent)')
     then 'AI and Machine Learning'

@@ -1,7 +1,7 @@
-"""AWS Cost and Usage Reports, CUR 2.0 and the legacy one, CSV or Parquet, read through `aws_cur.sql`.
+"""Reads AWS Cost and Usage Reports, CUR 2.0 and legacy, CSV or Parquet, through `aws_cur.sql`.
 
-Put here how the reports spell their columns and which costs are read: all of them net of private discounts, or none. What a
-line item type means is in the SQL.
+Put here how the reports spell their columns and which costs are read: all of them net of private discounts, or none. The meaning of
+line item types is in the SQL.
 
 Sources: AWS "Cost and Usage Report (CUR) 2.0" table dictionary, "Cost and Usage Report data dictionary", "Running Amazon Athena
 queries" (how Athena spells legacy columns).
@@ -23,8 +23,8 @@ from runspend.ingest.billing.staging import Staged, StagedFile
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Column of CUR 2.0 -> how the legacy report spells it. Legacy Parquet and Athena mostly write what CUR 2.0 does; where they do
-# not, theirs is the third.
+# Column of CUR 2.0 -> how the legacy report spells it. Legacy Parquet and Athena mostly use the spelling of CUR 2.0. If they do not,
+# their spelling is the third.
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "bill_invoice_id": ("bill/InvoiceId",),
     "bill_invoicing_entity": ("bill/InvoicingEntity",),
@@ -86,9 +86,9 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "split_line_item_net_split_cost": ("splitLineItem/NetSplitCost",),
     "split_line_item_net_unused_cost": ("splitLineItem/NetUnusedCost",),
     "resource_tags": (),
-    "tags": (),  # newer, and empty ("{}") on the same row where the other is not, or the other way round
+    "tags": (),  # newer than `resource_tags`; on one row either may be empty ("{}") while the other is not
 }
-# The amounts of one view of the costs, and the same net of private discounts.
+# Cost columns -> the same costs net of private discounts.
 NET_OF = {
     "line_item_unblended_cost": "line_item_net_unblended_cost",
     "reservation_effective_cost": "reservation_net_effective_cost",
@@ -97,7 +97,7 @@ NET_OF = {
     "savings_plan_savings_plan_effective_cost": "savings_plan_net_savings_plan_effective_cost",
 }
 NET_COLUMNS = (*NET_OF.values(), "split_line_item_net_split_cost", "split_line_item_net_unused_cost")
-# What of a commitment nobody used is told beside its fee: without these columns it is in no sum.
+# The unused part of a commitment is on the row of its fee. Without these columns it is in no sum.
 UNUSED_OF = {
     "SavingsPlanRecurringFee": ("savings_plan_total_commitment_to_date", "savings_plan_used_commitment"),
     "RIFee": ("reservation_unused_recurring_fee",),
@@ -120,12 +120,12 @@ KINDS = (
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Whether a header is of a Cost and Usage Report of any spelling."""
+    """Return whether a header is of a Cost and Usage Report in any spelling."""
     return _spelled("line_item_line_item_type", header) is not None and _spelled("line_item_unblended_cost", header) is not None
 
 
 def cur_version(header: Sequence[str]) -> str:
-    """CUR 2.0 has a column for all tags, or snake case without the columns only the legacy report has; the rest is legacy."""
+    """Return "CUR 2.0" if a snake-case header has a column of that version, such as `resource_tags` or `product`, else "CUR legacy"."""
     if "lineItem/LineItemType" in header:
         return "CUR legacy"
     return "CUR 2.0" if {"resource_tags", "tags", "product", "bill_payer_account_name"} & set(header) else "CUR legacy"
@@ -139,12 +139,11 @@ class _NetCosts(Exception):
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """The rows of one file, as charges. Raises SourceRefused when the file does not fit its header.
+    """Stage the rows of one file as charges. Raises SourceRefused when the file does not fit its header.
 
-    All of its costs are read net of private discounts, or none: a net view of some columns would bill one price and amortize
-    another. Net columns are there for payers with such a discount. They are used where each column of costs that the file has
-    comes with its net sibling, and the net columns hold any amount but zero. Where they hold nothing but zeros, it is the
-    other files of the month that tell (`read_again`).
+    Either all of its costs are read net of private discounts, or none: net values in only some columns would bill one price and amortize
+    another. Payers with such a discount have net columns. They are used if each cost column in the file has its net sibling, and the net
+    columns hold any amount but zero. If they hold only zeros, the other files of the month decide (`read_again`).
     """
     zeros = False
 
@@ -158,7 +157,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
     has_siblings = all(_spelled(net, header) for column, net in NET_OF.items() if _spelled(column, header))
     try:
-        # Most files have none: that is found out while they are read. One that has tells it soon, and is read again.
+        # Most files have no net costs, which shows while they are read. A file that has them shows it soon, and is read again.
         found = _stage(staged, delivered, header, look if has_siblings else None)
         return replace(found, reading=ZEROS if zeros else None)
     except _NetCosts:
@@ -166,7 +165,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
 
 def stage_again(staged: Staged, delivered: Delivered) -> StagedFile:
-    """The rows of one file in the place of those it has, with net costs."""
+    """Replace the rows of one file by its rows with net costs."""
     staged.drop(delivered.index)
     header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
     return replace(_stage(staged, delivered, header, None, is_net=True), reading=NET)
@@ -175,7 +174,10 @@ def stage_again(staged: Staged, delivered: Delivered) -> StagedFile:
 def _stage(
     staged: Staged, delivered: Delivered, header: Sequence[str], look: Callable[[pa.Table], None] | None, *, is_net: bool = False
 ) -> StagedFile:
-    """The rows of one file in one view of its costs; fees whose unused part the file has no column for count as unreadable."""
+    """Stage the rows of one file, with net costs or without.
+
+    Fees are counted as unreadable if the file lacks columns for their unused part.
+    """
     lacking = {kind: lacked for kind, needed in UNUSED_OF.items() if (lacked := next((c for c in needed if _spelled(c, header) is None), None))}
     fees: dict[str, int] = {}
 
@@ -193,7 +195,7 @@ def _stage(
 
 
 def read_again(staged: Staged, files: Mapping[int, StagedFile]) -> list[int]:
-    """Files whose net costs are all zero, in a month whose other files have net costs: zero is what they cost."""
+    """Return files whose net costs are all zero while other files of the month have net costs: these files do cost zero."""
     net, zeros = ([index for index, file in files.items() if file.reading == reading] for reading in (NET, ZEROS))
     if not net or not zeros:
         return []
@@ -207,7 +209,7 @@ def _spelled(column: str, header: Sequence[str]) -> str | None:
 
 
 def _is_amount(text: str) -> bool:
-    """Whether a text is a number other than zero."""
+    """Return whether a text is a number other than zero."""
     try:
         return Decimal(text) != 0
     except InvalidOperation:

@@ -1,11 +1,11 @@
--- One row per line item that charges something, and one more per commitment fee for the part of the commitment nobody used.
+-- One row per line item that charges something, plus one per commitment fee for the unused part of the commitment.
 -- View `cur`, columns by their CUR 2.0 names. Every amount is that of one view of the costs: net of private discounts or not.
 -- Sources: AWS, "Line item details", "Savings Plans details", "Reservation details", "Understanding split cost allocation data".
 with in_one_view as (
   select
     *,
     coalesce(line_item_line_item_type, 'none') as line_type,
-    -- An amount without a net one beside it is of something that nothing was taken off.
+    -- An amount without a net amount next to it has no discount.
     coalesce(if(is_net, line_item_net_unblended_cost, null), line_item_unblended_cost) as cost,
     coalesce(if(is_net, savings_plan_net_savings_plan_effective_cost, null), savings_plan_savings_plan_effective_cost) as plan_cost,
     coalesce(if(is_net, reservation_net_effective_cost, null), reservation_effective_cost) as reservation_cost,
@@ -16,7 +16,7 @@ with in_one_view as (
     coalesce(if(is_net, reservation_net_unused_recurring_fee, null), reservation_unused_recurring_fee) as unused_recurring_fee
   from (select *, getvariable('is_net') as is_net from cur)
 ),
--- What a line item type means: the kind of charge, and which commitment stands behind it.
+-- The meaning of a line item type: the kind of charge, and the commitment behind it.
 meant as (
   select
     *,
@@ -38,7 +38,7 @@ meant as (
       when line_type = 'Refund' or ends_with(line_type, 'Discount') then 'Usage'
       else 'Adjustment'
     end as category,
-    -- An amount that is no number leaves it open what was unused: then so is the effective cost of the fee, which is told.
+    -- If an amount is not a number, the unused part is unknown. So is the fee's effective cost, and this is reported.
     case
       when line_type = 'SavingsPlanRecurringFee' and number(savings_plan_total_commitment_to_date) is null then savings_plan_total_commitment_to_date
       when line_type = 'SavingsPlanRecurringFee' and number(savings_plan_used_commitment) is null then savings_plan_used_commitment
@@ -66,7 +66,7 @@ charges as (
     false as is_unused
   from meant
   union all by name
-  -- What of a commitment was paid for and not used. AWS states no net sibling of the two amounts of Savings Plans.
+  -- The part of a commitment that was paid for but not used. AWS has no net version of the two amounts of Savings Plans.
   select *, '0' as billed, unused as effective, '0' as list, '0' as contracted, true as is_unused
   from (
     select
@@ -89,7 +89,7 @@ named as (
     line_type in ('Fee', 'RIFee', 'SavingsPlanRecurringFee', 'SavingsPlanUpfrontFee') and commitment is not null as is_commitment,
     case commitment when 'Spend' then savings_plan_savings_plan_a_r_n when 'Usage' then reservation_reservation_a_r_n end as commitment_id,
     coalesce(product_name, json_extract_string(product, '$.product_name')) as stated_service,
-    -- What AWS calls a service, and what it is; a look-up in a table would be a join, behind which rows come in any order.
+    -- AWS's name of a service, and its category. A table lookup would be a join, after which the row order is undefined.
     map {
       'AmazonSageMaker': ['Amazon SageMaker', 'AI and Machine Learning'],
       'AmazonBedrock': ['Amazon Bedrock', 'AI and Machine Learning'],
@@ -168,7 +168,7 @@ select
     when line_item_product_code = 'AmazonEC2' and regexp_matches(line_item_usage_type, 'NatGateway|LoadBalancer') then 'Networking'
     else coalesce(known[2], 'Other')
   end as service_category,
-  -- who called a model, where the export says so: calls are not the time of a machine
+  -- The caller of a model, if the export has it. Calls are not machine time.
   if(line_item_iam_principal is not null and line_item_product_code like 'AmazonBedrock%', 'Generative AI', null) as service_subcategory,
   line_item_iam_principal as iam_principal,
   if(is_unused or is_commitment, coalesce(commitment_id, line_item_resource_id), line_item_resource_id) as resource_id,
@@ -194,7 +194,7 @@ select
     when category <> 'Usage' then null
     when commitment is not null then 'Committed'
     when not is_measured then 'Other'
-    -- SpotUsage of EC2 and Fargate; other services write Spot at another place
+    -- SpotUsage of EC2 and Fargate; other services have Spot at another position.
     when regexp_matches(line_item_usage_type, '(?i)(^|[^a-z])spot') then 'Dynamic'
     else 'Standard'
   end as pricing_category,

@@ -1,5 +1,5 @@
 -- One row per row of split cost allocation data: a pod's or task's part of its instance in an hour or day, for CPU and for memory.
--- View `cur`, columns by their CUR 2.0 names. The weight is what AWS gives the pod of the instance's amortized cost: used and unused.
+-- View `cur`, columns by their CUR 2.0 names. The weight is the part of the instance's amortized cost that AWS gives the pod: used and unused.
 -- Source: AWS, "Understanding split cost allocation data".
 with parts as (
   select

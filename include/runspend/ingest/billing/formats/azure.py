@@ -1,9 +1,11 @@
-"""Cost exports of Azure Cost Management: actual and amortised cost together, and its FOCUS exports.
+"""Reads exports of Azure Cost Management: actual and amortized cost together, and its FOCUS exports.
 
-Put here how the versions of the export spell their columns, which file is which, and what is taken from which of the two. The
-mapping of a row is in azure.sql. Amortised cost holds what commitments cover and what they leave unused, at its share of their
-fee; actual cost holds the fee. So of a month that both describe, actual cost brings only what was bought or returned of
-commitments. Without amortised cost, actual cost is taken whole: effective and billed cost are then the same.
+Put here how the versions of the export spell their columns, which file is of which kind, and which rows of the two kinds count. The
+mapping of a row is in azure.sql.
+
+Amortized cost holds what commitments cover and leave unused, at its share of their fee. Actual cost holds the fee. So if both
+describe a month, actual cost contributes only purchases and returns of commitments. Without amortized cost, actual cost is used as a
+whole: effective and billed cost are then the same.
 
 Source: Microsoft, "Understand cost details fields", "Convert Cost Management data to FOCUS", "Tutorial: Create and manage exported data".
 """
@@ -22,16 +24,16 @@ from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile
 
 ACTUAL, AMORTIZED = "ActualCost", "AmortizedCost"
-# Names in paths, for files without a manifest. The last one in a path decides: the folder closest to the file.
+# Names in paths, for files without a manifest. The last match in a path decides: the folder closest to the file.
 KIND_NAMES = re.compile(r"(?i)(amorti[sz]ed)|(?<![a-z])(?:actual)|(?-i:Actual)")
 
 
 def _cased(*names: str) -> tuple[str, ...]:
-    """Each name as exports of Enterprise Agreements write it, those of Customer Agreements (camelCase), and all in lower case."""
+    """Return the spellings of each name: of Enterprise Agreements, of Customer Agreements (camelCase), and all in lower case."""
     return tuple(spelling for name in names for spelling in (name, name[0].lower() + name[1:], name.lower()))
 
 
-# Our column -> its spellings. Localised files name both the language's word and, in brackets, the column's.
+# Our column -> its spellings. Localized files have the word of their language and, in parentheses, the column's name.
 COLUMNS: Mapping[str, Sequence[str]] = {
     "day": (*_cased("Date", "UsageDateTime", "UsageDate"), "UsageDateTime (UsageDateTime)"),
     "localised_day": ("UsageDateTime (UsageDateTime)",),
@@ -82,13 +84,13 @@ KINDS = (Kind(view="azure", columns=COLUMNS, required=("day", "cost"), sql="azur
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Whether a header is of a cost export that is not a FOCUS one."""
+    """Return whether a header is of a cost export that is not a FOCUS export."""
     names = set(header)
     return not focus.matches(header) and all(names & set(COLUMNS[c]) for c in ("day", "cost", "meter_category", "consumed_service"))
 
 
 def variant(header: Sequence[str]) -> str:
-    """Which agreement's export a header is of, as `billing_loads` tells it."""
+    """Return which agreement's export a header is of, as `billing_loads` records it."""
     names = set(header)
     if "UsageDateTime (UsageDateTime)" in names or "Maßeinheit (UnitOfMeasure)" in names:
         return "pay-as-you-go, localised"
@@ -98,7 +100,7 @@ def variant(header: Sequence[str]) -> str:
 
 
 def label(place: str, stated: str | None, header: Sequence[str]) -> str | None:
-    """ActualCost or AmortizedCost, by the manifest (`stated`), else by the path, else actual; None for a FOCUS file."""
+    """Return ActualCost or AmortizedCost, by the manifest (`stated`), else by the path, else actual; None for a FOCUS file."""
     if focus.matches(header):
         return None
     if stated is not None:
@@ -108,7 +110,7 @@ def label(place: str, stated: str | None, header: Sequence[str]) -> str | None:
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """The rows of one file, as charges. Raises SourceRefused for a file that names no currency where the source does not either."""
+    """Stage the rows of one file as charges. Raises SourceRefused if neither the file nor the source names the currency."""
     header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
     if focus.matches(header):
         return focus.stage(staged, delivered)
@@ -122,7 +124,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
         )
     settings = {
         "is_amortized": delivered.label == AMORTIZED,
-        # A column that is there decides, also where it is empty.
+        # A currency column of the file decides, even if it is empty.
         "currency": None if set(header) & set(COLUMNS["currency"]) else currency,
     }
     return mapped.stage(staged, delivered, KINDS, variant, settings)
@@ -134,10 +136,10 @@ SUBSCRIPTION = "lower(coalesce(sub_account_id, ''))"
 
 
 def combine(staged: Staged, labels: Mapping[int, str | None]) -> dict[str, Any]:
-    """Of a month and subscription that amortised cost describes, leave of actual cost only the fees and returns of commitments.
+    """Keep only fees and returns of commitments from actual cost, in months and subscriptions that amortized cost describes.
 
-    `labels` says which file is which. A subscription that only actual cost names keeps its rows, so that exports of different
-    scopes lose nothing. Told by month: what was taken from one of the two alone.
+    `labels` are the kinds of the files. A subscription that only actual cost names keeps its rows, so that exports of different scopes
+    lose nothing. Returns the months for which only one of the two kinds was used.
     """
     con = staged.con
     for name, wanted in (("actual_files", ACTUAL), ("amortized_files", AMORTIZED)):
@@ -166,7 +168,7 @@ def combine(staged: Staged, labels: Mapping[int, str | None]) -> dict[str, Any]:
 
 
 def _months(staged: Staged, condition: str) -> list[str]:
-    """Billing months that have rows of a condition."""
+    """Return billing months that have rows of a condition."""
     found = staged.con.execute(
         f"select distinct strftime(billing_period, '%Y-%m') from staged where trouble is null and {condition} order by 1"
     ).fetchall()

@@ -85,8 +85,8 @@ with service_categories(meter, category, subcategory) as (
     ('azure site recovery', 'Migration', null),
     ('media services', 'Media', null)
 ),
--- Exports write days as 2026-02-28 or as 02/28/2026, month first whatever the language; the days of localised files may have
--- points, day first. Which one a text is shows in its form, so nothing is guessed from values; all else is set aside.
+-- Exports write days as 2026-02-28 or as 02/28/2026, month first in every language. Localized files may separate days with
+-- points, day first. The form of a text shows its order, so values are never used to guess; all other texts are quarantined.
 dated as (
   select
     * replace (
@@ -131,7 +131,7 @@ measured as (
     number(quantity) as amount,
     number(payg_price) as payg_amount,
     number(unit_price) as unit_amount,
-    -- Without a unit a price is for one.
+    -- Without a unit, a price is for one unit.
     case when unit is null then cast(1 as decimal(38, 22)) else per_block end as per_unit,
     charge_type in ('usage', 'unusedreservation', 'unusedsavingsplan') as is_usage,
     charge_type in ('unusedreservation', 'unusedsavingsplan') as is_unused,
@@ -144,13 +144,13 @@ measured as (
       as is_committed,
     pricing_currency is null or upper(trim(pricing_currency)) = upper(trim(currency)) as is_priced_in_currency,
     lower(publisher_type) = 'marketplace' as is_marketplace,
-    -- Where no price is known Azure writes 0.
+    -- If no price is known, Azure writes 0.
     nullif(number(payg_cost), 0) as payg_cost_amount
   from dated
   left join units on unit_text = unit
 ),
--- A product names its arguments many times, which DuckDB sees to be the same outside of a case only: one step each, and
--- nothing to multiply where nothing asks for it.
+-- A product uses its arguments many times, and DuckDB shares them only outside of a case. Hence one step each, and
+-- no multiplication where none is needed.
 asked as (
   select
     *,
@@ -174,7 +174,7 @@ select
   row_number,
   case when is_unused or (getvariable('is_amortized') and charge_type = 'usage' and is_committed) then '0' else cost end as billed_cost,
   case when getvariable('is_amortized') and is_bought and is_committed then '0' else cost end as effective_cost,
-  -- A fee is its own price. Usage without any known price is free where it costs nothing and nothing covers it.
+  -- A fee is its own price. Usage without any known price is free if it costs nothing and no commitment covers it.
   case
     when is_unused then null
     when not is_usage then cost_amount
@@ -220,7 +220,7 @@ select
   case when is_usage and not is_unused and is_priced_in_currency and unit_amount > 0 then unit_amount end as contracted_unit_price,
   case
     when is_committed then 'Committed'
-    -- low-priority machines are an older form of spot, priced as on demand at another meter
+    -- Low-priority machines are an older form of spot, priced like on demand at another meter.
     when pricing_model = 'spot' or (is_usage and regexp_matches(meter_name, '(?i)\b(spot|low priority)\b')) then 'Dynamic'
     when pricing_model = 'ondemand' then 'Standard'
   end as pricing_category,

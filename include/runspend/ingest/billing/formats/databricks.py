@@ -1,9 +1,9 @@
-"""Databricks: the system tables that tell usage and prices, as exported files or in place through a SQL warehouse.
+"""Reads Databricks system tables of usage and prices, as exported files or in place through a SQL warehouse.
 
-The lines are `system.billing.usage`, every record of it as delivered: a correction takes the old record back (RETRACTION, a
-negative quantity) and states it anew (RESTATEMENT), and the sum is right. Usage has no money in it. Its price is looked up in
-`system.billing.account_prices` and `list_prices`; `system.lakeflow.job_task_run_timeline` and `job_run_timeline` say which job
-run the id of a task's run belongs to.
+The lines are `system.billing.usage`, with every record as delivered. A correction cancels the old record (RETRACTION, a negative
+quantity) and states it again (RESTATEMENT), so the sum is right. Usage contains no money: its price is looked up in
+`system.billing.account_prices` and `list_prices`. `system.lakeflow.job_task_run_timeline` and `job_run_timeline` map the id of a
+task's run to its job run.
 Sources: Databricks, "Billable usage system table reference", "Pricing system table reference", "Jobs system table reference".
 """
 
@@ -29,7 +29,7 @@ METADATA = (
     "dlt_pipeline_id", "endpoint_id", "endpoint_name", "run_name", "app_id", "app_name", "database_instance_id", "usage_policy_id",
     "source_region",
 )  # fmt: skip
-RENAMED = {"usage_policy_id": ("usage_metadata.budget_policy_id",)}  # what it was called until 2025
+RENAMED = {"usage_policy_id": ("usage_metadata.budget_policy_id",)}  # its name until 2025
 
 USAGE = Kind(
     view="databricks_usage",
@@ -78,26 +78,26 @@ KINDS = (USAGE, PRICES, TASK_RUNS, JOB_RUNS)
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Whether a header has all that one of the tables must have."""
+    """Return whether a header has all required columns of one of the tables."""
     names = set(header)
     return any(all(names & set(kind.columns[column]) for column in kind.required) for kind in KINDS)
 
 
 def is_aside(header: Sequence[str]) -> bool:
-    """Prices and timelines hold no charges."""
+    """Return whether a file holds no charges: prices and timelines."""
     kind = mapped.kind_of(KINDS, header)
     return kind is not None and kind.sql is None
 
 
 def open_place(source: BillSource, workdir: Path, now: datetime) -> Folder | None:
-    """The system tables themselves, behind `databricks://PROFILE_OR_HOST/sql/1.0/warehouses/ID`."""
+    """Return the system tables themselves, at `databricks://PROFILE_OR_HOST/sql/1.0/warehouses/ID`."""
     if source.uri and source.uri.startswith(databricks_warehouse.SCHEME):
         return databricks_warehouse.SystemTables(source, workdir / "fetched")
     return None
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """The rows of one file, as charges or kept aside. Raises SourceRefused for prices that overlap, and for usage without any."""
+    """Stage the rows of one file, as charges or kept aside. Raises SourceRefused for overlapping prices, and for usage without prices."""
     settings = delivered.source.prices or DatabricksPrices()
     variables = {"prices_from": settings.from_, "prices_else": settings.else_, "discount": str(settings.discount)}
     if mapped.kind_of(KINDS, texts.read_header(delivered.source.name, delivered.name, delivered.file)) is USAGE:
@@ -113,23 +113,23 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
 
 def _version(header: Sequence[str]) -> str:
-    """The table a header is of, for `billing_loads.focus_version`."""
+    """Return the table of a header, for `billing_loads.focus_version`."""
     kind = mapped.kind_of(KINDS, header)
     return "" if kind is None else kind.view.replace("_", " ")
 
 
 def _show_prices(staged: Staged) -> None:
-    """The view `databricks_price_list` over the price lists that are there."""
+    """Create the view `databricks_price_list` over the price lists that are there."""
     mapped.show_aside(staged, KINDS)
     query = files(__package__).joinpath("databricks_prices.sql").read_text(encoding="utf-8")
     staged.con.execute(f"create or replace view databricks_price_list as {query}")
 
 
 def _check_prices(staged: Staged, delivered: Delivered) -> None:
-    """Every price readable, and no two for one moment: each would charge the usage of that moment again."""
+    """Refuse unreadable prices, and two prices for one moment: each would charge the usage of that moment again."""
     _show_prices(staged)
     con = staged.con
-    # Of a table that is not named in the file its name tells, else the public price beside the price, which list prices have.
+    # If the file does not name its table, the file's name does; else the public price beside the price, which only list prices have.
     lower = delivered.name.lower()
     named = next((table for table in ("account_prices", "list_prices") if table in lower), None)
     con.execute("update databricks_prices set price_table = ? where price_table is null and file_index = ?", [named, delivered.index])

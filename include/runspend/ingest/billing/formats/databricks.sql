@@ -1,4 +1,4 @@
--- One row per delivered record of usage, whatever its record type: what a correction takes back has a negative quantity, and the sum is right.
+-- One row per delivered usage record of any record type. A correction's retraction has a negative quantity, so the sum is right.
 with records as (
   select
     *,
@@ -69,7 +69,7 @@ priced as (
     on l.sku_name = u.sku_name and l.cloud = u.cloud_name and l.usage_unit = u.usage_unit and (l.account_id is null or l.account_id = u.account_id)
     and l.valid_from <= u.ended_at and (l.valid_to is null or u.ended_at < l.valid_to)
 ),
--- From an exact account price, else from a public one, which is an estimate: discounts and commitments are not in it.
+-- From an exact account price, else from a public one. The latter is an estimate: it has no discounts or commitments.
 costed as (
   select
     *,
@@ -87,7 +87,8 @@ task_runs as (
   where run_id <> job_run_id
   group by all
 ),
--- A notebook that another one runs has a run of its own, which names its cluster alone: its job's where only one job run used that.
+-- A notebook called by another one has its own run, which names only its cluster.
+-- It takes the cluster's job if only one job run used the cluster.
 cluster_runs as (
   select t.workspace_id, unnest(case when json_valid(t.compute_ids) then json_extract_string(t.compute_ids, '$[*]') end) as compute_id, t.job_run_id
   from databricks_task_runs t
@@ -118,7 +119,7 @@ identified as (
   select
     c.*,
     coalesce(o.job_run_id, c.job_run_id) as whole_job_run_id,
-    -- the first that is there: what machines and runs name comes before what they are part of
+    -- The first one present. Names of machines and runs come before those of their parents.
     list_filter([
       {'id': cluster_id, 'kind': 'Cluster', 'name': null},
       {'id': warehouse_id, 'kind': 'SQL warehouse', 'name': null},
@@ -190,7 +191,7 @@ select
   resource.name as resource_name,
   resource.kind as resource_type,
   source_region as region_id,
-  -- serverless SKUs end in their region
+  -- Serverless SKUs end in their region.
   nullif(regexp_extract(sku_name, '_((?:US|EUROPE|EU|UK|CANADA|AP|ASIA|AUSTRALIA|JAPAN|KOREA|SINGAPORE|INDIA|BRAZIL|SA|SOUTH|SWEDEN|SWITZERLAND|FRANCE|GERMANY|NORWAY|UAE|QATAR|MEXICO)(?:_[A-Z0-9_]+)?)$', 1), '') as region_name,
   sku_name as sku_id,
   usage_type as sku_meter,
@@ -211,7 +212,7 @@ select
   node_type as delivered_instance_type,
   case when own_custom_tags is null or regexp_full_match(own_custom_tags, '\{\s*\}') then own_tags_text
     when own_tags_text is null then own_custom_tags
-    -- joined as texts, so that a tag that is there twice is still seen to be
+    -- Joined as text, so that duplicate tags can still be detected.
     else left(own_custom_tags, length(own_custom_tags) - 1) || ',' || substr(own_tags_text, 2) end as tags,
   case
     when quantity is null then unreadable('usage_quantity', usage_quantity, 'a number of at most 18 decimals')

@@ -1,4 +1,4 @@
--- One row per price: a SKU, cloud and unit, from when until when. A row that two files hold counts once.
+-- One row per price: a SKU, cloud and unit, with its start and end. A row that is in two files counts once.
 -- Not a format of its own: databricks.py shows it as the view databricks_price_list, which databricks.sql joins usage to.
 with parts as (
   select

@@ -1,8 +1,8 @@
-"""FOCUS Cost and Usage files, versions 1.0 to 1.4, as CSV, Parquet or JSON, into the engine's `staged` table.
+"""Reads FOCUS Cost and Usage files, versions 1.0 to 1.4, as CSV, Parquet or JSON, into the engine's `staged` table.
 
-Put here what is particular to the FOCUS format: how its versions are told apart, which columns must be there, how texts
-become types. What every bill goes through afterwards is `settle.py`. It does not go the way of `mapped.py`: its columns are
-the warehouse's own, so `quick_csv.py` reads them with their types.
+Put here what is specific to FOCUS: how its versions are recognized, which columns are required, how texts become types. The steps
+after that are the same for every bill and are in `normalize.py`. This module does not use `format_spec.py`: FOCUS columns are the
+warehouse's own, so `quick_csv.py` reads them with their types.
 
 Source: FinOps Open Cost and Usage Specification, https://focus.finops.org
 """
@@ -28,7 +28,7 @@ REQUIRED = (
     "BilledCost", "EffectiveCost", "ListCost", "ContractedCost", "BillingCurrency", "BillingAccountId", "BillingPeriodStart",
     "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd", "ChargeCategory", "ServiceName",
 )  # fmt: skip
-# A column that a version brought tells that the file is at least of that version.
+# A column that a version introduced shows that the file has at least that version.
 VERSION_MARKS = (
     ("1.4", ("InvoiceDetailId", "CommitmentProgramEligibilityDetails")),
     ("1.3", ("ServiceProviderName", "HostProviderName", "ContractApplied", "AllocatedMethodId")),
@@ -38,12 +38,12 @@ VERSION_MARKS = (
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Whether a header looks like FOCUS at all (whether it has all it must have is for `stage`)."""
+    """Return whether a header looks like FOCUS at all. `stage` checks that it has all required columns."""
     return len(set(REQUIRED) & set(header)) * 2 > len(REQUIRED)
 
 
 def focus_version(header: Sequence[str]) -> str:
-    """The FOCUS version a header tells. A file with the new provider columns and without the old ones is 1.4."""
+    """Return the FOCUS version of a header. A file with the new provider columns and without the old ones is 1.4."""
     names = set(header)
     if "ServiceProviderName" in names and not {"ProviderName", "PublisherName"} & names:
         return "1.4"
@@ -75,7 +75,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
             quick = quick_csv.read(staged, path, header, file.lines, file_index)
             rows, unreadable = (quick, {}) if quick is not None else _read_any(staged, source, name, path, header, file_index)
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
-        raise  # ours, not the file's
+        raise  # our failure, not the file's
     except duckdb.Error as error:
         raise texts.refused(source, name, f"{texts.explain(str(error))}. Deliver it again, or fix what writes it") from error
     return StagedFile(focus_version(header), rows, dropped, unreadable)
@@ -92,7 +92,7 @@ def _check_header(source: str, name: str, header: Sequence[str]) -> None:
 
 
 def _read_any(staged: Staged, source: str, name: str, path: Path, header: Sequence[str], file_index: int) -> tuple[int, dict[str, int]]:
-    """`_read_tolerantly`, of a copy with even row ends where the file's own are what DuckDB stumbles over."""
+    """Run `_read_tolerantly` on the file, or on a copy with even row ends if DuckDB cannot read the file's own."""
     import duckdb
 
     try:
@@ -110,7 +110,7 @@ def _read_any(staged: Staged, source: str, name: str, path: Path, header: Sequen
 def _read_tolerantly(
     staged: Staged, source: str, name: str, path: Path, header: Sequence[str], file_index: int
 ) -> tuple[int, dict[str, int]]:
-    """Rows of any CSV, odd ones with their number and their text: how many, and how many values of each column could not be read."""
+    """Stage rows of any CSV; odd ones keep their number and text. Returns (rows, values per column that could not be read)."""
     delimiter = texts.find_delimiter(path)
     texts.check_row_ends(staged.con, source, name, path, len(header), delimiter)
     relation = texts.csv_sql(path, ["varchar"] * len(header), NULL_TEXTS, delimiter)
@@ -122,8 +122,10 @@ def _read_tolerantly(
 
 
 def _judge(staged: Staged, con: duckdb.DuckDBPyConnection, file_index: int) -> int:
-    """Stage the rows of the view `delivered`, judged one by one; how many. A share at a time, as the engine comes by them: all of them
-    as uncoded texts are many times the file."""
+    """Check and stage the rows of the view `delivered` one by one, and return their number.
+
+    They are handled a share at a time, as the engine returns them: all of them as uncoded texts are many times the file.
+    """
     import pyarrow as pa
 
     query = files("runspend.ingest.billing.formats").joinpath("focus.sql").read_text(encoding="utf-8")
@@ -137,7 +139,7 @@ def _judge(staged: Staged, con: duckdb.DuckDBPyConnection, file_index: int) -> i
 
 
 def _coded(column: pa.Array, kind: pa.DataType, nulls: columns.Nulls) -> pa.Array:
-    """A column in its staged type; those without a value are one and the same."""
+    """Return a column in its staged type. All columns without a value share one array."""
     import pyarrow as pa
 
     if column.null_count == len(column):
@@ -146,7 +148,7 @@ def _coded(column: pa.Array, kind: pa.DataType, nulls: columns.Nulls) -> pa.Arra
 
 
 def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], relation: str, file_index: int) -> None:
-    """Every value as the text it is, and as its type where that can be read."""
+    """Create the view with every value as its text, and as its type if the text can be read."""
     at = {name: f"c{i}" for i, name in enumerate(header)}
     typed = {
         name: ref if COLUMNS[name].type == "STRING" else _typed(ref, COLUMNS[name].type)
@@ -162,7 +164,7 @@ def _typed(text: str, kind: str) -> str:
 
 
 def _read_parquet(staged: Staged, path: Path, file_index: int) -> tuple[int, dict[str, int]]:
-    """Rows of a Parquet file: how many, and how many texts in the place of numbers or times could not be read."""
+    """Stage rows of a Parquet file. Returns (rows, texts per column that could not be read as numbers or times)."""
     relation = f"read_parquet({sql_text(str(narrowed(path, texts.work_folder(staged.con))))}, file_row_number = true)"
     with staged.cursor() as con:
         as_texts = _view_parquet(con, relation, file_index)
@@ -171,7 +173,10 @@ def _read_parquet(staged: Staged, path: Path, file_index: int) -> tuple[int, dic
 
 
 def _view_parquet(con: duckdb.DuckDBPyConnection, relation: str, file_index: int) -> dict[str, str]:
-    """Parquet's own types, through text: the shortest text of a double is the number its writer meant. Returns the columns that are texts."""
+    """Create the view from Parquet's own types, through text: the shortest text of a double is the number its writer meant.
+
+    Returns the columns that are texts.
+    """
     kinds = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe select * from {relation}").fetchall()}
     kinds.pop("file_row_number")
     nulls = ", ".join(sql_text(t) for t in NULL_TEXTS)
@@ -194,14 +199,14 @@ def _view_parquet(con: duckdb.DuckDBPyConnection, relation: str, file_index: int
 
 
 def _json_refs(header: Sequence[str]) -> dict[str, str]:
-    """Column -> SQL for its text; that of an object or list is its JSON."""
+    """Map each column to the SQL for its text; an object or list is its JSON."""
     nulls = ", ".join(sql_text(t) for t in NULL_TEXTS)
     values = {name: f"json_extract_string(json, {sql_text('/' + name.replace('~', '~0').replace('/', '~1'))})" for name in header}
     return {name: f"case when {value} in ({nulls}) then null else {value} end" for name, value in values.items()}
 
 
 def _view_json(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path, file_index: int) -> None:
-    """Every value as the text it is, and as its type where that can be read."""
+    """Create the view with every value as its text, and as its type if the text can be read."""
     refs = _json_refs(header)
     typed = {n: ref if COLUMNS[n].type == "STRING" else _typed(ref, COLUMNS[n].type) for n, ref in refs.items() if n in COLUMNS}
     _create_view(con, texts.exact_json_sql(path), refs, typed, refs, "json", "row_number() over ()", file_index)
@@ -217,7 +222,7 @@ def _create_view(
     row_number: str,
     file_index: int,
 ) -> None:
-    """The view `delivered` that focus.sql reads: every FOCUS column, null where this version of the file has none."""
+    """Create the view `delivered` that focus.sql reads: every FOCUS column, null if this version of the file lacks it."""
     select = [f"{typed.get(name, 'null')} as {column.name}" for name, column in COLUMNS.items()]
     select += [f"{refs.get(name, 'null')} as {alias}" for name, alias in EXTRA_COLUMNS.items()]
     for name, column in COLUMNS.items():
@@ -231,7 +236,7 @@ def _create_view(
 
 
 def _count_unreadable(con: duckdb.DuckDBPyConnection, refs: Mapping[str, str], relation: str) -> dict[str, int]:
-    """How many values of typed columns were neither null nor readable: they are null in the warehouse, and reported."""
+    """Return how many values of typed columns were neither null nor readable. They are null in the warehouse, and reported."""
     typed = {name: (ref, _typed(ref, COLUMNS[name].type)) for name, ref in refs.items() if name in COLUMNS and COLUMNS[name].type != "STRING"}
     counts = ", ".join(f"count(*) filter ({ref} is not null and {value} is null)" for ref, value in typed.values())
     [row] = con.execute(f"select {counts} from {relation}").fetchall() if typed else [()]

@@ -1,5 +1,5 @@
--- Delivered FOCUS rows, already matched by name (view `delivered`), with what is wrong with each: one row per delivered row.
--- What the fast way of reading refuses comes here; it takes no file that has a row in trouble.
+-- Delivered FOCUS rows, already matched by name (view `delivered`), with the errors of each: one row per delivered row.
+-- For files that the fast reader refuses: it takes no file that contains a row with errors.
 with named as (
   select
     *,

@@ -1,11 +1,11 @@
-"""Google Cloud's billing export, detailed (`gcp_billing_export_resource_v1_…`) or standard (`gcp_billing_export_v1_…`).
+"""Reads Google Cloud's billing export, detailed (`gcp_billing_export_resource_v1_…`) or standard (`gcp_billing_export_v1_…`).
 
-Put here how its columns are spelled and where it lies; what they mean is in `gcp.sql`. Files are CSV with dotted headers, JSON
-lines or Parquet with structs, as people export them; the table itself is read from BigQuery (`bigquery_table.py`).
+Put here how its columns are spelled and where it is stored; their meaning is in `gcp.sql`. Files are CSV with dotted headers, JSON
+lines or Parquet with structs, as people export them. The table itself is read from BigQuery (`remote/bigquery.py`).
 
-Credits are netted into the line they are credited to, those of committed use too: Google writes the fee of a commitment as lines
-of their own and takes the covered usage back by a credit on its line. BilledCost and EffectiveCost are both that net cost, so
-they are equal line by line; what a commitment costs stays with its fee and is nobody's usage.
+Credits are netted into the line they are credited to, including those of committed use. Google writes the fee of a commitment as
+separate lines and cancels the covered usage by a credit on its line. BilledCost and EffectiveCost are both that net cost, so they are
+equal line by line. The cost of a commitment stays with its fee and is not part of anyone's usage.
 
 Sources: Google Cloud "Structure of Standard data export", "Structure of Detailed data export".
 """
@@ -77,26 +77,26 @@ EXPORT = Export(
 
 
 def open_place(source: BillSource, workdir: Path, now: datetime) -> BigQueryTable | None:
-    """The table in BigQuery that an address such as bigquery://project/dataset/table names."""
+    """Return the BigQuery table at an address such as bigquery://project/dataset/table."""
     return open_table(source, workdir, EXPORT)
 
 
 def names(name: str) -> bool:
-    """JSON lines are often called .json."""
+    """Return whether a file is called .json, as JSON lines often are."""
     return name.lower().endswith((".json", ".json.gz"))
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Whether a header is of this export: its month of the invoice is named by nobody else."""
+    """Return whether a header is of this export: only Google has its month of the invoice."""
     return {"billing_account_id", "usage_start_time", "cost", "invoice.month"} <= set(header)
 
 
 def export_version(header: Sequence[str]) -> str:
-    """Which of the two exports a header is of."""
+    """Return which of the two exports a header is of."""
     return "detailed" if any(name.startswith(("resource.", "price.")) for name in header) else "standard"
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """The rows of one file, as charges."""
+    """Stage the rows of one file as charges."""
     add_macros(staged)
     return mapped.stage(staged, delivered, KINDS, version=export_version)

@@ -1,4 +1,4 @@
--- One row per delivered row of Google's export (view `gcp`). Lists are looked up per distinct text, never unnested beside a cost.
+-- One row per delivered row of Google's export (view `gcp`). Lists are looked up per distinct text, never unnested next to a cost.
 with credit_texts as materialized (
   select credits, google_json(credits) as list_json
   from (select distinct credits from gcp where credits is not null and credits <> '[]')
@@ -51,7 +51,7 @@ label_pairs as materialized (
     google_own(google_labels(system_json, '$[*].key', '$[*].value')) as of_google
   from label_lists
 ),
--- A list that cannot be read leaves the row without tags, and counted.
+-- If a list cannot be read, the row has no tags and is counted.
 label_orders as materialized (
   select
     labels, tags, project_labels, system_labels, of_google,
@@ -92,7 +92,7 @@ joined as (
     and l.system_labels is not distinct from g.system_labels
   left join credit_totals c on c.credits = g.credits
 ),
--- Net cost, as a text: what more than 22 places of it say is counted, not lost.
+-- Net cost as text, so that digits beyond 22 places are counted and not lost.
 netted as (
   select
     *,

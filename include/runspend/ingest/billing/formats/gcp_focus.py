@@ -1,10 +1,12 @@
-"""Google's own FOCUS: the BigQuery view people make of the detailed export, and the native FOCUS export (Preview).
+"""Reads Google's own FOCUS: the BigQuery view people make from the detailed export, and the native FOCUS export (Preview).
 
-Both have FOCUS names and neither has what FOCUS means by them, so they are a format of their own. The view writes billing
-periods in Los Angeles time with the last day as their end, values of lists in lower case, tags as a list of structs, the billing
-account as the sub-account, and costs with nine decimals. `gcp_focus.sql` brings them into the form FOCUS has; EffectiveCost is
-what Google says, in the view the same as BilledCost. The view joins the price list of one export date: a price that is there
-twice doubles rows, which nobody can tell from rows that are equal by right. Compare its sum with the detailed export's once.
+Both use FOCUS names, but neither with their FOCUS meaning, so they are a separate format. The view writes billing periods in Los
+Angeles time with the last day as their end. It writes list values in lower case, tags as a list of structs, and the billing account as
+the sub-account. Its costs have nine decimals. `gcp_focus.sql` converts all of this to FOCUS. EffectiveCost is Google's value, which the
+view sets to BilledCost.
+
+The view joins the price list of one export date. A duplicate price doubles rows, which cannot be distinguished from rows that are
+rightly equal. Compare the view's sum with the detailed export's once.
 
 Sources: Google Cloud "FOCUS BigQuery view" template of 19 March 2024, "Structure of FOCUS data export".
 """
@@ -56,7 +58,7 @@ KINDS = (
     ),
 )  # fmt: skip
 EXPORT = Export(
-    # Midnight in Los Angeles and midnight UTC of the first are of the same month in UTC.
+    # Midnight of the 1st in Los Angeles and in UTC is in the same UTC month.
     month="format_timestamp('%Y%m', BillingPeriodStart)",
     exported="x_ExportTime",
     columns=tuple(dict.fromkeys([*(n.split(".")[0] for names in KINDS[0].columns.values() for n in names), "x_CostType", "x_ServiceId"])),
@@ -64,26 +66,26 @@ EXPORT = Export(
 
 
 def open_place(source: BillSource, workdir: Path, now: datetime) -> BigQueryTable | None:
-    """The view or table in BigQuery that an address such as bigquery://project/dataset/table names."""
+    """Return the BigQuery view or table at an address such as bigquery://project/dataset/table."""
     return open_table(source, workdir, EXPORT)
 
 
 def names(name: str) -> bool:
-    """JSON lines are often called .json."""
+    """Return whether a file is called .json, as JSON lines often are."""
     return name.lower().endswith((".json", ".json.gz"))
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Whether a header is Google's: no other producer of FOCUS has these three columns of its own."""
+    """Return whether a header is Google's: no other producer of FOCUS has these three columns of its own."""
     return {"BilledCost", "BillingPeriodStart", "x_CostType", "x_ExportTime", "x_ServiceId"} <= set(header)
 
 
 def export_version(header: Sequence[str]) -> str:
-    """The native export says what people call it, FOCUS 1.2; the view is of 1.0."""
+    """Return the FOCUS version: people call the native export FOCUS 1.2; the view is 1.0."""
     return "1.2" if "x_Labels" in header else "1.0"
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """The rows of one file, as charges."""
+    """Stage the rows of one file as charges."""
     add_macros(staged)
     return mapped.stage(staged, delivered, KINDS, version=export_version)

@@ -1,8 +1,8 @@
-"""Your own machines: what they cost, from `billing[].machines`, as a FOCUS file a month with a line per machine and hour.
+"""Bills your own machines by `billing[].machines`, as one FOCUS file per month with a line per machine and hour.
 
-Nothing is delivered: `open_place` writes the files, from the month the first machine began in to the hour that is over now.
-They are FOCUS 1.4 and are read as such. A month that is over has the same bytes every night, until the configuration changes or
-watts measured in it arrive. What each cost comes to is settled here; `machines.sql` spreads it over the hours.
+Nothing is delivered: `open_place` writes the files, from the month of the first machine's start to the last full hour. They are FOCUS
+1.4 and are read as such. A past month has the same bytes on every load, until the configuration changes or watts measured in it
+arrive. The amount of each cost is computed here; `machines.sql` spreads it over the hours.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import duckdb
 
 HOUR = timedelta(hours=1)
-UNITS = 10**10  # costs are whole ten-billionths of the currency until they are written: sums and bounds stay exact
+UNITS = 10**10  # costs are integers of ten-billionths of the currency until they are written, so sums and bounds stay exact
 
 TABLES = """
 create table machines (
@@ -45,7 +45,7 @@ KILOWATT_HOUR = 10**6 * HOUR_MILLISECONDS  # in milliwatts x milliseconds
 
 @dataclass(frozen=True)
 class Rent:
-    """Money spread evenly over a time, in ten-billionths. The hours outside the machine's own time are nobody's."""
+    """Money spread evenly over a time, in ten-billionths. Hours outside the machine's own time are charged to no one."""
 
     start: datetime
     end: datetime
@@ -54,7 +54,7 @@ class Rent:
 
 @dataclass(frozen=True)
 class Hour:
-    """The power of one hour of a measured machine: its price, and what was measured (mean milliwatts, for so many milliseconds of it)."""
+    """The power cost of one hour of a measured machine, with the mean milliwatts and the milliseconds of the hour that were measured."""
 
     rent: Rent
     milliwatts: int
@@ -62,17 +62,17 @@ class Hour:
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Never: the files are made here."""
+    """Return False: these files are made here, so no delivered file is of this format."""
     return False
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """The rows of one month, which are FOCUS already."""
+    """Stage the rows of one month, which are FOCUS already."""
     return focus.stage(staged, delivered)
 
 
 def open_place(source: BillSource, workdir: Path, now: datetime, drawn: Drawn | None = None) -> Folder:
-    """The months of the machines as files in the work folder, up to the hour that is over. `drawn`: what measured machines drew."""
+    """Return the months of the machines as files in the work folder, up to the last full hour. `drawn`: power of measured machines."""
     if source.currency is None:
         raise ConfigError(f"cannot load bill {source.name}: it has no currency. Set billing[].currency, or `currency` of the whole file.")
     return Months(source, workdir / "machines", now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0), drawn or {})
@@ -80,7 +80,7 @@ def open_place(source: BillSource, workdir: Path, now: datetime, drawn: Drawn | 
 
 @dataclass
 class Months:
-    """One file a month; all are written when they are listed."""
+    """One file per month; all are written when they are listed."""
 
     source: BillSource
     folder: Path
@@ -118,7 +118,7 @@ class Months:
                 con.execute(f"copy ({query}) to {sql_text(str(self.folder / f'{start:%Y-%m}.csv'))} (format csv, header true)")
 
     def _fill(self, con: duckdb.DuckDBPyConnection, start: datetime, end: datetime) -> None:
-        """The tables that `machines.sql` reads, of one month."""
+        """Fill the tables that `machines.sql` reads, for one month."""
         con.execute("delete from machines; delete from rents; delete from hour_details")
         for number, machine in enumerate(self.source.machines):
             if present := _presence(machine, start, end, self.until):
@@ -130,7 +130,7 @@ class Months:
 
 
 def rents(machine: Machine, start: datetime, end: datetime) -> list[Rent]:
-    """What a machine costs in one calendar month: the parts of its purchase that touch it, the month's own costs, the hours'."""
+    """Return a machine's costs in one calendar month: the parts of its purchase that touch it, the monthly cost and the hourly cost."""
     found = [] if machine.purchase is None else _paid_off(machine.purchase, machine.purchase.from_ or machine.from_, start, end)
     if machine.per_month is not None:
         found.append(Rent(start, end, _units(Fraction(machine.per_month))))
@@ -143,13 +143,13 @@ def rents(machine: Machine, start: datetime, end: datetime) -> list[Rent]:
 
 
 def measured_hours(machine: Machine, start: datetime, end: datetime, drawn: Mapping[datetime, tuple[int, int]]) -> list[Hour]:
-    """The power of each hour of a machine: what was measured for as long as it was, `idle_watts` for the rest.
+    """Return the power cost of each hour of a machine: the measured power for the measured time, `idle_watts` for the rest.
 
-    An hour has what is spent by its end, less what is spent by its start, so that together they are the price of all to the last digit.
+    The cost of an hour is the total spent by its end minus the total spent by its start. So all hours add up to the exact total.
     """
     assert machine.power is not None and machine.power.idle_watts is not None  # settings refuse one without the other
     price, idle = Fraction(machine.power.per_kwh), Fraction(machine.power.idle_watts) * 1000
-    # Whole numbers over one divisor: an hour's fractions would cost more than all else.
+    # Integers over one divisor: a fraction per hour would take more time than all else.
     times, divisor = price.numerator * UNITS, price.denominator * idle.denominator * KILOWATT_HOUR
     energy, spent = 0, 0
     found = []
@@ -167,8 +167,10 @@ def _insert_rents(con: duckdb.DuckDBPyConnection, number: int, found: Sequence[R
 
 
 def _paid_off(purchase: Purchase, since: date, start: datetime, end: datetime) -> list[Rent]:
-    """The purchase's months that touch a time. The n-th ends n calendar months after the first day; what is paid by then is n
-    parts of the price, so that all parts are the price to the last digit."""
+    """Return the purchase's months that touch a time. The n-th month ends n calendar months after the first day.
+
+    The amount paid by then is n parts of the price, so that all parts add up to the exact price.
+    """
     first = (start.year - since.year) * 12 + start.month - since.month - 1
     found = []
     for n in range(max(first, 0), min(first + 3, purchase.months)):
@@ -184,14 +186,14 @@ def _units(amount: Fraction) -> int:
 
 
 def _presence(machine: Machine, start: datetime, end: datetime, until: datetime) -> tuple[datetime, datetime] | None:
-    """From when to when a machine is there in a month, up to now; None when it is not."""
+    """Return from when to when a machine is present in a month, up to now, or None if it is not."""
     gone = end if machine.to is None or machine.to >= end.date() else _midnight(machine.to) + timedelta(days=1)
     present = max(_midnight(machine.from_), start), min(gone, end, until)
     return present if present[0] < present[1] else None
 
 
 def _details(machine: Machine, hour: Hour | None = None) -> str | None:
-    """FOCUS SkuPriceDetails: what the machine has and, of a measured one, by which watts an hour is billed, and for how long of it."""
+    """Return FOCUS SkuPriceDetails: the machine's hardware and, for a measured hour, the watts it is billed by and for how long."""
     details: dict[str, Any] = {
         "InstanceType": machine.instance_type,
         "GpuCount": machine.gpus,
@@ -207,7 +209,7 @@ def _details(machine: Machine, hour: Hour | None = None) -> str | None:
 
 
 def _described(machine: Machine) -> list[Any]:
-    """What its lines say of a machine, in the order of the table `machines`."""
+    """Return a machine's attributes on its lines, in the order of the table `machines`."""
     return [
         machine.resource_id,
         machine.account,
@@ -218,7 +220,7 @@ def _described(machine: Machine) -> list[Any]:
 
 
 def _months(first: date, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """(start, end) of every calendar month from the first day's on that has begun."""
+    """Yield (start, end) of every calendar month that has begun, from the month of the first day on."""
     start = first.replace(day=1)
     while _midnight(start) < until:
         following = _add_months(start, 1)
@@ -227,7 +229,7 @@ def _months(first: date, until: datetime) -> Iterator[tuple[datetime, datetime]]
 
 
 def _add_months(day: date, months: int) -> date:
-    """The same day of a later month, or its last day where it has no such day."""
+    """Return the same day of a later month, or its last day if the month has no such day."""
     year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
     last = (date(year + (month + 1) // 12, (month + 1) % 12 + 1, 1) - timedelta(days=1)).day
     return date(year, month + 1, min(day.day, last))

@@ -1,7 +1,7 @@
--- One FOCUS row per machine and hour of a month, as far as it is over. `machines`: who is there from when to when; `rents`: money
--- spread evenly over a time, in ten-billionths. An hour has what is spent by its end, less what is spent by its start: whatever
--- the number of hours and the remainders of the division, the hours of a rent sum to it exactly. `hour_details`: what hours of measured
--- machines say, in the place of what the machine says.
+-- One FOCUS row per machine and hour of a month, up to now. `machines`: when each machine exists; `rents`: money
+-- spread evenly over time, in ten-billionths. An hour costs the amount spent by its end minus the amount spent by its start, so
+-- the hours of a rent always sum to it exactly. `hour_details`: values for hours of measured
+-- machines, which replace those of the machine.
 with hours as (
   select *, unnest(generate_series(present_from, present_until - interval 1 hour, interval 1 hour)) as hour_start
   from machines
@@ -15,7 +15,7 @@ shares as (
   join rents r on r.number = h.number and h.hour_start >= r.rent_start and h.hour_start < r.rent_end
 ),
 spent as (
-  -- at most 28 digits, of which ten come behind the point
+  -- At most 28 digits, ten of them after the decimal point.
   select number, hour_start, cast(sum(units * (hours_before + 1) // rent_hours - units * hours_before // rent_hours) as decimal(28, 0)) as units
   from shares
   group by number, hour_start
@@ -44,7 +44,7 @@ select
   'Usage' as ChargeCategory,
   'Usage-Based' as ChargeFrequency,
   'Standard' as PricingCategory,
-  -- nobody corrects it later: with a number on every line a month is final when it is over
+  -- No one corrects it later: if every line has a number, a month is final when it is over.
   getvariable('bill') || '-' || strftime(getvariable('month_start'), '%Y-%m') as InvoiceId,
   'own' as InvoiceIssuerName,
   'own' as ServiceProviderName,

@@ -1,10 +1,10 @@
-"""OpenCost's allocations: what pods and containers had of the machines of a cluster. Not a bill: weights that split lines of one.
+"""Reads OpenCost's allocations: what pods and containers used of a cluster's machines. These are weights for splitting a bill's lines.
 
 Put here how its three outputs spell things: the answers of the API (`/allocation`, saved as JSON), the CSV export and the Parquet
-exporter. What an allocation weighs is in `opencost.sql`, what becomes of the lines in `splits.py`.
+exporter. The weight of an allocation is in `opencost.sql`, the splitting of lines in `cost_splits.py`.
 
-The API rounds to five decimals, so that a pod below 0.000005 a step weighs nothing: the other two do not. The CSV names neither
-cluster nor machine: `lines` of the source says which lines are the cluster's.
+The API rounds to five decimals, so a pod below 0.000005 per step weighs nothing; the other two do not round. The CSV names neither
+cluster nor machine: `lines` of the source selects the lines of the cluster.
 
 Source: OpenCost, "Allocation API", "CSV export"; opencost-parquet-exporter (its default separator).
 """
@@ -54,17 +54,17 @@ KINDS = (
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Whether a header is of one of the two exports."""
+    """Return whether a header is of one of the two exports."""
     return {"CPUCost", "RAMCost", "Pod"} <= set(header) or {"cpuCost", "ramCost", "window.start"} <= set(header)
 
 
 def opencost_version(header: Sequence[str]) -> str:
-    """Which of the exports wrote the file."""
+    """Return which of the exports wrote the file."""
     return "CSV export" if "Date" in header else "Parquet exporter"
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """The weights in one file. Raises SourceRefused for one that does not fit, and for weights in the place of a bill."""
+    """Stage the weights in one file. Raises SourceRefused for a file that does not fit, and for weights in the place of a bill."""
     source, name = delivered.source, delivered.name
     if source.format != "opencost":
         raise texts.refused(
@@ -78,7 +78,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
 
 def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
-    """Answers of the API: one JSON document, or one a line; `data` is a list of steps, each a map of allocations by name."""
+    """Stage answers of the API: one JSON document, or one per line. `data` is a list of steps, each a map of allocations by name."""
     import duckdb
 
     con, source, name = staged.con, delivered.source.name, delivered.name
@@ -109,7 +109,7 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
         left_out = splits.keep_weights(staged, delivered.index, query)
         [(rows,)] = con.execute("select count(*) from opencost").fetchall()
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
-        raise  # ours, not the file's
+        raise  # our failure, not the file's
     except duckdb.Error as error:
         raise texts.refused(source, name, f"it is no JSON ({str(error).splitlines()[0]}). Save it again") from error
     con.execute("drop view opencost; drop table answers")
@@ -117,5 +117,5 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
 
 
 def sql_name(path: str) -> str:
-    """The text at a path of an allocation; empty is null."""
+    """Return SQL for the text at a path of an allocation; empty is null."""
     return f"nullif(json_extract_string(value, {sql_text('$.' + path)}), '')"

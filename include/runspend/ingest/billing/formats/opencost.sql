@@ -1,6 +1,6 @@
--- One row per allocation (a container, a pod, or what OpenCost was asked to aggregate by) and step: its claim on the machine it ran on.
--- View `opencost`, all texts. The weight is the cost of CPU, GPU and memory with what OpenCost adjusted it by: disks, network and load
--- balancers are other lines of the bill. `shared` and `external` costs are no machine's.
+-- One row per allocation (a container, a pod, or the unit OpenCost aggregates by) and step: its claim on its machine.
+-- View `opencost`, all texts. The weight is the cost of CPU, GPU and memory with OpenCost's adjustments. Disks, network and load
+-- balancers are other lines of the bill. `shared` and `external` costs do not belong to a machine.
 -- Source: OpenCost, "Allocation API" and "CSV export"; opencost-parquet-exporter.
 with said as (
   select
@@ -43,7 +43,7 @@ select
     when json_valid(labels) and labels <> '{}' then labels
     when cardinality(labels_of_columns) > 0 then cast(to_json(labels_of_columns) as varchar)
   end as part_tags,
-  -- when the pod ran; one that began and ended at once had its step
+  -- The time of the pod. If it began and ended at the same moment, the time of its step.
   if(ended_at > started_at, started_at, step_from) as from_time,
   if(ended_at > started_at, ended_at, step_to) as to_time,
   weight,

@@ -1,6 +1,6 @@
-"""SLURM's job list, as `sacct --parsable2` writes it, at the prices of `billing[].slurm`: a line per job and UTC day.
+"""Reads SLURM's job list, as `sacct --parsable2` writes it, at the prices of `billing[].slurm`: a line per job and UTC day.
 
-Put here which file is charged for which time, and the rate card in the form `slurm.sql` reads. What is charged is in the SQL.
+Put here which file is charged for which time, and the rate card in the form that `slurm.sql` reads. The charges are in the SQL.
 
 Source: SLURM, sacct(1) "Job accounting fields" and "Trackable RESources (TRES)".
 """
@@ -52,23 +52,23 @@ KINDS = (
 NAMES = re.compile(r"(?i)\.(txt|txt\.gz|psv|psv\.gz|sacct)$")
 MONTH = re.compile(r"(?<!\d)(\d{4})-(\d{2})(?!-?\d)")
 DAY = re.compile(r"(?<!\d)(\d{4})-(\d{2})-(\d{2})(?!\d)")
-UNITS = 10**10  # prices are whole ten-billionths: integers multiply exactly
+UNITS = 10**10  # prices are integers of ten-billionths, which multiply exactly
 PRICES = ("gpu", "cpu", "mem_gb", "node", "billing")
 CHUNK_BYTES = 4 << 20
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Whether a header is of this format."""
+    """Return whether a header is of this format."""
     return {"Start", "ElapsedRaw", "AllocTRES"} <= set(header) and bool({"JobIDRaw", "JobID"} & set(header))
 
 
 def names(name: str) -> bool:
-    """Job lists are texts: .txt, .psv and .sacct, beside the names that all formats read."""
+    """Return whether a file is a job list in text: .txt, .psv and .sacct, in addition to the names that all formats read."""
     return bool(NAMES.search(name))
 
 
 def stands_for(source: BillSource, name: str) -> str | None:
-    """The month (2026-10) or the day (2026-10-05) a file is named after, as `one_file_per` has it."""
+    """Return the month (2026-10) or the day (2026-10-05) in a file's name, as `one_file_per` defines it."""
     is_month = source.slurm is None or source.slurm.one_file_per == "month"
     found = (MONTH if is_month else DAY).search(PurePosixPath(name).name)
     if found is None:
@@ -76,12 +76,12 @@ def stands_for(source: BillSource, name: str) -> str | None:
     try:
         date.fromisoformat(f"{found[0]}-01" if is_month else found[0])
     except ValueError:
-        return None  # a number that is no date
+        return None  # a number that is not a date
     return found[0]
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """The jobs of one file, charged for the time the file is named after. Raises SourceRefused without a rate card."""
+    """Stage the jobs of one file, charged for the time in the file's name. Raises SourceRefused without a rate card or a currency."""
     source = delivered.source
     settings = source.slurm
     if settings is None or source.currency is None:
@@ -99,14 +99,14 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
 
 def rate_cards(settings: SlurmSettings) -> list[dict[str, Any]]:
-    """One card per partition that has prices of its own, and the general one (partition None), each whole, in ten-billionths."""
+    """Return one complete card per partition with its own prices, and the general one (partition None), in ten-billionths."""
 
     def card(partition: str | None, *layers: SlurmPrices) -> dict[str, Any]:
         found: dict[str, Any] = {"partition": partition, **dict.fromkeys(PRICES, 0), "gpu_types": {}}
         for layer in layers:
             found |= {key: int(getattr(layer, key) * UNITS) for key in PRICES if getattr(layer, key) is not None}
             if layer.gpu is not None:
-                found["gpu_types"] = {}  # a partition's price of GPUs is for all of them
+                found["gpu_types"] = {}  # a partition's GPU price applies to all its GPUs
             found["gpu_types"] = found["gpu_types"] | {kind.lower(): int(price * UNITS) for kind, price in layer.gpu_types.items()}
         return found
 
@@ -114,10 +114,10 @@ def rate_cards(settings: SlurmSettings) -> list[dict[str, Any]]:
 
 
 def _time_of(named: str | None, timezone: str) -> tuple[date | None, datetime | None, datetime | None]:
-    """(month, start, end) of the month or day a file is named after, in the zone of its times; Nones: it is charged whole.
+    """Return (month, start, end) of the month or day in a file's name, in the zone of its times. Nones mean it is charged as a whole.
 
-    sacct lists every job that ran in the time it is asked for, whole. So a job over midnight stands in two files, and each is
-    charged for its own part.
+    sacct lists every job that ran in the requested time, as a whole. So a job over midnight is in two files, and each file is charged
+    for its own part.
     """
     if named is None:
         return None, None, None
@@ -130,7 +130,7 @@ def _time_of(named: str | None, timezone: str) -> tuple[date | None, datetime | 
 
 @contextmanager
 def _unquoted(delivered: Delivered) -> Iterator[Delivered]:
-    """sacct quotes nothing, so a quote is a sign like any other; in job names it becomes an apostrophe, lest it hides what follows."""
+    """Yield the file with quotes replaced by apostrophes. sacct quotes nothing, and a quote in a job name would hide what follows."""
     path = delivered.file.readable
     if delivered.file.kind != "csv" or not _has_quotes(path):
         yield delivered
@@ -144,6 +144,6 @@ def _unquoted(delivered: Delivered) -> Iterator[Delivered]:
 
 
 def _has_quotes(path: Path) -> bool:
-    """Whether a file as sacct writes it, not a CSV that somebody made of it, holds a quote."""
+    """Return whether a file as sacct writes it, not a CSV that someone made from it, contains a quote."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return b"|" in content.readline() and content.find(b'"', 0) >= 0

@@ -1,7 +1,7 @@
 -- One row per allocation of a job and UTC day, of the time the file is charged for (`file_start` to `file_end`; null: of all time).
--- Steps stand beside their job with what it has, and jobs that never began had nothing: both are left out, and counted.
+-- Steps are listed next to their job with the job's resources, and jobs that never began had none: both are left out, and counted.
 -- Costs are integers, ten-billionths, up to the end. Counts are below 10^7, prices below 10^14, seconds at most 10^8: no product
--- passes 1.7 * 10^38.
+-- exceeds 1.7 * 10^38.
 with stated as (
   select
     *,
@@ -27,17 +27,17 @@ counted as (
     * exclude (times),
     case when is_plausible(times[1]) then times[1] end as job_start,
     case when is_plausible(times[1]) then greatest(coalesce(times[2], times[1]), times[1] + to_seconds(elapsed_seconds)) end as job_end,
-    -- what cannot be read is too much, and told below
+    -- A value that cannot be read counts as too large, and is reported below.
     least(coalesce(try_cast(coalesce(cpu_text, '0') as bigint), 10000000), 10000000) as cpus,
     least(coalesce(try_cast(coalesce(node_text, '0') as bigint), 10000000), 10000000) as node_count,
     least(coalesce(try_cast(coalesce(billing_text, '0') as bigint), 10000000), 10000000) as billing_units,
-    -- typed and untyped GPUs are the same ones
+    -- Typed and untyped GPUs are the same GPUs.
     least(greatest(
       coalesce(try_cast(coalesce(gpu_text, '0') as bigint), 10000000),
       coalesce(list_sum(list_transform(gpu_type_texts, lambda n: coalesce(try_cast(n as integer), 10000000))), 0)
     ), 10000000) as gpus,
     list_zip(gpu_types, list_transform(gpu_type_texts, lambda n: least(try_cast(n as integer), 10000000))) as typed_gpus,
-    -- hundredths of a KiB: a number of two decimals in any unit is a whole one of those
+    -- Hundredths of a KiB: a number with two decimals in any unit is a whole number of these.
     least(coalesce(
       cast(try_cast(coalesce(nullif(memory_text, ''), '0') as decimal(15, 2)) * 100 as hugeint)
       * case memory_unit when 'K' then 1 when 'G' then 1048576 when 'T' then 1073741824 when 'P' then 1099511627776 else 1024 end,
@@ -68,13 +68,13 @@ cards as (
   select unnest(from_json(getvariable('cards'), '[{"partition": "VARCHAR", "gpu": "HUGEINT", "cpu": "HUGEINT", "mem_gb": "HUGEINT", "node": "HUGEINT", "billing": "HUGEINT", "gpu_types": "MAP(VARCHAR, HUGEINT)"}]')) as card
 ),
 hourly as (
-  -- what an hour of it costs, times 3600 seconds in an hour and 104857600 hundredths of a KiB in a GiB
+  -- The price of an hour, times 3600 seconds in an hour and 104857600 hundredths of a KiB in a GiB.
   select
     j.*,
     104857600 * (
       cast(j.cpus as hugeint) * c.card.cpu + cast(j.node_count as hugeint) * c.card.node + cast(j.billing_units as hugeint) * c.card.billing
       + cast(j.gpus as hugeint) * c.card.gpu
-      -- a type with a price of its own: that, in the place of the general one
+      -- A type with its own price uses that instead of the general price.
       + coalesce(list_sum(list_transform(
         list_filter(j.typed_gpus, lambda g: map_contains(c.card.gpu_types, g[1])), lambda g: cast(g[2] as hugeint) * (c.card.gpu_types[g[1]] - c.card.gpu)
       )), 0)
@@ -91,7 +91,7 @@ costed as (
     left_out is null and trouble is null as is_charged,
     nullif(date_diff('second', job_start, job_end), 0) as job_seconds,
     (elapsed_seconds * weighed_price + 188743680000) // 377487360000 as job_units,
-    -- the leader of a heterogeneous job is the one its environment names
+    -- The leader of a heterogeneous job is the one named in its environment.
     coalesce(nullif(regexp_extract(job, '^([0-9]+)[+]', 1), ''), job_raw) as job_id,
     regexp_extract(job, '^([0-9]+)_[0-9]+$', 1) as array_job_id
   from hourly
@@ -101,7 +101,7 @@ days as (
     *,
     unnest(case
       when is_charged then generate_series(date_trunc('day', charged_from), charged_until - interval 1 microsecond, interval 1 day)
-      -- one row: what is left out needs a time to be counted, what is wrong has the one that can be read
+      -- One row: left-out rows need a time to be counted; rows with errors get the one that can be read.
       else [case when left_out is not null then timestamptz '2000-01-01 00:00:00+00' else job_start end]
     end) as day_start
   from costed
@@ -114,7 +114,7 @@ pieces as (
   from days
 ),
 shares as (
-  -- what the job has cost by the end of the piece, less what it had by its start: all pieces sum to the job
+  -- The job's cost by the end of the piece minus its cost by the start, so that all pieces sum to the job.
   select
     *,
     job_units * date_diff('second', job_start, piece_end) // job_seconds - job_units * date_diff('second', job_start, piece_start) // job_seconds as units,

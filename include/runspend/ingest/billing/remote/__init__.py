@@ -1,1 +1,1 @@
-"""Bills that are read where they are: a table in BigQuery, system tables of Databricks."""
+"""Reads bills where they are stored: a table in BigQuery, system tables of Databricks."""

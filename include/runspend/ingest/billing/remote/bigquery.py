@@ -1,12 +1,12 @@
-"""An export that lies in BigQuery, read in place as the files of a folder: one Parquet file a billing month.
+"""Reads an export in BigQuery in place, as the files of a folder: one Parquet file per billing month.
 
-Put here what is asked of BigQuery and what becomes a file; what the columns mean is for the formats. The seam is `connect`: tests
-go through it to an emulator, or to a fake where the emulator has not what is to be seen.
+Put here the queries to BigQuery and how their rows become a file; the meaning of columns belongs to the formats. The seam is
+`connect`: behind it, tests use an emulator, or a fake if the emulator lacks a feature.
 
-Google appends rows, weeks later too, and never changes one. So a month is what it was as long as it has the same number of rows
-and the same newest `export_time`, which two columns tell each night; only a month that has others is read, whole. Costs are
-doubles there: they stay doubles, those in lists as well, so that all of them are read by their shortest text and a credit that
-takes back its cost leaves nothing.
+Google appends rows, even weeks later, and never changes one. So a month is unchanged as long as it has the same number of rows and
+the same newest `export_time`. Each load checks these with a query of two columns, and reads a month as a whole only if they changed.
+Costs are doubles there. They stay doubles, in lists as well, so that all of them are read by their shortest text and a credit that
+cancels its cost leaves nothing.
 
 Sources: Google Cloud "Understand the Cloud Billing data tables in BigQuery", BigQuery "Query partitioned tables", "Control costs".
 """
@@ -28,22 +28,25 @@ from runspend.storage.google_clients import bigquery_clients, read_credentials
 
 SCHEME = "bigquery://"
 ADDRESS = re.compile(r"(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]+)[/.](?P<dataset>\w+)[/.](?P<table>[\w-]+)")
-# A query that would read more is refused by BigQuery before it costs anything: a month of a very large account is a tenth of it.
+# BigQuery refuses a query that would read more, before it costs anything. A month of a very large account is a tenth of this.
 MAX_BYTES_BILLED = 1 << 40
 RETRY_SECONDS = 120
 JOB_LABELS = {"runspend": "bill"}
 
 MONTHS = "select {month} as month, count(*) as row_count, max({exported}) as exported_at{partitions} from `{table}` group by 1"
 ROWS = "select {columns} from `{table}` where {month} is not distinct from @month and {exported} <= @until{partitions}"
-# Of a table that is partitioned by the day of arrival only those days are read. What has just arrived is in no partition yet.
+# For a table partitioned by the day of arrival, only those days are read. Rows that have just arrived are in no partition yet.
 PARTITIONS_OF_MONTH = ", min(_partitiontime) as first_partition, max(_partitiontime) as last_partition"
 PARTITIONS_READ = " and (_partitiontime between @first and @last or _partitiontime is null)"
 
 
 @dataclass(frozen=True)
 class Export:
-    """What a format's table is asked for: SQL for the month of the invoice ("202610"), the column that says when a row was
-    exported, and the columns that are read, by their outermost names."""
+    """How a format reads its table.
+
+    `month` is SQL for the month of the invoice ("202610"). `exported` is the column with the time of a row's export. `columns` are the
+    columns that are read, by their outermost names.
+    """
 
     month: str
     exported: str
@@ -52,7 +55,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Month:
-    """What a month consists of, by two columns."""
+    """The number of rows of a month and the time of its newest export."""
 
     month: str | None
     row_count: int
@@ -62,7 +65,7 @@ class Month:
 
 
 def open_table(source: BillSource, workdir: Path, export: Export) -> BigQueryTable | None:
-    """The table behind an address such as bigquery://project/dataset/table; None for an address of another kind."""
+    """Return the table of an address such as bigquery://project/dataset/table, or None for an address of another kind."""
     uri = source.uri or ""
     if not uri.startswith(SCHEME):
         return None
@@ -76,7 +79,7 @@ def open_table(source: BillSource, workdir: Path, export: Export) -> BigQueryTab
 
 
 def connect(source: BillSource, project: str) -> tuple[Any, Any]:
-    """A client of BigQuery, and one of its Storage API; None for a server of one's own. Who has a key asks in the key's project."""
+    """Return a BigQuery client and a Storage API client (None for a server of your own). With a key, queries run in the key's project."""
     try:
         credentials, own_project = read_credentials(str(source.credentials) if source.credentials else None)
     except (OSError, ValueError) as error:
@@ -97,7 +100,7 @@ class BigQueryTable:
         self._months: dict[str, Month] = {}
 
     def entries(self) -> list[Entry]:
-        """A file a month. Its size is not known before it is read; its stamp says what it consists of."""
+        """Return one file per month. Its size is unknown until it is read; its stamp is the row count and the newest export time."""
         with self._errors():
             self._months = {self._file_name(found): found for found in self._list_months()}
         return [
@@ -106,7 +109,7 @@ class BigQueryTable:
         ]
 
     def fetch(self, entry: Entry) -> Path:
-        """The rows of a month that were there when the months were listed."""
+        """Fetch the rows of a month that were there when the months were listed."""
         month = self._months[entry.name]
         path = self._into / entry.name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +138,7 @@ class BigQueryTable:
         return [Month(**dict(row.items())) for row in self._ask(sql, {})]
 
     def _write_rows(self, month: Month, path: Path) -> int:
-        """The month's rows as Parquet: how many."""
+        """Write the month's rows as Parquet and return their number."""
         import pyarrow.parquet as pq
 
         parameters: dict[str, tuple[str, Any]] = {"month": ("STRING", month.month), "until": ("TIMESTAMP", month.exported_at)}
@@ -158,7 +161,7 @@ class BigQueryTable:
         return rows
 
     def _columns(self) -> list[str]:
-        """Those the table has of the ones that are read. What Parquet has no type for is asked for as a text."""
+        """Return the columns that are read and that the table has. Types that Parquet lacks are read as texts."""
         there = {field.name: field.field_type for field in self._description().schema}
         wanted = [name for name in self._export.columns if name in there]
         return [f"cast({name} as string) as {name}" if there[name] in ("BIGNUMERIC", "BIGDECIMAL") else name for name in wanted]
@@ -176,7 +179,7 @@ class BigQueryTable:
         return self._described
 
     def _ask(self, sql: str, parameters: dict[str, tuple[str, Any]]) -> Any:
-        """The rows of one query, which is read-only, has an upper limit of cost and a label by which it is found on the next bill."""
+        """Return the rows of one query. It is read-only, has an upper cost limit, and has a label that identifies it on the next bill."""
         from google.cloud.bigquery import DEFAULT_RETRY, QueryJobConfig, ScalarQueryParameter
 
         client, _ = self._clients()
@@ -195,7 +198,7 @@ class BigQueryTable:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """What Google's clients raise as the source's error; their messages carry no keys."""
+        """Raise errors of Google's clients as the source's error; their messages carry no keys."""
         try:
             from google.api_core.exceptions import GoogleAPIError
             from google.auth.exceptions import GoogleAuthError

@@ -1,11 +1,12 @@
-"""The system tables of a Databricks account, read in place through a SQL warehouse, as the files of a folder.
+"""Reads the system tables of a Databricks account in place through a SQL warehouse, as the files of a folder.
 
-Put here the queries, how they are asked and what becomes a file. What the files mean is for `ingest/billing/formats/databricks.py`. The seam
-is `run_query`: everything else is tested against a fake of it, and none of this has been seen on a real workspace.
+Put here the queries, how they are run, and how rows become a file. The meaning of the files is in
+`ingest/billing/formats/databricks.py`. The seam is `run_query`: tests of everything else use a fake. None of this has
+been verified on a real workspace.
 
-A month of usage is one file; so are the price lists and the timelines. Rows come sorted, so that equal rows make equal bytes and
-a month in which nothing changed is the version that is there. The records and the newest `ingestion_date` of a month are its
-stamp: usage is only ever added to, so that a month with the stamp it had is not fetched again.
+A month of usage is one file; so are the price lists and the timelines. Rows are sorted, so that equal rows make equal bytes and an
+unchanged month is the version in place. The number of records and the newest `ingestion_date` of a month are its stamp. Usage is
+only ever added, so a month with the same stamp is not fetched again.
 Sources: Databricks, "Databricks SQL Connector for Python", "Databricks SDK for Python: authentication".
 """
 
@@ -32,7 +33,7 @@ MONTHS = """
 select date_format(usage_date, 'yyyy-MM') as month, count(*) as records, max(ingestion_date) as changed_on
 from system.billing.usage group by 1 order by 1
 """
-# The columns the format reads; people's names and addresses (identity_metadata) stay where they are.
+# The columns that the format reads. People's names and addresses (identity_metadata) are not queried.
 USAGE = """
 select record_id, account_id, workspace_id, sku_name, cloud, usage_start_time, usage_end_time, usage_date, to_json(custom_tags) as custom_tags,
   usage_unit, cast(usage_quantity as string) as usage_quantity, usage_type, record_type, billing_origin_product,
@@ -55,13 +56,13 @@ TASK_RUNS = """
 select distinct workspace_id, job_run_id, run_id, task_key, to_json(compute_ids) as compute_ids
 from system.lakeflow.job_task_run_timeline order by workspace_id, job_run_id, run_id, task_key, compute_ids
 """
-# Of the jobs' own runs nothing is asked: only notebooks that notebooks call are not in the other timeline.
+# The jobs' own runs are not queried: only notebooks that notebooks call are missing in the other timeline.
 JOB_RUNS = """
 select distinct workspace_id, run_id, run_type, to_json(compute_ids) as compute_ids
 from system.lakeflow.job_run_timeline where run_type = 'WORKFLOW_RUN'
 order by workspace_id, run_id, compute_ids
 """
-# What a workspace may lack: account prices are a preview, the timelines a schema that an administrator enables.
+# Tables that a workspace may lack: account prices are a preview; an administrator enables the schema of the timelines.
 OTHERS = {
     "list_prices.parquet": (LIST_PRICES, True),
     "account_prices.parquet": (ACCOUNT_PRICES, False),
@@ -73,14 +74,14 @@ Query = Callable[[BillSource, str], "pa.Table"]
 
 
 class TableMissing(RunspendError):
-    """A table that is not there, or that we may not see: Databricks does not tell which."""
+    """A table does not exist or may not be read: Databricks does not reveal which."""
 
 
 def run_query(source: BillSource, sql: str) -> pa.Table:
-    """The answer of the SQL warehouse behind a source's uri. Raises TableMissing, or SourceUnreachable for all else.
+    """Return the answer of the SQL warehouse at a source's uri. Raises TableMissing, or SourceUnreachable for all else.
 
-    The login is what the Databricks SDK finds for the profile or host: its own environment variables, ~/.databrickscfg, the
-    identity of a job. No token passes through here.
+    The Databricks SDK finds the login for the profile or host: its own environment variables, ~/.databrickscfg, or the identity of a
+    job. No token passes through here.
     """
     try:
         from databricks import sql as connector  # type: ignore[attr-defined]  # not installed where types are checked
@@ -96,7 +97,7 @@ def run_query(source: BillSource, sql: str) -> pa.Table:
             cursor.execute(sql)
             answer: pa.Table = cursor.fetchall_arrow()
             return answer
-    except (connector.Error, ValueError, OSError) as error:  # the SDK says by ValueError that it finds no login
+    except (connector.Error, ValueError, OSError) as error:  # the SDK raises ValueError if it finds no login
         if "TABLE_OR_VIEW_NOT_FOUND" in str(error) or "INSUFFICIENT_PERMISSIONS" in str(error):
             raise TableMissing(str(error).splitlines()[0]) from error
         raise SourceUnreachable(
@@ -107,7 +108,7 @@ def run_query(source: BillSource, sql: str) -> pa.Table:
 
 
 def address_of(source: BillSource) -> tuple[str, str]:
-    """(profile or host, HTTP path of the SQL warehouse) of `databricks://PLACE/sql/1.0/warehouses/ID`."""
+    """Return (profile or host, HTTP path of the SQL warehouse) of `databricks://PLACE/sql/1.0/warehouses/ID`."""
     parts = urlsplit(source.uri or "")
     if not parts.netloc or not HTTP_PATH.fullmatch(parts.path):
         raise ConfigError(
@@ -118,7 +119,7 @@ def address_of(source: BillSource) -> tuple[str, str]:
 
 
 class SystemTables:
-    """A `Folder` of what the system tables hold now."""
+    """A `Folder` of the current content of the system tables."""
 
     def __init__(self, source: BillSource, into: Path, query: Query | None = None) -> None:
         address_of(source)
@@ -126,7 +127,7 @@ class SystemTables:
         self._query = query or run_query
 
     def entries(self) -> list[Entry]:
-        """A file per month of usage, dated by its newest record, and the tables that are looked up. `bytes` are records."""
+        """Return one file per month of usage, dated by its newest record, and the lookup tables. `bytes` are records."""
         try:
             months = self._query(self._source, MONTHS).to_pylist()
         except TableMissing as error:

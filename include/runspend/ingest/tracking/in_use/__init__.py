@@ -1,1 +1,1 @@
-"""Which runs, models and artifacts are in use right now, asked before bytes are deleted."""
+"""Runs, models and artifacts that are in use right now, checked before bytes are deleted."""

@@ -1,7 +1,7 @@
-"""Which runs used a logged model, and which models a run made, asked of MLflow's own database right before bytes are deleted.
+"""Query MLflow's database, right before bytes are deleted, for the runs that used a logged model and the models that a run made.
 
-A look each time: a connection of its own, a few rows by their index, nothing copied and nothing kept. What an extract reads is in
-`ingest/tracking/database.py`.
+Each query opens its own connection and reads a few rows by index. Nothing is copied or kept. `ingest/tracking/database.py` reads
+for an extract.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from runspend.ingest.tracking import revisions
 from runspend.ingest.tracking.connections import Postgres, load_drivers
 from runspend.ingest.tracking.database import postgres_uri, sqlite_path
 
-IDS_ASKED = 500  # in one query
-WAIT_SECONDS = 5.0  # for whoever is writing to a SQLite file
+IDS_ASKED = 500  # per query
+WAIT_SECONDS = 5.0  # maximum wait for a writer of a SQLite file
 USERS = "select source_id from inputs where source_type = 'RUN_INPUT' and destination_type = 'MODEL_INPUT' and destination_id in ({ids})"
 OUTPUTS = (
     "select destination_id from inputs where source_type = 'RUN_OUTPUT' and destination_type = 'MODEL_OUTPUT' and source_id in ({ids})"
@@ -44,17 +44,17 @@ class _Sqlite:
 
 
 class DatabaseUses:
-    """One database. `newest` was there at the last extract, and has to be there: a copy that lags, or another database, tells nothing."""
+    """One database. The run `newest` of the last extract must be in it: a copy that lags, or another database, gives no answers."""
 
     def __init__(self, name: str, uri: str, newest: str | None) -> None:
         self._name, self._uri, self._newest = name, uri, newest
 
     def users_of(self, model_ids: Collection[str]) -> frozenset[str]:
-        """Runs that have any of the models as an input. Raises SourceUnreachable."""
+        """Return runs that have any of the models as an input. Raises SourceUnreachable."""
         return self._ask((USERS,), model_ids)
 
     def made_by(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Models that any of the runs logged. Raises SourceUnreachable."""
+        """Return models that any of the runs logged. Raises SourceUnreachable."""
         return self._ask((OUTPUTS, SOURCES), run_ids)
 
     def _ask(self, queries: Collection[str], ids: Collection[str]) -> frozenset[str]:
@@ -70,7 +70,10 @@ class DatabaseUses:
             )
 
     def _has_models(self, connection: _Connection) -> bool:
-        """Whether MLflow is new enough to have logged models. Raises SourceUnreachable for a database that is not the one that was read."""
+        """Return whether this MLflow version has logged models.
+
+        Raises SourceUnreachable for a database other than the one that was read.
+        """
         known = [str(found) for found in connection.scalars("select version_num from alembic_version")]
         if len(known) != 1 or known[0] not in revisions.REVISIONS:
             raise SourceUnreachable(

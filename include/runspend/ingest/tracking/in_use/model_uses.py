@@ -1,8 +1,8 @@
-"""Which runs used a logged model, and what they made of it, as it is right before bytes are deleted.
+"""Runs that used a logged model, and what they made, right before bytes are deleted.
 
-Put here how that is known of both ways of reading. MLflow's API has no question for the runs that use a model: so what the last extract
-read is taken, and the runs that may have begun to since are asked one by one (those that started since, and those that are running). Its
-database has one: where it is read, it is asked. What a use protects is decided in `server.py` and here, in `find_live_version`.
+Put here how both ways of reading provide this. MLflow's API has no query for the runs that use a model. So the last extract is
+combined with requests for each run that may have begun to use it since (runs started since, and running ones). The database
+has such a query, and is queried where it is read. `server.py` and, here, `find_live_version` decide what a use protects.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from runspend.ingest.tracking.client import Client, PageTokens
 from runspend.ingest.tracking.in_use.database import DatabaseUses
 
 PAGE_RUNS = 1_000
-MOST_RUNS = 5_000  # more cannot be asked before every delete
-TRUSTED_SECONDS = 2.0  # for which the answers of running runs are taken as they were: items are asked about one after the other
-AT_ONCE = 8  # requests
-DEEPEST = 10  # models made with models made with … that are looked at, as `plan.sql` does
+MOST_RUNS = 5_000  # more would take too long before every delete
+TRUSTED_SECONDS = 2.0  # how long answers about running runs are reused: items are checked one after the other
+AT_ONCE = 8  # parallel requests
+DEEPEST = 10  # levels of models made with other models that are followed, as in `plan.sql`
 
 T = TypeVar("T")
 S = TypeVar("S")
 
 
 class Registry(Protocol):
-    """Whom versions are asked of: `live_registry.RegistryQuestions`."""
+    """Where versions are queried: `registry.RegistryQuestions`."""
 
     def ask_any(self, run_ids: Collection[str], model_ids: Collection[str]) -> str | None: ...
 
 
 class Used(NamedTuple):
-    """What a recent run tells."""
+    """The models of a recent run."""
 
     has_ended: bool
     inputs: frozenset[str]  # models
@@ -46,7 +46,7 @@ NOTHING = Used(True, frozenset(), frozenset())
 
 
 class LiveUses:
-    """Uses in one workspace. `users_of` and `made_by` are what the last extract read; `recent` and `database` what is asked: None where it is not."""
+    """Uses in one workspace. `users_of` and `made_by` come from the last extract; `recent` and `database` are queried unless None."""
 
     def __init__(
         self,
@@ -59,20 +59,20 @@ class LiveUses:
         self._recent, self._database = recent, database
 
     def look(self, experiment_ids: Callable[[], list[str]]) -> None:
-        """Ask those runs anew that may use something by now. Raises SourceUnreachable where there are too many."""
+        """Refresh the runs that may use something by now. Raises SourceUnreachable if there are too many."""
         if self._recent is not None:
             self._recent.look(experiment_ids)
 
     def users_of(self, model_ids: Collection[str]) -> frozenset[str]:
-        """Runs that have used any of the models. Raises SourceUnreachable."""
+        """Return runs that have used any of the models. Raises SourceUnreachable."""
         return self._known_users(model_ids) | self._asked_users(model_ids)
 
     def users_since(self, model_id: str) -> frozenset[str]:
-        """Runs that have used the model since the last extract, or that it did not see."""
+        """Return runs that have used the model since the last extract, or that it did not see."""
         return self._asked_users([model_id]) - self._known_users([model_id])
 
     def made_by(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Models that any of the runs logged. Raises SourceUnreachable."""
+        """Return models that any of the runs logged. Raises SourceUnreachable."""
         found = self._known_made(run_ids)
         if self._recent is not None:
             found |= self._recent.made_by(run_ids)
@@ -84,7 +84,7 @@ class LiveUses:
 
 
 def find_live_version(model_ids: Collection[str], uses: LiveUses, registry: Registry) -> str | None:
-    """A registered version that was made with one of the models, by a run that used it, or by one that used what that run made, and so on."""
+    """Find a registered version made with one of the models: by a run that used it, or by one that used that run's models, and so on."""
     models, runs, newest = set(model_ids), set[str](), frozenset(model_ids)
     for _ in range(DEEPEST):
         users = uses.users_of(newest) - runs if newest else frozenset()
@@ -101,7 +101,7 @@ def find_live_version(model_ids: Collection[str], uses: LiveUses, registry: Regi
 
 
 def ask_side_by_side(ask: Callable[[S], T], whom: Iterable[S]) -> list[T]:
-    """The answers, in order; several requests are under way at once. In the workspace of the caller."""
+    """Return the answers, in order, with several parallel requests in the caller's workspace."""
     asked = [(copy_context(), one) for one in whom]
     if len(asked) < 2:
         return [ask(one) for _, one in asked]
@@ -110,7 +110,10 @@ def ask_side_by_side(ask: Callable[[S], T], whom: Iterable[S]) -> list[T]:
 
 
 class RecentUses:
-    """Recent runs, through the API. Those that ended are asked once. `newest` and `open_runs` were there at the last extract: they must be in the answers."""
+    """Recent runs, through the API. Ended runs are requested once.
+
+    `newest` and `open_runs` existed at the last extract, so the answers must include them.
+    """
 
     def __init__(self, client: Client, since: datetime, newest: tuple[str, int] | None, open_runs: Collection[str]) -> None:
         self._client = client
@@ -121,16 +124,16 @@ class RecentUses:
         self._asked_at = float("-inf")
 
     def users_of(self, model_ids: Collection[str]) -> frozenset[str]:
-        """Recent runs that used any of the models."""
+        """Return recent runs that used any of the models."""
         wanted = frozenset(model_ids)
         return frozenset(run_id for run_id, used in self._used.items() if used.inputs & wanted)
 
     def made_by(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Models that any of the runs logged, as far as they are recent."""
+        """Return models that any of the runs logged, among recent runs."""
         return frozenset().union(*(self._used.get(run_id, NOTHING).outputs for run_id in run_ids))
 
     def look(self, experiment_ids: Callable[[], list[str]]) -> None:
-        """Ask again what may be another by now, unless it was asked a moment ago."""
+        """Refresh if older than TRUSTED_SECONDS."""
         if time.monotonic() - self._asked_at > TRUSTED_SECONDS:
             asked_at = time.monotonic()
             self._refresh(experiment_ids())
@@ -160,7 +163,7 @@ class RecentUses:
 
     def _ask_run(self, run_id: str) -> Used:
         run = self._client.find(lambda: self._client.store.get_run(run_id))
-        if run is None:  # gone since
+        if run is None:  # deleted since
             return NOTHING
         if run.info.run_id != run_id:
             raise SourceUnreachable(self._client.name, f"cannot ask {self._client.name} for run {run_id}: its answer tells of no run.")

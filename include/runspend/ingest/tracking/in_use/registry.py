@@ -1,6 +1,6 @@
-"""Which registered versions need a run's or a model's files, asked of the registry right before bytes are deleted.
+"""Query the registry, right before bytes are deleted, for the registered versions that need a run's or a model's files.
 
-Put here how it is asked, and how an answer that leaves something out is noticed. What else protects does not belong here.
+Put here the queries and the detection of incomplete answers. Other protection does not belong here.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from runspend.core.errors import SourceUnreachable
 from runspend.ingest.tracking.client import Client, PageTokens
 
 PAGE_VERSIONS = 1_000
-IDS_ASKED = 100  # in one request, whose filter stands in its address
+IDS_ASKED = 100  # in one request, whose URL contains the filter
 _IDS = re.compile(r"m-[0-9a-f]{32}|[0-9a-f]{32}")
 _OF_MODEL = re.compile(r"models:/m-[^/@]+")  # models:/m-fraud/1 is a version of a registered model
-CLOCKS = timedelta(hours=1)  # that a server's may be behind ours
+CLOCKS = timedelta(hours=1)  # tolerance for a server clock behind ours
 
 
 class RegistryQuestions:
-    """What was registered before `since` and names a run is asked for by the run; what names none stands in `loose`, as (label, source); what came
-    since is listed. `control` is a run that some version is known to name: an answer without it is not believed."""
+    """Queries for registered versions.
+
+    Versions from before `since` that name a run are searched by run; those that do not are in `loose`, as (label, source). Versions
+    since then are listed. `control` is a run that some version is known to name: an answer without it is not accepted.
+    """
 
     def __init__(self, client: Client, since: datetime, control: str | None, loose: Sequence[tuple[str, str]]) -> None:
         self._client = client
@@ -31,15 +34,17 @@ class RegistryQuestions:
         self._loose = loose
 
     def ask(self, *, run_id: str | None, model_id: str | None, is_run: bool) -> str | None:
-        """A registered version that leans on the run or the model, in words: one with an alias first. `is_run`: whether all of the run is asked
-        about, whatever model a version names."""
+        """Return a registered version that depends on the run or the model, in words; one with an alias first.
+
+        `is_run`: whether the question is about the whole run, even if a version names another model.
+        """
         ids = [text for text in (run_id if is_run else None, model_id) if text is not None]
         found = [v for v in self._of_runs([] if run_id is None else [run_id]) if is_run or _may_be(v, model_id)]
         found += [v for v in self._registered_since() if any(text in (v.source or "") for text in ids)]
         return self._first(found, [label for label, source in self._loose if any(text in source for text in ids)])
 
     def ask_any(self, run_ids: Collection[str], model_ids: Collection[str]) -> str | None:
-        """A registered version that names any of the runs or models, or lies in their folders, in words: one with an alias first."""
+        """Return a registered version that names any of the runs or models, or is in their folders, in words; one with an alias first."""
         ids = {*run_ids, *model_ids}
         found = self._of_runs(run_ids)
         found += [v for v in self._registered_since() if v.run_id in ids or not ids.isdisjoint(_IDS.findall(v.source or ""))]
@@ -50,7 +55,7 @@ class RegistryQuestions:
         return min(labels, key=lambda label: (not label.startswith("alias "), label), default=None)
 
     def _of_runs(self, run_ids: Collection[str]) -> list[Any]:
-        """Versions registered from the runs. MLflow answers an unknown run and a page it lost alike, so another run is asked for with them."""
+        """Return versions registered from the runs. MLflow answers an unknown run and a lost page alike, so the control run is added."""
         asked, versions = sorted(run_ids), list[Any]()
         for start in range(0, max(len(asked), 1), IDS_ASKED):
             part = set(asked[start : start + IDS_ASKED])
@@ -67,7 +72,7 @@ class RegistryQuestions:
         return versions
 
     def _registered_since(self) -> Iterator[Any]:
-        """The newest versions, down to the last extract. There are some, new or not, where one is known."""
+        """Yield the newest versions, back to the last extract. If a version is known, the list must not be empty."""
         is_empty = True
         for version in self._pages(lambda token: self._client.registry.search_model_versions(None, PAGE_VERSIONS, ["creation_timestamp DESC"], token)):
             is_empty = False
@@ -87,7 +92,7 @@ class RegistryQuestions:
                 return
 
     def _label(self, name: str, version: str) -> str:
-        """Searches tell no aliases, so the version is asked for them."""
+        """Return a version's label. Search results have no aliases, so the version is requested for them."""
         found = self._client.find(lambda: self._client.registry.get_model_version(name, version))
         aliases = sorted(found.aliases) if found is not None else []
         stage = found.current_stage if found is not None else None
@@ -96,6 +101,6 @@ class RegistryQuestions:
 
 
 def _may_be(version: Any, model_id: str | None) -> bool:
-    """Whether a version of the model's run may be of the model: it is not when it names another."""
+    """Whether a version of the model's run may be of the model: not if it names another model."""
     source = version.source or ""
     return model_id is None or model_id in source or _OF_MODEL.fullmatch(source) is None

@@ -1,8 +1,8 @@
-"""Whether MLflow still needs what a plan would take away, asked of the server itself right before bytes are deleted.
+"""Ask the MLflow server, right before bytes are deleted, whether it still needs the artifacts of a plan.
 
-Put here the questions about one owner of artifacts: is it as the last extract saw it, and does anything live lean on it? The tags
-that protect are in `ingest/tracking/protection_tags.py`, the registry's part in `registry.py`, runs that use a model in `model_uses.py`. Whatever cannot
-be asked protects, and so does an answer that leaves out what must be in it: an empty page looks like a clean one.
+Put here the questions about one owner of artifacts: is it unchanged since the last extract, and does anything live depend on it?
+`ingest/tracking/protection_tags.py` has the tags that protect, `registry.py` the registry's part, `model_uses.py` runs that use a model.
+A question without an answer protects, and so does an incomplete answer: an empty page looks like one without findings.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from runspend.ingest.tracking.in_use.snapshot import Known, Owner
 from runspend.ingest.tracking.protection_tags import holding_tag
 
 PAGE_RUNS = 1_000
-DEEPEST = 10  # parents of parents that are looked at
+DEEPEST = 10  # levels of parents that are followed
 RUN_ID, MODEL_ID, TRACE_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"m-[0-9a-f]{32}"), re.compile(r"tr-[0-9a-f]{16,32}")
 
 
 class LiveServer:
-    """One server, asked anew each time. Nothing is remembered but what cannot change."""
+    """One server, asked again each time. Remembers only what cannot change."""
 
     def __init__(self, server: TrackingServer, known: Known, now: datetime) -> None:
-        # The client would try for minutes: a server that does not answer soon protects.
+        # By default, the client retries for minutes. Here, a server that does not answer soon protects.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.name = server.name
@@ -45,12 +45,12 @@ class LiveServer:
         self._has_asked = False
         self._has_own_registry = server.registry is None
         self._database = database_uri(server)
-        self._is_copy = server.database is not None  # which may lag behind, or be a replica: MLflow is asked beside it
+        self._is_copy = server.database is not None  # may lag behind or be a replica, so MLflow is asked too
         self._behind = server.artifacts
         self._uses: dict[str, LiveUses] = {}  # by workspace
 
     def protects(self, owner: Owner) -> str | None:
-        """What keeps the owner's artifacts where they are, in words like "alias champion on fraud/7"; None when nothing does."""
+        """Return what keeps the owner's artifacts in place, in words like "alias champion on fraud/7"; None if nothing does."""
         try:
             if owner.owner_kind == "orphan":
                 return self._find_owner(owner.owner_id)
@@ -60,7 +60,7 @@ class LiveServer:
             return f"whether MLflow still needs it cannot be told: {error}"
 
     def _in(self, workspace: str) -> str | None:
-        """The workspace to ask in; None where the server has none."""
+        """Return the workspace to ask in; None if the server has none."""
         there = self._list_workspaces()
         if there is None:
             if workspace not in ("", DEFAULT_WORKSPACE):
@@ -98,7 +98,7 @@ class LiveServer:
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def _get_run(self, run_id: str) -> Any:
-        """The run, or None when MLflow says it has none. An answer about nothing is an error."""
+        """Return the run, or None if MLflow says it has none. An answer about no run is an error."""
         run = self._client.find(lambda: self._client.store.get_run(run_id))
         if run is not None and run.info.run_id != run_id:
             raise SourceUnreachable(self.name, f"cannot ask {self.name} for run {run_id}: its answer tells of no run.")
@@ -109,7 +109,7 @@ class LiveServer:
         its = "its" if is_own else "its run's"
         run = self._get_run(run_id)
         there = redact_place(run.info.artifact_uri or "") if run is not None else ""  # as extraction writes it
-        if run is None:  # what lies in the archive only is deleted after its run is gone, too
+        if run is None:  # objects that are only in the archive are deleted even after their run is gone
             return None if owner.action == "delete" else f"MLflow no longer shows run {run_id}: it may only be hidden"
         experiment = self._get_experiment(run.info.experiment_id)
         reasons = (
@@ -147,7 +147,7 @@ class LiveServer:
     # --- who is near ---------------------------------------------------------------------------------------------------
 
     def _ask_family(self, run: Any) -> str | None:
-        """Parents all the way up, and children."""
+        """Check parents all the way up, and children."""
         parent_id, seen = run.data.tags.get("mlflow.parentRunId"), {run.info.run_id}
         while parent_id and parent_id not in seen and len(seen) <= DEEPEST:
             seen.add(parent_id)
@@ -160,7 +160,7 @@ class LiveServer:
                 return reason
             parent_id = parent.data.tags.get("mlflow.parentRunId")
         children = {r.info.run_id: r for r in self._search([run.info.experiment_id], f"tags.`mlflow.parentRunId` = {_quoted(run.info.run_id)}")}
-        for child_id in sorted(self._known.children_of(run.info.run_id) - set(children)):  # in other experiments, or left out
+        for child_id in sorted(self._known.children_of(run.info.run_id) - set(children)):  # in other experiments, or missing in the answer
             if (child := self._get_run(child_id)) is None:
                 return f"MLflow no longer shows its child run {child_id}: it may only be hidden"
             if child.info.experiment_id == run.info.experiment_id and child.data.tags.get("mlflow.parentRunId") == run.info.run_id:
@@ -172,7 +172,7 @@ class LiveServer:
         return None
 
     def _ask_sharing(self, run: Any) -> str | None:
-        """Another run whose folder is this one, or lies in it, however it is spelled. The run itself must be among those found."""
+        """Find another run whose folder is this one or inside it, in any spelling. The run itself must be among the results."""
         uri = redact_place(run.info.artifact_uri)
         folders = find_folders(uri, self._behind)
         found = {r.info.run_id: r for r in self._search(self._experiment_ids(), f"attributes.artifact_uri LIKE {_quoted(like_pattern(run.info.artifact_uri, run.info.run_id))}")}
@@ -211,11 +211,11 @@ class LiveServer:
             raise SourceUnreachable(self.name, f"cannot ask {self.name} for model {model_id}: its answer tells of no model.")
         if str(model.status) == "PENDING":
             return "the model is still being logged"
-        experiment = self._get_experiment(model.experiment_id)  # it may have no run that would be asked for it
+        experiment = self._get_experiment(model.experiment_id)  # a model may have no run that would be checked for its experiment
         return holding_tag(model.tags, "its", self._today) or holding_tag(experiment.tags, "its experiment's", self._today)
 
     def _ask_uses(self, owner: Owner, model_id: str | None) -> str | None:
-        """Runs that use the model, and registered versions that were made with it: in the end, or with what the run made."""
+        """Find runs that use the model, and registered versions made with it, directly or with what the run made."""
         uses = self._get_uses(owner.workspace)
         if model_id:
             uses.look(self._experiment_ids)
@@ -226,7 +226,7 @@ class LiveServer:
         return label and (f"used by a run behind a live model: {label}" if model_id else f"a run behind a live model used what it made: {label}")
 
     def _ask_lineage(self, workspace: str, model_ids: Collection[str]) -> str | None:
-        """A registered version that was made with any of the models, however many runs lie between."""
+        """Find a registered version made with any of the models, through any number of runs."""
         if not model_ids:
             return None
         uses = self._get_uses(workspace)
@@ -243,7 +243,7 @@ class LiveServer:
         return self._uses[workspace]
 
     def _ask_users(self, uses: LiveUses, model_id: str) -> str | None:
-        """Runs that used the model and run, or used it after the tables were read."""
+        """Find runs that used the model and are running, or that used it after the tables were read."""
 
         def ask(run_id: str) -> str | None:
             run = self._get_run(run_id)
@@ -267,8 +267,10 @@ class LiveServer:
         return self._busy(run, "its run") or holding_tag(run.data.tags, "its run's", self._today)
 
     def _ask_experiment(self, experiment_id: str) -> str | None:
-        """An experiment is asked about to be deleted in MLflow, which deletes its runs with it: it may have none that are active, nor
-        traces, which belong to no run and which it takes no more of afterwards."""
+        """Check an experiment before it is deleted in MLflow, which deletes its runs with it.
+
+        It must have no active runs and no traces: traces belong to no run, and a deleted experiment accepts no new ones.
+        """
         from mlflow.entities import ViewType
 
         experiment = self._get_experiment(experiment_id)
@@ -282,7 +284,7 @@ class LiveServer:
         return "it has traces" if traces else None
 
     def _find_owner(self, folder: str) -> str | None:
-        """Whether MLflow knows a run, model or trace that an orphan's folder is named after."""
+        """Find a run, model or trace in MLflow that an orphan's folder is named after."""
         there = self._list_workspaces()
         workspaces: list[str | None] = [None] if there is None else [*there]
         for workspace in workspaces:
@@ -296,7 +298,7 @@ class LiveServer:
                         return f"it belongs to model {name} of {self.name}"
                     if is_trace and self._client.find(lambda: self._client.store.get_trace_info(name)) is not None:  # noqa: B023
                         return f"it belongs to trace {name} of {self.name}"
-                    if is_model or RUN_ID.fullmatch(name):  # gone from MLflow, which lets a version be registered from its files all the same
+                    if is_model or RUN_ID.fullmatch(name):  # gone from MLflow, which still allows registering a version from its files
                         ids = {"run_id": None if is_model else name, "model_id": name if is_model else None}
                         if reason := self._ask_registry(workspace or DEFAULT_WORKSPACE).ask(**ids, is_run=not is_model):
                             return reason
@@ -310,7 +312,7 @@ def _milliseconds(moment: datetime) -> int:
 
 
 def _quoted(text: str) -> str:
-    """A text in MLflow's filter language, which knows no escape. Raises SourceUnreachable for one that cannot be said."""
+    """Return a text in MLflow's filter language, which has no escapes. Raises SourceUnreachable for a text that cannot be quoted."""
     if '"' not in text:
         return f'"{text}"'
     if "'" not in text:

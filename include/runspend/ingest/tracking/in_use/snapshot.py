@@ -1,6 +1,6 @@
-"""What MLflow is asked about right before bytes are deleted, and what the last extract saw of it.
+"""What is asked about an owner right before bytes are deleted, and what the last extract saw.
 
-Put here what a question is made of. The questions are in `server.py`; what is known is read out of the tables by `actions/archive/protection.py`.
+Put here the data of a question. `server.py` has the questions; `actions/archive/protection.py` reads the known facts from the tables.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Known", "Owner"]
 
 
 class Owner(Told, Protocol):
-    """What is asked about: an item of the archive is one."""
+    """The owner in question, for example an item of the archive."""
 
     @property
     def action(self) -> str: ...
@@ -26,11 +26,11 @@ class Owner(Told, Protocol):
 
 @dataclass(frozen=True)
 class Known:
-    """What the last extract saw of a server: what a true answer must not leave out, and what has happened since."""
+    """What the last extract saw of a server: what a correct answer must include, and the base for changes since."""
 
     read_at: datetime
     deleted_runs: frozenset[str] = frozenset()
-    purged_runs: frozenset[str] = frozenset()  # which MLflow no longer had
+    purged_runs: frozenset[str] = frozenset()  # no longer in MLflow at the last extract
     deleted_experiments: frozenset[str] = frozenset()
     children_of: Callable[[str], frozenset[str]] = lambda run_id: frozenset()
     users_of: Callable[[Collection[str]], frozenset[str]] = lambda model_ids: frozenset()  # runs that used any of the models
