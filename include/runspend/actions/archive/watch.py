@@ -13,7 +13,7 @@ from collections.abc import Callable
 __all__ = ["ANSWER_SECONDS", "Watch", "is_unanswered"]
 
 # How long an answer may be used for changes, counted from the question. The runs that use a model may be older by
-# TRUSTED_SECONDS of tracking/in_use/model_uses.py: five seconds in all. A question per object would cost a hundred requests for
+# TRUSTED_SECONDS of ingest/tracking/in_use/model_uses.py: five seconds in all. A question per object would cost a hundred requests for
 # each delete.
 ANSWER_SECONDS = 3.0
 TRIES = 2  # the first question of a run reads data that later ones reuse

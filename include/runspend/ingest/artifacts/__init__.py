@@ -1,14 +1,10 @@
 """Measures the bytes in artifact stores, and their owners. Contacts nothing outside the configured stores.
 
-    roots.py       which URIs lie inside a store: text only, no connection
-    listing.py     the rows and counts of a listing
-    local.py       flat listing of a folder
-    s3.py          flat listing of a bucket or prefix, versions included
-    blobs.py       the same of Google Cloud Storage and Azure
-    inventory.py   Amazon S3 Inventory in place of a listing
-    words.py       the result of a measurement, in a sentence
-    staging.py     a listing in progress, kept when it is interrupted
-    months.py      earlier rows, carried forward to the month of the pipeline run
+    blobs.py           listing of Google Cloud Storage and Azure
+    s3_inventory.py    Amazon S3 Inventory in place of a listing
+    summary.py         the result of a measurement, in a sentence
+    staging.py         a listing in progress, kept when it is interrupted
+    carry_forward.py   earlier rows, carried forward to the month of the pipeline run
     measure.py     listing -> owners -> stretches of time, the rows of `artifact_bytes` and `dangling_owners`
     ownership.sql  longest prefix wins; duplicate objects
     intervals.sql  changes since the last measurement; confirmed orphans

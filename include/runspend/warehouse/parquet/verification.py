@@ -8,7 +8,7 @@ or modification time differs from the note in `_runspend/verified.json`. So the 
 exchanged. Only the next pipeline run finds bits that rot on the disk, and a write that restores the time (`touch -r`).
 DuckDB neither writes nor checks the checksums of Parquet pages (`tests/faults/test_damage.py` flips bits), so they would not help.
 
-`warehouse.py` and `bucket.py` know where the files are; `runspend/pipeline/damage.py` decides what a pipeline run does about damage.
+`warehouse.py` and `bucket.py` know where the files are; `pipeline/damage.py` decides what a pipeline run does about damage.
 """
 
 from __future__ import annotations
