@@ -440,7 +440,7 @@ def test_charges_of_every_rule_add_up_whatever_the_days(ladder_reader: Reader, t
         assert total(Decimal(r[cost]) for r in sums) == total(l[snake(cost)] for l in outside)
         assert getattr(done.totals[0], snake(cost)) == total(l[snake(cost)] for l in lines.values())
     bucket = [r for r in platform if r["x_MatchMethod"] == "artifact_bytes"]
-    assert {r["x_AllocatedTo"] for r in bucket} == {"run", "orphan", "logged_model", "unmatched"}
+    assert {r["x_AllocatedTo"] for r in bucket} == {"run", "orphan", "logged_model", "unallocated"}
     assert {(r["x_LineCount"], r["x_PoolKey"], r["Tags"]) for r in bucket} == {("6", "bucket|STANDARD", ""), ("2", "bucket|GLACIER", "")}
 
 

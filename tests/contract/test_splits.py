@@ -393,7 +393,7 @@ def test_a_labelled_pod_pays_its_part_and_nobody_pays_for_another_pod(tmp_path: 
     on_node = {"id": "c" * 32, "at": "2026-10-05T10:00:00..2026-10-05T10:30:00", "on": ["i-1"]}
     assert ledger(tmp_path, bill, {"id": RUN, "at": AT, "on": []}, on_node) == {
         (RUN, "run_tag", ""): Decimal("4.00"),
-        ("unmatched", "none", "no_run"): Decimal("3.00"),
+        ("unallocated", "none", "no_run"): Decimal("3.00"),
         ("c" * 32, "resource_id", ""): Decimal("1.50"),
         ("idle", "resource_id", "no_run"): Decimal("1.50"),
     }
@@ -411,7 +411,7 @@ def test_a_run_may_name_its_pod(tmp_path: Path) -> None:
     claims = [claim("b", "3.00", "10:00..10:30"), claim(None, "7.00")]
     bill = loaded(tmp_path, [row("10.00", **HOUR)], *claims, scope=ALL)
     run = {"id": RUN, "at": "2026-10-05T10:00:00..2026-10-05T10:30:00", "on": ["ml/b"]}
-    assert ledger(tmp_path, bill, run) == {(RUN, "resource_id", ""): Decimal("3.00"), ("unmatched", "none", "no_run"): Decimal("7.00")}
+    assert ledger(tmp_path, bill, run) == {(RUN, "resource_id", ""): Decimal("3.00"), ("unallocated", "none", "no_run"): Decimal("7.00")}
 
 
 def test_parts_in_a_pool_are_as_many_machines_as_were_billed(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def test_callers_of_a_model_get_its_cost(company: Path, runspend: Runspend) -> N
         ("by role", "run", "llm_identity", "exact", Decimal(6)),
         ("by session", "run", "llm_identity", "exact", Decimal(5)),
         ("half the time", "run", "llm_identity", "exact", Decimal(3)),
-        (None, "unmatched", "llm_identity", None, Decimal(7)),
-        (None, "unmatched", "none", None, Decimal(5)),
+        (None, "unallocated", "llm_identity", None, Decimal(7)),
+        (None, "unallocated", "none", None, Decimal(5)),
     ]
     teams = json.loads(runspend("sql", "select team, sum(effective_cost) as cost from cost_daily where cost_kind = 'llm' group by team order by team", "--json", cwd=company).stdout)
     assert {r["team"]: Decimal(str(r["cost"])) for r in teams} == {"support": Decimal(7), "vision": Decimal(14), None: Decimal(3)}

@@ -208,7 +208,7 @@ def true_bytes(world: World) -> dict[Key, Fraction]:
                 # what a store had when it was first measured was there before, as far as the bill goes
                 came = min(row["valid_from"], since) if row["valid_from"] == first_known[row["store"]] else max(row["valid_from"], WINDOW_START)
                 lasted = min(row["valid_to"] or until, until) - came
-                owner = row["owner_id"] if row["owner_kind"] in ("run", "logged_model") else "orphan" if row["owner_kind"] == "orphan" else "unmatched"
+                owner = row["owner_id"] if row["owner_kind"] in ("run", "logged_model") else "orphan" if row["owner_kind"] == "orphan" else "unallocated"
                 times[owner] += row["bytes"] * (max(lasted, dt.timedelta()) // dt.timedelta(microseconds=1))
         total = sum(times.values())
         for owner, part in times.items():

@@ -24,7 +24,7 @@ from tests.models.chain import World, line, make_run, merge_worlds, rows_of, run
 MEASURES = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
 LATER = dt.timedelta(days=9)
 UNITS = ("machine_gpus", "machine_cpus", "machine_memory_gb")
-POTS = ("idle", "shared", "unmatched", "out_of_scope")
+POTS = ("idle", "shared", "unallocated", "out_of_scope")
 
 # Few, each of several worlds: an example is a whole build of a month's ledger, which hardly hangs on how many stand in it.
 WORLDS = 5

@@ -114,21 +114,21 @@ def true_costs(world: World) -> dict[Key, Fraction]:
 
         is_fee = bill_line["charge_category"] == "Tax" or bill_line.get("commitment_discount_status") == "Unused"
         if bill_line.get("run_tag"):
-            give(bill_line["run_tag"] if bill_line["run_tag"] in runs else "unmatched", cost)
+            give(bill_line["run_tag"] if bill_line["run_tag"] in runs else "unallocated", cost)
         elif bill_line["scope"] is None and machine not in machines:
             give("out_of_scope", cost)
         elif is_fee:
             assert bill_line["sub_account_id"] in inside
             give("shared", cost)
         elif end <= start:
-            give("unmatched", cost)
+            give("unallocated", cost)
         else:
             shares = _window_shares(runs, ancestors, spans, lines, machine, start, end)
             if shares:
                 for run_id, part in shares.items():
                     give(run_id, cost * part)
             else:
-                give("idle" if machine in machines else "unmatched", cost)
+                give("idle" if machine in machines else "unallocated", cost)
     return {key: value for key, value in truth.items() if value}
 
 

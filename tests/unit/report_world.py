@@ -151,7 +151,7 @@ def month_world(currency: str = "USD", names: Mapping[str, str] | None = None) -
         )
         for i, machine in enumerate(machines):
             charge(when, "idle", Decimal(7 + i * 3 + offset % 5) / 2, machine=machine, method="resource_id")
-        charge(when, "unmatched", Decimal("61.5") + offset % 4)
+        charge(when, "unallocated", Decimal("61.5") + offset % 4)
         charge(when, "shared", Decimal("-12.5") if offset % 10 == 3 else Decimal("40"), category="Credit" if offset % 10 == 3 else "Tax")
         charge(when, "orphan", Decimal("4.1"), kind="storage")
         charge(when, "out_of_scope", Decimal("320.5"))
@@ -166,7 +166,7 @@ def month_world(currency: str = "USD", names: Mapping[str, str] | None = None) -
     for name, amount, reason in (("i-0gpuspot", "812.51", None), ("i-0other", "301", "unknown_run"), ("", "240", "not_timed")):
         world["unallocated_costs"].append(
             {
-                "source": "aws", "billing_period": NOVEMBER, "allocated_to": "unmatched", "resource_id": text(name) if name else "", "service_name": "AmazonSageMaker", "sub_account_id": "",
+                "source": "aws", "billing_period": NOVEMBER, "allocated_to": "unallocated", "resource_id": text(name) if name else "", "service_name": "AmazonSageMaker", "sub_account_id": "",
                 "billing_currency": currency, **costs(amount), "reason": reason, "suspected_owner": text("ben"),
             }
         )  # fmt: skip

@@ -39,12 +39,12 @@ def line(number: int, tags: dict[str, str] | None = None, groups: tuple[str, ...
 
 
 LOST = [
-    (charge(1, "60", "unmatched", reason="no_run"), line(1, {"team": "vision"}, ("1111|sagemaker:job|j-1", "1111|eks:nodegroup-name|gpu-spot", "1111|eks:cluster-name|ml"))),
-    (charge(2, "40", "unmatched", reason="no_run"), line(2, {}, ("1111|eks:nodegroup-name|gpu-spot",))),
-    (charge(3, "30", "unmatched", reason="no_run"), line(3, {"team": "nlp", "Name": "box-1", "env": "prod"})),
-    (charge(4, "20", "unmatched", reason="no_run"), line(4, {"team": "nlp", "Name": "box-2"})),
-    (charge(5, "10", "unmatched", reason="not_timed", cost_kind="storage", service_name="Amazon S3"), line(5)),
-    (charge(6, "5", "unmatched", reason="unknown_run", service_name="Amazon SageMaker"), line(6)),
+    (charge(1, "60", "unallocated", reason="no_run"), line(1, {"team": "vision"}, ("1111|sagemaker:job|j-1", "1111|eks:nodegroup-name|gpu-spot", "1111|eks:cluster-name|ml"))),
+    (charge(2, "40", "unallocated", reason="no_run"), line(2, {}, ("1111|eks:nodegroup-name|gpu-spot",))),
+    (charge(3, "30", "unallocated", reason="no_run"), line(3, {"team": "nlp", "Name": "box-1", "env": "prod"})),
+    (charge(4, "20", "unallocated", reason="no_run"), line(4, {"team": "nlp", "Name": "box-2"})),
+    (charge(5, "10", "unallocated", reason="not_timed", cost_kind="storage", service_name="Amazon S3"), line(5)),
+    (charge(6, "5", "unallocated", reason="unknown_run", service_name="Amazon SageMaker"), line(6)),
 ]
 SETTLED = [
     charge(10, "100", match_method="run_tag", confidence="exact"),
@@ -72,7 +72,7 @@ def tables() -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.parametrize(
     "sql",
     [advice.RUNGS, without_run.WITHOUT_RUN, advice.ORIGINS.format(name="team"), scope_proposal.ACCOUNTS, scope_proposal.ACCELERATED, advice.IDENTITY, finality.BILLS, history.DIFFERENCES],
-    ids=["rungs", "unmatched", "origins", "accounts", "accelerated", "identity", "bills", "differences"],
+    ids=["rungs", "unallocated", "origins", "accounts", "accelerated", "identity", "bills", "differences"],
 )
 def test_every_question_reads_the_same_on_both_engines(sql: str) -> None:
     """Nothing in it that DuckDB and GoogleSQL answer differently."""
@@ -82,7 +82,7 @@ def test_every_question_reads_the_same_on_both_engines(sql: str) -> None:
 def test_a_line_is_in_the_group_that_would_explain_most(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
     """Node group before job, cluster and other tags; the dearest tag before service and account; names of single things never."""
     with warehouse(tmp_path / "w", **tables) as reader:
-        (groups,) = without_run.unmatched_groups(reader, FIRST, given).values()
+        (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
     assert [(g.words, g.effective_cost) for g in groups] == [
         ("node group gpu-spot", Decimal(100)),
         ("team=nlp", Decimal(50)),
@@ -100,7 +100,7 @@ def test_the_advised_pool_is_one_that_the_configuration_takes(tmp_path: Path, gi
     import yaml
 
     with warehouse(tmp_path / "w", **tables) as reader:
-        (groups,) = without_run.unmatched_groups(reader, FIRST, given).values()
+        (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
     for group in (g for g in groups if "add a pool: " in g.advice):
         pool = yaml.safe_load(group.advice.partition("add a pool: ")[2])
         assert Settings.model_validate({"home": tmp_path, "pools": [pool]}).pools[0].lines == {k: [v] for k, v in group.selector.items()}
@@ -118,20 +118,20 @@ def test_the_advised_pool_is_one_that_the_configuration_takes(tmp_path: Path, gi
 )
 def test_any_tag_can_be_told(tmp_path: Path, given: Settings, tags: dict[str, str], words: str) -> None:
     """Names of single things are left out whatever people write into them."""
-    with warehouse(tmp_path / "w", cost_allocations=[charge(1, "1", "unmatched")], billing_lines=[line(1, tags)]) as reader:
-        (groups,) = without_run.unmatched_groups(reader, FIRST, given).values()
+    with warehouse(tmp_path / "w", cost_allocations=[charge(1, "1", "unallocated")], billing_lines=[line(1, tags)]) as reader:
+        (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
     assert [g.words for g in groups] == [words]
 
 
 def test_lines_priced_together_are_told_by_one_of_them(tmp_path: Path, given: Settings) -> None:
     """The rest of a pool that no run claims has the tags of its lines."""
     tables = {
-        "cost_allocations": [charge(1, "70", "unmatched", charge_id="pooled", reason="no_run")],
+        "cost_allocations": [charge(1, "70", "unallocated", charge_id="pooled", reason="no_run")],
         "charge_lines": [{"source": "aws", "billing_period": FIRST, "line_id": f"c{n}", "charge_id": "pooled"} for n in (1, 2)],
         "billing_lines": [line(n, {"env": "ml"}) for n in (1, 2)],
     }
     with warehouse(tmp_path / "w", **tables) as reader:
-        (groups,) = without_run.unmatched_groups(reader, FIRST, given).values()
+        (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
     assert [(g.words, g.effective_cost) for g in groups] == [("env=ml", Decimal(70))]
 
 

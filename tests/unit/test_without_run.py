@@ -48,7 +48,7 @@ def sums_of(*lines: dict[str, Any]) -> list[dict[str, Any]]:
 
 def groups_of(tmp_path: Path, given: Settings, **tables: Any) -> tuple[without_run.Group, ...]:
     with warehouse(tmp_path / "w", **tables) as reader:
-        return without_run.unmatched_groups(reader, FIRST, given).get("USD", ())
+        return without_run.unallocated_groups(reader, FIRST, given).get("USD", ())
 
 
 # (kind, service, meter, resource, FOCUS category as the ledger's cost kind): names as bills and FOCUS exports write them
@@ -139,7 +139,7 @@ def test_accelerators_come_first_whatever_the_scope(tmp_path: Path, given: Setti
         outside(3, "40", instance_type="trn1.2xlarge", machine_gpus=0),
         line(4),
     ]
-    allocations = [summed(1, "540"), summed(2, "5000", sub_account_id="web"), charge(4, "900", "unmatched", reason="no_run")]
+    allocations = [summed(1, "540"), summed(2, "5000", sub_account_id="web"), charge(4, "900", "unallocated", reason="no_run")]
     found = groups_of(tmp_path, given, cost_allocations=allocations, billing_lines=lines)
     assert [(g.words, g.effective_cost, g.outside_cost, g.is_accelerated) for g in found] == [
         (f"accelerators of {EC2} in account ml (p4d.24xlarge, trn1.2xlarge)", Decimal(540), Decimal(540), True),
@@ -172,8 +172,8 @@ def test_what_the_ledger_placed_is_not_outside(tmp_path: Path, given: Settings) 
 def test_excluded_accelerators_are_named(tmp_path: Path, given: Settings) -> None:
     """The scope is respected: they are named, in no proposal and in no share of the platform."""
     excluded = outside(1, "700", scope="exclude", charge_description="accelerators: p5.48xlarge", service_category=None)
-    with warehouse(tmp_path / "w", cost_allocations=[*sums_of(excluded), charge(2, "10", "unmatched")], billing_lines=[excluded, line(2)]) as reader:
-        first, _ = without_run.unmatched_groups(reader, FIRST, given)["USD"]
+    with warehouse(tmp_path / "w", cost_allocations=[*sums_of(excluded), charge(2, "10", "unallocated")], billing_lines=[excluded, line(2)]) as reader:
+        first, _ = without_run.unallocated_groups(reader, FIRST, given)["USD"]
         proposed = scope_proposal.scope_proposal(reader, FIRST)
     assert (first.words, first.kind, first.inside_cost) == (f"excluded accelerators of {EC2} in account ml", "excluded", Decimal(0))
     assert suggestion(first, Decimal(10)) == f"check excluded accelerators of {EC2} in account ml: explains 700.00, out of scope now"
@@ -265,7 +265,7 @@ def test_the_scope_to_paste_always_has_the_accelerators(tmp_path: Path) -> None:
 def test_the_screen_names_both_figures(tmp_path: Path, given: Settings) -> None:
     """What has no run adds up without what is out of scope; the scope to paste says what is accelerators."""
     lines = [outside(1, "500", instance_type="p4d.24xlarge", machine_gpus=8), line(2)]
-    with warehouse(tmp_path / "w", cost_allocations=[summed(1, "500"), charge(2, "100", "unmatched")], billing_lines=lines):
+    with warehouse(tmp_path / "w", cost_allocations=[summed(1, "500"), charge(2, "100", "unallocated")], billing_lines=lines):
         pass
     screen = render_outlook(read_outlook(open_warehouse(given), given, "tried now"))
     assert "no run found" in screen and "100.0 %  100.00 USD, 100.0 % is Amazon EC2 in account 1111" in screen

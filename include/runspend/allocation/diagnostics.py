@@ -189,10 +189,10 @@ def _most_of(rows: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def _rung_of(row: Mapping[str, Any]) -> tuple[int, str]:
-    last = {"unmatched": "no run found", "shared": "shared", "out_of_scope": "out of scope"}
+    last = {"unallocated": "no run found", "shared": "shared", "out_of_scope": "out of scope"}
     method = row["match_method"]
     # the owner of a language model's caller is known without a run
-    if (target := row["allocated_to"]) in last and not (target == "unmatched" and method == "llm_identity"):
+    if (target := row["allocated_to"]) in last and not (target == "unallocated" and method == "llm_identity"):
         return len(RULES) + list(last).index(target), last[target]
     name = f" {row['pool_key'].partition('|')[0]}" if row["pool_key"] else ""
     return list(RULES).index(method) if method in RULES else len(RULES) - 1, f"{RULES.get(method, method)}{name}"

@@ -47,7 +47,7 @@ with lost as (
     max(reason) as reason, sum(effective_cost) as effective_cost
   from cost_allocations
   -- whose the caller of a language model is, is known without a run
-  where billing_period = @first and allocated_to = 'unmatched' and match_method <> 'llm_identity'
+  where billing_period = @first and allocated_to = 'unallocated' and match_method <> 'llm_identity'
   group by billing_currency, source, charge_id
 ),
 one_lines as (
@@ -130,7 +130,7 @@ Row = Mapping[str, Any]
 Key = tuple[str, tuple[tuple[str, str], ...], str]  # kind, selector, name of its resources
 
 
-def unmatched_groups(reader: Reader, first: date, settings: Settings) -> dict[str, tuple[Group, ...]]:
+def unallocated_groups(reader: Reader, first: date, settings: Settings) -> dict[str, tuple[Group, ...]]:
     """Map currency to groups of cost without a run. One action would explain a group. A line is in one group.
 
     Accelerators come first, then the largest amounts. Lines outside the default scope are in the currency of their bill. Machines

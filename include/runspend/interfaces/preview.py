@@ -21,7 +21,7 @@ from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours
 from runspend.allocation.diagnostics import Coverage, Identity, Rung, UnmetClaims
 from runspend.allocation.inputs import configuration_digest
 from runspend.allocation.scope_proposal import ScopeLine, scope_proposal
-from runspend.allocation.without_run import Group, unmatched_groups
+from runspend.allocation.without_run import Group, unallocated_groups
 from runspend.config.settings import MailSettings, Settings, WarehouseSettings
 from runspend.config.types import CONNECTION
 from runspend.core.amounts import add, money, month_name, percent, places_for, shares_of
@@ -126,7 +126,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
         return Outlook(None, origin, problems=("no bill could be split",))
     first = first_day(period)
     with warehouse.reader() as reader:
-        rungs, groups = advice.rungs(reader, first), unmatched_groups(reader, first, settings)
+        rungs, groups = advice.rungs(reader, first), unallocated_groups(reader, first, settings)
         coverage = advice.coverage(reader, first, month_after(first, 1))
         return Outlook(
             period,

@@ -114,10 +114,8 @@ LINE_DIMENSIONS = (
 POOL_KEY = Column("pool_key", "STRING", "What the charge was priced from, on the rungs that price from a pool; null elsewhere.")
 OVERHEAD = Column("overhead_cost", "BIGNUMERIC", "Part of effective_cost that an exact job match covers outside its runs: start-up, gaps, shut-down.")
 
-CONFIDENCES = ("exact", "high", "medium", "low")
-TARGETS = ("run", "logged_model", "orphan", "idle", "shared", "unmatched", "out_of_scope")
 COST_KINDS = ("compute", "storage", "network", "llm", "other")
-ALLOCATED_TO = ("run", "logged_model", "orphan", "idle", "shared", "unmatched", "out_of_scope")
+ALLOCATED_TO = ("run", "logged_model", "orphan", "idle", "shared", "unallocated", "out_of_scope")
 MATCH_METHODS = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes", "llm_identity", "llm_cost", "pool_time", "instance_type_time", "sharing", "none")
 CONFIDENCES = ("exact", "high", "medium", "low")
 COST_STATUSES = ("provisional", "final", "none")
@@ -667,7 +665,7 @@ COST_ALLOCATIONS = Table(
         Column("resource_id", "STRING", "FOCUS ResourceId."),
         Column("invoice_id", "STRING", "FOCUS InvoiceId."),
         Column("cost_kind", "STRING", "What the money bought: compute, storage, network, llm or other.", words=COST_KINDS),
-        Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unmatched or out_of_scope.", words=ALLOCATED_TO),
+        Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unallocated or out_of_scope.", words=ALLOCATED_TO),
         *RUN_REFERENCE,
         Column("owner_id", "STRING", "Id of the logged model, where allocated_to is logged_model; null elsewhere."),
         Column("allocated_ratio", "FLOAT64", "Share of the charge. To look at; never compute a cost from it."),
@@ -877,7 +875,7 @@ COST_DAILY = Table(
         Column("service_name", "STRING", "FOCUS ServiceName."),
         Column("charge_category", "STRING", "FOCUS ChargeCategory."),
         Column("cost_kind", "STRING", "What the money bought.", words=COST_KINDS),
-        Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unmatched or out_of_scope.", words=ALLOCATED_TO),
+        Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unallocated or out_of_scope.", words=ALLOCATED_TO),
         Column("tracking_server", "STRING", "Name of the tracking server; null unless allocated to a run."),
         Column("workspace", "STRING", "MLflow workspace."),
         Column("experiment_id", "STRING", "MLflow experiment id."),
@@ -899,11 +897,11 @@ COST_DAILY = Table(
 UNALLOCATED_COSTS = Table(
     "unallocated_costs",
     "one row per resource, target and currency of a billing period",
-    "Idle and unmatched money by resource, the largest first in every report.",
+    "Idle and unallocated money by resource, the largest first in every report.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
-        _key("allocated_to", "STRING", "idle or unmatched.", words=ALLOCATED_TO),
+        _key("allocated_to", "STRING", "idle or unallocated.", words=ALLOCATED_TO),
         _key("resource_id", "STRING", "FOCUS ResourceId; empty when the lines name none."),
         _key("service_name", "STRING", "FOCUS ServiceName; empty when null."),
         _key("sub_account_id", "STRING", "FOCUS SubAccountId; empty when null."),

@@ -26,7 +26,7 @@ SUMMED = {
     "run_costs": ("run_costs_daily", "true", {c: c for c in ("tracking_server", "workspace", "run_id")}),
     "unallocated_costs": (
         "cost_allocations",
-        "allocated_to in ('idle', 'unmatched')",
+        "allocated_to in ('idle', 'unallocated')",
         {c: c for c in ("source", "billing_period", "allocated_to")}
         | {c: f"coalesce({c}, '')" for c in ("resource_id", "service_name", "sub_account_id")},
     ),

@@ -21,7 +21,7 @@ from tests.benchmarks.accuracy.others import OTHERS, Costs
 from tests.benchmarks.accuracy.worlds import WITH_IDS, Night, World
 
 MEASURES = {"list_cost": "ListCost", "contracted_cost": "ContractedCost", "effective_cost": "EffectiveCost", "billed_cost": "BilledCost"}
-POTS = {"idle": IDLE, "shared": SHARED, "unmatched": NOBODY, "out_of_scope": NOBODY}
+POTS = {"idle": IDLE, "shared": SHARED, "unallocated": NOBODY, "out_of_scope": NOBODY}
 CERTAIN = ("exact", "high")
 BY_ID = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes")  # rules that know, and do not estimate
 NO_COST = Fraction(0)

@@ -106,7 +106,7 @@ def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
     total = EXACT.add(matched, figures.no_run)
     shares = [f"{share(figures.by_confidence[c], total)} {c}" for c in ("exact", "high", "medium", "low") if figures.by_confidence.get(c)]
     if figures.no_run:
-        shares.append(f"{share(figures.no_run, total)} of it is no run's: idle, shared, unmatched or orphaned")
+        shares.append(f"{share(figures.no_run, total)} of it is no run's: idle, shared, unallocated or orphaned")
     if shares:
         facts.append(("", f"Matched to runs: {', '.join(shares)}."))
     return Facts("HOW SURE", tuple(facts))

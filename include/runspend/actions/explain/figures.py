@@ -53,7 +53,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Share:
-    """One target's part of a charge: a run, or idle, unmatched and the like."""
+    """One target's part of a charge: a run, or idle, unallocated and the like."""
 
     allocated_to: str
     run: RunKey | None

@@ -79,7 +79,7 @@ def _machine(uses: Sequence[Use], me: RunKey, begin: datetime, end: datetime, st
             share = sum(u.ratio for u in found) / windows
             height = share * BAR
             y -= height
-            css = "run" if run == me else colors[run] if run is not None else kind if kind in ("idle", "unmatched", "shared") else "scope"
+            css = "run" if run == me else colors[run] if run is not None else kind if kind in ("idle", "unallocated", "shared") else "scope"
             who = f"{run.run_id[:8]} {clean(found[0].run_name or '')}".strip() if run is not None else kind.replace("_", " ")
             when = f"{slot.day} {slot:%b %H:%M}" if step < timedelta(days=1) else f"{slot.day} {slot:%b}"
             pieces.append(

@@ -19,7 +19,7 @@ from runspend.core.amounts import day, percent
 PART_CLASS = {
     "run cost": "run",
     "idle": "idle",
-    "unmatched": "unmatched",
+    "unallocated": "unallocated",
     "shared": "shared",
     "orphaned": "orphan",
     "out of scope": "scope",

@@ -177,7 +177,7 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
             for r in c.runs
         ],
     )  # fmt: skip
-    for name in ("idle", "unmatched"):
+    for name in ("idle", "unallocated"):
         yield (
             name,
             (
@@ -209,7 +209,7 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
                         r.reason,
                     ]
                     for c in pages
-                    for r in (c.idle if name == "idle" else c.unmatched)
+                    for r in (c.idle if name == "idle" else c.unallocated)
                 ],
             ),
         )

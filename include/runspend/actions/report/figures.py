@@ -21,7 +21,7 @@ MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
 PARTS: dict[str, tuple[str, ...]] = {
     "run cost": ("run", "logged_model"),
     "idle": ("idle",),
-    "unmatched": ("unmatched",),
+    "unallocated": ("unallocated",),
     "shared": ("shared",),
     "orphaned": ("orphan",),
     "out of scope": ("out_of_scope",),
@@ -98,7 +98,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Resource:
-    """Idle or unmatched money of one machine or service.
+    """Idle or unallocated money of one machine or service.
 
     `used_by_day` is the share of its Usage charges that runs used. `has_allocated_cost` means that some rule allocated a part of it to
     runs in the billing period. It is set only if no last run is known.
@@ -215,7 +215,7 @@ class CurrencyFigures:
     people: tuple[tuple[str, Decimal], ...]
     runs: tuple[Run, ...]
     idle: tuple[Resource, ...]
-    unmatched: tuple[Resource, ...]
+    unallocated: tuple[Resource, ...]
     waste: tuple[Waste, ...]
     certainty: tuple[Certainty, ...]
     reconciliation: tuple[Reconciliation, ...]

@@ -29,7 +29,7 @@ from runspend.core.amounts import change, instant, money, month_name, percent, p
 WORDS = {
     "run cost": "found its run",
     "idle": "idle machines",
-    "unmatched": "no run found",
+    "unallocated": "no run found",
     "shared": "shared",
     "orphaned": "orphaned artifacts",
     "out of scope": "out of scope",
@@ -153,7 +153,7 @@ def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty:
     shares = dict(zip(PLATFORM, shares_of([c.parts[p].effective_cost for p in PLATFORM], c.platform.effective_cost), strict=True))
     notes = {
         "idle": _idle_note(c),
-        "unmatched": _unmatched_note(c, places),
+        "unallocated": _unallocated_note(c, places),
         "shared": ", ".join(f"{_clean(k.lower())} {money(v, places)}" for k, v in list(c.shared_by.items())[:3]),
         "orphaned": size(figures.artifacts.orphaned_bytes) if figures.artifacts.orphaned_bytes else "",
     }
@@ -235,7 +235,7 @@ def _idle_note(c: CurrencyFigures) -> str:
     return f"worst {_short(worst.name)}, {unused:,.0f} of {worst.billed_seconds / 3600:,.0f} h unused"
 
 
-def _unmatched_note(c: CurrencyFigures, places: int) -> str:
+def _unallocated_note(c: CurrencyFigures, places: int) -> str:
     inside = next((g for g in c.groups if g.inside_cost), None)
     return f"{_clean(inside.action)}: explains {money(inside.inside_cost, places)}" if inside else ""
 

@@ -43,7 +43,7 @@ from runspend.actions.report.figures import (
 )  # fmt: skip
 from runspend.allocation.diagnostics import coverage as dimension_coverage
 from runspend.allocation.storage_prices import billed_rates
-from runspend.allocation.without_run import unmatched_groups
+from runspend.allocation.without_run import unallocated_groups
 from runspend.config.exchange_rates import describe_missing_rates, missing_rates, stretches
 from runspend.config.settings import Settings
 from runspend.core.amounts import add
@@ -105,7 +105,7 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
     builds = ask("builds")
     states = {(r["source"], r["billing_currency"]): r for r in ask("states")}
     others = tuple((code, _estimates(rows)) for code, rows in sorted(tables["estimates"].items()) if code not in order)
-    groups, coverage = unmatched_groups(shown, first, settings), dimension_coverage(shown, first, month_after(first, 1))
+    groups, coverage = unallocated_groups(shown, first, settings), dimension_coverage(shown, first, month_after(first, 1))
     figures = ReportFigures(
         period=period,
         now=now,
@@ -239,9 +239,9 @@ def _currency_figures(
     days: dict[date, dict[str, list[Decimal]]] = defaultdict(lambda: defaultdict(list))
     for r in rows["days"]:
         days[r["charge_date"]][PART_OF[r["allocated_to"]]].append(r["effective_cost"] or Decimal(0))
-    idle, unmatched = (
+    idle, unallocated = (
         _resources([r for r in rows["unallocated"] if r["allocated_to"] == target], rows["idle_days"], people)
-        for target in ("idle", "unmatched")
+        for target in ("idle", "unallocated")
     )
     return CurrencyFigures(
         currency=currency,
@@ -260,7 +260,7 @@ def _currency_figures(
         people=tuple((name, r["effective_cost"]) for r in rows["people"] if (name := people.name(r["user_name"])) and r["effective_cost"]),
         runs=tuple(_run(r, people, settings) for r in rows["top_runs"]),
         idle=idle,
-        unmatched=unmatched,
+        unallocated=unallocated,
         waste=_waste(rows["waste_runs"], idle, people),
         certainty=tuple(
             Certainty(

@@ -215,10 +215,10 @@ class CurrencyView:
         return amounts.round_parts([t.effective_cost for t in self.c.teams], self.places)
 
     def cumulative(self) -> list[Decimal | None]:
-        """Return the cumulative share of unmatched money that the largest resources explain."""
-        whole = self.c.parts["unmatched"].effective_cost
+        """Return the cumulative share of unallocated money that the largest resources explain."""
+        whole = self.c.parts["unallocated"].effective_cost
         running, shares = Decimal(0), []
-        for r in self.c.unmatched:
+        for r in self.c.unallocated:
             running = amounts.add([running, r.effective_cost])
             shares.append(running * 100 / whole if whole > 0 else None)
         return shares

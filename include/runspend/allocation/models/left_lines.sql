@@ -3,7 +3,7 @@ select
   l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
   l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.invoice_id, l.cost_kind,
   l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
-  case when l.known_by is not null then 'idle' else 'unmatched' end as allocated_to,
+  case when l.known_by is not null then 'idle' else 'unallocated' end as allocated_to,
   cast(null as string) as tracking_server, cast(null as string) as workspace, cast(null as string) as run_id, cast(null as string) as owner_id,
   coalesce(l.known_by, 'none') as match_method,
   -- Offered time that a pool or type did not use has the same confidence as the time it used.

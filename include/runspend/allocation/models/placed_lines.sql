@@ -60,11 +60,11 @@ select
   l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
   case
     when g.run_tag is not null then 'run'
-    when l.settled_by = 'run_tag' then 'unmatched'
+    when l.settled_by = 'run_tag' then 'unallocated'
     when t.resource_key is not null then t.allocated_to
     when l.line_kind = 'fee' or l.is_declared then 'shared'
     when l.line_kind = 'timed' and l.is_known then 'idle'
-    else 'unmatched'
+    else 'unallocated'
   end as allocated_to,
   coalesce(g.tracking_server, t.tracking_server) as tracking_server,
   coalesce(g.workspace, t.workspace) as workspace,

@@ -3,7 +3,7 @@ select
   c.source, c.billing_period, c.charge_id, c.charge_date, c.charge_period_start, c.charge_period_end, c.service_provider_name, c.billing_account_id,
   c.sub_account_id, c.region_id, c.service_name, c.charge_category, c.resource_id, c.invoice_id, c.cost_kind, c.billing_currency,
   c.list_cost, c.contracted_cost, c.effective_cost, c.billed_cost,
-  case when t.allocated_to <> 'rest' then t.allocated_to when c.known_by is not null then 'idle' when c.is_inside then 'unmatched' else 'out_of_scope' end as allocated_to,
+  case when t.allocated_to <> 'rest' then t.allocated_to when c.known_by is not null then 'idle' when c.is_inside then 'unallocated' else 'out_of_scope' end as allocated_to,
   t.tracking_server, t.workspace, t.run_id, t.owner_id,
   -- Idle time keeps the rule that identified the machine.
   case when c.known_by is not null and t.allocated_to in ('idle', 'rest') then c.known_by else c.match_method end as match_method,

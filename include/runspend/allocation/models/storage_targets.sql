@@ -49,7 +49,7 @@ weights as (
   -- Whole numbers that sum to less than 2^52, each from one float product. One byte in a hundred petabytes still counts as one.
   select
     s.target_key, s.window_start, s.window_end, k.is_in_part,
-    case s.owner_kind when 'run' then 'run' when 'logged_model' then 'logged_model' when 'orphan' then 'orphan' else 'unmatched' end as allocated_to,
+    case s.owner_kind when 'run' then 'run' when 'logged_model' then 'logged_model' when 'orphan' then 'orphan' else 'unallocated' end as allocated_to,
     case when s.owner_kind in ('run', 'logged_model') then s.tracking_server end as tracking_server,
     case when s.owner_kind in ('run', 'logged_model') then s.workspace end as workspace,
     case when s.owner_kind = 'run' then s.owner_id end as run_id,

@@ -6,7 +6,7 @@ with sums as (
     max(region_id) as region_id, min(reason) as reason,
     sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
   from cost_allocations
-  where billing_period = @period and allocated_to in ('idle', 'unmatched') and match_method <> 'sharing'
+  where billing_period = @period and allocated_to in ('idle', 'unallocated') and match_method <> 'sharing'
   group by source, billing_period, allocated_to, coalesce(resource_id, pool_key, ''), coalesce(service_name, ''), coalesce(sub_account_id, ''), billing_currency
 ),
 given as (

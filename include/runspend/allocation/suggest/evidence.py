@@ -33,7 +33,7 @@ LEFT_LINES = f"""
 with taken as (
   select source, charge_id
   from cost_allocations
-  where billing_period >= @first and allocated_to not in ('unmatched', 'out_of_scope', 'idle')
+  where billing_period >= @first and allocated_to not in ('unallocated', 'out_of_scope', 'idle')
   group by source, charge_id
 ),
 taken_lines as (

@@ -1,7 +1,7 @@
 -- one row per charge without a resource of its own: what it cost in all, how many share it, what nobody had
 select
   source, billing_period, charge_id, sum(effective_cost) as effective_cost, countif(allocated_to = 'run') as runs,
-  sum(case when allocated_to in ('idle', 'unmatched', 'orphan', 'out_of_scope') then effective_cost end) as unused_cost
+  sum(case when allocated_to in ('idle', 'unallocated', 'orphan', 'out_of_scope') then effective_cost end) as unused_cost
 from cost_allocations
 where charge_id in unnest(@charges) and charge_date between @first_date and @last_date
   -- A cost distributed by `sharing` appears next to the same amount subtracted from the shared cost.
