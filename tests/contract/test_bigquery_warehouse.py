@@ -14,6 +14,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,12 +22,14 @@ import pytest
 
 from runspend.config.settings import WarehouseSettings
 from runspend.core.errors import CheckFailed, ConfigError, RunspendError, UsageError
+from runspend.schema.renames import RENAMED_COLUMNS, VALUE_COLUMNS
 from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table
 from runspend.warehouse import Model, Unit, UnitState
 from runspend.warehouse.bigquery.jobs import Jobs, Statement
 from runspend.warehouse.bigquery.tables import DAY_MS, PUBLISHED, WRITER, make_dataset, quoted, sweep_steps, type_of
 from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests import former_schema as former
 from tests.contract import test_exchange_on_reference as exchange
 from tests.contract.test_warehouse import CHARGES
 from tests.faults.world import rows_of
@@ -170,6 +173,31 @@ def test_a_new_column_is_added_and_old_rows_have_none(fresh: BigQueryWarehouse, 
     ]
     fields = {f.name: f.description for f in wider.jobs.client.get_table(wider.places.table(TABLES["run_costs"])).schema}
     assert (fields["new_cost"], fields["new_ids"]) == ("New.", "New too.")
+
+
+def test_former_names_and_values_are_replaced_in_place(fresh: BigQueryWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of the schema version before get today's names and values with equal content, however often it is begun."""
+    for unit in former.UNITS:
+        fill(fresh, unit, former.todays_rows(unit))
+    before, states = former.contents(fresh.read), fresh.states()
+    for table, names in RENAMED_COLUMNS.items():
+        for now, name in names.items():
+            script(fresh, f"alter table {quoted(fresh.places.table(TABLES[table]))} rename column {now} to {name}")
+    for table, columns in VALUE_COLUMNS.items():
+        for column in columns:
+            script(fresh, f"update {quoted(fresh.places.table(TABLES[table]))} set {column} = 'unmatched' where {column} = 'unallocated'")
+    extra = json.dumps({"schema_version": former.FORMER_VERSION, "schema": "another"})
+    script(fresh, f"update {quoted(fresh.places.published)} set extra = '{extra}' where table_name = ''")
+    with monkeypatch.context() as patched:
+        patched.setattr("runspend.warehouse.bigquery.tables._rename_values", Mock(side_effect=RunspendError("killed")))
+        with pytest.raises(RunspendError, match="killed"):  # after the names, before the values
+            again(fresh).make_ready()
+    for _ in range(2):
+        upgraded = again(fresh)
+        upgraded.make_ready()
+        assert former.contents(upgraded.read) == before
+        assert upgraded.states() == states
+    assert upgraded.head().extra["schema_version"] == SCHEMA_VERSION
 
 
 def retyped(table: Table) -> Table:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from decimal import Decimal
@@ -25,8 +29,10 @@ from runspend.warehouse.parquet.journal import write_json
 from runspend.warehouse.parquet.repair import mend_folder
 from runspend.warehouse.parquet.verification import seal
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests import former_schema as former
 from tests.faults.world import PERIOD, rows_of, with_new_column
 
+REPOSITORY = Path(__file__).parents[2]
 LINES = TABLES["billing_lines"]
 MONTH = dt.date(2026, 10, 1)
 
@@ -557,3 +563,64 @@ def test_a_new_column_is_added_before_the_next_publish(root: Path, monkeypatch: 
     assert ParquetWarehouse(root).states()[unit].digest == digest
     assert ParquetWarehouse(root).verify() == []
     assert ask(root, "select count(*) as n, countif(new_cost is null) as empty from run_costs") == [{"n": 50, "empty": 50}]
+
+
+def fill_former(root: Path) -> dict[Unit, pa.Table]:
+    """Make a warehouse of the schema version before; return what its units hold in today's words."""
+    for unit in former.UNITS:
+        fill(root, former.todays_rows(unit), table=unit.table, writer=unit.writer)
+    before = former.contents(ParquetWarehouse(root).read)
+    former.make_former(root)
+    return before
+
+
+def asked(root: Path) -> dict[Unit, pa.Table]:
+    """What queries see of the units."""
+    with ParquetWarehouse(root).reader() as reader:
+        return former.contents(lambda unit: reader.query(f"select * from {unit.table}"))
+
+
+def test_former_names_and_values_read_as_todays_and_the_next_publish_replaces_them(root: Path, tmp_path: Path) -> None:
+    """Readers see today's names at once. The next publish rewrites the files with equal content and digests."""
+    before = fill_former(root)
+    warehouse = ParquetWarehouse(root)
+    digests = {unit: state.digest for unit, state in warehouse.states().items()}
+    path = warehouse.path(Unit("cost_daily", PERIOD, "all"))
+    assert "unmatched" in pq.read_table(path, partitioning=None)["allocated_to"].to_pylist()
+    for found in (former.contents(warehouse.read), asked(root)):
+        assert found == before
+    fetched = warehouse.fetch(Unit("period_states", PERIOD, "all"), tmp_path)
+    assert fetched is not None and pq.read_schema(fetched).equals(TABLES["period_states"].arrow_schema())
+    fill(root, rows_of(LINES))
+    assert json.loads((root / "_runspend" / "schema.json").read_text())["version"] == tables.SCHEMA_VERSION
+    for unit in former.UNITS:
+        file = ParquetWarehouse(root).path(unit)
+        assert pq.read_schema(file).equals(TABLES[unit.table].arrow_schema())
+        assert "unmatched" not in str(pq.read_table(file, partitioning=None).to_pylist())
+    assert former.contents(ParquetWarehouse(root).read) == asked(root) == before
+    assert {unit: state.digest for unit, state in ParquetWarehouse(root).states().items() if unit in digests} == digests
+    assert ParquetWarehouse(root).verify() == []
+
+
+@pytest.mark.parametrize("point", ["before_journal", "after_journal", "after_first_move", "after_moves", "after_journal_dropped"])
+def test_an_upgrade_that_is_killed_is_completed_or_begun_again(root: Path, point: str) -> None:
+    """Wherever it is killed, the units hold the same content, before and after the next publish."""
+    before = fill_former(root)
+    command = [sys.executable, "-m", "tests.faults.world", str(root), "rounds", "other", "1"]
+    killed = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "RUNSPEND_CRASH_AT": f"publish.{point}"}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert asked(root) == before
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    assert json.loads((root / "_runspend" / "schema.json").read_text())["version"] == tables.SCHEMA_VERSION
+    assert former.contents(ParquetWarehouse(root).read) == asked(root) == before
+    assert ParquetWarehouse(root).verify() == []
+
+
+def test_former_values_are_found_when_the_schema_version_was_lost(root: Path) -> None:
+    """A mended `schema.json` cannot say of which version the files are, so the next publish passes over them."""
+    before = fill_former(root)
+    (root / "_runspend" / "schema.json").write_bytes(b"{")
+    mend_folder(root)
+    assert asked(root) == before
+    fill(root, rows_of(LINES))
+    assert former.contents(ParquetWarehouse(root).read) == asked(root) == before

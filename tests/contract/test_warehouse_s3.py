@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,11 @@ from runspend.schema import tables
 from runspend.schema.tables import TABLES
 from runspend.storage.s3_warehouse import Bucket
 from runspend.warehouse import Model, Unit, open_warehouse
-from runspend.warehouse.parquet.bucket import BucketWarehouse
+from runspend.warehouse.parquet.bucket import BucketWarehouse, _record
+from runspend.warehouse.parquet.units import file_name
 from runspend.warehouse.parquet.verification import seal
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests import former_schema as former
 from tests.command import run_here, run_process
 from tests.faults.world import PERIOD, TOGETHER, rows_of, with_new_column
 from tests.servers.s3 import S3Server
@@ -477,6 +480,44 @@ def test_a_new_column_is_added_before_the_next_publish(opened: Open, monkeypatch
         path = next((other._folder.home / "stage").glob("read-*/pinned/run_costs/*.parquet"))
         assert pq.read_schema(path).equals(wider.arrow_schema())
         assert reader.query("select countif(new_cost is null) as n from run_costs").to_pylist() == [{"n": 50}]
+
+
+def test_former_names_and_values_read_as_todays_and_the_next_publish_replaces_them(
+    opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    """Readers see today's names at once. The next publish rewrites the objects with equal content and digests."""
+    for unit in former.UNITS:
+        fill(opened(), former.todays_rows(unit), unit)
+    before = former.contents(opened().read)
+    digests = {unit: state.digest for unit, state in opened().states().items()}
+
+    head, records = opened()._head(), {}
+    for unit in former.UNITS:
+        file = opened().fetch(unit, tmp_path)
+        assert file is not None
+        former.rewrite(file, unit.table)
+        s3_server.client().put_object(Bucket=bucket, Key=f"{PREFIX}/{file_name(unit)}", Body=file.read_bytes())
+        records[unit] = _record(file, head.units[unit])
+    older = replace(head, version=former.FORMER_VERSION, columns=former.FORMER_COLUMNS, units={**head.units, **records})
+    assert opened()._put(head, older) is not None
+    for found in (former.contents(opened("other").read), asked(opened("other"))):
+        assert found == before
+    fill(opened("other"), rows_of(LINES))
+    third = opened("third")
+    assert third._head().version == tables.SCHEMA_VERSION
+    assert former.contents(third.read) == asked(third) == before
+    assert {unit: state.digest for unit, state in third.states().items() if unit in digests} == digests
+    assert third.verify() == []
+    with third.reader():
+        for path in (third._folder.home / "stage").glob("read-*/pinned/*/*.parquet"):
+            assert pq.read_schema(path).equals(TABLES[path.parent.name].arrow_schema())
+            assert "unmatched" not in str(pq.read_table(path, partitioning=None).to_pylist())
+
+
+def asked(warehouse: Any) -> dict[Unit, pa.Table]:
+    """What queries see of the units."""
+    with warehouse.reader() as reader:
+        return former.contents(lambda unit: reader.query(f"select * from {unit.table}"))
 
 
 def test_a_damaged_object_keeps_nobody_from_publishing_new_columns(opened: Open, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

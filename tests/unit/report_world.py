@@ -199,7 +199,7 @@ def month_world(currency: str = "USD", names: Mapping[str, str] | None = None) -
                 "forecast": Decimal(spent) * 2,
                 "forecast_low": Decimal(spent) * Decimal("1.5"),
                 "forecast_high": Decimal(spent) * 3,
-                "passes_on": date(2026, 11, 28),
+                "exceeded_on": date(2026, 11, 28),
                 "month": NOVEMBER,
                 "budget_period": "2026-11",
                 "amount": Decimal(amount),

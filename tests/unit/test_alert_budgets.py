@@ -198,8 +198,8 @@ def test_estimates_count_only_where_the_budget_says_so() -> None:
 def test_the_day_the_amount_is_passed_is_known_whatever_the_thresholds() -> None:
     """Also where no threshold is 100 %."""
     spend = {(date(2026, 11, day), "USD"): Decimal(400) for day in (3, 8, 20)}
-    assert judge(budget("1000", actual=["50%"]), "USD", NOVEMBER, spend).passes_on() == date(2026, 11, 20)
-    assert judge(budget("1300", actual=["50%"]), "USD", NOVEMBER, spend).passes_on() is None
+    assert judge(budget("1000", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() == date(2026, 11, 20)
+    assert judge(budget("1300", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() is None
 
 
 def test_a_series_is_whose_money_not_how_much() -> None:

@@ -55,9 +55,9 @@ def test_the_day_a_level_is_passed() -> None:
     assert [day for day, _ in found.path] == [COVERED + timedelta(days=n) for n in range(15)]
     assert found.path[-1][1] == found.total
     day, cost = found.path[7]
-    assert found.passes_on(cost) == day
-    assert found.passes_on(cost + Decimal("0.01")) == day + timedelta(days=1)
-    assert found.passes_on(found.total + 1) is None
+    assert found.exceeded_on(cost) == day
+    assert found.exceeded_on(cost + Decimal("0.01")) == day + timedelta(days=1)
+    assert found.exceeded_on(found.total + 1) is None
 
 
 def test_last_years_holidays_are_expected_again() -> None:
@@ -309,7 +309,7 @@ def test_a_budget_is_foreseen_to_pass_when_two_of_three_outcomes_do() -> None:
     assert found is not None and found.low < found.likely < found.high
     assert [c.threshold.text for c in judged(str(found.likely)).foreseen] == ["100 %"]
     between = judged(str(found.likely + Decimal("0.01")))
-    assert found.likely + Decimal("0.01") < found.total and (between.foreseen, between.passes_on()) == ((), None), "the list and the mail say the same"
+    assert found.likely + Decimal("0.01") < found.total and (between.foreseen, between.exceeded_on()) == ((), None), "the list and the mail say the same"
     (crossing,) = judged("2000").foreseen
-    assert crossing.on == found.passes_on(Decimal(2000))
+    assert crossing.on == found.exceeded_on(Decimal(2000))
     assert judged("1000").foreseen == () and judged("1000").is_over

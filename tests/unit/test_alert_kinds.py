@@ -63,7 +63,7 @@ def test_a_forecast_is_told_with_its_day_and_range_once(tmp_path: Path) -> None:
     assert "Forecast for 30 November: 3,000 USD (80 % sure: 3,000 to 3,000). Will cross 100 % around 28 Nov." in words(text_of(message))
     assert [(r["kind"], r["threshold"], r["forecast"]) for r in result.alerts.to_pylist()] == [("forecast", "100 %", Decimal(3000))]
     (row,) = result.budget_status.to_pylist()
-    assert (row["forecast"], row["forecast_low"], row["forecast_high"], row["passes_on"]) == (3000, 3000, 3000, date(2026, 11, 28))
+    assert (row["forecast"], row["forecast_low"], row["forecast_high"], row["exceeded_on"]) == (3000, 3000, 3000, date(2026, 11, 28))
     assert step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=every_day()).sent == []
 
 

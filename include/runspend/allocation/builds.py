@@ -90,7 +90,7 @@ class Builder:
             self._outcome.notes.append(note)
             self._outcome.superseded.append(note)
 
-    def held_back(self, period: str, inputs: Mapping[str, str | None], is_decisive: Callable[[str], bool]) -> str | None:
+    def ignored_changes(self, period: str, inputs: Mapping[str, str | None], is_decisive: Callable[[str], bool]) -> str | None:
         """Describe how inputs differ from those of the current build, if no difference is decisive. None if the period may be built.
 
         An empty text means that the differences do not concern the period.

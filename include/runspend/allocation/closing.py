@@ -93,7 +93,7 @@ class Finality:
         self._warehouse = warehouse
         self._settings = settings
         self._now = now
-        self._held_back: dict[str, list[str]] = {}
+        self._ignored_changes: dict[str, list[str]] = {}
         self._judged: dict[str, list[dict[str, Any]]] = {}
 
     def rows(self, period: str) -> list[dict[str, Any]]:
@@ -113,11 +113,11 @@ class Finality:
         final = ", ".join(row["source"] for row in self.rows(period) if row["state"] != "open")
         return {**{f"{BILL}{row['source']}": row["bill_digest"] for row in self.rows(period)}, "final bills": final}
 
-    def publish(self, period: str, held_back: str | None) -> None:
-        """Write the month's rows if they differ from the stored ones. `held_back`: skipped changes of a closed month, as text."""
-        if held_back:
-            self._held_back.setdefault(held_back, []).append(period)
-        rows = [{**row, "held_back": held_back or None if row["state"] == "closed" else None} for row in self.rows(period)]
+    def publish(self, period: str, ignored_changes: str | None) -> None:
+        """Write the month's rows if they differ from the stored ones. `ignored_changes`: skipped changes of a closed month, as text."""
+        if ignored_changes:
+            self._ignored_changes.setdefault(ignored_changes, []).append(period)
+        rows = [{**row, "ignored_changes": ignored_changes or None if row["state"] == "closed" else None} for row in self.rows(period)]
         unit = Unit("period_states", period, "all")
         before = [{name: row[name] for name in rows[0]} for row in self._before if row["billing_period"] == first_day(period)] if rows else []
         extra = {"configuration": configuration_digest(self._settings)} if period == self._newest else {}
@@ -134,7 +134,7 @@ class Finality:
             f"{_months(periods)} closed and stay as they are, although these changed: {words}. To take it in, run: runspend allocate --period {periods[-1]}"
             if len(periods) > 1
             else f"{periods[0]} is closed and stays as it is, although these changed: {words}. To take it in, run: runspend allocate --period {periods[0]}"
-            for words, periods in sorted(self._held_back.items())
+            for words, periods in sorted(self._ignored_changes.items())
         ]
 
     @cached_property

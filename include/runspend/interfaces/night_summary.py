@@ -77,7 +77,7 @@ def _claimed_hours(reader: Reader, periods: list[str]) -> tuple[tuple[str, str],
 
 def _budgets(reader: Reader) -> tuple[tuple[str, str], ...]:
     rows = reader.query(
-        "select budget, budget_period, amount, spent, currency, crossed, forecast, passes_on, not_judged, quiet from ("
+        "select budget, budget_period, amount, spent, currency, crossed, forecast, exceeded_on, not_judged, quiet from ("
         "select *, row_number() over (partition by budget order by month desc, budget_period desc) as place"
         " from budget_status where judged_at = (select max(judged_at) from budget_status))"
         " where place = 1 order by spent / amount desc, budget"
@@ -89,7 +89,7 @@ def _budget(row: dict[str, Any]) -> tuple[str, str]:
     spent, amount, crossed, forecast = row["spent"], row["amount"], row["crossed"], row["forecast"]
     if spent is None or amount is None:
         return "⚠", f"{row['budget']} {row['budget_period']}: not judged: {row['not_judged']}"
-    will_pass = row["passes_on"] if spent < amount else None
+    will_pass = row["exceeded_on"] if spent < amount else None
     mark = "✗" if spent >= amount else "▲" if crossed or will_pass else "✓"
     notes = [f"passed {crossed}"] if crossed else []
     if forecast is not None and (crossed or will_pass):

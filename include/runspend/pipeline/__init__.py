@@ -287,9 +287,9 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
         inputs, window = allocation_inputs(warehouse, period, given)
         inputs |= finality.inputs(period)
         is_forced = period in (periods or ()) or damage.touches(("cost_allocations", *LEDGER_SUMS), period)
-        held_back = ledger.held_back(period, inputs, is_bill) if finality.is_closed(period) and not is_forced else None
-        finality.publish(period, held_back)
-        if held_back is None:
+        ignored_changes = ledger.ignored_changes(period, inputs, is_bill) if finality.is_closed(period) and not is_forced else None
+        finality.publish(period, ignored_changes)
+        if ignored_changes is None:
             ledger.build(period, inputs, partial(_build_ledger, period=period, parameters={**given, **window}), forced=is_forced)
             if finality.is_closed(period) and period not in (periods or ()):
                 outcome.notes += damage.moved(period, ("cost_allocations", *LEDGER_SUMS), warehouse.states())
@@ -303,7 +303,7 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
         inputs, window = summary_inputs(warehouse, month, reached, given)
         reaching = reached.get(month, set())
         is_asked = not reaching.isdisjoint(periods or ()) or damage.touches(("run_costs",), month)
-        if finality.is_closed(month) and not is_asked and lives.held_back(month, inputs, {f"run_costs_daily/{period}/all" for period in reaching}.__contains__) is not None:
+        if finality.is_closed(month) and not is_asked and lives.ignored_changes(month, inputs, {f"run_costs_daily/{period}/all" for period in reaching}.__contains__) is not None:
             continue
         fill = partial(_build_run_costs, month=month, parameters={**given, **window})
         lives.build(month, inputs, fill, forced=damage.touches(("run_costs",), month))

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Raised whenever a column or table is added; the next night then rewrites the files that lack it.
-SCHEMA_VERSION = 4
+# Raised whenever a column, table or value changes its name or is added; the next pipeline run then rewrites the files. What was renamed: renames.py.
+SCHEMA_VERSION = 5
 
 @dataclass(frozen=True)
 class Column:
@@ -627,14 +627,14 @@ BILL_CHANGES = Table(
 PERIOD_STATES = Table(
     "period_states",
     "one row per source and billing period",
-    "How settled each bill of a month is, and what a closed month was spared: see `docs/operations.md`.",
+    "How settled each bill of a month is, and which changes a closed month ignored: see `docs/operations.md`.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
         Column("state", "STRING", "open, final or closed."),
         Column("bill_digest", "STRING", "Digest of the bill's rows as they were delivered, whatever files held them."),
         Column("is_invoiced", "BOOL", "Whether every line carries an InvoiceId."),
-        Column("held_back", "STRING", "What changed since the month was closed and was left out of its cost tables, in words; null when nothing did."),
+        Column("ignored_changes", "STRING", "What changed since the month was closed and is not in its cost tables, in words; null when nothing did."),
         _own("unchanged_since", "TIMESTAMP", "When the rows in place were loaded first."),
         _own("final_since", "TIMESTAMP", "When the bill became final; null while it is open."),
         _own("closed_since", "TIMESTAMP", "When the month was closed; null until then."),
@@ -984,7 +984,7 @@ BUDGET_STATUS = Table(
         Column("forecast", "BIGNUMERIC", "Foreseen for the whole period, in currency, to two decimals; null when it is over or history is too short."),
         Column("forecast_low", "BIGNUMERIC", "Lower end of the interval that holds the period's cost in four of five cases."),
         Column("forecast_high", "BIGNUMERIC", "Upper end of that interval."),
-        Column("passes_on", "DATE", "Day the whole amount was passed, else the day around which it will be; null when neither."),
+        Column("exceeded_on", "DATE", "Day the budget was exceeded, else the day around which it probably will be; null when neither."),
         Column("currency", "STRING", "ISO 4217 code."),
         Column("measure", "STRING", "Which of the four costs."),
         Column("crossed", "STRING", "Highest threshold crossed, e.g. 80 %; null when none."),

@@ -39,7 +39,7 @@ class Forecast:
     likely: Decimal
     path: tuple[tuple[date, Decimal], ...]
 
-    def passes_on(self, level: Decimal) -> date | None:
+    def exceeded_on(self, level: Decimal) -> date | None:
         """Return the day around which a level will be passed. None unless two of three outcomes pass it.
 
         This is the only answer to the question whether a level will be passed.

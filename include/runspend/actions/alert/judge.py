@@ -114,13 +114,13 @@ class Status:
         crossed = {c.threshold for c in self.crossed}
         return next((t for t in self.thresholds if t not in crossed), None)
 
-    def passes_on(self) -> date | None:
+    def exceeded_on(self) -> date | None:
         """The day the whole amount was reached, or the day around which it will be. None if neither."""
         whole = Threshold(self.budget.amount, "100 %")
         _, crossed = _cross(self.by_day, (whole,))
         if crossed:
             return crossed[0].on
-        return self.forecast.passes_on(whole.level) if self.forecast else None
+        return self.forecast.exceeded_on(whole.level) if self.forecast else None
 
     @property
     def through(self) -> date:
@@ -284,7 +284,7 @@ def _foresee(budget: Budget, currency: str, spent: Decimal, forecast: Forecast |
     if forecast is None:
         return ()
     thresholds = parse_thresholds(budget.forecast, budget.amount, currency)
-    return tuple(Crossing(t, on) for t in thresholds if spent < t.level and (on := forecast.passes_on(t.level)))
+    return tuple(Crossing(t, on) for t in thresholds if spent < t.level and (on := forecast.exceeded_on(t.level)))
 
 
 def _part_over(day: date, now: datetime) -> float:

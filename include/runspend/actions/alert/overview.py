@@ -23,7 +23,7 @@ from runspend.warehouse import Reader
 
 COLUMNS = (
     "budget", "title", "state", "budget_period", "spent", "amount", "currency", "percent", "measure", "judged_on", "estimated", "forecast", "forecast_low",
-    "forecast_high", "passes_on", "next_threshold", "last_mail", "quiet", "owner", "notify", "covered_until", "judged_at", "reason",
+    "forecast_high", "exceeded_on", "next_threshold", "last_mail", "quiet", "owner", "notify", "covered_until", "judged_at", "reason",
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def list_budgets(reader: Reader, settings: Settings, records: RecordStore, now: 
     """
     tagged, _ = read_tag_budgets(reader, settings)
     budgets = [*settings.budgets, *tagged]
-    columns = "budget, budget_period, budget_version, amount, spent, estimated, forecast, forecast_low, forecast_high, passes_on, crossed, next_threshold, not_judged, covered_until, judged_at"
+    columns = "budget, budget_period, budget_version, amount, spent, estimated, forecast, forecast_low, forecast_high, exceeded_on, crossed, next_threshold, not_judged, covered_until, judged_at"
     judged = {(r["budget"], r["budget_period"]): r for r in reader.query(f"select {columns} from budget_status").to_pylist()}
     quiet, mails = read_quiet(records, now), _last_mails(records)
     rows = []
@@ -52,7 +52,7 @@ def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = [("budget", "state", "period", "spent", "of", "used", "forecast (4 in 5)", "passed", "next", "last mail", "quiet")]
     for row in rows:
         foreseen = "-" if row["forecast"] is None else f"{_whole(row['forecast'])} ({_whole(row['forecast_low'])} to {_whole(row['forecast_high'])})"
-        passes = "-" if row["passes_on"] is None else f"{'' if row['state'] == 'over' else 'around '}{day_name(row['passes_on'])}"
+        passes = "-" if row["exceeded_on"] is None else f"{'' if row['state'] == 'over' else 'around '}{day_name(row['exceeded_on'])}"
         name = row["budget"] if row["title"] == row["budget"] else f"{row['budget']}: {row['title']}"
         lines.append((
             name, row["state"] if row["reason"] is None else f"{row['state']}: {row['reason']}", row["budget_period"],
@@ -94,7 +94,7 @@ def _state(budget: Budget, judged: Mapping[str, Any]) -> str:
         return "not judged"
     if judged["spent"] >= budget.amount:
         return "over"
-    if judged["passes_on"] is not None:
+    if judged["exceeded_on"] is not None:
         return "will pass"
     return "crossed" if judged["crossed"] else "fine"
 

@@ -110,7 +110,7 @@ def _status_row(status: Status, covered_until: datetime | None, quiet: Quiet | N
         "forecast": forecast.total if forecast else None,
         "forecast_low": forecast.low if forecast else None,
         "forecast_high": forecast.high if forecast else None,
-        "passes_on": status.passes_on(),
+        "exceeded_on": status.exceeded_on(),
         "currency": status.currency,
         "measure": budget.measure,
         "crossed": status.crossed[-1].threshold.text if status.crossed else None,

@@ -195,7 +195,7 @@ def _forecast_words(status: Status, now: datetime) -> str:
         return ""
     last = status.period.end - timedelta(days=1)
     text = f" Forecast for {last.day} {last:%B}: {_whole(forecast.total)} {status.currency} (80 % sure: {_whole(forecast.low)} to {_whole(forecast.high)})."
-    if not status.is_over and (on := status.passes_on()):
+    if not status.is_over and (on := status.exceeded_on()):
         text += f" Has likely crossed 100 % around {day_name(on)}: not all of it is billed." if on < now.date() else f" Will cross 100 % around {day_name(on)}."
     return text
 

@@ -145,7 +145,7 @@ def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[st
     with open_warehouse(settings).reader() as reader:
         rows = reader.query("select * from sources order by source").to_pylist()
         spared = reader.query(
-            "select billing_period, min(held_back) as held_back from period_states where held_back is not null group by billing_period order by billing_period"
+            "select billing_period, min(ignored_changes) as ignored_changes from period_states where ignored_changes is not null group by billing_period order by billing_period"
         ).to_pylist()
     known = {row["source"]: row for row in rows}
     names = [s.name for s in settings.tracking] + [s.name for s in settings.billing] + [s.uri for s in settings.stores if s.measure == "list"]
@@ -159,7 +159,7 @@ def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[st
         elif row["covered_until"] is not None and (now - row["covered_until"]).total_seconds() > row["late_after_seconds"]:
             troubles.append(f"{name} late: complete to {row['covered_until']:%Y-%m-%d %H:%M} UTC")
     remarks = [f"{name} is no longer configured, its rows are kept" for name in known if name not in names]
-    remarks += [f"{row['billing_period']:%Y-%m} is closed, left out: {row['held_back']}" for row in spared]
+    remarks += [f"{row['billing_period']:%Y-%m} is closed, left out: {row['ignored_changes']}" for row in spared]
     code = SourceError.exit_code if troubles else 0
     word = "TROUBLE" if troubles else "OK"
     return code, f"{word} {len(names)} sources{''.join(f' · {t}' for t in (*troubles, *remarks))}", rows

@@ -160,7 +160,7 @@ class Reconciliation:
     invoices: tuple[tuple[str, Costs], ...]
     changes: tuple[tuple[int, Decimal, Decimal, date, date], ...]  # version, effective, billed, first and last charge date
     state: str = "open"  # open, final, closed
-    held_back: str | None = None  # changes since the month was closed that were left out, in words
+    ignored_changes: str | None = None  # changes since the month was closed that were left out, in words
     restated_cost: Decimal = Decimal(0)  # effective cost from versions loaded after the month was closed
 
     @property
@@ -261,7 +261,7 @@ class BudgetFigures:
     forecast: Decimal | None = None  # for the whole period; with low and high as its 80% interval
     forecast_low: Decimal | None = None
     forecast_high: Decimal | None = None
-    passes_on: date | None = None  # the day the amount was reached, or around which it will be
+    exceeded_on: date | None = None  # the day the amount was reached, or around which it will be
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def _with_states(bills: Iterable[Reconciliation], states: dict[tuple[str, str], 
     """Return the bills with their states."""
     found = ((bill, states.get((bill.source, bill.currency))) for bill in bills)
     return tuple(
-        bill if row is None else replace(bill, state=row["state"], held_back=row["held_back"], restated_cost=row["restated_cost"] or Decimal(0))
+        bill if row is None else replace(bill, state=row["state"], ignored_changes=row["ignored_changes"], restated_cost=row["restated_cost"] or Decimal(0))
         for bill, row in found
     )
 
@@ -490,7 +490,7 @@ def _budgets(rows: list[Row], first: date, people: People) -> tuple[BudgetFigure
         newest[r["budget"]] = BudgetFigures(
             r["title"] or r["budget"], r["budget_period"], r["amount"], r["spent"], r["currency"], r["measure"], r["crossed"],
             r["covered_until"], people.name(r["owner"]), r["mailed_threshold"], r["mailed_at"],
-            r["forecast"], r["forecast_low"], r["forecast_high"], r["passes_on"],
+            r["forecast"], r["forecast_low"], r["forecast_high"], r["exceeded_on"],
         )  # fmt: skip
     return tuple(sorted(newest.values(), key=lambda b: (b.spent is not None, -b.spent / b.amount if b.spent else Decimal(0), b.name)))
 

@@ -6,7 +6,7 @@
     <dataset>_step_<hex>  tables that the models of one step make; deleted when it ends, and they expire as well
 
 Every table has one column more than in `schema/tables.py`: the writer of each row, because units are replaced by writer. New columns
-are added; any other difference is refused, with the statement that would correct it.
+are added, and former names and values (`schema/renames.py`) changed in place; any other difference is refused, with the statement that would correct it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.core.errors import ConfigError
+from runspend.schema.renames import RENAMED_COLUMNS, RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
 from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table
 from runspend.warehouse.bigquery.jobs import AlreadyThere, Changed, Jobs, NotAllowed, NotThere, Statement
 from runspend.warehouse.googlesql import qualified
@@ -130,8 +131,11 @@ def schema_digest() -> str:
     return hashlib.sha256("\n".join([WRITER.meaning, *texts]).encode()).hexdigest()[:16]
 
 
-def make_tables(jobs: Jobs, places: Places) -> None:
-    """Create missing datasets and tables, and add new columns. Raises ConfigError for any other difference."""
+def make_tables(jobs: Jobs, places: Places, version: int) -> None:
+    """Create missing datasets and tables, add new columns, and replace former names and values.
+
+    `version`: the schema version that the tables have. Raises ConfigError for any other difference.
+    """
     for name, expires in ((places.public, None), (places.internal, None), (places.staging, DAY_MS)):
         _make_dataset_once(jobs, name, expires)
     for table in (PUBLISHED, *TABLES.values()):
@@ -146,7 +150,19 @@ def make_tables(jobs: Jobs, places: Places) -> None:
     for path in _views():
         text = qualified(path.read_text(encoding="utf-8"), places.internal)
         jobs.run(Statement(f"create or replace view {quoted(f'{places.internal}.{path.stem}')} as\n{text}"), dataset=places.internal, labels={"step": "tables"})
+    if version < VALUES_VERSION:
+        _rename_values(jobs, places)
     _mark(jobs, places)
+
+
+def _rename_values(jobs: Jobs, places: Places) -> None:
+    """Replace former values. Rows that have none are not touched, so this can run any number of times."""
+    for table, columns in VALUE_COLUMNS.items():
+        full = quoted(places.table(TABLES[table]))
+        for column in columns:
+            for before, now in RENAMED_VALUES.items():
+                sql = f"update {full} set {column} = @now where {column} = @before"
+                jobs.run(Statement(sql, {"before": before, "now": now}), dataset=places.internal, labels={"step": "tables"})
 
 
 def _views() -> list[Path]:
@@ -200,6 +216,12 @@ def _make_table(jobs: Jobs, table: Table, full: str, schema: list[Any]) -> None:
     with jobs.words():
         found = jobs.client.create_table(wanted, exists_ok=True)
         found = jobs.client.get_table(full)
+    for name, former in RENAMED_COLUMNS.get(table.name, {}).items():
+        if former in {f.name for f in found.schema}:
+            sql = f"alter table {quoted(full)} rename column if exists {former} to {name}"
+            jobs.run(Statement(sql), dataset=full.rpartition(".")[0], labels={"step": "tables"})
+            with jobs.words():
+                found = jobs.client.get_table(full)
     if lacking := list(_lacking(table, full, found, schema)):
         added = ", ".join(f"add column if not exists {f.name} {type_of(f)}" for f in lacking)
         jobs.run(Statement(f"alter table {quoted(full)} {added}"), dataset=full.rpartition(".")[0], labels={"step": "tables"})

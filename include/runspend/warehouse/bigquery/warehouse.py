@@ -189,8 +189,9 @@ class BigQueryWarehouse:
     def make_ready(self) -> None:
         """Create or widen the tables, unless they already match this version."""
         if not self._is_ready:
-            if self.head().extra.get("schema") != schema_digest():
-                make_tables(self.jobs, self.places)
+            extra = self.head().extra
+            if extra.get("schema") != schema_digest():
+                make_tables(self.jobs, self.places, extra.get("schema_version", SCHEMA_VERSION))
             self._is_ready = True
 
 

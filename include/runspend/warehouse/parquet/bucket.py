@@ -41,6 +41,7 @@ import pyarrow.parquet as pq
 
 from runspend.core.errors import ConfigError, RecordRefused, RunspendError, WarehouseDamaged
 from runspend.core.own_files import json_value, own_folder, refused
+from runspend.schema.renames import published_columns
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.storage.s3_warehouse import Bucket, NotAllowed
 from runspend.warehouse import Unit, UnitState
@@ -100,6 +101,11 @@ class _Head:
     def is_settled(self) -> bool:
         """Whether every file is at its name."""
         return not self.copies and not self.removals
+
+    @cached_property
+    def stored(self) -> dict[str, list[str]]:
+        """The columns of the published files, by table; those with former values are marked (`schema/renames.py`)."""
+        return published_columns(self.version, self.columns)
 
     @cached_property
     def staged(self) -> dict[str, str]:
@@ -168,7 +174,7 @@ class BucketWarehouse:
             if unit not in paths:
                 return None
             self._guard(paths, head)([unit])
-            return as_own_file(paths[unit], folder, TABLES[unit.table], head.columns[unit.table])
+            return as_own_file(paths[unit], folder, TABLES[unit.table], head.stored[unit.table])
 
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:
@@ -180,7 +186,7 @@ class BucketWarehouse:
     def _reader(self, engine: Callable[[Path], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> Iterator[ParquetReader]:
         with self._folder.stage("read") as stage, engine(stage.path / "spill") as connection:
             units, head = self._pin(stage.path / "pinned", self._seen())
-            with closing(ParquetReader(units, head.columns, connection, self._guard(units, head))) as reader:
+            with closing(ParquetReader(units, head.stored, connection, self._guard(units, head))) as reader:
                 outer = getattr(self._reading, "head", None)
                 self._reading.head = head
                 try:
@@ -240,7 +246,7 @@ class BucketWarehouse:
     def pin(self, folder: Path) -> Pinned:
         """Pin the currently published files under stable names in `folder`."""
         units, head = self._pin(folder, self._head())
-        return Pinned(units, dict(head.columns), self._guard(units, head))
+        return Pinned(units, head.stored, self._guard(units, head))
 
     def _guard(self, files: Mapping[Unit, Path], head: _Head) -> Guard:
         return Guard({unit: (path, head.units[unit]) for unit, path in files.items()}, self._known_copies(head, files))
@@ -391,11 +397,11 @@ class BucketWarehouse:
         crash_point("publish.after_journal_dropped")
 
     def _upgraded(self, head: _Head, replaced: set[Unit], place: str, stage: Path) -> _Head:
-        """Return the head with missing columns added to files of an older version.
+        """Return the head with files of an older version brought to today's columns and values.
 
         A damaged file is skipped. It is refused until it is replaced, or restored and upgraded by the next publish.
         """
-        is_old = {table: head.version != SCHEMA_VERSION and head.columns[table] != [c.name for c in TABLES[table].columns] for table in TABLES}
+        is_old = {table: head.version != SCHEMA_VERSION and head.stored[table] != [c.name for c in TABLES[table].columns] for table in TABLES}
         old = {u for u, record in head.units.items() if u not in replaced and (is_old[u.table] or BEHIND in record)}
         if head.version == SCHEMA_VERSION and not old:
             return head

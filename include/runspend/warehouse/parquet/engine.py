@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from runspend.core.duckdb_pool import lent
 from runspend.core.errors import MissingExtra, RunspendError, SqlRefused
+from runspend.schema.renames import RENAMED_VALUES, former_name, has_former_values
 from runspend.schema.tables import Column, Table
 from runspend.warehouse.dialect import parameter_names
 
@@ -106,17 +107,29 @@ def restrict(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> Non
 
 
 def create_view(connection: duckdb.DuckDBPyConnection, table: Table, files: Sequence[Path | str], present: Iterable[str]) -> None:
-    """Create the view of a table over these files. Columns that the files do not have (`present` lists those they have) are null."""
+    """Create the view of a table over these files. Columns that the files do not have (`present` lists those they have) are null.
+
+    Former names and values are translated to today's.
+    """
     known = set(present)
     if files:
-        columns = ", ".join(
-            quote(c.name) if c.name in known else f"cast(null as {DUCKDB_TYPES[c.type]}) as {quote(c.name)}" for c in table.columns
-        )
+        columns = ", ".join(f"{_stored(table, c, known)} as {quote(c.name)}" for c in table.columns)
         source = f"from read_parquet({file_list(files)}, hive_partitioning = false)"
     else:
         columns = ", ".join(f"cast(null as {DUCKDB_TYPES[c.type]}) as {quote(c.name)}" for c in table.columns)
         source = "where false"
     connection.execute(f"create or replace view main.{quote(table.name)} as select {columns} {source}")
+
+
+def _stored(table: Table, column: Column, present: Collection[str]) -> str:
+    """Return SQL for a column of published files, which may hold it under a former name or with former values."""
+    if column.name in present:
+        return quote(column.name)
+    if has_former_values(column, present):
+        whens = " ".join(f"when {literal(before)} then {literal(now)}" for before, now in RENAMED_VALUES.items())
+        return f"case {quote(column.name)} {whens} else {quote(column.name)} end"
+    former = former_name(table, column, present)
+    return f"cast(null as {DUCKDB_TYPES[column.type]})" if former is None else quote(former)
 
 
 def column_types(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:

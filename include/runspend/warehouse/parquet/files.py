@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runspend.core.errors import RunspendError
-from runspend.schema.tables import Table
+from runspend.schema.renames import RENAMED_VALUES, VALUE_COLUMNS, former_name
+from runspend.schema.tables import Column, Table
 from runspend.warehouse.parquet.engine import ROW_GROUP, copy_parquet, file_list, quote
 from runspend.warehouse.parquet.journal import fsync_file
 
@@ -69,7 +71,7 @@ def conform(rows: pa.Table, table: Table, build_id: str) -> pa.Table:
 
 
 def add_columns(source: Path, target: Path, table: Table) -> None:
-    """Copy a file with the columns of today's schema; new columns are null."""
+    """Copy a file with the columns and values of today's schema; new columns are null."""
     schema = table.arrow_schema()
     with pq.ParquetFile(source) as old, pq.ParquetWriter(target, schema, compression="zstd") as new:
         for batch in old.iter_batches():
@@ -88,7 +90,19 @@ def as_own_file(file: Path, folder: Path, table: Table, present: Sequence[str]) 
 
 
 def with_columns(rows: pa.Table, table: Table) -> pa.Table:
-    """Return the rows in today's columns; columns that the file lacks are null."""
+    """Return the rows in today's columns, with former names and values translated; columns that the file lacks are null."""
     schema = table.arrow_schema()
-    columns = [rows.column(f.name) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema]
-    return pa.table(columns, names=schema.names).cast(schema)
+    columns = [_stored(rows, table, c) for c in table.columns]
+    return pa.table([pa.nulls(rows.num_rows, f.type) if c is None else c for c, f in zip(columns, schema, strict=True)], names=schema.names).cast(schema)
+
+
+def _stored(rows: pa.Table, table: Table, column: Column) -> pa.ChunkedArray | None:
+    """Return a column of a file, which may hold it under a former name or with former values; None if it lacks the column."""
+    name = column.name if column.name in rows.column_names else former_name(table, column, rows.column_names)
+    if name is None:
+        return None
+    values = rows.column(name)
+    if column.name in VALUE_COLUMNS.get(table.name, ()):
+        for before, now in RENAMED_VALUES.items():
+            values = pc.if_else(pc.equal(values, before), now, values)
+    return values

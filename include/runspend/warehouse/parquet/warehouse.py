@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from runspend.core.errors import ConfigError, WarehouseDamaged
+from runspend.schema.renames import FORMER, published_columns
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse import Unit, UnitState
 from runspend.warehouse.parquet.journal import Folder, crash_point, fsync_file, fsync_folder, write_json
@@ -275,7 +276,7 @@ class ParquetWarehouse:
         return Guard({unit: (file, moment.records[unit]) for unit, file in moment.files.items()}, self.verified.read())
 
     def columns(self) -> dict[str, list[str]]:
-        """Return the columns that the published files of every table have."""
+        """Return the columns that the published files of every table have; those with former values are marked (`schema/renames.py`)."""
         schema, why = read_schema(self.root / SCHEMA_NAME)
         if why is not None:
             raise WarehouseDamaged({SCHEMA_NAME: why})
@@ -286,10 +287,10 @@ class ParquetWarehouse:
                 f"cannot use warehouse {self.root}: it has schema version {schema['version']}, this runspend knows {SCHEMA_VERSION}. "
                 "Install the newer runspend. Nothing was changed."
             )
-        return {table: schema["tables"].get(table, []) for table in TABLES}
+        return published_columns(schema["version"], {table: schema["tables"].get(table, []) for table in TABLES})
 
     def upgrade(self, stage: Path) -> None:
-        """Add missing columns to files of an older version. The caller holds the exclusive lock.
+        """Bring files of an older version to today's columns and values. The caller holds the exclusive lock.
 
         A damaged file is skipped, so that it does not block publishing. It is refused until it is replaced, or restored and
         upgraded by `widen_restored`.
@@ -307,14 +308,14 @@ class ParquetWarehouse:
             if why_damaged(unit, self.path(unit), record, known, since=None) is None:
                 moves += self._widened(unit, record, file)
             elif "why" not in record:  # else its state is lost, and it is refused as it is
-                write_json(file.with_suffix(".json"), seal({BEHIND: have[unit.table], **record}))
+                write_json(file.with_suffix(".json"), seal({BEHIND: [name.removeprefix(FORMER) for name in have[unit.table]], **record}))
                 moves += [(file.with_suffix(".json"), self.state_path(unit))]
         note = stage / "schema.json"
         write_json(note, seal({"version": SCHEMA_VERSION, "tables": {t.name: [c.name for c in t.columns] for t in TABLES.values()}}))
         self.folder.commit([*moves, (note, target)], [], {"upgrade": SCHEMA_VERSION})
 
     def widen_restored(self) -> None:
-        """Add columns to files that were damaged during the upgrade and are intact again. Holds the exclusive lock."""
+        """Upgrade files that were damaged during the upgrade and are intact again. Holds the exclusive lock."""
         with self.folder.stage("restored") as stage, self.folder.exclusive():
             moves, known = [], self.verified.read()
             for number, (unit, record) in enumerate(self._all_records().items()):
@@ -323,7 +324,7 @@ class ParquetWarehouse:
             self.folder.commit(moves, [], {"upgrade": SCHEMA_VERSION})
 
     def _widened(self, unit: Unit, record: Mapping[str, Any], file: Path) -> list[tuple[Path, Path]]:
-        """Write a file with the columns that a unit's file lacks; return the moves that put it in place."""
+        """Write a unit's file with today's columns and values; return the moves that put it in place."""
         from runspend.warehouse.parquet.files import add_columns
 
         add_columns(self.path(unit), file, TABLES[unit.table])

@@ -19,7 +19,7 @@ mails as (
 )
 select
   b.budget, b.budget_period, b.amount, b.spent, b.currency, b.measure, b.crossed, b.covered_until, b.owner,
-  b.title, b.forecast, b.forecast_low, b.forecast_high, b.passes_on,
+  b.title, b.forecast, b.forecast_low, b.forecast_high, b.exceeded_on,
   m.threshold as mailed_threshold, m.decided_at as mailed_at
 from budget_status b
 left join mails m on m.budget = b.budget and m.budget_period = b.budget_period and m.place = 1

@@ -12,10 +12,10 @@ changes as (
   where c.billing_period = @first
 )
 select
-  p.source, p.state, p.held_back, coalesce(c.billing_currency, '') as billing_currency,
+  p.source, p.state, p.ignored_changes, coalesce(c.billing_currency, '') as billing_currency,
   sum(case when c.loaded_at > p.closed_since then c.effective_cost end) as restated_cost
 from period_states p
 left join changes c on c.source = p.source
 where p.billing_period = @first
-group by p.source, p.state, p.held_back, coalesce(c.billing_currency, '')
+group by p.source, p.state, p.ignored_changes, coalesce(c.billing_currency, '')
 order by p.source, billing_currency

@@ -1,0 +1,66 @@
+"""Rows and files as the schema version before wrote them: today's, renamed back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from runspend.schema.renames import RENAMED_COLUMNS, RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
+from runspend.schema.tables import TABLES
+from runspend.warehouse import Unit
+from runspend.warehouse.parquet.journal import write_json
+from runspend.warehouse.parquet.verification import seal
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse, _write_state
+from tests.faults.world import PERIOD, rows_of
+
+UNITS = tuple(Unit(name, PERIOD, "all") for name in sorted({*RENAMED_COLUMNS, *VALUE_COLUMNS}))
+FORMER_COLUMNS = {name: [RENAMED_COLUMNS.get(name, {}).get(c.name, c.name) for c in table.columns] for name, table in TABLES.items()}
+FORMER_VERSION = VALUES_VERSION - 1
+
+
+def todays_rows(unit: Unit) -> pa.Table:
+    """Rows of today's schema. Half of them hold a value that was renamed."""
+    rows = rows_of(TABLES[unit.table], period=unit.period)
+    for column in VALUE_COLUMNS.get(unit.table, ()):
+        for now in RENAMED_VALUES.values():
+            values = [now if number % 2 else value for number, value in enumerate(rows.column(column).to_pylist())]
+            rows = rows.set_column(rows.column_names.index(column), column, pa.array(values, pa.string()))
+    return rows
+
+
+def former_rows(table: str, rows: pa.Table) -> pa.Table:
+    """The same rows under former names and with former values."""
+    for column in VALUE_COLUMNS.get(table, ()):
+        for before, now in RENAMED_VALUES.items():
+            values = rows.column(column)
+            rows = rows.set_column(rows.column_names.index(column), column, pc.if_else(pc.equal(values, now), before, values))
+    return rows.rename_columns([RENAMED_COLUMNS.get(table, {}).get(name, name) for name in rows.column_names])
+
+
+def rewrite(path: Path, table: str) -> None:
+    """Make a file of today's schema one of the schema before."""
+    pq.write_table(former_rows(table, pq.read_table(path, partitioning=None)), path, compression="zstd")
+
+
+def make_former(root: Path) -> None:
+    """Make a folder warehouse of today's schema one of the schema before. Only its books and the files of `UNITS` differ."""
+    warehouse = ParquetWarehouse(root)
+    for unit, record in warehouse.records().items():
+        if unit.table in {u.table for u in UNITS}:
+            rewrite(warehouse.path(unit), unit.table)
+            _write_state(warehouse.path(unit), unit, record).replace(warehouse.state_path(unit))
+    write_json(root / "_runspend" / "schema.json", seal({"version": FORMER_VERSION, "tables": FORMER_COLUMNS}))
+    for name in ("index.json", "verified.json"):
+        (root / "_runspend" / name).unlink(missing_ok=True)
+    assert json.loads((root / "_runspend" / "schema.json").read_text())["version"] == FORMER_VERSION
+
+
+def contents(read: Callable[[Unit], pa.Table | None]) -> dict[Unit, pa.Table]:
+    """The rows of every unit of `UNITS`, in one order."""
+    found = {unit: read(unit) for unit in UNITS}
+    return {unit: rows.sort_by([(name, "ascending") for name in TABLES[unit.table].key or rows.column_names[:1]]) for unit, rows in found.items() if rows is not None}
