@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from runspend.ingest.billing.cost_splits import Weights, digest_rows
 
-TEXTS = ("resource", "resource_name", "part_id", "part_name", "part_tags", "left_out", "cluster")
+TEXTS = ("resource", "resource_name", "part_id", "part_name", "part_tags", "skip_reason", "cluster")
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in TEXTS]
     + [(name, pa.timestamp("us", "UTC")) for name in ("from_time", "to_time", "step_from", "step_to")]

@@ -417,7 +417,7 @@ def test_asking_once_per_combination_finds_the_same_lines(tmp_path: Path, monkey
         distinct._kept.clear()
         bill = nights(tmp_path / str(least_rows), path)
         outcome = only(bill.load())
-        found.append((bill.store["billing_lines", "2026-10"], bill.store["billing_quarantine", "2026-10"], outcome.extra["left_out"]))
+        found.append((bill.store["billing_lines", "2026-10"], bill.store["billing_quarantine", "2026-10"], outcome.extra["skip_reasons"]))
         assert [needs is not None for needs in distinct._kept.values()] == [True] * (least_rows == 1)
     assert found[0] == found[1]
     assert (found[0][0].num_rows, found[0][1].num_rows) == (2 * 9, 4)
@@ -535,7 +535,7 @@ def test_the_legacy_layout_with_both_its_manifests(tmp_path: Path, samples: Path
     with gzip.open(next((samples / "cur_legacy_nise").rglob("*.csv.gz")), "rt") as file:
         delivered = list(csv.DictReader(file))
     assert (len(named), len(delivered[0]), len(delivered)) == (57, 196, 120)
-    assert outcome.state == "loaded" and outcome.extra["left_out"] == {"SavingsPlanNegation": 24}
+    assert outcome.state == "loaded" and outcome.extra["skip_reasons"] == {"SavingsPlanNegation": 24}
     assert both(bill, "2026-09") == (Decimal("803.3424"), Decimal("801.0288"))
     by_type = {
         kind: sum(Decimal(r["lineItem/UnblendedCost"]) for r in delivered if r["lineItem/LineItemType"] == kind)
@@ -740,7 +740,7 @@ def test_12_split_cost_allocation_rows_charge_nothing(tmp_path: Path) -> None:
     parent = LINE["line_item_resource_id"]
     lines = [node, split("A", parent, "2.50", "1.50"), split("B", parent, "4.00", "2.00", "ECSTask-EC2"), split("C", "", "0", "0")]
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", lines))
-    assert only(bill.load()).extra["left_out"]["split cost allocation"] == 3
+    assert only(bill.load()).extra["skip_reasons"]["split cost allocation"] == 3
     assert both(bill) == (Decimal("10.00"), Decimal("10.00"))
     assert sorted(each["effective_cost"] for each in bill.lines()) == [4, 6]  # of the node's line: test_splits.py
 

@@ -233,7 +233,7 @@ def test_b4_what_the_api_rounds_away_weighs_nothing_and_the_exports_weigh_all(tm
     assert parts(bill) == {"a": Decimal("49.00"), "b": Decimal("51.00")}
     write_bytes(tmp_path / "api" / "opencost" / "answer.json", answer([allocation("a", round(0.0000049, 5))]))
     found = read(tmp_path / "api")
-    assert (found.rows, dict(found.left_out)) == (0, {"weights of no cost": 1})
+    assert (found.rows, dict(found.skip_reasons)) == (0, {"weights of no cost": 1})
     bill, _ = split(tmp_path / "api", [row("100.00", **WHOLE_DAY, ResourceId=NODE)])
     assert parts(bill) == {None: Decimal("100.00")}
 
@@ -293,7 +293,7 @@ def test_what_is_no_machines_falls_away_and_is_counted(tmp_path: Path) -> None:
     odd = [allocation("__unmounted__", 5, node=None), allocation("__idle__", 5, node=None), allocation("c", -1), allocation("d", 0)]
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 10), *odd]))
     found = read(tmp_path)
-    assert dict(found.left_out) == {
+    assert dict(found.skip_reasons) == {
         "volumes that no pod mounts": 1, "weights below zero": 1, "weights of no cost": 1,
         "idle of a whole cluster (OpenCost tells it of each machine with idleByNode=true)": 1,
     }  # fmt: skip
@@ -309,7 +309,7 @@ def test_a_step_that_was_exported_twice_counts_once_the_newest(tmp_path: Path) -
     write_bytes(tmp_path / "opencost" / "z-first.json", old, at=datetime(2026, 10, 6, 1, tzinfo=timezone.utc))
     write_bytes(tmp_path / "opencost" / "a-second.json", new, at=datetime(2026, 10, 6, 2, tzinfo=timezone.utc))
     write_bytes(tmp_path / "opencost" / "b-copy.json", new, at=datetime(2026, 10, 6, 3, tzinfo=timezone.utc))
-    assert read(tmp_path).left_out["of a step that a newer file holds"] == 2
+    assert read(tmp_path).skip_reasons["of a step that a newer file holds"] == 2
     bill, _ = split(tmp_path, [row("10.00", **WHOLE_DAY, ResourceId=NODE)])
     assert parts(bill) == {"a": Decimal("4.00"), "b": Decimal("6.00")}
 

@@ -154,7 +154,7 @@ def test_steps_are_part_of_their_job_and_counted(tmp_path: Path) -> None:
     load = nights.load()
     assert [line["resource_id"] for line in nights.lines()] == ["100"]
     assert only(load).extra["quarantined"] == 0
-    assert only(load).extra["left_out"] == {"steps, which are part of their job": 3, "jobs that have not run": 4}
+    assert only(load).extra["skip_reasons"] == {"steps, which are part of their job": 3, "jobs that have not run": 4}
 
 
 def test_a_job_that_was_requeued_ran_twice(tmp_path: Path) -> None:

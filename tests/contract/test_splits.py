@@ -75,7 +75,7 @@ def test_12_split_rows_take_the_place_of_their_parent_and_the_sum_is_the_bill(tm
         bill = nights(tmp_path, write_csv(tmp_path / form, rows))
     else:
         bill = nights(tmp_path, write_cur(tmp_path / form, rows))
-    told = only(bill.load()).extra["left_out"]
+    told = only(bill.load()).extra["skip_reasons"]
     assert told["split cost allocation"] == 3 and told["split cost allocation without a parent"] == 1
     for measure in COSTS:
         assert parts(bill, column=measure) == {"a": Decimal("4.00"), "b": Decimal("6.00")}

@@ -81,8 +81,8 @@ def focus_csv(data: bytes, work: Path) -> None:
         return
     rows = plain_rows(data)
     kept = sum(nights.store["billing_lines", p.period].num_rows + len(nights.rows("billing_quarantine", p.period)) for p in loaded.periods)
-    left_out = sum(sum(p.extra.get("left_out", {}).values()) for p in loaded.periods if hasattr(p, "extra"))
-    if rows is not None and kept + left_out != rows:
+    skipped = sum(sum(p.extra.get("skip_reasons", {}).values()) for p in loaded.periods if hasattr(p, "extra"))
+    if rows is not None and kept + skipped != rows:
         raise Finding(f"{rows} rows were delivered, {kept} are kept")
 
 

@@ -37,7 +37,7 @@ MODELS = (
 TARGET_COLUMNS = [
     ("match_method", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP"), ("allocated_to", "STRING"),
     ("tracking_server", "STRING"), ("workspace", "STRING"), ("run_id", "STRING"), ("owner_id", "STRING"), ("reason", "STRING"), ("weight_kind", "STRING"),
-    ("run_end_rule", "STRING"), ("is_scaled", "BOOL"), ("nanoseconds", "INT64"), ("ratio_before", "FLOAT64"), ("ratio_upto", "FLOAT64"), ("is_last", "BOOL"),
+    ("run_end_rule", "STRING"), ("is_scaled", "BOOL"), ("nanoseconds", "INT64"), ("ratio_from", "FLOAT64"), ("ratio_to", "FLOAT64"), ("is_last", "BOOL"),
 ]  # fmt: skip
 LINE_COLUMNS = [("source", "STRING"), ("line_id", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP")]
 RUN_KEY = pa.schema([(name, pa.string()) for name in ("tracking_server", "workspace", "run_id")])
@@ -252,7 +252,7 @@ def settle(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[s
     for method, rung in RUNGS:
         for row in found[f"{rung}_targets"].to_pylist():
             assert row["match_method"] == method
-            part = Fraction(1 if row["is_last"] else row["ratio_upto"]) - Fraction(row["ratio_before"])
+            part = Fraction(1 if row["is_last"] else row["ratio_to"]) - Fraction(row["ratio_from"])
             targets[method, row["target_key"], row["window_start"], row["window_end"]].append({**row, "part": part})
     settled: dict[str, list[dict[str, Any]]] = {}
     for method, rung in RUNGS:

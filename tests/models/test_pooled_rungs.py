@@ -45,11 +45,11 @@ def assert_targets_cover(found: Mapping[str, pa.Table]) -> None:
         for row in found[f"{rung}_targets"].to_pylist():
             windows[row["target_key"], row["window_start"], row["window_end"]].append(row)
         for rows in windows.values():
-            rows.sort(key=lambda row: row["ratio_before"])
-            assert rows[0]["ratio_before"] == 0
-            assert [row["ratio_before"] for row in rows[1:]] == [row["ratio_upto"] for row in rows[:-1]]
+            rows.sort(key=lambda row: row["ratio_from"])
+            assert rows[0]["ratio_from"] == 0
+            assert [row["ratio_from"] for row in rows[1:]] == [row["ratio_to"] for row in rows[:-1]]
             assert [row["is_last"] for row in rows] == [False] * (len(rows) - 1) + [True]
-            assert rows[-1]["ratio_upto"] == 1
+            assert rows[-1]["ratio_to"] == 1
             order = [(row["allocated_to"] != "run", row["tracking_server"] or "", row["workspace"] or "", row["run_id"] or "") for row in rows if row["owner_id"] is None]
             assert order == sorted(order)
             names = [(row["allocated_to"], row["tracking_server"], row["run_id"], row["owner_id"]) for row in rows]

@@ -86,7 +86,7 @@ def test_charges_laid_end_to_end(seed: int, pools: dict[str, World], laid: dict[
     world = pools[name]
     ledger, charges = (rows_of(laid[table], name) for table in ("cost_allocations", "charge_sums"))
     targets = [t for t in laid["pooled_targets"].to_pylist() if f"{name}." in t["target_key"]]
-    parts = {(t["run_id"] or t["allocated_to"]).removeprefix(f"{name}."): Fraction(t["ratio_upto"]) - Fraction(t["ratio_before"]) for t in targets}
+    parts = {(t["run_id"] or t["allocated_to"]).removeprefix(f"{name}."): Fraction(t["ratio_to"]) - Fraction(t["ratio_from"]) for t in targets}
     assert len(parts) > 1 or len(world["runs"]) == 1
     sign = {c["charge_id"]: (c["effective_cost"] > 0) - (c["effective_cost"] < 0) for c in charges}
     for side in (1, -1):
@@ -144,7 +144,7 @@ def test_machines_that_runs_state_come_first(seed: int, known: dict[str, World],
     lines = world["billing_lines"]
     stated = {r["resource_id"] for r in world["run_resources"]}
     targets = [t for t in laid_known["pooled_targets"].to_pylist() if f"{name}." in t["target_key"]]
-    parts = {t["run_id"] and t["run_id"].removeprefix(f"{name}."): Fraction(t["ratio_upto"]) - Fraction(t["ratio_before"]) for t in targets}
+    parts = {t["run_id"] and t["run_id"].removeprefix(f"{name}."): Fraction(t["ratio_to"]) - Fraction(t["ratio_from"]) for t in targets}
     for side in (1, -1):
         whole = sum((Fraction(l["effective_cost"]) for l in lines if side_of(l) == side), Fraction(0))
         on_side = [row for row in ledger if side_of(row) == side]

@@ -36,7 +36,7 @@ BILL = {
     "with_job": 0,
     "accounts": {("111", "222", "2026-10"), ("111", "222", "2026-11")},
     "warnings": {},
-    "left_out": {},
+    "skip_reasons": {},
 }
 SERVER = {"version": "3.17.2", "experiments": 9, "runs": 18204, "database_ok": True, "revision": "ab12", "warnings": [], "error": None}
 
@@ -194,7 +194,7 @@ def test_what_a_bill_lacks_to_find_runs_is_told(tmp_path: Path, monkeypatch: pyt
     assert [t.split(".")[0] for t in told(with_run=0)] == ["tag mlflow_run_id is on 0 lines"]
     assert told(with_run=0, with_job=1) == []
     assert told(warnings={"unreadable_tags": 3}) == ["unreadable tags: 3"]
-    answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", {**BILL, "left_out": {"negation": 24}})
+    answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", {**BILL, "skip_reasons": {"negation": 24}})
     found = of(diagnose(load(tmp_path, text), now=NOW), "bill")
     assert found[1:] == [("ok", "24 rows charged nothing and became no line: negation")]
 

@@ -331,7 +331,7 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
             "WARN",
             f"{_count(found['quarantined'], 'line')} cannot be read and would be set aside: see `billing_quarantine` after a night.",
         )
-    for why, count in found["left_out"].items():
+    for why, count in found["skip_reasons"].items():
         yield "ok", f"{_count(count, 'row')} charged nothing and became no line: {why}"
     if bill.format not in OWN_FORMATS:
         yield from _say_what_is_missing(found, settings.keys)
@@ -415,7 +415,7 @@ def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Ite
             "it tells no __idle__: what its pods leave of a machine's cost is idle. Ask OpenCost with includeIdle=true and idleByNode=true, "
             "or write `idle: share` to let the pods pay all of it.",
         )
-    for why, count in read.left_out.items():
+    for why, count in read.skip_reasons.items():
         yield "WARN", f"{why}: {count}"
 
 

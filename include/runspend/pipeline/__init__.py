@@ -258,7 +258,7 @@ def _load_weights(warehouse: Warehouse, settings: Settings, outcome: Outcome, we
         with warehouse.step("load", make_load_id(source.name, now)) as step:
             report.good(step, covered_until=read.covered_until, rows=read.rows)
             step.publish()
-        outcome.notes += [f"{source.name}: {why}: {count}" for why, count in read.left_out.items()]
+        outcome.notes += [f"{source.name}: {why}: {count}" for why, count in read.skip_reasons.items()]
 
 
 # --- allocate and check ------------------------------------------------------------------------------------------------

@@ -75,5 +75,5 @@ select
   'attached' as match_method, target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, cast(null as string) as owner_id,
   case when allocated_to = 'idle' then 'no_run' when is_ambiguous then 'ambiguous_name' end as reason,
   weight_kind, run_end_rule, is_scaled, cast(null as int64) as nanoseconds,
-  (upto - nanoseconds) / total as ratio_before, upto / total as ratio_upto, upto = total as is_last
+  (upto - nanoseconds) / total as ratio_from, upto / total as ratio_to, upto = total as is_last
 from running

@@ -61,8 +61,8 @@ lengths as (
 laid_targets as (
   select
     l.axis_number, l.length, t.target_number,
-    cast(round(t.ratio_before * l.length) as int64) as starts_at,
-    case when t.is_last then l.length else cast(round(t.ratio_upto * l.length) as int64) end as ends_at
+    cast(round(t.ratio_from * l.length) as int64) as starts_at,
+    case when t.is_last then l.length else cast(round(t.ratio_to * l.length) as int64) end as ends_at
   from lengths l
   join pooled_targets t
     on t.match_method = l.match_method and t.target_key = l.target_key and t.window_start = l.window_start and t.window_end = l.window_end
@@ -92,14 +92,14 @@ pieces as (
 )
 select
   l.source, l.charge_id, p.target_number,
-  (p.starts_at - (l.upto - l.width)) / l.width as ratio_before,
-  (p.ends_at - (l.upto - l.width)) / l.width as ratio_upto,
+  (p.starts_at - (l.upto - l.width)) / l.width as ratio_from,
+  (p.ends_at - (l.upto - l.width)) / l.width as ratio_to,
   p.ends_at = l.upto as is_last
 from pieces p
 join laid l on l.axis_number = p.axis_number and l.place = p.place
 where l.charge_id is not null
 union all
-select w.source, w.charge_id, t.target_number, t.ratio_before, t.ratio_upto, t.is_last
+select w.source, w.charge_id, t.target_number, t.ratio_from, t.ratio_to, t.is_last
 from wide w
 join pooled_targets t
   on t.match_method = w.match_method and t.target_key = w.target_key and t.window_start = w.window_start and t.window_end = w.window_end

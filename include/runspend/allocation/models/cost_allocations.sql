@@ -3,10 +3,10 @@ with products as (
   -- Each float is multiplied once. Decimals come from the products through integers, so every engine gets the same result.
   select
     *,
-    list_float * ratio_before as list_before, list_float * ratio_upto as list_upto,
-    contracted_float * ratio_before as contracted_before, contracted_float * ratio_upto as contracted_upto,
-    effective_float * ratio_before as effective_before, effective_float * ratio_upto as effective_upto,
-    billed_float * ratio_before as billed_before, billed_float * ratio_upto as billed_upto,
+    list_float * ratio_from as list_before, list_float * ratio_to as list_upto,
+    contracted_float * ratio_from as contracted_before, contracted_float * ratio_to as contracted_upto,
+    effective_float * ratio_from as effective_before, effective_float * ratio_to as effective_upto,
+    billed_float * ratio_from as billed_before, billed_float * ratio_to as billed_upto,
     effective_float * unused_ratio as unused, effective_float * overhead_ratio as overhead
   from placed_charges
 ),
@@ -16,15 +16,15 @@ bounds as (
     sub_account_id, region_id, service_name, charge_category, resource_id, invoice_id, cost_kind, billing_currency,
     allocated_to, tracking_server, workspace, run_id, owner_id, match_method, confidence, reason, pool_key,
     weight_kind, run_end_rule, is_scaled, line_team, line_project, line_cost_center, line_owner,
-    (ratio_upto - ratio_before) * charge_part as allocated_ratio,
+    (ratio_to - ratio_from) * charge_part as allocated_ratio,
     -- The last bound is the cost itself, so the parts always add up to it despite float rounding.
-    case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_from,
+    case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_from,
     case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_to,
-    case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_from,
+    case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_from,
     case when is_last then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_to,
-    case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_from,
+    case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_from,
     case when is_last then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_to,
-    case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_from,
+    case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_from,
     case when is_last then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_to,
     case when unused = 0 then bignumeric '0' else cast(cast(trunc(unused) as int64) + cast(round((unused - trunc(unused)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as unused_cost,
     case when overhead = 0 then bignumeric '0' else cast(cast(trunc(overhead) as int64) + cast(round((overhead - trunc(overhead)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as overhead_cost

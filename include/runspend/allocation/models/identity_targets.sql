@@ -99,7 +99,7 @@ running as (
 select
   'llm_identity' as match_method, target_key, window_start, window_end, 'run' as allocated_to, tracking_server, workspace, run_id,
   cast(null as string) as owner_id, cast(null as string) as reason, case when by_tokens then 'list_cost' else 'equal' end as weight_kind,
-  run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds, (upto - weight) / total as ratio_before, upto / total as ratio_upto, upto = total as is_last
+  run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds, (upto - weight) / total as ratio_from, upto / total as ratio_to, upto = total as is_last
 from running
 union all
 select

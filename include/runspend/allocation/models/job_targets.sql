@@ -81,8 +81,8 @@ run_names as (
 select
   e.job_key, e.charge_period_start, e.charge_period_end, r.tracking_server, r.workspace, r.run_id, e.run_end_rule, e.weight_kind, e.is_scaled, a.run_number is not null as is_ambiguous,
   cast(round((e.own_upto - e.own_before) / 64) as int64) * e.machines as nanoseconds,
-  (e.own_before + e.overhead_before) / e.total_ticks as ratio_before,
-  (e.own_upto + e.overhead_upto) / e.total_ticks as ratio_upto,
+  (e.own_before + e.overhead_before) / e.total_ticks as ratio_from,
+  (e.own_upto + e.overhead_upto) / e.total_ticks as ratio_to,
   e.own_upto + e.overhead_upto = e.total_ticks as is_last,
   (e.overhead_upto - e.overhead_before) / e.total_ticks as overhead_ratio,
   e.runs_in_window

@@ -14,7 +14,7 @@ select
   end as confidence,
   case when l.line_kind = 'timed' then 'no_run' else 'not_timed' end as reason,
   o.target_key as pool_key, o.weight_kind, cast(null as string) as run_end_rule, coalesce(o.is_scaled, false) as is_scaled,
-  0.0 as ratio_before, 1.0 as ratio_upto, true as is_last,
+  0.0 as ratio_from, 1.0 as ratio_to, true as is_last,
   cast(null as float64) as list_float, cast(null as float64) as contracted_float, cast(null as float64) as effective_float, cast(null as float64) as billed_float,
   1.0 - l.line_from as charge_part, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
   l.line_team, l.line_project, l.line_cost_center, l.line_owner

@@ -52,5 +52,5 @@ select
   case when run_id is null then 'rest' else 'run' end as allocated_to, tracking_server, workspace, run_id, cast(null as string) as owner_id,
   case when run_id is null then 'no_source_run' end as reason,
   'list_cost' as weight_kind, cast(null as string) as run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds,
-  (upto - weight) / total as ratio_before, upto / total as ratio_upto, upto = total as is_last
+  (upto - weight) / total as ratio_from, upto / total as ratio_to, upto = total as is_last
 from running

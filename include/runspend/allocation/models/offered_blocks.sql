@@ -3,12 +3,12 @@
 -- In charge_parts, stated machines come before all others, and runs come before unclaimed time.
 -- Everything after the last run's end is idle, so it is not laid out there.
 with targets as (
-  select match_method, target_key, window_start, window_end, run_id, ratio_upto from pool_targets
+  select match_method, target_key, window_start, window_end, run_id, ratio_to from pool_targets
   union all
-  select match_method, target_key, window_start, window_end, run_id, ratio_upto from type_targets
+  select match_method, target_key, window_start, window_end, run_id, ratio_to from type_targets
 ),
 windows as (
-  select match_method, target_key, window_start, window_end, max(case when run_id is not null then ratio_upto else 0.0 end) as asked_upto
+  select match_method, target_key, window_start, window_end, max(case when run_id is not null then ratio_to else 0.0 end) as asked_upto
   from targets
   group by match_method, target_key, window_start, window_end
 ),

@@ -5,7 +5,7 @@ with split_slots as (
   -- only lines of these are converted, before each gets a row per part.
   select resource_key, charge_period_start, charge_period_end
   from slot_targets
-  where ratio_before = 0 and not is_last
+  where ratio_from = 0 and not is_last
 ),
 lines as (
   select
@@ -32,11 +32,11 @@ select
   l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
   'run' as allocated_to, j.tracking_server, j.workspace, j.run_id, cast(null as string) as owner_id,
   'job_id' as match_method, 'exact' as confidence, case when j.is_ambiguous then 'ambiguous_name' end as reason, cast(null as string) as pool_key,
-  j.weight_kind, j.run_end_rule, j.is_scaled, j.ratio_before, j.ratio_upto, j.is_last,
-  case when j.ratio_before > 0 or not j.is_last then cast(cast(l.list_cost as string) as float64) end as list_float,
-  case when j.ratio_before > 0 or not j.is_last then cast(cast(l.contracted_cost as string) as float64) end as contracted_float,
+  j.weight_kind, j.run_end_rule, j.is_scaled, j.ratio_from, j.ratio_to, j.is_last,
+  case when j.ratio_from > 0 or not j.is_last then cast(cast(l.list_cost as string) as float64) end as list_float,
+  case when j.ratio_from > 0 or not j.is_last then cast(cast(l.contracted_cost as string) as float64) end as contracted_float,
   cast(cast(l.effective_cost as string) as float64) as effective_float,
-  case when j.ratio_before > 0 or not j.is_last then cast(cast(l.billed_cost as string) as float64) end as billed_float,
+  case when j.ratio_from > 0 or not j.is_last then cast(cast(l.billed_cost as string) as float64) end as billed_float,
   1.0 as charge_part,
   -- The part of the job's machine that its only run did not ask for, as a share of the line, without overhead.
   case
@@ -44,7 +44,7 @@ select
     when r.gpu_count is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - r.gpu_count / u.machine_gpus)
     when r.cpu_request is not null and u.machine_cpus is not null then greatest(0.0, 1.0 - r.cpu_request / u.machine_cpus)
     when r.memory_request_gb is not null and u.machine_memory_gb is not null then greatest(0.0, 1.0 - r.memory_request_gb / u.machine_memory_gb)
-  end * (j.ratio_upto - j.ratio_before - j.overhead_ratio) as unused_ratio,
+  end * (j.ratio_to - j.ratio_from - j.overhead_ratio) as unused_ratio,
   j.overhead_ratio,
   l.line_team, l.line_project, l.line_cost_center, l.line_owner
 from job_lines l
@@ -97,8 +97,8 @@ select
   end as reason,
   cast(null as string) as pool_key, t.weight_kind, t.run_end_rule,
   coalesce(t.is_scaled, false) as is_scaled,
-  coalesce(t.ratio_before, 0.0) as ratio_before,
-  coalesce(t.ratio_upto, 1.0) as ratio_upto,
+  coalesce(t.ratio_from, 0.0) as ratio_from,
+  coalesce(t.ratio_to, 1.0) as ratio_to,
   coalesce(t.is_last, true) as is_last,
   l.list_float, l.contracted_float, l.effective_float, l.billed_float,
   1.0 as charge_part,

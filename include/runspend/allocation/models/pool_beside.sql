@@ -12,7 +12,7 @@ with pieces as (
   -- The rest of the machines, as split between claims and idle.
   select
     p.target_key, p.window_start, p.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, false,
-    cast(round((p.ratio_upto - p.ratio_before) * (w.billed_microseconds * 1000.0)) as int64), false
+    cast(round((p.ratio_to - p.ratio_from) * (w.billed_microseconds * 1000.0)) as int64), false
   from pool_targets p
   join (select distinct target_key from pool_known_uses) u on u.target_key = p.target_key
   join pools n on n.match_method = 'pool_time' and n.target_key = p.target_key
@@ -65,6 +65,6 @@ select
   'pool_time' as match_method, concat(target_key, '|beside') as target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id,
   cast(null as string) as owner_id, case when allocated_to = 'idle' then 'no_run' when is_ambiguous then 'ambiguous_name' end as reason,
   weight_kind, run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds,
-  (upto - nanoseconds) / total as ratio_before, upto / total as ratio_upto, upto = total as is_last
+  (upto - nanoseconds) / total as ratio_from, upto / total as ratio_to, upto = total as is_last
 from running
 where is_of_known

@@ -37,7 +37,7 @@ uses as (
   union all
   select
     w.pool_key, w.charge_period_start, w.charge_period_end, j.tracking_server, j.workspace, j.run_id, j.run_end_rule, j.weight_kind, j.is_ambiguous,
-    cast(round((j.ratio_upto - j.ratio_before) * w.billed_nanoseconds) as int64)
+    cast(round((j.ratio_to - j.ratio_from) * w.billed_nanoseconds) as int64)
   from windows w
   join job_targets j on j.job_key = w.job_key and j.charge_period_start = w.charge_period_start and j.charge_period_end = w.charge_period_end
   where w.settled_by = 'job_id'

@@ -90,8 +90,8 @@ select
   t.pool_number, t.window_start, t.window_end, r.tracking_server, r.workspace, r.run_id, t.run_end_rule, t.weight_kind, t.is_scaled or coalesce(r.is_capped, false) as is_scaled,
   -- The run's share of the billed time, never more.
   case when t.billed_microseconds > 0 then cast(round((t.ends_at - t.starts_at) / t.total_ticks * (t.billed_microseconds * 1000.0)) as int64) end as nanoseconds,
-  t.starts_at / t.total_ticks as ratio_before,
-  t.ends_at / t.total_ticks as ratio_upto,
+  t.starts_at / t.total_ticks as ratio_from,
+  t.ends_at / t.total_ticks as ratio_to,
   t.ends_at = t.total_ticks as is_last
 from targets t
 left join run_names r on r.pool_number = t.pool_number and r.run_number = t.run_number

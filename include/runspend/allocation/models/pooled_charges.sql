@@ -21,11 +21,11 @@ select
     when t.allocated_to = 'rest' then coalesce(t.reason, 'no_run')
     else t.reason
   end as reason,
-  case when c.match_method = 'pool_time' then regexp_replace(c.target_key, r'[|]beside$', '') else c.target_key end as pool_key, t.weight_kind, t.run_end_rule, t.is_scaled, p.ratio_before, p.ratio_upto, p.is_last,
-  case when p.ratio_before > 0 or not p.is_last then cast(cast(c.list_cost as string) as float64) end as list_float,
-  case when p.ratio_before > 0 or not p.is_last then cast(cast(c.contracted_cost as string) as float64) end as contracted_float,
-  case when p.ratio_before > 0 or not p.is_last then cast(cast(c.effective_cost as string) as float64) end as effective_float,
-  case when p.ratio_before > 0 or not p.is_last then cast(cast(c.billed_cost as string) as float64) end as billed_float,
+  case when c.match_method = 'pool_time' then regexp_replace(c.target_key, r'[|]beside$', '') else c.target_key end as pool_key, t.weight_kind, t.run_end_rule, t.is_scaled, p.ratio_from, p.ratio_to, p.is_last,
+  case when p.ratio_from > 0 or not p.is_last then cast(cast(c.list_cost as string) as float64) end as list_float,
+  case when p.ratio_from > 0 or not p.is_last then cast(cast(c.contracted_cost as string) as float64) end as contracted_float,
+  case when p.ratio_from > 0 or not p.is_last then cast(cast(c.effective_cost as string) as float64) end as effective_float,
+  case when p.ratio_from > 0 or not p.is_last then cast(cast(c.billed_cost as string) as float64) end as billed_float,
   1.0 as charge_part, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
   c.line_team, c.line_project, c.line_cost_center, c.line_owner
 from charge_sums c

@@ -3,26 +3,26 @@
 -- That bound becomes a decimal as in cost_allocations, so both parts add up to the line.
 with slots as (
   select
-    resource_key, charge_period_start, charge_period_end, max(case when allocated_to = 'idle' then ratio_before end) as ratio_before,
+    resource_key, charge_period_start, charge_period_end, max(case when allocated_to = 'idle' then ratio_from end) as ratio_from,
     max(case when allocated_to = 'idle' then nanoseconds end) as nanoseconds
   from slot_targets
   group by resource_key, charge_period_start, charge_period_end
 ),
 lines as (
   select
-    l.*, s.nanoseconds as free_nanoseconds, case when s.ratio_before > 0 then s.ratio_before end as ratio_before
+    l.*, s.nanoseconds as free_nanoseconds, case when s.ratio_from > 0 then s.ratio_from end as ratio_from
   from ledger_lines l
   left join slots s on s.resource_key = l.resource_key and s.charge_period_start = l.charge_period_start and s.charge_period_end = l.charge_period_end
   -- A charge period that runs fill leaves nothing. One that no run reached is left whole.
-  where l.is_offered and (s.resource_key is null or s.ratio_before is not null)
+  where l.is_offered and (s.resource_key is null or s.ratio_from is not null)
 ),
 before as (
   select
     *,
-    case when ratio_before is not null then cast(cast(list_cost as string) as float64) * ratio_before end as list_before,
-    case when ratio_before is not null then cast(cast(contracted_cost as string) as float64) * ratio_before end as contracted_before,
-    case when ratio_before is not null then cast(cast(effective_cost as string) as float64) * ratio_before end as effective_before,
-    case when ratio_before is not null then cast(cast(billed_cost as string) as float64) * ratio_before end as billed_before
+    case when ratio_from is not null then cast(cast(list_cost as string) as float64) * ratio_from end as list_before,
+    case when ratio_from is not null then cast(cast(contracted_cost as string) as float64) * ratio_from end as contracted_before,
+    case when ratio_from is not null then cast(cast(effective_cost as string) as float64) * ratio_from end as effective_before,
+    case when ratio_from is not null then cast(cast(billed_cost as string) as float64) * ratio_from end as billed_before
   from lines
 )
 select
@@ -39,23 +39,23 @@ select
   source, billing_period, line_id, charge_date, charge_period_start, charge_period_end, service_provider_name, billing_account_id,
   sub_account_id, region_id, service_name, charge_category, resource_id, resource_key, invoice_id, billing_currency,
   case
-    when ratio_before is not null then list_cost - cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
+    when ratio_from is not null then list_cost - cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
     else list_cost
   end as list_cost,
   case
-    when ratio_before is not null then contracted_cost - cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
+    when ratio_from is not null then contracted_cost - cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
     else contracted_cost
   end as contracted_cost,
   case
-    when ratio_before is not null then effective_cost - cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
+    when ratio_from is not null then effective_cost - cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
     else effective_cost
   end as effective_cost,
   case
-    when ratio_before is not null then billed_cost - cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
+    when ratio_from is not null then billed_cost - cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
     else billed_cost
   end as billed_cost,
   scope, line_kind, cost_kind, pricing_category,
   sku_id, charge_class, billed_nanoseconds, instance_type, machine_gpus, machine_cpus, machine_memory_gb,
   attached_to, group_keys, storage_key, storage_class, pool_key, line_team, line_project, line_cost_center, line_owner, is_inside,
-  'resource_id', free_nanoseconds, coalesce(ratio_before, 0.0)
+  'resource_id', free_nanoseconds, coalesce(ratio_from, 0.0)
 from before

@@ -4,7 +4,7 @@ with hours as (
   -- The cost of the machine's whole hour, and the run's share as a range between 0 and 1, as the ledger splits a bill line.
   select
     t.tracking_server, t.workspace, t.run_id, t.resource_key, t.charge_period_start as estimated_from, t.charge_period_end as estimated_to,
-    t.nanoseconds, t.nanoseconds * m.machine_gpus as gpu_nanoseconds, t.ratio_before, t.ratio_upto, t.is_last,
+    t.nanoseconds, t.nanoseconds * m.machine_gpus as gpu_nanoseconds, t.ratio_from, t.ratio_to, t.is_last,
     timestamp_diff(t.charge_period_end, t.charge_period_start, microsecond) / 3600000000.0 as parts_of_hour,
     m.source, m.account, m.resource_id, m.instance_type, m.region_id, m.billing_currency, m.price_from, m.reason,
     case
@@ -19,7 +19,7 @@ with hours as (
 ),
 hour_floats as (
   select
-    tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_before, ratio_upto, is_last,
+    tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_from, ratio_to, is_last,
     parts_of_hour, source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence, list_cost, contracted_cost, effective_cost, billed_cost,
     cast(cast(list_cost as string) as float64) * parts_of_hour as list_float,
     cast(cast(contracted_cost as string) as float64) * parts_of_hour as contracted_float,
@@ -29,7 +29,7 @@ hour_floats as (
 ),
 machine_hours as (
   select
-    tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_before, ratio_upto, is_last,
+    tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_from, ratio_to, is_last,
     source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence,
     case when parts_of_hour = 1 then list_cost else cast(cast(trunc(list_float) as int64) + cast(round((list_float - trunc(list_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as list_cost,
     case when parts_of_hour = 1 then contracted_cost else cast(cast(trunc(contracted_float) as int64) + cast(round((contracted_float - trunc(contracted_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as contracted_cost,
@@ -39,22 +39,22 @@ machine_hours as (
 ),
 share_floats as (
   select
-    tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_before, is_last,
+    tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_from, is_last,
     source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence, list_cost, contracted_cost, effective_cost, billed_cost,
-    case when ratio_before > 0 then cast(cast(list_cost as string) as float64) * ratio_before end as list_before, case when not is_last then cast(cast(list_cost as string) as float64) * ratio_upto end as list_upto,
-    case when ratio_before > 0 then cast(cast(contracted_cost as string) as float64) * ratio_before end as contracted_before, case when not is_last then cast(cast(contracted_cost as string) as float64) * ratio_upto end as contracted_upto,
-    case when ratio_before > 0 then cast(cast(effective_cost as string) as float64) * ratio_before end as effective_before, case when not is_last then cast(cast(effective_cost as string) as float64) * ratio_upto end as effective_upto,
-    case when ratio_before > 0 then cast(cast(billed_cost as string) as float64) * ratio_before end as billed_before, case when not is_last then cast(cast(billed_cost as string) as float64) * ratio_upto end as billed_upto
+    case when ratio_from > 0 then cast(cast(list_cost as string) as float64) * ratio_from end as list_before, case when not is_last then cast(cast(list_cost as string) as float64) * ratio_to end as list_upto,
+    case when ratio_from > 0 then cast(cast(contracted_cost as string) as float64) * ratio_from end as contracted_before, case when not is_last then cast(cast(contracted_cost as string) as float64) * ratio_to end as contracted_upto,
+    case when ratio_from > 0 then cast(cast(effective_cost as string) as float64) * ratio_from end as effective_before, case when not is_last then cast(cast(effective_cost as string) as float64) * ratio_to end as effective_upto,
+    case when ratio_from > 0 then cast(cast(billed_cost as string) as float64) * ratio_from end as billed_before, case when not is_last then cast(cast(billed_cost as string) as float64) * ratio_to end as billed_upto
   from machine_hours
 ),
 on_machines as (
   select
     tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds,
     source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence,
-    case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_cost,
-    case when is_last then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_cost,
-    case when is_last then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_cost,
-    case when is_last then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_cost
+    case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_cost,
+    case when is_last then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_cost,
+    case when is_last then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_cost,
+    case when is_last then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_cost
   from share_floats
 ),
 family_times as (

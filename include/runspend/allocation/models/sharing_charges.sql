@@ -37,7 +37,7 @@ running as (
 rows_of_pots as (
   select
     r.source, r.billing_currency, r.pot, r.policy, 'run' as allocated_to, r.tracking_server, r.workspace, r.run_id,
-    (r.upto - r.weight) / r.total as ratio_before, r.upto / r.total as ratio_upto, r.upto = r.total as is_last,
+    (r.upto - r.weight) / r.total as ratio_from, r.upto / r.total as ratio_to, r.upto = r.total as is_last,
     p.list_cost, p.contracted_cost, p.effective_cost, p.billed_cost
   from running r
   join pots p on p.source = r.source and p.billing_currency = r.billing_currency and p.allocated_to = r.pot
@@ -57,11 +57,11 @@ select
   cast(null as string) as invoice_id, 'other' as cost_kind, billing_currency, list_cost, contracted_cost, effective_cost, billed_cost,
   allocated_to, tracking_server, workspace, run_id, cast(null as string) as owner_id, 'sharing' as match_method, cast(null as string) as confidence,
   policy as reason, pot as pool_key, cast(null as string) as weight_kind, cast(null as string) as run_end_rule, false as is_scaled,
-  ratio_before, ratio_upto, is_last,
-  case when ratio_before > 0 or not is_last then cast(cast(list_cost as string) as float64) end as list_float,
-  case when ratio_before > 0 or not is_last then cast(cast(contracted_cost as string) as float64) end as contracted_float,
-  case when ratio_before > 0 or not is_last then cast(cast(effective_cost as string) as float64) end as effective_float,
-  case when ratio_before > 0 or not is_last then cast(cast(billed_cost as string) as float64) end as billed_float,
+  ratio_from, ratio_to, is_last,
+  case when ratio_from > 0 or not is_last then cast(cast(list_cost as string) as float64) end as list_float,
+  case when ratio_from > 0 or not is_last then cast(cast(contracted_cost as string) as float64) end as contracted_float,
+  case when ratio_from > 0 or not is_last then cast(cast(effective_cost as string) as float64) end as effective_float,
+  case when ratio_from > 0 or not is_last then cast(cast(billed_cost as string) as float64) end as billed_float,
   1.0 as charge_part, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
   cast(null as string) as line_team, cast(null as string) as line_project, cast(null as string) as line_cost_center, cast(null as string) as line_owner
 from rows_of_pots

@@ -60,8 +60,8 @@ select
   case when t.run_number is null then 'idle' else 'run' end as allocated_to,
   r.tracking_server, r.workspace, r.run_id, t.run_end_rule, t.weight_kind, t.is_scaled, a.run_number is not null as is_ambiguous,
   cast(round((t.ends_at - t.starts_at) / 64) as int64) as nanoseconds,
-  t.starts_at / t.total_ticks as ratio_before,
-  t.ends_at / t.total_ticks as ratio_upto,
+  t.starts_at / t.total_ticks as ratio_from,
+  t.ends_at / t.total_ticks as ratio_to,
   t.ends_at = t.total_ticks as is_last
 from targets t
 join machines m on m.machine_number = t.machine_number

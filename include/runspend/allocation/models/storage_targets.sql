@@ -82,5 +82,5 @@ select
   'artifact_bytes' as match_method, target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, owner_id,
   coalesce(reason, case when is_in_part then 'incomplete_inventory' end) as reason,
   'bytes' as weight_kind, cast(null as string) as run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds,
-  (upto - weight) / total as ratio_before, upto / total as ratio_upto, upto = total as is_last
+  (upto - weight) / total as ratio_from, upto / total as ratio_to, upto = total as is_last
 from running

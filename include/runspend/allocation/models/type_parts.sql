@@ -6,7 +6,7 @@ with cells as (
   select distinct cell_number from pool_cells where is_group
 ),
 asked as (
-  select pool_number, window_start, window_end, max(ratio_upto) as ratio
+  select pool_number, window_start, window_end, max(ratio_to) as ratio
   from pool_shares
   where run_id is not null
   group by pool_number, window_start, window_end
@@ -77,7 +77,7 @@ factors as (
 parts as (
   select
     f.cell_number, s.window_start, s.window_end, s.tracking_server, s.workspace, s.run_id, s.weight_kind, s.run_end_rule, s.is_scaled or f.is_scaled as is_scaled,
-    cast(round((s.ratio_upto - s.ratio_before) * f.factor * 2251799813685248.0) as int64) as part
+    cast(round((s.ratio_to - s.ratio_from) * f.factor * 2251799813685248.0) as int64) as part
   from pool_shares s
   join factors f on f.pool_number = s.pool_number
   where s.run_id is not null and (f.window_start is null or (f.window_start = s.window_start and f.window_end = s.window_end))

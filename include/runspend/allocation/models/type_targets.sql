@@ -23,7 +23,7 @@ select
   case when s.run_id is null then 'rest' else 'run' end as allocated_to,
   s.tracking_server, s.workspace, s.run_id, cast(null as string) as owner_id,
   case when s.run_id is null then 'no_run' end as reason,
-  s.weight_kind, s.run_end_rule, s.is_scaled, case when s.run_id is not null then s.nanoseconds end as nanoseconds, s.ratio_before, s.ratio_upto, s.is_last
+  s.weight_kind, s.run_end_rule, s.is_scaled, case when s.run_id is not null then s.nanoseconds end as nanoseconds, s.ratio_from, s.ratio_to, s.is_last
 from pool_shares s
 join pools p on p.pool_number = s.pool_number
 left join open_cells o on o.cell_number = s.pool_number

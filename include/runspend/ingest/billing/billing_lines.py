@@ -40,7 +40,7 @@ def write_lines(
     import pyarrow.parquet as pq
 
     choose(staged, period, file_indexes)
-    is_chosen = staged.ask_rows(f"trouble is null and {CHOSEN} and scope is distinct from 'exclude'")
+    is_chosen = staged.ask_rows(f"reject_reason is null and {CHOSEN} and scope is distinct from 'exclude'")
     positions = None if pc.all(is_chosen, min_count=0).as_py() else pc.indices_nonzero(is_chosen)
     lines = _lines(staged, source, load_id)
     if is_scoped:

@@ -6,7 +6,7 @@ the last of 22 decimals, for any weights.
 
 A weight is a part's claim on a machine from one time to another, never money. Rows of a format's `splits_sql`:
 resource, resource_name (what bills may call the machine), part_id, part_name, part_tags (JSON), from_time, to_time (UTC, half-open),
-weight (a decimal, none below zero), is_idle, billing_period (of a bill's own weights), left_out (why a row is not a weight). Sources
+weight (a decimal, none below zero), is_idle, billing_period (of a bill's own weights), skip_reason (why a row is not a weight). Sources
 whose files may hold the same weights twice also select cluster, step_from and step_to. A column that a query does not select is null.
 """
 
@@ -38,7 +38,7 @@ OWN_METHOD = "aws-split-cost-allocation"
 WEIGHT_COLUMNS = {
     "resource": "varchar", "resource_name": "varchar", "part_id": "varchar", "part_name": "varchar", "part_tags": "varchar",
     "from_time": "timestamptz", "to_time": "timestamptz", "weight": "decimal(38, 22)", "is_idle": "boolean", "billing_period": "date",
-    "left_out": "varchar", "cluster": "varchar", "step_from": "timestamptz", "step_to": "timestamptz",
+    "skip_reason": "varchar", "cluster": "varchar", "step_from": "timestamptz", "step_to": "timestamptz",
 }  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def _typed_sql(staged: Staged, query: str) -> str:
 def count_left_out(staged: Staged, rows: pa.Table) -> dict[str, int]:
     """Map each reason why rows are not weights to the number of rows."""
     staged.con.register("weights_found", rows)
-    counts = staged.con.execute("select left_out, count(*) from weights_found where left_out is not null group by 1 order by 1").fetchall()
+    counts = staged.con.execute("select skip_reason, count(*) from weights_found where skip_reason is not null group by 1 order by 1").fetchall()
     staged.con.unregister("weights_found")
     return dict(counts)
 
@@ -197,7 +197,7 @@ def _insert(staged: Staged, rank: int, relation: str, pool: str | None) -> None:
     staged.con.execute(
         f"insert into splits select {rank}, {called}, "
         "part_id, part_name, part_tags, epoch_us(from_time), epoch_us(to_time), to_units(weight), coalesce(is_idle, false), billing_period, file_index "
-        f"from {relation} where left_out is null and weight > 0 and epoch_us(to_time) > epoch_us(from_time)"
+        f"from {relation} where skip_reason is null and weight > 0 and epoch_us(to_time) > epoch_us(from_time)"
     )
 
 

@@ -4,8 +4,8 @@ Put here what all of these formats share. A format declares how headers spell it
 selects FOCUS columns by their names in `schema/tables.py`; a column it does not select is null.
 
 A cost, quantity or time may stay a text: it is parsed here, and a text that cannot be parsed becomes null and is counted. A row
-without a cost, a currency or its times is quarantined as a whole. A column `trouble` states why a row must be quarantined. A column
-`left_out` states why it charges nothing and becomes no line; such rows are counted. A row may become none or several.
+without a cost, a currency or its times is quarantined as a whole. A column `reject_reason` states why a row must be quarantined. A column
+`skip_reason` states why it charges nothing and becomes no line; such rows are counted. A row may become none or several.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NULL_TEXTS = ("NULL", "null", "(null)", "nan", "NaN")
 SQL_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
 FOCUS_NAMES = {c.name: "".join(part.capitalize() for part in c.name.split("_")) for c in FOCUS_COLUMNS}
 TIMES = ("billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end")
-OTHERS = ("delivered_instance_type", "iam_principal", "trouble", "left_out", "long_billed_cost")
+OTHERS = ("delivered_instance_type", "iam_principal", "reject_reason", "skip_reason", "long_billed_cost")
 UNREAD = "unread_"  # prefix of a column's name: whether its value could not be read
 
 
@@ -90,7 +90,7 @@ def stage(
     _read_all(staged, delivered, kinds, _Plan(layout, variables or {}, look), found)
     wanted = set(layout.wanted)
     dropped = tuple(h for h in layout.header if h not in wanted)
-    return StagedFile(version(layout.header), found.rows, dropped, found.unreadable, is_aside=layout.kind.sql is None, left_out=found.left_out)
+    return StagedFile(version(layout.header), found.rows, dropped, found.unreadable, is_aside=layout.kind.sql is None, skip_reasons=found.skip_reasons)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Found:
 
     rows: int = 0
     unreadable: dict[str, int] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)
+    skip_reasons: dict[str, int] = field(default_factory=dict)
 
 
 def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[Kind], plan: _Plan, found: _Found) -> None:
@@ -175,7 +175,7 @@ def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[Kind], plan:
             keep(shares)
     except texts.NotPlain:
         staged.drop(delivered.index)
-        found.rows, found.unreadable, found.left_out = 0, {}, {}
+        found.rows, found.unreadable, found.skip_reasons = 0, {}, {}
         with staged.cursor() as reader:
             keep(texts.read_slowly(reader, source, name, delivered.file, layout.header, layout.wanted, staged.room.share_rows))
     except (pa.ArrowException, OSError, UnicodeDecodeError, duckdb.NotImplementedException) as error:
@@ -271,7 +271,7 @@ def _weigh(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, fou
     staged.con.register(kind.view, view)
     query = files("runspend.ingest.billing.formats").joinpath(str(kind.splits_sql)).read_text(encoding="utf-8")
     for why, count in splits.keep_weights(staged, delivered.index, query).items():
-        found.left_out[why] = found.left_out.get(why, 0) + count
+        found.skip_reasons[why] = found.skip_reasons.get(why, 0) + count
     staged.con.unregister(kind.view)
 
 
@@ -289,10 +289,10 @@ def _ask_for(con: duckdb.DuckDBPyConnection, kind: Kind, sql: str) -> _Asked:
     query = files("runspend.ingest.billing.formats").joinpath(sql).read_text(encoding="utf-8")
     types = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe {query}").fetchall()}
     _check_columns(kind, types)
-    told = [c.name for c in FOCUS_COLUMNS if c.name in types] + ["billing_period", "odd", "left_out"]
+    told = [c.name for c in FOCUS_COLUMNS if c.name in types] + ["billing_period", "odd", "skip_reason"]
     told += [name for name in ("delivered_instance_type", "iam_principal") if name in types]
     told += [f"{UNREAD}{name}" for name in _may_be_unread(types)]
-    return _Asked(_judging_sql(query, types), told, ["trouble", "odd_cost", "long_billed_cost", texts.ROW_NUMBER])
+    return _Asked(_judging_sql(query, types), told, ["reject_reason", "odd_cost", "long_billed_cost", texts.ROW_NUMBER])
 
 
 def _may_be_unread(types: Mapping[str, str]) -> list[str]:
@@ -327,12 +327,12 @@ def _stage_judged(staged: Staged, delivered: Delivered, judged: pa.Table, found:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if judged.column("left_out").null_count < judged.num_rows:
-        is_out = pc.and_(pc.is_valid(judged.column("left_out")), pc.is_null(judged.column("trouble")))
-        _add_counts(found.left_out, judged.column("left_out").filter(is_out))
+    if judged.column("skip_reason").null_count < judged.num_rows:
+        is_out = pc.and_(pc.is_valid(judged.column("skip_reason")), pc.is_null(judged.column("reject_reason")))
+        _add_counts(found.skip_reasons, judged.column("skip_reason").filter(is_out))
         judged = _only(judged, pc.indices_nonzero(pc.invert(is_out)))
     for name in [name for name in judged.column_names if name.startswith(UNREAD) and judged.column(name).null_count < judged.num_rows]:
-        is_unread = pc.and_(pc.is_valid(judged.column(name)), pc.is_null(judged.column("trouble")))
+        is_unread = pc.and_(pc.is_valid(judged.column(name)), pc.is_null(judged.column("reject_reason")))
         if count := pc.sum(is_unread).as_py():
             focus_name = FOCUS_NAMES[name.removeprefix(UNREAD)]
             found.unreadable[focus_name] = found.unreadable.get(focus_name, 0) + count
@@ -369,14 +369,14 @@ def _only(judged: pa.Table, places: pa.Array) -> pa.Table:
 
 
 def _with_trouble(judged: pa.Table) -> pa.Table:
-    """Return the rows with `trouble`: the first problem of each row."""
+    """Return the rows with `reject_reason`: the first problem of each row."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found = [judged.column(name) for name in ("trouble", "odd", "odd_cost")]
+    found = [judged.column(name) for name in ("reject_reason", "odd", "odd_cost")]
     wrong = [column.cast(pa.string()) for column in found if column.null_count < judged.num_rows]
-    trouble = pc.coalesce(*wrong) if wrong else pa.nulls(judged.num_rows, pa.string())
-    return judged.drop_columns(["trouble", "odd", "odd_cost"]).append_column("trouble", trouble)
+    reject_reason = pc.coalesce(*wrong) if wrong else pa.nulls(judged.num_rows, pa.string())
+    return judged.drop_columns(["reject_reason", "odd", "odd_cost"]).append_column("reject_reason", reject_reason)
 
 
 def _coded(judged: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
@@ -445,8 +445,8 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
     return (
         f"with mapped as ({query}\n), typed as (select {', '.join(typed)}, {texts.ROW_NUMBER} from mapped), "
         f"judged as (select *, coalesce({', '.join(checks)}) as odd, {cost_check} as odd_cost, {long_cost} as long_cost from typed) "
-        f"select {names}, delivered_instance_type, iam_principal, month_of(billing_period_start) as billing_period, trouble, odd, odd_cost, "
-        f"{', '.join(['long_cost as long_billed_cost', texts.ROW_NUMBER, 'left_out', *unread])} from judged"
+        f"select {names}, delivered_instance_type, iam_principal, month_of(billing_period_start) as billing_period, reject_reason, odd, odd_cost, "
+        f"{', '.join(['long_cost as long_billed_cost', texts.ROW_NUMBER, 'skip_reason', *unread])} from judged"
     )
 
 
@@ -454,7 +454,7 @@ def _whole_rows_in_trouble(con: Any, delivered: Delivered, judged: pa.Table) -> 
     """Map row numbers to the delivered rows as JSON objects, for the rows that are quarantined."""
     import pyarrow.compute as pc
 
-    if judged.column("trouble").null_count == judged.num_rows:
+    if judged.column("reject_reason").null_count == judged.num_rows:
         return {}
-    numbers = judged.filter(pc.is_valid(judged.column("trouble"))).column(texts.ROW_NUMBER).unique().to_pylist()
+    numbers = judged.filter(pc.is_valid(judged.column("reject_reason"))).column(texts.ROW_NUMBER).unique().to_pylist()
     return texts.read_whole_rows(con, delivered.source.name, delivered.name, delivered.file, numbers)

@@ -393,7 +393,7 @@ def _settle(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], stat
     lost = settle.place_unreadable_periods(staged, stated)
     if lost:
         name = next(f.name for f in files if f.index == lost[0])
-        [row] = staged.con.execute("select min(trouble) from staged where file_index = ? and billing_period is null", [lost[0]]).fetchall()
+        [row] = staged.con.execute("select min(reject_reason) from staged where file_index = ? and billing_period is null", [lost[0]]).fetchall()
         raise refused(tonight, f"no row of {name} tells a billing period: {row[0] or 'it has none'}", None)
     warnings, without_rows = combine(staged, files)
     warnings |= settle.settle_rows(staged, tonight.source.name, tonight.rules)

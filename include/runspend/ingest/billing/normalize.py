@@ -129,7 +129,7 @@ def place_unreadable_periods(staged: Staged, stated: Mapping[int, str]) -> list[
     import pyarrow.compute as pc
 
     staged.join_up()
-    troubled = pc.is_valid(staged.column("trouble"))
+    troubled = pc.is_valid(staged.column("reject_reason"))
     if not pc.any(troubled, min_count=0).as_py():
         return []
     firsts = pa.table(
@@ -140,11 +140,11 @@ def place_unreadable_periods(staged: Staged, stated: Mapping[int, str]) -> list[
     )
     staged.con.register("stated_periods", firsts)
     placed = staged.con.sql(
-        "with good as (select file_index, mode(billing_period) as period from staged where trouble is null group by 1) "
+        "with good as (select file_index, mode(billing_period) as period from staged where reject_reason is null group by 1) "
         "select coalesce(case when is_plausible(cast(s.billing_period as timestamptz)) then s.billing_period "
         "when s.billing_period is null then cast(n.period as date) end, g.period, "
         "case when is_plausible(s.charge_period_start) then month_of(s.charge_period_start) end) as period, s.file_index "
-        "from (select row_number() over () as position, * from staged where trouble is not null) s "
+        "from (select row_number() over () as position, * from staged where reject_reason is not null) s "
         "left join stated_periods n on n.file_index = s.file_index left join good g on g.file_index = s.file_index order by s.position"
     ).to_arrow_table()
     staged.con.unregister("stated_periods")

@@ -13,7 +13,7 @@ with excluded as (
       ) then 'accelerators: ' || coalesce(instance_type, sku_meter, charge_description)
     end as charge_description
   from staged
-  where trouble is null and scope = 'exclude' and {chosen}
+  where reject_reason is null and scope = 'exclude' and {chosen}
 )
 select
   getvariable('source') as source, billing_period, 'exclude' as scope, getvariable('load_id') as load_id,

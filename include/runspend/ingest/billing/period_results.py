@@ -113,7 +113,7 @@ def build_period(
         "duplicates": [name for f in files if f.index in chosen for name in f.copies],
         "dropped_columns": sorted({c for f in files if f.staged and f.index in chosen for c in f.staged.dropped_columns}),
         "unreadable": _summed(f.staged.unreadable for f in files if f.staged and f.index in chosen),
-        "left_out": _summed(f.staged.left_out for f in files if f.staged and f.index in chosen),
+        "skip_reasons": _summed(f.staged.skip_reasons for f in files if f.staged and f.index in chosen),
         **told,
     }
     return PeriodLoad(period, "loaded", tables, None, extra)

@@ -33,7 +33,7 @@ def probe_source(
      "covered_until": datetime | None, "problems": [...],
      "usage_rows", "with_resource", "with_run", "with_job": usage rows, and how many carry what runs are found by,
      "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {what normalizing changed: how often},
-     "left_out": {why rows charge nothing: how many}}
+     "skip_reasons": {why rows charge nothing: how many}}
     """
     with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
         workdir = Path(folder)
@@ -62,7 +62,7 @@ def probe_source(
                 if part.rows:
                     billed[part.currency] = counts.EXACT.add(billed.get(part.currency, Decimal(0)), part.billed)
             [(covered_until, good, bad_rows)] = staged.con.execute(
-                f"select {counts.REACH}, count(*) filter (trouble is null), count(*) filter (trouble is not null) from staged"
+                f"select {counts.REACH}, count(*) filter (reject_reason is null), count(*) filter (reject_reason is not null) from staged"
             ).fetchall()
             evidence = counts.read_evidence(staged)
         shutil.rmtree(workdir / "unpacked", ignore_errors=True)
@@ -77,6 +77,6 @@ def probe_source(
         "covered_until": covered_until,
         "problems": problems + [str(error) for error in bad.values()],
         "warnings": warnings,
-        "left_out": dict(sum((Counter(f.staged.left_out) for f in files if f.staged), Counter())),
+        "skip_reasons": dict(sum((Counter(f.staged.skip_reasons) for f in files if f.staged), Counter())),
         **evidence,
     }

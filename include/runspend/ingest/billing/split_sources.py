@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Read:
-    """The current content of a source of weights. `left_out`: why rows are not weights -> number of rows."""
+    """The current content of a source of weights. `skip_reasons`: why rows are not weights -> number of rows."""
 
     weights: Weights
     files: int
@@ -37,7 +37,7 @@ class Read:
     has_idle: bool
     first: datetime | None
     covered_until: datetime | None
-    left_out: Mapping[str, int]
+    skip_reasons: Mapping[str, int]
 
 
 def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str], None], memory: int | None = None) -> Read:
@@ -53,7 +53,7 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
             source.name,
             f"cannot read {source.name}: there is no file of OpenCost (.json, .csv, .parquet) in {source.uri}. Check billing[].uri.",
         )
-    left_out: dict[str, int] = {}
+    skip_reasons: dict[str, int] = {}
     seen: dict[str, str] = {}
     with Staged(workdir / "engine", memory) as staged:
         for index, entry in enumerate(entries):
@@ -64,21 +64,21 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
             if seen.setdefault(file.sha256, entry.name) != entry.name:
                 continue  # the same bytes again
             told = module.stage(staged, Delivered(source, entry.name, file, index))
-            if odd := next((why for why in told.left_out if why.startswith("unreadable")), None):
+            if odd := next((why for why in told.skip_reasons if why.startswith("unreadable")), None):
                 raise SourceRefused(
                     source.name, f"cannot read {entry.name} of {source.name}: {odd}: a time or a cost cannot be read. Export it again."
                 )
-            for why, count in told.left_out.items():
-                left_out[why] = left_out.get(why, 0) + count
+            for why, count in told.skip_reasons.items():
+                skip_reasons[why] = skip_reasons.get(why, 0) + count
         if OWN not in staged.aside:
             raise SourceRefused(source.name, f"cannot read {source.name}: no file in {source.uri} holds an allocation. Ask OpenCost for a step that is over.")
         order = sorted(range(len(entries)), key=lambda i: (entries[i].modified_at, entries[i].name))
         if older := _keep_newest(staged, order):
-            left_out["of a step that a newer file holds"] = older
-        _check_machines(staged, source, left_out)
+            skip_reasons["of a step that a newer file holds"] = older
+        _check_machines(staged, source, skip_reasons)
         if pair := _overlap(staged):
             raise SourceRefused(source.name, _overlapping(source.name, *pair))
-        return _read(staged, source, module.METHOD, len(seen), left_out)
+        return _read(staged, source, module.METHOD, len(seen), skip_reasons)
 
 
 def _keep_newest(staged: Staged, order: list[int]) -> int:
@@ -98,13 +98,13 @@ def _keep_newest(staged: Staged, order: list[int]) -> int:
     return int(before - after)
 
 
-def _check_machines(staged: Staged, source: BillSource, left_out: dict[str, int]) -> None:
+def _check_machines(staged: Staged, source: BillSource, skip_reasons: dict[str, int]) -> None:
     """Refuse pods without a machine if the source has no `lines`: their share would be missing on the machine and would count as idle."""
     if source.lines is not None:
         return
     [(nameless, example, idle)] = staged.con.execute(
         f"select count(*) filter (not is_idle), min(part_name) filter (not is_idle), count(*) filter (is_idle) from {OWN} "
-        "where left_out is null and resource is null"
+        "where skip_reason is null and resource is null"
     ).fetchall()
     if nameless:
         raise SourceRefused(
@@ -113,8 +113,8 @@ def _check_machines(staged: Staged, source: BillSource, left_out: dict[str, int]
             "or say in billing[].lines which lines of the bill are the cluster's machines together: `lines: {tag.aws:eks:cluster-name: ml}`.",
         )
     if idle:
-        left_out["idle of a whole cluster (OpenCost tells it of each machine with idleByNode=true)"] = idle
-        staged.con.execute(f"delete from {OWN} where left_out is null and resource is null")
+        skip_reasons["idle of a whole cluster (OpenCost tells it of each machine with idleByNode=true)"] = idle
+        staged.con.execute(f"delete from {OWN} where skip_reason is null and resource is null")
 
 
 def _overlap(staged: Staged) -> tuple[Any, ...] | None:
@@ -134,10 +134,10 @@ def _overlapping(name: str, *times: datetime) -> str:
     )
 
 
-def _read(staged: Staged, source: BillSource, method: str, files: int, left_out: Mapping[str, int]) -> Read:
+def _read(staged: Staged, source: BillSource, method: str, files: int, skip_reasons: Mapping[str, int]) -> Read:
     """Return the remaining weights in an order that does not depend on the order of files or rows."""
     names = ", ".join(WEIGHT_COLUMNS)
-    rows: pa.Table = staged.con.sql(f"select {names} from {OWN} where left_out is null order by all").to_arrow_table()
+    rows: pa.Table = staged.con.sql(f"select {names} from {OWN} where skip_reason is null order by all").to_arrow_table()
     staged.con.register("kept", rows)
     [(machines, has_idle, first, covered_until)] = staged.con.execute(
         "select count(distinct resource), coalesce(bool_or(is_idle), false), min(from_time), max(to_time) from kept"
@@ -145,4 +145,4 @@ def _read(staged: Staged, source: BillSource, method: str, files: int, left_out:
     clusters = staged.con.execute("select distinct cluster from kept where cluster is not null order by 1").fetchall()
     staged.con.unregister("kept")
     weights = Weights(source.name, method, rows, splits.digest_rows(rows), source.lines, source.idle)
-    return Read(weights, files, rows.num_rows, tuple(c for (c,) in clusters), machines, has_idle, first, covered_until, left_out)
+    return Read(weights, files, rows.num_rows, tuple(c for (c,) in clusters), machines, has_idle, first, covered_until, skip_reasons)

@@ -10,7 +10,7 @@ select
   case when l.charge_category = 'Usage' and coalesce(l.service_category, '') not in ('Networking', 'Storage') then coalesce(l.effective_cost, 0) else 0 end as used_cost,
   epoch_us(l.charge_period_start) as from_us, epoch_us(l.charge_period_end) as to_us
 from (select row_number() over () - 1 as position, * from staged) l
-where l.trouble is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and l.allocated_method_id is null
+where l.reject_reason is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and l.allocated_method_id is null
   and l.commitment_discount_status is distinct from 'Unused'
   and epoch_us(l.charge_period_end) > epoch_us(l.charge_period_start)
   and epoch_us(l.charge_period_end) - epoch_us(l.charge_period_start) <= 90000000000

@@ -65,7 +65,7 @@ def staged_schema() -> pa.Schema:
             ("delivered_instance_type", text),
             ("iam_principal", text),
             ("billing_period", pa.date32()),
-            ("trouble", text),  # why the row goes into quarantine; null for all other rows
+            ("reject_reason", text),  # why the row goes into quarantine; null for all other rows
             ("raw", text),
             ("long_billed_cost", text),
             ("row_number", pa.int64()),
@@ -85,7 +85,7 @@ class StagedFile:
     dropped_columns: tuple[str, ...] = ()
     unreadable: dict[str, int] = field(default_factory=dict)  # column -> values that became null
     is_aside: bool = False  # holds no charges, only data that the SQL of other files looks up
-    left_out: dict[str, int] = field(default_factory=dict)  # reason why rows charge nothing and become no line -> number of rows
+    skip_reasons: dict[str, int] = field(default_factory=dict)  # reason why rows charge nothing and become no line -> number of rows
     reading: str | None = None  # which of its format's reading modes was used, if other files of the load may require another one
 
 

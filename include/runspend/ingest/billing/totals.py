@@ -18,8 +18,8 @@ EXACT = Context(prec=76)
 # How far a bill reaches. A line of a whole month (a DNS zone, a license) exists from the 1st and ends in the future, so it does not
 # show which days are covered. It is used only if the bill has no other lines.
 REACH = (
-    "coalesce(max(charge_period_end) filter (charge_category = 'Usage' and trouble is null and charge_period_end - charge_period_start <= interval 25 hours), "
-    "max(charge_period_end) filter (charge_category = 'Usage' and trouble is null))"
+    "coalesce(max(charge_period_end) filter (charge_category = 'Usage' and reject_reason is null and charge_period_end - charge_period_start <= interval 25 hours), "
+    "max(charge_period_end) filter (charge_category = 'Usage' and reject_reason is null))"
 )
 DaySums: TypeAlias = dict[tuple[Any, str, str, str], tuple[Decimal, ...]]
 COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
@@ -56,7 +56,7 @@ def read_totals(staged: Staged, period: str, file_indexes: Sequence[int]) -> lis
     rows = staged.con.execute(
         f"select billing_currency, count(*), {sums}, count(*) - count(list_cost), count(*) - count(contracted_cost), count(*) - count(effective_cost), "
         f"{REACH}, count(invoice_id) = count(*) "
-        f"from staged where trouble is null and {CHOSEN} group by 1 order by 1"
+        f"from staged where reject_reason is null and {CHOSEN} group by 1 order by 1"
     ).fetchall()
     rounded = _rounded(staged) if staged.has("long_billed_cost") else {}
     return [Totals(r[0], r[1], (r[2], r[3], r[4], r[5]), r[6], r[7], r[8], r[9], r[10], rounded.get(r[0], Decimal(0))) for r in rows]
@@ -67,7 +67,7 @@ def _rounded(staged: Staged) -> dict[str, Decimal]:
     sums: dict[str, Decimal] = {}
     for currency, text, loaded, rows in staged.con.execute(
         "select billing_currency, long_billed_cost, billed_cost, count(*) from staged "
-        f"where trouble is null and long_billed_cost is not null and {CHOSEN} group by all"
+        f"where reject_reason is null and long_billed_cost is not null and {CHOSEN} group by all"
     ).fetchall():
         delivered = Decimal(text.strip())
         exponent = delivered.as_tuple().exponent
@@ -96,7 +96,7 @@ def read_census(staged: Staged) -> list[FedPeriod]:
     """Return which files feed which periods of which accounts, with their charge days and amounts."""
     rows = staged.con.execute(
         "select file_index, strftime(billing_period, '%Y-%m'), coalesce(billing_account_id, ''), coalesce(billing_currency, ''), "
-        "count(*) filter (trouble is null), count(*) filter (trouble is not null), coalesce(sum(billed_cost) filter (trouble is null), 0)::decimal(38, 22), "
+        "count(*) filter (reject_reason is null), count(*) filter (reject_reason is not null), coalesce(sum(billed_cost) filter (reject_reason is null), 0)::decimal(38, 22), "
         "day_of(min(charge_period_start)), day_of(max(charge_period_start)) from staged where billing_period is not null group by all order by all"
     ).fetchall()
     return [FedPeriod(*row) for row in rows]
@@ -113,24 +113,24 @@ def read_periods(staged: Staged) -> set[str]:
 def read_evidence(staged: Staged) -> dict[str, Any]:
     """Return the evidence for finding runs: usage rows, how many name a resource, a run or a job, and the bill's accounts."""
     [(usage, resources, runs, jobs)] = staged.con.execute(
-        "select count(*), count(resource_key), count(run_tag), count(job_key) from staged where trouble is null and charge_category = 'Usage'"
+        "select count(*), count(resource_key), count(run_tag), count(job_key) from staged where reject_reason is null and charge_category = 'Usage'"
     ).fetchall()
     accounts = staged.con.execute(
         "select distinct billing_account_id, coalesce(sub_account_id, ''), strftime(billing_period, '%Y-%m') from staged "
-        "where trouble is null and billing_account_id is not null"
+        "where reject_reason is null and billing_account_id is not null"
     ).fetchall()
     return {"usage_rows": usage, "with_resource": resources, "with_run": runs, "with_job": jobs, "accounts": set(accounts)}
 
 
 def read_quarantine(staged: Staged, period: str, file_indexes: Sequence[int]) -> list[dict[str, Any]]:
     """Return the period's quarantined rows as a whole."""
-    if not staged.has("trouble"):
+    if not staged.has("reject_reason"):
         return []
     choose(staged, period, file_indexes)
     result = staged.con.execute(
-        f"select {LINE_ID} as line_id, file_index, row_number, trouble as reason, "
-        "case when not starts_with(trouble, 'BilledCost') then billed_cost end as billed_cost, raw "
-        f"from staged where trouble is not null and {CHOSEN} order by 1"
+        f"select {LINE_ID} as line_id, file_index, row_number, reject_reason as reason, "
+        "case when not starts_with(reject_reason, 'BilledCost') then billed_cost end as billed_cost, raw "
+        f"from staged where reject_reason is not null and {CHOSEN} order by 1"
     )
     names = [d[0] for d in result.description or ()]
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
@@ -141,7 +141,7 @@ def read_day_sums(staged: Staged | Beside) -> DaySums:
     sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
     rows = staged.con.execute(
         f"select day_of(charge_period_start), coalesce(service_name, ''), coalesce(sub_account_id, ''), billing_currency, {sums} "
-        f"from staged where trouble is null and {CHOSEN} group by all"
+        f"from staged where reject_reason is null and {CHOSEN} group by all"
     ).fetchall()
     return {(r[0], r[1], r[2], r[3]): tuple(r[4:]) for r in rows}
 
@@ -150,7 +150,7 @@ def find_overlap(staged: Staged, period: str, file_indexes: Sequence[int]) -> tu
     """Return the first (file, file, billing account, charge day) that two files both hold."""
     choose(staged, period, file_indexes)
     pairs = staged.con.execute(
-        f"select min(file_index), max(file_index), coalesce(billing_account_id, ''), day_of(charge_period_start) from staged where trouble is null and {CHOSEN} "
+        f"select min(file_index), max(file_index), coalesce(billing_account_id, ''), day_of(charge_period_start) from staged where reject_reason is null and {CHOSEN} "
         "group by 3, 4 having count(distinct file_index) > 1 order by 4, 3 limit 1"
     ).fetchall()
     return next(iter(pairs), None)
@@ -167,7 +167,7 @@ def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, s
         # The last part of a path, in one case: Azure's FOCUS exports name a subscription by its path, its cost exports by its id.
         "select min(export), max(export), lower(regexp_extract(coalesce(sub_account_id, billing_account_id, ''), '[^/]*$')), "
         "day_of(charge_period_start) from staged "
-        f"join exports using (file_index) where trouble is null and {CHOSEN} "
+        f"join exports using (file_index) where reject_reason is null and {CHOSEN} "
         "group by 3, 4 having count(distinct export) > 1 order by 4, 3 limit 1"
     ).fetchall()
     return next(iter(pairs), None)
@@ -176,7 +176,7 @@ def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, s
 def read_charge_range(staged: Staged | Beside) -> dict[str, str | None]:
     """Return the first and last instant that the chosen lines charge for, as ISO texts. Only runs within them can overlap the lines."""
     [(first, last)] = staged.con.execute(
-        f"select min(charge_period_start), max(charge_period_end) from staged where trouble is null and {CHOSEN}"
+        f"select min(charge_period_start), max(charge_period_end) from staged where reject_reason is null and {CHOSEN}"
     ).fetchall()
     return {"first_charge_start": first and first.isoformat(), "last_charge_end": last and last.isoformat()}
 

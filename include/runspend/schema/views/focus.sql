@@ -153,7 +153,7 @@ split as (
     p.source, p.billing_period, p.charge_date, p.charge_id, coalesce(o.line_count, 0) as line_count, p.target_id, p.cost_kind, p.allocated_to, p.tracking_server, p.workspace, p.run_id,
     p.billed_cost, p.contracted_cost, p.effective_cost, p.list_cost, p.match_method, p.confidence, p.pool_key, p.reason, p.weight_kind, p.run_end_rule, p.cost_status, p.is_last,
     p.match_method <> 'none' and not p.is_pot as is_allocated,
-    p.units_before / 1e18 as ratio_before, (p.units_before + p.units_own) / 1e18 as ratio_upto,
+    p.units_before / 1e18 as ratio_from, (p.units_before + p.units_own) / 1e18 as ratio_to,
     case when p.units_own >= 1000000000000000000 then '1' else concat('0.', lpad(cast(p.units_own as string), 18, '0')) end as ratio_text,
     n.run_name, n.experiment_id, n.experiment_name, n.team, n.project, n.cost_center, n.owner, coalesce(t.more_tags, '}') as more_tags,
     -- Amounts moved by `sharing` have no bill line.
@@ -250,13 +250,13 @@ select
   commitment_discount_id as CommitmentDiscountId,
   commitment_discount_name as CommitmentDiscountName,
   case when is_last then commitment_discount_quantity else cast(cast(trunc(commitment_discount_quantity_upto) as int64) + cast(round((commitment_discount_quantity_upto - trunc(commitment_discount_quantity_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-    - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(commitment_discount_quantity_before) as int64) + cast(round((commitment_discount_quantity_before - trunc(commitment_discount_quantity_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as CommitmentDiscountQuantity,
+    - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(commitment_discount_quantity_before) as int64) + cast(round((commitment_discount_quantity_before - trunc(commitment_discount_quantity_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as CommitmentDiscountQuantity,
   commitment_discount_status as CommitmentDiscountStatus,
   commitment_discount_type as CommitmentDiscountType,
   commitment_discount_unit as CommitmentDiscountUnit,
   commitment_program_eligibility_details as CommitmentProgramEligibilityDetails,
   case when is_last then consumed_quantity else cast(cast(trunc(consumed_quantity_upto) as int64) + cast(round((consumed_quantity_upto - trunc(consumed_quantity_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-    - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(consumed_quantity_before) as int64) + cast(round((consumed_quantity_before - trunc(consumed_quantity_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as ConsumedQuantity,
+    - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(consumed_quantity_before) as int64) + cast(round((consumed_quantity_before - trunc(consumed_quantity_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as ConsumedQuantity,
   consumed_unit as ConsumedUnit,
   contract_applied as ContractApplied,
   contracted_cost as ContractedCost,
@@ -272,10 +272,10 @@ select
   pricing_currency as PricingCurrency,
   pricing_currency_contracted_unit_price as PricingCurrencyContractedUnitPrice,
   case when is_last then pricing_currency_effective_cost else cast(cast(trunc(pricing_currency_effective_cost_upto) as int64) + cast(round((pricing_currency_effective_cost_upto - trunc(pricing_currency_effective_cost_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-    - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(pricing_currency_effective_cost_before) as int64) + cast(round((pricing_currency_effective_cost_before - trunc(pricing_currency_effective_cost_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as PricingCurrencyEffectiveCost,
+    - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(pricing_currency_effective_cost_before) as int64) + cast(round((pricing_currency_effective_cost_before - trunc(pricing_currency_effective_cost_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as PricingCurrencyEffectiveCost,
   pricing_currency_list_unit_price as PricingCurrencyListUnitPrice,
   case when is_last then pricing_quantity else cast(cast(trunc(pricing_quantity_upto) as int64) + cast(round((pricing_quantity_upto - trunc(pricing_quantity_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-    - case when ratio_before = 0 then bignumeric '0' else cast(cast(trunc(pricing_quantity_before) as int64) + cast(round((pricing_quantity_before - trunc(pricing_quantity_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as PricingQuantity,
+    - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(pricing_quantity_before) as int64) + cast(round((pricing_quantity_before - trunc(pricing_quantity_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as PricingQuantity,
   pricing_unit as PricingUnit,
   coalesce(host_provider_name, service_provider_name) as ProviderName,
   service_provider_name as PublisherName,

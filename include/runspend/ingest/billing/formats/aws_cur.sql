@@ -213,9 +213,9 @@ select
   case
     when line_type = 'SavingsPlanNegation' then 'SavingsPlanNegation'  -- takes back the price that covered usage states
     when is_split then 'split cost allocation'  -- a container's part of a charge that has a line of its own
-  end as left_out,
+  end as skip_reason,
   case
     when is_split and number(cost) <> 0
       then unreadable('line_item_unblended_cost', cost, '0, which split cost allocation data charges')
-  end as trouble
+  end as reject_reason
 from named

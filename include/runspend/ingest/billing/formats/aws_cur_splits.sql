@@ -34,5 +34,5 @@ select
     when cost < 0 then 'split cost allocation below zero'
     when instant(line_item_usage_start_date) is null or instant(line_item_usage_end_date) is null
       then 'split cost allocation without a time'
-  end as left_out
+  end as skip_reason
 from parts

@@ -150,7 +150,7 @@ def combine(staged: Staged, labels: Mapping[int, str | None]) -> dict[str, Any]:
     actual, amortized = "file_index in (from actual_files)", "file_index in (from amortized_files)"
     con.execute(
         f"create or replace temp table amortized as select distinct billing_period, {ACCOUNT} as account, {SUBSCRIPTION} as subscription "
-        f"from staged where trouble is null and {amortized}"
+        f"from staged where reject_reason is null and {amortized}"
     )
     without_actual = _months(
         staged, f"{amortized} and billing_period not in (select billing_period from staged where {actual} and billing_period is not null)"
@@ -170,6 +170,6 @@ def combine(staged: Staged, labels: Mapping[int, str | None]) -> dict[str, Any]:
 def _months(staged: Staged, condition: str) -> list[str]:
     """Return billing months that have rows of a condition."""
     found = staged.con.execute(
-        f"select distinct strftime(billing_period, '%Y-%m') from staged where trouble is null and {condition} order by 1"
+        f"select distinct strftime(billing_period, '%Y-%m') from staged where reject_reason is null and {condition} order by 1"
     ).fetchall()
     return [month for (month,) in found]

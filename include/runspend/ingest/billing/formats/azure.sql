@@ -251,7 +251,7 @@ select
     case when period_start is not null and first_day is null then unreadable('BillingPeriodStartDate', period_start, 'a day such as 2026-02-01 or 02/01/2026') end,
     case when period_end is not null and last_day is null then unreadable('BillingPeriodEndDate', period_end, 'a day such as 2026-02-28 or 02/28/2026') end,
     case when cost_amount is null or contains(cost, '_') then unreadable('CostInBillingCurrency', cost, 'a plain decimal number') end
-  ) as trouble
+  ) as reject_reason
 from priced
 left join service_categories s on s.meter = lower(meter_category)
 order by row_number

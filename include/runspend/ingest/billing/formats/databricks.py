@@ -134,7 +134,7 @@ def _check_prices(staged: Staged, delivered: Delivered) -> None:
     named = next((table for table in ("account_prices", "list_prices") if table in lower), None)
     con.execute("update databricks_prices set price_table = ? where price_table is null and file_index = ?", [named, delivered.index])
     bad = con.execute(
-        "select row_number, trouble from databricks_price_list where trouble is not null order by row_number limit 1"
+        "select row_number, reject_reason from databricks_price_list where reject_reason is not null order by row_number limit 1"
     ).fetchall()
     if bad:
         raise _refused(delivered, f"row {bad[0][0]}: {bad[0][1]}. Export the table again, as it is")

@@ -223,5 +223,5 @@ select
       || strftime(utc(ended_at), '%Y-%m-%d %H:%M:%S') || ' UTC is in '
       || case when getvariable('prices_from') = 'list' then 'no list price'
               when getvariable('prices_else') = 'list' then 'neither the account''s prices nor the list prices' else 'no price of the account' end
-  end as trouble
+  end as reject_reason
 from tagged

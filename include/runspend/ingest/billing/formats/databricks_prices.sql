@@ -41,7 +41,7 @@ priced as (
       case when default_price is null or default_price < 0 then unreadable('pricing.default', price, 'a price of at most 18 decimals') end,
       case when effective_list_price is null or effective_list_price < 0
         then unreadable('pricing.effective_list.default', effective_price, 'a price of at most 18 decimals') end
-    ) as trouble
+    ) as reject_reason
   from typed
   order by row_number
 )

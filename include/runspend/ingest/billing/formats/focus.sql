@@ -27,7 +27,7 @@ judged as (
         then unreadable('BillingCurrency', currency_text, 'an ISO 4217 code such as USD')
       when billed_cost is null or contains(billed_cost_text, '_')
         then unreadable('BilledCost', billed_cost_text, 'a plain decimal number')
-    end as trouble,
+    end as reject_reason,
     case
       when length(billed_cost_text) - instr(billed_cost_text, '.') > 22 or contains(lower(billed_cost_text), 'e') then billed_cost_text
     end as long_billed_cost
@@ -39,5 +39,5 @@ select
     billing_period_start_text, billing_period_end_text, charge_period_start_text, charge_period_end_text, raw
   ),
   month_of(billing_period_start) as billing_period,
-  case when trouble is not null then raw end as raw
+  case when reject_reason is not null then raw end as raw
 from judged

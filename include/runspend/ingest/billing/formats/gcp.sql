@@ -165,5 +165,5 @@ select
     when has_credits and total is null then unreadable('credits', credits, 'a list of credits with a plain decimal amount each')
     when kind not in ('regular', 'tax', 'adjustment', 'rounding_error')
       then unreadable('cost_type', cost_type, 'regular, tax, adjustment or rounding_error')
-  end as trouble
+  end as reject_reason
 from netted

@@ -106,14 +106,14 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
             f"select {columns}, null as day, null as label_columns, row_number() over () as row_number from allocations"
         )
         query = files("runspend.ingest.billing.formats").joinpath("opencost.sql").read_text(encoding="utf-8")
-        left_out = splits.keep_weights(staged, delivered.index, query)
+        skip_reasons = splits.keep_weights(staged, delivered.index, query)
         [(rows,)] = con.execute("select count(*) from opencost").fetchall()
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
         raise  # our failure, not the file's
     except duckdb.Error as error:
         raise texts.refused(source, name, f"it is no JSON ({str(error).splitlines()[0]}). Save it again") from error
     con.execute("drop view opencost; drop table answers")
-    return StagedFile("API", int(rows), is_aside=True, left_out=left_out)
+    return StagedFile("API", int(rows), is_aside=True, skip_reasons=skip_reasons)
 
 
 def sql_name(path: str) -> str:

@@ -57,5 +57,5 @@ select
     when is_unmounted then 'volumes that no pod mounts'
     when weight = 0 then 'weights of no cost'
     when weight < 0 then 'weights below zero'
-  end as left_out
+  end as skip_reason
 from read

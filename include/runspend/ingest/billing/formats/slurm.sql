@@ -79,8 +79,8 @@ hourly as (
         list_filter(j.typed_gpus, lambda g: map_contains(c.card.gpu_types, g[1])), lambda g: cast(g[2] as hugeint) * (c.card.gpu_types[g[1]] - c.card.gpu)
       )), 0)
     ) + j.memory * c.card.mem_gb as weighed_price,
-    coalesce(is_nothing, case when is_wrong is null and charged_from >= charged_until then 'jobs of another time than their file' end) as left_out,
-    case when is_nothing is null then is_wrong end as trouble
+    coalesce(is_nothing, case when is_wrong is null and charged_from >= charged_until then 'jobs of another time than their file' end) as skip_reason,
+    case when is_nothing is null then is_wrong end as reject_reason
   from judged j
   left join cards own on own.card.partition = j.partition_name
   join cards c on c.card.partition is not distinct from own.card.partition
@@ -88,7 +88,7 @@ hourly as (
 costed as (
   select
     *,
-    left_out is null and trouble is null as is_charged,
+    skip_reason is null and reject_reason is null as is_charged,
     nullif(date_diff('second', job_start, job_end), 0) as job_seconds,
     (elapsed_seconds * weighed_price + 188743680000) // 377487360000 as job_units,
     -- The leader of a heterogeneous job is the one named in its environment.
@@ -102,7 +102,7 @@ days as (
     unnest(case
       when is_charged then generate_series(date_trunc('day', charged_from), charged_until - interval 1 microsecond, interval 1 day)
       -- One row: left-out rows need a time to be counted; rows with errors get the one that can be read.
-      else [case when left_out is not null then timestamptz '2000-01-01 00:00:00+00' else job_start end]
+      else [case when skip_reason is not null then timestamptz '2000-01-01 00:00:00+00' else job_start end]
     end) as day_start
   from costed
 ),
@@ -158,6 +158,6 @@ select
   cast(json_merge_patch('{}', json_object(
     'slurm_job_id', job_id, 'slurm_array_job_id', nullif(array_job_id, ''), 'user', user_name, 'partition', partition_name, 'cluster', cluster, 'job_name', job_name
   )) as varchar) as tags,
-  trouble,
-  left_out
+  reject_reason,
+  skip_reason
 from named
