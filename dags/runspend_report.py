@@ -1,4 +1,4 @@
-"""When `costs` are new, and at 07:00 UTC in case that wake-up was lost: one page and its CSVs for every billing period."""
+"""Writes one page and its CSVs for every billing period when `runspend/costs` is new, and at 07:00 UTC in case that event was lost."""
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 

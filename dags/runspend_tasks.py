@@ -19,10 +19,11 @@ from runspend.core.errors import MachineFailed, RecordRefused, RunspendError, Us
 from runspend.pipeline.monitoring import tell_refused_file, telling_of_the_machine
 from runspend_settings import read_settings
 
-RUNS = Asset("runs", group="runspend")
-BILLS = Asset("bills", group="runspend")
-ARTIFACT_BYTES = Asset("artifact_bytes", group="runspend")
-COSTS = Asset("costs", group="runspend")
+# The scheme is x-runspend because Airflow leaves such URIs as they are; any other scheme may belong to a provider.
+RUNS = Asset("runspend/runs", "x-runspend://runs", group="runspend")
+BILLS = Asset("runspend/bills", "x-runspend://bills", group="runspend")
+ARTIFACT_BYTES = Asset("runspend/artifact_bytes", "x-runspend://artifact_bytes", group="runspend")
+COSTS = Asset("runspend/costs", "x-runspend://costs", group="runspend")
 
 # Of the tasks that ask the warehouse. A pool keeps them from asking BigQuery all at once; it must be there before a task names it.
 POOL = os.environ.get("RUNSPEND_POOL") or "default_pool"
@@ -34,7 +35,7 @@ PERIODS = Param(
     None,
     type=["null", "array"],
     items={"type": "string", "pattern": r"^\d{4}-(0[1-9]|1[0-2])$"},
-    description="Billing periods (YYYY-MM) to rebuild whatever their inputs. Left out: those whose inputs changed.",
+    description="Billing periods (YYYY-MM) to rebuild even if their inputs are unchanged. Default: those whose inputs changed.",
 )
 
 
@@ -103,7 +104,7 @@ def one_each(function: Callable[[str], list[str]]) -> Any:
 def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) -> list[str]:
     """Call one step of the pipeline; returns the names of what changed. Fails, its work kept, if something is wrong.
 
-    What it found is also left under the key `outcome`, for people who look at the task and for `run_night.py`.
+    What it found is also left under the key `outcome`, for people who look at the task and for `run_pipeline.py`.
     """
     context = get_current_context()
     try:

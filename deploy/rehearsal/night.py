@@ -33,7 +33,7 @@ for host, port in [(host, int(port)) for host in ("s3", "store") for port in sys
         pass
 """
 QUIET = """
-select (select count(*) from dag_run where state in ('queued', 'running') and dag_id <> 'runspend_archive') + (select count(*) from asset_dag_run_queue)
+select (select count(*) from dag_run where state in ('queued', 'running') and dag_id <> 'runspend_archive_artifacts') + (select count(*) from asset_dag_run_queue)
 """
 LOST = "select count(*) from task_instance where try_number > 1 or state = 'up_for_retry'"
 
@@ -56,12 +56,12 @@ class Night:
         self.log_runs()
         self.put_bill(PRICE)
         self.done("runs through MLflow's server, a bill through the S3 port")
-        self.trigger("extract", "load", "measure")
+        self.trigger("extract_runs", "load_bills", "measure_artifacts")
         self.until("tables woken by assets, and the budget's mail", lambda: any("vision" in subject for subject in self.mails()))
         self.until("the page", lambda: "786.48" in self.page())
         self.until("nothing runs and nothing waits", self.is_quiet)
         self.put_bill(NEW_PRICE)
-        self.trigger("load")
+        self.trigger("load_bills")
         self.until("the page after a bill alone was loaded again", lambda: "984.00" in self.page())
         self.until("nothing runs and nothing waits", self.is_quiet)
         self.check_rights()
@@ -152,7 +152,7 @@ class Night:
         after = self.figures()
         differing = [name for name in before if before[name] != after[name]]
         assert not differing, f"not as before the backup: {[(name, before[name], after[name]) for name in differing]}"
-        self.trigger("extract", "load")
+        self.trigger("extract_runs", "load_bills")
         self.until("nothing runs and nothing waits", self.is_quiet)
         assert self.figures()["costs"] == before["costs"], "the night after the restore changed the costs"
 

@@ -490,7 +490,7 @@ def test_refused_operators_make_no_loop(tmp_path: Path) -> None:
     """An operators' mail that is refused is reported, not answered with another one."""
     with smtp_server(Script(rcpt_replies={"oncall@acme.com": "550 no"})) as server:
         records, given = MemoryRecords(), smtp(tmp_path, server.port)
-        done = operators.notify(given, records, "DAG FAILED", "runspend_load", NOW, "runspend_load failed at load")
+        done = operators.notify(given, records, "DAG FAILED", "runspend_load_bills", NOW, "runspend_load_bills failed at load")
     assert [d.outcome.state for d in done] == ["refused"]
     assert len(records.list("notices")) == 1
 
@@ -501,7 +501,7 @@ def test_an_operator_who_is_refused_is_told_to_the_others(tmp_path: Path) -> Non
         records, given = MemoryRecords(), smtp(tmp_path, server.port, operators=["gone@acme.com", "oncall@acme.com"])
         for night in range(3):
             now = NOW + timedelta(days=night)
-            operators.notify(given, records, "DAG FAILED", "runspend_load", now, "runspend_load failed at load")
+            operators.notify(given, records, "DAG FAILED", "runspend_load_bills", now, "runspend_load_bills failed at load")
             operators.tell_refused(given, records, now)
     told = [a for a in server.accepted if "REFUSED" in a.message["Subject"]]
     assert [a.recipients for a in told] == [["oncall@acme.com"]]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.dag_ids import DAG_IDS
 from tests.tiny_world import make_store, make_tiny_world
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
@@ -67,7 +68,7 @@ def run_dag(dag_bag: Any, unhurried: None) -> Callable[..., Any]:
     """Run a DAG as an asset would (no logical date); returns {task: state}, mapped tasks as "task[name]", the whole under "dag"."""
 
     def run(name: str, **conf: Any) -> dict[str, str]:
-        done = dag_bag.dags[f"runspend_{name}"].test(logical_date=None, run_conf=conf)
+        done = dag_bag.dags[DAG_IDS[name]].test(logical_date=None, run_conf=conf)
         states = {
             ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.rendered_map_index}]": str(ti.state) for ti in done.get_task_instances()
         }

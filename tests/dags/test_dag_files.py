@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.dag_ids import DAG_IDS
+
 ARCHIVE_TASKS = ("plan", "notify", "apply", "verify")
-NAMES = ("alert", "allocate", "archive", "extract", "load", "measure", "report")
+NAMES = tuple(DAG_IDS)
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 
 # Everything that would be I/O or cost seconds raises, in an interpreter that has imported nothing of ours.
@@ -55,7 +57,7 @@ def test_import_does_no_io() -> None:
     """A fresh interpreter parses every DAG without a connection, a variable, a socket, a written file or a heavy import."""
     done = subprocess.run([sys.executable, "-c", IMPORT, str(DAGS)], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert done.stdout.split()[-7:] == [f"runspend_{name}" for name in NAMES]
+    assert done.stdout.split()[-7:] == sorted(DAG_IDS.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,7 +65,7 @@ def test_dag_and_its_tasks_are_complete(dag_bag: Any, name: str) -> None:
     """Tag, text, one run at a time, no catch-up; owner, retries, timeout, text, a pool that exists everywhere, a failure mail."""
     from runspend_tasks import tell_operators
 
-    dag = dag_bag.dags[f"runspend_{name}"]
+    dag = dag_bag.dags[DAG_IDS[name]]
     assert set(dag.tags) == {"runspend"} and dag.doc_md and dag.catchup is False and dag.max_active_runs == 1
     assert dag.is_paused_upon_creation is (True if name == "archive" else None)
     assert set(dag.params) <= {"now", "periods"}
@@ -120,22 +122,31 @@ def test_schedules(dag_bag: Any) -> None:
     from airflow.sdk import AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 
     clocks = {"extract": "0 4 * * *", "load": "0 4 * * *", "measure": "0 4 * * *", "archive": "0 8 * * 1"}
-    woken = {"allocate": ("0 6 * * *", {"runs", "bills"}), "report": ("0 7 * * *", {"costs"}), "alert": ("0 */6 * * *", {"costs"})}
+    woken = {"allocate": ("0 6 * * *", {"runspend/runs", "runspend/bills"}), "report": ("0 7 * * *", {"runspend/costs"}), "alert": ("0 */6 * * *", {"runspend/costs"})}
     assert set(clocks) | set(woken) == set(NAMES)
     for name, cron in clocks.items():
-        assert dag_bag.dags[f"runspend_{name}"].timetable == CronTriggerTimetable(cron, timezone="UTC")
+        assert dag_bag.dags[DAG_IDS[name]].timetable == CronTriggerTimetable(cron, timezone="UTC")
     for name, (cron, assets) in woken.items():
-        timetable = dag_bag.dags[f"runspend_{name}"].timetable
+        timetable = dag_bag.dags[DAG_IDS[name]].timetable
         assert isinstance(timetable, AssetOrTimeSchedule) and timetable.timetable == CronTriggerTimetable(cron, timezone="UTC")
         assert {asset.name for asset in timetable.asset_condition.objects} == assets
         assert len(assets) == 1 or isinstance(timetable.asset_condition, AssetAny), "either of them is enough"
 
 
+def test_assets_meet_nobody_elses() -> None:
+    """Names and URIs have a prefix. Airflow checks no URI whose scheme begins with x-, so no provider can claim it."""
+    import runspend_tasks
+
+    for name in ("runs", "bills", "artifact_bytes", "costs"):
+        asset = getattr(runspend_tasks, name.upper())
+        assert (asset.name, asset.uri, asset.group) == (f"runspend/{name}", f"x-runspend://{name}", "runspend")
+
+
 def test_only_a_last_unmapped_task_emits(dag_bag: Any) -> None:
     """Airflow emits at the first success of a mapped task; so an outlet stands on one that is not, at the end, whatever happened before."""
-    emitted = {"extract": "runs", "load": "bills", "measure": "artifact_bytes", "allocate": "costs"}
+    emitted = {"extract": "runspend/runs", "load": "runspend/bills", "measure": "runspend/artifact_bytes", "allocate": "runspend/costs"}
     for name in NAMES:
-        dag = dag_bag.dags[f"runspend_{name}"]
+        dag = dag_bag.dags[DAG_IDS[name]]
         assert {t.task_id: [asset.name for asset in t.outlets] for t in dag.tasks if t.outlets} == (
             {"published": [emitted[name]]} if name in emitted else {}
         )
@@ -147,13 +158,13 @@ def test_only_a_last_unmapped_task_emits(dag_bag: Any) -> None:
 
 def test_a_night_only_plans_the_archive() -> None:
     """Airflow marks those tasks as done whose whole name matches; who is told and what is moved waits for the weekly run."""
-    pattern = run_path(str(DAGS / "run_night.py"))["NOT_AT_NIGHT"]["archive"]
+    pattern = run_path(str(DAGS / "run_pipeline.py"))["SKIPPED_TASKS"]["archive"]
     assert [name for name in ARCHIVE_TASKS if not re.fullmatch(pattern, name)] == ["plan"]
 
 
 def test_dag_files_are_thin() -> None:
     """No SQL, no loop over data, no more than 60 lines."""
     for name in NAMES:
-        text = (DAGS / f"runspend_{name}.py").read_text(encoding="utf-8")
+        text = (DAGS / f"{DAG_IDS[name]}.py").read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 60
         assert "select " not in text.lower() and "\nfor " not in text and "    for " not in text

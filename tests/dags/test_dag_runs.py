@@ -18,6 +18,7 @@ from runspend.config.settings import load_settings
 from runspend.core.step_result import Outcome
 from runspend.warehouse import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests.dag_ids import DAG_IDS
 from tests.dags.conftest import DAGS, subjects
 from tests.faults.damaged_world import Flip
 from tests.servers.smtp import smtp_server
@@ -56,12 +57,12 @@ def add_broken_bill(config: Path) -> None:
 def test_a_night(run_dag: Run, config: Path) -> None:
     """All seven, in the order their assets wake them: the ledger is the bill, the report and the budget's mail are there."""
     for name in ORDER:
-        before = emitted(f"runspend_{name}")
+        before = emitted(DAG_IDS[name])
         states = run_dag(name, now=NOW.isoformat())
         assert states.pop("dag") == "success"
         watcher = states.pop("watcher", None)
         assert set(states.values()) == {"success"}
-        assert (watcher, emitted(f"runspend_{name}") - before) == (("skipped", 1) if "published" in states else (None, 0))
+        assert (watcher, emitted(DAG_IDS[name]) - before) == (("skipped", 1) if "published" in states else (None, 0))
     assert rows(config, "select allocated_to, sum(effective_cost) as cost from cost_allocations group by 1 order by 1") == [
         {"allocated_to": "idle", "cost": Decimal(800)},  # 20 of 24 hours
         {"allocated_to": "run", "cost": Decimal(160)},  # 4 hours, one of them shared by both
@@ -74,7 +75,7 @@ def test_a_night(run_dag: Run, config: Path) -> None:
 def test_a_bill_that_fails_fails_alone(run_dag: Run, config: Path) -> None:
     """The other bill is loaded, the asset is emitted, the DAG run fails, and the operators are told once, by the step itself."""
     add_broken_bill(config)
-    before = emitted("runspend_load")
+    before = emitted("runspend_load_bills")
     for _ in range(2):
         states = run_dag("load", now=NOW.isoformat())
         assert states == {
@@ -85,7 +86,7 @@ def test_a_bill_that_fails_fails_alone(run_dag: Run, config: Path) -> None:
             "watcher": "failed",
             "dag": "failed",
         }
-    assert emitted("runspend_load") == before + 2
+    assert emitted("runspend_load_bills") == before + 2
     assert len(rows(config, "select * from billing_lines")) == 24
     assert [subject.split(":")[0] for subject in subjects(config.parent / "home")] == ["[runspend] REFUSED"]
 
@@ -98,7 +99,7 @@ def test_only_a_source_that_does_not_answer_is_tried_again(dag_bag: Any, config:
     bad = config.parent / "bills" / "broken" / "part.csv.gz"
     bad.parent.mkdir()
     bad.write_bytes(b"not gzip at all")
-    dag = dag_bag.dags["runspend_load"]
+    dag = dag_bag.dags["runspend_load_bills"]
     monkeypatch.setattr(dag.get_task("load"), "retries", 1)
     monkeypatch.setattr(dag.get_task("load"), "retry_delay", timedelta(0))
     done = dag.test(logical_date=None, run_conf={"now": NOW.isoformat()})
@@ -126,7 +127,7 @@ def test_what_was_overtaken_every_time_is_tried_again(dag_bag: Any, config: Path
     """No event comes for it, so the task must: at its second try the tables are built. Operators hear nothing of it."""
     outcomes = [Outcome("allocate", superseded=["allocate 2026-11: superseded"]), Outcome("allocate", changed=["allocate 2026-11"])]
     monkeypatch.setattr(pipeline, "settle", lambda *_, **__: outcomes.pop(0))
-    dag = dag_bag.dags["runspend_allocate"]
+    dag = dag_bag.dags["runspend_allocate_costs"]
     monkeypatch.setattr(dag.get_task("allocate"), "retries", 1)
     monkeypatch.setattr(dag.get_task("allocate"), "retry_delay", timedelta(0))
     done = dag.test(logical_date=None, run_conf={"now": NOW.isoformat()})
@@ -212,7 +213,7 @@ def test_run_night(config: Path) -> None:
 
     home, result = config.parent / "home", config.parent / "outcome.json"
     # what `runspend nightly --dags dags` calls
-    command = [sys.executable, str(DAGS / "run_night.py"), "--config", str(config), "--home", str(home), "--now", NOW.isoformat(), "--result", str(result)]
+    command = [sys.executable, str(DAGS / "run_pipeline.py"), "--config", str(config), "--home", str(home), "--now", NOW.isoformat(), "--result", str(result)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert result.exists(), done.stderr
     outcome = json.loads(result.read_text())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.dag_ids import DAG_IDS
 from tests.dags.conftest import DAGS
 
 STATES = ("queued", "running")
@@ -40,7 +41,7 @@ class Scheduler:
         from sqlalchemy import select
 
         with create_session() as session:
-            model = session.scalar(select(AssetModel).where(AssetModel.name == asset))
+            model = session.scalar(select(AssetModel).where(AssetModel.name == f"runspend/{asset}"))
             AssetManager().register_asset_change(asset=model.to_serialized(), session=session)
 
     def look(self) -> None:
@@ -74,7 +75,7 @@ class Scheduler:
         from sqlalchemy import select
 
         with create_session() as session:
-            return list(session.scalars(select(DagRun).where(DagRun.dag_id == f"runspend_{name}", DagRun.state.in_(STATES))))
+            return list(session.scalars(select(DagRun).where(DagRun.dag_id == DAG_IDS[name], DagRun.state.in_(STATES))))
 
     def forget_all(self) -> None:
         """No runs, no events, nothing that waits."""
@@ -132,7 +133,7 @@ def test_requiring_both_assets_would_lose_a_bill(scheduler: Scheduler, tmp_path:
     from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
 
     earlier = shutil.copytree(DAGS, tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
-    file = earlier / "runspend_allocate.py"
+    file = earlier / "runspend_allocate_costs.py"
     text = file.read_text()
     assert text.count("assets=RUNS | BILLS") == 1
     file.write_text(text.replace("assets=RUNS | BILLS", "assets=[RUNS, BILLS]"))

@@ -24,11 +24,12 @@ import pytest
 
 from runspend.config.settings import load_settings
 from runspend.warehouse import open_warehouse
+from tests.dag_ids import DAG_IDS
 from tests.tiny_world import OWNERS, make_store, make_tiny_world
 
 ROOT = Path(__file__).resolve().parents[2]
 BILLS = {"bill": 24, "small": 500, "large": 20_000}
-ASIDE = ("runspend_archive.py", "runspend_measure.py")  # neither wakes what the test waits for
+ASIDE = ("runspend_archive_artifacts.py", "runspend_measure_artifacts.py")  # neither wakes what the test waits for
 PATIENCE = 420
 
 
@@ -131,17 +132,17 @@ def test_the_scheduler_runs_the_line(airflow: Callable[[str], Any], config: Path
 
     def woken(name: str) -> list[Any]:
         """The runs of a DAG that assets started and that have ended, oldest first; `wakers` maps the DAG runs behind them to their DAGs."""
-        runs = (airflow(f"dags/runspend_{name}/dagRuns?order_by=id") or {"dag_runs": []})["dag_runs"]
+        runs = (airflow(f"dags/{DAG_IDS[name]}/dagRuns?order_by=id") or {"dag_runs": []})["dag_runs"]
         ended = [run for run in runs if run["run_type"] == "asset_triggered" and run["state"] in ("success", "failed")]
         for run in ended:
-            events = airflow(f"dags/runspend_{name}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents")["asset_events"]
+            events = airflow(f"dags/{DAG_IDS[name]}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents")["asset_events"]
             run["wakers"] = {event["source_run_id"]: event["source_dag_id"] for event in events}
         return ended
 
     def allocated() -> Any:
         """The last allocation that the bills or the runs woke, once both have; either may come first, or one event hold both."""
         runs = woken("allocate")
-        return runs if {dag for run in runs for dag in run["wakers"].values()} == {"runspend_extract", "runspend_load"} else None
+        return runs if {dag for run in runs for dag in run["wakers"].values()} == {"runspend_extract_runs", "runspend_load_bills"} else None
 
     def woken_by(waker: str, name: str) -> Any:
         return next((run for run in woken(name) if waker in run["wakers"]), None)
@@ -153,12 +154,12 @@ def test_the_scheduler_runs_the_line(airflow: Callable[[str], Any], config: Path
     alert = wait_for("alert woken by it", lambda: woken_by(allocate["dag_run_id"], "alert"), log)
     assert {run["state"] for run in (*allocations, report, alert)} == {"success"}, log.read_text(errors="replace")[-3000:]
 
-    load = next(run for run in airflow("dags/runspend_load/dagRuns")["dag_runs"] if run["run_type"] == "scheduled")
-    tasks = airflow(f"dags/runspend_load/dagRuns/{load['dag_run_id']}/taskInstances?limit=100")["task_instances"]
+    load = next(run for run in airflow("dags/runspend_load_bills/dagRuns")["dag_runs"] if run["run_type"] == "scheduled")
+    tasks = airflow(f"dags/runspend_load_bills/dagRuns/{load['dag_run_id']}/taskInstances?limit=100")["task_instances"]
     loads = {task["rendered_map_index"]: datetime.fromisoformat(task["end_date"]) for task in tasks if task["task_id"] == "load"}
     assert set(loads) == set(BILLS) and {task["state"] for task in tasks} == {"success", "skipped"}
     of_bills = next(run for run in allocations if load["dag_run_id"] in run["wakers"])
-    started = airflow(f"dags/runspend_allocate/dagRuns/{of_bills['dag_run_id']}/taskInstances")["task_instances"]
+    started = airflow(f"dags/runspend_allocate_costs/dagRuns/{of_bills['dag_run_id']}/taskInstances")["task_instances"]
     begun = min(datetime.fromisoformat(task["start_date"]) for task in started if task["start_date"])
     # On a busy machine Airflow may note the end of a task a little after the task told it.
     assert min(loads.values()) < max(loads.values()) <= begun + timedelta(seconds=5)

@@ -16,10 +16,10 @@ from runspend.core.step_result import Outcome
 
 
 def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence[str]) -> Outcome:
-    """Run `DAGS/run_night.py`; return the results of its tasks as one outcome."""
-    script = dags / "run_night.py"
+    """Run `DAGS/run_pipeline.py`; return the results of its tasks as one outcome."""
+    script = dags / "run_pipeline.py"
     if not script.exists():
-        raise UsageError(f"cannot run the DAGs of {dags}: it has no run_night.py. Name the dags folder of this repository.")
+        raise UsageError(f"cannot run the DAGs of {dags}: it has no run_pipeline.py. Name the dags folder of this repository.")
     if settings.path is None:
         raise UsageError("cannot run the DAGs: these settings have no file that tasks could read. Write a runspend.yaml first: runspend init")
     with tempfile.TemporaryDirectory(prefix="runspend-") as folder:
@@ -29,6 +29,6 @@ def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence
             command += ["--period", period]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
         if not result.exists():
-            raise RunspendError(f"cannot run the DAGs: {script} ended with {done.returncode} and left no result. See {settings.home / 'airflow' / 'night.log'}.")
+            raise RunspendError(f"cannot run the DAGs: {script} ended with {done.returncode} and left no result. See {settings.home / 'airflow' / 'pipeline.log'}.")
         told = json.loads(result.read_text(encoding="utf-8"))
     return Outcome("nightly", told["changed"], told["unchanged"], told["problems"], told["notes"], told["exit_code"])

@@ -1,7 +1,7 @@
-"""Once a week, paused until somebody wants it: plan what retention policies would move, tell the owners, act on what was announced long enough ago; look once a month whether all archives are whole.
+"""Plans what retention policies would move, tells the owners, and moves what was announced long enough ago, once a week. Paused when created.
 
-No task waits: the date stands in `archive_plan`, and what is due is found by the run of that week. Without `delete_credentials` in
-`stores`, nothing is deleted. The parameters say nothing of what is acted on: that stands in runspend.yaml alone.
+Once a month it also verifies the archives. No task waits: the date is in `archive_plan`, and each weekly run finds what is due.
+Without `delete_credentials` in `stores`, nothing is deleted. Only runspend.yaml decides what is moved, not the parameters.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable, task
@@ -10,7 +10,7 @@ from runspend import pipeline
 from runspend_tasks import DAG_OPTIONS, NOW, POOL, run_step
 
 with DAG(
-    "runspend_archive",
+    "runspend_archive_artifacts",
     schedule=CronTriggerTimetable("0 8 * * 1", timezone="UTC"),
     is_paused_upon_creation=True,
     params={"now": NOW},

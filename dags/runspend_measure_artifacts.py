@@ -1,6 +1,6 @@
-"""Every night, the bytes in every artifact store, one mapped task a store. Emits `artifact_bytes`; nothing waits for it.
+"""Measures the bytes in every artifact store at 04:00 UTC, one mapped task per store. Emits `runspend/artifact_bytes`; no DAG waits for it.
 
-A store that does not answer fails its own task only; its last good inventory stays in place.
+A store that does not answer fails only its own task. Its last good inventory stays in place.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable, task
@@ -10,7 +10,7 @@ from runspend_settings import read_settings
 from runspend_tasks import ARTIFACT_BYTES, DAG_OPTIONS, NOW, end_with, one_each, run_step
 
 with DAG(
-    "runspend_measure", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS
+    "runspend_measure_artifacts", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS
 ):
 
     @task

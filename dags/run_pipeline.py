@@ -1,11 +1,11 @@
-"""The DAGs, once, in the order their assets wake them, in this one process: what `runspend nightly` does where Airflow is installed.
+"""Run the DAGs once, in the order in which their assets start them, in this one process: `runspend nightly` where Airflow is installed.
 
-No scheduler, no server: Airflow's own `dag.test()`, on a database that is made for the night and thrown away. Not a DAG
-file (see .airflowignore). No step's work is done here.
+It needs no scheduler and no server: Airflow's own `dag.test()` runs on a temporary database. This is not a DAG file (see
+.airflowignore), and no step's work is done here.
 
-    python dags/run_night.py --config runspend.yaml --home .runspend --now 2026-11-24T06:00+00:00 --result outcome.json
+    python dags/run_pipeline.py --config runspend.yaml --home .runspend --now 2026-11-24T06:00+00:00 --result outcome.json
 
-The result has the keys of `runspend.core.step_result.Outcome`; the exit code is the same. Airflow's own words go to `<home>/airflow/night.log`.
+The result has the keys of `runspend.core.step_result.Outcome`; the exit code is the same. Airflow's log is `<home>/airflow/pipeline.log`.
 """
 
 from __future__ import annotations
@@ -19,34 +19,42 @@ from pathlib import Path
 from typing import Any, TextIO
 
 DAGS = Path(__file__).resolve().parent
-ORDER = ("extract", "measure", "load", "allocate", "alert", "archive", "report")
-# A night plans what policies would move; telling owners and moving it is asked for by name, or by the weekly DAG.
-NOT_AT_NIGHT = {"archive": "(?!plan$).+"}  # the whole name of a task must match
+DAG_IDS = {  # step -> DAG, in running order
+    "extract": "runspend_extract_runs",
+    "measure": "runspend_measure_artifacts",
+    "load": "runspend_load_bills",
+    "allocate": "runspend_allocate_costs",
+    "alert": "runspend_alert_budgets",
+    "archive": "runspend_archive_artifacts",
+    "report": "runspend_report",
+}
+# A pipeline run only plans what policies would move. The weekly DAG, or a command, tells the owners and moves it.
+SKIPPED_TASKS = {"archive": "(?!plan$).+"}  # the whole name of a task must match
 LISTS = ("changed", "unchanged", "problems", "notes")
 
 
 def main(arguments: list[str]) -> int:
     """Run the pipeline once; return the exit code."""
-    parser = argparse.ArgumentParser(description="Run the DAGs of a night in one process.")
+    parser = argparse.ArgumentParser(description="Run the DAGs once, in one process.")
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--home", type=Path, required=True, help="where Airflow's own files of the night go (a folder airflow in it)")
+    parser.add_argument("--home", type=Path, required=True, help="folder for Airflow's own files (in its subfolder airflow)")
     parser.add_argument("--now", required=True)
-    parser.add_argument("--period", action="append", default=[], help="a billing period to allocate whatever its inputs")
+    parser.add_argument("--period", action="append", default=[], help="a billing period to allocate even if its inputs are unchanged")
     parser.add_argument("--result", type=Path, help="write the outcome here, as JSON")
-    parser.add_argument("--skip", action="append", default=[], choices=ORDER)
+    parser.add_argument("--skip", action="append", default=[], choices=list(DAG_IDS))
     given = parser.parse_args(arguments)
     from runspend.core.own_files import private_umask
 
     private_umask()
     folder = given.home.resolve() / "airflow"
     folder.mkdir(parents=True, exist_ok=True)
-    database = folder / f"night-{os.getpid()}.db"
+    database = folder / f"pipeline-{os.getpid()}.db"
     prepare_environment(folder, database, given.config.resolve())
     screen = os.fdopen(os.dup(2), "w", buffering=1)
-    log = folder / "night.log"
+    log = folder / "pipeline.log"
     send_output_to(log)
     try:
-        outcome = run_dags([name for name in ORDER if name not in given.skip], given.now, given.period, screen)
+        outcome = run_dags([name for name in DAG_IDS if name not in given.skip], given.now, given.period, screen)
     finally:
         for leftover in folder.glob(f"{database.name}*"):
             leftover.unlink()
@@ -63,7 +71,7 @@ def prepare_environment(folder: Path, database: Path, config: Path) -> None:
     """What Airflow reads when it is imported: a home of its own, our DAGs, nothing that calls anybody, one try a task."""
     for key in [key for key in os.environ if key.startswith("AIRFLOW_") and not key.startswith("AIRFLOW_CONN_")]:
         del os.environ[key]
-    os.environ.pop("RUNSPEND_POOL", None)  # one task runs at a time here, and the night's database has no pool of that name
+    os.environ.pop("RUNSPEND_POOL", None)  # one task runs at a time here, and the temporary database has no pool of that name
     os.environ.update(
         {
             "AIRFLOW_HOME": str(folder),
@@ -104,12 +112,12 @@ def run_dags(names: list[str], now: str, periods: list[str], screen: TextIO) -> 
         total |= {"exit_code": 1, "problems": [f"cannot import {file}: {error}" for file, error in bag.import_errors.items()]}
         return total
     for name in names:
-        dag = bag.dags[f"runspend_{name}"]
+        dag = bag.dags[DAG_IDS[name]]
         for task in dag.tasks:
             task.retries = 0
         conf = {"now": now} | ({"periods": periods} if periods and name == "allocate" else {})
         started = time.monotonic()
-        run = dag.test(logical_date=None, run_conf=conf, mark_success_pattern=NOT_AT_NIGHT.get(name))
+        run = dag.test(logical_date=None, run_conf=conf, mark_success_pattern=SKIPPED_TASKS.get(name))
         add_outcomes(total, dag.dag_id, run)
         if screen.isatty():
             print(f"{name}: {run.state}, {time.monotonic() - started:.1f} s", file=screen)

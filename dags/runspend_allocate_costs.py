@@ -1,8 +1,8 @@
-"""When `runs` or `bills` are new, and at 06:00 UTC in any case: models and checks. Emits `costs`.
+"""Runs the models and checks when `runspend/runs` or `runspend/bills` is new, and at 06:00 UTC in any case. Emits `runspend/costs`.
 
-Either of the two is enough. With both required, a bill that is loaded again alone would wait for the runs of the next night.
-Rebuilds every unit whose inputs differ from those its tables were built from, so it does not matter which event woke it, or
-whether Airflow merged several into one. A failed check keeps the tables in place. The parameter `periods` rebuilds these
+Either asset is enough. If both were required, a bill that is loaded again alone would wait for the next extraction of runs.
+Every unit is rebuilt whose inputs differ from those its tables were built from. So it does not matter which event started the
+DAG, or whether Airflow merged several into one. A failed check keeps the tables in place. The parameter `periods` rebuilds these
 billing periods even if their inputs are unchanged.
 """
 
@@ -12,7 +12,7 @@ from runspend import pipeline
 from runspend_tasks import BILLS, COSTS, DAG_OPTIONS, NOW, PERIODS, POOL, RUNS, end_with, run_step
 
 with DAG(
-    "runspend_allocate",
+    "runspend_allocate_costs",
     schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 6 * * *", timezone="UTC"), assets=RUNS | BILLS),
     params={"now": NOW, "periods": PERIODS},
     doc_md=__doc__,

@@ -1,6 +1,6 @@
-"""Every night, the cloud bills, one mapped task a source. Emits `bills`.
+"""Loads the cloud bills at 04:00 UTC, one mapped task per source. Emits `runspend/bills`.
 
-A bill that must not be believed fails its own task only; the last good version of its periods stays in place.
+A bill that is refused fails only its own task. The last good version of its periods stays in place.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable, task
@@ -9,7 +9,7 @@ from runspend import pipeline
 from runspend_settings import read_settings
 from runspend_tasks import BILLS, DAG_OPTIONS, NOW, end_with, one_each, run_step
 
-with DAG("runspend_load", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS):
+with DAG("runspend_load_bills", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS):
 
     @task
     def sources() -> list[str]:

@@ -1,6 +1,6 @@
-"""Every night, runs and experiments of every MLflow tracking server, one mapped task a server. Emits `runs`.
+"""Reads runs and experiments of every MLflow tracking server at 04:00 UTC, one mapped task per server. Emits `runspend/runs`.
 
-A server that does not answer fails its own task only; its last good data stay, dated, in the table `sources`.
+A server that does not answer fails only its own task. Its last good data stay, with their date in the table `sources`.
 """
 
 from airflow.sdk import DAG, CronTriggerTimetable, task
@@ -10,7 +10,7 @@ from runspend_settings import read_settings
 from runspend_tasks import DAG_OPTIONS, NOW, RUNS, end_with, one_each, run_step
 
 with DAG(
-    "runspend_extract", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS
+    "runspend_extract_runs", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS
 ):
 
     @task

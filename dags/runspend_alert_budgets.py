@@ -1,7 +1,7 @@
-"""When `costs` are new, and every six hours on a clock of its own: budget and stale-data mail.
+"""Sends mail about budgets and stale data when `runspend/costs` is new, and every six hours.
 
-A decision is made once per budget, threshold and period, and its mail sent until the mail server has it. Nights that stay away
-and a warehouse that cannot be opened are told too: that is judged by notes under home.
+A decision is made once per budget, threshold and period. Its mail is sent until the mail server accepts it. Mail also reports
+pipeline runs that did not happen and a warehouse that cannot be opened: records under `home` show both.
 """
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
@@ -10,7 +10,7 @@ from runspend import pipeline
 from runspend_tasks import COSTS, DAG_OPTIONS, NOW, POOL, run_step
 
 with DAG(
-    "runspend_alert",
+    "runspend_alert_budgets",
     schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 */6 * * *", timezone="UTC"), assets=[COSTS]),
     params={"now": NOW},
     doc_md=__doc__,
