@@ -26,6 +26,7 @@ from runspend.warehouse.bigquery.tables import Places
 from runspend.warehouse.content_digest import sums_sql
 from runspend.warehouse.dialect import duckdb_sql, table_names
 from runspend.warehouse.parquet.engine import DUCKDB_TYPES, FILLED, used
+from runspend.warehouse.sql_files import read_sql
 from tests.benchmarks.ledger_world import MONTH, make_ledger_world
 from tests.benchmarks.measured import scaled
 from tests.benchmarks.scanned import MINIMUM, column_bytes, reads
@@ -80,7 +81,7 @@ class Chain:
     def run(self, models: list[Model], parameters: Mapping[str, Any]) -> None:
         """The models of one step, as BigQuery runs them: each whole, each a job."""
         for model in models:
-            text = (PACKAGE / "models" / f"{model.name}.sql").read_text(encoding="utf-8")
+            text = read_sql(PACKAGE / "models", model.name)
             self.scan(model.name, text)
             if model.into is None:
                 self.make(model.target, duckdb_sql(text), used(text, parameters))
@@ -101,7 +102,7 @@ class Chain:
     def check(self, names: tuple[str, ...]) -> None:
         """Checks over what the models made."""
         for name in names:
-            self.scan(f"check {name}", (PACKAGE / "checks" / f"{name}.sql").read_text(encoding="utf-8"))
+            self.scan(f"check {name}", read_sql(PACKAGE / "checks", name))
 
     def delete(self, names: set[str]) -> None:
         """A delete reads every column of the months it deletes from."""

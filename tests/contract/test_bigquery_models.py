@@ -25,6 +25,7 @@ from runspend.warehouse import Model
 from runspend.warehouse.bigquery.tables import schema_of, type_of
 from runspend.warehouse.content_digest import sums_sql
 from runspend.warehouse.dialect import duckdb_sql, parameter_names
+from runspend.warehouse.sql_files import read_sql
 from tests.contract.emulated import Dataset, dataset, scalar
 from tests.models.chain import (
     DAY,
@@ -60,7 +61,7 @@ class Chain:
 
     def ask(self, before: str, folder: str, name: str) -> Any:
         """A file's own text as a job."""
-        text = (PACKAGE / folder / f"{name}.sql").read_text(encoding="utf-8")
+        text = read_sql(PACKAGE / folder, name)
         given = {word: self.parameters[word] for word in parameter_names(text)}
         return self.dataset.run(before + text, *(parameter_of(word, value) for word, value in given.items()))
 

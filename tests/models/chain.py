@@ -25,6 +25,7 @@ from runspend.warehouse import Model, Unit
 from runspend.warehouse.dialect import parameter_names, table_names
 from runspend.warehouse.parquet.engine import narrow
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from runspend.warehouse.sql_files import read_sql
 from tests.reference import GoogleSQL, Result
 
 UTC = dt.timezone.utc
@@ -244,7 +245,7 @@ def run_on_reference(
     """
     known = dict(tables)
     for model in models:
-        result = query_reference(reference, (PACKAGE / "models" / f"{model.name}.sql").read_text(encoding="utf-8"), known, parameters)
+        result = query_reference(reference, read_sql(PACKAGE / "models", model.name), known, parameters)
         target = model.target
         assert len(set(result.names)) == len(result.names) and all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in result.names), model.name
         if counted is not None:

@@ -22,6 +22,7 @@ import yaml
 from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS
 from runspend.warehouse.dialect import duckdb_sql, parameter_names
 from runspend.warehouse.parquet.engine import narrow
+from runspend.warehouse.sql_files import read_sql
 from tests.models.chain import DAY, PACKAGE, UTC, World, arrow, moment, query_reference
 from tests.reference import GoogleSQL
 
@@ -210,7 +211,7 @@ def taken_rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def model_text(name: str) -> str:
-    return (PACKAGE / "models" / f"{name}.sql").read_text(encoding="utf-8")
+    return read_sql(PACKAGE / "models", name)
 
 
 def run_pools(world: World, parameters: Mapping[str, Any] = PARAMETERS) -> dict[str, pa.Table]:

@@ -14,6 +14,7 @@ from runspend.allocation.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.core.errors import CheckFailed
 from runspend.warehouse import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from runspend.warehouse.sql_files import read_sql, sql_files
 from tests.models.chain import DAY, PACKAGE, World, arrow, line, make_run, query_reference, run_on_duckdb, summarize_on_duckdb
 from tests.reference import GoogleSQL, exact_rows
 
@@ -172,7 +173,7 @@ def built(warehouse: ParquetWarehouse) -> dict[str, dict[Unit, pa.Table]]:
 
 def test_no_check_is_forgotten() -> None:
     """Each file in checks/ is tampered with below; those of the estimates in test_estimates.py."""
-    assert {*TAMPERINGS, *ESTIMATE_CHECKS} == {path.stem for path in (PACKAGE / "checks").glob("*.sql")}
+    assert {*TAMPERINGS, *ESTIMATE_CHECKS} == sql_files(PACKAGE / "checks").keys()
 
 
 def test_nothing_fails_on_the_tables_as_built(warehouse: ParquetWarehouse) -> None:
@@ -198,5 +199,5 @@ def test_the_check_fails(reference: GoogleSQL, warehouse: ParquetWarehouse, buil
     assert not colon or checked in {row["checked_table"] for row in failure.value.rows}
 
     tables = {name: pa.concat_tables((units | {unit: after}).values() if name == table else units.values()) for name, units in built.items()}
-    found = query_reference(reference, (PACKAGE / "checks" / f"{check}.sql").read_text(encoding="utf-8"), tables, {"period": DAY})
+    found = query_reference(reference, read_sql(PACKAGE / "checks", check), tables, {"period": DAY})
     assert exact_rows(found.rows) == exact_rows(failure.value.rows)

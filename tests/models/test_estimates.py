@@ -17,6 +17,7 @@ from runspend.schema.tables import TABLES
 from runspend.warehouse import Unit
 from runspend.warehouse.parquet.engine import narrow
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from runspend.warehouse.sql_files import read_sql
 from tests.models.chain import DAY, FILLED, PACKAGE, arrow, line, make_run, moment, query_reference, run_on_duckdb
 from tests.models.test_reference import multiset
 from tests.models.truth import random_world
@@ -359,7 +360,7 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
     reference = GoogleSQL()
     known = {name: arrow(name, rows) for name, rows in world.items()}
     for model in models:
-        result = query_reference(reference, (PACKAGE / "models" / f"{model.name}.sql").read_text(encoding="utf-8"), known, parameters)
+        result = query_reference(reference, read_sql(PACKAGE / "models", model.name), known, parameters)
         if model.into is not None:
             assert dict(result.columns) == {c.name: c.type for c in TABLES[model.target].columns if c.name not in FILLED}, model.name
         known[model.target] = result.to_arrow() if model.into is None else arrow(model.target, result.to_arrow().to_pylist())
@@ -370,7 +371,7 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
     of_stopped = [(r["estimated_from"], r["confidence"], r["machine_seconds"]) for r in ours["run_estimates"].to_pylist() if r["run_id"] == "B"]
     assert of_stopped == [(moment("03:20"), "medium", 900.0)]  # half of 40 minutes less ten, with a run that has the machine all the while
     for name in CHECKS:
-        sql = (PACKAGE / "checks" / f"{name}.sql").read_text(encoding="utf-8")
+        sql = read_sql(PACKAGE / "checks", name)
         assert query_reference(reference, sql, known, {"period": parameters["period"]}).rows == [], name
 
 
@@ -393,7 +394,7 @@ def test_the_check_fails(check: str, rows: list[dict[str, Any]], difference: obj
         with pytest.raises(CheckFailed, match=f"check {check} failed") as failure:
             step.check(CHECKS, {"period": DAY})
     assert [row["difference"] for row in failure.value.rows] == [difference]
-    sql = (PACKAGE / "checks" / f"{check}.sql").read_text(encoding="utf-8")
+    sql = read_sql(PACKAGE / "checks", check)
     theirs = query_reference(GoogleSQL(), sql, {name: arrow(name, part) for name, part in world.items()}, {"period": DAY})
     assert exact_rows(theirs.rows) == exact_rows(failure.value.rows)
 
@@ -403,7 +404,7 @@ def test_the_models_stand_for_those_that_read_the_bill() -> None:
     from runspend.warehouse.googlesql import parse
 
     def columns(name: str) -> set[str]:
-        return set(parse((PACKAGE / "models" / f"{name}.sql").read_text(encoding="utf-8")).named_selects)
+        return set(parse(read_sql(PACKAGE / "models", name)).named_selects)
 
     assert columns("estimate_spans") == columns("run_spans")
     assert columns("estimate_units") == columns("machine_units")

@@ -16,12 +16,13 @@ from runspend.allocation import model_order as ladder
 from runspend.schema.tables import TABLES
 from runspend.warehouse.dialect import parameter_names, table_names
 from runspend.warehouse.googlesql import parse
+from runspend.warehouse.sql_files import read_sql, sql_files
 from tests.models.chain import DAY, PACKAGE, moment, parameters_of, parameters_of_month
 
 LEDGER, SUMMARY = ladder.ledger_models("2026-10"), ladder.run_costs_models("2026-10")
 ESTIMATE = estimates.estimate_models()
-MODELS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((PACKAGE / "models").glob("*.sql"))}
-CHECKS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((PACKAGE / "checks").glob("*.sql"))}
+MODELS = {name: read_sql(PACKAGE / "models", name) for name in sql_files(PACKAGE / "models")}
+CHECKS = {name: read_sql(PACKAGE / "checks", name) for name in sql_files(PACKAGE / "checks")}
 NOTHING = {"billing_lines": [], "runs": []}
 LEDGER_PARAMETERS = parameters_of(NOTHING, DAY).keys()
 SUMMARY_PARAMETERS = parameters_of_month(NOTHING, DAY).keys()
@@ -31,6 +32,18 @@ def test_every_file_is_run() -> None:
     """No model and no check lies about unused, and none is missing."""
     assert MODELS.keys() == {model.name for model in (*LEDGER, *SUMMARY, *ESTIMATE)}
     assert CHECKS.keys() == {*ladder.LEDGER_CHECKS, *ladder.RUN_CHECKS, *estimates.CHECKS}
+
+
+def test_folders_are_in_running_order() -> None:
+    """A model reads only models of its own folder or of folders before it, and each folder says what goes in and out."""
+    folders = {name: path.parent for name, path in sql_files(PACKAGE / "models").items()}
+    makers: dict[str, set[str]] = {}
+    for model in (*LEDGER, *SUMMARY, *ESTIMATE):
+        makers.setdefault(model.target, set()).add(folders[model.name].name)
+    for name, text in MODELS.items():
+        later = {table for table in table_names(text) & makers.keys() if min(makers[table]) > folders[name].name}
+        assert later == set(), name
+    assert [folder for folder in {*folders.values()} if not (folder / "README.md").is_file()] == []
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,6 +13,7 @@ import pytest
 
 from runspend.core.resource_keys import job_key_sql, resource_key_sql
 from runspend.warehouse.dialect import duckdb_sql
+from runspend.warehouse.sql_files import read_sql
 from tests.models.chain import PACKAGE, arrow, make_run, query_reference
 from tests.reference import GoogleSQL
 
@@ -113,7 +114,7 @@ Pairs = dict[str, dict[str, bool]]
 @pytest.fixture(scope="module")
 def pairs() -> Pairs:
     """Stated name -> the bill's names it stands for, and whether that is sure; the same on both engines."""
-    sql = (PACKAGE / "models" / "matched_names.sql").read_text(encoding="utf-8")
+    sql = read_sql(PACKAGE / "models", "matched_names")
     given = tables()
     with duckdb.connect() as con:
         for name, table in given.items():

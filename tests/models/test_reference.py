@@ -21,6 +21,7 @@ from runspend.allocation.estimates import estimate_models, estimate_parameters
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
 from runspend.warehouse import Model
+from runspend.warehouse.sql_files import read_sql, sql_files
 from tests.models.chain import (
     DAY,
     FILLED,
@@ -95,7 +96,7 @@ def compare(
     assert_equal(summary, ours, theirs)
 
     for name in (*ladder.LEDGER_CHECKS, *ladder.RUN_CHECKS):
-        sql = (PACKAGE / "checks" / f"{name}.sql").read_text(encoding="utf-8")
+        sql = read_sql(PACKAGE / "checks", name)
         assert query_reference(reference, sql, theirs, {"period": period}).rows == [], name
 
 
@@ -157,7 +158,7 @@ def test_every_model_has_rows(reference: GoogleSQL, tmp_path: Path) -> None:
     compare(reference, world, tmp_path, settings=settings, counted=counted)
     names = {m.name for m in (*ladder.ledger_models("2026-10"), *ladder.run_costs_models("2026-10"))}
     assert {name for name in names if not counted[name]} == set()
-    assert names | {m.name for m in estimate_models()} == {path.stem for path in (PACKAGE / "models").glob("*.sql")}
+    assert names | {m.name for m in estimate_models()} == sql_files(PACKAGE / "models").keys()
 
 
 @pytest.mark.torture

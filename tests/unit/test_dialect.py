@@ -15,9 +15,11 @@ from runspend.core.errors import UsageError
 from runspend.warehouse.dialect import duckdb_sql, parameter_names, table_names
 from runspend.warehouse.googlesql import Statement
 from runspend.warehouse.lint import lint
+from runspend.warehouse.sql_files import expand_macros, read_sql, sql_files
 
 PACKAGE = Path(runspend.__file__).parent
-FILES = sorted([*(PACKAGE / "allocation" / "models").glob("*.sql"), *(PACKAGE / "allocation" / "checks").glob("*.sql")])
+FOLDERS = [PACKAGE / "allocation" / "models", PACKAGE / "allocation" / "checks"]
+FILES = [(folder, name) for folder in FOLDERS for name in sql_files(folder)]
 
 
 def run(sql: str) -> list[tuple[object, ...]]:
@@ -25,23 +27,22 @@ def run(sql: str) -> list[tuple[object, ...]]:
         return con.sql(duckdb_sql(sql)).fetchall()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_models_and_checks_are_free_of_forbidden_constructs(path: Path) -> None:
+@pytest.mark.parametrize(("folder", "name"), FILES, ids=lambda part: getattr(part, "name", part))
+def test_models_and_checks_are_free_of_forbidden_constructs(folder: Path, name: str) -> None:
     """Nothing in them is known to answer differently on the two engines."""
-    assert lint(path.read_text(encoding="utf-8")) == []
+    assert lint(read_sql(folder, name)) == []
 
 
 def test_there_are_models_and_checks() -> None:
     """The test above looks at something."""
-    assert {path.parent.name for path in FILES} == {"models", "checks"}
+    assert {folder.name for folder, _ in FILES} == {"models", "checks"}
 
 
 def test_the_recipe_for_money_is_exact() -> None:
     """Whole units, then 18 decimals: the one way from a float to money that both engines take alike."""
-    recipe = (
-        "select cast(cast(trunc(x) as int64) + cast(round((x - trunc(x)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) "
-        "from (select 10.0 * (1 / 3) as x union all select -1234567.125)"
-    )
+    recipe = expand_macros("select exact_money(x) from (select 10.0 * (1 / 3) as x union all select -1234567.125)")
+    written_out = "cast(cast(trunc(x) as int64) + cast(round((x - trunc(x)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)"
+    assert recipe.removeprefix("select ").startswith(written_out)
     assert lint(recipe) == []
     assert sorted(run(recipe)) == [(Decimal("-1234567.125"),), (Decimal("3.333333333333333056"),)]
 

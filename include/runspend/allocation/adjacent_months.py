@@ -6,10 +6,11 @@ Belongs to `inputs.py`, which computes digests of these rows. The models `job_wi
 from __future__ import annotations
 
 from datetime import date, datetime
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from runspend.warehouse import Reader
+from runspend.warehouse.sql_files import read_sql
 
 # Windows of a period's jobs in the bill of the month before or after. A day without a bill line ends a job.
 JOBS_BEYOND = """
@@ -65,7 +66,7 @@ where (r.job_key is not null or r.parent_run_id is not null)
   and (r.start_time >= @window_end or coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), timestamp_add(r.start_time, interval 31 day))) < @window_start)
 order by r.tracking_server, r.workspace, r.run_id
 """
-EARLIER_SIZES = resources.files("runspend.allocation").joinpath("models", "earlier_sizes.sql").read_text(encoding="utf-8")
+EARLIER_SIZES = read_sql(Path(__file__).parent / "models", "earlier_sizes")
 
 
 def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tuple[dict[str, datetime], dict[str, list[Any]]]:

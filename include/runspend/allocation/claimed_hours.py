@@ -1,6 +1,6 @@
 """Describes how many hours of an instance type runs claim by type alone: for doctor, the summary and explain.
 
-The meaning of a share of claimed hours belongs here. The counting is in `allocation/models/instance_type_hours.sql`.
+The meaning of a share of claimed hours belongs here. The counting is in `allocation/models/6_public/instance_type_hours.sql`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Estimates for hours that no bill reaches yet: their inputs and the order of their models.
 
 The figures are in `run_estimates` and in no other table. They are split by the models that split a bill's lines, over lines
-made up for the hours between what a machine's bill reaches and now; `models/estimate_*.sql` stand for the models that read
+made up for the hours between what a machine's bill reaches and now; `models/estimates/estimate_*.sql` stand for the models that read
 the bill. An estimate is gone with the build that finds its hour billed; the same build writes how wrong it was.
 """
 

@@ -10,13 +10,14 @@ import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from runspend.allocation.adjacent_months import RUN_COLUMNS, no_reach, read_beside
 from runspend.config.settings import Settings
 from runspend.schema.rows import first_day
 from runspend.warehouse import Reader, Unit, UnitState, Warehouse
+from runspend.warehouse.sql_files import read_sql, sql_files
 
 # A run without an end is alive if its last sign is this close to the end of the billed hours …
 ALIVE_HOURS = 6
@@ -275,5 +276,5 @@ def _ask_once(warehouse: Warehouse, sql: str, read: Mapping[Unit, UnitState], re
 
 def _models_digest() -> str:
     """Return the version of the models and checks. A change in any of them rebuilds every period."""
-    files = (f for folder in ("models", "checks") for f in resources.files("runspend.allocation").joinpath(folder).iterdir() if f.name.endswith(".sql"))
-    return digest(sorted((f.name, f.read_text(encoding="utf-8")) for f in files))
+    folders = [Path(__file__).parent / name for name in ("models", "checks")]
+    return digest(sorted((path.name, read_sql(folder, name)) for folder in folders for name, path in sql_files(folder).items()))

@@ -1,8 +1,8 @@
 """The allocation rules: the models that fill the cost tables, in running order, and their parameters.
 
 Each bill line is allocated once, by the first rule that finds an owner: run_tag, job_id, resource_id line by line; then, priced
-together, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time. The rules are in
-`allocation/models/*.sql`. When a period is built, and its inputs, are in `pipeline/__init__.py` and `inputs.py`.
+together, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time. The rules are in the folders of
+`allocation/models/`. When a period is built, and its inputs, are in `pipeline/__init__.py` and `inputs.py`.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def resource_key_sql(column: str) -> str:
     wrote, bills do not); an ARN of an EC2 thing becomes its short id, which AWS makes unique. A Compute Engine instance is
     projects/P/zones/Z/instances/N, the provider ids of Kubernetes nodes become what the cloud calls them, and a pod keeps its
     cluster: arn:…:pod/CLUSTER/NAMESPACE/NAME or k8s://CLUSTER/NAMESPACE/NAME. Everything else stays as it is, without
-    surrounding blanks. Empty becomes null. Which names fit where one side states less is for `allocation/models/matched_names.sql`.
+    surrounding blanks. Empty becomes null. Which names fit where one side states less is for `allocation/models/2_jobs/matched_names.sql`.
     Sources: AWS "Resource ARNs", Google "Full resource names", Azure "Cost details fields", Kubernetes "Node.spec.providerID",
     AWS "Understanding split cost allocation data".
     """

@@ -28,6 +28,7 @@ from runspend.core.errors import CheckFailed, UsageError
 from runspend.core.spreadsheet_text import PATTERN
 from runspend.schema.tables import FOCUS_COLUMNS
 from runspend.warehouse import Reader
+from runspend.warehouse.sql_files import expand_macros
 
 COSTS = ("EffectiveCost", "BilledCost", "ListCost", "ContractedCost")
 # Mandatory columns, even without a value. Other columns are written only if a line of the period has a value.
@@ -78,7 +79,7 @@ class Sink(Protocol):
 
 def focus_view() -> str:
     """Return the GoogleSQL of the view: every period, all columns of every version."""
-    return files("runspend.schema").joinpath("views", "focus.sql").read_text(encoding="utf-8")
+    return expand_macros(files("runspend.schema").joinpath("views", "focus.sql").read_text(encoding="utf-8"))
 
 
 def export_focus(

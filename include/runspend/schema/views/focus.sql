@@ -108,10 +108,10 @@ pooled as (
     case when min(l.tags) = max(l.tags) and count(l.tags) = count(*) then min(l.tags) end as tags,
     case when min(l.contract_applied) = max(l.contract_applied) and count(l.contract_applied) = count(*) then min(l.contract_applied) end as contract_applied,
     case when min(l.commitment_program_eligibility_details) = max(l.commitment_program_eligibility_details) and count(l.commitment_program_eligibility_details) = count(*) then min(l.commitment_program_eligibility_details) end as commitment_program_eligibility_details,
-    case when min(l.consumed_unit) = max(l.consumed_unit) and count(l.consumed_unit) = count(*) then sum(l.consumed_quantity - case when l.line_from > 0 then cast(cast(trunc(cast(cast(l.consumed_quantity as string) as float64) * l.line_from) as int64) + cast(round((cast(cast(l.consumed_quantity as string) as float64) * l.line_from - trunc(cast(cast(l.consumed_quantity as string) as float64) * l.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else bignumeric '0' end) end as consumed_quantity,
-    case when min(l.pricing_unit) = max(l.pricing_unit) and count(l.pricing_unit) = count(*) then sum(l.pricing_quantity - case when l.line_from > 0 then cast(cast(trunc(cast(cast(l.pricing_quantity as string) as float64) * l.line_from) as int64) + cast(round((cast(cast(l.pricing_quantity as string) as float64) * l.line_from - trunc(cast(cast(l.pricing_quantity as string) as float64) * l.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else bignumeric '0' end) end as pricing_quantity,
-    case when min(l.commitment_discount_unit) = max(l.commitment_discount_unit) and count(l.commitment_discount_unit) = count(*) then sum(l.commitment_discount_quantity - case when l.line_from > 0 then cast(cast(trunc(cast(cast(l.commitment_discount_quantity as string) as float64) * l.line_from) as int64) + cast(round((cast(cast(l.commitment_discount_quantity as string) as float64) * l.line_from - trunc(cast(cast(l.commitment_discount_quantity as string) as float64) * l.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else bignumeric '0' end) end as commitment_discount_quantity,
-    case when min(l.pricing_currency) = max(l.pricing_currency) and count(l.pricing_currency) = count(*) then sum(l.pricing_currency_effective_cost - case when l.line_from > 0 then cast(cast(trunc(cast(cast(l.pricing_currency_effective_cost as string) as float64) * l.line_from) as int64) + cast(round((cast(cast(l.pricing_currency_effective_cost as string) as float64) * l.line_from - trunc(cast(cast(l.pricing_currency_effective_cost as string) as float64) * l.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else bignumeric '0' end) end as pricing_currency_effective_cost
+    case when min(l.consumed_unit) = max(l.consumed_unit) and count(l.consumed_unit) = count(*) then sum(l.consumed_quantity - case when l.line_from > 0 then exact_money(cast(cast(l.consumed_quantity as string) as float64) * l.line_from) else bignumeric '0' end) end as consumed_quantity,
+    case when min(l.pricing_unit) = max(l.pricing_unit) and count(l.pricing_unit) = count(*) then sum(l.pricing_quantity - case when l.line_from > 0 then exact_money(cast(cast(l.pricing_quantity as string) as float64) * l.line_from) else bignumeric '0' end) end as pricing_quantity,
+    case when min(l.commitment_discount_unit) = max(l.commitment_discount_unit) and count(l.commitment_discount_unit) = count(*) then sum(l.commitment_discount_quantity - case when l.line_from > 0 then exact_money(cast(cast(l.commitment_discount_quantity as string) as float64) * l.line_from) else bignumeric '0' end) end as commitment_discount_quantity,
+    case when min(l.pricing_currency) = max(l.pricing_currency) and count(l.pricing_currency) = count(*) then sum(l.pricing_currency_effective_cost - case when l.line_from > 0 then exact_money(cast(cast(l.pricing_currency_effective_cost as string) as float64) * l.line_from) else bignumeric '0' end) end as pricing_currency_effective_cost
   from charged l
   group by l.source, l.billing_period, l.origin_date, l.charge_id
 ),
@@ -137,7 +137,7 @@ origins as (
     l.invoice_issuer_name, l.list_unit_price, l.pricing_category, l.pricing_currency, l.pricing_currency_contracted_unit_price, l.pricing_currency_list_unit_price,
     l.pricing_unit, l.region_id, l.region_name, l.resource_id, l.resource_name, l.resource_type, l.service_category, l.service_name, l.service_provider_name,
     l.service_subcategory, l.sku_id, l.sku_meter, l.sku_price_details, l.sku_price_id, l.sub_account_id, l.sub_account_name, l.sub_account_type, l.tags, l.contract_applied,
-    l.commitment_program_eligibility_details, case when r.line_from > 0 then cast(cast(trunc(cast(cast(l.consumed_quantity as string) as float64) * r.line_from) as int64) + cast(round((cast(cast(l.consumed_quantity as string) as float64) * r.line_from - trunc(cast(cast(l.consumed_quantity as string) as float64) * r.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else l.consumed_quantity end as consumed_quantity, case when r.line_from > 0 then cast(cast(trunc(cast(cast(l.pricing_quantity as string) as float64) * r.line_from) as int64) + cast(round((cast(cast(l.pricing_quantity as string) as float64) * r.line_from - trunc(cast(cast(l.pricing_quantity as string) as float64) * r.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else l.pricing_quantity end as pricing_quantity, case when r.line_from > 0 then cast(cast(trunc(cast(cast(l.commitment_discount_quantity as string) as float64) * r.line_from) as int64) + cast(round((cast(cast(l.commitment_discount_quantity as string) as float64) * r.line_from - trunc(cast(cast(l.commitment_discount_quantity as string) as float64) * r.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else l.commitment_discount_quantity end as commitment_discount_quantity, case when r.line_from > 0 then cast(cast(trunc(cast(cast(l.pricing_currency_effective_cost as string) as float64) * r.line_from) as int64) + cast(round((cast(cast(l.pricing_currency_effective_cost as string) as float64) * r.line_from - trunc(cast(cast(l.pricing_currency_effective_cost as string) as float64) * r.line_from)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) else l.pricing_currency_effective_cost end as pricing_currency_effective_cost
+    l.commitment_program_eligibility_details, case when r.line_from > 0 then exact_money(cast(cast(l.consumed_quantity as string) as float64) * r.line_from) else l.consumed_quantity end as consumed_quantity, case when r.line_from > 0 then exact_money(cast(cast(l.pricing_quantity as string) as float64) * r.line_from) else l.pricing_quantity end as pricing_quantity, case when r.line_from > 0 then exact_money(cast(cast(l.commitment_discount_quantity as string) as float64) * r.line_from) else l.commitment_discount_quantity end as commitment_discount_quantity, case when r.line_from > 0 then exact_money(cast(cast(l.pricing_currency_effective_cost as string) as float64) * r.line_from) else l.pricing_currency_effective_cost end as pricing_currency_effective_cost
   from billing_lines l
   left join rests r on r.source = l.source and r.billing_period = l.billing_period and r.line_id = l.line_id
 ),
@@ -249,14 +249,14 @@ select
   commitment_discount_category as CommitmentDiscountCategory,
   commitment_discount_id as CommitmentDiscountId,
   commitment_discount_name as CommitmentDiscountName,
-  case when is_last then commitment_discount_quantity else cast(cast(trunc(commitment_discount_quantity_upto) as int64) + cast(round((commitment_discount_quantity_upto - trunc(commitment_discount_quantity_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-    - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(commitment_discount_quantity_before) as int64) + cast(round((commitment_discount_quantity_before - trunc(commitment_discount_quantity_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as CommitmentDiscountQuantity,
+  case when is_last then commitment_discount_quantity else exact_money(commitment_discount_quantity_upto) end
+    - case when ratio_from = 0 then bignumeric '0' else exact_money(commitment_discount_quantity_before) end as CommitmentDiscountQuantity,
   commitment_discount_status as CommitmentDiscountStatus,
   commitment_discount_type as CommitmentDiscountType,
   commitment_discount_unit as CommitmentDiscountUnit,
   commitment_program_eligibility_details as CommitmentProgramEligibilityDetails,
-  case when is_last then consumed_quantity else cast(cast(trunc(consumed_quantity_upto) as int64) + cast(round((consumed_quantity_upto - trunc(consumed_quantity_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-    - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(consumed_quantity_before) as int64) + cast(round((consumed_quantity_before - trunc(consumed_quantity_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as ConsumedQuantity,
+  case when is_last then consumed_quantity else exact_money(consumed_quantity_upto) end
+    - case when ratio_from = 0 then bignumeric '0' else exact_money(consumed_quantity_before) end as ConsumedQuantity,
   consumed_unit as ConsumedUnit,
   contract_applied as ContractApplied,
   contracted_cost as ContractedCost,
@@ -271,11 +271,11 @@ select
   pricing_category as PricingCategory,
   pricing_currency as PricingCurrency,
   pricing_currency_contracted_unit_price as PricingCurrencyContractedUnitPrice,
-  case when is_last then pricing_currency_effective_cost else cast(cast(trunc(pricing_currency_effective_cost_upto) as int64) + cast(round((pricing_currency_effective_cost_upto - trunc(pricing_currency_effective_cost_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-    - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(pricing_currency_effective_cost_before) as int64) + cast(round((pricing_currency_effective_cost_before - trunc(pricing_currency_effective_cost_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as PricingCurrencyEffectiveCost,
+  case when is_last then pricing_currency_effective_cost else exact_money(pricing_currency_effective_cost_upto) end
+    - case when ratio_from = 0 then bignumeric '0' else exact_money(pricing_currency_effective_cost_before) end as PricingCurrencyEffectiveCost,
   pricing_currency_list_unit_price as PricingCurrencyListUnitPrice,
-  case when is_last then pricing_quantity else cast(cast(trunc(pricing_quantity_upto) as int64) + cast(round((pricing_quantity_upto - trunc(pricing_quantity_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-    - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(pricing_quantity_before) as int64) + cast(round((pricing_quantity_before - trunc(pricing_quantity_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as PricingQuantity,
+  case when is_last then pricing_quantity else exact_money(pricing_quantity_upto) end
+    - case when ratio_from = 0 then bignumeric '0' else exact_money(pricing_quantity_before) end as PricingQuantity,
   pricing_unit as PricingUnit,
   coalesce(host_provider_name, service_provider_name) as ProviderName,
   service_provider_name as PublisherName,

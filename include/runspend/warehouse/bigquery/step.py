@@ -37,6 +37,7 @@ from runspend.warehouse.parquet.engine import FILLED, empty_engine, measure_rows
 from runspend.warehouse.parquet.files import conform, difference, rename_rows
 from runspend.warehouse.parquet.journal import crash_point
 from runspend.warehouse.parquet.warehouse import checked_unit
+from runspend.warehouse.sql_files import read_sql
 
 if TYPE_CHECKING:
     from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
@@ -221,7 +222,7 @@ class BigQueryStep:
 
     def _read(self, folder: Path, name: str) -> str:
         """Return the file's text, after making its tables queryable."""
-        text = (folder / f"{name}.sql").read_text(encoding="utf-8")
+        text = read_sql(folder, name)
         self._show(table_names(text))
         return text
 

@@ -25,6 +25,7 @@ from runspend.schema.renames import RENAMED_COLUMNS, RENAMED_VALUES, VALUE_COLUM
 from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table
 from runspend.warehouse.bigquery.jobs import AlreadyThere, Changed, Jobs, NotAllowed, NotThere, Statement
 from runspend.warehouse.googlesql import qualified
+from runspend.warehouse.sql_files import expand_macros
 
 __all__ = ["DAY_MS", "PUBLISHED", "WRITER", "Places", "column_names", "empty_table", "make_dataset", "make_tables", "quoted", "schema_digest", "schema_of", "sweep_steps", "type_of"]
 
@@ -127,7 +128,7 @@ def schema_of(table: Table, *more: Column) -> list[Any]:
 def schema_digest() -> str:
     """Return a digest of everything that `make_tables` makes: if it changes, there is something to do."""
     texts = [repr((t.name, t.grain, t.meaning, t.columns, t.is_public, t.period_column, t.sort)) for t in (PUBLISHED, *TABLES.values())]
-    texts += [path.read_text(encoding="utf-8") for path in _views()]
+    texts += [expand_macros(path.read_text(encoding="utf-8")) for path in _views()]
     return hashlib.sha256("\n".join([WRITER.meaning, *texts]).encode()).hexdigest()[:16]
 
 
@@ -148,7 +149,7 @@ def make_tables(jobs: Jobs, places: Places, version: int) -> None:
             sql = f"create or replace view {quoted(view)} as select {column_names(table)} from {quoted(places.table(table))}"
             jobs.run(Statement(sql), dataset=places.internal, labels={"step": "tables"})
     for path in _views():
-        text = qualified(path.read_text(encoding="utf-8"), places.internal)
+        text = qualified(expand_macros(path.read_text(encoding="utf-8")), places.internal)
         jobs.run(Statement(f"create or replace view {quoted(f'{places.internal}.{path.stem}')} as\n{text}"), dataset=places.internal, labels={"step": "tables"})
     if version < VALUES_VERSION:
         _rename_values(jobs, places)

@@ -39,6 +39,7 @@ from runspend.warehouse.parquet.files import as_own_file, conform, difference, r
 from runspend.warehouse.parquet.journal import Stage, fsync_file
 from runspend.warehouse.parquet.shards import Kept, run_in_buckets
 from runspend.warehouse.parquet.warehouse import Pinned, Place, Staged, checked_unit, state_of
+from runspend.warehouse.sql_files import read_sql
 
 if TYPE_CHECKING:
     import duckdb
@@ -160,7 +161,7 @@ class ParquetStep:
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
         """Run `allocation/checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
         for name in names:
-            text = (self._warehouse.checks / f"{name}.sql").read_text(encoding="utf-8")
+            text = read_sql(self._warehouse.checks, name)
             self.refresh_views(table_names(text))
             result = self.connection.execute(f"select * from ({duckdb_sql(text)}) limit 20", used(text, parameters))
             names = [column[0] for column in result.description or ()]
@@ -213,7 +214,7 @@ class ParquetStep:
     def read_model(self, model: Model) -> str:
         """Return the model's GoogleSQL."""
         if model.name not in self._texts:
-            self._texts[model.name] = (self._warehouse.models / f"{model.name}.sql").read_text(encoding="utf-8")
+            self._texts[model.name] = read_sql(self._warehouse.models, model.name)
         return self._texts[model.name]
 
     def run_one(self, model: Model, parameters: Mapping[str, Any]) -> None:

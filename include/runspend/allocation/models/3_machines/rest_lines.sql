@@ -39,19 +39,19 @@ select
   source, billing_period, line_id, charge_date, charge_period_start, charge_period_end, service_provider_name, billing_account_id,
   sub_account_id, region_id, service_name, charge_category, resource_id, resource_key, invoice_id, billing_currency,
   case
-    when ratio_from is not null then list_cost - cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
+    when ratio_from is not null then list_cost - exact_money(list_before)
     else list_cost
   end as list_cost,
   case
-    when ratio_from is not null then contracted_cost - cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
+    when ratio_from is not null then contracted_cost - exact_money(contracted_before)
     else contracted_cost
   end as contracted_cost,
   case
-    when ratio_from is not null then effective_cost - cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
+    when ratio_from is not null then effective_cost - exact_money(effective_before)
     else effective_cost
   end as effective_cost,
   case
-    when ratio_from is not null then billed_cost - cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)
+    when ratio_from is not null then billed_cost - exact_money(billed_before)
     else billed_cost
   end as billed_cost,
   scope, line_kind, cost_kind, pricing_category,

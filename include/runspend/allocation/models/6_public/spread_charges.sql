@@ -42,14 +42,14 @@ parts as (
   -- A day gets its bound minus the bound of the day before, each from the same float product converted to a decimal in the same way.
   select
     number, is_alone, day,
-    case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-      - case when is_first then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_cost,
-    case when is_last then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-      - case when is_first then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_cost,
-    case when is_last then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-      - case when is_first then bignumeric '0' else cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_cost,
-    case when is_last then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end
-      - case when is_first then bignumeric '0' else cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_cost
+    case when is_last then list_cost else exact_money(list_upto) end
+      - case when is_first then bignumeric '0' else exact_money(list_before) end as list_cost,
+    case when is_last then contracted_cost else exact_money(contracted_upto) end
+      - case when is_first then bignumeric '0' else exact_money(contracted_before) end as contracted_cost,
+    case when is_last then effective_cost else exact_money(effective_upto) end
+      - case when is_first then bignumeric '0' else exact_money(effective_before) end as effective_cost,
+    case when is_last then billed_cost else exact_money(billed_upto) end
+      - case when is_first then bignumeric '0' else exact_money(billed_before) end as billed_cost
   from floats
 ),
 spread as (

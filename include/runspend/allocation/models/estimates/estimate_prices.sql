@@ -46,9 +46,9 @@ medians as (
 select
   source, machine_type, region_id, pricing_category, billing_currency,
   -- A price has at most twelve decimals.
-  cast(cast(trunc(list_float) as int64) + cast(round((list_float - trunc(list_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as list_cost,
-  cast(cast(trunc(contracted_float) as int64) + cast(round((contracted_float - trunc(contracted_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as contracted_cost,
-  cast(cast(trunc(effective_float) as int64) + cast(round((effective_float - trunc(effective_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as effective_cost,
-  cast(cast(trunc(billed_float) as int64) + cast(round((billed_float - trunc(billed_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as billed_cost
+  price_money(list_float) as list_cost,
+  price_money(contracted_float) as contracted_cost,
+  price_money(effective_float) as effective_cost,
+  price_money(billed_float) as billed_cost
 from medians
 qualify row_number() over (partition by source, machine_type, region_id, pricing_category order by billing_currency) = 1

@@ -76,7 +76,7 @@ actuals as (
     source, charge_date, billing_currency,
     sum(case
       when line_time <= 0 or estimated_time >= line_time then effective_cost
-      else cast(cast(trunc(part) as int64) + cast(round((part - trunc(part)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric)
+      else price_money(part)
     end) as actual_cost
   from met_floats
   group by source, charge_date, billing_currency

@@ -18,16 +18,16 @@ bounds as (
     weight_kind, run_end_rule, is_scaled, line_team, line_project, line_cost_center, line_owner,
     (ratio_to - ratio_from) * charge_part as allocated_ratio,
     -- The last bound is the cost itself, so the parts always add up to it despite float rounding.
-    case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_from,
-    case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_to,
-    case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_from,
-    case when is_last then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_to,
-    case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_from,
-    case when is_last then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_to,
-    case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_from,
-    case when is_last then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_to,
-    case when unused = 0 then bignumeric '0' else cast(cast(trunc(unused) as int64) + cast(round((unused - trunc(unused)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as unused_cost,
-    case when overhead = 0 then bignumeric '0' else cast(cast(trunc(overhead) as int64) + cast(round((overhead - trunc(overhead)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as overhead_cost
+    case when ratio_from = 0 then bignumeric '0' else exact_money(list_before) end as list_from,
+    case when is_last then list_cost else exact_money(list_upto) end as list_to,
+    case when ratio_from = 0 then bignumeric '0' else exact_money(contracted_before) end as contracted_from,
+    case when is_last then contracted_cost else exact_money(contracted_upto) end as contracted_to,
+    case when ratio_from = 0 then bignumeric '0' else exact_money(effective_before) end as effective_from,
+    case when is_last then effective_cost else exact_money(effective_upto) end as effective_to,
+    case when ratio_from = 0 then bignumeric '0' else exact_money(billed_before) end as billed_from,
+    case when is_last then billed_cost else exact_money(billed_upto) end as billed_to,
+    case when unused = 0 then bignumeric '0' else exact_money(unused) end as unused_cost,
+    case when overhead = 0 then bignumeric '0' else exact_money(overhead) end as overhead_cost
   from products
 )
 select

@@ -31,10 +31,10 @@ machine_hours as (
   select
     tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds, ratio_from, ratio_to, is_last,
     source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence,
-    case when parts_of_hour = 1 then list_cost else cast(cast(trunc(list_float) as int64) + cast(round((list_float - trunc(list_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as list_cost,
-    case when parts_of_hour = 1 then contracted_cost else cast(cast(trunc(contracted_float) as int64) + cast(round((contracted_float - trunc(contracted_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as contracted_cost,
-    case when parts_of_hour = 1 then effective_cost else cast(cast(trunc(effective_float) as int64) + cast(round((effective_float - trunc(effective_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as effective_cost,
-    case when parts_of_hour = 1 then billed_cost else cast(cast(trunc(billed_float) as int64) + cast(round((billed_float - trunc(billed_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) end as billed_cost
+    case when parts_of_hour = 1 then list_cost else price_money(list_float) end as list_cost,
+    case when parts_of_hour = 1 then contracted_cost else price_money(contracted_float) end as contracted_cost,
+    case when parts_of_hour = 1 then effective_cost else price_money(effective_float) end as effective_cost,
+    case when parts_of_hour = 1 then billed_cost else price_money(billed_float) end as billed_cost
   from hour_floats
 ),
 share_floats as (
@@ -51,10 +51,10 @@ on_machines as (
   select
     tracking_server, workspace, run_id, resource_key, estimated_from, estimated_to, nanoseconds, gpu_nanoseconds,
     source, account, resource_id, instance_type, region_id, billing_currency, price_from, reason, confidence,
-    case when is_last then list_cost else cast(cast(trunc(list_upto) as int64) + cast(round((list_upto - trunc(list_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(list_before) as int64) + cast(round((list_before - trunc(list_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as list_cost,
-    case when is_last then contracted_cost else cast(cast(trunc(contracted_upto) as int64) + cast(round((contracted_upto - trunc(contracted_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(contracted_before) as int64) + cast(round((contracted_before - trunc(contracted_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as contracted_cost,
-    case when is_last then effective_cost else cast(cast(trunc(effective_upto) as int64) + cast(round((effective_upto - trunc(effective_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(effective_before) as int64) + cast(round((effective_before - trunc(effective_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as effective_cost,
-    case when is_last then billed_cost else cast(cast(trunc(billed_upto) as int64) + cast(round((billed_upto - trunc(billed_upto)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end - case when ratio_from = 0 then bignumeric '0' else cast(cast(trunc(billed_before) as int64) + cast(round((billed_before - trunc(billed_before)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric) end as billed_cost
+    case when is_last then list_cost else exact_money(list_upto) end - case when ratio_from = 0 then bignumeric '0' else exact_money(list_before) end as list_cost,
+    case when is_last then contracted_cost else exact_money(contracted_upto) end - case when ratio_from = 0 then bignumeric '0' else exact_money(contracted_before) end as contracted_cost,
+    case when is_last then effective_cost else exact_money(effective_upto) end - case when ratio_from = 0 then bignumeric '0' else exact_money(effective_before) end as effective_cost,
+    case when is_last then billed_cost else exact_money(billed_upto) end - case when ratio_from = 0 then bignumeric '0' else exact_money(billed_before) end as billed_cost
   from share_floats
 ),
 family_times as (
@@ -96,10 +96,10 @@ on_types as (
   select
     tracking_server, workspace, run_id, '' as resource_key, estimated_from, estimated_to, nanoseconds, cast(null as int64) as gpu_nanoseconds,
     source, account, cast(null as string) as resource_id, instance_type, region_id, billing_currency, price_from, reason, 'low' as confidence,
-    cast(cast(trunc(list_float) as int64) + cast(round((list_float - trunc(list_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as list_cost,
-    cast(cast(trunc(contracted_float) as int64) + cast(round((contracted_float - trunc(contracted_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as contracted_cost,
-    cast(cast(trunc(effective_float) as int64) + cast(round((effective_float - trunc(effective_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as effective_cost,
-    cast(cast(trunc(billed_float) as int64) + cast(round((billed_float - trunc(billed_float)) * 1e12) as int64) * bignumeric '0.000000000001' as bignumeric) as billed_cost
+    price_money(list_float) as list_cost,
+    price_money(contracted_float) as contracted_cost,
+    price_money(effective_float) as effective_cost,
+    price_money(billed_float) as billed_cost
   from claim_floats
 ),
 everywhere as (
