@@ -59,6 +59,14 @@ def test_index_lists_every_month_newest_first(figures: ReportFigures, tmp_path: 
     assert "17,666.13 USD" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
+def test_the_csv_under_its_former_name_goes(figures: ReportFigures, tmp_path: Path) -> None:
+    """The index lists every CSV of a month: a month must not have its unallocated cost twice, once out of date."""
+    (tmp_path / "2026-11-unmatched.csv").write_text("old")
+    (tmp_path / "2026-10-unmatched.csv").write_text("of a month that was not written again")
+    write_report(figures, tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*-un*.csv")) == ["2026-10-unmatched.csv", "2026-11-unallocated.csv"]
+
+
 def test_every_relative_link_of_the_page_leads_somewhere(figures: ReportFigures, tmp_path: Path) -> None:
     """Links to CSVs, the index and sections of the page exist; ids are unique."""
     soup = BeautifulSoup(write_report(figures, tmp_path).read_bytes(), "html.parser")

@@ -5,7 +5,7 @@ Readers translate files that are not rewritten yet. The next publish rewrites th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from runspend.schema.tables import Column, Table
 
@@ -31,12 +31,12 @@ def published_columns(version: int, columns: Mapping[str, list[str]]) -> dict[st
     return {table: [FORMER + name if name in marked.get(table, ()) else name for name in names] for table, names in columns.items()}
 
 
-def has_former_values(column: Column, present: Iterable[str]) -> bool:
+def has_former_values(column: Column, present: Collection[str]) -> bool:
     """Whether the files hold former values of a column. `present`: their columns, as `published_columns` returns them."""
     return FORMER + column.name in present
 
 
-def former_name(table: Table, column: Column, present: Iterable[str]) -> str | None:
+def former_name(table: Table, column: Column, present: Collection[str]) -> str | None:
     """Return the name that the files have for a column that they lack today's name of; None if they lack the column."""
     name = RENAMED_COLUMNS.get(table.name, {}).get(column.name)
-    return name if name in present else None
+    return name if name is not None and name in present else None
