@@ -47,6 +47,15 @@ def test_the_recipe_for_money_is_exact() -> None:
     assert sorted(run(recipe)) == [(Decimal("-1234567.125"),), (Decimal("3.333333333333333056"),)]
 
 
+def test_a_macros_argument_may_have_parentheses() -> None:
+    """It ends where more parentheses are closed than opened; names that only end like a macro's are left alone."""
+    found = expand_macros("select exact_money(a * (b + c)), price_money(d), not_exact_money(e)")
+    assert found.startswith("select cast(cast(trunc(a * (b + c)) as int64) + cast(round((a * (b + c) - trunc(a * (b + c))) * 1e18)")
+    assert "* 1e12) as int64) * bignumeric '0.000000000001' as bignumeric), not_exact_money(e)" in found
+    with pytest.raises(ValueError, match="not closed"):
+        expand_macros("select exact_money(a")
+
+
 @pytest.mark.parametrize(
     ("expression", "type_"),
     [
