@@ -1,1 +1,1 @@
-"""What every room may use and what knows nothing of runs, bills or tables."""
+"""Helpers that every room may use. They know nothing of runs, bills or tables."""

@@ -1,7 +1,7 @@
-"""Exact sums, and how numbers read: money, shares, bytes, hours, dates.
+"""Exact sums, and numbers as text: money, percentages, bytes, hours, dates.
 
-Sums are exact (76 digits: the default 28 lose cents from seven-digit totals with 22 decimals). Rounding happens here, half
-to even, only in text. What the numbers mean does not belong here.
+Sums are exact (76 digits: the default 28 lose cents from seven-digit totals with 22 decimals). Values are rounded here, half to
+even, and only for display.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def add(values: Iterable[Decimal | None]) -> Decimal:
-    """The exact sum; null counts as 0."""
+    """Return the exact sum; None counts as 0."""
     with localcontext(EXACT):
         return sum((v for v in values if v is not None), Decimal(0))
 
 
 def places_for(total: Decimal) -> int:
-    """Decimals to print on a page whose bill is `total`: small bills need more of them."""
+    """Return the decimals to print on a page whose bill is `total`: small bills need more of them."""
     size = abs(total)
     return 2 if size >= 100 else 4 if size >= 1 else 6
 
 
 def round_parts(parts: Sequence[Decimal], places: int) -> list[Decimal]:
-    """Parts rounded so that the printed ones add up to the printed total.
+    """Round the parts so that the printed parts add up to the printed total.
 
-    Each is rounded down, then the ones that lost most get one unit of the last place until the sum is the total's own
-    rounding (half to even). No printed part is a unit away from its exact value.
+    Each part is rounded down. Then the parts that lost most get one unit of the last place, until the sum equals the rounded total
+    (half to even). Every printed part is less than one unit away from its exact value.
     """
     unit = Decimal(1).scaleb(-places)
     with localcontext(EXACT):
@@ -44,7 +44,7 @@ def round_parts(parts: Sequence[Decimal], places: int) -> list[Decimal]:
 
 
 def shares_of(parts: Sequence[Decimal], whole: Decimal) -> list[Decimal | None]:
-    """Percentages of `whole`, one decimal, adding up; None where the whole is not positive."""
+    """Return each part's percentage of `whole`, with one decimal; together they make 100. None where the whole is not positive."""
     if whole <= 0:
         return [None] * len(parts)
     with localcontext(EXACT):
@@ -53,7 +53,7 @@ def shares_of(parts: Sequence[Decimal], whole: Decimal) -> list[Decimal | None]:
 
 
 def money(value: Decimal | None, places: int = 2) -> str:
-    """1,234.50; a real minus sign; an en dash for nothing known."""
+    """Format as 1,234.50, with a real minus sign; an en dash for None."""
     if value is None:
         return "–"
     with localcontext(EXACT):
@@ -62,18 +62,18 @@ def money(value: Decimal | None, places: int = 2) -> str:
 
 
 def change(value: Decimal | None, places: int = 2) -> str:
-    """Money with its sign, for differences."""
+    """Format money with its sign, for differences."""
     text = money(value, places)
     return f"+{text}" if value is not None and value > 0 else text
 
 
 def percent(value: Decimal | float | None, places: int = 1) -> str:
-    """68.6 %; the number is already a percentage."""
+    """Format as 68.6 %; the number is already a percentage."""
     return "–" if value is None else f"{value:,.{places}f} %".replace("-", MINUS)
 
 
 def plain(value: Decimal) -> str:
-    """The exact number for machines: no exponent, no trailing zeros, no thousands separator."""
+    """Format the exact number for machines: no exponent, no trailing zeros, no thousands separator."""
     with localcontext(EXACT):
         text = f"{value:f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
@@ -81,7 +81,7 @@ def plain(value: Decimal) -> str:
 
 
 def size(count: int | None) -> str:
-    """14.2 TB, in decimal units as stores bill them."""
+    """Format as 14.2 TB, in decimal units as stores bill them."""
     if count is None:
         return "unknown"
     value = float(count)
@@ -93,7 +93,7 @@ def size(count: int | None) -> str:
 
 
 def hours(seconds: float | None) -> str:
-    """Seconds as hours."""
+    """Format seconds as hours."""
     if seconds is None:
         return "–"
     value = seconds / 3600
@@ -101,15 +101,15 @@ def hours(seconds: float | None) -> str:
 
 
 def day(value: date | datetime | None) -> str:
-    """22 Nov."""
+    """Format as 22 Nov."""
     return "–" if value is None else f"{value.day} {value:%b}"
 
 
 def instant(value: datetime | None) -> str:
-    """22 Nov 23:00 UTC."""
+    """Format as 22 Nov 23:00 UTC."""
     return "–" if value is None else f"{value.day} {value:%b} {value:%H:%M} UTC"
 
 
 def month_name(period: str) -> str:
-    """2026-11 as November 2026."""
+    """Format 2026-11 as November 2026."""
     return f"{date.fromisoformat(period + '-01'):%B %Y}"

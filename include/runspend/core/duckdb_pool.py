@@ -1,6 +1,6 @@
-"""DuckDB engines that are lent, and kept for whoever asks next: opening one takes 15 ms, most questions about little data 2 to 7.
+"""DuckDB engines that are lent and reused: opening one takes 15 ms, most queries on little data take 2 to 7 ms.
 
-Put here how engines are kept. What an engine is set to and what it always holds is said by whoever makes it.
+This module keeps engines. Each caller defines the settings of its engines and what they always contain.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["lent", "limit_threads"]
 
-KEPT = 2  # of a kind: a step reads while it writes; each has threads of its own
+KEPT = 2  # of each kind: a step reads while it writes; each engine has its own threads
 _idle: dict[str, list[duckdb.DuckDBPyConnection]] = {}
-_limits = threading.local()  # of threads that an engine may have which is lent to this thread
+_limits = threading.local()  # the number of threads of an engine that is lent to this thread
 
 
 def limit_threads(count: int) -> None:
-    """Engines lent to this thread of the program have so many threads of their own from here on, not one for each processor."""
+    """Give engines lent to this thread of the program `count` threads each from now on, instead of one per processor."""
     _limits.threads = count
 
 
 @contextmanager
 def _few_threads(engine: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """The engine with as many threads as this thread of the program may use."""
+    """Lend the engine with as many threads as this thread of the program may use."""
     limit: int | None = getattr(_limits, "threads", None)
     if limit is None:
         yield
@@ -42,15 +42,16 @@ def _few_threads(engine: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 @contextmanager
 def lent(kind: str, make: Callable[[], duckdb.DuckDBPyConnection], spill: Path, *, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to an engine in memory that nobody else uses: what `make` opens, or one of its kind that was given back.
+    """Lend a connection to an in-memory engine that no other caller uses: a kept one of this kind, or a new one opened by `make`.
 
-    It may take `memory` ("2GB") and spills into the folder `spill`. Tables, views and types of the schema main are dropped when it is
-    given back; what is temporary, set or registered by its connections goes with them. An engine that spilled, was locked, or whose user failed, is closed.
+    The engine may use `memory` ("2GB") and spills into the folder `spill`. When the engine is given back, tables, views and types
+    of the schema main are dropped. Temporary objects, settings and registered tables end with its connections. An engine that
+    spilled, was locked, or whose user failed is closed.
     """
     waiting = _idle.setdefault(kind, [])
     try:
         engine = waiting.pop()
-    except IndexError:  # none, or another thread has it
+    except IndexError:  # none is kept, or another thread has taken it
         engine = make()
     try:
         engine.execute(f"set memory_limit = '{memory}'")
@@ -58,10 +59,10 @@ def lent(kind: str, make: Callable[[], duckdb.DuckDBPyConnection], spill: Path, 
         with _few_threads(engine), engine.cursor() as connection:
             yield connection
         if spill.exists() or engine.execute("select current_setting('lock_configuration')").fetchall()[0][0]:
-            engine.close()  # it cannot be set otherwise any more
+            engine.close()  # a locked engine can no longer be reset
             return
         _clear(engine)
-        engine.execute(f"set memory_limit = '{memory}'")  # which gives what it has no use for back to the system
+        engine.execute(f"set memory_limit = '{memory}'")  # also returns unused memory to the system
     except BaseException:
         engine.close()
         raise
@@ -72,7 +73,7 @@ def lent(kind: str, make: Callable[[], duckdb.DuckDBPyConnection], spill: Path, 
 
 
 def _clear(engine: duckdb.DuckDBPyConnection) -> None:
-    """Drop what the schema main holds, but for macros."""
+    """Drop the content of the schema main, except macros."""
     own = "schema_name = 'main' and database_name = current_database() and not internal"
     found = engine.execute(
         f"select 'view', view_name from duckdb_views() where {own} union all select 'table', table_name from duckdb_tables() where {own} "
@@ -90,4 +91,4 @@ def _close_idle() -> None:
         waiting.clear()
 
 
-os.register_at_fork(before=_close_idle)  # an engine's threads do not live on in a child, which could not even close it
+os.register_at_fork(before=_close_idle)  # an engine's threads do not survive in a child, which could not even close the engine

@@ -1,25 +1,25 @@
-"""Every exception Runspend raises on purpose, and the exit code each one ends a command with.
+"""Every exception that Runspend raises on purpose, and the exit code of a command that ends with it.
 
     RunspendError                 1  a bug, if nothing below fits
     ├── UsageError                2  wrong before anything ran: the command line
-    │   ├── SqlRefused            2  … a statement: it does not only read, its engine refuses it, or it takes too long
+    │   ├── SqlRefused            2  … a statement that does more than read, is not accepted by its engine, or takes too long
     │   ├── ConfigError           2  … the configuration: names the file, the line, the key, the value, what is allowed
-    │   └── MissingExtra          2  … a package that is not installed: names the extra that brings it
-    ├── SourceError               3  one source of the night; the others go on, its last good data stay
+    │   └── MissingExtra          2  … a package that is not installed: names its extra
+    ├── SourceError               3  one source failed; the others continue, and its last good data stay
     │   ├── SourceUnreachable     3  … did not answer
-    │   ├── SourceRefused         3  … answered with something that must not be believed
-    │   ├── NotDone               3  … refused to change an object, or it is another by now: nothing happened
-    │   └── OutcomeUnknown        3  … was to change an object and did not say whether it did
-    ├── CheckFailed               4  a check returned rows: the tables in place stay
-    ├── WarehouseDamaged          4  files of the warehouse are not what was published: they are not read
-    ├── ArchiveDamaged            4  a copy in the archive is not what was archived
-    ├── RecordRefused             4  a file of Runspend's own says what Runspend never writes: nothing of it was done
-    ├── CapPassed                 4  more would be changed than the settings allow: nothing was
-    ├── LeaseLost                 5  somebody else is doing the same work, or has taken it over
-    ├── PartialFailure            5  some of a list was done, the rest is listed
-    └── MachineFailed             6  the machine: a disk is full, read-only or broken, or a folder may not be written
+    │   ├── SourceRefused         3  … sent data that must not be used
+    │   ├── NotDone               3  … refused to change an object, or the object has changed: nothing happened
+    │   └── OutcomeUnknown        3  … did not say whether it changed an object
+    ├── CheckFailed               4  a check returned rows: the published tables stay
+    ├── WarehouseDamaged          4  files of the warehouse are not as they were published: they are not read
+    ├── ArchiveDamaged            4  a copy in the archive differs from the archived object
+    ├── RecordRefused             4  a file of Runspend has content that Runspend never writes: none of it was used
+    ├── CapPassed                 4  more would change than the settings allow: nothing was changed
+    ├── LeaseLost                 5  another process does the same work, or has taken it over
+    ├── PartialFailure            5  some of the work was done, the rest is listed
+    └── MachineFailed             6  the machine: a disk is full, read-only or broken, or a folder is not writable
 
-Messages follow one form: "cannot X: why. Do Y." Put a new exception here only if somebody catches it by its name.
+Messages follow one form: "cannot X: why. Do Y." Add an exception here only if some code catches it by name.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from typing import Any
 
 
 class RunspendError(Exception):
-    """The root. `exit_code` is what the command line ends with when this reaches it."""
+    """The root of all errors of Runspend. `exit_code` is the exit code of a command that ends with this error."""
 
     exit_code = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As it is, not made again from its message: so it comes whole out of another process."""
+        """Pickle the error with all its attributes, instead of creating it again from its message, so that it crosses processes whole."""
         return _copied, (type(self), self.args, self.__dict__)
 
 
@@ -52,7 +52,7 @@ class UsageError(RunspendError):
 
 
 class SqlRefused(UsageError):
-    """A statement was not answered: it does more than read, the engine does not accept it, or it took longer than it was given."""
+    """A statement was not answered: it does more than read, the engine refuses it, or it exceeded its time limit."""
 
 
 class ConfigError(UsageError):
@@ -80,7 +80,7 @@ class SourceError(RunspendError):
 
 
 class SourceUnreachable(SourceError):
-    """The source did not answer, or not in time."""
+    """The source did not answer in time."""
 
 
 class SourceRefused(SourceError):
@@ -88,11 +88,11 @@ class SourceRefused(SourceError):
 
 
 class NotDone(SourceError):
-    """A store refused to act on an object, or the object is not the one that was meant. Nothing happened."""
+    """A store refused to change an object, or the object is not the expected one. Nothing happened."""
 
 
 class OutcomeUnknown(SourceError):
-    """A store gave no reply, or a broken one, to a request that may have been carried out. Look before acting again."""
+    """A store sent no reply, or a broken one, to a request that may have been carried out. Check the object before you try again."""
 
 
 class CheckFailed(RunspendError):
@@ -110,32 +110,32 @@ class CheckFailed(RunspendError):
 
 
 class WarehouseDamaged(RunspendError):
-    """Units of the warehouse are not what was published. Nothing was read from them. `units`: each by its name, and what is wrong with it."""
+    """Units of the warehouse are not as they were published. Nothing was read from them. `units`: the problem of each unit, by name."""
 
     exit_code = 4
 
     def __init__(self, units: Mapping[str, str], then: str = "") -> None:
         shown = "; ".join(f"{unit}: {why}" for unit, why in list(units.items())[:3])
         more = f"; and {len(units) - 3} more" if len(units) > 3 else ""
-        then = then or "No figure was made from it. Run: runspend nightly (reads or builds it again where its sources are there). See all: runspend verify --full"
+        then = then or "No figure was computed from it. Run: runspend nightly (loads or builds it again from its sources). See all: runspend verify --full"
         super().__init__(f"cannot read damaged data: {shown}{more}. {then}")
         self.units = dict(units)
 
 
 class MachineFailed(RunspendError):
-    """The machine failed, not Runspend: a disk is full, read-only or broken, or a folder may not be written. What was published stays."""
+    """The machine failed, not Runspend: a disk is full, read-only or broken, or a folder is not writable. Published tables stay in place."""
 
     exit_code = 6
 
 
 class ArchiveDamaged(RunspendError):
-    """A copy in an archive is missing, or is not what was archived. The message says all that is known of it."""
+    """A copy in an archive is missing, or differs from the archived object. The message says everything that is known about it."""
 
     exit_code = 4
 
 
 class RecordRefused(RunspendError):
-    """A journal, record or state file of Runspend's own says what Runspend never writes. Nothing of it was done."""
+    """A journal, record or state file of Runspend has content that Runspend never writes. None of it was used."""
 
     exit_code = 4
 
@@ -145,7 +145,7 @@ class RecordRefused(RunspendError):
 
 
 class CapPassed(RunspendError):
-    """More objects, bytes or percent of a store would be changed than the settings allow. Nothing was changed."""
+    """More objects, bytes or percent of a store would change than the settings allow. Nothing was changed."""
 
     exit_code = 4
 
@@ -156,7 +156,7 @@ class CapPassed(RunspendError):
 
 
 class LeaseLost(RunspendError):
-    """Somebody else holds the lease of this work: nothing more is changed by whoever does not."""
+    """Another process holds the lease of this work. This one changes nothing more."""
 
     exit_code = 5
 

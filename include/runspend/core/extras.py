@@ -1,7 +1,7 @@
-"""Which extra of Runspend brings a package, and a missing package as one sentence.
+"""Maps packages to the extras of Runspend, and turns a missing package into one sentence.
 
-The base install has three packages, so that it fits into training jobs. A command that needs more says what to install.
-A test compares the table with the imports of this package and with pyproject.toml.
+The base install has three packages, so that it fits into training jobs. A command that needs more says what to install. A test
+compares the table with the imports of this package and with pyproject.toml.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from runspend.core.errors import MissingExtra
 
 __all__ = ["EXTRA_OF", "missing_extra"]
 
-# Module as it is imported -> the package that has it, and the smallest extra with that package.
+# Imported module -> its package, and the smallest extra with that package.
 EXTRA_OF = {
     "adbc_driver_manager": ("adbc-driver-manager", "pipeline"),
     "adbc_driver_postgresql": ("adbc-driver-postgresql", "pipeline"),
@@ -50,9 +50,9 @@ EXTRA_OF = {
 
 
 def missing_extra(error: BaseException) -> MissingExtra | None:
-    """The same error as a sentence that names the extra, if a package of an extra is not installed; None if it is anything else.
+    """Return the error as a sentence that names the extra, if a package of an extra is not installed; otherwise None.
 
-    A module that is missing from an installed package is a bug, or a version that does not fit: that stays as it is.
+    A module that is missing from an installed package is a bug or an incompatible version. Such an error stays as it is.
     """
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None

@@ -1,7 +1,7 @@
-"""Whether an error is the machine's fault: a disk that is full, read-only or broken, a folder that may not be written.
+"""Whether an error is the machine's fault: a disk is full, read-only or broken, or a folder is not writable.
 
-Such an error is no bug and nothing a configuration explains. It ends a command with one sentence and exit code 6. Errors of sources
-and stores belong to whoever reads them.
+Such an error is not a bug and not a problem of the configuration. It ends a command with one sentence and exit code 6. Code that
+reads sources and stores handles their errors itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ FAULTS = {
     errno.EACCES: ("permission denied", "Let the user {user} read and write there, then run it again."),
     errno.EPERM: ("operation not permitted", "Let the user {user} read and write there, then run it again."),
 }
-# DuckDB keeps no errno. Its own words end the message, or a quotation in it; a path or a cell that it quotes does not begin after ": ".
+# DuckDB keeps no errno. Its own words end the message, or a quotation in it; a path or a cell that it quotes does not begin after ":
+# ".
 REASONS = {
     "no space left on device": errno.ENOSPC,
     "disk quota exceeded": errno.EDQUOT,
@@ -36,18 +37,18 @@ REASONS = {
     "operation not permitted": errno.EPERM,
 }
 REASON = re.compile(rf""": ({"|".join(REASONS)})(?=$|["\n(])""", re.I)
-NO_ROOM_TO_SPILL = "max_temp_directory_size"  # DuckDB names its limit, which is what the disk has free
+NO_ROOM_TO_SPILL = "max_temp_directory_size"  # DuckDB's name of its limit, which is the free space of the disk
 SQLITE = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS, sqlite3.SQLITE_IOERR: errno.EIO, sqlite3.SQLITE_PERM: errno.EACCES}
 PATH = re.compile(r"""["'](/[^"']{1,300})["']""")
 DUCKDB = ("duckdb", "_duckdb")
 
 
 def machine_failed(error: BaseException, what: str = "go on") -> MachineFailed | None:
-    """The same error as a sentence, if it is the machine's fault; None if it is not. `what`: what could not be done, after "cannot"."""
+    """Return the error as a sentence if the machine is at fault; otherwise None. `what`: the failed action, after "cannot"."""
     if isinstance(error, MachineFailed):
         return error
     if isinstance(error, RunspendError):
-        return None  # it says itself what it is
+        return None  # its message already explains it
     for cause in _causes(error):
         number = _errno_of(cause)
         if number is not None:
@@ -60,18 +61,21 @@ def machine_failed(error: BaseException, what: str = "go on") -> MachineFailed |
 
 
 def cannot_be_written(error: BaseException) -> bool:
-    """Whether the disk that was written to is full or read-only: where a source is copied to this machine, the source is not to blame."""
+    """Whether the disk written to is full or read-only. While a source is copied to this machine, the source is not at fault."""
     return _errno_of(error) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def has_no_room_to_spill(error: BaseException) -> bool:
-    """Whether a DuckDB query needs more temporary files than its disk has room for."""
+    """Whether a DuckDB query needs more temporary files than fit on its disk."""
     return _is_duckdbs(error, "OutOfMemoryException") and NO_ROOM_TO_SPILL in str(error)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it came from. Only a file or engine error that was met while another was handled may come from it: a disk that is full
-    breaks the cleaning up too. Any other is a bug, and a bug is shown as one. An error of ours says itself what it is."""
+    """Yield the error and its causes.
+
+    The context of a file or engine error counts too, since a full disk also breaks cleaning up. The context of any other error does
+    not: that error is a bug and must be shown as one. An error of Runspend already explains itself.
+    """
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -85,9 +89,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _errno_of(error: BaseException) -> int | None:
-    """The number of a fault, as the system gave it; of engines without one, from the words that they chose themselves."""
+    """Return the errno of a fault; for engines without one, it is found by their message."""
     if isinstance(error, OSError):
-        return error.errno if error.errno in FAULTS else None  # a mail server's words are not this machine's
+        return error.errno if error.errno in FAULTS else None  # the words of a mail server are not about this machine
     if isinstance(error, sqlite3.Error):
         return SQLITE.get(getattr(error, "sqlite_errorcode", -1) & 0xFF)
     if has_no_room_to_spill(error):

@@ -1,7 +1,7 @@
-"""Read JSON that somebody else wrote: a bill, a manifest, a tag, a record, an answer of a server.
+"""Read JSON from outside: a bill, a manifest, a tag, a record, a server's answer.
 
-Put here the limits of all such text: its size, and a nesting so deep that Python ends with an error that is not a ValueError. What the
-value must look like is for its reader.
+This module limits the size and nesting of all such text. Too deep a nesting would raise an error that is not a ValueError. Readers
+check the values.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import json
 from typing import Any
 
 MAX_BYTES = 64 << 20
-MAX_DEPTH = 100  # objects and lists inside one another; manifests and tags have fewer than ten
+MAX_DEPTH = 100  # of objects and lists; manifests and tags have fewer than ten levels
 
 
 def parse_json(text: str | bytes, *, max_bytes: int = MAX_BYTES, **hooks: Any) -> Any:
-    """The value of a JSON text; `hooks` are those of `json.loads`. Raises ValueError, and nothing else, for one that cannot be read."""
+    """Return the value of a JSON text; `hooks` are those of `json.loads`. Raises only ValueError if the text cannot be read."""
     if len(text) > max_bytes:
         raise ValueError(f"it has {len(text)} bytes, more than {max_bytes}")
     try:
@@ -27,7 +27,7 @@ def parse_json(text: str | bytes, *, max_bytes: int = MAX_BYTES, **hooks: Any) -
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether a value is nested more deeply than it may be; found without recursion, a level at a time."""
+    """Whether a value is nested too deeply; checked level by level, without recursion."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [inner for outer in level if isinstance(outer, (dict, list)) for inner in (outer.values() if isinstance(outer, dict) else outer)]

@@ -1,7 +1,7 @@
-"""Reading and changing Runspend's own small files as if somebody else had written them.
+"""Read and change Runspend's own small files without trusting their content.
 
-No link is followed below a root, nothing is read without a limit, and what is not plain JSON is refused with the name of the
-file. What the values mean belongs to whoever reads them.
+No link is followed below a root, every read has a limit, and anything but plain JSON is refused with the name of the file. Callers
+interpret the values.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_BYTES = 64 << 20  # of one file: a journal of 100,000 units has 40 MB
-MOST_TOLD = 300  # characters of what was found
+MOST_TOLD = 300  # of the reason in an error
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
-PRIVATE = 0o077  # what nobody else may
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never waits for a pipe
+PRIVATE = 0o077  # the permissions that group and others do not get
 _umask_at_start: int | None = None
 _LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
 
 
 def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> Any:
-    """The value of a JSON file, None when there is no such file. Raises RecordRefused for a link, a device, or what is not JSON."""
+    """Return the value of a JSON file; None if the file does not exist. Raises RecordRefused for a link, a device or invalid JSON."""
     text = read_bytes(path, most_bytes=most_bytes)
     if text is None:
         return None
@@ -46,7 +46,7 @@ def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> Any:
 
 
 def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes | None:
-    """The bytes of a regular file, None when there is no such file."""
+    """Return the bytes of a regular file; None if the file does not exist."""
     try:
         descriptor = os.open(path, _FILE)
     except FileNotFoundError:
@@ -68,11 +68,11 @@ def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes | None:
 
 
 def json_value(text: bytes, where: object) -> Any:
-    """The value of JSON text without duplicate keys. Raises RecordRefused that names where it was read."""
+    """Return the value of JSON text without duplicate keys. Raises RecordRefused that names `where`."""
     try:
         value = parse_json(text.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
         if b"\\ud" in text.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # half a character, escaped, is text to json and to nothing else
+            json.dumps(value, ensure_ascii=False).encode()  # an escaped half of a surrogate pair is text for json but for nothing else
         return value
     except ValueError as error:
         raise refused(where, f"it is damaged, it is not JSON: {error}") from error
@@ -90,16 +90,17 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def refused(where: object, why: str, *, do: str = "") -> RecordRefused:
-    """The error of a file that Runspend did not write, in the words that all of them have."""
+    """Return the error of a file that Runspend did not write, with the wording that all such errors share."""
     advice = do or "Find out who can write there, then restore the file from a copy, or move it away."
     why = why if len(why) <= MOST_TOLD else f"{why[:MOST_TOLD]}…"
     return RecordRefused(where, f"cannot use {where}: {why}. Runspend does not write such files and ignored it. {advice}")
 
 
 def write_whole(path: Path, text: bytes, *, is_alone: bool = False) -> None:
-    """A whole file or none, on the disk when this returns. A link in its place is replaced, not followed.
+    """Write a whole file or none; it is on disk when this returns. Replaces a link in its place and does not follow it.
 
-    `is_alone`: nobody else writes the same file meanwhile, so what a kill left is found by its name and written over.
+    `is_alone`: no other process writes the same file meanwhile, so a leftover of a killed process is found by its name and
+    overwritten.
     """
     if is_alone:
         path.with_name(f"{path.name}.tmp").unlink(missing_ok=True)
@@ -113,9 +114,9 @@ def write_whole(path: Path, text: bytes, *, is_alone: bool = False) -> None:
 
 
 def write_scratch(path: Path, text: bytes, *, name: str | None = None) -> Path:
-    """A new file beside a path, whole and on the disk, for the caller to move or link into place and then remove. An error leaves none.
+    """Write a new file next to a path, whole and on disk. The caller moves or links it into place, then removes it. An error leaves no file.
 
-    `name`: its name; one that nobody else has, if left out. Errors: OSError.
+    `name`: its name; a unique one if left out. Errors: OSError.
     """
     scratch = path.with_name(name or f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -131,7 +132,7 @@ def write_scratch(path: Path, text: bytes, *, name: str | None = None) -> Path:
 
 
 def fsync_path(path: Path) -> None:
-    """Make the bytes of a file, or the names in a folder, survive a power cut."""
+    """Make the bytes of a file, or the names in a folder, survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -140,7 +141,7 @@ def fsync_path(path: Path) -> None:
 
 
 def private_umask() -> int:
-    """From here on what this process makes is for its own account alone; returns the umask that it was started with."""
+    """Restrict everything this process creates from now on to its own account; return the umask the process started with."""
     global _umask_at_start
     before = os.umask(PRIVATE)
     if _umask_at_start is None:
@@ -150,7 +151,7 @@ def private_umask() -> int:
 
 
 def own_folder(path: Path) -> Path:
-    """Make a folder whose content Runspend removes by itself. Raises RecordRefused for a link: what it leads to is somebody else's."""
+    """Create a folder whose content Runspend removes on its own. Raises RecordRefused for a link: its target may belong to somebody else."""
     if path.is_symlink():
         raise refused(path, "it is a link, and Runspend removes files in it", do="Make it a folder, or set home to a folder on the disk that it leads to.")
     try:
@@ -161,7 +162,7 @@ def own_folder(path: Path) -> Path:
 
 
 def open_lock(path: Path) -> IO[bytes]:
-    """A file to lock, made where there is none and never written to. Raises RecordRefused for a link: what it leads to would be locked, or made."""
+    """Open a lock file; create it if needed, never write to it. Raises RecordRefused for a link, which would lock or create another file."""
     try:
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o660), "r+b", buffering=0)
     except OSError as error:
@@ -171,7 +172,7 @@ def open_lock(path: Path) -> IO[bytes]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file exclusively, if nobody holds it now. Whether it is locked."""
+    """Lock an open file exclusively if no process holds it now. Returns whether it is locked."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -180,13 +181,13 @@ def try_lock(descriptor: int) -> bool:
 
 
 class Inside:
-    """Names below a root, entered part by part, so that no link leads out of it. Names have slashes; the caller has checked their form."""
+    """Names below a root, entered one folder at a time, so that no link leads out of it. Names use slashes; the caller has checked their form."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def is_file(self, name: str) -> bool:
-        """Whether a regular file is there; False when nothing is. Raises RecordRefused for a link, a folder, a device, on the way too."""
+        """Whether a regular file exists there. Raises RecordRefused for a link, folder or device, also on the way."""
         with self._parent(name) as parent:
             if parent is None:
                 return False
@@ -199,7 +200,7 @@ class Inside:
             return True
 
     def check_may_change(self, folder: str) -> None:
-        """Raise PermissionError unless this user may make and remove names in a folder, or in the nearest one above it that is there."""
+        """Raise PermissionError unless this user may change a folder, or its nearest existing parent."""
         parts = folder.split("/") if folder else []
         while True:
             with self.folder(parts) as descriptor:
@@ -210,16 +211,16 @@ class Inside:
             parts = parts[:-1]
 
     def move(self, source: str, target: str) -> None:
-        """Move a file in place of another. Nothing happens when it was moved before."""
+        """Move a file over another. Does nothing if the file has already been moved."""
         with self._parent(source) as before, self._parent(target, make=True) as after:
             if before is not None and after is not None:
                 try:
                     os.replace(source.rpartition("/")[2], target.rpartition("/")[2], src_dir_fd=before, dst_dir_fd=after)
-                except FileNotFoundError:  # it was moved before the kill
+                except FileNotFoundError:  # moved before the process was killed
                     return
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
         with self._parent(name) as parent:
             if parent is not None:
                 try:
@@ -228,7 +229,7 @@ class Inside:
                     return
 
     def settle(self, folder: str) -> None:
-        """Make the names of a folder survive a power cut; remove it, and those above, if nothing is left in them."""
+        """Make the names of a folder survive a power failure; remove the folder and its parents if they are empty."""
         parts = folder.split("/")
         while parts:
             with self.folder(parts) as descriptor:
@@ -244,7 +245,7 @@ class Inside:
 
     @contextmanager
     def folder(self, parts: Sequence[str], *, make: bool = False) -> Iterator[int | None]:
-        """A descriptor of a folder below the root; None when there is none."""
+        """Open a folder below the root and yield its descriptor; None if it does not exist."""
         descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # the root itself may be reached by a link
         try:
             for number, part in enumerate(parts, 1):
@@ -267,7 +268,7 @@ class Inside:
                 os.mkdir(part, dir_fd=parent)
                 os.fsync(parent)
             except FileExistsError:
-                pass  # the usual case
+                pass  # the folder usually exists
         try:
             return os.open(part, _FOLDER, dir_fd=parent)
         except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""Hiding secrets in text: passwords in URIs, and known values in every form they may be printed in.
+"""Hide secrets in text: passwords in URIs, and known values in every form in which they may be printed.
 
-Pure text in, text out. Which values are secret is known by `config/settings.py`.
+Pure functions from text to text. `config/settings.py` knows which values are secret.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus, unquote
 
 HIDDEN = "***"
-# A shorter value is in half of all words: hiding it would garble every text and protect nothing.
+# A shorter value occurs in many words: hiding it would garble every text and protect nothing.
 MIN_LENGTH = 4
 
-# Servers answer with megabytes, and all of it may end up in an error: each of these looks at a character a few times at most.
+# Servers answer with megabytes that may end up in an error, so each pattern looks at a character only a few times.
 _WORD = re.compile(r"\S+")
 _BEFORE_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/?#:@]*:(?!\d+(?:[/?#\s\"'),;]|$))")
 _PARAMETER = re.compile(r"[?&;]([\w.-]+)=")
@@ -25,7 +25,7 @@ _SECRET_NAME = re.compile(r"password|passwd|pwd|secret|token|signature|credentia
 
 
 def redact_uri(text: str) -> str:
-    """The text with the password of every `scheme://user:password@host`, and secret query parameters, replaced by ***."""
+    """Replace the password of every `scheme://user:password@host`, and secret query parameters, by ***."""
     for find in (_passwords, _secret_parameters):
         shown, at = [], 0
         for first, after in find(text):
@@ -36,13 +36,13 @@ def redact_uri(text: str) -> str:
 
 
 def uri_secrets(text: str) -> list[str]:
-    """The values `redact_uri` hides, as written and percent-decoded."""
+    """Return the values that `redact_uri` hides, as written and percent-decoded."""
     found = [text[first:after] for find in (_passwords, _secret_parameters) for first, after in find(text)]
     return [form for value in found for form in (value, unquote(value)) if value and value != HIDDEN]
 
 
 def _passwords(text: str) -> Iterator[tuple[int, int]]:
-    """Where the password of an address begins and ends: at the last @ of a word, since people write passwords with an @ in them."""
+    """Yield where an address's password begins and ends. It ends at the last @ of a word, since people write passwords with an @."""
     for word in _WORD.finditer(text):
         after = text.rfind("@", word.start(), word.end())
         if after >= 0 and (before := _BEFORE_PASSWORD.search(text, word.start(), word.end())) and before.end() <= after:
@@ -50,7 +50,7 @@ def _passwords(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _secret_parameters(text: str) -> Iterator[tuple[int, int]]:
-    """Where the value of each secret query parameter begins and ends."""
+    """Yield where the value of each secret query parameter begins and ends."""
     at = 0
     while parameter := _PARAMETER.search(text, at):
         at = parameter.end()
@@ -62,13 +62,13 @@ def _secret_parameters(text: str) -> Iterator[tuple[int, int]]:
 
 
 def names_secret(name: str) -> bool:
-    """Whether a query parameter, or an environment variable, of this name holds a secret."""
+    """Whether a query parameter or environment variable with this name holds a secret."""
     folded = name.casefold()
     return folded in ("sig", "key") or _SECRET_NAME.search(folded) is not None
 
 
 def redact_values(text: str, secrets: Iterable[str]) -> str:
-    """The text without the secrets: as they are, URL-encoded, in base64 (alone or inside something longer), escaped."""
+    """Replace the secrets in a text: plain, URL-encoded, escaped, and in base64 (alone or inside longer text)."""
     forms = {form for secret in secrets if len(secret) >= MIN_LENGTH for form in _forms(secret)}
     if not forms:
         return text
@@ -81,8 +81,8 @@ def _forms(secret: str) -> set[str]:
     raw = secret.encode("utf-8", "surrogatepass")
     for encoded in (quote(raw, safe=""), quote(raw), quote_plus(raw)):
         forms |= {encoded, re.sub(r"%[0-9A-F]{2}", lambda m: m[0].lower(), encoded)}
-    for shift in range(3):  # base64 looks different at each of three offsets in what was encoded
-        # Characters that also carry bits of what stands before or after the secret are left out.
+    for shift in range(3):  # the base64 of a value differs at each of three offsets in the encoded text
+        # Leave out characters that also carry bits of the text around the secret.
         first, last = -(-8 * shift // 6), 8 * (shift + len(raw)) // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             middle = encode(b"\0" * shift + raw).decode()[first:last]

@@ -1,7 +1,7 @@
-"""The one form in which bills and runs are compared: SQL expressions and key lists shared by the loader and the extractor.
+"""The form in which bills and runs are compared: SQL expressions and key lists shared by the loader and the extractor.
 
-One text for both sides, so that they cannot drift apart. Both run in DuckDB before a row is published. Which lines and runs
-match belongs to the models.
+Both sides use the same text, so they cannot drift apart. Both run in DuckDB before a row is published. The models decide which bill
+lines and runs match.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Ids that AWS makes unique by themselves: an ARN that ends in one says no more than the id.
+# Ids that AWS makes globally unique: an ARN that ends in one says no more than the id.
 _SHORT_AWS_ID = "^[a-z]{1,8}-[0-9a-f]{8,17}$"
 _JOB_KINDS = (
     "(?:training|processing|transform|hyper-parameter-tuning|automl|labeling|compilation|edge-packaging)-job|inference-recommendations-job"
@@ -28,15 +28,16 @@ _INSTANCE_NAME = (
 
 
 def resource_key_sql(column: str) -> str:
-    """DuckDB SQL for the comparable form of a resource id: the fullest name it states, whatever way it is written.
+    """Return DuckDB SQL for the comparable form of a resource id: the fullest name that it states, in one spelling.
 
-    Azure ids fold to lower case (their case is unstable in exports), and so do SageMaker ARNs (jobs keep the case people
-    wrote, bills do not); an ARN of an EC2 thing becomes its short id, which AWS makes unique. A Compute Engine instance is
-    projects/P/zones/Z/instances/N, the provider ids of Kubernetes nodes become what the cloud calls them, and a pod keeps its
-    cluster: arn:…:pod/CLUSTER/NAMESPACE/NAME or k8s://CLUSTER/NAMESPACE/NAME. Everything else stays as it is, without
-    surrounding blanks. Empty becomes null. Which names fit where one side states less is for `allocation/models/2_jobs/matched_names.sql`.
-    Sources: AWS "Resource ARNs", Google "Full resource names", Azure "Cost details fields", Kubernetes "Node.spec.providerID",
-    AWS "Understanding split cost allocation data".
+    Azure ids become lower case, since exports do not keep their case. So do SageMaker ARNs: jobs keep the case people wrote, bills
+    do not. The ARN of an EC2 resource becomes its short id, which AWS makes unique. A Compute Engine instance becomes
+    projects/P/zones/Z/instances/N. Provider ids of Kubernetes nodes become the cloud's own names. A pod keeps its cluster:
+    arn:…:pod/CLUSTER/NAMESPACE/NAME or k8s://CLUSTER/NAMESPACE/NAME. Everything else stays as it is, without surrounding blanks.
+    Empty text becomes null. `allocation/models/2_jobs/matched_names.sql` matches names where one side states less.
+
+    Sources: AWS "Resource ARNs", Google "Full resource names", Azure "Cost details fields", Kubernetes "Node.spec.providerID", AWS
+    "Understanding split cost allocation data".
     """
     text = f"trim({column})"
     instance = f"regexp_extract({text}, '{_INSTANCE_NAME}', ['p', 'z', 'n', 'project', 'zone', 'name'])"
@@ -58,10 +59,11 @@ def resource_key_sql(column: str) -> str:
 
 
 def instance_name_sql(name: str, project: str, zone: str, region: str) -> str:
-    """DuckDB SQL for a Compute Engine instance that a line names without its place, in the form of `resource_key_sql`; other names stay.
+    """Return DuckDB SQL that completes a Compute Engine instance's name to the form of `resource_key_sql`; other names stay.
 
-    The place is the line's own: names are given per project and zone. What the line does not say is `-`, as in Google's paths.
-    An instance's number is its own everywhere. A project's number in a path becomes the id that the line has for it, as runs know it.
+    Names are unique per project and zone, which the bill line states. A part that the line does not state becomes `-`, as in
+    Google's paths. An instance's number is unique everywhere. A project's number in a path becomes the id that the line states,
+    which is the one that runs know.
     """
     place = f"coalesce('/zones/' || {zone}, '/regions/' || nullif(lower({region}), 'global'), '/zones/-')"
     return (
@@ -73,12 +75,12 @@ def instance_name_sql(name: str, project: str, zone: str, region: str) -> str:
 
 
 def job_key_sql(column: str) -> str:
-    """DuckDB SQL for the comparable form of a job that a run or a tag states: its ARN or path as far as it states one, in lower case."""
+    """Return DuckDB SQL for the comparable form of a job that a run or a tag states: its ARN or path, as far as stated, in lower case."""
     return f"coalesce({resource_job_sql(column)}, nullif(lower(trim({column})), ''))"
 
 
 def resource_job_sql(column: str) -> str:
-    """DuckDB SQL for the job a resource id is, in the form of `job_key_sql`; null for a resource that is none."""
+    """Return DuckDB SQL for the job that a resource id names, in the form of `job_key_sql`; null for a resource that is not a job."""
     text = f"trim({column})"
     return (
         f"lower(case when regexp_matches({text}, '{_AWS_JOB}') then {text} "
@@ -88,21 +90,22 @@ def resource_job_sql(column: str) -> str:
 
 
 def cluster_job_sql(job: str, cluster: str) -> str:
-    """DuckDB SQL for the job of a scheduler that numbers jobs by itself, as cluster/number; the job as it is without a cluster."""
+    """Return DuckDB SQL for a job as cluster/number where the scheduler numbers jobs per cluster; without a cluster, the job as it is."""
     return f"case when regexp_matches({job}, '^[0-9]+([_+][0-9]+)?$') then coalesce(lower(nullif(trim({cluster}), '')) || '/', '') || {job} else {job} end"
 
 
 def workspace_job_sql(job: str, workspace: str) -> str:
-    """DuckDB SQL for an Azure ML job that is stated by its name, with its workspace's path before it; the job as it is if it has a path."""
+    """Return DuckDB SQL that puts the workspace's path before the name of an Azure ML job; a job with a path stays as it is."""
     return f"case when {workspace} is not null and not contains({job}, '/') then lower({workspace}) || '/jobs/' || {job} else {job} end"
 
 
 def principal_key_sql(column: str) -> str:
-    """DuckDB SQL for the comparable form of an IAM principal: aws:ACCOUNT:role/NAME, with /SESSION behind it where one is stated, or aws:ACCOUNT:user/NAME.
+    """Return DuckDB SQL for the comparable form of an IAM principal.
 
-    A role has one name in its account whatever its path, and an ARN of its sessions has no path. Names of roles and users
-    differ by more than case; sessions may not. What is no ARN of a principal with its account becomes null.
-    Source: AWS "IAM identifiers".
+    The form is aws:ACCOUNT:role/NAME, with /SESSION after it where one is stated, or aws:ACCOUNT:user/NAME. A role has one name in
+    its account regardless of its path, and an ARN of its sessions has no path. Names of roles and users are unique without their
+    case; names of sessions are not. Anything but an ARN of a principal with its account becomes null. Source: AWS "IAM
+    identifiers".
     """
     text = f"trim({column})"
     found = f"regexp_extract({text}, '{_PRINCIPAL}', ['partition', 'account', 'role', 'session', 'kind', 'name'])"
@@ -114,7 +117,7 @@ def principal_key_sql(column: str) -> str:
 
 
 def principal_key(text: str) -> str | None:
-    """What `principal_key_sql` says of one text."""
+    """Return what `principal_key_sql` computes, for one text."""
     if root := re.match(_ROOT, text.strip()):
         return f"{root[1]}:{root[2]}:root"
     if not (found := re.match(_PRINCIPAL, text.strip())):
@@ -124,10 +127,10 @@ def principal_key(text: str) -> str | None:
 
 
 def storage_key_sql(column: str, service: str) -> str:
-    """DuckDB SQL for the bucket or storage account a resource id names; a bare name counts on the lines of an object store's service.
+    """Return DuckDB SQL for the bucket or storage account that a resource id names. A bare name counts only on lines of an object store.
 
-    Bucket names are lower case everywhere. Disks are no buckets: they hang on a machine.
-    Sources: AWS "Amazon S3 resources", Google "Cloud Storage resource names", Azure "Storage account resource ids".
+    Bucket names are lower case everywhere. Disks are not buckets: they are attached to a machine. Sources: AWS "Amazon S3
+    resources", Google "Cloud Storage resource names", Azure "Storage account resource ids".
     """
     text = f"trim({column})"
     patterns = (
@@ -147,7 +150,7 @@ def storage_key_sql(column: str, service: str) -> str:
     return f"lower(coalesce({found}, {bare}))"
 
 
-# What bills call a storage class -> the spelling of object listings, and so of artifact_bytes. First that matches.
+# A bill's name of a storage class -> its spelling in object listings and in artifact_bytes. The first match counts.
 STORAGE_CLASSES = (
     ("(?i)(GDA|deep[ _-]?archive)", "DEEP_ARCHIVE"),
     ("(?i)(-GIR-|glacier[ _-]?(ir|instant)|archive instant)", "GLACIER_IR"),
@@ -168,25 +171,25 @@ STORAGE_CLASSES = (
 
 
 def storage_class_sql(column: str) -> str:
-    """DuckDB SQL for the storage class a text of the bill (usage type, meter, class) names; null when it names none."""
+    """Return DuckDB SQL for the storage class that a text of the bill (usage type, meter, class) names; null when it names none."""
     cases = " ".join(f"when regexp_matches({column}, '{pattern}') then '{name}'" for pattern, name in STORAGE_CLASSES)
     return f"case {cases} end"
 
 
 def pool_key_sql(name: str, equal: Sequence[tuple[str, str]]) -> str:
-    """DuckDB SQL for a pool's key, `gpu` or `gpu|team=vision`: null unless every `equal` dimension (name, SQL of its value) has a value.
+    """Return DuckDB SQL for a pool's key, `gpu` or `gpu|team=vision`; null unless every `equal` dimension (name, SQL of its value) has a value.
 
-    The same text for a run and for a line, so that they are equal when the values are.
+    Runs and bill lines use the same text, so their keys are equal when their values are.
     """
     parts = ["'" + name.replace("'", "''") + "'", *(f"'|{dimension}=' || nullif(trim({value}), '')" for dimension, value in equal)]
     return " || ".join(parts)
 
 
 def tag_forms(key: str) -> tuple[str, ...]:
-    """A tag key and the spellings that exports give it without folding its case alone, closest first.
+    """Return a tag key and the spellings that exports give it, closest first. Spellings that differ only in case are not listed.
 
-    AWS puts user_, user: or resourceTags/ before users' keys, and spells keys as names of columns (see `aws_column_name`). Azure
-    allows none of <>%&\\?/. Google puts k8s-label/ before the labels of pods. Sources: AWS "Resource tags columns", "Tags column",
+    AWS puts user_, user: or resourceTags/ before users' keys, and spells keys as column names (see `aws_column_name`). Azure does
+    not allow <>%&\\?/. Google puts k8s-label/ before the labels of pods. Sources: AWS "Resource tags columns", "Tags column",
     "Running Amazon Athena queries" (column names); Azure "Use tags to organize your Azure resources" (limitations); Google "View
     cluster costs breakdown".
     """
@@ -201,7 +204,7 @@ def tag_forms(key: str) -> tuple[str, ...]:
 
 
 def label_forms(key: str) -> tuple[str, ...]:
-    """The spellings of a tag key as a label on Google's bills, which have small letters, digits, _ and - alone; closest first.
+    """Return the spellings of a tag key as a label on Google's bills, closest first. Labels contain only small letters, digits, _ and -.
 
     Sources: Google "Labels overview"; Databricks "Monitor usage using tags" (on Google Cloud).
     """
@@ -211,28 +214,29 @@ def label_forms(key: str) -> tuple[str, ...]:
 
 
 def aws_column_name(key: str) -> str:
-    """A tag key as AWS spells it in CUR 2.0 and in Athena's columns: `CostCenter` is cost_center, `aws:ecs:clusterName` aws_ecs_cluster_name.
+    """Spell a tag key as CUR 2.0 and Athena's columns do: `CostCenter` becomes cost_center, `aws:ecs:clusterName` becomes aws_ecs_cluster_name.
 
-    An underscore before every capital, all letters small, other signs underscores, of several underscores one, none at the ends.
-    Source: AWS "Running Amazon Athena queries" (column names).
+    Every capital gets an underscore before it and becomes small. Other characters become underscores, repeated underscores become
+    one, and those at the ends are removed. Source: AWS "Running Amazon Athena queries" (column names).
     """
     return re.sub(r"[^a-z0-9]+", "_", re.sub(r"([A-Z])", r"_\1", key).lower()).strip("_")
 
 
-# Tags or params of runs that state a job; first that is stated wins. The names of environment variables are for people who copy those as they are.
+# Tags or params of runs that state a job; the first that is set counts. People also copy environment variables under their own names.
 RUN_JOB_KEYS = (
     "runspend.job_id", "sagemaker.training_job_arn", "sagemaker.training_job_name", "mlflow.databricks.jobRunID", "slurm_job_id", "SLURM_JOB_ID", "aws_batch_job_id", "AWS_BATCH_JOB_ID",
     "TRAINING_JOB_ARN", "TRAINING_JOB_NAME", "CLOUD_ML_JOB_ID", "AZUREML_RUN_ID",
 )  # fmt: skip
 
-# SLURM numbers the jobs of each cluster from 1; Azure ML names are a workspace's. What says where a job is stated there belongs.
+# SLURM numbers the jobs of each cluster from 1; names of Azure ML jobs are unique per workspace. These keys state the cluster or
+# workspace.
 SLURM_JOB_KEYS = ("slurm_job_id", "SLURM_JOB_ID", "slurm-job-id")
 SLURM_CLUSTER_KEYS = ("slurm_cluster_name", "SLURM_CLUSTER_NAME")
 AZURE_JOB_KEYS = ("AZUREML_RUN_ID", "azureml.job_id")
 AZURE_WORKSPACE_KEYS = ("AZUREML_ARM_SUBSCRIPTION", "AZUREML_ARM_RESOURCEGROUP", "AZUREML_ARM_WORKSPACE_NAME")
 JOB_PLACE_KEYS = (*SLURM_CLUSTER_KEYS, *AZURE_WORKSPACE_KEYS)
 
-# Tag keys of bills, in the forms the clouds turn them into. First that is set wins. `keys` in runspend.yaml replaces a list.
+# Tag keys of bills, in the forms the clouds turn them into. The first that is set counts. `keys` in runspend.yaml replaces a list.
 RUN_TAG_KEYS = (
     "mlflow_run_id",
     "mlflow.run_id",
@@ -246,11 +250,11 @@ JOB_TAG_KEYS = (
     "runspend.job_id", "JobRunId", "job_run_id", "usage_metadata.job_run_id", "databricks_job_run_id", "aws:batch:job-id", "sagemaker:training-job-arn",
     "slurm_job_id", "slurm-job-id", "azureml.job_id",
 )  # fmt: skip
-# ClusterId is what Databricks puts on the virtual machines of a cluster (Google lower-cases it): runs name the cluster, never its machines.
+# Databricks tags the virtual machines of a cluster with ClusterId (lower case on Google): runs name the cluster, never its machines.
 ATTACHED_TAG_KEYS = (
     "runspend.attached_to", "attached_to", "instance_id", "InstanceId", "instance-id", "aws:ec2:instance-id", "ClusterId", "clusterid",
 )  # fmt: skip
-# Two clusters of an account may have node groups of one name: a group is one of the cluster that stands beside it.
+# Two clusters of an account may have node groups with the same name, so a group belongs to the cluster next to it.
 NODE_GROUP_TAG_KEYS = ("eks:nodegroup-name", "alpha.eksctl.io/nodegroup-name", "karpenter.sh/nodepool", "goog-k8s-node-pool-name", "aks-managed-poolName")
 CLUSTER_TAG_KEYS = ("aws:eks:cluster-name", "eks:cluster-name", "alpha.eksctl.io/cluster-name", "goog-k8s-cluster-name", "aks-managed-cluster-name")
 GROUP_TAG_KEYS = (

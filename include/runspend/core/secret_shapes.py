@@ -1,8 +1,8 @@
-"""What secrets look like in text that other programs wrote: one list of patterns for Python and for DuckDB.
+"""The shapes of secrets in text that other programs wrote: one list of patterns for Python and for DuckDB.
 
-Put here the shapes alone. Python and RE2 read each pattern alike, so there is no look-around and no back reference; a test compares both
-over a corpus. Group 1 is what stands before the secret and stays; a text that ends each match, and stays as well, is named beside it. A secret without a
-shape cannot be found: a 40-digit hexadecimal key of W&B is a git commit to everybody else, unless its name stands before it.
+Python and RE2 read each pattern alike, so there is no look-around and no back reference; a test compares both over a corpus. Group
+1 is text before the secret that stays. A text that ends each match, and stays as well, is listed next to the pattern. A secret
+without a shape cannot be found: a 40-digit hexadecimal key of W&B looks like a git commit unless its name stands before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from runspend.core.redaction import HIDDEN
 
 __all__ = ["holds_secret", "macros_sql", "redact_place", "redact_secrets"]
 
-# A value ends at a blank, a quote, an ampersand, an angle bracket or a control character; a quoted one at its quote.
+# A value ends at a blank, quote, ampersand, angle bracket or control character; a quoted value ends at its quote.
 _ONE = r"""(?:\\*"[^"\\\x00-\x1f]+|\\*'[^'\\\x00-\x1f]+|[^\x00-\x20"'&<>\\]*[^\x00-\x20"'&<>\\=:])"""
 _VALUE = rf"{_ONE}(?:(?:[ \t]{{1,3}}[=:][ \t]{{0,3}}|[=:]{{1,3}}[ \t]{{1,3}}){_ONE})*"  # of `password=a,token = b` the second is part of the first one's value
 _IS = r"""(?:[\\"']{0,3}[ \t]{0,3}(?:[=:]|%3[dD])[ \t]{0,3})"""
@@ -36,10 +36,11 @@ _VENDORS = (
     r"glsa_[A-Za-z0-9]{32}_[a-f0-9]{8}|lsv2_[a-z]{2}_[a-f0-9]{32}(?:_[a-f0-9]+)?|ntn_[A-Za-z0-9]{40,}|lin_api_[A-Za-z0-9]{30,}|AGE-SECRET-KEY-1[0-9A-Z]{50,}|"
     r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}|[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}"
 )
-# Keys of parts, one of which is long: what is short in all parts is a name. Such a match reaches to the end of its run of letters, digits, _ and -.
+# Keys of several parts, of which one is long; names have short parts only. A match extends to the end of its letters, digits, _ and
+# -.
 _OF_PARTS = r"((?:^|[^A-Za-z0-9]))(?:nvapi|sk-(?:proj|ant|or|svcacct|admin|live|test))-[A-Za-z0-9_-]*[A-Za-z0-9]{16,}[A-Za-z0-9_-]*"
 
-# In this order: what is widest first, so that no part of a secret is left over by a narrower pattern.
+# Widest first, so that a narrower pattern does not leave part of a secret behind.
 _SHAPES: tuple[tuple[str, str], ...] = (
     (r"()-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]*-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|[\s\S]*)", ""),
     # scheme://user:password@host, the password as it should be written, and with a slash in it where no port can be meant; http://token@host
@@ -47,7 +48,8 @@ _SHAPES: tuple[tuple[str, str], ...] = (
     (r"(://)[^\x00-\x20/?#:@\[\"'<>]*:[0-9]*[^\x00-\x20/?#0-9@\"'<>][^\x00-\x20\"'<>]*@", "@"),
     (r"((?:https?|ftps?|sftp)://)[^\x00-\x20/?#:@\"'<>]+@", "@"),
     (r"(%3[aA]%2[fF]%2[fF])[^\x00-\x20&\"'<>/]*%40", "%40"),
-    # Signed addresses: Azure, Amazon, Google, CloudFront. Who may come is no secret; the signature, and what stands for a key, is.
+    # Signed addresses: Azure, Amazon, Google, CloudFront. The identity is not a secret; the signature, and a value that replaces a
+    # key, is.
     (r"((?:^|[?&;\x1e \"']|amp;)(?:[Ss][Ii][Gg]|[Xx]-(?:[Aa]mz|[Gg]oog)-(?:[Ss]ignature|[Cc]redential|[Ss]ecurity-[Tt]oken)|[Ss]ignature|AWSAccessKeyId|GoogleAccessId|Key-Pair-Id)=)[^\x00-\x20&\"'<>#]+", ""),
     (r"([?&](?:[Kk]ey|[Tt]oken|[Aa]uth|[Cc]ode|[Pp]olicy)=)[^\x00-\x20&\"'<>#]{8,}", ""),
     (r"(https?://(?:hooks\.slack\.com/(?:services|workflows|triggers)/|[a-z0-9.-]*webhook\.office\.com/|(?:[a-z]+\.)?discord(?:app)?\.com/api/webhooks/))[^\x00-\x20\"'<>]+", ""),
@@ -58,20 +60,20 @@ _SHAPES: tuple[tuple[str, str], ...] = (
     (r"((?i:\bbasic)[ \t]{1,3})(?:[A-Za-z0-9+/]{6,}={1,2}|[A-Za-z0-9+/]{24,})", ""),
     (rf"({_NAME_BEFORE}(?i:{_NAMES}){_IS}){_VALUE}", ""),
     (rf"({_NAME_BEFORE}(?i:secret)[\\\"']{{0,3}}[ \t]{{0,3}}(?:=|%3[dD])[ \t]{{0,3}}){_VALUE}", ""),
-    (rf"((?:^|[^A-Za-z0-9:])[A-Za-z0-9_.-]{{0,64}}?(?i:secret){_IS}){_VALUE}", ""),  # arn:aws:secretsmanager:…:secret:NAME is no secret
+    (rf"((?:^|[^A-Za-z0-9:])[A-Za-z0-9_.-]{{0,64}}?(?i:secret){_IS}){_VALUE}", ""),  # arn:aws:secretsmanager:…:secret:NAME is not a secret
     (rf"((?:^|[^A-Za-z0-9_.-])(?i:token){_IS}){_VALUE}", ""),
     (rf"({_NAME_BEFORE}(?i:[_-]token){_IS})[A-Za-z0-9._~+/=-]{{16,}}", ""),
     (r"((?:^|[ \t])--?(?i:[A-Za-z0-9-]*(?:password|passwd|passphrase|secret|api-?key|access-?key|(?:access|auth|api|hf|github|bearer)-token)|token)[ \t]+)[^\x00-\x20-][^\x00-\x20]*", ""),
     (_OF_PARTS, ""),
     (rf"((?:^|[^A-Za-z0-9]))(?:{_VENDORS})", ""),
     (r"((?:^|[^A-Za-z0-9/_.-])sk-)[A-Za-z0-9]{20,}", ""),
-    (r"(/sk-)[A-Za-z0-9]{40,}", ""),  # a folder may be called sk- and 32 digits
+    (r"(/sk-)[A-Za-z0-9]{40,}", ""),  # a folder may be named sk- and 32 digits
     (r"((?:^|[^A-Za-z0-9_~.-]))[A-Za-z0-9_~.-]{3}[78]Q~[A-Za-z0-9_~.-]{30,36}", ""),
 )  # fmt: skip
-_OF_ADDRESSES = _SHAPES[1:8]  # logins, signatures, keys in a query, addresses that are a secret as a whole
-# Of an address its path, and its query or fragment. Folders have names of every kind, and files are found by them.
+_OF_ADDRESSES = _SHAPES[1:8]  # logins, signatures, keys in a query, addresses that are entirely secret
+# The path of an address, and its query or fragment. Folders have names of every kind, and files are found by them.
 _PLACE = r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?/[^?#\x00-\x20\"']*)((?:[?#][\s\S]*)?)$"
-# What a text must hold for any shape to be in it. Most texts hold none of it, and nothing more is asked of them.
+# A text without any of these has no secret. Most texts have none of them, and no further pattern is tried.
 _SUSPECT = (
     r"-----BEGIN|(?:-u|-user)[ \t=]|://[^\x00-\x20/?#\"]*[@:]|%40|(?i:sig=|signature|-credential=|-security-token=|accesskeyid=|accessid=|key-pair-id=|[?&](?:key|token|auth|code|policy)=|webhooks?[./]|"
     r"hooks\.slack|authorization|bearer|cookie|basic[ \t]|pwd|passw|passphrase|[a-z_-]pass[^a-z]|secrets?[^a-rt-z]|credentials?[^a-z]|(?:api|functions|access|account|private|encryption|master|secret)[_-]?keys?[^a-z]|key[_-]?id|"
@@ -81,8 +83,8 @@ _SUSPECT = (
 
 
 _COMPILED = {pattern: (re.compile(pattern, re.ASCII), rf"\g<1>{HIDDEN}{end}", end) for pattern, end in _SHAPES}
-# Python tries a match from every beginning, RE2 from all at once. So that Python looks at no part of a text more often than a few times, it looks only
-# into runs of characters that a match consists of, and there only up to the last place where a match can end.
+# Python tries a match from every position, RE2 from all at once. To look at no part of a text more than a few times, Python searches
+# only runs of characters that a match consists of, and only up to the last place where a match can end.
 _RUNS = {"@": re.compile(r"[^\x00-\x20\"'<>]+"), "%40": re.compile(r"[^\x00-\x20&\"'<>/]+")}
 _RUN_OF_PARTS = re.compile(r"[A-Za-z0-9_-]{20,}")
 _LONG_PART = re.compile(r"[A-Za-z0-9]{16,}")
@@ -91,15 +93,17 @@ _SUSPECT_TEXT = re.compile(_SUSPECT, re.ASCII)
 
 
 def redact_secrets(text: str) -> str:
-    """The text with everything that has the shape of a secret replaced by ***."""
+    """Replace every part of the text that has the shape of a secret by ***."""
     if not _SUSPECT_TEXT.search(text):
         return text
     return _replace(text, _SHAPES)
 
 
 def redact_place(uri: str) -> str:
-    """The address of a folder without login, signature and whatever has the shape of a secret behind its path. The path stays as it is: with one of
-    its names hidden, what lies there would be nobody's."""
+    """Hide login, signature and other secrets in the address of a folder, but keep its path.
+
+    With a name in its path hidden, the files in it could not be attributed to their owner.
+    """
     if not _SUSPECT_TEXT.search(uri):
         return uri
     place = _COMPILED_PLACE.fullmatch(_replace(uri, _OF_ADDRESSES))
@@ -119,14 +123,14 @@ def _replace(text: str, shapes: tuple[tuple[str, str], ...]) -> str:
 
 
 def _without_ended(pattern: re.Pattern[str], kept: str, end: str, run: re.Match[str]) -> str:
-    """A run without what the pattern finds in it: each match ends with `end`."""
+    """Remove what the pattern finds in a run of characters; each match ends with `end`."""
     text = run[0]
     last = text.rfind(end) + len(end)
     return pattern.sub(kept, text[:last]) + text[last:] if last >= len(end) else text
 
 
 def _without_parts(run: re.Match[str]) -> str:
-    """A run without the key of parts in it, if there is one: the first that has a long part behind it reaches to the end."""
+    """Remove the first key of parts from a run of characters; it extends to the end if a long part follows."""
     text = run[0]
     last = max((part.end() for part in _LONG_PART.finditer(text)), default=0)
     found = _COMPILED[_OF_PARTS][0].search(text, 0, last)
@@ -139,8 +143,11 @@ def holds_secret(text: str) -> bool:
 
 
 def macros_sql() -> str:
-    """DuckDB macros: `is_suspect(text)`, quick, true of every text that holds a secret; `redacted(text)`, what `redact_secrets` gives;
-    `redacted_place(uri)`, what `redact_place` gives."""
+    """Return DuckDB macros for redaction.
+
+    `is_suspect(text)` is quick and true of every text that holds a secret. `redacted(text)` equals `redact_secrets`, and
+    `redacted_place(uri)` equals `redact_place`.
+    """
     place = _quoted(_PLACE)
     return (
         f"create macro is_suspect(value) as regexp_matches(value, {_quoted(_SUSPECT)});\n"

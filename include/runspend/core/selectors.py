@@ -1,7 +1,8 @@
-"""The one selector language: a map of and-ed keys, each value a text, a glob, or a list of them (or).
+"""The selector language: a map whose keys must all match; each value is a text, a glob, or a list of alternatives.
 
-Selectors name runs (`pools[].runs`, `budgets[].for`, `retention[].select`) and bill lines (`scope`, `shared.lines`, `pools[].lines`).
-Validated here; matched by whoever holds the rows (SQL with `glob_to_regex`, so no loops over rows).
+Selectors name runs (`pools[].runs`, `budgets[].for`, `retention[].select`) and bill lines (`scope`, `shared.lines`,
+`pools[].lines`). They are validated here. The owner of the rows matches them, in SQL with `glob_to_regex`, so no code loops over
+rows.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ RUN_MAPS = ("tag", "param", "experiment_tag")
 LINE_KEYS = ("source", "account", "service", "region", "resource", "instance_type", "category")
 LINE_MAPS = ("tag",)
 BUDGET_KEYS = ("tracking", "workspace", "experiment", "user", "owner", "team", "project", "cost_center", "cost_kind", "provider", "source", "model")
-BUDGET_RUN_KEYS = ("model", *RUN_MAPS)  # of runs alone: a budget that selects by them counts no money but runs'
+BUDGET_RUN_KEYS = ("model", *RUN_MAPS)  # only runs have these: a budget that selects by them counts only cost of runs
 
 Selector = dict[str, list[str]]
 
 
 def parse_selector(raw: Any, keys: tuple[str, ...], maps: tuple[str, ...]) -> Selector:
-    """A mapping from YAML as {key: [pattern, …]}; raises ValueError that names the key and what is allowed."""
+    """Return a mapping from YAML as {key: [pattern, …]}. Raises ValueError that names the key and the allowed ones."""
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError("a selector is a map of at least one key to a text, a glob or a list of them")
     parsed: Selector = {}
@@ -35,7 +36,7 @@ def parse_selector(raw: Any, keys: tuple[str, ...], maps: tuple[str, ...]) -> Se
 
 
 def parse_patterns(key: str, value: Any) -> list[str]:
-    """The value of one selector key as a list of globs; an empty one would match nothing or, worse, be read as all."""
+    """Return the value of one selector key as a list of globs. An empty one is refused: it would match nothing or, worse, be read as all."""
     patterns = value if isinstance(value, list) else [value]
     if not patterns or not all(isinstance(p, (str, int, float)) and not isinstance(p, bool) and str(p).strip() for p in patterns):
         raise ValueError(f"selector key {key!r} needs a text, a glob or a list of them, none of them empty")
@@ -43,15 +44,16 @@ def parse_patterns(key: str, value: Any) -> list[str]:
 
 
 def glob_to_regex(pattern: str) -> str:
-    """A glob (`*` and `?` only) as an RE2 expression that must match the whole text."""
+    """Return a glob (`*` and `?` only) as an RE2 expression that must match the whole text."""
     body = "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in pattern)
     return f"(?s)^{body}$"
 
 
 def matches(pattern: str, text: str | None) -> bool:
-    """Whether a glob matches the whole text, case and all; what is missing matches nothing. For a few texts, not for rows.
+    """Whether a glob matches the whole text, including its case; None matches nothing. For a few texts, not for rows.
 
-    Not by `re`: it tries `*a*a*a*b` in every way there is. Here each `*` takes as little as it can, and only the last one ever takes more.
+    Does not use `re`, which tries every way to match `*a*a*a*b`. Here each `*` takes as little as possible, and only the last one
+    ever takes more.
     """
     if text is None:
         return False

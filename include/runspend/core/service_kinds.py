@@ -1,27 +1,28 @@
-"""What a bill line without a run is, from what its cloud calls it: a machine, a disk, a bucket, a shared service, a job, calls of a model.
+"""The kind of a bill line without a run, from its cloud's names: machine, disk, bucket, shared service, job, or calls of a model.
 
-The names are those of the providers' own bills and of FOCUS exports: AWS, Azure, Google Cloud, Databricks. What to do about each kind is in `allocation/without_run.py`.
+The names are from the providers' bills and from FOCUS exports: AWS, Azure, Google Cloud, Databricks. `allocation/without_run.py`
+says what to do about each kind.
 """
 
 from __future__ import annotations
 
 import re
 
-# Accelerators by instance type, where no list knows the GPUs: families of AWS, sizes of Azure, Google Cloud and Oracle.
+# Accelerators by instance type where no list has their GPUs: families of AWS; sizes of Azure, Google Cloud and Oracle.
 ACCELERATED_TYPES = re.compile(
     r"(?i)(?:ml\.)?(?:p[2-9]\w*|g[3-9]\w*|gr\d\w*|trn\d\w*|inf\d\w*|dl[12]\w*|vt1)(?:-\w+)?\.\S+"
     r"|standard_n[cdgv]\w*|(?:a2|a3|a4x?|g2|g4)-\S+|ct\d\w*-\S+|(?:vm|bm)\.gpu\S*"
 )
-# On Google Cloud a GPU has a line of its own beside its machine's.
+# On Google Cloud a GPU has its own line next to its machine's.
 ACCELERATED_METERS = re.compile(r"(?i)\b(?:gpus?|tpus?|tpu[-_ ]?v\d\w*|trainium\d?|inferentia\d?|nvidia)\b")
 
-# What of a resource's name tells its type, in any cloud; read by SQL as well, so plain alternatives only.
+# The part of a resource's name that shows its type, in any cloud. SQL reads it too, so it has only plain alternatives.
 RESOURCE_TYPES = (
     r"natgateways?|loadbalancers?|/disks/|:volume/|/snapshots/|:snapshot/|/managedclusters/|:cluster/|:pod/|:instance/|/instances/|/virtualmachines/|virtualmachinescalesets|"
     r"elastic-ip|publicipaddresses|storageaccounts|:endpoint/|/endpoints/|:notebook-instance/|-job/|/jobs/"
 )
 
-# (kind, service, meter, resource type): the first whose texts all are part of the line's own. None: anything.
+# (kind, service, meter, resource type): the first entry whose texts all occur in the line counts. None matches anything.
 RULES: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("model", r"bedrock|openai|anthropic|cognitive services|generative ai|foundry|model_serving|gemini", None, None),
     ("model", r"vertex ai|machine learning|foundry", r"gemini|claude|llama|mistral|\btokens?\b", None),
@@ -45,7 +46,7 @@ RULES: tuple[tuple[str, str | None, str | None, str | None], ...] = (
         None,
     ),
 )
-# What resources of a type are called, and the pattern of `resource` that names them.
+# The name of resources of a type, and the pattern of `resource` that matches them.
 RESOURCE_WORDS = {
     "natgateway": ("NAT gateways", "*natgateway*"),
     "loadbalancer": ("load balancers", "*loadbalancer*"),
@@ -54,31 +55,31 @@ RESOURCE_WORDS = {
     "/endpoints/": ("endpoints", "*/endpoints/*"),
     "/managedclusters/": ("clusters", "*/managedClusters/*"),
 }
-# Services whose machines have the same service name as other things of theirs: a selector must name more than the service.
+# Services that bill machines and other resources under one service name: a selector must name more than the service.
 WITH_MACHINES = re.compile(r"ec2|elastic compute|compute engine|virtual machine|^compute$|kubernetes|\beks\b|amazoneks|container service")
 
 
 def is_accelerator(gpus: int | None, instance_type: str | None, meter: str | None) -> bool:
-    """Whether a line is of a machine with GPUs, TPUs or chips like them, or of such a chip alone."""
+    """Whether a line is for a machine with GPUs, TPUs or similar chips, or for such a chip alone."""
     return bool(gpus or (instance_type and ACCELERATED_TYPES.fullmatch(instance_type)) or (meter and ACCELERATED_METERS.search(meter)))
 
 
 def kind_of(service: str, meter: str, resource_type: str, cost_kind: str, *, is_machine: bool) -> str:
-    """machine, disk, store, platform, endpoint, job or model. `is_machine`: the line states an instance type or GPUs."""
+    """Return machine, disk, store, platform, endpoint, job or model. `is_machine`: the line states an instance type or GPUs."""
     texts = (service.lower(), meter.lower(), resource_type.lower())
     for kind, *patterns in RULES:
         if all(pattern is None or re.search(pattern, text) for pattern, text in zip(patterns, texts, strict=True)):
-            # a machine may be billed under a platform's name, such as a node of a cluster; the type of a database is none
+            # a machine may be billed under a platform's name, such as a node of a cluster; the type of a database is not a machine
             return "machine" if is_machine and kind == "platform" and WITH_MACHINES.search(texts[0]) else kind
     if cost_kind == "llm":
         return "model"
     if is_machine or cost_kind == "compute":
         return "machine"
     if WITH_MACHINES.search(texts[0]):
-        return "disk"  # traffic, addresses, volumes: they belong to machines
+        return "disk"  # traffic, addresses and volumes belong to machines
     return "store" if cost_kind == "storage" else "platform"
 
 
 def resource_words(resource_type: str) -> tuple[str, str] | None:
-    """ ("NAT gateways", "*natgateway*"), for resources that have such a pattern."""
+    """Return ("NAT gateways", "*natgateway*") for resources that have such a pattern."""
     return next((words for text, words in RESOURCE_WORDS.items() if text in resource_type.lower()), None)

@@ -1,4 +1,4 @@
-"""What a step says when it is done: units replaced, sentences about what went wrong, the exit code. Values only."""
+"""The result of a step: replaced units, sentences about problems, the exit code. Values only."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ Progress = Callable[[str], None]
 
 
 def silent(_: str) -> None:
-    """Progress for nobody."""
+    """Discard progress messages."""
 
 
 @dataclass
 class Outcome:
-    """What a step did: units replaced and left alone, and sentences about what went wrong. Exit codes as in errors.py."""
+    """What a step did: units replaced and left alone, and sentences about problems. Exit codes as in errors.py."""
 
     step: str
     changed: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)  # figures, for whoever runs the step by itself
-    reported: dict[str, Any] = field(default_factory=dict)  # billing period -> what its page shows
-    superseded: list[str] = field(default_factory=list)  # notes of builds that were dropped, because an input changed meanwhile
-    kinds: set[type[RunspendError]] = field(default_factory=set)  # of the errors: several have the same exit code, and a higher one hides a lower
+    found: list[str] = field(default_factory=list)  # figures to print when the step runs by itself
+    reported: dict[str, Any] = field(default_factory=dict)  # billing period -> the figures of its page
+    superseded: list[str] = field(default_factory=list)  # notes of builds that were dropped because an input changed meanwhile
+    kinds: set[type[RunspendError]] = field(default_factory=set)  # of the errors: several have the same exit code, and a higher one hides a lower one
     exit_code: int = 0
-    is_worth_retrying: bool = False  # a source did not answer: it may, in a minute
+    is_worth_retrying: bool = False  # a source did not answer, but may answer in a minute
 
     def fail(self, error: RunspendError, text: str | None = None) -> None:
-        """Record an error that does not stop the night, in other words than its own where those hold a secret."""
+        """Record an error that does not stop the pipeline. `text` replaces its message where that contains a secret."""
         self.problems.append(text or str(error))
         self.kinds.add(type(error))
         self.exit_code = max(self.exit_code, error.exit_code)
         self.is_worth_retrying |= isinstance(error, SourceUnreachable)
 
     def merge(self, other: Outcome) -> None:
-        """Take over what another step did; what two steps found alike is said once."""
+        """Add what another step did; messages that both have appear once."""
         self.changed += other.changed
         self.unchanged += other.unchanged
         self.problems += [problem for problem in other.problems if problem not in self.problems]

@@ -1,6 +1,6 @@
-"""Names and sums as mails write them: one visible line, cut to size; nothing a name holds can do harm.
+"""Names and sums as mails write them: one visible line, cut to size, and harmless whatever a name contains.
 
-Put here what turns one value into text. Documents are in `actions/alert/render.py`.
+This module turns one value into text. Documents are in `actions/alert/render.py`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import hashlib
 import unicodedata
 from decimal import ROUND_HALF_UP, Context, Decimal
 
-# Breaks lines, hides, or turns the direction of what stands beside it. Zero-width joiners stay: emoji and Indic scripts need them.
+# Characters that break lines, hide, or reverse the text next to them. Zero-width joiners stay: emoji and Indic scripts need them.
 _SPACES = ("Cc", "Zl", "Zp", "Zs")
 _DROPPED = ("Cf", "Co", "Cn")
 _JOINERS = "\u200c\u200d"
 
 
 def clean(text: object, limit: int = 60) -> str:
-    """A name fit for a header, a line of text and a table cell: one line, visible, left to right controls removed, at most `limit` wide."""
+    """Make a name fit for a header, a line of text and a table cell: one line, visible, no direction controls, at most `limit` wide."""
     return cut(" ".join(visible(str(text)[: 8 * limit]).split()), limit) or "(no name)"
 
 
 def visible(text: str) -> str:
-    """The text without line breaks, controls and what no encoding takes."""
+    """Remove line breaks, control characters and text that cannot be encoded."""
     kept = []
     for char in text:
         category = unicodedata.category(char)
@@ -35,7 +35,7 @@ def visible(text: str) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """At most `limit` columns wide, with … where something was cut off."""
+    """Cut the text to at most `limit` columns, with … where something was cut off."""
     if width(text) <= limit:
         return text
     kept, used = "", 1
@@ -48,12 +48,12 @@ def cut(text: str, limit: int) -> str:
 
 
 def width(text: str) -> int:
-    """Columns a fixed-width font needs."""
+    """Return the columns that the text needs in a fixed-width font."""
     return sum(0 if unicodedata.combining(c) or c in _JOINERS else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def money(amount: Decimal, *, short: bool = False) -> str:
-    """5,012.38; `short` leaves out .00."""
+    """Format as 5,012.38; `short` leaves out .00."""
     rounded = amount.quantize(Decimal("0.01"), ROUND_HALF_UP, Context(prec=76))
     text = f"{rounded:,.2f}"
     text = "0.00" if text == "-0.00" else text
@@ -61,7 +61,7 @@ def money(amount: Decimal, *, short: bool = False) -> str:
 
 
 def person(name: str | None, people: str) -> str:
-    """A user's name as `mail.people` wants it; empty when there is none or it is hidden."""
+    """Return a user's name as `mail.people` asks; empty when there is none or it is hidden."""
     if not name or people == "hide":
         return ""
     if people == "pseudonym":

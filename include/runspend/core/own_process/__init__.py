@@ -1,14 +1,14 @@
-"""Call a function in a process of its own, with a limit on its memory and its time.
+"""Call a function in its own process, with limits on its memory and time.
 
-Put here what is the same for every such call: the process that waits, the one it makes, what goes between them, the watch.
-Which functions need it, and what people read when one of them fails, belongs to the caller.
+This package has what all such calls share: the waiting process, its forks, the messages between them, the watch. The caller decides
+which functions need it, and what people read when one fails.
 
     caller ── `run` ──> waiting process (`server.py`: everything imported, one thread) ── fork ──> the call (`child.py`)
 
-The waiting process starts once, beside other work if `prepare` is called early. Each call is a fork of it: clean memory, no lock,
-engine or thread of the caller. Arguments, secrets too, go through a socket, never through a
-command line or a file. Neither process outlives the caller. It is a wall against crashes and greed, not against hostile code: the
-caller unpickles what the call returns.
+The waiting process starts once, in parallel with other work if `prepare` is called early. Each call is a fork of it, with clean
+memory and without the caller's locks, engines and threads. Arguments, including secrets, travel through a socket, never on a
+command line or in a file. Neither process outlives the caller. This protects against crashes and excessive use, not against hostile
+code: the caller unpickles the result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The caller's side: start the waiting process, hand it a call, answer what the call asks, watch it, take the result or say why not."""
+"""The caller's side: start the waiting process, send it a call, answer its questions, watch it, and take the result or the failure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_IDLE = 2  # waiting processes that are kept
 
 
 class CallTraceback(Exception):
-    """Where in its own process a call failed, as text; the cause of the exception that came back."""
+    """Where a call failed in its own process, as text. It is the cause of the exception that came back."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
@@ -39,7 +39,7 @@ class _Server:
             self.process = subprocess.Popen(
                 [sys.executable, str(SERVER), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # what a library prints must not end up in a command's JSON
+                stdout=subprocess.DEVNULL,  # output of a library must not end up in a command's JSON
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # no threads before the fork
             )
@@ -55,7 +55,7 @@ class _Server:
         ours.settimeout(LOOK_SECONDS)
 
     def close(self) -> None:
-        """Its end, and that of a call it is at; killed if it does not end by itself."""
+        """End the process and a call it is running; kill it if it does not end by itself."""
         self.channel.sock.close()
         try:
             self.process.wait(ENDS_WITHIN)
@@ -64,7 +64,7 @@ class _Server:
             self.process.wait()
 
     def forget(self) -> None:
-        """In a fork of the caller: the process belongs to the caller."""
+        """Drop the process in a fork of the caller: it belongs to the caller."""
         self.channel.sock.close()
         self.process.returncode = 0
 
@@ -75,9 +75,11 @@ _taking = threading.Lock()
 
 
 def prepare(before: str) -> None:
-    """Start a waiting process now, if none waits, so that it is there when `run` needs it. `before` ("module:function") is what it calls
-    first, for its imports."""
-    with contextlib.suppress(OSError):  # `run` tries again, and says why it cannot
+    """Start a waiting process now if none waits, so that `run` finds it ready.
+
+    `before` ("module:function") is what the process calls first, for its imports.
+    """
+    with contextlib.suppress(OSError):  # `run` tries again, and reports the reason
         with _taking:
             is_there = any(server.before == before for server in _idle)
         if not is_there:
@@ -85,7 +87,7 @@ def prepare(before: str) -> None:
 
 
 def _keep(server: _Server) -> None:
-    """Let a process wait for the next call, or end it where enough wait."""
+    """Keep a process for the next call, or end it if enough are waiting."""
     with _taking:
         is_kept = len(_idle) < MAX_IDLE
         if is_kept:
@@ -95,11 +97,11 @@ def _keep(server: _Server) -> None:
 
 
 def run(function: str, *given: Any, before: str, limits: Limits, **named: Any) -> Any:
-    """What `function` ("module:name") returns, or raises, called with these arguments in a process of its own.
+    """Call `function` ("module:name") in its own process; return its result or raise its exception.
 
-    Arguments and results are pickled; callables among the named arguments stay here and are called here, each time the call calls them.
-    An exception of theirs ends the call and is raised. Warnings are shown here. Raises ProcessFailed where the process ends without a
-    result or breaks a limit: then nothing the call began is going on any more.
+    Arguments and results are pickled. Callables among the named arguments stay here and run here, each time the call invokes them.
+    Their exceptions end the call and are raised. Warnings are shown here. Raises ProcessFailed if the process ends without a result
+    or exceeds a limit; then nothing that the call started is still running.
     """
     for is_last in (False, True):
         watch = Watch(limits)
@@ -108,7 +110,7 @@ def run(function: str, *given: Any, before: str, limits: Limits, **named: Any) -
             break
         except ProcessFailed:
             if watch.has_begun or is_last:
-                raise  # else the waiting process had died: another one is started
+                raise  # otherwise the waiting process had died, and another one is started
     if message[0] == "raised":
         _, error, told = message
         if error.__cause__ is None:
@@ -118,7 +120,7 @@ def run(function: str, *given: Any, before: str, limits: Limits, **named: Any) -
 
 
 def _take(before: str, watch: Watch) -> _Server:
-    """A process that waits, or a new one."""
+    """Return a waiting process, or a new one."""
     with _taking:
         server = next((server for server in _idle if server.before == before), None)
         if server is not None:
@@ -126,7 +128,7 @@ def _take(before: str, watch: Watch) -> _Server:
     if server is not None:
         if server.process.poll() is None:
             return server
-        server.close()  # it died while it waited
+        server.close()  # it died while waiting
     try:
         return _Server(before)
     except OSError as error:
@@ -134,7 +136,7 @@ def _take(before: str, watch: Watch) -> _Server:
 
 
 def _run_in(server: _Server, function: str, given: tuple[Any, ...], named: dict[str, Any], watch: Watch) -> tuple[Any, ...]:
-    """One call in a process that waits, which is kept for the next call where it still waits afterwards."""
+    """Run one call in a waiting process; keep the process for the next call if it still waits afterwards."""
     is_over, message = False, None
     try:
         message, status = _converse(server, function, given, named, watch)
@@ -145,7 +147,7 @@ def _run_in(server: _Server, function: str, given: tuple[Any, ...], named: dict[
         if not is_over:
             watch.kill()
         watch.end()
-        # After a call that was killed the socket may hold an answer that nobody read: the next call would take it for its own.
+        # After a killed call the socket may hold an unread answer, which the next call would take for its own.
         if is_over and message is not None:
             _keep(server)
         else:
@@ -156,7 +158,7 @@ def _run_in(server: _Server, function: str, given: tuple[Any, ...], named: dict[
 
 
 def _umask() -> int:
-    """The umask of this process. Linux tells it; elsewhere it is only told when it is set, for a moment to the narrowest."""
+    """Return the umask of this process. Linux lists it; elsewhere it is known only by setting it, for a moment to the narrowest."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))
@@ -169,7 +171,7 @@ def _umask() -> int:
 def _converse(
     server: _Server, function: str, given: tuple[Any, ...], named: dict[str, Any], watch: Watch
 ) -> tuple[tuple[Any, ...] | None, int]:
-    """Send the call and answer it until it ends: the message with its result or its exception, if it came to one; its exit status."""
+    """Send the call and answer it until it ends. Returns the message with its result or exception, if any, and its exit status."""
     channel, calls = server.channel, [thing for thing in named.values() if callable(thing)]
     request = {"function": function, "given": given, "named": named, "environment": dict(os.environ), "folder": str(Path.cwd()), "umask": _umask()}
     message, files = pack(request, calls)
@@ -194,7 +196,7 @@ def _converse(
 
 
 def _show(shown: dict[Any, Any], text: str, module: str, name: str, filename: str, lineno: int) -> None:
-    """A warning of the call, under the filters of this process."""
+    """Show a warning of the call, under the filters of this process."""
     category: Any = Warning
     with contextlib.suppress(ImportError, AttributeError):
         category = getattr(importlib.import_module(module), name)
@@ -211,7 +213,7 @@ def _close_all() -> None:
 
 def _forget_all() -> None:
     global _taking
-    _taking = threading.Lock()  # another thread of the caller may have had it: here nobody would release it
+    _taking = threading.Lock()  # another thread of the caller may have held it, and nothing would release it here
     for server in list(_all):
         server.forget()
     _idle.clear()

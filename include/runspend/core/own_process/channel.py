@@ -1,6 +1,6 @@
-"""What goes between the caller and its process: whole messages, open files, and objects in which callables are asked back.
+"""Messages between the caller and its process: whole messages, open files, and objects with callables that run at the other end.
 
-Put here how things travel. Who sends what when is in `call.py`, `server.py` and `child.py`.
+This module defines the transport. `call.py`, `server.py` and `child.py` define who sends what and when.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-HEAD = struct.Struct(">QB")  # bytes of the message, and whether open files come before it
-REQUEST = b"R"  # how a call begins; an answer that came too late for its call does not
+HEAD = struct.Struct(">QB")  # bytes of the message, and whether open files precede it
+REQUEST = b"R"  # the first byte of a call; an answer that came too late for its call does not have it
 PIECE_BYTES = 1 << 20
 MAX_FILES = 64
 LENT_FILE = re.compile(r"/proc/(\d+|self)/fd/(\d+)")
@@ -28,7 +28,7 @@ class Channel:
         self.sock = sock
 
     def send(self, message: bytes, files: Sequence[int] = (), waiting: Callable[[], None] = lambda: None) -> None:
-        """A whole message; `files` are descriptors that the other end gets copies of. `waiting` as for `receive`."""
+        """Send a whole message. The other end gets copies of the descriptors `files`. `waiting` as for `receive`."""
         self._write(HEAD.pack(len(message), bool(files)), waiting)
         while files:
             try:
@@ -39,7 +39,7 @@ class Channel:
         self._write(message, waiting)
 
     def receive(self, waiting: Callable[[], None] = lambda: None) -> tuple[bytes, list[int]]:
-        """The next message and its files. `waiting` is called whenever the socket's timeout passes without a byte. Raises EOFError."""
+        """Return the next message and its files. Calls `waiting` whenever the socket times out without a byte. Raises EOFError."""
         size, has_files = HEAD.unpack(self._read(HEAD.size, waiting))
         files: list[int] = []
         if has_files:
@@ -71,8 +71,10 @@ class Channel:
 
 
 class Packer(pickle.Pickler):
-    """Pickles a call. Callables of the caller become numbers by which they are asked back; so do files that only this process can open
-    (`/proc/<its id>/fd/7`: keys that are lent in memory), which travel as descriptors."""
+    """Pickles a call. Callables of the caller become numbers, by which the other end invokes them.
+
+    Files that only this process can open (`/proc/<its id>/fd/7`: keys lent in memory) travel as descriptors.
+    """
 
     def __init__(self, into: io.BytesIO, calls: Sequence[Callable[..., Any]]) -> None:
         super().__init__(into, protocol=pickle.HIGHEST_PROTOCOL)
@@ -89,7 +91,7 @@ class Packer(pickle.Pickler):
 
 
 def pack(thing: Any, calls: Sequence[Callable[..., Any]] = ()) -> tuple[bytes, list[int]]:
-    """An object as bytes, and the descriptors that go with it."""
+    """Return an object as bytes, with the descriptors that belong to it."""
     into = io.BytesIO()
     packer = Packer(into, calls)
     packer.dump(thing)
@@ -97,7 +99,7 @@ def pack(thing: Any, calls: Sequence[Callable[..., Any]] = ()) -> tuple[bytes, l
 
 
 class Unpacker(pickle.Unpickler):
-    """The other way: `ask(number, …)` stands for a callable of the caller."""
+    """Unpickles a call: `ask(number, …)` replaces a callable of the caller."""
 
     def __init__(self, message: bytes, files: Sequence[int], ask: Callable[..., Any]) -> None:
         super().__init__(io.BytesIO(message))

@@ -1,4 +1,4 @@
-"""The process of one call: becomes what the caller is (environment, folder, umask), does the work, and sends what came of it."""
+"""The process of one call: takes over the caller's environment, folder and umask, does the work, and sends the result."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from typing import Any
 from runspend.core.own_process.channel import Channel, Unpacker
 
 PR_SET_PDEATHSIG = 1
-FIRST_TO_GO = "1000"  # of all processes, when the system runs out of memory
+FIRST_TO_GO = "1000"  # among all processes, when the system runs out of memory
 
 
 def serve(channel: Channel, message: bytes, files: list[int]) -> None:
-    """Do one call and end the process."""
+    """Run one call and end the process."""
     parent = os.getppid()
     _die_with(parent)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a picture of memory would hold secrets
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain secrets
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO, encoding="ascii")
-    faulthandler.enable()  # a crash says where, among the messages of the command
+    faulthandler.enable()  # a crash reports its place among the messages of the command
     caller = _Caller(channel)
     caller.tell("started", os.getpid())
     try:
@@ -43,7 +43,7 @@ def serve(channel: Channel, message: bytes, files: list[int]) -> None:
         warnings.showwarning = caller.warn  # type: ignore[assignment]
         module, _, name = call["function"].partition(":")
         answer = _pickled("result", getattr(importlib.import_module(module), name)(*call["given"], **call["named"]))
-    except BaseException as error:  # noqa: BLE001  # whatever it is belongs to the caller
+    except BaseException as error:  # noqa: BLE001  # every error belongs to the caller
         answer = _packed_error(error)
     channel.send(answer)
     os._exit(0)
@@ -57,12 +57,12 @@ class _Caller:
         self._one_asks = threading.Lock()
 
     def tell(self, *things: object) -> None:
-        """Say something."""
+        """Send a message."""
         with self._one_asks:
             self._channel.send(_pickled(*things))
 
     def ask(self, number: int, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Have the caller call what it has under this number."""
+        """Have the caller invoke its callable with this number."""
         with self._one_asks:
             self._channel.send(_pickled("call", number, given, named))
             try:
@@ -71,7 +71,7 @@ class _Caller:
                 os._exit(71)  # the caller has ended
 
     def warn(self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
-        """A warning, for the caller to show."""
+        """Send a warning for the caller to show."""
         self.tell("warning", str(message), category.__module__, category.__qualname__, filename, lineno)
 
 
@@ -80,7 +80,7 @@ def _pickled(*things: object) -> bytes:
 
 
 def _die_with(parent: int) -> None:
-    """Be killed when the process that made this one ends, however it ends."""
+    """Let the kernel kill this process when its parent ends for any reason."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -89,9 +89,9 @@ def _die_with(parent: int) -> None:
 
 
 def _packed_error(error: BaseException) -> bytes:
-    """An exception with its type, or what can be said of one that does not travel."""
+    """Pickle an exception with its type, or a description of one that cannot be pickled."""
     told = "".join(traceback.format_exception(error))
-    with contextlib.suppress(Exception):  # raised by what does not travel, of whatever kind
+    with contextlib.suppress(Exception):  # anything may be raised while pickling
         packed = _pickled("raised", error, told)
         if type(pickle.loads(packed)[1]) is type(error):
             return packed

@@ -1,6 +1,6 @@
-"""The waiting process: imports what calls need, then makes a process of itself for each call. Run as a script by `call.py`.
+"""The waiting process: imports what calls need, then forks itself for each call. `call.py` runs it as a script.
 
-It has one thread of its own and opens nothing, so that a fork of it is clean. It ends as soon as the caller is gone, and its call with it.
+It has one thread and opens nothing, so that its forks are clean. It ends as soon as the caller ends, together with its call.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the caller decides
     size = int.from_bytes(_read(sock, 8), "big")
-    sys.path[:], before = pickle.loads(_read(sock, size))  # first of all: only now is the caller's package found
+    sys.path[:], before = pickle.loads(_read(sock, size))  # first, because the caller's package cannot be imported before
     from runspend.core.own_process.channel import REQUEST, Channel
 
     module, _, function = before.partition(":")
     getattr(importlib.import_module(module), function)()
     gc.collect()
-    gc.freeze()  # what is there now is touched by no collection in a fork
+    gc.freeze()  # a fork's garbage collection does not touch these objects
     awake, wake = socket.socketpair()
     for end in (awake, wake):
         end.setblocking(False)
     channel = Channel(sock)
-    warnings.simplefilter("ignore")  # of Python about forks: Arrow's allocator has a thread, and is made for them
+    warnings.simplefilter("ignore")  # Python's warning about forks: Arrow's allocator has a thread, and supports them
     while True:
         try:
             message, files = channel.receive()
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _become_the_call(channel: object, message: bytes, files: list[int]) -> None:
-    """In the fork: never returns."""
+    """Run the call in the fork; never returns."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     from runspend.core.own_process.child import serve
@@ -68,10 +68,10 @@ def _become_the_call(channel: object, message: bytes, files: list[int]) -> None:
 
 
 def _wait(child: int, sock: socket.socket, awake: socket.socket) -> int:
-    """The exit status of the call; if the caller goes first, both end."""
+    """Return the exit status of the call; if the caller ends first, end both."""
     events = select.poll()
     events.register(awake, select.POLLIN)
-    events.register(sock, 0)  # a hang-up is told unasked
+    events.register(sock, 0)  # hang-ups are always reported
     while True:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:

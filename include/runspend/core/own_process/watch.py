@@ -1,10 +1,10 @@
-"""Watch a process: how much memory it holds, whether it still works, how long it has taken.
+"""Watch a process: how much memory it holds, whether it still works, how long it has run.
 
-Put here what is measured and when it is too much. Linux tells it in /proc; elsewhere nothing is measured and no limit is kept.
+This module measures and enforces limits. It reads /proc of Linux; on other systems it measures nothing and enforces no limit.
 
-Counted is memory that only the process holds: anonymous, shared and swapped pages. Pages of files it maps are not: the system takes
-them back whenever it needs them. A limit of the kernel's own would count address space (RLIMIT_AS, RLIMIT_DATA), of which DuckDB and
-Arrow reserve much more than they use, or needs the right to make control groups, which neither a container nor an Airflow task has.
+Only memory that the process alone holds counts: anonymous, shared and swapped pages. Pages of mapped files do not count, since the
+system reclaims them when needed. The kernel's own limits do not work here. RLIMIT_AS and RLIMIT_DATA count address space, of which
+DuckDB and Arrow reserve much more than they use. Control groups need rights that neither a container nor an Airflow task has.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-LOOK_SECONDS = 0.02  # short: a process fills memory between two looks
-ENDS_WITHIN = 10.0  # seconds a killed process has to be gone
+LOOK_SECONDS = 0.02  # short, since a process can fill memory between two measurements
+ENDS_WITHIN = 10.0  # seconds until a killed process must be gone
 COUNTED = ("RssAnon:", "RssShmem:", "VmSwap:")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a call may take. None is without a limit. `idle_seconds` is how long it may neither compute nor say anything."""
+    """The limits of a call; None means no limit. `idle_seconds` is how long it may neither compute nor send anything."""
 
     memory_bytes: int | None = None
     seconds: float | None = None
@@ -31,7 +31,7 @@ class Limits:
 
 
 class ProcessFailed(Exception):
-    """The process of a call ended without a result. `why` is memory, time, idle or ended; `signal` is what ended it, if one did."""
+    """The process of a call ended without a result. `why` is memory, time, idle or ended; `signal` is the signal that ended it, if any."""
 
     def __init__(self, why: str, peak_bytes: int, seconds: float, status: int | None = None) -> None:
         super().__init__(f"its process failed ({why}, status {status}) after {seconds:.1f} s at {peak_bytes} bytes")
@@ -49,7 +49,7 @@ class ProcessFailed(Exception):
 
 
 def memory_of(process: int) -> int | None:
-    """Bytes that only this process holds; None if the process has ended, or the system does not say."""
+    """Return the bytes that only this process holds; None if the process has ended or the system does not say."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -59,7 +59,7 @@ def memory_of(process: int) -> int | None:
 
 
 def ticks_of(process: int) -> int | None:
-    """Processor time a process took, user and system, in the kernel's ticks."""
+    """Return the processor time of a process, user and system, in the kernel's ticks."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -68,12 +68,12 @@ def ticks_of(process: int) -> int | None:
 
 
 class Watch:
-    """One process from its start. `look` is called often; it kills the process when it takes too much."""
+    """Watches one process from its start. Call `look` often; it kills the process when it exceeds a limit."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.peak_bytes = 0
-        self.broken: str | None = None  # which limit, once the process was killed for it
+        self.broken: str | None = None  # the limit for which the process was killed
         self.has_begun = False
         self._killed_at = 0.0
         self._began = self._looked = self._alive = time.monotonic()
@@ -83,24 +83,24 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Return the seconds since the start."""
         return time.monotonic() - self._began
 
     def begin(self, process: int) -> None:
-        """The process that is to be watched; it is alive now, so that its number is its own."""
+        """Watch this process. It is alive now, so its number is still its own."""
         self._process, self.has_begun = process, True
-        with contextlib.suppress(OSError, AttributeError):  # an old kernel, or not Linux: then by its number
+        with contextlib.suppress(OSError, AttributeError):  # an old kernel, or not Linux: then use its number
             self._handle = os.pidfd_open(process)
 
     def heard(self) -> None:
-        """It has said something."""
+        """Note that the process sent something."""
         self._alive = time.monotonic()
 
     def look(self) -> None:
-        """Measure, and kill it for what is too much."""
+        """Measure the process, and kill it if it exceeds a limit."""
         now = time.monotonic()
         if self.broken and now - self._killed_at > ENDS_WITHIN:
-            raise EOFError  # it waits for a disk that does not answer: nobody waits for it
+            raise EOFError  # it waits for a disk that does not answer: stop waiting
         if self._process is None or self.broken or now - self._looked < LOOK_SECONDS / 2:
             return
         self._looked = now
@@ -120,7 +120,7 @@ class Watch:
             self.kill()
 
     def kill(self) -> None:
-        """End the process at once, if it is there."""
+        """Kill the process at once, if it exists."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -130,7 +130,7 @@ class Watch:
                 os.kill(self._process, signal.SIGKILL)
 
     def end(self) -> None:
-        """Nothing is watched any more."""
+        """Stop watching."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
