@@ -305,19 +305,19 @@ def refused(tmp_path: Path, machines: str, more: str = "") -> str:
     [
         ("{resource_id: a, from: 2026-01-01, per_mont: 3}", "line 5, billing[0].machines[0].per_mont: unknown key. Did you mean `per_month`?"),
         ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watt: 3}}", "power.watt: unknown key. Did you mean `watts`?"),
-        ("{resource_id: a, from: 2026-01-01}", "it costs nothing. Write `purchase`, `per_month`, `per_hour` or `power`"),
+        ("{resource_id: a, from: 2026-01-01}", "it has no cost. Write at least one of `purchase`, `per_month`, `per_hour` and `power`"),
         ("{resource_id: a, per_month: 3}", "machines[0].from: this key is missing"),
         ("{resource_id: a, from: 2026-02-01, to: 2026-01-31, per_month: 3}", "`to` is 2026-01-31, before `from`, 2026-02-01"),
         ("{resource_id: a, from: 1999-12-31, per_month: 3}", "`from` is before the year 2000"),
         ("{resource_id: a, from: 2026-01-01, per_month: -3}", "machines[0].per_month: it should be greater than 0"),
         ("{resource_id: a, from: 2026-01-01, purchase: {amount: 3, months: 0}}", "purchase.months: it should be greater than or equal to 1"),
-        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: measured}}", "machines[0].power: `watts: measured` needs `idle_watts`, the draw while no run measures it"),
-        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: 650, idle_watts: 90}}", "`idle_watts` belongs to `watts: measured`. A number in `watts` is the draw all the time"),
+        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: measured}}", "machines[0].power: `watts: measured` needs `idle_watts`, the power while no run measures it"),
+        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: 650, idle_watts: 90}}", "`idle_watts` belongs to `watts: measured`. A number in `watts` is the constant power"),
         ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: measured, idle_watts: 0}}", "power.idle_watts: it should be greater than 0"),
         ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: mesured}}", "power.watts: it should be a valid decimal; found 'mesured', or allowed are 'measured'"),
         (
             "{resource_id: a, from: 2026-01-01, to: 2026-07-01, per_month: 3}\n      - {resource_id: a, from: 2026-07-01, per_month: 4}",
-            "`machines[1]` and `machines[0]` are both a on 2026-07-01, that day would be charged twice",
+            "`machines[1]` and `machines[0]` are both a on 2026-07-01, so that day would be charged twice",
         ),
     ],
 )  # fmt: skip

@@ -425,8 +425,8 @@ def test_the_doctor_says_what_it_weighs(config: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ({"splits": ["gcp"]}, "'gcp' is no bill whose lines could be split. Bills are aws, other"),
-        ({"splits": ["k8s"]}, "'k8s' is no bill whose lines could be split"),
+        ({"splits": ["gcp"]}, "'gcp' is not a bill whose lines can be split. Bills are aws, other"),
+        ({"splits": ["k8s"]}, "'k8s' is not a bill whose lines can be split"),
         ({"idle": "spread"}, "idle"),
         ({"delivery": "parts"}, "`delivery:` belongs to a bill"),
         ({"format": "focus", "lines": {"service": "*"}}, "`lines:` belongs to `format: opencost`"),

@@ -373,8 +373,8 @@ def test_a_list_with_the_least_there_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("slurm_block", "says"),
     [
-        ("", "`format: slurm` needs `slurm:`, the prices of what jobs were given"),
-        ("slurm: {prices: {}}", "it has no price. Write one at least of `gpu`"),
+        ("", "`format: slurm` needs `slurm:`, the prices of jobs' resources"),
+        ("slurm: {prices: {}}", "it has no price. Write at least one of `gpu`"),
         ("slurm: {prices: {gpus: 1}}", "slurm.prices.gpus: unknown key. Did you mean `gpu`?"),
         ("slurm: {prices: {gpu: -1}}", "slurm.prices.gpu: it should be greater than or equal to 0"),
         ("slurm: {prices: {gpu: 10000}}", "a price below 10,000 with at most 10 decimals is needed"),

@@ -259,7 +259,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
         (f"{SERVER}    max_vanish: 120%\n", "line 4, tracking[0].max_vanish: it should be less than or equal to 1; found '120%'"),
         (
             f"{SERVER}    token: a1b2c3\n    username: u\n    password: p\n",
-            "line 2, tracking[0]: `token` and `username`/`password` stand beside each other",
+            "line 2, tracking[0]: `token` and `username`/`password` are both set",
         ),
         (f"{SERVER}    username: u\n", "line 2, tracking[0]: `username` and `password` belong together"),
         ("billing:\n  - name: aws\n", "line 2, billing[0]: `uri` is missing"),
@@ -294,8 +294,8 @@ def test_all_mistakes_are_listed_by_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("currency: USD\nhome: a\ncurrency: EUR\n", "line 3, currency: this key already stands on line 1"),
-        (f"{SERVER}    uri: http://other\n", "line 4, tracking[0].uri: this key already stands on line 3"),
+        ("currency: USD\nhome: a\ncurrency: EUR\n", "line 3, currency: this key is already on line 1"),
+        (f"{SERVER}    uri: http://other\n", "line 4, tracking[0].uri: this key is already on line 3"),
         ("a: &x [1]\nb: *x\n", "line 2: aliases"),
         ("home: !!python/object/apply:os.system [echo]\n", "line 1, home: YAML tags"),
         ("home: !secret x\n", "line 1, home: YAML tags"),
@@ -305,7 +305,7 @@ def test_all_mistakes_are_listed_by_line(tmp_path: Path) -> None:
         ("mail:\n  password: %canary-value\n", "line 2: this is not valid YAML"),
         ("mail:\n\tport: 1\n", "line 2: this is not valid YAML"),
         ('mail:\n  password: "canary-value\n', "this is not valid YAML"),
-        ("home: a\x00b\n", "this is not valid YAML (a control character stands here)"),
+        ("home: a\x00b\n", "this is not valid YAML (it has a control character)"),
         ("home: " + "[" * 40 + "]" * 40 + "\n", "nested deeper than"),
         ("? [a]\n: b\n", "a key must be a text"),
         ("stores: [{uri: a}]\nartifacts: [{uri: b}]\n", "line 2, artifacts: it is the same as `stores`, on line 1"),
@@ -341,7 +341,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, raw: bytes) 
             "budgets:\n  - {name: a, amount: 1, notify: [owner]}\n  - {name: A, amount: 2, notify: [owner]}\n",
             "line 3, budgets[1].name: the name 'A' is already taken by budgets[0]",
         ),
-        ("stores:\n  - uri: s3://b\n  - uri: s3://b/x\n", "line 3, stores[1].uri: this root and stores[0] lie in each other"),
+        ("stores:\n  - uri: s3://b\n  - uri: s3://b/x\n", "line 3, stores[1].uri: this root and stores[0] are inside one another"),
         (
             "budgets:\n  - {name: a, amount: 9, actual: [5 EUR], notify: [owner]}\n",
             "line 2, budgets[0]: threshold 5 EUR is not in `currency`, USD",

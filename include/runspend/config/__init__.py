@@ -1,1 +1,1 @@
-"""What `runspend.yaml` may say, and how it is read."""
+"""The keys and values of `runspend.yaml`, and how they are read."""

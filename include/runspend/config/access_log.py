@@ -1,7 +1,7 @@
-"""Who looked at what: one JSON line for each page and each statement of `runspend sql`, where `access_log` asks for it.
+"""The access log: one JSON line for each page and each `runspend sql` statement, if `access_log` is set.
 
-Without `values: true` a line holds nothing that people looked for: of an address its pattern, of a statement the words of SQL
-and the names of our tables and columns; whatever else stands in it is a `?`. What is logged where belongs to callers.
+Without `values: true` a line contains no searched values: of an address only its pattern, of a statement only SQL words and
+Runspend's names of tables and columns. Everything else becomes `?`. Callers decide what is logged where.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ WORDS = frozenset(
     """.split()
 )
 
-# Literals, quoted names and comments, as DuckDB and as GoogleSQL read them. Comments may nest in DuckDB: once to their first end, once to the last.
+# Literals, quoted names and comments, as DuckDB and as GoogleSQL read them. Comments may nest in DuckDB, so one pattern ends at their
+# first end and one at their last.
 _COMMENT = r"--[^\n]*|/\*.*?(?:\*/|\Z)"
 _OUTER = r"--[^\n]*|/\*.*(?:\*/|\Z)"
 _DUCKDB = r"""|[eE]'(?:[^'\\]|\\(?:.|\Z)|'')*(?:'|\Z)|'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)|\$([A-Za-z_]*)\$.*?(?:\$\1\$|\Z)"""
@@ -46,19 +47,21 @@ log = logging.getLogger(__name__)
 
 
 def log_page(settings: Settings, *, who: str | None, pattern: str, path: str, status: int, rows: int | None) -> None:
-    """One page that was asked for, answered or not. `pattern`: its address without what people put into it."""
+    """Log one requested page, answered or not. `pattern`: its address without the values in it."""
     _write(settings, {"who": who, "kind": "page", "what": path if _with_values(settings) else pattern, "status": status, "rows": rows})
 
 
 def log_statement(settings: Settings, statement: str, *, native: bool, rows: int | None, error: str | None = None) -> None:
-    """One statement of this user of the machine; `error`: the class of the error it ended with."""
+    """Log one statement of this user of the machine. `error`: the class of the error it ended with."""
     what = statement if _with_values(settings) else without_values(statement)
     _write(settings, {"who": _user(), "kind": "sql", "dialect": "native" if native else "googlesql", "what": what, "error": error, "rows": rows})
 
 
 def without_values(statement: str) -> str:
-    """The statement with a `?` for all but words of SQL, our names and signs. What any dialect may take for a literal or a comment is a value,
-    also if it is a word of SQL."""
+    """Replace everything in a statement by `?`, except SQL words, Runspend's names and signs.
+
+    Anything that some dialect reads as a literal or a comment is a value, even if it is an SQL word.
+    """
     inside = bytearray(len(statement))
     for literals in LITERALS:
         for found in literals.finditer(statement):
@@ -81,7 +84,7 @@ def _with_values(settings: Settings) -> bool:
 
 
 def _user() -> str:
-    """Of the machine, by its number: what the environment says anybody can set."""
+    """Return the machine's user, by number: anybody can set the environment variables."""
     import pwd
 
     try:
@@ -96,16 +99,16 @@ def _write(settings: Settings, entry: dict[str, str | int | None]) -> None:
     line = {"at": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%fZ}"} | {k: v[:LONGEST] if isinstance(v, str) else v for k, v in entry.items()}
     try:
         _append(settings.access_log.file, json.dumps(line).encode() + b"\n")
-    except OSError as error:  # what was asked is answered all the same: a full disk hides no figures
+    except OSError as error:  # the request is answered anyway: a full disk hides no figures
         log.warning("cannot write the access log: %s. What was asked is not in it. Free its disk, or correct access_log.file.", error.strerror)
 
 
 def _append(file: Path, line: bytes) -> None:
-    """A whole line or none, also where several processes write. The file is made for its owner alone, and never through a link."""
+    """Append a whole line or none, also when several processes write. A new file is private to its owner, and links are not followed."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        written = os.write(descriptor, line)  # one call: others' lines come before or after it
+        written = os.write(descriptor, line)  # one call, so lines of other processes come before or after it
         if written < len(line):
             os.write(descriptor, b"\n")
             raise OSError(28, "no space left for a whole line")

@@ -1,6 +1,6 @@
-"""`budgets` of runspend.yaml: whose money, how much, how often, and who is told of what.
+"""`budgets` of runspend.yaml: selected cost, amount, period, and recipients of each alert.
 
-Put here what a user may write about budgets. What a budget decides is in `actions/alert/`.
+This module defines the keys of budgets. `actions/alert/` judges them.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ ALL_MAILS = "all"  # the key of `notify` whose recipients get every mail of a bu
 
 
 def percent_used(spent: Decimal, amount: Decimal, unit: str = "0.1") -> Decimal:
-    """Percent of a budget, cut and not rounded, wherever it is shown: 99.97 % never reads as 100.0 %."""
+    """Return the percentage of a budget, cut and not rounded, wherever it is shown: 99.97% never reads as 100.0%."""
     return _EXACT.divide(_EXACT.multiply(spent, Decimal(100)), amount).quantize(Decimal(unit), ROUND_FLOOR, _EXACT)
 
 
 def _parse_notify(raw: object) -> object:
-    """A map's keys in the one spelling of thresholds; nothing else is changed."""
+    """Put a map's keys into the one spelling of thresholds; leave everything else as it is."""
     if not isinstance(raw, Mapping):
         return raw
     if not raw:
-        raise ValueError("it names nobody. Write a list of mail addresses, or a map from thresholds to lists")
+        raise ValueError("it has no recipient. Write a list of mail addresses, or a map from thresholds to lists")
     return {ALL_MAILS if key == ALL_MAILS else parse_threshold(key): value for key, value in raw.items()}
 
 
@@ -50,19 +50,19 @@ Notify = Annotated[Recipients | dict[str, Recipients], BeforeValidator(_parse_no
 
 
 class AnomalySettings(Frozen):
-    """How far above its own history a day must be to be told of: in percent of a usual day and in money, both."""
+    """How far a day must exceed its own history to cause an alert: in percent of a usual day and in money, both."""
 
     percent: Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")] = "100%"
     money: Threshold = "5%"  # of the budget's amount, or an amount like 50 USD
 
     @property
     def ratio(self) -> Decimal:
-        """1 for 100 %."""
+        """Return 1 for 100%."""
         return Decimal(self.percent.removesuffix("%")) / 100
 
 
 def _parse_anomalies(raw: object) -> object:
-    """`on` and `off`, which YAML and JSON have as true and false too."""
+    """Read `on` and `off`, which may also come as true and false from YAML and JSON."""
     if raw in (True, "on", "true"):
         return AnomalySettings()
     return None if raw in (False, "off", "false") else raw
@@ -76,7 +76,7 @@ Anomalies = Annotated[
 
 
 class _Rules(Frozen):
-    """What budgets of the file and those in experiment tags have in common."""
+    """Settings that budgets of the file share with those in experiment tags."""
 
     measure: CostMeasure = "effective_cost"
     judged_on: Literal["bill", "bill_and_estimates"] = "bill"
@@ -87,10 +87,10 @@ class _Rules(Frozen):
 
 
 class Budget(_Rules):
-    """One budget: whose, how much, how often, and who is told at which threshold.
+    """One budget: its selected cost, amount, period, and recipients per threshold.
 
-    Thresholds are texts in one spelling ("80%", "500 USD", "500"); `threshold_amount` turns them into money. `judged_on`:
-    what the bill says, or that and what runs will probably cost for hours no bill reaches yet.
+    Thresholds are texts in one spelling ("80%", "500 USD", "500"); `threshold_amount` turns them into money. `judged_on`: billed
+    cost alone, or billed cost plus the estimated cost of runs for hours that are not billed yet.
     """
 
     name: Name
@@ -102,16 +102,16 @@ class Budget(_Rules):
 
     @property
     def title(self) -> str:
-        """What mails call it."""
+        """The budget's name in mails."""
         return self.name
 
     @property
     def is_of_runs(self) -> bool:
-        """Whether it selects by what only runs have (tags, params, the model): then it counts runs' money alone."""
+        """Whether it selects by properties that only runs have (tags, params, the model). Then only cost of runs counts."""
         return any(key.partition(".")[0] in BUDGET_RUN_KEYS for key in self.for_)
 
     def recipients(self, levels: Iterable[Decimal]) -> list[str]:
-        """Who is told when these levels are crossed; without any, who is told of everything, else everybody. `owner` stands for the owner."""
+        """Return the recipients for these crossed levels; without levels, those of `all`, or else everybody. `owner` means the budget's owner."""
         if isinstance(self.notify, list):
             return self.everybody()
         wanted = set(levels)
@@ -120,7 +120,7 @@ class Budget(_Rules):
         return found or self.everybody()
 
     def everybody(self) -> list[str]:
-        """Whoever is told of anything."""
+        """Return all recipients of the budget."""
         named = self.notify if isinstance(self.notify, list) else [r for rs in self.notify.values() for r in rs]
         return list(dict.fromkeys(r for r in ((self.owner if n == "owner" else n) for n in named) if r))
 
@@ -136,7 +136,7 @@ class Budget(_Rules):
                         f"`{key}` holds {threshold}, which could be a percentage or money. Write {threshold}% or the money with its currency"
                     )
         if not self.actual and not self.forecast:
-            raise ValueError("`actual` and `forecast` are both empty: nobody would ever be told. Leave them out, or name a threshold")
+            raise ValueError("`actual` and `forecast` are both empty, so the budget could never alert. Leave them out, or name a threshold")
         return self
 
     @model_validator(mode="after")
@@ -146,22 +146,22 @@ class Budget(_Rules):
             told = {threshold_amount(key, self.amount): key for key in self.notify if key != ALL_MAILS}
             for level, key in told.items():
                 if level not in levels:
-                    raise ValueError(f"`notify` has recipients for {key}, which is no threshold of this budget. Thresholds are {', '.join(levels.values())}")
+                    raise ValueError(f"`notify` has recipients for {key}, which is not a threshold of this budget. Thresholds are {', '.join(levels.values())}")
             silent = [text for level, text in levels.items() if level not in told]
             if silent and ALL_MAILS not in self.notify:
-                raise ValueError(f"`notify` names nobody for {', '.join(silent)}. Add the threshold, or `all:` for who is told of everything")
+                raise ValueError(f"`notify` has no recipient for {', '.join(silent)}. Add the threshold, or `all:` for recipients of every mail")
         return self
 
     @model_validator(mode="after")
     def _one_table_has_it_all(self) -> Budget:
         if self.is_of_runs and "provider" in self.for_:
             runs = next(key for key in self.for_ if key.partition(".")[0] in BUDGET_RUN_KEYS)
-            raise ValueError(f"`for` has both `provider`, which bill lines have, and `{runs}`, which runs have. Use `source` in the place of `provider`")
+            raise ValueError(f"`for` has both `provider`, which bill lines have, and `{runs}`, which runs have. Use `source` instead of `provider`")
         return self
 
 
 class TagBudgets(_Rules):
-    """Budgets that people write on experiments themselves: the tag `runspend.budget` = "500 USD / month". They can only cause mails."""
+    """Budgets that people write on experiments: the tag `runspend.budget` = "500 USD / month". Their only effect is mail."""
 
     from_: Literal["experiment_tags"] = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
     notify: Recipients

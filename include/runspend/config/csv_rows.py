@@ -1,6 +1,6 @@
-"""Reading a small CSV file people write by hand: a header, then rows that keep their line.
+"""Read a small CSV file that people maintain: a header, then rows with their line numbers.
 
-Only what a setting names and a person maintains (rates, prices). Bills and reports are not read here.
+For files that a setting names, such as rates and prices. Other modules read bills and reports.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MAX_BYTES = 10_000_000
 
 
 def read_csv_rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> list[tuple[int, dict[str, str | None]]]:
-    """(line, {column: text, None where empty}) of every row; raises ValueError that names the file, and the line where there is one."""
+    """Return (line, {column: text, None where empty}) for every row. Raises ValueError that names the file and, if known, the line."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path} has more than {MAX_BYTES} bytes")
@@ -48,6 +48,6 @@ def _header(path: Path, names: list[str], needed: Sequence[str], known: Sequence
     missing = [name for name in needed if name not in names]
     strange = [name for name in names if name not in known]
     if missing or strange or len(set(names)) < len(names):
-        what = f"column {missing[0]} is missing" if missing else f"unknown column {strange[0]!r}" if strange else "a column stands twice"
-        raise ValueError(f"{path}, line 1: {what}. Columns are {','.join(needed)}" + "".join(f", {n} if you like" for n in known if n not in needed))
+        what = f"column {missing[0]} is missing" if missing else f"unknown column {strange[0]!r}" if strange else "a column is given twice"
+        raise ValueError(f"{path}, line 1: {what}. Columns are {','.join(needed)}" + "".join(f", optionally {n}" for n in known if n not in needed))
     return names

@@ -1,6 +1,6 @@
-"""Mistakes in `runspend.yaml`, told to the person who made them: line, key, what is allowed, the nearest known key.
+"""Describe mistakes in `runspend.yaml` to their author: line, key, what is allowed, the nearest known key.
 
-Values of secrets and of unknown keys (which may be misspelt secrets) are never shown.
+Values of secrets and of unknown keys (which may be misspelled secrets) are never shown.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _PATTERNS = {
     CURRENCY_PATTERN: "a currency code of three capital letters is needed: USD, EUR",
     DIMENSION_PATTERN: "allowed are run.tag.KEY, run.param.KEY, run.user, experiment.tag.KEY, line.tag.KEY and {user: FILE.csv}",
 }
-# Kinds of mistakes about what a value is, not about what is in it.
+# Kinds of mistakes about a value's type, not about its content.
 _SHAPES = {"dict_type": "map", "model_type": "map", "model_attributes_type": "map", "list_type": "list"}
 _ALSO_NAMED = {"stores": "artifacts"}
 
-LONGEST_SHOWN = 200  # characters of what was found
+LONGEST_SHOWN = 200  # characters of the found value
 
 
 def describe_mistakes(file: YamlFile, mistakes: Sequence[ErrorDetails], schema: dict[str, Any]) -> str:
-    """One line per place: line, key, what is allowed, what was found (never a secret)."""
+    """Return one line per place: line, key, what is allowed, what was found (never a secret)."""
     places: dict[Loc, list[str]] = {}
     for mistake, loc in _of_the_right_shape(file, mistakes):
         why = _describe(file, mistake, loc, schema)
@@ -44,20 +44,20 @@ def describe_mistakes(file: YamlFile, mistakes: Sequence[ErrorDetails], schema: 
 
 
 def _of_the_right_shape(file: YamlFile, mistakes: Sequence[ErrorDetails]) -> list[tuple[ErrorDetails, Loc]]:
-    """The mistakes and their places, without those of alternatives that the value is not of: a list of addresses with a bad one is no bad map."""
+    """Return mistakes and their places, without those of alternatives of another type: a bad address in a list is not a mistake in a map."""
     found = []
     for mistake in mistakes:
         place, value = _place(file.data, mistake.get("ctx", {}).get("at", mistake["loc"]), is_missing=mistake["type"] == "missing")
         found.append((mistake, place, isinstance(value, (Mapping, list)) and _is_about_shape(mistake)))
     def is_explained(at: Loc) -> bool:
-        """Whether an alternative that the value is of has a mistake there, or further in."""
+        """Whether an alternative with the value's type has a mistake there or further inside."""
         return any(other[: len(at)] == at and (len(other) > len(at) or not is_shape) for _, other, is_shape in found)
 
     return [(mistake, place) for mistake, place, is_shape in found if not (is_shape and is_explained(place))]
 
 
 def _is_about_shape(mistake: ErrorDetails) -> bool:
-    """Whether it only says what kind of value is needed."""
+    """Whether it only says which type of value is needed."""
     return mistake["type"] in _SHAPES or mistake["type"] == "string_type"
 
 
@@ -85,7 +85,7 @@ def _describe_found(file: YamlFile, loc: Loc, value: object, schema: dict[str, A
     if isinstance(value, (Mapping, list)):
         return "" if loc == () else f"; found a {'list' if isinstance(value, list) else 'map'}"
     if _schema_at(schema, loc).get("writeOnly"):
-        return "; what was found is a secret and not shown"
+        return "; the value is not shown, because it is a secret"
     shown = redact_uri(file.written[loc]) if loc in file.written else ""
     more = f"… ({len(shown):,} characters)" if len(shown) > LONGEST_SHOWN else ""
     return f"; found {shown[:LONGEST_SHOWN]!r}{more}" if loc in file.written else ""
@@ -98,7 +98,7 @@ def _describe_unknown_key(loc: Loc, schema: dict[str, Any]) -> str:
 
 
 def _place(data: object, loc: Loc, *, is_missing: bool) -> tuple[Loc, object]:
-    """The part of pydantic's location that exists in the file (it also names branches of unions), and the value there."""
+    """Return the part of pydantic's location that exists in the file, and the value there. Pydantic also names branches of unions."""
     place: Loc = ()
     for i, part in enumerate(loc):
         name = _ALSO_NAMED.get(str(part), part) if isinstance(data, Mapping) and part not in data else part
@@ -112,7 +112,7 @@ def _place(data: object, loc: Loc, *, is_missing: bool) -> tuple[Loc, object]:
 
 
 def _schema_at(schema: dict[str, Any], loc: Loc) -> dict[str, Any]:
-    """What the schema says of one place: every alternative there folded into one, enough to name keys and find secrets."""
+    """Return the schema of one place with all alternatives merged, which is enough to name keys and find secrets."""
     found = _alternatives(schema, schema)
     for part in loc:
         step = [

@@ -1,8 +1,8 @@
-"""Dated exchange rates: which one holds for a currency on a day, and which day has none.
+"""Dated exchange rates: the rate of a currency on a day, and days without one.
 
-A rate of a pair holds from its date until the pair's next one. The way back is used only where a rate says `inverse`, and
-only on days without a rate of the pair itself. Nothing is converted here: a warehouse reader does (`Reader.in_currency`),
-exactly; and nothing is added across currencies without a rate.
+A rate of a pair holds from its date until the pair's next rate. It converts backwards only if it says `inverse`, and only on days
+without a rate of that pair. This module converts nothing: a warehouse reader does (`Reader.in_currency`), exactly. Amounts in
+different currencies are never added without a rate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FOREVER = date(9999, 12, 31)
 
 @dataclass(frozen=True)
 class Stretch:
-    """From `first` until before `end`, money of `currency` x multiplier / divisor is money of the other one. Whole numbers below 10^18."""
+    """From `first` until before `end`, money in `currency` x multiplier / divisor is money in the target currency. Whole numbers below 10^18."""
 
     currency: str
     first: date
@@ -31,7 +31,7 @@ class Stretch:
 
 
 def stretches(rates: Sequence[ExchangeRate], to: str) -> list[Stretch]:
-    """What the rates say of every currency that can become `to`, without gaps in between and without overlap."""
+    """Return the stretches of every currency that can become `to`, without gaps and without overlap."""
     found = []
     for currency in sorted({r.from_ for r in rates} | {r.to for r in rates} - {to}):
         direct = [(r.valid_from, r.rate, False) for r in rates if (r.from_, r.to) == (currency, to)]
@@ -45,7 +45,7 @@ def stretches(rates: Sequence[ExchangeRate], to: str) -> list[Stretch]:
 
 
 def missing_rates(rates: Sequence[Stretch], to: str, days: Iterable[tuple[str, date]]) -> SourceError | None:
-    """The error that names each currency without a rate on a day of `days`, the first such day, and what to write; None when none is."""
+    """Return the error that names each currency without a rate on a day of `days`, its first such day, and the fix; None without gaps."""
     gaps = _gaps(rates, to, days)
     if not gaps:
         return None
@@ -59,12 +59,12 @@ def missing_rates(rates: Sequence[Stretch], to: str, days: Iterable[tuple[str, d
 
 
 def describe_missing_rates(rates: Sequence[Stretch], to: str, days: Iterable[tuple[str, date]]) -> str | None:
-    """The same gaps in words, "no rate from USD to EUR for 2026-11-02 and 3 other days"; None when there is none."""
+    """Return the same gaps in words, "no rate from USD to EUR for 2026-11-02 and 3 other days"; None without gaps."""
     return _in_words(_gaps(rates, to, days), to) or None
 
 
 def _gaps(rates: Sequence[Stretch], to: str, days: Iterable[tuple[str, date]]) -> dict[str, list[date]]:
-    """Currency -> the days it has no rate for."""
+    """Map each currency to its days without a rate."""
     gaps: dict[str, list[date]] = {}
     for currency, day in days:
         if currency != to and not any(r.currency == currency and r.first <= day < r.end for r in rates):

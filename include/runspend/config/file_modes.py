@@ -1,9 +1,9 @@
-"""Who may read what Runspend writes on this machine: its own account, and the group that `files` names. Never more than the umask allows.
+"""Permissions of the files Runspend writes on this machine: its own account, plus the group of `files`, within the umask.
 
-A command and a task of Airflow set the umask of their process once, and everything made there follows: tables, records, reports, mails,
-exports, drafts, whatever a library writes. A group is handed down by folders (setgid), so only the topmost ones are given to it here.
-What is there already is left as it is; `doctor` says what is wider. Where a folder does not hand the group down, its files would be
-readable by whatever group the account has: they stay private, and `doctor` says what to do.
+Each command and each Airflow task sets the umask of its process once. Tables, records, reports, mails, exports and drafts follow
+it, and so do files that libraries write. Folders hand the group down (setgid), so only the topmost folders are assigned to it here.
+Existing files keep their permissions; `doctor` reports the wider ones. Where a folder does not hand the group down, new files would
+be readable by the account's own group. They stay private instead, and `doctor` says how to fix it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from runspend.core.own_files import PRIVATE, private_umask
 
 __all__ = ["is_wider", "not_handed_down", "own_roots", "use_file_modes", "widening", "wider_than"]
 
-SHARED = {"read": 0o027, "write": 0o007}  # what a group may not
-MOST_LOOKED_AT = 100_000  # files that `doctor` looks at
+SHARED = {"read": 0o027, "write": 0o007}  # the permissions that the group does not get
+MOST_LOOKED_AT = 100_000  # files that `doctor` checks
 
 log = logging.getLogger(__name__)
 
 
 def use_file_modes(settings: Settings) -> None:
-    """From here on what this process makes is for its account, and for the group that the settings name. Raises ConfigError for one that it cannot give files to."""
+    """Restrict new files of this process to its account and the group of the settings. Raises ConfigError for an unusable group."""
     umask = private_umask()
     if settings.files.group is None:
         return
@@ -37,7 +37,7 @@ def use_file_modes(settings: Settings) -> None:
         if not root.exists():
             root.mkdir(parents=True)
         elif any(root.iterdir()):
-            continue  # somebody's choice, or made before there was a group
+            continue  # chosen by somebody, or made before there was a group
         _hand_down(root, group, settings.files.group, umask)
     if lacking := not_handed_down(settings):
         private_umask()
@@ -45,7 +45,7 @@ def use_file_modes(settings: Settings) -> None:
 
 
 def not_handed_down(settings: Settings) -> list[Path]:
-    """The folders of Runspend's own in which new files would belong to another group than the settings name, or that others can enter."""
+    """Return Runspend's folders in which new files would get another group than configured, or that others can enter."""
     if settings.files.group is None:
         return []
     group = _group_id(settings.files.group)
@@ -54,18 +54,18 @@ def not_handed_down(settings: Settings) -> list[Path]:
 
 def _hands_down(found: os.stat_result, group: int) -> bool:
     is_handed = found.st_gid == group and (bool(found.st_mode & stat.S_ISGID) or os.getegid() == group)
-    return is_handed and not found.st_mode & stat.S_IRWXO  # below it there may be folders of another group: nobody else may come there
+    return is_handed and not found.st_mode & stat.S_IRWXO  # folders of another group may be below it, so others must not enter
 
 
 
 def own_roots(settings: Settings) -> list[Path]:
-    """The folders of all files that Runspend keeps: home, and the warehouse if it is another folder on this machine."""
+    """Return the folders of all files that Runspend keeps: home, and the warehouse if it is another folder on this machine."""
     uri = settings.warehouse.uri.removeprefix("file://")
     return [settings.home] if "://" in uri or Path(uri).is_relative_to(settings.home) else [settings.home, Path(uri)]
 
 
 def _hand_down(folder: Path, group: int, name: str, umask: int) -> None:
-    """Give a new folder to a group, and what will be made in it as well."""
+    """Give a new folder to a group, and let files created in it inherit the group."""
     if os.geteuid() not in (0, folder.stat().st_uid):
         return
     try:
@@ -89,18 +89,18 @@ def _group_id(name: str) -> int:
         raise ConfigError(f"cannot use files.group {name!r}: this machine has no group of that name. Run: groupadd {name}, or correct the key. Nothing was changed.") from error
 
 
-# --- what was made before ------------------------------------------------------------------------------------------------
+# --- existing files ------------------------------------------------------------------------------------------------------
 
 
 def is_wider(mode: int, settings: Settings) -> bool:
-    """Whether a file or folder of that mode lets in more than the settings say. Of a link it is what it leads to that counts."""
+    """Whether a file or folder with that mode gives access to more people than the settings do. For a link, its target counts."""
     if stat.S_ISLNK(mode):
         return False
     return bool(stat.S_IMODE(mode) & (PRIVATE if settings.files.group is None else SHARED[settings.files.access]))
 
 
 def wider_than(root: Path, settings: Settings) -> tuple[int, Path | None]:
-    """How many files and folders below a folder, itself included, are open to more people than the settings say, and the first of them.
+    """Count the files and folders in `root`, itself included, that are open to more people than the settings say; also return the first.
 
     A folder that is closed to others is not entered: they cannot reach its files.
     """
@@ -125,12 +125,12 @@ def _walk(root: Path, settings: Settings) -> Iterator[Path]:
 def _is_wider_there(path: Path, settings: Settings) -> bool:
     try:
         return is_wider(path.lstat().st_mode, settings)
-    except OSError:  # gone meanwhile, as files of a running pipeline may be, or not ours to look at
+    except OSError:  # gone meanwhile, as files of a running pipeline may be, or not readable for us
         return False
 
 
 def widening(root: Path, settings: Settings) -> str:
-    """The command that makes everything in a folder as narrow as new files are."""
+    """Return the command that gives everything in a folder the permissions of new files."""
     if settings.files.group is None:
         return f"chmod -R go-rwx {root}"
     rights = "rX" if settings.files.access == "read" else "rwX"

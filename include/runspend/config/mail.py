@@ -1,6 +1,6 @@
-"""`mail` of runspend.yaml: how mail leaves, who runs the machinery, and what is called besides.
+"""`mail` of runspend.yaml: how mail is sent, its operators, and webhooks.
 
-Put here what a user may write about mail. What a mail says and how it is sent is in `actions/alert/`.
+This module defines the keys of mail. `actions/alert/` writes and sends it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from runspend.config.types import Address, Duration, Frozen, MailDomain, Secret,
 
 
 class WebhookSettings(Frozen):
-    """One address that is posted what mails say. The address is a secret: whoever knows it may write there."""
+    """One address that receives alerts as posts. The address is a secret: everybody who knows it can post there."""
 
     url: SecretAddress
     kind: Literal["slack", "teams"] = "slack"
@@ -23,7 +23,7 @@ class WebhookSettings(Frozen):
 
 
 class MailSettings(Frozen):
-    """How mail leaves: .eml files under home, or SMTP."""
+    """How mail is sent: as .eml files under home, or by SMTP."""
 
     backend: Literal["file", "smtp", "none"] = "file"
     host: str | None = None
@@ -36,13 +36,14 @@ class MailSettings(Frozen):
         default="Runspend <runspend@localhost>", validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
     )
     operators: list[Address] = Field(default=[])
-    # Owners in tags and users of MLflow: the address of a name, and the domains that an address in a tag may be in. Left out: those this file writes to itself.
+    # For owners in tags and users of MLflow: the address of a name, and the allowed domains of addresses in tags. Default: the
+    # domains in this file's own addresses.
     users: dict[Annotated[str, Field(min_length=1, max_length=320)], Address] = Field(default={})
     domains: list[MailDomain] | None = None
     people: Literal["show", "pseudonym", "hide"] = "show"
-    silent_after: Duration = timedelta(hours=25)  # nightly work that was not done for longer is told to `operators`
+    silent_after: Duration = timedelta(hours=25)  # operators get a mail when a nightly step was not done for longer
     webhook: WebhookSettings | None = None
-    heartbeat: SecretAddress | None = None  # called after each good night; whoever watches it alarms when it stays silent
+    heartbeat: SecretAddress | None = None  # called after each successful pipeline run; the service behind it alarms when the calls stop
 
     @model_validator(mode="after")
     def _one_address_a_user(self) -> MailSettings:
@@ -59,5 +60,5 @@ class MailSettings(Frozen):
         if self.backend == "smtp" and not (self.host or self.connection):
             raise ValueError("`backend: smtp` needs `host` (or `connection`, an Airflow connection)")
         if (self.username is None) != (self.password is None):
-            raise ValueError("`username` and `password` belong together, one of them is missing. Write both or neither")
+            raise ValueError("`username` and `password` belong together, and one of them is missing. Write both or neither")
         return self

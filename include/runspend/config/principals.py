@@ -1,4 +1,4 @@
-"""Files that say whose an IAM principal is: `dimensions: {team: [{principal: FILE.csv}]}`. How principals are compared is in `core/resource_keys.py`."""
+"""Files that map IAM principals to dimensions: `dimensions: {team: [{principal: FILE.csv}]}`. `core/resource_keys.py` compares principals."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from runspend.core.resource_keys import principal_key
 
 
 def read_principals(paths: Sequence[Path], dimension: str) -> dict[str, str]:
-    """Key of a principal -> its value of the dimension, of CSV files with the columns principal and the dimension's name; the first file counts.
+    """Map each principal's key to its value of the dimension, from CSV files with the columns principal and the dimension's name.
 
-    Raises ValueError that names the file and the line where an entry is no ARN of an IAM role or user, is empty, or contradicts another.
+    The first file counts. Raises ValueError that names the file and the line where an entry is not the ARN of an IAM role or user,
+    is empty, or contradicts another entry.
     """
     found: dict[str, str] = {}
     for path in paths:

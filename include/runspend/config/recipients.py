@@ -1,8 +1,8 @@
-"""Who may be mailed because data says so: tags and users of MLflow name owners, and whoever may write a tag is not trusted.
+"""Who may receive mail because data names them: MLflow's tags and users name owners, and their authors are not trusted.
 
-Put here the one rule for every mail whose recipient comes from MLflow or a bill. An owner is a name that `mail.users` has an address for, or
-an address of its own in an allowed domain (`mail.domains`; left out, the domains that runspend.yaml itself sends mail from or to).
-What is written to is always the plain address found here, never the text it was found in.
+This is the one rule for every mail whose recipient comes from MLflow or a bill. An owner is a name with an address in `mail.users`,
+or an address in an allowed domain (`mail.domains`; by default the domains that runspend.yaml itself sends mail from or to). Mail
+goes only to the plain address found here, never to the text it was found in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runspend.config.types import address_of, is_plain_local
 
 __all__ = ["Recipients", "find_recipients", "mailed_addresses", "mailed_domains"]
 
-# Domains in which anybody has an address: an operator's there allows nobody else. `mail.domains` may still name one.
+# Anybody can have an address in these domains, so an operator's address does not allow the domain. `mail.domains` may still name it.
 PUBLIC = frozenset(
     "aol.com fastmail.com gmail.com gmx.com gmx.de gmx.net googlemail.com hotmail.com icloud.com live.com mail.com mail.ru me.com msn.com outlook.com "
     "proton.me protonmail.com qq.com web.de yahoo.co.jp yahoo.com yandex.com yandex.ru zoho.com 126.com 163.com".split()
@@ -28,14 +28,14 @@ _NAMES_AN_ADDRESS = re.compile(r"[@\uff20\ufe6b]")
 
 @dataclass(frozen=True)
 class Recipients:
-    """Addresses of the configuration, and the domains that addresses in data may be in."""
+    """Addresses of the configuration, and the domains that addresses in data may have."""
 
     domains: frozenset[str]
     users: Mapping[str, str] = field(default_factory=dict)  # folded name -> plain address
-    known: frozenset[str] = frozenset()  # plain addresses that runspend.yaml itself names as operators or users
+    known: frozenset[str] = frozenset()  # plain addresses that runspend.yaml names as operators or users
 
     def find(self, owner: str | None) -> str | None:
-        """The plain address of an owner; None where nobody may be mailed."""
+        """Return the plain address of an owner; None if no mail may be sent to it."""
         if not owner or len(owner) > LONGEST:
             return None
         if (address := self.users.get(fold_name(owner))) is not None:
@@ -43,7 +43,7 @@ class Recipients:
         return self._allowed(owner)
 
     def why_not(self, owner: str | None) -> str:
-        """Why `find` gave nothing, in words for a person."""
+        """Return the reason why `find` returned None, in words."""
         if not owner:
             return "it has no owner"
         if len(owner) > LONGEST:
@@ -55,13 +55,13 @@ class Recipients:
         return f"its owner's address is not in an allowed domain ({self.listed})"
 
     def may_receive(self, address: str) -> bool:
-        """Whether what data says may be sent there: to somebody the configuration names, or into an allowed domain."""
+        """Whether content from data may be sent there: to an address in the configuration, or into an allowed domain."""
         plain = address_of(address) if len(address) <= LONGEST else None
         return plain is not None and (_same(plain) in self.known or self._allowed(plain) is not None)
 
     @property
     def listed(self) -> str:
-        """The allowed domains, for people."""
+        """The allowed domains, as text."""
         return ", ".join(sorted(self.domains)) or "none is configured"
 
     def _allowed(self, text: str) -> str | None:
@@ -73,7 +73,7 @@ class Recipients:
 
 
 def find_recipients(settings: Settings) -> Recipients:
-    """The rule as this configuration has it."""
+    """Return the rule of this configuration."""
     users = {fold_name(name): plain for name, text in settings.mail.users.items() if (plain := address_of(text)) is not None}
     domains = settings.mail.domains if settings.mail.domains is not None else set(_own_domains(settings)) - PUBLIC
     known = [*users.values(), *(plain for text in settings.mail.operators if (plain := address_of(text)) is not None)]
@@ -81,15 +81,17 @@ def find_recipients(settings: Settings) -> Recipients:
 
 
 def mailed_domains(settings: Settings) -> frozenset[str]:
-    """Every domain that a mail of this configuration can go to: no record of a mail, whoever wrote it, sends one elsewhere."""
+    """Return every domain that mail of this configuration can go to; a forged mail record cannot send mail elsewhere."""
     recipients = find_recipients(settings)
     users = {address.rpartition("@")[2].casefold() for address in recipients.users.values()}
     return frozenset(recipients.domains | users | set(_own_domains(settings)))
 
 
 def mailed_addresses(settings: Settings, addresses: Collection[str]) -> set[str]:
-    """Those of these plain addresses that a mail of this configuration can go to: in one of `mailed_domains`; at a public mail host, where anybody
-    has an address, only those that the file itself names, unless `mail.domains` names the host."""
+    """Return those of these plain addresses that mail of this configuration can go to: in one of `mailed_domains`.
+
+    At public mail hosts only addresses in the file itself count, unless `mail.domains` names the host.
+    """
     recipients, domains = find_recipients(settings), mailed_domains(settings)
     named = {_same(address) for address in (*recipients.users.values(), *_own_addresses(settings))}
     found = set()
@@ -102,23 +104,23 @@ def mailed_addresses(settings: Settings, addresses: Collection[str]) -> set[str]
 
 
 def fold_name(name: str) -> str:
-    """A user's name as names are compared: without regard to case, width and blanks around it."""
+    """Return a user's name for comparison: without case, width and surrounding blanks."""
     return unicodedata.normalize("NFKC", name).strip().casefold()
 
 
 def _same(address: str) -> str:
-    """An address as addresses are compared: its domain without regard to case."""
+    """Return an address for comparison: without the case of its domain."""
     local, _, domain = address.rpartition("@")
     return f"{local}@{domain.casefold()}"
 
 
 def _own_domains(settings: Settings) -> Iterator[str]:
-    """Domains that the file itself sends mail from or to."""
+    """Yield the domains that the file itself sends mail from or to."""
     return (address.rpartition("@")[2].casefold() for address in _own_addresses(settings))
 
 
 def _own_addresses(settings: Settings) -> Iterator[str]:
-    """Plain addresses that the file itself sends mail from or to."""
+    """Yield the plain addresses that the file itself sends mail from or to."""
     named = [settings.mail.from_, *settings.mail.operators, *(r for b in settings.budgets for r in b.everybody())]
     named += [r for rules in settings.tag_budgets for r in rules.notify]
     for text in named:

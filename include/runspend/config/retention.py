@@ -1,7 +1,7 @@
-"""`retention` and `archive` of runspend.yaml: what a policy may select, what it does, and the limits no policy passes.
+"""`retention` and `archive` of runspend.yaml: what a policy may select and do, and limits that apply to every policy.
 
-Put here what a user may write about old artifacts. What a policy selects is decided in `actions/archive/`. Every value that
-could mean "everything" or "at once" (empty, zero, negative, "all") is refused here, before any store is read.
+This module defines the keys. `actions/archive/` decides what a policy selects. Every value that could mean "everything" or "at
+once" (empty, zero, negative, "all") is refused here, before any store is read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LONGEST_SKEW = timedelta(hours=1)
 
 
 def _parse_saving(raw: object) -> str:
-    """`5`, `5 USD` or `5 USD / month`: money a month, as "5" or "5 USD"."""
+    """Read `5`, `5 USD` or `5 USD / month`, money per month, as "5" or "5 USD"."""
     text = str(raw).strip() if isinstance(raw, (str, int, float, Decimal)) and not isinstance(raw, bool) else ""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]{3})?(?:\s*/\s*month)?", text, re.ASCII)
     if match is None or Decimal(match[1]) == 0:
@@ -57,7 +57,7 @@ def _parse_kinds(raw: object) -> list[str]:
 
 
 def _parse_select(raw: object) -> dict[str, Any]:
-    """Ages as timedelta, sizes and money as text, kinds and everything else as lists. One key at least must leave something out."""
+    """Return ages as timedelta, sizes and money as text, kinds and everything else as lists. At least one key must exclude something."""
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError("a selector is needed that names what to move; an empty one would mean everything")
     parsed: dict[str, Any] = {}
@@ -79,7 +79,7 @@ def _parse_select(raw: object) -> dict[str, Any]:
                     raise
                 allowed = ", ".join((*AGES, *AMOUNTS, "kind", *SELECT_KEYS, *(f"{m}.KEY" for m in RUN_MAPS)))
                 raise ValueError(
-                    f"unknown selector key {key!r}; allowed are {allowed}, and each from tracking on with not_ before it"
+                    f"unknown selector key {key!r}; allowed are {allowed}, and the keys from `tracking` on may start with not_"
                 ) from None
     if not narrows(parsed):
         raise ValueError("this would select everything, or everything of a kind. Name an age (`unused_for: 90d`), a size, or some runs")
@@ -87,7 +87,7 @@ def _parse_select(raw: object) -> dict[str, Any]:
 
 
 def narrows(select: Mapping[str, Any]) -> bool:
-    """Whether a parsed `select` leaves something out: an age, a size, money, or a pattern that is not everything. A kind alone does not."""
+    """Whether a parsed `select` excludes something: by age, size, money, or a pattern other than everything. A kind alone does not."""
     patterns = [value for key, value in select.items() if isinstance(value, list) and key != "kind" and not key.startswith("not_")]
     is_narrow = any(all(p.strip("*?") and p.casefold() != "all" for p in found) for found in patterns)
     return is_narrow or any(not isinstance(value, list) for value in select.values())
@@ -103,7 +103,7 @@ Count = Annotated[int, BeforeValidator(_parse_count), WithJsonSchema({"type": "i
 
 
 class RetentionKeep(Frozen):
-    """What a policy leaves alone among what it selects: of a run's checkpoints and models, or an experiment's runs, the best by a metric and the last."""
+    """Selected items that a policy leaves alone: the best by a metric and the newest, among a run's checkpoints and models or an experiment's runs."""
 
     best: Count | None = None
     by: Annotated[str, Field(min_length=1)] | None = None
@@ -130,7 +130,7 @@ def _long_enough(shortest: timedelta, why: str) -> BeforeValidator:
 
 
 class RetentionPolicy(Frozen):
-    """Which artifacts a policy moves, and where. Nothing is touched unless a policy says so, its notice was out for `grace`, and apply is asked for.
+    """Which artifacts a policy moves, and where. It acts only after its notice was out for `grace`, and only with apply.
 
     `select`: {"unused_for": timedelta, "kind": ["run", …], "larger_than": "2GiB", "not_tag.stage": [glob, …], …}.
     """
@@ -144,7 +144,7 @@ class RetentionPolicy(Frozen):
     ]
     keep: RetentionKeep | None = None
     action: Literal["tier", "archive", "delete", "prune"]
-    to: str | None = None  # tier: a storage class; archive: the URI of a store, left out: `archive.to`
+    to: str | None = None  # tier: a storage class; archive: the URI of a store, by default `archive.to`
     grace: Annotated[Duration, _long_enough(SHORTEST_GRACE, "owners must have time to object")] = timedelta(days=30)
 
     @field_validator("to")
@@ -154,7 +154,7 @@ class RetentionPolicy(Frozen):
 
     @property
     def kinds(self) -> list[str]:
-        """What it acts on; runs, unless it says otherwise."""
+        """The kinds of items it acts on; runs by default."""
         return list(self.select.get("kind", ["run"]))
 
     @model_validator(mode="after")
@@ -162,27 +162,27 @@ class RetentionPolicy(Frozen):
         if self.action == "tier" and not (self.to or "").strip():
             raise ValueError("`action: tier` needs `to`, the storage class: GLACIER_IR")
         if self.action == "delete" and self.to is not None:
-            raise ValueError("`to` belongs to `tier` and `archive`. `delete` acts on what lies in the archive, after `archive.retention`")
+            raise ValueError("`to` belongs to `tier` and `archive`. `delete` acts on archived copies, after `archive.retention`")
         if self.action == "prune" and (self.to is not None or {"larger_than", "saves_more_than"} & set(self.select) or not set(self.kinds) <= {"run", "experiment"}):
-            raise ValueError("`action: prune` deletes runs and experiments in MLflow, no bytes: leave out `to` and sizes, and write `kind: run` or `kind: experiment`")
+            raise ValueError("`action: prune` deletes runs and experiments in MLflow, not files. Leave out `to` and sizes, and write `kind: run` or `kind: experiment`")
         if self.action != "prune" and "experiment" in self.kinds:
             raise ValueError("`kind: experiment` belongs to `action: prune`: the bytes of an experiment are those of its runs and models")
         return self
 
 
 def _parse_percent(raw: object) -> Decimal:
-    """`20%` as the exact decimal 0.2. Without the sign nobody could tell 0.5 from half a percent."""
+    """Read `20%` as the exact decimal 0.2. Without the sign, 0.5 could mean half a percent."""
     match = re.fullmatch(r"(\d{1,2}(?:\.\d{1,4})?)\s*%", raw.strip(), re.ASCII) if isinstance(raw, str) else None
     value = raw if isinstance(raw, Decimal) else Decimal(match[1]) / 100 if match else Decimal(0)
     if not 0 < value < 1:
-        raise ValueError("a percentage above zero and below 100 with its sign is needed: 20%; no cap cannot be had")
+        raise ValueError("a percentage above zero and below 100 with its sign is needed: 20%. The cap cannot be switched off")
     return value
 
 
 def _parse_bytes(raw: object) -> int:
     size = parse_size(raw)
     if size > 10**16:
-        raise ValueError("a size of at most 10PB is needed; no cap cannot be had")
+        raise ValueError("a size of at most 10PB is needed. The cap cannot be switched off")
     return size
 
 
@@ -202,7 +202,7 @@ Percent = Annotated[
 def _short_skew(raw: object) -> timedelta:
     duration = parse_duration(raw)
     if duration > LONGEST_SKEW:
-        raise ValueError("a length of time of at most 1h is needed: clocks that differ by more must not decide what is due")
+        raise ValueError("a length of time of at most 1h is needed: clocks that differ by more make due dates unreliable")
     return duration
 
 
@@ -213,44 +213,44 @@ def _parse_class(raw: object) -> str:
 
 
 StorageClass = Annotated[str, BeforeValidator(_parse_class), WithJsonSchema({"type": "string", "pattern": r"^\s*[A-Za-z][A-Za-z_]*\s*$"})]
-# Classes that a store reads from only after somebody asked it to, hours before: nothing written there can be read back and compared.
+# Classes that can be read only hours after a request: copies written there could not be verified.
 UNREADABLE = {"s3": ("GLACIER", "DEEP_ARCHIVE"), "abfss": ("ARCHIVE",), "wasbs": ("ARCHIVE",)}
 
 
 def why_no_class(storage_class: str, target: str) -> str | None:
-    """Why copies in this store cannot be of that class, None when they can."""
+    """Return why copies in this store cannot have that class; None if they can."""
     scheme = target.partition("://")[0] if "://" in target else "file"
     if scheme == "file":
         return f"{target} is a folder, which has no storage classes. Leave it out"
     if storage_class in UNREADABLE.get(scheme, ()):
-        return f"{storage_class} cannot be read at once, and every copy is read back before anything is deleted. Choose one that can: {'GLACIER_IR' if scheme == 's3' else 'COLD'}; the bucket's lifecycle rules may move copies on later"
+        return f"{storage_class} cannot be read immediately, and Runspend reads every copy back before it deletes the original. Choose one that can: {'GLACIER_IR' if scheme == 's3' else 'COLD'}; the bucket's lifecycle rules may move copies on later"
     return None
 
 
 class ArchiveSettings(Frozen):
-    """Where archives go, and what stops a run of the archive before its first delete. Every cap has a value: none can be switched off."""
+    """Where archives go, and the caps that stop the archive before its first delete. Every cap has a value; none can be switched off."""
 
     to: Uri | None = None  # a store of the allow-list; policies may name another
-    storage_class: StorageClass | None = None  # of the copies; left out: what the bucket gives what is written into it
+    storage_class: StorageClass | None = None  # of the copies; by default the bucket's class for new objects
     max_objects: Count = 100_000  # changed by one `apply`
     max_bytes: Bytes = 10**12
     max_percent: Percent = Decimal("0.2")  # of the objects and of the bytes known in a store
-    margin: Annotated[Duration, _long_enough(SHORTEST_MARGIN, "what is still being written must not be moved")] = timedelta(days=7)
+    margin: Annotated[Duration, _long_enough(SHORTEST_MARGIN, "files that are still being written must not move")] = timedelta(days=7)
     clock_skew: Annotated[Duration, BeforeValidator(_short_skew)] = timedelta(minutes=5)
-    retention: Annotated[Duration, _long_enough(SHORTEST_RETENTION, "an archive is there to be restored from")] = timedelta(days=365)
+    retention: Annotated[Duration, _long_enough(SHORTEST_RETENTION, "people need time to restore from the archive")] = timedelta(days=365)
 
 
 class StorageRate(Frozen):
-    """What a storage class of a provider costs: GB are of 2^30 bytes. Stands in the place of the list price this product knows."""
+    """The price of a provider's storage class; a GB has 2^30 bytes. It replaces the built-in list price."""
 
     provider: Literal["s3", "gs", "azure"]
     storage_class: Annotated[str, Field(min_length=1)]
     month_per_gb: HourPrice
-    minimum_days: Annotated[int, Field(ge=0, le=3650)] = 0  # what is removed earlier is charged for so long
-    minimum_object_bytes: Annotated[int, Field(ge=0, le=2**30)] = 0  # smaller objects are charged as so large
+    minimum_days: Annotated[int, Field(ge=0, le=3650)] = 0  # objects removed earlier are charged for this long
+    minimum_object_bytes: Annotated[int, Field(ge=0, le=2**30)] = 0  # smaller objects are charged as this large
     overhead_bytes: Annotated[int, Field(ge=0, le=2**20)] = 0  # charged for every object on top
     write_per_1000: HourPrice = Decimal(0)
     read_per_1000: HourPrice = Decimal(0)
     retrieve_per_gb: HourPrice = Decimal(0)
     currency: Currency
-    source: str | None = None  # where the price is from, in words
+    source: str | None = None  # the origin of the price, in words

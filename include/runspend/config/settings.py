@@ -1,7 +1,7 @@
-"""Settings: frozen models of `runspend.yaml`, unknown keys refused, loaded once.
+"""Settings: frozen models of `runspend.yaml`. Unknown keys are refused, and the file is loaded once.
 
-Put here what a user may write and what it defaults to. What a setting makes the program do does not belong here.
-`load_settings` is the only way in; it names the file, the line and the nearest known key in every error.
+This module defines the keys and their defaults. Other modules define their effects. `load_settings` is the only entry point. Every
+error names the file, the line and the nearest known key.
 """
 
 from __future__ import annotations
@@ -134,12 +134,12 @@ class Schedule(Frozen):
 
 
 def _key_file(credentials: str, info: ValidationInfo) -> str:
-    """Google's: a path that counts from the file, unless it is no path."""
+    """Resolve Google's key file, a path relative to the settings file; leave other text as it is."""
     return credentials if credentials == "anonymous" or credentials.startswith(CONNECTION) else absolute(credentials, info)
 
 
 def _kept_secret(credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
-    """Credentials as the kind of address in `uri` means them; those of Azure never shown."""
+    """Read credentials by the kind of address in `uri`; those of Azure are never shown."""
     if not isinstance(credentials, str) or credentials == "anonymous":
         return credentials
     uri = info.data.get("uri") or ""
@@ -148,20 +148,20 @@ def _kept_secret(credentials: str | SecretStr | None, info: ValidationInfo) -> s
     return _key_file(credentials, info) if uri.startswith(("gs://", "bigquery://")) else credentials
 
 
-# A profile (s3://), a key file (gs://), or what is itself a secret: a SAS token or a connection string of Azure.
+# A profile (s3://), a key file (gs://), or a secret: a SAS token or a connection string of Azure.
 Credentials = Annotated[str | SecretStr | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})]
 MAXIMUM_BYTES_BILLED = ByteSize(2**40)
 LEAST_MEMORY = ByteSize(500_000_000)
 
 
 class WarehouseSettings(Frozen):
-    """Where the tables are: a folder or s3://bucket/prefix (Parquet), or bigquery://project/dataset. Left out: `<home>/warehouse`."""
+    """Where the tables are: a folder or s3://bucket/prefix (Parquet), or bigquery://project/dataset. Default: `<home>/warehouse`."""
 
     uri: Uri = ".runspend/warehouse"
     credentials: str | None = None  # a profile of the AWS configuration, or the key file of a Google service account; never a key itself
     endpoint: str | None = None
-    region: str | None = None  # of the bucket; BigQuery: where its datasets are made, e.g. EU
-    maximum_bytes_billed: ByteSize = MAXIMUM_BYTES_BILLED  # BigQuery: what one query may read at most, e.g. 200GB
+    region: str | None = None  # of the bucket; for BigQuery the location of its datasets, e.g. EU
+    maximum_bytes_billed: ByteSize = MAXIMUM_BYTES_BILLED  # BigQuery: the most that one query may read, e.g. 200GB
 
     @field_validator("credentials")
     @classmethod
@@ -181,7 +181,7 @@ class WarehouseSettings(Frozen):
 
 
 class FileSettings(Frozen):
-    """Who else may read what Runspend writes on this machine. Only its own account may, unless a group is named."""
+    """Who else may read the files that Runspend writes on this machine. Without a group, only its own account may."""
 
     group: Annotated[str | None, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = None  # a name, or a number
     access: Literal["read", "write"] = "read"  # write: for several people who run commands
@@ -196,7 +196,7 @@ class FileSettings(Frozen):
     @model_validator(mode="after")
     def _access_is_a_groups(self) -> FileSettings:
         if self.group is None and self.access != "read":
-            raise ValueError("`access` is that of a group. Set `group` too, or leave `access` out: nobody else may read then")
+            raise ValueError("`access` needs a group. Set `group` too, or leave `access` out: then only this account can read the files")
         return self
 
 
@@ -208,32 +208,33 @@ class AccessLogSettings(Frozen):
     """A file that gets a JSON line for each page and each statement of `runspend sql`: who, what, when, how many rows."""
 
     file: Annotated[Path, BeforeValidator(_resolve_file)]
-    values: bool = False  # also what people looked for: run ids in addresses, values and names in statements
+    values: bool = False  # also searched values: run ids in addresses, values and names in statements
 
 
 class CopySettings(Frozen):
-    """Which MLflow tags and params may be copied: a list of keys, or "all" (all but what looks like a secret)."""
+    """Which MLflow tags and params may be copied: a list of keys, or "all" (everything except likely secrets)."""
 
     tags: list[str] | Literal["all"] = []
     params: list[str] | Literal["all"] = []
 
 
 class TrackingServer(Frozen):
-    """One MLflow: its tracking URI, or its database as well (quicker)."""
+    """One MLflow server: its tracking URI, and optionally its database, which is faster."""
 
     name: Name
     uri: Uri
     token: Secret | None = None
     username: str | None = None
     password: Secret | None = None
-    # What `runspend archive` writes tags and deletes runs with, as a token or user:password; "anonymous" for a server without logins. Left out: nothing is ever written.
+    # The login with which `runspend archive` writes tags and deletes runs: a token or user:password; "anonymous" for a server without
+    # logins. Without it Runspend never writes.
     write_token: Secret | None = None
-    database: Secret | None = None  # carries a password; sqlite:/// and postgresql:// URIs of `uri` imply it
+    database: Secret | None = None  # carries a password; implied if `uri` is sqlite:/// or postgresql://
     workspaces: list[str] | Literal["all"] | None = None
     ui: str | None = None
     registry: str | None = None
     via: Literal["auto", "database", "api", "system-tables"] = "auto"
-    artifacts: Uri | None = None  # what stands behind mlflow-artifacts: URIs
+    artifacts: Uri | None = None  # the store behind mlflow-artifacts: URIs
     copy_: CopySettings = Field(default=CopySettings(), validation_alias=AliasChoices("copy", "copy_"), serialization_alias="copy")
     max_vanish: Ratio = 0.2
     late_after: Duration = timedelta(hours=30)
@@ -246,13 +247,13 @@ class TrackingServer(Frozen):
     @model_validator(mode="after")
     def _one_way_to_log_in(self) -> TrackingServer:
         if self.token is not None and (self.username is not None or self.password is not None):
-            raise ValueError("`token` and `username`/`password` stand beside each other. Keep one way to log in")
+            raise ValueError("`token` and `username`/`password` are both set. Keep one way to log in")
         if (self.username is None) != (self.password is None):
-            raise ValueError("`username` and `password` belong together, one of them is missing. Write both, or a `token`")
+            raise ValueError("`username` and `password` belong together, and one of them is missing. Write both, or a `token`")
         return self
 
 
-# A format is known by its module lying there; `auto` tries them in this order.
+# A format exists if its module does; `auto` tries them in this order.
 BILL_FORMATS = tuple(sorted(p.stem.replace("_", "-") for p in (Path(__file__).parents[1] / "ingest" / "billing" / "formats").glob("[!_]*.py")))
 if TYPE_CHECKING:
     BillFormat = str
@@ -261,15 +262,15 @@ else:
 
 
 class Purchase(Frozen):
-    """What was paid for a machine at once, spread evenly over so many calendar months from a day on."""
+    """The price of a machine paid at once, spread evenly over a number of calendar months from a day on."""
 
     amount: Rate
     months: Annotated[int, Field(ge=1, le=600)]
-    from_: date | None = Field(default=None, validation_alias=AliasChoices("from", "from_"), serialization_alias="from")  # left out: the machine's
+    from_: date | None = Field(default=None, validation_alias=AliasChoices("from", "from_"), serialization_alias="from")  # default: the machine's
 
 
 class Power(Frozen):
-    """What a machine draws, and what a kilowatt-hour costs: a number of watts all the time, or what MLflow measured and `idle_watts` when it did not."""
+    """A machine's power and the price of a kilowatt-hour: constant watts, or MLflow's measurements and `idle_watts` without them."""
 
     per_kwh: Rate
     watts: Rate | Literal["measured"]
@@ -278,14 +279,14 @@ class Power(Frozen):
     @model_validator(mode="after")
     def _no_hour_is_free(self) -> Power:
         if self.watts == "measured" and self.idle_watts is None:
-            raise ValueError("`watts: measured` needs `idle_watts`, the draw while no run measures it: `power: {per_kwh: 0.31, watts: measured, idle_watts: 90}`")
+            raise ValueError("`watts: measured` needs `idle_watts`, the power while no run measures it: `power: {per_kwh: 0.31, watts: measured, idle_watts: 90}`")
         if self.watts != "measured" and self.idle_watts is not None:
-            raise ValueError("`idle_watts` belongs to `watts: measured`. A number in `watts` is the draw all the time, idle or not")
+            raise ValueError("`idle_watts` belongs to `watts: measured`. A number in `watts` is the constant power, idle or not")
         return self
 
 
 class Machine(Frozen):
-    """One machine of your own: what it is, from when to when (days in UTC, both included), and what it costs."""
+    """One machine of your own: its type, its time (days in UTC, both included), and its cost."""
 
     resource_id: Annotated[str, Field(min_length=1)]
     from_: date = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
@@ -304,32 +305,32 @@ class Machine(Frozen):
 
     @property
     def is_measured(self) -> bool:
-        """Whether its power is billed by what MLflow measured."""
+        """Whether its power is billed by MLflow's measurements."""
         return self.power is not None and self.power.watts == "measured"
 
     @model_validator(mode="after")
     def _costs_something_some_time(self) -> Machine:
         if self.from_ < date(2000, 1, 1):
-            raise ValueError("`from` is before the year 2000, which no bill reaches back to")
+            raise ValueError("`from` is before the year 2000, which is too early for any bill")
         if self.to is not None and self.to < self.from_:
-            raise ValueError(f"`to` is {self.to}, before `from`, {self.from_}. It is the last day the machine is there")
+            raise ValueError(f"`to` is {self.to}, before `from`, {self.from_}. It is the machine's last day")
         if not (self.purchase or self.per_month or self.per_hour or self.power):
-            raise ValueError("it costs nothing. Write `purchase`, `per_month`, `per_hour` or `power`, at least one of them")
+            raise ValueError("it has no cost. Write at least one of `purchase`, `per_month`, `per_hour` and `power`")
         return self
 
 
 class DatabricksPrices(Frozen):
-    """What Databricks usage costs: prices of the account where there are any, else public ones, less a discount."""
+    """Prices of Databricks usage: prices of the account where there are any, otherwise public prices less a discount."""
 
     from_: Literal["account_prices", "list"] = Field(
         default="account_prices", validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
     )
     else_: Literal["list", "none"] = Field(default="list", validation_alias=AliasChoices("else", "else_"), serialization_alias="else")
-    discount: Discount = Decimal(0)  # off public prices; those of the account have theirs in them
+    discount: Discount = Decimal(0)  # off public prices; the account's prices already include it
 
 
 class SlurmPrices(Frozen):
-    """What an hour of what a job was given costs: a GPU, a core, a GiB of memory, a node, a unit of SLURM's `billing`. Left out: nothing."""
+    """Prices per hour of a job's resources: a GPU, a core, a GiB of memory, a node, a unit of SLURM's `billing`. Default: nothing."""
 
     gpu: HourPrice | None = None
     gpu_types: dict[Annotated[str, Field(min_length=1)], HourPrice] = {}  # by SLURM's name of the type; all others cost `gpu`
@@ -341,26 +342,26 @@ class SlurmPrices(Frozen):
     @model_validator(mode="after")
     def _prices_something(self) -> SlurmPrices:
         if not self.model_fields_set:
-            raise ValueError("it has no price. Write one at least of `gpu`, `gpu_types`, `cpu`, `mem_gb`, `node` and `billing`")
+            raise ValueError("it has no price. Write at least one of `gpu`, `gpu_types`, `cpu`, `mem_gb`, `node` and `billing`")
         return self
 
 
 class SlurmSettings(Frozen):
-    """How sacct's files are read, and the rate card. A partition's prices stand in the place of the general ones of the same name."""
+    """How sacct's files are read, and the rate card. A partition's prices replace the general prices with the same name."""
 
     prices: SlurmPrices
     partitions: dict[Annotated[str, Field(min_length=1)], SlurmPrices] = {}
-    timezone: Zone = "UTC"  # of the times in the files, and of the month or day a file is named after
+    timezone: Zone = "UTC"  # of the times in the files, and of the month or day in a file's name
     one_file_per: Literal["month", "day"] = "month"
 
 
 class BillSource(Frozen):
-    """One bill: where its export lies and how it is delivered."""
+    """One bill: where its export is and how it is delivered."""
 
     name: Name
     format: BillFormat = "auto"
     uri: Uri | None = None
-    delivery: Literal["manifest", "parts", "versions"] | None = None  # left out: manifest where there are manifests, else parts
+    delivery: Literal["manifest", "parts", "versions"] | None = None  # default: manifest where there are manifests, otherwise parts
     credentials: Credentials = None
     endpoint: str | None = None
     region: str | None = None
@@ -369,11 +370,11 @@ class BillSource(Frozen):
     vms: Literal["none"] | None = None
     machines: list[Machine] = []
     slurm: SlurmSettings | None = None
-    currency: Currency | None = None  # of a bill that names none; left out: `currency` of the settings
-    pods: Literal["split", "whole"] = "split"  # of a bill with rows of split cost allocation: machines are split by them, or stay whole
-    splits: list[Name] | None = None  # of `format: opencost`: the bills whose lines it splits; left out: every bill
-    lines: LineSelector | None = None  # of `format: opencost`: lines that are the cluster's machines together, where it names none
-    idle: Literal["keep", "share"] = "keep"  # of `format: opencost`: what no pod had is a part of its own, or every pod's
+    currency: Currency | None = None  # of a bill that names none; default: `currency` of the settings
+    pods: Literal["split", "whole"] = "split"  # of a bill with rows of split cost allocation: split machines by them, or keep machines whole
+    splits: list[Name] | None = None  # of `format: opencost`: the bills whose lines it splits; default: every bill
+    lines: LineSelector | None = None  # of `format: opencost`: lines that together are the cluster's machines, where the bill does not name them
+    idle: Literal["keep", "share"] = "keep"  # of `format: opencost`: cost that no pod used is a part of its own, or shared by every pod
     max_drop: Ratio = 0.5
     late_after: Duration = timedelta(hours=48)
 
@@ -394,11 +395,11 @@ class BillSource(Frozen):
         if self.format == "machines" and self.uri is not None:
             raise ValueError("`format: machines` reads no files. Leave `uri` out")
         if self.format == "slurm" and self.slurm is None:
-            raise ValueError("`format: slurm` needs `slurm:`, the prices of what jobs were given: `slurm: {prices: {gpu: 1.20}}`")
+            raise ValueError("`format: slurm` needs `slurm:`, the prices of jobs' resources: `slurm: {prices: {gpu: 1.20}}`")
         if self.slurm is not None and self.format not in ("auto", "slurm"):
             raise ValueError("`slurm:` belongs to `format: slurm`")
         if self.format != "machines" and self.uri is None:
-            raise ValueError("`uri` is missing: the folder, file or bucket prefix the export lies in")
+            raise ValueError("`uri` is missing: the folder, file or bucket prefix of the export")
         return self
 
     @model_validator(mode="after")
@@ -409,7 +410,7 @@ class BillSource(Frozen):
                 raise ValueError(f"`{key}:` belongs to `format: opencost`")
         for key, default in (("only", None), ("delivery", None), ("pods", "split")):
             if not is_bill and getattr(self, key) != default:
-                raise ValueError(f"`{key}:` belongs to a bill, and `format: opencost` is none: it splits lines of bills")
+                raise ValueError(f"`{key}:` belongs to a bill, and `format: opencost` is not a bill: it splits lines of bills")
         return self
 
     @model_validator(mode="after")
@@ -419,21 +420,22 @@ class BillSource(Frozen):
                 if machine.resource_id == other.resource_id and machine.from_ <= (other.to or date.max) and other.from_ <= (machine.to or date.max):
                     raise ValueError(
                         f"`machines[{i}]` and `machines[{j}]` are both {machine.resource_id} on {max(machine.from_, other.from_)}, "
-                        "that day would be charged twice. End the first with `to`, the day before the second begins"
+                        "so that day would be charged twice. End the first with `to`, the day before the second begins"
                     )
         return self
 
 
 class ArtifactStore(Frozen):
-    """One root of the allow-list: nothing outside these is ever contacted."""
+    """One root of the allow-list: Runspend never contacts anything outside these."""
 
     uri: Uri
     endpoint: str | None = None
     region: str | None = None
     credentials: Credentials = None
-    # What `runspend archive apply` deletes with, as `credentials`; "local" for a folder. Left out: nothing is ever deleted from the store.
+    # The credentials with which `runspend archive apply` deletes, as `credentials`; "local" for a folder. Without it Runspend never
+    # deletes from the store.
     delete_credentials: Credentials = None
-    inventory: Uri | None = None  # the folder of an S3 Inventory, read in place of a listing
+    inventory: Uri | None = None  # the folder of an S3 Inventory, read instead of a listing
     measure: Literal["list", "none"] = "list"
 
     @field_validator("credentials")
@@ -448,12 +450,12 @@ class ArtifactStore(Frozen):
             return credentials
         is_folder = not SCHEME.match(info.data.get("uri") or "") or (info.data.get("uri") or "").startswith("file:")
         if not credentials.strip() or is_folder != (credentials == "local"):
-            raise ValueError("what deletes is named on purpose: `local` for a folder, else a profile or connection of its own. Leave the key out, and nothing is deleted")
+            raise ValueError("credentials that delete must be separate: `local` for a folder, otherwise a profile or connection of its own. Without this key nothing is deleted")
         return _kept_secret(credentials, info)
 
 
 class ScopeSettings(Frozen):
-    """Which bill lines are the ML platform's. Left out: the default scope of the ledger."""
+    """Which bill lines belong to the ML platform. Default: the default scope of the ledger."""
 
     include: list[LineSelector] = []
     exclude: list[LineSelector] = []
@@ -466,7 +468,7 @@ class SharedSettings(Frozen):
 
 
 class Pool(Frozen):
-    """These runs ran on these machines, before anybody tags anything."""
+    """Assigns runs to machines without any tags: these runs ran on these machines."""
 
     name: Name
     runs: RunSelector
@@ -486,7 +488,7 @@ DimensionSource = Annotated[
 
 
 class DimensionSettings(Frozen):
-    """Where team, project, cost_center and owner come from: the first that has a value wins."""
+    """Sources of team, project, cost_center and owner: the first that has a value counts."""
 
     team: list[DimensionSource] = ["run.tag.team", "experiment.tag.team"]
     project: list[DimensionSource] = ["run.tag.project", "experiment.tag.project"]
@@ -498,7 +500,7 @@ class DimensionSettings(Frozen):
 
     @model_validator(mode="after")
     def _read_principals(self) -> DimensionSettings:
-        """An entry that is wrong is an error of the configuration, not of a night."""
+        """Read the files now, so that a wrong entry is an error of the configuration and not of a pipeline run."""
         for dimension in ("team", "project", "cost_center", "owner"):
             if files := [Path(s["principal"]) for s in getattr(self, dimension) if isinstance(s, dict) and "principal" in s]:
                 self._principals[dimension] = read_principals(files, dimension)
@@ -506,32 +508,32 @@ class DimensionSettings(Frozen):
 
     @property
     def principals(self) -> Mapping[str, Mapping[str, str]]:
-        """Dimension -> its value by the key of an IAM principal, of its files `{principal: FILE.csv}`."""
+        """Map each dimension to its values by the key of an IAM principal, from its files `{principal: FILE.csv}`."""
         return self._principals
 
 
 class KeySettings(Frozen):
-    """Which tag keys join runs and bill lines. A list that is written replaces the default one; the first key that is set wins.
+    """The tag keys that join runs and bill lines. A list replaces the default; the first key that is set counts.
 
-    The forms AWS turns keys into (user_KEY, resourceTags/user:KEY) need not be written: they are looked for as well.
+    AWS's spellings of keys (user_KEY, resourceTags/user:KEY) need not be listed: Runspend looks for them as well.
     """
 
-    run_id: list[TagKey] = list(RUN_TAG_KEYS)  # of the bill: the id of the run the line is for
-    job: list[TagKey] = list(JOB_TAG_KEYS)  # of the bill: the job the line is for
-    run_job: list[TagKey] = list(RUN_JOB_KEYS)  # of the run, tag or param: the job it is part of
-    attached_to: list[TagKey] = list(ATTACHED_TAG_KEYS)  # of the bill: the machine that a disk or an address hangs on
+    run_id: list[TagKey] = list(RUN_TAG_KEYS)  # of the bill: the id of the line's run
+    job: list[TagKey] = list(JOB_TAG_KEYS)  # of the bill: the job of the line
+    run_job: list[TagKey] = list(RUN_JOB_KEYS)  # of the run, tag or param: its job
+    attached_to: list[TagKey] = list(ATTACHED_TAG_KEYS)  # of the bill: the machine that a disk or an address is attached to
     groups: list[TagKey] = list(GROUP_TAG_KEYS)  # of the bill: node groups, then clusters, that a line shares with machines
 
 
 class SharingSettings(Frozen):
-    """What happens to money no run owns: kept in its pot, or spread over the runs of the same bill in proportion to their cost, or evenly."""
+    """How cost without a run is distributed: kept as unallocated or shared cost, or spread over the runs of the same bill, by cost or evenly."""
 
     shared: Literal["keep", "proportional", "even"] = "keep"
     idle: Literal["keep", "proportional", "even"] = "keep"
 
 
 class ExchangeRate(Frozen):
-    """What one unit of `from` is worth in `to`, from a date until the pair's next one. `inverse`: good for the way back too, by division."""
+    """The value of one unit of `from` in `to`, from a date until the pair's next rate. With `inverse` it converts back too, by division."""
 
     from_: Currency = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
     to: Currency
@@ -547,7 +549,7 @@ class ExchangeRate(Frozen):
 
 
 class MachinePrice(Frozen):
-    """What an hour of a machine costs, for hours no bill knows yet. Left out: every region, every pricing category."""
+    """The price of an hour of a machine, for hours that no bill has yet. Default: every region, every pricing category."""
 
     instance_type: Annotated[str, Field(min_length=1)]
     region: str | None = None
@@ -561,7 +563,7 @@ Written = TypeVar("Written", bound=Frozen)
 
 
 def _read_rows(raw: object, info: ValidationInfo, model: type[Written], needed: tuple[str, ...], optional: tuple[str, ...]) -> object:
-    """A list stays as it is; the name of a CSV file becomes its rows, mistakes told by the file's own lines."""
+    """Keep a list as it is; read a CSV file into its rows and report mistakes by the file's own lines."""
     if not isinstance(raw, str):
         return raw
     path = Path(absolute(raw, info))
@@ -585,11 +587,11 @@ def _read_prices(raw: object, info: ValidationInfo) -> object:
 
 
 class RateSettings(Frozen):
-    """Dated exchange rates, prices of machines for hours that no bill knows yet (lists, or the names of CSV files), and of storage classes."""
+    """Dated exchange rates, prices of machines for hours not billed yet (lists, or names of CSV files), and prices of storage classes."""
 
     exchange: Annotated[list[ExchangeRate], BeforeValidator(_read_exchange, json_schema_input_type=list[ExchangeRate] | str)] = []
     prices: Annotated[list[MachinePrice], BeforeValidator(_read_prices, json_schema_input_type=list[MachinePrice] | str)] = []
-    storage: list[StorageRate] = []  # what the archive plan reckons with where a price differs from the list's
+    storage: list[StorageRate] = []  # used by the archive plan where a price differs from the list's
 
     @model_validator(mode="after")
     def _each_once(self) -> RateSettings:
@@ -607,7 +609,7 @@ class RateSettings(Frozen):
 
 
 class AnnotateSettings(Frozen):
-    """Writing the cost back to MLflow. Off unless present."""
+    """Writes the cost back to MLflow. Off by default."""
 
     metric: str = "runspend/effective_cost"
     token: Secret | None = None
@@ -616,7 +618,7 @@ class AnnotateSettings(Frozen):
 def _resolve_home(raw: object, info: ValidationInfo) -> object:
     if isinstance(raw, (str, Path)):
         if not str(raw).strip():
-            raise ValueError("a folder is needed; this is empty")
+            raise ValueError("a folder is needed; this value is empty")
         return Path(str(raw) if SCHEME.match(str(raw)) else absolute(str(raw), info))
     return raw
 
@@ -626,8 +628,8 @@ class Settings(Frozen):
 
     home: Annotated[Path, BeforeValidator(_resolve_home), Field(validate_default=True)] = Path(".runspend")
     currency: Currency = "USD"
-    memory: ByteSize | None = None  # that loading a bill may take, e.g. 2GB; None: half the machine's, 4 GiB at most
-    load_timeout: Duration = timedelta(hours=6)  # that loading one bill may take
+    memory: ByteSize | None = None  # for loading a bill, e.g. 2GB; default: half the machine's, at most 4 GiB
+    load_timeout: Duration = timedelta(hours=6)  # for loading one bill
     schedule: Schedule = Schedule()
     warehouse: WarehouseSettings = WarehouseSettings()
     files: FileSettings = FileSettings()
@@ -641,7 +643,7 @@ class Settings(Frozen):
     keys: KeySettings = KeySettings()
     sharing: SharingSettings = SharingSettings()
     rates: RateSettings = RateSettings()
-    # `budgets` of the file; read `budgets` and `tag_budgets` below.
+    # The file's `budgets`; read `budgets` and `tag_budgets` below.
     budget_entries: list[BudgetEntry] = Field(default=[], alias="budgets")
     annotate: AnnotateSettings | None = None
     mail: MailSettings = MailSettings()
@@ -649,11 +651,11 @@ class Settings(Frozen):
     archive: ArchiveSettings = ArchiveSettings()
     access_log: AccessLogSettings | None = None
     _path: Path | None = PrivateAttr(default=None)
-    _named_secrets: list[str] = PrivateAttr(default_factory=list)  # of variables whose name says so, wherever the file has them
+    _named_secrets: list[str] = PrivateAttr(default_factory=list)  # of variables with secret names, wherever the file has them
 
     @property
     def path(self) -> Path | None:
-        """The file the settings came from; None when made in code."""
+        """The file of the settings; None for settings made in code."""
         return self._path
 
     @property
@@ -663,7 +665,7 @@ class Settings(Frozen):
 
     @property
     def tag_budgets(self) -> list[TagBudgets]:
-        """Whether, and whom to tell of, budgets written as experiment tags."""
+        """Settings of budgets in experiment tags: whether they are on, and their recipients."""
         return [b for b in self.budget_entries if isinstance(b, TagBudgets)]
 
     @field_validator("memory")
@@ -676,7 +678,7 @@ class Settings(Frozen):
     @model_validator(mode="after")
     def _warehouse_under_home(self) -> Settings:
         if "uri" not in self.warehouse.model_fields_set:
-            # The models are frozen for everybody else; this is still construction, and stays a default.
+            # The models are frozen for other code; during construction this remains a default.
             self.__dict__["warehouse"] = WarehouseSettings.model_construct(_fields_set=set(), uri=str(self.home / "warehouse"))
         return self
 
@@ -691,7 +693,7 @@ class Settings(Frozen):
 
     @model_validator(mode="after")
     def _names_are_keys(self) -> Settings:
-        """A name is the key of stored rows and records: two that differ by case only would share a file on some systems."""
+        """Refuse equal names. They are keys of stored rows and records; names that differ only in case would share a file on some systems."""
         sources = [(("tracking", i), s.name) for i, s in enumerate(self.tracking)] + [
             (("billing", i), b.name) for i, b in enumerate(self.billing)
         ]
@@ -704,7 +706,7 @@ class Settings(Frozen):
                 if name.casefold() in seen:
                     _conflict(
                         (*loc, "name"),
-                        f"the name {name!r} is already taken by {show_loc(seen[name.casefold()])}. Names are keys: give every one its own",
+                        f"the name {name!r} is already taken by {show_loc(seen[name.casefold()])}. Names are keys: give every entry its own",
                     )
                 seen[name.casefold()] = loc
         for loc, name in sources:
@@ -718,7 +720,7 @@ class Settings(Frozen):
         for i, source in enumerate(self.billing):
             for name in source.splits or ():
                 if name not in bills:
-                    _conflict(("billing", i, "splits"), f"{name!r} is no bill whose lines could be split. Bills are {', '.join(bills) or 'none'}")
+                    _conflict(("billing", i, "splits"), f"{name!r} is not a bill whose lines can be split. Bills are {', '.join(bills) or 'none'}")
         return self
 
     @model_validator(mode="after")
@@ -729,7 +731,7 @@ class Settings(Frozen):
                 if root.startswith(other) or other.startswith(root):
                     _conflict(
                         ("stores", i, "uri"),
-                        f"this root and stores[{j}] lie in each other, their bytes would count twice. Keep the outer one",
+                        f"this root and stores[{j}] are inside one another, so their bytes would count twice. Keep the outer one",
                     )
         return self
 
@@ -738,25 +740,25 @@ class Settings(Frozen):
         stores = {store.uri.rstrip("/") for store in self.stores}
         listed = ", ".join(sorted(stores)) or "none"
         if self.archive.to is not None and self.archive.to.rstrip("/") not in stores:
-            _conflict(("archive", "to"), f"it is no store of this file. Add its `uri` to `stores`, the list of what may be touched. Stores are {listed}")
+            _conflict(("archive", "to"), f"it is not a store of this file. Add its `uri` to `stores`, the list of allowed stores. Stores are {listed}")
         if self.archive.storage_class and self.archive.to and (why := why_no_class(self.archive.storage_class, self.archive.to)):
             _conflict(("archive", "storage_class"), why)
         for i, policy in enumerate(self.retention):
             target = policy.to or self.archive.to
             if policy.action == "archive" and (target is None or target.rstrip("/") not in stores):
-                _conflict(("retention", i), f"`action: archive` needs a store to put archives in: `to` here, or `archive: {{to: …}}`, a `uri` of `stores`. Stores are {listed}")
+                _conflict(("retention", i), f"`action: archive` needs a store for archives: `to` here, or `archive: {{to: …}}`, a `uri` of `stores`. Stores are {listed}")
             if policy.action == "archive" and target and self.archive.storage_class and (why := why_no_class(self.archive.storage_class, target)):
                 _conflict(("archive", "storage_class"), f"for policy {policy.name}: {why}")
             amount = policy.select.get("saves_more_than", "")
             if " " in amount and not amount.endswith(f" {self.currency}"):
-                _conflict(("retention", i, "select"), f"saves_more_than is not in `currency`, {self.currency}. Savings are told in that currency")
+                _conflict(("retention", i, "select"), f"saves_more_than is not in `currency`, {self.currency}. Savings are computed in that currency")
         return self
 
     @model_validator(mode="after")
     def _experiment_tags_once(self) -> Settings:
         found = [i for i, entry in enumerate(self.budget_entries) if isinstance(entry, TagBudgets)]
         if len(found) > 1:
-            _conflict(("budgets", found[1]), f"budgets in experiment tags are taken twice, first by budgets[{found[0]}]. Keep one of the two")
+            _conflict(("budgets", found[1]), f"budgets in experiment tags are read twice, first by budgets[{found[0]}]. Keep one of the two")
         return self
 
     @model_validator(mode="after")
@@ -776,7 +778,7 @@ def _conflict(loc: Loc, why: str) -> NoReturn:
 
 
 def load_settings(path: Path | None = None, env: Mapping[str, str] | None = None) -> Settings:
-    """Settings of `path`, else of $RUNSPEND_CONFIG, else of ./runspend.yaml; raises ConfigError. Paths in them are absolute."""
+    """Load settings from `path`, otherwise $RUNSPEND_CONFIG, otherwise ./runspend.yaml. Paths become absolute. Raises ConfigError."""
     environment = os.environ if env is None else env
     found = find_settings_file(path, environment)
     file = read_yaml_file(found, environment)
@@ -792,12 +794,12 @@ def load_settings(path: Path | None = None, env: Mapping[str, str] | None = None
         settings._path = found
         settings._named_secrets = [value for name, value in file.variables.items() if names_secret(name)]
         return settings
-    # Outside the except block: the error of pydantic holds the values, and would travel along as `__context__`.
+    # Outside the except block: pydantic's error contains the values, and would travel along as `__context__`.
     raise ConfigError(describe_mistakes(file, mistakes, json_schema()))
 
 
 def find_settings_file(path: Path | None, env: Mapping[str, str]) -> Path:
-    """The file to read, absolute; raises ConfigError that lists every place that was looked in."""
+    """Return the absolute path of the file to read. Raises ConfigError that lists every place searched."""
     found = find_settings(path, env)
     if found is None:
         raise ConfigError(
@@ -808,7 +810,7 @@ def find_settings_file(path: Path | None, env: Mapping[str, str]) -> Path:
 
 
 def find_settings(path: Path | None = None, env: Mapping[str, str] | None = None) -> Path | None:
-    """Like `find_settings_file`, but None when no file is named and there is none here. A named one that is missing is an error."""
+    """Like `find_settings_file`, but None when no file is named and none is here. A missing file that is named is an error."""
     named = (os.environ if env is None else env).get("RUNSPEND_CONFIG", "") if path is None else str(path)
     found = Path(os.path.abspath(named or FILE_NAME))
     if found.is_file():
@@ -821,7 +823,7 @@ def find_settings(path: Path | None = None, env: Mapping[str, str] | None = None
 
 
 def trial_settings(tracking: str, bill: str, folder: Path) -> Settings:
-    """Settings of `runspend try`: one server, one bill, everything written under `folder`, no mail. Raises ConfigError."""
+    """Return the settings of `runspend try`: one server, one bill, everything written under `folder`, no mail. Raises ConfigError."""
     data = {
         "home": str(folder),
         "tracking": [{"name": "mlflow", "uri": tracking}],
@@ -831,7 +833,7 @@ def trial_settings(tracking: str, bill: str, folder: Path) -> Settings:
     if "://" not in bill and not Path(bill).exists():
         raise ConfigError(f"cannot try --bill {bill}: there is no such file or folder. Give a bill, a folder of its files, or s3://BUCKET/PREFIX/.")
     if tracking.startswith("sqlite:///") and not Path(tracking.removeprefix("sqlite:///")).exists():
-        raise ConfigError(f"cannot try --tracking {tracking}: there is no such file. Three slashes come before a relative path, four before an absolute one.")
+        raise ConfigError(f"cannot try --tracking {tracking}: there is no such file. Write three slashes before a relative path, four before an absolute path.")
     try:
         return Settings.model_validate(data, context={"base": os.getcwd()})
     except ValidationError as error:
@@ -843,7 +845,7 @@ def trial_settings(tracking: str, bill: str, folder: Path) -> Settings:
 
 @functools.cache
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of `runspend.yaml`, for editors: docs/runspend.schema.json."""
+    """Return the JSON Schema of `runspend.yaml`, for editors: docs/runspend.schema.json."""
     schema = Settings.model_json_schema(by_alias=True, mode="validation")
     schema["properties"]["artifacts"] = {**schema["properties"]["stores"], "title": "Artifacts"}
     return {
@@ -854,13 +856,15 @@ def json_schema() -> dict[str, Any]:
 
 
 def _is_address(secret: str) -> bool:
-    """A URI with a password in it. A connection string that holds addresses is none: it is secret as a whole."""
+    """Whether it is a URI with a password. A connection string that contains addresses is not: it is entirely secret."""
     return "://" in secret and bool(SCHEME.match(secret))
 
 
 def secret_values(settings: Settings) -> list[str]:
-    """Every secret the settings hold: tokens, passwords, the passwords inside URIs, and variables of the environment whose name says that they are secret.
-    References to connections are none."""
+    """Return every secret of the settings, including passwords in URIs and environment variables with secret names.
+
+    References to connections are not secrets.
+    """
     found: list[str] = [value for value in settings._named_secrets if not value.startswith(CONNECTION)]
 
     def collect(value: object) -> None:
@@ -871,7 +875,7 @@ def secret_values(settings: Settings) -> list[str]:
         elif isinstance(value, SecretStr):
             secret = value.get_secret_value()
             if not secret.startswith(CONNECTION):
-                # A database URI is not secret as a whole: its host is what an error is about.
+                # Only a part of a database URI is secret: errors need its host.
                 found.extend(uri_secrets(secret) if _is_address(secret) else [secret, *uri_secrets(secret)])
         elif isinstance(value, str):
             found.extend(uri_secrets(value))
@@ -884,18 +888,18 @@ def secret_values(settings: Settings) -> list[str]:
                 collect(item)
 
     collect(settings)
-    # HTTP Basic sends base64 of both together.
+    # HTTP Basic sends the base64 of both together.
     found += [f"{s.username}:{s.password.get_secret_value()}" for s in settings.tracking if s.password is not None]
     return found
 
 
 def redact(text: str, settings: Settings | None) -> str:
-    """The text without any secret of the settings, in any encoding it may have been printed in, and without passwords in URIs."""
+    """Remove the settings' secrets, in any encoding they may be printed in, and passwords in URIs."""
     return redact_uri(redact_values(text, secret_values(settings) if settings is not None else []))
 
 
 def show_settings(settings: Settings) -> str:
-    """The settings as YAML, secrets hidden, every value that nobody wrote marked `# default`."""
+    """Return the settings as YAML, with secrets hidden and every default marked `# default`."""
     lines = [f"# {settings.path or 'settings made in code'}"]
     lines += _show_model(settings, "")
     return redact("\n".join(lines), settings) + "\n"
@@ -920,7 +924,7 @@ def _show_model(model: BaseModel, indent: str) -> list[str]:
 
 
 def _show_value(model: BaseModel, name: str, value: object) -> str:
-    """One value in flow style, which JSON is."""
+    """Format one value in flow style, which is JSON."""
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
         value = secret if secret.startswith(CONNECTION) else redact_uri(secret) if _is_address(secret) and not isinstance(value, HiddenAddress) else HIDDEN

@@ -1,6 +1,6 @@
-"""The `runspend.yaml` that `runspend init` writes: under 40 lines from what is found here, or every key with a comment.
+"""The `runspend.yaml` that `runspend init` writes: under 40 lines with local findings, or every key with a comment.
 
-Looks at the environment and at files, contacts nothing, and never copies a secret: a token in the environment becomes
+It reads the environment and files, contacts no server, and never copies a secret: a token in the environment becomes
 `${MLFLOW_TRACKING_TOKEN}`.
 """
 
@@ -19,11 +19,11 @@ from runspend.core.redaction import redact_uri
 def write_starter(
     path: Path, *, full: bool = False, force: bool = False, env: Mapping[str, str] | None = None, user_home: Path | None = None
 ) -> Iterator[str]:
-    """Write the file and yield what to tell the person, a line at a time; raises UsageError when a file is there already."""
+    """Write the file and yield lines for the user. Raises UsageError when the file exists."""
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder. Give --config the name of a file in it.")
     if path.exists() and not force:
-        raise UsageError(f"cannot write {path}: it is there already. Nothing was changed. Use --force to overwrite it.")
+        raise UsageError(f"cannot write {path}: it already exists. Nothing was changed. Use --force to overwrite it.")
     found = look_around(path.absolute().parent, os.environ if env is None else env, user_home or Path.home())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(full_text(found) if full else short_text(found), encoding="utf-8")
@@ -33,7 +33,7 @@ def write_starter(
 
 
 class Findings:
-    """What was found here: values ready to be written, and a sentence about each."""
+    """Findings on this machine: values for the file, and a sentence about each."""
 
     def __init__(self) -> None:
         self.tracking = "http://mlflow:5000"
@@ -46,7 +46,7 @@ class Findings:
 
 
 def look_around(folder: Path, env: Mapping[str, str], user_home: Path) -> Findings:
-    """MLFLOW_TRACKING_URI, ./mlruns, ./mlflow.db, AWS and gcloud settings."""
+    """Look for MLFLOW_TRACKING_URI, ./mlruns, ./mlflow.db, and AWS and gcloud settings."""
     found = Findings()
     _look_for_mlflow(found, folder, env)
     if (
@@ -67,7 +67,7 @@ def look_around(folder: Path, env: Mapping[str, str], user_home: Path) -> Findin
 def _look_for_mlflow(found: Findings, folder: Path, env: Mapping[str, str]) -> None:
     uri = env.get("MLFLOW_TRACKING_URI", "")
     if uri:
-        # A password inside the URI must not be copied into a file: the variable is named instead.
+        # A password inside the URI must not be copied into a file, so the file names the variable.
         found.tracking = uri if redact_uri(uri) == uri else "${MLFLOW_TRACKING_URI}"
         found.notes.append(f"found MLFLOW_TRACKING_URI={redact_uri(uri)}")
     elif (folder / "mlflow.db").is_file():
@@ -90,7 +90,7 @@ def _look_for_mlflow(found: Findings, folder: Path, env: Mapping[str, str]) -> N
 
 
 def quote_value(text: str) -> str:
-    """A value as YAML writes it: plain where that is safe, in double quotes elsewhere."""
+    """Quote a value for YAML: plain where that is safe, otherwise in double quotes."""
     return (
         text
         if re.fullmatch(r"[A-Za-z0-9./$][A-Za-z0-9_./${}:@+-]*", text) and not text.endswith(":")
@@ -99,7 +99,7 @@ def quote_value(text: str) -> str:
 
 
 def short_text(found: Findings) -> str:
-    """The starter: what is needed, and nothing that has a good default."""
+    """Return the starter: required keys only, everything else has a good default."""
     hint = "" if found.tracking_is_found else "    # your MLflow: http://…, sqlite:///mlflow.db, ./mlruns"
     server = [f"  - name: mlflow\n    uri: {quote_value(found.tracking)}{hint}", *(f"    {line}" for line in found.login)]
     stores = [
@@ -138,7 +138,7 @@ mail:
 
 
 def full_text(found: Findings) -> str:
-    """Every key, commented; what is on is what `short_text` turns on."""
+    """Return every key, commented; the active keys are those of `short_text`."""
     text = (Path(__file__).with_name("starter.yaml")).read_text(encoding="utf-8")
     login = "".join(f"    {line}\n" for line in found.login)
     text = text.replace("    uri: http://mlflow:5000\n", f"    uri: {quote_value(found.tracking)}\n{login}", 1)

@@ -1,7 +1,7 @@
 """The types of values in `runspend.yaml`: lengths of time, money, thresholds, URIs, addresses, selectors.
 
-Each turns what people write into one form, or says what is allowed; no message repeats the value (it may be a secret).
-Which key has which type belongs in `settings.py`.
+Each type turns a value into one form, or says what is allowed. No message repeats the value, which may be a secret. `settings.py`
+assigns types to keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pydantic import (
 from runspend.core.redaction import redact_uri
 from runspend.core.selectors import BUDGET_KEYS, LINE_KEYS, LINE_MAPS, RUN_KEYS, RUN_MAPS, Selector, parse_selector
 
-CONNECTION = "connection:"  # what follows is the id of an Airflow connection, resolved by dags/runspend_settings.py
+CONNECTION = "connection:"  # the id of an Airflow connection follows, resolved by dags/runspend_settings.py
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 CURRENCY_PATTERN = r"^[A-Z]{3}$"
 DIMENSION_PATTERN = r"^(run\.user|(run|experiment|line)\.tag\..+|run\.param\..+)$"
@@ -43,12 +43,12 @@ _MAILBOX = re.compile(
     r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
 )
 _PLAIN_LOCAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+'=~-]{0,62}[A-Za-z0-9_+'=~-])?")
-LONGEST_ADDRESS = 1_000  # characters, with a name. The parser of the standard library is slow with long ones
+LONGEST_ADDRESS = 1_000  # characters, with a name. The standard library's parser is slow with long ones
 _UNITS = {"b": 1, "ib": 1, **{f"{p}b": 1000**n for n, p in enumerate("kmgtp", 1)}, **{f"{p}ib": 1024**n for n, p in enumerate("kmgtp", 1)}}
 
 
 class Frozen(BaseModel):
-    """Frozen, unknown keys refused, values never repeated in an error, passwords in URIs hidden in `repr`."""
+    """Base of all settings: frozen, unknown keys refused, values never repeated in an error, passwords in URIs hidden in `repr`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
 
@@ -58,7 +58,7 @@ class Frozen(BaseModel):
 
 
 def parse_duration(raw: object) -> timedelta:
-    """`36h`, `30d`, `90m`, `1d 12h` as a timedelta; nothing that is empty, zero, negative or without a unit."""
+    """Read `36h`, `30d`, `90m`, `1d 12h` as a timedelta. Refuses values that are empty, zero, negative or without a unit."""
     if isinstance(raw, timedelta):
         duration = raw
     elif isinstance(raw, str) and _DURATION.fullmatch(raw.strip()):
@@ -75,7 +75,7 @@ def parse_duration(raw: object) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """`36h` for 36 hours: the largest unit up to days that needs no fraction, hours below two days."""
+    """Format 36 hours as `36h`: in the largest unit up to days that needs no fraction; hours below two days."""
     seconds = duration.total_seconds()
     for unit in "dhm":
         if seconds % _SECONDS[unit] == 0 and (unit != "d" or seconds >= 2 * 86400):
@@ -84,7 +84,7 @@ def format_duration(duration: timedelta) -> str:
 
 
 def parse_size(raw: object) -> int:
-    """`500MB` or `2 GiB` in bytes; nothing that is empty, zero, negative or "all"."""
+    """Read `500MB` or `2 GiB` in bytes. Refuses values that are empty, zero, negative or "all"."""
     match = None if isinstance(raw, bool) else _SIZE.fullmatch(str(raw).strip())
     size = int(Decimal(match[1]) * _UNITS[(match[2] or "b").lower()]) if match else 0
     if size <= 0:
@@ -100,7 +100,7 @@ def _parse_ratio(raw: object) -> object:
 
 
 def _parse_discount(raw: object) -> object:
-    """`18%` as the exact decimal 0.18. Without the sign nobody could tell 0.5 from half a percent."""
+    """Read `18%` as the exact decimal 0.18. Without the sign, 0.5 could mean half a percent."""
     if isinstance(raw, Decimal):
         return raw
     text = raw.strip() if isinstance(raw, str) else ""
@@ -110,12 +110,12 @@ def _parse_discount(raw: object) -> object:
 
 
 def _parse_money(raw: object) -> object:
-    """Amounts are exact: a float has already lost digits, so its shortest text is what counts."""
+    """Read an exact amount: a float has already lost digits, so its shortest text counts."""
     return str(raw) if isinstance(raw, float) else raw
 
 
 def _short_number(number: Decimal) -> Decimal:
-    """At most 18 digits before and after the point together: more would not fit the integers that convert money exactly."""
+    """Allow at most 18 digits before and after the point together: more would not fit the integers that convert money exactly."""
     shortest = number.normalize()
     _, digits, exponent = shortest.as_tuple()
     assert isinstance(exponent, int)
@@ -125,7 +125,7 @@ def _short_number(number: Decimal) -> Decimal:
 
 
 def _amount(number: Decimal) -> Decimal:
-    """What a column of the tables takes: 16 digits before the point and 22 after it."""
+    """Allow what a column of the tables can store: 16 digits before the point and 22 after it."""
     exponent = number.normalize(Context(prec=76)).as_tuple().exponent
     if number >= 10**15 or (isinstance(exponent, int) and exponent < -22):
         raise ValueError("an amount below 1,000,000,000,000,000 with at most 22 decimals is needed")
@@ -133,7 +133,7 @@ def _amount(number: Decimal) -> Decimal:
 
 
 def _hour_price(number: Decimal) -> Decimal:
-    """What integers multiply exactly with everything a job can be given."""
+    """Allow prices that integers multiply exactly with any amount of resources of a job."""
     shortest = number.normalize()
     exponent = shortest.as_tuple().exponent
     assert isinstance(exponent, int)
@@ -143,7 +143,7 @@ def _hour_price(number: Decimal) -> Decimal:
 
 
 def parse_threshold(raw: object) -> str:
-    """`80%`, `500 USD` or `500` in one spelling."""
+    """Read `80%`, `500 USD` or `500` in one spelling."""
     text = str(raw).strip() if isinstance(raw, (str, int, float, Decimal)) and not isinstance(raw, bool) else ""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", text, re.ASCII)
     if match is None or Decimal(match[1]) == 0:
@@ -152,7 +152,7 @@ def parse_threshold(raw: object) -> str:
 
 
 def threshold_amount(threshold: str, amount: Decimal) -> Decimal:
-    """The money at which a threshold of a budget of `amount` is crossed, exact: 4000 for "80%" of 5000, 500 for "500 USD"."""
+    """Return the exact amount at which a budget of `amount` crosses a threshold: 4000 for "80%" of 5000, 500 for "500 USD"."""
     number = Decimal(threshold.split(" ")[0].removesuffix("%"))
     return amount * number / 100 if threshold.endswith("%") else number
 
@@ -177,9 +177,9 @@ def absolute(path: str, info: ValidationInfo) -> str:
 
 
 def resolve_uri(uri: str, info: ValidationInfo) -> str:
-    """Folders and SQLite files count from the file that names them; every other URI stays as it is."""
+    """Resolve folders and SQLite files relative to the file that names them; leave other URIs as they are."""
     if not uri.strip() or re.search(r"[\x00-\x1f\x7f]", uri):
-        raise ValueError("a URI or a folder is needed; this is empty or holds control characters")
+        raise ValueError("a URI or a folder is needed; this value is empty or has control characters")
     if uri.startswith("sqlite:") and (match := re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", uri)):
         return f"{match[1]}{absolute(match[2], info)}{match[3]}"
     if re.match(r"file:(?!/)", uri):
@@ -191,12 +191,12 @@ def resolve_uri(uri: str, info: ValidationInfo) -> str:
 
 def _filled_secret(secret: SecretStr) -> SecretStr:
     if not secret.get_secret_value().strip():
-        raise ValueError("a value is needed; this is empty (an environment variable without a value?)")
+        raise ValueError("a value is needed; this one is empty (an environment variable without a value?)")
     return secret
 
 
 class HiddenAddress(SecretStr):
-    """An address that is a secret as a whole: whoever knows it may use it."""
+    """An address that is entirely secret: everybody who knows it can use it."""
 
 
 def _callable_address(address: HiddenAddress) -> HiddenAddress:
@@ -208,20 +208,20 @@ def _callable_address(address: HiddenAddress) -> HiddenAddress:
 
 
 def address_secrets(address: str) -> list[str]:
-    """The parts of a secret address that would give it away without the rest: its path, and what follows."""
+    """Return the parts of a secret address that would reveal it without the rest: its path and everything after it."""
     path = address.partition("://")[2].partition("/")[2]
     return [path] if len(path) > 5 else []
 
 
 def address_of(text: str) -> str | None:
-    """The address in "Name <a@b>" or "a@b", its domain in ASCII; None if there is none that plain SMTP can carry."""
+    """Return the address in "Name <a@b>" or "a@b", its domain in ASCII; None if plain SMTP cannot carry it."""
     if len(text) > LONGEST_ADDRESS or not text.isprintable():
         return None
     try:
         if len(getaddresses([text])) != 1:
             return None
         local, at, domain = parseaddr(text)[1].rpartition("@")
-    except RecursionError:  # hundreds of brackets or colons: the parser of the standard library calls itself for each
+    except RecursionError:  # hundreds of brackets or colons: the standard library's parser recurses for each
         return None
     try:
         address = f"{local}{at}{domain.encode('idna').decode('ascii')}"
@@ -231,12 +231,12 @@ def address_of(text: str) -> str | None:
 
 
 def is_plain_local(local: str) -> bool:
-    """Whether what stands before the @ is a mailbox and nothing else: `a%b` and `b!a` are routes to other hosts on some servers."""
+    """Whether the text before the @ is a plain mailbox: `a%b` and `b!a` are routes to other hosts on some servers."""
     return _PLAIN_LOCAL.fullmatch(local) is not None and ".." not in local
 
 
 def _mail_domain(text: str) -> str:
-    """A domain in ASCII and lower case. Not the domains below it."""
+    """Return a domain in ASCII and lower case. Domains below it are not included."""
     found = address_of(f"x@{text.strip().removeprefix('@')}")
     if found is None or "." not in found or re.search(r"[\s()<>\"]", text.strip()):
         raise ValueError("a mail domain is needed: example.com")
@@ -255,7 +255,7 @@ def _recipient(text: str) -> str:
 
 def _with_json_paths(selector: Selector) -> Selector:
     odd = next((key for key in selector if '"' in key or "\\" in key), None)
-    if odd is not None:  # one budget that no SQL can be written for would keep all others from being judged
+    if odd is not None:  # otherwise one budget without valid SQL would keep all others from being judged
         raise ValueError(f"cannot select by {odd!r}: a key with a quote or backslash has no JSON path. Leave it out")
     return selector
 

@@ -1,8 +1,8 @@
-"""Reading a YAML file people write by hand: every value keeps its line, nothing is guessed.
+"""Read a YAML file that people maintain: every value keeps its line, and nothing is guessed.
 
-A plain value is its text (`account: 0123` stays "0123"; a model turns text into numbers), null is None. Refused: a key
-written twice, aliases (a small file could unfold into a huge one), tags, several documents. `${VAR}` reads the environment,
-`$${` is a plain `${`. What the keys mean belongs in `settings.py`.
+A plain value is its text (`account: 0123` stays "0123"; a model turns text into numbers), and null is None. Refused: a key written
+twice, aliases (a small file could expand into a huge one), tags, several documents. `${VAR}` reads the environment; `$${` is a
+plain `${`. `settings.py` defines the keys.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class YamlFile:
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[Loc, int] = field(default_factory=dict)
     written: dict[Loc, str] = field(default_factory=dict)
-    variables: dict[str, str] = field(default_factory=dict)  # of the environment, that the file names: name -> value
+    variables: dict[str, str] = field(default_factory=dict)  # environment variables that the file names: name -> value
 
     def line(self, loc: Loc) -> int:
-        """Line of the value at `loc`, or of the nearest thing around it."""
+        """Return the line of the value at `loc`, or of the nearest value around it."""
         while loc and loc not in self.lines:
             loc = loc[:-1]
         return self.lines.get(loc, 1)
 
 
 def read_yaml_file(path: Path, env: Mapping[str, str]) -> YamlFile:
-    """Read one YAML map; raises ConfigError that names file, line and key, never a value."""
+    """Read one YAML map. Raises ConfigError that names file, line and key, never a value."""
     file = YamlFile(path)
     try:
         raw = path.read_bytes()
@@ -72,12 +72,12 @@ def read_yaml_file(path: Path, env: Mapping[str, str]) -> YamlFile:
 
 
 def show_loc(loc: Loc) -> str:
-    """`tracking[0].uri` for ("tracking", 0, "uri")."""
+    """Return `tracking[0].uri` for ("tracking", 0, "uri")."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
 def _compose(path: Path, text: str) -> yaml.Node | None:
-    """The node tree, after a pass over the events (which does not recurse) has refused what must not be unfolded."""
+    """Return the node tree. First a pass over the events, which does not recurse, refuses files that must not be expanded."""
     depth = documents = 0
     trouble: yaml.YAMLError
     try:
@@ -98,12 +98,12 @@ def _compose(path: Path, text: str) -> yaml.Node | None:
         return node
     except yaml.YAMLError as error:
         trouble = error
-    # Outside the except block: the parser's own error quotes the line, which may hold a secret.
+    # Outside the except block: the parser's own error quotes the line, which may contain a secret.
     mark = getattr(trouble, "problem_mark", None)
     if mark is not None:
         line, why = mark.line + 1, re.sub(r"'[^']{2,}'", "'…'", getattr(trouble, "problem", None) or "it ends too early")
     else:
-        line, why = text[: getattr(trouble, "position", 0)].count("\n") + 1, "a control character stands here"
+        line, why = text[: getattr(trouble, "position", 0)].count("\n") + 1, "it has a control character"
     raise _mistake(path, line, "", f"this is not valid YAML ({why}). Put values with special characters in double quotes.")
 
 
@@ -130,7 +130,7 @@ def _map(node: yaml.MappingNode, loc: Loc, file: YamlFile, env: Mapping[str, str
         key = key_node.value
         if key in result:
             first = file.lines[(*loc, key)]
-            raise _mistake(file.path, line, show_loc((*loc, key)), f"this key already stands on line {first}. Keep one of the two.")
+            raise _mistake(file.path, line, show_loc((*loc, key)), f"this key is already on line {first}. Keep one of the two.")
         file.lines[(*loc, key)] = line
         result[key] = _value(child, (*loc, key), file, env)
     return result
@@ -149,7 +149,7 @@ def _scalar(node: yaml.ScalarNode, loc: Loc, file: YamlFile, env: Mapping[str, s
 
 
 def _resolve_plain(text: str) -> str:
-    """The tag YAML itself gives to a plain value; compared only to find tags that were written by hand."""
+    """Return the tag that YAML itself gives to a plain value, to find tags that were written by hand."""
     tag: str = yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # its stubs lack this method
     return tag
 
@@ -173,7 +173,7 @@ def _variable(match: re.Match[str], text: str, loc: Loc, line: int, file: YamlFi
             f"the environment variable {name} is not set. Set it, or write `$${{{name}}}` for the characters themselves.",
         )
     value = file.variables[name] = env[name]
-    # In `scheme://user:${PASSWORD}@host` a password as people have it would break the URI.
+    # In `scheme://user:${PASSWORD}@host` a real password could break the URI.
     if _BEFORE_PASSWORD.match(text[: match.start()]) and text[match.end() :].startswith("@") and _NOT_USERINFO.search(value):
         return quote(value, safe="")
     return value
