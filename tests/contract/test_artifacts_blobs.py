@@ -148,7 +148,7 @@ def test_a_wrong_token_is_refused_and_never_shown(azure_server: AzureServer, tmp
     store = ArtifactStore(uri=uri, endpoint=azure_server.endpoint, credentials=secret)
     found = measure(store, run_owners(), tmp_path)
     assert isinstance(found.error, SourceRefused)
-    assert "no right to it (403" in str(found.error)
+    assert "lack the rights to read it (403" in str(found.error)
     settings = Settings(home=tmp_path, stores=[store])
     for text in (str(found.error), repr(store), repr(settings), show_settings(settings), redact(f"said {secret}", settings)):
         assert secret not in text
@@ -161,7 +161,7 @@ def test_a_key_file_that_is_none_is_refused_before_anybody_is_asked(tmp_path: Pa
     store = ArtifactStore(uri="gs://b", credentials=str(tmp_path / credentials))
     found = measure(store, run_owners(), tmp_path / "work")
     assert isinstance(found.error, SourceRefused)
-    assert "no key file of Google's" in str(found.error)
+    assert "not a Google key file" in str(found.error)
     assert "Check them" in str(found.error)
 
 

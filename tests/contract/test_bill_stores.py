@@ -345,7 +345,7 @@ def test_credentials_without_rights(tmp_path: Path, azure_server: AzureServer, c
     azure_server.create_container(name := f"b-{uuid.uuid4().hex[:12]}")
     uri = f"abfss://{name}@{azure_server.account}.dfs.core.windows.net/x"
     text = refusal_of(nights(tmp_path, uri, endpoint=azure_server.endpoint, credentials=credentials))
-    assert f"the credentials have no right to it ({answer}" in text
+    assert f"the credentials lack the rights to read it ({answer}" in text
     assert "Storage Blob Data Reader" in text
 
 
@@ -362,7 +362,7 @@ def test_a_server_that_is_not_there(tmp_path: Path, scheme: str) -> None:
         (404, b"<Error><Code>NoSuchBucket</Code></Error>", "there is no bucket bills (404 NoSuchBucket)"),
         (403, b"<Error><Code>AccessDenied</Code></Error>", "(403 AccessDenied). Check the credentials"),
         (400, b"<Error><Code>InvalidArgument</Code><Message>canary</Message></Error>", "the store answered 400 InvalidArgument"),
-        (200, b"<html>canary</html>", "something that is no answer of such a store"),
+        (200, b"<html>canary</html>", "answer is not one of such a store"),
     ],
 )
 def test_what_google_answers(tmp_path: Path, odd: OddStore, status: int, body: bytes, said: str) -> None:
@@ -373,8 +373,8 @@ def test_what_google_answers(tmp_path: Path, odd: OddStore, status: int, body: b
 @pytest.mark.parametrize(
     ("held", "said"),
     [
-        (None, "are no key file of Google's"),
-        ("{", "are no key file of Google's"),
+        (None, "are not a Google key file"),
+        ("{", "are not a Google key file"),
         ('{"type": "external_account"}', "are of type 'external_account'"),
         (
             '{"type": "service_account", "private_key": "canary", "client_email": "a", "private_key_id": "1"}',

@@ -335,5 +335,5 @@ def test_missing_credentials_are_said_with_what_to_do(tmp_path: Path, monkeypatc
     with pytest.raises(SourceUnreachable, match="cannot read bigquery://my-project/billing/export of bill bill: Your default credentials"):
         of_fake(tmp_path).load()
     key = nights(tmp_path, "bigquery://my-project/billing/export", format="gcp", credentials=str(tmp_path / "no-key.json"))
-    with pytest.raises(ConfigError, match=r"no-key.json is no key file of a service account \(FileNotFoundError\)"):
+    with pytest.raises(ConfigError, match=r"no-key.json is not the key file of a service account \(FileNotFoundError\)"):
         key.load()

@@ -1,7 +1,8 @@
-"""Azure Blob Storage spoken to by its REST interface: what obstore cannot say (conditional deletes, access tiers, versions, checksums).
+"""Azure Blob Storage by its REST interface, for requests that obstore lacks: conditional deletes, access tiers, versions, checksums.
 
-Requests are signed by a SAS token: the one given, or one made of the account key of a connection string. Where an identity of the machine logs in, there is no token: such containers are listed through obstore (`ingest/artifacts/blobs.py`).
-Source: "List Blobs", "Create an account SAS", "Put Blob" of the Blob service REST API.
+A SAS token signs requests: the configured one, or one made from the account key of a connection string. If an identity of the
+machine logs in, there is no token, and obstore lists such containers (`ingest/artifacts/blobs.py`). Source: "List Blobs", "Create
+an account SAS", "Put Blob" of the Blob service REST API.
 """
 
 from __future__ import annotations
@@ -29,35 +30,35 @@ from runspend.storage.rest import RestError, asked, tried
 from runspend.storage.uris import Root
 
 VERSION = "2021-08-06"
-METADATA = "x-ms-meta-"  # names of a blob's metadata may have underscores, and no dashes
+METADATA = "x-ms-meta-"  # names of a blob's metadata may have underscores, but not dashes
 PROPERTIES = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
-_RIGHTS = "rwdlacut"  # of a token made of the key, which may do anything itself
+_RIGHTS = "rwdlacut"  # of a token made from the key, which itself may do anything
 
 
 @dataclass(frozen=True)
 class Blob:
-    """One blob of a listing, or one that was looked at."""
+    """One blob, from a listing or a single request."""
 
     name: str
     size: int | None
-    etag: str  # in quotes, as conditions have it
+    etag: str  # in quotes, as in conditions
     modified: datetime | None
-    tier: str  # HOT, COOL, COLD, ARCHIVE; UNKNOWN where it has none
-    md5: str | None  # hexadecimal; None where nobody said one when it was written
+    tier: str  # HOT, COOL, COLD, ARCHIVE; UNKNOWN if it has none
+    md5: str | None  # hexadecimal; None if none was given when it was written
     version: str | None
     is_current: bool
-    told: dict[str, str] = field(default_factory=dict)  # of one that was looked at, what it says of itself
+    told: dict[str, str] = field(default_factory=dict)  # the blob's properties and metadata, from a single request
 
 
 class _Exact(str):
-    """A header's name that urllib sends as it is: Azure keeps the case of metadata's names, and so must who reads them."""
+    """A header's name that urllib must not change: Azure keeps the case of metadata's names, and readers need it."""
 
     def capitalize(self) -> str:
-        """Itself."""
+        """Return the name unchanged."""
         return self
 
     def title(self) -> str:
-        """Itself."""
+        """Return the name unchanged."""
         return self
 
 
@@ -65,12 +66,12 @@ _Page = tuple[list[Blob], list[str], str]
 
 
 def has_token(credentials: str | SecretStr | None) -> bool:
-    """Whether these credentials are a token or make one; without, an identity of the machine logs in."""
+    """Whether these credentials are a SAS token or can make one; otherwise an identity of the machine logs in."""
     return bool(_secret(credentials))
 
 
 class AzureContainer:
-    """A container, by a SAS token. Making it contacts nobody."""
+    """A container, accessed with a SAS token. Creating this object contacts no server."""
 
     def __init__(self, root: Root, *, endpoint: str | None, credentials: str | SecretStr | None) -> None:
         container, _, place = root.bucket.partition("@")
@@ -82,7 +83,7 @@ class AzureContainer:
     def request(
         self, method: str, name: str = "", query: dict[str, str] | None = None, data: bytes | Iterable[bytes] | None = None, **headers: str
     ) -> Iterator[Any]:
-        """One request and its open reply; header names with underscores for dashes. Raises RestError, also while the reply is read."""
+        """Send one request and yield its open reply; header names have underscores for dashes. Raises RestError, also while the reply is read."""
         query_text = "&".join(part for part in (urlencode(query or {}, quote_via=quote), self._token) if part)
         url = f"{self._url}{f'/{quote(name)}' if name else ''}?{query_text}"
         said = {_Exact(key) if key.startswith(METADATA) else key.replace("_", "-"): value for key, value in headers.items()}
@@ -93,7 +94,7 @@ class AzureContainer:
     def list(
         self, prefix: str, *, marker: str = "", page_size: int = 5000, delimiter: str = "", versions: bool = False
     ) -> Iterator[_Page]:
-        """Pages of (blobs, folders where there is a delimiter, where to go on)."""
+        """Yield pages of (blobs, folders if there is a delimiter, marker of the next page)."""
         query = {"restype": "container", "comp": "list", "prefix": prefix, "maxresults": str(page_size)}
         query |= {"delimiter": delimiter} if delimiter else {}
         query |= {"include": "versions"} if versions else {}
@@ -111,7 +112,7 @@ class AzureContainer:
             return _parse_page(reply)
 
     def look(self, name: str) -> Blob | None:
-        """The blob as it is; None when the service says that there is none."""
+        """Return the current blob; None when the service says that it does not exist."""
         try:
             with self.request("HEAD", name) as reply:
                 return _looked_at(name, reply.headers)
@@ -125,14 +126,14 @@ def _parse_page(reply: IO[bytes]) -> _Page:
     try:
         tree = ElementTree.parse(reply).getroot()
     except ElementTree.ParseError as error:
-        raise RestError(200, "an answer that is no listing") from error
+        raise RestError(200, "an answer that is not a listing") from error
     blobs = [_listed(found) for found in tree.iter("Blob")]
     folders = [_name(found) for found in tree.iter("BlobPrefix")]
     return [blob for blob in blobs if blob is not None], folders, tree.findtext("NextMarker") or ""
 
 
 def _listed(found: ElementTree.Element) -> Blob | None:
-    """A blob of a listing; None for a folder of an account with folders, which is listed beside what lies in it."""
+    """Return a blob of a listing; None for a folder entry of an account with hierarchical folders."""
     said = {part.tag: part.text or "" for part in found.find("Properties") or ()}
     if said.get("ResourceType") == "directory":
         return None
@@ -166,7 +167,7 @@ def _looked_at(name: str, headers: Any) -> Blob:
 
 
 def _name(found: ElementTree.Element) -> str:
-    """A blob's name; one that XML cannot hold comes encoded."""
+    """Return a blob's name; names that XML cannot contain are encoded."""
     name = found.find("Name")
     text = "" if name is None else name.text or ""
     return unquote(text) if name is not None and name.get("Encoded") == "true" else text
@@ -184,7 +185,7 @@ def _secret(credentials: str | SecretStr | None) -> str:
 
 
 def _token(secret: str, account: str) -> str:
-    """The SAS token given, or one for a day made of the account key; empty for nobody in particular."""
+    """Return the configured SAS token, or one for a day made from the account key; empty for anonymous access."""
     given = connection_string(secret)
     if secret == ANONYMOUS:
         return ""

@@ -1,6 +1,6 @@
-"""The archive's objects in a container of Azure: every change on a condition (If-None-Match, If-Match), every reply counted.
+"""Archive objects in an Azure container: every change is conditional (If-None-Match, If-Match), and every reply is checked.
 
-Where blobs keep versions nothing is deleted: the bytes would stay as a version and be billed on.
+If blobs keep versions, nothing is deleted: the bytes would stay as a version and still be billed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 64 << 20  # of a write in several parts; smaller objects are one request
 _SAID = ("Cache-Control", "Content-Type", "Content-MD5", "Content-Encoding", "Content-Language", "Content-Disposition")
-BLOCKS = 50_000  # Azure allows no more
+BLOCKS = 50_000  # Azure's limit
 
 
 class AzureObjects(RestObjects):
@@ -38,14 +38,14 @@ class AzureObjects(RestObjects):
         self._container = AzureContainer(root, endpoint=store.endpoint, credentials=credentials)
 
     def list(self, folder: str) -> Iterator[StoredObject]:
-        """Every object below a folder."""
+        """Yield every object below a folder."""
         with self._words(f"list {folder!r}"):
             for blobs, _, _ in self._container.list(self._folder(folder)):
                 for blob in blobs:
                     yield self._stored(self._own(blob.name, self._folder(folder)), blob)
 
     def folders(self, folder: str) -> Iterator[str]:
-        """Names of the folders directly below a folder."""
+        """Yield the names of the folders directly below a folder."""
         prefix = self._folder(folder)
         with self._words(f"list {folder!r}"):
             for _, folders, _ in self._container.list(prefix, delimiter="/"):
@@ -54,19 +54,19 @@ class AzureObjects(RestObjects):
                     yield name[len(prefix) :].rstrip("/")
 
     def head(self, key: str) -> StoredObject | None:
-        """The object as it is now; None when Azure says 404."""
+        """Return the current object; None when Azure answers 404."""
         with self._words(f"look at {key!r}"):
             blob = self._container.look(self._name(key))
         return None if blob is None else self._stored(key, blob)
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """The bytes of the object while it has that etag."""
+        """Yield the object's bytes, while it has that etag."""
         yield from self._read(obj, self._container.request("GET", self._name(obj.key), If_Match=obj.etag))
 
     def write(
         self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
-        """One put, or many blocks and a list of them, on condition that the key is free."""
+        """Send one put, or many blocks and their list, on condition that the key is free."""
         block_size = max(BLOCK_BYTES, -(-size // BLOCKS))
         blocks = exactly(self.uri, key, in_pieces(chunks, block_size), size)
         said = {"If_None_Match": "*", **_headers(told or {})}
@@ -97,7 +97,7 @@ class AzureObjects(RestObjects):
                 raise
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Say of the blob again what it says of itself, on condition of its etag: that is a new one then ("Set Blob Properties")."""
+        """Set the blob's properties to their current values, on condition of its etag, so that it gets a new one ("Set Blob Properties")."""
         with self._words(f"renew {obj.key!r}"):
             with self._container.request("HEAD", self._name(obj.key), If_Match=obj.etag) as reply:
                 said = {f"x_ms_blob_{name.lower().replace('-', '_')}": reply.headers[name] for name in _SAID if reply.headers.get(name)}
@@ -106,14 +106,14 @@ class AzureObjects(RestObjects):
         return self._written(obj.key)
 
     def why_no_tier(self) -> str | None:
-        """A tier is set on what is current, and makes no version."""
+        """None: a tier applies to the current blob and does not create a version."""
         return None
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """Set the access tier. Azure knows no condition for it; what somebody wrote meanwhile would lie in that tier, and be whole."""
+        """Set the access tier. Azure has no condition for it. Bytes written meanwhile would be in that tier, and complete."""
         found = self.head(obj.key)
         if found is None or found.etag != obj.etag:
-            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: it is another by now. Nothing was done.")
+            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: it has changed. Nothing was done.")
         tier = storage_class.capitalize()
         change = self._container.request("PUT", self._name(obj.key), {"comp": "tier"}, b"", x_ms_access_tier=tier)
         with self._words(f"move {obj.key!r} to {storage_class}"), change as reply:
@@ -121,7 +121,7 @@ class AzureObjects(RestObjects):
         return self._moved(obj.key, storage_class)
 
     def clock(self) -> datetime:
-        """The time in the headers of a reply."""
+        """Return the time in the headers of a reply."""
         return self._time_of(self._container.request("GET", query={"restype": "container", "comp": "list", "maxresults": "1"}))
 
     # --- inside ---------------------------------------------------------------------------------------------------------
@@ -132,10 +132,10 @@ class AzureObjects(RestObjects):
         return StoredObject(key, blob.size, blob.etag, blob.version, blob.tier, blob.modified, blob.told)
 
     def _write_blocks(self, name: str, blocks: Iterator[bytes], said: dict[str, str]) -> None:
-        """Blocks that no list names are gone after a week by themselves."""
+        """Write the blocks and their list. Azure removes blocks without a list after a week."""
         ids = []
         for number, block in enumerate(blocks):
-            ids.append(f"{number:06d}xx")  # of equal length, and base64 as it is
+            ids.append(f"{number:06d}xx")  # of equal length, and already valid base64
             with self._container.request("PUT", name, {"comp": "block", "blockid": ids[-1]}, block) as reply:
                 reply.read()
         listed = "".join(f"<Latest>{escape(one)}</Latest>" for one in ids)
@@ -145,7 +145,7 @@ class AzureObjects(RestObjects):
 
 
 def _headers(told: Mapping[str, str]) -> dict[str, str]:
-    """What a write says of the blob: properties as "Put Blob" names them, and metadata."""
+    """Return the headers that describe the blob: properties as in "Put Blob", and metadata."""
     plain = {name: value for name, value in told.items() if value.isascii()}
     properties = {f"x-ms-blob-{name}": plain[name] for name in PROPERTIES if name in plain}
     return properties | {f"{METADATA}{name.removeprefix('meta.')}": value for name, value in plain.items() if name.startswith("meta.")}

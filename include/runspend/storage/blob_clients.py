@@ -1,7 +1,7 @@
-"""Google Cloud Storage and Azure Blob Storage through obstore: what is connected to, with which credentials, and errors in words.
+"""Google Cloud Storage and Azure Blob Storage through obstore: connections, credentials, and errors in words.
 
-Put here what bills and artifact stores both say to these two stores. What is listed, read or written does not belong here.
-Neither text nor traceback of obstore is passed on: it quotes addresses and, of a damaged key file, the key.
+Bills and artifact stores share this module. Callers list, read and write. Texts and tracebacks of obstore are never passed on: they
+quote addresses and, for a damaged key file, the key.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from obstore.store import AzureConfig, AzureStore, ClientConfig, GCSConfig, GCSStore, RetryConfig
 
 GOOGLE = "https://storage.googleapis.com"
-# Who hands out tokens where the credentials are the environment's own ("Application Default Credentials"; "Managed identities").
+# Servers that issue tokens when the environment's credentials are used ("Application Default Credentials"; "Managed identities").
 GOOGLE_LOGINS = ("oauth2.googleapis.com", "metadata.google.internal", "169.254.169.254")
 AZURE_LOGINS = ("login.microsoftonline.com", "169.254.169.254")
-# Variables that name another host to log in at.
+# Variables that name another host for log-in.
 LOGIN_VARIABLES = (
     "AZURE_AUTHORITY_HOST",
     "AZURE_STORAGE_AUTHORITY_HOST",
@@ -43,7 +43,7 @@ _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 
 
 class CannotReach(Exception):
-    """Why a store cannot be used, and what to do about it; neither ends in a full stop."""
+    """Why a store cannot be used, and the fix. Neither text ends with a period."""
 
     def __init__(self, why: str, advice: str) -> None:
         super().__init__(f"{why}. {advice}.")
@@ -52,9 +52,9 @@ class CannotReach(Exception):
 
 @dataclass(frozen=True)
 class Container:
-    """A bucket of Google or a container of Azure. `connect` contacts nobody yet; `reader` is the right that reading needs.
+    """A bucket of Google or a container of Azure. `connect` contacts no server yet; `reader` is the right needed for reading.
 
-    `setting` is where its address stands in runspend.yaml ("billing[]"), for errors.
+    `setting` is the place of its address in runspend.yaml ("billing[]"), for errors.
     """
 
     connect: Callable[[], GCSStore | AzureStore]
@@ -69,7 +69,7 @@ def is_azure(uri: str) -> bool:
 
 
 def find_container(uri: str, *, endpoint: str | None, credentials: str | SecretStr | None, setting: str) -> Container | None:
-    """The bucket or container of an address; None for an address of another kind. Raises CannotReach."""
+    """Return the bucket or container of an address; None for another kind of address. Raises CannotReach."""
     secret = credentials.get_secret_value() if isinstance(credentials, SecretStr) else credentials or ""
     if uri.startswith("gs://"):
         return _google(uri, endpoint, secret, setting)
@@ -77,34 +77,34 @@ def find_container(uri: str, *, endpoint: str | None, credentials: str | SecretS
 
 
 def explain(text: str, container: Container) -> CannotReach:
-    """What obstore says, in words, by the status and code that the store answered with."""
+    """Explain an obstore error by the status and code that the store answered with."""
     status, code = (m[1] if (m := found.search(text)) else "" for found in (_STATUS, _CODE))
     answer = f"{status} {code}".strip()
     if status in ("401", "403"):
         advice = f"Check the credentials, whether they have expired, and their rights: {container.reader}"
-        return CannotReach(f"the credentials have no right to it ({answer})", advice)
+        return CannotReach(f"the credentials lack the rights to read it ({answer})", advice)
     if status == "404":
         return CannotReach(f"there is no {container.what} ({answer})", f"Check {container.setting}.uri and endpoint")
     if status.startswith("3"):
-        return CannotReach(f"the store sends elsewhere ({answer}), where nobody follows", "Check endpoint")
+        return CannotReach(f"the store redirects ({answer}), and Runspend does not follow redirects", "Check endpoint")
     if status:
         return CannotReach(f"the store answered {answer}", f"Check {container.setting}.uri and endpoint, or try again later")
     if "HTTP error" in text:
-        return CannotReach("the store, or who hands out its tokens, did not answer", "Check the network, endpoint and credentials")
+        return CannotReach("the store, or the server that issues its tokens, did not answer", "Check the network, endpoint and credentials")
     if "path" in text.casefold():
         return CannotReach(
             "it holds a name with an empty part, '.' or '..' between slashes", f"Rename that object or narrow {container.setting}.uri"
         )
-    return CannotReach("the store answered with something that is no answer of such a store", f"Check {container.setting}.uri and endpoint")
+    return CannotReach("the store's answer is not one of such a store", f"Check {container.setting}.uri and endpoint")
 
 
 def status_of(text: str) -> str | None:
-    """The HTTP status in what obstore says."""
+    """Return the HTTP status in an obstore error."""
     return found[1] if (found := _STATUS.search(text)) else None
 
 
 def blob_errors() -> tuple[type[Exception], ...]:
-    """What obstore raises: errors of its own, and Python's for what it could not even begin."""
+    """Return the exceptions of obstore: its own, and Python's for requests that could not start."""
     from obstore.exceptions import BaseError
 
     return BaseError, ValueError, OSError
@@ -131,12 +131,12 @@ def _google(uri: str, endpoint: str | None, credentials: str, setting: str) -> C
 
 
 def _kind_of_key(path: str, setting: str) -> str:
-    """What kind of credentials a file of Google's holds."""
+    """Return the type of credentials in a Google key file."""
     try:
         kind = parse_json(Path(path).expanduser().read_bytes())["type"]
     except (OSError, ValueError, LookupError, TypeError):
         raise CannotReach(
-            f"its credentials, {path}, are no key file of Google's", f"Set {setting}.credentials to one, or leave it out"
+            f"its credentials, {path}, are not a Google key file", f"Set {setting}.credentials to one, or leave it out"
         ) from None
     if kind not in ("service_account", "authorized_user"):
         raise CannotReach(
@@ -146,7 +146,10 @@ def _kind_of_key(path: str, setting: str) -> str:
 
 
 def _azure(uri: str, endpoint: str | None, secret: str, setting: str) -> Container:
-    """abfss://CONTAINER@ACCOUNT.dfs.SUFFIX/PATH says all; for az://CONTAINER/PATH the credentials or the endpoint name the account."""
+    """Return the container of an Azure address.
+
+    abfss://CONTAINER@ACCOUNT.dfs.SUFFIX/PATH is complete; for az://CONTAINER/PATH the credentials or the endpoint name the account.
+    """
     parts = urlsplit(uri)
     container, _, host = parts.netloc.rpartition("@")
     given = connection_string(secret)
@@ -163,7 +166,7 @@ def _azure(uri: str, endpoint: str | None, secret: str, setting: str) -> Contain
     base = (endpoint or base).rstrip("/")
 
     def connect() -> AzureStore:
-        # Said, not left to the environment's variables, which may be another account's.
+        # Set explicitly: variables of the environment may be another account's.
         config: AzureConfig = {"account_name": account, "endpoint": base, "use_emulator": False}
         if secret == ANONYMOUS:
             config["skip_signature"] = True
@@ -180,23 +183,25 @@ def _azure(uri: str, endpoint: str | None, secret: str, setting: str) -> Contain
 
 
 def connection_string(secret: str) -> dict[str, str]:
-    """The parts of a connection string by name in lower case; empty for a SAS token."""
+    """Return the parts of a connection string by lower-case name; empty for a SAS token."""
     pairs = (part.partition("=") for part in secret.split(";"))
     found = {name.strip().casefold(): value.strip() for name, _, value in pairs}
     return found if found.keys() & {"accountkey", "sharedaccesssignature"} else {}
 
 
 def _client(base: str, logins: Iterable[str]) -> ClientConfig:
-    """Settings of the HTTP client. It would follow a redirect anywhere, and name the address it comes from, SAS token and all,
-    in the Referer: so every host but the store's own (and `logins`) is behind a proxy that is not there. Where the
-    environment has a proxy, that one decides."""
+    """Return the settings of the HTTP client, which sends every host except the store's (and `logins`) to a proxy that does not exist.
+
+    Otherwise it would follow redirects anywhere and pass on the original address, including a SAS token, in the Referer header. A
+    proxy of the environment takes precedence.
+    """
     parts = urlsplit(base)
     host = parts.hostname or ""
     options: ClientConfig = {
         "allow_http": parts.scheme == "http",
         "connect_timeout": timedelta(seconds=10),
         "read_timeout": timedelta(seconds=60),
-        "timeout": timedelta(hours=12),  # of one file; the other two find a store that has stopped answering
+        "timeout": timedelta(hours=12),  # for one file; the other two detect a store that has stopped answering
         "user_agent": "runspend",
     }
     if not {parts.scheme, "all"} & getproxies().keys() or proxy_bypass(host):

@@ -1,6 +1,6 @@
-"""Google Cloud Storage spoken to by its JSON interface: what obstore cannot say (conditional deletes, classes, checksums, versions).
+"""Google Cloud Storage by its JSON interface, for requests that obstore lacks: conditional deletes, classes, checksums, versions.
 
-It needs a token: Google's own log-in (extra `bigquery`) makes one. Source: "Objects" and "Request preconditions" of the JSON API.
+It needs a token, which Google's own log-in (extra `bigquery`) makes. Source: "Objects" and "Request preconditions" of the JSON API.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from runspend.storage.blob_clients import GOOGLE
 from runspend.storage.google_clients import access_token, login_errors
 from runspend.storage.rest import RestError, asked, tried
 
-TOKEN_SECONDS = 1800  # of the hour it is good for
+TOKEN_SECONDS = 1800  # a token is valid for an hour
 _FIELDS = "nextPageToken,prefixes,items(name,size,storageClass,md5Hash,updated,timeDeleted,generation)"
 _KEPT = ("contentType", "contentEncoding", "contentLanguage", "contentDisposition", "cacheControl", "customTime", "metadata")
 _Items = list[dict[str, Any]]
 
 
 class GoogleBucket:
-    """A bucket. Making it contacts nobody."""
+    """A bucket. Creating this object contacts no server."""
 
     def __init__(self, bucket: str, *, endpoint: str | None, credentials: str | None) -> None:
         self._base, self._bucket = (endpoint or GOOGLE).rstrip("/"), f"/storage/v1/b/{quote(bucket, safe='')}"
@@ -40,7 +40,7 @@ class GoogleBucket:
     def request(
         self, method: str, path: str = "/o", query: dict[str, str] | None = None, data: bytes | Iterable[bytes] | None = None, **headers: str
     ) -> Iterator[Any]:
-        """One request below the bucket and its open reply; header names with underscores for dashes. Raises RestError."""
+        """Send one request below the bucket and yield its open reply; header names have underscores for dashes. Raises RestError."""
         url = f"{self._base}{'/upload' if query and 'uploadType' in query else ''}{self._bucket}{path}?{urlencode(query or {}, quote_via=quote)}"
         said = {"User-Agent": "runspend", **{key.replace("_", "-"): value for key, value in headers.items()}}
         if token := self._fresh_token():
@@ -49,18 +49,20 @@ class GoogleBucket:
             yield reply
 
     def ask(self, method: str, path: str, query: dict[str, str] | None = None, data: bytes | None = None) -> dict[str, Any]:
-        """What the reply says, which is JSON, or nothing."""
+        """Return the JSON object of a reply; empty for an empty reply."""
         with self.request(method, path, query, data, Content_Type="application/json") as reply:
             text = reply.read()
         try:
             said = parse_json(text or b"{}")
         except ValueError as error:
-            raise RestError(200, "an answer that is none of such a store") from error
+            raise RestError(200, "an answer that is not one of such a store") from error
         return said if isinstance(said, dict) else {}
 
     def rewrite(self, name: str, query: dict[str, str], storage_class: str) -> None:
-        """Copy an object onto itself in another class; large ones take several calls. What a request tells of the copy is all that the copy knows
-        of itself ("Objects: rewrite"), so everything is said again."""
+        """Copy an object onto itself in another class; large objects take several calls.
+
+        The copy has only the properties in the request ("Objects: rewrite"), so the request repeats all of them.
+        """
         path, more = object_path(name), dict[str, str]()
         found = self.ask("GET", path)
         told = json.dumps({key: found[key] for key in _KEPT if found.get(key)} | {"storageClass": storage_class}).encode()
@@ -71,7 +73,7 @@ class GoogleBucket:
             more = {"rewriteToken": str(said["rewriteToken"])}
 
     def list(self, prefix: str, *, token: str = "", page_size: int = 1000, delimiter: str = "") -> Iterator[tuple[_Items, str]]:
-        """Pages of (objects and versions as Google describes them, where to go on); with a delimiter, of folders as {"prefix": …}."""
+        """Yield pages of (objects and versions as Google describes them, token of the next page). With a delimiter, folders are {"prefix": …}."""
         query = {"prefix": prefix, "maxResults": str(page_size), "fields": _FIELDS}
         query |= {"delimiter": delimiter} if delimiter else {"versions": "true"}
         while True:
@@ -85,22 +87,22 @@ class GoogleBucket:
             token = following
 
     def _fresh_token(self) -> str | None:
-        """A token that is good for a while; a long listing needs several."""
+        """Return a token that stays valid for a while; a long listing needs several."""
         if self._token is None or time.monotonic() - self._token[1] > TOKEN_SECONDS:
             try:
                 self._token = access_token(self._credentials), time.monotonic()
             except login_errors():
-                raise RestError(401, "no key file of Google's, or no log-in of the environment") from None
+                raise RestError(401, "the credentials are not a Google key file, or the environment has no log-in") from None
         return self._token[0]
 
 
 def object_path(name: str) -> str:
-    """Where an object is, below its bucket."""
+    """Return the path of an object below its bucket."""
     return f"/o/{quote(name, safe='')}"
 
 
 def md5_of(found: dict[str, Any]) -> str | None:
-    """Hexadecimal; None for composite objects, which have none."""
+    """Return the hexadecimal MD5; None for composite objects, which have none."""
     try:
         return base64.b64decode(found["md5Hash"], validate=True).hex() if found.get("md5Hash") else None
     except binascii.Error:
@@ -108,7 +110,7 @@ def md5_of(found: dict[str, Any]) -> str | None:
 
 
 def microseconds(found: dict[str, Any]) -> int | None:
-    """When it was last written, since 1970."""
+    """Return the time of the last write, in microseconds since 1970."""
     if not found.get("updated"):
         return None
     at = datetime.fromisoformat(found["updated"].replace("Z", "+00:00"))

@@ -1,6 +1,6 @@
-"""Who asks BigQuery, and where: Google's clients, for bills that lie there and for the warehouse; tokens for its buckets.
+"""Google's clients and credentials, for bills in BigQuery, for the warehouse, and tokens for its buckets.
 
-What is asked does not belong here, nor in which words a key that is none is refused.
+Callers write the queries and report unusable keys.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ ANONYMOUS = "anonymous"  # `credentials` of an emulator
 
 
 def read_credentials(given: str | None) -> tuple[Any, str | None]:
-    """Credentials, and the project they are of, where they say: a service account's key file; left out, the environment's.
+    """Return credentials and, if stated, their project: from a service account's key file, or by default from the environment.
 
-    Raises OSError or ValueError for a file that is no key, google.auth's GoogleAuthError where the environment has none.
+    Raises OSError or ValueError for a file that is not a key, and google.auth's GoogleAuthError if the environment has none.
     """
     try:
         import google.auth
@@ -39,24 +39,24 @@ def read_credentials(given: str | None) -> tuple[Any, str | None]:
 
 
 def has_google_auth() -> bool:
-    """Whether Google's own log-in is installed; the extra `bigquery` brings it."""
+    """Whether Google's own log-in is installed (extra `bigquery`)."""
     return find_spec("google") is not None and find_spec("google.auth") is not None
 
 
 def login_errors() -> tuple[type[Exception], ...]:
-    """What a log-in that fails raises."""
+    """Return the exceptions of a failed log-in."""
     from google.auth.exceptions import GoogleAuthError
 
     return GoogleAuthError, OSError, ValueError
 
 
 def access_token(given: str | None) -> str | None:
-    """A token for an hour at most, of a key file or of the environment; None for nobody. Raises as `read_credentials` does."""
+    """Return a token valid for at most an hour, of a key file or the environment; None for anonymous access. Raises as `read_credentials`."""
     if given == ANONYMOUS:
         return None
     try:
         credentials, _ = read_credentials(given)
-    except ValueError:  # the file of somebody who logged in, with gcloud
+    except ValueError:  # the file of a person who logged in with gcloud
         from google.oauth2.credentials import Credentials
 
         somebody: Any = Credentials
@@ -68,7 +68,7 @@ def access_token(given: str | None) -> str | None:
 
 
 def bigquery_clients(credentials: Any, project: str, *, endpoint: str | None, location: str | None = None) -> tuple[Any, Any]:
-    """A client, and one of the Storage API, which brings rows several times as fast; None for a server of one's own (`endpoint`), which has it elsewhere."""
+    """Return a client, and one of the Storage API, which reads rows several times as fast; None for a custom server (`endpoint`)."""
     try:
         from google.cloud import bigquery, bigquery_storage
     except ImportError as error:

@@ -1,6 +1,6 @@
-"""The archive's objects in a bucket of Google: every change on condition of a generation, every reply counted.
+"""Archive objects in a Google bucket: every change is conditional on a generation, and every reply is checked.
 
-Where a bucket keeps versions, deleting makes the object a version that is not current and then removes that one for good.
+If a bucket keeps versions, deleting turns the object into a noncurrent version, which is then removed permanently.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from runspend.storage.uris import Root
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
-AT_ONCE_BYTES = 64 << 20  # larger objects are sent as they come
+AT_ONCE_BYTES = 64 << 20  # larger objects are streamed
 _SAID = {
     "cacheControl": "cache-control", "contentDisposition": "content-disposition", "contentEncoding": "content-encoding", "contentLanguage": "content-language",
     "contentType": "content-type", "customTime": "custom-time",
 }  # fmt: skip
-_BOUNDARY = uuid.uuid4().hex  # between the parts of an upload: nobody's bytes can know it
+_BOUNDARY = uuid.uuid4().hex  # between the parts of an upload; no object can contain it
 
 
 class GoogleObjects(RestObjects):
-    """Objects below a prefix of one bucket. An object's etag is its generation, which changes whenever its bytes do."""
+    """Objects below a prefix of one bucket. An object's etag is its generation, which changes with its bytes."""
 
     def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
         if not has_google_auth():
@@ -42,7 +42,7 @@ class GoogleObjects(RestObjects):
         self._bucket = GoogleBucket(root.bucket, endpoint=store.endpoint, credentials=None if credentials is None else str(credentials))
 
     def list(self, folder: str) -> Iterator[StoredObject]:
-        """Every object below a folder, versions that are not current left out."""
+        """Yield every object below a folder, without noncurrent versions."""
         with self._words(f"list {folder!r}"):
             for items, _ in self._bucket.list(self._folder(folder)):
                 for found in items:
@@ -50,7 +50,7 @@ class GoogleObjects(RestObjects):
                         yield self._stored(self._own(str(found.get("name")), self._folder(folder)), found)
 
     def folders(self, folder: str) -> Iterator[str]:
-        """Names of the folders directly below a folder."""
+        """Yield the names of the folders directly below a folder."""
         prefix = self._folder(folder)
         with self._words(f"list {folder!r}"):
             for items, _ in self._bucket.list(prefix, delimiter="/"):
@@ -59,7 +59,7 @@ class GoogleObjects(RestObjects):
                     yield found["prefix"][len(prefix) :].rstrip("/")
 
     def head(self, key: str) -> StoredObject | None:
-        """The object as it is now; None when Google says 404."""
+        """Return the current object; None when Google answers 404."""
         try:
             with self._words(f"look at {key!r}"):
                 found = self._bucket.ask("GET", self._path(key))
@@ -70,21 +70,21 @@ class GoogleObjects(RestObjects):
         return self._stored(key, found)
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """The bytes of that generation, as they are stored: compressed ones are not unpacked on the way."""
+        """Yield the bytes of that generation as stored; compressed objects are not decompressed."""
         query = {"alt": "media", "generation": obj.etag}
         yield from self._read(obj, self._bucket.request("GET", self._path(obj.key), query, Accept_Encoding="gzip"))
 
     def write(
         self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
-        """One upload on condition that the key is free. One that ends early is no object."""
+        """Send one upload on condition that the key is free. An upload that ends early creates no object."""
         self._path(key)
         pieces = exactly(self.uri, key, in_pieces(chunks, CHUNK_BYTES), size)
         data: bytes | Iterable[bytes] = b"".join(pieces) if size <= AT_ONCE_BYTES else pieces
         query = {"uploadType": "media", "name": self._prefix + key, "ifGenerationMatch": "0"}
         said = {"Content_Type": "application/octet-stream", "Content_Length": str(size)}
         resource = _resource(told or {}) | ({} if storage_class is None else {"storageClass": storage_class})
-        if resource:  # which is told in a part of its own, before the bytes
+        if resource:  # sent in its own part, before the bytes
             head, tail = _around(resource)
             data = head + data + tail if isinstance(data, bytes) else chain([head], data, [tail])
             query["uploadType"] = "multipart"
@@ -94,7 +94,7 @@ class GoogleObjects(RestObjects):
         return self._written(key)
 
     def delete(self, obj: StoredObject) -> None:
-        """Delete on condition of the generation; then, where it was kept as a version, that version for good."""
+        """Delete on condition of the generation; if the bucket kept it as a version, remove that version permanently."""
         try:
             with self._words(f"delete {obj.key!r}"):
                 self._bucket.ask("DELETE", self._path(obj.key), {"ifGenerationMatch": obj.etag})
@@ -109,17 +109,17 @@ class GoogleObjects(RestObjects):
                 raise
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Rewrite the object in place, both ends on condition of its generation."""
+        """Rewrite the object in place, with both ends on condition of its generation."""
         with self._words(f"renew {obj.key!r}"):
             self._bucket.rewrite(self._prefix + obj.key, {"ifGenerationMatch": obj.etag, "ifSourceGenerationMatch": obj.etag}, obj.storage_class)
         return self._written(obj.key)
 
     def why_no_tier(self) -> str | None:
-        """What is rewritten becomes a version of what it was. The store is asked once."""
+        """Rewriting leaves the previous object as a version if the bucket keeps versions. The store is asked once."""
         return KEEPS_VERSIONS if self._keeps_versions else None
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """Rewrite the object in place, both ends on condition of its generation."""
+        """Rewrite the object in place, with both ends on condition of its generation."""
         if why := self.why_no_tier():
             raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: {why}. Nothing was done.")
         query = {"ifGenerationMatch": obj.etag, "ifSourceGenerationMatch": obj.etag}
@@ -128,7 +128,7 @@ class GoogleObjects(RestObjects):
         return self._moved(obj.key, storage_class)
 
     def clock(self) -> datetime:
-        """The time in the headers of a reply."""
+        """Return the time in the headers of a reply."""
         return self._time_of(self._bucket.request("GET", "/o", {"maxResults": "1", "prefix": self._prefix}))
 
     # --- inside ---------------------------------------------------------------------------------------------------------
@@ -154,13 +154,13 @@ def _told(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _resource(told: Mapping[str, str]) -> dict[str, Any]:
-    """What an upload says of the object, as Google describes one."""
+    """Return the object's properties in Google's format."""
     metadata = {name.removeprefix("meta."): value for name, value in told.items() if name.startswith("meta.")}
     return {field: told[name] for field, name in _SAID.items() if name in told} | ({"metadata": metadata} if metadata else {})
 
 
 def _around(resource: dict[str, Any]) -> tuple[bytes, bytes]:
-    """What stands before and after the bytes of an upload that says more than its bytes."""
+    """Return the bytes before and after an upload's content when the upload also has properties."""
     told, kind = json.dumps(resource), resource.get("contentType", "application/octet-stream")
     head = f"--{_BOUNDARY}\r\nContent-Type: application/json\r\n\r\n{told}\r\n--{_BOUNDARY}\r\nContent-Type: {kind}\r\n\r\n"
     return head.encode(), f"\r\n--{_BOUNDARY}--\r\n".encode()

@@ -1,4 +1,4 @@
-"""What a flat listing yields and counts, whatever the store. How a store is listed belongs in its own module."""
+"""Totals and pages of a flat listing of any store. Each store's module lists it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# ETags that are made of the bytes: MD5, or MD5 of the parts' MD5s and their number. Others (Azure's, of encrypted objects) say nothing.
+# ETags that are MD5, or MD5 of the parts' MD5s and their number, are checksums. Others (Azure's, of encrypted objects) are not.
 _CHECKSUM = re.compile(r"[0-9a-f]{32}(?:-\d{1,5})?")
 
 
 class FolderTotals(NamedTuple):
-    """Objects directly in one folder, of one storage class. A folder may come several times; its rows add up.
+    """Objects directly in one folder, of one storage class. A folder may occur several times; its rows add up.
 
-    `bytes` is None when the size of any of them is unknown; times are microseconds since 1970, None when unknown. A row
-    with a checksum is one object. Noncurrent versions are in no other count; None when the store does not tell.
+    `bytes` is None when any size is unknown. Times are microseconds since 1970, None when unknown. A row with a checksum is one
+    object. Noncurrent versions are in no other count; None when the store does not report them.
     """
 
-    folder: str  # below the store's root, no slash at either end; "" is the root itself
+    folder: str  # below the store's root, without slashes at its ends; "" is the root itself
     storage_class: str
     objects: int
     bytes: int | None
@@ -29,7 +29,7 @@ class FolderTotals(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What one request brought, and where the listing goes on after it; None where nobody can say."""
+    """The result of one request, and where the listing continues after it; None where it cannot continue."""
 
     rows: list[FolderTotals]
     after: dict[str, str] | None = None
@@ -37,14 +37,14 @@ class Page(NamedTuple):
 
 @dataclass
 class Listing:
-    """What a listing counts on its way."""
+    """The counts of a listing in progress."""
 
     objects: int = 0
     bytes: int | None = 0  # None as soon as one size is unknown
     requests: int = 0
     links: list[str] = field(default_factory=list)  # symbolic links that lead out of the root
-    keeps_versions: bool | None = None  # whether a bucket does, where it was asked
-    notes: list[str] = field(default_factory=list)  # what the store does not tell, in words
+    keeps_versions: bool | None = None  # whether the bucket keeps versions, where it was asked
+    notes: list[str] = field(default_factory=list)  # properties that the store does not report, in words
 
     def count(self, totals: FolderTotals) -> None:
         """Add a folder's totals."""
@@ -53,6 +53,6 @@ class Listing:
 
 
 def checksum_of(etag: str | None) -> str | None:
-    """The checksum that an ETag is, if it is one."""
+    """Return the checksum in an ETag, if it is one."""
     text = (etag or "").strip('"').lower()
     return text if _CHECKSUM.fullmatch(text) else None

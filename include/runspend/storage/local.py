@@ -1,6 +1,6 @@
-"""Flat listing of a local folder with `os.scandir`. Symbolic links are never followed; those that leave the root are reported.
+"""Flat listing of a local folder with `os.scandir`. It never follows symbolic links, and reports those that leave the root.
 
-pyarrow and obstore list as fast, but follow a link to a file outside the root.
+pyarrow and obstore are as fast, but follow a link to a file outside the root.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STORAGE_CLASS = "LOCAL"
 
 
 def list_folder(source: str, root: Root, listing: Listing) -> Iterator[Page]:
-    """One page per folder that holds files. Raises SourceUnreachable when any folder cannot be read: half a sum is no sum."""
+    """Yield one page per folder that has files. Raises SourceUnreachable when any folder cannot be read: a partial sum is wrong."""
     top = os.path.realpath(f"/{root.folder}")
     if not os.path.isdir(top):
         raise SourceUnreachable(source, f"cannot list {top}: there is no such folder. Mount it, or correct `stores` in runspend.yaml.")
@@ -31,7 +31,7 @@ def list_folder(source: str, root: Root, listing: Listing) -> Iterator[Page]:
                 raise SourceUnreachable(
                     source, f"cannot list {top}: it disappeared during the listing. Mount it and measure again."
                 ) from None
-            continue  # the folder was deleted meanwhile: nothing lies there
+            continue  # deleted meanwhile, so it has no files
         except OSError as error:
             raise SourceUnreachable(
                 source,
@@ -43,7 +43,7 @@ def list_folder(source: str, root: Root, listing: Listing) -> Iterator[Page]:
 
 
 def _list_one(top: str, folder: str, below: list[str], listing: Listing) -> FolderTotals | None:
-    """Totals of the files directly in `folder`; its sub-folders are added to `below`."""
+    """Return the totals of the files directly in `folder`; add its subfolders to `below`."""
     objects, size, is_sized, times = 0, 0, True, []
     with os.scandir(os.path.join(top, folder)) as entries:
         for entry in entries:
@@ -58,7 +58,7 @@ def _list_one(top: str, folder: str, below: list[str], listing: Listing) -> Fold
                     found = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # deleted meanwhile
-                except PermissionError:  # the folder may be read but not entered: a name without a size
+                except PermissionError:  # the folder can be read but not entered: a name without a size
                     objects, is_sized = objects + 1, False
                     continue
                 if stat.S_ISREG(found.st_mode):
@@ -77,7 +77,7 @@ def _leaves(top: str, link: str) -> bool:
 
 
 def _as_text(name: str) -> str:
-    """File names are bytes; those that are not UTF-8 are shown with escapes, as tables hold text."""
+    """Return a file name as text. Names are bytes; those that are not UTF-8 get escapes, since tables hold text."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

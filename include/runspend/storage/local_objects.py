@@ -1,4 +1,4 @@
-"""The archive's objects in a local folder, by `openat`: no link is ever followed, so a folder that is swapped for one leads nowhere.
+"""Archive objects in a local folder, by `openat`. It never follows a link, so replacing a folder by a link has no effect.
 
 * In a run's folder, new folders get the mode of their parent, because MLflow reads them, and a restored file gets its old mode.
 * In the archive, the umask of the process decides.
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SCRATCH = re.compile(r"\.runspend-write-[0-9a-f]{32}\.tmp")
-_OWN = re.compile(_SCRATCH.pattern + r"|\.runspend-delete-[0-9a-f]{32}")  # nobody's files: the second is what a delete that was killed took aside
-_SCRATCH_SECONDS = 86_400  # no write lasts longer
+_OWN = re.compile(_SCRATCH.pattern + r"|\.runspend-delete-[0-9a-f]{32}")  # temporary files of Runspend: the second is a file that a killed delete moved aside
+_SCRATCH_SECONDS = 86_400  # longer than any write lasts
 _LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
 
 
@@ -44,7 +44,7 @@ class LocalObjects:
         self._top = os.path.realpath(f"/{root.folder}")
 
     def list(self, folder: str) -> Iterator[StoredObject]:
-        """Files and empty folders below a folder. Raises SourceRefused at anything that is neither: it could not be brought back."""
+        """Yield files and empty folders below a folder. Raises SourceRefused for any other entry, which could not be restored."""
         below = [folder]
         while below:
             path = below.pop()
@@ -68,7 +68,7 @@ class LocalObjects:
                 raise SourceUnreachable(self.uri, f"cannot list {path!r} in {self.uri}: {error.strerror}. Nothing was moved.") from error
 
     def folders(self, folder: str) -> Iterator[str]:
-        """Names of the folders directly below a folder."""
+        """Yield the names of the folders directly below a folder."""
         try:
             with self._open(folder) as descriptor:
                 names = [] if descriptor is None else sorted(os.listdir(descriptor))
@@ -78,7 +78,7 @@ class LocalObjects:
         yield from found
 
     def head(self, key: str) -> StoredObject | None:
-        """The file, or for a key that ends in "/" the folder, as it is now. Raises NotDone for a link."""
+        """Return the current file, or the current folder for a key that ends in "/". Raises NotDone for a link."""
         folder, name = self._split(key)
         try:
             with self._open(folder) as parent:
@@ -92,7 +92,7 @@ class LocalObjects:
         return _stored(key, found)
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """The file's bytes; NotDone when it is another file by now, or changes while it is read."""
+        """Yield the file's bytes. Raises NotDone when the file was replaced, or changes while it is read."""
         if obj.key.endswith("/"):
             if self.head(obj.key) is None:
                 raise self._changed(obj.key)
@@ -123,7 +123,10 @@ class LocalObjects:
     def write(
         self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
-        """A file of exactly these bytes, on the disk when this returns. Every new file has an etag of its own. Of `told` it takes `mode`, and `modified` (ISO 8601)."""
+        """Write a file of exactly these bytes; it is on disk when this returns. Every new file has a unique etag.
+
+        From `told` it uses `mode` and `modified` (ISO 8601).
+        """
         folder, name = self._split(key)
         if storage_class is not None:
             raise NotDone(self.uri, f"cannot write {key!r} as {storage_class}: {self.uri} is a folder, which has no storage classes.")
@@ -136,13 +139,13 @@ class LocalObjects:
                     found = self._write_file(parent, name, key, chunks, size, told or {})
                 os.fsync(parent)
         except FileExistsError as error:
-            raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: it is there already. Nothing was changed.") from error
+            raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: it already exists. Nothing was changed.") from error
         except OSError as error:
             raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: {error.strerror}. Nothing was changed.") from error
         return _stored(key, found)
 
     def delete(self, obj: StoredObject) -> None:
-        """Take the file aside, see that it is the one, remove it. A folder must be empty."""
+        """Move the file aside, check that it is the expected one, then remove it. A folder must be empty."""
         folder, name = self._split(obj.key)
         try:
             with self._open(folder) as parent:
@@ -157,7 +160,7 @@ class LocalObjects:
             raise NotDone(self.uri, f"cannot delete {obj.key!r} in {self.uri}: {error.strerror}. It stays.") from error
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Give the file the time it is now."""
+        """Set the file's time to now."""
         folder, name = self._split(obj.key)
         try:
             with self._open(folder) as parent:
@@ -178,21 +181,21 @@ class LocalObjects:
             os.close(descriptor)
 
     def why_no_tier(self) -> str | None:
-        """Folders have no storage classes."""
+        """Return the reason: folders have no storage classes."""
         return f"{self.uri} is a folder, which has no storage classes"
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """Folders have no storage classes: NotDone."""
+        """Raise NotDone: folders have no storage classes."""
         raise NotDone(self.uri, f"cannot move {obj.key!r} to {storage_class}: {self.uri} is a folder, which has no storage classes.")
 
     def prune(self, folder: str) -> None:
-        """Remove empty folders below, and what writes that were killed long ago have left."""
+        """Remove empty folders below, and files left behind by writes that were killed long ago."""
         with self._open(folder) as top:
             if top is not None:
                 self._prune_below(top)
 
     def clock(self) -> datetime:
-        """This machine's."""
+        """Return the time of this machine."""
         return datetime.now(timezone.utc)
 
     # --- inside ---------------------------------------------------------------------------------------------------------
@@ -200,12 +203,12 @@ class LocalObjects:
     def _split(self, key: str) -> tuple[str, str]:
         folder, _, name = key.removesuffix("/").rpartition("/")
         if name in ("", ".", "..") or "\0" in key:
-            raise NotDone(self.uri, f"cannot use the key {key!r}: it is no name of a file. Nothing was done.")
+            raise NotDone(self.uri, f"cannot use the key {key!r}: it is not a file name. Nothing was done.")
         return folder, name
 
     @contextmanager
     def _open(self, folder: str, *, make: bool = False) -> Iterator[int | None]:
-        """The folder, entered part by part; None when there is none. Raises NotDone when a part is a link or a file."""
+        """Open the folder, one part at a time; None when it does not exist. Raises NotDone when a part is a link or a file."""
         try:
             descriptor = os.open(self._top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -213,7 +216,7 @@ class LocalObjects:
         try:
             for part in folder.split("/") if folder else ():
                 if part in ("", ".", "..") or "\0" in part:
-                    raise NotDone(self.uri, f"cannot use the folder {folder!r}: it can be read in two ways. Nothing was done.")
+                    raise NotDone(self.uri, f"cannot use the folder {folder!r}: it is ambiguous. Nothing was done.")
                 try:
                     below = self._enter(descriptor, part, folder, make=make)
                 except FileNotFoundError:
@@ -237,7 +240,7 @@ class LocalObjects:
                 os.fsync(parent)
                 is_new = True
             except FileExistsError:
-                pass  # the usual case
+                pass  # the folder usually exists
         descriptor = os.open(part, _FOLDER, dir_fd=parent)
         try:
             if is_new and not _is_archive(folder):
@@ -248,12 +251,12 @@ class LocalObjects:
         return descriptor
 
     def _kind(self, key: str, found: os.stat_result) -> StoredObject | None:
-        """The file; None for a folder."""
+        """Return the file; None for a folder."""
         if stat.S_ISDIR(found.st_mode):
             return None
         if stat.S_ISREG(found.st_mode):
             return _stored(key, found)
-        raise SourceRefused(self.uri, f"cannot list {key!r} in {self.uri}: it is a link or a device, which cannot be brought back. Nothing was moved.")
+        raise SourceRefused(self.uri, f"cannot list {key!r} in {self.uri}: it is a link or a device, which cannot be restored. Nothing was moved.")
 
     def _open_file(self, parent: int, name: str) -> int | None:
         try:
@@ -263,7 +266,7 @@ class LocalObjects:
 
     def _make_folder(self, parent: int, name: str, key: str, told: Mapping[str, str]) -> os.stat_result:
         os.mkdir(name, dir_fd=parent)
-        descriptor = os.open(name, _FOLDER, dir_fd=parent)  # chmod by name would follow a link that was put there since
+        descriptor = os.open(name, _FOLDER, dir_fd=parent)  # chmod by name would follow a link that was created since
         try:
             if mode := told.get("mode"):
                 os.fchmod(descriptor, int(mode, 8) | stat.S_IRWXU)
@@ -285,9 +288,9 @@ class LocalObjects:
                         count = os.write(descriptor, view)
                         written, view = written + count, view[count:]
                 if written != size:
-                    raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: {written} bytes came, not {size}. Nothing was changed.")
+                    raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: {written} bytes arrived instead of {size}. Nothing was changed.")
                 if mode := told.get("mode"):
-                    os.fchmod(descriptor, int(mode, 8) | stat.S_IRUSR)  # what nobody may read could not be read back
+                    os.fchmod(descriptor, int(mode, 8) | stat.S_IRUSR)  # a file without read permission could not be read back
                 elif not _is_archive(key):
                     os.fchmod(descriptor, os.fstat(parent).st_mode & 0o666 | stat.S_IRUSR)
                 if modified := told.get("modified"):
@@ -306,7 +309,7 @@ class LocalObjects:
         before = _look(parent, aside)
         if before is not None and _is_same(before, obj):  # a delete that was killed here
             os.unlink(aside, dir_fd=parent)
-        elif before is not None:  # one that was killed with somebody else's file in its hands
+        elif before is not None:  # a killed delete that had moved another file aside
             os.link(aside, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
             os.unlink(aside, dir_fd=parent)
         found = _look(parent, name)
@@ -315,7 +318,7 @@ class LocalObjects:
         if not stat.S_ISREG(found.st_mode) or _etag(found) != obj.etag:
             raise self._changed(obj.key)
         os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
-        if not _is_same(os.stat(aside, dir_fd=parent, follow_symlinks=False), obj):  # swapped since the look: put it back
+        if not _is_same(os.stat(aside, dir_fd=parent, follow_symlinks=False), obj):  # replaced since it was checked: put it back
             os.link(aside, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
             os.unlink(aside, dir_fd=parent)
             raise self._changed(obj.key)
@@ -349,7 +352,7 @@ class LocalObjects:
                 os.unlink(name, dir_fd=parent)
 
     def _changed(self, key: str) -> NotDone:
-        return NotDone(self.uri, f"{key!r} in {self.uri} is not what it was when it was looked at. Nothing was done.")
+        return NotDone(self.uri, f"{key!r} in {self.uri} has changed since it was listed. Nothing was done.")
 
 
 def _is_archive(key: str) -> bool:
@@ -369,7 +372,7 @@ def _etag(found: os.stat_result) -> str:
 
 
 def _is_same(found: os.stat_result, obj: StoredObject) -> bool:
-    """As `_etag`, but for the time that renaming changes."""
+    """Compare as `_etag`, except for the time that renaming changes."""
     inode, modified, _, size = obj.etag.split("-")
     return [f"{found.st_ino:x}", f"{found.st_mtime_ns:x}", f"{found.st_size:x}"] == [inode, modified, size]
 

@@ -1,8 +1,8 @@
-"""What the archive does with single objects: list, look, read, write, delete, change the storage class. One protocol, one module a kind of store.
+"""Single objects of the archive: list, look up, read, write, delete, change the storage class. One protocol, and one module per store.
 
-Every call ends in one of three ways: it returns (done), raises NotDone (refused, or the object is not the one that was meant:
-nothing happened), or raises OutcomeUnknown (no reply, a broken reply: it may have happened, so look before you act again).
-Nothing is retried blindly here, nothing is decided here.
+Every call ends in one of three ways. It returns (done). It raises NotDone: refused, or the object is not the expected one, and
+nothing happened. It raises OutcomeUnknown: no reply, or a broken one; it may have happened, so check before you try again. This
+module retries nothing blindly and decides nothing.
 """
 
 from __future__ import annotations
@@ -23,89 +23,90 @@ __all__ = ["ARCHIVE_TOP", "CHUNK_BYTES", "KEEPS_VERSIONS", "NotDone", "ObjectSto
 
 Purpose = Literal["read", "archive", "delete"]
 ARCHIVE_TOP = "runspend-archive"  # the folder of a store that only Runspend writes to
-CHUNK_BYTES = 1 << 20  # of what `read` yields
-# What an object says of itself beside its bytes, and a copy that comes back says again: `carried` tells what of it.
+CHUNK_BYTES = 1 << 20  # of the chunks of `read`
+# Properties of an object other than its bytes, which a restored copy has again; `carried` selects them.
 _TOLD = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "custom-time", "mode")
 _META = re.compile(r"meta\.[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}", re.ASCII)
 _MODE = re.compile(r"[0-7]{3}", re.ASCII)
-TOLD_CHARACTERS = 8192  # in all; the clouds allow no more of an object
+TOLD_CHARACTERS = 8192  # in total, the clouds' limit per object
 KEEPS_VERSIONS = "its bucket keeps versions, so the old bytes would stay and be billed as well: use a lifecycle rule of the bucket"
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as it was when it was looked at. A key that ends in "/" is a folder with nothing in it, of no bytes."""
+    """An object as it was when it was looked up. A key that ends in "/" is an empty folder of 0 bytes."""
 
     key: str  # below the store's root
     size: int  # bytes
-    etag: str  # what a conditional call compares; a folder's is made of inode, time and size
-    version: str | None  # of a store that keeps versions
+    etag: str  # compared by conditional calls; a folder's is made of inode, time and size
+    version: str | None  # for a store that keeps versions
     storage_class: str
     modified: datetime  # UTC
-    # From `head`: content type and the like by the names of `_TOLD`, metadata of its writer's own as `meta.NAME`, of a file its mode (644).
+    # From `head`: properties such as the content type by the names in `_TOLD`, custom metadata as `meta.NAME`, a file's mode (644).
     told: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class ObjectStore(Protocol):
-    """One root, as one purpose may use it. Keys and folders count from the root; a folder has no slash at either end."""
+    """One root, with the rights of one purpose. Keys and folders are relative to the root; a folder has no slash at its ends."""
 
     uri: str
 
     def list(self, folder: str) -> Iterator[StoredObject]:
-        """Every object below the folder, in no promised order; `run1` never lists `run10`. A page that fails raises: half a list is no list."""
+        """Yield every object below the folder, in any order; `run1` never lists `run10`. A failed page raises, so a listing is complete."""
         ...
 
     def folders(self, folder: str) -> Iterator[str]:
-        """Names of the folders directly below a folder."""
+        """Yield the names of the folders directly below a folder."""
         ...
 
     def head(self, key: str) -> StoredObject | None:
-        """The object as it is now; None only when the store says that there is none."""
+        """Return the current object; None only when the store says that it does not exist."""
         ...
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """The bytes of that state of the object, all of them or an error; NotDone when it is another by now."""
+        """Yield the object's bytes in that state, all of them or an error. Raises NotDone when the object has changed."""
         ...
 
     def write(
         self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
-        """Make an object of exactly `size` bytes; NotDone, and nothing changed, when the key is taken. Safe from a power cut when it returns.
+        """Create an object of exactly `size` bytes; it survives a power failure when this returns. Raises NotDone if the key is taken.
 
-        storage_class: None is the store's own. unlike: an etag that the object must not get, where a store makes etags of the bytes: whoever still
-        means to delete the object of that etag finds another. told: what it is to say of itself; what such a store does not know is left out.
+        storage_class: None means the store's own. unlike: an etag that the object must not get, where a store derives etags from
+        the bytes; then a pending delete of the object with that etag fails. told: the object's properties; unknown ones are left
+        out.
         """
         ...
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Make it another state of the same bytes, if it still is in that one, so that whoever meant to delete it finds another; no byte leaves the store."""
+        """Rewrite the object in place so that its ETag changes and pending deletes fail, if it is still in that state. No bytes leave the store."""
         ...
 
     def delete(self, obj: StoredObject) -> None:
-        """Remove the object if it is still in that state (then, with versions, for good). One that is gone already is done."""
+        """Remove the object if it is still in that state; with versions, permanently. Done if the object is already gone."""
         ...
 
     def why_no_tier(self) -> str | None:
-        """Why `set_class` is refused for every object here, in words; None where it is not."""
+        """Return why `set_class` is refused for every object here; None where it is not."""
         ...
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """Move the object to another storage class in place if it is still in that state; the object afterwards."""
+        """Move the object to another storage class in place if it is still in that state; return the changed object."""
         ...
 
     def prune(self, folder: str) -> None:
-        """Remove folders below (not the folder itself) that hold nothing. Stores without folders have nothing to do."""
+        """Remove empty folders below (not the folder itself). Stores without folders do nothing."""
         ...
 
     def clock(self) -> datetime:
-        """What time the store thinks it is, UTC."""
+        """Return the store's current time, UTC."""
         ...
 
 
 def open_objects(store: ArtifactStore, purpose: Purpose) -> ObjectStore:
-    """The objects of a store of the allow-list. Connects to nobody yet.
+    """Return the objects of a store of the allow-list. Contacts no server yet.
 
-    Raises NotDone for purpose "delete" when the store has no `delete_credentials`, SourceRefused for a kind of store that is not known.
+    Raises NotDone for purpose "delete" when the store has no `delete_credentials`, and SourceRefused for an unknown kind of store.
     """
     root = parse_root(store)
     if purpose == "delete" and store.delete_credentials is None:
@@ -131,7 +132,7 @@ def open_objects(store: ArtifactStore, purpose: Purpose) -> ObjectStore:
 
 
 def carried(found: Mapping[str, str | None]) -> dict[str, str]:
-    """What of this an archive keeps and brings back: names that are known, and values that can be said in one line."""
+    """Return the metadata that an archive keeps and restores: known names, and values without line breaks."""
     kept, left = dict[str, str](), TOLD_CHARACTERS
     for name, value in sorted(found.items()):
         is_known = bool(value and _MODE.fullmatch(value)) if name == "mode" else name in _TOLD or _META.fullmatch(name)
@@ -142,7 +143,7 @@ def carried(found: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def in_pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """The same bytes in pieces of `size`, the last one shorter."""
+    """Split the bytes into pieces of `size`; the last one may be shorter."""
     held = bytearray()
     for chunk in chunks:
         held += chunk
@@ -154,7 +155,7 @@ def in_pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def exactly(uri: str, key: str, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """The pieces; NotDone at the end, before the last is used, when they are not `size` bytes together."""
+    """Yield the pieces. Raises NotDone before the last one is used if together they are not `size` bytes."""
     came = 0
     held: bytes | None = None
     for piece in pieces:
@@ -163,6 +164,6 @@ def exactly(uri: str, key: str, pieces: Iterator[bytes], size: int) -> Iterator[
             yield held
         held = piece
     if came != size:
-        raise NotDone(uri, f"cannot write {key!r} in {uri}: {came} bytes came, not {size}. Nothing was changed.")
+        raise NotDone(uri, f"cannot write {key!r} in {uri}: {came} bytes arrived instead of {size}. Nothing was changed.")
     if held is not None:
         yield held

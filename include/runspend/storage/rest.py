@@ -1,4 +1,4 @@
-"""One HTTP request to a store's REST interface: no redirect is followed, and no address, which may hold a token, is in an error."""
+"""One HTTP request to a store's REST interface. It follows no redirect, and no error contains an address, which may hold a token."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 SECONDS = 60
-RETRY_SECONDS = (1, 4, 10)  # between the tries of a page
+RETRY_SECONDS = (1, 4, 10)  # between the attempts at a page
 
 Answer = TypeVar("Answer")
 
 
 class RestError(Exception):
-    """A request that failed: the status and code that the service answered with; status None where it did not answer."""
+    """A failed request: the status and code of the answer; status None if there was no answer."""
 
     def __init__(self, status: int | None, code: str) -> None:
         super().__init__(f"{status or 'no answer'} {code}".strip())
@@ -30,15 +30,15 @@ class RestError(Exception):
 
     @property
     def is_passing(self) -> bool:
-        """Whether asking again may help."""
+        """Whether a retry may help."""
         return self.status is None or self.status == 429 or self.status >= 500
 
 
 @contextmanager
 def asked(request: urllib.request.Request, *, code: Callable[[Any], str] = lambda headers: "") -> Iterator[Any]:
-    """The open reply. `code` finds the service's own word in the headers of a refusal. Raises RestError, also while the reply is read."""
+    """Yield the open reply. `code` finds the service's code in the headers of a refusal. Raises RestError, also while the reply is read."""
     try:
-        # made anew each time: it reads the environment's proxies
+        # created for each request, since it reads the environment's proxies
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=SECONDS) as reply:
             yield reply
     except urllib.error.HTTPError as error:
@@ -49,7 +49,7 @@ def asked(request: urllib.request.Request, *, code: Callable[[Any], str] = lambd
 
 
 def tried(ask: Callable[[], Answer]) -> Answer:
-    """A page, asked for again where the service is busy: a listing of millions must not end for one."""
+    """Request a page, with retries while the service is busy: one busy reply must not end a listing of millions."""
     for seconds in RETRY_SECONDS:
         try:
             return ask()
@@ -62,4 +62,4 @@ def tried(ask: Callable[[], Answer]) -> Answer:
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """Nobody is sent elsewhere, least of all with a token in the address."""
+        """Refuse every redirect: the address may contain a token."""

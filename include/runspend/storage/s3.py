@@ -1,8 +1,8 @@
 """Flat listing of a bucket or prefix: one request per 1,000 objects, storage classes included.
 
-Where the bucket keeps versions `list_object_versions` is asked, else `list_objects_v2`. boto3, because obstore's listing,
-four times as fast, has no storage class. Credentials never come from runspend.yaml: a profile name of ~/.aws, or the SDK's
-own chain of places.
+It uses `list_object_versions` if the bucket keeps versions, otherwise `list_objects_v2`. It uses boto3, because obstore's listing,
+four times as fast, has no storage class. Credentials never come from runspend.yaml: they are a profile of ~/.aws, or the SDK's own
+chain.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runspend.storage.uris import Root
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
-# Error codes after which asking again tomorrow changes nothing: somebody has to act.
+# Error codes that a retry does not fix: somebody has to act.
 _REFUSALS = {
     "AccessDenied",
     "AllAccessDisabled",
@@ -40,7 +40,7 @@ _ADVICE = {
 def list_bucket(
     store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None = None, *, page_size: int = 1000
 ) -> Iterator[Page]:
-    """Pages of objects below the root, from where a page said to go on. Raises SourceUnreachable or SourceRefused, also half-way."""
+    """Yield pages of objects below the root, continuing after `after`. Raises SourceUnreachable or SourceRefused, also midway."""
     client, client_errors = connect(store)
     prefix = f"{root.folder}/" if root.folder else ""
     asked: dict[str, Any] = {"Bucket": root.bucket, "Prefix": prefix, "MaxKeys": page_size}
@@ -52,7 +52,7 @@ def list_bucket(
         first = start.get("StartAfter", "")
         while True:
             page = ask(**asked, **start)
-            if first:  # a server that does not know it begins again
+            if first:  # a server that does not know it starts over
                 page["Contents"] = [found for found in page.get("Contents", []) if found["Key"] > first]
             pages += 1
             listing.requests += 1
@@ -63,7 +63,7 @@ def list_bucket(
             if not following or following == start:
                 raise SourceRefused(
                     store.uri,
-                    f"cannot list {store.uri}: page {pages} says there is more but not where. Figures stay as they were.",
+                    f"cannot list {store.uri}: page {pages} says there is more but gives no position. Figures stay as they were.",
                 )
             start = following
     except client_errors as error:
@@ -73,7 +73,7 @@ def list_bucket(
 
 
 def _keeps_versions(client: Any, root: Root, listing: Listing) -> bool | None:
-    """Whether the bucket keeps, or once kept, versions; None, and a note, when it does not say."""
+    """Whether the bucket keeps, or once kept, versions; None, with a note, when it does not say."""
     from botocore.exceptions import ClientError
 
     try:
@@ -87,7 +87,7 @@ def _keeps_versions(client: Any, root: Root, listing: Listing) -> bool | None:
 
 
 def _start(after: dict[str, str], keeps_versions: bool | None) -> dict[str, str]:
-    """Where a listing that broke off goes on, also when the bucket began to keep versions meanwhile."""
+    """Return the position from which an interrupted listing continues, even if the bucket has begun to keep versions meanwhile."""
     if not after:
         return {}
     if not keeps_versions:
@@ -96,14 +96,14 @@ def _start(after: dict[str, str], keeps_versions: bool | None) -> dict[str, str]
 
 
 def _following(page: dict[str, Any], keeps_versions: bool | None) -> dict[str, str]:
-    """What the next request says."""
+    """Return the parameters of the next request."""
     names = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
     names = names if keeps_versions else {"ContinuationToken": "NextContinuationToken"}
     return {name: page[given] for name, given in names.items() if page.get(given)}
 
 
 def _last(page: dict[str, Any], keeps_versions: bool | None) -> dict[str, str] | None:
-    """Where to go on after this page, hours later too: tokens expire, names do not."""
+    """Return the position after this page, valid for hours: tokens expire, names do not."""
     if keeps_versions:
         found = {"key": page.get("NextKeyMarker"), "version": page.get("NextVersionIdMarker")}
         return {name: value for name, value in found.items() if value} if found["key"] else None
@@ -111,14 +111,14 @@ def _last(page: dict[str, Any], keeps_versions: bool | None) -> dict[str, str] |
 
 
 def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_versions: bool | None) -> Iterator[FolderTotals]:
-    """One row per object, and one per folder and class of the versions that are not current."""
+    """Yield one row per object, and one per folder and class for noncurrent versions."""
     unknown = None if keeps_versions is None else 0
     noncurrent: dict[tuple[str, str], list[int | None]] = {}
     for found in page.get("Versions" if keeps_versions else "Contents", []):
         key: str = found["Key"]
         if not key.startswith(prefix):
             raise SourceRefused(
-                store.uri, f"cannot believe the listing of {store.uri}: it answered with {key!r}. Figures stay as they were."
+                store.uri, f"cannot believe the listing of {store.uri}: it contains {key!r}, which was not requested. Figures stay as they were."
             )
         folder, storage_class, size = key[len(prefix) :].rpartition("/")[0], found.get("StorageClass") or "STANDARD", found.get("Size")
         if not found.get("IsLatest", True):
@@ -135,9 +135,9 @@ def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_version
 
 
 def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[type[Exception], ...]]:
-    """A client, and the exceptions it raises on purpose. Making it contacts nobody. is_once: whether it makes each request once, and never again by itself.
+    """Return a client, and the exceptions it raises on purpose. Contacts no server. is_once: send each request once, without retries.
 
-    Raises SourceUnreachable for credentials or an endpoint that cannot be used.
+    Raises SourceUnreachable for unusable credentials or endpoints.
     """
     try:
         import boto3
@@ -157,7 +157,7 @@ def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[
         session = boto3.session.Session(profile_name=profile)
         region = store.region or session.region_name or "us-east-1"
         client = session.client("s3", region_name=region, endpoint_url=store.endpoint, config=config)
-    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is not a URL
         raise SourceUnreachable(
             store.uri, f"cannot connect to {store.uri}: {_end(error)} Correct credentials, region or endpoint of the store."
         ) from error
@@ -167,12 +167,12 @@ def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[
 
 
 def _stay_at_endpoint(context: dict[str, Any], **_: object) -> None:
-    """Tell the SDK it was redirected already: its search for the bucket's region recurses for ever when a server answers 302 or 307."""
+    """Tell the SDK that it was already redirected. Its search for the bucket's region never ends when a server answers 302 or 307."""
     context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _explain(store: ArtifactStore, root: Root, error: Any, pages: int) -> SourceError:
-    """The error of a request, in words, with what to do."""
+    """Explain a failed request, with the fix."""
     where = f"bucket {root.bucket}" + (f" at {store.endpoint}" if store.endpoint else "")
     after = f" after {pages} pages of 1,000" if pages else ""
     response = getattr(error, "response", None)

@@ -1,7 +1,7 @@
-"""The archive's objects in a bucket: every change on a condition (If-None-Match, If-Match, a version), every reply counted.
+"""Archive objects in an S3 bucket: every change is conditional (If-None-Match, If-Match, a version), and every reply is checked.
 
-Where a bucket keeps versions, deleting hides the object behind a marker on condition of its etag and then removes that one
-version for good: older versions stay hidden, and what somebody wrote meanwhile is never touched.
+If a bucket keeps versions, deleting hides the object behind a marker on condition of its etag, then removes that one version
+permanently. Older versions stay hidden, and objects written meanwhile are never touched.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 PART_BYTES = 64 << 20  # of a write in several parts; smaller objects are one request
 PARTS = 9_000  # S3 allows 10,000
-ONE_COPY = 5_000_000_000  # bytes; S3 copies larger objects in parts only
+ONE_COPY = 5_000_000_000  # bytes; S3 copies larger objects only in parts
 COPY_PART = 1 << 30
 _PARTS = re.compile(r'-(\d{1,5})"?$', re.ASCII)
 _MD5 = re.compile(r'"[0-9a-f]{32}"', re.ASCII)
-# What an object says of itself, and a copy onto itself must say again: some stores refuse one that changes the class alone.
+# Properties that a copy onto itself must repeat: some stores refuse one that changes only the class.
 _SAID = {"CacheControl": "cache-control", "ContentDisposition": "content-disposition", "ContentEncoding": "content-encoding", "ContentLanguage": "content-language", "ContentType": "content-type"}
 _KEPT = (*_SAID, "Metadata")
 
@@ -43,13 +43,13 @@ class S3Objects:
     def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
         self.uri = store.uri
         profile = store.delete_credentials if purpose == "delete" else store.credentials
-        # A delete that is tried again by itself would be so on an answer that is minutes old by then.
+        # A retry of a delete would use a check that is minutes old by then.
         self._client, self._errors = connect(store.model_copy(update={"credentials": profile}), is_once=purpose == "delete")
         self._bucket = root.bucket
         self._prefix = f"{root.folder}/" if root.folder else ""
 
     def list(self, folder: str) -> Iterator[StoredObject]:
-        """Every object below a folder, with its version where the bucket keeps versions."""
+        """Yield every object below a folder, with its version if the bucket keeps versions."""
         ask = self._client.list_object_versions if self._keeps_versions else self._client.list_objects_v2
         for page in self._pages(ask, self._folder(folder)):
             for found in page.get("Versions", page.get("Contents", [])):
@@ -57,7 +57,7 @@ class S3Objects:
                     yield self._stored(self._own(found["Key"]), found, found.get("Size"))
 
     def folders(self, folder: str) -> Iterator[str]:
-        """Names of the folders directly below a folder."""
+        """Yield the names of the folders directly below a folder."""
         prefix = self._folder(folder)
         for page in self._pages(self._client.list_objects_v2, prefix, Delimiter="/"):
             for found in page.get("CommonPrefixes", []):
@@ -65,7 +65,7 @@ class S3Objects:
                 yield found["Prefix"][len(prefix) :].rstrip("/")
 
     def head(self, key: str) -> StoredObject | None:
-        """The object as it is now; None when S3 says 404."""
+        """Return the current object; None when S3 answers 404."""
         try:
             with self._words(f"look at {key!r}"):
                 found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
@@ -76,7 +76,7 @@ class S3Objects:
         return self._stored(key, found, found.get("ContentLength"))
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """The bytes of that version, or of the object while it has that etag."""
+        """Yield the bytes of that version, or of the object while it has that etag."""
         request = {"Bucket": self._bucket, "Key": self._prefix + obj.key, "IfMatch": obj.etag, **_version(obj)}
         with self._words(f"read {obj.key!r}"):
             reply = self._client.get_object(**request)
@@ -86,16 +86,16 @@ class S3Objects:
                 size += len(chunk)
                 yield chunk
         if size != obj.size:
-            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes came, not {obj.size}. Nothing was done.")
-        # "Checking object integrity": of one put, unencrypted or with S3's own keys, the etag is the MD5 of the bytes.
+            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes arrived instead of {obj.size}. Nothing was done.")
+        # "Checking object integrity": the etag of a single put, unencrypted or with S3's own keys, is the MD5 of the bytes.
         is_md5 = _MD5.fullmatch(obj.etag) and reply.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in reply
         if is_md5 and obj.etag != f'"{md5.hexdigest()}"':
-            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: the bytes that came have another checksum than it. Nothing was done.")
+            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: the received bytes do not match its checksum. Nothing was done.")
 
     def write(
         self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
-        """One put, or many parts of one, on condition that the key is free."""
+        """Send one put, or an upload in many parts, on condition that the key is free."""
         part_size, is_one = _part_size(size, unlike)
         parts = exactly(self.uri, key, in_pieces(chunks, part_size), size)
         first = next(parts, b"")
@@ -109,11 +109,11 @@ class S3Objects:
                 self._write_parts(target, chain([first], parts))
         found = self.head(key)
         if found is None:
-            raise OutcomeUnknown(self.uri, f"cannot write {key!r} in {self.uri}: the store said that it is done, and has it not.")
+            raise OutcomeUnknown(self.uri, f"cannot write {key!r} in {self.uri}: the store confirmed the write, but the object does not exist.")
         return found
 
     def delete(self, obj: StoredObject) -> None:
-        """Delete on condition of the etag; then, with versions, that version for good."""
+        """Delete on condition of the etag; with versions, remove that version permanently."""
         target = {"Bucket": self._bucket, "Key": self._prefix + obj.key}
         try:
             with self._words(f"delete {obj.key!r}"):
@@ -126,7 +126,7 @@ class S3Objects:
                 self._client.delete_object(**target, VersionId=obj.version)
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Copy the object onto itself in another number of parts, both ends on condition of its etag."""
+        """Copy the object onto itself in a different number of parts, with both ends on condition of its etag."""
         part_size, is_one = _part_size(obj.size, obj.etag)
         with self._words(f"renew {obj.key!r}"):
             target, source = self._onto_itself(obj, obj.storage_class)
@@ -140,11 +140,11 @@ class S3Objects:
         return found
 
     def why_no_tier(self) -> str | None:
-        """A copy of an object onto itself makes a version of what it was. The store is asked once."""
+        """A copy of an object onto itself leaves the previous one as a version if the bucket keeps versions. The store is asked once."""
         return KEEPS_VERSIONS if self._keeps_versions else None
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """Copy the object onto itself, both ends on condition of its etag."""
+        """Copy the object onto itself, with both ends on condition of its etag."""
         if why := self.why_no_tier():
             raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: {why}. Nothing was done.")
         with self._words(f"move {obj.key!r} to {storage_class}"):
@@ -159,14 +159,14 @@ class S3Objects:
         return found
 
     def prune(self, folder: str) -> None:
-        """A bucket has no folders that could be left."""
+        """Do nothing: a bucket has no folders that could remain."""
 
     def clock(self) -> datetime:
-        """The time in the headers of a reply."""
+        """Return the time in the headers of a reply."""
         with self._words("ask for the time"):
             headers = self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
         if "date" not in headers:
-            raise NotDone(self.uri, f"cannot tell what time it is for {self.uri}: its replies have no date.")
+            raise NotDone(self.uri, f"cannot get the time of {self.uri}: its replies have no date.")
         return parsedate_to_datetime(headers["date"]).astimezone(timezone.utc)
 
     # --- inside ---------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class S3Objects:
 
     def _own(self, key: str) -> str:
         if not key.startswith(self._prefix):
-            raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it answered with {key!r}. Nothing was moved.")
+            raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it contains {key!r}, which was not requested. Nothing was moved.")
         return key[len(self._prefix) :]
 
     def _pages(self, ask: Any, prefix: str, **request: Any) -> Iterator[dict[str, Any]]:
@@ -191,7 +191,7 @@ class S3Objects:
                 page = ask(**request)
             keys = [*page.get("Versions", []), *page.get("Contents", [])]
             if odd := next((found["Key"] for found in keys if not found["Key"].startswith(prefix)), None):
-                raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it answered with {odd!r}. Nothing was moved.")
+                raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it contains {odd!r}, which was not requested. Nothing was moved.")
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -201,7 +201,7 @@ class S3Objects:
                 if page.get(told)
             }
             if not following or following.items() <= request.items():
-                raise SourceRefused(self.uri, f"cannot list {self.uri}: a page says that there is more but not where. Nothing was moved.")
+                raise SourceRefused(self.uri, f"cannot list {self.uri}: a page says there is more but gives no position. Nothing was moved.")
             request |= following
 
     def _stored(self, key: str, found: dict[str, Any], size: int | None) -> StoredObject:
@@ -219,18 +219,18 @@ class S3Objects:
             self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done}, IfNoneMatch="*")
 
     def _onto_itself(self, obj: StoredObject, storage_class: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What a copy of an object onto itself says of its target and of its source."""
+        """Return the parameters of the target and the source for a copy of an object onto itself."""
         target: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + obj.key}
         source = {"CopySource": {**target}, "CopySourceIfMatch": obj.etag}
         found = self._client.head_object(**target, IfMatch=obj.etag)
         return target | {"StorageClass": storage_class, **{name: found[name] for name in _KEPT if found.get(name)}}, source
 
     def _copy_parts(self, target: dict[str, Any], source: dict[str, Any], obj: StoredObject, part_size: int) -> None:
-        """A copy onto itself in parts."""
+        """Copy an object onto itself in parts."""
         if self._client.get_object_tagging(Bucket=target["Bucket"], Key=target["Key"])["TagSet"]:
             raise NotDone(self.uri, f"cannot copy {obj.key!r} in {self.uri} onto itself in parts: it has tags, which the copy would lose. Use a lifecycle rule of the bucket.")
         with self._upload(target) as (upload, done):
-            if not obj.size:  # of nothing no part can be copied
+            if not obj.size:  # an empty object has no parts to copy
                 done.append({"PartNumber": 1, "ETag": self._client.upload_part(**upload, PartNumber=1, Body=b"")["ETag"]})
             for number, start in enumerate(range(0, obj.size, part_size), 1):
                 reach = f"bytes={start}-{min(start + part_size, obj.size) - 1}"
@@ -240,7 +240,7 @@ class S3Objects:
 
     @contextmanager
     def _upload(self, target: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Parts]]:
-        """An upload in parts; one that fails is taken back, since its parts are billed."""
+        """Upload in parts; abort a failed upload, since its parts are billed."""
         started = self._client.create_multipart_upload(**target)
         upload = {"Bucket": target["Bucket"], "Key": target["Key"], "UploadId": started["UploadId"]}
         try:
@@ -251,7 +251,7 @@ class S3Objects:
 
     @contextmanager
     def _words(self, what: str) -> Iterator[None]:
-        """NotDone where the store refused, OutcomeUnknown where it did not say."""
+        """Raise NotDone if the store refused, OutcomeUnknown if it did not answer clearly."""
         try:
             yield
         except self._errors as error:
@@ -267,15 +267,18 @@ def _status(error: object) -> int | None:
 
 
 def _said(told: Mapping[str, str]) -> dict[str, Any]:
-    """What a write says of the object. Headers are ASCII: S3 itself encodes what is not."""
+    """Return the object's properties as parameters of a write. Headers are ASCII; S3 itself encodes other text."""
     plain = {name: value for name, value in told.items() if value.isascii()}
     metadata = {name.removeprefix("meta."): value for name, value in plain.items() if name.startswith("meta.")}
     return {field: plain[name] for field, name in _SAID.items() if name in plain} | ({"Metadata": metadata} if metadata else {})
 
 
 def _part_size(size: int, unlike: str | None) -> tuple[int, bool]:
-    """Bytes of a part, and whether the object is one put. "Checking object integrity": the etag of one put is the MD5 of its bytes, that of parts
-    ends in how many they were. So equal bytes get another etag when they are written in another number of parts."""
+    """Return the bytes of a part, and whether the object is a single put.
+
+    "Checking object integrity": the etag of a single put is the MD5 of its bytes; an etag of parts ends in their number. So equal
+    bytes get a different etag when they are written in a different number of parts.
+    """
     part_size = max(PART_BYTES, -(-size // PARTS))
     parts = 0 if size <= part_size else -(-size // part_size)
     if unlike is not None and parts == _parts_of(unlike):
@@ -284,7 +287,7 @@ def _part_size(size: int, unlike: str | None) -> tuple[int, bool]:
 
 
 def _parts_of(etag: str) -> int:
-    """In how many parts an object was written, 0 for one put."""
+    """Return the number of parts of an object, 0 for a single put."""
     found = _PARTS.search(etag)
     return int(found[1]) if found else 0
 

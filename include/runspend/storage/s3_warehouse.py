@@ -1,7 +1,7 @@
-"""One bucket prefix: whole objects, put on a condition. The only module of the warehouse that knows boto3.
+"""One bucket prefix of whole objects with conditional puts. The only module of the warehouse that knows boto3.
 
-A condition that does not hold is an answer (None or False), anything else that goes wrong an error in words. What the objects
-mean belongs in `warehouse/parquet/bucket.py`.
+A failed condition is a result (None or False). Every other problem is an error in words. `warehouse/parquet/bucket.py` defines the
+objects.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ ADVICE = {
 
 
 class NotAllowed(ConfigError):
-    """The store knows who asks and refuses: reading may be allowed where writing is not."""
+    """The store knows the caller and refuses: it may allow reading but not writing."""
 
 
 @dataclass(frozen=True)
 class Object:
-    """A small object as it was read; `age` in seconds is by the store's clock, which all machines share."""
+    """A small object that was read; `age` in seconds is by the store's clock, which all machines share."""
 
     body: bytes
     etag: str
@@ -51,7 +51,7 @@ class Bucket:
     def __init__(self, uri: str, *, endpoint: str | None = None, region: str | None = None, credentials: str | None = None) -> None:
         found = re.fullmatch(r"s3://([^/]+)(?:/(.*?))?/*", uri)
         if found is None:
-            raise ConfigError(f"cannot open warehouse {uri!r}: it names no bucket. Write s3://bucket/prefix.")
+            raise ConfigError(f"cannot open warehouse {uri!r}: it does not name a bucket. Write s3://bucket/prefix.")
         self.name, prefix = found[1], (found[2] or "").strip("/")
         self.prefix = f"{prefix}/" if prefix else ""
         self.uri = f"s3://{self.name}/{self.prefix}".rstrip("/")
@@ -59,7 +59,7 @@ class Bucket:
         self._client, self._errors = _connect(self.where, endpoint, region, credentials)
 
     def get(self, key: str) -> Object | None:
-        """A small object; None when there is none."""
+        """Return a small object; None when it does not exist."""
         with self._words(f"read {key}"):
             try:
                 answer = self._client.get_object(Bucket=self.name, Key=self.prefix + key)
@@ -73,7 +73,7 @@ class Bucket:
                 raise
 
     def etag(self, key: str) -> str | None:
-        """What the store calls this version of an object; None when there is none."""
+        """Return the ETag of the current object; None when it does not exist."""
         with self._words(f"read {key}"):
             try:
                 return str(self._client.head_object(Bucket=self.name, Key=self.prefix + key)["ETag"])
@@ -83,20 +83,20 @@ class Bucket:
                 raise
 
     def create(self, key: str, body: bytes) -> str | None:
-        """Put an object where there is none: its ETag, or None when there is one."""
+        """Create an object and return its ETag; None when the key is taken."""
         return self._put_if(key, body, {"IfNoneMatch": "*"})
 
     def replace(self, key: str, body: bytes, etag: str) -> str | None:
-        """Put an object in place of exactly that version: its ETag, or None when another is there. No two bodies may be equal."""
+        """Replace exactly that version of an object and return the new ETag; None when it has changed. All bodies must differ."""
         return self._put_if(key, body, {"IfMatch": etag})
 
     def upload(self, key: str, path: Path) -> None:
-        """Put a file, whatever is there."""
+        """Upload a file, overwriting any object there."""
         with self._words(f"write {key}"):
             self._client.upload_file(str(path), self.name, self.prefix + key)
 
     def download(self, key: str, path: Path) -> str | None:
-        """Write an object to a file: its SHA-256; None when there is none."""
+        """Download an object to a file and return its SHA-256; None when it does not exist."""
         digest = hashlib.sha256()
         with self._words(f"read {key}"):
             try:
@@ -112,7 +112,7 @@ class Bucket:
         return digest.hexdigest()
 
     def copy(self, source: str, target: str, size: int) -> bool:
-        """Copy inside the store; False when the source is gone."""
+        """Copy inside the store; False when the source does not exist."""
         origin = {"Bucket": self.name, "Key": self.prefix + source}
         with self._words(f"write {target}"):
             try:
@@ -127,7 +127,7 @@ class Bucket:
         return True
 
     def delete(self, key: str, *, etag: str | None = None) -> None:
-        """Remove an object; with `etag` only that version of it. One that is gone or another is left as it is."""
+        """Remove an object; with `etag` only that version of it. Does nothing if it is gone or has changed."""
         with self._words(f"remove {key}"):
             try:
                 self._client.delete_object(Bucket=self.name, Key=self.prefix + key, **({"IfMatch": etag} if etag else {}))
@@ -136,7 +136,7 @@ class Bucket:
                     raise
 
     def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
-        """Keys under a prefix and their ages in seconds."""
+        """Yield keys under a prefix and their ages in seconds."""
         with self._words(f"list {prefix}"):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=self.prefix + prefix):
                 for entry in page.get("Contents", []):
@@ -149,7 +149,7 @@ class Bucket:
             except self._errors as error:
                 if _code(error) not in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404"):
                     raise
-        there = self.get(key)  # a put that was repeated because its answer was lost meets itself
+        there = self.get(key)  # a put that was retried because its answer was lost finds its own object
         return there.etag if there is not None and there.body == body else None
 
     @contextmanager
@@ -163,12 +163,12 @@ class Bucket:
                 raise NotAllowed(f"{text}. Give the key the right to do that, or use another.") from error
             if code in ADVICE:
                 raise ConfigError(f"{text}. {ADVICE[code]}") from error
-            advice = "Check endpoint and network, then run again: it goes on from there."
+            advice = "Check endpoint and network, then run again: it continues from there."
             raise SourceUnreachable("warehouse", f"{text}. {advice}") from error
 
 
 def _connect(where: str, endpoint: str | None, region: str | None, credentials: str | None) -> tuple[Any, tuple[type[Exception], ...]]:
-    """A client, and the exceptions it raises on purpose. Making it contacts nobody."""
+    """Return a client, and the exceptions it raises on purpose. Contacts no server."""
     try:
         import boto3
         from boto3.exceptions import Boto3Error
@@ -187,7 +187,7 @@ def _connect(where: str, endpoint: str | None, region: str | None, credentials: 
     try:
         session = boto3.session.Session(profile_name=None if credentials == "(env)" else credentials)
         client = session.client("s3", region_name=region or session.region_name or "us-east-1", endpoint_url=endpoint, config=config)
-    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is not a URL
         raise ConfigError(f"cannot open warehouse {where}: {error}. Correct credentials, region or endpoint of the warehouse.") from error
     return client, (BotoCoreError, Boto3Error, ClientError, HTTPClientError)
 
@@ -198,7 +198,7 @@ def _code(error: Exception) -> str:
 
 
 def _age(answer: Any, modified: datetime) -> float:
-    """Seconds since an object was put, by the clock of the store."""
+    """Return the seconds since an object was put, by the clock of the store."""
     date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     now = datetime.now(timezone.utc) if date is None else parsedate_to_datetime(date)
     return (now - modified).total_seconds()

@@ -1,8 +1,8 @@
-"""Which URIs lie inside a store: scheme, bucket and folder, compared as text, no connection made.
+"""Decides which URIs are inside a store: scheme, bucket and folder, compared as text, without a connection.
 
-Put here what decides whether a URI may be touched at all. Reading what lies there does not belong here. A URI is never
-repaired: one that could be read in two ways (dots, doubled slashes, encoded separators, backslashes, `?`, `#`) is outside.
-Azure's three spellings (abfss, wasbs, https) of one container are one place.
+This module decides whether a URI may be touched at all; it reads nothing. A URI is never repaired: an ambiguous one (with dots,
+doubled slashes, encoded separators, backslashes, `?` or `#`) is outside. Azure's three spellings (abfss, wasbs, https) of one
+container are one place.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 # `.`, `/`, `\`, NUL, `?` and `#` behind any number of percent-encodings.
 _ENCODED_SEPARATOR = re.compile(r"%(?:25)*(?:2e|2f|5c|00|3f|23)", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"[\x00-\x1f\x7f-\x9f\\?#\u2028\u2029]")
-# Hosts of storage accounts, in all of Azure's clouds ("Azure Storage: endpoints"); nothing else is an account.
+# Hosts of storage accounts in all of Azure's clouds ("Azure Storage: endpoints"); other hosts are not accounts.
 _ACCOUNT = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.(core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net|cloudapi\.de))")
-# What extraction leaves of a login or a signature in an address: no part of the place. A query is left out only if it is a signed one, whole.
+# The rest that extraction leaves of a login or a signature in an address is not part of the place. A query is removed only if it is a
+# signed one, entirely.
 _LOGIN = re.compile(r"^(s3|gs|https)://\*\*\*@")
 _SIGNED_PARAMETER = (
     r"(?:[Xx]-(?:[Aa]mz|[Gg]oog)-[A-Za-z-]+|sv|ss|srt|sp|se|st|spr|sip|si|sr|sig|skoid|sktid|skt|ske|sks|skv|saoid|suoid|scid|sdd|ses|"
@@ -38,28 +39,28 @@ _BEGINNINGS = {"s3": ("s3:",), "gs": ("gs:",), "azure": ("abfss:", "wasbs:", "ht
 
 @dataclass(frozen=True)
 class Root:
-    """A store's root: `bucket` is empty for folders, `folder` has no slash at either end."""
+    """A store's root: `bucket` is empty for folders, `folder` has no slash at its ends."""
 
     scheme: str  # "s3", "gs", "azure" or "file"
-    bucket: str  # of Azure: CONTAINER@ACCOUNT.core.windows.net, however the URI spells it
+    bucket: str  # for Azure: CONTAINER@ACCOUNT.core.windows.net, however the URI spells it
     folder: str
-    other_folder: str | None = None  # the same local folder with its links resolved, where that differs
+    other_folder: str | None = None  # the same local folder with its links resolved, if that differs
 
 
 def parse_root(store: ArtifactStore) -> Root:
-    """The root of a configured store. Raises SourceRefused for a scheme this version cannot list."""
+    """Return the root of a configured store. Raises SourceRefused for a scheme this version cannot list."""
     uri = store.uri
     if uri.startswith("s3://"):
         bucket, _, folder = uri.removeprefix("s3://").partition("/")
         if not bucket:
-            raise SourceRefused(uri, f"cannot measure {uri!r}: it names no bucket. Write s3://BUCKET/ or s3://BUCKET/PREFIX/.")
+            raise SourceRefused(uri, f"cannot measure {uri!r}: it does not name a bucket. Write s3://BUCKET/ or s3://BUCKET/PREFIX/.")
         return Root("s3", bucket, folder.strip("/"))
     if uri.startswith(("gs://", "abfss://", "wasbs://")):
         parts = _split(uri)
         if parts is None:
             raise SourceRefused(
                 uri,
-                f"cannot measure {uri!r}: it can be read in two ways, or names no bucket. "
+                f"cannot measure {uri!r}: it is ambiguous, or does not name a bucket. "
                 "Write gs://BUCKET/PREFIX/ or abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX/. Nothing was contacted.",
             )
         return Root(*parts)
@@ -75,7 +76,7 @@ def parse_root(store: ArtifactStore) -> Root:
 
 
 def folder_within(uri: str | None, root: Root) -> str | None:
-    """The folder of `uri` below `root` ("" for the root itself); None when it is outside or can be read in two ways."""
+    """Return the folder of `uri` below `root` ("" for the root itself); None when it is outside or ambiguous."""
     parts = _split(uri)
     if parts is None or parts[:2] != (root.scheme, root.bucket):
         return None
@@ -91,21 +92,21 @@ def folder_within(uri: str | None, root: Root) -> str | None:
 
 
 def is_ambiguous(uri: str, scheme: str) -> bool:
-    """Whether a URI of this scheme is turned away for how it is written, not for where it points."""
+    """Whether a URI of this scheme is refused for its spelling, not for its place."""
     return uri.startswith(_BEGINNINGS[scheme]) and _split(uri) is None
 
 
 def allowed(uri: str | None, stores: Iterable[ArtifactStore]) -> ArtifactStore | None:
-    """The store `uri` lies in (the innermost, when stores are nested), or None: then it must not be contacted.
+    """Return the store that contains `uri` (the innermost of nested stores), or None: then it must not be contacted.
 
-    Local folders are also resolved: one that a symbolic link leads out of its root is outside.
+    Local folders are also resolved: a folder that leaves its root through a symbolic link is outside.
     """
     found: tuple[int, ArtifactStore] | None = None
     for store in stores:
         try:
             root = parse_root(store)
         except SourceRefused:
-            continue  # a store of a kind this version cannot read allows nothing
+            continue  # a kind of store that this version cannot read allows nothing
         folder = folder_within(uri, root)
         if folder is None or (root.scheme == "file" and not _stays_inside(root, folder)):
             continue
@@ -115,9 +116,9 @@ def allowed(uri: str | None, stores: Iterable[ArtifactStore]) -> ArtifactStore |
 
 
 def resolve_artifact_uri(uri: str | None, server_artifacts: str | None) -> str | None:
-    """What stands behind an artifact URI of MLflow: `mlflow-artifacts:` becomes a folder of the server's own store.
+    """Resolve an artifact URI of MLflow: `mlflow-artifacts:` becomes a folder of the server's own store.
 
-    Other URIs come back as they are. None when there is no URI, or the server's store is not configured. The host of
+    Other URIs stay as they are. None when there is no URI, or the server's store is not configured. The host of
     `mlflow-artifacts://host/path` is ignored: it names the server, not a place. The result is not checked: see `allowed`.
     """
     if not uri:
@@ -133,13 +134,13 @@ def resolve_artifact_uri(uri: str | None, server_artifacts: str | None) -> str |
 
 
 def store_slug(uri: str) -> str:
-    """A name for the store that is stable, safe in file names, and different for every URI."""
+    """Return a stable name for the store that is safe in file names and unique per URI."""
     readable = re.sub(r"[^a-z0-9]+", "-", uri.lower()).strip("-")[:48].strip("-")
     return f"{readable or 'store'}-{hashlib.sha256(uri.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
 
 
 def _split(uri: str | None) -> tuple[str, str, str] | None:
-    """(scheme, bucket, folder) of a URI that can be read in one way only. Redacted logins and signatures are left out."""
+    """Return (scheme, bucket, folder) of an unambiguous URI, without redacted logins and signatures."""
     uri = _SIGNATURE.sub("", _LOGIN.sub(r"\1://", uri)) if uri and HIDDEN in uri else uri
     if not uri or _AMBIGUOUS.search(uri) or _ENCODED_SEPARATOR.search(uri):
         return None
@@ -158,7 +159,7 @@ def _split(uri: str | None) -> tuple[str, str, str] | None:
     elif uri.startswith("file:"):
         path = uri[7:] if uri.startswith("file://") else uri[5:]
         if not path.startswith("/"):
-            return None  # a host, or relative to somebody else's working directory
+            return None  # a host, or relative to another process's working directory
         try:
             path = unquote(path[1:], errors="strict")
         except UnicodeDecodeError:
@@ -176,12 +177,12 @@ def _split(uri: str | None) -> tuple[str, str, str] | None:
 
 
 def _split_azure(uri: str) -> tuple[str, str] | None:
-    """(CONTAINER@ACCOUNT.core.…, path): the container stands before the account in abfss:// and wasbs://, in the path of https://."""
+    """Return (CONTAINER@ACCOUNT.core.…, path): abfss:// and wasbs:// have the container before the account, https:// has it in the path."""
     place, _, path = uri.partition("://")[2].partition("/")
     container, _, host = place.rpartition("@")
     if uri.startswith("https://"):
         if container:
-            return None  # a user's name: nothing MLflow writes
+            return None  # a user's name, which MLflow never writes
         container, _, path = path.partition("/")
     account = _ACCOUNT.fullmatch(host)
     if account is None or not container:
@@ -190,7 +191,7 @@ def _split_azure(uri: str) -> tuple[str, str] | None:
 
 
 def _stays_inside(root: Root, folder: str) -> bool:
-    """Whether a local folder, its links resolved, is still under its root."""
+    """Whether a local folder is still under its root after its links are resolved."""
     top = os.path.realpath(f"/{root.folder}")
     target = os.path.realpath(os.path.join(top, folder))
     return target == top or target.startswith(top.rstrip("/") + "/")

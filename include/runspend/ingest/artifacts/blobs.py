@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
 UNKNOWN_CLASS = "UNKNOWN"
-_REFUSALS = ("no right to it", "no key file", "are of type", "cannot be used")
+_REFUSALS = ("lack the rights", "not a Google key file", "are of type", "cannot be used")
 
 
 def list_blobs(
@@ -113,11 +113,11 @@ def _object_row(store: ArtifactStore, prefix: str, found: dict[str, Any]) -> Fol
 def _explain(error: RestError, root: Root) -> CannotReach:
     what = f"bucket {root.bucket}" if root.scheme == "gs" else "container " + root.bucket.partition(".")[0].replace("@", " in account ")
     if error.status in (401, 403):
-        return CannotReach(f"the credentials have no right to it ({error})", "Check them: they need read and list, and may have expired")
+        return CannotReach(f"the credentials lack the rights to read it ({error})", "Check them: they need read and list, and may have expired")
     if error.status == 404:
         return CannotReach(f"there is no {what} ({error})", "Check stores[].uri and endpoint")
     if error.status is not None and 300 <= error.status < 400:
-        return CannotReach(f"the store sends elsewhere ({error}), where nobody follows", "Check endpoint")
+        return CannotReach(f"the store redirects ({error}), and Runspend does not follow redirects", "Check endpoint")
     return CannotReach(f"the store answered {error}" if error.status else f"the store did not answer ({error.code})", "Check the network and endpoint, or try again later")
 
 

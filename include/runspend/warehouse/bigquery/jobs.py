@@ -231,7 +231,7 @@ class Jobs:
                 credentials, _ = read_credentials(settings.credentials)
             except (OSError, ValueError) as error:
                 raise ConfigError(
-                    f"cannot open warehouse {settings.uri}: {settings.credentials} is no key file of a service account ({type(error).__name__}). "
+                    f"cannot open warehouse {settings.uri}: {settings.credentials} is not the key file of a service account ({type(error).__name__}). "
                     "Set warehouse.credentials to one, or leave it out to take the credentials of the environment."
                 ) from error
             return bigquery_clients(credentials, self._project, endpoint=settings.endpoint, location=settings.region)

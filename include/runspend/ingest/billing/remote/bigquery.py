@@ -84,7 +84,7 @@ def connect(source: BillSource, project: str) -> tuple[Any, Any]:
         credentials, own_project = read_credentials(str(source.credentials) if source.credentials else None)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot load bill {source.name}: {source.credentials} is no key file of a service account ({type(error).__name__}). "
+            f"cannot load bill {source.name}: {source.credentials} is not the key file of a service account ({type(error).__name__}). "
             "Set billing[].credentials to one, or leave it out to take the credentials of the environment."
         ) from error
     return bigquery_clients(credentials, own_project or project, endpoint=source.endpoint)
