@@ -278,7 +278,7 @@ def test_an_account_that_refuses_to_tell_versions_is_listed_without(tmp_path: Pa
         found = measure(odd(store), run_owners("abfss://c@acme.dfs.core.windows.net/m/r"), tmp_path)
     assert [(r["bytes"], r["noncurrent_bytes"]) for r in rows(found)] == [(3, None)]
     assert found.warnings == [
-        f"versions in {found.found.partition(': ')[0] if found.found else ''} that are not current are unknown: 403 AuthorizationPermissionMismatch."
+        f"noncurrent versions in {found.found.partition(': ')[0] if found.found else ''} are unknown: 403 AuthorizationPermissionMismatch."
     ]
 
 
@@ -326,7 +326,7 @@ def test_google_without_its_log_in_is_listed_through_obstore(gcs_server: GcsServ
     gcs_server.create_bucket(name)
     gcs_server.put(name, {f"r/{n:05d}": b"xyz" for n in range(250)})
     store = ArtifactStore(uri=f"gs://{name}", endpoint=gcs_server.endpoint, credentials="anonymous")
-    assert probe_store(store).endswith("; its listing tells no storage classes, and no versions that are not current")
+    assert probe_store(store).endswith("; its listing has neither storage classes nor noncurrent versions")
     monkeypatch.setattr("runspend.ingest.artifacts.measure._PAGE", 100)
     real = obstore.list
 
@@ -338,7 +338,7 @@ def test_google_without_its_log_in_is_listed_through_obstore(gcs_server: GcsServ
         broken.setattr(obstore, "list", breaks_off)
         first = measure(store, run_owners(f"gs://{name}/r"), tmp_path / "w", kept=tmp_path)
     assert not first.is_complete
-    assert "the next try within 12 h goes on after 200 objects" in first.warnings[-1]
+    assert "the next try within 12 h continues after 200 objects" in first.warnings[-1]
     asked: list[Any] = []
     monkeypatch.setattr(obstore, "list", lambda *args, **kwargs: asked.append(kwargs["offset"]) or real(*args, **kwargs))
     second = measure(store, run_owners(f"gs://{name}/r"), tmp_path / "w", kept=tmp_path, now=NOW + timedelta(hours=1))

@@ -142,12 +142,12 @@ def test_a_listing_that_broke_off_goes_on_where_it_stopped(s3_server: S3Server, 
         store = ArtifactStore(uri=f"s3://{bucket}", endpoint=endpoint)
         first = measure(store, owners, tmp_path)
         assert (first.is_complete, first.bytes, len(listings)) == (False, None, 4)
-        assert first.warnings[-1] == f"s3://{bucket}: the next try within 12 h goes on after 300 objects."
+        assert first.warnings[-1] == f"s3://{bucket}: the next try within 12 h continues after 300 objects."
         assert set(figures(first, "bytes").values()) == {(None,)}
         is_down[0] = False
         second = measure(store, owners, tmp_path, now=NOW + HOUR)
         assert (second.error, second.objects, second.bytes, second.requests, len(listings)) == (None, 450, whole, 2, 6)
-        assert f"s3://{bucket}: 300 objects were listed by a try that broke off; the rest was listed now." in second.warnings
+        assert f"s3://{bucket}: 300 objects were listed by an interrupted try; the rest was listed now." in second.warnings
         assert {k: v[0] for k, v in figures(second, "objects").items()} == {"r0": 150, "r1": 150, "r2": 150}
         third = measure(store, owners, tmp_path, now=NOW + 2 * HOUR)
         assert (third.requests, third.bytes) == (5, whole)

@@ -140,7 +140,7 @@ def test_odd_names_own_what_is_theirs(s3_server: S3Server, bucket: str, tmp_path
         folder: 2**n for n, folder in enumerate(folders)
     }
     assert {r["owner_id"] for r in rows(found) if r["owner_kind"] == "other"} == {"a#b", "a?b"}
-    assert found.warnings == [f"2 artifact URIs can be read in two ways and own nothing, e.g. 's3://{bucket}/a#b'."]
+    assert found.warnings == [f"2 artifact URIs are ambiguous and own nothing, e.g. 's3://{bucket}/a#b'."]
 
 
 def test_oldest_and_newest_are_the_servers_times(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_the_grain_is_source_period_service_and_account(world: World) -> None:
     assert world.costs("--as-of", "2026-11-21") == {("aws", "2026-11-01", "Compute", "ml"): Decimal(3)}
     assert world.costs("--as-of", "2026-11-22", "--measure", "list", "--by", "account") == {("ml",): Decimal(4)}
     with open_warehouse(world.settings).reader() as reader:
-        with pytest.raises(UsageError, match="by 'team': of earlier versions only totals by source, period, service, account, day are kept"):
+        with pytest.raises(UsageError, match="by 'team': Runspend keeps earlier versions only as totals by source, period, service, account, day"):
             bill_as_of(reader, DAYS[3], ["team"], since=None, top=20, measure="billed")
         with pytest.raises(UsageError, match="the first bill was loaded on 2026-11-20 06:00 UTC"):
             bill_as_of(reader, DAYS[0], ["source"], since=None, top=20, measure="billed")

@@ -191,7 +191,7 @@ def test_an_inventory_says_what_a_listing_says_and_more(inventory: Inventory) ->
         "s3://b: 5 objects; written 2026-09-01 to 2026-09-02; 3 bytes GLACIER, 28 bytes STANDARD; 54 in versions that are not current; "
         "10 there twice; 0 orphaned; 0 without an owner after one reading; 0 owners with nothing there"
     )
-    assert found.warnings == ["s3://b: its inventory is of 2026-10-13 01:00 UTC, 25 h old; what was written or deleted since is not in it."]
+    assert found.warnings == ["s3://b: its inventory is from 2026-10-13 01:00 UTC, 25 h old. Later changes are not in it."]
 
 
 def test_doctor_says_how_old_it_is(inventory: Inventory) -> None:
@@ -199,7 +199,7 @@ def test_doctor_says_how_old_it_is(inventory: Inventory) -> None:
     dated = inventory.deliver([entry("r1/a", 10)])
     store = ArtifactStore(uri="s3://b", inventory=str(inventory.folder))
     kind = inventory.file_format.upper()
-    assert probe_store(store, NOW) == f"its inventory of 2026-10-13 01:00 UTC can be read, 25 h old, 1 files ({kind})"
+    assert probe_store(store, NOW) == f"its inventory from 2026-10-13 01:00 UTC can be read, 25 h old, 1 files ({kind})"
     (dated / "manifest.checksum").write_text("0" * 32)
     with pytest.raises(SourceRefused):
         probe_store(store, NOW)
@@ -287,10 +287,10 @@ def retouch(_: Inventory, dated: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Inventory, Path], object], str]] = {
     "no manifest": (lose("manifest.json"), "has no manifest with a checksum yet"),
     "no checksum": (lose("manifest.checksum"), "has no manifest with a checksum yet"),
-    "manifest changed": (retouch, "manifest.json is not what its checksum says"),
+    "manifest changed": (retouch, "manifest.json does not match its checksum"),
     "file missing": (lambda inventory, _: inventory.files[1].unlink(), "which its manifest names, is missing"),
-    "file short": (shorten, "is not what its manifest says"),
-    "bit flipped": (flip, "is not what its manifest says"),
+    "file short": (shorten, "does not match its manifest"),
+    "bit flipped": (flip, "does not match its manifest"),
 }
 
 
@@ -314,7 +314,7 @@ def test_a_damaged_or_incomplete_inventory_is_refused_and_the_old_figures_stay(i
 
 
 TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "another bucket": (lambda m: m.update(sourceBucket="c"), "is of bucket c"),
+    "another bucket": (lambda m: m.update(sourceBucket="c"), "belongs to bucket c"),
     "ORC": (lambda m: m.update(fileFormat="ORC"), "Configure the inventory as Parquet or CSV"),
     "no time": (lambda m: m.pop("creationTimestamp"), "cannot be read (KeyError)"),
     "size is text": (lambda m: m["files"][0].update(size="many"), "cannot be read (ValueError)"),
@@ -337,7 +337,7 @@ def test_a_manifest_that_makes_no_sense_is_refused(inventory: Inventory, what: s
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        ([entry("r1/a", 5, Bucket="c")], "1 of its rows are of no object of bucket b"),
+        ([entry("r1/a", 5, Bucket="c")], "1 of its rows do not belong to bucket b"),
         ([entry("r1/a", 5), entry("r2/a", 1, Bucket="")], "1 of its rows"),
     ],
     ids=["other bucket", "no bucket"],
@@ -371,9 +371,9 @@ def test_a_size_that_is_not_told_is_unknown(inventory: Inventory) -> None:
 @pytest.mark.parametrize(
     ("store", "why"),
     [
-        ({"root": "/data"}, "inventories are read of s3:// only"),
-        ({"inventory": "https://169.254.169.254/inv"}, "it is neither in s3:// nor a folder"),
-        ({"inventory": "/nowhere/at/all"}, "there is none in it"),
+        ({"root": "/data"}, "only s3:// stores can have an inventory"),
+        ({"inventory": "https://169.254.169.254/inv"}, "it is neither an s3:// address nor a folder"),
+        ({"inventory": "/nowhere/at/all"}, "the folder has no inventory"),
     ],
     ids=["folder", "elsewhere", "missing"],
 )

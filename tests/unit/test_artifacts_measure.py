@@ -224,7 +224,7 @@ def test_nobody_owns_the_whole_store_and_odd_uris_own_nothing(store: Store) -> N
     assert sizes(store.rows())["run", RUN1] == 1010
     assert not {"root", "dots", "elsewhere", "nowhere"} & {r["owner_id"] for r in store.rows()}
     assert found.warnings == [
-        f"1 artifact URIs can be read in two ways and own nothing, e.g. '{store.root}/1/../1/{RUN1}'.",
+        f"1 artifact URIs are ambiguous and own nothing, e.g. '{store.root}/1/../1/{RUN1}'.",
         "1 owners claim the whole store and own nothing: an owner needs a folder of its own.",
     ]
 
@@ -374,7 +374,7 @@ def test_an_older_night_never_undoes_a_newer_one(store: Store) -> None:
     store.measure(NOW + DAY)
     found = store.measure(NOW)
     assert found.tables == {}
-    assert found.warnings == [f"{store.root} was measured after 2026-10-14 02:00 already: the newer figures stay."]
+    assert found.warnings == [f"{store.root} was already measured after 2026-10-14 02:00. The newer figures stay."]
     store.measure(datetime(2026, 11, 3, tzinfo=UTC))
     assert store.measure(NOW + 2 * DAY).tables == {}
 
@@ -503,7 +503,7 @@ def test_a_folder_that_is_gone_or_suddenly_empty_is_not_believed(store: Store) -
     store.root.mkdir()
     empty = store.measure(NOW + 2 * DAY)
     assert isinstance(empty.error, SourceRefused)
-    assert "it held 6 files" in str(empty.error)
+    assert "it had 6 files" in str(empty.error)
     assert store.content() == good
 
 

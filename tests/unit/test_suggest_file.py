@@ -140,6 +140,6 @@ def test_a_change_meanwhile_is_not_written_over(tmp_path: Path, monkeypatch: pyt
         path.write_text(BASE + "currency: EUR\n")
 
     monkeypatch.setattr(settings_file, "_check", meddle)
-    with pytest.raises(UsageError, match="somebody changed it meanwhile"):
+    with pytest.raises(UsageError, match="the file was changed meanwhile"):
         add_pools(path, [proposal()], [])
     assert path.read_text() == BASE + "currency: EUR\n"

@@ -1,8 +1,8 @@
-"""Estimates for hours that no bill reaches yet: their inputs and the order of their models.
+"""Estimates for hours that no bill covers yet: their inputs and the order of their models.
 
-The figures are in `run_estimates` and in no other table. They are split by the models that split a bill's lines, over lines
-made up for the hours between what a machine's bill reaches and now; `models/estimates/estimate_*.sql` stand for the models that read
-the bill. An estimate is gone with the build that finds its hour billed; the same build writes how wrong it was.
+The figures are in `run_estimates` and in no other table. The models that split a bill's lines also split the estimates, over lines
+made for the hours from the end of a machine's bill until now. `models/estimates/estimate_*.sql` replace the models that read the bill. A
+build that finds an hour billed removes its estimate and records its error.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from runspend.warehouse import Model, Step, Unit, UnitState, Warehouse
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Hours longer ago than this are not estimated: a bill still missing by then is a stale source, which is reported elsewhere.
+# Older hours are not estimated: a bill still missing by then is a stale source, which is reported elsewhere.
 REACH = timedelta(days=62)
-# Prices are learned from the 30 billed days before what a bill reaches.
+# Prices come from the 30 billed days before the end of a bill.
 LEARNED_FROM = timedelta(days=31)
 UNIT = ("all", "all")
 CHECKS = ("run_estimates_grain", "run_estimates_not_billed")
@@ -43,7 +43,7 @@ def estimate_models() -> list[Model]:
         Model("estimate_frontiers"),
         Model("estimate_open"),
         Model("estimate_windows"),
-        Model("estimate_errors", into=UNIT),  # before the estimates it judges are replaced
+        Model("estimate_errors", into=UNIT),  # before the estimates that it compares are replaced
         Model("estimate_prices"),
         Model("estimate_machines"),
         Model("estimate_spans", makes="run_spans"),
@@ -74,7 +74,7 @@ def estimate_parameters(now: datetime) -> dict[str, Any]:
 
 
 def estimate_inputs(warehouse: Warehouse, settings: Settings, parameters: Mapping[str, Any]) -> dict[str, str | None]:
-    """Digest of everything the estimates are built from: late bills and their ledger, runs, traces, prices, and the hour."""
+    """Return digests of all inputs of the estimates: late bills and their ledger, runs, traces, prices, and the hour."""
     read: dict[Unit, UnitState] = {
         unit: state
         for unit, state in warehouse.states("billing_lines", "cost_allocations").items()

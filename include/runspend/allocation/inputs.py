@@ -24,8 +24,8 @@ ALIVE_HOURS = 6
 # … and without any sign it counts as ended this long after its start.
 SILENT_HOURS = 24
 
-# How far each bill reaches on machines that serve runs, as `run_spans.sql` sees it, and on those of pools, as `pools.sql` does:
-# a run's end may depend on the next period.
+# How far each bill covers machines that serve runs (`run_spans.sql`) and machines of pools (`pools.sql`): a run's end may depend on
+# the next period.
 FRONTIERS = """
 with stated as (
   select distinct resource_key from run_resources where resource_key is not null
@@ -41,7 +41,7 @@ billed as (
   group by l.source, l.resource_key, is_of_pool
 ),
 reached as (
-  -- a machine may be stated by a longer or a shorter name than the bill has (matched_names.sql): they end alike
+  -- a run may state a longer or a shorter name of a machine than the bill (matched_names.sql): they end alike
   select
     b.source, b.billed_until,
     case when m.resource_key is not null then 'machines' when e.last_part is not null then 'names that end alike' when b.is_of_pool then 'pools' end as lines_of
@@ -58,7 +58,7 @@ group by source, lines_of
 order by source, lines_of
 """
 
-# Start months of everything that runs of a start month descend from: a child may have the machine of a parent long gone.
+# Start months of the ancestors of each start month's runs: a child may have the machine of a parent that started long ago.
 OLDER_RELATIVES = """
 with recursive walk as (
   select distinct tracking_server, start_month, parent_run_id as run_id, 1 as distance
@@ -92,8 +92,8 @@ from (select distinct month, tracking_server, owner_id from artifact_bytes where
 join runs r on r.tracking_server = a.tracking_server and r.run_id = a.owner_id
 """
 
-# From when to when a period's lines need runs: those that are split by time all the while; of a longer line of a machine it is
-# told from the month it begins in whether the machine served runs, so that a yearly fee does not drag in a year of them.
+# The time for which a period's lines need runs. Lines that are split by time need runs all the while. For longer lines of a machine,
+# only their first month decides whether the machine served runs, so that a yearly fee does not load a year of them.
 CHARGED = """
 with lines as (
   select
@@ -113,7 +113,7 @@ select
 from lines
 """
 
-# Which start months the runs of each billing period are of.
+# The start months of the runs in each billing period.
 REACHED = """
 select distinct d.billing_period, r.start_month
 from (select distinct billing_period, tracking_server, workspace, run_id from run_costs_daily) d
@@ -159,7 +159,7 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
 def summary_inputs(
     warehouse: Warehouse, month: str, reached: Mapping[str, set[str]], given: Mapping[str, Any]
 ) -> tuple[dict[str, str | None], dict[str, Any]]:
-    """Digest of everything `run_costs` of a start month is built from: its runs, their children, and the bills that reach them."""
+    """Return digests of all inputs of a start month's `run_costs`: its runs, their children, and the bills with their costs."""
     runs = {u: s for u, s in warehouse.states("runs").items() if u.period == month}
     last = max((_time(s.extra.get("last_end")) or _instant(month) for s in runs.values()), default=_instant(month))
     window = {"window_start": _instant(month), "window_end": max(last, month_start(_instant(month) + timedelta(days=32))) + timedelta(microseconds=1)}
@@ -241,9 +241,9 @@ def common_inputs(units: Mapping[Unit, UnitState], given: Mapping[str, Any]) -> 
 
 
 def needed_runs(warehouse: Warehouse, window: Mapping[str, datetime], reader: Reader | None = None) -> dict[Unit, UnitState]:
-    """Units of `runs`, and of `run_resources` beside them, that hold a run which may have run in the window, or an ancestor of one.
+    """Return the units of `runs` and `run_resources` with runs that may overlap the window, and with their ancestors.
 
-    `reader`: one that is open already; without it one is opened if there is something to ask.
+    `reader`: an open reader; without it, one is opened if a query is needed.
     """
     states = warehouse.states("runs", "run_resources")
     window_start, window_end = window["window_start"], window["window_end"]

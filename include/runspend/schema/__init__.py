@@ -1,1 +1,1 @@
-"""The tables: their columns, their documentation, rows for them."""
+"""The tables: their columns, documentation and rows."""

@@ -1,7 +1,7 @@
 """Writes docs/tables.md from `tables.py`: run `python -m runspend.schema.docs > docs/tables.md` in the repository.
 
-How the page is laid out, and what a reader needs before the first query, belong here. Names, types and meanings belong in
-`tables.py`; the example queries are the files of docs/example_queries.
+This module has the layout of the page and its introduction. `tables.py` has names, types and meanings; the example queries are the
+files of docs/example_queries.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ QUERIES = Path("docs/example_queries")
 INTRODUCTION = """\
 # Tables
 
-Written from `include/runspend/schema/tables.py` by `python -m runspend.schema.docs`; change it there.
+This page is generated from `include/runspend/schema/tables.py` by `python -m runspend.schema.docs`; edit it there.
 
-The public tables are the contract with analysts; the internal ones may change with any version. A sum of any of the four costs over
-`cost_allocations` or `cost_daily` is the bill, exactly.
+The public tables are the contract with analysts. Internal tables may change with any version. The sum of any of the four costs over
+`cost_allocations` or `cost_daily` equals the bill exactly.
 
 * **Times** are UTC. **Dates** are days of UTC. A `billing_period` or `start_month` is the first day of its month.
-* **Money** is in the row's `billing_currency`, never added across currencies, with 22 decimals: `decimal128(38, 22)` in Parquet,
-  `BIGNUMERIC` in GoogleSQL. Group by `billing_currency` always. Round when a person reads, not before.
-* **Four costs**: `effective_cost` is the default (commitments spread over what they covered); `billed_cost` reconciles with invoices;
-  `contracted_cost` and `list_cost` are the same usage at negotiated and at public prices. Null on the bill stays null and adds 0.
+* **Money** is in the row's `billing_currency`, never added across currencies. It has 22 decimals: `decimal128(38, 22)` in Parquet,
+  `BIGNUMERIC` in GoogleSQL. Always group by `billing_currency`. Round only for display.
+* **Four costs**: `effective_cost` is the default (commitments are spread over the usage they cover); `billed_cost` reconciles with invoices;
+  `contracted_cost` and `list_cost` are the same usage at negotiated and at public prices. Null on the bill stays null and counts as 0.
 * **A run** is `tracking_server`, `workspace`, `run_id` together.
 * **Units** are in the names: `_seconds`, `_bytes`, `_gb` (GiB), `_cost`, `_at` (time), `_date` (day).
-* *key*: never null, and together with the table's other keys unique. Of `cost_daily` only all columns before the costs are unique
+* *key*: never null, and unique together with the table's other keys. In `cost_daily` only all columns before the costs are unique
   together, and some of them may be null.
-* *bookkeeping*: says when, or by which build, the row came to be; two nights that find the same facts differ in these columns only.
+* *bookkeeping*: the time or the build of the row. Two pipeline runs with the same facts differ only in these columns.
   Rows with equal `build_id` were published together.
 """
 
@@ -41,13 +41,13 @@ READING = """\
 ## Reading the files
 
 A table is a folder: `<warehouse>/<table>/period=YYYY-MM/<writer>.parquet` (`<warehouse>/_internal/<table>/…` for the internal ones). The
-writer is whose rows the file holds: a bill, a tracking server, a store, or `all`. The month is in the folder's name as `period`, for
+writer is the source of the file's rows: a bill, a tracking server, a store, or `all`. The month is in the folder's name as `period`, for
 filters, and in a DATE column of the table.
 
-`runspend sql "SELECT …"` takes the bare names of tables and always sees one build. For every other reader a file is old or new, never
-torn; one that reads several tables while a night publishes may see two builds, and can tell by `build_id`.
+`runspend sql "SELECT …"` accepts the bare names of tables and always sees one build. Other readers see each file whole, either old or new. A
+reader of several tables may see two builds while a pipeline run publishes; `build_id` shows it.
 
-pandas: say `dtype_backend="pyarrow"`. Without it money becomes Python objects, and pandas' own sum rounds to 28 digits.
+pandas: use `dtype_backend="pyarrow"`. Without it, money becomes Python objects, and pandas' own sum rounds to 28 digits.
 
 ```python
 import pandas
@@ -79,7 +79,7 @@ import duckdb
 total = duckdb.sql(f"select sum(effective_cost) from '{warehouse}/cost_daily/**/*.parquet' where period = '2026-10'").fetchall()[0][0]
 ```
 
-Plain Python: `decimal` keeps 28 digits unless told otherwise, too few for millions with 22 decimals. Add money under a context of 76.
+Plain Python: `decimal` keeps 28 digits by default, which is too few for millions with 22 decimals. Add money in a context of 76 digits.
 
 ```python
 import decimal
@@ -89,12 +89,12 @@ with decimal.localcontext(decimal.Context(prec=76)):
     total = sum(row["effective_cost"] for row in rows)
 ```
 
-A float never becomes money: `allocated_ratio` is there to look at, the costs beside it are what was computed.
+A float never becomes money: `allocated_ratio` is informational; the costs next to it are exact.
 """
 
 
 def render_tables(queries: Mapping[str, str]) -> str:
-    """The page, in Markdown. `queries` are GoogleSQL texts by name; the comment on a text's first line says what it answers."""
+    """Return the page in Markdown. `queries` are GoogleSQL texts by name; the comment on a text's first line says what it answers."""
     internal = [t for t in TABLES.values() if not t.is_public]
     parts = [
         INTRODUCTION,
@@ -112,7 +112,7 @@ def render_tables(queries: Mapping[str, str]) -> str:
 
 
 def read_queries(folder: Path = QUERIES) -> dict[str, str]:
-    """The example queries, in the order of their file names."""
+    """Return the example queries, in the order of their file names."""
     return {path.stem: path.read_text(encoding="utf-8").strip() for path in sorted(folder.glob("*.sql"))}
 
 

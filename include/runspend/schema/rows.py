@@ -1,4 +1,4 @@
-"""Rows for a table: from Python's values, and by the month of its period column. What each table has for columns stands in `tables.py`."""
+"""Rows of a table: from Python's values, and split by month. `tables.py` defines the columns of each table."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["arrow_rows", "by_month", "first_day", "make_load_id"]
 
 
 def first_day(period: str) -> date:
-    """The first day of "YYYY-MM"."""
+    """Return the first day of "YYYY-MM"."""
     return date.fromisoformat(f"{period}-01")
 
 
 def arrow_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows as the table's own Arrow schema; keys left out are null."""
+    """Return rows in the table's Arrow schema; missing keys are null."""
     import pyarrow as pa
 
     schema = TABLES[table].arrow_schema()
@@ -29,7 +29,7 @@ def arrow_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def by_month(table: str, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """Rows split by the month their period column names, as ("YYYY-MM", rows)."""
+    """Split rows by the month of their period column and yield ("YYYY-MM", rows)."""
     import pyarrow.compute as pc
 
     column = TABLES[table].period_column
@@ -39,5 +39,5 @@ def by_month(table: str, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def make_load_id(name: str, now: datetime) -> str:
-    """The id of one read: a hash of who was read and when, so that the same night run twice writes the same."""
+    """Return the id of one read: a hash of the source and the time, so that repeating a pipeline run writes the same id."""
     return hashlib.sha256(f"{name}|{now.isoformat()}".encode()).hexdigest()[:16]

@@ -1,11 +1,11 @@
 """Every warehouse table: its grain, columns, types, units and meaning. The contract with analysts.
 
-`docs/tables.md` and the descriptions in BigQuery are written from here; a test fails when they differ. Put a table here
-before anything fills it. What fills it (SQL, Python) does not belong here.
+`docs/tables.md` and the descriptions in BigQuery are generated from this module; a test fails when they differ. Define a table
+here before any code fills it.
 
 Types are GoogleSQL's. Money and quantities are BIGNUMERIC, `decimal128(38, 22)` in Parquet: real bills carry up to 22
-decimals. All times are UTC. A column marked `bookkeeping` says when or by which build a row came to be; it is outside the
-content digest, so the same night run twice has the same digests.
+decimals. All times are UTC. A column marked `bookkeeping` has the time or the build of a row. It is outside the content digest, so
+repeating a pipeline run gives the same digests.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Raised whenever a column, table or value changes its name or is added; the next pipeline run then rewrites the files. What was renamed: renames.py.
+# Raised whenever a column, table or value is added or renamed; the next pipeline run then rewrites the files. Renames are in renames.py.
 SCHEMA_VERSION = 5
 
 @dataclass(frozen=True)
 class Column:
-    """One column: GoogleSQL type, meaning in one sentence, and whether a key or bookkeeping. `words`: all a text can be, where models say it in words of their own."""
+    """One column: GoogleSQL type, meaning in one sentence, and whether a key or bookkeeping. `words`: all values of a text set by models."""
 
     name: str
     type: str
@@ -43,22 +43,22 @@ class Table:
     is_public: bool = False
     period_column: str | None = "billing_period"
     sort: tuple[str, ...] = ()
-    # Columns that determine all the others, where there are any: the digest is taken over them alone.
+    # Columns that determine all others, if there are any: only they enter the digest.
     digest_columns: tuple[str, ...] = ()
     writer: str = "the bill's source"
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The columns that together are unique and never null."""
+        """The columns that are never null and unique together."""
         return tuple(c.name for c in self.columns if c.is_key)
 
     @property
     def content(self) -> tuple[str, ...]:
-        """The columns the content digest covers."""
+        """The columns of the content digest."""
         return self.digest_columns or tuple(c.name for c in self.columns if not c.bookkeeping)
 
     def arrow_schema(self) -> pa.Schema:
-        """The Parquet schema: every column nullable, in the order of `columns`."""
+        """Return the Parquet schema: every column nullable, in the order of `columns`."""
         import pyarrow as pa
 
         types = {
@@ -91,7 +91,7 @@ RUN_REFERENCE = tuple(Column(c.name, c.type, c.meaning) for c in RUN_KEY)
 COSTS = (
     Column("list_cost", "BIGNUMERIC", "FOCUS ListCost: public price x quantity, in billing_currency. Null on the bill counts as 0 in sums."),
     Column("contracted_cost", "BIGNUMERIC", "FOCUS ContractedCost: negotiated price x quantity, in billing_currency."),
-    Column("effective_cost", "BIGNUMERIC", "FOCUS EffectiveCost: amortised; the default figure everywhere, in billing_currency."),
+    Column("effective_cost", "BIGNUMERIC", "FOCUS EffectiveCost: amortized; the default figure everywhere, in billing_currency."),
     Column("billed_cost", "BIGNUMERIC", "FOCUS BilledCost: what the invoice charges, in billing_currency."),
 )
 DIMENSIONS = (
@@ -106,12 +106,12 @@ BILLING_PERIOD = _key("billing_period", "DATE", "First day of the month of FOCUS
 CURRENCY = Column("billing_currency", "STRING", "ISO 4217 code of the bill; costs are never added across currencies.")
 
 LINE_DIMENSIONS = (
-    Column("line_team", "STRING", "Team as the bill says it: the first of the line's tags that `dimensions.team` names; null where it names none."),
-    Column("line_project", "STRING", "Project as the bill says it."),
-    Column("line_cost_center", "STRING", "Cost center as the bill says it."),
-    Column("line_owner", "STRING", "Owner as the bill says it."),
+    Column("line_team", "STRING", "Team from the bill: the first of the line's tags in `dimensions.team`; null without such a tag."),
+    Column("line_project", "STRING", "Project from the bill."),
+    Column("line_cost_center", "STRING", "Cost center from the bill."),
+    Column("line_owner", "STRING", "Owner from the bill."),
 )
-POOL_KEY = Column("pool_key", "STRING", "What the charge was priced from, on the rungs that price from a pool; null elsewhere.")
+POOL_KEY = Column("pool_key", "STRING", "The pool that set the price of the charge, for rules that price from a pool; null elsewhere.")
 OVERHEAD = Column("overhead_cost", "BIGNUMERIC", "Part of effective_cost that an exact job match covers outside its runs: start-up, gaps, shut-down.")
 
 COST_KINDS = ("compute", "storage", "network", "llm", "other")
@@ -130,7 +130,7 @@ RUN_END_RULES = ("stated", "alive", "last_sign", "silent", "future", "resumed")
 
 RUNS = Table(
     "runs",
-    "one row per run of every tracking server, deleted and purged ones too",
+    "one row per run of every tracking server, including deleted and purged runs",
     "MLflow's runs under MLflow's own names, with the dimensions and the machines they state.",
     (
         *RUN_KEY,
@@ -138,49 +138,49 @@ RUNS = Table(
         Column("run_name", "STRING", "MLflow run name."),
         Column("experiment_id", "STRING", "MLflow experiment id."),
         Column("experiment_name", "STRING", "MLflow experiment name."),
-        Column("user_name", "STRING", "mlflow.user; null where it is one of dimensions.not_a_person."),
+        Column("user_name", "STRING", "mlflow.user; null if it is in dimensions.not_a_person."),
         Column("run_status", "STRING", "RUNNING, SCHEDULED, FINISHED, FAILED or KILLED."),
         Column("lifecycle_stage", "STRING", "active or deleted."),
         Column("start_time", "TIMESTAMP", "Start of the run."),
-        Column("end_time", "TIMESTAMP", "End of the run; null while it runs, or when it never said. See future_end_time."),
-        Column("future_end_time", "TIMESTAMP", "The end MLflow states, where it was more than an hour after the time the run was read at; end_time is then 6 hours after its newest metric or, without one, its start. Null elsewhere."),
+        Column("end_time", "TIMESTAMP", "End of the run; null while it runs, or when MLflow has no end. See future_end_time."),
+        Column("future_end_time", "TIMESTAMP", "The end that MLflow states, if it is more than an hour after the time of the read. Then end_time is 6 hours after the newest metric or, without one, after the start. Null elsewhere."),
         Column("last_sign_at", "TIMESTAMP", "Newest metric of a run without an end; null for ended runs and silent ones."),
-        Column("artifact_uri", "STRING", "Where the run's artifacts lie."),
+        Column("artifact_uri", "STRING", "Folder of the run's artifacts."),
         Column("parent_run_id", "STRING", "mlflow.parentRunId."),
         Column("source_name", "STRING", "mlflow.source.name."),
         Column("git_commit", "STRING", "mlflow.source.git.commit."),
         *DIMENSIONS,
-        Column("team_from", "STRING", "Where team came from, e.g. experiment.tag.team."),
-        Column("project_from", "STRING", "Where project came from."),
-        Column("cost_center_from", "STRING", "Where cost_center came from."),
-        Column("owner_from", "STRING", "Where owner came from."),
-        Column("resource_ids", "ARRAY<STRING>", "Machines the run states, as it wrote them, sorted; empty when none."),
+        Column("team_from", "STRING", "Source of team, e.g. experiment.tag.team."),
+        Column("project_from", "STRING", "Source of project."),
+        Column("cost_center_from", "STRING", "Source of cost_center."),
+        Column("owner_from", "STRING", "Source of owner."),
+        Column("resource_ids", "ARRAY<STRING>", "Machines that the run states, as written, sorted; empty when none."),
         Column("instance_type", "STRING", "Requested instance type."),
         Column("num_nodes", "INT64", "Requested number of machines."),
         Column("sub_account_id", "STRING", "Account, subscription or project the run states for its machines, in lower case; null when not stated."),
-        Column("region_id", "STRING", "Region the run states, else that of the zone it states, in lower case."),
+        Column("region_id", "STRING", "Region that the run states, otherwise that of its zone, in lower case."),
         Column("availability_zone", "STRING", "Zone the run states, in lower case."),
-        Column("purchase_option", "STRING", "How the run says its machines were bought: spot or on_demand; null when not stated.", words=PURCHASE_OPTIONS),
+        Column("purchase_option", "STRING", "Stated purchase option of the run's machines: spot or on_demand; null when not stated.", words=PURCHASE_OPTIONS),
         Column("gpu_type", "STRING", "Requested GPU type."),
-        Column("gpu_count", "FLOAT64", "Requested GPUs per machine; 0 for a run that says it wants none. Null when not stated, or stated as something that is no such number."),
+        Column("gpu_count", "FLOAT64", "Requested GPUs per machine; 0 if the run states that it needs none. Null when not stated, or not a valid number."),
         Column("gpu_memory_gb", "FLOAT64", "Requested GPU memory, GiB."),
         Column("cpu_request", "FLOAT64", "Requested CPU cores."),
         Column("memory_request_gb", "FLOAT64", "Requested memory, GiB."),
         Column("max_retries", "INT64", "Stated retries."),
         Column("timeout_seconds", "FLOAT64", "Stated timeout, seconds."),
         Column("early_stopping_rounds", "INT64", "Stated early stopping rounds."),
-        Column("mean_use_percent", "FLOAT64", "Mean of MLflow's system metrics of the run: GPU utilization, else CPU utilization, percent; null when not logged."),
-        Column("gaps", "ARRAY<STRING>", "Times in which the run logged nothing and is taken to have been stopped, each as FROM/TO in UTC (ISO 8601); empty when none. It pays for none of them."),
-        Column("gap_seconds", "FLOAT64", "Length of the gaps together, seconds; 0 when none. Null where nobody looked: the run lasted less than 6 hours, or logged too few steps."),
-        Column("job_id", "STRING", "Job the run states (SageMaker, Databricks job run, SLURM, Batch, ...), as it wrote it."),
+        Column("mean_use_percent", "FLOAT64", "Mean of MLflow's system metrics of the run: GPU utilization, otherwise CPU utilization, percent; null when not logged."),
+        Column("gaps", "ARRAY<STRING>", "Times without any log, in which the run counts as stopped, each as FROM/TO in UTC (ISO 8601); empty when none. The run has no cost in them."),
+        Column("gap_seconds", "FLOAT64", "Total length of the gaps, seconds; 0 when none. Null where gaps were not examined: the run lasted less than 6 hours, or logged too few steps."),
+        Column("job_id", "STRING", "Job that the run states (SageMaker, Databricks job run, SLURM, Batch, ...), as written."),
         Column("job_key", "STRING", "The job in the form bills and runs are compared in: the fullest name the run states."),
-        Column("iam_principal", "STRING", "IAM role or user that the run calls language models as, as it wrote it."),
+        Column("iam_principal", "STRING", "IAM role or user with which the run calls language models, as written."),
         Column("principal_key", "STRING", "The principal in the form bills and runs are compared in: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME."),
         Column("pool_key", "STRING", "First pool whose `runs` selector names the run, with its values of the pool's `equal` dimensions; null when none."),
-        Column("params_digest", "STRING", "Hash of all params: equal digests are repeated runs."),
+        Column("params_digest", "STRING", "Hash of all params: runs with equal digests are repeats."),
         Column("tags", "STRING", "JSON object of the tags that `copy` allows."),
         Column("params", "STRING", "JSON object of the params that `copy` allows."),
-        Column("purged_at", "TIMESTAMP", "First night MLflow no longer had the run; null while it has it."),
+        Column("purged_at", "TIMESTAMP", "First read after which MLflow no longer had the run; null while it has it."),
         LOAD_ID,
     ),
     is_public=True,
@@ -192,11 +192,11 @@ RUNS = Table(
 RUN_RESOURCES = Table(
     "run_resources",
     "one row per run and machine it states",
-    "The machines of `runs.resource_ids`, with times of their own where the run states them.",
+    "The machines of `runs.resource_ids`, with their own times where the run states them.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month the run started (UTC)."),
-        _key("resource_id", "STRING", "Machine, as the run wrote it."),
+        _key("resource_id", "STRING", "Machine, as the run states it."),
         Column("resource_key", "STRING", "The machine in the form bills and runs are compared in: the fullest name the run states."),
         _key("used_ordinal", "INT64", "0, 1, … for a machine the run states several times."),
         Column("used_from", "TIMESTAMP", "Stated start on this machine; null: the run's."),
@@ -211,14 +211,14 @@ RUN_RESOURCES = Table(
 EXPERIMENTS = Table(
     "experiments",
     "one row per experiment of every tracking server",
-    "MLflow's experiments, deleted ones too.",
+    "MLflow's experiments, including deleted ones.",
     (
         RUN_KEY[0],
         RUN_KEY[1],
         _key("experiment_id", "STRING", "MLflow experiment id."),
         Column("experiment_name", "STRING", "MLflow experiment name."),
         Column("lifecycle_stage", "STRING", "active or deleted."),
-        Column("artifact_location", "STRING", "Where the experiment's artifacts lie."),
+        Column("artifact_location", "STRING", "Folder of the experiment's artifacts."),
         Column("creation_time", "TIMESTAMP", "Creation of the experiment."),
         Column("last_update_time", "TIMESTAMP", "Last change of the experiment."),
         Column("tags", "STRING", "JSON object of the experiment tags that `copy` allows."),
@@ -232,7 +232,7 @@ EXPERIMENTS = Table(
 MACHINE_POWER = Table(
     "machine_power",
     "one row per run, power metric and hour, of machines whose bill is by measured watts",
-    "What MLflow's system metrics say a GPU drew while a run was on a machine. Runs that overlap measure the same GPUs.",
+    "The power of a GPU during a run on its machine, from MLflow's system metrics. Overlapping runs measure the same GPUs.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month the run started (UTC)."),
@@ -240,12 +240,12 @@ MACHINE_POWER = Table(
         _key("hour_start", "TIMESTAMP", "Start of the hour."),
         Column("resource_id", "STRING", "The machine, as `machines` of its bill lists it."),
         Column("gpu", "INT64", "Number of the GPU on the machine."),
-        Column("measured_from", "TIMESTAMP", "Start of the first measurement in the hour. A measurement stands for the time since the one before, ten minutes at most."),
+        Column("measured_from", "TIMESTAMP", "Start of the first measurement in the hour. A measurement covers the time since the one before, at most ten minutes."),
         Column("measured_to", "TIMESTAMP", "End of the last measurement in the hour."),
-        Column("measured_milliseconds", "INT64", "Time the hour's measurements stand for."),
-        Column("energy_microjoules", "INT64", "Milliwatts x milliseconds of the hour's measurements; over measured_milliseconds: the mean draw, in milliwatts."),
+        Column("measured_milliseconds", "INT64", "Time that the hour's measurements cover."),
+        Column("energy_microjoules", "INT64", "Milliwatts x milliseconds of the hour's measurements; divided by measured_milliseconds: the mean power, in milliwatts."),
         Column("last_step", "INT64", "MLflow step of the metric's last measurement when it was read."),
-        Column("step_stride", "INT64", "Every so many steps one was looked at."),
+        Column("step_stride", "INT64", "Number of steps between two steps that were read."),
         LOAD_ID,
     ),
     period_column="start_month",
@@ -255,8 +255,8 @@ MACHINE_POWER = Table(
 
 ARTIFACT_OWNERS = Table(
     "artifact_owners",
-    "one row per logged model and trace that has artifacts of its own",
-    "Who owns which folder of the artifact stores, beside the runs (whose folders stand in runs.artifact_uri).",
+    "one row per logged model and trace that has its own artifacts",
+    "Owners of folders in the artifact stores, other than runs (whose folders are in runs.artifact_uri).",
     (
         RUN_KEY[0],
         RUN_KEY[1],
@@ -274,15 +274,15 @@ ARTIFACT_OWNERS = Table(
 MODEL_VERSIONS = Table(
     "model_versions",
     "one row per registered model version",
-    "What MLflow's model registry holds, with the stages and aliases that say a version is in use. Filled where there are `retention` policies.",
+    "Versions of MLflow's model registry, with the stages and aliases that mark a version as in use. Filled if there are `retention` policies.",
     (
         RUN_KEY[0],
         RUN_KEY[1],
         _key("model_name", "STRING", "Registered model."),
         _key("model_version", "INT64", "Version of the registered model."),
-        Column("run_id", "STRING", "Run the version was registered from; null when MLflow was not told."),
-        Column("model_id", "STRING", "Logged model the version was registered from; null when it is none."),
-        Column("source_uri", "STRING", "Folder of the version's files: the logged model's where it is one."),
+        Column("run_id", "STRING", "Run from which the version was registered; null when MLflow does not know it."),
+        Column("model_id", "STRING", "Logged model from which the version was registered; null without one."),
+        Column("source_uri", "STRING", "Folder of the version's files; for a logged model, its folder."),
         Column("stage", "STRING", "None, Staging, Production or Archived."),
         Column("aliases", "STRING", "JSON list of the version's aliases, sorted."),
         Column("version_status", "STRING", "READY, PENDING_REGISTRATION or FAILED_REGISTRATION."),
@@ -297,7 +297,7 @@ MODEL_VERSIONS = Table(
 MODEL_USES = Table(
     "model_uses",
     "one row per run, logged model and direction",
-    "Which run made or used which logged model. Filled where there are `retention` policies.",
+    "Runs that made or used logged models. Filled if there are `retention` policies.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month the run started (UTC)."),
@@ -313,15 +313,15 @@ MODEL_USES = Table(
 
 RUN_METRICS = Table(
     "run_metrics",
-    "one row per run, logged model, metric and step, of the metrics that policies keep the best by",
-    "Values of the metrics that `retention[].keep.by` names: of logged models all, of runs the last and, up to 1,000 steps, every one.",
+    "one row per run, logged model, metric and step, for metrics of `keep` policies",
+    "Values of the metrics that `retention[].keep.by` names: all values of logged models; of runs the last value and, up to 1,000 steps, every value.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month the run started (UTC)."),
         _key("model_id", "STRING", "Logged model the value was logged for; empty for the run itself."),
         _key("metric", "STRING", "MLflow's key of the metric."),
         _key("step", "INT64", "Step it was logged at."),
-        Column("value", "FLOAT64", "The value logged last at the step; none is kept that is no number."),
+        Column("value", "FLOAT64", "The value logged last at the step. A value that is not a number is not kept."),
         Column("is_last", "BOOL", "Whether it is the run's newest value of the metric."),
         LOAD_ID,
     ),
@@ -332,8 +332,8 @@ RUN_METRICS = Table(
 
 TRACKING_READS = Table(
     "tracking_reads",
-    "one row per workspace and kind of what protects artifacts",
-    "Whether what protects artifacts could be read at the last extract. Anything but ok, or no row at all, is unknown, and unknown protects.",
+    "one row per workspace and kind of protection",
+    "Whether the signs that protect artifacts could be read at the last extract. Any state but ok, or a missing row, means unknown, and unknown protects.",
     (
         RUN_KEY[0],
         RUN_KEY[1],
@@ -350,9 +350,9 @@ TRACKING_READS = Table(
 ARTIFACT_BYTES = Table(
     "artifact_bytes",
     "one row per owner, storage class and stretch of time, clipped to the month",
-    "What lies in the artifact stores, by who owns it.",
+    "Content of the artifact stores, by owner.",
     (
-        _key("month", "DATE", "First day of the month the row tells of."),
+        _key("month", "DATE", "First day of the row's month."),
         _key("store", "STRING", "Root URI of the store in runspend.yaml."),
         _key("owner_kind", "STRING", "run, logged_model, trace, orphan (MLflow's layout, no owner known: see confirmed_at) or other (not MLflow's)."),
         _key("owner_id", "STRING", "Id of the run, logged model or trace; the prefix for orphan and other."),
@@ -360,18 +360,18 @@ ARTIFACT_BYTES = Table(
         Column("workspace", "STRING", "Workspace of the owner."),
         Column("experiment_id", "STRING", "Experiment of the owner, or the one the prefix names."),
         Column("prefix", "STRING", "Folder under the store's root that holds the bytes."),
-        _key("storage_class", "STRING", "Storage class as the store names it; LOCAL for folders, UNKNOWN where the listing does not tell."),
-        _key("valid_from", "TIMESTAMP", "First time these figures held."),
-        Column("valid_to", "TIMESTAMP", "End of the time these figures held; null: still."),
+        _key("storage_class", "STRING", "Storage class as the store names it; LOCAL for folders, UNKNOWN where the listing has none."),
+        _key("valid_from", "TIMESTAMP", "Start of the time for which these figures hold."),
+        Column("valid_to", "TIMESTAMP", "End of the time for which these figures hold; null while they are current."),
         Column("objects", "INT64", "Objects; null when the listing did not finish."),
         Column("bytes", "INT64", "Bytes; null when unknown, never 0 for unknown."),
         Column("oldest_at", "TIMESTAMP", "Oldest modification time among the objects."),
         Column("newest_at", "TIMESTAMP", "Newest modification time among the objects."),
-        Column("noncurrent_objects", "INT64", "Versions that are not current, in no other count; null where the store does not tell."),
-        Column("noncurrent_bytes", "INT64", "Bytes of versions that are not current: billed, not in bytes; null where the store does not tell."),
-        Column("duplicate_bytes", "INT64", "Part of bytes that lies in the store again: of objects of equal checksum and size all but the oldest. Null where no checksum is told, as in folders."),
+        Column("noncurrent_objects", "INT64", "Noncurrent versions, in no other count; null where the store does not report them."),
+        Column("noncurrent_bytes", "INT64", "Bytes of noncurrent versions: billed, not in bytes; null where the store does not report them."),
+        Column("duplicate_bytes", "INT64", "Part of bytes that are duplicates: of objects with equal checksum and size, all but the oldest. Null where the store has no checksums, as in folders."),
         Column("unowned_since", "TIMESTAMP", "Of an orphan: the first measurement that found no owner; null for others."),
-        Column("confirmed_at", "TIMESTAMP", "Of an orphan: when a second reading of every tracking server, a day or more after the first, showed no owner either (where none is configured: after 30 days). Null: it may still have one."),
+        Column("confirmed_at", "TIMESTAMP", "Of an orphan: when a second reading of every tracking server, a day or more after the first, showed no owner either (without tracking servers: after 30 days). Null while it may still have one."),
         Column("is_complete", "BOOL", "Whether the listing behind the row finished."),
         LOAD_ID,
     ),
@@ -382,8 +382,8 @@ ARTIFACT_BYTES = Table(
 
 DANGLING_OWNERS = Table(
     "dangling_owners",
-    "one row per owner with nothing in its folder",
-    "Runs, logged models and traces whose bytes are gone, and logged models that never had any. Runs need no artifacts, so one that never had any is not here.",
+    "one row per owner with an empty folder",
+    "Runs, logged models and traces whose bytes are gone, and logged models that never had any. A run that never had artifacts is not here, since runs need none.",
     (
         _key("store", "STRING", "Root URI of the store in runspend.yaml."),
         _key("owner_kind", "STRING", "run, logged_model or trace."),
@@ -392,8 +392,8 @@ DANGLING_OWNERS = Table(
         _key("workspace", "STRING", "Workspace of the owner."),
         Column("experiment_id", "STRING", "Experiment of the owner."),
         Column("prefix", "STRING", "Folder under the store's root that should hold the bytes."),
-        Column("gone_since", "TIMESTAMP", "First measurement that found nothing there."),
-        Column("had_objects", "INT64", "Objects it had before; null when it was never seen to have any."),
+        Column("gone_since", "TIMESTAMP", "First measurement that found the folder empty."),
+        Column("had_objects", "INT64", "Objects it had before; null when none were ever found."),
         Column("had_bytes", "INT64", "Bytes it had before; null when unknown."),
         LOAD_ID,
     ),
@@ -405,20 +405,20 @@ DANGLING_OWNERS = Table(
 ARTIFACT_STORES = Table(
     "artifact_stores",
     "one row per store and storage class in it",
-    "What lies in the artifact stores now and what it costs a month, by the bill's own rate of the bucket or class.",
+    "Current content of the artifact stores and its monthly cost, at the bill's own rate of the bucket or class.",
     (
         _key("store", "STRING", "Root URI of the store in runspend.yaml."),
         _key("storage_class", "STRING", "Storage class, as in artifact_bytes."),
         Column("objects", "INT64", "Objects; null when unknown."),
         Column("bytes", "INT64", "Bytes; null when unknown."),
-        Column("noncurrent_bytes", "INT64", "Bytes of versions that are not current, not in bytes; null where the store does not tell."),
-        Column("duplicate_bytes", "INT64", "Part of bytes that lies in the store again; null where no checksum is told."),
-        Column("orphaned_bytes", "INT64", "Part of bytes that two readings showed no owner of."),
-        Column("unconfirmed_bytes", "INT64", "Part of bytes that one reading showed no owner of."),
+        Column("noncurrent_bytes", "INT64", "Bytes of noncurrent versions, not in bytes; null where the store does not report them."),
+        Column("duplicate_bytes", "INT64", "Part of bytes that are duplicates; null where the store has no checksums."),
+        Column("orphaned_bytes", "INT64", "Part of bytes without an owner in two readings."),
+        Column("unconfirmed_bytes", "INT64", "Part of bytes without an owner in one reading."),
         Column("oldest_at", "TIMESTAMP", "Oldest modification time among the objects."),
         Column("newest_at", "TIMESTAMP", "Newest modification time among the objects."),
-        Column("billing_currency", "STRING", "ISO 4217 code of the costs; null where no bill tells a rate: for folders, and for stores that are part of a bucket."),
-        Column("month_cost", "BIGNUMERIC", "What bytes and noncurrent_bytes cost a month, in billing_currency."),
+        Column("billing_currency", "STRING", "ISO 4217 code of the costs; null where no bill has a rate: for folders, and for stores that are part of a bucket."),
+        Column("month_cost", "BIGNUMERIC", "Monthly cost of bytes and noncurrent_bytes, in billing_currency."),
         Column("noncurrent_month_cost", "BIGNUMERIC", "Part of month_cost for noncurrent_bytes."),
         Column("duplicate_month_cost", "BIGNUMERIC", "Part of month_cost for duplicate_bytes."),
         Column("orphaned_month_cost", "BIGNUMERIC", "Part of month_cost for orphaned_bytes."),
@@ -436,10 +436,10 @@ TRACE_COSTS = Table(
         _key("month", "DATE", "First day of the month of charge_date."),
         RUN_KEY[0],
         RUN_KEY[1],
-        _key("charge_date", "DATE", "UTC date the trace began."),
+        _key("charge_date", "DATE", "UTC date of the trace's start."),
         _key("experiment_id", "STRING", "MLflow experiment id."),
-        _key("run_id", "STRING", "mlflow.sourceRun; empty when the trace names none."),
-        _key("user_name", "STRING", "mlflow.trace.user, else mlflow.user; empty when neither is known."),
+        _key("run_id", "STRING", "mlflow.sourceRun; empty when the trace has none."),
+        _key("user_name", "STRING", "mlflow.trace.user, otherwise mlflow.user; empty when neither is known."),
         _key("model", "STRING", "mlflow.llm.model; empty when MLflow does not know it."),
         Column("traces", "INT64", "Traces with a cost."),
         Column("input_tokens", "INT64", "Input tokens; null when not logged."),
@@ -523,8 +523,8 @@ FOCUS_COLUMNS = (
 
 BILLING_LINES = Table(
     "billing_lines",
-    "one row per line of the newest good version of each bill; lines an explicit scope leaves out are sums per day, account, service and category",
-    "The bills, in FOCUS columns, exactly as delivered, plus what was settled when they were loaded.",
+    "one row per line of the newest good version of each bill; lines outside an explicit scope are sums per day, account, service and category",
+    "The bills, in FOCUS columns, exactly as delivered, plus columns computed when they were loaded.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
@@ -532,19 +532,19 @@ BILLING_LINES = Table(
         *FOCUS_COLUMNS,
         Column("charge_date", "DATE", "UTC date of charge_period_start."),
         Column("resource_key", "STRING", "resource_id in the form bills and runs are compared in: the fullest name that the line states; null without a resource."),
-        Column("run_tag", "STRING", "Run id that a tag of the line carries (keys in `docs/identify.md`); null when none."),
+        Column("run_tag", "STRING", "Run id in a tag of the line (keys in `docs/identify.md`); null when none."),
         Column("instance_type", "STRING", "Instance type, from SkuPriceDetails or the provider's own column."),
-        Column("machine_gpus", "INT64", "GPUs of the machine, where the line or the instance type tells."),
-        Column("machine_cpus", "INT64", "vCPUs of the machine, where the line or the instance type tells."),
-        Column("machine_memory_gb", "FLOAT64", "Memory of the machine in GiB, where the line or the instance type tells."),
+        Column("machine_gpus", "INT64", "GPUs of the machine, where the line or the instance type shows it."),
+        Column("machine_cpus", "INT64", "vCPUs of the machine, where the line or the instance type shows it."),
+        Column("machine_memory_gb", "FLOAT64", "Memory of the machine in GiB, where the line or the instance type shows it."),
         Column("billed_nanoseconds", "INT64", "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; else null."),
         Column("job_key", "STRING", "Job that the resource or a tag of the line names, in the form bills and runs are compared in: the fullest name that the line states."),
         Column("attached_to", "STRING", "Machine (as resource_key) that a line of another resource names: a disk, an address; null when none."),
-        Column("group_keys", "ARRAY<STRING>", "What the line shares with machines: job, node group, cluster, closest first, each as account|tag key|value; a node group as account@CLUSTER|tag key|value where the line names the cluster; empty when none."),
+        Column("group_keys", "ARRAY<STRING>", "Groups that the line shares with machines: job, node group, cluster, closest first, each as account|tag key|value; a node group as account@CLUSTER|tag key|value where the line names the cluster; empty when none."),
         Column("storage_key", "STRING", "Bucket or storage account of a storage line, in the form bills and artifact stores are compared in."),
         Column("storage_class", "STRING", "Storage class of a storage line, in the spelling of artifact_bytes; null when the line does not say."),
         Column("pool_key", "STRING", "First pool whose `lines` selector names the line, with its values of the pool's `equal` dimensions; null when none."),
-        Column("iam_principal", "STRING", "IAM role or user that called a language model, from CUR 2.0's line_item_iam_principal; null on bills that do not say it."),
+        Column("iam_principal", "STRING", "IAM role or user that called a language model, from CUR 2.0's line_item_iam_principal; null on bills that do not state it."),
         Column("principal_key", "STRING", "The principal in the form bills and runs are compared in: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME."),
         *LINE_DIMENSIONS,
         Column("scope", "STRING", "include or exclude by an explicit `scope`; shared where `shared` declares the line as the platform's own; null without either (the default scope decides when the ledger is built)."),
@@ -560,13 +560,13 @@ BILLING_LINES = Table(
 BILLING_QUARANTINE = Table(
     "billing_quarantine",
     "one row per delivered row that could not be read",
-    "Rows whose period, currency or BilledCost cannot be read. Kept whole, counted, never in a sum of cost.",
+    "Rows with an unreadable period, currency or BilledCost. They are kept whole and counted, but are in no sum of cost.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
         _key("line_id", "STRING", "Hash of the delivered row and of its ordinal among identical rows."),
-        Column("file_name", "STRING", "File the row came from, relative to the source's uri."),
-        Column("row_number", "INT64", "Row within the file, the first data row being 1."),
+        Column("file_name", "STRING", "File of the row, relative to the source's uri."),
+        Column("row_number", "INT64", "Row number in the file; the first data row is 1."),
         Column("reason", "STRING", "The column that cannot be read, the value found and what is allowed."),
         Column("billed_cost", "BIGNUMERIC", "BilledCost where it could be read."),
         Column("raw", "STRING", "JSON object of the row as delivered."),
@@ -582,22 +582,22 @@ BILLING_LOADS = Table(
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
-        _key("version", "STRING", "Digest of the files the version is made of."),
+        _key("version", "STRING", "Digest of the version's files."),
         _key("billing_currency", "STRING", "ISO 4217 code; empty for a version without rows."),
         _key("version_number", "INT64", "1, 2, … in the order the versions were loaded."),
         Column("state", "STRING", "current, replaced or refused."),
         Column("reason", "STRING", "Why the version was refused; null otherwise."),
-        Column("delivered_at", "TIMESTAMP", "When the provider wrote it: the manifest's time, else the newest file's."),
-        Column("files", "STRING", "JSON list of {name, bytes, sha256, rows, state}; state is read, duplicate, or older where a newer file won. Of files a store vouches for also stamp, format and label: as long as they stay so, they are not fetched again."),
+        Column("delivered_at", "TIMESTAMP", "When the provider wrote it: the manifest's time, otherwise the newest file's."),
+        Column("files", "STRING", "JSON list of {name, bytes, sha256, rows, state}; state is read, duplicate, or older where a newer file won. Files from stores with checksums also have stamp, format and label; unchanged files are not fetched again."),
         Column("row_count", "INT64", "Rows loaded."),
         Column("quarantined_count", "INT64", "Rows quarantined."),
         *COSTS,
         Column("null_list_count", "INT64", "Rows whose ListCost is null."),
         Column("null_contracted_count", "INT64", "Rows whose ContractedCost is null."),
         Column("null_effective_count", "INT64", "Rows whose EffectiveCost is null."),
-        Column("rounded_cost", "BIGNUMERIC", "Sum of what the billed costs carried beyond 22 decimals and was rounded away."),
-        Column("focus_version", "STRING", "FOCUS version told by the header."),
-        Column("covered_until", "TIMESTAMP", "Latest charge_period_end of Usage lines of a day at most; of all where there are no such."),
+        Column("rounded_cost", "BIGNUMERIC", "Sum of the digits of billed costs beyond 22 decimals that were rounded off."),
+        Column("focus_version", "STRING", "FOCUS version by the header."),
+        Column("covered_until", "TIMESTAMP", "Latest charge_period_end of Usage lines no longer than a day; of all lines if there are none."),
         Column("is_invoiced", "BOOL", "Whether every line carries an InvoiceId: the provider says the period is final."),
         _own("loaded_at", "TIMESTAMP", "When the version was loaded."),
         LOAD_ID,
@@ -612,7 +612,7 @@ BILL_CHANGES = Table(
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
-        _key("version", "STRING", "The version that brought the change."),
+        _key("version", "STRING", "The version with the change."),
         _key("version_number", "INT64", "Number of that version."),
         _key("charge_date", "DATE", "UTC date of the charge's start."),
         _key("service_name", "STRING", "FOCUS ServiceName; empty when null."),
@@ -627,12 +627,12 @@ BILL_CHANGES = Table(
 PERIOD_STATES = Table(
     "period_states",
     "one row per source and billing period",
-    "How settled each bill of a month is, and which changes a closed month ignored: see `docs/operations.md`.",
+    "Whether each bill of a month is open, final or closed, and the changes that a closed month ignores: see `docs/operations.md`.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
         Column("state", "STRING", "open, final or closed."),
-        Column("bill_digest", "STRING", "Digest of the bill's rows as they were delivered, whatever files held them."),
+        Column("bill_digest", "STRING", "Digest of the bill's rows as delivered, independent of their files."),
         Column("is_invoiced", "BOOL", "Whether every line carries an InvoiceId."),
         Column("ignored_changes", "STRING", "What changed since the month was closed and is not in its cost tables, in words; null when nothing did."),
         _own("unchanged_since", "TIMESTAMP", "When the rows in place were loaded first."),
@@ -647,7 +647,7 @@ PERIOD_STATES = Table(
 COST_ALLOCATIONS = Table(
     "cost_allocations",
     "one row per charge and target",
-    "The ledger: who or what each charge of the bill went to. Sums to the bill exactly, per source, period, currency and measure.",
+    "The ledger: the target of each charge of the bill. Sums to the bill exactly, per source, period, currency and measure.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
@@ -668,17 +668,17 @@ COST_ALLOCATIONS = Table(
         Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unallocated or out_of_scope.", words=ALLOCATED_TO),
         *RUN_REFERENCE,
         Column("owner_id", "STRING", "Id of the logged model, where allocated_to is logged_model; null elsewhere."),
-        Column("allocated_ratio", "FLOAT64", "Share of the charge. To look at; never compute a cost from it."),
+        Column("allocated_ratio", "FLOAT64", "Share of the charge, for display. Never compute a cost from it."),
         *COSTS,
         CURRENCY,
-        Column("unused_cost", "BIGNUMERIC", "Part of effective_cost that paid for units of a machine rented for the run which the run did not ask for."),
+        Column("unused_cost", "BIGNUMERIC", "Part of effective_cost for units that the run did not request, on a machine rented for it."),
         OVERHEAD,
-        Column("match_method", "STRING", "Rule that settled the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied.", words=MATCH_METHODS),
+        Column("match_method", "STRING", "Rule that allocated the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied.", words=MATCH_METHODS),
         Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied.", words=CONFIDENCES),
         POOL_KEY,
-        Column("reason", "STRING", "Why the charge is where it is: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.", words=REASONS),
-        Column("weight_kind", "STRING", "What runs that shared the machine were weighed by: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces.", words=WEIGHT_KINDS),
-        Column("run_end_rule", "STRING", "Where the run's time came from: its end is stated, or the run is alive, ended at its last_sign, was silent, or states an end in the future; resumed: it had gaps, which are not charged.", words=RUN_END_RULES),
+        Column("reason", "STRING", "Why the charge has this target: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.", words=REASONS),
+        Column("weight_kind", "STRING", "Weight of runs that shared the machine: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces.", words=WEIGHT_KINDS),
+        Column("run_end_rule", "STRING", "How the run's end was found: its end is stated, or the run is alive, ended at its last_sign, was silent, or states an end in the future; resumed: it had gaps, which are not charged.", words=RUN_END_RULES),
         Column("is_scaled", "BOOL", "Whether the runs claimed more than was billed, or asked for more units than the machine has, and were scaled down."),
         Column("cost_status", "STRING", "provisional or final.", words=COST_STATUSES),
         *LINE_DIMENSIONS,
@@ -691,8 +691,8 @@ COST_ALLOCATIONS = Table(
 
 CHARGE_LINES = Table(
     "charge_lines",
-    "one row per bill line of a charge that stands for several lines",
-    "Which lines, or rests of lines, the charges of the pooled rungs are made of. A charge_id that is not here is itself a line_id.",
+    "one row per bill line of a charge that combines several lines",
+    "The lines, or parts of lines, in each charge of a pool rule. A charge_id that is not here is itself a line_id.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
@@ -701,7 +701,7 @@ CHARGE_LINES = Table(
         Column(
             "line_from",
             "FLOAT64",
-            "Where on the line, from 0 to 1, the charge's part begins. What lies before it went to runs that state the machine, under the line's own id; 0: the charge has the whole line.",
+            "Position on the line, from 0 to 1, where the charge's part begins. The part before it went to runs that state the machine, under the line's own id. 0: the charge has the whole line.",
         ),
         BUILD_ID,
     ),
@@ -711,8 +711,8 @@ CHARGE_LINES = Table(
 
 RUN_BILL_DIMENSIONS = Table(
     "run_bill_dimensions",
-    "one row per run and billing period whose lines carry a tag that `dimensions` names",
-    "Dimensions of runs as the bill says them: those of the lines, matched exactly or by machine, that cost the run most.",
+    "one row per run and billing period with lines that have a tag in `dimensions`",
+    "Dimensions of runs from the bill: those of the run's most expensive lines, matched exactly or by machine.",
     (
         *RUN_KEY,
         BILLING_PERIOD,
@@ -726,7 +726,7 @@ RUN_BILL_DIMENSIONS = Table(
 RUN_COSTS_DAILY = Table(
     "run_costs_daily",
     "one row per run, charge date, cost kind, source and billing period",
-    "What a run cost, day by day.",
+    "The cost of a run, day by day.",
     (
         *RUN_KEY,
         _key("charge_date", "DATE", "UTC date of the charge's start."),
@@ -735,7 +735,7 @@ RUN_COSTS_DAILY = Table(
         BILLING_PERIOD,
         _key("billing_currency", "STRING", "ISO 4217 code of the bill."),
         *COSTS,
-        Column("unused_cost", "BIGNUMERIC", "Part of effective_cost that paid for units the run did not ask for, on machines rented for it."),
+        Column("unused_cost", "BIGNUMERIC", "Part of effective_cost for units that the run did not request, on machines rented for it."),
         OVERHEAD,
         Column("machine_seconds", "FLOAT64", "The run's own share of its machines' time, seconds; shares of runs on one machine add up to its time."),
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machine's GPUs, where known."),
@@ -751,7 +751,7 @@ RUN_COSTS_DAILY = Table(
 PRICE_LIST = Table(
     "price_list",
     "one row per price of `rates.prices`",
-    "What an hour of a machine costs where no bill says so, as the configuration states it.",
+    "Configured price of a machine-hour, used where no bill has one.",
     (
         _key("instance_type", "STRING", "Instance type."),
         _key("region_id", "STRING", "Region; empty: every region."),
@@ -766,8 +766,8 @@ PRICE_LIST = Table(
 
 RUN_ESTIMATES = Table(
     "run_estimates",
-    "one row per run, machine and hour that no bill reaches yet (token costs: per run, user, model and day; time without a figure: per run and day)",
-    "What runs will probably cost for hours not billed yet. Never in any other table's figures; a row is gone when the bill for its hour is there.",
+    "one row per run, machine and hour that no bill covers yet (token costs: per run, user, model and day; time without a figure: per run and day)",
+    "Probable cost of runs for hours not billed yet. No other table includes these figures. A row disappears when the bill for its hour arrives.",
     (
         *RUN_KEY,
         _key("charge_date", "DATE", "UTC date of estimated_from."),
@@ -776,23 +776,23 @@ RUN_ESTIMATES = Table(
         BILLING_PERIOD,
         _key("billing_currency", "STRING", "ISO 4217 code; empty for a row without a figure."),
         *COSTS,
-        Column("unused_cost", "BIGNUMERIC", "Always null: units a run did not ask for are not estimated."),
+        Column("unused_cost", "BIGNUMERIC", "Always null: units that a run did not request are not estimated."),
         Column("overhead_cost", "BIGNUMERIC", "Always null: time outside runs is not estimated."),
         Column("machine_seconds", "FLOAT64", "The run's own share of its machines' time, seconds."),
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machine's GPUs, where known."),
-        Column("confidence", "STRING", "What the bill's rule would have: high by machine, medium by token cost, low by instance type; null without a figure."),
+        Column("confidence", "STRING", "Confidence of the rule for a bill: high by machine, medium by token cost, low by instance type; null without a figure."),
         Column("cost_status", "STRING", "estimated."),
         _key("resource_key", "STRING", "The machine in the form bills and runs are compared in; empty when the run states none."),
         _key("estimated_from", "TIMESTAMP", "Start of the time estimated."),
-        Column("estimated_to", "TIMESTAMP", "End of the time estimated: the end of the hour, or the night's now."),
+        Column("estimated_to", "TIMESTAMP", "End of the time estimated: the end of the hour, or the pipeline run's now."),
         Column("sub_account_id", "STRING", "Account whose bill last showed the machine; null when none did."),
-        Column("instance_type", "STRING", "Instance type, from the bill, else as the run requested it."),
+        Column("instance_type", "STRING", "Instance type, from the bill, otherwise as requested by the run."),
         Column("region_id", "STRING", "Region, from the bill."),
-        Column("resource_id", "STRING", "The machine as the bill writes it, else as the run does."),
+        Column("resource_id", "STRING", "The machine as the bill writes it, otherwise as the run does."),
         Column("price_from", "STRING", "bill (median of the last 30 billed days), rates (the price list) or mlflow; null without a figure."),
         Column("reason", "STRING", "Why there is no figure: no_machine, no_instance_type or no_price; null with one."),
         _key("experiment_id", "STRING", "MLflow experiment id; empty when not known."),
-        _key("user_name", "STRING", "mlflow.user, for token costs the trace's user; empty when not known."),
+        _key("user_name", "STRING", "mlflow.user; for token costs, the trace's user; empty when not known."),
         _key("model", "STRING", "Model of a token cost; empty elsewhere."),
         BUILD_ID,
     ),
@@ -803,19 +803,19 @@ RUN_ESTIMATES = Table(
 
 ESTIMATE_ERRORS = Table(
     "estimate_errors",
-    "one row per bill, charge date, currency and night that found hours billed which were estimated before",
-    "How wrong past estimates were: what was estimated for runs and hours against what the same runs and hours were billed.",
+    "one row per bill, charge date, currency and pipeline run that found estimated hours billed",
+    "Errors of past estimates: estimated cost compared with billed cost of the same runs and hours.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         _key("charge_date", "DATE", "UTC date of the hours."),
         _key("billing_currency", "STRING", "ISO 4217 code."),
-        _key("judged_at", "TIMESTAMP", "The night's now that found them billed."),
+        _key("judged_at", "TIMESTAMP", "The now of the pipeline run that found them billed."),
         _key("estimated_from", "TIMESTAMP", "Start of the first of the hours."),
         Column("estimated_to", "TIMESTAMP", "End of the last of the hours."),
-        Column("runs", "INT64", "Runs with an estimate in them."),
-        Column("estimated_cost", "BIGNUMERIC", "Effective cost as it was estimated the last night before."),
+        Column("runs", "INT64", "Runs with an estimate in these hours."),
+        Column("estimated_cost", "BIGNUMERIC", "Effective cost by the last estimate."),
         Column("actual_cost", "BIGNUMERIC", "Effective cost as billed and allocated to the same runs for the same hours."),
-        Column("difference_cost", "BIGNUMERIC", "estimated_cost less actual_cost."),
+        Column("difference_cost", "BIGNUMERIC", "estimated_cost minus actual_cost."),
         BUILD_ID,
     ),
     period_column=None,
@@ -825,33 +825,33 @@ ESTIMATE_ERRORS = Table(
 
 RUN_COSTS = Table(
     "run_costs",
-    "one row per run over its whole life (per currency, where bills of several reach it)",
-    "What a run cost in all, and the names people group by.",
+    "one row per run over its whole life (per currency, where its bills have several)",
+    "Total cost of a run, and the names people group by.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month the run started (UTC)."),
-        _key("billing_currency", "STRING", "ISO 4217 code of the bills; empty for a run no bill reaches."),
+        _key("billing_currency", "STRING", "ISO 4217 code of the bills; empty for a run without a bill."),
         Column("run_name", "STRING", "MLflow run name."),
         Column("experiment_id", "STRING", "MLflow experiment id."),
         Column("experiment_name", "STRING", "MLflow experiment name."),
         Column("user_name", "STRING", "mlflow.user."),
         Column("run_status", "STRING", "RUNNING, SCHEDULED, FINISHED, FAILED or KILLED."),
         Column("start_time", "TIMESTAMP", "Start of the run."),
-        Column("end_time", "TIMESTAMP", "End of the run; null while it runs, or when it never said."),
+        Column("end_time", "TIMESTAMP", "End of the run; null while it runs, or when MLflow has no end."),
         Column("parent_run_id", "STRING", "mlflow.parentRunId."),
         *DIMENSIONS,
-        *(Column(f"{d.name}_from", "STRING", f"Where {d.name} came from, e.g. experiment.tag.{d.name} or line.tag.{d.name}.") for d in DIMENSIONS),
+        *(Column(f"{d.name}_from", "STRING", f"Source of {d.name}, e.g. experiment.tag.{d.name} or line.tag.{d.name}.") for d in DIMENSIONS),
         *COSTS,
         *(Column(f"{kind}_cost", "BIGNUMERIC", f"effective_cost of kind {kind}.") for kind in COST_KINDS),
-        Column("unused_cost", "BIGNUMERIC", "Part of effective_cost that paid for units the run did not ask for, on machines rented for it."),
+        Column("unused_cost", "BIGNUMERIC", "Part of effective_cost for units that the run did not request, on machines rented for it."),
         OVERHEAD,
         Column("cost_with_children", "BIGNUMERIC", "effective_cost of the run and of all its descendants."),
         Column("machine_seconds", "FLOAT64", "The run's own share of its machines' time, seconds."),
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machines' GPUs, where known."),
         Column("first_charge_date", "DATE", "First day with a charge."),
         Column("last_charge_date", "DATE", "Last day with a charge."),
-        Column("confidence", "STRING", "Worst confidence among the charges; null for a run no bill reaches.", words=CONFIDENCES),
-        Column("cost_status", "STRING", "provisional if any charge is, final, or none for a run no bill reaches.", words=COST_STATUSES),
+        Column("confidence", "STRING", "Worst confidence among the charges; null for a run without a bill.", words=CONFIDENCES),
+        Column("cost_status", "STRING", "provisional if any charge is, final, or none for a run without a bill.", words=COST_STATUSES),
         BUILD_ID,
     ),
     is_public=True,
@@ -863,7 +863,7 @@ RUN_COSTS = Table(
 COST_DAILY = Table(
     "cost_daily",
     "one row per charge date and combination of the columns before the costs",
-    "The whole bill, day by day, ready for a dashboard. A charge longer than a day is spread evenly over its days.",
+    "The whole bill, day by day, for dashboards. A charge longer than a day is spread evenly over its days.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
@@ -906,15 +906,15 @@ UNALLOCATED_COSTS = Table(
         _key("service_name", "STRING", "FOCUS ServiceName; empty when null."),
         _key("sub_account_id", "STRING", "FOCUS SubAccountId; empty when null."),
         _key("billing_currency", "STRING", "ISO 4217 code."),
-        Column("instance_type", "STRING", "Instance type, where a line tells."),
+        Column("instance_type", "STRING", "Instance type, where a line has one."),
         Column("region_id", "STRING", "FOCUS RegionId."),
         *COSTS,
         Column("billed_seconds", "FLOAT64", "Billed machine time of the resource in the period, seconds; null when no line states a time."),
-        Column("used_seconds", "FLOAT64", "Time of it that runs used, seconds; for runs that state only a pool or a type, as much of it as they paid for."),
-        Column("last_run_id", "STRING", "The run that used the resource last in the period."),
-        Column("last_used_at", "TIMESTAMP", "When it stopped."),
-        Column("suspected_owner", "STRING", "Owner, else user, of that run."),
-        Column("reason", "STRING", "Why no run has the money.", words=REASONS),
+        Column("used_seconds", "FLOAT64", "Part of billed_seconds that runs used; for runs that state only a pool or a type, the part that they paid for."),
+        Column("last_run_id", "STRING", "The last run on the resource in the period."),
+        Column("last_used_at", "TIMESTAMP", "End of that run."),
+        Column("suspected_owner", "STRING", "Owner of that run, otherwise its user."),
+        Column("reason", "STRING", "Why the cost has no run.", words=REASONS),
         BUILD_ID,
     ),
     sort=("allocated_to", "resource_id", "service_name"),
@@ -923,17 +923,17 @@ UNALLOCATED_COSTS = Table(
 
 UNMET_CLAIMS = Table(
     "unmet_claims",
-    "one row per run of a billing period's month that says where it ran and got no cost by it",
+    "one row per run of a billing period's month that states where it ran, but got no cost by that",
     "Runs that state a job, a machine, a pool, an instance type or an IAM principal, and for which no rule found a charge.",
     (
         *RUN_KEY,
         BILLING_PERIOD,
-        Column("match_method", "STRING", "The strongest rule the run could have been matched by: job_id, resource_id, pool_time or instance_type_time; else llm_identity.", words=MATCH_METHODS),
-        Column("claim", "STRING", "What the run states: its job, its first machine, its pool, its instance type, or its IAM principal."),
+        Column("match_method", "STRING", "The strongest rule that could have matched the run: job_id, resource_id, pool_time or instance_type_time; otherwise llm_identity.", words=MATCH_METHODS),
+        Column("claim", "STRING", "The run's claim: its job, its first machine, its pool, its instance type, or its IAM principal."),
         Column(
             "reason",
             "STRING",
-            "no_such_machine: no bill of the period has it at the time of the run; not_billed_yet: the run started after the last billed hour; "
+            "no_such_machine: no bill of the period has the machine at the time of the run; not_billed_yet: the run started after the last billed hour; "
             "out_of_scope: `scope` excludes the machine; over_claimed: other runs had all hours of the pool or type.",
             words=UNMET_REASONS,
         ),
@@ -946,17 +946,17 @@ UNMET_CLAIMS = Table(
 
 INSTANCE_TYPE_HOURS = Table(
     "instance_type_hours",
-    "one row per billing period and pool that runs ask for by instance type",
-    "How much of the machines of a type runs claim by type alone. Where runs claim nearly all, or nearly none, of hours that others use too, a share is a guess: "
-    "nothing in the data tells whose machine it was.",
+    "one row per billing period and pool that runs request by instance type",
+    "Machine time of a type that runs claim by type alone. Where runs claim nearly all, or nearly none, of hours that others use too, a share is a guess: "
+    "the data do not show whose machine it was.",
     (
         BILLING_PERIOD,
         _key("pool_key", "STRING", "The instance type; where runs also state account, region, zone or purchase option, with these: one row for each value on the bill."),
         Column("instance_type", "STRING", "Instance type, in lower case."),
-        Column("billed_seconds", "FLOAT64", "Machine time that was billed and that no run has by a stronger rule, seconds."),
-        Column("claimed_seconds", "FLOAT64", "Machine time that runs ask for, seconds: their own time, times nodes, or the part of a machine they ask for."),
+        Column("billed_seconds", "FLOAT64", "Billed machine time that no run has by a stronger rule, seconds."),
+        Column("claimed_seconds", "FLOAT64", "Machine time that runs request, seconds: their own time, times nodes, or the requested part of a machine."),
         Column("open_seconds", "FLOAT64", "Part of claimed_seconds of runs whose statement leaves several rows open; counted in each by its billed time."),
-        Column("allocated_seconds", "FLOAT64", "Machine time that runs got, seconds; less than claimed where they claim more than was billed."),
+        Column("allocated_seconds", "FLOAT64", "Machine time that runs got, seconds; less than claimed if they claim more than was billed."),
         Column("claimed_ratio", "FLOAT64", "claimed_seconds / billed_seconds; above 1: runs claim more than was billed."),
         Column("lowest_hour_cost", "FLOAT64", "Lowest mean effective cost of a machine-hour among the accounts, regions and pricing categories of the row; null where bills have several currencies."),
         Column("highest_hour_cost", "FLOAT64", "The highest."),
@@ -970,27 +970,27 @@ INSTANCE_TYPE_HOURS = Table(
 BUDGET_STATUS = Table(
     "budget_status",
     "one row per budget and budget period",
-    "Budgets of the current period and what was spent of them at the last alert step.",
+    "Budgets of the current period and their spend at the last alert step.",
     (
         _key("budget", "STRING", "Name of the budget."),
         _key("month", "DATE", "First day of the month the budget's period starts in."),
         _key("budget_period", "STRING", "The period: 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."),
-        Column("budget_version", "STRING", "Hash of what the budget decides by (amount, selector, period, thresholds, measure)."),
-        Column("title", "STRING", "What mails call the budget: its name, or the experiment whose tag it is written in."),
+        Column("budget_version", "STRING", "Hash of the budget's settings (amount, selector, period, thresholds, measure)."),
+        Column("title", "STRING", "The budget's name in mails: its own, or that of the experiment with its tag."),
         Column("amount", "BIGNUMERIC", "The budget, in currency."),
-        Column("spent", "BIGNUMERIC", "Spent so far, in currency; null when not judged. With estimates only where judged_on says so."),
-        Column("estimated", "BIGNUMERIC", "What runs of it will probably cost for hours of the period that no bill reaches yet, in currency."),
+        Column("spent", "BIGNUMERIC", "Spent so far, in currency; null when not judged. It includes estimates only if judged_on does."),
+        Column("estimated", "BIGNUMERIC", "Probable cost of its runs for hours of the period that no bill covers yet, in currency."),
         Column("judged_on", "STRING", "bill, or bill_and_estimates."),
-        Column("forecast", "BIGNUMERIC", "Foreseen for the whole period, in currency, to two decimals; null when it is over or history is too short."),
-        Column("forecast_low", "BIGNUMERIC", "Lower end of the interval that holds the period's cost in four of five cases."),
+        Column("forecast", "BIGNUMERIC", "Forecast for the whole period, in currency, to two decimals; null when the period is over or history is too short."),
+        Column("forecast_low", "BIGNUMERIC", "Lower end of the 80% interval of the period's cost."),
         Column("forecast_high", "BIGNUMERIC", "Upper end of that interval."),
-        Column("exceeded_on", "DATE", "Day the budget was exceeded, else the day around which it probably will be; null when neither."),
+        Column("exceeded_on", "DATE", "Day on which the budget was exceeded, otherwise the forecast day; null when neither."),
         Column("currency", "STRING", "ISO 4217 code."),
         Column("measure", "STRING", "Which of the four costs."),
         Column("crossed", "STRING", "Highest threshold crossed, e.g. 80 %; null when none."),
         Column("next_threshold", "STRING", "Lowest threshold not crossed yet; null when none."),
-        Column("not_judged", "STRING", "Why there is no verdict; null when there is one."),
-        Column("covered_until", "TIMESTAMP", "The bills behind the figure are complete to here."),
+        Column("not_judged", "STRING", "Why the budget is not judged; null when it is."),
+        Column("covered_until", "TIMESTAMP", "Time up to which the bills behind the figure are complete."),
         Column("owner", "STRING", "Owner of the budget."),
         Column("quiet", "STRING", "Acknowledged or snoozed, by whom and until when; null when neither."),
         _own("judged_at", "TIMESTAMP", "When it was judged."),
@@ -1003,7 +1003,7 @@ BUDGET_STATUS = Table(
 ALERTS = Table(
     "alerts",
     "one row per budget version, threshold, kind and period that was decided, or per series and anomalous day",
-    "Every budget alert ever decided; rebuilt from the once-only records under home.",
+    "Every budget alert ever decided; rebuilt from the write-once records under home.",
     (
         _key("alert_id", "STRING", "Key of the record: budget, version, kind, threshold and period."),
         _key("month", "DATE", "First day of the month the budget's period starts in."),
@@ -1014,11 +1014,11 @@ ALERTS = Table(
         Column("budget_period", "STRING", "The period judged; of an anomaly, the day."),
         Column("spent", "BIGNUMERIC", "Spent when it was decided, in currency; of an anomaly, that day."),
         Column("amount", "BIGNUMERIC", "The budget, in currency."),
-        Column("forecast", "BIGNUMERIC", "Foreseen for the whole period when it was decided, in currency; null where there was no forecast."),
+        Column("forecast", "BIGNUMERIC", "Forecast for the whole period at that time, in currency; null without a forecast."),
         Column("currency", "STRING", "ISO 4217 code."),
-        Column("message_id", "STRING", "Message-ID of the mail; null where somebody had acknowledged the budget, so that none was written."),
-        Column("recipients", "STRING", "JSON object: address -> accepted, refused, waiting, or skipped where no mail is to leave."),
-        Column("decided_at", "TIMESTAMP", "When it was decided (the night's now)."),
+        Column("message_id", "STRING", "Message-ID of the mail; null if the budget was acknowledged, so that no mail was written."),
+        Column("recipients", "STRING", "JSON object: address -> accepted, refused, waiting, or skipped where mail is off."),
+        Column("decided_at", "TIMESTAMP", "When it was decided (the pipeline run's now)."),
     ),
     period_column="month",
     sort=("alert_id",),
@@ -1028,14 +1028,14 @@ ALERTS = Table(
 ARCHIVE_PLAN = Table(
     "archive_plan",
     "one row per policy and folder that it selects",
-    "What retention policies would move, why or what protects it, what that saves and costs, and how far it got: planned, announced, due.",
+    "Folders that retention policies select, with the reason or protection, savings, costs, and progress: planned, announced, due.",
     (
         _key("month", "DATE", "First day of the month of the plan."),
         _key("policy", "STRING", "Name of the policy."),
         _key("store", "STRING", "Root URI of the store in runspend.yaml; of a delete, the archive store."),
-        _key("prefix", "STRING", "Folder under the store's root that the policy would act on, whole."),
-        Column("item_key", "STRING", "The same for the same policy, place and action, whatever lies there."),
-        Column("policy_digest", "STRING", "Changes with what the policy decides; another one needs another notice."),
+        _key("prefix", "STRING", "Folder under the store's root that the policy would act on as a whole."),
+        Column("item_key", "STRING", "Equal for the same policy, place and action, independent of the content."),
+        Column("policy_digest", "STRING", "Changes with the policy's decisions; a new digest needs a new notice."),
         Column("action", "STRING", "tier, archive, delete (of an archive) or prune (of a run or experiment in MLflow)."),
         Column("target", "STRING", "Of a tier, the storage class; of an archive, the archive store; null for delete."),
         Column("owner_kind", "STRING", "run, logged_model, trace, orphan or, of a prune, experiment."),
@@ -1044,22 +1044,22 @@ ARCHIVE_PLAN = Table(
         Column("run_name", "STRING", "MLflow run name; of a model, of the run that made it."),
         Column("experiment_id", "STRING", "MLflow experiment id."),
         Column("experiment_name", "STRING", "MLflow experiment name."),
-        Column("artifact_uri", "STRING", "Where a run's artifacts lie, as MLflow says it."),
-        Column("owner", "STRING", "Who is told: the owner dimension, else the user."),
+        Column("artifact_uri", "STRING", "Folder of a run's artifacts, as MLflow states it."),
+        Column("owner", "STRING", "Recipient of notices: the owner dimension, otherwise the user."),
         Column("team", "STRING", "Team of the run."),
         Column("state", "STRING", "protected, kept (somebody objected), planned, announced, due, archived, tiered, deleted or partial."),
-        Column("reason", "STRING", "Why the policy selects it, or all that protects it."),
-        Column("storage_class", "STRING", "Storage class the bytes lie in; null when in several."),
+        Column("reason", "STRING", "Why the policy selects it, or everything that protects it."),
+        Column("storage_class", "STRING", "Storage class of the bytes; null when they have several."),
         Column("objects", "INT64", "Objects that would move; null when unknown."),
         Column("bytes", "INT64", "Bytes that would move; null when unknown."),
         Column("unused_days", "INT64", "Days since the last sign of use."),
-        Column("monthly_saving", "BIGNUMERIC", "Money a month the move would save; null when no rate is known. In currency."),
-        Column("action_cost", "BIGNUMERIC", "Money the move itself costs: requests, retrieval and what early deletion is charged at most; null when no price is known. In currency."),
-        Column("payback_months", "FLOAT64", "Months after which the saving has paid for the move; null when it never does. To look at."),
-        Column("rates_from", "STRING", "Where the rates of monthly_saving are from: bill, list (prices), or both."),
+        Column("monthly_saving", "BIGNUMERIC", "Money per month that the move would save; null when no rate is known. In currency."),
+        Column("action_cost", "BIGNUMERIC", "Cost of the move itself: requests, retrieval and at most the early deletion fee; null when no price is known. In currency."),
+        Column("payback_months", "FLOAT64", "Months after which the saving has paid for the move; null when it never does. For display."),
+        Column("rates_from", "STRING", "Source of the rates of monthly_saving: bill, list (prices), or both."),
         Column("currency", "STRING", "ISO 4217 code of monthly_saving and action_cost."),
-        Column("announced_at", "TIMESTAMP", "When a mail server took the notice to its owner; null before. The grace period begins here."),
-        Column("earliest_at", "TIMESTAMP", "Nothing happens to it before this: the notice and the grace period."),
+        Column("announced_at", "TIMESTAMP", "When a mail server accepted the notice to its owner; null before. The grace period begins here."),
+        Column("earliest_at", "TIMESTAMP", "Earliest time of the move: after the notice and the grace period."),
         _own("planned_at", "TIMESTAMP", "When the plan was made."),
     ),
     period_column="month",
@@ -1069,27 +1069,27 @@ ARCHIVE_PLAN = Table(
 
 ARCHIVES = Table(
     "archives",
-    "one row per time that a folder was acted on",
-    "What the archive did and where it lies now; rebuilt from the records under home.",
+    "one row per action on a folder",
+    "Actions of the archive and the place of each copy; rebuilt from the records under home.",
     (
-        _key("month", "DATE", "First day of the month it was begun."),
+        _key("month", "DATE", "First day of the month of its start."),
         _key("archive_id", "STRING", "Id of the archive; the last part of its folder."),
         Column("policy", "STRING", "Name of the policy."),
         Column("action", "STRING", "tier, archive or delete (of an archive)."),
         Column("state", "STRING", "open, archived, tiered, partial, or deleted, also of an archive that a later delete removed."),
-        Column("store", "STRING", "Root URI of the store it was in; of a delete, the archive store."),
+        Column("store", "STRING", "Root URI of the original store; of a delete, the archive store."),
         Column("prefix", "STRING", "Folder under that root."),
         Column("target", "STRING", "Of an archive, the root URI of the store the copies are in; null for tier and delete."),
-        Column("folder", "STRING", "Of an archive, where the copies and manifest.jsonl lie below that root."),
+        Column("folder", "STRING", "Of an archive, the folder of the copies and manifest.jsonl below that root."),
         Column("owner_kind", "STRING", "run, logged_model, trace or orphan."),
         Column("owner_id", "STRING", "Id of the run, logged model or trace; the folder of an orphan."),
         *RUN_REFERENCE,
         Column("experiment_id", "STRING", "MLflow experiment id."),
         Column("objects", "INT64", "Objects."),
-        Column("bytes", "INT64", "Bytes of the objects in their place; equal ones count each time."),
-        Column("reason", "STRING", "Why it is not over, or not whole; null otherwise."),
-        Column("begun_at", "TIMESTAMP", "When it was begun."),
-        Column("ended_at", "TIMESTAMP", "When there was nothing left to do; null before."),
+        Column("bytes", "INT64", "Bytes of the objects in their original place; equal objects each count."),
+        Column("reason", "STRING", "Why it is unfinished or incomplete; null otherwise."),
+        Column("begun_at", "TIMESTAMP", "Start of the action."),
+        Column("ended_at", "TIMESTAMP", "End of the action; null before."),
     ),
     period_column="month",
     sort=("archive_id",),
@@ -1098,21 +1098,21 @@ ARCHIVES = Table(
 
 ARCHIVE_OBJECTS = Table(
     "archive_objects",
-    "one row per object of a folder that was acted on",
-    "How far each object of an archive got, and under which checksum its copy lies; rebuilt from the records under home.",
+    "one row per object in a folder of an action",
+    "Progress of each object of an archive, and the checksum of its copy; rebuilt from the records under home.",
     (
-        _key("month", "DATE", "First day of the month the archive was begun."),
-        _key("archive_id", "STRING", "The row of archives it belongs to."),
-        _key("key", "STRING", "Name below the folder that was acted on; an empty folder ends in a slash."),
-        Column("state", "STRING", "planned, copied (read back from the archive), deleted, tiered, gone (before it was copied) or changed (written again and again)."),
+        _key("month", "DATE", "First day of the month of the archive's start."),
+        _key("archive_id", "STRING", "Its row in archives."),
+        _key("key", "STRING", "Name below the folder of the action; an empty folder ends in a slash."),
+        Column("state", "STRING", "planned, copied (read back from the archive), deleted, tiered, gone (before it was copied) or changed (rewritten on every try)."),
         Column("bytes", "INT64", "Size."),
-        Column("sha256", "STRING", "Of what was read, and read back from the archive; null before."),
-        Column("data", "STRING", "Of an archive, where its copy lies below the archive's folder; equal files share one."),
-        Column("etag", "STRING", "What the store called this state of the object."),
-        Column("version", "STRING", "Version of the object, of a store that keeps versions."),
+        Column("sha256", "STRING", "SHA-256 of the bytes that were read, and read back from the archive; null before."),
+        Column("data", "STRING", "Of an archive, the place of its copy below the archive's folder; equal files share one."),
+        Column("etag", "STRING", "ETag of this state of the object in the store."),
+        Column("version", "STRING", "Version of the object, if the store keeps versions."),
         Column("storage_class", "STRING", "Storage class when it was planned."),
-        Column("modified_at", "TIMESTAMP", "When it was written to its place."),
-        Column("reason", "STRING", "Why it got no further; null otherwise."),
+        Column("modified_at", "TIMESTAMP", "When it was written to its original place."),
+        Column("reason", "STRING", "Why it stopped here; null otherwise."),
     ),
     period_column="month",
     sort=("archive_id", "key"),
@@ -1122,17 +1122,17 @@ ARCHIVE_OBJECTS = Table(
 SOURCES = Table(
     "sources",
     "one row per tracking server, bill and store",
-    "Freshness of everything the night reads.",
+    "Freshness of every source of the pipeline.",
     (
         _key("source", "STRING", "Name in runspend.yaml; the root URI for stores."),
-        _key("kind", "STRING", "tracking, bill, store or splits (what is no bill but splits lines of bills)."),
+        _key("kind", "STRING", "tracking, bill, store or splits (it is not a bill, but splits lines of bills)."),
         Column("state", "STRING", "ok, late, refused or unreachable."),
-        Column("covered_until", "TIMESTAMP", "Its data are complete to here."),
-        Column("usual_lag_seconds", "FLOAT64", "Median distance between covered_until and the reads of the last good nights, seconds."),
-        Column("late_after_seconds", "FLOAT64", "Older than this is late, seconds."),
-        Column("row_count", "INT64", "Rows it brought in the last good read."),
-        Column("experiment_count", "INT64", "Experiments a tracking server showed at the last good read."),
-        Column("last_error", "STRING", "What went wrong at the last read; null when it was good."),
+        Column("covered_until", "TIMESTAMP", "Time up to which its data are complete."),
+        Column("usual_lag_seconds", "FLOAT64", "Median time between covered_until and the reads of the last good pipeline runs, seconds."),
+        Column("late_after_seconds", "FLOAT64", "Age at which its data count as late, seconds."),
+        Column("row_count", "INT64", "Rows of the last good read."),
+        Column("experiment_count", "INT64", "Experiments of a tracking server at the last good read."),
+        Column("last_error", "STRING", "Error of the last read; null when it was good."),
         _own("last_good_at", "TIMESTAMP", "Last good read."),
         _own("last_tried_at", "TIMESTAMP", "Last read, good or not."),
     ),
@@ -1145,14 +1145,14 @@ SOURCES = Table(
 BUILDS = Table(
     "builds",
     "one row per step and period",
-    "What the tables of a period were built from: two digests are compared, and nothing else remembers what is done.",
+    "Inputs of the tables of a period. Only the comparison of digests decides what is built again.",
     (
-        _key("step", "STRING", "allocate (bill periods), summarize (start months) or estimate (the month of the night)."),
+        _key("step", "STRING", "allocate (bill periods), summarize (start months) or estimate (the month of the pipeline run)."),
         _key("month", "DATE", "First day of the period."),
         Column("build_id", "STRING", "Hash of the inputs."),
         Column("inputs", "STRING", "JSON object: input -> digest."),
         Column("outputs", "STRING", "JSON object: table -> content digest."),
-        _own("now", "TIMESTAMP", "The night's now."),
+        _own("now", "TIMESTAMP", "The pipeline run's now."),
         _own("built_at", "TIMESTAMP", "When it was published."),
     ),
     period_column="month",
@@ -1171,5 +1171,5 @@ TABLES: dict[str, Table] = {
 
 
 def public_tables() -> Iterator[Table]:
-    """The tables analysts are promised; the rest are internal."""
+    """Yield the tables that are a contract with analysts; the rest are internal."""
     return (t for t in TABLES.values() if t.is_public)

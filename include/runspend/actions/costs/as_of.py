@@ -85,8 +85,8 @@ def bill_as_of(reader: Reader, until: datetime, by: Sequence[str], *, since: str
 def _column(key: str) -> str:
     if key not in KEYS:
         raise UsageError(
-            f"cannot tell the bill of an earlier day by {key!r}: of earlier versions only totals by {', '.join(KEYS)} are kept, "
-            "not the lines, so nobody can say who used them. Group by one of these, or leave --as-of out."
+            f"cannot group the bill of an earlier day by {key!r}: Runspend keeps earlier versions only as totals by {', '.join(KEYS)}. "
+            "Group by one of these, or leave --as-of out."
         )
     return KEYS[key]
 
@@ -95,4 +95,4 @@ def _refuse_before_the_first(reader: Reader, until: datetime) -> None:
     first: datetime | None = reader.query("select min(loaded_at) as first from billing_loads where state in ('current', 'replaced')")["first"][0].as_py()
     if first is None or first >= until:
         when = "no bill was loaded yet" if first is None else f"the first bill was loaded on {first:%Y-%m-%d %H:%M} UTC"
-        raise UsageError(f"cannot tell the bill as of then: {when}. Give a later --as-of.")
+        raise UsageError(f"cannot show the bill as of then: {when}. Give a later --as-of.")

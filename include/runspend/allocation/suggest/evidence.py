@@ -18,15 +18,15 @@ from runspend.warehouse import Reader
 
 HOUR_MICROSECONDS = 3_600_000_000
 NANOSECONDS = 3.6e12  # an hour
-# Groups beyond these, the cheapest machines and the shortest runs, are not looked at.
+# Only this many groups are examined: the most expensive machines and the longest runs.
 MOST_MACHINES, MOST_RUNS = 300, 600
 
-# Machines that serve models for as long as they are there: no run ran on them.
+# Machines that serve models all the time: no run ran on them.
 SERVING = r"""r':endpoint/|/endpoints/|(^|-)(host|asyncinf):|online prediction'"""
 
-# The name that people give a machine, up to the first sign that tells one from the next.
+# The name that people give a machine, up to the first character that differs from machine to machine.
 NAME_PREFIX = r"""regexp_extract(tags, r'(?i)"(?:name|user_name|resourceTags/user:name|user:name)": *"([a-z]+[-_.]?)')"""
-# What tells one group of machines from another.
+# The columns that identify a group of machines.
 NAMES = "source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, is_job"
 
 LEFT_LINES = f"""
@@ -74,7 +74,7 @@ spans as (
   group by source, account, machine, resource_key, billing_currency, charge_period_start, charge_period_end
 ),
 steady as (
-  -- accelerators that are on for most of the time are told one by one
+  -- accelerators that are on most of the time are listed one by one
   select source, machine from spans where gpus > 0 and resource_key <> '' group by source, machine having sum(nanoseconds) >= @steady_nanoseconds
 ),
 described as (
@@ -193,7 +193,7 @@ from billing_lines
 where billing_period >= @first and charge_category = 'Usage' and charge_period_end > charge_period_start
   and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
 """
-# Accounts of the buckets that runs write to: where else than there should their machines be?
+# Accounts of the buckets that runs write to: most likely the accounts of their machines.
 HOME_ACCOUNTS = """
 with buckets as (
   select distinct regexp_extract(artifact_uri, r'^[a-z0-9]+://([^/]+)') as bucket
@@ -209,13 +209,13 @@ where b.billing_period >= @first
 
 @dataclass(frozen=True)
 class Cell:
-    """The smallest group that is looked at: what its machines (or runs) are called, and hour -> machine-hours (run-hours) and money."""
+    """The smallest group that is examined: the names of its machines (or runs), and machine-hours (run-hours) and money per hour."""
 
     names: Mapping[str, str]
     hours: Mapping[int, float]
     costs: Mapping[int, float] = field(default_factory=dict)
     gpus: int = 0
-    is_daily: bool = False  # billed by the day: only days tell anything
+    is_daily: bool = False  # billed by the day, so only days can be compared
     runs: int = 0
     is_serving: bool = False  # machines that serve models: no run ran on them
     is_job: bool = False  # machines of one job, which its runs can state
@@ -234,7 +234,7 @@ class Evidence:
 
     @property
     def moment(self) -> tuple[datetime, datetime]:
-        """The span as times."""
+        """Return the span as times."""
         first = datetime(1970, 1, 1, tzinfo=timezone.utc)
         return first + timedelta(hours=self.since), first + timedelta(hours=self.upto)
 
@@ -265,12 +265,12 @@ def read_evidence(reader: Reader, first: date, currency: str) -> Evidence | None
 
 
 def _hour_of(moment: datetime, sign: int = 1) -> int:
-    """The hour a moment is in; with -1, minus the first hour after it."""
+    """Return the hour of a moment; with -1, the negative number of the first hour after it."""
     return int(sign * moment.timestamp() // 3600)
 
 
 def _spread(row: Mapping[str, Any], billed: dict[int, float], costs: dict[int, float]) -> None:
-    """A window's machine-hours and money, evenly over the hours it touches."""
+    """Spread a window's machine-hours and money evenly over the hours it touches."""
     first, end = _hour_of(row["charge_period_start"]), -_hour_of(row["charge_period_end"], -1)
     for hour in range(first, end):
         billed[hour] = billed.get(hour, 0.0) + row["nanoseconds"] / NANOSECONDS / (end - first)
@@ -293,7 +293,7 @@ def _run_cell(row: Mapping[str, Any], hours: dict[int, float]) -> Cell:
 
 def _tags(text: str) -> Iterable[tuple[str, str]]:
     try:
-        tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # the last removed tag has left its comma
+        tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # removing the last tag leaves its comma
     except ValueError:
         return ()
     return tuple((key, value) for key, value in tags.items() if isinstance(value, str) and value) if isinstance(tags, dict) else ()

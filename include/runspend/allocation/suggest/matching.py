@@ -1,7 +1,7 @@
-"""Which runs most likely ran on which machines, by their hours: groups of machines matched with groups of runs, each once.
+"""Finds the runs that most likely ran on machines, by their hours. Groups of machines and groups of runs are matched at most once.
 
-The match that explains most money comes first. What hours cannot tell (accelerators that are always on) comes last, by elimination,
-and says so. Reads nothing; how a match is written belongs in `proposals.py`.
+The match that explains most money comes first. Accelerators that are always on come last: hours cannot identify their runs, so they
+are matched by elimination, and marked so. This module reads nothing; `proposals.py` writes the matches.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from runspend.allocation.suggest.series import HOURS_A_DAY, Fit, crowding, fit, 
 from runspend.core.selectors import matches
 
 RUN_NAMES = ("experiment", "user", "tag.mlflow.source.name", "tracking")
-# The better the name, the later it is out of date: of groups that hold the same machines the first is taken.
+# Better names go out of date sooner: of groups with the same machines, the first counts.
 MACHINE_NAMES = ("machine_group", "tag", "instance_type", "accelerators", "machines", "name_prefix", "resource_key")
-LEAST_SCORE = 0.4  # of hours; below, they prove nothing
-LEAST_PART = 0.001  # of all money looked at
+LEAST_SCORE = 0.4  # of hours; lower scores prove nothing
+LEAST_PART = 0.001  # of all money examined
 LEAST_DAYS = 3
-ALIKE = 0.03  # scores that differ by less are the same
-PROVED = 0.8  # of what the best kind of run names proves
+ALIKE = 0.03  # scores that differ by less count as equal
+PROVED = 0.8  # of what the best kind of run name proves
 RUNS_INSIDE = 0.6  # of the hours of runs that join a pool
 MOST_CANDIDATES, MOST_VALUES = 60, 80
 
@@ -52,11 +52,11 @@ class Match:
     cost: float
     explained_cost: float
     runs: int
-    used_hours: float = 0.0  # billed machine-hours that a run can have had
+    used_hours: float = 0.0  # billed machine-hours that a run can have used
     met_hours: float = 0.0  # run-hours in which a machine was billed
     run_hours: float = 0.0
     is_by_elimination: bool = False
-    asking: float = 1.0  # part of the run-hours that say they want GPUs, where runs say so at all
+    asking: float = 1.0  # part of the run-hours that ask for GPUs, if any runs state this
     servers: tuple[str, ...] = ()
 
     @property
@@ -66,13 +66,13 @@ class Match:
 
 
 def find_matches(evidence: Evidence, free: Set[int], runs: Sequence[Cell]) -> tuple[Match, ...]:
-    """The matches of machines that are free (by their numbers) with runs, by the kind of run names that explains most; as they were found."""
+    """Return matches of free machines (by number) with runs, in the order found. Uses the kind of run names that explains most."""
     found = [_Matcher(evidence, free, runs, kind).find() for kind in RUN_NAMES]
     # matches proved by hours count first: the most expensive always-on machines fit any runs
     most = max(_proved(matches) for matches in found)
     found = [matches for matches in found if _proved(matches) >= PROVED * most]
     most = max(sum(m.worth for m in matches) for matches in found)
-    # of those that explain as much, the one that tells most apart
+    # of those that explain as much, the most specific one
     return max((matches for matches in found if sum(m.worth for m in matches) >= (1 - ALIKE) * most), key=len)
 
 
@@ -81,7 +81,7 @@ def _proved(matches: Sequence[Match]) -> float:
 
 
 class _Matcher:
-    """One pass over the evidence, with runs told apart by one kind of name."""
+    """One pass over the evidence with one kind of run names."""
 
     def __init__(self, evidence: Evidence, free: Set[int], runs: Sequence[Cell], kind: str) -> None:
         self.evidence, self.kind = evidence, kind
@@ -92,7 +92,7 @@ class _Matcher:
         for cell in runs:
             if name := cell.names.get(kind):
                 self.names[name].append(cell)
-        # a selector reads such a name as a glob, which matches other names too
+        # a selector reads such a name as a glob, which also matches other names
         for name in [n for n in self.names if set(n) & {"*", "?"} and any(o != n and matches(n, o) for o in self.names)]:
             del self.names[name]
         self.least_cost = LEAST_PART * sum(sum(c.costs.values()) for c in evidence.machines)
@@ -115,7 +115,7 @@ class _Matcher:
             self.names.pop(value, None)
 
     def _best(self) -> Match | None:
-        """The match that explains most; of machines that are told apart as well, the part instead of the whole."""
+        """Return the match that explains most. If it is much better for a part of the machines, return that part."""
         matches = [m for group in self._groups() if (m := self._match(group)) is not None]
         best = max(matches, key=lambda m: (m.worth, -MACHINE_NAMES.index(m.group.kind)), default=None)
         while best is not None:
@@ -130,7 +130,7 @@ class _Matcher:
     # --- machines ----------------------------------------------------------------------------------------------------------
 
     def _groups(self) -> list[Group]:
-        """Every group of machines that no match has, by every name it could have; the most expensive first."""
+        """Return every group of unmatched machines, by each of their possible names, most expensive first."""
         named: dict[tuple[str, str, str, tuple[str, ...]], set[int]] = defaultdict(set)
         wide: dict[tuple[str, str, str], set[int]] = defaultdict(set)
         for number in self.free:
@@ -145,7 +145,7 @@ class _Matcher:
         groups = [self._group(kind, source, account, values, cells) for (kind, source, account, values), cells in named.items()]
         for (kind, source, account), cells in wide.items():
             types = tuple(sorted({self.evidence.machines[n].names["instance_type"] for n in cells}))
-            # only where the types name these machines and no others of the account
+            # only if the types match these machines and no others of the account
             if len(types) > 1 and cells == self._of_types(source, account, types):
                 groups.append(self._group(kind, source, account, types, cells))
         groups = [g for g in groups if self._cost(g) >= self.least_cost]
@@ -167,7 +167,10 @@ class _Matcher:
         return sum(sum(self.evidence.machines[n].costs.values()) for n in group.cells)
 
     def _steady(self, matched: Set[tuple[str, str]]) -> list[Group]:
-        """Accelerators that are left, those of an account together: first where hours found machines of runs; in the accounts of runs' buckets, where known."""
+        """Return the remaining accelerators per account, where matches found machines of runs first.
+
+        If accounts of runs' buckets are known, only those accounts count.
+        """
         places: dict[tuple[str, str], set[int]] = defaultdict(set)
         for number in self.free:
             cell = self.evidence.machines[number]
@@ -221,7 +224,7 @@ class _Matcher:
         costs = self._series((self.evidence.machines[n].costs for n in group.cells), is_daily)
         ran = self._together(chosen, is_daily)
         there = [(c, b, r) for c, b, r in zip(costs, billed, ran, strict=True) if b > 0]
-        explained = sum(c * min(1.0, r / b) for c, b, r in there)  # as a pool splits it: a machine for each run, as long as there is one
+        explained = sum(c * min(1.0, r / b) for c, b, r in there)  # as a pool splits it: one machine per run, as long as there is one
         hours = sum(min(b, r) for _, b, r in there), sum(r for _, _, r in there), sum(ran)
         cells = [cell for name in chosen for cell in self.names[name]]
         servers = tuple(sorted({cell.names["tracking"] for cell in cells}))
@@ -241,7 +244,7 @@ class _Matcher:
         return len({n // step for n, (b, r) in enumerate(zip(billed, ran, strict=True)) if b > 0 and r > 0})
 
     def _grown(self, billed: Series, names: Sequence[str], is_daily: bool) -> list[str]:
-        """Run names one after another, each with most of its hours in what those before leave of the machines, and more than anybody's would be."""
+        """Add run names one by one, if most of their hours fit into the remaining hours of the machines, and more than by chance."""
         chosen: list[str] = []
         left, open_names = list(billed), list(names)
         while open_names:
@@ -261,7 +264,7 @@ class _Matcher:
         return chosen
 
     def _thinned(self, billed: Series, names: Sequence[str], is_daily: bool) -> list[str]:
-        """All runs, without those that make the hours less alike: for fleets of which some machine is always on."""
+        """Start with all runs and remove those that reduce the likeness: for fleets with some machine always on."""
         chosen = list(names)
         if not chosen:
             return chosen
@@ -276,10 +279,10 @@ class _Matcher:
                 ran = without
         return chosen
 
-    # --- what hours cannot tell ----------------------------------------------------------------------------------------------
+    # --- by elimination -------------------------------------------------------------------------------------------------------
 
     def _by_elimination(self, group: Group, found: Sequence[Match]) -> Match | None:
-        """Runs that nothing else explains, on accelerators that are always there: those that ask for GPUs, if any do."""
+        """Match otherwise unexplained runs with always-on accelerators; only runs that ask for GPUs, if any do."""
         is_daily = self._is_daily(group)
         billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)
         names = [n for n in self.names if sum(r for b, r in zip(billed, self._ran(n, is_daily), strict=True) if b > 0) >= RUNS_INSIDE * sum(self._ran(n, is_daily))]

@@ -22,7 +22,7 @@ from runspend.warehouse import Reader, Warehouse
 
 Selector = dict[str, list[str]]
 MOST_POOLS = 20
-# What cells do not tell apart: a pool that names lines by one of these may have any machine.
+# Properties that cells do not have: a pool that selects lines by one of these may contain any machine.
 UNTOLD = ("region", "service", "category")
 
 
@@ -60,8 +60,8 @@ class Proposals:
         if not self.evidence.runs:
             return "every run has its machine, or is in a pool."
         if self.known:
-            return "what the pools in the file leave of runs and machines has nothing in common, beyond chance."
-        return "no runs ran at the hours of any group of machines, beyond chance. Let runs state their machine (docs/identify.md)."
+            return "the runs and machines outside the file's pools do not match better than by chance."
+        return "the hours of runs do not match the hours of any group of machines better than by chance. Let runs state their machine (docs/identify.md)."
 
 
 def propose_pools(warehouse: Warehouse, settings: Settings) -> Proposals:
@@ -95,7 +95,10 @@ def propose(reader: Reader, settings: Settings, first: date) -> Proposals:
 
 
 def in_order(found: Sequence[Match], evidence: Evidence) -> Sequence[Match]:
-    """Accelerators first, then by money; as they were found where one's selector names machines of another: the first pool that names a line has it."""
+    """Sort the matches for the file: accelerators first, then by money.
+
+    Matches whose selectors overlap keep their order, since the first pool that names a line gets it.
+    """
     taken = {n for match in found for n in match.group.cells}
     for match in found:
         lines = _line_selector(match.group)
@@ -131,7 +134,7 @@ def _run_selector(match: Match, evidence: Evidence) -> Selector:
 
 
 def _has_machine(cell: Cell, lines: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a line selector names a group of machines; one that goes by what groups do not tell may."""
+    """Whether a line selector names a group of machines. True for selectors by properties that groups do not have."""
     for key, patterns in lines.items():
         if key in UNTOLD:
             continue
@@ -167,16 +170,16 @@ def _free_name(group: Group, names: set[str]) -> str:
     return name
 
 
-# --- in words ----------------------------------------------------------------------------------------------------------------
+# --- text --------------------------------------------------------------------------------------------------------------------
 
 
 def proposals_yaml(found: Proposals, indent: str = "") -> str:
-    """`pools:` and its entries, ready for `runspend.yaml`."""
+    """Return `pools:` and its entries, ready for `runspend.yaml`."""
     return "\n".join(["pools:", *(line for proposal in found.proposals for line in proposal_lines(proposal, f"{indent}  "))]) + "\n"
 
 
 def proposal_lines(proposal: Proposal, indent: str) -> list[str]:
-    """One entry of `pools`, its evidence above it."""
+    """Return one entry of `pools`, with its evidence above it."""
     entry = [f"- name: {shown_value(proposal.name)}", f"  runs: {_flow(proposal.runs)}", f"  lines: {_flow(proposal.lines)}"]
     return [*(f"{indent}# {line}" for line in evidence_lines(proposal)), *(f"{indent}{line}" for line in entry)]
 
@@ -198,7 +201,7 @@ def evidence_lines(proposal: Proposal) -> list[str]:
 
 
 def group_words(group: Group) -> str:
-    """ "machines of type g5.2xlarge in account 1111"."""
+    """Describe a group: "machines of type g5.2xlarge in account 1111"."""
     place = f"in account {group.account}" if group.account else f"on bill {group.source}"
     if group.kind == "machine_group":
         key, _, value = group.values[0].partition("|")
@@ -223,8 +226,8 @@ def header_lines(found: Proposals) -> list[str]:
     runs, cost = sum(c.runs for c in evidence.runs), sum(sum(c.costs.values()) for c in evidence.machines)
     days = (evidence.upto - evidence.since) / HOURS_A_DAY
     return [
-        f"Looked at {days:,.0f} days, {since:%Y-%m-%d} to {upto:%Y-%m-%d} (UTC): {runs:,} runs without a machine, {cost:,.2f} {evidence.currency} of machines without a run.",
-        "A pool gives the cost of its machines to its runs, by time, and leaves the rest idle. Correct what you know better.",
+        f"Examined {days:,.0f} days, {since:%Y-%m-%d} to {upto:%Y-%m-%d} (UTC): {runs:,} runs without a machine, {cost:,.2f} {evidence.currency} of machines without a run.",
+        "A pool gives the cost of its machines to its runs, by time, and leaves the rest idle. Correct it where you know better.",
     ]
 
 
@@ -241,12 +244,12 @@ def as_records(found: Proposals) -> list[dict[str, Any]]:
 
 
 def shown(value: object) -> str:
-    """A value as YAML (JSON) writes it; signs that a screen does not show as numbers."""
+    """Format a value for YAML as JSON; invisible characters become escapes."""
     return re.sub(r"[^\x20-\U0010ffff]|[\x7f-\xa0\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def shown_value(value: str | list[str]) -> str:
-    """A value as YAML writes it, in double quotes unless it is a plain word; `${` as the file spells it."""
+    """Format a value for YAML: in double quotes unless it is a plain word, and `${` as the file writes it."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", value) and value.lower() not in ("null", "true", "false", "yes", "no", "on", "off", "y", "n"):
         return value
     return shown(value).replace("${", "$${")

@@ -1,6 +1,6 @@
 """Measures how well the hours of runs fit the hours of machines, compared with a fit by chance.
 
-Pure arithmetic over lists with one number a slot (an hour, or a day where machines are billed by the day). No money, no names.
+Pure arithmetic over lists with one number per slot (an hour, or a day if machines are billed by the day). No money, no names.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 HOURS_A_DAY = 24
-# A fit this close that repeats every day is a fit, although other daily work would look the same.
+# A fit this close that repeats every day counts, although other daily work would look the same.
 CLOSE = 0.8
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Hours in which machines were billed, runs ran, and both; `likeness` and what it would be by chance are from 0 to 1."""
+    """Hours in which machines were billed, runs ran, and both. `likeness` and its value by chance are from 0 to 1."""
 
     billed: float
     ran: float
@@ -25,14 +25,15 @@ class Fit:
 
     @property
     def score(self) -> float:
-        """1: the hours are the same; 0: no better than by chance."""
+        """Return 1 if the hours are the same, 0 if they fit no better than by chance."""
         return (self.likeness - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
 
 
 def fit(billed: Sequence[float], ran: Sequence[float], is_daily: bool = False) -> Fit:
-    """Machines billed and runs there, slot by slot. Twice what both have, of all that either has (Dice).
+    """Compare billed machines and runs slot by slot: twice the common hours, divided by the sum of both (Dice).
 
-    By chance: the same, with each day's runs beside every other day's machines at the same time of day, so that working hours prove nothing.
+    The value by chance compares each day's runs with the machines of every other day at the same time of day, so that working hours
+    prove nothing.
     """
     both = sum(map(min, billed, ran))
     whole = sum(billed) + sum(ran)
@@ -52,7 +53,7 @@ def crowding(billed: Sequence[float], ran: Sequence[float]) -> float:
 
 
 def likeness(billed: Sequence[float], ran: Sequence[float]) -> float:
-    """Twice what both have, of all that either has; chance is not looked at."""
+    """Return twice the common hours, divided by the sum of both, without regard to chance."""
     return 2 * sum(map(min, billed, ran)) / (sum(billed) + sum(ran) or 1.0)
 
 
@@ -61,7 +62,7 @@ def _by_time_of_day(billed: Sequence[float], ran: Sequence[float]) -> float:
 
 
 def _by_chance(billed: Sequence[float], ran: Sequence[float]) -> float:
-    """The sum of both, were each slot's runs in any other slot: over all pairs of different slots, on average."""
+    """Return the common hours if each slot's runs were in another slot: the mean over all pairs of different slots."""
     count = len(billed)
     if count < 2:
         return sum(map(min, billed, ran))
@@ -70,7 +71,7 @@ def _by_chance(billed: Sequence[float], ran: Sequence[float]) -> float:
 
 
 def _sum_of_least(first: Sequence[float], second: Sequence[float]) -> float:
-    """min(a, b) summed over all pairs; both sorted."""
+    """Sum min(a, b) over all pairs; both lists are sorted."""
     total, place, below = 0.0, 0, 0.0
     for a in first:
         while place < len(second) and second[place] < a:

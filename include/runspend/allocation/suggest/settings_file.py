@@ -22,18 +22,18 @@ PASTE = "Paste the lines that `runspend suggest` prints. Nothing was changed."
 
 
 def add_pools(path: Path, proposals: Sequence[Proposal], heading: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-    """Put the pools into the file, all or none. Raises UsageError where that cannot be done without touching something else."""
+    """Add all pools to the file, or none. Raises UsageError if that would change something else."""
     target = path.resolve()  # a link stays a link
     raw = target.read_bytes()
     before = load_settings(path, env)
-    text = raw.decode("utf-8")  # a byte order mark stays as a sign of its own
+    text = raw.decode("utf-8")  # a byte order mark stays as a character
     new = with_pools(path, text, proposals, heading)
     scratch = write_scratch(target, new.encode("utf-8"))
     try:
         _check(path, scratch, before, proposals, env)
         os.chmod(scratch, stat.S_IMODE(target.stat().st_mode))
         if target.read_bytes() != raw:
-            raise UsageError(f"cannot write {path}: somebody changed it meanwhile. Run it again. Nothing was changed.")
+            raise UsageError(f"cannot write {path}: the file was changed meanwhile. Run it again. Nothing was changed.")
         os.replace(scratch, target)
     except BaseException:
         scratch.unlink(missing_ok=True)
@@ -42,7 +42,7 @@ def add_pools(path: Path, proposals: Sequence[Proposal], heading: Sequence[str],
 
 
 def with_pools(path: Path, text: str, proposals: Sequence[Proposal], heading: Sequence[str]) -> str:
-    """The text with more pools in it. What the parser makes of it is for the caller to check."""
+    """Return the text with more pools in it. The caller checks how it is parsed."""
     end = "\r\n" if "\r\n" in text else "\n"
     place, indent, lines = _place(path, text)
     lines = [*lines, *(f"{indent}# {line}" for line in heading), *(line for p in proposals for line in proposal_lines(p, indent))]
@@ -52,7 +52,7 @@ def with_pools(path: Path, text: str, proposals: Sequence[Proposal], heading: Se
 
 
 def _place(path: Path, text: str) -> tuple[int, str, list[str]]:
-    """Where lines go in (an index of the text), how far they are indented, and what stands above them."""
+    """Return where lines go in (an index of the text), their indentation, and the lines above them."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if root is None:
         return len(text), "  ", ["pools:"]
@@ -70,7 +70,7 @@ def _place(path: Path, text: str) -> tuple[int, str, list[str]]:
 
 
 def _line_after(text: str, node: yaml.Node) -> int:
-    """The start of the line after the last that a node has something on; a block's own end is where the next begins."""
+    """Return the start of the line after a node's last one; a block's own end is where the next block begins."""
     last = max((leaf.end_mark.index for leaf in _leaves(node)), default=node.end_mark.index)
     while last > 0 and text[last - 1] in " \t\r\n":
         last -= 1
@@ -94,7 +94,7 @@ def _check(path: Path, scratch: Path, before: Settings, proposals: Sequence[Prop
     try:
         after = load_settings(scratch, env)
     except ConfigError as error:
-        raise UsageError(f"cannot write {path}: with the new pools it could not be read ({error}). {PASTE}") from None
+        raise UsageError(f"cannot write {path}: with the new pools the file is not valid ({error}). {PASTE}") from None
     is_same = all(getattr(after, name) == getattr(before, name) for name in type(before).model_fields if name != "pools")
     if not is_same or after.pools != [*before.pools, *(p.pool for p in proposals)]:
         raise UsageError(f"cannot write {path}: the pools would change something else in it. {PASTE}")

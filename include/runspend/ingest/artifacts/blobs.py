@@ -79,7 +79,7 @@ def _list_azure(store: ArtifactStore, root: Root, listing: Listing, after: dict[
             if not tells_versions or marker or listing.requests or error.status not in (400, 403):
                 raise _unreachable(store, _explain(error, root)) from None
             tells_versions = False
-            listing.notes.append(f"versions in {store.uri} that are not current are unknown: {error}.")
+            listing.notes.append(f"noncurrent versions in {store.uri} are unknown: {error}.")
 
 
 def _blob_row(store: ArtifactStore, prefix: str, blob: Blob, unknown: int | None) -> FolderTotals:
@@ -125,7 +125,7 @@ def _folder(store: ArtifactStore, prefix: str, key: str) -> str:
     """Return the folder of a key below the root. A key outside the root is refused."""
     if not key.startswith(prefix):
         raise SourceRefused(
-            store.uri, f"cannot believe the listing of {store.uri}: it answered with {key!r}. Figures stay as they were."
+            store.uri, f"cannot believe the listing of {store.uri}: it contains {key!r}, which was not requested. Figures stay as they were."
         )
     return key[len(prefix) :].rpartition("/")[0]
 

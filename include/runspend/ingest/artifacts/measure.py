@@ -94,9 +94,9 @@ def measure_store(
         as_of, failure = _stage(store, root, staging, listing, workdir, now, progress)
         warnings = _describe_links(store, listing.links) + (listing.notes if failure is None else [])
         if staging.resumed and failure is None:
-            warnings.append(f"{store.uri}: {staging.resumed:,} objects were listed by a try that broke off; the rest was listed now.")
+            warnings.append(f"{store.uri}: {staging.resumed:,} objects were listed by an interrupted try; the rest was listed now.")
         if failure is not None and staging.keeps():
-            warnings.append(f"{store.uri}: the next try within {RESUME_WITHIN.seconds // 3600} h goes on after {listing.objects:,} objects.")
+            warnings.append(f"{store.uri}: the next try within {RESUME_WITHIN.seconds // 3600} h continues after {listing.objects:,} objects.")
         with closing(_engine(workdir)) as con:
             warnings += _load_owners(con, owners, root)
             if staging.files:
@@ -104,7 +104,7 @@ def measure_store(
             tables = roll_forward(con, now, previous)
             dangling = None
             if tables is None:
-                warnings.append(f"{store.uri} was measured after {now:%Y-%m-%d %H:%M} already: the newer figures stay.")
+                warnings.append(f"{store.uri} was already measured after {now:%Y-%m-%d %H:%M}. The newer figures stay.")
             else:
                 failure = failure or _refuse_empty(con, store, root, listing)
                 night = _Night(store, now, load_id, readings, failure is None, known_dangling)
@@ -150,7 +150,7 @@ def probe_store(store: ArtifactStore, now: datetime | None = None) -> str:
         return f"folder /{root.folder} can be read" + (", no files in it" if is_empty else "")
     what = "container" if root.scheme == "azure" else "bucket"
     versions = "; it keeps versions, so no policy can `tier` in it" if listing.keeps_versions else ""
-    told = versions if root.scheme == "s3" or tells_classes(store, root) else "; its listing tells no storage classes, and no versions that are not current"
+    told = versions if root.scheme == "s3" or tells_classes(store, root) else "; its listing has neither storage classes nor noncurrent versions"
     return f"{what} {root.bucket} answers" + (", nothing in it" if is_empty else "") + told
 
 
@@ -201,7 +201,7 @@ def _load_owners(con: duckdb.DuckDBPyConnection, owners: pa.Table, root: Root) -
     warnings = []
     odd = [uri for uri, folder in zip(uris, folders, strict=True) if folder is None and uri and is_ambiguous(uri, root.scheme)]
     if odd:
-        warnings.append(f"{len(odd)} artifact URIs can be read in two ways and own nothing, e.g. {odd[0]!r}.")
+        warnings.append(f"{len(odd)} artifact URIs are ambiguous and own nothing, e.g. {odd[0]!r}.")
     if claims := folders.count(""):
         warnings.append(f"{claims} owners claim the whole store and own nothing: an owner needs a folder of its own.")
     table = owners.select(_OWNER_COLUMNS).append_column("prefix", pa.array([f or None for f in folders], pa.string()))
@@ -220,7 +220,7 @@ def _refuse_empty(con: duckdb.DuckDBPyConnection, store: ArtifactStore, root: Ro
         return None
     return SourceRefused(
         store.uri,
-        f"cannot believe that /{root.folder} is empty: it held {had[0]:,} files. "
+        f"cannot believe that /{root.folder} is empty: it had {had[0]:,} files. "
         "Mount the volume; if it really is empty, put any file in it. Figures stay as they were.",
     )
 

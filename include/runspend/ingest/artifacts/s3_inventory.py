@@ -100,7 +100,7 @@ def stage_inventory(
     listing.objects, listing.bytes = (counted[0] or 0), (counted[1] if counted[0] else 0)
     hours = int((now - manifest.created_at).total_seconds() // 3600)
     listing.notes.append(
-        f"{store.uri}: its inventory is of {manifest.created_at:%Y-%m-%d %H:%M} UTC, {hours} h old; what was written or deleted since is not in it."
+        f"{store.uri}: its inventory is from {manifest.created_at:%Y-%m-%d %H:%M} UTC, {hours} h old. Later changes are not in it."
     )
     return manifest.created_at
 
@@ -109,14 +109,14 @@ def describe_inventory(store: ArtifactStore, root: Root, now: datetime) -> str:
     """Describe the newest inventory for `doctor`. Reads its manifest, but none of its files. Raises SourceError."""
     manifest = _read_manifest(store, root, _open(store, root), now)
     hours = int((now - manifest.created_at).total_seconds() // 3600)
-    return f"its inventory of {manifest.created_at:%Y-%m-%d %H:%M} UTC can be read, {hours} h old, {len(manifest.files):,} files ({manifest.file_format})"
+    return f"its inventory from {manifest.created_at:%Y-%m-%d %H:%M} UTC can be read, {hours} h old, {len(manifest.files):,} files ({manifest.file_format})"
 
 
 def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime) -> Manifest:
     """Read the newest manifest and check it against its checksum and the store."""
     names = sorted(name for name in files.dated() if _DATED.fullmatch(name) and name <= f"{now.astimezone(timezone.utc):%Y-%m-%dT%H-%MZ}")
     if not names:
-        raise _refused(store, "there is none in it", "Point `inventory` at the folder that holds the dated ones, or wait for the first")
+        raise _refused(store, "the folder has no inventory", "Point `inventory` at the folder with the dated inventories, or wait for the first one")
     name = names[-1]
     try:
         data = _all(store, files.read(f"{name}/manifest.json"))
@@ -124,7 +124,7 @@ def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime
     except FileNotFoundError:
         raise _refused(store, f"{name} has no manifest with a checksum yet", "Measure again when it is delivered") from None
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != checksum.lower():
-        raise _refused(store, f"{name}/manifest.json is not what its checksum says", "Copy it again, or wait for the next")
+        raise _refused(store, f"{name}/manifest.json does not match its checksum", "Copy it again, or wait for the next")
     try:
         said = parse_json(data)
         file_format, schema = str(said["fileFormat"]), str(said["fileSchema"])
@@ -134,7 +134,7 @@ def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError, OSError) as error:
         raise _refused(store, f"{name}/manifest.json cannot be read ({type(error).__name__})", "Check the inventory") from error
     if source != root.bucket or (files.bucket and destination != files.bucket):
-        raise _refused(store, f"{name} is of bucket {source} in {destination}", f"Point `inventory` at one of bucket {root.bucket}")
+        raise _refused(store, f"{name} belongs to bucket {source} in {destination}", f"Point `inventory` at an inventory of bucket {root.bucket}")
     if file_format.upper() not in ("PARQUET", "CSV"):
         raise _refused(store, f"its files are {file_format}", "Configure the inventory as Parquet or CSV")
     columns = [part.strip() for part in schema.split(",")] if file_format.upper() == "CSV" else []
@@ -151,7 +151,7 @@ def _below(store: ArtifactStore, files: Files, key: str) -> str:
     """
     name = key.removeprefix(files.prefix) if files.prefix else f"data/{key.rpartition('/data/')[2]}"
     if (files.prefix and not key.startswith(files.prefix)) or any(part in ("", ".", "..") for part in name.split("/")):
-        raise _refused(store, f"its manifest names {key!r}, which is not below it", "Check who may write there")
+        raise _refused(store, f"its manifest names {key!r}, which is not below it", "Check who can write there")
     return name
 
 
@@ -166,7 +166,7 @@ def _fetch(store: ArtifactStore, files: Files, name: str, size: int, md5: str, i
     except FileNotFoundError:
         raise _refused(store, f"{name}, which its manifest names, is missing", "Copy it again, or wait for the next") from None
     if copied != size or digest.hexdigest() != md5.lower():
-        raise _refused(store, f"{name} is not what its manifest says ({copied:,} of {size:,} bytes)", "Copy it again, or wait for the next")
+        raise _refused(store, f"{name} does not match its manifest ({copied:,} of {size:,} bytes)", "Copy it again, or wait for the next")
 
 
 def _stage_file(con: Any, store: ArtifactStore, root: Root, manifest: Manifest, file: Path, part: Path) -> None:
@@ -186,7 +186,7 @@ def _stage_file(con: Any, store: ArtifactStore, root: Root, manifest: Manifest, 
         con.execute(f"create or replace temp view rows_given as select *{''.join(f', null::varchar as {name}' for name in absent)} from given")
         others = con.execute("select count(*) from rows_given where bucket is distinct from $1 or key is null", [root.bucket]).fetchone()
         if others[0]:
-            raise _refused(store, f"{others[0]:,} of its rows are of no object of bucket {root.bucket}", "Check the inventory")
+            raise _refused(store, f"{others[0]:,} of its rows do not belong to bucket {root.bucket}", "Check the inventory")
         con.execute(
             f"create or replace temp table staged as {(_SQL / 'inventory.sql').read_text()}",
             {
@@ -203,12 +203,12 @@ def _stage_file(con: Any, store: ArtifactStore, root: Root, manifest: Manifest, 
 def _open(store: ArtifactStore, root: Root) -> Files:
     uri = store.inventory or ""
     if root.scheme != "s3":
-        raise _refused(store, "inventories are read of s3:// only", "Leave `inventory` out: the store is listed then")
+        raise _refused(store, "only s3:// stores can have an inventory", "Leave `inventory` out: then Runspend lists the store")
     if uri.startswith("s3://"):
         bucket, _, folder = uri.removeprefix("s3://").partition("/")
         return _BucketFiles(store, bucket, f"{folder.strip('/')}/")
     if "://" in uri and not uri.startswith("file:///"):
-        raise _refused(store, "it is neither in s3:// nor a folder", "Write s3://BUCKET/PREFIX/SOURCE-BUCKET/CONFIG-ID/")
+        raise _refused(store, "it is neither an s3:// address nor a folder", "Write s3://BUCKET/PREFIX/SOURCE-BUCKET/CONFIG-ID/")
     return _FolderFiles(Path(uri.removeprefix("file://")))
 
 

@@ -36,7 +36,7 @@ def describe_found(uri: str, rows: pa.Table, dangling: pa.Table | None) -> str:
 def _told(column: Any, what: str) -> str:
     """Describe a sum, unless the store does not give one."""
     known = len(column) > column.null_count or not len(column)
-    return f"{_sum(column):,} {what}" if known else f"not told what is {what}"
+    return f"{_sum(column):,} {what}" if known else f"unknown {what}"
 
 
 def _sum(column: Any) -> int:
