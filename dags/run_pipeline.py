@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 
 def prepare_environment(folder: Path, database: Path, config: Path) -> None:
-    """What Airflow reads when it is imported: a home of its own, our DAGs, nothing that calls anybody, one try a task."""
+    """Set Airflow's environment before its import: its own home, our DAGs, no calls to other servers, one try per task."""
     for key in [key for key in os.environ if key.startswith("AIRFLOW_") and not key.startswith("AIRFLOW_CONN_")]:
         del os.environ[key]
     os.environ.pop("RUNSPEND_POOL", None)  # one task runs at a time here, and the temporary database has no pool of that name
@@ -101,7 +101,7 @@ def send_output_to(log: Path) -> None:
 
 
 def run_dags(names: list[str], now: str, periods: list[str], screen: TextIO) -> dict[str, Any]:
-    """Run each DAG to its end, whatever became of the one before; returns what all of them did, together."""
+    """Run each DAG to its end, even if an earlier one failed; return their combined outcome."""
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.utils.db import initdb
 
@@ -125,7 +125,7 @@ def run_dags(names: list[str], now: str, periods: list[str], screen: TextIO) -> 
 
 
 def add_outcomes(total: dict[str, Any], dag_id: str, run: Any) -> None:
-    """Add what the tasks of a DAG run left under the key `outcome`; a failure that left none is a bug, and says so."""
+    """Add the outcomes that a DAG run's tasks left under the key `outcome`. A failure without one is a bug, and is reported as such."""
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
 

@@ -19,7 +19,7 @@ with DAG(
 
     @task(pool=POOL)
     def alert() -> list[str]:
-        """Judges the budgets, writes the decisions down, sends what is waiting."""
+        """Judge the budgets, record the decisions, and send waiting mail."""
         return run_step(pipeline.alert)
 
     alert()

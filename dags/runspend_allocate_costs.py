@@ -21,7 +21,7 @@ with DAG(
 
     @task(pool=POOL)
     def allocate(params=None) -> list[str]:
-        """Every billing period whose bill or runs changed, then the months of the runs they reach, then the hours not billed yet."""
+        """Build every billing period whose bill or runs changed, then the months of their runs, then estimates for unbilled hours."""
         return run_step(pipeline.settle, periods=params["periods"])
 
     end_with(COSTS, allocate())

@@ -20,22 +20,22 @@ with DAG(
 
     @task(pool=POOL)
     def plan() -> list[str]:
-        """What policies select, what protects it, what it saves and costs, into `archive_plan`."""
+        """Plan what policies select, what protects it, its savings and costs, in `archive_plan`."""
         return run_step(pipeline.archive_plan)
 
     @task(pool=POOL)
     def notify() -> list[str]:
-        """One mail to each owner of what is new in the plan."""
+        """Send each owner one mail about what is new in the plan."""
         return run_step(pipeline.archive_notify)
 
     @task(pool=POOL)
     def apply() -> list[str]:
-        """What is due, moved with proof; what is not finished is gone on with next week, or by `runspend archive apply`."""
+        """Move what is due, verified. Next week's run, or `runspend archive apply`, continues unfinished work."""
         return run_step(pipeline.archive_apply)
 
     @task(pool=POOL)
     def verify() -> list[str]:
-        """Whether what was archived is still there, once a month."""
+        """Verify once a month that archived files still exist."""
         return run_step(pipeline.archive_verify_monthly)
 
     plan() >> notify() >> apply()

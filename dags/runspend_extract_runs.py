@@ -15,12 +15,12 @@ with DAG(
 
     @task
     def servers() -> list[str]:
-        """Names of the tracking servers in `runspend.yaml`."""
+        """Return the names of the tracking servers in `runspend.yaml`."""
         return [server.name for server in read_settings().tracking]
 
     @one_each
     def extract(name: str) -> list[str]:
-        """Runs and experiments of one tracking server into the warehouse, one start-month at a time."""
+        """Read runs and experiments of one tracking server into the warehouse, one start month at a time."""
         return run_step(pipeline.extract, [name])
 
     end_with(RUNS, extract.expand(name=servers()))

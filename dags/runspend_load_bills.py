@@ -13,12 +13,12 @@ with DAG("runspend_load_bills", schedule=CronTriggerTimetable("0 4 * * *", timez
 
     @task
     def sources() -> list[str]:
-        """Names of the bills in `runspend.yaml`."""
+        """Return the names of the bills in `runspend.yaml`."""
         return [source.name for source in read_settings().billing]
 
     @one_each
     def load(name: str) -> list[str]:
-        """One bill into the warehouse, one billing period at a time."""
+        """Load one bill into the warehouse, one billing period at a time."""
         return run_step(pipeline.load, [name])
 
     end_with(BILLS, load.expand(name=sources()))

@@ -15,14 +15,14 @@ with DAG(
 
     @task
     def stores() -> list[str]:
-        """Names of the artifact stores in `runspend.yaml` that may be listed."""
+        """Return the artifact stores in `runspend.yaml` that may be listed."""
         from runspend.ingest.artifacts import store_slug
 
         return [store_slug(store.uri) for store in read_settings().stores if store.measure == "list"]
 
     @one_each
     def measure(name: str) -> list[str]:
-        """Objects and bytes of one store, by owner and storage class, into the warehouse."""
+        """Measure objects and bytes of one store, by owner and storage class."""
         return run_step(pipeline.measure, [name])
 
     end_with(ARTIFACT_BYTES, measure.expand(name=stores()))

@@ -15,7 +15,7 @@ with DAG(
 
     @task(pool=POOL)
     def report(params=None) -> list[str]:
-        """Reads the cost tables, writes the reports."""
+        """Read the cost tables and write the reports."""
         return run_step(pipeline.report, periods=params["periods"])
 
     report()

@@ -1,13 +1,13 @@
-"""`runspend.yaml` as a task sees it, with Airflow connections resolved. The only place that knows Airflow Connections.
+"""`runspend.yaml` for tasks, with Airflow connections resolved. The only module that knows Airflow connections.
 
-Nothing here runs when a DAG file is parsed. What a setting means belongs in the library (`runspend.config.settings`).
-The file is found as everywhere else: `$RUNSPEND_CONFIG`, else `runspend.yaml` in the working folder.
+Nothing here runs when a DAG file is parsed. `runspend.config.settings` defines the settings. The file is found as everywhere else:
+`$RUNSPEND_CONFIG`, otherwise `runspend.yaml` in the working folder.
 
-In the file `connection:ID` may stand for a tracking server's `uri`, `token`, `username`, `password` or `database`, and for
-the mail's `host`, `username`, `password`, `webhook.url` or `heartbeat`; `mail.connection: ID` fills in all of the mail
-server at once; `credentials: ID` of a bill, a store or a warehouse in S3 may be an AWS connection (otherwise it is a profile
-of the AWS configuration, as outside Airflow), and so may a store's `delete_credentials`; `credentials: connection:ID` of a
-warehouse or bill in BigQuery, or of a bill or store in gs://, is a Google connection.
+In the file, `connection:ID` is allowed for a tracking server's `uri`, `token`, `username`, `password` or `database`, and for the
+mail's `host`, `username`, `password`, `webhook.url` or `heartbeat`. `mail.connection: ID` fills in the whole mail server.
+`credentials: ID` of a bill, a store or a warehouse in S3, and a store's `delete_credentials`, may be an AWS connection; otherwise
+it is a profile of the AWS configuration, as outside Airflow. `credentials: connection:ID` of a warehouse or bill in BigQuery, or of
+a bill or store in gs://, is a Google connection.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ PREFIX = "connection:"
 AWS_FILE = "AWS_SHARED_CREDENTIALS_FILE"
 GOOGLE = ("gs://", "bigquery://")  # their credentials are key files
 CREDENTIALS = ("credentials", "delete_credentials")
-# Fields of a Google connection that say in another way who is calling.
+# Fields of a Google connection that identify the caller in another way.
 NOT_FOLLOWED = ("key_secret_name", "credential_config_file", "impersonation_chain", "idp_issuer_url")
 KEYS_OF_A_KEY = ("private_key", "private_key_id", "refresh_token", "client_secret")
 
 
 def read_settings() -> Settings:
-    """The settings of this night. Raises ConfigError if the file is wrong, AirflowNotFoundException if a connection is missing."""
+    """Return the settings. Raises ConfigError if the file is wrong, AirflowNotFoundException if a connection is missing."""
     settings = load_settings()
     lend_aws_profiles([*settings.billing, *settings.stores, settings.warehouse])
     resolved = {
@@ -56,7 +56,7 @@ def _resolve_server(server: TrackingServer) -> TrackingServer:
 
 
 def _resolve_google(place: Any) -> Any:
-    """A bill, store or warehouse of Google's with its key files."""
+    """Return a Google bill, store or warehouse with its key files."""
     keys = [key for key in CREDENTIALS if hasattr(place, key)]
     return _replace(place, **dict.fromkeys(keys, _google_key_file)) if (place.uri or "").startswith(GOOGLE) else place
 
@@ -85,7 +85,7 @@ def _resolve_mail(mail: MailSettings) -> MailSettings:
 
 
 def _replace(settings: Any, **readers: Any) -> Any:
-    """The same model with every `connection:ID` replaced by what its reader takes from that connection; validated again."""
+    """Return the model with every `connection:ID` replaced by its reader's value from that connection; validated again."""
     changes = {}
     for key, read in readers.items():
         value = getattr(settings, key)
@@ -112,7 +112,7 @@ def _database_uri(found: Connection) -> str:
 
 
 def _hidden_address(found: Connection) -> str:
-    """A webhook's or heartbeat's address: whole in the password, or the host's with the password as its path (as Slack's provider has it)."""
+    """Return a webhook's or heartbeat's address: entirely in the password, or the host with the password as its path (as in Slack's provider)."""
     secret = found.password or ""
     return secret if "://" in secret else f"{(found.host or '').rstrip('/')}/{secret}"
 
@@ -141,7 +141,7 @@ def lend_aws_profiles(sources: list[BillSource | ArtifactStore | WarehouseSettin
         try:
             found = Connection.get(name.removeprefix(PREFIX))
         except AirflowNotFoundException:
-            continue  # a profile of the AWS configuration; boto3 says so if it is not
+            continue  # a profile of the AWS configuration; boto3 reports it if it is missing
         if found.conn_type == "aws":
             profiles[name] = _aws_profile(name, found)
     if not profiles.sections():
@@ -179,7 +179,7 @@ def _google_key_file(found: Connection) -> str | None:
     extra = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in found.extra_dejson.items() if value}
     if other := [name for name in NOT_FOLLOWED if name in extra]:
         raise ConfigError(
-            f"cannot use connection {found.conn_id}: {other[0]} is not followed here. Put the key into keyfile_dict, a path into key_path, or "
+            f"cannot use connection {found.conn_id}: {other[0]} is not supported here. Put the key into keyfile_dict, a path into key_path, or "
             "leave all three out and give the workers credentials of their own."
         )
     if _is_true(extra.get("is_anonymous", False)):
@@ -197,12 +197,12 @@ def _google_key_file(found: Connection) -> str | None:
         ) from None
     for name in KEYS_OF_A_KEY:
         if isinstance(read.get(name), str):
-            mask_secret(read[name])  # Airflow hides what it knows by name; of a key in one text it knows nothing
+            mask_secret(read[name])  # Airflow hides known names; it does not know the parts of a key in one text
     return _lend("google-key", json.dumps(read | ({"project_id": project} if project else {})))
 
 
 def _lend(name: str, text: str) -> str:
-    """The path of a file in memory, for this process and its children; it has no name on any disk."""
+    """Return the path of an in-memory file for this process and its children; it has no name on any disk."""
     descriptor = os.memfd_create(name)
     with open(descriptor, "w", encoding="utf-8", closefd=False) as lent:
         lent.write(text)

@@ -25,7 +25,7 @@ BILLS = Asset("runspend/bills", "x-runspend://bills", group="runspend")
 ARTIFACT_BYTES = Asset("runspend/artifact_bytes", "x-runspend://artifact_bytes", group="runspend")
 COSTS = Asset("runspend/costs", "x-runspend://costs", group="runspend")
 
-# Of the tasks that ask the warehouse. A pool keeps them from asking BigQuery all at once; it must be there before a task names it.
+# For tasks that query the warehouse. A pool keeps them from querying BigQuery all at once; it must exist before a task names it.
 POOL = os.environ.get("RUNSPEND_POOL") or "default_pool"
 
 NOW = Param(
@@ -40,21 +40,21 @@ PERIODS = Param(
 
 
 class NotAllDone(AirflowFailException):
-    """The step did what it could and kept it; the rest is listed. A retry would find the same, and operators have their mail."""
+    """The step did what it could and kept it; the rest is listed. A retry would not help, and operators have their mail."""
 
 
 class NoAnswer(AirflowException):
-    """A source did not answer; everything else was done and kept. Airflow tries again; operators have their mail."""
+    """A source did not answer; everything else was done and kept. Airflow retries; operators have their mail."""
 
 
 class Superseded(AirflowException):
-    """An input was replaced every time while tables were built from it; the old tables stay. Airflow tries again: no event would."""
+    """An input changed on every try while tables were built from it; the old tables stay. Airflow retries, since no event would."""
 
 
 def tell_operators(context: Any) -> None:
-    """Mail `mail.operators` that a task failed for good, once per task and night. Needs no warehouse."""
+    """Mail `mail.operators` that a task failed finally, once per task and night. Needs no warehouse."""
     if isinstance(context.get("exception"), (NotAllDone, NoAnswer, Superseded)):
-        return  # the step wrote to them itself, with the cause, or there is nothing to do for them
+        return  # the step wrote to them itself, with the cause, or they need not act
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
@@ -73,7 +73,7 @@ def tell_operators(context: Any) -> None:
     )
 
 
-# `max_active_runs` alone does not keep a task from running twice (a backfill beside a manual run); one task per DAG does.
+# `max_active_runs` alone does not keep a task from running twice (a backfill and a manual run); one task per DAG does.
 DAG_OPTIONS: dict[str, Any] = {
     "start_date": datetime(2026, 1, 1, tzinfo=timezone.utc),
     "catchup": False,
@@ -91,20 +91,20 @@ DAG_OPTIONS: dict[str, Any] = {
 
 
 def start_of_hour() -> datetime:
-    """The start of the current hour, UTC."""
+    """Return the start of the current hour, UTC."""
     return datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
 
 
 def one_each(function: Callable[[str], list[str]]) -> Any:
-    """A task to map over names: shown by its name, several at once (each replaces units of its own)."""
+    """Return a task to map over names: shown by name, several at once, since each replaces its own units."""
     named = task(map_index_template="{{ task.op_kwargs['name'] }}", max_active_tis_per_dag=None, pool=POOL, doc_md=function.__doc__)
     return named(function)
 
 
 def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) -> list[str]:
-    """Call one step of the pipeline; returns the names of what changed. Fails, its work kept, if something is wrong.
+    """Call one step of the pipeline; return the names of changed units. Fails, with its work kept, if something is wrong.
 
-    What it found is also left under the key `outcome`, for people who look at the task and for `run_pipeline.py`.
+    Its outcome is also stored under the key `outcome`, for people who look at the task and for `run_pipeline.py`.
     """
     context = get_current_context()
     try:
@@ -115,10 +115,10 @@ def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) ->
     except MachineFailed as error:  # a disk may be repaired in a minute
         _leave_outcome(context, error)
         raise NoAnswer(str(error)) from error
-    except UsageError as error:  # the configuration or the parameters: trying again would not help
+    except UsageError as error:  # the configuration or the parameters: a retry would not help
         _leave_outcome(context, error)
         raise AirflowFailException(str(error)) from error
-    except RecordRefused as error:  # nor would it here
+    except RecordRefused as error:  # a retry would not help here either
         tell_refused_file(settings, error, now)
         _leave_outcome(context, error)
         raise NotAllDone(str(error)) from error
@@ -135,7 +135,7 @@ def _leave_outcome(context: Any, error: RunspendError) -> None:
 
 
 def read_now(context: Any) -> datetime:
-    """What time the DAG run is told it is. Refuses parameters the DAG does not have: a misspelt one must not pass for its default."""
+    """Return the DAG run's time. Refuses parameters the DAG does not have: a misspelled one must not pass for its default."""
     unknown = sorted(set(context["dag_run"].conf or {}) - set(context["dag"].params))
     if unknown:
         raise AirflowFailException(
@@ -147,15 +147,15 @@ def read_now(context: Any) -> datetime:
 
 
 def end_with(asset: Asset, work: Any) -> None:
-    """The last two tasks of a DAG that feeds others: one tells them, whatever happened; one fails the DAG run if anything failed."""
+    """Add the last two tasks of a DAG that feeds others: one emits the asset in any case; one fails the DAG run if anything failed."""
 
     @task(outlets=[asset], trigger_rule="all_done")
     def published() -> None:
-        """Wakes the DAGs that read this. Not mapped: Airflow emits at the first success of a mapped task."""
+        """Emit the asset. Not mapped: Airflow emits at the first success of a mapped task."""
 
     @task(trigger_rule="one_failed", retries=0, on_failure_callback=None)
     def watcher() -> None:
-        """Fails the DAG run if anything before it failed; skipped otherwise."""
-        raise AirflowFailException("A task of this run failed: see it for the reason. What could be done was done.")
+        """Fail the DAG run if anything before it failed; skipped otherwise."""
+        raise AirflowFailException("A task of this run failed: see it for the reason. All other work was done.")
 
     work >> [published(), watcher()]

@@ -1,7 +1,7 @@
 #!/bin/sh
-# `make backup`: everything that cannot be made again, in one new folder below backups/ (or TO).
-# The services that write are stopped meanwhile, so that databases, S3 store and warehouse are of one moment. In any case the same
-# containers start again: a checkout that is newer than they are (after git pull) changes nothing until `make upgrade` or `make up`.
+# `make backup`: everything that cannot be recreated, in one new folder below backups/ (or TO).
+# Services that write are stopped meanwhile, so that databases, S3 store and warehouse have the same state. The same containers always
+# start again: a newer checkout (after git pull) changes nothing until `make upgrade` or `make up`.
 set -eu
 umask 077
 to=${TO:-backups}
@@ -14,7 +14,7 @@ fail() { echo "cannot back up: $*" >&2; exit 2; }
 [ ! -e .restore-unfinished ] || fail "a restore was interrupted. Run make restore FROM=$(cat .restore-unfinished) first."
 [ -n "$(docker compose ps --quiet --status running postgres)" ] || fail "PostgreSQL does not run. Run make up first."
 if command -v flock >/dev/null; then
-  exec 9<. # of this checkout; the lock ends with this script, however that ends
+  exec 9<. # of this checkout; the lock ends with this script in any case
   flock --nonblock 9 || fail "another backup of this stack runs. Wait for it. Nothing was stopped."
 fi
 there=$(docker compose ps --all --orphans=false --services | grep -vx volumes)

@@ -1,6 +1,6 @@
-"""Pass TCP connections on to one port of one other host, and nothing else: what stands before a server that has more ports than it should.
+"""Forward TCP connections to one port of one host, and nothing else. It shields a server that opens more ports than it should.
 
-python forward.py LISTEN_PORT HOST PORT
+    python forward.py LISTEN_PORT HOST PORT
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ async def forward(port: int, host: str, to: int) -> None:
             far_reader, far_writer = await asyncio.open_connection(host, to, limit=CHUNK)
             await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
         except OSError:
-            pass  # the far end does not answer: the caller sees a closed connection and tries again
+            pass  # the other end does not answer: the caller sees a closed connection and tries again
         finally:
             writer.close()
             running.discard(asyncio.current_task())
@@ -36,7 +36,7 @@ async def forward(port: int, host: str, to: int) -> None:
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One direction of a connection, to its end. The end of the bytes is passed on; an end that is gone ends the other direction too."""
+    """Copy one direction of a connection to its end. It passes on the end of the bytes; a lost end also ends the other direction."""
     try:
         while data := await reader.read(CHUNK):
             writer.write(data)

@@ -1,6 +1,6 @@
-"""A container's health check: does this address answer, and does Airflow call one of its parts healthy?
+"""A container's health check: whether an address answers, and whether Airflow calls one of its parts healthy.
 
-python healthy.py URL [dag_processor | scheduler | triggerer]
+    python healthy.py URL [dag_processor | scheduler | triggerer]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import urllib.request
 
 
 def main(url: str, part: str | None = None) -> int:
-    """0 if healthy. Airflow's API answers 200 also when a part is not, so the answer is read where one is named."""
+    """Return 0 if healthy. Airflow's API also answers 200 if a part is not healthy, so a named part's state is read from the answer."""
     with urllib.request.urlopen(url, timeout=25) as answer:
         return 0 if part is None or json.load(answer)[part]["status"] == "healthy" else 1
 

@@ -1,4 +1,4 @@
-"""What docker-compose's `init` does after `airflow db migrate`: Airflow's user, and the two buckets. It may run again at any time."""
+"""The steps of docker-compose's `init` after `airflow db migrate`: Airflow's user, and the two buckets. It may run again at any time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ BUCKETS = ("mlflow", "bills")
 
 
 def write_password() -> None:
-    """Airflow's simple login reads its users' passwords from a file that it must be able to open for writing."""
+    """Write the password file of Airflow's simple login, which must be able to open it for writing."""
     file = Path(os.environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
     with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
         json.dump({"admin": os.environ["AIRFLOW_ADMIN_PASSWORD"]}, out)
 
 
 def make_buckets() -> None:
-    """One for MLflow's artifacts, one for the bills that Runspend reads."""
+    """Create one bucket for MLflow's artifacts, and one for the bills that Runspend reads."""
     s3 = boto3.client("s3", endpoint_url=os.environ["S3_ENDPOINT"])
     there = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}
     for name in BUCKETS:

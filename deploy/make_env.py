@@ -1,6 +1,6 @@
-"""Write the `.env` of docker-compose.yaml: fresh secrets for every variable it asks for. A line that is there stays as it is.
+"""Write the `.env` of docker-compose.yaml, with fresh secrets for all its variables. Existing lines stay as they are.
 
-python deploy/make_env.py .env
+    python deploy/make_env.py .env
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ SIZES = {
     "S3_READER_ACCESS_KEY": 10,
     "S3_READER_SECRET_KEY": 24,
 }
-# PostgreSQL's volume was made with these: new ones do not open the databases, nor what Airflow keeps encrypted in its own.
+# PostgreSQL's volume was made with these: new ones open neither the databases nor what Airflow encrypted in its own.
 KEPT_BY_VOLUMES = ("POSTGRES_PASSWORD", "AIRFLOW_DB_PASSWORD", "AIRFLOW_FERNET_KEY", "MLFLOW_DB_PASSWORD", "MLFLOW_READER_PASSWORD")
 
 
 def main(target: Path) -> int:
-    """Create the file for its owner only, or add the names it lacks. Returns the exit code."""
+    """Create the file for its owner only, or add missing names. Returns the exit code."""
     before = target.read_text(encoding="utf-8") if target.exists() else ""
     known = {line.partition("=")[0].strip().removeprefix("export ").strip() for line in before.splitlines()}
     missing = [name for name in SIZES if name not in known]
@@ -69,16 +69,16 @@ def main(target: Path) -> int:
 
 
 def new_secret(name: str) -> str:
-    """A new random secret. Airflow wants its Fernet key in base64; all others are hexadecimal, which no file format quotes."""
+    """Return a new random secret: base64 for Airflow's Fernet key, otherwise hexadecimal, which no file format quotes."""
     if name == "AIRFLOW_FERNET_KEY":
         return base64.urlsafe_b64encode(os.urandom(SIZES[name])).decode()
     return secrets.token_hex(SIZES[name])
 
 
 def volumes_of_the_stack() -> list[str]:
-    """Volumes that Docker keeps for this Compose project; none if Docker is not installed, for then nothing was ever started here.
+    """Return the volumes of this Compose project in Docker; none if Docker is not installed, since then nothing ever ran here.
 
-    Raises RuntimeError with Docker's words if it is installed and does not answer: then nobody knows.
+    Raises RuntimeError with Docker's message if Docker is installed but does not answer: then the volumes are unknown.
     """
     if shutil.which("docker") is None:
         return []
@@ -98,7 +98,7 @@ def volumes_of_the_stack() -> list[str]:
 
 
 def write_whole(target: Path, text: str) -> None:
-    """Replace the file in one step. A process that is killed in between leaves the old file."""
+    """Replace the file in one step. If the process is killed meanwhile, the old file stays."""
     new = target.with_name(f"{target.name}.new")
     new.unlink(missing_ok=True)
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

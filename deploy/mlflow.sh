@@ -1,5 +1,5 @@
 #!/bin/sh
-# The MLflow server: first its database's schema, which a newer MLflow may have changed.
+# The MLflow server: first it upgrades its database's schema, which a newer MLflow may have changed.
 set -eu
 mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"
 set -- mlflow server --host=0.0.0.0 --port=5000 --workers=2 --artifacts-destination=s3://mlflow \

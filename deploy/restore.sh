@@ -1,5 +1,5 @@
 #!/bin/sh
-# `make restore FROM=backups/…`: a backup into a stack that has no volumes. May be killed and started again.
+# `make restore FROM=backups/…`: restores a backup into a stack without volumes. You may kill it and start it again.
 set -eu
 umask 077
 project=${COMPOSE_PROJECT_NAME:-runspend}
@@ -22,7 +22,7 @@ fi
 
 echo "$FROM" >"$marker.new" && mv "$marker.new" "$marker"
 [ -f .env ] || { cp "$FROM/env" .env.new; mv .env.new .env; }
-docker compose down --volumes --remove-orphans # nothing, or what an interrupted restore of this backup left
+docker compose down --volumes --remove-orphans # nothing, or the leftovers of an interrupted restore of this backup
 docker compose build
 for volume in home s3; do
   docker compose run --rm -T --no-deps volumes tar --extract --numeric-owner --file - <"$FROM/$volume.tar"

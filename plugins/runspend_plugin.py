@@ -1,7 +1,7 @@
-"""Runspend's page in Airflow's own navigation: the newest report, for people who are logged in.
+"""Runspend's page in Airflow's navigation: the newest report, for logged-in users.
 
-Imported by every Airflow process, so nothing but names is done here: the pages are built at the first request. Airflow does
-not protect a plug-in's application by itself; every route asks who is there.
+Every Airflow process imports this module, so it only defines names: the pages are built at the first request. Airflow does not
+protect a plug-in's application by itself; every route checks the login.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from airflow.plugins_manager import AirflowPlugin
 
 
 class LazyPages:
-    """The web application, made when first asked for."""
+    """The web application, created at the first request."""
 
     app: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """ASGI."""
+        """Handle an ASGI request."""
         if self.app is None:
-            # Not promised as public by Airflow: this is the only place that imports it.
+            # Airflow does not promise it as public: this is the only place that imports it.
             from airflow.api_fastapi.core_api.security import get_user
             from fastapi import Depends
 
@@ -27,7 +27,7 @@ class LazyPages:
             from runspend.interfaces.web import create_app
 
             async def require_login(user: Any = Depends(get_user)) -> str:  # noqa: B008 (FastAPI's form of a dependency)
-                """Refuses whoever is not logged in; the name of whoever is."""
+                """Refuse users who are not logged in; return the user's name."""
                 return str(user.get_name())
 
             self.app = create_app(load_settings, guard=require_login)

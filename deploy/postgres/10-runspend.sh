@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs once, when the database is made: one role and database each for Airflow and MLflow, and a role that may only read MLflow's.
+# Runs once, when the database is made: one role and database each for Airflow and MLflow, and a role that can only read MLflow's.
 set -eu
 psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
   --set airflow="$AIRFLOW_DB_PASSWORD" --set mlflow="$MLFLOW_DB_PASSWORD" --set reader="$MLFLOW_READER_PASSWORD" <<'SQL'

@@ -37,7 +37,7 @@ def run(*command: str, log: Path | None = None, **options: object) -> str:
 
 
 def wait_for_network() -> None:
-    """Until the way out of this network namespace is there."""
+    """Wait until the connection out of this network namespace works."""
     until = time.monotonic() + PATIENCE
     while "tap0" not in [name for _, name in socket.if_nameindex()]:
         if time.monotonic() > until:
@@ -47,19 +47,19 @@ def wait_for_network() -> None:
 
 @contextlib.contextmanager
 def engine() -> Iterator[None]:
-    """A Docker engine with folders of its own, for as long as this lasts."""
+    """Run a Docker engine with its own folders while the context lasts."""
     folder = FOLDER / "engine"
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in ("run", "docker.pid", "docker.sock"):  # of a rehearsal that was killed
         path = folder / leftover
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    # All addresses of a container, its own too, are in namespaces; nothing of it reaches the network of this machine.
+    # All addresses of a container, including its own, are in namespaces; none of its traffic reaches this machine's network.
     command = ["dockerd", "--data-root", str(folder / "data"), "--exec-root", str(folder / "run"), "--pidfile", str(folder / "docker.pid")]
     command += ["--host", f"unix://{SOCKET}", "--cgroup-parent", "/runspend-rehearsal"]
     take_fair_share()
     with (FOLDER / "engine.log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    os.environ |= {"DOCKER_HOST": f"unix://{SOCKET}", "DOCKER_CONFIG": str(folder / "client")}  # not in anybody's home
+    os.environ |= {"DOCKER_HOST": f"unix://{SOCKET}", "DOCKER_CONFIG": str(folder / "client")}  # not in a user's home
     try:
         until = time.monotonic() + PATIENCE
         while subprocess.run(["docker", "version"], capture_output=True, check=False).returncode:
@@ -78,7 +78,7 @@ def engine() -> Iterator[None]:
 
 
 def take_fair_share() -> None:
-    """Give all containers together the weight of ten processes. Their common group would have that of one, beside every other process."""
+    """Give all containers together the weight of ten processes. Otherwise their group would weigh as much as one process."""
     if (CPU_GROUPS / "cpu.shares").exists():
         group = CPU_GROUPS / "runspend-rehearsal"
         group.mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ def take_fair_share() -> None:
 
 
 def remove_leftovers() -> None:
-    """Remove containers, volumes and networks of a rehearsal that was killed. This engine has none of anybody else's."""
+    """Remove containers, volumes and networks of a killed rehearsal. This engine has no others."""
     for found, remove in (("ps --all", "rm --force"), ("volume ls", "volume rm")):
         if names := run("docker", *found.split(), "--quiet").split():
             run("docker", *remove.split(), *names)
@@ -94,7 +94,7 @@ def remove_leftovers() -> None:
 
 
 def make_base_images(log: Path) -> dict[str, str]:
-    """Make the stand-ins, from the cache where they are there; returns the variables of docker-compose.yaml that name them."""
+    """Make the stand-ins, from the cache if possible; return the variables of docker-compose.yaml that name them."""
     if subprocess.run(["docker", "image", "inspect", "rehearsal/debian"], capture_output=True, check=False).returncode:
         tree = FOLDER / "debian.tar"
         run("mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates", "trixie", str(tree), log=log)
@@ -112,7 +112,7 @@ def make_base_images(log: Path) -> dict[str, str]:
 
 
 def make_context(log: Path) -> Path:
-    """A folder with what the stand-ins are built of: SeaweedFS's own program and an SMTP server, both from PyPI."""
+    """Return a folder with the sources of the stand-ins: SeaweedFS's program and an SMTP server, both from PyPI."""
     context = FOLDER / "context"
     context.mkdir(exist_ok=True)
     for name in ("Dockerfile", "postgres.sh", "seaweedfs.sh", "mailpit.py"):

@@ -1,4 +1,4 @@
-"""What `rehearse.py` runs inside its namespaces: whole rehearsals of the stack, one after the other, each in volumes of its own."""
+"""The part of `rehearse.py` inside its namespaces: whole rehearsals of the stack, one after the other, each with its own volumes."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Clock:
         self.began = self.last = time.monotonic()
 
     def done(self, what: str) -> None:
-        """Say that something is over."""
+        """Print that a step has ended."""
         now = time.monotonic()
         print(f"  {now - self.began:5.0f} s  {what} ({now - self.last:.0f} s)")
         self.last = now
 
 
 def main(count: int) -> int:
-    """Run the rehearsals; the first that fails ends it with its traceback. Returns the exit code."""
+    """Run the rehearsals; the first failure ends them with its traceback. Returns the exit code."""
     signal.signal(signal.SIGTERM, interrupted)
     LOG.unlink(missing_ok=True)
     wait_for_network()
@@ -69,12 +69,12 @@ def main(count: int) -> int:
 
 
 def interrupted(*_: int | FrameType | None) -> NoReturn:
-    """SIGTERM comes from `rehearse.py`: leave everything in order."""
+    """Handle SIGTERM from `rehearse.py`: leave everything in order."""
     raise SystemExit(130)
 
 
 def rehearse(night: Night, checkout: Path, done: Callable[[str], None]) -> None:
-    """One whole rehearsal, from nothing on. Raises what goes wrong."""
+    """Run one whole rehearsal from an empty stack. Raises the first error."""
     make("up")
     done("make up")
     night.play()
@@ -102,12 +102,12 @@ def rehearse(night: Night, checkout: Path, done: Callable[[str], None]) -> None:
 
 
 def make(*arguments: str) -> str:
-    """What an operator types in the checkout."""
+    """Run the make command of an operator in the checkout."""
     return run("make", "--no-print-directory", *arguments, log=LOG)
 
 
 def compose(*arguments: str) -> str:
-    """Docker Compose in the checkout."""
+    """Run Docker Compose in the checkout."""
     return run("docker", "compose", *arguments, log=LOG)
 
 
@@ -121,7 +121,7 @@ def make_checkout(images: dict[str, str]) -> Path:
     for name in COPIED_FOLDERS:
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     (checkout / ".venv" / "bin").mkdir(parents=True)
-    (checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)  # `make up` needs no more than a Python
+    (checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)  # `make up` needs only a Python
     settings = (ROOT / "deploy" / "config" / "runspend.yaml").read_text()
     (checkout / "config").mkdir()
     (checkout / "config" / "runspend.yaml").write_text(settings + BUDGET)
@@ -134,7 +134,7 @@ def make_checkout(images: dict[str, str]) -> Path:
 
 
 def check_second_up() -> None:
-    """`make up` with nothing changed leaves every container as it is."""
+    """Check that `make up` without changes leaves every container as it is."""
     before = compose("ps", "--quiet")
     make("up")
     after = compose("ps", "--quiet")
@@ -142,7 +142,7 @@ def check_second_up() -> None:
 
 
 def check_backup() -> None:
-    """`make backup` stops the containers for a minute, and starts the same ones again."""
+    """Check that `make backup` stops the containers for a minute, then starts the same ones again."""
     before = compose("ps", "--quiet")
     make("backup")
     after = compose("ps", "--quiet")
@@ -162,12 +162,12 @@ def kill_in_the_middle(*arguments: str, until: Callable[[], bool]) -> None:
 
 
 def postgres_runs() -> bool:
-    """Asked of the engine: Compose answers nothing without a `.env`."""
+    """Whether PostgreSQL runs, by the engine: Compose answers nothing without a `.env`."""
     return bool(run("docker", "ps", "--quiet", "--filter", "label=com.docker.compose.service=postgres").strip())
 
 
 def check_half_restored() -> None:
-    """A stack that was restored by half does not start."""
+    """Check that a half-restored stack does not start."""
     said = "nothing"
     try:
         make("up")
@@ -177,14 +177,14 @@ def check_half_restored() -> None:
 
 
 def newest_backup(checkout: Path) -> str:
-    """The folder of the newest backup, as an operator would name it."""
+    """Return the folder of the newest backup, as an operator would name it."""
     found = sorted((checkout / "backups").glob("2*"))
     assert len(found) == 2, f"two backups are expected, one of them the upgrade's: {found}"
     return f"backups/{found[-1].name}"
 
 
 def write_state() -> None:
-    """What somebody needs who looks for the reason, into failed.txt."""
+    """Write the facts needed for debugging into failed.txt."""
     database = ["exec", "-T", "postgres", "psql", "-U", "postgres", "airflow", "-c", STATE_OF_AIRFLOW]
     with (FOLDER / "failed.txt").open("w") as file:
         for command in (["ps", "--all"], database, ["logs", "--no-color"]):
@@ -195,7 +195,7 @@ def write_state() -> None:
 
 
 def disk_used() -> int:
-    """MB of everything that a rehearsal keeps."""
+    """Return the MB of everything that a rehearsal keeps."""
     return int(subprocess.run(["du", "-sxm", str(FOLDER)], capture_output=True, text=True, check=False).stdout.split()[0])
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Stand-in for Mailpit: SMTP on 1025, and on 8025 what a rehearsal asks of its HTTP API. Keeps the mails beside MP_DATABASE."""
+"""Stand-in for Mailpit: SMTP on 1025, and on 8025 the parts of its HTTP API that a rehearsal uses. Keeps mails next to MP_DATABASE."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Keeper:
     """Writes each mail into a file."""
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        """aiosmtpd's hook."""
+        """Handle one mail, as aiosmtpd's hook."""
         (FOLDER / f"{time.time_ns()}.eml").write_bytes(envelope.content)
         return "250 OK"
 
@@ -42,11 +42,11 @@ class Api(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 def main() -> None:
-    """`/mailpit readyz` asks whether the one that runs is ready."""
+    """Run the server; `/mailpit readyz` asks whether the running one is ready."""
     if sys.argv[1:] == ["readyz"]:
         urllib.request.urlopen("http://127.0.0.1:8025/readyz", timeout=20).close()
         return

@@ -1,4 +1,4 @@
-"""One night in the stack that runs: runs through MLflow's server into S3, a bill into its bucket, Airflow by its API; then what is there."""
+"""One night in the running stack: runs through MLflow's server into S3, a bill in its bucket, Airflow by its API; then the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ PATIENCE = 1500  # seconds: the machine may have other work
 PRICE, NEW_PRICE = "32.77", "41.00"  # of one hour of the machine; 24 hours are billed, 5 of them have runs
 HOURS = ((0, 3, "FINISHED"), (2, 4, "FINISHED"), (5, 6, "FAILED"))
 BUCKETS = ("mlflow", "bills")
-# Ports of SeaweedFS that answer without a key: volume server, filer, master, and the gRPC ports of all four. Of `store`, its S3 port too.
+# Ports of SeaweedFS that answer without a key: volume server, filer, master, and the gRPC ports of all four. For `store`, its S3 port
+# too.
 KEYLESS_PORTS = (8080, 8888, 9333, 18080, 18333, 18888, 19333)
 PROBE = """
 import socket, sys
@@ -39,7 +40,7 @@ LOST = "select count(*) from task_instance where try_number > 1 or state = 'up_f
 
 
 class Night:
-    """A stack that was started, and what a rehearsal does with it."""
+    """A started stack, and the actions of a rehearsal."""
 
     def __init__(self, host: str, checkout: Path, compose: Callable[..., str], done: Callable[[str], None]) -> None:
         self.host, self.compose, self.done = host, compose, done
@@ -75,12 +76,12 @@ class Night:
     # --- what users do ---
 
     def log_in(self) -> None:
-        """A token of Airflow's admin, with the password of `.env`."""
+        """Return a token of Airflow's admin, with the password of `.env`."""
         given = {"username": "admin", "password": self.secrets["AIRFLOW_ADMIN_PASSWORD"]}
         self.token = json.loads(self.ask(8080, "/auth/token", given)[1])["access_token"]
 
     def log_runs(self) -> None:
-        """Three runs with artifacts, by MLflow's own client on this side of the published port."""
+        """Log three runs with artifacts, by MLflow's own client through the published port."""
         os.environ |= {"MLFLOW_TRACKING_URI": f"http://{self.host}:5000", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
         from mlflow import MlflowClient
 
@@ -95,7 +96,7 @@ class Night:
             client.set_terminated(run.info.run_id, status=status, end_time=begin + end * 3_600_000)
 
     def put_bill(self, price: str) -> None:
-        """A FOCUS bill of one day of one machine, into the bucket, as its owner would."""
+        """Put a FOCUS bill for one day of one machine into the bucket, with its owner's key."""
         month = self.day.replace(day=1)
         period = {"BillingPeriodStart": text(month), "BillingPeriodEnd": text((month + timedelta(days=32)).replace(day=1))}
         cost = dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), price)
@@ -118,7 +119,7 @@ class Night:
     # --- what must hold ---
 
     def check_hosts(self) -> None:
-        """MLflow answers under the names it was given, a browser's too, and under no other."""
+        """Check that MLflow answers under its configured names, also to browsers, and under no other."""
         for name, expected in ((f"{self.host}:5000", 200), ("mlflow.example.com", 200), ("evil.example.com", 403)):
             status, _ = self.ask(5000, "/api/2.0/mlflow/experiments/search", {"max_results": 1}, headers={"Host": name})
             assert status == expected, f"MLflow answers {status} under the name {name}"
@@ -127,7 +128,7 @@ class Night:
             assert status == expected, f"MLflow answers {status} to a page of {origin}"
 
     def check_rights(self) -> None:
-        """The page wants a login; the keys of S3 may do what they are for; what answers without a key is out of reach."""
+        """Check that the page needs a login, that S3 keys have only their rights, and that ports without a key are out of reach."""
         assert self.ask(8080, "/runspend/")[0] == 401, "the page is open to anybody"
         reader, mlflow = self.s3("S3_READER"), self.s3("S3_MLFLOW")
         for bucket in BUCKETS:
@@ -146,7 +147,7 @@ class Night:
             assert not reached.strip(), f"{service} reaches ports of the store that ask for no key: {reached}"
 
     def check_restored(self, before: dict[str, Any]) -> None:
-        """The same runs, artifacts, bills, tables and Airflow history as before; and the night goes on."""
+        """Check that runs, artifacts, bills, tables and Airflow's history are as before, and that the night continues."""
         self.wait_for_health()
         self.log_in()
         after = self.figures()
@@ -157,7 +158,7 @@ class Night:
         assert self.figures()["costs"] == before["costs"], "the night after the restore changed the costs"
 
     def figures(self) -> dict[str, Any]:
-        """What a backup must bring back."""
+        """Return the figures that a backup must restore."""
         runs = self.ask(5000, "/api/2.0/mlflow/runs/search", {"experiment_ids": ["1"], "max_results": 100})[1]
         listed = {bucket: self.s3("S3").list_objects_v2(Bucket=bucket)["Contents"] for bucket in BUCKETS}
         return {
@@ -169,7 +170,7 @@ class Night:
         }
 
     def kill_parts(self) -> None:
-        """PostgreSQL and the scheduler die as by the kernel's hand, one after the other; the stack heals by itself."""
+        """Kill PostgreSQL, then the scheduler, as the kernel would. The stack must recover by itself."""
         for service in ("postgres", "scheduler"):
             container = self.compose("ps", "--quiet", service).strip()
             os.kill(int(inspect(container, "{{.State.Pid}}")), signal.SIGKILL)
@@ -177,11 +178,11 @@ class Night:
             self.wait_for_health()
 
     def wait_for_health(self) -> None:
-        """Until every container is healthy, and Airflow says the same of its parts."""
+        """Wait until every container is healthy, and Airflow says the same of its parts."""
         self.until("all are healthy", self.is_healthy)
 
     def is_healthy(self) -> bool:
-        """What the engine and Airflow say."""
+        """Whether the engine and Airflow call everything healthy."""
         states = [json.loads(line)["Health"] for line in self.compose("ps", "--format", "json").splitlines()]
         if set(states) != {"healthy"}:
             return False
@@ -192,27 +193,27 @@ class Night:
         """Whether no DAG runs or waits, and no asset event waits for a DAG."""
         return self.sql(QUIET) == "0"
 
-    # --- how it asks ---
+    # --- queries ---
 
     def mails(self) -> list[str]:
-        """Subjects of all mails; none while the catcher does not answer."""
+        """Return the subjects of all mails; none while the mail catcher does not answer."""
         status, body = self.ask(8025, "/api/v1/messages")
         return [mail["Subject"] for mail in json.loads(body)["messages"]] if status == 200 else []
 
     def page(self) -> str:
-        """The newest report as a logged-in user sees it."""
+        """Return the newest report as a logged-in user sees it."""
         return self.ask(8080, "/runspend/", token=self.token)[1]
 
     def sql(self, query: str) -> str:
-        """One value out of Airflow's database."""
+        """Return one value from Airflow's database."""
         return self.inside("postgres", "psql", "-U", "postgres", "airflow", "-tAc", query).strip()
 
     def inside(self, service: str, *command: str) -> str:
-        """What a command in a container prints. Raises RuntimeError if it fails."""
+        """Return the output of a command in a container. Raises RuntimeError if it fails."""
         return self.compose("exec", "-T", service, *command)
 
     def s3(self, prefix: str) -> Any:
-        """The store by its published port, with the keys of that name in `.env`."""
+        """Return a client of the store's published port, with the keys of that name in `.env`."""
         import boto3
 
         return boto3.client(
@@ -224,7 +225,7 @@ class Night:
         )
 
     def ask(self, port: int, path: str, body: object = None, token: str = "", headers: dict[str, str] | None = None) -> tuple[int, str]:
-        """Status and text of an answer; 0 if there was none."""
+        """Return the status and text of an answer; 0 if there was none."""
         data = None if body is None else json.dumps(body).encode()
         sent = {"Content-Type": "application/json"} | (headers or {}) | ({"Authorization": f"Bearer {token}"} if token else {})
         try:
@@ -236,7 +237,7 @@ class Night:
             return 0, ""
 
     def until(self, what: str, is_done: Callable[[], bool]) -> None:
-        """Wait for something, and say how long it took. Raises AssertionError if it does not come."""
+        """Wait for a condition and print the time it took. Raises AssertionError if it is not met in time."""
         began = time.monotonic()
         while not is_done():
             assert time.monotonic() - began < PATIENCE, f"not within {PATIENCE} s: {what}"
@@ -245,12 +246,12 @@ class Night:
 
 
 def text(moment: datetime) -> str:
-    """As FOCUS writes it."""
+    """Format a time as FOCUS does."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def refused(call: Callable[..., Any], **given: Any) -> None:
-    """Assert that the store refuses a call for want of rights."""
+    """Assert that the store refuses a call for lack of rights."""
     from botocore.exceptions import ClientError
 
     code = "none"
@@ -262,12 +263,12 @@ def refused(call: Callable[..., Any], **given: Any) -> None:
 
 
 def was_restarted(container: str) -> bool:
-    """Whether the engine started a container again by itself."""
+    """Whether the engine restarted a container by itself."""
     return inspect(container, "{{.RestartCount}}") != "0"
 
 
 def inspect(container: str, form: str) -> str:
-    """One fact of a container."""
+    """Return one property of a container."""
     from engine import run
 
     return run("docker", "inspect", "--format", form, container).strip()

@@ -1,10 +1,10 @@
-"""`make up-rehearsal`: start the stack of docker-compose.yaml for real where no image registry is reached, try it, take all of it down.
+"""`make up-rehearsal`: start the stack of docker-compose.yaml where no image registry is available, test it, and take it down.
 
-python deploy/rehearsal/rehearse.py [--count 10] [--if-changed]
+    python deploy/rehearsal/rehearse.py [--count 10] [--if-changed]
 
-Debian, root. The engine runs in namespaces of its own (processes, mounts, network): when this process ends, in whatever way, the
-kernel ends every process, mount, bridge and firewall rule of it. What is kept for the next time (base images, layers, logs) lies in
-REHEARSAL (/var/tmp/runspend-rehearsal); delete that folder at will.
+It needs Debian and root. The engine runs in its own namespaces (processes, mounts, network). When this process ends in any way, the
+kernel ends all its processes, mounts, bridges and firewall rules. Base images, layers and logs are kept for the next time in
+REHEARSAL (/var/tmp/runspend-rehearsal). You may delete that folder at any time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FOLDER = Path(os.environ.get("REHEARSAL", "/var/tmp/runspend-rehearsal"))
 CGROUP = "runspend-rehearsal"
-# Program: the Debian package that brings it.
+# Program: its Debian package.
 PROGRAMS = {
     "dockerd": "docker.io",
     "docker": "docker-cli",
@@ -38,13 +38,13 @@ PROGRAMS = {
     "slirp4netns": "slirp4netns",
     "/usr/libexec/docker/cli-plugins/docker-buildx": "docker-buildx",
 }
-# What a rehearsal depends on: if none of it changed since the last that passed, `--if-changed` has nothing to do.
+# The files that a rehearsal depends on. If none has changed since the last successful one, `--if-changed` does nothing.
 DEPENDS_ON = ("Dockerfile", "docker-compose.yaml", "Makefile", "pyproject.toml", "requirements", "deploy", "dags", "plugins")
 PASSED = FOLDER / "passed"
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code: 0 if all rehearsals passed, or if there was nothing to do."""
+    """Return the exit code: 0 if all rehearsals passed, or if there was nothing to do."""
     parser = argparse.ArgumentParser(description="Start the stack of docker-compose.yaml for real, and try it.")
     parser.add_argument("--count", type=int, default=1, help="how many whole rehearsals, one after the other")
     parser.add_argument("--if-changed", action="store_true", help="only where an engine is installed and what it depends on has changed")
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
 
 def reason_to_skip(digest: str) -> str | None:
-    """Why `--if-changed` skips the rehearsal, in words; None if it does not."""
+    """Return why `--if-changed` skips the rehearsal, in words; None if it does not."""
     if os.geteuid() != 0:
         return "it needs root"
     if absent := [program for program in PROGRAMS if shutil.which(program) is None]:
@@ -99,7 +99,7 @@ def digest_of_sources() -> str:
 
 
 def sources() -> Iterator[Path]:
-    """Files that a rehearsal depends on, in order; not the library itself, whose own tests say more about it."""
+    """Yield the files that a rehearsal depends on, in order; without the library, which has its own tests."""
     for name in DEPENDS_ON:
         path = ROOT / name
         found = [path] if path.is_file() else sorted(path.rglob("*"))
@@ -107,13 +107,13 @@ def sources() -> Iterator[Path]:
 
 
 def install_programs() -> list[str]:
-    """Install what is missing from Debian's packages; returns the programs that are still missing."""
+    """Install missing programs from Debian's packages; return those still missing."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing and shutil.which("apt-get"):
         packages = [PROGRAMS[program] for program in missing]
         print(f"installing {' '.join(packages)}")
         apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=600"]
-        # The package starts an engine of its own where the system's policy lets it; a rehearsal has no use for that one.
+        # The package starts its own engine if the system's policy allows it; a rehearsal does not use that one.
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
         with (FOLDER / "apt.log").open("w") as log:
             for command in ([*apt, "update"], [*apt, "install", "--no-install-recommends", *packages]):
@@ -122,7 +122,7 @@ def install_programs() -> list[str]:
 
 
 def run_in_namespaces(count: int) -> int:
-    """Run `inside.py` where its processes, mounts and network are its own; returns its exit code."""
+    """Run `inside.py` with its own processes, mounts and network; return its exit code."""
     signal.signal(signal.SIGTERM, stop)
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "docker-init", "--"]
     environment = {**os.environ, "REHEARSAL": str(FOLDER), "PYTHONUNBUFFERED": "1"}
@@ -160,17 +160,17 @@ def run_in_namespaces(count: int) -> int:
 
 
 def stop(*_: int | FrameType | None) -> NoReturn:
-    """SIGTERM ends it as Ctrl-C does."""
+    """Handle SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it dies."""
+    """Ask the kernel to kill this process when its parent dies."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def wait_for_child(process: subprocess.Popen[bytes]) -> int:
-    """The id of the first process in the new namespaces."""
+    """Return the id of the first process in the new namespaces."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while process.poll() is None:
         if found := children.read_text().split():
@@ -180,7 +180,7 @@ def wait_for_child(process: subprocess.Popen[bytes]) -> int:
 
 
 def remove_cgroups() -> None:
-    """Remove the empty control groups that the engine's containers leave; only those of its own parent group."""
+    """Remove the empty control groups that the engine's containers leave, only below its own parent group."""
     for parent in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}"):
         for group in sorted((path for path in parent.rglob("*") if path.is_dir()), reverse=True):
             group.rmdir()

@@ -56,7 +56,7 @@ def costs_sql(by: Sequence[str], *, since: str | None, top: int, measure: str) -
             raise UsageError(f"cannot group costs by {key!r}: allowed are {', '.join(COST_KEYS)}.{hint}")
         columns.append(COST_KEYS[key])
     names = ", ".join(columns)
-    # Cost without a run is shown under its own word, not under an empty name.
+    # Show cost without a run by its target, not under an empty name.
     shown = ", ".join(f"case when allocated_to = 'run' then {c} else concat('(', allocated_to, ')') end as {c}" if c in OF_RUNS else c for c in columns)
     where, parameters = _since(since)
     sql = (

@@ -43,7 +43,7 @@ for command in (init, doctor, suggest, config, try_, demo, nightly, *STEPS, arch
 
 
 def main() -> None:
-    """Run the command line. Errors raised on purpose are one line and an exit code; a bug is a traceback and exit code 1; neither shows a secret."""
+    """Run the command line. Errors raised on purpose are one line and an exit code; a bug is a traceback and exit code 1. None shows a secret."""
     private_umask()
     gc.set_threshold(100_000)  # imported objects stay: scanning them repeatedly takes a tenth of the startup time
     atexit.register(gc.freeze)  # … and once more at the end, a sixth of a second

@@ -31,11 +31,11 @@ class Context:
     quiet: bool
     is_now_given: bool = False
     told_at: float = 0.0
-    loaded: ClassVar[Settings | None] = None  # the settings of this process: their secrets are kept out of what is printed
+    loaded: ClassVar[Settings | None] = None  # the settings of this process: output hides their secrets
 
     @cached_property
     def settings(self) -> Settings:
-        """The configuration, loaded once; its path is printed."""
+        """Return the configuration, loaded once; prints its path."""
         from runspend.config.file_modes import use_file_modes
         from runspend.config.settings import load_settings
 
@@ -46,14 +46,14 @@ class Context:
         return settings
 
     def progress(self, text: str) -> None:
-        """One line on standard error that overwrites itself, for a person who watches."""
+        """Print one line on standard error that overwrites itself, for a person who watches."""
         moment = time.monotonic()
         if not self.quiet and sys.stderr.isatty() and (not text or moment - self.told_at > 0.1):
             self.told_at = moment
             click.echo(f"\r\033[K{text}", nl=False, err=True)
 
     def clear_progress(self) -> None:
-        """Leave a clean line."""
+        """Clear the progress line."""
         self.progress("")
 
 
@@ -75,11 +75,11 @@ def day_end(context: click.Context, parameter: click.Parameter, value: str | Non
     try:
         return moment + (timedelta(days=1) if len(value) == len("2026-11-24") else timedelta(microseconds=1))
     except OverflowError as error:
-        raise click.BadParameter(f"{value!r} is the last time there is. Write an earlier one.") from error
+        raise click.BadParameter(f"{value!r} is the last possible time. Write an earlier one.") from error
 
 
 def months(_: click.Context, __: click.Parameter, value: Any) -> Any:
-    """YYYY-MM, one or several."""
+    """Parse YYYY-MM, one or several."""
     for month in value if isinstance(value, tuple) else (value,):
         if month is not None and not MONTH.fullmatch(month):
             raise click.BadParameter(f"{month!r} is not a month. Write YYYY-MM.")
@@ -87,7 +87,7 @@ def months(_: click.Context, __: click.Parameter, value: Any) -> Any:
 
 
 def with_context(command: Callable[..., None]) -> Callable[..., None]:
-    """The four options every command has, as one Context; errors raised on purpose become one line and an exit code."""
+    """Pass the options of every command as one Context; errors raised on purpose become one line and an exit code."""
 
     @click.option("--config", type=click.Path(path_type=Path), help="Configuration file. Default: $RUNSPEND_CONFIG, else ./runspend.yaml.")
     @click.option("--now", callback=_moment, help="Pretend it is this time (UTC), e.g. 2026-11-24T06:00. Default: the start of this hour.")

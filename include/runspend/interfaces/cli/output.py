@@ -36,7 +36,7 @@ def print_query_costs(context: Context, found: QueryCosts) -> None:
 
 
 def shown(text: str) -> str:
-    """Return a sentence that is safe on a terminal: text by users in it cannot move the cursor."""
+    """Return a sentence that is safe on a terminal: users' text in it cannot move the cursor."""
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t" else c for c in text)
 
 
@@ -53,7 +53,7 @@ def print_outcome(context: Context, outcome: Outcome) -> None:
 
 
 def print_rows(context: Context, rows: pa.Table) -> None:
-    """Rows as a table, or as JSON."""
+    """Print rows as a table, or as JSON."""
     from runspend.actions.costs.query import as_values, table_text
 
     if context.as_json:
@@ -63,7 +63,7 @@ def print_rows(context: Context, rows: pa.Table) -> None:
 
 
 def print_columns(lines: Sequence[tuple[str, ...]]) -> None:
-    """Cells as aligned text; nothing in a name may move the cursor."""
+    """Print cells as aligned text. Names cannot move the cursor."""
     shown = [["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell) for cell in line] for line in lines]
     widths = [max(len(cell) for cell in column) for column in zip(*shown, strict=True)]
     for line in shown:

@@ -17,7 +17,7 @@ from runspend.core.errors import RecordRefused, UsageError
 from runspend.interfaces.cli.context import Context, day_end, months, with_context
 from runspend.interfaces.cli.output import print_json, print_rows
 
-GRACE = 5.0  # seconds the engine has to stop by itself
+GRACE = 5.0  # seconds that the engine has to stop by itself
 
 
 @click.command()
@@ -151,7 +151,7 @@ def sql(context: Context, statement: str | None, tables: bool, native: bool, exp
     try:
         with _ended_after(timeout + GRACE, timeout, partial(log_statement, context.settings, statement, native=native, rows=None, error="SqlRefused")):
             rows = open_warehouse(context.settings).answer(statement, native=native, timeout=timeout)
-    except BaseException as error:  # a bug or Ctrl-C too: it was asked
+    except BaseException as error:  # also for a bug or Ctrl-C: the question was asked
         log_statement(context.settings, statement, native=native, rows=None, error=type(error).__name__)
         raise
     log_statement(context.settings, statement, native=native, rows=rows.num_rows)
@@ -160,7 +160,7 @@ def sql(context: Context, statement: str | None, tables: bool, native: bool, exp
 
 @contextmanager
 def _ended_after(seconds: float, timeout: float, note: Callable[[], None]) -> Iterator[None]:
-    """End the process if it is still inside after so long: an engine looks for an interrupt between pieces of work, and one piece may take minutes."""
+    """End the process if it is still inside after `seconds`: engines check for interrupts only between pieces of work, and one may take minutes."""
 
     def end() -> None:
         note()

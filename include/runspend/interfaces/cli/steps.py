@@ -44,7 +44,7 @@ def nightly(context: Context, periods: tuple[str, ...], since: str | None, accep
 
 
 def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Callable[[Any], Any]] = ()) -> click.Command:
-    """A verb: one step of the line by itself."""
+    """Return the command of one step of the pipeline."""
 
     def command(context: Context, **given: Any) -> None:
         from runspend import pipeline
@@ -138,7 +138,7 @@ def _loaded_since(settings: Settings, since: str) -> list[str]:
 
 
 def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], dags: Path | None = None, since: str | None = None, trial: Trial | None = None) -> None:
-    """A whole night, through the DAGs where a folder of them is named, and its summary; ends the process with its exit code."""
+    """Run the whole pipeline, through the DAGs of a folder if given, and print its summary. Ends the process with its exit code."""
     from runspend import pipeline
     from runspend.interfaces.doctor import check_not_built
     from runspend.interfaces.night_summary import summarize_night
