@@ -301,9 +301,9 @@ OBJECT = (
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        ("<IsTruncated>true</IsTruncated>", "says there is more but not where"),
+        ("<IsTruncated>true</IsTruncated>", "says there is more but gives no position"),
         ("<IsTruncated>false</IsTruncated>" + OBJECT.format(key="elsewhere/x", size="<Size>1</Size>"), "it answered with 'elsewhere/x'"),
-        ("<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken>", "page 2 says there is more but not where"),
+        ("<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken>", "page 2 says there is more but gives no position"),
         ("<IsTruncated>false</IsTruncated><Contents>", "cannot list bucket b"),
     ],
 )

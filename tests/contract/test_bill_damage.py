@@ -27,7 +27,7 @@ def test_a_file_that_goes_between_listing_and_reading_is_refused(tmp_path: Path,
         return fetch(self, entry)
 
     monkeypatch.setattr(places.LocalFolder, "fetch", vanish)
-    with pytest.raises(SourceRefused, match=r"cannot load a\.csv of bill bill: it was there when the folder was listed"):
+    with pytest.raises(SourceRefused, match=r"cannot load a\.csv of bill bill: it disappeared after the folder was listed"):
         nights(tmp_path, tmp_path / "in").load()
 
 

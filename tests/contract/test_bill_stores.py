@@ -221,7 +221,7 @@ def test_a_store_that_keeps_breaking_off_is_unreachable(tmp_path: Path, odd: Odd
         return bool(request.key)
 
     odd.oddity = cut
-    with pytest.raises(SourceUnreachable, match=r"cannot read abfss://.*: the store broke off in the middle of oct.csv each time"):
+    with pytest.raises(SourceUnreachable, match=r"cannot read abfss://.*: the store ended the transfer early in oct.csv each time"):
         odd_bill(tmp_path, odd).load()
 
 
@@ -522,7 +522,7 @@ def test_a_night_without_news_fetches_nothing(tmp_path: Path, store: Store, fetc
     for _ in range(2):
         assert loaded(bill, fetched) == ({"2026-09": "unchanged", "2026-10": "unchanged"}, [])
     assert (bill.lines(), bill.rows("billing_loads")) == before
-    assert "bill: sep.csv is as it was loaded before, and is not fetched" in bill.said
+    assert "bill: sep.csv has not changed since its last load, and is not fetched" in bill.said
 
 
 def test_only_the_month_of_a_new_file_is_fetched(tmp_path: Path, store: Store, fetched: list[str]) -> None:

@@ -239,12 +239,12 @@ def test_a_price_that_cannot_be_read_refuses_the_list(tmp_path: Path, price: dic
 
 def test_usage_alone_is_no_bill_and_neither_are_prices_or_timelines(tmp_path: Path) -> None:
     write(tmp_path / "usage" / "usage.csv", [usage()])
-    with pytest.raises(SourceRefused, match="there is no price list beside it"):
+    with pytest.raises(SourceRefused, match="its folder has no price list"):
         nights(tmp_path, tmp_path / "usage", format="databricks").load()
     write(tmp_path / "aside" / "list_prices.csv", [list_price()])
     write(tmp_path / "aside" / "runs.csv", task_run("1", "2"))
     with pytest.raises(
-        SourceRefused, match=r"list_prices\.csv, runs\.csv is looked up for charges, and there is no file of charges beside it"
+        SourceRefused, match=r"list_prices\.csv, runs\.csv has prices for charges, and there is no file of charges next to it"
     ):
         nights(tmp_path, tmp_path / "aside", format="databricks").load()
 
@@ -282,7 +282,7 @@ def test_a_price_list_that_is_gone_leaves_the_months_as_they_were(tmp_path: Path
     (tmp_path / "bills" / "list_prices.csv").unlink()
     load = dbu.load()
     assert (only(load).state, dbu.total()) == ("refused", Decimal("5.00"))
-    assert "there is no price list beside it" in str(only(load).error)
+    assert "its folder has no price list" in str(only(load).error)
 
 
 def test_a_pool_named_with_blanks_is_part_of_the_version_beside_a_price_list(tmp_path: Path) -> None:
@@ -752,7 +752,7 @@ def test_a_table_that_must_be_there_is_asked_for_by_its_name(tmp_path: Path, wor
     ],
 )
 def test_an_address_without_a_warehouse_is_refused(tmp_path: Path, uri: str) -> None:
-    with pytest.raises(ConfigError, match="it names no SQL warehouse"):
+    with pytest.raises(ConfigError, match="it does not name an SQL warehouse"):
         nights(tmp_path, uri, format="databricks").load()
 
 

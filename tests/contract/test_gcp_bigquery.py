@@ -315,7 +315,7 @@ def test_addresses_of_tables(fake: FakeClient, tmp_path: Path, uri: str) -> None
 
 @pytest.mark.parametrize("uri", ["bigquery://my-project/billing", "bigquery://my-project/billing/t`; drop table x", "bigquery://p/d/t*"])
 def test_an_address_that_is_no_table_is_refused_before_anything_is_asked(fake: FakeClient, tmp_path: Path, uri: str) -> None:
-    with pytest.raises(ConfigError, match="that is no table of BigQuery"):
+    with pytest.raises(ConfigError, match="that is not a BigQuery table"):
         of_fake(tmp_path, uri).load()
     assert fake.asked == []
 

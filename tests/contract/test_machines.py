@@ -172,7 +172,7 @@ def test_a_new_price_restates_the_months_and_a_large_fall_waits_for_a_yes(tmp_pa
 
 def test_no_machine_yet_is_said(tmp_path: Path) -> None:
     """Nothing to bill before the first hour is over."""
-    with pytest.raises(SourceRefused, match=r"none of its machines has an hour behind it, the first begins on 2027-01-01"):
+    with pytest.raises(SourceRefused, match=r"none of its machines has run for an hour yet; the first begins on 2027-01-01"):
         loaded(tmp_path, {**BOX, "from": "2027-01-01"})
 
 

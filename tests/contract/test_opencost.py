@@ -175,7 +175,7 @@ def test_the_lines_may_be_those_of_an_instance_type(tmp_path: Path) -> None:
 def test_without_lines_weights_must_name_machines(tmp_path: Path) -> None:
     """A pod that names no machine would be missing on it, and pass for idle."""
     write_bytes(tmp_path / "opencost" / "export.csv", csv_export({"Pod": "a", "CPUCost": "1"}))
-    with pytest.raises(SourceRefused, match=r"1 allocations name no machine, a for one\. Ask OpenCost without `aggregate`"):
+    with pytest.raises(SourceRefused, match=r"1 allocations do not name a machine, a for one\. Ask OpenCost without `aggregate`"):
         read(tmp_path)
 
 
@@ -200,10 +200,10 @@ def test_real_outputs(tmp_path: Path, samples: Path) -> None:
         (
             "a.json",
             b'{"code":500,"message":"no data for window"}',
-            r"it is no answer of OpenCost's /allocation, which has a list `data` \(no data for window\)",
+            r"it is not an answer of OpenCost's /allocation, which has a list `data` \(no data for window\)",
         ),
-        ("a.json", b'{"a":' * 20_000 + b"1" + b"}" * 20_000, r"no answer of OpenCost's /allocation, which has a list `data`\. Save"),
-        ("a.json", b'{"data": [', "it is no JSON"),
+        ("a.json", b'{"a":' * 20_000 + b"1" + b"}" * 20_000, r"not an answer of OpenCost's /allocation, which has a list `data`\. Save"),
+        ("a.json", b'{"data": [', "it is not JSON"),
         ("a.csv", b"Date,Pod\n2026-10-05,a\n", "header"),
         ("a.csv", csv_export({"Pod": "a", "CPUCost": "much"}), "unreadable, row 1: a time or a cost cannot be read"),
         ("a.csv", csv_export({"Pod": "a", "CPUCost": "1", "Date": "5/10/26"}), "unreadable, row 1"),

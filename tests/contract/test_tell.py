@@ -86,7 +86,7 @@ def test_without_a_token_of_its_own_nothing_is_written(mlflow: FaultyProxy, clie
     run = new_run(client)
     mlflow.begin()
     said = teller(mlflow, write_token=None, token="reads only").archived(run, "s3://cold/x")
-    assert said == f"prod: MLflow was not told of run {run.run_id}, because the server has no `write_token` in runspend.yaml"
+    assert said == f"prod: cannot write to MLflow for run {run.run_id}, because the server has no `write_token` in runspend.yaml"
     assert mlflow.seen == []
 
 
@@ -136,7 +136,7 @@ def test_an_experiment_with_an_active_run_is_not_pruned(mlflow: FaultyProxy, cli
 def test_what_cannot_be_told_is_said(mlflow: FaultyProxy, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = new_run(client)
-    assert "MLflow was not told of run" in (teller(mlflow, uri="http://127.0.0.1:1").archived(run, "x") or "")
-    assert "MLflow was not told of run" in (teller(mlflow).archived(replace(run, run_id="f" * 32), "x") or "")
+    assert "cannot write to MLflow for run" in (teller(mlflow, uri="http://127.0.0.1:1").archived(run, "x") or "")
+    assert "cannot write to MLflow for run" in (teller(mlflow).archived(replace(run, run_id="f" * 32), "x") or "")
     assert "has no page in MLflow" in (teller(mlflow).archived(Owner("orphan", "7/x"), "x") or "")
     assert "it has no workspace speech" in (teller(mlflow).archived(replace(run, workspace="speech"), "x") or "")

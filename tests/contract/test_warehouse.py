@@ -312,7 +312,7 @@ def test_a_reader_without_another_way_keeps_publishers_waiting_for_a_while_only(
         assert reader.query("select max(billed_cost) as c from billing_lines").to_pylist() == [{"c": Decimal("1.0000000000000000000000")}]
         with pytest.raises(RunspendError, match=r"publishers waited 1.5 s for it"):
             reader.query("select count(*) as n from range(100000) a, range(100000) b, range(1000) c", native=True)
-        with pytest.raises(RunspendError, match="cannot go on reading"):
+        with pytest.raises(RunspendError, match="cannot continue reading"):
             reader.query("select 1 as one")
         other.join(timeout=10)
         assert not other.is_alive()

@@ -127,7 +127,7 @@ def test_what_mlflow_says_protects_and_the_rest_is_announced(world: tuple[Settin
     found = planned(settings, ids, NOW)
     assert {name: found[name] for name in KEPT} == KEPT
     assert found["parent"] == f"a child run is running: {ids['running']}"
-    assert found["running"].startswith("it is running, or never said that it ended")
+    assert found["running"].startswith("it is running, or its end is missing")
     assert {name for name, state in found.items() if state == "announced"} == {"free", "m-other"}
     assert [mail.recipients for mail in server.accepted] == [["ana@acme.com", "oncall@acme.com"]]
     for day in (10, 20, 30):

@@ -269,7 +269,7 @@ def test_a_copied_row_that_changed_is_noticed(small: tuple[ParquetWarehouse, Big
         sql = f"update {table} set billed_cost = billed_cost {change} bignumeric '0.0000000000000000000001' where {first}"
         target.jobs.run(Statement(sql), dataset=target.places.internal, labels={"step": "other"})
         if is_noticed:
-            with pytest.raises(RunspendError, match="cannot vouch for the copy: cost_daily of 2026-10 differs"):
+            with pytest.raises(RunspendError, match="cannot verify the copy: cost_daily of 2026-10 differs"):
                 copy(source, target, progress=lambda _: None)
         else:
             assert copy(source, target, progress=lambda _: None).changed == []

@@ -376,7 +376,7 @@ def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
     wrong = NOW + 370 * DAY
     with world(tmp_path, wrong) as reader:
         assert due_items(reader, records, given_, wrong) == []
-        assert rows_of(reader, records, given_, wrong)["a"]["reason"].endswith("the clock jumped, or nobody looked for long: 20 of 30 days since the notice count")
+        assert rows_of(reader, records, given_, wrong)["a"]["reason"].endswith("the clock jumped, or no run checked for long: 20 of 30 days since the notice count")
         record_look(records, wrong)
         assert due_items(reader, records, given_, wrong + timedelta(hours=5)) == []
     right = look_daily(records, NOW + 6 * DAY, 24)

@@ -62,9 +62,9 @@ def test_only_what_lies_there_now_counts(tmp_path: Path) -> None:
 
 
 PROTECTS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [  # of a run, of its bytes, of its experiment, and the reason
-    ({"end_time": None, "run_status": "RUNNING"}, {}, {}, "it is running, or never said that it ended"),
-    ({"run_status": "RUNNING"}, {}, {}, "it is running, or never said that it ended"),
-    ({"end_time": None}, {}, {}, "it is running, or never said that it ended"),
+    ({"end_time": None, "run_status": "RUNNING"}, {}, {}, "it is running, or its end is missing"),
+    ({"run_status": "RUNNING"}, {}, {}, "it is running, or its end is missing"),
+    ({"end_time": None}, {}, {}, "it is running, or its end is missing"),
     ({"purged_at": NOW}, {}, {}, "MLflow no longer shows the run: it may only be hidden"),
     ({"tags": '{"runspend.keep": ""}'}, {}, {}, "its tag runspend.keep"),
     ({"tags": '{"runspend.keep": "forever"}'}, {}, {}, "its tag runspend.keep"),
@@ -324,7 +324,7 @@ def test_running_relatives_protect(tmp_path: Path) -> None:
     rows = planned(tmp_path, given_settings(tmp_path, {"select": {"experiment": "resnet*", "kind": ["run", "model"]}}), runs=runs, artifact_bytes=found, model_uses=uses)
     assert states(rows) == {
         "parent": "a child run is running: child", "grown": "its parent run is running: live", "maker": "planned", "m-1": "in use by a run that is running: live",
-        "m-2": "its run is running, or never said that it ended",
+        "m-2": "its run is running, or its end is missing",
     }  # fmt: skip
 
 

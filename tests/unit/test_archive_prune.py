@@ -127,5 +127,5 @@ def test_what_is_protected_or_may_not_be_written_stays(tmp_path: Path) -> None:
         [item("a"), item("b")], given, protects=lambda i: "its tag runspend.keep" if i.owner_id == "a" else None, active={"prod": 10}
     )
     assert [(p.item.owner_id, p.state) for p in done] == [("a", "protected"), ("b", "failed")]
-    assert done[1].reason == "prod: MLflow was not told of run b, because the server has no `write_token` in runspend.yaml"
+    assert done[1].reason == "prod: cannot write to MLflow for run b, because the server has no `write_token` in runspend.yaml"
     assert tell_archived(given, Records(given.home)) == []

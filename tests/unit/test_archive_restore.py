@@ -233,7 +233,7 @@ def test_the_newest_of_each_name_comes_back(disk: Disk) -> None:
     for path, time in zip(manifests, reversed(times), strict=True):  # a store that was copied elsewhere, in any order
         os.utime(path, ns=(time, time))
     [note] = restore("run1", disk.settings, to=disk.folder / "copied").notes
-    assert note.startswith("which of its archives is the newest is told by the times of their manifests, and they were planned in another order")
+    assert note.startswith("the times of its manifests show which archive is the newest, but they were planned in a different order")
     for path, time in zip(manifests, times, strict=True):
         os.utime(path, ns=(time, time))
     for path, body in zip(sorted((disk.archive / ARCHIVE_FOLDER / "prod/1/run1").iterdir(), key=lambda p: (p / "manifest.jsonl").stat().st_mtime_ns), [b"first", b"second"], strict=True):
@@ -581,7 +581,7 @@ def test_a_million_and_one_entries_are_too_many() -> None:
     with pytest.MonkeyPatch.context() as patch:
         assert MAX_ENTRIES == 1_000_000
         patch.setattr("runspend.actions.archive.manifest.MAX_ENTRIES", 5_000)
-        with pytest.raises(SourceRefused, match="line 5002: there are more objects than"):
+        with pytest.raises(SourceRefused, match="line 5002: it has more objects than"):
             read_manifest(lines(), "endless")
 
 

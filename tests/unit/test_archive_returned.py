@@ -297,7 +297,7 @@ def test_what_cannot_be_told_is_tried_again_and_said_once(tmp_path: Path, words:
     for number in range(5):
         record_archived(records, f"run{number}")
     words.refuses = "prod: MLflow was not told of it: 503"
-    assert tell_archived(settings, records) == [words.refuses] * 3 + ["and 2 more that MLflow was not told of"]
+    assert tell_archived(settings, records) == [words.refuses] * 3 + ["and 2 more that MLflow does not show"]
     record_archived(records, "run5")
     assert tell_archived(settings, records) == [words.refuses]  # of the new one
     assert tell_archived(settings, records) == []

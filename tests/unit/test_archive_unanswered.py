@@ -13,7 +13,7 @@ from runspend.pipeline.archive_moving import tell_unanswered
 from runspend.warehouse.records import Records
 from tests.archive_world import make_item
 
-SILENT = "whether MLflow still needs it cannot be told: cannot reach prod: connection refused"
+SILENT = "whether MLflow still needs it is unknown: cannot reach prod: connection refused"
 
 
 def test_operators_are_told_once_a_day_and_the_command_ends_with_3(tmp_path: Path) -> None:
@@ -36,8 +36,8 @@ def test_answers_are_no_alarm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reason", "is_so"),
     [
-        (SILENT, True), ("whether anything protects it cannot be told in time: the answer took 4.0 seconds", True), ("whether anything protects it cannot be told: disk", True),
-        (f"{SILENT}. 3 of its 9 objects are in the archive alone", True), ("somebody objected, until 2027-01-01: whether MLflow still needs it cannot be told", False), (None, False), ("it is running", False),
+        (SILENT, True), ("whether anything protects it is unknown: the answer took 4.0 seconds", True), ("whether anything protects it is unknown: disk", True),
+        (f"{SILENT}. 3 of its 9 objects are in the archive alone", True), ("somebody objected, until 2027-01-01: whether MLflow still needs it is unknown", False), (None, False), ("it is running", False),
     ],
 )  # fmt: skip
 def test_only_a_missing_answer_counts(reason: str | None, is_so: bool) -> None:

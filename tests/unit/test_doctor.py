@@ -128,7 +128,7 @@ def test_a_home_that_other_workers_cannot_see_is_found(
     monkeypatch.setattr(doctor, "file_system", lambda *_: kind)
     found = [f for f in check_home(load(tmp_path, "")) if f.level == "WARN"]
     assert bool(found) is warned
-    assert not warned or "lies on this machine only" in found[0].text
+    assert not warned or "is on this machine only" in found[0].text
 
 
 def test_the_file_system_is_that_of_the_longest_mount(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_what_was_done_before_the_lease_was_lost_is_in_the_outcome(monkeypatch: 
     def lose(*_: object, tell: Callable[[Result], None], **__: object) -> list[Result]:
         for state, reason in (("archived", ""), ("partial", "1 of 2 objects are still in their place."), ("protected", "alias champion on fraud/7")):
             tell(result(1, state, reason))
-        raise LeaseLost("cannot go on archiving: another archiver has taken over.")
+        raise LeaseLost("cannot continue archiving: another archiver has taken over.")
 
     settings = Settings.model_validate({"home": str(tmp_path)})
     monkeypatch.setattr(moving, "apply", lose)
@@ -84,7 +84,7 @@ def test_what_was_done_before_the_lease_was_lost_is_in_the_outcome(monkeypatch: 
     moving.apply_due(open_warehouse(settings), settings, Records(tmp_path), outcome, datetime.now(timezone.utc), silent)
     assert [line.split(" to ")[0] for line in outcome.changed] == ["archived run run1 (old runs): 0 objects, 0 bytes"]
     assert outcome.notes[0] == "kept: run run1 (old runs): alias champion on fraud/7"
-    assert outcome.problems[1:] == ["run run1 (old runs): 1 of 2 objects are still in their place.", "cannot go on archiving: another archiver has taken over."]
+    assert outcome.problems[1:] == ["run run1 (old runs): 1 of 2 objects are still in their place.", "cannot continue archiving: another archiver has taken over."]
     assert outcome.exit_code == 5
 
 
@@ -113,5 +113,5 @@ def test_what_was_begun_and_is_selected_no_more_is_not_finished(
         step.publish()
     item = make_item(policy="cold", policy_digest=policy_digest(settings.retention[0], settings), **change)
     protects = moving._protection(warehouse, settings, Records(tmp_path), {}, NOW)
-    expected = "the retention policy 'cold' does not select it any more" if is_kept else "its tracking server prod is not in runspend.yaml, so nothing can be asked"
+    expected = "the retention policy 'cold' no longer selects it" if is_kept else "its tracking server prod is not in runspend.yaml, so nothing can be asked"
     assert protects(item) == expected

@@ -134,9 +134,9 @@ def test_lists_and_times_that_cannot_be_read_are_counted(world: World) -> None:
     world.add_run("s", tags={"runspend.resources": '[{"id": "i-1", "from": "yesterday"}]'})
     world.add_run("t", 10**18)
     assert world.night().extract.warnings == [
-        "prod: 1 runs state runspend.resources or runspend.resource_ids that are no JSON list; they were ignored.",
-        "prod: 1 runs have a start or end that is no time; it counts as not stated.",
-        "prod: 1 machines are stated with a `from` or `to` that is no time; the run's own counts.",
+        "prod: 1 runs state runspend.resources or runspend.resource_ids that are not a JSON list; they were ignored.",
+        "prod: 1 runs have a start or end that is not a time; it was ignored.",
+        "prod: 1 machines are stated with a `from` or `to` that is not a time; the run's own was used.",
     ]
 
 
@@ -340,7 +340,7 @@ def test_bytes_that_are_no_text_are_replaced_and_counted(world: World) -> None:
     assert run["run_name"] == "A\ufffd\ufffd\ufffdB\ufffd"
     assert run["team"] == "\ufffdA"
     assert json.loads(run["params"]) == {"blob": "\0\ufffd"}
-    assert night.extract.warnings == ["prod: 3 values are no UTF-8; what is not was replaced by U+FFFD."]
+    assert night.extract.warnings == ["prod: 3 values are not UTF-8; invalid characters became U+FFFD."]
 
 
 def test_a_run_may_have_a_hundred_thousand_tags(world: World) -> None:

@@ -296,7 +296,7 @@ def test_a_reader_within_another_does_not_end_its_lock(home: Path) -> None:
             pass
     own = Hold(folder)
     own._end()
-    with pytest.raises(RunspendError, match="cannot go on reading"):
+    with pytest.raises(RunspendError, match="cannot continue reading"):
         own.check()
     with Locks(home).exclusive(wait=5):
         pass

@@ -46,7 +46,7 @@ def _advise_attaching(selector: Mapping[str, str], settings: Settings) -> str:
 
 
 def _advise_stores(selector: Mapping[str, str], settings: Settings) -> str:
-    return "if artifacts lie there, add the bucket to `stores`: its bytes are split among runs then"
+    return "if it has artifacts, add the bucket to `stores`. Then runs share its bytes"
 
 
 def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:

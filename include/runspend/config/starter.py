@@ -113,8 +113,8 @@ def short_text(found: Findings) -> str:
 
 _SHORT = """\
 # Runspend. Paths count from this file. ${{VAR}} reads the environment. Every key: runspend init --full
-home: .runspend                # warehouse, reports and mail lie here
-currency: USD                  # what reports and budgets speak
+home: .runspend                # folder of warehouse, reports and mail
+currency: USD                  # of reports and budgets
 
 tracking:
 {server}

@@ -189,7 +189,7 @@ def _check_shared(home: Path, executor: str) -> Iterator[Finding]:
             "config",
             "home",
             "WARN",
-            f"{home} lies on this machine only ({kind}), and {executor} runs tasks on others. Put home on storage that all workers share: mails could leave twice.",
+            f"{home} is on this machine only ({kind}), and {executor} runs tasks on others. Put home on storage that all workers share: mails could leave twice.",
         )
 
 
@@ -230,7 +230,7 @@ def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
                 "bill",
                 bill.name,
                 "WARN",
-                "the machines of its clusters are on the bill of their cloud, which is no source here. Add it, or write `vms: none` if all is serverless.",
+                "the machines of its clusters are on the bill of their cloud, which is not configured. Add it, or write `vms: none` if all usage is serverless.",
             )
 
 
@@ -431,13 +431,13 @@ def _say_what_is_missing(found: Mapping[str, Any], keys: KeySettings) -> Iterato
     if not found["with_run"] and not found["with_job"]:
         yield (
             "WARN",
-            f"tag {keys.run_id[0]} is on 0 lines. If you tag what runs use, activate the tag for billing (AWS: as a cost allocation tag); it never reaches back.",
+            f"tag {keys.run_id[0]} is on 0 lines. If you tag resources of runs, activate the tag for billing (AWS: as a cost allocation tag). It does not apply to earlier charges.",
         )
 
 
 def _probe_store(store: ArtifactStore, now: datetime) -> Iterator[tuple[Level, str]]:
     if store.measure == "none":
-        yield "ok", f"{store.uri}: not measured, as the file says, so its bytes are unknown"
+        yield "ok", f"{store.uri}: not measured (`measure: none`), so its bytes are unknown"
         return
     from runspend.ingest.artifacts import probe_store
 
@@ -452,16 +452,16 @@ def check_mail(settings: Settings) -> Iterator[Finding]:
     """Check whether mail would be sent. Connects to an SMTP server, but sends, posts and calls nothing."""
     mail = settings.mail
     if mail.backend == "none":
-        yield Finding("mail", "none", "WARN" if settings.budget_entries else "ok", "no mail is written or sent, whatever a budget does.")
+        yield Finding("mail", "none", "WARN" if settings.budget_entries else "ok", "no mail is written or sent, even if budgets are exceeded.")
         return
     if mail.backend == "file":
-        yield Finding("mail", "file", "ok", f"written to {settings.home / 'mail'}, sent to nobody")
+        yield Finding("mail", "file", "ok", f"written to {settings.home / 'mail'}, not sent")
     elif mail.connection or any(_text(value).startswith(CONNECTION) for value in (mail.host, mail.username, mail.password)):
         yield Finding("mail", "smtp", "WARN", "not tried: it uses an Airflow connection, which only a task can read.")
     else:
         yield from _check_smtp(mail)
     if not mail.operators:
-        yield Finding("mail", mail.backend, "WARN", "`mail.operators` is empty: nobody is told of a refused bill or a failed check.")
+        yield Finding("mail", mail.backend, "WARN", "`mail.operators` is empty: operators get no mail about a refused bill or a failed check.")
     if mail.webhook is not None:
         yield Finding("mail", "webhook", "ok", f"{mail.webhook.kind}, about {' and '.join(mail.webhook.about)}; nothing posted")
     if mail.heartbeat is not None:

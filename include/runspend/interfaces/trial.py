@@ -116,7 +116,7 @@ tracking:
 billing:
   - name: {bill.name}
     uri: {_address(bill.uri or "", BILL_VARIABLE)}
-    late_after: 3650d          # of a trial: an old bill is no news. Remove it in production
+    late_after: 3650d          # of a trial: an old bill is expected. Remove it in production
 
 mail:
   backend: none

@@ -236,7 +236,7 @@ def _load_bill(warehouse: Warehouse, settings: Settings, outcome: Outcome, name:
         note_superseded(outcome, name, f"try {number} of {LOAD_TRIES} came to nothing")
     raise SourceRefused(
         name,
-        f"cannot load bill {name}: somebody else published it each of the {LOAD_TRIES} times it was read. Their version stays. "
+        f"cannot load bill {name}: another process published it each of the {LOAD_TRIES} times it was read. Their version stays. "
         "Run runspend load when nothing else loads this bill.",
     )
 
@@ -462,7 +462,7 @@ def forget(settings: Settings, name: str, *, now: datetime) -> Outcome:
     states = warehouse.states()
     dropped = [u for u in states if u.writer == writer and u.table != "builds"]
     if not dropped:
-        raise ConfigError(f"cannot forget {name!r}: the warehouse holds nothing of it. Nothing was changed.")
+        raise ConfigError(f"cannot forget {name!r}: the warehouse has no rows of it. Nothing was changed.")
     fed = {u.period for u in states if u.table == "billing_lines" and u not in dropped}
     dropped += [u for u in states if u.table in ("cost_allocations", *LEDGER_SUMS, "period_states") and u.period not in fed]
     dropped += [u for u in states if u.table == "builds" and u.writer == "allocate" and u.period not in fed]

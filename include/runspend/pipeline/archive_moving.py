@@ -108,9 +108,9 @@ def _protection(
         if state in ("planned", "announced"):  # begun, then restored or changed, so its notice was withdrawn
             return f"it waits for a notice and a grace period of its own again: {reason}"
         if digests.get(item.policy) != item.policy_digest:
-            return f"the retention policy {item.policy!r} is another by now, or gone"
+            return f"the retention policy {item.policy!r} has changed or was removed"
         if item.key not in states and (item.action == "delete" or (item.policy not in by_size and _is_there(warehouse, item))):
-            return f"the retention policy {item.policy!r} does not select it any more"
+            return f"the retention policy {item.policy!r} no longer selects it"
         keep = keep_of(read_keeps(records, now), vars(item))
         return live(item) if keep is None else keep.sentence
 
@@ -143,7 +143,7 @@ def tell_results(results: list[Result], outcome: Outcome) -> None:
             failures.append(f"{item.name} ({item.policy}): {result.reason}")
     outcome.notes += _waiting([result for result in results if result.state in ("copied", "protected")])
     if failures:
-        outcome.fail(PartialFailure(f"cannot finish {len(failures)} of {len(results)} items; the next run goes on with them.", failures))
+        outcome.fail(PartialFailure(f"cannot finish {len(failures)} of {len(results)} items; the next run continues with them.", failures))
         outcome.problems += failures
 
 
@@ -209,7 +209,7 @@ def verify_archives(settings: Settings, records: Records, outcome: Outcome, now:
     found = verify(settings, records, now=now, full=full, progress=progress)
     outcome.notes.append(f"archives: {found.summary}")
     if found.not_readable:
-        outcome.notes.append(f"archives: {found.not_readable:,} objects of the sample lie in a class that must be retrieved before it can be read")
+        outcome.notes.append(f"archives: {found.not_readable:,} objects of the sample are in a class that must be retrieved before reading")
     if found.left_over:
         outcome.notes.append(f"archives: {found.left_over:,} objects ({found.left_over_bytes:,} bytes) are in no manifest: of archives not finished yet, or copies that failed")
     for sentence in found.damaged:

@@ -46,7 +46,7 @@ OTHER_TIME = timedelta(hours=24)
 LISTED = 200  # items listed in one mail; further items are only counted
 OWNERS_LISTED = 20
 ENCLOSING = "archive_enclosing"  # records of notices about
-_VERBS = {"tier": "put into another storage class", "archive": "moved to the archive", "delete": "deleted from the archive for good", "prune": "deleted in MLflow"}
+_VERBS = {"tier": "put into another storage class", "archive": "moved to the archive", "delete": "deleted from the archive permanently", "prune": "deleted in MLflow"}
 
 
 def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime) -> pa.Table:
@@ -118,7 +118,7 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
     crash_point("archive.notices_sent")
     settle_notices(records, lambda notice_id: _received(records, notice_id, now))
     if failures := [failure for delivery in deliveries if (failure := delivery.failure) is not None]:
-        outcome.fail(PartialFailure(f"cannot deliver {len(failures)} of {len(deliveries)} mails: {failures[0]}. What is not delivered begins no grace period.", failures))
+        outcome.fail(PartialFailure(f"cannot deliver {len(failures)} of {len(deliveries)} mails: {failures[0]}. The grace period of undelivered notices has not begun.", failures))
     told = read_announcements(records, allowed)
     nobody = sum(row["state"] == "planned" and not (row["item_key"] in told and told[row["item_key"]].is_allowed) for row in rows)
     if nobody:
@@ -207,7 +207,7 @@ def _is_mixed(policies: Sequence[RetentionPolicy]) -> bool:
 def _meaning(policy: RetentionPolicy, settings: Settings) -> tuple[str, str]:
     target = policy.to or settings.archive.to
     if policy.action == "delete":
-        return policy.name, "The archive, which is the last copy, is deleted. It cannot be brought back."
+        return policy.name, "The archive, which is the last copy, is deleted. It cannot be restored."
     if policy.action == "prune":
         return policy.name, "Runs and experiments are deleted as MLflow's page does it: they can be restored there. Their artifacts stay where they are."
     if policy.action == "tier":

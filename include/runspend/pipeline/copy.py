@@ -32,11 +32,11 @@ def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None
     outcome = Outcome("copy")
     wanted, there = source.states(), target.states()
     if not wanted:
-        raise ConfigError("cannot copy: the warehouse to copy from holds nothing. Check --from. Nothing was changed.")
+        raise ConfigError("cannot copy: the warehouse to copy from is empty. Check --from. Nothing was changed.")
     others = sorted(there.keys() - wanted.keys())
     if others:
         names = ", ".join(" ".join(unit) for unit in others[:3])
-        raise ConfigError(f"cannot copy: the warehouse to copy to holds {len(others)} units that the other does not, such as {names}. Take an empty one. Nothing was changed.")
+        raise ConfigError(f"cannot copy: the warehouse to copy to holds {len(others)} units that the other does not have, such as {names}. Use an empty one. Nothing was changed.")
     rows = {unit: state for unit, state in wanted.items() if unit.table != "builds"}
     missing = sorted((unit for unit in rows if not _is_same(wanted[unit], there.get(unit))), key=lambda unit: (wanted[unit].build_id, unit))
     outcome.unchanged += [" ".join(unit) for unit in sorted(rows.keys() - set(missing))]
@@ -52,7 +52,7 @@ def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None
     outcome.unchanged += sorted({" ".join(unit) for unit in wanted.keys() - rows.keys()} - set(booked))
     progress("copy: comparing")
     _compare(source, target)
-    outcome.notes.append(f"both hold the same rows in {len(TABLES)} tables, compared month by month. Set warehouse.uri to the new one; records of mails and archives stay in home.")
+    outcome.notes.append(f"both have the same rows in {len(TABLES)} tables, compared month by month. Set warehouse.uri to the new one; records of mails and archives stay in home.")
     return outcome
 
 
@@ -74,7 +74,7 @@ def _carry(source: Warehouse, target: Warehouse, build_id: str, units: Mapping[U
                 raise RunspendError(f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when no night runs.")
             step.put(*unit, file, extra=state.extra)
         if not step.publish({unit: there[unit].digest if unit in there else None for unit in units}):
-            raise RunspendError("cannot copy: somebody else published to the new warehouse meanwhile. Run the copy again when no night runs.")
+            raise RunspendError("cannot copy: another process published to the new warehouse meanwhile. Run the copy again when no night runs.")
 
 
 def _rebook(source: Warehouse, target: Warehouse, wanted: Mapping[Unit, UnitState]) -> list[str]:
@@ -122,6 +122,6 @@ def _compare(source: Warehouse, target: Warehouse) -> None:
             if here != copied:
                 months = sorted({str(row[table.period_column])[:7] for row in [*here, *copied] if row not in here or row not in copied} if table.period_column else [])
                 raise RunspendError(
-                    f"cannot vouch for the copy: {table.name}{' of ' + ', '.join(months) if months else ''} differs. "
-                    "If a night ran meanwhile, run the copy again; if it says so again, copy into an empty one. The warehouse to copy from was not changed."
+                    f"cannot verify the copy: {table.name}{' of ' + ', '.join(months) if months else ''} differs. "
+                    "If a pipeline run wrote to it meanwhile, run the copy again. If that fails too, copy into an empty warehouse. The warehouse to copy from was not changed."
                 )

@@ -180,7 +180,7 @@ def _conclude(settings: Settings, damage: Damage, outcome: Outcome, replaces: Co
         after, before = states.get(unit), damage.before[unit]
         name = " ".join(unit)
         if after is None:
-            outcome.notes.append(f"{name} was damaged and is gone: there is nothing to build it from any more")
+            outcome.notes.append(f"{name} was damaged and removed: its sources no longer exist")
         elif before.digest == "damaged":
             outcome.notes.append(f"{name} was damaged and is whole again: {after.rows:,} rows; how many it had is not known")
         elif after.digest == before.digest:
@@ -258,9 +258,9 @@ def _send(settings: Settings, outcome: Outcome, records: Records, new: Mapping[U
     delivered = operators.notify(
         settings, records, "DAMAGED", "\n".join(lines), now, what,
         details=lines,
-        still_works="Nothing damaged is read: what needs it says so and ends with exit code 4. Everything else goes on.",
+        still_works="Runspend reads no damaged data: steps that need it end with exit code 4, all others continue.",
         do=[("See what is damaged", "runspend verify --full"), ("Look at the disk", "dmesg; smartctl; the array's or provider's own report"), ("Restore", "the files from a backup")],
-        next_try="Runspend reads or builds it again in this pipeline run where its sources are there; if it cannot, it says so in the next ones.",
+        next_try="This pipeline run loads or builds it again from its sources. If it cannot, the next ones report it.",
     )  # fmt: skip
     note_undelivered(outcome, delivered)
 

@@ -54,10 +54,10 @@ def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
         inputs: dict[Unit, str | None] = {unit: states[unit].digest for unit in moved}
         inputs |= {target: None for target in moved.values() if target not in states}
         if not step.publish(inputs):
-            raise ConfigError(f"cannot rename {old!r}: a night published meanwhile. Run it again when the night is done. Nothing was changed.")
+            raise ConfigError(f"cannot rename {old!r}: a pipeline run published meanwhile. Run it again when that is done. Nothing was changed.")
     outcome.changed += [" ".join(target) for target in moved.values()]
     outcome.changed.sort()
-    outcome.notes.append(f"{old} is {new} now. Cost tables of open months still say {old}: the next night, or `runspend allocate`, builds them.")
+    outcome.notes.append(f"{old} is now {new}. Cost tables of open months still have {old} until the next pipeline run or `runspend allocate`.")
     return outcome
 
 
@@ -69,7 +69,7 @@ def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: 
     if old in configured:
         raise ConfigError(f"cannot rename {old!r}: it is still configured. Write the new name into runspend.yaml first. {nothing}")
     if not tables:
-        raise ConfigError(f"cannot rename {old!r}: the warehouse holds nothing of it. It may have been renamed already. {nothing}")
+        raise ConfigError(f"cannot rename {old!r}: the warehouse has no rows of it. It may have been renamed already. {nothing}")
     if new not in configured:
         raise ConfigError(f"cannot rename to {new!r}: it is not configured. Configured are {', '.join(configured) or 'none'}. {nothing}")
     kind: Literal["bill", "tracking", "store"] = "bill" if "billing_loads" in tables else "tracking" if tables & {"runs", "experiments"} else "store"

@@ -104,7 +104,7 @@ class AzureContainer:
             if not following:
                 return
             if following == marker:
-                raise RestError(200, "a page that says there is more but not where")
+                raise RestError(200, "a page that says there is more but gives no position")
             marker = following
 
     def _page(self, query: dict[str, str]) -> _Page:

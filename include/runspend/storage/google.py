@@ -83,7 +83,7 @@ class GoogleBucket:
             if not following:
                 return
             if following == token:
-                raise RestError(200, "a page that says there is more but not where")
+                raise RestError(200, "a page that says there is more but gives no position")
             token = following
 
     def _fresh_token(self) -> str | None:

@@ -91,7 +91,7 @@ class Work:
         try:
             return self.protects(item)
         except (RunspendError, OSError) as error:
-            return f"whether anything protects it cannot be told: {error}"
+            return f"whether anything protects it is unknown: {error}"
 
     def watch(self, item: Item) -> Watch:
         """Return a Watch, which asks repeatedly what protects an item while it is acted on."""

@@ -43,10 +43,10 @@ class Lease:
         with self._lock:
             found = self._records.get(KIND, KEY)
             if found is None or found[0]["number"] != self.number or found[0]["until"] is None:
-                raise LeaseLost("cannot go on archiving: another archiver has taken over. Nothing more was changed; it finishes the work.")
+                raise LeaseLost("cannot continue archiving: another archiver has taken over. Nothing more was changed; it finishes the work.")
             if time.monotonic() - self._renewed_at > self._lasts.total_seconds() / 3:
                 if not self._records.replace(KIND, KEY, _holder(self.number, self._lasts), found[1]):
-                    raise LeaseLost("cannot go on archiving: another archiver has taken over. Nothing more was changed; it finishes the work.")
+                    raise LeaseLost("cannot continue archiving: another archiver has taken over. Nothing more was changed; it finishes the work.")
                 self._renewed_at = time.monotonic()
 
     def release(self) -> None:
@@ -87,7 +87,7 @@ def _check(held: dict[str, Any], records: Records) -> None:
     if not {"host", "process", "machine", "began"} <= held.keys():
         raise refused(records.where(KIND, KEY), "it names no holder")
     if datetime.fromisoformat(held["until"]) > datetime.now(timezone.utc) + LONGEST and not _is_gone(held):
-        do = "See that nobody archives or restores, then move the record away."
+        do = "Make sure that no archive or restore is running, then move the record away."
         raise refused(records.where(KIND, KEY), f"it is held until {held['until'][:16]}, and no lease lasts that long", do=do)
 
 

@@ -144,27 +144,27 @@ def read_manifest(chunks: Iterable[bytes], where: str) -> Manifest:
     size, is_over = 0, False
     for number, line in enumerate(_lines(chunks, where), 1):
         if is_over:
-            _refuse(where, number, "something stands after the end")
+            _refuse(where, number, "it has text after its end")
         value = _parse(line, where, number)
         if head is None:
             head = _check_head(value, where)
         elif "end" in value:
             if value != {"end": len(entries), "bytes": size, "sha256": digest.hexdigest()}:
-                _refuse(where, number, "the last line does not count and hash what stands before it")
+                _refuse(where, number, "the count and hash in its last line do not match the lines before")
             is_over = True
         else:
             entry = _check_entry(value, where, number)
             if entry.key in entries:
-                _refuse(where, number, f"{entry.key!r} stands there twice")
+                _refuse(where, number, f"{entry.key!r} is there twice")
             entries[entry.key] = entry
             size += entry.size
             if len(entries) > min(MAX_ENTRIES, head["objects"]):
-                _refuse(where, number, "there are more objects than it says, or than an archive holds")
+                _refuse(where, number, "it has more objects than it states, or than an archive can have")
         digest.update(line)
     if head is None or not is_over:
         _refuse(where, 0, "it breaks off")
     if (len(entries), size) != (head["objects"], head["bytes"]):
-        _refuse(where, 1, "it does not hold what its first line says")
+        _refuse(where, 1, "its content does not match its first line")
     return Manifest(head["archive_id"], Item(**head["item"]), head["planned_at"], list(entries.values()))
 
 
@@ -195,19 +195,19 @@ def _lines(chunks: Iterable[bytes], where: str) -> Iterator[bytes]:
 def _parse(line: bytes, where: str, number: int) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("a name stands there twice")
+            raise ValueError("it has a name twice")
         return dict(pairs)
 
     def no_constant(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no number")
+        raise ValueError(f"{name} is not a number")
 
     try:
         value = parse_json(line.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
         json.dumps(value, ensure_ascii=False).encode()  # json accepts half a surrogate pair as text; nothing else does
     except ValueError as error:
-        _refuse(where, number, f"it is no JSON: {error}")
+        _refuse(where, number, f"it is not JSON: {error}")
     if not isinstance(value, dict):
-        _refuse(where, number, "it is no object")
+        _refuse(where, number, "it is not an object")
     return value
 
 
@@ -224,7 +224,7 @@ def _check_head(value: dict[str, Any], where: str) -> dict[str, Any]:
         if type(told) not in wanted:
             _refuse(where, 1, f"{name} of its item is {told!r}")
     if not re.fullmatch(r"[0-9a-f]{32}", value["archive_id"], re.ASCII) or not _is_time(value["planned_at"]):
-        _refuse(where, 1, "its id or time is none")
+        _refuse(where, 1, "its id or time is missing")
     if any(_CONTROL.search(told) for told in item.values() if isinstance(told, str)):
         _refuse(where, 1, "its item has control characters in it")
     if item["action"] != "archive" or item["owner_kind"] not in get_args(OwnerKind):
@@ -245,7 +245,7 @@ def _check_entry(value: dict[str, Any], where: str, number: int) -> Entry:
             _refuse(where, number, f"{name} is {value[name]!r}")
     told = value.get("told", {})
     if type(told) is not dict or any(type(text) is not str for text in told.values()) or carried(told) != told:
-        _refuse(where, number, f"what it says of itself is {told!r}")
+        _refuse(where, number, f"its metadata are {told!r}")
     entry = Entry(**value, state="copied")
     if why := check_entry(entry):
         _refuse(where, number, f"the name {value['key']!r} cannot be restored: {why}")

@@ -139,7 +139,7 @@ class _Tellers:
     def of(self, item: Item, say: Callable[[Teller, Item], str | None]) -> str | None:
         name = item.tracking_server
         if name not in self._servers:
-            return f"{name}: MLflow was not told of {item.name}, because the server is not in runspend.yaml"
+            return f"{name}: cannot write to MLflow for {item.name}, because the server is not in runspend.yaml"
         if name not in self._opened:
             self._opened[name] = Teller(self._servers[name])
         return say(self._opened[name], item)
@@ -148,4 +148,4 @@ class _Tellers:
 def _counted(said: Sequence[str | None]) -> list[str]:
     """Return the first three reasons and a count of the rest."""
     reasons = [text for text in said if text is not None]
-    return [*reasons[:3], *([f"and {len(reasons) - 3:,} more that MLflow was not told of"] if len(reasons) > 3 else [])]
+    return [*reasons[:3], *([f"and {len(reasons) - 3:,} more that MLflow does not show"] if len(reasons) > 3 else [])]

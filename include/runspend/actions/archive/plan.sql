@@ -211,7 +211,7 @@ judged as (
     coalesce(array_to_string([
       if({stores}, null, 'its store is no longer in `stores`'),
       case when s.run_id is not null and s.is_run_unknown then 'its run is not known' when s.purged_at is not null then 'MLflow no longer shows the run: it may only be hidden' end,
-      if(not s.is_run_unknown and (s.end_time is null or s.run_status in ('RUNNING', 'SCHEDULED')) and s.purged_at is null, if(s.owner_kind = 'run', 'it is running, or never said that it ended', 'its run is running, or never said that it ended'), null),
+      if(not s.is_run_unknown and (s.end_time is null or s.run_status in ('RUNNING', 'SCHEDULED')) and s.purged_at is null, if(s.owner_kind = 'run', 'it is running, or its end is missing', 'its run is running, or its end is missing'), null),
       if(p.run_id is not null, concat('its parent run is running: ', p.run_id), null),
       if(d.run_id is not null, concat('a child run is running: ', d.run_id), null),
       if(s.open_run_id is not null, concat('in use by a run that is running: ', s.open_run_id), null),

@@ -40,7 +40,7 @@ def open_protection(warehouse: Warehouse, settings: Settings, now: datetime) -> 
 
     def protects(item: Item) -> str | None:
         if item.owner_kind == "orphan" and not servers:
-            return "no tracking server is configured, so nobody can say that nothing owns it"
+            return "no tracking server is configured, so it may still have an owner"
         for name in servers if item.owner_kind == "orphan" else (item.tracking_server,):
             if name not in opened:
                 opened[name] = open_server(name)

@@ -89,7 +89,7 @@ def restore(
         if older:
             result.notes.append(f"left out, since what came back from it was archived again as it was then: {', '.join(found.archive_id for found, _ in older)} (--archive ID brings it back)")
         if [manifest.planned_at for _, manifest in archives] != sorted(manifest.planned_at for _, manifest in archives):
-            result.notes.append("which of its archives is the newest is told by the times of their manifests, and they were planned in another order: if that store was copied from elsewhere, look at each (--archive ID)")
+            result.notes.append("the times of its manifests show which archive is the newest, but they were planned in a different order. If the store is a copy, check each archive (--archive ID)")
         wanted = _layout(archives, None if to is None else str(to))
         if to is None:
             _check_places(archives, settings)
@@ -177,7 +177,7 @@ def _check_places(archives: Sequence[tuple[Found, Manifest]], settings: Settings
     for found, manifest in archives:
         item = manifest.item
         if holds_own_files(settings, find_store(settings, item.store), item.prefix):
-            raise SourceRefused(found.where, f"cannot restore {found.where}: Runspend's own files lie in its place, {item.prefix!r} of {item.store}. Nothing was restored.")
+            raise SourceRefused(found.where, f"cannot restore {found.where}: Runspend's own files are in its place, {item.prefix!r} of {item.store}. Nothing was restored.")
 
 
 def _below(item: Item, roots: set[str]) -> str:
@@ -317,7 +317,7 @@ def _write_one(target: ObjectStore, scratch: Path, keeps_times: bool, copy: _Cop
     key = f"{copy.found.folder}/{copy.entry.data}"
     stored = copy.found.store.head(key)
     if stored is None:
-        raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} is not there any more")
+        raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} no longer exists")
     with held(copy.found.store.read(stored), scratch) as found:
         if (found.size, found.sha256) != (copy.entry.size, copy.entry.sha256):
             raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} in {copy.found.store.uri} is damaged (sha256 {found.sha256}). It was not written")

@@ -153,7 +153,7 @@ def _check_place(work: Work, item: Item, to: str | None) -> None:
     elif f"{item.prefix}/".startswith(f"{ARCHIVE_FOLDER.partition('/')[0]}/"):
         why = "it is the archive itself"
     elif holds_own_files(work.settings, find_store(work.settings, item.store), item.prefix):
-        why = "Runspend's own files lie in it, or around it"
+        why = "Runspend's own files are in it, or it is inside them"
     elif item.action == "archive":
         target = None if to is None else parse_root(find_store(work.settings, to))
         if target is None:
@@ -161,7 +161,7 @@ def _check_place(work: Work, item: Item, to: str | None) -> None:
         elif (target.scheme, target.bucket) == (source.scheme, source.bucket):
             place, archive = (PurePosixPath("/", root.other_folder or root.folder, below) for root, below in ((source, item.prefix), (target, ARCHIVE_FOLDER)))
             if place.is_relative_to(archive) or archive.is_relative_to(place):
-                why = "the archive lies inside it, or around it"
+                why = "the archive is inside it, or it is inside the archive"
     if why is not None:
         raise SourceRefused(item.store, f"cannot {item.action} {item.name} in {item.store} ({item.prefix!r}): {why}. Nothing was moved.")
 

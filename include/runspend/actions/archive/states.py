@@ -112,7 +112,7 @@ def _why_not_due(row: Mapping[str, Any], announced_at: datetime, grace: timedelt
     if now < announced_at + grace:
         return f"due from {announced_at + grace:%Y-%m-%d}"
     if (witnessed := witnessed_time(history.looks, announced_at, now, grace)) < grace:
-        return f"the clock jumped, or nobody looked for long: {witnessed.days} of {grace.days} days since the notice count"
+        return f"the clock jumped, or no run checked for long: {witnessed.days} of {grace.days} days since the notice count"
     needed = [("tracking", name) for name in ([row["tracking_server"]] if row["tracking_server"] else history.servers)]
     needed += [("store", row["store"])] if row["action"] not in ("delete", "prune") else []
     for kind, name in needed:

@@ -230,7 +230,7 @@ def _elsewhere(found: Found, prefix: str, store: str, entry: Entry, settings: Se
             if other.archive_id != found.archive_id and _holds(found.store, other, entry):
                 return f"The same bytes are in {other.where}."
     except SourceError as error:
-        return f"Whether the bytes are elsewhere cannot be told: {error}"
+        return f"Whether the bytes are elsewhere is unknown: {error}"
     return "No other copy of it is known."
 
 

@@ -19,7 +19,7 @@ ANSWER_SECONDS = 3.0
 TRIES = 2  # the first question of a run reads data that later ones reuse
 
 # The beginning of a reason that protects because there was no answer.
-_UNANSWERED = re.compile(r"whether (?:MLflow still needs it|anything protects it) cannot be told\b")
+_UNANSWERED = re.compile(r"whether (?:MLflow still needs it|anything protects it) is unknown\b")
 
 
 def is_unanswered(reason: str | None) -> bool:
@@ -51,4 +51,4 @@ class Watch:
             if reason is not None or took < ANSWER_SECONDS:
                 self._asked_at = asked_at
                 return reason
-        return f"whether anything protects it cannot be told in time: the answer took {took:.1f} seconds, and none older than {ANSWER_SECONDS:g} is acted on"
+        return f"whether anything protects it is unknown: the answer took {took:.1f} seconds, and Runspend acts only on answers of the last {ANSWER_SECONDS:g}"

@@ -78,7 +78,7 @@ class BlobPrefix(Bucket):
             for chunk in chunks:
                 yield memoryview(chunk)
         except blob_errors() as error:
-            why = CannotReach(f"the store broke off in the middle of {self._name(key)} each time", "Check the network, or try again later")
+            why = CannotReach(f"the store ended the transfer early in {self._name(key)} each time", "Check the network, or try again later")
             raise Interrupted(self._explain(str(error)) if status_of(str(error)) else _unreachable(self.source, why)) from None
 
     def _store(self) -> GCSStore | AzureStore:

@@ -184,7 +184,7 @@ def _bring(
     file = ArrivedFile(index, item, VerifiedFile(Path(), "", 0, ""), Path())
     stamp = _stamp(tonight.source, item)
     if stamp and (fed := seen.get((name, stamp))):
-        tonight.progress(f"{tonight.source.name}: {name} is as it was loaded before, and is not fetched")
+        tonight.progress(f"{tonight.source.name}: {name} has not changed since its last load, and is not fetched")
         file.bring = partial(_fetch_late, tonight, folder, item, unpack_to)
         file.verified = VerifiedFile(Path(), "", fed.bytes, fed.sha256)
         file.format, file.label = fed.format or tonight.source.format, fed.label

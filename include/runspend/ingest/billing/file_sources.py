@@ -67,7 +67,7 @@ def open_folder(source: BillSource, workdir: Path, tell: Tell = lambda line: Non
 
         if blobs := open_blobs(source, uri, workdir / "fetched", tell):
             return blobs
-        raise ConfigError(f"cannot load bill {source.name} from {uri}: that kind of address is not read. Set billing[].uri to {ALLOWED}.")
+        raise ConfigError(f"cannot load bill {source.name} from {uri}: Runspend does not support that kind of address. Set billing[].uri to {ALLOWED}.")
     return LocalFolder(source.name, Path(unquote(uri.removeprefix("file://"))))
 
 

@@ -254,7 +254,7 @@ def _load_files(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> 
     files, aside = recognize(tonight, verify_all(tonight, folder, found[0].files, workdir, bad), bad)
     if aside and not files and not bad and not any(book.current for book in tonight.books.values()):
         names = ", ".join(file.name for file in aside)
-        raise refused(tonight, f"{names} is looked up for charges, and there is no file of charges beside it. Put the usage there", None)
+        raise refused(tonight, f"{names} has prices for charges, and there is no file of charges next to it. Put the usage there", None)
     with Staged(workdir, tonight.memory) as staged:
         stage_each(tonight, staged, aside, files, bad)
         known = _known_periods(tonight, files)

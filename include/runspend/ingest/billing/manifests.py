@@ -263,7 +263,7 @@ def _stated_file(item: Any) -> tuple[str, int | None, int | None]:
     name = str(first("blobName", "key", "path", "name"))
     for key, value in (("bytes", size), ("rows", rows)):
         if value is not None and not (isinstance(value, (int, str)) and str(value).isdecimal()):
-            raise ValueError(f"states {value!r} {key} for {name}, which is no whole number")
+            raise ValueError(f"states {value!r} {key} for {name}, which is not a whole number")
     return name, None if size is None else int(size), None if rows is None else int(rows)
 
 

@@ -109,8 +109,8 @@ def _check_machines(staged: Staged, source: BillSource, skip_reasons: dict[str, 
     if nameless:
         raise SourceRefused(
             source.name,
-            f"cannot read {source.name}: {nameless} allocations name no machine, {example} for one. Ask OpenCost without `aggregate`, or by `aggregate=node,pod`; "
-            "or say in billing[].lines which lines of the bill are the cluster's machines together: `lines: {tag.aws:eks:cluster-name: ml}`.",
+            f"cannot read {source.name}: {nameless} allocations do not name a machine, {example} for one. Ask OpenCost without `aggregate`, or by `aggregate=node,pod`; "
+            "or select the lines of the cluster's machines in billing[].lines: `lines: {tag.aws:eks:cluster-name: ml}`.",
         )
     if idle:
         skip_reasons["idle of a whole cluster (OpenCost tells it of each machine with idleByNode=true)"] = idle

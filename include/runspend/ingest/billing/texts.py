@@ -412,7 +412,7 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
         with duckdb.connect(":memory:") as con:
             found = con.execute(query).fetchall()
     except duckdb.Error as error:
-        raise refused(source, name, f"it is no JSON ({str(error).splitlines()[0]}). Deliver it again") from error
+        raise refused(source, name, f"it is not JSON ({str(error).splitlines()[0]}). Deliver it again") from error
     if repeated := sorted({key for _, keys in found for key in keys or () if keys.count(key) > 1}):
         raise refused(source, name, f"an object of it names {', '.join(repeated)} more than once. Export each column once")
     leaves: dict[str, str] = {}
@@ -451,7 +451,7 @@ def explain(message: str) -> str:
     if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
         return f"{place}it has {found[2]} fields where the header has {found[1]}"
     if "state machine" in message:
-        return "it is not CSV as RFC 4180 has it: its line ends are mixed, or a carriage return stands alone"
+        return "it is not CSV as in RFC 4180: it has mixed line ends, or a lone carriage return"
     for known in ("unterminated quote", "Invalid unicode", "Maximum line size"):
         if known in message:
             return f"{place}{known.lower()}"

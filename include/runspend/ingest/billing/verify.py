@@ -43,9 +43,9 @@ def verify_file(source: str, name: str, path: Path, *, stated_bytes: int | None,
     try:
         return _verify(source, name, path, stated_bytes, unpack_to)
     except FileNotFoundError as error:
-        raise _refused(source, name, "it was there when the folder was listed and is not any more. Run the load again") from error
+        raise _refused(source, name, "it disappeared after the folder was listed. Run the load again") from error
     except PermissionError as error:
-        raise _refused(source, name, "it may not be read. Check its permissions") from error
+        raise _refused(source, name, "it is not readable. Check its permissions") from error
 
 
 def _verify(source: str, name: str, path: Path, stated_bytes: int | None, unpack_to: Path) -> VerifiedFile:

@@ -160,7 +160,7 @@ class ApiReader:
         """
         if start < asked:
             raise SourceUnreachable(
-                self.name, f"cannot read {self.name}: asked for what began later, it answers with what began before. Check the server. Its last good data stay."
+                self.name, f"cannot read {self.name}: asked for later runs, it answers with earlier ones. Check the server. Its last good data stay."
             )
         return after
 

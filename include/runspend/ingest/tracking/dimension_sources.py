@@ -244,7 +244,7 @@ def _read_day(path: Path, line: int, name: str, text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
     except ValueError:
-        raise ConfigError(f"cannot use {path} of `dimensions`, line {line}: {name} {text.strip()!r} is no date. Write it as 2026-11-01.") from None
+        raise ConfigError(f"cannot use {path} of `dimensions`, line {line}: {name} {text.strip()!r} is not a date. Write it as 2026-11-01.") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 

@@ -92,7 +92,7 @@ def extract_server(
                 warnings = [*reader.warnings, *rows.warnings()]
                 warnings += [f"{server.name}: {kind} is unknown, so artifacts it may protect stay: {why}" for kind, why in linked.unknown.items()]
                 if reader.repaired:
-                    warnings.append(f"{server.name}: {reader.repaired} values are no UTF-8; what is not was replaced by U+FFFD.")
+                    warnings.append(f"{server.name}: {reader.repaired} values are not UTF-8; invalid characters became U+FFFD.")
             tables = {("experiments", "all"): rows.write_experiments(), ("artifact_owners", "all"): owners}
             tables |= {("trace_costs", m): rows.write_trace_month(m, previous("trace_costs", m)) for m in trace_months}
             written, extras, refused = _write_months(rows, to_write, previous, accept, settings_of or {})

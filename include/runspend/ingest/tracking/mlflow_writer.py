@@ -96,29 +96,29 @@ class Teller:
     def _with(self, owner: Told, write: Any) -> str | None:
         name = f"{owner.owner_kind.replace('_', ' ')} {owner.owner_id}"
         if owner.owner_kind == "orphan":
-            return f"{self._server.name}: {name} has no page in MLflow, so none was told"
+            return f"{self._server.name}: {name} has no page in MLflow, so it got no tags"
         return self._in(owner.workspace, name, write)
 
     def _in(self, workspace: str, name: str, write: Any) -> str | None:
         if self._client is None:
-            return f"{self._server.name}: MLflow was not told of {name}, because the server has no `write_token` in runspend.yaml"
+            return f"{self._server.name}: cannot write to MLflow for {name}, because the server has no `write_token` in runspend.yaml"
         client = self._client
         try:
             client.ask(lambda: client.store)
             there = workspace if client.find_workspaces() is not None else None
             if there is None and workspace not in ("", DEFAULT_WORKSPACE):
-                return f"{client.name}: MLflow was not told of {name}: it has no workspace {workspace}"
+                return f"{client.name}: cannot write to MLflow for {name}: it has no workspace {workspace}"
             with client.in_workspace(there):
                 said: str | None = write(client)
                 return said
         except SourceError as error:
-            return f"{client.name}: MLflow was not told of {name}: {error}"
+            return f"{client.name}: cannot write to MLflow for {name}: {error}"
 
 
 def _run_of(client: Client, owner: Told) -> Any:
     run = client.ask(lambda: client.store.get_run(owner.run_id))
     if run.info.run_id != owner.run_id:
-        raise SourceUnreachable(client.name, f"cannot ask {client.name} for run {owner.run_id}: its answer tells of no run.")
+        raise SourceUnreachable(client.name, f"cannot ask {client.name} for run {owner.run_id}: its answer has no run.")
     return run
 
 

@@ -332,9 +332,9 @@ class Rows:
         bad_lists, bad_times = self._one("select count(*) filter (has_bad_resources), count(*) filter (has_bad_time) from fresh_runs")
         (bad_stated,) = self._one("select count(*) filter (has_bad_time) from fresh_resources")
         found = [
-            (bad_lists, "runs state runspend.resources or runspend.resource_ids that are no JSON list; they were ignored"),
-            (bad_times, "runs have a start or end that is no time; it counts as not stated"),
-            (bad_stated, "machines are stated with a `from` or `to` that is no time; the run's own counts"),
+            (bad_lists, "runs state runspend.resources or runspend.resource_ids that are not a JSON list; they were ignored"),
+            (bad_times, "runs have a start or end that is not a time; it was ignored"),
+            (bad_stated, "machines are stated with a `from` or `to` that is not a time; the run's own was used"),
         ]
         return [f"{self._server.name}: {count} {what}." for count, what in found if count]
 

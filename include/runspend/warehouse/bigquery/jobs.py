@@ -213,7 +213,7 @@ class Jobs:
         except (GoogleAPIError, GoogleAuthError, RequestException) as error:
             if limit := self._of_limit(error):  # Google's client turns it into a 500
                 raise limit from error
-            advice = "Check network, credentials and roles, then run again: it goes on from there."
+            advice = "Check network, credentials and roles, then run again: it continues from there."
             raise SourceUnreachable("warehouse", f"cannot use warehouse {self.place}: {_first_line(error)}. {advice}") from error
 
     def _of_limit(self, error: Exception) -> ConfigError | None:

@@ -46,7 +46,7 @@ def stage_file(jobs: Jobs, places: Places, step: str, unit: Unit, file: Path, ro
         if is_found and (found is None or _goes_soon(found)):
             continue
         if found is None:
-            raise RunspendError(f"cannot load {table.name} of {unit.period}: {staged} is gone though its load ended well. Does the dataset's expiration leave it a day? Nothing was changed.")
+            raise RunspendError(f"cannot load {table.name} of {unit.period}: {staged} disappeared after its load. Check that the dataset's expiration is at least a day. Nothing was changed.")
         if found.num_rows != rows:
             raise RunspendError(f"cannot load {table.name} of {unit.period}: {staged} has {found.num_rows} rows where {rows} were sent. Nothing was changed.")
         return staged

@@ -68,7 +68,7 @@ class Places:
         """Parse an address such as bigquery://project/dataset."""
         found = ADDRESS.fullmatch(uri)
         if found is None:
-            raise ConfigError(f"cannot open warehouse {uri!r}: that is no dataset of BigQuery. Set warehouse.uri to bigquery://project/dataset.")
+            raise ConfigError(f"cannot open warehouse {uri!r}: that is not a BigQuery dataset. Set warehouse.uri to bigquery://project/dataset.")
         return cls(found["project"], found["dataset"])
 
     @property

@@ -251,7 +251,7 @@ class BigQueryReader:
     def _moment(self) -> Iterator[str]:
         """Yield the session to query in. A failed query may end its transaction, and later answers would be of another moment."""
         if self._is_over:
-            raise RunspendError("cannot ask: an earlier question to this reader failed, and the moment it saw may be over. Open another reader.")
+            raise RunspendError("cannot query: an earlier query of this reader failed, and its snapshot may have expired. Open another reader.")
         if self._session is None:
             self._session = self._jobs.begin_session(dataset=self._places.internal, labels=READING)
         try:

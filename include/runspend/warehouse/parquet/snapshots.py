@@ -121,7 +121,7 @@ class Hold:
     def check(self) -> None:
         """Raise RunspendError when time is up."""
         if self._lock is not None and not self._lock.is_held:
-            raise RunspendError(f"cannot go on reading {self._folder.root}: publishers waited {HOLD:g} s for it. Ask for less, or raise the limit of open files (ulimit -n).")
+            raise RunspendError(f"cannot continue reading {self._folder.root}: publishers waited {HOLD:g} s for it. Ask for less, or raise the limit of open files (ulimit -n).")
 
     def _end(self) -> None:
         if not self._is_ours:

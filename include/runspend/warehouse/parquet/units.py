@@ -101,7 +101,7 @@ def check_state(value: Any, where: object, unit: Unit | None = None) -> dict[str
     if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
         raise refused(where, f"sha256 is {sha256!r}")
     if "why" in value:  # only a damage record has it; it would be shown to people, also in mails
-        raise refused(where, "it says why it is damaged, which no state does")
+        raise refused(where, "it states a reason for damage, which no state has")
     if not _are_columns(value.get("columns", [])):
         raise refused(where, "its columns are not names")
     _check_extra(value.get("extra"), where)

@@ -45,7 +45,7 @@ def find_format(source: BillSource, file_name: str, header: Sequence[str]) -> st
             return name
     raise SourceRefused(
         source.name,
-        f"cannot load {file_name} of bill {source.name}: its header is of no format that is known ({', '.join(BILL_FORMATS)}). "
+        f"cannot load {file_name} of bill {source.name}: its header does not match any known format ({', '.join(BILL_FORMATS)}). "
         "Check the file, or name its format in billing[].format.",
     )
 

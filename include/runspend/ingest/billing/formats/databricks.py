@@ -104,7 +104,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
         _show_prices(staged)
         if not staged.con.execute("select count(*) from databricks_price_list").fetchall()[0][0]:
             raise _refused(
-                delivered, "usage has no money in it, and there is no price list beside it. Export system.billing.list_prices as well"
+                delivered, "usage has no prices, and its folder has no price list. Export system.billing.list_prices as well"
             )
     file = mapped.stage(staged, delivered, KINDS, version=_version, variables=variables)
     if file.is_aside:

@@ -95,7 +95,7 @@ class Months:
         if not written:
             raise SourceRefused(
                 self.source.name,
-                f"cannot load bill {self.source.name}: none of its machines has an hour behind it, the first begins on {first}. Check `from`.",
+                f"cannot load bill {self.source.name}: none of its machines has run for an hour yet; the first begins on {first}. Check `from`.",
             )
         return [Entry(path.name, path.stat().st_size, self.until) for path in written]
 

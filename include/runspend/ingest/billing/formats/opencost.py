@@ -70,7 +70,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
         raise texts.refused(
             source.name,
             name,
-            "it holds allocations of OpenCost, which are no bill. Put it into a folder of its own, with `format: opencost`",
+            "it has allocations of OpenCost, which are not a bill. Put it into its own folder, with `format: opencost`",
         )
     if delivered.file.kind == "json":
         return _stage_answers(staged, delivered)
@@ -98,7 +98,7 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
             raise texts.refused(
                 source,
                 name,
-                f"it is no answer of OpenCost's /allocation, which has a list `data`{f' ({message})' if message else ''}. Save it again",
+                f"it is not an answer of OpenCost's /allocation, which has a list `data`{f' ({message})' if message else ''}. Save it again",
             )
         con.execute(
             "create or replace temp view opencost as with steps as (select unnest(json_extract(json, '$.data[*]')) as step from answers), "
@@ -111,7 +111,7 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
         raise  # our failure, not the file's
     except duckdb.Error as error:
-        raise texts.refused(source, name, f"it is no JSON ({str(error).splitlines()[0]}). Save it again") from error
+        raise texts.refused(source, name, f"it is not JSON ({str(error).splitlines()[0]}). Save it again") from error
     con.execute("drop view opencost; drop table answers")
     return StagedFile("API", int(rows), is_aside=True, skip_reasons=skip_reasons)
 

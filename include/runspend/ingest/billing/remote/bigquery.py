@@ -72,7 +72,7 @@ def open_table(source: BillSource, workdir: Path, export: Export) -> BigQueryTab
     found = ADDRESS.fullmatch(uri.removeprefix(SCHEME))
     if not found:
         raise ConfigError(
-            f"cannot load bill {source.name} from {uri}: that is no table of BigQuery. "
+            f"cannot load bill {source.name} from {uri}: that is not a BigQuery table. "
             "Set billing[].uri to bigquery://project/dataset/table, the table the billing export goes to."
         )
     return BigQueryTable(source, ".".join(found.groups()), workdir / "fetched", export)

@@ -112,7 +112,7 @@ def address_of(source: BillSource) -> tuple[str, str]:
     parts = urlsplit(source.uri or "")
     if not parts.netloc or not HTTP_PATH.fullmatch(parts.path):
         raise ConfigError(
-            f"cannot load bill {source.name} from {source.uri}: it names no SQL warehouse. "
+            f"cannot load bill {source.name} from {source.uri}: it does not name an SQL warehouse. "
             "Write databricks://PROFILE_OR_HOST/sql/1.0/warehouses/ID; the warehouse's page shows the last part as its HTTP path."
         )
     return parts.netloc, parts.path

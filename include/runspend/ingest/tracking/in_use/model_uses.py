@@ -166,7 +166,7 @@ class RecentUses:
         if run is None:  # deleted since
             return NOTHING
         if run.info.run_id != run_id:
-            raise SourceUnreachable(self._client.name, f"cannot ask {self._client.name} for run {run_id}: its answer tells of no run.")
+            raise SourceUnreachable(self._client.name, f"cannot ask {self._client.name} for run {run_id}: its answer has no run.")
         inputs = run.inputs.model_inputs if run.inputs else []
         outputs = run.outputs.model_outputs if run.outputs else []
         return Used(bool(run.info.end_time), frozenset(m.model_id for m in inputs), frozenset(m.model_id for m in outputs))

@@ -57,7 +57,7 @@ class LiveServer:
             with self._client.in_workspace(self._in(owner.workspace)):
                 return self._ask(owner)
         except SourceError as error:
-            return f"whether MLflow still needs it cannot be told: {error}"
+            return f"whether MLflow still needs it is unknown: {error}"
 
     def _in(self, workspace: str) -> str | None:
         """Return the workspace to ask in; None if the server has none."""
@@ -84,7 +84,7 @@ class LiveServer:
             return self._ask_experiment(owner.owner_id)
         model_id = owner.owner_id if MODEL_ID.fullmatch(owner.owner_id) else None
         if model_id is None and owner.owner_kind == "logged_model":
-            return f"whether MLflow still needs it cannot be told: {owner.owner_id!r} is no id of a model that it could be asked about"
+            return f"whether MLflow still needs it is unknown: {owner.owner_id!r} is not a valid model id"
         reason = self._ask_model(model_id) if model_id else None
         reason = reason or (self._ask_run(owner, owner.run_id) if owner.run_id else None)
         reason = reason or self._ask_registry(owner.workspace).ask(run_id=owner.run_id, model_id=model_id, is_run=owner.owner_kind == "run")
@@ -101,7 +101,7 @@ class LiveServer:
         """Return the run, or None if MLflow says it has none. An answer about no run is an error."""
         run = self._client.find(lambda: self._client.store.get_run(run_id))
         if run is not None and run.info.run_id != run_id:
-            raise SourceUnreachable(self.name, f"cannot ask {self.name} for run {run_id}: its answer tells of no run.")
+            raise SourceUnreachable(self.name, f"cannot ask {self.name} for run {run_id}: its answer has no run.")
         return run
 
     def _ask_run(self, owner: Owner, run_id: str) -> str | None:
@@ -115,7 +115,7 @@ class LiveServer:
         reasons = (
             self._busy(run, "it" if is_own else "its run"),
             self._restored(run, experiment, "it" if is_own else "its run"),
-            f"its artifacts lie in {there} by now" if is_own and owner.artifact_uri not in (None, there) else None,
+            f"its artifacts are in {there} now" if is_own and owner.artifact_uri not in (None, there) else None,
             holding_tag(run.data.tags, its, self._today),
             holding_tag(experiment.tags, f"{its} experiment's" if not is_own else "its experiment's", self._today),
         )
@@ -123,7 +123,7 @@ class LiveServer:
 
     def _busy(self, run: Any, what: str) -> str | None:
         if run.info.status in ("RUNNING", "SCHEDULED") or not run.info.end_time:
-            return f"{what} is running, or never said that it ended"
+            return f"{what} is running, or its end is missing"
         if run.info.end_time > _milliseconds(self._known.read_at):
             return f"{what} ended after the tables were read"
         return None
@@ -141,7 +141,7 @@ class LiveServer:
     def _get_experiment(self, experiment_id: str) -> Any:
         found = self._client.ask(lambda: self._client.store.get_experiment(experiment_id))
         if found is None or found.experiment_id != experiment_id:
-            raise SourceUnreachable(self.name, f"cannot ask {self.name} for experiment {experiment_id}: its answer tells of none.")
+            raise SourceUnreachable(self.name, f"cannot ask {self.name} for experiment {experiment_id}: its answer has none.")
         return found
 
     # --- who is near ---------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ class LiveServer:
     def _ask_model(self, model_id: str) -> str | None:
         model = self._client.ask(lambda: self._client.store.get_logged_model(model_id, allow_deleted=True))
         if model.model_id != model_id:
-            raise SourceUnreachable(self.name, f"cannot ask {self.name} for model {model_id}: its answer tells of no model.")
+            raise SourceUnreachable(self.name, f"cannot ask {self.name} for model {model_id}: its answer has no model.")
         if str(model.status) == "PENDING":
             return "the model is still being logged"
         experiment = self._get_experiment(model.experiment_id)  # a model may have no run that would be checked for its experiment
@@ -256,7 +256,7 @@ class LiveServer:
     def _ask_trace(self, owner: Owner) -> str | None:
         trace = self._client.ask(lambda: self._client.store.get_trace_info(owner.owner_id))
         if trace.trace_id != owner.owner_id:
-            raise SourceUnreachable(self.name, f"cannot ask {self.name} for trace {owner.owner_id}: its answer tells of no trace.")
+            raise SourceUnreachable(self.name, f"cannot ask {self.name} for trace {owner.owner_id}: its answer has no trace.")
         if str(trace.state.value) == "IN_PROGRESS":
             return "the trace is not finished"
         experiment = self._get_experiment(trace.experiment_id)
@@ -317,4 +317,4 @@ def _quoted(text: str) -> str:
         return f'"{text}"'
     if "'" not in text:
         return f"'{text}'"
-    raise SourceUnreachable("mlflow", f"cannot ask MLflow about {text!r}: it holds both kinds of quotes.")
+    raise SourceUnreachable("mlflow", f"cannot ask MLflow about {text!r}: it has both kinds of quotes.")
