@@ -68,7 +68,7 @@ EXPECTED: dict[str, list[tuple[Any, ...]]] = {
         ("2026-10-01", "EUR", "(no team)", D("3.333333333333333888"), D("3.333333333333333888")),
         ("2026-10-01", "USD", "vision", D("29.0000000000000000000001"), D("29.0000000000000000000001")),
     ],
-    "3_dearest_runs": [
+    "3_most_expensive_runs": [
         ("sweep", "sweep 7", "vit", "vision", "ann", "00:00", "USD", D("12"), D("24.0000000000000000000001"), "provisional"),
         ("broken", None, "asr", "speech", "bob", "00:00", "EUR", D("6.666666666666666112"), D("6.666666666666666112"), "provisional"),
         ("tune", None, "vit", "vision", None, "00:00", "USD", D("0"), D("5"), "none"),

@@ -70,7 +70,7 @@ EARLIER_SIZES = read_sql(Path(__file__).parent / "models", "earlier_sizes")
 
 
 def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tuple[dict[str, datetime], dict[str, list[Any]]]:
-    """How far jobs of the period reach beyond its lines, as the models are told; and the rows of other months a build depends on, by what they are."""
+    """Return how far jobs of the period reach beyond its lines, as parameters of the models, and the rows of other months that a build depends on, by kind."""
     reach, rows = no_reach(window["window_start"]), {}
     beyond = reader.query(JOBS_BEYOND, {"period": period}).to_pylist()
     if beyond:

@@ -2,7 +2,7 @@
 
 Python and RE2 read each pattern alike, so there is no look-around and no back reference; a test compares both over a corpus. Group
 1 is text before the secret that stays. A text that ends each match, and stays as well, is listed next to the pattern. A secret
-without a shape cannot be found: a 40-digit hexadecimal key of W&B looks like a git commit unless its name stands before it.
+without a shape cannot be found: a 40-digit hexadecimal key of W&B looks like a git commit unless its name comes before it.
 """
 
 from __future__ import annotations

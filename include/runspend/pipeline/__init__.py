@@ -532,7 +532,7 @@ def _alert(settings: Settings, *, now: datetime, progress: Progress) -> Outcome:
 
 @watching(("archive_plan",), needs=DELETING)
 def archive_plan(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """What retention policies would move, what protects it and how far it got, into `archive_plan`. Nothing is moved, nobody is told."""
+    """Plan what retention policies would move, with protection and progress, in `archive_plan`. It moves nothing and sends no mail."""
     from runspend.actions.archive import plan_notes
     from runspend.pipeline.archive_planning import publish_plan
     from runspend.warehouse.records import Records

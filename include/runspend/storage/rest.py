@@ -25,7 +25,7 @@ class RestError(Exception):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the service said that it did nothing."""
+        """Whether the service reported that it did nothing."""
         return self.status is not None and (300 <= self.status < 500 or self.status == 501)
 
     @property

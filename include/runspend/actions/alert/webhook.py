@@ -38,7 +38,7 @@ class Webhook:
     def post(self, mail: Mail) -> Outcome:
         """Post a mail's subject and text. A 4xx is a refusal. No answer, a 5xx or "too many" is waiting."""
         if self.settings is None:
-            return Outcome("refused", "mail.webhook is not configured any more")
+            return Outcome("refused", "mail.webhook is no longer configured")
         if self._given_up is not None:
             return Outcome("waiting", self._given_up, was_tried=False)
         body = slack_body(mail) if self.settings.kind == "slack" else teams_body(mail)

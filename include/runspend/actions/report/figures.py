@@ -185,7 +185,7 @@ class Estimates:
 
 @dataclass(frozen=True)
 class EstimateError:
-    """Estimates of one bill's hours that are billed by now, from the pipeline runs of the last 30 days.
+    """Estimates of one bill's hours that are now billed, from the pipeline runs of the last 30 days.
 
     `apart_cost` is the sum of absolute differences.
     """

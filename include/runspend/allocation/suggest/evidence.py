@@ -56,7 +56,7 @@ lines as (
     and b.charge_period_end > b.charge_period_start and timestamp_diff(b.charge_period_end, b.charge_period_start, microsecond) <= 90000000000
 ),
 spans as (
-  -- licences and discounts add no time: the largest SKU is the machine
+  -- licenses and discounts add no time: the largest SKU is the machine
   select
     source, account, machine, resource_key, billing_currency, max(instance_type) as instance_type, max(gpus) as gpus,
     max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end,

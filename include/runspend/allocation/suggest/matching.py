@@ -130,7 +130,7 @@ class _Matcher:
     # --- machines ----------------------------------------------------------------------------------------------------------
 
     def _groups(self) -> list[Group]:
-        """Return every group of unmatched machines, by each of their possible names, most expensive first."""
+        """Return every group of machines without a match, by each of their possible names, most expensive first."""
         named: dict[tuple[str, str, str, tuple[str, ...]], set[int]] = defaultdict(set)
         wide: dict[tuple[str, str, str], set[int]] = defaultdict(set)
         for number in self.free:

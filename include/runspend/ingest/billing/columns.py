@@ -145,7 +145,7 @@ def only_where(kept: pa.Array, column: pa.DictionaryArray) -> pa.DictionaryArray
 
 
 def count_values(column: pa.DictionaryArray) -> dict[str, int]:
-    """Return the number of rows per value of the dictionary; 0 for values that no row has any more."""
+    """Return the number of rows per value of the dictionary; 0 for values that no row has now."""
     import pyarrow.compute as pc
 
     rows = {pair["values"]: pair["counts"] for pair in pc.value_counts(column.indices).to_pylist()}

@@ -227,7 +227,7 @@ class BigQueryStep:
         return text
 
     def _load_what_moved(self, asked: Mapping[Unit, str | None]) -> None:
-        """Load rows that were already published when put, but are not any more; not those that the caller requires unchanged."""
+        """Load rows that were published when put, but no longer are; not those that the caller requires unchanged."""
         units = self._warehouse.head().units if self._kept else {}
         for unit, (state, file) in list(self._kept.items()):
             if unit not in asked and (unit not in units or units[unit].digest != state.digest):

@@ -46,7 +46,7 @@ PUBLISHED = Table(
         Column("table_name", "STRING", "Table of the unit; empty for the head row."),
         Column("period", "STRING", "YYYY-MM or all."),
         Column("writer", "STRING", "Whose rows these are."),
-        Column("digest", "STRING", "Digest of the content, whatever the order of rows."),
+        Column("digest", "STRING", "Digest of the content, independent of the order of rows."),
         Column("row_count", "INT64", "Rows of the unit; of the head row: how many publishes there were."),
         Column("build_id", "STRING", "The step that wrote it."),
         Column("extra", "STRING", "JSON object of small facts the writer wants to find again; of the head row: the version of the tables."),

@@ -145,7 +145,7 @@ def check_copies(value: Any, units: Collection[Unit], where: object) -> tuple[tu
 
 
 def check_removals(value: Any, units: Collection[Unit], where: object) -> tuple[tuple[str, str], ...]:
-    """Check the removals of a bucket's head: names of units that are not in the head any more. Raises RecordRefused."""
+    """Check the removals of a bucket's head: names of units that are no longer in the head. Raises RecordRefused."""
     kept = {file_name(unit) for unit in units}
     for removal in value if isinstance(value, list) else [value]:
         if not isinstance(removal, list) or len(removal) != 2 or not all(isinstance(text, str) and text for text in removal):

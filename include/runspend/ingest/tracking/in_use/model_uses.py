@@ -59,7 +59,7 @@ class LiveUses:
         self._recent, self._database = recent, database
 
     def look(self, experiment_ids: Callable[[], list[str]]) -> None:
-        """Refresh the runs that may use something by now. Raises SourceUnreachable if there are too many."""
+        """Refresh the runs that may now use something. Raises SourceUnreachable if there are too many."""
         if self._recent is not None:
             self._recent.look(experiment_ids)
 
