@@ -617,7 +617,7 @@ def test_an_upgrade_that_is_killed_is_completed_or_begun_again(root: Path, point
 
 
 def test_former_values_are_found_when_the_schema_version_was_lost(root: Path) -> None:
-    """A mended `schema.json` cannot say of which version the files are, so the next publish passes over them."""
+    """A mended `schema.json` is of the version before where a file has a former value, so the next publish rewrites them."""
     before = fill_former(root)
     (root / "_runspend" / "schema.json").write_bytes(b"{")
     mend_folder(root)

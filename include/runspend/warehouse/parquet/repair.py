@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runspend.schema.tables import TABLES
+from runspend.schema.renames import RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
+from runspend.schema.tables import SCHEMA_VERSION, TABLES, Table
 from runspend.warehouse import Unit
 from runspend.warehouse.parquet.journal import write_json
 from runspend.warehouse.parquet.units import state_name
@@ -79,20 +80,35 @@ def _is_unsealed(record: Mapping[str, Any]) -> bool:
 
 
 def _schema_of(root: Path) -> dict[str, object]:
-    """Return the columns of the files; all files of a table have the same. Only intact files count: a flipped bit may be in a name.
-
-    Nothing tells the schema version that was lost, so it is the lowest: the next publish then passes over every file that may be older.
-    """
+    """Return the columns of the files, and the version that has them; all files of a table have the same."""
     import pyarrow.parquet as pq
 
     columns = {}
+    is_todays = True
     for table in TABLES.values():
-        columns[table.name] = [column.name for column in table.columns]
-        place = root / table.name if table.is_public else root / "_internal" / table.name
-        for path in sorted(place.glob("period=*/*.parquet")):
-            unit = Unit(table.name, path.parent.name.removeprefix("period="), path.stem)
-            record = read_state(root / state_name(unit), unit)
-            if record is not None and why_damaged(unit, path, record, NOTHING, since=time.time()) is None:
-                columns[table.name] = pq.read_schema(path).names
-                break
-    return {"version": 0, "tables": columns}
+        names = [column.name for column in table.columns]
+        columns[table.name] = next((pq.read_schema(path).names for path in _intact_files(root, table)), names)
+        is_todays &= columns[table.name] == names
+        if table.name in VALUE_COLUMNS:
+            is_todays = is_todays and not any(_holds_former_values(path, VALUE_COLUMNS[table.name]) for path in _intact_files(root, table))
+    return {"version": SCHEMA_VERSION if is_todays else VALUES_VERSION - 1, "tables": columns}
+
+
+def _intact_files(root: Path, table: Table) -> Iterator[Path]:
+    """Yield a table's intact files: in any other, a flipped bit may be in a name."""
+    place = root / table.name if table.is_public else root / "_internal" / table.name
+    for path in sorted(place.glob("period=*/*.parquet")):
+        unit = Unit(table.name, path.parent.name.removeprefix("period="), path.stem)
+        record = read_state(root / state_name(unit), unit)
+        if record is not None and why_damaged(unit, path, record, NOTHING, since=time.time()) is None:
+            yield path
+
+
+def _holds_former_values(path: Path, columns: Sequence[str]) -> bool:
+    """Whether these columns of a file have values that were renamed since."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    former, rows = pa.array(list(RENAMED_VALUES)), pq.read_table(path, columns=list(columns), partitioning=None)
+    return any(pc.any(pc.is_in(column, former)).as_py() for column in rows.columns)
