@@ -86,7 +86,6 @@ def test_the_cloud_example_means_what_it_says() -> None:
     assert settings.budgets[1].for_ == {"team": ["vision"]}
     assert [b.notify for b in settings.tag_budgets] == [["owner"]]
     assert settings.retention[0].select == {"kind": ["checkpoint"], "unused_for": timedelta(days=90), "not_tag.stage": ["production"]}
-    assert (settings.schedule.hour, settings.schedule.minute) == (6, 0)
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
@@ -235,7 +234,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("trackin: []\n", "line 1, trackin: unknown key. Did you mean `tracking`? Allowed are access_log, annotate, archive, artifacts"),
+        ("trackin: []\n", "line 1, trackin: unknown key. Did you mean `tracking`? Allowed are access_log, archive, artifacts"),
         (f"{SERVER}    tokn: hunter2hunter2\n", "line 4, tracking[0].tokn: unknown key. Did you mean `token`?"),
         (
             f"{SERVER}    copy:\n      tag: [a]\n",
@@ -268,8 +267,18 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
         ("scope:\n  include:\n    - {}\n", "line 3, scope.include[0]: a selector is a map"),
         ("dimensions:\n  team: [tag.team]\n", "line 2, dimensions.team[0]: allowed are run.tag.KEY"),
         ("dimensions:\n  team: [{usr: a.csv}]\n", "line 2, dimensions.team[0].usr: allowed are 'user'"),
-        ('schedule:\n  at: "25:00"\n', "line 2, schedule.at: a time of day is needed"),
-        ("schedule:\n  timezone: Mars/Olympus\n", "line 2, schedule.timezone: the name of a time zone is needed"),
+        ('schedule: {at: "06:00"}\n', "line 1, schedule: unknown key"),
+        ("annotate: {metric: cost}\n", "line 1, annotate: unknown key"),
+        (f"{SERVER}    via: system-tables\n", "line 4, tracking[0].via: allowed are 'auto', 'database' or 'api'; found 'system-tables'"),
+        ("rates:\n  prices: [{instance_type: a, price: 1, currency: USD, per: hour}]\n", "line 2, rates.prices[0].per: unknown key"),
+        (
+            "billing:\n  - {name: a, format: machines, region: b, machines: [{resource_id: c, from: 2026-01-01, per_hour: 1}]}\n",
+            "line 2, billing[0]: `format: machines` reads no files. Leave `region` out",
+        ),
+        (
+            "billing:\n  - {name: a, uri: b, slurm: {prices: {gpu: 1}, timezone: Mars/Olympus}}\n",
+            "line 2, billing[0].slurm.timezone: the name of a time zone is needed",
+        ),
         ("home:\n", "line 1, home: "),
         ('home: ""\n', "line 1, home: a folder is needed"),
         ("stores:\n  - uri: ''\n", "line 2, stores[0].uri: a URI or a folder is needed"),
@@ -527,7 +536,7 @@ def test_shown_settings_read_back_as_they_are(tmp_path: Path) -> None:
     shown = show_settings(settings)
     assert 'currency: "EUR"\n' in shown
     assert 'people: "show"  # default\n' in shown
-    assert 'timezone": "UTC"}  # default\n' in shown
+    assert '"shared": "keep", "idle": "keep"}  # default\n' in shown
     assert load(tmp_path, shown).model_dump() == settings.model_dump()
 
 

@@ -34,7 +34,6 @@ tracking:
   - {name: b, uri: "http://mlflow?token=tok", username: u, password: "${S}"}
 billing:
   - {name: c, uri: "https://host/export?sv=1&sig=sig-canary-value"}
-annotate: {token: "${S}"}
 mail: {backend: smtp, host: mail, username: u, password: "${S}"}
 """
 
@@ -101,7 +100,7 @@ def test_a_secret_is_in_no_text_of_the_settings(secret: str) -> None:
             "retention: [{name: a, select: {unused_for: '${S}'}, action: delete}]",
             "budgets: [{name: a, amount: '${S}', actual: ['${S}'], notify: ['${S}']}]",
             "scope: {include: [{account: {a: '${S}'}}]}",
-            "schedule: {at: '${S}', timezone: '${S}'}",
+            "billing: [{name: a, uri: b, slurm: {prices: {gpu: '${S}'}, timezone: '${S}'}}]",
         ]
     ),
 )

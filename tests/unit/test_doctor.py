@@ -242,23 +242,6 @@ def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "warned"),
-    [
-        ("cloud", {"schedule", "annotate"}),
-        ("databricks", {"eu-prod", "us-prod"}),
-        ("one-box", set()),
-    ],
-)
-def test_what_this_version_does_not_do_is_said(name: str, warned: set[str]) -> None:
-    """A key that is read and not acted on is named before anybody relies on it."""
-    env = dict.fromkeys(
-        ("MLFLOW_TRACKING_TOKEN", "MLFLOW_DB_PASSWORD", "MLFLOW_WRITE_TOKEN", "SMTP_PASSWORD", "SMTP_USER"), "canary-secret"
-    )
-    findings = list(doctor.check_not_built(load_settings(Path(__file__).parent / "examples" / f"{name}.yaml", env)))
-    assert {f.name for f in findings} == warned
-
-
-@pytest.mark.parametrize(
     ("bills", "told"),
     [
         ("{name: dbu, format: databricks, uri: x}", ["dbu"]),

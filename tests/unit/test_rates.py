@@ -45,7 +45,7 @@ def test_a_list_and_a_file_say_the_same(tmp_path: Path) -> None:
     assert listed.rates == filed.rates
     assert listed.rates.exchange[0].rate == Decimal("1.09000000000000001")
     prices = written(tmp_path, "rates: {prices: rates.csv}\n", "instance_type,price,currency,region\np4d.24xlarge,32.77,USD,\ng5.xlarge,1.006,USD,eu-west-1\n").rates.prices
-    assert [(p.instance_type, p.region, p.price, p.per) for p in prices] == [("p4d.24xlarge", None, Decimal("32.77"), "hour"), ("g5.xlarge", "eu-west-1", Decimal("1.006"), "hour")]
+    assert [(p.instance_type, p.region, p.price) for p in prices] == [("p4d.24xlarge", None, Decimal("32.77")), ("g5.xlarge", "eu-west-1", Decimal("1.006"))]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,6 @@ def test_a_list_and_a_file_say_the_same(tmp_path: Path) -> None:
         ("rates:\n  exchange:\n    - {from: EUR, to: USD, rate: 1, date: 2026-10-01}\n    - {from: EUR, to: USD, rate: 2, date: 2026-10-01}\n", None, "line 4, rates.exchange[1]: a second rate from EUR to USD of 2026-10-01"),
         ("rates:\n  exchange:\n    - {from: EUR, to: USD, rate: 0.1234567890123456789, date: 2026-10-01}\n", None, "at most 18 digits"),
         ("rates:\n  exchagne: []\n", None, "line 2, rates.exchagne: unknown key. Did you mean `exchange`? Allowed are exchange, prices"),
-        ("rates:\n  prices: [{instance_type: a, price: 1, currency: USD, per: day}]\n", None, "line 2, rates.prices[0].per: allowed are 'hour'; found 'day'"),
         ("rates:\n  exchange: rates.csv\n", "from,to,rate,date\nEUR,USD,1.1,2026-10-01\nEUR,USD,x,2026-11-01\n", "rates.csv, line 3, rate:"),
         ("rates:\n  exchange: rates.csv\n", "from,to,rate\nEUR,USD,1.1\n", "rates.csv, line 1: column date is missing"),
         ("rates:\n  exchange: rates.csv\n", "from,to,rate,date\nEUR,USD,1.1\n", "rates.csv, line 2: 3 values under 4 columns"),

@@ -104,5 +104,4 @@ def test_every_line_of_the_full_file_is_right_when_switched_on(tmp_path: Path) -
     for section in (settings.budgets, settings.retention, settings.scope, settings.billing, settings.stores, settings.tracking[0].token):
         assert section
     named = set(yaml.safe_load(path.read_text(encoding="utf-8")))
-    later = {"annotate", "artifacts"}
-    assert named == set(json_schema()["properties"]) - later
+    assert named == set(json_schema()["properties"]) - {"artifacts"}

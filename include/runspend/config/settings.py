@@ -43,7 +43,6 @@ from runspend.config.retention import ArchiveSettings, RetentionKeep, RetentionP
 from runspend.config.types import (
     CONNECTION,
     SCHEME,
-    Clock,
     Currency,
     Dimension,
     Discount,
@@ -72,7 +71,6 @@ from runspend.core.redaction import HIDDEN, names_secret, redact_uri, redact_val
 from runspend.core.resource_keys import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
 
 __all__ = [
-    "AnnotateSettings",
     "AnomalySettings",
     "ArchiveSettings",
     "ArtifactStore",
@@ -93,7 +91,6 @@ __all__ = [
     "RateSettings",
     "RetentionKeep",
     "RetentionPolicy",
-    "Schedule",
     "ScopeSettings",
     "Settings",
     "SharingSettings",
@@ -116,21 +113,6 @@ __all__ = [
 
 FILE_NAME = "runspend.yaml"
 TagKey = Annotated[str, Field(min_length=1)]
-
-
-class Schedule(Frozen):
-    """When the DAGs run: a time of day in a time zone."""
-
-    at: Clock = "06:00"
-    timezone: Zone = "UTC"
-
-    @property
-    def hour(self) -> int:
-        return int(self.at[:2])
-
-    @property
-    def minute(self) -> int:
-        return int(self.at[3:])
 
 
 def _key_file(credentials: str, info: ValidationInfo) -> str:
@@ -233,7 +215,7 @@ class TrackingServer(Frozen):
     workspaces: list[str] | Literal["all"] | None = None
     ui: str | None = None
     registry: str | None = None
-    via: Literal["auto", "database", "api", "system-tables"] = "auto"
+    via: Literal["auto", "database", "api"] = "auto"
     artifacts: Uri | None = None  # the store behind mlflow-artifacts: URIs
     copy_: CopySettings = Field(default=CopySettings(), validation_alias=AliasChoices("copy", "copy_"), serialization_alias="copy")
     max_vanish: Ratio = 0.2
@@ -392,8 +374,9 @@ class BillSource(Frozen):
         for key in ("prices", "vms"):
             if getattr(self, key) is not None and self.format != "databricks":
                 raise ValueError(f"`{key}:` belongs to `format: databricks`")
-        if self.format == "machines" and self.uri is not None:
-            raise ValueError("`format: machines` reads no files. Leave `uri` out")
+        for key in ("uri", "delivery", "credentials", "endpoint", "region"):
+            if self.format == "machines" and getattr(self, key) is not None:
+                raise ValueError(f"`format: machines` reads no files. Leave `{key}` out")
         if self.format == "slurm" and self.slurm is None:
             raise ValueError("`format: slurm` needs `slurm:`, the prices of jobs' resources: `slurm: {prices: {gpu: 1.20}}`")
         if self.slurm is not None and self.format not in ("auto", "slurm"):
@@ -555,7 +538,6 @@ class MachinePrice(Frozen):
     region: str | None = None
     price: Rate
     currency: Currency
-    per: Literal["hour"] = "hour"
     pricing_category: str | None = None  # as FOCUS PricingCategory: Standard, Committed, Dynamic
 
 
@@ -583,7 +565,7 @@ def _read_exchange(raw: object, info: ValidationInfo) -> object:
 
 
 def _read_prices(raw: object, info: ValidationInfo) -> object:
-    return _read_rows(raw, info, MachinePrice, ("instance_type", "price", "currency"), ("region", "per", "pricing_category"))
+    return _read_rows(raw, info, MachinePrice, ("instance_type", "price", "currency"), ("region", "pricing_category"))
 
 
 class RateSettings(Frozen):
@@ -608,13 +590,6 @@ class RateSettings(Frozen):
         return self
 
 
-class AnnotateSettings(Frozen):
-    """Writes the cost back to MLflow. Off by default."""
-
-    metric: str = "runspend/effective_cost"
-    token: Secret | None = None
-
-
 def _resolve_home(raw: object, info: ValidationInfo) -> object:
     if isinstance(raw, (str, Path)):
         if not str(raw).strip():
@@ -630,7 +605,6 @@ class Settings(Frozen):
     currency: Currency = "USD"
     memory: ByteSize | None = None  # for loading a bill, e.g. 2GB; default: half the machine's, at most 4 GiB
     load_timeout: Duration = timedelta(hours=6)  # for loading one bill
-    schedule: Schedule = Schedule()
     warehouse: WarehouseSettings = WarehouseSettings()
     files: FileSettings = FileSettings()
     tracking: list[TrackingServer] = []
@@ -645,7 +619,6 @@ class Settings(Frozen):
     rates: RateSettings = RateSettings()
     # The file's `budgets`; read `budgets` and `tag_budgets` below.
     budget_entries: list[BudgetEntry] = Field(default=[], alias="budgets")
-    annotate: AnnotateSettings | None = None
     mail: MailSettings = MailSettings()
     retention: list[RetentionPolicy] = []
     archive: ArchiveSettings = ArchiveSettings()

@@ -157,12 +157,6 @@ def threshold_amount(threshold: str, amount: Decimal) -> Decimal:
     return amount * number / 100 if threshold.endswith("%") else number
 
 
-def _parse_time(raw: object) -> object:
-    if isinstance(raw, str) and (match := re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", raw.strip())):
-        return f"{int(match[1]):02d}:{match[2]}"
-    raise ValueError('a time of day is needed: "06:00"')
-
-
 def _known_zone(name: str) -> str:
     try:
         ZoneInfo(name)
@@ -276,7 +270,6 @@ BudgetSelector = Annotated[
     Selector, BeforeValidator(lambda v: parse_selector(v, BUDGET_KEYS, RUN_MAPS)), AfterValidator(_with_json_paths), SELECTOR_SCHEMA
 ]
 CostMeasure = Literal["effective_cost", "billed_cost", "contracted_cost", "list_cost"]
-Clock = Annotated[str, BeforeValidator(_parse_time)]
 Zone = Annotated[str, AfterValidator(_known_zone)]
 Dimension = Annotated[str, Field(pattern=DIMENSION_PATTERN)]
 Currency = Annotated[str, Field(pattern=CURRENCY_PATTERN)]

@@ -58,7 +58,7 @@ def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
     found += check_accounts_once(held)
     for store in settings.stores:
         found += _tried("artifacts", _kind(store), store, lambda s: _probe_store(s, now))
-    found += [*check_mail(settings), *check_nothing_missing(settings), *check_machines_of_clusters(settings), *check_not_built(settings)]
+    found += [*check_mail(settings), *check_nothing_missing(settings), *check_machines_of_clusters(settings)]
     found.sort(key=lambda f: SECTIONS.index(f.section))
     return [replace(f, text=redact(f.text, settings)) for f in found]
 
@@ -232,17 +232,6 @@ def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
                 "WARN",
                 "the machines of its clusters are on the bill of their cloud, which is not configured. Add it, or write `vms: none` if all usage is serverless.",
             )
-
-
-def check_not_built(settings: Settings) -> Iterator[Finding]:
-    """Report settings that this version does not support. None of them is applied in part."""
-    for server in settings.tracking:
-        if server.via == "system-tables":
-            yield Finding("mlflow", server.name, "WARN", "`via: system-tables` is not read yet. The API is used.")
-    if "schedule" in settings.model_fields_set:
-        yield Finding("config", "schedule", "WARN", "the DAGs do not follow it yet: they run at 04:00, 06:00 and 07:00 UTC.")
-    if settings.annotate is not None:
-        yield Finding("config", "annotate", "WARN", "costs are not written back to MLflow yet.")
 
 
 # --- outside this machine ---------------------------------------------------------------------------------------------------

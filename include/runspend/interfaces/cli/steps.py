@@ -140,7 +140,6 @@ def _loaded_since(settings: Settings, since: str) -> list[str]:
 def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], dags: Path | None = None, since: str | None = None, trial: Trial | None = None) -> None:
     """Run the whole pipeline, through the DAGs of a folder if given, and print its summary. Ends the process with its exit code."""
     from runspend import pipeline
-    from runspend.interfaces.doctor import check_not_built
     from runspend.interfaces.night_summary import summarize_night
     from runspend.pipeline.monitoring import mailing_what_ends
 
@@ -158,7 +157,6 @@ def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], d
     if since is not None and not _loaded_since(context.settings, since):
         loaded = _loaded_since(context.settings, "")
         outcome.fail(UsageError(f"cannot rebuild since {since}: no bill was loaded for it or a later month. The newest is {loaded[-1] if loaded else 'none'}."))
-    outcome.notes += [f"{found.name}: {found.text}" for found in check_not_built(context.settings)]
     seconds = time.monotonic() - began
     if context.as_json:
         print_outcome(context, outcome)
