@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runspend.config.settings import Settings, json_schema, load_settings
+from runspend.config.settings import BILL_FORMATS, Settings, json_schema, load_settings
 from runspend.config.starter import write_starter
 from runspend.core.errors import UsageError
 
@@ -89,6 +89,12 @@ def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
     assert "tracking:" in path.read_text()
     with pytest.raises(UsageError, match="it is a folder"):
         list(write_starter(tmp_path, env={}))
+
+
+def test_the_full_file_names_every_bill_format(tmp_path: Path) -> None:
+    _, text, _ = write(tmp_path, full=True)
+    (names,) = re.findall(r"^# +# (focus \| .*)$", text, re.M)
+    assert sorted(names.split(" | ")) == sorted(BILL_FORMATS)
 
 
 def test_every_line_of_the_full_file_is_right_when_switched_on(tmp_path: Path) -> None:
