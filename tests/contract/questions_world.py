@@ -251,6 +251,8 @@ def work(folder: Path, world: World, run: Command) -> None:
         ["--by", "source", "--each-currency"],
         ["--since", "2026-10"],
         ["--since", "2030-01"],
+        ["--by", "kind", "--period", "2026-10", "--until", "2026-10-20"],
+        ["--by", "owner", "--since", "2026-10-02", "--where", "team=", "--where", "team=vision", "--where", "kind=compute"],
     ):
         run("costs", *words, *now)
     for words in (["--by", "source,service"], ["--by", "day", "--since", "2026-10", "--measure", "billed"]):
@@ -282,7 +284,7 @@ def work(folder: Path, world: World, run: Command) -> None:
         run("export", "focus", "--period", "2026-10", "--scope", scope, "--focus-version", version, "--out", str(folder / f"{scope}.csv"), *now)
     run("archive", "plan", *now)
     run("budgets", "list", *now)
-    run("copy", "--from", str(folder / "home" / "warehouse"), "--to", str(folder / "copy"), *now)
+    run("warehouse", "copy", "--from", str(folder / "home" / "warehouse"), "--to", str(folder / "copy"), *now)
     run("nightly", *config, "--now", LATER)  # the month is closed by then
     late = add_late_run(folder, world.machines[0].name)
     for step in ("extract", "allocate"):
@@ -295,7 +297,7 @@ def work(folder: Path, world: World, run: Command) -> None:
     run("archive", "keep", late, *config, "--now", LATER)
     (folder / "runspend.yaml").write_text(json.dumps(SETTINGS).replace('"euro"', '"swiss"').replace('"lab"', '"labs"'), encoding="utf-8")
     for names in (("euro", "swiss"), ("lab", "labs")):
-        run("rename", *names, *config, "--now", LATER)
+        run("sources", "rename", *names, *config, "--now", LATER)
     run("alert", *config, "--now", LATER)  # its records follow the new names
     settings = {name: value for name, value in SETTINGS.items() if name != "scope"}
     (folder / "runspend.yaml").write_text(json.dumps(settings), encoding="utf-8")

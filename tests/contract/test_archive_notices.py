@@ -322,7 +322,7 @@ def test_the_commands(tmp_path: Path, server: Server, monkeypatch: pytest.Monkey
     assert done.returncode == 0, done.stderr
     assert "3 planned" in done.stdout and "cold" in done.stdout
     done = command(tmp_path, "archive", "keep", "aaaaaa", "--until", last, "--reason", "thesis", *now)
-    assert (done.returncode, done.stdout) == (0, f"kept: run {'a' * 32} (resnet-1) of prod, up to and including {last}\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"excluded from retention until {last} inclusive: run {'a' * 32} (resnet-1) of prod\n"), done.stderr
     done = command(tmp_path, "archive", "keep", "aaaaaa", "--until", "2026-01-31", *now)
     assert done.returncode == 2
     assert "that day is over" in done.stderr

@@ -334,7 +334,7 @@ def test_machines_have_no_address(tmp_path: Path) -> None:
 
 
 def test_amounts_are_shown_as_people_write_them(tmp_path: Path) -> None:
-    """`config --show` is a configuration that means the same; 28800 is no 2.88E+4."""
+    """`runspend config` is a configuration that means the same; 28800 is no 2.88E+4."""
     path = tmp_path / "runspend.yaml"
     path.write_text(json.dumps({"billing": [{"name": "box", "format": "machines", "machines": [BOX]}]}), encoding="utf-8")
     settings = load_settings(path, {})

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from runspend.actions.costs.as_of import bill_as_of
+from runspend.actions.costs.query import Selection
 from runspend.config.settings import Settings
 from runspend.core.errors import CheckFailed, UsageError
 from runspend.interfaces.cli import cli
@@ -135,10 +136,10 @@ def test_the_grain_is_source_period_service_and_account(world: World) -> None:
     assert world.costs("--as-of", "2026-11-21") == {("aws", "2026-11-01", "Compute", "ml"): Decimal(3)}
     assert world.costs("--as-of", "2026-11-22", "--measure", "list", "--by", "account") == {("ml",): Decimal(4)}
     with open_warehouse(world.settings).reader() as reader:
-        with pytest.raises(UsageError, match="by 'team': Runspend keeps earlier versions only as totals by source, period, service, account, day"):
-            bill_as_of(reader, DAYS[3], ["team"], since=None, top=20, measure="billed")
+        with pytest.raises(UsageError, match="by 'team': for earlier versions, only totals by source, period, service, account, day are kept"):
+            bill_as_of(reader, DAYS[3], ["team"], Selection(), top=20, measure="billed")
         with pytest.raises(UsageError, match="the first bill was loaded on 2026-11-20 06:00 UTC"):
-            bill_as_of(reader, DAYS[0], ["source"], since=None, top=20, measure="billed")
+            bill_as_of(reader, DAYS[0], ["source"], Selection(), top=20, measure="billed")
 
 
 def test_changes_that_do_not_add_up_are_no_answer(world: World) -> None:
@@ -152,4 +153,4 @@ def test_changes_that_do_not_add_up_are_no_answer(world: World) -> None:
         step.put(*unit, rows.slice(0, 1))
         step.publish()
     with warehouse.reader() as reader, pytest.raises(CheckFailed, match="bill_changes add up to billing_loads"):
-        bill_as_of(reader, DAYS[0] + timedelta(days=1), ["source"], since=None, top=20, measure="billed")
+        bill_as_of(reader, DAYS[0] + timedelta(days=1), ["source"], Selection(), top=20, measure="billed")

@@ -248,7 +248,7 @@ def test_a_place_that_holds_something_else_is_refused(small: tuple[ParquetWareho
         step.put("cost_daily", "2026-12", "all", rows_of(TABLES["cost_daily"], period="2026-12"))
         assert step.publish()
     before = target.states()
-    with pytest.raises(ConfigError, match=r"holds 1 units that the other does not, such as cost_daily 2026-12 all.*Nothing was changed"):
+    with pytest.raises(ConfigError, match=r"has 1 units that the other one does not have, such as cost_daily 2026-12 all.*Nothing was changed"):
         copy(source, target, progress=lambda _: None)
     with pytest.raises(ConfigError, match=r"holds nothing.*Nothing was changed"):
         copy(ParquetWarehouse(tmp_path / "empty"), target, progress=lambda _: None)

@@ -67,8 +67,8 @@ def test_what_cannot_be_explained_is_wrong_use(config: Path, runspend: Runspend)
     """Exit code 2 and one sentence: nothing named, two things named, an unknown run, a machine no bill has."""
     here = ("--config", str(config))
     for arguments, words in (
-        ((), "name one thing"),
-        (("abcdefgh", "--line", "x"), "name one thing"),
+        ((), "exactly one of RUN"),
+        (("abcdefgh", "--line", "x"), "exactly one of RUN"),
         (("abcdefgh12",), "cannot find run 'abcdefgh12'"),
         (("--resource", "i-unknown"), "cannot find resource 'i-unknown'"),
         (("abcdefgh", "--period", "November"), "is not a month"),

@@ -1,4 +1,4 @@
-"""`runspend rename OLD NEW`: the rows of a renamed server or bill stay, in one publish, and closed months keep every figure."""
+"""`runspend sources rename OLD NEW`: the rows of a renamed server or bill stay, in one publish, and closed months keep every figure."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_names_that_do_not_fit_are_refused(config: Path) -> None:
         rename(settings, "lab", "zoo", now=NOW)
     renamed = name(config, "tracking", "lab", "zoo")
     for old, new, why in (
-        ("nobody", "zoo", "holds nothing of it"),
+        ("nobody", "zoo", "has no rows of it"),
         ("lab", "zebra", "'zebra': it is not configured. Configured are zoo, bill, other"),
         ("lab", "bill", "a tracking server, to 'bill', which is a bill"),
     ):
@@ -170,7 +170,7 @@ def test_names_that_do_not_fit_are_refused(config: Path) -> None:
             rename(renamed, old, new, now=NOW)
     assert digests(renamed) == before
     pipeline.extract(renamed, now=NOW)
-    with pytest.raises(ConfigError, match="it has rows of its own already"):
+    with pytest.raises(ConfigError, match="it already has rows"):
         rename(renamed, "lab", "zoo", now=NOW)
 
 
@@ -183,7 +183,7 @@ def test_killed_anywhere_it_is_done_or_not_begun(config: Path) -> None:
     rename(settings, "lab", "zoo", now=NOW)
     after = digests(settings)
     assert before != after
-    command = ["rename", "lab", "zoo", "--config", str(config), "--now", f"{NOW:%Y-%m-%dT%H:%M}"]
+    command = ["sources", "rename", "lab", "zoo", "--config", str(config), "--now", f"{NOW:%Y-%m-%dT%H:%M}"]
     for point in POINTS:
         shutil.rmtree(home)
         shutil.copytree(kept, home)

@@ -220,5 +220,6 @@ COMMAND_LINES = (
     ["sql", "--tables"],
     ["status"],
     ["budgets", "list"],
-    ["config", "show"],
+    ["config"],
+    ["costs", "--where", "team=vision", "--period", "2026-10", "--until", "2026-10-15", "--format", "csv"],
 )

@@ -493,7 +493,7 @@ def test_the_commands(tmp_path: Path) -> None:
     assert ask("ack", "vision", "--by", "ana", "--note", "sweep") == "vision: acknowledged by ana until 2026-12-01: sweep\n"
     assert json.loads(ask("list", "--json"))[0]["quiet"] == "acknowledged by ana until 2026-12-01: sweep"
     assert "snoozed by ana until 2026-11-30" in ask("snooze", "vision", "--until", "2026-11-30", "--by", "ana")
-    assert ask("wake", "vision", "--by", "ben") == "vision: awake, said by ben\n"
+    assert ask("wake", "vision", "--by", "ben") == "vision: alerts are on again (by ben)\n"
     assert json.loads(ask("--json"))[0]["quiet"] is None
     assert len(Records(tmp_path).list("quiet")) == 3
     assert mails(tmp_path) == {}

@@ -531,7 +531,7 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_shown_settings_read_back_as_they_are(tmp_path: Path) -> None:
-    """`config --show` is itself a configuration, and marks what nobody wrote."""
+    """`runspend config` is itself a configuration, and marks what nobody wrote."""
     settings = load_settings(EXAMPLES / "one-box.yaml", {})
     shown = show_settings(settings)
     assert 'currency: "EUR"\n' in shown
@@ -583,7 +583,7 @@ def test_the_schema_takes_the_examples_and_refuses_unknown_keys(name: str) -> No
 @settings(deadline=None)
 @given(st.one_of(st.integers(1, 10**7).map(lambda n: timedelta(minutes=n)), st.integers(1, 10**9).map(lambda n: timedelta(milliseconds=n))))
 def test_a_duration_survives_being_written(duration: timedelta) -> None:
-    """What `config --show` prints is what was meant."""
+    """What `runspend config` prints is what was meant."""
     assert parse_duration(format_duration(duration)) == duration
 
 

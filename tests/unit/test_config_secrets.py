@@ -63,7 +63,7 @@ def traces(secret: str) -> list[str]:
 @example("q9p@ss/w:rd?#&zx")
 @example('q9"\\\\<>zx')
 def test_a_secret_is_in_no_text_of_the_settings(secret: str) -> None:
-    """repr, str, print, format, JSON and `config --show`, in any encoding."""
+    """repr, str, print, format, JSON and `runspend config`, in any encoding."""
     settings = load(EVERYWHERE, {"S": secret})
     printed = io.StringIO()
     with redirect_stdout(printed):

@@ -132,7 +132,7 @@ def test_a_refused_file_ends_with_2_and_no_store_is_read(
 
 
 def test_every_key_is_taken(tmp_path: Path) -> None:
-    """The other side of the fence, and `config --show` reads back as what was meant."""
+    """The other side of the fence, and `runspend config` reads back as what was meant."""
     text = """
 stores:
   - {uri: s3://warm, delete_credentials: archiver}

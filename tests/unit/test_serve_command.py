@@ -39,7 +39,7 @@ def server(config: Path) -> Iterator[subprocess.Popen[str]]:
 def test_the_address_answers_from_the_moment_it_is_told(server: subprocess.Popen[str]) -> None:
     """On a free port, where one is asked for; Ctrl-C ends it."""
     assert server.stdout is not None
-    told = re.match(r"(http://127\.0\.0\.1:\d+/)  \(ends with Ctrl-C\)", server.stdout.readline())
+    told = re.match(r"(http://127\.0\.0\.1:\d+/)  \(Ctrl-C ends it\)", server.stdout.readline())
     assert told is not None
     with urllib.request.urlopen(told[1], timeout=60) as answer:
         assert b"November" in answer.read()

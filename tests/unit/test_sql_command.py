@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,35 @@ def test_columns_of_one_name_are_all_answered(config: Path, statement: str, row:
     assert answered == [row]
     header, values = run_here("sql", statement, *native, "--quiet", "--config", str(config)).stdout.splitlines()
     assert len(header.split()) == len(values.split()) == len(row)
+
+
+def test_a_statement_comes_from_a_file_or_from_standard_input(config: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.sql"
+    file.write_bytes("\ufeff-- ünits\nselect 1 as a,\n  'ü' as b;\n".encode())
+    words = ("--quiet", "--format", "csv", "--config", str(config))
+    assert run_here("sql", "-f", str(file), *words).stdout == "a,b\n1,ü\n"
+    for place in (("-",), ("-f", "-"), ("--file", "-")):
+        command = [sys.executable, "-m", "runspend.interfaces.cli", "sql", *place, *words]
+        done = subprocess.run(command, input=file.read_bytes(), capture_output=True, timeout=300, check=False)
+        assert (done.returncode, done.stdout.decode()) == (0, "a,b\n1,ü\n"), done.stderr
+
+
+def test_csv_has_exact_values(config: Path) -> None:
+    statement = "select numeric '12.50' as cost, timestamp '2026-10-01 00:00:00+00' as at, date '2026-10-01' as day, cast(null as string) as none, 'a,\"b' as text, true as yes"
+    assert run_here("sql", statement, "--format", "csv", "--quiet", "--config", str(config)).stdout == (
+        'cost,at,day,none,text,yes\n12.5,2026-10-01T00:00:00+00:00,2026-10-01,,"a,""b",true\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "says"),
+    [
+        (("select 1", "-f", "{file}"), b"select 1", "error: cannot answer: STATEMENT and --file are both given. Give one of them."),
+        (("-f", "{file}"), b" \n", "is empty. Give one SELECT."),
+        (("-f", "{file}"), b"\xff\xfe", "it is not UTF-8 text. Give a file with one SELECT."),
+        (("-f", "{file}.gone"), b"", "does not exist"),
+    ],
+)
+def test_a_statement_that_cannot_be_read_is_wrong_use(config: Path, tmp_path: Path, words: tuple[str, ...], text: bytes, says: str) -> None:
+    (tmp_path / "one.sql").write_bytes(text)
+    assert says in run_here("sql", *(word.format(file=tmp_path / "one.sql") for word in words), "--config", str(config), code=2).stderr

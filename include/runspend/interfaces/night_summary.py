@@ -134,7 +134,7 @@ def _sources(reader: Reader, settings: Settings) -> tuple[tuple[str, str], ...]:
             covered = f"complete to {row['covered_until']:%d %b %H:%M} UTC" if row["covered_until"] else "never read well"
             text += f": {row['state']}, {row['last_error'] or covered}"
         if row["source"] not in configured:
-            text += f": no longer configured, its rows count until you run: runspend forget {row['source']}"
+            text += f": no longer configured. Its rows count until you run: runspend sources forget {row['source']}"
         shown.append((MARKS[row["state"]] if row["source"] in configured else "⚠", text))
     return tuple(shown)
 

@@ -1,4 +1,4 @@
-"""`runspend copy --from A --to B`: copies a warehouse's tables to another warehouse, for example from a folder to BigQuery.
+"""`runspend warehouse copy --from A --to B`: copies a warehouse's tables to another warehouse, for example from a folder to BigQuery.
 
 Copies build by build: units published together appear together in the target too. `builds` comes last, with the target's own
 digests of the same rows, so the next pipeline run finds nothing to do. Units already in the target are not sent again. At the
@@ -29,14 +29,14 @@ __all__ = ["copy", "warehouse_at"]
 
 def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None]) -> Outcome:
     """Copy every unit and compare. Raises ConfigError if `target` holds other data, RunspendError if the two differ at the end."""
-    outcome = Outcome("copy")
+    outcome = Outcome("warehouse copy")
     wanted, there = source.states(), target.states()
     if not wanted:
         raise ConfigError("cannot copy: the warehouse to copy from is empty. Check --from. Nothing was changed.")
     others = sorted(there.keys() - wanted.keys())
     if others:
         names = ", ".join(" ".join(unit) for unit in others[:3])
-        raise ConfigError(f"cannot copy: the warehouse to copy to holds {len(others)} units that the other does not have, such as {names}. Use an empty one. Nothing was changed.")
+        raise ConfigError(f"cannot copy: the warehouse to copy to has {len(others)} units that the other one does not have, such as {names}. Give an empty one to --to. Nothing was changed.")
     rows = {unit: state for unit, state in wanted.items() if unit.table != "builds"}
     missing = sorted((unit for unit in rows if not _is_same(wanted[unit], there.get(unit))), key=lambda unit: (wanted[unit].build_id, unit))
     outcome.unchanged += [" ".join(unit) for unit in sorted(rows.keys() - set(missing))]
@@ -52,7 +52,7 @@ def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None
     outcome.unchanged += sorted({" ".join(unit) for unit in wanted.keys() - rows.keys()} - set(booked))
     progress("copy: comparing")
     _compare(source, target)
-    outcome.notes.append(f"both have the same rows in {len(TABLES)} tables, compared month by month. Set warehouse.uri to the new one; records of mails and archives stay in home.")
+    outcome.notes.append(f"Both warehouses have the same rows in {len(TABLES)} tables, compared month by month. Set warehouse.uri to the new one. Records of mails and archives stay in home.")
     return outcome
 
 

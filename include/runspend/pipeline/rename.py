@@ -1,4 +1,4 @@
-"""`runspend rename OLD NEW`: keeps the rows of a server or bill that has a new name in `runspend.yaml`.
+"""`runspend sources rename OLD NEW`: keeps the rows of a server or bill that has a new name in `runspend.yaml`.
 
 Names are keys. One publish moves every unit of the old writer to the new one, with its name column rewritten, and rewrites
 rows of other writers that refer to it. The next pipeline run rebuilds cost tables of open months: their inputs changed.
@@ -32,7 +32,7 @@ def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
 
     Raises ConfigError, and changes nothing, unless `old` is gone from the file and `new` is in it and has no rows.
     """
-    outcome = Outcome("rename")
+    outcome = Outcome("sources rename")
     warehouse = open_warehouse(settings)
     states = warehouse.states()
     kind = _agree(settings, states, old, new)
@@ -54,10 +54,10 @@ def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
         inputs: dict[Unit, str | None] = {unit: states[unit].digest for unit in moved}
         inputs |= {target: None for target in moved.values() if target not in states}
         if not step.publish(inputs):
-            raise ConfigError(f"cannot rename {old!r}: a pipeline run published meanwhile. Run it again when that is done. Nothing was changed.")
+            raise ConfigError(f"cannot rename {old!r}: a pipeline run published meanwhile. Wait until it ends, then run this command again. Nothing was changed.")
     outcome.changed += [" ".join(target) for target in moved.values()]
     outcome.changed.sort()
-    outcome.notes.append(f"{old} is now {new}. Cost tables of open months still have {old} until the next pipeline run or `runspend allocate`.")
+    outcome.notes.append(f"{old} is now {new}. Cost tables of open months still have the old name until the next pipeline run, or `runspend allocate`, builds them.")
     return outcome
 
 
@@ -74,15 +74,15 @@ def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: 
         raise ConfigError(f"cannot rename to {new!r}: it is not configured. Configured are {', '.join(configured) or 'none'}. {nothing}")
     kind: Literal["bill", "tracking", "store"] = "bill" if "billing_loads" in tables else "tracking" if tables & {"runs", "experiments"} else "store"
     if kind == "store":
-        raise ConfigError(f"cannot rename {old!r}: a store is known by its URI. Run: runspend forget {old}. {nothing}")
+        raise ConfigError(f"cannot rename {old!r}: a store is known by its URI. Run: runspend sources forget {old}. {nothing}")
     if kind != configured[new]:
         what = {"bill": "a bill", "tracking": "a tracking server"}
         raise ConfigError(f"cannot rename {old!r}, which is {what[kind]}, to {new!r}, which is {what[configured[new]]}. {nothing}")
     taken = sorted({u.table for u in states if u.writer == new} - {"sources"})
     if taken:
         raise ConfigError(
-            f"cannot rename to {new!r}: it has rows of its own already ({', '.join(taken)}). "
-            f"To drop those first, take it out of runspend.yaml, run `runspend forget {new}`, and put it back. {nothing}"
+            f"cannot rename to {new!r}: it already has rows ({', '.join(taken)}). "
+            f"To remove them, take it out of runspend.yaml, run `runspend sources forget {new}`, and put it back. {nothing}"
         )
     return kind
 

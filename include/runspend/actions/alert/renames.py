@@ -1,6 +1,6 @@
 """Keep a budget's alerts when a tracking server or bill that it selects by is renamed.
 
-Put here the changes to records that identify such budgets: their versions, alerts, and acknowledgments or snoozes. `runspend rename`
+Put here the changes to records that identify such budgets: their versions, alerts, and acknowledgments or snoozes. `runspend sources rename`
 records the new name. The records follow as soon as the cost tables use it. Until then, spend is found by the old name.
 """
 

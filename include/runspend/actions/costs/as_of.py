@@ -7,16 +7,17 @@ unknown and not guessed. Current costs belong in `query.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
+from runspend.actions.costs.query import Selection
 from runspend.core.errors import CheckFailed, UsageError
 from runspend.warehouse import Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Value of --by -> its column of bill_changes.
+# Dimensions of earlier versions, and their columns of bill_changes.
 KEYS = {"source": "source", "period": "billing_period", "service": "service_name", "account": "sub_account_id", "day": "charge_date"}
 DEFAULT_KEYS = ("source", "period", "service", "account")
 
@@ -24,7 +25,7 @@ VERSIONS = """
 versions as (
   select source, billing_period, version_number
   from billing_loads
-  where state in ('current', 'replaced') and loaded_at < @until
+  where state in ('current', 'replaced') and loaded_at < @loaded_until
   group by source, billing_period, version_number
 ),
 changes as (
@@ -59,34 +60,34 @@ having sum(b.list_cost) != 0 or sum(b.contracted_cost) != 0 or sum(b.effective_c
 """
 
 
-def bill_as_of(reader: Reader, until: datetime, by: Sequence[str], *, since: str | None, top: int, measure: str) -> pa.Table:
+def bill_as_of(reader: Reader, until: datetime, by: Sequence[str], chosen: Selection, *, top: int, measure: str) -> pa.Table:
     """Return the bill by the versions loaded before `until`, largest first: the keys, `billing_currency` and one cost.
 
     Raises UsageError for a key that earlier versions do not have, or if nothing had been loaded. Raises CheckFailed if the
     changes do not add up to the totals noted when each version was loaded.
     """
     columns = [_column(key.strip()) for key in by]
+    for key in chosen.where:
+        _column(key)
     _refuse_before_the_first(reader, until)
-    differing = reader.query(DIFFERENCES, {"until": until}).to_pylist()
+    differing = reader.query(DIFFERENCES, {"loaded_until": until}).to_pylist()
     if differing:
         raise CheckFailed("bill_changes add up to billing_loads", differing)
     names = ", ".join(columns)
-    parameters: dict[str, Any] = {"until": until}
-    where = ""
-    if since is not None:
-        where, parameters["since"] = "where charge_date >= @since", date.fromisoformat(f"{since}-01")
+    condition, parameters = chosen.condition(KEYS)
+    where = f"where {condition}" if condition else ""
     return reader.query(
         f"with {VERSIONS} select {names}, billing_currency, sum(c.{measure}_cost) as {measure}_cost from changes c {where}"
         f" group by {names}, billing_currency having sum(c.{measure}_cost) != 0 order by {measure}_cost desc, {names} limit {int(top)}",
-        parameters,
+        {**parameters, "loaded_until": until},
     )
 
 
 def _column(key: str) -> str:
     if key not in KEYS:
         raise UsageError(
-            f"cannot group the bill of an earlier day by {key!r}: Runspend keeps earlier versions only as totals by {', '.join(KEYS)}. "
-            "Group by one of these, or leave --as-of out."
+            f"cannot show the bill of an earlier day by {key!r}: for earlier versions, only totals by {', '.join(KEYS)} are kept. "
+            "Use these dimensions, or leave --as-of out."
         )
     return KEYS[key]
 
@@ -94,5 +95,5 @@ def _column(key: str) -> str:
 def _refuse_before_the_first(reader: Reader, until: datetime) -> None:
     first: datetime | None = reader.query("select min(loaded_at) as first from billing_loads where state in ('current', 'replaced')")["first"][0].as_py()
     if first is None or first >= until:
-        when = "no bill was loaded yet" if first is None else f"the first bill was loaded on {first:%Y-%m-%d %H:%M} UTC"
-        raise UsageError(f"cannot show the bill as of then: {when}. Give a later --as-of.")
+        when = "no bill has been loaded yet" if first is None else f"the first bill was loaded on {first:%Y-%m-%d %H:%M} UTC"
+        raise UsageError(f"cannot show the bill of that day: {when}. Give a later --as-of.")

@@ -5,8 +5,12 @@ Holds SQL over the published tables and text for a terminal. Writes nothing.
 
 from __future__ import annotations
 
+import csv
 import difflib
-from collections.abc import Sequence
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -14,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.allocation import diagnostics as advice
 from runspend.config.exchange_rates import missing_rates, stretches
 from runspend.config.settings import Settings
+from runspend.core.amounts import money, plain
 from runspend.core.errors import SourceError, UsageError
 from runspend.schema.tables import TABLES, Table
 from runspend.warehouse import Reader, open_warehouse
@@ -21,7 +26,7 @@ from runspend.warehouse import Reader, open_warehouse
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Value of --by -> its column of cost_daily.
+# Dimensions of `--by` and `--where`, and their columns of cost_daily.
 COST_KEYS = {
     "team": "team",
     "project": "project",
@@ -42,23 +47,80 @@ COST_KEYS = {
 
 BEYOND = "beyond the years 1 to 9999"
 
+# Dimensions that people give to runs. Tables for people show a missing value as "untagged".
+TAGGED = ("team", "project", "cost_center", "owner")
+UNTAGGED = "untagged"
+
 # Dimensions that only a run has.
-OF_RUNS = ("team", "project", "cost_center", "owner", "experiment_name", "user_name", "tracking_server")
+OF_RUNS = (*TAGGED, "experiment_name", "user_name", "tracking_server")
 
 
-def costs_sql(by: Sequence[str], *, since: str | None, top: int, measure: str) -> tuple[str, dict[str, Any]]:
+# `--where` has no days and months: `--period`, `--since` and `--until` select them.
+WHERE_KEYS = tuple(key for key in COST_KEYS if key not in ("day", "period"))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The charges to count: a billing period, days of charges (`until` is the day after the last), and values by dimension; "" is none."""
+
+    period: date | None = None
+    since: date | None = None
+    until: date | None = None
+    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, *, period: str | None = None, since: date | None = None, until: date | None = None, where: Sequence[str] = ()) -> Selection:
+        """Return what a person typed: `period` as YYYY-MM, `where` as KEY=VALUE. Raises UsageError for an unknown dimension."""
+        if since and until and until <= since:
+            raise UsageError(f"cannot show costs: --until ends on {until - timedelta(days=1)}, before --since, {since}. Swap them.")
+        values: dict[str, list[str]] = {}
+        for text in where:
+            key, sign, value = text.partition("=")
+            if not sign:
+                raise UsageError(f"cannot use --where {text!r}: it has no `=`. Write KEY=VALUE, such as team=vision.")
+            values.setdefault(key.strip(), []).append(value)
+        for key in values:
+            if key in ("day", "period"):
+                raise UsageError(f"cannot use --where {key}=…: use --period for a billing period, and --since and --until for days.")
+            if key not in WHERE_KEYS:
+                raise UsageError(f"cannot select costs by {key!r}: allowed are {', '.join(WHERE_KEYS)}.{_nearest(key, WHERE_KEYS)}")
+        return cls(None if period is None else date.fromisoformat(f"{period}-01"), since, until, values)
+
+    @property
+    def has_days(self) -> bool:
+        """Whether it says which months or days. If not, `runspend costs` shows the newest month."""
+        return any((self.period, self.since, self.until))
+
+    def condition(self, columns: Mapping[str, str] = COST_KEYS) -> tuple[str, dict[str, Any]]:
+        """Return a condition in SQL and its parameters. `columns` names the column of each dimension."""
+        days = {"period": ("billing_period =", self.period), "since": ("charge_date >=", self.since), "until": ("charge_date <", self.until)}
+        parts = [f"{text} @{name}" for name, (text, value) in days.items() if value is not None]
+        parameters: dict[str, Any] = {name: value for name, (_, value) in days.items() if value is not None}
+        for key, values in self.where.items():
+            either = [f"{columns[key]} is null"] if "" in values else []
+            for number, value in enumerate(v for v in values if v):
+                parameters[f"{key}_{number}"] = value
+                either.append(f"{columns[key]} = @{key}_{number}")
+            parts.append(f"({' or '.join(either)})")
+        return " and ".join(parts), parameters
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def costs_sql(by: Sequence[str], chosen: Selection, *, top: int, measure: str) -> tuple[str, dict[str, Any]]:
     """Return the statement of `runspend costs` and its parameters. An unknown key raises an error that lists the known ones."""
     columns = []
     for key in (k.strip() for k in by):
         if key not in COST_KEYS:
-            near = difflib.get_close_matches(key, COST_KEYS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"cannot group costs by {key!r}: allowed are {', '.join(COST_KEYS)}.{hint}")
+            raise UsageError(f"cannot group costs by {key!r}: allowed are {', '.join(COST_KEYS)}.{_nearest(key, COST_KEYS)}")
         columns.append(COST_KEYS[key])
     names = ", ".join(columns)
     # Show cost without a run by its target, not under an empty name.
     shown = ", ".join(f"case when allocated_to = 'run' then {c} else concat('(', allocated_to, ')') end as {c}" if c in OF_RUNS else c for c in columns)
-    where, parameters = _since(since)
+    where, parameters = _condition(chosen)
     sql = (
         f"with costs as (select {shown}, billing_currency, {measure}_cost from cost_daily where {where})"
         f" select {names}, billing_currency, sum({measure}_cost) as {measure}_cost from costs"
@@ -67,25 +129,25 @@ def costs_sql(by: Sequence[str], *, since: str | None, top: int, measure: str) -
     return sql, parameters
 
 
-def _since(since: str | None) -> tuple[str, dict[str, Any]]:
-    """Return a condition on charge_date: from the given month on, or the newest month."""
-    if since is None:
-        return "charge_date >= (select cast(date_trunc(max(charge_date), month) as date) from cost_daily)", {}
-    return "charge_date >= @since", {"since": date.fromisoformat(f"{since}-01")}
+def _condition(chosen: Selection) -> tuple[str, dict[str, Any]]:
+    """Return the condition on cost_daily. Without months or days, it is the newest month."""
+    where, parameters = chosen.condition()
+    newest = "charge_date >= (select cast(date_trunc(max(charge_date), month) as date) from cost_daily)"
+    return " and ".join(part for part in (where, "" if chosen.has_days else newest) if part), parameters
 
 
-def costs(settings: Settings, by: Sequence[str], *, since: str | None, top: int, measure: str, is_exchanged: bool = True) -> pa.Table:
+def costs(settings: Settings, by: Sequence[str], chosen: Selection, *, top: int, measure: str, is_exchanged: bool = True) -> pa.Table:
     """Return the rows of `runspend costs`, in the configured currency. A missing rate is an error. Not `is_exchanged`: by currency."""
-    sql, parameters = costs_sql(by, since=since, top=top, measure=measure)
+    sql, parameters = costs_sql(by, chosen, top=top, measure=measure)
     with open_warehouse(settings).reader() as reader:
         if is_exchanged:
-            reader = in_one_currency(reader, settings, since)
+            reader = in_one_currency(reader, settings, chosen)
         return reader.query(sql, parameters)
 
 
-def in_one_currency(reader: Reader, settings: Settings, since: str | None) -> Reader:
+def in_one_currency(reader: Reader, settings: Settings, chosen: Selection) -> Reader:
     """Return the reader, or one that shows charges in other currencies in the configured one."""
-    where, parameters = _since(since)
+    where, parameters = _condition(chosen)
     foreign = reader.query(f"select distinct billing_currency from cost_daily where {where}", parameters)["billing_currency"].to_pylist()
     if not set(foreign) - {settings.currency}:
         return reader
@@ -93,30 +155,37 @@ def in_one_currency(reader: Reader, settings: Settings, since: str | None) -> Re
     rates = stretches(settings.rates.exchange, settings.currency)
     missing = missing_rates(rates, settings.currency, ((r["billing_currency"], r["charge_date"]) for r in days))
     if missing is not None:
-        raise SourceError(missing.source, f"{missing} Or see each currency by itself: --each-currency")
+        raise SourceError(missing.source, f"{missing} Or show each currency as billed: --each-currency")
     return reader.in_currency(settings.currency, rates)
 
 
-def nothing_since(settings: Settings, since: str) -> str:
-    """Explain why there are no rows since a month."""
+def no_charges(settings: Settings) -> str:
+    """Explain why there are no rows."""
+    newest = _newest_charge(settings)
+    return "No charges match: no bill has been loaded yet." if newest is None else f"No charges match. The newest charge is from {newest}."
+
+
+def _newest_charge(settings: Settings) -> date | None:
     with open_warehouse(settings).reader() as reader:
         newest: date | None = reader.query("select max(charge_date) as newest from cost_daily")["newest"][0].as_py()
-    return f"There are no charges since {since}: {'no bill was loaded yet' if newest is None else f'the newest charge is of {newest}'}."
+    return newest
 
 
-def coverage_footer(settings: Settings, by: Sequence[str], since: str | None) -> list[str]:
+def coverage_footer(settings: Settings, by: Sequence[str], chosen: Selection) -> list[str]:
     """Return one line per requested dimension: the share of allocated cost that has it, by source."""
     from runspend.actions.report.labels import coverage_words
 
     names = [key.strip() for key in by if key.strip() in advice.DIMENSIONS]
     if not names:
         return []
+    newest = _newest_charge(settings)
+    if newest is None:
+        return []
+    period = chosen.period
+    first = chosen.since or period or (newest.replace(day=1) if chosen.until is None else date.min)
+    end = chosen.until or (newest + timedelta(days=1) if period is None else (period + timedelta(days=31)).replace(day=1))
     with open_warehouse(settings).reader() as reader:
-        newest: date | None = reader.query("select max(charge_date) as newest from cost_daily")["newest"][0].as_py()
-        if newest is None:
-            return []
-        first = newest.replace(day=1) if since is None else date.fromisoformat(f"{since}-01")
-        found = advice.coverage(reader, first, newest + timedelta(days=1))
+        found = advice.coverage(reader, first, end)
     shown = {currency: coverage_words([part for part in parts if part.dimension in names], every=True) for currency, parts in sorted(found.items())}
     return [line if len(shown) == 1 else f"{currency} {line}" for currency, lines in shown.items() for line in lines]
 
@@ -198,14 +267,37 @@ def _value(cell: pa.Scalar) -> Any:
         return BEYOND
 
 
-def table_text(rows: pa.Table) -> str:
-    """Return rows as aligned text: numbers to the right, money with all its decimals but at least two."""
+def csv_text(rows: pa.Table) -> str:
+    """Return rows as CSV with exact values. Null is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_different(rows.column_names))
+    writer.writerows(zip(*([_exact(value) for value in _column_values(column)] for column in rows.columns), strict=True))
+    return text.getvalue()
+
+
+def _exact(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Decimal):
+        return plain(value)
+    if isinstance(value, (bool, dict, list)):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return value.isoformat() if isinstance(value, (date, datetime)) else str(value)
+
+
+def table_text(rows: pa.Table, *, is_money: bool = False) -> str:
+    """Return rows as aligned text, numbers to the right. Decimals have all their digits, at least two; two if `is_money`, more if all are below 1."""
     if rows.num_rows == 0:
         return "no rows\n"
     columns = []
     for name, column in zip(rows.column_names, rows.columns, strict=True):  # names may repeat
         values = _column_values(column)
         is_number = all(v is None or (isinstance(v, (int, float, Decimal)) and not isinstance(v, bool)) for v in values)
+        if is_money:
+            amounts = [abs(v) for v in values if isinstance(v, Decimal)]
+            places = 2 if not amounts or max(amounts) >= 1 else 6
+            values = [money(v, places) if isinstance(v, Decimal) else UNTAGGED if v is None and name in TAGGED else v for v in values]
         cells = [_cell(name), *(_cell(v) for v in values)]
         width = max(len(c) for c in cells)
         columns.append([c.rjust(width) if is_number else c.ljust(width) for c in cells])

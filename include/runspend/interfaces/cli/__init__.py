@@ -1,7 +1,8 @@
-"""The command line: parses, calls one function of the pipeline, prints what it returns, ends with its exit code.
+"""The command line. A command parses its options, calls one function of the pipeline, prints the result and ends with its exit code.
 
-Exit codes: 0 done · 1 a bug · 2 wrong use or configuration · 3 a source was refused or stale, its old data kept ·
-4 a check failed or data is damaged, the old tables kept · 5 done in part · 6 the machine failed (a full or read-only disk). The largest that applies wins. No work is done here.
+Exit codes, of which the largest that applies wins: 0 done · 1 a bug · 2 wrong use or configuration · 3 a source was refused or is
+stale, its old data is kept · 4 a check failed or data is damaged, the old tables are kept · 5 done in part · 6 the machine failed
+(a full or read-only disk).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from runspend.core.errors import RunspendError, UsageError
 from runspend.core.extras import missing_extra
 from runspend.core.machine_faults import machine_failed
 from runspend.core.own_files import private_umask
-from runspend.interfaces.cli.admin import copy_, forget, rename
+from runspend.interfaces.cli.admin import sources, warehouse
 from runspend.interfaces.cli.archive import archive
 from runspend.interfaces.cli.budgets import budgets
 from runspend.interfaces.cli.context import Context
@@ -29,17 +30,43 @@ from runspend.interfaces.cli.steps import STEPS, nightly, verify
 __all__ = ["cli", "main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="runspend")
+# The commands in the order in which people meet them.
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Start": (try_, demo, init, config, doctor, suggest),
+    "Run the pipeline, or one step": (nightly, *STEPS),
+    "Ask": (status, costs, explain, sql, serve, export),
+    "Act": (budgets, archive),
+    "Maintain": (verify, sources, warehouse),
+}
+
+
+class Sections(click.Group):
+    """A group whose help lists its commands by section."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one list per section, with the same width of names in all."""
+        width = max(map(len, self.commands))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(command.name).ljust(width), command.get_short_help_str(formatter.width)) for command in commands])
+
+
+@click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="runspend", help="Show the version.")
 def cli() -> None:
     """What every MLflow run costs, why, and who should know.
 
-    Start with `runspend try --tracking URI --bill FILE`, then `runspend init`, then `runspend nightly`.
+    \b
+    First steps:
+      runspend try --tracking URI --bill FILE
+      runspend init
+      runspend nightly
     """
 
 
-for command in (init, doctor, suggest, config, try_, demo, nightly, *STEPS, archive, budgets, forget, rename, copy_, costs, explain, export, sql, status, serve, verify):
-    cli.add_command(command)
+for section in SECTIONS.values():
+    for command in section:
+        cli.add_command(command)
 
 
 def main() -> None:

@@ -1,48 +1,72 @@
-"""Commands for names and places that change: `forget`, `rename`, `copy`."""
+"""Commands for sources that change and warehouses that move: `sources forget`, `sources rename`, `warehouse copy`."""
 
 from __future__ import annotations
 
 import click
 
-from runspend.interfaces.cli.context import Context, with_context
+from runspend.interfaces.cli.context import Context, InOrder, with_context
 from runspend.interfaces.cli.output import print_outcome
 
 
-@click.command()
+@click.group(cls=InOrder)
+def sources() -> None:
+    """Forget or rename a server, bill or store."""
+
+
+@sources.command()
 @click.argument("name")
 @with_context
 def forget(context: Context, name: str) -> None:
-    """Remove every row of a server, bill or store that is no longer configured. The next night builds without it.
+    """Remove the rows of an unconfigured source.
 
-    Example: runspend forget old-server
+    Take the server, bill or store out of runspend.yaml first. The next pipeline run builds the cost
+    tables without it.
+
+    \b
+    Example:
+      runspend sources forget old-server
     """
     from runspend import pipeline
 
     print_outcome(context, pipeline.forget(context.settings, name, now=context.now))
 
 
-@click.command()
+@sources.command()
 @click.argument("old")
 @click.argument("new")
 @with_context
 def rename(context: Context, old: str, new: str) -> None:
-    """Give the rows of a server or bill that runspend.yaml calls NEW now to its new name. One publish: all of it or nothing.
+    """Keep the rows of a renamed server or bill.
 
-    Example: runspend rename old-prod prod
+    Write the new name into runspend.yaml first. The rows change together: all of them or none.
+
+    \b
+    Example:
+      runspend sources rename old-prod prod
     """
     from runspend.pipeline import rename as renaming
 
     print_outcome(context, renaming.rename(context.settings, old, new, now=context.now))
 
 
-@click.command("copy")
-@click.option("--from", "source", required=True, metavar="WAREHOUSE", help="Its address (a folder, bigquery://project/dataset), or the runspend.yaml that has it.")
-@click.option("--to", "target", required=True, metavar="WAREHOUSE", help="The same, of an empty one or of one that a copy was begun in.")
+@click.group()
+def warehouse() -> None:
+    """Copy a warehouse to another place."""
+
+
+@warehouse.command("copy")
+@click.option("--from", "source", required=True, metavar="WAREHOUSE", help="Address of the warehouse (a folder, s3://… or bigquery://…), or the runspend.yaml that names it.")
+@click.option("--to", "target", required=True, metavar="WAREHOUSE", help="The same for the new warehouse. It must be empty, or hold an unfinished copy.")
 @with_context
 def copy_(context: Context, source: str, target: str) -> None:
-    """Carry a warehouse to another place, such as from a folder to BigQuery. Begun again, it goes on; at the end both are compared.
+    """Copy all tables to another warehouse.
 
-    Example: runspend copy --from .runspend/warehouse --to bigquery://acme-ml/runspend
+    At the end, both warehouses are compared. If the copy is interrupted, run the command again: it
+    continues.
+
+    \b
+    Example:
+      runspend warehouse copy --from .runspend/warehouse --to bigquery://acme-ml/runspend
     """
     from runspend.pipeline.copy import copy, warehouse_at
 

@@ -9,21 +9,26 @@ from pathlib import Path
 import click
 
 from runspend.core.errors import PartialFailure, UsageError
-from runspend.interfaces.cli.context import Context, with_context
+from runspend.interfaces.cli.context import Context, InOrder, with_context
 from runspend.interfaces.cli.output import print_json, print_outcome, print_rows, query
 
 
-@click.group()
+@click.group(cls=InOrder)
 def archive() -> None:
-    """Old artifacts: what policies would move, who is told, who objected, and what keeps a run's bytes where they are."""
+    """Move old artifacts, and restore them."""
 
 
 @archive.command("plan")
 @with_context
 def archive_plan(context: Context) -> None:
-    """Say which artifacts the policies select, what protects them, how many bytes, what it saves and costs. Nothing is moved, nobody is told.
+    """Show what retention policies select.
 
-    Example: runspend archive plan
+    Shows bytes, savings and costs of each policy, and what is protected. Moves nothing and sends
+    nothing.
+
+    \b
+    Example:
+      runspend archive plan
     """
     from runspend import pipeline
     from runspend.pipeline.monitoring import mailing_what_ends
@@ -37,16 +42,21 @@ def archive_plan(context: Context) -> None:
             " sum(action_cost) as action_cost, min(currency) as currency, min(earliest_at) as earliest_at"
             " from archive_plan where month = @month group by policy, action, state order by policy, state"
         )
-        print_rows(context, query(context.settings, sql, {"month": context.now.date().replace(day=1)}))
+        print_rows(query(context.settings, sql, {"month": context.now.date().replace(day=1)}), is_money=True)
     print_outcome(context, outcome)
 
 
 @archive.command("notify")
 @with_context
 def archive_notify(context: Context) -> None:
-    """Plan, and tell each owner in one mail of what is new in it. The grace period begins when a mail server took the mail.
+    """Mail owners about files that will move.
 
-    Example: runspend archive notify
+    Plans first, then sends each owner one mail about new items. The grace period begins when a mail
+    server accepts that mail.
+
+    \b
+    Example:
+      runspend archive notify
     """
     from runspend import pipeline
     from runspend.pipeline.monitoring import mailing_what_ends
@@ -60,11 +70,15 @@ def archive_notify(context: Context) -> None:
 @archive.command("apply")
 @with_context
 def archive_apply(context: Context) -> None:
-    """Move what is due: copied, read back and compared, asked about once more, then deleted from its place and noted there.
+    """Move files whose grace period is over.
 
-    Without `delete_credentials` of the store everything up to the delete is done. Killed or refused anywhere, run it again.
+    Copies each file, reads the copy back, compares it, and asks MLflow once more. Only then deletes
+    the original. Without the store's `delete_credentials`, deletes nothing. If it is interrupted,
+    run it again.
 
-    Example: runspend archive apply
+    \b
+    Example:
+      runspend archive apply
     """
     from runspend import pipeline
     from runspend.pipeline.monitoring import mailing_what_ends
@@ -77,14 +91,18 @@ def archive_apply(context: Context) -> None:
 
 @archive.command("restore")
 @click.argument("run", metavar="RUN_ID")
-@click.option("--to", type=click.Path(file_okay=False, path_type=Path), help="A new folder, which MLflow can load from. Default: the place it came from.")
-@click.option("--archive", "archive_id", metavar="ID", help="Only this one of its archives. Default: as it was last archived, with what earlier ones took that never came back.")
-@click.option("--partial", is_flag=True, help="Of a damaged archive bring back what is whole.")
+@click.option("--to", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="A new folder, from which MLflow can load. Default: the original place.")
+@click.option("--archive", "archive_id", metavar="ID", help="Restore only this archive. Default: the latest one, and files of earlier ones that were never restored.")
+@click.option("--partial", is_flag=True, help="Restore the intact files of a damaged archive.")
 @with_context
 def archive_restore(context: Context, run: str, to: Path | None, archive_id: str | None, partial: bool) -> None:
-    """Bring back the artifacts of a run, model or folder, byte for byte, from the archive alone. What is there is not overwritten.
+    """Restore files of a run, model or folder.
 
-    Example: runspend archive restore 3f1c9a7bd2e84c55a1b0c9d8e7f60123 --to ./back
+    Needs the archive only. Existing files are not overwritten.
+
+    \b
+    Example:
+      runspend archive restore 3f1c9a7bd2e84c55a1b0c9d8e7f60123 --to ./back
     """
     from runspend.actions.archive.mlflow_tags import tell_restored
     from runspend.actions.archive.restore import restore
@@ -98,7 +116,7 @@ def archive_restore(context: Context, run: str, to: Path | None, archive_id: str
     if context.as_json:
         print_json(vars(restored))
     else:
-        there = f", {restored.there_already:,} were there already" if restored.there_already else ""
+        there = f"; {restored.there_already:,} already existed" if restored.there_already else ""
         click.echo(f"restored {restored.owner}: {restored.objects:,} objects, {restored.bytes:,} bytes to {', '.join(restored.places)}{there}")
         for label, sentences in (("note", restored.notes), ("problem", restored.problems)):
             for sentence in sentences:
@@ -107,13 +125,17 @@ def archive_restore(context: Context, run: str, to: Path | None, archive_id: str
 
 
 @archive.command("verify")
-@click.option("--full", is_flag=True, help="Read all of it. Says first how many bytes that is and what the store charges for it.")
-@click.option("--yes", is_flag=True, help="With --full: do not ask.")
+@click.option("--full", is_flag=True, help="Read every file. Shows the bytes and the price first, and asks.")
+@click.option("--yes", is_flag=True, help="Do not ask before --full.")
 @with_context
 def archive_verify(context: Context, full: bool, yes: bool) -> None:
-    """List every archive and compare it with its manifest; read a sample, large enough to trust, and compare its checksums.
+    """Compare archives with their manifests.
 
-    Example: runspend archive verify
+    Lists every archive, reads a sample of files, and compares their checksums.
+
+    \b
+    Example:
+      runspend archive verify
     """
     from runspend import pipeline
 
@@ -130,21 +152,26 @@ def _agree_to_read(context: Context, *, yes: bool) -> None:
 
     reading = price_of_reading(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
-    price = "an unknown price: a storage class has none in `rates.storage`" if reading.price is None else f"{plain(reading.price)} {reading.currency}"
-    click.echo(f"to be read: {reading.objects:,} objects, {reading.bytes:,} bytes; requests and retrieval cost {price}; traffic out of a cloud comes on top", err=True)
+    price = "an unknown price (a storage class has no price in `rates.storage`)" if reading.price is None else f"{plain(reading.price)} {reading.currency}"
+    click.echo(f"This reads {reading.objects:,} objects, {reading.bytes:,} bytes. Requests and retrieval cost {price}, plus any traffic out of the cloud.", err=True)
     if not yes and not (sys.stdin.isatty() and click.confirm("Read them?", err=True)):
-        raise UsageError("cannot read all archives unasked: it may cost money. Add --yes. Nothing was read.")
+        raise UsageError("cannot read all archives without confirmation, because it may cost money. Add --yes. Nothing was read.")
 
 
 @archive.command("keep")
 @click.argument("what", metavar="RUN_ID|EXPERIMENT")
-@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Last day of it. Default: a year from now.")
-@click.option("--reason", help="Shown beside what is kept.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="Last day of the exclusion. Default: a year from now.")
+@click.option("--reason", metavar="TEXT", help="Reason to show with the exclusion.")
 @with_context
 def archive_keep(context: Context, what: str, until: datetime | None, reason: str | None) -> None:
-    """Object: no policy touches this run, or any run of this experiment, until the day given. Written again, the last one counts.
+    """Exclude a run or experiment from retention.
 
-    Example: runspend archive keep 3f1c9a7b --until 2027-06-30 --reason "thesis"
+    No policy acts on the run, or on any run of the experiment, until that day. A later command
+    replaces an earlier one.
+
+    \b
+    Example:
+      runspend archive keep 3f1c9a7b --until 2027-06-30 --reason "thesis"
     """
     from runspend.actions.archive.holds import record_keep
     from runspend.warehouse import open_warehouse
@@ -155,16 +182,20 @@ def archive_keep(context: Context, what: str, until: datetime | None, reason: st
     if context.as_json:
         print_json(vars(keep))
     else:
-        click.echo(f"kept: {keep.kind} {keep.id} ({keep.name}) of {keep.tracking_server}, up to and including {keep.until}")
+        click.echo(f"excluded from retention until {keep.until} inclusive: {keep.kind} {keep.id} ({keep.name}) of {keep.tracking_server}")
 
 
 @archive.command("why")
 @click.argument("run")
 @with_context
 def archive_why(context: Context, run: str) -> None:
-    """What keeps a run's bytes where they are, which policy is after them since when, or where they went.
+    """Show what protects or selects a run.
 
-    Example: runspend archive why 3f1c9a7b
+    Shows what protects its files, which policy selects them and since when, or where they moved.
+
+    \b
+    Example:
+      runspend archive why 3f1c9a7b
     """
     from runspend.actions.archive.why import explain_why
     from runspend.warehouse import open_warehouse

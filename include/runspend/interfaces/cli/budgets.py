@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runspend.interfaces.cli.context import Context, with_context
+from runspend.interfaces.cli.context import Context, InOrder, with_context
 from runspend.interfaces.cli.output import print_columns, print_json
 
 if TYPE_CHECKING:
     from runspend.actions.alert.snooze import QuietKind
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=InOrder, invoke_without_command=True)
 @with_context
 def budgets(context: Context) -> None:
-    """Every budget: how it stood at the last alert step, what it will have spent, its last mail, and who is quiet about it. Sends nothing.
+    """List budgets and mute their alerts.
 
-    Examples: runspend budgets · runspend budgets --json · runspend budgets ack vision --until 2026-12-01
+    Without a command, lists all budgets as of the last alert step. Sends nothing.
+
+    \b
+    Examples:
+      runspend budgets
+      runspend budgets ack vision --until 2026-12-01
     """
     if click.get_current_context().invoked_subcommand is None:
         _list_budgets(context)
@@ -29,9 +34,11 @@ def budgets(context: Context) -> None:
 @budgets.command("list")
 @with_context
 def budgets_list(context: Context) -> None:
-    """The list: state, spend, percent, forecast, next threshold, last mail, quiet. The same as `runspend budgets`.
+    """List budgets, spend and forecasts.
 
-    Example: runspend budgets list --json
+    \b
+    Example:
+      runspend budgets list --json
     """
     _list_budgets(context)
 
@@ -64,16 +71,45 @@ def _quiet_command(name: str, kind: QuietKind, help_text: str) -> None:
         if context.as_json:
             print_json(vars(quiet))
         else:
-            click.echo(f"{quiet.budget}: {quiet}" if kind != "awake" else f"{quiet.budget}: awake, said by {quiet.by}")
+            click.echo(f"{quiet.budget}: {quiet}" if kind != "awake" else f"{quiet.budget}: alerts are on again (by {quiet.by})")
 
     command.__doc__ = help_text
     decorated: Any = click.argument("budget")(with_context(command))
-    decorated = click.option("--until", type=click.DateTime(["%Y-%m-%d"]), hidden=kind == "awake", help="First day (UTC) mails come again. Default: the end of the budget's period.")(decorated)
-    decorated = click.option("--by", metavar="WHO", help="Who says so. Default: your login name.")(decorated)
-    decorated = click.option("--note", help="Why; shown beside the budget.")(decorated)
+    decorated = click.option("--until", type=click.DateTime(["%Y-%m-%d"]), hidden=kind == "awake", metavar="YYYY-MM-DD", help="First day (UTC) with alerts again. Default: the end of the budget's period.")(decorated)
+    decorated = click.option("--by", metavar="NAME", help="Your name. Default: your login name.")(decorated)
+    decorated = click.option("--note", metavar="TEXT", help="Reason to show with the budget.")(decorated)
     budgets.command(name)(decorated)
 
 
-_quiet_command("ack", "acknowledged", "You know: no mail about this budget until the day given. What happens meanwhile is recorded and listed.\n\nExample: runspend budgets ack vision --until 2026-12-01 --note \"sweep is planned\"")
-_quiet_command("snooze", "snoozed", "Not now: no mail about this budget until the day given; what still holds then is told then.\n\nExample: runspend budgets snooze vision --until 2026-11-30")
-_quiet_command("wake", "awake", "End an acknowledgement or a snooze.\n\nExample: runspend budgets wake vision")
+_quiet_command(
+    "ack",
+    "acknowledged",
+    """Acknowledge and mute a budget.
+
+    Sends no mail about this budget until that day. Events before it are recorded and listed, but not
+    mailed later.
+
+    \b
+    Example:
+      runspend budgets ack vision --until 2026-12-01 --note "sweep is planned\"""",
+)
+_quiet_command(
+    "snooze",
+    "snoozed",
+    """Postpone the alerts of a budget.
+
+    Sends no mail about this budget until that day. Alerts that still apply then are sent.
+
+    \b
+    Example:
+      runspend budgets snooze vision --until 2026-11-30""",
+)
+_quiet_command(
+    "wake",
+    "awake",
+    """End an acknowledgement or a snooze.
+
+    \b
+    Example:
+      runspend budgets wake vision""",
+)

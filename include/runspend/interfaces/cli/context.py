@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +18,16 @@ import click
 if TYPE_CHECKING:
     from runspend.config.settings import Settings
 
+DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 MONTH = re.compile(r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])")
+
+
+class InOrder(click.Group):
+    """A group whose help lists its commands in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
 
 
 @dataclass
@@ -78,6 +87,29 @@ def day_end(context: click.Context, parameter: click.Parameter, value: str | Non
         raise click.BadParameter(f"{value!r} is the last possible time. Write an earlier one.") from error
 
 
+@dataclass(frozen=True)
+class Days:
+    """A day or a month: its first day, and the day after its last."""
+
+    first: date
+    end: date
+
+
+def day_or_month(_: click.Context, __: click.Parameter, value: str | None) -> Days | None:
+    """Return the days of YYYY-MM-DD or YYYY-MM."""
+    if value is None:
+        return None
+    try:
+        if MONTH.fullmatch(value):
+            first = date.fromisoformat(f"{value}-01")
+            return Days(first, (first + timedelta(days=31)).replace(day=1))
+        if DAY.fullmatch(value):
+            return Days(date.fromisoformat(value), date.fromisoformat(value) + timedelta(days=1))
+    except (ValueError, OverflowError):
+        pass
+    raise click.BadParameter(f"{value!r} is not a day or month. Write YYYY-MM-DD or YYYY-MM.")
+
+
 def months(_: click.Context, __: click.Parameter, value: Any) -> Any:
     """Parse YYYY-MM, one or several."""
     for month in value if isinstance(value, tuple) else (value,):
@@ -86,13 +118,13 @@ def months(_: click.Context, __: click.Parameter, value: Any) -> Any:
     return value
 
 
-def with_context(command: Callable[..., None]) -> Callable[..., None]:
-    """Pass the options of every command as one Context; errors raised on purpose become one line and an exit code."""
+def with_context(command: Callable[..., None], *, shows_now: bool = False) -> Callable[..., None]:
+    """Give a command the four options that all commands have, as one Context. `--now` is for tests: help shows it where `shows_now`."""
 
-    @click.option("--config", type=click.Path(path_type=Path), help="Configuration file. Default: $RUNSPEND_CONFIG, else ./runspend.yaml.")
-    @click.option("--now", callback=_moment, help="Pretend it is this time (UTC), e.g. 2026-11-24T06:00. Default: the start of this hour.")
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-    @click.option("--quiet", is_flag=True, help="No progress, no path of the configuration.")
+    @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Configuration file. Default: $RUNSPEND_CONFIG, else ./runspend.yaml.")
+    @click.option("--now", callback=_moment, metavar="TIME", hidden=not shows_now, help="Run as of this time (UTC), such as 2026-11-24T06:00. Default: the start of this hour.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @click.option("--quiet", is_flag=True, help="Hide progress and the path of the configuration.")
     @functools.wraps(command)
     def wrapped(config: Path | None, now: datetime | None, as_json: bool, quiet: bool, **given: Any) -> None:
         this_hour = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)

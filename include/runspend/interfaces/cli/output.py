@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from runspend.core.errors import UsageError
 from runspend.interfaces.cli.context import Context
 
 if TYPE_CHECKING:
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
     from runspend.config.settings import Settings
     from runspend.core.step_result import Outcome
     from runspend.warehouse.bigquery.dry_run import QueryCosts
+
+
+format_option = click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), help="Output format. CSV and JSON have exact values. Default: table.")
+
+
+def form_of(context: Context, form: str | None) -> str:
+    """Return the format that `--format` and `--json` ask for together."""
+    if context.as_json and form not in (None, "json"):
+        raise UsageError(f"cannot print {form} and JSON: --format {form} and --json are both given. Give one of them.")
+    return "json" if context.as_json else form or "table"
 
 
 def query(settings: Settings, sql: str, parameters: dict[str, Any]) -> pa.Table:
@@ -52,14 +64,17 @@ def print_outcome(context: Context, outcome: Outcome) -> None:
     raise SystemExit(outcome.exit_code)
 
 
-def print_rows(context: Context, rows: pa.Table) -> None:
-    """Print rows as a table, or as JSON."""
-    from runspend.actions.costs.query import as_values, table_text
+def print_rows(rows: pa.Table, form: str = "table", *, is_money: bool = False) -> None:
+    """Print rows as a table, CSV or JSON. In a table, amounts are rounded if `is_money`; CSV and JSON have exact values."""
+    from runspend.actions.costs.query import as_values, csv_text, table_text
 
-    if context.as_json:
+    if form == "json":
         print_json(as_values(rows))
-        return
-    click.echo(table_text(rows), nl=False)
+    elif form == "csv":
+        text = csv_text(rows)
+        click.echo(shown(text) if sys.stdout.isatty() else text, nl=False)
+    else:
+        click.echo(table_text(rows, is_money=is_money), nl=False)
 
 
 def print_columns(lines: Sequence[tuple[str, ...]]) -> None:

@@ -14,64 +14,83 @@ from pathlib import Path
 import click
 
 from runspend.core.errors import RecordRefused, UsageError
-from runspend.interfaces.cli.context import Context, day_end, months, with_context
-from runspend.interfaces.cli.output import print_json, print_rows
+from runspend.interfaces.cli.context import Context, Days, InOrder, day_end, day_or_month, months, with_context
+from runspend.interfaces.cli.output import form_of, format_option, print_json, print_rows
 
 GRACE = 5.0  # seconds that the engine has to stop by itself
 
 
 @click.command()
-@click.option("--by", help="Keys separated by commas; an unknown one is answered with the list of them. Default: experiment.")
-@click.option("--since", callback=months, metavar="YYYY-MM", help="Charge dates from this month on. Default: the newest month.")
-@click.option("--as-of", callback=day_end, metavar="DATE", help="The bill as it was known then, by source, period, service, account or day.")
-@click.option("--top", default=20, show_default=True, help="At most so many rows.")
-@click.option("--measure", type=click.Choice(["effective", "billed", "contracted", "list"]), default="effective", show_default=True)
-@click.option("--each-currency", is_flag=True, help="Each currency by itself, as billed. Default: all in `currency`, by `rates.exchange`.")
+@click.option("--by", metavar="KEYS", help="Dimensions to group by, separated by commas. Default: experiment.")
+@click.option("--period", callback=months, metavar="YYYY-MM", help="Show only this billing period. Default: charges of the newest month.")
+@click.option("--since", callback=day_or_month, metavar="DAY|MONTH", help="Show charges from this day or month on.")
+@click.option("--until", callback=day_or_month, metavar="DAY|MONTH", help="Show charges up to this day or month, inclusive.")
+@click.option("--where", multiple=True, metavar="KEY=VALUE", help="Show only charges with this value; KEY= for charges without one. Repeatable; the same key twice means either value.")
+@click.option("--as-of", callback=day_end, metavar="DATE", help="Show the bill as it was known on that day, by source, period, service, account or day.")
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, metavar="ROWS", help="Number of rows to show.")
+@click.option("--measure", type=click.Choice(["effective", "billed", "contracted", "list"]), default="effective", show_default=True, help="Cost measure of FOCUS.")
+@click.option("--each-currency", is_flag=True, help="Show each currency as billed. Default: all in `currency`, at the rates of `rates.exchange`.")
+@format_option
 @with_context
-def costs(context: Context, by: str | None, since: str | None, as_of: datetime | None, top: int, measure: str, each_currency: bool) -> None:
-    """Costs by team, experiment and more, largest first. The rows' sum is the bill's when --top leaves none out.
+def costs(
+    context: Context, by: str | None, period: str | None, since: Days | None, until: Days | None, where: tuple[str, ...], as_of: datetime | None,
+    top: int, measure: str, each_currency: bool, form: str | None,
+) -> None:
+    """Show costs by team, experiment and more.
 
-    Example: runspend costs --by team,experiment --since 2026-10
+    The largest come first. Dimensions are team, project, cost_center, owner, experiment, user,
+    server, kind, allocated_to, source, service, account, provider, day and period.
+
+    \b
+    Examples:
+      runspend costs --by team,experiment --period 2026-10
+      runspend costs --where team=vision --since 2026-11-01 --until 2026-11-15
+      runspend costs --by team --format csv
     """
     from runspend.actions.costs.as_of import DEFAULT_KEYS, bill_as_of
+    from runspend.actions.costs.query import Selection, coverage_footer, no_charges
     from runspend.actions.costs.query import costs as ask_costs
-    from runspend.actions.costs.query import coverage_footer, nothing_since
     from runspend.warehouse import open_warehouse
 
+    form = form_of(context, form)
+    chosen = Selection.of(period=period, since=since.first if since else None, until=until.end if until else None, where=where)
     if as_of is not None:
         with open_warehouse(context.settings).reader() as reader:
-            rows = bill_as_of(reader, as_of, by.split(",") if by else DEFAULT_KEYS, since=since, top=top, measure=measure)
-        print_rows(context, rows)
-        return
-    rows = ask_costs(context.settings, (by or "experiment").split(","), since=since, top=top, measure=measure, is_exchanged=not each_currency)
-    print_rows(context, rows)
-    if since is not None and rows.num_rows == 0:
-        click.echo(nothing_since(context.settings, since), err=True)
-    elif by and not context.as_json:
-        for line in coverage_footer(context.settings, by.split(","), since):
+            rows = bill_as_of(reader, as_of, by.split(",") if by else DEFAULT_KEYS, chosen, top=top, measure=measure)
+    else:
+        rows = ask_costs(context.settings, (by or "experiment").split(","), chosen, top=top, measure=measure, is_exchanged=not each_currency)
+    print_rows(rows, form, is_money=True)
+    if rows.num_rows == 0:
+        click.echo(no_charges(context.settings), err=True)
+    elif by and as_of is None and not where and form == "table":
+        for line in coverage_footer(context.settings, by.split(","), chosen):
             click.echo(line)
 
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--resource", metavar="ID", help="A machine or any other resource of a bill, by hour.")
-@click.option("--line", metavar="ID", help="A bill line: its id, or six characters it begins or ends with.")
-@click.option("--period", callback=months, metavar="YYYY-MM", help="Only this billing period. Default: the run's whole life; of a resource, its newest.")
-@click.option("--history", is_flag=True, help="What later versions of the bill changed for the run's services on its days.")
-@click.option("--full", is_flag=True, help="Every hour, where there are too many to read.")
+@click.option("--resource", metavar="ID", help="Explain a machine or another resource of a bill, hour by hour.")
+@click.option("--line", metavar="ID", help="Explain a charge: its id, or six characters that it begins or ends with.")
+@click.option("--period", callback=months, metavar="YYYY-MM", help="Explain only this billing period. Default: all of a run's, a resource's newest.")
+@click.option("--history", is_flag=True, help="Also show what later versions of the bill changed for the run.")
+@click.option("--full", is_flag=True, help="Show every hour, even if there are many.")
 @with_context
 def explain(context: Context, run: str | None, resource: str | None, line: str | None, period: str | None, history: bool, full: bool) -> None:
-    """Why a run costs what it costs: every charge, its share, the rule, who shared it, and that the sum is right.
+    """Explain what a run, machine or charge costs.
 
+    Shows every charge, the run's share of it, the allocation rule, and the other runs that share it.
     RUN is a run id, its first six or more characters, or its address in MLflow.
 
-    Example: runspend explain 3f1c9a7b
+    \b
+    Examples:
+      runspend explain 3f1c9a7b
+      runspend explain --resource i-0b7f3a9d
     """
     from runspend.actions import explain as explanations
     from runspend.warehouse import open_warehouse
 
     if sum(given is not None for given in (run, resource, line)) != 1:
-        raise UsageError("cannot explain: name one thing. Write a run, --resource ID or --line ID, e.g. runspend explain 3f1c9a7b")
+        raise UsageError("cannot explain: exactly one of RUN, --resource ID and --line ID is needed. Example: runspend explain 3f1c9a7b")
     with open_warehouse(context.settings).reader() as reader:
         found: explanations.RunExplanation | explanations.ResourceExplanation | explanations.LineExplanation
         if run is not None:
@@ -89,22 +108,26 @@ def explain(context: Context, run: str | None, resource: str | None, line: str |
         click.echo(text, nl=False)
 
 
-@click.group()
+@click.group(cls=InOrder)
 def export() -> None:
-    """Hand the ledger on to other tools."""
+    """Export costs for other tools."""
 
 
 @export.command("focus")
-@click.option("--period", required=True, callback=months, metavar="YYYY-MM", help="The billing period.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .csv, .csv.gz or .parquet file. Default: runspend-focus-YYYY-MM.csv here.")
-@click.option("--scope", type=click.Choice(["all", "platform"]), default="all", show_default=True, help="platform leaves out what is not the ML platform's.")
-@click.option("--focus-version", type=click.Choice(["1.3", "1.4", "1.2"]), default="1.3", show_default=True, help="Columns of this version of FOCUS.")
-@click.option("--guard-formulas", is_flag=True, help="CSV: let no text run as a formula.")
+@click.option("--period", required=True, callback=months, metavar="YYYY-MM", help="Billing period to export.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="A .csv, .csv.gz or .parquet file. Default: runspend-focus-YYYY-MM.csv.")
+@click.option("--scope", type=click.Choice(["all", "platform"]), default="all", show_default=True, help="platform: leave out charges that are out of scope.")
+@click.option("--focus-version", type=click.Choice(["1.3", "1.4", "1.2"]), default="1.3", show_default=True, help="Version of FOCUS.")
+@click.option("--guard-formulas", is_flag=True, help="Protect a CSV from formulas in names, for spreadsheets.")
 @with_context
 def export_focus(context: Context, period: str, out: Path | None, scope: str, focus_version: str, guard_formulas: bool) -> None:
-    """The bill as FOCUS Cost and Usage, split to runs: one row per charge and target, the Allocated columns filled.
+    """Export costs as a FOCUS dataset.
 
-    Example: runspend export focus --period 2026-10 --out october.parquet
+    Writes FOCUS Cost and Usage with one row per charge and run, and with the Allocated columns.
+
+    \b
+    Example:
+      runspend export focus --period 2026-10 --out october.parquet
     """
     from runspend.actions.export import export_focus as write_focus
     from runspend.core.amounts import plain
@@ -125,16 +148,27 @@ def export_focus(context: Context, period: str, out: Path | None, scope: str, fo
 
 @click.command()
 @click.argument("statement", required=False)
-@click.option("--tables", is_flag=True, help="List the tables and their columns.")
-@click.option("--native", is_flag=True, help="The engine's own SQL instead of GoogleSQL.")
-@click.option("--explain-cost", is_flag=True, help="BigQuery: only say how much it would read, and what that costs.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=300, show_default=True, metavar="SECONDS", help="Stop what takes longer.")
+@click.option("-f", "--file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path), metavar="FILE", help="Read the statement from a file; - is standard input.")
+@click.option("--tables", is_flag=True, help="List the tables, or the columns of the table that you name.")
+@click.option("--native", is_flag=True, help="Use the SQL of the warehouse's engine instead of GoogleSQL.")
+@click.option("--explain-cost", is_flag=True, help="Only estimate what the query would read and cost (BigQuery).")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=300, show_default=True, metavar="SECONDS", help="Stop a query after this time.")
+@format_option
 @with_context
-def sql(context: Context, statement: str | None, tables: bool, native: bool, explain_cost: bool, timeout: float) -> None:
-    """One SELECT over the warehouse, read-only, of one build.
+def sql(context: Context, statement: str | None, file: Path | None, tables: bool, native: bool, explain_cost: bool, timeout: float, form: str | None) -> None:
+    """Query the tables with SQL.
 
-    Example: runspend sql "select team, sum(effective_cost) as cost from cost_daily group by team order by cost desc"
+    Runs one SELECT, read-only, over the tables as of one pipeline run. Without a statement, lists the
+    tables.
+
+    \b
+    Examples:
+      runspend sql "select team, sum(effective_cost) as cost from cost_daily group by team"
+      runspend sql -f costs.sql --format csv > costs.csv
+      runspend sql --tables run_costs
     """
+    form = form_of(context, form)
+    statement = _statement_of(statement, file)
     if tables or statement is None:
         from runspend.actions.costs.query import tables_text
 
@@ -155,16 +189,37 @@ def sql(context: Context, statement: str | None, tables: bool, native: bool, exp
         log_statement(context.settings, statement, native=native, rows=None, error=type(error).__name__)
         raise
     log_statement(context.settings, statement, native=native, rows=rows.num_rows)
-    print_rows(context, rows)
+    print_rows(rows, form)
+
+
+def _statement_of(statement: str | None, file: Path | None) -> str | None:
+    """Return the statement as given, of a file, or of standard input (`-`)."""
+    if statement is not None and file is not None:
+        raise UsageError("cannot answer: STATEMENT and --file are both given. Give one of them.")
+    if statement == "-":
+        file = Path("-")
+    if file is None:
+        return statement
+    is_stdin = str(file) == "-"
+    name = "standard input" if is_stdin else str(file)
+    try:
+        written: bytes = sys.stdin.buffer.read() if is_stdin else file.read_bytes()
+        text = written.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise UsageError(f"cannot read {name}: {why}. Give a file with one SELECT.") from None
+    if not text.strip():
+        raise UsageError(f"cannot answer: {name} is empty. Give one SELECT.")
+    return text
 
 
 @contextmanager
 def _ended_after(seconds: float, timeout: float, note: Callable[[], None]) -> Iterator[None]:
-    """End the process if it is still inside after `seconds`: engines check for interrupts only between pieces of work, and one may take minutes."""
+    """End the process if it is still inside after `seconds`. An engine checks for an interrupt between pieces of work, and one piece may take minutes."""
 
     def end() -> None:
         note()
-        click.echo(f"error: cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Ask for less, or give it longer with --timeout.", err=True)
+        click.echo(f"error: cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Query less, or raise --timeout.", err=True)
         sys.stderr.flush()
         os._exit(UsageError.exit_code)
 
@@ -180,9 +235,14 @@ def _ended_after(seconds: float, timeout: float, note: Callable[[], None]) -> It
 @click.command()
 @with_context
 def status(context: Context) -> None:
-    """One line and an exit code, for monitors: 0 all fresh, 3 a source is late, refused or was never read, 4 a file of Runspend's own is refused.
+    """Show whether every source is up to date.
 
-    Example: runspend status
+    Prints one line for monitors. Exit code 3: a source is late, refused or was never read. Exit
+    code 4: a file of Runspend is malformed.
+
+    \b
+    Example:
+      runspend status
     """
     from runspend.actions.costs.query import status_of
 
@@ -198,16 +258,20 @@ def status(context: Context) -> None:
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="Port; 0 takes a free one.")
 @with_context
 def serve(context: Context, port: int) -> None:
-    """Show the reports on http://127.0.0.1:PORT. This machine only, read-only.
+    """Serve the reports on this machine.
 
-    Example: runspend serve
+    The address is http://127.0.0.1:PORT. Pages are read-only, and other machines cannot reach them.
+
+    \b
+    Example:
+      runspend serve
     """
     from runspend.interfaces.web.serve import HOST, serve_on, take_port
 
     settings = context.settings
     with take_port(port) as taken:
-        click.echo(f"http://{HOST}:{taken.getsockname()[1]}/  (ends with Ctrl-C)")
+        click.echo(f"http://{HOST}:{taken.getsockname()[1]}/  (Ctrl-C ends it)")
         serve_on(taken, settings)

@@ -12,13 +12,17 @@ from runspend.interfaces.cli.steps import DEMO_FOLDER, run_night
 
 
 @click.command()
-@click.option("--full", is_flag=True, help="Write every key with its default and a comment.")
-@click.option("--force", is_flag=True, help="Overwrite a runspend.yaml that is there.")
+@click.option("--full", is_flag=True, help="Write every key, with its default and a comment.")
+@click.option("--force", is_flag=True, help="Overwrite an existing runspend.yaml.")
 @with_context
 def init(context: Context, full: bool, force: bool) -> None:
-    """Write a runspend.yaml from what is found here: MLFLOW_TRACKING_URI, ./mlruns, AWS or gcloud settings.
+    """Write a starter runspend.yaml.
 
-    Example: runspend init && runspend doctor
+    Fills in what it finds here: MLFLOW_TRACKING_URI, ./mlruns, ./mlflow.db, AWS or gcloud settings.
+
+    \b
+    Example:
+      runspend init && runspend doctor
     """
     from runspend.config.starter import write_starter
 
@@ -28,12 +32,16 @@ def init(context: Context, full: bool, force: bool) -> None:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Only try the connections; leave out what you would see, which reads the whole bill where no night has run.")
+@click.option("--quick", is_flag=True, help="Only check connections. Before the first pipeline run, the preview of costs reads the whole bill.")
 @with_context
 def doctor(context: Context, quick: bool) -> None:
-    """Try every connection and say what is missing, and what you would see. Nothing is changed, nothing is sent.
+    """Check connections and configuration.
 
-    Example: runspend doctor
+    Also previews how costs are allocated. Changes nothing and sends nothing.
+
+    \b
+    Example:
+      runspend doctor
     """
     from runspend.interfaces.doctor import can_be_tried, diagnose, exit_code, render
     from runspend.interfaces.preview import foresee, outlook_lines, render_outlook
@@ -52,36 +60,46 @@ def doctor(context: Context, quick: bool) -> None:
 
 
 @click.command()
-@click.option("--show", is_flag=True, help="Print the configuration as it is understood, defaults filled in, secrets hidden.")
-@click.option("--schema", is_flag=True, help="Print the JSON Schema of runspend.yaml.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of runspend.yaml instead.")
 @with_context
-def config(context: Context, show: bool, schema: bool) -> None:
-    """Show the configuration, or its JSON Schema.
+def config(context: Context, schema: bool) -> None:
+    """Show the configuration.
 
-    Example: runspend config --show
+    Defaults are filled in and marked. Secrets are hidden.
+
+    \b
+    Examples:
+      runspend config
+      runspend config --schema > runspend.schema.json
     """
     from runspend.config.settings import json_schema, show_settings
 
     if schema:
         print_json(json_schema())
-    elif show:
-        click.echo(show_settings(context.settings), nl=False)
+        return
+    text = show_settings(context.settings)
+    if context.as_json:
+        import yaml
+
+        print_json(yaml.safe_load(text))
     else:
-        click.echo(str(context.settings.path))
+        click.echo(text, nl=False)
 
 
 @click.command()
-@click.option("--write", is_flag=True, help="Put the proposed pools into runspend.yaml.")
+@click.option("--write", is_flag=True, help="Write the proposed pools into runspend.yaml.")
 @with_context
 def suggest(context: Context, write: bool) -> None:
-    """Propose pools for runs that state no machine.
+    """Propose pools for runs without a machine.
 
     Compares the hours that machines were billed with the hours that runs ran, in the newest two
-    billing periods of the warehouse, and prints the pools that fit as YAML, with the evidence as
-    comments. No figure changes before the pools are in runspend.yaml: --write puts them there and
-    leaves everything else in the file as it is.
+    billing periods of the warehouse. Prints the pools that fit as YAML, with the evidence as
+    comments. Costs stay as they are until the pools are in runspend.yaml. --write adds them and
+    leaves the rest of the file as it is.
 
-    Example: runspend suggest --write && runspend nightly
+    \b
+    Example:
+      runspend suggest --write && runspend nightly
     """
     from runspend.allocation.suggest import add_pools, as_records, header_lines, proposals_yaml, propose_pools
     from runspend.warehouse import open_warehouse
@@ -101,18 +119,20 @@ def suggest(context: Context, write: bool) -> None:
 
 
 @click.command("try")
-@click.option("--tracking", required=True, help="Tracking URI of MLflow, e.g. http://mlflow:5000 or sqlite:///mlflow.db.")
-@click.option("--bill", required=True, help="A bill in any format that is read: a file, a folder, or a prefix in a store (s3://, gs://, abfss://).")
-@click.option("--folder", type=click.Path(path_type=Path), default=Path(".runspend-try"), show_default=True, help="The only folder that is written to.")
+@click.option("--tracking", required=True, metavar="URI", help="Tracking URI of MLflow, such as http://mlflow:5000 or sqlite:///mlflow.db.")
+@click.option("--bill", required=True, metavar="PLACE", help="A bill in any supported format: a file, a folder, or a prefix (s3://, gs://, abfss://).")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path(".runspend-try"), show_default=True, help="Folder for everything this command writes.")
 @with_context
 def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
-    """A report on your own MLflow and bill in minutes. Writes one folder of its own, sends nothing.
+    """Report on your MLflow and bill in minutes.
 
-    Where runs do not say where they ran, it proposes pools from the hours of runs and machines, accepts
-    them in its own folder, and says what is known with and without them. The folder's runspend.yaml
-    works with every other command.
+    Writes to one folder only and sends nothing. If runs do not state where they ran, proposes pools
+    from the hours of runs and machines, uses them in that folder, and shows both results. The
+    folder's runspend.yaml works with every other command.
 
-    Example: runspend try --tracking http://mlflow:5000 --bill ./last-month.csv.gz
+    \b
+    Example:
+      runspend try --tracking http://mlflow:5000 --bill ./last-month.csv.gz
     """
     from runspend.interfaces.trial import begin
 
@@ -125,9 +145,13 @@ def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
 @click.argument("folder", type=click.Path(path_type=Path), default=DEMO_FOLDER)
 @with_context
 def demo(context: Context, folder: Path) -> None:
-    """Make a small company's month: MLflow stores, artifacts and bills, and a runspend.yaml that points at them.
+    """Create a demo company to explore.
 
-    Example: runspend demo && runspend nightly --config .runspend-demo/runspend.yaml
+    Writes one month of MLflow runs, artifacts and bills, and a runspend.yaml that names them.
+
+    \b
+    Example:
+      runspend demo && runspend nightly --config .runspend-demo/runspend.yaml
     """
     from runspend.interfaces.demo import make_world
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,21 @@ DEMO_FOLDER = Path(".runspend-demo")
 
 
 @click.command()
-@click.option("--period", "periods", multiple=True, callback=months, metavar="YYYY-MM", help="Rebuild this billing period whatever its inputs. May be repeated.")
-@click.option("--since", callback=months, metavar="YYYY-MM", help="Rebuild every billing period from this one on.")
-@click.option("--accept", multiple=True, metavar="SOURCE:YYYY-MM", help="Take this although it was refused for what it lost. May be repeated.")
-@click.option("--dags", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Run the Airflow DAGs of this folder, in asset order, instead of calling the steps.")
-@with_context
+@click.option("--period", "periods", multiple=True, callback=months, metavar="YYYY-MM", help="Build this billing period even if its inputs are unchanged. Repeatable.")
+@click.option("--since", callback=months, metavar="YYYY-MM", help="Build all billing periods from this one on, even if their inputs are unchanged.")
+@click.option("--accept", multiple=True, metavar="SOURCE:YYYY-MM", help="Accept a month that was refused because it lost data. Repeatable.")
+@click.option("--dags", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Run the Airflow DAGs of this folder instead of the steps.")
+@partial(with_context, shows_now=True)
 def nightly(context: Context, periods: tuple[str, ...], since: str | None, accept: tuple[str, ...], dags: Path | None) -> None:
-    """The whole line: extract, measure, load, allocate, check, alert, plan the archive, report.
+    """Run the whole pipeline.
 
-    Without a runspend.yaml it makes the demo world in .runspend-demo first, and runs on that.
+    Extracts runs, measures artifact stores, loads bills, allocates and checks costs, sends alerts,
+    plans the archive, and writes reports. Without a runspend.yaml, creates a demo company in
+    .runspend-demo and runs on that.
 
-    Example: runspend nightly --config /etc/runspend/runspend.yaml
+    \b
+    Example:
+      runspend nightly --config /etc/runspend/runspend.yaml
     """
     from runspend.config.settings import find_settings
 
@@ -81,41 +86,121 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
     return made
 
 
-ACCEPT_RUNS_OPTION = click.option(
-    "--accept", multiple=True, metavar="SERVER:YYYY-MM", help="Take this month although runs vanished from it (SERVER:experiments: fewer experiments)."
-)
-PERIOD_OPTION = click.option("--period", "periods", multiple=True, callback=months, metavar="YYYY-MM", help="Only this billing period, whatever its inputs.")
-EXPLAIN_COST_OPTION = click.option("--explain-cost", is_flag=True, help="BigQuery: only say what each model would read, and what that costs; the newest period if none is named.")
-TEST_MAIL_OPTION = click.option("--test-mail", metavar="ADDRESS", help="Only send one mail to this address, to see that mail arrives. Nothing is judged.")
-ACCEPT_OPTION = click.option("--accept", multiple=True, metavar="SOURCE:YYYY-MM", help="Load this period although it was refused for what it lost.")
+def _period_option(help_text: str) -> Callable[[Any], Any]:
+    return click.option("--period", "periods", multiple=True, callback=months, metavar="YYYY-MM", help=f"{help_text} Repeatable.")
+
 
 STEPS = (
-    _step("extract", "Read runs and experiments of the tracking servers named (default: all).\n\nExample: runspend extract prod", what="server", options=[ACCEPT_RUNS_OPTION]),
-    _step("measure", "Take the inventory of the artifact stores named (default: all).\n\nExample: runspend measure", what="store"),
-    _step("load", "Load the bills named (default: all).\n\nExample: runspend load aws --accept aws:2026-10", what="bill", options=[ACCEPT_OPTION]),
-    _step("allocate", "Build and check the cost tables whose inputs changed.\n\nExample: runspend allocate --period 2026-10", what=None, options=[EXPLAIN_COST_OPTION, PERIOD_OPTION]),
-    _step("check", "Run every check over the tables as they stand.\n\nExample: runspend check", what=None, options=[PERIOD_OPTION]),
-    _step("report", "Write the pages and CSVs of every billing period.\n\nExample: runspend report --period 2026-10", what=None, options=[PERIOD_OPTION]),
-    _step("alert", "Judge the budgets of the current period and send what is due.\n\nExample: runspend alert", what=None, options=[TEST_MAIL_OPTION]),
+    _step(
+        "extract",
+        """Read runs and experiments from MLflow.
+
+    Reads the tracking servers that you name. Default: all.
+
+    \b
+    Example:
+      runspend extract prod""",
+        what="server",
+        options=[
+            click.option(
+                "--accept", multiple=True, metavar="SERVER:YYYY-MM",
+                help="Accept a month that was refused because runs are missing. SERVER:experiments accepts missing experiments. Repeatable.",
+            )
+        ],
+    ),
+    _step(
+        "measure",
+        """Measure artifact stores.
+
+    Lists the stores that you name, by URI. Default: all.
+
+    \b
+    Example:
+      runspend measure""",
+        what="store",
+    ),
+    _step(
+        "load",
+        """Load bills into the warehouse.
+
+    Loads the bills that you name. Default: all.
+
+    \b
+    Example:
+      runspend load aws --accept aws:2026-10""",
+        what="bill",
+        options=[click.option("--accept", multiple=True, metavar="BILL:YYYY-MM", help="Accept a billing period that was refused because its total fell. Repeatable.")],
+    ),
+    _step(
+        "allocate",
+        """Allocate costs to runs.
+
+    Builds and checks the cost tables whose inputs changed.
+
+    \b
+    Example:
+      runspend allocate --period 2026-10""",
+        what=None,
+        options=[
+            click.option("--explain-cost", is_flag=True, help="Only estimate what each query would read and cost (BigQuery). Default: the newest billing period."),
+            _period_option("Build only this billing period, even if its inputs are unchanged."),
+        ],
+    ),
+    _step(
+        "check",
+        """Check the cost tables.
+
+    Runs every check over the published tables. Exit code 4 if one fails.
+
+    \b
+    Example:
+      runspend check""",
+        what=None,
+        options=[_period_option("Check only this billing period.")],
+    ),
+    _step(
+        "report",
+        """Write a page and CSV files for each month.
+
+    Writes the newest billing period, and others that changed since their report.
+
+    \b
+    Example:
+      runspend report --period 2026-10""",
+        what=None,
+        options=[_period_option("Write only this billing period's report, even if its costs are unchanged.")],
+    ),
+    _step(
+        "alert",
+        """Judge budgets and send alerts.
+
+    \b
+    Examples:
+      runspend alert
+      runspend alert --test-mail me@example.com""",
+        what=None,
+        options=[click.option("--test-mail", metavar="ADDRESS", help="Only send a test mail to this address.")],
+    ),
 )
 
-VERIFY_OPTIONS = (
-    click.option("--full", is_flag=True, help="Hash every file, unchanged ones too."),
-    click.option("--drop", multiple=True, metavar="TABLE/MONTH/WRITER", help="Delete a damaged unit. Repeatable."),
-)
 verify = _step(
     "verify",
     """Find damaged files in the warehouse.
 
     Compares sizes, state files and the index, and hashes every file that changed since it was last
-    verified. --full hashes all files and so finds bits that rotted on the disk; every pipeline run
-    does the same. BigQuery keeps and verifies its own bytes.
+    verified. Every pipeline run does the same. --full also finds damage in files that did not
+    change. BigQuery verifies its own data. Exit code 4 if something is damaged: Runspend then
+    publishes nothing that depends on it.
 
-    Exit code 4 when something is damaged. From then on no figure is made of it.
-
-    Example: runspend verify --full""",
+    \b
+    Examples:
+      runspend verify --full
+      runspend verify --drop billing_lines/2026-10/aws""",
     what=None,
-    options=VERIFY_OPTIONS,
+    options=(
+        click.option("--full", is_flag=True, help="Hash every file, unchanged ones too."),
+        click.option("--drop", multiple=True, metavar="TABLE/MONTH/WRITER", help="Delete a damaged unit. Repeatable."),
+    ),
 )
 
 

@@ -254,7 +254,7 @@ class Jobs:
             return job.result(max_results=at_most, **({} if timeout is None else {"timeout": timeout}))
         except TookTooLong as error:
             job.cancel()
-            raise SqlRefused(f"cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Ask for less, or give it longer with --timeout.") from error
+            raise SqlRefused(f"cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Query less, or raise --timeout.") from error
 
     def _config(self, statement: Statement, dataset: str, labels: Mapping[str, str]) -> Any:
         from google.cloud.bigquery import QueryJobConfig
