@@ -275,6 +275,10 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
             "billing:\n  - {name: a, format: machines, region: b, machines: [{resource_id: c, from: 2026-01-01, per_hour: 1}]}\n",
             "line 2, billing[0]: `format: machines` reads no files. Leave `region` out",
         ),
+        ("billing:\n  - {name: a, uri: ./bills, credentials: me}\n", "line 2, billing[0]: `credentials` has no effect on a folder. Leave it out, or correct `uri`."),
+        ("billing:\n  - {name: a, uri: 'gs://b/c', region: eu}\n", "line 2, billing[0]: `region` has no effect on gs://."),
+        ("billing:\n  - {name: a, format: gcp, uri: 'bigquery://p/d/t', delivery: parts}\n", "line 2, billing[0]: `delivery` has no effect on bigquery://."),
+        ("stores:\n  - {uri: 'file:///a', endpoint: 'http://b'}\n", "line 2, stores[0]: `endpoint` has no effect on a folder."),
         (
             "billing:\n  - {name: a, uri: b, slurm: {prices: {gpu: 1}, timezone: Mars/Olympus}}\n",
             "line 2, billing[0].slurm.timezone: the name of a time zone is needed",

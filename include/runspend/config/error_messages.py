@@ -70,6 +70,8 @@ def _describe(file: YamlFile, mistake: ErrorDetails, loc: Loc, schema: dict[str,
         return "this key is missing. Add it"
     if kind in ("value_error", "conflict"):
         why = str(context.get("error", context.get("why")))
+        if isinstance(value, Mapping):
+            return why
     elif kind == "literal_error":
         why = f"allowed are {context['expected']}"
     elif kind == "string_pattern_mismatch":

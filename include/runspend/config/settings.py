@@ -130,6 +130,16 @@ def _kept_secret(credentials: str | SecretStr | None, info: ValidationInfo) -> s
     return _key_file(credentials, info) if uri.startswith(("gs://", "bigquery://")) else credentials
 
 
+def _refuse_keys_without_effect(place: BillSource | ArtifactStore) -> None:
+    """Raise ValueError for a key that does nothing at this kind of address."""
+    uri = place.uri or ""
+    scheme = uri.partition(":")[0] if SCHEME.match(uri) else "file"
+    refused = {"file": ("endpoint", "region", "credentials"), "databricks": ("endpoint", "region", "delivery"), "bigquery": ("region", "delivery"), "s3": ()}
+    for key in refused.get(scheme, ("region",)):
+        if getattr(place, key, None) is not None:
+            raise ValueError(f"`{key}` has no effect on {'a folder' if scheme == 'file' else f'{scheme}://'}. Leave it out, or correct `uri`")
+
+
 # A profile (s3://), a key file (gs://), or a secret: a SAS token or a connection string of Azure.
 Credentials = Annotated[str | SecretStr | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})]
 MAXIMUM_BYTES_BILLED = ByteSize(2**40)
@@ -383,6 +393,7 @@ class BillSource(Frozen):
             raise ValueError("`slurm:` belongs to `format: slurm`")
         if self.format != "machines" and self.uri is None:
             raise ValueError("`uri` is missing: the folder, file or bucket prefix of the export")
+        _refuse_keys_without_effect(self)
         return self
 
     @model_validator(mode="after")
@@ -425,6 +436,11 @@ class ArtifactStore(Frozen):
     @classmethod
     def _hide_what_is_secret(cls, credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
         return _kept_secret(credentials, info)
+
+    @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> ArtifactStore:
+        _refuse_keys_without_effect(self)
+        return self
 
     @field_validator("delete_credentials")
     @classmethod
