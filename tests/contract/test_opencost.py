@@ -419,7 +419,7 @@ def test_the_doctor_says_what_it_weighs(config: Path) -> None:
     settings = load_settings(config)
     said = [(f.level, f.text) for f in doctor.diagnose(settings, now=NOW) if f.name == "k8s"]
     assert said[0][0] == "ok" and "opencost, 1 file, 2 weights of pods on 1 machine, cluster ml, complete to 06 Oct 00:00 UTC" in said[0][1]
-    assert any(level == "WARN" and "it tells no __idle__" in text for level, text in said)
+    assert any(level == "WARN" and "it has no __idle__ allocation" in text for level, text in said)
 
 
 @pytest.mark.parametrize(

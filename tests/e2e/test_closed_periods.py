@@ -145,7 +145,7 @@ def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, co
         "2026-11 is closed and stays as it is, although these changed: runs of lab. To take it in, run: runspend allocate --period 2026-11"
     ]
     assert state(settings)["ignored_changes"] == "runs of lab"
-    assert "2026-11 is closed, left out: runs of lab" in status_of(settings, LATER)[1]
+    assert "2026-11 is closed, skipped changes: runs of lab" in status_of(settings, LATER)[1]
     assert "Left out since it was closed: runs of lab." in page_of(settings, config.parent / "reports")
     night(settings, LATER, periods=["2026-11"])
     assert teams(settings) == {"late"}

@@ -103,10 +103,10 @@ def test_november_is_what_the_box_drew(box: Path) -> None:
 
 def test_the_doctor_says_what_is_measured(box: Path) -> None:
     """Before the first night that nobody knows; after it hours, watts and the rest."""
-    assert "gpubox: what it drew is read from MLflow by a night, and none has been here yet: every hour has `idle_watts`, 120 W" in (box / "before.txt").read_text()
+    assert "gpubox: its power is known after the first pipeline run. Until then, every hour has `idle_watts`, 120 W" in (box / "before.txt").read_text()
     found = runspend(box, "doctor", "--config", "runspend.yaml", "--now", NIGHT)
     # (806 + 826 + 846 + 846 / 2) / 3.5
-    assert "gpubox: 4 of its last 720 hours measured (3.5 h), 828.9 W on average; 716 hours and what is left of those at `idle_watts`, 120 W" in found
+    assert "gpubox: 4 of its last 720 hours measured (3.5 h), 828.9 W on average; the other 716 hours, and unmeasured time, at `idle_watts`, 120 W" in found
 
 
 def test_the_same_night_again_changes_nothing(box: Path) -> None:

@@ -123,6 +123,6 @@ def test_a_month_after_every_bill_is_said_so(config: Path) -> None:
     """`--since` is no silent nothing, neither for a night nor for a question."""
     done = CliRunner().invoke(cli, ["nightly", "--since", "2027-01", "--config", str(config), "--now", AT])
     assert done.exit_code == 2
-    assert "cannot rebuild since 2027-01: no bill was loaded for it or a later month. The newest is 2026-11." in done.output
+    assert "cannot build since 2027-01: no bill is loaded for that month or a later one. The newest is 2026-11." in done.output
     assert CliRunner().invoke(cli, ["nightly", "--since", "2026-11", "--config", str(config), "--now", AT]).exit_code == 0
     assert "No charges match. The newest charge is from 2026-11-02." in say("costs", "--since", "2027-01", "--config", str(config))

@@ -85,7 +85,7 @@ def test_a_home_where_no_file_can_be_made_is_found(tmp_path: Path) -> None:
     """A real folder that refuses files, from root too."""
     findings = [f for f in check_home(load(tmp_path, "home: /proc\n")) if f.name == "home"]
     assert [f.level for f in findings] == ["FAIL"]
-    assert "cannot write and lock files there" in findings[0].text
+    assert "cannot write and lock files in" in findings[0].text
 
 
 def test_a_folder_where_locks_fail_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_a_folder_where_locks_fail_is_found(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / ".runspend").mkdir()
     texts = [f.text for f in check_home(load(tmp_path, "")) if f.level == "FAIL"]
     assert len(texts) == 1
-    assert "cannot write and lock files there: Operation not supported" in texts[0]
+    assert texts[0].startswith("cannot write and lock files in ") and ": Operation not supported. Change" in texts[0]
 
 
 def test_a_warehouse_of_a_kind_that_is_not_there_yet_is_found(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_what_is_well_is_told_in_one_line_each(tmp_path: Path, monkeypatch: pyte
     findings = diagnose(load(tmp_path, FILE), now=NOW)
     assert of(findings, "mlflow") == [("ok", "MLflow 3.17.2, 9 experiments, 18,204 runs, database read-only, revision ab12 known")]
     assert of(findings, "bill") == [
-        ("ok", "focus 1.2, 2026-09 … 2026-11, 3 files, 4,100,000 lines, 1.00 EUR billed, 20.52 USD billed, complete to 22 Nov 23:00 UTC (31 h)")
+        ("ok", "focus 1.2, 2026-09 … 2026-11, 3 files, 4,100,000 charges, 1.00 EUR billed, 20.52 USD billed, complete to 22 Nov 23:00 UTC (31 h ago)")
     ]
     assert of(findings, "artifacts") == [("ok", "s3://b: bucket b answers")]
     assert exit_code(findings) == 0
@@ -172,7 +172,7 @@ def test_what_is_not_well_is_told_too(tmp_path: Path, monkeypatch: pytest.Monkey
     assert of(findings, "mlflow")[1:] == [("WARN", "sees 61 of 64 experiments")]
     assert of(findings, "bill")[1:] == [
         ("WARN", "no new data for 37 h (limit 36 h)."),
-        ("WARN", "1 line cannot be read and would be set aside: see `billing_quarantine` after a night."),
+        ("WARN", "1 row cannot be read. The pipeline sets such rows aside in the table `billing_quarantine`."),
         ("FAIL", "part 3 of 5 is missing"),
     ]
     assert of(findings, "artifacts") == [("FAIL", "cannot list s3://b: no answer. Check the endpoint.")]
@@ -189,14 +189,14 @@ def test_what_a_bill_lacks_to_find_runs_is_told(tmp_path: Path, monkeypatch: pyt
 
     assert told() == []
     assert told(usage_rows=0, with_resource=0, with_run=0) == []
-    assert [t.split(".")[0] for t in told(with_resource=0)] == ["no line of usage names a resource"]
-    assert [t.split(".")[0] for t in told(with_resource=1000000)] == ["only 25% of the lines of usage name a resource"]
-    assert [t.split(".")[0] for t in told(with_run=0)] == ["tag mlflow_run_id is on 0 lines"]
+    assert [t.split(".")[0] for t in told(with_resource=0)] == ["no usage charge names a resource, so charges match runs only by pools and instance types"]
+    assert [t.split(".")[0] for t in told(with_resource=1000000)] == ["only 25% of usage charges name a resource"]
+    assert [t.split(".")[0] for t in told(with_run=0)] == ["no charge has the tag mlflow_run_id"]
     assert told(with_run=0, with_job=1) == []
     assert told(warnings={"unreadable_tags": 3}) == ["unreadable tags: 3"]
     answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", {**BILL, "skip_reasons": {"negation": 24}})
     found = of(diagnose(load(tmp_path, text), now=NOW), "bill")
-    assert found[1:] == [("ok", "24 rows charged nothing and became no line: negation")]
+    assert found[1:] == [("ok", "24 rows without a charge: negation")]
 
 
 def test_a_bill_made_here_is_not_asked_for_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,8 +209,8 @@ def test_one_account_under_two_bills_is_an_error(tmp_path: Path, monkeypatch: py
     """Only the same month of the same sub-account: sister subscriptions may come as bills of their own."""
     answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", BILL)
     text = FILE.replace("billing: [", "billing: [{name: whole, uri: all}, ")
-    assert [(f.name, f.text.partition(":")[0]) for f in diagnose(load(tmp_path, text), now=NOW) if f.section == "bill" and f.level == "FAIL"] == [
-        ("whole", "it holds 2026-10 of account 111, sub-account 222, and so does aws")
+    assert [(f.name, f.text.partition(".")[0]) for f in diagnose(load(tmp_path, text), now=NOW) if f.section == "bill" and f.level == "FAIL"] == [
+        ("whole", "it has charges of account 111, sub-account 222 in 2026-10, and so does aws")
     ]
     held = {"a": {("111", "222", "2026-10")}, "b": {("111", "333", "2026-10"), ("111", "222", "2026-11")}}
     assert list(doctor.check_accounts_once(held)) == []
@@ -232,7 +232,7 @@ def test_connections_are_left_to_airflow(tmp_path: Path, monkeypatch: pytest.Mon
     """Only a task can read them; nothing is contacted with the name of a connection as its password."""
     answer(monkeypatch, "runspend.ingest.tracking.probe_server", AssertionError("must not be tried"))
     findings = diagnose(load(tmp_path, "tracking: [{name: prod, uri: http://m, token: 'connection:mlflow'}]\n"), now=NOW)
-    assert of(findings, "mlflow") == [("WARN", "not tried: token is an Airflow connection, which only a task can read.")]
+    assert of(findings, "mlflow") == [("WARN", "not checked: token is an Airflow connection, which only a task can read.")]
 
 
 def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> None:
@@ -259,13 +259,13 @@ def test_the_machines_of_databricks_clusters_need_a_bill_of_their_own(tmp_path: 
 @pytest.mark.parametrize(
     ("drawn", "level", "says"),
     [
-        (None, "ok", "box: what it drew is read from MLflow by a night, and none has been here yet: every hour has `idle_watts`, 90 W"),
-        ({}, "WARN", "box: no run on it logged system/gpu_*_power_usage_watts: all of its last 558 hours have `idle_watts`, 90 W. Install nvidia-ml-py beside MLflow"),
+        (None, "ok", "box: its power is known after the first pipeline run. Until then, every hour has `idle_watts`, 90 W"),
+        ({}, "WARN", "box: no run on it logged system/gpu_*_power_usage_watts, so all of its last 558 hours have `idle_watts`, 90 W. Install nvidia-ml-py next to MLflow"),
         ({"box": {datetime(2026, 10, 31, 23, tzinfo=timezone.utc): (800_000, 3_600_000)}}, "WARN", "box: no run on it logged"),
         (
             {"box": {datetime(2026, 11, 2, hour, tzinfo=timezone.utc): found for hour, found in ((8, (900_000, 3_600_000)), (9, (600_000, 1_800_000)))}},
             "ok",
-            "box: 2 of its last 558 hours measured (1.5 h), 800.0 W on average; 556 hours and what is left of those at `idle_watts`, 90 W",
+            "box: 2 of its last 558 hours measured (1.5 h), 800.0 W on average; the other 556 hours, and unmeasured time, at `idle_watts`, 90 W",
         ),
     ],
     ids=["before the first night", "nothing", "before it was there", "measured"],
@@ -337,7 +337,7 @@ def test_the_mail_server_is_spoken_to_and_sent_nothing(tmp_path: Path, inbox: tu
     """Connection and login are tried."""
     handler, port = inbox
     assert [(f.level, f.text) for f in check_mail(load(tmp_path, mail_file(port)))] == [
-        ("ok", f"127.0.0.1:{port}, no TLS, login accepted, nothing sent (runspend alert --test-mail ADDRESS to try)")
+        ("ok", f"127.0.0.1:{port}, no TLS, login accepted, nothing sent. To test: runspend alert --test-mail ADDRESS")
     ]
     assert handler.messages == 0
 

@@ -82,7 +82,7 @@ def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
     """Unless --force says otherwise."""
     path = tmp_path / "runspend.yaml"
     path.write_text("mine")
-    with pytest.raises(UsageError, match=r"it already exists\. Nothing was changed"):
+    with pytest.raises(UsageError, match=r"it already exists\. Use --force to overwrite it\. Nothing was changed"):
         list(write_starter(path, env={}))
     assert path.read_text() == "mine"
     list(write_starter(path, env={}, force=True))

@@ -23,7 +23,7 @@ def write_starter(
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder. Give --config the name of a file in it.")
     if path.exists() and not force:
-        raise UsageError(f"cannot write {path}: it already exists. Nothing was changed. Use --force to overwrite it.")
+        raise UsageError(f"cannot write {path}: it already exists. Use --force to overwrite it. Nothing was changed.")
     found = look_around(path.absolute().parent, os.environ if env is None else env, user_home or Path.home())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(full_text(found) if full else short_text(found), encoding="utf-8")

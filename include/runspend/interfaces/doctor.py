@@ -94,7 +94,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 def check_home(settings: Settings) -> Iterator[Finding]:
     """Check the file, and whether `home` and the warehouse are writable."""
-    yield Finding("config", "file", "ok", str(settings.path or "made in code"))
+    yield Finding("config", "file", "ok", str(settings.path or "settings made in code"))
     yield _check_folder("home", settings.home)
     uri = settings.warehouse.uri.removeprefix("file://")
     if uri.startswith("bigquery://"):
@@ -114,11 +114,11 @@ def _check_modes(settings: Settings) -> Iterator[Finding]:
     for root in own_roots(settings):
         count, first = wider_than(root, settings)
         if count:
-            who = "anybody" if settings.files.group is None else f"others than {settings.files.group}"
-            text = f"{count:,} files and folders in {root} are open to {who}, such as {first}; new ones are not.\nRun: {widening(root, settings)}"
+            who = "everybody" if settings.files.group is None else f"people outside {settings.files.group}"
+            text = f"{count:,} files and folders in {root} are open to {who}, such as {first}. New ones are not.\nRun: {widening(root, settings)}"
             yield Finding("config", "files", "WARN", text)
         elif root in not_handed_down(settings):
-            text = f"files.group {settings.files.group} has no effect yet: {root} does not hand it down, so new files stay private.\nRun: {widening(root, settings)}"
+            text = f"files.group {settings.files.group} has no effect yet: new files in {root} do not get that group.\nRun: {widening(root, settings)}"
             yield Finding("config", "files", "WARN", text)
 
 
@@ -135,17 +135,17 @@ def _check_bigquery(settings: Settings) -> Finding:
     """Check the data set, and ask for the cost of reading the most read table. Creates nothing."""
     from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
 
-    limit = f"a query may read {settings.warehouse.maximum_bytes_billed.human_readable()} at most"
+    limit = f"limit of a query: {settings.warehouse.maximum_bytes_billed.human_readable()}"
     try:
         warehouse = BigQueryWarehouse(settings.warehouse)
         head = warehouse.head()
         if not head.extra:
             warehouse.cost_of("select 1 as one")
-            return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} (will be made; {limit})")
+            return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} (will be created; {limit})")
         size = warehouse.cost_of("select * from cost_daily")
     except RunspendError as error:
         return Finding("config", "warehouse", "FAIL", str(error))
-    return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} ({len(head.units)} units; all of cost_daily is {size_words(size)}; {limit})")
+    return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} ({len(head.units)} units; cost_daily has {size_words(size)}; {limit})")
 
 
 def _check_folder(name: str, folder: Path) -> Finding:
@@ -153,24 +153,17 @@ def _check_folder(name: str, folder: Path) -> Finding:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        return Finding("config", name, "FAIL", f"{folder}: {existing} is not a folder. Choose another place.")
+        return Finding("config", name, "FAIL", f"{folder}: {existing} is not a folder. Choose another path.")
     if existing != folder:
         if os.access(existing, os.W_OK | os.X_OK):
-            return Finding("config", name, "ok", f"{folder} (will be made)")
-        return Finding(
-            "config", name, "FAIL", f"{folder}: it is not there and cannot be made in {existing}. Make it, or change its permissions."
-        )
+            return Finding("config", name, "ok", f"{folder} (will be created)")
+        return Finding("config", name, "FAIL", f"{folder} does not exist and cannot be created in {existing}. Create it, or change the permissions of {existing}.")
     try:
         with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so nothing is left behind
             _lock(file.fileno())
     except OSError as error:
-        return Finding(
-            "config",
-            name,
-            "FAIL",
-            f"{folder}: cannot write and lock files there: {error.strerror}. Change its permissions, or choose another place.",
-        )
-    return Finding("config", name, "ok", f"{folder} (write ok)")
+        return Finding("config", name, "FAIL", f"cannot write and lock files in {folder}: {error.strerror}. Change its permissions, or choose another path.")
+    return Finding("config", name, "ok", f"{folder} (writable)")
 
 
 def _lock(descriptor: int) -> None:
@@ -189,7 +182,7 @@ def _check_shared(home: Path, executor: str) -> Iterator[Finding]:
             "config",
             "home",
             "WARN",
-            f"{home} is on this machine only ({kind}), and {executor} runs tasks on others. Put home on storage that all workers share: mails could leave twice.",
+            f"{home} is on this machine only ({kind}), but {executor} runs tasks on other machines. Mails could be sent twice. Put `home` on storage that all workers share.",
         )
 
 
@@ -214,11 +207,9 @@ def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
     if not settings.tracking:
         yield Finding("mlflow", "-", "FAIL", "no tracking server is configured. Add one under `tracking`.")
     if not settings.billing:
-        yield Finding("bill", "-", "WARN", "no bill is configured: there will be runs and bytes, no money. Add one under `billing`.")
+        yield Finding("bill", "-", "WARN", "no bill is configured: reports will have runs and bytes, but no costs. Add a bill under `billing`.")
     if not settings.stores:
-        yield Finding(
-            "artifacts", "-", "WARN", "no artifact store is configured: bytes of artifacts are unknown. Add roots under `stores`."
-        )
+        yield Finding("artifacts", "-", "WARN", "no artifact store is configured: the bytes of artifacts are unknown. Add stores under `stores`.")
 
 
 def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
@@ -230,7 +221,7 @@ def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
                 "bill",
                 bill.name,
                 "WARN",
-                "the machines of its clusters are on the bill of their cloud, which is not configured. Add it, or write `vms: none` if all usage is serverless.",
+                "its bill has DBUs only. The machines of its clusters are on the bill of the cloud, which is not configured. Add that bill, or write `vms: none` if all usage is serverless.",
             )
 
 
@@ -241,7 +232,7 @@ def _tried(section: str, name: str, source: Any, probe: Callable[[Any], Iterator
     """Return the findings of one source. Errors that it raises on purpose are findings too."""
     waiting = [key for key, value in source.__dict__.items() if _text(value).startswith(CONNECTION)]
     if waiting:
-        return [Finding(section, name, "WARN", f"not tried: {', '.join(waiting)} is an Airflow connection, which only a task can read.")]
+        return [Finding(section, name, "WARN", f"not checked: {', '.join(waiting)} is an Airflow connection, which only a task can read.")]
     try:
         return [Finding(section, name, level, text) for level, text in probe(source)]
     except RunspendError as error:
@@ -285,8 +276,8 @@ def check_accounts_once(held: Mapping[str, Accounts]) -> Iterator[Finding]:
                     "bill",
                     second,
                     "FAIL",
-                    f"it holds {period} of account {whose}, and so does {first}: the same charges would count twice. "
-                    "Remove one of the two, or leave those lines out of one with `only` or `scope`.",
+                    f"it has charges of account {whose} in {period}, and so does {first}. They would count twice. "
+                    "Remove one of the two bills, or leave those charges out of one with `only` or `scope`.",
                 )
 
 
@@ -302,26 +293,23 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
     found = loading.probe_bill(settings, bill, keys=settings.keys, now=now, drawn=drawn)
     held[bill.name] = found["accounts"]
     if not found["files"] and not found["problems"]:
-        yield "FAIL", f"{bill.uri}: no bill was found there. Check `uri`, or wait for the first export."
+        yield "FAIL", f"{bill.uri} has no bill. Check `uri`, or wait for the first export."
         return
     files = _count(found["files"], "file")
-    parts = [f"{found['format']} {found['version'] or ''}".strip(), *_spans(found["periods"]), files, _count(found["rows"], "line")]
+    parts = [f"{found['format']} {found['version'] or ''}".strip(), *_spans(found["periods"]), files, _count(found["rows"], "charge")]
     parts += [f"{_money(amount)} {currency} billed" for currency, amount in sorted(found["billed"].items())]
     covered: datetime | None = found["covered_until"]
     age = None if covered is None else now - covered
     if covered is not None and age is not None:
-        parts.append(f"complete to {covered:%d %b %H:%M} UTC ({_hours(age)} h)")
+        parts.append(f"complete to {covered:%d %b %H:%M} UTC ({_hours(age)} h ago)")
     if found["rows"] or not found["problems"]:
         yield "ok", ", ".join(parts)
     if age is not None and age > bill.late_after:
         yield "WARN", f"no new data for {_hours(age)} h (limit {_hours(bill.late_after)} h)."
     if found["quarantined"]:
-        yield (
-            "WARN",
-            f"{_count(found['quarantined'], 'line')} cannot be read and would be set aside: see `billing_quarantine` after a night.",
-        )
+        yield "WARN", f"{_count(found['quarantined'], 'row')} cannot be read. The pipeline sets such rows aside in the table `billing_quarantine`."
     for why, count in found["skip_reasons"].items():
-        yield "ok", f"{_count(count, 'row')} charged nothing and became no line: {why}"
+        yield "ok", f"{_count(count, 'row')} without a charge: {why}"
     if bill.format not in OWN_FORMATS:
         yield from _say_what_is_missing(found, settings.keys)
     for what, count in found["warnings"].items():
@@ -361,12 +349,12 @@ def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now:
         if hours <= 0:
             continue
         if drawn is None:
-            yield "ok", f"{name}: what it drew is read from MLflow by a night, and none has been here yet: every hour has {idle}"
+            yield "ok", f"{name}: its power is known after the first pipeline run. Until then, every hour has {idle}"
         elif not measured:
             yield (
                 "WARN",
-                f"{name}: no run on it logged system/gpu_*_power_usage_watts: all of its last {_count(hours, 'hour')} have {idle}. Install nvidia-ml-py beside MLflow "
-                "and call mlflow.enable_system_metrics_logging() before runs start; a run must name the machine, or be in a pool of it.",
+                f"{name}: no run on it logged system/gpu_*_power_usage_watts, so all of its last {_count(hours, 'hour')} have {idle}. Install nvidia-ml-py next to MLflow "
+                "and call mlflow.enable_system_metrics_logging() before runs start. Runs must name the machine, or be in its pool.",
             )
         else:
             held = sum(milliseconds for _, milliseconds in measured)
@@ -374,7 +362,7 @@ def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now:
             yield (
                 "ok",
                 f"{name}: {len(measured):,} of its last {_count(hours, 'hour')} measured ({held / 3_600_000:,.1f} h), {watts:,.1f} W on average; "
-                f"{_count(hours - len(measured), 'hour')} and what is left of those at {idle}",
+                f"the other {_count(hours - len(measured), 'hour')}, and unmeasured time, at {idle}",
             )
 
 
@@ -388,21 +376,21 @@ def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Ite
 
     with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
         read = loading.read_weights(settings, source, workdir=Path(folder), progress=lambda line: None)
-    where = "all lines that `lines` names" if source.lines is not None else _count(read.machines, "machine")
+    where = "the charges that `lines` selects" if source.lines is not None else _count(read.machines, "machine")
     parts = ["opencost", _count(read.files, "file"), f"{_count(read.rows, 'weight')} of pods on {where}"]
     parts += [f"cluster {name}" for name in read.clusters]
     if read.covered_until is not None:
-        parts.append(f"complete to {read.covered_until:%d %b %H:%M} UTC ({_hours(now - read.covered_until)} h)")
+        parts.append(f"complete to {read.covered_until:%d %b %H:%M} UTC ({_hours(now - read.covered_until)} h ago)")
     yield "ok", ", ".join(parts)
     if read.covered_until is None:
-        yield "WARN", "no allocation weighs anything: no line will be split."
+        yield "WARN", "its files have no weights: no charge will be split. Check the export of OpenCost."
     elif now - read.covered_until > source.late_after:
         yield "WARN", f"no new data for {_hours(now - read.covered_until)} h (limit {_hours(source.late_after)} h)."
     if read.rows and not read.has_idle and source.idle == "keep":
         yield (
             "WARN",
-            "it tells no __idle__: what its pods leave of a machine's cost is idle. Ask OpenCost with includeIdle=true and idleByNode=true, "
-            "or write `idle: share` to let the pods pay all of it.",
+            "it has no __idle__ allocation: cost of a machine that its pods do not use is idle. Ask OpenCost with includeIdle=true and idleByNode=true, "
+            "or write `idle: share` to let the pods pay for idle time.",
         )
     for why, count in read.skip_reasons.items():
         yield "WARN", f"{why}: {count}"
@@ -414,13 +402,13 @@ def _say_what_is_missing(found: Mapping[str, Any], keys: KeySettings) -> Iterato
     if not usage:
         return
     if not found["with_resource"]:
-        yield "WARN", "no line of usage names a resource. Export resource ids too: without them only pools and instance types find runs."
+        yield "WARN", "no usage charge names a resource, so charges match runs only by pools and instance types. Include resource ids in the export."
     elif found["with_resource"] * 2 < usage:
-        yield "WARN", f"only {found['with_resource'] / usage:.0%} of the lines of usage name a resource. Check that the export includes resource ids."
+        yield "WARN", f"only {found['with_resource'] / usage:.0%} of usage charges name a resource. Check that the export includes resource ids."
     if not found["with_run"] and not found["with_job"]:
         yield (
             "WARN",
-            f"tag {keys.run_id[0]} is on 0 lines. If you tag resources of runs, activate the tag for billing (AWS: as a cost allocation tag). It does not apply to earlier charges.",
+            f"no charge has the tag {keys.run_id[0]}. If you tag the resources of runs, activate the tag for billing (AWS: as a cost allocation tag). Earlier charges stay without it.",
         )
 
 
@@ -441,20 +429,20 @@ def check_mail(settings: Settings) -> Iterator[Finding]:
     """Check whether mail would be sent. Connects to an SMTP server, but sends, posts and calls nothing."""
     mail = settings.mail
     if mail.backend == "none":
-        yield Finding("mail", "none", "WARN" if settings.budget_entries else "ok", "no mail is written or sent, even if budgets are exceeded.")
+        yield Finding("mail", "none", "WARN" if settings.budget_entries else "ok", "`mail.backend` is none: no mail is written or sent, even if a budget is exceeded.")
         return
     if mail.backend == "file":
         yield Finding("mail", "file", "ok", f"written to {settings.home / 'mail'}, not sent")
     elif mail.connection or any(_text(value).startswith(CONNECTION) for value in (mail.host, mail.username, mail.password)):
-        yield Finding("mail", "smtp", "WARN", "not tried: it uses an Airflow connection, which only a task can read.")
+        yield Finding("mail", "smtp", "WARN", "not checked: it uses an Airflow connection, which only a task can read.")
     else:
         yield from _check_smtp(mail)
     if not mail.operators:
-        yield Finding("mail", mail.backend, "WARN", "`mail.operators` is empty: operators get no mail about a refused bill or a failed check.")
+        yield Finding("mail", mail.backend, "WARN", "`mail.operators` is empty: nobody gets a mail about a refused bill or a failed check. Add an address.")
     if mail.webhook is not None:
-        yield Finding("mail", "webhook", "ok", f"{mail.webhook.kind}, about {' and '.join(mail.webhook.about)}; nothing posted")
+        yield Finding("mail", "webhook", "ok", f"{mail.webhook.kind}, about {' and '.join(mail.webhook.about)}; not called now")
     if mail.heartbeat is not None:
-        yield Finding("mail", "heartbeat", "ok", "called after each good night; not called now")
+        yield Finding("mail", "heartbeat", "ok", "called after each successful pipeline run; not called now")
 
 
 def _check_smtp(mail: MailSettings) -> Iterator[Finding]:
@@ -470,7 +458,7 @@ def _check_smtp(mail: MailSettings) -> Iterator[Finding]:
         yield Finding("mail", "smtp", "FAIL", f"cannot use {mail.host}:{mail.port}: {why}")
         return
     done = {"implicit": "TLS", "starttls": "STARTTLS", "none": "no TLS"}[mail.tls] + (", login accepted" if mail.username else "")
-    yield Finding("mail", "smtp", "ok", f"{mail.host}:{mail.port}, {done}, nothing sent (runspend alert --test-mail ADDRESS to try)")
+    yield Finding("mail", "smtp", "ok", f"{mail.host}:{mail.port}, {done}, nothing sent. To test: runspend alert --test-mail ADDRESS")
     if mail.tls == "none" and mail.password is not None and mail.host not in ("localhost", "127.0.0.1", "::1"):
         yield Finding("mail", "smtp", "WARN", "the password crosses the network unencrypted. Use `tls: starttls` or `tls: implicit`.")
 

@@ -194,12 +194,12 @@ def tables_text(name: str | None = None) -> str:
     """Describe the tables with their grain, or the columns of one named table."""
     if name is not None:
         if name not in TABLES:
-            raise UsageError(f"cannot show table {name!r}: there is none. Tables are {', '.join(TABLES)}.")
+            raise UsageError(f"cannot show table {name!r}: it does not exist. Tables are {', '.join(TABLES)}.")
         return _columns_text(TABLES[name])
     lines = []
-    for title, is_public in (("for everybody", True), ("internal", False)):
+    for title, is_public in (("Public tables", True), ("Internal tables", False)):
         lines += [title, *(f"  {t.name:20} {t.grain}" for t in TABLES.values() if t.is_public is is_public)]
-    lines.append("columns of one: runspend sql --tables run_costs")
+    lines.append("To list the columns of a table: runspend sql --tables run_costs")
     return "\n".join(lines) + "\n"
 
 
@@ -222,16 +222,16 @@ def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[st
     for name in names:
         row = known.get(name)
         if row is None:
-            troubles.append(f"{name} never read")
+            troubles.append(f"{name} was never read")
         elif row["state"] in ("refused", "unreachable"):
-            troubles.append(f"{name} {row['state']}: {row['last_error']}")
+            troubles.append(f"{name} is {row['state']}: {row['last_error']}")
         elif row["covered_until"] is not None and (now - row["covered_until"]).total_seconds() > row["late_after_seconds"]:
-            troubles.append(f"{name} late: complete to {row['covered_until']:%Y-%m-%d %H:%M} UTC")
-    remarks = [f"{name} is no longer configured, its rows are kept" for name in known if name not in names]
-    remarks += [f"{row['billing_period']:%Y-%m} is closed, left out: {row['ignored_changes']}" for row in spared]
+            troubles.append(f"{name} is stale: complete to {row['covered_until']:%Y-%m-%d %H:%M} UTC")
+    remarks = [f"{name} is no longer configured, but its rows still count" for name in known if name not in names]
+    remarks += [f"{row['billing_period']:%Y-%m} is closed, skipped changes: {row['ignored_changes']}" for row in spared]
     code = SourceError.exit_code if troubles else 0
-    word = "TROUBLE" if troubles else "OK"
-    return code, f"{word} {len(names)} sources{''.join(f' · {t}' for t in (*troubles, *remarks))}", rows
+    state = f"PROBLEM {len(troubles)} of {len(names)} sources" if troubles else f"OK {len(names)} sources"
+    return code, " · ".join([state, *troubles, *remarks]), rows
 
 
 def as_values(rows: pa.Table) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("stopped. What was published stays; the next command completes the rest.", err=True)
+        click.echo("Stopped. Finished steps stay published. Run the command again to do the rest.", err=True)
         raise SystemExit(130) from None
     except click.ClickException as error:
         error.show()
@@ -90,7 +90,7 @@ def main() -> None:
             click.echo(f"error: {_without_secrets(str(failed))}", err=True)
             raise SystemExit(failed.exit_code) from None
         click.echo(_without_secrets(traceback.format_exc()), nl=False, err=True)
-        click.echo("This is a bug in runspend. Nothing half-done was published.", err=True)
+        click.echo("This is a bug in Runspend. No partial result was published.", err=True)
         raise SystemExit(RunspendError.exit_code) from None
 
 

@@ -84,7 +84,7 @@ def day_end(context: click.Context, parameter: click.Parameter, value: str | Non
     try:
         return moment + (timedelta(days=1) if len(value) == len("2026-11-24") else timedelta(microseconds=1))
     except OverflowError as error:
-        raise click.BadParameter(f"{value!r} is the last possible time. Write an earlier one.") from error
+        raise click.BadParameter(f"{value!r} is too late. Write an earlier day.") from error
 
 
 @dataclass(frozen=True)

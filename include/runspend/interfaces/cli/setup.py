@@ -112,7 +112,7 @@ def suggest(context: Context, write: bool) -> None:
     elif found.proposals:
         click.echo(shown("\n".join([*(f"# {line}" for line in heading), proposals_yaml(found)])), nl=False)
     else:
-        click.echo(f"# nothing to propose: {found.reason}")
+        click.echo(f"# no pools proposed: {found.reason}")
     if write and found.proposals and settings.path is not None:
         add_pools(settings.path, found.proposals, heading)
         click.echo(f"wrote {len(found.proposals)} pools to {settings.path}. Next: runspend nightly", err=True)
@@ -157,4 +157,4 @@ def demo(context: Context, folder: Path) -> None:
 
     made = make_world(folder, progress=context.progress)
     context.clear_progress()
-    click.echo(f"made {made.config} ({made.runs} runs, {made.machines} machines); its time is {made.now:%Y-%m-%dT%H:%M}")
+    click.echo(f"wrote {made.config} ({made.runs} runs, {made.machines} machines), as of {made.now:%Y-%m-%dT%H:%M} UTC")

@@ -210,7 +210,7 @@ def _use_demo(context: Context) -> None:
 
     made = make_world(DEMO_FOLDER, progress=context.progress)
     context.clear_progress()
-    click.echo(f"No runspend.yaml here: using the demo world in {DEMO_FOLDER} ({made.runs} runs, {made.machines} machines).", err=True)
+    click.echo(f"No runspend.yaml here: using the demo company in {DEMO_FOLDER} ({made.runs} runs, {made.machines} machines).", err=True)
     context.__dict__["settings"] = Context.loaded = load_settings(made.config)
     if not context.is_now_given:
         context.now = made.now
@@ -223,7 +223,7 @@ def _loaded_since(settings: Settings, since: str) -> list[str]:
 
 
 def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], dags: Path | None = None, since: str | None = None, trial: Trial | None = None) -> None:
-    """Run the whole pipeline, through the DAGs of a folder if given, and print its summary. Ends the process with its exit code."""
+    """Run the pipeline, through the DAGs of `dags` if given, and print its summary. Ends the process with the exit code."""
     from runspend import pipeline
     from runspend.interfaces.night_summary import summarize_night
     from runspend.pipeline.monitoring import mailing_what_ends
@@ -233,7 +233,7 @@ def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], d
         with mailing_what_ends(context.settings, "nightly", context.now):
             outcome = pipeline.nightly(context.settings, now=context.now, periods=periods or None, accept=accept, progress=context.progress)
     elif accept:
-        raise UsageError("cannot pass --accept through the DAGs. Run `runspend load --accept …` first; the night then finds the period loaded.")
+        raise UsageError("cannot use --accept with --dags. Run `runspend load --accept …` first, then this command without --accept.")
     else:
         from runspend.interfaces.airflow_runner import run_dags
 
@@ -241,7 +241,7 @@ def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], d
     context.clear_progress()
     if since is not None and not _loaded_since(context.settings, since):
         loaded = _loaded_since(context.settings, "")
-        outcome.fail(UsageError(f"cannot rebuild since {since}: no bill was loaded for it or a later month. The newest is {loaded[-1] if loaded else 'none'}."))
+        outcome.fail(UsageError(f"cannot build since {since}: no bill is loaded for that month or a later one. The newest is {loaded[-1] if loaded else 'none'}."))
     seconds = time.monotonic() - began
     if context.as_json:
         print_outcome(context, outcome)
