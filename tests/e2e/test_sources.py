@@ -61,7 +61,7 @@ def test_forget_removes_a_bill_that_is_no_longer_configured(config: Path) -> Non
     settings = load_settings(config)
     pipeline.extract(settings, now=NOW)
     build(settings)
-    with pytest.raises(ConfigError, match="it is configured"):
+    with pytest.raises(ConfigError, match="it is still configured"):
         pipeline.forget(settings, "other", now=NOW)
     settings = change(config, billing=json.loads(config.read_text())["billing"][:1])
     build(settings)

@@ -296,7 +296,7 @@ def table_text(rows: pa.Table, *, is_money: bool = False) -> str:
         is_number = all(v is None or (isinstance(v, (int, float, Decimal)) and not isinstance(v, bool)) for v in values)
         if is_money:
             amounts = [abs(v) for v in values if isinstance(v, Decimal)]
-            places = 2 if not amounts or max(amounts) >= 1 else 6
+            places = 6 if amounts and 0 < max(amounts) < 1 else 2
             values = [money(v, places) if isinstance(v, Decimal) else UNTAGGED if v is None and name in TAGGED else v for v in values]
         cells = [_cell(name), *(_cell(v) for v in values)]
         width = max(len(c) for c in cells)
