@@ -78,6 +78,8 @@ class Selection:
             key, sign, value = text.partition("=")
             if not sign:
                 raise UsageError(f"cannot use --where {text!r}: it has no `=`. Write KEY=VALUE, such as team=vision.")
+            if any("\ud800" <= c <= "\udfff" for c in value):
+                raise UsageError(f"cannot use --where {text!r}: it is not UTF-8 text. Correct the value.")
             values.setdefault(key.strip(), []).append(value)
         for key in values:
             if key in ("day", "period"):
