@@ -198,7 +198,7 @@ def test_a_dead_source_does_not_stop_the_night(own_night: Path, runspend: Runspe
     subjects = [message_from_bytes(p.read_bytes(), policy=policy.default)["Subject"] for p in (own_night.parent / "mail").glob("operators*.eml")]
     assert len(subjects) == 2
     status = runspend("status", "--config", str(own_night), *NOW, code=3)
-    assert status.stdout.startswith("PROBLEM 1 of 6 sources")
+    assert status.stdout.startswith("PROBLEM 2 of 6 sources · ")
 
 
 def test_questions_have_answers(night: Path, runspend: Runspend) -> None:
