@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runspend.actions import alert as alerts
-from runspend.actions.costs.query import costs
+from runspend.actions.costs.query import Selection, costs
 from runspend.actions.report import plan_report, render_summary, summary_lines, write_report
 from runspend.actions.report.night_summary import Night
 from runspend.config.exchange_rates import FOREVER, Stretch, missing_rates, stretches
@@ -189,21 +189,24 @@ def settings_at(warehouse: ParquetWarehouse, rates: Mapping[str, Any], **more: A
     return Settings.model_validate({"home": warehouse.root.parent, "warehouse": {"uri": str(warehouse.root)}, "rates": rates, **more})
 
 
+SINCE_OCTOBER = Selection(since=date(2026, 10, 1))
+
+
 def test_costs_are_in_the_configured_currency(october: ParquetWarehouse) -> None:
     """200 dollars in October, 112.50 in November; both in euros 270; each currency by itself when asked."""
     given = settings_at(october, GOING)
-    rows = costs(given, ["period"], since="2026-10", top=9, measure="effective").to_pylist()
+    rows = costs(given, ["period"], SINCE_OCTOBER, top=9, measure="effective").to_pylist()
     assert [(f"{r['billing_period']:%m}", r["billing_currency"], r["effective_cost"]) for r in rows] == [("10", "USD", 200), ("11", "USD", Decimal("112.5"))]
     in_euros = settings_at(october, {"exchange": [{"from": "USD", "to": "EUR", "rate": "0.9", "date": "2026-10-01"}]}, currency="EUR")
-    assert sum(r["effective_cost"] for r in costs(in_euros, ["source"], since="2026-10", top=9, measure="effective").to_pylist()) == 270
-    alone = costs(given, ["period"], since="2026-10", top=9, measure="effective", is_exchanged=False).to_pylist()
+    assert sum(r["effective_cost"] for r in costs(in_euros, ["source"], SINCE_OCTOBER, top=9, measure="effective").to_pylist()) == 270
+    alone = costs(given, ["period"], SINCE_OCTOBER, top=9, measure="effective", is_exchanged=False).to_pylist()
     assert sorted((r["billing_currency"], r["effective_cost"]) for r in alone) == [("EUR", 90), ("EUR", 90), ("USD", 100)]
 
 
 def test_costs_without_a_rate_are_refused(october: ParquetWarehouse) -> None:
     """Nothing is shown that would have to leave money out."""
     with pytest.raises(SourceError, match=r"no rate from EUR to USD for 2026-10-06 and 1 other day.*rates\.exchange.*--each-currency") as error:
-        costs(settings_at(october, {}), ["period"], since="2026-10", top=9, measure="effective")
+        costs(settings_at(october, {}), ["period"], SINCE_OCTOBER, top=9, measure="effective")
     assert error.value.exit_code == 3
 
 
