@@ -115,7 +115,7 @@ def test_writes_only_where_nothing_is(objects: tuple[ObjectStore, ObjectStore, A
     with pytest.raises(NotDone):
         store.write("a/b", [b"other"], size=5)
     for size in (4, 6):
-        with pytest.raises(NotDone, match="5 bytes came"):
+        with pytest.raises(NotDone, match="5 bytes arrived"):
             store.write("a/short", [b"hello"], size=size)
     assert store.head("a/short") is None and [found.key for found in store.list("a")] == ["a/b"]
 

@@ -302,7 +302,7 @@ OBJECT = (
     ("body", "why"),
     [
         ("<IsTruncated>true</IsTruncated>", "says there is more but gives no position"),
-        ("<IsTruncated>false</IsTruncated>" + OBJECT.format(key="elsewhere/x", size="<Size>1</Size>"), "it answered with 'elsewhere/x'"),
+        ("<IsTruncated>false</IsTruncated>" + OBJECT.format(key="elsewhere/x", size="<Size>1</Size>"), "it contains 'elsewhere/x'"),
         ("<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken>", "page 2 says there is more but gives no position"),
         ("<IsTruncated>false</IsTruncated><Contents>", "cannot list bucket b"),
     ],

@@ -201,8 +201,8 @@ def test_google_connection_with_a_path_or_without_a_key(read: Any, tmp_path: Pat
         ({"keyfile_dict": "not json"}, "its keyfile_dict is not the JSON of a key file"),
         ({"keyfile_dict": "[1]"}, "its keyfile_dict is not the JSON of a key file"),
         ({"key_path": "/nowhere/key.json", "project": "other"}, "its key_path is not the JSON of a key file"),
-        ({"key_path": "/nowhere/key.json", "impersonation_chain": "a@b"}, "impersonation_chain is not followed here"),
-        ({f"{PREFIX}key_secret_name": "s"}, "key_secret_name is not followed here"),
+        ({"key_path": "/nowhere/key.json", "impersonation_chain": "a@b"}, "impersonation_chain is not supported here"),
+        ({f"{PREFIX}key_secret_name": "s"}, "key_secret_name is not supported here"),
     ],
 )
 def test_google_connection_that_cannot_be_used(read: Any, extra: dict[str, Any], words: str) -> None:

@@ -123,7 +123,7 @@ def test_a_load_overtaken_each_time_gives_up_and_says_so(tmp_path: Path, meanwhi
         assert (outcome.exit_code, outcome.changed, total(tmp_path)) == (0, [LINES], Decimal("12.50"))
         return
     assert (outcome.exit_code, outcome.changed, outcome.unchanged, total(tmp_path)) == (3, [], [], Decimal(16))
-    assert [text for text in outcome.problems if "somebody else published it each of the 3 times it was read" in text] == outcome.problems
+    assert [text for text in outcome.problems if "another process published it each of the 3 times it was read" in text] == outcome.problems
     assert len(outcome.problems) == 1
     with open_warehouse(str(tmp_path / "home" / "warehouse")).reader() as reader:
         assert reader.query("select state from sources")["state"].to_pylist() == ["refused"]

@@ -337,7 +337,7 @@ def test_two_items_share_the_caps() -> None:
 
 
 def test_a_store_nobody_measured_is_not_touched(world: World) -> None:
-    with pytest.raises(CapPassed, match="how much it holds is unknown"):
+    with pytest.raises(CapPassed, match="its size is unknown"):
         world.apply(known=lambda uri: None)
     assert world.archive.objects == {}
 

@@ -196,4 +196,4 @@ def test_a_name_of_a_folder_with_bytes_is_told_of_before_anything_is_copied(worl
     world.put("model/", b"bytes")
     [result] = world.apply()
     assert (result.state, world.here(), world.archive.objects) == ("failed", {"model/": b"bytes"}, {})
-    assert "the name 'model/' could not be restored: it is named like a folder, and has bytes" in (result.reason or "")
+    assert "the name 'model/' could not be restored: it has a folder name, and bytes" in (result.reason or "")

@@ -241,7 +241,7 @@ def test_an_archive_that_may_not_be_written_is_restored_and_says_so(world: World
     world.faults.plan = {(f"write {ARCHIVE}", 1): "refused"}
     world.faults.made.clear()
     result = bring_back(world)
-    assert world.here() == {"a": b"a"} and len(result.notes) == 1 and result.notes[0].startswith("that it came back could not be noted in ")
+    assert world.here() == {"a": b"a"} and len(result.notes) == 1 and result.notes[0].startswith("cannot record the restore in ")
 
 
 def test_an_archive_that_came_back_may_expire(world: World) -> None:

@@ -65,7 +65,7 @@ def find_owner(store: ObjectStore, owner: str) -> Iterator[Found]:
         every = list(find_archives(store))
         found = [archive for archive in every if archive.owner.startswith(owner)]
         if len({archive.owner for archive in found}) > 1:
-            raise UsageError(f"cannot tell whose archives are wanted: {owner} may be {', '.join(sorted({archive.owner for archive in found}))}. Give one whole id. Nothing was restored.")
+            raise UsageError(f"cannot choose the archives: {owner} may be {', '.join(sorted({archive.owner for archive in found}))}. Give one whole id. Nothing was restored.")
         if not found and owner.startswith(WITH_THEIR_RUN):
             found = [archive for archive in every if (manifest := load_manifest(archive)) is not None and manifest.item.owner_id == owner]
     yield from found

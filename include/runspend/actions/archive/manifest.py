@@ -97,7 +97,7 @@ def planned_entry(key: str, found: StoredObject) -> Entry:
 def check_entry(entry: Entry) -> str | None:
     """Return why an object cannot be archived or restored, None when it can."""
     if entry.is_folder and entry.size:
-        return "it is named like a folder, and has bytes"
+        return "it has a folder name, and bytes"
     return check_key(entry.key) if entry.key else None
 
 
@@ -162,7 +162,7 @@ def read_manifest(chunks: Iterable[bytes], where: str) -> Manifest:
                 _refuse(where, number, "it has more objects than it states, or than an archive can have")
         digest.update(line)
     if head is None or not is_over:
-        _refuse(where, 0, "it breaks off")
+        _refuse(where, 0, "it ends early")
     if (len(entries), size) != (head["objects"], head["bytes"]):
         _refuse(where, 1, "its content does not match its first line")
     return Manifest(head["archive_id"], Item(**head["item"]), head["planned_at"], list(entries.values()))
@@ -189,7 +189,7 @@ def _lines(chunks: Iterable[bytes], where: str) -> Iterator[bytes]:
         if len(held) > MAX_LINE_BYTES:
             _refuse(where, number + 1, "the line is too long")
     if held:
-        _refuse(where, number + 1, "it breaks off")
+        _refuse(where, number + 1, "it ends early")
 
 
 def _parse(line: bytes, where: str, number: int) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class _Move:
             told = self._told(obj)
             with held(self.source.read(obj), self.work.scratch) as found:
                 if found.size != entry.size:
-                    raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: {found.size} bytes came, not {entry.size}. It stays where it is.")
+                    raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: {found.size} bytes arrived instead of {entry.size}. It stays where it is.")
                 # After a single read, a byte that flipped in transfer would count as correct.
                 # An etag that is a checksum is as good as a second read.
                 if found.md5 != entry.etag.strip('"') and digest_of(self.source.read(obj)) != found.sha256:

@@ -143,7 +143,7 @@ def _load(
         told = "; ".join(gone) or f"none is in {', '.join(looked) or 'any store: `stores` of runspend.yaml is empty'}"
         raise UsageError(f"cannot restore {owner}: there is no archive of it. {told}. Nothing was restored.")
     if len(owners := sorted({found.owner for found, _ in loaded})) > 1:  # each in a different store
-        raise UsageError(f"cannot tell whose archives are wanted: {owner} may be {', '.join(owners)}. Give one whole id. Nothing was restored.")
+        raise UsageError(f"cannot choose the archives: {owner} may be {', '.join(owners)}. Give one whole id. Nothing was restored.")
     loaded.sort(key=lambda pair: (pair[1].written_at, pair[1].planned_at))
     return leave_out_older(loaded) if archive_id is None else (loaded, [])
 
@@ -210,7 +210,7 @@ def _whole(copies: Sequence[_Copy], result: Restored, *, take_damaged: bool) -> 
         if size == copy.entry.size:
             whole.append(copy)
         else:
-            lost.append(f"{copy.entry.key!r} of {copy.found.where}: " + ("its copy is not there" if size is None else f"its copy has {size:,} bytes, not {copy.entry.size:,}"))
+            lost.append(f"{copy.entry.key!r} of {copy.found.where}: " + ("its copy does not exist" if size is None else f"its copy has {size:,} bytes, not {copy.entry.size:,}"))
     if lost and not take_damaged:
         raise SourceRefused(result.owner, f"cannot restore {result.owner}: {len(lost)} of {len(copies)} objects are damaged ({lost[0]}). --partial restores the others. Nothing was restored.")
     result.problems += lost

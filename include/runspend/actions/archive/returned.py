@@ -52,7 +52,7 @@ def note_returned(loaded: Sequence[Loaded], settings: Settings, records: Records
             elif there.modified < datetime.fromisoformat(manifest.written_at):  # more was archived since, and came back again
                 writer.renew(there)
         except SourceError as error:
-            notes.append(f"that it came back could not be noted in {found.where}, so what is removed from its folder and archived again comes back with the next restore: {error}")
+            notes.append(f"cannot record the restore in {found.where}, so a later restore would also bring back files that are removed and archived again: {error}")
         archive = book.find(found.archive_id)
         if archive is not None:
             book.save(replace(archive, restored_at=now.isoformat()))

@@ -147,7 +147,7 @@ def _check_place(work: Work, item: Item, to: str | None) -> None:
     source = parse_root(find_store(work.settings, item.store))
     why = None
     if not item.prefix or item.prefix.endswith("/") or check_key(item.prefix):
-        why = "its folder can be read in two ways, or is the whole store"
+        why = "its folder is ambiguous, or is the whole store"
     elif item.action == "delete":
         why = None if is_archive_folder(item.prefix) else "only an archive can be deleted by a policy"
     elif f"{item.prefix}/".startswith(f"{ARCHIVE_FOLDER.partition('/')[0]}/"):
@@ -277,7 +277,7 @@ def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], 
     for store, total in by_store.items():
         whole = known(store)
         if whole is None:
-            raise CapPassed(f"cannot act in {store}: how much it holds is unknown. Run `runspend measure`. Nothing was moved or deleted.", wanted=total[0], allowed=0)
+            raise CapPassed(f"cannot act in {store}: its size is unknown. Run `runspend measure`. Nothing was moved or deleted.", wanted=total[0], allowed=0)
         for what, wanted, of in (("objects", total[0], whole.objects), ("bytes", total[1], whole.bytes)):
             allowed = int(of * caps.max_percent)
             if wanted > allowed:
