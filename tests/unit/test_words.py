@@ -1,0 +1,130 @@
+"""Pages, docstrings, comments and texts of the code avoid words that make readers stop. Each has a plainer one."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(file for folder in ("include", "dags", "plugins") for file in (ROOT / folder).rglob("*.py")),
+    ]
+)
+# Files whose words are still being changed. Take each out when it has none of the words below.
+LATER = {
+    "docs/accuracy.md",
+    "include/runspend/actions/alert/sections.py",
+    "include/runspend/actions/alert/tag_budgets.py",
+    "include/runspend/actions/alert/wording.py",
+    "include/runspend/actions/explain/layout.py",
+    "include/runspend/interfaces/cli/archive.py",
+    "include/runspend/interfaces/cli/budgets.py",
+    "include/runspend/interfaces/cli/steps.py",
+    "include/runspend/interfaces/preview.py",
+}
+# Regular expression of whole words to avoid -> what to write instead.
+BETTER = {
+    "any more": "no longer",
+    "are told|is told|was told|were told": "gets a mail, knows, states",
+    "anew": "again",
+    "besides": "plus, next to, other than",
+    "by now": "now, meanwhile",
+    "dear|dearer|dearest": "expensive, top N by cost",
+    "for ever": "forever, without end",
+    "for good": "permanently",
+    "hang on|hangs on": "is attached to",
+    "ladder|rung|rungs": "rules, rule",
+    "let go of|lets go of": "release, end",
+    "licence|licences": "license",
+    "misspelt": "misspelled",
+    "of it idle": "including N idle",
+    "pot|pots": "shared cost",
+    "put right": "correct, rewrite",
+    "said": "stated, reported, showed",
+    "stands (?:after|at|before|behind|beside|for|in|on|there|twice)": "is, means, replaces",
+    "it stands": "it is",
+    "tonight": "in this pipeline run",
+    "unmatched": "unallocated, without a run",
+    "whatever (?:its|the|their)": "even if … is unchanged, independent of",
+    "whoever": "everybody who, the name of the role",
+    # "is no number": negate the verb. "There is no file" and "is no longer" are fine.
+    r"(?<!there )(?:is|are|was|were) no (?!longer|more|such)[a-z]+": "is not a …",
+}
+SHUNNED = {re.compile(rf"\b(?:{words})\b", re.IGNORECASE): better for words, better in BETTER.items()}
+CODE = re.compile(r"`[^`]*`")
+LINK = re.compile(r"\]\([^)]*\)")
+
+
+def prose_of_page(text: str) -> Iterator[tuple[int, str]]:
+    """Lines of a page with their numbers, without fenced blocks."""
+    is_fenced = False
+    for number, line in enumerate(text.splitlines(), 1):
+        is_fence = line.lstrip().startswith("```")
+        if not is_fence and not is_fenced:
+            yield number, LINK.sub("]", line)
+        is_fenced = is_fenced != is_fence
+
+
+def prose_of_code(text: str) -> Iterator[tuple[int, str]]:
+    """Lines of docstrings, comments and texts of more than one word, with their numbers."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from ((node.lineno + number, line) for number, line in enumerate(node.value.splitlines()) if " " in line.strip())
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def shunned_in(line: str) -> list[str]:
+    """Each shunned word of a line with what to write instead. Code in backquotes does not count."""
+    prose = CODE.sub("`…`", line)
+    return [f"{found[0]!r}: write {better}" for words, better in SHUNNED.items() for found in words.finditer(prose)]
+
+
+def test_pages_and_code_avoid_words_that_readers_stop_at() -> None:
+    """The failure names the file, the line, the word and a better one."""
+    found = []
+    for file in FILES:
+        if str(file.relative_to(ROOT)) in LATER:
+            continue
+        text = file.read_text(encoding="utf-8")
+        lines = prose_of_page(text) if file.suffix == ".md" else prose_of_code(text)
+        found += [f"{file.relative_to(ROOT)}:{number}: {words}" for number, line in lines for words in shunned_in(line)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("it is no number", ["'is no number': write is not a …"]),
+        ("There is no file, and it is no longer read", []),
+        ("Tonight's bill", ["'Tonight': write in this pipeline run"]),
+        ("run `said()` again", []),
+        ("The dearest run hangs on it", ["'dearest': write expensive, top N by cost", "'hangs on': write is attached to"]),
+    ],
+)
+def test_shunned_words_are_found_as_whole_words_outside_code(line: str, words: list[str]) -> None:
+    """Upper case counts, parts of words and code do not."""
+    assert shunned_in(line) == words
+
+
+def test_code_is_searched_in_docstrings_comments_and_texts() -> None:
+    """Names are not, nor texts of one word, which are values."""
+    code = '"""Said once.\n\nAnew.\n"""\nsaid = "said"\nraise ValueError(f"it said {said}")  # tonight\n'
+    assert {number for number, line in prose_of_code(code) if shunned_in(line)} == {1, 6}
+
+
+def test_fenced_blocks_and_addresses_of_links_are_not_searched() -> None:
+    """What people copy stays as it is."""
+    page = "said\n```sh\nsaid\n```\n[a](said.md) said\n"
+    assert [number for number, line in prose_of_page(page) if shunned_in(line)] == [1, 5]
