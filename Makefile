@@ -19,7 +19,7 @@ ARGS ?=
 COUNT ?= 1
 ON_BIGQUERY := tests/contract/test_bigquery_warehouse.py tests/faults/test_bigquery_swap.py tests/e2e/test_bigquery_night.py
 
-# Nobody is told that it runs. Byte code is kept: without it Airflow takes twice as long to import.
+# No tool reports its use. Byte code is kept: without it Airflow takes twice as long to import.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export SCARF_NO_ANALYTICS := true

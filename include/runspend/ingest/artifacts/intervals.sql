@@ -18,7 +18,7 @@ orphans as (
 ),
 found as (
   -- A read may miss an owner. An orphan counts only if a second read, a day or more later, does not show its owner either.
-  -- If no server is read any more, it counts after 30 days.
+  -- If servers are no longer read, it counts after 30 days.
   select
     m.*,
     if(m.owner_kind = 'orphan', coalesce(o.unowned_since, $now), null) as unowned_since,

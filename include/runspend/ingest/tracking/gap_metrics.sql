@@ -11,6 +11,6 @@ parsed as (
 )
 select run_id, key, 0 as first_step, last_step, last_step // $looks + 1 as stride
 from parsed
-where last_step between 9 and 4611686018427387903  -- sums of larger ones are no numbers of 64 bits
+where last_step between 9 and 4611686018427387903  -- sums of larger ones do not fit into 64 bits
 qualify row_number() over (partition by run_id order by last_step desc) = 1
 order by run_id

@@ -16,7 +16,7 @@ credit_lists as materialized (
   from credit_texts
 ),
 -- The sum of a row's credits. Doubles far below one have more than 22 places: where all are below one, 36 places of the sum are
--- exact too (22 of them are published, the rest is counted as rounded away). `total` is null where one amount is no number.
+-- exact too (22 of them are published, the rest is counted as rounded away). `total` is null where one amount is not a number.
 credit_totals as materialized (
   select
     credits, cud,
