@@ -18,6 +18,7 @@ FILES = sorted(
         ROOT / "CONTRIBUTING.md",
         *(ROOT / "docs").rglob("*.md"),
         *(file for folder in ("include", "dags", "plugins") for file in (ROOT / folder).rglob("*.py")),
+        *(file for folder in ("include", "docs") for file in (ROOT / folder).rglob("*.sql")),
     ]
 )
 # Files whose words are still being changed. Take each out when it has none of the words below.
@@ -85,6 +86,14 @@ def prose_of_code(text: str) -> Iterator[tuple[int, str]]:
             yield token.start[0], token.string
 
 
+def prose_of_sql(text: str) -> Iterator[tuple[int, str]]:
+    """Comments of SQL with their line numbers."""
+    return ((number, line.partition("--")[2]) for number, line in enumerate(text.splitlines(), 1))
+
+
+PROSE = {".md": prose_of_page, ".py": prose_of_code, ".sql": prose_of_sql}
+
+
 def shunned_in(line: str) -> list[str]:
     """Each shunned word of a line with what to write instead. Code in backquotes does not count."""
     prose = CODE.sub("`…`", line)
@@ -97,8 +106,7 @@ def test_pages_and_code_avoid_words_that_readers_stop_at() -> None:
     for file in FILES:
         if str(file.relative_to(ROOT)) in LATER:
             continue
-        text = file.read_text(encoding="utf-8")
-        lines = prose_of_page(text) if file.suffix == ".md" else prose_of_code(text)
+        lines = PROSE[file.suffix](file.read_text(encoding="utf-8"))
         found += [f"{file.relative_to(ROOT)}:{number}: {words}" for number, line in lines for words in shunned_in(line)]
     assert not found, "\n".join(found)
 
