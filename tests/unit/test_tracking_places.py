@@ -123,7 +123,7 @@ def test_a_user_is_in_the_team_of_the_day_the_run_started(world: World, tmp_path
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("ada,x,soon,", "line 2: from 'soon' is no date"),
+        ("ada,x,soon,", "line 2: from 'soon' is not a date"),
         ("ada,x,2026-11-02,2026-11-02", "line 2: `from` is not before `to`"),
         ("ada", "it needs a header and two columns"),
     ],
