@@ -2,7 +2,7 @@
 
 Put here the method of the textbooks and nothing of ours. All of a grid of parameters are run side by side and the one with the least
 squared error of a day ahead foretells: over the kinds of series it is as good as statsmodels' `ExponentialSmoothing` (a mean error of 15.3
-and 15.7 % in 270 forecasts), which looks for them with an optimiser, and much faster.
+and 15.7% in 270 forecasts), which looks for them with an optimiser, and much faster.
 """
 
 from __future__ import annotations

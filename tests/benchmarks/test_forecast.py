@@ -1,6 +1,6 @@
 """How good the forecast is, beside the plain run rate, last month and Holt-Winters: replayed over a year of series whose course is known.
 
-Goals: the 80 % interval holds 75 to 85 of 100 totals; the error is below that of all others. A forecast threshold is told early and seldom for nothing.
+Goals: the 80% interval holds 75 to 85 of 100 totals; the error is below that of all others. A forecast threshold is told early and seldom for nothing.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def total(days: Days, start: date, end: date) -> Decimal:
 
 
 def replay(days: Days, since: date, every: int, score: Score) -> None:
-    """Each month from its fourth day on; and one budget of 105 % of last month, told when two of three outcomes pass it."""
+    """Each month from its fourth day on; and one budget of 105% of last month, told when two of three outcomes pass it."""
     for start, end in months(days, since):
         true = float(total(days, start, end))
         last_month = total(days, (start - timedelta(days=1)).replace(day=1), start)

@@ -1,6 +1,6 @@
 """How right the costs are, on big worlds whose truth is known; writes docs/accuracy.md. The same worlds, small, run in `make test`.
 
-Goals: the ledger is the bill exactly; error ≤ 1e-6 with ids on the runs, ≤ 5 % with types and times alone; no false match above `medium`.
+Goals: the ledger is the bill exactly; error ≤ 1e-6 with ids on the runs, ≤ 5% with types and times alone; no false match above `medium`.
 """
 
 from __future__ import annotations

@@ -169,14 +169,14 @@ def fill(world: World, machine: Machine, *, gap: tuple[int, int], length: tuple[
 
 
 def one_run_a_machine(world: World) -> None:
-    """Machines that are always up, one run at a time, pauses between them."""
+    """Machines are always up and have one run at a time, with pauses between runs."""
     for _ in range(world.size.machines):
         fill(world, world.machine(G5, [(world.begin, world.end)]), gap=(0, 90 * MINUTE), length=(5 * MINUTE, 5 * HOUR))
     world.bill_machines()
 
 
 def parallel_runs(world: World) -> None:
-    """Up to four at once on a machine; hours billed in two parts (committed and not), a licence, credits and corrections beside them."""
+    """Up to four runs share a machine. Hours are billed in two parts (committed and not), with licenses, credits and corrections."""
     for _ in range(world.size.machines):
         machine = world.machine(P4D, [(world.begin, world.end)])
         for _ in range(4):
@@ -196,7 +196,7 @@ def parallel_runs(world: World) -> None:
 
 
 def sweeps(world: World) -> None:
-    """Parents with children and grandchildren on one or two machines; half of the children are made without tags, as `MlflowClient.create_run` does."""
+    """Parent runs have children and grandchildren on one or two machines. Half of the children have no tags, as with `MlflowClient.create_run`."""
     pairs = [[world.machine(G5, [(world.begin, world.end)]) for _ in range(world.draw.choice((1, 2)))] for _ in range(max(2, world.size.machines // 2))]
     for machines in pairs:
         start = world.begin + world.span(SECOND, 2 * HOUR)
@@ -229,7 +229,7 @@ def _add_children(world: World, parent: Run, machines: list[Machine], depth: int
 
 
 def multi_node(world: World) -> None:
-    """Runs over two to four machines, each with its own start and end; some only list the machines."""
+    """Runs use two to four machines, each with its own start and end. Some runs only list the machines."""
     machines = [world.machine(P4D, [(world.begin, world.end)]) for _ in range(max(4, world.size.machines))]
     for _ in range(world.size.machines * world.size.days * 2):
         start = world.begin + world.span(0, world.end - world.begin - 7 * HOUR)
@@ -247,7 +247,7 @@ def multi_node(world: World) -> None:
 
 
 def shared_gpus(world: World) -> None:
-    """Nodes of eight GPUs; runs ask for a half to eight, wait until a node has them free, and state how many they asked for."""
+    """Nodes have eight GPUs. Runs request half a GPU to eight, wait until a node has them free, and state the number."""
     nodes = [world.machine(P4D, [(world.begin, world.end)], hands_out=8) for _ in range(world.size.machines)]
     for run, _ in schedule(world, nodes, [Fraction(1, 2), Fraction(1), Fraction(2), Fraction(4), Fraction(8)], busy=0.8):
         run.params["gpu_count"] = f"{float(run.takes or 0):g}"
@@ -255,7 +255,7 @@ def shared_gpus(world: World) -> None:
 
 
 def shared_cores(world: World) -> None:
-    """The same with cores: 16 on a node, runs ask for some in millicores, cores and halves."""
+    """The same with cores: a node has 16, and runs request some in millicores, cores and halves."""
     nodes = [world.machine(M5, [(world.begin, world.end)], hands_out=16) for _ in range(world.size.machines)]
     for run, _ in schedule(world, nodes, [Fraction(1, 2), Fraction(1), Fraction(3), Fraction(8)], busy=0.8):
         run.params["cpu_request"] = f"{int((run.takes or 0) * 1000)}m" if world.draw.random() < 0.5 else f"{float(run.takes or 0):g}"
@@ -284,7 +284,7 @@ def schedule(world: World, nodes: list[Machine], sizes: list[Fraction], *, busy:
 
 
 def autoscaled(world: World) -> None:
-    """A machine is started for a few runs and stopped a while after them: hours billed in part, on Google Cloud, by numeric id, FOCUS 1.0."""
+    """A machine is started for a few runs and stopped some time after them. Hours are billed in part, on Google Cloud, by numeric id, in FOCUS 1.0."""
     world.focus = "1.0"
     for _ in range(world.size.machines * world.size.days * 3):
         boot = world.begin + world.span(0, world.end - world.begin - 12 * HOUR)
@@ -309,7 +309,7 @@ def autoscaled(world: World) -> None:
 
 
 def spot(world: World) -> None:
-    """Runs lose their machine, wait, and go on under the same id on another; they list where they were, and when (FOCUS 1.3)."""
+    """Runs lose their machine, wait, and continue under the same id on another. They list their machines with times (FOCUS 1.3)."""
     world.focus = "1.3"
     for _ in range(world.size.machines * world.size.days * 2):
         start = clock = world.begin + world.span(0, world.end - world.begin - 20 * HOUR)
@@ -327,7 +327,7 @@ def spot(world: World) -> None:
 
 
 def daily_bills(world: World) -> None:
-    """Azure: a line a day with the hours of that day; ids in another case than the run wrote them."""
+    """Azure bills one charge per day with the hours of that day. Its ids differ in case from those of the runs."""
     for number in range(world.size.machines):
         path = f"/subscriptions/1b2c/resourceGroups/RG-ML/providers/Microsoft.Compute/virtualMachines/vm-{number}"
         up = [(world.begin, world.end)]
@@ -342,7 +342,7 @@ def daily_bills(world: World) -> None:
 
 
 def zombies(world: World) -> None:
-    """Runs that never say that they ended: dead since their last metric, or alive where the bill ends; others use the machine after the dead."""
+    """Runs have no end. Some died after their last metric, others are still active at the end of the bill. Other runs use the machines after the dead ones."""
     for _ in range(world.size.machines):
         machine = world.machine(G5, [(world.begin, world.end)])
         for run in fill(world, machine, gap=(0, 90 * MINUTE), length=(10 * MINUTE, 5 * HOUR)):
@@ -357,7 +357,7 @@ def zombies(world: World) -> None:
 
 
 def silent_dead(world: World) -> None:
-    """Runs that never end and never logged anything: nothing in the data tells when they died."""
+    """Runs have no end and logged nothing. The data does not show when they died."""
     world.bar, world.is_told = None, False
     for _ in range(world.size.machines):
         for run in fill(world, world.machine(G5, [(world.begin, world.end)]), gap=(0, 90 * MINUTE), length=(10 * MINUTE, 5 * HOUR)):
@@ -367,7 +367,7 @@ def silent_dead(world: World) -> None:
 
 
 def reused_names(world: World) -> None:
-    """Node names come back for other machines: of these runs, of people who use no MLflow, and runs that name a node long gone."""
+    """Node names are reused for other machines, by these runs and by people without MLflow. Some runs name a node that no longer exists."""
     for number in range(world.size.machines):
         name, clock = f"gpu-node-{number:02d}", world.begin
         while clock < world.end:
@@ -394,7 +394,7 @@ def reused_names(world: World) -> None:
 
 
 def restated(world: World) -> None:
-    """The month is delivered twice: first with other prices and without some lines, then as it is."""
+    """The month is delivered twice: first with other prices and missing charges, then in its final form."""
     for _ in range(world.size.machines):
         fill(world, world.machine(G5, [(world.begin, world.end)]), gap=(0, 90 * MINUTE), length=(5 * MINUTE, 5 * HOUR))
     world.bill_machines()
@@ -407,7 +407,7 @@ def restated(world: World) -> None:
 
 
 def month_ends(world: World) -> None:
-    """Across the end of October: two bills, runs over midnight, a refund in November for an hour of October, a machine unused in November."""
+    """The end of October: two bills, runs across midnight, a refund in November for an hour of October, and a machine unused in November."""
     for number in range(world.size.machines):
         machine = world.machine(G5, [(world.begin, world.end)])
         midnight = millis("2026-11-01")
@@ -431,7 +431,7 @@ def month_ends(world: World) -> None:
 
 
 def rented(world: World) -> None:
-    """Machines rented for one run each: their lines carry the run's id, from boot to release; one id that no server knows."""
+    """Each machine is rented for one run. Its charges have the run's id, from boot to release. One id is unknown to every server."""
     for number in range(world.size.machines * world.size.days * 2):
         boot = world.begin + world.span(0, world.end - world.begin - 9 * HOUR)
         machine = world.machine(P4D, [(boot, boot + world.span(HOUR, 8 * HOUR))])
@@ -449,7 +449,7 @@ def rented(world: World) -> None:
 
 
 def jobs(world: World) -> None:
-    """Training jobs with one to four runs in each, start-up, gaps and shut-down between them (SageMaker by ARN, SLURM by tag); job numbers come back days later."""
+    """Training jobs with one to four runs each, with start-up, gaps and shutdown around them (SageMaker by ARN, SLURM by tag). Job numbers are reused days later."""
     world.last = world.begin + (world.size.days + 3) * DAY
     for number in range(world.size.machines * world.size.days * 2):
         boot = world.begin + world.span(0, world.size.days * DAY)
@@ -489,7 +489,7 @@ def job_shares(machine: Machine, whole: Shares, start: int, end: int) -> Shares:
 
 
 def attached(world: World) -> None:
-    """Disks that name their machine, addresses and traffic that share a cluster tag with several: they go where the machines' time goes."""
+    """Disks name their machine. Addresses and traffic share a cluster tag with several machines. Their cost follows the time of the machines."""
     cluster: list[Machine] = []
     for number in range(max(3, world.size.machines)):
         tags = {"aws:eks:cluster-name": "train"} if number % 2 else {}
@@ -509,7 +509,7 @@ def attached(world: World) -> None:
 
 
 def platform_lines(world: World) -> None:
-    """Databases, control planes, gateways, load balancers and registries that `shared` declares: shared cost, though a pool, a group and a type would have them; disks follow their machines."""
+    """`shared` declares databases, control planes, gateways, load balancers and registries as shared cost, although a pool, a group and a type would match them. Disks follow their machines."""
     nodes = [world.machine(G5, [(world.begin, world.end)], tags={"eks:nodegroup-name": "gpu", "aws:eks:cluster-name": "ml"}) for _ in range(max(2, world.size.machines))]
     for number, node in enumerate(nodes):
         runs = fill(world, node, gap=(0, 3 * HOUR), length=(10 * MINUTE, 5 * HOUR), states=number > 0, experiment="pooled" if number == 0 else "stated")
@@ -545,7 +545,7 @@ def platform_lines(world: World) -> None:
 
 
 def artifacts(world: World) -> None:
-    """A bucket measured three times in a month, in two storage classes: what runs own, what nobody owns any more, what was never MLflow's."""
+    """A bucket is measured three times in a month, in two storage classes. It has artifacts of runs, orphaned artifacts, and files that are not from MLflow."""
     start, middle, end = millis("2026-10-01"), millis("2026-10-16"), millis("2026-11-01")
     owned = [world.run(start - world.span(DAY, 3 * DAY), start - DAY + world.span(1, HOUR)) for _ in range(4 * world.size.machines)]
 
@@ -584,7 +584,7 @@ def artifacts(world: World) -> None:
 
 
 def pools(world: World) -> None:
-    """Runs say nothing at all; the configuration says which runs ran on which node groups. One rents whole machines, one shares GPUs, one serves two teams at two prices."""
+    """Runs state nothing. The configuration says which runs ran on which node groups. One group rents whole machines, one shares GPUs, one serves two teams at two prices."""
     world.bar = WITHOUT_IDS
     for run, _ in one_at_a_time(world, fleet(world, P4D, world.size.machines, tags={"eks:nodegroup-name": "gpu-whole"})):
         run.experiment = "whole"
@@ -610,7 +610,7 @@ def pools(world: World) -> None:
 
 
 def fleet(world: World, kind: Kind, machines: int, **more: object) -> list[Machine]:
-    """Machines of a type in two accounts, prices of the zones 2 % apart; every third is switched off at night."""
+    """Machines of a type in two accounts, prices of the zones 2% apart; every third is switched off at night."""
     made = []
     for number in range(machines):
         up = [(world.begin, world.end)]
@@ -629,7 +629,7 @@ def one_at_a_time(world: World, machines: list[Machine]) -> Iterator[tuple[Run, 
 
 
 def types_alone(world: World) -> None:
-    """Runs state the type they asked for, and have one to four such machines to themselves, 70 % busy; on every fourth machine they state its id as well."""
+    """Runs state the type they requested and have one to four such machines to themselves, at 70% utilization. On every fourth machine, they also state its id."""
     world.bar = WITHOUT_IDS
     machines = fleet(world, P4D, world.size.machines)
     for run, machine in one_at_a_time(world, machines):
@@ -655,7 +655,7 @@ def types_alone(world: World) -> None:
 
 
 def types_gpus(world: World) -> None:
-    """Runs share nodes and state the type and how many GPUs they asked for; the GPUs are 70 % busy."""
+    """Runs share nodes and state the type and the number of GPUs they requested. GPU utilization is 70%."""
     world.bar = WITHOUT_IDS
     nodes = [world.machine(P4D, [(world.begin, world.end)], hands_out=8, price=P4D.price * (100 + n % 3) / 100) for n in range(world.size.machines)]
     for run, node in schedule(world, nodes, [Fraction(1), Fraction(2), Fraction(4), Fraction(8)], busy=0.7, states=False):
@@ -664,7 +664,7 @@ def types_gpus(world: World) -> None:
 
 
 def types_shared(world: World) -> None:
-    """Runs share machines and state only the type: nothing in the data tells how many were on one machine."""
+    """Runs share machines and state only the type. The data does not show how many were on one machine."""
     world.bar = None
     for machine in fleet(world, G5, world.size.machines):
         for _ in range(3):
@@ -674,7 +674,7 @@ def types_shared(world: World) -> None:
 
 
 def partial_ids(world: World) -> None:
-    """Machines of one type and price, always up; runs state the type, and more of them their machine from day to day: none, 5, 50, 90 and 95 of 100, all."""
+    """Machines of one type and price are always up. All runs state the type, and from day to day more of them state their machine: none, 5, 50, 90 and 95 of 100, all."""
     shares = (0.0, 0.05, 0.5, 0.9, 0.95, 1.0)
     for run, machine in one_at_a_time(world, [world.machine(P4D, [(world.begin, world.end)]) for _ in range(world.size.machines)]):
         run.params["instance_type"] = machine.kind.name
@@ -685,7 +685,7 @@ def partial_ids(world: World) -> None:
 
 
 def one_tag(world: World) -> None:
-    """A month of runs that state only their type or belong to a pool, and four smoke tests of five minutes that state their machine."""
+    """A month of runs that state only their type or belong to a pool, with four five-minute smoke tests that state their machine."""
     world.idle_is_known = False
     typed = [world.machine(P4D, [(world.begin, world.end)]) for _ in range(world.size.machines)]
     pooled = [world.machine(G5, [(world.begin, world.end)], tags={"eks:nodegroup-name": "one-tag"}) for _ in range(world.size.machines)]
@@ -706,7 +706,7 @@ def one_tag(world: World) -> None:
 
 
 def pool_and_ids(world: World) -> None:
-    """A pool of two teams: the runs of one state their machine, those of the other nothing; they share the GPUs of its nodes."""
+    """Two teams share a pool and the GPUs of its nodes. The runs of one team state their machine, those of the other state nothing."""
     nodes = [world.machine(P4D, [(world.begin, world.end)], hands_out=8, tags={"eks:nodegroup-name": "two-teams"}) for _ in range(world.size.machines)]
     for run, node in schedule(world, nodes, [Fraction(1), Fraction(2), Fraction(4), Fraction(8)], busy=0.7, states=False):
         run.params["gpu_count"] = f"{run.takes}"
@@ -737,7 +737,7 @@ def mixed_purchases(world: World, states: float) -> None:
 
 
 def spot_mix(world: World) -> None:
-    """Half spot, half on demand, and runs state which; machines of another type in two regions at two prices, and runs state the region or the zone."""
+    """Half of the machines are spot, half on demand, and runs state which. Machines of another type are in two regions at two prices, and runs state the region or the zone."""
     world.bar = WITHOUT_IDS
     mixed_purchases(world, states=1.0)
     for number in range(world.size.machines):
@@ -749,13 +749,13 @@ def spot_mix(world: World) -> None:
 
 
 def spot_mix_unstated(world: World) -> None:
-    """The same machines, and no run states which it had: nothing in the data tells, and the spread of the prices is said."""
+    """The same machines, but no run states which it had, and the data does not show it. Runspend reports the range of prices."""
     world.bar = None
     mixed_purchases(world, states=0.0)
 
 
 def shared_type(world: World) -> None:
-    """Machines of a type that another team's work without MLflow uses as well. Some runs state their account; runs that share machines claim too much, and the other team's machines absorb it."""
+    """Another team without MLflow uses machines of the same type. Some runs state their account. Runs that share machines claim too much, and the other team's machines absorb it."""
     world.bar = None
     for number in range(world.size.machines):
         for kind in (P4D, G5):
@@ -771,7 +771,7 @@ def shared_type(world: World) -> None:
 
 
 def same_names(world: World) -> None:
-    """Jobs, instances and pods of one name in two accounts, projects and clusters; runs state the full name. Of every third name one is of people without MLflow."""
+    """Jobs, instances and pods have the same name in two accounts, projects and clusters. Runs state the full name. For every third name, one of the two belongs to people without MLflow."""
     for number in range(world.size.machines):
         for side in (0, 1):
             is_used = number % 3 != side
@@ -807,7 +807,7 @@ def named_job(world: World, billed: str, tags: dict[str, str], stated: dict[str,
 
 
 def mixed(world: World) -> None:
-    """All ways of knowing in one bill: jobs, rented machines, ids, disks, pools and types."""
+    """All kinds of evidence in one bill: jobs, rented machines, ids, disks, pools and types."""
     for part in (jobs, rented, shared_gpus, spot, attached, pools, types_alone):
         part(world)
         world.billed = len(world.machines)
