@@ -190,7 +190,7 @@ def test_a_large_file_comes_in_pieces_and_says_so(tmp_path: Path, store: Store, 
     assert folder.fetch(entry).read_bytes() == data
     first, second = (int(line.partition(", ")[2].partition(" %")[0]) for line in bill.said)
     assert 8_000_000 * 100 // len(data) <= first < 16_000_000 * 100 // len(data) <= second < 100
-    assert bill.said[0] == f"bill: fetching oct.csv, {first} % of {len(data):,} bytes"
+    assert bill.said[0] == f"bill: fetching oct.csv, {first}% of {len(data):,} bytes"
 
 
 def test_a_copy_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, odd: OddStore) -> None:

@@ -136,7 +136,7 @@ def test_people_see_estimates_beside_the_sums_and_not_in_them(config: Path) -> N
     deliver(config, 1)
     outcome = whole_night(settings, 6)
     screen = summarize_night(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=True)
-    assert re.search(r"^  since then, estimated +120\.0000 +2 Nov 01:00 UTC → 2 Nov 04:00 UTC; not in the sums above$", screen, re.MULTILINE)
+    assert re.search(r"^  estimated since then +120\.0000 +2 Nov 01:00 UTC → 2 Nov 04:00 UTC; excluded from totals$", screen, re.MULTILINE)
     assert re.search(r"^  bill +40\.0000 ", screen, re.MULTILINE)
     facts = summarize_night(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=False)
     assert "2026-11.USD.estimated=120\n" in facts
@@ -254,10 +254,10 @@ def test_a_trace_in_another_currency_is_a_note(config: Path) -> None:
     page = (settings.home / "reports" / "2026-11.html").read_text()
     assert [note for note in outcome.notes if "estimates in USD" in note] == [
         "2026-11: estimates in USD are not converted to EUR: no rate from USD to EUR for 2026-11-02. "
-        "Add it under rates.exchange to convert them. No other figure depends on it."
+        "Add it under rates.exchange. Nothing else depends on it."
     ]
     assert re.search(r"^  bill +960\.00 ", screen, re.MULTILINE)
-    assert re.search(r"^  tokens, list price +0\.060000 +USD; MLflow's own; on no bill", screen, re.MULTILINE)
+    assert re.search(r"^  tokens, list price +0\.060000 +USD; MLflow's price; on no bill", screen, re.MULTILINE)
     assert "2026-11.USD.estimated_tokens=0.06\n" in facts and "2026-11.EUR.estimated_tokens=0\n" in facts
     assert "list prices: 0.060000 USD" in page and "There is no rate from USD to EUR" in page
     assert "Currencies are never added" not in page

@@ -96,8 +96,8 @@ def test_most_of_the_money_finds_its_runs(day: Day) -> None:
 
 def test_both_figures_are_shown(day: Day) -> None:
     """What is known without the pools, and with them, as sure as it is."""
-    (line,) = [line for line in day.screen.splitlines() if line.startswith("known today")]
-    found = re.fullmatch(r"known today 0\.0 %; with the 2 proposed pools ([0-9.]+) % \(medium confidence\)", line)
+    (line,) = [line for line in day.screen.splitlines() if line.startswith("allocated to runs: ")]
+    found = re.fullmatch(r"allocated to runs: 0\.0% today, ([0-9.]+)% with the 2 proposed pools \(medium confidence\)", line)
     assert found
     assert f"then run: runspend nightly --config {day.config}" in day.screen
     money = given(day)
@@ -138,7 +138,7 @@ def test_a_trial_does_not_throw_away_what_somebody_corrected(day: Day, tmp_path:
 @pytest.mark.torture
 @pytest.mark.parametrize("name", SHAPES)
 def test_companies_of_every_kind(tmp_path: Path, name: str) -> None:
-    """The money of nearly all the time in which machines had runs has runs, 60 % of the ML platform's if so much was used, and nearly all of it runs that were there."""
+    """The money of nearly all the time in which machines had runs has runs, 60% of the ML platform's if so much was used, and nearly all of it runs that were there."""
     day = first_day(tmp_path, SHAPES[name])
     found = given(day)
     platform = sum(found.values()) - found["out_of_scope"]

@@ -90,7 +90,7 @@ def test_november_is_what_the_box_drew(box: Path) -> None:
     assert total(box) == expected
     first = said((box / "first.txt").read_text())
     assert (Decimal(first["2026-11.EUR.bill"]), first["2026-11.EUR.equals_loaded_bill"], first["exit"]) == (expected, "true", "0")
-    assert Decimal(first["2026-11.EUR.run_cost"]) + Decimal(first["2026-11.EUR.idle"]) == expected
+    assert Decimal(first["2026-11.EUR.allocated_to_runs"]) + Decimal(first["2026-11.EUR.idle"]) == expected
     rows = ask(
         box,
         "select charge_period_start, sku_price_details from billing_lines where sku_price_details like '%Measured%' and billing_period = '2026-11-01' order by 1",

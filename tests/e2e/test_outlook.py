@@ -66,12 +66,12 @@ def test_before_the_first_night_it_is_tried_and_nothing_is_kept(config: Path, wo
     """The dry run shows what the night will."""
     before = sorted(p for p in config.parent.rglob("*"))
     screen = say("doctor", "--config", str(config))
-    assert "(tried now, nothing was kept; artifact stores were not listed)" in screen
-    assert rung(screen, "by machine") == "by machine 100.0 % 960.00 USD, high confidence, of it idle 800.00"
+    assert "(trial run, nothing was kept; artifact stores were not listed)" in screen
+    assert rung(screen, "by machine") == "by machine 100.0% 960.00 USD, high confidence, including 800.00 idle"
     assert sorted(p for p in config.parent.rglob("*")) == before
     config = world.put_back("first")
     after = say("doctor", "--config", str(config))
-    assert "(from the last night's tables)" in after
+    assert "(from the tables of the last pipeline run)" in after
     assert [line for line in after.splitlines() if "%" in line] == [line for line in screen.splitlines() if "%" in line]
 
 
@@ -80,18 +80,18 @@ def test_other_settings_are_tried_anew(after: Path) -> None:
     settings: dict[str, Any] = json.loads(after.read_text())
     after.write_text(json.dumps({**settings, "scope": {"exclude": [{"resource": MACHINE}]}}))
     screen = say("doctor", "--config", str(after))
-    assert "(tried now, nothing was kept" in screen
-    assert "960.00 USD besides" in rung(screen, "out of scope")
+    assert "(trial run, nothing was kept" in screen
+    assert "960.00 USD out of scope" in rung(screen, "plus")
     after.write_text(json.dumps({**settings, "mail": {"backend": "none"}}))
-    assert "(from the last night's tables)" in say("doctor", "--config", str(after))
+    assert "(from the tables of the last pipeline run)" in say("doctor", "--config", str(after))
 
 
 def test_quick_leaves_it_out_and_json_has_it(config: Path) -> None:
     """One list of findings, the outlook among them under its own section."""
-    assert "what you would see" not in say("doctor", "--config", str(config), "--quick")
+    assert "preview of" not in say("doctor", "--config", str(config), "--quick")
     found = json.loads(say("doctor", "--config", str(config), "--json"))
     assert {f["section"] for f in found} >= {"config", "mlflow", "bill", "outlook"}
-    assert [f["text"].strip().split(",")[0] for f in found if f["name"] == "by machine"] == ["100.0 %  960.00 USD"]
+    assert [f["text"].strip().split(",")[0] for f in found if f["name"] == "by machine"] == ["100.0%  960.00 USD"]
 
 
 def test_a_bill_that_cannot_be_read_is_the_answer(config: Path) -> None:
@@ -99,23 +99,23 @@ def test_a_bill_that_cannot_be_read_is_the_answer(config: Path) -> None:
     part = config.parent / "bills" / "bill" / "part.csv"
     part.write_text("nonsense\n1\n")
     screen = say("doctor", "--config", str(config))
-    assert "FAIL  cannot load part.csv of bill bill" in screen and "what you would see" not in screen
+    assert "FAIL  cannot load part.csv of bill bill" in screen and "preview of" not in screen
     part.unlink()
-    assert "what you would see" not in say("doctor", "--config", str(config))
+    assert "preview of" not in say("doctor", "--config", str(config))
 
 
 def test_a_trial_ends_with_what_one_would_see(config: Path, tmp_path: Path) -> None:
     """The same words under the trial's summary, and the scope to paste."""
     bill = str(config.parent / "bills" / "bill")
     screen = say("try", "--tracking", f"sqlite:///{config.parent / 'mlflow.db'}", "--bill", bill, "--folder", str(tmp_path / "trial"))
-    assert rung(screen, "by machine").startswith("by machine 100.0 % 960.00 USD")
+    assert rung(screen, "by machine").startswith("by machine 100.0% 960.00 USD")
     assert '    - {source: "bill", account: []}' not in screen
 
 
 def test_costs_by_team_say_how_many_runs_have_one(after: Path) -> None:
     """Under the table, in money."""
     screen = say("costs", "--by", "team", "--config", str(after))
-    assert screen.splitlines()[-1] == "team: 100.0 % of run cost has one (run.tag.team 100.0 %)"
+    assert screen.splitlines()[-1] == "100.0% of allocated cost has a team (run.tag.team 100.0%)"
     assert "team: " not in say("costs", "--by", "experiment", "--config", str(after))
 
 

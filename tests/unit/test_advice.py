@@ -91,8 +91,8 @@ def test_a_line_is_in_the_group_that_would_explain_most(tmp_path: Path, given: S
     ]
     assert groups[0].advice.endswith('add a pool: {name: gpu-spot, runs: {tracking: prod}, lines: {tag.eks:nodegroup-name: "gpu-spot"}}')
     assert "`stores`" in groups[2].advice
-    assert "no server knows" in groups[3].advice
-    assert suggestion(groups[0], Decimal(400)) == "tag node group gpu-spot: explains 100.00, 25.0 %"
+    assert "no tracking server has" in groups[3].advice
+    assert suggestion(groups[0], Decimal(400)) == "tag node group gpu-spot: explains 100.00, 25.0%"
 
 
 def test_the_advised_pool_is_one_that_the_configuration_takes(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ def test_rungs_stand_in_the_order_of_the_ladder(tmp_path: Path, tables: dict[str
         ("exact, by run tag", "exact", Decimal(100), Decimal(0)),
         ("by machine", "high", Decimal(75), Decimal(25)),
         ("by pool gpu", "medium", Decimal(20), Decimal(0)),
-        ("no run found", None, Decimal(165), Decimal(0)),
+        ("unallocated", None, Decimal(165), Decimal(0)),
         ("shared", None, Decimal(40), Decimal(0)),
         ("out of scope", None, Decimal(300), Decimal(0)),
     ]
@@ -166,8 +166,8 @@ def test_coverage_says_where_names_came_from(tmp_path: Path) -> None:
     runs = [{**key, "run_id": r, "start_month": FIRST, "team": team, "team_from": origin} for r, team, origin, _ in costs]
     with warehouse(tmp_path / "w", run_costs_daily=daily, run_costs=runs) as reader:
         (parts,) = advice.coverage(reader, FIRST, date(2026, 12, 1)).values()
-    assert coverage_words(parts) == ["team: 90.0 % of run cost has one (run.tag.team 60.0 %, experiment.tag.team 30.0 %)"]
-    assert coverage_words(parts[1:2], every=True) == ["project: 0.0 % of run cost has one"]
+    assert coverage_words(parts) == ["90.0% of allocated cost has a team (run.tag.team 60.0%, experiment.tag.team 30.0%)"]
+    assert coverage_words(parts[1:2], every=True) == ["0.0% of allocated cost has a project"]
 
 
 def test_the_proposed_scope_takes_accounts_that_are_mostly_the_platforms(tmp_path: Path) -> None:
@@ -193,17 +193,17 @@ def test_the_screen(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> 
 
     with warehouse(tmp_path / "w", **tables):
         pass
-    outlook = read_outlook(open_warehouse(given), given, "from the last night's tables")
+    outlook = read_outlook(open_warehouse(given), given, "from the tables of the last pipeline run")
     screen = render_outlook(outlook)
     assert screen.splitlines()[:8] == [
-        "what you would see for November 2026, with this file (from the last night's tables)",
-        "  exact, by run tag      25.0 %  100.00 USD",
-        "  by machine             18.8 %  75.00 USD, high confidence, of it idle 25.00",
-        "  by pool gpu             5.0 %  20.00 USD, medium confidence",
-        "  no run found           41.2 %  165.00 USD, 25.0 % is node group gpu-spot, 12.5 % team=nlp, 2.5 % Amazon S3 in account 1111, 1.2 % other",
-        "  shared                 10.0 %  40.00 USD, fees, tax and credits",
-        "  out of scope                   300.00 USD besides",
-        "  what would help most  tag node group gpu-spot: explains 100.00, 25.0 %",
+        "preview of November 2026 with this configuration (from the tables of the last pipeline run)",
+        "  exact, by run tag   25.0%  100.00 USD",
+        "  by machine          18.8%  75.00 USD, high confidence, including 25.00 idle",
+        "  by pool gpu          5.0%  20.00 USD, medium confidence",
+        "  unallocated         41.2%  165.00 USD, 25.0% node group gpu-spot, 12.5% team=nlp, 2.5% Amazon S3 in account 1111, 1.2% other",
+        "  shared              10.0%  40.00 USD, taxes, fees and credits",
+        "  plus                       300.00 USD out of scope",
+        "  suggestions        tag node group gpu-spot: explains 100.00, 25.0%",
     ]
     pasted = screen[screen.index("\nscope:\n") :]
     assert Settings.model_validate({"home": tmp_path, **yaml.safe_load(pasted)}).scope is not None

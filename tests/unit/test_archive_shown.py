@@ -50,7 +50,7 @@ def test_the_page_says_what_policies_would_move() -> None:
         ["cold", "archive", "protected", "1", "unknown", "", ""],
     ]
     text = " ".join(section.get_text(" ").split())
-    assert "2 folders lie in the archive: 2.0 GB" in text
+    assert "2 folders are in the archive: 2.0 GB" in text
     assert "1 folder were deleted" not in text
     assert "1 folder was deleted from the archive: 1.0 GB" in text
 
@@ -60,8 +60,8 @@ def test_the_screen_says_it_in_a_line_a_policy() -> None:
     reader: Any = TableReader(world())
     lines = _archive(reader)
     assert lines == (
-        ("▲", "<script> (tier)  1 due · 2.0 GB · not before 24 Dec 2026"),
-        ("✓", "cold (archive)  2 announced, 2 planned, 1 protected · 8.0 GB · saves 1.50 USD a month · not before 24 Dec 2026"),
+        ("▲", "<script> (tier)  1 due · 2.0 GB · from 24 Dec 2026"),
+        ("✓", "cold (archive)  2 announced, 2 planned, 1 protected · 8.0 GB · saves 1.50 USD per month · from 24 Dec 2026"),
     )
     night = Night(NOW, 1, archive=lines)
     assert "ARCHIVE  " in render_summary([], night)

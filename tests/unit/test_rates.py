@@ -155,7 +155,7 @@ def test_a_budget_adds_bills_of_several_currencies_by_the_rates_of_their_days(tm
     assert spent == {"vision": (Decimal("212.5"), "USD"), "year": (Decimal("412.5"), "USD")}
     text = result.deliveries[0].mail.text
     assert "has spent 212.50 of 200.00 USD" in text
-    assert "212.50" in text.partition("WHAT DROVE IT")[2]
+    assert "212.50" in text.partition("TOP COSTS")[2]
     assert (result.notes, result.errors) == ([], [])
 
 
@@ -218,7 +218,7 @@ def test_the_report_and_the_summary_are_in_one_currency(october: ParquetWarehous
     assert [(r.source, r.currency, r.export.effective_cost) for r in figures.currencies[0].reconciliation] == [("gcp", "EUR", 90), ("aws", "USD", 100)]
     assert figures.problem is None
     page = write_report(figures, tmp_path / "reports").read_text()
-    assert "EUR became USD at the rates" in page
+    assert "EUR was converted to USD at the rate" in page
     assert ">gcp, EUR " in page
     assert "2026-10.USD.bill=200" in summary_lines([figures], Night(NOW, 1))
     assert "OCTOBER 2026 · effective cost · USD (EUR converted)" in render_summary([figures], Night(NOW, 1))

@@ -40,7 +40,7 @@ def test_money_rounds_half_to_even_with_a_real_minus() -> None:
 def test_shares_add_to_100_and_have_no_meaning_without_a_whole() -> None:
     """Three thirds print as 33.4, 33.3, 33.3; a bill of credits has no shares."""
     third = [Decimal(1)] * 3
-    assert sorted(map(percent, shares_of(third, Decimal(3)))) == ["33.3 %", "33.3 %", "33.4 %"]
+    assert sorted(map(percent, shares_of(third, Decimal(3)))) == ["33.3%", "33.3%", "33.4%"]
     assert shares_of([Decimal(-5)], Decimal(-5)) == [None]
 
 

@@ -49,8 +49,8 @@ def test_parts_add_up_to_the_tables_to_the_last_decimal() -> None:
         assert page.bill[measure] == exact(r[measure] for r in november)
         assert EXACT.add(page.platform[measure], page.parts["out of scope"][measure]) == page.bill[measure]
     assert page.parts["idle"].effective_cost == exact(r["effective_cost"] for r in november if r["allocated_to"] == "idle")
-    assert exact(t.effective_cost for t in page.teams) == page.parts["run cost"].effective_cost
-    assert exact(page.kinds.values()) == page.parts["run cost"].effective_cost == exact(page.confidence.values())
+    assert exact(t.effective_cost for t in page.teams) == page.parts["allocated to runs"].effective_cost
+    assert exact(page.kinds.values()) == page.parts["allocated to runs"].effective_cost == exact(page.confidence.values())
     assert exact(v for _, parts in page.days for v in parts.values()) == page.bill.effective_cost
     assert page.run_count == len({r["run_id"] for r in world["run_costs_daily"] if r["charge_date"] >= NOVEMBER})
 

@@ -65,12 +65,12 @@ def test_the_page_and_its_sheet_show_them() -> None:
     section = BeautifulSoup(render_page(figures), "html.parser").find(id="artifacts")
     assert section is not None
     text = " ".join(section.get_text(" ").split())
-    assert "2 runs in s3://acme-mlflow with nothing left there: 11 B are gone" in text
-    assert "1 logged model in s3://acme-mlflow with nothing left there" in text
+    assert "2 runs in s3://acme-mlflow have no artifacts left there: 11 B are gone" in text
+    assert "1 logged model in s3://acme-mlflow has no artifacts left there" in text
     rows = [[" ".join(cell.get_text(" ").split()) for cell in row.find_all("td")] for row in section.find_all("table")[-1].find_all("tr")[1:]]
     assert rows == [
-        ["s3://acme-mlflow", "STANDARD", "1.0 TB", "500 GB 10.00 USD", "60.0 GB 1.20 USD", "300 GB 6.00 USD 100 GB more after one reading", "30.00 USD"],
-        ["/mnt/mlruns", "LOCAL", "7 B", "0 B", "not told", "0 B", ""],
+        ["s3://acme-mlflow", "STANDARD", "1.0 TB", "500 GB 10.00 USD", "60.0 GB 1.20 USD", "300 GB 6.00 USD plus 100 GB not confirmed yet", "30.00 USD"],
+        ["/mnt/mlruns", "LOCAL", "7 B", "0 B", "unknown", "0 B", ""],
     ]
     header, values = dict(report_sheets(figures))["stores"]
     first = dict(zip(header, values[0], strict=True))

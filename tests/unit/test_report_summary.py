@@ -35,12 +35,12 @@ def test_the_screen_says_what_the_page_says(figures: ReportFigures) -> None:
         name: Decimal(value.replace(",", "").replace("−", "-"))
         for name, value in re.findall(r"^  (\S.*?)\s{2,}([−\d,]+\.\d\d)", text, re.MULTILINE)
     }
-    parts = ("found its run", "idle machines", "no run found", "shared", "orphaned artifacts")
+    parts = ("allocated to runs", "idle machines", "unallocated", "shared", "orphaned artifacts")
     assert sum(amounts[p] for p in parts) == amounts["ML platform"]
     assert amounts["ML platform"] + amounts["out of scope"] == amounts["bill"]
-    shares = [Decimal(s) for s in re.findall(r"^  \S.*?(\d+\.\d) %", text, re.MULTILINE)]
+    shares = [Decimal(s) for s in re.findall(r"^  \S.*?(\d+\.\d)%", text, re.MULTILINE)]
     assert sum(shares[:-1]) == shares[-1] == 100
-    for words in ("NOVEMBER 2026 · effective cost · USD · bill complete to 22 Nov 23:00 UTC", "equals the export in all four measures  ✓", "BUDGETS  ✗ vision 5,012.38 / 5,000",
+    for words in ("NOVEMBER 2026 · effective cost · USD · bill complete to 22 Nov 23:00 UTC", "equals the delivered bill in all four measures  ✓", "BUDGETS  ✗ vision 5,012.38 / 5,000",
                   "SOURCES  ✓ aws v23 · ⚠ mlflow lab: down", "report   reports/2026-11.html", "exit 3: 1 source was not read (mlflow lab). Everything else is done."):  # fmt: skip
         assert words in text
     assert "\x1b" not in text
@@ -68,18 +68,18 @@ def test_a_difference_from_the_export_is_said() -> None:
     world = month_world()
     world["billing_lines"].pop()
     text = render_summary([plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)], NIGHT)
-    assert "differs from the export of aws" in text
-    assert "equals the export" not in text
+    assert "differs from the delivered bill of aws" in text
+    assert "equals the delivered bill" not in text
 
 
 def test_claims_that_found_nothing_come_first_and_shares_of_types_after_the_money() -> None:
     """Each as a line for people and as a fact for programs."""
-    night = Night(NOW, 1, claims=(("⚠", "2026-10: 1 run found nothing"),), claimed_hours=(("⚠", "2026-10: runs claim 96% of 10 h of p4d"),), sources=(("✓", "bill"),))
+    night = Night(NOW, 1, claims=(("⚠", "2026-10: 1 run without a match"),), claimed_hours=(("⚠", "2026-10: runs claim 96% of 10 h of p4d"),), sources=(("✓", "bill"),))
     text = render_summary([], night)
-    assert "  UNMET    ⚠ 2026-10: 1 run found nothing\n" in text and "  TYPES    ⚠ 2026-10: runs claim 96% of 10 h of p4d\n" in text
-    assert text.index("UNMET") < text.index("TYPES") < text.index("SOURCES")
+    assert "  CLAIMS   ⚠ 2026-10: 1 run without a match\n" in text and "  TYPES    ⚠ 2026-10: runs claim 96% of 10 h of p4d\n" in text
+    assert text.index("CLAIMS") < text.index("TYPES") < text.index("SOURCES")
     facts = summary_lines([], night)
-    assert "unmet_claims=2026-10: 1 run found nothing" in facts and "claimed_hours=2026-10: runs claim 96% of 10 h of p4d" in facts
+    assert "unmet_claims=2026-10: 1 run without a match" in facts and "claimed_hours=2026-10: runs claim 96% of 10 h of p4d" in facts
 
 
 def test_several_months_and_no_charges(figures: ReportFigures) -> None:
@@ -90,7 +90,7 @@ def test_several_months_and_no_charges(figures: ReportFigures) -> None:
     assert "OCTOBER 2026" not in text
     assert re.search(r"EARLIER  October 2026 [\d,]+\.\d\d USD", text)
     empty = plan_report(TableReader({}), "2026-11", settings=Settings(), now=NOW)
-    assert "no charge of this month is loaded" in render_summary([empty], NIGHT)
+    assert "no charges of this month are loaded" in render_summary([empty], NIGHT)
     assert "exit" not in render_summary([], Night(NOW, 1))
 
 
@@ -99,7 +99,7 @@ def test_facts_are_one_a_line_and_exact(figures: ReportFigures) -> None:
     lines = summary_lines([figures], NIGHT)
     facts = dict(line.split("=", 1) for line in lines)
     (currency,) = figures.currencies
-    assert Decimal(facts["2026-11.USD.run_cost"]) == currency.parts["run cost"].effective_cost
+    assert Decimal(facts["2026-11.USD.allocated_to_runs"]) == currency.parts["allocated to runs"].effective_cost
     assert Decimal(facts["2026-11.USD.bill"]) == currency.bill.effective_cost
     assert facts["2026-11.USD.equals_loaded_bill"] == "true"
     assert (facts["exit"], facts["rebuilt"], facts["report"]) == ("3", "2026-11", "reports/2026-11.html")

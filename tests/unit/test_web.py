@@ -133,7 +133,7 @@ def test_every_answer_carries_a_strict_policy(home: Path, path: str) -> None:
 def test_no_report_yet_says_what_to_do(tmp_path: Path) -> None:
     """An empty home is 404 with the command to run."""
     answer = request(create_app(Settings(home=tmp_path)), "/")
-    assert (answer.status_code, answer.text) == (404, "no report yet. Run: runspend nightly")
+    assert (answer.status_code, answer.text) == (404, "there is no report yet. Run: runspend nightly")
 
 
 def test_settings_may_be_mended_while_it_serves(home: Path, caplog: pytest.LogCaptureFixture) -> None:

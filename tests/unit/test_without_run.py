@@ -268,6 +268,6 @@ def test_the_screen_names_both_figures(tmp_path: Path, given: Settings) -> None:
     with warehouse(tmp_path / "w", cost_allocations=[summed(1, "500"), charge(2, "100", "unallocated")], billing_lines=lines):
         pass
     screen = render_outlook(read_outlook(open_warehouse(given), given, "tried now"))
-    assert "no run found" in screen and "100.0 %  100.00 USD, 100.0 % is Amazon EC2 in account 1111" in screen
-    assert f"what would help most  tag accelerators of {EC2} in account ml (p4d.24xlarge): explains 500.00, out of scope now" in screen
-    assert "# 0.00 that is in scope now, and 500.00 that is not, accelerators 500.00 of that" in screen
+    assert "unallocated" in screen and "100.0%  100.00 USD, 100.0% Amazon EC2 in account 1111" in screen
+    assert f"suggestions          tag accelerators of {EC2} in account ml (p4d.24xlarge): explains 500.00, out of scope now" in screen
+    assert "# 0.00 in scope now, 500.00 not in scope, including accelerators 500.00" in screen

@@ -66,7 +66,7 @@ class ClaimedHours:
     @property
     def spread_words(self) -> str:
         """Return the lowest and highest price of an hour."""
-        return f"an hour costs {self.lowest_hour_cost:,.2f} to {self.highest_hour_cost:,.2f} {self.billing_currency}, and runs do not state which"
+        return f"an hour costs {self.lowest_hour_cost:,.2f} to {self.highest_hour_cost:,.2f} {self.billing_currency}, and runs do not state which price applies"
 
 
 def _meaning(ratio: float) -> str:

@@ -45,7 +45,7 @@ UNMET_WORDS = {
     "no_such_machine": "no bill has it at that time",
     "not_billed_yet": "its hours are not billed yet",
     "out_of_scope": "scope excludes it",
-    "over_claimed": "other runs had all of its hours",
+    "over_claimed": "other runs used all of its hours",
 }
 CLAIM_WORDS = {"job_id": "a job", "resource_id": "a machine", "pool_time": "a pool", "instance_type_time": "an instance type", "llm_identity": "an IAM principal"}
 
@@ -161,7 +161,7 @@ def add(costs: Iterable[Decimal | None]) -> Decimal:
 
 
 def rungs(reader: Reader, first: date) -> dict[str, tuple[Rung, ...]]:
-    """Map currency to the bill by allocation rule, in the order of the rules; then "no run found", "shared" and "out of scope"."""
+    """Map currency to the bill by allocation rule, in the order of the rules; then "unallocated", "shared" and "out of scope"."""
     found: dict[str, dict[tuple[int, str], list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in reader.query(RUNGS, {"first": first}).to_pylist():
         found[row["billing_currency"]][_rung_of(row)].append(row)
@@ -189,7 +189,7 @@ def _most_of(rows: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def _rung_of(row: Mapping[str, Any]) -> tuple[int, str]:
-    last = {"unallocated": "no run found", "shared": "shared", "out_of_scope": "out of scope"}
+    last = {"unallocated": "unallocated", "shared": "shared", "out_of_scope": "out of scope"}
     method = row["match_method"]
     # the owner of a language model's caller is known without a run
     if (target := row["allocated_to"]) in last and not (target == "unallocated" and method == "llm_identity"):

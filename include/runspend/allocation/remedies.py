@@ -26,11 +26,11 @@ def _advise_pool(selector: Mapping[str, Any], settings: Settings) -> str:
     server = settings.tracking[0].name if settings.tracking else "NAME"
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in next(iter(selector.values()))).strip("._-") or "machines"
     pool = f"{{name: {name}, runs: {{tracking: {server}}}, lines: {selector_yaml(selector)}}}"
-    return f"let its runs state their machine; or let `runspend suggest` propose pools from when machines and runs ran; or add a pool: {pool}"
+    return f"make its runs state their machine, or let `runspend suggest` propose pools, or add a pool: {pool}"
 
 
 def _advise_leaving(selector: Mapping[str, str], settings: Settings) -> str:
-    return "if runs use these machines, let them state their machine, or add a pool (docs/identify.md); if not, leave them out of scope"
+    return "if runs use these machines, make the runs state them, or add a pool (docs/identify.md). Otherwise, exclude them from `scope`"
 
 
 def _advise_sharing(selector: Mapping[str, str], settings: Settings) -> str:
@@ -42,24 +42,24 @@ def _advise_endpoint(selector: Mapping[str, str], settings: Settings) -> str:
 
 
 def _advise_attaching(selector: Mapping[str, str], settings: Settings) -> str:
-    return "tag each with its machine (`attached_to: MACHINE`) or with its machines' node group: it then follows them. What names a machine follows it once runs state that machine"
+    return "tag each with its machine (`attached_to: MACHINE`) or with the node group of its machines. Its cost then follows theirs, once runs state the machines"
 
 
 def _advise_stores(selector: Mapping[str, str], settings: Settings) -> str:
-    return "if it has artifacts, add the bucket to `stores`. Then runs share its bytes"
+    return "if it has artifacts, add the bucket to `stores`. Runspend then splits its cost by bytes"
 
 
 def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:
     if "bedrock" not in selector.get("service", "").lower():
-        return "log its calls as traces with token costs in MLflow: its lines are split by these"
+        return "log its calls as traces with token costs in MLflow. Runspend then splits its charges by token cost"
     return (
-        "include IAM principals in the CUR 2.0 export, and let runs state theirs (`runspend.iam_principal`, docs/identify.md)"
+        "include IAM principals in the CUR 2.0 export, and make runs state theirs (`runspend.iam_principal`, docs/identify.md)"
         " or map roles and users to teams: dimensions: {team: [run.tag.team, {principal: FILE.csv}]}"
     )
 
 
 def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:
-    return "let its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID` or `runspend.job_id` (docs/identify.md#jobs)"
+    return "make its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID` or `runspend.job_id` (docs/identify.md#jobs)"
 
 
 def _advise_scope(selector: Mapping[str, str], settings: Settings) -> str:

@@ -258,7 +258,7 @@ def _advice(kind: str, selector: Mapping[str, str], rows: Sequence[Row], setting
     """Return the one action to take, decided by the most expensive line of the group."""
     row = max(rows, key=lambda r: r["effective_cost"])
     if row["reason"] == "unknown_run":
-        return "its tag names a run that no server knows: add the tracking server that has it"
+        return "its tag names a run that no tracking server has: add the server that has it"
     types = sorted({r["instance_type"] for r in rows})
     if kind == "accelerator" and "service" in selector and all(types):
         return remedy(kind, {**selector, "instance_type": types}, settings)  # a pool of the service would have its disks and gateways too

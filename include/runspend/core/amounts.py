@@ -68,8 +68,8 @@ def change(value: Decimal | None, places: int = 2) -> str:
 
 
 def percent(value: Decimal | float | None, places: int = 1) -> str:
-    """Format as 68.6 %; the number is already a percentage."""
-    return "–" if value is None else f"{value:,.{places}f} %".replace("-", MINUS)
+    """Format as 68.6%; the number is already a percentage."""
+    return "–" if value is None else f"{value:,.{places}f}%".replace("-", MINUS)
 
 
 def plain(value: Decimal) -> str:

@@ -18,7 +18,7 @@ from runspend.core.step_result import Outcome
 from runspend.schema.rows import first_day
 from runspend.warehouse import Reader, open_warehouse
 
-COUNTED = {"bill": "lines", "splits": "weights", "store": "objects", "tracking": "runs"}
+COUNTED = {"bill": "charges", "splits": "weights", "store": "objects", "tracking": "runs"}
 TYPES_SHOWN = 3  # instance types of a period
 MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
@@ -91,11 +91,11 @@ def _budget(row: dict[str, Any]) -> tuple[str, str]:
         return "⚠", f"{row['budget']} {row['budget_period']}: not judged: {row['not_judged']}"
     will_pass = row["exceeded_on"] if spent < amount else None
     mark = "✗" if spent >= amount else "▲" if crossed or will_pass else "✓"
-    notes = [f"passed {crossed}"] if crossed else []
+    notes = [f"{crossed} reached"] if crossed else []
     if forecast is not None and (crossed or will_pass):
-        notes.append(f"forecast {forecast:,.0f}" + (f", over around {will_pass.day} {will_pass:%b}" if will_pass else ""))
+        notes.append(f"forecast {forecast:,.0f}" + (f", exceeded around {will_pass.day} {will_pass:%b}" if will_pass else ""))
     notes += [row["quiet"]] if row["quiet"] else []
-    return mark, f"{row['budget']:<14} {spent:>12,.2f} / {amount:<10,.0f} {percent_used(spent, amount):>6,}%" + (f"   {' · '.join(notes)}" if notes else "")
+    return mark, f"{row['budget']:<14} {spent:>12,.2f} of {amount:>9,.2f} {row['currency']} {percent_used(spent, amount):>6,}%" + (f"   {' · '.join(notes)}" if notes else "")
 
 
 def _archive(reader: Reader) -> tuple[tuple[str, str], ...]:
@@ -115,10 +115,10 @@ def _policy(policy: str, rows: list[dict[str, Any]]) -> tuple[str, str]:
         text += f" · {size(sum(row['bytes'] or 0 for row in moving))}"
     saving = [row["saving"] for row in moving if row["saving"] is not None]
     if saving:
-        text += f" · saves {sum(saving):,.2f} {moving[0]['currency']} a month"
+        text += f" · saves {sum(saving):,.2f} {moving[0]['currency']} per month"
     dates = [row["earliest_at"] for row in moving if row["earliest_at"] is not None]
     if dates:
-        text += f" · not before {min(dates):%d %b %Y}"
+        text += f" · from {min(dates):%d %b %Y}"
     is_due = any(row["state"] == "due" for row in rows)
     return "▲" if is_due else "⚠" if any(row["state"] == "partial" for row in rows) else "✓", text
 
@@ -131,7 +131,7 @@ def _sources(reader: Reader, settings: Settings) -> tuple[tuple[str, str], ...]:
         name = str(_shown(Path(row["source"]))) if row["kind"] == "store" and "://" not in row["source"] else row["source"]
         text = f"{name} {row['row_count'] or 0:,} {COUNTED[row['kind']]}"
         if row["state"] != "ok":
-            covered = f"complete to {row['covered_until']:%d %b %H:%M} UTC" if row["covered_until"] else "never read well"
+            covered = f"complete to {row['covered_until']:%d %b %H:%M} UTC" if row["covered_until"] else "never read successfully"
             text += f": {row['state']}, {row['last_error'] or covered}"
         if row["source"] not in configured:
             text += f": no longer configured. Its rows count until you run: runspend sources forget {row['source']}"

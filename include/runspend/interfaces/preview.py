@@ -30,7 +30,7 @@ from runspend.schema.rows import first_day
 from runspend.warehouse import Unit, Warehouse, open_warehouse
 
 BILL_TABLES = ("billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
-CONFIDENCE = {"exact": "", "high": "high confidence", "medium": "medium confidence", "low": "low confidence: a guess by type and time"}
+CONFIDENCE = {"exact": "", "high": "high confidence", "medium": "medium confidence", "low": "low confidence: by type and time only"}
 GROUPS_SHOWN, LINES_SHOWN, CLAIMS_SHOWN = 3, 5, 3
 PASTE = "paste"  # the name of lines shown exactly as they go into runspend.yaml
 
@@ -71,11 +71,11 @@ class Outlook:
 def foresee(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outlook:
     """Return the preview of the newest billing period. Writes nothing permanent."""
     if (warehouse := _warehouse_of(settings)) is not None:
-        return read_outlook(warehouse, settings, "from the last night's tables")
+        return read_outlook(warehouse, settings, "from the tables of the last pipeline run")
     sources = {**{s.name: s for s in settings.tracking}, **{s.name: s for s in settings.billing}}
     waiting = [name for name, source in sources.items() if any(str(v).startswith(CONNECTION) for v in _texts(source))]
     if waiting:
-        return Outlook(None, "", problems=(f"{', '.join(waiting)} need Airflow connections, which only a task can read: ask again after the first night",))
+        return Outlook(None, "", problems=(f"{', '.join(waiting)} use Airflow connections, which only Airflow tasks can read: try again after the first pipeline run",))
     with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
         trial = settings.model_copy(
             update={"home": Path(folder), "warehouse": WarehouseSettings(uri=f"{folder}/warehouse"), "mail": MailSettings(backend="none")}
@@ -114,7 +114,7 @@ def _tried(trial: Settings, now: datetime, progress: Progress) -> Outlook:
             step.drop(*unit)
         step.publish()
     problems += pipeline.allocate(trial, now=now, progress=progress).problems
-    origin = "tried now, nothing was kept" + ("; artifact stores were not listed" if any(s.measure == "list" for s in trial.stores) else "")
+    origin = "trial run, nothing was kept" + ("; artifact stores were not listed" if any(s.measure == "list" for s in trial.stores) else "")
     found = read_outlook(warehouse, trial, origin)
     return replace(found, problems=(*problems, *found.problems))
 
@@ -123,7 +123,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
     """Return the newest billing period of a warehouse."""
     period = max((u.period for u in warehouse.states("cost_allocations")), default=None)
     if period is None:
-        return Outlook(None, origin, problems=("no bill could be split",))
+        return Outlook(None, origin, problems=("no bill could be allocated",))
     first = first_day(period)
     with warehouse.reader() as reader:
         rungs, groups = advice.rungs(reader, first), unallocated_groups(reader, first, settings)
@@ -148,19 +148,19 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
 def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
     """Return all (name, sentence) pairs in display order. An empty name continues the one before."""
     if outlook.period is None:
-        return [("cannot tell what you would see", "; ".join(outlook.problems))]
-    lines = [(f"what you would see for {month_name(outlook.period)}, with this file", outlook.origin)]
+        return [("no preview", "; ".join(outlook.problems))]
+    lines = [(f"preview of {month_name(outlook.period)} with this configuration", outlook.origin)]
     for one in outlook.moneys:
         lines += _rung_lines(one, outlook.identity)
-    lines += [("found nothing" if not number else "", claims.words) for number, claims in enumerate(outlook.unmet)]
+    lines += [("claims not met" if not number else "", claims.words) for number, claims in enumerate(outlook.unmet)]
     lines += [("claimed by type" if not number else "", hours.words) for number, hours in enumerate(outlook.claimed)]
-    lines += [("not told", problem) for problem in outlook.problems]
+    lines += [("not shown", problem) for problem in outlook.problems]
     for number, text in enumerate(suggestions(outlook)):
-        lines.append(("what would help most" if not number else "", text))
+        lines.append(("suggestions" if not number else "", text))
     names = [text for one in outlook.moneys for text in coverage_words(one.coverage)]
-    lines += [("names" if not number else "", text) for number, text in enumerate(names)]
+    lines += [("tagging" if not number else "", text) for number, text in enumerate(names)]
     if outlook.scope:
-        lines.append(("scope", "the default is in use; to settle what counts as the ML platform, paste this:"))
+        lines.append(("scope", "the default applies. To define what belongs to the ML platform, paste:"))
         lines += [(PASTE, line) for line in scope_yaml(outlook.scope)]
     return lines
 
@@ -178,32 +178,32 @@ def _rung_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
     places = places_for(add(r.effective_cost for r in one.rungs))
     lines = []
     if not any(r.words.startswith("exact") or r.words == "by machine" for r in inside):
-        stated = "no run carries a machine or job: docs/identify.md" if who is not None and not who.machine_runs else "no machine that runs state is on the bill"
-        lines.append(("exact or by machine", f"{percent(Decimal(0)):>7}  {stated}"))
+        stated = "no run states a machine or job: see docs/identify.md" if who is not None and not who.machine_runs else "no machine that runs state is on the bill"
+        lines.append(("exact or by machine", f"{percent(Decimal(0)):>6}  {stated}"))
     for rung, share in zip(inside, shares_of([r.effective_cost for r in inside], one.platform), strict=True):
         notes = [f"{money(rung.effective_cost, places)} {one.currency}"]
-        if rung.words == "no run found":
+        if rung.words == "unallocated":
             notes += [note] if (note := _group_note(one, share)) else []
         elif rung.words == "shared":
-            notes.append("fees, tax and credits")
+            notes.append("taxes, fees and credits")
         elif CONFIDENCE.get(rung.confidence or ""):
             notes.append(CONFIDENCE[rung.confidence or ""])
         if rung.idle_cost:
-            notes.append(f"of it idle {money(rung.idle_cost, places)}")
-        lines.append((rung.words, f"{percent(share):>7}  {', '.join(notes)}"))
+            notes.append(f"including {money(rung.idle_cost, places)} idle")
+        lines.append((rung.words, f"{percent(share):>6}  {', '.join(notes)}"))
     if outside := one.cost("out of scope"):
-        lines.append(("out of scope", f"{'':>7}  {money(outside, places)} {one.currency} besides"))
+        lines.append(("plus", f"{'':>6}  {money(outside, places)} {one.currency} out of scope"))
     return lines
 
 
 def _group_note(one: Money, whole_share: Decimal | None) -> str:
-    """ "12.0 % is node group gpu-spot, 6.0 % Amazon SageMaker, 4.0 % other": adds up to the share of the line it stands on."""
+    """ "12.0% node group gpu-spot, 6.0% Amazon SageMaker, 4.0% other": adds up to the share of its line."""
     groups = sorted((g for g in one.groups if g.inside_cost), key=lambda g: -g.inside_cost)
     if whole_share is None or not groups:
         return ""
     shown = groups[:GROUPS_SHOWN]
     shares = [g.inside_cost * 100 / one.platform for g in shown]
-    named = [f"{percent(share)} {'is ' if not number else ''}{g.words}" for number, (g, share) in enumerate(zip(shown, shares, strict=True))]
+    named = [f"{percent(share)} {g.words}" for g, share in zip(shown, shares, strict=True)]
     rest = whole_share - sum((round(share, 1) for share in shares), Decimal(0))
     return ", ".join([*named, *([f"{percent(rest)} other"] if len(groups) > GROUPS_SHOWN and rest > 0 else [])])
 
@@ -217,11 +217,11 @@ def suggestions(outlook: Outlook) -> list[str]:
     if who is None:
         return found
     if who.runs and who.machine_runs < who.runs:
-        found.append(f"{who.machine_runs:,} of {who.runs:,} runs that began this month state a machine: let the others do so too (docs/identify.md); until then `runspend suggest` proposes pools from hours")
+        found.append(f"{who.machine_runs:,} of {who.runs:,} runs that started this month state a machine. Make the others do so too (docs/identify.md). Until then, `runspend suggest` can propose pools")
     if who.unbilled_machines:
-        found.append(f"{who.unbilled_machines:,} machines that runs state are on no line of the bill: another account, or an id in another form (docs/identify.md)")
+        found.append(f"{who.unbilled_machines:,} machines that runs state are not on the bill: they are in another account, or their ids have another form (docs/identify.md)")
     if not who.tagged_lines:
-        found.append("tag mlflow_run_id is on 0 lines: where jobs are submitted per run, tag them, and activate it as a cost allocation tag; it never reaches back")
+        found.append("no charge has the tag mlflow_run_id. If you submit one job per run, tag the jobs and activate the tag as a cost allocation tag. It does not apply to earlier charges")
     return found
 
 
@@ -232,9 +232,9 @@ def scope_yaml(lines: Sequence[ScopeLine]) -> list[str]:
         "scope:",
         "  include:",
         *(
-            f"    - {line.yaml:<{width}}  # {money(line.inside_cost)} that is in scope now"
-            + (f", and {money(line.outside_cost)} that is not" if line.outside_cost else "")
-            + (f", accelerators {money(line.accelerated_cost)} of that" if line.accelerated_cost else "")
+            f"    - {line.yaml:<{width}}  # {money(line.inside_cost)} in scope now"
+            + (f", {money(line.outside_cost)} not in scope" if line.outside_cost else "")
+            + (f", including accelerators {money(line.accelerated_cost)}" if line.accelerated_cost else "")
             for line in lines
         ),
     ]

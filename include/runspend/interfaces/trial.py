@@ -31,7 +31,7 @@ from runspend.warehouse import open_warehouse
 # The replacement for an address with a password in it: no secret is copied into a file.
 TRACKING_VARIABLE, BILL_VARIABLE = "MLFLOW_TRACKING_URI", "RUNSPEND_BILL_URI"
 MARKER, FILE = ".trial", "runspend.yaml"
-UNGIVEN = ("no run found", "shared", "out of scope")  # money that no rule gave to runs or their machines
+UNGIVEN = ("unallocated", "shared", "out of scope")  # cost that no rule allocated to runs or their machines
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Trial:
             return f"no pools proposed: {self.found.reason}\n"
         lines = [line for one in after.moneys for line in _compared(one, self._of(one.currency), len(self.found.proposals))]
         path = self.settings.path
-        where = f"the pools, and the evidence for each, are in {path}. Correct them there, then run: runspend nightly --config {shlex.quote(str(path))}"
-        return "\n".join([*lines, f"  {where}"]) + "\n" + "".join(f"  set {name} first: no password was copied into the file\n" for name in self.variables)
+        where = f"the pools and the evidence for each are in {path}. Review them there, then run: runspend nightly --config {shlex.quote(str(path))}"
+        return "\n".join([*lines, f"  {where}"]) + "\n" + "".join(f"  set {name} first: the file contains no passwords\n" for name in self.variables)
 
     def _of(self, currency: str) -> Money | None:
         return next((one for one in self.before.moneys if one.currency == currency), None)
@@ -80,7 +80,7 @@ def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Pr
 
 
 def _compared(after: Money, before: Money | None, pools: int) -> list[str]:
-    """ "known today 0.0 %; with the 3 proposed pools 71.0 %", in money of the ML platform."""
+    """ "allocated to runs: 0.0% today, 71.0% with the 3 proposed pools", as shares of the ML platform's cost."""
     whole, bill = after.platform, add(r.effective_cost for r in after.rungs)
     given, was = _given(after), _given(before) if before is not None else Decimal(0)
     idle = add(r.idle_cost for r in after.rungs)
@@ -89,9 +89,9 @@ def _compared(after: Money, before: Money | None, pools: int) -> list[str]:
     places = places_for(bill)
     named = "the proposed pool" if pools == 1 else f"the {pools} proposed pools"
     return [
-        f"known today {percent(was * 100 / whole)}; with {named} {percent(given * 100 / whole)} (medium confidence)",
-        f"  {money(given, places)} of the ML platform's {money(whole, places)} {after.currency} has runs; {money(idle, places)} is idle time of their machines; "
-        f"{percent(given * 100 / bill)} of the whole bill, {money(bill, places)}, has runs",
+        f"allocated to runs: {percent(was * 100 / whole)} today, {percent(given * 100 / whole)} with {named} (medium confidence)",
+        f"  {money(given, places)} of the ML platform's {money(whole, places)} {after.currency} is allocated to runs, and {money(idle, places)} is idle cost of their machines. "
+        f"Runs get {percent(given * 100 / bill)} of the whole bill of {money(bill, places)}",
     ]
 
 

@@ -39,7 +39,7 @@ def machine_strip(e: RunExplanation, width: int, css: str) -> Markup:
     if len(machines) > len(shown):
         body.append(_text(0, height + 10, f"and {len(machines) - len(shown)} more machines"))
         height += 16
-    label = "The run's machines by hour and who had them; the tables have the numbers"
+    label = "The run's machines by hour and user; the tables have the numbers"
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="{}">{}</svg>').format(width, height, label, css, Markup("").join(body))
 
 

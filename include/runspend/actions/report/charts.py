@@ -17,7 +17,7 @@ from runspend.config.budgets import percent_used
 from runspend.core.amounts import day, percent
 
 PART_CLASS = {
-    "run cost": "run",
+    "allocated to runs": "run",
     "idle": "idle",
     "unallocated": "unallocated",
     "shared": "shared",
@@ -143,7 +143,7 @@ def day_columns(
                 down += size
         if when in guesses:
             size = guesses[when] * scale
-            body.append(_rect(x + slot * 0.12, up - size, slot * 0.76, size, "guess", f"{day(when)} unbilled, estimated {guesses[when]:,.2f}"))
+            body.append(_rect(x + slot * 0.12, up - size, slot * 0.76, size, "guess", f"{day(when)} estimated, not billed {guesses[when]:,.2f}"))
         if offset == 0 or (offset + 1) % 5 == 0:
             body.append(_text(x + slot / 2, height - 6, str(offset + 1), "t", "middle"))
     points = [(left + (d - 0.5) * slot, zero - v * scale) for d, v in sorted(before.items()) if d <= length]

@@ -82,7 +82,7 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
     yield (
         "estimate-errors",
         (
-            ("currency", "source", "nights", "estimated_cost", "actual_cost", "apart_cost"),
+            ("currency", "source", "pipeline_runs", "estimated_cost", "actual_cost", "absolute_difference"),
             [[c.currency, e.source, e.nights, e.estimated_cost, e.actual_cost, e.apart_cost] for c in pages for e in c.estimate_errors],
         ),
     )
@@ -216,7 +216,7 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
     yield (
         "idle-days",
         (
-            ("currency", "resource", "charge_date", "used_share"),
+            ("currency", "resource", "charge_date", "utilization"),
             [[c.currency, r.name, d, used] for c in pages for r in c.idle for d, used in r.used_by_day],
         ),
     )
@@ -252,9 +252,9 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
         ),
     )  # fmt: skip
     yield (
-        "certainty",
+        "confidence",
         (
-            ("currency", "part", "match_method", "confidence", "effective_cost", "ledger_rows", "runs"),
+            ("currency", "part", "match_method", "confidence", "effective_cost", "rows", "runs"),
             [
                 [c.currency, s.part, s.match_method, s.confidence, s.effective_cost, s.ledger_rows, s.runs]
                 for c in pages
@@ -271,8 +271,8 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
                 for c in pages
                 for r in c.reconciliation
                 for what, invoice, costs in (
-                    ("export", None, r.export),
-                    ("lines", None, r.lines),
+                    ("delivered bill", None, r.export),
+                    ("loaded charges", None, r.lines),
                     ("ledger", None, r.ledger),
                     *(("ledger by invoice", invoice or None, costs) for invoice, costs in r.invoices),
                 )

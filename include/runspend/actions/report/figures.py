@@ -17,9 +17,9 @@ from runspend.allocation.without_run import Group
 from runspend.core.amounts import add
 
 MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
-# The words of the glossary, in the order of presentation, and the ledger's targets behind each.
+# Parts of the bill in the order of presentation, and the ledger's targets behind each.
 PARTS: dict[str, tuple[str, ...]] = {
-    "run cost": ("run", "logged_model"),
+    "allocated to runs": ("run", "logged_model"),
     "idle": ("idle",),
     "unallocated": ("unallocated",),
     "shared": ("shared",),
@@ -47,7 +47,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Run cost of one experiment of one team. `previous_cost` is for the same days of the month before."""
+    """Allocated cost of one experiment of one team. `previous_cost` is for the same days of the month before."""
 
     name: str
     tracking_server: str
@@ -98,7 +98,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Resource:
-    """Idle or unallocated money of one machine or service.
+    """Idle or unallocated cost of one machine or service.
 
     `used_by_day` is the share of its Usage charges that runs used. `has_allocated_cost` means that some rule allocated a part of it to
     runs in the billing period. It is set only if no last run is known.
@@ -225,7 +225,7 @@ class CurrencyFigures:
     only_this_period: Costs  # in the billing period, but charge date in another month
     # money of the billing period without a run, unallocated or out of the default scope, grouped by what would explain it
     groups: tuple[Group, ...] = ()
-    coverage: tuple[Coverage, ...] = ()  # run cost of the month, by the source of its dimensions
+    coverage: tuple[Coverage, ...] = ()  # allocated cost of the month, by the source of its dimensions
 
     @property
     def platform(self) -> Costs:

@@ -14,18 +14,18 @@ from runspend.core.amounts import money, percent, places_for, shares_of
 
 
 def suggestion(group: Group, platform: Decimal) -> str:
-    """ "tag node group gpu-spot: explains 1,087.51, 5.9 %". The share is of the ML platform's cost, so money out of scope has none."""
+    """ "tag node group gpu-spot: explains 1,087.51, 5.9%". The share is of the ML platform's cost, so money out of scope has none."""
     places = places_for(max(platform, group.effective_cost))
     share = f", {percent(group.inside_cost * 100 / platform)}" if platform > 0 and group.inside_cost else ""
     whole = money(group.effective_cost, places)
     if not group.outside_cost:
         return f"{group.action}: explains {whole}{share}"
-    outside = "out of scope now" if not group.inside_cost else f"{money(group.outside_cost, places)} of it out of scope now"
+    outside = "out of scope now" if not group.inside_cost else f"including {money(group.outside_cost, places)} out of scope now"
     return f"{group.action}: explains {whole}{share}, {outside}"
 
 
 def coverage_words(parts: Sequence[Coverage], *, every: bool = False) -> list[str]:
-    """ "team: 92.1 % of run cost has one (run.tag.team 61.0 %, experiment.tag.team 31.1 %)"."""
+    """ "92.1% of allocated cost has a team (run.tag.team 61.0%, experiment.tag.team 31.1%)"."""
     found = []
     for part in parts:
         if part.whole <= 0 or not (every or part.known or part.dimension == "team"):
@@ -34,5 +34,6 @@ def coverage_words(parts: Sequence[Coverage], *, every: bool = False) -> list[st
         *shares, _ = shares_of([*(cost for _, cost in named), part.whole - part.known], part.whole)
         places = ", ".join(f"{origin} {percent(share)}" for (origin, _), share in zip(named, shares, strict=True))
         known = shares_of([part.known, part.whole - part.known], part.whole)[0]
-        found.append(f"{part.dimension}: {percent(known)} of run cost has one{f' ({places})' if named else ''}")
+        name = f"{'an' if part.dimension == 'owner' else 'a'} {part.dimension.replace('_', ' ')}"
+        found.append(f"{percent(known)} of allocated cost has {name}{f' ({places})' if named else ''}")
     return found

@@ -27,9 +27,9 @@ from runspend.core.amounts import change, instant, money, month_name, percent, p
 
 # Names of the parts of the bill in the summary.
 WORDS = {
-    "run cost": "found its run",
+    "allocated to runs": "allocated to runs",
     "idle": "idle machines",
-    "unallocated": "no run found",
+    "unallocated": "unallocated",
     "shared": "shared",
     "orphaned": "orphaned artifacts",
     "out of scope": "out of scope",
@@ -66,16 +66,16 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
     """
     done = [f"rebuilt {', '.join(night.rebuilt)}"] if night.rebuilt else []
     done += [_unchanged(night.unchanged)] if night.unchanged else []
-    head = f"Runspend {__version__} · night of {night.now:%Y-%m-%d %H:%M} UTC"
+    head = f"Runspend {__version__} · pipeline run of {night.now:%Y-%m-%d %H:%M} UTC"
     lines = _wrap([head, *done, f"{night.seconds:,.0f} s"], "", "  ", width)
     if night.claims:
-        lines += ["", *_labelled("UNMET", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.claims])]
+        lines += ["", *_labelled("CLAIMS", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.claims])]
     ordered = sorted(figures_list, key=lambda f: f.period)
     if ordered:
         for c in ordered[-1].currencies:
             lines += ["", *_currency_lines(c, ordered[-1], width, tty)]
         if not ordered[-1].currencies:
-            lines += ["", f"  {month_name(ordered[-1].period).upper()} · no charge of this month is loaded"]
+            lines += ["", f"  {month_name(ordered[-1].period).upper()} · no charges of this month are loaded"]
     if night.claimed_hours:
         lines += ["", *_labelled("TYPES", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.claimed_hours])]
     older = [
@@ -93,7 +93,7 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
         lines += ["", *_wrap([f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.sources], "  SOURCES  ", "           ", width)]
     if night.notes:
         shown = [_clean(note) for note in night.notes[:NOTES]]
-        more = [f"and {len(night.notes) - NOTES} more: runspend load, runspend extract say them all"] if len(night.notes) > NOTES else []
+        more = [f"{len(night.notes) - NOTES} more: run runspend load or runspend extract to see all"] if len(night.notes) > NOTES else []
         lines += ["", *_labelled("NOTES", [*shown, *more])]
     lines.append("")
     if night.report is not None:
@@ -131,7 +131,7 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
             lines += [f"{key}.estimated={plain(c.estimates.cost)}", f"{key}.estimated_tokens={plain(c.estimates.token_cost)}"]
             lines += [f"{key}.unreadable_rows={sum(r.quarantined_rows for r in c.reconciliation)}"]
             lines += [f"{key}.explained_by.{_clean(g.words)}={plain(g.effective_cost)}" for g in c.groups[:3]]
-            lines += [f"{key}.team.{_clean(t.name or '(no team)')}={plain(t.effective_cost)}" for t in c.teams]
+            lines += [f"{key}.team.{_clean(t.name or 'untagged')}={plain(t.effective_cost)}" for t in c.teams]
         for code, made in f.other_estimates:
             lines += [f"{f.period}.{code}.estimated={plain(made.cost)}", f"{f.period}.{code}.estimated_tokens={plain(made.token_cost)}"]
         lines += [f"{f.period}.not_estimated.{reason}={count}" for reason, count in f.estimate_gaps]
@@ -165,20 +165,20 @@ def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty:
             continue
         share = shares[part]
         lines.append(_row(WORDS[part], printed[part], places, share, _bar(share), notes.get(part, "")))
-        if part == "run cost":
+        if part == "allocated to runs":
             lines += [
-                f"    {_fit(kind, NAME - 2)}{money(amount, places):>{AMOUNT}}{'':12}{_kind_note(kind, c)}"
+                f"    {_fit(kind, NAME - 2)}{money(amount, places):>{AMOUNT}}{'':11}{_kind_note(kind, c)}"
                 for kind, amount in c.kinds.items()
             ]
     platform = sum((printed[p] for p in PLATFORM), Decimal(0))
-    lines.append("  " + "─" * (NAME + AMOUNT + 10))
-    lines.append(_row("ML platform", platform, places, Decimal(100) if shares["run cost"] is not None else None, "", ""))
+    lines.append("  " + "─" * (NAME + AMOUNT + 9))
+    lines.append(_row("ML platform", platform, places, Decimal(100) if shares["allocated to runs"] is not None else None, "", ""))
     lines.append(_row("out of scope", printed["out of scope"], places, None, "", _outside_note(c, places)))
     lines.append(_row("bill", platform + printed["out of scope"], places, None, "", _equality(c, tty)))
     lines += _estimate_lines(c, figures, places)
     if c.teams:
         rounded = round_parts([t.effective_cost for t in c.teams], places)
-        teams = [f"{_clean(t.name or '(no team)')} {money(amount, places)}" for t, amount in zip(c.teams, rounded, strict=True)]
+        teams = [f"{_clean(t.name or 'untagged')} {money(amount, places)}" for t, amount in zip(c.teams, rounded, strict=True)]
         shown = teams if len(teams) <= 8 else [*teams[:7], f"{len(teams) - 7} more"]
         lines += ["", *_wrap(shown, "  TEAMS    ", "           ", width)]
     return lines
@@ -199,14 +199,14 @@ def _estimate_lines(c: CurrencyFigures, figures: ReportFigures, places: int) -> 
 def _estimates_in(currency: str, made: Estimates, places: int) -> list[str]:
     lines = []
     if made.since is not None:
-        lines.append(_aside("since then, estimated", made.cost, places, f"{currency}{instant(made.since)} → {instant(made.until)}; not in the sums above"))
+        lines.append(_aside("estimated since then", made.cost, places, f"{currency}{instant(made.since)} → {instant(made.until)}; excluded from totals"))
     if made.token_cost:
-        lines.append(_aside("tokens, list price", made.token_cost, places, f"{currency}MLflow's own; on no bill, not in the sums above"))
+        lines.append(_aside("tokens, list price", made.token_cost, places, f"{currency}MLflow's price; on no bill, excluded from totals"))
     return lines
 
 
 def _aside(name: str, amount: Decimal, places: int, note: str) -> str:
-    return f"  {name:<{NAME + 1}}{money(amount, places):>{AMOUNT - 1}}  {'':>8}  {note}"
+    return f"  {name:<{NAME + 1}}{money(amount, places):>{AMOUNT - 1}}  {'':>7}  {note}"
 
 
 def _coverage(c: CurrencyFigures, figures: ReportFigures) -> str:
@@ -251,11 +251,11 @@ def _equality(c: CurrencyFigures, tty: bool) -> str:
         return ""
     if not all(r.is_equal for r in c.reconciliation):
         wrong = ", ".join(_clean(r.source) for r in c.reconciliation if not r.is_equal)
-        return f"differs from the export of {wrong}  {_mark('✗', tty)}"
+        return f"differs from the delivered bill of {wrong}  {_mark('✗', tty)}"
     aside = sum(r.quarantined_rows for r in c.reconciliation)
     if aside:
-        return f"equals the export but for {aside:,} rows that cannot be read  {_mark('⚠', tty)}"
-    return f"equals the export in all four measures  {_mark('✓', tty)}"
+        return f"equals the delivered bill, except {aside:,} unreadable rows  {_mark('⚠', tty)}"
+    return f"equals the delivered bill in all four measures  {_mark('✓', tty)}"
 
 
 def newest_change(c: CurrencyFigures, source: str) -> str:
@@ -269,7 +269,7 @@ def newest_change(c: CurrencyFigures, source: str) -> str:
 
 def _row(name: str, amount: Decimal, places: int, share: Decimal | None, bar: str, note: str) -> str:
     shown = percent(share) if share is not None else ""
-    return f"  {_fit(name, NAME)}{money(amount, places):>{AMOUNT}}  {shown:>8}  {bar:<{BAR}} {note}"
+    return f"  {_fit(name, NAME)}{money(amount, places):>{AMOUNT}}  {shown:>7}  {bar:<{BAR}} {note}"
 
 
 def _bar(share: Decimal | None) -> str:

@@ -168,7 +168,7 @@ def _estimate_note(settings: Settings, guessed: list[Row]) -> str | None:
     if missing is None:
         return None
     codes = " and ".join(sorted({r["billing_currency"] for r in guessed}))
-    return f"estimates in {codes} are not converted to {settings.currency}: {missing}. Add it under rates.exchange to convert them. No other figure depends on it."
+    return f"estimates in {codes} are not converted to {settings.currency}: {missing}. Add it under rates.exchange. Nothing else depends on it."
 
 
 def _end(first: date) -> datetime:
@@ -235,7 +235,7 @@ def _currency_figures(
     settings: Settings,
     first: date,
 ) -> CurrencyFigures:
-    run_rows = [r for r in rows["parts"] if PART_OF[r["allocated_to"]] == "run cost"]
+    run_rows = [r for r in rows["parts"] if PART_OF[r["allocated_to"]] == "allocated to runs"]
     days: dict[date, dict[str, list[Decimal]]] = defaultdict(lambda: defaultdict(list))
     for r in rows["days"]:
         days[r["charge_date"]][PART_OF[r["allocated_to"]]].append(r["effective_cost"] or Decimal(0))
@@ -372,7 +372,7 @@ def _resources(rows: list[Row], idle_days: list[Row], people: People) -> tuple[R
             used[d["resource_id"]].append((d["charge_date"], float(busy / (busy + free))))
     return tuple(
         Resource(
-            r["resource_id"] or r["service_name"] or "(no resource named)",
+            r["resource_id"] or r["service_name"] or "(no resource)",
             r["service_name"] or None,
             r["instance_type"],
             r["effective_cost"],

@@ -95,9 +95,9 @@ def _page_words() -> dict[str, Any]:
 def _environment() -> Environment:
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters |= {
-        "money": amounts.money, "used": percent_used, "change": amounts.change, "percent": _percent, "size": amounts.size, "hours": amounts.hours,
+        "money": amounts.money, "used": percent_used, "change": amounts.change, "percent": amounts.percent, "size": amounts.size, "hours": amounts.hours,
         "day": amounts.day, "instant": amounts.instant, "month": amounts.month_name, "span": _span, "rate": _rate,
-        "coverage_words": coverage_words,
+        "coverage_words": coverage_words, "short": short_name,
     }  # fmt: skip
     made.globals |= {
         "measures": MEASURES,
@@ -117,9 +117,9 @@ def _span(value: Any) -> str:
     return f"{hours:,.0f} h" if hours < 96 else f"{hours / 24:,.0f} days"
 
 
-def _percent(value: Decimal | float | None, places: int = 1) -> str:
-    """Format a percentage that never wraps before its sign."""
-    return amounts.percent(value, places).replace(" ", "\N{NO-BREAK SPACE}")
+def short_name(name: str) -> str:
+    """Return the last part of a long resource id, such as an ARN. The page shows the whole id on hover."""
+    return name.rstrip("/").rpartition("/")[2] or name
 
 
 def _rate(cost: Decimal, seconds: float) -> str:
@@ -170,11 +170,11 @@ class CurrencyView:
                 p,
                 self.c.parts[p].effective_cost,
                 charts.PART_CLASS[p],
-                _percent(self.shares.get(p)) if self.shares.get(p) is not None else "",
+                amounts.percent(self.shares.get(p)) if self.shares.get(p) is not None else "",
             )
             for p in PARTS
         ]
-        return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Where the money went; the table has the numbers"))
+        return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Cost breakdown; the table has the numbers"))
 
     def days_chart(self, figures: ReportFigures) -> Markup:
         """Draw the chart of section 2."""
@@ -196,28 +196,28 @@ class CurrencyView:
 
     def heat_chart(self, figures: ReportFigures) -> Markup:
         """Draw the chart of section 6. Empty if no machine has days to show."""
-        machines = [(r.name, r.used_by_day) for r in self.c.idle if r.used_by_day]
+        machines = [(short_name(r.name), r.used_by_day) for r in self.c.idle if r.used_by_day]
         if not machines:
             return Markup()
-        label = "How much of each machine's day runs used; the table has the numbers"
+        label = "Utilization by machine and day; the table has the numbers"
         return self.both(lambda width, css: charts.heat_map(machines, figures.first, self.length, width, css, label))
 
     def sure_chart(self) -> Markup:
-        """Draw the chart of section 10: run cost by confidence."""
+        """Draw the chart of section 10: allocated cost by confidence."""
         names = ("exact", "high", "medium", "low", "none")
         shares = amounts.shares_of([self.c.confidence.get(n, Decimal(0)) for n in names], amounts.add(self.c.confidence.values()))
         pieces = [
-            (n, self.c.confidence.get(n, Decimal(0)), f"c{i}", _percent(share))
+            (n, self.c.confidence.get(n, Decimal(0)), f"c{i}", amounts.percent(share))
             for i, (n, share) in enumerate(zip(names, shares, strict=True))
         ]
-        return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Run cost by confidence; the table has the numbers"))
+        return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Allocated cost by confidence; the table has the numbers"))
 
     def teams_rounded(self) -> list[Decimal]:
-        """Return the teams' rounded costs, which add up to the printed run cost."""
+        """Return the teams' rounded costs, which add up to the printed allocated cost."""
         return amounts.round_parts([t.effective_cost for t in self.c.teams], self.places)
 
     def cumulative(self) -> list[Decimal | None]:
-        """Return the cumulative share of unallocated money that the largest resources explain."""
+        """Return the cumulative share of unallocated cost that the largest resources explain."""
         whole = self.c.parts["unallocated"].effective_cost
         running, shares = Decimal(0), []
         for r in self.c.unallocated:
@@ -247,7 +247,7 @@ class ArtifactView:
         """Draw bytes over the last twelve months. Empty with fewer than two months."""
         if len(self.months) < 2:
             return Markup()
-        label = "Bytes at each month's end; the table has the numbers"
+        label = "Bytes at the end of each month; the table has the numbers"
         return Markup("{}{}").format(
             *(charts.month_columns(self.months, self.classes, w, css, label) for w, css in ((WIDE, "chart wide"), (NARROW, "chart narrow")))
         )

@@ -196,7 +196,7 @@ def evidence_lines(proposal: Proposal) -> list[str]:
     if match.is_by_elimination:
         lines.append("Check this one: the hours prove nothing, because machines that are always on fit all runs. These are the runs that no other machines explain.")
     else:
-        lines.append(f"The hours are {fit.likeness * 100:.0f} % alike; {fit.chance * 100:.0f} % would be chance. Score {fit.score:.2f} of 1.")
+        lines.append(f"The hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {fit.score:.2f} of 1.")
     return lines
 
 
@@ -268,7 +268,7 @@ def _patterns(values: list[str]) -> str:
 
 
 def _part(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.0f} %" if whole else "0 %"
+    return f"{100 * part / whole:.0f}%" if whole else "0%"
 
 
 def one_line(text: str) -> str:

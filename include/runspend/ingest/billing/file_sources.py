@@ -158,7 +158,7 @@ class Bucket(ABC):
                     done += out.write(chunk)
                     if done >= told and done < entry.bytes:
                         told = done // step * step + step
-                        self._tell(f"{self.source.name}: fetching {entry.name}, {done * 100 // entry.bytes} % of {entry.bytes:,} bytes")
+                        self._tell(f"{self.source.name}: fetching {entry.name}, {done * 100 // entry.bytes}% of {entry.bytes:,} bytes")
                 break
             except Interrupted as error:
                 if resumed == MAX_RESUMES:

@@ -569,7 +569,7 @@ def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], N
             raise TimeoutError(f"MLflow wrote without pause for {COPY_SECONDS} s")
         if total and time.monotonic() - last > 1:
             last = time.monotonic()
-            progress(f"{name}: copying the database, {100 * (total - remaining) // total} %")
+            progress(f"{name}: copying the database, {100 * (total - remaining) // total}%")
 
     source = copy = None
     try:

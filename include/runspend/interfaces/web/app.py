@@ -80,7 +80,7 @@ def create_app(
     def newest() -> Response:
         months = sorted(p.name for p in folder().glob("[0-9][0-9][0-9][0-9]-[0-9][0-9].html"))
         if not months:
-            raise HTTPException(404, "no report yet. Run: runspend nightly")
+            raise HTTPException(404, "there is no report yet. Run: runspend nightly")
         return _send(folder() / months[-1])
 
     @router.get("/icon.svg")
@@ -99,7 +99,7 @@ def create_app(
 
     @app.exception_handler(Exception)
     def say_that_it_failed(_: Request, error: Exception) -> Response:  # the reason goes to the server's log
-        return PlainTextResponse("cannot show this page: something failed that should not. Operators find the reason in the server's log.", 500, headers=HEADERS)
+        return PlainTextResponse("cannot show this page: an unexpected error occurred. Operators find the reason in the server's log.", 500, headers=HEADERS)
 
     @app.exception_handler(HTTPException)
     def say_why(_: Request, error: HTTPException) -> Response:
@@ -119,9 +119,9 @@ def create_app(
 
     async def respond(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         if hosts is not None and _host(request) not in hosts:
-            return PlainTextResponse("cannot answer for this host name: it is not one of this server's.", 403)
+            return PlainTextResponse("cannot answer: the host name is not one of this server's.", 403)
         if request.method != "GET":
-            return PlainTextResponse("these pages are read only.", 405, headers={"Allow": "GET"})
+            return PlainTextResponse("these pages are read-only: only GET is allowed.", 405, headers={"Allow": "GET"})
         return await answer(request)
 
     async def note(request: Request, status: int) -> None:
@@ -166,7 +166,7 @@ def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
 
 def _unreadable(error: Exception) -> HTTPException:
     log.error("a page failed: %s", error)  # contains paths and hosts that not every reader may see
-    return HTTPException(503, "cannot show this run: the warehouse cannot be read now. Operators find the reason in the server's log, or run: runspend doctor", RETRY)
+    return HTTPException(503, "cannot show this run: the warehouse cannot be read. Operators find the reason in the server's log, or run: runspend doctor", RETRY)
 
 
 def _log(settings: Settings, request: Request, status: int) -> None:

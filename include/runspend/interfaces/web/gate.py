@@ -49,7 +49,7 @@ class Gate:
         ends = time.monotonic() + self._wait
         while not self._enter():
             if time.monotonic() > ends:
-                raise HTTPException(503, "too many pages are being made. Try again in a few seconds.", {"Retry-After": RETRY_AFTER})
+                raise HTTPException(503, "the server is busy with other pages. Try again in a few seconds.", {"Retry-After": RETRY_AFTER})
             await asyncio.sleep(LOOK_AGAIN)
         try:
             running = self._pool.submit(work)
@@ -60,7 +60,7 @@ class Gate:
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(running)), self._longest)
         except asyncio.TimeoutError as error:
-            raise HTTPException(503, f"this page takes longer than {self._longest:g} s. Ask the command line: runspend explain", {"Retry-After": "60"}) from error
+            raise HTTPException(503, f"this page took longer than {self._longest:g} s. Use the command line instead: runspend explain", {"Retry-After": "60"}) from error
 
     def _enter(self) -> bool:
         with self._guard:

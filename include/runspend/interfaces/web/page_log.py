@@ -40,7 +40,7 @@ class PageLog:
         """
         with self._lock:
             if self._waiting >= self._most:
-                log.error("cannot write the access log: %d lines wait for its disk. This page is not in it.", self._waiting)
+                log.error("cannot write the access log: %d lines wait for its disk. This page is not logged.", self._waiting)
                 return
             is_first = self._waiting == 0
             self._waiting += 1
@@ -55,7 +55,7 @@ class PageLog:
         try:
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(running)), self._wait)
         except asyncio.TimeoutError:
-            log.warning("the access log was not written for %g s: its disk does not answer. Pages are shown all the same.", self._wait)
+            log.warning("the access log was not written for %g s: its disk does not answer. Pages are still shown.", self._wait)
 
     def _done(self, _: object = None) -> None:
         with self._lock:

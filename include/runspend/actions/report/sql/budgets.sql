@@ -4,10 +4,7 @@
 with told as (
   select
     budget, budget_period, kind, threshold, decided_at, alert_id, spent < amount and kind = 'forecast' or spent >= amount and kind <> 'forecast' as is_subject,
-    case
-      when ends_with(threshold, ' %') then safe_cast(replace(threshold, ' %', '') as float64) * cast(amount as float64) / 100
-      else safe_cast(regexp_extract(threshold, r'^[0-9.]+') as float64)
-    end as level
+    safe_cast(regexp_extract(threshold, r'^[0-9.]+') as float64) * case when ends_with(threshold, '%') then cast(amount as float64) / 100 else 1 end as level
   from alerts
   where kind <> 'anomaly' and message_id is not null
 ),
