@@ -58,7 +58,7 @@ def test_a_run_a_resource_and_a_line_from_the_command_line(config: Path, runspen
     assert total(Decimal(p["costs"]["effective_cost"]) for p in parts) == Decimal(made["currencies"][0]["stated"]["effective_cost"]) == 100
     line = re.search(r"…(\w{6})", text)
     assert line is not None
-    assert "= the line  ✓" in runspend("explain", "--line", line[0], *here).stdout
+    assert "= the charge  ✓" in runspend("explain", "--line", line[0], *here).stdout
     assert "idle" in runspend("explain", "--resource", "i-0a1b2c3d4e5f60718", *here).stdout
     assert runspend("explain", "--period", "2026-11", first, *here).stdout.count("= run_costs_daily.effective_cost  ✓") == 1
 

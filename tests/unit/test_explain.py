@@ -57,8 +57,8 @@ def test_why_a_run_with_a_wild_clock_and_a_gap_is_less_certain(reader: Reader) -
     """In words, and the time it was stopped is in no hour of its charges."""
     found = explained(reader, w.STOPPED)
     text = run_as_text(found)
-    assert "by its own clock it ended at 2099-01-01 00:00 UTC" in text and "it counts until 1 Oct 12:00 UTC" in text
-    assert "it was silent from 1 Oct 02:15 UTC to 1 Oct 10:00 UTC: not charged" in text
+    assert "its clock was wrong: it ended at 2099-01-01 00:00 UTC" in text and "Its cost counts until 1 Oct 12:00 UTC" in text
+    assert "it logged nothing from 1 Oct 02:15 UTC to 1 Oct 10:00 UTC: this time is not charged" in text
     [cost] = found.currencies
     assert cost.summed.effective_cost == Decimal("4.25")
     assert {(p.run_end_rule, p.confidence) for p in cost.parts} == {("future", "medium")}
@@ -68,7 +68,7 @@ def test_why_a_run_with_a_wild_clock_and_a_gap_is_less_certain(reader: Reader) -
 
 def test_a_tag_of_another_time_is_said(reader: Reader) -> None:
     """The bill's tag is a claim: what it says of hours in which the run was not there is the run's, with a word beside it."""
-    assert "its tag stands on 1 charge of times in which it did not run" in run_as_text(explained(reader, w.TAGGED))
+    assert "1 charge with its tag is for times when it did not run" in run_as_text(explained(reader, w.TAGGED))
     assert "other_time" in line_as_text(explain_line(reader, "line-301"))
     assert "other_time" not in line_as_text(explain_line(reader, "line-300"))
 
@@ -84,7 +84,7 @@ def test_the_charges_add_up_to_run_costs_and_the_print_to_itself(reader: Reader,
     text = run_as_text(found, full=True)
     printed = re.search(r"([\d,.]+)   = run_costs.effective_cost  ✓", text)
     assert printed is not None
-    things = [Decimal(m[1]) for m in re.finditer(r", \d+ lines?\s+([\d.]+)\n", text)]
+    things = [Decimal(m[1]) for m in re.finditer(r", \d+ charges?\s+([\d.]+)\n", text)]
     assert total([*amounts(text), *things]) == Decimal(printed[1].replace(",", ""))
 
 
@@ -94,18 +94,18 @@ def test_the_shape_of_a_run(reader: Reader) -> None:
     lines = [line.rstrip() for line in text.splitlines()]
     assert lines[0] == f"RUN   {w.BIG}  vit-l16-224  FINISHED  https://mlflow.example.com/#/experiments/1/runs/{w.BIG}"
     assert "experiment exp · team vision (experiment.tag.team) · user ben · 1 Oct 2026 08:14:10 → 13:44:40 UTC, 5 h 30 min 30 s" in lines[1]
-    assert lines[2].strip() == "asked for 8 GPUs on 1 x p4d.24xlarge"
+    assert lines[2].strip() == "requested 8 GPUs on 1 x p4d.24xlarge"
     assert any(line.startswith("COST  effective 1") and "billed" in line and "list" in line for line in lines)
-    assert any("a commitment paid for these hours" in line for line in lines)
+    assert any("a commitment covers these hours" in line for line in lines)
     assert any(line.strip().startswith("cost status: provisional (aws 2026-10 v2, complete to 4 Oct 00:00 UTC)") for line in lines)
-    assert "MACHINES   rule resource_id · confidence high · the run and the bill name the same machine, at the same time · weighed by GPUs" in lines
+    assert "MACHINES   rule resource_id · confidence high · the run and the bill name the same machine, at the same time · weighted by GPUs" in lines
     assert re.search(r"1 Oct 08:00 +…000008 +24\.5760 +45:50 +0\.7639 +18\.77\d\d +idle 14:10", text)
-    assert re.search(r"11:00 +…00000b +24\.5760 +60:00 +0\.8889\* +21\.84\d\d +e77b01aa eval-vit 0\.1111 \(asked 1 GPU\)", text)
-    assert "* more was asked for, or claimed, than there was: scaled down" in text
-    assert "ATTACHED   rule attached · confidence high · hangs on its machines and follows their split" in lines
-    assert re.search(r"  vol-1 \(EBS\), 6 lines +3\.\d{4}", text)
-    assert "NOT CHARGED TO IT  idle on the same machines those days:" in text
-    assert "aws 2026-10 v2 changed its services on its days" in text
+    assert re.search(r"11:00 +…00000b +24\.5760 +60:00 +0\.8889\* +21\.84\d\d +e77b01aa eval-vit 0\.1111 \(requested 1 GPU\)", text)
+    assert "* runs requested or claimed more than the machine has: scaled down" in text
+    assert "ATTACHED   rule attached · confidence high · attached to its machines, split like them" in lines
+    assert re.search(r"  vol-1 \(EBS\), 6 charges +3\.\d{4}", text)
+    assert "NOT CHARGED TO THIS RUN  idle cost of the same machines on these days:" in text
+    assert "aws 2026-10 v2 changed charges of its services on its days" in text
     assert "  aws 2026-10 v2   1 Oct        +24.5760 USD  EC2" in run_as_text(explained(reader, w.BIG), history=True)
 
 
@@ -132,8 +132,8 @@ def test_a_long_run_is_told_by_day(reader: Reader) -> None:
     """72 hours are three rows that say so; --full has them all; both add up to the same."""
     found = explained(reader, w.LONG)
     short, full = run_as_text(found), run_as_text(found, full=True)
-    assert "grouped by day: --full prints all 72 charges" in short
-    assert re.search(r" 1 Oct 24 x +24 lines +8\.0000 +24:00:00 +1\.0000 +8\.0000", short)
+    assert "grouped by day; --full shows all 72 charges" in short
+    assert re.search(r" 1 Oct 24 x +24 charges +8\.0000 +24:00:00 +1\.0000 +8\.0000", short)
     assert len(amounts(full)) == 72 and len(amounts(short)) == 3
     assert total(amounts(full)) == total(amounts(short)) == Decimal("24.0000")
 
@@ -148,19 +148,19 @@ def test_one_period_of_a_run(reader: Reader) -> None:
 def test_a_run_without_an_end_says_where_it_ends(reader: Reader) -> None:
     """The rule that gave it an end stands under the cost."""
     text = run_as_text(explained(reader, w.LOST))
-    assert "MLflow has no end for it: it ends at its last metric" in text
+    assert "MLflow has no end time for it: it counts until its last metric" in text
     assert re.search(r"21:00 +line-421 +1\.0000 +30:00 +0\.5000 +0\.5000 +idle 30:00", text)
 
 
 @pytest.mark.parametrize(
     ("run_id", "reason", "words"),
     [
-        (w.ZERO_LENGTH, "zero_length", "it began and ended at the same instant"),
-        (w.NOWHERE, "no_machine", "Neither the run nor a parent says where it ran"),
-        (w.LATE, "no_bill_yet", "the newest is complete to 04 Oct 00:00 UTC"),
-        (w.ELSEWHERE, "not_on_bill", "No loaded bill has a line of gpu-m9"),
-        (w.EXCLUDED, "out_of_scope", "leaves the lines of db out"),
-        (w.PARENT, "children", "Its children cover all of its time, and leaves pay: the family costs 2 USD"),
+        (w.ZERO_LENGTH, "zero_length", "it started and ended at the same time"),
+        (w.NOWHERE, "no_machine", "Neither the run nor a parent run states a machine"),
+        (w.LATE, "no_bill_yet", "the newest bill is complete to 4 Oct 00:00 UTC"),
+        (w.ELSEWHERE, "not_on_bill", "No loaded bill has a charge for gpu-m9"),
+        (w.EXCLUDED, "out_of_scope", "excludes the charges of db"),
+        (w.PARENT, "children", "Its child runs cover all of its time and get its cost: together 2 USD"),
     ],
 )
 def test_no_cost_has_one_reason_and_one_thing_to_do(reader: Reader, run_id: str, reason: str, words: str) -> None:
@@ -181,7 +181,7 @@ def test_a_bill_that_is_down_is_the_reason(warehouse: ParquetWarehouse, tmp_path
     with other.reader() as reader:
         found = explained(reader, w.LATE).no_cost
     assert found is not None and found.reason == "source_down"
-    assert found.advice == "Mend it: part 3 of 5 is missing"
+    assert found.advice == "Fix it: part 3 of 5 is missing"
 
 
 def test_how_a_run_may_be_named(reader: Reader) -> None:
@@ -198,7 +198,7 @@ def test_names_that_are_unknown_short_or_several(reader: Reader) -> None:
     assert [c.key.run_id for c in unknown.value.candidates] == [w.BIG]
     with pytest.raises(UsageError, match="at least 6 characters"):
         explained(reader, "3f1c9")
-    with pytest.raises(AmbiguousName, match="2 have it") as several:
+    with pytest.raises(AmbiguousName, match="2 match") as several:
         explained(reader, w.TWICE[:8])
     assert sorted(c.key.tracking_server for c in several.value.candidates) == ["lab", "prod"]
     assert explained(reader, f"lab/default/{w.TWICE}").key.tracking_server == "lab"
@@ -214,9 +214,9 @@ def test_names_that_are_unknown_short_or_several(reader: Reader) -> None:
         ("vol-1", "cannot find run 'vol-1': it is a resource of a bill. Run: runspend explain --resource vol-1"),
         (" gpu-m1 ", None),
         ("m1", "cannot find run 'm1': it is a resource of a bill. Run: runspend explain --resource m1"),
-        ("line-600", "cannot find run 'line-600': it is a line of a bill. Run: runspend explain --line line-600"),
-        ("VOL", "too short to tell. .* Resources of bills with that in their name: vol-1. Explain one with: runspend explain --resource ID$"),
-        ("zzzzzzzz", r"`runspend sql .*` shows some\.$"),
+        ("line-600", "cannot find run 'line-600': it is a charge of a bill. Run: runspend explain --line line-600"),
+        ("VOL", "it is too short. .* Billed resources with a similar name: vol-1. Explain one with: runspend explain --resource ID$"),
+        ("zzzzzzzz", r"List some with: runspend sql .*limit 20.$"),
         ("3f1c9b7be2", "Did you mean:\n  prod/default/3f1c9a7b"),
     ],
 )
@@ -229,7 +229,7 @@ def test_a_name_of_a_resource_or_line_hints_at_its_option(reader: Reader, text: 
 
 def test_what_is_a_run_is_explained_although_it_has_the_name_of_a_resource(reader: Reader) -> None:
     assert explain_named(reader, w.BIG[:8], w.SETTINGS, now=w.NOW).key.run_id == w.BIG
-    with pytest.raises(AmbiguousName, match="2 have it"):
+    with pytest.raises(AmbiguousName, match="2 match"):
         explain_named(reader, w.TWICE[:8], w.SETTINGS, now=w.NOW)
 
 
@@ -240,13 +240,13 @@ def test_a_machine_by_hour(reader: Reader) -> None:
     assert [h.lines for h in found.hours] == [1] * 6
     text = resource_as_text(found)
     assert "RESOURCE  m1  p4d.24xlarge" in text
-    assert re.search(r" 1 Oct 08:00 +1 line +24\.5760   3f1c9a7b vit-l16-224 0\.7639 · idle 0\.2361", text)
-    assert "grouped by day: --full prints all 72 windows" in resource_as_text(explain_resource(reader, "m3"))
+    assert re.search(r" 1 Oct 08:00 +1 charge +24\.5760   3f1c9a7b vit-l16-224 0\.7639 · idle 0\.2361", text)
+    assert "grouped by day; --full shows all 72 hours" in resource_as_text(explain_resource(reader, "m3"))
     with pytest.raises(UnknownName, match="Did you mean: vol-1"):
         explain_resource(reader, "vol")
     with pytest.raises(UnknownName, match="it is billed in 2026-10"):
         explain_resource(reader, "m1", period="2026-01")
-    with pytest.raises(UnknownName, match="its lines are out of scope"):
+    with pytest.raises(UnknownName, match="its charges are out of scope"):
         explain_resource(reader, "db")
 
 
@@ -256,7 +256,7 @@ def test_a_line_and_where_it_went(reader: Reader) -> None:
     text = line_as_text(found)
     assert dict(found.facts)["EffectiveCost"] == "24.576" and dict(found.settled)["instance_type"] == "p4d.24xlarge"
     assert [(t.run.run_id if t.run else t.allocated_to, round(t.ratio, 4)) for t in found.targets] == [(w.BIG, 0.8889), (w.SMALL, 0.1111)]
-    assert "= the line  ✓" in text and "rule resource_id · confidence high · scaled down" in text
+    assert "= the charge  ✓" in text and "rule resource_id · confidence high · scaled down" in text
     assert explain_line(reader, "line-600").charge_id is None
     assert "out of scope" in line_as_text(explain_line(reader, "line-600"))
     pooled = explain_line(reader, "line-208")

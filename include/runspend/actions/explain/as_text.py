@@ -26,10 +26,10 @@ def run_as_text(e: RunExplanation, *, full: bool = False, history: bool = False)
     if e.no_cost is not None:
         lines += [f"COST  none{f' in {e.period}' if e.period else ''}: {e.no_cost.why}", f"{PAD}{e.no_cost.advice}", ""]
     if e.changes and history:
-        lines += ["HISTORY  what later versions of the bill changed for its services on its days (all of the bill, not this run's part)", *_history_lines(e), ""]
+        lines += ["HISTORY  changes by later bill versions to the run's services on its days (whole bill, not only this run)", *_history_lines(e), ""]
     elif e.changes:
         versions = sorted({(c.source, f"{c.billing_period:%Y-%m}", c.version_number) for c in e.changes})
-        lines += [f"HISTORY  {', '.join(f'{s} {p} v{v}' for s, p, v in versions[-4:])} changed its services on its days          --history for what changed", ""]
+        lines += [f"HISTORY  {', '.join(f'{s} {p} v{v}' for s, p, v in versions[-4:])} changed charges of its services on its days          --history shows them", ""]
     return "\n".join(lines[:-1]) + "\n"
 
 
@@ -49,11 +49,11 @@ def _currency_lines(view: CurrencyView) -> Iterable[str]:
     yield f"{' ' * margin}{view.total:>{width}}   {view.check}"
     if view.idle:
         yield ""
-        yield f"NOT CHARGED TO IT  {view.idle}"
+        yield f"NOT CHARGED TO THIS RUN  {view.idle}"
 
 
 def _columns(block: BlockView) -> list[list[str]]:
-    head = ["hour (UTC)", "bill line", "the line", "ran", "share"]
+    head = ["hour (UTC)", "charge", "cost", "run time", "share"]
     return [head, *([r.when, r.line, r.line_cost, r.ran, r.share] for r in block.rows)]
 
 
@@ -91,7 +91,7 @@ def _history_lines(e: RunExplanation) -> Iterable[str]:
         amount = c.costs.effective_cost
         yield f"  {c.source} {c.billing_period:%Y-%m} v{c.version_number}  {c.charge_date.day:>2} {c.charge_date:%b}  {change(amount, places_of(amount)):>14} {c.currency}  {clean(c.service_name)}"
     if len(e.changes) > MOST_CHANGES:
-        yield f"  … and {len(e.changes) - MOST_CHANGES} more: --json has all"
+        yield f"  … and {len(e.changes) - MOST_CHANGES} more: --json shows all"
 
 
 def resource_as_text(e: ResourceExplanation, *, full: bool = False) -> str:
@@ -99,18 +99,18 @@ def resource_as_text(e: ResourceExplanation, *, full: bool = False) -> str:
     places = places_of(e.effective_cost)
     lines = [
         f"RESOURCE  {clean(e.resource_id)}{f'  {clean(e.instance_type)}' if e.instance_type else ''}",
-        f"{PAD}{e.period} · effective {money(e.effective_cost, places)} {e.currency} in {len(e.hours):,} billed windows" + (f" · also billed in {', '.join(e.other_periods)} (--period)" if e.other_periods else ""),
+        f"{PAD}{e.period} · effective {money(e.effective_cost, places)} {e.currency} in {len(e.hours):,} billed hours" + (f" · also billed in {', '.join(e.other_periods)} (--period)" if e.other_periods else ""),
         "",
-        "WHO",
+        "USED BY",
     ]
     amounts = round_parts([u.share.effective_cost for u in e.users], places)
     for user, amount in zip(e.users[:MOST_USERS], amounts, strict=False):
-        share = f"{user.share.effective_cost / e.effective_cost * 100:.1f} %" if e.effective_cost > 0 else ""
-        lines.append(f"  {run_text(user.share):<40.40}  {money(amount, places):>14}  {share:>7}  in {user.windows:,} windows")
+        share = f"{user.share.effective_cost / e.effective_cost * 100:.1f}%" if e.effective_cost > 0 else ""
+        lines.append(f"  {run_text(user.share):<40.40}  {money(amount, places):>14}  {share:>7}  in {user.windows:,} hours")
     if len(e.users) > MOST_USERS:
-        lines.append(f"  {f'{len(e.users) - MOST_USERS:,} more: --json has all':<40}  {money(add(amounts[MOST_USERS:]), places):>14}")
+        lines.append(f"  {f'{len(e.users) - MOST_USERS:,} more: --json shows all':<40}  {money(add(amounts[MOST_USERS:]), places):>14}")
     rows, note = hour_rows(e, full=full)
-    lines += ["", "HOURS  hour (UTC), the lines' cost, whose it was"]
+    lines += ["", "BY HOUR  hour (UTC), charges, cost, used by"]
     width = max((len(r.cost) for r in rows), default=0)
     left = max((len(r.when) for r in rows), default=0)
     lines += [f"  {r.when:<{left}}  {r.lines:>10}  {r.cost:>{width}}   {r.shared}".rstrip() for r in rows]
@@ -122,33 +122,33 @@ def resource_as_text(e: ResourceExplanation, *, full: bool = False) -> str:
 def line_as_text(e: LineExplanation) -> str:
     """Return a bill line: its delivered values, the values determined at loading, and the target of each part."""
     places = places_of(e.summed.effective_cost)
-    lines = [f"LINE  {clean(e.line_id)}", f"{PAD}bill {e.source} · {e.period}", "", "DELIVERED"]
+    lines = [f"CHARGE  {clean(e.line_id)}", f"{PAD}bill {e.source} · {e.period}", "", "AS DELIVERED"]
     lines += _facts(e.facts)
     if e.settled:
-        lines += ["", "SETTLED WHEN IT WAS LOADED", *_facts(e.settled)]
+        lines += ["", "DERIVED AT LOADING", *_facts(e.settled)]
     lines.append("")
     if e.charge_id is None:
-        lines.append("WENT TO  out of scope: it is in the sums of its day, account, service and category. `scope:` in runspend.yaml says what is the ML platform's.")
+        lines.append("ALLOCATED TO  out of scope: it counts in the totals of its day, account, service and category. `scope:` in runspend.yaml defines the ML platform.")
         return "\n".join(lines) + "\n"
     if e.lines_in_charge > 1:
-        lines.append(f"POOLED  with {e.lines_in_charge - 1:,} other lines into charge {clean(e.charge_id)}; the parts below are the charge's")
+        lines.append(f"COMBINED  with {e.lines_in_charge - 1:,} other bill lines as {clean(e.charge_id)}; the parts below are those of all of them")
     shown = e.targets[:MOST_CHANGES]
-    lines.append(f"WENT TO  effective cost, {e.currency}")
+    lines.append(f"ALLOCATED TO  effective cost, {e.currency}")
     amounts = round_parts([t.costs.effective_cost for t in e.targets], places)
     for t, amount in zip(shown, amounts, strict=False):
         who = f"run {t.run.run_id}" + (f" {clean(t.run_name)}" if t.run_name else "") if t.run else t.allocated_to.replace("_", " ") + (f" {clean(t.owner_id)}" if t.owner_id else "")
         words = [f"rule {t.match_method}", *([f"confidence {t.confidence}"] if t.confidence else []), *([t.reason] if t.reason else []), *(["scaled down"] if t.is_scaled else [])]
         lines.append(f"  {who:<56.56}  {t.ratio:.6f}  {money(amount, places):>14}   {' · '.join(words)}")
     if len(e.targets) > len(shown):
-        lines.append(f"  … and {len(e.targets) - len(shown):,} more: --json has all")
-    lines.append(f"  {'together':<56}  {'':8}  {money(e.summed.effective_cost, places):>14}   {_line_check(e)}")
+        lines.append(f"  … and {len(e.targets) - len(shown):,} more: --json shows all")
+    lines.append(f"  {'total':<56}  {'':8}  {money(e.summed.effective_cost, places):>14}   {_line_check(e)}")
     return "\n".join(lines) + "\n"
 
 
 def _line_check(e: LineExplanation) -> str:
     if e.line_costs is None or e.lines_in_charge > 1:
         return ""
-    return "= the line  ✓" if e.line_costs == e.summed else "≠ the line. Run: runspend check"
+    return "= the charge  ✓" if e.line_costs == e.summed else "≠ the charge. Run: runspend check"
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> list[str]:

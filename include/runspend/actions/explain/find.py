@@ -45,7 +45,7 @@ def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
     wanted, servers = run_id_in(text, settings)
     server, workspace, run_id = _split(wanted)
     if len(run_id) < SHORTEST:
-        raise UsageError(f"cannot find run {clean(text)!r}: it is too short to tell. Give at least {SHORTEST} characters of its id, or its address in MLflow.")
+        raise UsageError(f"cannot find run {clean(text)!r}: it is too short. Give at least {SHORTEST} characters of its id, or its address in MLflow.")
     rows = ask(reader, "find_runs", first_id=run_id, after_id=run_id + LAST)
     rows = [r for r in rows if server in (None, r["tracking_server"]) and workspace in (None, r["workspace"])]
     rows = [r for r in rows if r["tracking_server"] in servers] or rows
@@ -53,13 +53,13 @@ def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
     found = [_candidate(r) for r in rows]
     if len(found) > 1:
         raise AmbiguousName(
-            f"cannot tell which run {clean(text)!r} is: {'more than ' if len(found) >= 200 else ''}{len(found)} have it. Give more of the id, or server/workspace/id:\n{listed(found)}",
+            f"cannot tell which run {clean(text)!r} is: {'more than ' if len(found) >= 200 else ''}{len(found)} match. Give more of the id, or server/workspace/id:\n{listed(found)}",
             found,
         )
     if not found:
         near = near_runs(reader, run_id)
-        hint = f" Did you mean:\n{listed(near)}" if near else " `runspend sql \"select run_id, run_name from runs limit 20\"` shows some."
-        raise UnknownName(f"cannot find run {clean(text)!r}: no tracking server had it at the last night.{hint}", near)
+        hint = f" Did you mean:\n{listed(near)}" if near else " List some with: runspend sql \"select run_id, run_name from runs limit 20\""
+        raise UnknownName(f"cannot find run {clean(text)!r}: no tracking server had it in the last pipeline run.{hint}", near)
     return found[0]
 
 

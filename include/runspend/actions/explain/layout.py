@@ -31,22 +31,22 @@ MOST_SHARED = 3  # maximum number of runs named next to an hour
 HOUR = timedelta(hours=1)
 # Reasons why the rest of the bill does not confirm a tag -> words.
 STRANGE = {
-    "other_time": "of times in which it did not run",
-    "other_account": "of an account its machines are not in",
-    "other_region": "of a region its machines are not in",
-    "ambiguous_name": "by a name that several have",
+    "other_time": "for times when it did not run",
+    "other_account": "in an account without its machines",
+    "other_region": "in a region without its machines",
+    "ambiguous_name": "by a name that is not unique",
 }
 TITLES = {
-    "run_tag": ("TAGGED", "the bill carries the run's id"),
+    "run_tag": ("TAGGED", "the bill has the run's id"),
     "job_id": ("JOB", "the bill names the run's job"),
     "resource_id": ("MACHINES", "the run and the bill name the same machine, at the same time"),
-    "attached": ("ATTACHED", "hangs on its machines and follows their split"),
-    "artifact_bytes": ("ARTIFACTS", "bytes x time in the store"),
-    "pool_time": ("POOL", "the pool's cost by the time of the runs in it"),
-    "instance_type_time": ("INSTANCE TYPE", "machines of the type it asked for, in its hours"),
+    "attached": ("ATTACHED", "attached to its machines, split like them"),
+    "artifact_bytes": ("ARTIFACTS", "bytes x time in the artifact store"),
+    "pool_time": ("POOL", "the pool's cost, split by the time of its runs"),
+    "instance_type_time": ("INSTANCE TYPE", "machines of the type it requested, in its hours"),
     "llm_identity": ("LLM CALLER", "calls of the IAM principal it states, by time or token cost"),
     "llm_cost": ("LLM", "in proportion to the token cost on its traces"),
-    "sharing": ("SHARED OUT", "its part of the pots that `sharing` spreads over runs"),
+    "sharing": ("SHARED COST", "its part of the shared and idle cost that `sharing` distributes"),
 }
 SUMMED_UP = ("attached", "artifact_bytes", "sharing")  # rules whose charges are summed by resource, not shown by hour
 UNIT_NAMES = {"gpu": "GPUs", "cpu": "cores", "memory": "memory"}
@@ -114,16 +114,16 @@ def header_lines(e: RunExplanation) -> list[str]:
     names += [f"user {clean(e.user_name)}"] if e.user_name else []
     lines = [" · ".join([*names, span_text(e.start_time, e.end_time)])]
     if e.future_end_time:
-        until = instant(e.end_time) if e.end_time else "its last sign of life"
-        lines.append(f"by its own clock it ended at {e.future_end_time:%Y-%m-%d %H:%M} UTC, which was in the future when the run was read: it counts until {until}")
+        until = instant(e.end_time) if e.end_time else "its last logged activity"
+        lines.append(f"its clock was wrong: it ended at {e.future_end_time:%Y-%m-%d %H:%M} UTC, in the future when Runspend read it. Its cost counts until {until}")
     for first, after in e.gaps:
-        lines.append(f"it was silent from {instant(first)} to {instant(after)}: not charged")
+        lines.append(f"it logged nothing from {instant(first)} to {instant(after)}: this time is not charged")
     if e.asked_for:
-        lines.append(f"asked for {clean(e.asked_for)}")
+        lines.append(f"requested {clean(e.asked_for)}")
     if e.parent_run_id:
         lines.append(f"child of run {clean(e.parent_run_id)}")
     if e.period:
-        lines.append(f"only what was billed for {e.period}")
+        lines.append(f"only costs billed for {e.period}")
     return lines
 
 
@@ -186,7 +186,7 @@ def _currency_view(e: RunExplanation, c: CurrencyCost, full: bool) -> CurrencyVi
         total=money(c.summed.effective_cost, places),
         check=check,
         is_right=is_right,
-        idle=f"idle on the same machines those days: {money(c.idle_beside, places)} {c.currency} in {c.idle_hours:,} of their billed windows" if c.idle_hours else "",
+        idle=f"idle cost of the same machines on these days: {money(c.idle_beside, places)} {c.currency} in {c.idle_hours:,} of their billed hours" if c.idle_hours else "",
     )
 
 
@@ -203,7 +203,7 @@ def _groups(block: Block, full: bool) -> list[list[Part]]:
 
 def _check(c: CurrencyCost, places: int, table: str) -> tuple[str, bool]:
     if c.difference is None or c.stated is None:
-        return f"{table} has no row for it yet: run `runspend allocate`", False
+        return f"{table} has no row for it yet. Run: runspend allocate", False
     if c.difference == 0:
         return f"= {table}.effective_cost  ✓", True
     digits = max(places, places_of(c.difference))
@@ -213,17 +213,17 @@ def _check(c: CurrencyCost, places: int, table: str) -> tuple[str, bool]:
 def _notes(c: CurrencyCost, places: int) -> Iterable[str]:
     paid = [p for p in c.parts if p.pricing_category == "Committed"]
     if paid and c.summed.billed_cost * 2 < c.summed.effective_cost:
-        yield "billed is small because a commitment paid for these hours; its fee is 'shared'. Effective spreads that fee over the hours it covered."
+        yield "billed cost is small because a commitment covers these hours. Its fee is shared cost; effective cost spreads the fee over the covered hours."
     if c.overhead_cost:
-        yield f"of it {money(c.overhead_cost, places)} overhead: start-up, gaps and shut-down of its job"
+        yield f"including {money(c.overhead_cost, places)} overhead: start-up, gaps and shutdown of its job"
     if c.unused_cost:
-        yield f"of it {money(c.unused_cost, places)} unused: units of machines rented for it that it did not ask for"
+        yield f"including {money(c.unused_cost, places)} unused: parts of its machines that it did not request"
     if c.cost_with_children is not None and c.stated is not None and c.cost_with_children != c.stated.effective_cost:
-        yield f"with its children {money(c.cost_with_children, places)}"
+        yield f"including its child runs: {money(c.cost_with_children, places)}"
     if any(p.run_end_rule in ("alive", "last_sign", "silent") for p in c.parts):
-        rules = {"alive": "it runs still", "last_sign": "it ends at its last metric", "silent": "it ends 24 h after its start"}
+        rules = {"alive": "it is still running", "last_sign": "it counts until its last metric", "silent": "it counts for 24 h"}
         found = sorted({p.run_end_rule for p in c.parts if p.run_end_rule in rules})
-        yield f"MLflow has no end for it: {', '.join(rules[r] for r in found)}"
+        yield f"MLflow has no end time for it: {', '.join(rules[r] for r in found)}"
 
 
 def _missing_hours(e: RunExplanation, c: CurrencyCost) -> Iterable[str]:
@@ -231,7 +231,7 @@ def _missing_hours(e: RunExplanation, c: CurrencyCost) -> Iterable[str]:
     sources = {p.source for p in c.parts}
     reached = max((b.covered_until for b in e.bills if b.source in sources and b.covered_until), default=None)
     if reached is not None and e.end_time is not None and e.end_time > reached:
-        yield f"its hours after {instant(reached)} are not billed yet, and not in the figure"
+        yield f"its hours after {instant(reached)} are not billed yet and not included"
 
 
 def _block_view(block: Block, groups: Sequence[tuple[list[Part], Decimal]], places: int, e: RunExplanation) -> BlockView:
@@ -244,14 +244,14 @@ def _block_view(block: Block, groups: Sequence[tuple[list[Part], Decimal]], plac
     if block.match_method in SUMMED_UP:
         return BlockView(title, rule, (), tuple(_thing(found, amount, places) for found, amount in groups), total, "")
     kinds = sorted({UNIT_NAMES[p.weight_kind] for p in block.parts if p.weight_kind in UNIT_NAMES and (p.other_runs or p.ratio < 1)})
-    notes = ["* more was asked for, or claimed, than there was: scaled down"] if any(p.is_scaled for p in block.parts) else []
+    notes = ["* runs requested or claimed more than the machine has: scaled down"] if any(p.is_scaled for p in block.parts) else []
     for reason, what in STRANGE.items():
         if strange := sum(p.reason == reason for p in block.parts):
-            notes.append(f"its tag stands on {strange:,} charge{'s' if strange != 1 else ''} {what}")
+            notes.append(f"{strange:,} charge{'s' if strange != 1 else ''} with its tag {'are' if strange != 1 else 'is'} {what}")
     if block.match_method == "instance_type_time":
         notes += [one.words for one in e.claimed_hours]
     if len(groups) < len(block.parts):
-        notes.insert(0, f"grouped by day: --full prints all {len(block.parts):,} charges")
+        notes.insert(0, f"grouped by day; --full shows all {len(block.parts):,} charges")
     rows, previous, day = [], "", ""
     for found, amount in groups:
         machine, today = _place(found[0]), f"{found[0].starts_at.day} {found[0].starts_at:%b}"
@@ -259,7 +259,7 @@ def _block_view(block: Block, groups: Sequence[tuple[list[Part], Decimal]], plac
         made = _row(found[0], amount, places) if len(groups) == len(block.parts) else _day_row(found, amount, places)
         rows.append(replace(made, machine=machine if is_new else "", when=f"{today if is_new or today != day else '':>6} {made.when}"))
         previous, day = machine, today
-    return BlockView(title, rule + (f" · weighed by {', '.join(kinds)}" if kinds else ""), tuple(rows), (), total, "; ".join(notes))
+    return BlockView(title, rule + (f" · weighted by {', '.join(kinds)}" if kinds else ""), tuple(rows), (), total, "; ".join(notes))
 
 
 def _place(part: Part) -> str:
@@ -299,12 +299,12 @@ def _shared(part: Part) -> str:
     if part.billed_seconds is not None and abs(part.billed_seconds - (part.ends_at - part.starts_at).total_seconds()) >= 1:
         words.append(f"billed {clock(part.billed_seconds)}")
     runs = [s for s in part.shared if s.run is not None]
-    words += [f"{run_text(s)} {s.ratio:.4f}" + (f" (asked {s.asked})" if s.asked else "") for s in runs[:MOST_SHARED]]
+    words += [f"{run_text(s)} {s.ratio:.4f}" + (f" (requested {s.asked})" if s.asked else "") for s in runs[:MOST_SHARED]]
     words += [f"{len(runs) - MOST_SHARED} more runs"] if len(runs) > MOST_SHARED else []
     words += [f"{run_text(s)} {clock(s.ratio * window)}" for s in part.shared if s.run is None]
     if not part.shared and part.is_pooled:
         words += [f"{part.other_runs:,} other run{'s' if part.other_runs != 1 else ''}"] if part.other_runs else []
-        words += [f"nobody's {percent(100 * part.nobodys / part.charge_cost)}"] if part.nobodys and part.charge_cost else []
+        words += [f"not used by runs {percent(100 * part.nobodys / part.charge_cost)}"] if part.nobodys and part.charge_cost else []
     return " · ".join(words)
 
 
@@ -314,7 +314,7 @@ def _day_row(found: Sequence[Part], amount: Decimal, places: int) -> Row:
     others = {s.run for p in found for s in p.shared if s.run is not None}
     unused = add([p.nobodys for p in found])
     words = [f"{len(others):,} other run{'s' if len(others) != 1 else ''}"] if others else []
-    words += [f"nobody's {money(unused, places)}"] if unused else []
+    words += [f"not used by runs {money(unused, places)}"] if unused else []
     return Row(
         machine="",
         when=f"{len({p.starts_at for p in found})} x",
@@ -332,7 +332,7 @@ def _thing(found: Sequence[Part], amount: Decimal, places: int) -> Thing:
 
 
 def _lines_text(count: int) -> str:
-    return f"{count:,} line{'s' if count != 1 else ''}"
+    return f"{count:,} charge{'s' if count != 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -354,7 +354,7 @@ def hour_rows(e: ResourceExplanation, *, full: bool = False) -> tuple[list[HourR
     days: dict[str, list[tuple[MachineHour, Decimal]]] = {}
     for hour, amount in pairs:
         days.setdefault(f"{hour.starts_at.day:>2} {hour.starts_at:%b}", []).append((hour, amount))
-    return [_hour_row(f"{day} {len(found)} x", found, e) for day, found in days.items()], f"grouped by day: --full prints all {len(pairs):,} windows"
+    return [_hour_row(f"{day} {len(found)} x", found, e) for day, found in days.items()], f"grouped by day; --full shows all {len(pairs):,} hours"
 
 
 def _hour_row(when: str, found: Sequence[tuple[MachineHour, Decimal]], e: ResourceExplanation) -> HourRow:

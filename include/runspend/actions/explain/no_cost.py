@@ -27,10 +27,10 @@ def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now:
     run = rows[0]
     start, end = run["start_time"], run["end_time"]
     if start is None:
-        return NoCost("no_start", "MLflow has no start time for it, so nothing can be split by time.", f"Log it with a start, or tag the bill with its id ({IDENTIFY}).")
+        return NoCost("no_start", "MLflow has no start time for it, so Runspend cannot split charges by time.", f"Log the run with a start time, or tag its resources with its id ({IDENTIFY}).")
     if end is not None and end <= start:
-        words = "it began and ended at the same instant" if end == start else f"it ended {_span(start - end)} before it began: two clocks differ"
-        return NoCost("zero_length", f"Nothing is split to it by time: {words}.", f"Tag the machine's bill with the run's id if it cost something ({IDENTIFY}).")
+        words = "it started and ended at the same time" if end == start else f"it ended {_span(start - end)} before it started, because two clocks differ"
+        return NoCost("zero_length", f"It gets no cost by time: {words}.", f"If it did cost something, tag its machine with the run's id ({IDENTIFY}).")
     keys = sorted({r["resource_key"] for r in resources if r["resource_key"]})
     if not keys and not run["job_key"] and not run["pool_key"]:
         if run["instance_type"] and (of_bills := _of_bills(reader, settings, start)):
@@ -38,10 +38,10 @@ def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now:
         stated = [str(run[c]).replace("_", " ") for c in ("purchase_option", "availability_zone", "region_id", "sub_account_id") if run[c]]
         place = f" ({clean(', '.join(stated))})" if stated else ""
         agree = " that agrees" if stated else " of that type"
-        kind = f"; all that is known is its instance type {clean(run['instance_type'])}{place}, and no line{agree} was free for it" if run["instance_type"] else ""
+        kind = f". Only its instance type {clean(run['instance_type'])}{place} is known, and no unused charge{agree} is left" if run["instance_type"] else ""
         return NoCost(
             "no_machine",
-            f"Neither the run nor a parent says where it ran, and no pool names it{kind}.",
+            f"Neither the run nor a parent run states a machine, and no pool contains it{kind}.",
             f"Set MLFLOW_RUN_CONTEXT on the machine, or name its machines in `pools:` ({IDENTIFY}).",
         )
     return _of_bills(reader, settings, start) or _of_lines(reader, run, keys, start, end or now)
@@ -50,7 +50,7 @@ def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now:
 def _of_bills(reader: Reader, settings: Settings, start: datetime) -> NoCost | None:
     """Return a reason that concerns the bills: none configured, not that far yet, or not read."""
     if not settings.billing and not ask(reader, "bills"):
-        return NoCost("no_bill", "No bill is configured.", "Name one under `billing:` in runspend.yaml.")
+        return NoCost("no_bill", "No bill is configured.", "Add one under `billing:` in runspend.yaml.")
     reached: dict[str, datetime | None] = {}
     for bill in ask(reader, "bills"):
         known = [t for t in (reached.get(bill["source"]), bill["covered_until"]) if t is not None]
@@ -65,14 +65,14 @@ def _of_bills(reader: Reader, settings: Settings, start: datetime) -> NoCost | N
         error = troubles[down[0]]
         return NoCost(
             "source_down",
-            f"The bill {down[0]} is {error['state']} and {_reach(reached.get(down[0]))}; the run began {start:%d %b %H:%M} UTC.",
-            f"Mend it: {clean(error['last_error'])}" if error["last_error"] else "Ask its provider, or look at `runspend doctor`.",
+            f"The bill {down[0]} is {error['state']} and {_reach(reached.get(down[0]))}; the run started {start.day} {start:%b %H:%M} UTC.",
+            f"Fix it: {clean(error['last_error'])}" if error["last_error"] else "Ask its provider, or run: runspend doctor",
         )
     newest = max((t for t in reached.values() if t is not None), default=None)
     return NoCost(
         "no_bill_yet",
-        f"No bill has its hours yet: the newest {_reach(newest)}; the run began {start:%d %b %H:%M} UTC.",
-        "Wait for the next night; `runspend status` says how late each bill usually is.",
+        f"Its hours are not billed yet: the newest bill {_reach(newest)}; the run started {start.day} {start:%b %H:%M} UTC.",
+        "Wait for the next pipeline run. `runspend status` shows the typical lag of each bill.",
     )
 
 
@@ -80,7 +80,7 @@ def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, en
     """Return a reason that concerns the bill's lines for the run's machines."""
     if run["cost_with_children"]:
         family = f"{plain(run['cost_with_children'])} {run['billing_currency']}"
-        return NoCost("children", f"Its children cover all of its time, and leaves pay: the family costs {family}.", "Explain its children.")
+        return NoCost("children", f"Its child runs cover all of its time and get its cost: together {family}.", "Explain its child runs.")
     if not run["is_summarized"]:
         return _of_month(reader, start)
     seen = {r["resource_key"]: r for r in ask(reader, "machine_on_bill", keys=list(keys), starts_at=start, ends_at=end)} if keys else {}
@@ -88,22 +88,22 @@ def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, en
     if keys and not seen:
         return NoCost(
             "not_on_bill",
-            f"No loaded bill has a line of {_some(keys)}{_near(reader, keys[0])}.",
-            f"Write what the bill's ResourceId column says ({IDENTIFY}); if `scope:` leaves its account out, widen it.",
+            f"No loaded bill has a charge for {_some(keys)}{_near(reader, keys[0])}.",
+            f"State the machine as the bill's ResourceId column does ({IDENTIFY}). If `scope:` excludes its account, extend it.",
         )
     if keys and not then:
         row = next(iter(seen.values()))
         return NoCost(
             "not_on_bill",
-            f"The bill has {clean(row['resource_key'])} from {row['first_at']:%d %b %H:%M} to {row['last_at']:%d %b %H:%M} UTC, and not while the run ran.",
-            "Compare the clocks, and whether the machine's name was used again.",
+            f"The bill has {clean(row['resource_key'])} from {row['first_at']:%d %b %H:%M} to {row['last_at']:%d %b %H:%M} UTC, but not during the run.",
+            "Check the clocks, and whether the machine's name was reused.",
         )
     if then and all(r["excluded_then"] == r["lines_then"] for r in then):
-        return NoCost("out_of_scope", f"`scope:` leaves the lines of {_some([r['resource_key'] for r in then])} out.", "Add its account or tag to `scope.include`, then run: runspend load")
+        return NoCost("out_of_scope", f"`scope:` excludes the charges of {_some([r['resource_key'] for r in then])}.", "Add its account or tag to `scope.include`, then run: runspend load")
     if not keys:
         what = f"pool {run['pool_key']}" if run["pool_key"] else f"job {run['job_id']}"
-        return NoCost("not_on_bill", f"No line of the bill belongs to its {clean(what)} in its hours.", "Look at `lines:` of the pool, or at what the bill says (runspend sql).")
-    return NoCost("unknown", "The bill has its machine in its hours, and yet no charge was split to it.", "Run: runspend explain --resource " + clean(then[0]["resource_id"]))
+        return NoCost("not_on_bill", f"The bill has no charge for its {clean(what)} in its hours.", "Check `lines:` of the pool, or the bill itself (runspend sql).")
+    return NoCost("unknown", "The bill has its machine in its hours, but no charge was allocated to the run.", "Run: runspend explain --resource " + clean(then[0]["resource_id"]))
 
 
 def _of_month(reader: Reader, start: datetime) -> NoCost:
@@ -114,12 +114,12 @@ def _of_month(reader: Reader, start: datetime) -> NoCost:
     month = f"{start:%Y-%m}"
     states = reader.query("select state from period_states where billing_period = @period and state = 'closed'", {"period": start.date().replace(day=1)})
     if states.num_rows:
-        return NoCost("not_allocated", f"{month} was closed before the run was read, and stays as it is.", f"Run: runspend allocate --period {month}")
-    return NoCost("not_allocated", "The cost tables have not been built since the run was read.", "Run: runspend allocate")
+        return NoCost("not_allocated", f"{month} was closed before Runspend read the run, so it does not change.", f"Run: runspend allocate --period {month}")
+    return NoCost("not_allocated", "The cost tables are older than the run.", "Run: runspend allocate")
 
 
 def _reach(until: datetime | None) -> str:
-    return f"is complete to {until:%d %b %H:%M} UTC" if until is not None else "was never read well"
+    return f"is complete to {until.day} {until:%b %H:%M} UTC" if until is not None else "was never read successfully"
 
 
 def _span(length: timedelta) -> str:

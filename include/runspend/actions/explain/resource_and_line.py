@@ -39,14 +39,14 @@ def explain_named(reader: Reader, text: str, settings: Settings, *, now: datetim
         raise
     except UsageError as error:
         wanted, shown = text.strip(), clean(text.strip())
-        for kind, option, is_one in (("resource", "--resource", _is_resource), ("line", "--line", _is_line)):
+        for kind, option, is_one in (("resource", "--resource", _is_resource), ("charge", "--line", _is_line)):
             if is_one(reader, wanted):
                 raise UnknownName(f"cannot find run {shown!r}: it is a {kind} of a bill. Run: runspend explain {option} {shlex.quote(shown)}") from error
         near = ask(reader, "near_resources", part=wanted.lower()) if len(wanted) > 2 and not getattr(error, "candidates", ()) else []
         if not near:
             raise
         names = ", ".join(clean(r["resource_key"]) for r in near)
-        raise UnknownName(f"{error} Resources of bills with that in their name: {names}. Explain one with: runspend explain --resource ID") from error
+        raise UnknownName(f"{error} Billed resources with a similar name: {names}. Explain one with: runspend explain --resource ID") from error
 
 
 def _is_resource(reader: Reader, text: str) -> bool:
@@ -67,7 +67,7 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
     if not rows:
         near = ask(reader, "near_resources", part=wanted.lower()) if len(wanted) > 2 else []
         hint = f" Did you mean: {', '.join(clean(r['resource_key']) for r in near)}?" if near else ""
-        raise UnknownName(f"cannot find resource {clean(wanted)!r}: no loaded bill has a line of it.{hint}")
+        raise UnknownName(f"cannot find resource {clean(wanted)!r}: no loaded bill has a charge for it.{hint}")
     rows = [r for r in rows if wanted in (r["resource_key"], r["resource_id"])] or rows
     keys = sorted({r["resource_key"] for r in rows})
     if len(keys) > 1:
@@ -81,10 +81,10 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
     found = ask(reader, "machines", resources=resources, first_date=min(r["first_date"] for r in mine), last_date=max(r["last_date"] for r in mine))
     found = [r for r in found if f"{r['billing_period']:%Y-%m}" == chosen]
     if not found:
-        raise UnknownName(f"cannot explain resource {clean(wanted)!r} in {chosen}: its lines are out of scope, or the month is not allocated. Look at `scope:`, or run: runspend allocate")
+        raise UnknownName(f"cannot explain resource {clean(wanted)!r} in {chosen}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate")
     currencies = sorted({r["billing_currency"] for r in found})
     if len(currencies) > 1:
-        raise UsageError(f"cannot explain resource {clean(wanted)!r}: it is billed in {' and '.join(currencies)}. Ask with: runspend sql")
+        raise UsageError(f"cannot explain resource {clean(wanted)!r}: it is billed in {' and '.join(currencies)}. Use: runspend sql")
     names = Names(reader, {key for key in map(run_key_of, found) if key is not None})
     hours = _hours(found, names)
     return ResourceExplanation(
@@ -138,15 +138,15 @@ def explain_line(reader: Reader, text: str, *, period: str | None = None) -> Lin
     """Explain a bill line, or a charge of several lines. `text` is its whole id, or at least six characters of its beginning or end."""
     wanted = text.strip().removeprefix("…")
     if len(wanted) < SHORTEST_LINE:
-        raise UsageError(f"cannot find line {clean(wanted)!r}: it is too short to tell. Give at least {SHORTEST_LINE} characters.")
+        raise UsageError(f"cannot find line {clean(wanted)!r}: it is too short. Give at least {SHORTEST_LINE} characters.")
     first, last = (date.fromisoformat(f"{period}-01"),) * 2 if period else (EARLIEST, LATEST)
     rows = ask(reader, "find_lines", id=wanted, first_period=first, last_period=last)
     rows = [r for r in rows if r["line_id"] == wanted] or rows
     if not rows:
-        raise UnknownName(f"cannot find line {clean(wanted)!r}: no loaded bill has one whose id begins or ends so. `runspend explain RUN` shows the lines of a run.")
+        raise UnknownName(f"cannot find line {clean(wanted)!r}: no loaded bill has a charge whose id starts or ends like this. `runspend explain RUN` shows the charges of a run.")
     if len(rows) > 1:
         listed = "\n".join(f"  {clean(r['line_id'])}  {r['source']} {r['billing_period']:%Y-%m}" for r in rows)
-        raise AmbiguousName(f"cannot tell which line {clean(wanted)!r} is: {len(rows)} or more have it. Give more of the id:\n{listed}")
+        raise AmbiguousName(f"cannot tell which line {clean(wanted)!r} is: {len(rows)} or more match. Give more of the id:\n{listed}")
     key = {"source": rows[0]["source"], "period": rows[0]["billing_period"]}
     line_id = rows[0]["line_id"]
     delivered = ask(reader, "line", line=line_id, **key)
