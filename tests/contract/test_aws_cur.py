@@ -144,7 +144,7 @@ def test_usage_without_its_effective_cost_is_reported(tmp_path: Path) -> None:
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", [covered("1.006", ""), discounted(""), line("Usage", "1")]), format="aws-cur")
     outcome = only(bill.load())
     assert bill.total(column="effective_cost") == Decimal(1)
-    assert unread_notes("bill", "2026-10", outcome.extra) == ["bill 2026-10: 2 rows tell no EffectiveCost and are in no sum of it"]
+    assert unread_notes("bill", "2026-10", outcome.extra) == ["bill 2026-10: 2 rows have no EffectiveCost and are excluded from its totals"]
 
 
 # --- what line item types mean -------------------------------------------------------------------------------------------

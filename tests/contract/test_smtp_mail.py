@@ -59,7 +59,7 @@ def queue(records: Any, name: str = "vision", recipients: tuple[str, ...] = (ANA
         "currency": "USD",
         "budget_period": "2026-11",
         "kind": "actual",
-        "threshold": "100 %",
+        "threshold": "100%",
     }
     records.create("alerts", mail.message_id, {**value, "decided_at": NOW.isoformat(), "mail": mail.as_record()})
     return mail.message_id
@@ -86,7 +86,7 @@ def test_a_crossing_reaches_every_recipient(tmp_path: Path) -> None:
         assert alert.run(partial(nullcontext, reader), given, records, NOW + timedelta(days=1)).sent == []
     (taken,) = server.accepted
     assert (taken.sender, taken.recipients, result.errors) == ("runspend@acme.com", [ANA, BEN], [])
-    assert taken.message["Subject"] == "[runspend] vision is over budget: 100.2 % of 5,000 USD for November"
+    assert taken.message["Subject"] == "[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"
     assert server.commands[0] == "EHLO acme.com"
     assert json.loads(result.alerts["recipients"][0].as_py()) == {ANA: "accepted", BEN: "accepted"}
 
@@ -149,7 +149,7 @@ def test_untrusted_certificate_or_no_tls_sends_nothing(tmp_path: Path) -> None:
         assert {d.outcome.state for d in done} == {"waiting"}
         assert not [c for c in server.commands if not c.startswith("EHLO")]
         assert ("CERTIFICATE_VERIFY_FAILED" in done[0].outcome.reply) == (offered != "none"), done[0].outcome
-        assert done[0].outcome.reply.startswith(f"no TLS with 127.0.0.1:{server.port}, and without it nothing is sent: ")
+        assert done[0].outcome.reply.startswith(f"no TLS with 127.0.0.1:{server.port}, so nothing was sent: ")
 
 
 NOT_NOW = "refused, tried again"
@@ -300,7 +300,7 @@ def test_a_mail_put_off_again_and_again_is_an_incident(tmp_path: Path) -> None:
             operators.tell_refused(smtp(tmp_path, server.port), records, NOW + timedelta(days=night))
     assert [a.message["Subject"] for a in server.accepted] == [
         "[runspend] vision is over budget",
-        "[runspend] REFUSED: a mail to ben@acme.com was put off 5 times: 452 mailbox full",
+        "[runspend] REFUSED: a mail to ben@acme.com was deferred 5 times: 452 mailbox full",
     ]
 
 
@@ -318,7 +318,7 @@ def test_who_is_put_off_alone_is_given_up_after_four_days(tmp_path: Path, reply:
     assert errors == [True] * 17 + [False] * 7
     assert states(records)[BEN] == "refused"
     told = [str(a.message["Subject"]) for a in server.accepted if a.recipients == ["oncall@acme.com"]]
-    assert [subject.rpartition(" times")[2] for subject in told] == [f": {reply}", f" since 2026-11-24 and is given up: {reply}"]
+    assert [subject.rpartition(" times")[2] for subject in told] == [f": {reply}", f" since 2026-11-24, and Runspend gave up: {reply}"]
     assert set(received(server).values()) == {1}
 
 
@@ -471,7 +471,7 @@ def test_a_refusal_that_may_be_policy_is_told_at_once_and_tried_for_four_days(tm
         told = [a.message for a in server.accepted if "REFUSED" in a.message["Subject"]]
         assert [m["Subject"] for m in told] == ["[runspend] REFUSED: a mail to ben@acme.com was refused: 550 access denied"]
         body = told[0].get_body(("plain",))
-        assert body is not None and "it is tried again until 2026-11-28" in " ".join(body.get_content().split())
+        assert body is not None and "Runspend tries again until 2026-11-28" in " ".join(body.get_content().split())
         assert states(records)[BEN] == state
 
 
@@ -547,7 +547,7 @@ mail = make_mail(
     Envelope("Runspend <runspend@acme.com>", "budgets", "budget-actual"), local_id="budget.vision.2026-11.actual.100.0123abcd",
     recipients=["ana@acme.com", "ben@acme.com"], subject="[runspend] vision is over budget", blocks=[Paragraph(".")], now=now,
 )
-alert = {"alert_id": "vision", "month": "2026-11-01", "budget": "vision", "budget_period": "2026-11", "kind": "actual", "threshold": "100 %"}
+alert = {"alert_id": "vision", "month": "2026-11-01", "budget": "vision", "budget_period": "2026-11", "kind": "actual", "threshold": "100%"}
 money = {"spent": "2", "amount": "1", "currency": "USD"}
 records.create("alerts", "vision", {**alert, **money, "decided_at": now.isoformat(), "mail": mail.as_record()})
 sent = {"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none", "from": "Runspend <runspend@acme.com>"}

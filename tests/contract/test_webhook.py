@@ -84,8 +84,8 @@ def test_a_crossing_is_posted_once(tmp_path: Path, chat: tuple[type[Chat], str],
     ((path, body),) = here.posted
     assert path == f"/services/{SECRET}"
     words = json.dumps(body, ensure_ascii=False)
-    assert "vision is over budget: 100.2 % of 5,000 USD for November" in words
-    assert "WHAT DROVE IT" in words
+    assert "vision: budget exceeded (100.2% of 5,000 USD, November)" in words
+    assert "TOP COSTS" in words
     assert "budget.vision.2026-11.actual.100." in words
     assert len(list((tmp_path / "mail").glob("budget*.eml"))) == 1
     if kind == "slack":
@@ -202,7 +202,7 @@ def test_five_hundred_crossings_are_few_posts(tmp_path: Path, chat: tuple[type[C
             Envelope("Runspend <runspend@acme.com>", "budgets", "budget-actual"), local_id=f"budget.b{n:03d}", recipients=["leads@acme.com"],
             subject=f"[runspend] b{n:03d} is over budget", blocks=[Paragraph("x")], now=NOW,
         )  # fmt: skip
-        value = {"budget": f"b{n:03d}", "budget_period": "2026-11", "spent": f"{500 + n}", "amount": "500", "currency": "USD", "kind": "actual", "threshold": "100 %"}
+        value = {"budget": f"b{n:03d}", "budget_period": "2026-11", "spent": f"{500 + n}", "amount": "500", "currency": "USD", "kind": "actual", "threshold": "100%"}
         records.create("alerts", f"b{n:03d}", {**value, "decided_at": NOW.isoformat(), "mail": mail.as_record()})
     sent = [d for night in range(2) for d in send_outbox(given, records, NOW + timedelta(days=night))]
     assert sorted(d.recipient for d in sent) == ["leads@acme.com"] * 2 + ["webhook"] * 2

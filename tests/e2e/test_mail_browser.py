@@ -50,7 +50,7 @@ def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16
         judgement = alert.judge(reader, given, records, NOW)
         alert.record(given, records, judgement, NOW)
     alert.send(given, records, NOW)
-    operators.notify(given, records, "STALE", "aws/all", NOW, "aws: no new data for 53 h (limit 36 h). Figures reach to 22 Nov 01:00 UTC.", details=["aws: 403 Forbidden"])
+    operators.notify(given, records, "STALE", "aws/all", NOW, "aws is stale: no data for 53 h (limit 36 h). Costs are complete to 22 Nov 01:00 UTC.", details=["aws: 403 Forbidden"])
     found = [Mail.from_record(v["mail"]) for kind in ("alerts", "digests", "notices") for v in records.list(kind).values() if v.get("mail")]
     return {
         "budget": next(m for m in found if m.message_id.startswith("<budget.vision.2026-11") and m.picture),

@@ -174,11 +174,11 @@ def test_the_same_night_twice_changes_nothing(night: Path, runspend: Runspend) -
 
 
 def test_the_budget_that_broke_is_told_once(night: Path) -> None:
-    """vision is over, nlp passed 80 %: two mails, to whom the budgets say, with the figure the tables have."""
+    """vision is over, nlp passed 80%: two mails, to whom the budgets say, with the figure the tables have."""
     mails = [message_from_bytes(p.read_bytes(), policy=policy.default) for p in sorted((night.parent / "mail").glob("*.eml"))]
     assert [m["To"] for m in mails] == ["nlp-leads@acme.example", "vision-leads@acme.example"]
     over = mails[1]
-    assert over["Subject"].startswith("[runspend] vision is over budget")
+    assert over["Subject"].startswith("[runspend] vision: budget exceeded")
     with open_warehouse(str(night.parent / "warehouse")).reader() as reader:
         spent = reader.query("select sum(effective_cost) as c from cost_daily where team = 'vision' and charge_date >= date '2026-11-01'")["c"][0].as_py()
     assert f"{spent:,.2f}" in over.get_body(("plain",)).get_content()

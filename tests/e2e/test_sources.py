@@ -42,7 +42,7 @@ def test_a_late_bill_is_told_and_ends_with_3(config: Path) -> None:
     settings = change(config, billing=billing)
     outcome = pipeline.nightly(settings, now=NOW)
     assert outcome.exit_code == 3
-    assert any("no new data for 30 h (limit 24 h)" in problem for problem in outcome.problems)
+    assert any("no data for 30 h (limit 24 h)" in problem for problem in outcome.problems)
     pipeline.nightly(settings, now=NOW)
     mails = [path.read_text() for path in (settings.home / "mail").glob("operators.STALE*")]
     assert len(mails) == 1

@@ -71,7 +71,7 @@ GOOD: dict[str, tuple[str, dict[str, Any]]] = {
         "vision.2026-11.actual.80.v1",
         {
             "alert_id": "vision.2026-11.actual.80.v1", "kind": "actual", "month": "2026-11-01", "budget": "vision", "budget_period": "2026-11",
-            "spent": "12.50", "amount": "10", "forecast": None, "currency": "USD", "threshold": "80 %", "decided_at": AT, "through": "2026-11-20",
+            "spent": "12.50", "amount": "10", "forecast": None, "currency": "USD", "threshold": "80%", "decided_at": AT, "through": "2026-11-20",
             "mail": MAIL, "covers": [], "items": [],
         },
     ),

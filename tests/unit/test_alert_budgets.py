@@ -108,12 +108,12 @@ def test_the_first_hours_of_a_period_are_quiet(every: str, hours: int) -> None:
 @pytest.mark.parametrize(
     ("text", "level", "shown"),
     [
-        ("80%", "800", "80 %"),
-        ("80 %", "800", "80 %"),
-        ("99.50%", "995", "99.5 %"),
+        ("80%", "800", "80%"),
+        ("80 %", "800", "80%"),
+        ("99.50%", "995", "99.5%"),
         ("500 USD", "500", "500 USD"),
         ("500", "500", "500 USD"),
-        ("0.1%", "1", "0.1 %"),
+        ("0.1%", "1", "0.1%"),
     ],
 )
 def test_threshold_spellings(text: str, level: str, shown: str) -> None:
@@ -139,7 +139,7 @@ def test_threshold_is_crossed_at_equality_in_exact_decimals() -> None:
 
 
 def test_percent_is_cut_not_rounded() -> None:
-    """A budget below its amount never reads as 100.0 %."""
+    """A budget below its amount never reads as 100.0%."""
     status = judge(budget("1000"), "USD", NOVEMBER, {(date(2026, 11, 1), "USD"): Decimal("999.99")})
     assert status.percent == Decimal("99.9")
     assert not status.is_over
@@ -196,7 +196,7 @@ def test_estimates_count_only_where_the_budget_says_so() -> None:
 
 
 def test_the_day_the_amount_is_passed_is_known_whatever_the_thresholds() -> None:
-    """Also where no threshold is 100 %."""
+    """Also where no threshold is 100%."""
     spend = {(date(2026, 11, day), "USD"): Decimal(400) for day in (3, 8, 20)}
     assert judge(budget("1000", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() == date(2026, 11, 20)
     assert judge(budget("1300", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() is None

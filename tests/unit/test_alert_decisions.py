@@ -51,17 +51,17 @@ def test_crossings_and_forecast_of_a_night_are_one_mail() -> None:
     """Below the amount the forecast names it, over the amount what is passed does."""
     status = status_of(budget(), on(5, "820"), foreseen=("100%",))
     (decision,) = decide([status], {}, NOW)
-    assert ([i.kind for i in decision.items], decision.kind, decision.lead.crossing.threshold.text) == (["actual", "forecast"], "forecast", "100 %")
+    assert ([i.kind for i in decision.items], decision.kind, decision.lead.crossing.threshold.text) == (["actual", "forecast"], "forecast", "100%")
     status = status_of(budget(actual=["80%", "100%"], forecast=["150%"]), on(5, "1020"), foreseen=("150%",))
     (decision,) = decide([status], {}, NOW)
-    assert (decision.kind, decision.lead.crossing.threshold.text) == ("actual", "100 %")
+    assert (decision.kind, decision.lead.crossing.threshold.text) == ("actual", "100%")
 
 
 def test_a_restatement_that_undoes_a_crossing_is_corrected_once() -> None:
     """Down: one correction. Up again, down again: nothing more, not even the crossing."""
     told: dict[str, date | None] = {}
     nights = [tell(told, decide([status_of(budget(actual=["100%"]), on(5, cost))], told, NOW)) for cost in ("1000", "999.99", "1001", "998", "1500")]
-    assert nights == [[("actual", "100 %")], [("correction", "100 %")], [], [], []]
+    assert nights == [[("actual", "100%")], [("correction", "100%")], [], [], []]
 
 
 def test_a_later_credit_is_no_correction() -> None:
@@ -70,7 +70,7 @@ def test_a_later_credit_is_no_correction() -> None:
     given = budget(actual=["100%"])
     tell(told, decide([status_of(given, on(5, "1000"))], told, NOW))
     assert decide([status_of(given, on(5, "1000") | on(9, "-200"))], told, NOW) == []
-    assert tell(told, decide([status_of(given, on(5, "900") | on(9, "-200"))], told, NOW)) == [("correction", "100 %")]
+    assert tell(told, decide([status_of(given, on(5, "900") | on(9, "-200"))], told, NOW)) == [("correction", "100%")]
 
 
 def test_restated_but_crossed_by_later_days_stands() -> None:
@@ -86,7 +86,7 @@ def test_what_was_passed_is_not_foreseen_afterwards() -> None:
     told: dict[str, date | None] = {}
     tell(told, decide([status_of(budget(), on(5, "1000"))], told, NOW))
     found = tell(told, decide([status_of(budget(), on(5, "990"), foreseen=("100%",))], told, NOW))
-    assert found == [("correction", "100 %")]
+    assert found == [("correction", "100%")]
 
 
 def test_corrections_of_several_thresholds_are_one_mail() -> None:
@@ -94,7 +94,7 @@ def test_corrections_of_several_thresholds_are_one_mail() -> None:
     told: dict[str, date | None] = {}
     tell(told, decide([status_of(budget(), on(5, "1000"))], told, NOW))
     (decision,) = decide([status_of(budget(), on(5, "100"))], told, NOW)
-    assert (decision.kind, [i.crossing.threshold.text for i in decision.items], decision.lead.crossing.threshold.text) == ("correction", ["80 %", "100 %"], "100 %")
+    assert (decision.kind, [i.crossing.threshold.text for i in decision.items], decision.lead.crossing.threshold.text) == ("correction", ["80%", "100%"], "100%")
 
 
 def test_the_first_hours_and_a_snooze_only_postpone() -> None:
@@ -112,7 +112,7 @@ def test_an_anomaly_is_told_once_per_day_and_series() -> None:
     day = Anomaly(date(2026, 11, 22), Decimal(500), Decimal(100))
     status = replace(status_of(budget(), {}), anomalies=(day,))
     assert decide([status], told, NOW, ["vision"]) == []
-    assert tell(told, decide([status], told, NOW)) == [("anomaly", "400 % above usual")]
+    assert tell(told, decide([status], told, NOW)) == [("anomaly", "400% above usual")]
     edited = replace(status_of(budget("77", actual=["3%"]), {}), anomalies=(day,))
     assert decide([edited], told, NOW) == []
 

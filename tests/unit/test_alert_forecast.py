@@ -307,7 +307,7 @@ def test_a_budget_is_foreseen_to_pass_when_two_of_three_outcomes_do() -> None:
 
     found = judged("3000").forecast
     assert found is not None and found.low < found.likely < found.high
-    assert [c.threshold.text for c in judged(str(found.likely)).foreseen] == ["100 %"]
+    assert [c.threshold.text for c in judged(str(found.likely)).foreseen] == ["100%"]
     between = judged(str(found.likely + Decimal("0.01")))
     assert found.likely + Decimal("0.01") < found.total and (between.foreseen, between.exceeded_on()) == ((), None), "the list and the mail say the same"
     (crossing,) = judged("2000").foreseen

@@ -57,11 +57,11 @@ def test_a_forecast_is_told_with_its_day_and_range_once(tmp_path: Path) -> None:
     """100 a day, 2,200 by the 22nd, a budget of 2,800: it will be passed around the 28th. The table, the mail and the next night know."""
     records, given = MemoryRecords(), settings(tmp_path, budget(amount="2800"))
     result = step(tmp_path, records, given, cost_daily=every_day())
-    assert subjects(tmp_path) == ["[runspend] vision will pass 2,800 USD around 28 Nov (now 2,200.00, 78.5 %)"]
+    assert subjects(tmp_path) == ["[runspend] vision: forecast to exceed budget around 28 Nov (78.5% of 2,800 USD, November)"]
     (message,) = mails(tmp_path).values()
     assert message["X-Runspend-Kind"] == "budget-forecast"
-    assert "Forecast for 30 November: 3,000 USD (80 % sure: 3,000 to 3,000). Will cross 100 % around 28 Nov." in words(text_of(message))
-    assert [(r["kind"], r["threshold"], r["forecast"]) for r in result.alerts.to_pylist()] == [("forecast", "100 %", Decimal(3000))]
+    assert "Forecast for 30 November: 3,000 USD (80% interval: 3,000–3,000). It will probably exceed its budget around 28 Nov." in words(text_of(message))
+    assert [(r["kind"], r["threshold"], r["forecast"]) for r in result.alerts.to_pylist()] == [("forecast", "100%", Decimal(3000))]
     (row,) = result.budget_status.to_pylist()
     assert (row["forecast"], row["forecast_low"], row["forecast_high"], row["exceeded_on"]) == (3000, 3000, 3000, date(2026, 11, 28))
     assert step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=every_day()).sent == []
@@ -71,9 +71,9 @@ def test_a_day_that_is_over_is_not_foretold(tmp_path: Path) -> None:
     """On the 29th, with a bill that ends on the 22nd, the 28th is behind us: it is likely passed already."""
     later = datetime(2026, 11, 29, 6, tzinfo=UTC)
     step(tmp_path, MemoryRecords(), settings(tmp_path, budget(amount="2800")), later, cost_daily=every_day())
-    assert subjects(tmp_path) == ["[runspend] vision has likely passed 2,800 USD around 28 Nov (billed 2,200.00, 78.5 %)"]
+    assert subjects(tmp_path) == ["[runspend] vision: budget probably exceeded around 28 Nov (78.5% of 2,800 USD, November)"]
     (message,) = mails(tmp_path).values()
-    assert "Has likely crossed 100 % around 28 Nov: not all of it is billed." in words(text_of(message))
+    assert "Probably exceeded around 28 Nov; billing data is incomplete." in words(text_of(message))
 
 
 def test_a_bill_that_ended_long_ago_makes_no_forecast_of_what_things_cost_then(tmp_path: Path) -> None:
@@ -92,8 +92,8 @@ def test_estimates_of_days_not_billed_raise_a_forecast(tmp_path: Path) -> None:
     (row,) = result.budget_status.to_pylist()
     assert (row["spent"], row["estimated"], row["judged_on"]) == (Decimal(2200), Decimal(400), "bill")
     assert row["forecast"] == Decimal(3300)
-    assert subjects(tmp_path) == ["[runspend] vision will pass 3,200 USD around 29 Nov (now 2,200.00, 68.7 %)"]
-    assert "Not in the figure: about 400.00 USD estimated since then" in words(text_of(next(iter(mails(tmp_path).values()))))
+    assert subjects(tmp_path) == ["[runspend] vision: forecast to exceed budget around 29 Nov (68.7% of 3,200 USD, November)"]
+    assert "Not included: about 400.00 USD estimated for later hours" in words(text_of(next(iter(mails(tmp_path).values()))))
 
 
 def test_a_budget_judged_on_estimates_says_so(tmp_path: Path) -> None:
@@ -104,10 +104,10 @@ def test_a_budget_judged_on_estimates_says_so(tmp_path: Path) -> None:
     assert result.budget_status["spent"].to_pylist() == [Decimal(2600)]
     text = words(text_of(next(iter(mails(tmp_path).values()))))
     assert "vision has spent 2,600.00 of 2,500.00 USD" in text
-    assert "Of it 400.00 USD is estimated: no bill reaches those hours yet." in text
-    assert "In the figure: 400.00 USD is an estimate" in text and "estimated since then" not in text
+    assert "This includes 400.00 USD of estimates for hours that are not billed yet." in text
+    assert "Included: 400.00 USD of estimates" in text and "estimated for later hours" not in text
     step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=[*rows, cost("2026-11-23", "90")], runs=runs)
-    assert "[runspend] Correction: vision is under budget after all (2,290.00)" in subjects(tmp_path)
+    assert "[runspend] vision: correction, budget not exceeded (91.6% of 2,500 USD, November)" in subjects(tmp_path)
 
 
 @pytest.mark.parametrize(("rate_from", "spent"), [("2026-11-01", 2600), ("2026-11-24", 2200)])
@@ -127,7 +127,7 @@ def test_estimates_are_not_told_as_what_others_cost(tmp_path: Path) -> None:
     rows = [cost("2026-11-20", f"30{n}", experiment_id=f"{n}", experiment_name=f"sweep {n}") for n in range(7)]
     step(tmp_path, MemoryRecords(), given, cost_daily=rows, runs=[run("a")], run_estimates=[estimate("a", "2026-11-23", "400")])
     text = words(text_of(next(iter(mails(tmp_path).values()))))
-    assert "vision has spent 2,521.00 of 2,500.00 USD" in text and "2 others 24 % 601.00 0.00" in text
+    assert "vision has spent 2,521.00 of 2,500.00 USD" in text and "2 others 24% 601.00 0.00" in text
 
 
 def test_a_correction_names_the_bill_and_the_days_that_were_restated(tmp_path: Path) -> None:
@@ -144,10 +144,10 @@ def test_a_correction_names_the_bill_and_the_days_that_were_restated(tmp_path: P
     restated = [cost("2026-11-05", "900"), cost("2026-11-17", "3058.998"), OVER[2]]
     step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=restated, billing_loads=loads, bill_changes=changes)
     correction = next(m for name, m in mails(tmp_path).items() if ".correction." in name)
-    assert correction["Subject"] == "[runspend] Correction: vision is under budget after all (4,871.25; aws restated 5–17 Nov)"
+    assert correction["Subject"] == "[runspend] vision: correction, budget not exceeded (97.4% of 5,000 USD, November)"
     assert correction["To"] == "vision-leads@acme.com"
     text = words(text_of(correction))
-    assert "You were told that it had passed 100 %" in text and "no second mail is sent" in text
+    assert "An earlier alert reported that it had reached 100% of budget" in text and "sends no second alert" in text
     assert len({m["References"] for m in mails(tmp_path).values()}) == 1, "one conversation"
 
 
@@ -162,10 +162,10 @@ def test_an_anomalous_day_is_told_with_the_runs_that_did_it(tmp_path: Path) -> N
     assert subjects(tmp_path) == [], "the 21st was before the budget was watched"
     for later in (1, 2, 3):
         step(tmp_path, records, given, NOW + timedelta(days=later), **{**tables, "cost_daily": [*quiet, cost("2026-11-24", "512.5")], "sources": [source(until=datetime(2026, 11, 25, tzinfo=UTC))]})
-    assert subjects(tmp_path) == ["[runspend] vision: 512.50 USD on 24 Nov, a usual day is 100.00"]
+    assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 24 Nov (512.50 USD, typically 100.00)"]
     (message,) = mails(tmp_path).values()
     text = words(text_of(message))
-    for found in ("A usual day costs 100.00: this is 412 % more", "WHICH RUNS, Tuesday 24 November", "sweep-7", "1 x p4d.24xlarge", "390.00", "small"):
+    for found in ("A typical day costs 100.00. This is 412% more", "TOP RUNS, Tuesday 24 November", "sweep-7", "1 x p4d.24xlarge", "390.00", "small"):
         assert found in text, (found, text)
     assert message["X-Runspend-Kind"] == "budget-anomaly"
 
@@ -175,11 +175,11 @@ def test_a_bill_that_comes_once_a_month_holds_back_no_anomaly(tmp_path: Path) ->
     records, given, bills = MemoryRecords(), settings(tmp_path, budget(amount="8000")), [source(until=NOW), source("saas", datetime(2026, 11, 1, tzinfo=UTC))]
     step(tmp_path, records, given, NOW - timedelta(days=2), cost_daily=every_day(last="2026-11-21"), sources=bills)
     step(tmp_path, records, given, cost_daily=[*every_day(last="2026-11-22"), cost("2026-11-23", "900")], sources=bills)
-    assert subjects(tmp_path) == ["[runspend] vision: 900.00 USD on 23 Nov, a usual day is 100.00"]
+    assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 23 Nov (900.00 USD, typically 100.00)"]
 
 
 def test_different_people_are_told_at_different_thresholds(tmp_path: Path) -> None:
-    """Who is named at 100 % hears of 100 % alone; `all` hears of both, in one mail each."""
+    """Who is named at 100% hears of 100% alone; `all` hears of both, in one mail each."""
     notify = {"all": ["team@acme.com"], "100%": ["boss@acme.com"]}
     records, given = MemoryRecords(), settings(tmp_path, budget(notify=notify, forecast=[]))
     step(tmp_path, records, given, cost_daily=OVER[:2])
@@ -209,7 +209,7 @@ def test_budgets_by_what_only_runs_have(tmp_path: Path, selector: dict[str, Any]
     assert result.budget_status["spent"].to_pylist() == [Decimal(spent or 0)]
     assert len(mails(tmp_path)) == (spent is not None)
     for message in mails(tmp_path).values():
-        assert f"resnet-sweep (ana) 100 % {Decimal(spent or 0):.2f}" in words(text_of(message))
+        assert f"resnet-sweep (ana) 100% {Decimal(spent or 0):.2f}" in words(text_of(message))
 
 
 # --- budgets in experiment tags --------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_a_tag_makes_a_budget_of_its_experiment(tmp_path: Path, tag: str) -> Non
     """Of that experiment alone, told to its owner, under its name."""
     rows = [cost("2026-11-05", "600"), cost("2026-11-06", "9000", experiment_id="13")]
     result = step(tmp_path, MemoryRecords(), settings(tmp_path, TAGS), cost_daily=rows, experiments=[tagged(tag)])
-    assert subjects(tmp_path) == ["[runspend] experiment resnet-sweep is over budget: 120.0 % of 500 USD for November"]
+    assert subjects(tmp_path) == ["[runspend] experiment resnet-sweep: budget exceeded (120.0% of 500 USD, November)"]
     (message,) = mails(tmp_path).values()
     assert (message["To"], result.budget_status["spent"].to_pylist()) == ("ana@acme.com", [Decimal(600)])
 
@@ -239,11 +239,11 @@ def test_a_tag_makes_a_budget_of_its_experiment(tmp_path: Path, tag: str) -> Non
 @pytest.mark.parametrize(
     ("tag", "why"),
     [
-        ("0 USD / month", "the amount is zero"), ("500 EUR / month", "budgets here are in USD"), ("5,000 USD / month", "it is no amount"), ("-5 USD / month", "it is no amount"),
-        ("500", "it is no amount"), ("all", "it is no amount"), ("", "it is no amount"), ("1e9 USD / month", "it is no amount"), ("NaN USD / month", "it is no amount"),
-        ("500 USD / fortnight", "it is no amount"), ("٥٠٠ USD / month", "it is no amount"), ("500 USD / month; rm -rf /", "it is no amount"), ("9" * 13 + " USD / month", "it is no amount"),
-        ("500 USD / month\r\nBcc: evil@x.com", "it is no amount"), ("<script>alert(1)</script>", "it is no amount"), ("'; drop table runs; --", "it is no amount"),
-        ("{{ 7*7 }} USD / month", "it is no amount"), ("9" * 5000, "it is no amount"), ("500 USD / month\u202e", "it is no amount"),
+        ("0 USD / month", "the amount is zero"), ("500 EUR / month", "budgets here are in USD"), ("5,000 USD / month", "it is not an amount"), ("-5 USD / month", "it is not an amount"),
+        ("500", "it is not an amount"), ("all", "it is not an amount"), ("", "it is not an amount"), ("1e9 USD / month", "it is not an amount"), ("NaN USD / month", "it is not an amount"),
+        ("500 USD / fortnight", "it is not an amount"), ("٥٠٠ USD / month", "it is not an amount"), ("500 USD / month; rm -rf /", "it is not an amount"), ("9" * 13 + " USD / month", "it is not an amount"),
+        ("500 USD / month\r\nBcc: evil@x.com", "it is not an amount"), ("<script>alert(1)</script>", "it is not an amount"), ("'; drop table runs; --", "it is not an amount"),
+        ("{{ 7*7 }} USD / month", "it is not an amount"), ("9" * 5000, "it is not an amount"), ("500 USD / month\u202e", "it is not an amount"),
     ],
 )  # fmt: skip
 def test_hostile_tags_are_refused_in_words(tmp_path: Path, tag: str, why: str) -> None:
@@ -314,7 +314,7 @@ def test_an_acknowledged_budget_is_recorded_and_not_mailed(tmp_path: Path) -> No
     step(tmp_path, records, given, datetime(2026, 11, 26, tzinfo=UTC), cost_daily=OVER[:2])
     assert mails(tmp_path) == {}
     step(tmp_path, records, given, datetime(2026, 11, 27, tzinfo=UTC), cost_daily=OVER)
-    assert subjects(tmp_path) == ["[runspend] vision is over budget: 100.2 % of 5,000 USD for November"]
+    assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"]
 
 
 def test_a_snoozed_budget_is_told_when_the_snooze_ends_if_it_still_holds(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_a_snoozed_budget_is_told_when_the_snooze_ends_if_it_still_holds(tmp_pat
     assert step(tmp_path, records, given, cost_daily=OVER).alerts.num_rows == 0
     quiet(tmp_path, records, given, "awake")
     step(tmp_path, records, given, NOW + timedelta(hours=6), cost_daily=OVER[:2])
-    assert subjects(tmp_path) == ["[runspend] vision has used 82.0 % of 5,000 USD for November"]
+    assert subjects(tmp_path) == ["[runspend] vision: 80% of budget reached (82.0% of 5,000 USD, November)"]
 
 
 def test_what_was_acknowledged_is_not_taken_back(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_snooze_that_outlasts_a_periods_judgement_loses_nothing(tmp_path: Path
     for now in (december, datetime(2026, 12, 20, 6, tzinfo=UTC), datetime(2027, 1, 1, 6, tzinfo=UTC), datetime(2027, 1, 2, 6, tzinfo=UTC)):
         assert mails(tmp_path) == {} or now.day == 2
         result = step(tmp_path, records, given, now, cost_daily=late, sources=bill, budget_status=result.budget_status.to_pylist())
-    assert subjects(tmp_path) == ["[runspend] vision is over budget: 122.0 % of 5,000 USD for November"]
+    assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (122.0% of 5,000 USD, November)"]
 
 
 def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
@@ -356,9 +356,9 @@ def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
     quiet(tmp_path, records, given, "acknowledged")
     result = step(tmp_path, records, given, cost_daily=OVER)
     assert result.budget_status["quiet"].to_pylist() == ["acknowledged by ana until 2026-12-01: planned"]
-    with pytest.raises(UsageError, match=r"cannot set budget 'nlp': there is none of that name. Budgets are vision\."):
+    with pytest.raises(UsageError, match=r"cannot change budget 'nlp': it does not exist. Budgets are vision\."):
         quiet(tmp_path, records, given, "snoozed", name="nlp")
-    with pytest.raises(UsageError, match=r"cannot be quiet until 2026-11-24"):
+    with pytest.raises(UsageError, match=r"cannot mute until 2026-11-24"):
         quiet(tmp_path, records, given, "snoozed", date(2026, 11, 24))
 
 
@@ -371,11 +371,11 @@ def test_the_first_night_sends_one_summary(tmp_path: Path) -> None:
     by_recipient = {m["To"]: m for m in mails(tmp_path).values()}
     assert len(mails(tmp_path)) == 2
     summary = by_recipient["vision-leads@acme.com"]
-    assert summary["Subject"] == "[runspend] Runspend watches 3 budgets for you: 1 over, 1 near it already"
+    assert summary["Subject"] == "[runspend] 3 budgets monitored: 1 exceeded, 1 above a threshold"
     text = words(text_of(summary))
-    assert "vision 2026-11 5,012.38 5,000 USD 100.2 %" in text and "half 2026-11 5,012.38 9,000 USD 55.6 %" in text
-    assert "1 other is below every threshold" in text
-    assert by_recipient["solo@acme.com"]["Subject"].startswith("[runspend] own is over budget")
+    assert "vision 2026-11 5,012.38 5,000 USD 100.2%" in text and "half 2026-11 5,012.38 9,000 USD 55.6%" in text
+    assert "1 other is below all thresholds" in text
+    assert by_recipient["solo@acme.com"]["Subject"].startswith("[runspend] own: budget exceeded")
     assert step(tmp_path, records, settings(tmp_path, *entries), NOW + timedelta(days=1), cost_daily=OVER).sent == []
     more = [*entries, budget("later", "50"), budget("much", "60")]
     assert len(step(tmp_path, records, settings(tmp_path, *more), NOW + timedelta(days=2), cost_daily=OVER).sent) == 2
@@ -386,7 +386,7 @@ def test_a_step_before_the_first_bill_is_no_first_night(tmp_path: Path) -> None:
     records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[]), budget("half", "9000", actual=["50%"], forecast=[]))
     assert step(tmp_path, records, given, NOW - timedelta(hours=6), sources=[]).sent == []
     step(tmp_path, records, given, cost_daily=OVER)
-    assert [m["Subject"] for m in mails(tmp_path).values()] == ["[runspend] Runspend watches 2 budgets for you: 1 over, 1 near it already"]
+    assert [m["Subject"] for m in mails(tmp_path).values()] == ["[runspend] 2 budgets monitored: 1 exceeded, 1 above a threshold"]
 
 
 def test_what_a_mail_says_to_type_can_be_typed(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_what_a_mail_says_to_type_can_be_typed(tmp_path: Path) -> None:
     step(tmp_path, records, given, NOW, cost_daily=OVER[:2], sources=[source(until=NOW)])
     step(tmp_path, records, given, now, cost_daily=OVER, sources=[source(until=now)])
     (message,) = mails(tmp_path).values()
-    assert "runspend budgets ack vision --until 2027-01-01" in words(text_of(message)) and "for November" in message["Subject"]
+    assert "runspend budgets ack vision --until 2027-01-01" in words(text_of(message)) and "November" in message["Subject"]
     quiet(tmp_path, records, given, "acknowledged", date(2027, 1, 1), now=now)
 
 
@@ -406,7 +406,7 @@ def test_a_dear_day_where_most_cost_nothing_is_no_percentage_above_it(tmp_path: 
     step(tmp_path, records, given, NOW, cost_daily=days)
     result = step(tmp_path, records, given, NOW + timedelta(days=2), cost_daily=[*days, cost("2026-11-25", "900")], sources=[source(until=NOW + timedelta(days=2))])
     assert result.alerts["threshold"].to_pylist() == ["above usual"]
-    assert "A usual day costs 0.00: this is more than any of the four weeks before." in words(text_of(next(iter(mails(tmp_path).values()))))
+    assert "A typical day costs 0.00. This is more than on any day of the four weeks before." in words(text_of(next(iter(mails(tmp_path).values()))))
 
 
 def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path
     assert (row["covered_until"], row["forecast"] is None) == (NOW, False)
     step(tmp_path, records := MemoryRecords(), given := settings(tmp_path, budget(amount="8000")), NOW - timedelta(days=1), cost_daily=days[:-1])
     step(tmp_path, records, given, cost_daily=days, sources=[source(until=until)])
-    assert subjects(tmp_path) == ["[runspend] vision: 900.00 USD on 23 Nov, a usual day is 100.00"]
+    assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 23 Nov (900.00 USD, typically 100.00)"]
 
 
 # --- runspend budgets ------------------------------------------------------------------------------------------------------
@@ -435,9 +435,9 @@ def test_the_list_says_how_every_budget_stands(tmp_path: Path) -> None:
     rows = list_budgets(reader, given, records, NOW)
     assert all(tuple(row) == COLUMNS for row in rows)
     assert [(r["budget"], r["state"], r["next_threshold"]) for r in rows] == [
-        ("new", "not judged", None), ("small", "over", None), ("vision", "will pass", "80 %"), ("calm", "fine", "80 %"),
+        ("new", "not judged", None), ("small", "exceeded", None), ("vision", "forecast to exceed", "80%"), ("calm", "ok", "80%"),
     ]  # fmt: skip
-    assert [r["last_mail"] for r in rows] == [None, "actual 100 %, 24 Nov", "forecast 100 %, 24 Nov", None]
+    assert [r["last_mail"] for r in rows] == [None, "actual 100%, 24 Nov", "forecast 100%, 24 Nov", None]
     assert (rows[0]["reason"], rows[3]["quiet"]) == ("no alert step since it was added", "snoozed by ana until 2026-12-01: planned")
 
 
@@ -445,12 +445,12 @@ def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) ->
     """Another team's budget now, or another amount: what was judged of the old one says nothing of it."""
     records = MemoryRecords()
     result = step(tmp_path, records, settings(tmp_path, budget(amount="2800")), cost_daily=every_day())
-    edits = ((budget(amount="9000"), "not judged"), (budget(amount="2800", **{"for": {"team": "nlp"}}), "not judged"), (budget(amount="2800", owner="b@acme.com"), "will pass"))
+    edits = ((budget(amount="9000"), "not judged"), (budget(amount="2800", **{"for": {"team": "nlp"}}), "not judged"), (budget(amount="2800", owner="b@acme.com"), "forecast to exceed"))
     for edited, state in edits:
         reader = in_memory(budget_status=result.budget_status.to_pylist(), sources=[source()])
         (row,) = list_budgets(reader, settings(tmp_path, edited), records, NOW)
         assert (row["state"], row["spent"] is None) == (state, state == "not judged")
-        assert row["reason"] == ("no alert step since it was changed" if state == "not judged" else None)
+        assert row["reason"] == ("no alert step since the budget was changed" if state == "not judged" else None)
 
 
 def test_a_percentage_reads_the_same_wherever_it_stands(tmp_path: Path) -> None:
@@ -467,12 +467,12 @@ def test_a_percentage_reads_the_same_wherever_it_stands(tmp_path: Path) -> None:
     screen = summary._budgets(reader)
     assert listed["vision"] == Decimal("99.9")
     assert [line.split()[0] for _, line in screen] == ["vision", "daily"] and " 99.9%" in screen[0][1] and screen[0][0] == "▲"
-    assert "99.9 % of the budget" in str(bullet(Decimal("4998.996"), Decimal(5000)))
+    assert "99.9% of the budget" in str(bullet(Decimal("4998.996"), Decimal(5000)))
     picture = SpendChart(date(2026, 11, 1), date(2026, 12, 1), (Decimal(0), Decimal("4998.996")), Decimal(5000), "USD")
-    assert picture.rows()[-1][-1] == "99 %"
+    assert picture.rows()[-1][-1] == "99%"
     alerts = [{**value, "title": "experiment resnet"} for value in records.list("alerts").values()]
     (mail, _), = write_digests(given, "a@x.io", alerts, NOW, None)  # fmt: skip
-    assert "99.9 %" in mail.text and "experiment resnet 2026-Q4" in mail.text and "[runspend] vision has used 99.9 %" in subjects(tmp_path)[0]
+    assert "99.9%" in mail.text and "experiment resnet 2026-Q4" in mail.text and any("(99.9% of 5,000 USD" in subject for subject in subjects(tmp_path))
 
 
 def test_the_commands(tmp_path: Path) -> None:
@@ -522,4 +522,4 @@ def test_an_alert_killed_on_the_first_night_is_still_a_summary(tmp_path: Path) -
         except Killed:
             records.before = records.after = lambda operation: None  # type: ignore[method-assign]  # as above
             alert.run(partial(nullcontext, reader), given, records, NOW)
-        assert subjects(home) == ["[runspend] Runspend watches 2 budgets for you: 1 over, 1 near it already"], moment
+        assert subjects(home) == ["[runspend] 2 budgets monitored: 1 exceeded, 1 above a threshold"], moment

@@ -18,7 +18,7 @@ from runspend.actions.alert.renames import note_rename
 from runspend.actions.alert.snooze import Quiet, read_quiet, set_quiet
 
 KINDS = [("tracking", "tracking", "tracking_server", "prod"), ("bill", "source", "source", "aws")]
-OVER_BUDGET = "[runspend] vision is over budget: 100.2 % of 5,000 USD for November"
+OVER_BUDGET = "[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"
 
 
 def of(column: str, name: str, rows: list[dict[str, Any]] = OVER) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def test_a_restatement_after_the_rename_is_corrected_once_and_says_by_how_much(t
     step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=of("tracking_server", "new"))
     for day in (2, 3):
         step(tmp_path, records, given, NOW + timedelta(days=day), cost_daily=restated)
-    assert subjects(tmp_path) == [OVER_BUDGET, "[runspend] Correction: vision is under budget after all (4,912.38)"]
+    assert subjects(tmp_path) == [OVER_BUDGET, "[runspend] vision: correction, budget not exceeded (98.2% of 5,000 USD, November)"]
 
 
 def test_a_budget_in_an_experiment_tag_is_the_same_budget(tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_nothing_is_told_between_a_rename_and_the_night_after_it(tmp_path: Path,
     note_rename(records, kind, old, "new")
     between = step(tmp_path, records, given["new"], NOW + timedelta(hours=6), cost_daily=[*of(column, "new", closed), *of(column, old, still_open)])
     assert [s for s in subjects(tmp_path) if "not judged" not in s] == told
-    assert [note for note in between.notes if f"still say {old} for new" in note]
+    assert [note for note in between.notes if f"still use the old name {old} for new" in note]
     after = step(tmp_path, records, given["new"], NOW + timedelta(days=1), cost_daily=of(column, "new", [*closed, *still_open]))
     assert [s for s in subjects(tmp_path) if "not judged" not in s] == told and not after.notes
-    assert told == [f"[runspend] vision is over budget: 102.0 % of 5,000 USD for {'2026' if every == 'year' else 'October'}"]
+    assert told == [f"[runspend] vision: budget exceeded (102.0% of 5,000 USD, {'2026' if every == 'year' else 'October'})"]
 
 
 def test_renames_follow_each_other_before_any_night(tmp_path: Path) -> None:

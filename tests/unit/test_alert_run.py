@@ -63,11 +63,11 @@ def step(home: Path, records: Any, given: Any, now: datetime = NOW, **tables: An
 @pytest.mark.parametrize(
     ("thresholds", "spend", "named"),
     [
-        ({"actual": ["80%", "100%"], "forecast": []}, OVER, "100 %"),
-        ({"actual": ["9%", "80%", "100 USD"], "forecast": []}, OVER, "80 %"),
+        ({"actual": ["80%", "100%"], "forecast": []}, OVER, "100%"),
+        ({"actual": ["9%", "80%", "100 USD"], "forecast": []}, OVER, "80%"),
         ({"actual": ["4900 USD", "80%", "90.5%"], "forecast": []}, OVER, "4900 USD"),
-        ({"actual": ["10%"], "forecast": ["80%", "100%"]}, [cost(f"2026-{m}-{d:02}", "165") for m in (10, 11) for d in range(1, 32 if m == 10 else 23)], "forecast 80 %"),
-        ({"actual": ["10%", "80%", "90%"], "forecast": ["120%"]}, [cost(f"2026-{m}-{d:02}", "230") for m in (10, 11) for d in range(1, 23)], "90 %"),
+        ({"actual": ["10%"], "forecast": ["80%", "100%"]}, [cost(f"2026-{m}-{d:02}", "165") for m in (10, 11) for d in range(1, 32 if m == 10 else 23)], "forecast 80%"),
+        ({"actual": ["10%", "80%", "90%"], "forecast": ["120%"]}, [cost(f"2026-{m}-{d:02}", "230") for m in (10, 11) for d in range(1, 23)], "90%"),
     ],
 )
 def test_the_report_names_the_threshold_in_the_subject_of_a_mail(tmp_path: Path, thresholds: dict[str, list[str]], spend: list[dict[str, Any]], named: str) -> None:
@@ -102,9 +102,9 @@ def test_the_text_and_the_picture_of_a_mail_name_one_sum(tmp_path: Path, now: da
     spent = re.search(r"has spent ([\d,]+)\.(\d\d) of", text)
     assert spent is not None
     whole = f"{round(Decimal(f'{spent[1]}.{spent[2]}'.replace(',', ''))):,}"
-    spoken = re.search(r"SPENT BY DAY.*?(?=WHAT DROVE IT)", text)
+    spoken = re.search(r"SPEND TO DATE.*?(?=TOP COSTS)", text)
     assert spoken is not None
-    newest, foreseen = re.findall(r"(\d+ \w{3}(?:, forecast \([^)]*\))?) ([\d,]+) \d+ %", spoken[0])[-2:]
+    newest, foreseen = re.findall(r"(\d+ \w{3}(?:, forecast \([^)]*\))?) ([\d,]+) \d+%", spoken[0])[-2:]
     assert newest[1] == whole
     assert f"Forecast for 30 November: {foreseen[1]} USD" in text
     assert foreseen[0].startswith("30 Nov, forecast")
@@ -115,15 +115,15 @@ def test_an_acknowledged_budget_is_listed_with_the_highest_threshold_passed(tmp_
     say_quiet(in_memory(), given, records, "vision", "acknowledged", None, "ana", None, NOW)
     result = step(tmp_path, records, given, cost_daily=OVER)
     (listed,) = list_budgets(in_memory(budget_status=result.budget_status.to_pylist()), given, records, NOW)
-    assert listed["last_mail"] == "actual 100 %, 24 Nov (acknowledged, not mailed)"
+    assert listed["last_mail"] == "actual 100%, 24 Nov (acknowledged, not mailed)"
 
 
 def test_several_thresholds_at_once_make_one_mail_and_all_are_recorded(tmp_path: Path) -> None:
     """The mail names the highest; the table has a row for each; the next night sends nothing."""
     records, given = MemoryRecords(), settings(tmp_path, budget(actual=["50%", "80%", "100%", "120%"], owner="ana@acme.com"))
     result = step(tmp_path, records, given, cost_daily=OVER)
-    assert subjects(tmp_path) == ["[runspend] vision is over budget: 100.2 % of 5,000 USD for November"]
-    assert sorted(result.alerts["threshold"].to_pylist()) == ["100 %", "50 %", "80 %"]
+    assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"]
+    assert sorted(result.alerts["threshold"].to_pylist()) == ["100%", "50%", "80%"]
     assert set(result.alerts["recipients"].to_pylist()) == {'{"vision-leads@acme.com": "accepted"}'}
     assert len(set(result.alerts["message_id"].to_pylist())) == 1
     message = next(iter(mails(tmp_path).values()))
@@ -155,7 +155,7 @@ def test_rows_have_the_declared_schema_and_carry_over_the_month(tmp_path: Path) 
     assert result.budget_status.schema == TABLES["budget_status"].arrow_schema()
     assert result.alerts.schema == TABLES["alerts"].arrow_schema()
     assert [(r["budget"], r["budget_period"]) for r in result.budget_status.to_pylist()] == [("old", "2026-10"), ("vision", "2026-Q4")]
-    assert result.budget_status["crossed"].to_pylist() == [None, "100 %"]
+    assert result.budget_status["crossed"].to_pylist() == [None, "100%"]
 
 
 def test_a_budget_no_longer_configured_leaves_the_running_period(tmp_path: Path) -> None:
@@ -171,8 +171,8 @@ def test_restated_down_and_up_again_fires_once_and_is_corrected_once(tmp_path: P
     for night, amount in enumerate(["4999.9999", "5000", "100", "5001", "99"]):
         step(tmp_path, records, given, NOW + timedelta(days=night), cost_daily=[cost("2026-11-05", amount)])
     assert subjects(tmp_path) == [
-        "[runspend] vision is over budget: 100.0 % of 5,000 USD for November",
-        "[runspend] Correction: vision is under budget after all (100.00)",
+        "[runspend] vision: budget exceeded (100.0% of 5,000 USD, November)",
+        "[runspend] vision: correction, budget not exceeded (2.0% of 5,000 USD, November)",
     ]
 
 
@@ -200,7 +200,7 @@ def test_a_crossing_in_the_last_hours_of_a_month_is_not_lost_to_a_late_bill(tmp_
     late = [*OVER[:2], cost("2026-11-30", "2000")]
     for day in (2, 3):
         result = step(tmp_path, records, given, datetime(2026, 12, day, 6, tzinfo=UTC), cost_daily=late)
-    assert subjects(tmp_path) == ["[runspend] vision is over budget: 122.0 % of 5,000 USD for November"]
+    assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (122.0% of 5,000 USD, November)"]
     assert [r["budget_period"] for r in result.budget_status.to_pylist()] == ["2026-11", "2026-12"]
 
 
@@ -213,7 +213,7 @@ def test_an_edit_at_the_months_beginning_leaves_the_old_month_its_rules(tmp_path
     for day in (1, 2, 3):
         result = step(tmp_path, records, given, datetime(2026, 12, day, 6, tzinfo=UTC), cost_daily=late if day > 1 else OVER[:2])
     (message,) = mails(tmp_path).values()
-    assert (message["To"], message["Subject"]) == ("new@acme.com", "[runspend] vision is over budget: 122.0 % of 5,000 USD for November")
+    assert (message["To"], message["Subject"]) == ("new@acme.com", "[runspend] vision: budget exceeded (122.0% of 5,000 USD, November)")
     assert {(r["budget_period"], r["amount"]) for r in result.budget_status.to_pylist()} == {("2026-11", Decimal(5000)), ("2026-12", Decimal(9000))}
 
 
@@ -225,7 +225,7 @@ def test_a_bill_that_comes_after_the_fifteen_days_is_still_judged(tmp_path: Path
     for day, rows, covered in (("2026-11-24", OVER[:2], "2026-11-22"), ("2026-12-18", OVER[:2], "2026-11-28"), ("2026-12-20", late, "2026-12-19"), ("2026-12-21", late, "2026-12-20")):
         now, until = (datetime.fromisoformat(f"{one}T00:00+00:00") for one in (day, covered))
         status = step(tmp_path, records, given, now, cost_daily=rows, sources=[source(until=until)], budget_status=status).budget_status.to_pylist()
-    assert subjects(tmp_path) == ["[runspend] vision is over budget: 122.0 % of 5,000 USD for November"]
+    assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (122.0% of 5,000 USD, November)"]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_month_without_a_rate_is_told_every_night_until_it_has_one(tmp_path: P
     for day in ("2027-03-21", "2027-03-22"):
         result = night(day, "2026-11-01")
         assert (result.notes, result.errors) == ([], [])
-    assert [s for s in subjects(tmp_path) if "NOT JUDGED" not in s] == ["[runspend] vision is over budget: 124.2 % of 5,000 USD for November"]
+    assert [s for s in subjects(tmp_path) if "NOT JUDGED" not in s] == ["[runspend] vision: budget exceeded (124.2% of 5,000 USD, November)"]
     assert set(result.budget_status["budget_period"].to_pylist()) == {"2027-03"}
 
 
@@ -363,13 +363,13 @@ def test_the_mail_tells_what_runs_what_drove_it_and_how_sure(tmp_path: Path) -> 
     )
     text = text_of(next(iter(mails(tmp_path).values())))
     for found in (
-        "vit-l16-384  ana  2 x p4d.24xlarge  22 Nov 20:00     24.58", "together 24.58 an hour, 589 USD a day", "new-one", "1 running run has no figure here yet",
-        "resnet-sweep (ana)  80 %  4,000.00            640.20", "vit-pretrain (ben)  20 %  1,000.00              0.00", "failed or killed runs 50.00 (1 %)",
-        "complete to 22 Nov 23:00 UTC: 31 hours old, usual 24", "900.00 of idle machines", "80 % exact, 20 % medium", "https://wiki.acme.com/x",
+        "vit-l16-384  ana  2 x p4d.24xlarge  22 Nov 20:00     24.58", "total 24.58 per hour, 589 USD per day", "new-one", "1 active run has no price yet",
+        "resnet-sweep (ana)  80%  4,000.00            640.20", "vit-pretrain (ben)  20%  1,000.00              0.00", "failed or killed runs: 50.00 (1%)",
+        "complete to 22 Nov 23:00 UTC, 31 h behind (typically 24", "900.00 USD idle cost outside", "80% exact, 20% medium", "https://wiki.acme.com/x",
     ):  # fmt: skip
         assert found in " ".join(text.split()) or found in text, (found, text)
     assert not any(name in text for name in ("silent", "others  ", "gone"))
-    order = [text.index(title) for title in ("has spent", "RUNNING NOW", "WHAT DROVE IT", "HOW SURE", "WHAT YOU CAN DO", "Sent once")]
+    order = [text.index(title) for title in ("has spent", "ACTIVE RUNS", "TOP COSTS", "CONFIDENCE", "NEXT STEPS", "Sent once")]
     assert order == sorted(order)
     assert max(len(line) for line in text.splitlines()) <= 72
 
@@ -424,7 +424,7 @@ def test_two_hundred_budgets_make_one_mail_that_lists_them_all(tmp_path: Path) -
     found = mails(tmp_path)
     assert len(found) == 2
     digest = next(m for m in found.values() if m["To"] == "vision-leads@acme.com")
-    assert digest["Subject"] == "[runspend] 200 budgets crossed a threshold: 200 over"
+    assert digest["Subject"] == "[runspend] 200 budgets reached a threshold: 200 exceeded"
     text = text_of(digest)
     assert all(f"b{n:03d} " in text for n in range(200))
     assert result.alerts.num_rows == 202
@@ -467,7 +467,7 @@ def test_operators_are_told_once_per_cause_and_night(tmp_path: Path) -> None:
     message = mails(tmp_path)[next(name for name in mails(tmp_path) if name.startswith("operators.REFUSED"))]
     assert message["Subject"] == "[runspend] REFUSED: aws 2026-11 v24: part 3 of 5 missing. v23 stays in place."
     assert (message["To"], message["X-Runspend-Kind"]) == ("oncall@acme.com", "refused")
-    assert all(title in text_of(message) for title in ("WHAT STILL WORKS", "WHAT YOU CAN DO", "tries again"))
+    assert all(title in text_of(message) for title in ("IMPACT", "NEXT STEPS", "tries again"))
 
 
 def test_two_runs_with_the_real_records(tmp_path: Path) -> None:
@@ -525,7 +525,7 @@ def test_a_thousand_refusals_are_one_mail_to_operators(tmp_path: Path) -> None:
         for _ in range(2):
             operators.tell_refused(given, records, NOW)
         told = subjects(tmp_path)
-        assert sum(s.startswith("[runspend] REFUSED: 1000 mails were refused or put off, the first: a mail to n") for s in told) == 1
+        assert sum(s.startswith("[runspend] REFUSED: 1000 mails were refused or deferred. First: a mail to n") for s in told) == 1
         assert len(told) == (1 if count == 1000 else 6)
     text = " ".join(text_of(next(m for m in mails(tmp_path).values() if "1000" in m["Subject"])).split())
-    assert "was refused: 550 5.1.1 no such user; this mail is not sent again" in text and "and 950 more" in text
+    assert "was refused: 550 5.1.1 no such user; Runspend does not send this mail again" in text and "and 950 more" in text

@@ -17,7 +17,7 @@ from unit.test_alert_run import OVER, step, subjects
 from runspend.actions.alert.periods import EVERY, current_period, period_named
 from runspend.actions.alert.versions import CORRECTED
 
-CORRECTION = "[runspend] Correction: vision is under budget after all (4,871.25)"
+CORRECTION = "[runspend] vision: correction, budget not exceeded (97.4% of 5,000 USD, November)"
 RESTATED = [cost("2026-11-05", "900"), cost("2026-11-17", "3058.998"), OVER[2]]
 
 
@@ -49,7 +49,7 @@ def test_a_restatement_long_after_the_period_is_corrected_once(tmp_path: Path, d
     for _ in range(2):
         after = night(tmp_path, records, given, day, RESTATED, status)
         assert [r["spent"] for r in after if r["budget_period"] == "2026-11"] == [Decimal("4871.253")]
-        assert sorted(subjects(tmp_path)) == [CORRECTION, "[runspend] vision is over budget: 100.2 % of 5,000 USD for November"]
+        assert sorted(subjects(tmp_path)) == ["[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)", CORRECTION]
 
 
 def test_a_period_that_is_over_is_closed_for_everything_else(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_month_is_judged_by_what_held_when_it_ended_however_often_it_was_edite
         night(tmp_path, records, settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER[:2])
     assert subjects(tmp_path) == []
     night(tmp_path, records, settings(tmp_path, budget(amount="9500", forecast=[], actual=["100%"])), "2026-12-03", OVER)
-    assert subjects(tmp_path) == ["[runspend] vision is over budget: 100.2 % of 5,000 USD for November"]
+    assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"]
 
 
 def test_an_edit_is_no_first_night(tmp_path: Path) -> None:
@@ -110,8 +110,8 @@ def test_an_edit_is_no_first_night(tmp_path: Path) -> None:
         entries = [budget(name, str(100 * factor + n), forecast=[], actual=["100%"]) for n, name in enumerate(("a", "b", "c"))]
         night(tmp_path, records, settings(tmp_path, *entries), day, OVER)
     told = subjects(tmp_path)
-    assert sum("Runspend watches" in subject for subject in told) == 1
-    assert sum("is over budget" in subject for subject in told) == 3
+    assert sum("budgets monitored" in subject for subject in told) == 1
+    assert sum("budget exceeded" in subject for subject in told) == 3
 
 
 def test_an_edit_loses_no_dear_day(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_edit_loses_no_dear_day(tmp_path: Path) -> None:
     night(tmp_path, records, settings(tmp_path, budget(amount="9000")), "2026-11-26", rows[:-1])
     assert subjects(tmp_path) == []
     night(tmp_path, records, settings(tmp_path, budget(amount="9000")), "2026-11-27", rows)
-    assert subjects(tmp_path) == ["[runspend] vision: 900.00 USD on 24 Nov, a usual day is 100.00"]
+    assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 24 Nov (900.00 USD, typically 100.00)"]
     night(tmp_path, records, settings(tmp_path, budget(amount="9500")), "2026-11-28", rows)
     assert len(subjects(tmp_path)) == 1
 
@@ -147,7 +147,7 @@ def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_pa
     assert subjects(tmp_path) == []
     for _ in range(2):
         status = night(tmp_path, records, given, "2026-11-03", rows, status)
-        assert sorted(subjects(tmp_path)) == [f"[runspend] vision is over budget: 120.0 % of 500 USD for week {n} of 2026" for n in (40, 41, 42, 44)]
+        assert sorted(subjects(tmp_path)) == [f"[runspend] vision: budget exceeded (120.0% of 500 USD, week {n} of 2026)" for n in (40, 41, 42, 44)]
 
 
 def test_tables_that_know_less_than_they_did_take_nothing_back(tmp_path: Path) -> None:
@@ -162,4 +162,4 @@ def test_tables_that_know_less_than_they_did_take_nothing_back(tmp_path: Path) -
         step(tmp_path, records, given, now, cost_daily=known, sources=bills)
         assert len(subjects(tmp_path)) == 1, (known, bills)
     step(tmp_path, records, given, now, cost_daily=rows[:3], sources=both)
-    assert len(subjects(tmp_path)) == 2 and "[runspend] Correction: vision is under budget after all (4,110.13)" in subjects(tmp_path)
+    assert len(subjects(tmp_path)) == 2 and "[runspend] vision: correction, budget not exceeded (82.2% of 5,000 USD, Q4 2026)" in subjects(tmp_path)

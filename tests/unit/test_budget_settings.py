@@ -80,7 +80,7 @@ def test_refused_at_load(tmp_path: Path, written: str, message: str) -> None:
 
 
 def test_defaults() -> None:
-    """80 % and 100 % of what is spent, 100 % of what will be; days far above usual; the bill alone counts."""
+    """80% and 100% of what is spent, 100% of what will be; days far above usual; the bill alone counts."""
     made = budget()
     assert (made.actual, made.forecast, made.every, made.judged_on) == (["80%", "100%"], ["100%"], "month", "bill")
     assert made.anomalies is not None

@@ -100,17 +100,17 @@ def test_loads_that_stop_are_told_within_26_hours(tmp_path: Path) -> None:
     assert told[4] == (26, 3, 1)
     assert [t[2] for t in told] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3]
     first = inbox(tmp_path)[0]
-    assert first["Subject"] == "[runspend] STALE: 3 of what runs every night did not: aws, cost tables, prod"
+    assert first["Subject"] == "[runspend] STALE: 3 nightly jobs did not run: aws, cost tables, prod"
     assert first["To"] == "oncall@acme.com"
-    assert "aws: not read for 26 h (limit 25 h), last done 24 Nov 04:00 UTC." in " ".join(text_of(first).split())
-    assert "Bill aws is complete to 23 Nov 23:00 UTC: 31 hours old." in " ".join(text_of(first).split())
+    assert "aws was not read for 26 h (limit 25 h, last time 24 Nov 04:00 UTC)." in " ".join(text_of(first).split())
+    assert "Bill aws is complete to 23 Nov 23:00 UTC, 31 h behind." in " ".join(text_of(first).split())
 
 
 def test_a_source_that_never_came_is_told_too(tmp_path: Path) -> None:
     """A DAG that stays paused from the first day on: it counts from the first look."""
     given = world(tmp_path)
     assert [pipeline.alert(given, now=NOW + hours * HOUR).exit_code for hours in (0, 24, 25)] == [0, 0, 3]
-    assert "it never was" in text_of(inbox(tmp_path)[0])
+    assert "never so far" in text_of(inbox(tmp_path)[0])
 
 
 def test_a_source_that_fails_every_night_is_told_by_its_own_mail_alone(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_bill_that_ends_too_early_is_stale_although_it_is_read(tmp_path: Path)
     given, records = world(tmp_path), Records(tmp_path)
     note_night(given, NOW)
     note_done(records, "aws", "bill", NOW, was_done=True, is_good=True, covered_until=NOW - 53 * HOUR, late_after=48 * HOUR)
-    assert [s.text for s in judge_freshness(given, records, NOW)] == ["aws: no new data for 53 h (limit 48 h). Figures reach to 22 Nov 01:00 UTC."]
+    assert [s.text for s in judge_freshness(given, records, NOW)] == ["aws is stale: no data for 53 h (limit 48 h). Costs are complete to 22 Nov 01:00 UTC."]
 
 
 def test_what_is_no_longer_configured_is_not_missed(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_warehouse_that_cannot_be_read_is_told_all_the_same(tmp_path: Path) ->
         assert pipeline.alert(given, now=NOW).exit_code == 4
     (mail,) = inbox(tmp_path)
     assert mail["Subject"].startswith("[runspend] DAMAGED: cost_daily 2026-11 test: its file has 10 bytes")
-    assert "HOW OLD THE FIGURES ARE" in text_of(mail)
+    assert "DATA FRESHNESS" in text_of(mail)
 
 
 def test_every_mail_says_how_old_the_figures_are(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_every_mail_says_how_old_the_figures_are(tmp_path: Path) -> None:
     facts = figures_are_this_old(records, NOW)
     assert facts is not None
     assert [value for _, value in facts.facts] == [
-        "Bill aws is complete to 23 Nov 15:00 UTC: 15 hours old.",
-        "The cost tables were last built 23 Nov 20:00 UTC, 10 hours ago.",
+        "Bill aws is complete to 23 Nov 15:00 UTC, 15 h behind.",
+        "The cost tables were last built on 23 Nov 20:00 UTC, 10 h ago.",
     ]
 
 
@@ -225,7 +225,7 @@ def test_a_test_mail_reaches_one_address_and_leaves_no_trace(tmp_path: Path) -> 
         given = settings(tmp_path, mail={"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"})
         outcome = send_test_mail(given, "ana@acme.com", NOW)
     (taken,) = server.accepted
-    assert (outcome.exit_code, taken.recipients, taken.message["Subject"]) == (0, ["ana@acme.com"], "[runspend] TEST: mail arrives")
+    assert (outcome.exit_code, taken.recipients, taken.message["Subject"]) == (0, ["ana@acme.com"], "[runspend] TEST: mail delivery works")
     assert "image/png" in [part.get_content_type() for part in taken.message.walk()]
     assert not (tmp_path / "records").exists()
     assert send_test_mail(given, "ana@acme.com", NOW).exit_code == 5  # the server is gone

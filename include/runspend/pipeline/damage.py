@@ -254,13 +254,13 @@ def _send(settings: Settings, outcome: Outcome, records: Records, new: Mapping[U
     from runspend.actions.alert import operators
 
     lines = [f"{name}: {why}" for name, why in _named(new).items()]
-    what = lines[0] if len(lines) == 1 else f"{len(lines)} units of the warehouse are damaged, the first: {lines[0]}"
+    what = lines[0] if len(lines) == 1 else f"{len(lines)} units of the warehouse are damaged. First: {lines[0]}"
     delivered = operators.notify(
         settings, records, "DAMAGED", "\n".join(lines), now, what,
         details=lines,
-        still_works="Runspend reads no damaged data: steps that need it end with exit code 4, all others continue.",
-        do=[("See what is damaged", "runspend verify --full"), ("Look at the disk", "dmesg; smartctl; the array's or provider's own report"), ("Restore", "the files from a backup")],
-        next_try="This pipeline run loads or builds it again from its sources. If it cannot, the next ones report it.",
+        still_works="Runspend does not read damaged units. Steps that need them end with exit code 4; all others go on.",
+        do=[("List the damage", "runspend verify --full"), ("Check the disk", "dmesg; smartctl; the report of the array or provider"), ("Restore", "the files from a backup")],
+        next_try="Runspend rebuilds the units in this pipeline run if their sources are available. Otherwise, later runs report them again.",
     )  # fmt: skip
     note_undelivered(outcome, delivered)
 

@@ -61,9 +61,9 @@ def tell_refused_file(settings: Settings, error: RecordRefused, now: datetime) -
     with suppress(RecordRefused):  # the code that met it first raises it
         operators.notify(
             settings, Records(settings.home), "REFUSED", f"file {error.file}", now, why,
-            still_works="Nothing was moved, removed or sent because of the file. The figures stay as they are until it is dealt with.",
-            do=[("Who can write there?", f"ls -la {error.file}"), ("Then see the state", "runspend status")],
-            next_try="Runspend looks again at the next pipeline run.",
+            still_works="Runspend did not use the file: it moved, removed and sent nothing. Costs stay as they are until you fix it.",
+            do=[("Check permissions", f"ls -la {error.file}"), ("Check the status", "runspend status")],
+            next_try="Runspend checks again in the next pipeline run.",
         )  # fmt: skip
 
 
@@ -85,10 +85,10 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
         records = Records(settings.home)
         # Damage has its own mail, which names every damaged unit.
         told = [] if isinstance(error, WarehouseDamaged) else operators.notify(
-            settings, records, "NOT JUDGED", "warehouse", now, f"no budget could be judged: {why}",
-            still_works="Nothing was changed. Mails that were decided before are still sent.",
-            do=[("See what is wrong", "runspend doctor"), ("Judge again", "runspend alert")],
-            next_try="Runspend tries again within 6 hours under Airflow, else at the next night.",
+            settings, records, "NOT JUDGED", "warehouse", now, f"Runspend could not judge any budget: {why}",
+            still_works="Nothing was changed. Runspend still sends queued mail.",
+            do=[("Find the problem", "runspend doctor"), ("Judge again", "runspend alert")],
+            next_try="Runspend tries again within 6 hours under Airflow, otherwise in the next pipeline run.",
         )  # fmt: skip
         note_undelivered(outcome, [*told, *send_outbox(settings, records, now)])
         raise
@@ -115,9 +115,9 @@ def _mail_machine_failed(settings: Settings, step: str, text: str, now: datetime
     with suppress(OSError, RunspendError):
         operators.notify(
             settings, Records(settings.home), "MACHINE FAILED", f"machine/{step}", now, text,
-            still_works="What was published before stays and can be read. Nothing half-done was published.",
-            do=[("See the disks", "df -h; df -i; mount; dmesg"), ("Run it again", f"runspend {step}")],
-            next_try="The next run completes what this one could not.",
+            still_works="Published tables stay readable. Nothing incomplete was published.",
+            do=[("Check the disks", "df -h; df -i; mount; dmesg"), ("Run it again", f"runspend {step}")],
+            next_try="The next pipeline run completes the work.",
         )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
     answer = ring(settings.mail.heartbeat.get_secret_value())
     if answer.state != "accepted":
         failures = [f"heartbeat: {answer.state}, {answer.reply}"]
-        outcome.fail(PartialFailure(f"cannot call mail.heartbeat: {answer.reply}. Check the address; the night itself was good.", failures))
+        outcome.fail(PartialFailure(f"cannot call mail.heartbeat: {answer.reply}. Check the address. The pipeline run itself succeeded.", failures))
         return
     value = {"night": night, "at": now.isoformat()}
     if rung is None:

@@ -76,7 +76,7 @@ class SourceReport:
         if is_late and covered_until is not None:
             hours = int((self._now - covered_until).total_seconds() // 3600)
             limit = int(self._late_after.total_seconds() // 3600)
-            text = f"{self._name}: no new data for {hours} h (limit {limit} h). Figures reach to {covered_until:%d %b %H:%M} UTC."
+            text = f"{self._name} is stale: no data for {hours} h (limit {limit} h). Costs are complete to {covered_until.day} {covered_until:%b %H:%M} UTC."
             self._outcome.fail(SourceError(self._name, text))
             self._tell("STALE", text)
 
@@ -213,7 +213,7 @@ def publish_read(step: Step, kept: Mapping[Unit, UnitState], units: Sequence[Uni
 
 def note_superseded(outcome: Outcome, what: str, then: str = "their rows stay") -> None:
     """Report that `publish_read` published nothing, and the consequence."""
-    outcome.notes.append(f"superseded: {what} was read by somebody else meanwhile; {then}")
+    outcome.notes.append(f"superseded: {what} was read by another process in the meantime; {then}")
 
 
 def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
@@ -231,11 +231,11 @@ def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str
     """Describe the unreadable parts of a bill: rows set aside, and values taken as null in rows that count."""
     notes = []
     if extra.get("quarantined"):
-        notes.append(f"{source} {period}: {extra['quarantined']} rows cannot be read and are in no sum: see billing_quarantine")
+        notes.append(f"{source} {period}: {extra['quarantined']} unreadable rows are excluded from totals: see billing_quarantine")
     for column, count in (extra.get("unreadable") or {}).items():
         notes.append(f"{source} {period}: {column} of {count} rows cannot be read and counts as null")
     if extra.get("without_effective_cost"):
-        notes.append(f"{source} {period}: {extra['without_effective_cost']} rows tell no EffectiveCost and are in no sum of it")
+        notes.append(f"{source} {period}: {extra['without_effective_cost']} rows have no EffectiveCost and are excluded from its totals")
     return notes
 
 

@@ -76,14 +76,14 @@ class SpendChart:
         rows = [(_day(self.day(n)), whole(self.spent[n]), _share(self.spent[n], self.budget)) for n in chosen]
         if self.forecast:
             on, foreseen = self.day(self.forecast_from + len(self.forecast) - 1), self.forecast[-1]
-            between = f"{whole(foreseen.low)} to {whole(foreseen.high)}"
+            between = f"{whole(foreseen.low)}–{whole(foreseen.high)}"
             rows.append((f"{_day(on)}, forecast ({between})", whole(foreseen.middle), _share(foreseen.middle, self.budget)))
         return tuple(rows)
 
     def words(self) -> str:
         """Describe the chart in one sentence, for readers who cannot see it."""
         told = "; ".join(f"{on}: {spent} ({share})" for on, spent, share in self.rows())
-        return f"Spent of {whole(self.budget)} {self.currency}, since the start of the period. {told}."
+        return f"Spend since the start of the period, against a budget of {whole(self.budget)} {self.currency}. {told}."
 
 
 def draw(chart: SpendChart) -> bytes | None:
@@ -193,7 +193,7 @@ def _dashed(drawing: ImageDraw.ImageDraw, points: Points, colour: str, width: in
 
 
 def _share(part: Decimal, budget: Decimal) -> str:
-    return f"{percent_used(part, budget, '1'):f} %" if budget else ""
+    return f"{percent_used(part, budget, '1'):f}%" if budget else ""
 
 
 def _day(on: date) -> str:

@@ -101,7 +101,7 @@ def decide(statuses: Iterable[Status], told: Told, now: datetime, snoozed: Colle
         for anomaly in status.anomalies:
             key = anomaly_id(status, anomaly)
             if key not in told:
-                above = "above usual" if anomaly.percent_more is None else f"{anomaly.percent_more} % above usual"
+                above = "above usual" if anomaly.percent_more is None else f"{anomaly.percent_more}% above usual"
                 crossing = Crossing(Threshold(anomaly.spent, above), anomaly.day)
                 decisions.append(Decision(status, (Item(key, "anomaly", crossing),), anomaly))
     return decisions

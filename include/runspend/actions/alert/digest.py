@@ -38,11 +38,11 @@ def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now:
     said = _counted(alerts)
     members = "\n".join([recipient, *sorted(a["mail"]["message_id"] for a in alerts)])
     blocks: list[Block] = [
-        Paragraph(f"{said}. All of them are below, worst first, in the place of a mail each.{which}"),
-        Table("BUDGETS", ("", "why", "spent", "of", "used"), "llrrr", tuple(_row(a) for a in alerts)),
+        Paragraph(f"{said}. This mail lists them all, most used first, instead of one mail each.{which}"),
+        Table("BUDGETS", ("", "alert", "spent", "amount", "used"), "llrrr", tuple(_row(a) for a in alerts)),
         *([freshness] if freshness else []),
-        Facts("WHAT YOU CAN DO", (("What drove it", "runspend costs --by team,experiment"), ("Where they stand", "runspend budgets"))),
-        Paragraph(f"Sent once. Budgets are in {settings.path or 'runspend.yaml'}."),
+        Facts("NEXT STEPS", (("See top costs", "runspend costs --by team,experiment"), ("List all budgets", "runspend budgets"))),
+        Paragraph(f"Sent once. Budgets are configured in {settings.path or 'runspend.yaml'}."),
     ]
     return make_mail(
         Envelope(settings.mail.from_, "budgets", "budget-digest"),
@@ -55,12 +55,12 @@ def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now:
 
 
 def _counted(alerts: Sequence[Alert]) -> str:
-    """ "14 budgets crossed a threshold: 3 over, 11 near it". With forecasts or anomalous days among them, the number of alerts."""
+    """ "14 budgets reached a threshold: 3 exceeded, 11 not exceeded". With forecasts or unusual days among them, the number of alerts."""
     passed = [a for a in alerts if a["kind"] == "actual"]
     over = sum(1 for a in passed if Decimal(a["spent"]) >= Decimal(a["amount"]))
-    counted = ", ".join(text for text in (f"{over} over" if over else "", f"{len(passed) - over} near it" if len(passed) > over else "") if text)
+    counted = ", ".join(text for text in (f"{over} exceeded" if over else "", f"{len(passed) - over} not exceeded" if len(passed) > over else "") if text)
     if len(passed) == len(alerts):
-        return f"{len(alerts)} budgets crossed a threshold: {counted}"
+        return f"{len(alerts)} budget{'' if len(alerts) == 1 else 's'} reached a threshold: {counted}"
     return f"{len(alerts)} alerts on {len({a['budget'] for a in alerts})} budgets" + (f": {counted}" if counted else "")
 
 
@@ -68,7 +68,7 @@ def _row(alert: Alert) -> tuple[str, ...]:
     why = alert["threshold"] if alert["kind"] in ("actual", "anomaly") else f"{alert['kind']} {alert['threshold']}"
     used = percent_used(Decimal(alert["spent"]), Decimal(alert["amount"]))
     of = f"{money(Decimal(alert['amount']), short=True)} {alert['currency']}"
-    return f"{clean(alert.get('title') or alert['budget'], 30)} {alert['budget_period']}", clean(why, 17), money(Decimal(alert["spent"])), of, f"{used} %"
+    return f"{clean(alert.get('title') or alert['budget'], 30)} {alert['budget_period']}", clean(why, 17), money(Decimal(alert["spent"])), of, f"{used}%"
 
 
 def _ratio(alert: Alert) -> Decimal:

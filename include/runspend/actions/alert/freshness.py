@@ -92,11 +92,11 @@ def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> 
         since = last or _time(value, "first_missed_at") or _time(value, "last_tried_at")
         reaches, late_after = _time(value, "covered_until"), timedelta(seconds=value.get("late_after_seconds", 0))
         if since is not None and now - since >= limit:
-            never = f"last done {last:%d %b %H:%M} UTC" if last else "it never was"
-            stale.append(Stale(name, f"{name}: not {_verb(value)} for {_hours(now - since)} h (limit {_hours(limit)} h), {never}."))
+            never = f"last time {last.day} {last:%b %H:%M} UTC" if last else "never so far"
+            stale.append(Stale(name, f"{name} was not {_verb(value)} for {_hours(now - since)} h (limit {_hours(limit)} h, {never})."))
         elif reaches is not None and late_after and now - reaches > late_after:
-            until = f"Figures reach to {reaches:%d %b %H:%M} UTC."
-            stale.append(Stale(name, f"{name}: no new data for {_hours(now - reaches)} h (limit {_hours(late_after)} h). {until}"))
+            until = f"Costs are complete to {reaches.day} {reaches:%b %H:%M} UTC."
+            stale.append(Stale(name, f"{name} is stale: no data for {_hours(now - reaches)} h (limit {_hours(late_after)} h). {until}"))
     return stale
 
 
@@ -118,12 +118,12 @@ def figures_are_this_old(records: RecordStore, now: datetime) -> Facts | None:
     for name, value in sorted(records.list(KIND, []).items()):  # the mail goes out without records that cannot be trusted
         reaches, good = _time(value, "covered_until"), _time(value, "last_good_at")
         if value["kind"] == "bill" and reaches is not None:
-            facts.append(("", f"Bill {clean(name)} is complete to {reaches:%d %b %H:%M} UTC: {_hours(now - reaches)} hours old."))
+            facts.append(("", f"Bill {clean(name)} is complete to {reaches.day} {reaches:%b %H:%M} UTC, {_hours(now - reaches)} h behind."))
         elif value["kind"] == "bill":
-            facts.append(("", f"Bill {clean(name)} has not been read well yet." if good is None else f"Bill {clean(name)} does not say how far it reaches."))
+            facts.append(("", f"Bill {clean(name)} has not been read successfully yet." if good is None else f"Bill {clean(name)} has no known end of coverage."))
         elif name == "cost tables" and good is not None:
-            facts.append(("", f"The cost tables were last built {good:%d %b %H:%M} UTC, {_hours(now - good)} hours ago."))
-    return Facts("HOW OLD THE FIGURES ARE", tuple(facts)) if facts else None
+            facts.append(("", f"The cost tables were last built on {good.day} {good:%b %H:%M} UTC, {_hours(now - good)} h ago."))
+    return Facts("DATA FRESHNESS", tuple(facts)) if facts else None
 
 
 def _configured(settings: Settings) -> dict[str, str]:
@@ -138,7 +138,7 @@ def _current(settings: Settings, records: RecordStore) -> dict[str, dict[str, An
 
 
 def _verb(value: Mapping[str, Any]) -> str:
-    return {"step": "done well"}.get(value["kind"], "read")
+    return {"step": "completed"}.get(value["kind"], "read")
 
 
 def _time(value: Mapping[str, Any], key: str) -> datetime | None:

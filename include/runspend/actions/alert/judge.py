@@ -33,7 +33,7 @@ _THRESHOLD = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", re.ASCII)
 
 @dataclass(frozen=True, order=True)
 class Threshold:
-    """A level of spend, in the budget's currency. `text` is its configured form: "80 %" or "500 USD"."""
+    """A level of spend, in the budget's currency. `text` is its configured form: "80%" or "500 USD"."""
 
     level: Decimal
     text: str
@@ -41,7 +41,7 @@ class Threshold:
     @property
     def slug(self) -> str:
         """The form for keys and Message-IDs: "80", "500USD"."""
-        return self.text.removesuffix(" %").replace(" ", "")
+        return self.text.removesuffix("%").replace(" ", "")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Status:
 
     def exceeded_on(self) -> date | None:
         """The day the whole amount was reached, or the day around which it will be. None if neither."""
-        whole = Threshold(self.budget.amount, "100 %")
+        whole = Threshold(self.budget.amount, "100%")
         _, crossed = _cross(self.by_day, (whole,))
         if crossed:
             return crossed[0].on
@@ -148,7 +148,7 @@ def parse_threshold(text: str, amount: Decimal, currency: str) -> Threshold:
         )
     number, unit = Decimal(match[1]), match[2] or currency
     if unit == "%":
-        return Threshold(EXACT.divide(EXACT.multiply(amount, number), Decimal(100)), f"{_plain(number)} %")
+        return Threshold(EXACT.divide(EXACT.multiply(amount, number), Decimal(100)), f"{_plain(number)}%")
     if unit != currency:
         raise ConfigError(
             f"cannot use threshold {text!r}: the budget is in {currency}. Write the threshold in {currency}, or as a percentage."

@@ -35,9 +35,9 @@ def notify(
     headline: str,
     *,
     details: Sequence[str] = (),
-    still_works: str = "Everything else of the night went on; the last good data stay in place.",
-    do: Sequence[tuple[str, str]] = (("See the state", "runspend status"),),
-    next_try: str = "Runspend tries again at the next night.",
+    still_works: str = "All other steps of the pipeline run went on. The last good data stay in place.",
+    do: Sequence[tuple[str, str]] = (("Check the status", "runspend status"),),
+    next_try: str = "Runspend tries again in the next pipeline run.",
 ) -> list[Delivery]:
     """Record and send "[runspend] KIND: headline".
 
@@ -49,7 +49,7 @@ def notify(
     if not settings.mail.operators:
         return []
     local_id = _notice_id(kind, key, f"{now:%Y-%m-%d}")
-    ending = f"{clean(next_try, 200)} Sent once for this cause and night, {now:%Y-%m-%d %H:%M} UTC."
+    ending = f"{clean(next_try, 200)} Sent once per cause and day ({now:%Y-%m-%d %H:%M} UTC)."
     blocks = [*_found(details), *_help(still_works, do)]
     try:
         old = figures_are_this_old(records, now)
@@ -62,7 +62,7 @@ def notify(
             raise
         if isinstance(error, Unrecorded) and any(d.mail.message_id.startswith(f"<{local_id}@") and d.outcome.state == "accepted" for d in error.tried):
             return error.tried  # the mail is out
-        again = f"This mail may come again, also for the same cause: Runspend {failed}"
+        again = f"You may get this mail again for the same cause: Runspend {failed}"
         return _send_directly(settings, _write(settings, kind, local_id, now, headline, [*blocks, Paragraph(clean(again, 600))]))
 
 
@@ -77,9 +77,9 @@ def _send_directly(settings: Settings, mail: Mail) -> list[Delivery]:
 
 
 def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
-    """Report every recipient that a mail server refused or keeps putting off.
+    """Report every recipient that a mail server refused or keeps deferring.
 
-    Each mail and recipient is reported once, and once more when Runspend gives up on a recipient that was put off. More than
+    Each mail and recipient is reported once, and once more when Runspend gives up on a recipient that was deferred. More than
     DIGEST_ABOVE at once become one mail, because people who tag experiments can name thousands of recipients.
 
     The reports come from the records, so the next process reports a refusal that a killed process recorded. For operators' own mails,
@@ -117,13 +117,13 @@ def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> It
         others = [r for r in operators if r != value["recipient"]] if is_ours else operators
         if not (value["state"] == "refused" or is_put_off) or "subject" not in value or local_id in told or not others:
             continue
-        times, retried_until = f"was put off {value['attempts']} times", value.get("retried_until", "")
+        times, retried_until = f"was deferred {value['attempts']} times", value.get("retried_until", "")
         if is_given_up:
-            what, then = f"{times} since {since[:10]} and is given up", NOT_SENT_AGAIN
+            what, then = f"{times} since {since[:10]}, and Runspend gave up", NOT_SENT_AGAIN
         elif is_put_off:
-            what, then = times, f"it is tried again{f', and given up after {REFUSED_FOR.days} days of it' if since else ''}"
+            what, then = times, f"Runspend tries again{f' for up to {REFUSED_FOR.days} days' if since else ''}"
         else:
-            what, then = "was refused", f"it is tried again until {retried_until[:10]}" if retried_until > now.isoformat() else NOT_SENT_AGAIN
+            what, then = "was refused", f"Runspend tries again until {retried_until[:10]}" if retried_until > now.isoformat() else NOT_SENT_AGAIN
         headline = f"a mail to {value['recipient']} {what}: {value['reply']}"
         yield _Refused(local_id, value["subject"], value["message_id"], headline, then, tuple(others))
 
@@ -131,8 +131,8 @@ def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> It
 def _write_one_refused(settings: Settings, now: datetime, one: _Refused) -> Mail:
     blocks: list[Block] = [
         *_found([f"Subject: {one.subject}", f"Message-ID: {one.message_id}"]),
-        *_help(STILL_REFUSED, [("Correct the address", f"in {settings.path or 'runspend.yaml'}"), ("Tell them yourself", one.then)]),
-        Paragraph("Sent once for this mail and recipient."),
+        *_help(STILL_REFUSED, [("Correct the address", f"in {settings.path or 'runspend.yaml'}"), ("Delivery", one.then)]),
+        Paragraph("Sent once per mail and recipient."),
     ]
     return _write(settings, "REFUSED", one.local_id, now, one.headline, blocks, one.to)
 
@@ -141,11 +141,11 @@ def _write_refused(settings: Settings, now: datetime, found: Sequence[_Refused])
     local_id = _notice_id("REFUSED", "\n".join(one.local_id for one in found), "many")
     blocks: list[Block] = [
         *_found([f"{one.headline}; {one.then}" for one in found]),
-        *_help(STILL_REFUSED, [("Correct the addresses", f"in {settings.path or 'runspend.yaml'}, or the tag owner of experiments"), ("See them all", "the column recipients of the table alerts")]),
-        Paragraph("Sent once for these mails and recipients."),
+        *_help(STILL_REFUSED, [("Correct the addresses", f"in {settings.path or 'runspend.yaml'}, or in the owner tag of experiments"), ("List them all", "see the recipients column of the alerts table")]),
+        Paragraph("Sent once per mail and recipient."),
     ]  # fmt: skip
     to = [r for r in settings.mail.operators if all(r in one.to for one in found)] or settings.mail.operators
-    headline = f"{len(found)} mails were refused or put off, the first: {found[0].headline}"
+    headline = f"{len(found)} mails were refused or deferred. First: {found[0].headline}"
     return _write(settings, "REFUSED", local_id, now, headline, blocks, to), found
 
 
@@ -156,15 +156,15 @@ def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale],
         return []
     if len(untold) == 1:
         return notify(settings, records, "STALE", f"{untold[0].name}/all", now, untold[0].text, still_works=STILL_STALE, do=DO_STALE)
-    headline = f"{len(untold)} of what runs every night did not: {', '.join(one.name for one in untold)}"
+    headline = f"{len(untold)} nightly jobs did not run: {', '.join(one.name for one in untold)}"
     key = f"stale: {', '.join(one.name for one in untold)}"
     return notify(settings, records, "STALE", key, now, headline, details=[one.text for one in untold], still_works=STILL_STALE, do=DO_STALE)
 
 
-NOT_SENT_AGAIN = "this mail is not sent again"
-STILL_REFUSED = "The other recipients were sent to; what was decided is kept and shown in the alerts table."
-STILL_STALE = "What was read before stays in place. Budgets are judged on it and may be late: money spent since is not in it."
-DO_STALE = (("See the state", "runspend status"), ("Is the night paused?", "look at the DAGs or at cron"), ("Run it now", "runspend nightly"))
+NOT_SENT_AGAIN = "Runspend does not send this mail again"
+STILL_REFUSED = "Other recipients got the mail. The alerts table has all alerts."
+STILL_STALE = "Runspend keeps the last good data and judges budgets by it. Alerts may be late, because newer costs are missing."
+DO_STALE = (("Check the status", "runspend status"), ("Check the schedule", "the DAGs in Airflow, or cron"), ("Run it now", "runspend nightly"))
 
 
 def _notice_id(kind: str, key: str, when: str) -> str:
@@ -185,9 +185,9 @@ def _write(settings: Settings, kind: Kind, local_id: str, now: datetime, headlin
 
 def _found(details: Sequence[str]) -> list[Block]:
     shown = [*details[:MOST_LINES], *([f"and {len(details) - MOST_LINES} more"] if len(details) > MOST_LINES else [])]
-    return [Facts("WHAT WAS FOUND", tuple(("", clean(line, 400)) for line in shown))] if details else []
+    return [Facts("DETAILS", tuple(("", clean(line, 400)) for line in shown))] if details else []
 
 
 def _help(still_works: str, do: Sequence[tuple[str, str]]) -> list[Block]:
     told = tuple((clean(name, 30), clean(value, 400)) for name, value in do)
-    return [Facts("WHAT STILL WORKS", (("", clean(still_works, 400)),)), Facts("WHAT YOU CAN DO", told)]
+    return [Facts("IMPACT", (("", clean(still_works, 400)),)), Facts("NEXT STEPS", told)]

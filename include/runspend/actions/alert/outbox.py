@@ -40,7 +40,7 @@ DIGEST_ABOVE = 5
 # RFC 5321 4.5.4.1 says 4 to 5 days.
 REFUSED_FOR = timedelta(days=4)
 NOT_TRIED: Mapping[str, Any] = {"attempts": 0}
-UNKNOWN_DOMAIN = "its domain is in no address of runspend.yaml, or is a public mail host's and runspend.yaml does not name the address: no mail is sent there"
+UNKNOWN_DOMAIN = "runspend.yaml has no address of its domain, or the domain is a public mail host and runspend.yaml does not have this address. Nothing was sent"
 OUTBOX_WAIT = 1800.0  # seconds to wait for another sending process; mail that still waits is sent by the next run
 TRIED_TOGETHER = 2  # attempts in which a mail goes to all its recipients in one transaction
 
@@ -242,8 +242,8 @@ def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Seque
     allowed_addresses = mailed_addresses(settings, addresses.values())
     reachable = {r: address for r, address in addresses.items() if address in allowed_addresses}
     if sender_host(mail.sender).casefold() not in domains | {sender_host(settings.mail.from_).casefold()}:
-        return dict.fromkeys(recipients, Outcome("refused", f"its sender is {mail.sender!r}, and mail.from of runspend.yaml is of another domain"))
-    outcomes = {r: Outcome("refused", UNKNOWN_DOMAIN if r in addresses else "not an address that mail can be sent to") for r in recipients if r not in reachable}
+        return dict.fromkeys(recipients, Outcome("refused", f"its sender is {mail.sender!r}, but mail.from in runspend.yaml has another domain"))
+    outcomes = {r: Outcome("refused", UNKNOWN_DOMAIN if r in addresses else "this is not a valid mail address") for r in recipients if r not in reachable}
     if mail.list_id.startswith("Runspend archive "):  # data names these owners, and the notice may have been written under other settings
         allowed = find_recipients(settings)
         outcomes |= {r: Outcome("refused", f"not sent: it is not in an allowed domain ({allowed.listed})") for r in reachable if not allowed.may_receive(r)}

@@ -30,7 +30,7 @@ COLUMNS = (
 def list_budgets(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> list[dict[str, Any]]:
     """Return one row of COLUMNS per budget: first those not judged, then those with the highest percentage used.
 
-    States are over, crossed, will pass, fine, not judged.
+    States are exceeded, threshold reached, forecast to exceed, ok, not judged.
     """
     tagged, _ = read_tag_budgets(reader, settings)
     budgets = [*settings.budgets, *tagged]
@@ -42,22 +42,22 @@ def list_budgets(reader: Reader, settings: Settings, records: RecordStore, now: 
         period = current_period(budget.every, now.date()).name
         found = judged.get((budget.name, period), {})
         if found and found["budget_version"] != budget_version(budget, settings.currency):
-            found = {"spent": None, "not_judged": "no alert step since it was changed"}
+            found = {"spent": None, "not_judged": "no alert step since the budget was changed"}
         rows.append(_row(budget, settings.currency, period, found, mails.get((budget.name, period)), quiet.get(budget.name)))
     return sorted(rows, key=lambda r: (r["percent"] is not None, -(r["percent"] or Decimal(0)), r["budget"]))
 
 
 def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Return those rows as cells for a person. The first row has the column heads."""
-    lines: list[tuple[str, ...]] = [("budget", "state", "period", "spent", "of", "used", "forecast (4 in 5)", "passed", "next", "last mail", "quiet")]
+    lines: list[tuple[str, ...]] = [("budget", "state", "period", "spent", "amount", "used", "forecast (80% interval)", "exceeded", "next alert at", "last alert", "muted")]
     for row in rows:
-        foreseen = "-" if row["forecast"] is None else f"{_whole(row['forecast'])} ({_whole(row['forecast_low'])} to {_whole(row['forecast_high'])})"
-        passes = "-" if row["exceeded_on"] is None else f"{'' if row['state'] == 'over' else 'around '}{day_name(row['exceeded_on'])}"
+        foreseen = "-" if row["forecast"] is None else f"{_whole(row['forecast'])} ({_whole(row['forecast_low'])}–{_whole(row['forecast_high'])})"
+        passes = "-" if row["exceeded_on"] is None else f"{'' if row['state'] == 'exceeded' else 'around '}{day_name(row['exceeded_on'])}"
         name = row["budget"] if row["title"] == row["budget"] else f"{row['budget']}: {row['title']}"
         lines.append((
             name, row["state"] if row["reason"] is None else f"{row['state']}: {row['reason']}", row["budget_period"],
             "-" if row["spent"] is None else money(row["spent"]), f"{money(row['amount'], short=True)} {row['currency']}",
-            "-" if row["percent"] is None else f"{row['percent']} %", foreseen, passes,
+            "-" if row["percent"] is None else f"{row['percent']}%", foreseen, passes,
             row["next_threshold"] or "-", row["last_mail"] or "-", row["quiet"] or "-",
         ))  # fmt: skip
     return lines
@@ -93,10 +93,10 @@ def _state(budget: Budget, judged: Mapping[str, Any]) -> str:
     if judged.get("spent") is None:
         return "not judged"
     if judged["spent"] >= budget.amount:
-        return "over"
+        return "exceeded"
     if judged["exceeded_on"] is not None:
-        return "will pass"
-    return "crossed" if judged["crossed"] else "fine"
+        return "forecast to exceed"
+    return "threshold reached" if judged["crossed"] else "ok"
 
 
 def _last_mails(records: RecordStore) -> dict[tuple[str, str], str]:
@@ -113,7 +113,7 @@ def _last_mails(records: RecordStore) -> dict[tuple[str, str], str]:
             text += " (acknowledged, not mailed)"
         else:
             became = {states.get((mail["message_id"], r), "waiting") for r in mail["recipients"]}
-            text += "" if "accepted" in became else f" ({', '.join(sorted(became)) or 'nobody to tell'})"
+            text += "" if "accepted" in became else f" ({', '.join(sorted(became)) or 'no recipient'})"
         key = value["budget"], value["budget_period"]
         rank = value["decided_at"], "covers" in value  # of alerts decided at the same time, the record that names the others
         if key not in found or rank >= found[key][0]:

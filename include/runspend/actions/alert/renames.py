@@ -37,7 +37,7 @@ class Unfinished(NamedTuple):
         is_by_old, is_by_new = (any(matches(pattern, name) for pattern in patterns) for name in (self.old, self.new))
         if is_by_old == is_by_new:
             return None
-        return f"cost tables of open months still say {self.old} for {self.new}: the next night, or `runspend allocate`, builds them"
+        return f"the cost tables of open months still use the old name {self.old} for {self.new}: the next pipeline run or `runspend allocate` rebuilds them"
 
 
 def note_rename(records: RecordStore, kind: Literal["tracking", "bill"], old: str, new: str) -> None:

@@ -161,7 +161,7 @@ def make_mail(
 def _chart_table(chart: SpendChart) -> Table:
     """Return a chart as a table of words and numbers."""
     heads = ("", f"of {money(chart.budget, short=True)} {chart.currency}", "")
-    return Table("SPENT BY DAY", heads, "lrr", chart.rows())
+    return Table("SPEND TO DATE", heads, "lrr", chart.rows())
 
 
 def _table_lines(table: Table) -> list[str]:
@@ -195,7 +195,6 @@ def _wrap(text: str, first: str = "", rest: str | None = None) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     import jinja2
-    import markupsafe
 
     def load(name: str) -> str:
         return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
@@ -205,7 +204,6 @@ def _environment() -> jinja2.Environment:
         finalize=lambda value: visible(value) if type(value) is str else value,
     )  # fmt: skip
     environment.filters["is_link"] = lambda value: re.fullmatch(r"https?://[^\s<>\"']+", value) is not None
-    environment.filters["unbroken"] = lambda text: markupsafe.escape(visible(text)).replace(" %", markupsafe.Markup("&nbsp;%"))
     environment.filters["is_wide"] = lambda table: len(table.heads) > 3
     environment.filters["block_kind"] = lambda block: type(block).__name__
     return environment

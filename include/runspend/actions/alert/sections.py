@@ -34,17 +34,17 @@ def running_now(figures: Figures, status: Status, people: str, now: datetime) ->
         )
     notes = (
         [
-            f"together {money(together)} an hour, {money(EXACT.multiply(together, Decimal(24)), short=True).split('.')[0]} {status.currency} a day (mean of each run so far)"
+            f"total {money(together)} per hour, {money(EXACT.multiply(together, Decimal(24)), short=True).split('.')[0]} {status.currency} per day (average of each run so far)"
         ]
         if together
         else []
     )
     if unknown:
         notes.append(
-            f"{unknown} running {'run has' if unknown == 1 else 'runs have'} no figure here{' yet: no bill reaches them' if unknown <= len(figures.running) else ''}"
+            f"{unknown} active {'run has' if unknown == 1 else 'runs have'} no price{' yet: no bill covers them' if unknown <= len(figures.running) else ''}"
         )
     return Table(
-        f"RUNNING NOW (MLflow, {time_name(now)} UTC)", ("", "", "", "since", f"{status.currency}/hour"), "llllr", tuple(rows), tuple(notes)
+        f"ACTIVE RUNS (MLflow, {time_name(now)} UTC)", ("", "", "", "since", f"{status.currency}/hour"), "llllr", tuple(rows), tuple(notes)
     )
 
 
@@ -56,8 +56,8 @@ def what_drove_it(figures: Figures, status: Status, people: str) -> Table:
         who = person(driver.who, people)
         name = clean(driver.name, 32 - len(who)) + (f" ({who})" if who else "")
         rows.append((name, share(driver.spent, spent), money(driver.spent), money(driver.spent_before)))
-    notes = () if figures.failed is None else (f"of it: failed or killed runs {money(figures.failed)} ({share(figures.failed, spent)})",)
-    return Table("WHAT DROVE IT", ("", "", period_name(status.period), "same days before"), "lrrr", tuple(rows), notes)
+    notes = () if figures.failed is None else (f"including failed or killed runs: {money(figures.failed)} ({share(figures.failed, spent)})",)
+    return Table("TOP COSTS", ("", "", period_name(status.period), "same days before"), "lrrr", tuple(rows), notes)
 
 
 def which_runs(runs: Sequence[DayRun], count: int, day: date, people: str) -> Table:
@@ -67,7 +67,7 @@ def which_runs(runs: Sequence[DayRun], count: int, day: date, people: str) -> Ta
         for run in runs
     )
     notes = (f"and {count - len(runs)} more runs",) if count > len(runs) else ()
-    return Table(f"WHICH RUNS, {weekday(day)}", ("", "experiment", "", "", "cost"), "llllr", rows, notes)
+    return Table(f"TOP RUNS, {weekday(day)}", ("", "experiment", "", "", "cost"), "llllr", rows, notes)
 
 
 def bill_ages(coverage: Sequence[Coverage], now: datetime) -> list[tuple[str, str]]:
@@ -75,13 +75,13 @@ def bill_ages(coverage: Sequence[Coverage], now: datetime) -> list[tuple[str, st
     facts = []
     for bill in coverage:
         if bill.covered_until is None:
-            facts.append(("", f"Bill {clean(bill.source)} does not say how far it reaches."))
+            facts.append(("", f"Bill {clean(bill.source)} has no known end of coverage."))
             continue
-        usual = f", usual {_hours(bill.usual_lag)}" if bill.usual_lag else ""
+        usual = f" (typically {_hours(bill.usual_lag)})" if bill.usual_lag else ""
         facts.append(
             (
                 "",
-                f"Bill {clean(bill.source)} is complete to {time_name(bill.covered_until)} UTC: {_hours(now - bill.covered_until)} old{usual}.",
+                f"Bill {clean(bill.source)} is complete to {time_name(bill.covered_until)} UTC, {_hours(now - bill.covered_until)} behind{usual}.",
             )
         )
     return facts
@@ -92,24 +92,24 @@ def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
     facts = bill_ages(figures.coverage, now)
     is_counted = status.budget.judged_on == "bill_and_estimates"
     if is_counted and status.estimated:
-        facts.append(("", f"In the figure: {money(status.estimated)} {status.currency} is an estimate, for hours no bill reaches yet."))
+        facts.append(("", f"Included: {money(status.estimated)} {status.currency} of estimates for hours that are not billed yet."))
     estimated = Decimal(0) if is_counted else status.estimated
-    since = f"about {money(estimated)} {status.currency} estimated since then" if estimated else "" if is_counted else "what ran since then"
+    since = f"about {money(estimated)} {status.currency} estimated for later hours" if estimated else "" if is_counted else "the cost of later hours"
     missing = [since] if since and (figures.coverage or estimated) else []
     if figures.idle_elsewhere > 0:
-        missing.append(f"{money(figures.idle_elsewhere)} of idle machines, which no run of this budget owns")
+        missing.append(f"{money(figures.idle_elsewhere)} {status.currency} idle cost outside this budget")
     if missing:
-        facts.append(("", f"Not in the figure: {'; '.join(missing)}."))
+        facts.append(("", f"Not included: {'; '.join(missing)}."))
     matched = Decimal(0)
     for cost in figures.by_confidence.values():
         matched = EXACT.add(matched, cost)
     total = EXACT.add(matched, figures.no_run)
     shares = [f"{share(figures.by_confidence[c], total)} {c}" for c in ("exact", "high", "medium", "low") if figures.by_confidence.get(c)]
     if figures.no_run:
-        shares.append(f"{share(figures.no_run, total)} of it is no run's: idle, shared, unallocated or orphaned")
+        shares.append(f"{share(figures.no_run, total)} not allocated to runs (idle, shared, unallocated or orphaned)")
     if shares:
-        facts.append(("", f"Matched to runs: {', '.join(shares)}."))
-    return Facts("HOW SURE", tuple(facts))
+        facts.append(("", f"Allocation confidence: {', '.join(shares)}."))
+    return Facts("CONFIDENCE", tuple(facts))
 
 
 def what_you_can_do(status: Status, now: datetime) -> Facts:
@@ -120,14 +120,14 @@ def what_you_can_do(status: Status, now: datetime) -> Facts:
     budget, until = status.budget, current_period(status.budget.every, now.date()).end
     facts = [
         ("See the runs", f"runspend costs --by experiment --since {status.period.start:%Y-%m}"),
-        ("Stop one", "in MLflow or where it runs; Runspend never stops a run"),
-        (f"Quiet until {day_name(until)}", f"runspend budgets ack {budget.name} --until {until}"),
+        ("Stop a run", "in MLflow or on its platform; Runspend never stops runs"),
+        (f"Mute until {day_name(until)}", f"runspend budgets ack {budget.name} --until {until}"),
     ]
     if budget.runbook:
         facts.append(("Runbook", clean(budget.runbook, 400)))
     if budget.owner:
         facts.append(("Owner", clean(budget.owner)))
-    return Facts("WHAT YOU CAN DO", tuple(facts))
+    return Facts("NEXT STEPS", tuple(facts))
 
 
 def spend_chart(status: Status) -> SpendChart | None:
@@ -164,8 +164,8 @@ def period_name(period: BudgetPeriod) -> str:
 
 
 def share(part: Decimal, whole: Decimal) -> str:
-    """ "58 %". Empty if the whole is zero."""
-    return f"{EXACT.divide(EXACT.multiply(part, Decimal(100)), whole).quantize(Decimal(1), context=EXACT)} %" if whole else ""
+    """ "58%". Empty if the whole is zero."""
+    return f"{EXACT.divide(EXACT.multiply(part, Decimal(100)), whole).quantize(Decimal(1), context=EXACT)}%" if whole else ""
 
 
 def weekday(day: date) -> str:
@@ -185,4 +185,4 @@ def time_name(moment: datetime) -> str:
 
 def _hours(span: timedelta) -> str:
     hours = max(0, span // timedelta(hours=1))
-    return f"{hours} hour{'' if hours == 1 else 's'}"
+    return f"{hours} h"

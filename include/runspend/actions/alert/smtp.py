@@ -145,7 +145,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         if code != 250:
             # The account or the sender's address is wrong, not the mail. Nothing is lost: the mail goes out once that is fixed.
             self._give_up_transaction(code)
-            outcomes |= dict.fromkeys(recipients, Outcome("waiting", f"the server does not take the sender: {_said(code, reply)}"))
+            outcomes |= dict.fromkeys(recipients, Outcome("waiting", f"the server refuses the sender: {_said(code, reply)}"))
             return
         taken = []
         for recipient in recipients:
@@ -266,7 +266,7 @@ def _describe(error: Exception, settings: MailSettings) -> str:
         return f"{error.smtp_code} {said.decode('utf-8', 'replace')}"
     where = f"{settings.host}:{settings.port}"
     if isinstance(error, ssl.SSLError) or (settings.tls == "starttls" and isinstance(error, smtplib.SMTPNotSupportedError)):
-        return f"no TLS with {where}, and without it nothing is sent: {error}"
+        return f"no TLS with {where}, so nothing was sent: {error}"
     if isinstance(error, TimeoutError) or str(error).endswith("timed out"):  # smtplib reports most timeouts as a closed connection
-        return f"{where} gave no answer in time"
+        return f"{where} did not answer in time"
     return f"{where}: {type(error).__name__}: {error}"

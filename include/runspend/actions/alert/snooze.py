@@ -45,9 +45,9 @@ def set_quiet(records: RecordStore, names: Iterable[str], quiet: Quiet, now: dat
     """
     known = sorted(names)
     if quiet.budget not in known:
-        raise UsageError(f"cannot set budget {quiet.budget!r}: there is none of that name. Budgets are {', '.join(known) or 'none'}.")
+        raise UsageError(f"cannot change budget {quiet.budget!r}: it does not exist. Budgets are {', '.join(known) or 'none'}.")
     if quiet.kind != "awake" and midnight(quiet.until) <= now:
-        raise UsageError(f"cannot be quiet until {quiet.until}: that is not after now, {now:%Y-%m-%d %H:%M} UTC. Give a later day.")
+        raise UsageError(f"cannot mute until {quiet.until}: this is not after now, {now:%Y-%m-%d %H:%M} UTC. Give a later day.")
     value = {
         "budget": quiet.budget, "kind": quiet.kind, "until": quiet.until.isoformat(), "by": quiet.by, "at": quiet.at.isoformat(), "note": quiet.note,
     }  # fmt: skip

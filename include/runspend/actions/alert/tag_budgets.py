@@ -63,7 +63,7 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
             notes.append(f"{where}: no alerts for its budget: Runspend may not mail the owner {clean(row['owner'] or 'none', 40)!r} (allowed domains: {recipients.listed}): {recipients.why_not(row['owner'])}")
         budgets.append(budget)
     if len(rows) > MOST:
-        notes.append(f"{len(rows)} experiments carry the tag runspend.budget; the first {MOST} are judged, the others are not")
+        notes.append(f"{len(rows)} experiments have the tag runspend.budget; only the first {MOST} are judged")
     return budgets, notes
 
 
@@ -75,7 +75,7 @@ def tag_name(tracking_server: str, workspace: str, experiment_id: str) -> str:
 
 def _refusal(match: re.Match[str] | None, currency: str) -> str | None:
     if match is None:
-        return "it is no amount, currency and period"
+        return "it is not an amount, a currency and a period"
     if match[2] != currency:
         return f"budgets here are in {currency}"
     return None if Decimal(match[1]) else "the amount is zero"

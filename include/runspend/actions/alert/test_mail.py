@@ -24,10 +24,10 @@ def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
         Envelope(settings.mail.from_, "operators", "test"),
         local_id=f"test.{datetime.now(now.tzinfo):%Y%m%dT%H%M%S.%f}",
         recipients=[recipient],
-        subject="[runspend] TEST: mail arrives",
+        subject="[runspend] TEST: mail delivery works",
         blocks=[
-            Paragraph("This is a test. Somebody asked Runspend to send it with runspend alert --test-mail. Nothing is wrong, and no budget is meant."),
-            Paragraph("If you see a picture with a blue line, a red one and a violet band below, budget mails will look as they should. Its figures are made up."),
+            Paragraph("This is a test mail. It was requested with: runspend alert --test-mail. It is not about a real budget."),
+            Paragraph("If you see a chart below with a blue line, a red line and a violet band, budget mails display correctly. Its numbers are made up."),
             picture,
             Facts("SENT BY", (("From", settings.mail.from_), ("Configuration", str(settings.path or "settings made in code")), ("At", f"{now:%Y-%m-%d %H:%M} UTC"))),
         ],

@@ -16,7 +16,7 @@ from typing import Any
 from runspend.actions.alert.anomalies import Anomaly
 from runspend.actions.alert.decisions import Decision, slug
 from runspend.actions.alert.figures import DayRun, Figures, Restatement
-from runspend.actions.alert.judge import EXACT, Status
+from runspend.actions.alert.judge import EXACT, Status, Threshold
 from runspend.actions.alert.render import Block, Envelope, Facts, Mail, Paragraph, Table, clean, make_mail, money
 from runspend.actions.alert.sections import (
     bill_ages,
@@ -52,7 +52,7 @@ class Writer:
     def budget_mail(self, decision: Decision, figures: Figures, now: datetime) -> Mail:
         """Return the mail about crossings and forecasts, in the order people need the facts."""
         status, people = decision.status, self.settings.people
-        expected = " If the runs below are expected, this can wait until morning." if figures.running else " No run of it is on right now."
+        expected = " If you expect the runs below, you need not act tonight." if figures.running else " No matching runs are active."
         blocks: list[Block] = [Paragraph(_what_happened(status, now) + expected)]
         if figures.running:
             blocks.append(running_now(figures, status, people, now))
@@ -63,63 +63,64 @@ class Writer:
     def short_mail(self, decision: Decision, coverage: Sequence[Coverage], now: datetime) -> Mail:
         """Return the same mail without figures that need queries. It is used when so many alerts occur that one mail lists them all."""
         status = decision.status
-        blocks: list[Block] = [Paragraph(_what_happened(status, now)), Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now)]
+        blocks: list[Block] = [Paragraph(_what_happened(status, now)), Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now)]
         return self._mail(decision, budget_subject(decision, now), [*blocks, Paragraph(self._footer(status))], now)
 
     def correction_mail(self, decision: Decision, restated: Sequence[Restatement], coverage: Sequence[Coverage], now: datetime) -> Mail:
         """Return the mail that withdraws a crossing."""
         status, highest = decision.status, decision.lead.crossing.threshold
         assert status.spent is not None
-        where = "under budget" if highest.level == status.budget.amount else f"below {highest.text} of its budget"
+        is_whole = highest.level == status.budget.amount
         why = ", ".join(f"{clean(r.source, 30)} restated {_span(r.first, r.last)}" for r in restated)
         title = clean(status.budget.title, 40)
         said = (
-            f"{title} is {where} after all: {money(status.spent)} of {money(status.budget.amount)} {status.currency} "
-            f"({MEASURES[status.budget.measure]}) in {period_name(status.period)}. You were told that it had passed "
-            f"{', '.join(item.crossing.threshold.text for item in decision.items)}, by what was known of {day_name(decision.lead.crossing.on)}. "
-            + (f"Since then {why}." if why else "Since then costs of it moved elsewhere: tags, rules or rates changed.")
+            f"{title} has spent {money(status.spent)} of {money(status.budget.amount)} {status.currency} "
+            f"({MEASURES[status.budget.measure]}) in {period_name(status.period)}, {'so it is under budget' if is_whole else f'which is below {of_budget(highest)}'}. "
+            f"An earlier alert reported that it had reached {', '.join(of_budget(item.crossing.threshold) for item in decision.items)}, "
+            f"based on the costs known for {day_name(decision.lead.crossing.on)}. "
+            + (f"Since then, {why}." if why else "Since then, its costs moved elsewhere because tags, rules or exchange rates changed.")
             + _forecast_words(status, now)
         )
-        footer = f"Sent once. If it passes {highest.text} again in {period_name(status.period)} no second mail is sent: see `runspend budgets`."
+        footer = f"Sent once. If it reaches {of_budget(highest)} again in {period_name(status.period)}, Runspend sends no second alert: see `runspend budgets`."
         blocks: list[Block] = [
-            Paragraph(said), Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now), Paragraph(f"{footer} {self._source(status)}"),
+            Paragraph(said), Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now), Paragraph(f"{footer} {self._source(status)}"),
         ]  # fmt: skip
-        short = f"({money(status.spent)}{'; ' + why if why else ''})"
-        return self._mail(decision, f"[runspend] Correction: {title} is {where} after all {short}", blocks, now)
+        what = "budget not exceeded" if is_whole else f"{of_budget(highest)} not reached"
+        return self._mail(decision, f"[runspend] {title}: correction, {what} ({_used(status)})", blocks, now)
 
     def anomaly_mail(self, decision: Decision, anomaly: Anomaly, runs: tuple[tuple[DayRun, ...], int], coverage: Sequence[Coverage], now: datetime) -> Mail:
         """Return the mail about a day far above its history."""
         status, title = decision.status, clean(decision.status.budget.title, 40)
         cost, more = f"{money(anomaly.spent)} {status.currency}", anomaly.percent_more
         said = (
-            f"{title} cost {cost} ({MEASURES[status.budget.measure]}) on {weekday(anomaly.day)}. A usual day costs {money(anomaly.usual)}: "
-            f"this is {'' if more is None else f'{more:,} % more, and '}more than any of the four weeks before. Nothing was stopped."
+            f"{title} cost {cost} ({MEASURES[status.budget.measure]}) on {weekday(anomaly.day)}. A typical day costs {money(anomaly.usual)}. "
+            f"This is {'' if more is None else f'{more:,}% more, and '}more than on any day of the four weeks before. Runspend did not stop any run."
             + _forecast_words(status, now)
         )
         blocks: list[Block] = [Paragraph(said)]
         if runs[0]:
             blocks.append(which_runs(*runs, anomaly.day, self.settings.people))
-        blocks += [Facts("HOW SURE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now)]
+        blocks += [Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now)]
         blocks.append(Paragraph(f"Sent once for this day. {self._source(status)}"))
-        return self._mail(decision, f"[runspend] {title}: {cost} on {day_name(anomaly.day)}, a usual day is {money(anomaly.usual)}", blocks, now)
+        return self._mail(decision, f"[runspend] {title}: unusual spend on {day_name(anomaly.day)} ({cost}, typically {money(anomaly.usual)})", blocks, now)
 
     def first_night_mail(self, recipient: str, alerts: Sequence[Mapping[str, Any]], statuses: Sequence[Status], now: datetime) -> Mail:
         """Return the only mail of an installation's first pipeline run: thresholds that the recipient's budgets have reached."""
         mine = {s.budget.name for s in statuses if recipient in s.budget.everybody()} | {a["budget"] for a in alerts}
         counted = _counted(alerts)
         rest = len(mine) - len({a["budget"] for a in alerts})
-        others = f" {rest} other{' is' if rest == 1 else 's are'} below every threshold." if rest > 0 else ""
+        others = f" {rest} other{' is' if rest == 1 else 's are'} below all thresholds." if rest > 0 else ""
         members = "\n".join([recipient, *sorted(a["mail"]["message_id"] for a in alerts)])
         return make_mail(
             Envelope(self.settings.from_, "budgets", "budget-first-night"),
             local_id=f"first-night.{hashlib.sha256(members.encode()).hexdigest()[:32]}",
             recipients=[recipient],
-            subject=f"[runspend] Runspend watches {len(mine)} budgets for you: {counted} already",
+            subject=f"[runspend] {len(mine)} budgets monitored: {counted}",
             blocks=[
-                Paragraph(f"From tonight on you are told when a budget of yours passes a threshold, once each. Already so: {counted}.{others} Nothing was stopped."),
+                Paragraph(f"Runspend now monitors {len(mine)} of your budgets. It sends one alert for each threshold that a budget reaches. Current state: {counted}.{others} Runspend did not stop any run."),
                 _alerts_table(alerts),
-                Facts("WHAT YOU CAN DO", (("See them all", "runspend budgets"), ("What drove it", "runspend costs --by team,experiment"))),
-                Paragraph(f"Sent once, instead of one mail for each. What is passed already is not told again. Budgets are in {self.config_path}."),
+                Facts("NEXT STEPS", (("List all budgets", "runspend budgets"), ("See top costs", "runspend costs --by team,experiment"))),
+                Paragraph(f"Sent once, instead of one alert per budget. Runspend does not repeat alerts for thresholds that are already reached. Budgets are configured in {self.config_path}."),
             ],
             now=now,
         )
@@ -139,7 +140,7 @@ class Writer:
 
     def _footer(self, status: Status) -> str:
         following = status.next_threshold
-        after = f"Next mail: at {following.text}, if ever." if following else "There is no higher threshold."
+        after = f"Next alert: at {of_budget(following)}." if following else "There is no higher threshold."
         return f"Sent once for this threshold and period. {after} {self._source(status)}"
 
     def _source(self, status: Status) -> str:
@@ -147,22 +148,30 @@ class Writer:
 
 
 def budget_subject(decision: Decision, now: datetime) -> str:
-    """ "[runspend] vision is over budget: 100.2 % of 5,000 USD for November", or a forecast.
+    """ "[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)", or a forecast.
 
-    A forecast says "… will pass 5,000 USD around 22 Nov (now 4,410.00, 88 %)".
-    For a day in the past: "… has likely passed 5,000 USD around 22 Nov (billed 4,410.00, 88 %)".
+    A forecast says "vision: forecast to exceed budget around 22 Nov (88.2% of 5,000 USD, November)".
+    For a day in the past: "vision: budget probably exceeded around 22 Nov (88.2% of 5,000 USD, November)".
     """
-    status, lead = decision.status, decision.lead
-    title, amount = clean(status.budget.title, 40), f"{money(status.budget.amount, short=True)} {status.currency}"
-    if lead.kind == "forecast":
-        assert status.spent is not None
-        level = amount if lead.crossing.threshold.level == status.budget.amount else f"{lead.crossing.threshold.text} of {amount}"
-        day, billed = day_name(lead.crossing.on), f"{money(status.spent)}, {status.percent} %"
-        if lead.crossing.on < now.date():
-            return f"[runspend] {title} has likely passed {level} around {day} (billed {billed})"
-        return f"[runspend] {title} will pass {level} around {day} (now {billed})"
-    of = f"{status.percent} % of {amount} for {period_name(status.period)}"
-    return f"[runspend] {title} " + (f"is over budget: {of}" if status.is_over else f"has used {of}")
+    status, threshold, on = decision.status, decision.lead.crossing.threshold, decision.lead.crossing.on
+    is_whole = threshold.level == status.budget.amount
+    if decision.lead.kind != "forecast":
+        what = "budget exceeded" if status.is_over else f"{of_budget(threshold)} reached"
+    elif on < now.date():
+        what = f"{'budget probably exceeded' if is_whole else f'{of_budget(threshold)} probably reached'} around {day_name(on)}"
+    else:
+        what = f"forecast to {'exceed budget' if is_whole else f'reach {of_budget(threshold)}'} around {day_name(on)}"
+    return f"[runspend] {clean(status.budget.title, 40)}: {what} ({_used(status)})"
+
+
+def of_budget(threshold: Threshold) -> str:
+    """ "80% of budget", or "500 USD" if the threshold is an amount."""
+    return f"{threshold.text} of budget" if threshold.text.endswith("%") else threshold.text
+
+
+def _used(status: Status) -> str:
+    """ "82.0% of 5,000 USD, November"."""
+    return f"{status.percent}% of {money(status.budget.amount, short=True)} {status.currency}, {period_name(status.period)}"
 
 
 def recipients_of(decision: Decision) -> list[str]:
@@ -177,26 +186,30 @@ def _what_happened(status: Status, now: datetime) -> str:
     said = [f"{clean(status.budget.title, 40)} has spent {money(status.spent)} of {of} in {period_name(status.period)}."]
     if status.crossed:
         *lower, highest = status.crossed
-        said.append(f"It passed {highest.threshold.text} on {weekday(highest.on)}.")
-        said += [", ".join(f"{c.threshold.text} was on {day_name(c.on)}" for c in lower) + "."] if lower else []
+        is_whole = highest.threshold.level == status.budget.amount
+        said.append(f"It {'exceeded its budget' if is_whole else f'reached {of_budget(highest.threshold)}'} on {weekday(highest.on)}.")
+        said += ["It reached " + ", ".join(f"{c.threshold.text} on {day_name(c.on)}" for c in lower) + "."] if lower else []
     if status.budget.judged_on == "bill_and_estimates" and status.estimated:
-        said.append(f"Of it {money(status.estimated)} {status.currency} is estimated: no bill reaches those hours yet.")
+        said.append(f"This includes {money(status.estimated)} {status.currency} of estimates for hours that are not billed yet.")
     said.append(_forecast_words(status, now).strip())
     if now.date() < status.period.end:
-        said.append(f"{_days_left(status, now)} of the period {'is' if _days_left(status, now) == '1 day' else 'are'} left.")
-    said.append("Nothing was stopped.")
+        said.append(f"{_days_left(status, now)} of the period remain{'s' if _days_left(status, now) == '1 day' else ''}.")
+    said.append("Runspend did not stop any run.")
     return " ".join(text for text in said if text)
 
 
 def _forecast_words(status: Status, now: datetime) -> str:
-    """ " Forecast for 30 November: 6,580 USD (80 % sure: 6,240 to 6,930). Will cross 100 % around 23 Nov." Empty without a forecast."""
+    """ " Forecast for 30 November: 6,580 USD (80% interval: 6,240–6,930). It will probably exceed its budget around 23 Nov."
+
+    Empty without a forecast.
+    """
     forecast = status.forecast
     if forecast is None:
         return ""
     last = status.period.end - timedelta(days=1)
-    text = f" Forecast for {last.day} {last:%B}: {_whole(forecast.total)} {status.currency} (80 % sure: {_whole(forecast.low)} to {_whole(forecast.high)})."
+    text = f" Forecast for {last.day} {last:%B}: {_whole(forecast.total)} {status.currency} (80% interval: {_whole(forecast.low)}–{_whole(forecast.high)})."
     if not status.is_over and (on := status.exceeded_on()):
-        text += f" Has likely crossed 100 % around {day_name(on)}: not all of it is billed." if on < now.date() else f" Will cross 100 % around {day_name(on)}."
+        text += f" Probably exceeded around {day_name(on)}; billing data is incomplete." if on < now.date() else f" It will probably exceed its budget around {day_name(on)}."
     return text
 
 
@@ -208,24 +221,24 @@ def _alerts_table(alerts: Sequence[Mapping[str, Any]]) -> Table:
             a["budget_period"],
             money(Decimal(a["spent"])),
             money(Decimal(a["amount"]), short=True) + f" {a['currency']}",
-            f"{_percent(a)} %{_MARKS.get(a['kind'], '')}",
+            f"{_percent(a)}%{_MARKS.get(a['kind'], '')}",
         )
         for a in ranked
     )
-    return Table("BUDGETS", ("", "period", "spent", "of", "used"), "llrrr", rows)
+    return Table("BUDGETS", ("", "period", "spent", "amount", "used"), "llrrr", rows)
 
 
-_MARKS = {"forecast": ", will pass", "correction": ", corrected", "anomaly": ", one day"}
+_MARKS = {"forecast": ", forecast", "correction": ", corrected", "anomaly": ", unusual day"}
 
 
 def _counted(alerts: Sequence[Mapping[str, Any]]) -> str:
-    """ "3 over, 11 near it, 2 will pass"."""
+    """ "3 exceeded, 11 above a threshold, 2 forecast to exceed"."""
     kinds = {
-        "over": sum(1 for a in alerts if a["kind"] == "actual" and Decimal(a["spent"]) >= Decimal(a["amount"])),
-        "near it": sum(1 for a in alerts if a["kind"] == "actual" and Decimal(a["spent"]) < Decimal(a["amount"])),
-        "will pass": sum(1 for a in alerts if a["kind"] == "forecast"),
+        "exceeded": sum(1 for a in alerts if a["kind"] == "actual" and Decimal(a["spent"]) >= Decimal(a["amount"])),
+        "above a threshold": sum(1 for a in alerts if a["kind"] == "actual" and Decimal(a["spent"]) < Decimal(a["amount"])),
+        "forecast to exceed": sum(1 for a in alerts if a["kind"] == "forecast"),
         "corrected": sum(1 for a in alerts if a["kind"] == "correction"),
-        "with a dear day": sum(1 for a in alerts if a["kind"] == "anomaly"),
+        "with unusual spend": sum(1 for a in alerts if a["kind"] == "anomaly"),
     }
     return ", ".join(f"{count} {words}" for words, count in kinds.items() if count)
 
