@@ -106,7 +106,7 @@ def test_owners_get_one_mail_with_all_that_is_theirs(tmp_path: Path, server: Ser
     assert mail["Subject"] == "[runspend] 2 folders of artifacts (2.0 kB) will be moved to the archive from 24 Dec on"
     plain, html = (mail.get_body((kind,)) for kind in ("plain", "html"))
     assert plain is not None and html is not None
-    for text in ("resnet-1", "resnet-2", f"runspend archive keep {'a' * 32}", "runspend.keep", "s3://cold", "not before 24 December 2026"):
+    for text in ("resnet-1", "resnet-2", f"runspend archive keep {'a' * 32}", "runspend.keep", "s3://cold", "on 24 December 2026 at the earliest"):
         for body in (plain, html):
             assert " ".join(text.split()) in " ".join(body.get_content().replace("&#39;", "'").split()), text
     assert max(len(line) for line in plain.get_content().splitlines() if "runspend archive" not in line) <= 72
@@ -327,7 +327,7 @@ def test_the_commands(tmp_path: Path, server: Server, monkeypatch: pytest.Monkey
     assert done.returncode == 2
     assert "that day is over" in done.stderr
     done = command(tmp_path, "archive", "why", "aaaaaa", *now)
-    assert done.stdout.splitlines()[1:] == [f"  kept: somebody objected, until {last}: thesis", f"  policy: cold (archive) selects run {'a' * 32}: kept, somebody objected, until {last}: thesis"]
+    assert done.stdout.splitlines()[1:] == [f"  kept: excluded from retention until {last}: thesis", f"  policy: cold (archive) selects run {'a' * 32}: kept, excluded from retention until {last}: thesis"]
     assert command(tmp_path, "archive", "why", "nobody", *now).returncode == 2
     for other in (today - timedelta(days=40), today + timedelta(days=400)):
         done = command(tmp_path, "archive", "notify", "--now", other.isoformat())

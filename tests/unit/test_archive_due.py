@@ -110,7 +110,7 @@ def test_the_grace_period_begins_when_a_mail_server_took_the_mail(tmp_path: Path
         (first, *_) = announce(reader, records, given_, accepted_at=None)
         row = rows_of(reader, records, given_)["a"]
         assert (row["state"], row["announced_at"], row["earliest_at"]) == ("planned", None, None)
-        assert row["reason"] == "unused for 267 days; its notice waits for a mail server"
+        assert row["reason"] == "unused for 267 days; its notice is queued for a mail server"
     accepted = look_daily(records, NOW, 60)
     settle_notices(records, lambda notice_id: Received(accepted, False))
     settle_notices(records, lambda notice_id: Received(NOW - 400 * DAY, False))  # what was noted once stays
@@ -376,7 +376,7 @@ def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
     wrong = NOW + 370 * DAY
     with world(tmp_path, wrong) as reader:
         assert due_items(reader, records, given_, wrong) == []
-        assert rows_of(reader, records, given_, wrong)["a"]["reason"].endswith("the clock jumped, or no run checked for long: 20 of 30 days since the notice count")
+        assert rows_of(reader, records, given_, wrong)["a"]["reason"].endswith("the clock jumped, or Runspend did not run for long: 20 of 30 days since the notice count")
         record_look(records, wrong)
         assert due_items(reader, records, given_, wrong + timedelta(hours=5)) == []
     right = look_daily(records, NOW + 6 * DAY, 24)
@@ -388,7 +388,7 @@ def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
     ("stale", "why"),
     [
         ([("tracking", NOW - 60 * DAY), ("store", None)], "prod was last read on"),
-        ([("tracking", None), ("store", NOW)], "prod was never read well"),
+        ([("tracking", None), ("store", NOW)], "prod was never read successfully"),
         ([("tracking", NOW), ("store", NOW - 60 * DAY)], "s3://ml was last read on"),
         ([("tracking", NOW + 400 * DAY), ("store", NOW)], "one of the two is wrong"),
     ],
@@ -441,7 +441,7 @@ def test_an_objection_keeps_a_run_until_its_day_is_over(tmp_path: Path) -> None:
         keep = record_keep(reader, records, "a", until=date(2027, 1, 31), reason="thesis", now=NOW)
         assert (keep.kind, keep.id, keep.tracking_server) == ("run", "a", "prod")
         row = rows_of(reader, records, given_)["a"]
-        assert (row["state"], row["reason"]) == ("kept", "somebody objected, until 2027-01-31: thesis")
+        assert (row["state"], row["reason"]) == ("kept", "excluded from retention until 2027-01-31: thesis")
     now = look_daily(records, NOW, 68)
     with world(tmp_path, now) as reader:
         assert [item.owner_id for item in due_items(reader, records, given_, now)] == ["b", "c"]
@@ -518,7 +518,7 @@ def test_what_was_brought_back_is_archived_no_more(tmp_path: Path) -> None:
         back = rows_of(reader, records, given_)["a"]
         assert (back["state"], back["reason"]) == ("protected", "restored on 2026-11-24, and not measured since")
         assert explain_why(reader, records, given_, "a", NOW).lines == [
-            ("restored", f"run a: brought back into its place on 2026-11-24. Its archive is kept: s3://cold, {archive.folder}"),
+            ("restored", f"run a: restored on 2026-11-24. Its archive is kept: s3://cold, {archive.folder}"),
             ("policy", "cold (archive) selects run a: protected, restored on 2026-11-24, and not measured since"),
         ]
     later = NOW + 9 * DAY
@@ -552,7 +552,7 @@ def test_why_says_what_keeps_a_runs_bytes(tmp_path: Path) -> None:
         record_keep(reader, records, "12", until=date(2027, 1, 31), reason=None, now=NOW)
         found = explain_why(reader, records, given_, "a", NOW)
     assert found.lines == [
-        ("kept", "it made a model: alias champion on fraud/7"), ("kept", "logged model m-1: alias champion on fraud/7"), ("kept", "somebody objected, until 2027-01-31"),
+        ("kept", "it made a model: alias champion on fraud/7"), ("kept", "logged model m-1: alias champion on fraud/7"), ("kept", "excluded from retention until 2027-01-31"),
     ]  # fmt: skip
 
 
@@ -565,10 +565,10 @@ def test_why_says_which_policy_is_after_it_and_since_when(tmp_path: Path) -> Non
         assert explain_why(reader, records, given_, "a", NOW).lines == [("policy", "cold (archive) selects run a: announced, unused for 267 days; due from 2026-12-24")]
         moved(records, rows_of(reader, records, given_)["a"], NOW + timedelta(hours=1))
         (first, second) = explain_why(reader, records, given_, "a", NOW).lines
-        assert first[0] == "archived" and first[1].endswith("Bring it back: runspend archive restore a")
+        assert first[0] == "archived" and first[1].endswith("To restore it: runspend archive restore a")
         assert second == ("policy", "cold (archive) selects run a: archived, archived on 2026-11-24")
         records.create("archives_not_told", Book(records).all()[0].told_key, {"owner": "run a", "reason": "prod: MLflow was not told of run a: 503"})
-        assert explain_why(reader, records, given_, "a", NOW).lines[1] == ("not told", "prod: MLflow was not told of run a: 503; every apply tries again")
+        assert explain_why(reader, records, given_, "a", NOW).lines[1] == ("not in MLflow", "prod: MLflow was not told of run a: 503; every apply tries again")
         records.create("archives_told", Book(records).all()[0].told_key, {"owner": "run a"})
         assert explain_why(reader, records, given_, "a", NOW).lines[1] == second
         assert explain_why(reader, records, given_settings(tmp_path), "b", NOW).lines == [("free", "nothing protects it, and no policy selects it: it stays where it is")]

@@ -22,7 +22,7 @@ def test_operators_are_told_once_a_day_and_the_command_ends_with_3(tmp_path: Pat
         outcome = Outcome("archive apply")
         tell_unanswered(settings, records, outcome, [(make_item(), SILENT), (make_item(prefix="1/run2/artifacts"), SILENT), (make_item(), None), (make_item(), "its tag runspend.keep")], NOW)
         assert outcome.exit_code == 3 and outcome.is_worth_retrying
-        assert outcome.problems[0].startswith("cannot ask prod whether its artifacts are still needed: items due that stay where they are: 2") and "Nothing was deleted" in outcome.problems[0]
+        assert outcome.problems[0].startswith("prod did not say whether its artifacts are still needed, so 2 due items stay in place") and "Nothing was deleted" in outcome.problems[0]
     [mail] = list((tmp_path / "mail").glob("*NOT-ARCHIVED*.eml"))
     assert "connection refused" in " ".join(mail.read_text().split())
 
@@ -37,7 +37,7 @@ def test_answers_are_no_alarm(tmp_path: Path) -> None:
     ("reason", "is_so"),
     [
         (SILENT, True), ("whether anything protects it is unknown: the answer took 4.0 seconds", True), ("whether anything protects it is unknown: disk", True),
-        (f"{SILENT}. 3 of its 9 objects are in the archive alone", True), ("somebody objected, until 2027-01-01: whether MLflow still needs it is unknown", False), (None, False), ("it is running", False),
+        (f"{SILENT}. 3 of its 9 objects are in the archive alone", True), ("excluded from retention until 2027-01-01: whether MLflow still needs it is unknown", False), (None, False), ("it is running", False),
     ],
 )  # fmt: skip
 def test_only_a_missing_answer_counts(reason: str | None, is_so: bool) -> None:

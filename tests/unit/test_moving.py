@@ -47,10 +47,10 @@ def test_nothing_due_says_what_there_is_instead() -> None:
     def row(state: str, reason: str) -> dict[str, str]:
         return {"state": state, "reason": reason}
 
-    assert why_nothing_is_due([]) == "archive: nothing is due: no policy selects anything"
+    assert why_nothing_is_due([]) == "archive: nothing is due, because no policy selects anything"
     rows = [row("planned", "unused for 90 days"), row("announced", "unused for 91 days; due from 2027-01-01"), row("announced", "unused for 99 days; due from 2026-12-25")]
     assert why_nothing_is_due(rows) == (
-        "archive: nothing is due: 2 announced (due from 2026-12-25), 1 planned (no mail server has taken a notice of them, so no grace period has begun: runspend archive notify)"
+        "archive: nothing is due: 2 announced (due from 2026-12-25), 1 planned (no notice was delivered to a mail server, so no grace period has begun. Run: runspend archive notify)"
     )
 
 

@@ -34,7 +34,7 @@ from runspend.warehouse import Reader, Warehouse
 from runspend.warehouse.records import Records
 
 ACTIONS = ("tier", "archive", "delete")
-NOT_TOLD = "no mail server has taken a notice of them, so no grace period has begun: runspend archive notify"
+NOT_TOLD = "no notice was delivered to a mail server, so no grace period has begun. Run: runspend archive notify"
 _STORED = """
 select store, sum(objects) as objects, sum(bytes) as bytes, logical_and(objects is not null and bytes is not null and is_complete) as is_known
 from artifact_bytes
@@ -169,13 +169,13 @@ def tell_unanswered(settings: Settings, records: Records, outcome: Outcome, reas
         if reason is not None and is_unanswered(reason):
             by_server.setdefault(item.tracking_server or "any tracking server", []).append(reason)
     for server, found in sorted(by_server.items()):
-        headline = f"cannot ask {server} whether its artifacts are still needed: items due that stay where they are: {len(found):,}"
+        headline = f"{server} did not say whether its artifacts are still needed, so {len(found):,} due items stay in place"
         outcome.fail(SourceUnreachable(server, f"{headline}. {found[0]}. Nothing was deleted. Check the server, then run runspend archive apply."))
         told = operators.notify(
             settings, records, "NOT ARCHIVED", f"{server}/archive", now, headline, details=sorted(set(found)),
-            still_works="Nothing is deleted without an answer. Everything else that was due was acted on.",
-            do=[("See what is wrong", "runspend doctor"), ("Then go on", "runspend archive apply")],
-            next_try="Runspend asks again at the next runspend archive apply.",
+            still_works="Runspend deletes nothing without an answer. It processed all other due items.",
+            do=[("Find the problem", "runspend doctor"), ("Continue", "runspend archive apply")],
+            next_try="Runspend asks again at the next: runspend archive apply.",
         )  # fmt: skip
         note_undelivered(outcome, told)
 
@@ -183,7 +183,7 @@ def tell_unanswered(settings: Settings, records: Records, outcome: Outcome, reas
 def why_nothing_is_due(rows: Sequence[Mapping[str, Any]]) -> str:
     """Explain why nothing is due: the plan's items by state, with one reason each."""
     if not rows:
-        return "archive: nothing is due: no policy selects anything"
+        return "archive: nothing is due, because no policy selects anything"
     by_state: dict[str, list[str]] = {}
     for row in rows:
         by_state.setdefault(row["state"], []).append(row["reason"])
@@ -209,9 +209,9 @@ def verify_archives(settings: Settings, records: Records, outcome: Outcome, now:
     found = verify(settings, records, now=now, full=full, progress=progress)
     outcome.notes.append(f"archives: {found.summary}")
     if found.not_readable:
-        outcome.notes.append(f"archives: {found.not_readable:,} objects of the sample are in a class that must be retrieved before reading")
+        outcome.notes.append(f"archives: {found.not_readable:,} objects of the sample are in a storage class that must be retrieved before reading")
     if found.left_over:
-        outcome.notes.append(f"archives: {found.left_over:,} objects ({found.left_over_bytes:,} bytes) are in no manifest: of archives not finished yet, or copies that failed")
+        outcome.notes.append(f"archives: {found.left_over:,} objects ({found.left_over_bytes:,} bytes) are in no manifest: they belong to unfinished archives or failed copies")
     for sentence in found.damaged:
         outcome.fail(ArchiveDamaged(sentence))
     for sentence in found.unknown:

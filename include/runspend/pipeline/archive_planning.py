@@ -46,7 +46,7 @@ OTHER_TIME = timedelta(hours=24)
 LISTED = 200  # items listed in one mail; further items are only counted
 OWNERS_LISTED = 20
 ENCLOSING = "archive_enclosing"  # records of notices about
-_VERBS = {"tier": "put into another storage class", "archive": "moved to the archive", "delete": "deleted from the archive permanently", "prune": "deleted in MLflow"}
+_VERBS = {"tier": "moved to another storage class", "archive": "moved to the archive", "delete": "permanently deleted from the archive", "prune": "deleted in MLflow"}
 
 
 def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime) -> pa.Table:
@@ -118,7 +118,7 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
     crash_point("archive.notices_sent")
     settle_notices(records, lambda notice_id: _received(records, notice_id, now))
     if failures := [failure for delivery in deliveries if (failure := delivery.failure) is not None]:
-        outcome.fail(PartialFailure(f"cannot deliver {len(failures)} of {len(deliveries)} mails: {failures[0]}. The grace period of undelivered notices has not begun.", failures))
+        outcome.fail(PartialFailure(f"cannot deliver {len(failures)} of {len(deliveries)} mails: {failures[0]}. No grace period begins before delivery.", failures))
     told = read_announcements(records, allowed)
     nobody = sum(row["state"] == "planned" and not (row["item_key"] in told and told[row["item_key"]].is_allowed) for row in rows)
     if nobody:
@@ -138,9 +138,9 @@ def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, p
             continue
         operators.notify(
             settings, records, "NOT ARCHIVED", f"encloses {key}", now, f"{one.kind} {one.id} owns a folder that contains {one.items:,} others. They are not archived",
-            details=[one.sentence], still_works="Everything outside of that folder is archived as always.",
-            do=[("See why", f"runspend archive why {one.id}" if one.kind == "run" else "runspend archive plan"), ("Never", "mlflow gc: it deletes everything in the folder")],
-            next_try="It is protected as long as MLflow names that folder.",
+            details=[one.sentence], still_works="Runspend archives everything outside this folder as usual.",
+            do=[("See why", f"runspend archive why {one.id}" if one.kind == "run" else "runspend archive plan"), ("Do not use", "mlflow gc: it deletes everything in the folder")],
+            next_try="The folder stays protected as long as MLflow names it.",
         )  # fmt: skip
         records.create(ENCLOSING, key, {"who": f"{one.kind} {one.id}", "at": now.isoformat()})
 
@@ -165,22 +165,22 @@ def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[s
     is_prune = all(policy.action == "prune" for policy in used)
     what = _count(len(notice.rows), "run or experiment", "runs or experiments") if is_prune else f"{_count(len(notice.rows), 'folder')} of artifacts"
     how_much = "" if is_prune else f" ({size_text(size)})"
-    subject = f"{what}{how_much} will be {'moved or deleted' if _is_mixed(used) else _VERBS[used[0].action]} from {now + grace:%d %b} on"
+    subject = f"{what}{how_much} will be {'moved or deleted' if _is_mixed(used) else _VERBS[used[0].action]} from {(now + grace).day} {now + grace:%b}"
     to_operators = bool(notice.reasons)
-    whose = "Runspend cannot mail their owners, so you receive this notice." if to_operators else "They are yours, by the owner or user of their runs."
+    whose = "Runspend cannot mail their owners, so you receive this notice." if to_operators else "You are the owner or user of their runs."
     blocks: list[Block] = [
-        Paragraph(f"{what}{how_much} {'is' if len(notice.rows) == 1 else 'are'} selected by a retention policy. {whose}"),
-        Paragraph(f"Nothing happens before {format_duration(grace)} have passed since this mail was delivered: not before {now + grace:%d %B %Y}. Do nothing, and it happens."),
+        Paragraph(f"A retention policy selects {what}{how_much}. {whose}"),
+        Paragraph(f"If you take no action, {_consequence(used)} {format_duration(grace)} after the delivery of this mail, on {(now + grace).day} {now + grace:%B %Y} at the earliest."),
         *_why_operators(notice, settings),
         *[_table(policy, [row for row in notice.rows if row["policy"] == policy.name], settings, to_operators) for policy in used],
-        Facts("WHAT YOU CAN DO", (
+        Facts("NEXT STEPS", (
             ("Keep one run", f"runspend archive keep {notice.rows[0]['run_id'] or 'RUN_ID'}"),
             ("Keep an experiment", "runspend archive keep EXPERIMENT --until 2027-12-31 --reason \"paper\"".replace("2027-12-31", f"{now.year + 1}-12-31")),
             ("In MLflow", "set the tag runspend.keep on the run or the experiment"),
-            ("Ask why", f"runspend archive why {notice.rows[0]['run_id'] or 'RUN_ID'}"),
+            ("See why", f"runspend archive why {notice.rows[0]['run_id'] or 'RUN_ID'}"),
         )),
-        Facts("WHAT IT MEANS", tuple(_meaning(policy, settings) for policy in used)),
-        Paragraph("Sent once. If more is selected later, or a policy changes, you get another mail, and its own time."),
+        Facts("EFFECT", tuple(_meaning(policy, settings) for policy in used)),
+        Paragraph("Sent once. If a policy changes or selects more later, you get another mail with its own date."),
     ]  # fmt: skip
     return subject, blocks
 
@@ -197,7 +197,14 @@ def _why_operators(notice: Notice, settings: Settings) -> list[Block]:
     listed = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     lines = [(owner, f"{_count(count, 'item')}: {clean(why, 200)}") for (owner, why), count in listed[:OWNERS_LISTED]]
     rest = [("", f"and {len(listed) - OWNERS_LISTED:,} more owners")] if len(listed) > OWNERS_LISTED else []
-    return [Facts("WHY YOU GET THIS", (*lines, *rest, ("", "To mail them: give them an address in mail.users, or allow their domain in mail.domains.")))]
+    return [Facts("WHY YOU GET THIS", (*lines, *rest, ("", "To reach the owners, add their address to mail.users or their domain to mail.domains.")))]
+
+
+def _consequence(policies: Sequence[RetentionPolicy]) -> str:
+    """What happens without an objection: "the files move"."""
+    if _is_mixed(policies):
+        return "Runspend moves or deletes them"
+    return {"tier": "the files move", "archive": "the files move", "delete": "the archive is deleted", "prune": "Runspend deletes them in MLflow"}[policies[0].action]
 
 
 def _is_mixed(policies: Sequence[RetentionPolicy]) -> bool:
@@ -207,12 +214,12 @@ def _is_mixed(policies: Sequence[RetentionPolicy]) -> bool:
 def _meaning(policy: RetentionPolicy, settings: Settings) -> tuple[str, str]:
     target = policy.to or settings.archive.to
     if policy.action == "delete":
-        return policy.name, "The archive, which is the last copy, is deleted. It cannot be restored."
+        return policy.name, "Runspend deletes the archive, which is the last copy. It cannot be restored."
     if policy.action == "prune":
-        return policy.name, "Runs and experiments are deleted as MLflow's page does it: they can be restored there. Their artifacts stay where they are."
+        return policy.name, "Runspend deletes the runs and experiments in MLflow, where you can restore them. Their artifacts stay in place."
     if policy.action == "tier":
-        return policy.name, f"The files stay where they are, in storage class {target}. Reading them may cost more, or take longer."
-    return policy.name, f"The files are copied to {target}, checked byte for byte, then removed from their place. `runspend archive restore RUN_ID` brings them back."
+        return policy.name, f"The files stay in place, in storage class {target}. Reading them may cost more or take longer."
+    return policy.name, f"Runspend copies the files to {target}, compares every byte, then removes the originals. To restore them: runspend archive restore RUN_ID"
 
 
 def _table(policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings: Settings, with_owner: bool) -> Table:
@@ -221,11 +228,11 @@ def _table(policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings:
     notes = []
     if len(rows) > LISTED:
         rest = largest[LISTED:]
-        notes.append(f"and {len(rest):,} more, {size_text(sum(row['bytes'] for row in rest))}: runspend sql \"select * from archive_plan where policy = '{policy.name}'\" lists them all")
+        notes.append(f"and {len(rest):,} more, {size_text(sum(row['bytes'] for row in rest))}: runspend sql \"select * from archive_plan where policy = '{policy.name}'\" lists all")
     saving = sum((row["monthly_saving"] for row in rows if row["monthly_saving"] is not None), Decimal(0))
     cost = sum((row["action_cost"] for row in rows if row["action_cost"] is not None), Decimal(0))
     if saving or cost:
-        notes.append(f"saves about {money(saving)} {settings.currency} a month; the move itself costs about {money(cost)}")
+        notes.append(f"saves about {money(saving)} {settings.currency} per month; the move costs about {money(cost)} {settings.currency}")
     heads = ("", "experiment", *(("owner",) if with_owner else ()), "size", "unused")
     return Table(f"{policy.name.upper()}: {_VERBS[policy.action]}", heads, "ll" + "l" * with_owner + "rr", shown, tuple(notes))
 

@@ -43,7 +43,7 @@ class Keep:
     @property
     def sentence(self) -> str:
         """The plan's sentence on items that it keeps."""
-        return f"somebody objected, until {self.until}" + (f": {self.reason}" if self.reason else "")
+        return f"excluded from retention until {self.until}" + (f": {self.reason}" if self.reason else "")
 
 
 def record_keep(reader: Reader, records: Records, what: str, *, until: date | None, reason: str | None, now: datetime) -> Keep:

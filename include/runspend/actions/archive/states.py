@@ -89,7 +89,7 @@ def judge(row: dict[str, Any], history: History, now: datetime) -> dict[str, Any
     if notice is None or not notice.covers(row):
         return row
     if notice.accepted_at is None:
-        return {**row, "reason": f"{row['reason']}; its notice waits for a mail server"}
+        return {**row, "reason": f"{row['reason']}; its notice is queued for a mail server"}
     grace = history.graces[row["policy"]]
     dates = {"announced_at": notice.accepted_at, "earliest_at": notice.accepted_at + grace}
     waits = _why_not_due(row, notice.accepted_at, grace, history, now)
@@ -112,13 +112,13 @@ def _why_not_due(row: Mapping[str, Any], announced_at: datetime, grace: timedelt
     if now < announced_at + grace:
         return f"due from {announced_at + grace:%Y-%m-%d}"
     if (witnessed := witnessed_time(history.looks, announced_at, now, grace)) < grace:
-        return f"the clock jumped, or no run checked for long: {witnessed.days} of {grace.days} days since the notice count"
+        return f"the clock jumped, or Runspend did not run for long: {witnessed.days} of {grace.days} days since the notice count"
     needed = [("tracking", name) for name in ([row["tracking_server"]] if row["tracking_server"] else history.servers)]
     needed += [("store", row["store"])] if row["action"] not in ("delete", "prune") else []
     for kind, name in needed:
         read_at = history.read_at.get((kind, name))
         if read_at is None or now - read_at > STALE:
-            return f"{name} was {'never read well' if read_at is None else f'last read on {read_at:%Y-%m-%d}'}, so what protects is not certain"
+            return f"{name} was {'never read successfully' if read_at is None else f'last read on {read_at:%Y-%m-%d}'}, so protection is not certain"
         if read_at > now + timedelta(hours=1) + history.skew:
             return f"the clock says {now:%Y-%m-%d %H:%M}, and {name} was read on {read_at:%Y-%m-%d %H:%M}: one of the two is wrong"
     return None

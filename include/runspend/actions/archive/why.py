@@ -51,7 +51,7 @@ def explain_why(reader: Reader, records: Records, settings: Settings, run: str, 
     policies = [line for policy in settings.retention for line in _policy_lines(reader, settings, policy, run_id, history, now)]
     lines += policies
     if not facts:
-        lines.append(("unknown", "no bytes of it are known in any store of `stores`: it has none, or they were not measured"))
+        lines.append(("unknown", "no artifact store in `stores` has artifacts of it: it has none, or they were not measured"))
     elif not kept and not policies:
         lines.append(("free", "nothing protects it, and no policy selects it: it stays where it is"))
     return Why(run_id, name, lines)
@@ -61,8 +61,8 @@ def _find_run(reader: Reader, run: str) -> tuple[str, str | None]:
     rows = reader.query("select distinct run_id, run_name from runs where run_id = @run or (length(@run) >= 6 and starts_with(run_id, @run)) order by run_id limit 6", {"run": run}).to_pylist()
     exact = [row for row in rows if row["run_id"] == run] or rows
     if len(exact) != 1:
-        why = f"it may be {', '.join(row['run_id'] for row in exact)}" if exact else "no run has that id, as far as runs were read"
-        raise UsageError(f"cannot say why {run!r} is kept: {why}. Give one whole run id.")
+        why = f"it may be {', '.join(row['run_id'] for row in exact)}" if exact else "no run that Runspend has read has this id"
+        raise UsageError(f"cannot explain run {run!r}: {why}. Give one full run id.")
     return exact[0]["run_id"], exact[0]["run_name"]
 
 
@@ -82,16 +82,16 @@ def _policy_lines(reader: Reader, settings: Settings, policy: RetentionPolicy, r
 def _archived(archive: Archive) -> list[tuple[str, str]]:
     item = archive.item
     if archive.restored_at is not None:
-        return [("restored", f"{item.name}: brought back into its place on {archive.restored_at[:10]}. Its archive is kept: {archive.to}, {archive.folder}")]
+        return [("restored", f"{item.name}: restored on {archive.restored_at[:10]}. Its archive is kept: {archive.to}, {archive.folder}")]
     if archive.state == "archived" and item.action == "archive":
-        return [("archived", f"{item.name}: on {(archive.ended_at or archive.planned_at)[:10]} to {archive.to}, {archive.folder}. Bring it back: runspend archive restore {item.run_id}")]
-    return [(archive.state, f"{item.name}: {item.action} begun on {archive.planned_at[:10]}" + (f", {archive.reason}" if archive.reason else ""))]
+        return [("archived", f"{item.name}: on {(archive.ended_at or archive.planned_at)[:10]} to {archive.to}, {archive.folder}. To restore it: runspend archive restore {item.run_id}")]
+    return [(archive.state, f"{item.name}: {item.action} started on {archive.planned_at[:10]}" + (f", {archive.reason}" if archive.reason else ""))]
 
 
 def _told(archive: Archive, records: Records) -> list[tuple[str, str]]:
     """Return why MLflow does not show it: an apply reports this only once."""
     found = None if records.get(TOLD, archive.told_key) else records.get(NOT_TOLD, archive.told_key)
-    return [] if found is None else [("not told", f"{found[0]['reason']}; every apply tries again")]
+    return [] if found is None else [("not in MLflow", f"{found[0]['reason']}; every apply tries again")]
 
 
 def _whose(row: dict[str, Any], run_id: str) -> str:
