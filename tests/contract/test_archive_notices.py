@@ -122,7 +122,7 @@ def test_a_mail_that_waits_begins_nothing(tmp_path: Path, server: Server) -> Non
     server.script_handler.script = Script(data_reply="451 try again")
     outcome = pipeline.archive_notify(settings, now=NOW)
     assert outcome.exit_code == 5
-    assert "has not begun" in outcome.problems[0]
+    assert "No grace period begins" in outcome.problems[0]
     assert {(row["state"], row["earliest_at"]) for row in published(settings).values()} == {("planned", None)}
     server.script_handler.script = Script()
     later = NOW + timedelta(days=3)

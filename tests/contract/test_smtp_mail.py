@@ -483,7 +483,7 @@ def test_a_refusal_for_good_says_so(tmp_path: Path) -> None:
         send(smtp(tmp_path, server.port), records)
         operators.tell_refused(smtp(tmp_path, server.port), records, NOW)
     body = server.accepted[1].message.get_body(("plain",))
-    assert body is not None and "this mail is not sent again" in " ".join(body.get_content().split())
+    assert body is not None and "Runspend does not send this mail again" in " ".join(body.get_content().split())
 
 
 def test_refused_operators_make_no_loop(tmp_path: Path) -> None:

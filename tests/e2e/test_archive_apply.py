@@ -127,7 +127,7 @@ def test_a_server_that_cannot_be_asked_keeps_everything(announced: tuple[Setting
         assert sum(note.startswith("kept: ") for note in told["notes"]) == 2, told
         assert code == 3 and any(problem.startswith("prod did not say whether its artifacts are still needed") for problem in told["problems"]), told
     [mail] = [value["mail"] for value in Records(settings.home).list("notices").values() if value["kind"] == "NOT ARCHIVED"]
-    assert mail["recipients"] == ["oncall@acme.com"] and "Nothing is deleted without an answer" in mail["text"]
+    assert mail["recipients"] == ["oncall@acme.com"] and "Runspend deletes nothing without an answer" in mail["text"]
 
 
 def test_a_full_reading_asks_first(announced: tuple[Settings, dict[str, str], Path]) -> None:

@@ -146,7 +146,7 @@ def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, co
     ]
     assert state(settings)["ignored_changes"] == "runs of lab"
     assert "2026-11 is closed, skipped changes: runs of lab" in status_of(settings, LATER)[1]
-    assert "Left out since it was closed: runs of lab." in page_of(settings, config.parent / "reports")
+    assert "Changed after closing and not applied: runs of lab." in page_of(settings, config.parent / "reports")
     night(settings, LATER, periods=["2026-11"])
     assert teams(settings) == {"late"}
     assert (state(settings)["state"], state(settings)["ignored_changes"]) == ("closed", None)
@@ -191,8 +191,8 @@ def test_a_closed_month_follows_its_bill(settings: Settings, config: Path, world
     assert state(settings)["state"] == "closed"
     assert statuses(settings) == {"final"}
     page = page_of(settings, config.parent / "reports")
-    assert "Closed: only a changed bill moves it." in page
-    assert "Restated since it was closed: +24.00 effective." in page
+    assert "Closed: it changes only if the bill is restated." in page
+    assert "Restated after closing: +24.00 effective." in page
 
 
 @pytest.mark.parametrize("team", ["vision", "late"])

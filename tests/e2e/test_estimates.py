@@ -141,13 +141,13 @@ def test_people_see_estimates_beside_the_sums_and_not_in_them(config: Path) -> N
     facts = summarize_night(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=False)
     assert "2026-11.USD.estimated=120\n" in facts
     page = (settings.home / "reports" / "2026-11.html").read_text()
-    assert "will cost about 120.0000 USD" in page
-    assert "unbilled, estimated" in page
+    assert "about 120.0000 USD for runs" in page
+    assert "estimated, not billed" in page
     mail = next((settings.home / "mail").glob("budget*.eml")).read_text()
     assert "about 120.00 USD" in mail
     deliver(config, 4, "50")
     whole_night(settings, 7)
-    assert "How good estimates were" in (settings.home / "reports" / "2026-11.html").read_text()
+    assert "Accuracy of estimates" in (settings.home / "reports" / "2026-11.html").read_text()
 
 
 def test_a_price_list_serves_a_box_no_bill_knows(config: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_trace_in_another_currency_is_a_note(config: Path) -> None:
     assert re.search(r"^  bill +960\.00 ", screen, re.MULTILINE)
     assert re.search(r"^  tokens, list price +0\.060000 +USD; MLflow's price; on no bill", screen, re.MULTILINE)
     assert "2026-11.USD.estimated_tokens=0.06\n" in facts and "2026-11.EUR.estimated_tokens=0\n" in facts
-    assert "list prices: 0.060000 USD" in page and "There is no rate from USD to EUR" in page
+    assert "list prices: 0.060000 USD" in page and "No exchange rate from USD to EUR is configured" in page
     assert "Currencies are never added" not in page
     rates = {"exchange": [{"from": "USD", "to": "EUR", "rate": "0.5", "date": "2026-11-01"}]}
     config.write_text(json.dumps({**text, "rates": rates}))

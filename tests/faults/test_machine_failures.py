@@ -150,7 +150,7 @@ def test_a_read_only_disk_is_a_sentence_and_a_mail_and_can_still_be_read(config:
     assert_one_sentence(done, "read-only")
     [accepted] = server.accepted
     text = accepted.message.get_body(("plain",)).get_content()
-    assert "may come again" in text.replace("\n", " ")
+    assert "may get this mail again" in text.replace("\n", " ")
     for step in ("extract", "load", "measure", "allocate", "report", "alert"):
         assert_one_sentence(run_here(step, "--config", str(config), "--now", NOW, code=6), "read-only")
     assert "vit" in run_here("costs", "--config", str(config)).stdout

@@ -572,7 +572,7 @@ def test_why_says_which_policy_is_after_it_and_since_when(tmp_path: Path) -> Non
         records.create("archives_told", Book(records).all()[0].told_key, {"owner": "run a"})
         assert explain_why(reader, records, given_, "a", NOW).lines[1] == second
         assert explain_why(reader, records, given_settings(tmp_path), "b", NOW).lines == [("free", "nothing protects it, and no policy selects it: it stays where it is")]
-        with pytest.raises(UsageError, match="no run has that id"):
+        with pytest.raises(UsageError, match="no run that Runspend has read has this id"):
             explain_why(reader, records, given_, "zzzzzz", NOW)
     with world(tmp_path, artifact_bytes=[]) as reader:
         assert explain_why(reader, records, given_settings(tmp_path), "b", NOW).lines[0][0] == "unknown"

@@ -52,7 +52,7 @@ class Writer:
     def budget_mail(self, decision: Decision, figures: Figures, now: datetime) -> Mail:
         """Return the mail about crossings and forecasts, in the order people need the facts."""
         status, people = decision.status, self.settings.people
-        expected = " If you expect the runs below, you need not act tonight." if figures.running else " No matching runs are active."
+        expected = " If you expect the runs below, you need not act now." if figures.running else " No matching runs are active."
         blocks: list[Block] = [Paragraph(_what_happened(status, now) + expected)]
         if figures.running:
             blocks.append(running_now(figures, status, people, now))
