@@ -211,7 +211,7 @@ def test_a_damaged_table_of_a_closed_month_is_built_again_and_it_is_said_if_it_d
     outcome = pipeline.extract(settings, now=LATER)
     outcome.merge(pipeline.settle(settings, now=LATER))
     assert outcome.exit_code == 4
-    assert "runs 2026-11 lab was damaged and is whole again, with the same rows" in outcome.notes
+    assert "runs 2026-11 lab was damaged and is restored, with the same rows" in outcome.notes
     said = [note for note in outcome.notes if note.startswith(("cost_daily 2026-11 all was damaged", "run_costs 2026-11 all was damaged"))]
     assert len(said) == 2
     if team == "vision":

@@ -535,7 +535,7 @@ def test_no_policy_no_rows(tmp_path: Path) -> None:
     """Nothing is planned unless a policy says so; without a mail server nothing can become due, and people are told."""
     assert planned(tmp_path, given_settings(tmp_path), runs=[run("a", **AGED)], artifact_bytes=[stored("a")]) == []
     assert plan_notes(given_settings(tmp_path)) == []
-    assert plan_notes(given_settings(tmp_path, {})) == ["archive: notices are not sent by a mail server (mail.backend), so no grace period begins and nothing becomes due"]
+    assert plan_notes(given_settings(tmp_path, {})) == ["archive: mail.backend sends no mail, so no grace period begins and nothing becomes due"]
 
 
 def test_any_number_of_folders_is_one_question(tmp_path: Path) -> None:

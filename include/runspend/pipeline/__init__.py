@@ -390,7 +390,7 @@ def _settle_once(settings: Settings, *, now: datetime, periods: Sequence[str] | 
     """Do what `settle` does, without repeating builds that were overtaken."""
     outcome = allocate(settings, now=now, periods=periods, progress=progress)
     if outcome.kinds & {CheckFailed, WarehouseDamaged}:
-        outcome.notes.append("estimates stay as they are: a ledger that they continue was not rebuilt")
+        outcome.notes.append("estimates are unchanged, because a ledger that they depend on was not rebuilt")
     else:
         outcome.merge(estimate(settings, now=now, progress=progress))
     if CheckFailed not in outcome.kinds:

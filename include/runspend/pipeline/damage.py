@@ -182,11 +182,11 @@ def _conclude(settings: Settings, damage: Damage, outcome: Outcome, replaces: Co
         if after is None:
             outcome.notes.append(f"{name} was damaged and removed: its sources no longer exist")
         elif before.digest == "damaged":
-            outcome.notes.append(f"{name} was damaged and is whole again: {after.rows:,} rows; how many it had is not known")
+            outcome.notes.append(f"{name} was damaged and is restored: {after.rows:,} rows (the previous number is unknown)")
         elif after.digest == before.digest:
-            outcome.notes.append(f"{name} was damaged and is whole again, with the same rows")
+            outcome.notes.append(f"{name} was damaged and is restored, with the same rows")
         else:
-            outcome.notes.append(f"{name} was damaged and is whole again, with other rows: {after.rows:,}, before {before.rows:,}")
+            outcome.notes.append(f"{name} was damaged and is restored, with other rows: {after.rows:,}, previously {before.rows:,}")
     if still:
         outcome.fail(WarehouseDamaged(_named(still), STILL))
 
@@ -269,7 +269,7 @@ def look_at_all(settings: Settings, outcome: Outcome, *, full: bool, progress: P
     """Add to the outcome every unit that differs from what was published. Without `full`, files that look unchanged are not hashed."""
     _mend(settings, outcome)
     if settings.warehouse.uri.startswith("bigquery://"):
-        outcome.notes.append("BigQuery keeps and verifies its own bytes: there is nothing to verify here")
+        outcome.notes.append("BigQuery verifies its own data, so there is nothing to verify here")
     warehouse = open_warehouse(settings)
     damaged = warehouse.find_damage(since=None if full else 0.0, progress=progress)
     outcome.unchanged += [" ".join(unit) for unit in warehouse.states() if unit not in damaged]

@@ -233,7 +233,7 @@ def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str
     if extra.get("quarantined"):
         notes.append(f"{source} {period}: {extra['quarantined']} unreadable rows are excluded from totals: see billing_quarantine")
     for column, count in (extra.get("unreadable") or {}).items():
-        notes.append(f"{source} {period}: {column} of {count} rows cannot be read and counts as null")
+        notes.append(f"{source} {period}: {column} is unreadable in {count} rows and counts as null")
     if extra.get("without_effective_cost"):
         notes.append(f"{source} {period}: {extra['without_effective_cost']} rows have no EffectiveCost and are excluded from its totals")
     return notes

@@ -251,7 +251,7 @@ def plan_notes(settings: Settings, rows: Sequence[Mapping[str, Any]] = ()) -> li
     """Return notes on the plan for the summary, one sentence each."""
     notes = []
     if settings.retention and settings.mail.backend != "smtp":
-        notes.append("archive: notices are not sent by a mail server (mail.backend), so no grace period begins and nothing becomes due")
+        notes.append("archive: mail.backend sends no mail, so no grace period begins and nothing becomes due")
     return notes
 
 
