@@ -63,7 +63,9 @@ def test_the_csv_under_its_former_name_goes(figures: ReportFigures, tmp_path: Pa
     """The index lists every CSV of a month: a month must not have its unallocated cost twice, once out of date."""
     (tmp_path / "2026-11-unmatched.csv").write_text("old")
     (tmp_path / "2026-10-unmatched.csv").write_text("of a month that was not written again")
+    (tmp_path / "2026-11-certainty.csv").write_text("old")
     write_report(figures, tmp_path)
+    assert not (tmp_path / "2026-11-certainty.csv").exists()
     assert sorted(path.name for path in tmp_path.glob("*-un*.csv")) == ["2026-10-unmatched.csv", "2026-11-unallocated.csv"]
 
 

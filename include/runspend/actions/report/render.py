@@ -31,7 +31,7 @@ from runspend.core.own_files import write_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE, NARROW = 920, 350
-FORMER_SHEET = "unmatched"  # is "unallocated" since schema version 5; the index would list both
+FORMER_SHEETS = ("unmatched", "certainty")  # now "unallocated" and "confidence"; the index would list both
 
 
 def write_report(figures: ReportFigures, folder: Path) -> Path:
@@ -39,7 +39,8 @@ def write_report(figures: ReportFigures, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, (header, rows) in report_sheets(figures):
         write_whole(folder / f"{figures.period}-{name}.csv", write_sheet(header, rows, figures.snapshot))
-    (folder / f"{figures.period}-{FORMER_SHEET}.csv").unlink(missing_ok=True)
+    for name in FORMER_SHEETS:
+        (folder / f"{figures.period}-{name}.csv").unlink(missing_ok=True)
     page = folder / f"{figures.period}.html"
     write_whole(page, render_page(figures).encode("utf-8"))
     write_whole(folder / "index.html", render_index(folder).encode("utf-8"))
