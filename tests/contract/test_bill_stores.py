@@ -350,7 +350,8 @@ def test_credentials_without_rights(tmp_path: Path, azure_server: AzureServer, c
 
 
 @pytest.mark.parametrize("scheme", ["gs", "abfss"])
-def test_a_server_that_is_not_there(tmp_path: Path, scheme: str) -> None:
+def test_a_server_that_is_not_there(tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
     uri = {"gs": "gs://bills/x", "abfss": "abfss://bills@acme.dfs.core.windows.net/x"}[scheme]
     text = refusal_of(nights(tmp_path, uri, endpoint="http://127.0.0.1:9/acme", credentials="anonymous"))
     assert "did not answer. Check the network, endpoint and credentials." in text
@@ -359,14 +360,18 @@ def test_a_server_that_is_not_there(tmp_path: Path, scheme: str) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (404, b"<Error><Code>NoSuchBucket</Code></Error>", "there is no bucket bills (404 NoSuchBucket)"),
-        (403, b"<Error><Code>AccessDenied</Code></Error>", "(403 AccessDenied). Check the credentials"),
-        (400, b"<Error><Code>InvalidArgument</Code><Message>canary</Message></Error>", "the store answered 400 InvalidArgument"),
-        (200, b"<html>canary</html>", "answer is not one of such a store"),
+        (404, b'{"error": {"code": 404, "errors": [{"reason": "notFound"}]}}', "there is no bucket bills (404 notFound)"),
+        (403, b'{"error": {"code": 403, "errors": [{"reason": "forbidden"}]}}', "(403 forbidden). Check the credentials"),
+        (400, b'{"error": {"code": 400, "message": "canary", "errors": [{"reason": "invalid"}]}}', "the store answered 400 invalid"),
+        (502, b"<html>canary</html>", "the store answered 502"),
+        (200, b"<html>canary</html>", "something that is no answer of such a store"),
     ],
 )
-def test_what_google_answers(tmp_path: Path, odd: OddStore, status: int, body: bytes, said: str) -> None:
-    odd.oddity = lambda request: request.answer(status, body) is None
+def test_what_google_answers(
+    tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, said: str
+) -> None:
+    monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
+    odd.oddity = lambda request: request.answer(status, body, Content_Type="application/json") is None
     assert said in refusal_of(nights(tmp_path, "gs://bills/x", endpoint=odd.endpoint, credentials="anonymous"))
 
 
@@ -432,7 +437,8 @@ def test_a_key_file_of_google_signs(tmp_path: Path, odd: OddStore, monkeypatch: 
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
     held = {"type": "service_account", "private_key": pem, "private_key_id": "1", "client_email": "reader@acme.example"}
-    (tmp_path / "key.json").write_text(json.dumps({**held, "gcs_base_url": "http://127.0.0.1:9"}))
+    held["token_uri"] = "http://127.0.0.1:9/nobody-is-asked-for-a-token"
+    (tmp_path / "key.json").write_text(json.dumps(held))
     (tmp_path / "other.json").write_text(json.dumps({**held, "client_email": "other@acme.example"}))
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "other.json"))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "other.json"))
@@ -440,7 +446,7 @@ def test_a_key_file_of_google_signs(tmp_path: Path, odd: OddStore, monkeypatch: 
 
     def look(request: Request) -> bool:
         seen.append(request.headers["authorization"])
-        request.answer(200, b"<ListBucketResult></ListBucketResult>" if len(seen) == 1 else b"")
+        request.answer(200, b"{}", Content_Type="application/json")
         return True
 
     odd.oddity = look
@@ -496,8 +502,9 @@ def test_the_environments_own_variables_do_not_move_the_store(tmp_path: Path, st
         "AZURE_STORAGE_ACCOUNT_KEY": "Y2FuYXJ5",
         "AZURE_STORAGE_USE_EMULATOR": "true",
         "AZURE_CONTAINER_NAME": "other",
-        "GOOGLE_BASE_URL": "http://127.0.0.1:9",
-        "GOOGLE_BUCKET": "other",
+        "STORAGE_EMULATOR_HOST": "http://127.0.0.1:9",
+        "API_ENDPOINT_OVERRIDE": "http://127.0.0.1:9",
+        "GOOGLE_CLOUD_PROJECT": "other",
     }.items():
         monkeypatch.setenv(name, value)
     bill = store.bill(tmp_path, "focus")

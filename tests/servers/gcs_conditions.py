@@ -48,8 +48,12 @@ def serve_conditions(server: GcsServer) -> Iterator[str]:
             if len(body) < length:
                 self.close_connection = True  # an upload that ended early is none
                 return
-            place = parts.path.removeprefix("/upload").split("/")  # "", storage, v1, b, BUCKET, o, NAME, …
+            place = parts.path.removeprefix("/upload").removeprefix("/download").split("/")  # "", storage, v1, b, BUCKET, o, NAME, …
             name = quote(query["name"], safe="") if "name" in query else place[6] if len(place) > 6 else ""
+            if parts.path.startswith("/upload") and not name and "upload_id" not in query:
+                # Google's client gives the name in JSON: the first part of a multipart body, or the whole body of a resumable upload.
+                given = body[body.index(b"{") :]
+                name = quote(json.JSONDecoder().raw_decode(given.split(b"\r\n--", 1)[0].decode())[0]["name"], safe="")
             status, headers, said = 0, {}, b""
             if name:
                 there = generation(place[4], name)

@@ -32,6 +32,8 @@ EXTRA_OF = {
     "google.api_core": ("google-cloud-bigquery", "bigquery"),
     "google.auth": ("google-cloud-bigquery", "bigquery"),
     "google.cloud": ("google-cloud-bigquery", "bigquery"),
+    "google.cloud.storage": ("google-cloud-storage", "gcs"),
+    "google.cloud.storage.retry": ("google-cloud-storage", "gcs"),
     "google.cloud.bigquery": ("google-cloud-bigquery", "bigquery"),
     "google.cloud.bigquery_storage": ("google-cloud-bigquery-storage", "bigquery"),
     "google.cloud.bigquery_storage_v1": ("google-cloud-bigquery-storage", "bigquery"),
@@ -45,6 +47,7 @@ EXTRA_OF = {
     "sqlalchemy": ("mlflow", "demo"),
     "sqlglot": ("sqlglot", "pipeline"),
     "starlette": ("fastapi", "pipeline"),
+    "urllib3": ("requests", "pipeline"),
     "uvicorn": ("uvicorn", "pipeline"),
 }
 

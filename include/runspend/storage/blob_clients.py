@@ -1,4 +1,4 @@
-"""Google Cloud Storage and Azure Blob Storage through obstore: connections, credentials, and errors in words.
+"""Azure Blob Storage through obstore: what is connected to, with which credentials; errors of Google's and Azure's stores in words.
 
 Bills and artifact stores share this module. Callers list, read and write. Texts and tracebacks of obstore are never passed on: they
 quote addresses and, for a damaged key file, the key.
@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -19,14 +18,12 @@ from urllib.request import getproxies, proxy_bypass
 from pydantic import SecretStr
 
 from runspend.core.errors import MissingExtra
-from runspend.core.outside_json import parse_json
 
 if TYPE_CHECKING:
-    from obstore.store import AzureConfig, AzureStore, ClientConfig, GCSConfig, GCSStore, RetryConfig
+    from obstore.store import AzureConfig, AzureStore, ClientConfig, RetryConfig
 
-GOOGLE = "https://storage.googleapis.com"
-# Servers that issue tokens when the environment's credentials are used ("Application Default Credentials"; "Managed identities").
-GOOGLE_LOGINS = ("oauth2.googleapis.com", "metadata.google.internal", "169.254.169.254")
+PIECE_BYTES = 8 << 20  # of an object, in one request
+# Who hands out tokens where the credentials are the environment's own ("Managed identities").
 AZURE_LOGINS = ("login.microsoftonline.com", "169.254.169.254")
 # Variables that name another host for log-in.
 LOGIN_VARIABLES = (
@@ -42,6 +39,19 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 
 
+class StoreError(Exception):
+    """A request that failed: the status and code that the store answered with; status None if it did not answer."""
+
+    def __init__(self, status: int | None, code: str) -> None:
+        super().__init__(f"{status or 'no answer'} {code}".strip())
+        self.status, self.code = status, code
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the store said that it did nothing."""
+        return self.status is not None and (300 <= self.status < 500 or self.status == 501)
+
+
 class CannotReach(Exception):
     """Why a store cannot be used, and the fix. Neither text ends with a period."""
 
@@ -52,12 +62,12 @@ class CannotReach(Exception):
 
 @dataclass(frozen=True)
 class Container:
-    """A bucket of Google or a container of Azure. `connect` contacts no server yet; `reader` is the right needed for reading.
+    """A container of Azure. `connect` contacts nobody yet; `reader` is the right that reading needs.
 
     `setting` is the place of its address in runspend.yaml ("billing[]"), for errors.
     """
 
-    connect: Callable[[], GCSStore | AzureStore]
+    connect: Callable[[], AzureStore]
     what: str
     reader: str
     setting: str
@@ -71,13 +81,26 @@ def is_azure(uri: str) -> bool:
 def find_container(uri: str, *, endpoint: str | None, credentials: str | SecretStr | None, setting: str) -> Container | None:
     """Return the bucket or container of an address; None for another kind of address. Raises CannotReach."""
     secret = credentials.get_secret_value() if isinstance(credentials, SecretStr) else credentials or ""
-    if uri.startswith("gs://"):
-        return _google(uri, endpoint, secret, setting)
     return _azure(uri, endpoint, secret, setting) if is_azure(uri) else None
 
 
-def explain(text: str, container: Container) -> CannotReach:
-    """Explain an obstore error by the status and code that the store answered with."""
+def explain(error: StoreError, what: str, reader: str, setting: str) -> CannotReach:
+    """What a store answered, in words. `what` is the bucket or container, `reader` the right that reading needs."""
+    if error.status in (401, 403):
+        return CannotReach(f"the credentials have no right to it ({error})", f"Check the credentials, whether they have expired, and their rights: {reader}")
+    if error.status == 404:
+        return CannotReach(f"there is no {what} ({error})", f"Check {setting}.uri and endpoint")
+    if error.status is None:
+        return CannotReach("the store, or who hands out its tokens, did not answer", "Check the network, endpoint and credentials")
+    if error.status == 200:
+        return CannotReach("the store answered with something that is no answer of such a store", f"Check {setting}.uri and endpoint")
+    if 300 <= error.status < 400:
+        return CannotReach(f"the store sends elsewhere ({error}), where nobody follows", "Check endpoint")
+    return CannotReach(f"the store answered {error}", f"Check {setting}.uri and endpoint, or try again later")
+
+
+def explain_text(text: str, container: Container) -> CannotReach:
+    """What obstore says, in words, by the status and code that the store answered with."""
     status, code = (m[1] if (m := found.search(text)) else "" for found in (_STATUS, _CODE))
     answer = f"{status} {code}".strip()
     if status in ("401", "403"):
@@ -108,41 +131,6 @@ def blob_errors() -> tuple[type[Exception], ...]:
     from obstore.exceptions import BaseError
 
     return BaseError, ValueError, OSError
-
-
-def _google(uri: str, endpoint: str | None, credentials: str, setting: str) -> Container:
-    bucket, base = urlsplit(uri).netloc, endpoint or GOOGLE
-
-    def connect() -> GCSStore:
-        config: GCSConfig = {"base_url": base.rstrip("/")}
-        logins: tuple[str, ...] = ()
-        if credentials == ANONYMOUS:
-            config["skip_signature"] = True
-        elif credentials:
-            kind = _kind_of_key(credentials, setting)
-            config["service_account" if kind == "service_account" else "application_credentials"] = credentials
-            logins = GOOGLE_LOGINS[:1] if kind == "authorized_user" else ()
-        else:
-            logins = GOOGLE_LOGINS
-        store: GCSStore = _stores().GCSStore(bucket, config=config, client_options=_client(base, logins), retry_config=_retries())
-        return store
-
-    return Container(connect, f"bucket {bucket}", "Storage Object Viewer on the bucket", setting)
-
-
-def _kind_of_key(path: str, setting: str) -> str:
-    """Return the type of credentials in a Google key file."""
-    try:
-        kind = parse_json(Path(path).expanduser().read_bytes())["type"]
-    except (OSError, ValueError, LookupError, TypeError):
-        raise CannotReach(
-            f"its credentials, {path}, are not a Google key file", f"Set {setting}.credentials to one, or leave it out"
-        ) from None
-    if kind not in ("service_account", "authorized_user"):
-        raise CannotReach(
-            f"its credentials, {path}, are of type {str(kind)[:40]!r}", "Use a file of type service_account or authorized_user"
-        )
-    return str(kind)
 
 
 def _azure(uri: str, endpoint: str | None, secret: str, setting: str) -> Container:

@@ -1,19 +1,20 @@
-"""Google's clients and credentials, for bills in BigQuery, for the warehouse, and tokens for its buckets.
+"""Credentials for Google, and its clients of BigQuery, for bills in tables and for the warehouse.
 
-Callers write the queries and report unusable keys.
+What is asked does not belong here.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from runspend.core.errors import MissingExtra
+from runspend.core.outside_json import parse_json
+from runspend.storage.blob_clients import ANONYMOUS, CannotReach
 
-__all__ = ["access_token", "bigquery_clients", "has_google_auth", "login_errors", "read_credentials"]
+__all__ = ["bigquery_clients", "read_credentials", "storage_credentials"]
 
 SCOPES = ("https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform")
-ANONYMOUS = "anonymous"  # `credentials` of an emulator
 
 
 def read_credentials(given: str | None) -> tuple[Any, str | None]:
@@ -38,33 +39,44 @@ def read_credentials(given: str | None) -> tuple[Any, str | None]:
     return credentials, credentials.project_id
 
 
-def has_google_auth() -> bool:
-    """Whether Google's own log-in is installed (extra `bigquery`)."""
-    return find_spec("google") is not None and find_spec("google.auth") is not None
+def storage_credentials(given: str | None, *, setting: str) -> Any:
+    """Return credentials for Google Cloud Storage: a key file's, a login's of gcloud, nobody's, or the environment's.
 
-
-def login_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions of a failed log-in."""
-    from google.auth.exceptions import GoogleAuthError
-
-    return GoogleAuthError, OSError, ValueError
-
-
-def access_token(given: str | None) -> str | None:
-    """Return a token valid for at most an hour, of a key file or the environment; None for anonymous access. Raises as `read_credentials`."""
-    if given == ANONYMOUS:
-        return None
+    Raises CannotReach for a file or an environment that has none. `setting` is where they stand in runspend.yaml ("stores[]").
+    """
     try:
-        credentials, _ = read_credentials(given)
-    except ValueError:  # the file of a person who logged in with gcloud
-        from google.oauth2.credentials import Credentials
+        import google.auth
+        from google.auth.credentials import AnonymousCredentials
+        from google.auth.exceptions import GoogleAuthError
+        from google.oauth2.credentials import Credentials as Login
+        from google.oauth2.service_account import Credentials
+    except ImportError as error:
+        raise MissingExtra("google-cloud-storage", "gcs") from error
+    login, service_account, default = cast("Any", Login), cast("Any", Credentials), cast("Any", google.auth.default)
+    if given == ANONYMOUS:
+        return AnonymousCredentials()  # type: ignore[no-untyped-call]  # Google's, without types
+    path = Path(given).expanduser() if given else None
+    kind = _kind_of_key(path, setting) if path else ""
+    try:
+        if kind == "service_account":
+            # The account's own signature, without a request for a token.
+            return service_account.from_service_account_file(path, scopes=SCOPES[1:]).with_always_use_jwt_access(True)
+        return login.from_authorized_user_file(path) if kind else default(scopes=SCOPES[1:])[0]
+    except (GoogleAuthError, OSError, ValueError):
+        if kind:
+            raise CannotReach("its credentials cannot be used", f"Check {setting}.credentials") from None
+        raise CannotReach("the environment has no credentials of Google's", f"Log in with gcloud, or set {setting}.credentials") from None
 
-        somebody: Any = Credentials
-        credentials = somebody.from_authorized_user_file(given, SCOPES)
-    from google.auth.transport.requests import Request
 
-    credentials.refresh(Request())
-    return str(credentials.token)
+def _kind_of_key(path: Path, setting: str) -> str:
+    """Return what kind of credentials a file of Google's holds."""
+    try:
+        kind = parse_json(path.read_bytes())["type"]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise CannotReach(f"its credentials, {path}, are no key file of Google's", f"Set {setting}.credentials to one, or leave it out") from None
+    if kind not in ("service_account", "authorized_user"):
+        raise CannotReach(f"its credentials, {path}, are of type {str(kind)[:40]!r}", "Use a file of type service_account or authorized_user")
+    return str(kind)
 
 
 def bigquery_clients(credentials: Any, project: str, *, endpoint: str | None, location: str | None = None) -> tuple[Any, Any]:

@@ -1,9 +1,8 @@
 """Flat listing of an Azure container or a Google bucket.
 
-With a token, Runspend uses the clouds' own interfaces (`storage/azure.py`, `storage/google.py`). They give classes, checksums and
-versions, and an interrupted listing continues where it stopped. Azure with a machine identity, and Google without its log-in
-(extra `bigquery`), are listed through obstore. It gives neither storage classes nor noncurrent versions: the class is UNKNOWN,
-which bills of any class match. There, Google's listing continues after a name; Azure's starts over.
+`storage/google.py`, and with a token `storage/azure.py`, give classes, checksums and versions, and an interrupted listing continues
+where it stopped. Azure with a machine identity is listed through obstore. It gives neither storage classes nor noncurrent versions:
+the class is UNKNOWN, which bills of any class match. Its listing starts over.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import SourceError, SourceRefused, SourceUnreachable
 from runspend.storage.azure import AzureContainer, Blob, has_token
-from runspend.storage.blob_clients import CannotReach, Container, blob_errors, explain, find_container
-from runspend.storage.google import GoogleBucket, md5_of, microseconds
-from runspend.storage.google_clients import has_google_auth
+from runspend.storage.blob_clients import CannotReach, Container, StoreError, blob_errors, explain, explain_text, find_container
+from runspend.storage.google import READER, GoogleBucket, md5_of, microseconds
 from runspend.storage.listing import FolderTotals, Listing, Page, checksum_of
 from runspend.storage.rest import RestError
 from runspend.storage.uris import Root
@@ -41,26 +39,19 @@ def list_blobs(
     container = _container(store)
     connected = _connect(store, container)
     prefix = f"{root.folder}/" if root.folder else ""
-    is_resumable = root.scheme == "gs"
-    offset = (after or {}).get("key") if is_resumable else None
     try:
-        for page in obstore.list(connected, prefix=prefix or None, offset=offset, chunk_size=page_size):
+        for page in obstore.list(connected, prefix=prefix or None, chunk_size=page_size):
             listing.requests += 1
-            rows = [
-                _row(store, prefix, item["path"], item["size"], item["last_modified"].timestamp(), item["e_tag"])
-                for item in page
-                if offset is None or item["path"] > offset  # a server without offsets starts over
-            ]
-            yield Page(rows, {"key": page[-1]["path"]} if is_resumable else None)
+            yield Page([_row(store, prefix, item["path"], item["size"], item["last_modified"].timestamp(), item["e_tag"]) for item in page])
     except FileNotFoundError:
         raise _unreachable(store, CannotReach(f"there is no {container.what}", "Check stores[].uri and endpoint")) from None
     except blob_errors() as error:
-        raise _unreachable(store, explain(str(error), container)) from None
+        raise _unreachable(store, explain_text(str(error), container)) from None
 
 
 def tells_classes(store: ArtifactStore, root: Root) -> bool:
     """Return whether the listing of a bucket or container gives the class of each object."""
-    return has_token(store.credentials) if root.scheme == "azure" else has_google_auth()
+    return root.scheme != "azure" or has_token(store.credentials)
 
 
 def _list_azure(store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str], page_size: int) -> Iterator[Page]:
@@ -94,11 +85,13 @@ def _list_google(store: ArtifactStore, root: Root, listing: Listing, after: dict
     credentials = None if store.credentials is None else str(store.credentials)
     bucket, prefix = GoogleBucket(root.bucket, endpoint=store.endpoint, credentials=credentials), f"{root.folder}/" if root.folder else ""
     try:
-        for items, following in bucket.list(prefix, token=after.get("token", ""), page_size=page_size):
+        for page, following in bucket.pages(prefix, token=after.get("token", ""), page_size=page_size):
             listing.requests += 1
-            yield Page([_object_row(store, prefix, found) for found in items], {"token": following} if following else None)
-    except RestError as error:
-        raise _unreachable(store, _explain(error, root)) from None
+            yield Page([_object_row(store, prefix, found) for found in page.raw_page.get("items", ())], {"token": following} if following else None)
+    except CannotReach as error:
+        raise _unreachable(store, error) from None
+    except StoreError as error:
+        raise _unreachable(store, explain(error, f"bucket {root.bucket}", READER, "stores[]")) from None
 
 
 def _object_row(store: ArtifactStore, prefix: str, found: dict[str, Any]) -> FolderTotals:
@@ -106,8 +99,8 @@ def _object_row(store: ArtifactStore, prefix: str, found: dict[str, Any]) -> Fol
     size = int(found["size"]) if found.get("size") else None
     if found.get("timeDeleted"):
         return FolderTotals(folder, storage_class, 0, 0, None, None, 1, size)
-    at = microseconds(found)
-    return FolderTotals(folder, storage_class, 1, size, at, at, checksum=checksum_of(md5_of(found)) if size else None)
+    at = microseconds(found.get("updated"))
+    return FolderTotals(folder, storage_class, 1, size, at, at, checksum=checksum_of(md5_of(found.get("md5Hash"))) if size else None)
 
 
 def _explain(error: RestError, root: Root) -> CannotReach:

@@ -1,0 +1,95 @@
+"""What the archive's objects at Google and at Azure have in common: keys below a prefix, names that are checked, replies that are counted.
+
+Conditions, classes and versions are each service's own and stay in its module.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+
+from runspend.core.errors import NotDone, OutcomeUnknown, SourceRefused
+from runspend.storage.blob_clients import CannotReach, StoreError
+from runspend.storage.objects import StoredObject
+from runspend.storage.uris import Root
+
+__all__ = ["CloudObjects", "refusal_status"]
+
+
+class CloudObjects(ABC):
+    """Objects below a prefix of one bucket or container. `head` is the service's own."""
+
+    def __init__(self, uri: str, root: Root) -> None:
+        self.uri = uri
+        self._prefix = f"{root.folder}/" if root.folder else ""
+
+    @abstractmethod
+    def head(self, key: str) -> StoredObject | None:
+        """The object as it is now."""
+
+    def prune(self, folder: str) -> None:  # noqa: B027 - nothing to do here is the whole of it
+        """There are no folders that could be left."""
+
+    def _folder(self, folder: str) -> str:
+        return f"{self._prefix}{folder}/" if folder else self._prefix
+
+    def _name(self, key: str) -> str:
+        """The name of a key in the bucket; one that ends in "/" is the marker of a folder."""
+        if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")):
+            raise NotDone(self.uri, f"cannot use {key!r} in {self.uri}: a service may read it in two ways. Nothing was done.")
+        return self._prefix + key
+
+    def _own(self, name: str, prefix: str) -> str:
+        """The key of a name that a listing of `prefix` gave."""
+        if not name.startswith(prefix):
+            raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it answered with {name!r}. Nothing was moved.")
+        return name[len(self._prefix) :]
+
+    def _whole(self, obj: StoredObject, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """The bytes of an object, all of them."""
+        size = 0
+        with self._words(f"read {obj.key!r}"):
+            for piece in pieces:
+                size += len(piece)
+                yield piece
+        if size != obj.size:
+            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes came, not {obj.size}. Nothing was done.")
+
+    def _after(self, key: str, told: str) -> StoredObject:
+        """The object after the store said that something was done with it. `told`: what it would mean that there is none."""
+        found = self.head(key)
+        if found is None:
+            raise OutcomeUnknown(self.uri, told)
+        return found
+
+    def _written(self, key: str) -> StoredObject:
+        return self._after(key, f"cannot write {key!r} in {self.uri}: the store said that it is done, and has it not.")
+
+    def _moved(self, key: str, storage_class: str) -> StoredObject:
+        return self._after(key, f"cannot find {key!r} in {self.uri} after it was moved to {storage_class}.")
+
+    def _time(self, date: str | None) -> datetime:
+        """The time of a Date header."""
+        if not date:
+            raise NotDone(self.uri, f"cannot tell what time it is for {self.uri}: its replies have no date.")
+        return parsedate_to_datetime(date).astimezone(timezone.utc)
+
+    @contextmanager
+    def _words(self, what: str) -> Iterator[None]:
+        """NotDone where the service refused or nobody was asked, OutcomeUnknown where it did not say."""
+        try:
+            yield
+        except CannotReach as error:
+            raise NotDone(self.uri, f"cannot {what} in {self.uri}: {error} Nothing was done.") from error
+        except StoreError as error:
+            if error.is_refusal:
+                raise NotDone(self.uri, f"cannot {what} in {self.uri}: {error}. Nothing was done.") from error
+            raise OutcomeUnknown(self.uri, f"cannot tell whether {self.uri} did {what}: {error}.") from error
+
+
+def refusal_status(error: NotDone) -> int | None:
+    """The status with which a service refused; None where none did."""
+    return error.__cause__.status if isinstance(error.__cause__, StoreError) else None
