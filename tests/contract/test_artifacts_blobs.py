@@ -39,7 +39,7 @@ OWNER_SCHEMA = pa.schema(
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that fails is not asked for again."""
-    monkeypatch.setattr("runspend.storage.rest.RETRY_SECONDS", ())
+    monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
     monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
 
 
@@ -287,7 +287,8 @@ def test_an_account_that_refuses_to_tell_versions_is_listed_without(tmp_path: Pa
 
 def test_a_busy_azure_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice 503, then the page."""
-    monkeypatch.setattr("runspend.storage.rest.RETRY_SECONDS", (0, 0))
+    monkeypatch.setattr("runspend.storage.azure.RETRIES", 2)
+    monkeypatch.setattr("runspend.storage.azure.RETRY_SECONDS", 0)
 
     def busy(request: Request) -> bool:
         if len(store.asked) <= 2:

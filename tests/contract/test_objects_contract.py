@@ -18,7 +18,7 @@ from google.cloud.storage import Blob, Client
 from servers.azure import AzureServer
 from servers.gcs import GcsServer
 from servers.gcs_conditions import serve_conditions
-from servers.odd_store import OddStore, Request, serve_odd_store
+from servers.odd_store import OddStore, Request, certificate, serve_identity, serve_odd_store
 from servers.s3 import S3Server
 
 from runspend.config.settings import ArtifactStore
@@ -31,7 +31,7 @@ ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>",
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that fails is not asked for again."""
-    monkeypatch.setattr("runspend.storage.rest.RETRY_SECONDS", ())
+    monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
     monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
 
 
@@ -386,10 +386,20 @@ def test_a_token_without_the_right_is_refused(azure: ArtifactStore, azure_server
     assert "sig=" not in str(refused.value)
 
 
-def test_an_identity_of_the_machine_cannot_delete_on_a_condition(azure: ArtifactStore) -> None:
-    """Said before anybody is contacted."""
-    with pytest.raises(SourceRefused, match="need a token"):
-        open_objects(azure.model_copy(update={"credentials": None}), "archive")
+def test_an_identity_of_the_machine_deletes_on_a_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without credentials in runspend.yaml, the machine's identity signs, and the etag is the condition."""
+    seen = list[tuple[Any, ...]]()
+
+    def look(request: Request) -> bool:
+        seen.append((request.handler.command, request.headers.get("authorization"), request.headers.get("if-match")))
+        request.answer(202)
+        return True
+
+    with serve_identity(monkeypatch), serve_odd_store(tls=certificate(tmp_path, monkeypatch)) as server:
+        server.oddity = look
+        store = ArtifactStore(uri="abfss://ccc@acme.dfs.core.windows.net/m", endpoint=server.endpoint, delete_credentials="(env)")
+        open_objects(store, "delete").delete(StoredObject("x", 3, '"0x1"', None, "HOT", datetime.now(timezone.utc)))
+    assert seen == [("DELETE", "Bearer a-token", '"0x1"')]
 
 
 @pytest.fixture(params=["abfss", "gs"])

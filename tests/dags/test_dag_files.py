@@ -46,7 +46,7 @@ before = set(sys.modules)
 bag = BundleDagBag(dags, bundle_path=dags)
 assert bag.import_errors == {}, bag.import_errors
 assert bag.captured_warnings == {}, bag.captured_warnings
-heavy = "adbc_driver_manager boto3 duckdb fastapi google.cloud mlflow obstore pandas pyarrow sqlglot airflow.models".split()
+heavy = "adbc_driver_manager boto3 duckdb fastapi google.cloud mlflow azure pandas pyarrow sqlglot airflow.models".split()
 new = [name for name in heavy if name in set(sys.modules) - before]
 assert not new, new
 print(*sorted(bag.dags))

@@ -169,18 +169,19 @@ def test_google_connection_becomes_a_key_file_in_memory(read: Any, tmp_path: Pat
 
 
 def test_a_lent_google_key_is_read_by_those_who_need_it(read: Any) -> None:
-    """Google's own library, for BigQuery, and obstore, for gs://, open the file that has no name."""
+    """Google's own library, for BigQuery and for gs://, opens the file that has no name."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
     from google.oauth2.service_account import Credentials
-    from obstore.store import GCSStore
+
+    from runspend.storage.google_clients import storage_credentials
 
     pem = rsa.generate_private_key(65537, 2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     lent = read(GOOGLE_PLACES, gcp=google(keyfile_dict=KEY | {"private_key": pem.decode()}, project="acme")).warehouse.credentials
     assert Credentials.from_service_account_file(lent).project_id == "acme"
-    GCSStore("bills", config={"service_account": lent})
+    assert storage_credentials(lent, setting="billing[]").project_id == "acme"
 
 
 def test_google_connection_with_a_path_or_without_a_key(read: Any, tmp_path: Path) -> None:

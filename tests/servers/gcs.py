@@ -55,7 +55,6 @@ def serve_gcs() -> Iterator[GcsServer]:
     [program] = (Path(package.__file__).parent / "vendor").rglob("fake-gcs-server-*")
     [port] = _free_ports(1)
     server = GcsServer(f"http://127.0.0.1:{port}")
-    # It takes paths of the XML interface, which obstore speaks, at its public host only.
     options = ["-scheme", "http", "-backend", "memory", "-host", "127.0.0.1", "-port", str(port)]
     options += ["-external-url", server.endpoint, "-public-host", f"127.0.0.1:{port}"]
     with tempfile.TemporaryFile() as log:

@@ -4,12 +4,21 @@ what a test has it do instead. What a well-behaved store does is tested against 
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 MODIFIED = "Wed, 04 Nov 2026 03:00:00 GMT"
 
@@ -50,7 +59,7 @@ class OddStore:
         parts = urlsplit(handler.path)
         key = unquote("/".join(parts.path.split("/")[3:])) if "comp" not in parse_qs(parts.query) else ""
         request = Request(handler, key, {name.lower(): value for name, value in handler.headers.items()})
-        self.asked.append(f"{handler.path} {request.headers.get('range', '')}".strip())
+        self.asked.append(f"{handler.path} {request.headers.get('range') or request.headers.get('x-ms-range', '')}".strip())
         if self.oddity(request):
             return
         if not key:
@@ -64,11 +73,13 @@ class OddStore:
 
     def send(self, request: Request, data: bytes, *, stop_after: int | None = None, etag: str | None = None) -> None:
         """The object, from where the request wants it on; cut off after so many bytes."""
-        start = int(request.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        body = data[start:]
-        headers = {"ETag": f'"{etag or self.etag(request.key)}"', "Last_Modified": MODIFIED}
-        if is_part := "range" in request.headers:
-            headers["Content_Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        wanted = request.headers.get("range") or request.headers.get("x-ms-range", "")
+        first, _, last = (wanted or "bytes=0-").removeprefix("bytes=").partition("-")
+        start = int(first)
+        body = data[start : int(last) + 1 if last else None]
+        headers = {"ETag": f'"{etag or self.etag(request.key)}"', "Last_Modified": MODIFIED, "x_ms_blob_type": "BlockBlob"}
+        if is_part := bool(wanted):
+            headers["Content_Range"] = f"bytes {start}-{start + len(body) - 1}/{len(data)}"
         request.answer(206 if is_part else 200, body[:stop_after], None if stop_after is None else len(body), **headers)
 
     def _listing(self, first: int) -> bytes:
@@ -85,8 +96,8 @@ class OddStore:
 
 
 @contextmanager
-def serve_odd_store(host: str = "127.0.0.1") -> Iterator[OddStore]:
-    """Start it with the account `acme` in its address; end it."""
+def serve_odd_store(host: str = "127.0.0.1", *, tls: Path | None = None) -> Iterator[OddStore]:
+    """Start it with the account `acme` in its address; end it. `tls`: a `certificate`, for clients that send tokens over TLS alone."""
     store = OddStore("")
 
     class Handler(BaseHTTPRequestHandler):
@@ -101,7 +112,11 @@ def serve_odd_store(host: str = "127.0.0.1") -> Iterator[OddStore]:
 
     server = ThreadingHTTPServer((host, 0), Handler)
     server.daemon_threads = True
-    store.endpoint = f"http://{host}:{server.server_port}/acme"
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    store.endpoint = f"http{'s' if tls else ''}://{host}:{server.server_port}/acme"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -110,3 +125,30 @@ def serve_odd_store(host: str = "127.0.0.1") -> Iterator[OddStore]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def certificate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A certificate for 127.0.0.1, with its key, which Python's HTTP clients trust from now on."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
+    now = datetime.now(timezone.utc)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - timedelta(days=1), now + timedelta(days=1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = folder / "tls.pem"
+    path.write_bytes(pem + builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
+    return path
+
+
+@contextmanager
+def serve_identity(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddStore]:
+    """Hand out tokens as Azure's App Service does to what runs in it ("Managed identities")."""
+    token = b'{"access_token": "a-token", "token_type": "Bearer", "expires_in": 3600, "expires_on": "9999999999"}'
+    for name in ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with serve_odd_store("127.0.0.2") as login:
+        login.oddity = lambda request: request.answer(200, token, Content_Type="application/json") is None
+        monkeypatch.setenv("IDENTITY_ENDPOINT", f"{login.endpoint.removesuffix('/acme')}/identity")
+        monkeypatch.setenv("IDENTITY_HEADER", "canary")
+        yield login

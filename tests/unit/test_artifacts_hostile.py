@@ -189,7 +189,8 @@ def hostile_owners() -> pa.Table:
 @pytest.mark.parametrize("kind", ["folder", "s3", "gs", "abfss"])
 def test_lures_cause_no_connection(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs claim all of it while a store is measured: the store is spoken to, nobody else, and none of them owns a byte."""
-    monkeypatch.setattr("runspend.storage.blob_clients._retries", lambda: {"max_retries": 0})
+    monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
+    monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
     with recording_proxy() as (proxy, seen), serve_odd_store() as server:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.setenv(name, proxy)
@@ -225,7 +226,7 @@ def test_the_recording_proxy_records(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         store = ArtifactStore(uri=STORES["abfss"].uri, credentials="anonymous")
-        monkeypatch.setattr("runspend.storage.rest.RETRY_SECONDS", ())
+        monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
         measure_store(
             store, hostile_owners(), now=datetime(2026, 10, 14, tzinfo=timezone.utc), previous=lambda _: None, workdir=tmp_path, load_id="x"
         )

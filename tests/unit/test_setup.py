@@ -32,7 +32,7 @@ def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("module", ["runspend", "runspend.interfaces.cli", "runspend.pipeline", "runspend.config.settings"])
 def test_import_stays_light(module: str) -> None:
     """This package goes into training jobs and DAG files: importing it brings in none of the packages that cost seconds."""
-    heavy = "adbc_driver_manager airflow boto3 duckdb fastapi google.cloud jinja2 mlflow obstore pandas pyarrow sqlglot uvicorn".split()
+    heavy = "adbc_driver_manager airflow boto3 duckdb fastapi google.cloud jinja2 mlflow azure pandas pyarrow sqlglot uvicorn".split()
     done = run(sys.executable, "-c", f"import sys, {module}; print(*[name for name in {heavy!r} if name in sys.modules])")
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 

@@ -116,8 +116,8 @@ TagKey = Annotated[str, Field(min_length=1)]
 
 
 def _key_file(credentials: str, info: ValidationInfo) -> str:
-    """Resolve Google's key file, a path relative to the settings file; leave other text as it is."""
-    return credentials if credentials == "anonymous" or credentials.startswith(CONNECTION) else absolute(credentials, info)
+    """Google's: a path that counts from the file, unless it is no path."""
+    return credentials if credentials in ("anonymous", "(env)") or credentials.startswith(CONNECTION) else absolute(credentials, info)
 
 
 def _kept_secret(credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:

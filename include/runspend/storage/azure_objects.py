@@ -6,49 +6,48 @@ If blobs keep versions, nothing is deleted: the bytes would stay as a version an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
-from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import NotDone, SourceRefused
-from runspend.storage.azure import METADATA, PROPERTIES, AzureContainer, Blob, has_token
-from runspend.storage.objects import Purpose, StoredObject, exactly, in_pieces
-from runspend.storage.rest_objects import RestObjects, refusal_status
+from runspend.storage.azure import AzureContainer, Blob, if_match, translated
+from runspend.storage.cloud_objects import CloudObjects, refusal_status
+from runspend.storage.objects import Purpose, StoredObject, carried, exactly, in_pieces
+from runspend.storage.store_errors import CannotReach
 from runspend.storage.uris import Root
 
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
 BLOCK_BYTES = 64 << 20  # of a write in several parts; smaller objects are one request
-_SAID = ("Cache-Control", "Content-Type", "Content-MD5", "Content-Encoding", "Content-Language", "Content-Disposition")
-BLOCKS = 50_000  # Azure's limit
+BLOCKS = 50_000  # Azure allows no more
+_SAID = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
 
 
-class AzureObjects(RestObjects):
+class AzureObjects(CloudObjects):
     """Objects below a prefix of one container."""
 
     def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
         super().__init__(store.uri, root)
         credentials = store.delete_credentials if purpose == "delete" else store.credentials
-        if not has_token(credentials):
-            raise SourceRefused(
-                store.uri,
-                f"cannot archive in {store.uri}: conditional deletes need a token. Write a SAS token or connection string into its credentials. Nothing was contacted.",
-            )
-        self._container = AzureContainer(root, endpoint=store.endpoint, credentials=credentials)
+        try:
+            self._container = AzureContainer(store.uri, endpoint=store.endpoint, credentials=credentials)
+        except CannotReach as error:
+            raise SourceRefused(store.uri, f"cannot archive in {store.uri}: {error} Nothing was contacted.") from None
 
     def list(self, folder: str) -> Iterator[StoredObject]:
         """Yield every object below a folder."""
         with self._words(f"list {folder!r}"):
-            for blobs, _, _ in self._container.list(self._folder(folder)):
+            for blobs, _, _ in self._container.pages(self._folder(folder)):
                 for blob in blobs:
-                    yield self._stored(self._own(blob.name, self._folder(folder)), blob)
+                    yield self._stored(self._own(blob.name, self._folder(folder)), blob, {})
 
     def folders(self, folder: str) -> Iterator[str]:
         """Yield the names of the folders directly below a folder."""
         prefix = self._folder(folder)
         with self._words(f"list {folder!r}"):
-            for _, folders, _ in self._container.list(prefix, delimiter="/"):
+            for _, folders, _ in self._container.pages(prefix, delimiter="/"):
                 for name in folders:
                     self._own(name, prefix)
                     yield name[len(prefix) :].rstrip("/")
@@ -56,12 +55,15 @@ class AzureObjects(RestObjects):
     def head(self, key: str) -> StoredObject | None:
         """Return the current object; None when Azure answers 404."""
         with self._words(f"look at {key!r}"):
-            blob = self._container.look(self._name(key))
-        return None if blob is None else self._stored(key, blob)
+            found = self._container.look(self._name(key))
+        if found is None:
+            return None
+        tier = (found.blob_tier or "").upper() or "UNKNOWN"
+        return self._stored(key, Blob(key, found.size, found.etag or "", found.last_modified, tier, None, found.version_id, is_current=True), _told(found))
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """Yield the object's bytes, while it has that etag."""
-        yield from self._read(obj, self._container.request("GET", self._name(obj.key), If_Match=obj.etag))
+        """The bytes of the object while it has that etag."""
+        yield from self._whole(obj, self._container.read(self._name(obj.key), obj.etag))
 
     def write(
         self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
@@ -69,16 +71,12 @@ class AzureObjects(RestObjects):
         """Send one put, or many blocks and their list, on condition that the key is free."""
         block_size = max(BLOCK_BYTES, -(-size // BLOCKS))
         blocks = exactly(self.uri, key, in_pieces(chunks, block_size), size)
-        said = {"If_None_Match": "*", **_headers(told or {})}
-        if storage_class is not None:
-            said["x_ms_access_tier"] = storage_class.capitalize()
-        with self._words(f"write {key!r}"):
+        with self._change(f"write {key!r}", key) as blob:
+            said = _said(told or {}) | ({} if storage_class is None else {"standard_blob_tier": self._tier(storage_class)})
             if size <= block_size:
-                data = b"".join(blocks)
-                with self._container.request("PUT", self._name(key), None, data, **{"x_ms_blob_type": "BlockBlob", **said}) as reply:
-                    reply.read()
+                blob.upload_blob(b"".join(blocks), length=size, overwrite=False, **said)
             else:
-                self._write_blocks(self._name(key), blocks, said)
+                self._write_blocks(blob, blocks, said)
         return self._written(key)
 
     def delete(self, obj: StoredObject) -> None:
@@ -90,19 +88,16 @@ class AzureObjects(RestObjects):
                 "Turn versions off, or use a lifecycle rule. Nothing was deleted.",
             )
         try:
-            with self._words(f"delete {obj.key!r}"), self._container.request("DELETE", self._name(obj.key), If_Match=obj.etag) as reply:
-                reply.read()
+            with self._change(f"delete {obj.key!r}", obj.key) as blob:
+                blob.delete_blob(**if_match(obj.etag))
         except NotDone as error:
             if refusal_status(error) not in (404, 412) or self.head(obj.key) is not None:
                 raise
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Set the blob's properties to their current values, on condition of its etag, so that it gets a new one ("Set Blob Properties")."""
-        with self._words(f"renew {obj.key!r}"):
-            with self._container.request("HEAD", self._name(obj.key), If_Match=obj.etag) as reply:
-                said = {f"x_ms_blob_{name.lower().replace('-', '_')}": reply.headers[name] for name in _SAID if reply.headers.get(name)}
-            with self._container.request("PUT", self._name(obj.key), {"comp": "properties"}, b"", **{"If_Match": obj.etag, **said}) as reply:
-                reply.read()
+        """Say of the blob again what it says of itself, on condition of its etag: that is a new one then ("Set Blob Properties")."""
+        with self._change(f"renew {obj.key!r}", obj.key) as blob:
+            blob.set_http_headers(blob.get_blob_properties(**if_match(obj.etag)).content_settings, **if_match(obj.etag))
         return self._written(obj.key)
 
     def why_no_tier(self) -> str | None:
@@ -113,39 +108,60 @@ class AzureObjects(RestObjects):
         """Set the access tier. Azure has no condition for it. Bytes written meanwhile would be in that tier, and complete."""
         found = self.head(obj.key)
         if found is None or found.etag != obj.etag:
-            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: it has changed. Nothing was done.")
-        tier = storage_class.capitalize()
-        change = self._container.request("PUT", self._name(obj.key), {"comp": "tier"}, b"", x_ms_access_tier=tier)
-        with self._words(f"move {obj.key!r} to {storage_class}"), change as reply:
-            reply.read()
+            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: it is another by now. Nothing was done.")
+        with self._change(f"move {obj.key!r} to {storage_class}", obj.key) as blob:
+            blob.set_standard_blob_tier(self._tier(storage_class))
         return self._moved(obj.key, storage_class)
 
     def clock(self) -> datetime:
-        """Return the time in the headers of a reply."""
-        return self._time_of(self._container.request("GET", query={"restype": "container", "comp": "list", "maxresults": "1"}))
+        """The time in the headers of a reply."""
+        with self._words("ask for the time"):
+            return self._time(self._container.date())
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
-    def _stored(self, key: str, blob: Blob) -> StoredObject:
+    @contextmanager
+    def _change(self, what: str, key: str) -> Iterator[Any]:
+        """The client of one blob, for a change."""
+        with self._words(what):
+            blob = self._container.blob(self._name(key))
+            with translated():
+                yield blob
+
+    def _tier(self, storage_class: str) -> Any:
+        from azure.storage.blob import StandardBlobTier
+
+        try:
+            return StandardBlobTier(storage_class.capitalize())
+        except ValueError:
+            raise NotDone(self.uri, f"cannot use storage class {storage_class} in {self.uri}: Azure has none of that name. Nothing was done.") from None
+
+    def _stored(self, key: str, blob: Blob, told: dict[str, str]) -> StoredObject:
         if blob.size is None or blob.etag in ("", '""') or blob.modified is None:
             raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
-        return StoredObject(key, blob.size, blob.etag, blob.version, blob.tier, blob.modified, blob.told)
+        return StoredObject(key, blob.size, blob.etag, blob.version, blob.tier, blob.modified.astimezone(timezone.utc), told)
 
-    def _write_blocks(self, name: str, blocks: Iterator[bytes], said: dict[str, str]) -> None:
-        """Write the blocks and their list. Azure removes blocks without a list after a week."""
+    def _write_blocks(self, blob: Any, blocks: Iterator[bytes], said: dict[str, Any]) -> None:
+        """Blocks that no list names are gone after a week by themselves."""
+        from azure.core import MatchConditions
+        from azure.storage.blob import BlobBlock
+
         ids = []
         for number, block in enumerate(blocks):
-            ids.append(f"{number:06d}xx")  # of equal length, and already valid base64
-            with self._container.request("PUT", name, {"comp": "block", "blockid": ids[-1]}, block) as reply:
-                reply.read()
-        listed = "".join(f"<Latest>{escape(one)}</Latest>" for one in ids)
-        body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
-        with self._container.request("PUT", name, {"comp": "blocklist"}, body, **said) as reply:
-            reply.read()
+            ids.append(BlobBlock(f"{number:08d}"))
+            blob.stage_block(ids[-1].id, block, length=len(block))
+        blob.commit_block_list(ids, match_condition=MatchConditions.IfMissing, **said)
 
 
-def _headers(told: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that describe the blob: properties as in "Put Blob", and metadata."""
+def _told(found: Any) -> dict[str, str]:
+    named = {name: getattr(found.content_settings, name.replace("-", "_")) for name in _SAID}
+    return carried(named | {f"meta.{name}": value for name, value in (found.metadata or {}).items()})
+
+
+def _said(told: Mapping[str, str]) -> dict[str, Any]:
+    """What a write says of the blob: properties, and metadata. Headers are ASCII."""
+    from azure.storage.blob import ContentSettings
+
     plain = {name: value for name, value in told.items() if value.isascii()}
-    properties = {f"x-ms-blob-{name}": plain[name] for name in PROPERTIES if name in plain}
-    return properties | {f"{METADATA}{name.removeprefix('meta.')}": value for name, value in plain.items() if name.startswith("meta.")}
+    settings = ContentSettings(**{name.replace("-", "_"): plain[name] for name in _SAID if name in plain})
+    return {"content_settings": settings, "metadata": {name.removeprefix("meta."): value for name, value in plain.items() if name.startswith("meta.")}}

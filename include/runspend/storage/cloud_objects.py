@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceRefused
-from runspend.storage.blob_clients import CannotReach, StoreError
 from runspend.storage.objects import StoredObject
+from runspend.storage.store_errors import CannotReach, StoreError
 from runspend.storage.uris import Root
 
 __all__ = ["CloudObjects", "refusal_status"]

@@ -15,8 +15,8 @@ from functools import cached_property
 from typing import Any
 
 from runspend.core.errors import MissingExtra
-from runspend.storage.blob_clients import PIECE_BYTES, CannotReach, StoreError
 from runspend.storage.google_clients import storage_credentials
+from runspend.storage.store_errors import PIECE_BYTES, CannotReach, StoreError
 
 GOOGLE = "https://storage.googleapis.com"
 RETRY_SECONDS = 60.0  # within which a page is requested again

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from runspend.core.errors import MissingExtra
 from runspend.core.outside_json import parse_json
-from runspend.storage.blob_clients import ANONYMOUS, CannotReach
+from runspend.storage.store_errors import ANONYMOUS, ENVIRONMENT, CannotReach
 
 __all__ = ["bigquery_clients", "read_credentials", "storage_credentials"]
 
@@ -55,7 +55,7 @@ def storage_credentials(given: str | None, *, setting: str) -> Any:
     login, service_account, default = cast("Any", Login), cast("Any", Credentials), cast("Any", google.auth.default)
     if given == ANONYMOUS:
         return AnonymousCredentials()  # type: ignore[no-untyped-call]  # Google's, without types
-    path = Path(given).expanduser() if given else None
+    path = Path(given).expanduser() if given and given != ENVIRONMENT else None
     kind = _kind_of_key(path, setting) if path else ""
     try:
         if kind == "service_account":

@@ -1,6 +1,6 @@
 """Flat listing of a local folder with `os.scandir`. It never follows symbolic links, and reports those that leave the root.
 
-pyarrow and obstore are as fast, but follow a link to a file outside the root.
+pyarrow lists as fast, but follows a link to a file outside the root.
 """
 
 from __future__ import annotations

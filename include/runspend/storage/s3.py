@@ -1,8 +1,7 @@
 """Flat listing of a bucket or prefix: one request per 1,000 objects, storage classes included.
 
-It uses `list_object_versions` if the bucket keeps versions, otherwise `list_objects_v2`. It uses boto3, because obstore's listing,
-four times as fast, has no storage class. Credentials never come from runspend.yaml: they are a profile of ~/.aws, or the SDK's own
-chain.
+Where the bucket keeps versions `list_object_versions` is asked, else `list_objects_v2`. Credentials never come from runspend.yaml: a profile name of ~/.aws, or the SDK's
+own chain of places.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import MissingExtra, SourceError, SourceRefused
-from runspend.ingest.artifacts.blobs import list_blobs, tells_classes
+from runspend.ingest.artifacts.blobs import list_blobs
 from runspend.ingest.artifacts.carry_forward import roll_forward, select_bytes
 from runspend.ingest.artifacts.s3_inventory import describe_inventory, stage_inventory
 from runspend.ingest.artifacts.staging import RESUME_WITHIN, Staging, locked
@@ -150,8 +150,7 @@ def probe_store(store: ArtifactStore, now: datetime | None = None) -> str:
         return f"folder /{root.folder} can be read" + (", no files in it" if is_empty else "")
     what = "container" if root.scheme == "azure" else "bucket"
     versions = "; it keeps versions, so no policy can `tier` in it" if listing.keeps_versions else ""
-    told = versions if root.scheme == "s3" or tells_classes(store, root) else "; its listing has neither storage classes nor noncurrent versions"
-    return f"{what} {root.bucket} answers" + (", nothing in it" if is_empty else "") + told
+    return f"{what} {root.bucket} answers" + (", nothing in it" if is_empty else "") + versions
 
 
 def _stage(
