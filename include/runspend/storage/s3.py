@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import MissingExtra, SourceError, SourceRefused, SourceUnreachable
 from runspend.storage.listing import FolderTotals, Listing, Page, checksum_of
+from runspend.storage.store_errors import ENVIRONMENT
 from runspend.storage.uris import Root
 
 if TYPE_CHECKING:
@@ -133,13 +134,14 @@ def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_version
         yield FolderTotals(folder, storage_class, 0, 0, None, None, versions, size)
 
 
-def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return a client, and the exceptions it raises on purpose. Contacts no server. is_once: send each request once, without retries.
+def connect_s3(*, endpoint: str | None, region: str | None, profile: str | None, tries: int = 5) -> tuple[Any, tuple[type[Exception], ...]]:
+    """Return the client of S3 for everything that Runspend does there, and the exceptions it raises on purpose. Making it contacts nobody.
 
-    Raises SourceUnreachable for unusable credentials or endpoints.
+    `profile` is of the AWS configuration; None or `(env)` is the SDK's own chain. Raises ValueError for settings that cannot be used.
     """
     try:
         import boto3
+        from boto3.exceptions import Boto3Error
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     except ImportError as error:
@@ -147,22 +149,33 @@ def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[
     config = Config(
         connect_timeout=10,
         read_timeout=60,
-        retries={"mode": "standard", "total_max_attempts": 1 if is_once else 5},
+        retries={"mode": "standard", "total_max_attempts": tries},
         user_agent_extra="runspend",
-        s3={"addressing_style": "path"} if store.endpoint else {},
+        s3={"addressing_style": "path"} if endpoint else {},
+        max_pool_connections=16,
     )
-    profile = None if store.credentials in (None, "(env)") else str(store.credentials)
     try:
-        session = boto3.session.Session(profile_name=profile)
-        region = store.region or session.region_name or "us-east-1"
-        client = session.client("s3", region_name=region, endpoint_url=store.endpoint, config=config)
-    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is not a URL
+        session = boto3.session.Session(profile_name=None if profile == ENVIRONMENT else profile)
+        client = session.client("s3", region_name=region or session.region_name or "us-east-1", endpoint_url=endpoint, config=config)
+    except BotoCoreError as error:
+        raise ValueError(str(error)) from error
+    if endpoint:
+        client.meta.events.register("before-call.s3", _stay_at_endpoint)
+    return client, (BotoCoreError, Boto3Error, ClientError, HTTPClientError)
+
+
+def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[type[Exception], ...]]:
+    """Return the client of an artifact store. is_once: whether it makes each request once, and never again by itself.
+
+    Raises SourceUnreachable for credentials or an endpoint that cannot be used.
+    """
+    profile = None if store.credentials is None else str(store.credentials)
+    try:
+        return connect_s3(endpoint=store.endpoint, region=store.region, profile=profile, tries=1 if is_once else 5)
+    except ValueError as error:
         raise SourceUnreachable(
             store.uri, f"cannot connect to {store.uri}: {_end(error)} Correct credentials, region or endpoint of the store."
         ) from error
-    if store.endpoint:
-        client.meta.events.register("before-call.s3", _stay_at_endpoint)
-    return client, (BotoCoreError, ClientError, HTTPClientError)
 
 
 def _stay_at_endpoint(context: dict[str, Any], **_: object) -> None:

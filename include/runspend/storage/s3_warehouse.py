@@ -1,4 +1,4 @@
-"""One bucket prefix of whole objects with conditional puts. The only module of the warehouse that knows boto3.
+"""One bucket prefix: whole objects, put on a condition. The only module of the warehouse that knows S3.
 
 A failed condition is a result (None or False). Every other problem is an error in words. `warehouse/parquet/bucket.py` defines the
 objects.
@@ -16,8 +16,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from runspend.core.errors import ConfigError, MissingExtra, SourceUnreachable
+from runspend.core.errors import ConfigError, SourceUnreachable
 from runspend.core.own_files import MOST_BYTES, refused
+from runspend.storage.s3 import connect_s3
 
 __all__ = ["Bucket", "NotAllowed", "Object"]
 
@@ -56,7 +57,10 @@ class Bucket:
         self.prefix = f"{prefix}/" if prefix else ""
         self.uri = f"s3://{self.name}/{self.prefix}".rstrip("/")
         self.where = self.uri + (f" at {endpoint}" if endpoint else "")
-        self._client, self._errors = _connect(self.where, endpoint, region, credentials)
+        try:
+            self._client, self._errors = connect_s3(endpoint=endpoint, region=region, profile=credentials)
+        except ValueError as error:
+            raise ConfigError(f"cannot open warehouse {self.where}: {error}. Correct credentials, region or endpoint of the warehouse.") from error
 
     def get(self, key: str) -> Object | None:
         """Return a small object; None when it does not exist."""
@@ -165,31 +169,6 @@ class Bucket:
                 raise ConfigError(f"{text}. {ADVICE[code]}") from error
             advice = "Check endpoint and network, then run again: it continues from there."
             raise SourceUnreachable("warehouse", f"{text}. {advice}") from error
-
-
-def _connect(where: str, endpoint: str | None, region: str | None, credentials: str | None) -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return a client, and the exceptions it raises on purpose. Contacts no server."""
-    try:
-        import boto3
-        from boto3.exceptions import Boto3Error
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-    except ImportError as error:
-        raise MissingExtra("boto3", "pipeline") from error
-    config = Config(
-        connect_timeout=10,
-        read_timeout=60,
-        retries={"mode": "standard", "max_attempts": 4},
-        user_agent_extra="runspend",
-        s3={"addressing_style": "path"} if endpoint else {},
-        max_pool_connections=16,
-    )
-    try:
-        session = boto3.session.Session(profile_name=None if credentials == "(env)" else credentials)
-        client = session.client("s3", region_name=region or session.region_name or "us-east-1", endpoint_url=endpoint, config=config)
-    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is not a URL
-        raise ConfigError(f"cannot open warehouse {where}: {error}. Correct credentials, region or endpoint of the warehouse.") from error
-    return client, (BotoCoreError, Boto3Error, ClientError, HTTPClientError)
 
 
 def _code(error: Exception) -> str:

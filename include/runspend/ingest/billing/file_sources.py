@@ -16,7 +16,8 @@ from typing import IO, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from runspend.config.settings import BillSource
-from runspend.core.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
+from runspend.core.errors import ConfigError, SourceRefused, SourceUnreachable
+from runspend.storage.s3 import connect_s3
 
 CHUNK_BYTES = 4 << 20
 # An interrupted copy is resumed where it stopped, this many times. The store's client also retries each request.
@@ -227,18 +228,13 @@ class S3Prefix(Bucket):
             body.close()
 
     def _client(self) -> Any:
-        try:
-            import boto3
-        except ImportError as error:
-            raise MissingExtra("boto3", "pipeline") from error
         if self._connected is None:
             profile = self.source.credentials
             assert profile is None or isinstance(profile, str)  # only Azure credentials are secrets
-            session = boto3.session.Session(profile_name=profile, region_name=self.source.region)
-            self._connected = session.client("s3", endpoint_url=self.source.endpoint)
-            if self.source.endpoint:
-                # The SDK's search for the bucket's region would leave the endpoint when a server answers 301 or 307.
-                self._connected.meta.events.register("before-call.s3", _stay_at_endpoint)
+            try:
+                self._connected, _ = connect_s3(endpoint=self.source.endpoint, region=self.source.region, profile=profile)
+            except ValueError as error:
+                raise self._unreachable(error) from error
         return self._connected
 
     @contextmanager
@@ -256,7 +252,3 @@ class S3Prefix(Bucket):
         return SourceUnreachable(
             source.name, f"cannot read {source.uri} of bill {source.name}: {error}. Check the address, the credentials and their rights."
         )
-
-
-def _stay_at_endpoint(context: dict[str, Any], **_: object) -> None:
-    context.setdefault("s3_redirect", {})["redirected"] = True
