@@ -164,7 +164,7 @@ def test_a_key_file_that_is_none_is_refused_before_anybody_is_asked(tmp_path: Pa
     store = ArtifactStore(uri="gs://b", credentials=str(tmp_path / credentials))
     found = measure(store, run_owners(), tmp_path / "work")
     assert isinstance(found.error, SourceRefused)
-    assert "no key file of Google's" in str(found.error)
+    assert "not a Google key file" in str(found.error)
     assert "Set stores[].credentials to one" in str(found.error)
 
 

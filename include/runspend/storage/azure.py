@@ -94,7 +94,7 @@ class AzureContainer:
             if not following:
                 return
             if following == marker:
-                raise StoreError(200, "a page that says there is more but not where")
+                raise StoreError(200, "a page that says there is more but gives no position")
             marker = following
 
     def look(self, name: str) -> Any:
@@ -222,13 +222,13 @@ def translated() -> Iterator[None]:
     except (AzureError, OSError) as error:
         raise StoreError(None, type(error).__name__) from None
     except ValueError:  # headers that are missing
-        raise StoreError(200, "an answer that is none of such a store") from None
+        raise StoreError(200, "an answer that is not one of such a store") from None
 
 
 def _parse_page(text: bytes) -> _Page:
     tree = _xml(text)
     if tree is None:
-        raise StoreError(200, "an answer that is no listing")
+        raise StoreError(200, "an answer that is not a listing")
     blobs = [_listed(found) for found in tree.iter("Blob")]
     folders = [_name(found) for found in tree.iter("BlobPrefix")]
     return [blob for blob in blobs if blob is not None], folders, tree.findtext("NextMarker") or ""

@@ -108,7 +108,7 @@ class AzureObjects(CloudObjects):
         """Set the access tier. Azure has no condition for it. Bytes written meanwhile would be in that tier, and complete."""
         found = self.head(obj.key)
         if found is None or found.etag != obj.etag:
-            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: it is another by now. Nothing was done.")
+            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: it has changed. Nothing was done.")
         with self._change(f"move {obj.key!r} to {storage_class}", obj.key) as blob:
             blob.set_standard_blob_tier(self._tier(storage_class))
         return self._moved(obj.key, storage_class)

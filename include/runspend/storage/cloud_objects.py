@@ -39,13 +39,13 @@ class CloudObjects(ABC):
     def _name(self, key: str) -> str:
         """The name of a key in the bucket; one that ends in "/" is the marker of a folder."""
         if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")):
-            raise NotDone(self.uri, f"cannot use {key!r} in {self.uri}: a service may read it in two ways. Nothing was done.")
+            raise NotDone(self.uri, f"cannot use {key!r} in {self.uri}: a service may read it ambiguously. Nothing was done.")
         return self._prefix + key
 
     def _own(self, name: str, prefix: str) -> str:
         """The key of a name that a listing of `prefix` gave."""
         if not name.startswith(prefix):
-            raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it answered with {name!r}. Nothing was moved.")
+            raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it contains {name!r}, which was not requested. Nothing was moved.")
         return name[len(self._prefix) :]
 
     def _whole(self, obj: StoredObject, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -56,7 +56,7 @@ class CloudObjects(ABC):
                 size += len(piece)
                 yield piece
         if size != obj.size:
-            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes came, not {obj.size}. Nothing was done.")
+            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes arrived instead of {obj.size}. Nothing was done.")
 
     def _after(self, key: str, told: str) -> StoredObject:
         """The object after the store said that something was done with it. `told`: what it would mean that there is none."""
@@ -66,7 +66,7 @@ class CloudObjects(ABC):
         return found
 
     def _written(self, key: str) -> StoredObject:
-        return self._after(key, f"cannot write {key!r} in {self.uri}: the store said that it is done, and has it not.")
+        return self._after(key, f"cannot write {key!r} in {self.uri}: the store confirmed the write, but the object does not exist.")
 
     def _moved(self, key: str, storage_class: str) -> StoredObject:
         return self._after(key, f"cannot find {key!r} in {self.uri} after it was moved to {storage_class}.")
@@ -74,7 +74,7 @@ class CloudObjects(ABC):
     def _time(self, date: str | None) -> datetime:
         """The time of a Date header."""
         if not date:
-            raise NotDone(self.uri, f"cannot tell what time it is for {self.uri}: its replies have no date.")
+            raise NotDone(self.uri, f"cannot get the time of {self.uri}: its replies have no date.")
         return parsedate_to_datetime(date).astimezone(timezone.utc)
 
     @contextmanager

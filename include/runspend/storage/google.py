@@ -50,7 +50,7 @@ class GoogleBucket:
             following = str(page.raw_page.get("nextPageToken") or "")
             yield page, following
             if following and following == token:
-                raise StoreError(200, "a page that says there is more but not where")
+                raise StoreError(200, "a page that says there is more but gives no position")
             token = following
 
     def look(self, name: str) -> Any:
@@ -179,7 +179,7 @@ def translated() -> Iterator[None]:
         if isinstance(cause, GoogleAuthError) and not isinstance(cause, TransportError):
             raise StoreError(401, "Google's log-in refused the credentials") from None
         if isinstance(cause, ValueError):  # a reply that is not JSON
-            raise StoreError(200, "an answer that is none of such a store") from None
+            raise StoreError(200, "an answer that is not one of such a store") from None
         raise StoreError(None, type(cause).__name__) from None
 
 

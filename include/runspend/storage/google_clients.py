@@ -65,7 +65,7 @@ def storage_credentials(given: str | None, *, setting: str) -> Any:
     except (GoogleAuthError, OSError, ValueError):
         if kind:
             raise CannotReach("its credentials cannot be used", f"Check {setting}.credentials") from None
-        raise CannotReach("the environment has no credentials of Google's", f"Log in with gcloud, or set {setting}.credentials") from None
+        raise CannotReach("the environment has no Google log-in", f"Log in with gcloud, or set {setting}.credentials") from None
 
 
 def _kind_of_key(path: Path, setting: str) -> str:
@@ -73,7 +73,7 @@ def _kind_of_key(path: Path, setting: str) -> str:
     try:
         kind = parse_json(path.read_bytes())["type"]
     except (OSError, ValueError, LookupError, TypeError):
-        raise CannotReach(f"its credentials, {path}, are no key file of Google's", f"Set {setting}.credentials to one, or leave it out") from None
+        raise CannotReach(f"its credentials, {path}, are not a Google key file", f"Set {setting}.credentials to one, or leave it out") from None
     if kind not in ("service_account", "authorized_user"):
         raise CannotReach(f"its credentials, {path}, are of type {str(kind)[:40]!r}", "Use a file of type service_account or authorized_user")
     return str(kind)

@@ -55,7 +55,7 @@ class GoogleObjects(CloudObjects):
     def read(self, obj: StoredObject) -> Iterator[bytes]:
         """The bytes of that generation, as they are stored."""
         if not obj.size and self.head(obj.key) != obj:  # of nothing no byte is asked for
-            raise NotDone(self.uri, f"cannot read {obj.key!r} in {self.uri}: it is another by now. Nothing was done.")
+            raise NotDone(self.uri, f"cannot read {obj.key!r} in {self.uri}: it has changed. Nothing was done.")
         yield from self._whole(obj, self._bucket.read(self._name(obj.key), obj.etag, obj.size))
 
     def write(

@@ -37,13 +37,13 @@ def explain(error: StoreError, what: str, reader: str, setting: str) -> CannotRe
     `what` is the bucket or container, `reader` the right that reading needs, `setting` where the address stands in runspend.yaml ("billing[]").
     """
     if error.status in (401, 403):
-        return CannotReach(f"the credentials have no right to it ({error})", f"Check the credentials, whether they have expired, and their rights: {reader}")
+        return CannotReach(f"the credentials lack the rights to read it ({error})", f"Check the credentials, whether they have expired, and their rights: {reader}")
     if error.status == 404:
         return CannotReach(f"there is no {what} ({error})", f"Check {setting}.uri and endpoint")
     if error.status is None:
-        return CannotReach("the store, or who hands out its tokens, did not answer", "Check the network, endpoint and credentials")
+        return CannotReach("the store, or the server that issues its tokens, did not answer", "Check the network, endpoint and credentials")
     if error.status == 200:
-        return CannotReach("the store answered with something that is no answer of such a store", f"Check {setting}.uri and endpoint")
+        return CannotReach("the store's answer is not one of such a store", f"Check {setting}.uri and endpoint")
     if 300 <= error.status < 400:
-        return CannotReach(f"the store sends elsewhere ({error}), where nobody follows", "Check endpoint")
+        return CannotReach(f"the store redirects ({error}), and Runspend does not follow redirects", "Check endpoint")
     return CannotReach(f"the store answered {error}", f"Check {setting}.uri and endpoint, or try again later")

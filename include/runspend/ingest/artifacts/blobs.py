@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
 UNKNOWN_CLASS = "UNKNOWN"
-_REFUSALS = ("lack the rights", "not a Google key file", "are of type", "cannot be used")
+_REFUSALS = ("lack the rights", "not a Google key file", "are of type", "cannot be used", "no Google log-in")
 
 
 def list_blobs(

@@ -47,7 +47,7 @@ class BlobPrefix(Bucket):
             if not reading:
                 raise _unreachable(self.source, why) from None
             if error.status is None:
-                why = CannotReach(f"the store broke off in the middle of {self._name(reading)} each time", "Check the network, or try again later")
+                why = CannotReach(f"the store ended the transfer early in {self._name(reading)} each time", "Check the network, or try again later")
             raise Interrupted(_unreachable(self.source, why)) from None
 
 
