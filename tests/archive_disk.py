@@ -7,10 +7,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from runspend.actions.archive.context import Tools
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
-from runspend.actions.archive.run import Known, apply
+from runspend.actions.archive.run import StoreTotals, apply
 from runspend.config.settings import ArtifactStore, Settings
-from runspend.storage.objects import ObjectStore, open_objects
+from runspend.storage.factory import open_objects
+from runspend.storage.objects import ObjectStore
 from runspend.warehouse.records import Records
 from tests.archive_world import PREFIX, SOURCE, MemoryStore, make_item
 
@@ -38,7 +40,7 @@ class Disk:
         for path in [] if is_old else [self.source, *self.source.rglob("*")]:
             os.utime(path, (OLD, OLD))
         now = datetime.now(timezone.utc)
-        results = apply(items or [self.item()], self.settings, Records(self.home), now=now, protects=lambda item: None, known=lambda uri: Known(10**6, 10**9), workers=2)
+        results = apply(items or [self.item()], self.settings, Records(self.home), now=now, protects=lambda item: None, known=lambda uri: StoreTotals(10**6, 10**9), tools=Tools(workers=2))
         return [result.state for result in results]
 
     def open(self, store: ArtifactStore, purpose: Any) -> ObjectStore:

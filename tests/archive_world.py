@@ -18,10 +18,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from runspend.actions.archive.context import Result
+from runspend.actions.archive.context import Result, Tools
 from runspend.actions.archive.find import find_archives, load_manifest, tombstone_of
 from runspend.actions.archive.items import NOTE_NAME, RETURNED_NAME, Item
-from runspend.actions.archive.run import Known, apply
+from runspend.actions.archive.run import StoreTotals, apply
 from runspend.config.settings import ArtifactStore, Settings
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceError, SourceUnreachable
 from runspend.storage.objects import ObjectStore, StoredObject
@@ -355,9 +355,10 @@ class World:
         """One run of the archive, one call at a time."""
         self.advance(seconds=1)
         self.faults.is_dead, self.faults.calls, self.faults.made = False, 0, Counter()
+        own = {name: options.pop(name) for name in ("open_store", "workers", "clock", "progress") if name in options}
         given = {
-            "now": self.now, "protects": lambda item: self.protection, "known": lambda uri: Known(10_000, 10**9), "open_store": self.open,
-            "clock": lambda: self.now, "workers": 1,
+            "now": self.now, "protects": lambda item: self.protection, "known": lambda uri: StoreTotals(10_000, 10**9),
+            "tools": Tools(**{"open_store": self.open, "workers": 1, "clock": lambda: self.now, **own}),
         }  # fmt: skip
         return apply(items or [make_item()], self.settings, self.records, **{**given, **options})  # type: ignore[arg-type]
 

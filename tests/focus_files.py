@@ -20,7 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runspend.config.settings import BillSource, ScopeSettings
+from runspend.core.step_result import ReadJob
 from runspend.ingest.billing import Load, PeriodLoad, load_source
+from runspend.ingest.billing.load_context import PublishedBill
+from runspend.ingest.billing.normalize import Rules
 
 NOW = datetime(2026, 11, 24, 2, tzinfo=timezone.utc)
 ROW = {
@@ -99,18 +102,15 @@ class Nights:
     ) -> Load:
         """One night. `settled_by`: pools, dimensions, keys."""
         self.count += 1
-        load = load_source(
-            source or self.source,
-            now=now,
-            scope=scope,
-            previous=lambda table, period: self.store.get((table, period)),
-            periods_known=sorted({period for table, period in self.store if table == "billing_loads"}),
-            accept=accept,
-            workdir=self.workdir / f"night-{self.count}",
-            load_id=f"load-{self.count}",
-            progress=self.said.append,
-            **settled_by,
+        source = source or self.source
+        options = {key: settled_by.pop(key) for key in ("drawn", "memory") if key in settled_by}
+        published = PublishedBill(
+            lambda table, period: self.store.get((table, period)),
+            sorted({period for table, period in self.store if table == "billing_loads"}),
+            settled_by.pop("damaged", ()),
         )
+        job = ReadJob(now, f"load-{self.count}", self.workdir / f"night-{self.count}", self.said.append)
+        load = load_source(source, Rules.of(source, scope=scope, **settled_by), published, job, accept=accept, **options)
         for period in load.periods:
             for table, rows in period.tables.items():
                 self.store[table, period.period] = pq.read_table(rows) if isinstance(rows, Path) else rows

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from runspend.schema.renames import RENAMED_COLUMNS, RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.journal import write_json
 from runspend.warehouse.parquet.verification import seal
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse, _write_state

@@ -20,9 +20,10 @@ from runspend.allocation import inputs
 from runspend.allocation import model_order as ladder
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Model, Unit, UnitState
-from runspend.warehouse.bigquery.publish import Part, _script
+from runspend.warehouse.base import Model, Unit, UnitState
+from runspend.warehouse.bigquery.publish import _script
 from runspend.warehouse.bigquery.tables import Places
+from runspend.warehouse.bigquery.units import StagedTable
 from runspend.warehouse.content_digest import sums_sql
 from runspend.warehouse.dialect import duckdb_sql, table_names
 from runspend.warehouse.parquet.engine import DUCKDB_TYPES, FILLED, used
@@ -270,6 +271,6 @@ def swap_size(units: set[Unit]) -> tuple[int, int]:
     """Bytes and parameters of the script that replaces these units, with names as long as they get."""
     place = f"acme-data-platform.mlflow_costs_staging.runspend_extract_{'x' * 70}_1"
     extra = {"first_start": "2026-01-01T00:00:00+00:00", "last_end": "2026-02-01T00:00:00+00:00"}
-    staged = {u: ((Part(place, tuple(c.name for c in TABLES[u.table].columns)),), UnitState("d" * 64, 1, "b" * 32, extra)) for u in units}
+    staged = {u: ((StagedTable(place, tuple(c.name for c in TABLES[u.table].columns)),), UnitState("d" * 64, 1, "b" * 32, extra)) for u in units}
     script = _script(Places("acme-data-platform", "mlflow_costs"), 1, "p" * 32, "b" * 32, staged, [])
     return len(script.sql.encode()), len(script.parameters)

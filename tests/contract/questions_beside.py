@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runspend.config.settings import load_settings
 from runspend.schema.rows import arrow_rows
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from tests.benchmarks.accuracy.cluster import DAY, HOUR, NOBODY, P4D, Line, bill_line
 from tests.benchmarks.accuracy.worlds import World
 

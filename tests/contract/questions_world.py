@@ -20,7 +20,7 @@ from runspend.actions.archive.archive_records import Archive, Book
 from runspend.actions.archive.items import Item
 from runspend.config.settings import load_settings
 from runspend.pipeline.source_status import rebuilt_months
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 from tests.benchmarks.accuracy.cluster import DAY, G5, HOUR, M5, MINUTE, NOBODY, P4D, SHARED, Line, bill_line
 from tests.benchmarks.accuracy.files import write_bill, write_store

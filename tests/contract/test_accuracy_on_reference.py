@@ -18,7 +18,7 @@ from runspend.config.settings import load_settings
 from runspend.pipeline import allocate, extract, load
 from runspend.schema.rows import first_day
 from runspend.schema.tables import TABLES
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from tests.benchmarks.accuracy import worlds
 from tests.benchmarks.accuracy.cluster import moment
 from tests.benchmarks.accuracy.files import make_schema, write_bill, write_settings, write_store

@@ -13,7 +13,7 @@ from servers.mlflow_client import mlflow_client
 
 from runspend.actions.archive.items import NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
-from runspend.actions.archive.run import Known, apply
+from runspend.actions.archive.run import StoreTotals, apply
 from runspend.config.settings import Settings
 from runspend.warehouse.records import Records
 from tests.archive_world import make_item
@@ -49,7 +49,7 @@ def test_a_scikit_learn_model_comes_back_and_loads(tmp_path: Path, tracked: str)
     ]
     for path in artifacts.rglob("*"):
         os.utime(path, (1.7e9, 1.7e9))
-    states = apply(items, settings, Records(settings.home), now=datetime.now(timezone.utc), protects=lambda item: None, known=lambda uri: Known(10**6, 10**9))
+    states = apply(items, settings, Records(settings.home), now=datetime.now(timezone.utc), protects=lambda item: None, known=lambda uri: StoreTotals(10**6, 10**9))
     assert [result.state for result in states] == ["archived", "archived"], [result.reason for result in states]
     listed = mlflow.artifacts.list_artifacts(artifact_uri=str(run_folder))
     assert [Path(found.path).name for found in listed] == [NOTE_NAME]

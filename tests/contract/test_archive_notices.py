@@ -22,7 +22,8 @@ from runspend import pipeline
 from runspend.config.settings import Settings, load_settings
 from runspend.pipeline import archive_planning as archiving
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 from tests.command import run_here

@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 
-from runspend.actions.archive.context import Result
+from runspend.actions.archive.context import Result, Tools
 from runspend.actions.archive.items import NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
-from runspend.actions.archive.run import Known, apply
+from runspend.actions.archive.run import StoreTotals, apply
 from runspend.actions.archive.verify import verify
 from runspend.config.settings import ArtifactStore, Settings
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
 from runspend.storage import s3_objects as objects_s3
-from runspend.storage.objects import KEEPS_VERSIONS, ObjectStore, StoredObject, open_objects
+from runspend.storage.factory import open_objects
+from runspend.storage.objects import KEEPS_VERSIONS, ObjectStore, StoredObject
 from runspend.warehouse.records import Records
 from tests.archive_world import PREFIX, make_item
 from tests.servers.lying_s3 import Asked, LyingS3, Reply, honest, serve_lying_s3
@@ -78,7 +79,8 @@ class Buckets:
         return make_item(store=f"s3://{self.source}/", **changes)
 
     def apply(self, *items: Item, **options: Any) -> list[Result]:
-        given = {"now": datetime.now(timezone.utc) + timedelta(seconds=2), "protects": lambda item: None, "known": lambda uri: Known(10**6, 10**9), "workers": 4}
+        own = {name: options.pop(name) for name in ("open_store", "workers", "clock", "progress") if name in options}
+        given = {"now": datetime.now(timezone.utc) + timedelta(seconds=2), "protects": lambda item: None, "known": lambda uri: StoreTotals(10**6, 10**9), "tools": Tools(**{"workers": 4, **own})}
         return apply(items or [self.item()], self.settings, Records(self.home), **{**given, **options})
 
     def here(self) -> dict[str, bytes]:

@@ -26,6 +26,7 @@ from servers.odd_store import OddStore, Request, serve_odd_store
 
 from runspend.config.settings import ArtifactStore, Settings, redact, show_settings
 from runspend.core.errors import MissingExtra, SourceError, SourceRefused, SourceUnreachable
+from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, measure_store, probe_store
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
@@ -81,8 +82,8 @@ def run_owners(*uris: str) -> pa.Table:
 
 def measure(store: ArtifactStore, owners: pa.Table, workdir: Path, **more: Any) -> Measurement:
     """One night."""
-    given = {"now": NOW, "previous": lambda _: None, "load_id": "night", **more}
-    return measure_store(store, owners, workdir=workdir, **given)
+    given = {"now": NOW, "previous": lambda _: None, **more}
+    return measure_store(store, owners, ReadJob(given.pop("now"), "night", workdir), **given)
 
 
 def rows(found: Measurement) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ import pytest
 from servers.s3 import S3Server
 
 from runspend.config.settings import ArtifactStore
+from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, measure_store, store_slug
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
@@ -79,7 +80,7 @@ def runs_of(bucket: str, *names: str) -> pa.Table:
 
 def measure(store: ArtifactStore, owners: pa.Table, folder: Path, *, now: datetime = NOW, **more: Any) -> Measurement:
     """One try of a night; listings that break off wait in `folder`."""
-    return measure_store(store, owners, now=now, previous=lambda _: None, workdir=folder / "work", load_id="night", kept=folder, **more)
+    return measure_store(store, owners, ReadJob(now, "night", folder / "work"), previous=lambda _: None, kept=folder, **more)
 
 
 def figures(found: Measurement, *columns: str) -> dict[str, tuple[Any, ...]]:
@@ -194,14 +195,15 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 import pyarrow as pa
+from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import measure_store
 from runspend.config.settings import ArtifactStore
 import runspend.ingest.artifacts.staging as staging
 import runspend.ingest.artifacts.measure as measuring
 staging._PART_ROWS = measuring._PAGE = 100
 uri, endpoint, folder, owners = sys.argv[1:]
-measure_store(ArtifactStore(uri=uri, endpoint=endpoint), pa.ipc.open_file(owners).read_all(), now=datetime(2026, 10, 14, 2, tzinfo=timezone.utc),
-              previous=lambda _: None, workdir=Path(folder) / "work", load_id="night", kept=Path(folder))
+measure_store(ArtifactStore(uri=uri, endpoint=endpoint), pa.ipc.open_file(owners).read_all(), ReadJob(datetime(2026, 10, 14, 2, tzinfo=timezone.utc), "night", Path(folder) / "work"),
+              previous=lambda _: None, kept=Path(folder))
 """
 
 

@@ -22,6 +22,7 @@ from servers.s3 import S3Server
 
 from runspend.config.settings import ArtifactStore
 from runspend.core.errors import SourceRefused, SourceUnreachable
+from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, allowed, measure_store, probe_store, resolve_artifact_uri
 from tests.mlflow_store import make_schema
 
@@ -85,7 +86,7 @@ def measure(
 ) -> Measurement:
     """One night."""
     previous: Callable[[str], pa.Table | None] = (months or {}).get
-    return measure_store(store, owners, now=now, previous=previous, workdir=workdir, load_id="night", progress=lambda _: None)
+    return measure_store(store, owners, ReadJob(now, "night", workdir), previous=previous)
 
 
 def rows(found: Measurement, month: str = "2026-10") -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from runspend.allocation.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.allocation.estimates import estimate_models, estimate_parameters
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Model
+from runspend.warehouse.base import Model
 from runspend.warehouse.bigquery.tables import schema_of, type_of
 from runspend.warehouse.content_digest import sums_sql
 from runspend.warehouse.dialect import duckdb_sql, parameter_names

@@ -24,7 +24,7 @@ from runspend.config.settings import WarehouseSettings
 from runspend.core.errors import CheckFailed, ConfigError, RunspendError, UsageError
 from runspend.schema.renames import RENAMED_COLUMNS, VALUE_COLUMNS
 from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table
-from runspend.warehouse import Model, Unit, UnitState
+from runspend.warehouse.base import Model, Unit, UnitState
 from runspend.warehouse.bigquery.jobs import Jobs, Statement
 from runspend.warehouse.bigquery.tables import DAY_MS, PUBLISHED, WRITER, make_dataset, quoted, sweep_steps, type_of
 from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse

@@ -27,7 +27,7 @@ from runspend.config.settings import BillSource, ScopeSettings, Settings, redact
 from runspend.core.errors import SourceRefused, SourceUnreachable
 from runspend.ingest.billing import file_sources as places
 from runspend.ingest.billing import probe_source
-from runspend.ingest.billing.blobs import open_blobs
+from runspend.ingest.billing.file_sources import open_blobs
 from runspend.ingest.billing.versions import loads_table
 
 
@@ -73,13 +73,13 @@ def put_s3(server: S3Server, bucket: str, objects: dict[str, bytes]) -> None:
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of files that were fetched from a store, in order."""
     names: list[str] = []
-    fetch = places.Bucket.fetch
+    fetch = places.BucketSource.fetch
 
-    def noted(self: places.Bucket, entry: places.Entry) -> Path:
+    def noted(self: places.BucketSource, entry: places.Entry) -> Path:
         names.append(entry.name)
         return fetch(self, entry)
 
-    monkeypatch.setattr(places.Bucket, "fetch", noted)
+    monkeypatch.setattr(places.BucketSource, "fetch", noted)
     return names
 
 
@@ -252,7 +252,7 @@ def test_without_a_stamp_a_broken_copy_starts_anew(tmp_path: Path, stamp: str | 
     """What comes after the break may be of another file. Broken off for the fourth time, it is given up."""
     asked: list[int] = []
 
-    class Breaking(places.Bucket):
+    class Breaking(places.BucketSource):
         def list_objects(self) -> Iterator[tuple[str, int, datetime, str | None]]:
             raise AssertionError("nothing is listed here")
 

@@ -16,7 +16,7 @@ import pytest
 from runspend.actions import report
 from runspend.config.exchange_rates import Stretch
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.bigquery.exchange import in_one_currency
 from runspend.warehouse.bigquery.tables import Places
 from runspend.warehouse.currency_views import DATED, SUMMED

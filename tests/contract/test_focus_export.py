@@ -32,8 +32,9 @@ from runspend.actions.export import focus as export_module
 from runspend.config.settings import Settings
 from runspend.core.errors import CheckFailed, UsageError
 from runspend.core.spreadsheet_text import PATTERN, guard_text
-from runspend.warehouse import Reader, open_warehouse
+from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import table_names
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.lint import lint
 from tests.models.chain import World as SmallWorld
 from tests.models.chain import arrow, line, make_run, run_on_duckdb, summarize_on_duckdb, total

@@ -91,7 +91,7 @@ def test_operators_and_archive_mails(tmp_path: Path, every: int) -> None:
     def write(given: Settings, name: str) -> MemoryRecords:
         records = MemoryRecords()
         note_done(records, name, "bill", NOW - timedelta(hours=9), was_done=True, is_good=True, covered_until=NOW)
-        operators.notify(given, records, "REFUSED", name, NOW, name, details=[name, name], do=[(name, name)])
+        operators.notify(given, records, "REFUSED", name, NOW, name, details=[name, name], advice=operators.Advice(do=[(name, name)]))
         write_archive_notice(given.mail, records, "n1", ["ana@acme.com"], name, [Paragraph(name), Facts(name, ((name, name),))], NOW)
         send_outbox(given, records, NOW)
         return records

@@ -14,11 +14,12 @@ import pytest
 
 from runspend.config.settings import DimensionSettings, TrackingServer
 from runspend.core.errors import SourceUnreachable
-from runspend.ingest.tracking import LINK_TABLES, Extract, extract_server
+from runspend.ingest.tracking import LINK_TABLES, Extract
 from runspend.ingest.tracking.in_use.database import DatabaseUses
-from runspend.ingest.tracking.links import LinkSettings
 from runspend.ingest.tracking.links_api import ApiLinks
+from runspend.ingest.tracking.settings import LinkSettings
 from tests.contract.mlflow_servers import NOW, at, mlflow_server
+from tests.extracts import extract_server
 from tests.mlflow_store import make_schema
 
 WANTED = LinkSettings(True, ("loss", "val acc"))

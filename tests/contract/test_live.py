@@ -20,7 +20,7 @@ from servers.faulty_proxy import FAULTS, faulty_proxy
 from runspend.config.settings import TrackingServer
 from runspend.ingest.tracking.in_use import registry as live_registry
 from runspend.ingest.tracking.in_use.server import LiveServer
-from runspend.ingest.tracking.in_use.snapshot import Known
+from runspend.ingest.tracking.in_use.snapshot import LastExtract
 from runspend.ingest.tracking.protection_tags import holding_tag
 from tests.contract.mlflow_servers import mlflow_server
 from tests.mlflow_store import make_schema
@@ -86,8 +86,8 @@ class World:
         return Owner("logged_model", self.ids["model"], self.ids["run"])
 
     @property
-    def known(self) -> Known:
-        return Known(
+    def known(self) -> LastExtract:
+        return LastExtract(
             READ_AT,
             children_of=lambda run_id: frozenset({self.ids["child"]} if run_id == self.ids["run"] else ()),
             users_of=looked_up(self.used),
@@ -145,7 +145,7 @@ def world(made: tuple[World, Path]) -> World:
     return World(first.client, first.experiment, *deepcopy((first.ids, first.used, first.made)))
 
 
-def ask(world: World, owner: Owner, known: Known | None = None, **server: Any) -> str | None:
+def ask(world: World, owner: Owner, known: LastExtract | None = None, **server: Any) -> str | None:
     settings = TrackingServer.model_validate({"name": "prod", "uri": world.client.tracking_uri, **server})
     return LiveServer(settings, known or world.known, NOW).protects(owner)
 
@@ -341,18 +341,18 @@ def test_a_sign_set_since_protects_a_model(world: World, signal: str) -> None:
 WAYS = ["api", "database", "both"]  # http alone, the database as the tracking URI, and http with `database:` beside it
 
 
-def asked(world: World, owner: Owner, way: str, known: Known | None = None) -> str | None:
+def asked(world: World, owner: Owner, way: str, known: LastExtract | None = None) -> str | None:
     """The question, through one way of reading."""
     database = f"sqlite:///{DATABASES[world.client.tracking_uri]}"
     return ask(world, owner, known, **{"api": {}, "database": {"uri": database}, "both": {"database": database}}[way])
 
 
-def asked_each_way(world: World, owner: Owner, known: Known | None = None) -> set[str | None]:
+def asked_each_way(world: World, owner: Owner, known: LastExtract | None = None) -> set[str | None]:
     """What all ways say: one thing, if they agree."""
     return {asked(world, owner, way, known) for way in WAYS}
 
 
-def is_free(world: World, owner: Owner, known: Known) -> bool:
+def is_free(world: World, owner: Owner, known: LastExtract) -> bool:
     """Nothing protects it, any way: "both" asks the API and the database, and one reason of either is its answer."""
     return asked(world, owner, "both", known) is None
 

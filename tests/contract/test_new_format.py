@@ -20,12 +20,14 @@ LOAD = """
 import json, sys
 from datetime import datetime, timezone
 from pathlib import Path
+from runspend.core.step_result import ReadJob
 from runspend.ingest.billing import load_source, probe_source
+from runspend.ingest.billing.load_context import PublishedBill
+from runspend.ingest.billing.normalize import Rules
 from runspend.config.settings import BillSource
 
 source = BillSource.model_validate({"name": "bill", "format": sys.argv[1], "uri": "bills"})
-load = load_source(source, now=datetime(2026, 11, 24, tzinfo=timezone.utc), scope=None, previous=lambda table, period: None, periods_known=[],
-                   accept=(), workdir=Path("work"), load_id="one", progress=lambda line: None)
+load = load_source(source, Rules.of(source), PublishedBill(lambda table, period: None), ReadJob(datetime(2026, 11, 24, tzinfo=timezone.utc), "one", Path("work")))
 import pyarrow.parquet as pq
 [period] = load.periods
 lines = pq.read_table(period.tables["billing_lines"]).to_pylist()

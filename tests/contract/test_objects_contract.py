@@ -23,7 +23,8 @@ from servers.s3 import S3Server
 
 from runspend.config.settings import ArtifactStore
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
-from runspend.storage.objects import ObjectStore, StoredObject, open_objects
+from runspend.storage.factory import open_objects
+from runspend.storage.objects import ObjectStore, StoredObject
 
 ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>", "x;y=z", "a,b", "~$!"]
 

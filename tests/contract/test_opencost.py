@@ -23,7 +23,8 @@ from runspend.config.settings import BillSource, Settings, load_settings
 from runspend.core.errors import ConfigError, SourceRefused
 from runspend.ingest.billing import Read, read_weights
 from runspend.interfaces import doctor
-from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from tests.focus_files import NOW, Nights, nights, row, write_bytes, write_csv
 
 DAY = ("2026-10-05T00:00:00Z", "2026-10-06T00:00:00Z")

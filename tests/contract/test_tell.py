@@ -11,7 +11,7 @@ import pytest
 from servers.faulty_proxy import FaultyProxy, faulty_proxy
 
 from runspend.config.settings import TrackingServer
-from runspend.ingest.tracking.mlflow_writer import Teller
+from runspend.ingest.tracking.mlflow_writer import MlflowWriter
 from tests.contract.mlflow_servers import mlflow_server
 
 
@@ -37,8 +37,8 @@ def client(mlflow: FaultyProxy) -> Any:
     return MlflowClient(tracking_uri=mlflow.uri)
 
 
-def teller(mlflow: FaultyProxy, **server: Any) -> Teller:
-    return Teller(TrackingServer.model_validate({"name": "prod", "uri": mlflow.uri, "write_token": "anonymous", **server}))
+def teller(mlflow: FaultyProxy, **server: Any) -> MlflowWriter:
+    return MlflowWriter(TrackingServer.model_validate({"name": "prod", "uri": mlflow.uri, "write_token": "anonymous", **server}))
 
 
 def new_run(client: Any, experiment: str = "0") -> Owner:

@@ -22,12 +22,13 @@ import pytest
 
 from runspend.config.settings import DimensionSettings, Pool, TrackingServer
 from runspend.core.errors import SourceRefused, SourceUnreachable
-from runspend.ingest.tracking import Extract, extract_server, probe_server
+from runspend.ingest.tracking import Extract, probe_server
 from runspend.ingest.tracking.database import DatabaseReader, postgres_uri
-from runspend.ingest.tracking.dimension_sources import MeasuredMachines
 from runspend.ingest.tracking.raw import Keys
 from runspend.ingest.tracking.revisions import OLDEST_SUPPORTED, REVISIONS
+from runspend.ingest.tracking.settings import MeasuredMachines
 from tests.contract.mlflow_servers import NOW, Served, mlflow_server
+from tests.extracts import extract_server
 
 SILENT = {"progress": lambda text: None}
 

@@ -21,7 +21,8 @@ import pytest
 from runspend.core.errors import CheckFailed, ConfigError, RunspendError, UsageError, WarehouseDamaged
 from runspend.schema import tables
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Model, Unit, open_warehouse
+from runspend.warehouse.base import Model, Unit
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet import pins
 from runspend.warehouse.parquet import shards as buckets_module
 from runspend.warehouse.parquet import snapshots as moments

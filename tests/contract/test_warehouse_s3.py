@@ -32,7 +32,8 @@ from runspend.core.errors import CheckFailed, ConfigError, RecordRefused, Runspe
 from runspend.schema import tables
 from runspend.schema.tables import TABLES
 from runspend.storage.s3_warehouse import Bucket
-from runspend.warehouse import Model, Unit, open_warehouse
+from runspend.warehouse.base import Model, Unit
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.bucket import BucketWarehouse, _record
 from runspend.warehouse.parquet.units import file_name
 from runspend.warehouse.parquet.verification import seal

@@ -16,7 +16,7 @@ import pytest
 from runspend import pipeline
 from runspend.config.settings import load_settings
 from runspend.core.step_result import Outcome
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.dag_ids import DAG_IDS
 from tests.dags.conftest import DAGS, subjects

@@ -19,7 +19,8 @@ from runspend import pipeline
 from runspend.actions.archive.items import NOTE_NAME
 from runspend.config.settings import Settings, load_settings
 from runspend.pipeline import archive_planning as archiving
-from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 from tests.command import run_here, run_process
 from tests.e2e.test_archive_night import planned, read, write_mlflow

@@ -16,11 +16,12 @@ from servers.mlflow_client import mlflow_client
 from servers.smtp import smtp_server
 
 from runspend import pipeline
-from runspend.actions.archive.due import due_items
 from runspend.config.settings import Settings, load_settings
 from runspend.pipeline import archive_planning as archiving
-from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
+from tests.due_items import due_items
 from tests.mlflow_store import make_schema
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)

@@ -19,7 +19,8 @@ from runspend.config.settings import Settings
 from runspend.core.errors import CheckFailed, UsageError
 from runspend.interfaces.cli import cli
 from runspend.pipeline import load
-from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from tests.focus_files import month, row, write_csv
 
 UTC = timezone.utc

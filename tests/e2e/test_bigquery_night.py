@@ -19,11 +19,12 @@ from runspend.core.errors import ConfigError, RunspendError
 from runspend.pipeline import allocate, extract, load
 from runspend.pipeline.copy import copy
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit, UnitState, Warehouse, open_warehouse
+from runspend.warehouse.base import Unit, UnitState, Warehouse
 from runspend.warehouse.bigquery.jobs import Statement
 from runspend.warehouse.bigquery.tables import quoted
 from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
 from runspend.warehouse.content_digest import sums_sql
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.benchmarks.accuracy.cluster import moment
 from tests.benchmarks.accuracy.files import make_schema, write_bill, write_settings, write_store

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -23,9 +24,11 @@ from runspend import pipeline
 from runspend.config.settings import Settings, load_settings
 from runspend.core.own_process import call as calls
 from runspend.core.own_process import watch
+from runspend.core.step_result import ReadJob
 from runspend.ingest.billing import load_process as loading
 from runspend.interfaces.doctor import diagnose
-from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from tests.focus_files import ROW, row, write_csv
 
 NOW = datetime(2026, 11, 24, 2, tzinfo=timezone.utc)
@@ -83,13 +86,13 @@ def at_first(monkeypatch: pytest.MonkeyPatch, step: str, do: Callable[[int], Non
     load, begin = loading.load_bill, watch.Watch.begin
     watches: list[watch.Watch] = []
 
-    def watched(settings: Settings, source: Any, *, progress: Callable[[str], None], **given: Any) -> Any:
+    def watched(settings: Settings, source: Any, rules: Any, published: Any, job: ReadJob, **given: Any) -> Any:
         def note(text: str) -> None:
-            progress(text)
+            job.progress(text)
             if source.name == "first" and step in text:
                 do(next(w._process for w in watches if w._process is not None))
 
-        return load(settings, source, progress=note, **given)
+        return load(settings, source, rules, published, replace(job, progress=note), **given)
 
     def noted(self: watch.Watch, process: int) -> None:
         watches.append(self)

@@ -17,7 +17,8 @@ from runspend.actions.explain.figures import NoCost
 from runspend.actions.report import plan_report, write_report
 from runspend.config.settings import Settings, load_settings
 from runspend.core.step_result import Outcome
-from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.faults.damaged_world import Flip
 from tests.kept_world import KeptWorld

@@ -17,7 +17,8 @@ from runspend import pipeline
 from runspend.config.settings import load_settings
 from runspend.core.step_result import Outcome
 from runspend.ingest.billing import load_process as loading
-from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.cur_files import line, month, write_cur
 

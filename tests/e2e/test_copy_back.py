@@ -14,7 +14,7 @@ from runspend import pipeline
 from runspend.allocation.inputs import digest
 from runspend.config.settings import load_settings
 from runspend.pipeline.copy import copy
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.engine import Content
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.tiny_world import NOW, make_store, make_tiny_world

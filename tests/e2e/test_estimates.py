@@ -21,7 +21,7 @@ from runspend import pipeline
 from runspend.config.settings import Settings, load_settings
 from runspend.core.step_result import Outcome
 from runspend.interfaces.night_summary import summarize_night
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from tests.kept_world import KeptWorld
 from tests.tiny_world import DAY, MACHINE, make_store, make_tiny_world
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runspend.config.settings import load_settings
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from tests.command import run_here
 from tests.mixed_world import NOW, MixedWorld, Shape, make_mixed_world, write_mixed_world
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from tests.command import run_process
 from tests.e2e.conftest import Runspend, copy_world
 from tests.models.chain import total

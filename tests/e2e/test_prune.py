@@ -14,7 +14,7 @@ from servers.smtp import smtp_server
 from runspend import pipeline
 from runspend.actions.archive.archive_records import Book, new_archive
 from runspend.actions.archive.items import Item
-from runspend.actions.archive.mlflow_tags import prune, tell_archived, tell_restored
+from runspend.actions.archive.mlflow_tags import prune, tag_archived, tag_restored
 from runspend.actions.archive.restore import restore
 from runspend.core.step_result import Outcome
 from runspend.warehouse.records import Records
@@ -71,7 +71,7 @@ def test_an_archived_run_says_where_its_artifacts_went(place: Place) -> None:
     assert place.is_archived(results, place.plain, uri)
     settings = place.given()
     for _ in range(2):
-        assert tell_archived(settings, Records(settings.home)) == []
+        assert tag_archived(settings, Records(settings.home)) == []
     tag = place.client.get_run(place.plain).data.tags["runspend.archived"]
     archive = results[place.plain].archive
     assert tag.startswith(f"{archive.to}/{archive.folder} since ") and tag.endswith(f"runspend archive restore {place.plain}")
@@ -79,12 +79,12 @@ def test_an_archived_run_says_where_its_artifacts_went(place: Place) -> None:
     place.client.delete_run(place.plain)
     records = Records(settings.home)
     restore(place.plain, settings, records=records, now=NOW)
-    assert tell_restored(settings, records, place.plain) == []
+    assert tag_restored(settings, records, place.plain) == []
     run = place.client.get_run(place.plain)
     assert run.info.lifecycle_stage == "active"
     assert (run.data.tags.get("runspend.archived"), run.data.tags["runspend.restored"]) == (None, f"in its place again since {NOW:%Y-%m-%d}")
     place.client.delete_tag(place.plain, "runspend.restored")
-    assert tell_archived(settings, records) == []
+    assert tag_archived(settings, records) == []
     assert "runspend.restored" not in place.client.get_run(place.plain).data.tags  # told once
 
 
@@ -114,7 +114,7 @@ def test_a_prune_may_be_killed_at_every_point(place: Place, monkeypatch: pytest.
                 raise KilledError(name)
 
         monkeypatch.setattr("runspend.actions.archive.mlflow_tags.crash_point", crash)
-        assert tell_archived(settings, records) == []
+        assert tag_archived(settings, records) == []
         return [p.state for p in prune(items, settings, protects=lambda item: None, active={"prod": 100})]
 
     for _ in range(12):

@@ -19,7 +19,8 @@ from runspend.config.settings import Settings, load_settings
 from runspend.core.errors import ConfigError
 from runspend.pipeline.rename import rename
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 from tests.command import run_here

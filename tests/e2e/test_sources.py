@@ -12,7 +12,8 @@ import pytest
 from runspend import pipeline
 from runspend.config.settings import Settings, load_settings
 from runspend.core.errors import ConfigError
-from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from tests.tiny_world import NOW, OPERATORS, make_store, make_tiny_world
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from runspend.config.settings import load_settings
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from tests.dag_ids import DAG_IDS
 from tests.tiny_world import OWNERS, make_store, make_tiny_world
 

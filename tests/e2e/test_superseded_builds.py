@@ -10,7 +10,9 @@ import pytest
 
 from runspend import pipeline
 from runspend.config.settings import Settings, load_settings
-from runspend.warehouse import Unit, open_warehouse
+from runspend.pipeline.allocate import BUILD_TRIES
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from tests.tiny_world import NOW, make_store, make_tiny_world
 
 
@@ -88,6 +90,6 @@ def test_a_build_that_is_always_overtaken_is_said(settings: Settings) -> None:
     """After three tries it ends, the note says so, and Airflow's task tries again later."""
     told: list[str] = []
     outcome = pipeline.settle(settings, now=NOW, progress=overtake(settings, 99, told))
-    assert told.count("allocate 2026-11: building") == pipeline.BUILD_TRIES
+    assert told.count("allocate 2026-11: building") == BUILD_TRIES
     assert [note for note in outcome.superseded if note.startswith("allocate 2026-11: superseded")]
     assert not is_built(settings)

@@ -16,7 +16,7 @@ from servers.s3 import S3Server, s3_server
 from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours
 from runspend.config.settings import load_settings
 from runspend.pipeline import allocate, extract, load, measure
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from tests.benchmarks.accuracy import worlds
 from tests.benchmarks.accuracy.bucket import open_bucket
 from tests.benchmarks.accuracy.files import make_schema

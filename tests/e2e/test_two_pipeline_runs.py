@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from tests.command import run_process
 from tests.tiny_world import NOW, make_store, make_tiny_world
 

@@ -13,9 +13,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from runspend.actions.archive import run as engine
+from runspend.actions.archive.context import Tools
 from runspend.actions.archive.items import Item
 from runspend.actions.archive.lease import Lease
-from runspend.actions.archive.run import Known, apply
+from runspend.actions.archive.run import StoreTotals, apply
 from runspend.config.settings import Settings
 from runspend.core.errors import LeaseLost
 from runspend.warehouse.records import Records
@@ -49,7 +50,7 @@ def make(folder: Path) -> None:
 def run(folder: Path) -> list[str]:
     """One run; the state of the item."""
     now = datetime.now(timezone.utc)
-    results = apply([item_of(folder)], settings_of(folder), Records(folder / "home"), now=now, protects=lambda item: None, known=lambda uri: Known(1_000, 10**9), workers=1)
+    results = apply([item_of(folder)], settings_of(folder), Records(folder / "home"), now=now, protects=lambda item: None, known=lambda uri: StoreTotals(1_000, 10**9), tools=Tools(workers=1))
     return [result.state for result in results]
 
 

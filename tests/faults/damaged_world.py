@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 NOW = "2026-11-04T06:00"

@@ -19,13 +19,13 @@ from unittest.mock import patch
 from servers.s3 import S3Server
 
 from runspend import pipeline
-from runspend.actions.archive.context import Result
-from runspend.actions.archive.due import due_items
+from runspend.actions.archive.context import Result, Tools
 from runspend.actions.archive.protection import open_protection
-from runspend.actions.archive.run import Known, apply
+from runspend.actions.archive.run import StoreTotals, apply
 from runspend.config.settings import Settings
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
+from tests.due_items import due_items
 from tests.mlflow_store import make_schema
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
@@ -181,8 +181,8 @@ class Place:
             records,
             now=NOW,
             protects=open_protection(warehouse, settings, NOW),
-            known=lambda store: Known(10**6, 10**12),
-            workers=1,
+            known=lambda store: StoreTotals(10**6, 10**12),
+            tools=Tools(workers=1),
         )
         return {result.archive.item.owner_id: result for result in results}
 

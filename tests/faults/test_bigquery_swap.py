@@ -25,7 +25,7 @@ import pytest
 from runspend.config.settings import WarehouseSettings
 from runspend.core.errors import RunspendError, SourceUnreachable
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.bigquery import publish as swap_module
 from runspend.warehouse.bigquery.tables import quoted
 from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.command import run_here
 from tests.faults.damaged_world import NOW, Flip, choose_flips, copy_of, digests, unit_of

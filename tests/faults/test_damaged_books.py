@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runspend.core.errors import WarehouseDamaged
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet import verification
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.command import run_here

@@ -24,11 +24,11 @@ from servers.s3 import S3Server, serve_s3
 from servers.smtp import smtp_server
 
 from runspend import pipeline
-from runspend.actions.archive.context import Result
+from runspend.actions.archive.context import Result, Tools
 from runspend.actions.archive.protection import open_protection
-from runspend.actions.archive.run import Known, apply
+from runspend.actions.archive.run import StoreTotals, apply
 from runspend.config.settings import Settings
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 from tests.faults.old_runs import NOW, OLD, SMTP_PORT, Place
 
@@ -248,7 +248,7 @@ def _act_on(place: Place, settings: Settings, run_id: str) -> Result:
     )  # fmt: skip
     protects = open_protection(open_warehouse(settings), settings, NOW)
     [result] = apply(
-        [item], settings, Records(settings.home), now=NOW, protects=protects, known=lambda store: Known(10**6, 10**12), workers=1
+        [item], settings, Records(settings.home), now=NOW, protects=protects, known=lambda store: StoreTotals(10**6, 10**12), tools=Tools(workers=1)
     )
     return result
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.accounts import without_rights_of_root
 from tests.faults.torture import torn_files, torture

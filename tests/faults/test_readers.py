@@ -25,7 +25,7 @@ READ = """
 import sys, time
 from pathlib import Path
 from tests.faults.world import versions_seen
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.lock_holders import Patience
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 

@@ -13,7 +13,7 @@ import pytest
 
 from runspend.core.errors import RecordRefused, WarehouseDamaged
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.verification import seal
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.faults.decoys import make_decoys, seen

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from runspend.schema.tables import TABLES, Column, Table
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 PERIOD = "2026-10"

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runspend.config.settings import ArtifactStore, BillSource
+from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import measure_store
 from runspend.ingest.billing import Load, read_weights
 from runspend.ingest.billing.file_sources import open_folder
@@ -191,7 +192,7 @@ def _measure(work: Path) -> None:
     store = ArtifactStore(uri="s3://b/art/", inventory=str(work / "inventory"))
     (work / "measure").mkdir()
     owners = pa.table([pa.array([], field.type) for field in inventory_files.OWNER_SCHEMA], schema=inventory_files.OWNER_SCHEMA)
-    measure_store(store, owners, now=inventory_files.NOW, load_id="load", workdir=work / "measure", previous=lambda period: None)
+    measure_store(store, owners, ReadJob(inventory_files.NOW, "load", work / "measure"), previous=lambda period: None)
 
 
 # --- seeds ---------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import duckdb
 
 from runspend.actions.alert.message import address_of as mail_address_of
 from runspend.actions.alert.message import as_bytes
-from runspend.actions.alert.render import Envelope, Facts, Paragraph, Table, make_mail
+from runspend.actions.alert.render import Envelope, Facts, MailTable, Paragraph, make_mail
 from runspend.config.csv_rows import read_csv_rows
 from runspend.config.settings import ArtifactStore, load_settings, redact, show_settings
 from runspend.config.types import address_of, format_duration, parse_duration, parse_size
@@ -114,9 +114,9 @@ def addresses(data: bytes, work: Path) -> None:
     for found in (address_of(name), mail_address_of(name)):
         if found is not None and (not found.isascii() or re.search(r"[\s<>,;]", found)):
             raise Finding(f"{name!r} is taken for the address {found!r}")
-    envelope = Envelope("Runspend <runspend@example.com>", "alerts", "alert")
-    blocks = [Paragraph(rest), Facts(name, ((name, rest), ("link", name))), Table(name, ("a", name), "lr", ((rest, name),))]
-    mail = make_mail(envelope, local_id="fuzz.1", recipients=[name, "ana@example.com"], subject=text, blocks=blocks, now=NOW, reply_to=name)
+    envelope = Envelope("Runspend <runspend@example.com>", "alerts", "alert", name)
+    blocks = [Paragraph(rest), Facts(name, ((name, rest), ("link", name))), MailTable(name, ("a", name), "lr", ((rest, name),))]
+    mail = make_mail(envelope, local_id="fuzz.1", recipients=[name, "ana@example.com"], subject=text, blocks=blocks, now=NOW)
     head = as_bytes(mail).partition(b"\n\n")[0]
     if re.search(rb"(?im)^(bcc|x-fuzz)\s*:", head):
         raise Finding(f"a header was added: {head!r}")

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from runspend.config.settings import DimensionSettings, TrackingServer
-from runspend.ingest.tracking import extract_server
-from runspend.ingest.tracking.links import LinkSettings
+from runspend.ingest.tracking.settings import LinkSettings
+from tests.extracts import extract_server
 from tests.fuzz.mutations import as_json
 
 NOW = datetime(2026, 11, 25, 6, tzinfo=timezone.utc)

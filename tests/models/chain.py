@@ -21,7 +21,7 @@ import yaml
 from runspend.allocation import model_order as ladder
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Model, Unit
+from runspend.warehouse.base import Model, Unit
 from runspend.warehouse.dialect import parameter_names, table_names
 from runspend.warehouse.parquet.engine import narrow
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse

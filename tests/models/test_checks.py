@@ -12,7 +12,7 @@ import pytest
 from runspend.allocation import model_order as ladder
 from runspend.allocation.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.core.errors import CheckFailed
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.sql_files import read_sql, sql_files
 from tests.models.chain import DAY, PACKAGE, World, arrow, line, make_run, query_reference, run_on_duckdb, summarize_on_duckdb

@@ -14,7 +14,7 @@ import pytest
 from runspend.allocation.estimates import CHECKS, UNIT, estimate_models, estimate_parameters
 from runspend.core.errors import CheckFailed
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.engine import narrow
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.sql_files import read_sql

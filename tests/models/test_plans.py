@@ -11,7 +11,7 @@ import pytest
 
 from runspend.config.settings import load_settings
 from runspend.pipeline import allocate
-from runspend.warehouse import Model
+from runspend.warehouse.base import Model
 from runspend.warehouse.parquet.step import ParquetStep
 from tests.benchmarks.ledger_world import NOW, make_ledger_world
 

@@ -20,7 +20,7 @@ from runspend.allocation import model_order as ladder
 from runspend.allocation.estimates import estimate_models, estimate_parameters
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Model
+from runspend.warehouse.base import Model
 from runspend.warehouse.sql_files import read_sql, sql_files
 from tests.models.chain import (
     DAY,

@@ -185,7 +185,7 @@ def duckdb_text(tree: exp.Expression, *, copy: bool = True) -> str:
     """What DuckDB runs. What sqlglot cannot carry over is an error. Without a copy the tree is spent."""
     try:
         tree = tree.copy() if copy else tree
-        googlesql.put_right(tree)
+        googlesql.rewrite_for_duckdb(tree)
         return str(tree.sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
     except SqlglotError as error:
         raise Refused(f"The emulator cannot run this: {error}", "notImplemented") from error

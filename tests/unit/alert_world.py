@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import duckdb_sql, table_names
 from runspend.warehouse.parquet.engine import fetch, narrow, used
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse

@@ -13,7 +13,7 @@ from unit.alert_world import NOW, UTC, in_memory, run, settings
 from runspend.actions.archive.plan import plan_items
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 __all__ = ["AGED", "NOW", "OLD", "UTC", "experiment", "given_settings", "model", "planned", "reads", "run", "sources", "stored", "use", "version", "warehouse"]
 

@@ -18,7 +18,7 @@ from runspend.allocation import diagnostics as advice
 from runspend.allocation import scope_proposal, without_run
 from runspend.config.settings import Settings
 from runspend.interfaces.preview import outlook_lines, read_outlook, render_outlook
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.lint import lint
 
 FIRST = date(2026, 11, 1)

@@ -16,7 +16,7 @@ from runspend.actions.alert import forecast
 from runspend.actions.alert.forecast import Forecast, Seen, forecast_total
 from runspend.actions.alert.holidays import a_year_later, find_holidays
 from runspend.actions.alert.judge import Series, judge_budget
-from runspend.actions.alert.levels import LEAST_DAYS, History, Outlook, find_step, look_ahead
+from runspend.actions.alert.levels import LEAST_DAYS, ExpectedDays, History, find_step, look_ahead
 from runspend.actions.alert.periods import current_period
 from runspend.config.settings import Budget
 
@@ -268,7 +268,7 @@ def test_costs_and_credits_that_nearly_cancel_out_explode_nowhere() -> None:
 def test_a_method_that_many_replays_call_too_low_is_raised(monkeypatch: pytest.MonkeyPatch, count: int, total: int) -> None:
     """Ten to thirty percent too low, each time, twenty in the middle: the figure is the middle one. Few replays widen the range alone."""
     errors = sorted(0.1 + 0.2 * n / (count - 1) for n in range(count))
-    monkeypatch.setattr(forecast, "look_ahead", lambda values, first, ahead, reach: Outlook([100.0] * ahead, errors, 1, 10_000, [0.0] * ahead))
+    monkeypatch.setattr(forecast, "look_ahead", lambda values, first, ahead, reach: ExpectedDays([100.0] * ahead, errors, 1, 10_000, [0.0] * ahead))
     days = {COVERED - timedelta(days=n + 20): Decimal(100) for n in range(90)}  # of another month: nothing is spent of this one
     found = forecast_total(days, COVERED, NOVEMBER, Decimal(0), {})
     assert found is not None

@@ -18,7 +18,7 @@ from unit.test_alert_run import OVER, mails, step, subjects, text_of
 from runspend.actions import alert
 from runspend.actions.alert.chart import SpendChart
 from runspend.actions.alert.digest import write_digests
-from runspend.actions.alert.overview import COLUMNS, list_budgets, say_quiet
+from runspend.actions.alert.overview import COLUMNS, QuietRequest, list_budgets, say_quiet
 from runspend.actions.report.charts import bullet
 from runspend.core.errors import UsageError
 from runspend.interfaces import night_summary as summary
@@ -300,7 +300,7 @@ def test_without_the_entry_tags_do_nothing(tmp_path: Path) -> None:
 
 
 def quiet(home: Path, records: Any, given: Any, kind: Any, until: date | None = None, name: str = "vision", now: datetime = NOW) -> None:
-    say_quiet(in_memory(sources=[source()]), given, records, name, kind, until, "ana", "planned", now)
+    say_quiet(in_memory(sources=[source()]), given, records, QuietRequest(name, kind, until, "ana", "planned"), now)
 
 
 def test_an_acknowledged_budget_is_recorded_and_not_mailed(tmp_path: Path) -> None:

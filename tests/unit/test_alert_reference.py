@@ -17,7 +17,7 @@ from unit.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, setting
 from runspend.actions import alert
 from runspend.actions.alert.figures import read_day_runs, read_restated
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import table_names
 
 

@@ -22,8 +22,8 @@ from runspend.actions import alert
 from runspend.actions.alert import operators
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import set_outcome
-from runspend.actions.alert.overview import list_budgets, say_quiet
-from runspend.actions.alert.smtp import FileBackend, Outcome
+from runspend.actions.alert.overview import QuietRequest, list_budgets, say_quiet
+from runspend.actions.alert.smtp import FileBackend, SendResult
 from runspend.actions.report.plan import plan_report
 from runspend.schema.tables import TABLES
 from runspend.warehouse.lint import lint
@@ -112,7 +112,7 @@ def test_the_text_and_the_picture_of_a_mail_name_one_sum(tmp_path: Path, now: da
 
 def test_an_acknowledged_budget_is_listed_with_the_highest_threshold_passed(tmp_path: Path) -> None:
     records, given = MemoryRecords(), settings(tmp_path, budget(actual=["80%", "100%"], forecast=[]))
-    say_quiet(in_memory(), given, records, "vision", "acknowledged", None, "ana", None, NOW)
+    say_quiet(in_memory(), given, records, QuietRequest("vision", "acknowledged", None, "ana", None), NOW)
     result = step(tmp_path, records, given, cost_daily=OVER)
     (listed,) = list_budgets(in_memory(budget_status=result.budget_status.to_pylist()), given, records, NOW)
     assert listed["last_mail"] == "actual 100%, 24 Nov (acknowledged, not mailed)"
@@ -504,7 +504,7 @@ def test_the_warehouse_is_let_go_before_mail_leaves(tmp_path: Path, monkeypatch:
         pass
     house, deliver = ParquetWarehouse(tmp_path / "w"), FileBackend.deliver
 
-    def publish_meanwhile(backend: FileBackend, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+    def publish_meanwhile(backend: FileBackend, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
         with house.step("other", "other") as other:
             other.drop("cost_daily", "2026-11", "test")
             assert other.publish()
@@ -521,7 +521,7 @@ def test_a_thousand_refusals_are_one_mail_to_operators(tmp_path: Path) -> None:
     for count in (1000, 5):
         for number in range(count):
             mail = Mail(f"<budget.{count}.{number}@acme.com>", "budget-actual", "r@acme.com", (f"n{number}@acme.com",), f"subject {number}", "", "", "", "")
-            set_outcome(records, mail, f"n{number}@acme.com", Outcome("refused", "550 5.1.1 no such user"), NOW, "smtp")
+            set_outcome(records, mail, f"n{number}@acme.com", SendResult("refused", "550 5.1.1 no such user"), NOW, "smtp")
         for _ in range(2):
             operators.tell_refused(given, records, NOW)
         told = subjects(tmp_path)

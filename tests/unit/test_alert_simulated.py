@@ -17,7 +17,7 @@ import pytest
 from unit.alert_world import MemoryRecords, budget, cost, in_memory, settings, source
 
 from runspend.actions import alert
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 UTC = timezone.utc
 BEGIN = date(2026, 1, 1)

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from unit.alert_world import MemoryRecords
 from unit.policy_world import AGED, NOW, OLD, experiment, given_settings, reads, run, sources, stored, use, version, warehouse
 
-from runspend.actions.alert.render import Table
+from runspend.actions.alert.render import MailTable
 from runspend.actions.archive.archive_records import Book, new_archive
-from runspend.actions.archive.due import due_items
 from runspend.actions.archive.holds import record_keep
 from runspend.actions.archive.notices import (
     CHUNK_ITEMS,
@@ -37,8 +36,9 @@ from runspend.config.settings import Settings
 from runspend.core.errors import UsageError
 from runspend.pipeline import archive_planning as archiving
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.records import Records
+from tests.due_items import due_items
 
 DAY = timedelta(days=1)
 GRACE = timedelta(days=30)
@@ -352,7 +352,7 @@ def test_a_mail_that_cannot_name_everything_says_what_does(tmp_path: Path) -> No
     with world(tmp_path, runs=runs, artifact_bytes=found) as reader:
         [notice] = plan_notices(current_plan(reader, records, given_, NOW).to_pylist(), {}, given_)
         assert len(notice.rows) == len(runs)
-        [table] = [block for block in archiving.compose_notice(notice, given_, NOW)[1] if isinstance(block, Table)]
+        [table] = [block for block in archiving.compose_notice(notice, given_, NOW)[1] if isinstance(block, MailTable)]
         [more, *_] = table.notes
         assert len(table.rows) == archiving.LISTED and more.startswith("and 5 more, 5.0 kB: runspend sql ")
         policy = given_.retention[0].name

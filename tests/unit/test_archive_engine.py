@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from runspend.actions.archive.archive_records import Book
-from runspend.actions.archive.context import Result
+from runspend.actions.archive.context import Result, Tools
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
-from runspend.actions.archive.run import Known
+from runspend.actions.archive.run import StoreTotals
 from runspend.actions.archive.verify import verify
 from runspend.actions.archive.watch import ANSWER_SECONDS, Watch
 from runspend.core.errors import CapPassed, LeaseLost, NotDone, SourceRefused, SourceUnreachable, UsageError
@@ -313,7 +313,7 @@ def test_a_cap_stops_everything_before_anything(caps: dict[str, Any], told: str)
     for name, body in FILES.items():
         world.put(name, body)
     with pytest.raises(CapPassed, match="Nothing was moved or deleted") as raised:
-        world.apply(known=lambda uri: Known(10, 20_000))
+        world.apply(known=lambda uri: StoreTotals(10, 20_000))
     assert str(raised.value).startswith(told) and raised.value.wanted > raised.value.allowed and raised.value.exit_code == 4
     assert world.archive.objects == {} and world.here() == FILES
 
@@ -323,7 +323,7 @@ def test_a_cap_that_is_just_met_stops_nothing(caps: dict[str, Any]) -> None:
     world = World(**caps)
     for name, body in FILES.items():
         world.put(name, body)
-    assert world.apply(known=lambda uri: Known(10, 20_000))[0].state == "archived"
+    assert world.apply(known=lambda uri: StoreTotals(10, 20_000))[0].state == "archived"
 
 
 def test_two_items_share_the_caps() -> None:
@@ -699,7 +699,7 @@ def test_an_archive_goes_after_its_retention_only(world: World) -> None:
     assert json.loads(world.archive.objects[f"{item.prefix}/deleted.json"].body)["objects"] == 4
     assert states(world, item) == [("nothing", "there is nothing in its folder")]
     with pytest.raises(UsageError, match="the retention policy 'forget' deleted its 4 objects on 20"):
-        restore("run1", world.settings, open_store=world.open)
+        restore("run1", world.settings, tools=Tools(open_store=world.open))
 
 
 def test_an_archive_that_is_protected_does_not_go(world: World) -> None:
@@ -751,9 +751,9 @@ def test_nobody_restores_an_archive_that_is_going(world: World) -> None:
     world.faults.plan, world.faults.is_dead = {}, False
     world._take_lease_of_the_dead()
     with pytest.raises(UsageError, match=r"deleted its 4 objects on .*, or was stopped on its way: --partial restores what is left"):
-        restore("run1", world.settings, open_store=world.open)
+        restore("run1", world.settings, tools=Tools(open_store=world.open))
     left = {kept.body for key, kept in world.archive.objects.items() if "/data/" in key}
-    restored = restore("run1", world.settings, open_store=world.open, records=world.records, take_damaged=True, workers=1)  # type: ignore[arg-type]
+    restored = restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1), records=world.records, take_damaged=True)  # type: ignore[arg-type]
     assert restored.problems and set(world.here().values()) == left
     assert states(world, item) == [("deleted", None)]
 
@@ -772,7 +772,7 @@ def test_the_manifest_stays_while_a_copy_does(world: World) -> None:
 
     world.archive.delete = locked  # type: ignore[method-assign]
     assert states(world, item) == [("partial", "2 of 4 objects are still there. it is under a lock")]
-    restored = restore("run1", world.settings, open_store=world.open, records=world.records, take_damaged=True, workers=1)  # type: ignore[arg-type]
+    restored = restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1), records=world.records, take_damaged=True)  # type: ignore[arg-type]
     assert restored.objects == 2 and set(world.here().values()) == {b"w" * 3000}
 
 
@@ -788,9 +788,9 @@ def test_an_archive_whose_deletion_never_began_is_brought_back(world: World) -> 
     world._take_lease_of_the_dead()
     world.protection = "legal hold"
     assert states(world, item) == [("protected", "legal hold")]
-    verified = verify(world.settings, world.records, now=world.now, open_store=world.open, workers=1)  # type: ignore[arg-type]
+    verified = verify(world.settings, world.records, now=world.now, tools=Tools(open_store=world.open, workers=1))  # type: ignore[arg-type]
     assert (verified.archives, verified.objects, verified.damaged) == (1, 3, [])
-    restored = restore("run1", world.settings, open_store=world.open, records=world.records, workers=1)  # type: ignore[arg-type]
+    restored = restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1), records=world.records)  # type: ignore[arg-type]
     assert restored.problems == [] and world.here() == FILES
 
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from runspend.actions.archive.context import Tools
 from runspend.actions.archive.items import NOTE_NAME
 from runspend.actions.archive.restore import restore
 from runspend.core.errors import SourceError, UsageError
@@ -86,7 +87,7 @@ class ArchiveMachine(RuleBasedStateMachine):
         world.faults.plan, world.faults.calls = {call: "refused" if kind in SPOILED else kind for call, kind in plan.items()}, 0
         world.faults.made.clear()
         try:
-            restore("run1", world.settings, records=world.records, now=world.now, open_store=world.open, workers=1)  # type: ignore[arg-type]
+            restore("run1", world.settings, records=world.records, now=world.now, tools=Tools(open_store=world.open, workers=1))  # type: ignore[arg-type]
         except (Killed, SourceError, UsageError):
             return
         finally:

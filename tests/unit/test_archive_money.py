@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.policy_world import AGED, NOW, OLD, UTC, given_settings, planned, run, stored
 
-from runspend.actions.archive.savings import GB, Money, Part, Rates, bucket_of, list_prices, price_item
+from runspend.actions.archive.savings import GB, ClassTotal, Money, Rates, bucket_of, list_prices, price_item
 from runspend.config.settings import Settings
 
 TB = 1024 * GB
@@ -25,8 +25,8 @@ LIST_ONLY = Rates({}, {}, LISTED, "USD")
 NO_RATES = Rates({}, {}, {}, "USD")
 
 
-def part(storage_class: str = "STANDARD", objects: int = 1000, size: int = TB, age_days: int = 1000) -> Part:
-    return Part(storage_class, objects, size, NOW - timedelta(days=age_days))
+def part(storage_class: str = "STANDARD", objects: int = 1000, size: int = TB, age_days: int = 1000) -> ClassTotal:
+    return ClassTotal(storage_class, objects, size, NOW - timedelta(days=age_days))
 
 
 def line(bucket: str, day: str, amount: str, **more: Any) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def test_early_deletion_is_charged_for_the_days_that_are_left() -> None:
     assert young.action_cost == Decimal("8.192")
     assert price_item("delete", None, "s3://ml", [part("GLACIER_IR", age_days=90)], LIST_ONLY, NOW).action_cost == 0
     assert price_item("delete", None, "s3://ml", [part("STANDARD", age_days=0)], LIST_ONLY, NOW).action_cost == 0
-    unknown_age = Part("GLACIER_IR", 1000, TB, None)
+    unknown_age = ClassTotal("GLACIER_IR", 1000, TB, None)
     assert price_item("delete", None, "s3://ml", [unknown_age], LIST_ONLY, NOW).action_cost == Decimal("12.288")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runspend.actions.archive.context import Tools
 from runspend.actions.archive.items import NOTE_NAME
 from runspend.actions.archive.restore import restore
 from tests.archive_disk import Disk, fill
@@ -31,7 +32,7 @@ def test_own_file_of_the_notes_name_comes_back_in_place(tmp_path: Path, body: by
         assert disk.apply() == ["archived"]
         [note] = files(disk.run).items()
         assert note[0] != NOTE_NAME and b"runspend archive restore run1" in note[1]
-        result = restore("run1", disk.settings, workers=2)
+        result = restore("run1", disk.settings, tools=Tools(workers=2))
         assert files(disk.run) == mine and not result.problems
 
 
@@ -44,7 +45,7 @@ def test_archives_whose_note_took_the_place_still_come_back(tmp_path: Path) -> N
     [(name, note)] = files(disk.run).items()
     (disk.run / name).rename(disk.run / NOTE_NAME)
     assert NOTE_NAME.encode() not in note
-    result = restore("run1", disk.settings, workers=2)
+    result = restore("run1", disk.settings, tools=Tools(workers=2))
     assert files(disk.run) == mine and not result.problems and not result.notes
 
 
@@ -58,5 +59,5 @@ def test_a_copy_of_a_note_beside_the_archive_is_no_owners_note(tmp_path: Path) -
     fill(other, {NOTE_NAME: note, "b": b"b"})
     item = disk.item(owner_id="run2", run_id="run2", prefix=PREFIX.replace("run1", "run2"))
     assert disk.apply(item) == ["archived"]
-    restore("run2", disk.settings, workers=2)
+    restore("run2", disk.settings, tools=Tools(workers=2))
     assert files(other) == {NOTE_NAME: note, "b": b"b"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runspend.actions.archive.context import Tools
 from runspend.actions.archive.items import ARCHIVE_FOLDER
 from runspend.actions.archive.move import COPIES, _Move
 from runspend.actions.archive.restore import restore
@@ -186,9 +187,9 @@ def test_markers_of_folders_are_archived_and_come_back(world: World) -> None:
     assert [result.state for result in world.apply()] == ["archived"] and world.here() == {}
     assert world.restorable() == files
     to = Path(world.folder) / "there"
-    restore("run1", world.settings, to=to, open_store=world.open)
+    restore("run1", world.settings, to=to, tools=Tools(open_store=world.open))
     assert tree_of(to) == {"model": None, "model/w": b"w", "empty": None}
-    result = restore("run1", world.settings, open_store=world.open, records=world.records)
+    result = restore("run1", world.settings, tools=Tools(open_store=world.open), records=world.records)
     assert result.problems == [] and world.here() == files
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from unit.policy_world import AGED, KEY, NOW, OLD, experiment, given_settings, planned, run, stored, use, version
 
 from runspend.actions.archive.items import Item
-from runspend.actions.archive.mlflow_tags import prune, tell_archived
+from runspend.actions.archive.mlflow_tags import prune, tag_archived
 from runspend.core.errors import CapPassed
 from runspend.warehouse.records import Records
 
@@ -128,4 +128,4 @@ def test_what_is_protected_or_may_not_be_written_stays(tmp_path: Path) -> None:
     )
     assert [(p.item.owner_id, p.state) for p in done] == [("a", "protected"), ("b", "failed")]
     assert done[1].reason == "prod: cannot write to MLflow for run b, because the server has no `write_token` in runspend.yaml"
-    assert tell_archived(given, Records(given.home)) == []
+    assert tag_archived(given, Records(given.home)) == []

@@ -18,14 +18,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runspend.actions.archive.context import Tools
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, RETURNED_NAME
 from runspend.actions.archive.manifest import MAX_ENTRIES, check_key, read_manifest, write_manifest
 from runspend.actions.archive.restore import restore
 from runspend.actions.archive.verify import verify
 from runspend.config.settings import ArtifactStore
 from runspend.core.errors import NotDone, RunspendError, SourceRefused, UsageError
+from runspend.storage.factory import open_objects
 from runspend.storage.local_objects import LocalObjects
-from runspend.storage.objects import open_objects
 from runspend.warehouse.records import Records
 from tests.archive_disk import OLD, Disk, fill, tree_of
 from tests.archive_world import PREFIX, SOURCE, MemoryStore, World, make_item
@@ -62,9 +63,9 @@ def there_and_back(folder: Path, tree: dict[str, bytes]) -> None:
     if tree:
         assert tree_of(disk.run) == {} and (disk.run / NOTE_NAME).is_file()
         shutil.rmtree(disk.home)
-        restore("run1", disk.settings, to=folder / "there", workers=2)
+        restore("run1", disk.settings, to=folder / "there", tools=Tools(workers=2))
         assert tree_of(folder / "there") == before
-        result = restore("run1", disk.settings, workers=2)
+        result = restore("run1", disk.settings, tools=Tools(workers=2))
         assert tree_of(disk.run) == before and not (disk.run / NOTE_NAME).exists() and not result.notes
 
 
@@ -125,7 +126,7 @@ def test_an_object_that_came_back_as_something_else_is_told_of(monkeypatch: pyte
         return store.head(obj.key)
 
     monkeypatch.setattr(MemoryStore, "renew", spoil)
-    result = restore("run1", world.settings, open_store=world.open, records=world.records)  # type: ignore[arg-type]
+    result = restore("run1", world.settings, tools=Tools(open_store=world.open), records=world.records)  # type: ignore[arg-type]
     assert "is not what was archived" in result.problems[0] and not any(key.endswith(RETURNED_NAME) for key in world.archive.objects)
     world.close()
 
@@ -148,7 +149,7 @@ def test_two_restores_into_one_folder_do_not_mix(disk: Disk, monkeypatch: pytest
         return write(store, key, *parts, **options)
 
     monkeypatch.setattr(LocalObjects, "write", write_meanwhile)
-    assert restore("run1", disk.settings, to=there, workers=1).objects == 2
+    assert restore("run1", disk.settings, to=there, tools=Tools(workers=1)).objects == 2
     assert "another restore is writing there" in refusals[0]
     assert tree_of(there) == {"a": b"first", "b": None, "b/c": b"c"} and not list(disk.folder.glob(".*"))
 
@@ -390,9 +391,9 @@ def test_a_bucket_may_hold_a_file_and_a_folder_of_one_name() -> None:
     world.put("a/b", b"in a folder")
     world.apply()
     with pytest.raises(SourceRefused, match="'a' is a file and a folder"):
-        restore("run1", world.settings, to=Path("there"), open_store=world.open)
+        restore("run1", world.settings, to=Path("there"), tools=Tools(open_store=world.open))
     assert not Path("there").exists()
-    restore("run1", world.settings, open_store=world.open, workers=1)
+    restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1))
     assert world.here() == {"a": b"file", "a/b": b"in a folder"}
     world.close()
 
@@ -518,7 +519,7 @@ def refused(disk: Disk) -> str:
     """Try both ways; neither may write anything anywhere."""
     before = tree_of(disk.folder)
     with pytest.raises(RunspendError) as raised:
-        restore("run1", disk.settings, to=disk.folder / "there", open_store=disk.open)
+        restore("run1", disk.settings, to=disk.folder / "there", tools=Tools(open_store=disk.open))
     assert tree_of(disk.folder) == before
     return str(raised.value)
 
@@ -530,7 +531,7 @@ def test_a_hostile_manifest_is_refused_before_the_first_write(disk: Disk, trap: 
     assert "Nothing was restored" in told
     assert told.isprintable() or "\n" not in told
     with pytest.raises(RunspendError, match="Nothing was restored"):
-        restore("run1", disk.settings, open_store=disk.open)
+        restore("run1", disk.settings, tools=Tools(open_store=disk.open))
 
 
 @pytest.mark.parametrize("text", FITS.values(), ids=FITS)
@@ -566,7 +567,7 @@ def test_a_hard_link_comes_back_as_a_file_of_its_own(disk: Disk, trap: Path) -> 
     copy = trap / "data" / hashlib.sha256(b"hello").hexdigest()
     copy.unlink()
     os.link(outside, copy)
-    restore("run1", disk.settings, to=disk.folder / "there", open_store=disk.open)
+    restore("run1", disk.settings, to=disk.folder / "there", tools=Tools(open_store=disk.open))
     (disk.folder / "there" / "a").write_bytes(b"changed")
     assert outside.read_bytes() == b"hello"
 

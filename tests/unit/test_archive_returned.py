@@ -11,11 +11,12 @@ import pytest
 
 from runspend.actions.archive import mlflow_tags as telling
 from runspend.actions.archive.archive_records import Archive, Book, new_archive
+from runspend.actions.archive.context import Tools
 from runspend.actions.archive.find import find_archives, load_manifest
 from runspend.actions.archive.items import NOTE_NAME, RETURNED_NAME
 from runspend.actions.archive.lease import take_lease
 from runspend.actions.archive.manifest import Entry
-from runspend.actions.archive.mlflow_tags import tell_archived, tell_restored
+from runspend.actions.archive.mlflow_tags import tag_archived, tag_restored
 from runspend.actions.archive.notices import Notice, Received, read_announcements, record_notice, settle_notices
 from runspend.actions.archive.restore import Restored, restore
 from runspend.config.recipients import Recipients
@@ -35,7 +36,9 @@ def world() -> Iterator[World]:
 
 def bring_back(world: World, **options: Any) -> Restored:
     world.advance(seconds=1)
-    return restore("run1", world.settings, **{"records": world.records, "now": world.now, "open_store": world.open, "workers": 1, **options})
+    own = {name: options.pop(name) for name in ("open_store", "workers", "progress") if name in options}
+    tools = Tools(**{"open_store": world.open, "workers": 1, **own})
+    return restore("run1", world.settings, **{"records": world.records, "now": world.now, "tools": tools, **options})
 
 
 def archived_entries(world: World) -> list[Entry]:
@@ -53,7 +56,7 @@ def test_nobody_archives_while_something_comes_back(world: World) -> None:
     with pytest.raises(LeaseLost, match=r"cannot restore into place: process .* is archiving or restoring"):
         bring_back(world)
     assert world.here() == {}
-    restore("run1", world.settings, to=Path(world.folder) / "there", open_store=world.open, workers=1)  # beside its place nobody is in the way
+    restore("run1", world.settings, to=Path(world.folder) / "there", tools=Tools(open_store=world.open, workers=1))  # beside its place nobody is in the way
     lease.release()
     assert bring_back(world).objects == 1 and world.here() == {"a": b"a"}
     take_lease(world.records).release()  # type: ignore[arg-type]
@@ -112,7 +115,7 @@ def test_what_was_removed_after_it_came_back_stays_removed(world: World, tmp_pat
     assert world.here() == {"a": b"a", "c": b"newer", "d": b"d"}
     [note] = result.notes
     assert note == f"left out, since what came back from it was archived again as it was then: {first.archive_id} (--archive ID brings it back)"
-    restore("run1", world.settings, to=tmp_path / "first", archive_id=first.archive_id, open_store=world.open, workers=1)
+    restore("run1", world.settings, to=tmp_path / "first", archive_id=first.archive_id, tools=Tools(open_store=world.open, workers=1))
     assert {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()} == {"a": b"a", "b": b"b", "c": b"c"}
     assert world.restorable() == world.here()
 
@@ -266,8 +269,8 @@ class Words:
         self.said: list[tuple[str, str]] = []
         self.refuses: str | None = None
         for name in ("archived", "restored"):
-            monkeypatch.setattr(telling.Teller, name, self._listen(name))
-        monkeypatch.setattr(telling.Teller, "restore_run", lambda teller, owner: None)
+            monkeypatch.setattr(telling.MlflowWriter, name, self._listen(name))
+        monkeypatch.setattr(telling.MlflowWriter, "restore_run", lambda teller, owner: None)
 
     def _listen(self, name: str) -> Any:
         def heard(teller: Any, owner: Any, text: str) -> str | None:
@@ -297,14 +300,14 @@ def test_what_cannot_be_told_is_tried_again_and_said_once(tmp_path: Path, words:
     for number in range(5):
         record_archived(records, f"run{number}")
     words.refuses = "prod: MLflow was not told of it: 503"
-    assert tell_archived(settings, records) == [words.refuses] * 3 + ["and 2 more that MLflow does not show"]
+    assert tag_archived(settings, records) == [words.refuses] * 3 + ["and 2 more that MLflow does not show"]
     record_archived(records, "run5")
-    assert tell_archived(settings, records) == [words.refuses]  # of the new one
-    assert tell_archived(settings, records) == []
+    assert tag_archived(settings, records) == [words.refuses]  # of the new one
+    assert tag_archived(settings, records) == []
     words.refuses = None
-    assert tell_archived(settings, records) == []
+    assert tag_archived(settings, records) == []
     assert sorted(words.said) == [("archived", f"run{number}") for number in range(6)]
-    assert tell_archived(settings, records) == [] and len(words.said) == 6
+    assert tag_archived(settings, records) == [] and len(words.said) == 6
 
 
 def test_what_came_back_is_told_later_too(tmp_path: Path, words: Words) -> None:
@@ -312,21 +315,21 @@ def test_what_came_back_is_told_later_too(tmp_path: Path, words: Words) -> None:
     settings, records = given(tmp_path)
     old, new = record_archived(records, "run1"), record_archived(records, "run1", days=1)
     words.refuses = "prod: MLflow was not told of it: 503"
-    assert len(tell_archived(settings, records)) == 1
+    assert len(tag_archived(settings, records)) == 1
     Book(records).save(replace(old, restored_at=START.isoformat()))
     Book(records).save(replace(new, restored_at=START.isoformat()))
-    assert tell_restored(settings, records, "run1") == [words.refuses]
+    assert tag_restored(settings, records, "run1") == [words.refuses]
     words.refuses = None
-    assert tell_archived(settings, records) == [] and words.said == [("restored", "run1")]
+    assert tag_archived(settings, records) == [] and words.said == [("restored", "run1")]
     Book(records).save(replace(new, restored_at=START.replace(day=28).isoformat()))
-    assert tell_restored(settings, records, "run1") == [] and words.said == [("restored", "run1")] * 2
+    assert tag_restored(settings, records, "run1") == [] and words.said == [("restored", "run1")] * 2
 
 
 def test_an_older_archive_is_not_told_of_in_place_of_a_newer_one(tmp_path: Path, words: Words) -> None:
     settings, records = given(tmp_path)
     record_archived(records, "run1")
     record_archived(records, "run1", days=1)
-    assert tell_archived(settings, records) == [] and words.said == [("archived", "run1")]
+    assert tag_archived(settings, records) == [] and words.said == [("archived", "run1")]
 
 
 class NothingMeasured:

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import pytest
 
+from runspend.actions.archive.context import Tools
 from runspend.actions.archive.verify import Verified, price_of_reading, sample_size, verify, was_whole
 from runspend.core.errors import SourceUnreachable
 from runspend.storage.objects import StoredObject
@@ -28,7 +29,7 @@ def world() -> Iterator[World]:
 
 
 def look(world: World, **options: object) -> Verified:
-    return verify(world.settings, world.records, now=world.now, open_store=world.open, workers=1, chance=random.Random(1), **options)  # type: ignore[arg-type]
+    return verify(world.settings, world.records, now=world.now, tools=Tools(open_store=world.open, workers=1), chance=random.Random(1), **options)  # type: ignore[arg-type]
 
 
 def copy_of(world: World, body: bytes) -> Kept:
@@ -68,7 +69,7 @@ def test_the_sample_is_fair() -> None:
 
     world.archive.read = counted  # type: ignore[method-assign]
     for _ in range(200):
-        verify(world.settings, world.records, now=world.now, open_store=world.open, workers=1, chance=chance, confidence=0.95, share=0.26)  # type: ignore[arg-type]
+        verify(world.settings, world.records, now=world.now, tools=Tools(open_store=world.open, workers=1), chance=chance, confidence=0.95, share=0.26)  # type: ignore[arg-type]
     assert sample_size(0.95, 0.26) == 10 and sum(counts) == 2_000
     assert min(counts) >= 25 and max(counts) <= 80, counts
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from servers.odd_store import serve_odd_store
 
 from runspend.config.settings import ArtifactStore
+from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import allowed, measure_store, resolve_artifact_uri
 from runspend.storage.uris import folder_within, parse_root
 
@@ -209,10 +210,8 @@ def test_lures_cause_no_connection(kind: str, tmp_path: Path, monkeypatch: pytes
         found = measure_store(
             store,
             hostile_owners(),
-            now=datetime(2026, 10, 14, tzinfo=timezone.utc),
+            ReadJob(datetime(2026, 10, 14, tzinfo=timezone.utc), "x", tmp_path / "w"),
             previous=lambda _: None,
-            workdir=tmp_path / "w",
-            load_id="x",
         )
     assert seen == []
     assert [r["owner_id"] for r in found.tables["2026-10"].to_pylist() if r["owner_kind"] == "run" and r["bytes"]] == []
@@ -228,7 +227,7 @@ def test_the_recording_proxy_records(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         store = ArtifactStore(uri=STORES["abfss"].uri, credentials="anonymous")
         monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
         measure_store(
-            store, hostile_owners(), now=datetime(2026, 10, 14, tzinfo=timezone.utc), previous=lambda _: None, workdir=tmp_path, load_id="x"
+            store, hostile_owners(), ReadJob(datetime(2026, 10, 14, tzinfo=timezone.utc), "x", tmp_path), previous=lambda _: None
         )
     assert seen
     assert seen[0].startswith(b"CONNECT acmeml.blob.core.windows.net:443")

@@ -20,6 +20,7 @@ import pytest
 
 from runspend.config.settings import ArtifactStore
 from runspend.core.errors import SourceRefused
+from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, measure_store, probe_store
 
 UTC = timezone.utc
@@ -147,10 +148,8 @@ def measure(
     return measure_store(
         ArtifactStore(**{"uri": root, "inventory": str(delivered.folder), **store}),
         pa.Table.from_pylist(rows, OWNER_SCHEMA),
-        now=now,
+        ReadJob(now, "night", delivered.folder.parent / "work"),
         previous=(months or {}).get,
-        workdir=delivered.folder.parent / "work",
-        load_id="night",
     )
 
 

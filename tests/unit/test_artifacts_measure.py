@@ -15,6 +15,7 @@ import pytest
 
 from runspend.config.settings import ArtifactStore
 from runspend.core.errors import SourceRefused, SourceUnreachable
+from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, measure_store, probe_store
 from runspend.schema.tables import ARTIFACT_BYTES
 
@@ -69,10 +70,8 @@ class Store:
         found = measure_store(
             self.store,
             pa.Table.from_pylist(self.owners, OWNER_SCHEMA),
-            now=now,
+            ReadJob(now, f"night-{self.nights}", self.work),
             previous=self.months.get,
-            workdir=self.work,
-            load_id=f"night-{self.nights}",
         )
         self.months |= found.tables
         return found
@@ -520,7 +519,7 @@ def test_stores_that_are_not_listed_are_not_touched(monkeypatch: pytest.MonkeyPa
     owners = pa.Table.from_pylist([owner("run", RUN1, "gs://b/1")], OWNER_SCHEMA)
 
     def measure(store: ArtifactStore) -> Measurement:
-        return measure_store(store, owners, now=NOW, previous=lambda _: None, workdir=tmp_path, load_id="x")
+        return measure_store(store, owners, ReadJob(NOW, "x", tmp_path), previous=lambda _: None)
 
     silent = measure(ArtifactStore(uri="s3://b", measure="none"))
     assert (silent.tables, silent.error, silent.warnings) == ({}, None, ["s3://b is not measured: measure is none."])

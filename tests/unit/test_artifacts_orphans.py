@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from runspend.config.settings import ArtifactStore
+from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, Readings, measure_store
 from runspend.schema.tables import DANGLING_OWNERS
 
@@ -52,10 +53,8 @@ class World:
         found = measure_store(
             ArtifactStore(uri=str(self.root)),
             pa.Table.from_pylist(self.owners, OWNER_SCHEMA),
-            now=now,
+            ReadJob(now, f"{now:%d}", self.work),
             previous=self.months.get,
-            workdir=self.work,
-            load_id=f"{now:%d}",
             known_dangling=self.known,
             readings=Readings(now - HOUR, 1) if readings is None else readings,
         )

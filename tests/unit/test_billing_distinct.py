@@ -37,15 +37,15 @@ SHARES = (
 
 
 @pytest.fixture(params=[50_000, 3], ids=["all kept", "few kept"])
-def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> distinct.Known:
+def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> distinct.KnownAnswers:
     """Answers, kept for one query; every share is large enough to be asked by combination."""
     for name, value in (("LEAST_ROWS", 1), ("FEW", 1), ("FEW_VALUES", 1), ("MOST_KNOWN", request.param)):
         monkeypatch.setattr(distinct, name, value)
     distinct._kept.clear()
-    return distinct.Known()
+    return distinct.KnownAnswers()
 
 
-def test_answers_are_those_of_every_row_whatever_shares_came_before(tmp_path: Path, known: distinct.Known) -> None:
+def test_answers_are_those_of_every_row_whatever_shares_came_before(tmp_path: Path, known: distinct.KnownAnswers) -> None:
     with Staged(tmp_path) as staged:
         for share in SHARES:
             found = distinct.run(staged.con, "bill", share, QUERY, TOLD, OTHERS, "", known)
@@ -55,7 +55,7 @@ def test_answers_are_those_of_every_row_whatever_shares_came_before(tmp_path: Pa
             assert rows == wanted
 
 
-def test_what_was_answered_before_is_not_asked_again(tmp_path: Path, known: distinct.Known) -> None:
+def test_what_was_answered_before_is_not_asked_again(tmp_path: Path, known: distinct.KnownAnswers) -> None:
     """A table of answers is made where a share has something new, and only for that."""
     asked = []
     with Staged(tmp_path) as staged:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours, with_open_prices
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from tests.models.chain import DAY, read_world, run_on_duckdb
 
 CASE = Path(__file__).parents[1] / "models" / "instance_type_hours" / "shares_of_a_types_hours"

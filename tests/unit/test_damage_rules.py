@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runspend.pipeline.damage import Damage
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 
 
 def damage_of(*units: Unit) -> Damage:

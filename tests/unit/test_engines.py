@@ -34,7 +34,7 @@ def none_idle() -> Iterator[None]:
 
 
 def lent(tmp_path: Path, memory: str = "200MB") -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    return engines.lent("test", make, tmp_path / "spill", memory=memory)
+    return engines.borrow_connection("test", make, tmp_path / "spill", memory=memory)
 
 
 def test_nobody_finds_what_somebody_left(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ from runspend.core import duckdb_pool as engines
 def megabytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 1_000_000
 
-with engines.lent("test", lambda: duckdb.connect(":memory:"), Path("spill"), memory="2GB") as con:
+with engines.borrow_connection("test", lambda: duckdb.connect(":memory:"), Path("spill"), memory="2GB") as con:
     before = megabytes()
     con.execute("create table t as select range as a, hash(range) as b, repeat(hash(range)::varchar, 2) as c from range(8_000_000)")
     full = megabytes()
@@ -143,7 +143,7 @@ import duckdb
 from runspend.core import duckdb_pool as engines
 
 def ask():
-    with engines.lent("test", lambda: duckdb.connect(":memory:"), Path("spill"), memory="100MB") as con:
+    with engines.borrow_connection("test", lambda: duckdb.connect(":memory:"), Path("spill"), memory="100MB") as con:
         assert con.execute("select count(*) from range(1000000) where range % 3 = 0").fetchall() == [(333334,)]
 
 ask()

@@ -24,7 +24,7 @@ from runspend.actions.explain import (
     run_as_text,
 )
 from runspend.core.errors import UsageError
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.models.chain import arrow, total
 from tests.unit import explain_world as w

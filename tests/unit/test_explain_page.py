@@ -16,7 +16,7 @@ from runspend.actions.explain import explain_run, run_as_page, run_as_text
 from runspend.actions.explain.layout import currency_views
 from runspend.config.settings import Settings
 from runspend.interfaces.web import LOOPBACK, create_app
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from tests.unit import explain_world as w
 from tests.unit.hostile_names import PAYLOADS, TERMINAL
 from tests.unit.test_web import nobody, request

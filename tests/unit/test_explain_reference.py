@@ -14,7 +14,7 @@ from runspend.actions import explain
 from runspend.actions.explain import explain_line, explain_resource, explain_run
 from runspend.actions.export import focus_view
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse

@@ -19,7 +19,8 @@ import pytest
 
 from runspend.core.errors import SqlRefused
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit, open_warehouse
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.engine import create_view, guarded_engine, parser, restrict
 from runspend.warehouse.parquet.read_only_files import ReadOnlyFiles, offered
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
@@ -370,7 +371,7 @@ def test_a_name_of_the_caller_is_no_table(world: World) -> None:
 def test_fork_and_ask(world: World) -> None:
     """A child process that was forked after a question asks its own."""
     code = (
-        "import os, sys\nfrom runspend.warehouse import open_warehouse\nw = open_warehouse(sys.argv[1])\nask = lambda: w.answer('select count(*) as n from runs').to_pylist()\n"
+        "import os, sys\nfrom runspend.warehouse.factory import open_warehouse\nw = open_warehouse(sys.argv[1])\nask = lambda: w.answer('select count(*) as n from runs').to_pylist()\n"
         "print(ask(), flush=True)\npid = os.fork()\nos.write(1, f'{ask()}\\n'.encode())\nif pid: os.waitpid(pid, 0)\n"
     )
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(world.root)], capture_output=True, text=True, timeout=120, check=True)

@@ -1,17 +1,21 @@
 """The layout of the package: few rooms at its root, each described, and no module that says nothing of itself.
 
-Who may import whom is checked by import-linter (`make lint`, the contracts in pyproject.toml).
+Which room may import which is checked by import-linter (`make lint`, the contracts in pyproject.toml). Circles are checked here, because
+import-linter knows only those between the layers.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "include" / "runspend"
 ROOMS = {"actions", "allocation", "config", "core", "ingest", "interfaces", "pipeline", "schema", "storage", "warehouse"}
+MOST_ARGUMENTS = 8
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 
@@ -26,3 +30,44 @@ def test_the_root_has_the_rooms_of_the_architecture_page_and_no_loose_module() -
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_every_module_says_what_is_in_it(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and for type checking count: a circle of them is read as one module too."""
+    sources = {module_name(path): path.read_text(encoding="utf-8") for path in MODULES}
+    try:
+        TopologicalSorter({name: imports_of(name, source, sources.keys()) for name, source in sources.items()}).prepare()
+    except CycleError as error:
+        pytest.fail("modules import each other in a circle: " + " ← ".join(error.args[1]))
+
+
+def test_functions_take_at_most_eight_arguments() -> None:
+    """More of them are a value that has no name yet. Commands are exempt: Click hands each option over as an argument."""
+    wide = []
+    for path in MODULES:
+        if path.parent == PACKAGE / "interfaces" / "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if arg.arg not in ("self", "cls")]
+                if len(names) > MOST_ARGUMENTS:
+                    wide.append(f"{module_name(path)}.{node.name} has {len(names)}: {', '.join(names)}")
+    assert wide == []
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(name: str, source: str, modules: Collection[str]) -> set[str]:
+    """Return which of the modules this one names in its import statements, wherever they are. A name from a package may be one of its modules."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import in line {node.lineno}"
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {member if member in modules else str(node.module) for member in members}
+    return (found & set(modules)) - {name}

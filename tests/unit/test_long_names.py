@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runspend.actions.alert.render import Facts, Paragraph, Table, clean, render_html, render_text
+from runspend.actions.alert.render import Facts, MailTable, Paragraph, clean, render_html, render_text
 from runspend.config.settings import load_settings
 from runspend.core.errors import ConfigError
 from runspend.core.redaction import redact_uri, uri_secrets
@@ -21,7 +21,7 @@ def test_mails_with_long_names_are_written(text: str) -> None:
     """In every kind of block, cut or wrapped."""
     name = (text * LONG)[:LONG]
     began = time.perf_counter()
-    blocks = [Facts("FACTS", ((name, clean(name)),)), Table("TABLE", ("a", "b"), "lr", ((name, "1"),)), Paragraph(clean(name, 400))]
+    blocks = [Facts("FACTS", ((name, clean(name)),)), MailTable("TABLE", ("a", "b"), "lr", ((name, "1"),)), Paragraph(clean(name, 400))]
     assert max(len(line) for line in render_text(blocks).splitlines()) < LONG
     assert render_html(name, blocks)
     assert time.perf_counter() - began < SECONDS

@@ -29,7 +29,7 @@ from runspend.actions.alert.figures import Driver, Figures, RunningRun
 from runspend.actions.alert.judge import Series, judge_budget
 from runspend.actions.alert.message import Mail, address_of, as_bytes
 from runspend.actions.alert.periods import current_period
-from runspend.actions.alert.render import WIDTH, Envelope, Paragraph, Table, make_mail, render_html, render_text
+from runspend.actions.alert.render import WIDTH, Envelope, MailTable, Paragraph, make_mail, render_html, render_text
 from runspend.actions.alert.series import Coverage
 from runspend.actions.alert.wording import Writer
 from runspend.config.settings import Budget, MailSettings
@@ -75,7 +75,7 @@ def charted(local_id: str = "charted") -> Mail:
     """A mail with the picture: 22 days of November, and a forecast to its end."""
     drawn = chart.SpendChart(
         date(2026, 11, 1), date(2026, 12, 1), tuple(Decimal("227.8355") * n for n in range(1, 23)), Decimal(5000), "USD",
-        tuple(chart.Outlook(*(Decimal("5012.381") + (Decimal(end) - Decimal("5012.381")) * n / 8 for end in (6000, 6500, 7000))) for n in range(1, 9)),
+        tuple(chart.ForecastDay(*(Decimal("5012.381") + (Decimal(end) - Decimal("5012.381")) * n / 8 for end in (6000, 6500, 7000))) for n in range(1, 9)),
     )  # fmt: skip
     return make_mail(
         Envelope("Runspend <runspend@acme.com>", "budgets", "budget-actual"), local_id=local_id, recipients=["ana@acme.com"],
@@ -217,7 +217,7 @@ def test_without_a_way_to_draw_the_table_stands_in_the_html(monkeypatch: pytest.
 def test_any_spend_can_be_drawn(amounts: tuple[str, ...]) -> None:
     """Nothing spent, credits only, the budget met to the cent, sums of any size: a picture or none, never an error."""
     spent = tuple(Decimal(a) for a in amounts)
-    for forecast in ((), (chart.Outlook(Decimal(-1), Decimal(0), Decimal("1e9")),)):
+    for forecast in ((), (chart.ForecastDay(Decimal(-1), Decimal(0), Decimal("1e9")),)):
         drawn = chart.SpendChart(date(2026, 11, 1), date(2026, 12, 1), spent, Decimal(5000), "USD", forecast)
         png = chart.draw(drawn)
         assert (png is not None) == drawn.is_worth_drawing
@@ -256,10 +256,10 @@ def test_clean_is_one_visible_line(text: str, limit: int) -> None:
 def test_tables_fit_the_width(rows: list[tuple[str, str, str]]) -> None:
     """Columns line up within 72, wide letters counted as two; the first column gives way."""
     cleaned = tuple((clean(a, 60), b, clean(c, 9)) for a, b, c in rows)
-    text = render_text([Table("TOP COSTS", ("", "November", "before"), "lrl", cleaned)])
+    text = render_text([MailTable("TOP COSTS", ("", "November", "before"), "lrl", cleaned)])
     assert all(width(line) <= WIDTH for line in text.splitlines())
     assert len(text.splitlines()) - len(rows) in (1, 2)
-    assert html.unescape(render_html("s", [Table("T", ("", "a", "b"), "lrl", cleaned)])).count("<tr>") >= len(rows) + 1
+    assert html.unescape(render_html("s", [MailTable("T", ("", "a", "b"), "lrl", cleaned)])).count("<tr>") >= len(rows) + 1
 
 
 @pytest.mark.parametrize(

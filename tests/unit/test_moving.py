@@ -20,7 +20,7 @@ from runspend.core.step_result import Outcome, silent
 from runspend.pipeline import archive_moving as moving
 from runspend.pipeline.archive_moving import tell_results, why_nothing_is_due
 from runspend.schema.tables import TABLES
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 from tests.archive_world import ARCHIVE, PREFIX, SOURCE, make_item
 

@@ -9,7 +9,8 @@ import pytest
 from runspend.allocation.model_order import ledger_parameters
 from runspend.config.settings import Settings, load_settings
 from runspend.core.errors import ConfigError
-from runspend.ingest.tracking.dimension_sources import Places, RowSettings
+from runspend.ingest.tracking.dimension_sources import DimensionSources
+from runspend.ingest.tracking.settings import RowSettings
 
 ANN = "arn:aws:iam::111122223333:user/ann"
 
@@ -39,7 +40,7 @@ def test_the_first_file_counts(tmp_path: Path) -> None:
 def test_it_says_nothing_of_runs(tmp_path: Path) -> None:
     """Only bill lines have it: what a run says before it in the list counts more than what its lines say, what comes after counts less."""
     settings = configured(tmp_path, f"principal,team\n{ANN},nlp\n")
-    names = Places(RowSettings(settings.dimensions)).names
+    names = DimensionSources(RowSettings(settings.dimensions)).names
     assert {"run.tag.team", "run.param.team", "run.user"} <= set(names) and "principal" not in " ".join(names)
     assert ledger_parameters(settings)["team_before_bill"] == "|run.tag.team|"
 

@@ -18,7 +18,7 @@ from runspend.actions.report.night_summary import Night
 from runspend.config.exchange_rates import FOREVER, Stretch, missing_rates, stretches
 from runspend.config.settings import ExchangeRate, RateSettings, Settings, load_settings
 from runspend.core.errors import ConfigError, SourceError
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.unit.alert_world import MemoryRecords, budget, cost, run, warehouse
 

@@ -14,7 +14,7 @@ from runspend.actions.report.figures import MEASURES, ReportFigures
 from runspend.actions.report.plan import SQL, budget_dates, run_url
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.lint import lint
 from tests.unit.report_world import COVERED, NOVEMBER, NOW, TableReader, costs, month_world
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from runspend.actions.report import Night, ReportFigures, plan_report, render_summary, summary_lines
-from runspend.actions.report.night_summary import newest_change
 from runspend.config.settings import Settings
 from tests.unit.hostile_names import TERMINAL
 from tests.unit.report_world import NOW, TableReader, month_world
@@ -123,9 +122,3 @@ def test_names_cannot_move_the_cursor(name: str) -> None:
     for text in (render_summary([figures], night), "\n".join(summary_lines([figures], night))):
         assert not set(text) & set("\x1b\r\x07\x9b\u202e\u2028")
         assert "\nexit 0" not in text
-
-
-def test_newest_change_names_the_version(figures: ReportFigures) -> None:
-    """v23 brought 412.90 more; a source that is not a bill of the month has none."""
-    assert newest_change(figures.currencies[0], "aws") == "v23 (+412.90)"
-    assert newest_change(figures.currencies[0], "prod") == ""

@@ -120,7 +120,8 @@ def test_a_refused_file_ends_with_2_and_no_store_is_read(
 ) -> None:
     """The command stops where the file is read: no warehouse and no store is opened."""
     opened: list[Any] = []
-    for name in ("open_warehouse", "archive_plan", "archive_notify", "archive_apply"):
+    monkeypatch.setattr("runspend.pipeline.archive.open_warehouse", lambda *given, **more: opened.append(given))
+    for name in ("archive_plan", "archive_notify", "archive_apply"):
         monkeypatch.setattr(pipeline, name, lambda *given, **more: opened.append(given))
     (tmp_path / "runspend.yaml").write_text(f"{STORES}archive: {written}\n{POLICY}", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["runspend", "archive", "plan", "--config", str(tmp_path / "runspend.yaml")])

@@ -18,7 +18,8 @@ import pytest
 
 from runspend.config.settings import DimensionSettings, TrackingServer
 from runspend.core.errors import SourceRefused, SourceUnreachable
-from runspend.ingest.tracking import api, extract_server, raw
+from runspend.ingest.tracking import api, raw
+from tests.extracts import extract_server
 
 NOW = datetime(2026, 11, 25, 6, tzinfo=timezone.utc)
 

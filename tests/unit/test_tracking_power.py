@@ -14,7 +14,7 @@ import pytest
 from runspend.config.settings import Pool
 from runspend.ingest.tracking import raw
 from runspend.ingest.tracking.database import DatabaseReader
-from runspend.ingest.tracking.dimension_sources import MeasuredMachines
+from runspend.ingest.tracking.settings import MeasuredMachines
 from tests.unit.tracking_world import HOUR, Night, World, at
 
 BOX = MeasuredMachines(("gpubox",))

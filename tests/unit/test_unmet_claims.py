@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runspend.allocation.diagnostics import unmet_claims
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from tests.models.chain import DAY, read_world, run_on_duckdb
 
 CASE = Path(__file__).parents[1] / "models" / "unmet_claims" / "runs_that_find_nothing"

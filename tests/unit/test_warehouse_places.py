@@ -8,7 +8,7 @@ import pytest
 
 from runspend.config.settings import Settings, WarehouseSettings, load_settings
 from runspend.core.errors import ConfigError
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 

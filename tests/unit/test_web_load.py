@@ -166,7 +166,7 @@ def test_engines_of_pages_have_few_threads_together(tmp_path: Path) -> None:
     """An engine lent to a page has its share; the next to have it, the usual number."""
 
     def threads() -> int:
-        with engines.lent("test-threads", lambda: __import__("duckdb").connect(":memory:", config={"threads": 4}), tmp_path / "spill", memory="100MB") as con:
+        with engines.borrow_connection("test-threads", lambda: __import__("duckdb").connect(":memory:", config={"threads": 4}), tmp_path / "spill", memory="100MB") as con:
             return int(con.execute("select current_setting('threads')").fetchall()[0][0])
 
     async def on_a_page() -> int:

@@ -17,7 +17,7 @@ from runspend.allocation import scope_proposal, without_run
 from runspend.config.settings import Settings
 from runspend.core.service_kinds import is_accelerator, kind_of
 from runspend.interfaces.preview import read_outlook, render_outlook
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 
 FIRST = date(2026, 11, 1)
 EC2 = "Amazon Elastic Compute Cloud"

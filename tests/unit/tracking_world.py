@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runspend.config.settings import DimensionSettings, TrackingServer
-from runspend.ingest.tracking import Extract, extract_server
+from runspend.ingest.tracking import Extract
 from runspend.ingest.tracking.revisions import REVISIONS
+from tests.extracts import extract_server
 
 NOW = datetime(2026, 11, 25, 6, tzinfo=timezone.utc)
 HOUR = 3_600_000

@@ -9,7 +9,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
 # Windows of a period's jobs in the bill of the month before or after. A day without a bill line ends a job.

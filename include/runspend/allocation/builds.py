@@ -1,6 +1,6 @@
 """Builds a unit of the cost tables if its inputs have changed, and publishes it with its row in `builds`.
 
-Also knows which report pages are older than the current build. Belongs to `pipeline/__init__.py`. The content of a build and
+Also knows which report pages are older than the current build. Belongs to `pipeline/allocate.py`. The content of a build and
 its inputs do not belong here.
 """
 
@@ -18,7 +18,7 @@ from runspend.core.errors import CheckFailed
 from runspend.core.own_files import read_bytes, write_whole
 from runspend.core.step_result import Outcome, Progress
 from runspend.schema.rows import arrow_rows, first_day
-from runspend.warehouse import Step, Unit, Warehouse
+from runspend.warehouse.base import Step, Unit, Warehouse
 
 
 def report_builds(warehouse: Warehouse, folder: Path, periods: Sequence[str] | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 NEARLY_ALL, NEARLY_NONE = 0.9, 0.1
 SPREAD = 1.1  # prices that differ by more than this factor are mentioned

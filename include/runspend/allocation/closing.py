@@ -19,7 +19,7 @@ from typing import Any
 from runspend.allocation.inputs import BILL, configuration_digest, digest, month_start
 from runspend.config.settings import Settings
 from runspend.schema.rows import arrow_rows, first_day
-from runspend.warehouse import Unit, Warehouse
+from runspend.warehouse.base import Unit, Warehouse
 
 UNCHANGED_FOR = timedelta(days=10)
 ENDED_FOR = timedelta(days=15)

@@ -13,7 +13,7 @@ from datetime import date
 from decimal import Context, Decimal
 from typing import Any
 
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 EXACT = Context(prec=76)
 DIMENSIONS = ("team", "project", "cost_center", "owner")

@@ -15,7 +15,7 @@ from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS, common_inputs,
 from runspend.allocation.model_order import GAPS
 from runspend.config.settings import Settings
 from runspend.schema.rows import arrow_rows, first_day
-from runspend.warehouse import Model, Step, Unit, UnitState, Warehouse
+from runspend.warehouse.base import Model, Step, Unit, UnitState, Warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa

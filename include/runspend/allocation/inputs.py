@@ -1,6 +1,6 @@
 """Digests of the inputs of each unit. Only the comparison of two digests decides whether a unit is built again.
 
-Belongs to `pipeline/__init__.py`: the inputs of a build, and the names of units in `builds.inputs`. Building does not belong here.
+Belongs to `pipeline/allocate.py`: the inputs of a build, and the names of units in `builds.inputs`. Building does not belong here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from runspend.allocation.adjacent_months import RUN_COLUMNS, no_reach, read_beside
 from runspend.config.settings import Settings
 from runspend.schema.rows import first_day
-from runspend.warehouse import Reader, Unit, UnitState, Warehouse
+from runspend.warehouse.base import Reader, Unit, UnitState, Warehouse
 from runspend.warehouse.sql_files import read_sql, sql_files
 
 # A run without an end is alive if its last sign is this close to the end of the billed hours …

@@ -2,7 +2,7 @@
 
 Each bill line is allocated once, by the first rule that finds an owner: run_tag, job_id, resource_id line by line; then, priced
 together, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time. The rules are in the folders of
-`allocation/models/`. When a period is built, and its inputs, are in `pipeline/__init__.py` and `inputs.py`.
+`allocation/models/`. When a period is built, and its inputs, are in `pipeline/allocate.py` and `inputs.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS
 from runspend.config.settings import Settings
-from runspend.warehouse import Model
+from runspend.warehouse.base import Model
 
 # In running order. Without `into` the rows are gone when the step ends; models with `bucket_by` see one share of the machines at a time.
 WINDOW_MODELS = (Model("window_runs"), Model("run_ancestors"))

@@ -15,7 +15,7 @@ from typing import Any
 from runspend.allocation.diagnostics import EXACT, add
 from runspend.allocation.remedies import selector_yaml
 from runspend.core.service_kinds import is_accelerator
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 # Usage lines that no charge of the ledger has, and accelerators that `scope` excludes: their sums keep the kind.
 OUTSIDE = """

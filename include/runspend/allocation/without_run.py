@@ -21,7 +21,7 @@ from runspend.allocation.scope_proposal import OUTSIDE
 from runspend.config.settings import Settings
 from runspend.core.outside_json import parse_json
 from runspend.core.service_kinds import RESOURCE_TYPES, WITH_MACHINES, is_accelerator, kind_of, resource_words
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 # The most sets of tags that are examined one by one. Those that cost least are left out.
 TAG_SETS = 20_000

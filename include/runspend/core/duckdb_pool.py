@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["lent", "limit_threads"]
+__all__ = ["borrow_connection", "limit_threads"]
 
 KEPT = 2  # of each kind: a step reads while it writes; each engine has its own threads
 _idle: dict[str, list[duckdb.DuckDBPyConnection]] = {}
@@ -41,7 +41,7 @@ def _few_threads(engine: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 @contextmanager
-def lent(kind: str, make: Callable[[], duckdb.DuckDBPyConnection], spill: Path, *, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
+def borrow_connection(kind: str, make: Callable[[], duckdb.DuckDBPyConnection], spill: Path, *, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """Lend a connection to an in-memory engine that no other caller uses: a kept one of this kind, or a new one opened by `make`.
 
     The engine may use `memory` ("2GB") and spills into the folder `spill`. When the engine is given back, tables, views and types

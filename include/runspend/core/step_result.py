@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from runspend.core.errors import RunspendError, SourceUnreachable
@@ -13,6 +15,16 @@ Progress = Callable[[str], None]
 
 def silent(_: str) -> None:
     """Discard progress messages."""
+
+
+@dataclass(frozen=True)
+class ReadJob:
+    """One read of a source: as of when, under which id its rows are published, its work folder, and where progress is reported."""
+
+    now: datetime
+    load_id: str
+    workdir: Path
+    progress: Progress = silent
 
 
 @dataclass

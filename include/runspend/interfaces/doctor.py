@@ -21,8 +21,8 @@ from pydantic import SecretStr
 from runspend.config.settings import ArtifactStore, BillSource, KeySettings, Machine, MailSettings, Settings, TrackingServer, redact
 from runspend.config.types import CONNECTION
 from runspend.core.errors import RunspendError
-from runspend.warehouse import open_warehouse
 from runspend.warehouse.bigquery.dry_run import size_words
+from runspend.warehouse.factory import open_warehouse
 
 if TYPE_CHECKING:
     from runspend.ingest.billing.measured_power import Drawn

@@ -16,7 +16,8 @@ from runspend.config.settings import Settings, find_settings
 from runspend.core.amounts import size
 from runspend.core.step_result import Outcome
 from runspend.schema.rows import first_day
-from runspend.warehouse import Reader, open_warehouse
+from runspend.warehouse.base import Reader
+from runspend.warehouse.factory import open_warehouse
 
 COUNTED = {"bill": "charges", "splits": "weights", "store": "objects", "tracking": "runs"}
 TYPES_SHOWN = 3  # instance types of a period

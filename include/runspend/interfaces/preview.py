@@ -27,7 +27,8 @@ from runspend.config.types import CONNECTION
 from runspend.core.amounts import add, money, month_name, percent, places_for, shares_of
 from runspend.core.step_result import Progress, silent
 from runspend.schema.rows import first_day
-from runspend.warehouse import Unit, Warehouse, open_warehouse
+from runspend.warehouse.base import Unit, Warehouse
+from runspend.warehouse.factory import open_warehouse
 
 BILL_TABLES = ("billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
 CONFIDENCE = {"exact": "", "high": "high confidence", "medium": "medium confidence", "low": "low confidence: by type and time only"}

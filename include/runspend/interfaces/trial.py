@@ -26,7 +26,7 @@ from runspend.core.own_files import write_whole
 from runspend.core.redaction import redact_uri
 from runspend.core.step_result import Progress, silent
 from runspend.interfaces.preview import Money, Outlook, read_outlook
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 
 # The replacement for an address with a password in it: no secret is copied into a file.
 TRACKING_VARIABLE, BILL_VARIABLE = "MLFLOW_TRACKING_URI", "RUNSPEND_BILL_URI"

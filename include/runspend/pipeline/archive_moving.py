@@ -12,13 +12,13 @@ from typing import Any
 
 from runspend.actions.alert import operators
 from runspend.actions.archive.archive_records import Book
-from runspend.actions.archive.context import Result
+from runspend.actions.archive.context import Result, Tools
 from runspend.actions.archive.holds import keep_of, read_keeps
 from runspend.actions.archive.items import Item
-from runspend.actions.archive.mlflow_tags import Pruned, count_active, prune, tell_archived
+from runspend.actions.archive.mlflow_tags import Pruned, count_active, prune, tag_archived
 from runspend.actions.archive.plan import item_of
 from runspend.actions.archive.protection import open_protection
-from runspend.actions.archive.run import Known, apply
+from runspend.actions.archive.run import StoreTotals, apply
 from runspend.actions.archive.selection import policy_digest
 from runspend.actions.archive.states import plan_states
 from runspend.actions.archive.tables import objects_table
@@ -30,7 +30,7 @@ from runspend.core.step_result import Outcome, Progress
 from runspend.pipeline.archive_planning import publish_plan
 from runspend.pipeline.monitoring import note_undelivered
 from runspend.schema.rows import by_month, make_load_id
-from runspend.warehouse import Reader, Warehouse
+from runspend.warehouse.base import Reader, Warehouse
 from runspend.warehouse.records import Records
 
 ACTIONS = ("tier", "archive", "delete")
@@ -59,7 +59,7 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
     results: list[Result] = []  # collected one by one: actions before a lost lease are reported too
     try:
         try:
-            apply([item for item in due if item.action in ACTIONS], settings, records, now=now, protects=protects, known=known.get, progress=progress, tell=results.append)
+            apply([item for item in due if item.action in ACTIONS], settings, records, now=now, protects=protects, known=known.get, tools=Tools(progress=progress), tell=results.append)
         finally:
             tell_results(results, outcome)
         pruned = prune(due, settings, protects=protects, active=active, progress=progress)
@@ -69,7 +69,7 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
     except (CapPassed, LeaseLost, SourceError) as error:  # any of these stops everything: nothing is pruned after a cap is exceeded
         outcome.fail(error)
     tell_unanswered(settings, records, outcome, [(r.archive.item, r.reason) for r in results] + [(p.item, p.reason) for p in pruned], now)
-    outcome.notes += tell_archived(settings, records)
+    outcome.notes += tag_archived(settings, records)
     publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
     with warehouse.step("archive", make_load_id("archive", now)) as step:
         for period, part in by_month("archive_objects", objects_table(records)):
@@ -77,20 +77,20 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
         step.publish()
 
 
-def read_known(reader: Reader, records: Records) -> dict[str, Known]:
+def read_known(reader: Reader, records: Records) -> dict[str, StoreTotals]:
     """Return the known contents of each artifact store, by its inventory.
 
     An archive store that is not measured is known by the records, without the objects that a policy has deleted since.
     """
-    known: dict[str, Known] = {}
+    known: dict[str, StoreTotals] = {}
     archives = Book(records).all()
     expired = {(a.item.store.rstrip("/"), a.item.prefix) for a in archives if a.item.action == "delete" and a.state == "deleted"}
     for archive in archives:
         if archive.to is not None and archive.state == "archived" and (archive.to.rstrip("/"), archive.folder) not in expired:
-            before = known.get(archive.to, Known(0, 0))
-            known[archive.to] = Known(before.objects + archive.objects, before.bytes + archive.bytes)
+            before = known.get(archive.to, StoreTotals(0, 0))
+            known[archive.to] = StoreTotals(before.objects + archive.objects, before.bytes + archive.bytes)
     measured = reader.query(_STORED).to_pylist()
-    return known | {row["store"]: Known(row["objects"], row["bytes"]) for row in measured if row["is_known"]}
+    return known | {row["store"]: StoreTotals(row["objects"], row["bytes"]) for row in measured if row["is_known"]}
 
 
 def _protection(
@@ -173,9 +173,11 @@ def tell_unanswered(settings: Settings, records: Records, outcome: Outcome, reas
         outcome.fail(SourceUnreachable(server, f"{headline}. {found[0]}. Nothing was deleted. Check the server, then run runspend archive apply."))
         told = operators.notify(
             settings, records, "NOT ARCHIVED", f"{server}/archive", now, headline, details=sorted(set(found)),
-            still_works="Runspend deletes nothing without an answer. It processed all other due items.",
-            do=[("Find the problem", "runspend doctor"), ("Continue", "runspend archive apply")],
-            next_try="Runspend asks again at the next: runspend archive apply.",
+            advice=operators.Advice(
+                still_works="Runspend deletes nothing without an answer. It processed all other due items.",
+                do=[("Find the problem", "runspend doctor"), ("Continue", "runspend archive apply")],
+                next_try="Runspend asks again at the next: runspend archive apply.",
+            ),
         )  # fmt: skip
         note_undelivered(outcome, told)
 
@@ -206,7 +208,7 @@ def tell_pruned(pruned: list[Pruned], outcome: Outcome) -> None:
 
 def verify_archives(settings: Settings, records: Records, outcome: Outcome, now: datetime, *, full: bool, progress: Progress) -> None:
     """Compare and re-read archived copies. Each damaged copy is a separate problem, with all known facts."""
-    found = verify(settings, records, now=now, full=full, progress=progress)
+    found = verify(settings, records, now=now, full=full, tools=Tools(progress=progress))
     outcome.notes.append(f"archives: {found.summary}")
     if found.not_readable:
         outcome.notes.append(f"archives: {found.not_readable:,} objects of the sample are in a storage class that must be retrieved before reading")

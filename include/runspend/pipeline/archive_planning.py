@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.actions import alert
 from runspend.actions.alert import operators
 from runspend.actions.alert.notices import read_receipts, write_archive_notice
-from runspend.actions.alert.render import Block, Facts, Paragraph, Table, clean, money, person
+from runspend.actions.alert.render import Block, Facts, MailTable, Paragraph, clean, money, person
 from runspend.actions.archive.enclosing import find_enclosing
 from runspend.actions.archive.notices import (
     Notice,
@@ -35,7 +35,7 @@ from runspend.core.amounts import size as size_text
 from runspend.core.errors import PartialFailure, UsageError
 from runspend.core.step_result import Outcome
 from runspend.schema.rows import by_month, make_load_id
-from runspend.warehouse import Warehouse
+from runspend.warehouse.base import Warehouse
 from runspend.warehouse.parquet.journal import crash_point
 from runspend.warehouse.records import Records
 
@@ -138,9 +138,12 @@ def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, p
             continue
         operators.notify(
             settings, records, "NOT ARCHIVED", f"encloses {key}", now, f"{one.kind} {one.id} owns a folder that contains {one.items:,} others. They are not archived",
-            details=[one.sentence], still_works="Runspend archives everything outside this folder as usual.",
-            do=[("See why", f"runspend archive why {one.id}" if one.kind == "run" else "runspend archive plan"), ("Do not use", "mlflow gc: it deletes everything in the folder")],
-            next_try="The folder stays protected as long as MLflow names it.",
+            details=[one.sentence],
+            advice=operators.Advice(
+                still_works="Runspend archives everything outside this folder as usual.",
+                do=[("See why", f"runspend archive why {one.id}" if one.kind == "run" else "runspend archive plan"), ("Do not use", "mlflow gc: it deletes everything in the folder")],
+                next_try="The folder stays protected as long as MLflow names it.",
+            ),
         )  # fmt: skip
         records.create(ENCLOSING, key, {"who": f"{one.kind} {one.id}", "at": now.isoformat()})
 
@@ -222,7 +225,7 @@ def _meaning(policy: RetentionPolicy, settings: Settings) -> tuple[str, str]:
     return policy.name, f"Runspend copies the files to {target}, compares every byte, then removes the originals. To restore them: runspend archive restore RUN_ID"
 
 
-def _table(policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings: Settings, with_owner: bool) -> Table:
+def _table(policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings: Settings, with_owner: bool) -> MailTable:
     largest = sorted(rows, key=lambda row: (-row["bytes"], row["store"], row["prefix"]))
     shown = tuple(_line(row, settings, with_owner) for row in largest[:LISTED])
     notes = []
@@ -234,7 +237,7 @@ def _table(policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings:
     if saving or cost:
         notes.append(f"saves about {money(saving)} {settings.currency} per month; the move costs about {money(cost)} {settings.currency}")
     heads = ("", "experiment", *(("owner",) if with_owner else ()), "size", "unused")
-    return Table(f"{policy.name.upper()}: {_VERBS[policy.action]}", heads, "ll" + "l" * with_owner + "rr", shown, tuple(notes))
+    return MailTable(f"{policy.name.upper()}: {_VERBS[policy.action]}", heads, "ll" + "l" * with_owner + "rr", shown, tuple(notes))
 
 
 def _line(row: Mapping[str, Any], settings: Settings, with_owner: bool) -> tuple[str, ...]:

@@ -21,8 +21,9 @@ from runspend.core.errors import ConfigError, RunspendError
 from runspend.core.step_result import Outcome
 from runspend.schema.rows import arrow_rows
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit, UnitState, Warehouse, open_warehouse
+from runspend.warehouse.base import Unit, UnitState, Warehouse
 from runspend.warehouse.content_digest import sums_sql
+from runspend.warehouse.factory import open_warehouse
 
 __all__ = ["copy", "warehouse_at"]
 

@@ -22,7 +22,8 @@ from runspend.config.settings import Settings
 from runspend.core.errors import RecordRefused, UsageError, WarehouseDamaged
 from runspend.core.step_result import Outcome, Progress, silent
 from runspend.pipeline.monitoring import note_undelivered, tell_refused_file
-from runspend.warehouse import Unit, UnitState, Warehouse, mend_warehouse, open_warehouse
+from runspend.warehouse.base import Unit, UnitState, Warehouse
+from runspend.warehouse.factory import mend_warehouse, open_warehouse
 
 if TYPE_CHECKING:
     from runspend.warehouse.records import Records
@@ -258,9 +259,11 @@ def _send(settings: Settings, outcome: Outcome, records: Records, new: Mapping[U
     delivered = operators.notify(
         settings, records, "DAMAGED", "\n".join(lines), now, what,
         details=lines,
-        still_works="Runspend does not read damaged units. Steps that need them end with exit code 4; all others go on.",
-        do=[("List the damage", "runspend verify --full"), ("Check the disk", "dmesg; smartctl; the report of the array or provider"), ("Restore", "the files from a backup")],
-        next_try="Runspend rebuilds the units in this pipeline run if their sources are available. Otherwise, later runs report them again.",
+        advice=operators.Advice(
+            still_works="Runspend does not read damaged units. Steps that need them end with exit code 4; all others go on.",
+            do=[("List the damage", "runspend verify --full"), ("Check the disk", "dmesg; smartctl; the report of the array or provider"), ("Restore", "the files from a backup")],
+            next_try="Runspend rebuilds the units in this pipeline run if their sources are available. Otherwise, later runs report them again.",
+        ),
     )  # fmt: skip
     note_undelivered(outcome, delivered)
 

@@ -61,9 +61,11 @@ def tell_refused_file(settings: Settings, error: RecordRefused, now: datetime) -
     with suppress(RecordRefused):  # the code that met it first raises it
         operators.notify(
             settings, Records(settings.home), "REFUSED", f"file {error.file}", now, why,
-            still_works="Runspend did not use the file: it moved, removed and sent nothing. Costs stay as they are until you fix it.",
-            do=[("Check permissions", f"ls -la {error.file}"), ("Check the status", "runspend status")],
-            next_try="Runspend checks again in the next pipeline run.",
+            advice=operators.Advice(
+                still_works="Runspend did not use the file: it moved, removed and sent nothing. Costs stay as they are until you fix it.",
+                do=[("Check permissions", f"ls -la {error.file}"), ("Check the status", "runspend status")],
+                next_try="Runspend checks again in the next pipeline run.",
+            ),
         )  # fmt: skip
 
 
@@ -86,9 +88,11 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
         # Damage has its own mail, which names every damaged unit.
         told = [] if isinstance(error, WarehouseDamaged) else operators.notify(
             settings, records, "NOT JUDGED", "warehouse", now, f"Runspend could not judge any budget: {why}",
-            still_works="Nothing was changed. Runspend still sends queued mail.",
-            do=[("Find the problem", "runspend doctor"), ("Judge again", "runspend alert")],
-            next_try="Runspend tries again within 6 hours under Airflow, otherwise in the next pipeline run.",
+            advice=operators.Advice(
+                still_works="Nothing was changed. Runspend still sends queued mail.",
+                do=[("Find the problem", "runspend doctor"), ("Judge again", "runspend alert")],
+                next_try="Runspend tries again within 6 hours under Airflow, otherwise in the next pipeline run.",
+            ),
         )  # fmt: skip
         note_undelivered(outcome, [*told, *send_outbox(settings, records, now)])
         raise
@@ -115,9 +119,11 @@ def _mail_machine_failed(settings: Settings, step: str, text: str, now: datetime
     with suppress(OSError, RunspendError):
         operators.notify(
             settings, Records(settings.home), "MACHINE FAILED", f"machine/{step}", now, text,
-            still_works="Published tables stay readable. Nothing incomplete was published.",
-            do=[("Check the disks", "df -h; df -i; mount; dmesg"), ("Run it again", f"runspend {step}")],
-            next_try="The next pipeline run completes the work.",
+            advice=operators.Advice(
+                still_works="Published tables stay readable. Nothing incomplete was published.",
+                do=[("Check the disks", "df -h; df -i; mount; dmesg"), ("Run it again", f"runspend {step}")],
+                next_try="The next pipeline run completes the work.",
+            ),
         )  # fmt: skip
 
 

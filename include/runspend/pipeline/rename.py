@@ -20,7 +20,8 @@ from runspend.core.errors import ConfigError
 from runspend.core.step_result import Outcome
 from runspend.schema.rows import arrow_rows, make_load_id
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Reader, Step, Unit, UnitState, open_warehouse
+from runspend.warehouse.base import Reader, Step, Unit, UnitState
+from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 
 # Kind of a source -> the column that holds its name.

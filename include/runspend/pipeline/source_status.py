@@ -21,7 +21,7 @@ from runspend.core.own_files import open_lock, own_folder
 from runspend.core.selectors import RUN_MAPS
 from runspend.core.step_result import Outcome
 from runspend.schema.rows import arrow_rows, make_load_id
-from runspend.warehouse import Step, Unit, UnitState, Warehouse
+from runspend.warehouse.base import Step, Unit, UnitState, Warehouse
 from runspend.warehouse.parquet.lock_holders import lock_in_time
 
 if TYPE_CHECKING:

@@ -11,15 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from runspend.core.errors import NotDone, OutcomeUnknown
-from runspend.storage.uris import parse_root
 
-if TYPE_CHECKING:
-    from runspend.config.settings import ArtifactStore
-
-__all__ = ["ARCHIVE_TOP", "CHUNK_BYTES", "KEEPS_VERSIONS", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "carried", "exactly", "in_pieces", "open_objects"]
+__all__ = ["ARCHIVE_TOP", "CHUNK_BYTES", "KEEPS_VERSIONS", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "carried", "exactly", "in_pieces"]
 
 Purpose = Literal["read", "archive", "delete"]
 ARCHIVE_TOP = "runspend-archive"  # the folder of a store that only Runspend writes to
@@ -101,34 +97,6 @@ class ObjectStore(Protocol):
     def clock(self) -> datetime:
         """Return the store's current time, UTC."""
         ...
-
-
-def open_objects(store: ArtifactStore, purpose: Purpose) -> ObjectStore:
-    """Return the objects of a store of the allow-list. Contacts no server yet.
-
-    Raises NotDone for purpose "delete" when the store has no `delete_credentials`, and SourceRefused for an unknown kind of store.
-    """
-    root = parse_root(store)
-    if purpose == "delete" and store.delete_credentials is None:
-        raise NotDone(
-            store.uri,
-            f"cannot delete in {store.uri}: it has no `delete_credentials`. Name a profile that may delete there (`local` for a folder) in `stores`. Nothing was deleted.",
-        )
-    if root.scheme == "file":
-        from runspend.storage.local_objects import LocalObjects
-
-        return LocalObjects(store, root)
-    if root.scheme == "s3":
-        from runspend.storage.s3_objects import S3Objects
-
-        return S3Objects(store, root, purpose)
-    if root.scheme == "azure":
-        from runspend.storage.azure_objects import AzureObjects
-
-        return AzureObjects(store, root, purpose)
-    from runspend.storage.google_objects import GoogleObjects
-
-    return GoogleObjects(store, root, purpose)
 
 
 def carried(found: Mapping[str, str | None]) -> dict[str, str]:

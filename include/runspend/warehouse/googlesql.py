@@ -17,7 +17,7 @@ from sqlglot.errors import ErrorLevel, SqlglotError, UnsupportedError
 from runspend.core.errors import SqlRefused
 from runspend.warehouse.engine_messages import in_one_line
 
-__all__ = ["DECIMALS", "Statement", "is_decimal_literal", "parse", "put_right", "qualified"]
+__all__ = ["DECIMALS", "Statement", "is_decimal_literal", "parse", "qualified", "rewrite_for_duckdb"]
 
 
 logging.getLogger("sqlglot").setLevel(logging.ERROR)  # its warnings about unreadable statements: they become errors with a message
@@ -26,7 +26,7 @@ logging.getLogger("sqlglot").setLevel(logging.ERROR)  # its warnings about unrea
 _TYPES = {exp.DType.BIGDECIMAL: "DECIMAL(38, 22)", exp.DType.DECIMAL: "DECIMAL(38, 9)"}
 
 
-def put_right(tree: exp.Expression) -> None:
+def rewrite_for_duckdb(tree: exp.Expression) -> None:
     """Change a tree in place where sqlglot would generate different SQL than DuckDB needs.
 
     sqlglot's generator cannot be customized: its compiled build cannot be subclassed.
@@ -92,7 +92,7 @@ class Statement:
             raise SqlRefused(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
         try:
             tree = tree.transform(_type_literal, copy=False)
-            put_right(tree)
+            rewrite_for_duckdb(tree)
             return str(tree.sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
         except RecursionError as error:
             raise SqlRefused("cannot run the SQL: it is nested too deeply. Write it in simpler steps.") from error

@@ -16,7 +16,7 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.alert import operators
-from runspend.actions.alert.decisions import Decision, Told, alert_id, decide
+from runspend.actions.alert.decisions import Decision, LastSpendDays, alert_id, decide
 from runspend.actions.alert.evidence import Ground, read_ground
 from runspend.actions.alert.figures import read_day_runs, read_figures, read_restated
 from runspend.actions.alert.first_summary import begin, is_first_night, summarise
@@ -36,7 +36,7 @@ from runspend.actions.alert.wording import Writer, recipients_of
 from runspend.config.exchange_rates import missing_rates, stretches
 from runspend.config.settings import Settings
 from runspend.core.errors import PartialFailure, RunspendError, SourceError
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -250,7 +250,7 @@ def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: 
     return writer.budget_mail(decision, read_figures(reader, status, judgement.coverage, now), now)
 
 
-def _told(alerts: Mapping[str, Mapping[str, Any]], ground: Ground) -> Told:
+def _told(alerts: Mapping[str, Mapping[str, Any]], ground: Ground) -> LastSpendDays:
     """Map every decided alert id to the last day its verdict was based on. Alerts that a crash left unwritten are included.
 
     The day is None for acknowledged alerts: no mail announced them, so no mail corrects them. It is also None if today's tables know

@@ -30,7 +30,7 @@ Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Outlook:
+class ForecastDay:
     """Forecast cumulative spend at the end of one day: the middle and the ends of the interval."""
 
     low: Decimal
@@ -52,7 +52,7 @@ class SpendChart:
     spent: tuple[Decimal, ...]
     budget: Decimal
     currency: str
-    forecast: tuple[Outlook, ...] = ()
+    forecast: tuple[ForecastDay, ...] = ()
     is_last_day_open: bool = False
 
     def day(self, number: int) -> date:

@@ -27,7 +27,7 @@ from runspend.actions.alert.judge import Crossing, Status, Threshold, series_ver
 
 Kind = Literal["actual", "forecast", "correction", "anomaly"]
 # Alert id -> the last day of spend that the verdict was based on; None if it is not known.
-Told = Mapping[str, date | None]
+LastSpendDays = Mapping[str, date | None]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "-", name) + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
-def decide(statuses: Iterable[Status], told: Told, now: datetime, snoozed: Collection[str] = ()) -> list[Decision]:
+def decide(statuses: Iterable[Status], told: LastSpendDays, now: datetime, snoozed: Collection[str] = ()) -> list[Decision]:
     """Return all alerts not sent before, in the order of the statuses.
 
     Each budget and period gets at most one mail of crossings, one of corrections, and one for each anomalous day.
@@ -107,7 +107,7 @@ def decide(statuses: Iterable[Status], told: Told, now: datetime, snoozed: Colle
     return decisions
 
 
-def _crossings(status: Status, told: Told) -> tuple[Item, ...]:
+def _crossings(status: Status, told: LastSpendDays) -> tuple[Item, ...]:
     passed = [(alert_id(status, "actual", c.threshold), c) for c in status.crossed]
     # already reported as reached, so a forecast is not news
     known = {t.level for t in status.thresholds if alert_id(status, "actual", t) in told}
@@ -116,7 +116,7 @@ def _crossings(status: Status, told: Told) -> tuple[Item, ...]:
     return tuple(sorted(found, key=lambda item: (item.crossing.threshold.level, item.kind)))
 
 
-def _corrections(status: Status, told: Told) -> tuple[Item, ...]:
+def _corrections(status: Status, told: LastSpendDays) -> tuple[Item, ...]:
     found = []
     crossed = {c.threshold for c in status.crossed}
     for threshold in status.thresholds:

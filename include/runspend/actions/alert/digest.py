@@ -12,7 +12,7 @@ from decimal import Context, Decimal
 from typing import Any
 
 from runspend.actions.alert.message import Mail
-from runspend.actions.alert.render import Block, Envelope, Facts, Paragraph, Table, make_mail
+from runspend.actions.alert.render import Block, Envelope, Facts, MailTable, Paragraph, make_mail
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Settings
 from runspend.core.text import clean, money
@@ -39,7 +39,7 @@ def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now:
     members = "\n".join([recipient, *sorted(a["mail"]["message_id"] for a in alerts)])
     blocks: list[Block] = [
         Paragraph(f"{said}. This mail lists them all, most used first, instead of one mail each.{which}"),
-        Table("BUDGETS", ("", "alert", "spent", "amount", "used"), "llrrr", tuple(_row(a) for a in alerts)),
+        MailTable("BUDGETS", ("", "alert", "spent", "amount", "used"), "llrrr", tuple(_row(a) for a in alerts)),
         *([freshness] if freshness else []),
         Facts("NEXT STEPS", (("See top costs", "runspend costs --by team,experiment"), ("List all budgets", "runspend budgets"))),
         Paragraph(f"Sent once. Budgets are configured in {settings.path or 'runspend.yaml'}."),

@@ -14,7 +14,7 @@ from typing import Any
 
 from runspend.actions.alert.periods import BudgetPeriod
 from runspend.actions.alert.series import Coverage, read_first_day
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from runspend.actions.alert.judge import EXACT, Status
 from runspend.actions.alert.periods import same_days_before
 from runspend.actions.alert.series import LINE_ONLY, Coverage, cost_source, covered_until, run_columns, selector_sql, sql
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 # A run without an end that gave no sign of life for this long is not "running now" (ledger: never-ended runs).
 ALIVE_WITHIN = timedelta(hours=24)

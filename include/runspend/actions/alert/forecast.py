@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import ROUND_FLOOR, Context, Decimal
 
-from runspend.actions.alert.levels import LEAST_DAYS, Outlook, look_ahead
+from runspend.actions.alert.levels import LEAST_DAYS, ExpectedDays, look_ahead
 
 EXACT = Context(prec=76)
 HISTORY = timedelta(days=400)  # one year, plus the four weeks around a day that tell a holiday from a quiet month
@@ -106,7 +106,7 @@ def _known(seen: Mapping[date, Seen]) -> float:
     return sum(s.billed + s.estimated for s in seen.values())
 
 
-def _errors(outlook: Outlook) -> tuple[float, float, float]:
+def _errors(outlook: ExpectedDays) -> tuple[float, float, float]:
     """Return errors of the replays as parts of the expected cost: the 10th, 90th and 33rd percentile. Fewer replays widen them."""
     if not outlook.errors:
         return -1.0, 1.0, 0.0
@@ -118,7 +118,7 @@ def _errors(outlook: Outlook) -> tuple[float, float, float]:
     return low * apart, high * apart, likely
 
 
-def _shift(outlook: Outlook, errors: tuple[float, float, float]) -> float:
+def _shift(outlook: ExpectedDays, errors: tuple[float, float, float]) -> float:
     """Return the median error if many replays agree that the method is too low or too high, else 0.
 
     It is added to the forecast, because otherwise the forecast would be outside its own interval.

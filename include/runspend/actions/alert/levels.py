@@ -36,7 +36,7 @@ STEP_CHANCE, STEP_BY = 0.01, 2.0  # Pettitt's test; and both mean and median mus
 
 
 @dataclass(frozen=True)
-class Outlook:
+class ExpectedDays:
     """The expected cost of each day after a history, and earlier errors of such forecasts.
 
     `errors` are sorted, as parts of the expected cost, over `reach` days each. `length` is the number of days of the history they come
@@ -58,7 +58,7 @@ class _Replay:
     of_week: list[float]  # by method, errors of the first week
 
 
-def look_ahead(values: Sequence[float], first: date, count: int, reach: int) -> Outlook:
+def look_ahead(values: Sequence[float], first: date, count: int, reach: int) -> ExpectedDays:
     """Forecast the `count` days after `values`, whose first day is `first`.
 
     Errors are over `reach` days, or fewer if the history is short.
@@ -80,7 +80,7 @@ def look_ahead(values: Sequence[float], first: date, count: int, reach: int) -> 
         size = sum(w * total for w, total in zip(weights, replay.sizes, strict=True))
         if size > 0:
             errors.append((replay.true - expected) / size)
-    return Outlook(days, sorted(errors), reach, history.length, again)
+    return ExpectedDays(days, sorted(errors), reach, history.length, again)
 
 
 class History:

@@ -23,7 +23,6 @@ def write_archive_notice(
     blocks: Sequence[Block],
     now: datetime,
     *,
-    reply_to: str | None = None,
     copies: Sequence[str] = (),
 ) -> str:
     """Put "[runspend] SUBJECT" into the outbox. Return its Message-ID, which is the same for the same id.
@@ -40,7 +39,6 @@ def write_archive_notice(
         subject=f"[runspend] {subject}",
         blocks=blocks,
         now=now,
-        reply_to=reply_to,
     )
     records.create("notices", _key(notice_id), {"kind": "ARCHIVE NOTICE", "decided_at": now.isoformat(), "mail": mail.as_record()})
     return mail.message_id

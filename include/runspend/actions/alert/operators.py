@@ -26,6 +26,15 @@ TRIES_TOLD = 5  # more than a day under Airflow
 MOST_LINES = 50  # of the details
 
 
+@dataclass(frozen=True)
+class Advice:
+    """What still works, what people can do (a text and a command or address), and when Runspend tries again."""
+
+    still_works: str = "All other steps of the pipeline run went on. The last good data stay in place."
+    do: Sequence[tuple[str, str]] = (("Check the status", "runspend status"),)
+    next_try: str = "Runspend tries again in the next pipeline run."
+
+
 def notify(
     settings: Settings,
     records: RecordStore,
@@ -35,9 +44,7 @@ def notify(
     headline: str,
     *,
     details: Sequence[str] = (),
-    still_works: str = "All other steps of the pipeline run went on. The last good data stay in place.",
-    do: Sequence[tuple[str, str]] = (("Check the status", "runspend status"),),
-    next_try: str = "Runspend tries again in the next pipeline run.",
+    advice: Advice = Advice(),
 ) -> list[Delivery]:
     """Record and send "[runspend] KIND: headline".
 
@@ -49,8 +56,8 @@ def notify(
     if not settings.mail.operators:
         return []
     local_id = _notice_id(kind, key, f"{now:%Y-%m-%d}")
-    ending = f"{clean(next_try, 200)} Sent once per cause and day ({now:%Y-%m-%d %H:%M} UTC)."
-    blocks = [*_found(details), *_help(still_works, do)]
+    ending = f"{clean(advice.next_try, 200)} Sent once per cause and day ({now:%Y-%m-%d %H:%M} UTC)."
+    blocks = [*_found(details), *_help(advice.still_works, advice.do)]
     try:
         old = figures_are_this_old(records, now)
         mail = _write(settings, kind, local_id, now, headline, [*blocks, *([old] if old else []), Paragraph(ending)])
@@ -155,10 +162,10 @@ def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale],
     if not untold:
         return []
     if len(untold) == 1:
-        return notify(settings, records, "STALE", f"{untold[0].name}/all", now, untold[0].text, still_works=STILL_STALE, do=DO_STALE)
+        return notify(settings, records, "STALE", f"{untold[0].name}/all", now, untold[0].text, advice=Advice(still_works=STILL_STALE, do=DO_STALE))
     headline = f"{len(untold)} nightly jobs did not run: {', '.join(one.name for one in untold)}"
     key = f"stale: {', '.join(one.name for one in untold)}"
-    return notify(settings, records, "STALE", key, now, headline, details=[one.text for one in untold], still_works=STILL_STALE, do=DO_STALE)
+    return notify(settings, records, "STALE", key, now, headline, details=[one.text for one in untold], advice=Advice(still_works=STILL_STALE, do=DO_STALE))
 
 
 NOT_SENT_AGAIN = "Runspend does not send this mail again"

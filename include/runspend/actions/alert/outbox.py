@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
 from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
-from runspend.actions.alert.smtp import Backend, Outcome, open_backend
+from runspend.actions.alert.smtp import Backend, SendResult, open_backend
 from runspend.actions.alert.webhook import WEBHOOK, Webhook
 from runspend.config.recipients import find_recipients, mailed_addresses, mailed_domains
 from runspend.config.settings import Settings
@@ -53,7 +53,7 @@ class Delivery:
 
     mail: Mail
     recipient: str
-    outcome: Outcome
+    outcome: SendResult
 
     @property
     def failure(self) -> str | None:
@@ -148,7 +148,7 @@ def receipt(records: RecordStore, message_id: str, recipient: str) -> Receipt:
     return Receipt(value["state"], datetime.fromisoformat(value["at"]), value.get("backend", ""), value["reply"])
 
 
-def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: Outcome, now: datetime, backend: str, taken_last: str = "") -> None:
+def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: SendResult, now: datetime, backend: str, taken_last: str = "") -> None:
     """Record the result of an attempt. An accepted mail stays accepted, even if another sender reports something else later.
 
     `retried_until` is set while a refusal is not final, and counts from the first refusal. `put_off_since` is set while a recipient is
@@ -216,7 +216,7 @@ def _find_waiting(settings: Settings, records: RecordStore, now: datetime, refus
 
 def _deliver(
     settings: Settings, backend: Backend, webhook: Webhook, mail: Mail, recipients: Sequence[str], attempts: int
-) -> Iterator[tuple[str, dict[str, Outcome]]]:
+) -> Iterator[tuple[str, dict[str, SendResult]]]:
     """Yield, by channel, one outcome for each recipient. A mail server's outcomes are recorded before the webhook is called.
 
     The first attempts are one transaction. Later each address has its own, so a server that hangs up at one
@@ -232,7 +232,7 @@ def _deliver(
         yield WEBHOOK, {WEBHOOK: webhook.post(mail)}
 
 
-def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
     """Send the mail and return one outcome per recipient.
 
     The mail leaves only for domains that runspend.yaml names, even if someone else wrote the mail's record.
@@ -242,16 +242,16 @@ def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Seque
     allowed_addresses = mailed_addresses(settings, addresses.values())
     reachable = {r: address for r, address in addresses.items() if address in allowed_addresses}
     if sender_host(mail.sender).casefold() not in domains | {sender_host(settings.mail.from_).casefold()}:
-        return dict.fromkeys(recipients, Outcome("refused", f"its sender is {mail.sender!r}, but mail.from in runspend.yaml has another domain"))
-    outcomes = {r: Outcome("refused", UNKNOWN_DOMAIN if r in addresses else "this is not a valid mail address") for r in recipients if r not in reachable}
+        return dict.fromkeys(recipients, SendResult("refused", f"its sender is {mail.sender!r}, but mail.from in runspend.yaml has another domain"))
+    outcomes = {r: SendResult("refused", UNKNOWN_DOMAIN if r in addresses else "this is not a valid mail address") for r in recipients if r not in reachable}
     if mail.list_id.startswith("Runspend archive "):  # data names these owners, and the notice may have been written under other settings
         allowed = find_recipients(settings)
-        outcomes |= {r: Outcome("refused", f"not sent: it is not in an allowed domain ({allowed.listed})") for r in reachable if not allowed.may_receive(r)}
+        outcomes |= {r: SendResult("refused", f"not sent: it is not in an allowed domain ({allowed.listed})") for r in reachable if not allowed.may_receive(r)}
         reachable = {r: address for r, address in reachable.items() if r not in outcomes}
     try:
         as_bytes(mail)
     except (ValueError, MessageError) as error:  # such a mail must not block the next ones; operators get a mail about its refusal
-        return outcomes | dict.fromkeys(reachable, Outcome("refused", f"the mail cannot be written: {error}"))
+        return outcomes | dict.fromkeys(reachable, SendResult("refused", f"the mail cannot be written: {error}"))
     if reachable:
         by_address = backend.deliver(mail, sorted(set(reachable.values())))
         outcomes |= {r: by_address[address] for r, address in reachable.items()}

@@ -6,6 +6,7 @@ Put here answers to questions about budgets between pipeline runs. This module r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -19,7 +20,7 @@ from runspend.actions.alert.tag_budgets import read_tag_budgets
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Budget, Settings
 from runspend.core.text import money
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 COLUMNS = (
     "budget", "title", "state", "budget_period", "spent", "amount", "currency", "percent", "measure", "judged_on", "estimated", "forecast", "forecast_low",
@@ -63,17 +64,23 @@ def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return lines
 
 
-def say_quiet(
-    reader: Reader, settings: Settings, records: RecordStore, name: str, kind: QuietKind, until: date | None, by: str, note: str | None, now: datetime
-) -> Quiet:
-    """Record that someone acknowledges or snoozes a budget, or ends that. Raises UsageError.
+@dataclass(frozen=True)
+class QuietRequest:
+    """Someone acknowledges or snoozes a budget, or ends that. Without a day, it lasts until the end of the budget's period."""
 
-    Without a given day, it lasts until the end of the budget's period.
-    """
+    budget: str
+    kind: QuietKind
+    until: date | None
+    by: str
+    note: str | None
+
+
+def say_quiet(reader: Reader, settings: Settings, records: RecordStore, asked: QuietRequest, now: datetime) -> Quiet:
+    """Record the request. Raises UsageError."""
     tagged, _ = read_tag_budgets(reader, settings)
     budgets = {b.name: b for b in [*settings.budgets, *tagged]}
-    every = budgets[name].every if name in budgets else "month"
-    quiet = Quiet(name, kind, until or current_period(every, now.date()).end, by, now, note)
+    every = budgets[asked.budget].every if asked.budget in budgets else "month"
+    quiet = Quiet(asked.budget, asked.kind, asked.until or current_period(every, now.date()).end, asked.by, now, asked.note)
     set_quiet(records, budgets, quiet, now)
     return quiet
 

@@ -17,7 +17,7 @@ from runspend.actions.alert.series import OF_EXPERIMENT
 from runspend.actions.alert.tag_budgets import tag_name
 from runspend.config.settings import Budget
 from runspend.core.selectors import matches
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 KIND = "renames"
 # Kind of renamed thing -> the selector key that names it, and its column in the cost tables.

@@ -31,9 +31,9 @@ __all__ = [
     "Envelope",
     "Facts",
     "Mail",
+    "MailTable",
     "Paragraph",
     "SpendChart",
-    "Table",
     "clean",
     "make_mail",
     "money",
@@ -53,7 +53,7 @@ class Paragraph:
 
 
 @dataclass(frozen=True)
-class Table:
+class MailTable:
     """Rows under a title. `align` has one letter per column, l or r. `total` closes the table."""
 
     title: str
@@ -71,16 +71,17 @@ class Facts:
     facts: tuple[tuple[str, str], ...]
 
 
-Block = Paragraph | Table | Facts | SpendChart
+Block = Paragraph | MailTable | Facts | SpendChart
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """The sender of a kind of mail, and its mailing list."""
+    """The sender of a kind of mail, its mailing list, and who gets the replies."""
 
     sender: str
     list_name: str
     kind: str
+    reply_to: str | None = None
     host: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,7 +96,7 @@ def render_text(blocks: Sequence[Block]) -> str:
             block = _chart_table(block)
         if isinstance(block, Paragraph):
             parts.append(_wrap(block.text))
-        elif isinstance(block, Table):
+        elif isinstance(block, MailTable):
             parts.append("\n".join([*_table_lines(block), *(_wrap(note, "  ") for note in block.notes)]))
         else:
             facts = [(cut(name, WIDTH // 2), value) for name, value in block.facts]
@@ -130,7 +131,6 @@ def make_mail(
     subject: str,
     blocks: Sequence[Block],
     now: datetime,
-    reply_to: str | None = None,
     thread: str | None = None,
     copies: Sequence[str] = (),
 ) -> Mail:
@@ -152,19 +152,19 @@ def make_mail(
         text=render_text(blocks),
         html=render_html(subject, blocks, has_picture=picture is not None),
         list_id=f"Runspend {envelope.list_name} <{envelope.list_name}.runspend.{envelope.host}>",
-        reply_to=reply_to if reply_to and address_of(reply_to) else None,
+        reply_to=envelope.reply_to if envelope.reply_to and address_of(envelope.reply_to) else None,
         thread=f"<{thread}@{envelope.host}>" if thread else None,
         picture=base64.b64encode(picture).decode("ascii") if picture else None,
     )
 
 
-def _chart_table(chart: SpendChart) -> Table:
+def _chart_table(chart: SpendChart) -> MailTable:
     """Return a chart as a table of words and numbers."""
     heads = ("", f"of {money(chart.budget, short=True)} {chart.currency}", "")
-    return Table("SPEND TO DATE", heads, "lrr", chart.rows())
+    return MailTable("SPEND TO DATE", heads, "lrr", chart.rows())
 
 
-def _table_lines(table: Table) -> list[str]:
+def _table_lines(table: MailTable) -> list[str]:
     """Return a table's lines. The title is on the line of the column heads if it fits before the first head, else above."""
     grid = [table.heads, *table.rows]
     widths = [max(width(row[i]) for row in grid) for i in range(len(table.heads))]

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 
-from runspend.actions.alert.chart import Outlook, SpendChart
+from runspend.actions.alert.chart import ForecastDay, SpendChart
 from runspend.actions.alert.figures import DayRun, Figures
 from runspend.actions.alert.judge import EXACT, Status
 from runspend.actions.alert.periods import BudgetPeriod, current_period
-from runspend.actions.alert.render import Facts, Table, clean, money, person
+from runspend.actions.alert.render import Facts, MailTable, clean, money, person
 from runspend.actions.alert.series import Coverage
 
 
-def running_now(figures: Figures, status: Status, people: str, now: datetime) -> Table:
+def running_now(figures: Figures, status: Status, people: str, now: datetime) -> MailTable:
     """Return the active runs, most expensive first, and their total cost per hour."""
     rows, together, unknown = [], Decimal(0), figures.running_count - len(figures.running)
     for run in figures.running:
@@ -43,12 +43,12 @@ def running_now(figures: Figures, status: Status, people: str, now: datetime) ->
         notes.append(
             f"{unknown} active {'run has' if unknown == 1 else 'runs have'} no price{' yet: no bill covers them' if unknown <= len(figures.running) else ''}"
         )
-    return Table(
+    return MailTable(
         f"ACTIVE RUNS (MLflow, {time_name(now)} UTC)", ("", "", "", "since", f"{status.currency}/hour"), "llllr", tuple(rows), tuple(notes)
     )
 
 
-def what_drove_it(figures: Figures, status: Status, people: str) -> Table:
+def what_drove_it(figures: Figures, status: Status, people: str) -> MailTable:
     """Return the most expensive experiments, compared with the same days of the previous period."""
     spent = status.spent or Decimal(0)
     rows = []
@@ -57,17 +57,17 @@ def what_drove_it(figures: Figures, status: Status, people: str) -> Table:
         name = clean(driver.name, 32 - len(who)) + (f" ({who})" if who else "")
         rows.append((name, share(driver.spent, spent), money(driver.spent), money(driver.spent_before)))
     notes = () if figures.failed is None else (f"including failed or killed runs: {money(figures.failed)} ({share(figures.failed, spent)})",)
-    return Table("TOP COSTS", ("", "", period_name(status.period), "same days before"), "lrrr", tuple(rows), notes)
+    return MailTable("TOP COSTS", ("", "", period_name(status.period), "same days before"), "lrrr", tuple(rows), notes)
 
 
-def which_runs(runs: Sequence[DayRun], count: int, day: date, people: str) -> Table:
+def which_runs(runs: Sequence[DayRun], count: int, day: date, people: str) -> MailTable:
     """Return the most expensive runs of one day."""
     rows = tuple(
         (clean(run.name, 24), clean(run.experiment, 20) if run.experiment else "", person(run.who, people), clean(run.machines, 20) if run.machines else "", money(run.spent))
         for run in runs
     )
     notes = (f"and {count - len(runs)} more runs",) if count > len(runs) else ()
-    return Table(f"TOP RUNS, {weekday(day)}", ("", "experiment", "", "", "cost"), "llllr", rows, notes)
+    return MailTable(f"TOP RUNS, {weekday(day)}", ("", "experiment", "", "", "cost"), "llllr", rows, notes)
 
 
 def bill_ages(coverage: Sequence[Coverage], now: datetime) -> list[tuple[str, str]]:
@@ -147,7 +147,7 @@ def spend_chart(status: Status) -> SpendChart | None:
             if day < last:  # the forecast begins at the last day with spend, even if that day is not wholly billed
                 continue
             part = Decimal(number) / len(forecast.path)
-            outlook.append(Outlook(middle - (forecast.total - forecast.low) * part, middle, middle + (forecast.high - forecast.total) * part))
+            outlook.append(ForecastDay(middle - (forecast.total - forecast.low) * part, middle, middle + (forecast.high - forecast.total) * part))
     is_open = forecast is not None and forecast.path[0][0] <= last
     chart = SpendChart(start, status.period.end, tuple(cumulative), status.budget.amount, status.currency, tuple(outlook), is_open)
     return chart if chart.is_worth_drawing else None

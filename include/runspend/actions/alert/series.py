@@ -18,7 +18,7 @@ from runspend.actions.alert.periods import VERY_LATE_BILLS
 from runspend.config.settings import Budget
 from runspend.core.errors import ConfigError
 from runspend.core.selectors import glob_to_regex
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 COST_COLUMNS = {
     "experiment": "experiment_name",

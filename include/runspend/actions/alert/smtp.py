@@ -40,7 +40,7 @@ _FOR_GOOD = re.compile(rb"(?<![\d.])5\.(1\.([1236]|10)|3\.4|6\.\d+)(?!\.?\d)")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SendResult:
     """The other side's answer.
 
     `waiting` means: not known to be delivered, will be retried. `skipped` means: mail is switched off. `refused` is reported at once,
@@ -57,7 +57,7 @@ class Outcome:
 class Backend(Protocol):
     """Delivers one mail to some of its recipients (plain addresses) and returns each result."""
 
-    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
         """Return one outcome per recipient. A mail server's refusal or silence never raises."""
         ...
 
@@ -72,9 +72,9 @@ def open_backend(settings: MailSettings, home: Path) -> AbstractContextManager[B
 class NoBackend(AbstractContextManager["NoBackend"]):
     """Mail is switched off. Every mail counts as handled, so switching mail on later does not send old mails."""
 
-    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
         """Skip every recipient."""
-        return dict.fromkeys(recipients, Outcome("skipped", "mail.backend is none"))
+        return dict.fromkeys(recipients, SendResult("skipped", "mail.backend is none"))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         return None
@@ -86,7 +86,7 @@ class FileBackend(AbstractContextManager["FileBackend"]):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
         """Return accepted for all recipients once the file and its folder are on disk."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", mail.message_id.strip("<>").rpartition("@")[0])
         if len(name) > LONGEST_NAME:
@@ -94,7 +94,7 @@ class FileBackend(AbstractContextManager["FileBackend"]):
         path = self.folder / f"{name}.eml"
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, as_bytes(mail))
-        return dict.fromkeys(recipients, Outcome("accepted", str(path)))
+        return dict.fromkeys(recipients, SendResult("accepted", str(path)))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         return None
@@ -114,11 +114,11 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         self._over = threading.Event()
         self._guard: threading.Thread | None = None
 
-    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, Outcome]:
+    def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
         """Deliver one mail in one transaction. A 5xx for a recipient or the message is a refusal. Anything uncertain is waiting."""
         if self._given_up is not None:  # 500 mails must not wait for 500 timeouts
-            return dict.fromkeys(recipients, Outcome("waiting", self._given_up, was_tried=False))
-        outcomes: dict[str, Outcome] = {}
+            return dict.fromkeys(recipients, SendResult("waiting", self._given_up, was_tried=False))
+        outcomes: dict[str, SendResult] = {}
         try:
             self._transact(self._connected(), mail, recipients, outcomes)
         except (smtplib.SMTPException, OSError) as error:
@@ -127,7 +127,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             self._lost += 1
             if self._lost >= LOST_CONNECTIONS:
                 self._give_up(said)
-            outcomes |= {r: Outcome("waiting", said) for r in recipients if r not in outcomes}
+            outcomes |= {r: SendResult("waiting", said) for r in recipients if r not in outcomes}
         return outcomes
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -140,12 +140,12 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         if self._guard is not None:
             self._guard.join()
 
-    def _transact(self, smtp: smtplib.SMTP, mail: Mail, recipients: Sequence[str], outcomes: dict[str, Outcome]) -> None:
+    def _transact(self, smtp: smtplib.SMTP, mail: Mail, recipients: Sequence[str], outcomes: dict[str, SendResult]) -> None:
         code, reply = smtp.mail(address_of(mail.sender) or "runspend@localhost")
         if code != 250:
             # The account or the sender's address is wrong, not the mail. Nothing is lost: the mail goes out once that is fixed.
             self._give_up_transaction(code)
-            outcomes |= dict.fromkeys(recipients, Outcome("waiting", f"the server refuses the sender: {_said(code, reply)}"))
+            outcomes |= dict.fromkeys(recipients, SendResult("waiting", f"the server refuses the sender: {_said(code, reply)}"))
             return
         taken = []
         for recipient in recipients:
@@ -156,7 +156,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
                 taken.append(recipient)
             else:
                 is_ours = code in NO_LOGIN or (_OUR_FAULT.search(reply) and not _FOR_GOOD.search(reply))  # replies repeat addresses: relay@acme.com
-                outcomes[recipient] = Outcome("waiting", _said(code, reply)) if is_ours else _refusal(code, reply)
+                outcomes[recipient] = SendResult("waiting", _said(code, reply)) if is_ours else _refusal(code, reply)
         if not taken:
             self._give_up_transaction(code)
             return
@@ -165,7 +165,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         except smtplib.SMTPDataError as error:  # DATA itself was not accepted, so nothing was sent
             code, reply = error.smtp_code, error.smtp_error if isinstance(error.smtp_error, bytes) else error.smtp_error.encode()
         is_taken = 200 <= code < 300
-        outcomes |= dict.fromkeys(taken, Outcome("accepted", _said(code, reply)) if is_taken else _refusal(code, reply))
+        outcomes |= dict.fromkeys(taken, SendResult("accepted", _said(code, reply)) if is_taken else _refusal(code, reply))
         if not is_taken:
             self._give_up_transaction(code)
 
@@ -239,15 +239,15 @@ def _log_in(smtp: smtplib.SMTP, username: str, password: str) -> None:
         raise smtplib.SMTPAuthenticationError(code, reply)
 
 
-def _refusal(code: int, reply: bytes) -> Outcome:
+def _refusal(code: int, reply: bytes) -> SendResult:
     """Classify an answer that is not an acceptance.
 
     A 4xx or an invalid code puts the recipient off, except 421, which ends the connection. A 5xx is a refusal, final if it is
     about the address or the mail.
     """
     if code < 500:
-        return Outcome("waiting", _said(code, reply), is_put_off=code != 421)
-    return Outcome("refused", _said(code, reply), is_final=bool(_FOR_GOOD.search(reply)))
+        return SendResult("waiting", _said(code, reply), is_put_off=code != 421)
+    return SendResult("refused", _said(code, reply), is_final=bool(_FOR_GOOD.search(reply)))
 
 
 def _said(code: int, reply: bytes) -> str:

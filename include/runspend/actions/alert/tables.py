@@ -17,7 +17,7 @@ from runspend.actions.alert.outbox import RecordStore, recipient_states
 from runspend.actions.alert.periods import EVERY, current_period
 from runspend.actions.alert.snooze import Quiet
 from runspend.schema.tables import ALERTS, BUDGET_STATUS
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,7 +19,7 @@ from runspend.config.budgets import Every
 from runspend.config.recipients import find_recipients
 from runspend.config.settings import Budget, Settings, TagBudgets
 from runspend.core.text import clean
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 TAG_KEYS = ("experiment_tag.runspend.budget", "experiment_tag.owner")
 MOST = 5000  # maximum number of tag budgets judged; more are a mistake or an attack, and are reported

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from runspend.actions.alert.chart import Outlook, SpendChart
+from runspend.actions.alert.chart import ForecastDay, SpendChart
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.render import Envelope, Facts, Paragraph, make_mail
 from runspend.config.settings import Settings
@@ -18,7 +18,7 @@ def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
     """Return a mail that says it is a test, and that its figures are made up."""
     first = now.date() - timedelta(days=12)
     spent = tuple(Decimal(40) * day for day in range(1, 14))
-    outlook = tuple(Outlook(*(spent[-1] + Decimal(per_day) * day for per_day in (25, 40, 55))) for day in range(1, 8))
+    outlook = tuple(ForecastDay(*(spent[-1] + Decimal(per_day) * day for per_day in (25, 40, 55))) for day in range(1, 8))
     picture = SpendChart(first, first + timedelta(days=20), spent, Decimal(600), settings.currency, outlook)
     return make_mail(
         Envelope(settings.mail.from_, "operators", "test"),

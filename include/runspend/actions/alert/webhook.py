@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from runspend.actions.alert.message import Mail
-from runspend.actions.alert.smtp import Outcome
+from runspend.actions.alert.smtp import SendResult
 from runspend.config.mail import WebhookSettings
 from runspend.config.types import address_secrets
 
@@ -35,12 +35,12 @@ class Webhook:
         self.settings = settings
         self._given_up: str | None = None
 
-    def post(self, mail: Mail) -> Outcome:
+    def post(self, mail: Mail) -> SendResult:
         """Post a mail's subject and text. A 4xx is a refusal. No answer, a 5xx or "too many" is waiting."""
         if self.settings is None:
-            return Outcome("refused", "mail.webhook is no longer configured")
+            return SendResult("refused", "mail.webhook is no longer configured")
         if self._given_up is not None:
-            return Outcome("waiting", self._given_up, was_tried=False)
+            return SendResult("waiting", self._given_up, was_tried=False)
         body = slack_body(mail) if self.settings.kind == "slack" else teams_body(mail)
         outcome = _call("POST", self.settings.url.get_secret_value(), body)
         if outcome.reply.startswith(NO_ANSWER):
@@ -48,7 +48,7 @@ class Webhook:
         return outcome
 
 
-def ring(address: str) -> Outcome:
+def ring(address: str) -> SendResult:
     """Call the heartbeat address once. It tells the monitoring service that this pipeline run was good."""
     return _call("GET", address, None)
 
@@ -76,19 +76,19 @@ def teams_body(mail: Mail) -> dict[str, Any]:
     return {"type": "message", "attachments": [{"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": None, "content": card}]}
 
 
-def _call(method: str, address: str, body: dict[str, Any] | None) -> Outcome:
+def _call(method: str, address: str, body: dict[str, Any] | None) -> SendResult:
     """Call the address in a thread that is abandoned at the deadline.
 
     A server that answers one letter at a time never exceeds a timeout of `requests`.
     """
-    answers = list[Outcome]()
+    answers = list[SendResult]()
     asking = threading.Thread(target=lambda: answers.append(_ask(method, address, body)), daemon=True)
     asking.start()
     asking.join(DEADLINE_SECONDS)
-    return answers[0] if answers else Outcome("waiting", f"{NO_ANSWER} in time")
+    return answers[0] if answers else SendResult("waiting", f"{NO_ANSWER} in time")
 
 
-def _ask(method: str, address: str, body: dict[str, Any] | None) -> Outcome:
+def _ask(method: str, address: str, body: dict[str, Any] | None) -> SendResult:
     import requests
 
     try:
@@ -96,12 +96,12 @@ def _ask(method: str, address: str, body: dict[str, Any] | None) -> Outcome:
             code = answer.status_code
             said = next(answer.iter_content(200), b"")
     except (requests.RequestException, OSError, ValueError) as error:
-        return Outcome("waiting", f"{NO_ANSWER}: {type(error).__name__}")
+        return SendResult("waiting", f"{NO_ANSWER}: {type(error).__name__}")
     if 200 <= code < 300:
-        return Outcome("accepted", str(code))
+        return SendResult("accepted", str(code))
     words = said.decode("utf-8", "replace")
     reply = str(code) if any(secret in words for secret in (address, *address_secrets(address))) else f"{code} {words}".strip()
-    return Outcome("waiting" if code >= 500 or code in TRY_AGAIN else "refused", reply)
+    return SendResult("waiting" if code >= 500 or code in TRY_AGAIN else "refused", reply)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from runspend.actions.alert.anomalies import Anomaly
 from runspend.actions.alert.decisions import Decision, slug
 from runspend.actions.alert.figures import DayRun, Figures, Restatement
 from runspend.actions.alert.judge import EXACT, Status, Threshold
-from runspend.actions.alert.render import Block, Envelope, Facts, Mail, Paragraph, Table, clean, make_mail, money
+from runspend.actions.alert.render import Block, Envelope, Facts, Mail, MailTable, Paragraph, clean, make_mail, money
 from runspend.actions.alert.sections import (
     bill_ages,
     day_name,
@@ -128,13 +128,12 @@ class Writer:
     def _mail(self, decision: Decision, subject: str, blocks: Sequence[Block], now: datetime) -> Mail:
         status = decision.status
         return make_mail(
-            Envelope(self.settings.from_, "budgets", f"budget-{decision.kind}"),
+            Envelope(self.settings.from_, "budgets", f"budget-{decision.kind}", status.budget.owner),
             local_id=f"budget.{decision.lead.alert_id}",
             recipients=recipients_of(decision),
             subject=subject,
             blocks=blocks,
             now=now,
-            reply_to=status.budget.owner,
             thread=f"budget.{slug(status.budget.name)}.{status.period.name}",
         )
 
@@ -213,7 +212,7 @@ def _forecast_words(status: Status, now: datetime) -> str:
     return text
 
 
-def _alerts_table(alerts: Sequence[Mapping[str, Any]]) -> Table:
+def _alerts_table(alerts: Sequence[Mapping[str, Any]]) -> MailTable:
     ranked = sorted(alerts, key=lambda a: (-_ratio(a), a["budget"], a["budget_period"], a["alert_id"]))
     rows = tuple(
         (
@@ -225,7 +224,7 @@ def _alerts_table(alerts: Sequence[Mapping[str, Any]]) -> Table:
         )
         for a in ranked
     )
-    return Table("BUDGETS", ("", "period", "spent", "amount", "used"), "llrrr", rows)
+    return MailTable("BUDGETS", ("", "period", "spent", "amount", "used"), "llrrr", rows)
 
 
 _MARKS = {"forecast": ", forecast", "correction": ", corrected", "anomaly": ", unusual day"}

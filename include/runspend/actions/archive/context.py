@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
 
@@ -24,11 +24,12 @@ from runspend.actions.archive.manifest import Entry
 from runspend.actions.archive.watch import Watch
 from runspend.config.settings import ArtifactStore, Settings
 from runspend.core.errors import NotDone, RunspendError, SourceError, SourceRefused
-from runspend.core.step_result import Progress
+from runspend.core.step_result import Progress, silent
+from runspend.storage.factory import open_objects
 from runspend.storage.objects import CHUNK_BYTES, ObjectStore, Purpose, StoredObject
 from runspend.storage.uris import parse_root
 
-__all__ = ["NOTE_BEGINS", "Protects", "Result", "Work", "digest_of", "find_store", "held", "holds_own_files"]
+__all__ = ["NOTE_BEGINS", "Protects", "Result", "Tools", "Work", "digest_of", "find_store", "held", "holds_own_files"]
 
 Protects = Callable[[Item], str | None]
 OpenStore = Callable[[ArtifactStore, Purpose], ObjectStore]
@@ -57,6 +58,16 @@ class Result:
     def is_whole(self) -> bool:
         """Whether nothing is left to do or to report."""
         return self.state in ("archived", "tiered", "deleted", "nothing")
+
+
+@dataclass(frozen=True)
+class Tools:
+    """How stores are opened and asked: tests give their own stores and clock."""
+
+    open_store: OpenStore = open_objects
+    workers: int = 8  # concurrent requests; a store answers each in some 20 ms
+    clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
+    progress: Progress = silent
 
 
 @dataclass

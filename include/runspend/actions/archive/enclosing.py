@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 __all__ = ["Enclosing", "find_enclosing"]
 

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from runspend.core.errors import UsageError
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.records import Records
 
 KIND = "archive_keeps"

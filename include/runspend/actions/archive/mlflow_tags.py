@@ -15,12 +15,12 @@ from runspend.actions.archive.items import Item
 from runspend.config.settings import Settings
 from runspend.core.errors import CapPassed
 from runspend.core.step_result import Progress, silent
-from runspend.ingest.tracking.mlflow_writer import Teller
-from runspend.warehouse import Reader
+from runspend.ingest.tracking.mlflow_writer import MlflowWriter
+from runspend.warehouse.base import Reader
 from runspend.warehouse.parquet.journal import crash_point
 from runspend.warehouse.records import Records
 
-__all__ = ["Pruned", "count_active", "prune", "tell_archived", "tell_restored"]
+__all__ = ["Pruned", "count_active", "prune", "tag_archived", "tag_restored"]
 
 
 @dataclass(frozen=True)
@@ -32,35 +32,35 @@ class Pruned:
     reason: str | None = None
 
 
-def tell_archived(settings: Settings, records: Records) -> list[str]:
+def tag_archived(settings: Settings, records: Records) -> list[str]:
     """Tag everything that is completely archived with its new location, and everything restored as restored.
 
     Skips what an earlier call already wrote. Failed writes are retried on each call. Returns notes on them, one per item, the
     first time only.
     """
-    tellers, said = _Tellers(settings), list[str | None]()
+    writers, reasons = _MlflowWriters(settings), list[str | None]()
     for archive in _newest(Book(records).all()):
         if archive.item.owner_kind != "orphan" and records.get(TOLD, archive.told_key) is None:
-            reason = tellers.of(archive.item, partial(_say, archive))
+            reason = writers.of(archive.item, partial(_write_place, archive))
             crash_point("archive.told")
-            said.append(_note_once(records, archive, reason))
-    return _counted(said)
+            reasons.append(_note_once(records, archive, reason))
+    return _counted(reasons)
 
 
-def tell_restored(settings: Settings, records: Records, owner: str) -> list[str]:
+def tag_restored(settings: Settings, records: Records, owner: str) -> list[str]:
     """Report a restored run or model to MLflow: remove the tag, say where the artifacts are, and undelete the run if MLflow still has it.
 
-    Returns notes on failed writes. `tell_archived` retries them.
+    Returns notes on failed writes. `tag_archived` retries them.
     """
-    tellers, said = _Tellers(settings), list[str | None]()
+    writers, reasons = _MlflowWriters(settings), list[str | None]()
     for archive in _newest(Book(records).all()):
         item = archive.item
         if archive.restored_at is None or owner not in (item.owner_id, item.run_id):
             continue
         if item.run_id is not None:
-            said.append(tellers.of(item, lambda teller, told: teller.restore_run(told)))
-        said.append(_note_once(records, archive, tellers.of(item, partial(_say, archive))))
-    return _counted(list(dict.fromkeys(said)))
+            reasons.append(writers.of(item, lambda writer, run: writer.restore_run(run)))
+        reasons.append(_note_once(records, archive, writers.of(item, partial(_write_place, archive))))
+    return _counted(list(dict.fromkeys(reasons)))
 
 
 def _newest(archives: Sequence[Archive]) -> list[Archive]:
@@ -68,11 +68,11 @@ def _newest(archives: Sequence[Archive]) -> list[Archive]:
     return list({(a.item.tracking_server, a.item.workspace, a.item.owner_kind, a.item.owner_id): a for a in archives if a.state == "archived" and a.item.action == "archive" and a.objects}.values())
 
 
-def _say(archive: Archive, teller: Teller, told: Item) -> str | None:
+def _write_place(archive: Archive, writer: MlflowWriter, owner: Item) -> str | None:
     if archive.restored_at is not None:
-        return teller.restored(told, f"in its place again since {archive.restored_at[:10]}")
+        return writer.restored(owner, f"in its place again since {archive.restored_at[:10]}")
     where = f"{(archive.to or '').rstrip('/')}/{archive.folder} since {(archive.ended_at or archive.planned_at)[:10]}"
-    return teller.archived(told, f"{where}; to bring it back: runspend archive restore {told.run_id or told.owner_id}")
+    return writer.archived(owner, f"{where}; to bring it back: runspend archive restore {owner.run_id or owner.owner_id}")
 
 
 def _note_once(records: Records, archive: Archive, reason: str | None) -> str | None:
@@ -91,7 +91,7 @@ def prune(items: Sequence[Item], settings: Settings, *, protects: Callable[[Item
     """
     due = sorted((item for item in items if item.action == "prune"), key=lambda item: (item.owner_kind == "experiment", item.tracking_server, item.prefix))
     _check_caps(due, settings, active)
-    tellers = _Tellers(settings)
+    writers = _MlflowWriters(settings)
     done = []
     for item in due:
         progress(f"{item.name}: delete in MLflow")
@@ -100,7 +100,7 @@ def prune(items: Sequence[Item], settings: Settings, *, protects: Callable[[Item
             continue
         crash_point("archive.before_prune")
         why = f"policy {item.policy}; to bring it back: restore it in MLflow"
-        failed = tellers.of(item, lambda teller, told: teller.prune_run(told, why) if told.owner_kind == "run" else teller.prune_experiment(told.workspace, told.owner_id))  # noqa: B023 (called at once)
+        failed = writers.of(item, lambda writer, owner: writer.prune_run(owner, why) if owner.owner_kind == "run" else writer.prune_experiment(owner.workspace, owner.owner_id))  # noqa: B023 (called at once)
         done.append(Pruned(item, "pruned" if failed is None else "failed", failed))
         crash_point("archive.pruned")
     return done
@@ -129,23 +129,23 @@ def _check_caps(due: Sequence[Item], settings: Settings, active: Mapping[str, in
             )
 
 
-class _Tellers:
-    """One teller per server, opened when first needed."""
+class _MlflowWriters:
+    """One writer per server, opened when first needed."""
 
     def __init__(self, settings: Settings) -> None:
         self._servers = {server.name: server for server in settings.tracking}
-        self._opened: dict[str, Teller] = {}
+        self._opened: dict[str, MlflowWriter] = {}
 
-    def of(self, item: Item, say: Callable[[Teller, Item], str | None]) -> str | None:
+    def of(self, item: Item, say: Callable[[MlflowWriter, Item], str | None]) -> str | None:
         name = item.tracking_server
         if name not in self._servers:
             return f"{name}: cannot write to MLflow for {item.name}, because the server is not in runspend.yaml"
         if name not in self._opened:
-            self._opened[name] = Teller(self._servers[name])
+            self._opened[name] = MlflowWriter(self._servers[name])
         return say(self._opened[name], item)
 
 
-def _counted(said: Sequence[str | None]) -> list[str]:
+def _counted(found: Sequence[str | None]) -> list[str]:
     """Return the first three reasons and a count of the rest."""
-    reasons = [text for text in said if text is not None]
+    reasons = [text for text in found if text is not None]
     return [*reasons[:3], *([f"and {len(reasons) - 3:,} more that MLflow does not show"] if len(reasons) > 3 else [])]

@@ -14,16 +14,16 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from runspend.actions.archive.items import ARCHIVE_FOLDER, Item
+from runspend.actions.archive.items import Item
 from runspend.actions.archive.local_links import LocalLinks, find_local_links
-from runspend.actions.archive.savings import Part, Rates, price_item, read_rates
+from runspend.actions.archive.savings import ClassTotal, Rates, price_item, read_rates
 from runspend.actions.archive.selection import Selection, parse_select, policy_digest, selection_sql
 from runspend.actions.archive.shared_folders import STORED, OddFolders
 from runspend.config.settings import RetentionPolicy, Settings
 from runspend.ingest.tracking.artifact_folders import REGULAR, main_folder
 from runspend.schema.tables import ARCHIVE_PLAN
 from runspend.storage.objects import KEEPS_VERSIONS
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -195,7 +195,7 @@ def _rows(
         if not reasons and policy.action == "prune":  # no byte moves
             taken[place] = policy.name
         elif not reasons:
-            parts = [Part(c["storage_class"], c["class_objects"], c["class_bytes"], c["class_newest_at"]) for c in classes]
+            parts = [ClassTotal(c["storage_class"], c["class_objects"], c["class_bytes"], c["class_newest_at"]) for c in classes]
             money = price_item(policy.action, target, first["store"], parts, rates, now)
             if selection.saves_more_than is not None and (money.monthly_saving is None or money.monthly_saving <= selection.saves_more_than):
                 continue
@@ -240,11 +240,6 @@ def item_of(row: Mapping[str, Any]) -> Item:
         row["policy"], row["policy_digest"], row["action"], row["target"], row["tracking_server"] or "", row["workspace"] or "", row["owner_kind"], row["owner_id"],
         row["experiment_id"], row["run_id"], row["artifact_uri"], row["store"], row["prefix"], row["storage_class"], row["objects"], row["bytes"],
     )  # fmt: skip
-
-
-def is_in_archive(prefix: str) -> bool:
-    """Whether a folder belongs to the archive."""
-    return f"{prefix}/".startswith(f"{ARCHIVE_FOLDER}/")
 
 
 def plan_notes(settings: Settings, rows: Sequence[Mapping[str, Any]] = ()) -> list[str]:

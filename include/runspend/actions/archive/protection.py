@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from runspend.actions.archive.items import Item
 from runspend.config.settings import Settings
 from runspend.ingest.tracking.in_use.server import LiveServer
-from runspend.ingest.tracking.in_use.snapshot import Known
-from runspend.warehouse import Reader, Warehouse
+from runspend.ingest.tracking.in_use.snapshot import LastExtract
+from runspend.warehouse.base import Reader, Warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +53,7 @@ def open_protection(warehouse: Warehouse, settings: Settings, now: datetime) -> 
     return protects
 
 
-def read_known(reader: Reader, server: str, now: datetime) -> Known | None:
+def read_known(reader: Reader, server: str, now: datetime) -> LastExtract | None:
     """Return what the last good extract saw of a server; None when there was none."""
 
     def ask(sql: str) -> pa.Table:
@@ -74,7 +74,7 @@ def read_known(reader: Reader, server: str, now: datetime) -> Known | None:
         f"select workspace, concat('registered as ', model_name, '/', cast(model_version as string)) as label, source_uri from model_versions where {OF_SERVER} and run_id is null and source_uri is not null"
     ).to_pylist()
     children = _lookup(ask(f"select parent_run_id as key, run_id as value from runs where {OF_SERVER} and parent_run_id is not null and purged_at is null"))
-    return Known(
+    return LastExtract(
         read[0]["last_good_at"],
         deleted_runs=frozenset(row["run_id"] for row in stages if not row["is_purged"]),
         purged_runs=frozenset(row["run_id"] for row in stages if row["is_purged"]),

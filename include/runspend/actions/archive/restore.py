@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from runspend.actions.archive.archive_records import as_folder
-from runspend.actions.archive.context import OpenStore, digest_of, find_store, held, holds_own_files, is_note, parts_of
+from runspend.actions.archive.context import OpenStore, Tools, digest_of, find_store, held, holds_own_files, is_note, parts_of
 from runspend.actions.archive.find import Found, find_owner, lacks_copies, load_manifest, readable_stores, tombstone_of
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item, note_name
 from runspend.actions.archive.lease import FencedObjects, Lease, take_lease
@@ -28,13 +28,13 @@ from runspend.actions.archive.manifest import Entry, Manifest
 from runspend.actions.archive.returned import leave_out_older, note_returned
 from runspend.config.settings import ArtifactStore, Settings
 from runspend.core.errors import NotDone, SourceError, SourceRefused, UsageError
-from runspend.core.step_result import Progress, silent
-from runspend.storage.objects import ObjectStore, StoredObject, open_objects
+from runspend.core.step_result import Progress
+from runspend.storage.factory import open_objects
+from runspend.storage.objects import ObjectStore, StoredObject
 from runspend.warehouse.records import Records
 
 __all__ = ["Restored", "restore"]
 
-WORKERS = 8
 
 
 @dataclass
@@ -68,9 +68,7 @@ def restore(
     take_damaged: bool = False,
     records: Records | None = None,
     now: datetime | None = None,
-    open_store: OpenStore = open_objects,
-    workers: int = WORKERS,
-    progress: Progress = silent,
+    tools: Tools = Tools(),  # noqa: B008 (frozen)
 ) -> Restored:
     """Restore a run (or logged model, checkpoint, folder) as it was last archived, to its original place or below the new folder `to`.
 
@@ -79,9 +77,10 @@ def restore(
     damaged archive; without it, nothing is restored.
     Raises UsageError when there is no such archive, SourceRefused before the first write, LeaseLost while another process archives.
     """
+    open_store, progress = tools.open_store, tools.progress
     progress(f"{owner}: look for its archives")
     records = Records(settings.home) if records is None else records
-    with ThreadPoolExecutor(workers) as pool, _alone(records) if to is None else nullcontext() as lease:
+    with ThreadPoolExecutor(tools.workers) as pool, _alone(records) if to is None else nullcontext() as lease:
         archives, older = _load(owner, settings, archive_id, open_store, take_damaged=take_damaged)
         items = [manifest.item for _, manifest in archives]
         is_whole = any(owner in (item.owner_id, item.run_id) for item in items)

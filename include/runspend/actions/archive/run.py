@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from itertools import islice
 from pathlib import PurePosixPath
 
 from runspend.actions.archive.archive_records import CHUNK_OBJECTS, Archive, Book, new_archive
-from runspend.actions.archive.context import OpenStore, Protects, Result, Work, find_store, holds_own_files, is_note
+from runspend.actions.archive.context import Protects, Result, Tools, Work, find_store, holds_own_files, is_note
 from runspend.actions.archive.delete import TOMBSTONE, expire, is_archive_folder
 from runspend.actions.archive.items import ARCHIVE_FOLDER, RETURNED_NAME, Item
 from runspend.actions.archive.lease import LASTS, take_lease
@@ -23,19 +23,16 @@ from runspend.actions.archive.move import move
 from runspend.actions.archive.tier import tier
 from runspend.config.settings import Settings
 from runspend.core.errors import CapPassed, NotDone, SourceError, SourceRefused
-from runspend.core.step_result import Progress, silent
-from runspend.storage.objects import open_objects
 from runspend.storage.uris import parse_root
 from runspend.warehouse.parquet.journal import crash_point
 from runspend.warehouse.records import Records
 
-__all__ = ["Known", "apply"]
+__all__ = ["StoreTotals", "apply"]
 
-WORKERS = 8  # concurrent requests; a store answers each in some 20 ms
 
 
 @dataclass(frozen=True)
-class Known:
+class StoreTotals:
     """Totals of a store in the last inventory: `max_percent` is a percentage of them."""
 
     objects: int
@@ -49,11 +46,8 @@ def apply(
     *,
     now: datetime,
     protects: Protects,
-    known: Callable[[str], Known | None],
-    open_store: OpenStore = open_objects,
-    clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
-    workers: int = WORKERS,
-    progress: Progress = silent,
+    known: Callable[[str], StoreTotals | None],
+    tools: Tools = Tools(),  # noqa: B008 (frozen)
     tell: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """Act on due items, and continue deletions that an earlier run began. Returns one result each, in this order.
@@ -64,16 +58,16 @@ def apply(
     changed, LeaseLost when another archiver is running or takes over.
     """
     lease = take_lease(records, lasts=LASTS)
-    pool = ThreadPoolExecutor(workers) if workers > 1 else None
+    pool = ThreadPoolExecutor(tools.workers) if tools.workers > 1 else None
     try:
         book = Book(records, lease.check)
-        work = Work(settings, book, lease.check, now, protects, open_store, settings.home / "tmp" / "archive", pool, progress)
-        archives, results = _write_down(work, items, clock)
+        work = Work(settings, book, lease.check, now, protects, tools.open_store, settings.home / "tmp" / "archive", pool, tools.progress)
+        archives, results = _write_down(work, items, tools.clock)
         for result in results.values():
             if result.state != "open":
                 tell(result)
         _check_caps(work, archives, known)
-        _check_clocks(work, archives, clock)
+        _check_clocks(work, archives, tools.clock)
         crash_point("archive.planned")
         for archive in archives:
             try:
@@ -256,7 +250,7 @@ def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
 # --- limits ------------------------------------------------------------------------------------------------------------
 
 
-def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], Known | None]) -> None:
+def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], StoreTotals | None]) -> None:
     """Raise CapPassed when the remaining work exceeds the caps in the settings. Nothing was changed then."""
     caps = work.settings.archive
     by_store: dict[str, list[int]] = {}

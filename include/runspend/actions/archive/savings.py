@@ -19,7 +19,7 @@ from runspend.allocation.storage_prices import billed_rates
 from runspend.config.exchange_rates import stretches
 from runspend.config.retention import StorageRate
 from runspend.config.settings import ExchangeRate, Settings
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 EXACT = Context(prec=76)
 TICK = Decimal("1E-22")  # the smallest amount that a money column holds
@@ -56,7 +56,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Part:
+class ClassTotal:
     """The objects of a folder in one storage class."""
 
     storage_class: str
@@ -81,7 +81,7 @@ class Money:
         return float(EXACT.divide(self.action_cost, self.monthly_saving))
 
 
-def price_item(action: str, to: str | None, store: str, parts: Sequence[Part], rates: Rates, now: datetime) -> Money:
+def price_item(action: str, to: str | None, store: str, parts: Sequence[ClassTotal], rates: Rates, now: datetime) -> Money:
     """Return saving and cost of moving all parts of a folder. `to` is the storage class (tier) or the archive store (archive)."""
     saving: Decimal | None = Decimal(0)
     cost: Decimal | None = Decimal(0)
@@ -108,7 +108,7 @@ def _rate_here(store: str, storage_class: str, rates: Rates) -> tuple[Decimal | 
     return (None, None) if listed is None else (EXACT.divide(listed.month_per_gb, Decimal(GB)), "list")
 
 
-def _cost_there(action: str, to: str | None, store: str, part: Part, rates: Rates) -> tuple[Decimal | None, str | None]:
+def _cost_there(action: str, to: str | None, store: str, part: ClassTotal, rates: Rates) -> tuple[Decimal | None, str | None]:
     """Return the monthly cost of the part at its target, and the source of the rate. Small objects count at the billed minimum size."""
     if action == "delete":
         return Decimal(0), None
@@ -124,7 +124,7 @@ def _cost_there(action: str, to: str | None, store: str, part: Part, rates: Rate
     return EXACT.multiply(EXACT.divide(listed.month_per_gb, Decimal(GB)) if rate is None else rate, Decimal(billed_bytes)), source
 
 
-def _cost_of_moving(action: str, to: str | None, store: str, part: Part, rates: Rates, now: datetime) -> Decimal | None:
+def _cost_of_moving(action: str, to: str | None, store: str, part: ClassTotal, rates: Rates, now: datetime) -> Decimal | None:
     """Return the cost of early deletion, requests and retrieval. Early deletion is an upper bound: all objects as young as the newest."""
     if "://" not in store or store.startswith("file:"):
         return Decimal(0) if action == "delete" else _copies(to or "", part, rates)
@@ -140,7 +140,7 @@ def _cost_of_moving(action: str, to: str | None, store: str, part: Part, rates: 
     return None if write is None else EXACT.add(EXACT.add(early, read), write)
 
 
-def _copies(store: str, part: Part, rates: Rates) -> Decimal | None:
+def _copies(store: str, part: ClassTotal, rates: Rates) -> Decimal | None:
     """Return the cost of writing every object to the archive and reading it back, which some classes charge for. A folder is free."""
     provider = PROVIDERS.get(urlsplit(store).scheme)
     if provider is None:
@@ -152,7 +152,7 @@ def _copies(store: str, part: Part, rates: Rates) -> Decimal | None:
     return EXACT.add(write, EXACT.add(_times(there.read_per_1000, part.objects, 1000), _times(there.retrieve_per_gb, part.bytes, GB)))
 
 
-def _writes(store: str, storage_class: str, part: Part, rates: Rates) -> Decimal | None:
+def _writes(store: str, storage_class: str, part: ClassTotal, rates: Rates) -> Decimal | None:
     there = rates.list_price(store, storage_class)
     return None if there is None else _times(there.write_per_1000, part.objects, 1000)
 

@@ -20,7 +20,7 @@ from runspend.actions.archive.plan import BATCH_ROWS, plan_items
 from runspend.config.recipients import find_recipients
 from runspend.config.settings import Settings
 from runspend.schema.tables import ARCHIVES
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.records import Records
 
 if TYPE_CHECKING:

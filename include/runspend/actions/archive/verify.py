@@ -15,20 +15,20 @@ from datetime import datetime
 from decimal import Decimal
 from urllib.parse import urlsplit
 
-from runspend.actions.archive.context import OpenStore, digest_of, find_store
+from runspend.actions.archive.context import OpenStore, Tools, digest_of, find_store
 from runspend.actions.archive.find import Found, find_archives, lacks_copies, load_manifest, readable_stores, tombstone_of
 from runspend.actions.archive.manifest import Entry, Manifest
 from runspend.actions.archive.savings import EXACT, GB, PROVIDERS, list_prices
 from runspend.config.settings import Settings
 from runspend.core.errors import NotDone, SourceError
 from runspend.core.step_result import Progress, silent
-from runspend.storage.objects import ObjectStore, StoredObject, open_objects
+from runspend.storage.factory import open_objects
+from runspend.storage.objects import ObjectStore, StoredObject
 from runspend.warehouse.records import Records
 
 __all__ = ["Reading", "Verified", "price_of_reading", "sample_size", "verify", "was_whole"]
 
 CONFIDENCE, SHARE = 0.95, 0.01
-WORKERS = 8
 KIND = "archive_verifications"
 COLD = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE")  # storage classes that a store can read only hours after a retrieval request
 
@@ -117,11 +117,10 @@ def verify(
     confidence: float = CONFIDENCE,
     share: float = SHARE,
     chance: random.Random | None = None,
-    open_store: OpenStore = open_objects,
-    workers: int = WORKERS,
-    progress: Progress = silent,
+    tools: Tools = Tools(),  # noqa: B008 (frozen)
 ) -> Verified:
     """Compare every archive of every store with its manifest, and read a sample or (`full`) all. Nothing is changed in any store."""
+    open_store, progress = tools.open_store, tools.progress
     chance = chance or random.SystemRandom()
     result = Verified(confidence=confidence, share=share)
     size = sample_size(confidence, share)
@@ -138,7 +137,7 @@ def verify(
     chosen += odd[:size]
     if odd[size:]:
         result.unknown.append(f"{len(odd) - size:,} more copies were written since they were archived, and not read. Run runspend archive verify --full.")
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(tools.workers) as pool:
         for number, (copy, problem) in enumerate(pool.map(_read, chosen), 1):
             progress(f"{number:,} of {len(chosen):,} objects read")
             if problem is None:

@@ -17,7 +17,7 @@ from runspend.actions.archive.selection import Selection, parse_select
 from runspend.actions.archive.states import History, judge, read_history
 from runspend.config.settings import RetentionPolicy, Settings
 from runspend.core.errors import UsageError
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.records import Records
 
 __all__ = ["Why", "explain_why"]

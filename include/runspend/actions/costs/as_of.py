@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from runspend.actions.costs.query import Selection
 from runspend.core.errors import CheckFailed, UsageError
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa

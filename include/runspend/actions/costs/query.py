@@ -21,7 +21,8 @@ from runspend.config.settings import Settings
 from runspend.core.amounts import money, plain
 from runspend.core.errors import SourceError, UsageError
 from runspend.schema.tables import TABLES, Table
-from runspend.warehouse import Reader, open_warehouse
+from runspend.warehouse.base import Reader
+from runspend.warehouse.factory import open_warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa

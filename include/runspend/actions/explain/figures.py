@@ -64,7 +64,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Part:
+class RunPart:
     """A run's part of one charge.
 
     The charge covers `lines` bill lines. `resource_id` is null if the charge has no single machine.
@@ -112,7 +112,7 @@ class Block:
 
     match_method: str
     confidence: str | None
-    parts: tuple[Part, ...]
+    parts: tuple[RunPart, ...]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class CurrencyCost:
         return None if self.stated is None else add([self.summed.effective_cost, -self.stated.effective_cost])
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[RunPart, ...]:
         """The parts of all blocks, in order."""
         return tuple(p for b in self.blocks for p in b.parts)
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from runspend.actions.explain.figures import Candidate, RunKey
 from runspend.config.settings import Settings
 from runspend.core.errors import UsageError
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 SQL = Path(__file__).parent / "sql"
 SHORTEST = 6

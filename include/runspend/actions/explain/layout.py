@@ -17,10 +17,10 @@ from runspend.actions.explain.figures import (
     Block,
     CurrencyCost,
     MachineHour,
-    Part,
     ResourceExplanation,
     RunExplanation,
     RunKey,
+    RunPart,
     Share,
 )
 from runspend.actions.explain.find import clean
@@ -190,7 +190,7 @@ def _currency_view(e: RunExplanation, c: CurrencyCost, full: bool) -> CurrencyVi
     )
 
 
-def _groups(block: Block, full: bool) -> list[list[Part]]:
+def _groups(block: Block, full: bool) -> list[list[RunPart]]:
     """Group parts by printed row: one charge, a machine's day if there are many, or all charges of a resource."""
     parts = sorted(block.parts, key=lambda p: (_place(p), p.starts_at, p.charge_id))
     if block.match_method in SUMMED_UP:
@@ -234,7 +234,7 @@ def _missing_hours(e: RunExplanation, c: CurrencyCost) -> Iterable[str]:
         yield f"its hours after {instant(reached)} are not billed yet and not included"
 
 
-def _block_view(block: Block, groups: Sequence[tuple[list[Part], Decimal]], places: int, e: RunExplanation) -> BlockView:
+def _block_view(block: Block, groups: Sequence[tuple[list[RunPart], Decimal]], places: int, e: RunExplanation) -> BlockView:
     title, why = TITLES.get(block.match_method, (block.match_method.upper(), ""))
     if block.match_method == "artifact_bytes" and e.artifacts:
         held = [f"{size(a.bytes)} · {a.storage_class} · {clean(a.where)}" for a in e.artifacts[:3]]
@@ -262,15 +262,15 @@ def _block_view(block: Block, groups: Sequence[tuple[list[Part], Decimal]], plac
     return BlockView(title, rule + (f" · weighted by {', '.join(kinds)}" if kinds else ""), tuple(rows), (), total, "; ".join(notes))
 
 
-def _place(part: Part) -> str:
+def _place(part: RunPart) -> str:
     return clean(part.resource_id or part.pool_key or part.service_name or part.cost_kind)
 
 
-def _label(part: Part) -> str:
+def _label(part: RunPart) -> str:
     return _place(part) + (f" ({clean(part.service_name)})" if part.service_name and part.service_name != _place(part) else "")
 
 
-def _row(part: Part, amount: Decimal, places: int) -> Row:
+def _row(part: RunPart, amount: Decimal, places: int) -> Row:
     return Row(
         machine="",
         when=_window(part),
@@ -284,7 +284,7 @@ def _row(part: Part, amount: Decimal, places: int) -> Row:
     )
 
 
-def _window(part: Part) -> str:
+def _window(part: RunPart) -> str:
     length = part.ends_at - part.starts_at
     if length == HOUR:
         return f"{part.starts_at:%H:%M}"
@@ -293,7 +293,7 @@ def _window(part: Part) -> str:
     return f"+{length.total_seconds() / 86400:.4g} d"
 
 
-def _shared(part: Part) -> str:
+def _shared(part: RunPart) -> str:
     window = part.billed_seconds if part.billed_seconds is not None else (part.ends_at - part.starts_at).total_seconds()
     words = []
     if part.billed_seconds is not None and abs(part.billed_seconds - (part.ends_at - part.starts_at).total_seconds()) >= 1:
@@ -308,7 +308,7 @@ def _shared(part: Part) -> str:
     return " · ".join(words)
 
 
-def _day_row(found: Sequence[Part], amount: Decimal, places: int) -> Row:
+def _day_row(found: Sequence[RunPart], amount: Decimal, places: int) -> Row:
     whole, mine = add([p.charge_cost for p in found]), add([p.costs.effective_cost for p in found])
     ran = {p.starts_at: p.ran_seconds for p in found if p.ran_seconds is not None}
     others = {s.run for p in found for s in p.shared if s.run is not None}
@@ -327,7 +327,7 @@ def _day_row(found: Sequence[Part], amount: Decimal, places: int) -> Row:
     )
 
 
-def _thing(found: Sequence[Part], amount: Decimal, places: int) -> Thing:
+def _thing(found: Sequence[RunPart], amount: Decimal, places: int) -> Thing:
     return Thing(_label(found[0]), _lines_text(sum(p.lines for p in found)), money(amount, places))
 
 

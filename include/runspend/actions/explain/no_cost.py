@@ -13,7 +13,7 @@ from runspend.actions.explain.figures import NoCost
 from runspend.actions.explain.find import ask, clean
 from runspend.config.settings import Settings
 from runspend.core.amounts import plain
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 Row = dict[str, Any]
 IDENTIFY = "docs/identify.md"

@@ -20,7 +20,7 @@ from runspend.config.settings import Settings
 from runspend.core.amounts import add, plain
 from runspend.core.errors import UsageError
 from runspend.schema.tables import FOCUS_COLUMNS
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 Row = dict[str, Any]
 SETTLED = (

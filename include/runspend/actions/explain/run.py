@@ -23,9 +23,9 @@ from runspend.actions.explain.figures import (
     Costs,
     CurrencyCost,
     Dimension,
-    Part,
     RunExplanation,
     RunKey,
+    RunPart,
     Share,
     Stored,
     Use,
@@ -36,7 +36,7 @@ from runspend.actions.report.plan import run_url
 from runspend.allocation.claimed_hours import ClaimedHours, with_open_prices
 from runspend.config.settings import Settings
 from runspend.core.amounts import add
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 Row = dict[str, Any]
 ChargeKey = tuple[str, date, str]
@@ -99,7 +99,7 @@ def gaps_of(run: Mapping[str, Any]) -> tuple[tuple[datetime, datetime], ...]:
     return tuple((datetime.fromisoformat(first), datetime.fromisoformat(after)) for first, after in pairs)
 
 
-def _claimed_hours(reader: Reader, parts: Sequence[Part]) -> tuple[ClaimedHours, ...]:
+def _claimed_hours(reader: Reader, parts: Sequence[RunPart]) -> tuple[ClaimedHours, ...]:
     """Return how many hours of its instance type runs claim, if that rule allocated cost to the run."""
     keys = {(p.billing_period, p.pool_key) for p in parts if p.match_method == "instance_type_time"}
     rows = ask(reader, "claimed_hours", periods=sorted({period for period, _ in keys})) if keys else []
@@ -249,7 +249,7 @@ def _read_beside(reader: Reader, run: Row, parts: Sequence[Row]) -> Beside:
     )
 
 
-def _part(row: Row, beside: Beside) -> Part:
+def _part(row: Row, beside: Beside) -> RunPart:
     """Return the run's part of one charge, and the parts of the others."""
     charge = beside.by_charge.get(charge_of(row), [])
     is_pooled = charge_of(row) in beside.line_counts
@@ -265,7 +265,7 @@ def _part(row: Row, beside: Beside) -> Part:
         total = beside.totals[charge_of(row)]
         shared, charge_cost, other_runs, nobodys = (), total["effective_cost"], total["runs"] - 1, total["unused_cost"] or ZERO
     billed = line.get("billed_nanoseconds")
-    return Part(
+    return RunPart(
         source=row["source"],
         billing_period=row["billing_period"],
         charge_id=row["charge_id"],
@@ -348,8 +348,8 @@ def _stated(reader: Reader, key: RunKey, rows: Sequence[Row], period: str | None
     return {r["billing_currency"]: costs_of(r) for r in found}
 
 
-def _currency(currency: str, parts: Sequence[Part], stated: Costs | None, rows: Sequence[Row], beside: Beside) -> CurrencyCost:
-    grouped: dict[tuple[str, str | None], list[Part]] = defaultdict(list)
+def _currency(currency: str, parts: Sequence[RunPart], stated: Costs | None, rows: Sequence[Row], beside: Beside) -> CurrencyCost:
+    grouped: dict[tuple[str, str | None], list[RunPart]] = defaultdict(list)
     for part in parts:
         grouped[part.match_method, part.confidence].append(part)
     order = sorted(grouped, key=lambda k: (RULES.index(k[0]) if k[0] in RULES else len(RULES), k[0], k[1] or ""))

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from runspend.core.errors import CheckFailed, UsageError
 from runspend.core.spreadsheet_text import PATTERN
 from runspend.schema.tables import FOCUS_COLUMNS
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import expand_macros
 
 COSTS = ("EffectiveCost", "BilledCost", "ListCost", "ContractedCost")

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -86,13 +87,19 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.3g}"
 
 
+class MonthDays(NamedTuple):
+    """The days of a chart: the first, how many, and how many of them are billed."""
+
+    first: date
+    length: int
+    billed_days: int
+
+
 def day_columns(
     days: Sequence[tuple[date, Mapping[str, Decimal]]],
     previous: Sequence[tuple[date, Decimal]],
     estimated: Mapping[date, Decimal],
-    first: date,
-    length: int,
-    billed_days: int,
+    month: MonthDays,
     width: int,
     css: str,
     label: str,
@@ -101,6 +108,7 @@ def day_columns(
 
     Last month is a thin line, days that no bill reaches yet are shaded, and estimates are dashed on top.
     """
+    first, length, billed_days = month
     by_day = dict(days)
     before = {d.day: float(v) for d, v in previous}
     order = [p for p in PART_CLASS if p != "out of scope"]

@@ -28,7 +28,6 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 PART_OF = {target: part for part, targets in PARTS.items() for target in targets}
 PLATFORM = tuple(part for part in PARTS if part != "out of scope")
-CONFIDENCES = ("exact", "high", "medium", "low")
 
 
 @dataclass(frozen=True)

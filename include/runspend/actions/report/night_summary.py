@@ -13,17 +13,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from runspend import __version__
-from runspend.actions.report.figures import (
-    CONFIDENCES,
-    PARTS,
-    PLATFORM,
-    CurrencyFigures,
-    Estimates,
-    ReportFigures,
-    days_covered,
-    month_after,
-)
-from runspend.core.amounts import change, instant, money, month_name, percent, places_for, plain, round_parts, shares_of, size
+from runspend.actions.report.figures import PARTS, PLATFORM, CurrencyFigures, Estimates, ReportFigures, days_covered, month_after
+from runspend.core.amounts import instant, money, month_name, percent, places_for, plain, round_parts, shares_of, size
+from runspend.schema.tables import CONFIDENCES
 
 # Names of the parts of the bill in the summary.
 WORDS = {
@@ -256,15 +248,6 @@ def _equality(c: CurrencyFigures, tty: bool) -> str:
     if aside:
         return f"equals the delivered bill, except {aside:,} unreadable rows  {_mark('⚠', tty)}"
     return f"equals the delivered bill in all four measures  {_mark('✓', tty)}"
-
-
-def newest_change(c: CurrencyFigures, source: str) -> str:
-    """Return `v23 (+412.90)`: the current version of a bill and the change it made. Empty for a source that is not a bill of the month."""
-    for r in c.reconciliation:
-        if r.source == source and r.version_number:
-            changed = next((x[1] for x in r.changes if x[0] == r.version_number), None) if r.version_number > 1 else None
-            return f"v{r.version_number}" + (f" ({change(changed, places_for(c.bill.effective_cost))})" if changed else "")
-    return ""
 
 
 def _row(name: str, amount: Decimal, places: int, share: Decimal | None, bar: str, note: str) -> str:

@@ -19,7 +19,6 @@ from urllib.parse import quote
 
 from runspend.actions.report.artifacts import artifact_figures
 from runspend.actions.report.figures import (
-    CONFIDENCES,
     MEASURES,
     PART_OF,
     PARTS,
@@ -40,14 +39,15 @@ from runspend.actions.report.figures import (
     Waste,
     days_covered,
     month_after,
-)  # fmt: skip
+)
 from runspend.allocation.diagnostics import coverage as dimension_coverage
 from runspend.allocation.storage_prices import billed_rates
 from runspend.allocation.without_run import unallocated_groups
 from runspend.config.exchange_rates import describe_missing_rates, missing_rates, stretches
 from runspend.config.settings import Settings
 from runspend.core.amounts import add
-from runspend.warehouse import Reader
+from runspend.schema.tables import CONFIDENCES
+from runspend.warehouse.base import Reader
 
 SQL = Path(__file__).parent / "sql"
 

@@ -182,7 +182,7 @@ class CurrencyView:
         label = "Effective cost by day; the table has the numbers"
         return self.both(
             lambda width, css: charts.day_columns(
-                self.c.days, self.c.previous_days, self.estimated_days(figures), figures.first, self.length, self.billed_days, width, css, label
+                self.c.days, self.c.previous_days, self.estimated_days(figures), charts.MonthDays(figures.first, self.length, self.billed_days), width, css, label
             )
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from runspend.allocation.diagnostics import MACHINE_GROUP, OWN_TAGS
 from runspend.core.outside_json import parse_json
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 
 HOUR_MICROSECONDS = 3_600_000_000
 NANOSECONDS = 3.6e12  # an hour

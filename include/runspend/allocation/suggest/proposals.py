@@ -18,7 +18,7 @@ from runspend.allocation.suggest.series import HOURS_A_DAY
 from runspend.config.settings import Pool, Settings
 from runspend.core.selectors import matches
 from runspend.schema.rows import first_day
-from runspend.warehouse import Reader, Warehouse
+from runspend.warehouse.base import Reader, Warehouse
 
 Selector = dict[str, list[str]]
 MOST_POOLS = 20

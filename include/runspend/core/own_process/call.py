@@ -13,6 +13,8 @@ import sys
 import threading
 import warnings
 import weakref
+from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,7 @@ def _keep(server: _Server) -> None:
 def run(function: str, *given: Any, before: str, limits: Limits, **named: Any) -> Any:
     """Call `function` ("module:name") in its own process; return its result or raise its exception.
 
-    Arguments and results are pickled. Callables among the named arguments stay here and run here, each time the call invokes them.
+    Arguments and results are pickled. Callables among the named arguments and in their dataclasses stay here and run here, each time the call invokes them.
     Their exceptions end the call and are raised. Warnings are shown here. Raises ProcessFailed if the process ends without a result
     or exceeds a limit; then nothing that the call started is still running.
     """
@@ -157,6 +159,12 @@ def _run_in(server: _Server, function: str, given: tuple[Any, ...], named: dict[
     return message
 
 
+def _callables(named: dict[str, Any]) -> list[Callable[..., Any]]:
+    """Return the callables among the named arguments, and in those that are dataclasses."""
+    parts = [part for thing in named.values() if is_dataclass(thing) for part in vars(thing).values()]
+    return [thing for thing in (*named.values(), *parts) if callable(thing)]
+
+
 def _umask() -> int:
     """Return the umask of this process. Linux lists it; elsewhere it is known only by setting it, for a moment to the narrowest."""
     try:
@@ -172,7 +180,7 @@ def _converse(
     server: _Server, function: str, given: tuple[Any, ...], named: dict[str, Any], watch: Watch
 ) -> tuple[tuple[Any, ...] | None, int]:
     """Send the call and answer it until it ends. Returns the message with its result or exception, if any, and its exit status."""
-    channel, calls = server.channel, [thing for thing in named.values() if callable(thing)]
+    channel, calls = server.channel, _callables(named)
     request = {"function": function, "given": given, "named": named, "environment": dict(os.environ), "folder": str(Path.cwd()), "umask": _umask()}
     message, files = pack(request, calls)
     channel.send(REQUEST + message, files, watch.look)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import MissingExtra, SourceError, SourceRefused
+from runspend.core.step_result import Progress, ReadJob
 from runspend.ingest.artifacts.blobs import list_blobs
 from runspend.ingest.artifacts.carry_forward import roll_forward, select_bytes
 from runspend.ingest.artifacts.s3_inventory import describe_inventory, stage_inventory
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from runspend.config.settings import ArtifactStore
 
-Progress = Callable[[str], None]
 _SQL = Path(__file__).parent
 _PAGE = 1000  # objects per request; stores do not give more
 _OWNER_COLUMNS = ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "is_purged")
@@ -64,17 +64,14 @@ class Readings:
 def measure_store(
     store: ArtifactStore,
     owners: pa.Table,
+    job: ReadJob,
     *,
-    now: datetime,
     previous: Callable[[str], pa.Table | None],
-    workdir: Path,
-    load_id: str,
     known_dangling: pa.Table | None = None,
     readings: Readings = Readings(),
     kept: Path | None = None,
-    progress: Progress = lambda _: None,
 ) -> Measurement:
-    """List a store once and find the owners of its bytes, for the month of `now` and the months that still had open rows.
+    """List a store once and find the owners of its bytes, for the month of `job.now` and the months that still had open rows.
 
     owners: owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri, with `mlflow-artifacts:` already
     resolved. previous(period): the store's rows of that month, or None. known_dangling: its rows of dangling_owners. kept: a
@@ -86,12 +83,13 @@ def measure_store(
         root = parse_root(store)
     except SourceRefused as error:
         return Measurement(error=error)
+    now, workdir = job.now, job.workdir
     workdir.mkdir(parents=True, exist_ok=True)
     listing = Listing()
     is_resumable = kept is not None and root.scheme != "file" and store.inventory is None
     with locked(kept / f"listing-{store_slug(store.uri)}" if kept and is_resumable else None, workdir / "listing") as folder:
         staging = Staging(folder, listing, what={"uri": store.uri, "endpoint": store.endpoint, "inventory": store.inventory}, now=now)
-        as_of, failure = _stage(store, root, staging, listing, workdir, now, progress)
+        as_of, failure = _stage(store, root, staging, listing, workdir, now, job.progress)
         warnings = _describe_links(store, listing.links) + (listing.notes if failure is None else [])
         if staging.resumed and failure is None:
             warnings.append(f"{store.uri}: {staging.resumed:,} objects were listed by an interrupted try; the rest was listed now.")
@@ -107,7 +105,7 @@ def measure_store(
                 warnings.append(f"{store.uri} was already measured after {now:%Y-%m-%d %H:%M}. The newer figures stay.")
             else:
                 failure = failure or _refuse_empty(con, store, root, listing)
-                night = _Night(store, now, load_id, readings, failure is None, known_dangling)
+                night = _Measurement(store, now, job.load_id, readings, failure is None, known_dangling)
                 tables[f"{now:%Y-%m}"] = _rows(con, night)
                 dangling = _dangling(con, night) if failure is None else None
         if failure is None or not staging.keeps():
@@ -128,7 +126,7 @@ def measure_store(
 
 
 @dataclass(frozen=True)
-class _Night:
+class _Measurement:
     """The parameters of the SQL of one measurement."""
 
     store: ArtifactStore
@@ -224,7 +222,7 @@ def _refuse_empty(con: duckdb.DuckDBPyConnection, store: ArtifactStore, root: Ro
     )
 
 
-def _rows(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
+def _rows(con: duckdb.DuckDBPyConnection, night: _Measurement) -> pa.Table:
     """Return the month's rows, from `folders`, `owners` and `prior`."""
     if night.is_complete:
         con.execute((_SQL / "ownership.sql").read_text())
@@ -242,7 +240,7 @@ def _rows(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
     return select_bytes(con, (_SQL / "intervals.sql").read_text(), parameters)
 
 
-def _dangling(con: duckdb.DuckDBPyConnection, night: _Night) -> pa.Table:
+def _dangling(con: duckdb.DuckDBPyConnection, night: _Measurement) -> pa.Table:
     """Return rows of `dangling_owners`. Needs table `ancestors` of the same listing."""
     schema = DANGLING_OWNERS.arrow_schema()
     con.register("known", schema.empty_table() if night.known_dangling is None else night.known_dangling.select(schema.names).cast(schema))

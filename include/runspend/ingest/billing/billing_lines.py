@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.core.service_kinds import ACCELERATED_METERS, ACCELERATED_TYPES
 from runspend.ingest.billing import columns
-from runspend.ingest.billing.staging import LINE_ID, Ahead, Staged, one_piece, sql_text
+from runspend.ingest.billing.columns import combine_chunks
+from runspend.ingest.billing.staging import LINE_ID, Ahead, Staged, sql_text
 from runspend.ingest.billing.totals import CHOSEN, choose
 from runspend.schema.tables import BILLING_LINES
 
@@ -51,7 +52,7 @@ def write_lines(
     else:
         ids, order = _ids_and_order(staged, lines, positions)
     table = pa.table(lines)
-    staged.ease()
+    staged.release_memory()
     groups = [order.slice(start, ROW_GROUP) for start in range(0, max(len(order), 1), ROW_GROUP)]
     schema = _take(staged, table, ids, positions, order.slice(0, 0)).schema
     taken = map(partial(_take, staged, table, ids, positions), groups)
@@ -90,7 +91,7 @@ def _layout(table: pa.Table, schema: pa.Schema) -> dict[str, Any]:
     texts = [field.name for field in BILLING_LINES.arrow_schema() if pa.types.is_string(field.type) and field.name != "line_id"]
     # A column with one value in all rows is a few bytes. Compressing those takes as long as compressing many.
     paths = [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in schema]
-    packed = [path for path in paths if path not in table.column_names or not _is_same(one_piece(table.column(path)))]
+    packed = [path for path in paths if path not in table.column_names or not _is_same(combine_chunks(table.column(path)))]
     return {
         "use_dictionary": texts,
         "store_schema": False,
@@ -164,11 +165,11 @@ def _add_sums(staged: Staged, source: str, load_id: str, lines: dict[str, pa.Arr
         if name not in sums.column_names:
             extra = pa.nulls(sums.num_rows, column.type)
         elif pa.types.is_dictionary(column.type):
-            extra = one_piece(sums.column(name)).cast(pa.string()).dictionary_encode()
+            extra = combine_chunks(sums.column(name)).cast(pa.string()).dictionary_encode()
         else:
-            extra = one_piece(sums.column(name)).cast(column.type)
-        found[name] = one_piece(pa.chunked_array([column, extra]))
-    return found, pa.concat_arrays([ids, one_piece(sums.column("line_id"))])
+            extra = combine_chunks(sums.column(name)).cast(column.type)
+        found[name] = combine_chunks(pa.chunked_array([column, extra]))
+    return found, pa.concat_arrays([ids, combine_chunks(sums.column("line_id"))])
 
 
 def _order(lines: dict[str, pa.Array], ids: pa.Array, positions: pa.Array | None) -> pa.Array:
@@ -194,7 +195,7 @@ def _take(staged: Staged, table: pa.Table, ids: pa.Array, positions: pa.Array | 
     at = order if positions is None else positions.take(order)
     taken = {}
     for name, chunked in zip(table.column_names, table.columns, strict=True):
-        column = one_piece(chunked)
+        column = combine_chunks(chunked)
         is_coded = pa.types.is_dictionary(column.type)
         part = column.slice(0, len(at)) if _is_same(column) else column.take(at)
         taken[name] = part.cast(pa.string()) if is_coded and len(column.dictionary) > FEW_VALUES else part

@@ -81,6 +81,24 @@ def end_to_end(pieces: Sequence[pa.DictionaryArray], texts: pa.Array) -> pa.Dict
     return _coded(pa.concat_arrays(codes), texts)
 
 
+def combine_chunks(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array; texts get one dictionary."""
+    import pyarrow as pa
+
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    if column.num_chunks == 0:
+        return pa.array([], column.type)
+    if pa.types.is_dictionary(column.type):
+        if sum(len(piece.dictionary) for piece in column.chunks) * 4 > len(column) * 3:
+            texts = pa.concat_arrays([piece.dictionary for piece in column.chunks])
+            if nearly_all_differ(texts):
+                return end_to_end(column.chunks, texts)
+        column = column.unify_dictionaries()
+    joined = column.combine_chunks()
+    return joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
+
+
 def constant(value: str | None, rows: int) -> pa.DictionaryArray:
     """Return a text column of one value."""
     import pyarrow as pa

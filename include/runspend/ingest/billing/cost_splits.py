@@ -20,7 +20,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from runspend.ingest.billing import columns
-from runspend.ingest.billing.staging import Staged, one_piece, sql_text
+from runspend.ingest.billing.columns import combine_chunks
+from runspend.ingest.billing.staging import Staged, sql_text
 from runspend.ingest.billing.totals import EXACT
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Weights:
         """Return a text that changes when a period would be split differently than before."""
         return f"{self.source} {self.digests.get(period, '')}"
 
-    def said(self) -> list[Any]:
+    def fingerprint(self) -> list[Any]:
         """Return the configuration in a form that can be compared."""
         return [self.source, self.method, self.lines, self.idle]
 
@@ -130,7 +131,7 @@ def split_lines(
     con.execute(_sql("splits.sql"))
     con.unregister("split_pools")
     _count_findings(staged, found)
-    positions = one_piece(con.sql("select position from split_lines order by position").to_arrow_table().column(0))
+    positions = combine_chunks(con.sql("select position from split_lines order by position").to_arrow_table().column(0))
     if len(positions):
         _note_delivered(staged)
         everything = pa.array(range(staged.rows.num_rows), pa.int64())
@@ -250,7 +251,7 @@ def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
     import pyarrow.compute as pc
 
     parents = staged.rows.take(lines.column("position"))
-    amounts = {name: _with_scale(one_piece(parents.column(name)), 0) for name in MEASURES}
+    amounts = {name: _with_scale(combine_chunks(parents.column(name)), 0) for name in MEASURES}
     places = pa.array(range(lines.num_rows), pa.int64())
     staged.con.register(
         "lines_of_share", pa.table({"place": places, **{c: lines.column(c) for c in ("group_number", "tells_time")}, **amounts})
@@ -260,15 +261,15 @@ def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
     staged.con.execute("drop table split_share")
     staged.con.unregister("lines_of_share")
     parts = parents.take(made.column("place"))
-    changed = {name: _with_scale(one_piece(made.column(name)), 22) for name in MEASURES}
+    changed = {name: _with_scale(combine_chunks(made.column(name)), 22) for name in MEASURES}
     for name, told in (
         ("allocated_method_id", "method"), ("allocated_method_details", "details"), ("allocated_resource_id", "part_id"),
         ("allocated_resource_name", "part_name"), ("allocated_tags", "part_tags"),
     ):  # fmt: skip
-        changed[name] = one_piece(made.column(told).cast(pa.string()).dictionary_encode()).cast(columns.text_type())
+        changed[name] = combine_chunks(made.column(told).cast(pa.string()).dictionary_encode()).cast(columns.text_type())
     # A part has a share of a machine, not a time. A pod's time is its own lifetime; idle lasts as long as the machine.
-    life = pc.multiply(one_piece(made.column("life_us")), pa.scalar(1000, pa.int64()))
-    changed["billed_nanoseconds"] = pc.if_else(one_piece(made.column("is_idle")), one_piece(parts.column("billed_nanoseconds")), life)
+    life = pc.multiply(combine_chunks(made.column("life_us")), pa.scalar(1000, pa.int64()))
+    changed["billed_nanoseconds"] = pc.if_else(combine_chunks(made.column("is_idle")), combine_chunks(parts.column("billed_nanoseconds")), life)
     changed["long_billed_cost"] = _rounding_of_last(parts, made, changed["billed_cost"])
     for name, column in changed.items():
         parts = parts.set_column(parts.schema.get_field_index(name), parts.schema.field(name), column)
@@ -287,7 +288,7 @@ def _rounding_of_last(parts: pa.Table, made: pa.Table, billed: pa.Array) -> pa.A
     """Return `long_billed_cost` so that the amount that loading rounded off a line is counted once, on its last part."""
     import pyarrow as pa
 
-    said = one_piece(parts.column("long_billed_cost"))
+    said = combine_chunks(parts.column("long_billed_cost"))
     if said.null_count == len(said):
         return said
     texts: list[str | None] = [None] * len(said)

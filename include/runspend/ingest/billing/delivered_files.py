@@ -20,12 +20,12 @@ from typing import Any
 from runspend.config.settings import BillSource
 from runspend.core.errors import SourceRefused
 from runspend.ingest.billing import totals as counts
-from runspend.ingest.billing.file_sources import Folder, open_folder
+from runspend.ingest.billing.file_sources import FileSource, open_folder
 from runspend.ingest.billing.formats import find_format, format_module, offered
-from runspend.ingest.billing.load_context import Tonight, refused
+from runspend.ingest.billing.load_context import LoadContext, refused
 from runspend.ingest.billing.manifests import DATA_NAMES, Delivered, DeliveredFile
 from runspend.ingest.billing.measured_power import Drawn
-from runspend.ingest.billing.staging import Staged, StagedFile, wake
+from runspend.ingest.billing.staging import Staged, StagedFile, warm_imports
 from runspend.ingest.billing.texts import read_header
 from runspend.ingest.billing.totals import FedPeriod
 from runspend.ingest.billing.verify import VerifiedFile, verify_file
@@ -75,36 +75,36 @@ def rivals_of(files: Sequence[ArrivedFile]) -> list[list[ArrivedFile]]:
 
 
 def stage_each(
-    tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
+    context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
 ) -> None:
     """Stage files one after the other and note refusals. If the next file has the same format, it may be read while one is staged."""
     for file, following in pairwise(files):
         if not following.bring and following.format == file.format:
-            staged.following[file.index] = _delivered(tonight, following, ())
+            staged.following[file.index] = _delivered(context, following, ())
     for file in files:
-        stage_or_note(tonight, staged, file, beside, bad)
+        stage_or_note(context, staged, file, beside, bad)
     staged.let_go()  # a file that is staged again later may differ by then
 
 
 def stage_or_note(
-    tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused], way: str = "stage"
+    context: LoadContext, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused], way: str = "stage"
 ) -> None:
     """Stage a file by a function of its format's module, and note a refusal."""
     try:
-        _stage(tonight, staged, file, beside, way)
+        _stage(context, staged, file, beside, way)
     except SourceRefused as error:
         staged.drop(file.index)
         bad[file.name] = error
     except FileNotFoundError:
         staged.drop(file.index)
-        bad[file.name] = _gone(tonight, file)
+        bad[file.name] = _gone(context, file)
 
 
-def _gone(tonight: Tonight, file: ArrivedFile) -> SourceRefused:
-    return refused(tonight, f"{file.name} went while it was read. Run the load again", None)
+def _gone(context: LoadContext, file: ArrivedFile) -> SourceRefused:
+    return refused(context, f"{file.name} went while it was read. Run the load again", None)
 
 
-def stage_alike(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]) -> None:
+def stage_alike(context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]) -> None:
     """Once all files are staged, stage those again that their format reads differently beside the others (`read_again`)."""
     for name in sorted({f.format for f in files if f.staged}):
         by_index = {f.index: f for f in files if f.staged and f.format == name}
@@ -113,14 +113,14 @@ def stage_alike(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], 
             file = by_index[index]
             if not file.verified.readable.exists():
                 stated, unpack_to = file.delivered.stated_bytes, file.verified.readable
-                file.verified = verify_file(tonight.source.name, file.name, file.path, stated_bytes=stated, unpack_to=unpack_to)
-            stage_or_note(tonight, staged, file, files, bad, "stage_again")
+                file.verified = verify_file(context.source.name, file.name, file.path, stated_bytes=stated, unpack_to=unpack_to)
+            stage_or_note(context, staged, file, files, bad, "stage_again")
 
 
-def open_bill(source: BillSource, workdir: Path, now: datetime, progress: Callable[[str], None], drawn: Drawn) -> Folder:
+def open_bill(source: BillSource, workdir: Path, now: datetime, progress: Callable[[str], None], drawn: Drawn) -> FileSource:
     """Open the bill's folder, with its format's `open_place` or as a folder or bucket. `drawn`: the power that measured machines drew."""
     if source.format != "auto" and (open_place := offered(format_module(source.format), "open_place")):
-        place: Folder | None = open_place(source, workdir, now, **({"drawn": drawn} if drawn else {}))
+        place: FileSource | None = open_place(source, workdir, now, **({"drawn": drawn} if drawn else {}))
         if place is not None:
             return place
     return open_folder(source, workdir, progress)
@@ -133,18 +133,18 @@ def is_data_of(source: BillSource) -> Callable[[str], bool]:
 
 
 def verify_all(
-    tonight: Tonight, folder: Folder, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused]
+    context: LoadContext, folder: FileSource, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused]
 ) -> list[ArrivedFile]:
     """Fetch and read every file once, except those with a known stamp. Byte-identical files count once.
 
     They count as two if manifests or names give them different kinds, or if one manifest lists both. Refusals are noted in `bad`.
     """
     by_digest: dict[tuple[str, str | None, str | None], list[ArrivedFile]] = {}
-    seen = _seen_before(tonight)
+    seen = _seen_before(context)
     with ThreadPoolExecutor(VERIFIED_AT_ONCE) as beside:
-        waking = beside.submit(wake)
+        waking = beside.submit(warm_imports)
         # The next file is fetched while those before it are verified, two at once: unpacking releases the interpreter lock.
-        arriving = [_bring(tonight, folder, index, item, workdir, seen, beside) for index, item in enumerate(delivered)]
+        arriving = [_bring(context, folder, index, item, workdir, seen, beside) for index, item in enumerate(delivered)]
         for file, verifying in arriving:
             try:
                 if verifying is not None:
@@ -152,14 +152,14 @@ def verify_all(
             except SourceRefused as error:
                 bad[file.name] = error
                 continue
-            key = file.verified.sha256, file.delivered.label, _stands_for(tonight.source, tonight.source.format, file.name)
+            key = file.verified.sha256, file.delivered.label, _stands_for(context.source, context.source.format, file.name)
             same = by_digest.setdefault(key, [])
             if twin := next((f for f in same if not _are_two_parts(f.delivered, file.delivered)), None):
                 twin.copies.append(file.name)
-                tonight.progress(f"{tonight.source.name}: {file.name} has the same bytes as {twin.name} and is not counted again")
+                context.progress(f"{context.source.name}: {file.name} has the same bytes as {twin.name} and is not counted again")
             else:
                 same.append(twin := file)
-            if stamp := _stamp(tonight.source, file.delivered):
+            if stamp := _stamp(context.source, file.delivered):
                 twin.stamps[file.name] = stamp
         waking.result()
     return sorted((file for same in by_digest.values() for file in same), key=lambda file: file.index)
@@ -171,8 +171,8 @@ def _are_two_parts(one: DeliveredFile, other: DeliveredFile) -> bool:
 
 
 def _bring(
-    tonight: Tonight,
-    folder: Folder,
+    context: LoadContext,
+    folder: FileSource,
     index: int,
     item: DeliveredFile,
     workdir: Path,
@@ -182,27 +182,27 @@ def _bring(
     """Return a file and its verification, which is under way, or None for a known file."""
     name, unpack_to = item.entry.name, workdir / "unpacked" / f"{index:06d}.csv"
     file = ArrivedFile(index, item, VerifiedFile(Path(), "", 0, ""), Path())
-    stamp = _stamp(tonight.source, item)
+    stamp = _stamp(context.source, item)
     if stamp and (fed := seen.get((name, stamp))):
-        tonight.progress(f"{tonight.source.name}: {name} has not changed since its last load, and is not fetched")
-        file.bring = partial(_fetch_late, tonight, folder, item, unpack_to)
+        context.progress(f"{context.source.name}: {name} has not changed since its last load, and is not fetched")
+        file.bring = partial(_fetch_late, context, folder, item, unpack_to)
         file.verified = VerifiedFile(Path(), "", fed.bytes, fed.sha256)
-        file.format, file.label = fed.format or tonight.source.format, fed.label
+        file.format, file.label = fed.format or context.source.format, fed.label
         return file, None
-    tonight.progress(f"{tonight.source.name}: verifying {name}" + (f" ({item.entry.bytes:,} bytes)" if item.entry.bytes else ""))
+    context.progress(f"{context.source.name}: verifying {name}" + (f" ({item.entry.bytes:,} bytes)" if item.entry.bytes else ""))
     try:
         file.path = folder.fetch(item.entry)
     except SourceRefused as error:
         refusal: Future[VerifiedFile] = Future()
         refusal.set_exception(error)
         return file, refusal
-    return file, beside.submit(verify_file, tonight.source.name, name, file.path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
+    return file, beside.submit(verify_file, context.source.name, name, file.path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
 
 
-def _fetch_late(tonight: Tonight, folder: Folder, item: DeliveredFile, unpack_to: Path) -> tuple[Path, VerifiedFile]:
+def _fetch_late(context: LoadContext, folder: FileSource, item: DeliveredFile, unpack_to: Path) -> tuple[Path, VerifiedFile]:
     """Fetch and verify a file that was not needed at first."""
     path = folder.fetch(item.entry)
-    return path, verify_file(tonight.source.name, item.entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
+    return path, verify_file(context.source.name, item.entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
 
 
 def _stamp(source: BillSource, item: DeliveredFile) -> str | None:
@@ -216,10 +216,10 @@ def _stamp(source: BillSource, item: DeliveredFile) -> str | None:
     return hashlib.sha256(json.dumps([entry.stamp, entry.bytes, source.uri, item.label]).encode()).hexdigest()[:32]
 
 
-def _seen_before(tonight: Tonight) -> dict[tuple[str, str | None], FedFile]:
+def _seen_before(context: LoadContext) -> dict[tuple[str, str | None], FedFile]:
     """Map (name, stamp) to the files of the versions in place. If the configured format differs now, the file must be read again."""
-    asked = tonight.source.format
-    files = (fed for book in tonight.books.values() for fed in book.files if fed.stamp)
+    asked = context.source.format
+    files = (fed for book in context.books.values() for fed in book.files if fed.stamp)
     return {(fed.name, fed.stamp): fed for fed in files if asked in ("auto", fed.format)}
 
 
@@ -231,62 +231,62 @@ def _stands_for(source: BillSource, format_name: str, name: str) -> str | None:
 
 
 def recognize(
-    tonight: Tonight, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
+    context: LoadContext, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
 ) -> tuple[list[ArrivedFile], list[ArrivedFile]]:
     """Return (files of charges, lookup files). Lookup files become part of every version. Refusals are noted in `bad`."""
     charges: list[ArrivedFile] = []
     aside: list[ArrivedFile] = []
     for file in files:
         try:
-            is_aside = not file.bring and _recognize_file(tonight, file)
+            is_aside = not file.bring and _recognize_file(context, file)
         except SourceRefused as error:
             bad[file.name] = error
             continue
         except FileNotFoundError:
-            bad[file.name] = _gone(tonight, file)
+            bad[file.name] = _gone(context, file)
             continue
-        file.stands_for = _stands_for(tonight.source, file.format, file.name)
+        file.stands_for = _stands_for(context.source, file.format, file.name)
         (aside if is_aside else charges).append(file)
     if aside:
         # The settings are JSON on one line. Text after the first line end comes from an earlier period's files.
-        tonight.settings = "\n".join([tonight.settings.partition("\n")[0], *sorted(f.verified.sha256 for f in aside)])
+        context.settings = "\n".join([context.settings.partition("\n")[0], *sorted(f.verified.sha256 for f in aside)])
     return charges, aside
 
 
-def _recognize_file(tonight: Tonight, file: ArrivedFile) -> bool:
+def _recognize_file(context: LoadContext, file: ArrivedFile) -> bool:
     """Find the format and the label of a file that is here. Return whether it is a lookup file."""
-    header = read_header(tonight.source.name, file.name, file.verified)
-    file.format = find_format(tonight.source, file.name, header)
+    header = read_header(context.source.name, file.name, file.verified)
+    file.format = find_format(context.source, file.name, header)
     if label := offered(format_module(file.format), "label"):
-        file.label = label(f"{tonight.source.uri}/{file.name}", file.delivered.label, header)
+        file.label = label(f"{context.source.uri}/{file.name}", file.delivered.label, header)
     is_aside = offered(format_module(file.format), "is_aside")
     return bool(is_aside and is_aside(header))
 
 
-def _stage(tonight: Tonight, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], way: str) -> None:
-    name = tonight.source.name
+def _stage(context: LoadContext, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], way: str) -> None:
+    name = context.source.name
     if file.bring:
         file.path, file.verified = file.bring()
         file.bring = None
-        _recognize_file(tonight, file)
-    tonight.progress(f"{name}: reading {file.name}")
+        _recognize_file(context, file)
+    context.progress(f"{name}: reading {file.name}")
     others = tuple((f.name, f.label) for f in beside)
-    delivered = _delivered(tonight, file, others)
+    delivered = _delivered(context, file, others)
     file.staged = getattr(format_module(file.format), way)(staged, delivered)
     stated = file.delivered.stated_rows
     if stated is not None and file.staged.rows != stated:
-        raise refused(tonight, f"{file.name} holds {file.staged.rows} rows where its manifest states {stated}", None)
+        raise refused(context, f"{file.name} holds {file.staged.rows} rows where its manifest states {stated}", None)
     if file.verified.readable == file.path:
         now = file.path.stat()
-        is_copy = file.path.is_relative_to(tonight.workdir)
+        is_copy = file.path.is_relative_to(context.workdir)
         if now.st_size != file.verified.bytes or (not is_copy and abs(file.modified_at.timestamp() - now.st_mtime) > 0.001):
-            raise refused(tonight, f"{file.name} changed while it was read", None)
+            raise refused(context, f"{file.name} changed while it was read", None)
     else:
         file.verified.readable.unlink()  # its rows are in the engine; the disk may be small
 
 
-def _delivered(tonight: Tonight, file: ArrivedFile, beside: tuple[tuple[str, str | None], ...]) -> Delivered:
-    return Delivered(tonight.source, file.name, file.verified, file.index, file.label, beside)
+def _delivered(context: LoadContext, file: ArrivedFile, beside: tuple[tuple[str, str | None], ...]) -> Delivered:
+    return Delivered(context.source, file.name, file.verified, file.index, file.label, beside)
 
 
 def combine(staged: Staged, files: Sequence[ArrivedFile]) -> tuple[dict[str, Any], list[FedPeriod]]:

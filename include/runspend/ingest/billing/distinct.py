@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from runspend.ingest.billing import columns
-from runspend.ingest.billing.staging import one_piece
+from runspend.ingest.billing.columns import combine_chunks
 
 if TYPE_CHECKING:
     import duckdb
@@ -45,7 +45,7 @@ def run(
     told: Sequence[str],
     others: Sequence[str],
     variables: str,
-    known: Known,
+    known: KnownAnswers,
 ) -> pa.Table:
     """Return the columns `told` and `others` of a query over the view of `rows`, in any row order.
 
@@ -80,7 +80,7 @@ def _put_together(
     import pyarrow.compute as pc
 
     first = rows.column(ROW_NUMBER)[0] if rows.num_rows else pa.scalar(0)
-    at, whole = pc.subtract(one_piece(asked.column(ROW_NUMBER)), first), pa.arange(0, rows.num_rows)
+    at, whole = pc.subtract(combine_chunks(asked.column(ROW_NUMBER)), first), pa.arange(0, rows.num_rows)
     several = at.slice(rows.num_rows).unique()
     if len(at) < rows.num_rows or not at.slice(0, rows.num_rows).equals(whole):
         counts = pc.value_counts(at)
@@ -160,7 +160,7 @@ def _reads_rows(step: Mapping[str, Any]) -> bool:
 
 
 def _ask_few(
-    con: duckdb.DuckDBPyConnection, view: str, rows: pa.Table, query: str, names: Sequence[str], needs: Needs, known: Known
+    con: duckdb.DuckDBPyConnection, view: str, rows: pa.Table, query: str, names: Sequence[str], needs: Needs, known: KnownAnswers
 ) -> dict[str, pa.Array]:
     """Return the columns that depend on few combinations, with an answer for every row of the view (right if a row becomes just one).
 
@@ -180,7 +180,7 @@ def _ask_few(
         con.register(view, pa.table(said | empty | {ROW_NUMBER: numbers}))
         asked = ", ".join([ROW_NUMBER, *(name for group in unknown for name in group.names)])
         found = _ask_once(con, f"select {asked} from ({query})")
-        first, at = 0, one_piece(found.column(ROW_NUMBER))
+        first, at = 0, combine_chunks(found.column(ROW_NUMBER))
         for group, combinations in unknown.items():
             places = pc.index_in(numbers.slice(first, combinations.num_rows), value_set=at)
             answers = pa.table({name: _plain(found.column(name)).take(places) for name in group.names})
@@ -211,7 +211,7 @@ class _Answered:
     answers: pa.Table
 
 
-class Known:
+class KnownAnswers:
     """The answers to one query, kept for later rows. The values that all of its columns need are numbered."""
 
     def __init__(self) -> None:
@@ -263,7 +263,7 @@ class Known:
     def spread(self, group: _Group) -> dict[str, pa.Array]:
         """Return the answers of each row."""
         answers = self._answered[group.names].answers
-        return {name: columns.spread(group.codes, one_piece(answers.column(name)).take(group.places)) for name in group.names}
+        return {name: columns.spread(group.codes, combine_chunks(answers.column(name)).take(group.places)) for name in group.names}
 
 
 def _places(combinations: pa.Table, among: pa.Table) -> pa.Array:
@@ -272,18 +272,18 @@ def _places(combinations: pa.Table, among: pa.Table) -> pa.Array:
     import pyarrow.compute as pc
 
     both = pa.concat_tables([among, combinations])
-    codes, _ = columns.combine([one_piece(column).dictionary_encode() for column in both.columns], both.column_names)
+    codes, _ = columns.combine([combine_chunks(column).dictionary_encode() for column in both.columns], both.column_names)
     return pc.index_in(codes.slice(among.num_rows), value_set=codes.slice(0, among.num_rows))
 
 
-def _group(rows: pa.Table, names: Sequence[str], needs: Needs, known: Known) -> list[_Group]:
+def _group(rows: pa.Table, names: Sequence[str], needs: Needs, known: KnownAnswers) -> list[_Group]:
     """Group the columns of the query whose needed columns have few combinations.
 
     Columns of few values are combined first. Combinations of some of them are then found in a much shorter table.
     """
     import pyarrow as pa
 
-    coded = {f.name: one_piece(rows.column(f.name)) for f in rows.schema if pa.types.is_dictionary(f.type)}
+    coded = {f.name: combine_chunks(rows.column(f.name)) for f in rows.schema if pa.types.is_dictionary(f.type)}
     coded = {name: column for name, column in coded.items() if len(column.dictionary) * FEW <= rows.num_rows}
     shared = frozenset.intersection(*(needs[name] for name in names))
     if not shared or not shared <= coded.keys():
@@ -297,7 +297,7 @@ def _group(rows: pa.Table, names: Sequence[str], needs: Needs, known: Known) -> 
         alike.setdefault((needs[name] - shared) | {SHARED}, []).append(name)
     labels = {name for name, column in coded.items() if len(column.dictionary) * FEW_VALUES <= rows.num_rows}
     label_codes, together = _combine(coded, {SHARED}.union(*(needed for needed in alike if needed <= labels)))
-    short = {name: one_piece(together.column(name)).dictionary_encode() for name in together.column_names}
+    short = {name: combine_chunks(together.column(name)).dictionary_encode() for name in together.column_names}
     groups = []
     for needed, group in alike.items():
         is_short = needed <= short.keys() and together.num_rows * FEW <= rows.num_rows
@@ -326,5 +326,5 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
     """Return one array. Texts get the type that is coded."""
     import pyarrow as pa
 
-    piece = one_piece(column)
+    piece = combine_chunks(column)
     return piece.cast(pa.string()) if pa.types.is_large_string(piece.type) or pa.types.is_string_view(piece.type) else piece

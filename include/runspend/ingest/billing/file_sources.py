@@ -1,7 +1,7 @@
 """Lists files and brings them to this machine, from a local folder or a prefix of a bucket.
 
-Put here what all file sources share, the local folder and S3. Google Cloud Storage and Azure Blob Storage are in `blobs.py`. How a
-provider lays out its files is in `manifests.py`.
+Put here listing and copying. Connections to stores are in `storage/google.py`, `storage/azure.py` and `storage/s3.py`. How a provider lays out
+its files is in `manifests.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from urllib.parse import unquote, urlsplit
 
 from runspend.config.settings import BillSource
 from runspend.core.errors import ConfigError, SourceRefused, SourceUnreachable
+from runspend.storage import azure, google
+from runspend.storage.azure import AzureContainer, is_azure
+from runspend.storage.google import GoogleBucket, md5_of
 from runspend.storage.s3 import connect_s3
+from runspend.storage.store_errors import CannotReach, StoreError, explain
 
 CHUNK_BYTES = 4 << 20
 # An interrupted copy is resumed where it stopped, this many times. The store's client also retries each request.
@@ -44,7 +48,7 @@ class Entry:
     stamp: str | None = None
 
 
-class Folder(Protocol):
+class FileSource(Protocol):
     """A place with files: the narrow interface to a disk or an object store."""
 
     def entries(self) -> list[Entry]:
@@ -56,7 +60,7 @@ class Folder(Protocol):
         ...
 
 
-def open_folder(source: BillSource, workdir: Path, tell: Tell = lambda line: None) -> Folder:
+def open_folder(source: BillSource, workdir: Path, tell: Tell = lambda line: None) -> FileSource:
     """Return the folder or bucket of a source's uri. `tell` gets the progress of large files while they are fetched."""
     uri = source.uri
     if not uri:
@@ -64,8 +68,6 @@ def open_folder(source: BillSource, workdir: Path, tell: Tell = lambda line: Non
     if uri.startswith("s3://"):
         return S3Prefix(source, uri, workdir / "fetched", tell)
     if "://" in uri and not uri.startswith("file://"):
-        from runspend.ingest.billing.blobs import open_blobs
-
         if blobs := open_blobs(source, uri, workdir / "fetched", tell):
             return blobs
         raise ConfigError(f"cannot load bill {source.name} from {uri}: Runspend does not support that kind of address. Set billing[].uri to {ALLOWED}.")
@@ -109,7 +111,7 @@ class Interrupted(Exception):
         self.why = why
 
 
-class Bucket(ABC):
+class BucketSource(ABC):
     """Everything below a prefix of a bucket; files are copied into the work folder before they are read.
 
     Each kind of store has its own `list_objects` and `read_object`. Names and copying are the same for all.
@@ -190,7 +192,7 @@ def changed(source: BillSource, name: str) -> SourceRefused:
     return SourceRefused(source.name, f"cannot load {name} of bill {source.name}: it changed while it was copied. Run the load again.")
 
 
-class S3Prefix(Bucket):
+class S3Prefix(BucketSource):
     """Everything below an S3 prefix. `credentials` is a profile of the AWS configuration; without it, the SDK's own chain is used."""
 
     def __init__(self, source: BillSource, uri: str, into: Path, tell: Tell) -> None:
@@ -201,14 +203,14 @@ class S3Prefix(Bucket):
 
     def list_objects(self) -> Iterator[tuple[str, int, datetime, str | None]]:
         with self._errors():
-            for page in self._client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self.prefix):
+            for page in self._client().get_paginator("list_objects_v2").paginate(BucketSource=self._bucket, Prefix=self.prefix):
                 for item in page.get("Contents", ()):
                     yield item["Key"], item["Size"], item["LastModified"], item.get("ETag")
 
     def read_object(self, key: str, stamp: str | None, start: int) -> Iterator[bytes | memoryview]:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        request = {"Bucket": self._bucket, "Key": key}
+        request = {"BucketSource": self._bucket, "Key": key}
         if stamp:
             request["IfMatch"] = f'"{stamp}"'
         if start:
@@ -252,3 +254,92 @@ class S3Prefix(Bucket):
         return SourceUnreachable(
             source.name, f"cannot read {source.uri} of bill {source.name}: {error}. Check the address, the credentials and their rights."
         )
+
+
+def open_blobs(source: BillSource, uri: str, into: Path, tell: Tell) -> BucketSource | None:
+    """Return the bucket or container of a Google or Azure address, or None for an address of another kind."""
+    if uri.startswith("gs://"):
+        return GooglePrefix(source, uri, into, tell)
+    return AzurePrefix(source, uri, into, tell) if is_azure(uri) else None
+
+
+class BlobPrefix(BucketSource):
+    """Everything below a prefix of a Google bucket or an Azure container."""
+
+    what = reader = ""  # the bucket or container, and the right that reading needs
+
+    @contextmanager
+    def _errors(self, reading: str | None = None) -> Iterator[None]:
+        """Raise the store's errors as the source's error. `reading` is the key of an object whose bytes are coming."""
+        try:
+            yield
+        except CannotReach as error:
+            raise _unreachable(self.source, error) from None
+        except StoreError as error:
+            if reading and error.status in (404, 412):
+                raise changed(self.source, self._name(reading) or reading) from None
+            why = explain(error, self.what, self.reader, "billing[]")
+            if not reading:
+                raise _unreachable(self.source, why) from None
+            if error.status is None:
+                why = CannotReach(f"the store ended the transfer early in {self._name(reading)} each time", "Check the network, or try again later")
+            raise Interrupted(_unreachable(self.source, why)) from None
+
+
+class GooglePrefix(BlobPrefix):
+    """Everything below a prefix of a Google bucket."""
+
+    reader = google.READER
+
+    def __init__(self, source: BillSource, uri: str, into: Path, tell: Tell) -> None:
+        parts = urlsplit(uri)
+        super().__init__(source, unquote(parts.path), into, tell)
+        credentials = None if source.credentials is None else str(source.credentials)
+        self._bucket = GoogleBucket(parts.netloc, endpoint=source.endpoint, credentials=credentials, setting="billing[]")
+        self.what = f"bucket {parts.netloc}"
+
+    def list_objects(self) -> Iterator[tuple[str, int, datetime, str | None]]:
+        with self._errors():
+            for page, _ in self._bucket.pages(self.prefix, versions=False):
+                for found in page:
+                    yield found.name, found.size, found.updated, _stamp(found)
+
+    def read_object(self, key: str, stamp: str | None, start: int) -> Iterator[bytes]:
+        with self._errors():
+            found = self._bucket.look(key)
+        if found is None or (stamp and stamp_of(_stamp(found)) != stamp):
+            raise changed(self.source, self._name(key) or key)
+        with self._errors(reading=key):
+            yield from self._bucket.read(key, str(found.generation), found.size, start)
+
+
+class AzurePrefix(BlobPrefix):
+    """Everything below a prefix of an Azure container."""
+
+    reader = azure.READER
+
+    def __init__(self, source: BillSource, uri: str, into: Path, tell: Tell) -> None:
+        super().__init__(source, unquote(urlsplit(uri).path), into, tell)
+        with self._errors():
+            self._container = AzureContainer(uri, endpoint=source.endpoint, credentials=source.credentials, setting="billing[]")
+        self.what = self._container.what
+
+    def list_objects(self) -> Iterator[tuple[str, int, datetime, str | None]]:
+        with self._errors():
+            for blobs, _, _ in self._container.pages(self.prefix):
+                for blob in blobs:
+                    if blob.size is not None and blob.modified is not None:
+                        yield blob.name, blob.size, blob.modified, blob.etag.strip('"')
+
+    def read_object(self, key: str, stamp: str | None, start: int) -> Iterator[bytes]:
+        with self._errors(reading=key):
+            yield from self._container.read(key, stamp, start)
+
+
+def _stamp(found: Any) -> str | None:
+    """Return the MD5 of an object of Google's, which stays if the same bytes are written again; of a composite object its ETag."""
+    return md5_of(found.md5_hash) or found.etag
+
+
+def _unreachable(source: BillSource, error: CannotReach) -> SourceUnreachable:
+    return SourceUnreachable(source.name, f"cannot read {source.uri} of bill {source.name}: {error}")

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.ingest.billing import columns, distinct, texts
 from runspend.ingest.billing import cost_splits as splits
-from runspend.ingest.billing.staging import Ahead, Staged, StagedFile, ask, delivered_fields, one_piece, sql_text
+from runspend.ingest.billing.columns import combine_chunks
+from runspend.ingest.billing.staging import Ahead, Staged, StagedFile, ask, delivered_fields, sql_text
 from runspend.schema.tables import FOCUS_COLUMNS
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Ahead
 
 
 def _judged(
-    con: duckdb.DuckDBPyConnection, shares: Iterator[pa.Table], plan: _Plan, answers: dict[str, distinct.Known]
+    con: duckdb.DuckDBPyConnection, shares: Iterator[pa.Table], plan: _Plan, answers: dict[str, distinct.KnownAnswers]
 ) -> Iterator[tuple[pa.Table, pa.Table | None]]:
     """Yield each share as its kind's view, with the result of the format's SQL if it has charges. `answers` are those of earlier files."""
     layout, kind = plan.layout, plan.layout.kind
@@ -216,7 +217,7 @@ def _judged(
         con.register(kind.view, view)
         if asked is None and kind.sql is not None:
             asked = _ask_for(con, kind, kind.sql)
-            known = answers.setdefault(distinct.key_of(asked.query, asked.told, variables), distinct.Known())
+            known = answers.setdefault(distinct.key_of(asked.query, asked.told, variables), distinct.KnownAnswers())
         judged = asked and _with_trouble(distinct.run(con, kind.view, view, asked.query, asked.told, asked.others, variables, known))
         con.unregister(kind.view)
         yield view, judged
@@ -230,7 +231,7 @@ def _canonical(
 
     rows = 0 if share is None else share.num_rows
     nothing = pa.nulls(rows, columns.text_type())
-    coded = {} if share is None else {name: one_piece(share.column(name)) for name in share.column_names}
+    coded = {} if share is None else {name: combine_chunks(share.column(name)) for name in share.column_names}
     made = {
         column: columns.first_of([_without_nulls(coded[name]) for name in names]) if share is not None and names else nothing
         for column, names in spelled.items()
@@ -266,7 +267,7 @@ def _gather(con: duckdb.DuckDBPyConnection, found: Sequence[pa.DictionaryArray],
 
 def _weigh(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found) -> None:
     """Keep the weights in one share of rows, for the lines of the bill."""
-    if kind.splits_of is not None and not columns.has_any(one_piece(view.column(kind.splits_of[0])), kind.splits_of[1]):
+    if kind.splits_of is not None and not columns.has_any(combine_chunks(view.column(kind.splits_of[0])), kind.splits_of[1]):
         return
     staged.con.register(kind.view, view)
     query = files("runspend.ingest.billing.formats").joinpath(str(kind.splits_sql)).read_text(encoding="utf-8")
@@ -362,7 +363,7 @@ def _only(judged: pa.Table, places: pa.Array) -> pa.Table:
     nulls = columns.Nulls(len(places))
 
     def taken(column: pa.ChunkedArray) -> pa.Array:
-        return nulls.of(column.type) if column.null_count == len(column) else pc.take(one_piece(column), places, boundscheck=False)
+        return nulls.of(column.type) if column.null_count == len(column) else pc.take(combine_chunks(column), places, boundscheck=False)
 
     with ThreadPoolExecutor() as several:
         return pa.table(list(several.map(taken, judged.columns)), names=judged.column_names)
@@ -383,7 +384,7 @@ def _coded(judged: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
     """Return a column in its staged type."""
     import pyarrow as pa
 
-    column = one_piece(judged.column(name))
+    column = combine_chunks(judged.column(name))
     if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     return column.cast(kind)

@@ -8,19 +8,16 @@ the handling of a file in `delivered_files.py`, formats in their modules, the ru
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from runspend.config.settings import BillSource, DimensionSettings, KeySettings, Pool, ScopeSettings
+from runspend.config.settings import BillSource
 from runspend.core.errors import SourceRefused
-from runspend.core.selectors import Selector
+from runspend.core.step_result import ReadJob
 from runspend.ingest.billing import normalize as settle
 from runspend.ingest.billing import totals as counts
 from runspend.ingest.billing import versions
-from runspend.ingest.billing.cost_splits import Weights
 from runspend.ingest.billing.delivered_files import (
     ArrivedFile,
     combine,
@@ -33,8 +30,8 @@ from runspend.ingest.billing.delivered_files import (
     stage_or_note,
     verify_all,
 )
-from runspend.ingest.billing.file_sources import Folder
-from runspend.ingest.billing.load_context import Previous, Tonight, refused
+from runspend.ingest.billing.file_sources import FileSource
+from runspend.ingest.billing.load_context import LoadContext, PublishedBill, refused
 from runspend.ingest.billing.manifests import (
     DATA_NAMES,
     MANIFEST_NAMES,
@@ -68,63 +65,47 @@ LIKE_BILLS = re.compile(r"(?i)\.(json|json\.gz|tsv|xlsx?|zip|avro|orc|7z|bz2|zst
 
 def load_source(
     source: BillSource,
+    rules: Rules,
+    published: PublishedBill,
+    job: ReadJob,
     *,
-    now: datetime,
-    scope: ScopeSettings | None,
-    previous: Previous,
-    periods_known: list[str],
-    accept: Collection[str],
-    workdir: Path,
-    load_id: str,
-    progress: Callable[[str], None],
-    shared: Sequence[Selector] = (),
-    pools: Sequence[Pool] = (),
-    dimensions: DimensionSettings | None = None,
-    keys: KeySettings | None = None,
-    weights: Sequence[Weights] = (),
+    accept: Collection[str] = (),
     drawn: Drawn | None = None,
     memory: int | None = None,
-    damaged: Collection[str] = (),
 ) -> Load:
     """Load what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be read from it.
 
-    `scope`, `shared`, `pools`, `dimensions`, `keys` and `weights` decide what is written on the lines. When they change, the version
-    changes too. `weights` are how other sources split the lines of machines. `drawn` is the power that measured machines drew, for bills
-    that price it.
-
-    `previous(table, "2026-10")` returns this source's published rows, or None. `periods_known` are the periods it has.
-    `damaged` are periods whose published rows are damaged: they are read again even if nothing was delivered since.
-    `accept` holds "SOURCE:YYYY-MM" for refusals that a person has accepted. `memory` is the number of bytes that loading may use
-    (`memory_budget.py`).
+    `rules` decide what is written on the lines. When they change, the version changes too. `accept` holds "SOURCE:YYYY-MM" for refusals
+    that a person has accepted. `drawn` is the power that measured machines drew, for bills that price it. `memory` is the number of bytes
+    that loading may use (`memory_budget.py`).
     """
-    rules = Rules(scope, pools, dimensions or DimensionSettings(), keys or KeySettings(), weights, source.delivery == "versions", source.pods, shared=shared, principals=(dimensions or DimensionSettings()).principals)
-    tonight = Tonight(
+    context = LoadContext(
         source,
-        now,
+        job.now,
         replace(rules, only=source.only),
-        previous,
+        published.rows,
         accept,
-        workdir,
-        load_id,
-        progress,
+        job.workdir,
+        job.load_id,
+        job.progress,
         {},
         versions.settings_key(source.format.replace("auto", "focus"), rules, source),
         memory,
-        frozenset(damaged),
+        frozenset(published.damaged),
     )
-    for period in periods_known:
-        tonight.book(period)
-    folder = open_bill(source, workdir, now, progress, drawn or {})
+    for period in published.periods:
+        context.book(period)
+    folder = open_bill(source, job.workdir, job.now, job.progress, drawn or {})
     found = find_deliveries(source, folder, is_data_of(source))
-    if not found.found and not any(book.current for book in tonight.books.values()):
+    if not found.found and not any(book.current for book in context.books.values()):
         what = "no manifest" if source.delivery == "manifest" else "no file of a bill (.csv, .csv.gz, .parquet, .jsonl)"
         raise SourceRefused(
             source.name, f"cannot load bill {source.name}: there is {what} in {source.uri}. Check billing[].uri and delivery."
         )
-    load = _load_manifests(tonight, folder, found.found) if found.is_by_manifest else _load_files(tonight, folder, found.found)
-    load.periods += missing_periods(tonight, {p.period for p in load.periods})
+    load = _load_manifests(context, folder, found.found) if found.is_by_manifest else _load_files(context, folder, found.found)
+    load.periods += missing_periods(context, {p.period for p in load.periods})
     load.periods.sort(key=lambda p: p.period)
-    load.covered_until = find_covered_until(tonight, load.periods)
+    load.covered_until = find_covered_until(context, load.periods)
     load.extra["ignored_files"] = list(found.ignored)
     if unread := _files_like_bills(found):
         load.extra.setdefault("warnings", {})["files that are not read"] = ", ".join(unread[:3]) + (f" and {len(unread) - 3} more" if unread[3:] else "")
@@ -145,20 +126,20 @@ def _files_like_bills(found: Deliveries) -> list[str]:
 # --- delivery: manifest ------------------------------------------------------------------------------------------------
 
 
-def _load_manifests(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> Load:
+def _load_manifests(context: LoadContext, folder: FileSource, found: Sequence[Delivery]) -> Load:
     """Load the newest complete manifest of each period. A newer one that is refused is recorded and reported."""
-    load = Load(tonight.source.name, [])
+    load = Load(context.source.name, [])
     for delivery in found:
         if delivery.period is None:
-            load.error = load.error or refused(tonight, delivery.problem or "a manifest names no billing period", None)
+            load.error = load.error or refused(context, delivery.problem or "a manifest names no billing period", None)
     for period in sorted({d.period for d in found if d.period}):
-        load.periods.append(_load_manifest_period(tonight, folder, period, by_export([d for d in found if d.period == period])))
+        load.periods.append(_load_manifest_period(context, folder, period, by_export([d for d in found if d.period == period])))
     return load
 
 
-def _load_manifest_period(tonight: Tonight, folder: Folder, period: str, exports: Sequence[Sequence[Delivery]]) -> PeriodLoad:
+def _load_manifest_period(context: LoadContext, folder: FileSource, period: str, exports: Sequence[Sequence[Delivery]]) -> PeriodLoad:
     """Load the newest delivery of every export. An export at fault falls back to its previous delivery, as long as it has one."""
-    book = tonight.book(period)
+    book = context.book(period)
     in_place = max((row["delivered_at"] for row in book.current), default=None)
     refusal: PeriodLoad | None = None
     at = [0] * len(exports)
@@ -168,14 +149,14 @@ def _load_manifest_period(tonight: Tonight, folder: Folder, period: str, exports
         if refusal and in_place is not None and delivery.delivered_at is not None and delivery.delivered_at < in_place:
             return refusal  # older than the version in place: there is nothing to fall back to
         at_fault = {d.export for d in tried if d.problem}
-        outcome = _try_manifest(tonight, folder, period, delivery, sum(at), at_fault)
+        outcome = _try_manifest(context, folder, period, delivery, sum(at), at_fault)
         if outcome.state != "refused":
             if refusal and outcome.state == "unchanged":
                 return refusal
             outcome.error = refusal.error if refusal else None
             return outcome
         refusal = refusal or outcome
-        tonight.progress(str(outcome.error))
+        context.progress(str(outcome.error))
         following = [i + (d.export in at_fault) for d, i in zip(tried, at, strict=True)]
         if not at_fault or any(i == len(each) for i, each in zip(following, exports, strict=True)):
             return refusal
@@ -183,46 +164,46 @@ def _load_manifest_period(tonight: Tonight, folder: Folder, period: str, exports
 
 
 def _try_manifest(
-    tonight: Tonight, folder: Folder, period: str, delivery: Delivery, position: int, at_fault: set[str]
+    context: LoadContext, folder: FileSource, period: str, delivery: Delivery, position: int, at_fault: set[str]
 ) -> PeriodLoad:
     """Load a period from one delivery of each export. Add the exports whose delivery is at fault to `at_fault`."""
-    delivered_at = delivery.delivered_at or tonight.now
+    delivered_at = delivery.delivered_at or context.now
     if delivery.problem:
-        seen = version_of([*(f"{f.entry.name} {f.entry.bytes}" for f in delivery.files), delivery.problem], tonight.settings_of(period))
+        seen = version_of([*(f"{f.entry.name} {f.entry.bytes}" for f in delivery.files), delivery.problem], context.settings_of(period))
         return record_refusal(
-            tonight, period, VersionFacts(seen, [], delivered_at, [], 0, None, tonight.now, tonight.load_id), delivery.problem
+            context, period, VersionFacts(seen, [], delivered_at, [], 0, None, context.now, context.load_id), delivery.problem
         )
-    workdir = tonight.workdir / f"{period}-{position}"
-    with Staged(workdir, tonight.memory) as staged:
+    workdir = context.workdir / f"{period}-{position}"
+    with Staged(workdir, context.memory) as staged:
         digests: list[str] = []
         bad: dict[str, SourceRefused] = {}
         try:
-            files, aside = recognize(tonight, verify_all(tonight, folder, delivery.files, workdir, bad), bad)
+            files, aside = recognize(context, verify_all(context, folder, delivery.files, workdir, bad), bad)
             digests = [f.digest for f in files]
-            if not bad and version_of(digests, tonight.settings_of(period)) == tonight.standing(period):
-                return leave_unchanged(tonight, period, fed_by(files, [], [f.index for f in files], period))
-            stage_each(tonight, staged, aside, files, bad)
-            stage_each(tonight, staged, files, files, bad)
-            stage_alike(tonight, staged, files, bad)
+            if not bad and version_of(digests, context.settings_of(period)) == context.standing(period):
+                return leave_unchanged(context, period, fed_by(files, [], [f.index for f in files], period))
+            stage_each(context, staged, aside, files, bad)
+            stage_each(context, staged, files, files, bad)
+            stage_alike(context, staged, files, bad)
             if bad:
                 at_fault |= {f.export for f in delivery.files if f.entry.name in bad}
                 raise next(iter(bad.values()))
-            strays = [p for p in _settle(tonight, staged, files, dict.fromkeys((f.index for f in files), period))[1] if p.period != period]
+            strays = [p for p in _settle(context, staged, files, dict.fromkeys((f.index for f in files), period))[1] if p.period != period]
             if strays:
                 at_fault |= {f.delivered.export for f in files if f.index in {p.file_index for p in strays}}
                 raise refused(
-                    tonight,
+                    context,
                     f"{next(f.name for f in files if f.index == strays[0].file_index)} holds rows of {strays[0].period} where its manifest is for {period}",
                     period,
                 )
             if why := _overlapping_exports(staged, period, files):
-                raise refused(tonight, why, period)
+                raise refused(context, why, period)
         except SourceRefused as error:
             facts = VersionFacts(
-                version_of([*digests, str(error)], tonight.settings_of(period)), [], delivered_at, [], 0, None, tonight.now, tonight.load_id
+                version_of([*digests, str(error)], context.settings_of(period)), [], delivered_at, [], 0, None, context.now, context.load_id
             )
-            return record_refusal(tonight, period, facts, str(error))
-        return build_period(tonight, staged, period, files, [f.index for f in files], delivered_at)
+            return record_refusal(context, period, facts, str(error))
+        return build_period(context, staged, period, files, [f.index for f in files], delivered_at)
 
 
 def _overlapping_exports(staged: Staged, period: str, files: Sequence[ArrivedFile]) -> str | None:
@@ -244,41 +225,41 @@ def _overlapping_exports(staged: Staged, period: str, files: Sequence[ArrivedFil
 # --- delivery: parts and versions --------------------------------------------------------------------------------------
 
 
-def _load_files(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> Load:
+def _load_files(context: LoadContext, folder: FileSource, found: Sequence[Delivery]) -> Load:
     """Load all data files below the uri. Files whose periods are unchanged are verified, but not read again."""
-    load = Load(tonight.source.name, [])
+    load = Load(context.source.name, [])
     if not found:
         return load
-    workdir = tonight.workdir / "files"
+    workdir = context.workdir / "files"
     bad: dict[str, SourceRefused] = {}
-    files, aside = recognize(tonight, verify_all(tonight, folder, found[0].files, workdir, bad), bad)
-    if aside and not files and not bad and not any(book.current for book in tonight.books.values()):
+    files, aside = recognize(context, verify_all(context, folder, found[0].files, workdir, bad), bad)
+    if aside and not files and not bad and not any(book.current for book in context.books.values()):
         names = ", ".join(file.name for file in aside)
-        raise refused(tonight, f"{names} has prices for charges, and there is no file of charges next to it. Put the usage there", None)
-    with Staged(workdir, tonight.memory) as staged:
-        stage_each(tonight, staged, aside, files, bad)
-        known = _known_periods(tonight, files)
-        stage_each(tonight, staged, [f for f in files if f.index not in known], files, bad)
-        touched = counts.read_periods(staged) | _stale_periods(tonight, files, known)
+        raise refused(context, f"{names} has prices for charges, and there is no file of charges next to it. Put the usage there", None)
+    with Staged(workdir, context.memory) as staged:
+        stage_each(context, staged, aside, files, bad)
+        known = _known_periods(context, files)
+        stage_each(context, staged, [f for f in files if f.index not in known], files, bad)
+        touched = counts.read_periods(staged) | _stale_periods(context, files, known)
         left = [f for f in files if f.index in known]
         while again := [f for f in left if known[f.index] & touched]:
             for file in again:
-                stage_or_note(tonight, staged, file, files, bad)
+                stage_or_note(context, staged, file, files, bad)
                 touched |= known[file.index]  # the file brings rows of all its periods, so these need all of their files
             left = [f for f in left if f not in again]
-        stage_alike(tonight, staged, [f for f in files if f.name not in bad], bad)
+        stage_alike(context, staged, [f for f in files if f.name not in bad], bad)
         files = [f for f in files if f.name not in bad]
         named = {f.index: p for f in files if (p := period_of_name(f.name))}
-        warnings, census = _settle(tonight, staged, files, named)
+        warnings, census = _settle(context, staged, files, named)
         load.extra["warnings"] = warnings
-        spoiled = _spoiled_periods(tonight, bad, {p.period for p in census})
-        load.periods += [refuse_period(tonight, period, error) for period, error in sorted(spoiled.items())]
+        spoiled = _spoiled_periods(context, bad, {p.period for p in census})
+        load.periods += [refuse_period(context, period, error) for period, error in sorted(spoiled.items())]
         touched |= {p.period for p in census} | {p for f in files if f.staged and not f.staged.rows and (p := named.get(f.index))}
         for period in sorted(touched - set(spoiled)):
-            outcome = _load_period(tonight, staged, period, files, known, census)
+            outcome = _load_period(context, staged, period, files, known, census)
             load.periods += [outcome] if outcome else []
         for period in sorted({p for ps in known.values() for p in ps} - touched - set(spoiled)):
-            load.periods.append(leave_unchanged(tonight, period, fed_again(tonight, period, files)))
+            load.periods.append(leave_unchanged(context, period, fed_again(context, period, files)))
         empty = [f.name for f in files if f.staged and not f.staged.rows and f.index not in named]
         if empty:
             load.extra["files_without_rows"] = empty
@@ -287,7 +268,7 @@ def _load_files(tonight: Tonight, folder: Folder, found: Sequence[Delivery]) -> 
 
 
 def _load_period(
-    tonight: Tonight,
+    context: LoadContext,
     staged: Staged,
     period: str,
     files: Sequence[ArrivedFile],
@@ -299,27 +280,27 @@ def _load_period(
     feeding = feeding or [f.index for f in files if f.staged and not f.staged.rows and period_of_name(f.name) == period]
     if not feeding:
         return None  # its files are gone: `missing_periods` reports it
-    chosen = _choose(tonight, [by_index[i] for i in feeding])
+    chosen = _choose(context, [by_index[i] for i in feeding])
     delivered_at = max(by_index[i].modified_at for i in chosen)
-    is_told = "delivery" in tonight.source.model_fields_set
+    is_told = "delivery" in context.source.model_fields_set
     if len(chosen) > 1 and not is_told and (why := _overlap(staged, period, chosen, by_index, census)):
         facts = VersionFacts(
-            version_of((by_index[i].digest for i in chosen), tonight.settings_of(period)),
+            version_of((by_index[i].digest for i in chosen), context.settings_of(period)),
             fed_by(files, census, feeding, period, chosen),
             delivered_at,
             counts.read_totals(staged, period, chosen),
             sum(p.quarantined for p in census if p.period == period and p.file_index in chosen),
             None,
-            tonight.now,
-            tonight.load_id,
+            context.now,
+            context.load_id,
         )
-        return record_refusal(tonight, period, facts, why)
-    return build_period(tonight, staged, period, files, chosen, delivered_at, feeding, census)
+        return record_refusal(context, period, facts, why)
+    return build_period(context, staged, period, files, chosen, delivered_at, feeding, census)
 
 
-def _choose(tonight: Tonight, feeding: Sequence[ArrivedFile]) -> list[int]:
+def _choose(context: LoadContext, feeding: Sequence[ArrivedFile]) -> list[int]:
     """Return the files whose rows count: all of them, or for `versions` the newest (of each label that complements others)."""
-    if tonight.source.delivery == "versions":
+    if context.source.delivery == "versions":
         return sorted({max(same, key=lambda f: (f.modified_at, f.name)).index for same in rivals_of(feeding)})
     return [f.index for f in feeding]
 
@@ -346,37 +327,37 @@ def _overlap(staged: Staged, period: str, chosen: Sequence[int], by_index: dict[
     )
 
 
-def _known_periods(tonight: Tonight, files: Sequence[ArrivedFile]) -> dict[int, set[str]]:
+def _known_periods(context: LoadContext, files: Sequence[ArrivedFile]) -> dict[int, set[str]]:
     """Map the files that feed the versions in place (by their bytes) to the periods they feed.
 
     A file of a refused version is read again on each load, so that each load reports its refusal.
     """
     periods: dict[str, set[str]] = {}
     refused: set[str] = set()
-    for book in tonight.books.values():
+    for book in context.books.values():
         for fed in book.files:
             periods.setdefault(fed.sha256, set()).add(book.period)
         refused |= book.refused_digests
     return {f.index: periods[f.verified.sha256] for f in files if f.verified.sha256 in periods and f.verified.sha256 not in refused}
 
 
-def _stale_periods(tonight: Tonight, files: Sequence[ArrivedFile], known: dict[int, set[str]]) -> set[str]:
+def _stale_periods(context: LoadContext, files: Sequence[ArrivedFile], known: dict[int, set[str]]) -> set[str]:
     """Return periods in place that the current files would change: a file is gone, or the settings have changed."""
     stale = set()
-    for period, book in tonight.books.items():
+    for period, book in context.books.items():
         feeding = [f for f in files if period in known.get(f.index, ())]
         if book.current and feeding:
-            chosen = set(_choose(tonight, feeding))
-            if version_of((f.digest for f in feeding if f.index in chosen), tonight.settings_of(period)) != tonight.standing(period):
+            chosen = set(_choose(context, feeding))
+            if version_of((f.digest for f in feeding if f.index in chosen), context.settings_of(period)) != context.standing(period):
                 stale.add(period)
     return stale
 
 
-def _spoiled_periods(tonight: Tonight, bad: dict[str, SourceRefused], census_periods: Iterable[str]) -> dict[str, SourceRefused]:
+def _spoiled_periods(context: LoadContext, bad: dict[str, SourceRefused], census_periods: Iterable[str]) -> dict[str, SourceRefused]:
     """Return the periods a bad file would have fed, by its path or by what it fed before. Without either, its error is raised."""
     spoiled: dict[str, SourceRefused] = {}
     for name, error in bad.items():
-        periods = {book.period for book in tonight.books.values() if any(f.name == name for f in book.files)}
+        periods = {book.period for book in context.books.values() if any(f.name == name for f in book.files)}
         if named := period_of_name(name):
             periods.add(named)
         if not periods:
@@ -388,15 +369,15 @@ def _spoiled_periods(tonight: Tonight, bad: dict[str, SourceRefused], census_per
 # --- steps both ways share ---------------------------------------------------------------------------------------------
 
 
-def _settle(tonight: Tonight, staged: Staged, files: Sequence[ArrivedFile], stated: dict[int, str]) -> tuple[dict[str, Any], list[FedPeriod]]:
+def _settle(context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], stated: dict[int, str]) -> tuple[dict[str, Any], list[FedPeriod]]:
     """Normalize the staged rows and return the warnings and the census. Raises SourceRefused for rows without a billing period."""
     lost = settle.place_unreadable_periods(staged, stated)
     if lost:
         name = next(f.name for f in files if f.index == lost[0])
         [row] = staged.con.execute("select min(reject_reason) from staged where file_index = ? and billing_period is null", [lost[0]]).fetchall()
-        raise refused(tonight, f"no row of {name} tells a billing period: {row[0] or 'it has none'}", None)
+        raise refused(context, f"no row of {name} tells a billing period: {row[0] or 'it has none'}", None)
     warnings, without_rows = combine(staged, files)
-    warnings |= settle.settle_rows(staged, tonight.source.name, tonight.rules)
+    warnings |= settle.settle_rows(staged, context.source.name, context.rules)
     for kind, value in warnings.items():
-        tonight.progress(f"{tonight.source.name}: {kind.replace('_', ' ')}: {value}")
+        context.progress(f"{context.source.name}: {kind.replace('_', ' ')}: {value}")
     return warnings, [*counts.read_census(staged), *without_rows]

@@ -5,7 +5,7 @@ Put here what is the same for all files and periods of a load. Its use is in `lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 Previous = Callable[[str, str], "pa.Table | None"]
 
 
+@dataclass(frozen=True)
+class PublishedBill:
+    """What the warehouse has of a bill before a load. `rows(table, "2026-10")` returns the rows of one unit, or None."""
+
+    rows: Previous
+    periods: Sequence[str] = ()
+    damaged: Collection[str] = ()  # periods whose rows are damaged: they are read again even if nothing was delivered since
+
+
 @dataclass
-class Tonight:
+class LoadContext:
     """The arguments of `load_source`, in one place."""
 
     source: BillSource
@@ -54,8 +63,8 @@ class Tonight:
         return None if period in self.damaged else self.book(period).version
 
 
-def refused(tonight: Tonight, why: str, period: str | None) -> SourceRefused:
-    name = tonight.source.name
+def refused(context: LoadContext, why: str, period: str | None) -> SourceRefused:
+    name = context.source.name
     if why.startswith("cannot "):
         return SourceRefused(name, why, period=period)
     what = f"{period} of bill {name}" if period else f"bill {name}"

@@ -1,6 +1,6 @@
 """Reads one bill, or one source of weights, in its own process, which keeps to `memory` and `load_timeout`.
 
-This module belongs to `pipeline/__init__.py`. Reading is in `ingest/billing/`; starting and watching a process is in `own_process/`.
+This module belongs to `pipeline/load.py`. Reading is in `ingest/billing/`; starting and watching a process is in `own_process/`.
 Put here the limits of a bill, and the error when its process is killed, crashes or hangs: that bill is refused, and no other.
 """
 
@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -20,9 +21,12 @@ from runspend.config.settings import BillSource, Settings
 from runspend.core import own_process
 from runspend.core.errors import SourceRefused
 from runspend.core.own_process import Limits, ProcessFailed
+from runspend.core.step_result import ReadJob
 
 if TYPE_CHECKING:
     from runspend.ingest.billing import Load, Read
+    from runspend.ingest.billing.load_context import PublishedBill
+    from runspend.ingest.billing.normalize import Rules
 
 Found = TypeVar("Found")
 MIB = 1 << 20
@@ -37,8 +41,9 @@ def prepare(settings: Settings) -> None:
         own_process.prepare(WARM)
 
 
-def load_bill(settings: Settings, source: BillSource, **given: Any) -> Load:
+def load_bill(settings: Settings, source: BillSource, rules: Rules, published: PublishedBill, job: ReadJob, **given: Any) -> Load:
     """Run `billing.load_source` in its own process. Raises its errors, and SourceRefused if the process ends without a result."""
+    given |= {"rules": rules, "published": published, "job": job, "progress": job.progress}
     found: Load = _read(settings, source, "runspend.ingest.billing.load_process:_load_here", f"cannot load bill {source.name}", **given)
     return found
 
@@ -135,12 +140,12 @@ def warm() -> None:
             import_module(name)
 
 
-def _load_here(source: BillSource, **given: Any) -> Load:
+def _load_here(source: BillSource, *, job: ReadJob, memory: int, progress: Callable[[str], None], **given: Any) -> Load:
     from runspend.ingest import billing
 
     if source.format != "databricks":  # the Databricks client needs pandas
         _do_without_pandas()
-    return _without_running_out(source, f"cannot load bill {source.name}", lambda: billing.load_source(source, **given), given["memory"])
+    return _without_running_out(source, f"cannot load bill {source.name}", lambda: billing.load_source(source, job=replace(job, progress=progress), memory=memory, **given), memory)
 
 
 def _probe_here(source: BillSource, *, memory: int, folder: str, progress: Callable[[str], None], **given: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from runspend.config.settings import BillSource
 from runspend.core.outside_json import parse_json
-from runspend.ingest.billing.file_sources import Entry, Folder
+from runspend.ingest.billing.file_sources import Entry, FileSource
 from runspend.ingest.billing.verify import VerifiedFile
 
 DATA_NAMES = re.compile(r"(?i)\.(csv|csv\.gz|parquet|jsonl|jsonl\.gz|ndjson|ndjson\.gz)$")
@@ -85,7 +85,7 @@ class Deliveries:
     is_by_manifest: bool = False
 
 
-def find_deliveries(source: BillSource, folder: Folder, is_data: Callable[[str], bool]) -> Deliveries:
+def find_deliveries(source: BillSource, folder: FileSource, is_data: Callable[[str], bool]) -> Deliveries:
     """Return the current deliveries of a source: every manifest, newest first, or else one delivery of all data files.
 
     `is_data(name)` recognizes data files. `is_by_manifest` decides if `delivery` is not set.
@@ -121,7 +121,7 @@ def period_of_name(name: str) -> str | None:
     return None
 
 
-def _by_manifest(folder: Folder, entries: list[Entry]) -> Deliveries:
+def _by_manifest(folder: FileSource, entries: list[Entry]) -> Deliveries:
     manifests = [e for e in entries if MANIFEST_NAMES.search(e.name)]
     if not manifests:
         return Deliveries((), tuple(e.name for e in entries), is_by_manifest=True)
@@ -204,7 +204,7 @@ def _adopt_unreadable(found: Sequence[Delivery]) -> list[Delivery]:
     return [replace(d, export=known.get(_folder_of(d.name), d.export)) if d.is_unreadable else d for d in found]
 
 
-def _read_manifest(folder: Folder, entry: Entry, by_name: Mapping[str, Entry]) -> Delivery:
+def _read_manifest(folder: FileSource, entry: Entry, by_name: Mapping[str, Entry]) -> Delivery:
     period = period_of_name(entry.name)
 
     def problem(why: str) -> Delivery:

@@ -1,6 +1,6 @@
 """Reads the power that measured machines drew, hour by hour, for bills that price it.
 
-Put here the query to the warehouse, beside its meaning; `pipeline/__init__.py` and `interfaces/doctor.py` run it. Reading of metrics
+Put here the query to the warehouse, beside its meaning; `pipeline/load.py` and `interfaces/doctor.py` run it. Reading of metrics
 is in `ingest/tracking/`; how watts become money is in `ingest/billing/formats/machines.py`.
 """
 
@@ -59,13 +59,13 @@ def is_measured(bill: BillSource) -> bool:
     return any(machine.is_measured for machine in bill.machines)
 
 
-class Reader(Protocol):
+class QueryReader(Protocol):
     """Answers a query: `runspend.warehouse.Reader`, which this module does not import."""
 
     def query(self, sql: str) -> pa.Table: ...
 
 
-def read_drawn(reader: Reader) -> Drawn:
+def read_drawn(reader: QueryReader) -> Drawn:
     """Return the mean measured power in milliwatts and the measured milliseconds, by resource id and hour."""
     found: dict[str, dict[datetime, tuple[int, int]]] = {}
     for row in reader.query(MACHINE_HOURS).to_pylist():

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from runspend.config.settings import DimensionSettings, KeySettings, Pool, ScopeSettings
+from runspend.config.settings import BillSource, DimensionSettings, KeySettings, Pool, ScopeSettings
 from runspend.core.resource_keys import pool_key_sql, principal_key_sql, resource_job_sql, storage_class_sql, storage_key_sql
 from runspend.core.selectors import Selector, glob_to_regex
 from runspend.ingest.billing import columns
@@ -66,6 +66,24 @@ class Rules:
     shared: Sequence[Selector] = ()  # lines of services that the whole platform uses
     principals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # dimension -> its value by the key of an IAM principal
 
+    @classmethod
+    def of(
+        cls,
+        source: BillSource,
+        *,
+        scope: ScopeSettings | None = None,
+        shared: Sequence[Selector] = (),
+        pools: Sequence[Pool] = (),
+        dimensions: DimensionSettings | None = None,
+        keys: KeySettings | None = None,
+        weights: Sequence[splits.Weights] = (),
+    ) -> Rules:
+        """Return the rules of one bill."""
+        dimensions = dimensions or DimensionSettings()
+        return cls(
+            scope, pools, dimensions, keys or KeySettings(), weights, source.delivery == "versions", source.pods, shared=shared, principals=dimensions.principals
+        )
+
     @property
     def is_scoped(self) -> bool:
         return bool(self.only) or (self.scope is not None and bool(self.scope.include or self.scope.exclude))
@@ -75,23 +93,23 @@ class Rules:
         named = [source for source in getattr(self.dimensions, dimension) if isinstance(source, str)]
         return [source.removeprefix("line.tag.") for source in named if source.startswith("line.tag.")]
 
-    def said(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """Return all of these rules in a form that can be compared."""
-        said: dict[str, Any] = {
+        found: dict[str, Any] = {
             "scope": None if self.scope is None else {"include": self.scope.include, "exclude": self.scope.exclude},
             "pools": [[pool.name, pool.lines, list(pool.equal)] for pool in self.pools],
             "dimensions": {dimension: self.line_tags(dimension) for dimension in DIMENSIONS},
             "keys": {"run_id": self.keys.run_id, "job": self.keys.job, "attached_to": self.keys.attached_to, "groups": self.keys.groups},
         }
         if self.weights:
-            said["splits"] = [w.said() for w in self.weights]
+            found["splits"] = [w.fingerprint() for w in self.weights]
         if self.pods != "split":
-            said["pods"] = self.pods
+            found["pods"] = self.pods
         if self.shared:
-            said["shared"] = list(self.shared)
+            found["shared"] = list(self.shared)
         if self.principals:
-            said["principals"] = {dimension: dict(sorted(values.items())) for dimension, values in self.principals.items()}
-        return said
+            found["principals"] = {dimension: dict(sorted(values.items())) for dimension, values in self.principals.items()}
+        return found
 
 
 def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runspend.ingest.billing import columns
-from runspend.ingest.billing.staging import one_piece
+from runspend.ingest.billing.columns import combine_chunks
 
 if TYPE_CHECKING:
     import duckdb
@@ -62,7 +62,7 @@ def _columns_of(con: duckdb.DuckDBPyConnection, batches: Sequence[pa.RecordBatch
 
     def texts_of(name: str) -> pa.DictionaryArray:
         with con.cursor() as own:
-            return _texts_of(own, one_piece(table.column(name)))
+            return _texts_of(own, combine_chunks(table.column(name)))
 
     with ThreadPoolExecutor(2) as several:  # each column that is processed takes memory
         return list(several.map(texts_of, wanted))
@@ -120,4 +120,4 @@ def _ask(con: duckdb.DuckDBPyConnection, distinct: pa.Table, expression: str) ->
     con.register("distinct_values", distinct)
     answer = con.sql(f"select {expression} as answer from distinct_values").to_arrow_table()
     con.unregister("distinct_values")
-    return one_piece(answer.column(0)).cast(pa.string())
+    return combine_chunks(answer.column(0)).cast(pa.string())

@@ -18,7 +18,7 @@ from runspend.ingest.billing import billing_lines as lines
 from runspend.ingest.billing import totals as counts
 from runspend.ingest.billing import versions
 from runspend.ingest.billing.delivered_files import ArrivedFile
-from runspend.ingest.billing.load_context import Tonight, refused
+from runspend.ingest.billing.load_context import LoadContext, refused
 from runspend.ingest.billing.staging import Beside, Staged
 from runspend.ingest.billing.totals import DaySums, FedPeriod
 from runspend.ingest.billing.versions import FedFile, VersionFacts, plain, version_of
@@ -58,7 +58,7 @@ class Load:
 
 
 def build_period(
-    tonight: Tonight,
+    context: LoadContext,
     staged: Staged,
     period: str,
     files: Sequence[ArrivedFile],
@@ -68,39 +68,39 @@ def build_period(
     census: Sequence[FedPeriod] | None = None,
 ) -> PeriodLoad:
     """Check one period's new version, then write it. A version that is refused or already in place is not written."""
-    book = tonight.book(period)
+    book = context.book(period)
     census = counts.read_census(staged) if census is None else census
-    version = version_of((f.digest for f in files if f.index in chosen), tonight.settings_of(period))
+    version = version_of((f.digest for f in files if f.index in chosen), context.settings_of(period))
     fed = fed_by(files, census, feeding or chosen, period, chosen)
-    if version == tonight.standing(period):
-        return leave_unchanged(tonight, period, fed)
+    if version == context.standing(period):
+        return leave_unchanged(context, period, fed)
     totals = counts.read_totals(staged, period, chosen)
     quarantine = counts.read_quarantine(staged, period, chosen)
     shown = sorted({f.staged.focus_version for f in files if f.staged and f.index in chosen})
-    facts = VersionFacts(version, fed, delivered_at, totals, len(quarantine), ", ".join(shown), tonight.now, tonight.load_id)
-    if why := versions.refusal(tonight.source, book, version, delivered_at, totals, tonight.accept):
-        return record_refusal(tonight, period, facts, why)
-    tonight.progress(f"{tonight.source.name}: writing {period}, {sum(t.row_count for t in totals):,} rows")
-    path = tonight.workdir / f"billing_lines-{period}.parquet"
+    facts = VersionFacts(version, fed, delivered_at, totals, len(quarantine), ", ".join(shown), context.now, context.load_id)
+    if why := versions.refusal(context.source, book, version, delivered_at, totals, context.accept):
+        return record_refusal(context, period, facts, why)
+    context.progress(f"{context.source.name}: writing {period}, {sum(t.row_count for t in totals):,} rows")
+    path = context.workdir / f"billing_lines-{period}.parquet"
     with staged.beside() as rows, ThreadPoolExecutor(1) as beside:  # one of two cores is idle while lines are written
         telling = beside.submit(_tell_of_rows, rows, period, chosen) if not staged.is_mapped else None
-        lines.write_lines(staged, tonight.source.name, period, chosen, tonight.load_id, path, is_scoped=tonight.rules.is_scoped)
+        lines.write_lines(staged, context.source.name, period, chosen, context.load_id, path, is_scoped=context.rules.is_scoped)
         day_sums, told = telling.result() if telling is not None else _tell_of_rows(rows, period, chosen)
     is_again = version == book.version  # its rows were damaged: the version is recorded already
     number = book.current[0]["version_number"] if is_again else book.next_number
     changes = versions.add_changes(
-        tonight.source.name,
+        context.source.name,
         period,
-        tonight.previous("bill_changes", period),
+        context.previous("bill_changes", period),
         day_sums,
         version,
         number,
-        tonight.load_id,
+        context.load_id,
     )
     names = {f.index: f.name for f in files}
     tables: dict[str, Path | pa.Table] = {
         "billing_lines": path,
-        "billing_quarantine": _quarantine_table(tonight, period, quarantine, names),
+        "billing_quarantine": _quarantine_table(context, period, quarantine, names),
         "billing_loads": versions.loads_table(book.rows if is_again else versions.add_version(book, facts, None)),
         "bill_changes": versions.changes_table(changes),
     }
@@ -154,20 +154,20 @@ def _fed_file(file: ArrivedFile, rows: int, state: str) -> list[FedFile]:
     return listed
 
 
-def fed_again(tonight: Tonight, period: str, files: Sequence[ArrivedFile]) -> list[FedFile]:
+def fed_again(context: LoadContext, period: str, files: Sequence[ArrivedFile]) -> list[FedFile]:
     """Return the file list of the version in place with current names: files may have been renamed or copied since."""
     by_digest = {f.verified.sha256: f for f in files}
     listed = []
-    for fed in tonight.book(period).files:
+    for fed in context.book(period).files:
         file = by_digest.get(fed.sha256)
         if fed.state != "duplicate" and file:
             listed += _fed_file(file, fed.rows, fed.state)
     return listed
 
 
-def leave_unchanged(tonight: Tonight, period: str, fed: Sequence[FedFile]) -> PeriodLoad:
+def leave_unchanged(context: LoadContext, period: str, fed: Sequence[FedFile]) -> PeriodLoad:
     """Keep the version in place. Its list of files is rewritten if copies appeared or disappeared, or if stamps changed."""
-    book = tonight.book(period)
+    book = context.book(period)
     tables: dict[str, Path | pa.Table] = {}
     before = {(f.name, f.state) for f in book.files}
     duplicates = [f.name for f in fed if f.state == "duplicate"]
@@ -179,39 +179,39 @@ def leave_unchanged(tonight: Tonight, period: str, fed: Sequence[FedFile]) -> Pe
     return PeriodLoad(period, "unchanged", tables, None, {"version": book.version, "duplicates": duplicates})
 
 
-def record_refusal(tonight: Tonight, period: str, facts: VersionFacts, why: str) -> PeriodLoad:
+def record_refusal(context: LoadContext, period: str, facts: VersionFacts, why: str) -> PeriodLoad:
     """Record a refused version. The period stays as it was, and each refusal is recorded once."""
-    book = tonight.book(period)
-    error = refused(tonight, why, period)
+    book = context.book(period)
+    error = refused(context, why, period)
     tables: dict[str, Path | pa.Table] = {}
     if not versions.is_recorded(book, facts.version, why) and facts.version != book.version:
         tables["billing_loads"] = versions.loads_table(versions.add_version(book, facts, why))
     return PeriodLoad(period, "refused", tables, error, {"version": facts.version})
 
 
-def refuse_period(tonight: Tonight, period: str, error: SourceRefused) -> PeriodLoad:
-    facts = VersionFacts(version_of([str(error)], tonight.settings_of(period)), [], tonight.now, [], 0, None, tonight.now, tonight.load_id)
-    return record_refusal(tonight, period, facts, str(error))
+def refuse_period(context: LoadContext, period: str, error: SourceRefused) -> PeriodLoad:
+    facts = VersionFacts(version_of([str(error)], context.settings_of(period)), [], context.now, [], 0, None, context.now, context.load_id)
+    return record_refusal(context, period, facts, str(error))
 
 
-def missing_periods(tonight: Tonight, seen: Collection[str]) -> list[PeriodLoad]:
+def missing_periods(context: LoadContext, seen: Collection[str]) -> list[PeriodLoad]:
     """Return periods that had files before and have none now. They are kept until someone accepts that they are gone."""
     outcomes = []
-    for period, book in sorted(tonight.books.items()):
+    for period, book in sorted(context.books.items()):
         if period in seen or not book.current:
             continue
-        key = f"{tonight.source.name}:{period}"
+        key = f"{context.source.name}:{period}"
         if not any(row["row_count"] or row["billed_cost"] for row in book.current):
             outcomes.append(PeriodLoad(period, "unchanged", {}, None, {"version": book.version}))
             continue
         totals = " + ".join(f"{plain(r['billed_cost'])} {r['billing_currency']}" for r in book.current)
-        facts = VersionFacts(version_of([], tonight.settings_of(period)), [], tonight.now, [], 0, None, tonight.now, tonight.load_id)
-        if key not in tonight.accept:
+        facts = VersionFacts(version_of([], context.settings_of(period)), [], context.now, [], 0, None, context.now, context.load_id)
+        if key not in context.accept:
             why = f"{period} was fed before ({totals}) and is fed by nothing now. If that is right, run: runspend load --accept {key}"
-            outcomes.append(record_refusal(tonight, period, facts, why))
+            outcomes.append(record_refusal(context, period, facts, why))
             continue
         changes = versions.add_changes(
-            tonight.source.name, period, tonight.previous("bill_changes", period), {}, facts.version, book.next_number, tonight.load_id
+            context.source.name, period, context.previous("bill_changes", period), {}, facts.version, book.next_number, context.load_id
         )
         tables: dict[str, Path | pa.Table] = {
             "billing_lines": BILLING_LINES.arrow_schema().empty_table(),
@@ -223,21 +223,21 @@ def missing_periods(tonight: Tonight, seen: Collection[str]) -> list[PeriodLoad]
     return outcomes
 
 
-def find_covered_until(tonight: Tonight, outcomes: Sequence[PeriodLoad]) -> datetime | None:
+def find_covered_until(context: LoadContext, outcomes: Sequence[PeriodLoad]) -> datetime | None:
     """Return the latest end of Usage lines over all versions that will be in place, new and earlier ones."""
     tables = ((outcome.period, outcome.tables.get("billing_loads")) for outcome in outcomes)
     made = {period: table.to_pylist() for period, table in tables if table is not None and not isinstance(table, Path)}
-    rows = [row for period, book in tonight.books.items() for row in made.get(period, book.rows)]
+    rows = [row for period, book in context.books.items() for row in made.get(period, book.rows)]
     return max((row["covered_until"] for row in rows if row["state"] == "current" and row["covered_until"]), default=None)
 
 
-def _quarantine_table(tonight: Tonight, period: str, rows: Sequence[dict[str, Any]], names: dict[int, str]) -> pa.Table:
+def _quarantine_table(context: LoadContext, period: str, rows: Sequence[dict[str, Any]], names: dict[int, str]) -> pa.Table:
     import pyarrow as pa
 
     first = date.fromisoformat(f"{period}-01")
     full = [
-        {**{k: v for k, v in row.items() if k != "file_index"}, "source": tonight.source.name, "billing_period": first,
-         "file_name": names[row["file_index"]], "load_id": tonight.load_id}
+        {**{k: v for k, v in row.items() if k != "file_index"}, "source": context.source.name, "billing_period": first,
+         "file_name": names[row["file_index"]], "load_id": context.load_id}
         for row in rows
     ]  # fmt: skip
     return pa.Table.from_pylist(full, schema=BILLING_QUARANTINE.arrow_schema())

@@ -15,7 +15,7 @@ from runspend.core.errors import SourceRefused
 from runspend.ingest.billing import normalize as settle
 from runspend.ingest.billing import totals as counts
 from runspend.ingest.billing.delivered_files import combine, is_data_of, open_bill, recognize, stage_or_note, verify_all
-from runspend.ingest.billing.load_context import Tonight
+from runspend.ingest.billing.load_context import LoadContext
 from runspend.ingest.billing.manifests import Delivery, find_deliveries
 from runspend.ingest.billing.measured_power import Drawn
 from runspend.ingest.billing.normalize import Rules
@@ -37,10 +37,10 @@ def probe_source(
     """
     with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
         workdir = Path(folder)
-        tonight = Tonight(
+        context = LoadContext(
             source, now or datetime.now(timezone.utc), Rules(keys=keys or KeySettings()), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
         )
-        opened = open_bill(source, workdir, tonight.now, tonight.progress, drawn or {})
+        opened = open_bill(source, workdir, context.now, context.progress, drawn or {})
         found = find_deliveries(source, opened, is_data_of(source)).found
         newest: dict[tuple[str | None, str], Delivery] = {}
         for delivery in found:
@@ -50,12 +50,12 @@ def probe_source(
         wanted = [item for delivery in newest.values() for item in delivery.files]
         with Staged(workdir / "engine", memory) as staged:
             bad: dict[str, SourceRefused] = {}
-            files, aside = recognize(tonight, verify_all(tonight, opened, wanted, workdir, bad), bad)
+            files, aside = recognize(context, verify_all(context, opened, wanted, workdir, bad), bad)
             for file in [*aside, *files]:
-                stage_or_note(tonight, staged, file, files, bad)
+                stage_or_note(context, staged, file, files, bad)
             settle.place_unreadable_periods(staged, {})
             combine(staged, files)
-            warnings = settle.settle_rows(staged, source.name, tonight.rules)
+            warnings = settle.settle_rows(staged, source.name, context.rules)
             census = counts.read_census(staged)
             billed: dict[str, Decimal] = {}
             for part in census:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runspend.ingest.billing import columns, texts
+from runspend.ingest.billing.columns import combine_chunks
 from runspend.ingest.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
-from runspend.ingest.billing.staging import Staged, arrow_type, delivered_fields, one_piece
+from runspend.ingest.billing.staging import Staged, arrow_type, delivered_fields
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +43,7 @@ def read(staged: Staged, path: Path, header: Sequence[str], lines: int, file_ind
     return rows
 
 
-def _parse(part: texts.Part, header: Sequence[str]) -> dict[str, pa.Array] | None:
+def _parse(part: texts.LineRange, header: Sequence[str]) -> dict[str, pa.Array] | None:
     """Return the columns that are read, by our names; texts coded, money exact to 22 decimals or refused.
 
     Every record must be one line of the file: that parses a fifth faster. A misplaced quote would swallow lines, because Arrow ignores
@@ -72,7 +73,7 @@ def _parse(part: texts.Part, header: Sequence[str]) -> dict[str, pa.Array] | Non
     found = {name: table.column(name) for name in wanted}
     del table
     with ThreadPoolExecutor() as several:
-        pieces = several.map(lambda h: one_piece(found.pop(h)), wanted)
+        pieces = several.map(lambda h: combine_chunks(found.pop(h)), wanted)
         made = {names[h]: piece for h, piece in zip(wanted, pieces, strict=True)}
     for name in (names[h] for h in times):
         read = _read_times(made[name])

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from runspend.core.duckdb_pool import lent
+from runspend.core.duckdb_pool import borrow_connection
 from runspend.core.errors import MissingExtra
 from runspend.core.resource_keys import resource_key_sql
 from runspend.ingest.billing import columns
@@ -118,7 +118,7 @@ class Staged:
         self._aside: set[str] = set()
         self.following: dict[int, Delivered] = {}  # file index -> the file that is staged next
         self.begun: dict[int, tuple[object, Ahead[pa.Table]]] = {}  # file index -> what it is read as, its early reading
-        self.answers: dict[str, distinct.Known] = {}  # SQL answers for earlier files, until the lookup tables change
+        self.answers: dict[str, distinct.KnownAnswers] = {}  # SQL answers for earlier files, until the lookup tables change
         # The bill's digest is computed from this: rows as delivered, before any was replaced by its parts.
         self.delivered_rows = "(select file_index, billing_period, 1 as rows, row_hash::hugeint as hash_sum, row_hash as hash_xor from staged)"
         self._rows = staged_schema().empty_table()
@@ -172,7 +172,7 @@ class Staged:
         kept = self._keep(whole.select(staged_schema().names))
         self._files.setdefault(file_index, []).append(kept)
         self._put_together()
-        self.ease()
+        self.release_memory()
 
     def _with_hash(self, table: pa.Table) -> pa.Table:
         """Return the rows with `row_hash`, the hash of the FOCUS columns."""
@@ -183,7 +183,7 @@ class Staged:
         names = ", ".join(f"cast(null as {sql_types[c.type]})" if is_empty[c.name] else c.name for c in FOCUS_COLUMNS)
         hashes = self._con.sql(f"select hash({names}) as row_hash from hashed").to_arrow_table()
         self._con.unregister("hashed")
-        return table.append_column("row_hash", one_piece(hashes.column(0)))
+        return table.append_column("row_hash", columns.combine_chunks(hashes.column(0)))
 
     def replace(self, is_kept: pa.Array, parts: Iterable[pa.Table]) -> None:
         """Replace the rows for which `is_kept` is false by `parts`, in the columns of `rows`. Each new row gets its own hash."""
@@ -231,7 +231,7 @@ class Staged:
             at = table.schema.get_field_index(name)
             table = table.append_column(name, column) if at < 0 else table.set_column(at, name, column)
         self._show(table)
-        self.ease()
+        self.release_memory()
 
     def has(self, name: str) -> bool:
         """Return whether any row has a value in a column."""
@@ -239,7 +239,7 @@ class Staged:
 
     def column(self, name: str) -> pa.Array:
         """Return one column as one array."""
-        return one_piece(self._rows.column(name))
+        return columns.combine_chunks(self._rows.column(name))
 
     def ask(self, distinct: pa.Table, *expressions: str) -> list[pa.Array]:
         """Run SQL expressions over a table of distinct values and return the answers in its order.
@@ -255,7 +255,7 @@ class Staged:
         parts = []
         for start in range(0, distinct.num_rows, size):
             parts.append(ask(self._con, distinct.slice(start, size), *expressions))
-            self.ease()
+            self.release_memory()
         return [pa.concat_arrays(pieces) for pieces in zip(*parts, strict=True)]
 
     def ask_of(self, name: str, *expressions: str) -> list[pa.Array]:
@@ -299,7 +299,7 @@ class Staged:
 
         if kept.true_count < len(kept):
             self.join_up()
-            self._show(pa.table([one_piece(column) for column in self._rows.filter(kept).columns], names=self._rows.column_names))
+            self._show(pa.table([columns.combine_chunks(column) for column in self._rows.filter(kept).columns], names=self._rows.column_names))
 
     def join_up(self) -> None:
         """Turn every column into one array. Called once, when all files are staged."""
@@ -321,10 +321,10 @@ class Staged:
             chunked = pieces.pop(name)
             if chunked.null_count == len(chunked):
                 return nulls.of(chunked.type)
-            column = one_piece(chunked)
+            column = columns.combine_chunks(chunked)
             if is_large:
                 column = self._map(pa.table({name: column})).column(name)
-                self.ease()
+                self.release_memory()
             return column
 
         if is_large:
@@ -369,7 +369,7 @@ class Staged:
         for bytes_of_file in self._maps:
             bytes_of_file.madvise(mmap.MADV_DONTNEED)
 
-    def ease(self) -> None:
+    def release_memory(self) -> None:
         """Release the pages of mapped rows, and freed memory that libraries keep, if the bill may not fit in memory.
 
         Called between the steps of a load.
@@ -399,29 +399,11 @@ def _in_order(answer: pa.Table) -> list[pa.Array]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    at, *found = (one_piece(column) for column in answer.columns)
+    at, *found = (columns.combine_chunks(column) for column in answer.columns)
     if pc.all(pc.equal(at, pa.arange(0, len(at))), min_count=0).as_py():
         return found
     order = pc.sort_indices(at)
     return [column.take(order) for column in found]
-
-
-def one_piece(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column as one array; texts get one dictionary."""
-    import pyarrow as pa
-
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    if column.num_chunks == 0:
-        return pa.array([], column.type)
-    if pa.types.is_dictionary(column.type):
-        if sum(len(piece.dictionary) for piece in column.chunks) * 4 > len(column) * 3:
-            texts = pa.concat_arrays([piece.dictionary for piece in column.chunks])
-            if columns.nearly_all_differ(texts):
-                return columns.end_to_end(column.chunks, texts)
-        column = column.unify_dictionaries()
-    joined = column.combine_chunks()
-    return joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
 
 
 class Ahead(Iterator[Item]):
@@ -452,7 +434,7 @@ def give_back() -> None:
         trim(0)
 
 
-def wake() -> None:
+def warm_imports() -> None:
     """Import what reading needs, beside work that leaves the interpreter idle.
 
     All imports take a second. If pandas is installed, most of that second is Arrow's search for pandas at its first Python value.
@@ -472,7 +454,7 @@ def open_engine(workdir: Path, memory: int | None = None) -> Iterator[duckdb.Duc
     No setting belongs to one connection: a thread with its own cursor has the same macros, tables and time zone.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with lent("bills", _make_engine, workdir / "spill", memory=f"{room_of(memory).engine_bytes}B") as con:
+    with borrow_connection("bills", _make_engine, workdir / "spill", memory=f"{room_of(memory).engine_bytes}B") as con:
         con.execute(f"set max_temp_directory_size = '{max(free_bytes(workdir) // 2, 1 << 30)}B'")
         yield con
 

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 from runspend.core.errors import SourceRefused
 from runspend.core.outside_json import parse_json
 from runspend.ingest.billing import columns, parquet_texts
+from runspend.ingest.billing.columns import combine_chunks
 from runspend.ingest.billing.memory_budget import Room
-from runspend.ingest.billing.staging import one_piece, sql_text
+from runspend.ingest.billing.staging import sql_text
 from runspend.ingest.billing.verify import MAX_COLUMNS, MAX_LINE_BYTES, VerifiedFile
 from runspend.ingest.billing.wide_decimals import narrowed
 
@@ -121,7 +122,7 @@ def _read_lines(file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
             except pa.ArrowInvalid as error:
                 raise NotPlain from error
         if table is not None:
-            yield [one_piece(column) for column in table.columns]
+            yield [combine_chunks(column) for column in table.columns]
 
 
 def read_slowly(
@@ -171,7 +172,7 @@ def read_whole_rows(con: duckdb.DuckDBPyConnection, source: str, name: str, file
 # --- CSV ---------------------------------------------------------------------------------------------------------------
 
 
-class Part(io.RawIOBase):
+class LineRange(io.RawIOBase):
     """A run of whole lines of a file."""
 
     def __init__(self, path: Path, start: int, end: int) -> None:
@@ -192,7 +193,7 @@ class Part(io.RawIOBase):
         super().close()
 
 
-def parts_of(path: Path, part_bytes: int) -> Iterator[Part]:
+def parts_of(path: Path, part_bytes: int) -> Iterator[LineRange]:
     """Yield the lines after the header in parts of at most `part_bytes` plus one line, so that each part fits into memory."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
@@ -203,7 +204,7 @@ def parts_of(path: Path, part_bytes: int) -> Iterator[Part]:
             file.seek(min(start + part_bytes, size))
             file.readline()
             end = file.tell()
-            with Part(path, start, end) as part:
+            with LineRange(path, start, end) as part:
                 yield part
             if end == size:
                 return
@@ -352,8 +353,8 @@ def _shares(con: duckdb.DuckDBPyConnection, query: str, wanted: Sequence[str], s
     for start in range(0, rows, share_rows):
         share = con.sql(f"from texts where rowid >= {start} and rowid < {start + share_rows} order by rowid").to_arrow_table()
         # By position: DuckDB renames columns whose names differ only in case.
-        coded = [one_piece(column).cast(pa.string()).dictionary_encode() for column in share.columns[:-1]]
-        yield pa.table([*coded, one_piece(share.column(ROW_NUMBER))], names=[*wanted, ROW_NUMBER])
+        coded = [combine_chunks(column).cast(pa.string()).dictionary_encode() for column in share.columns[:-1]]
+        yield pa.table([*coded, combine_chunks(share.column(ROW_NUMBER))], names=[*wanted, ROW_NUMBER])
     con.execute("drop table texts")
 
 

@@ -84,7 +84,7 @@ def read_book(source: str, period: str, loads: pa.Table | None) -> Book:
 def settings_key(format_name: str, rules: Rules, source: BillSource) -> str:
     """Return what decides the rows, apart from the files. It is part of the version: a changed configuration makes a new version."""
     own = source.model_dump(mode="json", include={"only", "currency", "prices", "slurm"}, exclude_none=True)
-    return json.dumps([SETTLE_VERSION, format_name, rules.said(), *([own] if own else [])], sort_keys=True)
+    return json.dumps([SETTLE_VERSION, format_name, rules.fingerprint(), *([own] if own else [])], sort_keys=True)
 
 
 def version_of(digests: Iterable[str], settings: str) -> str:

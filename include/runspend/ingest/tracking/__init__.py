@@ -5,9 +5,10 @@
 place. None of these write to MLflow, and nothing here knows where tables are stored.
 """
 
-from runspend.ingest.tracking.extract import Extract, choose_months, extract_server, probe_server
+from runspend.ingest.tracking.extract import Extract, PublishedRuns, choose_months, extract_server, probe_server
 from runspend.ingest.tracking.links import KINDS, find_links
+from runspend.ingest.tracking.settings import RowSettings
 
-__all__ = ["LINK_TABLES", "Extract", "choose_months", "extract_server", "find_links", "probe_server"]
+__all__ = ["LINK_TABLES", "Extract", "PublishedRuns", "RowSettings", "choose_months", "extract_server", "find_links", "probe_server"]
 
 LINK_TABLES = (*KINDS, "tracking_reads")

@@ -10,19 +10,18 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
 
-from runspend.config.settings import DimensionSettings, Pool, TrackingServer
+from runspend.config.settings import Pool, TrackingServer
 from runspend.core.errors import ConfigError
 from runspend.core.resource_keys import (
     AZURE_JOB_KEYS,
     AZURE_WORKSPACE_KEYS,
     JOB_PLACE_KEYS,
-    RUN_JOB_KEYS,
     SLURM_CLUSTER_KEYS,
     SLURM_JOB_KEYS,
     cluster_job_sql,
@@ -34,31 +33,11 @@ from runspend.core.resource_keys import (
 )
 from runspend.core.secret_shapes import macros_sql
 from runspend.core.selectors import glob_to_regex, matches
-from runspend.ingest.tracking.links import LinkSettings
+from runspend.ingest.tracking.settings import RowSettings
 
 DIMENSIONS = ("team", "project", "cost_center", "owner")
 # Columns of `runs.sql` that selectors use; `tracking` is the server itself.
 SELECTED = {"workspace": "workspace_name", "experiment": "experiment_name", "user": "user_name", "status": "status"}
-
-
-@dataclass(frozen=True)
-class MeasuredMachines:
-    """Machines whose bill depends on measured watts, as the bill lists them, and for each pool the machines that its runs may use."""
-
-    resource_ids: tuple[str, ...] = ()
-    of_pool: tuple[tuple[str, tuple[str, ...]], ...] = ()
-
-
-@dataclass(frozen=True)
-class RowSettings:
-    """The settings that the rows of runs depend on, in addition to the server's own."""
-
-    dimensions: DimensionSettings
-    pools: Sequence[Pool] = ()
-    job_keys: Sequence[str] = RUN_JOB_KEYS
-    selector_keys: Collection[str] = ()
-    measured: MeasuredMachines = MeasuredMachines()
-    links: LinkSettings = LinkSettings()  # noqa: RUF009 (frozen)
 
 
 @dataclass(frozen=True)
@@ -77,7 +56,7 @@ def is_of_line(source: str | Mapping[str, str]) -> bool:
     return source.startswith("line.") if isinstance(source, str) else "principal" in source
 
 
-class Places:
+class DimensionSources:
     """Where dimensions and selectors look, each place once: run tags, run params, experiment tags, files by user, the user."""
 
     def __init__(self, settings: RowSettings) -> None:
@@ -140,7 +119,7 @@ def copied_sql(values: str, labels: str, places: Iterable[int]) -> str:
 class PoolColumns:
     """The pool of a run: the first one, in the configured order, whose `runs` selector matches it."""
 
-    def __init__(self, pools: Sequence[Pool], places: Places, server: str) -> None:
+    def __init__(self, pools: Sequence[Pool], places: DimensionSources, server: str) -> None:
         # The server is known here; a pool of other servers cannot match these runs.
         self._pools = [pool for pool in pools if all(any(matches(p, server) for p in texts) for key, texts in pool.runs.items() if key == "tracking")]
         self._places = places
@@ -200,7 +179,7 @@ def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str])
     return {"said_job": said, "said_job_key": f"case {' '.join(cases)} else {job} end" if cases else job}
 
 
-def digest_settings(server: TrackingServer, settings: RowSettings, places: Places, place_rules: Iterable[str] = ()) -> str:
+def digest_settings(server: TrackingServer, settings: RowSettings, places: DimensionSources, place_rules: Iterable[str] = ()) -> str:
     """Return a digest of everything that run rows depend on except MLflow. If it changes, every month is read again."""
     rules = [file.read_text(encoding="utf-8") for file in sorted(resources.files("runspend.ingest.tracking").iterdir(), key=lambda f: f.name) if file.name.endswith(".sql")]
     said = {

@@ -12,13 +12,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.config.settings import DimensionSettings, Pool, TrackingServer
+from runspend.config.settings import TrackingServer
 from runspend.core.errors import SourceError, SourceRefused
-from runspend.core.resource_keys import RUN_JOB_KEYS
+from runspend.core.step_result import ReadJob
 from runspend.ingest.tracking import database, raw
-from runspend.ingest.tracking.dimension_sources import MeasuredMachines, RowSettings
-from runspend.ingest.tracking.links import LinkFiles, Links, LinkSettings
+from runspend.ingest.tracking.links import LinkFiles, Links
 from runspend.ingest.tracking.rows import REPLAYED, Rows
+from runspend.ingest.tracking.settings import RowSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,38 +39,38 @@ class Extract:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class PublishedRuns:
+    """What the warehouse has of a server before an extract. `rows(table, "2026-10")` returns the rows of one unit, or None.
+
+    A month whose runs are all gone from MLflow is read as empty. A month whose rows were written under other settings is read again.
+    """
+
+    rows: Previous
+    months: Sequence[str] = ()  # of `runs`
+    trace_months: Sequence[str] = ()  # of `trace_costs`
+    settings_of: Mapping[str, str | None] = field(default_factory=dict)  # month -> `extras["settings"]`
+    billed_months: Callable[[], Collection[str]] = tuple  # months that new bills reach; asked only for a server that is read through its API
+
+
 def extract_server(
     server: TrackingServer,
-    dims: DimensionSettings,
+    settings: RowSettings,
+    published: PublishedRuns,
+    job: ReadJob,
     *,
-    now: datetime,
-    previous: Previous,
     months: Sequence[str] | None = None,
-    known_months: Sequence[str] = (),
-    billed_months: Callable[[], Collection[str]] = tuple,
-    workdir: Path,
-    load_id: str,
-    progress: Callable[[str], None] = lambda text: None,
-    selector_keys: Collection[str] = (),
-    pools: Sequence[Pool] = (),
-    job_keys: Sequence[str] = RUN_JOB_KEYS,
-    settings_of: Mapping[str, str | None] | None = None,
-    known_trace_months: Sequence[str] = (),
     accept: Collection[str] = (),
-    measured: MeasuredMachines = MeasuredMachines(),  # noqa: B008 (frozen)
-    links: LinkSettings = LinkSettings(),  # noqa: B008 (frozen)
 ) -> Extract:
-    """Read a server into Parquet files under `workdir`.
+    """Read a server into Parquet files under the work folder.
 
-    `months` restricts the start months. None reads all of them from a database; through the API, those that `choose_months` chooses
-    (only this uses `billed_months`). `known_months` are the months in the warehouse: a month whose runs are all gone from MLflow is
-    read as empty. `settings_of` gives the `extras["settings"]` of each month: a month with other settings is read again.
-    `known_trace_months` are those of `trace_costs`. `selector_keys` ("tag.K", "param.K", "experiment_tag.K") are copied in addition to
-    the allow-list, because pools, budgets and policies select by them. `accept` names months, or "experiments", that are known to
-    have shrunk. For `measured` machines, the runs' power metrics are read too. What keeps artifacts in place is read if `links`
-    requests it.
+    `months` restricts the start months. None reads all of them from a database; through the API, those that `choose_months` chooses.
+    `selector_keys` of the settings ("tag.K", "param.K", "experiment_tag.K") are copied in addition to the allow-list, because pools,
+    budgets and policies select by them. `accept` names months, or "experiments", that are known to have shrunk. The power metrics of
+    `measured` machines are read too, and what keeps artifacts in place if `links` requests it.
     """
-    settings = RowSettings(dims, pools, job_keys, selector_keys, measured, links)
+    now, workdir, load_id, progress = job.now, job.workdir, job.load_id, job.progress
+    previous, settings_of, links = published.rows, published.settings_of, settings.links
     with ThreadPoolExecutor(1) as beside:  # DuckDB starts while a SQLite file is copied
         making = beside.submit(Rows, server, settings, now=now, workdir=workdir, load_id=load_id)
         try:
@@ -79,15 +79,15 @@ def extract_server(
                 experiments = rows.load_experiments(reader.read_experiments())
                 if "experiments" not in accept:
                     _check_experiments(server, experiments, previous("experiments", "all"))
-                outdated = [month for month, written in (settings_of or {}).items() if written != rows.settings_digest]
-                chosen = _months_to_read(reader, months, known_months, lambda: {*billed_months(), *outdated}, previous, now)
+                outdated = [month for month, written in settings_of.items() if written != rows.settings_digest]
+                chosen = _months_to_read(reader, months, published.months, lambda: {*published.billed_months(), *outdated}, previous, now)
                 progress(f"{server.name}: {experiments} experiments; reading runs")
-                _load_runs(reader, rows, chosen, previous, [m for m in outdated if (settings_of or {})[m] is not None])
-                trace_months = _trace_months_to_read(reader, months, known_trace_months, outdated, now)
+                _load_runs(reader, rows, chosen, previous, [m for m in outdated if settings_of[m] is not None])
+                trace_months = _trace_months_to_read(reader, months, published.trace_months, outdated, now)
                 rows.load_traces(*reader.read_traces(trace_months))
                 raw_owners = reader.read_owners()
                 owners = rows.write_owners(raw_owners)
-                to_write = sorted({*rows.months(), *known_months} if chosen is None else set(chosen))
+                to_write = sorted({*rows.months(), *published.months} if chosen is None else set(chosen))
                 linked = Links(rows, server, links, load_id).read(reader.links, raw_owners, to_write, previous, outdated) if links.wanted else LinkFiles()
                 warnings = [*reader.warnings, *rows.warnings()]
                 warnings += [f"{server.name}: {kind} is unknown, so artifacts it may protect stay: {why}" for kind, why in linked.unknown.items()]
@@ -95,7 +95,7 @@ def extract_server(
                     warnings.append(f"{server.name}: {reader.repaired} values are not UTF-8; invalid characters became U+FFFD.")
             tables = {("experiments", "all"): rows.write_experiments(), ("artifact_owners", "all"): owners}
             tables |= {("trace_costs", m): rows.write_trace_month(m, previous("trace_costs", m)) for m in trace_months}
-            written, extras, refused = _write_months(rows, to_write, previous, accept, settings_of or {})
+            written, extras, refused = _write_months(rows, to_write, previous, accept, settings_of)
             progress(f"{server.name}: {rows.count_runs()} runs of {len(to_write)} months")
             believed = {unit: path for unit, path in linked.tables.items() if unit[1] == "all" or ("runs", unit[1]) in written}
             if linked.unknown:  # so that these runs are requested again
@@ -125,7 +125,7 @@ def _write_months(
     return tables, extras, refused
 
 
-def open_reader(server: TrackingServer, workdir: Path, progress: Callable[[str], None]) -> raw.Reader:
+def open_reader(server: TrackingServer, workdir: Path, progress: Callable[[str], None]) -> raw.TrackingReader:
     """Open the database if one is configured or implied by the URI, else the API."""
     uri = database.database_uri(server)
     if uri is not None:
@@ -178,7 +178,7 @@ def choose_months(
 
 
 def _months_to_read(
-    reader: raw.Reader, months: Sequence[str] | None, known: Sequence[str], billed: Callable[[], Collection[str]], previous: Previous, now: datetime
+    reader: raw.TrackingReader, months: Sequence[str] | None, known: Sequence[str], billed: Callable[[], Collection[str]], previous: Previous, now: datetime
 ) -> list[str] | None:
     if months is not None:
         return sorted(set(months))
@@ -190,7 +190,7 @@ def _months_to_read(
 
 
 def _trace_months_to_read(
-    reader: raw.Reader, months: Sequence[str] | None, known: Sequence[str], outdated: Collection[str], now: datetime
+    reader: raw.TrackingReader, months: Sequence[str] | None, known: Sequence[str], outdated: Collection[str], now: datetime
 ) -> list[str]:
     """Return months of traces, by the same policy as months of runs. A known month without traces is read too: it may have lost them."""
     found = [m for m in reader.list_trace_months() if m != raw.NO_START]
@@ -209,7 +209,7 @@ def _has_open_runs(runs: pa.Table | None) -> bool:
     return bool(pc.any(pc.and_(pc.is_null(runs["end_time"]), pc.is_null(runs["purged_at"]))).as_py())
 
 
-def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None, previous: Previous, unread: Collection[str]) -> None:
+def _load_runs(reader: raw.TrackingReader, rows: Rows, months: list[str] | None, previous: Previous, unread: Collection[str]) -> None:
     """Load the runs; start again if PostgreSQL cancels the snapshot. `unread`: months written by another version or configuration."""
     for attempt in range(1, database.RETRIES + 1):
         try:
@@ -226,7 +226,7 @@ def _load_runs(reader: raw.Reader, rows: Rows, months: list[str] | None, previou
                 raise
 
 
-def _look_for_gaps(reader: raw.Reader, rows: Rows) -> None:
+def _look_for_gaps(reader: raw.TrackingReader, rows: Rows) -> None:
     """Find when long runs were stopped and resumed later: check one metric of each, and more where that metric was silent."""
     wanted = rows.gaps_wanted()
     for start in range(0, len(wanted), raw.STEP_RUNS):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.config.settings import Settings, TrackingServer
 from runspend.core.errors import SourceError
 from runspend.ingest.tracking import raw
+from runspend.ingest.tracking.settings import LinkSettings
 from runspend.schema.tables import TABLES
 
 if TYPE_CHECKING:
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
 
 KINDS = ("model_versions", "model_uses", "run_metrics")
 ALL_STEPS = 1_000  # of a run's metric: up to this number every step is read, beyond it only the steps at which models were logged
-
-
-@dataclass(frozen=True)
-class LinkSettings:
-    """Whether policies need to know what is in use, and the metrics by which they keep the best."""
-
-    wanted: bool = False
-    metrics: tuple[str, ...] = ()
 
 
 @dataclass

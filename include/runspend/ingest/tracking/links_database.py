@@ -6,8 +6,8 @@ Put here the queries. `links.py` decides what the rows mean. `metrics` is search
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from runspend.config.settings import TrackingServer
 from runspend.core.errors import SourceUnreachable
@@ -17,8 +17,6 @@ from runspend.ingest.tracking.registry import read_versions
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from runspend.ingest.tracking.database import DatabaseReader
 
 # Like the client's list: without deleted versions and prompts, which MLflow marks by a tag of a version.
 VERSIONS = """
@@ -63,21 +61,37 @@ where p.metric_name in ({keys}) and m.lifecycle_stage = 'active' and p.metric_va
 """
 
 
+class Snapshot(Protocol):
+    """One open snapshot of MLflow's database."""
+
+    is_sqlite: bool
+    revision: str
+    only_workspaces: list[str] | None
+
+    def batches(self, sql: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a query, with valid UTF-8."""
+        ...
+
+    def read_points(self, wanted: Sequence[raw.UseKey], schema: pa.Schema, *, logged_ms: str, least: float = 0, most: float) -> Iterator[pa.RecordBatch]:
+        """Yield points of metrics between `least` and `most`, each by an index search."""
+        ...
+
+
 class DatabaseLinks:
     """See `raw.LinkReader`."""
 
     asks_each_run = False
 
-    def __init__(self, reader: DatabaseReader, server: TrackingServer) -> None:
-        self._reader = reader
+    def __init__(self, snapshot: Snapshot, server: TrackingServer) -> None:
+        self._snapshot = snapshot
         self._server = server
 
     def _fill(self, sql: str, **parts: str) -> str:
-        is_sqlite = self._reader.is_sqlite
+        is_sqlite = self._snapshot.is_sqlite
         return sql.format(text="text", real="real" if is_sqlite else "float8", **parts)
 
     def _since(self, revision: str) -> bool:
-        return revisions.is_at_least(self._reader.revision, revision)
+        return revisions.is_at_least(self._snapshot.revision, revision)
 
     def read_versions(self) -> pa.Table:
         if self._server.registry is not None:
@@ -86,7 +100,7 @@ class DatabaseLinks:
         import pyarrow.compute as pc
 
         both = {f"same_workspace_{x}": f"and {x}.workspace = v.workspace" if self._since(revisions.WORKSPACES_SINCE) else "" for x in "ta"}
-        aliases = (SQLITE_ALIASES if self._reader.is_sqlite else POSTGRES_ALIASES).format(**both) if self._since(revisions.ALIASES_SINCE) else "'[]'"
+        aliases = (SQLITE_ALIASES if self._snapshot.is_sqlite else POSTGRES_ALIASES).format(**both) if self._since(revisions.ALIASES_SINCE) else "'[]'"
         sql = self._fill(
             VERSIONS,
             workspace="cast(v.workspace as text)" if self._since(revisions.WORKSPACES_SINCE) else "'default'",
@@ -94,9 +108,9 @@ class DatabaseLinks:
             aliases=aliases,
             same_workspace_t=both["same_workspace_t"],
         )
-        table = raw.to_table(self._reader.batches(sql, raw.version_schema()), raw.version_schema())
-        if self._reader.only_workspaces is not None:
-            table = table.filter(pc.is_in(table["workspace"], value_set=pa.array(self._reader.only_workspaces, pa.string())))
+        table = raw.to_table(self._snapshot.batches(sql, raw.version_schema()), raw.version_schema())
+        if self._snapshot.only_workspaces is not None:
+            table = table.filter(pc.is_in(table["workspace"], value_set=pa.array(self._snapshot.only_workspaces, pa.string())))
         return table
 
     def read_uses(self, run_ids: Sequence[str]) -> pa.Table:
@@ -104,12 +118,12 @@ class DatabaseLinks:
         if not self._since(revisions.LOGGED_MODELS_SINCE):
             return schema.empty_table()
         step = "case when source_type = 'RUN_INPUT' then cast(-1 as bigint) else cast(step as bigint) end" if self._since(revisions.STEPS_SINCE) else "cast(-1 as bigint)"
-        batches = [*self._reader.batches(self._fill(USES, step=step), schema), *self._reader.batches(self._fill(SOURCES), schema)]
+        batches = [*self._snapshot.batches(self._fill(USES, step=step), schema), *self._snapshot.batches(self._fill(SOURCES), schema)]
         return raw.to_table(batches, schema)
 
     def read_last(self, metrics: Sequence[str]) -> pa.Table:
-        sql = self._fill(LAST, keys=_listed(metrics), is_nan="is_nan = 1" if self._reader.is_sqlite else "is_nan")
-        return raw.to_table(self._reader.batches(sql, raw.point_schema()), raw.point_schema())
+        sql = self._fill(LAST, keys=_listed(metrics), is_nan="is_nan = 1" if self._snapshot.is_sqlite else "is_nan")
+        return raw.to_table(self._snapshot.batches(sql, raw.point_schema()), raw.point_schema())
 
     def read_points(self, wanted: Sequence[raw.UseKey]) -> pa.Table:
         import pyarrow as pa
@@ -123,14 +137,14 @@ class DatabaseLinks:
         step = "cast(g.step as bigint), cast(m.timestamp as bigint),"
         found = pa.schema([f for f in raw.point_schema() if f.name != "model_id"])
         # MLflow stores an infinity as the largest float.
-        points = raw.to_table(self._reader.read_points(wanted, found, logged_ms=step, least=-sys.float_info.max, most=sys.float_info.max), found)
+        points = raw.to_table(self._snapshot.read_points(wanted, found, logged_ms=step, least=-sys.float_info.max, most=sys.float_info.max), found)
         return points.add_column(1, "model_id", pa.array([""] * points.num_rows, pa.string()))
 
     def read_model_points(self, metrics: Sequence[str]) -> pa.Table:
         schema = raw.point_schema()
         if not self._since(revisions.LOGGED_MODELS_SINCE):
             return schema.empty_table()
-        return raw.to_table(self._reader.batches(self._fill(MODEL_POINTS, keys=_listed(metrics)), schema), schema)
+        return raw.to_table(self._snapshot.batches(self._fill(MODEL_POINTS, keys=_listed(metrics)), schema), schema)
 
 
 def _listed(keys: Sequence[str]) -> str:

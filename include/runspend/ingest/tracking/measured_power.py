@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from runspend.config.settings import BillSource, Machine, Pool, Settings
 from runspend.core.selectors import matches
-from runspend.ingest.tracking.dimension_sources import MeasuredMachines
+from runspend.ingest.tracking.settings import MeasuredMachines
 
 
 def find_measured(settings: Settings) -> MeasuredMachines:

@@ -16,7 +16,7 @@ from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client
 ARCHIVED, RESTORED, PRUNED = "runspend.archived", "runspend.restored", "runspend.pruned"
 
 
-class Told(Protocol):
+class TaggedOwner(Protocol):
     """The owner to write to, for example an item of the archive."""
 
     @property
@@ -29,22 +29,22 @@ class Told(Protocol):
     def run_id(self) -> str | None: ...
 
 
-class Teller:
+class MlflowWriter:
     """Writes to one server. Every call may be repeated: existing values are not written again. Returns None, or why nothing was written."""
 
     def __init__(self, server: TrackingServer) -> None:
         self._server = server
         self._client = Client(server, server.write_token) if server.write_token is not None else None
 
-    def archived(self, owner: Told, where: str) -> str | None:
+    def archived(self, owner: TaggedOwner, where: str) -> str | None:
         """Set the tag `runspend.archived`, which says where the artifacts went and how to restore them."""
         return self._write(owner, {ARCHIVED: where, RESTORED: None})
 
-    def restored(self, owner: Told, where: str) -> str | None:
+    def restored(self, owner: TaggedOwner, where: str) -> str | None:
         """Remove the tag `runspend.archived` and set `runspend.restored`, which says where the artifacts are."""
         return self._write(owner, {ARCHIVED: None, RESTORED: where})
 
-    def prune_run(self, owner: Told, why: str) -> str | None:
+    def prune_run(self, owner: TaggedOwner, why: str) -> str | None:
         """Soft-delete a run, as MLflow's page does, with the reason in the tag `runspend.pruned`. Its artifacts stay."""
 
         def prune(client: Client) -> str | None:
@@ -74,7 +74,7 @@ class Teller:
 
         return self._in(workspace, f"experiment {experiment_id}", prune)
 
-    def restore_run(self, owner: Told) -> str | None:
+    def restore_run(self, owner: TaggedOwner) -> str | None:
         """Restore a soft-deleted run if MLflow still has it. Inside a deleted experiment, the next `mlflow gc` would delete it."""
 
         def restore(client: Client) -> str | None:
@@ -90,10 +90,10 @@ class Teller:
 
         return self._with(owner, restore)
 
-    def _write(self, owner: Told, tags: dict[str, str | None]) -> str | None:
+    def _write(self, owner: TaggedOwner, tags: dict[str, str | None]) -> str | None:
         return self._with(owner, lambda client: _set_tags(client, owner, tags))
 
-    def _with(self, owner: Told, write: Any) -> str | None:
+    def _with(self, owner: TaggedOwner, write: Any) -> str | None:
         name = f"{owner.owner_kind.replace('_', ' ')} {owner.owner_id}"
         if owner.owner_kind == "orphan":
             return f"{self._server.name}: {name} has no page in MLflow, so it got no tags"
@@ -115,14 +115,14 @@ class Teller:
             return f"{client.name}: cannot write to MLflow for {name}: {error}"
 
 
-def _run_of(client: Client, owner: Told) -> Any:
+def _run_of(client: Client, owner: TaggedOwner) -> Any:
     run = client.ask(lambda: client.store.get_run(owner.run_id))
     if run.info.run_id != owner.run_id:
         raise SourceUnreachable(client.name, f"cannot ask {client.name} for run {owner.run_id}: its answer has no run.")
     return run
 
 
-def _set_tags(client: Client, owner: Told, tags: dict[str, str | None]) -> str | None:
+def _set_tags(client: Client, owner: TaggedOwner, tags: dict[str, str | None]) -> str | None:
     """Set these tags, and remove those that are None; leave tags that already match. A soft-deleted run accepts no tags."""
     from mlflow.entities import LoggedModelTag, RunTag
 

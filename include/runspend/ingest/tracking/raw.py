@@ -129,7 +129,7 @@ class LinkReader(Protocol):
         """Return values that runs logged for logged models."""
 
 
-class Reader(Protocol):
+class TrackingReader(Protocol):
     """One open tracking server. All calls of one reader see the same rows if the server can guarantee that."""
 
     version: str
@@ -139,7 +139,7 @@ class Reader(Protocol):
     @property
     def links(self) -> LinkReader: ...
 
-    def __enter__(self) -> Reader: ...
+    def __enter__(self) -> TrackingReader: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 

@@ -20,10 +20,8 @@ from runspend.core.resource_keys import JOB_PLACE_KEYS, principal_key_sql, resou
 from runspend.core.secret_shapes import macros_sql
 from runspend.ingest.tracking import raw
 from runspend.ingest.tracking.dimension_sources import (
-    MeasuredMachines,
-    Places,
+    DimensionSources,
     PoolColumns,
-    RowSettings,
     copied_sql,
     digest_settings,
     job_columns,
@@ -31,6 +29,7 @@ from runspend.ingest.tracking.dimension_sources import (
     sort_keys,
 )
 from runspend.ingest.tracking.requested_places import PLACE_KEYS, place_columns
+from runspend.ingest.tracking.settings import MeasuredMachines, RowSettings
 from runspend.schema.tables import TABLES, Table
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class Rows:
         self._workdir = workdir
         self._names = {"server": server.name, "load_id": load_id}
         self._believed_ms = int(now.timestamp() * 1000) + BELIEVED_AHEAD_MS
-        self._places = Places(settings)
+        self._places = DimensionSources(settings)
         self._pools = PoolColumns(settings.pools, self._places, server.name)
         self._job_keys = settings.job_keys
         self.reads_power = bool(settings.measured.resource_ids)

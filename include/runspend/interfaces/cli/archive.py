@@ -104,14 +104,15 @@ def archive_restore(context: Context, run: str, to: Path | None, archive_id: str
     Example:
       runspend archive restore 3f1c9a7bd2e84c55a1b0c9d8e7f60123 --to ./back
     """
-    from runspend.actions.archive.mlflow_tags import tell_restored
+    from runspend.actions.archive.context import Tools
+    from runspend.actions.archive.mlflow_tags import tag_restored
     from runspend.actions.archive.restore import restore
     from runspend.warehouse.records import Records
 
     records = Records(context.settings.home)
-    restored = restore(run, context.settings, to=to, archive_id=archive_id, take_damaged=partial, records=records, progress=context.progress)
+    restored = restore(run, context.settings, to=to, archive_id=archive_id, take_damaged=partial, records=records, tools=Tools(progress=context.progress))
     if to is None and not restored.problems:
-        restored.notes.extend(tell_restored(context.settings, records, restored.owner))
+        restored.notes.extend(tag_restored(context.settings, records, restored.owner))
     context.clear_progress()
     if context.as_json:
         print_json(vars(restored))
@@ -174,7 +175,7 @@ def archive_keep(context: Context, what: str, until: datetime | None, reason: st
       runspend archive keep 3f1c9a7b --until 2027-06-30 --reason "thesis"
     """
     from runspend.actions.archive.holds import record_keep
-    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.factory import open_warehouse
     from runspend.warehouse.records import Records
 
     with open_warehouse(context.settings).reader() as reader:
@@ -198,7 +199,7 @@ def archive_why(context: Context, run: str) -> None:
       runspend archive why 3f1c9a7b
     """
     from runspend.actions.archive.why import explain_why
-    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.factory import open_warehouse
     from runspend.warehouse.records import Records
 
     with open_warehouse(context.settings).reader() as reader:

@@ -45,7 +45,7 @@ def budgets_list(context: Context) -> None:
 
 def _list_budgets(context: Context) -> None:
     from runspend.actions.alert.overview import budget_lines, list_budgets
-    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.factory import open_warehouse
     from runspend.warehouse.records import Records
 
     with open_warehouse(context.settings).reader() as reader:
@@ -60,14 +60,14 @@ def _quiet_command(name: str, kind: QuietKind, help_text: str) -> None:
     """Add `ack`, `snooze` or `wake`. Each use is recorded with the person and the budget."""
 
     def command(context: Context, budget: str, until: datetime | None, by: str | None, note: str | None) -> None:
-        from runspend.actions.alert.overview import say_quiet
-        from runspend.warehouse import open_warehouse
+        from runspend.actions.alert.overview import QuietRequest, say_quiet
+        from runspend.warehouse.factory import open_warehouse
         from runspend.warehouse.records import Records
 
         settings, said_by = context.settings, by or getpass.getuser()
         day = until.date() if until else None
         with open_warehouse(settings).reader() as reader:
-            quiet = say_quiet(reader, settings, Records(settings.home), budget, kind, day, said_by, note, context.now)
+            quiet = say_quiet(reader, settings, Records(settings.home), QuietRequest(budget, kind, day, said_by, note), context.now)
         if context.as_json:
             print_json(vars(quiet))
         else:

@@ -33,7 +33,7 @@ def form_of(context: Context, form: str | None) -> str:
 
 def query(settings: Settings, sql: str, parameters: dict[str, Any]) -> pa.Table:
     """Return the rows of one query of the warehouse."""
-    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.factory import open_warehouse
 
     with open_warehouse(settings).reader() as reader:
         return reader.query(sql, parameters)

@@ -50,7 +50,7 @@ def costs(
     from runspend.actions.costs.as_of import DEFAULT_KEYS, bill_as_of
     from runspend.actions.costs.query import Selection, coverage_footer, no_charges
     from runspend.actions.costs.query import costs as ask_costs
-    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.factory import open_warehouse
 
     form = form_of(context, form)
     chosen = Selection.of(period=period, since=since.first if since else None, until=until.end if until else None, where=where)
@@ -87,7 +87,7 @@ def explain(context: Context, run: str | None, resource: str | None, line: str |
       runspend explain --resource i-0b7f3a9d
     """
     from runspend.actions import explain as explanations
-    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.factory import open_warehouse
 
     if sum(given is not None for given in (run, resource, line)) != 1:
         raise UsageError("cannot explain: exactly one of RUN, --resource ID and --line ID is needed. Example: runspend explain 3f1c9a7b")
@@ -131,7 +131,7 @@ def export_focus(context: Context, period: str, out: Path | None, scope: str, fo
     """
     from runspend.actions.export import export_focus as write_focus
     from runspend.core.amounts import plain
-    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.factory import open_warehouse
 
     target = out or Path(f"runspend-focus-{period}.csv")
     with open_warehouse(context.settings).reader() as reader:
@@ -180,7 +180,7 @@ def sql(context: Context, statement: str | None, file: Path | None, tables: bool
         click.echo(question_cost(context.settings, statement))
         return
     from runspend.config.access_log import log_statement
-    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.factory import open_warehouse
 
     try:
         with _ended_after(timeout + GRACE, timeout, partial(log_statement, context.settings, statement, native=native, rows=None, error="SqlRefused")):

@@ -102,7 +102,7 @@ def suggest(context: Context, write: bool) -> None:
       runspend suggest --write && runspend nightly
     """
     from runspend.allocation.suggest import add_pools, as_records, header_lines, proposals_yaml, propose_pools
-    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.factory import open_warehouse
 
     settings = context.settings
     found = propose_pools(open_warehouse(settings), settings)

@@ -217,7 +217,7 @@ def _use_demo(context: Context) -> None:
 
 
 def _loaded_since(settings: Settings, since: str) -> list[str]:
-    from runspend.warehouse import open_warehouse
+    from runspend.warehouse.factory import open_warehouse
 
     return sorted({u.period for u in open_warehouse(settings).states("billing_lines") if u.period >= since})
 

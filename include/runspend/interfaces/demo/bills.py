@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -55,18 +56,18 @@ def _lines(plan: Plan, run_tags: dict[str, list[tuple[datetime, datetime, str]]]
             yield from _machine_lines(machine, start, hours, tag)
     moment = BEGIN
     while moment < BILLED_UNTIL:
-        yield _line("AWS", moment, moment + HOUR, Decimal("0.4120000000"), service="Amazon RDS", category="Databases", resource="arn:aws:rds:eu-west-1:111122223333:db:shop", sku="rds-r6g", quantity=Decimal(1), unit="Hours", account="999988887777")
+        yield _line("AWS", moment, moment + HOUR, Decimal("0.4120000000"), Charge(service="Amazon RDS", category="Databases", resource="arn:aws:rds:eu-west-1:111122223333:db:shop", sku="rds-r6g", quantity=Decimal(1), unit="Hours", account="999988887777"))
         if moment.hour == 3 and moment.weekday() < 5:
-            yield _line("AWS", moment, moment + HOUR, Decimal("7.3400000000"), service="Amazon SageMaker", category="AI and Machine Learning", resource="arn:aws:sagemaker:eu-west-1:111122223333:notebook-instance/old-notebook", sku="sagemaker-notebook", quantity=Decimal(1), unit="Hours")
+            yield _line("AWS", moment, moment + HOUR, Decimal("7.3400000000"), Charge(service="Amazon SageMaker", category="AI and Machine Learning", resource="arn:aws:sagemaker:eu-west-1:111122223333:notebook-instance/old-notebook", sku="sagemaker-notebook", quantity=Decimal(1), unit="Hours"))
         moment += HOUR
     for month, tax, support in ((datetime(2026, 10, 1, tzinfo=BEGIN.tzinfo), "411.2300000000", "190.0000000000"), (datetime(2026, 11, 1, tzinfo=BEGIN.tzinfo), "702.1100000000", "316.2900000000")):
         end = _month_end(month)
-        yield _line("AWS", month, end, Decimal(tax), kind="Tax", service="Tax", category="Other", frequency="Recurring")
-        yield _line("AWS", month, end, Decimal(support), kind="Purchase", service="AWS Support (Business)", category="Management and Governance", sku="support", frequency="Recurring")
-        yield _line("AWS", month, month + timedelta(days=1), Decimal("-25.0000000000"), kind="Credit", service="Amazon EC2", category="Compute", frequency="One-Time")
+        yield _line("AWS", month, end, Decimal(tax), Charge(kind="Tax", service="Tax", category="Other", frequency="Recurring"))
+        yield _line("AWS", month, end, Decimal(support), Charge(kind="Purchase", service="AWS Support (Business)", category="Management and Governance", sku="support", frequency="Recurring"))
+        yield _line("AWS", month, month + timedelta(days=1), Decimal("-25.0000000000"), Charge(kind="Credit", service="Amazon EC2", category="Compute", frequency="One-Time"))
     first = next(m for m in plan.machines if m.kind.provider == "AWS" and plan.uptimes.get(m.resource_id))
     hour = plan.uptimes[first.resource_id][0][0].replace(minute=0, second=0, microsecond=0)
-    correction = _line("AWS", hour, hour + HOUR, Decimal("-1.2500000001"), service="Amazon EC2", category="Compute", resource=first.billed_as, sku="correction", klass="Correction")
+    correction = _line("AWS", hour, hour + HOUR, Decimal("-1.2500000001"), Charge(service="Amazon EC2", category="Compute", resource=first.billed_as, sku="correction", klass="Correction"))
     november = datetime(2026, 11, 1, tzinfo=BEGIN.tzinfo)
     yield {**correction, "BillingPeriodStart": _text(november), "BillingPeriodEnd": _text(_month_end(november))}
 
@@ -88,33 +89,33 @@ def _machine_lines(machine: Machine, start: datetime, hours: Decimal, run_id: st
     tags = {"team": machine.team} | ({"mlflow_run_id": run_id} if run_id else {})
     details = {"InstanceType": machine.kind.name, "GpuCount": machine.kind.gpus, "CoreCount": machine.kind.cpus, "MemorySize": f"{machine.kind.memory_gb} GiB"}
     service = "Amazon EC2" if machine.kind.provider == "AWS" else "Compute Engine"
-    yield _line(machine.kind.provider, start, start + HOUR, Decimal(machine.kind.price) * hours, service=service, category="Compute", resource=machine.billed_as, sku=machine.kind.name, quantity=hours, unit="Hours", tags=tags, details=details)
+    yield _line(machine.kind.provider, start, start + HOUR, Decimal(machine.kind.price) * hours, Charge(service=service, category="Compute", resource=machine.billed_as, sku=machine.kind.name, quantity=hours, unit="Hours", tags=tags, details=details))
     if machine.kind.provider == "AWS":
-        yield _line("AWS", start, start + HOUR, Decimal("0.0660000000"), service="Amazon EBS", category="Storage", resource=f"arn:aws:ec2:eu-west-1:111122223333:volume/vol-{machine.resource_id[2:]}", sku="gp3", quantity=Decimal("0.68"), unit="GB-Months", tags=tags | {"instance_id": machine.resource_id})
+        yield _line("AWS", start, start + HOUR, Decimal("0.0660000000"), Charge(service="Amazon EBS", category="Storage", resource=f"arn:aws:ec2:eu-west-1:111122223333:volume/vol-{machine.resource_id[2:]}", sku="gp3", quantity=Decimal("0.68"), unit="GB-Months", tags=tags | {"instance_id": machine.resource_id}))
 
 
-def _line(
-    provider: str,
-    start: datetime,
-    end: datetime,
-    list_cost: Decimal,
-    *,
-    service: str,
-    category: str,
-    kind: str = "Usage",
-    klass: str = "",
-    resource: str = "",
-    sku: str = "",
-    quantity: Decimal | None = None,
-    unit: str = "",
-    frequency: str = "Usage-Based",
-    account: str = "111122223333",
-    tags: dict[str, str] | None = None,
-    details: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Charge:
+    """What is charged for. Quantities are in `unit`."""
+
+    service: str
+    category: str
+    kind: str = "Usage"
+    klass: str = ""
+    resource: str = ""
+    sku: str = ""
+    quantity: Decimal | None = None
+    unit: str = ""
+    frequency: str = "Usage-Based"
+    account: str = "111122223333"
+    tags: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def _line(provider: str, start: datetime, end: datetime, list_cost: Decimal, charge: Charge) -> dict[str, Any]:
     """Return one FOCUS row. Contracted, effective and billed cost are the list price minus a private discount, on usage only."""
     month = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    cost = list_cost * DISCOUNT if kind == "Usage" and not klass else list_cost
+    cost = list_cost * DISCOUNT if charge.kind == "Usage" and not charge.klass else list_cost
     is_aws = provider == "AWS"
     return {
         "BilledCost": cost,
@@ -126,32 +127,32 @@ def _line(
         "BillingCurrency": "USD",
         "BillingPeriodStart": _text(month),
         "BillingPeriodEnd": _text(_month_end(month)),
-        "ChargeCategory": kind,
-        "ChargeClass": klass,
-        "ChargeDescription": f"{service} {sku}".strip(),
-        "ChargeFrequency": frequency,
+        "ChargeCategory": charge.kind,
+        "ChargeClass": charge.klass,
+        "ChargeDescription": f"{charge.service} {charge.sku}".strip(),
+        "ChargeFrequency": charge.frequency,
         "ChargePeriodStart": _text(start),
         "ChargePeriodEnd": _text(end),
-        "ConsumedQuantity": "" if quantity is None else quantity,
-        "ConsumedUnit": unit,
-        "PricingQuantity": "" if quantity is None else quantity,
-        "PricingUnit": unit,
+        "ConsumedQuantity": "" if charge.quantity is None else charge.quantity,
+        "ConsumedUnit": charge.unit,
+        "PricingQuantity": "" if charge.quantity is None else charge.quantity,
+        "PricingUnit": charge.unit,
         "InvoiceId": "EUINV26-1004711" if month.month == 10 and is_aws else "",
         "InvoiceIssuerName": provider,
         "ProviderName": provider,
         "PublisherName": provider,
         "RegionId": "eu-west-1" if is_aws else "europe-west4",
-        "ResourceId": resource,
+        "ResourceId": charge.resource,
         "ResourceType": "",
-        "ServiceCategory": category,
-        "ServiceName": service,
-        "ServiceSubcategory": "Virtual Machines" if category == "Compute" else "",
-        "SkuId": sku,
-        "SkuPriceId": f"{sku}.od" if sku else "",
-        "SkuPriceDetails": json.dumps(details) if details else "",
-        "SubAccountId": account if is_aws else "acme-ml",
-        "SubAccountName": "ml" if account == "111122223333" else "shop",
-        "Tags": json.dumps(tags) if tags else "{}",
+        "ServiceCategory": charge.category,
+        "ServiceName": charge.service,
+        "ServiceSubcategory": "Virtual Machines" if charge.category == "Compute" else "",
+        "SkuId": charge.sku,
+        "SkuPriceId": f"{charge.sku}.od" if charge.sku else "",
+        "SkuPriceDetails": json.dumps(charge.details) if charge.details else "",
+        "SubAccountId": charge.account if is_aws else "acme-ml",
+        "SubAccountName": "ml" if charge.account == "111122223333" else "shop",
+        "Tags": json.dumps(charge.tags) if charge.tags else "{}",
     }
 
 

@@ -26,7 +26,7 @@ from runspend.config.settings import Settings
 from runspend.core.errors import ConfigError, MissingExtra, RunspendError, SqlRefused, UsageError, WarehouseDamaged
 from runspend.interfaces.web.gate import GATE
 from runspend.interfaces.web.page_log import PAGE_LOG
-from runspend.warehouse import open_warehouse
+from runspend.warehouse.factory import open_warehouse
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from runspend.config.settings import Settings
 from runspend.core.errors import UsageError
-from runspend.warehouse import Model, Step, open_warehouse
+from runspend.warehouse.base import Model, Step
+from runspend.warehouse.factory import open_warehouse
 
 __all__ = ["QueryCosts", "models_cost", "question_cost", "size_words"]
 

@@ -76,46 +76,46 @@ class Jobs:
 
         Money is decimal128(38, 22). Raises SqlRefused when it takes longer than `timeout` seconds, and cancels the job.
         """
-        with self.words():
+        with self.translate_errors():
             rows = self._rows(statement, dataset, labels, session, at_most, timeout)
             return exact(rows.to_arrow(bqstorage_client=self._storage if at_most is None else None, create_bqstorage_client=False))
 
     def stream(self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the same rows in batches, as BigQuery sends them."""
-        with self.words():
+        with self.translate_errors():
             for batch in self._rows(statement, dataset, labels, session).to_arrow_iterable(bqstorage_client=self._storage):
                 yield from exact(pa.Table.from_batches([batch])).to_batches()
 
     def run(self, statement: Statement, *, dataset: str, labels: Mapping[str, str]) -> None:
         """Run a statement without rows and wait for it. Running it twice must do no harm."""
-        with self.words():
+        with self.translate_errors():
             self.client.query(statement.sql, job_config=self._config(statement, dataset, labels), location=self.location).result()
 
     def run_once(self, statement: Statement, job_id: str, *, dataset: str, labels: Mapping[str, str]) -> None:
         """Run a script that must not run twice. It has an id; if the reply is lost, the job with that id is waited for."""
         config = self._config(statement, dataset, labels)
-        with self.words():
+        with self.translate_errors():
             self.attach(job_id, lambda: self.client.query(statement.sql, job_id=job_id, job_config=config, location=self.location, job_retry=None)).result()
 
     def begin_session(self, *, dataset: str, labels: Mapping[str, str]) -> str:
         """Begin a session in a transaction: all its queries see the tables as they are now. Returns its id."""
         config = self._config(Statement("begin transaction"), dataset, labels)
         config.create_session = True
-        with self.words():
+        with self.translate_errors():
             job = self.client.query("begin transaction", job_config=config, location=self.location)
             job.result()
             return str(job.session_info.session_id)
 
     def end_session(self, session: str, *, dataset: str, labels: Mapping[str, str]) -> None:
         """End a session and release its resources."""
-        with self.words():
+        with self.translate_errors():
             self._rows(Statement("call bq.abort_session()"), dataset, labels, session)
 
     def bytes_of(self, statement: Statement, *, dataset: str) -> tuple[str, int, Any]:
         """Return the kind of statement, the bytes it would read, and its result columns, by a dry run, which costs nothing."""
         config = self._config(statement, dataset, {})
         config.dry_run, config.use_query_cache = True, False
-        with self.words():
+        with self.translate_errors():
             job = self.client.query(statement.sql, job_config=config, location=self.location)
             return str(job.statement_type), int(job.total_bytes_processed or 0), job.schema
 
@@ -139,26 +139,26 @@ class Jobs:
             with file.open("rb") as rows:
                 return self.client.load_table_from_file(rows, table, job_id=job_id, job_config=config, location=self.location)
 
-        with self.words():
+        with self.translate_errors():
             self.attach(job_id, send).result()
 
     def find(self, job_id: str) -> Any | None:
         """Return the job with that id; None if there never was one."""
         try:
-            with self.words():
+            with self.translate_errors():
                 return self.client.get_job(job_id, location=self.location)
         except NotThere:
             return None
 
     def has_failed(self, job: Any) -> bool:
         """Wait for a job and return whether it failed."""
-        with self.words():
+        with self.translate_errors():
             return job.exception() is not None
 
     def find_table(self, name: str) -> Any | None:
         """Return the description of a table; None if there is none."""
         try:
-            with self.words():
+            with self.translate_errors():
                 return self.client.get_table(name)
         except NotThere:
             return None
@@ -183,7 +183,7 @@ class Jobs:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def words(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Translate errors of Google's client to Runspend's, in words."""
         try:
             from google.api_core.exceptions import BadRequest, Conflict, Forbidden, GoogleAPIError, NotFound, PreconditionFailed
@@ -226,7 +226,7 @@ class Jobs:
 
     def _connect(self) -> tuple[Any, Any]:
         settings = self._settings
-        with self.words():
+        with self.translate_errors():
             try:
                 credentials, _ = read_credentials(settings.credentials)
             except (OSError, ValueError) as error:

@@ -15,42 +15,40 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from runspend.core.errors import RunspendError
 from runspend.schema.tables import TABLES, Table
-from runspend.warehouse import Unit, UnitState
-from runspend.warehouse.bigquery.jobs import Statement, is_transient
+from runspend.warehouse.base import Unit, UnitState
+from runspend.warehouse.bigquery.jobs import Jobs, Statement, is_transient
+from runspend.warehouse.bigquery.published import Head, read_head
 from runspend.warehouse.bigquery.tables import PUBLISHED, WRITER, Places, column_names, quoted
+from runspend.warehouse.bigquery.units import StagedTable
 from runspend.warehouse.parquet.engine import month_of
 from runspend.warehouse.parquet.journal import crash_point
 
-if TYPE_CHECKING:
-    from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse, Head
-
-__all__ = ["Part", "swap"]
+__all__ = ["swap"]
 
 TRIES = 20
 MOVED = "runspend: somebody else published first"
 
 
-class Part(NamedTuple):
-    """A table with rows of a unit, and its columns."""
-
-    table: str
-    columns: tuple[str, ...]
-
-
-StagedUnits = Mapping[Unit, tuple[tuple[Part, ...], UnitState]]
+StagedUnits = Mapping[Unit, tuple[tuple[StagedTable, ...], UnitState]]
 
 
 def swap(
-    warehouse: BigQueryWarehouse, step: str, build_id: str, staged: StagedUnits, dropped: Iterable[Unit], inputs: Mapping[Unit, str | None], labels: Mapping[str, str]
+    jobs: Jobs,
+    places: Places,
+    build_id: str,
+    staged: StagedUnits,
+    dropped: Iterable[Unit],
+    inputs: Mapping[Unit, str | None],
+    labels: Mapping[str, str],
 ) -> bool:
     """Replace the units. Returns False, with nothing changed, if an input's digest has changed."""
     publish_id = uuid.uuid4().hex
     for number in range(1, TRIES + 1):
-        head = warehouse.head()
+        head = read_head(jobs, places)
         if _is_done(head, staged, publish_id):
             return True
         if any((head.units[unit].digest if unit in head.units else None) != digest for unit, digest in inputs.items()):
@@ -58,10 +56,10 @@ def swap(
         gone = sorted(unit for unit in dropped if unit in head.units)
         if not staged and not gone:
             return True
-        script = _script(warehouse.places, head.number, publish_id, build_id, staged, gone)
+        script = _script(places, head.number, publish_id, build_id, staged, gone)
         crash_point("publish.before_commit")
         try:
-            warehouse.jobs.run_once(script, f"runspend-{step}-swap-{publish_id}-{number}", dataset=warehouse.places.internal, labels=labels)
+            jobs.run_once(script, f"runspend-{labels['step']}-swap-{publish_id}-{number}", dataset=places.internal, labels=labels)
         except RunspendError as error:
             if MOVED not in str(error) and not is_transient(error):
                 raise
@@ -69,7 +67,7 @@ def swap(
             continue
         crash_point("publish.after_commit")
         return True
-    raise RunspendError(f"cannot publish to {warehouse.jobs.place}: others published first {TRIES} times in a row. Nothing was changed. Run again.")
+    raise RunspendError(f"cannot publish to {jobs.place}: others published first {TRIES} times in a row. Nothing was changed. Run again.")
 
 
 def _is_done(head: Head, staged: StagedUnits, publish_id: str) -> bool:
@@ -118,7 +116,7 @@ def _is_of(table: Table, name: str) -> str:
     return f"({table.period_column} >= @first_{name} and {table.period_column} < @after_{name} and {condition})"
 
 
-def _rows(table: Table, part: Part, name: str) -> str:
+def _rows(table: Table, part: StagedTable, name: str) -> str:
     columns = ", ".join(c.name if c.name in part.columns else "@build_id" for c in table.columns)
     return f"select {columns}, @writer_{name} from {quoted(part.table)}"
 

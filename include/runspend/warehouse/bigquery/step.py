@@ -18,40 +18,38 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runspend.core.errors import CheckFailed, RunspendError
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Model, Unit, UnitState
-from runspend.warehouse.bigquery.jobs import Statement
+from runspend.warehouse.base import Model, Unit, UnitState
+from runspend.warehouse.bigquery.jobs import Jobs, Statement
 from runspend.warehouse.bigquery.loads import stage_file
-from runspend.warehouse.bigquery.publish import Part, swap
-from runspend.warehouse.bigquery.tables import DAY_MS, column_names, empty_table, make_dataset, quoted, sweep_steps, type_of
-from runspend.warehouse.bigquery.units import columns_of, is_left, is_told_by_digest, renamed, rows_of
+from runspend.warehouse.bigquery.publish import swap
+from runspend.warehouse.bigquery.published import Head, fetch_rows, read_head
+from runspend.warehouse.bigquery.tables import DAY_MS, Places, column_names, empty_table, make_dataset, quoted, sweep_steps, type_of
+from runspend.warehouse.bigquery.units import StagedTable, columns_of, digest_identifies_rows, is_left, renamed, rows_of
 from runspend.warehouse.content_digest import PIECES, PREFIX, Sums, sums_sql
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.parquet.engine import FILLED, empty_engine, measure_rows, month_of, used
 from runspend.warehouse.parquet.files import conform, difference, rename_rows
 from runspend.warehouse.parquet.journal import crash_point
-from runspend.warehouse.parquet.warehouse import checked_unit
+from runspend.warehouse.parquet.units import checked_unit
 from runspend.warehouse.sql_files import read_sql
 
-if TYPE_CHECKING:
-    from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
-
-__all__ = ["BigQueryStep", "Staged"]
+__all__ = ["BigQueryStep", "StagedUnit"]
 
 SHOWN = 20  # maximum rows of a failed check
 
 
 @dataclass(frozen=True)
-class Staged:
+class StagedUnit:
     """A unit's new rows and their state. `sums` is None for rows from outside: their digest was computed locally."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[StagedTable, ...]
     state: UnitState
     sums: Sums | None = None
 
@@ -59,16 +57,17 @@ class Staged:
 class BigQueryStep:
     """Units being replaced together. Nothing is visible to readers before `publish`."""
 
-    def __init__(self, warehouse: BigQueryWarehouse, name: str, build_id: str, folder: Path) -> None:
+    def __init__(self, jobs: Jobs, places: Places, name: str, build_id: str, *, folder: Path, models: Path, checks: Path) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not re.fullmatch(r"[A-Za-z0-9_.:-]+", build_id):
             raise ValueError(f"cannot begin step {name!r} with build {build_id!r}: use letters, digits, dots and dashes.")  # both appear in ids and views
         self.build_id = build_id
-        self._warehouse = warehouse
-        self._jobs = warehouse.jobs
-        self._places = warehouse.places
+        self._jobs = jobs
+        self._places = places
+        self._models = models
+        self._checks = checks
         self._name = name
-        self._before = warehouse.head()  # the head that the step's views show
-        self._staged: dict[Unit, Staged] = {}
+        self._before = self._head()  # the head that the step's views show
+        self._staged: dict[Unit, StagedUnit] = {}
         self._kept: dict[Unit, tuple[UnitState, Path]] = {}  # already published: loaded only if they change meanwhile
         self._dropped: set[Unit] = set()
         self._fresh: set[str] = set()  # tables whose view in the step's dataset shows the current staged rows
@@ -98,7 +97,7 @@ class BigQueryStep:
         own = self._folder / f"{uuid.uuid4().hex}.parquet"
         shutil.move(file, own)
         before = self._before.units.get(unit)
-        if before is not None and is_told_by_digest(TABLES[table]) and replace(before, build_id=self.build_id) == state:
+        if before is not None and digest_identifies_rows(TABLES[table]) and replace(before, build_id=self.build_id) == state:
             self._staged.pop(unit, None)
             self._dropped.discard(unit)
             self._fresh.discard(table)
@@ -135,9 +134,9 @@ class BigQueryStep:
 
     def _rename_here(self, unit: Unit, target: Unit, names: Mapping[str, tuple[str, str]], extra: Mapping[str, Any]) -> UnitState:
         """Rename rows from outside locally, where their digest was computed: the next load of them must find the same digest."""
-        file = self._warehouse.fetch(unit, self._folder)
-        if file is None:
+        if unit not in self._head().units:
             raise RunspendError(f"cannot rename {' '.join(unit)}: it is gone. Run it again when no night runs. Nothing was changed.")
+        file = fetch_rows(self._jobs, self._places, unit, self._folder)
         with empty_engine(self._folder / "spill") as connection:
             renamed_file = rename_rows(connection, TABLES[unit.table], file, names, self._folder / f"{uuid.uuid4().hex}.parquet")
         if target != unit:
@@ -152,7 +151,7 @@ class BigQueryStep:
         for model in models:
             if model.into is None and model.target in TABLES:
                 raise ValueError(f"cannot run model {model.name} without `into`: {model.target} is the name of a table.")
-            text = self._read(self._warehouse.models, model.name)
+            text = self._read(self._models, model.name)
             given = used(text, parameters)
             if model.into is None:
                 self._create(f"{self._scratch()}.{model.target}", text, given)
@@ -165,23 +164,23 @@ class BigQueryStep:
     def cost_of(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         """Yield the bytes that each model would read of the published tables, by free dry runs. Tables made by earlier models are empty."""
         for model in models:
-            text = self._read(self._warehouse.models, model.name)
+            text = self._read(self._models, model.name)
             _, size, schema = self._jobs.bytes_of(Statement(text, used(text, parameters)), dataset=self._scratch())
             yield model.name, size
             if model.into is None:
                 made = f"{self._scratch()}.{model.target}"
-                with self._jobs.words():
+                with self._jobs.translate_errors():
                     self._jobs.client.delete_table(made, not_found_ok=True)
                     self._jobs.client.create_table(empty_table(made, schema))
 
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
         """Run `allocation/checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
         for name in names:
-            text = self._read(self._warehouse.checks, name)
+            text = self._read(self._checks, name)
             rows = self._jobs.ask(Statement(text, used(text, parameters)), dataset=self._scratch(), labels=self._labels(), at_most=SHOWN)
             if not rows.num_rows:
                 continue
-            if self._warehouse.head().units != self._before.units:
+            if self._head().units != self._before.units:
                 self._is_stale = True  # published meanwhile: the views may have mixed two builds, and this one is not published
                 return
             period = parameters.get("period")
@@ -208,17 +207,21 @@ class BigQueryStep:
             self._load_what_moved(asked)
             staged = {unit: (one.parts, one.state) for unit, one in self._staged.items()}
             kept = {unit: state.digest for unit, (state, _) in self._kept.items()}
-            if swap(self._warehouse, self._name, self.build_id, staged, self._dropped, kept | asked, self._labels()):
+            if swap(self._jobs, self._places, self.build_id, staged, self._dropped, kept | asked, self._labels()):
                 return True
-            units = self._warehouse.head().units
+            units = self._head().units
             if any((units[unit].digest if unit in units else None) != digest for unit, digest in asked.items()):
                 return False
 
     def close(self) -> None:
         """Delete the step's own dataset."""
         if self._dataset is not None:
-            with self._jobs.words():
+            with self._jobs.translate_errors():
                 self._jobs.client.delete_dataset(self._dataset, delete_contents=True, not_found_ok=True)
+
+    def _head(self) -> Head:
+        """Return what is published now."""
+        return read_head(self._jobs, self._places)
 
     def _read(self, folder: Path, name: str) -> str:
         """Return the file's text, after making its tables queryable."""
@@ -228,7 +231,7 @@ class BigQueryStep:
 
     def _load_what_moved(self, asked: Mapping[Unit, str | None]) -> None:
         """Load rows that were published when put, but no longer are; not those that the caller requires unchanged."""
-        units = self._warehouse.head().units if self._kept else {}
+        units = self._head().units if self._kept else {}
         for unit, (state, file) in list(self._kept.items()):
             if unit not in asked and (unit not in units or units[unit].digest != state.digest):
                 self._accept_file(unit, file, replace(state, build_id=self.build_id))
@@ -236,7 +239,7 @@ class BigQueryStep:
     def _accept_file(self, unit: Unit, file: Path, state: UnitState) -> UnitState:
         staged = stage_file(self._jobs, self._places, self._name, unit, file, state.rows, self._labels(unit.period))
         file.unlink()
-        return self._accept(unit, Staged((Part(staged, tuple(c.name for c in TABLES[unit.table].columns)),), state))
+        return self._accept(unit, StagedUnit((StagedTable(staged, tuple(c.name for c in TABLES[unit.table].columns)),), state))
 
     def _scratch(self) -> str:
         """Return the step's own dataset, created when the first model needs it."""
@@ -263,12 +266,12 @@ class BigQueryStep:
     def _create(self, name: str, text: str, parameters: Mapping[str, Any]) -> None:
         self._jobs.run(Statement(f"create or replace table {quoted(name)} as\n{text}", parameters), dataset=self._scratch(), labels=self._labels(parameters.get("period")))
 
-    def _make_part(self, text: str, parameters: Mapping[str, Any], table: str, model: str | None = None) -> Part:
+    def _make_part(self, text: str, parameters: Mapping[str, Any], table: str, model: str | None = None) -> StagedTable:
         """Write the rows of a query to a table of the step. It must have the columns of the table that they are for."""
         self._parts += 1
         name = f"{self._scratch()}.part_{self._parts}_{table}"
         self._create(name, text, parameters)
-        with self._jobs.words():
+        with self._jobs.translate_errors():
             types = {field.name: type_of(field) for field in self._jobs.client.get_table(name).schema}
         wanted = {c.name for c in TABLES[table].columns}
         missing, extra = sorted(wanted - types.keys() - set(FILLED)), sorted(types.keys() - wanted)
@@ -277,9 +280,9 @@ class BigQueryStep:
         floats = [c.name for c in TABLES[table].columns if c.type == "BIGNUMERIC" and types.get(c.name) == "FLOAT64"]
         if floats:
             raise RunspendError(f"cannot fill {table} from model {model or table}: {floats} are floats, and a float never becomes money by a cast.")
-        return Part(name, tuple(types))
+        return StagedTable(name, tuple(types))
 
-    def _accept_parts(self, unit: Unit, parts: Sequence[Part], before: Staged | None, extra: Mapping[str, Any]) -> UnitState:
+    def _accept_parts(self, unit: Unit, parts: Sequence[StagedTable], before: StagedUnit | None, extra: Mapping[str, Any]) -> UnitState:
         """Measure the rows that a query made, and stage them after those of another model in the same unit."""
         table = TABLES[unit.table]
         sums = Sums(0, (0,) * len(PIECES)) if before is None or before.sums is None else before.sums
@@ -290,7 +293,7 @@ class BigQueryStep:
             [found] = self._jobs.ask(Statement(sums_sql(table, rows)), dataset=self._scratch(), labels=self._labels(unit.period)).to_pylist()
             sums += Sums(found["row_count"], tuple(found[f"piece_{n}"] or 0 for n in PIECES))
         state = UnitState(sums.digest, sums.rows, self.build_id, dict(extra))
-        return self._accept(unit, Staged((*(before.parts if before is not None else ()), *parts), state, sums))
+        return self._accept(unit, StagedUnit((*(before.parts if before is not None else ()), *parts), state, sums))
 
     def _refuse_strays(self, unit: Unit, rows: str) -> None:
         """Raise RunspendError for rows of another month: the next replace would lose them."""
@@ -303,7 +306,7 @@ class BigQueryStep:
                 f"cannot put {found['strays']} of {found['row_count']} rows into {unit.table} of {unit.period}: their {column} is in another month. Nothing was changed."
             )
 
-    def _accept(self, unit: Unit, staged: Staged) -> UnitState:
+    def _accept(self, unit: Unit, staged: StagedUnit) -> UnitState:
         self._staged[unit] = staged
         self._kept.pop(unit, None)
         self._dropped.discard(unit)

@@ -181,14 +181,14 @@ def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -
         dataset.location = jobs.location
     if expires_ms is not None:
         dataset.default_table_expiration_ms = expires_ms
-    with jobs.words():
+    with jobs.translate_errors():
         jobs.client.create_dataset(dataset)
 
 
 def _make_dataset_once(jobs: Jobs, name: str, expires_ms: int | None) -> None:
     """Create a dataset if the project has none of that name. Google tells accounts without access that it may not exist."""
     try:
-        with jobs.words():
+        with jobs.translate_errors():
             jobs.client.get_dataset(name)
     except (NotAllowed, NotThere):
         try:
@@ -214,26 +214,26 @@ def _make_table(jobs: Jobs, table: Table, full: str, schema: list[Any]) -> None:
         wanted.time_partitioning = bigquery.TimePartitioning(type_="MONTH", field=table.period_column)
     if clustering := _clustering(table):
         wanted.clustering_fields = clustering
-    with jobs.words():
+    with jobs.translate_errors():
         found = jobs.client.create_table(wanted, exists_ok=True)
         found = jobs.client.get_table(full)
     for name, former in RENAMED_COLUMNS.get(table.name, {}).items():
         if former in {f.name for f in found.schema}:
             sql = f"alter table {quoted(full)} rename column if exists {former} to {name}"
             jobs.run(Statement(sql), dataset=full.rpartition(".")[0], labels={"step": "tables"})
-            with jobs.words():
+            with jobs.translate_errors():
                 found = jobs.client.get_table(full)
     if lacking := list(_lacking(table, full, found, schema)):
         added = ", ".join(f"add column if not exists {f.name} {type_of(f)}" for f in lacking)
         jobs.run(Statement(f"alter table {quoted(full)} {added}"), dataset=full.rpartition(".")[0], labels={"step": "tables"})
-        with jobs.words():
+        with jobs.translate_errors():
             found = jobs.client.get_table(full)
     by_name = {f.name: f for f in schema}
     described = [by_name.get(f.name, f) for f in found.schema]
     if described != list(found.schema) or found.description != wanted.description:
         found.schema, found.description = described, wanted.description
         try:
-            with jobs.words():
+            with jobs.translate_errors():
                 jobs.client.update_table(found, ["schema", "description"])
         except Changed:  # by another task of the same version, to the same texts
             return
@@ -291,11 +291,11 @@ def _mark(jobs: Jobs, places: Places) -> None:
 def sweep_steps(jobs: Jobs, places: Places, older_than: datetime) -> None:
     """Delete datasets of killed steps, once their tables have expired."""
     name = re.compile(re.escape(places.step("").rpartition(".")[2]) + "[0-9a-f]{16}")
-    with jobs.words():
+    with jobs.translate_errors():
         found = [item.reference for item in jobs.client.list_datasets() if name.fullmatch(item.dataset_id) and STEP_LABEL in item.labels]
     for reference in found:
         try:
-            with jobs.words():
+            with jobs.translate_errors():
                 if jobs.client.get_dataset(reference).created < older_than:
                     jobs.client.delete_dataset(reference, delete_contents=True, not_found_ok=True)
         except (NotAllowed, NotThere):  # another account's, or swept by another process

@@ -6,18 +6,24 @@ hash, are part of the SQL text.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from runspend.schema.tables import TABLES, Table
-from runspend.warehouse import Unit
-from runspend.warehouse.bigquery.publish import Part
+from runspend.warehouse.base import Unit
 from runspend.warehouse.bigquery.tables import WRITER, quoted
 from runspend.warehouse.parquet.engine import FILLED, month_of
 
-__all__ = ["columns_of", "is_left", "is_of", "is_told_by_digest", "renamed", "rows_of"]
+__all__ = ["StagedTable", "columns_of", "digest_identifies_rows", "is_left", "is_of", "renamed", "rows_of"]
 
 
-def is_told_by_digest(table: Table) -> bool:
+class StagedTable(NamedTuple):
+    """A table with rows of a unit, and its columns."""
+
+    table: str
+    columns: tuple[str, ...]
+
+
+def digest_identifies_rows(table: Table) -> bool:
     """Whether equal digests mean equal rows, except for the ids of loads and builds."""
     return not table.digest_columns and all(c.name in FILLED for c in table.columns if c.bookkeeping)
 
@@ -53,7 +59,7 @@ def rows_of(unit: Unit) -> tuple[str, dict[str, Any]]:
     return f"{writer} and {column} >= @first and {column} < @after", {"writer": unit.writer, "first": first, "after": after}
 
 
-def columns_of(table: Table, part: Part, build_id: str) -> str:
+def columns_of(table: Table, part: StagedTable, build_id: str) -> str:
     """Return a query for the part's rows in the table's columns and types."""
     columns = [f"cast({c.name} as {c.type}) as {c.name}" if c.name in part.columns else f"'{build_id}' as {c.name}" for c in table.columns]
     return f"select {', '.join(columns)} from {quoted(part.table)}"

@@ -9,49 +9,33 @@ Source: BigQuery "Multi-statement transactions": snapshot isolation; of two tran
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from sqlglot import exp
 
 from runspend.config.exchange_rates import Stretch
 from runspend.config.settings import WarehouseSettings
-from runspend.core.errors import ConfigError, RunspendError, SqlRefused
+from runspend.core.errors import RunspendError, SqlRefused
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
-from runspend.warehouse import Unit, UnitState
+from runspend.warehouse.base import Unit, UnitState
 from runspend.warehouse.bigquery.exchange import in_one_currency
-from runspend.warehouse.bigquery.jobs import Jobs, NotAllowed, NotThere, Statement
+from runspend.warehouse.bigquery.jobs import Jobs, NotAllowed, Statement
+from runspend.warehouse.bigquery.published import READING, Head, fetch_rows, head_of, published_rows, read_head, unit_rows
 from runspend.warehouse.bigquery.step import BigQueryStep
-from runspend.warehouse.bigquery.tables import PUBLISHED, WRITER, Places, column_names, make_tables, quoted, schema_digest
-from runspend.warehouse.bigquery.units import rows_of
+from runspend.warehouse.bigquery.tables import WRITER, Places, make_tables, schema_digest
 from runspend.warehouse.googlesql import parse
 from runspend.warehouse.parquet.engine import used
 from runspend.warehouse.parquet.journal import Folder
 
-__all__ = ["BigQueryReader", "BigQueryWarehouse", "Head"]
+__all__ = ["BigQueryReader", "BigQueryWarehouse"]
 
 ALLOCATION = Path(__file__).parents[2] / "allocation"  # models and checks that run here
-READING = {"step": "read"}
-PAGE = 50_000  # rows of `published` per request
-
-
-@dataclass(frozen=True)
-class Head:
-    """The content of `published` at one moment. `number` counts the publishes so far."""
-
-    number: int
-    extra: Mapping[str, Any]
-    units: Mapping[Unit, UnitState]
-    publish_ids: Mapping[Unit, str]
 
 
 class BigQueryWarehouse:
@@ -79,23 +63,13 @@ class BigQueryWarehouse:
         """Return the rows of one published unit, in the table's order; None if it does not exist."""
         if unit not in self.states(unit.table):
             return None
-        return self.jobs.ask(self._rows_of(unit), dataset=self.places.internal, labels=READING).cast(TABLES[unit.table].arrow_schema())
+        return self.jobs.ask(unit_rows(self.places, unit), dataset=self.places.internal, labels=READING).cast(TABLES[unit.table].arrow_schema())
 
     def fetch(self, unit: Unit, folder: Path) -> Path | None:
         """Copy one published unit to a Parquet file in `folder`; None if it does not exist. The caller keeps the file."""
         if unit not in self.states(unit.table):
             return None
-        own, schema = folder / f"{uuid.uuid4().hex}.parquet", TABLES[unit.table].arrow_schema()
-        with pq.ParquetWriter(own, schema, compression="zstd") as file:
-            for batch in self.jobs.stream(self._rows_of(unit), dataset=self.places.internal, labels=READING):
-                file.write_table(pa.Table.from_batches([batch]).cast(schema))
-        return own
-
-    def _rows_of(self, unit: Unit) -> Statement:
-        table = TABLES[unit.table]
-        where, parameters = rows_of(unit)
-        order = f" order by {', '.join(table.sort)}" if table.sort else ""
-        return Statement(f"select {column_names(table)} from {quoted(self.places.table(table))} where {where}{order}", parameters)
+        return fetch_rows(self.jobs, self.places, unit, folder)
 
     @contextmanager
     def reader(self) -> Iterator[BigQueryReader]:
@@ -105,7 +79,7 @@ class BigQueryWarehouse:
         except NotAllowed:
             if not self.head().extra:
                 raise  # else the user may only read tables of another version
-        reader = BigQueryReader(self)
+        reader = BigQueryReader(self.jobs, self.places)
         outer = getattr(self._reading, "reader", None)
         self._reading.reader = reader
         try:
@@ -124,7 +98,7 @@ class BigQueryWarehouse:
         """Begin replacing units. Leaving without `publish` discards the staged rows."""
         self.make_ready()
         with self.folder.stage(name) as stage:
-            step = BigQueryStep(self, name, build_id, stage.path)
+            step = BigQueryStep(self.jobs, self.places, name, build_id, folder=stage.path, models=self.models, checks=self.checks)
             try:
                 yield step
             finally:
@@ -140,47 +114,7 @@ class BigQueryWarehouse:
 
     def head(self) -> Head:
         """Return what is published now: one free read of a small table. Refuses a warehouse newer than this version."""
-        try:
-            with self.jobs.words():
-                pages = iter(self.jobs.client.list_rows(self.places.published, page_size=PAGE).pages)
-                rows = [dict(row.items()) for row in next(pages, ())]
-                is_more = next(pages, None) is not None
-        except NotThere:
-            return self.read_head([])
-        except NotAllowed as error:
-            if "may not exist" not in str(error) or self._is_there():
-                raise
-            return self.read_head([])
-        if is_more:  # pages may be of different moments
-            rows = self.jobs.ask(self.published_rows(), dataset=self.places.internal, labels=READING).to_pylist()
-        return self.read_head(rows)
-
-    def published_rows(self) -> Statement:
-        """Return the query for the state of all units."""
-        return Statement(f"select {column_names(PUBLISHED)} from {quoted(self.places.published)}")
-
-    def _is_there(self) -> bool:
-        """Whether the project has the dataset, for accounts that may not get it by name before it exists."""
-        internal = self.places.internal.rpartition(".")[2]
-        with self.jobs.words():
-            return any(item.dataset_id == internal for item in self.jobs.client.list_datasets())
-
-    def read_head(self, rows: Sequence[Mapping[str, Any]]) -> Head:
-        """Return the head from rows that were read in another way."""
-        heads = [row for row in rows if not row["table_name"]]
-        extra = json.loads(heads[0]["extra"]) if heads else {}
-        if extra.get("schema_version", 0) > SCHEMA_VERSION:
-            raise ConfigError(
-                f"cannot use warehouse {self.jobs.place}: it has schema version {extra['schema_version']}, this runspend knows {SCHEMA_VERSION}. "
-                "Install the newer runspend. Nothing was changed."
-            )
-        known = {Unit(row["table_name"], row["period"], row["writer"]): row for row in rows if row["table_name"] in TABLES}
-        return Head(
-            number=max((row["row_count"] for row in heads), default=0),
-            extra=extra,
-            units={unit: UnitState(row["digest"], row["row_count"], row["build_id"], json.loads(row["extra"])) for unit, row in known.items()},
-            publish_ids={unit: row["publish_id"] for unit, row in known.items()},
-        )
+        return read_head(self.jobs, self.places)
 
     def cost_of(self, sql: str) -> int:
         """Return the bytes that a query would read, by a dry run, which costs nothing."""
@@ -198,24 +132,23 @@ class BigQueryWarehouse:
 class BigQueryReader:
     """Read-only SQL over the published tables of one moment."""
 
-    def __init__(self, warehouse: BigQueryWarehouse) -> None:
-        self._warehouse = warehouse
-        self._jobs = warehouse.jobs
-        self._places = warehouse.places
+    def __init__(self, jobs: Jobs, places: Places) -> None:
+        self._jobs = jobs
+        self._places = places
         self._session: str | None = None
         self._is_over = False
 
     def head(self) -> Head:
         """Return what was published at the moment that the reader sees."""
         with self._moment() as session:
-            rows = self._jobs.ask(self._warehouse.published_rows(), dataset=self._places.internal, labels=READING, session=session)
-        return self._warehouse.read_head(rows.to_pylist())
+            rows = self._jobs.ask(published_rows(self._places), dataset=self._places.internal, labels=READING, session=session)
+        return head_of(rows.to_pylist(), self._jobs.place)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
         """Return the rows of one GoogleSQL statement, sent as written (`native`: without parsing it first). Money is decimal128(38, 22)."""
         statement = self._only_reading(sql, parameters or {}, native)
         with self._moment() as session:
-            return _as_said(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session), sql)
+            return _public_columns(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session), sql)
 
     def answer(self, sql: str, *, native: bool, timeout: float | None) -> pa.Table:
         """Return the rows of one user-written statement. BigQuery itself determines its kind, independently of Runspend's parser."""
@@ -223,14 +156,14 @@ class BigQueryReader:
         if not native:
             self._refuse_all_but_select(statement)
         with self._moment() as session:
-            return _as_said(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session, timeout=timeout), sql)
+            return _public_columns(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session, timeout=timeout), sql)
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of `query`, at most `rows` at a time."""
         statement = self._only_reading(sql, parameters or {}, False)
         with self._moment() as session:
             for batch in self._jobs.stream(statement, dataset=self._places.internal, labels=READING, session=session):
-                shown = _as_said(batch, sql)
+                shown = _public_columns(batch, sql)
                 yield from (shown.slice(start, rows) for start in range(0, shown.num_rows, rows))
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
@@ -300,6 +233,6 @@ class ExchangedReader:
         return self._reader.in_currency(currency, rates)
 
 
-def _as_said(rows: Any, sql: str) -> Any:
+def _public_columns(rows: Any, sql: str) -> Any:
     """Drop the writer column, which is not in `schema/tables.py`, unless the query names it."""
     return rows.drop_columns([WRITER.name]) if WRITER.name in rows.schema.names and WRITER.name not in sql else rows

@@ -44,28 +44,38 @@ from runspend.core.own_files import json_value, own_folder, refused
 from runspend.schema.renames import published_columns
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.storage.s3_warehouse import Bucket, NotAllowed
-from runspend.warehouse import Unit, UnitState
+from runspend.warehouse.base import Unit, UnitState
+from runspend.warehouse.parquet.base import ALLOCATION, Pinned, StagedFiles
 from runspend.warehouse.parquet.engine import empty_engine, guarded_engine
 from runspend.warehouse.parquet.files import add_columns, as_own_file, with_columns
 from runspend.warehouse.parquet.journal import Folder, crash_point, fsync_file, fsync_folder
 from runspend.warehouse.parquet.reader import ParquetReader, answer
 from runspend.warehouse.parquet.step import ParquetStep, begin
-from runspend.warehouse.parquet.units import check_copies, check_removals, check_schema, check_state, file_name, is_unit_name, unit_of_text
+from runspend.warehouse.parquet.units import (
+    check_copies,
+    check_removals,
+    check_schema,
+    check_state,
+    file_name,
+    is_unit_name,
+    state_of,
+    unit_of_text,
+)
 from runspend.warehouse.parquet.verification import (
     ALTERED,
     BEHIND,
     Guard,
-    Known,
+    KnownDamage,
     Signature,
     Verified,
     as_published,
     is_sealed,
     name_of,
     seal,
+    sha256_of,
     signature_of,
     why_damaged,
 )
-from runspend.warehouse.parquet.warehouse import ALLOCATION, Pinned, Staged, sha256_of, state_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -251,10 +261,10 @@ class BucketWarehouse:
     def _guard(self, files: Mapping[Unit, Path], head: _Head) -> Guard:
         return Guard({unit: (path, head.units[unit]) for unit, path in files.items()}, self._known_copies(head, files))
 
-    def _known_copies(self, head: _Head, files: Mapping[Unit, Path]) -> Known:
+    def _known_copies(self, head: _Head, files: Mapping[Unit, Path]) -> KnownDamage:
         """Return the copies on this machine that were not written to since they were hashed, found by the mark of `_keep` in their time."""
         signatures = {unit: signature_of(path) for unit, path in files.items() if path.exists()}
-        return Known({"/".join(u): (s, head.units[u]["sha256"], time.time()) for u, s in signatures.items() if s[-1] % NANO == MARK}, {})
+        return KnownDamage({"/".join(u): (s, head.units[u]["sha256"], time.time()) for u, s in signatures.items() if s[-1] % NANO == MARK}, {})
 
     def _drop_rotten_copy(self, sha256: str) -> None:
         """Hash the local copy, if there is one, and delete it if the disk changed it, so that the bucket's object is used."""
@@ -266,7 +276,7 @@ class BucketWarehouse:
             return
 
     def replace(
-        self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
+        self, staged: Mapping[Unit, StagedFiles], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
     ) -> bool:
         """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
         if not _hold(self._head(), inputs, self._left_out):

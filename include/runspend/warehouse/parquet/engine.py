@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runspend.core.duckdb_pool import lent
+from runspend.core.duckdb_pool import borrow_connection
 from runspend.core.errors import MissingExtra, RunspendError, SqlRefused
 from runspend.schema.renames import RENAMED_VALUES, former_name, has_former_values
 from runspend.schema.tables import Column, Table
@@ -79,7 +79,7 @@ def _open_for_people() -> duckdb.DuckDBPyConnection:
 
 def empty_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
     """Lend an empty database in UTC that spills into the folder `spill` and never downloads anything."""
-    return lent("warehouse", _open_for_steps, spill, memory=MEMORY)
+    return borrow_connection("warehouse", _open_for_steps, spill, memory=MEMORY)
 
 
 def guarded_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
@@ -87,12 +87,12 @@ def guarded_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnect
 
     `restrict` it before use.
     """
-    return lent("people", _open_for_people, spill, memory=MEMORY)
+    return borrow_connection("people", _open_for_people, spill, memory=MEMORY)
 
 
 def parser() -> AbstractContextManager[duckdb.DuckDBPyConnection]:
     """Lend an engine that only parses statements: it opens no file, and must not run anything."""
-    return lent("parser", _open_parser, Path(os.devnull) / "spill", memory="1GB")
+    return borrow_connection("parser", _open_parser, Path(os.devnull) / "spill", memory="1GB")
 
 
 def _open_parser() -> duckdb.DuckDBPyConnection:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 
 __all__ = ["link", "pin_by_descriptor", "pin_by_link"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.core.errors import RunspendError, SqlRefused
 from runspend.core.machine_faults import has_no_room_to_spill, machine_failed
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.currency_views import DATED, SUMMED, exchange
 from runspend.warehouse.dialect import duckdb_sql, names_read, table_names
 from runspend.warehouse.engine_messages import in_one_line

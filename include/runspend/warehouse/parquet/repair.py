@@ -13,7 +13,7 @@ from typing import Any
 
 from runspend.schema.renames import RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
 from runspend.schema.tables import SCHEMA_VERSION, TABLES, Table
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.journal import write_json
 from runspend.warehouse.parquet.units import state_name
 from runspend.warehouse.parquet.verification import (

@@ -7,22 +7,20 @@ row groups are split among the buckets. With a hash of the column, every bucket 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from runspend.warehouse import Model
+from runspend.warehouse.base import Model
 from runspend.warehouse.dialect import duckdb_sql, table_names
 from runspend.warehouse.parquet.engine import column_types, file_list, literal, quote, used
 
 if TYPE_CHECKING:
     import duckdb
 
-    from runspend.warehouse.parquet.step import ParquetStep
-
-__all__ = ["ROWS_PER_BUCKET", "Kept", "run_in_buckets"]
+__all__ = ["ROWS_PER_BUCKET", "Kept", "ShardStep", "run_in_buckets"]
 
 ROWS_PER_BUCKET = 1_000_000
 SUMMED = 4  # times as many rows per bucket if the models aggregate first
@@ -58,7 +56,42 @@ class Kept:
         return f"(select {self.columns} from read_parquet({file_list(files)}))"
 
 
-def run_in_buckets(step: ParquetStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
+class ShardStep(Protocol):
+    """What `run_in_buckets` needs of a step."""
+
+    connection: duckdb.DuckDBPyConnection
+    kept: dict[str, Kept]
+
+    def read_model(self, model: Model) -> str:
+        """Return the model's GoogleSQL."""
+        ...
+
+    def refresh_views(self, names: Collection[str]) -> None:
+        """Update the views of these tables: published rows, replaced by staged ones. Other names are ignored."""
+        ...
+
+    def rows_source(self, name: str, parameters: Mapping[str, Any]) -> str:
+        """Return where to count the rows that a model is likely to read of a table."""
+        ...
+
+    def part_file(self, name: str) -> Path:
+        """Return a new path for one bucket's rows of a model, unique for each call."""
+        ...
+
+    def copy_sorted(self, model: Model, sql: str, parameters: Mapping[str, Any], target: Path) -> None:
+        """Write the rows of a model that fills a table, in the table's types and order."""
+        ...
+
+    def show_made(self, name: str, sql: str, kept: Kept) -> None:
+        """Show the rows of a query as those of a model without `into`, replacing any rows with that name."""
+        ...
+
+    def accept_parts(self, model: Model, parts: Sequence[Path]) -> None:
+        """Stage a model's rows."""
+        ...
+
+
+def run_in_buckets(step: ShardStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
     """Run all models for one bucket, then for the next. `later`: tables of these models that later models read."""
     connection = step.connection
     texts = {model.name: step.read_model(model) for model in models}

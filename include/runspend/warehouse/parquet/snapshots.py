@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runspend.core.errors import RunspendError
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.journal import Folder
 from runspend.warehouse.parquet.pins import pin_by_descriptor, pin_by_link, room_for_descriptors
 

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from runspend.core.errors import CheckFailed, RunspendError
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Model, Unit, UnitState
+from runspend.warehouse.base import Model, Unit, UnitState
 from runspend.warehouse.dialect import duckdb_sql, table_names
+from runspend.warehouse.parquet.base import FileWarehouse, Pinned, StagedFiles
 from runspend.warehouse.parquet.concat import splice
 from runspend.warehouse.parquet.engine import (
     ROW_GROUP,
@@ -38,7 +39,7 @@ from runspend.warehouse.parquet.engine import (
 from runspend.warehouse.parquet.files import as_own_file, conform, difference, rename_rows
 from runspend.warehouse.parquet.journal import Stage, fsync_file
 from runspend.warehouse.parquet.shards import Kept, run_in_buckets
-from runspend.warehouse.parquet.warehouse import Pinned, Place, Staged, checked_unit, state_of
+from runspend.warehouse.parquet.units import checked_unit, state_of
 from runspend.warehouse.sql_files import read_sql
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ __all__ = ["ParquetStep", "begin"]
 
 
 @contextmanager
-def begin(warehouse: Place, stage: Stage, build_id: str) -> Iterator[ParquetStep]:
+def begin(warehouse: FileWarehouse, stage: Stage, build_id: str) -> Iterator[ParquetStep]:
     """Yield a step, as long as its engine is lent."""
     with empty_engine(stage.path / "spill") as connection:
         step = ParquetStep(warehouse, stage, build_id, connection)
@@ -61,12 +62,12 @@ def begin(warehouse: Place, stage: Stage, build_id: str) -> Iterator[ParquetStep
 class ParquetStep:
     """Units being replaced together. Nothing is visible to readers before `publish`."""
 
-    def __init__(self, warehouse: Place, stage: Stage, build_id: str, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, warehouse: FileWarehouse, stage: Stage, build_id: str, connection: duckdb.DuckDBPyConnection) -> None:
         self.build_id = build_id
         self.connection = connection
         self._warehouse = warehouse
         self.stage = stage.path
-        self._staged: dict[Unit, Staged] = {}
+        self._staged: dict[Unit, StagedFiles] = {}
         self._dropped: set[Unit] = set()
         self._fresh: set[str] = set()  # tables whose view shows the current staged rows
         self._done = False
@@ -286,7 +287,7 @@ class ParquetStep:
 
     def _accept(self, unit: Unit, parts: Sequence[Path], content: Content, extra: Mapping[str, Any]) -> UnitState:
         record = {"digest": content.digest, "rows": content.rows, "build_id": self.build_id, "extra": dict(extra)}
-        self._staged[unit] = Staged(tuple(parts), content, record)
+        self._staged[unit] = StagedFiles(tuple(parts), content, record)
         self._dropped.discard(unit)
         self._fresh.discard(unit.table)
         return state_of(record)

@@ -7,15 +7,15 @@ write, are refused with the name of their file.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from runspend.core.own_files import refused
 from runspend.schema.tables import TABLES
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit, UnitState
 from runspend.warehouse.plain_values import SHA256, is_count, is_time
 
-__all__ = ["SCHEMA_NAME", "check_copies", "check_removals", "check_schema", "check_state", "checked_unit", "file_name", "is_staged_name", "is_unit_name", "state_name", "unit_of_file", "unit_of_text"]
+__all__ = ["SCHEMA_NAME", "check_copies", "check_removals", "check_schema", "check_state", "checked_unit", "file_name", "is_staged_name", "is_unit_name", "state_name", "state_of", "unit_of_file", "unit_of_text"]
 
 SCHEMA_NAME = "_runspend/schema.json"
 _STAGED = re.compile(r"_runspend/stage/[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(?:parquet|json)", re.ASCII)
@@ -47,6 +47,11 @@ def file_name(unit: Unit) -> str:
 def state_name(unit: Unit) -> str:
     """Return the path of the unit's state file below the root."""
     return f"_runspend/units/{unit.table}/{unit.period}/{unit.writer}.json"
+
+
+def state_of(record: Mapping[str, Any]) -> UnitState:
+    """Return the public state of a unit."""
+    return UnitState(record["digest"], record["rows"], record["build_id"], record["extra"])
 
 
 def is_unit_name(name: str) -> bool:

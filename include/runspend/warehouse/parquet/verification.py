@@ -27,10 +27,10 @@ from typing import Any
 
 from runspend.core.errors import RecordRefused, WarehouseDamaged
 from runspend.core.own_files import open_lock, read_bytes, try_lock, write_whole
-from runspend.warehouse import Unit
+from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.units import check_schema, check_state, unit_of_text
 
-__all__ = ["BEHIND", "INDEX", "Guard", "Known", "Verified", "as_published", "is_sealed", "lost", "name_of", "read_schema", "read_sealed", "read_state", "seal", "sha256_of", "signature_of", "why_damaged"]
+__all__ = ["BEHIND", "INDEX", "Guard", "KnownDamage", "Verified", "as_published", "is_sealed", "lost", "name_of", "read_schema", "read_sealed", "read_state", "seal", "sha256_of", "signature_of", "why_damaged"]
 
 # Keys of a state file from before state files had a checksum. With any other key and no valid checksum, it is damaged.
 UNSEALED = frozenset({"digest", "rows", "build_id", "extra", "unit", "bytes", "sha256"})
@@ -149,7 +149,7 @@ def signature_of(path: Path) -> Signature:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownDamage:
     """Earlier findings about units: when each was intact and its file's signature then, and which are damaged."""
 
     whole: Mapping[str, tuple[Signature, str, float]]
@@ -166,10 +166,10 @@ class Known:
         return since <= 0 or since <= found[2] <= time.time()
 
 
-NOTHING = Known({}, {})
+NOTHING = KnownDamage({}, {})
 
 
-def why_damaged(unit: Unit, path: Path, record: Mapping[str, Any], known: Known, *, since: float | None) -> str | None:
+def why_damaged(unit: Unit, path: Path, record: Mapping[str, Any], known: KnownDamage, *, since: float | None) -> str | None:
     """Return why a unit's file must not be read; None when it is intact.
 
     `since`: files hashed at that time or later are not hashed again. None: also files that this process ever hashed.
@@ -205,7 +205,7 @@ def why_damaged(unit: Unit, path: Path, record: Mapping[str, Any], known: Known,
 class Guard:
     """Refuses damaged units before they are read. Remembers the units that it verified."""
 
-    def __init__(self, files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: Known) -> None:
+    def __init__(self, files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: KnownDamage) -> None:
         self._files = files
         self._known = known
         self._passed: set[Unit] = set()
@@ -243,12 +243,12 @@ class Verified:
         self._path = home / "verified.json"
         self._index = home / "index.json"
 
-    def read(self) -> Known:
+    def read(self) -> KnownDamage:
         """Return the notes; empty if there are none or they cannot be read."""
         try:
             value = json.loads(read_bytes(self._path) or b"")
             whole = {str(unit): (tuple(entry[0]), str(entry[1]), float(entry[2])) for unit, entry in value["whole"].items()}
-            return Known(whole, {str(unit): str(why) for unit, why in value["damaged"].items()})
+            return KnownDamage(whole, {str(unit): str(why) for unit, why in value["damaged"].items()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, RecordRefused):
             return NOTHING  # only notes: without them, files are hashed
 
@@ -330,7 +330,7 @@ def _signature_if_there(path: Path) -> Signature | None:
 
 
 def judge(
-    files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: Known, since: float, progress: Callable[[str], None] = lambda _: None
+    files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: KnownDamage, since: float, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[dict[Unit, tuple[Signature, str]], dict[Unit, str]]:
     """Hash every file that was not hashed at `since` or later.
 

@@ -16,19 +16,19 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import ConfigError, WarehouseDamaged
 from runspend.schema.renames import FORMER, published_columns
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
-from runspend.warehouse import Unit, UnitState
+from runspend.warehouse.base import Unit, UnitState
+from runspend.warehouse.parquet.base import ALLOCATION, Pinned, StagedFiles
 from runspend.warehouse.parquet.journal import Folder, crash_point, fsync_file, fsync_folder, write_json
 from runspend.warehouse.parquet.pins import link
 from runspend.warehouse.parquet.snapshots import Moment, moment_of
-from runspend.warehouse.parquet.units import SCHEMA_NAME, checked_unit, file_name, is_unit_name, state_name, unit_of_file, unit_of_text
+from runspend.warehouse.parquet.units import SCHEMA_NAME, file_name, is_unit_name, state_name, state_of, unit_of_file, unit_of_text
 from runspend.warehouse.parquet.verification import (
     BEHIND,
     INDEX,
@@ -49,52 +49,10 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from runspend.warehouse.parquet.engine import Content
     from runspend.warehouse.parquet.reader import ParquetReader
     from runspend.warehouse.parquet.step import ParquetStep
 
-__all__ = ["ALLOCATION", "ParquetWarehouse", "Pinned", "Place", "Staged", "checked_unit", "open_folder", "sha256_of", "state_of"]
-
-ALLOCATION = Path(__file__).parents[2] / "allocation"  # models and checks that run here
-
-
-@dataclass(frozen=True)
-class Staged:
-    """A unit's new file (before the step is published: its parts, in order) and its content and record."""
-
-    parts: tuple[Path, ...]
-    content: Content
-    record: dict[str, Any]
-
-    @property
-    def file(self) -> Path:
-        """The single file that it is when it is published."""
-        [file] = self.parts
-        return file
-
-
-class Pinned(NamedTuple):
-    """The published files of one moment under stable names, their columns, and the guard that refuses damaged ones."""
-
-    files: dict[Unit, Path]
-    columns: dict[str, list[str]]
-    guard: Guard
-
-
-class Place(Protocol):
-    """Where a step reads published files and puts its own: this folder, or the bucket of `bucket.py`."""
-
-    models: Path
-    checks: Path
-
-    def pin(self, folder: Path) -> Pinned:
-        """Pin the currently published files under stable names in `folder`."""
-        ...
-
-    def replace(self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
-        """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
-        ...
-
+__all__ = ["ParquetWarehouse", "open_folder"]
 
 def open_folder(root: Path) -> Folder:
     """Return the bookkeeping of a warehouse folder. Its journal may move and remove only the files of units."""
@@ -341,7 +299,7 @@ class ParquetWarehouse:
                 pinned[unit] = link(self.path(unit), pin)
         return Pinned(pinned, columns, Guard({unit: (pinned[unit], record) for unit, record in records.items()}, known))
 
-    def replace(self, staged: Mapping[Unit, Staged], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
+    def replace(self, staged: Mapping[Unit, StagedFiles], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
         """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
         moves: list[tuple[Path, Path]] = []
         for unit, one in staged.items():
@@ -365,14 +323,9 @@ class ParquetWarehouse:
                 self._left_out -= staged.keys() | dropped
         return True
 
-    def _note_published(self, staged: Mapping[Unit, Staged], dropped: set[Unit]) -> None:
+    def _note_published(self, staged: Mapping[Unit, StagedFiles], dropped: set[Unit]) -> None:
         records = {unit: record for unit in staged if (record := read_state(self.state_path(unit), unit)) is not None}
         self.verified.note({unit: (signature_of(self.path(unit)), record["sha256"]) for unit, record in records.items()}, {}, dropped)
-
-
-def state_of(record: Mapping[str, Any]) -> UnitState:
-    """Return the public state of a unit."""
-    return UnitState(record["digest"], record["rows"], record["build_id"], record["extra"])
 
 
 def _write_state(file: Path, unit: Unit, record: Mapping[str, Any]) -> Path:

@@ -13,7 +13,7 @@ A format's module has
   amortized cost), from its path, its manifest or its header; None for a file that complements none;
 * optional `combine(staged, labels)`: keeps the rows that count of such files, once all are staged (`Staged.keep`), and returns
   warnings by kind;
-* optional `open_place(source, workdir, now)`: a `Folder` for an address that is not a folder or bucket, or for a bill that is made
+* optional `open_place(source, workdir, now)`: a `FileSource` for an address that is not a folder or bucket, or for a bill that is made
   here; None for every other address. A bill that prices measured watts also gets `drawn`: the power that its machines drew.
 
 `docs/new-format.md` shows a complete one.

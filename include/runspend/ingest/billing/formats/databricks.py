@@ -18,7 +18,7 @@ from runspend.config.settings import BillSource, DatabricksPrices
 from runspend.core.errors import SourceRefused
 from runspend.ingest.billing import format_spec as mapped
 from runspend.ingest.billing import texts
-from runspend.ingest.billing.file_sources import Folder
+from runspend.ingest.billing.file_sources import FileSource
 from runspend.ingest.billing.format_spec import Kind
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.remote import databricks as databricks_warehouse
@@ -89,7 +89,7 @@ def is_aside(header: Sequence[str]) -> bool:
     return kind is not None and kind.sql is None
 
 
-def open_place(source: BillSource, workdir: Path, now: datetime) -> Folder | None:
+def open_place(source: BillSource, workdir: Path, now: datetime) -> FileSource | None:
     """Return the system tables themselves, at `databricks://PROFILE_OR_HOST/sql/1.0/warehouses/ID`."""
     if source.uri and source.uri.startswith(databricks_warehouse.SCHEME):
         return databricks_warehouse.SystemTables(source, workdir / "fetched")

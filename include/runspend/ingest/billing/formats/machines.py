@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import BillSource, Machine, Purchase
 from runspend.core.errors import ConfigError, SourceRefused
-from runspend.ingest.billing.file_sources import Entry, Folder
+from runspend.ingest.billing.file_sources import Entry, FileSource
 from runspend.ingest.billing.formats import focus
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.measured_power import Drawn
@@ -71,7 +71,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     return focus.stage(staged, delivered)
 
 
-def open_place(source: BillSource, workdir: Path, now: datetime, drawn: Drawn | None = None) -> Folder:
+def open_place(source: BillSource, workdir: Path, now: datetime, drawn: Drawn | None = None) -> FileSource:
     """Return the months of the machines as files in the work folder, up to the last full hour. `drawn`: power of measured machines."""
     if source.currency is None:
         raise ConfigError(f"cannot load bill {source.name}: it has no currency. Set billing[].currency, or `currency` of the whole file.")

@@ -119,7 +119,7 @@ def address_of(source: BillSource) -> tuple[str, str]:
 
 
 class SystemTables:
-    """A `Folder` of the current content of the system tables."""
+    """A `FileSource` of the current content of the system tables."""
 
     def __init__(self, source: BillSource, into: Path, query: Query | None = None) -> None:
         address_of(source)

@@ -22,7 +22,7 @@ from runspend.ingest.tracking.database import database_uri
 from runspend.ingest.tracking.in_use.database import DatabaseUses
 from runspend.ingest.tracking.in_use.model_uses import LiveUses, RecentUses, ask_side_by_side, find_live_version
 from runspend.ingest.tracking.in_use.registry import RegistryQuestions
-from runspend.ingest.tracking.in_use.snapshot import Known, Owner
+from runspend.ingest.tracking.in_use.snapshot import LastExtract, Owner
 from runspend.ingest.tracking.protection_tags import holding_tag
 
 PAGE_RUNS = 1_000
@@ -33,7 +33,7 @@ RUN_ID, MODEL_ID, TRACE_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"m-[0-9a-f
 class LiveServer:
     """One server, asked again each time. Remembers only what cannot change."""
 
-    def __init__(self, server: TrackingServer, known: Known, now: datetime) -> None:
+    def __init__(self, server: TrackingServer, known: LastExtract, now: datetime) -> None:
         # By default, the client retries for minutes. Here, a server that does not answer soon protects.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from runspend.ingest.tracking.mlflow_writer import Told
+from runspend.ingest.tracking.mlflow_writer import TaggedOwner
 
-__all__ = ["Known", "Owner"]
+__all__ = ["LastExtract", "Owner"]
 
 
-class Owner(Told, Protocol):
+class Owner(TaggedOwner, Protocol):
     """The owner in question, for example an item of the archive."""
 
     @property
@@ -25,7 +25,7 @@ class Owner(Told, Protocol):
 
 
 @dataclass(frozen=True)
-class Known:
+class LastExtract:
     """What the last extract saw of a server: what a correct answer must include, and the base for changes since."""
 
     read_at: datetime

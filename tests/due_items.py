@@ -1,4 +1,4 @@
-"""Items that may be acted on now: still planned, announced, their grace period over, and without objection."""
+"""For tests: items that may be acted on now: still planned, announced, their grace period over, and without objection."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from runspend.actions.archive.items import Item
 from runspend.actions.archive.plan import item_of
 from runspend.actions.archive.states import current_plan
 from runspend.config.settings import Settings
-from runspend.warehouse import Reader
+from runspend.warehouse.base import Reader
 from runspend.warehouse.records import Records
-
-__all__ = ["due_items"]
 
 
 def due_items(reader: Reader, records: Records, settings: Settings, now: datetime) -> list[Item]:

@@ -1,0 +1,92 @@
+"""Plan, announce, move and verify archived artifacts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from runspend.config.settings import Settings
+from runspend.core.step_result import Outcome, Progress, silent
+from runspend.pipeline.damage import DELETING, open_undamaged, watching
+from runspend.warehouse.factory import open_warehouse
+
+__all__ = ["archive_apply", "archive_notify", "archive_plan", "archive_verify", "archive_verify_monthly"]
+
+
+@watching(("archive_plan",), needs=DELETING)
+def archive_plan(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """Plan what retention policies would move, with protection and progress, in `archive_plan`. It moves nothing and sends no mail."""
+    from runspend.actions.archive import plan_notes
+    from runspend.pipeline.archive_planning import publish_plan
+    from runspend.warehouse.records import Records
+
+    outcome = Outcome("archive plan")
+    progress("archive plan")
+    publish_plan(open_undamaged(settings), settings, Records(settings.home), outcome, now)
+    outcome.notes += plan_notes(settings)
+    return outcome
+
+
+@watching(needs=DELETING)
+def archive_notify(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """One mail to each owner of what is planned and was not announced. The grace period begins when a mail server took it.
+
+    Raises UsageError where `now` is not the machine's time: a notice must not be dated back.
+    """
+    from runspend.actions.archive import plan_notes
+    from runspend.pipeline.archive_planning import notify_owners, publish_plan, refuse_other_times, tell_enclosing
+    from runspend.warehouse.records import Records
+
+    outcome = Outcome("archive notify")
+    if settings.retention:
+        refuse_other_times(now, "notify")
+    warehouse, records = open_warehouse(settings), Records(settings.home)
+    progress("archive plan")
+    plan = publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
+    progress("archive notify")
+    notify_owners(settings, records, plan, outcome, now)
+    tell_enclosing(warehouse, settings, records, plan, now)
+    publish_plan(warehouse, settings, records, outcome, now)
+    outcome.notes += plan_notes(settings)
+    return outcome
+
+
+@watching(needs=DELETING)
+def archive_apply(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """Move what is due: announced, its grace period over, and still protected by nothing. May be killed and begun again anywhere.
+
+    Raises UsageError where `now` is not the machine's time: no grace period ends because somebody says so.
+    """
+    from runspend.actions.archive import plan_notes
+    from runspend.pipeline.archive_moving import apply_due
+    from runspend.pipeline.archive_planning import refuse_other_times
+    from runspend.warehouse.records import Records
+
+    outcome = Outcome("archive apply")
+    if settings.retention:
+        refuse_other_times(now, "apply")
+    progress("archive apply")
+    apply_due(open_warehouse(settings), settings, Records(settings.home), outcome, now, progress)
+    outcome.notes += plan_notes(settings)
+    return outcome
+
+
+def archive_verify(settings: Settings, *, now: datetime, full: bool = False, progress: Progress = silent) -> Outcome:
+    """Whether what was archived is still there: everything listed and compared, a sample (or `full`, all of it) read and hashed."""
+    from runspend.pipeline.archive_moving import verify_archives
+    from runspend.warehouse.records import Records
+
+    outcome = Outcome("archive verify")
+    verify_archives(settings, Records(settings.home), outcome, now, full=full, progress=progress)
+    return outcome
+
+
+def archive_verify_monthly(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """`archive_verify`, unless a look in the month of `now` found everything whole: reading a sample may cost money, so not every week."""
+    from runspend.actions.archive.verify import was_whole
+    from runspend.warehouse.records import Records
+
+    if not was_whole(Records(settings.home), f"{now:%Y-%m}"):
+        return archive_verify(settings, now=now, progress=progress)
+    outcome = Outcome("archive verify")
+    outcome.unchanged.append(f"archives: verified in {now:%Y-%m}")
+    return outcome

@@ -1,0 +1,79 @@
+"""Read tracking servers into the warehouse."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+
+from runspend.config.settings import Settings
+from runspend.core.step_result import Outcome, Progress, ReadJob, silent
+from runspend.pipeline.damage import RUNS, current_damage, open_undamaged, watching
+from runspend.pipeline.source_status import (
+    chosen,
+    note_superseded,
+    own_units,
+    publish_read,
+    published,
+    reading,
+    rebuilt_months,
+    selector_keys,
+    work_folder,
+)
+from runspend.schema.rows import make_load_id
+from runspend.warehouse.base import Unit, UnitState, Warehouse
+
+__all__ = ["extract"]
+
+
+@watching(RUNS, reads=("billing_loads", "sources"))
+def extract(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
+    """Read runs, experiments and traces of each tracking server.
+
+    Fills `runs`, `run_resources`, `machine_power`, `experiments`, `artifact_owners` and `trace_costs`. If there are retention
+    policies, also fills `model_versions`, `model_uses`, `run_metrics` and `tracking_reads`: they show which artifacts must stay.
+    """
+    from runspend.ingest import tracking
+    from runspend.ingest.tracking.measured_power import find_measured
+
+    outcome = Outcome("extract")
+    warehouse, damage = open_undamaged(settings), current_damage()
+    row_settings = tracking.RowSettings(
+        settings.dimensions, settings.pools, settings.keys.run_job, selector_keys(settings), find_measured(settings), tracking.find_links(settings)
+    )
+    for server in chosen({s.name: s for s in settings.tracking}, names, "tracking server"):
+        with reading(warehouse, settings, outcome, server.name, "tracking", server.late_after, now) as report, work_folder(settings) as workdir:
+            kept = own_units(warehouse, server.name, "runs", "run_resources", "machine_power", "experiments", "artifact_owners", "trace_costs", *tracking.LINK_TABLES)
+            result = tracking.extract_server(
+                server,
+                row_settings,
+                tracking.PublishedRuns(
+                    published(warehouse, server.name),
+                    months=sorted(u.period for u in kept if u.table == "runs"),
+                    trace_months=sorted(u.period for u in kept if u.table == "trace_costs"),
+                    settings_of=_written_under(kept, damage.months_of(server.name, RUNS)),
+                    billed_months=partial(_billed_months, warehouse, server.name, [u.period for u in kept], is_known=not damage.touches(("billing_loads", "sources"))),
+                ),
+                ReadJob(now, make_load_id(server.name, now), workdir, progress),
+                accept=[month for name, _, month in (text.partition(":") for text in accept) if name == server.name],
+            )
+            with warehouse.step("extract", make_load_id(server.name, now)) as step:
+                for (table, period), rows in result.tables.items():
+                    step.put(table, period, server.name, rows, extra=result.extras.get((table, period)))
+                report.good(step, covered_until=result.covered_until, rows=result.run_count, experiments=result.experiment_count)
+                if not publish_read(step, kept, [Unit(table, period, server.name) for table, period in result.tables], outcome, only="runs"):
+                    note_superseded(outcome, server.name)
+            outcome.notes += result.warnings
+            for refused in result.refused:
+                report.bad(refused)
+    return outcome
+
+
+def _written_under(kept: Mapping[Unit, UnitState], damaged: Collection[str]) -> dict[str, str | None]:
+    """Map each start month to the settings its runs were read under. None if a table of the month is damaged: its runs are read again."""
+    return {u.period: None if u.period in damaged else state.extra.get("settings") for u, state in kept.items() if u.table == "runs"}
+
+
+def _billed_months(warehouse: Warehouse, server: str, months: Sequence[str], *, is_known: bool) -> Collection[str]:
+    """Return the months that bills loaded since the last extract reach. Return all months if damage hides which ones."""
+    return rebuilt_months(warehouse, server) if is_known else months

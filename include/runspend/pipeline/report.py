@@ -1,0 +1,37 @@
+"""Write the report pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from runspend.allocation.builds import note_report, report_builds
+from runspend.config.settings import Settings
+from runspend.core.errors import SourceError
+from runspend.core.step_result import Outcome, Progress, silent
+from runspend.pipeline.damage import watching
+from runspend.warehouse.factory import open_warehouse
+
+__all__ = ["report"]
+
+
+@watching()
+def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
+    """One page and its CSVs for each billing period named, else for the newest and every other that was rebuilt since its page."""
+    from runspend.actions import report as reports
+
+    outcome = Outcome("report")
+    warehouse = open_warehouse(settings)
+    folder = settings.home / "reports"
+    with warehouse.reader() as reader:
+        for period, build_id in report_builds(warehouse, folder, periods).items():
+            progress(f"report {period}")
+            figures = reports.plan_report(reader, period, settings=settings, now=now)
+            outcome.reported[period] = figures
+            outcome.changed.append(str(reports.write_report(figures, folder)))
+            if figures.problem:
+                outcome.fail(SourceError("rates", figures.problem))
+            if figures.estimate_note:
+                outcome.notes.append(f"{period}: {figures.estimate_note}")
+            note_report(folder, period, build_id)
+    return outcome

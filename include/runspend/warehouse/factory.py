@@ -1,0 +1,52 @@
+"""Open the warehouse of a configuration: a folder, an S3 bucket, or BigQuery."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runspend.core.errors import ConfigError
+from runspend.warehouse.base import Unit, Warehouse
+
+if TYPE_CHECKING:
+    from runspend.config.settings import Settings
+
+__all__ = ["mend_warehouse", "open_warehouse"]
+
+
+def mend_warehouse(settings: Settings) -> dict[Unit, str]:
+    """Rebuild damaged bookkeeping of a warehouse in a folder from its files, and add checksums to that of older versions.
+
+    Returns what was damaged and why; nothing if the user may only read.
+    """
+    uri = settings.warehouse.uri
+    if "://" in uri and not uri.startswith("file://"):
+        return {}
+    from runspend.warehouse.parquet.repair import mend_folder
+
+    return mend_folder(Path(uri.removeprefix("file://")))
+
+
+def open_warehouse(settings: Settings | str) -> Warehouse:
+    """Open the warehouse of a configuration, or the one in a folder. Finishes any publish that was killed."""
+    uri = settings if isinstance(settings, str) else settings.warehouse.uri
+    if "://" not in uri or uri.startswith("file://"):
+        from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+
+        return ParquetWarehouse(Path(uri.removeprefix("file://")))
+    if uri.startswith("bigquery://"):
+        from runspend.config.settings import WarehouseSettings
+        from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
+
+        if isinstance(settings, str):
+            return BigQueryWarehouse(WarehouseSettings(uri=uri))
+        return BigQueryWarehouse(settings.warehouse, settings.home / "cache" / hashlib.sha256(uri.encode()).hexdigest()[:16])
+    if not uri.startswith("s3://") or isinstance(settings, str):
+        raise ConfigError(f"cannot open warehouse {uri!r}: this version keeps tables in a folder, an S3 bucket or BigQuery. Set warehouse.uri to one of them.")
+    from runspend.storage.s3_warehouse import Bucket
+    from runspend.warehouse.parquet.bucket import BucketWarehouse
+
+    place = settings.warehouse
+    bucket = Bucket(uri, endpoint=place.endpoint, region=place.region, credentials=place.credentials)
+    return BucketWarehouse(bucket, settings.home / "cache" / hashlib.sha256(bucket.where.encode()).hexdigest()[:16])
