@@ -29,11 +29,12 @@ from tests.reference import GoogleSQL
 # In the order of the ladder.
 RUNGS = (("artifact_bytes", "storage"), ("llm_cost", "llm"), ("pool_time", "pool"), ("instance_type_time", "type"))
 MODELS = (
-    "window_runs", "run_gaps", "run_ancestors",
+    "window_runs", "run_gaps", "run_ancestors", "type_claims", "wanted_types", "machine_blocks",
+    "rest_lines", "line_cells", "offered_lines", "offered_machines", "offered_times", "offered_sums", "offered_taken",
     "storage_candidates", "storage_targets", "storage_lines",
     "llm_candidates", "llm_targets", "llm_lines",
-    "type_claims", "wanted_types", "timed_candidates", "type_choices", "pools", "pool_cells", "pool_machines", "pool_spans", "pool_held", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
-    "pool_targets", "pool_beside", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_machines", "offered_blocks", "offered_lines",
+    "timed_candidates", "type_choices", "pools", "pool_cells", "pool_machines", "pool_spans", "pool_held", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
+    "pool_targets", "pool_beside", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_blocks", "offered_windows",
 )  # fmt: skip
 TARGET_COLUMNS = [
     ("match_method", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP"), ("allocated_to", "STRING"),
@@ -51,6 +52,12 @@ KNOWN_USES = pa.schema(
     [
         *((name, pa.string()) for name in ("target_key", "tracking_server", "workspace", "run_id", "run_end_rule", "weight_kind")),
         ("window_start", MOMENT), ("window_end", MOMENT), ("is_ambiguous", pa.bool_()), ("nanoseconds", pa.int64()),
+    ]
+)  # fmt: skip
+SLOT_TARGETS = pa.schema(
+    [
+        ("resource_key", pa.string()), ("charge_period_start", MOMENT), ("charge_period_end", MOMENT), ("allocated_to", pa.string()),
+        ("nanoseconds", pa.int64()), ("ratio_from", pa.float64()),
     ]
 )  # fmt: skip
 SETTLED = pa.schema([("source", pa.string()), ("line_id", pa.string())])
@@ -102,7 +109,7 @@ def rest_line(number: int, **row: Any) -> dict[str, Any]:
         "instance_type": instance_type,
         "billed_nanoseconds": None if hours is None else int(Decimal(str(hours)) * 3_600_000_000_000),
         "free_nanoseconds": None if free is None else int(Decimal(str(free)) * 3_600_000_000_000),
-        "known_by": "resource_id" if row.pop("known", free is not None) else None,
+        "is_offered": row.pop("known", free is not None),
         "taken": [taken_stretch(text) for text in row.pop("taken", [])],
         "effective_cost": Decimal(str(row.pop("cost", "10.00"))),
         **row,
@@ -177,13 +184,17 @@ def trace(**row: Any) -> dict[str, Any]:
 def world_tables(world: World) -> dict[str, pa.Table]:
     """What stands when these models begin."""
     lines, runs = world["lines"], world["runs"]
-    rest = arrow("billing_lines", lines)
-    kinds = {"line_kind": pa.string(), "cost_kind": pa.string(), "is_inside": pa.bool_(), "known_by": pa.string(), "free_nanoseconds": pa.int64()}
+    ledger = arrow("billing_lines", lines)
+    kinds = {"line_kind": pa.string(), "cost_kind": pa.string(), "is_inside": pa.bool_(), "is_offered": pa.bool_()}
     for name, kind in kinds.items():
-        rest = rest.append_column(name, pa.array([l[name] for l in lines], kind))
+        ledger = ledger.append_column(name, pa.array([l[name] for l in lines], kind))
+    ledger = ledger.append_column("settled_by", pa.array(["resource_id" if l["is_offered"] else "rest" for l in lines]))
+    offered = [l for l in lines if l["is_offered"]]
     next_period = [l | {"billing_period": dt.date(2026, 11, 1)} for l in world.get("next_lines", [])]
     return {
-        "rest_lines": rest,
+        "ledger_lines": ledger,
+        "known_machines": pa.table({"resource_key": pa.array([l["resource_key"] for l in offered], pa.string())}),
+        "slot_targets": pa.Table.from_pylist([slot_target(l) for l in offered if l["free_nanoseconds"] is not None], schema=SLOT_TARGETS),
         "billing_lines": arrow("billing_lines", [*lines, *next_period]),
         "runs": arrow("runs", runs),
         "run_spans": pa.Table.from_pylist([{**{name: r[name] for name in RUN_KEY.names}, "resource_key": "elsewhere", "span_start": a, "span_end": b} for r in runs for a, b in r["own"]], schema=SPANS),
@@ -195,6 +206,16 @@ def world_tables(world: World) -> dict[str, pa.Table]:
         "attached_lines": pa.Table.from_pylist([{"source": l["source"], "line_id": l["line_id"]} for l in lines if l.get("attached_to")], schema=SETTLED),
         "artifact_bytes": arrow("artifact_bytes", world["artifacts"]),
         "trace_costs": arrow("trace_costs", world["traces"]),
+    }
+
+
+def slot_target(line: dict[str, Any]) -> dict[str, Any]:
+    """The time of a stated machine that its runs leave, before which they take nothing of its cost."""
+    return {
+        **{name: line[name] for name in ("resource_key", "charge_period_start", "charge_period_end")},
+        "allocated_to": "idle",
+        "nanoseconds": line["free_nanoseconds"],
+        "ratio_from": 0.0,
     }
 
 
@@ -244,7 +265,9 @@ def run_pools_on_reference(reference: GoogleSQL, world: World, parameters: Mappi
 
 def lines_of(found: Mapping[str, pa.Table], method: str, rung: str) -> list[dict[str, Any]]:
     """Lines that go to the targets of a rule: strangers', and of machines that runs state what these leave."""
-    return [*found[f"{rung}_lines"].to_pylist(), *(row for row in found["offered_lines"].to_pylist() if row["match_method"] == method)]
+    windows = {(row["match_method"], row["target_key"], row["window_start"], row["window_end"]) for row in found["offered_windows"].to_pylist()}
+    offered = [row for row in found["offered_lines"].to_pylist() if (row["match_method"], row["target_key"], row["window_start"], row["window_end"]) in windows]
+    return [*found[f"{rung}_lines"].to_pylist(), *(row for row in offered if row["match_method"] == method)]
 
 
 def settle(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[str, Any]]]:

@@ -338,7 +338,7 @@ class _Pool:
             self.windows[_window(line)].append(line)
         usage = [l for l in lines if l["charge_category"] == "Usage" and not l.get("charge_class")]
         likeness = {m: min(_likeness(l) for l in usage if self._machine(l) == m) for m in {self._machine(l) for l in usage}}
-        known = {self._machine(l) for l in usage if l["known_by"]}
+        known = {self._machine(l) for l in usage if l["is_offered"]}
         self.usage = [l for l in usage if self._machine(l) in known or likeness[self._machine(l)] == min(likeness.values())]
         self.machines = {window: self._machines(window) for window in self.windows}
         self.taken = [(machine, *stretch) for machine, stretch in {(self._machine(l), stretch) for l in lines if not is_open for stretch in l["taken"]}]

@@ -133,7 +133,7 @@ def known() -> dict[str, World]:
 
 @pytest.fixture(scope="module")
 def laid_known(known: dict[str, World], tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
-    return run_on_duckdb(merge_worlds(known), tmp_path_factory.mktemp("laid_known"), names=("pooled_targets", "offered_lines", "charge_parts"))
+    return run_on_duckdb(merge_worlds(known), tmp_path_factory.mktemp("laid_known"), names=("pooled_targets", "offered_lines", "offered_windows", "charge_parts"))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -167,8 +167,9 @@ def test_machines_that_runs_state_come_first(seed: int, known: dict[str, World],
 
 def test_machines_that_no_run_reaches_are_not_laid(laid_known: dict[str, pa.Table]) -> None:
     """They are idle whole, under the id of their line."""
-    offered = laid_known["offered_lines"].to_pylist()
-    unreached = {(row["source"], row["line_id"]) for row in offered if not row["is_reached"]}
+    last_blocks = {(w["target_key"], w["window_start"], w["window_end"]): w["last_block"] for w in laid_known["offered_windows"].to_pylist()}
+    offered = [(row, last_blocks[row["target_key"], row["window_start"], row["window_end"]]) for row in laid_known["offered_lines"].to_pylist()]
+    unreached = {(row["source"], row["line_id"]) for row, last_block in offered if last_block is None or row["block_number"] > last_block}
     assert len(offered) > len(unreached) > len(offered) // 4
     ledger = [row for row in laid_known["cost_allocations"].to_pylist() if (row["source"], row["charge_id"]) in unreached]
     assert [row["allocated_to"] for row in ledger] == ["idle"] * len(unreached)

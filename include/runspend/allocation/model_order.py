@@ -40,6 +40,7 @@ PLACING_MODELS = tuple(
         "known_machines",
         "machine_types",
         "attachable_machines",
+        "machine_blocks",
         "earlier_sizes",
         "machine_units",
         "platform_stores",
@@ -54,7 +55,21 @@ PLACING_MODELS = tuple(
     )
 )
 MACHINE_MODELS = ("ledger_lines", "run_intervals", "machine_slots", "slot_uses", "machine_clock", "slot_targets")
-MACHINE_RESULTS = ("machine_time", "machine_use", "attached_parts", "rest_lines", "machine_taken", "pool_known_uses", "out_of_scope_parts")
+MACHINE_RESULTS = (
+    "machine_time",
+    "machine_use",
+    "attached_parts",
+    "rest_lines",
+    "line_cells",
+    "offered_lines",
+    "offered_machines",
+    "offered_times",
+    "offered_sums",
+    "machine_taken",
+    "offered_taken",
+    "pool_known_uses",
+    "out_of_scope_parts",
+)
 # In the order of the allocation rules: the first rule that finds an owner for a bill line allocates it.
 POOLED_MODELS = tuple(
     Model(name)
@@ -92,9 +107,8 @@ POOLED_MODELS = tuple(
         "type_parts",
         "type_targets",
         "type_lines",
-        "offered_machines",
         "offered_blocks",
-        "offered_lines",
+        "offered_windows",
         "unreached_sums",
         "settled_lines",
         "pooled_lines",

@@ -12,9 +12,13 @@ parts as (
   select distinct target_key from job_attached_parts
 ),
 machines as (
-  select distinct resource_key
+  select resource_key
   from rest_lines
   where resource_key is not null and cost_kind = 'compute' and charge_category = 'Usage' and (instance_type is not null or billed_nanoseconds > 0)
+  union distinct
+  select resource_key
+  from offered_machines
+  where likeness = 1
 ),
 pooled_machines as (
   -- A pool's disk on a machine of that pool serves all users of the pool, not only the runs that state the machine.
@@ -32,7 +36,7 @@ windows as (
   from rest_lines l
   left join machines m on m.resource_key = l.resource_key
   left join pooled_machines o on o.resource_key = l.attached_to and o.pool_key = l.pool_key
-  where l.known_by is null and l.charge_period_end > l.charge_period_start
+  where l.charge_period_end > l.charge_period_start
     and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
     and (l.attached_to is not null or array_length(l.group_keys) > 0)
 ),

@@ -6,4 +6,4 @@ select
 from rest_lines l
 join billing_lines b on b.source = l.source and b.line_id = l.line_id
 where b.billing_period = @period and b.principal_key is not null
-  and l.known_by is null and l.cost_kind = 'llm' and l.line_kind <> 'fee' and coalesce(l.scope, '') <> 'exclude' and l.charge_period_end > l.charge_period_start
+  and l.cost_kind = 'llm' and l.line_kind <> 'fee' and coalesce(l.scope, '') <> 'exclude' and l.charge_period_end > l.charge_period_start

@@ -7,4 +7,4 @@ select
     else charge_period_end
   end as window_end
 from rest_lines
-where known_by is null and cost_kind = 'llm' and line_kind <> 'fee' and coalesce(scope, '') <> 'exclude' and charge_period_end > charge_period_start
+where cost_kind = 'llm' and line_kind <> 'fee' and coalesce(scope, '') <> 'exclude' and charge_period_end > charge_period_start

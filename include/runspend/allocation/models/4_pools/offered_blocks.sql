@@ -14,40 +14,27 @@ windows as (
 ),
 sums as (
   select
-    c.match_method, c.target_key, c.window_start, c.window_end, c.source, c.billing_currency, c.cost_kind, c.service_name, c.charge_category,
-    case when c.effective_cost > 0 then 1 when c.effective_cost < 0 then -1 else 0 end as cost_sign, m.block_number,
-    count(*) as lines, sum(c.effective_cost) as effective_cost
-  from timed_candidates c
-  left join offered_machines m
-    on m.match_method = c.match_method and m.target_key = c.target_key and m.resource_key = c.resource_key and c.known_by is not null
-  group by
-    c.match_method, c.target_key, c.window_start, c.window_end, c.source, c.billing_currency, c.cost_kind, c.service_name, c.charge_category,
-    cost_sign, m.block_number
-),
-free_machines as (
-  -- Charges that cost nothing all have the same width.
+    match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category,
+    case when effective_cost > 0 then 1 when effective_cost < 0 then -1 else 0 end as cost_sign, cast(null as int64) as block_number,
+    count(*) as lines, count(*) as charges, sum(effective_cost) as effective_cost
+  from timed_candidates
+  group by match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign
+  union all
   select
-    c.match_method, c.target_key, c.window_start, c.window_end, c.source, c.billing_currency, c.cost_kind, c.service_name, c.charge_category,
-    m.block_number, count(distinct c.resource_key) as machines
-  from timed_candidates c
-  join offered_machines m on m.match_method = c.match_method and m.target_key = c.target_key and m.resource_key = c.resource_key
-  where c.known_by is not null and coalesce(c.effective_cost, bignumeric '0') = bignumeric '0'
-  group by
-    c.match_method, c.target_key, c.window_start, c.window_end, c.source, c.billing_currency, c.cost_kind, c.service_name, c.charge_category,
-    m.block_number
+    match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign, block_number,
+    -- Charges of one machine that cost nothing are one charge.
+    cast(sum(lines) as int64), cast(sum(case when cost_sign = 0 then free_machines else lines end) as int64), sum(effective_cost)
+  from offered_sums
+  group by match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign, block_number
 ),
 blocks as (
   -- Lines of machines that no run states have no block number. They form at most as many charges as lines.
   select
-    s.match_method, s.target_key, s.window_start, s.window_end, s.source, s.billing_currency, s.cost_kind, s.service_name, s.charge_category,
-    s.cost_sign, s.block_number, s.lines, s.effective_cost, coalesce(f.machines, s.lines) as charges,
+    match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category,
+    cost_sign, block_number, lines, charges, effective_cost,
     dense_rank() over (
-      order by s.match_method, s.target_key, s.window_start, s.window_end, s.source, s.billing_currency, s.cost_kind, s.service_name, s.charge_category, s.cost_sign) as axis_number
-  from sums s
-  left join free_machines f
-    on s.cost_sign = 0 and f.match_method = s.match_method and f.target_key = s.target_key and f.window_start = s.window_start and f.window_end = s.window_end
-    and f.source = s.source and f.billing_currency = s.billing_currency and f.cost_kind = s.cost_kind
-    and f.service_name is not distinct from s.service_name and f.charge_category = s.charge_category and f.block_number = s.block_number
+      order by match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign) as axis_number
+  from sums
 ),
 axes as (
   select axis_number, cast(sum(lines) as int64) as lines, cast(sum(charges) as int64) as charges, sum(effective_cost) as effective_cost

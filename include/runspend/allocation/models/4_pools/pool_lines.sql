@@ -1,8 +1,12 @@
--- one row per line of a pool (for stated machines: as in offered_lines): the charge period whose targets it goes to
+-- one row per line of a pool, without stated machines: the charge period whose targets it goes to
 with machines as (
-  select distinct target_key, resource_key as machine_key
+  select target_key, resource_key as machine_key
   from timed_candidates
   where match_method = 'pool_time' and cost_kind = 'compute' and charge_category = 'Usage' and resource_key is not null
+  union distinct
+  select target_key, resource_key
+  from offered_machines
+  where match_method = 'pool_time' and likeness < 3
 )
 select c.source, c.line_id, coalesce(b.beside_key, c.target_key) as target_key, c.window_start, c.window_end
 from timed_candidates c
@@ -13,4 +17,4 @@ left join machines m on m.target_key = c.target_key and m.machine_key = c.resour
 left join (select distinct target_key as beside_key, window_start, window_end from pool_beside) b
   on b.beside_key = concat(c.target_key, '|beside') and b.window_start = c.window_start and b.window_end = c.window_end
   and c.cost_kind <> 'compute' and m.machine_key is null
-where c.match_method = 'pool_time' and c.known_by is null
+where c.match_method = 'pool_time'

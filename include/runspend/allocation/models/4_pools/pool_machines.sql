@@ -1,8 +1,9 @@
--- one row per pool, charge period and machine size: how many machines of that size the Usage lines bill, and their total time
+-- one row per pool, charge period, machine size and origin: how many machines of that size the Usage lines bill, and their total time.
+-- The rest of stated machines (offered_times) and machines that no run states are separate rows.
 with lines as (
   select
     p.pool_number, c.window_start, c.window_end, c.charge_period_start, c.charge_period_end, c.source, coalesce(c.sku_id, '') as sku_id,
-    c.billed_nanoseconds, c.free_nanoseconds, c.machine_gpus, c.machine_cpus, c.machine_memory_gb,
+    c.billed_nanoseconds, c.machine_gpus, c.machine_cpus, c.machine_memory_gb,
     c.resource_key,
     -- Lines that name no resource count as one group of machines per account, region and type.
     case when c.resource_key is null then concat(
@@ -13,11 +14,16 @@ with lines as (
       when c.cost_kind = 'compute' and (c.billed_nanoseconds > 0 or c.instance_type is not null) then 1
       when c.cost_kind = 'compute' then 2
       else 3
-    end as likeness,
-    c.known_by is not null as is_known
+    end as likeness
   from timed_candidates c
   join pools p on p.match_method = c.match_method and p.target_key = c.target_key
   where c.charge_category = 'Usage' and c.charge_class is null
+),
+stated as (
+  select p.pool_number, min(o.likeness) as likeness
+  from offered_machines o
+  join pools p on p.match_method = o.match_method and p.target_key = o.target_key
+  group by p.pool_number
 ),
 known as (
   select distinct p.pool_number
@@ -25,26 +31,27 @@ known as (
   join pools p on p.match_method = 'pool_time' and p.target_key = u.target_key
 ),
 machines as (
-  -- Uses the lines that are most like a machine, plus machines that runs state: one stated machine says nothing about the others.
+  -- Uses the lines that are most like a machine.
   -- The largest of its lines gives a machine's size.
   -- Disks do not count as machines if all the pool's machines are matched by tag, job or id.
   select
-    pool_number, resource_key, pile,
-    row_number() over (order by pool_number, resource_key, pile) as machine_number,
-    nullif(machine_gpus, 0) as machine_gpus, nullif(machine_cpus, 0) as machine_cpus, nullif(machine_memory_gb, 0) as machine_memory_gb
+    m.pool_number, m.resource_key, m.pile,
+    row_number() over (order by m.pool_number, m.resource_key, m.pile) as machine_number,
+    nullif(m.machine_gpus, 0) as machine_gpus, nullif(m.machine_cpus, 0) as machine_cpus, nullif(m.machine_memory_gb, 0) as machine_memory_gb
   from (
     select
-      pool_number, resource_key, pile, pool_number in (select pool_number from known) as has_known, min(likeness) as likeness, logical_or(is_known) as is_known,
+      pool_number, resource_key, pile, pool_number in (select pool_number from known) as has_known, min(likeness) as likeness,
       max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb
     from lines
     group by pool_number, resource_key, pile
-  )
-  qualify is_known or (likeness = min(likeness) over (partition by pool_number) and not (has_known and likeness = 3))
+  ) m
+  left join stated s on s.pool_number = m.pool_number
+  qualify m.likeness = min(least(m.likeness, coalesce(s.likeness, m.likeness))) over (partition by m.pool_number) and not (m.has_known and m.likeness = 3)
 ),
 skus as (
   select
     m.machine_number, l.charge_period_start, l.charge_period_end, l.source, l.sku_id, min(l.window_start) as window_start, min(l.window_end) as window_end,
-    sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds, max(l.free_nanoseconds) as free_nanoseconds
+    sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds
   from lines l
   join machines m on m.pool_number = l.pool_number and m.resource_key is not distinct from l.resource_key and m.pile is not distinct from l.pile
   group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, l.sku_id
@@ -53,8 +60,7 @@ charges as (
   -- Licenses, discounts and the two parts of a half-covered hour add no time. The largest SKU is the machine.
   select
     machine_number, min(window_start) as window_start, min(window_end) as window_end,
-    -- For a machine that runs state: the time that these runs leave.
-    coalesce(max(free_nanoseconds), max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as billed_nanoseconds
+    coalesce(max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as billed_nanoseconds
   from skus
   group by machine_number, charge_period_start, charge_period_end
 ),
@@ -81,3 +87,10 @@ select
 from counted c
 join machines m on m.machine_number = c.machine_number
 group by m.pool_number, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb
+union all
+select
+  p.pool_number, o.window_start, o.window_end, o.machine_gpus, o.machine_cpus, o.machine_memory_gb,
+  cast(sum(o.machine_count) as int64), cast(sum(o.billed_microseconds) as int64)
+from offered_times o
+join pools p on p.match_method = o.match_method and p.target_key = o.target_key
+group by p.pool_number, o.window_start, o.window_end, o.machine_gpus, o.machine_cpus, o.machine_memory_gb

@@ -2,23 +2,16 @@
 -- Has how many machines and units are therefore not available to claims on the pool.
 with machines as (
   select
-    p.pool_number, c.resource_key, max(c.machine_gpus) as machine_gpus, max(c.machine_cpus) as machine_cpus, max(c.machine_memory_gb) as machine_memory_gb
-  from timed_candidates c
-  join pools p on p.match_method = c.match_method and p.target_key = c.target_key
-  where c.known_by is not null
-  group by p.pool_number, c.resource_key
+    p.pool_number, o.resource_key, max(o.machine_gpus) as machine_gpus, max(o.machine_cpus) as machine_cpus, max(o.machine_memory_gb) as machine_memory_gb
+  from offered_machines o
+  join pools p on p.match_method = o.match_method and p.target_key = o.target_key
+  group by p.pool_number, o.resource_key
 ),
 used as (
   -- Without claims, it does not matter which run uses a machine.
   select distinct p.match_method, p.target_key, u.pool_number, u.window_start, u.window_end
   from pool_uses u
   join pools p on p.pool_number = u.pool_number
-),
-windows as (
-  select distinct u.pool_number, c.resource_key, c.window_start, c.window_end
-  from timed_candidates c
-  join used u on u.match_method = c.match_method and u.target_key = c.target_key and u.window_start = c.window_start and u.window_end = c.window_end
-  where c.known_by is not null
 ),
 sized as (
   select
@@ -41,6 +34,6 @@ select
     when t.taken >= t.units then s.machine_units
     else div((s.machine_units * t.taken + t.units - 1), t.units)
   end as units
-from sized s
-join windows w on w.pool_number = s.pool_number and w.resource_key = s.resource_key
-join machine_taken t on t.resource_key = w.resource_key and t.window_start = w.window_start and t.window_end = w.window_end
+from offered_taken t
+join used u on u.match_method = t.match_method and u.target_key = t.target_key and u.window_start = t.window_start and u.window_end = t.window_end
+join sized s on s.pool_number = u.pool_number and s.resource_key = t.resource_key

@@ -1,7 +1,11 @@
 -- one row per pool and charge period: how many machines it bills, and their average billed time
 with windows as (
   select distinct p.pool_number, c.window_start, c.window_end
-  from timed_candidates c
+  from (
+    select match_method, target_key, window_start, window_end from timed_candidates
+    union distinct
+    select match_method, target_key, window_start, window_end from offered_sums
+  ) c
   join pools p on p.match_method = c.match_method and p.target_key = c.target_key
 ),
 kinds as (

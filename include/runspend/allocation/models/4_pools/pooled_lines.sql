@@ -1,10 +1,29 @@
 -- one row per line that is priced together with others: its charge.
 -- A charge is all lines with equal values in every column that analysts query.
+with lines as (
+  select
+    s.match_method, s.target_key, s.window_start, s.window_end, l.source, l.billing_period, l.line_id, l.charge_date, l.charge_period_start, l.charge_period_end,
+    l.service_provider_name, l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id,
+    l.cost_kind, l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.scope, l.is_inside,
+    cast(null as string) as known_by, 0.0 as line_from, l.line_team, l.line_project, l.line_cost_center, l.line_owner
+  from rest_lines l
+  join settled_lines s on s.source = l.source and s.line_id = l.line_id
+  union all
+  -- Stated machines that runs of the pool or type may reach.
+  select
+    l.match_method, l.target_key, l.window_start, l.window_end, l.source, l.billing_period, l.line_id, l.charge_date, l.charge_period_start, l.charge_period_end,
+    l.service_provider_name, l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id,
+    l.cost_kind, l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.scope, l.is_inside,
+    'resource_id', l.line_from, l.line_team, l.line_project, l.line_cost_center, l.line_owner
+  from offered_lines l
+  join offered_windows o on o.match_method = l.match_method and o.target_key = l.target_key and o.window_start = l.window_start and o.window_end = l.window_end
+  where l.block_number <= o.last_block
+)
 select
   l.source, l.billing_period, l.line_id,
   -- A text is '=' plus the text with every '|' doubled; null is '-'. So two different keys never have the same text.
   concat(
-    s.match_method, '|', replace(s.target_key, '|', '||'), '|', cast(unix_micros(s.window_start) as string), '|', cast(unix_micros(s.window_end) as string), '|',
+    l.match_method, '|', replace(l.target_key, '|', '||'), '|', cast(unix_micros(l.window_start) as string), '|', cast(unix_micros(l.window_end) as string), '|',
     coalesce(concat('=', replace(l.service_provider_name, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.billing_account_id, '|', '||')), '-'), '|',
     coalesce(concat('=', replace(l.sub_account_id, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.region_id, '|', '||')), '-'), '|',
     coalesce(concat('=', replace(l.service_name, '|', '||')), '-'), '|', '=', replace(l.charge_category, '|', '||'), '|', l.cost_kind, '|',
@@ -12,13 +31,12 @@ select
     coalesce(concat('=', replace(l.line_team, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_project, '|', '||')), '-'), '|',
     coalesce(concat('=', replace(l.line_cost_center, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_owner, '|', '||')), '-'),
     -- Costs and credits of machines are laid out separately.
-    case when s.match_method not in ('pool_time', 'instance_type_time') or l.effective_cost > 0 then '' when l.effective_cost < 0 then '|-' else '|0' end,
+    case when l.match_method not in ('pool_time', 'instance_type_time') or l.effective_cost > 0 then '' when l.effective_cost < 0 then '|-' else '|0' end,
     -- The rest of a stated machine is a separate charge: its unused part is idle time of that machine.
     case when l.known_by is not null then concat('|', l.known_by, '|=', replace(l.resource_key, '|', '||')) else '' end) as charge_id,
-  s.match_method, s.target_key, s.window_start, s.window_end,
-  case when s.match_method = 'artifact_bytes' then l.billing_period else l.charge_date end as charge_date,
+  l.match_method, l.target_key, l.window_start, l.window_end,
+  case when l.match_method = 'artifact_bytes' then l.billing_period else l.charge_date end as charge_date,
   l.charge_period_start, l.charge_period_end, l.service_provider_name, l.billing_account_id, l.sub_account_id, l.region_id, l.service_name,
   l.charge_category, l.resource_id, l.invoice_id, l.cost_kind, l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
   l.scope, l.is_inside, l.known_by, l.line_from, l.line_team, l.line_project, l.line_cost_center, l.line_owner
-from rest_lines l
-join settled_lines s on s.source = l.source and s.line_id = l.line_id
+from lines l

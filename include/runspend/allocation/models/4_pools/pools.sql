@@ -11,8 +11,11 @@ with source_frontiers as (
   group by source
 ),
 billed as (
-  select distinct match_method, target_key, case when match_method = 'instance_type_time' then lower(instance_type) end as instance_type, source
+  select match_method, target_key, case when match_method = 'instance_type_time' then lower(instance_type) end as instance_type, source
   from timed_candidates
+  union distinct
+  select match_method, target_key, instance_type, source
+  from offered_machines
 ),
 found as (
   select match_method, target_key, instance_type, source, false as is_group

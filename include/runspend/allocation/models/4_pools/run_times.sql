@@ -15,7 +15,11 @@ from pooled_targets t
 join (
   -- A charge period that several bills charge counts as time once.
   select match_method, target_key, window_start, window_end, min(source) as source
-  from settled_lines
+  from (
+    select match_method, target_key, window_start, window_end, source from settled_lines
+    union distinct
+    select match_method, target_key, window_start, window_end, source from offered_blocks where is_reached
+  )
   group by match_method, target_key, window_start, window_end
 ) l on l.match_method = t.match_method and l.target_key = t.target_key and l.window_start = t.window_start and l.window_end = t.window_end
 where t.allocated_to = 'run' and t.nanoseconds > 0

@@ -1,4 +1,4 @@
--- one row per line that a rule pricing a pool allocates: the first allocation rule that has a target for it
+-- one row per line, other than those of stated machines, that a rule pricing a pool allocates: the first allocation rule that has a target for it
 with found as (
   select 1 as rung, 'attached' as match_method, source, line_id, target_key, window_start, window_end from attached_lines
   union all
@@ -11,8 +11,6 @@ with found as (
   select 5, 'pool_time', source, line_id, target_key, window_start, window_end from pool_lines
   union all
   select 6, 'instance_type_time', source, line_id, target_key, window_start, window_end from type_lines
-  union all
-  select 7, match_method, source, line_id, target_key, window_start, window_end from offered_lines where is_reached
 )
 select match_method, source, line_id, target_key, window_start, window_end
 from found

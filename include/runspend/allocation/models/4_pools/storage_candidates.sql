@@ -10,5 +10,5 @@ select
     timestamp(date_add(@period, interval 1 month)),
     case when max(charge_period_end) > timestamp(@period) then max(charge_period_end) else timestamp(date_add(@period, interval 1 month)) end) as billed_until
 from rest_lines
-where known_by is null and storage_key is not null and line_kind <> 'fee' and coalesce(scope, '') <> 'exclude'
+where storage_key is not null and line_kind <> 'fee' and coalesce(scope, '') <> 'exclude'
 group by storage_key, storage_class

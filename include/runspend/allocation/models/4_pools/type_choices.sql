@@ -1,7 +1,11 @@
 -- one row per instance type, statement of runs that ask for it and cell of its lines that agrees: properties that both state are equal
 with cells as (
-  select distinct target_key, lower(instance_type) as instance_type, cell_account, cell_region, cell_zone, cell_option
+  select target_key, lower(instance_type) as instance_type, cell_account, cell_region, cell_zone, cell_option
   from timed_candidates
+  where match_method = 'instance_type_time'
+  union distinct
+  select target_key, instance_type, cell_account, cell_region, cell_zone, cell_option
+  from offered_machines
   where match_method = 'instance_type_time'
 ),
 statements as (

@@ -1,7 +1,7 @@
--- one row per line of an instance type that runs ask for in its charge period (for stated machines: as in offered_lines).
+-- one row per line of an instance type that runs ask for in its charge period, without stated machines.
 -- Has the charge period whose targets it goes to.
 select c.source, c.line_id, c.target_key, c.window_start, c.window_end
 from timed_candidates c
 join (select distinct target_key, window_start, window_end from type_targets) t
   on t.target_key = c.target_key and t.window_start = c.window_start and t.window_end = c.window_end
-where c.match_method = 'instance_type_time' and c.known_by is null
+where c.match_method = 'instance_type_time'

@@ -3,22 +3,32 @@ select
   l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
   l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.invoice_id, l.cost_kind,
   l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
-  case when l.known_by is not null then 'idle' else 'unallocated' end as allocated_to,
+  'unallocated' as allocated_to,
   cast(null as string) as tracking_server, cast(null as string) as workspace, cast(null as string) as run_id, cast(null as string) as owner_id,
-  coalesce(l.known_by, 'none') as match_method,
-  -- Offered time that a pool or type did not use has the same confidence as the time it used.
-  case
-    when o.match_method = 'pool_time' then 'medium'
-    when o.match_method = 'instance_type_time' then 'low'
-    when l.known_by is not null then 'high'
-  end as confidence,
-  case when l.line_kind = 'timed' then 'no_run' else 'not_timed' end as reason,
-  o.target_key as pool_key, o.weight_kind, cast(null as string) as run_end_rule, coalesce(o.is_scaled, false) as is_scaled,
+  'none' as match_method, cast(null as string) as confidence, case when l.line_kind = 'timed' then 'no_run' else 'not_timed' end as reason,
+  cast(null as string) as pool_key, cast(null as string) as weight_kind, cast(null as string) as run_end_rule, false as is_scaled,
   0.0 as ratio_from, 1.0 as ratio_to, true as is_last,
   cast(null as float64) as list_float, cast(null as float64) as contracted_float, cast(null as float64) as effective_float, cast(null as float64) as billed_float,
-  1.0 - l.line_from as charge_part, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
+  1.0 as charge_part, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
   l.line_team, l.line_project, l.line_cost_center, l.line_owner
 from rest_lines l
 left join settled_lines s on s.source = l.source and s.line_id = l.line_id
-left join offered_lines o on o.resource_key = l.resource_key and o.source = l.source and o.line_id = l.line_id
 where s.line_id is null and l.is_inside
+union all
+select
+  l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
+  l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.invoice_id, l.cost_kind,
+  l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
+  'idle', cast(null as string), cast(null as string), cast(null as string), cast(null as string),
+  'resource_id',
+  -- Offered time that a pool or type did not use has the same confidence as the time it used.
+  case when o.match_method is null then 'high' when l.match_method = 'pool_time' then 'medium' else 'low' end,
+  'no_run',
+  o.target_key, o.weight_kind, cast(null as string), coalesce(o.is_scaled, false),
+  0.0, 1.0, true,
+  cast(null as float64), cast(null as float64), cast(null as float64), cast(null as float64),
+  1.0 - l.line_from, cast(null as float64), cast(null as float64),
+  l.line_team, l.line_project, l.line_cost_center, l.line_owner
+from offered_lines l
+left join offered_windows o on o.match_method = l.match_method and o.target_key = l.target_key and o.window_start = l.window_start and o.window_end = l.window_end
+where (o.last_block is null or l.block_number > o.last_block) and l.is_inside

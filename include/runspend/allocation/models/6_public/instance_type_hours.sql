@@ -63,7 +63,7 @@ skus as (
     target_key, sub_account_id, region_id, pricing_category, sku_id, billing_currency,
     sum(effective_cost) as effective_cost, cast(sum(div(billed_nanoseconds, 1000)) as int64) as microseconds
   from timed_candidates
-  where match_method = 'instance_type_time' and charge_category = 'Usage' and charge_class is null and billed_nanoseconds > 0 and known_by is null
+  where match_method = 'instance_type_time' and charge_category = 'Usage' and charge_class is null and billed_nanoseconds > 0
   group by target_key, sub_account_id, region_id, pricing_category, sku_id, billing_currency
 ),
 kinds as (
