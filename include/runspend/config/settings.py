@@ -116,7 +116,7 @@ TagKey = Annotated[str, Field(min_length=1)]
 
 
 def _key_file(credentials: str, info: ValidationInfo) -> str:
-    """Google's: a path that counts from the file, unless it is no path."""
+    """Google's: a path counts from the folder of the file. Other values stay as they are."""
     return credentials if credentials in ("anonymous", "(env)") or credentials.startswith(CONNECTION) else absolute(credentials, info)
 
 

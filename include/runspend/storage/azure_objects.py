@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.core.errors import NotDone, SourceRefused
 from runspend.storage.azure import AzureContainer, Blob, if_match, translated
 from runspend.storage.cloud_objects import CloudObjects, refusal_status
-from runspend.storage.objects import Purpose, StoredObject, carried, exactly, in_pieces
+from runspend.storage.objects import Purpose, StoredObject, exactly, in_pieces, portable_metadata
 from runspend.storage.store_errors import CannotReach
 from runspend.storage.uris import Root
 
@@ -38,7 +38,7 @@ class AzureObjects(CloudObjects):
 
     def list(self, folder: str) -> Iterator[StoredObject]:
         """Yield every object below a folder."""
-        with self._words(f"list {folder!r}"):
+        with self._translate_errors(f"list {folder!r}"):
             for blobs, _, _ in self._container.pages(self._folder(folder)):
                 for blob in blobs:
                     yield self._stored(self._own(blob.name, self._folder(folder)), blob, {})
@@ -46,7 +46,7 @@ class AzureObjects(CloudObjects):
     def folders(self, folder: str) -> Iterator[str]:
         """Yield the names of the folders directly below a folder."""
         prefix = self._folder(folder)
-        with self._words(f"list {folder!r}"):
+        with self._translate_errors(f"list {folder!r}"):
             for _, folders, _ in self._container.pages(prefix, delimiter="/"):
                 for name in folders:
                     self._own(name, prefix)
@@ -54,7 +54,7 @@ class AzureObjects(CloudObjects):
 
     def head(self, key: str) -> StoredObject | None:
         """Return the current object; None when Azure answers 404."""
-        with self._words(f"look at {key!r}"):
+        with self._translate_errors(f"look at {key!r}"):
             found = self._container.look(self._name(key))
         if found is None:
             return None
@@ -115,7 +115,7 @@ class AzureObjects(CloudObjects):
 
     def clock(self) -> datetime:
         """The time in the headers of a reply."""
-        with self._words("ask for the time"):
+        with self._translate_errors("ask for the time"):
             return self._time(self._container.date())
 
     # --- inside ---------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class AzureObjects(CloudObjects):
     @contextmanager
     def _change(self, what: str, key: str) -> Iterator[Any]:
         """The client of one blob, for a change."""
-        with self._words(what):
+        with self._translate_errors(what):
             blob = self._container.blob(self._name(key))
             with translated():
                 yield blob
@@ -155,7 +155,7 @@ class AzureObjects(CloudObjects):
 
 def _told(found: Any) -> dict[str, str]:
     named = {name: getattr(found.content_settings, name.replace("-", "_")) for name in _SAID}
-    return carried(named | {f"meta.{name}": value for name, value in (found.metadata or {}).items()})
+    return portable_metadata(named | {f"meta.{name}": value for name, value in (found.metadata or {}).items()})
 
 
 def _said(told: Mapping[str, str]) -> dict[str, Any]:

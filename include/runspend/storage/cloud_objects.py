@@ -51,7 +51,7 @@ class CloudObjects(ABC):
     def _whole(self, obj: StoredObject, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """The bytes of an object, all of them."""
         size = 0
-        with self._words(f"read {obj.key!r}"):
+        with self._translate_errors(f"read {obj.key!r}"):
             for piece in pieces:
                 size += len(piece)
                 yield piece
@@ -59,7 +59,7 @@ class CloudObjects(ABC):
             raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes arrived instead of {obj.size}. Nothing was done.")
 
     def _after(self, key: str, told: str) -> StoredObject:
-        """The object after the store said that something was done with it. `told`: what it would mean that there is none."""
+        """Return the object after a successful change. `told`: the meaning if there is none."""
         found = self.head(key)
         if found is None:
             raise OutcomeUnknown(self.uri, told)
@@ -78,7 +78,7 @@ class CloudObjects(ABC):
         return parsedate_to_datetime(date).astimezone(timezone.utc)
 
     @contextmanager
-    def _words(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, what: str) -> Iterator[None]:
         """NotDone where the service refused or nobody was asked, OutcomeUnknown where it did not say."""
         try:
             yield

@@ -22,7 +22,7 @@ GOOGLE = "https://storage.googleapis.com"
 RETRY_SECONDS = 60.0  # within which a page is requested again
 READER = "Storage Object Viewer on the bucket"  # the role that reading needs
 _FIELDS = "nextPageToken,prefixes,items(name,size,storageClass,md5Hash,etag,updated,timeDeleted,generation)"
-# What an object says of itself. A rewrite keeps only what is said again ("Objects: rewrite").
+# Metadata of an object. A rewrite keeps only what the request repeats ("Objects: rewrite").
 _SAID = ("cache_control", "content_disposition", "content_encoding", "content_language", "content_type", "custom_time", "metadata")
 
 
@@ -70,7 +70,7 @@ class GoogleBucket:
             yield piece
 
     def upload(self, name: str, pieces: Iterable[bytes], size: int, said: Mapping[str, Any]) -> None:
-        """Write an object if the name is free. An upload that ends early is no object."""
+        """Write an object if the name is free. An upload that ends early leaves no object."""
         blob = self._bucket.blob(name, chunk_size=PIECE_BYTES)
         _say(blob, said)
         with translated():

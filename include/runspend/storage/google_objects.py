@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.core.errors import NotDone, SourceRefused
 from runspend.storage.cloud_objects import CloudObjects, refusal_status
 from runspend.storage.google import GoogleBucket
-from runspend.storage.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, carried, exactly, in_pieces
+from runspend.storage.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, exactly, in_pieces, portable_metadata
 from runspend.storage.uris import Root
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class GoogleObjects(CloudObjects):
 
     def list(self, folder: str) -> Iterator[StoredObject]:
         """Yield every object below a folder, without noncurrent versions."""
-        with self._words(f"list {folder!r}"):
+        with self._translate_errors(f"list {folder!r}"):
             for page, _ in self._bucket.pages(self._folder(folder), versions=False):
                 for found in page:
                     yield self._stored(self._own(found.name, self._folder(folder)), found)
@@ -40,7 +40,7 @@ class GoogleObjects(CloudObjects):
     def folders(self, folder: str) -> Iterator[str]:
         """Yield the names of the folders directly below a folder."""
         prefix = self._folder(folder)
-        with self._words(f"list {folder!r}"):
+        with self._translate_errors(f"list {folder!r}"):
             for page, _ in self._bucket.pages(prefix, delimiter="/"):
                 for name in page.raw_page.get("prefixes", ()):
                     self._own(name, prefix)
@@ -48,7 +48,7 @@ class GoogleObjects(CloudObjects):
 
     def head(self, key: str) -> StoredObject | None:
         """The object as it is now; None when Google says 404."""
-        with self._words(f"look at {key!r}"):
+        with self._translate_errors(f"look at {key!r}"):
             found = self._bucket.look(self._name(key))
         return None if found is None else self._stored(key, found)
 
@@ -61,22 +61,22 @@ class GoogleObjects(CloudObjects):
     def write(
         self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
     ) -> StoredObject:
-        """One upload on condition that the key is free. One that ends early is no object."""
+        """Upload on condition that the key is free. An upload that ends early leaves no object."""
         pieces = exactly(self.uri, key, in_pieces(chunks, CHUNK_BYTES), size)
-        with self._words(f"write {key!r}"):
+        with self._translate_errors(f"write {key!r}"):
             self._bucket.upload(self._name(key), pieces, size, _said(told or {}) | {"storage_class": storage_class})
         return self._written(key)
 
     def delete(self, obj: StoredObject) -> None:
         """Delete on condition of the generation; if the bucket kept it as a version, remove that version permanently."""
         try:
-            with self._words(f"delete {obj.key!r}"):
+            with self._translate_errors(f"delete {obj.key!r}"):
                 self._bucket.delete(self._name(obj.key), is_current=obj.etag)
         except NotDone as error:
             if refusal_status(error) not in (404, 412) or self.head(obj.key) is not None:
                 raise
         try:
-            with self._words(f"delete generation {obj.etag} of {obj.key!r}"):
+            with self._translate_errors(f"delete generation {obj.etag} of {obj.key!r}"):
                 self._bucket.delete(self._name(obj.key), version=obj.etag)
         except NotDone as error:
             if refusal_status(error) != 404:
@@ -84,7 +84,7 @@ class GoogleObjects(CloudObjects):
 
     def renew(self, obj: StoredObject) -> StoredObject:
         """Rewrite the object in place, with both ends on condition of its generation."""
-        with self._words(f"renew {obj.key!r}"):
+        with self._translate_errors(f"renew {obj.key!r}"):
             self._bucket.rewrite(self._name(obj.key), obj.etag, obj.storage_class)
         return self._written(obj.key)
 
@@ -96,20 +96,20 @@ class GoogleObjects(CloudObjects):
         """Rewrite the object in place, with both ends on condition of its generation."""
         if why := self.why_no_tier():
             raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: {why}. Nothing was done.")
-        with self._words(f"move {obj.key!r} to {storage_class}"):
+        with self._translate_errors(f"move {obj.key!r} to {storage_class}"):
             self._bucket.rewrite(self._name(obj.key), obj.etag, storage_class)
         return self._moved(obj.key, storage_class)
 
     def clock(self) -> datetime:
         """The time in the headers of a reply."""
-        with self._words("ask for the time"):
+        with self._translate_errors("ask for the time"):
             return self._time(self._bucket.date())
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _keeps_versions(self) -> bool:
-        with self._words("ask whether versions are kept"):
+        with self._translate_errors("ask whether versions are kept"):
             return self._bucket.keeps_versions()
 
     def _stored(self, key: str, found: Any) -> StoredObject:
@@ -122,7 +122,7 @@ class GoogleObjects(CloudObjects):
 def _told(found: Any) -> dict[str, str]:
     named = {name: getattr(found, name.replace("-", "_")) for name in _SAID}
     named["custom-time"] = found.custom_time.isoformat().replace("+00:00", "Z") if found.custom_time else None
-    return carried(named | {f"meta.{name}": value for name, value in (found.metadata or {}).items()})
+    return portable_metadata(named | {f"meta.{name}": value for name, value in (found.metadata or {}).items()})
 
 
 def _said(told: Mapping[str, str]) -> dict[str, Any]:

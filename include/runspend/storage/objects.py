@@ -15,12 +15,12 @@ from typing import Literal, Protocol
 
 from runspend.core.errors import NotDone, OutcomeUnknown
 
-__all__ = ["ARCHIVE_TOP", "CHUNK_BYTES", "KEEPS_VERSIONS", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "carried", "exactly", "in_pieces"]
+__all__ = ["ARCHIVE_TOP", "CHUNK_BYTES", "KEEPS_VERSIONS", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "exactly", "in_pieces", "portable_metadata"]
 
 Purpose = Literal["read", "archive", "delete"]
 ARCHIVE_TOP = "runspend-archive"  # the folder of a store that only Runspend writes to
 CHUNK_BYTES = 1 << 20  # of the chunks of `read`
-# Properties of an object other than its bytes, which a restored copy has again; `carried` selects them.
+# Properties of an object other than its bytes, which a restored copy has again; `portable_metadata` selects them.
 _TOLD = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "custom-time", "mode")
 _META = re.compile(r"meta\.[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}", re.ASCII)
 _MODE = re.compile(r"[0-7]{3}", re.ASCII)
@@ -99,7 +99,7 @@ class ObjectStore(Protocol):
         ...
 
 
-def carried(found: Mapping[str, str | None]) -> dict[str, str]:
+def portable_metadata(found: Mapping[str, str | None]) -> dict[str, str]:
     """Return the metadata that an archive keeps and restores: known names, and values without line breaks."""
     kept, left = dict[str, str](), TOLD_CHARACTERS
     for name, value in sorted(found.items()):

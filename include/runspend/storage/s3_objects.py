@@ -17,7 +17,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceRefused
-from runspend.storage.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, carried, exactly, in_pieces
+from runspend.storage.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, exactly, in_pieces, portable_metadata
 from runspend.storage.s3 import connect
 from runspend.storage.uris import Root
 
@@ -67,7 +67,7 @@ class S3Objects:
     def head(self, key: str) -> StoredObject | None:
         """Return the current object; None when S3 answers 404."""
         try:
-            with self._words(f"look at {key!r}"):
+            with self._translate_errors(f"look at {key!r}"):
                 found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
         except NotDone as error:
             if _status(error.__cause__) == 404:
@@ -78,7 +78,7 @@ class S3Objects:
     def read(self, obj: StoredObject) -> Iterator[bytes]:
         """Yield the bytes of that version, or of the object while it has that etag."""
         request = {"Bucket": self._bucket, "Key": self._prefix + obj.key, "IfMatch": obj.etag, **_version(obj)}
-        with self._words(f"read {obj.key!r}"):
+        with self._translate_errors(f"read {obj.key!r}"):
             reply = self._client.get_object(**request)
             md5, size = hashlib.md5(usedforsecurity=False), 0
             for chunk in reply["Body"].iter_chunks(CHUNK_BYTES):
@@ -100,7 +100,7 @@ class S3Objects:
         parts = exactly(self.uri, key, in_pieces(chunks, part_size), size)
         first = next(parts, b"")
         target = {"Bucket": self._bucket, "Key": self._prefix + key} | ({} if storage_class is None else {"StorageClass": storage_class}) | _said(told or {})
-        with self._words(f"write {key!r}"):
+        with self._translate_errors(f"write {key!r}"):
             if size <= part_size:
                 next(parts, None)  # so that the size is compared before anything is sent
             if is_one:
@@ -116,19 +116,19 @@ class S3Objects:
         """Delete on condition of the etag; with versions, remove that version permanently."""
         target = {"Bucket": self._bucket, "Key": self._prefix + obj.key}
         try:
-            with self._words(f"delete {obj.key!r}"):
+            with self._translate_errors(f"delete {obj.key!r}"):
                 self._client.delete_object(**target, IfMatch=obj.etag)
         except NotDone as error:
             if _status(error.__cause__) not in (404, 409, 412) or self.head(obj.key) is not None:
                 raise
         if obj.version is not None:
-            with self._words(f"delete version {obj.version} of {obj.key!r}"):
+            with self._translate_errors(f"delete version {obj.version} of {obj.key!r}"):
                 self._client.delete_object(**target, VersionId=obj.version)
 
     def renew(self, obj: StoredObject) -> StoredObject:
         """Copy the object onto itself in a different number of parts, with both ends on condition of its etag."""
         part_size, is_one = _part_size(obj.size, obj.etag)
-        with self._words(f"renew {obj.key!r}"):
+        with self._translate_errors(f"renew {obj.key!r}"):
             target, source = self._onto_itself(obj, obj.storage_class)
             if is_one:
                 self._client.copy_object(**target, **source, IfMatch=obj.etag, MetadataDirective="REPLACE", TaggingDirective="COPY")
@@ -147,7 +147,7 @@ class S3Objects:
         """Copy the object onto itself, with both ends on condition of its etag."""
         if why := self.why_no_tier():
             raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: {why}. Nothing was done.")
-        with self._words(f"move {obj.key!r} to {storage_class}"):
+        with self._translate_errors(f"move {obj.key!r} to {storage_class}"):
             target, source = self._onto_itself(obj, storage_class)
             if obj.size <= ONE_COPY:
                 self._client.copy_object(**target, **source, IfMatch=obj.etag, MetadataDirective="REPLACE", TaggingDirective="COPY")
@@ -163,7 +163,7 @@ class S3Objects:
 
     def clock(self) -> datetime:
         """Return the time in the headers of a reply."""
-        with self._words("ask for the time"):
+        with self._translate_errors("ask for the time"):
             headers = self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
         if "date" not in headers:
             raise NotDone(self.uri, f"cannot get the time of {self.uri}: its replies have no date.")
@@ -173,7 +173,7 @@ class S3Objects:
 
     @cached_property
     def _keeps_versions(self) -> bool:
-        with self._words("ask whether versions are kept"):
+        with self._translate_errors("ask whether versions are kept"):
             return bool(self._client.get_bucket_versioning(Bucket=self._bucket).get("Status"))
 
     def _folder(self, folder: str) -> str:
@@ -187,7 +187,7 @@ class S3Objects:
     def _pages(self, ask: Any, prefix: str, **request: Any) -> Iterator[dict[str, Any]]:
         request |= {"Bucket": self._bucket, "Prefix": prefix}
         while True:
-            with self._words(f"list {prefix!r}"):
+            with self._translate_errors(f"list {prefix!r}"):
                 page = ask(**request)
             keys = [*page.get("Versions", []), *page.get("Contents", [])]
             if odd := next((found["Key"] for found in keys if not found["Key"].startswith(prefix)), None):
@@ -208,7 +208,7 @@ class S3Objects:
         if size is None or not found.get("ETag") or found.get("LastModified") is None:
             raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
         version = found.get("VersionId")
-        told = carried({name: found.get(field) for field, name in _SAID.items()} | {f"meta.{name}": value for name, value in found.get("Metadata", {}).items()})
+        told = portable_metadata({name: found.get(field) for field, name in _SAID.items()} | {f"meta.{name}": value for name, value in found.get("Metadata", {}).items()})
         return StoredObject(key, size, found["ETag"], version, found.get("StorageClass") or "STANDARD", found["LastModified"].astimezone(timezone.utc), told)
 
     def _write_parts(self, target: dict[str, Any], parts: Iterator[bytes]) -> None:
@@ -250,7 +250,7 @@ class S3Objects:
             raise
 
     @contextmanager
-    def _words(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, what: str) -> Iterator[None]:
         """Raise NotDone if the store refused, OutcomeUnknown if it did not answer clearly."""
         try:
             yield

@@ -64,7 +64,7 @@ class Bucket:
 
     def get(self, key: str) -> Object | None:
         """Return a small object; None when it does not exist."""
-        with self._words(f"read {key}"):
+        with self._translate_errors(f"read {key}"):
             try:
                 answer = self._client.get_object(Bucket=self.name, Key=self.prefix + key)
                 if answer["ContentLength"] > MOST_BYTES:
@@ -78,7 +78,7 @@ class Bucket:
 
     def etag(self, key: str) -> str | None:
         """Return the ETag of the current object; None when it does not exist."""
-        with self._words(f"read {key}"):
+        with self._translate_errors(f"read {key}"):
             try:
                 return str(self._client.head_object(Bucket=self.name, Key=self.prefix + key)["ETag"])
             except self._errors as error:
@@ -96,13 +96,13 @@ class Bucket:
 
     def upload(self, key: str, path: Path) -> None:
         """Upload a file, overwriting any object there."""
-        with self._words(f"write {key}"):
+        with self._translate_errors(f"write {key}"):
             self._client.upload_file(str(path), self.name, self.prefix + key)
 
     def download(self, key: str, path: Path) -> str | None:
         """Download an object to a file and return its SHA-256; None when it does not exist."""
         digest = hashlib.sha256()
-        with self._words(f"read {key}"):
+        with self._translate_errors(f"read {key}"):
             try:
                 body = self._client.get_object(Bucket=self.name, Key=self.prefix + key)["Body"]
             except self._errors as error:
@@ -118,7 +118,7 @@ class Bucket:
     def copy(self, source: str, target: str, size: int) -> bool:
         """Copy inside the store; False when the source does not exist."""
         origin = {"Bucket": self.name, "Key": self.prefix + source}
-        with self._words(f"write {target}"):
+        with self._translate_errors(f"write {target}"):
             try:
                 if size < ONE_COPY:
                     self._client.copy_object(CopySource=origin, Bucket=self.name, Key=self.prefix + target)
@@ -132,7 +132,7 @@ class Bucket:
 
     def delete(self, key: str, *, etag: str | None = None) -> None:
         """Remove an object; with `etag` only that version of it. Does nothing if it is gone or has changed."""
-        with self._words(f"remove {key}"):
+        with self._translate_errors(f"remove {key}"):
             try:
                 self._client.delete_object(Bucket=self.name, Key=self.prefix + key, **({"IfMatch": etag} if etag else {}))
             except self._errors as error:
@@ -141,13 +141,13 @@ class Bucket:
 
     def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
         """Yield keys under a prefix and their ages in seconds."""
-        with self._words(f"list {prefix}"):
+        with self._translate_errors(f"list {prefix}"):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=self.prefix + prefix):
                 for entry in page.get("Contents", []):
                     yield entry["Key"].removeprefix(self.prefix), _age(page, entry["LastModified"])
 
     def _put_if(self, key: str, body: bytes, condition: dict[str, str]) -> str | None:
-        with self._words(f"write {key}"):
+        with self._translate_errors(f"write {key}"):
             try:
                 return str(self._client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body, **condition)["ETag"])
             except self._errors as error:
@@ -157,7 +157,7 @@ class Bucket:
         return there.etag if there is not None and there.body == body else None
 
     @contextmanager
-    def _words(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except self._errors as error:

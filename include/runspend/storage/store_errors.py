@@ -19,7 +19,7 @@ class StoreError(Exception):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the store said that it did nothing."""
+        """Whether the store answered that it did nothing."""
         return self.status is not None and (300 <= self.status < 500 or self.status == 501)
 
 
@@ -34,7 +34,7 @@ class CannotReach(Exception):
 def explain(error: StoreError, what: str, reader: str, setting: str) -> CannotReach:
     """Return what a store answered, in words.
 
-    `what` is the bucket or container, `reader` the right that reading needs, `setting` where the address stands in runspend.yaml ("billing[]").
+    `what` is the bucket or container, `reader` the right that reading needs, `setting` the key of the address in runspend.yaml ("billing[]").
     """
     if error.status in (401, 403):
         return CannotReach(f"the credentials lack the rights to read it ({error})", f"Check the credentials, whether they have expired, and their rights: {reader}")

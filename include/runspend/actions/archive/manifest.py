@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn, get_args
 from runspend.actions.archive.items import Item, OwnerKind
 from runspend.core.errors import SourceRefused
 from runspend.core.outside_json import parse_json
-from runspend.storage.objects import StoredObject, carried
+from runspend.storage.objects import StoredObject, portable_metadata
 
 __all__ = ["MAX_ENTRIES", "Entry", "Manifest", "check_entry", "check_key", "folders_above", "planned_entry", "read_manifest", "write_manifest"]
 
@@ -244,7 +244,7 @@ def _check_entry(value: dict[str, Any], where: str, number: int) -> Entry:
         if type(value[name]) not in wanted:
             _refuse(where, number, f"{name} is {value[name]!r}")
     told = value.get("told", {})
-    if type(told) is not dict or any(type(text) is not str for text in told.values()) or carried(told) != told:
+    if type(told) is not dict or any(type(text) is not str for text in told.values()) or portable_metadata(told) != told:
         _refuse(where, number, f"its metadata are {told!r}")
     entry = Entry(**value, state="copied")
     if why := check_entry(entry):
