@@ -46,8 +46,9 @@ test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Goog
 	  echo "cannot test on BigQuery: no PROJECT or no DATASET. Run: make test-bigquery PROJECT=my-project DATASET=runspend_test" >&2; exit 2; fi
 	@RUNSPEND_BIGQUERY="$(PROJECT)/$(DATASET)" $(PYTEST) --timeout 3600 $(ON_BIGQUERY) $(ARGS)
 
-lint: $(VENV)/.ready-dev ## ruff, mypy --strict, import layers, bandit
+lint: $(VENV)/.ready-dev ## ruff, its format, mypy --strict, import layers, bandit
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python requirements/audit.py code

@@ -9,7 +9,9 @@ from runspend import pipeline
 from runspend_settings import read_settings
 from runspend_tasks import BILLS, DAG_OPTIONS, NOW, end_with, one_each, run_step
 
-with DAG("runspend_load_bills", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS):
+with DAG(
+    "runspend_load_bills", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS
+):
 
     @task
     def sources() -> list[str]:

@@ -10,7 +10,11 @@ from runspend_settings import read_settings
 from runspend_tasks import ARTIFACT_BYTES, DAG_OPTIONS, NOW, end_with, one_each, run_step
 
 with DAG(
-    "runspend_measure_artifacts", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS
+    "runspend_measure_artifacts",
+    schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"),
+    params={"now": NOW},
+    doc_md=__doc__,
+    **DAG_OPTIONS,
 ):
 
     @task

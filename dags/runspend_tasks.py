@@ -69,7 +69,9 @@ def tell_operators(context: Any) -> None:
         start_of_hour(),
         f"{name} failed after {ti.try_number} tries.",
         details=[f"{type(context.get('exception')).__name__}: {context.get('exception')}", f"run {ti.run_id}"],
-        advice=operators.Advice(do=[("Read the log", str(getattr(ti, "log_url", "") or "in Airflow")), ("Check the status", "runspend status")]),
+        advice=operators.Advice(
+            do=[("Read the log", str(getattr(ti, "log_url", "") or "in Airflow")), ("Check the status", "runspend status")]
+        ),
     )
 
 

@@ -1,6 +1,6 @@
 """Forward TCP connections to one port of one host, and nothing else. It shields a server that opens more ports than it should.
 
-    python forward.py LISTEN_PORT HOST PORT
+Usage: python forward.py LISTEN_PORT HOST PORT
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A container's health check: whether an address answers, and whether Airflow calls one of its parts healthy.
 
-    python healthy.py URL [dag_processor | scheduler | triggerer]
+Usage: python healthy.py URL [dag_processor | scheduler | triggerer]
 """
 
 from __future__ import annotations

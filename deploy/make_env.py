@@ -1,6 +1,6 @@
 """Write the `.env` of docker-compose.yaml, with fresh secrets for all its variables. Existing lines stay as they are.
 
-    python deploy/make_env.py .env
+Usage: python deploy/make_env.py .env
 """
 
 from __future__ import annotations

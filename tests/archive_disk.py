@@ -30,7 +30,9 @@ class Disk:
         self.run = self.source / PREFIX
         self.bucket = MemoryStore(SOURCE)
         stores = [{"uri": str(self.source), "delete_credentials": "local"}, {"uri": str(self.archive)}]
-        self.settings = Settings.model_validate({"home": str(self.home), "stores": stores, "archive": {"to": str(self.archive), "max_percent": "99%"}})
+        self.settings = Settings.model_validate(
+            {"home": str(self.home), "stores": stores, "archive": {"to": str(self.archive), "max_percent": "99%"}}
+        )
 
     def item(self, **changes: Any) -> Item:
         return make_item(store=str(self.source), artifact_uri=str(self.run), **changes)
@@ -40,7 +42,15 @@ class Disk:
         for path in [] if is_old else [self.source, *self.source.rglob("*")]:
             os.utime(path, (OLD, OLD))
         now = datetime.now(timezone.utc)
-        results = apply(items or [self.item()], self.settings, Records(self.home), now=now, protects=lambda item: None, known=lambda uri: StoreTotals(10**6, 10**9), tools=Tools(workers=2))
+        results = apply(
+            items or [self.item()],
+            self.settings,
+            Records(self.home),
+            now=now,
+            protects=lambda item: None,
+            known=lambda uri: StoreTotals(10**6, 10**9),
+            tools=Tools(workers=2),
+        )
         return [result.state for result in results]
 
     def open(self, store: ArtifactStore, purpose: Any) -> ObjectStore:
@@ -71,5 +81,15 @@ def tree_of(folder: Path) -> dict[str, bytes | None]:
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
         if name != NOTE_NAME:
-            found[name] = b"<link>" if path.is_symlink() else None if path.is_dir() else b"<device>" if not path.is_file() else b"<sparse>" if path.stat().st_size > 1 << 30 else path.read_bytes()
+            found[name] = (
+                b"<link>"
+                if path.is_symlink()
+                else None
+                if path.is_dir()
+                else b"<device>"
+                if not path.is_file()
+                else b"<sparse>"
+                if path.stat().st_size > 1 << 30
+                else path.read_bytes()
+            )
     return found

@@ -80,7 +80,14 @@ class MemoryStore:
         yield body[len(body) // 2 :]
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int,
+        storage_class: str | None = None,
+        unlike: str | None = None,
+        told: Mapping[str, str] | None = None,
     ) -> StoredObject:
         body = b"".join(chunks)
         if key in self.objects or len(body) != size:
@@ -207,7 +214,14 @@ class FaultyStore:
             raise OutcomeUnknown(self.uri, "the connection broke")
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int,
+        storage_class: str | None = None,
+        unlike: str | None = None,
+        told: Mapping[str, str] | None = None,
     ) -> StoredObject:
         kind = self._ask("write")
         body = b"".join(chunks)

@@ -29,7 +29,9 @@ def run_here(*arguments: str, cwd: Path | None = None, code: int | None = 0) -> 
 def run_process(*arguments: str, cwd: Path | None = None, code: int | None = 0) -> subprocess.CompletedProcess[str]:
     """The same in a process of its own."""
     command = [sys.executable, "-m", "runspend.interfaces.cli", *arguments]
-    return _checked(subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500, check=False), code)
+    return _checked(
+        subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500, check=False), code
+    )
 
 
 def _checked(done: subprocess.CompletedProcess[str], code: int | None) -> subprocess.CompletedProcess[str]:

@@ -98,7 +98,13 @@ class Nights:
     count: int = 0
 
     def load(
-        self, *, accept: Collection[str] = (), scope: ScopeSettings | None = None, source: BillSource | None = None, now: datetime = NOW, **settled_by: Any
+        self,
+        *,
+        accept: Collection[str] = (),
+        scope: ScopeSettings | None = None,
+        source: BillSource | None = None,
+        now: datetime = NOW,
+        **settled_by: Any,
     ) -> Load:
         """One night. `settled_by`: pools, dimensions, keys."""
         self.count += 1

@@ -63,4 +63,8 @@ def make_former(root: Path) -> None:
 def contents(read: Callable[[Unit], pa.Table | None]) -> dict[Unit, pa.Table]:
     """The rows of every unit of `UNITS`, in one order."""
     found = {unit: read(unit) for unit in UNITS}
-    return {unit: rows.sort_by([(name, "ascending") for name in TABLES[unit.table].key or rows.column_names[:1]]) for unit, rows in found.items() if rows is not None}
+    return {
+        unit: rows.sort_by([(name, "ascending") for name in TABLES[unit.table].key or rows.column_names[:1]])
+        for unit, rows in found.items()
+        if rows is not None
+    }

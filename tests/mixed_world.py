@@ -95,7 +95,6 @@ class MixedWorld:
         groups = {m.resource_id: m.group for m in self.machines}
         return {run.run_id: groups.get(run.machine, "laptop") for run in self.runs}
 
-
     @property
     def used_cost(self) -> float:
         """USD of the time in which machines of the ML account had runs: nobody can give more to runs."""
@@ -196,7 +195,11 @@ def _job(dice: random.Random, shape: Shape, experiment: str, user: str, start: d
     marks = sorted(start + (end - start) * dice.random() for _ in range(number - 1))
     spans = zip([start, *marks], [*marks, end], strict=True)
     gap = timedelta(seconds=20)
-    children = [Run(f"{dice.getrandbits(128):032x}", experiment, user, a + gap, b, machine.resource_id, first.run_id, params) for a, b in spans if b - a > 2 * gap]
+    children = [
+        Run(f"{dice.getrandbits(128):032x}", experiment, user, a + gap, b, machine.resource_id, first.run_id, params)
+        for a, b in spans
+        if b - a > 2 * gap
+    ]
     return [first, *children]
 
 
@@ -232,7 +235,19 @@ def _machine_lines(dice: random.Random, machine: Machine) -> list[dict[str, str]
         hour += HOUR
     day = machine.start.replace(hour=0, minute=0, second=0, microsecond=0)
     while day < machine.end:
-        found.append(_plain("AmazonEC2", "EBS:VolumeUsage.gp3", 0.02 if is_spot else 0.9, ML, volume, day, "GB-Mo", "Storage", **{"resource_tags": json.dumps(machine.tags)}))
+        found.append(
+            _plain(
+                "AmazonEC2",
+                "EBS:VolumeUsage.gp3",
+                0.02 if is_spot else 0.9,
+                ML,
+                volume,
+                day,
+                "GB-Mo",
+                "Storage",
+                **{"resource_tags": json.dumps(machine.tags)},
+            )
+        )
         day += timedelta(days=1)
     return found
 
@@ -243,12 +258,52 @@ def _platform_lines(dice: random.Random) -> list[dict[str, str]]:
     for day in range(31):
         at = MONTH + timedelta(days=day)
         found.append(_plain("AmazonS3", "TimedStorage-ByteHrs", 1.3, ML, "acme-mlflow", at, "GB-Mo", "Storage"))
-        found.append(_plain("AmazonBedrock", "USE1-Claude-input-tokens", dice.uniform(2, 9), ML, "anthropic.claude", at, "1K tokens", "Amazon Bedrock"))
+        found.append(
+            _plain(
+                "AmazonBedrock", "USE1-Claude-input-tokens", dice.uniform(2, 9), ML, "anthropic.claude", at, "1K tokens", "Amazon Bedrock"
+            )
+        )
         for hour in range(0, 24, 4):
             begin = at + timedelta(hours=hour)
-            found.append(_plain("AmazonRDS", "InstanceUsage:db.t4g.medium", 0.065 * 4, ML, f"arn:aws:rds:us-east-1:{ML}:db:mlflow", begin, "Hrs", "Database Instance", hours=4))
-            found.append(_plain("AmazonEKS", "USE1-AmazonEKS-Hours:perCluster", 0.10 * 4, ML, f"arn:aws:eks:us-east-1:{ML}:cluster/ml", begin, "Hours", "Compute", hours=4))
-            found.append(_plain("AmazonEC2", "NatGateway-Hours", 0.045 * 4, ML, f"arn:aws:ec2:us-east-1:{ML}:natgateway/nat-0a1b2c3d4e5f60718", begin, "Hrs", "NAT Gateway", hours=4))
+            found.append(
+                _plain(
+                    "AmazonRDS",
+                    "InstanceUsage:db.t4g.medium",
+                    0.065 * 4,
+                    ML,
+                    f"arn:aws:rds:us-east-1:{ML}:db:mlflow",
+                    begin,
+                    "Hrs",
+                    "Database Instance",
+                    hours=4,
+                )
+            )
+            found.append(
+                _plain(
+                    "AmazonEKS",
+                    "USE1-AmazonEKS-Hours:perCluster",
+                    0.10 * 4,
+                    ML,
+                    f"arn:aws:eks:us-east-1:{ML}:cluster/ml",
+                    begin,
+                    "Hours",
+                    "Compute",
+                    hours=4,
+                )
+            )
+            found.append(
+                _plain(
+                    "AmazonEC2",
+                    "NatGateway-Hours",
+                    0.045 * 4,
+                    ML,
+                    f"arn:aws:ec2:us-east-1:{ML}:natgateway/nat-0a1b2c3d4e5f60718",
+                    begin,
+                    "Hrs",
+                    "NAT Gateway",
+                    hours=4,
+                )
+            )
     return found
 
 
@@ -278,7 +333,9 @@ def _hours(start: datetime, end: datetime) -> dict[str, str]:
     return {"line_item_usage_start_date": f"{start:%Y-%m-%dT%H:%M:%SZ}", "line_item_usage_end_date": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
 
 
-def _plain(code: str, usage: str, cost: float, account: str, resource: str, start: datetime, unit: str, family: str, hours: int = 24, **more: str) -> dict[str, str]:
+def _plain(
+    code: str, usage: str, cost: float, account: str, resource: str, start: datetime, unit: str, family: str, hours: int = 24, **more: str
+) -> dict[str, str]:
     return line(
         cost=f"{cost:.10f}", line_item_usage_account_id=account, line_item_product_code=code, product_servicecode=code, line_item_usage_type=usage, line_item_operation="",
         line_item_resource_id=resource, product_instance_type="", product_product_family=family, pricing_unit=unit, line_item_usage_amount=str(hours),
@@ -314,12 +371,21 @@ def _write_store(path: Path, runs: list[Run]) -> None:
         )  # fmt: skip
         tags = [(key, value, run.run_id) for run in runs for key, value in _run_tags(run).items()]
         db.executemany("insert into tags (key, value, run_uuid) values (?, ?, ?)", tags)
-        db.executemany("insert into params (key, value, run_uuid) values (?, ?, ?)", [(k, v, run.run_id) for run in runs for k, v in run.params.items()])
+        db.executemany(
+            "insert into params (key, value, run_uuid) values (?, ?, ?)",
+            [(k, v, run.run_id) for run in runs for k, v in run.params.items()],
+        )
 
 
 def _run_tags(run: Run) -> dict[str, str]:
     parent = {"mlflow.parentRunId": run.parent} if run.parent else {}
-    return {"mlflow.user": run.user, "mlflow.source.name": f"{run.experiment}/train.py", "mlflow.source.type": "LOCAL", "mlflow.autologging": "sklearn", **parent}
+    return {
+        "mlflow.user": run.user,
+        "mlflow.source.name": f"{run.experiment}/train.py",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.autologging": "sklearn",
+        **parent,
+    }
 
 
 def _milliseconds(moment: datetime) -> int:

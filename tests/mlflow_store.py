@@ -11,7 +11,9 @@ from pathlib import Path
 from tests.kept import made_once
 
 # In a process of its own: MLflow migrates a database with the help of much that tests treat as an error.
-SCHEMA = "import sys; from mlflow import MlflowClient; MlflowClient(tracking_uri=sys.argv[1], registry_uri=sys.argv[1]).search_experiments()"
+SCHEMA = (
+    "import sys; from mlflow import MlflowClient; MlflowClient(tracking_uri=sys.argv[1], registry_uri=sys.argv[1]).search_experiments()"
+)
 
 
 def make_schema(path: Path) -> Path:
@@ -23,7 +25,15 @@ def make_schema(path: Path) -> Path:
 def run_script(script: str, *arguments: str, cwd: Path) -> None:
     """Python with MLflow in a process of its own, and a folder for what MLflow may leave."""
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
-    subprocess.run([sys.executable, "-c", script, *arguments], check=True, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        check=True,
+        env=environment,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=300,
+    )
 
 
 def _write_schema(folder: Path) -> None:

@@ -87,7 +87,9 @@ class GoogleSQL:
             engine.client.call_grpc_func("ZetaSqlLocalService_UnprepareQuery", done, engine.empty)
         return Result(columns, rows)
 
-    def output_types(self, sql: str, schemas: Mapping[str, pa.Schema], parameters: Mapping[str, Any] | None = None) -> list[tuple[str, str]]:
+    def output_types(
+        self, sql: str, schemas: Mapping[str, pa.Schema], parameters: Mapping[str, Any] | None = None
+    ) -> list[tuple[str, str]]:
         """Column names and types of a query over tables of these schemas, without any data."""
         return self.query(sql, {name: schema.empty_table() for name, schema in schemas.items()}, parameters).columns
 

@@ -190,7 +190,10 @@ def make_ledger_world(folder: Path, *, runs: int, lines: int, used_machines: int
     connection.execute(MACROS)
     runs_sql, lines_sql = RUNS.format(**sizes), LINES.format(**sizes)
     if ladder:
-        runs_sql, lines_sql = LADDER_RUNS.format(runs=runs_sql), LADDER_LINES.format(lines=lines_sql, machines=machines) + " order by resource_key, charge_period_start"
+        runs_sql, lines_sql = (
+            LADDER_RUNS.format(runs=runs_sql),
+            LADDER_LINES.format(lines=lines_sql, machines=machines) + " order by resource_key, charge_period_start",
+        )
     connection.execute(f"create table runs as {runs_sql}")
     resources = RESOURCES.format(**sizes)
     tables = {

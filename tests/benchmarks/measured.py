@@ -54,7 +54,9 @@ def _peak_kb(pid: int) -> int:
 
 def run_runspend(folder: Path, *arguments: str) -> Measured:
     """One command of the product over `folder`/runspend.yaml, as a person would type it."""
-    return run_measured([sys.executable, "-m", "runspend.interfaces.cli", *arguments, "--config", str(folder / "runspend.yaml"), "--quiet"], folder)
+    return run_measured(
+        [sys.executable, "-m", "runspend.interfaces.cli", *arguments, "--config", str(folder / "runspend.yaml"), "--quiet"], folder
+    )
 
 
 def run_python(folder: Path, code: str, *arguments: str) -> Measured:

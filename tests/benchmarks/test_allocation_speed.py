@@ -39,10 +39,14 @@ def allocate(folder: Path, *, runs: int, lines: int, used_machines: int | None =
     daily = duckdb.execute(f"select {costs} from '{tables}/cost_daily/period={MONTH}/all.parquet'").fetchall()[0]
     assert ledger[:4] == bill[:4] == daily
     assert bill[4] == -(-lines // 720) * 720 or bill[4] == lines
-    assert ledger[5] > (0.8 if ladder else 0.9) * runs  # nearly every run meets a billed hour; in the ladder's world a tenth of them are on disks and buckets
+    assert (
+        ledger[5] > (0.8 if ladder else 0.9) * runs
+    )  # nearly every run meets a billed hour; in the ladder's world a tenth of them are on disks and buckets
     where = f"{used_machines} machines" if used_machines else "all machines"
     if ladder:
-        rungs = duckdb.execute(f"select match_method, count(*), sum(effective_cost)::double from '{tables}/cost_allocations/period={MONTH}/all.parquet' group by 1 order by 1").fetchall()
+        rungs = duckdb.execute(
+            f"select match_method, count(*), sum(effective_cost)::double from '{tables}/cost_allocations/period={MONTH}/all.parquet' group by 1 order by 1"
+        ).fetchall()
         assert {"job_id", "resource_id", "attached", "artifact_bytes", "pool_time", "instance_type_time"} <= {rung for rung, *_ in rungs}
         print("\n".join(f"    {rung:20} {rows:12,} rows {cost:18,.2f}" for rung, rows, cost in rungs))
     print(f"\n  {runs:,} runs on {where} x {lines:,} lines -> {ledger[4]:,} rows: {took} [{load_average()}]")
@@ -60,7 +64,9 @@ def test_the_whole_ladder(folder: Path) -> None:
     """Every rule has lines to settle, and a hundred thousand runs have artifacts; a tenth of it first."""
     tenth = allocate(folder / "tenth", runs=scaled(RUNS // 10), lines=scaled(LADDER_LINES // 10), ladder=True)
     whole = allocate(folder / "whole", runs=scaled(RUNS), lines=scaled(LADDER_LINES), ladder=True)
-    print(f"  goal 120 s, 4 GB; ten times the rows took {whole.wall / tenth.wall:.1f} times the time, {whole.cpu / tenth.cpu:.1f} times the processor seconds")
+    print(
+        f"  goal 120 s, 4 GB; ten times the rows took {whole.wall / tenth.wall:.1f} times the time, {whole.cpu / tenth.cpu:.1f} times the processor seconds"
+    )
 
 
 def test_allocation_with_all_runs_on_few_machines(folder: Path) -> None:

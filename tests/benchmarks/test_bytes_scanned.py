@@ -271,6 +271,8 @@ def swap_size(units: set[Unit]) -> tuple[int, int]:
     """Bytes and parameters of the script that replaces these units, with names as long as they get."""
     place = f"acme-data-platform.mlflow_costs_staging.runspend_extract_{'x' * 70}_1"
     extra = {"first_start": "2026-01-01T00:00:00+00:00", "last_end": "2026-02-01T00:00:00+00:00"}
-    staged = {u: ((StagedTable(place, tuple(c.name for c in TABLES[u.table].columns)),), UnitState("d" * 64, 1, "b" * 32, extra)) for u in units}
+    staged = {
+        u: ((StagedTable(place, tuple(c.name for c in TABLES[u.table].columns)),), UnitState("d" * 64, 1, "b" * 32, extra)) for u in units
+    }
     script = _script(Places("acme-data-platform", "mlflow_costs"), 1, "p" * 32, "b" * 32, staged, [])
     return len(script.sql.encode()), len(script.parameters)

@@ -43,8 +43,12 @@ def test_any_run_is_explained(folder: Path) -> None:
     """The run with the most charges, one of the middle, one without any; each sum is `run_costs`'."""
     costs = f"'{folder}/warehouse/run_costs/period={MONTH}/all.parquet'"
     ledger = f"'{folder}/warehouse/cost_allocations/period={MONTH}/all.parquet'"
-    (most,) = duckdb.execute(f"select run_id from {ledger} where run_id is not null group by run_id order by count(*) desc, run_id limit 1").fetchall()[0]
-    ((middle,), *_) = duckdb.execute(f"select run_id from {costs} where effective_cost > 0 order by run_id limit 1 offset {scaled(RUNS) // 2}").fetchall()
+    (most,) = duckdb.execute(
+        f"select run_id from {ledger} where run_id is not null group by run_id order by count(*) desc, run_id limit 1"
+    ).fetchall()[0]
+    ((middle,), *_) = duckdb.execute(
+        f"select run_id from {costs} where effective_cost > 0 order by run_id limit 1 offset {scaled(RUNS) // 2}"
+    ).fetchall()
     none = duckdb.execute(f"select run_id from {costs} where effective_cost = 0 order by run_id limit 1").fetchall()
     for run_id in (most, middle):
         found = json.loads(explain(folder, run_id, "--json").printed)
@@ -67,6 +71,8 @@ def test_the_month_is_exported(folder: Path) -> None:
     """All rows as one Parquet file whose sum is the bill's, in memory that does not grow with them."""
     took = run_runspend(folder, "export", "focus", "--period", MONTH, "--out", str(folder / "focus.parquet"))
     found = duckdb.execute(f"select count(*), sum(EffectiveCost) from '{folder}/focus.parquet'").fetchall()[0]
-    bill = duckdb.execute(f"select sum(effective_cost) from '{folder}/warehouse/_internal/billing_lines/period={MONTH}/aws.parquet'").fetchall()[0][0]
+    bill = duckdb.execute(
+        f"select sum(effective_cost) from '{folder}/warehouse/_internal/billing_lines/period={MONTH}/aws.parquet'"
+    ).fetchall()[0][0]
     print(f"\n  export focus, {found[0]:,} rows: {took} [{load_average()}]")
     assert found[1] == bill

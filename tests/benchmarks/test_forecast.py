@@ -47,7 +47,12 @@ class Score:
         """One forecast against what came."""
         self.held += float(found.low) <= true + 0.005 and true - 0.005 <= float(found.high)
         self.below += true < float(found.low) - 0.005
-        figures = ((self.forecast, float(found.total)), (self.run_rate, run_rate), (self.last_month, last_month), (self.holt_winters, holt_winters))
+        figures = (
+            (self.forecast, float(found.total)),
+            (self.run_rate, run_rate),
+            (self.last_month, last_month),
+            (self.holt_winters, holt_winters),
+        )
         for errors, figure in figures:
             errors.append(abs(figure - true) / true)
         self.width.append(float(found.high - found.low) / true)

@@ -31,7 +31,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> ParquetWarehouse:
         for t in range(count)
     ]
     tags = json.dumps({"runspend.budget": "400 USD / month"})
-    experiments = [{"tracking_server": "prod", "workspace": "default", "experiment_id": str(t), "lifecycle_stage": "active", "tags": tags} for t in range(count)]
+    experiments = [
+        {"tracking_server": "prod", "workspace": "default", "experiment_id": str(t), "lifecycle_stage": "active", "tags": tags}
+        for t in range(count)
+    ]
     with warehouse(root, cost_daily=rows, sources=[source()], experiments=experiments):
         return ParquetWarehouse(root)
 

@@ -66,7 +66,22 @@ def mlflow_server(folder: Path, database: str, *options: str) -> Iterator[str]:
     if database.startswith("sqlite:///") and not path.exists():
         make_schema(path)
     port = free_port()
-    process = start_server(folder, ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts"), *options])
+    process = start_server(
+        folder,
+        [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            database,
+            "--artifacts-destination",
+            str(folder / "artifacts"),
+            *options,
+        ],
+    )
     try:
         _wait_until_healthy(process, f"http://127.0.0.1:{port}/health", folder / "server.log")
         yield f"http://127.0.0.1:{port}"
@@ -187,7 +202,9 @@ def write_world(uri: str) -> dict[str, str]:
     )
     client.log_metric(ids["powered"], "system/gpu_0_power_usage_watts", float("nan"), at("2026-11-09", "12:50"), step=40)  # no measurement
     run("resumed", at("2026-11-12", "00:00"), at("2026-11-13", "06:00"), metrics=[("check", at("2026-11-12", "14:00"))] * 2)
-    stopped = [n * 60_000 for n in range(120)] + [(26 * 60 + n) * 60_000 for n in range(60)]  # the minutes in which it logged: two hours, and one on the next day
+    stopped = [n * 60_000 for n in range(120)] + [
+        (26 * 60 + n) * 60_000 for n in range(60)
+    ]  # the minutes in which it logged: two hours, and one on the next day
     client.log_batch(ids["resumed"], [Metric("loss", 0.1, at("2026-11-12", "00:00") + ms, 50 * n) for n, ms in enumerate(stopped)])
     run("ends in the future", at("2026-11-14"), at("2099-01-01"), metrics=[("loss", at("2026-11-14", "15:00")), ("wild", at("2099-01-01"))])
     run("silent", at("2026-10-15"), tags={"mlflow.user": "root"})

@@ -33,7 +33,16 @@ def bill_bucket(world: World) -> None:
     """Storage of a bucket, by the day."""
     day = world.begin
     world.lines.append(
-        _line(day, "0.07", BUCKET, until=day + DAY, ServiceName="Amazon S3", ServiceCategory="Storage", ConsumedQuantity="3", ConsumedUnit="GB-Mo")
+        _line(
+            day,
+            "0.07",
+            BUCKET,
+            until=day + DAY,
+            ServiceName="Amazon S3",
+            ServiceCategory="Storage",
+            ConsumedQuantity="3",
+            ConsumedUnit="GB-Mo",
+        )
     )
 
 

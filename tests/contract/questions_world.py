@@ -55,7 +55,14 @@ SETTINGS = {
         {"name": "all", "amount": 60, "actual": ["10%", "50%", "100%"], "forecast": [], "notify": ["ops@example.com"]},
         {"name": "vision", "for": {"team": ["vis*", "it's"]}, "amount": 20, "actual": ["100%", "540%"], "notify": ["ops@example.com"]},
         {"name": "google", "for": {"provider": "AWS"}, "amount": 1, "every": "week", "forecast": [], "notify": ["ops@example.com"]},
-        {"name": "compute", "for": {"cost_kind": "compute", "source": "b*"}, "amount": 5, "every": "quarter", "forecast": [], "notify": ["ops@example.com"]},
+        {
+            "name": "compute",
+            "for": {"cost_kind": "compute", "source": "b*"},
+            "amount": 5,
+            "every": "quarter",
+            "forecast": [],
+            "notify": ["ops@example.com"],
+        },
         {"name": "runs", "for": {"tag.team": "vis*", "param.lr": "0.1"}, "amount": 30, "notify": ["ops@example.com"]},
         {"name": "steady", "for": {"team": "steady"}, "amount": 500, "notify": ["ops@example.com"]},
         {"name": "dearer", "for": {"team": "once"}, "amount": "9.5", "actual": ["100%"], "notify": ["ops@example.com"]},
@@ -64,7 +71,12 @@ SETTINGS = {
     "mail": {"backend": "file", "operators": ["ops@example.com"]},
     "archive": {"retention": "30d"},
     "retention": [
-        {"name": "cold", "select": {"unused_for": "20d", "not_tag.stage": ["prod*", "x"], "experiment": "exp-*"}, "action": "tier", "to": "COLD"},
+        {
+            "name": "cold",
+            "select": {"unused_for": "20d", "not_tag.stage": ["prod*", "x"], "experiment": "exp-*"},
+            "action": "tier",
+            "to": "COLD",
+        },
         {"name": "team", "select": {"older_than": "20d", "tag.team": "it's", "user": "some*"}, "action": "delete"},
         {"name": "runs", "select": {"unused_for": "20d"}, "action": "prune"},
     ],
@@ -153,7 +165,9 @@ def make_world(folder: Path, schema: Path) -> World:
     with sqlite3.connect(folder / "mlflow.db") as db:
         db.execute("update runs set status = 'FAILED' where run_uuid = ?", [world.runs[1].run_id])
         db.execute("update runs set start_time = null where run_uuid = ?", [world.runs[-1].run_id])
-        db.execute("update runs set artifact_uri = replace(artifact_uri, '/artifacts', '//artifacts') where run_uuid = ?", [world.runs[3].run_id])
+        db.execute(
+            "update runs set artifact_uri = replace(artifact_uri, '/artifacts', '//artifacts') where run_uuid = ?", [world.runs[3].run_id]
+        )
         db.execute("update runs set artifact_uri = ? where run_uuid = ?", [f"s3://{BUCKET}/runs/{alive.run_id}/artifacts", alive.run_id])
         keep_files(folder, [row[0] for row in db.execute("select artifact_uri from runs where end_time is not null order by run_uuid")])
     db.close()
@@ -167,7 +181,9 @@ def bill_teams(world: World) -> None:
         for day in days:
             start = world.begin + day * DAY
             tags = json.dumps({"team": team})
-            world.lines.append(bill_line(start, start + DAY, Decimal(cost), {NOBODY: Fraction(1)}, ResourceId=f"vol-{team}", SkuId="gp3", Tags=tags))
+            world.lines.append(
+                bill_line(start, start + DAY, Decimal(cost), {NOBODY: Fraction(1)}, ResourceId=f"vol-{team}", SkuId="gp3", Tags=tags)
+            )
     world.run(world.begin + 3 * HOUR, None, last_metric=world.begin + DAY, tags={"team": "once"})
     until = world.begin + 2 * DAY  # to where the bill reaches, so that the day is whole
     start = until - 2 * HOUR
@@ -197,7 +213,12 @@ def deliver(folder: Path, world: World, *, until: int, is_dearer: bool = False) 
     write_bill(folder / "bills" / "bill", lines, "", "1.2")
     euro = [
         bill_line(
-            world.begin + h * DAY // 2, world.begin + (h + 1) * DAY // 2, Decimal("0.70"), {NOBODY: Fraction(1)}, ResourceId=f"exo-{h % 2}", **EURO
+            world.begin + h * DAY // 2,
+            world.begin + (h + 1) * DAY // 2,
+            Decimal("0.70"),
+            {NOBODY: Fraction(1)},
+            ResourceId=f"exo-{h % 2}",
+            **EURO,
         )
         for h in range(4)
     ]
@@ -281,7 +302,19 @@ def work(folder: Path, world: World, run: Command) -> None:
     ):
         run("explain", *words, *now)
     for scope, version in (("all", "1.3"), ("platform", "1.4")):
-        run("export", "focus", "--period", "2026-10", "--scope", scope, "--focus-version", version, "--out", str(folder / f"{scope}.csv"), *now)
+        run(
+            "export",
+            "focus",
+            "--period",
+            "2026-10",
+            "--scope",
+            scope,
+            "--focus-version",
+            version,
+            "--out",
+            str(folder / f"{scope}.csv"),
+            *now,
+        )
     run("archive", "plan", *now)
     run("budgets", "list", *now)
     run("warehouse", "copy", "--from", str(folder / "home" / "warehouse"), "--to", str(folder / "copy"), *now)

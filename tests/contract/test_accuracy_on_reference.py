@@ -36,8 +36,20 @@ SHARING = (worlds.shared_gpus, worlds.shared_cores, worlds.autoscaled, worlds.sp
 # machines of a cluster comes first; jobs are billed for three days more, so they come last. Months' ends and stored bytes are
 # compared in `tests/models/test_reference.py`.
 MAKERS = (
-    worlds.together("stated", worlds.reused_names, worlds.one_run_a_machine, worlds.sweeps, worlds.multi_node, worlds.zombies, worlds.silent_dead, worlds.daily_bills, *SHARING),
-    worlds.together("unstated", worlds.pools, worlds.types_gpus, worlds.types_shared, worlds.spot_mix, worlds.attached, worlds.rented, worlds.jobs),
+    worlds.together(
+        "stated",
+        worlds.reused_names,
+        worlds.one_run_a_machine,
+        worlds.sweeps,
+        worlds.multi_node,
+        worlds.zombies,
+        worlds.silent_dead,
+        worlds.daily_bills,
+        *SHARING,
+    ),
+    worlds.together(
+        "unstated", worlds.pools, worlds.types_gpus, worlds.types_shared, worlds.spot_mix, worlds.attached, worlds.rented, worlds.jobs
+    ),
 )
 
 
@@ -83,7 +95,11 @@ def test_both_engines_have_one_ledger(maker: Maker, reference: GoogleSQL, schema
     reached = reached_months(warehouse)
     for month in sorted({u.period for u in warehouse.states("run_costs")}):
         _, window = summary_inputs(warehouse, month, reached, given)
-        theirs["run_costs"].append(run_on_reference(reference, ladder.run_costs_models(month), inputs, {**given, **window, "period": first_day(month)})["run_costs"])
+        theirs["run_costs"].append(
+            run_on_reference(reference, ladder.run_costs_models(month), inputs, {**given, **window, "period": first_day(month)})[
+                "run_costs"
+            ]
+        )
     for name, tables in theirs.items():
         columns = [c for c in ours[name].column_names if c not in FILLED]
         mine, other = multiset(ours[name], columns), multiset(pa.concat_tables(tables), columns)

@@ -49,7 +49,14 @@ def test_a_scikit_learn_model_comes_back_and_loads(tmp_path: Path, tracked: str)
     ]
     for path in artifacts.rglob("*"):
         os.utime(path, (1.7e9, 1.7e9))
-    states = apply(items, settings, Records(settings.home), now=datetime.now(timezone.utc), protects=lambda item: None, known=lambda uri: StoreTotals(10**6, 10**9))
+    states = apply(
+        items,
+        settings,
+        Records(settings.home),
+        now=datetime.now(timezone.utc),
+        protects=lambda item: None,
+        known=lambda uri: StoreTotals(10**6, 10**9),
+    )
     assert [result.state for result in states] == ["archived", "archived"], [result.reason for result in states]
     listed = mlflow.artifacts.list_artifacts(artifact_uri=str(run_folder))
     assert [Path(found.path).name for found in listed] == [NOTE_NAME]
@@ -69,7 +76,9 @@ def test_a_scikit_learn_model_comes_back_and_loads(tmp_path: Path, tracked: str)
 def settings_of(folder: Path, artifacts: Path) -> Settings:
     (folder / "cold").mkdir()
     stores = [{"uri": str(artifacts), "delete_credentials": "local"}, {"uri": str(folder / "cold")}]
-    return Settings.model_validate({"home": str(folder / "home"), "stores": stores, "archive": {"to": str(folder / "cold"), "max_percent": "99%"}})
+    return Settings.model_validate(
+        {"home": str(folder / "home"), "stores": stores, "archive": {"to": str(folder / "cold"), "max_percent": "99%"}}
+    )
 
 
 def item_of(artifacts: Path, folder: Path, run_id: str, experiment_id: str, **changes: Any) -> Item:

@@ -107,7 +107,14 @@ def test_owners_get_one_mail_with_all_that_is_theirs(tmp_path: Path, server: Ser
     assert mail["Subject"] == "[runspend] 2 folders of artifacts (2.0 kB) will be moved to the archive from 24 Dec"
     plain, html = (mail.get_body((kind,)) for kind in ("plain", "html"))
     assert plain is not None and html is not None
-    for text in ("resnet-1", "resnet-2", f"runspend archive keep {'a' * 32}", "runspend.keep", "s3://cold", "on 24 December 2026 at the earliest"):
+    for text in (
+        "resnet-1",
+        "resnet-2",
+        f"runspend archive keep {'a' * 32}",
+        "runspend.keep",
+        "s3://cold",
+        "on 24 December 2026 at the earliest",
+    ):
         for body in (plain, html):
             assert " ".join(text.split()) in " ".join(body.get_content().replace("&#39;", "'").split()), text
     assert max(len(line) for line in plain.get_content().splitlines() if "runspend archive" not in line) <= 72
@@ -134,7 +141,9 @@ def test_a_mail_that_waits_begins_nothing(tmp_path: Path, server: Server) -> Non
 
 
 @pytest.mark.parametrize("told", [NOW, NOW + timedelta(days=39, hours=20), NOW + timedelta(days=400)], ids=["past", "today", "future"])
-def test_a_mail_that_leaves_under_another_date_is_of_the_day_it_was_noted(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, told: datetime) -> None:
+def test_a_mail_that_leaves_under_another_date_is_of_the_day_it_was_noted(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, told: datetime
+) -> None:
     """Alerts of another day made again send what waits: that day is not when anybody was told."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
@@ -162,7 +171,9 @@ def test_a_dead_address_is_told_to_operators(tmp_path: Path, server: Server) -> 
     later = NOW + timedelta(days=1)
     assert pipeline.archive_notify(settings, now=later).exit_code == 0
     assert published(settings)["a"]["announced_at"] == later
-    assert [mail.recipients for mail in server.accepted] == [["oncall@acme.com"]] * 3, "a copy, what has no owner, and what the owner never got"
+    assert [mail.recipients for mail in server.accepted] == [["oncall@acme.com"]] * 3, (
+        "a copy, what has no owner, and what the owner never got"
+    )
     assert "refused the last notice" in " ".join(server.accepted[-1].message.get_body(("plain",)).get_content().split())
 
 
@@ -180,7 +191,10 @@ def test_without_a_mail_server_nothing_begins(tmp_path: Path, server: Server) ->
 def test_hostile_names_reach_people_as_names(tmp_path: Path, server: Server) -> None:
     """Names of runs, experiments and owners that try to be headers, markup or commands: the mail goes out, one of it, with the usual parts."""
     names = [*PAYLOADS[::5], *FORMULAS, *TERMINAL]
-    runs = [run(f"{n:032x}", run_name=name, experiment_name=name, owner="ana@acme.com" if n % 2 else name, **AGED) for n, name in enumerate(names)]
+    runs = [
+        run(f"{n:032x}", run_name=name, experiment_name=name, owner="ana@acme.com" if n % 2 else name, **AGED)
+        for n, name in enumerate(names)
+    ]
     settings = settings_of(tmp_path, server.port)
     fill(settings, runs=runs)
     assert pipeline.archive_notify(settings, now=NOW).exit_code == 0
@@ -207,22 +221,48 @@ def test_whoever_a_tag_names_operators_decide(tmp_path: Path, server: Server) ->
     assert [mail.recipients for mail in server.accepted] == [["oncall@acme.com"]]
     text = " ".join(server.accepted[0].message.get_body(("plain",)).get_content().split())
     assert "mallory@evil.example" in text and "not in an allowed domain (acme.com)" in text and "mail.users" in text
-    assert "evil" not in str(server.accepted[0].message["Cc"]) + str(server.accepted[0].message["To"]) and server.accepted[0].message["Bcc"] is None
+    assert (
+        "evil" not in str(server.accepted[0].message["Cc"]) + str(server.accepted[0].message["To"])
+        and server.accepted[0].message["Bcc"] is None
+    )
     assert {row["state"] for row in open_warehouse(settings).read(Unit("archive_plan", f"{NOW:%Y-%m}", "all")).to_pylist()} == {"announced"}  # type: ignore[union-attr]
 
 
 def test_names_have_addresses_in_the_configuration(tmp_path: Path, server: Server) -> None:
     """`mail.users`, whatever its domain; it opens the domain for nobody else."""
-    mail = {"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none", "from": "runspend@acme.com", "operators": ["oncall@acme.com"], "users": {"ana": "Ana <ana@partner.example>"}}
+    mail = {
+        "backend": "smtp",
+        "host": "127.0.0.1",
+        "port": server.port,
+        "tls": "none",
+        "from": "runspend@acme.com",
+        "operators": ["oncall@acme.com"],
+        "users": {"ana": "Ana <ana@partner.example>"},
+    }
     settings = settings_of(tmp_path, server.port, mail=mail)
-    fill(settings, runs=[run("a" * 32, owner="ANA", **AGED), run("b" * 32, owner="eve@partner.example", **AGED), run("c" * 32, owner=None, user_name="ana", **AGED)])
+    fill(
+        settings,
+        runs=[
+            run("a" * 32, owner="ANA", **AGED),
+            run("b" * 32, owner="eve@partner.example", **AGED),
+            run("c" * 32, owner=None, user_name="ana", **AGED),
+        ],
+    )
     assert pipeline.archive_notify(settings, now=NOW).exit_code == 0
     assert sorted(sorted(mail.recipients) for mail in server.accepted) == [["ana@partner.example", "oncall@acme.com"], ["oncall@acme.com"]]
 
 
 def test_a_notice_that_went_elsewhere_before_stands_for_nothing(tmp_path: Path, server: Server) -> None:
     """An older version sent it wherever the tag said: one that was accepted begins anew with operators, one that waits is never sent."""
-    open_to_all = {"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none", "from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"], "domains": ["acme.com", "evil.example"]}
+    open_to_all = {
+        "backend": "smtp",
+        "host": "127.0.0.1",
+        "port": server.port,
+        "tls": "none",
+        "from": "Runspend <runspend@acme.com>",
+        "operators": ["oncall@acme.com"],
+        "domains": ["acme.com", "evil.example"],
+    }
     runs = [run("a" * 32, owner="mallory@evil.example", **AGED), run("b" * 32, owner="ana@acme.com", **AGED)]
     settings = settings_of(tmp_path, server.port, mail=open_to_all)
     fill(settings, runs=runs)
@@ -240,7 +280,15 @@ def test_a_notice_that_went_elsewhere_before_stands_for_nothing(tmp_path: Path, 
 
 def test_a_notice_that_waits_for_another_place_is_not_sent(tmp_path: Path, server: Server) -> None:
     """Written under settings that allowed it, and not delivered: what is allowed when it leaves counts."""
-    open_to_all = {"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none", "from": "runspend@acme.com", "operators": ["oncall@acme.com"], "domains": ["evil.example"]}
+    open_to_all = {
+        "backend": "smtp",
+        "host": "127.0.0.1",
+        "port": server.port,
+        "tls": "none",
+        "from": "runspend@acme.com",
+        "operators": ["oncall@acme.com"],
+        "domains": ["evil.example"],
+    }
     settings = settings_of(tmp_path, server.port, mail=open_to_all)
     fill(settings, runs=[run("a" * 32, owner="mallory@evil.example", **AGED)])
     server.script_handler.script = Script(data_reply="451 try again")
@@ -264,7 +312,9 @@ def test_who_claims_a_folder_around_all_others_is_named(tmp_path: Path, server: 
     assert outcome.exit_code == 0 and mail["To"] == "oncall@acme.com"
     for text in (note, why, mail.get_body(("plain",)).get_content()):
         said = " ".join(text.split())
-        assert all(word in said for word in ("e" * 32, "'oops'", "'vision'", "s3://ml", "mlflow gc", "correct it in MLflow's database")), said
+        assert all(word in said for word in ("e" * 32, "'oops'", "'vision'", "s3://ml", "mlflow gc", "correct it in MLflow's database")), (
+            said
+        )
     assert "3 selected items" in note
 
 
@@ -292,7 +342,9 @@ def command(home: Path, *words: str, crash_at: str = "") -> subprocess.Completed
     if not crash_at:
         return run_here(*arguments, cwd=REPOSITORY, code=None)
     environment = {**os.environ, "RUNSPEND_CRASH_AT": crash_at}
-    return subprocess.run([sys.executable, "-c", STEP, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", STEP, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("point", ["archive.notice_recorded", "archive.notice_written", "archive.notices_sent"])
@@ -323,12 +375,17 @@ def test_the_commands(tmp_path: Path, server: Server, monkeypatch: pytest.Monkey
     assert done.returncode == 0, done.stderr
     assert "3 planned" in done.stdout and "cold" in done.stdout
     done = command(tmp_path, "archive", "keep", "aaaaaa", "--until", last, "--reason", "thesis", *now)
-    assert (done.returncode, done.stdout) == (0, f"excluded from retention until {last} inclusive: run {'a' * 32} (resnet-1) of prod\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"excluded from retention until {last} inclusive: run {'a' * 32} (resnet-1) of prod\n"), (
+        done.stderr
+    )
     done = command(tmp_path, "archive", "keep", "aaaaaa", "--until", "2026-01-31", *now)
     assert done.returncode == 2
     assert "that day is over" in done.stderr
     done = command(tmp_path, "archive", "why", "aaaaaa", *now)
-    assert done.stdout.splitlines()[1:] == [f"  kept: excluded from retention until {last}: thesis", f"  policy: cold (archive) selects run {'a' * 32}: kept, excluded from retention until {last}: thesis"]
+    assert done.stdout.splitlines()[1:] == [
+        f"  kept: excluded from retention until {last}: thesis",
+        f"  policy: cold (archive) selects run {'a' * 32}: kept, excluded from retention until {last}: thesis",
+    ]
     assert command(tmp_path, "archive", "why", "nobody", *now).returncode == 2
     for other in (today - timedelta(days=40), today + timedelta(days=400)):
         done = command(tmp_path, "archive", "notify", "--now", other.isoformat())

@@ -80,13 +80,20 @@ class Buckets:
 
     def apply(self, *items: Item, **options: Any) -> list[Result]:
         own = {name: options.pop(name) for name in ("open_store", "workers", "clock", "progress") if name in options}
-        given = {"now": datetime.now(timezone.utc) + timedelta(seconds=2), "protects": lambda item: None, "known": lambda uri: StoreTotals(10**6, 10**9), "tools": Tools(**{"workers": 4, **own})}
+        given = {
+            "now": datetime.now(timezone.utc) + timedelta(seconds=2),
+            "protects": lambda item: None,
+            "known": lambda uri: StoreTotals(10**6, 10**9),
+            "tools": Tools(**{"workers": 4, **own}),
+        }
         return apply(items or [self.item()], self.settings, Records(self.home), **{**given, **options})
 
     def here(self) -> dict[str, bytes]:
         found = self.client.list_objects_v2(Bucket=self.source, Prefix=f"{PREFIX}/").get("Contents", [])
         names = {f["Key"]: f["Key"][len(PREFIX) + 1 :] for f in found}
-        return {name: self.client.get_object(Bucket=self.source, Key=key)["Body"].read() for key, name in names.items() if name != NOTE_NAME}
+        return {
+            name: self.client.get_object(Bucket=self.source, Key=key)["Body"].read() for key, name in names.items() if name != NOTE_NAME
+        }
 
     def back(self, server: S3Server) -> dict[str, bytes]:
         """What the archive brings back, asked of the server itself."""
@@ -186,7 +193,9 @@ def test_there_and_back(server: S3Server, tmp_path: Path, versions: bool) -> Non
     assert [(result.state, result.reason) for result in buckets.apply()] == [("archived", None)]
     assert buckets.here() == {} and buckets.back(server) == FILES
     assert [result.state for result in buckets.apply()] == ["nothing"]
-    assert verify(buckets.settings, Records(tmp_path / "home"), now=datetime.now(timezone.utc)).summary.endswith("every one is what was archived")
+    assert verify(buckets.settings, Records(tmp_path / "home"), now=datetime.now(timezone.utc)).summary.endswith(
+        "every one is what was archived"
+    )
     result = restore("run1", buckets.settings)
     assert buckets.here() == FILES and not result.problems and not result.notes
     if versions:  # what was moved is not billed a second time as an old version
@@ -207,7 +216,9 @@ def test_what_an_object_says_of_itself_comes_back(server: S3Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize("versions", [False, True])
-def test_a_delete_that_was_under_way_does_not_take_what_came_back(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: bool) -> None:
+def test_a_delete_that_was_under_way_does_not_take_what_came_back(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: bool
+) -> None:
     """An archiver that was stopped right before its deletes wakes after a restore: etags are made of the bytes, and yet they find none of them."""
     monkeypatch.setattr(objects_s3, "PART_BYTES", 5 << 20)
     buckets = Buckets(server, server.endpoint, tmp_path / "home", versions=versions)
@@ -269,7 +280,9 @@ def test_a_bucket_with_versions_is_not_tiered_in_place(server: S3Server, tmp_pat
     objects = open_objects(buckets.settings.stores[0], "archive")
     with pytest.raises(NotDone, match="use a lifecycle rule"):
         objects.set_class(next(iter(objects.list(PREFIX))), "GLACIER_IR")
-    assert [version["StorageClass"] for version in buckets.client.list_object_versions(Bucket=buckets.source)["Versions"]] == ["STANDARD"] * len(FILES)
+    assert [version["StorageClass"] for version in buckets.client.list_object_versions(Bucket=buckets.source)["Versions"]] == [
+        "STANDARD"
+    ] * len(FILES)
 
 
 # --- a server that lies ---------------------------------------------------------------------------------------------------
@@ -278,7 +291,12 @@ XML = {"Content-Type": "application/xml"}
 
 
 def is_object(asked: Asked, bucket: str, method: str) -> bool:
-    return asked.method == method and asked.path.startswith(f"{bucket}-") and not asked.path.endswith(NOTE_NAME) and "/" in asked.path.rstrip("/")
+    return (
+        asked.method == method
+        and asked.path.startswith(f"{bucket}-")
+        and not asked.path.endswith(NOTE_NAME)
+        and "/" in asked.path.rstrip("/")
+    )
 
 
 def flip(reply: Reply) -> Reply:
@@ -323,20 +341,36 @@ def one_key_is_denied(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
 
 def a_page_says_more_but_not_where(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
     reply = pass_on()
-    return replace(reply, body=reply.body.replace(b"<IsTruncated>false", b"<IsTruncated>true")) if asked.method == "GET" and "list-type" in asked.query else reply
+    return (
+        replace(reply, body=reply.body.replace(b"<IsTruncated>false", b"<IsTruncated>true"))
+        if asked.method == "GET" and "list-type" in asked.query
+        else reply
+    )
 
 
 def a_page_of_somebody_elses(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
     reply = pass_on()
-    return replace(reply, body=reply.body.replace(f"<Key>{PREFIX}/model".encode(), b"<Key>1/run10/artifacts/model")) if "list-type" in asked.query else reply
+    return (
+        replace(reply, body=reply.body.replace(f"<Key>{PREFIX}/model".encode(), b"<Key>1/run10/artifacts/model"))
+        if "list-type" in asked.query
+        else reply
+    )
 
 
 def a_page_fails(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
-    return Reply(400, XML, b"<Error><Code>InvalidArgument</Code></Error>") if "list-type" in asked.query and asked.path.startswith("source-") else pass_on()
+    return (
+        Reply(400, XML, b"<Error><Code>InvalidArgument</Code></Error>")
+        if "list-type" in asked.query and asked.path.startswith("source-")
+        else pass_on()
+    )
 
 
 def copies_are_denied(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
-    return Reply(403, XML, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>") if is_object(asked, "archive", "PUT") else pass_on()
+    return (
+        Reply(403, XML, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
+        if is_object(asked, "archive", "PUT")
+        else pass_on()
+    )
 
 
 def conditions_are_ignored(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
@@ -385,7 +419,10 @@ def test_a_reply_that_is_lost_after_the_fact(server: S3Server, liar: LyingS3, tm
     finally:
         liar.lie = honest
     assert result.state in ("archived", "partial", "failed")
-    assert {**buckets.here(), **(buckets.back(server) if result.state == "archived" else {})} == FILES or FILES.items() <= {**buckets.back(server), **buckets.here()}.items()
+    assert {**buckets.here(), **(buckets.back(server) if result.state == "archived" else {})} == FILES or FILES.items() <= {
+        **buckets.back(server),
+        **buckets.here(),
+    }.items()
     buckets.apply()
     assert buckets.here() == {} and buckets.back(server) == FILES
 

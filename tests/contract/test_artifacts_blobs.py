@@ -332,10 +332,19 @@ def test_without_the_clouds_client_the_extra_is_named(tmp_path: Path, monkeypatc
 
 
 GOOGLES = {
-    "": {"items": [{"name": "m/r/a", "size": "5", "storageClass": "COLDLINE", "updated": "2026-11-04T03:00:00.123Z"}], "nextPageToken": "p2"},
+    "": {
+        "items": [{"name": "m/r/a", "size": "5", "storageClass": "COLDLINE", "updated": "2026-11-04T03:00:00.123Z"}],
+        "nextPageToken": "p2",
+    },
     "p2": {
         "items": [
-            {"name": "m/r/a", "size": "70", "storageClass": "STANDARD", "updated": "2026-11-03T03:00:00Z", "timeDeleted": "2026-11-04T03:00:00Z"},
+            {
+                "name": "m/r/a",
+                "size": "70",
+                "storageClass": "STANDARD",
+                "updated": "2026-11-03T03:00:00Z",
+                "timeDeleted": "2026-11-04T03:00:00Z",
+            },
             {"name": "m/r/composite", "size": "7", "storageClass": "COLDLINE", "updated": "2026-11-04T03:00:00Z"},
         ]
     },
@@ -374,7 +383,9 @@ def test_a_key_file_of_google_makes_the_token(tmp_path: Path) -> None:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
     (tmp_path / "key.json").write_text(
-        json.dumps({"type": "service_account", "private_key": pem, "client_email": "a@acme.example", "token_uri": "http://127.0.0.1:9/token"})
+        json.dumps(
+            {"type": "service_account", "private_key": pem, "client_email": "a@acme.example", "token_uri": "http://127.0.0.1:9/token"}
+        )
     )
     said: list[str | None] = []
 

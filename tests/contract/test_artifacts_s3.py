@@ -30,7 +30,8 @@ UTC = timezone.utc
 NOW = datetime(2026, 10, 14, 2, tzinfo=UTC)
 RUN = "0123456789abcdef0123456789abcde"
 OWNER_SCHEMA = pa.schema(
-    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")] + [("is_purged", pa.bool_())]
+    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")]
+    + [("is_purged", pa.bool_())]
 )
 
 
@@ -210,7 +211,9 @@ def broken_second_page(server: S3Server) -> Iterator[str]:
         yield endpoint
 
 
-def test_a_page_that_fails_half_way_leaves_bytes_unknown(s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_fails_half_way_leaves_bytes_unknown(
+    s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Page 2 of 3 answers 503: unknown where nothing was known, the good figures where they were, and the next night is right."""
     monkeypatch.setattr("runspend.ingest.artifacts.measure._PAGE", 100)
     put(s3_server, bucket, {f"1/{RUN}{n % 2}/artifacts/{n}": 1 for n in range(201)})
@@ -304,7 +307,10 @@ OBJECT = (
     [
         ("<IsTruncated>true</IsTruncated>", "says there is more but gives no position"),
         ("<IsTruncated>false</IsTruncated>" + OBJECT.format(key="elsewhere/x", size="<Size>1</Size>"), "it contains 'elsewhere/x'"),
-        ("<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken>", "page 2 says there is more but gives no position"),
+        (
+            "<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken>",
+            "page 2 says there is more but gives no position",
+        ),
         ("<IsTruncated>false</IsTruncated><Contents>", "cannot list bucket b"),
     ],
 )

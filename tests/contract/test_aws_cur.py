@@ -132,7 +132,8 @@ def test_a_fee_whose_unused_part_the_export_does_not_tell_is_reported(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "fee", [plan_fee("0.70", "1,5", "0.60"), plan_fee("0.70", "0.70", "some"), reservation_fee("0.70", "?"), reservation_fee("0.70", "0", "?")]
+    "fee",
+    [plan_fee("0.70", "1,5", "0.60"), plan_fee("0.70", "0.70", "some"), reservation_fee("0.70", "?"), reservation_fee("0.70", "0", "?")],
 )
 def test_an_unused_part_that_is_no_number_is_reported(tmp_path: Path, fee: Mapping[str, str]) -> None:
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", [fee, line("Usage", "1")]), format="aws-cur")
@@ -249,10 +250,17 @@ SERVICES = [
 
 def test_services_by_name_and_category(tmp_path: Path) -> None:
     bill = loaded(tmp_path, in_accounts(line(**{"product": "", **said}) for said, _, _ in SERVICES))
-    assert [(found["service_name"], found["service_category"]) for found in by_account(bill)] == [(name, category) for _, name, category in SERVICES]
+    assert [(found["service_name"], found["service_category"]) for found in by_account(bill)] == [
+        (name, category) for _, name, category in SERVICES
+    ]
 
 
-SPOT = {"USE1-SpotUsage:p4d.24xlarge": "Dynamic", "USW2-Train-Spot:ml.g5.xlarge": "Dynamic", "USE1-Train:ml.g5.xlarge": "Standard", "EU-BoxUsage:p3.2xlarge": "Standard"}
+SPOT = {
+    "USE1-SpotUsage:p4d.24xlarge": "Dynamic",
+    "USW2-Train-Spot:ml.g5.xlarge": "Dynamic",
+    "USE1-Train:ml.g5.xlarge": "Standard",
+    "EU-BoxUsage:p3.2xlarge": "Standard",
+}
 
 
 def test_spot_is_told_by_usage_type(tmp_path: Path) -> None:
@@ -397,7 +405,9 @@ def test_times_with_a_zone_in_parquet_are_the_same_rows_in_every_time_zone(tmp_p
         time.tzset()
         bill = nights(tmp_path / zone.replace("/", "-"), tmp_path / "cur.parquet")
         bill.load()
-        found.append([bill.store[name, "2026-10"].drop_columns(["load_id"]).to_pylist() for name in ("billing_lines", "billing_quarantine")])
+        found.append(
+            [bill.store[name, "2026-10"].drop_columns(["load_id"]).to_pylist() for name in ("billing_lines", "billing_quarantine")]
+        )
     monkeypatch.undo()
     time.tzset()
     good, [aside] = found[0]
@@ -792,7 +802,12 @@ def test_18c_nineteen_decimals_of_a_real_report(tmp_path: Path, samples: Path) -
 
 
 def test_18d_decimals_however_they_are_written(tmp_path: Path) -> None:
-    written = {"35.2E-7": "0.00000352", "1.7166668039999999e-06": "0.0000017166668039999999", "-0": "0", "0.000000060000000000000000000": "0.00000006"}
+    written = {
+        "35.2E-7": "0.00000352",
+        "1.7166668039999999e-06": "0.0000017166668039999999",
+        "-0": "0",
+        "0.000000060000000000000000000": "0.00000006",
+    }
     bill = loaded(tmp_path, in_accounts(line("Usage", text) for text in written))
     assert [found["billed_cost"] for found in by_account(bill)] == [Decimal(value) for value in written.values()]
 
@@ -828,7 +843,11 @@ def test_23_runs_and_jobs_are_found_by_tags_of_cur_2(tmp_path: Path, name: str) 
     [
         {"resourceTags/user:mlflow_run_id": ("1", None), "resourceTags/user:JobRunId": (None, "1")},
         {"resourceTags/user:mlflow.run_id": ("1", None), "resourceTags/aws:batch:job-id": (None, "1")},
-        {"resource_tags_user_mlflow_run_id": ("1", None), "resource_tags_user_job_run_id": (None, "1"), "resource_tags_aws_batch_job_id": (None, "1")},
+        {
+            "resource_tags_user_mlflow_run_id": ("1", None),
+            "resource_tags_user_job_run_id": (None, "1"),
+            "resource_tags_aws_batch_job_id": (None, "1"),
+        },
     ],
 )
 def test_23_runs_and_jobs_are_found_by_tag_columns(tmp_path: Path, columns: dict[str, tuple[str | None, str | None]]) -> None:

@@ -700,7 +700,9 @@ def test_rows_that_stand_there_are_left_there(warehouse: BigQueryWarehouse, mont
         assert step.state(unit) == first
         assert step.publish({unit: first.digest})
     assert (warehouse.head().number, len(loads(warehouse, since, month))) == (number, sent)
-    assert {row["load_id"] for row in ask(warehouse, "select load_id from runs where start_month = @month", {"month": first_of(month)})} == {"one"}
+    assert {
+        row["load_id"] for row in ask(warehouse, "select load_id from runs where start_month = @month", {"month": first_of(month)})
+    } == {"one"}
     assert fill(warehouse, unit, rows_of(table, period=month, build_id="two"), extra={"last": "2"}) != first
     assert len(loads(warehouse, since, month)) == sent + 1
 

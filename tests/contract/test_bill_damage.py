@@ -78,7 +78,11 @@ def test_an_underscore_is_no_digit_in_any_cost(tmp_path: Path) -> None:
     assert [line["effective_cost"] for line in bill.lines()] == [None]
     bill = nights(tmp_path / "focus", focus_files.write_csv(tmp_path / "focus" / "a.csv", [focus_files.row() | {"EffectiveCost": "1_000"}]))
     assert only(bill.load()).extra["unreadable"] == {"EffectiveCost": 1}
-    bill = nights(tmp_path / "azure", write_bytes(tmp_path / "azure" / "a.csv", azure_files.text([azure_files.cost("1.00", Quantity="1_000")]).encode()), format="azure")
+    bill = nights(
+        tmp_path / "azure",
+        write_bytes(tmp_path / "azure" / "a.csv", azure_files.text([azure_files.cost("1.00", Quantity="1_000")]).encode()),
+        format="azure",
+    )
     bill.load()
     assert [line["billed_nanoseconds"] for line in bill.lines()] == [None]
 
@@ -140,7 +144,11 @@ def test_an_empty_object_of_json_takes_nothing_from_other_rows(tmp_path: Path, w
     bill = nights(tmp_path, gcp_files.write_jsonl(tmp_path / "bill.jsonl", rows), format="gcp")
     bill.load()
     found = {r["billed_cost"]: (r["charge_category"], r["resource_key"], r["sub_account_id"]) for r in bill.lines()}
-    assert found == {Decimal(2): ("Usage", "projects/ml/zones/us-central1-a/instances/4711", "ml"), Decimal("0.5"): ("Tax", None, None), Decimal(-1): ("Credit", "projects/ml/zones/us-central1-a/instances/4711", "ml")}
+    assert found == {
+        Decimal(2): ("Usage", "projects/ml/zones/us-central1-a/instances/4711", "ml"),
+        Decimal("0.5"): ("Tax", None, None),
+        Decimal(-1): ("Credit", "projects/ml/zones/us-central1-a/instances/4711", "ml"),
+    }
 
 
 def test_json_of_nothing_but_braces_is_refused(tmp_path: Path) -> None:
@@ -154,7 +162,7 @@ def test_json_of_nothing_but_braces_is_refused(tmp_path: Path) -> None:
 def test_an_object_of_json_that_names_a_cost_twice_is_refused(tmp_path: Path) -> None:
     """Readers of JSON take the first of two, or the last."""
     text = json.dumps(gcp_files.flat(gcp_files.gcp("2")), default=str)
-    bill = nights(tmp_path, write_bytes(tmp_path / "a.jsonl", f"{text}\n{text[:-1]}, \"cost\": 99}}\n".encode()), format="gcp")
+    bill = nights(tmp_path, write_bytes(tmp_path / "a.jsonl", f'{text}\n{text[:-1]}, "cost": 99}}\n'.encode()), format="gcp")
     with pytest.raises(SourceRefused, match="names cost more than once"):
         bill.load()
 
@@ -167,7 +175,11 @@ def test_amortised_usage_with_a_commitments_id_and_no_pricing_model_is_covered(t
         azure_files.cost("0.60", ReservationId="r1", **none),
         azure_files.cost("0.40", ReservationId="r1", ChargeType="UnusedReservation", **none),
     ]
-    actual = [azure_files.cost("2.00", **none), azure_files.cost("0", ReservationId="r1", **none), azure_files.cost("31.00", ReservationId="r1", ChargeType="Purchase", **none)]
+    actual = [
+        azure_files.cost("2.00", **none),
+        azure_files.cost("0", ReservationId="r1", **none),
+        azure_files.cost("31.00", ReservationId="r1", ChargeType="Purchase", **none),
+    ]
     for name, rows in (("amortized", amortized), ("actual", actual)):
         write_bytes(tmp_path / "in" / name / "a.csv", azure_files.text(rows).encode())
     bill = nights(tmp_path, tmp_path / "in", format="azure")

@@ -92,7 +92,9 @@ def test_the_quick_way_leaves_odd_times_to_the_exact_one(text: str) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_focus_reads_every_way_people_write_a_time(tmp_path: Path, kind: str) -> None:
-    write_focus(tmp_path / "in" / f"bill.{kind}", [row("1.00", ChargePeriodStart=text, ChargePeriodEnd="2026-11-01T00:00:00Z") for text in TIMES])
+    write_focus(
+        tmp_path / "in" / f"bill.{kind}", [row("1.00", ChargePeriodStart=text, ChargePeriodEnd="2026-11-01T00:00:00Z") for text in TIMES]
+    )
     bill = nights(tmp_path, tmp_path / "in")
     bill.load()
     assert not bill.rows("billing_quarantine")
@@ -168,7 +170,9 @@ def test_the_widest_header_that_is_read_is_read_soon(tmp_path: Path) -> None:
 def test_a_manifest_nested_without_end_is_refused_by_name(tmp_path: Path, depth: int, opening: str) -> None:
     folder = tmp_path / "in" / "20261001-20261101"
     folder.mkdir(parents=True)
-    (folder / "a-manifest.json").write_text('{"dataFiles": ' + opening * depth + "1" + ("]" if opening == "[" else "}") * depth + "}", encoding="utf-8")
+    (folder / "a-manifest.json").write_text(
+        '{"dataFiles": ' + opening * depth + "1" + ("]" if opening == "[" else "}") * depth + "}", encoding="utf-8"
+    )
     focus_files.write_csv(folder / "a.csv", [row()])
     load = nights(tmp_path, tmp_path / "in", delivery="manifest").load()
     assert only(load).state == "refused"

@@ -368,9 +368,7 @@ def test_a_server_that_is_not_there(tmp_path: Path, scheme: str, monkeypatch: py
         (200, b"<html>canary</html>", "not one of such a store"),
     ],
 )
-def test_what_google_answers(
-    tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, said: str
-) -> None:
+def test_what_google_answers(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, said: str) -> None:
     monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
     odd.oddity = lambda request: request.answer(status, body, Content_Type="application/json") is None
     assert said in refusal_of(nights(tmp_path, "gs://bills/x", endpoint=odd.endpoint, credentials="anonymous"))

@@ -32,7 +32,17 @@ RATES = [
     Stretch("EUR", dt.date(2026, 10, 2), dt.date(9999, 12, 31), 1, 3),
     Stretch("JPY", dt.date(2026, 1, 1), dt.date(9999, 12, 31), 10**15 + 1, 15 * 10**16),
 ]
-RATE = pa.list_(pa.struct([("currency", pa.string()), ("first_date", pa.date32()), ("end_date", pa.date32()), ("multiplier", pa.int64()), ("divisor", pa.int64())]))
+RATE = pa.list_(
+    pa.struct(
+        [
+            ("currency", pa.string()),
+            ("first_date", pa.date32()),
+            ("end_date", pa.date32()),
+            ("multiplier", pa.int64()),
+            ("divisor", pa.int64()),
+        ]
+    )
+)
 TWICE = "with a as (select run_id, sum(effective_cost) as effective_cost from run_costs_daily group by run_id) select a.run_id, a.effective_cost, c.billed_cost from a join run_costs c on c.run_id = a.run_id"
 FILES = Path(report.__file__).parent / "sql"
 QUESTIONS = {
@@ -45,14 +55,28 @@ MONTH = {"first": dt.date(2026, 10, 1), "next": dt.date(2026, 11, 1)}
 
 def world() -> World:
     """Bills in four currencies over two days, credits and last decimals included; one run pays in two of them."""
-    stated = [make_run(id="A", at="00:00..30:00", on=["m1", "m2"], run_status="FAILED"), make_run(id="B", at="00:20..01:00", on=["m2"]), make_run(id="C", at="25:00..26:00", on=["m3", "m4"], run_status="KILLED")]
+    stated = [
+        make_run(id="A", at="00:00..30:00", on=["m1", "m2"], run_status="FAILED"),
+        make_run(id="B", at="00:20..01:00", on=["m2"]),
+        make_run(id="C", at="25:00..26:00", on=["m3", "m4"], run_status="KILLED"),
+    ]
     bills = (("us", "USD", "m1"), ("eu", "EUR", "m2"), ("jp", "JPY", "m3"), ("ch", "CHF", "m4"))
     lines = [
         line(100 * n + h, source=source, billing_currency=currency, on=machine, at=f"{h:02d}:00..{h + 1:02d}:00", cost=cost)
         for n, (source, currency, machine) in enumerate(bills)
-        for h, cost in [(0, "10.0000000000000000000001"), (1, "-0.3333333333333333333333"), (25, "123456789.123456789"), *((h, f"{h}.{7 * h}12345678901234567{h}9") for h in range(2, 8))]
+        for h, cost in [
+            (0, "10.0000000000000000000001"),
+            (1, "-0.3333333333333333333333"),
+            (25, "123456789.123456789"),
+            *((h, f"{h}.{7 * h}12345678901234567{h}9") for h in range(2, 8)),
+        ]
     ]
-    return {"billing_lines": lines, "billing_loads": [], "runs": [run for run, _ in stated], "run_resources": [row for _, rows in stated for row in rows]}
+    return {
+        "billing_lines": lines,
+        "billing_loads": [],
+        "runs": [run for run, _ in stated],
+        "run_resources": [row for _, rows in stated for row in rows],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -95,5 +119,9 @@ def test_both_ways_give_the_same_money(name: str, warehouse: ParquetWarehouse, r
 def test_money_is_converted(warehouse: ParquetWarehouse) -> None:
     """Both could be wrong in the same way: one figure by hand."""
     with warehouse.reader() as reader:
-        rows = reader.in_currency("USD", RATES).query("select effective_cost from cost_allocations where source = 'eu' and charge_date = date '2026-10-02'").to_pylist()
+        rows = (
+            reader.in_currency("USD", RATES)
+            .query("select effective_cost from cost_allocations where source = 'eu' and charge_date = date '2026-10-02'")
+            .to_pylist()
+        )
     assert sum(row["effective_cost"] for row in rows) == Decimal("41152263.041152263")

@@ -69,7 +69,12 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A warehouse with the toolkit's bill loaded, runs on its machines, and the ledger built; every line in scope."""
     home = tmp_path_factory.mktemp("focus")
     assert TOOLKIT is not None, "focus-data-toolkit is not installed beside this Python"
-    made = subprocess.run([TOOLKIT, "generate", "--provider", "aws", "--focus-version", "1.2", "--rows", "1500", "--seed", "7", "--out", str(home / "bill")], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [TOOLKIT, "generate", "--provider", "aws", "--focus-version", "1.2", "--rows", "1500", "--seed", "7", "--out", str(home / "bill")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert made.returncode == 0, made.stderr
     settings = Settings.model_validate({
         "home": home / "home", "warehouse": {"uri": str(home / "warehouse")},
@@ -143,7 +148,10 @@ def test_costs_quantities_and_ratios_add_up_to_each_line(reader: Reader, tmp_pat
     split = 0
     for line_id, parts in charges.items():
         origin = lines[line_id]
-        for column, name in (*((c, c) for c in COSTS), *((q, q) for q in ("ConsumedQuantity", "PricingQuantity", "CommitmentDiscountQuantity"))):
+        for column, name in (
+            *((c, c) for c in COSTS),
+            *((q, q) for q in ("ConsumedQuantity", "PricingQuantity", "CommitmentDiscountQuantity")),
+        ):
             known = origin[snake(name)]
             values = [Decimal(p[column]) for p in parts if p[column]]
             assert (total(values) if values else None) == known, (line_id, column)
@@ -151,7 +159,16 @@ def test_costs_quantities_and_ratios_add_up_to_each_line(reader: Reader, tmp_pat
             ratios = [details(p) for p in parts]
             assert total(ratios) == 1 and min(ratios) > 0
             split += len(parts) > 1
-        for column in ("ResourceId", "SkuId", "ListUnitPrice", "Tags", "ChargePeriodStart", "CommitmentDiscountId", "ServiceSubcategory", "InvoiceId"):
+        for column in (
+            "ResourceId",
+            "SkuId",
+            "ListUnitPrice",
+            "Tags",
+            "ChargePeriodStart",
+            "CommitmentDiscountId",
+            "ServiceSubcategory",
+            "InvoiceId",
+        ):
             assert len({p[column] for p in parts}) == 1
     assert split >= 40
     assert total(Decimal(r["EffectiveCost"]) for r in rows) == total(r["effective_cost"] for r in lines.values())
@@ -206,7 +223,9 @@ def test_the_toolkits_lint_accepts_it(reader: Reader, tmp_path: Path, kind: str)
     """Structure and meaning, by focus-data-toolkit's model of FOCUS 1.4."""
     export_focus(reader, MONTH, tmp_path / f"may.{kind}", version="1.4")
     assert TOOLKIT is not None
-    done = subprocess.run([TOOLKIT, "validate", str(tmp_path / f"may.{kind}"), "--dataset", "cost-and-usage"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [TOOLKIT, "validate", str(tmp_path / f"may.{kind}"), "--dataset", "cost-and-usage"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 and "lint OK" in done.stdout, done.stdout + done.stderr
 
 
@@ -216,7 +235,9 @@ def test_the_lint_would_notice(reader: Reader, tmp_path: Path) -> None:
     text = (tmp_path / "may.csv").read_text(encoding="utf-8")
     (tmp_path / "wrong.csv").write_text(text.replace('""x_AllocatedTo""', '""AllocatedTo""', 1), encoding="utf-8")
     assert TOOLKIT is not None
-    done = subprocess.run([TOOLKIT, "validate", str(tmp_path / "wrong.csv"), "--dataset", "cost-and-usage"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [TOOLKIT, "validate", str(tmp_path / "wrong.csv"), "--dataset", "cost-and-usage"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and "AllocatedMethodDetails" in done.stdout
 
 
@@ -246,8 +267,27 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if uv is None:
         pytest.skip("focus-validator did not run: there is no uv beside this Python")
     folder = tmp_path_factory.mktemp("validator") / "venv"
-    install = [uv, "pip", "install", "--quiet", "--python", str(folder), "--no-deps", "--only-binary", ":all:", "--no-binary", "focus-validator"]
-    install += ["--require-hashes", "--require-build-hashes", "--build-constraints", str(VALIDATOR_PINS), "--requirement", str(VALIDATOR_PINS)]
+    install = [
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        str(folder),
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--no-binary",
+        "focus-validator",
+    ]
+    install += [
+        "--require-hashes",
+        "--require-build-hashes",
+        "--build-constraints",
+        str(VALIDATOR_PINS),
+        "--requirement",
+        str(VALIDATOR_PINS),
+    ]
     for command in ([uv, "venv", "--quiet", "--python", python, str(folder)], install):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -310,11 +350,20 @@ def test_pooled_charges_sums_out_of_scope_and_sharing(tmp_path: Path) -> None:
     assert done.totals[0].effective_cost == Decimal("40.1000000000000000000001")
     assert done.totals[0].effective_cost - inside.totals[0].effective_cost == 16
     disk = [r for r in rows if r["ServiceName"] == "EBS"]
-    assert {r["x_LineCount"] for r in disk} == {"2"} and {r["ResourceId"] for r in disk} == {"vol-1"} and {r["ResourceName"] for r in disk} == {""}
+    assert (
+        {r["x_LineCount"] for r in disk} == {"2"}
+        and {r["ResourceId"] for r in disk} == {"vol-1"}
+        and {r["ResourceName"] for r in disk} == {""}
+    )
     assert total(Decimal(r["ConsumedQuantity"]) for r in disk) == 7 and total(map(details, disk)) == 1
     assert total(Decimal(r["EffectiveCost"]) for r in disk) == Decimal("3.0000000000000000000001")
     (outside,) = [r for r in rows if r["x_AllocatedTo"] == "out_of_scope"]
-    assert (outside["EffectiveCost"], outside["x_LineCount"], outside["ServiceCategory"], outside["x_OriginChargeId"]) == ("16", "2", "Databases", "")
+    assert (outside["EffectiveCost"], outside["x_LineCount"], outside["ServiceCategory"], outside["x_OriginChargeId"]) == (
+        "16",
+        "2",
+        "Databases",
+        "",
+    )
     spread = [r for r in rows if r["x_MatchMethod"] == "sharing"]
     assert total(Decimal(r["EffectiveCost"]) for r in spread) == 0 and {r["ServiceProviderName"] for r in spread} == {"Runspend"}
     for pot in ("shared", "idle"):
@@ -347,7 +396,15 @@ def test_a_line_whose_rest_another_rule_has_is_exported_once(tmp_path: Path) -> 
 def ladder_world() -> SmallWorld:
     """A month in which every rule settles something: buckets billed day by day, one of them since September, and beside them what is billed by the hour."""
     day = [f"{24 * n}:00..{24 * (n + 1)}:00" for n in range(-1, 5)]
-    storage = {"on": None, "scope": None, "service_name": "S3", "service_category": "Storage", "sku_id": "bytes", "consumed_unit": "GB-Days", "pricing_unit": "GB-Days"}
+    storage = {
+        "on": None,
+        "scope": None,
+        "service_name": "S3",
+        "service_category": "Storage",
+        "sku_id": "bytes",
+        "consumed_unit": "GB-Days",
+        "pricing_unit": "GB-Days",
+    }
     lines: list[dict[str, Any]] = [
         *({**storage, "at": at, "cost": f"4.5{n}00000000000000000001", "storage_key": "bucket", "storage_class": "STANDARD", "consumed_quantity": Decimal(n + 1), "tags": f'{{"day":"{n}"}}'} for n, at in enumerate(day)),
         *({**storage, "at": day[n], "cost": "0.30", "storage_key": "bucket", "storage_class": "GLACIER", "region_id": "eu"} for n in (2, 4)),
@@ -375,7 +432,11 @@ def ladder_world() -> SmallWorld:
     ]
     priced = [line(n, **row) for n, row in enumerate(lines)]
     for n, row in enumerate(priced):  # four measures that tell one from another
-        row |= {"list_cost": row["effective_cost"] * 3, "contracted_cost": row["effective_cost"] * 2 + n, "billed_cost": Decimal(0) if n % 5 == 1 else row["effective_cost"]}
+        row |= {
+            "list_cost": row["effective_cost"] * 3,
+            "contracted_cost": row["effective_cost"] * 2 + n,
+            "billed_cost": Decimal(0) if n % 5 == 1 else row["effective_cost"],
+        }
     return {
         "billing_lines": priced, "billing_loads": [], "runs": [run for run, _ in stated], "run_resources": [row for _, rows in stated for row in rows],
         "artifact_bytes": [
@@ -397,7 +458,9 @@ def ladder_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 
 @pytest.mark.parametrize("stretch_rows", [1, 1_500_000])
-def test_charges_of_every_rule_add_up_whatever_the_days(ladder_reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch_rows: int) -> None:
+def test_charges_of_every_rule_add_up_whatever_the_days(
+    ladder_reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch_rows: int
+) -> None:
     """Buckets billed day by day are charges of the month: in each charge of each rule the four costs are its lines', and all rows are the bill."""
     monkeypatch.setattr(export_module, "STRETCH_ROWS", stretch_rows)
     lines = {r["line_id"]: r for r in ladder_reader.query("select * from billing_lines").to_pylist()}
@@ -500,6 +563,33 @@ def test_a_csv_for_people_runs_no_text_as_a_formula(reader: Reader, tmp_path: Pa
 
 def test_arrow_finds_the_texts_that_python_guards() -> None:
     """One rule, two ways of asking it."""
-    texts = ["", "a", "=1", " =1", "'=1", '"+1', "-1", "@x", "\tx", "\rx", "\nx", "\0x", "|x", "%x", "＝1", "＋", "－", "＠", "\u3000=1", "\ufeff\u200b@", "a=1", "1-", "x@y", " a", "'", "''='"]
+    texts = [
+        "",
+        "a",
+        "=1",
+        " =1",
+        "'=1",
+        '"+1',
+        "-1",
+        "@x",
+        "\tx",
+        "\rx",
+        "\nx",
+        "\0x",
+        "|x",
+        "%x",
+        "＝1",
+        "＋",
+        "－",
+        "＠",
+        "\u3000=1",
+        "\ufeff\u200b@",
+        "a=1",
+        "1-",
+        "x@y",
+        " a",
+        "'",
+        "''='",
+    ]
     found = pc.match_substring_regex(pa.array(texts), PATTERN).to_pylist()
     assert found == [guard_text(text) != text for text in texts]

@@ -78,7 +78,13 @@ def test_an_instance_without_its_place_has_that_of_its_line(tmp_path: Path) -> N
         row(**google),
         row(ServiceName="Compute Engine", SubAccountId="p", ResourceId="4567890123456789012"),
         row(ServiceName="Compute", SubAccountId="p", ResourceId="trainer-7"),
-        row(ServiceName="Compute Engine", SubAccountId="p", AvailabilityZone="us-central1-a", ResourceId="disk-1", Tags=tags(instance_id="trainer-7")),
+        row(
+            ServiceName="Compute Engine",
+            SubAccountId="p",
+            AvailabilityZone="us-central1-a",
+            ResourceId="disk-1",
+            Tags=tags(instance_id="trainer-7"),
+        ),
     ]
     found = settled(tmp_path, rows)
     assert [line["resource_key"] for line in found] == [
@@ -140,7 +146,11 @@ def test_groups_are_listed_closest_first_with_the_account(tmp_path: Path) -> Non
     first, second, none = settled(
         tmp_path, [row(**ACCOUNT, Tags=tags(**held)), row(BillingAccountId="payer", Tags=tags(ClusterId="c|1")), row()]
     )
-    assert first["group_keys"] == ["111122223333|job_run_id|815", "111122223333@ml|eks:nodegroup-name|gpu", "111122223333|eks:cluster-name|ml"]
+    assert first["group_keys"] == [
+        "111122223333|job_run_id|815",
+        "111122223333@ml|eks:nodegroup-name|gpu",
+        "111122223333|eks:cluster-name|ml",
+    ]
     assert second["group_keys"] == ["payer|ClusterId|c|1"]
     assert none["group_keys"] == []
 
@@ -192,7 +202,9 @@ def test_a_selector_names_a_resource_by_any_of_its_names(tmp_path: Path) -> None
     """What the bill says, the whole name, and the name alone, with the namespace of a pod."""
     instance, pod = "//compute.googleapis.com/projects/p/zones/z/instances/gpu-7", "arn:aws:eks:us-east-1:1:pod/ml/train/gpu-a/uid"
     for pattern, expected in (("gpu-*", [1, 1]), ("projects/p/*", [1, 0]), ("train/*", [0, 1]), ("//compute*", [1, 0]), ("7", [0, 0])):
-        found = settled(tmp_path / pattern.strip("/*"), [row(ResourceId=instance), row(ResourceId=pod)], pools=[pool("gpu", {"resource": pattern})])
+        found = settled(
+            tmp_path / pattern.strip("/*"), [row(ResourceId=instance), row(ResourceId=pod)], pools=[pool("gpu", {"resource": pattern})]
+        )
         assert [int(line["pool_key"] is not None) for line in found] == expected, pattern
 
 

@@ -162,7 +162,11 @@ def test_json_lines_are_the_same_bill_as_csv(tmp_path: Path, name: str) -> None:
     objects = []
     for each in odd:
         told = {k: json.loads(v) if k in ("Tags", "SkuPriceDetails") and v else v for k, v in each.items()}
-        objects.append(json.dumps({**told, "Tags": told["Tags"] or None}).replace(f'"BilledCost": "{each["BilledCost"]}"', f'"BilledCost": {each["BilledCost"]}'))
+        objects.append(
+            json.dumps({**told, "Tags": told["Tags"] or None}).replace(
+                f'"BilledCost": "{each["BilledCost"]}"', f'"BilledCost": {each["BilledCost"]}'
+            )
+        )
     text = "\n".join(objects).encode() + b"\n"
     as_json = nights(tmp_path / "json", write_bytes(tmp_path / name, gzip.compress(text, mtime=0) if name.endswith(".gz") else text))
     as_csv = nights(tmp_path / "csv", write_csv(tmp_path / "bill.csv", odd, header=list(dict.fromkeys(k for each in odd for k in each))))
@@ -189,7 +193,11 @@ def test_columns_may_be_separated_by_other_signs(tmp_path: Path, delimiter: str)
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
 def test_an_empty_field_too_many_at_a_row_s_end_is_refused(tmp_path: Path, delimiter: str) -> None:
     """A stray sign before it would have moved each value into the column beside its own."""
-    text = csv_text([row("1.25", x_note="a"), row("2.50", x_note="b")]).replace(",", delimiter).replace(f"{delimiter}b\n", f"{delimiter}b{delimiter}\n")
+    text = (
+        csv_text([row("1.25", x_note="a"), row("2.50", x_note="b")])
+        .replace(",", delimiter)
+        .replace(f"{delimiter}b\n", f"{delimiter}b{delimiter}\n")
+    )
     bill = nights(tmp_path, write_bytes(tmp_path / "bill.csv", text.encode()))
     with pytest.raises(SourceRefused, match=r"line 3: it has 18 fields where the header has 17"):
         bill.load()
@@ -252,8 +260,14 @@ def test_identifiers_stay_texts_and_only_declared_columns_have_null_words(tmp_pa
 
 
 def test_a_tag_names_the_run_in_every_spelling_the_clouds_have(tmp_path: Path) -> None:
-    runs = {key: f"{n:032x}" for n, key in enumerate(("mlflow_run_id", "mlflow.run_id", "mlflow-run-id", "user_mlflow_run_id", "user:mlflow_run_id"))}
-    write_csv(tmp_path / "oct.csv", [*(row(Tags=json.dumps({"team": "nlp", key: run})) for key, run in runs.items()), row(Tags='{"note":"mlflow"}')])
+    runs = {
+        key: f"{n:032x}"
+        for n, key in enumerate(("mlflow_run_id", "mlflow.run_id", "mlflow-run-id", "user_mlflow_run_id", "user:mlflow_run_id"))
+    }
+    write_csv(
+        tmp_path / "oct.csv",
+        [*(row(Tags=json.dumps({"team": "nlp", key: run})) for key, run in runs.items()), row(Tags='{"note":"mlflow"}')],
+    )
     bill = nights(tmp_path, tmp_path / "oct.csv")
     bill.load()
     assert sorted(str(r["run_tag"]) for r in bill.lines()) == [*runs.values(), "None"]
@@ -365,7 +379,9 @@ def test_decimals_of_more_digits_than_the_engine_has_stay_exact(tmp_path: Path) 
     wide = pa.array(costs, pa.decimal256(76, 38))
     columns: dict[str, object] = {name: [ROW[name]] * len(costs) for name in ROW}
     quantities = pa.array([None, *costs[1:]], pa.decimal256(76, 38))
-    pq.write_table(pa.table({**columns, "BilledCost": wide, "EffectiveCost": wide, "ConsumedQuantity": quantities}), tmp_path / "oct.parquet")
+    pq.write_table(
+        pa.table({**columns, "BilledCost": wide, "EffectiveCost": wide, "ConsumedQuantity": quantities}), tmp_path / "oct.parquet"
+    )
     bill = nights(tmp_path, tmp_path / "oct.parquet")
     bill.load()
     for name in ("billed_cost", "effective_cost"):

@@ -240,7 +240,12 @@ def test_18c_nineteen_decimals_of_a_real_bill(tmp_path: Path, samples: Path) -> 
 
 
 def test_18d_decimals_however_they_are_written(tmp_path: Path) -> None:
-    written = {"35.2E-7": "0.00000352", "1.7166668039999999e-06": "0.0000017166668039999999", "-0": "0", "0.000000060000000000000000000": "0.00000006"}
+    written = {
+        "35.2E-7": "0.00000352",
+        "1.7166668039999999e-06": "0.0000017166668039999999",
+        "-0": "0",
+        "0.000000060000000000000000000": "0.00000006",
+    }
     bill = loaded(tmp_path, [row(text, ResourceId=f"i-{n}") for n, text in enumerate(written)])
     found = {line["resource_id"]: line["billed_cost"] for line in bill.lines()}
     assert found == {f"i-{n}": Decimal(value) for n, value in enumerate(written.values())}
@@ -400,7 +405,9 @@ def test_a_bill_larger_than_memory_is_read_in_parts(tmp_path: Path, samples: Pat
     for name in ("whole", "in parts"):
         bill = nights(tmp_path / name, path)
         found.append([bill.store["billing_lines", p.period] for p in bill.load().periods])
-        monkeypatch.setattr(staging, "room_of", lambda memory: replace(room_of(memory), quick_part_bytes=2_000, share_rows=15, kept_bytes=0))
+        monkeypatch.setattr(
+            staging, "room_of", lambda memory: replace(room_of(memory), quick_part_bytes=2_000, share_rows=15, kept_bytes=0)
+        )
     assert [t.num_rows for t in found[0]] == [999, 1]
     assert found[0] == found[1]
 

@@ -338,7 +338,11 @@ def test_the_machine_is_known_by_its_number_and_its_kind(tmp_path: Path) -> None
     bill = loaded(tmp_path, [custom, nameless])
     by_cost = {line["billed_cost"]: line for line in bill.lines()}
     machine, bucket = by_cost[Decimal(1)], by_cost[Decimal(2)]
-    assert (machine["resource_key"], machine["sub_account_id"], machine["availability_zone"]) == ("projects/ml/zones/us-central1-a/instances/4711", "ml", "us-central1-a")
+    assert (machine["resource_key"], machine["sub_account_id"], machine["availability_zone"]) == (
+        "projects/ml/zones/us-central1-a/instances/4711",
+        "ml",
+        "us-central1-a",
+    )
     assert (machine["instance_type"], machine["machine_cpus"], machine["machine_memory_gb"]) == ("n2-custom-6-20480", 6, 20.0)
     assert (bucket["resource_id"], bucket["storage_key"], bucket["service_category"]) == ("my-bucket", "my-bucket", "Storage")
 
@@ -446,7 +450,9 @@ def test_18_bignumeric_keeps_all_its_digits(tmp_path: Path) -> None:
     schema = pa.schema([field.with_type(widened(field.type)) for field in SCHEMA])
     row = gcp("0") | {"cost": Decimal("12.0000000000000000000003"), "cost_at_list": Decimal("0.1")}
     row["credits"] = [credit("0") | {"amount": Decimal("-0.0000000000000000000001")}]
-    row["usage"] = {name: Decimal(3600) if name == "amount" else value for name, value in row["usage"].items() if name != "amount_in_pricing_units"}
+    row["usage"] = {
+        name: Decimal(3600) if name == "amount" else value for name, value in row["usage"].items() if name != "amount_in_pricing_units"
+    }
     times = {name: datetime.fromisoformat(row[name]) for name in ("usage_start_time", "usage_end_time", "export_time")}
     path = tmp_path / "in" / "bill.parquet"
     path.parent.mkdir()

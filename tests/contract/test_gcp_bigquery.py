@@ -90,7 +90,12 @@ def test_a_table_loads_exactly_and_a_month_is_read_again_only_for_new_rows(bigqu
         Decimal("0.25"), Decimal("0.3000017166668039999999"), 4,
     )  # fmt: skip
     [tagged] = [line for line in bill.lines("2026-10") if line["run_tag"]]
-    assert (tagged["run_tag"], tagged["billed_cost"], tagged["sub_account_id"], tagged["resource_key"]) == (RUN, 0, "ml", "projects/ml/zones/us-central1-a/instances/4711")
+    assert (tagged["run_tag"], tagged["billed_cost"], tagged["sub_account_id"], tagged["resource_key"]) == (
+        RUN,
+        0,
+        "ml",
+        "projects/ml/zones/us-central1-a/instances/4711",
+    )
 
     before = dict(bill.store)
     assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "unchanged", "2026-11": "unchanged"}

@@ -136,7 +136,12 @@ def test_the_view_becomes_what_focus_means(
         ("2026-10-01T00:00:00+00:00", "2026-11-01T00:00:00+00:00")
     }
     assert (told["charge_category"], told["pricing_category"], told["service_category"]) == ({"Usage"}, {"Standard"}, {"Compute"})
-    assert (told["sub_account_id"], told["sub_account_name"], told["resource_key"], told["run_tag"]) == ({"ml"}, {"ML"}, {"projects/ml/zones/us-central1-a/instances/4711"}, {RUN})
+    assert (told["sub_account_id"], told["sub_account_name"], told["resource_key"], told["run_tag"]) == (
+        {"ml"},
+        {"ML"},
+        {"projects/ml/zones/us-central1-a/instances/4711"},
+        {RUN},
+    )
     assert (told["service_provider_name"], told["invoice_issuer_name"]) == ({"Google Cloud"}, {"Google Cloud"})
 
 

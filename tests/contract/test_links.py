@@ -262,7 +262,9 @@ def test_the_database_is_asked_who_used_and_made_what(mlflow: Served) -> None:
     """As it is asked right before bytes are deleted: any number of ids, whatever is in them, in one short look."""
     ids = mlflow.ids
     uses = DatabaseUses("prod", mlflow.database, ids["judge"])
-    assert uses.users_of([ids["net"]]) == uses.users_of([*(f"m-{n:032x}" for n in range(1_200)), ids["net"], "it's", "\0"]) == {ids["judge"]}
+    assert (
+        uses.users_of([ids["net"]]) == uses.users_of([*(f"m-{n:032x}" for n in range(1_200)), ids["net"], "it's", "\0"]) == {ids["judge"]}
+    )
     assert uses.users_of([ids["checkpoint"]]) == uses.made_by([ids["judge"]]) == frozenset()
     assert uses.made_by([ids["short"], ids["long"]]) == {ids["net"], ids["gone"], ids["checkpoint"]}
     with pytest.raises(SourceUnreachable, match="it leaves out run"):

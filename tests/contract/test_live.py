@@ -173,10 +173,14 @@ def unnoticed_faults(world: World, asked: Owner, faults: Sequence[str], monkeypa
         unnoticed = []
         for request, times in requests.items():
             for fault, good in product(faults, range(times)):
-                monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1" if fault == "silence" else "20")  # a busy machine alone protects nothing
+                monkeypatch.setenv(
+                    "MLFLOW_HTTP_REQUEST_TIMEOUT", "1" if fault == "silence" else "20"
+                )  # a busy machine alone protects nothing
                 proxy.begin(fault, request, good)
                 answer = ask(world, asked, known, uri=proxy.uri)
-                assert proxy.has_spoiled or good, f"not asked again: {request}"  # what was asked a second time depends on how long the round took
+                assert proxy.has_spoiled or good, (
+                    f"not asked again: {request}"
+                )  # what was asked a second time depends on how long the round took
                 if answer is None and proxy.has_spoiled:
                     unnoticed.append((fault, request))
     return unnoticed
@@ -305,7 +309,10 @@ RUN_SIGNALS: dict[str, tuple[Callable[[World], None], str]] = {
     "run inside its folder": (lie_in_folder, "shares its folder with run"),
     "shared, with doubled slashes": (spell_folder(lambda uri: uri.replace("/artifacts", "//artifacts/")), "shares its folder with run"),
     "shared, with escapes": (spell_folder(lambda uri: uri.replace("artifacts", "%61rtifacts")), "shares its folder with run"),
-    "shared, with a host and dots": (spell_folder(lambda uri: uri.replace("mlflow-artifacts:/", "mlflow-artifacts://host/x/../")), "shares its folder with run"),
+    "shared, with a host and dots": (
+        spell_folder(lambda uri: uri.replace("mlflow-artifacts:/", "mlflow-artifacts://host/x/../")),
+        "shares its folder with run",
+    ),
 }
 MODEL_SIGNALS: dict[str, tuple[Callable[[World], None], str]] = {
     "registered": (register_model, "registered as nets/"),
@@ -368,7 +375,11 @@ def test_what_a_live_model_was_made_with_is_kept(world: World) -> None:
     version = world.register("judge", f"models:/{world.ids['tuned2']}", None, world.ids["tuned2"])
     label = f"registered as judge/{version}"
     behind = f"used by a run behind a live model: {label}"
-    assert [asked_each_way(world, owner, known) for owner in owners] == [{behind}, {f"a run behind a live model used what it made: {label}"}, {behind}]
+    assert [asked_each_way(world, owner, known) for owner in owners] == [
+        {behind},
+        {f"a run behind a live model used what it made: {label}"},
+        {behind},
+    ]
     unrelated = Owner("run", world.ids["newest"], world.ids["newest"], world.client.get_run(world.ids["newest"]).info.artifact_uri)
     assert is_free(world, unrelated, known)
     world.client.set_registered_model_alias("judge", "champion", version)
@@ -407,7 +418,9 @@ def use_model_in_a_run_with_an_old_date(w: World) -> None:
     w.client.set_terminated(w.ids["copied"], end_time=OLD + 1)
 
 
-@pytest.mark.parametrize("use", [use_model_since, use_model_in_old_open_run, use_model_long_after_it_ended, use_model_in_a_run_with_an_old_date])
+@pytest.mark.parametrize(
+    "use", [use_model_since, use_model_in_old_open_run, use_model_long_after_it_ended, use_model_in_a_run_with_an_old_date]
+)
 def test_the_database_tells_of_every_use(world: World, use: Callable[[World], None]) -> None:
     """Through the API nobody can find the last two but by asking every run there is: docs/archive.md says so."""
     owner, known = world.model_owner, world.known
@@ -474,7 +487,13 @@ def test_a_hold_on_the_experiment_protects_a_model_without_a_run(world: World) -
 
 @pytest.mark.parametrize(
     ("source", "may_be"),
-    [(f"models:/m-{'a' * 32}", True), (f"models:/m-{'b' * 32}", False), ("models:/m-fraud/1", True), ("models:/fraud/1", True), (None, True)],
+    [
+        (f"models:/m-{'a' * 32}", True),
+        (f"models:/m-{'b' * 32}", False),
+        ("models:/m-fraud/1", True),
+        ("models:/fraud/1", True),
+        (None, True),
+    ],
 )
 def test_a_version_of_the_models_run_may_be_the_models_unless_it_names_another(source: str | None, may_be: bool) -> None:
     assert live_registry._may_be(SimpleNamespace(source=source), f"m-{'a' * 32}") is may_be

@@ -137,7 +137,9 @@ def test_markers_of_folders_are_objects(place: Place) -> None:
         assert sorted(found.key for found in objects.list("r")) == ["r/", "r/m/", "r/m/x"]
     empty = objects.write("r/empty/", [], size=0)
     assert (content(objects, empty), objects.head("r/empty/"), objects.head("r/empty")) == (b"", empty, None)
-    are_names = place.store.uri.startswith(("gs:", "abfss:"))  # the test's S3 server makes folders of them, and keeps those that hold something
+    are_names = place.store.uri.startswith(
+        ("gs:", "abfss:")
+    )  # the test's S3 server makes folders of them, and keeps those that hold something
     for key in ("r/empty/", "r/m/", "r/") if are_names else ("r/empty/",):
         marker = objects.head(key)
         assert marker is not None and marker.size == 0
@@ -230,7 +232,9 @@ def test_an_object_is_written_in_a_class(place: Place, monkeypatch: pytest.Monke
             objects.write("r/x", [body], size=len(body), storage_class="GLACIER_IR")
         return
     sent, request = list[Any](), AuthorizedSession.request
-    monkeypatch.setattr(AuthorizedSession, "request", lambda self, *a, **k: sent.append(a) or sent.append(k.get("data")) or request(self, *a, **k))
+    monkeypatch.setattr(
+        AuthorizedSession, "request", lambda self, *a, **k: sent.append(a) or sent.append(k.get("data")) or request(self, *a, **k)
+    )
     written = objects.write("r/x", [body], size=len(body), storage_class=storage_class)
     if large and place.store.uri.startswith("gs:"):  # fake-gcs-server forgets it of an upload in parts
         assert f'"storageClass": "{storage_class}"' in str(sent[1])

@@ -63,7 +63,12 @@ def test_a_job_costs_what_it_was_given(tmp_path: Path) -> None:
         datetime(2026, 10, 5, 8, tzinfo=UTC),
         datetime(2026, 10, 5, 10, tzinfo=UTC),
     )
-    assert (line["resource_id"], line["job_key"], line["sub_account_id"], line["billing_account_id"]) == ("100", "hydra/100", "vision", "hydra")
+    assert (line["resource_id"], line["job_key"], line["sub_account_id"], line["billing_account_id"]) == (
+        "100",
+        "hydra/100",
+        "vision",
+        "hydra",
+    )
     assert (line["machine_gpus"], line["machine_cpus"], line["machine_memory_gb"]) == (2, 8, 64.0)
     assert (line["billing_currency"], line["service_category"], line["billed_nanoseconds"]) == ("EUR", "Compute", 7200 * 10**9)
     assert json.loads(line["tags"]) == {"slurm_job_id": "100", "user": "ana", "partition": "gpu", "cluster": "hydra", "job_name": "train"}
@@ -171,7 +176,12 @@ def test_array_tasks_and_parts_of_heterogeneous_jobs(tmp_path: Path) -> None:
         job(JobIDRaw="200", JobID="200_1"), job(JobIDRaw="201", JobID="200_2"), job(JobIDRaw="300", JobID="300+0"), job(JobIDRaw="301", JobID="300+1"),
     ]  # fmt: skip
     lines = {line["resource_id"]: line for line in loaded(tmp_path, rows).lines()}
-    assert {resource: line["job_key"] for resource, line in lines.items()} == {"200": "hydra/200", "201": "hydra/201", "300": "hydra/300", "301": "hydra/300"}
+    assert {resource: line["job_key"] for resource, line in lines.items()} == {
+        "200": "hydra/200",
+        "201": "hydra/201",
+        "300": "hydra/300",
+        "301": "hydra/300",
+    }
     assert {line["resource_key"] for line in lines.values()} == {"hydra/200", "hydra/201", "hydra/300", "hydra/301"}
     assert json.loads(lines["201"]["tags"])["slurm_array_job_id"] == "200"
     assert "slurm_array_job_id" not in json.loads(lines["300"]["tags"])

@@ -113,7 +113,7 @@ def test_starttls_implicit_tls_and_login(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("echo", ["AUTH PLAIN {blob}", "no such password: pa55-canary", "x" * 280 + " {blob}"])
 def test_a_server_that_repeats_the_login_is_not_quoted_with_it(tmp_path: Path, echo: str) -> None:
-    """"502 not implemented: AUTH PLAIN …" is what some say; it would stand in records, tables and mails."""
+    """Some answer "502 not implemented: AUTH PLAIN …", which would be in records, tables and mails."""
     blob = base64.b64encode(b"\0runspend\0pa55-canary").decode()
     given = smtp(tmp_path, 25, tls="none", username="runspend", password="pa55-canary")
     said = describe(smtplib.SMTPAuthenticationError(535, echo.format(blob=blob).encode()), given.mail)

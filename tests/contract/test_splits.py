@@ -115,7 +115,10 @@ def test_12_parts_another_has_allocated_total_the_same(tmp_path: Path) -> None:
     bill = loaded(tmp_path, rows, claim("other", "1"))
     assert bill.total() == Decimal("10.00") and len(bill.lines()) == 4
     assert parts(bill) == {"a": Decimal("4.00"), "b": Decimal("6.00")}
-    assert {each["resource_key"] for each in bill.lines()} == {"arn:aws:eks:us-east-1:000000000042:pod/ml/train/a", "arn:aws:eks:us-east-1:000000000042:pod/ml/train/b"}
+    assert {each["resource_key"] for each in bill.lines()} == {
+        "arn:aws:eks:us-east-1:000000000042:pod/ml/train/a",
+        "arn:aws:eks:us-east-1:000000000042:pod/ml/train/b",
+    }
 
 
 def test_split_rows_may_be_left_alone(tmp_path: Path) -> None:
@@ -310,7 +313,11 @@ def test_machines_are_found_by_id_scale_set_and_name(tmp_path: Path) -> None:
 def test_an_instance_is_found_by_its_name_where_one_has_it(tmp_path: Path) -> None:
     """OpenCost says the name alone; of two projects' instances of one name none is meant for sure."""
     place = "//compute.googleapis.com/projects/{}/zones/z/instances/{}"
-    rows = [row("1.00", ResourceId=place.format("p", "gke-1")), row("2.00", ResourceId=place.format("p", "gke-2")), row("4.00", ResourceId=place.format("q", "gke-2"))]
+    rows = [
+        row("1.00", ResourceId=place.format("p", "gke-1")),
+        row("2.00", ResourceId=place.format("p", "gke-2")),
+        row("4.00", ResourceId=place.format("q", "gke-2")),
+    ]
     claims = [claim("one", "9", on="gke-1"), claim("two", "9", on="gke-2"), claim("whole", "9", on="gce://q/z/gke-2")]
     assert parts(loaded(tmp_path, rows, *claims)) == {"one": 1, "whole": 4, None: 2}
 

@@ -90,14 +90,24 @@ def test_a_pool_names_tags_as_people_set_them(tmp_path: Path) -> None:
 
 def test_azure_keeps_the_case_somebody_typed(tmp_path: Path) -> None:
     """Names of tags are not case-sensitive, and cost reports show the case they were given. Source: "Use tags to organize your Azure resources"."""
-    said = ['"MLflow_Run_ID": "r1"', '"mlflow_run_id": "r2"', '"AzureML.Job_Id": "J"', '"AKS-managed-PoolName": "p"', '"karpenter.sh_nodepool": "k"', '"Team": "vision"']
+    said = [
+        '"MLflow_Run_ID": "r1"',
+        '"mlflow_run_id": "r2"',
+        '"AzureML.Job_Id": "J"',
+        '"AKS-managed-PoolName": "p"',
+        '"karpenter.sh_nodepool": "k"',
+        '"Team": "vision"',
+    ]
     rows = [azure_files.cost(f"{n + 1}.00", Tags=text) for n, text in enumerate(said)]
     bill = nights(tmp_path, write_azure(tmp_path, rows))
     bill.load(dimensions=DimensionSettings(team=["line.tag.team"]))
     found = sorted(bill.lines(), key=lambda each: each["billed_cost"])
     assert [each["run_tag"] for each in found] == ["r1", "r2", None, None, None, None]
     assert found[2]["job_key"] == "j"
-    assert [[key.partition("|")[2] for key in each["group_keys"]] for each in found[3:5]] == [["aks-managed-poolName|p"], ["karpenter.sh/nodepool|k"]]
+    assert [[key.partition("|")[2] for key in each["group_keys"]] for each in found[3:5]] == [
+        ["aks-managed-poolName|p"],
+        ["karpenter.sh/nodepool|k"],
+    ]
     assert found[5]["line_team"] == "vision"
 
 
@@ -109,21 +119,41 @@ def write_azure(tmp_path: Path, rows: Sequence[dict[str, str]]) -> Path:
 
 def test_google_has_small_letters_and_a_prefix_for_labels_of_pods(tmp_path: Path) -> None:
     """Sources: "Labels overview" (keys), "View cluster costs breakdown" (k8s-label/); Databricks "Monitor usage using tags" (clusterid)."""
-    said = [("mlflow-runid", "r1"), ("k8s-label/mlflow_run_id", "r2"), ("clusterid", "0923-164208-c1"), ("jobrunid", "J"), ("cost-center", "7"), ("k8s-label/team", "vision")]
-    rows = [gcp_files.gcp(f"{n + 1}.00", labels=[{"key": key, "value": value}], resource={"name": f"disk-{n}", "global_name": None}) for n, (key, value) in enumerate(said)]
+    said = [
+        ("mlflow-runid", "r1"),
+        ("k8s-label/mlflow_run_id", "r2"),
+        ("clusterid", "0923-164208-c1"),
+        ("jobrunid", "J"),
+        ("cost-center", "7"),
+        ("k8s-label/team", "vision"),
+    ]
+    rows = [
+        gcp_files.gcp(f"{n + 1}.00", labels=[{"key": key, "value": value}], resource={"name": f"disk-{n}", "global_name": None})
+        for n, (key, value) in enumerate(said)
+    ]
     bill = nights(tmp_path, gcp_files.write_jsonl(tmp_path / "gcp.jsonl", rows))
     bill.load(dimensions=DimensionSettings(team=["line.tag.team"], cost_center=["line.tag.Cost.Center"]))
     found = sorted(bill.lines(), key=lambda each: each["billed_cost"])
     assert [each["run_tag"] for each in found] == ["r1", "r2", None, None, None, None]
-    assert (found[2]["attached_to"], found[3]["job_key"], found[4]["line_cost_center"], found[5]["line_team"]) == ("0923-164208-c1", "j", "7", "vision")
+    assert (found[2]["attached_to"], found[3]["job_key"], found[4]["line_cost_center"], found[5]["line_team"]) == (
+        "0923-164208-c1",
+        "j",
+        "7",
+        "vision",
+    )
 
 
 def test_a_key_that_is_on_the_bill_itself_is_no_other_spelling(tmp_path: Path) -> None:
     """Outside Azure `Team` and `team` are two tags where both are there; one key is one group, the closest."""
-    rows = [row(f"{n + 1}.00", Tags=json.dumps(said)) for n, said in enumerate(({"Team": "a"}, {"team": "b"}, {"cluster_id": "c"}, {"ClusterId": "c"}))]
+    rows = [
+        row(f"{n + 1}.00", Tags=json.dumps(said))
+        for n, said in enumerate(({"Team": "a"}, {"team": "b"}, {"cluster_id": "c"}, {"ClusterId": "c"}))
+    ]
     write_csv(tmp_path / "oct.csv", rows)
     bill = nights(tmp_path, tmp_path / "oct.csv")
-    bill.load(dimensions=DimensionSettings(team=["line.tag.Team"], owner=["line.tag.team"]), keys=KeySettings(groups=["ClusterId", "cluster_id"]))
+    bill.load(
+        dimensions=DimensionSettings(team=["line.tag.Team"], owner=["line.tag.team"]), keys=KeySettings(groups=["ClusterId", "cluster_id"])
+    )
     found = sorted(bill.lines(), key=lambda each: each["billed_cost"])
     assert [(each["line_team"], each["line_owner"]) for each in found[:2]] == [("a", None), (None, "b")]
     assert [[key.partition("|")[2] for key in each["group_keys"]] for each in found[2:]] == [["cluster_id|c"], ["ClusterId|c"]]

@@ -94,7 +94,10 @@ def test_power_is_the_same_both_ways(mlflow: Served, tmp_path: Path) -> None:
         for hour, part in ((12, minutes[:30]), (13, minutes[30:])):
             held = [watts for watts in part if watts is not None]
             row = found.pop((gpu, hour), None)
-            assert ((row or {}).get("measured_milliseconds", 0), (row or {}).get("energy_microjoules", 0)) == (len(held) * 60_000, sum(held) * 1000 * 60_000)
+            assert ((row or {}).get("measured_milliseconds", 0), (row or {}).get("energy_microjoules", 0)) == (
+                len(held) * 60_000,
+                sum(held) * 1000 * 60_000,
+            )
     assert found == {}
 
 
@@ -108,7 +111,10 @@ def test_every_kind_of_run_is_there(mlflow: Served, from_database: tuple[Extract
     assert [by_name[n]["run_status"] for n in ("failed", "killed", "running", "parent")] == ["FAILED", "KILLED", "RUNNING", "FINISHED"]
     assert by_name["running"]["last_sign_at"] == datetime(2026, 11, 24, 17, 45, tzinfo=timezone.utc)
     assert by_name["silent"]["last_sign_at"] is None
-    assert by_name["resumed"]["gaps"] == ["2026-11-12T01:59:00.000Z/2026-11-12T14:00:00.000Z", "2026-11-12T14:00:00.000Z/2026-11-13T02:00:00.000Z"]
+    assert by_name["resumed"]["gaps"] == [
+        "2026-11-12T01:59:00.000Z/2026-11-12T14:00:00.000Z",
+        "2026-11-12T14:00:00.000Z/2026-11-13T02:00:00.000Z",
+    ]
     assert by_name["resumed"]["gap_seconds"] == (24 * 60 + 1) * 60
     assert [by_name["ends in the future"][c] for c in ("end_time", "future_end_time")] == [
         datetime(2026, 11, 14, 21, tzinfo=timezone.utc), datetime(2099, 1, 1, 12, tzinfo=timezone.utc),
@@ -127,15 +133,30 @@ def test_every_kind_of_run_is_there(mlflow: Served, from_database: tuple[Extract
     assert by_name["measured by cpu"]["mean_use_percent"] == 4.0
     assert by_name["parent"]["mean_use_percent"] is None
     owners = {(o["owner_kind"], o["owner_id"]) for o in tables[("artifact_owners", "all")].to_pylist()}
-    assert owners == {("logged_model", mlflow.run_ids["model"]), ("trace", mlflow.run_ids["trace"]), *(("trace", i) for i in mlflow.run_ids["traces"].split())}
+    assert owners == {
+        ("logged_model", mlflow.run_ids["model"]),
+        ("trace", mlflow.run_ids["trace"]),
+        *(("trace", i) for i in mlflow.run_ids["traces"].split()),
+    }
     assert len(result.warnings) == 2
 
 
-def test_traces_are_added_up_by_day_run_user_and_model(mlflow: Served, from_database: tuple[Extract, dict[tuple[str, str], pa.Table]]) -> None:
+def test_traces_are_added_up_by_day_run_user_and_model(
+    mlflow: Served, from_database: tuple[Extract, dict[tuple[str, str], pa.Table]]
+) -> None:
     _, tables = from_database
     parent = mlflow.run_ids["parent"]
     found = [
-        (str(r["charge_date"]), r["run_id"], r["user_name"], r["model"], r["traces"], r["input_tokens"], r["output_tokens"], str(r["list_cost"].normalize()))
+        (
+            str(r["charge_date"]),
+            r["run_id"],
+            r["user_name"],
+            r["model"],
+            r["traces"],
+            r["input_tokens"],
+            r["output_tokens"],
+            str(r["list_cost"].normalize()),
+        )
         for period in ("2026-10", "2026-11")
         for r in tables[("trace_costs", period)].to_pylist()
     ]
@@ -348,14 +369,20 @@ def many(databases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     db = sqlite3.connect(path)
     db.execute("insert into experiments (experiment_id, name, workspace, lifecycle_stage) values (1, 'e', 'default', 'active')")
     rows = [(f"{i:032x}", "n", "FINISHED", 1793880000000 + i * 60_000, 1793880000000 + i * 60_000, "active", 1) for i in range(20_000)]
-    db.executemany("insert into runs (run_uuid, name, status, start_time, end_time, lifecycle_stage, experiment_id) values (?, ?, ?, ?, ?, ?, ?)", rows)
+    db.executemany(
+        "insert into runs (run_uuid, name, status, start_time, end_time, lifecycle_stage, experiment_id) values (?, ?, ?, ?, ?, ?, ?)", rows
+    )
     db.commit()
     db.close()
     return path, extract(TrackingServer(name="prod", uri=f"sqlite:///{path}"), folder / "calm")[1]
 
 
-@pytest.mark.parametrize("delay", [pytest.param(delay, marks=[] if delay in (0.02, 0.2) else pytest.mark.torture) for delay in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)])
-def test_a_killed_extract_leaves_whole_files_only_and_an_untouched_database(many: tuple[Path, dict[tuple[str, str], pa.Table]], tmp_path: Path, delay: float) -> None:
+@pytest.mark.parametrize(
+    "delay", [pytest.param(delay, marks=[] if delay in (0.02, 0.2) else pytest.mark.torture) for delay in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)]
+)
+def test_a_killed_extract_leaves_whole_files_only_and_an_untouched_database(
+    many: tuple[Path, dict[tuple[str, str], pa.Table]], tmp_path: Path, delay: float
+) -> None:
     path, expected = many
     before = path.read_bytes()
     server = TrackingServer(name="prod", uri=f"sqlite:///{path}")

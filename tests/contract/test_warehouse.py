@@ -149,7 +149,14 @@ def test_digest_is_of_content_only(root: Path) -> None:
             continue
         changed = rows.column(name).to_pylist()
         changed[7] = None
-        assert fill(root, rows.set_column(rows.column_names.index(name), name, pa.array(changed, rows.schema.field(name).type)), table=table.name) != digest, index
+        assert (
+            fill(
+                root,
+                rows.set_column(rows.column_names.index(name), name, pa.array(changed, rows.schema.field(name).type)),
+                table=table.name,
+            )
+            != digest
+        ), index
 
 
 def test_digest_of_known_rows_is_pinned(root: Path) -> None:
@@ -253,10 +260,15 @@ def test_native_and_parameters(root: Path) -> None:
     """GoogleSQL by default, DuckDB's own on request; both take parameters, and a missing one is named."""
     fill(root, rows_of(LINES, cost="0.3333333333333333333333"))
     with ParquetWarehouse(root).reader() as reader:
-        total = reader.query("select sum(billed_cost) as c, countif(true) as n from billing_lines where billing_period = @month", {"month": MONTH, "unused": 1})
+        total = reader.query(
+            "select sum(billed_cost) as c, countif(true) as n from billing_lines where billing_period = @month",
+            {"month": MONTH, "unused": 1},
+        )
         assert total.schema.types == [pa.decimal128(38, 22), pa.int64()]
         assert total.to_pylist() == [{"c": Decimal("16.6666666666666666666650"), "n": 50}]
-        assert reader.query("select count(*)::int as n from billing_lines where billing_period = $month", {"month": MONTH}, native=True).to_pylist() == [{"n": 50}]
+        assert reader.query(
+            "select count(*)::int as n from billing_lines where billing_period = $month", {"month": MONTH}, native=True
+        ).to_pylist() == [{"n": 50}]
         with pytest.raises(UsageError, match="no value for @month"):
             reader.query("select @month")
 
@@ -292,7 +304,9 @@ def test_a_reader_keeps_its_build_while_another_publishes(root: Path, way: str, 
         other.join(timeout=10)
         assert not other.is_alive()
         for _ in range(2):
-            assert reader.query("select max(billed_cost) as c from billing_lines").to_pylist() == [{"c": Decimal("1.0000000000000000000000")}]
+            assert reader.query("select max(billed_cost) as c from billing_lines").to_pylist() == [
+                {"c": Decimal("1.0000000000000000000000")}
+            ]
         assert reader.query("select count(*) as n from runs").to_pylist() == [{"n": 50}]
     assert ask(root, "select max(billed_cost) as c from billing_lines") == [{"c": Decimal("2.0000000000000000000000")}]
     assert not list((root / "_runspend" / "stage").iterdir())
@@ -401,7 +415,9 @@ def test_buckets_give_the_same_rows(root: Path, sql: Path, monkeypatch: pytest.M
     fill(root, rows)
     (sql / "lines.sql").write_text("select * from billing_lines")
     (sql / "weights.sql").write_text("select resource_key, count(*) as lines from lines group by resource_key")
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="lines").replace("from lines", "from lines l left join weights using (resource_key)"))
+    (sql / "cost_allocations.sql").write_text(
+        CHARGES.format(source="lines").replace("from lines", "from lines l left join weights using (resource_key)")
+    )
     (sql / "totals.sql").write_text("select resource_key, sum(lines) as lines from weights group by resource_key")
     (sql / "cost_daily.sql").write_text("select 1 as wrong from totals")
     (sql / "bucketed.sql").write_text("select * from totals where lines is null or lines < 9")
@@ -429,13 +445,18 @@ def test_texts_of_a_bucket_stay_texts(root: Path, sql: Path, monkeypatch: pytest
     fill(root, rows)
     (sql / "lines.sql").write_text("select * from billing_lines")
     (sql / "cost_allocations.sql").write_text(CHARGES.format(source="lines"))
-    (sql / "accounts.sql").write_text("select resource_key, min(sub_account_id) as low, max(sub_account_id) as high, countif(sub_account_id in ('10', 'none')) as tens from lines group by resource_key")
+    (sql / "accounts.sql").write_text(
+        "select resource_key, min(sub_account_id) as low, max(sub_account_id) as high, countif(sub_account_id in ('10', 'none')) as tens from lines group by resource_key"
+    )
     (sql / "kept.sql").write_text("select low, high, sum(tens) as tens from accounts group by low, high")
     seen = []
     for few in (0, 5, 10_000):
         monkeypatch.setattr(buckets_module, "FEW", few)
         monkeypatch.setattr(buckets_module, "ROWS_PER_BUCKET", 50)
-        models = [Model(name, bucket_by="resource_key", into=(PERIOD, "all") if name == "cost_allocations" else None) for name in ("lines", "accounts", "cost_allocations")]
+        models = [
+            Model(name, bucket_by="resource_key", into=(PERIOD, "all") if name == "cost_allocations" else None)
+            for name in ("lines", "accounts", "cost_allocations")
+        ]
         with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
             step.run([*models, Model("kept")], {"period": MONTH}, keep=["kept"])
             found = step.connection.execute("select * from kept order by all").fetchall()
@@ -454,7 +475,9 @@ def test_a_second_model_adds_to_the_same_unit(root: Path, sql: Path) -> None:
     """`fills` puts a model's rows after those another model of the step put into the unit."""
     fill(root, rows_of(LINES, count=20))
     (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
-    (sql / "more.sql").write_text(CHARGES.format(source="billing_lines").replace("line_id as charge_id", "concat('x', line_id) as charge_id"))
+    (sql / "more.sql").write_text(
+        CHARGES.format(source="billing_lines").replace("line_id as charge_id", "concat('x', line_id) as charge_id")
+    )
     one = charges(root, sql, [Model("cost_allocations", (PERIOD, "all"))])
     two = charges(root, sql, [Model("cost_allocations", (PERIOD, "all")), Model("more", (PERIOD, "all"), fills="cost_allocations")])
     assert one != two

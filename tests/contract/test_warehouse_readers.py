@@ -265,7 +265,9 @@ def test_readers_agree_during_publishes(tmp_path: Path) -> None:
         while process.poll() is None or not reads:
             for name in TOGETHER:
                 for reader in ("pyarrow", "duckdb"):
-                    assert (name, READERS[reader](folder_of(root, TABLES[name]), TABLES[name], None, None)) in {(name, a) for a in allowed[name]}
+                    assert (name, READERS[reader](folder_of(root, TABLES[name]), TABLES[name], None, None)) in {
+                        (name, a) for a in allowed[name]
+                    }
                     reads += 1
     assert process.returncode == 0
     assert {answers(root, name) for name in TOGETHER} == {version_answers(name, 39) for name in TOGETHER}

@@ -268,7 +268,11 @@ def test_people_read_and_do_nothing_else(opened: Open, native: bool) -> None:
         step.put("runs", PERIOD, "prod", rows_of(TABLES["runs"]))
         step.publish()
     assert warehouse.answer("select count(*) as n from runs", native=native, timeout=60).to_pylist() == [{"n": 50}]
-    for statement in ("with x as (copy (select 1 as a) to 'out.csv') select * from x", "select * from read_text('/etc/hostname')", "delete from runs"):
+    for statement in (
+        "with x as (copy (select 1 as a) to 'out.csv') select * from x",
+        "select * from read_text('/etc/hostname')",
+        "delete from runs",
+    ):
         with pytest.raises(SqlRefused):
             warehouse.answer(statement, native=native, timeout=60)
     assert warehouse.verify() == []
@@ -388,7 +392,10 @@ HEADS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a number that is a text": lambda head: {**head, "number": "7"},
     "a unit that climbs": lambda head: {**head, "units": {"billing_lines/2026-10/../../x": head["units"]["billing_lines/2026-10/aws"]}},
     "a unit of no table": lambda head: {**head, "units": {"secrets/2026-10/aws": head["units"]["billing_lines/2026-10/aws"]}},
-    "a file of the cache that climbs": lambda head: {**head, "units": {"billing_lines/2026-10/aws": {**head["units"]["billing_lines/2026-10/aws"], "sha256": "../../victim"}}},
+    "a file of the cache that climbs": lambda head: {
+        **head,
+        "units": {"billing_lines/2026-10/aws": {**head["units"]["billing_lines/2026-10/aws"], "sha256": "../../victim"}},
+    },
     "a copy from outside the stage": lambda head: {**head, "copies": [["secret.txt", KEY, 1]]},
     "a copy from another prefix": lambda head: {**head, "copies": [["_runspend/stage/../../secret.txt", KEY, 1]]},
     "a copy to outside": lambda head: {**head, "copies": [[f"_runspend/stage/{'a' * 32}/0.parquet", "../other/secret.txt", 1]]},
@@ -521,7 +528,9 @@ def asked(warehouse: Any) -> dict[Unit, pa.Table]:
         return former.contents(lambda unit: reader.query(f"select * from {unit.table}"))
 
 
-def test_a_damaged_object_keeps_nobody_from_publishing_new_columns(opened: Open, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_object_keeps_nobody_from_publishing_new_columns(
+    opened: Open, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It stays refused until it is restored and the next publish gives it the columns of its table."""
     good, bad = Unit("run_costs", PERIOD, "all"), Unit("run_costs", PERIOD, "other")
     for unit, cost in ((good, "1"), (bad, "2")):
@@ -609,7 +618,10 @@ def test_a_changed_and_a_deleted_object_are_found_and_refused(opened: Open, s3_s
     overwrite(s3_server, bucket, "_internal/billing_lines/period=2026-10/aws.parquet", flipped)
     s3_server.client().delete_object(Bucket=bucket, Key=f"{PREFIX}/cost_daily/period=2026-10/all.parquet")
     damaged = opened().find_damage(since=began)
-    assert {unit.table: why for unit, why in damaged.items()} == {"billing_lines": "its bytes are not those that were published", "cost_daily": "its object is gone"}
+    assert {unit.table: why for unit, why in damaged.items()} == {
+        "billing_lines": "its bytes are not those that were published",
+        "cost_daily": "its object is gone",
+    }
     with pytest.raises(WarehouseDamaged, match="billing_lines"):
         ask(opened("elsewhere"), "select count(*) as n from billing_lines")
     elsewhere = opened("elsewhere").without(set(damaged))

@@ -106,7 +106,18 @@ def test_operators_mails_are_posted_where_asked_for(tmp_path: Path, chat: tuple[
 
 @pytest.mark.parametrize(
     ("code", "state"),
-    [(200, "accepted"), (202, "accepted"), (302, "refused"), (400, "refused"), (404, "refused"), (410, "refused"), (408, "waiting"), (429, "waiting"), (500, "waiting"), (503, "waiting")],
+    [
+        (200, "accepted"),
+        (202, "accepted"),
+        (302, "refused"),
+        (400, "refused"),
+        (404, "refused"),
+        (410, "refused"),
+        (408, "waiting"),
+        (429, "waiting"),
+        (500, "waiting"),
+        (503, "waiting"),
+    ],
 )
 def test_what_each_answer_means(tmp_path: Path, chat: tuple[type[Chat], str], code: int, state: str) -> None:
     """Doubt is tried again at the next run, with the same words; a refusal is not, and operators are told. The night goes on, and says so."""
@@ -135,7 +146,9 @@ def test_no_answer_is_doubt_and_no_night_breaks(tmp_path: Path, chat: tuple[type
     assert len(here.posted) == 2
     assert here.posted[0] == here.posted[1]
     nobody = world(tmp_path / "other", "http://127.0.0.1:1/services/canary")
-    assert [d.outcome.reply for d in spend(tmp_path / "other", nobody, MemoryRecords()).deliveries if d.recipient == "webhook"] == ["no answer: ConnectionError"]
+    assert [d.outcome.reply for d in spend(tmp_path / "other", nobody, MemoryRecords()).deliveries if d.recipient == "webhook"] == [
+        "no answer: ConnectionError"
+    ]
 
 
 def test_a_server_that_never_ends_its_answer_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +166,10 @@ def test_a_server_that_never_ends_its_answer_holds_nobody_up(tmp_path: Path, mon
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    given, records = world(tmp_path, f"http://127.0.0.1:{server.server_port}/services/{SECRET}", about=["budgets", "operators"]), MemoryRecords()
+    given, records = (
+        world(tmp_path, f"http://127.0.0.1:{server.server_port}/services/{SECRET}", about=["budgets", "operators"]),
+        MemoryRecords(),
+    )
     for cause in ("a", "b"):
         operators.notify(settings(tmp_path), records, "REFUSED", cause, NOW, cause)
     sent = spend(tmp_path, given, records).deliveries
@@ -202,7 +218,15 @@ def test_five_hundred_crossings_are_few_posts(tmp_path: Path, chat: tuple[type[C
             Envelope("Runspend <runspend@acme.com>", "budgets", "budget-actual"), local_id=f"budget.b{n:03d}", recipients=["leads@acme.com"],
             subject=f"[runspend] b{n:03d} is over budget", blocks=[Paragraph("x")], now=NOW,
         )  # fmt: skip
-        value = {"budget": f"b{n:03d}", "budget_period": "2026-11", "spent": f"{500 + n}", "amount": "500", "currency": "USD", "kind": "actual", "threshold": "100%"}
+        value = {
+            "budget": f"b{n:03d}",
+            "budget_period": "2026-11",
+            "spent": f"{500 + n}",
+            "amount": "500",
+            "currency": "USD",
+            "kind": "actual",
+            "threshold": "100%",
+        }
         records.create("alerts", f"b{n:03d}", {**value, "decided_at": NOW.isoformat(), "mail": mail.as_record()})
     sent = [d for night in range(2) for d in send_outbox(given, records, NOW + timedelta(days=night))]
     assert sorted(d.recipient for d in sent) == ["leads@acme.com"] * 2 + ["webhook"] * 2
@@ -217,7 +241,16 @@ def test_five_hundred_crossings_are_few_posts(tmp_path: Path, chat: tuple[type[C
     assert all(len(d.mail.html.encode()) < 102_000 for d in sent)  # more is cut off by Gmail
 
 
-@pytest.mark.parametrize("payload", ["<!channel> <!here|x> <@U123> <http://evil|click>", "@everyone [x](http://evil)", "``` <!channel> ```", "&lt;!channel&gt;", *PAYLOADS[::12]])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "<!channel> <!here|x> <@U123> <http://evil|click>",
+        "@everyone [x](http://evil)",
+        "``` <!channel> ```",
+        "&lt;!channel&gt;",
+        *PAYLOADS[::12],
+    ],
+)
 def test_names_stay_names(payload: str) -> None:
     """Nothing in a name mentions anybody, is a link or ends the block it stands in."""
     mail = make_mail(
@@ -247,12 +280,16 @@ def test_a_long_mail_is_cut_at_a_line(tmp_path: Path) -> None:
 
 def test_the_address_is_a_secret(tmp_path: Path) -> None:
     """In no listing of the settings, whole or in part; not even where a library's error repeats its path."""
-    given = settings(tmp_path, mail={"webhook": {"url": f"https://hooks.slack.example/services/{SECRET}"}, "heartbeat": f"https://hc.example/{SECRET}"})
+    given = settings(
+        tmp_path, mail={"webhook": {"url": f"https://hooks.slack.example/services/{SECRET}"}, "heartbeat": f"https://hc.example/{SECRET}"}
+    )
     assert SECRET not in repr(given) + show_settings(given)
     assert SECRET not in redact(f"Max retries exceeded with url: /services/{SECRET}", given)
 
 
-@pytest.mark.parametrize("address", ["http://hooks.slack.com/services/x", "ftp://x/y", "hooks.slack.com", "https://", "https://u:p@x/y", "https://x y/", ""])
+@pytest.mark.parametrize(
+    "address", ["http://hooks.slack.com/services/x", "ftp://x/y", "hooks.slack.com", "https://", "https://u:p@x/y", "https://x y/", ""]
+)
 def test_an_address_must_be_https(tmp_path: Path, address: str) -> None:
     """A secret does not cross the network in the clear; the error does not repeat it."""
     with pytest.raises(ValueError, match="https://") as caught:

@@ -107,7 +107,10 @@ def test_what_asks_the_warehouse_runs_in_the_pool_that_the_environment_names() -
         if line.startswith("task "):
             _, pool, name = line.split()
             pools.setdefault(pool, set()).add(name)
-    assert pools == {"few": {*NAMES, *ARCHIVE_TASKS} - {"archive"}, "default_pool": {"servers", "sources", "stores", "published", "watcher"}}
+    assert pools == {
+        "few": {*NAMES, *ARCHIVE_TASKS} - {"archive"},
+        "default_pool": {"servers", "sources", "stores", "published", "watcher"},
+    }
 
 
 def test_tasks_try_again() -> None:
@@ -122,7 +125,11 @@ def test_schedules(dag_bag: Any) -> None:
     from airflow.sdk import AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 
     clocks = {"extract": "0 4 * * *", "load": "0 4 * * *", "measure": "0 4 * * *", "archive": "0 8 * * 1"}
-    woken = {"allocate": ("0 6 * * *", {"runspend/runs", "runspend/bills"}), "report": ("0 7 * * *", {"runspend/costs"}), "alert": ("0 */6 * * *", {"runspend/costs"})}
+    woken = {
+        "allocate": ("0 6 * * *", {"runspend/runs", "runspend/bills"}),
+        "report": ("0 7 * * *", {"runspend/costs"}),
+        "alert": ("0 */6 * * *", {"runspend/costs"}),
+    }
     assert set(clocks) | set(woken) == set(NAMES)
     for name, cron in clocks.items():
         assert dag_bag.dags[DAG_IDS[name]].timetable == CronTriggerTimetable(cron, timezone="UTC")

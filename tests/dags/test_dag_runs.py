@@ -131,7 +131,9 @@ def test_what_was_overtaken_every_time_is_tried_again(dag_bag: Any, config: Path
     monkeypatch.setattr(dag.get_task("allocate"), "retries", 1)
     monkeypatch.setattr(dag.get_task("allocate"), "retry_delay", timedelta(0))
     done = dag.test(logical_date=None, run_conf={"now": NOW.isoformat()})
-    assert {ti.task_id: (str(ti.state), ti.try_number) for ti in done.get_task_instances() if ti.task_id == "allocate"} == {"allocate": ("success", 2)}
+    assert {ti.task_id: (str(ti.state), ti.try_number) for ti in done.get_task_instances() if ti.task_id == "allocate"} == {
+        "allocate": ("success", 2)
+    }
     assert outcomes == [] and not (config.parent / "home" / "mail").exists()
 
 
@@ -173,7 +175,14 @@ def test_the_archive_takes_no_scope_from_parameters(run_dag: Run, config: Path, 
 
     for step in ("archive_plan", "archive_apply"):
         monkeypatch.setattr(pipeline, step, note(step), raising=False)
-    for scope in ({"policy": "all"}, {"select": {}}, {"stores": ["s3://other"]}, {"grace": "0d"}, {"apply": True}, {"settings": "{{ dag_run.conf }}"}):
+    for scope in (
+        {"policy": "all"},
+        {"select": {}},
+        {"stores": ["s3://other"]},
+        {"grace": "0d"},
+        {"apply": True},
+        {"settings": "{{ dag_run.conf }}"},
+    ):
         states = run_dag("archive", **scope)
         assert states["plan"] == "failed"
         assert "success" not in states.values()
@@ -213,7 +222,18 @@ def test_run_pipeline(config: Path) -> None:
 
     home, result = config.parent / "home", config.parent / "outcome.json"
     # what `runspend nightly --dags dags` calls
-    command = [sys.executable, str(DAGS / "run_pipeline.py"), "--config", str(config), "--home", str(home), "--now", NOW.isoformat(), "--result", str(result)]
+    command = [
+        sys.executable,
+        str(DAGS / "run_pipeline.py"),
+        "--config",
+        str(config),
+        "--home",
+        str(home),
+        "--now",
+        NOW.isoformat(),
+        "--result",
+        str(result),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert result.exists(), done.stderr
     outcome = json.loads(result.read_text())
@@ -253,7 +273,13 @@ def test_a_disk_that_is_read_only_fails_the_task_with_a_sentence_and_is_tried_ag
     try:
         with smtp_server() as server:
             settings = json.loads(config.read_text()) | {"home": str(place / "home"), "warehouse": {"uri": str(place / "warehouse")}}
-            settings["mail"] = {"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none", "operators": ["operators@example.com"]}
+            settings["mail"] = {
+                "backend": "smtp",
+                "host": "127.0.0.1",
+                "port": server.port,
+                "tls": "none",
+                "operators": ["operators@example.com"],
+            }
             config.write_text(json.dumps(settings))
             assert run_dag("load", now=NOW.isoformat())["dag"] == "success"
             subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)

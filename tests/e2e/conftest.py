@@ -31,7 +31,9 @@ def copy_world(made_world: Path, home: Path) -> Path:
     """Copies of the demo's bills, over its stores; returns the configuration."""
     text = (made_world / "runspend.yaml").read_text()
     for name in ("prod", "research"):
-        text = text.replace(f"sqlite:///{name}/", f"sqlite:///{made_world}/{name}/").replace(f"uri: {name}/artifacts", f"uri: {made_world}/{name}/artifacts")
+        text = text.replace(f"sqlite:///{name}/", f"sqlite:///{made_world}/{name}/").replace(
+            f"uri: {name}/artifacts", f"uri: {made_world}/{name}/artifacts"
+        )
     shutil.copytree(made_world / "bills", home / "bills", dirs_exist_ok=True)
     (home / "runspend.yaml").write_text(text)
     return home / "runspend.yaml"

@@ -97,7 +97,11 @@ def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[
     code, told = command(settings, "verify", "--full", "--yes")
     assert code == 0 and told["notes"][0].endswith("2 objects read: every one is what was archived")
     code, told = command(settings, "restore", ids["free"], "--to", str(folder / "back"))
-    assert code == 0 and told["objects"] == 1 and files(folder / "back") == {"model/weights.bin": before[f"1/{ids['free']}/artifacts/model/weights.bin"]}
+    assert (
+        code == 0
+        and told["objects"] == 1
+        and files(folder / "back") == {"model/weights.bin": before[f"1/{ids['free']}/artifacts/model/weights.bin"]}
+    )
     assert command(settings, "restore", ids["free"])[0] == 0
     pipeline.archive_plan(settings, now=NOW)
     assert planned(settings, ids, NOW)["free"].startswith("restored on ")  # one file, as the note was
@@ -126,7 +130,9 @@ def test_a_server_that_cannot_be_asked_keeps_everything(announced: tuple[Setting
         code, told = command(settings, "apply", run=run_process)  # a process of its own: this one has the database open
         assert told["changed"] == [] and files(folder / "artifacts") == before
         assert sum(note.startswith("kept: ") for note in told["notes"]) == 2, told
-        assert code == 3 and any(problem.startswith("prod did not say whether its artifacts are still needed") for problem in told["problems"]), told
+        assert code == 3 and any(
+            problem.startswith("prod did not say whether its artifacts are still needed") for problem in told["problems"]
+        ), told
     [mail] = [value["mail"] for value in Records(settings.home).list("notices").values() if value["kind"] == "NOT ARCHIVED"]
     assert mail["recipients"] == ["oncall@acme.com"] and "Runspend deletes nothing without an answer" in mail["text"]
 

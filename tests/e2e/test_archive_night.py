@@ -48,7 +48,9 @@ def write_with(client: MlflowClient, folder: Path) -> dict[str, str]:
     start = int(OLD.timestamp() * 1000)
     ids: dict[str, str] = {}
     free = client.create_experiment("fraud", artifact_location=f"file://{folder}/artifacts/1")
-    kept = client.create_experiment("paper", artifact_location=f"file://{folder}/artifacts/2", tags={"runspend.keep": "until the paper is out"})
+    kept = client.create_experiment(
+        "paper", artifact_location=f"file://{folder}/artifacts/2", tags={"runspend.keep": "until the paper is out"}
+    )
 
     def run(name: str, experiment: str = free, tags: dict[str, str] | None = None, ended: bool = True) -> str:
         found = client.create_run(experiment, start_time=start, run_name=name, tags={"owner": "ana@acme.com", **(tags or {})})
@@ -76,7 +78,9 @@ def write_with(client: MlflowClient, folder: Path) -> dict[str, str]:
         model(name, ids[maker])
     client.log_inputs(ids["trained"], models=[LoggedModelInput(ids["m-base"])])
     client.create_registered_model("fraud")
-    folder_version = client.create_model_version("fraud", f"{client.get_run(ids['old champion']).info.artifact_uri}/model", ids["old champion"])
+    folder_version = client.create_model_version(
+        "fraud", f"{client.get_run(ids['old champion']).info.artifact_uri}/model", ids["old champion"]
+    )
     client.create_model_version("fraud", f"models:/{ids['m-best']}", ids["trained"], model_id=ids["m-best"])
     client.set_registered_model_alias("fraud", "champion", folder_version.version)
     return ids

@@ -34,7 +34,15 @@ class World:
         self.path = folder / "runspend.yaml"
         self.bills = folder / "bills"
         self.bills.mkdir()
-        self.path.write_text(json.dumps({"home": "home", "warehouse": {"uri": "home/warehouse"}, "billing": [{"name": "aws", "uri": "bills", "late_after": "1000d"}]}))
+        self.path.write_text(
+            json.dumps(
+                {
+                    "home": "home",
+                    "warehouse": {"uri": "home/warehouse"},
+                    "billing": [{"name": "aws", "uri": "bills", "late_after": "1000d"}],
+                }
+            )
+        )
         self.settings = Settings.model_validate(json.loads(self.path.read_text()), context={"base": str(folder)})
 
     def deliver(self, name: str, rows: Sequence[Mapping[str, str]], now: datetime, *, at: datetime | None = None, code: int = 0) -> None:
@@ -89,9 +97,18 @@ def test_trap_1_the_open_month_is_delivered_again(world: World) -> None:
 def test_trap_2_a_closed_month_is_corrected_in_a_later_one(world: World) -> None:
     """June's corrections of May change no invoice of May, and sum to nothing by charge month; by resource they move money."""
     may = {**month("2025-05"), "ChargePeriodStart": "2025-05-01T00:00:00Z", "ChargePeriodEnd": "2025-05-01T01:00:00Z"}
-    june = {**may, **{k: v for k, v in month("2025-06").items() if k.startswith("Billing")}, "ChargeClass": "Correction", "InvoiceId": "inv-6"}
+    june = {
+        **may,
+        **{k: v for k, v in month("2025-06").items() if k.startswith("Billing")},
+        "ChargeClass": "Correction",
+        "InvoiceId": "inv-6",
+    }
     world.deliver("may.csv", [row("1500", **may, ResourceId="R-111", ChargeClass="", InvoiceId="inv-5")], DAYS[0])
-    world.deliver("june.csv", [row(cost, **june, ResourceId=resource) for cost, resource in (("-1500", "R-111"), ("1200", "R-111"), ("300", "R-222"))], DAYS[1])
+    world.deliver(
+        "june.csv",
+        [row(cost, **june, ResourceId=resource) for cost, resource in (("-1500", "R-111"), ("1200", "R-111"), ("300", "R-222"))],
+        DAYS[1],
+    )
     assert world.totals() == {"2025-05": Decimal(1500), "2025-06": Decimal(0)}
     for day in ("2026-11-20", "2026-11-21"):
         assert world.costs("--as-of", day, "--by", "period") == {("2025-05-01",): Decimal(1500)}
@@ -133,11 +150,16 @@ def test_the_grain_is_source_period_service_and_account(world: World) -> None:
     world.deliver("nov.csv", rows, DAYS[0])
     world.deliver("nov.csv", rows[:1], DAYS[1])
     world.deliver("nov.csv", [{**rows[0], "ListCost": "4.00"}], DAYS[2])
-    assert world.costs("--as-of", "2026-11-20") == {("aws", "2026-11-01", "Compute", "ml"): Decimal(3), ("aws", "2026-11-01", "Storage", "web"): Decimal(1)}
+    assert world.costs("--as-of", "2026-11-20") == {
+        ("aws", "2026-11-01", "Compute", "ml"): Decimal(3),
+        ("aws", "2026-11-01", "Storage", "web"): Decimal(1),
+    }
     assert world.costs("--as-of", "2026-11-21") == {("aws", "2026-11-01", "Compute", "ml"): Decimal(3)}
     assert world.costs("--as-of", "2026-11-22", "--measure", "list", "--by", "account") == {("ml",): Decimal(4)}
     with open_warehouse(world.settings).reader() as reader:
-        with pytest.raises(UsageError, match="by 'team': for earlier versions, only totals by source, period, service, account, day are kept"):
+        with pytest.raises(
+            UsageError, match="by 'team': for earlier versions, only totals by source, period, service, account, day are kept"
+        ):
             bill_as_of(reader, DAYS[3], ["team"], Selection(), top=20, measure="billed")
         with pytest.raises(UsageError, match="the first bill was loaded on 2026-11-20 06:00 UTC"):
             bill_as_of(reader, DAYS[0], ["source"], Selection(), top=20, measure="billed")

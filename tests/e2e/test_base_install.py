@@ -78,7 +78,19 @@ def run(*command: str | Path, cwd: Path) -> str:
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with the wheel and the packages it requires, by the lock."""
     folder = tmp_path_factory.mktemp("base")
-    run(UV, "build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", folder / "dist", ROOT, cwd=folder)
+    run(
+        UV,
+        "build",
+        "--quiet",
+        "--wheel",
+        "--no-build-isolation",
+        "--python",
+        sys.executable,
+        "--out-dir",
+        folder / "dist",
+        ROOT,
+        cwd=folder,
+    )
     run(UV, "venv", "--quiet", "--python", sys.executable, folder / "venv", cwd=folder)
     made = folder / "venv" / "bin" / "python"
     into = (UV, "pip", "install", "--quiet", "--python", made)

@@ -39,7 +39,15 @@ from tests.models.chain import total
 from tests.servers.bigquery_target import Target
 
 # Where they lie and when they were read: files and homes of the two nights are not the same, and no two nights begin at once.
-OF_PLACE_AND_TIME = ("builds", "sources", "billing_loads", "alerts", "alert_states", "reports", "archive_plan")  # the plan: where an archive would go
+OF_PLACE_AND_TIME = (
+    "builds",
+    "sources",
+    "billing_loads",
+    "alerts",
+    "alert_states",
+    "reports",
+    "archive_plan",
+)  # the plan: where an archive would go
 ROW_BY_ROW = ("cost_allocations", "run_costs")
 MEASURES = {"effective_cost": "EffectiveCost", "billed_cost": "BilledCost", "list_cost": "ListCost", "contracted_cost": "ContractedCost"}
 
@@ -249,7 +257,9 @@ def test_a_place_that_holds_something_else_is_refused(small: tuple[ParquetWareho
         step.put("cost_daily", "2026-12", "all", rows_of(TABLES["cost_daily"], period="2026-12"))
         assert step.publish()
     before = target.states()
-    with pytest.raises(ConfigError, match=r"has 1 units that the other one does not have, such as cost_daily 2026-12 all.*Nothing was changed"):
+    with pytest.raises(
+        ConfigError, match=r"has 1 units that the other one does not have, such as cost_daily 2026-12 all.*Nothing was changed"
+    ):
         copy(source, target, progress=lambda _: None)
     with pytest.raises(ConfigError, match=r"holds nothing.*Nothing was changed"):
         copy(ParquetWarehouse(tmp_path / "empty"), target, progress=lambda _: None)

@@ -55,7 +55,9 @@ def bomb(path: Path, rows: int, width: int) -> None:
     """A small Parquet file of many rows: 32 columns of one value each, held once."""
     names = [*ROW, *(f"x_Column{n}" for n in range(12)), "RegionId", "SkuId", "InvoiceId", "ResourceName"]
     values = {name: ROW.get(name) or "x" * width for name in names}
-    coded = {name: pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), pa.array([value])) for name, value in values.items()}
+    coded = {
+        name: pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), pa.array([value])) for name, value in values.items()
+    }
     path.parent.mkdir(parents=True)
     pq.write_table(pa.table(coded), path, compression="zstd", row_group_size=rows)
 
@@ -166,7 +168,15 @@ def test_ctrl_c_ends_the_load_and_its_process(two: Settings, tmp_path: Path) -> 
     """SIGINT to the whole group, as a terminal sends it: nothing is left running, nothing was published, the next load is whole."""
     command = [sys.executable, "-c", "import tests.e2e.test_bill_alone as t; t.load_slowly()"]
     environment = {**os.environ, "RUNSPEND_CONFIG": str(tmp_path / "runspend.yaml")}
-    loader = subprocess.Popen(command, start_new_session=True, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=Path(__file__).parents[2])
+    loader = subprocess.Popen(
+        command,
+        start_new_session=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
     assert loader.stdout is not None
     assert loader.stdout.readline() == "begun\n"
     os.killpg(loader.pid, signal.SIGINT)

@@ -24,7 +24,9 @@ from tests.faults.damaged_world import Flip
 from tests.kept_world import KeptWorld
 from tests.tiny_world import NOW, make_store
 
-DECEMBER, FINAL, CLOSED, LATER = (datetime(*day, 6, tzinfo=timezone.utc) for day in ((2026, 12, 10), (2026, 12, 20), (2027, 2, 20), (2027, 2, 21)))
+DECEMBER, FINAL, CLOSED, LATER = (
+    datetime(*day, 6, tzinfo=timezone.utc) for day in ((2026, 12, 10), (2026, 12, 20), (2027, 2, 20), (2027, 2, 21))
+)
 COST_TABLES = ("cost_allocations", "run_costs_daily", "cost_daily", "unallocated_costs", "run_costs")
 
 Night = Callable[..., Outcome]
@@ -128,7 +130,9 @@ def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings
     assert digests(settings) == last
     before = open_warehouse(settings).states()
     assert night(settings, LATER).notes == []
-    assert {u: s for u, s in open_warehouse(settings).states().items() if u.table == "period_states"} == {u: s for u, s in before.items() if u.table == "period_states"}
+    assert {u: s for u, s in open_warehouse(settings).states().items() if u.table == "period_states"} == {
+        u: s for u, s in before.items() if u.table == "period_states"
+    }
 
 
 def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, config: Path, world: KeptWorld) -> None:
@@ -224,7 +228,11 @@ def test_a_damaged_table_of_a_closed_month_is_built_again_and_it_is_said_if_it_d
     assert night(settings, LATER).notes == []
 
 
-@pytest.mark.parametrize("damaged", [Unit("builds", "2026-11", "allocate"), Unit("builds", "2026-11", "summarize"), Unit("cost_allocations", "2026-11", "all")], ids="/".join)
+@pytest.mark.parametrize(
+    "damaged",
+    [Unit("builds", "2026-11", "allocate"), Unit("builds", "2026-11", "summarize"), Unit("cost_allocations", "2026-11", "all")],
+    ids="/".join,
+)
 @pytest.mark.parametrize("team", ["vision", "late"])
 def test_a_closed_month_that_moves_with_a_damaged_file_beside_its_figures_says_so(world: KeptWorld, team: str, damaged: Unit) -> None:
     """The damaged file itself comes back with the same rows; tables built with it take in what changed since the month was closed."""

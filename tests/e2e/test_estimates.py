@@ -77,7 +77,9 @@ def digests(settings: Settings) -> dict[Any, str]:
 
 
 def estimates(settings: Settings) -> list[tuple[int, Decimal]]:
-    found = rows(settings, "select estimated_from, sum(effective_cost) as cost from run_estimates group by estimated_from order by estimated_from")
+    found = rows(
+        settings, "select estimated_from, sum(effective_cost) as cost from run_estimates group by estimated_from order by estimated_from"
+    )
     return [(r["estimated_from"].hour, r["cost"]) for r in found]
 
 
@@ -108,13 +110,26 @@ def test_an_estimate_stands_until_its_hour_is_billed_and_then_is_judged(guessed:
     deliver(config, 3, "50")
     night(settings, 7)
     assert estimates(settings) == [(3, 50)]  # the median of 40, 50, 50
-    errors = "select charge_date, source, runs, estimated_cost, actual_cost, difference_cost, judged_at from estimate_errors order by judged_at"
-    first = {"charge_date": DAY.date(), "source": "bill", "runs": 2, "estimated_cost": 80, "actual_cost": 100, "difference_cost": -20, "judged_at": DAY + timedelta(hours=7)}
+    errors = (
+        "select charge_date, source, runs, estimated_cost, actual_cost, difference_cost, judged_at from estimate_errors order by judged_at"
+    )
+    first = {
+        "charge_date": DAY.date(),
+        "source": "bill",
+        "runs": 2,
+        "estimated_cost": 80,
+        "actual_cost": 100,
+        "difference_cost": -20,
+        "judged_at": DAY + timedelta(hours=7),
+    }
     assert rows(settings, errors) == [first]
     deliver(config, 24, "50")
     night(settings, 8)
     assert estimates(settings) == []
-    assert rows(settings, errors) == [first, {**first, "runs": 1, "estimated_cost": 50, "actual_cost": 50, "difference_cost": 0, "judged_at": DAY + timedelta(hours=8)}]
+    assert rows(settings, errors) == [
+        first,
+        {**first, "runs": 1, "estimated_cost": 50, "actual_cost": 50, "difference_cost": 0, "judged_at": DAY + timedelta(hours=8)},
+    ]
     again = night(settings, 8)
     assert "estimate 2026-11" in again.unchanged
     assert len(rows(settings, errors)) == 2
@@ -159,7 +174,9 @@ def test_a_price_list_serves_a_box_no_bill_knows(config: Path) -> None:
     settings = load_settings(config)
     outcome = night(settings, 6)
     assert {r["reason"] for r in rows(settings, "select reason from run_estimates")} == {"no_instance_type"}
-    assert "no estimate for 2 runs: no instance type" in summarize_night(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=True)
+    assert "no estimate for 2 runs: no instance type" in summarize_night(
+        settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=True
+    )
     config.write_text(json.dumps({**text, "rates": {"prices": [{"instance_type": "other", "price": 3, "currency": "USD"}]}}))
     assert "estimate 2026-11" in night(load_settings(config), 6).changed
     assert rows(settings, "select instance_type, hour_price from price_list") == [{"instance_type": "other", "hour_price": 3}]
@@ -179,7 +196,9 @@ getattr(pipeline, sys.argv[1])(load_settings(Path(sys.argv[2])), now=datetime.fr
 def begin(step: str, config: Path, **environment: str) -> subprocess.Popen[bytes]:
     """A step of the pipeline in a process of its own, at seven."""
     command = [sys.executable, "-c", KILLED, step, str(config), (DAY + timedelta(hours=7)).isoformat()]
-    return subprocess.Popen(command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 @pytest.mark.parametrize("point", ["publish.before_journal", "publish.after_first_move", "publish.after_moves"])
@@ -215,7 +234,12 @@ def test_a_night_over_two_currencies(config: Path) -> None:
     """Without a rate: exit 3, the pair and the date are named, everything else is done. With it: one screen, one budget, in dollars."""
     other = config.parent / "bills" / "euro" / "part.csv"
     other.parent.mkdir()
-    other.write_text((config.parent / "bills" / "bill" / "part.csv").read_text().replace("000000000000,USD,", "999999999999,EUR,").replace(MACHINE, "i-0aaaaaaaaaaaaaaaa"))
+    other.write_text(
+        (config.parent / "bills" / "bill" / "part.csv")
+        .read_text()
+        .replace("000000000000,USD,", "999999999999,EUR,")
+        .replace(MACHINE, "i-0aaaaaaaaaaaaaaaa")
+    )
     text = json.loads(config.read_text())
     text["billing"].append({"name": "euro", "uri": "bills/euro", "late_after": "400d"})
     text["budgets"].append({"name": "all", "amount": 3000, "notify": ["all@example.com"]})
@@ -235,7 +259,10 @@ def test_a_night_over_two_currencies(config: Path) -> None:
     assert re.search(rf"^  bill +{bill:,.2f} ", screen, re.MULTILINE)
     spent = {r["budget"]: r["spent"] for r in rows(settings, "select budget, spent from budget_status")}
     assert spent["all"] == day  # the machine of the other bill serves no run
-    ledger = rows(settings, "select billing_currency, sum(effective_cost) as c from cost_allocations group by billing_currency order by billing_currency")
+    ledger = rows(
+        settings,
+        "select billing_currency, sum(effective_cost) as c from cost_allocations group by billing_currency order by billing_currency",
+    )
     assert ledger == [{"billing_currency": "EUR", "c": day}, {"billing_currency": "USD", "c": day}]
 
 
@@ -245,7 +272,10 @@ def test_a_trace_in_another_currency_is_a_note(config: Path) -> None:
     part.write_text(part.read_text().replace(",USD,", ",EUR,"))
     with closing(sqlite3.connect(config.parent / "mlflow.db")) as db, db:
         moment = int((DAY + timedelta(hours=1)).timestamp() * 1000)
-        db.execute("insert into trace_info (request_id, experiment_id, timestamp_ms, status, total_cost) values ('t1', 1, ?, 'OK', 0.06)", (moment,))
+        db.execute(
+            "insert into trace_info (request_id, experiment_id, timestamp_ms, status, total_cost) values ('t1', 1, ?, 'OK', 0.06)",
+            (moment,),
+        )
     text = {**json.loads(config.read_text()), "currency": "EUR"}
     config.write_text(json.dumps(text))
     settings, now = load_settings(config), DAY + timedelta(days=2, hours=6)

@@ -31,8 +31,19 @@ def world() -> World:
     stated = [
         make_run(id="sweep", run_name="sweep 7", at="00:00..02:00", on=["gpu-1"], team="vision", user_name="ann", experiment_name="vit"),
         make_run(id="trial", at="00:00..01:00", on=["gpu-1"], parent="sweep", team="vision", user_name="ann", experiment_name="vit"),
-        make_run(id="broken", at="00:00..01:00", on=["gpu-2"], gpu_count=2, team="speech", user_name="bob", run_status="FAILED", experiment_name="asr"),
-        make_run(id="nobody", at="00:00..01:00", on=["gpu-2"], gpu_count=1, run_status="KILLED", experiment_name="asr", parent="never seen"),
+        make_run(
+            id="broken",
+            at="00:00..01:00",
+            on=["gpu-2"],
+            gpu_count=2,
+            team="speech",
+            user_name="bob",
+            run_status="FAILED",
+            experiment_name="asr",
+        ),
+        make_run(
+            id="nobody", at="00:00..01:00", on=["gpu-2"], gpu_count=1, run_status="KILLED", experiment_name="asr", parent="never seen"
+        ),
         make_run(id="tune", at="00:00..01:00", on=[], team="vision", experiment_name="vit"),
         make_run(id="tune 1", at="00:00..01:00", on=["gpu-3"], parent="tune", team="vision", experiment_name="vit"),
         make_run(id="laptop", at="00:00..01:00", on=[], team="vision", experiment_name="vit"),

@@ -87,8 +87,13 @@ def test_export_writes_the_bill(config: Path, runspend: Runspend, tmp_path: Path
     runs = [r for r in rows if r["AllocatedResourceId"]]
     assert {r["x_RunId"] for r in runs} == set(run_ids(config))
     assert total(Decimal(r["EffectiveCost"]) for r in runs) == 160
-    for arguments, words in ((("2026-10", "x.csv"), "it is not allocated. Allocated are 2026-11"), (("2026-11", "x.txt"), "FOCUS files end in")):
-        refused = runspend("export", "focus", "--period", arguments[0], "--out", str(tmp_path / arguments[1]), "--config", str(config), code=2)
+    for arguments, words in (
+        (("2026-10", "x.csv"), "it is not allocated. Allocated are 2026-11"),
+        (("2026-11", "x.txt"), "FOCUS files end in"),
+    ):
+        refused = runspend(
+            "export", "focus", "--period", arguments[0], "--out", str(tmp_path / arguments[1]), "--config", str(config), code=2
+        )
         assert words in refused.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["november.csv"]
 
@@ -103,7 +108,10 @@ def served(config: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
         for unit in warehouse.states("runs"):
             rows = warehouse.read(unit)
             assert rows is not None
-            chosen = [{**r, "run_name": next(names) * 3, "experiment_name": next(names), "team": next(names), "user_name": next(names)} for r in rows.to_pylist()]
+            chosen = [
+                {**r, "run_name": next(names) * 3, "experiment_name": next(names), "team": next(names), "user_name": next(names)}
+                for r in rows.to_pylist()
+            ]
             step.put(*unit, arrow("runs", chosen))
         assert step.publish()
     settings = load_settings(tmp_path / "world" / "runspend.yaml")
@@ -130,7 +138,10 @@ def test_the_run_page_in_a_browser(served: tuple[str, str], tmp_path: Path) -> N
             faults: list[str] = []
             page = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme).new_page()
             page.on("dialog", lambda dialog, faults=faults: (faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
-            page.on("request", lambda request, faults=faults: faults.append(request.url) if not request.url.startswith(f"{address}/run/") else None)
+            page.on(
+                "request",
+                lambda request, faults=faults: faults.append(request.url) if not request.url.startswith(f"{address}/run/") else None,
+            )
             page.on("console", lambda message, faults=faults: faults.append(f"console {message.text}"))
             page.on("pageerror", lambda error, faults=faults: faults.append(f"error {error}"))
             page.goto(f"{address}/run/{run_id}")

@@ -27,7 +27,9 @@ from tests.tiny_world import make_store, make_tiny_world
 
 NOW = ("--now", "2026-11-04T06:00")
 NOBODY = 65534
-is_root = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="another account can only be tried by root, with setpriv")
+is_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="another account can only be tried by root, with setpriv"
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,18 @@ def run_all(folder: Path, store: Path, **files: object) -> Path:
     if files:
         config.write_text(json.dumps({**json.loads(config.read_text()), "files": files}))
     run_here("nightly", "--config", str(config), *NOW, cwd=folder, code=None)
-    run_here("export", "focus", "--config", str(config), "--period", "2026-11", "--out", str(folder / "world" / "home" / "focus.csv"), *NOW, cwd=folder)
+    run_here(
+        "export",
+        "focus",
+        "--config",
+        str(config),
+        "--period",
+        "2026-11",
+        "--out",
+        str(folder / "world" / "home" / "focus.csv"),
+        *NOW,
+        cwd=folder,
+    )
     run_here("init", "--config", str(folder / "world" / "home" / "new.yaml"), cwd=folder)
     return config.parent / "home"
 
@@ -90,7 +103,8 @@ def test_a_group_that_is_named_may_read_and_nobody_else(open_folder: Path, store
     wrong = {
         str(path): oct(path.lstat().st_mode)
         for path in home.rglob("*")
-        if path.name != "new.yaml" and (stat.S_IMODE(path.lstat().st_mode) != (folder if path.is_dir() else file) or path.lstat().st_gid != group)
+        if path.name != "new.yaml"
+        and (stat.S_IMODE(path.lstat().st_mode) != (folder if path.is_dir() else file) or path.lstat().st_gid != group)
     }
     assert wrong == {}
     page, table = next(home.rglob("2026-11.html")), next(home.rglob("cost_daily/**/*.parquet"))
@@ -186,7 +200,12 @@ def test_doctor_says_what_is_wider_and_how_to_narrow_it(tmp_path: Path) -> None:
     assert stat.S_IMODE((home / "reports" / "page.html").stat().st_mode) == 0o640
 
 
-MADE_BEFORE = {"private": (0o700, False), "of its account's group": (0o750, False), "of another group, handed down": (0o2750, False), "open to all": (0o2751, True)}
+MADE_BEFORE = {
+    "private": (0o700, False),
+    "of its account's group": (0o750, False),
+    "of another group, handed down": (0o2750, False),
+    "open to all": (0o2751, True),
+}
 
 
 @is_root

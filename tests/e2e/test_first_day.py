@@ -58,7 +58,10 @@ def first_day(folder: Path, shape: Shape) -> Day:
 def given(day: Day) -> dict[str, Decimal]:
     """Where the bill's money went, by `allocated_to`."""
     with open_warehouse(load_settings(day.config)).reader() as reader:
-        rows = reader.query("select allocated_to, sum(effective_cost) as cost from cost_allocations where billing_period = @first group by allocated_to", {"first": OCTOBER}).to_pylist()
+        rows = reader.query(
+            "select allocated_to, sum(effective_cost) as cost from cost_allocations where billing_period = @first group by allocated_to",
+            {"first": OCTOBER},
+        ).to_pylist()
     return {row["allocated_to"]: row["cost"] for row in rows}
 
 
@@ -143,7 +146,9 @@ def test_companies_of_every_kind(tmp_path: Path, name: str) -> None:
     found = given(day)
     platform = sum(found.values()) - found["out_of_scope"]
     right = rightly_given(day)
-    print(f"{name}: {found['run'] / platform:.1%} of the platform, {found['run'] / sum(found.values()):.1%} of the bill has runs, {found['idle'] / platform:.1%} idle; {right:.1%} right")
+    print(
+        f"{name}: {found['run'] / platform:.1%} of the platform, {found['run'] / sum(found.values()):.1%} of the bill has runs, {found['idle'] / platform:.1%} idle; {right:.1%} right"
+    )
     used = Decimal(day.world.used_cost)
     assert found["run"] >= used * Decimal("0.93")
     assert found["run"] / platform >= min(Decimal("0.6"), used * Decimal("0.98") / platform)

@@ -29,7 +29,9 @@ def test_a_killed_night_of_two_runs_is_finished_by_the_next(tmp_path: Path, monk
     make_store(store)
     monkeypatch.chdir(store)  # the home itself is put back before each kill
     config = make_tiny_world(tmp_path / "home", store)
-    config.write_text(config.read_text(encoding="utf-8").replace('"home": "home"', '"home": "."').replace("home/warehouse", "warehouse"), encoding="utf-8")
+    config.write_text(
+        config.read_text(encoding="utf-8").replace('"home": "home"', '"home": "."').replace("home/warehouse", "warehouse"), encoding="utf-8"
+    )
     # a quarter into the night, while it reads, and half-way, while it allocates
     assert_finished(config, now="2026-11-04T06:00", kills=2, seed=45, mails=1)
 

@@ -37,10 +37,22 @@ def browser() -> Iterator[Browser]:
 
 def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16-384") -> dict[str, Mail]:
     """A budget that broke with runs that are on, a stale source, and a digest: as the alert step writes them."""
-    rows = [cost(f"2026-{11 - n // 30:02d}-{22 - n if n < 22 else 30 - (n - 22) % 28:02d}", f"{180 + 13 * (n % 7)}", experiment_name=name) for n in range(50)]
+    rows = [
+        cost(f"2026-{11 - n // 30:02d}-{22 - n if n < 22 else 30 - (n - 22) % 28:02d}", f"{180 + 13 * (n % 7)}", experiment_name=name)
+        for n in range(50)
+    ]
     rows += [cost("2026-11-20", "1406.77", experiment_id="13", experiment_name="vit-pretrain", user_name="ben", confidence="medium")]
-    on = {"run_status": "RUNNING", "end_time": None, "last_sign_at": NOW - timedelta(hours=1), "num_nodes": 2, "instance_type": "p4d.24xlarge"}
-    runs = [run("a", run_name=run_name, start_time=NOW - timedelta(hours=40), **on), run("b", run_name="trial-118", start_time=NOW - timedelta(hours=3), **on)]
+    on = {
+        "run_status": "RUNNING",
+        "end_time": None,
+        "last_sign_at": NOW - timedelta(hours=1),
+        "num_nodes": 2,
+        "instance_type": "p4d.24xlarge",
+    }
+    runs = [
+        run("a", run_name=run_name, start_time=NOW - timedelta(hours=40), **on),
+        run("b", run_name="trial-118", start_time=NOW - timedelta(hours=3), **on),
+    ]
     many = [budget(f"b{n:02d}", f"{100 + n}", notify=["many@acme.com"], forecast=[], actual=["100%"]) for n in range(12)]
     given = settings(home, budget(owner="ana@acme.com", runbook="https://wiki.acme.com/ml-budgets"), *many)
     records = Records(home)
@@ -50,7 +62,15 @@ def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16
         judgement = alert.judge(reader, given, records, NOW)
         alert.record(given, records, judgement, NOW)
     alert.send(given, records, NOW)
-    operators.notify(given, records, "STALE", "aws/all", NOW, "aws is stale: no data for 53 h (limit 36 h). Costs are complete to 22 Nov 01:00 UTC.", details=["aws: 403 Forbidden"])
+    operators.notify(
+        given,
+        records,
+        "STALE",
+        "aws/all",
+        NOW,
+        "aws is stale: no data for 53 h (limit 36 h). Costs are complete to 22 Nov 01:00 UTC.",
+        details=["aws: 403 Forbidden"],
+    )
     found = [Mail.from_record(v["mail"]) for kind in ("alerts", "digests", "notices") for v in records.list(kind).values() if v.get("mail")]
     return {
         "budget": next(m for m in found if m.message_id.startswith("<budget.vision.2026-11") and m.picture),
@@ -68,7 +88,9 @@ def mails(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mail]:
 def open_mail(browser: Browser, mail: Mail, size: str, scheme: Any, faults: list[str]) -> Page:
     """The HTML part as a mail program shows it, its picture in place, watched for anything a mail must not do."""
     width, height = SIZES[size]
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, device_scale_factor=2, is_mobile=size == "phone")
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, device_scale_factor=2, is_mobile=size == "phone"
+    )
     page = context.new_page()
     page.on("dialog", lambda dialog: (faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda request: faults.append(f"request {request.url}") if not request.url.startswith("data:") else None)
@@ -97,7 +119,10 @@ def test_a_mail_fits_and_can_be_read(browser: Browser, mails: dict[str, Mail], n
 def assert_readable(page: Page, size: str, scheme: str) -> None:
     """As it is shown now."""
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
-    assert page.evaluate("Math.min(...[...document.querySelectorAll('td, th, p, h2, a')].map(e => parseFloat(getComputedStyle(e).fontSize)))") >= 12
+    assert (
+        page.evaluate("Math.min(...[...document.querySelectorAll('td, th, p, h2, a')].map(e => parseFloat(getComputedStyle(e).fontSize)))")
+        >= 12
+    )
     brightness = """() => {
         const luminance = text => { const [r, g, b] = text.match(/[\\d.]+/g).map(Number).map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
             return 0.2126 * r + 0.7152 * g + 0.0722 * b };
@@ -105,7 +130,9 @@ def assert_readable(page: Page, size: str, scheme: str) -> None:
         return [...document.querySelectorAll('td, th, p, h2, a')].filter(e => e.textContent.trim()).map(e => luminance(getComputedStyle(e).color))
             .map(ink => (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05)) }"""
     assert min(page.evaluate(brightness)) >= 4.5
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)"
+    )
 
 
 def test_hostile_names_do_nothing(browser: Browser, tmp_path: Path) -> None:

@@ -29,7 +29,11 @@ def log(folder: Path, runs: list[tuple[str, int, int, float]]) -> None:
             run = client.create_run(experiment, start_time=BEGIN + start * 60_000, tags={"mlflow.user": user}).info.run_id
             points = [(step, BEGIN + (start + step + 1) * 60_000) for step in range(end - start)]
             for at in range(0, len(points), 100):
-                metrics = [Metric(f"system/gpu_{gpu}_power_usage_watts", watts + gpu, when, step) for step, when in points[at : at + 100] for gpu in range(4)]
+                metrics = [
+                    Metric(f"system/gpu_{gpu}_power_usage_watts", watts + gpu, when, step)
+                    for step, when in points[at : at + 100]
+                    for gpu in range(4)
+                ]
                 client.log_batch(run, metrics=metrics)
             client.set_terminated(run, end_time=BEGIN + end * 60_000)
 
@@ -96,17 +100,28 @@ def test_november_is_what_the_box_drew(box: Path) -> None:
         "select charge_period_start, sku_price_details from billing_lines where sku_price_details like '%Measured%' and billing_period = '2026-11-01' order by 1",
     )
     details = [json.loads(row["sku_price_details"], parse_float=Decimal) for row in rows]
-    assert [(d["x_MeasuredWatts"], d["x_MeasuredSeconds"], d.get("x_IdleSeconds")) for d in details] == [(806, 3600, None), (826, 3600, None), (846, 3600, None), (846, 1800, 1800)]
+    assert [(d["x_MeasuredWatts"], d["x_MeasuredSeconds"], d.get("x_IdleSeconds")) for d in details] == [
+        (806, 3600, None),
+        (826, 3600, None),
+        (846, 3600, None),
+        (846, 1800, 1800),
+    ]
     [state] = ask(box, "select state from period_states where billing_period = '2026-11-01'")
     assert state["state"] == "final"
 
 
 def test_the_doctor_says_what_is_measured(box: Path) -> None:
     """Before the first night that nobody knows; after it hours, watts and the rest."""
-    assert "gpubox: its power is known after the first pipeline run. Until then, every hour has `idle_watts`, 120 W" in (box / "before.txt").read_text()
+    assert (
+        "gpubox: its power is known after the first pipeline run. Until then, every hour has `idle_watts`, 120 W"
+        in (box / "before.txt").read_text()
+    )
     found = runspend(box, "doctor", "--config", "runspend.yaml", "--now", NIGHT)
     # (806 + 826 + 846 + 846 / 2) / 3.5
-    assert "gpubox: 4 of its last 720 hours measured (3.5 h), 828.9 W on average; the other 716 hours, and unmeasured time, at `idle_watts`, 120 W" in found
+    assert (
+        "gpubox: 4 of its last 720 hours measured (3.5 h), 828.9 W on average; the other 716 hours, and unmeasured time, at `idle_watts`, 120 W"
+        in found
+    )
 
 
 def test_the_same_night_again_changes_nothing(box: Path) -> None:
@@ -123,7 +138,10 @@ def test_through_the_api_the_bill_is_the_same(box: Path) -> None:
     night(box, "api.yaml")
     question = "select * from {} order by 1, 2, 3, 4, 5, 6"
     for table in ("machine_power", "billing_lines"):
-        ours, theirs = (json.loads(runspend(box, "sql", "--config", config, "--json", question.format(table))) for config in ("runspend.yaml", "api.yaml"))
+        ours, theirs = (
+            json.loads(runspend(box, "sql", "--config", config, "--json", question.format(table)))
+            for config in ("runspend.yaml", "api.yaml")
+        )
         assert len(ours) > 10
         assert ours == theirs, table
 

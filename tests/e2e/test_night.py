@@ -62,13 +62,22 @@ def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, m
     """In all four measures the ledger sums to the files; each run costs what a brute force in fractions says, to 1e-6."""
     rows = bill_rows(night.parent)
     with open_warehouse(str(night.parent / "warehouse")).reader() as reader:
-        for measure, column in (("effective_cost", "EffectiveCost"), ("billed_cost", "BilledCost"), ("list_cost", "ListCost"), ("contracted_cost", "ContractedCost")):
+        for measure, column in (
+            ("effective_cost", "EffectiveCost"),
+            ("billed_cost", "BilledCost"),
+            ("list_cost", "ListCost"),
+            ("contracted_cost", "ContractedCost"),
+        ):
             for source in ("aws", "gcp"):
                 found = reader.query(f"select sum({measure}) as total from cost_allocations where source = @source", {"source": source})
                 assert found["total"][0].as_py() == total(Decimal(r[column]) for r in rows if r["source"] == source), (measure, source)
-        costs = {r["run_id"]: Fraction(r["effective_cost"]) for r in reader.query("select run_id, effective_cost from run_costs").to_pylist()}
+        costs = {
+            r["run_id"]: Fraction(r["effective_cost"]) for r in reader.query("select run_id, effective_cost from run_costs").to_pylist()
+        }
         guesses = "select run_id, confidence, sum(effective_cost) as cost from cost_allocations where allocated_to = 'run' and match_method = 'instance_type_time' group by run_id, confidence"
-        for guess in reader.query(guesses).to_pylist():  # a machine that no run names, given to runs that asked for its type: never said to be sure
+        for guess in reader.query(
+            guesses
+        ).to_pylist():  # a machine that no run names, given to runs that asked for its type: never said to be sure
             assert guess["confidence"] == "low"
             costs[guess["run_id"]] -= Fraction(guess["cost"])
     truth: dict[str, Fraction] = defaultdict(Fraction)
@@ -110,7 +119,11 @@ def raw_world(rows: list[dict[str, str]], made_world: Path, period: str) -> Worl
     for number, row in enumerate(rows):
         if not row["BillingPeriodStart"].startswith(period):
             continue
-        resource = row["ResourceId"].rpartition("/")[2] if ":instance/" in row["ResourceId"] or "/instances/" in row["ResourceId"] else row["ResourceId"]
+        resource = (
+            row["ResourceId"].rpartition("/")[2]
+            if ":instance/" in row["ResourceId"] or "/instances/" in row["ResourceId"]
+            else row["ResourceId"]
+        )
         details = json.loads(row.get("SkuPriceDetails") or "{}")
         hours = row["ConsumedQuantity"] if row["ConsumedUnit"] == "Hours" else None
         lines.append(
@@ -152,7 +165,9 @@ def raw_world(rows: list[dict[str, str]], made_world: Path, period: str) -> Worl
                         "gpu_count": float(params[run_id]) if run_id in params else None,
                     }
                 )
-                stated = [m["id"] for m in json.loads(tags[run_id].get("runspend.resources", "[]"))] + [v for k, v in tags[run_id].items() if k == "runspend.instance_id"]
+                stated = [m["id"] for m in json.loads(tags[run_id].get("runspend.resources", "[]"))] + [
+                    v for k, v in tags[run_id].items() if k == "runspend.instance_id"
+                ]
                 resources += [{"run_id": run_id, "resource_key": m, "used_from": None, "used_to": None} for m in stated]
     return {"billing_lines": lines, "billing_loads": [], "runs": runs, "run_resources": resources}
 
@@ -180,7 +195,9 @@ def test_the_budget_that_broke_is_told_once(night: Path) -> None:
     over = mails[1]
     assert over["Subject"].startswith("[runspend] vision: budget exceeded")
     with open_warehouse(str(night.parent / "warehouse")).reader() as reader:
-        spent = reader.query("select sum(effective_cost) as c from cost_daily where team = 'vision' and charge_date >= date '2026-11-01'")["c"][0].as_py()
+        spent = reader.query("select sum(effective_cost) as c from cost_daily where team = 'vision' and charge_date >= date '2026-11-01'")[
+            "c"
+        ][0].as_py()
     assert f"{spent:,.2f}" in over.get_body(("plain",)).get_content()
 
 
@@ -189,13 +206,15 @@ def test_a_dead_source_does_not_stop_the_night(own_night: Path, runspend: Runspe
     before = digests(own_night)
     broken = own_night.parent / "bills" / "aws" / "focus-2026-11.csv.gz"
     broken.write_bytes(broken.read_bytes()[:-9])
-    own_night.write_text(own_night.read_text().replace("mlflow.db\"}", "gone.db\"}"))
+    own_night.write_text(own_night.read_text().replace('mlflow.db"}', 'gone.db"}'))
     done = runspend("nightly", "--config", str(own_night), *NOW, code=3)
     after = digests(own_night)
     noted = ("sources", "billing_loads")  # where what was refused is written down
     assert {u: d for u, d in after.items() if u.table not in noted} == {u: d for u, d in before.items() if u.table not in noted}
     assert "focus-2026-11.csv.gz" in done.stdout + done.stderr
-    subjects = [message_from_bytes(p.read_bytes(), policy=policy.default)["Subject"] for p in (own_night.parent / "mail").glob("operators*.eml")]
+    subjects = [
+        message_from_bytes(p.read_bytes(), policy=policy.default)["Subject"] for p in (own_night.parent / "mail").glob("operators*.eml")
+    ]
     assert len(subjects) == 2
     status = runspend("status", "--config", str(own_night), *NOW, code=3)
     assert status.stdout.startswith("PROBLEM 2 of 6 sources · ")
@@ -204,7 +223,15 @@ def test_a_dead_source_does_not_stop_the_night(own_night: Path, runspend: Runspe
 def test_questions_have_answers(night: Path, runspend: Runspend) -> None:
     """costs, sql, sql --tables, status, check: real answers, and exit codes as documented."""
     by_team = json.loads(runspend("costs", "--by", "team", "--json", "--config", str(night)).stdout)
-    whole = json.loads(runspend("sql", "select sum(effective_cost) as c from cost_daily where charge_date >= date '2026-11-01'", "--json", "--config", str(night)).stdout)
+    whole = json.loads(
+        runspend(
+            "sql",
+            "select sum(effective_cost) as c from cost_daily where charge_date >= date '2026-11-01'",
+            "--json",
+            "--config",
+            str(night),
+        ).stdout
+    )
     assert total(Decimal(r["effective_cost"]) for r in by_team) == Decimal(whole[0]["c"])
     assert "run_costs" in runspend("sql", "--tables").stdout
     assert "effective_cost" in runspend("sql", "run_costs", "--tables").stdout

@@ -82,7 +82,10 @@ def test_an_archived_run_says_where_its_artifacts_went(place: Place) -> None:
     assert tag_restored(settings, records, place.plain) == []
     run = place.client.get_run(place.plain)
     assert run.info.lifecycle_stage == "active"
-    assert (run.data.tags.get("runspend.archived"), run.data.tags["runspend.restored"]) == (None, f"in its place again since {NOW:%Y-%m-%d}")
+    assert (run.data.tags.get("runspend.archived"), run.data.tags["runspend.restored"]) == (
+        None,
+        f"in its place again since {NOW:%Y-%m-%d}",
+    )
     place.client.delete_tag(place.plain, "runspend.restored")
     assert tag_archived(settings, records) == []
     assert "runspend.restored" not in place.client.get_run(place.plain).data.tags  # told once

@@ -31,7 +31,14 @@ from tests.tiny_world import NOW, make_store, make_tiny_world
 FINAL, CLOSED, LATER = (datetime(*day, 6, tzinfo=timezone.utc) for day in ((2026, 12, 20), (2027, 2, 20), (2027, 2, 21)))
 BILLS = {"bill": 24, "other": 5}
 RENAMES = (("tracking", "lab", "zoo"), ("billing", "bill", "aws"))
-POINTS = ("publish.staged", "publish.before_journal", "publish.after_journal", "publish.after_first_move", "publish.after_moves", "publish.after_journal_dropped")
+POINTS = (
+    "publish.staged",
+    "publish.before_journal",
+    "publish.after_journal",
+    "publish.after_first_move",
+    "publish.after_moves",
+    "publish.after_journal_dropped",
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +123,9 @@ def rename_both(config: Path, now: datetime) -> Settings:
     for number, (key, old, new) in enumerate(RENAMES, 1):
         settings = name(config, key, old, new)
         assert rename(settings, old, new, now=now).changed
-        assert {(r["old"], r["new"]) for r in Records(settings.home).list("renames").values()} == {(o, n) for _, o, n in RENAMES[:number]}  # budgets follow: test_alert_renames.py
+        assert {(r["old"], r["new"]) for r in Records(settings.home).list("renames").values()} == {
+            (o, n) for _, o, n in RENAMES[:number]
+        }  # budgets follow: test_alert_renames.py
     return settings
 
 
@@ -137,7 +146,9 @@ def test_after_the_next_night_it_is_as_if_it_had_always_had_that_name(config: Pa
         assert mentions(settings, old) == set()
         never = name(fresh, key, old, new)
     night(never)
-    differing = {u.table for u, d in digests(never).items() if digests(settings).get(u) != d} | {u.table for u in digests(settings).keys() - digests(never).keys()}
+    differing = {u.table for u, d in digests(never).items() if digests(settings).get(u) != d} | {
+        u.table for u in digests(settings).keys() - digests(never).keys()
+    }
     assert differing == set()
 
 
@@ -188,7 +199,12 @@ def test_killed_anywhere_it_is_done_or_not_begun(config: Path) -> None:
     for point in POINTS:
         shutil.rmtree(home)
         shutil.copytree(kept, home)
-        done = subprocess.run([sys.executable, "-m", "runspend.interfaces.cli", *command], env={**os.environ, "RUNSPEND_CRASH_AT": point}, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "runspend.interfaces.cli", *command],
+            env={**os.environ, "RUNSPEND_CRASH_AT": point},
+            capture_output=True,
+            check=False,
+        )
         assert done.returncode == -signal.SIGKILL, point
         assert torn_files(home / "warehouse") == []
         seen = digests(settings)

@@ -67,7 +67,9 @@ class Watched:
         self.page, self.allowed = page, allowed
         self.faults: list[str] = []
         page.on("dialog", lambda dialog: (self.faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: self.faults.append(f"request {request.url}") if not request.url.startswith(self.allowed) else None)
+        page.on(
+            "request", lambda request: self.faults.append(f"request {request.url}") if not request.url.startswith(self.allowed) else None
+        )
         page.on("console", lambda message: self.faults.append(f"console {message.text}"))
         page.on("pageerror", lambda error: self.faults.append(f"error {error}"))
         page.on("popup", lambda popup: self.faults.append(f"popup {popup.url}"))

@@ -53,7 +53,12 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, tags in {**{name: pair[0] for name, pair in PAIRS.items()}, **SHORT}.items():
             run = client.create_run(experiment, start_time=BEGIN, tags={"mlflow.user": name, **tags})
             client.set_terminated(run.info.run_id, end_time=BEGIN + 3_600_000)
-    hour = {"BillingPeriodStart": "2026-11-01T00:00:00Z", "BillingPeriodEnd": "2026-12-01T00:00:00Z", "ChargePeriodStart": "2026-11-01T10:00:00Z", "ChargePeriodEnd": "2026-11-01T11:00:00Z"}
+    hour = {
+        "BillingPeriodStart": "2026-11-01T00:00:00Z",
+        "BillingPeriodEnd": "2026-12-01T00:00:00Z",
+        "ChargePeriodStart": "2026-11-01T10:00:00Z",
+        "ChargePeriodEnd": "2026-11-01T11:00:00Z",
+    }
     rows = [row(cost, **hour, **line) for _, own, other in PAIRS.values() for cost, line in (("10.00", own), ("1000.00", other))]
     names = [("1.00", 1, "once"), ("2.00", 1, "twice"), ("4.00", 2, "twice")]
     rows += [row(cost, **hour, ResourceId=f"arn:aws:sagemaker:us-east-1:{account}:training-job/{name}") for cost, account, name in names]

@@ -101,7 +101,9 @@ def test_a_slower_load_does_not_replace_a_newer_one(config: Path, monkeypatch: p
     assert {str(cost)[:2] for cost in rows["billed_cost"].to_pylist()} == {"41"}
 
 
-@pytest.mark.parametrize(("step", "module", "function"), [("extract", "ingest.tracking", "extract_server"), ("measure", "ingest.artifacts", "measure_store")])
+@pytest.mark.parametrize(
+    ("step", "module", "function"), [("extract", "ingest.tracking", "extract_server"), ("measure", "ingest.artifacts", "measure_store")]
+)
 def test_what_somebody_else_replaced_is_not_told_as_changed(
     config: Path, monkeypatch: pytest.MonkeyPatch, step: str, module: str, function: str
 ) -> None:

@@ -26,9 +26,22 @@ from tests.benchmarks.accuracy.worlds import SMALL, WORLDS, Maker, artifacts, ma
 __all__ = ["s3_server"]
 
 # A night takes two seconds however little happened: what differs only in what happened on the machines happens in one cluster.
-ALIKE = (worlds.reused_names, worlds.one_run_a_machine, worlds.parallel_runs, worlds.sweeps, worlds.multi_node, worlds.shared_gpus, worlds.shared_cores, worlds.daily_bills, worlds.zombies)
+ALIKE = (
+    worlds.reused_names,
+    worlds.one_run_a_machine,
+    worlds.parallel_runs,
+    worlds.sweeps,
+    worlds.multi_node,
+    worlds.shared_gpus,
+    worlds.shared_cores,
+    worlds.daily_bills,
+    worlds.zombies,
+)
 TOGETHER = together("machines", *ALIKE)
-CASES = [("resource_id", TOGETHER), *((rule, maker) for rule, makers in WORLDS.items() for maker in makers if maker not in (*ALIKE, artifacts))]
+CASES = [
+    ("resource_id", TOGETHER),
+    *((rule, maker) for rule, makers in WORLDS.items() for maker in makers if maker not in (*ALIKE, artifacts)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +87,10 @@ def test_what_nothing_in_the_data_tells_is_said(tmp_path: Path, schema: Path) ->
     [ours] = [hours for hours in _claimed(tmp_path / "shared") if hours.pool_key == worlds.G5.name]
     assert (ours.claimed_seconds, ours.billed_seconds) == (pytest.approx(asked / 1000, rel=1e-6), billed / 1000)
     keys = {hours.pool_key for hours in _claimed(tmp_path / "shared") if hours.claimed_seconds}
-    assert keys == {worlds.G5.name, f"{worlds.P4D.name}|account {worlds.ACCOUNT}"}  # an account that runs state keeps another's machines out
+    assert keys == {
+        worlds.G5.name,
+        f"{worlds.P4D.name}|account {worlds.ACCOUNT}",
+    }  # an account that runs state keeps another's machines out
 
 
 def _claimed(folder: Path) -> tuple[ClaimedHours, ...]:
@@ -86,7 +102,9 @@ def test_storage_costs_are_true(tmp_path: Path, schema: Path, s3_server: S3Serve
     """A bucket on a real S3 server, measured on three nights."""
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
-    judgement = judged(artifacts, tmp_path / "world", schema, bucket="true-costs", endpoint=s3_server.endpoint, put=open_bucket(s3_server, "true-costs"))
+    judgement = judged(
+        artifacts, tmp_path / "world", schema, bucket="true-costs", endpoint=s3_server.endpoint, put=open_bucket(s3_server, "true-costs")
+    )
     faults, settled = judgement.faults, judgement.rules["artifact_bytes"].to_runs
     assert faults == []
     assert settled > 0
@@ -97,12 +115,21 @@ def test_declared_platform_services_are_shared_and_can_be_spread(tmp_path: Path,
     world = make_world(worlds.platform_lines, SMALL, 11)
     own = {line.row["ChargeDescription"] for line in world.lines if "mlflow_run_id" in line.row["Tags"]}
     declared = ("RDS", "Kubernetes", "Balancing", "Registry")
-    lines = [line for line in world.lines if line.row["SubAccountId"] == worlds.ACCOUNT and (any(word in line.row["ServiceName"] for word in declared) or "natgateway" in line.row.get("ResourceId", ""))]
+    lines = [
+        line
+        for line in world.lines
+        if line.row["SubAccountId"] == worlds.ACCOUNT
+        and (any(word in line.row["ServiceName"] for word in declared) or "natgateway" in line.row.get("ResourceId", ""))
+    ]
     cost = sum((Decimal(line.row["EffectiveCost"]) for line in lines if line.row["ChargeDescription"] not in own), Decimal(0))
     assert play(world, tmp_path / "kept", schema, run_night).faults == []
 
     def ledger(name: str) -> list[dict[str, object]]:
-        return [row for file in (tmp_path / name / "home" / "warehouse").glob("cost_allocations/*/*.parquet") for row in pq.read_table(file).to_pylist()]
+        return [
+            row
+            for file in (tmp_path / name / "home" / "warehouse").glob("cost_allocations/*/*.parquet")
+            for row in pq.read_table(file).to_pylist()
+        ]
 
     kept = ledger("kept")
     assert sum((row["effective_cost"] for row in kept if row["reason"] == "platform"), Decimal(0)) == cost > 0

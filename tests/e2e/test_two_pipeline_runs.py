@@ -24,7 +24,9 @@ def test_two_pipeline_runs_at_once_leave_the_tables_of_one(tmp_path: Path) -> No
     run_process("nightly", "--config", str(alone), "--now", NOW.isoformat())
     both = make_tiny_world(tmp_path / "both", tmp_path / "store")
     command = [sys.executable, "-m", "runspend.interfaces.cli", "nightly", "--config", str(both), "--now", NOW.isoformat()]
-    started = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     ended = [(*process.communicate(timeout=300), process.returncode) for process in started]
     assert {code for *_, code in ended} <= {0}, ended
     assert digests(both.parent / "home") == digests(alone.parent / "home")

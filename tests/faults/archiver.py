@@ -27,8 +27,13 @@ FILES = {"model/MLmodel": b"flavors: {}\n", "model/weights.bin": b"w" * 300_000,
 
 def settings_of(folder: Path) -> Settings:
     """`source` and `archive` are the stores, `home` has the records."""
-    stores = [{"uri": str(folder / "source"), "delete_credentials": "local"}, {"uri": str(folder / "archive"), "delete_credentials": "local"}]
-    return Settings.model_validate({"home": str(folder / "home"), "stores": stores, "archive": {"to": str(folder / "archive"), "max_percent": "99%"}})
+    stores = [
+        {"uri": str(folder / "source"), "delete_credentials": "local"},
+        {"uri": str(folder / "archive"), "delete_credentials": "local"},
+    ]
+    return Settings.model_validate(
+        {"home": str(folder / "home"), "stores": stores, "archive": {"to": str(folder / "archive"), "max_percent": "99%"}}
+    )
 
 
 def item_of(folder: Path) -> Item:
@@ -50,7 +55,15 @@ def make(folder: Path) -> None:
 def run(folder: Path) -> list[str]:
     """One run; the state of the item."""
     now = datetime.now(timezone.utc)
-    results = apply([item_of(folder)], settings_of(folder), Records(folder / "home"), now=now, protects=lambda item: None, known=lambda uri: StoreTotals(1_000, 10**9), tools=Tools(workers=1))
+    results = apply(
+        [item_of(folder)],
+        settings_of(folder),
+        Records(folder / "home"),
+        now=now,
+        protects=lambda item: None,
+        known=lambda uri: StoreTotals(1_000, 10**9),
+        tools=Tools(workers=1),
+    )
     return [result.state for result in results]
 
 

@@ -23,5 +23,7 @@ def seen(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         kind = path.lstat().st_mode
-        found[str(path.relative_to(folder))] = os.readlink(path) if stat.S_ISLNK(kind) else path.read_bytes() if stat.S_ISREG(kind) else stat.S_IFMT(kind)
+        found[str(path.relative_to(folder))] = (
+            os.readlink(path) if stat.S_ISLNK(kind) else path.read_bytes() if stat.S_ISREG(kind) else stat.S_IFMT(kind)
+        )
     return found

@@ -21,9 +21,16 @@ from tests.faults.archiver import FILES, make, run, settings_of
 
 REPOSITORY = Path(__file__).parents[2]
 NAMED = re.compile(r'crash_point\("(archive\.[a-z_]+)"\)')
-OTHERS = {"archive.before_tier", "archive.after_tier", "archive.tombstone", "archive.after_expire"}  # killed in memory: test_archive_engine.py
+OTHERS = {
+    "archive.before_tier",
+    "archive.after_tier",
+    "archive.tombstone",
+    "archive.after_expire",
+}  # killed in memory: test_archive_engine.py
 OTHERS |= {"archive.told", "archive.before_prune", "archive.pruned"}  # killed beside a real MLflow: tests/e2e/test_prune.py
-POINTS = sorted({name for path in (REPOSITORY / "include/runspend/actions/archive").glob("*.py") for name in NAMED.findall(path.read_text())} - OTHERS)
+POINTS = sorted(
+    {name for path in (REPOSITORY / "include/runspend/actions/archive").glob("*.py") for name in NAMED.findall(path.read_text())} - OTHERS
+)
 
 
 @pytest.fixture
@@ -39,7 +46,9 @@ def start(folder: Path, *arguments: str, crash_at: str = "") -> subprocess.Popen
 
 def here(folder: Path) -> dict[str, bytes]:
     run_folder = folder / "source" / PREFIX
-    return {str(path.relative_to(run_folder)): path.read_bytes() for path in run_folder.rglob("*") if path.is_file() and path.name != NOTE_NAME}
+    return {
+        str(path.relative_to(run_folder)): path.read_bytes() for path in run_folder.rglob("*") if path.is_file() and path.name != NOTE_NAME
+    }
 
 
 def everything(folder: Path) -> dict[str, tuple[int, bytes]]:

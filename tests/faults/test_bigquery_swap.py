@@ -109,7 +109,11 @@ def run(warehouse: BigQueryWarehouse, *arguments: str, crash_at: str = "") -> su
 
 def jobs_of(warehouse: BigQueryWarehouse, kind: str, *words: str) -> list[str]:
     """Jobs of a kind whose ids have these words."""
-    return [job.job_id for job in warehouse.jobs.client.list_jobs(min_creation_time=BEGAN) if job.job_type == kind and all(word in job.job_id for word in words)]
+    return [
+        job.job_id
+        for job in warehouse.jobs.client.list_jobs(min_creation_time=BEGAN)
+        if job.job_type == kind and all(word in job.job_id for word in words)
+    ]
 
 
 # --- killed --------------------------------------------------------------------------------------------------------------

@@ -211,7 +211,10 @@ def test_a_bill_that_cannot_be_read_again_stays_refused_and_the_rest_goes_on(con
     assert done.returncode == 4
     assert "billing_lines 2026-11 bill" in done.stderr
     assert digests(root)[DAILY] == before[DAILY]
-    for now, is_priced in ((NOW, False), ("2027-06-04T06:00", True)):  # what artifacts cost does not wait for a bill that is too old to tell a rate
+    for now, is_priced in (
+        (NOW, False),
+        ("2027-06-04T06:00", True),
+    ):  # what artifacts cost does not wait for a bill that is too old to tell a rate
         done = json.loads(run_here("allocate", "--json", "--config", str(config), "--now", now, code=4).stdout)
         assert ("artifact_stores all all" in done["changed"] + done["unchanged"]) is is_priced
         assert any("cannot read damaged data" in problem for problem in done["problems"])

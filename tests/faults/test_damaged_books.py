@@ -43,10 +43,25 @@ def test_tables_whose_books_are_all_gone_are_damaged_not_empty(config: Path) -> 
     run_here("verify", "--config", str(config), code=4)
     run_here("nightly", "--config", str(config), "--now", NOW, code=4)
     found = digests(root)
-    assert {unit for unit in wanted if found.get(unit) != wanted[unit]} <= {unit for unit in wanted if unit.table in ("builds", "sources", "period_states")}
+    assert {unit for unit in wanted if found.get(unit) != wanted[unit]} <= {
+        unit for unit in wanted if unit.table in ("builds", "sources", "period_states")
+    }
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, *(partial(Path.write_text, data=text) for text in ("{}", json.dumps(verification.seal({"units": ["../../x"]})), json.dumps(verification.seal({"units": [1]}), sort_keys=True)))])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        Path.unlink,
+        *(
+            partial(Path.write_text, data=text)
+            for text in (
+                "{}",
+                json.dumps(verification.seal({"units": ["../../x"]})),
+                json.dumps(verification.seal({"units": [1]}), sort_keys=True),
+            )
+        ),
+    ],
+)
 def test_a_month_is_not_forgotten_with_the_index(config: Path, harm: object) -> None:
     """A state file and the index are gone: the Parquet file still says that there is a unit."""
     warehouse = ParquetWarehouse(root_of(config))
@@ -97,7 +112,9 @@ def test_a_pipe_in_the_place_of_a_unit_is_refused_not_waited_for(config: Path) -
         reader.query(SUM)
 
 
-def test_a_lock_of_notes_that_is_held_or_a_link_keeps_nobody_waiting(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lock_of_notes_that_is_held_or_a_link_keeps_nobody_waiting(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(verification, "NOTE_WAIT", 0.1)
     warehouse = ParquetWarehouse(root_of(config))
     lock = root_of(config) / "_runspend" / "verified.lock"

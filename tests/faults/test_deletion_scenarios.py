@@ -248,7 +248,13 @@ def _act_on(place: Place, settings: Settings, run_id: str) -> Result:
     )  # fmt: skip
     protects = open_protection(open_warehouse(settings), settings, NOW)
     [result] = apply(
-        [item], settings, Records(settings.home), now=NOW, protects=protects, known=lambda store: StoreTotals(10**6, 10**12), tools=Tools(workers=1)
+        [item],
+        settings,
+        Records(settings.home),
+        now=NOW,
+        protects=protects,
+        known=lambda store: StoreTotals(10**6, 10**12),
+        tools=Tools(workers=1),
     )
     return result
 

@@ -108,7 +108,11 @@ class Run:
         for words in environments.values():
             if words & self.marks:
                 self.marks |= {word for word in words if word.startswith(f"{reaper.MARK}=".encode())}
-        return {process: command for process, words in environments.items() if (process in self.hidden or words & self.marks) and (command := command_of(process))}
+        return {
+            process: command
+            for process, words in environments.items()
+            if (process in self.hidden or words & self.marks) and (command := command_of(process))
+        }
 
     def end(self) -> None:
         """Kill all processes of this run, also when the test failed."""

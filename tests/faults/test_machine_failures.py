@@ -38,7 +38,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own."""
     place = tmp_path / "disk"
     place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "runspend-test", str(place)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "runspend-test", str(place)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         pytest.skip(f"cannot test full disks: mounting a tmpfs is refused here ({done.stderr.strip()})")
     try:
@@ -103,8 +105,12 @@ def test_a_full_disk_is_a_sentence_a_mail_and_nothing_lost(config: Path, disk: P
 
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("left", [4096 * n for n in (1, 2, 4, 8, 12, 16, 24, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)])
-def test_a_disk_that_is_full_at_any_point_is_a_sentence_a_mail_and_nothing_lost(config: Path, disk: Path, server: Server, left: int) -> None:
+@pytest.mark.parametrize(
+    "left", [4096 * n for n in (1, 2, 4, 8, 12, 16, 24, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)]
+)
+def test_a_disk_that_is_full_at_any_point_is_a_sentence_a_mail_and_nothing_lost(
+    config: Path, disk: Path, server: Server, left: int
+) -> None:
     fill_and_recover(config, disk, server, left)
 
 
@@ -175,7 +181,18 @@ def test_a_home_that_may_not_be_written_is_a_sentence(config: Path, disk: Path) 
     for path in (disk / "home").rglob("*"):
         if path.is_dir():
             path.chmod(0o555)
-    command = ["setpriv", "--bounding-set=-dac_override", sys.executable, "-m", "runspend.interfaces.cli", "load", "--config", str(config), "--now", NOW]
+    command = [
+        "setpriv",
+        "--bounding-set=-dac_override",
+        sys.executable,
+        "-m",
+        "runspend.interfaces.cli",
+        "load",
+        "--config",
+        str(config),
+        "--now",
+        NOW,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     if "setpriv" in done.stderr:
         pytest.skip(f"cannot test permissions: {done.stderr.strip()}")
@@ -216,7 +233,10 @@ def test_engines_say_the_same_of_a_full_disk(disk: Path) -> None:
             leftover.unlink(missing_ok=True)
     sqlite.close()
     assert said == dict.fromkeys(cases, True)
-    with pytest.raises(SqlRefused, match="Ask for less"), _temporary_files_bounded():  # a question of people is too big; the machine is well
+    with (
+        pytest.raises(SqlRefused, match="Ask for less"),
+        _temporary_files_bounded(),
+    ):  # a question of people is too big; the machine is well
         spill()
 
 

@@ -182,7 +182,9 @@ def test_a_disk_that_fails_at_any_call_leaves_old_or_new(tmp_path: Path, monkeyp
     assert number > 20
 
 
-@pytest.mark.parametrize("closed", ["cost_daily/period=2026-10", "_runspend/units/unallocated_costs", "_runspend/units/billing_lines/2026-10"])
+@pytest.mark.parametrize(
+    "closed", ["cost_daily/period=2026-10", "_runspend/units/unallocated_costs", "_runspend/units/billing_lines/2026-10"]
+)
 def test_a_folder_that_may_not_be_written_is_found_before_the_first_move(closed: str) -> None:
     """Made by another account, say: half of the moves would keep everybody out, this account and that one."""
     with tempfile.TemporaryDirectory(prefix="runspend-publish-") as folder:

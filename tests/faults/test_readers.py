@@ -79,7 +79,9 @@ def readers(root: Path, count: int, slow: float) -> Iterator[list[subprocess.Pop
 
 def publish(root: Path, version: int) -> tuple[float, float]:
     """Seconds a publish took in a process of its own, and seconds of them it waited for locks."""
-    done = subprocess.run([sys.executable, "-c", PUBLISH, str(root), str(version)], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", PUBLISH, str(root), str(version)], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=300
+    )
     took, waited = done.stdout.split()
     return float(took), float(waited)
 
@@ -130,7 +132,9 @@ def test_twenty_readers_in_a_loop_hold_no_publish_up(tmp_path: Path, monkeypatch
         beside = publish_again(range(8, 20))
         assert_alive(started)
     for name, (took, waited) in (("alone", alone), ("beside 20 readers", beside)):
-        print(f"{name}: publish {statistics.median(took):.2f} s, slowest {max(took):.2f} s; of that waited for locks {statistics.median(waited):.3f} s, longest {max(waited):.3f} s")
+        print(
+            f"{name}: publish {statistics.median(took):.2f} s, slowest {max(took):.2f} s; of that waited for locks {statistics.median(waited):.3f} s, longest {max(waited):.3f} s"
+        )
     assert max(beside[1]) < 5
 
 
@@ -140,12 +144,21 @@ def test_kills_with_live_readers(tmp_path: Path, kills: int) -> None:
     root = tmp_path / "warehouse"
     publish_version(root, 1)
     moments = random.Random(kills)
-    points = ("publish.staged", "publish.before_journal", "publish.after_journal", "publish.after_first_move", "publish.after_moves", "publish.after_journal_dropped")
+    points = (
+        "publish.staged",
+        "publish.before_journal",
+        "publish.after_journal",
+        "publish.after_first_move",
+        "publish.after_moves",
+        "publish.after_journal_dropped",
+    )
     with readers(root, 3, 0.05) as started:
         for number in range(kills):
             version = number + 2
             environment = {**os.environ, "RUNSPEND_CRASH_AT": points[number % len(points)] if number % 2 else ""}
-            process = subprocess.Popen([sys.executable, "-c", PUBLISH, str(root), str(version)], cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [sys.executable, "-c", PUBLISH, str(root), str(version)], cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
+            )
             if number % 2 == 0:
                 time.sleep(moments.uniform(0.2, 2.5))
                 process.kill()
@@ -153,7 +166,9 @@ def test_kills_with_live_readers(tmp_path: Path, kills: int) -> None:
             if number % 3 == 2:
                 started[0].kill()
                 started[0].communicate()
-                started[0] = subprocess.Popen([sys.executable, "-c", READ, str(root), "0.05"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+                started[0] = subprocess.Popen(
+                    [sys.executable, "-c", READ, str(root), "0.05"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+                )
             assert len(versions_seen(root)) == 1
             assert torn_files(root) == []
             assert_alive(started)

@@ -352,8 +352,18 @@ def test_a_state_under_a_name_no_unit_has_is_refused(root: Path, name: str) -> N
         ParquetWarehouse(root).states()
 
 
-SCHEMAS = ["[]", "null", '{"version": "1", "tables": {}}', '{"version": -1, "tables": {}}', '{"version": 1}', '{"version": true, "tables": {}}']
-SCHEMAS += ['{"version": 1, "tables": {"runs": "run_id"}}', '{"version": 1, "tables": {"runs": ["a\\" from read_text(\'/etc/passwd\') --"]}}']
+SCHEMAS = [
+    "[]",
+    "null",
+    '{"version": "1", "tables": {}}',
+    '{"version": -1, "tables": {}}',
+    '{"version": 1}',
+    '{"version": true, "tables": {}}',
+]
+SCHEMAS += [
+    '{"version": 1, "tables": {"runs": "run_id"}}',
+    '{"version": 1, "tables": {"runs": ["a\\" from read_text(\'/etc/passwd\') --"]}}',
+]
 SCHEMAS += ['{"version": 1, "tables": {"runs": ["run_id", "run_id"]}}', '{"version": 1, "tables": {"runs": [1]}}', "{", "[" * 100_000]
 
 

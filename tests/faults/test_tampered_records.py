@@ -47,7 +47,9 @@ def home(tmp_path: Path) -> Path:
 
 
 def settings(home: Path, **mail: Any) -> Settings:
-    return Settings.model_validate({"home": home, "mail": {"from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"], **mail}})
+    return Settings.model_validate(
+        {"home": home, "mail": {"from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"], **mail}}
+    )
 
 
 MAIL: dict[str, Any] = {
@@ -261,7 +263,13 @@ def mailbox(home: Path) -> Iterator[tuple[Settings, Any]]:
         yield settings(home, backend="smtp", host="127.0.0.1", port=server.port, tls="none"), server
 
 
-OUTSIDE = ["mallory@evil.example", "Ana <ana@acme.com.evil.example>", "ana@notacme.com", "acme.com@evil.example", '"ana@acme.com"@evil.example']
+OUTSIDE = [
+    "mallory@evil.example",
+    "Ana <ana@acme.com.evil.example>",
+    "ana@notacme.com",
+    "acme.com@evil.example",
+    '"ana@acme.com"@evil.example',
+]
 
 
 def test_no_queued_mail_leaves_for_a_domain_that_the_settings_do_not_name(home: Path, mailbox: tuple[Settings, Any]) -> None:
@@ -316,7 +324,9 @@ def test_a_refused_journal_is_told_once_and_status_says_so(tmp_path: Path, home:
     journal = home / "warehouse" / "_runspend" / "journal.json"
     journal.parent.mkdir(parents=True)
     (journal.parent / "lock").touch()
-    journal.write_text(json.dumps({"moves": [[str(decoys / "victim.txt"), str(decoys / "below" / "victim.parquet")]], "removals": [], "build_id": "b"}))
+    journal.write_text(
+        json.dumps({"moves": [[str(decoys / "victim.txt"), str(decoys / "below" / "victim.parquet")]], "removals": [], "build_id": "b"})
+    )
     before = seen(decoys)
     for command in (["nightly"], ["nightly"], ["allocate"], ["status"], ["status", "--json"], ["sql", "select 1"], ["costs"]):
         done = run_here(*command, "--config", str(config), "--now", "2026-11-24T06:00", code=4)
@@ -341,10 +351,14 @@ def test_a_refused_record_does_not_silence_its_own_alarm(home: Path) -> None:
 # --- the archive's lease -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("until", ["9999-12-31T23:59:59+00:00", (datetime.now(timezone.utc) + timedelta(days=30)).isoformat()], ids=["9999", "a month ahead"])
+@pytest.mark.parametrize(
+    "until", ["9999-12-31T23:59:59+00:00", (datetime.now(timezone.utc) + timedelta(days=30)).isoformat()], ids=["9999", "a month ahead"]
+)
 def test_a_lease_for_ever_is_refused_and_a_lease_without_a_holder(home: Path, until: str) -> None:
     """It would stop every archiver and restore; somebody has to look at it."""
-    path = write(home, "archive_lease", "lease", {"number": 3, "until": until, "host": "elsewhere", "process": 1, "machine": "m", "began": "1"})
+    path = write(
+        home, "archive_lease", "lease", {"number": 3, "until": until, "host": "elsewhere", "process": 1, "machine": "m", "began": "1"}
+    )
     with pytest.raises(RecordRefused, match="no lease lasts that long"):
         take_lease(Records(home))
     write(home, "archive_lease", "lease", {"number": 3, "until": AT})
@@ -368,8 +382,18 @@ def test_a_listing_removes_only_what_a_listing_makes(home: Path, decoys: Path) -
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
-STATES = ["[]", "null", "{", '{"parts": "1"}', '{"parts": 1e99}', '{"parts": 0, "after": "x", "objects": 0, "bytes": 0, "began_at": "2026-11-24T05:00:00+00:00"}']
-STATES += ['{"parts": 0, "after": {}, "objects": -5, "bytes": 0, "began_at": "2026-11-24T05:00:00+00:00"}', '{"parts": 0, "after": {}, "objects": 0, "bytes": 0, "began_at": 5}']
+STATES = [
+    "[]",
+    "null",
+    "{",
+    '{"parts": "1"}',
+    '{"parts": 1e99}',
+    '{"parts": 0, "after": "x", "objects": 0, "bytes": 0, "began_at": "2026-11-24T05:00:00+00:00"}',
+]
+STATES += [
+    '{"parts": 0, "after": {}, "objects": -5, "bytes": 0, "began_at": "2026-11-24T05:00:00+00:00"}',
+    '{"parts": 0, "after": {}, "objects": 0, "bytes": 0, "began_at": 5}',
+]
 
 
 @pytest.mark.parametrize("text", STATES)

@@ -43,7 +43,14 @@ class Report:
 
 
 def torture(
-    command: Sequence[str], *, state: Path, warehouse: Path, kills: int, seed: int, watch: bool = True, repeat: Callable[[], object] | None = None
+    command: Sequence[str],
+    *,
+    state: Path,
+    warehouse: Path,
+    kills: int,
+    seed: int,
+    watch: bool = True,
+    repeat: Callable[[], object] | None = None,
 ) -> Report:
     """Kill `command` `kills` times, each time from the state the folder is in now. `repeat`: how it is run after a kill, if not as it is."""
     report = Report()

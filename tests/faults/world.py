@@ -24,7 +24,9 @@ TOGETHER = ("cost_daily", "cost_allocations", "run_costs_daily", "unallocated_co
 ROWS = 50
 
 
-def rows_of(table: Table, *, count: int = ROWS, period: str = PERIOD, source: str = "aws", cost: str = "1", build_id: str = "b") -> pa.Table:
+def rows_of(
+    table: Table, *, count: int = ROWS, period: str = PERIOD, source: str = "aws", cost: str = "1", build_id: str = "b"
+) -> pa.Table:
     """Rows with every key filled, all costs equal to `cost`, and something in every column."""
     first = dt.date.fromisoformat(f"{period}-01") if period != "all" else dt.date(2026, 10, 1)
     when = dt.datetime(2026, 10, 3, 12, tzinfo=dt.timezone.utc)

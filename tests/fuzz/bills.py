@@ -39,7 +39,11 @@ def bill(name: str, **settings: Any) -> Run:
 
     def run(data: bytes, work: Path) -> None:
         write_bytes(work / "bill" / name, data, at=CURRENT)
-        load(Nights(work / "nights", BillSource.model_validate({"name": "bill", "uri": str(work / "bill"), "late_after": "900d", **settings})))
+        load(
+            Nights(
+                work / "nights", BillSource.model_validate({"name": "bill", "uri": str(work / "bill"), "late_after": "900d", **settings})
+            )
+        )
 
     return run
 
@@ -56,13 +60,17 @@ def load(nights: Nights) -> Load:
         for line in lines.select(["billing_currency", *MEASURES]).to_pylist():
             for measure in MEASURES:
                 sums[line["billing_currency"], measure] = EXACT_SUM(sums[line["billing_currency"], measure], line[measure] or Decimal(0))
-        told = {(row["billing_currency"], measure): row[measure] or Decimal(0) for row in current for measure in MEASURES if row["row_count"]}
+        told = {
+            (row["billing_currency"], measure): row[measure] or Decimal(0) for row in current for measure in MEASURES if row["row_count"]
+        }
         if {k: v for k, v in sums.items() if v} != {k: v for k, v in told.items() if v}:
             raise Finding(f"{period.period}: lines add up to {dict(sums)}, the load says {told}")
         if sum(row["row_count"] for row in current) != lines.num_rows:
             raise Finding(f"{period.period}: {lines.num_rows} lines, the load says {sum(row['row_count'] for row in current)}")
         if max((row["quarantined_count"] for row in current), default=0) != len(quarantined):
-            raise Finding(f"{period.period}: {len(quarantined)} rows in quarantine, the load says {[row['quarantined_count'] for row in current]}")
+            raise Finding(
+                f"{period.period}: {len(quarantined)} rows in quarantine, the load says {[row['quarantined_count'] for row in current]}"
+            )
     return loaded
 
 
@@ -227,7 +235,10 @@ def parquet_of(rows: list[dict[str, Any]]) -> bytes:
 
 def databricks_rows() -> list[dict[str, Any]]:
     """Two hours of a jobs cluster."""
-    return [databricks_files.usage(metadata={"job_id": "7", "job_run_id": "70", "cluster_id": "c-1"}, tags={"team": "vision"}), databricks_files.usage("5", record_id="s")]
+    return [
+        databricks_files.usage(metadata={"job_id": "7", "job_run_id": "70", "cluster_id": "c-1"}, tags={"team": "vision"}),
+        databricks_files.usage("5", record_id="s"),
+    ]
 
 
 def databricks_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
@@ -237,7 +248,9 @@ def databricks_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 def gcp_csv() -> bytes:
     """Two rows of the detailed export."""
-    return csv_of({k: gcp_files.json_text(v) if isinstance(v, (dict, list)) else v for k, v in gcp_files.flat(row).items()} for row in gcp_rows())
+    return csv_of(
+        {k: gcp_files.json_text(v) if isinstance(v, (dict, list)) else v for k, v in gcp_files.flat(row).items()} for row in gcp_rows()
+    )
 
 
 def gcp_rows() -> list[dict[str, Any]]:
@@ -255,7 +268,11 @@ def azure_manifest() -> bytes:
     return json.dumps(
         {
             "exportConfig": {"exportName": "focus", "type": "FocusCost", "resourceId": "/subscriptions/s"},
-            "runInfo": {"submittedTime": "2026-11-01T01:00:00.1234567Z", "startDate": "2026-10-01T00:00:00", "endDate": "2026-10-31T00:00:00"},
+            "runInfo": {
+                "submittedTime": "2026-11-01T01:00:00.1234567Z",
+                "startDate": "2026-10-01T00:00:00",
+                "endDate": "2026-10-31T00:00:00",
+            },
             "blobs": [{"blobName": "x/data/a.csv", "byteCount": 10, "dataRowCount": 1}],
         }
     ).encode()
@@ -281,7 +298,16 @@ def allocations() -> bytes:
     return opencost_files.answer([opencost_files.allocation("a", 1, 2), opencost_files.allocation("__idle__", 3)])
 
 
-MACHINES = [{"resource_id": "gpubox", "gpus": 4, "from": "2026-09-01", "purchase": {"amount": 28800, "months": 36}, "per_month": 210, "power": {"per_kwh": 0.31, "watts": 650}}]
+MACHINES = [
+    {
+        "resource_id": "gpubox",
+        "gpus": 4,
+        "from": "2026-09-01",
+        "purchase": {"amount": 28800, "months": 36},
+        "per_month": 210,
+        "power": {"per_kwh": 0.31, "watts": 650},
+    }
+]
 CUR_ROWS = [cur_files.line(), cur_files.line("Tax", "0.20"), cur_files.line("DiscountedUsage", "0")]
 AZURE_ROWS = [azure_files.cost("1.5", Tags='"team": "vision"'), azure_files.cost("2", ChargeType="Purchase")]
 

@@ -139,7 +139,9 @@ def _csv(data: bytes, chance: random.Random) -> bytes:
             other = chance.choice(rows)
             row[column] = other[column % len(other)]
         case 4:
-            row[column] = chance.choice((row[column] + _hostile(chance), _hostile(chance) + row[column], row[column][: len(row[column]) // 2]))
+            row[column] = chance.choice(
+                (row[column] + _hostile(chance), _hostile(chance) + row[column], row[column][: len(row[column]) // 2])
+            )
         case 5:
             rows.insert(chance.randrange(len(rows) + 1), list(row))
         case 6:
@@ -153,7 +155,9 @@ def _csv(data: bytes, chance: random.Random) -> bytes:
         case _:
             rows.pop(chance.randrange(len(rows)))
     out = io.StringIO()
-    csv.writer(out, delimiter=delimiter, lineterminator=chance.choice(("\n", "\n", "\n", "\r\n", "\r"))).writerows(row or [""] for row in rows)
+    csv.writer(out, delimiter=delimiter, lineterminator=chance.choice(("\n", "\n", "\n", "\r\n", "\r"))).writerows(
+        row or [""] for row in rows
+    )
     return _encode(out.getvalue())
 
 

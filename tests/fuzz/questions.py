@@ -56,7 +56,12 @@ def home() -> Path:
 def settings() -> Settings:
     """Its configuration."""
     return Settings.model_validate(
-        {"home": str(home()), "warehouse": {"uri": str(home() / "warehouse")}, "tracking": [{"name": "prod", "uri": "https://mlflow.example.com"}], "billing": [{"name": "aws", "uri": "bills"}]}
+        {
+            "home": str(home()),
+            "warehouse": {"uri": str(home() / "warehouse")},
+            "tracking": [{"name": "prod", "uri": "https://mlflow.example.com"}],
+            "billing": [{"name": "aws", "uri": "bills"}],
+        }
     )
 
 
@@ -124,7 +129,11 @@ def page(data: bytes, work: Path) -> None:
     first, *lines = data.decode("latin-1").split("\n")
     method, _, target = first.partition(" ")
     path, _, query = target.partition("?")
-    headers = [(b"host", b"127.0.0.1:8080")] + [(k.strip().lower().encode("latin-1"), v.strip().encode("latin-1")) for k, _, v in (line.partition(":") for line in lines) if k.strip()]
+    headers = [(b"host", b"127.0.0.1:8080")] + [
+        (k.strip().lower().encode("latin-1"), v.strip().encode("latin-1"))
+        for k, _, v in (line.partition(":") for line in lines)
+        if k.strip()
+    ]
     status, sent, body = asyncio.run(_request(method, path if path.startswith("/") else f"/{path}", query, headers))
     if status >= 500:
         raise Finding(f"{first!r} is answered {status}: {body[:200]!r}")
@@ -167,7 +176,15 @@ def command_line(data: bytes, work: Path) -> None:
         return
     arguments = [str(a).replace("\x00", "") for a in arguments]
     config = work / "runspend.yaml"
-    config.write_text(json.dumps({"home": str(work / "home"), "warehouse": {"uri": str(home() / "warehouse")}, "tracking": [{"name": "prod", "uri": "sqlite:////nowhere/mlflow.db"}]}))
+    config.write_text(
+        json.dumps(
+            {
+                "home": str(work / "home"),
+                "warehouse": {"uri": str(home() / "warehouse")},
+                "tracking": [{"name": "prod", "uri": "sqlite:////nowhere/mlflow.db"}],
+            }
+        )
+    )
     os.chdir(work)
     out = io.StringIO()
     before = dict(os.environ)
@@ -210,7 +227,16 @@ REQUESTS = (
     "GET /", "GET /2026-10.html?x=1", "GET /2026-10-runs.csv", f"GET /run/{BIG}?period=2026-10", "GET /run/%2e%2e%2fsecret.txt", "GET /../secret.txt", "GET /2020-01.html", "POST /run/x", "GET /icon.svg\nhost: evil.example",
     "GET /run/https%3A%2F%2Fmlflow.example.com%2F%23%2Fexperiments%2F1%2Fruns%2F3f1c9a7be2d8",
 )  # fmt: skip
-NAMES = (BIG, BIG[:8], "https://mlflow.example.com/#/experiments/1/runs/" + BIG, f"prod/default/{BIG}", f"runs:/{BIG}/model", "m1", "mlflow.example.com/runs/x", "000064")
+NAMES = (
+    BIG,
+    BIG[:8],
+    "https://mlflow.example.com/#/experiments/1/runs/" + BIG,
+    f"prod/default/{BIG}",
+    f"runs:/{BIG}/model",
+    "m1",
+    "mlflow.example.com/runs/x",
+    "000064",
+)
 COMMAND_LINES = (
     ["costs", "--by", "team,experiment", "--since", "2026-10", "--top", "3", "--measure", "list"],
     ["costs", "--as-of", "2026-11-24", "--by", "service"],

@@ -46,7 +46,14 @@ def _columns(table: str) -> Any:
 
 
 def _value(kind: str) -> Any:
-    return {"STRING": "x", "INT64": 1, "FLOAT64": 1.0, "BOOL": True, "DATE": date(2026, 10, 1), "TIMESTAMP": datetime(2026, 10, 1, tzinfo=timezone.utc)}[kind]
+    return {
+        "STRING": "x",
+        "INT64": 1,
+        "FLOAT64": 1.0,
+        "BOOL": True,
+        "DATE": date(2026, 10, 1),
+        "TIMESTAMP": datetime(2026, 10, 1, tzinfo=timezone.utc),
+    }[kind]
 
 
 def bookkeeping(name: str) -> Run:
@@ -74,7 +81,15 @@ def bookkeeping(name: str) -> Run:
     return run
 
 
-KEYS = {"archive_lease": "lease", "notices": "archive.n1", "outbox": "k", "archives": "a1", "webhooks": "since", "alerts": "a", "digests": "d"}
+KEYS = {
+    "archive_lease": "lease",
+    "notices": "archive.n1",
+    "outbox": "k",
+    "archives": "a1",
+    "webhooks": "since",
+    "alerts": "a",
+    "digests": "d",
+}
 
 
 def record(kind: str) -> Run:
@@ -151,7 +166,11 @@ def archive_manifest_signed(data: bytes, work: Path) -> None:
 
 # --- seeds ---------------------------------------------------------------------------------------------------------------
 
-STAGED = {"moves": [["_runspend/stage/load-1/a.parquet", "runs/period=2026-10/lab.parquet"]], "removals": ["runs/period=2026-09/lab.parquet"], "build_id": "b"}
+STAGED = {
+    "moves": [["_runspend/stage/load-1/a.parquet", "runs/period=2026-10/lab.parquet"]],
+    "removals": ["runs/period=2026-09/lab.parquet"],
+    "build_id": "b",
+}
 ESCAPES = [
     {"moves": [["../precious", "runs/period=2026-10/lab.parquet"]], "removals": []},
     {"moves": [], "removals": ["../precious"]},
@@ -163,7 +182,17 @@ MAIL = {
     "text": "t", "html": "<p>t</p>", "list_id": "Runspend archive <archive.runspend.example.com>", "reply_to": None, "thread": None, "picture": None,
 }  # fmt: skip
 NOTICE = {"kind": "ARCHIVE NOTICE", "decided_at": "2026-11-24T02:00:00+00:00", "mail": MAIL}
-SENT = {"message_id": MAIL["message_id"], "recipient": "ana@example.com", "kind": "x", "subject": "s", "state": "waiting", "reply": "", "at": "2026-11-24T02:00:00+00:00", "backend": "smtp", "attempts": 1}
+SENT = {
+    "message_id": MAIL["message_id"],
+    "recipient": "ana@example.com",
+    "kind": "x",
+    "subject": "s",
+    "state": "waiting",
+    "reply": "",
+    "at": "2026-11-24T02:00:00+00:00",
+    "backend": "smtp",
+    "attempts": 1,
+}
 LEASE = {"number": 3, "until": "2026-11-24T02:00:00+00:00", "host": "h", "process": 1, "machine": "m", "began": "5"}
 
 
@@ -181,7 +210,24 @@ def schema(work: Path) -> bytes:
 
 def manifest_seed() -> bytes:
     """An archive of two objects."""
-    item = Item("old", "d", "archive", None, "prod", "default", "run", "r1", "1", "r1", "s3://b/art/1/r1/artifacts", "s3://b/art/", "1/r1/artifacts", None, 2, 3)
+    item = Item(
+        "old",
+        "d",
+        "archive",
+        None,
+        "prod",
+        "default",
+        "run",
+        "r1",
+        "1",
+        "r1",
+        "s3://b/art/1/r1/artifacts",
+        "s3://b/art/",
+        "1/r1/artifacts",
+        None,
+        2,
+        3,
+    )
     entries = [
         Entry("model/weights", 3, "e1", None, "STANDARD", "2026-10-01T00:00:00+00:00", "copied", "a" * 64, f"data/{'a' * 64}", "c1"),
         Entry("empty/", 0, "e2", None, "STANDARD", "2026-10-01T00:00:00+00:00", "copied", "b" * 64, f"data/{'b' * 64}-1", "c2"),

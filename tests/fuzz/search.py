@@ -64,7 +64,9 @@ class Findings:
         self.folder.mkdir(parents=True, exist_ok=True)
         stem = hashlib.sha256(what.encode()).hexdigest()[:12]
         (self.folder / stem).write_bytes(data)
-        (self.folder / f"{stem}.txt").write_text("".join(traceback.format_exception(error))[-8000:], encoding="utf-8", errors="backslashreplace")
+        (self.folder / f"{stem}.txt").write_text(
+            "".join(traceback.format_exception(error))[-8000:], encoding="utf-8", errors="backslashreplace"
+        )
         print(f"FOUND {self.name} {stem}: {what}", flush=True)
 
 
@@ -106,9 +108,22 @@ def search_guided(name: str, seconds: float, found: Findings, kept: Path) -> Non
     def mutated(data: bytes, largest: int, seed: int) -> bytes:
         return mutate(target.mutations, data, random.Random(seed), min(largest, target.largest))
 
-    options = [f"-max_total_time={int(seconds)}", f"-max_len={target.largest}", f"-rss_limit_mb={MEMORY_MB}", f"-timeout={int(target.seconds * 3)}", "-verbosity=0", "-detect_leaks=0", "-reload=0", f"-artifact_prefix={found.folder.parent}/{name}-"]
+    options = [
+        f"-max_total_time={int(seconds)}",
+        f"-max_len={target.largest}",
+        f"-rss_limit_mb={MEMORY_MB}",
+        f"-timeout={int(target.seconds * 3)}",
+        "-verbosity=0",
+        "-detect_leaks=0",
+        "-reload=0",
+        f"-artifact_prefix={found.folder.parent}/{name}-",
+    ]
     found.folder.parent.mkdir(parents=True, exist_ok=True)
-    atheris.Setup([sys.argv[0], *options, str(kept), *([str(CORPUS / name)] if (CORPUS / name).exists() else [])], found.try_input, custom_mutator=mutated)
+    atheris.Setup(
+        [sys.argv[0], *options, str(kept), *([str(CORPUS / name)] if (CORPUS / name).exists() else [])],
+        found.try_input,
+        custom_mutator=mutated,
+    )
     atheris.Fuzz()
 
 
@@ -147,7 +162,20 @@ def _run_each(given: argparse.Namespace) -> int:
 
     given.found = given.found.absolute()
     for name in given.targets or TARGETS:
-        command = [sys.executable, "-m", "tests.fuzz", "--one", name, "--seconds", str(given.seconds), "--found", str(given.found), "--seed", str(given.seed), *(["--blind"] if given.blind else [])]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.fuzz",
+            "--one",
+            name,
+            "--seconds",
+            str(given.seconds),
+            "--found",
+            str(given.found),
+            "--seed",
+            str(given.seed),
+            *(["--blind"] if given.blind else []),
+        ]
         print(f"{name}: {given.seconds:g} s", flush=True)
         if (code := subprocess.run(command, check=False).returncode) not in (0, 1):
             print(f"FOUND {name}: its process ended with {code}", flush=True)

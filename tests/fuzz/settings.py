@@ -86,7 +86,12 @@ def selector_words(data: bytes, work: Path) -> None:
 def resource_keys(data: bytes, work: Path) -> None:
     """An id of a bill or a run in the form in which they are compared: blanks around it change nothing, and it is never empty."""
     text = data.decode("utf-8", "replace").replace("\x00", "")
-    forms = (identifiers.resource_key_sql("t"), identifiers.job_key_sql("t"), identifiers.storage_key_sql("t", "t"), identifiers.storage_class_sql("t"))
+    forms = (
+        identifiers.resource_key_sql("t"),
+        identifiers.job_key_sql("t"),
+        identifiers.storage_key_sql("t", "t"),
+        identifiers.storage_class_sql("t"),
+    )
     rows = _CONNECTION.execute(f"select {', '.join(forms)} from (select unnest([$1, $2])::varchar as t)", [text, f"  {text} "]).fetchall()
     if rows[0][:3] != rows[1][:3] or "" in rows[0]:
         raise Finding(f"{text!r} is {rows[0]}, with blanks around it {rows[1]}")
@@ -144,7 +149,11 @@ _CONNECTION = duckdb.connect()
 def yaml_seeds() -> list[bytes]:
     """The examples of the tests and a short file with every section."""
     found = [p.read_bytes() for p in sorted(EXAMPLES.glob("*.yaml"))[:6]]
-    return [*found, json.dumps(SETTINGS).encode(), b"tracking:\n  - name: a\n    uri: http://u:${TOKEN}@h/\n# x\nbilling:\n  - {name: b, uri: ./bill}\n"]
+    return [
+        *found,
+        json.dumps(SETTINGS).encode(),
+        b"tracking:\n  - name: a\n    uri: http://u:${TOKEN}@h/\n# x\nbilling:\n  - {name: b, uri: ./bill}\n",
+    ]
 
 
 SETTINGS = {

@@ -69,8 +69,22 @@ def _bills() -> dict[str, Target]:
 
 def _settings() -> dict[str, Target]:
     rates = b"from,to,rate,date,inverse\nEUR,USD,1.1,2026-01-01,true\nGBP,USD,1.3,2026-01-01,\n"
-    ids = (b"i-0123456789abcdef0", b"arn:aws:ec2:us-east-1:1:instance/i-0123456789abcdef0", b"/subscriptions/A/resourceGroups/b", b"arn:aws:sagemaker:us-east-1:1:training-job/X", b"gs://b/x", b"k8s://c/ns/pod")
-    uris = (b"s3://b/art/1/2", b"abfss://c@acc.dfs.core.windows.net/x", b"https://acc.blob.core.windows.net/c/x", b"file:///srv/art/x", b"mlflow-artifacts:/1/2", b"gs://b/x")
+    ids = (
+        b"i-0123456789abcdef0",
+        b"arn:aws:ec2:us-east-1:1:instance/i-0123456789abcdef0",
+        b"/subscriptions/A/resourceGroups/b",
+        b"arn:aws:sagemaker:us-east-1:1:training-job/X",
+        b"gs://b/x",
+        b"k8s://c/ns/pod",
+    )
+    uris = (
+        b"s3://b/art/1/2",
+        b"abfss://c@acc.dfs.core.windows.net/x",
+        b"https://acc.blob.core.windows.net/c/x",
+        b"file:///srv/art/x",
+        b"mlflow-artifacts:/1/2",
+        b"gs://b/x",
+    )
     return {
         "yaml": Target(settings.yaml, "text", settings.yaml_seeds),
         "settings": Target(settings.settings_in_json, "json", lambda: [json.dumps(settings.SETTINGS).encode()]),
@@ -88,7 +102,14 @@ def _settings() -> dict[str, Target]:
 def _records() -> dict[str, Target]:
     dumps = lambda value: json.dumps(value).encode()  # noqa: E731
     manifest = records.manifest_seed()
-    kinds = {"archive_lease": records.LEASE, "notices": records.NOTICE, "outbox": records.SENT, "webhooks": {"since": None}, "alerts": records.NOTICE, "digests": {**records.NOTICE, "recipient": "ana@example.com", "members": ["<a@b>"]}}
+    kinds = {
+        "archive_lease": records.LEASE,
+        "notices": records.NOTICE,
+        "outbox": records.SENT,
+        "webhooks": {"since": None},
+        "alerts": records.NOTICE,
+        "digests": {**records.NOTICE, "recipient": "ana@example.com", "members": ["<a@b>"]},
+    }
     return {
         "journal": Target(records.bookkeeping("journal.json"), "json", lambda: [dumps(records.STAGED)]),
         "schema-version": Target(records.bookkeeping("schema.json"), "json", lambda: [_with_folder(records.schema)]),

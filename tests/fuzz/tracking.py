@@ -66,7 +66,14 @@ def answers(data: bytes, work: Path) -> None:
     server = TrackingServer(name="prod", uri=_server())
     (work / "extract").mkdir()
     extract_server(
-        server, DimensionSettings(), now=NOW, previous=lambda table, period: None, workdir=work / "extract", load_id="load", selector_keys=("tag.team",), links=LinkSettings()
+        server,
+        DimensionSettings(),
+        now=NOW,
+        previous=lambda table, period: None,
+        workdir=work / "extract",
+        load_id="load",
+        selector_keys=("tag.team",),
+        links=LinkSettings(),
     )
 
 
@@ -100,7 +107,15 @@ RUN = {
     },
     "inputs": {"dataset_inputs": [], "model_inputs": []},
 }  # fmt: skip
-EXPERIMENT = {"experiment_id": "1", "name": "e", "artifact_location": "s3://b/art/1", "lifecycle_stage": "active", "creation_time": BEGAN, "last_update_time": BEGAN, "tags": [{"key": "team", "value": "x"}]}
+EXPERIMENT = {
+    "experiment_id": "1",
+    "name": "e",
+    "artifact_location": "s3://b/art/1",
+    "lifecycle_stage": "active",
+    "creation_time": BEGAN,
+    "last_update_time": BEGAN,
+    "tags": [{"key": "team", "value": "x"}],
+}
 TRACE = {
     "trace_id": "tr-1", "trace_location": {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "1"}}, "request_time": "2026-11-02T10:00:00Z", "execution_duration": "1s", "state": "OK",
     "trace_metadata": {"mlflow.trace.cost": '{"total_cost": 0.1}', "mlflow.trace.tokenUsage": '{"input_tokens": 1, "output_tokens": 2}'}, "tags": {},
@@ -109,9 +124,37 @@ SEED = {
     "version": "3.17.2",
     "experiments/search": {"experiments": [EXPERIMENT]},
     "runs/search": {"runs": [RUN]},
-    "logged-models/search": {"models": [{"info": {"experiment_id": "1", "model_id": "m-1", "artifact_uri": "s3://b/art/1/m", "name": "m", "creation_timestamp_ms": BEGAN, "last_updated_timestamp_ms": BEGAN, "status": "LOGGED_MODEL_READY"}, "data": {}}]},
+    "logged-models/search": {
+        "models": [
+            {
+                "info": {
+                    "experiment_id": "1",
+                    "model_id": "m-1",
+                    "artifact_uri": "s3://b/art/1/m",
+                    "name": "m",
+                    "creation_timestamp_ms": BEGAN,
+                    "last_updated_timestamp_ms": BEGAN,
+                    "status": "LOGGED_MODEL_READY",
+                },
+                "data": {},
+            }
+        ]
+    },
     "traces/search": {"traces": [TRACE]},
-    "registered-models/search": {"registered_models": [{"name": "r", "latest_versions": [], "aliases": [{"alias": "champion", "version": "1"}]}]},
-    "model-versions/search": {"model_versions": [{"name": "r", "version": "1", "source": "s3://b/art/1/m", "run_id": "0" * 31 + "1", "creation_timestamp": BEGAN, "status": "READY"}]},
+    "registered-models/search": {
+        "registered_models": [{"name": "r", "latest_versions": [], "aliases": [{"alias": "champion", "version": "1"}]}]
+    },
+    "model-versions/search": {
+        "model_versions": [
+            {
+                "name": "r",
+                "version": "1",
+                "source": "s3://b/art/1/m",
+                "run_id": "0" * 31 + "1",
+                "creation_timestamp": BEGAN,
+                "status": "READY",
+            }
+        ]
+    },
     "metrics/get-history": {"metrics": [{"key": "system/gpu_0_utilization_percentage", "value": 50.0, "timestamp": BEGAN, "step": 0}]},
 }

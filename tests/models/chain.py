@@ -31,7 +31,17 @@ from tests.reference import GoogleSQL, Result
 UTC = dt.timezone.utc
 EXACT = Context(prec=76)
 DAY = dt.date(2026, 10, 1)
-INPUTS = ("billing_lines", "billing_loads", "runs", "run_resources", "artifact_bytes", "artifact_owners", "experiments", "trace_costs", "period_states")
+INPUTS = (
+    "billing_lines",
+    "billing_loads",
+    "runs",
+    "run_resources",
+    "artifact_bytes",
+    "artifact_owners",
+    "experiments",
+    "trace_costs",
+    "period_states",
+)
 SETTINGS = Settings()  # what the models are told where a case says nothing
 FILLED = {"build_id", "load_id"}
 PACKAGE = Path(ladder.__file__).parent
@@ -161,7 +171,15 @@ def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) 
         if l["billing_period"] == period
         and (
             (l["resource_key"] and (is_timed or l["charge_category"] == "Usage"))
-            or (is_timed and (l.get("job_key") or l.get("pool_key") or l.get("principal_key") or (l.get("instance_type") and l["charge_category"] == "Usage" and l.get("charge_class") != "Correction")))
+            or (
+                is_timed
+                and (
+                    l.get("job_key")
+                    or l.get("pool_key")
+                    or l.get("principal_key")
+                    or (l.get("instance_type") and l["charge_category"] == "Usage" and l.get("charge_class") != "Correction")
+                )
+            )
         )
     ] or [(dt.datetime.combine(period, dt.time(), tzinfo=UTC),) * 2]
     first = min(start for start, _ in windows).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -182,13 +200,21 @@ def jobs_beyond(lines: Sequence[Mapping[str, Any]], period: dt.date) -> list[tup
     beside = [(period - dt.timedelta(days=1)).replace(day=1), (period + dt.timedelta(days=32)).replace(day=1)]
     found = set()
     for job in {l.get("job_key") for l in lines} - {None}:
-        windows = sorted({(l["charge_period_start"], l["charge_period_end"]) for l in lines if l.get("job_key") == job and l["billing_period"] in (period, *beside)})
+        windows = sorted(
+            {
+                (l["charge_period_start"], l["charge_period_end"])
+                for l in lines
+                if l.get("job_key") == job and l["billing_period"] in (period, *beside)
+            }
+        )
         lives: list[list[tuple[dt.datetime, dt.datetime]]] = []
         for start, end in windows:
             if not lives or start - max(e for _, e in lives[-1]) > dt.timedelta(days=1):
                 lives.append([])
             lives[-1].append((start, end))
-        mine = {(l["charge_period_start"], l["charge_period_end"]) for l in lines if l.get("job_key") == job and l["billing_period"] == period}
+        mine = {
+            (l["charge_period_start"], l["charge_period_end"]) for l in lines if l.get("job_key") == job and l["billing_period"] == period
+        }
         found |= {window for life in lives if mine & set(life) for window in life if window not in mine}
     return sorted(found)
 
@@ -216,9 +242,20 @@ def run_on_duckdb(
 def parameters_of_month(world: World, month: dt.date, settings: Settings = SETTINGS) -> dict[str, Any]:
     """What `ladder` and `inputs` give the models of a start month: every run of it, to its latest possible end."""
     start = dt.datetime.combine(month, dt.time(), tzinfo=UTC)
-    ends = [r["end_time"] or max(r["last_sign_at"] or r["start_time"], r["start_time"] + dt.timedelta(days=31)) for r in world["runs"] if r["start_month"] == month]
+    ends = [
+        r["end_time"] or max(r["last_sign_at"] or r["start_time"], r["start_time"] + dt.timedelta(days=31))
+        for r in world["runs"]
+        if r["start_month"] == month
+    ]
     after = (start + dt.timedelta(days=32)).replace(day=1)
-    return {**ladder.ledger_parameters(settings), "period": month, "window_start": start, "window_end": max([*ends, after]) + dt.timedelta(microseconds=1), "jobs_from": start, "jobs_until": start}
+    return {
+        **ladder.ledger_parameters(settings),
+        "period": month,
+        "window_start": start,
+        "window_end": max([*ends, after]) + dt.timedelta(microseconds=1),
+        "jobs_from": start,
+        "jobs_until": start,
+    }
 
 
 def summarize_on_duckdb(
@@ -236,7 +273,11 @@ def summarize_on_duckdb(
 
 
 def run_on_reference(
-    reference: GoogleSQL, models: Sequence[Model], tables: Mapping[str, pa.Table], parameters: Mapping[str, Any], counted: Counter[str] | None = None
+    reference: GoogleSQL,
+    models: Sequence[Model],
+    tables: Mapping[str, pa.Table],
+    parameters: Mapping[str, Any],
+    counted: Counter[str] | None = None,
 ) -> dict[str, pa.Table]:
     """The models one after the other on the reference implementation, each over what those before it gave. Returns all tables.
 
@@ -247,7 +288,9 @@ def run_on_reference(
     for model in models:
         result = query_reference(reference, read_sql(PACKAGE / "models", model.name), known, parameters)
         target = model.target
-        assert len(set(result.names)) == len(result.names) and all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in result.names), model.name
+        assert len(set(result.names)) == len(result.names) and all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in result.names), (
+            model.name
+        )
         if counted is not None:
             counted[model.name] += len(result.rows)
         if model.into is None:
@@ -268,12 +311,25 @@ def query_reference(reference: GoogleSQL, sql: str, tables: Mapping[str, pa.Tabl
 
 def input_tables(world: World) -> dict[str, pa.Table]:
     """The input tables of a world, as `put_world` stages them."""
-    return {name: arrow(name, world.get(name, [])) for name in INPUTS if name != "billing_loads"} | {"billing_loads": arrow("billing_loads", loads_of(world))}
+    return {name: arrow(name, world.get(name, [])) for name in INPUTS if name != "billing_loads"} | {
+        "billing_loads": arrow("billing_loads", loads_of(world))
+    }
 
 
 # What tells one small world from another when they stand side by side: the columns that name machines, runs, jobs, buckets.
 NAMES = {
-    "billing_lines": ("billing_account_id", "resource_id", "resource_key", "run_tag", "job_key", "attached_to", "pool_key", "storage_key", "instance_type", "principal_key"),
+    "billing_lines": (
+        "billing_account_id",
+        "resource_id",
+        "resource_key",
+        "run_tag",
+        "job_key",
+        "attached_to",
+        "pool_key",
+        "storage_key",
+        "instance_type",
+        "principal_key",
+    ),
     "runs": ("run_id", "parent_run_id", "job_key", "pool_key", "instance_type", "principal_key"),
     "run_resources": ("run_id", "resource_id", "resource_key"),
     "artifact_bytes": ("owner_id",),
@@ -296,7 +352,9 @@ def merge_worlds(worlds: Mapping[str, World]) -> World:
         mine = f"{name}." if name else ""
         for table in INPUTS:
             for row in world.get(table, []):
-                own: dict[str, Any] = {c: _own_name(c, mine, row[c]) for c in (*NAMES.get(table, ()), "source", "tracking_server") if row.get(c)}
+                own: dict[str, Any] = {
+                    c: _own_name(c, mine, row[c]) for c in (*NAMES.get(table, ()), "source", "tracking_server") if row.get(c)
+                }
                 own |= {"group_keys": [mine + key for key in row["group_keys"]]} if row.get("group_keys") else {}
                 own |= {c: row[c].replace("://", f"://{mine}") for c in ("artifact_uri", "store") if row.get(c)}
                 merged[table].append(row | own)
@@ -337,7 +395,11 @@ def loads_of(world: World) -> list[dict[str, Any]]:
             "state": "current",
             "billing_currency": currency,
             **{
-                measure: total(l[measure] or Decimal(0) for l in lines if (l["source"], l["billing_period"], l["billing_currency"]) == (source, period, currency))
+                measure: total(
+                    l[measure] or Decimal(0)
+                    for l in lines
+                    if (l["source"], l["billing_period"], l["billing_currency"]) == (source, period, currency)
+                )
                 for measure in ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
             },
         }

@@ -41,12 +41,23 @@ TARGET_COLUMNS = [
     ("tracking_server", "STRING"), ("workspace", "STRING"), ("run_id", "STRING"), ("owner_id", "STRING"), ("reason", "STRING"), ("weight_kind", "STRING"),
     ("run_end_rule", "STRING"), ("is_scaled", "BOOL"), ("nanoseconds", "INT64"), ("ratio_from", "FLOAT64"), ("ratio_to", "FLOAT64"), ("is_last", "BOOL"),
 ]  # fmt: skip
-LINE_COLUMNS = [("source", "STRING"), ("line_id", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP")]
+LINE_COLUMNS = [
+    ("source", "STRING"),
+    ("line_id", "STRING"),
+    ("target_key", "STRING"),
+    ("window_start", "TIMESTAMP"),
+    ("window_end", "TIMESTAMP"),
+]
 RUN_KEY = pa.schema([(name, pa.string()) for name in ("tracking_server", "workspace", "run_id")])
 MOMENT = pa.timestamp("us", "UTC")
 SPANS = pa.schema([*RUN_KEY, ("resource_key", pa.string()), ("span_start", MOMENT), ("span_end", MOMENT)])
 TAKEN = pa.schema(
-    [("resource_key", pa.string()), *((name, MOMENT) for name in ("window_start", "window_end", "taken_from", "taken_to")), ("taken", pa.int64()), ("units", pa.int64())]
+    [
+        ("resource_key", pa.string()),
+        *((name, MOMENT) for name in ("window_start", "window_end", "taken_from", "taken_to")),
+        ("taken", pa.int64()),
+        ("units", pa.int64()),
+    ]
 )
 KNOWN_USES = pa.schema(
     [
@@ -197,13 +208,22 @@ def world_tables(world: World) -> dict[str, pa.Table]:
         "slot_targets": pa.Table.from_pylist([slot_target(l) for l in offered if l["free_nanoseconds"] is not None], schema=SLOT_TARGETS),
         "billing_lines": arrow("billing_lines", [*lines, *next_period]),
         "runs": arrow("runs", runs),
-        "run_spans": pa.Table.from_pylist([{**{name: r[name] for name in RUN_KEY.names}, "resource_key": "elsewhere", "span_start": a, "span_end": b} for r in runs for a, b in r["own"]], schema=SPANS),
+        "run_spans": pa.Table.from_pylist(
+            [
+                {**{name: r[name] for name in RUN_KEY.names}, "resource_key": "elsewhere", "span_start": a, "span_end": b}
+                for r in runs
+                for a, b in r["own"]
+            ],
+            schema=SPANS,
+        ),
         "stated_machines": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["own"]], schema=RUN_KEY),
         "tagged_runs": RUN_KEY.append(pa.field("run_tag", pa.string())).empty_table(),
         "machine_taken": pa.Table.from_pylist(taken_rows(lines), schema=TAKEN),
         "pool_known_uses": KNOWN_USES.empty_table(),  # what pools have beside machines that runs state is tried with the whole ledger
         "claimed_runs": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["claimed"]], schema=RUN_KEY),
-        "attached_lines": pa.Table.from_pylist([{"source": l["source"], "line_id": l["line_id"]} for l in lines if l.get("attached_to")], schema=SETTLED),
+        "attached_lines": pa.Table.from_pylist(
+            [{"source": l["source"], "line_id": l["line_id"]} for l in lines if l.get("attached_to")], schema=SETTLED
+        ),
         "artifact_bytes": arrow("artifact_bytes", world["artifacts"]),
         "trace_costs": arrow("trace_costs", world["traces"]),
     }
@@ -227,7 +247,17 @@ def taken_rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         is_in_an_hour = line["charge_period_end"] <= hour + dt.timedelta(hours=1)
         start, end = (hour, hour + dt.timedelta(hours=1)) if is_in_an_hour else (line["charge_period_start"], line["charge_period_end"])
         for taken_from, taken_to, taken, units in line["taken"]:
-            rows.append({"resource_key": line["resource_key"], "window_start": start, "window_end": end, "taken_from": taken_from, "taken_to": taken_to, "taken": taken, "units": units})
+            rows.append(
+                {
+                    "resource_key": line["resource_key"],
+                    "window_start": start,
+                    "window_end": end,
+                    "taken_from": taken_from,
+                    "taken_to": taken_to,
+                    "taken": taken,
+                    "units": units,
+                }
+            )
     return rows
 
 
@@ -265,8 +295,14 @@ def run_pools_on_reference(reference: GoogleSQL, world: World, parameters: Mappi
 
 def lines_of(found: Mapping[str, pa.Table], method: str, rung: str) -> list[dict[str, Any]]:
     """Lines that go to the targets of a rule: strangers', and of machines that runs state what these leave."""
-    windows = {(row["match_method"], row["target_key"], row["window_start"], row["window_end"]) for row in found["offered_windows"].to_pylist()}
-    offered = [row for row in found["offered_lines"].to_pylist() if (row["match_method"], row["target_key"], row["window_start"], row["window_end"]) in windows]
+    windows = {
+        (row["match_method"], row["target_key"], row["window_start"], row["window_end"]) for row in found["offered_windows"].to_pylist()
+    }
+    offered = [
+        row
+        for row in found["offered_lines"].to_pylist()
+        if (row["match_method"], row["target_key"], row["window_start"], row["window_end"]) in windows
+    ]
     return [*found[f"{rung}_lines"].to_pylist(), *(row for row in offered if row["match_method"] == method)]
 
 

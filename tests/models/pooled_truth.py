@@ -24,7 +24,12 @@ KINDS = (("gpu_count", "machine_gpus", 100), ("cpu_request", "machine_cpus", 10)
 MOST = {"gpu_count": 10_000, "cpu_request": 10_000, "memory_request_gb": 10_000}
 HOUR = dt.timedelta(hours=1)
 PLACES = {"sub_account_id": "123", "region_id": ("r1", "r2"), "availability_zone": ("r1a", "r2a"), "purchase_option": ("spot", "on_demand")}
-STATED = (("sub_account_id", "sub_account_id"), ("region_id", "region_id"), ("availability_zone", "availability_zone"), ("purchase_option", "pricing_category"))  # of a run, of a line
+STATED = (
+    ("sub_account_id", "sub_account_id"),
+    ("region_id", "region_id"),
+    ("availability_zone", "availability_zone"),
+    ("purchase_option", "pricing_category"),
+)  # of a run, of a line
 OPTIONS = {"Dynamic": "spot", "Standard": "on_demand", "Committed": "on_demand"}
 LINE_KEYS = ("source", "line_id", "resource_key", "pool_key", "instance_type")
 
@@ -33,6 +38,7 @@ def merge_pool_worlds(worlds: Mapping[str, World]) -> World:
     """Several worlds side by side, each with a bill, a server, pools, types and buckets of its own."""
     merged: World = {"lines": [], "runs": [], "artifacts": [], "traces": [], "next_lines": []}
     for name, world in worlds.items():
+
         def own(text: str | None, name: str = name) -> str | None:
             return None if text is None else f"{name}.{text}"
 
@@ -63,7 +69,9 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
     world: World = {"lines": [], "runs": [], "artifacts": [], "traces": []}
     stated = draw.choice(("nothing", "gpus", "cpus", "memory", "use", "mixed"))
     pools, types = ["pool", "rented"], ["g5", "m5"]
-    states = draw.choice(((), (), ("purchase_option",), ("purchase_option", "region_id"), ("sub_account_id", "availability_zone", "purchase_option")))
+    states = draw.choice(
+        ((), (), ("purchase_option",), ("purchase_option", "region_id"), ("sub_account_id", "availability_zone", "purchase_option"))
+    )
     is_sweep = draw.random() < 0.4  # children that state nothing, of a few parents that state a type
     ids = [f"run{n:02d}" for n in range(runs)]
     for number, run_id in enumerate(ids):
@@ -114,7 +122,11 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
         units = draw.choice(({}, {"machine_gpus": 4, "machine_cpus": 16, "machine_memory_gb": 61.5}))
         for index in range(machines):
             name = f"{pool}-m{index}"
-            place = {"sub_account_id": draw.choice("12"), "region_id": draw.choice(("R1", "r2")), "availability_zone": draw.choice(("r1a", "r2a", None))}
+            place = {
+                "sub_account_id": draw.choice("12"),
+                "region_id": draw.choice(("R1", "r2")),
+                "availability_zone": draw.choice(("r1a", "r2a", None)),
+            }
             option = draw.choice(("Dynamic", "Standard", "Committed"))
             if draw.random() < 0.4:
                 known[name] = draw.choice((1, 1, 4))
@@ -194,21 +206,40 @@ def true_bytes(world: World) -> dict[Key, Fraction]:
     """Every storage line's parts: bytes x time of each owner in the line's bucket and class, as far as the bill of these goes."""
     truth: dict[Key, Fraction] = defaultdict(Fraction)
     where = {"s3://bucket/": "bucket", "abfss://c@acct.dfs.core.windows.net/mlflow": "acct"}
-    first_known = {store: min((r["valid_from"] for r in world["artifacts"] if r["store"] == store and r["bytes"] is not None), default=None) for store in where}
+    first_known = {
+        store: min((r["valid_from"] for r in world["artifacts"] if r["store"] == store and r["bytes"] is not None), default=None)
+        for store in where
+    }
     for line in world["lines"]:
         if not line.get("storage_key"):
             continue
-        alike = [l for l in world["lines"] if (l.get("storage_key"), l.get("storage_class")) == (line["storage_key"], line.get("storage_class"))]
+        alike = [
+            l for l in world["lines"] if (l.get("storage_key"), l.get("storage_class")) == (line["storage_key"], line.get("storage_class"))
+        ]
         reach = max(l["charge_period_end"] for l in alike)
         until = min(reach, WINDOW_END) if reach > WINDOW_START else WINDOW_END
         since = max(min(l["charge_period_start"] for l in alike), WINDOW_START)
         times: dict[str, Fraction] = defaultdict(Fraction)
         for row in world["artifacts"]:
-            if where.get(row["store"]) == line["storage_key"] and line.get("storage_class") in (None, row["storage_class"]) and row["bytes"]:
+            if (
+                where.get(row["store"]) == line["storage_key"]
+                and line.get("storage_class") in (None, row["storage_class"])
+                and row["bytes"]
+            ):
                 # what a store had when it was first measured was there before, as far as the bill goes
-                came = min(row["valid_from"], since) if row["valid_from"] == first_known[row["store"]] else max(row["valid_from"], WINDOW_START)
+                came = (
+                    min(row["valid_from"], since)
+                    if row["valid_from"] == first_known[row["store"]]
+                    else max(row["valid_from"], WINDOW_START)
+                )
                 lasted = min(row["valid_to"] or until, until) - came
-                owner = row["owner_id"] if row["owner_kind"] in ("run", "logged_model") else "orphan" if row["owner_kind"] == "orphan" else "unallocated"
+                owner = (
+                    row["owner_id"]
+                    if row["owner_kind"] in ("run", "logged_model")
+                    else "orphan"
+                    if row["owner_kind"] == "orphan"
+                    else "unallocated"
+                )
                 times[owner] += row["bytes"] * (max(lasted, dt.timedelta()) // dt.timedelta(microseconds=1))
         total = sum(times.values())
         for owner, part in times.items():
@@ -255,7 +286,9 @@ def _type_parts(
 
     def pool_of(group: frozenset[Any]) -> _Pool:
         mine = [l for l in lines if cell_of[l["line_id"]] in group]
-        return _Pool("type", name, mine, runs, ancestors, spans, {r: h for r, h in asks.items() if fits[r] == group}, kin=kin, is_open=len(group) > 1)
+        return _Pool(
+            "type", name, mine, runs, ancestors, spans, {r: h for r, h in asks.items() if fits[r] == group}, kin=kin, is_open=len(group) > 1
+        )
 
     own = {c: pool_of(frozenset([c])) for c in cells}
     groups = {g: pool_of(g) for g in set(fits.values()) if len(g) > 1}
@@ -269,7 +302,9 @@ def _type_parts(
     return truth
 
 
-def _cell_shares(cell: Any, window: tuple[dt.datetime, dt.datetime], own: dict[Any, _Pool], groups: dict[frozenset[Any], _Pool]) -> dict[str, Fraction]:
+def _cell_shares(
+    cell: Any, window: tuple[dt.datetime, dt.datetime], own: dict[Any, _Pool], groups: dict[frozenset[Any], _Pool]
+) -> dict[str, Fraction]:
     """What part of a cell's window each run has: who fits it alone, then who fits several cells, then who fits all."""
     shares = dict(own[cell].shares(window)) if window in own[cell].windows else {}
     there = {c: pool for c, pool in own.items() if window in pool.windows}
@@ -300,7 +335,10 @@ def _stated(run_id: str, runs: dict[str, dict[str, Any]], ancestors: dict[str, l
         return mine
     holder = next(a for a in ancestors[run_id] if runs[a]["instance_type"])
     theirs = [runs[holder].get(column) for column, _ in STATED]
-    return [own or (None if column == "availability_zone" and mine[1] else other) for own, other, (column, _) in zip(mine, theirs, STATED, strict=True)]
+    return [
+        own or (None if column == "availability_zone" and mine[1] else other)
+        for own, other, (column, _) in zip(mine, theirs, STATED, strict=True)
+    ]
 
 
 def _has_own_machines(run: dict[str, Any]) -> bool:
@@ -341,7 +379,10 @@ class _Pool:
         known = {self._machine(l) for l in usage if l["is_offered"]}
         self.usage = [l for l in usage if self._machine(l) in known or likeness[self._machine(l)] == min(likeness.values())]
         self.machines = {window: self._machines(window) for window in self.windows}
-        self.taken = [(machine, *stretch) for machine, stretch in {(self._machine(l), stretch) for l in lines if not is_open for stretch in l["taken"]}]
+        self.taken = [
+            (machine, *stretch)
+            for machine, stretch in {(self._machine(l), stretch) for l in lines if not is_open for stretch in l["taken"]}
+        ]
         marks = {t for s in spans.values() for t in s} | {t for w in self.windows for t in w}
         marks |= {t for r in runs for own in runs[r]["own"] for t in own} | {t for _, start, end, *_ in self.taken for t in (start, end)}
         self.slices = [(a, b, self._payers(a, b)) for a, b in itertools.pairwise(sorted(marks))]
@@ -358,16 +399,25 @@ class _Pool:
         for machine, start, end in sorted({(self._machine(l), l["charge_period_start"], l["charge_period_end"]) for l in mine}):
             per_sku: dict[str, Fraction] = defaultdict(Fraction)
             for l in mine:
-                if (self._machine(l), l["charge_period_start"], l["charge_period_end"]) == (machine, start, end) and l["billed_nanoseconds"]:
+                if (self._machine(l), l["charge_period_start"], l["charge_period_end"]) == (machine, start, end) and l[
+                    "billed_nanoseconds"
+                ]:
                     per_sku[l["sku_id"]] += Fraction(l["billed_nanoseconds"], 10**9)
-            free = [l["free_nanoseconds"] for l in mine if (self._machine(l), l["charge_period_start"], l["charge_period_end"]) == (machine, start, end) and l["free_nanoseconds"] is not None]
+            free = [
+                l["free_nanoseconds"]
+                for l in mine
+                if (self._machine(l), l["charge_period_start"], l["charge_period_end"]) == (machine, start, end)
+                and l["free_nanoseconds"] is not None
+            ]
             billed[machine] += Fraction(max(free), 10**9) if free else max(per_sku.values(), default=_seconds(end - start))
         counts = {machine: max(1, math.ceil((time - length / 100) / length)) for machine, time in billed.items()}
         return {machine: (counts[machine], min(time, counts[machine] * length)) for machine, time in billed.items()}
 
     def _payers(self, a: dt.datetime, b: dt.datetime) -> list[str]:
         there = [r for r in (self.kin or self).asks if self.spans[r][0] <= a and b <= self.spans[r][1]]
-        asking = [r for r in there if r in self.asks and not any(r in self.ancestors[other] for other in there) and not self.runs[r]["claimed"]]
+        asking = [
+            r for r in there if r in self.asks and not any(r in self.ancestors[other] for other in there) and not self.runs[r]["claimed"]
+        ]
         return [r for r in asking if not any(start <= a and b <= end for start, end in self.runs[r]["own"])]
 
     def _weigh(self) -> None:
@@ -383,7 +433,11 @@ class _Pool:
             return max((l[column] for l in self.usage if self._machine(l) == machine and l.get(column)), default=None)
 
         def all_state(column: str) -> bool:
-            return bool(deciding) and all(self._asked(r, column) is not None for r in deciding) and (column != "gpu_count" or any(self._asked(r, column) > 0 for r in deciding))
+            return (
+                bool(deciding)
+                and all(self._asked(r, column) is not None for r in deciding)
+                and (column != "gpu_count" or any(self._asked(r, column) > 0 for r in deciding))
+            )
 
         known = [k for k in KINDS if names and all(has(m, k[1]) for m in names)]
         if self.sort == "type":
@@ -431,7 +485,15 @@ class _Pool:
         units = self.units or {}
         asked = weights if units else nodes
         here = sum(n * units.get(m, 1) for w in covering for m, (n, _) in self.machines[w].items())
-        free = max(0, here - sum(self._taken_units(m, taken, parts) for m, start, end, taken, parts in self.taken if start <= a < end and any(m in self.machines[w] for w in covering)))
+        free = max(
+            0,
+            here
+            - sum(
+                self._taken_units(m, taken, parts)
+                for m, start, end, taken, parts in self.taken
+                if start <= a < end and any(m in self.machines[w] for w in covering)
+            ),
+        )
         if not here:
             of = {h: Fraction(weights[h], sum(weights.values())) for h in families}
         elif sum(asked.values()) <= free:

@@ -33,16 +33,30 @@ def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> t
     by_gpu, in_pool = kind.endswith("by_gpu"), kind.startswith("pool")
     size: dict[str, Any] = {"machine_gpus": 8} if by_gpu else {}
     where: dict[str, Any] = {"pool_key": "gpu"} if in_pool else {"instance_type": "p4d.24xlarge"}
-    bought = [{"pricing_category": ("Dynamic", "Standard")[m % 2], "region_id": f"r{m // 3}", "availability_zone": f"r{m // 3}{'ab'[m % 2]}"} for m in range(machines)]
+    bought = [
+        {"pricing_category": ("Dynamic", "Standard")[m % 2], "region_id": f"r{m // 3}", "availability_zone": f"r{m // 3}{'ab'[m % 2]}"}
+        for m in range(machines)
+    ]
     lines = [
-        line(machine * HOURS + hour, on=f"m{machine}", at=f"{hour:02d}:00..{hour + 1:02d}:00", hours=1, cost=PRICE, scope=None, **where, **size, **bought[machine])
+        line(
+            machine * HOURS + hour,
+            on=f"m{machine}",
+            at=f"{hour:02d}:00..{hour + 1:02d}:00",
+            hours=1,
+            cost=PRICE,
+            scope=None,
+            **where,
+            **size,
+            **bought[machine],
+        )
         for machine in range(machines)
         for hour in range(HOURS)
     ]
     if kind == "pool_with_disks":
         disk = {"service_category": "Storage", "service_name": "EBS", "scope": None, "pool_key": "gpu"}
         lines += [
-            line(len(lines) + hour, id=f"disk-{hour}", on="disk", at=f"{hour:02d}:00..{hour + 1:02d}:00", cost=PRICE * machines / 4, **disk) for hour in range(HOURS)
+            line(len(lines) + hour, id=f"disk-{hour}", on="disk", at=f"{hour:02d}:00..{hour + 1:02d}:00", cost=PRICE * machines / 4, **disk)
+            for hour in range(HOURS)
         ]
     placed = []  # (start, end, machine, gpus) in seconds
     for machine in range(machines):
@@ -66,7 +80,9 @@ def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> t
         run, resources = make_run(id=f"r{number:03d}", at=at, on=[f"m{machine}"] if is_by_id else [], **stated)
         world["runs"].append(run)
         world["run_resources"] += resources
-        truth[run["run_id"]] = Fraction(PRICE) * Fraction(end - start, 3600) * Fraction(gpus, 8) * (Fraction(5, 4) if kind == "pool_with_disks" else 1)
+        truth[run["run_id"]] = (
+            Fraction(PRICE) * Fraction(end - start, 3600) * Fraction(gpus, 8) * (Fraction(5, 4) if kind == "pool_with_disks" else 1)
+        )
     return world, truth
 
 
@@ -76,7 +92,9 @@ def nodes_world(kind: str, seed: int, share: float, *, machines: int = 8) -> tup
     size: dict[str, Any] = {"machine_gpus": 8} if kind.endswith("by_gpu") else {}
     where: dict[str, Any] = {"pool_key": "gpu"} if kind.startswith("pool") else {"instance_type": "p4d.24xlarge"}
     lines = [
-        line(m * HOURS + hour, on=f"m{m}", at=f"{hour:02d}:00..{hour + 1:02d}:00", hours=1, cost=PRICE, scope=None, **where, **size) for m in range(machines) for hour in range(HOURS)
+        line(m * HOURS + hour, on=f"m{m}", at=f"{hour:02d}:00..{hour + 1:02d}:00", hours=1, cost=PRICE, scope=None, **where, **size)
+        for m in range(machines)
+        for hour in range(HOURS)
     ]
     free = [0] * machines
     world: World = {"billing_lines": lines, "billing_loads": [], "runs": [], "run_resources": []}
@@ -93,7 +111,9 @@ def nodes_world(kind: str, seed: int, share: float, *, machines: int = 8) -> tup
         at = "..".join(f"{moment('00:00') + dt.timedelta(seconds=t):%Y-%m-%dT%H:%M:%S}" for t in (start, end))
         stated = chosen if states_all else chosen[:1]
         gpus = {"gpu_count": 8.0} if size else {}
-        run, resources = make_run(id=f"r{number:03d}", at=at, on=[f"m{m}" for m in stated] if does_adopt else [], num_nodes=len(chosen), **gpus, **where)
+        run, resources = make_run(
+            id=f"r{number:03d}", at=at, on=[f"m{m}" for m in stated] if does_adopt else [], num_nodes=len(chosen), **gpus, **where
+        )
         world["runs"].append(run)
         world["run_resources"] += resources
         truth[run["run_id"]] = Fraction(PRICE) * Fraction(end - start, 3600) * len(chosen)
@@ -114,7 +134,12 @@ def name_of(kind: str, seed: int, share: float) -> str:
 
 @pytest.fixture(scope="module")
 def ledgers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    worlds = {name_of(kind, seed, share): adopted_world(kind, seed, share)[0] for kind in (*KINDS, *STATEMENTS) for seed in SEEDS for share in SHARES}
+    worlds = {
+        name_of(kind, seed, share): adopted_world(kind, seed, share)[0]
+        for kind in (*KINDS, *STATEMENTS)
+        for seed in SEEDS
+        for share in SHARES
+    }
     worlds |= {name_of(kind, seed, share): nodes_world(kind, seed, share)[0] for kind in NODES for seed in SEEDS for share in SHARES}
     return run_on_duckdb(merge_worlds(worlds), tmp_path_factory.mktemp("adoption"))["cost_allocations"]
 

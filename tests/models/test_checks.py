@@ -113,7 +113,10 @@ TAMPERINGS: dict[str, dict[str, tuple[str, Callable[[Rows], Rows]]]] = {
         "cost_allocations: out of scope is lost": ("cost_allocations", lose(allocated_to="out_of_scope")),
         "cost_allocations: the bill has more": ("billing_lines", lambda rows: [*rows, rows[0] | {"line_id": "again"}]),
         **{f"cost_daily: {what}": ("cost_daily", tamper) for what, tamper in SUMS.items()},
-        "cost_daily: a day of a spread charge is lost": ("cost_daily", lambda rows: [r for r in rows if not (r["is_spread"] and r["charge_date"].day == 2)]),
+        "cost_daily: a day of a spread charge is lost": (
+            "cost_daily",
+            lambda rows: [r for r in rows if not (r["is_spread"] and r["charge_date"].day == 2)],
+        ),
         "cost_daily: the ledger has more": ("cost_allocations", add("billed_cost", allocated_to="shared")),
         **{f"run_costs_daily: {m} is off by the last decimal": ("run_costs_daily", add(m)) for m in MEASURES},
         "run_costs_daily: a bill is lost": ("run_costs_daily", lose(source="eu")),
@@ -123,7 +126,10 @@ TAMPERINGS: dict[str, dict[str, tuple[str, Callable[[Rows], Rows]]]] = {
     },
     "allocations_complete": {
         **{f"{c} is null": ("cost_allocations", put(c, None)) for c in ("target_id", "cost_kind", "billing_currency", "charge_date")},
-        **{f"{c} of a run is null": ("cost_allocations", put(c, None, allocated_to="run")) for c in ("tracking_server", "workspace", "run_id")},
+        **{
+            f"{c} of a run is null": ("cost_allocations", put(c, None, allocated_to="run"))
+            for c in ("tracking_server", "workspace", "run_id")
+        },
         "a word nobody knows": ("cost_allocations", put("allocated_to", "overhead", allocated_to="shared")),
     },
     "cost_allocations_grain": {
@@ -132,7 +138,10 @@ TAMPERINGS: dict[str, dict[str, tuple[str, Callable[[Rows], Rows]]]] = {
     },
     "run_costs_daily_grain": {
         "a row twice": ("run_costs_daily", double),
-        **{f"{c} is null": ("run_costs_daily", put(c, None)) for c in ("tracking_server", "workspace", "run_id", "charge_date", "cost_kind", "source", "billing_currency")},
+        **{
+            f"{c} is null": ("run_costs_daily", put(c, None))
+            for c in ("tracking_server", "workspace", "run_id", "charge_date", "cost_kind", "source", "billing_currency")
+        },
     },
     "run_costs_equals_daily": {
         "effective_cost is off by the last decimal": ("run_costs", add("effective_cost")),
@@ -183,7 +192,9 @@ def test_nothing_fails_on_the_tables_as_built(warehouse: ParquetWarehouse) -> No
 
 
 @pytest.mark.parametrize(("check", "what"), CASES, ids=[f"{check}: {what}" for check, what in CASES])
-def test_the_check_fails(reference: GoogleSQL, warehouse: ParquetWarehouse, built: dict[str, dict[Unit, pa.Table]], check: str, what: str) -> None:
+def test_the_check_fails(
+    reference: GoogleSQL, warehouse: ParquetWarehouse, built: dict[str, dict[Unit, pa.Table]], check: str, what: str
+) -> None:
     """The step stops with the failing rows; the reference implementation finds the same ones."""
     table, tamper = TAMPERINGS[check][what]
     unit = Unit(table, "2026-10", WRITERS.get(table, "all"))
@@ -198,6 +209,8 @@ def test_the_check_fails(reference: GoogleSQL, warehouse: ParquetWarehouse, buil
     checked, colon, _ = what.partition(": ")
     assert not colon or checked in {row["checked_table"] for row in failure.value.rows}
 
-    tables = {name: pa.concat_tables((units | {unit: after}).values() if name == table else units.values()) for name, units in built.items()}
+    tables = {
+        name: pa.concat_tables((units | {unit: after}).values() if name == table else units.values()) for name, units in built.items()
+    }
     found = query_reference(reference, read_sql(PACKAGE / "checks", check), tables, {"period": DAY})
     assert exact_rows(found.rows) == exact_rows(failure.value.rows)

@@ -45,7 +45,13 @@ def units_of(table: str, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str]
     column = TABLES[table].period_column
     for row in rows:
         period = f"{row[column]:%Y-%m}" if column else "all"
-        writer = row["source"] if table == "billing_lines" else row["tracking_server"] if table in ("runs", "run_resources", "trace_costs") else "all"
+        writer = (
+            row["source"]
+            if table == "billing_lines"
+            else row["tracking_server"]
+            if table in ("runs", "run_resources", "trace_costs")
+            else "all"
+        )
         found.setdefault((period, writer), []).append(row)
     return found
 
@@ -80,7 +86,9 @@ def hours(first: int, last: int, **line: Any) -> list[dict[str, Any]]:
 
 def test_hours_after_the_bill_at_the_price_of_the_bill(tmp_path: Path) -> None:
     """Runs on one machine share its hours by exclusive time; what the bill reaches is not estimated, nor is the hour that is not over."""
-    world = world_of(hours(0, 2, cost="12.00"), [{"id": "A", "at": "00:00..04:00"}, {"id": "B", "at": "03:00..03:30"}, {"id": "C", "at": "05:30"}])
+    world = world_of(
+        hours(0, 2, cost="12.00"), [{"id": "A", "at": "00:00..04:00"}, {"id": "B", "at": "03:00..03:30"}, {"id": "C", "at": "05:30"}]
+    )
     assert figures(world, tmp_path, "05:59") == {("A", "02:00"): 12, ("A", "03:00"): 9, ("B", "03:00"): 3}
 
 
@@ -91,19 +99,46 @@ def test_a_machine_is_priced_by_the_name_the_bill_has(tmp_path: Path) -> None:
     world = world_of(lines, [{"id": "A", "at": "00:00..02:00", "on": ["one"]}, {"id": "B", "at": "00:00..02:00", "on": ["two"]}])
     rows = estimate(world, tmp_path, "02:00")["run_estimates"].to_pylist()
     found = sorted((r["run_id"], r["resource_key"], r["effective_cost"], r["confidence"]) for r in rows)
-    assert found == [("A", place.format("p", "one"), 12, "high"), ("B", place.format("p", "two"), 12, "medium"), ("B", place.format("q", "two"), 12, "medium")]
+    assert found == [
+        ("A", place.format("p", "one"), 12, "high"),
+        ("B", place.format("p", "two"), 12, "medium"),
+        ("B", place.format("q", "two"), 12, "medium"),
+    ]
 
 
 def test_a_run_is_shown_with_what_it_was_estimated_from(tmp_path: Path) -> None:
     """Window, machine, account, type, price's origin, all four measures; nothing that only a bill can tell."""
-    lines = hours(0, 1, cost="4.00", list_cost=Decimal(8), billed_cost=Decimal(0), instance_type="P4d.24xlarge", region_id="eu", resource_id="arn:m1", on="m1")
+    lines = hours(
+        0,
+        1,
+        cost="4.00",
+        list_cost=Decimal(8),
+        billed_cost=Decimal(0),
+        instance_type="P4d.24xlarge",
+        region_id="eu",
+        resource_id="arn:m1",
+        on="m1",
+    )
     for row in lines:
         row["resource_key"] = "m1"
-    row = estimate(world_of(lines, [{"id": "A", "at": "00:00..02:00", "user_name": "ana"}]), tmp_path, "02:00")["run_estimates"].to_pylist()[0]
+    row = estimate(world_of(lines, [{"id": "A", "at": "00:00..02:00", "user_name": "ana"}]), tmp_path, "02:00")[
+        "run_estimates"
+    ].to_pylist()[0]
     assert (row["list_cost"], row["contracted_cost"], row["effective_cost"], row["billed_cost"]) == (8, 4, 4, 0)
     assert (row["source"], row["sub_account_id"], row["resource_id"], row["resource_key"]) == ("aws", "account", "arn:m1", "m1")
-    assert (row["instance_type"], row["region_id"], row["price_from"], row["confidence"], row["cost_status"]) == ("p4d.24xlarge", "eu", "bill", "high", "estimated")
-    assert (row["estimated_from"], row["estimated_to"], row["charge_date"], row["billing_period"]) == (moment("01:00"), moment("02:00"), DAY, DAY)
+    assert (row["instance_type"], row["region_id"], row["price_from"], row["confidence"], row["cost_status"]) == (
+        "p4d.24xlarge",
+        "eu",
+        "bill",
+        "high",
+        "estimated",
+    )
+    assert (row["estimated_from"], row["estimated_to"], row["charge_date"], row["billing_period"]) == (
+        moment("01:00"),
+        moment("02:00"),
+        DAY,
+        DAY,
+    )
     assert (row["machine_seconds"], row["unused_cost"], row["user_name"]) == (3600, None, "ana")
 
 
@@ -140,7 +175,13 @@ def test_each_account_reaches_as_far_as_its_own_machines_do(tmp_path: Path) -> N
     """One account is billed to 04:00, the other to 02:00; a machine that ended early is not estimated where its account is billed."""
     lines = [*hours(0, 4, on="m1"), *hours(0, 2, on="m2", sub_account_id="late"), *hours(0, 1, on="m3")]
     runs = [{"id": name, "at": "00:00..05:00", "on": [machine]} for name, machine in (("A", "m1"), ("B", "m2"), ("C", "m3"))]
-    assert sorted(figures(world_of(lines, runs), tmp_path)) == [("A", "04:00"), ("B", "02:00"), ("B", "03:00"), ("B", "04:00"), ("C", "04:00")]
+    assert sorted(figures(world_of(lines, runs), tmp_path)) == [
+        ("A", "04:00"),
+        ("B", "02:00"),
+        ("B", "03:00"),
+        ("B", "04:00"),
+        ("C", "04:00"),
+    ]
 
 
 def test_a_bill_that_ends_within_an_hour(tmp_path: Path) -> None:
@@ -171,14 +212,20 @@ def test_machines_no_bill_knows(tmp_path: Path) -> None:
         *hours(0, 3, cost="8.00", on="c", instance_type="shared-type", source="gcp", sub_account_id="g"),
     ]
     asks = {"A": ("new-1", "Big"), "B": ("new-2", "shared-type"), "C": ("new-3", "listed"), "D": ("new-4", "strange"), "E": ("new-5", None)}
-    runs = [{"id": "X", "at": "00:00..01:00"}, *({"id": k, "at": "01:00..04:00", "on": [m], "instance_type": t} for k, (m, t) in asks.items())]
+    runs = [
+        {"id": "X", "at": "00:00..01:00"},
+        *({"id": k, "at": "01:00..04:00", "on": [m], "instance_type": t} for k, (m, t) in asks.items()),
+    ]
     runs += [{"id": "Y", "at": "00:00..01:00", "on": [m]} | {"id": f"Y{m}"} for m in ("b", "c")]
     prices = [
         {"instance_type": "listed", "region_id": "eu", "pricing_category": "", "billing_currency": "EUR", "hour_price": Decimal(99)},
         {"instance_type": "Listed", "region_id": "", "pricing_category": "", "billing_currency": "EUR", "hour_price": Decimal("3.25")},
     ]
     rows = estimate(world_of(lines, runs, price_list=prices), tmp_path, "04:00")["run_estimates"].to_pylist()
-    told = {r["run_id"]: (r["source"], r["effective_cost"], r["billing_currency"], r["price_from"] or r["reason"], f"{r['estimated_from']:%H}") for r in reversed(rows)}
+    told = {
+        r["run_id"]: (r["source"], r["effective_cost"], r["billing_currency"], r["price_from"] or r["reason"], f"{r['estimated_from']:%H}")
+        for r in reversed(rows)
+    }
     assert told == {
         "A": ("aws", 5, "USD", "bill", "03"),
         "B": ("rates", None, "", "no_price", "03"),
@@ -265,11 +312,18 @@ def charge(**row: Any) -> dict[str, Any]:
 
 def test_token_costs_are_estimates_until_a_provider_s_bill_is_split_by_them(tmp_path: Path) -> None:
     """By run, user and model, at list price in all four measures, from MLflow; gone on days the ledger has llm_cost rows."""
-    world = world_of([], [{"id": "A", "at": "00:00..01:00"}], trace_costs=[trace(1), trace(2), trace(2, run_id="", model="other"), trace(9)])
+    world = world_of(
+        [], [{"id": "A", "at": "00:00..01:00"}], trace_costs=[trace(1), trace(2), trace(2, run_id="", model="other"), trace(9)]
+    )
     world["cost_allocations"] = [charge(at="00:00..24:00", cost="1", match_method="llm_cost", resource_id=None)]
     rows = [r for r in estimate(world, tmp_path, "30:00")["run_estimates"].to_pylist() if r["cost_kind"] == "llm"]
-    told = {(r["run_id"], r["charge_date"].day, r["model"], r["user_name"], r["effective_cost"], r["list_cost"], r["price_from"], r["source"]) for r in rows}
-    assert told == {(run, 2, model, "ana", Decimal("0.25"), Decimal("0.25"), "mlflow", "mlflow") for run, model in (("A", "m"), ("", "other"))}
+    told = {
+        (r["run_id"], r["charge_date"].day, r["model"], r["user_name"], r["effective_cost"], r["list_cost"], r["price_from"], r["source"])
+        for r in rows
+    }
+    assert told == {
+        (run, 2, model, "ana", Decimal("0.25"), Decimal("0.25"), "mlflow", "mlflow") for run, model in (("A", "m"), ("", "other"))
+    }
 
 
 def estimated(at: str, cost: str, **row: Any) -> dict[str, Any]:
@@ -288,9 +342,28 @@ def test_what_is_billed_now_is_held_against_its_estimate(tmp_path: Path) -> None
         estimated("00:00..01:00", "10"), estimated("01:00..02:00", "10"), estimated("02:00..03:00", "10"),
         estimated("00:00..01:00", "4", run_id="B"), estimated("00:00..01:00", "7", resource_key="gone", run_id="A", source="rates", sub_account_id=None, instance_type="x"),
     ]  # fmt: skip
-    ledger = [charge(at="00:00..01:00", cost="9.5"), charge(at="01:00..02:00", cost="12"), charge(at="00:00..01:00", cost="3", run_id="late")]
-    old = {"source": "aws", "charge_date": DAY, "billing_currency": "USD", "judged_at": moment("-01:00"), "estimated_from": moment("-02:00"), "estimated_cost": Decimal(1), "actual_cost": Decimal(1), "difference_cost": Decimal(0)}
-    world = world_of(hours(0, 2), [{"id": "A", "at": "00:00..03:00"}, {"id": "B", "at": "00:00..01:00", "on": []}], run_estimates=before, cost_allocations=ledger, estimate_errors=[old])
+    ledger = [
+        charge(at="00:00..01:00", cost="9.5"),
+        charge(at="01:00..02:00", cost="12"),
+        charge(at="00:00..01:00", cost="3", run_id="late"),
+    ]
+    old = {
+        "source": "aws",
+        "charge_date": DAY,
+        "billing_currency": "USD",
+        "judged_at": moment("-01:00"),
+        "estimated_from": moment("-02:00"),
+        "estimated_cost": Decimal(1),
+        "actual_cost": Decimal(1),
+        "difference_cost": Decimal(0),
+    }
+    world = world_of(
+        hours(0, 2),
+        [{"id": "A", "at": "00:00..03:00"}, {"id": "B", "at": "00:00..01:00", "on": []}],
+        run_estimates=before,
+        cost_allocations=ledger,
+        estimate_errors=[old],
+    )
     found = estimate(world, tmp_path, "03:00")
     rows = sorted(found["estimate_errors"].to_pylist(), key=lambda r: r["judged_at"])
     assert rows[0]["estimated_cost"] == 1
@@ -300,14 +373,18 @@ def test_what_is_billed_now_is_held_against_its_estimate(tmp_path: Path) -> None
     assert (new["estimated_cost"], new["actual_cost"], new["difference_cost"]) == (24, Decimal("21.5"), Decimal("2.5"))
     assert len(rows) == 2
     again = estimate({}, tmp_path, "03:00")  # the same night once more, over what it left
-    assert multiset(again["estimate_errors"], TABLES["estimate_errors"].content) == multiset(found["estimate_errors"], TABLES["estimate_errors"].content)
+    assert multiset(again["estimate_errors"], TABLES["estimate_errors"].content) == multiset(
+        found["estimate_errors"], TABLES["estimate_errors"].content
+    )
 
 
 def test_a_day_line_counts_with_the_part_of_the_run_that_was_estimated(tmp_path: Path) -> None:
     """Four of the run's eight hours were estimated: half of what the day's line charges it."""
     lines = [{"at": "00:00..24:00", "cost": "240"}]
     before = [estimated(f"{h:02d}:00..{h + 1:02d}:00", "10") for h in range(4)]
-    world = world_of(lines, [{"id": "A", "at": "00:00..08:00"}], run_estimates=before, cost_allocations=[charge(at="00:00..24:00", cost="88")])
+    world = world_of(
+        lines, [{"id": "A", "at": "00:00..08:00"}], run_estimates=before, cost_allocations=[charge(at="00:00..24:00", cost="88")]
+    )
     row = estimate(world, tmp_path, "30:00")["estimate_errors"].to_pylist()[0]
     assert (row["estimated_cost"], row["actual_cost"]) == (40, 44)
 
@@ -318,16 +395,27 @@ def test_the_split_is_the_ledger_s(seed: int, tmp_path: Path) -> None:
     made = random_world(seed, runs=12, machines=3, hours=6)
     machines = sorted({r["resource_key"] for r in made["run_resources"]})
     price = {m: Decimal(n + 1) * Decimal("3.3") for n, m in enumerate(machines)}
-    lines = [line(n * 100 + h, at=f"{h:02d}:00..{h + 1:02d}:00", cost=price[m], on=m) for n, m in enumerate(machines) for h in range(-1, 8) if h >= 0]
+    lines = [
+        line(n * 100 + h, at=f"{h:02d}:00..{h + 1:02d}:00", cost=price[m], on=m)
+        for n, m in enumerate(machines)
+        for h in range(-1, 8)
+        if h >= 0
+    ]
     lines += [line(9000 + n, at="-01:00..00:00", period="2026-09", cost=price[m], on=m) for n, m in enumerate(machines)]
     for run in made["runs"]:
-        run["end_time"] = run["end_time"] or run["start_time"] + dt.timedelta(hours=1)  # when a run without one ends hangs on where the bill ends
+        run["end_time"] = run["end_time"] or run["start_time"] + dt.timedelta(
+            hours=1
+        )  # when a run without one ends hangs on where the bill ends
     bill = [l for l in lines if l["charge_period_end"] <= moment("00:00")]
     early = {**world_of(), "runs": made["runs"], "run_resources": made["run_resources"], "billing_lines": bill}
     rows = estimate(early, tmp_path / "early", "08:00")["run_estimates"].to_pylist()
     guessed = {(r["run_id"], r["resource_key"], r["estimated_from"]): r["effective_cost"] for r in rows if r["reason"] is None}
     ledger = run_on_duckdb({**made, "billing_lines": lines}, tmp_path / "late")["cost_allocations"].to_pylist()
-    billed = {(r["run_id"], r["resource_id"], r["charge_period_start"]): r["effective_cost"] for r in ledger if r["allocated_to"] == "run" and r["match_method"] == "resource_id"}
+    billed = {
+        (r["run_id"], r["resource_id"], r["charge_period_start"]): r["effective_cost"]
+        for r in ledger
+        if r["allocated_to"] == "run" and r["match_method"] == "resource_id"
+    }
     assert len(guessed) > 5
     assert guessed == billed
 
@@ -368,7 +456,9 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
         mine, other = multiset(ours[model.target], columns), multiset(known[model.target], columns)
         assert (mine - other, other - mine) == ({}, {}), model.name
         assert known[model.target].num_rows, model.name
-    of_stopped = [(r["estimated_from"], r["confidence"], r["machine_seconds"]) for r in ours["run_estimates"].to_pylist() if r["run_id"] == "B"]
+    of_stopped = [
+        (r["estimated_from"], r["confidence"], r["machine_seconds"]) for r in ours["run_estimates"].to_pylist() if r["run_id"] == "B"
+    ]
     assert of_stopped == [(moment("03:20"), "medium", 900.0)]  # half of 40 minutes less ten, with a run that has the machine all the while
     for name in CHECKS:
         sql = read_sql(PACKAGE / "checks", name)

@@ -63,7 +63,11 @@ def runs(draw: st.DrawFn) -> list[dict[str, Any]]:
     for number in range(draw(st.integers(0, 7))):
         start = draw(minutes)
         length = draw(st.one_of(st.integers(1, 400), st.sampled_from((0, 60, 120))))
-        run: dict[str, Any] = {"id": f"r{number}", "at": f"{clock(start)}..{clock(start + length)}", "on": draw(st.lists(machines, max_size=2, unique=True))}
+        run: dict[str, Any] = {
+            "id": f"r{number}",
+            "at": f"{clock(start)}..{clock(start + length)}",
+            "on": draw(st.lists(machines, max_size=2, unique=True)),
+        }
         if draw(st.integers(0, 9)) == 0:
             run |= {"at": f"{clock(start)}..", "last_sign": clock(start + length)}
         if made and draw(st.booleans()):
@@ -87,10 +91,23 @@ def lines(draw: st.DrawFn) -> list[dict[str, Any]]:
             if extra == "licence":
                 made.append({"at": at, "on": name, "cost": draw(amounts), "hours": 1, "sku_id": "licence", **units})
             elif extra != "no":
-                more = {"credit": {"charge_category": "Credit"}, "correction": {"charge_class": "Correction", "hours": -1}, "tagged": {"run_tag": draw(st.sampled_from(("r0", "r3", "nobody")))}}
+                more = {
+                    "credit": {"charge_category": "Credit"},
+                    "correction": {"charge_class": "Correction", "hours": -1},
+                    "tagged": {"run_tag": draw(st.sampled_from(("r0", "r3", "nobody")))},
+                }
                 made.append({"at": at, "on": name, "cost": draw(amounts), **more[extra]})
         if draw(st.booleans()):
-            made.append({"at": window(0, 24), "on": name, "cost": draw(amounts), "hours": draw(st.sampled_from((None, 6, 24))), "sku_id": "day", **units})
+            made.append(
+                {
+                    "at": window(0, 24),
+                    "on": name,
+                    "cost": draw(amounts),
+                    "hours": draw(st.sampled_from((None, 6, 24))),
+                    "sku_id": "day",
+                    **units,
+                }
+            )
     made.append({"at": window(0, 1), "on": None, "cost": draw(amounts), "charge_category": "Tax"})
     made.append({"at": window(0, 1), "on": "other", "cost": draw(amounts), "scope": None, "service_category": "Databases"})
     return made
@@ -103,7 +120,12 @@ def several(*drawn: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any,
 
 def build(run_rows: list[dict[str, Any]], line_rows: list[dict[str, Any]]) -> World:
     """Rows as the chain wants them."""
-    world: World = {"billing_lines": [line(n, id=f"line-{n}", **row) for n, row in enumerate(line_rows)], "billing_loads": [], "runs": [], "run_resources": []}
+    world: World = {
+        "billing_lines": [line(n, id=f"line-{n}", **row) for n, row in enumerate(line_rows)],
+        "billing_loads": [],
+        "runs": [],
+        "run_resources": [],
+    }
     for row in run_rows:
         run, resources = make_run(**row)
         world["runs"].append(run)
@@ -121,7 +143,9 @@ def split_lines(world: World) -> World:
         first = {m: (l[m] / 3).quantize(Decimal("1e-12")) for m in MEASURES}
         time = l["billed_nanoseconds"]
         parts.append(l | first | {"line_id": l["line_id"] + "/1", "billed_nanoseconds": time and time // 3})
-        parts.append(l | {m: l[m] - first[m] for m in MEASURES} | {"line_id": l["line_id"] + "/2", "billed_nanoseconds": time and time - time // 3})
+        parts.append(
+            l | {m: l[m] - first[m] for m in MEASURES} | {"line_id": l["line_id"] + "/2", "billed_nanoseconds": time and time - time // 3}
+        )
     return world | {"billing_lines": parts}
 
 
@@ -150,7 +174,8 @@ def add_twins(world: World) -> World:
     twins = {r["run_id"] for r in leaves}
     return world | {
         "runs": world["runs"] + [r | {"run_id": r["run_id"] + "-twin"} for r in leaves],
-        "run_resources": world["run_resources"] + [r | {"run_id": r["run_id"] + "-twin"} for r in world["run_resources"] if r["run_id"] in twins],
+        "run_resources": world["run_resources"]
+        + [r | {"run_id": r["run_id"] + "-twin"} for r in world["run_resources"] if r["run_id"] in twins],
     }
 
 
@@ -171,7 +196,9 @@ def costs_of(rows: list[dict[str, Any]]) -> Costs:
 def assert_close(found: dict[str, Fraction], expected: dict[str, Fraction], whole: Fraction, why: object) -> None:
     """Equal to 1e-9 of the line; what is below the 18th decimal is the recipe's own grain."""
     for target in found.keys() | expected.keys():
-        assert abs(found.get(target, Fraction(0)) - expected.get(target, Fraction(0))) <= abs(whole) * Fraction(1, 10**9) + Fraction(4, 10**18), (why, target, dict(found), dict(expected))
+        assert abs(found.get(target, Fraction(0)) - expected.get(target, Fraction(0))) <= abs(whole) * Fraction(1, 10**9) + Fraction(
+            4, 10**18
+        ), (why, target, dict(found), dict(expected))
 
 
 # --- what must hold -------------------------------------------------------------------------------------------------------
@@ -184,7 +211,13 @@ def test_invariants_of_the_split(drawn: list[tuple[Any, ...]]) -> None:
     worlds: dict[str, World] = {}
     for number, rows in enumerate(drawn):
         world = build(*rows)
-        variants = {"base": world, "split": split_lines(world), "double": double_weights(world), "later": shift_days(world), "twins": add_twins(world)}
+        variants = {
+            "base": world,
+            "split": split_lines(world),
+            "double": double_weights(world),
+            "later": shift_days(world),
+            "twins": add_twins(world),
+        }
         worlds |= {f"{number}-{name}": variant for name, variant in variants.items()}
     ledger = ledger_of(merge_worlds(worlds))
     ledgers = {name: rows_of(ledger, name) for name in worlds}
@@ -291,7 +324,9 @@ def test_hours_add_up_to_the_day(drawn: list[tuple[Any, ...]]) -> None:
     for number, (run_rows, cost, gpus) in enumerate(drawn):
         ended = [row for row in run_rows if not row["at"].endswith("..")]
         worlds[f"{number}-day"] = build(ended, [{"at": window(0, 24), "on": "m0", "cost": cost * 24, "hours": 24, "machine_gpus": gpus}])
-        worlds[f"{number}-hours"] = build(ended, [{"at": window(h, h + 1), "on": "m0", "cost": cost, "hours": 1, "machine_gpus": gpus} for h in range(24)])
+        worlds[f"{number}-hours"] = build(
+            ended, [{"at": window(h, h + 1), "on": "m0", "cost": cost, "hours": 1, "machine_gpus": gpus} for h in range(24)]
+        )
     ledger = ledger_of(merge_worlds(worlds))
     for number, (_, cost, _) in enumerate(drawn):
         day, hours = (summed(*costs_of(rows_of(ledger, f"{number}-{name}")).values()) for name in ("day", "hours"))

@@ -37,7 +37,9 @@ def ledgers(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[dict[st
 
 def assert_as_expected(folder: Path, world: World, ledger: list[dict[str, Any]]) -> None:
     """Each target has the stated cost to 15 digits, all targets are stated, and the sum is the bill exactly."""
-    assert sum(r["effective_cost"] for r in ledger) == sum(l["effective_cost"] for l in world["billing_lines"] if l["billing_period"] == DAY)
+    assert sum(r["effective_cost"] for r in ledger) == sum(
+        l["effective_cost"] for l in world["billing_lines"] if l["billing_period"] == DAY
+    )
     got: dict[str, list[dict[str, object]]] = defaultdict(list)
     for row in ledger:
         got[row["run_id"] or row["allocated_to"]].append(row)

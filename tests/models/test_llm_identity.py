@@ -23,7 +23,19 @@ Parts = dict[tuple[str, str], Fraction]
 
 
 def empty() -> World:
-    return {name: [] for name in ("billing_lines", "runs", "run_resources", "artifact_bytes", "artifact_owners", "experiments", "trace_costs", "period_states")}
+    return {
+        name: []
+        for name in (
+            "billing_lines",
+            "runs",
+            "run_resources",
+            "artifact_bytes",
+            "artifact_owners",
+            "experiments",
+            "trace_costs",
+            "period_states",
+        )
+    }
 
 
 def random_world(seed: int) -> World:
@@ -34,7 +46,16 @@ def random_world(seed: int) -> World:
     for number in range(30):
         start = draw.randrange(40)
         at = f"{start}:00..{start + 1}:00" if draw.random() < 0.7 else ("00:00..24:00" if draw.random() < 0.5 else "24:00..48:00")
-        world["billing_lines"].append(line(number, at=at, cost=str(draw.randrange(-50, 1000)) + ".123456789", principal_key=draw.choice(keys), line_team=draw.choice((None, "nlp")), **LLM))
+        world["billing_lines"].append(
+            line(
+                number,
+                at=at,
+                cost=str(draw.randrange(-50, 1000)) + ".123456789",
+                principal_key=draw.choice(keys),
+                line_team=draw.choice((None, "nlp")),
+                **LLM,
+            )
+        )
     for number in range(14):
         start = draw.randrange(0, 46 * 60)
         end = min(48 * 60, start + draw.randrange(1, 600))
@@ -64,11 +85,25 @@ def true_parts(world: World) -> Parts:
         there = [r for r in world["runs"] if overlap(r, start, end) and role_of(r["principal_key"]) == role_of(key)]
         equal = [r for r in there if r["principal_key"] == key]
         claiming = equal or [r for r in there if r["principal_key"] == role_of(key) or key == role_of(key)]
-        days = [start.date() + dt.timedelta(n) for n in range((end - dt.timedelta(microseconds=1)).date().toordinal() - start.date().toordinal() + 1)]
-        tokens = {r["run_id"]: sum(Fraction(t["list_cost"]) for t in world["trace_costs"] if t["run_id"] == r["run_id"] and t["charge_date"] in days) for r in claiming}
-        first, after = dt.datetime.combine(days[0], dt.time(), dt.timezone.utc), dt.datetime.combine(days[-1] + dt.timedelta(1), dt.time(), dt.timezone.utc)
+        days = [
+            start.date() + dt.timedelta(n)
+            for n in range((end - dt.timedelta(microseconds=1)).date().toordinal() - start.date().toordinal() + 1)
+        ]
+        tokens = {
+            r["run_id"]: sum(
+                Fraction(t["list_cost"]) for t in world["trace_costs"] if t["run_id"] == r["run_id"] and t["charge_date"] in days
+            )
+            for r in claiming
+        }
+        first, after = (
+            dt.datetime.combine(days[0], dt.time(), dt.timezone.utc),
+            dt.datetime.combine(days[-1] + dt.timedelta(1), dt.time(), dt.timezone.utc),
+        )
         weights = {
-            r["run_id"]: (tokens[r["run_id"]] * overlap(r, start, end) / overlap(r, first, after) if all(tokens.values()) else overlap(r, start, end)) for r in claiming
+            r["run_id"]: (
+                tokens[r["run_id"]] * overlap(r, start, end) / overlap(r, first, after) if all(tokens.values()) else overlap(r, start, end)
+            )
+            for r in claiming
         }
         for run_id, weight in weights.items():
             parts[bill_line["line_id"], run_id] = weight / sum(weights.values())
@@ -91,7 +126,9 @@ def test_callers_against_brute_force(seed: int, ledgers: dict[str, Any]) -> None
     """Every run has what it truly has of all lines, and all lines together are what they cost."""
     world, name = random_world(seed), f"w{seed}"
     rows = rows_of(ledgers["cost_allocations"], name)
-    assert sum((r["effective_cost"] for r in rows), Decimal(0)) == sum((line["effective_cost"] for line in world["billing_lines"]), Decimal(0))
+    assert sum((r["effective_cost"] for r in rows), Decimal(0)) == sum(
+        (line["effective_cost"] for line in world["billing_lines"]), Decimal(0)
+    )
     got: dict[str, Fraction] = defaultdict(Fraction)
     truth: dict[str, Fraction] = defaultdict(Fraction)
     for row in rows:
@@ -102,19 +139,37 @@ def test_callers_against_brute_force(seed: int, ledgers: dict[str, Any]) -> None
     for (line_id, target), part in true_parts(world).items():
         truth[target] += part * cost[line_id]
     assert truth and got.keys() == truth.keys()
-    assert {target: (float(got[target]), float(truth[target])) for target in truth if abs(got[target] - truth[target]) > truth[target] / 10**9} == {}
+    assert {
+        target: (float(got[target]), float(truth[target])) for target in truth if abs(got[target] - truth[target]) > truth[target] / 10**9
+    } == {}
     # a run keeps what its caller's bill names it, and no run has a line of another account
-    assert all(row["pool_key"].startswith(role_of(run["principal_key"])) for row in rows if row["match_method"] == "llm_identity" for run in world["runs"] if run["run_id"] == row["run_id"])
+    assert all(
+        row["pool_key"].startswith(role_of(run["principal_key"]))
+        for row in rows
+        if row["match_method"] == "llm_identity"
+        for run in world["runs"]
+        if run["run_id"] == row["run_id"]
+    )
 
 
 def test_callers_come_before_tokens_of_everybody(tmp_path: Path) -> None:
     """A line whose caller a run states is that run's, though another run's traces cost tokens on that day; one that nobody states goes by tokens."""
     world = empty()
-    world["billing_lines"] = [line(1, cost="8", principal_key="aws:1:user/ann", **LLM), line(2, cost="6", principal_key="aws:1:user/bob", **LLM), line(3, cost="4", **LLM)]
-    world["runs"] = [make_run(id="A", at="00:00..01:00", on=[], principal_key="aws:1:user/ann")[0], make_run(id="B", at="00:00..01:00", on=[])[0]]
+    world["billing_lines"] = [
+        line(1, cost="8", principal_key="aws:1:user/ann", **LLM),
+        line(2, cost="6", principal_key="aws:1:user/bob", **LLM),
+        line(3, cost="4", **LLM),
+    ]
+    world["runs"] = [
+        make_run(id="A", at="00:00..01:00", on=[], principal_key="aws:1:user/ann")[0],
+        make_run(id="B", at="00:00..01:00", on=[])[0],
+    ]
     world["trace_costs"] = [trace(run="B", cost="1")]
     rows = run_on_duckdb(world, tmp_path)["cost_allocations"].to_pylist()
-    assert sorted((r["run_id"], r["match_method"], r["effective_cost"]) for r in rows) == [("A", "llm_identity", Decimal(8)), ("B", "llm_cost", Decimal(10))]
+    assert sorted((r["run_id"], r["match_method"], r["effective_cost"]) for r in rows) == [
+        ("A", "llm_identity", Decimal(8)),
+        ("B", "llm_cost", Decimal(10)),
+    ]
 
 
 def test_a_bill_that_does_not_say_who_called_is_split_as_before(tmp_path: Path) -> None:
@@ -125,7 +180,9 @@ def test_a_bill_that_does_not_say_who_called_is_split_as_before(tmp_path: Path) 
     world["trace_costs"] = [trace(run="A", cost="1")]
     found = run_on_duckdb(world, tmp_path)
     assert {(r["run_id"], r["match_method"]) for r in found["cost_allocations"].to_pylist()} == {("A", "llm_cost"), (None, "none")}
-    assert [(r["run_id"], r["match_method"], r["claim"], r["reason"]) for r in found["unmet_claims"].to_pylist()] == [("A", "llm_identity", "aws:1:user/ann", "no_such_machine")]
+    assert [(r["run_id"], r["match_method"], r["claim"], r["reason"]) for r in found["unmet_claims"].to_pylist()] == [
+        ("A", "llm_identity", "aws:1:user/ann", "no_such_machine")
+    ]
 
 
 def test_claims_of_callers_are_counted_beside_those_of_machines(tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ def words_said(node: exp.Expression) -> Iterator[str]:
         yield node.this
 
 
-@pytest.mark.parametrize("column", ["allocated_to", "confidence", "cost_kind", "cost_status", "match_method", "reason", "run_end_rule", "weight_kind"])
+@pytest.mark.parametrize(
+    "column", ["allocated_to", "confidence", "cost_kind", "cost_status", "match_method", "reason", "run_end_rule", "weight_kind"]
+)
 def test_models_say_the_words_of_the_tables(column: str) -> None:
     """All the words of `schema/tables.py` and no other: one that is missing there cannot be written."""
     said: set[str] = set()
@@ -109,7 +111,12 @@ def test_models_say_the_words_of_the_tables(column: str) -> None:
             whole: exp.Expression = select  # a union has the names of its first part
             while isinstance(whole.parent, exp.SetOperation):
                 whole = whole.parent
-            said |= {word for name, node in zip(whole.named_selects, select.selects, strict=False) if name == column for word in words_said(node.unalias())}
+            said |= {
+                word
+                for name, node in zip(whole.named_selects, select.selects, strict=False)
+                if name == column
+                for word in words_said(node.unalias())
+            }
     said -= {"rest"}  # of a pool: whose it is is told later
     said |= {"proportional", "even"} if column == "reason" else set()  # policies of `sharing`
     assert said == {word for table in TABLES.values() for c in table.columns if c.name == column for word in c.words}

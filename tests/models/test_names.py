@@ -95,7 +95,12 @@ def tables() -> dict[str, pa.Table]:
         stated, billed = names_of(case)
         bill += [{"thing": thing, "name": name} for name in dict.fromkeys(billed)]
         for n, name in enumerate(stated):
-            run, its = make_run(id=f"{number}-{n}", at="00:00..01:00", on=[name] if thing == "machine" else [], **({"job_key": name} if thing == "job" else {}))
+            run, its = make_run(
+                id=f"{number}-{n}",
+                at="00:00..01:00",
+                on=[name] if thing == "machine" else [],
+                **({"job_key": name} if thing == "job" else {}),
+            )
             runs.append(run)
             resources += its
     keys = ("tracking_server", "run_id")

@@ -50,7 +50,11 @@ def assert_targets_cover(found: Mapping[str, pa.Table]) -> None:
             assert [row["ratio_from"] for row in rows[1:]] == [row["ratio_to"] for row in rows[:-1]]
             assert [row["is_last"] for row in rows] == [False] * (len(rows) - 1) + [True]
             assert rows[-1]["ratio_to"] == 1
-            order = [(row["allocated_to"] != "run", row["tracking_server"] or "", row["workspace"] or "", row["run_id"] or "") for row in rows if row["owner_id"] is None]
+            order = [
+                (row["allocated_to"] != "run", row["tracking_server"] or "", row["workspace"] or "", row["run_id"] or "")
+                for row in rows
+                if row["owner_id"] is None
+            ]
             assert order == sorted(order)
             names = [(row["allocated_to"], row["tracking_server"], row["run_id"], row["owner_id"]) for row in rows]
             assert len(set(names)) == len(names)
@@ -132,8 +136,12 @@ def test_time_against_brute_force(seed: int, pool_parts: dict[str, Parts]) -> No
     """Pools and types of a random world: every line's parts are those found slice by slice in fractions."""
     got, truth = pool_parts[f"world{seed}"], true_parts(random_pools(seed))
     assert truth
-    assert {key for key in got.keys() ^ truth.keys() if abs(got.get(key, Fraction(0)) - truth.get(key, Fraction(0))) > Fraction(1, 10**8)} == set()
-    wrong = {key: (float(got[key]), float(truth[key])) for key in got.keys() & truth.keys() if abs(got[key] - truth[key]) > Fraction(1, 10**8)}
+    assert {
+        key for key in got.keys() ^ truth.keys() if abs(got.get(key, Fraction(0)) - truth.get(key, Fraction(0))) > Fraction(1, 10**8)
+    } == set()
+    wrong = {
+        key: (float(got[key]), float(truth[key])) for key in got.keys() & truth.keys() if abs(got[key] - truth[key]) > Fraction(1, 10**8)
+    }
     assert wrong == {}
 
 
@@ -165,13 +173,17 @@ def reference() -> GoogleSQL:
 
 def test_both_engines_give_the_same_rows(reference: GoogleSQL) -> None:
     """All cases, and situations nobody thought of, side by side: equal rows of every model."""
-    worlds = {path.stem: read_case(path)[0] for path in CASES} | {f"world-{seed}": (random_pools if seed % 2 else random_bytes)(seed) for seed in range(100, 106)}
+    worlds = {path.stem: read_case(path)[0] for path in CASES} | {
+        f"world-{seed}": (random_pools if seed % 2 else random_bytes)(seed) for seed in range(100, 106)
+    }
     world, parameters = merge_pool_worlds(worlds), PARAMETERS | rented_in(worlds)
     ours, theirs = run_pools(world, parameters), run_pools_on_reference(reference, world, parameters)
     for name in MODELS:
         mine, other = multiset(ours[name]), multiset(theirs[name])
         assert (mine - other, other - mine) == (Counter(), Counter()), name
-        assert mine or name in ("run_gaps", "pool_beside"), name  # runs that stop, and machines that runs state, are in the cases of whole ledgers
+        assert mine or name in ("run_gaps", "pool_beside"), (
+            name
+        )  # runs that stop, and machines that runs state, are in the cases of whole ledgers
 
 
 def test_lines_and_owners_do_not_multiply() -> None:

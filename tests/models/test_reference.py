@@ -81,7 +81,12 @@ def assert_equal(models: Sequence[Model], ours: Mapping[str, pa.Table], theirs: 
 
 
 def compare(
-    reference: GoogleSQL, world: World, root: Path, period: dt.date = DAY, settings: Settings = SETTINGS, counted: Counter[str] | None = None
+    reference: GoogleSQL,
+    world: World,
+    root: Path,
+    period: dt.date = DAY,
+    settings: Settings = SETTINGS,
+    counted: Counter[str] | None = None,
 ) -> None:
     """The ledger of a period, then `run_costs` of the month, on both engines; no check finds anything on the reference either. `counted`: rows by model."""
     models = ladder.ledger_models(f"{period:%Y-%m}")
@@ -127,20 +132,36 @@ def everything() -> World:
     world["billing_lines"] += [
         line(9000, on="bucket", storage_key="bucket", storage_class="STANDARD", service_category="Storage", at=whole, cost="10.01"),
         line(9001, on="bucket", storage_key="bucket", service_category="Storage", at=whole, cost="3"),
-        *(line(9002 + n, on=None, service_category="AI and Machine Learning", service_subcategory="Generative AI", at=at, cost="7") for n, at in enumerate(("00:00..24:00", "200:00..201:00"))),
+        *(
+            line(9002 + n, on=None, service_category="AI and Machine Learning", service_subcategory="Generative AI", at=at, cost="7")
+            for n, at in enumerate(("00:00..24:00", "200:00..201:00"))
+        ),
         line(9004, on="node", pool_key="gpu|", at="00:00..01:00", hours=1, cost="5"),
-        *(line(9010 + n, on=f"box-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="3.3333", line_team="vision") for n in range(3)),
+        *(
+            line(9010 + n, on=f"box-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="3.3333", line_team="vision")
+            for n in range(3)
+        ),
         # of machines that a run states, those who ask for the type reach the first
         *(line(9020 + n, on=f"own-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="2.5") for n in range(3)),
     ]
     smoke, stated = make_run(id="smoke", at="05:00..05:05", on=[f"own-{n}" for n in range(3)])
     world["runs"].append(smoke)
     world["run_resources"] += stated
-    for said in ({"id": "P", "instance_type": "box"}, {"id": "A", "parent": "P", "at": "00:00..00:40"}, {"id": "B", "parent": "P", "at": "00:20..00:40"}, {"id": "C", "pool_key": "gpu|"}, {"id": "D", "job_key": "gone"}):
+    for said in (
+        {"id": "P", "instance_type": "box"},
+        {"id": "A", "parent": "P", "at": "00:00..00:40"},
+        {"id": "B", "parent": "P", "at": "00:20..00:40"},
+        {"id": "C", "pool_key": "gpu|"},
+        {"id": "D", "job_key": "gone"},
+    ):
         world["runs"].append(make_run(**{"at": "00:00..01:00", "on": [], **said})[0])
     world["billing_lines"][0]["line_team"] = "vision"
     world["artifact_bytes"] += [artifact(id=id_, bytes=size, at=at) for id_, size, at in (("A", 100, "1"), ("B", 50, "1..16.5"))]
-    world["artifact_bytes"] += [artifact(id="m-1", kind="logged_model", bytes=33), artifact(id="gone", kind="orphan", bytes=7), artifact(id="dump", kind="other", bytes=5)]
+    world["artifact_bytes"] += [
+        artifact(id="m-1", kind="logged_model", bytes=33),
+        artifact(id="gone", kind="orphan", bytes=7),
+        artifact(id="dump", kind="other", bytes=5),
+    ]
     world["trace_costs"] += [trace(run="A", cost="0.75", model="big"), trace(run="B", cost="0.3"), trace(cost="0.25", user="ann")]
     world["experiments"].append({"tracking_server": "prod", "workspace": "default", "experiment_id": "1", "experiment_name": "exp"})
     return world

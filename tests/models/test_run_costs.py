@@ -89,8 +89,16 @@ def test_the_order_of_rows_does_not_show(tmp_path: Path) -> None:
     """Shuffled bills and runs give the same tables, machine seconds to the last bit, so that a night that runs again changes nothing."""
     machines = [f"m{n}" for n in range(250)]
     draw = random.Random(3)
-    stated = [make_run(id="A", at="00:07:13..05:01:07", on=machines), make_run(id="B", at="00:00:01..04:59:59", on=machines[::3]), make_run(id="C", at="00:11:01..04:19:59", on=machines[::7]), make_run(id="D", at="00:11:01..04:19:59", on=["gone"])]
-    stated += [make_run(id="E", at="00:13:01..04:19:59", on=[], instance_type="g5", num_nodes=7), make_run(id="F", at="00:02:03..05:19:59", on=[], instance_type="g5", purchase_option="spot")]
+    stated = [
+        make_run(id="A", at="00:07:13..05:01:07", on=machines),
+        make_run(id="B", at="00:00:01..04:59:59", on=machines[::3]),
+        make_run(id="C", at="00:11:01..04:19:59", on=machines[::7]),
+        make_run(id="D", at="00:11:01..04:19:59", on=["gone"]),
+    ]
+    stated += [
+        make_run(id="E", at="00:13:01..04:19:59", on=[], instance_type="g5", num_nodes=7),
+        make_run(id="F", at="00:02:03..05:19:59", on=[], instance_type="g5", purchase_option="spot"),
+    ]
     world: World = {
         "billing_lines": [
             line(number, on=machine, at=f"{hour:02d}:00..{hour + 1:02d}:00", hours=draw.choice(["0.16666667", "0.333", 1]), machine_gpus=draw.choice([3, 7]))
@@ -109,6 +117,7 @@ def test_the_order_of_rows_does_not_show(tmp_path: Path) -> None:
         draw.shuffle(world[table])
     second = build(world, tmp_path / "second")
     for name in TABLES:
+
         def rows(tables: dict[str, pa.Table], name: str = name) -> list[dict[str, Any]]:
             return sorted(tables[name].to_pylist(), key=str)
 

@@ -54,7 +54,9 @@ def as_focus(folder: Path, machine: str, other: str) -> Nights:
         for hour, cost in HOURS
     ]
     rows.append(focus_files.row("1.25", ResourceId=other, ConsumedQuantity="0.5", ConsumedUnit="Hours", **at("11")))
-    rows.append(focus_files.row("3.00", ResourceId="", ConsumedQuantity="", ConsumedUnit="", Tags=json.dumps({"mlflow_run_id": TAGGED}), **at("10")))
+    rows.append(
+        focus_files.row("3.00", ResourceId="", ConsumedQuantity="", ConsumedUnit="", Tags=json.dumps({"mlflow_run_id": TAGGED}), **at("10"))
+    )
     rows.append(focus_files.row("-0.50", ResourceId=machine, ChargeCategory="Credit", ConsumedQuantity="", ConsumedUnit="", **at("10")))
     return nights(folder, focus_files.write_csv(folder / "in" / "focus.csv", rows))
 

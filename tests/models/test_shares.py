@@ -41,7 +41,9 @@ def whole(worlds: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.mark.parametrize("rows", [30, pytest.param(3, marks=pytest.mark.torture)], ids=["a dozen", "a hundred"])
-def test_shares_of_the_machines_do_not_show(rows: int, worlds: World, whole: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shares_of_the_machines_do_not_show(
+    rows: int, worlds: World, whole: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cut into a dozen shares or none, every table has the same rows."""
     monkeypatch.setattr(buckets, "ROWS_PER_BUCKET", rows)
     assert all(whole.values())
@@ -54,12 +56,25 @@ def pool_world(seed: int) -> World:
     lines: list[dict[str, Any]] = []
     for number in range(draw.randrange(2, 30)):
         account = {"sub_account_id": f"account {draw.randrange(8)}", "invoice_id": draw.choice((None, "inv-1"))}
-        cost = draw.choice((Decimal(draw.randrange(1, 10**9)).scaleb(-6), Decimal(draw.randrange(1, 10**15)).scaleb(-13), Decimal("0"), Decimal(-draw.randrange(1, 10**6)).scaleb(-6)))
+        cost = draw.choice(
+            (
+                Decimal(draw.randrange(1, 10**9)).scaleb(-6),
+                Decimal(draw.randrange(1, 10**15)).scaleb(-13),
+                Decimal("0"),
+                Decimal(-draw.randrange(1, 10**6)).scaleb(-6),
+            )
+        )
         category = "Credit" if cost < 0 else "Usage"
         row = line(number, on=f"m{number}", cost=cost, hours=1, pool_key="gpu", charge_category=category, **account)
         lines.append(row | {"billed_cost": draw.choice((cost, Decimal(0))), "list_cost": cost * 2})
     stated = [
-        make_run(id=f"run{n:02d}", at=f"00:{draw.randrange(0, 50):02d}..{draw.choice(('01:00', '00:55'))}", on=[], pool_key="gpu", num_nodes=draw.choice((1, 1, 3)))
+        make_run(
+            id=f"run{n:02d}",
+            at=f"00:{draw.randrange(0, 50):02d}..{draw.choice(('01:00', '00:55'))}",
+            on=[],
+            pool_key="gpu",
+            num_nodes=draw.choice((1, 1, 3)),
+        )
         for n in range(draw.randrange(1, 12))
     ]
     return {"billing_lines": lines, "billing_loads": [], "runs": [run for run, _ in stated], "run_resources": []}
@@ -86,7 +101,9 @@ def test_charges_laid_end_to_end(seed: int, pools: dict[str, World], laid: dict[
     world = pools[name]
     ledger, charges = (rows_of(laid[table], name) for table in ("cost_allocations", "charge_sums"))
     targets = [t for t in laid["pooled_targets"].to_pylist() if f"{name}." in t["target_key"]]
-    parts = {(t["run_id"] or t["allocated_to"]).removeprefix(f"{name}."): Fraction(t["ratio_to"]) - Fraction(t["ratio_from"]) for t in targets}
+    parts = {
+        (t["run_id"] or t["allocated_to"]).removeprefix(f"{name}."): Fraction(t["ratio_to"]) - Fraction(t["ratio_from"]) for t in targets
+    }
     assert len(parts) > 1 or len(world["runs"]) == 1
     sign = {c["charge_id"]: (c["effective_cost"] > 0) - (c["effective_cost"] < 0) for c in charges}
     for side in (1, -1):
@@ -121,9 +138,15 @@ def known_world(seed: int) -> World:
     known = draw.sample(world["billing_lines"], max(1, len(world["billing_lines"]) * draw.choice((1, 2, 3)) // 3))
     lines = [row | {"invoice_id": f"inv-{n}"} for n, row in enumerate(world["billing_lines"])]  # every machine a charge of its own
     # with a discount and something free beside it that differ in nothing else
-    lines += [row | {"line_id": f"{row['line_id']}-{n}", **costs} for row in draw.sample(known, len(known) // 2) for n, costs in enumerate(BESIDE)]
+    lines += [
+        row | {"line_id": f"{row['line_id']}-{n}", **costs} for row in draw.sample(known, len(known) // 2) for n, costs in enumerate(BESIDE)
+    ]
     stated = [make_run(id=f"smoke{n}", at="02:00..02:05", on=[row["resource_key"]], pool_key=None) for n, row in enumerate(known)]
-    return world | {"billing_lines": lines, "runs": world["runs"] + [run for run, _ in stated], "run_resources": [r for _, resources in stated for r in resources]}
+    return world | {
+        "billing_lines": lines,
+        "runs": world["runs"] + [run for run, _ in stated],
+        "run_resources": [r for _, resources in stated for r in resources],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +156,11 @@ def known() -> dict[str, World]:
 
 @pytest.fixture(scope="module")
 def laid_known(known: dict[str, World], tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
-    return run_on_duckdb(merge_worlds(known), tmp_path_factory.mktemp("laid_known"), names=("pooled_targets", "offered_lines", "offered_windows", "charge_parts"))
+    return run_on_duckdb(
+        merge_worlds(known),
+        tmp_path_factory.mktemp("laid_known"),
+        names=("pooled_targets", "offered_lines", "offered_windows", "charge_parts"),
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -159,16 +186,25 @@ def test_machines_that_runs_state_come_first(seed: int, known: dict[str, World],
             assert not (served - stated) or not (idle & stated), "a stranger serves runs while a machine that runs state is idle"
     for measure in MEASURES:
         for machine in {l["resource_id"] for l in lines}:
-            assert total(row[measure] for row in ledger if row["resource_id"] == machine) == total(l[measure] for l in lines if l["resource_id"] == machine)
+            assert total(row[measure] for row in ledger if row["resource_id"] == machine) == total(
+                l[measure] for l in lines if l["resource_id"] == machine
+            )
     for row in ledger:
         if row["allocated_to"] == "idle":
-            assert (row["match_method"], row["pool_key"] is not None) == (("resource_id" if row["resource_id"] in stated else "pool_time"), True)
+            assert (row["match_method"], row["pool_key"] is not None) == (
+                ("resource_id" if row["resource_id"] in stated else "pool_time"),
+                True,
+            )
 
 
 def test_machines_that_no_run_reaches_are_not_laid(laid_known: dict[str, pa.Table]) -> None:
     """They are idle whole, under the id of their line."""
-    last_blocks = {(w["target_key"], w["window_start"], w["window_end"]): w["last_block"] for w in laid_known["offered_windows"].to_pylist()}
-    offered = [(row, last_blocks[row["target_key"], row["window_start"], row["window_end"]]) for row in laid_known["offered_lines"].to_pylist()]
+    last_blocks = {
+        (w["target_key"], w["window_start"], w["window_end"]): w["last_block"] for w in laid_known["offered_windows"].to_pylist()
+    }
+    offered = [
+        (row, last_blocks[row["target_key"], row["window_start"], row["window_end"]]) for row in laid_known["offered_lines"].to_pylist()
+    ]
     unreached = {(row["source"], row["line_id"]) for row, last_block in offered if last_block is None or row["block_number"] > last_block}
     assert len(offered) > len(unreached) > len(offered) // 4
     ledger = [row for row in laid_known["cost_allocations"].to_pylist() if (row["source"], row["charge_id"]) in unreached]

@@ -17,7 +17,9 @@ SEEDS = range(24)
 @pytest.fixture(scope="module")
 def ledgers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     """The ledgers of all the worlds, each with a bill, a server and machines of its own."""
-    return run_on_duckdb(merge_worlds({f"world-{seed}": random_world(seed) for seed in SEEDS}), tmp_path_factory.mktemp("worlds"))["cost_allocations"]
+    return run_on_duckdb(merge_worlds({f"world-{seed}": random_world(seed) for seed in SEEDS}), tmp_path_factory.mktemp("worlds"))[
+        "cost_allocations"
+    ]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -29,7 +29,9 @@ def random_world(seed: int, *, runs: int = 24, machines: int = 4, hours: int = 8
     kind = draw.choice(("none", "gpus", "cpus", "memory", "mixed"))
     for index, run_id in enumerate(ids):
         start = T0 + dt.timedelta(seconds=draw.randrange(-3600, hours * 3600))
-        end: dt.datetime | None = start + dt.timedelta(seconds=draw.choice((0, 1, draw.randrange(60, 7200), draw.randrange(3600, 20000), -5)))
+        end: dt.datetime | None = start + dt.timedelta(
+            seconds=draw.choice((0, 1, draw.randrange(60, 7200), draw.randrange(3600, 20000), -5))
+        )
         if draw.random() < 0.4:
             start, end = (t.replace(minute=draw.choice((0, 30)), second=0) for t in (start, end or start))
         more: dict[str, Any] = {}
@@ -47,7 +49,13 @@ def random_world(seed: int, *, runs: int = 24, machines: int = 4, hours: int = 8
             more["parent"] = draw.choice(ids[:index] or ids) if draw.random() < 0.9 else draw.choice([*ids, "missing"])
         stated = [] if draw.random() < 0.2 else draw.sample(names, draw.choice((1, 1, 1, 2)))
         on: list[Any] = [
-            {"id": m, "from": f"{start + dt.timedelta(minutes=5):%Y-%m-%dT%H:%M:%S}", "to": f"{start + dt.timedelta(minutes=50):%Y-%m-%dT%H:%M:%S}"} if draw.random() < 0.1 else m
+            {
+                "id": m,
+                "from": f"{start + dt.timedelta(minutes=5):%Y-%m-%dT%H:%M:%S}",
+                "to": f"{start + dt.timedelta(minutes=50):%Y-%m-%dT%H:%M:%S}",
+            }
+            if draw.random() < 0.1
+            else m
             for m in stated
         ]
         if stops.random() < 0.25:  # stopped and resumed once or twice, it may be as long as it lasted
@@ -92,7 +100,14 @@ def random_world(seed: int, *, runs: int = 24, machines: int = 4, hours: int = 8
 
 
 def _cost(draw: random.Random) -> Decimal:
-    return draw.choice((Decimal(draw.randrange(1, 10**9)).scaleb(-6), Decimal(draw.randrange(1, 10**20)).scaleb(-13), Decimal(draw.randrange(10**9)).scaleb(-22), Decimal(0)))
+    return draw.choice(
+        (
+            Decimal(draw.randrange(1, 10**9)).scaleb(-6),
+            Decimal(draw.randrange(1, 10**20)).scaleb(-13),
+            Decimal(draw.randrange(10**9)).scaleb(-22),
+            Decimal(0),
+        )
+    )
 
 
 def true_costs(world: World) -> dict[Key, Fraction]:
@@ -101,7 +116,11 @@ def true_costs(world: World) -> dict[Key, Fraction]:
     spans, ancestors = _spans(world, runs), _ancestors(runs)
     first, last = _months(world)
     # a run without length has no time, and yet its machine serves runs
-    empty = {run_id for run_id, r in runs.items() if r["end_time"] is not None and r["end_time"] <= r["start_time"] and first <= r["start_time"] < last}
+    empty = {
+        run_id
+        for run_id, r in runs.items()
+        if r["end_time"] is not None and r["end_time"] <= r["start_time"] and first <= r["start_time"] < last
+    }
     machines = {m for m, _ in spans} | {r["resource_key"] for r in world["run_resources"] if r["run_id"] in empty}
     inside = {l["sub_account_id"] for l in lines}  # every world has a line in scope in its only account
     truth: dict[Key, Fraction] = defaultdict(Fraction)
@@ -176,7 +195,11 @@ def _spans(world: World, runs: dict[str, dict[str, Any]]) -> dict[tuple[str, str
 
 def _months(world: World) -> tuple[dt.datetime, dt.datetime]:
     """The whole months that the charges split by time touch."""
-    timed = [l for l in world["billing_lines"] if l["resource_key"] and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(hours=25)]
+    timed = [
+        l
+        for l in world["billing_lines"]
+        if l["resource_key"] and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(hours=25)
+    ]
     first = min(l["charge_period_start"] for l in timed)
     last = max(l["charge_period_end"] for l in timed) - dt.timedelta(microseconds=1)
     first, last = (t.replace(day=1, hour=0, minute=0, second=0, microsecond=0) for t in (first, last))
@@ -185,6 +208,7 @@ def _months(world: World) -> tuple[dt.datetime, dt.datetime]:
 
 def _ancestors(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     """Nearest first; runs in a circle have none and are nobody's."""
+
     def walk(run_id: str) -> list[str]:
         chain: list[str] = []
         parent = runs[run_id]["parent_run_id"]
@@ -198,7 +222,15 @@ def _ancestors(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     return {run_id: [] if run_id in circular else [a for a in chain if a not in circular] for run_id, chain in chains.items()}
 
 
-def _window_shares(runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]], spans: dict[tuple[str, str], list[tuple[dt.datetime, dt.datetime]]], lines: list[dict[str, Any]], machine: str, start: dt.datetime, end: dt.datetime) -> dict[str, Fraction]:
+def _window_shares(
+    runs: dict[str, dict[str, Any]],
+    ancestors: dict[str, list[str]],
+    spans: dict[tuple[str, str], list[tuple[dt.datetime, dt.datetime]]],
+    lines: list[dict[str, Any]],
+    machine: str,
+    start: dt.datetime,
+    end: dt.datetime,
+) -> dict[str, Fraction]:
     """Run or idle -> part of the window's cost; nothing when no run had the machine."""
     mine = {run_id: s for (m, run_id), s in spans.items() if m == machine}
     billed_from, billed_until = _billed_range([l for l in lines if l["resource_key"] == machine])
@@ -224,7 +256,9 @@ def _window_shares(runs: dict[str, dict[str, Any]], ancestors: dict[str, list[st
 
 def _billed_range(lines: list[dict[str, Any]]) -> tuple[dt.datetime, dt.datetime]:
     """From when to when a machine is billed in the period, corrections of other times apart: who decides how its runs are weighed."""
-    plain = [l for l in lines if not l.get("charge_class") and l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(hours=25)] or lines
+    plain = [
+        l for l in lines if not l.get("charge_class") and l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(hours=25)
+    ] or lines
     return min(l["charge_period_start"] for l in plain), max(l["charge_period_end"] for l in plain)
 
 
@@ -233,9 +267,18 @@ def _extent(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]]) -> tuple[dt.
     return min(start for s in mine.values() for start, _ in s), max(end for s in mine.values() for _, end in s)
 
 
-def _own_slices(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]], runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]], start: dt.datetime, end: dt.datetime) -> list[tuple[dt.datetime, dt.datetime, list[str]]]:
+def _own_slices(
+    mine: dict[str, list[tuple[dt.datetime, dt.datetime]]],
+    runs: dict[str, dict[str, Any]],
+    ancestors: dict[str, list[str]],
+    start: dt.datetime,
+    end: dt.datetime,
+) -> list[tuple[dt.datetime, dt.datetime, list[str]]]:
     """Slices between `start` and `end`, each with the runs that pay: those there and not stopped, none of whose descendants is there, be it stopped."""
-    gaps = {r: [tuple(dt.datetime.fromisoformat(t.replace("Z", "+00:00")) for t in gap.split("/")) for gap in runs[r].get("gaps") or ()] for r in mine}
+    gaps = {
+        r: [tuple(dt.datetime.fromisoformat(t.replace("Z", "+00:00")) for t in gap.split("/")) for gap in runs[r].get("gaps") or ()]
+        for r in mine
+    }
     marks = sorted({min(max(t, start), end) for s in (*mine.values(), *gaps.values()) for pair in s for t in pair} | {start, end})
     slices = []
     for a, b in itertools.pairwise(marks):
@@ -246,7 +289,9 @@ def _own_slices(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]], runs: di
     return slices
 
 
-def _weights(deciding: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]], lines: list[dict[str, Any]]) -> tuple[dict[str, int], int | None]:
+def _weights(
+    deciding: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]], lines: list[dict[str, Any]]
+) -> tuple[dict[str, int], int | None]:
     def most(column: str) -> Any:
         return max((l[column] for l in lines if l.get(column)), default=None)
 
@@ -257,9 +302,15 @@ def _weights(deciding: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]
         return int(Decimal(str(value)).to_integral_value("ROUND_CEILING"))
 
     for column, scale, machine_column in (("gpu_count", 100, "machine_gpus"), ("cpu_request", 10, "machine_cpus")):
-        if deciding and all(r.get(column) is not None for r in deciding.values()) and (column != "gpu_count" or any(r[column] > 0 for r in deciding.values())):
+        if (
+            deciding
+            and all(r.get(column) is not None for r in deciding.values())
+            and (column != "gpu_count" or any(r[column] > 0 for r in deciding.values()))
+        ):
             have = most(machine_column)
-            return {k: min(10000, max(1, whole((1 if r.get(column) is None else r[column]) * scale))) for k, r in runs.items()}, have * scale if have else None
+            return {
+                k: min(10000, max(1, whole((1 if r.get(column) is None else r[column]) * scale))) for k, r in runs.items()
+            }, have * scale if have else None
     if deciding and all(r.get("memory_request_gb") is not None for r in deciding.values()):
         have = most("machine_memory_gb")
         return {k: min(10000, max(1, up(r.get("memory_request_gb") or 1))) for k, r in runs.items()}, up(have) if have else None
@@ -279,4 +330,3 @@ def _billed(lines: list[dict[str, Any]], machine: str, start: dt.datetime, end: 
 
 def _seconds(span: dt.timedelta) -> Fraction:
     return Fraction(span // dt.timedelta(microseconds=1), 10**6)
-

@@ -218,7 +218,9 @@ def _alter(session: Session, tree: exp.Alter) -> tuple[str, Name]:
             session.cursor.execute(f"alter table {name.quoted} drop column {unless}{quote(action.this.name)}")
         elif isinstance(action, exp.RenameColumn):
             if action.this.name in {f.name for f in meta.schema_.fields} or not action.args.get("exists"):
-                session.cursor.execute(f"alter table {name.quoted} rename column {quote(action.this.name)} to {quote(action.args['to'].name)}")
+                session.cursor.execute(
+                    f"alter table {name.quoted} rename column {quote(action.this.name)} to {quote(action.args['to'].name)}"
+                )
         elif isinstance(action, exp.AlterSet):
             options = set_options(action)
             changed = {key: options[key] for key in ("description",) if key in options} | (

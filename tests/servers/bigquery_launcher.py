@@ -245,7 +245,9 @@ def put_speed_right() -> None:
 
     def create_app(context: Any) -> Any:
         app = create(context)
-        app.user_middleware = [each for each in app.user_middleware if each.cls not in (MetricsMiddleware, AccessLogMiddleware, CorrelationIdMiddleware)]
+        app.user_middleware = [
+            each for each in app.user_middleware if each.cls not in (MetricsMiddleware, AccessLogMiddleware, CorrelationIdMiddleware)
+        ]
         return app
 
     server.create_app = create_app

@@ -84,7 +84,9 @@ def _log_traces(uri: str, experiment: str, run_id: str, told: Mapping[str, str])
     def price(span: Any, dollars: float) -> None:
         span.set_attribute("mlflow.llm.cost", {"input_cost": dollars / 4, "output_cost": dollars * 3 / 4, "total_cost": dollars})
 
-    def trace(start_ms: int, calls: list[tuple[str | None, tuple[int, int] | None, float | None]], own: float | None = None, **said: str) -> str:
+    def trace(
+        start_ms: int, calls: list[tuple[str | None, tuple[int, int] | None, float | None]], own: float | None = None, **said: str
+    ) -> str:
         start = start_ms * 1_000_000
         root = client.start_trace("chat", experiment_id=experiment, start_time_ns=start)
         if own is not None:
@@ -94,7 +96,9 @@ def _log_traces(uri: str, experiment: str, run_id: str, told: Mapping[str, str])
             if model is not None:
                 span.set_attribute("mlflow.llm.model", model)
             if tokens is not None:
-                span.set_attribute("mlflow.chat.tokenUsage", {"input_tokens": tokens[0], "output_tokens": tokens[1], "total_tokens": sum(tokens)})
+                span.set_attribute(
+                    "mlflow.chat.tokenUsage", {"input_tokens": tokens[0], "output_tokens": tokens[1], "total_tokens": sum(tokens)}
+                )
             if dollars is not None:
                 price(span, dollars)
             client.end_span(root.trace_id, span.span_id, end_time_ns=start + 10**9)

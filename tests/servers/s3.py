@@ -108,7 +108,9 @@ def serve_s3() -> Iterator[S3Server]:
         try:
             start("server", "-s3", "-volume=false", f"-s3.config={keys}", *options)
             # Where it comes before the master leads, a volume server asks again five seconds later.
-            _wait_for(started, folder / "weed.log", lambda: _ask_master(port["master"], "cluster/status", lambda said: said.get("IsLeader")))
+            _wait_for(
+                started, folder / "weed.log", lambda: _ask_master(port["master"], "cluster/status", lambda said: said.get("IsLeader"))
+            )
             master = f"127.0.0.1:{port['master']}.{grpc['master']}"
             start("volume", f"-master={master}", f"-port={port['volume']}", f"-port.grpc={grpc['volume']}", "-max=2000")
             server = S3Server(f"http://127.0.0.1:{port['s3']}")
@@ -191,7 +193,9 @@ def _wait_for(started: list[subprocess.Popen[bytes]], log: Path, works: Callable
             return
         except (BotoCoreError, ClientError, OSError) as error:
             if any(process.poll() is not None for process in started) or time.monotonic() > deadline:
-                raise RuntimeError(f"the S3 server of the tests did not start: {error}\n{log.read_text(errors='replace')[-3000:]}") from error
+                raise RuntimeError(
+                    f"the S3 server of the tests did not start: {error}\n{log.read_text(errors='replace')[-3000:]}"
+                ) from error
             time.sleep(0.05)
 
 

@@ -11,7 +11,9 @@ from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.models.chain import World, arrow, line, make_run, run_on_duckdb, summarize_on_duckdb
 
 NOW = dt.datetime(2026, 10, 4, 6, tzinfo=dt.timezone.utc)
-SETTINGS = Settings.model_validate({"tracking": [{"name": "prod", "uri": "https://mlflow.example.com"}], "billing": [{"name": "aws", "uri": "bills"}]})
+SETTINGS = Settings.model_validate(
+    {"tracking": [{"name": "prod", "uri": "https://mlflow.example.com"}], "billing": [{"name": "aws", "uri": "bills"}]}
+)
 
 BIG = "3f1c9a7be2d84c6f9a50c1d2e3f4a5b6"
 SMALL = "e77b01aa00000000000000000000000a"
@@ -27,14 +29,27 @@ ELSEWHERE, EXCLUDED, TWICE = "e15e000000000000000000000000000f", "e8c10000000000
 def explain_world() -> World:
     """What bill and MLflow say. Runs without a cost have one reason each."""
     stated = [
-        make_run(id=BIG, run_name="vit-l16-224", at="08:14:10..13:44:40", on=["m1"], gpu_count=8.0, instance_type="p4d.24xlarge", num_nodes=1, team="vision", team_from="experiment.tag.team", user_name="ben"),
+        make_run(
+            id=BIG,
+            run_name="vit-l16-224",
+            at="08:14:10..13:44:40",
+            on=["m1"],
+            gpu_count=8.0,
+            instance_type="p4d.24xlarge",
+            num_nodes=1,
+            team="vision",
+            team_from="experiment.tag.team",
+            user_name="ben",
+        ),
         make_run(id=SMALL, run_name="eval-vit", at="11:00..12:00", on=["m1"], gpu_count=1.0),
         make_run(id=TAGGED, run_name="tagged", at="02:10..02:50", on=[]),
         make_run(id=PARENT, run_name="sweep", at="00:00..02:00", on=["m2"]),
         make_run(id=CHILD, run_name="trial", at="00:00..02:00", on=["m2"], parent=PARENT),
         make_run(id=LONG, run_name="long", at="00:00..72:00", on=["m3"]),
         make_run(id=LOST, run_name="lost", at="20:00", on=["m2"], last_sign="21:30"),
-        make_run(id=STOPPED, at="00:00..12:00", on=["m5"], gaps=["02:15..10:00"], future_end_time=dt.datetime(2099, 1, 1, tzinfo=dt.timezone.utc)),
+        make_run(
+            id=STOPPED, at="00:00..12:00", on=["m5"], gaps=["02:15..10:00"], future_end_time=dt.datetime(2099, 1, 1, tzinfo=dt.timezone.utc)
+        ),
         make_run(id=ZERO_LENGTH, at="09:00..09:00", on=["m1"]),
         make_run(id=NOWHERE, at="09:00..10:00", on=[]),
         make_run(id=LATE, at="2026-10-20T00:00..2026-10-20T01:00", on=["m1"]),
@@ -44,15 +59,40 @@ def explain_world() -> World:
         make_run(id=TWICE, at="09:00..10:00", on=["m9"]),
     ]
     hours = [f"{hour:02d}:00..{hour + 1:02d}:00" for hour in range(72)]
-    lines = [line(100 + h, on="m1", at=hours[h], cost="24.576", machine_gpus=8, instance_type="p4d.24xlarge", pricing_category="Committed", billed_cost=Decimal("0.10"), list_cost=Decimal("32.7733"), id=f"{h:016x}") for h in range(8, 14)]
-    lines += [line(200 + h, on="vol-1", attached_to="m1", at=hours[h], cost="0.66", service_name="EBS", service_category="Storage") for h in range(8, 14)]
+    lines = [
+        line(
+            100 + h,
+            on="m1",
+            at=hours[h],
+            cost="24.576",
+            machine_gpus=8,
+            instance_type="p4d.24xlarge",
+            pricing_category="Committed",
+            billed_cost=Decimal("0.10"),
+            list_cost=Decimal("32.7733"),
+            id=f"{h:016x}",
+        )
+        for h in range(8, 14)
+    ]
+    lines += [
+        line(200 + h, on="vol-1", attached_to="m1", at=hours[h], cost="0.66", service_name="EBS", service_category="Storage")
+        for h in range(8, 14)
+    ]
     lines += [line(300, on="m4", at=hours[2], cost="5.00", run_tag=TAGGED, hours=0.75)]
     lines += [line(301, on="m4", at=hours[5], cost="0.25", run_tag=TAGGED, hours=0.1)]  # the tag outlived the run
     lines += [line(400 + h, on="m2", at=hours[h], cost="1.00") for h in (0, 1, 20, 21, 22)]
     lines += [line(500 + h, on="m3", at=hours[h], cost="0.3333333333333333333333") for h in range(72)]
     lines += [line(700 + h, on="m5", at=hours[h], cost="1.00") for h in range(12)]
-    lines += [line(600, on="db", at=hours[9], cost="7.00", scope="exclude"), line(601, on=None, charge_category="Tax", cost="1.10", service_name="Tax")]
-    return {"billing_lines": lines, "billing_loads": [], "runs": [run for run, _ in stated], "run_resources": [row for _, rows in stated for row in rows]}
+    lines += [
+        line(600, on="db", at=hours[9], cost="7.00", scope="exclude"),
+        line(601, on=None, charge_category="Tax", cost="1.10", service_name="Tax"),
+    ]
+    return {
+        "billing_lines": lines,
+        "billing_loads": [],
+        "runs": [run for run, _ in stated],
+        "run_resources": [row for _, rows in stated for row in rows],
+    }
 
 
 def make_explained(root: Path) -> ParquetWarehouse:

@@ -15,7 +15,23 @@ from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Reader
 
-__all__ = ["AGED", "NOW", "OLD", "UTC", "experiment", "given_settings", "model", "planned", "reads", "run", "sources", "stored", "use", "version", "warehouse"]
+__all__ = [
+    "AGED",
+    "NOW",
+    "OLD",
+    "UTC",
+    "experiment",
+    "given_settings",
+    "model",
+    "planned",
+    "reads",
+    "run",
+    "sources",
+    "stored",
+    "use",
+    "version",
+    "warehouse",
+]
 
 OLD = datetime(2026, 3, 1, 8, tzinfo=UTC)
 AGED = {"start_time": OLD, "end_time": OLD + timedelta(hours=2)}
@@ -33,7 +49,12 @@ def warehouse(root: Path, **tables: Sequence[Mapping[str, Any]]) -> Iterator[Rea
 
 def given_settings(home: Path, *policies: Mapping[str, Any], **more: Any) -> Settings:
     """Settings with policies that archive into s3://cold what was not used for 90 days, unless they say otherwise."""
-    given: dict[str, Any] = {"retention": [{**POLICY, **policy} for policy in policies], "tracking": [SERVER], "stores": STORES, "archive": {"to": "s3://cold"}}
+    given: dict[str, Any] = {
+        "retention": [{**POLICY, **policy} for policy in policies],
+        "tracking": [SERVER],
+        "stores": STORES,
+        "archive": {"to": "s3://cold"},
+    }
     return settings(home, **(given | more))
 
 
@@ -53,7 +74,14 @@ def model(model_id: str, size: int = 1000, **more: Any) -> dict[str, Any]:
 
 def use(run_id: str, model_id: str, direction: str = "output", step: int | None = 0, **more: Any) -> dict[str, Any]:
     """One row of model_uses."""
-    return {**KEY, "run_id": run_id, "start_month": date(2026, 3, 1), "model_id": model_id, "direction": direction, "step": step if direction == "output" else None} | more
+    return {
+        **KEY,
+        "run_id": run_id,
+        "start_month": date(2026, 3, 1),
+        "model_id": model_id,
+        "direction": direction,
+        "step": step if direction == "output" else None,
+    } | more
 
 
 def version(name: str, number: int, **more: Any) -> dict[str, Any]:
@@ -73,12 +101,16 @@ def reads(**more: Any) -> list[dict[str, Any]]:
 
 def sources(at: datetime = NOW) -> list[dict[str, Any]]:
     """Rows of sources: the server and the bucket were read just now."""
-    return [{"source": name, "kind": kind, "state": "ok", "last_good_at": at} for kind, name in (("tracking", "prod"), ("store", "s3://ml"))]
+    return [
+        {"source": name, "kind": kind, "state": "ok", "last_good_at": at} for kind, name in (("tracking", "prod"), ("store", "s3://ml"))
+    ]
 
 
 def planned(root: Path, given: Settings, **tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of the plan over these tables."""
-    with warehouse(root / f"w{len(list(root.glob('w*')))}", **{"experiments": [experiment()], "tracking_reads": reads(), **tables}) as reader:
+    with warehouse(
+        root / f"w{len(list(root.glob('w*')))}", **{"experiments": [experiment()], "tracking_reads": reads(), **tables}
+    ) as reader:
         plan = plan_items(reader, given, NOW)
     assert plan.schema == TABLES["archive_plan"].arrow_schema()
     return plan.to_pylist()

@@ -211,7 +211,16 @@ def month_world(currency: str = "USD", names: Mapping[str, str] | None = None) -
             }
         )
     world["alerts"].append(
-        {"alert_id": "a1", "month": NOVEMBER, "budget": text("vision"), "budget_period": "2026-11", "kind": "actual", "threshold": "100%", "message_id": "<a1@acme.com>", "decided_at": NOW}
+        {
+            "alert_id": "a1",
+            "month": NOVEMBER,
+            "budget": text("vision"),
+            "budget_period": "2026-11",
+            "kind": "actual",
+            "threshold": "100%",
+            "message_id": "<a1@acme.com>",
+            "decided_at": NOW,
+        }
     )
     for i, (_, experiment, _) in enumerate(teams):
         world["experiments"].append(

@@ -54,14 +54,20 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("statement", "shown"),
     [
-        ("select team, sum(effective_cost) from cost_daily where owner = 'ann@corp.example'", "select team , sum ( effective_cost ) from cost_daily where owner = ? ? . ?"),
+        (
+            "select team, sum(effective_cost) from cost_daily where owner = 'ann@corp.example'",
+            "select team , sum ( effective_cost ) from cost_daily where owner = ? ? . ?",
+        ),
         ("select 1 -- ann", "select ? - - ?"),
         ("select * from runs where run_id in (\"ann\", `bob`, r'c\\'dora', $$eve$$, 0x1F, 1.5)", None),
         ("SELECT /* ann */ Max(Run_Id) from RUNS; select 'bob''cy'", None),
         ("select '''ann''' || e'\\'bob' || \"\"\"cy\"\"\"", None),
         ("select 'ann", None),
-        ("select sum(cost) from runs where owner = 'delete' and team = 'project'", "select sum ( ? ) from runs where owner = ? and team = ?"),
-        ("select 1 from runs where owner = \"delete\" or team = `project`", "select ? from runs where owner = ? or team = ?"),
+        (
+            "select sum(cost) from runs where owner = 'delete' and team = 'project'",
+            "select sum ( ? ) from runs where owner = ? and team = ?",
+        ),
+        ('select 1 from runs where owner = "delete" or team = `project`', "select ? from runs where owner = ? or team = ?"),
         ("select 1 /* delete */ -- project\n# delete\nfrom runs where owner = $$delete$$", None),
     ],
 )
@@ -101,7 +107,9 @@ def test_nothing_is_logged_unless_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("values", [False, True])
 def test_pages_are_logged_with_who_asked(tmp_path: Path, explained: Path, values: bool) -> None:
     """The guard's name, the address or its pattern, the status, how many charges the page shows; who was refused has no name."""
-    settings = Settings.model_validate({**settings_of(tmp_path, values=values).model_dump(include={"home", "access_log"}), "warehouse": {"uri": str(explained)}})
+    settings = Settings.model_validate(
+        {**settings_of(tmp_path, values=values).model_dump(include={"home", "access_log"}), "warehouse": {"uri": str(explained)}}
+    )
 
     def vera() -> str:
         return "vera"
@@ -111,7 +119,11 @@ def test_pages_are_logged_with_who_asked(tmp_path: Path, explained: Path, values
     request(app, "/run/secret-run")
     request(app, "/secret-page")
     found = lines(tmp_path)
-    assert [(line["who"], line["kind"], line["status"]) for line in found] == [("vera", "page", 200), ("vera", "page", 404), ("vera", "page", 404)]
+    assert [(line["who"], line["kind"], line["status"]) for line in found] == [
+        ("vera", "page", 200),
+        ("vera", "page", 404),
+        ("vera", "page", 404),
+    ]
     assert found[0]["rows"] > 0 and found[1]["rows"] is None
     whats = [line["what"] for line in found]
     assert whats == ([f"/run/{w.BIG}", "/run/secret-run", "/secret-page"] if values else ["/run/{run_id}", "/run/{run_id}", "/{path:path}"])
@@ -138,7 +150,9 @@ def test_what_people_write_makes_no_line_of_its_own(tmp_path: Path, hostile: str
 
 def _write_many(folder: Path, number: int) -> None:
     for count in range(200):
-        log_page(settings_of(folder, values=True), who=f"writer-{number}", pattern="/", path="/" + "x" * (count * 19), status=count, rows=None)
+        log_page(
+            settings_of(folder, values=True), who=f"writer-{number}", pattern="/", path="/" + "x" * (count * 19), status=count, rows=None
+        )
 
 
 def test_several_writers_do_not_mix_their_lines(tmp_path: Path) -> None:
@@ -191,13 +205,19 @@ def test_a_literal_is_left_out_whatever_stands_before_it(before: list[str], quot
             tokens = sqlglot.tokenize(statement, read=dialect)
         except sqlglot.errors.TokenError:
             continue
-        if any("delete" in token.text and token.token_type in (TokenType.STRING, TokenType.IDENTIFIER, TokenType.HEREDOC_STRING, TokenType.RAW_STRING) for token in tokens):
+        if any(
+            "delete" in token.text
+            and token.token_type in (TokenType.STRING, TokenType.IDENTIFIER, TokenType.HEREDOC_STRING, TokenType.RAW_STRING)
+            for token in tokens
+        ):
             assert "delete" not in without_values(statement), dialect
 
 
 def test_pages_that_were_refused_or_failed_are_logged(tmp_path: Path, explained: Path) -> None:
     """A wrong host, another method, and a page that failed for a reason nobody foresaw."""
-    settings = Settings.model_validate({**settings_of(tmp_path).model_dump(include={"home", "access_log"}), "warehouse": {"uri": str(explained)}})
+    settings = Settings.model_validate(
+        {**settings_of(tmp_path).model_dump(include={"home", "access_log"}), "warehouse": {"uri": str(explained)}}
+    )
 
     def broken() -> str:
         raise KeyError("a bug")

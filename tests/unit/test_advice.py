@@ -35,11 +35,21 @@ def charge(number: int, cost: str, allocated_to: str = "run", **more: Any) -> di
 
 def line(number: int, tags: dict[str, str] | None = None, groups: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
     """The line of that charge."""
-    return {"source": "aws", "billing_period": FIRST, "line_id": f"c{number}", "tags": json.dumps(tags or {}), "group_keys": list(groups), **more}
+    return {
+        "source": "aws",
+        "billing_period": FIRST,
+        "line_id": f"c{number}",
+        "tags": json.dumps(tags or {}),
+        "group_keys": list(groups),
+        **more,
+    }
 
 
 LOST = [
-    (charge(1, "60", "unallocated", reason="no_run"), line(1, {"team": "vision"}, ("1111|sagemaker:job|j-1", "1111|eks:nodegroup-name|gpu-spot", "1111|eks:cluster-name|ml"))),
+    (
+        charge(1, "60", "unallocated", reason="no_run"),
+        line(1, {"team": "vision"}, ("1111|sagemaker:job|j-1", "1111|eks:nodegroup-name|gpu-spot", "1111|eks:cluster-name|ml")),
+    ),
     (charge(2, "40", "unallocated", reason="no_run"), line(2, {}, ("1111|eks:nodegroup-name|gpu-spot",))),
     (charge(3, "30", "unallocated", reason="no_run"), line(3, {"team": "nlp", "Name": "box-1", "env": "prod"})),
     (charge(4, "20", "unallocated", reason="no_run"), line(4, {"team": "nlp", "Name": "box-2"})),
@@ -66,12 +76,25 @@ def given(tmp_path: Path) -> Settings:
 @pytest.fixture
 def tables() -> dict[str, list[dict[str, Any]]]:
     """A small ledger with every kind of row."""
-    return {"cost_allocations": [*SETTLED, *(c for c, _ in LOST)], "billing_lines": [bill_line for _, bill_line in LOST], "runs": [run("a")]}
+    return {
+        "cost_allocations": [*SETTLED, *(c for c, _ in LOST)],
+        "billing_lines": [bill_line for _, bill_line in LOST],
+        "runs": [run("a")],
+    }
 
 
 @pytest.mark.parametrize(
     "sql",
-    [advice.RUNGS, without_run.WITHOUT_RUN, advice.ORIGINS.format(name="team"), scope_proposal.ACCOUNTS, scope_proposal.ACCELERATED, advice.IDENTITY, finality.BILLS, history.DIFFERENCES],
+    [
+        advice.RUNGS,
+        without_run.WITHOUT_RUN,
+        advice.ORIGINS.format(name="team"),
+        scope_proposal.ACCOUNTS,
+        scope_proposal.ACCELERATED,
+        advice.IDENTITY,
+        finality.BILLS,
+        history.DIFFERENCES,
+    ],
     ids=["rungs", "unallocated", "origins", "accounts", "accelerated", "identity", "bills", "differences"],
 )
 def test_every_question_reads_the_same_on_both_engines(sql: str) -> None:
@@ -151,7 +174,10 @@ def test_rungs_stand_in_the_order_of_the_ladder(tmp_path: Path, tables: dict[str
 
 def test_the_confidence_of_a_rule_is_that_of_most_of_its_money(tmp_path: Path) -> None:
     """A little idle time of low confidence does not make a guess of all machines."""
-    rows = [charge(1, "90", match_method="resource_id", confidence="high"), charge(1, "10", "idle", match_method="resource_id", confidence="low", target_id="idle")]
+    rows = [
+        charge(1, "90", match_method="resource_id", confidence="high"),
+        charge(1, "10", "idle", match_method="resource_id", confidence="low", target_id="idle"),
+    ]
     with warehouse(tmp_path / "w", cost_allocations=rows) as reader:
         (found,) = advice.rungs(reader, FIRST).values()
     assert [(r.words, r.confidence, r.effective_cost, r.idle_cost) for r in found] == [("by machine", "high", Decimal(100), Decimal(10))]
@@ -161,7 +187,18 @@ def test_coverage_says_where_names_came_from(tmp_path: Path) -> None:
     """In money, within the days asked for; runs without a name are no origin."""
     costs = [("a", "vision", "run.tag.team", "60"), ("b", "nlp", "experiment.tag.team", "30"), ("c", None, None, "10")]
     key = {"tracking_server": "prod", "workspace": "default", "billing_currency": "USD"}
-    daily = [{**key, "run_id": r, "charge_date": date(2026, 11, 3), "billing_period": FIRST, "source": "aws", "cost_kind": "compute", "effective_cost": Decimal(c)} for r, _, _, c in costs]
+    daily = [
+        {
+            **key,
+            "run_id": r,
+            "charge_date": date(2026, 11, 3),
+            "billing_period": FIRST,
+            "source": "aws",
+            "cost_kind": "compute",
+            "effective_cost": Decimal(c),
+        }
+        for r, _, _, c in costs
+    ]
     daily.append({**daily[0], "charge_date": date(2026, 12, 1), "billing_period": date(2026, 12, 1)})
     runs = [{**key, "run_id": r, "start_month": FIRST, "team": team, "team_from": origin} for r, team, origin, _ in costs]
     with warehouse(tmp_path / "w", run_costs_daily=daily, run_costs=runs) as reader:

@@ -91,7 +91,9 @@ def at(text: str) -> datetime:
         ("week", "2026-11-24T06:00", "2026-01-01T00:00", None, ["2026-W46", "2026-W47", "2026-W48"]),
     ],
 )
-def test_a_period_that_ended_is_judged_while_its_bill_may_change(every: str, now: str, first_judged: str, covered: str | None, names: list[str]) -> None:
+def test_a_period_that_ended_is_judged_while_its_bill_may_change(
+    every: str, now: str, first_judged: str, covered: str | None, names: list[str]
+) -> None:
     """Fifteen days long, or until the bill is there, and only if the budget was judged while it ran: a new installation says nothing of last month."""
     open_day = None if covered is None else date.fromisoformat(covered)
     found = periods_to_judge(every, at(now), at(first_judged), open_day)  # type: ignore[arg-type]  # the five literals
@@ -149,7 +151,11 @@ def test_money_of_another_currency_is_never_added() -> None:
     """No rate: no verdict, in words; another currency that comes to nothing on every day is no obstacle."""
     spend = {(date(2026, 11, 1), "USD"): Decimal(5000), (date(2026, 11, 1), "EUR"): Decimal(1)}
     status = judge(budget(), "USD", NOVEMBER, spend)
-    assert (status.spent, status.crossed, status.not_judged) == (None, (), "no rate from EUR to USD for 2026-11-01: write it under rates.exchange")
+    assert (status.spent, status.crossed, status.not_judged) == (
+        None,
+        (),
+        "no rate from EUR to USD for 2026-11-01: write it under rates.exchange",
+    )
     assert judge(budget(), "USD", NOVEMBER, spend | {(date(2026, 11, 1), "EUR"): Decimal(0)}).is_over
 
 

@@ -51,7 +51,11 @@ def test_crossings_and_forecast_of_a_night_are_one_mail() -> None:
     """Below the amount the forecast names it, over the amount what is passed does."""
     status = status_of(budget(), on(5, "820"), foreseen=("100%",))
     (decision,) = decide([status], {}, NOW)
-    assert ([i.kind for i in decision.items], decision.kind, decision.lead.crossing.threshold.text) == (["actual", "forecast"], "forecast", "100%")
+    assert ([i.kind for i in decision.items], decision.kind, decision.lead.crossing.threshold.text) == (
+        ["actual", "forecast"],
+        "forecast",
+        "100%",
+    )
     status = status_of(budget(actual=["80%", "100%"], forecast=["150%"]), on(5, "1020"), foreseen=("150%",))
     (decision,) = decide([status], {}, NOW)
     assert (decision.kind, decision.lead.crossing.threshold.text) == ("actual", "100%")
@@ -60,7 +64,10 @@ def test_crossings_and_forecast_of_a_night_are_one_mail() -> None:
 def test_a_restatement_that_undoes_a_crossing_is_corrected_once() -> None:
     """Down: one correction. Up again, down again: nothing more, not even the crossing."""
     told: dict[str, date | None] = {}
-    nights = [tell(told, decide([status_of(budget(actual=["100%"]), on(5, cost))], told, NOW)) for cost in ("1000", "999.99", "1001", "998", "1500")]
+    nights = [
+        tell(told, decide([status_of(budget(actual=["100%"]), on(5, cost))], told, NOW))
+        for cost in ("1000", "999.99", "1001", "998", "1500")
+    ]
     assert nights == [[("actual", "100%")], [("correction", "100%")], [], [], []]
 
 
@@ -94,7 +101,11 @@ def test_corrections_of_several_thresholds_are_one_mail() -> None:
     told: dict[str, date | None] = {}
     tell(told, decide([status_of(budget(), on(5, "1000"))], told, NOW))
     (decision,) = decide([status_of(budget(), on(5, "100"))], told, NOW)
-    assert (decision.kind, [i.crossing.threshold.text for i in decision.items], decision.lead.crossing.threshold.text) == ("correction", ["80%", "100%"], "100%")
+    assert (decision.kind, [i.crossing.threshold.text for i in decision.items], decision.lead.crossing.threshold.text) == (
+        "correction",
+        ["80%", "100%"],
+        "100%",
+    )
 
 
 def test_the_first_hours_and_a_snooze_only_postpone() -> None:

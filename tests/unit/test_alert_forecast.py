@@ -34,7 +34,9 @@ def spent_before(days: dict[date, Decimal], covered: date = COVERED) -> Decimal:
 
 
 def make(days: dict[date, Decimal], seen: dict[date, Seen] | None = None, share: float = 1.0, covered: date = COVERED) -> Forecast:
-    found = forecast_total({d: c for d, c in days.items() if d < covered}, covered, NOVEMBER, spent_before(days, covered), seen or {}, share)
+    found = forecast_total(
+        {d: c for d, c in days.items() if d < covered}, covered, NOVEMBER, spent_before(days, covered), seen or {}, share
+    )
     assert found is not None
     return found
 
@@ -201,7 +203,9 @@ def test_any_history_gives_ordered_rounded_figures(costs: list[Decimal], day: in
     assert found.low <= found.total <= found.high
     assert all(round(cost, 2) == cost and math.isfinite(cost) for cost in (found.low, found.total, found.high, found.likely))
     if min(costs) >= 0:
-        assert found.low >= min(found.total, round(spent, 2) + Decimal(f"{seen[covered].billed + seen[covered].estimated:.2f}") - Decimal("0.01"))
+        assert found.low >= min(
+            found.total, round(spent, 2) + Decimal(f"{seen[covered].billed + seen[covered].estimated:.2f}") - Decimal("0.01")
+        )
     assert found == forecast_total(dict(reversed(days.items())), covered, NOVEMBER, spent, seen)
 
 
@@ -268,7 +272,9 @@ def test_costs_and_credits_that_nearly_cancel_out_explode_nowhere() -> None:
 def test_a_method_that_many_replays_call_too_low_is_raised(monkeypatch: pytest.MonkeyPatch, count: int, total: int) -> None:
     """Ten to thirty percent too low, each time, twenty in the middle: the figure is the middle one. Few replays widen the range alone."""
     errors = sorted(0.1 + 0.2 * n / (count - 1) for n in range(count))
-    monkeypatch.setattr(forecast, "look_ahead", lambda values, first, ahead, reach: ExpectedDays([100.0] * ahead, errors, 1, 10_000, [0.0] * ahead))
+    monkeypatch.setattr(
+        forecast, "look_ahead", lambda values, first, ahead, reach: ExpectedDays([100.0] * ahead, errors, 1, 10_000, [0.0] * ahead)
+    )
     days = {COVERED - timedelta(days=n + 20): Decimal(100) for n in range(90)}  # of another month: nothing is spent of this one
     found = forecast_total(days, COVERED, NOVEMBER, Decimal(0), {})
     assert found is not None
@@ -309,7 +315,9 @@ def test_a_budget_is_foreseen_to_pass_when_two_of_three_outcomes_do() -> None:
     assert found is not None and found.low < found.likely < found.high
     assert [c.threshold.text for c in judged(str(found.likely)).foreseen] == ["100%"]
     between = judged(str(found.likely + Decimal("0.01")))
-    assert found.likely + Decimal("0.01") < found.total and (between.foreseen, between.exceeded_on()) == ((), None), "the list and the mail say the same"
+    assert found.likely + Decimal("0.01") < found.total and (between.foreseen, between.exceeded_on()) == ((), None), (
+        "the list and the mail say the same"
+    )
     (crossing,) = judged("2000").foreseen
     assert crossing.on == found.exceeded_on(Decimal(2000))
     assert judged("1000").foreseen == () and judged("1000").is_over

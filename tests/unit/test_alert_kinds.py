@@ -40,13 +40,32 @@ def run_day(run_id: str, day: str, amount: str, **names: Any) -> dict[str, Any]:
     """One row of run_costs_daily."""
     on = date.fromisoformat(day)
     costs = {f"{kind}_cost": Decimal(amount) for kind in ("list", "contracted", "effective", "billed")}
-    return KEY | {"run_id": run_id, "charge_date": on, "cost_kind": "compute", "source": "aws", "billing_period": on.replace(day=1), "confidence": "exact", **costs} | names
+    return (
+        KEY
+        | {
+            "run_id": run_id,
+            "charge_date": on,
+            "cost_kind": "compute",
+            "source": "aws",
+            "billing_period": on.replace(day=1),
+            "confidence": "exact",
+            **costs,
+        }
+        | names
+    )
 
 
 def estimate(run_id: str, day: str, amount: str) -> dict[str, Any]:
     """One row of run_estimates."""
     costs = {f"{kind}_cost": Decimal(amount) for kind in ("list", "contracted", "effective", "billed")}
-    return KEY | {"run_id": run_id, "charge_date": date.fromisoformat(day), "cost_kind": "compute", "source": "aws", "cost_status": "estimated", **costs}
+    return KEY | {
+        "run_id": run_id,
+        "charge_date": date.fromisoformat(day),
+        "cost_kind": "compute",
+        "source": "aws",
+        "cost_status": "estimated",
+        **costs,
+    }
 
 
 def words(text: str) -> str:
@@ -60,7 +79,9 @@ def test_a_forecast_is_told_with_its_day_and_range_once(tmp_path: Path) -> None:
     assert subjects(tmp_path) == ["[runspend] vision: forecast to exceed budget around 28 Nov (78.5% of 2,800 USD, November)"]
     (message,) = mails(tmp_path).values()
     assert message["X-Runspend-Kind"] == "budget-forecast"
-    assert "Forecast for 30 November: 3,000 USD (80% interval: 3,000–3,000). It will probably exceed its budget around 28 Nov." in words(text_of(message))
+    assert "Forecast for 30 November: 3,000 USD (80% interval: 3,000–3,000). It will probably exceed its budget around 28 Nov." in words(
+        text_of(message)
+    )
     assert [(r["kind"], r["threshold"], r["forecast"]) for r in result.alerts.to_pylist()] == [("forecast", "100%", Decimal(3000))]
     (row,) = result.budget_status.to_pylist()
     assert (row["forecast"], row["forecast_low"], row["forecast_high"], row["exceeded_on"]) == (3000, 3000, 3000, date(2026, 11, 28))
@@ -88,7 +109,14 @@ def test_a_bill_that_ended_long_ago_makes_no_forecast_of_what_things_cost_then(t
 def test_estimates_of_days_not_billed_raise_a_forecast(tmp_path: Path) -> None:
     """Three runs burn 400 on the 23rd, which no bill reaches yet: the forecast knows, the figure does not count it, and the mail says so."""
     rows, runs = every_day(), [run("a", start_time=datetime(2026, 11, 22, 22, tzinfo=UTC))]
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget(amount="3200")), cost_daily=rows, runs=runs, run_estimates=[estimate("a", "2026-11-23", "400")])
+    result = step(
+        tmp_path,
+        MemoryRecords(),
+        settings(tmp_path, budget(amount="3200")),
+        cost_daily=rows,
+        runs=runs,
+        run_estimates=[estimate("a", "2026-11-23", "400")],
+    )
     (row,) = result.budget_status.to_pylist()
     assert (row["spent"], row["estimated"], row["judged_on"]) == (Decimal(2200), Decimal(400), "bill")
     assert row["forecast"] == Decimal(3300)
@@ -98,7 +126,10 @@ def test_estimates_of_days_not_billed_raise_a_forecast(tmp_path: Path) -> None:
 
 def test_a_budget_judged_on_estimates_says_so(tmp_path: Path) -> None:
     """Its figure holds them, the mail says how much; when the bill turns out lower than they were, that is corrected."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates"))
+    records, given = (
+        MemoryRecords(),
+        settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates")),
+    )
     rows, runs = every_day(), [run("a")]
     result = step(tmp_path, records, given, cost_daily=rows, runs=runs, run_estimates=[estimate("a", "2026-11-23", "400")])
     assert result.budget_status["spent"].to_pylist() == [Decimal(2600)]
@@ -114,8 +145,14 @@ def test_a_budget_judged_on_estimates_says_so(tmp_path: Path) -> None:
 def test_estimates_in_another_currency_count_where_there_is_a_rate(tmp_path: Path, rate_from: str, spent: int) -> None:
     """Also where the whole bill is in the budget's currency. One without a rate is left out: no verdict waits for an estimate."""
     rate = {"from": "EUR", "to": "USD", "rate": "1.25", "date": rate_from}
-    given = settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates"), rates={"exchange": [rate]})
-    tables = {"cost_daily": every_day(), "runs": [run("a")], "run_estimates": [{**estimate("a", "2026-11-23", "320"), "billing_currency": "EUR"}]}
+    given = settings(
+        tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates"), rates={"exchange": [rate]}
+    )
+    tables = {
+        "cost_daily": every_day(),
+        "runs": [run("a")],
+        "run_estimates": [{**estimate("a", "2026-11-23", "320"), "billing_currency": "EUR"}],
+    }
     with warehouse(tmp_path / "tables", sources=[source()], **tables) as reader:
         result = alert.run(partial(nullcontext, reader), given, MemoryRecords(), NOW)
     assert (result.budget_status["spent"].to_pylist(), result.notes, result.errors) == ([spent], [], [])
@@ -135,7 +172,10 @@ def test_a_correction_names_the_bill_and_the_days_that_were_restated(tmp_path: P
     records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["100%"]))
     step(tmp_path, records, given, cost_daily=OVER)
     period = {"source": "aws", "billing_period": date(2026, 11, 1), "billing_currency": "USD"}
-    loads = [period | {"version": v, "version_number": n, "loaded_at": NOW + timedelta(hours=h), "state": "current"} for v, n, h in (("v1", 1, -9), ("v2", 2, 20))]
+    loads = [
+        period | {"version": v, "version_number": n, "loaded_at": NOW + timedelta(hours=h), "state": "current"}
+        for v, n, h in (("v1", 1, -9), ("v2", 2, 20))
+    ]
     change = period | {"service_name": "", "sub_account_id": ""}
     changes = [
         change | {"version": v, "version_number": n, "charge_date": date(2026, 11, d), "effective_cost": Decimal(c)}
@@ -161,18 +201,39 @@ def test_an_anomalous_day_is_told_with_the_runs_that_did_it(tmp_path: Path) -> N
     step(tmp_path, records, given, **tables)
     assert subjects(tmp_path) == [], "the 21st was before the budget was watched"
     for later in (1, 2, 3):
-        step(tmp_path, records, given, NOW + timedelta(days=later), **{**tables, "cost_daily": [*quiet, cost("2026-11-24", "512.5")], "sources": [source(until=datetime(2026, 11, 25, tzinfo=UTC))]})
+        step(
+            tmp_path,
+            records,
+            given,
+            NOW + timedelta(days=later),
+            **{
+                **tables,
+                "cost_daily": [*quiet, cost("2026-11-24", "512.5")],
+                "sources": [source(until=datetime(2026, 11, 25, tzinfo=UTC))],
+            },
+        )
     assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 24 Nov (512.50 USD, typically 100.00)"]
     (message,) = mails(tmp_path).values()
     text = words(text_of(message))
-    for found in ("A typical day costs 100.00. This is 412% more", "TOP RUNS, Tuesday 24 November", "sweep-7", "1 x p4d.24xlarge", "390.00", "small"):
+    for found in (
+        "A typical day costs 100.00. This is 412% more",
+        "TOP RUNS, Tuesday 24 November",
+        "sweep-7",
+        "1 x p4d.24xlarge",
+        "390.00",
+        "small",
+    ):
         assert found in text, (found, text)
     assert message["X-Runspend-Kind"] == "budget-anomaly"
 
 
 def test_a_bill_that_comes_once_a_month_holds_back_no_anomaly(tmp_path: Path) -> None:
     """It ended three weeks before the other: a day can only have cost more than is known of it."""
-    records, given, bills = MemoryRecords(), settings(tmp_path, budget(amount="8000")), [source(until=NOW), source("saas", datetime(2026, 11, 1, tzinfo=UTC))]
+    records, given, bills = (
+        MemoryRecords(),
+        settings(tmp_path, budget(amount="8000")),
+        [source(until=NOW), source("saas", datetime(2026, 11, 1, tzinfo=UTC))],
+    )
     step(tmp_path, records, given, NOW - timedelta(days=2), cost_daily=every_day(last="2026-11-21"), sources=bills)
     step(tmp_path, records, given, cost_daily=[*every_day(last="2026-11-22"), cost("2026-11-23", "900")], sources=bills)
     assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 23 Nov (900.00 USD, typically 100.00)"]
@@ -205,7 +266,9 @@ def test_budgets_by_what_only_runs_have(tmp_path: Path, selector: dict[str, Any]
     days = [run_day("a", "2026-11-05", "60"), run_day("b", "2026-11-06", "40"), run_day("a", "2026-10-05", "1000")]
     experiments = [{"tracking_server": "prod", "workspace": "default", "experiment_id": "12", "tags": '{"area": "nlp"}'}]
     entry = budget(amount="40", **{"for": selector})
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, entry), runs=runs, run_costs_daily=days, experiments=experiments, cost_daily=OVER)
+    result = step(
+        tmp_path, MemoryRecords(), settings(tmp_path, entry), runs=runs, run_costs_daily=days, experiments=experiments, cost_daily=OVER
+    )
     assert result.budget_status["spent"].to_pylist() == [Decimal(spent or 0)]
     assert len(mails(tmp_path)) == (spent is not None)
     for message in mails(tmp_path).values():
@@ -250,12 +313,16 @@ def test_hostile_tags_are_refused_in_words(tmp_path: Path, tag: str, why: str) -
     """No budget, no mail, not even to operators; one harmless line says what was found and what to write."""
     result = step(tmp_path, MemoryRecords(), settings(tmp_path, TAGS), cost_daily=[cost("2026-11-05", "1e7")], experiments=[tagged(tag)])
     (note,) = result.notes
-    assert note.startswith(f"experiment 12 of prod: its tag runspend.budget is not used: {why}") and note.endswith('write "500 USD / month"')
+    assert note.startswith(f"experiment 12 of prod: its tag runspend.budget is not used: {why}") and note.endswith(
+        'write "500 USD / month"'
+    )
     assert note.isprintable() and len(note) < 250
     assert (subjects(tmp_path), result.budget_status.num_rows, result.errors) == ([], 0, [])
 
 
-@pytest.mark.parametrize("owner", ["evil@elsewhere.com", "ana", None, "ana@acme.com\r\nBcc: evil@x.com", "ana@acme.com, evil@x.com", "<script>@acme.com"])
+@pytest.mark.parametrize(
+    "owner", ["evil@elsewhere.com", "ana", None, "ana@acme.com\r\nBcc: evil@x.com", "ana@acme.com, evil@x.com", "<script>@acme.com"]
+)
 def test_a_tag_cannot_send_mail_to_anywhere(tmp_path: Path, owner: str | None) -> None:
     """An owner outside the domains runspend.yaml names is not written to; the crossing is recorded and the note says so."""
     experiments, rows = [tagged("500 USD / month", owner=owner)], [cost("2026-11-05", "600")]
@@ -270,9 +337,14 @@ def test_a_tag_cannot_keep_other_budgets_from_being_judged(tmp_path: Path) -> No
     rules = {**TAGS, "actual": ["500 USD", "100%"]}
     rows = [cost("2026-11-05", "950", experiment_id="13"), *OVER]
     experiments = [tagged("500 USD / month"), tagged("900 USD / month", number="13", name="other")]
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget(notify=["b@acme.com"]), rules), cost_daily=rows, experiments=experiments)
+    result = step(
+        tmp_path, MemoryRecords(), settings(tmp_path, budget(notify=["b@acme.com"]), rules), cost_daily=rows, experiments=experiments
+    )
     (note,) = result.notes
-    assert note.startswith("experiment 12 of prod: its tag runspend.budget is not used: with 500 USD / month") and "same threshold twice" in note
+    assert (
+        note.startswith("experiment 12 of prod: its tag runspend.budget is not used: with 500 USD / month")
+        and "same threshold twice" in note
+    )
     assert sorted(m["To"] for m in mails(tmp_path).values()) == ["ana@acme.com", "b@acme.com"]
 
 
@@ -391,7 +463,11 @@ def test_a_step_before_the_first_bill_is_no_first_night(tmp_path: Path) -> None:
 
 def test_what_a_mail_says_to_type_can_be_typed(tmp_path: Path) -> None:
     """Also on the 2nd of a month, of the one before: the ack it names is taken, and is of the month that runs."""
-    records, given, now = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["100%"])), datetime(2026, 12, 2, 6, tzinfo=NOW.tzinfo)
+    records, given, now = (
+        MemoryRecords(),
+        settings(tmp_path, budget(forecast=[], actual=["100%"])),
+        datetime(2026, 12, 2, 6, tzinfo=NOW.tzinfo),
+    )
     step(tmp_path, records, given, NOW, cost_daily=OVER[:2], sources=[source(until=NOW)])
     step(tmp_path, records, given, now, cost_daily=OVER, sources=[source(until=now)])
     (message,) = mails(tmp_path).values()
@@ -404,9 +480,18 @@ def test_a_dear_day_where_most_cost_nothing_is_no_percentage_above_it(tmp_path: 
     days = [row for row in every_day(last="2026-11-24") if row["charge_date"].day % 5 in (0, 1)]
     given, records = settings(tmp_path, budget(amount="8000", forecast=[])), MemoryRecords()
     step(tmp_path, records, given, NOW, cost_daily=days)
-    result = step(tmp_path, records, given, NOW + timedelta(days=2), cost_daily=[*days, cost("2026-11-25", "900")], sources=[source(until=NOW + timedelta(days=2))])
+    result = step(
+        tmp_path,
+        records,
+        given,
+        NOW + timedelta(days=2),
+        cost_daily=[*days, cost("2026-11-25", "900")],
+        sources=[source(until=NOW + timedelta(days=2))],
+    )
     assert result.alerts["threshold"].to_pylist() == ["above usual"]
-    assert "A typical day costs 0.00. This is more than on any day of the four weeks before." in words(text_of(next(iter(mails(tmp_path).values()))))
+    assert "A typical day costs 0.00. This is more than on any day of the four weeks before." in words(
+        text_of(next(iter(mails(tmp_path).values())))
+    )
 
 
 def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path) -> None:
@@ -416,7 +501,13 @@ def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path
     result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget(amount="90000")), cost_daily=days, sources=[source(until=until)])
     (row,) = result.budget_status.to_pylist()
     assert (row["covered_until"], row["forecast"] is None) == (NOW, False)
-    step(tmp_path, records := MemoryRecords(), given := settings(tmp_path, budget(amount="8000")), NOW - timedelta(days=1), cost_daily=days[:-1])
+    step(
+        tmp_path,
+        records := MemoryRecords(),
+        given := settings(tmp_path, budget(amount="8000")),
+        NOW - timedelta(days=1),
+        cost_daily=days[:-1],
+    )
     step(tmp_path, records, given, cost_daily=days, sources=[source(until=until)])
     assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 23 Nov (900.00 USD, typically 100.00)"]
 
@@ -445,7 +536,11 @@ def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) ->
     """Another team's budget now, or another amount: what was judged of the old one says nothing of it."""
     records = MemoryRecords()
     result = step(tmp_path, records, settings(tmp_path, budget(amount="2800")), cost_daily=every_day())
-    edits = ((budget(amount="9000"), "not judged"), (budget(amount="2800", **{"for": {"team": "nlp"}}), "not judged"), (budget(amount="2800", owner="b@acme.com"), "forecast to exceed"))
+    edits = (
+        (budget(amount="9000"), "not judged"),
+        (budget(amount="2800", **{"for": {"team": "nlp"}}), "not judged"),
+        (budget(amount="2800", owner="b@acme.com"), "forecast to exceed"),
+    )
     for edited, state in edits:
         reader = in_memory(budget_status=result.budget_status.to_pylist(), sources=[source()])
         (row,) = list_budgets(reader, settings(tmp_path, edited), records, NOW)
@@ -472,7 +567,11 @@ def test_a_percentage_reads_the_same_wherever_it_stands(tmp_path: Path) -> None:
     assert picture.rows()[-1][-1] == "99%"
     alerts = [{**value, "title": "experiment resnet"} for value in records.list("alerts").values()]
     (mail, _), = write_digests(given, "a@x.io", alerts, NOW, None)  # fmt: skip
-    assert "99.9%" in mail.text and "experiment resnet 2026-Q4" in mail.text and any("(99.9% of 5,000 USD" in subject for subject in subjects(tmp_path))
+    assert (
+        "99.9%" in mail.text
+        and "experiment resnet 2026-Q4" in mail.text
+        and any("(99.9% of 5,000 USD" in subject for subject in subjects(tmp_path))
+    )
 
 
 def test_the_commands(tmp_path: Path) -> None:
@@ -485,7 +584,9 @@ def test_the_commands(tmp_path: Path) -> None:
         made.publish()
 
     def ask(*arguments: str) -> str:
-        found = CliRunner().invoke(cli, ["budgets", *arguments, "--config", str(config), "--quiet", "--now", "2026-11-24T06:00"], catch_exceptions=False)
+        found = CliRunner().invoke(
+            cli, ["budgets", *arguments, "--config", str(config), "--quiet", "--now", "2026-11-24T06:00"], catch_exceptions=False
+        )
         assert found.exit_code == 0, found.output
         return found.output
 

@@ -26,7 +26,10 @@ def judged(folder: Path, count: int, *budgets: Any) -> tuple[dict[str, tuple[Dec
     numbers = range(1, count + 1)
     rows = [cost("2026-11-05", str(n), experiment_id=str(n), experiment_name=f"e{n}") for n in numbers]
     rows += [cost("2026-11-06", "0.5", experiment_id=str(n), experiment_name=f"e{n}", allocated_to="idle") for n in numbers]
-    rows += [cost("2026-11-06", "9000", experiment_id="1", tracking_server="other"), cost("2026-11-06", "8000", experiment_id="1", allocated_to="out_of_scope")]
+    rows += [
+        cost("2026-11-06", "9000", experiment_id="1", tracking_server="other"),
+        cost("2026-11-06", "8000", experiment_id="1", allocated_to="out_of_scope"),
+    ]
     tables = {
         "cost_daily": rows,
         "sources": [source()],
@@ -78,5 +81,14 @@ def test_a_storm_looks_nothing_up_for_mails_nobody_will_see(tmp_path: Path) -> N
     assert len(found) == 2 and "TOP COSTS" in text_of(found["solo@acme.com, vision-leads@acme.com"])
     assert all(f"b{n:02d} " in text_of(found["vision-leads@acme.com"]) for n in range(20))
     short = next(value["mail"]["text"] for key, value in records.list("alerts").items() if key.startswith("b03."))
-    assert all(part in " ".join(short.split()) for part in ("b03 has spent 200.00 of 103.00 USD", "Runspend did not stop any run.", "CONFIDENCE", "complete to 22 Nov", "NEXT STEPS"))
+    assert all(
+        part in " ".join(short.split())
+        for part in (
+            "b03 has spent 200.00 of 103.00 USD",
+            "Runspend did not stop any run.",
+            "CONFIDENCE",
+            "complete to 22 Nov",
+            "NEXT STEPS",
+        )
+    )
     assert "ACTIVE RUNS" not in short and "No matching runs" not in short

@@ -60,7 +60,10 @@ def test_a_budget_in_an_experiment_tag_is_the_same_budget(tmp_path: Path) -> Non
     rows, tags = [*usual, cost("2026-11-21", "900")], [tagged("500 USD / month")]
     after = {"cost_daily": of("tracking_server", "new", rows), "experiments": of("tracking_server", "new", tags), "sources": [source()]}
     moment, was_killed = 0, True
-    with warehouse(tmp_path / "before", cost_daily=rows, experiments=tags, sources=[source()]) as old, warehouse(tmp_path / "after", **after) as new:
+    with (
+        warehouse(tmp_path / "before", cost_daily=rows, experiments=tags, sources=[source()]) as old,
+        warehouse(tmp_path / "after", **after) as new,
+    ):
         while was_killed:
             records, given, now = MemoryRecords(), settings(tmp_path / str(moment), TAGS), NOW + timedelta(days=1)
             alert.run(partial(nullcontext, old), given, records, NOW - timedelta(days=5))
@@ -97,7 +100,9 @@ def count_down(left: list[int], operation: str) -> None:
 
 @pytest.mark.parametrize(("kind", "key", "column", "old"), KINDS)
 @pytest.mark.parametrize("every", ["month", "year"])
-def test_nothing_is_told_between_a_rename_and_the_night_after_it(tmp_path: Path, kind: Any, key: str, column: str, old: str, every: str) -> None:
+def test_nothing_is_told_between_a_rename_and_the_night_after_it(
+    tmp_path: Path, kind: Any, key: str, column: str, old: str, every: str
+) -> None:
     """Then closed months have the new name and open ones the old: by either alone, what was passed would be less, or be passed anew."""
     records = MemoryRecords()
     given = {name: settings(tmp_path, budget(every=every, **{"for": {key: [name]}})) for name in (old, "new")}
@@ -106,7 +111,9 @@ def test_nothing_is_told_between_a_rename_and_the_night_after_it(tmp_path: Path,
     step(tmp_path, records, given[old], cost_daily=of(column, old, [*closed, *still_open]))
     told = subjects(tmp_path)
     note_rename(records, kind, old, "new")
-    between = step(tmp_path, records, given["new"], NOW + timedelta(hours=6), cost_daily=[*of(column, "new", closed), *of(column, old, still_open)])
+    between = step(
+        tmp_path, records, given["new"], NOW + timedelta(hours=6), cost_daily=[*of(column, "new", closed), *of(column, old, still_open)]
+    )
     assert [s for s in subjects(tmp_path) if "not judged" not in s] == told
     assert [note for note in between.notes if f"still use the old name {old} for new" in note]
     after = step(tmp_path, records, given["new"], NOW + timedelta(days=1), cost_daily=of(column, "new", [*closed, *still_open]))

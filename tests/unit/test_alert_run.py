@@ -66,11 +66,21 @@ def step(home: Path, records: Any, given: Any, now: datetime = NOW, **tables: An
         ({"actual": ["80%", "100%"], "forecast": []}, OVER, "100%"),
         ({"actual": ["9%", "80%", "100 USD"], "forecast": []}, OVER, "80%"),
         ({"actual": ["4900 USD", "80%", "90.5%"], "forecast": []}, OVER, "4900 USD"),
-        ({"actual": ["10%"], "forecast": ["80%", "100%"]}, [cost(f"2026-{m}-{d:02}", "165") for m in (10, 11) for d in range(1, 32 if m == 10 else 23)], "forecast 80%"),
-        ({"actual": ["10%", "80%", "90%"], "forecast": ["120%"]}, [cost(f"2026-{m}-{d:02}", "230") for m in (10, 11) for d in range(1, 23)], "90%"),
+        (
+            {"actual": ["10%"], "forecast": ["80%", "100%"]},
+            [cost(f"2026-{m}-{d:02}", "165") for m in (10, 11) for d in range(1, 32 if m == 10 else 23)],
+            "forecast 80%",
+        ),
+        (
+            {"actual": ["10%", "80%", "90%"], "forecast": ["120%"]},
+            [cost(f"2026-{m}-{d:02}", "230") for m in (10, 11) for d in range(1, 23)],
+            "90%",
+        ),
     ],
 )
-def test_the_report_names_the_threshold_in_the_subject_of_a_mail(tmp_path: Path, thresholds: dict[str, list[str]], spend: list[dict[str, Any]], named: str) -> None:
+def test_the_report_names_the_threshold_in_the_subject_of_a_mail(
+    tmp_path: Path, thresholds: dict[str, list[str]], spend: list[dict[str, Any]], named: str
+) -> None:
     """Thresholds passed in one night are told in one mail; the report, its CSV and the list of budgets name the same one."""
     records, given = MemoryRecords(), settings(tmp_path, budget(**thresholds))
     result = step(tmp_path, records, given, cost_daily=spend)
@@ -88,10 +98,16 @@ def test_the_report_names_the_threshold_in_the_subject_of_a_mail(tmp_path: Path,
         (NOW, datetime(2026, 11, 23, tzinfo=UTC), []),
         (NOW, datetime(2026, 11, 22, 23, tzinfo=UTC), [cost("2026-11-22", "912.255")]),
         (NOW, datetime(2026, 11, 22, 23, tzinfo=UTC), [cost("2026-11-22", "12"), cost("2026-11-23", "911.5")]),
-        (datetime(2026, 11, 30, 20, tzinfo=UTC), datetime(2026, 11, 30, 18, tzinfo=UTC), [cost("2026-11-30", "912.255")]),  # the period's last day
+        (
+            datetime(2026, 11, 30, 20, tzinfo=UTC),
+            datetime(2026, 11, 30, 18, tzinfo=UTC),
+            [cost("2026-11-30", "912.255")],
+        ),  # the period's last day
     ],
 )
-def test_the_text_and_the_picture_of_a_mail_name_one_sum(tmp_path: Path, now: datetime, covered: datetime, partly_billed: list[dict[str, Any]]) -> None:
+def test_the_text_and_the_picture_of_a_mail_name_one_sum(
+    tmp_path: Path, now: datetime, covered: datetime, partly_billed: list[dict[str, Any]]
+) -> None:
     """Also where the last days are billed in part: the text counts them, so the picture does."""
     days = [cost(f"2026-{month}-{day:02}", "200") for month, until in ((10, 31), (11, 21)) for day in range(1, until + 1)]
     given = settings(tmp_path, budget(actual=["80%"], forecast=[]))
@@ -214,7 +230,10 @@ def test_an_edit_at_the_months_beginning_leaves_the_old_month_its_rules(tmp_path
         result = step(tmp_path, records, given, datetime(2026, 12, day, 6, tzinfo=UTC), cost_daily=late if day > 1 else OVER[:2])
     (message,) = mails(tmp_path).values()
     assert (message["To"], message["Subject"]) == ("new@acme.com", "[runspend] vision: budget exceeded (122.0% of 5,000 USD, November)")
-    assert {(r["budget_period"], r["amount"]) for r in result.budget_status.to_pylist()} == {("2026-11", Decimal(5000)), ("2026-12", Decimal(9000))}
+    assert {(r["budget_period"], r["amount"]) for r in result.budget_status.to_pylist()} == {
+        ("2026-11", Decimal(5000)),
+        ("2026-12", Decimal(9000)),
+    }
 
 
 def test_a_bill_that_comes_after_the_fifteen_days_is_still_judged(tmp_path: Path) -> None:
@@ -222,9 +241,16 @@ def test_a_bill_that_comes_after_the_fifteen_days_is_still_judged(tmp_path: Path
     records, given = MemoryRecords(), settings(tmp_path, budget(actual=["100%"]))
     late = [*OVER[:2], cost("2026-11-30", "2000")]
     status = list[dict[str, Any]]()
-    for day, rows, covered in (("2026-11-24", OVER[:2], "2026-11-22"), ("2026-12-18", OVER[:2], "2026-11-28"), ("2026-12-20", late, "2026-12-19"), ("2026-12-21", late, "2026-12-20")):
+    for day, rows, covered in (
+        ("2026-11-24", OVER[:2], "2026-11-22"),
+        ("2026-12-18", OVER[:2], "2026-11-28"),
+        ("2026-12-20", late, "2026-12-19"),
+        ("2026-12-21", late, "2026-12-20"),
+    ):
         now, until = (datetime.fromisoformat(f"{one}T00:00+00:00") for one in (day, covered))
-        status = step(tmp_path, records, given, now, cost_daily=rows, sources=[source(until=until)], budget_status=status).budget_status.to_pylist()
+        status = step(
+            tmp_path, records, given, now, cost_daily=rows, sources=[source(until=until)], budget_status=status
+        ).budget_status.to_pylist()
     assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (122.0% of 5,000 USD, November)"]
 
 
@@ -286,7 +312,9 @@ def test_another_currency_is_reported_to_operators_not_added(tmp_path: Path) -> 
     rows = [*OVER, cost("2026-11-06", "1", billing_currency="EUR")]
     for _ in range(2):
         result = step(tmp_path, records, given, cost_daily=rows)
-    assert result.notes == ["budget vision was not judged for November: no rate from EUR to USD for 2026-11-06: write it under rates.exchange"]
+    assert result.notes == [
+        "budget vision was not judged for November: no rate from EUR to USD for 2026-11-06: write it under rates.exchange"
+    ]
     assert subjects(tmp_path) == [
         "[runspend] NOT JUDGED: 1 budget was not judged: budget vision was not judged for November: no rate from EUR to USD for 2026-11-06: write it under rates.exchange"
     ]
@@ -316,7 +344,9 @@ def test_a_month_without_a_rate_is_told_every_night_until_it_has_one(tmp_path: P
     for day in ("2027-03-21", "2027-03-22"):
         result = night(day, "2026-11-01")
         assert (result.notes, result.errors) == ([], [])
-    assert [s for s in subjects(tmp_path) if "NOT JUDGED" not in s] == ["[runspend] vision: budget exceeded (124.2% of 5,000 USD, November)"]
+    assert [s for s in subjects(tmp_path) if "NOT JUDGED" not in s] == [
+        "[runspend] vision: budget exceeded (124.2% of 5,000 USD, November)"
+    ]
     assert set(result.budget_status["budget_period"].to_pylist()) == {"2027-03"}
 
 
@@ -486,7 +516,12 @@ def test_sql_is_plain_googlesql() -> None:
     for path in files("runspend.actions.alert").iterdir():
         if path.name.endswith(".sql"):
             text = path.read_text(encoding="utf-8")
-            for name, stands_for in (("budgets", "sum(effective_cost) as b0"), ("costs", "cost_daily"), ("measure", "effective_cost"), ("selector", "regexp_contains(team, @p0)")):
+            for name, stands_for in (
+                ("budgets", "sum(effective_cost) as b0"),
+                ("costs", "cost_daily"),
+                ("measure", "effective_cost"),
+                ("selector", "regexp_contains(team, @p0)"),
+            ):
                 text = text.replace(f"{{{name}}}", stands_for)
             assert lint(text) == [], path.name
 
@@ -520,7 +555,17 @@ def test_a_thousand_refusals_are_one_mail_to_operators(tmp_path: Path) -> None:
     records, given = MemoryRecords(), settings(tmp_path)
     for count in (1000, 5):
         for number in range(count):
-            mail = Mail(f"<budget.{count}.{number}@acme.com>", "budget-actual", "r@acme.com", (f"n{number}@acme.com",), f"subject {number}", "", "", "", "")
+            mail = Mail(
+                f"<budget.{count}.{number}@acme.com>",
+                "budget-actual",
+                "r@acme.com",
+                (f"n{number}@acme.com",),
+                f"subject {number}",
+                "",
+                "",
+                "",
+                "",
+            )
             set_outcome(records, mail, f"n{number}@acme.com", SendResult("refused", "550 5.1.1 no such user"), NOW, "smtp")
         for _ in range(2):
             operators.tell_refused(given, records, NOW)

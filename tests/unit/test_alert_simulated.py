@@ -44,12 +44,19 @@ class Bill:
         factor = Decimal(self.draw.randrange(80, 121)) / 100 * (10 if self.draw.random() < 0.02 else 1)
         self.truth[day] = (usual * factor).quantize(Decimal("0.0001"))
         late = timedelta(hours=self.draw.choice((26, 30, 31, 36)) if self.draw.random() < 0.9 else self.draw.randrange(40, 200))
-        after = max([datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1) + late, *[a for d, a in self.arrives.items() if d < day]])
+        after = max(
+            [
+                datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1) + late,
+                *[a for d, a in self.arrives.items() if d < day],
+            ]
+        )
         self.arrives[day] = after
         self.first[day] = self.truth[day]
         if self.draw.random() < 0.125:
             self.first[day] = (self.truth[day] * Decimal(self.draw.choice(("0.2", "0.8", "1.3", "3")))).quantize(Decimal("0.0001"))
-            self.restated[day] = after + timedelta(days=self.draw.randrange(1, 12) if self.draw.random() < 0.8 else self.draw.randrange(12, 90))
+            self.restated[day] = after + timedelta(
+                days=self.draw.randrange(1, 12) if self.draw.random() < 0.8 else self.draw.randrange(12, 90)
+            )
 
     def known(self, now: datetime) -> dict[date, Decimal]:
         """What the bill says at a time."""
@@ -111,7 +118,11 @@ def simulate(home: Path, days: int, seed: int, crashes: float, hours: tuple[int,
     bills = {team: Bill(random.Random(f"{seed} {team}"), Decimal(level)) for team, level in (("vision", 100), ("nlp", 40), ("ops", 7))}
     amounts = {"vision": Decimal(2600), "nlp": Decimal(1000), "ops": Decimal(150)}
     given = settings(
-        home, *[budget(team, str(amount), **{"for": {"team": team}, "actual": ["80%", "100%", "120%"], "notify": [f"{team}@acme.com"]}) for team, amount in amounts.items()]
+        home,
+        *[
+            budget(team, str(amount), **{"for": {"team": team}, "actual": ["80%", "100%", "120%"], "notify": [f"{team}@acme.com"]})
+            for team, amount in amounts.items()
+        ],
     )
     oracle, records, first, result, kills = Oracle(amounts, (80, 100, 120)), MemoryRecords(), None, None, 0
     for number in range(days):
@@ -146,7 +157,11 @@ def simulate(home: Path, days: int, seed: int, crashes: float, hours: tuple[int,
 def check(home: Path, oracle: Oracle, alerts: pa.Table) -> None:
     """Decisions are the oracle's; each has one mail that names it, every mail is of a decision."""
     rows = alerts.to_pylist()
-    told = {(r["budget"], r["budget_period"], r["kind"], int(r["threshold"].removesuffix("%"))) for r in rows if r["kind"] in ("actual", "correction")}
+    told = {
+        (r["budget"], r["budget_period"], r["kind"], int(r["threshold"].removesuffix("%")))
+        for r in rows
+        if r["kind"] in ("actual", "correction")
+    }
     assert told == set(oracle.due)
     assert len(told) == sum(1 for r in rows if r["kind"] in ("actual", "correction")), "one row each"
     assert all('"accepted"' in r["recipients"] for r in rows)

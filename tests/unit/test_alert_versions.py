@@ -25,10 +25,14 @@ def at(day: str) -> datetime:
     return datetime.fromisoformat(f"{day}T06:00+00:00")
 
 
-def night(home: Path, records: MemoryRecords, given: Any, day: str, rows: list[dict[str, Any]], status: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+def night(
+    home: Path, records: MemoryRecords, given: Any, day: str, rows: list[dict[str, Any]], status: list[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
     """One night with every bill there is; the rows of budget_status it leaves."""
     now = at(day)
-    return step(home, records, given, now, cost_daily=rows, sources=[source(until=now)], budget_status=status or []).budget_status.to_pylist()
+    return step(
+        home, records, given, now, cost_daily=rows, sources=[source(until=now)], budget_status=status or []
+    ).budget_status.to_pylist()
 
 
 @given_any(st.dates(date(2020, 1, 1), date(2035, 12, 31)), st.sampled_from(EVERY))
@@ -135,7 +139,13 @@ def test_an_edit_that_was_taken_back_judges_no_month_that_ended_without_it(tmp_p
     for day in ("2026-12-02", "2026-12-03"):
         night(tmp_path, records, settings(tmp_path, budget(amount=then, forecast=[], actual=["100%"])), day, OVER)
     assert subjects(tmp_path) == []
-    night(tmp_path, records, settings(tmp_path, budget(amount=then, forecast=[], actual=["100%"])), "2026-12-04", [*OVER, cost("2026-12-03", "9500")])
+    night(
+        tmp_path,
+        records,
+        settings(tmp_path, budget(amount=then, forecast=[], actual=["100%"])),
+        "2026-12-04",
+        [*OVER, cost("2026-12-03", "9500")],
+    )
     assert len(subjects(tmp_path)) == 1
 
 
@@ -147,7 +157,9 @@ def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_pa
     assert subjects(tmp_path) == []
     for _ in range(2):
         status = night(tmp_path, records, given, "2026-11-03", rows, status)
-        assert sorted(subjects(tmp_path)) == [f"[runspend] vision: budget exceeded (120.0% of 500 USD, week {n} of 2026)" for n in (40, 41, 42, 44)]
+        assert sorted(subjects(tmp_path)) == [
+            f"[runspend] vision: budget exceeded (120.0% of 500 USD, week {n} of 2026)" for n in (40, 41, 42, 44)
+        ]
 
 
 def test_tables_that_know_less_than_they_did_take_nothing_back(tmp_path: Path) -> None:
@@ -162,4 +174,6 @@ def test_tables_that_know_less_than_they_did_take_nothing_back(tmp_path: Path) -
         step(tmp_path, records, given, now, cost_daily=known, sources=bills)
         assert len(subjects(tmp_path)) == 1, (known, bills)
     step(tmp_path, records, given, now, cost_daily=rows[:3], sources=both)
-    assert len(subjects(tmp_path)) == 2 and "[runspend] vision: correction, budget not exceeded (82.2% of 5,000 USD, Q4 2026)" in subjects(tmp_path)
+    assert len(subjects(tmp_path)) == 2 and "[runspend] vision: correction, budget not exceeded (82.2% of 5,000 USD, Q4 2026)" in subjects(
+        tmp_path
+    )

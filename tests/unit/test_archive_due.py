@@ -50,7 +50,13 @@ def world(root: Path, at: datetime = NOW, **tables: Any) -> Iterator[Reader]:
     """Runs a and b of ana's and c of nobody's, their folders, and sources that were read at `at`."""
     runs = [run("a", **OWNED), run("b", **OWNED), run("c", owner=None, user_name="somebody", **AGED)]
     month = {"month": at.date().replace(day=1), "valid_from": at.replace(day=1)}
-    given_tables = {"runs": runs, "artifact_bytes": [stored(name, **month) for name in "abc"], "experiments": [experiment()], "tracking_reads": reads(), "sources": sources(at)}
+    given_tables = {
+        "runs": runs,
+        "artifact_bytes": [stored(name, **month) for name in "abc"],
+        "experiments": [experiment()],
+        "tracking_reads": reads(),
+        "sources": sources(at),
+    }
     with warehouse(root / f"w{len(list(root.glob('w*')))}", **{**given_tables, **tables}) as reader:
         yield reader
 
@@ -63,7 +69,14 @@ def states_of(reader: Reader, records: Records, given_: Settings, now: datetime 
     return {owner: row["state"] for owner, row in rows_of(reader, records, given_, now).items()}
 
 
-def announce(reader: Reader, records: Records, given_: Settings, now: datetime = NOW, accepted_at: datetime | None = NOW, refused: frozenset[str] = frozenset()) -> list[Any]:
+def announce(
+    reader: Reader,
+    records: Records,
+    given_: Settings,
+    now: datetime = NOW,
+    accepted_at: datetime | None = NOW,
+    refused: frozenset[str] = frozenset(),
+) -> list[Any]:
     """Tell everybody, as the pipeline does; the mail server takes it all, or refuses some."""
     record_look(records, now)
     plan = current_plan(reader, records, given_, now)
@@ -73,7 +86,9 @@ def announce(reader: Reader, records: Records, given_: Settings, now: datetime =
         record_notice(records, notice, now)
     gone = {notice.notice_id for notice in notices if refused & set(notice.recipients)}
     known = {notice.notice_id for notice in notices}
-    settle_notices(records, lambda notice_id: Received(None if notice_id in gone else accepted_at, notice_id in gone) if notice_id in known else None)
+    settle_notices(
+        records, lambda notice_id: Received(None if notice_id in gone else accepted_at, notice_id in gone) if notice_id in known else None
+    )
     return notices
 
 
@@ -90,7 +105,10 @@ def test_one_mail_an_owner_and_operators_for_the_rest(tmp_path: Path) -> None:
     with world(tmp_path) as reader:
         assert states_of(reader, records, given_) == dict.fromkeys("abc", "planned")
         notices = announce(reader, records, given_)
-        assert sorted((n.recipients, [row["owner_id"] for row in n.rows]) for n in notices) == [(("ana@acme.com",), ["a", "b"]), (("oncall@acme.com",), ["c"])]
+        assert sorted((n.recipients, [row["owner_id"] for row in n.rows]) for n in notices) == [
+            (("ana@acme.com",), ["a", "b"]),
+            (("oncall@acme.com",), ["c"]),
+        ]
         assert states_of(reader, records, given_) == dict.fromkeys("abc", "announced")
         assert announce(reader, records, given_, NOW + DAY) == []
 
@@ -142,8 +160,13 @@ SIGNALS: dict[str, Callable[[str], dict[str, Any]]] = {
     "held": lambda a: {"runs": [run(a, experiment_id=a, tags='{"runspend.hold": "case"}', **OWNED)]},
     "in production": lambda a: {"experiments": [experiment(experiment_id=a, tags='{"stage": "production"}')]},
     "used again": lambda a: {"artifact_bytes": [stored(a, experiment_id=a, newest_at=NOW + 20 * DAY)]},
-    "behind a live model": lambda a: {"model_uses": [use(a, "m"), use("z", "m", "input")], "model_versions": [version("live", 1, run_id="z")]},
-    "running again": lambda a: {"runs": [run(a, experiment_id=a, owner="ana@acme.com", start_time=OLD, end_time=None, run_status="RUNNING")]},
+    "behind a live model": lambda a: {
+        "model_uses": [use(a, "m"), use("z", "m", "input")],
+        "model_versions": [version("live", 1, run_id="z")],
+    },
+    "running again": lambda a: {
+        "runs": [run(a, experiment_id=a, owner="ana@acme.com", start_time=OLD, end_time=None, run_status="RUNNING")]
+    },
     "hidden": lambda a: {"runs": [run(a, experiment_id=a, purged_at=NOW, **OWNED)]},
     "not selected any more": lambda a: {"runs": [run(a, experiment_id=a, owner="ana@acme.com", start_time=OLD, end_time=NOW)]},
     "unfinished listing": lambda a: {"artifact_bytes": [stored(a, None, experiment_id=a)]},
@@ -154,7 +177,11 @@ def signalled(signals: Mapping[str, Callable[[str], dict[str, Any]]]) -> dict[st
     """Tables of a run per signal, which has its name: with what the signals say, and as they were for those that say nothing of it."""
     tables: dict[str, list[Any]] = {}
     for name, said in signals.items():
-        fresh = {"runs": [run(name, experiment_id=name, **OWNED)], "artifact_bytes": [stored(name, experiment_id=name)], "experiments": [experiment(experiment_id=name)]}
+        fresh = {
+            "runs": [run(name, experiment_id=name, **OWNED)],
+            "artifact_bytes": [stored(name, experiment_id=name)],
+            "experiments": [experiment(experiment_id=name)],
+        }
         for table, rows in {**fresh, **said(name)}.items():
             tables.setdefault(table, []).extend(rows)
     return tables
@@ -261,7 +288,10 @@ def test_an_owner_who_gets_it_back_is_told_again(tmp_path: Path) -> None:
             assert [notice.recipients for notice in announce(reader, records, given_)] == [(owner,)]
             assert states_of(reader, records, given_) == {"a": "announced"}
         assert len(records.list(KIND)) == number + 1
-    small, grown = {**owned_by("ana@acme.com"), "artifact_bytes": [stored("a", bytes=900)]}, {**owned_by("ana@acme.com"), "artifact_bytes": [stored("a", bytes=1100)]}
+    small, grown = (
+        {**owned_by("ana@acme.com"), "artifact_bytes": [stored("a", bytes=900)]},
+        {**owned_by("ana@acme.com"), "artifact_bytes": [stored("a", bytes=1100)]},
+    )
     for tables, notices in ((grown, 1), (small, 0), (grown, 0)):
         with world(tmp_path, **tables) as reader:
             assert len(announce(reader, records, given_)) == notices
@@ -324,7 +354,9 @@ def test_a_notice_that_was_never_written_is_none(tmp_path: Path) -> None:
         for notice in before:
             record_notice(records, notice, NOW)
         assert states_of(reader, records, given_) == dict.fromkeys("abc", "planned")
-        assert {n.notice_id for n in plan_notices(plan, read_announcements(records, find_recipients(given_)), given_)} == {n.notice_id for n in before}
+        assert {n.notice_id for n in plan_notices(plan, read_announcements(records, find_recipients(given_)), given_)} == {
+            n.notice_id for n in before
+        }
         assert {n.notice_id for n in announce(reader, records, given_, NOW + DAY)} == {n.notice_id for n in before}
     assert len(records.list(KIND)) == 2
 
@@ -359,7 +391,9 @@ def test_a_mail_that_cannot_name_everything_says_what_does(tmp_path: Path) -> No
         assert f"select * from archive_plan where policy = '{policy}'" in more
 
 
-@pytest.mark.parametrize(("hours", "is_refused"), [(-25, True), (-23, False), (0, False), (0.9, False), (2, True), (23, True), (8_760, True)])
+@pytest.mark.parametrize(
+    ("hours", "is_refused"), [(-25, True), (-23, False), (0, False), (0.9, False), (2, True), (23, True), (8_760, True)]
+)
 def test_no_grace_period_ends_because_somebody_says_so(monkeypatch: pytest.MonkeyPatch, hours: float, is_refused: bool) -> None:
     """The start of an hour, a retry of yesterday: not tomorrow."""
     monkeypatch.setattr(archiving, "wall_clock", lambda: NOW)
@@ -376,7 +410,9 @@ def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
     wrong = NOW + 370 * DAY
     with world(tmp_path, wrong) as reader:
         assert due_items(reader, records, given_, wrong) == []
-        assert rows_of(reader, records, given_, wrong)["a"]["reason"].endswith("the clock jumped, or Runspend did not run for long: 20 of 30 days since the notice count")
+        assert rows_of(reader, records, given_, wrong)["a"]["reason"].endswith(
+            "the clock jumped, or Runspend did not run for long: 20 of 30 days since the notice count"
+        )
         record_look(records, wrong)
         assert due_items(reader, records, given_, wrong + timedelta(hours=5)) == []
     right = look_daily(records, NOW + 6 * DAY, 24)
@@ -393,7 +429,9 @@ def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
         ([("tracking", NOW + 400 * DAY), ("store", NOW)], "one of the two is wrong"),
     ],
 )
-def test_what_was_read_too_long_ago_or_in_the_future_makes_nothing_due(tmp_path: Path, stale: list[tuple[str, datetime | None]], why: str) -> None:
+def test_what_was_read_too_long_ago_or_in_the_future_makes_nothing_due(
+    tmp_path: Path, stale: list[tuple[str, datetime | None]], why: str
+) -> None:
     """MLflow may have been told to keep it since; a clock that was put back says less than the tables."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
@@ -496,7 +534,12 @@ def test_what_was_archived_stays_archived_until_something_new_lies_there(tmp_pat
         moved(records, rows_of(reader, records, given_)["a"], NOW + timedelta(hours=1))
         assert rows_of(reader, records, given_)["a"]["reason"] == "archived on 2026-11-24"
     later = NOW + 9 * DAY
-    for objects, size, expected in ((1, 310, "archived"), (0, 0, "archived"), (1, 1000, "planned"), (2, 310, "planned")):  # the note; nothing; the one file that was archived; more
+    for objects, size, expected in (
+        (1, 310, "archived"),
+        (0, 0, "archived"),
+        (1, 1000, "planned"),
+        (2, 310, "planned"),
+    ):  # the note; nothing; the one file that was archived; more
         with world(tmp_path, later, artifact_bytes=[stored("a", size, objects=objects)]) as reader:
             assert states_of(reader, records, given_, later) == {"a": expected}
     table = archives_table(records)
@@ -538,7 +581,10 @@ def test_a_deleted_archive_is_said_to_be_gone(tmp_path: Path) -> None:
         (row,) = rows_of(reader, records, retention).values()
         assert (row["state"], row["prefix"]) == ("planned", archived["folder"])
         moved(records, row, NOW, "deleted")
-        assert {found["action"]: found["state"] for found in archives_table(records).to_pylist()} == {"archive": "deleted", "delete": "deleted"}
+        assert {found["action"]: found["state"] for found in archives_table(records).to_pylist()} == {
+            "archive": "deleted",
+            "delete": "deleted",
+        }
 
 
 # --- why -----------------------------------------------------------------------------------------------------------------
@@ -547,7 +593,11 @@ def test_a_deleted_archive_is_said_to_be_gone(tmp_path: Path) -> None:
 def test_why_says_what_keeps_a_runs_bytes(tmp_path: Path) -> None:
     """The issue's own words: kept: alias champion on fraud/7; of its models as well, whatever policies say."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
-    tables = {"model_uses": [use("a", "m-1")], "model_versions": [version("fraud", 7, model_id="m-1", aliases='["champion"]')], "artifact_bytes": [stored("a"), stored("m-1", owner_kind="logged_model", prefix="12/models/m-1/artifacts")]}
+    tables = {
+        "model_uses": [use("a", "m-1")],
+        "model_versions": [version("fraud", 7, model_id="m-1", aliases='["champion"]')],
+        "artifact_bytes": [stored("a"), stored("m-1", owner_kind="logged_model", prefix="12/models/m-1/artifacts")],
+    }
     with world(tmp_path, **tables) as reader:
         record_keep(reader, records, "12", until=date(2027, 1, 31), reason=None, now=NOW)
         found = explain_why(reader, records, given_, "a", NOW)
@@ -560,18 +610,29 @@ def test_why_says_which_policy_is_after_it_and_since_when(tmp_path: Path) -> Non
     """Planned, announced, archived; and nothing of all that."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
-        assert explain_why(reader, records, given_, "a", NOW).lines == [("policy", "cold (archive) selects run a: planned, unused for 267 days")]
+        assert explain_why(reader, records, given_, "a", NOW).lines == [
+            ("policy", "cold (archive) selects run a: planned, unused for 267 days")
+        ]
         announce(reader, records, given_)
-        assert explain_why(reader, records, given_, "a", NOW).lines == [("policy", "cold (archive) selects run a: announced, unused for 267 days; due from 2026-12-24")]
+        assert explain_why(reader, records, given_, "a", NOW).lines == [
+            ("policy", "cold (archive) selects run a: announced, unused for 267 days; due from 2026-12-24")
+        ]
         moved(records, rows_of(reader, records, given_)["a"], NOW + timedelta(hours=1))
         (first, second) = explain_why(reader, records, given_, "a", NOW).lines
         assert first[0] == "archived" and first[1].endswith("To restore it: runspend archive restore a")
         assert second == ("policy", "cold (archive) selects run a: archived, archived on 2026-11-24")
-        records.create("archives_not_told", Book(records).all()[0].told_key, {"owner": "run a", "reason": "prod: MLflow was not told of run a: 503"})
-        assert explain_why(reader, records, given_, "a", NOW).lines[1] == ("not in MLflow", "prod: MLflow was not told of run a: 503; every apply tries again")
+        records.create(
+            "archives_not_told", Book(records).all()[0].told_key, {"owner": "run a", "reason": "prod: MLflow was not told of run a: 503"}
+        )
+        assert explain_why(reader, records, given_, "a", NOW).lines[1] == (
+            "not in MLflow",
+            "prod: MLflow was not told of run a: 503; every apply tries again",
+        )
         records.create("archives_told", Book(records).all()[0].told_key, {"owner": "run a"})
         assert explain_why(reader, records, given_, "a", NOW).lines[1] == second
-        assert explain_why(reader, records, given_settings(tmp_path), "b", NOW).lines == [("free", "nothing protects it, and no policy selects it: it stays where it is")]
+        assert explain_why(reader, records, given_settings(tmp_path), "b", NOW).lines == [
+            ("free", "nothing protects it, and no policy selects it: it stays where it is")
+        ]
         with pytest.raises(UsageError, match="no run that Runspend has read has this id"):
             explain_why(reader, records, given_, "zzzzzz", NOW)
     with world(tmp_path, artifact_bytes=[]) as reader:

@@ -123,7 +123,9 @@ def test_what_is_protected_half_way_says_how_it_comes_back(world: World) -> None
     assert gone
     world.protection = "alias champion on fraud/7"
     other = make_item(owner_id="run2", run_id="run2", prefix="1/run2/artifacts")  # it is no longer due itself, and is told of all the same
-    assert states(world, other)[:1] == [("protected", f"alias champion on fraud/7. {gone} of its 5 objects are in the archive alone: runspend archive restore run1")]
+    assert states(world, other)[:1] == [
+        ("protected", f"alias champion on fraud/7. {gone} of its 5 objects are in the archive alone: runspend archive restore run1")
+    ]
 
 
 def test_equal_files_are_kept_once(world: World) -> None:
@@ -234,7 +236,9 @@ def test_protected_half_way_stops_it_in_the_middle_of_a_thousand(world: World, t
         asked.append(len(world.here()))
         return "tagged keep" if len(asked) == 4 else None
 
-    assert states(world, protects=protects) == [("protected", "tagged keep. 899 of its 2,505 objects are in the archive alone: runspend archive restore run1")]
+    assert states(world, protects=protects) == [
+        ("protected", "tagged keep. 899 of its 2,505 objects are in the archive alone: runspend archive restore run1")
+    ]
     assert asked == [2505, 2206, 1906, 1606]
     assert world.apply()[0].state == "archived" and world.restorable().items() >= FILES.items()
 
@@ -250,7 +254,11 @@ def test_an_answer_that_takes_too_long_protects(world: World, ticking: Ticking) 
     assert states(world, protects=protects) == [("archived", None)]
     world.put("later", b"x")
     [(state, reason)] = states(world, protects=protects)
-    assert state == "protected" and reason is not None and reason.startswith("whether anything protects it is unknown: the answer took 60.0 seconds")
+    assert (
+        state == "protected"
+        and reason is not None
+        and reason.startswith("whether anything protects it is unknown: the answer took 60.0 seconds")
+    )
     assert world.here() == {"later": b"x"} and next(took, None) is None
 
 
@@ -474,7 +482,9 @@ def test_what_was_gone_before_it_was_copied_is_in_no_archive(world: World) -> No
 
     world.source.read = gone  # type: ignore[method-assign]
     assert states(world) == [("nothing", None)]
-    assert [(archive.state, archive.reason) for archive in Book(world.records).all()] == [("partial", "everything was gone before it was copied")]  # type: ignore[arg-type]
+    assert [(archive.state, archive.reason) for archive in Book(world.records).all()] == [
+        ("partial", "everything was gone before it was copied")
+    ]  # type: ignore[arg-type]
     assert world.archive.objects == {}
 
 
@@ -562,7 +572,14 @@ def test_protected_at_every_call() -> None:
 
 def test_a_second_archiver_does_not_begin(world: World) -> None:
     world.records.values["archive_lease", "lease"] = (
-        {"number": 4, "until": (datetime.now(timezone.utc) + timedelta(minutes=5)).isoformat(), "host": "elsewhere", "process": 1, "machine": "another", "began": "1"},
+        {
+            "number": 4,
+            "until": (datetime.now(timezone.utc) + timedelta(minutes=5)).isoformat(),
+            "host": "elsewhere",
+            "process": 1,
+            "machine": "another",
+            "began": "1",
+        },
         "token",
     )
     with pytest.raises(LeaseLost, match="process 1 on elsewhere is archiving"):
@@ -624,7 +641,9 @@ def test_what_was_done_before_the_lease_was_lost_is_told() -> None:
     counts = set()
     for call in range(1, 400):
         told, whole, is_lost = one(call)
-        assert [result.archive.item.owner_id for result in told] == sorted(whole) and all(result.state == "archived" for result in told), call
+        assert [result.archive.item.owner_id for result in told] == sorted(whole) and all(result.state == "archived" for result in told), (
+            call
+        )
         counts.add((len(told), is_lost))
         if not is_lost:
             break
@@ -729,7 +748,9 @@ def test_the_last_copy_is_asked_about_while_it_goes(world: World, ticking: Ticki
     world.advance(days=400)
     slow_change(world, ARCHIVE, "delete", ticking, 2.0)
     before = len(world.archive.objects)
-    assert states(world, item, protects=protected_from([], 2, ticking)) == [("protected", "legal hold. 1 of its 4 objects are deleted already")]
+    assert states(world, item, protects=protected_from([], 2, ticking)) == [
+        ("protected", "legal hold. 1 of its 4 objects are deleted already")
+    ]
     assert len(world.archive.objects) == before - 1 + 1  # and the tombstone
     assert states(world, item) == [("deleted", None)]
 
@@ -737,7 +758,9 @@ def test_the_last_copy_is_asked_about_while_it_goes(world: World, ticking: Ticki
 def test_a_class_is_asked_about_while_it_changes(world: World, ticking: Ticking) -> None:
     """Nothing is lost by it, but who is told that a run is kept finds it as it was."""
     changed = slow_change(world, SOURCE, "set_class", ticking, 2.0)
-    assert states(world, make_item(action="tier", to="GLACIER_IR"), protects=protected_from([], 2, ticking)) == [("protected", "legal hold")]
+    assert states(world, make_item(action="tier", to="GLACIER_IR"), protects=protected_from([], 2, ticking)) == [
+        ("protected", "legal hold")
+    ]
     assert len(changed) == 2
 
 

@@ -21,7 +21,9 @@ from tests.archive_world import CALLS, KINDS, Killed, World
 NAMES = st.sampled_from(["a", "model/MLmodel", "model/weights.bin", "ünï/ø.txt", "empty/", "deep/er/x"])
 BODIES = st.sampled_from([b"", b"hello", b"other", b"0" * 4000])
 # Which call goes wrong, and how; an undisturbed archive of two objects makes about forty calls.
-FAULTS = st.dictionaries(st.tuples(st.sampled_from(CALLS), st.integers(1, 4)) | st.integers(1, 60), st.sampled_from(KINDS), min_size=1, max_size=3)
+FAULTS = st.dictionaries(
+    st.tuples(st.sampled_from(CALLS), st.integers(1, 4)) | st.integers(1, 60), st.sampled_from(KINDS), min_size=1, max_size=3
+)
 
 
 SPOILED = ("short", "flipped", "lie")
@@ -126,4 +128,7 @@ TestArchive.settings = settings(max_examples=60, stateful_step_count=15, deadlin
 def test_for_long() -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(ArchiveMachine, settings=settings(max_examples=5_000, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)))
+    run_state_machine_as_test(
+        ArchiveMachine,
+        settings=settings(max_examples=5_000, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)),
+    )

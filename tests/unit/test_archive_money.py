@@ -62,7 +62,9 @@ def test_small_objects_are_charged_as_large_ones() -> None:
     assert found.monthly_saving is not None and found.monthly_saving < 0
     assert found.payback_months is None
     deep = price_item("tier", "DEEP_ARCHIVE", "s3://ml", [part(objects=10**6, size=10**9)], LIST_ONLY, NOW)
-    assert deep.monthly_saving == ((Decimal("0.023") * 10**9 - Decimal("0.00099") * (10**9 + 40960 * 10**6)) / GB).quantize(Decimal("1E-22"))
+    assert deep.monthly_saving == ((Decimal("0.023") * 10**9 - Decimal("0.00099") * (10**9 + 40960 * 10**6)) / GB).quantize(
+        Decimal("1E-22")
+    )
 
 
 def test_retrieval_is_part_of_the_cost() -> None:
@@ -76,7 +78,9 @@ def test_retrieval_is_part_of_the_cost() -> None:
 def test_what_is_in_the_class_already_moves_nothing() -> None:
     """Only the part that is elsewhere counts."""
     parts = [part(), part("GLACIER_IR", 10**6, 50 * TB)]
-    assert price_item("tier", "GLACIER_IR", "s3://ml", parts, LIST_ONLY, NOW) == price_item("tier", "GLACIER_IR", "s3://ml", parts[:1], LIST_ONLY, NOW)
+    assert price_item("tier", "GLACIER_IR", "s3://ml", parts, LIST_ONLY, NOW) == price_item(
+        "tier", "GLACIER_IR", "s3://ml", parts[:1], LIST_ONLY, NOW
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,9 @@ def test_what_is_in_the_class_already_moves_nothing() -> None:
         ("archive", "s3://cold", "/srv/files", "LOCAL", NO_RATES, None, None),
     ],
 )
-def test_what_is_not_known_is_not_claimed(action: str, to: str | None, store: str, storage_class: str, rates: Rates, saving: None, cost: str | None) -> None:
+def test_what_is_not_known_is_not_claimed(
+    action: str, to: str | None, store: str, storage_class: str, rates: Rates, saving: None, cost: str | None
+) -> None:
     """No number where a rate is missing; a folder's requests cost nothing."""
     found = price_item(action, to, store, [part(storage_class)], rates, NOW)
     assert found.monthly_saving is saving
@@ -107,9 +113,18 @@ def test_one_unknown_part_makes_the_sum_unknown() -> None:
 
 def test_saving_is_at_the_bills_own_rate(tmp_path: Path) -> None:
     """310.00 for the 31 days of October and 4,000 bytes in the bucket: 1,000 of them cost 77.50 a month; requests are no storage."""
-    bill = [line("ml", f"2026-10-{day:02d}", "10") for day in range(1, 32)] + [line("ml", "2026-10-05", "999", consumed_unit="Requests"), line("ml", "2026-11-05", "999")]
+    bill = [line("ml", f"2026-10-{day:02d}", "10") for day in range(1, 32)] + [
+        line("ml", "2026-10-05", "999", consumed_unit="Requests"),
+        line("ml", "2026-11-05", "999"),
+    ]
     objects = [stored("a"), stored("other", 3000, owner_kind="other")]
-    rows = planned(tmp_path, given_settings(tmp_path, {"action": "tier", "to": "GLACIER_IR"}), runs=[run("a", **AGED)], artifact_bytes=objects, billing_lines=bill)
+    rows = planned(
+        tmp_path,
+        given_settings(tmp_path, {"action": "tier", "to": "GLACIER_IR"}),
+        runs=[run("a", **AGED)],
+        artifact_bytes=objects,
+        billing_lines=bill,
+    )
     listed = Decimal("0.004") * 3 * 131072 / GB
     assert rows[0]["monthly_saving"] == (Decimal("77.5") - listed).quantize(Decimal("1E-22"))
     assert (rows[0]["currency"], rows[0]["rates_from"]) == ("USD", "bill and list")
@@ -128,10 +143,29 @@ def test_only_what_saves_enough_is_selected(tmp_path: Path) -> None:
 
 def test_an_archive_costs_what_newly_written_bytes_cost() -> None:
     """Of a bucket with several classes that is STANDARD; of one with a single class, that; else nobody knows."""
-    by_bucket = {("a", "STANDARD"): Decimal(1), ("a", "GLACIER"): Decimal(2), ("b", "GLACIER"): Decimal(3), ("c", "GLACIER"): Decimal(4), ("c", "DEEP"): Decimal(5)}
+    by_bucket = {
+        ("a", "STANDARD"): Decimal(1),
+        ("a", "GLACIER"): Decimal(2),
+        ("b", "GLACIER"): Decimal(3),
+        ("c", "GLACIER"): Decimal(4),
+        ("c", "DEEP"): Decimal(5),
+    }
     rates = Rates(by_bucket, {}, LISTED, "USD")
-    assert [rates.billed_where_written(store) for store in ("s3://a", "s3://b/", "s3://c", "s3://d", "/srv/a")] == [Decimal(1), Decimal(3), None, None, None]
-    assert [bucket_of(u) for u in ("s3://ml", "s3://ml/", "gs://x", "s3://ml/a", "/srv/a", "file:///srv")] == ["ml", "ml", "x", None, None, None]
+    assert [rates.billed_where_written(store) for store in ("s3://a", "s3://b/", "s3://c", "s3://d", "/srv/a")] == [
+        Decimal(1),
+        Decimal(3),
+        None,
+        None,
+        None,
+    ]
+    assert [bucket_of(u) for u in ("s3://ml", "s3://ml/", "gs://x", "s3://ml/a", "/srv/a", "file:///srv")] == [
+        "ml",
+        "ml",
+        "x",
+        None,
+        None,
+        None,
+    ]
 
 
 def test_an_archive_of_a_class_of_its_own_by_hand() -> None:
@@ -142,10 +176,16 @@ def test_an_archive_of_a_class_of_its_own_by_hand() -> None:
     assert found.action_cost == Decimal("0.0004") + Decimal("0.02") + Decimal("0.01") + Decimal("30.72")
     tiny = price_item("archive", "s3://cold", "s3://ml", [part(objects=10**6, size=10**9)], cold, NOW)
     assert tiny.monthly_saving == ((Decimal("0.023") * 10**9 - Decimal("0.004") * 131072 * 10**6) / GB).quantize(Decimal("1E-22"))
-    billed = replace(cold, by_bucket={("cold", "GLACIER_IR"): Decimal("0.001") / GB, ("cold", "STANDARD"): Decimal(1)}, by_class={"GLACIER_IR": Decimal("0.0005") / GB})
+    billed = replace(
+        cold,
+        by_bucket={("cold", "GLACIER_IR"): Decimal("0.001") / GB, ("cold", "STANDARD"): Decimal(1)},
+        by_class={"GLACIER_IR": Decimal("0.0005") / GB},
+    )
     found = price_item("archive", "s3://cold", "s3://ml", [part()], billed, NOW)
     assert (found.monthly_saving, found.rates_from) == (Decimal("22.528"), "bill and list")
-    assert price_item("archive", "s3://cold", "/srv/files", [part("LOCAL")], cold, NOW).action_cost == Decimal("0.02") + Decimal("0.01") + Decimal("30.72")
+    assert price_item("archive", "s3://cold", "/srv/files", [part("LOCAL")], cold, NOW).action_cost == Decimal("0.02") + Decimal(
+        "0.01"
+    ) + Decimal("30.72")
     odd = price_item("archive", "s3://cold", "s3://ml", [part()], replace(cold, archive_class="ODD"), NOW)
     assert (odd.monthly_saving, odd.action_cost) == (None, None)
 
@@ -153,9 +193,19 @@ def test_an_archive_of_a_class_of_its_own_by_hand() -> None:
 def test_the_plan_reckons_with_the_class_of_the_archive(tmp_path: Path) -> None:
     """And a notice of another class does not stand for it."""
     digests = set()
-    for archive, saving in (({"to": "s3://cold"}, None), ({"to": "s3://cold", "storage_class": "glacier_ir"}, Decimal("19.456")), ({"to": "s3://cold", "storage_class": "STANDARD_IA"}, Decimal("10.752"))):
+    for archive, saving in (
+        ({"to": "s3://cold"}, None),
+        ({"to": "s3://cold", "storage_class": "glacier_ir"}, Decimal("19.456")),
+        ({"to": "s3://cold", "storage_class": "STANDARD_IA"}, Decimal("10.752")),
+    ):
         given_ = given_settings(tmp_path, {})
-        given_ = Settings.model_validate({**given_.model_dump(include={"retention", "tracking"}), "stores": [{"uri": "s3://ml"}, {"uri": "s3://cold"}], "archive": archive})
+        given_ = Settings.model_validate(
+            {
+                **given_.model_dump(include={"retention", "tracking"}),
+                "stores": [{"uri": "s3://ml"}, {"uri": "s3://cold"}],
+                "archive": archive,
+            }
+        )
         [row] = planned(tmp_path, given_, runs=[run("a", **AGED)], artifact_bytes=[stored("a", TB)])
         assert row["monthly_saving"] == saving
         digests.add(row["policy_digest"])
@@ -177,7 +227,9 @@ def test_prices_of_the_settings_stand_before_ours() -> None:
     assert (prices["s3", "GLACIER_IR"].month_per_gb, prices["s3", "GLACIER_IR"].minimum_days) == (Decimal("0.00429"), 60)
     assert ("s3", "COLD_ONES") not in prices
     assert list_prices(Settings.model_validate({"currency": "EUR"}), NOW.date()) == {}
-    assert list_prices(Settings.model_validate({"currency": "EUR", "rates": {"exchange": [exchange[0] | {"inverse": True}]}}), NOW.date())["s3", "STANDARD"].month_per_gb < Decimal("0.023")
+    assert list_prices(Settings.model_validate({"currency": "EUR", "rates": {"exchange": [exchange[0] | {"inverse": True}]}}), NOW.date())[
+        "s3", "STANDARD"
+    ].month_per_gb < Decimal("0.023")
 
 
 def test_every_price_says_where_it_is_from() -> None:
@@ -190,7 +242,13 @@ def test_every_price_says_where_it_is_from() -> None:
         assert kept == sorted(kept, reverse=True)
 
 
-@given(st.integers(0, 10**7), st.integers(0, 10**15), st.integers(0, 800), st.sampled_from(["STANDARD", "STANDARD_IA", "GLACIER_IR", "DEEP_ARCHIVE"]), st.sampled_from(["STANDARD", "GLACIER_IR"]))
+@given(
+    st.integers(0, 10**7),
+    st.integers(0, 10**15),
+    st.integers(0, 800),
+    st.sampled_from(["STANDARD", "STANDARD_IA", "GLACIER_IR", "DEEP_ARCHIVE"]),
+    st.sampled_from(["STANDARD", "GLACIER_IR"]),
+)
 def test_cost_is_never_negative_and_grows_with_what_is_moved(objects: int, size: int, age: int, storage_class: str, to: str) -> None:
     """Twice as much costs twice as much, to the last digit but the rounding of each."""
     one = price_item("tier", to, "s3://ml", [part(storage_class, objects, size, age)], LIST_ONLY, NOW)

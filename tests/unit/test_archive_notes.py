@@ -22,7 +22,11 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("body", [b"my thesis", b"", b"Archived by Runspend.\nMine.\n", OTHERS_NOTE, b"x" * 200_000], ids=["text", "empty", "begins so", "note of another run", "large"])
+@pytest.mark.parametrize(
+    "body",
+    [b"my thesis", b"", b"Archived by Runspend.\nMine.\n", OTHERS_NOTE, b"x" * 200_000],
+    ids=["text", "empty", "begins so", "note of another run", "large"],
+)
 def test_own_file_of_the_notes_name_comes_back_in_place(tmp_path: Path, body: bytes) -> None:
     """Twice over; what the note says lies beside it meanwhile, and is gone afterwards."""
     disk = Disk(tmp_path)

@@ -45,11 +45,38 @@ def states(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 def test_an_old_run_is_planned_with_bytes_and_reason(tmp_path: Path) -> None:
     """One row per folder, whatever classes its bytes lie in; the item it stands for is what the archive acts on."""
-    rows = planned(tmp_path, given_settings(tmp_path, {}), runs=[run("a", artifact_uri="s3://ml/12/a/artifacts", **AGED)], artifact_bytes=[stored("a"), stored("a", 7, storage_class="GLACIER_IR")])
+    rows = planned(
+        tmp_path,
+        given_settings(tmp_path, {}),
+        runs=[run("a", artifact_uri="s3://ml/12/a/artifacts", **AGED)],
+        artifact_bytes=[stored("a"), stored("a", 7, storage_class="GLACIER_IR")],
+    )
     assert [(r["run_id"], r["storage_class"], r["state"], r["objects"], r["bytes"]) for r in rows] == [("a", None, "planned", 6, 1007)]
-    assert (rows[0]["reason"], rows[0]["unused_days"], rows[0]["monthly_saving"], rows[0]["owner"]) == ("unused for 267 days", 267, None, "ana")
+    assert (rows[0]["reason"], rows[0]["unused_days"], rows[0]["monthly_saving"], rows[0]["owner"]) == (
+        "unused for 267 days",
+        267,
+        None,
+        "ana",
+    )
     item = item_of(rows[0])
-    assert item == Item("cold", rows[0]["policy_digest"], "archive", "s3://cold", "prod", "default", "run", "a", "12", "a", "s3://ml/12/a/artifacts", "s3://ml", "12/a/artifacts", None, 6, 1007)
+    assert item == Item(
+        "cold",
+        rows[0]["policy_digest"],
+        "archive",
+        "s3://cold",
+        "prod",
+        "default",
+        "run",
+        "a",
+        "12",
+        "a",
+        "s3://ml/12/a/artifacts",
+        "s3://ml",
+        "12/a/artifacts",
+        None,
+        6,
+        1007,
+    )
     assert item.key == rows[0]["item_key"]
 
 
@@ -57,7 +84,9 @@ def test_only_what_lies_there_now_counts(tmp_path: Path) -> None:
     """Earlier stretches, earlier months of a store, and what is not MLflow's are no part of it."""
     closed = stored("a", 5, valid_from=OLD, valid_to=NOW - timedelta(days=1))
     before = stored("b", 7, month=date(2026, 10, 1))
-    (row,) = planned(tmp_path, given_settings(tmp_path, {}), runs=[run("a", **AGED), run("b", **AGED)], artifact_bytes=[stored("a"), closed, before])
+    (row,) = planned(
+        tmp_path, given_settings(tmp_path, {}), runs=[run("a", **AGED), run("b", **AGED)], artifact_bytes=[stored("a"), closed, before]
+    )
     assert (row["owner_id"], row["objects"], row["bytes"]) == ("a", 3, 1000)
 
 
@@ -111,17 +140,32 @@ def test_all_that_protects_is_named(tmp_path: Path) -> None:
     assert row["reason"] == "its tag runspend.keep; its tag stage is production; it made a model: alias champion, eu on fraud/7"
 
 
-@pytest.mark.parametrize("tags", ['{"runspend.keep": "false"}', '{"runspend.keep": " No "}', '{"runspend.keep": "2026-11-23"}', '{"runspend.hold": "0"}', '{"stage": "dev"}'])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        '{"runspend.keep": "false"}',
+        '{"runspend.keep": " No "}',
+        '{"runspend.keep": "2026-11-23"}',
+        '{"runspend.hold": "0"}',
+        '{"stage": "dev"}',
+    ],
+)
 def test_tags_that_say_no_do_not_protect(tmp_path: Path, tags: str) -> None:
     """`false`, and a day that is over."""
-    assert states(planned(tmp_path, given_settings(tmp_path, {}), runs=[run("a", tags=tags, **AGED)], artifact_bytes=[stored("a")])) == {"a": "planned"}
+    assert states(planned(tmp_path, given_settings(tmp_path, {}), runs=[run("a", tags=tags, **AGED)], artifact_bytes=[stored("a")])) == {
+        "a": "planned"
+    }
 
 
 def test_the_margin_protects_whatever_the_policy_says(tmp_path: Path) -> None:
     """A file younger than the margin, or dated in the future: something is still being written."""
     policy = {"select": {"experiment": "resnet*"}}
     runs = [run(name, **AGED) for name in "abc"]
-    found = [stored("a", newest_at=NOW - timedelta(days=6)), stored("b", newest_at=NOW - timedelta(days=8)), stored("c", newest_at=NOW + timedelta(days=400))]
+    found = [
+        stored("a", newest_at=NOW - timedelta(days=6)),
+        stored("b", newest_at=NOW - timedelta(days=8)),
+        stored("c", newest_at=NOW + timedelta(days=400)),
+    ]
     assert states(planned(tmp_path, given_settings(tmp_path, policy), runs=runs, artifact_bytes=found)) == {
         "a": "its newest file is of 2026-11-18, within the margin",
         "b": "planned",
@@ -137,9 +181,24 @@ def test_what_was_used_lately_is_not_selected(tmp_path: Path) -> None:
         run("e", start_time=datetime(1970, 1, 1, tzinfo=UTC), end_time=datetime(1970, 1, 1, tzinfo=UTC)), run("reader", start_time=OLD, end_time=lately),
         run("f", **AGED | {"future_end_time": lately}),  # an end that is not believed makes nothing due earlier
     ]  # fmt: skip
-    found = [stored("a"), stored("f"), stored("b", newest_at=lately), stored("c"), stored("d"), stored("e", newest_at=None, oldest_at=None), model("m-1"), model("m-2")]
+    found = [
+        stored("a"),
+        stored("f"),
+        stored("b", newest_at=lately),
+        stored("c"),
+        stored("d"),
+        stored("e", newest_at=None, oldest_at=None),
+        model("m-1"),
+        model("m-2"),
+    ]
     uses = [use("d", "m-1"), use("d", "m-2"), use("reader", "m-1", "input")]
-    rows = planned(tmp_path, given_settings(tmp_path, {"select": {"unused_for": "90d", "kind": ["run", "model"]}}), runs=runs, artifact_bytes=found, model_uses=uses)
+    rows = planned(
+        tmp_path,
+        given_settings(tmp_path, {"select": {"unused_for": "90d", "kind": ["run", "model"]}}),
+        runs=runs,
+        artifact_bytes=found,
+        model_uses=uses,
+    )
     assert states(rows) == {"d": "planned", "m-2": "planned", "e": "when it was last used is unknown"}
 
 
@@ -158,7 +217,17 @@ def test_selectors(tmp_path: Path, select: dict[str, Any], expected: str) -> Non
     runs = [
         run("a", tags='{"team": "vision"}', team="vision", project="p", **AGED),
         run("b", user_name="ben", run_status="FAILED", tags='{"team": "nlp"}', team="nlp", cost_center="17", **AGED),
-        run("c", user_name=None, run_status="KILLED", experiment_id="13", experiment_name="other", team=None, owner="c@acme.com", params='{"odd\'key %": "1"}', **AGED),
+        run(
+            "c",
+            user_name=None,
+            run_status="KILLED",
+            experiment_id="13",
+            experiment_name="other",
+            team=None,
+            owner="c@acme.com",
+            params='{"odd\'key %": "1"}',
+            **AGED,
+        ),
     ]
     rows = planned(
         tmp_path, given_settings(tmp_path, {"select": {"unused_for": "90d", **select}}), runs=runs,
@@ -173,7 +242,15 @@ def test_every_select_key_is_a_condition(tmp_path: Path) -> None:
     """None is taken by the configuration and forgotten by the plan."""
     runs = [run("a", project="p", cost_center="c", owner="o", **AGED)]
     for key in SELECT_KEYS:
-        assert planned(tmp_path, given_settings(tmp_path, {"select": {"unused_for": "90d", key: "nobody"}}), runs=runs, artifact_bytes=[stored("a")]) == [], key
+        assert (
+            planned(
+                tmp_path,
+                given_settings(tmp_path, {"select": {"unused_for": "90d", key: "nobody"}}),
+                runs=runs,
+                artifact_bytes=[stored("a")],
+            )
+            == []
+        ), key
 
 
 def test_kinds(tmp_path: Path) -> None:
@@ -190,7 +267,9 @@ def test_kinds(tmp_path: Path) -> None:
         ("run", "orphan"): {"a", "77/x/artifacts"},
     }.items():  # fmt: skip
         policy = {"select": {"unused_for": "90d", "kind": list(kind) if isinstance(kind, tuple) else kind}}
-        assert states(planned(tmp_path, given_settings(tmp_path, policy), runs=runs, artifact_bytes=found, model_uses=uses)) == dict.fromkeys(expected, "planned"), kind
+        assert states(
+            planned(tmp_path, given_settings(tmp_path, policy), runs=runs, artifact_bytes=found, model_uses=uses)
+        ) == dict.fromkeys(expected, "planned"), kind
     assert set(states(planned(tmp_path, given_settings(tmp_path, {}), runs=runs, artifact_bytes=found, model_uses=uses))) == {"a"}
 
 
@@ -214,8 +293,17 @@ LINEAGE = [
 def test_lineage_to_live_models_protects(tmp_path: Path, found: dict[str, Any], label: str) -> None:
     """A registered version protects its model, the run that made it, the models that run used, and theirs; a sibling checkpoint it does not."""
     runs = [run(name, **AGED) for name in ("base", "tuned", "other", "reader")]
-    folders = [stored(name) for name in ("base", "tuned", "other", "reader")] + [model(name) for name in ("m-base", "m-tuned", "m-sibling", "m-other")]
-    rows = planned(tmp_path, given_settings(tmp_path, {"select": {"unused_for": "90d", "kind": ["run", "model"]}}), runs=runs, artifact_bytes=folders, model_uses=LINEAGE, model_versions=[found])
+    folders = [stored(name) for name in ("base", "tuned", "other", "reader")] + [
+        model(name) for name in ("m-base", "m-tuned", "m-sibling", "m-other")
+    ]
+    rows = planned(
+        tmp_path,
+        given_settings(tmp_path, {"select": {"unused_for": "90d", "kind": ["run", "model"]}}),
+        runs=runs,
+        artifact_bytes=folders,
+        model_uses=LINEAGE,
+        model_versions=[found],
+    )
     assert states(rows) == {
         "base": f"a run behind a live model used what it made: {label}", "tuned": f"it made a model: {label}", "other": "planned", "reader": "planned",
         "m-base": f"used by a run behind a live model: {label}", "m-tuned": label, "m-sibling": "planned", "m-other": "planned",
@@ -229,7 +317,9 @@ def test_a_version_known_by_its_folder_alone_protects(tmp_path: Path) -> None:
         version("old", 1, source_uri="s3://ml/12/a/artifacts/model"), version("copy", 1, source_uri="mlflow-artifacts:/12/b/artifacts"),
         version("wide", 1, source_uri="s3://ml/12/c/"), version("near", 1, source_uri="s3://ml/12/d/artifacts2"),
     ]  # fmt: skip
-    rows = planned(tmp_path, given_settings(tmp_path, {}), runs=runs, artifact_bytes=[stored(name) for name in "abcd"], model_versions=versions)
+    rows = planned(
+        tmp_path, given_settings(tmp_path, {}), runs=runs, artifact_bytes=[stored(name) for name in "abcd"], model_versions=versions
+    )
     assert states(rows) == {"a": "registered as old/1", "b": "registered as copy/1", "c": "registered as wide/1", "d": "planned"}
 
 
@@ -242,7 +332,14 @@ def test_who_shares_a_folder_keeps_it(tmp_path: Path) -> None:
         run("run1", artifact_uri=f"{place}/run1", **AGED), run("run10", artifact_uri=f"{place}/run10", **AGED), run("own", artifact_uri=f"{place}/own/artifacts", **AGED),
     ]  # fmt: skip
     owners = [{**KEY, "owner_kind": "logged_model", "owner_id": "m-1", "experiment_id": "12", "uri": f"{place}/own/artifacts/m-1"}]
-    found = [stored("a"), stored("outer"), stored("inner", prefix="12/outer/artifacts/sub/inner"), stored("run1", prefix="12/run1"), stored("run10", prefix="12/run10"), stored("own")]
+    found = [
+        stored("a"),
+        stored("outer"),
+        stored("inner", prefix="12/outer/artifacts/sub/inner"),
+        stored("run1", prefix="12/run1"),
+        stored("run10", prefix="12/run10"),
+        stored("own"),
+    ]
     rows = planned(tmp_path, given_settings(tmp_path, {}), runs=runs, artifact_bytes=found, artifact_owners=owners)
     assert states(rows) == {
         "a": "shares its folder with run twin", "outer": "run inner lies in its folder", "inner": "lies in the folder of run outer", "run1": "planned", "run10": "planned",
@@ -253,7 +350,9 @@ def test_who_shares_a_folder_keeps_it(tmp_path: Path) -> None:
 def test_local_folders_are_compared_without_their_scheme(tmp_path: Path) -> None:
     """file:///srv/files/… and /srv/files/… are one place."""
     runs = [run("a", artifact_uri="file:///srv/files/12/a/artifacts", **AGED), run("b", artifact_uri="/srv/files/12/a/artifacts/", **AGED)]
-    rows = planned(tmp_path, given_settings(tmp_path, {}), runs=runs, artifact_bytes=[stored("a", store="/srv/files", storage_class="LOCAL")])
+    rows = planned(
+        tmp_path, given_settings(tmp_path, {}), runs=runs, artifact_bytes=[stored("a", store="/srv/files", storage_class="LOCAL")]
+    )
     assert states(rows) == {"a": "shares its folder with run b"}
 
 
@@ -261,7 +360,14 @@ SPELLINGS = [
     "s3://ml/N/a b/", "s3://ml/N//a b", "s3://ml/N/a%20b", "s3a://ml/N/a b", "s3n://ml/N/a b/", "S3://ML/N/a b", "s3://ml/N/x/../a b", "s3://ml/./N/a b", "s3://ml/N/%61%20b",
     "s3:///ml/N/a b", "mlflow-artifacts:/N/a%20b", "mlflow-artifacts://host/N//a b/", "s3://ml/N/a b?x", "s3://ml/N\\a b",
 ]  # fmt: skip
-LOCAL_SPELLINGS = ["file:/srv/files/N/a b", "file:///srv/files/N/a%20b/", "file://localhost/srv/files/N//a b", "/srv/files/./N/a b", "/srv//files/N/a b", "FILE:///srv/files/N/x/../a b"]
+LOCAL_SPELLINGS = [
+    "file:/srv/files/N/a b",
+    "file:///srv/files/N/a%20b/",
+    "file://localhost/srv/files/N//a b",
+    "/srv/files/./N/a b",
+    "/srv//files/N/a b",
+    "FILE:///srv/files/N/x/../a b",
+]
 
 
 def test_a_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path) -> None:
@@ -271,11 +377,20 @@ def test_a_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path) -> None:
     near = [run(f"near{n}", artifact_uri=f"s3://ml/{n}/a b2", **AGED) for n in range(len(odd))]
     found = [stored(f"{who}{n}", prefix=f"{n}/{name}") for who, name in (("own", "a b"), ("near", "a b2")) for n in range(len(odd))]
     shared = {f"own{n}": f"shares its folder with run odd{n}" for n in range(len(odd))}
-    assert states(planned(tmp_path, given_settings(tmp_path, {}), runs=[*odd, *own, *near], artifact_bytes=found)) == {**shared, **{f"near{n}": "planned" for n in range(len(odd))}}
+    assert states(planned(tmp_path, given_settings(tmp_path, {}), runs=[*odd, *own, *near], artifact_bytes=found)) == {
+        **shared,
+        **{f"near{n}": "planned" for n in range(len(odd))},
+    }
     orphan = {"owner_kind": "orphan", "tracking_server": None, "workspace": None, "experiment_id": None, "confirmed_at": NOW}
-    for prefix, reason in (("{}/a b", "shares its folder with run odd{}"), ("{}/a b/c", "lies in the folder of run odd{}"), ("{}", "run odd{} lies in its folder")):
+    for prefix, reason in (
+        ("{}/a b", "shares its folder with run odd{}"),
+        ("{}/a b/c", "lies in the folder of run odd{}"),
+        ("{}", "run odd{} lies in its folder"),
+    ):
         nobodys = [stored(f"orphan{n}", prefix=prefix.format(n), **orphan) for n in range(len(odd))]
-        rows = planned(tmp_path, given_settings(tmp_path, {"select": {"unused_for": "90d", "kind": "orphan"}}), runs=odd, artifact_bytes=nobodys)
+        rows = planned(
+            tmp_path, given_settings(tmp_path, {"select": {"unused_for": "90d", "kind": "orphan"}}), runs=odd, artifact_bytes=nobodys
+        )
         assert states(rows) == {f"orphan{n}": reason.format(n) for n in range(len(odd))}, prefix
 
 
@@ -286,7 +401,9 @@ def test_a_local_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path, store
     own = [run(f"own{n}", artifact_uri=f"/srv/files/{n}/a b", **AGED) for n in range(len(odd))]
     found = [stored(f"own{n}", store=store, prefix=f"{n}/a b", storage_class="LOCAL") for n in range(len(odd))]
     given = given_settings(tmp_path, {}, stores=[{"uri": store}, {"uri": "s3://cold"}])
-    assert states(planned(tmp_path, given, runs=[*odd, *own], artifact_bytes=found)) == {f"own{n}": f"shares its folder with run odd{n}" for n in range(len(odd))}
+    assert states(planned(tmp_path, given, runs=[*odd, *own], artifact_bytes=found)) == {
+        f"own{n}": f"shares its folder with run odd{n}" for n in range(len(odd))
+    }
 
 
 def test_a_store_and_what_stands_behind_a_server_may_be_spelled_oddly(tmp_path: Path) -> None:
@@ -296,7 +413,10 @@ def test_a_store_and_what_stands_behind_a_server_may_be_spelled_oddly(tmp_path: 
         tmp_path, {}, stores=[{"uri": "wasbs://box@account.blob.core.windows.net/ml"}, {"uri": "s3://cold"}],
         tracking=[{"name": "prod", "uri": "http://mlflow", "artifacts": f"abfs://{place}/ml/"}],
     )  # fmt: skip
-    runs = [run("a", artifact_uri=f"abfss://{place}/ml/12/a/artifacts", **AGED), run("b", artifact_uri="mlflow-artifacts:/12/a/artifacts", **AGED)]
+    runs = [
+        run("a", artifact_uri=f"abfss://{place}/ml/12/a/artifacts", **AGED),
+        run("b", artifact_uri="mlflow-artifacts:/12/a/artifacts", **AGED),
+    ]
     found = [stored("a", store="wasbs://box@account.blob.core.windows.net/ml")]
     assert states(planned(tmp_path, given, runs=runs, artifact_bytes=found)) == {"a": "shares its folder with run b"}
 
@@ -307,10 +427,24 @@ def test_an_odd_spelling_protects_no_stranger(tmp_path: Path) -> None:
     owners = [{**KEY, "owner_kind": "logged_model", "owner_id": "m-1", "experiment_id": "12", "uri": "s3a://ml/12/models/m-1//artifacts"}]
     policy = {"select": {"unused_for": "90d", "kind": ["run", "model"]}}
     found = [stored("a"), stored("b"), model("m-1"), stored("m-2", owner_kind="logged_model", prefix="12/a/artifacts/m-2")]
-    tables: dict[str, Any] = {"runs": runs, "artifact_bytes": found, "artifact_owners": owners, "model_uses": [use("a", "m-1"), use("a", "m-2")]}
+    tables: dict[str, Any] = {
+        "runs": runs,
+        "artifact_bytes": found,
+        "artifact_owners": owners,
+        "model_uses": [use("a", "m-1"), use("a", "m-2")],
+    }
     assert states(planned(tmp_path, given_settings(tmp_path, policy), **tables)) == dict.fromkeys(["a", "b", "m-1", "m-2"], "planned")
-    versions = [version("fraud", 7, source_uri="s3://ml/12/b//artifacts/model", aliases='["champion"]'), version("far", 1, source_uri="models:/m-1"), version("hdfs", 1, source_uri="hdfs://ml/12/a")]
-    assert states(planned(tmp_path, given_settings(tmp_path, policy), model_versions=versions, **tables)) == {"a": "planned", "b": "alias champion on fraud/7", "m-1": "planned", "m-2": "planned"}
+    versions = [
+        version("fraud", 7, source_uri="s3://ml/12/b//artifacts/model", aliases='["champion"]'),
+        version("far", 1, source_uri="models:/m-1"),
+        version("hdfs", 1, source_uri="hdfs://ml/12/a"),
+    ]
+    assert states(planned(tmp_path, given_settings(tmp_path, policy), model_versions=versions, **tables)) == {
+        "a": "planned",
+        "b": "alias champion on fraud/7",
+        "m-1": "planned",
+        "m-2": "planned",
+    }
 
 
 def test_running_relatives_protect(tmp_path: Path) -> None:
@@ -321,7 +455,13 @@ def test_running_relatives_protect(tmp_path: Path) -> None:
     ]  # fmt: skip
     uses = [use("maker", "m-1"), use("live", "m-1", "input"), use("live", "m-2")]
     found = [stored("parent"), stored("grown"), stored("maker"), model("m-1"), model("m-2")]
-    rows = planned(tmp_path, given_settings(tmp_path, {"select": {"experiment": "resnet*", "kind": ["run", "model"]}}), runs=runs, artifact_bytes=found, model_uses=uses)
+    rows = planned(
+        tmp_path,
+        given_settings(tmp_path, {"select": {"experiment": "resnet*", "kind": ["run", "model"]}}),
+        runs=runs,
+        artifact_bytes=found,
+        model_uses=uses,
+    )
     assert states(rows) == {
         "parent": "a child run is running: child", "grown": "its parent run is running: live", "maker": "planned", "m-1": "in use by a run that is running: live",
         "m-2": "its run is running, or its end is missing",
@@ -333,21 +473,48 @@ def test_running_relatives_protect(tmp_path: Path) -> None:
 def test_what_could_not_be_read_protects(tmp_path: Path, kind: str, how: str) -> None:
     """A registry that answered with an error, was never asked, or was asked in another workspace."""
     rows = [row for row in reads() if row["kind"] != kind]
-    rows += [] if how == "missing" else [{**KEY, "kind": kind, "state": "unknown" if how == "unknown" else "ok"} | ({"workspace": "b"} if how == "other workspace" else {})]
-    orphan = stored("77/x/artifacts", owner_kind="orphan", tracking_server=None, workspace=None, experiment_id="77", prefix="77/x/artifacts", confirmed_at=NOW)
+    rows += (
+        []
+        if how == "missing"
+        else [
+            {**KEY, "kind": kind, "state": "unknown" if how == "unknown" else "ok"}
+            | ({"workspace": "b"} if how == "other workspace" else {})
+        ]
+    )
+    orphan = stored(
+        "77/x/artifacts",
+        owner_kind="orphan",
+        tracking_server=None,
+        workspace=None,
+        experiment_id="77",
+        prefix="77/x/artifacts",
+        confirmed_at=NOW,
+    )
     policy = {"select": {"unused_for": "90d", "kind": ["run", "orphan"]}}
-    found = planned(tmp_path, given_settings(tmp_path, policy), runs=[run("a", **AGED)], artifact_bytes=[stored("a"), orphan], tracking_reads=rows)
+    found = planned(
+        tmp_path, given_settings(tmp_path, policy), runs=[run("a", **AGED)], artifact_bytes=[stored("a"), orphan], tracking_reads=rows
+    )
     assert set(states(found).values()) == {"whether a model needs it is not known: the registry or the use of models was not read"}
 
 
 def test_an_orphan_is_planned_once_it_is_certain(tmp_path: Path) -> None:
     """Not before a second look showed no owner; and a registered version may still need it."""
     orphan = {"owner_kind": "orphan", "tracking_server": None, "workspace": None, "experiment_id": "77"}
-    found = [stored(f"77/{name}/artifacts", prefix=f"77/{name}/artifacts", **orphan, confirmed_at=at) for name, at in (("new", None), ("sure", NOW), ("used", NOW))]
+    found = [
+        stored(f"77/{name}/artifacts", prefix=f"77/{name}/artifacts", **orphan, confirmed_at=at)
+        for name, at in (("new", None), ("sure", NOW), ("used", NOW))
+    ]
     rows = planned(
-        tmp_path, given_settings(tmp_path, {"select": {"unused_for": "90d", "kind": "orphan"}}), artifact_bytes=found, model_versions=[version("fraud", 1, source_uri="s3://ml/77/used/artifacts/model")]
+        tmp_path,
+        given_settings(tmp_path, {"select": {"unused_for": "90d", "kind": "orphan"}}),
+        artifact_bytes=found,
+        model_versions=[version("fraud", 1, source_uri="s3://ml/77/used/artifacts/model")],
     )
-    assert states(rows) == {"77/new/artifacts": "whether it has an owner is not certain yet", "77/sure/artifacts": "planned", "77/used/artifacts": "registered as fraud/1"}
+    assert states(rows) == {
+        "77/new/artifacts": "whether it has an owner is not certain yet",
+        "77/sure/artifacts": "planned",
+        "77/used/artifacts": "registered as fraud/1",
+    }
     assert item_of(rows[0]).tracking_server == ""
 
 
@@ -361,7 +528,11 @@ def checkpoints(values: list[float | None]) -> dict[str, Any]:
         "runs": [run("a", **AGED)],
         "artifact_bytes": [model(name) for name in names],
         "model_uses": [use("a", name, step=step) for step, name in enumerate(names)],
-        "run_metrics": [{**METRICS, "run_id": "a", "model_id": f"m-{step}", "step": step, "value": value} for step, value in enumerate(values) if value is not None],
+        "run_metrics": [
+            {**METRICS, "run_id": "a", "model_id": f"m-{step}", "step": step, "value": value}
+            for step, value in enumerate(values)
+            if value is not None
+        ],
     }
 
 
@@ -377,7 +548,9 @@ def checkpoints(values: list[float | None]) -> dict[str, Any]:
         ({"best": 9, "by": "loss", "order": "min"}, [1.0, 2.0, 3.0, 4.0], set()),
     ],
 )
-def test_the_best_and_the_last_checkpoints_are_kept(tmp_path: Path, keep: dict[str, Any], values: list[float | None], planned_steps: set[int]) -> None:
+def test_the_best_and_the_last_checkpoints_are_kept(
+    tmp_path: Path, keep: dict[str, Any], values: list[float | None], planned_steps: set[int]
+) -> None:
     """By the metric of the checkpoint itself."""
     policy = {"select": {"kind": "checkpoint", "unused_for": "90d"}, "keep": keep}
     rows = planned(tmp_path, given_settings(tmp_path, policy), **checkpoints(values))
@@ -396,22 +569,45 @@ def test_young_checkpoints_count_among_the_best(tmp_path: Path) -> None:
 def test_a_checkpoint_without_metrics_of_its_own_has_the_runs_at_its_step(tmp_path: Path) -> None:
     """A training loop logs the loss to the run; nothing else at that step stands for the checkpoint."""
     world = checkpoints([None, None, None])
-    world["run_metrics"] = [{**METRICS, "run_id": "a", "model_id": "", "step": step, "value": value, "is_last": step == 9} for step, value in ((0, 3.0), (1, 2.0), (9, 1.0))]
+    world["run_metrics"] = [
+        {**METRICS, "run_id": "a", "model_id": "", "step": step, "value": value, "is_last": step == 9}
+        for step, value in ((0, 3.0), (1, 2.0), (9, 1.0))
+    ]
     policy = {"select": {"kind": "checkpoint", "unused_for": "90d"}, "keep": {"best": 1, "by": "loss", "order": "min"}}
-    assert states(planned(tmp_path, given_settings(tmp_path, policy), **world)) == {"m-0": "planned", "m-1": "among the best 1 by loss", "m-2": "no loss of it is known, by which the best are kept"}
+    assert states(planned(tmp_path, given_settings(tmp_path, policy), **world)) == {
+        "m-0": "planned",
+        "m-1": "among the best 1 by loss",
+        "m-2": "no loss of it is known, by which the best are kept",
+    }
 
 
 def test_of_runs_the_best_of_their_experiment_are_kept(tmp_path: Path) -> None:
     """By their last value; another experiment has its own best."""
-    runs = [run(name, start_time=OLD + timedelta(days=n), end_time=OLD + timedelta(days=n, hours=1), experiment_id=experiment_id) for n, (name, experiment_id) in enumerate(zip("abcd", ["12", "12", "12", "13"], strict=True))]
+    runs = [
+        run(name, start_time=OLD + timedelta(days=n), end_time=OLD + timedelta(days=n, hours=1), experiment_id=experiment_id)
+        for n, (name, experiment_id) in enumerate(zip("abcd", ["12", "12", "12", "13"], strict=True))
+    ]
     values = {"a": 3.0, "b": 1.0, "c": 2.0, "d": 9.0}
     metrics = [{**METRICS, "run_id": name, "model_id": "", "step": 5, "value": value} for name, value in values.items()]
     metrics.append({**METRICS, "run_id": "a", "model_id": "", "step": 1, "value": 0.1, "is_last": False})
     found = [stored(name, experiment_id="13" if name == "d" else "12") for name in "abcd"]
     policy = {"keep": {"best": 1, "by": "loss", "order": "min"}}
-    rows = planned(tmp_path, given_settings(tmp_path, policy), runs=runs, artifact_bytes=found, run_metrics=metrics, experiments=[experiment(), experiment(experiment_id="13")])
+    rows = planned(
+        tmp_path,
+        given_settings(tmp_path, policy),
+        runs=runs,
+        artifact_bytes=found,
+        run_metrics=metrics,
+        experiments=[experiment(), experiment(experiment_id="13")],
+    )
     assert states(rows) == {"a": "planned", "b": "among the best 1 by loss", "c": "planned", "d": "among the best 1 by loss"}
-    rows = planned(tmp_path, given_settings(tmp_path, {"keep": {"last": 1}}), runs=runs, artifact_bytes=found, experiments=[experiment(), experiment(experiment_id="13")])
+    rows = planned(
+        tmp_path,
+        given_settings(tmp_path, {"keep": {"last": 1}}),
+        runs=runs,
+        artifact_bytes=found,
+        experiments=[experiment(), experiment(experiment_id="13")],
+    )
     assert states(rows) == {"a": "planned", "b": "planned", "c": "among the last 1", "d": "among the last 1"}
 
 
@@ -430,7 +626,9 @@ def test_what_is_there_already_is_not_moved_there(tmp_path: Path) -> None:
     """A folder in the class, or in the archive store; one that is only partly in the class is."""
     runs = [run(name, **AGED) for name in "abc"]
     found = [stored("a", storage_class="GLACIER_IR"), stored("b", storage_class="GLACIER_IR"), stored("b"), stored("c", store="s3://cold/")]
-    assert set(states(planned(tmp_path, given_settings(tmp_path, {"action": "tier", "to": "GLACIER_IR"}), runs=runs, artifact_bytes=found))) == {"b", "c"}
+    assert set(
+        states(planned(tmp_path, given_settings(tmp_path, {"action": "tier", "to": "GLACIER_IR"}), runs=runs, artifact_bytes=found))
+    ) == {"b", "c"}
     stores = [{"uri": "s3://ml"}, {"uri": "s3://cold/"}]
     assert set(states(planned(tmp_path, given_settings(tmp_path, {}, stores=stores), runs=runs, artifact_bytes=found))) == {"a", "b"}
 
@@ -438,16 +636,24 @@ def test_what_is_there_already_is_not_moved_there(tmp_path: Path) -> None:
 def test_a_folder_has_no_classes(tmp_path: Path) -> None:
     """It cannot be tiered, and the plan says so."""
     found = [stored("a", store="/srv/files", storage_class="LOCAL")]
-    rows = planned(tmp_path, given_settings(tmp_path, {"action": "tier", "to": "GLACIER_IR"}), runs=[run("a", **AGED)], artifact_bytes=found)
+    rows = planned(
+        tmp_path, given_settings(tmp_path, {"action": "tier", "to": "GLACIER_IR"}), runs=[run("a", **AGED)], artifact_bytes=found
+    )
     assert states(rows) == {"a": "a folder of a file system has no storage classes"}
 
 
 def test_a_bucket_that_keeps_versions_is_not_tiered(tmp_path: Path) -> None:
     """As far as versions were seen in it, and in it alone; archiving is no matter of theirs."""
     runs = [run(name, **AGED) for name in "ab"]
-    found = [stored("a"), stored("b", store="s3://cold"), stored("x", 0, store="s3://cold", owner_kind="other", objects=0, noncurrent_objects=2)]
+    found = [
+        stored("a"),
+        stored("b", store="s3://cold"),
+        stored("x", 0, store="s3://cold", owner_kind="other", objects=0, noncurrent_objects=2),
+    ]
     stores = [{"uri": "s3://ml"}, {"uri": "s3://cold"}]
-    rows = planned(tmp_path, given_settings(tmp_path, {"action": "tier", "to": "GLACIER_IR"}, stores=stores), runs=runs, artifact_bytes=found)
+    rows = planned(
+        tmp_path, given_settings(tmp_path, {"action": "tier", "to": "GLACIER_IR"}, stores=stores), runs=runs, artifact_bytes=found
+    )
     assert {row["run_id"]: row["state"] for row in rows} == {"a": "planned", "b": "protected"}
     assert states(rows)["b"] == KEEPS_VERSIONS
     moved = planned(tmp_path, given_settings(tmp_path, {"to": "s3://ml"}, stores=stores), runs=runs, artifact_bytes=found)
@@ -465,24 +671,56 @@ def archived(owner_id: str, **more: Any) -> dict[str, Any]:
 
 def test_only_archives_are_deleted_and_only_after_their_retention(tmp_path: Path) -> None:
     """What lies in its place is never deleted by a policy; what protects a run protects its archive. One that ended in part goes like any other, one that is open never."""
-    runs = [run("a", **AGED), run("b", **AGED), run("kept", tags='{"runspend.keep": "1"}', **AGED), run("live", **AGED), run("half", **AGED), run("begun", **AGED), run("nothing", **AGED), run("gone", **AGED)]
+    runs = [
+        run("a", **AGED),
+        run("b", **AGED),
+        run("kept", tags='{"runspend.keep": "1"}', **AGED),
+        run("live", **AGED),
+        run("half", **AGED),
+        run("begun", **AGED),
+        run("nothing", **AGED),
+        run("gone", **AGED),
+    ]
     archives = [
         archived("a"), archived("b", ended_at=NOW - timedelta(days=364)), archived("kept"), archived("live"), archived("half", state="partial"), archived("begun", state="open", ended_at=None),
         archived("nothing", state="partial", objects=0, bytes=0), archived("gone", state="deleted"),
         archived("a", archive_id="t", action="tier", target=None, folder=None),
     ]  # fmt: skip
     given = given_settings(tmp_path, {"action": "delete"})
-    rows = planned(tmp_path, given, runs=runs, archives=archives, artifact_bytes=[stored("a"), stored("x")], model_versions=[version("fraud", 1, run_id="live")])
-    assert states(rows) == {"a": "planned", "half": "planned", "kept": "its tag runspend.keep", "live": "it made a model: registered as fraud/1"}
+    rows = planned(
+        tmp_path,
+        given,
+        runs=runs,
+        archives=archives,
+        artifact_bytes=[stored("a"), stored("x")],
+        model_versions=[version("fraud", 1, run_id="live")],
+    )
+    assert states(rows) == {
+        "a": "planned",
+        "half": "planned",
+        "kept": "its tag runspend.keep",
+        "live": "it made a model: registered as fraud/1",
+    }
     item = item_of(rows[0])
-    assert (item.action, item.store, item.prefix, item.to, item.bytes) == ("delete", "s3://cold", "runspend-archive/v1/prod/12/a/id-a", None, 1000)
+    assert (item.action, item.store, item.prefix, item.to, item.bytes) == (
+        "delete",
+        "s3://cold",
+        "runspend-archive/v1/prod/12/a/id-a",
+        None,
+        1000,
+    )
 
 
 def test_the_first_policy_has_a_folder(tmp_path: Path) -> None:
     """Two policies never act on the same folder; one that is protected from the first is free for the second."""
     best = {"keep": {"last": 1}}
     runs = [run("a", **AGED), run("b", start_time=OLD + timedelta(days=1), end_time=OLD + timedelta(days=1))]
-    rows = planned(tmp_path, given_settings(tmp_path, {"name": "one", **best}, {"name": "two", "action": "tier", "to": "GLACIER_IR"}), runs=runs, artifact_bytes=[stored("a"), stored("b")])
+    rows = planned(
+        tmp_path,
+        given_settings(tmp_path, {"name": "one", **best}, {"name": "two", "action": "tier", "to": "GLACIER_IR"}),
+        runs=runs,
+        artifact_bytes=[stored("a"), stored("b")],
+    )
     assert [(r["policy"], r["owner_id"], r["state"], r["reason"]) for r in rows] == [
         ("one", "a", "planned", "unused for 267 days"), ("one", "b", "protected", "among the last 1"),
         ("two", "a", "protected", "policy one acts on it first"), ("two", "b", "planned", "unused for 266 days"),
@@ -524,7 +762,15 @@ def test_nothing_protected_is_ever_planned(tmp_path: Path) -> None:
         runs.append(run(name, start_time=OLD, end_time=ended, run_status=status, purged_at=purged, tags=tag))
         found.append(stored(name, size, experiment_id=experiment_id))
         versions += [version(f"model-{name}", 1, run_id=name)] if is_registered else []
-        if ended == OLD and status == "FINISHED" and purged is None and tag in tags[:2] and size is not None and experiment_id == "12" and not is_registered:
+        if (
+            ended == OLD
+            and status == "FINISHED"
+            and purged is None
+            and tag in tags[:2]
+            and size is not None
+            and experiment_id == "12"
+            and not is_registered
+        ):
             expected.add(name)
     rows = planned(tmp_path, given_settings(tmp_path, {}), runs=runs, artifact_bytes=found, model_versions=versions)
     assert {r["owner_id"] for r in rows if r["state"] == "planned"} == expected
@@ -535,13 +781,21 @@ def test_no_policy_no_rows(tmp_path: Path) -> None:
     """Nothing is planned unless a policy says so; without a mail server nothing can become due, and people are told."""
     assert planned(tmp_path, given_settings(tmp_path), runs=[run("a", **AGED)], artifact_bytes=[stored("a")]) == []
     assert plan_notes(given_settings(tmp_path)) == []
-    assert plan_notes(given_settings(tmp_path, {})) == ["archive: mail.backend sends no mail, so no grace period begins and nothing becomes due"]
+    assert plan_notes(given_settings(tmp_path, {})) == [
+        "archive: mail.backend sends no mail, so no grace period begins and nothing becomes due"
+    ]
 
 
 def test_any_number_of_folders_is_one_question(tmp_path: Path) -> None:
     """The plan asks the same few questions whatever the number of runs, and asked again it is the same."""
     asked = []
-    with warehouse(tmp_path / "w", runs=[run(f"{n:05}", **AGED) for n in range(300)], artifact_bytes=[stored(f"{n:05}") for n in range(300)], experiments=[experiment()], tracking_reads=reads()) as reader:
+    with warehouse(
+        tmp_path / "w",
+        runs=[run(f"{n:05}", **AGED) for n in range(300)],
+        artifact_bytes=[stored(f"{n:05}") for n in range(300)],
+        experiments=[experiment()],
+        tracking_reads=reads(),
+    ) as reader:
 
         class Counting:
             def query(self, sql: str, parameters: Any = None, *, native: bool = False) -> Any:

@@ -74,7 +74,11 @@ TABLES_GIVEN: dict[str, Any] = {
 }  # fmt: skip
 POLICIES = [
     {"name": "one", "select": {"unused_for": "90d", "kind": ["run", "trace", "orphan"], "tag.team": ["it's", "x*"], "not_param.k": "1"}},
-    {"name": "two", "select": {"older_than": "30d", "larger_than": "1kB", "kind": ["checkpoint", "model"], "not_team": "n?p"}, "keep": {"best": 1, "by": "loss", "order": "max", "last": 1}},
+    {
+        "name": "two",
+        "select": {"older_than": "30d", "larger_than": "1kB", "kind": ["checkpoint", "model"], "not_team": "n?p"},
+        "keep": {"best": 1, "by": "loss", "order": "max", "last": 1},
+    },
     {"name": "three", "select": {"experiment": "resnet*", "kind": "run"}, "action": "tier", "to": "GLACIER_IR"},
     {"name": "four", "select": {"unused_for": "90d"}, "action": "delete"},
     {"name": "five", "select": {"unused_for": "90d"}, "action": "prune"},

@@ -237,7 +237,11 @@ def test_the_newest_of_each_name_comes_back(disk: Disk) -> None:
     assert note.startswith("the times of its manifests show which archive is the newest, but they were planned in a different order")
     for path, time in zip(manifests, times, strict=True):
         os.utime(path, ns=(time, time))
-    for path, body in zip(sorted((disk.archive / ARCHIVE_FOLDER / "prod/1/run1").iterdir(), key=lambda p: (p / "manifest.jsonl").stat().st_mtime_ns), [b"first", b"second"], strict=True):
+    for path, body in zip(
+        sorted((disk.archive / ARCHIVE_FOLDER / "prod/1/run1").iterdir(), key=lambda p: (p / "manifest.jsonl").stat().st_mtime_ns),
+        [b"first", b"second"],
+        strict=True,
+    ):
         restore("run1", disk.settings, to=disk.folder / path.name, archive_id=path.name)
         assert (disk.folder / path.name / "a").read_bytes() == body
 
@@ -356,7 +360,9 @@ def test_a_delete_that_is_killed_with_a_file_in_its_hands(disk: Disk, monkeypatc
     if is_swapped:
         monkeypatch.setattr(os, "stat", swapped)
     else:
-        monkeypatch.setattr(os, "unlink", lambda name, *given, **options: killed(name) if str(name).startswith(aside) else unlink(name, *given, **options))
+        monkeypatch.setattr(
+            os, "unlink", lambda name, *given, **options: killed(name) if str(name).startswith(aside) else unlink(name, *given, **options)
+        )
     with pytest.raises(KeyboardInterrupt):
         disk.apply()
     monkeypatch.undo()
@@ -410,14 +416,32 @@ KEYS = [
 
 def entry_of(key: str = "a", body: bytes = b"hello", **changes: Any) -> dict[str, Any]:
     sha256 = hashlib.sha256(body).hexdigest()
-    told = {"key": key, "size": len(body), "sha256": sha256, "data": f"data/{sha256}", "copy_etag": "e", "etag": "e", "version": None, "storage_class": "STANDARD", "modified": "2026-01-01T00:00:00+00:00"}
+    told = {
+        "key": key,
+        "size": len(body),
+        "sha256": sha256,
+        "data": f"data/{sha256}",
+        "copy_etag": "e",
+        "etag": "e",
+        "version": None,
+        "storage_class": "STANDARD",
+        "modified": "2026-01-01T00:00:00+00:00",
+    }
     return {**told, **changes}
 
 
 def manifest_of(*entries: Any, **head: Any) -> bytes:
     """A manifest that counts and hashes itself right, whatever it says."""
     objects, size = len(entries), sum(entry["size"] for entry in entries if isinstance(entry, dict) and type(entry.get("size")) is int)
-    first = {"runspend_archive": 1, "archive_id": "f" * 32, "planned_at": "2026-01-01T00:00:00+00:00", "item": asdict(make_item()), "objects": objects, "bytes": size, **head}
+    first = {
+        "runspend_archive": 1,
+        "archive_id": "f" * 32,
+        "planned_at": "2026-01-01T00:00:00+00:00",
+        "item": asdict(make_item()),
+        "objects": objects,
+        "bytes": size,
+        **head,
+    }
     text = b"".join(json.dumps(line).encode() + b"\n" for line in (first, *entries))
     return text + json.dumps({"end": objects, "bytes": size, "sha256": hashlib.sha256(text).hexdigest()}).encode() + b"\n"
 
@@ -488,7 +512,10 @@ WHOLE: dict[str, bytes] = {
         ("action", None), ("tracking_server", "other"), ("experiment_id", "2"), ("policy", "x\ny"), ("surprise", 1), ("objects", "many"), ("workspace", "\ud800"),
     ]},
 }  # fmt: skip
-CORPUS = {**{f"entry: {name}": manifest_of(entry) for name, entry in ENTRIES.items()}, **{f"manifest: {name}": text for name, text in WHOLE.items()}}
+CORPUS = {
+    **{f"entry: {name}": manifest_of(entry) for name, entry in ENTRIES.items()},
+    **{f"manifest: {name}": text for name, text in WHOLE.items()},
+}
 FITS = {  # a manifest that may be true of a bucket, where the disk is asked for what it cannot have
     "file and folder": manifest_of(entry_of("a"), entry_of("a/b")),
     "folder and file": manifest_of(entry_of("a/b/c"), entry_of("a/b")),
@@ -507,7 +534,10 @@ def test_the_corpus_is_large_and_the_good_one_is_good() -> None:
 def trap(disk: Disk) -> Iterator[Path]:
     """An archive that somebody planted; nothing but its own folder may be changed, here or above."""
     folder = disk.archive / ARCHIVE_FOLDER / "prod" / "1" / "run1" / ("f" * 32)
-    fill(folder, {"manifest.jsonl": GOOD, f"data/{hashlib.sha256(b'hello').hexdigest()}": b"hello", f"data/{hashlib.sha256(b'').hexdigest()}": b""})
+    fill(
+        folder,
+        {"manifest.jsonl": GOOD, f"data/{hashlib.sha256(b'hello').hexdigest()}": b"hello", f"data/{hashlib.sha256(b'').hexdigest()}": b""},
+    )
     stores = [disk.settings.stores[0].model_copy(update={"uri": SOURCE}), disk.settings.stores[1]]
     disk.settings = disk.settings.model_copy(update={"stores": stores})
     yield folder
@@ -574,7 +604,19 @@ def test_a_hard_link_comes_back_as_a_file_of_its_own(disk: Disk, trap: Path) -> 
 
 def test_a_million_and_one_entries_are_too_many() -> None:
     def lines() -> Iterator[bytes]:
-        yield json.dumps({"runspend_archive": 1, "archive_id": "f" * 32, "planned_at": "2026-01-01T00:00:00+00:00", "item": asdict(make_item()), "objects": 10**9, "bytes": 0}).encode() + b"\n"
+        yield (
+            json.dumps(
+                {
+                    "runspend_archive": 1,
+                    "archive_id": "f" * 32,
+                    "planned_at": "2026-01-01T00:00:00+00:00",
+                    "item": asdict(make_item()),
+                    "objects": 10**9,
+                    "bytes": 0,
+                }
+            ).encode()
+            + b"\n"
+        )
         blank = json.dumps(entry_of("KEY", b"")).encode()
         for number in range(10**9):
             yield blank.replace(b"KEY", b"%d" % number) + b"\n"

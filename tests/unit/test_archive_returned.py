@@ -56,7 +56,9 @@ def test_nobody_archives_while_something_comes_back(world: World) -> None:
     with pytest.raises(LeaseLost, match=r"cannot restore into place: process .* is archiving or restoring"):
         bring_back(world)
     assert world.here() == {}
-    restore("run1", world.settings, to=Path(world.folder) / "there", tools=Tools(open_store=world.open, workers=1))  # beside its place nobody is in the way
+    restore(
+        "run1", world.settings, to=Path(world.folder) / "there", tools=Tools(open_store=world.open, workers=1)
+    )  # beside its place nobody is in the way
     lease.release()
     assert bring_back(world).objects == 1 and world.here() == {"a": b"a"}
     take_lease(world.records).release()  # type: ignore[arg-type]
@@ -114,7 +116,10 @@ def test_what_was_removed_after_it_came_back_stays_removed(world: World, tmp_pat
     result = bring_back(world)
     assert world.here() == {"a": b"a", "c": b"newer", "d": b"d"}
     [note] = result.notes
-    assert note == f"left out, since what came back from it was archived again as it was then: {first.archive_id} (--archive ID brings it back)"
+    assert (
+        note
+        == f"left out, since what came back from it was archived again as it was then: {first.archive_id} (--archive ID brings it back)"
+    )
     restore("run1", world.settings, to=tmp_path / "first", archive_id=first.archive_id, tools=Tools(open_store=world.open, workers=1))
     assert {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()} == {"a": b"a", "b": b"b", "c": b"c"}
     assert world.restorable() == world.here()
@@ -234,7 +239,9 @@ def test_what_was_written_is_read_back(world: World) -> None:
     world.faults.plan = {(f"write {SOURCE}", 1): "flipped"}
     world.faults.made.clear()
     [problem] = bring_back(world).problems
-    assert problem.startswith("cannot restore '1/run1/artifacts/a' to s3://source/root/: it was written and read back, and is not what was archived")
+    assert problem.startswith(
+        "cannot restore '1/run1/artifacts/a' to s3://source/root/: it was written and read back, and is not what was archived"
+    )
     assert not [key for key in world.archive.objects if key.endswith(RETURNED_NAME)]
 
 
@@ -291,7 +298,13 @@ def given(tmp_path: Path) -> tuple[Settings, Records]:
 
 
 def record_archived(records: Records, run: str, days: int = 0, **changes: Any) -> Archive:
-    archive = replace(new_archive(make_item(owner_id=run, run_id=run, prefix=f"1/{run}"), ARCHIVE, START.replace(day=1 + days)), state="archived", objects=2, bytes=20, **changes)
+    archive = replace(
+        new_archive(make_item(owner_id=run, run_id=run, prefix=f"1/{run}"), ARCHIVE, START.replace(day=1 + days)),
+        state="archived",
+        objects=2,
+        bytes=20,
+        **changes,
+    )
     return Book(records).save(archive)
 
 

@@ -20,7 +20,16 @@ DUE = datetime(2026, 12, 24, tzinfo=timezone.utc)
 
 def row(prefix: str, state: str, **more: Any) -> dict[str, Any]:
     """One row of archive_plan."""
-    return {"month": NOVEMBER, "policy": "cold", "store": "s3://ml", "prefix": prefix, "action": "archive", "state": state, "bytes": 2 * 10**9, "currency": "USD"} | more
+    return {
+        "month": NOVEMBER,
+        "policy": "cold",
+        "store": "s3://ml",
+        "prefix": prefix,
+        "action": "archive",
+        "state": state,
+        "bytes": 2 * 10**9,
+        "currency": "USD",
+    } | more
 
 
 def world() -> dict[str, Any]:
@@ -34,15 +43,23 @@ def world() -> dict[str, Any]:
         row("a", "planned", monthly_saving=Decimal("1.25")), row("b", "planned", monthly_saving=Decimal("0.25")), row("c", "announced", earliest_at=DUE), row("d", "announced", earliest_at=DUE + timedelta(days=3)),
         row("e", "protected", bytes=None, currency=None), row("f", "due", policy="<script>", action="tier", earliest_at=DUE), row("g", "due", month=NOVEMBER.replace(month=10), policy="old"),
     ]  # fmt: skip
-    tables["archives"] = [{"month": NOVEMBER, "archive_id": name, "action": "archive", "state": state, "bytes": 10**9, "begun_at": NOW - timedelta(days=1)} for name, state in (("1", "archived"), ("2", "archived"), ("3", "deleted"))]
+    tables["archives"] = [
+        {"month": NOVEMBER, "archive_id": name, "action": "archive", "state": state, "bytes": 10**9, "begun_at": NOW - timedelta(days=1)}
+        for name, state in (("1", "archived"), ("2", "archived"), ("3", "deleted"))
+    ]
     return tables
 
 
 def test_the_page_says_what_policies_would_move() -> None:
     """One row per policy and state of the newest plan; names stay names."""
-    section = BeautifulSoup(render_page(plan_report(TableReader(world()), "2026-11", settings=Settings(), now=NOW)), "html.parser").find(id="artifacts")
+    section = BeautifulSoup(render_page(plan_report(TableReader(world()), "2026-11", settings=Settings(), now=NOW)), "html.parser").find(
+        id="artifacts"
+    )
     assert section is not None
-    rows = [[" ".join(cell.get_text(" ").split()) for cell in found.find_all("td")] for found in section.find_all("table")[-1].find_all("tr")[1:]]
+    rows = [
+        [" ".join(cell.get_text(" ").split()) for cell in found.find_all("td")]
+        for found in section.find_all("table")[-1].find_all("tr")[1:]
+    ]
     assert rows == [
         ["<script>", "tier", "due", "1", "2.0 GB", "", "24 Dec 2026"],
         ["cold", "archive", "announced", "2", "4.0 GB", "", "24 Dec 2026"],

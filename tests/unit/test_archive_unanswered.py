@@ -20,16 +20,32 @@ def test_operators_are_told_once_a_day_and_the_command_ends_with_3(tmp_path: Pat
     settings, records = given_settings(tmp_path, {}, mail={"backend": "file", "operators": ["oncall@acme.com"]}), Records(tmp_path)
     for _ in range(2):
         outcome = Outcome("archive apply")
-        tell_unanswered(settings, records, outcome, [(make_item(), SILENT), (make_item(prefix="1/run2/artifacts"), SILENT), (make_item(), None), (make_item(), "its tag runspend.keep")], NOW)
+        tell_unanswered(
+            settings,
+            records,
+            outcome,
+            [
+                (make_item(), SILENT),
+                (make_item(prefix="1/run2/artifacts"), SILENT),
+                (make_item(), None),
+                (make_item(), "its tag runspend.keep"),
+            ],
+            NOW,
+        )
         assert outcome.exit_code == 3 and outcome.is_worth_retrying
-        assert outcome.problems[0].startswith("prod did not say whether its artifacts are still needed, so 2 due items stay in place") and "Nothing was deleted" in outcome.problems[0]
+        assert (
+            outcome.problems[0].startswith("prod did not say whether its artifacts are still needed, so 2 due items stay in place")
+            and "Nothing was deleted" in outcome.problems[0]
+        )
     [mail] = list((tmp_path / "mail").glob("*NOT-ARCHIVED*.eml"))
     assert "connection refused" in " ".join(mail.read_text().split())
 
 
 def test_answers_are_no_alarm(tmp_path: Path) -> None:
     outcome = Outcome("archive apply")
-    tell_unanswered(given_settings(tmp_path, {}), Records(tmp_path), outcome, [(make_item(), "its tag runspend.keep"), (make_item(), None)], NOW)
+    tell_unanswered(
+        given_settings(tmp_path, {}), Records(tmp_path), outcome, [(make_item(), "its tag runspend.keep"), (make_item(), None)], NOW
+    )
     assert outcome.exit_code == 0 and not outcome.problems
 
 

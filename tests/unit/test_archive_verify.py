@@ -29,7 +29,9 @@ def world() -> Iterator[World]:
 
 
 def look(world: World, **options: object) -> Verified:
-    return verify(world.settings, world.records, now=world.now, tools=Tools(open_store=world.open, workers=1), chance=random.Random(1), **options)  # type: ignore[arg-type]
+    return verify(
+        world.settings, world.records, now=world.now, tools=Tools(open_store=world.open, workers=1), chance=random.Random(1), **options
+    )  # type: ignore[arg-type]
 
 
 def copy_of(world: World, body: bytes) -> Kept:
@@ -49,7 +51,10 @@ def test_the_size_of_a_sample(confidence: float, share: float, size: int) -> Non
 def test_a_sample_is_read_and_the_rest_is_listed(world: World) -> None:
     found = look(world)
     assert (found.archives, found.objects, found.read, found.damaged, found.unknown) == (1, 500, 299, [], [])
-    assert found.summary == f"1 archives, 500 objects, {found.bytes:,} bytes listed; 299 objects read, none damaged: with 95% confidence less than 1.0% are"
+    assert (
+        found.summary
+        == f"1 archives, 500 objects, {found.bytes:,} bytes listed; 299 objects read, none damaged: with 95% confidence less than 1.0% are"
+    )
     full = look(world, full=True)
     assert full.read == 500 and full.read_bytes == full.bytes and full.summary.endswith("500 objects read: every one is what was archived")
 
@@ -69,12 +74,22 @@ def test_the_sample_is_fair() -> None:
 
     world.archive.read = counted  # type: ignore[method-assign]
     for _ in range(200):
-        verify(world.settings, world.records, now=world.now, tools=Tools(open_store=world.open, workers=1), chance=chance, confidence=0.95, share=0.26)  # type: ignore[arg-type]
+        verify(
+            world.settings,
+            world.records,
+            now=world.now,
+            tools=Tools(open_store=world.open, workers=1),
+            chance=chance,
+            confidence=0.95,
+            share=0.26,
+        )  # type: ignore[arg-type]
     assert sample_size(0.95, 0.26) == 10 and sum(counts) == 2_000
     assert min(counts) >= 25 and max(counts) <= 80, counts
 
 
-@pytest.mark.parametrize(("damage", "told"), [("gone", "is missing"), ("cut", "has 99 bytes, not 100"), ("flipped", "has other bytes: sha256 ")])
+@pytest.mark.parametrize(
+    ("damage", "told"), [("gone", "is missing"), ("cut", "has 99 bytes, not 100"), ("flipped", "has other bytes: sha256 ")]
+)
 def test_damage_is_told_with_all_that_is_known(world: World, damage: str, told: str) -> None:
     body = b"7" * 100
     kept = copy_of(world, body)
@@ -99,7 +114,9 @@ def test_damage_tells_of_equal_bytes_elsewhere(world: World) -> None:
     key = next(key for key in world.archive.objects if "/run2/" in key and "/data/" in key)
     world.archive.objects[key].body = flipped(b"7" * 100)
     [sentence] = look(world, full=True).damaged
-    assert "It is 'again' (and 1 equal files) of run run2" in sentence and "/prod/1/run1/" in sentence.rpartition("The same bytes are in ")[2]
+    assert (
+        "It is 'again' (and 1 equal files) of run run2" in sentence and "/prod/1/run1/" in sentence.rpartition("The same bytes are in ")[2]
+    )
 
 
 def test_what_was_written_since_is_read_first(world: World) -> None:
@@ -110,7 +127,9 @@ def test_what_was_written_since_is_read_first(world: World) -> None:
     assert look(world).damaged == []
     for number in range(400):
         copy_of(world, FILES[f"file {number}"]).etag = f'"{number}"'
-    assert look(world).unknown == ["101 more copies were written since they were archived, and not read. Run runspend archive verify --full."]
+    assert look(world).unknown == [
+        "101 more copies were written since they were archived, and not read. Run runspend archive verify --full."
+    ]
 
 
 def test_a_class_that_cannot_be_read_now_is_no_damage(world: World) -> None:

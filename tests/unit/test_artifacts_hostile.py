@@ -226,8 +226,6 @@ def test_the_recording_proxy_records(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         store = ArtifactStore(uri=STORES["abfss"].uri, credentials="anonymous")
         monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
-        measure_store(
-            store, hostile_owners(), ReadJob(datetime(2026, 10, 14, tzinfo=timezone.utc), "x", tmp_path), previous=lambda _: None
-        )
+        measure_store(store, hostile_owners(), ReadJob(datetime(2026, 10, 14, tzinfo=timezone.utc), "x", tmp_path), previous=lambda _: None)
     assert seen
     assert seen[0].startswith(b"CONNECT acmeml.blob.core.windows.net:443")

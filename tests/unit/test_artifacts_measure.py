@@ -25,7 +25,8 @@ DAY = timedelta(days=1)
 RUN1, RUN2, RUN3 = "a" * 31 + "1", "a" * 31 + "2", "b" * 32
 MODEL, TRACE = "m-" + "c" * 32, "tr-" + "d" * 32
 OWNER_SCHEMA = pa.schema(
-    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")] + [("is_purged", pa.bool_())]
+    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")]
+    + [("is_purged", pa.bool_())]
 )
 
 

@@ -21,7 +21,8 @@ HOUR = timedelta(hours=1)
 RUN1, RUN2, LOST = "a" * 31 + "1", "a" * 31 + "2", "b" * 32
 MODEL = "m-" + "c" * 32
 OWNER_SCHEMA = pa.schema(
-    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")] + [("is_purged", pa.bool_())]
+    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")]
+    + [("is_purged", pa.bool_())]
 )
 
 
@@ -169,7 +170,9 @@ def test_an_owner_is_not_dangling_while_another_lies_below_it(world: World) -> N
     """A run whose only file belongs to its model; two servers that read one MLflow."""
     world.write("1/outer/artifacts/model/m", 1)
     world.own("run", "outer")
-    world.owners.append({**world.owners[-1], "owner_kind": "logged_model", "owner_id": MODEL, "uri": f"{world.root}/1/outer/artifacts/model"})
+    world.owners.append(
+        {**world.owners[-1], "owner_kind": "logged_model", "owner_id": MODEL, "uri": f"{world.root}/1/outer/artifacts/model"}
+    )
     world.own("run", RUN1, server="copy")
     world.measure(NOW)
     world.measure(NOW + DAY)

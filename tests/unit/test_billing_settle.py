@@ -130,7 +130,10 @@ def test_selectors_name_rows_and_null_is_never_named(tmp_path: Path) -> None:
         rows = {field.name: pa.nulls(2, field.type) for field in delivered_fields()}
         rows |= {name: pa.array([text, None]).dictionary_encode() for name, text in texts.items() if name in rows}
         staged.add(0, pa.table(rows))
-        staged.set(resource_key=pa.array([texts["resource_key"], None]).dictionary_encode(), instance_type=pa.array(["Standard_NC6s_v3", None]).dictionary_encode())
+        staged.set(
+            resource_key=pa.array([texts["resource_key"], None]).dictionary_encode(),
+            instance_type=pa.array(["Standard_NC6s_v3", None]).dictionary_encode(),
+        )
         for selector, named in [
             ({"service": ["Amazon*"]}, 1),
             ({"service": ["amazon*"]}, 0),

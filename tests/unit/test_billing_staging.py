@@ -71,7 +71,9 @@ def test_ids_of_rows_that_all_differ_are_what_sql_says_of_them(tmp_path: Path, f
             stage_numbered(staged, file_index, 2000, resource_id=pa.array([f"i-{file_index}-{n}" for n in range(2000)]).dictionary_encode())
         staged.join_up()
         settle.settle_rows(staged, "aws", settle.Rules())
-        said = staged.con.sql(f"select {staging.LINE_ID} as id, resource_id from staged where list_contains({file_indexes}, file_index)").fetchall()
+        said = staged.con.sql(
+            f"select {staging.LINE_ID} as id, resource_id from staged where list_contains({file_indexes}, file_index)"
+        ).fetchall()
         write_lines(staged, "aws", "2026-10", file_indexes, "load", tmp_path / "lines.parquet", is_scoped=False)
     found = pq.read_table(tmp_path / "lines.parquet", columns=["line_id", "resource_id"]).to_pylist()
     assert {(row["line_id"], row["resource_id"]) for row in found} == set(said)
@@ -80,7 +82,17 @@ def test_ids_of_rows_that_all_differ_are_what_sql_says_of_them(tmp_path: Path, f
 
 @pytest.mark.parametrize(
     ("code", "known"),
-    [("USD", True), ("EUR", True), ("usd", False), ("US", False), ("XXY", False), ("D|E", False), ("|US", False), ("", False), (None, None)],
+    [
+        ("USD", True),
+        ("EUR", True),
+        ("usd", False),
+        ("US", False),
+        ("XXY", False),
+        ("D|E", False),
+        ("|US", False),
+        ("", False),
+        (None, None),
+    ],
 )
 def test_a_currency_is_one_of_the_codes_and_nothing_like_one(tmp_path: Path, code: str | None, known: bool | None) -> None:
     with Staged(tmp_path) as staged:

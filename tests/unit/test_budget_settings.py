@@ -25,7 +25,14 @@ def budget(**more: Any) -> Budget:
 
 @pytest.mark.parametrize(
     ("notify", "place"),
-    [("[bad]", "notify[0]"), ("{80%: [bad], all: [a@x.io]}", "notify.80%[0]"), ("{all: bad}", "notify.all"), ("[[x]]", "notify[0]"), ("[]", "notify"), ("5", "notify")],
+    [
+        ("[bad]", "notify[0]"),
+        ("{80%: [bad], all: [a@x.io]}", "notify.80%[0]"),
+        ("{all: bad}", "notify.all"),
+        ("[[x]]", "notify[0]"),
+        ("[]", "notify"),
+        ("5", "notify"),
+    ],
 )
 def test_a_mistake_in_notify_is_told_once_and_at_its_place(tmp_path: Path, notify: str, place: str) -> None:
     """A list with a bad address is not told to be a map, nor a map to be a list."""
@@ -46,14 +53,23 @@ def test_a_mistake_in_notify_is_told_once_and_at_its_place(tmp_path: Path, notif
         ("{name: a, amount: 9, notify: {}}", "it has no recipient"),
         ("{name: a, amount: 9, notify: {100%: []}}", "notify"),
         ("{name: a, amount: 9, notify: {all: [not-an-address]}}", "a mail address is needed"),
-        ("{name: a, amount: 9, notify: {50%: [x@y.z], all: [x@y.z]}}", "recipients for 50%, which is not a threshold of this budget. Thresholds are 80%, 100%"),
+        (
+            "{name: a, amount: 9, notify: {50%: [x@y.z], all: [x@y.z]}}",
+            "recipients for 50%, which is not a threshold of this budget. Thresholds are 80%, 100%",
+        ),
         ("{name: a, amount: 9, notify: {80%: [x@y.z]}}", "has no recipient for 100%"),
         ("{name: a, amount: 9, notify: {eighty: [x@y.z]}}", "a threshold above zero is needed"),
         ("{name: a, amount: 9, actual: [], forecast: [], notify: [x@y.z]}", "so the budget could never alert"),
-        ("{name: a, amount: 9, for: {teem: x}, notify: [x@y.z]}", "unknown selector key 'teem'; allowed are tracking, .*provider, source, model, tag.KEY"),
+        (
+            "{name: a, amount: 9, for: {teem: x}, notify: [x@y.z]}",
+            "unknown selector key 'teem'; allowed are tracking, .*provider, source, model, tag.KEY",
+        ),
         ("{name: a, amount: 9, for: {team: []}, notify: [x@y.z]}", "none of them empty"),
         ("{name: a, amount: 9, for: {}, notify: [x@y.z]}", "at least one key"),
-        ("{name: a, amount: 9, for: {provider: AWS, model: bert}, notify: [x@y.z]}", "has both `provider`, which bill lines have, and `model`"),
+        (
+            "{name: a, amount: 9, for: {provider: AWS, model: bert}, notify: [x@y.z]}",
+            "has both `provider`, which bill lines have, and `model`",
+        ),
         ("{name: a, amount: 9, every: fortnight, notify: [x@y.z]}", "every"),
         ("{name: a, amount: 9, judged_on: guesses, notify: [x@y.z]}", "judged_on"),
         ("{name: a, amount: 9, anomalies: {percent: 0.5}, notify: [x@y.z]}", "percent"),

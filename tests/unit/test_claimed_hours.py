@@ -13,7 +13,9 @@ from runspend.warehouse.factory import open_warehouse
 from tests.models.chain import DAY, read_world, run_on_duckdb
 
 CASE = Path(__file__).parents[1] / "models" / "instance_type_hours" / "shares_of_a_types_hours"
-HALF = ClaimedHours(date(2026, 10, 1), "p4d.24xlarge|spot", "p4d.24xlarge", 3_600_000.0, 1_800_000.0, 0.0, 1_800_000.0, 0.5, 9.83, 9.9, "USD")
+HALF = ClaimedHours(
+    date(2026, 10, 1), "p4d.24xlarge|spot", "p4d.24xlarge", 3_600_000.0, 1_800_000.0, 0.0, 1_800_000.0, 0.5, 9.83, 9.9, "USD"
+)
 
 
 @pytest.mark.parametrize(
@@ -46,10 +48,17 @@ def test_rows_that_a_statement_leaves_open_have_one_spread(tmp_path: Path) -> No
     run_on_duckdb(read_world(CASE), tmp_path / "warehouse")
     with open_warehouse(str(tmp_path / "warehouse")).reader() as reader:
         found = {hours.pool_key: hours for hours in claimed_hours(reader, DAY)}
-    assert {key: (h.lowest_hour_cost, h.highest_hour_cost) for key, h in found.items()} == {"p4d|spot": (10, 40), "p4d|on_demand": (10, 40), "g5": (1, 2), "m5": (1, 1)}
+    assert {key: (h.lowest_hour_cost, h.highest_hour_cost) for key, h in found.items()} == {
+        "p4d|spot": (10, 40),
+        "p4d|on_demand": (10, 40),
+        "g5": (1, 2),
+        "m5": (1, 1),
+    }
     assert {key for key, h in found.items() if h.is_notable} == {"p4d|spot", "p4d|on_demand", "g5"}
 
 
 def test_prices_in_two_currencies_are_not_compared() -> None:
-    rows = [vars(replace(HALF, open_seconds=1.0, billing_currency=currency, pool_key=f"p4d.24xlarge|{currency}")) for currency in ("USD", "EUR")]
+    rows = [
+        vars(replace(HALF, open_seconds=1.0, billing_currency=currency, pool_key=f"p4d.24xlarge|{currency}")) for currency in ("USD", "EUR")
+    ]
     assert [hours.billing_currency for hours in with_open_prices(rows)] == ["USD", "EUR"]

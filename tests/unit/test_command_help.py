@@ -56,14 +56,19 @@ def test_every_option_says_in_a_sentence_what_it_does(name: str) -> None:
 
 
 def test_period_says_what_it_does_in_each_command() -> None:
-    said = {name: next((p.help for p in command.params if isinstance(p, click.Option) and "--period" in p.opts), None) for name, command in ALL.items()}
+    said = {
+        name: next((p.help for p in command.params if isinstance(p, click.Option) and "--period" in p.opts), None)
+        for name, command in ALL.items()
+    }
     helps = [text for text in said.values() if text is not None]
     assert {name for name, text in said.items() if text} == {"nightly", "allocate", "check", "report", "costs", "explain", "export focus"}
     assert len(set(helps)) == len(helps)
 
 
 def test_now_is_shown_for_pipeline_runs_only() -> None:
-    shown = {name for name, command in ALL.items() for p in command.params if isinstance(p, click.Option) and "--now" in p.opts and not p.hidden}
+    shown = {
+        name for name, command in ALL.items() for p in command.params if isinstance(p, click.Option) and "--now" in p.opts and not p.hidden
+    }
     assert shown == {"nightly"}
 
 

@@ -130,7 +130,11 @@ def test_paths_count_from_the_file(tmp_path: Path, written: str, read: str, monk
 def test_key_files_of_google_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
     """A warehouse's and a bill's; what is no path stays as it is."""
     file = tmp_path / "runspend.yaml"
-    for written, expected in {"keys/bq.json": str(tmp_path / "keys" / "bq.json"), "connection:gcp": "connection:gcp", "anonymous": "anonymous"}.items():
+    for written, expected in {
+        "keys/bq.json": str(tmp_path / "keys" / "bq.json"),
+        "connection:gcp": "connection:gcp",
+        "anonymous": "anonymous",
+    }.items():
         file.write_text(
             f"warehouse: {{uri: bigquery://acme/costs, credentials: '{written}'}}\n"
             f"billing: [{{name: a, uri: gs://bills/, credentials: '{written}'}}, {{name: b, format: gcp, uri: bigquery://p/d/t, credentials: '{written}'}}]\n"
@@ -275,9 +279,15 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
             "billing:\n  - {name: a, format: machines, region: b, machines: [{resource_id: c, from: 2026-01-01, per_hour: 1}]}\n",
             "line 2, billing[0]: `format: machines` reads no files. Leave `region` out",
         ),
-        ("billing:\n  - {name: a, uri: ./bills, credentials: me}\n", "line 2, billing[0]: `credentials` has no effect on a folder. Leave it out, or correct `uri`."),
+        (
+            "billing:\n  - {name: a, uri: ./bills, credentials: me}\n",
+            "line 2, billing[0]: `credentials` has no effect on a folder. Leave it out, or correct `uri`.",
+        ),
         ("billing:\n  - {name: a, uri: 'gs://b/c', region: eu}\n", "line 2, billing[0]: `region` has no effect on gs://."),
-        ("billing:\n  - {name: a, format: gcp, uri: 'bigquery://p/d/t', delivery: parts}\n", "line 2, billing[0]: `delivery` has no effect on bigquery://."),
+        (
+            "billing:\n  - {name: a, format: gcp, uri: 'bigquery://p/d/t', delivery: parts}\n",
+            "line 2, billing[0]: `delivery` has no effect on bigquery://.",
+        ),
         ("stores:\n  - {uri: 'file:///a', endpoint: 'http://b'}\n", "line 2, stores[0]: `endpoint` has no effect on a folder."),
         (
             "billing:\n  - {name: a, uri: b, slurm: {prices: {gpu: 1}, timezone: Mars/Olympus}}\n",

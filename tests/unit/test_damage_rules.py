@@ -34,7 +34,11 @@ def test_billing_periods_that_do_not_need_what_is_damaged_are_built(unit: Unit, 
 def test_costs_of_runs_wait_for_the_billing_periods_that_may_hold_them() -> None:
     """A damaged period keeps its own and earlier start months; what started well after it goes on."""
     damage = damage_of(Unit("run_costs_daily", "2026-10", "all"))
-    assert [month for month in ("2026-09", "2026-10", "2026-11", "2026-12") if damage.lacking_of_month(month)] == ["2026-09", "2026-10", "2026-11"]
+    assert [month for month in ("2026-09", "2026-10", "2026-11", "2026-12") if damage.lacking_of_month(month)] == [
+        "2026-09",
+        "2026-10",
+        "2026-11",
+    ]
 
 
 def test_what_was_replaced_holds_nothing_up() -> None:

@@ -41,7 +41,9 @@ def test_there_are_models_and_checks() -> None:
 def test_the_recipe_for_money_is_exact() -> None:
     """Whole units, then 18 decimals: the one way from a float to money that both engines take alike."""
     recipe = expand_macros("select exact_money(x) from (select 10.0 * (1 / 3) as x union all select -1234567.125)")
-    written_out = "cast(cast(trunc(x) as int64) + cast(round((x - trunc(x)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)"
+    written_out = (
+        "cast(cast(trunc(x) as int64) + cast(round((x - trunc(x)) * 1e18) as int64) * bignumeric '0.000000000000000001' as bignumeric)"
+    )
     assert recipe.removeprefix("select ").startswith(written_out)
     assert lint(recipe) == []
     assert sorted(run(recipe)) == [(Decimal("-1234567.125"),), (Decimal("3.333333333333333056"),)]
@@ -75,14 +77,18 @@ def test_decimals_keep_their_digits(expression: str, type_: str) -> None:
         assert con.sql(f"select column_type from (describe {translated})").fetchall() == [(type_,)]
 
 
-@pytest.mark.parametrize("index", ["timestamp_diff(b, a, microsecond)", "div(timestamp_diff(b, a, microsecond), 1)", "countif(true) over ()"])
+@pytest.mark.parametrize(
+    "index", ["timestamp_diff(b, a, microsecond)", "div(timestamp_diff(b, a, microsecond), 1)", "countif(true) over ()"]
+)
 def test_what_is_written_anew_is_still_a_whole_number(index: str) -> None:
     """DuckDB counts places in a list from 1: sqlglot adds it to what it knows to be one."""
     times = "timestamp '2026-10-01 00:00:00' as a, timestamp '2026-10-01 00:00:00.000001' as b"
     assert run(f"select ['x', 'y', 'z'][offset({index})] from (select {times})") == [("y",)]
 
 
-@pytest.mark.parametrize("expression", ["numeric '1e40'", "cast(x as numeric(40, 2))", "bignumeric '12345678901234567890123456789012345678901'"])
+@pytest.mark.parametrize(
+    "expression", ["numeric '1e40'", "cast(x as numeric(40, 2))", "bignumeric '12345678901234567890123456789012345678901'"]
+)
 def test_more_digits_than_duckdb_has_are_refused(expression: str) -> None:
     with pytest.raises(UsageError, match="more digits than DuckDB's 38"):
         duckdb_sql(f"select {expression} as v from (select 1 as x)")
@@ -216,7 +222,18 @@ def test_tables_and_parameters_of_a_query() -> None:
     assert parameter_names(sql) == {"month", "now"}
 
 
-@pytest.mark.parametrize("sql", ["delete from t where true", "create table t as select 1", "drop table t", "select 1; select 2", "", "export data options() as select 1", "call x()"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "delete from t where true",
+        "create table t as select 1",
+        "drop table t",
+        "select 1; select 2",
+        "",
+        "export data options() as select 1",
+        "call x()",
+    ],
+)
 def test_only_one_select_is_translated(sql: str) -> None:
     """Anything that is not one query is refused before it reaches the engine."""
     with pytest.raises(UsageError):
@@ -237,7 +254,13 @@ def test_two_threads_may_ask_for_one_statement_at_once() -> None:
 
 def test_sqlglots_compiled_build_will_do() -> None:
     """Who installs `sqlglot[c]` beside Runspend has classes that nobody can inherit from: none of ours does."""
-    modules = [importlib.import_module(f"runspend.warehouse.{path.stem}") for path in (PACKAGE / "warehouse").glob("*.py") if "sqlglot" in path.read_text(encoding="utf-8")]
-    ours = [value for module in modules for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    modules = [
+        importlib.import_module(f"runspend.warehouse.{path.stem}")
+        for path in (PACKAGE / "warehouse").glob("*.py")
+        if "sqlglot" in path.read_text(encoding="utf-8")
+    ]
+    ours = [
+        value for module in modules for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__
+    ]
     assert Statement in ours
     assert [each for each in ours if any(base.__module__.startswith("sqlglot") for base in each.__mro__)] == []

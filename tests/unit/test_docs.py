@@ -150,6 +150,7 @@ def test_the_box_of_the_start_page_is_the_one_that_is_tested(tmp_path: Path) -> 
     """A night over this file is in tests/e2e/test_one_box.py."""
     (block,) = fences(ROOT / "docs" / "start-one-box.md", "yaml")
     (tmp_path / "runspend.yaml").write_text(block, encoding="utf-8")
-    (tmp_path / "tested.yaml").write_text((ROOT / "tests" / "unit" / "examples" / "one-box.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "tested.yaml").write_text(
+        (ROOT / "tests" / "unit" / "examples" / "one-box.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     assert load_settings(tmp_path / "runspend.yaml", {}).model_dump() == load_settings(tmp_path / "tested.yaml", {}).model_dump()
-

@@ -152,7 +152,10 @@ def test_what_is_well_is_told_in_one_line_each(tmp_path: Path, monkeypatch: pyte
     findings = diagnose(load(tmp_path, FILE), now=NOW)
     assert of(findings, "mlflow") == [("ok", "MLflow 3.17.2, 9 experiments, 18,204 runs, database read-only, revision ab12 known")]
     assert of(findings, "bill") == [
-        ("ok", "focus 1.2, 2026-09 … 2026-11, 3 files, 4,100,000 charges, 1.00 EUR billed, 20.52 USD billed, complete to 22 Nov 23:00 UTC (31 h ago)")
+        (
+            "ok",
+            "focus 1.2, 2026-09 … 2026-11, 3 files, 4,100,000 charges, 1.00 EUR billed, 20.52 USD billed, complete to 22 Nov 23:00 UTC (31 h ago)",
+        )
     ]
     assert of(findings, "artifacts") == [("ok", "s3://b: bucket b answers")]
     assert exit_code(findings) == 0
@@ -167,7 +170,11 @@ def test_what_is_not_well_is_told_too(tmp_path: Path, monkeypatch: pytest.Monkey
         "runspend.ingest.billing.load_process.probe_bill",
         {**BILL, "quarantined": 1, "problems": ["part 3 of 5 is missing"], "covered_until": NOW - timedelta(hours=37)},
     )
-    answer(monkeypatch, "runspend.ingest.artifacts.probe_store", SourceUnreachable("s3://b", "cannot list s3://b: no answer. Check the endpoint."))
+    answer(
+        monkeypatch,
+        "runspend.ingest.artifacts.probe_store",
+        SourceUnreachable("s3://b", "cannot list s3://b: no answer. Check the endpoint."),
+    )
     findings = diagnose(load(tmp_path, FILE), now=NOW)
     assert of(findings, "mlflow")[1:] == [("WARN", "sees 61 of 64 experiments")]
     assert of(findings, "bill")[1:] == [
@@ -189,7 +196,9 @@ def test_what_a_bill_lacks_to_find_runs_is_told(tmp_path: Path, monkeypatch: pyt
 
     assert told() == []
     assert told(usage_rows=0, with_resource=0, with_run=0) == []
-    assert [t.split(".")[0] for t in told(with_resource=0)] == ["no usage charge names a resource, so charges match runs only by pools and instance types"]
+    assert [t.split(".")[0] for t in told(with_resource=0)] == [
+        "no usage charge names a resource, so charges match runs only by pools and instance types"
+    ]
     assert [t.split(".")[0] for t in told(with_resource=1000000)] == ["only 25% of usage charges name a resource"]
     assert [t.split(".")[0] for t in told(with_run=0)] == ["no charge has the tag mlflow_run_id"]
     assert told(with_run=0, with_job=1) == []
@@ -209,16 +218,20 @@ def test_one_account_under_two_bills_is_an_error(tmp_path: Path, monkeypatch: py
     """Only the same month of the same sub-account: sister subscriptions may come as bills of their own."""
     answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", BILL)
     text = FILE.replace("billing: [", "billing: [{name: whole, uri: all}, ")
-    assert [(f.name, f.text.partition(".")[0]) for f in diagnose(load(tmp_path, text), now=NOW) if f.section == "bill" and f.level == "FAIL"] == [
-        ("whole", "it has charges of account 111, sub-account 222 in 2026-10, and so does aws")
-    ]
+    assert [
+        (f.name, f.text.partition(".")[0]) for f in diagnose(load(tmp_path, text), now=NOW) if f.section == "bill" and f.level == "FAIL"
+    ] == [("whole", "it has charges of account 111, sub-account 222 in 2026-10, and so does aws")]
     held = {"a": {("111", "222", "2026-10")}, "b": {("111", "333", "2026-10"), ("111", "222", "2026-11")}}
     assert list(doctor.check_accounts_once(held)) == []
 
 
 def test_a_server_that_answers_with_an_error_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each source is tried by itself; passwords in what they say are hidden."""
-    answer(monkeypatch, "runspend.ingest.tracking.probe_server", {**SERVER, "error": "cannot reach postgresql://u:canary-secret@db/m: no answer"})
+    answer(
+        monkeypatch,
+        "runspend.ingest.tracking.probe_server",
+        {**SERVER, "error": "cannot reach postgresql://u:canary-secret@db/m: no answer"},
+    )
     answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", SourceRefused("aws", "token canary-secret was not accepted"))
     answer(monkeypatch, "runspend.ingest.artifacts.probe_store", "fine")
     text = FILE.replace("uri: http://m", "uri: http://m, database: 'postgresql://u:${SECRET}@db/m'")
@@ -260,10 +273,19 @@ def test_the_machines_of_databricks_clusters_need_a_bill_of_their_own(tmp_path: 
     ("drawn", "level", "says"),
     [
         (None, "ok", "box: its power is known after the first pipeline run. Until then, every hour has `idle_watts`, 90 W"),
-        ({}, "WARN", "box: no run on it logged system/gpu_*_power_usage_watts, so all of its last 558 hours have `idle_watts`, 90 W. Install nvidia-ml-py next to MLflow"),
+        (
+            {},
+            "WARN",
+            "box: no run on it logged system/gpu_*_power_usage_watts, so all of its last 558 hours have `idle_watts`, 90 W. Install nvidia-ml-py next to MLflow",
+        ),
         ({"box": {datetime(2026, 10, 31, 23, tzinfo=timezone.utc): (800_000, 3_600_000)}}, "WARN", "box: no run on it logged"),
         (
-            {"box": {datetime(2026, 11, 2, hour, tzinfo=timezone.utc): found for hour, found in ((8, (900_000, 3_600_000)), (9, (600_000, 1_800_000)))}},
+            {
+                "box": {
+                    datetime(2026, 11, 2, hour, tzinfo=timezone.utc): found
+                    for hour, found in ((8, (900_000, 3_600_000)), (9, (600_000, 1_800_000)))
+                }
+            },
             "ok",
             "box: 2 of its last 558 hours measured (1.5 h), 800.0 W on average; the other 556 hours, and unmeasured time, at `idle_watts`, 90 W",
         ),
@@ -274,7 +296,9 @@ def test_what_is_measured_of_a_machine_is_said(tmp_path: Path, monkeypatch: pyte
     """Hours, mean watts and what the rest has; or that nobody logs the metric, and how one does."""
     monkeypatch.setattr(doctor, "_read_drawn", lambda settings: drawn)
     machines = "[{resource_id: box, from: 2026-11-01, power: {per_kwh: 0.3, watts: measured, idle_watts: 90}}, {resource_id: old, from: 2026-11-01, per_month: 3}]"
-    found = of(diagnose(load(tmp_path, f"billing: [{{name: lab, format: machines, currency: EUR, machines: {machines}}}]\n"), now=NOW), "bill")
+    found = of(
+        diagnose(load(tmp_path, f"billing: [{{name: lab, format: machines, currency: EUR, machines: {machines}}}]\n"), now=NOW), "bill"
+    )
     [(told, text)] = [(told, text) for told, text in found if text.startswith("box")]
     assert told == level and says in text
     assert not any(text.startswith("old") for _, text in found)

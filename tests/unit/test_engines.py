@@ -40,15 +40,19 @@ def lent(tmp_path: Path, memory: str = "200MB") -> AbstractContextManager[duckdb
 def test_nobody_finds_what_somebody_left(tmp_path: Path) -> None:
     """Tables, views, types, temporary and registered ones, variables and settings of the connection; what was made with the engine stays."""
     with lent(tmp_path) as con:
-        con.execute("create type colour as enum ('red'); create table \"a \"\"b\" (c colour); create view v as select * from \"a \"\"b\"")
-        con.execute("create temp table t as select 1 as a; create or replace temp macro half(x) as x / 2; set variable seen = 7; set TimeZone = 'Asia/Tokyo'")
+        con.execute('create type colour as enum (\'red\'); create table "a ""b" (c colour); create view v as select * from "a ""b"')
+        con.execute(
+            "create temp table t as select 1 as a; create or replace temp macro half(x) as x / 2; set variable seen = 7; set TimeZone = 'Asia/Tokyo'"
+        )
         con.register("w", pa.table({"a": [1]}))
         con.execute("set search_path = 'kept,main'")
     with lent(tmp_path) as con:
         assert con.execute("select count(*) from duckdb_tables() where schema_name <> 'kept'").fetchall() == [(0,)]
         assert con.execute("select count(*) from duckdb_views() where not internal").fetchall() == [(0,)]
         assert con.execute("select count(*) from duckdb_types() where type_name = 'colour'").fetchall() == [(0,)]
-        assert con.execute("select getvariable('seen'), current_setting('TimeZone') <> 'Asia/Tokyo', current_schema()").fetchall() == [(None, True, "main")]
+        assert con.execute("select getvariable('seen'), current_setting('TimeZone') <> 'Asia/Tokyo', current_schema()").fetchall() == [
+            (None, True, "main")
+        ]
         for gone in ("from t", "from w", "select half(2)", "from rows"):
             with pytest.raises(duckdb.CatalogException):
                 con.execute(gone)
@@ -59,7 +63,9 @@ def test_nobody_finds_what_somebody_left(tmp_path: Path) -> None:
 def test_memory_and_folder_are_those_of_who_asks(tmp_path: Path) -> None:
     for folder, memory, said in (("one", "100MB", "95.3 MiB"), ("two", "300MB", "286.1 MiB")):
         with lent(tmp_path / folder, memory) as con:
-            assert con.execute("select current_setting('memory_limit'), current_setting('temp_directory')").fetchall() == [(said, str(tmp_path / folder / "spill"))]
+            assert con.execute("select current_setting('memory_limit'), current_setting('temp_directory')").fetchall() == [
+                (said, str(tmp_path / folder / "spill"))
+            ]
     assert len(made) == 1
 
 

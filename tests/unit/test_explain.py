@@ -50,7 +50,11 @@ def explained(reader: Reader, text: str, period: str | None = None) -> RunExplan
 
 def amounts(text: str, column: str = "") -> list[Decimal]:
     """The amounts of the column of effective costs, of lines that have `column` in them."""
-    return [Decimal(found[1].replace(",", "")) for line in text.splitlines() if column in line and (found := re.search(r"\d\.\d{4}\*?\s+(\d[\d,]*\.\d+)(?:\s{3}|$)", line))]
+    return [
+        Decimal(found[1].replace(",", ""))
+        for line in text.splitlines()
+        if column in line and (found := re.search(r"\d\.\d{4}\*?\s+(\d[\d,]*\.\d+)(?:\s{3}|$)", line))
+    ]
 
 
 def test_why_a_run_with_a_wild_clock_and_a_gap_is_less_certain(reader: Reader) -> None:
@@ -98,7 +102,10 @@ def test_the_shape_of_a_run(reader: Reader) -> None:
     assert any(line.startswith("COST  effective 1") and "billed" in line and "list" in line for line in lines)
     assert any("a commitment covers these hours" in line for line in lines)
     assert any(line.strip().startswith("cost status: provisional (aws 2026-10 v2, complete to 4 Oct 00:00 UTC)") for line in lines)
-    assert "MACHINES   rule resource_id · confidence high · the run and the bill name the same machine, at the same time · weighted by GPUs" in lines
+    assert (
+        "MACHINES   rule resource_id · confidence high · the run and the bill name the same machine, at the same time · weighted by GPUs"
+        in lines
+    )
     assert re.search(r"1 Oct 08:00 +…000008 +24\.5760 +45:50 +0\.7639 +18\.77\d\d +idle 14:10", text)
     assert re.search(r"11:00 +…00000b +24\.5760 +60:00 +0\.8889\* +21\.84\d\d +e77b01aa eval-vit 0\.1111 \(requested 1 GPU\)", text)
     assert "* runs requested or claimed more than the machine has: scaled down" in text
@@ -115,7 +122,10 @@ def test_a_sum_that_is_not_right_is_said(warehouse: ParquetWarehouse, tmp_path: 
     (unit,) = other.states("run_costs")
     rows = other.read(unit)
     assert rows is not None
-    wrong = [{**r, "effective_cost": r["effective_cost"] + Decimal("0.0000001") if r["run_id"] == w.BIG else r["effective_cost"]} for r in rows.to_pylist()]
+    wrong = [
+        {**r, "effective_cost": r["effective_cost"] + Decimal("0.0000001") if r["run_id"] == w.BIG else r["effective_cost"]}
+        for r in rows.to_pylist()
+    ]
     with other.step("summarize", "wrong") as step:
         step.put(*unit, arrow("run_costs", wrong))
         assert step.publish()
@@ -176,7 +186,12 @@ def test_a_bill_that_is_down_is_the_reason(warehouse: ParquetWarehouse, tmp_path
     """Not `no bill yet`: the bill that should have the hours was refused, and the advice is its error."""
     other = w.make_explained(tmp_path / "warehouse")
     with other.step("load", "down") as step:
-        step.put("sources", "all", "aws", arrow("sources", [{"source": "aws", "kind": "bill", "state": "refused", "last_error": "part 3 of 5 is missing"}]))
+        step.put(
+            "sources",
+            "all",
+            "aws",
+            arrow("sources", [{"source": "aws", "kind": "bill", "state": "refused", "last_error": "part 3 of 5 is missing"}]),
+        )
         assert step.publish()
     with other.reader() as reader:
         found = explained(reader, w.LATE).no_cost
@@ -186,7 +201,14 @@ def test_a_bill_that_is_down_is_the_reason(warehouse: ParquetWarehouse, tmp_path
 
 def test_how_a_run_may_be_named(reader: Reader) -> None:
     """The whole id, its beginning, its address in MLflow, server/workspace/id."""
-    for text in (w.BIG, w.BIG[:8], w.BIG[:6], f"https://mlflow.example.com/#/experiments/1/runs/{w.BIG}/artifacts", f"runs:/{w.BIG}/model", f"prod/default/{w.BIG}"):
+    for text in (
+        w.BIG,
+        w.BIG[:8],
+        w.BIG[:6],
+        f"https://mlflow.example.com/#/experiments/1/runs/{w.BIG}/artifacts",
+        f"runs:/{w.BIG}/model",
+        f"prod/default/{w.BIG}",
+    ):
         assert explained(reader, text).key.run_id == w.BIG
     assert explained(reader, f"https://mlflow.example.com/#/experiments/1/runs/{w.TWICE}").key.tracking_server == "prod"
 

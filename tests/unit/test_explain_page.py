@@ -39,7 +39,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def settings(home: Path) -> Settings:
     """Settings over it."""
-    return Settings.model_validate({**w.SETTINGS.model_dump(include={"tracking", "billing"}, exclude_defaults=True), "home": home, "warehouse": {"uri": str(home / "warehouse")}})
+    return Settings.model_validate(
+        {
+            **w.SETTINGS.model_dump(include={"tracking", "billing"}, exclude_defaults=True),
+            "home": home,
+            "warehouse": {"uri": str(home / "warehouse")},
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,12 @@ def test_the_page_has_what_the_terminal_has(reader: Reader, run_id: str) -> None
     text = html5lib.parse(run_as_page(found), namespaceHTMLElements=False)
     words = " ".join("".join(text.itertext()).split())
     for view in currency_views(found):
-        for cell in [view.total, view.check, view.idle, *(v for b in view.blocks for r in b.rows for v in (r.line, r.line_cost, r.ran, r.share, r.effective, r.shared))]:
+        for cell in [
+            view.total,
+            view.check,
+            view.idle,
+            *(v for b in view.blocks for r in b.rows for v in (r.line, r.line_cost, r.ran, r.share, r.effective, r.shared)),
+        ]:
             assert " ".join(cell.split()) in words
     if found.no_cost is not None:
         assert found.no_cost.why in words and found.no_cost.advice in words

@@ -62,7 +62,11 @@ def test_the_bills_of_a_month_close_together_and_for_good() -> None:
     closed = judge(now, AWS, gcp, before=final)
     assert {row["closed_since"] for row in closed} == {now}
     restated = replace(AWS, bill_digest="d2", loaded_at=now)
-    assert states(judge(now, restated, gcp, replace(AWS, source="new", loaded_at=now), before=closed)) == {"aws": "closed", "gcp": "closed", "new": "open"}
+    assert states(judge(now, restated, gcp, replace(AWS, source="new", loaded_at=now), before=closed)) == {
+        "aws": "closed",
+        "gcp": "closed",
+        "new": "open",
+    }
 
 
 def test_a_month_without_a_bill_has_no_state() -> None:

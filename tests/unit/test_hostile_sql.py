@@ -55,7 +55,12 @@ class World:
 
     def fill_in(self, statement: str) -> str:
         """The statement about this world."""
-        names = {"unit": ParquetWarehouse(self.root).path(UNIT), "out": self.folder / "out", "secret": self.folder / "secret.csv", "folder": self.folder}
+        names = {
+            "unit": ParquetWarehouse(self.root).path(UNIT),
+            "out": self.folder / "out",
+            "secret": self.folder / "secret.csv",
+            "folder": self.folder,
+        }
         for name, path in names.items():
             statement = statement.replace(f"{{{name}}}", str(path))
         return statement.replace("{{", "{").replace("}}", "}")
@@ -113,11 +118,15 @@ def test_the_command_line_ends_with_2_and_a_sentence(world: World, statement: st
     command = ("sql", "--quiet", "--config", str(tmp_path / "runspend.yaml"))
     started = time.monotonic()
     done = run_here(*command, "--native", world.fill_in(statement), code=2)
-    assert done.stderr.startswith("error: cannot run the SQL: the warehouse is read-only here") and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: cannot run the SQL: the warehouse is read-only here") and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
     assert time.monotonic() - started < 30
     assert world.files() == world.before
     assert run_here(*command, "select count(*) as n from runs").stdout.split() == ["n", "50"]
-    done = run_here(*command, "--native", "--timeout", "0.5", "select count(*) as n from range(1000000) a, range(1000000) b, range(1000000) c", code=2)
+    done = run_here(
+        *command, "--native", "--timeout", "0.5", "select count(*) as n from range(1000000) a, range(1000000) b, range(1000000) c", code=2
+    )
     assert "took longer than 0.5 s" in done.stderr
 
 
@@ -132,7 +141,9 @@ class Maker:
         self.statements = [statement for dialect in ("native", "googlesql") for _, statement in corpus(dialect)]
         with parser() as connection:
             self.keywords = sorted(word for (word,) in connection.execute("select keyword_name from duckdb_keywords()").fetchall())
-            names = connection.execute("select distinct function_name from duckdb_functions() where regexp_matches(function_name, '^[a-z]')").fetchall()
+            names = connection.execute(
+                "select distinct function_name from duckdb_functions() where regexp_matches(function_name, '^[a-z]')"
+            ).fetchall()
         self.functions = sorted(name for (name,) in names)
         self.tokens = [re.findall(r"'[^']*'|\"[^\"]*\"|\w+|\s+|[^\w\s]", statement) for statement in self.statements]
 
@@ -154,9 +165,18 @@ class Maker:
             elif change == 4:
                 tokens = ["with x as (", *tokens, ") select * from x"]
             elif change == 5:
-                tokens = [pick.choice(("explain ", "explain analyze ", "describe ", "summarize ", "select * from (", "(", "/* ")), *tokens, pick.choice((")", "", ";", " */"))]
+                tokens = [
+                    pick.choice(("explain ", "explain analyze ", "describe ", "summarize ", "select * from (", "(", "/* ")),
+                    *tokens,
+                    pick.choice((")", "", ";", " */")),
+                ]
             else:
-                tokens.insert(place, pick.choice(("'", '"', "$$", "--", "/*", "*/", ";", "(", ")", "\0", "\n", "e'\\''", "copy (select 1 as a) to '{unit}'")))
+                tokens.insert(
+                    place,
+                    pick.choice(
+                        ("'", '"', "$$", "--", "/*", "*/", ";", "(", ")", "\0", "\n", "e'\\''", "copy (select 1 as a) to '{unit}'")
+                    ),
+                )
         return "".join(tokens)
 
 
@@ -164,7 +184,11 @@ class Maker:
 def engine(world: World) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
     """The engine that answers people, as it is when it is asked, and the folder it may spill into."""
     path = ParquetWarehouse(world.root).path(UNIT)
-    with tempfile.TemporaryDirectory(dir=world.folder.parent) as scratch, guarded_engine(Path(scratch) / "spill") as connection, offered([path]) as names:
+    with (
+        tempfile.TemporaryDirectory(dir=world.folder.parent) as scratch,
+        guarded_engine(Path(scratch) / "spill") as connection,
+        offered([path]) as names,
+    ):
         create_view(connection, TABLES["runs"], [names[path]], [c.name for c in TABLES["runs"].columns])
         restrict(connection, names.values())
         connection.execute("begin transaction read only")
@@ -254,7 +278,9 @@ def test_hours_of_made_up_statements(world: World, seed: int) -> None:
     """The same for longer, guard and bare engine."""
     seconds = float(os.environ.get("RUNSPEND_FUZZ_SECONDS", "120"))
     made, ran = fuzz_guard(world, seed, seconds, 10**9)
-    print(f"seed {seed}: {made:,} statements looked through, {ran:,} ran; {fuzz_engine(world, seed, seconds, 10**9):,} straight to the engine")
+    print(
+        f"seed {seed}: {made:,} statements looked through, {ran:,} ran; {fuzz_engine(world, seed, seconds, 10**9):,} straight to the engine"
+    )
 
 
 # --- what the parts promise -----------------------------------------------------------------------------------------------
@@ -276,7 +302,11 @@ def test_hours_of_made_up_statements(world: World, seed: int) -> None:
 def test_not_even_its_own_names_can_be_written(world: World, statement: str) -> None:
     """The names it reads by, and paths out of its spill folder, are refused by the engine and by the files themselves."""
     path = ParquetWarehouse(world.root).path(UNIT)
-    with tempfile.TemporaryDirectory(dir=world.folder.parent) as scratch, guarded_engine(Path(scratch) / "spill") as connection, offered([path]) as names:
+    with (
+        tempfile.TemporaryDirectory(dir=world.folder.parent) as scratch,
+        guarded_engine(Path(scratch) / "spill") as connection,
+        offered([path]) as names,
+    ):
         pinned = Path(scratch) / "pinned.parquet"
         pinned.symlink_to(path)
         (Path(scratch) / "spill").mkdir()
@@ -309,7 +339,11 @@ def test_the_files_refuse_to_be_written(world: World, mode: str) -> None:
 @pytest.mark.parametrize("depth", [300, 3000, 30000])
 def test_a_statement_nested_as_deeply_as_you_like_is_a_sentence(world: World, depth: int, native: bool) -> None:
     """Parentheses, subqueries and sums without end are refused or answered, never an error of Python's."""
-    for statement in (f"select {'(' * depth}1{')' * depth} as a", f"{'select * from (' * depth}select 1 as a{')' * depth}", "select " + "+".join(["1"] * depth) + " as a"):
+    for statement in (
+        f"select {'(' * depth}1{')' * depth} as a",
+        f"{'select * from (' * depth}select 1 as a{')' * depth}",
+        "select " + "+".join(["1"] * depth) + " as a",
+    ):
         with suppress(SqlRefused):
             text_to_run(statement, native=native)
 
@@ -374,5 +408,7 @@ def test_fork_and_ask(world: World) -> None:
         "import os, sys\nfrom runspend.warehouse.factory import open_warehouse\nw = open_warehouse(sys.argv[1])\nask = lambda: w.answer('select count(*) as n from runs').to_pylist()\n"
         "print(ask(), flush=True)\npid = os.fork()\nos.write(1, f'{ask()}\\n'.encode())\nif pid: os.waitpid(pid, 0)\n"
     )
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(world.root)], capture_output=True, text=True, timeout=120, check=True)
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(world.root)], capture_output=True, text=True, timeout=120, check=True
+    )
     assert result.stdout == "[{'n': 50}]\n" * 3

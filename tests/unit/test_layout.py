@@ -49,7 +49,9 @@ def test_functions_take_at_most_eight_arguments() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if arg.arg not in ("self", "cls")]
+                names = [
+                    arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if arg.arg not in ("self", "cls")
+                ]
                 if len(names) > MOST_ARGUMENTS:
                     wide.append(f"{module_name(path)}.{node.name} has {len(names)}: {', '.join(names)}")
     assert wide == []

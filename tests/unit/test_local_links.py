@@ -28,7 +28,12 @@ def top(tmp_path: Path) -> Path:
 def kept(top: Path, owners: dict[str, Any], store: Path | None = None) -> dict[str, str]:
     """What the plan of a policy that takes everything says keeps each of the two runs; owners: URI by run id."""
     uri = str(store or top)
-    settings = given_settings(top.parent, {"select": {"unused_for": "90d"}}, stores=[{"uri": uri}, {"uri": str(top.parent / "cold")}], archive={"to": str(top.parent / "cold")})
+    settings = given_settings(
+        top.parent,
+        {"select": {"unused_for": "90d"}},
+        stores=[{"uri": uri}, {"uri": str(top.parent / "cold")}],
+        archive={"to": str(top.parent / "cold")},
+    )
     uris = {A: f"{uri}/1/{A}/artifacts", B: f"{uri}/1/{B}/artifacts"} | owners
     runs = [run(run_id, artifact_uri=found, experiment_id="12", **AGED) for run_id, found in uris.items()]
     bytes_ = [stored(run_id, store=uri, prefix=f"1/{run_id}/artifacts", storage_class="LOCAL") for run_id in (A, B)]
@@ -114,6 +119,8 @@ def test_own_paths_do_not_count(top: Path) -> None:
 
 
 def test_a_store_that_is_not_there_says_nothing(tmp_path: Path) -> None:
-    settings = Settings.model_validate({"home": str(tmp_path), "stores": [{"uri": str(tmp_path / "never")}, {"uri": "s3://b"}, {"uri": "ftp://x"}]})
+    settings = Settings.model_validate(
+        {"home": str(tmp_path), "stores": [{"uri": str(tmp_path / "never")}, {"uri": "s3://b"}, {"uri": "ftp://x"}]}
+    )
     assert find_local_links(settings, []).reasons({"store": str(tmp_path / "never"), "prefix": "1", "owner_id": "a", "run_id": "a"}) == []
     assert os.path.exists(tmp_path)

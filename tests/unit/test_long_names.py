@@ -36,7 +36,15 @@ def test_hiding_passwords_is_linear(text: str) -> None:
     assert time.perf_counter() - began < SECONDS
 
 
-@pytest.mark.parametrize("key", ["budgets: [{amount: 5, notify: [a@b.co], name: %s}]", "budgets: [{name: x, amount: 5, notify: [%s]}]", "tracking: [{uri: /x, name: %s}]", "mail: {operators: [%s]}"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "budgets: [{amount: 5, notify: [a@b.co], name: %s}]",
+        "budgets: [{name: x, amount: 5, notify: [%s]}]",
+        "tracking: [{uri: /x, name: %s}]",
+        "mail: {operators: [%s]}",
+    ],
+)
 def test_long_names_in_the_configuration_are_refused_in_a_sentence(tmp_path: Path, key: str) -> None:
     """What was found is cut."""
     (tmp_path / "runspend.yaml").write_text(key % ("a" * LONG), encoding="utf-8")

@@ -22,7 +22,18 @@ NINE = datetime(2026, 11, 2, 9, tzinfo=timezone.utc)
 SCHEMA = TABLES["machine_power"].arrow_schema()
 
 
-def row(run: str, gpu: int, first: float, last: float, watts: float, *, machine: str = "gpubox", hour: datetime = NINE, server: str = "prod", node: str = "") -> dict[str, Any]:
+def row(
+    run: str,
+    gpu: int,
+    first: float,
+    last: float,
+    watts: float,
+    *,
+    machine: str = "gpubox",
+    hour: datetime = NINE,
+    server: str = "prod",
+    node: str = "",
+) -> dict[str, Any]:
     """What one run measured of one GPU from a minute of the hour to another."""
     milliseconds = round((last - first) * 60_000)
     return {
@@ -36,7 +47,9 @@ def asked(folder: Path, rows: list[dict[str, Any]]) -> dict[str, dict[datetime, 
     warehouse = ParquetWarehouse(folder)
     with warehouse.step("extract", "load") as step:
         for server in sorted({r["tracking_server"] for r in rows}):
-            step.put("machine_power", "2026-11", server, pa.Table.from_pylist([r for r in rows if r["tracking_server"] == server], schema=SCHEMA))
+            step.put(
+                "machine_power", "2026-11", server, pa.Table.from_pylist([r for r in rows if r["tracking_server"] == server], schema=SCHEMA)
+            )
         step.publish()
     with warehouse.reader() as reader:
         return {machine: dict(hours) for machine, hours in read_drawn(reader).items()}
@@ -67,7 +80,10 @@ def test_machines_and_hours_are_apart(tmp_path: Path) -> None:
     """Each has its own."""
     later = NINE + timedelta(hours=1)
     rows = [row("a", 0, 0, 60, 300), row("a", 0, 0, 30, 200, hour=later), row("b", 0, 0, 60, 100, machine="second")]
-    assert asked(tmp_path, rows) == {"gpubox": {NINE: (300_000, 3_600_000), later: (200_000, 1_800_000)}, "second": {NINE: (100_000, 3_600_000)}}
+    assert asked(tmp_path, rows) == {
+        "gpubox": {NINE: (300_000, 3_600_000), later: (200_000, 1_800_000)},
+        "second": {NINE: (100_000, 3_600_000)},
+    }
 
 
 def test_the_question_has_one_answer(tmp_path: Path) -> None:
@@ -78,17 +94,37 @@ def test_the_question_has_one_answer(tmp_path: Path) -> None:
     for number in range(300):
         first, last = sorted(dice.sample(range(61), 2))
         hour = NINE + timedelta(hours=dice.randrange(3))
-        rows.append(row(f"r{number}", dice.randrange(4), first, last, dice.randrange(600_000) / 1000, machine=dice.choice(["gpubox", "second"]), hour=hour))
+        rows.append(
+            row(
+                f"r{number}",
+                dice.randrange(4),
+                first,
+                last,
+                dice.randrange(600_000) / 1000,
+                machine=dice.choice(["gpubox", "second"]),
+                hour=hour,
+            )
+        )
     rows = [r for r in rows if dice.random() < 0.2 or r["measured_milliseconds"] < 900_000]
     found = asked(tmp_path, rows)
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     theirs = GoogleSQL().query(MACHINE_HOURS, {"machine_power": table}).to_pylist()
-    ours = [{"resource_id": m, "hour_start": h, "milliwatts": w, "milliseconds": ms} for m, hours in found.items() for h, (w, ms) in hours.items()]
+    ours = [
+        {"resource_id": m, "hour_start": h, "milliwatts": w, "milliseconds": ms}
+        for m, hours in found.items()
+        for h, (w, ms) in hours.items()
+    ]
     assert exact_rows(ours) == exact_rows(theirs)
     for machine, hours in found.items():
         for hour, (milliwatts, milliseconds) in hours.items():
             here = [r for r in rows if (r["resource_id"], r["hour_start"]) == (machine, hour)]
-            covered = {m for r in here for m in range(round((r["measured_from"] - hour).total_seconds() / 60), round((r["measured_to"] - hour).total_seconds() / 60))}
+            covered = {
+                m
+                for r in here
+                for m in range(
+                    round((r["measured_from"] - hour).total_seconds() / 60), round((r["measured_to"] - hour).total_seconds() / 60)
+                )
+            }
             mean = 0
             for gpu in {r["gpu"] for r in here}:
                 energy, held = (sum(r[c] for r in here if r["gpu"] == gpu) for c in ("energy_microjoules", "measured_milliseconds"))

@@ -34,7 +34,9 @@ def result(number: int, state: str, reason: str) -> Result:
 def test_what_waits_for_the_same_is_said_once() -> None:
     outcome = Outcome("archive apply")
     waiting = [result(n, "copied", "it has no `delete_credentials`") for n in range(18)]
-    tell_results([*waiting, result(18, "protected", "alias champion on fraud/7"), result(19, "protected", "its tag runspend.keep")], outcome)
+    tell_results(
+        [*waiting, result(18, "protected", "alias champion on fraud/7"), result(19, "protected", "its tag runspend.keep")], outcome
+    )
     policy = waiting[0].archive.item.policy
     assert outcome.notes == [
         f"copied, not deleted: 18 items ({policy}): it has no `delete_credentials`",
@@ -48,13 +50,19 @@ def test_nothing_due_says_what_there_is_instead() -> None:
         return {"state": state, "reason": reason}
 
     assert why_nothing_is_due([]) == "archive: nothing is due, because no policy selects anything"
-    rows = [row("planned", "unused for 90 days"), row("announced", "unused for 91 days; due from 2027-01-01"), row("announced", "unused for 99 days; due from 2026-12-25")]
+    rows = [
+        row("planned", "unused for 90 days"),
+        row("announced", "unused for 91 days; due from 2027-01-01"),
+        row("announced", "unused for 99 days; due from 2026-12-25"),
+    ]
     assert why_nothing_is_due(rows) == (
         "archive: nothing is due: 2 announced (due from 2026-12-25), 1 planned (no notice was delivered to a mail server, so no grace period has begun. Run: runspend archive notify)"
     )
 
 
-@pytest.mark.parametrize("error", [CapPassed("too many", wanted=2, allowed=1), LeaseLost("another"), SourceRefused("s3://b", "the clocks differ")])
+@pytest.mark.parametrize(
+    "error", [CapPassed("too many", wanted=2, allowed=1), LeaseLost("another"), SourceRefused("s3://b", "the clocks differ")]
+)
 def test_what_stops_the_archive_stops_the_pruning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: RunspendError) -> None:
     def refuse(*_: object, **__: object) -> list[Result]:
         raise error
@@ -74,7 +82,11 @@ def test_what_was_done_before_the_lease_was_lost_is_in_the_outcome(monkeypatch: 
     """Another archiver took over in the middle: what this one finished is no less done, and what went wrong no less wrong."""
 
     def lose(*_: object, tell: Callable[[Result], None], **__: object) -> list[Result]:
-        for state, reason in (("archived", ""), ("partial", "1 of 2 objects are still in their place."), ("protected", "alias champion on fraud/7")):
+        for state, reason in (
+            ("archived", ""),
+            ("partial", "1 of 2 objects are still in their place."),
+            ("protected", "alias champion on fraud/7"),
+        ):
             tell(result(1, state, reason))
         raise LeaseLost("cannot continue archiving: another archiver has taken over.")
 
@@ -84,7 +96,10 @@ def test_what_was_done_before_the_lease_was_lost_is_in_the_outcome(monkeypatch: 
     moving.apply_due(open_warehouse(settings), settings, Records(tmp_path), outcome, datetime.now(timezone.utc), silent)
     assert [line.split(" to ")[0] for line in outcome.changed] == ["archived run run1 (old runs): 0 objects, 0 bytes"]
     assert outcome.notes[0] == "kept: run run1 (old runs): alias champion on fraud/7"
-    assert outcome.problems[1:] == ["run run1 (old runs): 1 of 2 objects are still in their place.", "cannot continue archiving: another archiver has taken over."]
+    assert outcome.problems[1:] == [
+        "run run1 (old runs): 1 of 2 objects are still in their place.",
+        "cannot continue archiving: another archiver has taken over.",
+    ]
     assert outcome.exit_code == 5
 
 
@@ -98,14 +113,22 @@ def test_what_was_begun_and_restored_waits_for_a_notice_again(tmp_path: Path, st
 
 @pytest.mark.parametrize(
     ("change", "select", "objects", "is_kept"),
-    [({}, {}, 3, True), ({}, {}, 1, False), ({}, {}, None, False), ({}, {"larger_than": "1GB"}, 3, False), ({"action": "delete"}, {"larger_than": "1GB"}, None, True)],
+    [
+        ({}, {}, 3, True),
+        ({}, {}, 1, False),
+        ({}, {}, None, False),
+        ({}, {"larger_than": "1GB"}, 3, False),
+        ({"action": "delete"}, {"larger_than": "1GB"}, None, True),
+    ],
 )
 def test_what_was_begun_and_is_selected_no_more_is_not_finished(
     tmp_path: Path, change: dict[str, str], select: dict[str, str], objects: int | None, is_kept: bool
 ) -> None:
     """Cut off half-way, and used again since: its notice was taken back. Where nothing but the note is left, or only half as much, it is finished."""
     policy = {"name": "cold", "select": {"unused_for": "90d", **select}, "action": change.get("action", "archive")}
-    settings = Settings.model_validate({"home": str(tmp_path), "retention": [policy], "stores": [{"uri": SOURCE}, {"uri": ARCHIVE}], "archive": {"to": ARCHIVE}})
+    settings = Settings.model_validate(
+        {"home": str(tmp_path), "retention": [policy], "stores": [{"uri": SOURCE}, {"uri": ARCHIVE}], "archive": {"to": ARCHIVE}}
+    )
     warehouse = open_warehouse(settings)
     rows = [] if objects is None else [stored("run1", store=SOURCE, prefix=PREFIX, objects=objects)]
     with warehouse.step("measure", "b1") as step:
@@ -113,5 +136,9 @@ def test_what_was_begun_and_is_selected_no_more_is_not_finished(
         step.publish()
     item = make_item(policy="cold", policy_digest=policy_digest(settings.retention[0], settings), **change)
     protects = moving._protection(warehouse, settings, Records(tmp_path), {}, NOW)
-    expected = "the retention policy 'cold' no longer selects it" if is_kept else "its tracking server prod is not in runspend.yaml, so nothing can be asked"
+    expected = (
+        "the retention policy 'cold' no longer selects it"
+        if is_kept
+        else "its tracking server prod is not in runspend.yaml, so nothing can be asked"
+    )
     assert protects(item) == expected

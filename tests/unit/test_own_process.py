@@ -184,7 +184,9 @@ def test_neither_process_outlives_the_caller(how: int, name: str) -> None:
             print(text, *(s.process.pid for s in call._all), flush=True)
         own_process.run("{HERE}:{name}", before="{HERE}:warm", limits=own_process.Limits(), note=note)
     """)
-    caller = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=Path(__file__).parents[2])
+    caller = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=Path(__file__).parents[2]
+    )
     assert caller.stdout is not None
     processes = [int(number) for number in caller.stdout.readline().split()]
     assert len(processes) == 2

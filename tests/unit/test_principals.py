@@ -26,7 +26,11 @@ def test_a_file_is_read_with_the_configuration(tmp_path: Path) -> None:
     text = f"principal,team\n{ANN},nlp\narn:aws:sts::111122223333:assumed-role/Trainer/eve,vision\narn:aws:iam::111122223333:role/ml/Trainer,platform\n"
     settings = configured(tmp_path, text)
     assert settings.dimensions.principals == {
-        "team": {"aws:111122223333:user/ann": "nlp", "aws:111122223333:role/trainer/eve": "vision", "aws:111122223333:role/trainer": "platform"}
+        "team": {
+            "aws:111122223333:user/ann": "nlp",
+            "aws:111122223333:role/trainer/eve": "vision",
+            "aws:111122223333:role/trainer": "platform",
+        }
     }
     assert Settings().dimensions.principals == {}
 
@@ -48,10 +52,16 @@ def test_it_says_nothing_of_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("principal,team\nann,nlp\n", "teams.csv, line 2: 'ann' is not the ARN of an IAM role or user. Write one such as arn:aws:iam::111122223333:role/NAME"),
+        (
+            "principal,team\nann,nlp\n",
+            "teams.csv, line 2: 'ann' is not the ARN of an IAM role or user. Write one such as arn:aws:iam::111122223333:role/NAME",
+        ),
         ("principal,team\narn:aws:iam::123:user/ann,nlp\n", "line 2: 'arn:aws:iam::123:user/ann' is not the ARN"),
         (f"principal,team\n{ANN},\n", "line 2: team is empty. Write a value, or remove the line"),
-        (f"principal,team\n{ANN},nlp\n\n{ANN.replace('ann', 'ANN')},vision\n", "line 4: arn:aws:iam::111122223333:user/ANN has the team 'nlp' in an earlier line"),
+        (
+            f"principal,team\n{ANN},nlp\n\n{ANN.replace('ann', 'ANN')},vision\n",
+            "line 4: arn:aws:iam::111122223333:user/ANN has the team 'nlp' in an earlier line",
+        ),
         (f"principal,owner\n{ANN},nlp\n", "line 1: column team is missing"),
         (f"principal,team\n{ANN}\n", "line 2: 1 values under 2 columns"),
         ("", "is empty"),

@@ -40,7 +40,13 @@ def test_known_is_what_the_last_extract_saw(tmp_path: Path) -> None:
         {"13"},
     )
     assert (known.children_of("parent"), known.children_of("child")) == ({"child"}, frozenset())
-    assert [known.users_of(models) for models in (["m-1"], ["m-2"], ["m-3"], ["m-1", "m-2"], [])] == [{"child"}, {"parent"}, set(), {"child", "parent"}, set()]
+    assert [known.users_of(models) for models in (["m-1"], ["m-2"], ["m-3"], ["m-1", "m-2"], [])] == [
+        {"child"},
+        {"parent"},
+        set(),
+        {"child", "parent"},
+        set(),
+    ]
     assert [known.made_by(made) for made in ({"parent"}, {"child"})] == [{"m-1"}, set()]
     assert known.open_runs == {"science": {"open"}}
     assert known.newest_run["default"] == ("newest", int((NOW - timedelta(hours=1)).timestamp() * 1000))

@@ -23,7 +23,12 @@ from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.unit.alert_world import MemoryRecords, budget, cost, run, warehouse
 
 # What a bill in euros says: 0.9 euros for a dollar in October, 0.8 in November.
-GOING = {"exchange": [{"from": "USD", "to": "EUR", "rate": "0.9", "date": "2026-10-01", "inverse": True}, {"from": "USD", "to": "EUR", "rate": "0.8", "date": "2026-11-01", "inverse": True}]}
+GOING = {
+    "exchange": [
+        {"from": "USD", "to": "EUR", "rate": "0.9", "date": "2026-10-01", "inverse": True},
+        {"from": "USD", "to": "EUR", "rate": "0.8", "date": "2026-11-01", "inverse": True},
+    ]
+}
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 
 
@@ -40,12 +45,26 @@ def rate(from_: str, to: str, value: str, day: str, *, inverse: bool = False) ->
 
 def test_a_list_and_a_file_say_the_same(tmp_path: Path) -> None:
     """Rates keep every digit; a file may have empty lines and leave optional values out."""
-    listed = written(tmp_path, "rates:\n  exchange:\n    - {from: EUR, to: USD, rate: 1.09000000000000001, date: 2026-10-01}\n    - {from: GBP, to: USD, rate: 1.3, date: 2026-10-02, inverse: true}\n")
-    filed = written(tmp_path, "rates: {exchange: rates.csv}\n", "from,to,rate,date,inverse\nEUR,USD,1.09000000000000001,2026-10-01,\n\nGBP,USD,1.3,2026-10-02,true\n")
+    listed = written(
+        tmp_path,
+        "rates:\n  exchange:\n    - {from: EUR, to: USD, rate: 1.09000000000000001, date: 2026-10-01}\n    - {from: GBP, to: USD, rate: 1.3, date: 2026-10-02, inverse: true}\n",
+    )
+    filed = written(
+        tmp_path,
+        "rates: {exchange: rates.csv}\n",
+        "from,to,rate,date,inverse\nEUR,USD,1.09000000000000001,2026-10-01,\n\nGBP,USD,1.3,2026-10-02,true\n",
+    )
     assert listed.rates == filed.rates
     assert listed.rates.exchange[0].rate == Decimal("1.09000000000000001")
-    prices = written(tmp_path, "rates: {prices: rates.csv}\n", "instance_type,price,currency,region\np4d.24xlarge,32.77,USD,\ng5.xlarge,1.006,USD,eu-west-1\n").rates.prices
-    assert [(p.instance_type, p.region, p.price) for p in prices] == [("p4d.24xlarge", None, Decimal("32.77")), ("g5.xlarge", "eu-west-1", Decimal("1.006"))]
+    prices = written(
+        tmp_path,
+        "rates: {prices: rates.csv}\n",
+        "instance_type,price,currency,region\np4d.24xlarge,32.77,USD,\ng5.xlarge,1.006,USD,eu-west-1\n",
+    ).rates.prices
+    assert [(p.instance_type, p.region, p.price) for p in prices] == [
+        ("p4d.24xlarge", None, Decimal("32.77")),
+        ("g5.xlarge", "eu-west-1", Decimal("1.006")),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +91,15 @@ def test_mistakes_name_file_line_and_key(tmp_path: Path, text: str, csv: str | N
 
 def test_a_rate_holds_until_the_pair_s_next_one() -> None:
     """From its date on; the way back only where it says so, and only until the pair has a rate of its own."""
-    found = stretches([rate("USD", "EUR", "0.8", "2026-09-01", inverse=True), rate("EUR", "USD", "1.1", "2026-10-01"), rate("EUR", "USD", "1.25", "2026-11-01"), rate("USD", "GBP", "0.7", "2026-09-01")], "USD")
+    found = stretches(
+        [
+            rate("USD", "EUR", "0.8", "2026-09-01", inverse=True),
+            rate("EUR", "USD", "1.1", "2026-10-01"),
+            rate("EUR", "USD", "1.25", "2026-11-01"),
+            rate("USD", "GBP", "0.7", "2026-09-01"),
+        ],
+        "USD",
+    )
     assert found == [
         Stretch("EUR", date(2026, 9, 1), date(2026, 10, 1), 5, 4),
         Stretch("EUR", date(2026, 10, 1), date(2026, 11, 1), 11, 10),
@@ -113,7 +140,9 @@ def test_money_is_converted_exactly(multiplier: int, divisor: int, tmp_path: Pat
         assert shown.query("select * from cost_daily").schema == plain.schema
     exact = Context(prec=90, rounding=ROUND_HALF_UP)
     for n, amount in enumerate(AMOUNTS):
-        wanted = exact.divide(exact.multiply(Decimal(amount), Decimal(multiplier)), Decimal(divisor)).quantize(Decimal(1).scaleb(-22), context=exact)
+        wanted = exact.divide(exact.multiply(Decimal(amount), Decimal(multiplier)), Decimal(divisor)).quantize(
+            Decimal(1).scaleb(-22), context=exact
+        )
         assert (found[str(n)]["billing_currency"], found[str(n)]["effective_cost"], found[str(n)]["list_cost"]) == ("USD", wanted, wanted)
     assert (found["early"]["billing_currency"], found["early"]["effective_cost"]) == ("EUR", 7)
     assert (found["dollars"]["billing_currency"], found["dollars"]["effective_cost"], found["dollars"]["team"]) == ("USD", 8, "vision")
@@ -124,14 +153,41 @@ def test_sums_over_days_are_made_anew_from_their_days(tmp_path: Path) -> None:
     run_key = {"tracking_server": "prod", "workspace": "default", "billing_currency": "EUR"}
     bill_key = {"source": "gcp", "billing_currency": "EUR", "billing_period": date(2026, 10, 1)}
     days = (("a", 10), ("a", 11), ("b", 9), ("b", 10))
-    daily = [{**run_key, **bill_key, "run_id": r, "charge_date": date(2026, m, 6), "cost_kind": "compute", "effective_cost": Decimal(90)} for r, m in days]
-    lives = [{**run_key, "run_id": r, "start_month": date(2026, 10, 1), "effective_cost": Decimal(180), "compute_cost": Decimal(180), "cost_with_children": Decimal(180)} for r in ("a", "b")]
-    idle = {**bill_key, "allocated_to": "idle", "resource_id": "m1", "service_name": "VM", "sub_account_id": "x", "effective_cost": Decimal(18)}
-    charges = [{**idle, "charge_id": str(d), "target_id": "idle", "charge_date": date(2026, 10, d), "effective_cost": Decimal(9)} for d in (1, 2)]
+    daily = [
+        {**run_key, **bill_key, "run_id": r, "charge_date": date(2026, m, 6), "cost_kind": "compute", "effective_cost": Decimal(90)}
+        for r, m in days
+    ]
+    lives = [
+        {
+            **run_key,
+            "run_id": r,
+            "start_month": date(2026, 10, 1),
+            "effective_cost": Decimal(180),
+            "compute_cost": Decimal(180),
+            "cost_with_children": Decimal(180),
+        }
+        for r in ("a", "b")
+    ]
+    idle = {
+        **bill_key,
+        "allocated_to": "idle",
+        "resource_id": "m1",
+        "service_name": "VM",
+        "sub_account_id": "x",
+        "effective_cost": Decimal(18),
+    }
+    charges = [
+        {**idle, "charge_id": str(d), "target_id": "idle", "charge_date": date(2026, 10, d), "effective_cost": Decimal(9)} for d in (1, 2)
+    ]
     with warehouse(tmp_path, run_costs_daily=daily, run_costs=lives, unallocated_costs=[idle], cost_allocations=charges) as reader:
         shown = reader.in_currency("USD", stretches(RateSettings.model_validate(GOING).exchange, "USD"))
         runs = {r["run_id"]: r for r in shown.query("select * from run_costs").to_pylist()}
-        assert (runs["a"]["billing_currency"], runs["a"]["effective_cost"], runs["a"]["compute_cost"], runs["a"]["cost_with_children"]) == ("USD", Decimal("212.5"), Decimal("212.5"), None)
+        assert (runs["a"]["billing_currency"], runs["a"]["effective_cost"], runs["a"]["compute_cost"], runs["a"]["cost_with_children"]) == (
+            "USD",
+            Decimal("212.5"),
+            Decimal("212.5"),
+            None,
+        )
         assert (runs["b"]["billing_currency"], runs["b"]["effective_cost"]) == ("EUR", 180)
         machine = shown.query("select * from unallocated_costs").to_pylist()[0]
         assert (machine["billing_currency"], machine["effective_cost"]) == ("USD", 20)
@@ -142,7 +198,9 @@ def euros(day: str, amount: str, **more: Any) -> dict[str, Any]:
 
 
 def judge(folder: Path, rates: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *budgets: Mapping[str, Any]) -> alerts.AlertResult:
-    given = Settings.model_validate({"home": folder / "home", "budgets": list(budgets), "rates": rates, "mail": {"operators": ["oncall@acme.com"]}})
+    given = Settings.model_validate(
+        {"home": folder / "home", "budgets": list(budgets), "rates": rates, "mail": {"operators": ["oncall@acme.com"]}}
+    )
     with warehouse(folder / "warehouse", cost_daily=rows, runs=[run("a")]) as reader:
         return alerts.run(lambda: nullcontext(reader), given, MemoryRecords(), NOW)
 
@@ -150,7 +208,13 @@ def judge(folder: Path, rates: Mapping[str, Any], rows: Sequence[Mapping[str, An
 def test_a_budget_adds_bills_of_several_currencies_by_the_rates_of_their_days(tmp_path: Path) -> None:
     """100 dollars and 90 euros at 0.9 euros a dollar are 200 dollars, a month later at 0.8 they are 212.50; and the mail says so."""
     rows = [cost("2026-10-06", "100"), euros("2026-10-06", "90")]
-    result = judge(tmp_path, GOING, [*rows, cost("2026-11-06", "100"), euros("2026-11-06", "90")], budget(amount="200", every="month"), budget("year", amount="9999", every="year"))
+    result = judge(
+        tmp_path,
+        GOING,
+        [*rows, cost("2026-11-06", "100"), euros("2026-11-06", "90")],
+        budget(amount="200", every="month"),
+        budget("year", amount="9999", every="year"),
+    )
     spent = {r["budget"]: (r["spent"], r["currency"]) for r in result.budget_status.to_pylist()}
     assert spent == {"vision": (Decimal("212.5"), "USD"), "year": (Decimal("412.5"), "USD")}
     text = result.deliveries[0].mail.text
@@ -166,7 +230,9 @@ def test_a_budget_with_a_missing_rate_is_not_judged_and_the_others_are(tmp_path:
     result = judge(tmp_path, rates, rows, budget(), budget("nlp", **{"for": {"team": "nlp"}, "amount": "9999"}))
     spent = {r["budget"]: r["spent"] for r in result.budget_status.to_pylist()}
     assert spent == {"vision": None, "nlp": 100}
-    assert result.notes == ["budget vision was not judged for November: no rate from EUR to USD for 2026-11-06: write it under rates.exchange"]
+    assert result.notes == [
+        "budget vision was not judged for November: no rate from EUR to USD for 2026-11-06: write it under rates.exchange"
+    ]
     assert [e.exit_code for e in result.errors] == [3]
     assert "no rate from EUR to USD for 2026-11-06" in str(result.errors[0])
 
@@ -174,7 +240,11 @@ def test_a_budget_with_a_missing_rate_is_not_judged_and_the_others_are(tmp_path:
 @pytest.fixture
 def october(tmp_path: Path) -> ParquetWarehouse:
     """Trap 17: 100 dollars of one bill and 90 euros of another, on one day of October; and the same euros in November."""
-    rows = [cost("2026-10-06", "100", experiment_name="a"), euros("2026-10-06", "90", experiment_name="b"), euros("2026-11-06", "90", experiment_name="b")]
+    rows = [
+        cost("2026-10-06", "100", experiment_name="a"),
+        euros("2026-10-06", "90", experiment_name="b"),
+        euros("2026-11-06", "90", experiment_name="b"),
+    ]
     loads = [
         {"source": source, "billing_period": date(2026, m, 1), "version": "v", "version_number": 1, "state": "current", "billing_currency": code, "covered_until": datetime(2026, m, 7, tzinfo=timezone.utc),
          **{f"{k}_cost": Decimal(c) for k in ("list", "contracted", "effective", "billed")}}
@@ -196,7 +266,10 @@ def test_costs_are_in_the_configured_currency(october: ParquetWarehouse) -> None
     """200 dollars in October, 112.50 in November; both in euros 270; each currency by itself when asked."""
     given = settings_at(october, GOING)
     rows = costs(given, ["period"], SINCE_OCTOBER, top=9, measure="effective").to_pylist()
-    assert [(f"{r['billing_period']:%m}", r["billing_currency"], r["effective_cost"]) for r in rows] == [("10", "USD", 200), ("11", "USD", Decimal("112.5"))]
+    assert [(f"{r['billing_period']:%m}", r["billing_currency"], r["effective_cost"]) for r in rows] == [
+        ("10", "USD", 200),
+        ("11", "USD", Decimal("112.5")),
+    ]
     in_euros = settings_at(october, {"exchange": [{"from": "USD", "to": "EUR", "rate": "0.9", "date": "2026-10-01"}]}, currency="EUR")
     assert sum(r["effective_cost"] for r in costs(in_euros, ["source"], SINCE_OCTOBER, top=9, measure="effective").to_pylist()) == 270
     alone = costs(given, ["period"], SINCE_OCTOBER, top=9, measure="effective", is_exchanged=False).to_pylist()
@@ -205,7 +278,9 @@ def test_costs_are_in_the_configured_currency(october: ParquetWarehouse) -> None
 
 def test_costs_without_a_rate_are_refused(october: ParquetWarehouse) -> None:
     """Nothing is shown that would have to leave money out."""
-    with pytest.raises(SourceError, match=r"no rate from EUR to USD for 2026-10-06 and 1 other day.*rates\.exchange.*--each-currency") as error:
+    with pytest.raises(
+        SourceError, match=r"no rate from EUR to USD for 2026-10-06 and 1 other day.*rates\.exchange.*--each-currency"
+    ) as error:
         costs(settings_at(october, {}), ["period"], SINCE_OCTOBER, top=9, measure="effective")
     assert error.value.exit_code == 3
 
@@ -215,7 +290,10 @@ def test_the_report_and_the_summary_are_in_one_currency(october: ParquetWarehous
     with october.reader() as reader:
         figures = plan_report(reader, "2026-10", settings=settings_at(october, GOING), now=NOW)
     assert [(c.currency, c.bill.effective_cost, c.converted_from) for c in figures.currencies] == [("USD", 200, ("EUR",))]
-    assert [(r.source, r.currency, r.export.effective_cost) for r in figures.currencies[0].reconciliation] == [("gcp", "EUR", 90), ("aws", "USD", 100)]
+    assert [(r.source, r.currency, r.export.effective_cost) for r in figures.currencies[0].reconciliation] == [
+        ("gcp", "EUR", 90),
+        ("aws", "USD", 100),
+    ]
     assert figures.problem is None
     page = write_report(figures, tmp_path / "reports").read_text()
     assert "EUR was converted to USD at the rate" in page

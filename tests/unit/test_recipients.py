@@ -86,7 +86,18 @@ def test_users_have_the_addresses_of_the_map() -> None:
     assert not allowed.may_receive("eve@partner.example") and allowed.may_receive("ana@PARTNER.example")
 
 
-@pytest.mark.parametrize("mail", [{"users": {"Ana": "a@acme.com", "ana ": "b@acme.com"}}, {"users": {" ": "a@acme.com"}}, {"users": {"ana": "nobody"}}, {"domains": ["evil"]}, {"domains": ["a b.com"]}, {"domains": ["*.acme.com"]}, {"users": {"x" * 400: "a@acme.com"}}])
+@pytest.mark.parametrize(
+    "mail",
+    [
+        {"users": {"Ana": "a@acme.com", "ana ": "b@acme.com"}},
+        {"users": {" ": "a@acme.com"}},
+        {"users": {"ana": "nobody"}},
+        {"domains": ["evil"]},
+        {"domains": ["a b.com"]},
+        {"domains": ["*.acme.com"]},
+        {"users": {"x" * 400: "a@acme.com"}},
+    ],
+)
 def test_the_map_is_checked_when_it_is_read(mail: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         rule(**mail)
@@ -98,6 +109,15 @@ def test_a_record_has_nobody_else_at_a_public_mail_host_mailed() -> None:
         "mail": {"from": "runspend@acme.com", "operators": ["Ann <ann@gmail.com>"], "users": {"bob": "bob@gmx.de"}},
         "budgets": [{"name": "ml", "amount": 1, "notify": ["cy@outlook.com"]}],
     })  # fmt: skip
-    asked = {"ann@gmail.com", "ann@GMAIL.com", "mallory@gmail.com", "bob@gmx.de", "mallory@gmx.de", "cy@outlook.com", "any@acme.com", "x@evil.example"}
+    asked = {
+        "ann@gmail.com",
+        "ann@GMAIL.com",
+        "mallory@gmail.com",
+        "bob@gmx.de",
+        "mallory@gmx.de",
+        "cy@outlook.com",
+        "any@acme.com",
+        "x@evil.example",
+    }
     assert mailed_addresses(given, asked) == {"ann@gmail.com", "ann@GMAIL.com", "bob@gmx.de", "cy@outlook.com", "any@acme.com"}
     assert "any@gmail.com" in mailed_addresses(Settings.model_validate({"mail": {"domains": ["gmail.com"]}}), ["any@gmail.com"])

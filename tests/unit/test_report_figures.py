@@ -189,7 +189,9 @@ def test_waste_names_failed_and_repeated_runs() -> None:
 def test_a_resource_that_runs_paid_for_is_not_listed_as_one_without_runs() -> None:
     """Disks follow their machine and pool machines their pool: neither has a last run of its own. What only `sharing` gave to runs has none."""
     world = empty_world()
-    world["cost_daily"].append({"billing_period": NOVEMBER, "charge_date": NOVEMBER, "allocated_to": "run", "billing_currency": "USD", **costs("1")})
+    world["cost_daily"].append(
+        {"billing_period": NOVEMBER, "charge_date": NOVEMBER, "allocated_to": "run", "billing_currency": "USD", **costs("1")}
+    )
 
     def charge(target: str, method: str, **named: str) -> None:
         number = len(world["cost_allocations"])

@@ -143,10 +143,23 @@ def test_a_budgets_forecast_stands_beside_it() -> None:
     """The figure, its range, the day the budget is passed around if it is not yet, and a whisker on the bar; nothing without a forecast."""
     world = month_world()
     vision = world["budget_status"][0]
-    vision |= {"spent": Decimal(400), "amount": Decimal(1000), "forecast": Decimal("1200.5"), "forecast_low": Decimal(1100), "forecast_high": Decimal(1300)}
+    vision |= {
+        "spent": Decimal(400),
+        "amount": Decimal(1000),
+        "forecast": Decimal("1200.5"),
+        "forecast_low": Decimal(1100),
+        "forecast_high": Decimal(1300),
+    }
     world["budget_status"][1] |= {"forecast": None, "forecast_low": None, "forecast_high": None}
-    cells = {row.td.contents[0]: row for row in BeautifulSoup(render_page(plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)), "html.parser").select("#budgets tbody tr")}
-    assert cells["vision"].select_one(".forecast").get_text() == "forecast 1,200.50 (80% interval: 1,100.00–1,300.00), exceeded around 28 Nov"
+    cells = {
+        row.td.contents[0]: row
+        for row in BeautifulSoup(
+            render_page(plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)), "html.parser"
+        ).select("#budgets tbody tr")
+    }
+    assert (
+        cells["vision"].select_one(".forecast").get_text() == "forecast 1,200.50 (80% interval: 1,100.00–1,300.00), exceeded around 28 Nov"
+    )
     assert len(cells["vision"].select("rect.thin")) == 3
     other = next(row for name, row in cells.items() if name == world["budget_status"][1]["budget"])
     assert not other.select(".forecast, rect.thin")

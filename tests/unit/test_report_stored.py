@@ -41,7 +41,9 @@ def world() -> dict[str, list[dict[str, Any]]]:
     )  # fmt: skip
     for kind, owner, had in (("run", "r3", 5), ("run", "r4", 6), ("logged_model", "m-1", None)):
         gone = {"gone_since": START + timedelta(days=3), "had_bytes": had}
-        tables["dangling_owners"].append({"store": "s3://acme-mlflow", "owner_kind": kind, "owner_id": owner, "tracking_server": "prod", "workspace": "default", **gone})
+        tables["dangling_owners"].append(
+            {"store": "s3://acme-mlflow", "owner_kind": kind, "owner_id": owner, "tracking_server": "prod", "workspace": "default", **gone}
+        )
     return tables
 
 
@@ -67,9 +69,19 @@ def test_the_page_and_its_sheet_show_them() -> None:
     text = " ".join(section.get_text(" ").split())
     assert "2 runs in s3://acme-mlflow have no artifacts left there: 11 B are gone" in text
     assert "1 logged model in s3://acme-mlflow has no artifacts left there" in text
-    rows = [[" ".join(cell.get_text(" ").split()) for cell in row.find_all("td")] for row in section.find_all("table")[-1].find_all("tr")[1:]]
+    rows = [
+        [" ".join(cell.get_text(" ").split()) for cell in row.find_all("td")] for row in section.find_all("table")[-1].find_all("tr")[1:]
+    ]
     assert rows == [
-        ["s3://acme-mlflow", "STANDARD", "1.0 TB", "500 GB 10.00 USD", "60.0 GB 1.20 USD", "300 GB 6.00 USD plus 100 GB not confirmed yet", "30.00 USD"],
+        [
+            "s3://acme-mlflow",
+            "STANDARD",
+            "1.0 TB",
+            "500 GB 10.00 USD",
+            "60.0 GB 1.20 USD",
+            "300 GB 6.00 USD plus 100 GB not confirmed yet",
+            "30.00 USD",
+        ],
         ["/mnt/mlruns", "LOCAL", "7 B", "0 B", "unknown", "0 B", ""],
     ]
     header, values = dict(report_sheets(figures))["stores"]

@@ -73,7 +73,13 @@ def test_a_difference_from_the_export_is_said() -> None:
 
 def test_claims_that_found_nothing_come_first_and_shares_of_types_after_the_money() -> None:
     """Each as a line for people and as a fact for programs."""
-    night = Night(NOW, 1, claims=(("⚠", "2026-10: 1 run without a match"),), claimed_hours=(("⚠", "2026-10: runs claim 96% of 10 h of p4d"),), sources=(("✓", "bill"),))
+    night = Night(
+        NOW,
+        1,
+        claims=(("⚠", "2026-10: 1 run without a match"),),
+        claimed_hours=(("⚠", "2026-10: runs claim 96% of 10 h of p4d"),),
+        sources=(("✓", "bill"),),
+    )
     text = render_summary([], night)
     assert "  CLAIMS   ⚠ 2026-10: 1 run without a match\n" in text and "  TYPES    ⚠ 2026-10: runs claim 96% of 10 h of p4d\n" in text
     assert text.index("CLAIMS") < text.index("TYPES") < text.index("SOURCES")

@@ -97,7 +97,16 @@ def test_duckdb_says_what_python_says(engine: Any) -> None:
 
 
 @hypothesis_settings(max_examples=100, deadline=None)
-@given(st.lists(st.one_of(st.sampled_from([t for t, _ in SECRETS]), st.sampled_from(["://", "@", "=", ":", " ", "\x1e", "'", '"', "token", "password", "\u00a0", "é", "\x00", "?", "&"]), st.text(max_size=8)), max_size=6).map("".join))
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from([t for t, _ in SECRETS]),
+            st.sampled_from(["://", "@", "=", ":", " ", "\x1e", "'", '"', "token", "password", "\u00a0", "é", "\x00", "?", "&"]),
+            st.text(max_size=8),
+        ),
+        max_size=6,
+    ).map("".join)
+)
 def test_any_text_is_read_alike(engine: Any, text: str) -> None:
     text = text.encode("utf-8", "replace").decode()
     assert engine.execute("select redacted($text)", {"text": text}).fetchone()[0] == redact_secrets(text)
@@ -108,12 +117,14 @@ ALMOST = (
     "a", "://", "password", "://a:", "token=", "-----BEGIN PRIVATE KEY-----", "eyJ", "_token", "%3A%2F%2F", "authorization: ", "://a:b", "%3a%2f%2fa", "nvapi-", "sk-proj-",
     "-eyJaaaaaaaa", "pwd:::", "eyJabcdefgh.", " --password", "s3://k:p/", "-" + "a" * 16, "-", "pwd=\\", "xQ~",
 )  # fmt: skip
-ENDS = ("", " @", " %40 token=", "@", "/@", "%40", "a" * 20, "-" + "b" * 16 + "-sk-or-", " pwd=\"a\"")
+ENDS = ("", " @", " %40 token=", "@", "/@", "%40", "a" * 20, "-" + "b" * 16 + "-sk-or-", ' pwd="a"')
 
 
 def test_what_almost_matches_is_read_alike(engine: Any) -> None:
     """Where Python looks at a part of a text alone, it finds what DuckDB finds in all of it."""
-    texts = [f"{start}{almost * count}{end}" for almost in ALMOST for end in ENDS for count in (1, 3, 20) for start in ("", "@ ", "b" * 16 + "-")]
+    texts = [
+        f"{start}{almost * count}{end}" for almost in ALMOST for end in ENDS for count in (1, 3, 20) for start in ("", "@ ", "b" * 16 + "-")
+    ]
     found = [row[0] for row in engine.execute("select redacted(t) from (select unnest($texts) as t)", {"texts": texts}).fetchall()]
     assert found == [redact_secrets(text) for text in texts]
 
@@ -133,7 +144,11 @@ URIS = [
     ("s3://AK:ca/nary9@bucket/mlflow/1/r/artifacts", "s3://bucket/mlflow", "1/r/artifacts"),
     ("gs://u:canary9@bucket/1/r/artifacts", "gs://bucket", "1/r/artifacts"),
     (f"s3://bucket/1/r/artifacts?X-Amz-Algorithm=AWS4&X-Amz-Expires=60&X-Amz-Signature={HEX40}", "s3://bucket", "1/r/artifacts"),
-    ("wasbs://data@acct.blob.core.windows.net/1/r/artifacts?sv=2024&se=2026-12-01&sig=canary9", "abfss://data@acct.dfs.core.windows.net", "1/r/artifacts"),
+    (
+        "wasbs://data@acct.blob.core.windows.net/1/r/artifacts?sv=2024&se=2026-12-01&sig=canary9",
+        "abfss://data@acct.dfs.core.windows.net",
+        "1/r/artifacts",
+    ),
     ("https://acct.blob.core.windows.net/data/1/r/artifacts?sp=r&sig=canary9", "abfss://data@acct.dfs.core.windows.net", "1/r/artifacts"),
 ]
 
@@ -155,7 +170,14 @@ PLACES = [
 @pytest.mark.parametrize("uri", PLACES)
 def test_the_path_of_a_place_stays_and_nothing_else(engine: Any, uri: str) -> None:
     """Folders have names of every kind: with one hidden, its files would be nobody's."""
-    for text in (uri, f"{uri}?sig=canary9", f"{uri}?a=1&x=hf_{WORD}#token=canary9", uri.replace("://", "://u:can/ary9@", 1), f"{uri}#{JWT}", uri.replace("://", "://u:ca#n?ary9@", 1)):
+    for text in (
+        uri,
+        f"{uri}?sig=canary9",
+        f"{uri}?a=1&x=hf_{WORD}#token=canary9",
+        uri.replace("://", "://u:can/ary9@", 1),
+        f"{uri}#{JWT}",
+        uri.replace("://", "://u:ca#n?ary9@", 1),
+    ):
         kept = redact_place(text)
         assert uri.partition("://")[2] in kept
         assert "ary9" not in kept and WORD not in kept and "eyJ" not in kept
@@ -170,7 +192,18 @@ def test_what_is_no_place_is_looked_at_whole(engine: Any) -> None:
         assert secret not in found
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/1/r?sig=***#x", "s3://bucket/1/r?a=1&sig=***", "s3://bucket/1/r?sig=x", "s3://bucket/1?x/r?sig=***", "s3://x:***@bucket/1/r", "s3://***@***@bucket/1", "s3://bucket/../r?sig=***"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/1/r?sig=***#x",
+        "s3://bucket/1/r?a=1&sig=***",
+        "s3://bucket/1/r?sig=x",
+        "s3://bucket/1?x/r?sig=***",
+        "s3://x:***@bucket/1/r",
+        "s3://***@***@bucket/1",
+        "s3://bucket/../r?sig=***",
+    ],
+)
 def test_only_a_whole_signature_is_left_out(uri: str) -> None:
     assert folder_within(uri, parse_root(ArtifactStore(uri="s3://bucket"))) is None
 
@@ -187,8 +220,18 @@ def test_every_text_that_is_extracted_is_redacted(tmp_path: Path) -> None:
         "team": f"vision {TOKEN}", "owner": TOKEN, "note": f"Authorization: Bearer {WORD}", "mlflow.note.content": f"password={WORD}", "instance_id": "i-0abc", "slurm_job_id": "4711", "clean": "stays", "mlflow.parentRunId": "p" * 32,
     }  # fmt: skip
     world.add_run("a" * 32, at, at + 3_600_000, tags=said, params={"url": f"s3://k:{WORD}@b/x", "lr": "0.1"})
-    world.add_run("b" * 32, at, at + 3_600_000, tags={"runspend.resource_ids": json.dumps(["i-1", f"i-2 {TOKEN}"]), "instance_type": TOKEN, "slurm_job_id": TOKEN})
-    world.do("update runs set name = ?, user_id = ?, artifact_uri = ?", f"run {TOKEN}", TOKEN, f"s3://k:{WORD}@bucket/1/r/artifacts?X-Amz-Signature={WORD}")
+    world.add_run(
+        "b" * 32,
+        at,
+        at + 3_600_000,
+        tags={"runspend.resource_ids": json.dumps(["i-1", f"i-2 {TOKEN}"]), "instance_type": TOKEN, "slurm_job_id": TOKEN},
+    )
+    world.do(
+        "update runs set name = ?, user_id = ?, artifact_uri = ?",
+        f"run {TOKEN}",
+        TOKEN,
+        f"s3://k:{WORD}@bucket/1/r/artifacts?X-Amz-Signature={WORD}",
+    )
     world.do("update experiments set name = ?, artifact_location = ?", f"vision {TOKEN}", f"s3://k:{WORD}@bucket/1")
     for key in ("team", "free"):
         world.do("insert into experiment_tags values (?, ?, 1)", key, f"{TOKEN} x")
@@ -208,8 +251,14 @@ def test_every_text_that_is_extracted_is_redacted(tmp_path: Path) -> None:
         assert json.loads(run["tags"])["clean"] == "stays"
         assert json.loads(run["params"])["lr"] == "0.1"
     table = night.tables["runs", "2025-11"].to_pylist()
-    older = [row | {"run_id": "c" * 32, "source_name": f"https://{TOKEN}@h/x", "tags": json.dumps({"team": f"a {TOKEN}"}), "resource_ids": [TOKEN]} for row in table[:1]]
-    night.tables["runs", "2025-11"] = type(night.tables["runs", "2025-11"]).from_pylist([*table, *older], schema=night.tables["runs", "2025-11"].schema)
+    older = [
+        row
+        | {"run_id": "c" * 32, "source_name": f"https://{TOKEN}@h/x", "tags": json.dumps({"team": f"a {TOKEN}"}), "resource_ids": [TOKEN]}
+        for row in table[:1]
+    ]
+    night.tables["runs", "2025-11"] = type(night.tables["runs", "2025-11"]).from_pylist(
+        [*table, *older], schema=night.tables["runs", "2025-11"].schema
+    )
     again = world.night(night)
     gone = again.run("c" * 32, "2025-11")
     assert (gone["source_name"], gone["tags"], gone["resource_ids"]) == ("https://***@h/x", '{"team":"a ***"}', ["***"])

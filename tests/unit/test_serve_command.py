@@ -54,7 +54,9 @@ def test_a_port_in_use_is_refused_before_any_address_is_told(config: Path) -> No
         port = other.getsockname()[1]
         refused = run_here("serve", "--port", str(port), "--config", str(config), code=2)
     assert refused.stdout == ""
-    assert f"error: cannot serve on port {port}: another program uses it. Choose another one with --port. No page is shown." in refused.stderr
+    assert (
+        f"error: cannot serve on port {port}: another program uses it. Choose another one with --port. No page is shown." in refused.stderr
+    )
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])

@@ -49,7 +49,13 @@ def test_make_alone_prints_one_line_of_help_for_each_target() -> None:
 def test_every_target_sets_itself_up(tmp_path: Path, target: str) -> None:
     """In a clean clone each target begins by making .venv (shown by a dry run)."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("pyproject.toml", "requirements/lock.txt", "requirements/build.txt", "tests/servers/bigquery.txt", "tests/servers/azurite/package-lock.json"):
+    for name in (
+        "pyproject.toml",
+        "requirements/lock.txt",
+        "requirements/build.txt",
+        "tests/servers/bigquery.txt",
+        "tests/servers/azurite/package-lock.json",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     done = run("make", "--dry-run", target, cwd=tmp_path)

@@ -73,7 +73,9 @@ def test_the_cloud_that_is_set_up_here_is_named(tmp_path: Path) -> None:
     for env, bill in (({"AWS_PROFILE": "ml"}, ("auto", "s3://")), ({"GOOGLE_APPLICATION_CREDENTIALS": "/k.json"}, ("gcp", "bigquery://"))):
         (tmp_path / "runspend.yaml").unlink()
         _, text, _ = write(tmp_path, env)
-        (tmp_path / "on.yaml").write_text(re.sub(r"^# (?=billing|  - name: cloud|    (format|uri):)", "", text.partition("# budgets:")[0], flags=re.M), encoding="utf-8")
+        (tmp_path / "on.yaml").write_text(
+            re.sub(r"^# (?=billing|  - name: cloud|    (format|uri):)", "", text.partition("# budgets:")[0], flags=re.M), encoding="utf-8"
+        )
         (source,) = load_settings(tmp_path / "on.yaml", env).billing
         assert (source.format, str(source.uri)[: len(bill[1])]) == bill
 
@@ -105,7 +107,12 @@ def test_every_line_of_the_full_file_is_right_when_switched_on(tmp_path: Path) -
     body = lines[next(i for i, line in enumerate(lines) if line.startswith("home:")) :]
     on = [line if line.startswith("# ---") else re.sub("^# ?", "", line) for line in body]
     path.write_text("\n".join(on), encoding="utf-8")
-    env = {"MLFLOW_TRACKING_TOKEN": "t-canary", "MLFLOW_WRITE_TOKEN": "w-canary", "MLFLOW_DB_PASSWORD": "p-canary", "SMTP_PASSWORD": "s-canary"}
+    env = {
+        "MLFLOW_TRACKING_TOKEN": "t-canary",
+        "MLFLOW_WRITE_TOKEN": "w-canary",
+        "MLFLOW_DB_PASSWORD": "p-canary",
+        "SMTP_PASSWORD": "s-canary",
+    }
     settings = load_settings(path, env)
     for section in (settings.budgets, settings.retention, settings.scope, settings.billing, settings.stores, settings.tracking[0].token):
         assert section

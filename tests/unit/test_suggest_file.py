@@ -22,7 +22,13 @@ def proposal(name: str = "gpu", **runs: str) -> Proposal:
     """A pool that hours speak for."""
     group = Group("instance_type", "bill", "1111", ("g5.xlarge",), frozenset({0}), 1)
     match = Match(group, "experiment", ("bert",), Fit(100, 80, 75, 0.83, 0.1), 120.0, 90.0, 12)
-    return Proposal(name, {k: [v] for k, v in (runs or {"experiment": "bert"}).items()}, {"account": ["1111"], "instance_type": ["g5.xlarge"]}, match, "USD")
+    return Proposal(
+        name,
+        {k: [v] for k, v in (runs or {"experiment": "bert"}).items()},
+        {"account": ["1111"], "instance_type": ["g5.xlarge"]},
+        match,
+        "USD",
+    )
 
 
 def add(tmp_path: Path, text: str, *proposals: Proposal) -> str:
@@ -51,9 +57,11 @@ def add(tmp_path: Path, text: str, *proposals: Proposal) -> str:
         "# first\n---\n" + BASE,
         BASE + "...\n",
         BASE + "pools:\n  - name: old\n    runs: {experiment: a}\n    lines: {account: '1'}\n",
-        BASE + "pools:\n- name: old\n  runs: {experiment: a}\n  lines:\n    account: '1'   # theirs\n\n# mail comes next\nmail: {backend: none}\n",
+        BASE
+        + "pools:\n- name: old\n  runs: {experiment: a}\n  lines:\n    account: '1'   # theirs\n\n# mail comes next\nmail: {backend: none}\n",
         BASE + "pools:\n    - {name: old, runs: {experiment: a}, lines: {account: '1'}}  # old one\nmail: {backend: none}",
-        BASE + "pools:\n  - name: old\n    runs: {experiment: a}\n    lines:\n      account: >-\n        one\n        two\n\n\nmail: {backend: none}\n",
+        BASE
+        + "pools:\n  - name: old\n    runs: {experiment: a}\n    lines:\n      account: >-\n        one\n        two\n\n\nmail: {backend: none}\n",
         BASE + "mail:\n  backend: none\n  operators:\n    - a@example.com\n\n\n",
     ],
 )
@@ -66,7 +74,33 @@ def test_lines_are_added_and_all_else_stays(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["${HOME}", "$${x}", 'a "b" c', "it's", "a: b", "# no comment", "- x", "null", "yes", "1e3", "0123", "{a}", "[a]", "&a", "*", "!x", "a\nb", "tab\there", "ä\u2028b", "", "%", "@x", "`x`", "\\", "?"],
+    [
+        "${HOME}",
+        "$${x}",
+        'a "b" c',
+        "it's",
+        "a: b",
+        "# no comment",
+        "- x",
+        "null",
+        "yes",
+        "1e3",
+        "0123",
+        "{a}",
+        "[a]",
+        "&a",
+        "*",
+        "!x",
+        "a\nb",
+        "tab\there",
+        "ä\u2028b",
+        "",
+        "%",
+        "@x",
+        "`x`",
+        "\\",
+        "?",
+    ],
 )
 def test_any_name_is_written_as_it_is(tmp_path: Path, value: str) -> None:
     """Names of experiments are other people's texts: none of them ends a value, a comment or a line, or reads the environment."""

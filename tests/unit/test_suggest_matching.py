@@ -33,7 +33,12 @@ def by_day(dice: random.Random, most: int, base: int = 0) -> dict[int, float]:
 
 def machines(hours: dict[int, float], account: str = "1111", price: float = 1.0, gpus: int = 0, **names: str) -> Cell:
     """A group of machines."""
-    return Cell({"source": "bill", "account": account, **names}, {h: v for h, v in hours.items() if v}, {h: v * price for h, v in hours.items() if v}, gpus)
+    return Cell(
+        {"source": "bill", "account": account, **names},
+        {h: v for h, v in hours.items() if v},
+        {h: v * price for h, v in hours.items() if v},
+        gpus,
+    )
 
 
 def runs(experiment: str, hours: dict[int, float], gpus: int = 0, **names: str) -> Cell:
@@ -204,10 +209,17 @@ def test_a_pool_that_names_machines_of_another_comes_after_it() -> None:
     dice = random.Random("order")
     own, others = jobs(dice, 20), jobs(dice, 20)
     typed = machines(own, price=3, instance_type="c6i.8xlarge", name_prefix="train-")
-    named = [machines({h: v for h, v in others.items() if h % 2 == part}, price=9, gpus=1, instance_type=f"g5.{part}xlarge", name_prefix="train-") for part in range(2)]
+    named = [
+        machines(
+            {h: v for h, v in others.items() if h % 2 == part}, price=9, gpus=1, instance_type=f"g5.{part}xlarge", name_prefix="train-"
+        )
+        for part in range(2)
+    ]
     billed = (typed, *named)
     evidence = Evidence(0, LENGTH, "USD", billed, (), frozenset())
-    one = Match(Group("instance_type", "bill", "1111", ("c6i.8xlarge",), frozenset({0})), "experiment", ("a",), fit([1.0], [1.0]), 30, 30, 1)
+    one = Match(
+        Group("instance_type", "bill", "1111", ("c6i.8xlarge",), frozenset({0})), "experiment", ("a",), fit([1.0], [1.0]), 30, 30, 1
+    )
     two = Match(Group("name_prefix", "bill", "1111", ("train-",), frozenset({1, 2}), 1), "experiment", ("b",), fit([1.0], [1.0]), 90, 90, 1)
     apart = replace(two, group=replace(two.group, kind="machines", values=("g5.0xlarge", "g5.1xlarge")))
     assert in_order((one, two), evidence) == (one, two)
@@ -250,7 +262,9 @@ def test_jobs_of_every_night_are_found() -> None:
     """Machines that come at one o'clock each night for runs that do so too: each day is like the next, and yet it is no chance."""
     dice = random.Random("nightly")
     own = {day * 24 + hour: 1.0 for day in range(DAYS) for hour in range(1, dice.randrange(4, 9))}
-    (match,) = found_in([machines(own, instance_type="m5.xlarge"), machines(by_day(dice, 5, 2), "2222", instance_type="c5.large")], [runs("nightly", own)])
+    (match,) = found_in(
+        [machines(own, instance_type="m5.xlarge"), machines(by_day(dice, 5, 2), "2222", instance_type="c5.large")], [runs("nightly", own)]
+    )
     assert match.group.values == ("m5.xlarge",)
 
 

@@ -21,7 +21,9 @@ def sections(page: str) -> dict[str, str]:
 
 def test_the_page_is_up_to_date() -> None:
     """What the command writes is the file in the repository."""
-    written = subprocess.run([sys.executable, "-m", "runspend.schema.docs"], cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8").stdout
+    written = subprocess.run(
+        [sys.executable, "-m", "runspend.schema.docs"], cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8"
+    ).stdout
     assert PAGE.read_text(encoding="utf-8") == written, "run: python -m runspend.schema.docs > docs/tables.md"
 
 

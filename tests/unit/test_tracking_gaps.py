@@ -213,7 +213,9 @@ def test_which_ends_are_believed(world: World) -> None:
     assert ends(night.run("soon", "2096-11")) == (moment(now + 2 * HOUR), moment(now + 2 * HOUR))
     assert ends(night.run("ahead", "2096-11")) == (moment(now + HOUR), None)
     assert ends(night.run("wild", "2096-11")) == (moment(now + 31 * HOUR), moment(now + 31 * HOUR))
-    assert (night.run("open", "2096-11")["end_time"], night.run("open", "2096-11")["last_sign_at"]) == (None, moment(BEGAN + HOUR)), "a sign in the future keeps no run alive"
+    assert (night.run("open", "2096-11")["end_time"], night.run("open", "2096-11")["last_sign_at"]) == (None, moment(BEGAN + HOUR)), (
+        "a sign in the future keeps no run alive"
+    )
 
 
 def test_when_the_stated_end_has_come_it_still_is_not_believed(world: World) -> None:
@@ -254,7 +256,11 @@ def test_gaps_of_a_run_that_ends_in_the_future(world: World, asked: list[raw.Ste
     assert first.run("a", "2096-11")["gap_seconds"] == (24 * 60 + 1) * 60
     asked.clear()
     after = world.night(first, now=datetime(2096, 12, 20, tzinfo=timezone.utc))
-    assert (asked, gaps(after.run("a", "2096-11")), ends(after.run("a", "2096-11"))) == ([], gaps(first.run("a", "2096-11")), ends(first.run("a", "2096-11")))
+    assert (asked, gaps(after.run("a", "2096-11")), ends(after.run("a", "2096-11"))) == (
+        [],
+        gaps(first.run("a", "2096-11")),
+        ends(first.run("a", "2096-11")),
+    )
 
 
 def test_a_night_as_of_an_earlier_day_leaves_nothing_behind(world: World) -> None:

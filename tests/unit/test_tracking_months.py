@@ -164,7 +164,9 @@ def test_what_is_still_in_the_write_ahead_log_is_read(world: World) -> None:
         db.execute("pragma journal_mode = wal")
     world.add_run("in the file")
     kept = world.open()  # as long as somebody is connected, the log is not moved into the file
-    kept.execute("insert into runs (run_uuid, status, start_time, experiment_id) values ('in the log', 'RUNNING', ?, 1)", (at("2026-11-02"),))
+    kept.execute(
+        "insert into runs (run_uuid, status, start_time, experiment_id) values ('in the log', 'RUNNING', ?, 1)", (at("2026-11-02"),)
+    )
     kept.commit()
     assert b"in the log" not in world.path.read_bytes()
     assert {r["run_id"] for r in world.night().rows("runs")} == {"in the file", "in the log"}

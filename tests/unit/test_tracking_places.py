@@ -84,7 +84,13 @@ def test_a_run_is_in_the_first_pool_whose_selector_names_it(world: World) -> Non
 def test_a_pattern_is_a_glob_and_nothing_else(world: World) -> None:
     for run_id, value in {"dot": "a.c", "letter": "abc", "two lines": "a.c\nx", "percent": "a%c", "quote": "it's"}.items():
         world.add_run(run_id, tags={"k": value})
-    for pattern, expected in {"a.c": {"dot"}, "a?c": {"dot", "letter", "percent"}, "a*": {"dot", "letter", "two lines", "percent"}, "it's": {"quote"}, "A.C": set()}.items():
+    for pattern, expected in {
+        "a.c": {"dot"},
+        "a?c": {"dot", "letter", "percent"},
+        "a*": {"dot", "letter", "two lines", "percent"},
+        "it's": {"quote"},
+        "A.C": set(),
+    }.items():
         night = world.night(pools=[pool("p", {"tag.k": pattern})])
         assert {run_id for run_id, (key,) in columns(night, "pool_key").items() if key} == expected, pattern
 
@@ -136,8 +142,14 @@ def test_a_users_file_that_cannot_be_read_names_the_line(world: World, tmp_path:
 
 def add_metric(world: World, run_id: str, key: str, values: list[float]) -> None:
     with world.open() as db:
-        db.executemany("insert into metrics (key, value, timestamp, run_uuid, step) values (?, ?, 0, ?, ?)", [(key, v, run_id, i) for i, v in enumerate(values)])
-        db.execute("insert into latest_metrics (key, value, timestamp, run_uuid, step) values (?, ?, 0, ?, ?)", (key, values[-1], run_id, len(values) - 1))
+        db.executemany(
+            "insert into metrics (key, value, timestamp, run_uuid, step) values (?, ?, 0, ?, ?)",
+            [(key, v, run_id, i) for i, v in enumerate(values)],
+        )
+        db.execute(
+            "insert into latest_metrics (key, value, timestamp, run_uuid, step) values (?, ?, 0, ?, ?)",
+            (key, values[-1], run_id, len(values) - 1),
+        )
     db.close()
 
 
@@ -153,7 +165,14 @@ def test_measured_use_is_that_of_gpus_where_there_are_any_else_of_cpus(world: Wo
     add_metric(world, "other", "system/gpu_0_memory_usage_percentage", [99.0])
     add_metric(world, "plain", "loss", [1.0])
     add_metric(world, "odd", "system/cpu_utilization_percentage", [40.0, -1.0, 1e9])
-    assert columns(world.night(), "mean_use_percent") == {"gpus": (50.0,), "nodes": (37.5,), "cpu": (13.0,), "other": (None,), "plain": (None,), "odd": (40.0,)}
+    assert columns(world.night(), "mean_use_percent") == {
+        "gpus": (50.0,),
+        "nodes": (37.5,),
+        "cpu": (13.0,),
+        "other": (None,),
+        "plain": (None,),
+        "odd": (40.0,),
+    }
 
 
 def test_of_a_long_series_evenly_spread_points_are_read(world: World) -> None:
@@ -216,14 +235,25 @@ def test_months_written_under_other_settings_are_read_again_through_the_api(monk
             return ["2024-01", "2024-02", "2026-11"]
 
     chosen = [
-        extract._months_to_read(Api(), None, ["2024-01", "2024-02", "2026-11"], lambda: {"2024-02"}, lambda table, period: None, NOW + timedelta(days=i))  # type: ignore[arg-type]
+        extract._months_to_read(
+            Api(), None, ["2024-01", "2024-02", "2026-11"], lambda: {"2024-02"}, lambda table, period: None, NOW + timedelta(days=i)
+        )  # type: ignore[arg-type]
         for i in range(7)
     ]
     assert all("2024-02" in months for months in chosen if months is not None)
     assert not all("2024-01" in months for months in chosen if months is not None)
 
 
-def add_trace(world: World, trace_id: str, when: str, cost: float | None, *, spans: tuple[tuple[Any, ...], ...] = (), tokens: tuple[int | None, int | None] = (None, None), **said: str) -> None:
+def add_trace(
+    world: World,
+    trace_id: str,
+    when: str,
+    cost: float | None,
+    *,
+    spans: tuple[tuple[Any, ...], ...] = (),
+    tokens: tuple[int | None, int | None] = (None, None),
+    **said: str,
+) -> None:
     world.do("insert into trace_info values (?, 1, ?, ?, ?, ?)", trace_id, at(when), *tokens, cost)
     for key, value in said.items():
         world.do("insert into trace_request_metadata values (?, ?, ?)", key.replace("__", "."), value, trace_id)
@@ -233,16 +263,51 @@ def add_trace(world: World, trace_id: str, when: str, cost: float | None, *, spa
 
 def llm(night: Night, period: str = "2026-11") -> list[tuple[Any, ...]]:
     return [
-        (str(r["charge_date"]), r["run_id"], r["user_name"], r["model"], r["traces"], r["input_tokens"], r["output_tokens"], str(r["list_cost"].normalize()))
+        (
+            str(r["charge_date"]),
+            r["run_id"],
+            r["user_name"],
+            r["model"],
+            r["traces"],
+            r["input_tokens"],
+            r["output_tokens"],
+            str(r["list_cost"].normalize()),
+        )
         for r in night.rows("trace_costs", period)
     ]
 
 
 def test_the_cost_of_traces_by_day_run_user_and_model(world: World) -> None:
-    add_trace(world, "t1", "2026-11-02T23:59:59", 0.3, tokens=(10, 20), mlflow__sourceRun="r1", mlflow__trace__user="ada", mlflow__user="svc", spans=(("a", None, "gpt", 0.1), ("b", "a", None, None), ("c", None, "gpt", 0.2)))
-    add_trace(world, "t2", "2026-11-02", 0.3, tokens=(1, None), mlflow__sourceRun="r1", mlflow__user="ada", spans=(("a", None, "gpt", 0.3),))
+    add_trace(
+        world,
+        "t1",
+        "2026-11-02T23:59:59",
+        0.3,
+        tokens=(10, 20),
+        mlflow__sourceRun="r1",
+        mlflow__trace__user="ada",
+        mlflow__user="svc",
+        spans=(("a", None, "gpt", 0.1), ("b", "a", None, None), ("c", None, "gpt", 0.2)),
+    )
+    add_trace(
+        world, "t2", "2026-11-02", 0.3, tokens=(1, None), mlflow__sourceRun="r1", mlflow__user="ada", spans=(("a", None, "gpt", 0.3),)
+    )
     # A parent's cost holds its descendants'; what stands beside it counts. Tokens are with the dearer model.
-    add_trace(world, "t3", "2026-11-03", 0.75, tokens=(7, 7), mlflow__user="root", spans=(("p", None, None, None), ("q", "p", "opus", 0.5), ("r", "q", None, None), ("s", "r", "opus", 0.5), ("t", "p", "haiku", 0.25)))
+    add_trace(
+        world,
+        "t3",
+        "2026-11-03",
+        0.75,
+        tokens=(7, 7),
+        mlflow__user="root",
+        spans=(
+            ("p", None, None, None),
+            ("q", "p", "opus", 0.5),
+            ("r", "q", None, None),
+            ("s", "r", "opus", 0.5),
+            ("t", "p", "haiku", 0.25),
+        ),
+    )
     add_trace(world, "t4", "2026-11-03", 1.5e-05)
     add_trace(world, "unpriced", "2026-11-03", None, tokens=(9, 9))
     add_trace(world, "october", "2026-10-31T23:59:59.999", 1.0)
@@ -264,7 +329,11 @@ def test_money_stays_spent_when_mlflow_deletes_the_traces(world: World) -> None:
     world.do("delete from trace_info where request_id in ('t0', 't2')")
     add_trace(world, "new", "2026-11-03", 5.0)
     second = world.night(first, known_trace_months=["2026-11"])
-    assert [(row[0], row[1], row[-1]) for row in llm(second)] == [("2026-11-02", "r1", "2"), ("2026-11-02", "r2", "1"), ("2026-11-03", "", "5")]
+    assert [(row[0], row[1], row[-1]) for row in llm(second)] == [
+        ("2026-11-02", "r1", "2"),
+        ("2026-11-02", "r2", "1"),
+        ("2026-11-03", "", "5"),
+    ]
     world.do("delete from trace_info")
     assert llm(world.night(second, known_trace_months=["2026-11"])) == llm(second)
 

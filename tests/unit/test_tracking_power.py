@@ -41,7 +41,9 @@ def log(world: World, run_id: str, key: str, points: Sequence[Point]) -> None:
     db.close()
 
 
-def run(world: World, run_id: str, points: dict[str, list[Point]], *, start: int = START, end: int | None = START + HOUR, **said: Any) -> None:
+def run(
+    world: World, run_id: str, points: dict[str, list[Point]], *, start: int = START, end: int | None = START + HOUR, **said: Any
+) -> None:
     world.add_run(run_id, start, end, **({"tags": {"instance_id": "gpubox"}} | said))
     for key, logged in points.items():
         log(world, run_id, f"system/{key}_power_usage_watts", logged)
@@ -100,7 +102,19 @@ def test_each_measurement_stands_for_the_time_before_it(world: World) -> None:
 
 def test_what_is_no_measurement_is_left_out(world: World) -> None:
     """Negative, too much, no number; what is logged twice at one moment counts once, with its mean; before the run's start is no time."""
-    run(world, "r", {"gpu_1": [(0, START + 60_000, 100), (1, START + 120_000, -1), (2, START + 180_000, 1e6), (3, START + 240_000, 200), (3, START + 240_000, 250)]})
+    run(
+        world,
+        "r",
+        {
+            "gpu_1": [
+                (0, START + 60_000, 100),
+                (1, START + 120_000, -1),
+                (2, START + 180_000, 1e6),
+                (3, START + 240_000, 200),
+                (3, START + 240_000, 250),
+            ]
+        },
+    )
     world.do("insert into metrics values ('system/gpu_1_power_usage_watts', 0, ?, 'r', 2, true)", START + 200_000)
     run(world, "early", {"gpu_0": [(0, START - 60_000, 100)]})
     assert rows(world.night(measured=BOX)) == [("r", 1, 10, 1800, 2040, 240_000, (100 * 60 + 225 * 180) / 240)]
@@ -122,7 +136,9 @@ def test_what_is_no_measurement_is_left_out(world: World) -> None:
     ],
     ids=["stated", "other", "nothing", "pool", "pool, but stated", "pool and node, but stated", "pool of two", "pool of two, node named", "several, node named", "several, node not measured"],
 )  # fmt: skip
-def test_whose_gpus_they_are(world: World, said: dict[str, Any], measured: MeasuredMachines, pools: list[str], expected: dict[str, str]) -> None:
+def test_whose_gpus_they_are(
+    world: World, said: dict[str, Any], measured: MeasuredMachines, pools: list[str], expected: dict[str, str]
+) -> None:
     """The machine the run states, else that of its pool; of several the one that the metric's node names, and none if it names none."""
     run(world, "r", {"gpu_0": every(60, 100), "rank 7/gpu_1": every(60, 100), "cpu": every(60, 100)}, **said)
     made = [Pool.model_validate({"name": name, "runs": {"tracking": "prod"}, "lines": {"resource": "gpubox"}}) for name in pools]
@@ -153,7 +169,9 @@ def test_a_long_run_is_looked_at_once_a_minute(world: World, monkeypatch: pytest
     assert sum(read) == 48 * 60
     hours = night.rows("machine_power")
     assert {r["step_stride"] for r in hours} == {6}
-    assert sum(r["measured_milliseconds"] for r in hours) == 48 * HOUR - 50_000, "the last measurement looked at is 50 seconds before the end"
+    assert sum(r["measured_milliseconds"] for r in hours) == 48 * HOUR - 50_000, (
+        "the last measurement looked at is 50 seconds before the end"
+    )
     assert all(math.isclose(r["energy_microjoules"] / r["measured_milliseconds"], 250_000, rel_tol=0.01) for r in hours)
 
 
@@ -176,7 +194,9 @@ def test_what_has_not_changed_is_not_read_again(world: World, asked: list[raw.Us
     assert asked == []
     moved = world.night(second, measured=MeasuredMachines(("gpubox", "new")))
     world.do("update tags set value = 'new' where run_uuid = 'ended'")
-    assert {r["resource_id"] for r in world.night(moved, measured=MeasuredMachines(("new",))).rows("machine_power") if r["run_id"] == "ended"} == {"new"}
+    assert {
+        r["resource_id"] for r in world.night(moved, measured=MeasuredMachines(("new",))).rows("machine_power") if r["run_id"] == "ended"
+    } == {"new"}
 
 
 def test_an_hour_ends_where_the_next_begins(world: World) -> None:
@@ -190,7 +210,10 @@ def test_months_are_those_of_the_runs(world: World) -> None:
     start = at("2026-10-31T23:30")
     run(world, "r", {"gpu_0": every(60, 100, start, start + HOUR)}, start=start, end=start + HOUR)
     night = world.night(measured=BOX)
-    assert [(r["start_month"].isoformat(), r["hour_start"].month) for r in night.rows("machine_power", "2026-10")] == [("2026-10-01", 10), ("2026-10-01", 11)]
+    assert [(r["start_month"].isoformat(), r["hour_start"].month) for r in night.rows("machine_power", "2026-10")] == [
+        ("2026-10-01", 10),
+        ("2026-10-01", 11),
+    ]
 
 
 def test_a_database_without_the_index_is_not_scanned(world: World) -> None:
@@ -199,13 +222,18 @@ def test_a_database_without_the_index_is_not_scanned(world: World) -> None:
     run(world, "r", {"gpu_0": every(60, 100)})
     night = world.night(measured=BOX)
     assert night.rows("machine_power") == []
-    assert any("power that runs measured cannot be read from a database older than revision a5b4c3d2e1f0" in w for w in night.extract.warnings)
+    assert any(
+        "power that runs measured cannot be read from a database older than revision a5b4c3d2e1f0" in w for w in night.extract.warnings
+    )
 
 
 def test_another_list_of_machines_reads_every_month_again(world: World) -> None:
     """Through the API only months that may have changed are read: a machine that is measured from now on makes all of them so."""
     world.add_run("r")
-    digests = [world.night(measured=m).extract.extras["runs", "2026-11"]["settings"] for m in (MeasuredMachines(), BOX, MeasuredMachines(("other",)))]
+    digests = [
+        world.night(measured=m).extract.extras["runs", "2026-11"]["settings"]
+        for m in (MeasuredMachines(), BOX, MeasuredMachines(("other",)))
+    ]
     assert len(set(digests)) == 3
 
 

@@ -68,7 +68,16 @@ def test_both_figures_are_of_the_same_money() -> None:
         return Money("USD", tuple(Rung(words, None, Decimal(cost), Decimal(idle)) for words, cost, idle in rungs), (), ())
 
     before = money(("by machine", "100", "20"), ("unallocated", "50", "0"), ("out of scope", "850", "0"))
-    after = money(("by machine", "100", "20"), ("by pool gpu", "600", "100"), ("unallocated", "50", "0"), ("shared", "50", "0"), ("out of scope", "200", "0"))
+    after = money(
+        ("by machine", "100", "20"),
+        ("by pool gpu", "600", "100"),
+        ("unallocated", "50", "0"),
+        ("shared", "50", "0"),
+        ("out of scope", "200", "0"),
+    )
     first, second = trial._compared(after, before, 1)
     assert first == "allocated to runs: 10.0% today, 72.5% with the proposed pool (medium confidence)"
-    assert "580.00 of the ML platform's 800.00 USD is allocated to runs, and 120.00 is idle cost of their machines. Runs get 58.0% of the whole bill of 1,000.00" in second
+    assert (
+        "580.00 of the ML platform's 800.00 USD is allocated to runs, and 120.00 is idle cost of their machines. Runs get 58.0% of the whole bill of 1,000.00"
+        in second
+    )

@@ -115,7 +115,19 @@ def test_a_note_of_somebody_who_was_killed_blames_nobody(home: Path) -> None:
         assert f"pid {os.getpid()}" in Locks(home).holders() and str(process.pid) not in Locks(home).holders()
 
 
-@pytest.mark.parametrize("note", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": "x", "command": "", "since": ""}', "\0" * 9000, "[" * 4096, '{"host": "a", "pid": 1e999, "command": "", "since": ""}'])
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "{",
+        "[]",
+        '{"host": 1}',
+        '{"host": "a", "pid": "x", "command": "", "since": ""}',
+        "\0" * 9000,
+        "[" * 4096,
+        '{"host": "a", "pid": 1e999, "command": "", "since": ""}',
+    ],
+)
 def test_a_note_that_says_nothing_is_no_error(home: Path, note: str) -> None:
     """Whatever stands in the lock file, the holder is found in another way."""
     with Locks(home).shared():
@@ -169,7 +181,9 @@ def test_the_kernel_knows_the_holder(home: Path) -> None:
         assert Locks(home).holders().startswith(f"held by pid {os.getpid()} (`")
 
 
-STOPPED = "import fcntl, sys, time\nfile = open(sys.argv[1], 'r+')\nfcntl.flock(file, fcntl.LOCK_EX)\nprint('held', flush=True)\ntime.sleep(60)\n"
+STOPPED = (
+    "import fcntl, sys, time\nfile = open(sys.argv[1], 'r+')\nfcntl.flock(file, fcntl.LOCK_EX)\nprint('held', flush=True)\ntime.sleep(60)\n"
+)
 
 
 @contextmanager
@@ -220,7 +234,11 @@ def test_a_holder_is_named_with_the_time_it_started(home: Path) -> None:
     with held(home / "lock"):
         time.sleep(2.5)
         said = Locks(home).holders()
-    told = datetime.strptime(re.findall(r"running since ([0-9: -]+) UTC", said)[0], "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+    told = (
+        datetime.strptime(re.findall(r"running since ([0-9: -]+) UTC", said)[0], "%Y-%m-%d %H:%M:%S")
+        .replace(tzinfo=timezone.utc)
+        .timestamp()
+    )
     assert began - 2 <= told <= began + 2
 
 
@@ -250,7 +268,10 @@ def test_other_waits_end_and_name_the_holder(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sources, "GATE_WAIT", 0.2)
     monkeypatch.setattr(outbox, "OUTBOX_WAIT", 0.2)
     settings = Settings.model_validate({"home": tmp_path})
-    for name, act in (("work", lambda: sources.work_folder(settings).__enter__()), ("mail", lambda: outbox._one_at_a_time(tmp_path).__enter__())):
+    for name, act in (
+        ("work", lambda: sources.work_folder(settings).__enter__()),
+        ("mail", lambda: outbox._one_at_a_time(tmp_path).__enter__()),
+    ):
         (tmp_path / name).mkdir()
         with held(_made(tmp_path / name / ".lock")) as pid, pytest.raises(RunspendError, match=f"waited 0.2 s .*held by pid {pid}"):
             act()

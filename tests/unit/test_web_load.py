@@ -83,7 +83,9 @@ def server(home: Path) -> Iterator[str]:
         process.wait()
 
 
-async def storm(address: str, path: str, health: str, count: int, headers: dict[str, str] | None = None) -> tuple[list[httpx.Response], list[float]]:
+async def storm(
+    address: str, path: str, health: str, count: int, headers: dict[str, str] | None = None
+) -> tuple[list[httpx.Response], list[float]]:
     """The answers to so many requests at once, and how long health checks took meanwhile."""
     async with httpx.AsyncClient(base_url=address, timeout=120, limits=httpx.Limits(max_connections=count + 10), headers=headers) as client:
         pages = [asyncio.create_task(client.get(path)) for _ in range(count)]
@@ -166,7 +168,9 @@ def test_engines_of_pages_have_few_threads_together(tmp_path: Path) -> None:
     """An engine lent to a page has its share; the next to have it, the usual number."""
 
     def threads() -> int:
-        with engines.borrow_connection("test-threads", lambda: __import__("duckdb").connect(":memory:", config={"threads": 4}), tmp_path / "spill", memory="100MB") as con:
+        with engines.borrow_connection(
+            "test-threads", lambda: __import__("duckdb").connect(":memory:", config={"threads": 4}), tmp_path / "spill", memory="100MB"
+        ) as con:
             return int(con.execute("select current_setting('threads')").fetchall()[0][0])
 
     async def on_a_page() -> int:
@@ -177,7 +181,18 @@ def test_engines_of_pages_have_few_threads_together(tmp_path: Path) -> None:
     assert threads() == 4
 
 
-@pytest.mark.parametrize("damage", ["half a file", "no file", "rubbish", "a record that is no JSON", "a record without its keys", "schema of the future", "not ours to read"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "half a file",
+        "no file",
+        "rubbish",
+        "a record that is no JSON",
+        "a record without its keys",
+        "schema of the future",
+        "not ours to read",
+    ],
+)
 def test_a_damaged_warehouse_is_503_in_a_sentence(tmp_path: Path, home: Path, damage: str) -> None:
     """Not 404, and no path of the machine; the reason is in the server's log."""
     whole, home = home, tmp_path / "a-home-with-a-name"

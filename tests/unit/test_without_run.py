@@ -38,12 +38,26 @@ def outside(number: int, cost: str, **more: Any) -> dict[str, Any]:
 
 def summed(number: int, cost: str, **more: Any) -> dict[str, Any]:
     """The ledger's sum of what is out of scope."""
-    return charge(number, cost, "out_of_scope", charge_id=f"2026-11-01|sum-{number}", service_name=EC2, sub_account_id="ml", reason="default_scope") | more
+    return (
+        charge(
+            number,
+            cost,
+            "out_of_scope",
+            charge_id=f"2026-11-01|sum-{number}",
+            service_name=EC2,
+            sub_account_id="ml",
+            reason="default_scope",
+        )
+        | more
+    )
 
 
 def sums_of(*lines: dict[str, Any]) -> list[dict[str, Any]]:
     """The sums that the ledger has of lines that are out of scope."""
-    return [summed(100 + n, str(each["effective_cost"]), **{c: each[c] for c in ("service_name", "sub_account_id", "charge_date") if c in each}) for n, each in enumerate(lines)]
+    return [
+        summed(100 + n, str(each["effective_cost"]), **{c: each[c] for c in ("service_name", "sub_account_id", "charge_date") if c in each})
+        for n, each in enumerate(lines)
+    ]
 
 
 def groups_of(tmp_path: Path, given: Settings, **tables: Any) -> tuple[without_run.Group, ...]:
@@ -172,7 +186,9 @@ def test_what_the_ledger_placed_is_not_outside(tmp_path: Path, given: Settings) 
 def test_excluded_accelerators_are_named(tmp_path: Path, given: Settings) -> None:
     """The scope is respected: they are named, in no proposal and in no share of the platform."""
     excluded = outside(1, "700", scope="exclude", charge_description="accelerators: p5.48xlarge", service_category=None)
-    with warehouse(tmp_path / "w", cost_allocations=[*sums_of(excluded), charge(2, "10", "unallocated")], billing_lines=[excluded, line(2)]) as reader:
+    with warehouse(
+        tmp_path / "w", cost_allocations=[*sums_of(excluded), charge(2, "10", "unallocated")], billing_lines=[excluded, line(2)]
+    ) as reader:
         first, _ = without_run.unallocated_groups(reader, FIRST, given)["USD"]
         proposed = scope_proposal.scope_proposal(reader, FIRST)
     assert (first.words, first.kind, first.inside_cost) == (f"excluded accelerators of {EC2} in account ml", "excluded", Decimal(0))
@@ -183,14 +199,23 @@ def test_excluded_accelerators_are_named(tmp_path: Path, given: Settings) -> Non
 def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings) -> None:
     """What can be pasted is taken by the configuration, and names no machine beside the service."""
     lines = [
-        outside(1, "90", sku_meter="EU-NatGateway-Hours", resource_id="arn:aws:ec2:eu-west-1:1:natgateway/nat-1", service_category="Networking"),
+        outside(
+            1, "90", sku_meter="EU-NatGateway-Hours", resource_id="arn:aws:ec2:eu-west-1:1:natgateway/nat-1", service_category="Networking"
+        ),
         outside(2, "80", service_name="Amazon Relational Database Service", service_category="Databases", instance_type="db.r5.large"),
         outside(3, "70", service_name="Amazon Elastic Kubernetes Service", resource_id="arn:aws:eks:eu-west-1:1:cluster/ml"),
         outside(4, "60", sku_meter="EBS:VolumeUsage.gp3", service_category="Storage"),
         outside(5, "50", service_name="Amazon Simple Storage Service", service_category="Storage"),
         outside(6, "40", service_name="Amazon Bedrock", service_category="AI and Machine Learning"),
         outside(7, "30", service_name="Amazon SageMaker", service_category="AI and Machine Learning"),
-        outside(9, "25", service_name="Amazon SageMaker", service_category="AI and Machine Learning", resource_id="arn:aws:sagemaker:eu-west-1:1:endpoint/chat", instance_type="ml.g5.xlarge"),
+        outside(
+            9,
+            "25",
+            service_name="Amazon SageMaker",
+            service_category="AI and Machine Learning",
+            resource_id="arn:aws:sagemaker:eu-west-1:1:endpoint/chat",
+            instance_type="ml.g5.xlarge",
+        ),
         outside(8, "20", sku_meter="EU-BoxUsage:m5.large", instance_type="m5.large"),
     ]
     found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
@@ -208,7 +233,10 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
         ("other", f"{EC2} in account ml"),
     ]
     assert "{name:" not in found[-1].advice  # a pool of all runs, on machines that nothing ties to runs
-    shared = [Settings.model_validate({"home": tmp_path, **yaml.safe_load("{" + g.advice.partition("as shared: ")[2] + "}")}).shared.lines[0] for g in found[:3]]
+    shared = [
+        Settings.model_validate({"home": tmp_path, **yaml.safe_load("{" + g.advice.partition("as shared: ")[2] + "}")}).shared.lines[0]
+        for g in found[:3]
+    ]
     assert shared[0] == {"service": [EC2], "account": ["ml"], "resource": ["*natgateway*"]}
     assert shared[1] == {"service": ["Amazon Relational Database Service"], "account": ["ml"]}
     assert shared[2]["resource"] == ["*:cluster/*"]
@@ -219,7 +247,10 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
 def test_what_a_cloud_describes_every_machine_by_groups_none(tmp_path: Path, given: Settings) -> None:
     """Google's system labels: machines of eight cores in two projects have nothing in common."""
     tags = '{"goog:compute.googleapis.com/cores": "8", "goog:compute.googleapis.com/machine_spec": "e2-standard-8"}'
-    lines = [outside(n, "10", service_name="Compute Engine", sub_account_id=f"project-{n}", instance_type="e2-standard-8", tags=tags) for n in range(1, 3)]
+    lines = [
+        outside(n, "10", service_name="Compute Engine", sub_account_id=f"project-{n}", instance_type="e2-standard-8", tags=tags)
+        for n in range(1, 3)
+    ]
     sums = [summed(100 + n, "10", service_name="Compute Engine", sub_account_id=f"project-{n}") for n in range(1, 3)]
     found = groups_of(tmp_path, given, cost_allocations=sums, billing_lines=lines)
     assert [g.words for g in found] == ["Compute Engine in account project-1", "Compute Engine in account project-2"]
@@ -234,7 +265,10 @@ def test_a_node_group_keeps_its_disks_and_no_other_service(tmp_path: Path, given
         outside(3, "3", service_name="Amazon Simple Storage Service", service_category="Storage", group_keys=list(group)),
     ]
     found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
-    assert [(g.words, g.effective_cost) for g in found] == [("node group gpu", Decimal(15)), ("Amazon Simple Storage Service in account ml", Decimal(3))]
+    assert [(g.words, g.effective_cost) for g in found] == [
+        ("node group gpu", Decimal(15)),
+        ("Amazon Simple Storage Service in account ml", Decimal(3)),
+    ]
 
 
 def test_the_scope_to_paste_always_has_the_accelerators(tmp_path: Path) -> None:

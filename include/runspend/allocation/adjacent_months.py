@@ -74,7 +74,10 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
     reach, rows = no_reach(window["window_start"]), {}
     beyond = reader.query(JOBS_BEYOND, {"period": period}).to_pylist()
     if beyond:
-        reach = {"jobs_from": min(row["charge_period_start"] for row in beyond), "jobs_until": max(row["charge_period_end"] for row in beyond)}
+        reach = {
+            "jobs_from": min(row["charge_period_start"] for row in beyond),
+            "jobs_until": max(row["charge_period_end"] for row in beyond),
+        }
         rows["jobs over the month's end"] = [beyond, reader.query(RUNS_BEYOND, window | reach).to_pylist()]
     if window["window_start"].date() < period:
         sizes = reader.query(EARLIER_SIZES, {"period": period, "window_start": window["window_start"]}).to_pylist()

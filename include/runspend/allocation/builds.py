@@ -61,7 +61,9 @@ class Builder:
         """The current builds in the warehouse, read once."""
         return read_builds(self._warehouse)
 
-    def build(self, period: str, inputs: Mapping[str, str | None], fill: Callable[[Step], Sequence[str | Unit]], *, forced: bool = False) -> None:
+    def build(
+        self, period: str, inputs: Mapping[str, str | None], fill: Callable[[Step], Sequence[str | Unit]], *, forced: bool = False
+    ) -> None:
         """Fill the tables of one period. A table name means its unit of the period, by writer "all".
 
         If a check fails, the old tables stay, and operators are notified.

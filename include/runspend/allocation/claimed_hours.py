@@ -49,7 +49,11 @@ class ClaimedHours:
     @property
     def has_spread(self) -> bool:
         """Return whether an hour costs clearly more in one account, region or purchase option than in another."""
-        return self.lowest_hour_cost is not None and self.highest_hour_cost is not None and self.highest_hour_cost > SPREAD * self.lowest_hour_cost
+        return (
+            self.lowest_hour_cost is not None
+            and self.highest_hour_cost is not None
+            and self.highest_hour_cost > SPREAD * self.lowest_hour_cost
+        )
 
     @property
     def is_notable(self) -> bool:
@@ -87,7 +91,10 @@ def claimed_hours(reader: Reader, first: date) -> tuple[ClaimedHours, ...]:
 def with_open_prices(rows: Sequence[Mapping[str, Any]]) -> tuple[ClaimedHours, ...]:
     """The rows, where runs state what tells them apart in some and leave it open in others with the prices of all that are open."""
     found = [ClaimedHours(**row) for row in rows]
-    return tuple(_with_prices(one, [o for o in found if (o.billing_period, o.instance_type) == (one.billing_period, one.instance_type)]) for one in found)
+    return tuple(
+        _with_prices(one, [o for o in found if (o.billing_period, o.instance_type) == (one.billing_period, one.instance_type)])
+        for one in found
+    )
 
 
 def _with_prices(one: ClaimedHours, kin: Iterable[ClaimedHours]) -> ClaimedHours:
@@ -97,4 +104,6 @@ def _with_prices(one: ClaimedHours, kin: Iterable[ClaimedHours]) -> ClaimedHours
     if len({o.billing_currency for o in open_kin}) != 1:
         return one
     prices = [price for o in open_kin for price in (o.lowest_hour_cost, o.highest_hour_cost) if price is not None]
-    return ClaimedHours(**{**vars(one), "lowest_hour_cost": min(prices), "highest_hour_cost": max(prices), "billing_currency": open_kin[0].billing_currency})
+    return ClaimedHours(
+        **{**vars(one), "lowest_hour_cost": min(prices), "highest_hour_cost": max(prices), "billing_currency": open_kin[0].billing_currency}
+    )

@@ -119,7 +119,9 @@ class Finality:
             self._ignored_changes.setdefault(ignored_changes, []).append(period)
         rows = [{**row, "ignored_changes": ignored_changes or None if row["state"] == "closed" else None} for row in self.rows(period)]
         unit = Unit("period_states", period, "all")
-        before = [{name: row[name] for name in rows[0]} for row in self._before if row["billing_period"] == first_day(period)] if rows else []
+        before = (
+            [{name: row[name] for name in rows[0]} for row in self._before if row["billing_period"] == first_day(period)] if rows else []
+        )
         extra = {"configuration": configuration_digest(self._settings)} if period == self._newest else {}
         state = self._warehouse.states("period_states").get(unit)
         if rows == before and state is not None and dict(state.extra) == extra:
@@ -169,7 +171,9 @@ class Finality:
             # A source that does not answer gives no news about its bill. A source that is no longer read never will.
             seen_until = self._now if row is None else row["last_good_at"] if row["state"] == "unreachable" else row["last_tried_at"]
             bill_digest = unit.extra.get("bill_digest") or unit.digest
-            bills[source, period] = Bill(source, bill_digest, load["loaded_at"], load["is_invoiced"], load["is_doubted"], seen_until or load["loaded_at"])
+            bills[source, period] = Bill(
+                source, bill_digest, load["loaded_at"], load["is_invoiced"], load["is_doubted"], seen_until or load["loaded_at"]
+            )
         return bills
 
 

@@ -29,7 +29,8 @@ GROUP_WORDS = (
 
 # The tag that groups a line's machines best, as key|value, of its group keys (account|key|value, one on each line).
 MACHINE_GROUP = ", ".join(
-    rf"nullif(regexp_extract(group_keys, r'(?i)[|]([^|\n]*(?:{needles})[^|\n]*[|][^\n]*)'), '')" for needles in ("|".join(words) for words, _ in GROUP_WORDS)
+    rf"nullif(regexp_extract(group_keys, r'(?i)[|]([^|\n]*(?:{needles})[^|\n]*[|][^\n]*)'), '')"
+    for needles in ("|".join(words) for words, _ in GROUP_WORDS)
 )
 # Tags, in the JSON of all tags, that name one resource instead of a group, or that a cloud sets on every machine.
 OWN_TAGS = r"""r'(?i)"(?:name|aws:createdby|createdby|created_by|creator|user_name|resourceTags/user:name|goog:compute\.googleapis\.com/[^"]*)": *"(?:[^"\\]|\\.)*",?'"""
@@ -47,7 +48,13 @@ UNMET_WORDS = {
     "out_of_scope": "scope excludes it",
     "over_claimed": "other runs used all of its hours",
 }
-CLAIM_WORDS = {"job_id": "a job", "resource_id": "a machine", "pool_time": "a pool", "instance_type_time": "an instance type", "llm_identity": "an IAM principal"}
+CLAIM_WORDS = {
+    "job_id": "a job",
+    "resource_id": "a machine",
+    "pool_time": "a pool",
+    "instance_type_time": "an instance type",
+    "llm_identity": "an IAM principal",
+}
 
 RUNGS = """
 select

@@ -131,7 +131,11 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         reach, beside = read_beside(reader, first_day(period), window)
         window |= reach
         # Bytes in the stores split the bill's storage lines. Trace costs split the bills of LLM providers.
-        bills |= {u: s for u, s in warehouse.states("artifact_bytes", "artifact_owners", "experiments", "trace_costs").items() if u.period in (period, "all")}
+        bills |= {
+            u: s
+            for u, s in warehouse.states("artifact_bytes", "artifact_owners", "experiments", "trace_costs").items()
+            if u.period in (period, "all")
+        }
         inputs = common_inputs(bills, given)
         inputs |= {unit_name(u): s.digest for u, s in needed_runs(warehouse, window, reader).items()}
         lying = _ask_once(warehouse, ARTIFACT_RUNS, warehouse.states("runs", "artifact_bytes"), reader)
@@ -162,7 +166,10 @@ def summary_inputs(
     """Return digests of all inputs of a start month's `run_costs`: its runs, their children, and the bills with their costs."""
     runs = {u: s for u, s in warehouse.states("runs").items() if u.period == month}
     last = max((_time(s.extra.get("last_end")) or _instant(month) for s in runs.values()), default=_instant(month))
-    window = {"window_start": _instant(month), "window_end": max(last, month_start(_instant(month) + timedelta(days=32))) + timedelta(microseconds=1)}
+    window = {
+        "window_start": _instant(month),
+        "window_end": max(last, month_start(_instant(month) + timedelta(days=32))) + timedelta(microseconds=1),
+    }
     window |= no_reach(window["window_start"])
     family = needed_runs(warehouse, window)
     periods = {period for u in family.keys() | runs.keys() for period in reached.get(u.period, ())}
@@ -191,7 +198,10 @@ def read_builds(warehouse: Warehouse) -> dict[tuple[str, str], dict[str, Any]]:
 def configuration_digest(settings: Settings) -> str:
     """Return a digest of the settings for matching. Pipeline runs with the same digest match the same sources the same way."""
     said = settings.model_dump(mode="json", include=set(MATCHING))
-    places = {key: [{k: v for k, v in source.items() if k in ("name", "uri")} for source in said[key]] for key in ("tracking", "billing", "stores")}
+    places = {
+        key: [{k: v for k, v in source.items() if k in ("name", "uri")} for source in said[key]]
+        for key in ("tracking", "billing", "stores")
+    }
     return digest({**said, **places})
 
 
@@ -256,7 +266,9 @@ def needed_runs(warehouse: Warehouse, window: Mapping[str, datetime], reader: Re
     }
     older: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for row in _ask_once(warehouse, OLDER_RELATIVES, warehouse.states("runs"), reader):
-        older.setdefault((f"{row['start_month']:%Y-%m}", row["tracking_server"]), set()).add((f"{row['older_month']:%Y-%m}", row["tracking_server"]))
+        older.setdefault((f"{row['start_month']:%Y-%m}", row["tracking_server"]), set()).add(
+            (f"{row['older_month']:%Y-%m}", row["tracking_server"])
+        )
     months |= {relative for month in months for relative in older.get(month, ())}
     return {u: s for u, s in states.items() if (u.period, u.writer) in months}
 

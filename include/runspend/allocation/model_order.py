@@ -174,13 +174,19 @@ def ledger_parameters(settings: Settings) -> dict[str, Any]:
         "rented_pools": _words(pool.name for pool in settings.pools if pool.unused == "to_runs"),
         "share_shared": settings.sharing.shared,
         "share_idle": settings.sharing.idle,
-        **{f"{name}_before_bill": _words(_before_bill(getattr(settings.dimensions, name))) for name in ("team", "project", "cost_center", "owner")},
+        **{
+            f"{name}_before_bill": _words(_before_bill(getattr(settings.dimensions, name)))
+            for name in ("team", "project", "cost_center", "owner")
+        },
     }
 
 
 def _before_bill(sources: list[Any]) -> list[str]:
     """Where a run's own value may come from that counts more than the tag of a bill line; everything, if no line tag is named."""
-    texts = [source if isinstance(source, str) else f"user:{Path(source['user']).name}" if "user" in source else "line.principal" for source in sources]
+    texts = [
+        source if isinstance(source, str) else f"user:{Path(source['user']).name}" if "user" in source else "line.principal"
+        for source in sources
+    ]
     on_bill = [place for place, text in enumerate(texts) if text.startswith("line.")]
     return texts[: on_bill[0]] if on_bill else texts
 

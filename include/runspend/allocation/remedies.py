@@ -9,7 +9,16 @@ from typing import Any
 from runspend.config.settings import Settings
 
 # The verb before a group's name; for machines it is "tag".
-VERBS = {"disk": "attach", "store": "measure", "platform": "share", "endpoint": "share", "model": "identify callers of", "job": "name jobs of", "excluded": "check", "other": "check"}
+VERBS = {
+    "disk": "attach",
+    "store": "measure",
+    "platform": "share",
+    "endpoint": "share",
+    "model": "identify callers of",
+    "job": "name jobs of",
+    "excluded": "check",
+    "other": "check",
+}
 
 
 def selector_yaml(selector: Mapping[str, Any]) -> str:
@@ -38,7 +47,9 @@ def _advise_sharing(selector: Mapping[str, str], settings: Settings) -> str:
 
 
 def _advise_endpoint(selector: Mapping[str, str], settings: Settings) -> str:
-    return f"it serves models and has no runs: leave it unallocated, or declare it as shared: shared: {{lines: [{selector_yaml(selector)}]}}"
+    return (
+        f"it serves models and has no runs: leave it unallocated, or declare it as shared: shared: {{lines: [{selector_yaml(selector)}]}}"
+    )
 
 
 def _advise_attaching(selector: Mapping[str, str], settings: Settings) -> str:

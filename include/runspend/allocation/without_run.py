@@ -36,9 +36,7 @@ SEEN = """
     coalesce({line}.sku_meter, substr({line}.charge_description, 1, 80), '') as meter, coalesce({line}.instance_type, '') as instance_type,
     coalesce({line}.machine_gpus, 0) as machine_gpus, coalesce(lower(regexp_extract({line}.resource_id, r'(?i)(?:{resource_types})')), '') as resource_type
 """
-GROUPED = (
-    "billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter, instance_type, machine_gpus, resource_type, is_outside"
-)
+GROUPED = "billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter, instance_type, machine_gpus, resource_type, is_outside"
 # One line represents all lines that were priced together: they share the columns they were priced by.
 WITHOUT_RUN = f"""
 with lost as (
@@ -99,6 +97,7 @@ group by {GROUPED}
 order by effective_cost desc, {GROUPED}
 limit {TAG_SETS}
 """
+
 
 @dataclass(frozen=True)
 class Group:
@@ -219,7 +218,10 @@ def _place(row: Row) -> Key:
 def _group(key: Key, members: Sequence[Row], settings: Settings) -> Group:
     kind, pairs, called = key
     selector = dict(pairs)
-    is_accelerated = any(_is_accelerated(row) and row["effective_cost"] > 0 for row in members if row["kind"] in (*MACHINES, "job", "endpoint")) or kind == "excluded"
+    is_accelerated = (
+        any(_is_accelerated(row) and row["effective_cost"] > 0 for row in members if row["kind"] in (*MACHINES, "job", "endpoint"))
+        or kind == "excluded"
+    )
     if kind == "machine" and not is_accelerated and all(row["is_outside"] for row in members):
         kind = "other"  # no sign that they serve runs: a pool would charge runs for them
     return Group(
@@ -241,8 +243,14 @@ def _words(kind: str, selector: Mapping[str, str], called: str, members: Sequenc
         return f"{word} {value}" if word else f"{first.removeprefix('tag.')}={value}"
     if "service" not in selector:
         return f"{first} {value}"
-    names = {"disk": f"disks, snapshots and traffic of {value}", "accelerator": f"accelerators of {value}", "excluded": f"excluded accelerators of {value}"}
-    words = (f"{called} of {value}" if called else names.get(kind, value)) + (f" in account {selector['account']}" if "account" in selector else "")
+    names = {
+        "disk": f"disks, snapshots and traffic of {value}",
+        "accelerator": f"accelerators of {value}",
+        "excluded": f"excluded accelerators of {value}",
+    }
+    words = (f"{called} of {value}" if called else names.get(kind, value)) + (
+        f" in account {selector['account']}" if "account" in selector else ""
+    )
     return words + (f" ({types})" if kind == "accelerator" and (types := _dearest_types(members)) else "")
 
 

@@ -54,7 +54,10 @@ def log_page(settings: Settings, *, who: str | None, pattern: str, path: str, st
 def log_statement(settings: Settings, statement: str, *, native: bool, rows: int | None, error: str | None = None) -> None:
     """Log one statement of this user of the machine. `error`: the class of the error it ended with."""
     what = statement if _with_values(settings) else without_values(statement)
-    _write(settings, {"who": _user(), "kind": "sql", "dialect": "native" if native else "googlesql", "what": what, "error": error, "rows": rows})
+    _write(
+        settings,
+        {"who": _user(), "kind": "sql", "dialect": "native" if native else "googlesql", "what": what, "error": error, "rows": rows},
+    )
 
 
 def without_values(statement: str) -> str:
@@ -96,11 +99,15 @@ def _user() -> str:
 def _write(settings: Settings, entry: dict[str, str | int | None]) -> None:
     if settings.access_log is None:
         return
-    line = {"at": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%fZ}"} | {k: v[:LONGEST] if isinstance(v, str) else v for k, v in entry.items()}
+    line = {"at": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%fZ}"} | {
+        k: v[:LONGEST] if isinstance(v, str) else v for k, v in entry.items()
+    }
     try:
         _append(settings.access_log.file, json.dumps(line).encode() + b"\n")
     except OSError as error:  # the request is answered anyway: a full disk hides no figures
-        log.warning("cannot write the access log: %s. What was asked is not in it. Free its disk, or correct access_log.file.", error.strerror)
+        log.warning(
+            "cannot write the access log: %s. What was asked is not in it. Free its disk, or correct access_log.file.", error.strerror
+        )
 
 
 def _append(file: Path, line: bytes) -> None:

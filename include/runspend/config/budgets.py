@@ -146,17 +146,23 @@ class Budget(_Rules):
             told = {threshold_amount(key, self.amount): key for key in self.notify if key != ALL_MAILS}
             for level, key in told.items():
                 if level not in levels:
-                    raise ValueError(f"`notify` has recipients for {key}, which is not a threshold of this budget. Thresholds are {', '.join(levels.values())}")
+                    raise ValueError(
+                        f"`notify` has recipients for {key}, which is not a threshold of this budget. Thresholds are {', '.join(levels.values())}"
+                    )
             silent = [text for level, text in levels.items() if level not in told]
             if silent and ALL_MAILS not in self.notify:
-                raise ValueError(f"`notify` has no recipient for {', '.join(silent)}. Add the threshold, or `all:` for recipients of every mail")
+                raise ValueError(
+                    f"`notify` has no recipient for {', '.join(silent)}. Add the threshold, or `all:` for recipients of every mail"
+                )
         return self
 
     @model_validator(mode="after")
     def _one_table_has_it_all(self) -> Budget:
         if self.is_of_runs and "provider" in self.for_:
             runs = next(key for key in self.for_ if key.partition(".")[0] in BUDGET_RUN_KEYS)
-            raise ValueError(f"`for` has both `provider`, which bill lines have, and `{runs}`, which runs have. Use `source` instead of `provider`")
+            raise ValueError(
+                f"`for` has both `provider`, which bill lines have, and `{runs}`, which runs have. Use `source` instead of `provider`"
+            )
         return self
 
 

@@ -49,5 +49,7 @@ def _header(path: Path, names: list[str], needed: Sequence[str], known: Sequence
     strange = [name for name in names if name not in known]
     if missing or strange or len(set(names)) < len(names):
         what = f"column {missing[0]} is missing" if missing else f"unknown column {strange[0]!r}" if strange else "a column is given twice"
-        raise ValueError(f"{path}, line 1: {what}. Columns are {','.join(needed)}" + "".join(f", optionally {n}" for n in known if n not in needed))
+        raise ValueError(
+            f"{path}, line 1: {what}. Columns are {','.join(needed)}" + "".join(f", optionally {n}" for n in known if n not in needed)
+        )
     return names

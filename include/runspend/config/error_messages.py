@@ -49,6 +49,7 @@ def _of_the_right_shape(file: YamlFile, mistakes: Sequence[ErrorDetails]) -> lis
     for mistake in mistakes:
         place, value = _place(file.data, mistake.get("ctx", {}).get("at", mistake["loc"]), is_missing=mistake["type"] == "missing")
         found.append((mistake, place, isinstance(value, (Mapping, list)) and _is_about_shape(mistake)))
+
     def is_explained(at: Loc) -> bool:
         """Whether an alternative with the value's type has a mistake there or further inside."""
         return any(other[: len(at)] == at and (len(other) > len(at) or not is_shape) for _, other, is_shape in found)

@@ -36,7 +36,9 @@ def stretches(rates: Sequence[ExchangeRate], to: str) -> list[Stretch]:
     for currency in sorted({r.from_ for r in rates} | {r.to for r in rates} - {to}):
         direct = [(r.valid_from, r.rate, False) for r in rates if (r.from_, r.to) == (currency, to)]
         first_direct = min((day for day, _, _ in direct), default=FOREVER)
-        back = [(r.valid_from, r.rate, True) for r in rates if r.inverse and (r.to, r.from_) == (currency, to) and r.valid_from < first_direct]
+        back = [
+            (r.valid_from, r.rate, True) for r in rates if r.inverse and (r.to, r.from_) == (currency, to) and r.valid_from < first_direct
+        ]
         dated = sorted([*back, *direct], key=lambda item: item[0])
         for (first, rate, is_inverse), (end, _, _) in pairwise([*dated, (FOREVER, Decimal(1), False)]):
             multiplier, divisor = rate.as_integer_ratio()

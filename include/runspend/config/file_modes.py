@@ -41,7 +41,11 @@ def use_file_modes(settings: Settings) -> None:
         _hand_down(root, group, settings.files.group, umask)
     if lacking := not_handed_down(settings):
         private_umask()
-        log.warning("cannot use files.group yet: %s does not hand it down to what is made in it, so new files stay private. Run: %s", lacking[0], widening(lacking[0], settings))
+        log.warning(
+            "cannot use files.group yet: %s does not hand it down to what is made in it, so new files stay private. Run: %s",
+            lacking[0],
+            widening(lacking[0], settings),
+        )
 
 
 def not_handed_down(settings: Settings) -> list[Path]:
@@ -55,7 +59,6 @@ def not_handed_down(settings: Settings) -> list[Path]:
 def _hands_down(found: os.stat_result, group: int) -> bool:
     is_handed = found.st_gid == group and (bool(found.st_mode & stat.S_ISGID) or os.getegid() == group)
     return is_handed and not found.st_mode & stat.S_IRWXO  # folders of another group may be below it, so others must not enter
-
 
 
 def own_roots(settings: Settings) -> list[Path]:
@@ -86,7 +89,9 @@ def _group_id(name: str) -> int:
 
         return grp.getgrnam(name).gr_gid
     except (ImportError, KeyError) as error:
-        raise ConfigError(f"cannot use files.group {name!r}: this machine has no group of that name. Run: groupadd {name}, or correct the key. Nothing was changed.") from error
+        raise ConfigError(
+            f"cannot use files.group {name!r}: this machine has no group of that name. Run: groupadd {name}, or correct the key. Nothing was changed."
+        ) from error
 
 
 # --- existing files ------------------------------------------------------------------------------------------------------

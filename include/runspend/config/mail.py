@@ -51,7 +51,11 @@ class MailSettings(Frozen):
         for name in self.users:
             folded = unicodedata.normalize("NFKC", name).strip().casefold()  # as recipients.py compares them
             if not folded or folded in seen:
-                raise ValueError(f"`users` has {name!r} and {seen[folded]!r}, which are the same name. Keep one" if folded else "`users` has an empty name. Leave it out")
+                raise ValueError(
+                    f"`users` has {name!r} and {seen[folded]!r}, which are the same name. Keep one"
+                    if folded
+                    else "`users` has an empty name. Leave it out"
+                )
             seen[folded] = name
         return self
 

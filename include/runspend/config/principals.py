@@ -28,7 +28,9 @@ def _read_file(path: Path, dimension: str) -> dict[str, str]:
         said, value = row["principal"] or "", row[dimension]
         key = principal_key(said)
         if key is None:
-            raise ValueError(f"{path}, line {line}: {said!r} is not the ARN of an IAM role or user. Write one such as arn:aws:iam::111122223333:role/NAME")
+            raise ValueError(
+                f"{path}, line {line}: {said!r} is not the ARN of an IAM role or user. Write one such as arn:aws:iam::111122223333:role/NAME"
+            )
         if value is None:
             raise ValueError(f"{path}, line {line}: {dimension} is empty. Write a value, or remove the line")
         if values.setdefault(key, value) != value:

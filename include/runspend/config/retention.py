@@ -163,8 +163,12 @@ class RetentionPolicy(Frozen):
             raise ValueError("`action: tier` needs `to`, the storage class: GLACIER_IR")
         if self.action == "delete" and self.to is not None:
             raise ValueError("`to` belongs to `tier` and `archive`. `delete` acts on archived copies, after `archive.retention`")
-        if self.action == "prune" and (self.to is not None or {"larger_than", "saves_more_than"} & set(self.select) or not set(self.kinds) <= {"run", "experiment"}):
-            raise ValueError("`action: prune` deletes runs and experiments in MLflow, not files. Leave out `to` and sizes, and write `kind: run` or `kind: experiment`")
+        if self.action == "prune" and (
+            self.to is not None or {"larger_than", "saves_more_than"} & set(self.select) or not set(self.kinds) <= {"run", "experiment"}
+        ):
+            raise ValueError(
+                "`action: prune` deletes runs and experiments in MLflow, not files. Leave out `to` and sizes, and write `kind: run` or `kind: experiment`"
+            )
         if self.action != "prune" and "experiment" in self.kinds:
             raise ValueError("`kind: experiment` belongs to `action: prune`: the bytes of an experiment are those of its runs and models")
         return self

@@ -134,10 +134,17 @@ def _refuse_keys_without_effect(place: BillSource | ArtifactStore) -> None:
     """Raise ValueError for a key that does nothing at this kind of address."""
     uri = place.uri or ""
     scheme = uri.partition(":")[0] if SCHEME.match(uri) else "file"
-    refused = {"file": ("endpoint", "region", "credentials"), "databricks": ("endpoint", "region", "delivery"), "bigquery": ("region", "delivery"), "s3": ()}
+    refused = {
+        "file": ("endpoint", "region", "credentials"),
+        "databricks": ("endpoint", "region", "delivery"),
+        "bigquery": ("region", "delivery"),
+        "s3": (),
+    }
     for key in refused.get(scheme, ("region",)):
         if getattr(place, key, None) is not None:
-            raise ValueError(f"`{key}` has no effect on {'a folder' if scheme == 'file' else f'{scheme}://'}. Leave it out, or correct `uri`")
+            raise ValueError(
+                f"`{key}` has no effect on {'a folder' if scheme == 'file' else f'{scheme}://'}. Leave it out, or correct `uri`"
+            )
 
 
 # A profile (s3://), a key file (gs://), or a secret: a SAS token or a connection string of Azure.
@@ -166,9 +173,13 @@ class WarehouseSettings(Frozen):
     def _a_folder_has_no_endpoint(self) -> WarehouseSettings:
         given = [name for name in ("credentials", "endpoint", "region") if getattr(self, name) is not None]
         if given and not self.uri.startswith(("s3://", "bigquery://")):
-            raise ValueError(f"`{given[0]}` belongs to a warehouse in a bucket or in BigQuery. Set `uri` to s3://bucket/prefix, or leave it out")
+            raise ValueError(
+                f"`{given[0]}` belongs to a warehouse in a bucket or in BigQuery. Set `uri` to s3://bucket/prefix, or leave it out"
+            )
         if self.maximum_bytes_billed != MAXIMUM_BYTES_BILLED and not self.uri.startswith("bigquery://"):
-            raise ValueError("`maximum_bytes_billed` belongs to a warehouse in BigQuery. Set `uri` to bigquery://project/dataset, or leave it out")
+            raise ValueError(
+                "`maximum_bytes_billed` belongs to a warehouse in BigQuery. Set `uri` to bigquery://project/dataset, or leave it out"
+            )
         return self
 
 
@@ -246,7 +257,9 @@ class TrackingServer(Frozen):
 
 
 # A format exists if its module does; `auto` tries them in this order.
-BILL_FORMATS = tuple(sorted(p.stem.replace("_", "-") for p in (Path(__file__).parents[1] / "ingest" / "billing" / "formats").glob("[!_]*.py")))
+BILL_FORMATS = tuple(
+    sorted(p.stem.replace("_", "-") for p in (Path(__file__).parents[1] / "ingest" / "billing" / "formats").glob("[!_]*.py"))
+)
 if TYPE_CHECKING:
     BillFormat = str
 else:
@@ -258,7 +271,9 @@ class Purchase(Frozen):
 
     amount: Rate
     months: Annotated[int, Field(ge=1, le=600)]
-    from_: date | None = Field(default=None, validation_alias=AliasChoices("from", "from_"), serialization_alias="from")  # default: the machine's
+    from_: date | None = Field(
+        default=None, validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
+    )  # default: the machine's
 
 
 class Power(Frozen):
@@ -271,7 +286,9 @@ class Power(Frozen):
     @model_validator(mode="after")
     def _no_hour_is_free(self) -> Power:
         if self.watts == "measured" and self.idle_watts is None:
-            raise ValueError("`watts: measured` needs `idle_watts`, the power while no run measures it: `power: {per_kwh: 0.31, watts: measured, idle_watts: 90}`")
+            raise ValueError(
+                "`watts: measured` needs `idle_watts`, the power while no run measures it: `power: {per_kwh: 0.31, watts: measured, idle_watts: 90}`"
+            )
         if self.watts != "measured" and self.idle_watts is not None:
             raise ValueError("`idle_watts` belongs to `watts: measured`. A number in `watts` is the constant power, idle or not")
         return self
@@ -363,9 +380,13 @@ class BillSource(Frozen):
     machines: list[Machine] = []
     slurm: SlurmSettings | None = None
     currency: Currency | None = None  # of a bill that names none; default: `currency` of the settings
-    pods: Literal["split", "whole"] = "split"  # of a bill with rows of split cost allocation: split machines by them, or keep machines whole
+    pods: Literal["split", "whole"] = (
+        "split"  # of a bill with rows of split cost allocation: split machines by them, or keep machines whole
+    )
     splits: list[Name] | None = None  # of `format: opencost`: the bills whose lines it splits; default: every bill
-    lines: LineSelector | None = None  # of `format: opencost`: lines that together are the cluster's machines, where the bill does not name them
+    lines: LineSelector | None = (
+        None  # of `format: opencost`: lines that together are the cluster's machines, where the bill does not name them
+    )
     idle: Literal["keep", "share"] = "keep"  # of `format: opencost`: cost that no pod used is a part of its own, or shared by every pod
     max_drop: Ratio = 0.5
     late_after: Duration = timedelta(hours=48)
@@ -411,7 +432,11 @@ class BillSource(Frozen):
     def _one_machine_once(self) -> BillSource:
         for i, machine in enumerate(self.machines):
             for j, other in enumerate(self.machines[:i]):
-                if machine.resource_id == other.resource_id and machine.from_ <= (other.to or date.max) and other.from_ <= (machine.to or date.max):
+                if (
+                    machine.resource_id == other.resource_id
+                    and machine.from_ <= (other.to or date.max)
+                    and other.from_ <= (machine.to or date.max)
+                ):
                     raise ValueError(
                         f"`machines[{i}]` and `machines[{j}]` are both {machine.resource_id} on {max(machine.from_, other.from_)}, "
                         "so that day would be charged twice. End the first with `to`, the day before the second begins"
@@ -449,7 +474,9 @@ class ArtifactStore(Frozen):
             return credentials
         is_folder = not SCHEME.match(info.data.get("uri") or "") or (info.data.get("uri") or "").startswith("file:")
         if not credentials.strip() or is_folder != (credentials == "local"):
-            raise ValueError("credentials that delete must be separate: `local` for a folder, otherwise a profile or connection of its own. Without this key nothing is deleted")
+            raise ValueError(
+                "credentials that delete must be separate: `local` for a folder, otherwise a profile or connection of its own. Without this key nothing is deleted"
+            )
         return _kept_secret(credentials, info)
 
 
@@ -481,7 +508,9 @@ def _dimension_kind(raw: object) -> str:
 
 
 DimensionSource = Annotated[
-    Annotated[Dimension, Tag("text")] | Annotated[dict[Literal["user"], LocalPath], Tag("file")] | Annotated[dict[Literal["principal"], LocalPath], Tag("principals")],
+    Annotated[Dimension, Tag("text")]
+    | Annotated[dict[Literal["user"], LocalPath], Tag("file")]
+    | Annotated[dict[Literal["principal"], LocalPath], Tag("principals")],
     Discriminator(_dimension_kind),
 ]
 
@@ -602,7 +631,9 @@ class RateSettings(Frozen):
         for i, price in enumerate(self.prices):
             machine = (price.instance_type, price.region, price.pricing_category, price.currency)
             if prices.setdefault(machine, price.price) != price.price:
-                _conflict(("rates", "prices", i), f"a second price of {price.instance_type} in {price.region or 'every region'}. Keep one of them")
+                _conflict(
+                    ("rates", "prices", i), f"a second price of {price.instance_type} in {price.region or 'every region'}. Keep one of them"
+                )
         return self
 
 
@@ -709,7 +740,9 @@ class Settings(Frozen):
         for i, source in enumerate(self.billing):
             for name in source.splits or ():
                 if name not in bills:
-                    _conflict(("billing", i, "splits"), f"{name!r} is not a bill whose lines can be split. Bills are {', '.join(bills) or 'none'}")
+                    _conflict(
+                        ("billing", i, "splits"), f"{name!r} is not a bill whose lines can be split. Bills are {', '.join(bills) or 'none'}"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -729,25 +762,41 @@ class Settings(Frozen):
         stores = {store.uri.rstrip("/") for store in self.stores}
         listed = ", ".join(sorted(stores)) or "none"
         if self.archive.to is not None and self.archive.to.rstrip("/") not in stores:
-            _conflict(("archive", "to"), f"it is not a store of this file. Add its `uri` to `stores`, the list of allowed stores. Stores are {listed}")
+            _conflict(
+                ("archive", "to"),
+                f"it is not a store of this file. Add its `uri` to `stores`, the list of allowed stores. Stores are {listed}",
+            )
         if self.archive.storage_class and self.archive.to and (why := why_no_class(self.archive.storage_class, self.archive.to)):
             _conflict(("archive", "storage_class"), why)
         for i, policy in enumerate(self.retention):
             target = policy.to or self.archive.to
             if policy.action == "archive" and (target is None or target.rstrip("/") not in stores):
-                _conflict(("retention", i), f"`action: archive` needs a store for archives: `to` here, or `archive: {{to: …}}`, a `uri` of `stores`. Stores are {listed}")
-            if policy.action == "archive" and target and self.archive.storage_class and (why := why_no_class(self.archive.storage_class, target)):
+                _conflict(
+                    ("retention", i),
+                    f"`action: archive` needs a store for archives: `to` here, or `archive: {{to: …}}`, a `uri` of `stores`. Stores are {listed}",
+                )
+            if (
+                policy.action == "archive"
+                and target
+                and self.archive.storage_class
+                and (why := why_no_class(self.archive.storage_class, target))
+            ):
                 _conflict(("archive", "storage_class"), f"for policy {policy.name}: {why}")
             amount = policy.select.get("saves_more_than", "")
             if " " in amount and not amount.endswith(f" {self.currency}"):
-                _conflict(("retention", i, "select"), f"saves_more_than is not in `currency`, {self.currency}. Savings are computed in that currency")
+                _conflict(
+                    ("retention", i, "select"),
+                    f"saves_more_than is not in `currency`, {self.currency}. Savings are computed in that currency",
+                )
         return self
 
     @model_validator(mode="after")
     def _experiment_tags_once(self) -> Settings:
         found = [i for i, entry in enumerate(self.budget_entries) if isinstance(entry, TagBudgets)]
         if len(found) > 1:
-            _conflict(("budgets", found[1]), f"budgets in experiment tags are read twice, first by budgets[{found[0]}]. Keep one of the two")
+            _conflict(
+                ("budgets", found[1]), f"budgets in experiment tags are read twice, first by budgets[{found[0]}]. Keep one of the two"
+            )
         return self
 
     @model_validator(mode="after")
@@ -820,9 +869,13 @@ def trial_settings(tracking: str, bill: str, folder: Path) -> Settings:
         "mail": {"backend": "none"},
     }
     if "://" not in bill and not Path(bill).exists():
-        raise ConfigError(f"cannot try --bill {bill}: there is no such file or folder. Give a bill, a folder of its files, or s3://BUCKET/PREFIX/.")
+        raise ConfigError(
+            f"cannot try --bill {bill}: there is no such file or folder. Give a bill, a folder of its files, or s3://BUCKET/PREFIX/."
+        )
     if tracking.startswith("sqlite:///") and not Path(tracking.removeprefix("sqlite:///")).exists():
-        raise ConfigError(f"cannot try --tracking {tracking}: there is no such file. Write three slashes before a relative path, four before an absolute path.")
+        raise ConfigError(
+            f"cannot try --tracking {tracking}: there is no such file. Write three slashes before a relative path, four before an absolute path."
+        )
     try:
         return Settings.model_validate(data, context={"base": os.getcwd()})
     except ValidationError as error:
@@ -916,7 +969,13 @@ def _show_value(model: BaseModel, name: str, value: object) -> str:
     """Format one value in flow style, which is JSON."""
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
-        value = secret if secret.startswith(CONNECTION) else redact_uri(secret) if _is_address(secret) and not isinstance(value, HiddenAddress) else HIDDEN
+        value = (
+            secret
+            if secret.startswith(CONNECTION)
+            else redact_uri(secret)
+            if _is_address(secret) and not isinstance(value, HiddenAddress)
+            else HIDDEN
+        )
     elif isinstance(value, BaseModel):
         value = json.loads(value.model_dump_json(by_alias=True))
     elif value is not None:

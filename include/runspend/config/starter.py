@@ -56,7 +56,9 @@ def look_around(folder: Path, env: Mapping[str, str], user_home: Path) -> Findin
         or (user_home / ".aws" / "credentials").is_file()
     ):
         found.bill_hint = "s3://BUCKET/PREFIX/EXPORT/    # an AWS Data Export: CUR 2.0 with resource ids"
-        found.notes.append("found AWS settings: export CUR 2.0 with resource ids by AWS Data Exports, and put its s3:// prefix under billing")
+        found.notes.append(
+            "found AWS settings: export CUR 2.0 with resource ids by AWS Data Exports, and put its s3:// prefix under billing"
+        )
     elif env.get("GOOGLE_APPLICATION_CREDENTIALS") or (user_home / ".config" / "gcloud").is_dir():
         found.bill_format = "gcp              # the detailed usage cost export"
         found.bill_hint = "bigquery://PROJECT/DATASET/TABLE"

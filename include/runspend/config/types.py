@@ -196,7 +196,9 @@ class HiddenAddress(SecretStr):
 def _callable_address(address: HiddenAddress) -> HiddenAddress:
     text = address.get_secret_value()
     is_here = re.match(r"http://(localhost|127\.0\.0\.1|\[::1\])[:/]", text)
-    if not text.startswith(CONNECTION) and not (re.fullmatch(r"https?://[^\s/\\@]+(/\S*)?", text) and (is_here or text.startswith("https://"))):
+    if not text.startswith(CONNECTION) and not (
+        re.fullmatch(r"https?://[^\s/\\@]+(/\S*)?", text) and (is_here or text.startswith("https://"))
+    ):
         raise ValueError("an address that begins with https:// is needed (http:// only for this machine)")
     return address
 
@@ -297,9 +299,7 @@ Discount = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^\s*\d{1,2}(\.\d{1,4})?\s*%\s*$"}),
 ]
 HourPrice = Annotated[Decimal, BeforeValidator(_parse_money), Field(ge=0, allow_inf_nan=False), AfterValidator(_hour_price)]
-Threshold = Annotated[
-    str, BeforeValidator(parse_threshold), WithJsonSchema({"type": ["string", "number"], "examples": ["80%", "500 USD"]})
-]
+Threshold = Annotated[str, BeforeValidator(parse_threshold), WithJsonSchema({"type": ["string", "number"], "examples": ["80%", "500 USD"]})]
 Uri = Annotated[str, AfterValidator(resolve_uri)]
 LocalPath = Annotated[str, AfterValidator(absolute)]
 Secret = Annotated[SecretStr, AfterValidator(_filled_secret)]

@@ -41,7 +41,9 @@ def _few_threads(engine: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 @contextmanager
-def borrow_connection(kind: str, make: Callable[[], duckdb.DuckDBPyConnection], spill: Path, *, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
+def borrow_connection(
+    kind: str, make: Callable[[], duckdb.DuckDBPyConnection], spill: Path, *, memory: str
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """Lend a connection to an in-memory engine that no other caller uses: a kept one of this kind, or a new one opened by `make`.
 
     The engine may use `memory` ("2GB") and spills into the folder `spill`. When the engine is given back, tables, views and types

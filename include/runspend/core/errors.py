@@ -117,7 +117,10 @@ class WarehouseDamaged(RunspendError):
     def __init__(self, units: Mapping[str, str], then: str = "") -> None:
         shown = "; ".join(f"{unit}: {why}" for unit, why in list(units.items())[:3])
         more = f"; and {len(units) - 3} more" if len(units) > 3 else ""
-        then = then or "No figure was computed from it. Run: runspend nightly (loads or builds it again from its sources). See all: runspend verify --full"
+        then = (
+            then
+            or "No figure was computed from it. Run: runspend nightly (loads or builds it again from its sources). See all: runspend verify --full"
+        )
         super().__init__(f"cannot read damaged data: {shown}{more}. {then}")
         self.units = dict(units)
 

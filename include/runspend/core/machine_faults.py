@@ -21,8 +21,14 @@ FULL = "Free space there, then run it again."
 FAULTS = {
     errno.ENOSPC: ("the disk is full", FULL),
     errno.EDQUOT: ("the disk quota is used up", "Free space there or raise the quota, then run it again."),
-    errno.EROFS: ("the file system is read-only", "Mount it writable (after an error of the disk it turns read-only by itself: see dmesg), then run it again."),
-    errno.EIO: ("the disk cannot be read or written (I/O error)", "See dmesg and the disk's own report; replace the disk or restore a backup, then run it again."),
+    errno.EROFS: (
+        "the file system is read-only",
+        "Mount it writable (after an error of the disk it turns read-only by itself: see dmesg), then run it again.",
+    ),
+    errno.EIO: (
+        "the disk cannot be read or written (I/O error)",
+        "See dmesg and the disk's own report; replace the disk or restore a backup, then run it again.",
+    ),
     errno.EACCES: ("permission denied", "Let the user {user} read and write there, then run it again."),
     errno.EPERM: ("operation not permitted", "Let the user {user} read and write there, then run it again."),
 }
@@ -38,7 +44,12 @@ REASONS = {
 }
 REASON = re.compile(rf""": ({"|".join(REASONS)})(?=$|["\n(])""", re.I)
 NO_ROOM_TO_SPILL = "max_temp_directory_size"  # DuckDB's name of its limit, which is the free space of the disk
-SQLITE = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS, sqlite3.SQLITE_IOERR: errno.EIO, sqlite3.SQLITE_PERM: errno.EACCES}
+SQLITE = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+}
 PATH = re.compile(r"""["'](/[^"']{1,300})["']""")
 DUCKDB = ("duckdb", "_duckdb")
 

@@ -30,7 +30,9 @@ def _is_deep(value: Any) -> bool:
     """Whether a value is nested too deeply; checked level by level, without recursion."""
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [inner for outer in level if isinstance(outer, (dict, list)) for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [
+            inner for outer in level if isinstance(outer, (dict, list)) for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
         if not level:
             return False
     return any(isinstance(inner, (dict, list)) for inner in level)

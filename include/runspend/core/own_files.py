@@ -153,11 +153,17 @@ def private_umask() -> int:
 def own_folder(path: Path) -> Path:
     """Create a folder whose content Runspend removes on its own. Raises RecordRefused for a link: its target may belong to somebody else."""
     if path.is_symlink():
-        raise refused(path, "it is a link, and Runspend removes files in it", do="Make it a folder, or set home to a folder on the disk that it leads to.")
+        raise refused(
+            path,
+            "it is a link, and Runspend removes files in it",
+            do="Make it a folder, or set home to a folder on the disk that it leads to.",
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise refused(path, "it is not a folder, or one above it is not", do="Move what is there out of the way, then run the command again.") from error
+        raise refused(
+            path, "it is not a folder, or one above it is not", do="Move what is there out of the way, then run the command again."
+        ) from error
     return path
 
 
@@ -291,5 +297,9 @@ class Inside:
         return True
 
     def _refused(self, name: str) -> RecordRefused:
-        do = "Find out who put it there, and move it out of the folder; to keep tables on another disk, set warehouse.uri to a folder there."
-        return refused(self._root / name, "it is a link, or not what Runspend has under that name, and Runspend moves and removes files there", do=do)
+        do = (
+            "Find out who put it there, and move it out of the folder; to keep tables on another disk, set warehouse.uri to a folder there."
+        )
+        return refused(
+            self._root / name, "it is a link, or not what Runspend has under that name, and Runspend moves and removes files there", do=do
+        )

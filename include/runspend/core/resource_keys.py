@@ -255,8 +255,20 @@ ATTACHED_TAG_KEYS = (
     "runspend.attached_to", "attached_to", "instance_id", "InstanceId", "instance-id", "aws:ec2:instance-id", "ClusterId", "clusterid",
 )  # fmt: skip
 # Two clusters of an account may have node groups with the same name, so a group belongs to the cluster next to it.
-NODE_GROUP_TAG_KEYS = ("eks:nodegroup-name", "alpha.eksctl.io/nodegroup-name", "karpenter.sh/nodepool", "goog-k8s-node-pool-name", "aks-managed-poolName")
-CLUSTER_TAG_KEYS = ("aws:eks:cluster-name", "eks:cluster-name", "alpha.eksctl.io/cluster-name", "goog-k8s-cluster-name", "aks-managed-cluster-name")
+NODE_GROUP_TAG_KEYS = (
+    "eks:nodegroup-name",
+    "alpha.eksctl.io/nodegroup-name",
+    "karpenter.sh/nodepool",
+    "goog-k8s-node-pool-name",
+    "aks-managed-poolName",
+)
+CLUSTER_TAG_KEYS = (
+    "aws:eks:cluster-name",
+    "eks:cluster-name",
+    "alpha.eksctl.io/cluster-name",
+    "goog-k8s-cluster-name",
+    "aks-managed-cluster-name",
+)
 GROUP_TAG_KEYS = (
     "eks:nodegroup-name", "alpha.eksctl.io/nodegroup-name", "karpenter.sh/nodepool", "goog-k8s-node-pool-name", "aks-managed-poolName", "aws:autoscaling:groupName",
     "aws:ec2:fleet-id", "aws:ec2spot:fleet-request-id", "DatabricksInstancePoolId",

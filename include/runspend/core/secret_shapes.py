@@ -134,7 +134,7 @@ def _without_parts(run: re.Match[str]) -> str:
     text = run[0]
     last = max((part.end() for part in _LONG_PART.finditer(text)), default=0)
     found = _COMPILED[_OF_PARTS][0].search(text, 0, last)
-    return text if found is None else f"{text[:found.start()]}{found[1]}{HIDDEN}"
+    return text if found is None else f"{text[: found.start()]}{found[1]}{HIDDEN}"
 
 
 def holds_secret(text: str) -> bool:

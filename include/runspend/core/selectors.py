@@ -15,7 +15,20 @@ RUN_KEYS = ("tracking", "workspace", "experiment", "user", "status")
 RUN_MAPS = ("tag", "param", "experiment_tag")
 LINE_KEYS = ("source", "account", "service", "region", "resource", "instance_type", "category")
 LINE_MAPS = ("tag",)
-BUDGET_KEYS = ("tracking", "workspace", "experiment", "user", "owner", "team", "project", "cost_center", "cost_kind", "provider", "source", "model")
+BUDGET_KEYS = (
+    "tracking",
+    "workspace",
+    "experiment",
+    "user",
+    "owner",
+    "team",
+    "project",
+    "cost_center",
+    "cost_kind",
+    "provider",
+    "source",
+    "model",
+)
 BUDGET_RUN_KEYS = ("model", *RUN_MAPS)  # only runs have these: a budget that selects by them counts only cost of runs
 
 Selector = dict[str, list[str]]

@@ -31,11 +31,21 @@ RULES: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("job", r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$|databricks", None, None),
     ("platform", None, None, r"natgateway|loadbalancer"),
     ("platform", None, r"natgateway|nat gateway|loadbalancer|load balanc|\blcu\b", None),
-    ("disk", r"ec2|elastic compute|compute engine|virtual machine|^storage$|block_storage|block storage", r"ebs:|snapshot|managed disk|\bdisks?\b|\bpd\b|\blrs disk|volumeusage", None),
+    (
+        "disk",
+        r"ec2|elastic compute|compute engine|virtual machine|^storage$|block_storage|block storage",
+        r"ebs:|snapshot|managed disk|\bdisks?\b|\bpd\b|\blrs disk|volumeusage",
+        None,
+    ),
     ("disk", None, None, r"/disks/|:volume/|/snapshots/|:snapshot/|elastic-ip|publicipaddresses"),
     ("disk", r"block_storage|block storage", None, None),
     ("disk", r"ec2|elastic compute|compute engine", r"elasticip|external ip|publicipv4", None),
-    ("store", r"\bs3\b|amazons3|simple storage|cloud storage|storage accounts?|^storage$|blob|data lake|object.storage|glacier", None, None),
+    (
+        "store",
+        r"\bs3\b|amazons3|simple storage|cloud storage|storage accounts?|^storage$|blob|data lake|object.storage|glacier",
+        None,
+        None,
+    ),
     ("platform", None, None, r"/managedclusters/|:cluster/"),
     (
         "platform",

@@ -39,7 +39,9 @@ class Outcome:
     found: list[str] = field(default_factory=list)  # figures to print when the step runs by itself
     reported: dict[str, Any] = field(default_factory=dict)  # billing period -> the figures of its page
     superseded: list[str] = field(default_factory=list)  # notes of builds that were dropped because an input changed meanwhile
-    kinds: set[type[RunspendError]] = field(default_factory=set)  # of the errors: several have the same exit code, and a higher one hides a lower one
+    kinds: set[type[RunspendError]] = field(
+        default_factory=set
+    )  # of the errors: several have the same exit code, and a higher one hides a lower one
     exit_code: int = 0
     is_worth_retrying: bool = False  # a source did not answer, but may answer in a minute
 

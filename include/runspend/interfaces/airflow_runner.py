@@ -21,14 +21,29 @@ def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence
     if not script.exists():
         raise UsageError(f"cannot run the DAGs of {dags}: it has no run_pipeline.py. Name the dags folder of this repository.")
     if settings.path is None:
-        raise UsageError("cannot run the DAGs: these settings have no file that tasks could read. Write a runspend.yaml first: runspend init")
+        raise UsageError(
+            "cannot run the DAGs: these settings have no file that tasks could read. Write a runspend.yaml first: runspend init"
+        )
     with tempfile.TemporaryDirectory(prefix="runspend-") as folder:
         result = Path(folder) / "outcome.json"
-        command = [sys.executable, str(script), "--config", str(settings.path), "--home", str(settings.home), "--now", now.isoformat(), "--result", str(result)]
+        command = [
+            sys.executable,
+            str(script),
+            "--config",
+            str(settings.path),
+            "--home",
+            str(settings.home),
+            "--now",
+            now.isoformat(),
+            "--result",
+            str(result),
+        ]
         for period in periods:
             command += ["--period", period]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
         if not result.exists():
-            raise RunspendError(f"cannot run the DAGs: {script} ended with {done.returncode} and left no result. See {settings.home / 'airflow' / 'pipeline.log'}.")
+            raise RunspendError(
+                f"cannot run the DAGs: {script} ended with {done.returncode} and left no result. See {settings.home / 'airflow' / 'pipeline.log'}."
+            )
         told = json.loads(result.read_text(encoding="utf-8"))
     return Outcome("nightly", told["changed"], told["unchanged"], told["problems"], told["notes"], told["exit_code"])

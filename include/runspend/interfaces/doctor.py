@@ -145,7 +145,9 @@ def _check_bigquery(settings: Settings) -> Finding:
         size = warehouse.cost_of("select * from cost_daily")
     except RunspendError as error:
         return Finding("config", "warehouse", "FAIL", str(error))
-    return Finding("config", "warehouse", "ok", f"{settings.warehouse.uri} ({len(head.units)} units; cost_daily has {size_words(size)}; {limit})")
+    return Finding(
+        "config", "warehouse", "ok", f"{settings.warehouse.uri} ({len(head.units)} units; cost_daily has {size_words(size)}; {limit})"
+    )
 
 
 def _check_folder(name: str, folder: Path) -> Finding:
@@ -157,12 +159,22 @@ def _check_folder(name: str, folder: Path) -> Finding:
     if existing != folder:
         if os.access(existing, os.W_OK | os.X_OK):
             return Finding("config", name, "ok", f"{folder} (will be created)")
-        return Finding("config", name, "FAIL", f"{folder} does not exist and cannot be created in {existing}. Create it, or change the permissions of {existing}.")
+        return Finding(
+            "config",
+            name,
+            "FAIL",
+            f"{folder} does not exist and cannot be created in {existing}. Create it, or change the permissions of {existing}.",
+        )
     try:
         with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so nothing is left behind
             _lock(file.fileno())
     except OSError as error:
-        return Finding("config", name, "FAIL", f"cannot write and lock files in {folder}: {error.strerror}. Change its permissions, or choose another path.")
+        return Finding(
+            "config",
+            name,
+            "FAIL",
+            f"cannot write and lock files in {folder}: {error.strerror}. Change its permissions, or choose another path.",
+        )
     return Finding("config", name, "ok", f"{folder} (writable)")
 
 
@@ -207,9 +219,13 @@ def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
     if not settings.tracking:
         yield Finding("mlflow", "-", "FAIL", "no tracking server is configured. Add one under `tracking`.")
     if not settings.billing:
-        yield Finding("bill", "-", "WARN", "no bill is configured: reports will have runs and bytes, but no costs. Add a bill under `billing`.")
+        yield Finding(
+            "bill", "-", "WARN", "no bill is configured: reports will have runs and bytes, but no costs. Add a bill under `billing`."
+        )
     if not settings.stores:
-        yield Finding("artifacts", "-", "WARN", "no artifact store is configured: the bytes of artifacts are unknown. Add stores under `stores`.")
+        yield Finding(
+            "artifacts", "-", "WARN", "no artifact store is configured: the bytes of artifacts are unknown. Add stores under `stores`."
+        )
 
 
 def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
@@ -307,7 +323,10 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
     if age is not None and age > bill.late_after:
         yield "WARN", f"no new data for {_hours(age)} h (limit {_hours(bill.late_after)} h)."
     if found["quarantined"]:
-        yield "WARN", f"{_count(found['quarantined'], 'row')} cannot be read. The pipeline sets such rows aside in the table `billing_quarantine`."
+        yield (
+            "WARN",
+            f"{_count(found['quarantined'], 'row')} cannot be read. The pipeline sets such rows aside in the table `billing_quarantine`.",
+        )
     for why, count in found["skip_reasons"].items():
         yield "ok", f"{_count(count, 'row')} without a charge: {why}"
     if bill.format not in OWN_FORMATS:
@@ -402,9 +421,15 @@ def _say_what_is_missing(found: Mapping[str, Any], keys: KeySettings) -> Iterato
     if not usage:
         return
     if not found["with_resource"]:
-        yield "WARN", "no usage charge names a resource, so charges match runs only by pools and instance types. Include resource ids in the export."
+        yield (
+            "WARN",
+            "no usage charge names a resource, so charges match runs only by pools and instance types. Include resource ids in the export.",
+        )
     elif found["with_resource"] * 2 < usage:
-        yield "WARN", f"only {found['with_resource'] / usage:.0%} of usage charges name a resource. Check that the export includes resource ids."
+        yield (
+            "WARN",
+            f"only {found['with_resource'] / usage:.0%} of usage charges name a resource. Check that the export includes resource ids.",
+        )
     if not found["with_run"] and not found["with_job"]:
         yield (
             "WARN",
@@ -429,7 +454,12 @@ def check_mail(settings: Settings) -> Iterator[Finding]:
     """Check whether mail would be sent. Connects to an SMTP server, but sends, posts and calls nothing."""
     mail = settings.mail
     if mail.backend == "none":
-        yield Finding("mail", "none", "WARN" if settings.budget_entries else "ok", "`mail.backend` is none: no mail is written or sent, even if a budget is exceeded.")
+        yield Finding(
+            "mail",
+            "none",
+            "WARN" if settings.budget_entries else "ok",
+            "`mail.backend` is none: no mail is written or sent, even if a budget is exceeded.",
+        )
         return
     if mail.backend == "file":
         yield Finding("mail", "file", "ok", f"written to {settings.home / 'mail'}, not sent")
@@ -438,7 +468,12 @@ def check_mail(settings: Settings) -> Iterator[Finding]:
     else:
         yield from _check_smtp(mail)
     if not mail.operators:
-        yield Finding("mail", mail.backend, "WARN", "`mail.operators` is empty: nobody gets a mail about a refused bill or a failed check. Add an address.")
+        yield Finding(
+            "mail",
+            mail.backend,
+            "WARN",
+            "`mail.operators` is empty: nobody gets a mail about a refused bill or a failed check. Add an address.",
+        )
     if mail.webhook is not None:
         yield Finding("mail", "webhook", "ok", f"{mail.webhook.kind}, about {' and '.join(mail.webhook.about)}; not called now")
     if mail.heartbeat is not None:

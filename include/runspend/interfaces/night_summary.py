@@ -66,7 +66,10 @@ def _built(labels: list[str]) -> tuple[str, ...]:
 def _claims(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
     """Describe runs that state a machine but got no machine cost. Hours that are merely not billed yet are left out."""
     return tuple(
-        ("⚠", f"{period}: {claims.words}") for period in periods for claims in unmet_claims(reader, first_day(period)) if claims.reason != "not_billed_yet"
+        ("⚠", f"{period}: {claims.words}")
+        for period in periods
+        for claims in unmet_claims(reader, first_day(period))
+        if claims.reason != "not_billed_yet"
     )
 
 
@@ -96,7 +99,9 @@ def _budget(row: dict[str, Any]) -> tuple[str, str]:
     if forecast is not None and (crossed or will_pass):
         notes.append(f"forecast {forecast:,.0f}" + (f", exceeded around {will_pass.day} {will_pass:%b}" if will_pass else ""))
     notes += [row["quiet"]] if row["quiet"] else []
-    return mark, f"{row['budget']:<14} {spent:>12,.2f} of {amount:>9,.2f} {row['currency']} {percent_used(spent, amount):>6,}%" + (f"   {' · '.join(notes)}" if notes else "")
+    return mark, f"{row['budget']:<14} {spent:>12,.2f} of {amount:>9,.2f} {row['currency']} {percent_used(spent, amount):>6,}%" + (
+        f"   {' · '.join(notes)}" if notes else ""
+    )
 
 
 def _archive(reader: Reader) -> tuple[tuple[str, str], ...]:
@@ -105,7 +110,9 @@ def _archive(reader: Reader) -> tuple[tuple[str, str], ...]:
         "select policy, action, state, count(*) as folders, sum(bytes) as bytes, sum(monthly_saving) as saving, min(currency) as currency, min(earliest_at) as earliest_at"
         " from archive_plan where month = (select max(month) from archive_plan) group by policy, action, state order by policy, state"
     ).to_pylist()
-    return tuple(_policy(policy, [row for row in rows if row["policy"] == policy]) for policy in dict.fromkeys(row["policy"] for row in rows))
+    return tuple(
+        _policy(policy, [row for row in rows if row["policy"] == policy]) for policy in dict.fromkeys(row["policy"] for row in rows)
+    )
 
 
 def _policy(policy: str, rows: list[dict[str, Any]]) -> tuple[str, str]:

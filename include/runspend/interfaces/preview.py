@@ -76,7 +76,13 @@ def foresee(settings: Settings, *, now: datetime, progress: Progress = silent) -
     sources = {**{s.name: s for s in settings.tracking}, **{s.name: s for s in settings.billing}}
     waiting = [name for name, source in sources.items() if any(str(v).startswith(CONNECTION) for v in _texts(source))]
     if waiting:
-        return Outlook(None, "", problems=(f"{', '.join(waiting)} use Airflow connections, which only Airflow tasks can read: try again after the first pipeline run",))
+        return Outlook(
+            None,
+            "",
+            problems=(
+                f"{', '.join(waiting)} use Airflow connections, which only Airflow tasks can read: try again after the first pipeline run",
+            ),
+        )
     with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
         trial = settings.model_copy(
             update={"home": Path(folder), "warehouse": WarehouseSettings(uri=f"{folder}/warehouse"), "mail": MailSettings(backend="none")}
@@ -179,7 +185,11 @@ def _rung_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
     places = places_for(add(r.effective_cost for r in one.rungs))
     lines = []
     if not any(r.words.startswith("exact") or r.words == "by machine" for r in inside):
-        stated = "no run states a machine or job: see docs/identify.md" if who is not None and not who.machine_runs else "no machine that runs state is on the bill"
+        stated = (
+            "no run states a machine or job: see docs/identify.md"
+            if who is not None and not who.machine_runs
+            else "no machine that runs state is on the bill"
+        )
         lines.append(("exact or by machine", f"{percent(Decimal(0)):>6}  {stated}"))
     for rung, share in zip(inside, shares_of([r.effective_cost for r in inside], one.platform), strict=True):
         notes = [f"{money(rung.effective_cost, places)} {one.currency}"]
@@ -218,11 +228,17 @@ def suggestions(outlook: Outlook) -> list[str]:
     if who is None:
         return found
     if who.runs and who.machine_runs < who.runs:
-        found.append(f"{who.machine_runs:,} of {who.runs:,} runs that started this month state a machine. Make the others do so too (docs/identify.md). Until then, `runspend suggest` can propose pools")
+        found.append(
+            f"{who.machine_runs:,} of {who.runs:,} runs that started this month state a machine. Make the others do so too (docs/identify.md). Until then, `runspend suggest` can propose pools"
+        )
     if who.unbilled_machines:
-        found.append(f"{who.unbilled_machines:,} machines that runs state are not on the bill: they are in another account, or their ids have another form (docs/identify.md)")
+        found.append(
+            f"{who.unbilled_machines:,} machines that runs state are not on the bill: they are in another account, or their ids have another form (docs/identify.md)"
+        )
     if not who.tagged_lines:
-        found.append("no charge has the tag mlflow_run_id. If you submit one job per run, tag the jobs and activate the tag as a cost allocation tag. It does not apply to earlier charges")
+        found.append(
+            "no charge has the tag mlflow_run_id. If you submit one job per run, tag the jobs and activate the tag as a cost allocation tag. It does not apply to earlier charges"
+        )
     return found
 
 

@@ -52,7 +52,11 @@ class Trial:
         lines = [line for one in after.moneys for line in _compared(one, self._of(one.currency), len(self.found.proposals))]
         path = self.settings.path
         where = f"the pools and the evidence for each are in {path}. Review them there, then run: runspend nightly --config {shlex.quote(str(path))}"
-        return "\n".join([*lines, f"  {where}"]) + "\n" + "".join(f"  set {name} first: the file contains no passwords\n" for name in self.variables)
+        return (
+            "\n".join([*lines, f"  {where}"])
+            + "\n"
+            + "".join(f"  set {name} first: the file contains no passwords\n" for name in self.variables)
+        )
 
     def _of(self, currency: str) -> Money | None:
         return next((one for one in self.before.moneys if one.currency == currency), None)
@@ -141,11 +145,17 @@ def _empty(folder: Path) -> None:
     """Empty the folder: another bill in the same folder is not a newer version of the last one."""
     marker, file = folder / MARKER, folder / FILE
     if folder.is_symlink():
-        raise UsageError(f"cannot use {folder}: it is a link, and a trial empties its folder first. Name the folder itself. Nothing was changed.")
+        raise UsageError(
+            f"cannot use {folder}: it is a link, and a trial empties its folder first. Name the folder itself. Nothing was changed."
+        )
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
-        raise UsageError(f"cannot use {folder}: it holds something that is not a trial of runspend. Name an empty or a new --folder. Nothing was changed.")
+        raise UsageError(
+            f"cannot use {folder}: it holds something that is not a trial of runspend. Name an empty or a new --folder. Nothing was changed."
+        )
     if file.is_file() and marker.read_text(encoding="utf-8", errors="replace") not in ("", hashlib.sha256(file.read_bytes()).hexdigest()):
-        raise UsageError(f"cannot use {folder}: {file} was changed since the trial, and a trial empties its folder first. Move the file, or name a new --folder. Nothing was changed.")
+        raise UsageError(
+            f"cannot use {folder}: {file} was changed since the trial, and a trial empties its folder first. Move the file, or name a new --folder. Nothing was changed."
+        )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     marker.touch()

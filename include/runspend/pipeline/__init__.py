@@ -50,7 +50,9 @@ __all__ = [
 
 
 @watching(None)
-def nightly(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
+def nightly(
+    settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, accept: Sequence[str] = (), progress: Progress = silent
+) -> Outcome:
     """The whole line. A dead source does not stop it; the outcome's exit code says so. Nor does a file of Runspend's own that is refused."""
     outcome = Outcome("nightly")
     loading.prepare(settings)

@@ -108,7 +108,11 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
         inputs, window = summary_inputs(warehouse, month, reached, given)
         reaching = reached.get(month, set())
         is_asked = not reaching.isdisjoint(periods or ()) or damage.touches(("run_costs",), month)
-        if finality.is_closed(month) and not is_asked and lives.ignored_changes(month, inputs, {f"run_costs_daily/{period}/all" for period in reaching}.__contains__) is not None:
+        if (
+            finality.is_closed(month)
+            and not is_asked
+            and lives.ignored_changes(month, inputs, {f"run_costs_daily/{period}/all" for period in reaching}.__contains__) is not None
+        ):
             continue
         fill = partial(_build_run_costs, month=month, parameters={**given, **window})
         lives.build(month, inputs, fill, forced=damage.touches(("run_costs",), month))
@@ -146,7 +150,12 @@ def estimate(settings: Settings, *, now: datetime, progress: Progress = silent) 
     older = [u for u in open_warehouse(settings).states("builds") if u.writer == "estimate" and u.period != period]
     builder = Builder(warehouse, outcome, "estimate", now, progress, partial(_tell_failed_check, settings, outcome, now))
     fill = partial(fill_estimates, settings=settings, parameters=parameters, older=older)
-    builder.build(period, estimate_inputs(warehouse, settings, parameters), fill, forced=damage.touches(("price_list", "estimate_errors", "run_estimates")))
+    builder.build(
+        period,
+        estimate_inputs(warehouse, settings, parameters),
+        fill,
+        forced=damage.touches(("price_list", "estimate_errors", "run_estimates")),
+    )
     return outcome
 
 
@@ -154,7 +163,9 @@ def price_stores(settings: Settings, outcome: Outcome, now: datetime) -> None:
     """Fill `artifact_stores`: the contents of the artifact stores and their cost per month."""
     # A bill too old to give a rate may be damaged; it is not needed.
     since = f"{first_month(now):%Y-%m}"
-    warehouse = open_warehouse(settings).without({unit for unit in current_damage().left if unit.table == "billing_lines" and unit.period < since})
+    warehouse = open_warehouse(settings).without(
+        {unit for unit in current_damage().left if unit.table == "billing_lines" and unit.period < since}
+    )
     kept = own_units(warehouse, "all", "artifact_stores")
     with warehouse.reader() as reader:
         rows = arrow_rows("artifact_stores", priced_stores(reader, settings.currency, now))

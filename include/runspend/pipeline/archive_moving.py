@@ -59,7 +59,16 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
     results: list[Result] = []  # collected one by one: actions before a lost lease are reported too
     try:
         try:
-            apply([item for item in due if item.action in ACTIONS], settings, records, now=now, protects=protects, known=known.get, tools=Tools(progress=progress), tell=results.append)
+            apply(
+                [item for item in due if item.action in ACTIONS],
+                settings,
+                records,
+                now=now,
+                protects=protects,
+                known=known.get,
+                tools=Tools(progress=progress),
+                tell=results.append,
+            )
         finally:
             tell_results(results, outcome)
         pruned = prune(due, settings, protects=protects, active=active, progress=progress)
@@ -98,7 +107,9 @@ def _protection(
 ) -> Callable[[Item], str | None]:
     """Check protection in this order: objections recorded now, the plan, MLflow."""
     digests = {policy.name: policy_digest(policy, settings) for policy in settings.retention}
-    by_size = {policy.name for policy in settings.retention if {"larger_than", "saves_more_than"} & set(policy.select)}  # half of an item may be too small for them
+    by_size = {
+        policy.name for policy in settings.retention if {"larger_than", "saves_more_than"} & set(policy.select)
+    }  # half of an item may be too small for them
     live = open_protection(warehouse, settings, now)
 
     def protects(item: Item) -> str | None:
@@ -158,7 +169,9 @@ def _waiting(results: list[Result]) -> list[str]:
     ]
 
 
-def tell_unanswered(settings: Settings, records: Records, outcome: Outcome, reasons: Sequence[tuple[Item, str | None]], now: datetime) -> None:
+def tell_unanswered(
+    settings: Settings, records: Records, outcome: Outcome, reasons: Sequence[tuple[Item, str | None]], now: datetime
+) -> None:
     """Report items that stay because a tracking server did not answer.
 
     The command ends with 3, and operators get one mail per server and day. Nothing is lost. But without the mail, an archive
@@ -170,7 +183,9 @@ def tell_unanswered(settings: Settings, records: Records, outcome: Outcome, reas
             by_server.setdefault(item.tracking_server or "any tracking server", []).append(reason)
     for server, found in sorted(by_server.items()):
         headline = f"{server} did not say whether its artifacts are still needed, so {len(found):,} due items stay in place"
-        outcome.fail(SourceUnreachable(server, f"{headline}. {found[0]}. Nothing was deleted. Check the server, then run runspend archive apply."))
+        outcome.fail(
+            SourceUnreachable(server, f"{headline}. {found[0]}. Nothing was deleted. Check the server, then run runspend archive apply.")
+        )
         told = operators.notify(
             settings, records, "NOT ARCHIVED", f"{server}/archive", now, headline, details=sorted(set(found)),
             advice=operators.Advice(
@@ -193,13 +208,17 @@ def why_nothing_is_due(rows: Sequence[Mapping[str, Any]]) -> str:
         by_state["planned"] = [NOT_TOLD] * len(by_state["planned"])
     if "announced" in by_state:  # the first due item; the plan has the reason for its selection
         by_state["announced"] = [reason.rpartition("; ")[2] for reason in by_state["announced"]]
-    return f"archive: nothing is due: {', '.join(f'{len(reasons):,} {state} ({min(reasons)})' for state, reasons in sorted(by_state.items()))}"
+    return (
+        f"archive: nothing is due: {', '.join(f'{len(reasons):,} {state} ({min(reasons)})' for state, reasons in sorted(by_state.items()))}"
+    )
 
 
 def tell_pruned(pruned: list[Pruned], outcome: Outcome) -> None:
     """Report each run and experiment that was due for deletion in MLflow, in one line."""
     failures = [f"{p.item.name} ({p.item.policy}): {p.reason}" for p in pruned if p.state == "failed"]
-    outcome.changed += [f"deleted {p.item.name} ({p.item.policy}) in MLflow, where it can be restored" for p in pruned if p.state == "pruned"]
+    outcome.changed += [
+        f"deleted {p.item.name} ({p.item.policy}) in MLflow, where it can be restored" for p in pruned if p.state == "pruned"
+    ]
     outcome.notes += [f"kept: {p.item.name} ({p.item.policy}): {p.reason}" for p in pruned if p.state == "protected"]
     if failures:
         outcome.fail(PartialFailure(f"cannot delete {len(failures)} of {len(pruned)} runs and experiments in MLflow.", failures))
@@ -211,9 +230,13 @@ def verify_archives(settings: Settings, records: Records, outcome: Outcome, now:
     found = verify(settings, records, now=now, full=full, tools=Tools(progress=progress))
     outcome.notes.append(f"archives: {found.summary}")
     if found.not_readable:
-        outcome.notes.append(f"archives: {found.not_readable:,} objects of the sample are in a storage class that must be retrieved before reading")
+        outcome.notes.append(
+            f"archives: {found.not_readable:,} objects of the sample are in a storage class that must be retrieved before reading"
+        )
     if found.left_over:
-        outcome.notes.append(f"archives: {found.left_over:,} objects ({found.left_over_bytes:,} bytes) are in no manifest: they belong to unfinished archives or failed copies")
+        outcome.notes.append(
+            f"archives: {found.left_over:,} objects ({found.left_over_bytes:,} bytes) are in no manifest: they belong to unfinished archives or failed copies"
+        )
     for sentence in found.damaged:
         outcome.fail(ArchiveDamaged(sentence))
     for sentence in found.unknown:

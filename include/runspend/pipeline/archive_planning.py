@@ -46,7 +46,12 @@ OTHER_TIME = timedelta(hours=24)
 LISTED = 200  # items listed in one mail; further items are only counted
 OWNERS_LISTED = 20
 ENCLOSING = "archive_enclosing"  # records of notices about
-_VERBS = {"tier": "moved to another storage class", "archive": "moved to the archive", "delete": "permanently deleted from the archive", "prune": "deleted in MLflow"}
+_VERBS = {
+    "tier": "moved to another storage class",
+    "archive": "moved to the archive",
+    "delete": "permanently deleted from the archive",
+    "prune": "deleted in MLflow",
+}
 
 
 def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime) -> pa.Table:
@@ -91,7 +96,9 @@ def refuse_other_times(now: datetime, what: str) -> None:
     A future time is the most dangerous case.
     """
     if not is_machine_time(now) or now - wall_clock() > OTHER_TIME / 24:
-        raise UsageError(f"cannot {what} as of {now:%Y-%m-%d %H:%M}: this machine's clock says {wall_clock():%Y-%m-%d %H:%M} UTC, and grace periods go by it. Leave out --now. Nothing was done.")
+        raise UsageError(
+            f"cannot {what} as of {now:%Y-%m-%d %H:%M}: this machine's clock says {wall_clock():%Y-%m-%d %H:%M} UTC, and grace periods go by it. Leave out --now. Nothing was done."
+        )
 
 
 def describe_states(plan: pa.Table) -> str:
@@ -118,7 +125,12 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
     crash_point("archive.notices_sent")
     settle_notices(records, lambda notice_id: _received(records, notice_id, now))
     if failures := [failure for delivery in deliveries if (failure := delivery.failure) is not None]:
-        outcome.fail(PartialFailure(f"cannot deliver {len(failures)} of {len(deliveries)} mails: {failures[0]}. No grace period begins before delivery.", failures))
+        outcome.fail(
+            PartialFailure(
+                f"cannot deliver {len(failures)} of {len(deliveries)} mails: {failures[0]}. No grace period begins before delivery.",
+                failures,
+            )
+        )
     told = read_announcements(records, allowed)
     nobody = sum(row["state"] == "planned" and not (row["item_key"] in told and told[row["item_key"]].is_allowed) for row in rows)
     if nobody:
@@ -129,7 +141,11 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
 
 def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, plan: pa.Table, now: datetime) -> None:
     """Mail operators once about each run or model whose folder contains folders of others. Such folders are not archived."""
-    rows = [reason for state, reason in zip(plan.column("state").to_pylist(), plan.column("reason").to_pylist(), strict=True) if state == "protected"]
+    rows = [
+        reason
+        for state, reason in zip(plan.column("state").to_pylist(), plan.column("reason").to_pylist(), strict=True)
+        if state == "protected"
+    ]
     with warehouse.reader() as reader:
         found = find_enclosing(reader, rows)
     for one in found:
@@ -166,7 +182,11 @@ def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[s
     grace = min(policy.grace for policy in used)
     size = sum(row["bytes"] for row in notice.rows)
     is_prune = all(policy.action == "prune" for policy in used)
-    what = _count(len(notice.rows), "run or experiment", "runs or experiments") if is_prune else f"{_count(len(notice.rows), 'folder')} of artifacts"
+    what = (
+        _count(len(notice.rows), "run or experiment", "runs or experiments")
+        if is_prune
+        else f"{_count(len(notice.rows), 'folder')} of artifacts"
+    )
     how_much = "" if is_prune else f" ({size_text(size)})"
     subject = f"{what}{how_much} will be {'moved or deleted' if _is_mixed(used) else _VERBS[used[0].action]} from {(now + grace).day} {now + grace:%b}"
     to_operators = bool(notice.reasons)
@@ -200,14 +220,24 @@ def _why_operators(notice: Notice, settings: Settings) -> list[Block]:
     listed = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     lines = [(owner, f"{_count(count, 'item')}: {clean(why, 200)}") for (owner, why), count in listed[:OWNERS_LISTED]]
     rest = [("", f"and {len(listed) - OWNERS_LISTED:,} more owners")] if len(listed) > OWNERS_LISTED else []
-    return [Facts("WHY YOU GET THIS", (*lines, *rest, ("", "To reach the owners, add their address to mail.users or their domain to mail.domains.")))]
+    return [
+        Facts(
+            "WHY YOU GET THIS",
+            (*lines, *rest, ("", "To reach the owners, add their address to mail.users or their domain to mail.domains.")),
+        )
+    ]
 
 
 def _consequence(policies: Sequence[RetentionPolicy]) -> str:
     """What happens without an objection: "the files move"."""
     if _is_mixed(policies):
         return "Runspend moves or deletes them"
-    return {"tier": "the files move", "archive": "the files move", "delete": "the archive is deleted", "prune": "Runspend deletes them in MLflow"}[policies[0].action]
+    return {
+        "tier": "the files move",
+        "archive": "the files move",
+        "delete": "the archive is deleted",
+        "prune": "Runspend deletes them in MLflow",
+    }[policies[0].action]
 
 
 def _is_mixed(policies: Sequence[RetentionPolicy]) -> bool:
@@ -219,10 +249,16 @@ def _meaning(policy: RetentionPolicy, settings: Settings) -> tuple[str, str]:
     if policy.action == "delete":
         return policy.name, "Runspend deletes the archive, which is the last copy. It cannot be restored."
     if policy.action == "prune":
-        return policy.name, "Runspend deletes the runs and experiments in MLflow, where you can restore them. Their artifacts stay in place."
+        return (
+            policy.name,
+            "Runspend deletes the runs and experiments in MLflow, where you can restore them. Their artifacts stay in place.",
+        )
     if policy.action == "tier":
         return policy.name, f"The files stay in place, in storage class {target}. Reading them may cost more or take longer."
-    return policy.name, f"Runspend copies the files to {target}, compares every byte, then removes the originals. To restore them: runspend archive restore RUN_ID"
+    return (
+        policy.name,
+        f"Runspend copies the files to {target}, compares every byte, then removes the originals. To restore them: runspend archive restore RUN_ID",
+    )
 
 
 def _table(policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings: Settings, with_owner: bool) -> MailTable:
@@ -231,7 +267,9 @@ def _table(policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings:
     notes = []
     if len(rows) > LISTED:
         rest = largest[LISTED:]
-        notes.append(f"and {len(rest):,} more, {size_text(sum(row['bytes'] for row in rest))}: runspend sql \"select * from archive_plan where policy = '{policy.name}'\" lists all")
+        notes.append(
+            f"and {len(rest):,} more, {size_text(sum(row['bytes'] for row in rest))}: runspend sql \"select * from archive_plan where policy = '{policy.name}'\" lists all"
+        )
     saving = sum((row["monthly_saving"] for row in rows if row["monthly_saving"] is not None), Decimal(0))
     cost = sum((row["action_cost"] for row in rows if row["action_cost"] is not None), Decimal(0))
     if saving or cost:

@@ -37,7 +37,9 @@ def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None
     others = sorted(there.keys() - wanted.keys())
     if others:
         names = ", ".join(" ".join(unit) for unit in others[:3])
-        raise ConfigError(f"cannot copy: the warehouse to copy to has {len(others)} units that the other one does not have, such as {names}. Give an empty one to --to. Nothing was changed.")
+        raise ConfigError(
+            f"cannot copy: the warehouse to copy to has {len(others)} units that the other one does not have, such as {names}. Give an empty one to --to. Nothing was changed."
+        )
     rows = {unit: state for unit, state in wanted.items() if unit.table != "builds"}
     missing = sorted((unit for unit in rows if not _is_same(wanted[unit], there.get(unit))), key=lambda unit: (wanted[unit].build_id, unit))
     outcome.unchanged += [" ".join(unit) for unit in sorted(rows.keys() - set(missing))]
@@ -53,7 +55,9 @@ def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None
     outcome.unchanged += sorted({" ".join(unit) for unit in wanted.keys() - rows.keys()} - set(booked))
     progress("copy: comparing")
     _compare(source, target)
-    outcome.notes.append(f"Both warehouses have the same rows in {len(TABLES)} tables, compared month by month. Set warehouse.uri to the new one. Records of mails and archives stay in home.")
+    outcome.notes.append(
+        f"Both warehouses have the same rows in {len(TABLES)} tables, compared month by month. Set warehouse.uri to the new one. Records of mails and archives stay in home."
+    )
     return outcome
 
 
@@ -72,10 +76,14 @@ def _carry(source: Warehouse, target: Warehouse, build_id: str, units: Mapping[U
         for unit, state in units.items():
             file = source.fetch(unit, Path(folder))
             if file is None:
-                raise RunspendError(f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when no night runs.")
+                raise RunspendError(
+                    f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when no night runs."
+                )
             step.put(*unit, file, extra=state.extra)
         if not step.publish({unit: there[unit].digest if unit in there else None for unit in units}):
-            raise RunspendError("cannot copy: another process published to the new warehouse meanwhile. Run the copy again when no night runs.")
+            raise RunspendError(
+                "cannot copy: another process published to the new warehouse meanwhile. Run the copy again when no night runs."
+            )
 
 
 def _rebook(source: Warehouse, target: Warehouse, wanted: Mapping[Unit, UnitState]) -> list[str]:
@@ -85,7 +93,9 @@ def _rebook(source: Warehouse, target: Warehouse, wanted: Mapping[Unit, UnitStat
     for unit in (unit for unit in wanted if unit.table == "builds"):
         rows = source.read(unit)
         if rows is None:
-            raise RunspendError(f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when no night runs.")
+            raise RunspendError(
+                f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when no night runs."
+            )
         rebooked = arrow_rows("builds", [_rebooked(row, wanted, there) for row in rows.to_pylist()])
         standing = target.read(unit) if unit in there else None
         if standing is not None and standing.to_pylist() == rebooked.to_pylist():
@@ -121,7 +131,11 @@ def _compare(source: Warehouse, target: Warehouse) -> None:
             sql = sums_sql(table, table.name, group_by=table.period_column)
             here, copied = one.query(sql).to_pylist(), other.query(sql).to_pylist()
             if here != copied:
-                months = sorted({str(row[table.period_column])[:7] for row in [*here, *copied] if row not in here or row not in copied} if table.period_column else [])
+                months = sorted(
+                    {str(row[table.period_column])[:7] for row in [*here, *copied] if row not in here or row not in copied}
+                    if table.period_column
+                    else []
+                )
                 raise RunspendError(
                     f"cannot verify the copy: {table.name}{' of ' + ', '.join(months) if months else ''} differs. "
                     "If a pipeline run wrote to it meanwhile, run the copy again. If that fails too, copy into an empty warehouse. The warehouse to copy from was not changed."

@@ -28,11 +28,42 @@ from runspend.warehouse.factory import mend_warehouse, open_warehouse
 if TYPE_CHECKING:
     from runspend.warehouse.records import Records
 
-__all__ = ["ACTED", "BILLS", "DELETING", "RUNS", "STORES", "Damage", "current_damage", "drop_damaged", "look_at_all", "open_undamaged", "watching"]
+__all__ = [
+    "ACTED",
+    "BILLS",
+    "DELETING",
+    "RUNS",
+    "STORES",
+    "Damage",
+    "current_damage",
+    "drop_damaged",
+    "look_at_all",
+    "open_undamaged",
+    "watching",
+]
 
-RUNS = frozenset({"runs", "run_resources", "machine_power", "experiments", "artifact_owners", "trace_costs", "model_versions", "model_uses", "run_metrics", "tracking_reads"})
+RUNS = frozenset(
+    {
+        "runs",
+        "run_resources",
+        "machine_power",
+        "experiments",
+        "artifact_owners",
+        "trace_costs",
+        "model_versions",
+        "model_uses",
+        "run_metrics",
+        "tracking_reads",
+    }
+)
 ACTED = frozenset({"budget_status", "alerts", "archive_plan", "archives", "archive_objects"})
-DELETING = RUNS | {"artifact_bytes", "dangling_owners", "archives", "archive_objects", "sources"}  # these tables decide which artifacts are deleted
+DELETING = RUNS | {
+    "artifact_bytes",
+    "dangling_owners",
+    "archives",
+    "archive_objects",
+    "sources",
+}  # these tables decide which artifacts are deleted
 STORES = frozenset({"artifact_bytes", "dangling_owners"})
 BILLS = frozenset({"billing_lines", "billing_quarantine", "billing_loads", "bill_changes"})
 FOR_A_PERIOD = BILLS | {"artifact_bytes", "artifact_owners", "experiments", "trace_costs", "machine_power"}
@@ -66,27 +97,36 @@ class Damage:
         """
         near = {_shift(period, -1), period, _shift(period, 1)}
         return self._of(
-            lambda unit: (unit.table in ("runs", "run_resources") and unit.period <= max(near))
-            or (unit.table == "billing_lines" and unit.period in near)
-            or (unit.table in FOR_A_PERIOD and unit.period in (period, "all"))
+            lambda unit: (
+                (unit.table in ("runs", "run_resources") and unit.period <= max(near))
+                or (unit.table == "billing_lines" and unit.period in near)
+                or (unit.table in FOR_A_PERIOD and unit.period in (period, "all"))
+            )
         )
 
     def lacking_of_month(self, month: str) -> dict[str, str]:
         """Return the damaged inputs that `run_costs` of a start month needs. Costs are from that month or later; relatives from any month."""
         return self._of(
-            lambda unit: unit.table in ("runs", "run_resources") or (unit.table in ("run_costs_daily", "run_bill_dimensions") and unit.period >= _shift(month, -1))
+            lambda unit: (
+                unit.table in ("runs", "run_resources")
+                or (unit.table in ("run_costs_daily", "run_bill_dimensions") and unit.period >= _shift(month, -1))
+            )
         )
 
     def lacking_of_estimates(self) -> dict[str, str]:
         """Return the damaged inputs that estimates of unbilled hours cannot be built without."""
-        return self._of(lambda unit: unit.table in ("runs", "run_resources", "billing_lines", "cost_allocations", "trace_costs", "machine_power"))
+        return self._of(
+            lambda unit: unit.table in ("runs", "run_resources", "billing_lines", "cost_allocations", "trace_costs", "machine_power")
+        )
 
     def moved(self, period: str, tables: Collection[str], now: Mapping[Unit, UnitState]) -> list[str]:
         """Return notes on a closed month whose tables were rebuilt because of damage, if a table now has different rows."""
         if not any(unit.period == period and unit.table in (*tables, "builds") for unit in self.found):
             return []
         units = (Unit(table, period, "all") for table in tables)
-        others = [unit.table for unit in units if unit in now and self.before.get(unit, now[unit]).digest not in ("damaged", now[unit].digest)]
+        others = [
+            unit.table for unit in units if unit in now and self.before.get(unit, now[unit]).digest not in ("damaged", now[unit].digest)
+        ]
         if not others:
             return []
         return [
@@ -112,7 +152,9 @@ def open_undamaged(settings: Settings) -> Warehouse:
     return warehouse if damage is None else warehouse.without(damage.left)
 
 
-def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = (), needs: Collection[str] = (), leaves: Collection[str] = ()) -> Callable[[Step], Step]:
+def watching(
+    replaces: Collection[str] | None = (), *, reads: Collection[str] = (), needs: Collection[str] = (), leaves: Collection[str] = ()
+) -> Callable[[Step], Step]:
     """Make a step of the pipeline look for damage before it begins.
 
     It looks in the tables that the step replaces (None: all except those it `leaves` to others), in those it `reads` in
@@ -143,7 +185,13 @@ def watching(replaces: Collection[str] | None = (), *, reads: Collection[str] = 
 
 @contextmanager
 def _looking(
-    settings: Settings, outcome: Outcome, now: datetime, progress: Progress, replaces: Collection[str] | None, reads: Collection[str], needs: Collection[str]
+    settings: Settings,
+    outcome: Outcome,
+    now: datetime,
+    progress: Progress,
+    replaces: Collection[str] | None,
+    reads: Collection[str],
+    needs: Collection[str],
 ) -> Iterator[Damage]:
     """Verify the tables of the step, tell operators about new damage, and remember the damage for `open_undamaged`."""
     outer = _current.get()
@@ -158,7 +206,9 @@ def _looking(
         damage.left = {unit for unit in damage.found if unit.table not in needs}
     if new := {unit: why for unit, why in (mended | damage.found).items() if unit not in damage.told}:
         damage.told |= new.keys()
-        outcome.fail(WarehouseDamaged(_named(new), "No figure is made from it. Runspend reads or builds it again where its sources are there."))
+        outcome.fail(
+            WarehouseDamaged(_named(new), "No figure is made from it. Runspend reads or builds it again where its sources are there.")
+        )
         _mail(settings, outcome, new, now)
     token = _current.set(damage)
     try:
@@ -169,7 +219,11 @@ def _looking(
 
 def _conclude(settings: Settings, damage: Damage, outcome: Outcome, replaces: Collection[str] | None, leaves: Collection[str]) -> None:
     """Report the result for each damaged unit: replaced by the same rows, replaced by different rows, or still damaged."""
-    found = {unit for unit in damage.found if (replaces is None or unit.table in replaces) and unit.table not in leaves and unit not in damage.concluded}
+    found = {
+        unit
+        for unit in damage.found
+        if (replaces is None or unit.table in replaces) and unit.table not in leaves and unit not in damage.concluded
+    }
     if not found:
         return
     damage.concluded |= found
@@ -298,7 +352,9 @@ def drop_damaged(settings: Settings, outcome: Outcome, names: Collection[str], s
     damaged = warehouse.find_damage(since=0.0)
     known = {"/".join(unit): unit for unit in damaged}
     if unknown := sorted(set(names) - known.keys()):
-        raise UsageError(f"cannot drop {unknown[0]!r}: it is not a damaged unit. Damaged are {', '.join(sorted(known)) or 'none'}. Nothing was removed.")
+        raise UsageError(
+            f"cannot drop {unknown[0]!r}: it is not a damaged unit. Damaged are {', '.join(sorted(known)) or 'none'}. Nothing was removed."
+        )
     states = warehouse.states()
     with warehouse.step("verify", step_id) as step:
         for name in names:

@@ -27,7 +27,9 @@ __all__ = ["extract"]
 
 
 @watching(RUNS, reads=("billing_loads", "sources"))
-def extract(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
+def extract(
+    settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent
+) -> Outcome:
     """Read runs, experiments and traces of each tracking server.
 
     Fills `runs`, `run_resources`, `machine_power`, `experiments`, `artifact_owners` and `trace_costs`. If there are retention
@@ -39,11 +41,29 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
     outcome = Outcome("extract")
     warehouse, damage = open_undamaged(settings), current_damage()
     row_settings = tracking.RowSettings(
-        settings.dimensions, settings.pools, settings.keys.run_job, selector_keys(settings), find_measured(settings), tracking.find_links(settings)
+        settings.dimensions,
+        settings.pools,
+        settings.keys.run_job,
+        selector_keys(settings),
+        find_measured(settings),
+        tracking.find_links(settings),
     )
     for server in chosen({s.name: s for s in settings.tracking}, names, "tracking server"):
-        with reading(warehouse, settings, outcome, server.name, "tracking", server.late_after, now) as report, work_folder(settings) as workdir:
-            kept = own_units(warehouse, server.name, "runs", "run_resources", "machine_power", "experiments", "artifact_owners", "trace_costs", *tracking.LINK_TABLES)
+        with (
+            reading(warehouse, settings, outcome, server.name, "tracking", server.late_after, now) as report,
+            work_folder(settings) as workdir,
+        ):
+            kept = own_units(
+                warehouse,
+                server.name,
+                "runs",
+                "run_resources",
+                "machine_power",
+                "experiments",
+                "artifact_owners",
+                "trace_costs",
+                *tracking.LINK_TABLES,
+            )
             result = tracking.extract_server(
                 server,
                 row_settings,
@@ -52,7 +72,13 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
                     months=sorted(u.period for u in kept if u.table == "runs"),
                     trace_months=sorted(u.period for u in kept if u.table == "trace_costs"),
                     settings_of=_written_under(kept, damage.months_of(server.name, RUNS)),
-                    billed_months=partial(_billed_months, warehouse, server.name, [u.period for u in kept], is_known=not damage.touches(("billing_loads", "sources"))),
+                    billed_months=partial(
+                        _billed_months,
+                        warehouse,
+                        server.name,
+                        [u.period for u in kept],
+                        is_known=not damage.touches(("billing_loads", "sources")),
+                    ),
                 ),
                 ReadJob(now, make_load_id(server.name, now), workdir, progress),
                 accept=[month for name, _, month in (text.partition(":") for text in accept) if name == server.name],
@@ -61,7 +87,9 @@ def extract(settings: Settings, names: Sequence[str] | None = None, *, now: date
                 for (table, period), rows in result.tables.items():
                     step.put(table, period, server.name, rows, extra=result.extras.get((table, period)))
                 report.good(step, covered_until=result.covered_until, rows=result.run_count, experiments=result.experiment_count)
-                if not publish_read(step, kept, [Unit(table, period, server.name) for table, period in result.tables], outcome, only="runs"):
+                if not publish_read(
+                    step, kept, [Unit(table, period, server.name) for table, period in result.tables], outcome, only="runs"
+                ):
                     note_superseded(outcome, server.name)
             outcome.notes += result.warnings
             for refused in result.refused:

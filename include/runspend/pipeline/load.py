@@ -39,7 +39,9 @@ LOAD_TRIES = 3  # for a bill that another process loads at the same time
 
 
 @watching(BILLS, reads=("sources",))
-def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent) -> Outcome:
+def load(
+    settings: Settings, names: Sequence[str] | None = None, *, now: datetime, accept: Sequence[str] = (), progress: Progress = silent
+) -> Outcome:
     """Load bills, one source at a time with all its billing periods.
 
     Fills `billing_lines`, `billing_quarantine`, `billing_loads` and `bill_changes`.
@@ -83,7 +85,15 @@ def load(settings: Settings, names: Sequence[str] | None = None, *, now: datetim
 
 
 def _load_bill(
-    warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, read: Callable[..., Load], before: PublishedBill, *, now: datetime, progress: Progress
+    warehouse: Warehouse,
+    settings: Settings,
+    outcome: Outcome,
+    name: str,
+    read: Callable[..., Load],
+    before: PublishedBill,
+    *,
+    now: datetime,
+    progress: Progress,
 ) -> Load:
     """Read a bill and publish its rows.
 
@@ -120,7 +130,9 @@ def _read_drawn(warehouse: Warehouse, source: BillSource) -> Drawn:
         return read_drawn(reader)
 
 
-def _load_weights(warehouse: Warehouse, settings: Settings, outcome: Outcome, weights: Splitters, source: BillSource, now: datetime) -> None:
+def _load_weights(
+    warehouse: Warehouse, settings: Settings, outcome: Outcome, weights: Splitters, source: BillSource, now: datetime
+) -> None:
     """Read a source that is not a bill but splits bill lines. It has a row in `sources` and no table of its own."""
     with reading(warehouse, settings, outcome, source.name, "splits", source.late_after, now) as report:
         read = weights.read(source)

@@ -39,7 +39,10 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
     for store in chosen(stores, names, "store"):
         name = artifacts.store_slug(store.uri)
         late_after = timedelta(days=9) if store.inventory else timedelta(hours=48)  # inventories come daily or weekly
-        with reading(warehouse, settings, outcome, store.uri, "store", late_after, now, writer=name) as report, work_folder(settings) as workdir:
+        with (
+            reading(warehouse, settings, outcome, store.uri, "store", late_after, now, writer=name) as report,
+            work_folder(settings) as workdir,
+        ):
             kept = own_units(warehouse, name, "artifact_bytes", "dangling_owners")
             owners, readings = read_owners(warehouse, settings)
             result = artifacts.measure_store(

@@ -143,7 +143,9 @@ def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
     answer = ring(settings.mail.heartbeat.get_secret_value())
     if answer.state != "accepted":
         failures = [f"heartbeat: {answer.state}, {answer.reply}"]
-        outcome.fail(PartialFailure(f"cannot call mail.heartbeat: {answer.reply}. Check the address. The pipeline run itself succeeded.", failures))
+        outcome.fail(
+            PartialFailure(f"cannot call mail.heartbeat: {answer.reply}. Check the address. The pipeline run itself succeeded.", failures)
+        )
         return
     value = {"night": night, "at": now.isoformat()}
     if rung is None:
@@ -174,5 +176,9 @@ def send_test_mail(settings: Settings, address: str, now: datetime) -> Outcome:
     if result.state == "accepted":
         outcome.changed.append(f"mail {mail.message_id} to {to}: {result.reply}")
     else:
-        outcome.fail(PartialFailure(f"cannot deliver the test mail to {to}: {result.state}, {result.reply}. Fix mail in runspend.yaml.", [result.reply]))
+        outcome.fail(
+            PartialFailure(
+                f"cannot deliver the test mail to {to}: {result.state}, {result.reply}. Fix mail in runspend.yaml.", [result.reply]
+            )
+        )
     return outcome

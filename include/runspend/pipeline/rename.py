@@ -41,7 +41,10 @@ def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
     moved: dict[Unit, Unit] = {}
     with warehouse.reader() as reader:
         builds = reader.query("select * from builds").to_pylist()
-        closed = {f"{row['billing_period']:%Y-%m}" for row in reader.query("select distinct billing_period from period_states where state = 'closed'").to_pylist()}
+        closed = {
+            f"{row['billing_period']:%Y-%m}"
+            for row in reader.query("select distinct billing_period from period_states where state = 'closed'").to_pylist()
+        }
         referring = list(_referring(reader, states, builds, closed, COLUMN[kind], old))
     with warehouse.step("rename", make_load_id(f"{old} {new}", now)) as step:
         for unit in [u for u in states if u.writer == old and u.table != "builds"]:
@@ -55,10 +58,14 @@ def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
         inputs: dict[Unit, str | None] = {unit: states[unit].digest for unit in moved}
         inputs |= {target: None for target in moved.values() if target not in states}
         if not step.publish(inputs):
-            raise ConfigError(f"cannot rename {old!r}: a pipeline run published meanwhile. Wait until it ends, then run this command again. Nothing was changed.")
+            raise ConfigError(
+                f"cannot rename {old!r}: a pipeline run published meanwhile. Wait until it ends, then run this command again. Nothing was changed."
+            )
     outcome.changed += [" ".join(target) for target in moved.values()]
     outcome.changed.sort()
-    outcome.notes.append(f"{old} is now {new}. Cost tables of open months still have the old name until the next pipeline run, or `runspend allocate`, builds them.")
+    outcome.notes.append(
+        f"{old} is now {new}. Cost tables of open months still have the old name until the next pipeline run, or `runspend allocate`, builds them."
+    )
     return outcome
 
 
@@ -73,7 +80,9 @@ def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: 
         raise ConfigError(f"cannot rename {old!r}: the warehouse has no rows of it. It may have been renamed already. {nothing}")
     if new not in configured:
         raise ConfigError(f"cannot rename to {new!r}: it is not configured. Configured are {', '.join(configured) or 'none'}. {nothing}")
-    kind: Literal["bill", "tracking", "store"] = "bill" if "billing_loads" in tables else "tracking" if tables & {"runs", "experiments"} else "store"
+    kind: Literal["bill", "tracking", "store"] = (
+        "bill" if "billing_loads" in tables else "tracking" if tables & {"runs", "experiments"} else "store"
+    )
     if kind == "store":
         raise ConfigError(f"cannot rename {old!r}: a store is known by its URI. Run: runspend sources forget {old}. {nothing}")
     if kind != configured[new]:
@@ -98,7 +107,9 @@ def _referring(
             continue
         rows = reader.query(f"select distinct {table.period_column} as month from {name} where {column} = @old", {"old": old})
         months = {f"{month:%Y-%m}" for month in rows["month"].to_pylist()}
-        yield from (u for u in states if u.table == name and u.period in months and u.writer != old and (name not in built or u.period in closed))
+        yield from (
+            u for u in states if u.table == name and u.period in months and u.writer != old and (name not in built or u.period in closed)
+        )
 
 
 def _rewrite(step: Step, unit: Unit, target: Unit, kind: str, names: tuple[str, str], state: UnitState) -> str:
@@ -113,7 +124,11 @@ def _rewrite(step: Step, unit: Unit, target: Unit, kind: str, names: tuple[str, 
 
 
 def _rebooked(
-    row: Mapping[str, Any], states: Mapping[Unit, UnitState], moved: Mapping[Unit, Unit], digests: Mapping[Unit, str], names: tuple[str, str]
+    row: Mapping[str, Any],
+    states: Mapping[Unit, UnitState],
+    moved: Mapping[Unit, Unit],
+    digests: Mapping[Unit, str],
+    names: tuple[str, str],
 ) -> dict[str, Any]:
     """Return the build of a closed month with its inputs renamed, so that none of them looks changed."""
     old, new = names
@@ -127,5 +142,7 @@ def _rebooked(
         else:
             kept = next((prefix for prefix in (BILL, BILLED_UNTIL, TAGGED_RUNS) if name == f"{prefix}{old}"), None)
             inputs[name if kept is None else f"{kept}{new}"] = value
-    outputs = {table: digests.get(Unit(table, f"{row['month']:%Y-%m}", "all"), value) for table, value in json.loads(row["outputs"]).items()}
+    outputs = {
+        table: digests.get(Unit(table, f"{row['month']:%Y-%m}", "all"), value) for table, value in json.loads(row["outputs"]).items()
+    }
     return {**row, "inputs": json_text(inputs), "outputs": json_text(outputs), "build_id": digest(inputs)}

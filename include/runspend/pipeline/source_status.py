@@ -39,7 +39,15 @@ class SourceReport:
     """Writes the one row of a source in `sources`: always one, good or bad."""
 
     def __init__(
-        self, warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime, writer: str
+        self,
+        warehouse: Warehouse,
+        settings: Settings,
+        outcome: Outcome,
+        name: str,
+        kind: str,
+        late_after: timedelta,
+        now: datetime,
+        writer: str,
     ) -> None:
         self._warehouse = warehouse
         self._settings = settings
@@ -91,7 +99,9 @@ class SourceReport:
             step.put("sources", "all", self._writer, arrow_rows("sources", [row]), extra={"lags": self._before()["lags"]})
             step.publish()
         self._outcome.fail(error, text)
-        self._tell("REFUSED" if is_refused else "UNREACHABLE", f"{self._name}{f' {error.period}' if error.period else ''}: {text}", error.period)
+        self._tell(
+            "REFUSED" if is_refused else "UNREACHABLE", f"{self._name}{f' {error.period}' if error.period else ''}: {text}", error.period
+        )
 
     def note(self) -> None:
         """Record under home that the source was tried, and the result. Freshness must be judged even without the warehouse."""
@@ -124,15 +134,27 @@ def tell_operators(settings: Settings, outcome: Outcome, kind: operators.Kind, c
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
-    failed = [d for d in operators.notify(settings, Records(settings.home), kind, cause, now, text) if d.outcome.state in ("refused", "waiting")]
+    failed = [
+        d for d in operators.notify(settings, Records(settings.home), kind, cause, now, text) if d.outcome.state in ("refused", "waiting")
+    ]
     if failed:
         failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in failed]
-        outcome.fail(PartialFailure(f"cannot deliver {len(failed)} mails to operators: {failures[0]}. Fix mail in runspend.yaml.", failures))
+        outcome.fail(
+            PartialFailure(f"cannot deliver {len(failed)} mails to operators: {failures[0]}. Fix mail in runspend.yaml.", failures)
+        )
 
 
 @contextmanager
 def reading(
-    warehouse: Warehouse, settings: Settings, outcome: Outcome, name: str, kind: str, late_after: timedelta, now: datetime, *, writer: str = ""
+    warehouse: Warehouse,
+    settings: Settings,
+    outcome: Outcome,
+    name: str,
+    kind: str,
+    late_after: timedelta,
+    now: datetime,
+    *,
+    writer: str = "",
 ) -> Iterator[SourceReport]:
     """Wrap the reading of one source: its error is reported and does not stop others. `writer`: its file name, if not the source's name."""
     report = SourceReport(warehouse, settings, outcome, name, kind, late_after, now, writer or name)
@@ -181,7 +203,9 @@ def chosen(sources: Mapping[str, Source], names: Sequence[str] | None, what: str
     """Return the named sources, or all. An unknown name raises an error that lists the configured names."""
     for name in names or ():
         if name not in sources:
-            raise ConfigError(f"cannot find {what} {name!r}: it is not in the configuration. Configured are {', '.join(sources) or 'none'}.")
+            raise ConfigError(
+                f"cannot find {what} {name!r}: it is not in the configuration. Configured are {', '.join(sources) or 'none'}."
+            )
     return [source for name, source in sources.items() if names is None or name in names]
 
 
@@ -257,7 +281,10 @@ def read_owners(warehouse: Warehouse, settings: Settings) -> tuple[pa.Table, Rea
         )
         tries = reader.query("select source, last_good_at from sources where kind = 'tracking' and last_good_at is not null").to_pylist()
     behind = {server.name: server.artifacts for server in settings.tracking}
-    resolved = [resolve_artifact_uri(uri, behind.get(server)) for uri, server in zip(rows["uri"].to_pylist(), rows["tracking_server"].to_pylist(), strict=True)]
+    resolved = [
+        resolve_artifact_uri(uri, behind.get(server))
+        for uri, server in zip(rows["uri"].to_pylist(), rows["tracking_server"].to_pylist(), strict=True)
+    ]
     rows = rows.set_column(rows.schema.get_field_index("uri"), "uri", pa.array(resolved, pa.string()))
     read = [row["last_good_at"] for row in tries if row["source"] in behind]
     readings = Readings(min(read) if read and len(read) == len(behind) else None, len(behind))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Raised whenever a column, table or value is added or renamed; the next pipeline run then rewrites the files. Renames are in renames.py.
 SCHEMA_VERSION = 5
 
+
 @dataclass(frozen=True)
 class Column:
     """One column: GoogleSQL type, meaning in one sentence, and whether a key or bookkeeping. `words`: all values of a text set by models."""
@@ -89,7 +90,9 @@ RUN_KEY = (
 )
 RUN_REFERENCE = tuple(Column(c.name, c.type, c.meaning) for c in RUN_KEY)
 COSTS = (
-    Column("list_cost", "BIGNUMERIC", "FOCUS ListCost: public price x quantity, in billing_currency. Null on the bill counts as 0 in sums."),
+    Column(
+        "list_cost", "BIGNUMERIC", "FOCUS ListCost: public price x quantity, in billing_currency. Null on the bill counts as 0 in sums."
+    ),
     Column("contracted_cost", "BIGNUMERIC", "FOCUS ContractedCost: negotiated price x quantity, in billing_currency."),
     Column("effective_cost", "BIGNUMERIC", "FOCUS EffectiveCost: amortized; the default figure everywhere, in billing_currency."),
     Column("billed_cost", "BIGNUMERIC", "FOCUS BilledCost: what the invoice charges, in billing_currency."),
@@ -112,11 +115,25 @@ LINE_DIMENSIONS = (
     Column("line_owner", "STRING", "Owner from the bill."),
 )
 POOL_KEY = Column("pool_key", "STRING", "The pool that set the price of the charge, for rules that price from a pool; null elsewhere.")
-OVERHEAD = Column("overhead_cost", "BIGNUMERIC", "Part of effective_cost that an exact job match covers outside its runs: start-up, gaps, shut-down.")
+OVERHEAD = Column(
+    "overhead_cost", "BIGNUMERIC", "Part of effective_cost that an exact job match covers outside its runs: start-up, gaps, shut-down."
+)
 
 COST_KINDS = ("compute", "storage", "network", "llm", "other")
 ALLOCATED_TO = ("run", "logged_model", "orphan", "idle", "shared", "unallocated", "out_of_scope")
-MATCH_METHODS = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes", "llm_identity", "llm_cost", "pool_time", "instance_type_time", "sharing", "none")
+MATCH_METHODS = (
+    "run_tag",
+    "job_id",
+    "resource_id",
+    "attached",
+    "artifact_bytes",
+    "llm_identity",
+    "llm_cost",
+    "pool_time",
+    "instance_type_time",
+    "sharing",
+    "none",
+)
 CONFIDENCES = ("exact", "high", "medium", "low")
 COST_STATUSES = ("provisional", "final", "none")
 REASONS = (
@@ -143,7 +160,11 @@ RUNS = Table(
         Column("lifecycle_stage", "STRING", "active or deleted."),
         Column("start_time", "TIMESTAMP", "Start of the run."),
         Column("end_time", "TIMESTAMP", "End of the run; null while it runs, or when MLflow has no end. See future_end_time."),
-        Column("future_end_time", "TIMESTAMP", "The end that MLflow states, if it is more than an hour after the time of the read. Then end_time is 6 hours after the newest metric or, without one, after the start. Null elsewhere."),
+        Column(
+            "future_end_time",
+            "TIMESTAMP",
+            "The end that MLflow states, if it is more than an hour after the time of the read. Then end_time is 6 hours after the newest metric or, without one, after the start. Null elsewhere.",
+        ),
         Column("last_sign_at", "TIMESTAMP", "Newest metric of a run without an end; null for ended runs and silent ones."),
         Column("artifact_uri", "STRING", "Folder of the run's artifacts."),
         Column("parent_run_id", "STRING", "mlflow.parentRunId."),
@@ -157,26 +178,59 @@ RUNS = Table(
         Column("resource_ids", "ARRAY<STRING>", "Machines that the run states, as written, sorted; empty when none."),
         Column("instance_type", "STRING", "Requested instance type."),
         Column("num_nodes", "INT64", "Requested number of machines."),
-        Column("sub_account_id", "STRING", "Account, subscription or project the run states for its machines, in lower case; null when not stated."),
+        Column(
+            "sub_account_id",
+            "STRING",
+            "Account, subscription or project the run states for its machines, in lower case; null when not stated.",
+        ),
         Column("region_id", "STRING", "Region that the run states, otherwise that of its zone, in lower case."),
         Column("availability_zone", "STRING", "Zone the run states, in lower case."),
-        Column("purchase_option", "STRING", "Stated purchase option of the run's machines: spot or on_demand; null when not stated.", words=PURCHASE_OPTIONS),
+        Column(
+            "purchase_option",
+            "STRING",
+            "Stated purchase option of the run's machines: spot or on_demand; null when not stated.",
+            words=PURCHASE_OPTIONS,
+        ),
         Column("gpu_type", "STRING", "Requested GPU type."),
-        Column("gpu_count", "FLOAT64", "Requested GPUs per machine; 0 if the run states that it needs none. Null when not stated, or not a valid number."),
+        Column(
+            "gpu_count",
+            "FLOAT64",
+            "Requested GPUs per machine; 0 if the run states that it needs none. Null when not stated, or not a valid number.",
+        ),
         Column("gpu_memory_gb", "FLOAT64", "Requested GPU memory, GiB."),
         Column("cpu_request", "FLOAT64", "Requested CPU cores."),
         Column("memory_request_gb", "FLOAT64", "Requested memory, GiB."),
         Column("max_retries", "INT64", "Stated retries."),
         Column("timeout_seconds", "FLOAT64", "Stated timeout, seconds."),
         Column("early_stopping_rounds", "INT64", "Stated early stopping rounds."),
-        Column("mean_use_percent", "FLOAT64", "Mean of MLflow's system metrics of the run: GPU utilization, otherwise CPU utilization, percent; null when not logged."),
-        Column("gaps", "ARRAY<STRING>", "Times without any log, in which the run counts as stopped, each as FROM/TO in UTC (ISO 8601); empty when none. The run has no cost in them."),
-        Column("gap_seconds", "FLOAT64", "Total length of the gaps, seconds; 0 when none. Null where gaps were not examined: the run lasted less than 6 hours, or logged too few steps."),
+        Column(
+            "mean_use_percent",
+            "FLOAT64",
+            "Mean of MLflow's system metrics of the run: GPU utilization, otherwise CPU utilization, percent; null when not logged.",
+        ),
+        Column(
+            "gaps",
+            "ARRAY<STRING>",
+            "Times without any log, in which the run counts as stopped, each as FROM/TO in UTC (ISO 8601); empty when none. The run has no cost in them.",
+        ),
+        Column(
+            "gap_seconds",
+            "FLOAT64",
+            "Total length of the gaps, seconds; 0 when none. Null where gaps were not examined: the run lasted less than 6 hours, or logged too few steps.",
+        ),
         Column("job_id", "STRING", "Job that the run states (SageMaker, Databricks job run, SLURM, Batch, ...), as written."),
         Column("job_key", "STRING", "The job in the form bills and runs are compared in: the fullest name the run states."),
         Column("iam_principal", "STRING", "IAM role or user with which the run calls language models, as written."),
-        Column("principal_key", "STRING", "The principal in the form bills and runs are compared in: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME."),
-        Column("pool_key", "STRING", "First pool whose `runs` selector names the run, with its values of the pool's `equal` dimensions; null when none."),
+        Column(
+            "principal_key",
+            "STRING",
+            "The principal in the form bills and runs are compared in: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME.",
+        ),
+        Column(
+            "pool_key",
+            "STRING",
+            "First pool whose `runs` selector names the run, with its values of the pool's `equal` dimensions; null when none.",
+        ),
         Column("params_digest", "STRING", "Hash of all params: runs with equal digests are repeats."),
         Column("tags", "STRING", "JSON object of the tags that `copy` allows."),
         Column("params", "STRING", "JSON object of the params that `copy` allows."),
@@ -240,10 +294,18 @@ MACHINE_POWER = Table(
         _key("hour_start", "TIMESTAMP", "Start of the hour."),
         Column("resource_id", "STRING", "The machine, as `machines` of its bill lists it."),
         Column("gpu", "INT64", "Number of the GPU on the machine."),
-        Column("measured_from", "TIMESTAMP", "Start of the first measurement in the hour. A measurement covers the time since the one before, at most ten minutes."),
+        Column(
+            "measured_from",
+            "TIMESTAMP",
+            "Start of the first measurement in the hour. A measurement covers the time since the one before, at most ten minutes.",
+        ),
         Column("measured_to", "TIMESTAMP", "End of the last measurement in the hour."),
         Column("measured_milliseconds", "INT64", "Time that the hour's measurements cover."),
-        Column("energy_microjoules", "INT64", "Milliwatts x milliseconds of the hour's measurements; divided by measured_milliseconds: the mean power, in milliwatts."),
+        Column(
+            "energy_microjoules",
+            "INT64",
+            "Milliwatts x milliseconds of the hour's measurements; divided by measured_milliseconds: the mean power, in milliwatts.",
+        ),
         Column("last_step", "INT64", "MLflow step of the metric's last measurement when it was read."),
         Column("step_stride", "INT64", "Number of steps between two steps that were read."),
         LOAD_ID,
@@ -354,7 +416,11 @@ ARTIFACT_BYTES = Table(
     (
         _key("month", "DATE", "First day of the row's month."),
         _key("store", "STRING", "Root URI of the store in runspend.yaml."),
-        _key("owner_kind", "STRING", "run, logged_model, trace, orphan (MLflow's layout, no owner known: see confirmed_at) or other (not MLflow's)."),
+        _key(
+            "owner_kind",
+            "STRING",
+            "run, logged_model, trace, orphan (MLflow's layout, no owner known: see confirmed_at) or other (not MLflow's).",
+        ),
         _key("owner_id", "STRING", "Id of the run, logged model or trace; the prefix for orphan and other."),
         Column("tracking_server", "STRING", "Server of the owner; null for orphan and other."),
         Column("workspace", "STRING", "Workspace of the owner."),
@@ -368,10 +434,20 @@ ARTIFACT_BYTES = Table(
         Column("oldest_at", "TIMESTAMP", "Oldest modification time among the objects."),
         Column("newest_at", "TIMESTAMP", "Newest modification time among the objects."),
         Column("noncurrent_objects", "INT64", "Noncurrent versions, in no other count; null where the store does not report them."),
-        Column("noncurrent_bytes", "INT64", "Bytes of noncurrent versions: billed, not in bytes; null where the store does not report them."),
-        Column("duplicate_bytes", "INT64", "Part of bytes that are duplicates: of objects with equal checksum and size, all but the oldest. Null where the store has no checksums, as in folders."),
+        Column(
+            "noncurrent_bytes", "INT64", "Bytes of noncurrent versions: billed, not in bytes; null where the store does not report them."
+        ),
+        Column(
+            "duplicate_bytes",
+            "INT64",
+            "Part of bytes that are duplicates: of objects with equal checksum and size, all but the oldest. Null where the store has no checksums, as in folders.",
+        ),
         Column("unowned_since", "TIMESTAMP", "Of an orphan: the first measurement that found no owner; null for others."),
-        Column("confirmed_at", "TIMESTAMP", "Of an orphan: when a second reading of every tracking server, a day or more after the first, showed no owner either (without tracking servers: after 30 days). Null while it may still have one."),
+        Column(
+            "confirmed_at",
+            "TIMESTAMP",
+            "Of an orphan: when a second reading of every tracking server, a day or more after the first, showed no owner either (without tracking servers: after 30 days). Null while it may still have one.",
+        ),
         Column("is_complete", "BOOL", "Whether the listing behind the row finished."),
         LOAD_ID,
     ),
@@ -417,7 +493,11 @@ ARTIFACT_STORES = Table(
         Column("unconfirmed_bytes", "INT64", "Part of bytes without an owner in one reading."),
         Column("oldest_at", "TIMESTAMP", "Oldest modification time among the objects."),
         Column("newest_at", "TIMESTAMP", "Newest modification time among the objects."),
-        Column("billing_currency", "STRING", "ISO 4217 code of the costs; null where no bill has a rate: for folders, and for stores that are part of a bucket."),
+        Column(
+            "billing_currency",
+            "STRING",
+            "ISO 4217 code of the costs; null where no bill has a rate: for folders, and for stores that are part of a bucket.",
+        ),
         Column("month_cost", "BIGNUMERIC", "Monthly cost of bytes and noncurrent_bytes, in billing_currency."),
         Column("noncurrent_month_cost", "BIGNUMERIC", "Part of month_cost for noncurrent_bytes."),
         Column("duplicate_month_cost", "BIGNUMERIC", "Part of month_cost for duplicate_bytes."),
@@ -531,29 +611,86 @@ BILLING_LINES = Table(
         _key("line_id", "STRING", "Hash of the delivered row and of its ordinal among identical rows."),
         *FOCUS_COLUMNS,
         Column("charge_date", "DATE", "UTC date of charge_period_start."),
-        Column("resource_key", "STRING", "resource_id in the form bills and runs are compared in: the fullest name that the line states; null without a resource."),
+        Column(
+            "resource_key",
+            "STRING",
+            "resource_id in the form bills and runs are compared in: the fullest name that the line states; null without a resource.",
+        ),
         Column("run_tag", "STRING", "Run id in a tag of the line (keys in `docs/identify.md`); null when none."),
         Column("instance_type", "STRING", "Instance type, from SkuPriceDetails or the provider's own column."),
         Column("machine_gpus", "INT64", "GPUs of the machine, where the line or the instance type shows it."),
         Column("machine_cpus", "INT64", "vCPUs of the machine, where the line or the instance type shows it."),
         Column("machine_memory_gb", "FLOAT64", "Memory of the machine in GiB, where the line or the instance type shows it."),
         Column("billed_nanoseconds", "INT64", "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; else null."),
-        Column("job_key", "STRING", "Job that the resource or a tag of the line names, in the form bills and runs are compared in: the fullest name that the line states."),
-        Column("attached_to", "STRING", "Machine (as resource_key) that a line of another resource names: a disk, an address; null when none."),
-        Column("group_keys", "ARRAY<STRING>", "Groups that the line shares with machines: job, node group, cluster, closest first, each as account|tag key|value; a node group as account@CLUSTER|tag key|value where the line names the cluster; empty when none."),
-        Column("storage_key", "STRING", "Bucket or storage account of a storage line, in the form bills and artifact stores are compared in."),
-        Column("storage_class", "STRING", "Storage class of a storage line, in the spelling of artifact_bytes; null when the line does not say."),
-        Column("pool_key", "STRING", "First pool whose `lines` selector names the line, with its values of the pool's `equal` dimensions; null when none."),
-        Column("iam_principal", "STRING", "IAM role or user that called a language model, from CUR 2.0's line_item_iam_principal; null on bills that do not state it."),
-        Column("principal_key", "STRING", "The principal in the form bills and runs are compared in: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME."),
+        Column(
+            "job_key",
+            "STRING",
+            "Job that the resource or a tag of the line names, in the form bills and runs are compared in: the fullest name that the line states.",
+        ),
+        Column(
+            "attached_to", "STRING", "Machine (as resource_key) that a line of another resource names: a disk, an address; null when none."
+        ),
+        Column(
+            "group_keys",
+            "ARRAY<STRING>",
+            "Groups that the line shares with machines: job, node group, cluster, closest first, each as account|tag key|value; a node group as account@CLUSTER|tag key|value where the line names the cluster; empty when none.",
+        ),
+        Column(
+            "storage_key", "STRING", "Bucket or storage account of a storage line, in the form bills and artifact stores are compared in."
+        ),
+        Column(
+            "storage_class",
+            "STRING",
+            "Storage class of a storage line, in the spelling of artifact_bytes; null when the line does not say.",
+        ),
+        Column(
+            "pool_key",
+            "STRING",
+            "First pool whose `lines` selector names the line, with its values of the pool's `equal` dimensions; null when none.",
+        ),
+        Column(
+            "iam_principal",
+            "STRING",
+            "IAM role or user that called a language model, from CUR 2.0's line_item_iam_principal; null on bills that do not state it.",
+        ),
+        Column(
+            "principal_key",
+            "STRING",
+            "The principal in the form bills and runs are compared in: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME.",
+        ),
         *LINE_DIMENSIONS,
-        Column("scope", "STRING", "include or exclude by an explicit `scope`; shared where `shared` declares the line as the platform's own; null without either (the default scope decides when the ledger is built)."),
+        Column(
+            "scope",
+            "STRING",
+            "include or exclude by an explicit `scope`; shared where `shared` declares the line as the platform's own; null without either (the default scope decides when the ledger is built).",
+        ),
         LOAD_ID,
     ),
     sort=("resource_key", "charge_period_start", "line_id"),
     digest_columns=(
-        "source", "line_id", "billing_period", "resource_key", "run_tag", "instance_type", "machine_gpus", "machine_cpus", "machine_memory_gb", "billed_nanoseconds", "job_key", "attached_to",
-        "group_keys", "storage_key", "storage_class", "pool_key", "iam_principal", "principal_key", "line_team", "line_project", "line_cost_center", "line_owner", "scope",
+        "source",
+        "line_id",
+        "billing_period",
+        "resource_key",
+        "run_tag",
+        "instance_type",
+        "machine_gpus",
+        "machine_cpus",
+        "machine_memory_gb",
+        "billed_nanoseconds",
+        "job_key",
+        "attached_to",
+        "group_keys",
+        "storage_key",
+        "storage_class",
+        "pool_key",
+        "iam_principal",
+        "principal_key",
+        "line_team",
+        "line_project",
+        "line_cost_center",
+        "line_owner",
+        "scope",
     ),
 )
 
@@ -588,7 +725,11 @@ BILLING_LOADS = Table(
         Column("state", "STRING", "current, replaced or refused."),
         Column("reason", "STRING", "Why the version was refused; null otherwise."),
         Column("delivered_at", "TIMESTAMP", "When the provider wrote it: the manifest's time, otherwise the newest file's."),
-        Column("files", "STRING", "JSON list of {name, bytes, sha256, rows, state}; state is read, duplicate, or older where a newer file won. Files from stores with checksums also have stamp, format and label; unchanged files are not fetched again."),
+        Column(
+            "files",
+            "STRING",
+            "JSON list of {name, bytes, sha256, rows, state}; state is read, duplicate, or older where a newer file won. Files from stores with checksums also have stamp, format and label; unchanged files are not fetched again.",
+        ),
         Column("row_count", "INT64", "Rows loaded."),
         Column("quarantined_count", "INT64", "Rows quarantined."),
         *COSTS,
@@ -597,7 +738,9 @@ BILLING_LOADS = Table(
         Column("null_effective_count", "INT64", "Rows whose EffectiveCost is null."),
         Column("rounded_cost", "BIGNUMERIC", "Sum of the digits of billed costs beyond 22 decimals that were rounded off."),
         Column("focus_version", "STRING", "FOCUS version by the header."),
-        Column("covered_until", "TIMESTAMP", "Latest charge_period_end of Usage lines no longer than a day; of all lines if there are none."),
+        Column(
+            "covered_until", "TIMESTAMP", "Latest charge_period_end of Usage lines no longer than a day; of all lines if there are none."
+        ),
         Column("is_invoiced", "BOOL", "Whether every line carries an InvoiceId: the provider says the period is final."),
         _own("loaded_at", "TIMESTAMP", "When the version was loaded."),
         LOAD_ID,
@@ -634,7 +777,11 @@ PERIOD_STATES = Table(
         Column("state", "STRING", "open, final or closed."),
         Column("bill_digest", "STRING", "Digest of the bill's rows as delivered, independent of their files."),
         Column("is_invoiced", "BOOL", "Whether every line carries an InvoiceId."),
-        Column("ignored_changes", "STRING", "What changed since the month was closed and is not in its cost tables, in words; null when nothing did."),
+        Column(
+            "ignored_changes",
+            "STRING",
+            "What changed since the month was closed and is not in its cost tables, in words; null when nothing did.",
+        ),
         _own("unchanged_since", "TIMESTAMP", "When the rows in place were loaded first."),
         _own("final_since", "TIMESTAMP", "When the bill became final; null while it is open."),
         _own("closed_since", "TIMESTAMP", "When the month was closed; null until then."),
@@ -651,8 +798,16 @@ COST_ALLOCATIONS = Table(
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
-        _key("charge_id", "STRING", "The bill line (billing_lines.line_id); a longer text where several lines are priced together (charge_lines) or summed (out_of_scope)."),
-        _key("target_id", "STRING", "server/workspace/run_id of the run, server/workspace/owner_id of the logged model; the word of allocated_to for everything else."),
+        _key(
+            "charge_id",
+            "STRING",
+            "The bill line (billing_lines.line_id); a longer text where several lines are priced together (charge_lines) or summed (out_of_scope).",
+        ),
+        _key(
+            "target_id",
+            "STRING",
+            "server/workspace/run_id of the run, server/workspace/owner_id of the logged model; the word of allocated_to for everything else.",
+        ),
         Column("charge_date", "DATE", "UTC date of the charge's start."),
         Column("charge_period_start", "TIMESTAMP", "FOCUS ChargePeriodStart."),
         Column("charge_period_end", "TIMESTAMP", "FOCUS ChargePeriodEnd."),
@@ -673,13 +828,37 @@ COST_ALLOCATIONS = Table(
         CURRENCY,
         Column("unused_cost", "BIGNUMERIC", "Part of effective_cost for units that the run did not request, on a machine rented for it."),
         OVERHEAD,
-        Column("match_method", "STRING", "Rule that allocated the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied.", words=MATCH_METHODS),
+        Column(
+            "match_method",
+            "STRING",
+            "Rule that allocated the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied.",
+            words=MATCH_METHODS,
+        ),
         Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied.", words=CONFIDENCES),
         POOL_KEY,
-        Column("reason", "STRING", "Why the charge has this target: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.", words=REASONS),
-        Column("weight_kind", "STRING", "Weight of runs that shared the machine: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces.", words=WEIGHT_KINDS),
-        Column("run_end_rule", "STRING", "How the run's end was found: its end is stated, or the run is alive, ended at its last_sign, was silent, or states an end in the future; resumed: it had gaps, which are not charged.", words=RUN_END_RULES),
-        Column("is_scaled", "BOOL", "Whether the runs claimed more than was billed, or asked for more units than the machine has, and were scaled down."),
+        Column(
+            "reason",
+            "STRING",
+            "Why the charge has this target: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.",
+            words=REASONS,
+        ),
+        Column(
+            "weight_kind",
+            "STRING",
+            "Weight of runs that shared the machine: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces.",
+            words=WEIGHT_KINDS,
+        ),
+        Column(
+            "run_end_rule",
+            "STRING",
+            "How the run's end was found: its end is stated, or the run is alive, ended at its last_sign, was silent, or states an end in the future; resumed: it had gaps, which are not charged.",
+            words=RUN_END_RULES,
+        ),
+        Column(
+            "is_scaled",
+            "BOOL",
+            "Whether the runs claimed more than was billed, or asked for more units than the machine has, and were scaled down.",
+        ),
         Column("cost_status", "STRING", "provisional or final.", words=COST_STATUSES),
         *LINE_DIMENSIONS,
         BUILD_ID,
@@ -737,7 +916,11 @@ RUN_COSTS_DAILY = Table(
         *COSTS,
         Column("unused_cost", "BIGNUMERIC", "Part of effective_cost for units that the run did not request, on machines rented for it."),
         OVERHEAD,
-        Column("machine_seconds", "FLOAT64", "The run's own share of its machines' time, seconds; shares of runs on one machine add up to its time."),
+        Column(
+            "machine_seconds",
+            "FLOAT64",
+            "The run's own share of its machines' time, seconds; shares of runs on one machine add up to its time.",
+        ),
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machine's GPUs, where known."),
         Column("confidence", "STRING", "Worst confidence among the charges behind the row.", words=CONFIDENCES),
         Column("cost_status", "STRING", "provisional if any charge behind the row is.", words=COST_STATUSES),
@@ -772,7 +955,9 @@ RUN_ESTIMATES = Table(
         *RUN_KEY,
         _key("charge_date", "DATE", "UTC date of estimated_from."),
         _key("cost_kind", "STRING", "compute, or llm for token costs that MLflow computed."),
-        _key("source", "STRING", "Bill the hour will probably be on; rates when no bill shows or sells the machine; mlflow for token costs."),
+        _key(
+            "source", "STRING", "Bill the hour will probably be on; rates when no bill shows or sells the machine; mlflow for token costs."
+        ),
         BILLING_PERIOD,
         _key("billing_currency", "STRING", "ISO 4217 code; empty for a row without a figure."),
         *COSTS,
@@ -780,7 +965,11 @@ RUN_ESTIMATES = Table(
         Column("overhead_cost", "BIGNUMERIC", "Always null: time outside runs is not estimated."),
         Column("machine_seconds", "FLOAT64", "The run's own share of its machines' time, seconds."),
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machine's GPUs, where known."),
-        Column("confidence", "STRING", "Confidence of the rule for a bill: high by machine, medium by token cost, low by instance type; null without a figure."),
+        Column(
+            "confidence",
+            "STRING",
+            "Confidence of the rule for a bill: high by machine, medium by token cost, low by instance type; null without a figure.",
+        ),
         Column("cost_status", "STRING", "estimated."),
         _key("resource_key", "STRING", "The machine in the form bills and runs are compared in; empty when the run states none."),
         _key("estimated_from", "TIMESTAMP", "Start of the time estimated."),
@@ -789,7 +978,9 @@ RUN_ESTIMATES = Table(
         Column("instance_type", "STRING", "Instance type, from the bill, otherwise as requested by the run."),
         Column("region_id", "STRING", "Region, from the bill."),
         Column("resource_id", "STRING", "The machine as the bill writes it, otherwise as the run does."),
-        Column("price_from", "STRING", "bill (median of the last 30 billed days), rates (the price list) or mlflow; null without a figure."),
+        Column(
+            "price_from", "STRING", "bill (median of the last 30 billed days), rates (the price list) or mlflow; null without a figure."
+        ),
         Column("reason", "STRING", "Why there is no figure: no_machine, no_instance_type or no_price; null with one."),
         _key("experiment_id", "STRING", "MLflow experiment id; empty when not known."),
         _key("user_name", "STRING", "mlflow.user; for token costs, the trace's user; empty when not known."),
@@ -840,7 +1031,10 @@ RUN_COSTS = Table(
         Column("end_time", "TIMESTAMP", "End of the run; null while it runs, or when MLflow has no end."),
         Column("parent_run_id", "STRING", "mlflow.parentRunId."),
         *DIMENSIONS,
-        *(Column(f"{d.name}_from", "STRING", f"Source of {d.name}, e.g. experiment.tag.{d.name} or line.tag.{d.name}.") for d in DIMENSIONS),
+        *(
+            Column(f"{d.name}_from", "STRING", f"Source of {d.name}, e.g. experiment.tag.{d.name} or line.tag.{d.name}.")
+            for d in DIMENSIONS
+        ),
         *COSTS,
         *(Column(f"{kind}_cost", "BIGNUMERIC", f"effective_cost of kind {kind}.") for kind in COST_KINDS),
         Column("unused_cost", "BIGNUMERIC", "Part of effective_cost for units that the run did not request, on machines rented for it."),
@@ -910,7 +1104,11 @@ UNALLOCATED_COSTS = Table(
         Column("region_id", "STRING", "FOCUS RegionId."),
         *COSTS,
         Column("billed_seconds", "FLOAT64", "Billed machine time of the resource in the period, seconds; null when no line states a time."),
-        Column("used_seconds", "FLOAT64", "Part of billed_seconds that runs used; for runs that state only a pool or a type, the part that they paid for."),
+        Column(
+            "used_seconds",
+            "FLOAT64",
+            "Part of billed_seconds that runs used; for runs that state only a pool or a type, the part that they paid for.",
+        ),
         Column("last_run_id", "STRING", "The last run on the resource in the period."),
         Column("last_used_at", "TIMESTAMP", "End of that run."),
         Column("suspected_owner", "STRING", "Owner of that run, otherwise its user."),
@@ -928,7 +1126,12 @@ UNMET_CLAIMS = Table(
     (
         *RUN_KEY,
         BILLING_PERIOD,
-        Column("match_method", "STRING", "The strongest rule that could have matched the run: job_id, resource_id, pool_time or instance_type_time; otherwise llm_identity.", words=MATCH_METHODS),
+        Column(
+            "match_method",
+            "STRING",
+            "The strongest rule that could have matched the run: job_id, resource_id, pool_time or instance_type_time; otherwise llm_identity.",
+            words=MATCH_METHODS,
+        ),
         Column("claim", "STRING", "The run's claim: its job, its first machine, its pool, its instance type, or its IAM principal."),
         Column(
             "reason",
@@ -937,7 +1140,11 @@ UNMET_CLAIMS = Table(
             "out_of_scope: `scope` excludes the machine; over_claimed: other runs had all hours of the pool or type.",
             words=UNMET_REASONS,
         ),
-        Column("claimed_seconds", "FLOAT64", "Machine time the run claims in the month, seconds: its own time, times the number of nodes it states."),
+        Column(
+            "claimed_seconds",
+            "FLOAT64",
+            "Machine time the run claims in the month, seconds: its own time, times the number of nodes it states.",
+        ),
         BUILD_ID,
     ),
     sort=("match_method", "claim", "run_id"),
@@ -951,14 +1158,32 @@ INSTANCE_TYPE_HOURS = Table(
     "the data do not show whose machine it was.",
     (
         BILLING_PERIOD,
-        _key("pool_key", "STRING", "The instance type; where runs also state account, region, zone or purchase option, with these: one row for each value on the bill."),
+        _key(
+            "pool_key",
+            "STRING",
+            "The instance type; where runs also state account, region, zone or purchase option, with these: one row for each value on the bill.",
+        ),
         Column("instance_type", "STRING", "Instance type, in lower case."),
         Column("billed_seconds", "FLOAT64", "Billed machine time that no run has by a stronger rule, seconds."),
-        Column("claimed_seconds", "FLOAT64", "Machine time that runs request, seconds: their own time, times nodes, or the requested part of a machine."),
-        Column("open_seconds", "FLOAT64", "Part of claimed_seconds of runs whose statement leaves several rows open; counted in each by its billed time."),
-        Column("allocated_seconds", "FLOAT64", "Machine time that runs got, seconds; less than claimed if they claim more than was billed."),
+        Column(
+            "claimed_seconds",
+            "FLOAT64",
+            "Machine time that runs request, seconds: their own time, times nodes, or the requested part of a machine.",
+        ),
+        Column(
+            "open_seconds",
+            "FLOAT64",
+            "Part of claimed_seconds of runs whose statement leaves several rows open; counted in each by its billed time.",
+        ),
+        Column(
+            "allocated_seconds", "FLOAT64", "Machine time that runs got, seconds; less than claimed if they claim more than was billed."
+        ),
         Column("claimed_ratio", "FLOAT64", "claimed_seconds / billed_seconds; above 1: runs claim more than was billed."),
-        Column("lowest_hour_cost", "FLOAT64", "Lowest mean effective cost of a machine-hour among the accounts, regions and pricing categories of the row; null where bills have several currencies."),
+        Column(
+            "lowest_hour_cost",
+            "FLOAT64",
+            "Lowest mean effective cost of a machine-hour among the accounts, regions and pricing categories of the row; null where bills have several currencies.",
+        ),
         Column("highest_hour_cost", "FLOAT64", "The highest."),
         Column("billing_currency", "STRING", "Currency of the two costs."),
         BUILD_ID,
@@ -981,7 +1206,11 @@ BUDGET_STATUS = Table(
         Column("spent", "BIGNUMERIC", "Spent so far, in currency; null when not judged. It includes estimates only if judged_on does."),
         Column("estimated", "BIGNUMERIC", "Probable cost of its runs for hours of the period that no bill covers yet, in currency."),
         Column("judged_on", "STRING", "bill, or bill_and_estimates."),
-        Column("forecast", "BIGNUMERIC", "Forecast for the whole period, in currency, to two decimals; null when the period is over or history is too short."),
+        Column(
+            "forecast",
+            "BIGNUMERIC",
+            "Forecast for the whole period, in currency, to two decimals; null when the period is over or history is too short.",
+        ),
         Column("forecast_low", "BIGNUMERIC", "Lower end of the 80% interval of the period's cost."),
         Column("forecast_high", "BIGNUMERIC", "Upper end of that interval."),
         Column("exceeded_on", "DATE", "Day on which the budget was exceeded, otherwise the forecast day; null when neither."),
@@ -1054,11 +1283,17 @@ ARCHIVE_PLAN = Table(
         Column("bytes", "INT64", "Bytes that would move; null when unknown."),
         Column("unused_days", "INT64", "Days since the last sign of use."),
         Column("monthly_saving", "BIGNUMERIC", "Money per month that the move would save; null when no rate is known. In currency."),
-        Column("action_cost", "BIGNUMERIC", "Cost of the move itself: requests, retrieval and at most the early deletion fee; null when no price is known. In currency."),
+        Column(
+            "action_cost",
+            "BIGNUMERIC",
+            "Cost of the move itself: requests, retrieval and at most the early deletion fee; null when no price is known. In currency.",
+        ),
         Column("payback_months", "FLOAT64", "Months after which the saving has paid for the move; null when it never does. For display."),
         Column("rates_from", "STRING", "Source of the rates of monthly_saving: bill, list (prices), or both."),
         Column("currency", "STRING", "ISO 4217 code of monthly_saving and action_cost."),
-        Column("announced_at", "TIMESTAMP", "When a mail server accepted the notice to its owner; null before. The grace period begins here."),
+        Column(
+            "announced_at", "TIMESTAMP", "When a mail server accepted the notice to its owner; null before. The grace period begins here."
+        ),
         Column("earliest_at", "TIMESTAMP", "Earliest time of the move: after the notice and the grace period."),
         _own("planned_at", "TIMESTAMP", "When the plan was made."),
     ),
@@ -1104,7 +1339,11 @@ ARCHIVE_OBJECTS = Table(
         _key("month", "DATE", "First day of the month of the archive's start."),
         _key("archive_id", "STRING", "Its row in archives."),
         _key("key", "STRING", "Name below the folder of the action; an empty folder ends in a slash."),
-        Column("state", "STRING", "planned, copied (read back from the archive), deleted, tiered, gone (before it was copied) or changed (rewritten on every try)."),
+        Column(
+            "state",
+            "STRING",
+            "planned, copied (read back from the archive), deleted, tiered, gone (before it was copied) or changed (rewritten on every try).",
+        ),
         Column("bytes", "INT64", "Size."),
         Column("sha256", "STRING", "SHA-256 of the bytes that were read, and read back from the archive; null before."),
         Column("data", "STRING", "Of an archive, the place of its copy below the archive's folder; equal files share one."),

@@ -75,7 +75,9 @@ class AzureContainer:
                 account = at.path.strip("/") or (at.hostname or "").partition(".")[0]
             base = f"https://{account}.blob.core.windows.net"
         if not (account and container) or "." in account:
-            raise CannotReach("no storage account is named", f"Write abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH into {setting}.uri")
+            raise CannotReach(
+                "no storage account is named", f"Write abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH into {setting}.uri"
+            )
         self._name, self._account, self._base = container, account, (endpoint or base).rstrip("/")
         self.what = f"container {container} in account {account}"
 
@@ -83,7 +85,9 @@ class AzureContainer:
         """Return the client of one blob. Call its methods within `translated`."""
         return self._client.get_blob_client(name)
 
-    def pages(self, prefix: str, *, marker: str = "", page_size: int = 5000, delimiter: str = "", versions: bool = False) -> Iterator[_Page]:
+    def pages(
+        self, prefix: str, *, marker: str = "", page_size: int = 5000, delimiter: str = "", versions: bool = False
+    ) -> Iterator[_Page]:
         """Yield pages of (blobs, folders where there is a delimiter, where to go on)."""
         query = {"restype": "container", "comp": "list", "prefix": prefix, "maxresults": str(page_size)}
         query |= {"delimiter": delimiter} if delimiter else {}
@@ -110,7 +114,9 @@ class AzureContainer:
     def read(self, name: str, etag: str | None, start: int = 0) -> Iterator[bytes]:
         """Yield the bytes of the blob from `start` on while it has that etag, piece by piece, as they are stored. Raises StoreError 412 if it is another."""
         with translated():
-            found = self.blob(name).download_blob(offset=start or None, decompress=False, max_concurrency=1, **(if_match(etag) if etag else {}))
+            found = self.blob(name).download_blob(
+                offset=start or None, decompress=False, max_concurrency=1, **(if_match(etag) if etag else {})
+            )
         if etag and found.properties.etag.strip('"') != etag.strip('"'):  # a server that does not know conditions
             raise StoreError(412, "ConditionNotMet")
         pieces = found.chunks()
@@ -171,7 +177,9 @@ class AzureContainer:
         signed: list[Any] = []
         if credential is not None:
             is_token = not hasattr(credential, "get_token")
-            signed = [policies.AzureSasCredentialPolicy(credential) if is_token else policies.BearerTokenCredentialPolicy(credential, _SCOPE)]
+            signed = [
+                policies.AzureSasCredentialPolicy(credential) if is_token else policies.BearerTokenCredentialPolicy(credential, _SCOPE)
+            ]
         common = [
             policies.HeadersPolicy({"x-ms-version": VERSION}), policies.UserAgentPolicy("runspend"), policies.ProxyPolicy(),
             policies.RetryPolicy(retry_total=RETRIES, retry_backoff_factor=RETRY_SECONDS), policies.RedirectPolicy.no_redirects(),
@@ -218,7 +226,9 @@ def translated() -> Iterator[None]:
         status = error.status_code or (401 if isinstance(error, ClientAuthenticationError) else None)
         known: Any = error
         code = getattr(known, "error_code", None) or ""
-        raise StoreError(status, str(getattr(code, "value", code)) or ("" if error.status_code else "no identity of this machine has a token")) from None
+        raise StoreError(
+            status, str(getattr(code, "value", code)) or ("" if error.status_code else "no identity of this machine has a token")
+        ) from None
     except (AzureError, OSError) as error:
         raise StoreError(None, type(error).__name__) from None
     except ValueError:  # headers that are missing

@@ -59,14 +59,23 @@ class AzureObjects(CloudObjects):
         if found is None:
             return None
         tier = (found.blob_tier or "").upper() or "UNKNOWN"
-        return self._stored(key, Blob(key, found.size, found.etag or "", found.last_modified, tier, None, found.version_id, is_current=True), _told(found))
+        return self._stored(
+            key, Blob(key, found.size, found.etag or "", found.last_modified, tier, None, found.version_id, is_current=True), _told(found)
+        )
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
         """The bytes of the object while it has that etag."""
         yield from self._whole(obj, self._container.read(self._name(obj.key), obj.etag))
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int,
+        storage_class: str | None = None,
+        unlike: str | None = None,
+        told: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Send one put, or many blocks and their list, on condition that the key is free."""
         block_size = max(BLOCK_BYTES, -(-size // BLOCKS))
@@ -134,7 +143,9 @@ class AzureObjects(CloudObjects):
         try:
             return StandardBlobTier(storage_class.capitalize())
         except ValueError:
-            raise NotDone(self.uri, f"cannot use storage class {storage_class} in {self.uri}: Azure has none of that name. Nothing was done.") from None
+            raise NotDone(
+                self.uri, f"cannot use storage class {storage_class} in {self.uri}: Azure has none of that name. Nothing was done."
+            ) from None
 
     def _stored(self, key: str, blob: Blob, told: dict[str, str]) -> StoredObject:
         if blob.size is None or blob.etag in ("", '""') or blob.modified is None:
@@ -164,4 +175,7 @@ def _said(told: Mapping[str, str]) -> dict[str, Any]:
 
     plain = {name: value for name, value in told.items() if value.isascii()}
     settings = ContentSettings(**{name.replace("-", "_"): plain[name] for name in _SAID if name in plain})
-    return {"content_settings": settings, "metadata": {name.removeprefix("meta."): value for name, value in plain.items() if name.startswith("meta.")}}
+    return {
+        "content_settings": settings,
+        "metadata": {name.removeprefix("meta."): value for name, value in plain.items() if name.startswith("meta.")},
+    }

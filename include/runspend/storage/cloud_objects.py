@@ -45,7 +45,9 @@ class CloudObjects(ABC):
     def _own(self, name: str, prefix: str) -> str:
         """The key of a name that a listing of `prefix` gave."""
         if not name.startswith(prefix):
-            raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it contains {name!r}, which was not requested. Nothing was moved.")
+            raise SourceRefused(
+                self.uri, f"cannot believe the listing of {self.uri}: it contains {name!r}, which was not requested. Nothing was moved."
+            )
         return name[len(self._prefix) :]
 
     def _whole(self, obj: StoredObject, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -56,7 +58,9 @@ class CloudObjects(ABC):
                 size += len(piece)
                 yield piece
         if size != obj.size:
-            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes arrived instead of {obj.size}. Nothing was done.")
+            raise OutcomeUnknown(
+                self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes arrived instead of {obj.size}. Nothing was done."
+            )
 
     def _after(self, key: str, told: str) -> StoredObject:
         """Return the object after a successful change. `told`: the meaning if there is none."""

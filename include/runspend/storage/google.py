@@ -34,7 +34,9 @@ class GoogleBucket:
         self._endpoint, self._credentials, self._setting = (endpoint or GOOGLE).rstrip("/"), credentials, setting
         self._date: str | None = None
 
-    def pages(self, prefix: str, *, token: str = "", page_size: int = 1000, delimiter: str = "", versions: bool = True) -> Iterator[tuple[Any, str]]:
+    def pages(
+        self, prefix: str, *, token: str = "", page_size: int = 1000, delimiter: str = "", versions: bool = True
+    ) -> Iterator[tuple[Any, str]]:
         """Yield pages and where to go on: `raw_page` is Google's own description, which is twice as fast as the objects that a page yields."""
         with translated():
             found = self._client.list_blobs(
@@ -63,7 +65,9 @@ class GoogleBucket:
         blob = self._bucket.blob(name, generation=generation)
         while start < size:
             with translated():
-                piece = blob.download_as_bytes(start=start, end=min(start + PIECE_BYTES, size) - 1, raw_download=True, checksum=None, retry=None)
+                piece = blob.download_as_bytes(
+                    start=start, end=min(start + PIECE_BYTES, size) - 1, raw_download=True, checksum=None, retry=None
+                )
             if not piece:
                 return
             start += len(piece)
@@ -74,7 +78,9 @@ class GoogleBucket:
         blob = self._bucket.blob(name, chunk_size=PIECE_BYTES)
         _say(blob, said)
         with translated():
-            blob.upload_from_file(_Stream(pieces, size), size=size, content_type=said.get("content_type"), if_generation_match=0, retry=None)
+            blob.upload_from_file(
+                _Stream(pieces, size), size=size, content_type=said.get("content_type"), if_generation_match=0, retry=None
+            )
 
     def rewrite(self, name: str, generation: str, storage_class: str) -> None:
         """Copy an object onto itself in another class, both ends on condition of the generation. Large ones take several calls."""
@@ -124,7 +130,9 @@ class GoogleBucket:
         options = {"api_endpoint": self._endpoint}
         untyped = ClientInfo
         try:
-            client = Client(project="none", credentials=credentials, client_options=options, client_info=untyped(user_agent="runspend"), _http=session)
+            client = Client(
+                project="none", credentials=credentials, client_options=options, client_info=untyped(user_agent="runspend"), _http=session
+            )
         except ValueError:  # a key of another universe than Google's own cloud
             raise CannotReach("its credentials cannot be used", f"Check {self._setting}.credentials") from None
         client._bucket_metadata_cache = None  # it asks for the bucket behind our back, for traces that nobody reads

@@ -73,9 +73,13 @@ def _kind_of_key(path: Path, setting: str) -> str:
     try:
         kind = parse_json(path.read_bytes())["type"]
     except (OSError, ValueError, LookupError, TypeError):
-        raise CannotReach(f"its credentials, {path}, are not a Google key file", f"Set {setting}.credentials to one, or leave it out") from None
+        raise CannotReach(
+            f"its credentials, {path}, are not a Google key file", f"Set {setting}.credentials to one, or leave it out"
+        ) from None
     if kind not in ("service_account", "authorized_user"):
-        raise CannotReach(f"its credentials, {path}, are of type {str(kind)[:40]!r}", "Use a file of type service_account or authorized_user")
+        raise CannotReach(
+            f"its credentials, {path}, are of type {str(kind)[:40]!r}", "Use a file of type service_account or authorized_user"
+        )
     return str(kind)
 
 
@@ -85,6 +89,8 @@ def bigquery_clients(credentials: Any, project: str, *, endpoint: str | None, lo
         from google.cloud import bigquery, bigquery_storage
     except ImportError as error:
         raise MissingExtra("google-cloud-bigquery", "bigquery") from error
-    client = bigquery.Client(project=project, credentials=credentials, client_options={"api_endpoint": endpoint} if endpoint else None, location=location)
+    client = bigquery.Client(
+        project=project, credentials=credentials, client_options={"api_endpoint": endpoint} if endpoint else None, location=location
+    )
     storage: Any = bigquery_storage.BigQueryReadClient
     return client, None if endpoint else storage(credentials=credentials)

@@ -59,7 +59,14 @@ class GoogleObjects(CloudObjects):
         yield from self._whole(obj, self._bucket.read(self._name(obj.key), obj.etag, obj.size))
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int,
+        storage_class: str | None = None,
+        unlike: str | None = None,
+        told: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Upload on condition that the key is free. An upload that ends early leaves no object."""
         pieces = exactly(self.uri, key, in_pieces(chunks, CHUNK_BYTES), size)

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SCRATCH = re.compile(r"\.runspend-write-[0-9a-f]{32}\.tmp")
-_OWN = re.compile(_SCRATCH.pattern + r"|\.runspend-delete-[0-9a-f]{32}")  # temporary files of Runspend: the second is a file that a killed delete moved aside
+_OWN = re.compile(
+    _SCRATCH.pattern + r"|\.runspend-delete-[0-9a-f]{32}"
+)  # temporary files of Runspend: the second is a file that a killed delete moved aside
 _SCRATCH_SECONDS = 86_400  # longer than any write lasts
 _LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
 
@@ -121,7 +123,14 @@ class LocalObjects:
             os.close(descriptor)
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int,
+        storage_class: str | None = None,
+        unlike: str | None = None,
+        told: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Write a file of exactly these bytes; it is on disk when this returns. Every new file has a unique etag.
 
@@ -212,7 +221,9 @@ class LocalObjects:
         try:
             descriptor = os.open(self._top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise NotDone(self.uri, f"cannot open {self.uri}: {error.strerror}. Mount it, or correct `stores` in runspend.yaml. Nothing was done.") from error
+            raise NotDone(
+                self.uri, f"cannot open {self.uri}: {error.strerror}. Mount it, or correct `stores` in runspend.yaml. Nothing was done."
+            ) from error
         try:
             for part in folder.split("/") if folder else ():
                 if part in ("", ".", "..") or "\0" in part:
@@ -225,7 +236,9 @@ class LocalObjects:
                 except OSError as error:
                     if error.errno not in _LINK_ERRORS:
                         raise
-                    raise NotDone(self.uri, f"cannot enter {folder!r} in {self.uri}: {part!r} is a link or a file. Nothing was done.") from error
+                    raise NotDone(
+                        self.uri, f"cannot enter {folder!r} in {self.uri}: {part!r} is a link or a file. Nothing was done."
+                    ) from error
                 os.close(descriptor)
                 descriptor = below
             yield descriptor
@@ -256,7 +269,9 @@ class LocalObjects:
             return None
         if stat.S_ISREG(found.st_mode):
             return _stored(key, found)
-        raise SourceRefused(self.uri, f"cannot list {key!r} in {self.uri}: it is a link or a device, which cannot be restored. Nothing was moved.")
+        raise SourceRefused(
+            self.uri, f"cannot list {key!r} in {self.uri}: it is a link or a device, which cannot be restored. Nothing was moved."
+        )
 
     def _open_file(self, parent: int, name: str) -> int | None:
         try:
@@ -288,7 +303,9 @@ class LocalObjects:
                         count = os.write(descriptor, view)
                         written, view = written + count, view[count:]
                 if written != size:
-                    raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: {written} bytes arrived instead of {size}. Nothing was changed.")
+                    raise NotDone(
+                        self.uri, f"cannot write {key!r} in {self.uri}: {written} bytes arrived instead of {size}. Nothing was changed."
+                    )
                 if mode := told.get("mode"):
                     os.fchmod(descriptor, int(mode, 8) | stat.S_IRUSR)  # a file without read permission could not be read back
                 elif not _is_archive(key):

@@ -15,7 +15,19 @@ from typing import Literal, Protocol
 
 from runspend.core.errors import NotDone, OutcomeUnknown
 
-__all__ = ["ARCHIVE_TOP", "CHUNK_BYTES", "KEEPS_VERSIONS", "NotDone", "ObjectStore", "OutcomeUnknown", "Purpose", "StoredObject", "exactly", "in_pieces", "portable_metadata"]
+__all__ = [
+    "ARCHIVE_TOP",
+    "CHUNK_BYTES",
+    "KEEPS_VERSIONS",
+    "NotDone",
+    "ObjectStore",
+    "OutcomeUnknown",
+    "Purpose",
+    "StoredObject",
+    "exactly",
+    "in_pieces",
+    "portable_metadata",
+]
 
 Purpose = Literal["read", "archive", "delete"]
 ARCHIVE_TOP = "runspend-archive"  # the folder of a store that only Runspend writes to
@@ -64,7 +76,14 @@ class ObjectStore(Protocol):
         ...
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int,
+        storage_class: str | None = None,
+        unlike: str | None = None,
+        told: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Create an object of exactly `size` bytes; it survives a power failure when this returns. Raises NotDone if the key is taken.
 

@@ -118,7 +118,8 @@ def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_version
         key: str = found["Key"]
         if not key.startswith(prefix):
             raise SourceRefused(
-                store.uri, f"cannot believe the listing of {store.uri}: it contains {key!r}, which was not requested. Figures stay as they were."
+                store.uri,
+                f"cannot believe the listing of {store.uri}: it contains {key!r}, which was not requested. Figures stay as they were.",
             )
         folder, storage_class, size = key[len(prefix) :].rpartition("/")[0], found.get("StorageClass") or "STANDARD", found.get("Size")
         if not found.get("IsLatest", True):

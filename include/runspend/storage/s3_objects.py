@@ -31,7 +31,13 @@ COPY_PART = 1 << 30
 _PARTS = re.compile(r'-(\d{1,5})"?$', re.ASCII)
 _MD5 = re.compile(r'"[0-9a-f]{32}"', re.ASCII)
 # Properties that a copy onto itself must repeat: some stores refuse one that changes only the class.
-_SAID = {"CacheControl": "cache-control", "ContentDisposition": "content-disposition", "ContentEncoding": "content-encoding", "ContentLanguage": "content-language", "ContentType": "content-type"}
+_SAID = {
+    "CacheControl": "cache-control",
+    "ContentDisposition": "content-disposition",
+    "ContentEncoding": "content-encoding",
+    "ContentLanguage": "content-language",
+    "ContentType": "content-type",
+}
 _KEPT = (*_SAID, "Metadata")
 
 Parts = list[dict[str, Any]]
@@ -86,20 +92,35 @@ class S3Objects:
                 size += len(chunk)
                 yield chunk
         if size != obj.size:
-            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes arrived instead of {obj.size}. Nothing was done.")
+            raise OutcomeUnknown(
+                self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes arrived instead of {obj.size}. Nothing was done."
+            )
         # "Checking object integrity": the etag of a single put, unencrypted or with S3's own keys, is the MD5 of the bytes.
         is_md5 = _MD5.fullmatch(obj.etag) and reply.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in reply
         if is_md5 and obj.etag != f'"{md5.hexdigest()}"':
-            raise OutcomeUnknown(self.uri, f"cannot read {obj.key!r} in {self.uri}: the received bytes do not match its checksum. Nothing was done.")
+            raise OutcomeUnknown(
+                self.uri, f"cannot read {obj.key!r} in {self.uri}: the received bytes do not match its checksum. Nothing was done."
+            )
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int,
+        storage_class: str | None = None,
+        unlike: str | None = None,
+        told: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Send one put, or an upload in many parts, on condition that the key is free."""
         part_size, is_one = _part_size(size, unlike)
         parts = exactly(self.uri, key, in_pieces(chunks, part_size), size)
         first = next(parts, b"")
-        target = {"Bucket": self._bucket, "Key": self._prefix + key} | ({} if storage_class is None else {"StorageClass": storage_class}) | _said(told or {})
+        target = (
+            {"Bucket": self._bucket, "Key": self._prefix + key}
+            | ({} if storage_class is None else {"StorageClass": storage_class})
+            | _said(told or {})
+        )
         with self._translate_errors(f"write {key!r}"):
             if size <= part_size:
                 next(parts, None)  # so that the size is compared before anything is sent
@@ -109,7 +130,9 @@ class S3Objects:
                 self._write_parts(target, chain([first], parts))
         found = self.head(key)
         if found is None:
-            raise OutcomeUnknown(self.uri, f"cannot write {key!r} in {self.uri}: the store confirmed the write, but the object does not exist.")
+            raise OutcomeUnknown(
+                self.uri, f"cannot write {key!r} in {self.uri}: the store confirmed the write, but the object does not exist."
+            )
         return found
 
     def delete(self, obj: StoredObject) -> None:
@@ -181,7 +204,9 @@ class S3Objects:
 
     def _own(self, key: str) -> str:
         if not key.startswith(self._prefix):
-            raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it contains {key!r}, which was not requested. Nothing was moved.")
+            raise SourceRefused(
+                self.uri, f"cannot believe the listing of {self.uri}: it contains {key!r}, which was not requested. Nothing was moved."
+            )
         return key[len(self._prefix) :]
 
     def _pages(self, ask: Any, prefix: str, **request: Any) -> Iterator[dict[str, Any]]:
@@ -191,25 +216,38 @@ class S3Objects:
                 page = ask(**request)
             keys = [*page.get("Versions", []), *page.get("Contents", [])]
             if odd := next((found["Key"] for found in keys if not found["Key"].startswith(prefix)), None):
-                raise SourceRefused(self.uri, f"cannot believe the listing of {self.uri}: it contains {odd!r}, which was not requested. Nothing was moved.")
+                raise SourceRefused(
+                    self.uri, f"cannot believe the listing of {self.uri}: it contains {odd!r}, which was not requested. Nothing was moved."
+                )
             yield page
             if not page.get("IsTruncated"):
                 return
             following = {
                 asked: page.get(told)
-                for asked, told in (("ContinuationToken", "NextContinuationToken"), ("KeyMarker", "NextKeyMarker"), ("VersionIdMarker", "NextVersionIdMarker"))
+                for asked, told in (
+                    ("ContinuationToken", "NextContinuationToken"),
+                    ("KeyMarker", "NextKeyMarker"),
+                    ("VersionIdMarker", "NextVersionIdMarker"),
+                )
                 if page.get(told)
             }
             if not following or following.items() <= request.items():
-                raise SourceRefused(self.uri, f"cannot list {self.uri}: a page says there is more but gives no position. Nothing was moved.")
+                raise SourceRefused(
+                    self.uri, f"cannot list {self.uri}: a page says there is more but gives no position. Nothing was moved."
+                )
             request |= following
 
     def _stored(self, key: str, found: dict[str, Any], size: int | None) -> StoredObject:
         if size is None or not found.get("ETag") or found.get("LastModified") is None:
             raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
         version = found.get("VersionId")
-        told = portable_metadata({name: found.get(field) for field, name in _SAID.items()} | {f"meta.{name}": value for name, value in found.get("Metadata", {}).items()})
-        return StoredObject(key, size, found["ETag"], version, found.get("StorageClass") or "STANDARD", found["LastModified"].astimezone(timezone.utc), told)
+        told = portable_metadata(
+            {name: found.get(field) for field, name in _SAID.items()}
+            | {f"meta.{name}": value for name, value in found.get("Metadata", {}).items()}
+        )
+        return StoredObject(
+            key, size, found["ETag"], version, found.get("StorageClass") or "STANDARD", found["LastModified"].astimezone(timezone.utc), told
+        )
 
     def _write_parts(self, target: dict[str, Any], parts: Iterator[bytes]) -> None:
         with self._upload(target) as (upload, done):
@@ -228,7 +266,10 @@ class S3Objects:
     def _copy_parts(self, target: dict[str, Any], source: dict[str, Any], obj: StoredObject, part_size: int) -> None:
         """Copy an object onto itself in parts."""
         if self._client.get_object_tagging(Bucket=target["Bucket"], Key=target["Key"])["TagSet"]:
-            raise NotDone(self.uri, f"cannot copy {obj.key!r} in {self.uri} onto itself in parts: it has tags, which the copy would lose. Use a lifecycle rule of the bucket.")
+            raise NotDone(
+                self.uri,
+                f"cannot copy {obj.key!r} in {self.uri} onto itself in parts: it has tags, which the copy would lose. Use a lifecycle rule of the bucket.",
+            )
         with self._upload(target) as (upload, done):
             if not obj.size:  # an empty object has no parts to copy
                 done.append({"PartNumber": 1, "ETag": self._client.upload_part(**upload, PartNumber=1, Body=b"")["ETag"]})

@@ -60,7 +60,9 @@ class Bucket:
         try:
             self._client, self._errors = connect_s3(endpoint=endpoint, region=region, profile=credentials)
         except ValueError as error:
-            raise ConfigError(f"cannot open warehouse {self.where}: {error}. Correct credentials, region or endpoint of the warehouse.") from error
+            raise ConfigError(
+                f"cannot open warehouse {self.where}: {error}. Correct credentials, region or endpoint of the warehouse."
+            ) from error
 
     def get(self, key: str) -> Object | None:
         """Return a small object; None when it does not exist."""
@@ -68,7 +70,10 @@ class Bucket:
             try:
                 answer = self._client.get_object(Bucket=self.name, Key=self.prefix + key)
                 if answer["ContentLength"] > MOST_BYTES:
-                    where, why = f"{self.uri}/{key}", f"it has {answer['ContentLength']:,} bytes, and Runspend writes {MOST_BYTES:,} at most"
+                    where, why = (
+                        f"{self.uri}/{key}",
+                        f"it has {answer['ContentLength']:,} bytes, and Runspend writes {MOST_BYTES:,} at most",
+                    )
                     raise refused(where, why, do="Restore an older version of the object.")
                 return Object(answer["Body"].read(), answer["ETag"], _age(answer, answer["LastModified"]))
             except self._errors as error:

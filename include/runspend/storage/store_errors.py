@@ -37,7 +37,10 @@ def explain(error: StoreError, what: str, reader: str, setting: str) -> CannotRe
     `what` is the bucket or container, `reader` the right that reading needs, `setting` the key of the address in runspend.yaml ("billing[]").
     """
     if error.status in (401, 403):
-        return CannotReach(f"the credentials lack the rights to read it ({error})", f"Check the credentials, whether they have expired, and their rights: {reader}")
+        return CannotReach(
+            f"the credentials lack the rights to read it ({error})",
+            f"Check the credentials, whether they have expired, and their rights: {reader}",
+        )
     if error.status == 404:
         return CannotReach(f"there is no {what} ({error})", f"Check {setting}.uri and endpoint")
     if error.status is None:

@@ -149,7 +149,9 @@ class Warehouse(Protocol):
         """Begin replacing units. Leaving without `publish` discards the staged rows."""
         ...
 
-    def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = ...) -> dict[Unit, str]:
+    def find_damage(
+        self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = ...
+    ) -> dict[Unit, str]:
         """Return damaged units (of these or of all) that differ from what was published, with the problem of each.
 
         Units verified at `since` or later (seconds of the epoch; None: none) are not checked again.

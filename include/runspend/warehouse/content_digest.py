@@ -38,7 +38,9 @@ class Sums:
 def sums_sql(table: Table, source: str, *, group_by: str | None = None) -> str:
     """Return the query for rows and sums of `source` (a table, or a query in parentheses); with `group_by`, per value of it."""
     types = {c.name: c for c in table.columns}
-    text = ", ".join(f"coalesce(concat(cast(length({t}) as string), ':', {t}), '-')" for t in (_text(types[name]) for name in table.content))
+    text = ", ".join(
+        f"coalesce(concat(cast(length({t}) as string), ':', {t}), '-')" for t in (_text(types[name]) for name in table.content)
+    )
     pieces = ", ".join(f"sum(cast(concat('0x', substr(row_hash, {1 + 7 * n}, 7)) as int64)) as piece_{n}" for n in PIECES)
     key = f"{group_by}, " if group_by else ""
     hashed = f"select {key}to_hex(md5(concat({text}))) as row_hash from {source} as t"

@@ -43,7 +43,9 @@ def open_warehouse(settings: Settings | str) -> Warehouse:
             return BigQueryWarehouse(WarehouseSettings(uri=uri))
         return BigQueryWarehouse(settings.warehouse, settings.home / "cache" / hashlib.sha256(uri.encode()).hexdigest()[:16])
     if not uri.startswith("s3://") or isinstance(settings, str):
-        raise ConfigError(f"cannot open warehouse {uri!r}: this version keeps tables in a folder, an S3 bucket or BigQuery. Set warehouse.uri to one of them.")
+        raise ConfigError(
+            f"cannot open warehouse {uri!r}: this version keeps tables in a folder, an S3 bucket or BigQuery. Set warehouse.uri to one of them."
+        )
     from runspend.storage.s3_warehouse import Bucket
     from runspend.warehouse.parquet.bucket import BucketWarehouse
 

@@ -31,7 +31,9 @@ def rewrite_for_duckdb(tree: exp.Expression) -> None:
 
     sqlglot's generator cannot be customized: its compiled build cannot be subclassed.
     """
-    for node in reversed(list(tree.find_all(exp.DataType, exp.CountIf, exp.IntDiv, exp.TimestampDiff, exp.TimestampTrunc))):  # inner nodes first
+    for node in reversed(
+        list(tree.find_all(exp.DataType, exp.CountIf, exp.IntDiv, exp.TimestampDiff, exp.TimestampTrunc))
+    ):  # inner nodes first
         if isinstance(node, exp.DataType):
             if node.this in _TYPES and not node.expressions:
                 wide = exp.DataType.build(_TYPES[node.this], dialect="duckdb")
@@ -47,7 +49,9 @@ def rewrite_for_duckdb(tree: exp.Expression) -> None:
             node.replace(exp.paren(whole, copy=False))
         elif isinstance(node, exp.TimestampTrunc):
             if node.text("unit").upper() == "HOUR" and not node.args.get("zone"):  # date_trunc of a time with a zone also needs a calendar
-                node.replace(exp.func("TIME_BUCKET", exp.Interval(this=exp.Literal.number(1), unit=exp.var("HOUR")), node.this, dialect="duckdb"))
+                node.replace(
+                    exp.func("TIME_BUCKET", exp.Interval(this=exp.Literal.number(1), unit=exp.var("HOUR")), node.this, dialect="duckdb")
+                )
         elif node.text("unit").upper() == "MICROSECOND":
             # date_diff of times with a zone needs a calendar: fifty times slower than a subtraction
             since = exp.Sub(this=exp.UnixMicros(this=node.this), expression=exp.UnixMicros(this=node.expression))
@@ -133,7 +137,9 @@ def qualified(sql: str, prefix: str) -> str:
 
 def _type_literal(node: exp.Expression) -> exp.Expression:
     """Cast `bignumeric '0.000000000000000001'` to DECIMAL(18, 18): with (38, 22) its product would need 44 decimals."""
-    if is_decimal_literal(node) and not node.this.this.strip(" +-").lower().startswith(("nan", "snan", "inf")):  # Python accepts them as numbers; DuckDB refuses them
+    if is_decimal_literal(node) and not node.this.this.strip(" +-").lower().startswith(
+        ("nan", "snan", "inf")
+    ):  # Python accepts them as numbers; DuckDB refuses them
         assert isinstance(node, exp.Cast)
         try:
             _, digits, exponent = Decimal(node.this.this).as_tuple()

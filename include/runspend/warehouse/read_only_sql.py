@@ -146,4 +146,6 @@ def _named(kind: str) -> str:
 
 
 def _refusal(why: str) -> SqlRefused:
-    return SqlRefused(f"cannot run the SQL: the warehouse is read-only here, and {in_one_line(why)}. Write exactly one SELECT over its tables. Nothing was run.")
+    return SqlRefused(
+        f"cannot run the SQL: the warehouse is read-only here, and {in_one_line(why)}. Write exactly one SELECT over its tables. Nothing was run."
+    )

@@ -34,7 +34,9 @@ def time_limit(interrupt: Callable[[], None], seconds: float | None) -> Iterator
         yield
     except Exception as error:
         if is_over.is_set():
-            raise SqlRefused(f"cannot answer: it took longer than {seconds:g} s and was stopped. Nothing was changed. Query less, or raise --timeout.") from error
+            raise SqlRefused(
+                f"cannot answer: it took longer than {seconds:g} s and was stopped. Nothing was changed. Query less, or raise --timeout."
+            ) from error
         raise
     finally:
         is_done.set()

@@ -23,7 +23,10 @@ def open_bucket(server: S3Server, name: str) -> Callable[[Night], None]:
         for key in found - {item.key for item in night.objects}:
             client.delete_object(Bucket=name, Key=key)
         with ThreadPoolExecutor(8) as pool:
-            for done in [pool.submit(client.put_object, Bucket=name, Key=o.key, Body=b"\0" * o.size, StorageClass=o.storage_class) for o in night.objects]:
+            for done in [
+                pool.submit(client.put_object, Bucket=name, Key=o.key, Body=b"\0" * o.size, StorageClass=o.storage_class)
+                for o in night.objects
+            ]:
                 done.result()
 
     return put

@@ -212,14 +212,26 @@ def machine_lines(machine: Machine, until: int, *, step: int = HOUR, columns: Ma
         if start >= until or not up:
             continue
         cost = (machine.kind.price if machine.price is None else machine.price) * up / HOUR
-        lines.append(bill_line(start, end, cost, machine_shares([machine], start, end), **machine_columns(machine) | {"ConsumedQuantity": quantity_text(up), "ConsumedUnit": "Hours"} | dict(columns or {})))
+        lines.append(
+            bill_line(
+                start,
+                end,
+                cost,
+                machine_shares([machine], start, end),
+                **machine_columns(machine) | {"ConsumedQuantity": quantity_text(up), "ConsumedUnit": "Hours"} | dict(columns or {}),
+            )
+        )
     return lines
 
 
 def machine_columns(machine: Machine) -> dict[str, str]:
     """The columns that say which machine a line is about, and what it has."""
     kind = machine.kind
-    details = {"InstanceType": kind.name} | {k: v for k, v in (("GpuCount", kind.gpus), ("CoreCount", kind.cpus)) if v} | ({"MemorySize": f"{kind.memory_gb} GiB"} if kind.memory_gb else {})
+    details = (
+        {"InstanceType": kind.name}
+        | {k: v for k, v in (("GpuCount", kind.gpus), ("CoreCount", kind.cpus)) if v}
+        | ({"MemorySize": f"{kind.memory_gb} GiB"} if kind.memory_gb else {})
+    )
     return {
         "ResourceId": machine.billed_as or machine.name,
         "SkuId": f"box-{kind.name}",

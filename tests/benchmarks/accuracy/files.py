@@ -25,18 +25,38 @@ def write_store(schema: Path, path: Path, world: World, artifact_root: str) -> N
             "insert into experiments (experiment_id, name, artifact_location, lifecycle_stage, creation_time, last_update_time, workspace) values (?, ?, ?, 'active', 0, 0, 'default')",
             [(number, name, f"{artifact_root}/{number}") for name, number in experiments.items()],
         )
-        db.executemany("insert into experiment_tags (key, value, experiment_id) values (?, ?, ?)", [(k, v, experiments[name]) for name, tags in world.experiment_tags.items() for k, v in tags.items()])
+        db.executemany(
+            "insert into experiment_tags (key, value, experiment_id) values (?, ?, ?)",
+            [(k, v, experiments[name]) for name, tags in world.experiment_tags.items() for k, v in tags.items()],
+        )
         db.executemany(
             "insert into runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time, source_version, lifecycle_stage, artifact_uri, experiment_id)"
             " values (?, ?, 'UNKNOWN', '', '', 'someone', ?, ?, ?, '', 'active', ?, ?)",
             [
-                (run.run_id, f"run-{n}", "RUNNING" if run.end is None else "FINISHED", run.start, run.end, f"{artifact_root}/{experiments[run.experiment]}/{run.run_id}/artifacts", experiments[run.experiment])
+                (
+                    run.run_id,
+                    f"run-{n}",
+                    "RUNNING" if run.end is None else "FINISHED",
+                    run.start,
+                    run.end,
+                    f"{artifact_root}/{experiments[run.experiment]}/{run.run_id}/artifacts",
+                    experiments[run.experiment],
+                )
                 for n, run in enumerate(world.runs)
             ],
         )
-        db.executemany("insert into tags (key, value, run_uuid) values (?, ?, ?)", [(k, v, run.run_id) for run in world.runs for k, v in run.tags.items()])
-        db.executemany("insert into params (key, value, run_uuid) values (?, ?, ?)", [(k, v, run.run_id) for run in world.runs for k, v in run.params.items()])
-        db.executemany("insert into latest_metrics (key, value, timestamp, step, is_nan, run_uuid) values ('loss', 0.5, ?, 0, 0, ?)", [(heard, run.run_id) for run in world.runs if (heard := _last_heard(run)) is not None])
+        db.executemany(
+            "insert into tags (key, value, run_uuid) values (?, ?, ?)",
+            [(k, v, run.run_id) for run in world.runs for k, v in run.tags.items()],
+        )
+        db.executemany(
+            "insert into params (key, value, run_uuid) values (?, ?, ?)",
+            [(k, v, run.run_id) for run in world.runs for k, v in run.params.items()],
+        )
+        db.executemany(
+            "insert into latest_metrics (key, value, timestamp, step, is_nan, run_uuid) values ('loss', 0.5, ?, 0, 0, ?)",
+            [(heard, run.run_id) for run in world.runs if (heard := _last_heard(run)) is not None],
+        )
     db.close()
 
 
@@ -55,7 +75,9 @@ def write_bill(folder: Path, lines: Iterable[Line], bucket: str, version: str) -
     folder.mkdir(exist_ok=True)
     by_period: dict[str, list[dict[str, str]]] = {}
     for line in lines:
-        by_period.setdefault(line.row["BillingPeriodStart"][:7], []).append(line.row | {"ResourceId": line.row.get("ResourceId", "").replace("{bucket}", bucket)})
+        by_period.setdefault(line.row["BillingPeriodStart"][:7], []).append(
+            line.row | {"ResourceId": line.row.get("ResourceId", "").replace("{bucket}", bucket)}
+        )
     for period, rows in by_period.items():
         with (folder / f"focus-{period}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow([CALLS[version].get(c, c) for c in columns])
@@ -66,6 +88,7 @@ def write_settings(folder: Path, more: str) -> Path:
     """The shortest runspend.yaml that reads them, and what the world adds."""
     path = folder / "runspend.yaml"
     path.write_text(
-        f"home: home\nmail: {{backend: none}}\ntracking:\n  - {{name: lab, uri: 'sqlite:///{folder}/mlflow.db'}}\nbilling:\n  - {{name: bill, format: focus, uri: bills}}\n{more}", encoding="utf-8"
+        f"home: home\nmail: {{backend: none}}\ntracking:\n  - {{name: lab, uri: 'sqlite:///{folder}/mlflow.db'}}\nbilling:\n  - {{name: bill, format: focus, uri: bills}}\n{more}",
+        encoding="utf-8",
     )
     return path

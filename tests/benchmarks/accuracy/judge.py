@@ -64,7 +64,16 @@ class Judgement:
         return self.rules["all"]
 
 
-def play(world: World, folder: Path, schema: Path, run_night: RunNight, *, bucket: str = "", endpoint: str = "", put: Callable[[Night], None] | None = None) -> Judgement:
+def play(
+    world: World,
+    folder: Path,
+    schema: Path,
+    run_night: RunNight,
+    *,
+    bucket: str = "",
+    endpoint: str = "",
+    put: Callable[[Night], None] | None = None,
+) -> Judgement:
     """Write the world, run its nights, judge the last one."""
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, world.settings.replace("{bucket}", bucket).replace("{endpoint}", endpoint))
@@ -107,7 +116,11 @@ def _conservation(world: World, allocations: list[dict[str, Any]]) -> list[str]:
             billed[line.row["BillingPeriodStart"][:7], measure] += Fraction(line.row[column])
         for row in allocations:
             found[f"{row['billing_period']:%Y-%m}", measure] += Fraction(row[measure])
-    return [f"{measure} of {period}: the bill has {float(billed[period, measure])}, the ledger {float(found[period, measure])}" for period, measure in sorted(billed.keys() | found.keys()) if billed[period, measure] != found[period, measure]]
+    return [
+        f"{measure} of {period}: the bill has {float(billed[period, measure])}, the ledger {float(found[period, measure])}"
+        for period, measure in sorted(billed.keys() | found.keys())
+        if billed[period, measure] != found[period, measure]
+    ]
 
 
 def _charges(warehouse: Path) -> dict[str, list[int]]:
@@ -149,7 +162,9 @@ def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str,
     # a line of which runs that state the machine have a part stands in two charges: theirs, and one that has the rest for all others
     pooled = {number for charge, of in charges.items() if "|" in charge for number in of} | offered
     by_machine = got.get("resource_id", {})
-    stated = {of[0]: set(by_machine[charge]) for charge, of in charges.items() if "|" not in charge and of[0] in pooled and charge in by_machine}
+    stated = {
+        of[0]: set(by_machine[charge]) for charge, of in charges.items() if "|" not in charge and of[0] in pooled and charge in by_machine
+    }
     for name, of_rule in got.items():
         costs: Shares = defaultdict(Fraction)
         for of_charge in of_rule.values():
@@ -203,13 +218,17 @@ def _verdict(judgement: Judgement) -> list[str]:
     world, faults = judgement.world, []
     for rule in judgement.rules.values():
         if world.is_told and rule.certain_false_matches and rule.name != "all":
-            faults.append(f"{rule.name}: {rule.certain_false_matches} charges went, above confidence medium, to runs that had no part in them")
+            faults.append(
+                f"{rule.name}: {rule.certain_false_matches} charges went, above confidence medium, to runs that had no part in them"
+            )
     for name in BY_ID:
         if world.bar is not None and name in judgement.rules and judgement.rules[name].relative_error > WITH_IDS:
             faults.append(f"{name}: error {float(judgement.rules[name].relative_error):.3g} of the truth, more than {float(WITH_IDS):g}")
     if world.bar is not None and judgement.whole.relative_error > world.bar:
         error, run_id = judgement.whole.worst_run
-        faults.append(f"error {float(judgement.whole.relative_error):.3g} of the truth, more than {float(world.bar):g}; worst run {run_id}, off by {float(error):.6g}")
+        faults.append(
+            f"error {float(judgement.whole.relative_error):.3g} of the truth, more than {float(world.bar):g}; worst run {run_id}, off by {float(error):.6g}"
+        )
     return faults
 
 
@@ -221,7 +240,11 @@ def _run_costs(world: World, warehouse: Path, allocations: list[dict[str, Any]])
             sums[row["run_id"]] += Fraction(row["effective_cost"])
     rows = {row["run_id"]: Fraction(row["effective_cost"] or 0) for row in _read(warehouse, "run_costs")}
     faults = [f"run_costs has no run {run.run_id}" for run in world.runs if run.run_id not in rows]
-    return faults + [f"run_costs says {float(rows[run_id])} of run {run_id}, the ledger {float(cost)}" for run_id, cost in sums.items() if run_id in rows and rows[run_id] != cost]
+    return faults + [
+        f"run_costs says {float(rows[run_id])} of run {run_id}, the ledger {float(cost)}"
+        for run_id, cost in sums.items()
+        if run_id in rows and rows[run_id] != cost
+    ]
 
 
 def _pots(world: World, allocations: list[dict[str, Any]]) -> list[str]:
@@ -236,6 +259,8 @@ def _pots(world: World, allocations: list[dict[str, Any]]) -> list[str]:
             if target in POTS.values():
                 truth[target] += line.cost() * share
     whole = sum((abs(line.cost()) for line in world.lines), NO_COST)
-    return [f"{pot} is {float(found[pot]):.6f}, truly {float(truth[pot]):.6f}" for pot in sorted(set(POTS.values())) if abs(found[pot] - truth[pot]) > WITH_IDS * whole]
-
-
+    return [
+        f"{pot} is {float(found[pot]):.6f}, truly {float(truth[pot]):.6f}"
+        for pot in sorted(set(POTS.values()))
+        if abs(found[pot] - truth[pot]) > WITH_IDS * whole
+    ]

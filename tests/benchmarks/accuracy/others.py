@@ -88,7 +88,12 @@ def optscale(world: World) -> Costs:
 
 def snowpatrol(world: World) -> Costs:
     bill, costs = _Bill(world), defaultdict(float)
-    ended = [(run, machine, moment(run.end).date(), run.end - run.start) for run in world.runs if run.end is not None for machine in stated_machines(run)]
+    ended = [
+        (run, machine, moment(run.end).date(), run.end - run.start)
+        for run in world.runs
+        if run.end is not None
+        for machine in stated_machines(run)
+    ]
     elapsed: dict[tuple[str, date], int] = defaultdict(int)
     for _, machine, day, time in ended:
         elapsed[machine, day] += time

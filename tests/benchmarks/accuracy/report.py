@@ -61,7 +61,15 @@ def write_report(judgements: Sequence[Judgement], *, seed: int, size: Size) -> s
     """Return the page."""
     faults = [f"* `{j.world.name}`: {fault}." for j in judgements for fault in j.faults]
     met = "Some of them were not true in this run: see the end." if faults else "All of them were true in this run."
-    parts = [HEAD.format(seed=seed, machines=size.machines, days=size.days, met=met), "## By rule\n", *_rules(judgements), "\n## By world\n", *_worlds(judgements), "", OTHERS_TEXT.format(silent=_silent(judgements))]
+    parts = [
+        HEAD.format(seed=seed, machines=size.machines, days=size.days, met=met),
+        "## By rule\n",
+        *_rules(judgements),
+        "\n## By world\n",
+        *_worlds(judgements),
+        "",
+        OTHERS_TEXT.format(silent=_silent(judgements)),
+    ]
     parts += ["## The worlds\n", *(f"* `{j.world.name}`: {STORIES[j.world.name]}" for j in judgements)]
     parts += ["\n## Failures\n", *faults] if faults else []
     return "\n".join(parts) + "\n"
@@ -79,7 +87,11 @@ def _rules(judgements: Sequence[Judgement]) -> list[str]:
             lines.append(_rule_line(name, rules))
     for judgement in judgements:
         if judgement.world.bar is None:
-            lines += [_rule_line(f"{rule.name}, `{judgement.world.name}` alone", [rule]) for rule in judgement.rules.values() if rule.truth and rule is not judgement.whole]
+            lines += [
+                _rule_line(f"{rule.name}, `{judgement.world.name}` alone", [rule])
+                for rule in judgement.rules.values()
+                if rule.truth and rule is not judgement.whole
+            ]
     lines.append(
         "\nThe rules `pool_time` and `instance_type_time` price the hours of an account together. A run that states no account gets a part of each account's hour, at nearly the same price. "
         "This causes most of their false matches, but hardly any of the error."
@@ -106,7 +118,9 @@ def _worlds(judgements: Sequence[Judgement]) -> list[str]:
     for j in judgements:
         goal = {WITH_IDS: "≤ 10⁻⁶", WITHOUT_IDS: "≤ 5%"}.get(j.world.bar, "none")
         others = " | ".join(_error(j.others[name].relative_error) for name in OTHERS)
-        lines.append(f"| {j.world.name} | {len(j.world.runs):,} | {len(j.world.lines):,} | {float(j.whole.settled / j.bill):.1%} | {_error(j.whole.relative_error)} | {goal} | {others} |")
+        lines.append(
+            f"| {j.world.name} | {len(j.world.runs):,} | {len(j.world.lines):,} | {float(j.whole.settled / j.bill):.1%} | {_error(j.whole.relative_error)} | {goal} | {others} |"
+        )
     return lines
 
 

@@ -25,8 +25,6 @@ SEED = 20261125
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "accuracy.md"
 
 
-
-
 def run_night(folder: Path, now: str) -> None:
     run_runspend(folder, "nightly", "--now", now)
 
@@ -41,9 +39,22 @@ def test_accuracy_of_every_world(tmp_path: Path, s3_server: S3Server, monkeypatc
     for maker in [maker for makers in WORLDS.values() for maker in makers]:
         bucket = f"bench-{maker.__name__}".replace("_", "-")
         put = open_bucket(s3_server, bucket) if maker.__name__ == "artifacts" else None
-        judgements.append(play(make_world(maker, size, SEED), tmp_path / maker.__name__, schema, run_night, bucket=bucket, endpoint=s3_server.endpoint, put=put))
+        judgements.append(
+            play(
+                make_world(maker, size, SEED),
+                tmp_path / maker.__name__,
+                schema,
+                run_night,
+                bucket=bucket,
+                endpoint=s3_server.endpoint,
+                put=put,
+            )
+        )
         world, whole = judgements[-1].world, judgements[-1].whole
-        print(f"\n  {world.name}: {len(world.runs):,} runs x {len(world.lines):,} lines: error {float(whole.relative_error):.2g}, {whole.false_matches:,} false matches {' · '.join(judgements[-1].faults)}", end="")
+        print(
+            f"\n  {world.name}: {len(world.runs):,} runs x {len(world.lines):,} lines: error {float(whole.relative_error):.2g}, {whole.false_matches:,} false matches {' · '.join(judgements[-1].faults)}",
+            end="",
+        )
     page = write_report(judgements, seed=SEED, size=size)
     print(f"\n\n{page}")
     if os.environ.get("BENCH_SCALE", "1") == "1":

@@ -140,16 +140,51 @@ class World:
 def bill_the_rest(world: World) -> None:
     """What every bill has besides: tax, support, a credit of nobody, an unused commitment, another department's database."""
     start, end = world.begin, world.begin + HOUR
-    rest = {"ServiceCategory": "Other", "ChargeFrequency": "Recurring"} | {c: world.lines[0].row[c] for c in ("SubAccountId", "BillingAccountId")}
+    rest = {"ServiceCategory": "Other", "ChargeFrequency": "Recurring"} | {
+        c: world.lines[0].row[c] for c in ("SubAccountId", "BillingAccountId")
+    }
     world.lines += [
         bill_line(start, end, Decimal("11.23"), {SHARED: Fraction(1)}, ChargeCategory="Tax", ServiceName="Tax", **rest),
-        bill_line(start, end, Decimal("7.77"), {SHARED: Fraction(1)}, ChargeCategory="Purchase", ServiceName="AWS Support (Business)", SkuId="support", **rest),
+        bill_line(
+            start,
+            end,
+            Decimal("7.77"),
+            {SHARED: Fraction(1)},
+            ChargeCategory="Purchase",
+            ServiceName="AWS Support (Business)",
+            SkuId="support",
+            **rest,
+        ),
         bill_line(start, end, Decimal("-3.33"), {SHARED: Fraction(1)}, ChargeCategory="Credit", **rest),
-        bill_line(start, end, Decimal("1.5"), {SHARED: Fraction(1)}, CommitmentDiscountStatus="Unused", CommitmentDiscountId="sp-1", ResourceId="arn:aws:savingsplans::1:savingsplan/sp-1", **rest),
+        bill_line(
+            start,
+            end,
+            Decimal("1.5"),
+            {SHARED: Fraction(1)},
+            CommitmentDiscountStatus="Unused",
+            CommitmentDiscountId="sp-1",
+            ResourceId="arn:aws:savingsplans::1:savingsplan/sp-1",
+            **rest,
+        ),
     ]
-    database = {"ServiceCategory": "Databases", "ServiceName": "Amazon RDS", "SkuId": "rds", "SubAccountId": "999988887777", "SubAccountName": "shop"}
+    database = {
+        "ServiceCategory": "Databases",
+        "ServiceName": "Amazon RDS",
+        "SkuId": "rds",
+        "SubAccountId": "999988887777",
+        "SubAccountName": "shop",
+    }
     world.lines += [
-        bill_line(hour, hour + HOUR, Decimal("0.412"), {NOBODY: Fraction(1)}, ResourceId="arn:aws:rds:eu-west-1:999988887777:db:shop", ConsumedQuantity="1", ConsumedUnit="Hours", **database)
+        bill_line(
+            hour,
+            hour + HOUR,
+            Decimal("0.412"),
+            {NOBODY: Fraction(1)},
+            ResourceId="arn:aws:rds:eu-west-1:999988887777:db:shop",
+            ConsumedQuantity="1",
+            ConsumedUnit="Hours",
+            **database,
+        )
         for hour in windows_of([(world.begin, world.end)], HOUR)
     ]
 
@@ -187,17 +222,47 @@ def parallel_runs(world: World) -> None:
             same = machine_columns(machine)
             for share, status, id_ in ((part, "Used", "sp-7"), (1 - part, "", "")):
                 cost, hours = Decimal(row["ListCost"]) * share, Decimal(row["ConsumedQuantity"]) * share
-                world.lines.append(bill_line(start, start + HOUR, cost, whole.shares, **same, ConsumedQuantity=str(hours), ConsumedUnit="Hours", CommitmentDiscountStatus=status, CommitmentDiscountId=id_))
-            world.lines.append(bill_line(start, start + HOUR, Decimal("0.3456789012"), whole.shares, **same | {"SkuId": "licence", "SkuPriceId": "licence"}))
+                world.lines.append(
+                    bill_line(
+                        start,
+                        start + HOUR,
+                        cost,
+                        whole.shares,
+                        **same,
+                        ConsumedQuantity=str(hours),
+                        ConsumedUnit="Hours",
+                        CommitmentDiscountStatus=status,
+                        CommitmentDiscountId=id_,
+                    )
+                )
+            world.lines.append(
+                bill_line(
+                    start, start + HOUR, Decimal("0.3456789012"), whole.shares, **same | {"SkuId": "licence", "SkuPriceId": "licence"}
+                )
+            )
             if world.draw.random() < 0.1:
                 world.lines.append(bill_line(start, start + HOUR, Decimal("-1.2345678901"), whole.shares, **same, ChargeCategory="Credit"))
             if world.draw.random() < 0.1:
-                world.lines.append(bill_line(start, start + HOUR, Decimal("-0.777"), whole.shares, **same, ChargeClass="Correction", ConsumedQuantity="-0.03", ConsumedUnit="Hours"))
+                world.lines.append(
+                    bill_line(
+                        start,
+                        start + HOUR,
+                        Decimal("-0.777"),
+                        whole.shares,
+                        **same,
+                        ChargeClass="Correction",
+                        ConsumedQuantity="-0.03",
+                        ConsumedUnit="Hours",
+                    )
+                )
 
 
 def sweeps(world: World) -> None:
     """Parent runs have children and grandchildren on one or two machines. Half of the children have no tags, as with `MlflowClient.create_run`."""
-    pairs = [[world.machine(G5, [(world.begin, world.end)]) for _ in range(world.draw.choice((1, 2)))] for _ in range(max(2, world.size.machines // 2))]
+    pairs = [
+        [world.machine(G5, [(world.begin, world.end)]) for _ in range(world.draw.choice((1, 2)))]
+        for _ in range(max(2, world.size.machines // 2))
+    ]
     for machines in pairs:
         start = world.begin + world.span(SECOND, 2 * HOUR)
         while (end := start + world.span(HOUR, 8 * HOUR)) < world.end:
@@ -262,7 +327,9 @@ def shared_cores(world: World) -> None:
     world.bill_machines()
 
 
-def schedule(world: World, nodes: list[Machine], sizes: list[Fraction], *, busy: float, states: bool = True) -> Iterator[tuple[Run, Machine]]:
+def schedule(
+    world: World, nodes: list[Machine], sizes: list[Fraction], *, busy: float, states: bool = True
+) -> Iterator[tuple[Run, Machine]]:
     """Runs that queue for a part of a node, first come first served, so that about `busy` of all parts are in use."""
     free_at: dict[Machine, list[tuple[int, Fraction]]] = {node: [] for node in nodes}
     capacity = sum(node.hands_out or 0 for node in nodes)
@@ -300,12 +367,22 @@ def autoscaled(world: World) -> None:
         machine.up = [(boot, down - down % SECOND + SECOND)]
         for a, b in spans:
             world.run(a, b, machine)
-    google = {"ProviderName": "Google Cloud", "PublisherName": "Google Cloud", "InvoiceIssuerName": "Google Cloud", "ServiceName": "Compute Engine"}
+    google = {
+        "ProviderName": "Google Cloud",
+        "PublisherName": "Google Cloud",
+        "InvoiceIssuerName": "Google Cloud",
+        "ServiceName": "Compute Engine",
+    }
     google |= {"SubAccountId": "acme-ml", "BillingAccountId": "01AB23-45CD67-89EF01"}
     world.bill_machines(columns=google)
     for line in list(world.lines):  # a licence by the hour, which makes the machine no longer
         licence = bill_line(millis_of(line), millis_of(line) + HOUR, Decimal(line.row["ConsumedQuantity"]) * 2, line.shares)
-        world.lines.append(Line(line.row | {c: v for c, v in licence.row.items() if c.endswith("Cost")} | {"SkuId": "licence", "SkuPriceId": "licence"}, line.shares))
+        world.lines.append(
+            Line(
+                line.row | {c: v for c, v in licence.row.items() if c.endswith("Cost")} | {"SkuId": "licence", "SkuPriceId": "licence"},
+                line.shares,
+            )
+        )
 
 
 def spot(world: World) -> None:
@@ -317,7 +394,9 @@ def spot(world: World) -> None:
         for _ in range(world.draw.randrange(1, 5)):
             boot = clock - world.span(SECOND, 5 * MINUTE) if clock - 5 * MINUTE > world.begin else clock
             stop = clock + world.span(3 * MINUTE, 4 * HOUR)
-            machine = world.machine(P4D, [(boot, stop + world.span(0, 2 * MINUTE))], price=Decimal(world.draw.randrange(60_000, 90_000)) / 10_000)
+            machine = world.machine(
+                P4D, [(boot, stop + world.span(0, 2 * MINUTE))], price=Decimal(world.draw.randrange(60_000, 90_000)) / 10_000
+            )
             run.use(machine, clock, stop)
             listed.append({"id": machine.name, "from": iso(clock), "to": iso(stop)})
             clock = stop + world.span(3 * MINUTE, 40 * MINUTE)
@@ -399,7 +478,11 @@ def restated(world: World) -> None:
         fill(world, world.machine(G5, [(world.begin, world.end)]), gap=(0, 90 * MINUTE), length=(5 * MINUTE, 5 * HOUR))
     world.bill_machines()
     first = [
-        Line(line.row | {c: str(Decimal(line.row[c]) * Decimal("1.1")) for c in ("ListCost", "ContractedCost", "EffectiveCost", "BilledCost")}, line.shares)
+        Line(
+            line.row
+            | {c: str(Decimal(line.row[c]) * Decimal("1.1")) for c in ("ListCost", "ContractedCost", "EffectiveCost", "BilledCost")},
+            line.shares,
+        )
         for line in world.lines
         if world.draw.random() < 0.97
     ]
@@ -421,7 +504,14 @@ def month_ends(world: World) -> None:
             fill(world, machine, gap=(0, HOUR), length=(10 * MINUTE, 9 * HOUR))
             world.run(midnight - world.span(HOUR, 4 * HOUR), midnight + world.span(HOUR, 4 * HOUR), machine)
         refunded = midnight - world.draw.randrange(1, 20) * HOUR
-        refund = bill_line(refunded, refunded + HOUR, Decimal("-2.5"), machine_shares([machine], refunded, refunded + HOUR), **machine_columns(machine), ChargeClass="Correction")
+        refund = bill_line(
+            refunded,
+            refunded + HOUR,
+            Decimal("-2.5"),
+            machine_shares([machine], refunded, refunded + HOUR),
+            **machine_columns(machine),
+            ChargeClass="Correction",
+        )
         refund.row |= {"BillingPeriodStart": "2026-11-01T00:00:00Z", "BillingPeriodEnd": "2026-12-01T00:00:00Z"}
         world.lines.append(refund)
     world.bill_machines()
@@ -475,7 +565,11 @@ def run_job(world: World, name: str, boot: int, *, is_sagemaker: bool) -> int:
         run.tags["sagemaker.training_job_name" if is_sagemaker else "runspend.job_id"] = name
     whole = machine.time_of_runs(boot, down)
     for line in machine_lines(machine, world.end):
-        line.row |= {"ServiceName": "Amazon SageMaker", "ServiceCategory": "AI and Machine Learning"} if is_sagemaker else {"Tags": json.dumps({"slurm_job_id": name})}
+        line.row |= (
+            {"ServiceName": "Amazon SageMaker", "ServiceCategory": "AI and Machine Learning"}
+            if is_sagemaker
+            else {"Tags": json.dumps({"slurm_job_id": name})}
+        )
         line.shares = job_shares(machine, whole, millis_of(line), millis_of(line) + HOUR)
         world.lines.append(line)
     return down
@@ -498,37 +592,103 @@ def attached(world: World) -> None:
         for _ in range(2):
             fill(world, machine, gap=(0, 3 * HOUR), length=(10 * MINUTE, 7 * HOUR))
         for hour in windows_of(machine.up, HOUR):
-            disk = {"ResourceId": f"arn:aws:ec2:eu-west-1:{ACCOUNT}:volume/vol-{machine.name[2:]}", "ServiceName": "Amazon EBS", "ServiceCategory": "Storage", "SkuId": "gp3"}
+            disk = {
+                "ResourceId": f"arn:aws:ec2:eu-west-1:{ACCOUNT}:volume/vol-{machine.name[2:]}",
+                "ServiceName": "Amazon EBS",
+                "ServiceCategory": "Storage",
+                "SkuId": "gp3",
+            }
             tags = {"runspend.attached_to": machine.name}
-            world.lines.append(bill_line(hour, hour + HOUR, Decimal("0.066"), machine_shares([machine], hour, hour + HOUR), **disk, ConsumedQuantity="0.68", ConsumedUnit="GB-Months", Tags=json.dumps(tags)))
+            world.lines.append(
+                bill_line(
+                    hour,
+                    hour + HOUR,
+                    Decimal("0.066"),
+                    machine_shares([machine], hour, hour + HOUR),
+                    **disk,
+                    ConsumedQuantity="0.68",
+                    ConsumedUnit="GB-Months",
+                    Tags=json.dumps(tags),
+                )
+            )
     for hour in windows_of([(world.begin, world.end)], HOUR):
-        traffic = {"ResourceId": f"arn:aws:ec2:eu-west-1:{ACCOUNT}:natgateway/nat-1", "ServiceName": "Amazon VPC", "ServiceCategory": "Networking", "SkuId": "nat"}
+        traffic = {
+            "ResourceId": f"arn:aws:ec2:eu-west-1:{ACCOUNT}:natgateway/nat-1",
+            "ServiceName": "Amazon VPC",
+            "ServiceCategory": "Networking",
+            "SkuId": "nat",
+        }
         shares = machine_shares(cluster, hour, hour + HOUR)
-        world.lines.append(bill_line(hour, hour + HOUR, Decimal(world.draw.randrange(1, 10**6)) / 10**6, shares, **traffic, ConsumedQuantity="3.1", ConsumedUnit="GB", Tags=json.dumps({"aws:eks:cluster-name": "train"})))
+        world.lines.append(
+            bill_line(
+                hour,
+                hour + HOUR,
+                Decimal(world.draw.randrange(1, 10**6)) / 10**6,
+                shares,
+                **traffic,
+                ConsumedQuantity="3.1",
+                ConsumedUnit="GB",
+                Tags=json.dumps({"aws:eks:cluster-name": "train"}),
+            )
+        )
     world.bill_machines()
 
 
 def platform_lines(world: World) -> None:
     """`shared` declares databases, control planes, gateways, load balancers and registries as shared cost, although a pool, a group and a type would match them. Disks follow their machines."""
-    nodes = [world.machine(G5, [(world.begin, world.end)], tags={"eks:nodegroup-name": "gpu", "aws:eks:cluster-name": "ml"}) for _ in range(max(2, world.size.machines))]
+    nodes = [
+        world.machine(G5, [(world.begin, world.end)], tags={"eks:nodegroup-name": "gpu", "aws:eks:cluster-name": "ml"})
+        for _ in range(max(2, world.size.machines))
+    ]
     for number, node in enumerate(nodes):
-        runs = fill(world, node, gap=(0, 3 * HOUR), length=(10 * MINUTE, 5 * HOUR), states=number > 0, experiment="pooled" if number == 0 else "stated")
+        runs = fill(
+            world,
+            node,
+            gap=(0, 3 * HOUR),
+            length=(10 * MINUTE, 5 * HOUR),
+            states=number > 0,
+            experiment="pooled" if number == 0 else "stated",
+        )
         for hour in windows_of(node.up, HOUR):
             shares = machine_shares([node], hour, hour + HOUR)
-            disk = {"ResourceId": f"arn:aws:ec2:eu-west-1:{ACCOUNT}:volume/vol-{node.name[2:]}", "ServiceName": "Amazon EBS", "ServiceCategory": "Storage", "SkuId": "gp3"}
+            disk = {
+                "ResourceId": f"arn:aws:ec2:eu-west-1:{ACCOUNT}:volume/vol-{node.name[2:]}",
+                "ServiceName": "Amazon EBS",
+                "ServiceCategory": "Storage",
+                "SkuId": "gp3",
+            }
             if number > 0:  # of a machine that runs state
-                world.lines.append(bill_line(hour, hour + HOUR, Decimal("0.066"), shares, **disk, Tags=json.dumps({"runspend.attached_to": node.name})))
+                world.lines.append(
+                    bill_line(hour, hour + HOUR, Decimal("0.066"), shares, **disk, Tags=json.dumps({"runspend.attached_to": node.name}))
+                )
         if number == 1:
             # a run's own tag is stronger than the declaration
-            own = {"ResourceId": f"arn:aws:rds:eu-west-1:{ACCOUNT}:db:scratch", "ServiceName": "Amazon RDS", "ServiceCategory": "Databases", "Tags": json.dumps({"mlflow_run_id": runs[0].run_id})}
+            own = {
+                "ResourceId": f"arn:aws:rds:eu-west-1:{ACCOUNT}:db:scratch",
+                "ServiceName": "Amazon RDS",
+                "ServiceCategory": "Databases",
+                "Tags": json.dumps({"mlflow_run_id": runs[0].run_id}),
+            }
             start = runs[0].start - runs[0].start % HOUR
             world.lines.append(bill_line(start, start + HOUR, Decimal("0.5"), {runs[0].run_id: Fraction(1)}, **own))
     group = json.dumps({"aws:eks:cluster-name": "ml", "eks:nodegroup-name": "gpu"})
     services = [
-        ("Amazon RDS", "Databases", f"arn:aws:rds:eu-west-1:{ACCOUNT}:db:mlflow", DAY, {"SkuPriceDetails": json.dumps({"InstanceType": "db.r5.large"})}),
+        (
+            "Amazon RDS",
+            "Databases",
+            f"arn:aws:rds:eu-west-1:{ACCOUNT}:db:mlflow",
+            DAY,
+            {"SkuPriceDetails": json.dumps({"InstanceType": "db.r5.large"})},
+        ),
         ("Amazon Elastic Kubernetes Service", "Compute", f"arn:aws:eks:eu-west-1:{ACCOUNT}:cluster/ml", HOUR, {"Tags": group}),
         ("Amazon EC2", "Networking", f"arn:aws:ec2:eu-west-1:{ACCOUNT}:natgateway/nat-0", HOUR, {"Tags": group}),
-        ("Elastic Load Balancing", "Networking", f"arn:aws:elasticloadbalancing:eu-west-1:{ACCOUNT}:loadbalancer/app/mlflow/1", HOUR, {"Tags": group}),
+        (
+            "Elastic Load Balancing",
+            "Networking",
+            f"arn:aws:elasticloadbalancing:eu-west-1:{ACCOUNT}:loadbalancer/app/mlflow/1",
+            HOUR,
+            {"Tags": group},
+        ),
         ("Amazon EC2 Container Registry (ECR)", "Storage", f"arn:aws:ecr:eu-west-1:{ACCOUNT}:repository/train", DAY, {}),
     ]
     for service, category, resource, step, more in services:
@@ -538,9 +698,17 @@ def platform_lines(world: World) -> None:
             world.lines.append(bill_line(start, start + step, cost, {SHARED: Fraction(1)}, **columns))
             if world.draw.random() < 0.1:
                 world.lines.append(bill_line(start, start + step, -cost / 7, {SHARED: Fraction(1)}, **columns, ChargeCategory="Credit"))
-    declared = ["{service: Amazon RDS}", "{service: '*Kubernetes*'}", "{resource: '*natgateway*'}", "{service: Elastic Load Balancing}", "{service: '*Registry*'}"]
+    declared = [
+        "{service: Amazon RDS}",
+        "{service: '*Kubernetes*'}",
+        "{resource: '*natgateway*'}",
+        "{service: Elastic Load Balancing}",
+        "{service: '*Registry*'}",
+    ]
     mine = ", ".join(selector.replace("}", f", account: '{ACCOUNT}'}}") for selector in declared)
-    world.settings = f"shared: {{lines: [{mine}]}}\npools: [{{name: gpu, runs: {{experiment: pooled}}, lines: {{tag.eks:nodegroup-name: gpu}}}}]\n"
+    world.settings = (
+        f"shared: {{lines: [{mine}]}}\npools: [{{name: gpu, runs: {{experiment: pooled}}, lines: {{tag.eks:nodegroup-name: gpu}}}}]\n"
+    )
     world.bill_machines()
 
 
@@ -565,7 +733,13 @@ def artifacts(world: World) -> None:
     after += extra
     world.begin, world.last = start, end
     for class_, meter, price in (("STANDARD", "TimedStorage-ByteHrs", "0.00023"), ("STANDARD_IA", "TimedStorage-SIA-ByteHrs", "0.000125")):
-        storage = {"ServiceName": "Amazon S3", "ServiceCategory": "Storage", "SkuId": meter, "SkuMeter": meter, "SkuPriceDetails": json.dumps({"StorageClass": class_})}
+        storage = {
+            "ServiceName": "Amazon S3",
+            "ServiceCategory": "Storage",
+            "SkuId": meter,
+            "SkuMeter": meter,
+            "SkuPriceDetails": json.dumps({"StorageClass": class_}),
+        }
         for day in range(start, end, DAY):
             sizes: Shares = defaultdict(Fraction)
             for owner, item in before if day < middle else after:
@@ -573,8 +747,22 @@ def artifacts(world: World) -> None:
                     sizes[owner] += item.size
             total = sum(sizes.values())
             shares = {owner: size / total for owner, size in sizes.items()}
-            world.lines.append(bill_line(day, day + DAY, Decimal(price) * int(total), shares, **storage, ResourceId="arn:aws:s3:::{bucket}", ConsumedQuantity="1", ConsumedUnit="GB-Months"))
-    world.earlier += [Night(start, world.lines[:1], [item for _, item in before]), Night(middle, world.lines[:30], [item for _, item in after])]
+            world.lines.append(
+                bill_line(
+                    day,
+                    day + DAY,
+                    Decimal(price) * int(total),
+                    shares,
+                    **storage,
+                    ResourceId="arn:aws:s3:::{bucket}",
+                    ConsumedQuantity="1",
+                    ConsumedUnit="GB-Months",
+                )
+            )
+    world.earlier += [
+        Night(start, world.lines[:1], [item for _, item in before]),
+        Night(middle, world.lines[:30], [item for _, item in after]),
+    ]
     world.objects = [item for _, item in after]
     world.artifact_root = "s3://{bucket}/mlflow"
     world.settings = "stores: [{uri: 's3://{bucket}/', endpoint: '{endpoint}', region: us-east-1}]\n"
@@ -591,11 +779,15 @@ def pools(world: World) -> None:
     for run in fill(world, world.machine(P4D, [(world.begin, world.end)]), gap=(0, HOUR), length=(HOUR, 5 * HOUR)):
         run.experiment = "whole"  # has a machine of its own, and takes nothing of the pool
     for number in range(world.size.machines):
-        node = world.machine(G5, [(world.begin, world.end)], hands_out=4, tags={"eks:nodegroup-name": "gpu-parts"}, price=G5.price * (100 + number % 3) / 100)
+        node = world.machine(
+            G5, [(world.begin, world.end)], hands_out=4, tags={"eks:nodegroup-name": "gpu-parts"}, price=G5.price * (100 + number % 3) / 100
+        )
         for run, _ in schedule(world, [node], [Fraction(1), Fraction(2), Fraction(4)], busy=0.7, states=False):
             run.params["gpu_count"], run.experiment = f"{run.takes}", "parts"
         team = ("vision", "nlp")[number % 2]
-        box = world.machine(M5, [(world.begin, world.end)], tags={"eks:nodegroup-name": "cpu", "team": team}, price=M5.price * (1 + number % 2))
+        box = world.machine(
+            M5, [(world.begin, world.end)], tags={"eks:nodegroup-name": "cpu", "team": team}, price=M5.price * (1 + number % 2)
+        )
         for run, _ in one_at_a_time(world, [box]):
             run.experiment = f"team-{team}"
     world.experiment_tags = {f"team-{team}": {"team": team} for team in ("vision", "nlp")}
@@ -615,7 +807,9 @@ def fleet(world: World, kind: Kind, machines: int, **more: object) -> list[Machi
     for number in range(machines):
         up = [(world.begin, world.end)]
         if number % 3 == 2:
-            up = [(day + 6 * HOUR + world.span(0, HOUR), day + 21 * HOUR + world.span(0, HOUR)) for day in range(world.begin, world.end, DAY)]
+            up = [
+                (day + 6 * HOUR + world.span(0, HOUR), day + 21 * HOUR + world.span(0, HOUR)) for day in range(world.begin, world.end, DAY)
+            ]
         price = kind.price * (100 + number % 3) / 100
         made.append(world.machine(kind, up, account=(ACCOUNT, "444455556666")[number % 2], price=price, **more))
     return made
@@ -657,7 +851,10 @@ def types_alone(world: World) -> None:
 def types_gpus(world: World) -> None:
     """Runs share nodes and state the type and the number of GPUs they requested. GPU utilization is 70%."""
     world.bar = WITHOUT_IDS
-    nodes = [world.machine(P4D, [(world.begin, world.end)], hands_out=8, price=P4D.price * (100 + n % 3) / 100) for n in range(world.size.machines)]
+    nodes = [
+        world.machine(P4D, [(world.begin, world.end)], hands_out=8, price=P4D.price * (100 + n % 3) / 100)
+        for n in range(world.size.machines)
+    ]
     for run, node in schedule(world, nodes, [Fraction(1), Fraction(2), Fraction(4), Fraction(8)], busy=0.7, states=False):
         run.params |= {"instance_type": node.kind.name, "gpu_count": f"{run.takes}"}
     world.bill_machines()
@@ -691,7 +888,13 @@ def one_tag(world: World) -> None:
     pooled = [world.machine(G5, [(world.begin, world.end)], tags={"eks:nodegroup-name": "one-tag"}) for _ in range(world.size.machines)]
     for machines in (typed, pooled):
         for machine in machines[:2]:
-            world.run(world.begin + 10 * MINUTE, world.begin + 15 * MINUTE, machine, experiment="smoke", params={"instance_type": machine.kind.name})
+            world.run(
+                world.begin + 10 * MINUTE,
+                world.begin + 15 * MINUTE,
+                machine,
+                experiment="smoke",
+                params={"instance_type": machine.kind.name},
+            )
         for machine in machines:
             start = world.begin + 20 * MINUTE
             while (end := start + world.span(5 * MINUTE, 5 * HOUR)) < world.end:
@@ -707,7 +910,10 @@ def one_tag(world: World) -> None:
 
 def pool_and_ids(world: World) -> None:
     """Two teams share a pool and the GPUs of its nodes. The runs of one team state their machine, those of the other state nothing."""
-    nodes = [world.machine(P4D, [(world.begin, world.end)], hands_out=8, tags={"eks:nodegroup-name": "two-teams"}) for _ in range(world.size.machines)]
+    nodes = [
+        world.machine(P4D, [(world.begin, world.end)], hands_out=8, tags={"eks:nodegroup-name": "two-teams"})
+        for _ in range(world.size.machines)
+    ]
     for run, node in schedule(world, nodes, [Fraction(1), Fraction(2), Fraction(4), Fraction(8)], busy=0.7, states=False):
         run.params["gpu_count"] = f"{run.takes}"
         run.experiment = world.draw.choice(("two-teams-a", "two-teams-b"))
@@ -719,8 +925,20 @@ def pool_and_ids(world: World) -> None:
 
 STRANGER = "444455556666"  # another account
 # How the platforms let a run say what it was bought as: SageMaker's estimator, SkyPilot, EKS, Google Cloud, Azure.
-SAYS_SPOT = ({"use_spot_instances": "True"}, {"use_spot": "true"}, {"capacity_type": "SPOT"}, {"provisioning_model": "SPOT"}, {"vm_priority": "Spot"})
-SAYS_ON_DEMAND = ({"use_spot_instances": "False"}, {"use_spot": "false"}, {"capacity_type": "ON_DEMAND"}, {"provisioning_model": "STANDARD"}, {"vm_priority": "Regular"})
+SAYS_SPOT = (
+    {"use_spot_instances": "True"},
+    {"use_spot": "true"},
+    {"capacity_type": "SPOT"},
+    {"provisioning_model": "SPOT"},
+    {"vm_priority": "Spot"},
+)
+SAYS_ON_DEMAND = (
+    {"use_spot_instances": "False"},
+    {"use_spot": "false"},
+    {"capacity_type": "ON_DEMAND"},
+    {"provisioning_model": "STANDARD"},
+    {"vm_priority": "Regular"},
+)
 
 
 def mixed_purchases(world: World, states: float) -> None:
@@ -744,7 +962,9 @@ def spot_mix(world: World) -> None:
         region = ("us-east-1", "ap-southeast-2")[number % 2]
         machine = world.machine(G5, [(world.begin, world.end)], region=region, price=G5.price * (1, 2)[number % 2])
         for run in fill(world, machine, gap=(0, 130 * MINUTE), length=(5 * MINUTE, 5 * HOUR), states=False):
-            run.params |= {"instance_type": G5.name} | world.draw.choice(({"cloud.region": region}, {"AWS_REGION": region}, {"availability_zone": f"{region}a"}))
+            run.params |= {"instance_type": G5.name} | world.draw.choice(
+                ({"cloud.region": region}, {"AWS_REGION": region}, {"availability_zone": f"{region}a"})
+            )
         world.bill_machines(columns={"AvailabilityZone": f"{region}a"})
 
 
@@ -776,9 +996,21 @@ def same_names(world: World) -> None:
         for side in (0, 1):
             is_used = number % 3 != side
             account, project, cluster = (ACCOUNT, STRANGER)[side], ("acme-ml", "acme-web")[side], ("hydra", "medusa")[side]
-            named_job(world, f"arn:aws:sagemaker:eu-west-1:{account}:training-job/train-{number}", {}, {"TRAINING_JOB_ARN": f"arn:aws:sagemaker:eu-west-1:{account}:training-job/Train-{number}"}, is_used=is_used)
+            named_job(
+                world,
+                f"arn:aws:sagemaker:eu-west-1:{account}:training-job/train-{number}",
+                {},
+                {"TRAINING_JOB_ARN": f"arn:aws:sagemaker:eu-west-1:{account}:training-job/Train-{number}"},
+                is_used=is_used,
+            )
             slurm = {"slurm_job_id": str(4700 + number), "cluster": cluster}
-            named_job(world, f"node-{cluster}-{number}", slurm, {"SLURM_JOB_ID": str(4700 + number), "SLURM_CLUSTER_NAME": cluster}, is_used=is_used)
+            named_job(
+                world,
+                f"node-{cluster}-{number}",
+                slurm,
+                {"SLURM_JOB_ID": str(4700 + number), "SLURM_CLUSTER_NAME": cluster},
+                is_used=is_used,
+            )
             places = {
                 f"//compute.googleapis.com/projects/{project}/zones/europe-west4-a/instances/trainer-{number}": f"gce://{project}/europe-west4-a/trainer-{number}",
                 f"arn:aws:eks:eu-west-1:{ACCOUNT}:pod/{cluster}/train/worker-{number}/{number}-{side}": f"k8s://{cluster}/train/worker-{number}",

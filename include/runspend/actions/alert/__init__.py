@@ -132,14 +132,21 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
             continue
         open_day = covered or max((day for day, _ in one.billed), default=now.date())
         is_open = not job.is_closed
-        found = [replace(judge_budget(job.budget, settings.currency, p, one, open_day if is_open else None, now), is_closed=job.is_closed) for p in job.periods]
+        found = [
+            replace(judge_budget(job.budget, settings.currency, p, one, open_day if is_open else None, now), is_closed=job.is_closed)
+            for p in job.periods
+        ]
         if is_open and job.periods[-1].end > now.date():
             news_day = first_open_day(coverage, NEWS) or open_day  # a monthly bill must not delay the news of other bills
             watched = watched_since(versions[job.budget.name], settings.currency)
             found[-1] = _with_days(found[-1], one, news_day, max(watched, news_day - NEWS))
         statuses += found
     quiet = read_quiet(records, now)
-    unjudged = [f"budget {s.budget.name} was not judged for {period_name(s.period)}: {s.not_judged}" for s in statuses if s.not_judged and not s.is_closed]
+    unjudged = [
+        f"budget {s.budget.name} was not judged for {period_name(s.period)}: {s.not_judged}"
+        for s in statuses
+        if s.not_judged and not s.is_closed
+    ]
     decisions = decide(statuses, _told(alerts, ground), now, [name for name, q in quiet.items() if q.kind == "snoozed"])
     table = status_table(reader, statuses, covered_until(coverage), quiet, now)
     missing = missing if unjudged else None
@@ -191,12 +198,12 @@ def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Set
         headline = f"{count} budget{' was' if count == 1 else 's were'} not judged: {judgement.notes[0]}"
         deliveries += operators.notify(settings, records, "NOT JUDGED", "budgets", now, headline, details=judgement.notes)
     deliveries += operators.tell_refused(settings, records, now)
-    return AlertResult(judgement.budget_status, alerts_table(records), deliveries, [*judgement.notes, *judgement.refused_tags], judgement.missing)
+    return AlertResult(
+        judgement.budget_status, alerts_table(records), deliveries, [*judgement.notes, *judgement.refused_tags], judgement.missing
+    )
 
 
-def _read_series(
-    reader: Reader, settings: Settings, jobs: Sequence[Job], now: datetime
-) -> tuple[Reader, list[Series], SourceError | None]:
+def _read_series(reader: Reader, settings: Settings, jobs: Sequence[Job], now: datetime) -> tuple[Reader, list[Series], SourceError | None]:
     """Return the jobs' series, the reader that converts currencies, and the missing rates.
 
     The series are in the budgets' currency as far as there are rates.
@@ -225,7 +232,9 @@ def _not_lost(ground: Ground, jobs: Sequence[Job]) -> list[Job]:
     Tables that were rebuilt from fewer bills cannot say anything about earlier alerts.
     """
     first = ground.first_day
-    kept = [replace(job, periods=tuple(p for p in job.periods if not job.is_closed or (first is not None and p.end > first))) for job in jobs]
+    kept = [
+        replace(job, periods=tuple(p for p in job.periods if not job.is_closed or (first is not None and p.end > first))) for job in jobs
+    ]
     return [job for job in kept if job.periods]
 
 
@@ -259,7 +268,11 @@ def _told(alerts: Mapping[str, Mapping[str, Any]], ground: Ground) -> LastSpendD
     told = dict[str, date | None]()
     for value in alerts.values():
         through = None
-        if value.get("through") and "acknowledged" not in value and ground.is_as_wide_as(value.get("rests_on"), period_named(value["budget_period"])):
+        if (
+            value.get("through")
+            and "acknowledged" not in value
+            and ground.is_as_wide_as(value.get("rests_on"), period_named(value["budget_period"]))
+        ):
             through = date.fromisoformat(value["through"])
         told |= dict.fromkeys([value["alert_id"], *value.get("covers", ())], through)
     return told

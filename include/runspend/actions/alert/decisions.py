@@ -112,7 +112,9 @@ def _crossings(status: Status, told: LastSpendDays) -> tuple[Item, ...]:
     # already reported as reached, so a forecast is not news
     known = {t.level for t in status.thresholds if alert_id(status, "actual", t) in told}
     coming = [(alert_id(status, "forecast", c.threshold), c) for c in status.foreseen if c.threshold.level not in known]
-    found = [Item(key, "actual", c) for key, c in passed if key not in told] + [Item(key, "forecast", c) for key, c in coming if key not in told]
+    found = [Item(key, "actual", c) for key, c in passed if key not in told] + [
+        Item(key, "forecast", c) for key, c in coming if key not in told
+    ]
     return tuple(sorted(found, key=lambda item: (item.crossing.threshold.level, item.kind)))
 
 

@@ -23,7 +23,9 @@ ROWS_IN_A_MAIL = 400
 Alert = Mapping[str, Any]
 
 
-def write_digests(settings: Settings, recipient: str, alerts: Sequence[Alert], now: datetime, freshness: Facts | None) -> Iterator[tuple[Mail, list[Alert]]]:
+def write_digests(
+    settings: Settings, recipient: str, alerts: Sequence[Alert], now: datetime, freshness: Facts | None
+) -> Iterator[tuple[Mail, list[Alert]]]:
     """Yield mails that together list all alerts (records of kind "alerts"), worst first, each with its own alerts.
 
     The same alerts give the same Message-IDs.
@@ -58,7 +60,9 @@ def _counted(alerts: Sequence[Alert]) -> str:
     """ "14 budgets reached a threshold: 3 exceeded, 11 not exceeded". With forecasts or unusual days among them, the number of alerts."""
     passed = [a for a in alerts if a["kind"] == "actual"]
     over = sum(1 for a in passed if Decimal(a["spent"]) >= Decimal(a["amount"]))
-    counted = ", ".join(text for text in (f"{over} exceeded" if over else "", f"{len(passed) - over} not exceeded" if len(passed) > over else "") if text)
+    counted = ", ".join(
+        text for text in (f"{over} exceeded" if over else "", f"{len(passed) - over} not exceeded" if len(passed) > over else "") if text
+    )
     if len(passed) == len(alerts):
         return f"{len(alerts)} budget{'' if len(alerts) == 1 else 's'} reached a threshold: {counted}"
     return f"{len(alerts)} alerts on {len({a['budget'] for a in alerts})} budgets" + (f": {counted}" if counted else "")
@@ -68,7 +72,13 @@ def _row(alert: Alert) -> tuple[str, ...]:
     why = alert["threshold"] if alert["kind"] in ("actual", "anomaly") else f"{alert['kind']} {alert['threshold']}"
     used = percent_used(Decimal(alert["spent"]), Decimal(alert["amount"]))
     of = f"{money(Decimal(alert['amount']), short=True)} {alert['currency']}"
-    return f"{clean(alert.get('title') or alert['budget'], 30)} {alert['budget_period']}", clean(why, 17), money(Decimal(alert["spent"])), of, f"{used}%"
+    return (
+        f"{clean(alert.get('title') or alert['budget'], 30)} {alert['budget_period']}",
+        clean(why, 17),
+        money(Decimal(alert["spent"])),
+        of,
+        f"{used}%",
+    )
 
 
 def _ratio(alert: Alert) -> Decimal:

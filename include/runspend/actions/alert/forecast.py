@@ -60,7 +60,12 @@ class Seen:
 
 
 def forecast_total(
-    days: Mapping[date, Decimal], covered: date, period: tuple[date, date], spent: Decimal, seen: Mapping[date, Seen], run_share: float = 1.0
+    days: Mapping[date, Decimal],
+    covered: date,
+    period: tuple[date, date],
+    spent: Decimal,
+    seen: Mapping[date, Seen],
+    run_share: float = 1.0,
 ) -> Forecast | None:
     """Forecast the total at the end of `period` [start, end).
 

@@ -120,7 +120,14 @@ def figures_are_this_old(records: RecordStore, now: datetime) -> Facts | None:
         if value["kind"] == "bill" and reaches is not None:
             facts.append(("", f"Bill {clean(name)} is complete to {reaches.day} {reaches:%b %H:%M} UTC, {_hours(now - reaches)} h behind."))
         elif value["kind"] == "bill":
-            facts.append(("", f"Bill {clean(name)} has not been read successfully yet." if good is None else f"Bill {clean(name)} has no known end of coverage."))
+            facts.append(
+                (
+                    "",
+                    f"Bill {clean(name)} has not been read successfully yet."
+                    if good is None
+                    else f"Bill {clean(name)} has no known end of coverage.",
+                )
+            )
         elif name == "cost tables" and good is not None:
             facts.append(("", f"The cost tables were last built on {good.day} {good:%b %H:%M} UTC, {_hours(now - good)} h ago."))
     return Facts("DATA FRESHNESS", tuple(facts)) if facts else None

@@ -53,7 +53,11 @@ def read_receipts(records: RecordStore, notice_id: str) -> dict[str, Receipt]:
     if found is None:
         return {}
     mail = found[0]["mail"]
-    return {recipient: receipt(records, mail["message_id"], recipient) for recipient in mail["recipients"] if recipient not in mail.get("copies", ())}
+    return {
+        recipient: receipt(records, mail["message_id"], recipient)
+        for recipient in mail["recipients"]
+        if recipient not in mail.get("copies", ())
+    }
 
 
 def _key(notice_id: str) -> str:

@@ -20,7 +20,19 @@ from runspend.config.settings import Settings
 from runspend.core.machine_faults import machine_failed
 from runspend.core.text import clean
 
-Kind = Literal["REFUSED", "UNREACHABLE", "CHECK FAILED", "DAG FAILED", "STALE", "NOT JUDGED", "NO WAREHOUSE", "DAMAGED", "MACHINE FAILED", "NOT ARCHIVED", "TEST"]
+Kind = Literal[
+    "REFUSED",
+    "UNREACHABLE",
+    "CHECK FAILED",
+    "DAG FAILED",
+    "STALE",
+    "NOT JUDGED",
+    "NO WAREHOUSE",
+    "DAMAGED",
+    "MACHINE FAILED",
+    "NOT ARCHIVED",
+    "TEST",
+]
 LIST_NAME = "operators"
 TRIES_TOLD = 5  # more than a day under Airflow
 MOST_LINES = 50  # of the details
@@ -67,7 +79,9 @@ def notify(
         failed = machine_failed(error, "note that this mail was sent")
         if failed is None:
             raise
-        if isinstance(error, Unrecorded) and any(d.mail.message_id.startswith(f"<{local_id}@") and d.outcome.state == "accepted" for d in error.tried):
+        if isinstance(error, Unrecorded) and any(
+            d.mail.message_id.startswith(f"<{local_id}@") and d.outcome.state == "accepted" for d in error.tried
+        ):
             return error.tried  # the mail is out
         again = f"You may get this mail again for the same cause: Runspend {failed}"
         return _send_directly(settings, _write(settings, kind, local_id, now, headline, [*blocks, Paragraph(clean(again, 600))]))
@@ -93,7 +107,11 @@ def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> lis
     each address is reported only once, and only to the other operators. Otherwise every mail would cause another report.
     """
     found = list(_find_refused(settings, records, now))
-    written = [_write_refused(settings, now, found)] if len(found) > DIGEST_ABOVE else [(_write_one_refused(settings, now, one), [one]) for one in found]
+    written = (
+        [_write_refused(settings, now, found)]
+        if len(found) > DIGEST_ABOVE
+        else [(_write_one_refused(settings, now, one), [one]) for one in found]
+    )
     for mail, members in written:
         value = {"kind": "REFUSED", "decided_at": now.isoformat(), "mail": mail.as_record(), "members": [one.local_id for one in members]}
         records.create("notices", mail.message_id.strip("<>").rpartition("@")[0], value)
@@ -130,7 +148,10 @@ def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> It
         elif is_put_off:
             what, then = times, f"Runspend tries again{f' for up to {REFUSED_FOR.days} days' if since else ''}"
         else:
-            what, then = "was refused", f"Runspend tries again until {retried_until[:10]}" if retried_until > now.isoformat() else NOT_SENT_AGAIN
+            what, then = (
+                "was refused",
+                f"Runspend tries again until {retried_until[:10]}" if retried_until > now.isoformat() else NOT_SENT_AGAIN,
+            )
         headline = f"a mail to {value['recipient']} {what}: {value['reply']}"
         yield _Refused(local_id, value["subject"], value["message_id"], headline, then, tuple(others))
 
@@ -162,16 +183,31 @@ def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale],
     if not untold:
         return []
     if len(untold) == 1:
-        return notify(settings, records, "STALE", f"{untold[0].name}/all", now, untold[0].text, advice=Advice(still_works=STILL_STALE, do=DO_STALE))
+        return notify(
+            settings, records, "STALE", f"{untold[0].name}/all", now, untold[0].text, advice=Advice(still_works=STILL_STALE, do=DO_STALE)
+        )
     headline = f"{len(untold)} nightly jobs did not run: {', '.join(one.name for one in untold)}"
     key = f"stale: {', '.join(one.name for one in untold)}"
-    return notify(settings, records, "STALE", key, now, headline, details=[one.text for one in untold], advice=Advice(still_works=STILL_STALE, do=DO_STALE))
+    return notify(
+        settings,
+        records,
+        "STALE",
+        key,
+        now,
+        headline,
+        details=[one.text for one in untold],
+        advice=Advice(still_works=STILL_STALE, do=DO_STALE),
+    )
 
 
 NOT_SENT_AGAIN = "Runspend does not send this mail again"
 STILL_REFUSED = "Other recipients got the mail. The alerts table has all alerts."
 STILL_STALE = "Runspend keeps the last good data and judges budgets by it. Alerts may be late, because newer costs are missing."
-DO_STALE = (("Check the status", "runspend status"), ("Check the schedule", "the DAGs in Airflow, or cron"), ("Run it now", "runspend nightly"))
+DO_STALE = (
+    ("Check the status", "runspend status"),
+    ("Check the schedule", "the DAGs in Airflow, or cron"),
+    ("Run it now", "runspend nightly"),
+)
 
 
 def _notice_id(kind: str, key: str, when: str) -> str:
@@ -179,7 +215,9 @@ def _notice_id(kind: str, key: str, when: str) -> str:
     return f"{LIST_NAME}.{kind.replace(' ', '-')}.{cause}.{when}"
 
 
-def _write(settings: Settings, kind: Kind, local_id: str, now: datetime, headline: str, blocks: Sequence[Block], to: Sequence[str] = ()) -> Mail:
+def _write(
+    settings: Settings, kind: Kind, local_id: str, now: datetime, headline: str, blocks: Sequence[Block], to: Sequence[str] = ()
+) -> Mail:
     return make_mail(
         Envelope(settings.mail.from_, LIST_NAME, kind.lower().replace(" ", "-")),
         local_id=local_id,

@@ -148,7 +148,9 @@ def receipt(records: RecordStore, message_id: str, recipient: str) -> Receipt:
     return Receipt(value["state"], datetime.fromisoformat(value["at"]), value.get("backend", ""), value["reply"])
 
 
-def set_outcome(records: RecordStore, mail: Mail, recipient: str, outcome: SendResult, now: datetime, backend: str, taken_last: str = "") -> None:
+def set_outcome(
+    records: RecordStore, mail: Mail, recipient: str, outcome: SendResult, now: datetime, backend: str, taken_last: str = ""
+) -> None:
     """Record the result of an attempt. An accepted mail stays accepted, even if another sender reports something else later.
 
     `retried_until` is set while a refusal is not final, and counts from the first refusal. `put_off_since` is set while a recipient is
@@ -195,7 +197,9 @@ def _find_waiting(settings: Settings, records: RecordStore, now: datetime, refus
     was configured. Records that cannot be trusted are added to `refused`.
     """
     tries = {(r["message_id"], r["recipient"]): r for r in records.list("outbox", refused).values()}
-    settled = {key for key, r in tries.items() if r["state"] != "waiting" and r.get("retried_until", "") <= now.isoformat()} | set(_digested(records, refused))
+    settled = {key for key, r in tries.items() if r["state"] != "waiting" and r.get("retried_until", "") <= now.isoformat()} | set(
+        _digested(records, refused)
+    )
     asked_since = _webhook_since(settings, records, now)
     found = []
     for kind in MAIL_KINDS:
@@ -205,12 +209,21 @@ def _find_waiting(settings: Settings, records: RecordStore, now: datetime, refus
             mail = Mail.from_record(value["mail"])
             is_posted = asked_since is not None and value["decided_at"] >= asked_since and _is_for_webhook(settings, kind, mail)
             own = tuple(r for r in mail.recipients if r != WEBHOOK or kind == "digests")
-            tried = {r: tries.get((mail.message_id, r), NOT_TRIED)["attempts"] for r in (*own, *([WEBHOOK] if is_posted else [])) if (mail.message_id, r) not in settled}
+            tried = {
+                r: tries.get((mail.message_id, r), NOT_TRIED)["attempts"]
+                for r in (*own, *([WEBHOOK] if is_posted else []))
+                if (mail.message_id, r) not in settled
+            }
             if refused:
                 tried = {r: times for r, times in tried.items() if times or _is_untried(records, mail.message_id, r)}
             if tried:
                 attempts = max(tried.values())
-                found.append(((attempts, value["decided_at"], key), Waiting(mail, sorted(tried, key=tried.__getitem__), value if kind == "alerts" else None, attempts)))
+                found.append(
+                    (
+                        (attempts, value["decided_at"], key),
+                        Waiting(mail, sorted(tried, key=tried.__getitem__), value if kind == "alerts" else None, attempts),
+                    )
+                )
     return [waiting for _, waiting in sorted(found, key=lambda item: item[0])]
 
 
@@ -242,11 +255,21 @@ def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Seque
     allowed_addresses = mailed_addresses(settings, addresses.values())
     reachable = {r: address for r, address in addresses.items() if address in allowed_addresses}
     if sender_host(mail.sender).casefold() not in domains | {sender_host(settings.mail.from_).casefold()}:
-        return dict.fromkeys(recipients, SendResult("refused", f"its sender is {mail.sender!r}, but mail.from in runspend.yaml has another domain"))
-    outcomes = {r: SendResult("refused", UNKNOWN_DOMAIN if r in addresses else "this is not a valid mail address") for r in recipients if r not in reachable}
+        return dict.fromkeys(
+            recipients, SendResult("refused", f"its sender is {mail.sender!r}, but mail.from in runspend.yaml has another domain")
+        )
+    outcomes = {
+        r: SendResult("refused", UNKNOWN_DOMAIN if r in addresses else "this is not a valid mail address")
+        for r in recipients
+        if r not in reachable
+    }
     if mail.list_id.startswith("Runspend archive "):  # data names these owners, and the notice may have been written under other settings
         allowed = find_recipients(settings)
-        outcomes |= {r: SendResult("refused", f"not sent: it is not in an allowed domain ({allowed.listed})") for r in reachable if not allowed.may_receive(r)}
+        outcomes |= {
+            r: SendResult("refused", f"not sent: it is not in an allowed domain ({allowed.listed})")
+            for r in reachable
+            if not allowed.may_receive(r)
+        }
         reachable = {r: address for r, address in reachable.items() if r not in outcomes}
     try:
         as_bytes(mail)

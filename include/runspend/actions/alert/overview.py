@@ -50,9 +50,25 @@ def list_budgets(reader: Reader, settings: Settings, records: RecordStore, now: 
 
 def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Return those rows as cells for a person. The first row has the column heads."""
-    lines: list[tuple[str, ...]] = [("budget", "state", "period", "spent", "amount", "used", "forecast (80% interval)", "exceeded", "next alert at", "last alert", "muted")]
+    lines: list[tuple[str, ...]] = [
+        (
+            "budget",
+            "state",
+            "period",
+            "spent",
+            "amount",
+            "used",
+            "forecast (80% interval)",
+            "exceeded",
+            "next alert at",
+            "last alert",
+            "muted",
+        )
+    ]
     for row in rows:
-        foreseen = "-" if row["forecast"] is None else f"{_whole(row['forecast'])} ({_whole(row['forecast_low'])}–{_whole(row['forecast_high'])})"
+        foreseen = (
+            "-" if row["forecast"] is None else f"{_whole(row['forecast'])} ({_whole(row['forecast_low'])}–{_whole(row['forecast_high'])})"
+        )
         passes = "-" if row["exceeded_on"] is None else f"{'' if row['state'] == 'exceeded' else 'around '}{day_name(row['exceeded_on'])}"
         name = row["budget"] if row["title"] == row["budget"] else f"{row['budget']}: {row['title']}"
         lines.append((
@@ -85,7 +101,9 @@ def say_quiet(reader: Reader, settings: Settings, records: RecordStore, asked: Q
     return quiet
 
 
-def _row(budget: Budget, currency: str, period: str, judged: Mapping[str, Any], last_mail: str | None, quiet: Quiet | None) -> dict[str, Any]:
+def _row(
+    budget: Budget, currency: str, period: str, judged: Mapping[str, Any], last_mail: str | None, quiet: Quiet | None
+) -> dict[str, Any]:
     spent = judged.get("spent")
     percent = None if spent is None else percent_used(spent, budget.amount)
     values = {

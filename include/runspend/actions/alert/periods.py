@@ -81,7 +81,11 @@ def period_named(name: str) -> BudgetPeriod:
 
 
 def periods_to_judge(
-    every: Every, now: datetime, first_judged: datetime | None, covered: date | None = None, judged_on: Mapping[str, date] = MappingProxyType({})
+    every: Every,
+    now: datetime,
+    first_judged: datetime | None,
+    covered: date | None = None,
+    judged_on: Mapping[str, date] = MappingProxyType({}),
 ) -> list[BudgetPeriod]:
     """Return the current period and the ended periods that still need a verdict, oldest first.
 

@@ -117,9 +117,7 @@ def render_html(subject: str, blocks: Sequence[Block], *, has_picture: bool = Fa
     """
     shown = [_chart_table(block) if isinstance(block, SpendChart) and not has_picture else block for block in blocks]
     return (
-        _environment()
-        .get_template("mail.html.j2")
-        .render(subject=subject, blocks=shown, picture=PICTURE_ID, picture_width=PICTURE_WIDTH)
+        _environment().get_template("mail.html.j2").render(subject=subject, blocks=shown, picture=PICTURE_ID, picture_width=PICTURE_WIDTH)
     )
 
 

@@ -56,14 +56,22 @@ def what_drove_it(figures: Figures, status: Status, people: str) -> MailTable:
         who = person(driver.who, people)
         name = clean(driver.name, 32 - len(who)) + (f" ({who})" if who else "")
         rows.append((name, share(driver.spent, spent), money(driver.spent), money(driver.spent_before)))
-    notes = () if figures.failed is None else (f"including failed or killed runs: {money(figures.failed)} ({share(figures.failed, spent)})",)
+    notes = (
+        () if figures.failed is None else (f"including failed or killed runs: {money(figures.failed)} ({share(figures.failed, spent)})",)
+    )
     return MailTable("TOP COSTS", ("", "", period_name(status.period), "same days before"), "lrrr", tuple(rows), notes)
 
 
 def which_runs(runs: Sequence[DayRun], count: int, day: date, people: str) -> MailTable:
     """Return the most expensive runs of one day."""
     rows = tuple(
-        (clean(run.name, 24), clean(run.experiment, 20) if run.experiment else "", person(run.who, people), clean(run.machines, 20) if run.machines else "", money(run.spent))
+        (
+            clean(run.name, 24),
+            clean(run.experiment, 20) if run.experiment else "",
+            person(run.who, people),
+            clean(run.machines, 20) if run.machines else "",
+            money(run.spent),
+        )
         for run in runs
     )
     notes = (f"and {count - len(runs)} more runs",) if count > len(runs) else ()
@@ -94,7 +102,13 @@ def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
     if is_counted and status.estimated:
         facts.append(("", f"Included: {money(status.estimated)} {status.currency} of estimates for hours that are not billed yet."))
     estimated = Decimal(0) if is_counted else status.estimated
-    since = f"about {money(estimated)} {status.currency} estimated for later hours" if estimated else "" if is_counted else "the cost of later hours"
+    since = (
+        f"about {money(estimated)} {status.currency} estimated for later hours"
+        if estimated
+        else ""
+        if is_counted
+        else "the cost of later hours"
+    )
     missing = [since] if since and (figures.coverage or estimated) else []
     if figures.idle_elsewhere > 0:
         missing.append(f"{money(figures.idle_elsewhere)} {status.currency} idle cost outside this budget")
@@ -147,7 +161,9 @@ def spend_chart(status: Status) -> SpendChart | None:
             if day < last:  # the forecast begins at the last day with spend, even if that day is not wholly billed
                 continue
             part = Decimal(number) / len(forecast.path)
-            outlook.append(ForecastDay(middle - (forecast.total - forecast.low) * part, middle, middle + (forecast.high - forecast.total) * part))
+            outlook.append(
+                ForecastDay(middle - (forecast.total - forecast.low) * part, middle, middle + (forecast.high - forecast.total) * part)
+            )
     is_open = forecast is not None and forecast.path[0][0] <= last
     chart = SpendChart(start, status.period.end, tuple(cumulative), status.budget.amount, status.currency, tuple(outlook), is_open)
     return chart if chart.is_worth_drawing else None

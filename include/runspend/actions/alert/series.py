@@ -167,7 +167,9 @@ def sql(name: str) -> str:
     return files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
 
 
-def _rows(reader: Reader, name: str, budgets: Sequence[tuple[int, Budget]], days: Mapping[str, date], is_of_runs: bool) -> list[dict[str, Any]]:
+def _rows(
+    reader: Reader, name: str, budgets: Sequence[tuple[int, Budget]], days: Mapping[str, date], is_of_runs: bool
+) -> list[dict[str, Any]]:
     costs, columns = cost_source(is_of_runs)
     if name == "estimates":
         columns = run_columns(own={"cost_kind": "e.cost_kind", "source": "e.source"})

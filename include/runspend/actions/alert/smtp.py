@@ -90,7 +90,7 @@ class FileBackend(AbstractContextManager["FileBackend"]):
         """Return accepted for all recipients once the file and its folder are on disk."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", mail.message_id.strip("<>").rpartition("@")[0])
         if len(name) > LONGEST_NAME:
-            name = f"{name[:LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+            name = f"{name[: LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         path = self.folder / f"{name}.eml"
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, as_bytes(mail))
@@ -103,7 +103,9 @@ class FileBackend(AbstractContextManager["FileBackend"]):
 class SmtpBackend(AbstractContextManager["SmtpBackend"]):
     """One connection for all mails of a pipeline run. It opens at the first mail, and reopens a few times if the server drops it."""
 
-    def __init__(self, settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS, deadline_seconds: float = DEADLINE_SECONDS) -> None:
+    def __init__(
+        self, settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS, deadline_seconds: float = DEADLINE_SECONDS
+    ) -> None:
         """Set the time limits in seconds: for one answer, and for all mails together."""
         self.settings = settings
         self.timeout_seconds = timeout_seconds
@@ -155,7 +157,9 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             if code in (250, 251, 252):
                 taken.append(recipient)
             else:
-                is_ours = code in NO_LOGIN or (_OUR_FAULT.search(reply) and not _FOR_GOOD.search(reply))  # replies repeat addresses: relay@acme.com
+                is_ours = code in NO_LOGIN or (
+                    _OUR_FAULT.search(reply) and not _FOR_GOOD.search(reply)
+                )  # replies repeat addresses: relay@acme.com
                 outcomes[recipient] = SendResult("waiting", _said(code, reply)) if is_ours else _refusal(code, reply)
         if not taken:
             self._give_up_transaction(code)

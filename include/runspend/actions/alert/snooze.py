@@ -61,7 +61,12 @@ def read_quiet(records: RecordStore, now: datetime) -> dict[str, Quiet]:
     last: dict[str, tuple[int, Quiet]] = {}
     for value in records.list(RECORDS).values():
         quiet = Quiet(
-            value["budget"], value["kind"], date.fromisoformat(value["until"]), value["by"], datetime.fromisoformat(value["at"]), value["note"]
+            value["budget"],
+            value["kind"],
+            date.fromisoformat(value["until"]),
+            value["by"],
+            datetime.fromisoformat(value["at"]),
+            value["note"],
         )
         if value["number"] >= last.get(quiet.budget, (-1, quiet))[0]:
             last[quiet.budget] = value["number"], quiet

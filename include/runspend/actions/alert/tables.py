@@ -92,7 +92,9 @@ def status_table(
                 continue
             months.add(status.period.month)
         rows[key] = _status_row(status, covered_until, quiet.get(status.budget.name), now)
-    return pa.Table.from_pylist([dict(rows[key]) for key in sorted(rows) if rows[key]["month"] in months], schema=BUDGET_STATUS.arrow_schema())
+    return pa.Table.from_pylist(
+        [dict(rows[key]) for key in sorted(rows) if rows[key]["month"] in months], schema=BUDGET_STATUS.arrow_schema()
+    )
 
 
 def _status_row(status: Status, covered_until: datetime | None, quiet: Quiet | None, now: datetime) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
             notes.append(f"{where}: its tag runspend.budget is not used: with {clean(row['budget'], 40)} {clean(why, 200)}")
             continue
         if not budget.everybody():
-            notes.append(f"{where}: no alerts for its budget: Runspend may not mail the owner {clean(row['owner'] or 'none', 40)!r} (allowed domains: {recipients.listed}): {recipients.why_not(row['owner'])}")
+            notes.append(
+                f"{where}: no alerts for its budget: Runspend may not mail the owner {clean(row['owner'] or 'none', 40)!r} (allowed domains: {recipients.listed}): {recipients.why_not(row['owner'])}"
+            )
         budgets.append(budget)
     if len(rows) > MOST:
         notes.append(f"{len(rows)} experiments have the tag runspend.budget; only the first {MOST} are judged")

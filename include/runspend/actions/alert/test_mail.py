@@ -27,9 +27,18 @@ def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
         subject="[runspend] TEST: mail delivery works",
         blocks=[
             Paragraph("This is a test mail. It was requested with: runspend alert --test-mail. It is not about a real budget."),
-            Paragraph("If you see a chart below with a blue line, a red line and a violet band, budget mails display correctly. Its numbers are made up."),
+            Paragraph(
+                "If you see a chart below with a blue line, a red line and a violet band, budget mails display correctly. Its numbers are made up."
+            ),
             picture,
-            Facts("SENT BY", (("From", settings.mail.from_), ("Configuration", str(settings.path or "settings made in code")), ("At", f"{now:%Y-%m-%d %H:%M} UTC"))),
+            Facts(
+                "SENT BY",
+                (
+                    ("From", settings.mail.from_),
+                    ("Configuration", str(settings.path or "settings made in code")),
+                    ("At", f"{now:%Y-%m-%d %H:%M} UTC"),
+                ),
+            ),
         ],
         now=now,
     )

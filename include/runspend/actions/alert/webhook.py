@@ -71,9 +71,16 @@ def teams_body(mail: Mail) -> dict[str, Any]:
     def text(words: str, **style: Any) -> dict[str, Any]:
         return {"type": "RichTextBlock", "inlines": [{"type": "TextRun", "text": words, **style}]}
 
-    body = [text(mail.subject, weight="Bolder", size="Medium"), text(_shown(mail), fontType="Monospace"), text(mail.message_id, isSubtle=True)]
+    body = [
+        text(mail.subject, weight="Bolder", size="Medium"),
+        text(_shown(mail), fontType="Monospace"),
+        text(mail.message_id, isSubtle=True),
+    ]
     card = {"$schema": "http://adaptivecards.io/schemas/adaptive-card.json", "type": "AdaptiveCard", "version": "1.4", "body": body}
-    return {"type": "message", "attachments": [{"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": None, "content": card}]}
+    return {
+        "type": "message",
+        "attachments": [{"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": None, "content": card}],
+    }
 
 
 def _call(method: str, address: str, body: dict[str, Any] | None) -> SendResult:
@@ -92,7 +99,10 @@ def _ask(method: str, address: str, body: dict[str, Any] | None) -> SendResult:
     import requests
 
     try:
-        with _unlogged(), requests.request(method, address, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True) as answer:
+        with (
+            _unlogged(),
+            requests.request(method, address, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True) as answer,
+        ):
             code = answer.status_code
             said = next(answer.iter_content(200), b"")
     except (requests.RequestException, OSError, ValueError) as error:

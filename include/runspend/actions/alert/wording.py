@@ -63,7 +63,11 @@ class Writer:
     def short_mail(self, decision: Decision, coverage: Sequence[Coverage], now: datetime) -> Mail:
         """Return the same mail without figures that need queries. It is used when so many alerts occur that one mail lists them all."""
         status = decision.status
-        blocks: list[Block] = [Paragraph(_what_happened(status, now)), Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now)]
+        blocks: list[Block] = [
+            Paragraph(_what_happened(status, now)),
+            Facts("CONFIDENCE", tuple(bill_ages(coverage, now))),
+            what_you_can_do(status, now),
+        ]
         return self._mail(decision, budget_subject(decision, now), [*blocks, Paragraph(self._footer(status))], now)
 
     def correction_mail(self, decision: Decision, restated: Sequence[Restatement], coverage: Sequence[Coverage], now: datetime) -> Mail:
@@ -88,7 +92,9 @@ class Writer:
         what = "budget not exceeded" if is_whole else f"{of_budget(highest)} not reached"
         return self._mail(decision, f"[runspend] {title}: correction, {what} ({_used(status)})", blocks, now)
 
-    def anomaly_mail(self, decision: Decision, anomaly: Anomaly, runs: tuple[tuple[DayRun, ...], int], coverage: Sequence[Coverage], now: datetime) -> Mail:
+    def anomaly_mail(
+        self, decision: Decision, anomaly: Anomaly, runs: tuple[tuple[DayRun, ...], int], coverage: Sequence[Coverage], now: datetime
+    ) -> Mail:
         """Return the mail about a day far above its history."""
         status, title = decision.status, clean(decision.status.budget.title, 40)
         cost, more = f"{money(anomaly.spent)} {status.currency}", anomaly.percent_more
@@ -102,7 +108,12 @@ class Writer:
             blocks.append(which_runs(*runs, anomaly.day, self.settings.people))
         blocks += [Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now)]
         blocks.append(Paragraph(f"Sent once for this day. {self._source(status)}"))
-        return self._mail(decision, f"[runspend] {title}: unusual spend on {day_name(anomaly.day)} ({cost}, typically {money(anomaly.usual)})", blocks, now)
+        return self._mail(
+            decision,
+            f"[runspend] {title}: unusual spend on {day_name(anomaly.day)} ({cost}, typically {money(anomaly.usual)})",
+            blocks,
+            now,
+        )
 
     def first_night_mail(self, recipient: str, alerts: Sequence[Mapping[str, Any]], statuses: Sequence[Status], now: datetime) -> Mail:
         """Return the only mail of an installation's first pipeline run: thresholds that the recipient's budgets have reached."""
@@ -117,10 +128,14 @@ class Writer:
             recipients=[recipient],
             subject=f"[runspend] {len(mine)} budgets monitored: {counted}",
             blocks=[
-                Paragraph(f"Runspend now monitors {len(mine)} of your budgets. It sends one alert for each threshold that a budget reaches. Current state: {counted}.{others} Runspend did not stop any run."),
+                Paragraph(
+                    f"Runspend now monitors {len(mine)} of your budgets. It sends one alert for each threshold that a budget reaches. Current state: {counted}.{others} Runspend did not stop any run."
+                ),
                 _alerts_table(alerts),
                 Facts("NEXT STEPS", (("List all budgets", "runspend budgets"), ("See top costs", "runspend costs --by team,experiment"))),
-                Paragraph(f"Sent once, instead of one alert per budget. Runspend does not repeat alerts for thresholds that are already reached. Budgets are configured in {self.config_path}."),
+                Paragraph(
+                    f"Sent once, instead of one alert per budget. Runspend does not repeat alerts for thresholds that are already reached. Budgets are configured in {self.config_path}."
+                ),
             ],
             now=now,
         )
@@ -208,7 +223,11 @@ def _forecast_words(status: Status, now: datetime) -> str:
     last = status.period.end - timedelta(days=1)
     text = f" Forecast for {last.day} {last:%B}: {_whole(forecast.total)} {status.currency} (80% interval: {_whole(forecast.low)}–{_whole(forecast.high)})."
     if not status.is_over and (on := status.exceeded_on()):
-        text += f" Probably exceeded around {day_name(on)}; billing data is incomplete." if on < now.date() else f" It will probably exceed its budget around {day_name(on)}."
+        text += (
+            f" Probably exceeded around {day_name(on)}; billing data is incomplete."
+            if on < now.date()
+            else f" It will probably exceed its budget around {day_name(on)}."
+        )
     return text
 
 

@@ -21,4 +21,11 @@ from runspend.actions.archive.plan import plan_items, plan_notes
 __all__ = ["PROTECTION_KEYS", "plan_items", "plan_notes"]
 
 # Tags that protect. When there are policies, the extract must copy these tags from MLflow, even if `copy` does not list them.
-PROTECTION_KEYS = ("tag.runspend.keep", "tag.runspend.hold", "tag.stage", "experiment_tag.runspend.keep", "experiment_tag.runspend.hold", "experiment_tag.stage")
+PROTECTION_KEYS = (
+    "tag.runspend.keep",
+    "tag.runspend.hold",
+    "tag.stage",
+    "experiment_tag.runspend.keep",
+    "experiment_tag.runspend.hold",
+    "experiment_tag.stage",
+)

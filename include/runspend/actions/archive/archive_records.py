@@ -108,7 +108,9 @@ class Book:
         if found is not None and found[0] == value:
             return
         if not (self._records.create(kind, key, value) if found is None else self._records.replace(kind, key, value, found[1])):
-            raise LeaseLost("cannot continue archiving: another archiver writes the same records. Nothing more was changed; it finishes the work.")
+            raise LeaseLost(
+                "cannot continue archiving: another archiver writes the same records. Nothing more was changed; it finishes the work."
+            )
 
 
 def _archive(value: dict[str, Any]) -> Archive:

@@ -169,7 +169,10 @@ def prove_conditions(obj: StoredObject, reader: ObjectStore, deleter: ObjectStor
     with suppress(NotDone):  # as it should be
         deleter.delete(replace(obj, etag=obj.etag[::-1], version=None))  # reversed, the etag is well-formed but wrong
     if reader.head(obj.key) is None:
-        raise SourceRefused(reader.uri, f"cannot delete in {reader.uri}: it ignores conditions, so what is written meanwhile would be lost. Nothing more was deleted.")
+        raise SourceRefused(
+            reader.uri,
+            f"cannot delete in {reader.uri}: it ignores conditions, so what is written meanwhile would be lost. Nothing more was deleted.",
+        )
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,17 @@ def expire(work: Work, archive: Archive) -> Result:
 
     # The manifest goes last, so that the rest of an archive can be restored if the deletion is interrupted.
     for is_last, chunk in product((False, True), range(archive.chunks)):
-        if (is_last, chunk) == (True, 0) and any(entry.state == "planned" and entry.key.startswith("data/") for entry in book.every_entry(archive)):
+        if (is_last, chunk) == (True, 0) and any(
+            entry.state == "planned" and entry.key.startswith("data/") for entry in book.every_entry(archive)
+        ):
             break
-        work.each(archive, chunk, remove, lambda entry: entry.state == "planned" and entry.key.startswith("data/") is not is_last, "deleted")  # noqa: B023 (called at once)
+        work.each(
+            archive,
+            chunk,
+            remove,
+            lambda entry: entry.state == "planned" and entry.key.startswith("data/") is not is_last,  # noqa: B023 (called at once)
+            "deleted",
+        )
         if watch.found is not None:
             gone = sum(entry.state == "deleted" for entry in book.every_entry(archive))
             reason = f"{watch.found}. {gone:,} of its {archive.objects:,} objects are deleted already" if gone else watch.found

@@ -43,7 +43,9 @@ class Enclosing:
     def who(self) -> str:
         """run 3f1c… ('resnet', experiment 'vision' of prod, artifact URI s3://bucket)."""
         named = [repr(self.name)] if self.name else []
-        named += [f"experiment {self.experiment!r}" + (f" of {self.tracking_server}" if self.tracking_server else "")] if self.experiment else []
+        named += (
+            [f"experiment {self.experiment!r}" + (f" of {self.tracking_server}" if self.tracking_server else "")] if self.experiment else []
+        )
         named += [f"artifact URI {self.uri}"] if self.uri else []
         return f"{self.kind} {self.id}" + (f" ({', '.join(named)})" if named else "")
 
@@ -59,7 +61,10 @@ class Enclosing:
 def find_enclosing(reader: Reader, reasons: Iterable[str]) -> list[Enclosing]:
     """Return the owners of folders around items of the plan, found in the items' reasons; the owner with the most items first."""
     counts = Counter(found for reason in reasons for found in set(_AROUND.findall(reason)))
-    return [_describe(reader, kind, owner_id, items) for (kind, owner_id), items in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST]]
+    return [
+        _describe(reader, kind, owner_id, items)
+        for (kind, owner_id), items in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST]
+    ]
 
 
 def _describe(reader: Reader, kind: str, owner_id: str, items: int) -> Enclosing:

@@ -65,7 +65,9 @@ def find_owner(store: ObjectStore, owner: str) -> Iterator[Found]:
         every = list(find_archives(store))
         found = [archive for archive in every if archive.owner.startswith(owner)]
         if len({archive.owner for archive in found}) > 1:
-            raise UsageError(f"cannot choose the archives: {owner} may be {', '.join(sorted({archive.owner for archive in found}))}. Give one whole id. Nothing was restored.")
+            raise UsageError(
+                f"cannot choose the archives: {owner} may be {', '.join(sorted({archive.owner for archive in found}))}. Give one whole id. Nothing was restored."
+            )
         if not found and owner.startswith(WITH_THEIR_RUN):
             found = [archive for archive in every if (manifest := load_manifest(archive)) is not None and manifest.item.owner_id == owner]
     yield from found
@@ -96,9 +98,17 @@ def load_manifest(found: Found) -> Manifest | None:
     if manifest is None:
         return None
     told = read_manifest(found.store.read(manifest), read)
-    home = (as_folder(told.item.tracking_server), as_folder(told.item.experiment_id or "none"), as_folder(told.item.run_id or told.item.owner_id), told.archive_id)
+    home = (
+        as_folder(told.item.tracking_server),
+        as_folder(told.item.experiment_id or "none"),
+        as_folder(told.item.run_id or told.item.owner_id),
+        told.archive_id,
+    )
     if home != (found.server, found.experiment, found.owner, found.archive_id):
-        raise SourceRefused(found.where, f"cannot believe the manifest {read}: it is of another archive ({'/'.join(home)}). Nothing was restored or changed.")
+        raise SourceRefused(
+            found.where,
+            f"cannot believe the manifest {read}: it is of another archive ({'/'.join(home)}). Nothing was restored or changed.",
+        )
     return replace(told, written_at=manifest.modified.isoformat())
 
 

@@ -72,7 +72,10 @@ def record_keep(reader: Reader, records: Records, what: str, *, until: date | No
 
 def read_keeps(records: Records, now: datetime) -> dict[tuple[str, str, str, str], Keep]:
     """Return (kind, server, workspace, id) -> objection, for objections that have not ended."""
-    found = [Keep(**{name: value[name] for name in value if name not in ("at", "until")}, until=date.fromisoformat(value["until"])) for value in records.list(KIND).values()]
+    found = [
+        Keep(**{name: value[name] for name in value if name not in ("at", "until")}, until=date.fromisoformat(value["until"]))
+        for value in records.list(KIND).values()
+    ]
     return {(keep.kind, keep.tracking_server, keep.workspace, keep.id): keep for keep in found if keep.until >= now.date()}
 
 

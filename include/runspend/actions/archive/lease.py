@@ -43,10 +43,14 @@ class Lease:
         with self._lock:
             found = self._records.get(KIND, KEY)
             if found is None or found[0]["number"] != self.number or found[0]["until"] is None:
-                raise LeaseLost("cannot continue archiving: another archiver has taken over. Nothing more was changed; it finishes the work.")
+                raise LeaseLost(
+                    "cannot continue archiving: another archiver has taken over. Nothing more was changed; it finishes the work."
+                )
             if time.monotonic() - self._renewed_at > self._lasts.total_seconds() / 3:
                 if not self._records.replace(KIND, KEY, _holder(self.number, self._lasts), found[1]):
-                    raise LeaseLost("cannot continue archiving: another archiver has taken over. Nothing more was changed; it finishes the work.")
+                    raise LeaseLost(
+                        "cannot continue archiving: another archiver has taken over. Nothing more was changed; it finishes the work."
+                    )
                 self._renewed_at = time.monotonic()
 
     def release(self) -> None:
@@ -93,7 +97,14 @@ def _check(held: dict[str, Any], records: Records) -> None:
 
 def _holder(number: int, lasts: timedelta) -> dict[str, Any]:
     until = datetime.now(timezone.utc) + lasts
-    return {"number": number, "until": until.isoformat(), "host": socket.gethostname(), "process": os.getpid(), "machine": _machine(), "began": _began(os.getpid())}
+    return {
+        "number": number,
+        "until": until.isoformat(),
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "machine": _machine(),
+        "began": _began(os.getpid()),
+    }
 
 
 def _is_gone(held: dict[str, Any]) -> bool:
@@ -155,7 +166,14 @@ class FencedObjects:
         return self._store.why_no_tier()
 
     def write(
-        self, key: str, chunks: Iterable[bytes], *, size: int, storage_class: str | None = None, unlike: str | None = None, told: Mapping[str, str] | None = None
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        *,
+        size: int,
+        storage_class: str | None = None,
+        unlike: str | None = None,
+        told: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """As the store, after checking the lease."""
         self._check()

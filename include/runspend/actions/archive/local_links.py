@@ -51,7 +51,12 @@ class LocalLinks:
             return []
         own = (row["owner_id"], row["run_id"])
         chain = self._chain(os.path.realpath(os.path.join(top, row["prefix"])))
-        found = [f"{lead.label} leads to {'a folder around ' if place else ''}it" for place, identity in enumerate(chain) for lead in self._at.get(identity, ()) if lead.owner_id not in own]
+        found = [
+            f"{lead.label} leads to {'a folder around ' if place else ''}it"
+            for place, identity in enumerate(chain)
+            for lead in self._at.get(identity, ())
+            if lead.owner_id not in own
+        ]
         found += [f"{lead.label} leads into it" for lead in (self._below.get(chain[0], ()) if chain else ()) if lead.owner_id not in own]
         return list(dict.fromkeys(found))[:MOST_TOLD]
 

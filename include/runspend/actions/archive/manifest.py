@@ -21,7 +21,17 @@ from runspend.core.errors import SourceRefused
 from runspend.core.outside_json import parse_json
 from runspend.storage.objects import StoredObject, portable_metadata
 
-__all__ = ["MAX_ENTRIES", "Entry", "Manifest", "check_entry", "check_key", "folders_above", "planned_entry", "read_manifest", "write_manifest"]
+__all__ = [
+    "MAX_ENTRIES",
+    "Entry",
+    "Manifest",
+    "check_entry",
+    "check_key",
+    "folders_above",
+    "planned_entry",
+    "read_manifest",
+    "write_manifest",
+]
 
 MAX_ENTRIES = 1_000_000  # more entries are neither archived nor restored
 MAX_LINE_BYTES = 1 << 16
@@ -127,7 +137,14 @@ def check_key(key: str) -> str | None:
 def write_manifest(archive_id: str, item: Item, planned_at: str, entries: Iterable[Entry], objects: int, size: int) -> Iterator[bytes]:
     """Yield the lines of a manifest. `objects` and `size` are the number of entries and their total bytes."""
     digest = hashlib.sha256()
-    head = {"runspend_archive": VERSION, "archive_id": archive_id, "planned_at": planned_at, "item": asdict(item), "objects": objects, "bytes": size}
+    head = {
+        "runspend_archive": VERSION,
+        "archive_id": archive_id,
+        "planned_at": planned_at,
+        "item": asdict(item),
+        "objects": objects,
+        "bytes": size,
+    }
     lines = ({name: getattr(entry, name) for name in _LINE} | ({"told": entry.told} if entry.told else {}) for entry in entries)
     for value in chain([head], lines):
         line = json.dumps(value, ensure_ascii=True).encode() + b"\n"
@@ -266,4 +283,6 @@ def _is_time(text: str) -> bool:
 
 
 def _refuse(where: str, number: int, why: str) -> NoReturn:
-    raise SourceRefused(where, f"cannot believe the manifest {where}{f', line {number}' if number else ''}: {why}. Nothing was restored or changed.")
+    raise SourceRefused(
+        where, f"cannot believe the manifest {where}{f', line {number}' if number else ''}: {why}. Nothing was restored or changed."
+    )

@@ -65,7 +65,13 @@ def tag_restored(settings: Settings, records: Records, owner: str) -> list[str]:
 
 def _newest(archives: Sequence[Archive]) -> list[Archive]:
     """Return for each owner the archive that determines where its artifacts are."""
-    return list({(a.item.tracking_server, a.item.workspace, a.item.owner_kind, a.item.owner_id): a for a in archives if a.state == "archived" and a.item.action == "archive" and a.objects}.values())
+    return list(
+        {
+            (a.item.tracking_server, a.item.workspace, a.item.owner_kind, a.item.owner_id): a
+            for a in archives
+            if a.state == "archived" and a.item.action == "archive" and a.objects
+        }.values()
+    )
 
 
 def _write_place(archive: Archive, writer: MlflowWriter, owner: Item) -> str | None:
@@ -83,13 +89,23 @@ def _note_once(records: Records, archive: Archive, reason: str | None) -> str | 
     return reason if records.create(NOT_TOLD, archive.told_key, {"owner": archive.item.name, "reason": reason}) else None
 
 
-def prune(items: Sequence[Item], settings: Settings, *, protects: Callable[[Item], str | None], active: Mapping[str, int], progress: Progress = silent) -> list[Pruned]:
+def prune(
+    items: Sequence[Item],
+    settings: Settings,
+    *,
+    protects: Callable[[Item], str | None],
+    active: Mapping[str, int],
+    progress: Progress = silent,
+) -> list[Pruned]:
     """Soft-delete the runs and experiments that are due, runs first.
 
     `active`: the number of active runs and experiments per server; `max_percent` is a percentage of it. Raises CapPassed before
     anything is deleted. An item that cannot be deleted does not stop the others.
     """
-    due = sorted((item for item in items if item.action == "prune"), key=lambda item: (item.owner_kind == "experiment", item.tracking_server, item.prefix))
+    due = sorted(
+        (item for item in items if item.action == "prune"),
+        key=lambda item: (item.owner_kind == "experiment", item.tracking_server, item.prefix),
+    )
     _check_caps(due, settings, active)
     writers = _MlflowWriters(settings)
     done = []
@@ -100,7 +116,14 @@ def prune(items: Sequence[Item], settings: Settings, *, protects: Callable[[Item
             continue
         crash_point("archive.before_prune")
         why = f"policy {item.policy}; to bring it back: restore it in MLflow"
-        failed = writers.of(item, lambda writer, owner: writer.prune_run(owner, why) if owner.owner_kind == "run" else writer.prune_experiment(owner.workspace, owner.owner_id))  # noqa: B023 (called at once)
+        failed = writers.of(
+            item,
+            lambda writer, owner: (
+                writer.prune_run(owner, why)  # noqa: B023 (called at once)
+                if owner.owner_kind == "run"
+                else writer.prune_experiment(owner.workspace, owner.owner_id)
+            ),
+        )
         done.append(Pruned(item, "pruned" if failed is None else "failed", failed))
         crash_point("archive.pruned")
     return done

@@ -61,9 +61,17 @@ class _Move:
         if restless := self._restless(entries):
             return restless
         if waiting := [e for e in entries if e.state == "planned"]:
-            return self._wait("partial", f"{len(waiting)} of {len(entries)} objects are not in the archive, so nothing more was deleted. {waiting[0].reason or ''}")
+            return self._wait(
+                "partial",
+                f"{len(waiting)} of {len(entries)} objects are not in the archive, so nothing more was deleted. {waiting[0].reason or ''}",
+            )
         if all(e.state == "gone" for e in entries):
-            return Result(self.book.end(replace(self.archive, objects=0, bytes=0), "partial", self.work.now, "everything was gone before it was copied"), "nothing")
+            return Result(
+                self.book.end(
+                    replace(self.archive, objects=0, bytes=0), "partial", self.work.now, "everything was gone before it was copied"
+                ),
+                "nothing",
+            )
         self._put_manifest(entries)
         crash_point("archive.manifest_put")
         protection = self.watch.reason() or self._written_since(entries)
@@ -94,7 +102,10 @@ class _Move:
             told = self._told(obj)
             with held(self.source.read(obj), self.work.scratch) as found:
                 if found.size != entry.size:
-                    raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: {found.size} bytes arrived instead of {entry.size}. It stays where it is.")
+                    raise SourceRefused(
+                        self.source.uri,
+                        f"cannot copy {obj.key!r}: {found.size} bytes arrived instead of {entry.size}. It stays where it is.",
+                    )
                 # After a single read, a byte that flipped in transfer would count as correct.
                 # An etag that is a checksum is as good as a second read.
                 if found.md5 != entry.etag.strip('"') and digest_of(self.source.read(obj)) != found.sha256:
@@ -127,11 +138,16 @@ class _Move:
                 crash_point("archive.before_copy")
                 found = self._write(key, held, self.work.settings.archive.storage_class)
                 crash_point("archive.after_copy")
-            if self.read_back.get(held.sha256) == (data, found.etag) or (found.size == held.size and digest_of(self.target.read(found)) == held.sha256):
+            if self.read_back.get(held.sha256) == (data, found.etag) or (
+                found.size == held.size and digest_of(self.target.read(found)) == held.sha256
+            ):
                 crash_point("archive.after_read_back")
                 self.read_back[held.sha256] = data, found.etag
                 return replace(entry, state="copied", sha256=held.sha256, data=data, copy_etag=found.etag, reason=None)
-        raise SourceRefused(self.target.uri, f"cannot archive {entry.key!r}: {COPIES} copies in {self.target.uri} were read back and were not what was written. It stays.")
+        raise SourceRefused(
+            self.target.uri,
+            f"cannot archive {entry.key!r}: {COPIES} copies in {self.target.uri} were read back and were not what was written. It stays.",
+        )
 
     def _write(self, key: str, held: Held, storage_class: str | None = None) -> StoredObject:
         try:
@@ -160,7 +176,10 @@ class _Move:
                     return
                 odd += older is None
                 if odd == COPIES:
-                    raise SourceRefused(self.target.uri, f"{where}: its manifest was read back {COPIES} times and was not what was written. Nothing more was deleted.")
+                    raise SourceRefused(
+                        self.target.uri,
+                        f"{where}: its manifest was read back {COPIES} times and was not what was written. Nothing more was deleted.",
+                    )
         raise SourceRefused(
             self.target.uri,
             f"{where}: it has {GENERATIONS - 1} manifests, one for each time that its folder had changed. Leave it to who writes there: runspend archive keep {self.item.run_id or self.item.owner_id}. Nothing more was deleted.",
@@ -176,7 +195,13 @@ class _Move:
             self._prove_conditions()
         # Folders last: some stores do not delete a folder that is not empty, yet report success.
         for is_folder, chunk in product((False, True), range(self.archive.chunks)):
-            self.work.each(self.archive, chunk, self._remove, lambda entry: entry.state == "copied" and entry.is_folder is is_folder, "removed")  # noqa: B023 (called at once)
+            self.work.each(
+                self.archive,
+                chunk,
+                self._remove,
+                lambda entry: entry.state == "copied" and entry.is_folder is is_folder,  # noqa: B023 (called at once)
+                "removed",
+            )
             if self.watch.found is not None:
                 return self._wait("protected", self._half_gone(self.watch.found))
         crash_point("archive.deleted")
@@ -283,7 +308,11 @@ class _Move:
         there = {found.key for found in self.source.list(self.item.prefix)}
         gone = sum(entry.data is not None and entry.at(self.item.prefix).key not in there for entry in self.book.every_entry(self.archive))
         owner = self.item.run_id or self.item.owner_id
-        return f"{protection}. {gone:,} of its {self.archive.objects:,} objects are in the archive alone: runspend archive restore {owner}" if gone else protection
+        return (
+            f"{protection}. {gone:,} of its {self.archive.objects:,} objects are in the archive alone: runspend archive restore {owner}"
+            if gone
+            else protection
+        )
 
     # --- when it does not go on -----------------------------------------------------------------------------------------
 
@@ -296,7 +325,12 @@ class _Move:
         known, emptied = {entry.key: entry.etag for entry in entries}, folders_above(entry.key for entry in entries)
         for found in self.source.list(self.item.prefix):
             name = found.key[len(self.item.prefix) + 1 :]
-            if known.get(name) != found.etag and name not in emptied and found.modified > self.work.cutoff and not is_note(name, self.source, found, self.item):
+            if (
+                known.get(name) != found.etag
+                and name not in emptied
+                and found.modified > self.work.cutoff
+                and not is_note(name, self.source, found, self.item)
+            ):
                 return f"{name!r} was written {found.modified:%Y-%m-%d %H:%M}, after it was planned"
         return None
 

@@ -50,7 +50,11 @@ class Announcement:
 
     def covers(self, row: Mapping[str, Any]) -> bool:
         """Whether it is valid for a row of the plan: the same policy and owner, and no more than was announced."""
-        same = (self.policy_digest, self.owner) == (row["policy_digest"], row["owner"]) and row["objects"] <= self.objects and row["bytes"] <= self.bytes
+        same = (
+            (self.policy_digest, self.owner) == (row["policy_digest"], row["owner"])
+            and row["objects"] <= self.objects
+            and row["bytes"] <= self.bytes
+        )
         return same and self.is_mailed and not self.is_refused and self.is_allowed and self.withdrawn_at is None
 
 
@@ -110,7 +114,9 @@ def plan_notices(rows: Iterable[Mapping[str, Any]], told: Mapping[str, Announcem
     notices = []
     for recipients, found in sorted(by_recipients.items()):
         turns = {row["item_key"]: _turn(told.get(row["item_key"])) for row in found}
-        copies = tuple(operator for operator in operators if address_of(operator) not in [address_of(recipient) for recipient in recipients])
+        copies = tuple(
+            operator for operator in operators if address_of(operator) not in [address_of(recipient) for recipient in recipients]
+        )
         whys = {row["item_key"]: reasons[row["item_key"]] for row in found if row["item_key"] in reasons}
         notices.append(Notice(_notice_id(recipients, found, turns), recipients, found, turns, () if whys else copies, whys))
     return notices
@@ -118,7 +124,13 @@ def plan_notices(rows: Iterable[Mapping[str, Any]], told: Mapping[str, Announcem
 
 def _find_owner(owner: str | None, before: Announcement | None, allowed: Recipients) -> tuple[str | None, str]:
     """Return the owner's address, or None and why operators are notified instead."""
-    if before is not None and before.is_refused and before.withdrawn_at is None and before.owner == owner and allowed.find(owner) is not None:
+    if (
+        before is not None
+        and before.is_refused
+        and before.withdrawn_at is None
+        and before.owner == owner
+        and allowed.find(owner) is not None
+    ):
         return None, REFUSED
     address = allowed.find(owner)
     return address, "" if address is not None else allowed.why_not(owner)
@@ -126,7 +138,9 @@ def _find_owner(owner: str | None, before: Announcement | None, allowed: Recipie
 
 def _notice_id(recipients: tuple[str, ...], rows: Sequence[Mapping[str, Any]], turns: Mapping[str, int]) -> str:
     """Return an id that is the same for the same items in the same state, and new once an earlier notice of any was mailed or withdrawn."""
-    items = sorted((row["item_key"], row["policy_digest"], row["owner"], row["objects"], row["bytes"], turns[row["item_key"]]) for row in rows)
+    items = sorted(
+        (row["item_key"], row["policy_digest"], row["owner"], row["objects"], row["bytes"], turns[row["item_key"]]) for row in rows
+    )
     return hashlib.sha256(json.dumps([recipients, items]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -196,7 +210,12 @@ def _change(records: Records, key: str, changed: Mapping[str, Any]) -> None:
     """Change a record in its current state, also if other processes change it. An accepted mail and a withdrawn item stay so."""
     while (found := records.get(KIND, key)) is not None:
         old = found[0]
-        value = {**old, **changed, "accepted_at": old["accepted_at"] or changed.get("accepted_at"), "withdrawn": {**changed.get("withdrawn", {}), **old["withdrawn"]}}
+        value = {
+            **old,
+            **changed,
+            "accepted_at": old["accepted_at"] or changed.get("accepted_at"),
+            "withdrawn": {**changed.get("withdrawn", {}), **old["withdrawn"]},
+        }
         if value == old or records.replace(KIND, key, value, found[1]):
             return
 

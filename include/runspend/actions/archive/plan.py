@@ -66,14 +66,22 @@ def plan_items(reader: Reader, settings: Settings, now: datetime) -> pa.Table:
     return pa.concat_tables(batches).sort_by([(name, "ascending") for name in ARCHIVE_PLAN.sort]) if batches else schema.empty_table()
 
 
-def policy_rows(reader: Reader, settings: Settings, policy: RetentionPolicy, selection: Selection, now: datetime, *, run_id: str) -> list[dict[str, Any]]:
+def policy_rows(
+    reader: Reader, settings: Settings, policy: RetentionPolicy, selection: Selection, now: datetime, *, run_id: str
+) -> list[dict[str, Any]]:
     """Return the rows of one policy for one run and its models."""
     candidates = read_candidates(reader, policy, selection, settings, now, read_odd_folders(reader, settings), run_id)
     return list(_rows(policy, selection, candidates, read_rates(reader, settings, now), settings, now, {}))
 
 
 def read_candidates(
-    reader: Reader, policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, odd: OddFolders, run_id: str | None = None
+    reader: Reader,
+    policy: RetentionPolicy,
+    selection: Selection,
+    settings: Settings,
+    now: datetime,
+    odd: OddFolders,
+    run_id: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the folders that a policy selects, one row per folder and storage class. `reasons` has all protections, one per line."""
     sql, parameters = plan_sql(policy, selection, settings, now, run_id=run_id)
@@ -102,7 +110,9 @@ def _read_local_links(reader: Reader, settings: Settings) -> LocalLinks:
     return find_local_links(settings, owners)
 
 
-def plan_sql(policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, *, run_id: str | None = None) -> tuple[str, dict[str, Any]]:
+def plan_sql(
+    policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, *, run_id: str | None = None
+) -> tuple[str, dict[str, Any]]:
     """Return a policy's query and parameters: which folders it selects, and what protects each.
 
     `run_id` limits it to one run and its models.
@@ -145,9 +155,15 @@ def _locations(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
     """Return SQL for the locations of folders, runs, owners and versions, and its parameters."""
     servers = {server.name: server.artifacts for server in settings.tracking if server.artifacts}
     tops = {store.uri: main_folder(store.uri) for store in settings.stores}
-    parameters = {f"server{i}": name for i, name in enumerate(servers)} | {f"behind{i}": main_folder(uri) for i, uri in enumerate(servers.values()) if uri}
+    parameters = {f"server{i}": name for i, name in enumerate(servers)} | {
+        f"behind{i}": main_folder(uri) for i, uri in enumerate(servers.values()) if uri
+    }
     parameters |= {f"kept{i}": uri for i, uri in enumerate(tops)} | {f"top{i}": top for i, top in enumerate(tops.values())}
-    top = f"case o.store {' '.join(f'when @kept{i} then @top{i}' for i in range(len(tops)))} else rtrim(o.store, '/') end" if tops else "rtrim(o.store, '/')"
+    top = (
+        f"case o.store {' '.join(f'when @kept{i} then @top{i}' for i in range(len(tops)))} else rtrim(o.store, '/') end"
+        if tops
+        else "rtrim(o.store, '/')"
+    )
     behind = " ".join(f"when @server{i} then @behind{i}" for i in range(len(servers)))
     pieces = {name: _location_sql(uri, behind) for name, uri in (("run", "artifact_uri"), ("owner", "uri"), ("version", "source_uri"))}
     return {"folder_location": f"concat({top}, '/', o.prefix)"} | {f"{name}_location": piece for name, piece in pieces.items()}, parameters
@@ -197,7 +213,9 @@ def _rows(
         elif not reasons:
             parts = [ClassTotal(c["storage_class"], c["class_objects"], c["class_bytes"], c["class_newest_at"]) for c in classes]
             money = price_item(policy.action, target, first["store"], parts, rates, now)
-            if selection.saves_more_than is not None and (money.monthly_saving is None or money.monthly_saving <= selection.saves_more_than):
+            if selection.saves_more_than is not None and (
+                money.monthly_saving is None or money.monthly_saving <= selection.saves_more_than
+            ):
                 continue
             taken[place] = policy.name
         yield {
@@ -217,7 +235,18 @@ def _rows(
             "rates_from": money and money.rates_from,
             "currency": rates.currency if money and (money.monthly_saving is not None or money.action_cost is not None) else None,
             "planned_at": now,
-        } | {"item_key": item_of({**first, "policy": policy.name, "policy_digest": digest, "action": policy.action, "target": target, "storage_class": first["only_class"]}).key}
+        } | {
+            "item_key": item_of(
+                {
+                    **first,
+                    "policy": policy.name,
+                    "policy_digest": digest,
+                    "action": policy.action,
+                    "target": target,
+                    "storage_class": first["only_class"],
+                }
+            ).key
+        }
 
 
 def split_reasons(text: str) -> list[str]:

@@ -62,18 +62,26 @@ def read_known(reader: Reader, server: str, now: datetime) -> LastExtract | None
     read = ask("select last_good_at from sources where source = @server and kind = 'tracking' and last_good_at is not null").to_pylist()
     if not read:
         return None
-    stages = ask(f"select run_id, purged_at is not null as is_purged from runs where {OF_SERVER} and (lifecycle_stage = 'deleted' or purged_at is not null)").to_pylist()
+    stages = ask(
+        f"select run_id, purged_at is not null as is_purged from runs where {OF_SERVER} and (lifecycle_stage = 'deleted' or purged_at is not null)"
+    ).to_pylist()
     deleted = ask(f"select experiment_id from experiments where {OF_SERVER} and lifecycle_stage = 'deleted'")
-    still_open = ask(f"select workspace, run_id as value from runs where {OF_SERVER} and end_time is null and purged_at is null").to_pylist()
+    still_open = ask(
+        f"select workspace, run_id as value from runs where {OF_SERVER} and end_time is null and purged_at is null"
+    ).to_pylist()
     newest = ask(
         f"select workspace, run_id, start_time from runs where {OF_SERVER} and purged_at is null and start_time <= @now"
         " qualify row_number() over (partition by workspace order by start_time desc, run_id) = 1"
     ).to_pylist()
-    registered = ask(f"select workspace, min(run_id) as run_id from model_versions where {OF_SERVER} and run_id is not null group by workspace").to_pylist()
+    registered = ask(
+        f"select workspace, min(run_id) as run_id from model_versions where {OF_SERVER} and run_id is not null group by workspace"
+    ).to_pylist()
     loose = ask(
         f"select workspace, concat('registered as ', model_name, '/', cast(model_version as string)) as label, source_uri from model_versions where {OF_SERVER} and run_id is null and source_uri is not null"
     ).to_pylist()
-    children = _lookup(ask(f"select parent_run_id as key, run_id as value from runs where {OF_SERVER} and parent_run_id is not null and purged_at is null"))
+    children = _lookup(
+        ask(f"select parent_run_id as key, run_id as value from runs where {OF_SERVER} and parent_run_id is not null and purged_at is null")
+    )
     return LastExtract(
         read[0]["last_good_at"],
         deleted_runs=frozenset(row["run_id"] for row in stages if not row["is_purged"]),
@@ -81,11 +89,15 @@ def read_known(reader: Reader, server: str, now: datetime) -> LastExtract | None
         deleted_experiments=frozenset(deleted.column("experiment_id").to_pylist()),
         children_of=lambda run_id: children([run_id]),
         users_of=_lookup(ask(f"select model_id as key, run_id as value from model_uses where {OF_SERVER} and direction = 'input'")),
-        made_by=_lookup(ask(f"select run_id as key, model_id as value from model_uses where {OF_SERVER} and direction in ('source', 'output')")),
+        made_by=_lookup(
+            ask(f"select run_id as key, model_id as value from model_uses where {OF_SERVER} and direction in ('source', 'output')")
+        ),
         open_runs={workspace: frozenset(row["value"] for row in rows) for workspace, rows in _by_workspace(still_open).items()},
         newest_run={row["workspace"]: (row["run_id"], int(row["start_time"].timestamp() * 1000)) for row in newest},
         registered_run={row["workspace"]: row["run_id"] for row in registered},
-        loose_versions={workspace: tuple((row["label"], row["source_uri"]) for row in rows) for workspace, rows in _by_workspace(loose).items()},
+        loose_versions={
+            workspace: tuple((row["label"], row["source_uri"]) for row in rows) for workspace, rows in _by_workspace(loose).items()
+        },
     )
 
 
@@ -101,4 +113,6 @@ def _lookup(pairs: pa.Table) -> Callable[[Collection[str]], frozenset[str]]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    return lambda keys: frozenset(pairs.filter(pc.is_in(pairs["key"], value_set=pa.array(list(keys), pairs["key"].type))).column("value").to_pylist())
+    return lambda keys: frozenset(
+        pairs.filter(pc.is_in(pairs["key"], value_set=pa.array(list(keys), pairs["key"].type))).column("value").to_pylist()
+    )

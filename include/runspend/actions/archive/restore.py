@@ -36,7 +36,6 @@ from runspend.warehouse.records import Records
 __all__ = ["Restored", "restore"]
 
 
-
 @dataclass
 class Restored:
     """Result of a restore. `problems` has one sentence for each object that did not come back."""
@@ -86,9 +85,13 @@ def restore(
         is_whole = any(owner in (item.owner_id, item.run_id) for item in items)
         result = Restored(owner if is_whole else items[0].run_id or items[0].owner_id)
         if older:
-            result.notes.append(f"left out, since what came back from it was archived again as it was then: {', '.join(found.archive_id for found, _ in older)} (--archive ID brings it back)")
+            result.notes.append(
+                f"left out, since what came back from it was archived again as it was then: {', '.join(found.archive_id for found, _ in older)} (--archive ID brings it back)"
+            )
         if [manifest.planned_at for _, manifest in archives] != sorted(manifest.planned_at for _, manifest in archives):
-            result.notes.append("the times of its manifests show which archive is the newest, but they were planned in a different order. If the store is a copy, check each archive (--archive ID)")
+            result.notes.append(
+                "the times of its manifests show which archive is the newest, but they were planned in a different order. If the store is a copy, check each archive (--archive ID)"
+            )
         wanted = _layout(archives, None if to is None else str(to))
         if to is None:
             _check_places(archives, settings)
@@ -134,10 +137,14 @@ def _load(
             if archive_id is not None and found.archive_id != archive_id:
                 continue
             why, manifest = tombstone_of(found), load_manifest(found)
-            if manifest is not None and (why is None or take_damaged or not lacks_copies(found, manifest)):  # one whose deletion was stopped before it began is whole
+            if manifest is not None and (
+                why is None or take_damaged or not lacks_copies(found, manifest)
+            ):  # one whose deletion was stopped before it began is whole
                 loaded.append((found, manifest))
             elif why is not None:
-                gone.append(f"{found.where}: {why}" + ("" if manifest is None else ", or was stopped on its way: --partial restores what is left"))
+                gone.append(
+                    f"{found.where}: {why}" + ("" if manifest is None else ", or was stopped on its way: --partial restores what is left")
+                )
     if not loaded:
         told = "; ".join(gone) or f"none is in {', '.join(looked) or 'any store: `stores` of runspend.yaml is empty'}"
         raise UsageError(f"cannot restore {owner}: there is no archive of it. {told}. Nothing was restored.")
@@ -176,7 +183,10 @@ def _check_places(archives: Sequence[tuple[Found, Manifest]], settings: Settings
     for found, manifest in archives:
         item = manifest.item
         if holds_own_files(settings, find_store(settings, item.store), item.prefix):
-            raise SourceRefused(found.where, f"cannot restore {found.where}: Runspend's own files are in its place, {item.prefix!r} of {item.store}. Nothing was restored.")
+            raise SourceRefused(
+                found.where,
+                f"cannot restore {found.where}: Runspend's own files are in its place, {item.prefix!r} of {item.store}. Nothing was restored.",
+            )
 
 
 def _below(item: Item, roots: set[str]) -> str:
@@ -194,7 +204,10 @@ def _check_tree(copies: Sequence[_Copy]) -> None:
         parts = copy.key.rstrip("/").split("/")
         above = ["/".join(parts[:n]) for n in range(1, len(parts) + copy.key.endswith("/"))]
         if both := next((path for path in above if path in files), None):
-            raise SourceRefused(copy.found.where, f"cannot restore {copy.found.where} to a folder: {both!r} is a file and a folder. Restore it to its own place. Nothing was restored.")
+            raise SourceRefused(
+                copy.found.where,
+                f"cannot restore {copy.found.where} to a folder: {both!r} is a file and a folder. Restore it to its own place. Nothing was restored.",
+            )
 
 
 def _whole(copies: Sequence[_Copy], result: Restored, *, take_damaged: bool) -> list[_Copy]:
@@ -209,9 +222,15 @@ def _whole(copies: Sequence[_Copy], result: Restored, *, take_damaged: bool) -> 
         if size == copy.entry.size:
             whole.append(copy)
         else:
-            lost.append(f"{copy.entry.key!r} of {copy.found.where}: " + ("its copy does not exist" if size is None else f"its copy has {size:,} bytes, not {copy.entry.size:,}"))
+            lost.append(
+                f"{copy.entry.key!r} of {copy.found.where}: "
+                + ("its copy does not exist" if size is None else f"its copy has {size:,} bytes, not {copy.entry.size:,}")
+            )
     if lost and not take_damaged:
-        raise SourceRefused(result.owner, f"cannot restore {result.owner}: {len(lost)} of {len(copies)} objects are damaged ({lost[0]}). --partial restores the others. Nothing was restored.")
+        raise SourceRefused(
+            result.owner,
+            f"cannot restore {result.owner}: {len(lost)} of {len(copies)} objects are damaged ({lost[0]}). --partial restores the others. Nothing was restored.",
+        )
     result.problems += lost
     return whole
 
@@ -220,7 +239,14 @@ def _whole(copies: Sequence[_Copy], result: Restored, *, take_damaged: bool) -> 
 
 
 def _restore_to_folder(
-    to: Path, copies: Sequence[_Copy], settings: Settings, result: Restored, pool: ThreadPoolExecutor, progress: Progress, *, take_damaged: bool
+    to: Path,
+    copies: Sequence[_Copy],
+    settings: Settings,
+    result: Restored,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    *,
+    take_damaged: bool,
 ) -> None:
     """Restore everything into a new folder, which appears at once and complete. After an error, there is no folder."""
     to = Path(os.path.abspath(to))
@@ -261,7 +287,9 @@ def _only_one(to: Path, lock: Path) -> Iterator[None]:
     try:
         file = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
     except OSError as error:
-        raise UsageError(f"cannot restore to {to}: {lock} cannot be written: {error.strerror}. Name another folder. Nothing was restored.") from error
+        raise UsageError(
+            f"cannot restore to {to}: {lock} cannot be written: {error.strerror}. Name another folder. Nothing was restored."
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -269,9 +297,13 @@ def _only_one(to: Path, lock: Path) -> Iterator[None]:
         except (BlockingIOError, FileNotFoundError):
             is_alone = False
         except OSError as error:
-            raise UsageError(f"cannot restore to {to}: {lock} cannot be locked: {error.strerror}. Name a folder of another disk. Nothing was restored.") from error
+            raise UsageError(
+                f"cannot restore to {to}: {lock} cannot be locked: {error.strerror}. Name a folder of another disk. Nothing was restored."
+            ) from error
         if not is_alone:  # or the lock file was removed by a restore that has just ended
-            raise UsageError(f"cannot restore to {to}: another restore is writing there. Wait for it, or name another folder. Nothing was restored.")
+            raise UsageError(
+                f"cannot restore to {to}: another restore is writing there. Wait for it, or name another folder. Nothing was restored."
+            )
         try:
             yield
         finally:
@@ -279,7 +311,14 @@ def _only_one(to: Path, lock: Path) -> Iterator[None]:
 
 
 def _write_all(
-    target: ObjectStore, copies: Sequence[_Copy], settings: Settings, result: Restored, pool: ThreadPoolExecutor, progress: Progress, *, keeps_times: bool = False
+    target: ObjectStore,
+    copies: Sequence[_Copy],
+    settings: Settings,
+    result: Restored,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    *,
+    keeps_times: bool = False,
 ) -> None:
     """Write all copies to the target and record the outcomes in `result`.
 
@@ -319,7 +358,10 @@ def _write_one(target: ObjectStore, scratch: Path, keeps_times: bool, copy: _Cop
         raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} no longer exists")
     with held(copy.found.store.read(stored), scratch) as found:
         if (found.size, found.sha256) != (copy.entry.size, copy.entry.sha256):
-            raise SourceRefused(copy.found.where, f"cannot restore {copy.key!r}: its copy {key!r} in {copy.found.store.uri} is damaged (sha256 {found.sha256}). It was not written")
+            raise SourceRefused(
+                copy.found.where,
+                f"cannot restore {copy.key!r}: its copy {key!r} in {copy.found.store.uri} is damaged (sha256 {found.sha256}). It was not written",
+            )
         told = copy.entry.told | ({"modified": copy.entry.modified} if keeps_times else {})
         try:
             _check_back(target, target.write(copy.key, parts_of(found), size=found.size, unlike=copy.entry.etag, told=told), copy)
@@ -338,10 +380,21 @@ def _write_one(target: ObjectStore, scratch: Path, keeps_times: bool, copy: _Cop
 def _check_back(target: ObjectStore, written: StoredObject, copy: _Copy) -> None:
     """Raise SourceRefused for an object that differs from what was archived."""
     if written.size != copy.entry.size or digest_of(target.read(written)) != copy.entry.sha256:
-        raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: it was written and read back, and is not what was archived. Remove it, and restore again")
+        raise SourceRefused(
+            target.uri,
+            f"cannot restore {copy.key!r} to {target.uri}: it was written and read back, and is not what was archived. Remove it, and restore again",
+        )
 
 
-def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings, open_store: OpenStore, result: Restored, lease: Lease, *, only_in_the_way: bool = False) -> None:
+def _remove_notes(
+    archives: Sequence[tuple[Found, Manifest]],
+    settings: Settings,
+    open_store: OpenStore,
+    result: Restored,
+    lease: Lease,
+    *,
+    only_in_the_way: bool = False,
+) -> None:
     """Delete the notes that say where the artifacts went, where deleting is allowed.
 
     `only_in_the_way`: delete only notes that occupy the name of an archived user file.
@@ -350,7 +403,11 @@ def _remove_notes(archives: Sequence[tuple[Found, Manifest]], settings: Settings
     for found, manifest in archives:
         is_taken = any(entry.key == NOTE_NAME for entry in manifest.entries)
         names = [NOTE_NAME] if only_in_the_way else [NOTE_NAME, note_name(found.archive_id, is_taken=True)]
-        places |= {(manifest.item.store, manifest.item.prefix, name): manifest.item for name in names if is_taken or (name == NOTE_NAME and not only_in_the_way)}
+        places |= {
+            (manifest.item.store, manifest.item.prefix, name): manifest.item
+            for name in names
+            if is_taken or (name == NOTE_NAME and not only_in_the_way)
+        }
     for (_, prefix, name), item in places.items():
         store = find_store(settings, item.store)
         reader, key = open_store(store, "read"), f"{prefix}/{name}"

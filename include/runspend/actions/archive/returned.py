@@ -39,7 +39,9 @@ def leave_out_older(loaded: Sequence[Loaded]) -> tuple[list[Loaded], list[Loaded
     return kept, older
 
 
-def note_returned(loaded: Sequence[Loaded], settings: Settings, records: Records, open_store: OpenStore, check: Callable[[], None], now: datetime) -> list[str]:
+def note_returned(
+    loaded: Sequence[Loaded], settings: Settings, records: Records, open_store: OpenStore, check: Callable[[], None], now: datetime
+) -> list[str]:
     """Mark archives as fully returned. Returns one sentence for each mark that failed. `check` is called before every change."""
     book, notes = Book(records, check), list[str]()
     for found, manifest in loaded:
@@ -52,7 +54,9 @@ def note_returned(loaded: Sequence[Loaded], settings: Settings, records: Records
             elif there.modified < datetime.fromisoformat(manifest.written_at):  # more was archived since, and came back again
                 writer.renew(there)
         except SourceError as error:
-            notes.append(f"cannot record the restore in {found.where}, so a later restore would also bring back files that are removed and archived again: {error}")
+            notes.append(
+                f"cannot record the restore in {found.where}, so a later restore would also bring back files that are removed and archived again: {error}"
+            )
         archive = book.find(found.archive_id)
         if archive is not None:
             book.save(replace(archive, restored_at=now.isoformat()))

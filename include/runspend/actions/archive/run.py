@@ -30,7 +30,6 @@ from runspend.warehouse.records import Records
 __all__ = ["StoreTotals", "apply"]
 
 
-
 @dataclass(frozen=True)
 class StoreTotals:
     """Totals of a store in the last inventory: `max_percent` is a percentage of them."""
@@ -94,7 +93,9 @@ def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]
     """Return every item as an open archive; items that cannot be archived, or need not be, as results."""
     due = {item.key for item in items}
     newest = {archive.item.key: archive for archive in work.book.all()}
-    begun = [a.item for a in newest.values() if a.state == "open" and (a.is_cut or any(e.state == "deleted" for e in work.book.every_entry(a)))]
+    begun = [
+        a.item for a in newest.values() if a.state == "open" and (a.is_cut or any(e.state == "deleted" for e in work.book.every_entry(a)))
+    ]
     archives, results = list[Archive](), dict[str, Result]()
     for item in {item.key: item for item in (*begun, *items)}.values():
         archive = newest.get(item.key)
@@ -127,7 +128,11 @@ def _begin_or_go_on(archive: Archive | None, item: Item, to: str | None, moment:
 
     An archive whose deletions have begun keeps its target, because part of it is already there.
     """
-    if archive is None or archive.is_over or (not archive.is_cut and (archive.to != to or (archive.item.to != item.to and item.action == "tier"))):
+    if (
+        archive is None
+        or archive.is_over
+        or (not archive.is_cut and (archive.to != to or (archive.item.to != item.to and item.action == "tier")))
+    ):
         return new_archive(item, to, moment)
     return replace(archive, item=replace(archive.item, policy_digest=item.policy_digest, objects=item.objects, bytes=item.bytes))
 
@@ -153,7 +158,10 @@ def _check_place(work: Work, item: Item, to: str | None) -> None:
         if target is None:
             why = "no archive store is named. Set `to` of its policy or `archive.to`"
         elif (target.scheme, target.bucket) == (source.scheme, source.bucket):
-            place, archive = (PurePosixPath("/", root.other_folder or root.folder, below) for root, below in ((source, item.prefix), (target, ARCHIVE_FOLDER)))
+            place, archive = (
+                PurePosixPath("/", root.other_folder or root.folder, below)
+                for root, below in ((source, item.prefix), (target, ARCHIVE_FOLDER))
+            )
             if place.is_relative_to(archive) or archive.is_relative_to(place):
                 why = "the archive is inside it, or it is inside the archive"
     if why is not None:
@@ -180,7 +188,10 @@ def _list_objects(work: Work, archive: Archive) -> Archive | Result:
         chunks, objects, size = chunks + 1, objects + len(entries), size + sum(e.size for e in entries)
         files += sum(not e.is_folder for e in entries)
         if objects > MAX_ENTRIES:
-            raise SourceRefused(item.store, f"cannot {item.action} {item.name}: it has more than {MAX_ENTRIES:,} objects. Pack them first. Nothing was moved.")
+            raise SourceRefused(
+                item.store,
+                f"cannot {item.action} {item.name}: it has more than {MAX_ENTRIES:,} objects. Pack them first. Nothing was moved.",
+            )
     if not objects:
         return Result(archive, "nothing", "there is nothing in its folder")
     if more := _beyond_notice(item, files, size):
@@ -225,7 +236,9 @@ def _seen_again(entry: Entry, found: Entry | None) -> Entry:
 
     A copied object with the same size and time counts as the same; it is read again before it is deleted.
     """
-    is_same = found is not None and (found.etag == entry.etag or (entry.state == "copied" and (found.size, found.modified) == (entry.size, entry.modified)))
+    is_same = found is not None and (
+        found.etag == entry.etag or (entry.state == "copied" and (found.size, found.modified) == (entry.size, entry.modified))
+    )
     if found is None or (is_same and not entry.is_settled):
         return entry
     return found if entry.is_settled else entry.seen_as(found)
@@ -243,7 +256,9 @@ def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
             continue
         entry = planned_entry(name, found)
         if why := check_entry(entry):
-            raise SourceRefused(item.store, f"cannot {item.action} {item.name}: the name {name!r} could not be restored: {why}. Nothing was moved.")
+            raise SourceRefused(
+                item.store, f"cannot {item.action} {item.name}: the name {name!r} could not be restored: {why}. Nothing was moved."
+            )
         yield entry
 
 
@@ -271,7 +286,11 @@ def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], 
     for store, total in by_store.items():
         whole = known(store)
         if whole is None:
-            raise CapPassed(f"cannot act in {store}: its size is unknown. Run `runspend measure`. Nothing was moved or deleted.", wanted=total[0], allowed=0)
+            raise CapPassed(
+                f"cannot act in {store}: its size is unknown. Run `runspend measure`. Nothing was moved or deleted.",
+                wanted=total[0],
+                allowed=0,
+            )
         for what, wanted, of in (("objects", total[0], whole.objects), ("bytes", total[1], whole.bytes)):
             allowed = int(of * caps.max_percent)
             if wanted > allowed:
@@ -292,6 +311,11 @@ def _check_clocks(work: Work, archives: Sequence[Archive], clock: Callable[[], d
         except NotDone as error:
             raise SourceRefused(uri, str(error)) from error
         if abs(there - here) > skew:
-            raise SourceRefused(uri, f"cannot archive: it is {here:%Y-%m-%d %H:%M:%S} here and {there:%Y-%m-%d %H:%M:%S} in {uri}. Set the clocks. Nothing was moved.")
+            raise SourceRefused(
+                uri,
+                f"cannot archive: it is {here:%Y-%m-%d %H:%M:%S} here and {there:%Y-%m-%d %H:%M:%S} in {uri}. Set the clocks. Nothing was moved.",
+            )
         if work.now > there + skew:
-            raise SourceRefused(uri, f"cannot archive as of {work.now:%Y-%m-%d %H:%M}: that is later than it is. Leave --now out. Nothing was moved.")
+            raise SourceRefused(
+                uri, f"cannot archive as of {work.now:%Y-%m-%d %H:%M}: that is later than it is. Leave --now out. Nothing was moved."
+            )

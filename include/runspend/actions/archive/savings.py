@@ -101,7 +101,9 @@ def price_item(action: str, to: str | None, store: str, parts: Sequence[ClassTot
 
 def _rate_here(store: str, storage_class: str, rates: Rates) -> tuple[Decimal | None, str | None]:
     """Return the monthly cost of a byte where it is now, and the source of the rate."""
-    billed = rates.by_bucket.get((bucket_of(store) or "", storage_class), rates.billed_where_written(store) if storage_class == "UNKNOWN" else None)
+    billed = rates.by_bucket.get(
+        (bucket_of(store) or "", storage_class), rates.billed_where_written(store) if storage_class == "UNKNOWN" else None
+    )
     if billed is not None:
         return billed, "bill"
     listed = rates.list_price(store, storage_class)

@@ -57,7 +57,11 @@ def parse_select(policy: RetentionPolicy) -> Selection:
     try:
         if not narrows(given):
             raise ValueError("it selects everything. Give `select` a condition")
-        selectors = {str(key): value for key, value in given.items() if key not in ("unused_for", "older_than", "larger_than", "saves_more_than", "kind")}
+        selectors = {
+            str(key): value
+            for key, value in given.items()
+            if key not in ("unused_for", "older_than", "larger_than", "saves_more_than", "kind")
+        }
         must = {key: value for key, value in selectors.items() if not key.startswith("not_")}
         must_not = {key.removeprefix("not_"): value for key, value in selectors.items() if key.startswith("not_")}
         saving = str(given["saves_more_than"]).split(" ")[0] if "saves_more_than" in given else None
@@ -110,7 +114,9 @@ def _condition(key: str, patterns: Sequence[str], bind: Callable[[object], str])
 
 def policy_digest(policy: RetentionPolicy, settings: Settings) -> str:
     """Return a digest of everything that decides what the policy does. A notice with another digest is not valid for it."""
-    decides = f"{policy.model_dump_json(exclude={'name'})}|{settings.archive.to if policy.action == 'archive' and policy.to is None else ''}"
+    decides = (
+        f"{policy.model_dump_json(exclude={'name'})}|{settings.archive.to if policy.action == 'archive' and policy.to is None else ''}"
+    )
     if policy.action == "archive" and settings.archive.storage_class is not None:
         decides += f"|{settings.archive.storage_class}"
     return hashlib.sha256(decides.encode("utf-8", "surrogatepass")).hexdigest()[:16]

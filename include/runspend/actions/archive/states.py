@@ -53,7 +53,10 @@ def current_plan(reader: Reader, records: Records, settings: Settings, now: date
 
     plan = plan_items(reader, settings, now)
     history = read_history(reader, records, settings, now)
-    batches = [pa.Table.from_pylist([judge(row, history, now) for row in batch.to_pylist()], schema=plan.schema) for batch in plan.to_batches(max_chunksize=BATCH_ROWS)]
+    batches = [
+        pa.Table.from_pylist([judge(row, history, now) for row in batch.to_pylist()], schema=plan.schema)
+        for batch in plan.to_batches(max_chunksize=BATCH_ROWS)
+    ]
     return pa.concat_tables(batches) if batches else plan
 
 
@@ -78,9 +81,21 @@ def judge(row: dict[str, Any], history: History, now: datetime) -> dict[str, Any
     archive = history.archives.get((row["action"], row["store"], row["prefix"]))
     if archive is not None and archive.restored_at is not None:
         if not _is_measured_since(row, archive.restored_at, history):
-            return {**row, "state": "protected", "reason": f"restored on {archive.restored_at[:10]}, and not measured since", "monthly_saving": None, "action_cost": None}
+            return {
+                **row,
+                "state": "protected",
+                "reason": f"restored on {archive.restored_at[:10]}, and not measured since",
+                "monthly_saving": None,
+                "action_cost": None,
+            }
     elif archive is not None and archive.state in DONE and _nothing_came_since(row, archive, history):
-        return {**row, "state": archive.state, "reason": f"{archive.state} on {(archive.ended_at or archive.planned_at)[:10]}", "monthly_saving": None, "action_cost": None}
+        return {
+            **row,
+            "state": archive.state,
+            "reason": f"{archive.state} on {(archive.ended_at or archive.planned_at)[:10]}",
+            "monthly_saving": None,
+            "action_cost": None,
+        }
     if row["state"] == "protected":
         return row
     if keep := keep_of(history.keeps, row):

@@ -103,7 +103,14 @@ def price_of_reading(settings: Settings, *, now: datetime, open_store: OpenStore
         if provider is None or price is None:
             continue
         listed = prices.get((provider, copy.stored.storage_class.upper()))
-        asked = None if listed is None else EXACT.add(EXACT.divide(listed.read_per_1000, Decimal(1000)), EXACT.divide(EXACT.multiply(listed.retrieve_per_gb, Decimal(copy.stored.size)), Decimal(GB)))
+        asked = (
+            None
+            if listed is None
+            else EXACT.add(
+                EXACT.divide(listed.read_per_1000, Decimal(1000)),
+                EXACT.divide(EXACT.multiply(listed.retrieve_per_gb, Decimal(copy.stored.size)), Decimal(GB)),
+            )
+        )
         price = None if asked is None else EXACT.add(price, asked)
     return Reading(objects, size, price, settings.currency)
 
@@ -136,7 +143,9 @@ def verify(
             chosen[at] = copy
     chosen += odd[:size]
     if odd[size:]:
-        result.unknown.append(f"{len(odd) - size:,} more copies were written since they were archived, and not read. Run runspend archive verify --full.")
+        result.unknown.append(
+            f"{len(odd) - size:,} more copies were written since they were archived, and not read. Run runspend archive verify --full."
+        )
     with ThreadPoolExecutor(tools.workers) as pool:
         for number, (copy, problem) in enumerate(pool.map(_read, chosen), 1):
             progress(f"{number:,} of {len(chosen):,} objects read")

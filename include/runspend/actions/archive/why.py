@@ -41,7 +41,12 @@ def explain_why(reader: Reader, records: Records, settings: Settings, run: str, 
     """
     run_id, name = _find_run(reader, run)
     history = read_history(reader, records, settings, now)
-    lines = [line for archive in history.archives.values() if archive.item.run_id == run_id for line in (*_archived(archive), *_told(archive, records))]
+    lines = [
+        line
+        for archive in history.archives.values()
+        if archive.item.run_id == run_id
+        for line in (*_archived(archive), *_told(archive, records))
+    ]
     facts = _facts(reader, settings, run_id, now)
     kept = [("kept", f"{_whose(row, run_id)}{reason}") for row in facts for reason in split_reasons(row["reasons"])]
     objections = [keep.sentence for row in facts if (keep := keep_of(history.keeps, row)) is not None]
@@ -58,7 +63,10 @@ def explain_why(reader: Reader, records: Records, settings: Settings, run: str, 
 
 
 def _find_run(reader: Reader, run: str) -> tuple[str, str | None]:
-    rows = reader.query("select distinct run_id, run_name from runs where run_id = @run or (length(@run) >= 6 and starts_with(run_id, @run)) order by run_id limit 6", {"run": run}).to_pylist()
+    rows = reader.query(
+        "select distinct run_id, run_name from runs where run_id = @run or (length(@run) >= 6 and starts_with(run_id, @run)) order by run_id limit 6",
+        {"run": run},
+    ).to_pylist()
     exact = [row for row in rows if row["run_id"] == run] or rows
     if len(exact) != 1:
         why = f"it may be {', '.join(row['run_id'] for row in exact)}" if exact else "no run that Runspend has read has this id"
@@ -73,9 +81,15 @@ def _facts(reader: Reader, settings: Settings, run_id: str, now: datetime) -> li
     return list({(row["store"], row["prefix"], row["owner_kind"], row["owner_id"]): row for row in rows}.values())
 
 
-def _policy_lines(reader: Reader, settings: Settings, policy: RetentionPolicy, run_id: str, history: History, now: datetime) -> list[tuple[str, str]]:
-    selected = [(row["state"], judge(row, history, now)) for row in policy_rows(reader, settings, policy, parse_select(policy), now, run_id=run_id)]
-    found = [row for planned, row in selected if "protected" not in (planned, row["state"]) or planned != row["state"]]  # protections are listed already
+def _policy_lines(
+    reader: Reader, settings: Settings, policy: RetentionPolicy, run_id: str, history: History, now: datetime
+) -> list[tuple[str, str]]:
+    selected = [
+        (row["state"], judge(row, history, now)) for row in policy_rows(reader, settings, policy, parse_select(policy), now, run_id=run_id)
+    ]
+    found = [
+        row for planned, row in selected if "protected" not in (planned, row["state"]) or planned != row["state"]
+    ]  # protections are listed already
     return [("policy", f"{policy.name} ({policy.action}) selects {item_of(row).name}: {row['state']}, {row['reason']}") for row in found]
 
 
@@ -84,8 +98,18 @@ def _archived(archive: Archive) -> list[tuple[str, str]]:
     if archive.restored_at is not None:
         return [("restored", f"{item.name}: restored on {archive.restored_at[:10]}. Its archive is kept: {archive.to}, {archive.folder}")]
     if archive.state == "archived" and item.action == "archive":
-        return [("archived", f"{item.name}: on {(archive.ended_at or archive.planned_at)[:10]} to {archive.to}, {archive.folder}. To restore it: runspend archive restore {item.run_id}")]
-    return [(archive.state, f"{item.name}: {item.action} started on {archive.planned_at[:10]}" + (f", {archive.reason}" if archive.reason else ""))]
+        return [
+            (
+                "archived",
+                f"{item.name}: on {(archive.ended_at or archive.planned_at)[:10]} to {archive.to}, {archive.folder}. To restore it: runspend archive restore {item.run_id}",
+            )
+        ]
+    return [
+        (
+            archive.state,
+            f"{item.name}: {item.action} started on {archive.planned_at[:10]}" + (f", {archive.reason}" if archive.reason else ""),
+        )
+    ]
 
 
 def _told(archive: Archive, records: Records) -> list[tuple[str, str]]:

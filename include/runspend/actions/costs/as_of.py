@@ -93,7 +93,9 @@ def _column(key: str) -> str:
 
 
 def _refuse_before_the_first(reader: Reader, until: datetime) -> None:
-    first: datetime | None = reader.query("select min(loaded_at) as first from billing_loads where state in ('current', 'replaced')")["first"][0].as_py()
+    first: datetime | None = reader.query("select min(loaded_at) as first from billing_loads where state in ('current', 'replaced')")[
+        "first"
+    ][0].as_py()
     if first is None or first >= until:
         when = "no bill has been loaded yet" if first is None else f"the first bill was loaded on {first:%Y-%m-%d %H:%M} UTC"
         raise UsageError(f"cannot show the bill of that day: {when}. Give a later --as-of.")

@@ -96,7 +96,11 @@ class Selection:
 
     def condition(self, columns: Mapping[str, str] = COST_KEYS) -> tuple[str, dict[str, Any]]:
         """Return a condition in SQL and its parameters. `columns` names the column of each dimension."""
-        days = {"period": ("billing_period =", self.period), "since": ("charge_date >=", self.since), "until": ("charge_date <", self.until)}
+        days = {
+            "period": ("billing_period =", self.period),
+            "since": ("charge_date >=", self.since),
+            "until": ("charge_date <", self.until),
+        }
         parts = [f"{text} @{name}" for name, (text, value) in days.items() if value is not None]
         parameters: dict[str, Any] = {name: value for name, (_, value) in days.items() if value is not None}
         for key, values in self.where.items():
@@ -122,7 +126,9 @@ def costs_sql(by: Sequence[str], chosen: Selection, *, top: int, measure: str) -
         columns.append(COST_KEYS[key])
     names = ", ".join(columns)
     # Show cost without a run by its target, not under an empty name.
-    shown = ", ".join(f"case when allocated_to = 'run' then {c} else concat('(', allocated_to, ')') end as {c}" if c in OF_RUNS else c for c in columns)
+    shown = ", ".join(
+        f"case when allocated_to = 'run' then {c} else concat('(', allocated_to, ')') end as {c}" if c in OF_RUNS else c for c in columns
+    )
     where, parameters = _condition(chosen)
     sql = (
         f"with costs as (select {shown}, billing_currency, {measure}_cost from cost_daily where {where})"
@@ -189,7 +195,10 @@ def coverage_footer(settings: Settings, by: Sequence[str], chosen: Selection) ->
     end = chosen.until or (newest + timedelta(days=1) if period is None else (period + timedelta(days=31)).replace(day=1))
     with open_warehouse(settings).reader() as reader:
         found = advice.coverage(reader, first, end)
-    shown = {currency: coverage_words([part for part in parts if part.dimension in names], every=True) for currency, parts in sorted(found.items())}
+    shown = {
+        currency: coverage_words([part for part in parts if part.dimension in names], every=True)
+        for currency, parts in sorted(found.items())
+    }
     return [line if len(shown) == 1 else f"{currency} {line}" for currency, lines in shown.items() for line in lines]
 
 
@@ -220,7 +229,9 @@ def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[st
             "select billing_period, min(ignored_changes) as ignored_changes from period_states where ignored_changes is not null group by billing_period order by billing_period"
         ).to_pylist()
     known = {row["source"]: row for row in rows}
-    names = [s.name for s in settings.tracking] + [s.name for s in settings.billing] + [s.uri for s in settings.stores if s.measure == "list"]
+    names = (
+        [s.name for s in settings.tracking] + [s.name for s in settings.billing] + [s.uri for s in settings.stores if s.measure == "list"]
+    )
     troubles = []
     for name in names:
         row = known.get(name)

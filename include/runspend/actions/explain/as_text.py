@@ -19,17 +19,31 @@ MOST_USERS = 25
 
 def run_as_text(e: RunExplanation, *, full: bool = False, history: bool = False) -> str:
     """Return the whole explanation of a run."""
-    title = ["RUN ", e.key.run_id, *([clean(e.run_name)] if e.run_name else []), *([e.run_status] if e.run_status else []), *(["deleted"] if e.lifecycle_stage == "deleted" else []), e.link or e.key.tracking_server]
+    title = [
+        "RUN ",
+        e.key.run_id,
+        *([clean(e.run_name)] if e.run_name else []),
+        *([e.run_status] if e.run_status else []),
+        *(["deleted"] if e.lifecycle_stage == "deleted" else []),
+        e.link or e.key.tracking_server,
+    ]
     lines = ["  ".join(clean(t) for t in title), *(PAD + line for line in header_lines(e)), ""]
     for view in currency_views(e, full=full):
         lines += [*_currency_lines(view), ""]
     if e.no_cost is not None:
         lines += [f"COST  none{f' in {e.period}' if e.period else ''}: {e.no_cost.why}", f"{PAD}{e.no_cost.advice}", ""]
     if e.changes and history:
-        lines += ["HISTORY  changes by later bill versions to the run's services on its days (whole bill, not only this run)", *_history_lines(e), ""]
+        lines += [
+            "HISTORY  changes by later bill versions to the run's services on its days (whole bill, not only this run)",
+            *_history_lines(e),
+            "",
+        ]
     elif e.changes:
         versions = sorted({(c.source, f"{c.billing_period:%Y-%m}", c.version_number) for c in e.changes})
-        lines += [f"HISTORY  {', '.join(f'{s} {p} v{v}' for s, p, v in versions[-4:])} changed charges of its services on its days          --history shows them", ""]
+        lines += [
+            f"HISTORY  {', '.join(f'{s} {p} v{v}' for s, p, v in versions[-4:])} changed charges of its services on its days          --history shows them",
+            "",
+        ]
     return "\n".join(lines[:-1]) + "\n"
 
 
@@ -41,7 +55,15 @@ def _currency_lines(view: CurrencyView) -> Iterable[str]:
     if view.status:
         yield f"{PAD}cost status: {view.status}"
     yield ""
-    width = max([len(view.total), *(len(b.total) for b in view.blocks), *(len(r.effective) for b in view.blocks for r in b.rows), *(len(t.effective) for b in view.blocks for t in b.things)], default=0)
+    width = max(
+        [
+            len(view.total),
+            *(len(b.total) for b in view.blocks),
+            *(len(r.effective) for b in view.blocks for r in b.rows),
+            *(len(t.effective) for b in view.blocks for t in b.things),
+        ],
+        default=0,
+    )
     margin = max((_row_margin(b) for b in view.blocks), default=0)
     for block in view.blocks:
         yield from _block_lines(block, margin, width)
@@ -76,7 +98,9 @@ def _block_lines(block: BlockView, margin: int, width: int) -> Iterable[str]:
             if number and block.rows[number - 1].machine:
                 yield f"  {block.rows[number - 1].machine}"
             left = [cells[0].ljust(widths[0]), cells[1].ljust(widths[1]), *(cells[i].rjust(widths[i]) for i in (2, 3, 4))]
-            amount, beside = ("effective", "shared with") if number == 0 else (block.rows[number - 1].effective, block.rows[number - 1].shared)
+            amount, beside = (
+                ("effective", "shared with") if number == 0 else (block.rows[number - 1].effective, block.rows[number - 1].shared)
+            )
             yield f"  {'  '.join(left)}".ljust(margin) + f"{amount:>{width}}   {beside}".rstrip()
     for thing in block.things:
         yield f"  {thing.label}, {thing.lines}".ljust(margin) + f"{thing.effective:>{width}}"
@@ -99,7 +123,8 @@ def resource_as_text(e: ResourceExplanation, *, full: bool = False) -> str:
     places = places_of(e.effective_cost)
     lines = [
         f"RESOURCE  {clean(e.resource_id)}{f'  {clean(e.instance_type)}' if e.instance_type else ''}",
-        f"{PAD}{e.period} · effective {money(e.effective_cost, places)} {e.currency} in {len(e.hours):,} billed hours" + (f" · also billed in {', '.join(e.other_periods)} (--period)" if e.other_periods else ""),
+        f"{PAD}{e.period} · effective {money(e.effective_cost, places)} {e.currency} in {len(e.hours):,} billed hours"
+        + (f" · also billed in {', '.join(e.other_periods)} (--period)" if e.other_periods else ""),
         "",
         "USED BY",
     ]
@@ -128,16 +153,29 @@ def line_as_text(e: LineExplanation) -> str:
         lines += ["", "DERIVED AT LOADING", *_facts(e.settled)]
     lines.append("")
     if e.charge_id is None:
-        lines.append("ALLOCATED TO  out of scope: it counts in the totals of its day, account, service and category. `scope:` in runspend.yaml defines the ML platform.")
+        lines.append(
+            "ALLOCATED TO  out of scope: it counts in the totals of its day, account, service and category. `scope:` in runspend.yaml defines the ML platform."
+        )
         return "\n".join(lines) + "\n"
     if e.lines_in_charge > 1:
-        lines.append(f"COMBINED  with {e.lines_in_charge - 1:,} other bill lines as {clean(e.charge_id)}; the parts below are those of all of them")
+        lines.append(
+            f"COMBINED  with {e.lines_in_charge - 1:,} other bill lines as {clean(e.charge_id)}; the parts below are those of all of them"
+        )
     shown = e.targets[:MOST_CHANGES]
     lines.append(f"ALLOCATED TO  effective cost, {e.currency}")
     amounts = round_parts([t.costs.effective_cost for t in e.targets], places)
     for t, amount in zip(shown, amounts, strict=False):
-        who = f"run {t.run.run_id}" + (f" {clean(t.run_name)}" if t.run_name else "") if t.run else t.allocated_to.replace("_", " ") + (f" {clean(t.owner_id)}" if t.owner_id else "")
-        words = [f"rule {t.match_method}", *([f"confidence {t.confidence}"] if t.confidence else []), *([t.reason] if t.reason else []), *(["scaled down"] if t.is_scaled else [])]
+        who = (
+            f"run {t.run.run_id}" + (f" {clean(t.run_name)}" if t.run_name else "")
+            if t.run
+            else t.allocated_to.replace("_", " ") + (f" {clean(t.owner_id)}" if t.owner_id else "")
+        )
+        words = [
+            f"rule {t.match_method}",
+            *([f"confidence {t.confidence}"] if t.confidence else []),
+            *([t.reason] if t.reason else []),
+            *(["scaled down"] if t.is_scaled else []),
+        ]
         lines.append(f"  {who:<56.56}  {t.ratio:.6f}  {money(amount, places):>14}   {' · '.join(words)}")
     if len(e.targets) > len(shown):
         lines.append(f"  … and {len(e.targets) - len(shown):,} more: --json shows all")

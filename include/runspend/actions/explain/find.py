@@ -45,7 +45,9 @@ def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
     wanted, servers = run_id_in(text, settings)
     server, workspace, run_id = _split(wanted)
     if len(run_id) < SHORTEST:
-        raise UsageError(f"cannot find run {clean(text)!r}: it is too short. Give at least {SHORTEST} characters of its id, or its address in MLflow.")
+        raise UsageError(
+            f"cannot find run {clean(text)!r}: it is too short. Give at least {SHORTEST} characters of its id, or its address in MLflow."
+        )
     rows = ask(reader, "find_runs", first_id=run_id, after_id=run_id + LAST)
     rows = [r for r in rows if server in (None, r["tracking_server"]) and workspace in (None, r["workspace"])]
     rows = [r for r in rows if r["tracking_server"] in servers] or rows
@@ -58,7 +60,7 @@ def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
         )
     if not found:
         near = near_runs(reader, run_id)
-        hint = f" Did you mean:\n{listed(near)}" if near else " List some with: runspend sql \"select run_id, run_name from runs limit 20\""
+        hint = f" Did you mean:\n{listed(near)}" if near else ' List some with: runspend sql "select run_id, run_name from runs limit 20"'
         raise UnknownName(f"cannot find run {clean(text)!r}: no tracking server had it in the last pipeline run.{hint}", near)
     return found[0]
 

@@ -115,7 +115,9 @@ def header_lines(e: RunExplanation) -> list[str]:
     lines = [" · ".join([*names, span_text(e.start_time, e.end_time)])]
     if e.future_end_time:
         until = instant(e.end_time) if e.end_time else "its last logged activity"
-        lines.append(f"its clock was wrong: it ended at {e.future_end_time:%Y-%m-%d %H:%M} UTC, in the future when Runspend read it. Its cost counts until {until}")
+        lines.append(
+            f"its clock was wrong: it ended at {e.future_end_time:%Y-%m-%d %H:%M} UTC, in the future when Runspend read it. Its cost counts until {until}"
+        )
     for first, after in e.gaps:
         lines.append(f"it logged nothing from {instant(first)} to {instant(after)}: this time is not charged")
     if e.asked_for:
@@ -174,8 +176,15 @@ def _currency_view(e: RunExplanation, c: CurrencyCost, full: bool) -> CurrencyVi
     grouped = [_groups(block, full) for block in c.blocks]
     # Rounding applies to the printed units: hours, days or resources, all of them together.
     rounded = iter(round_parts([add([p.costs.effective_cost for p in group]) for groups in grouped for group in groups], places))
-    blocks = tuple(_block_view(block, [(group, next(rounded)) for group in groups], places, e) for block, groups in zip(c.blocks, grouped, strict=True))
-    bills = [f"{b.source} {b.billing_period:%Y-%m}" + (f" v{b.version_number}" if b.version_number else "") + (f", complete to {instant(b.covered_until)}" if b.covered_until else "") for b in e.bills]
+    blocks = tuple(
+        _block_view(block, [(group, next(rounded)) for group in groups], places, e) for block, groups in zip(c.blocks, grouped, strict=True)
+    )
+    bills = [
+        f"{b.source} {b.billing_period:%Y-%m}"
+        + (f" v{b.version_number}" if b.version_number else "")
+        + (f", complete to {instant(b.covered_until)}" if b.covered_until else "")
+        for b in e.bills
+    ]
     check, is_right = _check(c, places, "run_costs_daily" if e.period else "run_costs")
     return CurrencyView(
         currency=c.currency,
@@ -186,7 +195,9 @@ def _currency_view(e: RunExplanation, c: CurrencyCost, full: bool) -> CurrencyVi
         total=money(c.summed.effective_cost, places),
         check=check,
         is_right=is_right,
-        idle=f"idle cost of the same machines on these days: {money(c.idle_beside, places)} {c.currency} in {c.idle_hours:,} of their billed hours" if c.idle_hours else "",
+        idle=f"idle cost of the same machines on these days: {money(c.idle_beside, places)} {c.currency} in {c.idle_hours:,} of their billed hours"
+        if c.idle_hours
+        else "",
     )
 
 
@@ -207,7 +218,10 @@ def _check(c: CurrencyCost, places: int, table: str) -> tuple[str, bool]:
     if c.difference == 0:
         return f"= {table}.effective_cost  ✓", True
     digits = max(places, places_of(c.difference))
-    return f"≠ {table}.effective_cost {money(c.stated.effective_cost, digits)}: the charges differ by {change(c.difference, digits)}. Run: runspend check", False
+    return (
+        f"≠ {table}.effective_cost {money(c.stated.effective_cost, digits)}: the charges differ by {change(c.difference, digits)}. Run: runspend check",
+        False,
+    )
 
 
 def _notes(c: CurrencyCost, places: int) -> Iterable[str]:
@@ -354,7 +368,9 @@ def hour_rows(e: ResourceExplanation, *, full: bool = False) -> tuple[list[HourR
     days: dict[str, list[tuple[MachineHour, Decimal]]] = {}
     for hour, amount in pairs:
         days.setdefault(f"{hour.starts_at.day:>2} {hour.starts_at:%b}", []).append((hour, amount))
-    return [_hour_row(f"{day} {len(found)} x", found, e) for day, found in days.items()], f"grouped by day; --full shows all {len(pairs):,} hours"
+    return [
+        _hour_row(f"{day} {len(found)} x", found, e) for day, found in days.items()
+    ], f"grouped by day; --full shows all {len(pairs):,} hours"
 
 
 def _hour_row(when: str, found: Sequence[tuple[MachineHour, Decimal]], e: ResourceExplanation) -> HourRow:
@@ -374,4 +390,6 @@ def _hour_row(when: str, found: Sequence[tuple[MachineHour, Decimal]], e: Resour
     texts = [words(*pair) for pair in runs[:MOST_SHARED]]
     texts += [f"{len(runs) - MOST_SHARED} more runs"] if len(runs) > MOST_SHARED else []
     texts += [words(*pair) for pair in rest]
-    return HourRow(when, _lines_text(sum(h.lines for h, _ in found)), money(add([a for _, a in found]), places_of(e.effective_cost)), " · ".join(texts))
+    return HourRow(
+        when, _lines_text(sum(h.lines for h, _ in found)), money(add([a for _, a in found]), places_of(e.effective_cost)), " · ".join(texts)
+    )

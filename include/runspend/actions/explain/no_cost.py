@@ -27,10 +27,22 @@ def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now:
     run = rows[0]
     start, end = run["start_time"], run["end_time"]
     if start is None:
-        return NoCost("no_start", "MLflow has no start time for it, so Runspend cannot split charges by time.", f"Log the run with a start time, or tag its resources with its id ({IDENTIFY}).")
+        return NoCost(
+            "no_start",
+            "MLflow has no start time for it, so Runspend cannot split charges by time.",
+            f"Log the run with a start time, or tag its resources with its id ({IDENTIFY}).",
+        )
     if end is not None and end <= start:
-        words = "it started and ended at the same time" if end == start else f"it ended {_span(start - end)} before it started, because two clocks differ"
-        return NoCost("zero_length", f"It gets no cost by time: {words}.", f"If it did cost something, tag its machine with the run's id ({IDENTIFY}).")
+        words = (
+            "it started and ended at the same time"
+            if end == start
+            else f"it ended {_span(start - end)} before it started, because two clocks differ"
+        )
+        return NoCost(
+            "zero_length",
+            f"It gets no cost by time: {words}.",
+            f"If it did cost something, tag its machine with the run's id ({IDENTIFY}).",
+        )
     keys = sorted({r["resource_key"] for r in resources if r["resource_key"]})
     if not keys and not run["job_key"] and not run["pool_key"]:
         if run["instance_type"] and (of_bills := _of_bills(reader, settings, start)):
@@ -38,7 +50,11 @@ def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now:
         stated = [str(run[c]).replace("_", " ") for c in ("purchase_option", "availability_zone", "region_id", "sub_account_id") if run[c]]
         place = f" ({clean(', '.join(stated))})" if stated else ""
         agree = " that agrees" if stated else " of that type"
-        kind = f". Only its instance type {clean(run['instance_type'])}{place} is known, and no unused charge{agree} is left" if run["instance_type"] else ""
+        kind = (
+            f". Only its instance type {clean(run['instance_type'])}{place} is known, and no unused charge{agree} is left"
+            if run["instance_type"]
+            else ""
+        )
         return NoCost(
             "no_machine",
             f"Neither the run nor a parent run states a machine, and no pool contains it{kind}.",
@@ -55,7 +71,10 @@ def _of_bills(reader: Reader, settings: Settings, start: datetime) -> NoCost | N
     for bill in ask(reader, "bills"):
         known = [t for t in (reached.get(bill["source"]), bill["covered_until"]) if t is not None]
         reached[bill["source"]] = max(known, default=None)
-    troubles = {r["source"]: r for r in reader.query("select source, state, last_error from sources where kind = 'bill' order by source").to_pylist()}
+    troubles = {
+        r["source"]: r
+        for r in reader.query("select source, state, last_error from sources where kind = 'bill' order by source").to_pylist()
+    }
     names = {*reached, *troubles, *(b.name for b in settings.billing)}
     behind = sorted(name for name in names if (until := reached.get(name)) is None or until <= start)
     if len(behind) < len(names):
@@ -99,11 +118,23 @@ def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, en
             "Check the clocks, and whether the machine's name was reused.",
         )
     if then and all(r["excluded_then"] == r["lines_then"] for r in then):
-        return NoCost("out_of_scope", f"`scope:` excludes the charges of {_some([r['resource_key'] for r in then])}.", "Add its account or tag to `scope.include`, then run: runspend load")
+        return NoCost(
+            "out_of_scope",
+            f"`scope:` excludes the charges of {_some([r['resource_key'] for r in then])}.",
+            "Add its account or tag to `scope.include`, then run: runspend load",
+        )
     if not keys:
         what = f"pool {run['pool_key']}" if run["pool_key"] else f"job {run['job_id']}"
-        return NoCost("not_on_bill", f"The bill has no charge for its {clean(what)} in its hours.", "Check `lines:` of the pool, or the bill itself (runspend sql).")
-    return NoCost("unknown", "The bill has its machine in its hours, but no charge was allocated to the run.", "Run: runspend explain --resource " + clean(then[0]["resource_id"]))
+        return NoCost(
+            "not_on_bill",
+            f"The bill has no charge for its {clean(what)} in its hours.",
+            "Check `lines:` of the pool, or the bill itself (runspend sql).",
+        )
+    return NoCost(
+        "unknown",
+        "The bill has its machine in its hours, but no charge was allocated to the run.",
+        "Run: runspend explain --resource " + clean(then[0]["resource_id"]),
+    )
 
 
 def _of_month(reader: Reader, start: datetime) -> NoCost:
@@ -112,9 +143,15 @@ def _of_month(reader: Reader, start: datetime) -> NoCost:
     Either the next pipeline run builds them, or the month is closed. Then only a changed bill or an explicit command rebuilds them.
     """
     month = f"{start:%Y-%m}"
-    states = reader.query("select state from period_states where billing_period = @period and state = 'closed'", {"period": start.date().replace(day=1)})
+    states = reader.query(
+        "select state from period_states where billing_period = @period and state = 'closed'", {"period": start.date().replace(day=1)}
+    )
     if states.num_rows:
-        return NoCost("not_allocated", f"{month} was closed before Runspend read the run, so it does not change.", f"Run: runspend allocate --period {month}")
+        return NoCost(
+            "not_allocated",
+            f"{month} was closed before Runspend read the run, so it does not change.",
+            f"Run: runspend allocate --period {month}",
+        )
     return NoCost("not_allocated", "The cost tables are older than the run.", "Run: runspend allocate")
 
 

@@ -40,6 +40,12 @@ def run_as_page(e: RunExplanation, *, full: bool = False) -> str:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(loader=FileSystemLoader([TEMPLATES, report.TEMPLATES]), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(
+        loader=FileSystemLoader([TEMPLATES, report.TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     made.filters |= {"clean": clean, "size": size, "money": money, "change": lambda value: change(value, places_of(value))}
     return made

@@ -41,12 +41,16 @@ def explain_named(reader: Reader, text: str, settings: Settings, *, now: datetim
         wanted, shown = text.strip(), clean(text.strip())
         for kind, option, is_one in (("resource", "--resource", _is_resource), ("charge", "--line", _is_line)):
             if is_one(reader, wanted):
-                raise UnknownName(f"cannot find run {shown!r}: it is a {kind} of a bill. Run: runspend explain {option} {shlex.quote(shown)}") from error
+                raise UnknownName(
+                    f"cannot find run {shown!r}: it is a {kind} of a bill. Run: runspend explain {option} {shlex.quote(shown)}"
+                ) from error
         near = ask(reader, "near_resources", part=wanted.lower()) if len(wanted) > 2 and not getattr(error, "candidates", ()) else []
         if not near:
             raise
         names = ", ".join(clean(r["resource_key"]) for r in near)
-        raise UnknownName(f"{error} Billed resources with a similar name: {names}. Explain one with: runspend explain --resource ID") from error
+        raise UnknownName(
+            f"{error} Billed resources with a similar name: {names}. Explain one with: runspend explain --resource ID"
+        ) from error
 
 
 def _is_resource(reader: Reader, text: str) -> bool:
@@ -71,17 +75,23 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
     rows = [r for r in rows if wanted in (r["resource_key"], r["resource_id"])] or rows
     keys = sorted({r["resource_key"] for r in rows})
     if len(keys) > 1:
-        raise UnknownName(f"cannot tell which resource {clean(wanted)!r} is: the bill has {', '.join(clean(key) for key in keys[:5])}. Name one of them.")
+        raise UnknownName(
+            f"cannot tell which resource {clean(wanted)!r} is: the bill has {', '.join(clean(key) for key in keys[:5])}. Name one of them."
+        )
     periods = sorted({f"{r['billing_period']:%Y-%m}" for r in rows})
     chosen = period or periods[-1]
     if chosen not in periods:
         raise UnknownName(f"cannot find resource {clean(wanted)!r} in {chosen}: it is billed in {', '.join(periods)}. Name one of them.")
     mine = [r for r in rows if f"{r['billing_period']:%Y-%m}" == chosen]
     resources = sorted({r["resource_id"] for r in mine})
-    found = ask(reader, "machines", resources=resources, first_date=min(r["first_date"] for r in mine), last_date=max(r["last_date"] for r in mine))
+    found = ask(
+        reader, "machines", resources=resources, first_date=min(r["first_date"] for r in mine), last_date=max(r["last_date"] for r in mine)
+    )
     found = [r for r in found if f"{r['billing_period']:%Y-%m}" == chosen]
     if not found:
-        raise UnknownName(f"cannot explain resource {clean(wanted)!r} in {chosen}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate")
+        raise UnknownName(
+            f"cannot explain resource {clean(wanted)!r} in {chosen}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate"
+        )
     currencies = sorted({r["billing_currency"] for r in found})
     if len(currencies) > 1:
         raise UsageError(f"cannot explain resource {clean(wanted)!r}: it is billed in {' and '.join(currencies)}. Use: runspend sql")
@@ -130,7 +140,9 @@ def _users(hours: Sequence[MachineHour]) -> tuple[User, ...]:
     for shares in grouped.values():
         cost = add([s.effective_cost for s in shares])
         first = shares[0]
-        users.append(User(Share(first.allocated_to, first.run, first.run_name, None, float(cost / whole) if whole else 0.0, cost), len(shares)))
+        users.append(
+            User(Share(first.allocated_to, first.run, first.run_name, None, float(cost / whole) if whole else 0.0, cost), len(shares))
+        )
     return tuple(sorted(users, key=lambda u: (-u.share.effective_cost, u.share.allocated_to, str(u.share.run))))
 
 
@@ -143,7 +155,9 @@ def explain_line(reader: Reader, text: str, *, period: str | None = None) -> Lin
     rows = ask(reader, "find_lines", id=wanted, first_period=first, last_period=last)
     rows = [r for r in rows if r["line_id"] == wanted] or rows
     if not rows:
-        raise UnknownName(f"cannot find line {clean(wanted)!r}: no loaded bill has a charge whose id starts or ends like this. `runspend explain RUN` shows the charges of a run.")
+        raise UnknownName(
+            f"cannot find line {clean(wanted)!r}: no loaded bill has a charge whose id starts or ends like this. `runspend explain RUN` shows the charges of a run."
+        )
     if len(rows) > 1:
         listed = "\n".join(f"  {clean(r['line_id'])}  {r['source']} {r['billing_period']:%Y-%m}" for r in rows)
         raise AmbiguousName(f"cannot tell which line {clean(wanted)!r} is: {len(rows)} or more match. Give more of the id:\n{listed}")

@@ -40,7 +40,18 @@ from runspend.warehouse.base import Reader
 
 Row = dict[str, Any]
 ChargeKey = tuple[str, date, str]
-RULES = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes", "pool_time", "instance_type_time", "llm_identity", "llm_cost", "sharing")
+RULES = (
+    "run_tag",
+    "job_id",
+    "resource_id",
+    "attached",
+    "artifact_bytes",
+    "pool_time",
+    "instance_type_time",
+    "llm_identity",
+    "llm_cost",
+    "sharing",
+)
 ZERO = Decimal(0)
 SILENT = timedelta(hours=24)
 DEEPEST = 50  # maximum number of links followed from child to parent, as in the ledger
@@ -57,7 +68,9 @@ def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime,
     made = [_part(p, beside) for p in parts]
     stated = _stated(reader, key, rows, period)
     currencies = tuple(
-        _currency(currency, [m for m, p in zip(made, parts, strict=True) if p["billing_currency"] == currency], stated.get(currency), rows, beside)
+        _currency(
+            currency, [m for m, p in zip(made, parts, strict=True) if p["billing_currency"] == currency], stated.get(currency), rows, beside
+        )
         for currency in sorted({p["billing_currency"] for p in parts} | set(stated))
     )
     bills = _bills(reader, {(p["source"], p["billing_period"]) for p in parts})
@@ -120,7 +133,11 @@ def asked_for(run: Mapping[str, Any]) -> str | None:
         place = f"{machines or 1} x {run['instance_type']}" if run["instance_type"] else f"{machines} machine{'s' if machines != 1 else ''}"
         words = [f"{', '.join(words)} on {place}" if words else place]
     words += [run["purchase_option"].replace("_", " ")] if run["purchase_option"] else []
-    words += [f"in {place}" for place in (run["availability_zone"] or run["region_id"], run["sub_account_id"] and f"account {run['sub_account_id']}") if place]
+    words += [
+        f"in {place}"
+        for place in (run["availability_zone"] or run["region_id"], run["sub_account_id"] and f"account {run['sub_account_id']}")
+        if place
+    ]
     return ", ".join(words) or None
 
 
@@ -257,7 +274,12 @@ def _part(row: Row, beside: Beside) -> RunPart:
     if charge and not is_pooled:
         me = (beside.run["tracking_server"], beside.run["workspace"], beside.run["run_id"])
         rest = [r for r in charge if (r["tracking_server"], r["workspace"], r["run_id"]) != me]
-        shared = tuple(sorted((_share(r, row["weight_kind"], beside.names) for r in rest), key=lambda s: (s.run is None, -s.ratio, s.allocated_to, str(s.run))))
+        shared = tuple(
+            sorted(
+                (_share(r, row["weight_kind"], beside.names) for r in rest),
+                key=lambda s: (s.run is None, -s.ratio, s.allocated_to, str(s.run)),
+            )
+        )
         # If a pool or type also uses the machine, the charge is only the part of the line for runs that state the machine.
         charge_cost = line["effective_cost"] or ZERO if "effective_cost" in line else add([r["effective_cost"] or ZERO for r in charge])
         other_runs, nobodys = sum(s.run is not None for s in shared), add([s.effective_cost for s in shared if s.run is None])
@@ -305,7 +327,14 @@ def _part(row: Row, beside: Beside) -> RunPart:
 
 def _share(row: Row, weight_kind: str | None, names: Names) -> Share:
     key = run_key_of(row)
-    return Share(row["allocated_to"], key, names.name(key), names.asked(key, weight_kind), row["allocated_ratio"] or 0.0, row["effective_cost"] or ZERO)
+    return Share(
+        row["allocated_to"],
+        key,
+        names.name(key),
+        names.asked(key, weight_kind),
+        row["allocated_ratio"] or 0.0,
+        row["effective_cost"] or ZERO,
+    )
 
 
 def _ran_seconds(row: Row, resource_key: str | None, beside: Beside) -> float | None:
@@ -342,7 +371,11 @@ def _end_of(run: Row, row: Row) -> datetime | None:
 def _stated(reader: Reader, key: RunKey, rows: Sequence[Row], period: str | None) -> dict[str, Costs]:
     """Return the run's cost by currency from `run_costs`, or for one billing period from `run_costs_daily`."""
     if period is None:
-        return {r["billing_currency"]: costs_of(r) for r in rows if r["is_summarized"] and r["billing_currency"] and r["first_charge_date"] is not None}
+        return {
+            r["billing_currency"]: costs_of(r)
+            for r in rows
+            if r["is_summarized"] and r["billing_currency"] and r["first_charge_date"] is not None
+        }
     first = date.fromisoformat(f"{period}-01")
     found = ask(reader, "run_period", run_id=key.run_id, server=key.tracking_server, workspace=key.workspace, period=first)
     return {r["billing_currency"]: costs_of(r) for r in found}
@@ -381,7 +414,15 @@ def _uses(beside: Beside) -> tuple[Use, ...]:
             dearest[slot] = max(dearest.get(slot, candidate), candidate)
     chosen = {key_of_charge for _, key_of_charge in dearest.values()}
     return tuple(
-        Use(r["charge_period_start"], r["charge_period_end"], r["resource_id"], r["allocated_to"], key, beside.names.name(key), r["allocated_ratio"] or 0.0)
+        Use(
+            r["charge_period_start"],
+            r["charge_period_end"],
+            r["resource_id"],
+            r["allocated_to"],
+            key,
+            beside.names.name(key),
+            r["allocated_ratio"] or 0.0,
+        )
         for r, key in ((r, run_key_of(r)) for r in beside.machine_rows if charge_of(r) in chosen)
     )
 
@@ -390,7 +431,11 @@ def _bills(reader: Reader, wanted: set[tuple[str, date]]) -> tuple[BillState, ..
     if not wanted:
         return ()
     rows = ask(reader, "bills")
-    return tuple(BillState(r["source"], r["billing_period"], r["version_number"], r["covered_until"]) for r in rows if (r["source"], r["billing_period"]) in wanted)
+    return tuple(
+        BillState(r["source"], r["billing_period"], r["version_number"], r["covered_until"])
+        for r in rows
+        if (r["source"], r["billing_period"]) in wanted
+    )
 
 
 def _artifacts(reader: Reader, key: RunKey) -> tuple[Stored, ...]:
@@ -398,7 +443,9 @@ def _artifacts(reader: Reader, key: RunKey) -> tuple[Stored, ...]:
     newest: dict[tuple[str, str], Stored] = {}
     for r in ask(reader, "artifacts", run_id=key.run_id, server=key.tracking_server):
         where = f"{r['store'].rstrip('/')}/{r['prefix'] or ''}"
-        newest.setdefault((where, r["storage_class"]), Stored(where, r["storage_class"], r["objects"], r["bytes"], r["valid_from"], r["valid_to"]))
+        newest.setdefault(
+            (where, r["storage_class"]), Stored(where, r["storage_class"], r["objects"], r["bytes"], r["valid_from"], r["valid_to"])
+        )
     return tuple(newest.values())
 
 
@@ -407,7 +454,9 @@ def _changes(reader: Reader, parts: Sequence[Row], first: date, last: date) -> t
     touched = {(p["source"], p["charge_date"], p["service_name"] or "", p["sub_account_id"] or "") for p in parts}
     rows = ask(reader, "changes", first_date=first, last_date=last, services=sorted({service for _, _, service, _ in touched}))
     return tuple(
-        BillChange(r["source"], r["billing_period"], r["version_number"], r["charge_date"], r["service_name"], r["billing_currency"], costs_of(r))
+        BillChange(
+            r["source"], r["billing_period"], r["version_number"], r["charge_date"], r["service_name"], r["billing_currency"], costs_of(r)
+        )
         for r in rows
         if (r["source"], r["charge_date"], r["service_name"], r["sub_account_id"]) in touched
     )

@@ -25,7 +25,9 @@ def machine_strip(e: RunExplanation, width: int, css: str) -> Markup:
     if not e.uses:
         return Markup()
     begin = min(u.starts_at for u in e.uses).replace(hour=0, minute=0, second=0, microsecond=0)
-    end = (max(u.ends_at for u in e.uses) - timedelta(microseconds=1)).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    end = (max(u.ends_at for u in e.uses) - timedelta(microseconds=1)).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(
+        days=1
+    )
     step = timedelta(hours=1) if end - begin <= timedelta(hours=MOST_HOURS) else timedelta(days=1)
     machines: dict[str, list[Use]] = defaultdict(list)
     for use in e.uses:
@@ -40,12 +42,14 @@ def machine_strip(e: RunExplanation, width: int, css: str) -> Markup:
         body.append(_text(0, height + 10, f"and {len(machines) - len(shown)} more machines"))
         height += 16
     label = "The run's machines by hour and user; the tables have the numbers"
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="{}">{}</svg>').format(width, height, label, css, Markup("").join(body))
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="{}">{}</svg>').format(
+        width, height, label, css, Markup("").join(body)
+    )
 
 
 def _fitting(text: str, width: int) -> str:
     most = int(width / 7)
-    return text if len(text) <= most else f"…{text[1 - most:]}"
+    return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
 def _axis(begin: datetime, end: datetime, width: int, bottom: float) -> Markup:
@@ -63,7 +67,10 @@ def _axis(begin: datetime, end: datetime, width: int, bottom: float) -> Markup:
 
 def _machine(uses: Sequence[Use], me: RunKey, begin: datetime, end: datetime, step: timedelta, width: int, top: float) -> Markup:
     """Draw one machine: a column for each hour (or day), stacked by share. Time without a bill stays empty."""
-    colors = {key: OTHERS[i % len(OTHERS)] for i, key in enumerate(sorted({u.run for u in uses if u.run is not None and u.run != me}, key=lambda k: k.target_id))}
+    colors = {
+        key: OTHERS[i % len(OTHERS)]
+        for i, key in enumerate(sorted({u.run for u in uses if u.run is not None and u.run != me}, key=lambda k: k.target_id))
+    }
     columns: dict[datetime, dict[tuple[str, RunKey | None], list[Use]]] = defaultdict(lambda: defaultdict(list))
     for use in uses:
         slot = begin + ((use.starts_at - begin) // step) * step

@@ -97,13 +97,19 @@ def export_focus(
     if kind is None:
         raise UsageError(f"cannot export to {target}: FOCUS files end in {', '.join(KINDS)}. Nothing was written.")
     if guard_formulas and kind == "parquet":
-        raise UsageError(f"cannot guard formulas in {target}: Parquet says itself what is text. Leave --guard-formulas out, or write a .csv file. Nothing was written.")
+        raise UsageError(
+            f"cannot guard formulas in {target}: Parquet says itself what is text. Leave --guard-formulas out, or write a .csv file. Nothing was written."
+        )
     first = date.fromisoformat(f"{period}-01")
     known = reader.query("select distinct billing_period from cost_allocations order by billing_period").column(0).to_pylist()
     if first not in known:
-        raise UsageError(f"cannot export {period}: it is not allocated. Allocated are {', '.join(f'{p:%Y-%m}' for p in known) or 'none'}. Nothing was written.")
+        raise UsageError(
+            f"cannot export {period}: it is not allocated. Allocated are {', '.join(f'{p:%Y-%m}' for p in known) or 'none'}. Nothing was written."
+        )
     columns = focus_columns(reader, first, version)
-    where = "x_BillingPeriod = @period and x_ChargeDate between @first_date and @last_date" + ("" if scope == "all" else " and not (x_AllocatedTo = 'out_of_scope' and x_MatchMethod = 'none')")
+    where = "x_BillingPeriod = @period and x_ChargeDate between @first_date and @last_date" + (
+        "" if scope == "all" else " and not (x_AllocatedTo = 'out_of_scope' and x_MatchMethod = 'none')"
+    )
     sql = f"select {', '.join(columns)} from ({focus_view()}) where {where}"
     sums: dict[tuple[str, str], dict[str, Decimal]] = defaultdict(lambda: dict.fromkeys(COSTS, Decimal(0)))
     rows = 0
@@ -123,7 +129,9 @@ def focus_columns(reader: Reader, period: date, version: str) -> list[str]:
     """Return the columns of the file: those of the version that are mandatory or have a value in the period, then Runspend's own."""
     schema = reader.query(f"select * from ({focus_view()}) where false").schema.names
     counts = ", ".join(f"count({c.name}) as {c.name}" for c in FOCUS_COLUMNS)
-    row: dict[str, int] = reader.query(f"select {counts} from billing_lines where billing_period = @period", {"period": period}).to_pylist()[0]
+    row: dict[str, int] = reader.query(
+        f"select {counts} from billing_lines where billing_period = @period", {"period": period}
+    ).to_pylist()[0]
     filled = {"".join(part.capitalize() for part in name.split("_")) for name, count in row.items() if count}
     wanted = {*MANDATORY, *ALLOCATED, *filled} - set(LEFT_OUT[version])
     return [c for c in schema if c in wanted] + [c for c in schema if c.startswith("x_") and c not in ("x_BillingPeriod", "x_ChargeDate")]
@@ -173,7 +181,13 @@ def _check_totals(reader: Reader, period: date, scope: str, sums: dict[tuple[str
     ).to_pylist()
     wanted = {(r["source"], r["billing_currency"]): {c: r[c] or Decimal(0) for c in COSTS} for r in rows}
     wrong: list[dict[str, Any]] = [
-        {"source": key[0], "currency": key[1], "measure": cost, "exported": sums[key][cost], "bill": wanted.get(key, {}).get(cost, Decimal(0))}
+        {
+            "source": key[0],
+            "currency": key[1],
+            "measure": cost,
+            "exported": sums[key][cost],
+            "bill": wanted.get(key, {}).get(cost, Decimal(0)),
+        }
         for key in sorted({*wanted, *sums})
         for cost in COSTS
         if sums[key][cost] != wanted.get(key, {}).get(cost, Decimal(0))
@@ -205,7 +219,7 @@ def _sink(path: Path, kind: str, guard_formulas: bool) -> Iterator[Sink]:
         finally:
             parquet.close()
         return
-    with (gzip.open(path, "wb", compresslevel=6) if kind == "csv.gz" else path.open("wb")) as file:
+    with gzip.open(path, "wb", compresslevel=6) if kind == "csv.gz" else path.open("wb") as file:
         text = _Csv(file, guard_formulas)
         try:
             yield text
@@ -268,4 +282,3 @@ def _text(column: pa.Array) -> pa.Array:
         trimmed = pc.utf8_rtrim(pc.utf8_rtrim(plain, "0"), ".")
         return pc.if_else(pc.equal(trimmed, ""), "0", trimmed)
     return column
-

@@ -151,7 +151,9 @@ def day_columns(
                 down += size
         if when in guesses:
             size = guesses[when] * scale
-            body.append(_rect(x + slot * 0.12, up - size, slot * 0.76, size, "guess", f"{day(when)} estimated, not billed {guesses[when]:,.2f}"))
+            body.append(
+                _rect(x + slot * 0.12, up - size, slot * 0.76, size, "guess", f"{day(when)} estimated, not billed {guesses[when]:,.2f}")
+            )
         if offset == 0 or (offset + 1) % 5 == 0:
             body.append(_text(x + slot / 2, height - 6, str(offset + 1), "t", "middle"))
     points = [(left + (d - 0.5) * slot, zero - v * scale) for d, v in sorted(before.items()) if d <= length]
@@ -182,7 +184,11 @@ def bullet(spent: Decimal, amount: Decimal, low: Decimal | None = None, high: De
     ]
     if low is not None and high is not None:
         left, right = float(low) / limit * scale, min(199.0, float(high) / limit * scale)
-        body += [_rect(left, 11.25, max(right - left, 0), 1.5, "thin", "the forecast"), _rect(left, 8, 1.5, 8, "thin"), _rect(right, 8, 1.5, 8, "thin")]
+        body += [
+            _rect(left, 11.25, max(right - left, 0), 1.5, "thin", "the forecast"),
+            _rect(left, 8, 1.5, 8, "thin"),
+            _rect(right, 8, 1.5, 8, "thin"),
+        ]
     return _svg(200, 24, f"{percent(percent_used(spent, amount)) if amount else '–'} of the budget", body, "bullet")
 
 

@@ -76,7 +76,11 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
         "estimates",
         (
             ("currency", "charge_date", "estimated_effective_cost"),
-            [[code, d, cost] for code, made in (*((c.currency, c.estimates) for c in pages), *figures.other_estimates) for d, cost in made.days],
+            [
+                [code, d, cost]
+                for code, made in (*((c.currency, c.estimates) for c in pages), *figures.other_estimates)
+                for d, cost in made.days
+            ],
         ),
     )
     yield (

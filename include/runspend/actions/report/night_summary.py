@@ -184,14 +184,20 @@ def _estimate_lines(c: CurrencyFigures, figures: ReportFigures, places: int) -> 
         lines += _estimates_in(f"{code}; ", made, places_for(max(made.cost, made.token_cost)))
     runs = sum(count for _, count in figures.estimate_gaps)
     if runs:
-        lines.append(f"  no estimate for {runs:,} run{'' if runs == 1 else 's'}: {', '.join(reason.replace('_', ' ') for reason, _ in figures.estimate_gaps)}")
+        lines.append(
+            f"  no estimate for {runs:,} run{'' if runs == 1 else 's'}: {', '.join(reason.replace('_', ' ') for reason, _ in figures.estimate_gaps)}"
+        )
     return lines
 
 
 def _estimates_in(currency: str, made: Estimates, places: int) -> list[str]:
     lines = []
     if made.since is not None:
-        lines.append(_aside("estimated since then", made.cost, places, f"{currency}{instant(made.since)} → {instant(made.until)}; excluded from totals"))
+        lines.append(
+            _aside(
+                "estimated since then", made.cost, places, f"{currency}{instant(made.since)} → {instant(made.until)}; excluded from totals"
+            )
+        )
     if made.token_cost:
         lines.append(_aside("tokens, list price", made.token_cost, places, f"{currency}MLflow's price; on no bill, excluded from totals"))
     return lines

@@ -112,7 +112,12 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
         people=settings.mail.people,
         build_id=builds[0]["build_id"] if builds else None,
         currencies=tuple(
-            replace(one, groups=groups.get(one.currency, ()), coverage=coverage.get(one.currency, ()), reconciliation=_with_states(one.reconciliation, states))
+            replace(
+                one,
+                groups=groups.get(one.currency, ()),
+                coverage=coverage.get(one.currency, ()),
+                reconciliation=_with_states(one.reconciliation, states),
+            )
             for one in (
                 _currency_figures(
                     c,
@@ -128,7 +133,9 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
             )
         ),
         budgets=_budgets(ask("budgets"), first, people),
-        artifacts=artifact_figures(ask, tell("artifact_costs"), billed_rates(reader, settings.currency, min(now, _end(first))), settings.currency, people.path),
+        artifacts=artifact_figures(
+            ask, tell("artifact_costs"), billed_rates(reader, settings.currency, min(now, _end(first))), settings.currency, people.path
+        ),
         sources=tuple(_source(r, now) for r in ask("sources")),
         estimate_gaps=tuple((r["reason"], int(r["runs"])) for r in ask("estimate_gaps")),
         other_estimates=others,
@@ -142,7 +149,9 @@ def _with_states(bills: Iterable[Reconciliation], states: dict[tuple[str, str], 
     """Return the bills with their states."""
     found = ((bill, states.get((bill.source, bill.currency))) for bill in bills)
     return tuple(
-        bill if row is None else replace(bill, state=row["state"], ignored_changes=row["ignored_changes"], restated_cost=row["restated_cost"] or Decimal(0))
+        bill
+        if row is None
+        else replace(bill, state=row["state"], ignored_changes=row["ignored_changes"], restated_cost=row["restated_cost"] or Decimal(0))
         for bill, row in found
     )
 
@@ -153,7 +162,9 @@ def _one_currency(reader: Reader, settings: Settings, days: list[Row], guessed: 
     It is the same reader if nothing needs conversion, or if a rate is missing. Estimates are in no sum, so estimates without a rate
     stay in their own currency and do not block other conversions.
     """
-    foreign, foreign_guesses = ({(r["billing_currency"], r["charge_date"]) for r in rows if r["billing_currency"] != settings.currency} for rows in (days, guessed))
+    foreign, foreign_guesses = (
+        {(r["billing_currency"], r["charge_date"]) for r in rows if r["billing_currency"] != settings.currency} for rows in (days, guessed)
+    )
     rates = stretches(settings.rates.exchange, settings.currency)
     if missing := missing_rates(rates, settings.currency, foreign):
         return reader, str(missing)
@@ -278,7 +289,8 @@ def _currency_figures(
         ),
         estimates=_estimates(rows["estimates"]),
         estimate_errors=tuple(
-            EstimateError(r["source"], int(r["nights"]), r["estimated_cost"], r["actual_cost"], r["apart_cost"]) for r in rows["estimate_errors"]
+            EstimateError(r["source"], int(r["nights"]), r["estimated_cost"], r["actual_cost"], r["apart_cost"])
+            for r in rows["estimate_errors"]
         ),
         reconciliation=tuple(r for own, its in bills.items() for r in _reconciliation(own, its, quarantine)),
         only_this_month=_costs(r for r in rows["bridge"] if not r["in_period"]),

@@ -182,7 +182,13 @@ class CurrencyView:
         label = "Effective cost by day; the table has the numbers"
         return self.both(
             lambda width, css: charts.day_columns(
-                self.c.days, self.c.previous_days, self.estimated_days(figures), charts.MonthDays(figures.first, self.length, self.billed_days), width, css, label
+                self.c.days,
+                self.c.previous_days,
+                self.estimated_days(figures),
+                charts.MonthDays(figures.first, self.length, self.billed_days),
+                width,
+                css,
+                label,
             )
         )
 
@@ -211,7 +217,9 @@ class CurrencyView:
             (n, self.c.confidence.get(n, Decimal(0)), f"c{i}", amounts.percent(share))
             for i, (n, share) in enumerate(zip(names, shares, strict=True))
         ]
-        return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Allocated cost by confidence; the table has the numbers"))
+        return self.both(
+            lambda width, css: charts.stacked_bar(pieces, width, css, "Allocated cost by confidence; the table has the numbers")
+        )
 
     def teams_rounded(self) -> list[Decimal]:
         """Return the teams' rounded costs, which add up to the printed allocated cost."""

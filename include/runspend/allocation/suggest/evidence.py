@@ -254,7 +254,9 @@ def read_evidence(reader: Reader, first: date, currency: str) -> Evidence | None
     cells = reader.query(MACHINE_CELLS, asked).to_pylist()
     if cells and all(row["billing_currency"] != currency for row in cells):
         currency = cells[0]["billing_currency"]  # of the most expensive machines
-    machines = tuple(_machine_cell(row, *hours[row["cell"]]) for row in cells if row["billing_currency"] == currency and row["effective_cost"])
+    machines = tuple(
+        _machine_cell(row, *hours[row["cell"]]) for row in cells if row["billing_currency"] == currency and row["effective_cost"]
+    )
     ran: dict[int, dict[int, float]] = {}
     times = {"first": first, "since": since, "upto": upto}
     for row in reader.query(RUN_HOURS, times).to_pylist():
@@ -280,13 +282,19 @@ def _spread(row: Mapping[str, Any], billed: dict[int, float], costs: dict[int, f
 def _machine_cell(row: Mapping[str, Any], hours: dict[int, float], costs: dict[int, float]) -> Cell:
     names = {key: row[key] for key in ("source", "account", "instance_type", "machine_group", "name_prefix", "resource_key") if row[key]}
     names |= {f"tag.{key}": value for key, value in _tags(row["other_tags"])}
-    return Cell(names, hours, costs, row["gpus"], row["longest"] > HOUR_MICROSECONDS, is_serving=bool(row["is_serving"]), is_job=bool(row["is_job"]))
+    return Cell(
+        names, hours, costs, row["gpus"], row["longest"] > HOUR_MICROSECONDS, is_serving=bool(row["is_serving"]), is_job=bool(row["is_job"])
+    )
 
 
 def _run_cell(row: Mapping[str, Any], hours: dict[int, float]) -> Cell:
     names = {
         "tracking": row["tracking_server"],
-        **{key: row[column] for key, column in (("experiment", "experiment_name"), ("user", "user_name"), ("tag.mlflow.source.name", "source_name")) if row[column]},
+        **{
+            key: row[column]
+            for key, column in (("experiment", "experiment_name"), ("user", "user_name"), ("tag.mlflow.source.name", "source_name"))
+            if row[column]
+        },
     }
     return Cell(names, hours, gpus=int(row["wants_gpus"]), runs=row["runs"])
 

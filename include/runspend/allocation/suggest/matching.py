@@ -121,7 +121,11 @@ class _Matcher:
         while best is not None:
             same = [m for m in matches if m.group.cells == best.group.cells and m.fit.score >= best.fit.score - ALIKE]
             best = min(same, key=lambda m: MACHINE_NAMES.index(m.group.kind))
-            parts = [m for m in matches if m.group.cells < best.group.cells and m.fit.score >= best.fit.score - ALIKE and m.cost >= best.cost / 20]
+            parts = [
+                m
+                for m in matches
+                if m.group.cells < best.group.cells and m.fit.score >= best.fit.score - ALIKE and m.cost >= best.cost / 20
+            ]
             if not parts:
                 return best
             best = max(parts, key=lambda m: m.worth)
@@ -157,7 +161,14 @@ class _Matcher:
 
     def _of_types(self, source: str, account: str, types: Sequence[str]) -> set[int]:
         machines = enumerate(self.evidence.machines)
-        return {n for n, c in machines if c.names.get("source", "") == source and c.names.get("account", "") == account and c.names.get("instance_type") in types and n in self.free}
+        return {
+            n
+            for n, c in machines
+            if c.names.get("source", "") == source
+            and c.names.get("account", "") == account
+            and c.names.get("instance_type") in types
+            and n in self.free
+        }
 
     def _group(self, kind: str, source: str, account: str, values: tuple[str, ...], cells: Iterable[int]) -> Group:
         held = frozenset(cells)
@@ -216,7 +227,9 @@ class _Matcher:
         if not found:
             return None
         best, chosen = max(found, key=lambda pair: pair[0].score)
-        if best.score < LEAST_SCORE or self._days(billed, chosen, is_daily) < min(LEAST_DAYS, len(billed) / (1 if is_daily else HOURS_A_DAY)):
+        if best.score < LEAST_SCORE or self._days(billed, chosen, is_daily) < min(
+            LEAST_DAYS, len(billed) / (1 if is_daily else HOURS_A_DAY)
+        ):
             return None
         return self._made(group, chosen, billed, best, is_daily)
 
@@ -228,7 +241,9 @@ class _Matcher:
         hours = sum(min(b, r) for _, b, r in there), sum(r for _, _, r in there), sum(ran)
         cells = [cell for name in chosen for cell in self.names[name]]
         servers = tuple(sorted({cell.names["tracking"] for cell in cells}))
-        return Match(group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), *hours, servers=servers)
+        return Match(
+            group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), *hours, servers=servers
+        )
 
     def _together(self, names: Sequence[str], is_daily: bool) -> Series:
         return [sum(values) for values in zip(*(self._ran(n, is_daily) for n in names), strict=True)]
@@ -285,7 +300,11 @@ class _Matcher:
         """Match otherwise unexplained runs with always-on accelerators; only runs that ask for GPUs, if any do."""
         is_daily = self._is_daily(group)
         billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)
-        names = [n for n in self.names if sum(r for b, r in zip(billed, self._ran(n, is_daily), strict=True) if b > 0) >= RUNS_INSIDE * sum(self._ran(n, is_daily))]
+        names = [
+            n
+            for n in self.names
+            if sum(r for b, r in zip(billed, self._ran(n, is_daily), strict=True) if b > 0) >= RUNS_INSIDE * sum(self._ran(n, is_daily))
+        ]
         asking = [n for n in names if any(cell.gpus for cell in self.names[n])]
         chosen = asking or names
         if not chosen:
@@ -299,7 +318,11 @@ class _Matcher:
 def _keys(cell: Cell) -> set[tuple[str, str, str, tuple[str, ...]]]:
     """Return every name that a selector could use for machines: kind of name, bill, account, name."""
     place = cell.names.get("source", ""), cell.names.get("account", "")
-    own = {(kind, *place, (name,)) for kind, name in cell.names.items() if kind in ("machine_group", "instance_type", "name_prefix", "resource_key")}
+    own = {
+        (kind, *place, (name,))
+        for kind, name in cell.names.items()
+        if kind in ("machine_group", "instance_type", "name_prefix", "resource_key")
+    }
     return own | {("tag", *place, (kind, name)) for kind, name in cell.names.items() if kind.startswith("tag.")}
 
 

@@ -88,7 +88,9 @@ def propose(reader: Reader, settings: Settings, first: date) -> Proposals:
         if not new:
             break
         for match in in_order(new, evidence):
-            proposal = Proposal(_free_name(match.group, names), _run_selector(match, evidence), _line_selector(match.group), match, evidence.currency)
+            proposal = Proposal(
+                _free_name(match.group, names), _run_selector(match, evidence), _line_selector(match.group), match, evidence.currency
+            )
             found.append(proposal)
             known.append((proposal.runs, proposal.lines))
     return Proposals(tuple(found[:MOST_POOLS]), evidence, len(settings.pools))
@@ -160,7 +162,9 @@ def _has_run(cell: Cell, runs: Mapping[str, Sequence[str]]) -> bool:
 
 def _free_name(group: Group, names: set[str]) -> str:
     """Return a unique name for the pool, and remember it."""
-    text = "gpu-machines" if group.kind == "accelerators" else "machines" if group.kind == "machines" else group.values[-1].rpartition("|")[2]
+    text = (
+        "gpu-machines" if group.kind == "accelerators" else "machines" if group.kind == "machines" else group.values[-1].rpartition("|")[2]
+    )
     base = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("._-")[:50] or "machines"
     name, number = base, 1
     while name.casefold() in names:
@@ -194,7 +198,9 @@ def evidence_lines(proposal: Proposal) -> list[str]:
         f"These runs ran in {_part(match.used_hours, fit.billed)} of {fit.billed:,.0f} billed machine-hours; a machine was billed in {_part(match.met_hours, match.run_hours)} of their {match.run_hours:,.0f} hours.",
     ]
     if match.is_by_elimination:
-        lines.append("Check this one: the hours prove nothing, because machines that are always on fit all runs. These are the runs that no other machines explain.")
+        lines.append(
+            "Check this one: the hours prove nothing, because machines that are always on fit all runs. These are the runs that no other machines explain."
+        )
     else:
         lines.append(f"The hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {fit.score:.2f} of 1.")
     return lines
@@ -245,12 +251,20 @@ def as_records(found: Proposals) -> list[dict[str, Any]]:
 
 def shown(value: object) -> str:
     """Format a value for YAML as JSON; invisible characters become escapes."""
-    return re.sub(r"[^\x20-\U0010ffff]|[\x7f-\xa0\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, ensure_ascii=False))
+    return re.sub(
+        r"[^\x20-\U0010ffff]|[\x7f-\xa0\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]",
+        lambda m: f"\\u{ord(m[0]):04x}",
+        json.dumps(value, ensure_ascii=False),
+    )
 
 
 def shown_value(value: str | list[str]) -> str:
     """Format a value for YAML: in double quotes unless it is a plain word, and `${` as the file writes it."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", value) and value.lower() not in ("null", "true", "false", "yes", "no", "on", "off", "y", "n"):
+    if (
+        isinstance(value, str)
+        and re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", value)
+        and value.lower() not in ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+    ):
         return value
     return shown(value).replace("${", "$${")
 

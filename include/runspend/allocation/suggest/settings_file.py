@@ -63,7 +63,9 @@ def _place(path: Path, text: str) -> tuple[int, str, list[str]]:
             continue
         if isinstance(value, yaml.SequenceNode) and value.value and not value.flow_style:
             return _line_after(text, value.value[-1]), " " * value.start_mark.column, []
-        raise UsageError(f"cannot write {path}, line {key.start_mark.line + 1}: `pools` is in brackets ([…]), and only a block can get lines. {PASTE}")
+        raise UsageError(
+            f"cannot write {path}, line {key.start_mark.line + 1}: `pools` is in brackets ([…]), and only a block can get lines. {PASTE}"
+        )
     if root.start_mark.column:
         raise UsageError(f"cannot write {path}: all its keys are indented. {PASTE}")
     return _line_after(text, root), "  ", ["", "pools:"]

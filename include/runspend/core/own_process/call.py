@@ -181,7 +181,14 @@ def _converse(
 ) -> tuple[tuple[Any, ...] | None, int]:
     """Send the call and answer it until it ends. Returns the message with its result or exception, if any, and its exit status."""
     channel, calls = server.channel, _callables(named)
-    request = {"function": function, "given": given, "named": named, "environment": dict(os.environ), "folder": str(Path.cwd()), "umask": _umask()}
+    request = {
+        "function": function,
+        "given": given,
+        "named": named,
+        "environment": dict(os.environ),
+        "folder": str(Path.cwd()),
+        "umask": _umask(),
+    }
     message, files = pack(request, calls)
     channel.send(REQUEST + message, files, watch.look)
     final: tuple[Any, ...] | None = None

@@ -63,7 +63,9 @@ def _list_google(store: ArtifactStore, root: Root, listing: Listing, after: dict
     try:
         for page, following in bucket.pages(prefix, token=after.get("token", ""), page_size=page_size):
             listing.requests += 1
-            yield Page([_object_row(store, prefix, found) for found in page.raw_page.get("items", ())], {"token": following} if following else None)
+            yield Page(
+                [_object_row(store, prefix, found) for found in page.raw_page.get("items", ())], {"token": following} if following else None
+            )
     except StoreError as error:
         raise explain(error, f"bucket {root.bucket}", google.READER, "stores[]") from None
 
@@ -81,7 +83,8 @@ def _folder(store: ArtifactStore, prefix: str, key: str) -> str:
     """Return the folder of a key below the root. A key outside the root is refused."""
     if not key.startswith(prefix):
         raise SourceRefused(
-            store.uri, f"cannot believe the listing of {store.uri}: it contains {key!r}, which was not requested. Figures stay as they were."
+            store.uri,
+            f"cannot believe the listing of {store.uri}: it contains {key!r}, which was not requested. Figures stay as they were.",
         )
     return key[len(prefix) :].rpartition("/")[0]
 

@@ -94,7 +94,9 @@ def measure_store(
         if staging.resumed and failure is None:
             warnings.append(f"{store.uri}: {staging.resumed:,} objects were listed by an interrupted try; the rest was listed now.")
         if failure is not None and staging.keeps():
-            warnings.append(f"{store.uri}: the next try within {RESUME_WITHIN.seconds // 3600} h continues after {listing.objects:,} objects.")
+            warnings.append(
+                f"{store.uri}: the next try within {RESUME_WITHIN.seconds // 3600} h continues after {listing.objects:,} objects."
+            )
         with closing(_engine(workdir)) as con:
             warnings += _load_owners(con, owners, root)
             if staging.files:
@@ -158,7 +160,9 @@ def _stage(
     try:
         if store.inventory:
             return stage_inventory(store, root, staging, listing, workdir, now=now, progress=progress), None
-        staging.fill(_list(store, root, listing, staging.after, _PAGE), lambda seen: progress(f"{store.uri}: {seen.objects:,} objects listed"))
+        staging.fill(
+            _list(store, root, listing, staging.after, _PAGE), lambda seen: progress(f"{store.uri}: {seen.objects:,} objects listed")
+        )
     except SourceError as error:
         return now, error
     return now, None

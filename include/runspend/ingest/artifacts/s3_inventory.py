@@ -116,7 +116,9 @@ def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime
     """Read the newest manifest and check it against its checksum and the store."""
     names = sorted(name for name in files.dated() if _DATED.fullmatch(name) and name <= f"{now.astimezone(timezone.utc):%Y-%m-%dT%H-%MZ}")
     if not names:
-        raise _refused(store, "the folder has no inventory", "Point `inventory` at the folder with the dated inventories, or wait for the first one")
+        raise _refused(
+            store, "the folder has no inventory", "Point `inventory` at the folder with the dated inventories, or wait for the first one"
+        )
     name = names[-1]
     try:
         data = _all(store, files.read(f"{name}/manifest.json"))
@@ -134,12 +136,16 @@ def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError, OSError) as error:
         raise _refused(store, f"{name}/manifest.json cannot be read ({type(error).__name__})", "Check the inventory") from error
     if source != root.bucket or (files.bucket and destination != files.bucket):
-        raise _refused(store, f"{name} belongs to bucket {source} in {destination}", f"Point `inventory` at an inventory of bucket {root.bucket}")
+        raise _refused(
+            store, f"{name} belongs to bucket {source} in {destination}", f"Point `inventory` at an inventory of bucket {root.bucket}"
+        )
     if file_format.upper() not in ("PARQUET", "CSV"):
         raise _refused(store, f"its files are {file_format}", "Configure the inventory as Parquet or CSV")
     columns = [part.strip() for part in schema.split(",")] if file_format.upper() == "CSV" else []
     if columns and not {"Bucket", "Key", "Size"} <= set(columns):
-        raise _refused(store, f"its files have no {', '.join(sorted({'Bucket', 'Key', 'Size'} - set(columns)))}", "Add it to the inventory's fields")
+        raise _refused(
+            store, f"its files have no {', '.join(sorted({'Bucket', 'Key', 'Size'} - set(columns)))}", "Add it to the inventory's fields"
+        )
     below = [(_below(store, files, key), size, md5) for key, size, md5 in listed]
     return Manifest(name, created_at, file_format.upper(), [_COLUMNS.get(c, f"other_{n}") for n, c in enumerate(columns)], below)
 
@@ -176,14 +182,18 @@ def _stage_file(con: Any, store: ArtifactStore, root: Root, manifest: Manifest, 
     try:
         if manifest.columns:
             types = dict.fromkeys(manifest.columns, "varchar")
-            con.read_csv(str(file), header=False, columns=types, quotechar='"', escapechar='"', compression="gzip").create_view("given", replace=True)
+            con.read_csv(str(file), header=False, columns=types, quotechar='"', escapechar='"', compression="gzip").create_view(
+                "given", replace=True
+            )
         else:
             con.read_parquet(str(file)).create_view("given", replace=True)
         names = {row[0] for row in con.execute("describe given").fetchall()}
         if missing := {"bucket", "key", "size"} - names:
             raise _refused(store, f"its files have no {', '.join(sorted(missing))}", "Add it to the inventory's fields")
         absent = sorted(set(_COLUMNS.values()) - names)
-        con.execute(f"create or replace temp view rows_given as select *{''.join(f', null::varchar as {name}' for name in absent)} from given")
+        con.execute(
+            f"create or replace temp view rows_given as select *{''.join(f', null::varchar as {name}' for name in absent)} from given"
+        )
         others = con.execute("select count(*) from rows_given where bucket is distinct from $1 or key is null", [root.bucket]).fetchone()
         if others[0]:
             raise _refused(store, f"{others[0]:,} of its rows do not belong to bucket {root.bucket}", "Check the inventory")
@@ -259,7 +269,8 @@ class _BucketFiles:
     def _unreachable(self, error: Exception) -> SourceUnreachable:
         text = str(error).rstrip(". ")
         return SourceUnreachable(
-            self._store.uri, f"cannot read the inventory {self._store.inventory}: {text}. Check its address and rights. Figures stay as they were."
+            self._store.uri,
+            f"cannot read the inventory {self._store.inventory}: {text}. Check its address and rights. Figures stay as they were.",
         )
 
 

@@ -105,7 +105,9 @@ def _typed_sql(staged: Staged, query: str) -> str:
 def count_left_out(staged: Staged, rows: pa.Table) -> dict[str, int]:
     """Map each reason why rows are not weights to the number of rows."""
     staged.con.register("weights_found", rows)
-    counts = staged.con.execute("select skip_reason, count(*) from weights_found where skip_reason is not null group by 1 order by 1").fetchall()
+    counts = staged.con.execute(
+        "select skip_reason, count(*) from weights_found where skip_reason is not null group by 1 order by 1"
+    ).fetchall()
     staged.con.unregister("weights_found")
     return dict(counts)
 
@@ -127,7 +129,9 @@ def split_lines(
     if not _gather_weights(staged, others, has_own):
         return
     con.register("split_pools", _pool_rows(pools))
-    con.execute(f"set variable split_by_file = {'true' if is_by_file else 'false'}; set variable split_share = {2 * staged.room.share_rows}")
+    con.execute(
+        f"set variable split_by_file = {'true' if is_by_file else 'false'}; set variable split_share = {2 * staged.room.share_rows}"
+    )
     con.execute(_sql("splits.sql"))
     con.unregister("split_pools")
     _count_findings(staged, found)
@@ -269,7 +273,9 @@ def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
         changed[name] = combine_chunks(made.column(told).cast(pa.string()).dictionary_encode()).cast(columns.text_type())
     # A part has a share of a machine, not a time. A pod's time is its own lifetime; idle lasts as long as the machine.
     life = pc.multiply(combine_chunks(made.column("life_us")), pa.scalar(1000, pa.int64()))
-    changed["billed_nanoseconds"] = pc.if_else(combine_chunks(made.column("is_idle")), combine_chunks(parts.column("billed_nanoseconds")), life)
+    changed["billed_nanoseconds"] = pc.if_else(
+        combine_chunks(made.column("is_idle")), combine_chunks(parts.column("billed_nanoseconds")), life
+    )
     changed["long_billed_cost"] = _rounding_of_last(parts, made, changed["billed_cost"])
     for name, column in changed.items():
         parts = parts.set_column(parts.schema.get_field_index(name), parts.schema.field(name), column)

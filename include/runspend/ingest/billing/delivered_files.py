@@ -87,7 +87,12 @@ def stage_each(
 
 
 def stage_or_note(
-    context: LoadContext, staged: Staged, file: ArrivedFile, beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused], way: str = "stage"
+    context: LoadContext,
+    staged: Staged,
+    file: ArrivedFile,
+    beside: Sequence[ArrivedFile],
+    bad: dict[str, SourceRefused],
+    way: str = "stage",
 ) -> None:
     """Stage a file by a function of its format's module, and note a refusal."""
     try:

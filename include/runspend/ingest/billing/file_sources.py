@@ -70,7 +70,9 @@ def open_folder(source: BillSource, workdir: Path, tell: Tell = lambda line: Non
     if "://" in uri and not uri.startswith("file://"):
         if blobs := open_blobs(source, uri, workdir / "fetched", tell):
             return blobs
-        raise ConfigError(f"cannot load bill {source.name} from {uri}: Runspend does not support that kind of address. Set billing[].uri to {ALLOWED}.")
+        raise ConfigError(
+            f"cannot load bill {source.name} from {uri}: Runspend does not support that kind of address. Set billing[].uri to {ALLOWED}."
+        )
     return LocalFolder(source.name, Path(unquote(uri.removeprefix("file://"))))
 
 
@@ -282,7 +284,9 @@ class BlobPrefix(BucketSource):
             if not reading:
                 raise _unreachable(self.source, why) from None
             if error.status is None:
-                why = CannotReach(f"the store ended the transfer early in {self._name(reading)} each time", "Check the network, or try again later")
+                why = CannotReach(
+                    f"the store ended the transfer early in {self._name(reading)} each time", "Check the network, or try again later"
+                )
             raise Interrupted(_unreachable(self.source, why)) from None
 
 

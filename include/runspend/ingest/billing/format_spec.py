@@ -50,6 +50,7 @@ class Kind:
     for the SQL of other kinds. `splits_sql` is a SQL file that selects weights from the same rows: who used what of a machine whose
     line is to be split (`cost_splits.py`). If `splits_of` names a column and values, only rows with these values are weights.
     """
+
     view: str
     columns: Mapping[str, Sequence[str]]
     required: Sequence[str]
@@ -91,7 +92,9 @@ def stage(
     _read_all(staged, delivered, kinds, _Plan(layout, variables or {}, look), found)
     wanted = set(layout.wanted)
     dropped = tuple(h for h in layout.header if h not in wanted)
-    return StagedFile(version(layout.header), found.rows, dropped, found.unreadable, is_aside=layout.kind.sql is None, skip_reasons=found.skip_reasons)
+    return StagedFile(
+        version(layout.header), found.rows, dropped, found.unreadable, is_aside=layout.kind.sql is None, skip_reasons=found.skip_reasons
+    )
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,9 @@ def _lay_out(delivered: Delivered, kinds: Sequence[Kind]) -> _Layout:
     kind = kind_of(kinds, header)
     if kind is None:
         sought = ", ".join(kinds[0].columns[c][0] for c in kinds[0].required)
-        raise texts.refused(source, name, f"its header is of another format: {', '.join(header[:5])} …. Columns such as {sought} are looked for")
+        raise texts.refused(
+            source, name, f"its header is of another format: {', '.join(header[:5])} …. Columns such as {sought} are looked for"
+        )
     spelled = {column: [s for s in spellings if s in header] for column, spellings in kind.columns.items()}
     if missing := [kind.columns[column][0] for column in kind.required if not spelled[column]]:
         raise texts.refused(source, name, f"it lacks {', '.join(missing)}. Add them to the export")
@@ -441,7 +446,9 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
         if "long_billed_cost" in types or types["billed_cost"] != "VARCHAR"
         else "case when length(billed_cost_text) - instr(billed_cost_text, '.') > 22 or contains(lower(billed_cost_text), 'e') then billed_cost_text end"
     )
-    names = ", ".join("upper(trim(billing_currency)) as billing_currency" if c.name == "billing_currency" else c.name for c in FOCUS_COLUMNS)
+    names = ", ".join(
+        "upper(trim(billing_currency)) as billing_currency" if c.name == "billing_currency" else c.name for c in FOCUS_COLUMNS
+    )
     unread = [f"case when {name} is null and {name}_text is not null then true end as {UNREAD}{name}" for name in _may_be_unread(types)]
     return (
         f"with mapped as ({query}\n), typed as (select {', '.join(typed)}, {texts.ROW_NUMBER} from mapped), "

@@ -108,7 +108,9 @@ def load_source(
     load.covered_until = find_covered_until(context, load.periods)
     load.extra["ignored_files"] = list(found.ignored)
     if unread := _files_like_bills(found):
-        load.extra.setdefault("warnings", {})["files that are not read"] = ", ".join(unread[:3]) + (f" and {len(unread) - 3} more" if unread[3:] else "")
+        load.extra.setdefault("warnings", {})["files that are not read"] = ", ".join(unread[:3]) + (
+            f" and {len(unread) - 3} more" if unread[3:] else ""
+        )
     return load
 
 
@@ -305,7 +307,9 @@ def _choose(context: LoadContext, feeding: Sequence[ArrivedFile]) -> list[int]:
     return [f.index for f in feeding]
 
 
-def _overlap(staged: Staged, period: str, chosen: Sequence[int], by_index: dict[int, ArrivedFile], census: Sequence[FedPeriod]) -> str | None:
+def _overlap(
+    staged: Staged, period: str, chosen: Sequence[int], by_index: dict[int, ArrivedFile], census: Sequence[FedPeriod]
+) -> str | None:
     """Return why two files overlap, or None. They may be parts of one bill or the same bill twice: only the user knows which."""
     rivals = rivals_of([by_index[i] for i in chosen])
     pair = next((pair for same in rivals if (pair := counts.find_overlap(staged, period, [f.index for f in same]))), None)
@@ -369,12 +373,16 @@ def _spoiled_periods(context: LoadContext, bad: dict[str, SourceRefused], census
 # --- steps both ways share ---------------------------------------------------------------------------------------------
 
 
-def _settle(context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], stated: dict[int, str]) -> tuple[dict[str, Any], list[FedPeriod]]:
+def _settle(
+    context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], stated: dict[int, str]
+) -> tuple[dict[str, Any], list[FedPeriod]]:
     """Normalize the staged rows and return the warnings and the census. Raises SourceRefused for rows without a billing period."""
     lost = settle.place_unreadable_periods(staged, stated)
     if lost:
         name = next(f.name for f in files if f.index == lost[0])
-        [row] = staged.con.execute("select min(reject_reason) from staged where file_index = ? and billing_period is null", [lost[0]]).fetchall()
+        [row] = staged.con.execute(
+            "select min(reject_reason) from staged where file_index = ? and billing_period is null", [lost[0]]
+        ).fetchall()
         raise refused(context, f"no row of {name} tells a billing period: {row[0] or 'it has none'}", None)
     warnings, without_rows = combine(staged, files)
     warnings |= settle.settle_rows(staged, context.source.name, context.rules)

@@ -58,7 +58,13 @@ def probe_bill(settings: Settings, source: BillSource, **given: Any) -> dict[str
     """Run `billing.probe_source` in the same way. Its work folder is removed even if the process was killed."""
     with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
         found: dict[str, Any] = _read(
-            settings, source, "runspend.ingest.billing.load_process:_probe_here", f"cannot look at bill {source.name}", progress=lambda line: None, folder=folder, **given
+            settings,
+            source,
+            "runspend.ingest.billing.load_process:_probe_here",
+            f"cannot look at bill {source.name}",
+            progress=lambda line: None,
+            folder=folder,
+            **given,
         )
     return found
 
@@ -135,7 +141,14 @@ def _size(count: int) -> str:
 
 def warm() -> None:
     """Import what reading bills needs. A missing package is reported when a bill is read."""
-    for name in ("runspend.ingest.billing", "runspend.ingest.billing.formats.focus", "duckdb", "pyarrow.compute", "pyarrow.csv", "pyarrow.parquet"):
+    for name in (
+        "runspend.ingest.billing",
+        "runspend.ingest.billing.formats.focus",
+        "duckdb",
+        "pyarrow.compute",
+        "pyarrow.csv",
+        "pyarrow.parquet",
+    ):
         with contextlib.suppress(ImportError):
             import_module(name)
 
@@ -145,7 +158,12 @@ def _load_here(source: BillSource, *, job: ReadJob, memory: int, progress: Calla
 
     if source.format != "databricks":  # the Databricks client needs pandas
         _do_without_pandas()
-    return _without_running_out(source, f"cannot load bill {source.name}", lambda: billing.load_source(source, job=replace(job, progress=progress), memory=memory, **given), memory)
+    return _without_running_out(
+        source,
+        f"cannot load bill {source.name}",
+        lambda: billing.load_source(source, job=replace(job, progress=progress), memory=memory, **given),
+        memory,
+    )
 
 
 def _probe_here(source: BillSource, *, memory: int, folder: str, progress: Callable[[str], None], **given: Any) -> dict[str, Any]:
@@ -154,7 +172,9 @@ def _probe_here(source: BillSource, *, memory: int, folder: str, progress: Calla
     tempfile.tempdir = folder
     if source.format != "databricks":
         _do_without_pandas()
-    return _without_running_out(source, f"cannot look at bill {source.name}", lambda: billing.probe_source(source, memory=memory, **given), memory)
+    return _without_running_out(
+        source, f"cannot look at bill {source.name}", lambda: billing.probe_source(source, memory=memory, **given), memory
+    )
 
 
 def _read_weights_here(source: BillSource, *, memory: int, **given: Any) -> Read:
@@ -188,4 +208,7 @@ def _without_running_out(source: BillSource, cannot: str, read: Callable[[], Fou
         raise SourceRefused(source.name, f"{cannot}: {why}. What was loaded before stays. Raise `memory` in runspend.yaml.") from error
     except (duckdb.InternalException, duckdb.FatalException) as error:
         why = f"the engine that reads it failed ({str(error).splitlines()[0]})"
-        raise SourceRefused(source.name, f"{cannot}: {why}. What was loaded before stays. Load it again; if it happens every time, look at what wrote this bill.") from error
+        raise SourceRefused(
+            source.name,
+            f"{cannot}: {why}. What was loaded before stays. Load it again; if it happens every time, look at what wrote this bill.",
+        ) from error

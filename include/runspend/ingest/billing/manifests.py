@@ -209,7 +209,9 @@ def _read_manifest(folder: FileSource, entry: Entry, by_name: Mapping[str, Entry
 
     def problem(why: str) -> Delivery:
         told = f"manifest {entry.name} {why}"
-        return Delivery(entry.name, (), _run_time(entry.name) or entry.modified_at, period, told, _folder_of(entry.name), is_unreadable=True)
+        return Delivery(
+            entry.name, (), _run_time(entry.name) or entry.modified_at, period, told, _folder_of(entry.name), is_unreadable=True
+        )
 
     if entry.bytes > MAX_MANIFEST_BYTES:
         return problem(f"has {entry.bytes} bytes, more than a manifest can")

@@ -81,7 +81,15 @@ class Rules:
         """Return the rules of one bill."""
         dimensions = dimensions or DimensionSettings()
         return cls(
-            scope, pools, dimensions, keys or KeySettings(), weights, source.delivery == "versions", source.pods, shared=shared, principals=dimensions.principals
+            scope,
+            pools,
+            dimensions,
+            keys or KeySettings(),
+            weights,
+            source.delivery == "versions",
+            source.pods,
+            shared=shared,
+            principals=dimensions.principals,
         )
 
     @property
@@ -302,7 +310,9 @@ def _find_principals(staged: Staged, owners: Mapping[str, Mapping[str, str]]) ->
     if not len(column.dictionary):
         return
     for dimension, values in owners.items():
-        named = pa.array([values.get(key, values.get("/".join(key.split("/")[:2]))) if key else None for key in keys.to_pylist()], pa.string())
+        named = pa.array(
+            [values.get(key, values.get("/".join(key.split("/")[:2]))) if key else None for key in keys.to_pylist()], pa.string()
+        )
         staged.set(**{f"line_{dimension}": columns.first_of([staged.column(f"line_{dimension}"), columns.remap(column, named)])})
 
 

@@ -23,7 +23,12 @@ from runspend.ingest.billing.staging import Staged
 
 
 def probe_source(
-    source: BillSource, keys: KeySettings | None = None, now: datetime | None = None, drawn: Drawn | None = None, *, memory: int | None = None
+    source: BillSource,
+    keys: KeySettings | None = None,
+    now: datetime | None = None,
+    drawn: Drawn | None = None,
+    *,
+    memory: int | None = None,
 ) -> dict[str, Any]:
     """Return what a bill holds: format, FOCUS versions, periods, files, rows, sums, coverage. No version is checked.
 
@@ -38,7 +43,16 @@ def probe_source(
     with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
         workdir = Path(folder)
         context = LoadContext(
-            source, now or datetime.now(timezone.utc), Rules(keys=keys or KeySettings()), lambda table, period: None, (), workdir, "probe", lambda line: None, {}, ""
+            source,
+            now or datetime.now(timezone.utc),
+            Rules(keys=keys or KeySettings()),
+            lambda table, period: None,
+            (),
+            workdir,
+            "probe",
+            lambda line: None,
+            {},
+            "",
         )
         opened = open_bill(source, workdir, context.now, context.progress, drawn or {})
         found = find_deliveries(source, opened, is_data_of(source)).found

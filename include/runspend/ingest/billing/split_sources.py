@@ -71,7 +71,10 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
             for why, count in told.skip_reasons.items():
                 skip_reasons[why] = skip_reasons.get(why, 0) + count
         if OWN not in staged.aside:
-            raise SourceRefused(source.name, f"cannot read {source.name}: no file in {source.uri} holds an allocation. Ask OpenCost for a step that is over.")
+            raise SourceRefused(
+                source.name,
+                f"cannot read {source.name}: no file in {source.uri} holds an allocation. Ask OpenCost for a step that is over.",
+            )
         order = sorted(range(len(entries)), key=lambda i: (entries[i].modified_at, entries[i].name))
         if older := _keep_newest(staged, order):
             skip_reasons["of a step that a newer file holds"] = older

@@ -120,7 +120,9 @@ class Staged:
         self.begun: dict[int, tuple[object, Ahead[pa.Table]]] = {}  # file index -> what it is read as, its early reading
         self.answers: dict[str, distinct.KnownAnswers] = {}  # SQL answers for earlier files, until the lookup tables change
         # The bill's digest is computed from this: rows as delivered, before any was replaced by its parts.
-        self.delivered_rows = "(select file_index, billing_period, 1 as rows, row_hash::hugeint as hash_sum, row_hash as hash_xor from staged)"
+        self.delivered_rows = (
+            "(select file_index, billing_period, 1 as rows, row_hash::hugeint as hash_sum, row_hash as hash_xor from staged)"
+        )
         self._rows = staged_schema().empty_table()
 
     def __enter__(self) -> Staged:
@@ -299,7 +301,9 @@ class Staged:
 
         if kept.true_count < len(kept):
             self.join_up()
-            self._show(pa.table([columns.combine_chunks(column) for column in self._rows.filter(kept).columns], names=self._rows.column_names))
+            self._show(
+                pa.table([columns.combine_chunks(column) for column in self._rows.filter(kept).columns], names=self._rows.column_names)
+            )
 
     def join_up(self) -> None:
         """Turn every column into one array. Called once, when all files are staged."""

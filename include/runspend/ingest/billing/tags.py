@@ -112,7 +112,9 @@ def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequen
     if len(allocated.dictionary):
         parts = Tags(staged, "allocated_tags")
         part_run, part_job = staged.ask_of("allocated_tags", parts.value_sql(keys.run_id), _job_sql(parts, keys))
-    tagged_job = _in_workspaces(staged, columns.first_of([columns.remap(allocated, part_job), columns.remap(column, job)]), tags.has(keys.job, AZURE_JOB_KEYS))
+    tagged_job = _in_workspaces(
+        staged, columns.first_of([columns.remap(allocated, part_job), columns.remap(column, job)]), tags.has(keys.job, AZURE_JOB_KEYS)
+    )
     placed_keys = [key for key in keys.job if key in (*SLURM_JOB_KEYS, *AZURE_JOB_KEYS) and tags.has([key], [key])]
     staged.set(
         run_tag=columns.first_of([columns.remap(allocated, part_run), columns.remap(column, run)]),
@@ -225,7 +227,9 @@ def place_instances(staged: Staged, name: str) -> None:
     held = ("sub_account_id", "availability_zone", "region_id", "service_name")
     codes, distinct = columns.combine([names, *(staged.column(column) for column in held)], ["name", *held])
     placed = instance_name_sql("name", "sub_account_id", "availability_zone", "region_id")
-    [whole] = staged.ask(distinct, f"case when service_name = 'Compute Engine' and not regexp_matches(name, '{_CLUSTER}') then {placed} else name end")
+    [whole] = staged.ask(
+        distinct, f"case when service_name = 'Compute Engine' and not regexp_matches(name, '{_CLUSTER}') then {placed} else name end"
+    )
     staged.set(**{name: columns.spread(codes, whole)})
 
 
@@ -262,7 +266,9 @@ def _group_keys(staged: Staged, texts: pa.Array, placed_keys: Sequence[str], job
     is_cluster = " or ".join(f"starts_with(c, {sql_text(key + '|')})" for key in CLUSTER_TAG_KEYS)
     is_node_group = " or ".join(f"starts_with(g, {sql_text(key + '|')})" for key in NODE_GROUP_TAG_KEYS)
     cluster = f"list_filter(string_split(groups, chr(31)), lambda c: {is_cluster})[1]"
-    of_cluster = f"case when {is_node_group} then coalesce('@' || replace(substr({cluster}, strpos({cluster}, '|') + 1), '|', '/'), '') else '' end"
+    of_cluster = (
+        f"case when {is_node_group} then coalesce('@' || replace(substr({cluster}, strpos({cluster}, '|') + 1), '|', '/'), '') else '' end"
+    )
     [lists] = staged.ask(
         distinct,
         f"coalesce(list_transform(string_split(groups, chr(31)), lambda g: coalesce(account, '') || {of_cluster} || '|' || {group}), cast([] as varchar[]))",

@@ -31,6 +31,7 @@ TRACES_PER_REQUEST = 50
 LONGEST_MODEL = 500  # the length that MLflow's database cuts it to
 EXPERIMENTS_PER_REQUEST = 500
 
+
 class ApiReader:
     """MLflow's rows from its client, one workspace after the other."""
 
@@ -160,7 +161,8 @@ class ApiReader:
         """
         if start < asked:
             raise SourceUnreachable(
-                self.name, f"cannot read {self.name}: asked for later runs, it answers with earlier ones. Check the server. Its last good data stay."
+                self.name,
+                f"cannot read {self.name}: asked for later runs, it answers with earlier ones. Check the server. Its last good data stay.",
             )
         return after
 
@@ -229,7 +231,10 @@ class ApiReader:
 
         for metric in wanted:
             values = [point.value for point in self._points(metric, 100)]
-            columns = [pa.array(c, f.type) for c, f in zip(([metric.run_id] * len(values), [metric.key] * len(values), values), raw.use_schema(), strict=True)]
+            columns = [
+                pa.array(c, f.type)
+                for c, f in zip(([metric.run_id] * len(values), [metric.key] * len(values), values), raw.use_schema(), strict=True)
+            ]
             yield pa.RecordBatch.from_arrays(columns, schema=raw.use_schema())
 
     def read_power(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
@@ -239,7 +244,9 @@ class ApiReader:
         schema = raw.power_schema()
         for metric in wanted:
             rows = [(metric.run_id, metric.key, point.timestamp, point.value) for point in self._points(metric, raw.LARGEST_WATTS)]
-            yield pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(_turned(rows, schema), schema, strict=True)], schema=schema)
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(c, f.type) for c, f in zip(_turned(rows, schema), schema, strict=True)], schema=schema
+            )
 
     def read_times(self, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
         """Yield when metrics were logged at the chosen steps, with one request per metric of a run and page."""

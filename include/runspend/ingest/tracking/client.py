@@ -41,7 +41,8 @@ class PageTokens:
             return None
         if token in self._given:
             raise SourceUnreachable(
-                self._server, f"cannot read {self._server}: it answers with the same page again and again. Check the server, or the proxy before it. Its last good data stay."
+                self._server,
+                f"cannot read {self._server}: it answers with the same page again and again. Check the server, or the proxy before it. Its last good data stay.",
             )
         self._given.add(token)
         return token

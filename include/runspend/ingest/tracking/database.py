@@ -369,7 +369,9 @@ class DatabaseReader:
         maps = {t: "'{}'" if k is not None and not k else SQLITE_MAP.format(table=t, among=_among("+t.key", k)) for t, k in keys.by_table()}
         [has_use] = self._scalars("select exists (select 1 from latest_metrics where key >= 'system/' and key < 'system0')")
         kinds = " or ".join(f"m.key glob 'system/*{kind}'" for kind in raw.use_kinds(keys))
-        runs = SQLITE_RUNS.format(**maps, **times, between=raw.BETWEEN, after=raw.AFTER, use_keys=SQLITE_USE_KEYS.format(kinds=kinds) if has_use else "''")
+        runs = SQLITE_RUNS.format(
+            **maps, **times, between=raw.BETWEEN, after=raw.AFTER, use_keys=SQLITE_USE_KEYS.format(kinds=kinds) if has_use else "''"
+        )
         first, last = (int(self._scalars(f"select coalesce({f}(rowid), 0) from runs")[0]) for f in ("min", "max"))
         step = max(CHUNK_ROWS, (last - first) // 10_000)
         chunks = (

@@ -79,7 +79,8 @@ class DimensionSources:
         # As in `team_from` and similar columns: a file by its name, not by its path on this machine.
         self.names = [f"user:{Path(k.removeprefix('file ')).name}" if k.startswith("file ") else k for k in self._keys]
         self._of_dimension = {
-            dimension: [self._keys.index(s if isinstance(s, str) else f"file {s['user']}") for s in wanted] for dimension, wanted in sources.items()
+            dimension: [self._keys.index(s if isinstance(s, str) else f"file {s['user']}") for s in wanted]
+            for dimension, wanted in sources.items()
         }
 
     def dimension_columns(self, tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
@@ -121,7 +122,9 @@ class PoolColumns:
 
     def __init__(self, pools: Sequence[Pool], places: DimensionSources, server: str) -> None:
         # The server is known here; a pool of other servers cannot match these runs.
-        self._pools = [pool for pool in pools if all(any(matches(p, server) for p in texts) for key, texts in pool.runs.items() if key == "tracking")]
+        self._pools = [
+            pool for pool in pools if all(any(matches(p, server) for p in texts) for key, texts in pool.runs.items() if key == "tracking")
+        ]
         self._places = places
         self.texts: list[str] = []  # patterns in the variable `pool_texts`
 
@@ -181,16 +184,30 @@ def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str])
 
 def digest_settings(server: TrackingServer, settings: RowSettings, places: DimensionSources, place_rules: Iterable[str] = ()) -> str:
     """Return a digest of everything that run rows depend on except MLflow. If it changes, every month is read again."""
-    rules = [file.read_text(encoding="utf-8") for file in sorted(resources.files("runspend.ingest.tracking").iterdir(), key=lambda f: f.name) if file.name.endswith(".sql")]
+    rules = [
+        file.read_text(encoding="utf-8")
+        for file in sorted(resources.files("runspend.ingest.tracking").iterdir(), key=lambda f: f.name)
+        if file.name.endswith(".sql")
+    ]
     said = {
         "copy": server.copy_.model_dump(mode="json"),
-        "dimensions": {d: [s if isinstance(s, str) else {"user": Path(s["user"]).name} for s in getattr(settings.dimensions, d) if not is_of_line(s)] for d in DIMENSIONS},
+        "dimensions": {
+            d: [s if isinstance(s, str) else {"user": Path(s["user"]).name} for s in getattr(settings.dimensions, d) if not is_of_line(s)]
+            for d in DIMENSIONS
+        },
         "not_a_person": settings.dimensions.not_a_person,
         "users": [[line.file, line.person, line.value, str(line.valid_from), str(line.valid_to)] for line in places.user_lines],
         "pools": [[pool.name, pool.runs, pool.equal] for pool in settings.pools],
         "job_keys": list(settings.job_keys),
         "selector_keys": sorted(settings.selector_keys),
-        "rules": [*rules, macros_sql(), resource_key_sql("resource_id"), principal_key_sql("said_principal"), *job_columns(settings.job_keys, [*settings.job_keys, *JOB_PLACE_KEYS], []).values(), *place_rules],
+        "rules": [
+            *rules,
+            macros_sql(),
+            resource_key_sql("resource_id"),
+            principal_key_sql("said_principal"),
+            *job_columns(settings.job_keys, [*settings.job_keys, *JOB_PLACE_KEYS], []).values(),
+            *place_rules,
+        ],
         "measured": [settings.measured.resource_ids, settings.measured.of_pool],
         "links": [settings.links.wanted, settings.links.metrics],
     }
@@ -212,7 +229,9 @@ def _read_users(number: int, path: Path) -> list[UserLine]:
         by_name = dict(zip(header[2:], line[2:], strict=False))
         first, after = (_read_day(path, line_number, name, by_name.get(name, "")) for name in ("from", "to"))
         if first is not None and after is not None and first >= after:
-            raise ConfigError(f"cannot use {path} of `dimensions`, line {line_number}: `from` is not before `to`, the first moment after it. Correct the dates.")
+            raise ConfigError(
+                f"cannot use {path} of `dimensions`, line {line_number}: `from` is not before `to`, the first moment after it. Correct the dates."
+            )
         found.append(UserLine(number, line[0].strip(), line[1].strip(), first, after))
     return found
 
@@ -223,7 +242,9 @@ def _read_day(path: Path, line: int, name: str, text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
     except ValueError:
-        raise ConfigError(f"cannot use {path} of `dimensions`, line {line}: {name} {text.strip()!r} is not a date. Write it as 2026-11-01.") from None
+        raise ConfigError(
+            f"cannot use {path} of `dimensions`, line {line}: {name} {text.strip()!r} is not a date. Write it as 2026-11-01."
+        ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 

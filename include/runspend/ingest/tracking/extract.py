@@ -50,7 +50,9 @@ class PublishedRuns:
     months: Sequence[str] = ()  # of `runs`
     trace_months: Sequence[str] = ()  # of `trace_costs`
     settings_of: Mapping[str, str | None] = field(default_factory=dict)  # month -> `extras["settings"]`
-    billed_months: Callable[[], Collection[str]] = tuple  # months that new bills reach; asked only for a server that is read through its API
+    billed_months: Callable[[], Collection[str]] = (
+        tuple  # months that new bills reach; asked only for a server that is read through its API
+    )
 
 
 def extract_server(
@@ -88,9 +90,15 @@ def extract_server(
                 raw_owners = reader.read_owners()
                 owners = rows.write_owners(raw_owners)
                 to_write = sorted({*rows.months(), *published.months} if chosen is None else set(chosen))
-                linked = Links(rows, server, links, load_id).read(reader.links, raw_owners, to_write, previous, outdated) if links.wanted else LinkFiles()
+                linked = (
+                    Links(rows, server, links, load_id).read(reader.links, raw_owners, to_write, previous, outdated)
+                    if links.wanted
+                    else LinkFiles()
+                )
                 warnings = [*reader.warnings, *rows.warnings()]
-                warnings += [f"{server.name}: {kind} is unknown, so artifacts it may protect stay: {why}" for kind, why in linked.unknown.items()]
+                warnings += [
+                    f"{server.name}: {kind} is unknown, so artifacts it may protect stay: {why}" for kind, why in linked.unknown.items()
+                ]
                 if reader.repaired:
                     warnings.append(f"{server.name}: {reader.repaired} values are not UTF-8; invalid characters became U+FFFD.")
             tables = {("experiments", "all"): rows.write_experiments(), ("artifact_owners", "all"): owners}
@@ -178,7 +186,12 @@ def choose_months(
 
 
 def _months_to_read(
-    reader: raw.TrackingReader, months: Sequence[str] | None, known: Sequence[str], billed: Callable[[], Collection[str]], previous: Previous, now: datetime
+    reader: raw.TrackingReader,
+    months: Sequence[str] | None,
+    known: Sequence[str],
+    billed: Callable[[], Collection[str]],
+    previous: Previous,
+    now: datetime,
 ) -> list[str] | None:
     if months is not None:
         return sorted(set(months))

@@ -79,7 +79,11 @@ class ApiLinks:
         for (run_id, key), chosen in by_metric.items():
             steps = {step for metric in chosen for step in range(0, metric.last_step + 1, metric.stride)}
             with self._client.in_workspace(self._workspace_of.get(run_id)):
-                rows += [(run_id, "", key, p.step, p.timestamp, p.value) for p in self._history(run_id, key) if p.step in steps and p.value == p.value]
+                rows += [
+                    (run_id, "", key, p.step, p.timestamp, p.value)
+                    for p in self._history(run_id, key)
+                    if p.step in steps and p.value == p.value
+                ]
         return _to_table(rows, raw.point_schema())
 
     def _history(self, run_id: str, key: str) -> list[Any]:

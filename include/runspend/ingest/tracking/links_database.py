@@ -72,7 +72,9 @@ class Snapshot(Protocol):
         """Yield the rows of a query, with valid UTF-8."""
         ...
 
-    def read_points(self, wanted: Sequence[raw.UseKey], schema: pa.Schema, *, logged_ms: str, least: float = 0, most: float) -> Iterator[pa.RecordBatch]:
+    def read_points(
+        self, wanted: Sequence[raw.UseKey], schema: pa.Schema, *, logged_ms: str, least: float = 0, most: float
+    ) -> Iterator[pa.RecordBatch]:
         """Yield points of metrics between `least` and `most`, each by an index search."""
         ...
 
@@ -100,7 +102,11 @@ class DatabaseLinks:
         import pyarrow.compute as pc
 
         both = {f"same_workspace_{x}": f"and {x}.workspace = v.workspace" if self._since(revisions.WORKSPACES_SINCE) else "" for x in "ta"}
-        aliases = (SQLITE_ALIASES if self._snapshot.is_sqlite else POSTGRES_ALIASES).format(**both) if self._since(revisions.ALIASES_SINCE) else "'[]'"
+        aliases = (
+            (SQLITE_ALIASES if self._snapshot.is_sqlite else POSTGRES_ALIASES).format(**both)
+            if self._since(revisions.ALIASES_SINCE)
+            else "'[]'"
+        )
         sql = self._fill(
             VERSIONS,
             workspace="cast(v.workspace as text)" if self._since(revisions.WORKSPACES_SINCE) else "'default'",
@@ -117,7 +123,11 @@ class DatabaseLinks:
         schema = raw.link_schema()
         if not self._since(revisions.LOGGED_MODELS_SINCE):
             return schema.empty_table()
-        step = "case when source_type = 'RUN_INPUT' then cast(-1 as bigint) else cast(step as bigint) end" if self._since(revisions.STEPS_SINCE) else "cast(-1 as bigint)"
+        step = (
+            "case when source_type = 'RUN_INPUT' then cast(-1 as bigint) else cast(step as bigint) end"
+            if self._since(revisions.STEPS_SINCE)
+            else "cast(-1 as bigint)"
+        )
         batches = [*self._snapshot.batches(self._fill(USES, step=step), schema), *self._snapshot.batches(self._fill(SOURCES), schema)]
         return raw.to_table(batches, schema)
 
@@ -137,7 +147,9 @@ class DatabaseLinks:
         step = "cast(g.step as bigint), cast(m.timestamp as bigint),"
         found = pa.schema([f for f in raw.point_schema() if f.name != "model_id"])
         # MLflow stores an infinity as the largest float.
-        points = raw.to_table(self._snapshot.read_points(wanted, found, logged_ms=step, least=-sys.float_info.max, most=sys.float_info.max), found)
+        points = raw.to_table(
+            self._snapshot.read_points(wanted, found, logged_ms=step, least=-sys.float_info.max, most=sys.float_info.max), found
+        )
         return points.add_column(1, "model_id", pa.array([""] * points.num_rows, pa.string()))
 
     def read_model_points(self, metrics: Sequence[str]) -> pa.Table:

@@ -54,7 +54,9 @@ class MlflowWriter:
             _set_tags(client, owner, {PRUNED: why})
             client.ask(lambda: client.store.delete_run(run.info.run_id))
             if _run_of(client, owner).info.lifecycle_stage != "deleted":
-                raise SourceUnreachable(client.name, f"cannot delete run {run.info.run_id} of {client.name}: it is still active. Nothing was lost.")
+                raise SourceUnreachable(
+                    client.name, f"cannot delete run {run.info.run_id} of {client.name}: it is still active. Nothing was lost."
+                )
             return None
 
         return self._with(owner, prune)

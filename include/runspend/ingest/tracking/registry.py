@@ -48,7 +48,9 @@ def _settled(client: Client, workspace: str) -> list[tuple[Any, ...]]:
         before = found
     if pages <= 2:
         return before
-    raise SourceUnreachable(client.name, f"cannot read the registered models of {client.name}: they changed during each of {READINGS} readings. Try again.")
+    raise SourceUnreachable(
+        client.name, f"cannot read the registered models of {client.name}: they changed during each of {READINGS} readings. Try again."
+    )
 
 
 def _read_once(client: Client, workspace: str) -> tuple[list[tuple[Any, ...]], int]:
@@ -82,4 +84,15 @@ def _row(client: Client, workspace: str, version: Any, aliases: Iterable[str]) -
         storage = client.ask(lambda: client.registry.get_model_version_download_uri(version.name, version.version)) or ""
     listed = json.dumps(sorted(aliases, key=str.encode), ensure_ascii=False)
     stage = version.current_stage or "None"
-    return workspace, version.name, version.run_id or "", source, storage, stage, listed, version.status or "", int(version.version), version.creation_timestamp or 0
+    return (
+        workspace,
+        version.name,
+        version.run_id or "",
+        source,
+        storage,
+        stage,
+        listed,
+        version.status or "",
+        int(version.version),
+        version.creation_timestamp or 0,
+    )

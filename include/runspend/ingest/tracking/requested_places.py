@@ -11,10 +11,28 @@ from collections.abc import Sequence
 from runspend.ingest.tracking.dimension_sources import param_sql, tag_sql
 
 # The first stated key counts. For keys with a generic name, the value must have a certain shape.
-ACCOUNT_KEYS = ("runspend.account", "cloud.account.id", "sub_account_id", "aws_account_id", "AWS_ACCOUNT_ID", "azure_subscription_id", "AZURE_SUBSCRIPTION_ID")
+ACCOUNT_KEYS = (
+    "runspend.account",
+    "cloud.account.id",
+    "sub_account_id",
+    "aws_account_id",
+    "AWS_ACCOUNT_ID",
+    "azure_subscription_id",
+    "AZURE_SUBSCRIPTION_ID",
+)
 PROJECT_KEYS = ("gcp_project", "GOOGLE_CLOUD_PROJECT")
 SHAPED_ACCOUNT_KEYS = ("account_id", "subscription_id", "account")
-REGION_KEYS = ("runspend.region", "cloud.region", "region_id", "aws_region", "AWS_REGION", "AWS_DEFAULT_REGION", "gcp_region", "azure_region", "azure_location")
+REGION_KEYS = (
+    "runspend.region",
+    "cloud.region",
+    "region_id",
+    "aws_region",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "gcp_region",
+    "azure_region",
+    "azure_location",
+)
 SHAPED_REGION_KEYS = ("region",)
 ZONE_KEYS = ("runspend.zone", "cloud.availability_zone", "availability_zone", "gcp_zone")
 SHAPED_ZONE_KEYS = ("zone",)
@@ -22,7 +40,16 @@ OPTION_KEYS = (
     "runspend.purchase_option", "purchase_option", "capacity_type", "instance_lifecycle", "provisioning_model", "vm_priority", "use_spot_instances",
     "enable_managed_spot_training", "use_spot", "spot", "preemptible", "low_priority",
 )  # fmt: skip
-PLACE_KEYS = (*ACCOUNT_KEYS, *PROJECT_KEYS, *SHAPED_ACCOUNT_KEYS, *REGION_KEYS, *SHAPED_REGION_KEYS, *ZONE_KEYS, *SHAPED_ZONE_KEYS, *OPTION_KEYS)
+PLACE_KEYS = (
+    *ACCOUNT_KEYS,
+    *PROJECT_KEYS,
+    *SHAPED_ACCOUNT_KEYS,
+    *REGION_KEYS,
+    *SHAPED_REGION_KEYS,
+    *ZONE_KEYS,
+    *SHAPED_ZONE_KEYS,
+    *OPTION_KEYS,
+)
 
 
 def place_columns(tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
@@ -32,7 +59,13 @@ def place_columns(tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
     """
 
     def first(*groups: tuple[Sequence[str], str]) -> str:
-        found = [f"{macro}({sql})" for keys, macro in groups for key in keys for sql in (tag_sql(tags, key), param_sql(params, key)) if not sql.startswith("null")]
+        found = [
+            f"{macro}({sql})"
+            for keys, macro in groups
+            for key in keys
+            for sql in (tag_sql(tags, key), param_sql(params, key))
+            if not sql.startswith("null")
+        ]
         return f"coalesce({', '.join([*found, 'null::varchar'])})"
 
     return {

@@ -117,7 +117,9 @@ class Rows:
         self._copied_tags = {*_listed(server.copy_.tags), *stated, *self._places.tags, *keys_of(settings.selector_keys, "tag.")}
         params = {*_listed(server.copy_.params), *stated, *self._places.params, *keys_of(settings.selector_keys, "param.")}
         links = settings.links
-        self.wanted = raw.Keys(sort_keys({*MLFLOW_KEYS, *self._copied_tags}), sort_keys(params), metrics=links.metrics if links.wanted else None)
+        self.wanted = raw.Keys(
+            sort_keys({*MLFLOW_KEYS, *self._copied_tags}), sort_keys(params), metrics=links.metrics if links.wanted else None
+        )
         self._parts: dict[str, str] = {}
         self._con = duckdb.connect(
             config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(workdir / "spill"), "preserve_insertion_order": False}
@@ -180,7 +182,9 @@ class Rows:
         self._set("only_listed_workspaces", isinstance(self._server.workspaces, list), "boolean")
         self._set("not_a_person", list(settings.dimensions.not_a_person))
         self._set("places", self._places.names)
-        self._con.execute("create table user_lines (number integer, file integer, person varchar, value varchar, valid_from timestamptz, valid_to timestamptz)")
+        self._con.execute(
+            "create table user_lines (number integer, file integer, person varchar, value varchar, valid_from timestamptz, valid_to timestamptz)"
+        )
         lines = [(i, line.file, line.person, line.value, line.valid_from, line.valid_to) for i, line in enumerate(self._places.user_lines)]
         if lines:
             self._con.executemany("insert into user_lines values (?, ?, ?, ?, ?, ?)", lines)
@@ -218,7 +222,9 @@ class Rows:
 
     def load_runs(self, batches: Iterator[pa.RecordBatch]) -> None:
         """Load all batches, or none. Their exceptions are raised unchanged."""
-        self._con.execute("delete from fresh_use; delete from fresh_gaps; delete from fresh_times; delete from fresh_runs; delete from fresh_resources")
+        self._con.execute(
+            "delete from fresh_use; delete from fresh_gaps; delete from fresh_times; delete from fresh_runs; delete from fresh_resources"
+        )
         # A stream has no row count. By default, DuckDB would hash all of it and do the work after the last row, on one core.
         self._con.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
         try:
@@ -231,7 +237,9 @@ class Rows:
 
     def know_metrics(self, previous: Callable[[str], pa.Table | None], unread: Collection[str]) -> None:
         """Reuse metrics that an earlier pipeline run read, for runs with the same end. `unread`: months whose gaps are searched again."""
-        months = self._con.execute("select distinct strftime(start_month, '%Y-%m') from fresh_runs where use_keys <> '' or step_keys <> ''").fetchall()
+        months = self._con.execute(
+            "select distinct strftime(start_month, '%Y-%m') from fresh_runs where use_keys <> '' or step_keys <> ''"
+        ).fetchall()
         for (month,) in months:
             self._register("previous_runs", TABLES["runs"], previous(month))
             self._con.execute(_sql("known_use.sql"), {"month": _first_day(month)})
@@ -453,7 +461,10 @@ class Rows:
         # DuckDB marks a column as required if it can prove that it holds no null, but the files of one table must have the same schema.
         self._con.execute("set disabled_optimizers = 'statistics_propagation'")
         try:
-            self._con.execute(f"copy ({select}) to '{name}' (format parquet, compression zstd, compression_level 1, row_group_size {ROW_GROUP})", parameters)
+            self._con.execute(
+                f"copy ({select}) to '{name}' (format parquet, compression zstd, compression_level 1, row_group_size {ROW_GROUP})",
+                parameters,
+            )
         finally:
             self._con.execute("reset disabled_optimizers")
         unfinished.replace(target)
@@ -503,8 +514,19 @@ def _columns(table: Table) -> str:
 
 def _cleaned(table: Table, names: Sequence[str]) -> str:
     """Return SQL for these columns of `r`, with everything that looks like a secret replaced in every text."""
-    texts = {c.name for c in table.columns if c.type == "STRING"} - {"tracking_server", "workspace", "run_id", "experiment_id", "load_id", "params_digest"}
-    cleaners = dict.fromkeys(texts, "redacted") | {"tags": "redacted_document", "params": "redacted_document", "artifact_uri": "redacted_place"}
+    texts = {c.name for c in table.columns if c.type == "STRING"} - {
+        "tracking_server",
+        "workspace",
+        "run_id",
+        "experiment_id",
+        "load_id",
+        "params_digest",
+    }
+    cleaners = dict.fromkeys(texts, "redacted") | {
+        "tags": "redacted_document",
+        "params": "redacted_document",
+        "artifact_uri": "redacted_place",
+    }
     return ", ".join(f"{cleaners[name]}(r.{name}) as {name}" if name in texts else f"r.{name}" for name in names)
 
 

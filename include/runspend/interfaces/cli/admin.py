@@ -55,8 +55,20 @@ def warehouse() -> None:
 
 
 @warehouse.command("copy")
-@click.option("--from", "source", required=True, metavar="WAREHOUSE", help="Address of the warehouse (a folder, s3://… or bigquery://…), or the runspend.yaml that names it.")
-@click.option("--to", "target", required=True, metavar="WAREHOUSE", help="The same for the new warehouse. It must be empty, or hold an unfinished copy.")
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    metavar="WAREHOUSE",
+    help="Address of the warehouse (a folder, s3://… or bigquery://…), or the runspend.yaml that names it.",
+)
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="WAREHOUSE",
+    help="The same for the new warehouse. It must be empty, or hold an unfinished copy.",
+)
 @with_context
 def copy_(context: Context, source: str, target: str) -> None:
     """Copy all tables to another warehouse.

@@ -91,8 +91,18 @@ def archive_apply(context: Context) -> None:
 
 @archive.command("restore")
 @click.argument("run", metavar="RUN_ID")
-@click.option("--to", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER", help="A new folder, from which MLflow can load. Default: the original place.")
-@click.option("--archive", "archive_id", metavar="ID", help="Restore only this archive. Default: the latest one, and files of earlier ones that were never restored.")
+@click.option(
+    "--to",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="A new folder, from which MLflow can load. Default: the original place.",
+)
+@click.option(
+    "--archive",
+    "archive_id",
+    metavar="ID",
+    help="Restore only this archive. Default: the latest one, and files of earlier ones that were never restored.",
+)
 @click.option("--partial", is_flag=True, help="Restore the intact files of a damaged archive.")
 @with_context
 def archive_restore(context: Context, run: str, to: Path | None, archive_id: str | None, partial: bool) -> None:
@@ -110,7 +120,9 @@ def archive_restore(context: Context, run: str, to: Path | None, archive_id: str
     from runspend.warehouse.records import Records
 
     records = Records(context.settings.home)
-    restored = restore(run, context.settings, to=to, archive_id=archive_id, take_damaged=partial, records=records, tools=Tools(progress=context.progress))
+    restored = restore(
+        run, context.settings, to=to, archive_id=archive_id, take_damaged=partial, records=records, tools=Tools(progress=context.progress)
+    )
     if to is None and not restored.problems:
         restored.notes.extend(tag_restored(context.settings, records, restored.owner))
     context.clear_progress()
@@ -118,7 +130,9 @@ def archive_restore(context: Context, run: str, to: Path | None, archive_id: str
         print_json(vars(restored))
     else:
         there = f"; {restored.there_already:,} already existed" if restored.there_already else ""
-        click.echo(f"restored {restored.owner}: {restored.objects:,} objects, {restored.bytes:,} bytes to {', '.join(restored.places)}{there}")
+        click.echo(
+            f"restored {restored.owner}: {restored.objects:,} objects, {restored.bytes:,} bytes to {', '.join(restored.places)}{there}"
+        )
         for label, sentences in (("note", restored.notes), ("problem", restored.problems)):
             for sentence in sentences:
                 click.echo(f"{label:9}{sentence}", err=label == "problem")
@@ -153,15 +167,24 @@ def _agree_to_read(context: Context, *, yes: bool) -> None:
 
     reading = price_of_reading(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
-    price = "an unknown price (a storage class has no price in `rates.storage`)" if reading.price is None else f"{plain(reading.price)} {reading.currency}"
-    click.echo(f"This reads {reading.objects:,} objects, {reading.bytes:,} bytes. Requests and retrieval cost {price}, plus any traffic out of the cloud.", err=True)
+    price = (
+        "an unknown price (a storage class has no price in `rates.storage`)"
+        if reading.price is None
+        else f"{plain(reading.price)} {reading.currency}"
+    )
+    click.echo(
+        f"This reads {reading.objects:,} objects, {reading.bytes:,} bytes. Requests and retrieval cost {price}, plus any traffic out of the cloud.",
+        err=True,
+    )
     if not yes and not (sys.stdin.isatty() and click.confirm("Read them?", err=True)):
         raise UsageError("cannot read all archives without confirmation, because it may cost money. Add --yes. Nothing was read.")
 
 
 @archive.command("keep")
 @click.argument("what", metavar="RUN_ID|EXPERIMENT")
-@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="Last day of the exclusion. Default: a year from now.")
+@click.option(
+    "--until", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="Last day of the exclusion. Default: a year from now."
+)
 @click.option("--reason", metavar="TEXT", help="Reason to show with the exclusion.")
 @with_context
 def archive_keep(context: Context, what: str, until: datetime | None, reason: str | None) -> None:
@@ -179,7 +202,9 @@ def archive_keep(context: Context, what: str, until: datetime | None, reason: st
     from runspend.warehouse.records import Records
 
     with open_warehouse(context.settings).reader() as reader:
-        keep = record_keep(reader, Records(context.settings.home), what, until=None if until is None else until.date(), reason=reason, now=context.now)
+        keep = record_keep(
+            reader, Records(context.settings.home), what, until=None if until is None else until.date(), reason=reason, now=context.now
+        )
     if context.as_json:
         print_json(vars(keep))
     else:

@@ -75,7 +75,13 @@ def _quiet_command(name: str, kind: QuietKind, help_text: str) -> None:
 
     command.__doc__ = help_text
     decorated: Any = click.argument("budget")(with_context(command))
-    decorated = click.option("--until", type=click.DateTime(["%Y-%m-%d"]), hidden=kind == "awake", metavar="YYYY-MM-DD", help="First day (UTC) with alerts again. Default: the end of the budget's period.")(decorated)
+    decorated = click.option(
+        "--until",
+        type=click.DateTime(["%Y-%m-%d"]),
+        hidden=kind == "awake",
+        metavar="YYYY-MM-DD",
+        help="First day (UTC) with alerts again. Default: the end of the budget's period.",
+    )(decorated)
     decorated = click.option("--by", metavar="NAME", help="Your name. Default: your login name.")(decorated)
     decorated = click.option("--note", metavar="TEXT", help="Reason to show with the budget.")(decorated)
     budgets.command(name)(decorated)

@@ -121,8 +121,19 @@ def months(_: click.Context, __: click.Parameter, value: Any) -> Any:
 def with_context(command: Callable[..., None], *, shows_now: bool = False) -> Callable[..., None]:
     """Give a command the four options that all commands have, as one Context. `--now` is for tests: help shows it where `shows_now`."""
 
-    @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Configuration file. Default: $RUNSPEND_CONFIG, else ./runspend.yaml.")
-    @click.option("--now", callback=_moment, metavar="TIME", hidden=not shows_now, help="Run as of this time (UTC), such as 2026-11-24T06:00. Default: the start of this hour.")
+    @click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Configuration file. Default: $RUNSPEND_CONFIG, else ./runspend.yaml.",
+    )
+    @click.option(
+        "--now",
+        callback=_moment,
+        metavar="TIME",
+        hidden=not shows_now,
+        help="Run as of this time (UTC), such as 2026-11-24T06:00. Default: the start of this hour.",
+    )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @click.option("--quiet", is_flag=True, help="Hide progress and the path of the configuration.")
     @functools.wraps(command)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from runspend.warehouse.bigquery.dry_run import QueryCosts
 
 
-format_option = click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), help="Output format. CSV and JSON have exact values. Default: table.")
+format_option = click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json"]), help="Output format. CSV and JSON have exact values. Default: table."
+)
 
 
 def form_of(context: Context, form: str | None) -> str:
@@ -55,7 +57,17 @@ def shown(text: str) -> str:
 def print_outcome(context: Context, outcome: Outcome) -> None:
     """Print the outcome of a step; end the process with its exit code."""
     if context.as_json:
-        print_json({"step": outcome.step, "exit_code": outcome.exit_code, "changed": outcome.changed, "unchanged": outcome.unchanged, "problems": outcome.problems, "notes": outcome.notes, "found": outcome.found})
+        print_json(
+            {
+                "step": outcome.step,
+                "exit_code": outcome.exit_code,
+                "changed": outcome.changed,
+                "unchanged": outcome.unchanged,
+                "problems": outcome.problems,
+                "notes": outcome.notes,
+                "found": outcome.found,
+            }
+        )
         raise SystemExit(outcome.exit_code)
     for label, lines in (("changed", outcome.changed), ("found", outcome.found), ("note", outcome.notes), ("problem", outcome.problems)):
         for line in lines:

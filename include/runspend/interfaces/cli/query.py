@@ -25,16 +25,43 @@ GRACE = 5.0  # seconds that the engine has to stop by itself
 @click.option("--period", callback=months, metavar="YYYY-MM", help="Show only this billing period. Default: charges of the newest month.")
 @click.option("--since", callback=day_or_month, metavar="DAY|MONTH", help="Show charges from this day or month on.")
 @click.option("--until", callback=day_or_month, metavar="DAY|MONTH", help="Show charges up to this day or month, inclusive.")
-@click.option("--where", multiple=True, metavar="KEY=VALUE", help="Show only charges with this value; KEY= for charges without one. Repeatable; the same key twice means either value.")
-@click.option("--as-of", callback=day_end, metavar="DATE", help="Show the bill as it was known on that day, by source, period, service, account or day.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Show only charges with this value; KEY= for charges without one. Repeatable; the same key twice means either value.",
+)
+@click.option(
+    "--as-of",
+    callback=day_end,
+    metavar="DATE",
+    help="Show the bill as it was known on that day, by source, period, service, account or day.",
+)
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, metavar="ROWS", help="Number of rows to show.")
-@click.option("--measure", type=click.Choice(["effective", "billed", "contracted", "list"]), default="effective", show_default=True, help="Cost measure of FOCUS.")
-@click.option("--each-currency", is_flag=True, help="Show each currency as billed. Default: all in `currency`, at the rates of `rates.exchange`.")
+@click.option(
+    "--measure",
+    type=click.Choice(["effective", "billed", "contracted", "list"]),
+    default="effective",
+    show_default=True,
+    help="Cost measure of FOCUS.",
+)
+@click.option(
+    "--each-currency", is_flag=True, help="Show each currency as billed. Default: all in `currency`, at the rates of `rates.exchange`."
+)
 @format_option
 @with_context
 def costs(
-    context: Context, by: str | None, period: str | None, since: Days | None, until: Days | None, where: tuple[str, ...], as_of: datetime | None,
-    top: int, measure: str, each_currency: bool, form: str | None,
+    context: Context,
+    by: str | None,
+    period: str | None,
+    since: Days | None,
+    until: Days | None,
+    where: tuple[str, ...],
+    as_of: datetime | None,
+    top: int,
+    measure: str,
+    each_currency: bool,
+    form: str | None,
 ) -> None:
     """Show costs by team, experiment and more.
 
@@ -58,7 +85,9 @@ def costs(
         with open_warehouse(context.settings).reader() as reader:
             rows = bill_as_of(reader, as_of, by.split(",") if by else DEFAULT_KEYS, chosen, top=top, measure=measure)
     else:
-        rows = ask_costs(context.settings, (by or "experiment").split(","), chosen, top=top, measure=measure, is_exchanged=not each_currency)
+        rows = ask_costs(
+            context.settings, (by or "experiment").split(","), chosen, top=top, measure=measure, is_exchanged=not each_currency
+        )
     print_rows(rows, form, is_money=True)
     if rows.num_rows == 0:
         click.echo(no_charges(context.settings), err=True)
@@ -71,11 +100,15 @@ def costs(
 @click.argument("run", required=False)
 @click.option("--resource", metavar="ID", help="Explain a machine or another resource of a bill, hour by hour.")
 @click.option("--line", metavar="ID", help="Explain a charge: its id, or six characters that it begins or ends with.")
-@click.option("--period", callback=months, metavar="YYYY-MM", help="Explain only this billing period. Default: all of a run's, a resource's newest.")
+@click.option(
+    "--period", callback=months, metavar="YYYY-MM", help="Explain only this billing period. Default: all of a run's, a resource's newest."
+)
 @click.option("--history", is_flag=True, help="Also show what later versions of the bill changed for the run.")
 @click.option("--full", is_flag=True, help="Show every hour, even if there are many.")
 @with_context
-def explain(context: Context, run: str | None, resource: str | None, line: str | None, period: str | None, history: bool, full: bool) -> None:
+def explain(
+    context: Context, run: str | None, resource: str | None, line: str | None, period: str | None, history: bool, full: bool
+) -> None:
     """Explain what a run, machine or charge costs.
 
     Shows every charge, the run's share of it, the allocation rule, and the other runs that share it.
@@ -115,8 +148,19 @@ def export() -> None:
 
 @export.command("focus")
 @click.option("--period", required=True, callback=months, metavar="YYYY-MM", help="Billing period to export.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="A .csv, .csv.gz or .parquet file. Default: runspend-focus-YYYY-MM.csv.")
-@click.option("--scope", type=click.Choice(["all", "platform"]), default="all", show_default=True, help="platform: leave out charges that are out of scope.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A .csv, .csv.gz or .parquet file. Default: runspend-focus-YYYY-MM.csv.",
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["all", "platform"]),
+    default="all",
+    show_default=True,
+    help="platform: leave out charges that are out of scope.",
+)
 @click.option("--focus-version", type=click.Choice(["1.3", "1.4", "1.2"]), default="1.3", show_default=True, help="Version of FOCUS.")
 @click.option("--guard-formulas", is_flag=True, help="Protect a CSV from formulas in names, for spreadsheets.")
 @with_context
@@ -135,27 +179,53 @@ def export_focus(context: Context, period: str, out: Path | None, scope: str, fo
 
     target = out or Path(f"runspend-focus-{period}.csv")
     with open_warehouse(context.settings).reader() as reader:
-        written = write_focus(reader, period, target, scope=scope, version=focus_version, guard_formulas=guard_formulas, progress=context.progress)
+        written = write_focus(
+            reader, period, target, scope=scope, version=focus_version, guard_formulas=guard_formulas, progress=context.progress
+        )
     context.clear_progress()
     if context.as_json:
         totals = [{name: value if isinstance(value, str) else plain(value) for name, value in vars(t).items()} for t in written.totals]
         print_json({"file": str(written.path), "rows": written.rows, "totals": totals})
         return
     for total in written.totals:
-        click.echo(f"{total.source}: effective {plain(total.effective_cost)} {total.currency}, billed {plain(total.billed_cost)}{' = the bill' if scope == 'all' else ''}")
+        click.echo(
+            f"{total.source}: effective {plain(total.effective_cost)} {total.currency}, billed {plain(total.billed_cost)}{' = the bill' if scope == 'all' else ''}"
+        )
     click.echo(f"{written.path}: {written.rows:,} rows, FOCUS {focus_version}")
 
 
 @click.command()
 @click.argument("statement", required=False)
-@click.option("-f", "--file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path), metavar="FILE", help="Read the statement from a file; - is standard input.")
+@click.option(
+    "-f",
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Read the statement from a file; - is standard input.",
+)
 @click.option("--tables", is_flag=True, help="List the tables, or the columns of the table that you name.")
 @click.option("--native", is_flag=True, help="Use the SQL of the warehouse's engine instead of GoogleSQL.")
 @click.option("--explain-cost", is_flag=True, help="Only estimate what the query would read and cost (BigQuery).")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=300, show_default=True, metavar="SECONDS", help="Stop a query after this time.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300,
+    show_default=True,
+    metavar="SECONDS",
+    help="Stop a query after this time.",
+)
 @format_option
 @with_context
-def sql(context: Context, statement: str | None, file: Path | None, tables: bool, native: bool, explain_cost: bool, timeout: float, form: str | None) -> None:
+def sql(
+    context: Context,
+    statement: str | None,
+    file: Path | None,
+    tables: bool,
+    native: bool,
+    explain_cost: bool,
+    timeout: float,
+    form: str | None,
+) -> None:
     """Query the tables with SQL.
 
     Runs one SELECT, read-only, over the tables as of one pipeline run. Without a statement, lists the
@@ -183,7 +253,9 @@ def sql(context: Context, statement: str | None, file: Path | None, tables: bool
     from runspend.warehouse.factory import open_warehouse
 
     try:
-        with _ended_after(timeout + GRACE, timeout, partial(log_statement, context.settings, statement, native=native, rows=None, error="SqlRefused")):
+        with _ended_after(
+            timeout + GRACE, timeout, partial(log_statement, context.settings, statement, native=native, rows=None, error="SqlRefused")
+        ):
             rows = open_warehouse(context.settings).answer(statement, native=native, timeout=timeout)
     except BaseException as error:  # also for a bug or Ctrl-C: the question was asked
         log_statement(context.settings, statement, native=native, rows=None, error=type(error).__name__)
@@ -219,7 +291,10 @@ def _ended_after(seconds: float, timeout: float, note: Callable[[], None]) -> It
 
     def end() -> None:
         note()
-        click.echo(f"error: cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Query less, or raise --timeout.", err=True)
+        click.echo(
+            f"error: cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Query less, or raise --timeout.",
+            err=True,
+        )
         sys.stderr.flush()
         os._exit(UsageError.exit_code)
 

@@ -32,7 +32,9 @@ def init(context: Context, full: bool, force: bool) -> None:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Only check connections. Before the first pipeline run, the preview of costs reads the whole bill.")
+@click.option(
+    "--quick", is_flag=True, help="Only check connections. Before the first pipeline run, the preview of costs reads the whole bill."
+)
 @with_context
 def doctor(context: Context, quick: bool) -> None:
     """Check connections and configuration.
@@ -50,7 +52,11 @@ def doctor(context: Context, quick: bool) -> None:
     outlook = None if quick or not can_be_tried(findings) else foresee(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
     if context.as_json:
-        seen = [] if outlook is None else [{"section": "outlook", "name": name, "level": "ok", "text": text} for name, text in outlook_lines(outlook)]
+        seen = (
+            []
+            if outlook is None
+            else [{"section": "outlook", "name": name, "level": "ok", "text": text} for name, text in outlook_lines(outlook)]
+        )
         print_json([*({"section": f.section, "name": f.name, "level": f.level, "text": f.text} for f in findings), *seen])
         raise SystemExit(exit_code(findings))
     click.echo(render(findings))
@@ -120,8 +126,16 @@ def suggest(context: Context, write: bool) -> None:
 
 @click.command("try")
 @click.option("--tracking", required=True, metavar="URI", help="Tracking URI of MLflow, such as http://mlflow:5000 or sqlite:///mlflow.db.")
-@click.option("--bill", required=True, metavar="PLACE", help="A bill in any supported format: a file, a folder, or a prefix (s3://, gs://, abfss://).")
-@click.option("--folder", type=click.Path(path_type=Path), default=Path(".runspend-try"), show_default=True, help="Folder for everything this command writes.")
+@click.option(
+    "--bill", required=True, metavar="PLACE", help="A bill in any supported format: a file, a folder, or a prefix (s3://, gs://, abfss://)."
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path(".runspend-try"),
+    show_default=True,
+    help="Folder for everything this command writes.",
+)
 @with_context
 def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
     """Report on your MLflow and bill in minutes.

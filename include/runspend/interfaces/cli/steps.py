@@ -23,10 +23,23 @@ DEMO_FOLDER = Path(".runspend-demo")
 
 
 @click.command()
-@click.option("--period", "periods", multiple=True, callback=months, metavar="YYYY-MM", help="Build this billing period even if its inputs are unchanged. Repeatable.")
-@click.option("--since", callback=months, metavar="YYYY-MM", help="Build all billing periods from this one on, even if their inputs are unchanged.")
+@click.option(
+    "--period",
+    "periods",
+    multiple=True,
+    callback=months,
+    metavar="YYYY-MM",
+    help="Build this billing period even if its inputs are unchanged. Repeatable.",
+)
+@click.option(
+    "--since", callback=months, metavar="YYYY-MM", help="Build all billing periods from this one on, even if their inputs are unchanged."
+)
 @click.option("--accept", multiple=True, metavar="SOURCE:YYYY-MM", help="Accept a month that was refused because it lost data. Repeatable.")
-@click.option("--dags", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Run the Airflow DAGs of this folder instead of the steps.")
+@click.option(
+    "--dags",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Run the Airflow DAGs of this folder instead of the steps.",
+)
 @partial(with_context, shows_now=True)
 def nightly(context: Context, periods: tuple[str, ...], since: str | None, accept: tuple[str, ...], dags: Path | None) -> None:
     """Run the whole pipeline.
@@ -103,7 +116,9 @@ STEPS = (
         what="server",
         options=[
             click.option(
-                "--accept", multiple=True, metavar="SERVER:YYYY-MM",
+                "--accept",
+                multiple=True,
+                metavar="SERVER:YYYY-MM",
                 help="Accept a month that was refused because runs are missing. SERVER:experiments accepts missing experiments. Repeatable.",
             )
         ],
@@ -129,7 +144,14 @@ STEPS = (
     Example:
       runspend load aws --accept aws:2026-10""",
         what="bill",
-        options=[click.option("--accept", multiple=True, metavar="BILL:YYYY-MM", help="Accept a billing period that was refused because its total fell. Repeatable.")],
+        options=[
+            click.option(
+                "--accept",
+                multiple=True,
+                metavar="BILL:YYYY-MM",
+                help="Accept a billing period that was refused because its total fell. Repeatable.",
+            )
+        ],
     ),
     _step(
         "allocate",
@@ -142,7 +164,11 @@ STEPS = (
       runspend allocate --period 2026-10""",
         what=None,
         options=[
-            click.option("--explain-cost", is_flag=True, help="Only estimate what each query would read and cost (BigQuery). Default: the newest billing period."),
+            click.option(
+                "--explain-cost",
+                is_flag=True,
+                help="Only estimate what each query would read and cost (BigQuery). Default: the newest billing period.",
+            ),
             _period_option("Build only this billing period, even if its inputs are unchanged."),
         ],
     ),
@@ -222,7 +248,14 @@ def _loaded_since(settings: Settings, since: str) -> list[str]:
     return sorted({u.period for u in open_warehouse(settings).states("billing_lines") if u.period >= since})
 
 
-def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], dags: Path | None = None, since: str | None = None, trial: Trial | None = None) -> None:
+def run_night(
+    context: Context,
+    periods: Sequence[str],
+    accept: Sequence[str],
+    dags: Path | None = None,
+    since: str | None = None,
+    trial: Trial | None = None,
+) -> None:
     """Run the pipeline, through the DAGs of `dags` if given, and print its summary. Ends the process with the exit code."""
     from runspend import pipeline
     from runspend.interfaces.night_summary import summarize_night
@@ -241,7 +274,11 @@ def run_night(context: Context, periods: Sequence[str], accept: Sequence[str], d
     context.clear_progress()
     if since is not None and not _loaded_since(context.settings, since):
         loaded = _loaded_since(context.settings, "")
-        outcome.fail(UsageError(f"cannot build since {since}: no bill is loaded for that month or a later one. The newest is {loaded[-1] if loaded else 'none'}."))
+        outcome.fail(
+            UsageError(
+                f"cannot build since {since}: no bill is loaded for that month or a later one. The newest is {loaded[-1] if loaded else 'none'}."
+            )
+        )
     seconds = time.monotonic() - began
     if context.as_json:
         print_outcome(context, outcome)

@@ -56,18 +56,72 @@ def _lines(plan: Plan, run_tags: dict[str, list[tuple[datetime, datetime, str]]]
             yield from _machine_lines(machine, start, hours, tag)
     moment = BEGIN
     while moment < BILLED_UNTIL:
-        yield _line("AWS", moment, moment + HOUR, Decimal("0.4120000000"), Charge(service="Amazon RDS", category="Databases", resource="arn:aws:rds:eu-west-1:111122223333:db:shop", sku="rds-r6g", quantity=Decimal(1), unit="Hours", account="999988887777"))
+        yield _line(
+            "AWS",
+            moment,
+            moment + HOUR,
+            Decimal("0.4120000000"),
+            Charge(
+                service="Amazon RDS",
+                category="Databases",
+                resource="arn:aws:rds:eu-west-1:111122223333:db:shop",
+                sku="rds-r6g",
+                quantity=Decimal(1),
+                unit="Hours",
+                account="999988887777",
+            ),
+        )
         if moment.hour == 3 and moment.weekday() < 5:
-            yield _line("AWS", moment, moment + HOUR, Decimal("7.3400000000"), Charge(service="Amazon SageMaker", category="AI and Machine Learning", resource="arn:aws:sagemaker:eu-west-1:111122223333:notebook-instance/old-notebook", sku="sagemaker-notebook", quantity=Decimal(1), unit="Hours"))
+            yield _line(
+                "AWS",
+                moment,
+                moment + HOUR,
+                Decimal("7.3400000000"),
+                Charge(
+                    service="Amazon SageMaker",
+                    category="AI and Machine Learning",
+                    resource="arn:aws:sagemaker:eu-west-1:111122223333:notebook-instance/old-notebook",
+                    sku="sagemaker-notebook",
+                    quantity=Decimal(1),
+                    unit="Hours",
+                ),
+            )
         moment += HOUR
-    for month, tax, support in ((datetime(2026, 10, 1, tzinfo=BEGIN.tzinfo), "411.2300000000", "190.0000000000"), (datetime(2026, 11, 1, tzinfo=BEGIN.tzinfo), "702.1100000000", "316.2900000000")):
+    for month, tax, support in (
+        (datetime(2026, 10, 1, tzinfo=BEGIN.tzinfo), "411.2300000000", "190.0000000000"),
+        (datetime(2026, 11, 1, tzinfo=BEGIN.tzinfo), "702.1100000000", "316.2900000000"),
+    ):
         end = _month_end(month)
         yield _line("AWS", month, end, Decimal(tax), Charge(kind="Tax", service="Tax", category="Other", frequency="Recurring"))
-        yield _line("AWS", month, end, Decimal(support), Charge(kind="Purchase", service="AWS Support (Business)", category="Management and Governance", sku="support", frequency="Recurring"))
-        yield _line("AWS", month, month + timedelta(days=1), Decimal("-25.0000000000"), Charge(kind="Credit", service="Amazon EC2", category="Compute", frequency="One-Time"))
+        yield _line(
+            "AWS",
+            month,
+            end,
+            Decimal(support),
+            Charge(
+                kind="Purchase",
+                service="AWS Support (Business)",
+                category="Management and Governance",
+                sku="support",
+                frequency="Recurring",
+            ),
+        )
+        yield _line(
+            "AWS",
+            month,
+            month + timedelta(days=1),
+            Decimal("-25.0000000000"),
+            Charge(kind="Credit", service="Amazon EC2", category="Compute", frequency="One-Time"),
+        )
     first = next(m for m in plan.machines if m.kind.provider == "AWS" and plan.uptimes.get(m.resource_id))
     hour = plan.uptimes[first.resource_id][0][0].replace(minute=0, second=0, microsecond=0)
-    correction = _line("AWS", hour, hour + HOUR, Decimal("-1.2500000001"), Charge(service="Amazon EC2", category="Compute", resource=first.billed_as, sku="correction", klass="Correction"))
+    correction = _line(
+        "AWS",
+        hour,
+        hour + HOUR,
+        Decimal("-1.2500000001"),
+        Charge(service="Amazon EC2", category="Compute", resource=first.billed_as, sku="correction", klass="Correction"),
+    )
     november = datetime(2026, 11, 1, tzinfo=BEGIN.tzinfo)
     yield {**correction, "BillingPeriodStart": _text(november), "BillingPeriodEnd": _text(_month_end(november))}
 
@@ -87,11 +141,45 @@ def _billed_hours(spans: list[tuple[datetime, datetime]]) -> Iterator[tuple[date
 def _machine_lines(machine: Machine, start: datetime, hours: Decimal, run_id: str | None) -> Iterator[dict[str, Any]]:
     hours = round(hours, 8)
     tags = {"team": machine.team} | ({"mlflow_run_id": run_id} if run_id else {})
-    details = {"InstanceType": machine.kind.name, "GpuCount": machine.kind.gpus, "CoreCount": machine.kind.cpus, "MemorySize": f"{machine.kind.memory_gb} GiB"}
+    details = {
+        "InstanceType": machine.kind.name,
+        "GpuCount": machine.kind.gpus,
+        "CoreCount": machine.kind.cpus,
+        "MemorySize": f"{machine.kind.memory_gb} GiB",
+    }
     service = "Amazon EC2" if machine.kind.provider == "AWS" else "Compute Engine"
-    yield _line(machine.kind.provider, start, start + HOUR, Decimal(machine.kind.price) * hours, Charge(service=service, category="Compute", resource=machine.billed_as, sku=machine.kind.name, quantity=hours, unit="Hours", tags=tags, details=details))
+    yield _line(
+        machine.kind.provider,
+        start,
+        start + HOUR,
+        Decimal(machine.kind.price) * hours,
+        Charge(
+            service=service,
+            category="Compute",
+            resource=machine.billed_as,
+            sku=machine.kind.name,
+            quantity=hours,
+            unit="Hours",
+            tags=tags,
+            details=details,
+        ),
+    )
     if machine.kind.provider == "AWS":
-        yield _line("AWS", start, start + HOUR, Decimal("0.0660000000"), Charge(service="Amazon EBS", category="Storage", resource=f"arn:aws:ec2:eu-west-1:111122223333:volume/vol-{machine.resource_id[2:]}", sku="gp3", quantity=Decimal("0.68"), unit="GB-Months", tags=tags | {"instance_id": machine.resource_id}))
+        yield _line(
+            "AWS",
+            start,
+            start + HOUR,
+            Decimal("0.0660000000"),
+            Charge(
+                service="Amazon EBS",
+                category="Storage",
+                resource=f"arn:aws:ec2:eu-west-1:111122223333:volume/vol-{machine.resource_id[2:]}",
+                sku="gp3",
+                quantity=Decimal("0.68"),
+                unit="GB-Months",
+                tags=tags | {"instance_id": machine.resource_id},
+            ),
+        )
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,9 @@ def _draw_job(draw: random.Random, plan: Plan, team: Team, pool: list[Machine], 
         free[machine.resource_id] = end + tail
 
 
-def _draw_runs(draw: random.Random, team: Team, shape: str, machines: list[Machine], start: datetime, end: datetime, number: int, *, is_open: bool) -> list[Run]:
+def _draw_runs(
+    draw: random.Random, team: Team, shape: str, machines: list[Machine], start: datetime, end: datetime, number: int, *, is_open: bool
+) -> list[Run]:
     experiment, user = draw.choice(team.experiments), draw.choice(team.users)
     gpus = machines[0].kind.gpus
 
@@ -169,7 +171,16 @@ def _draw_runs(draw: random.Random, team: Team, shape: str, machines: list[Machi
     if shape == "failed":
         if draw.random() < 0.2:  # died without an end: its last metric is the only sign
             return [run(f"{number}-lost", start, None, "RUNNING", machines=machines, last_sign=start + length * 0.4)]
-        return [run(f"{number}", start, start + length * draw.uniform(0.1, 0.9), draw.choice(("FAILED", "KILLED")), machines=machines, gpus=gpus or None)]
+        return [
+            run(
+                f"{number}",
+                start,
+                start + length * draw.uniform(0.1, 0.9),
+                draw.choice(("FAILED", "KILLED")),
+                machines=machines,
+                gpus=gpus or None,
+            )
+        ]
     if shape == "unstated":
         return [run(f"{number}-laptop", start, end, machines=machines, states_machine=False)]
     return [run(f"{number}", start, end, machines=machines, gpus=gpus or None, is_tagged_on_bill=shape == "rented")]

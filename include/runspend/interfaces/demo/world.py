@@ -81,7 +81,9 @@ def _begin(folder: Path) -> None:
     """Mark a folder as one where an interrupted attempt may be removed. Raises UsageError if it contains other files."""
     marker = folder / ".runspend-demo"
     if folder.exists() and any(folder.iterdir()) and not marker.is_file():
-        raise UsageError(f"cannot make the demo in {folder}: something is in it already. Name a new folder, or an empty one. Nothing was changed.")
+        raise UsageError(
+            f"cannot make the demo in {folder}: something is in it already. Name a new folder, or an empty one. Nothing was changed."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     marker.touch()
 

@@ -71,7 +71,10 @@ def create_app(
             return latest[0]
         except ConfigError as error:
             log.error("a page failed: %s", error)  # contains paths that not every reader may see
-            raise HTTPException(503, "cannot show reports: the configuration cannot be read. Operators find the reason in the server's log, or run: runspend doctor") from error
+            raise HTTPException(
+                503,
+                "cannot show reports: the configuration cannot be read. Operators find the reason in the server's log, or run: runspend doctor",
+            ) from error
 
     def folder() -> Path:
         return configured().home / "reports"
@@ -99,7 +102,9 @@ def create_app(
 
     @app.exception_handler(Exception)
     def say_that_it_failed(_: Request, error: Exception) -> Response:  # the reason goes to the server's log
-        return PlainTextResponse("cannot show this page: an unexpected error occurred. Operators find the reason in the server's log.", 500, headers=HEADERS)
+        return PlainTextResponse(
+            "cannot show this page: an unexpected error occurred. Operators find the reason in the server's log.", 500, headers=HEADERS
+        )
 
     @app.exception_handler(HTTPException)
     def say_why(_: Request, error: HTTPException) -> Response:
@@ -166,7 +171,11 @@ def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
 
 def _unreadable(error: Exception) -> HTTPException:
     log.error("a page failed: %s", error)  # contains paths and hosts that not every reader may see
-    return HTTPException(503, "cannot show this run: the warehouse cannot be read. Operators find the reason in the server's log, or run: runspend doctor", RETRY)
+    return HTTPException(
+        503,
+        "cannot show this run: the warehouse cannot be read. Operators find the reason in the server's log, or run: runspend doctor",
+        RETRY,
+    )
 
 
 def _log(settings: Settings, request: Request, status: int) -> None:

@@ -60,7 +60,11 @@ class Gate:
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(running)), self._longest)
         except asyncio.TimeoutError as error:
-            raise HTTPException(503, f"this page took longer than {self._longest:g} s. Use the command line instead: runspend explain", {"Retry-After": "60"}) from error
+            raise HTTPException(
+                503,
+                f"this page took longer than {self._longest:g} s. Use the command line instead: runspend explain",
+                {"Retry-After": "60"},
+            ) from error
 
     def _enter(self) -> bool:
         with self._guard:

@@ -23,7 +23,9 @@ def take_port(port: int) -> socket.socket:
         taken.listen(128)
     except OSError as error:
         taken.close()
-        why = {errno.EADDRINUSE: "another program uses it", errno.EACCES: "only root may use ports below 1024"}.get(error.errno or 0, os.strerror(error.errno or 0))
+        why = {errno.EADDRINUSE: "another program uses it", errno.EACCES: "only root may use ports below 1024"}.get(
+            error.errno or 0, os.strerror(error.errno or 0)
+        )
         raise UsageError(f"cannot serve on port {port}: {why}. Choose another one with --port. No page is shown.") from error
     return taken
 

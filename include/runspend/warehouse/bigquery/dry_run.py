@@ -63,7 +63,10 @@ def question_cost(settings: Settings, sql: str) -> str:
 
 def size_words(size: int) -> str:
     """Return bytes in words, with their on-demand price."""
-    amount = next((f"{size / 2**power:,.1f} {unit}" for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**power), f"{size} bytes")
+    amount = next(
+        (f"{size / 2**power:,.1f} {unit}" for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**power),
+        f"{size} bytes",
+    )
     return f"{amount}, {size * USD_PER_TIB / TIB:,.4f} USD on demand"
 
 

@@ -22,7 +22,9 @@ __all__ = ["exchanged_tables", "in_one_currency"]
 RATES, CURRENCY = "runspend_rates", "runspend_currency"
 UNIT = "bignumeric '0.0000000000000000000001'"
 UNITS = "bignumeric '10000000000000000000000'"
-MATCHED = f"left join unnest(@{RATES}) r on r.currency = t.billing_currency and t.charge_date >= r.first_date and t.charge_date < r.end_date"
+MATCHED = (
+    f"left join unnest(@{RATES}) r on r.currency = t.billing_currency and t.charge_date >= r.first_date and t.charge_date < r.end_date"
+)
 
 
 def in_one_currency(sql: str, places: Places, currency: str, rates: Sequence[Stretch]) -> tuple[str, dict[str, Any]]:

@@ -70,7 +70,14 @@ class Jobs:
         return self._clients[0]
 
     def ask(
-        self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None, at_most: int | None = None, timeout: float | None = None
+        self,
+        statement: Statement,
+        *,
+        dataset: str,
+        labels: Mapping[str, str],
+        session: str | None = None,
+        at_most: int | None = None,
+        timeout: float | None = None,
     ) -> pa.Table:
         """Return the rows of one query: all of them over the Storage API as Arrow, or with `at_most` the first few without it.
 
@@ -80,7 +87,9 @@ class Jobs:
             rows = self._rows(statement, dataset, labels, session, at_most, timeout)
             return exact(rows.to_arrow(bqstorage_client=self._storage if at_most is None else None, create_bqstorage_client=False))
 
-    def stream(self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None) -> Iterator[pa.RecordBatch]:
+    def stream(
+        self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Yield the same rows in batches, as BigQuery sends them."""
         with self.translate_errors():
             for batch in self._rows(statement, dataset, labels, session).to_arrow_iterable(bqstorage_client=self._storage):
@@ -95,7 +104,9 @@ class Jobs:
         """Run a script that must not run twice. It has an id; if the reply is lost, the job with that id is waited for."""
         config = self._config(statement, dataset, labels)
         with self.translate_errors():
-            self.attach(job_id, lambda: self.client.query(statement.sql, job_id=job_id, job_config=config, location=self.location, job_retry=None)).result()
+            self.attach(
+                job_id, lambda: self.client.query(statement.sql, job_id=job_id, job_config=config, location=self.location, job_retry=None)
+            ).result()
 
     def begin_session(self, *, dataset: str, labels: Mapping[str, str]) -> str:
         """Begin a session in a transaction: all its queries see the tables as they are now. Returns its id."""
@@ -241,7 +252,15 @@ class Jobs:
         assert self._clients is not None
         return self._clients[1]
 
-    def _rows(self, statement: Statement, dataset: str, labels: Mapping[str, str], session: str | None, at_most: int | None = None, timeout: float | None = None) -> Any:
+    def _rows(
+        self,
+        statement: Statement,
+        dataset: str,
+        labels: Mapping[str, str],
+        session: str | None,
+        at_most: int | None = None,
+        timeout: float | None = None,
+    ) -> Any:
         from concurrent.futures import TimeoutError as TookTooLong  # differs from Python's own before 3.11
 
         from google.cloud.bigquery import ConnectionProperty
@@ -254,7 +273,9 @@ class Jobs:
             return job.result(max_results=at_most, **({} if timeout is None else {"timeout": timeout}))
         except TookTooLong as error:
             job.cancel()
-            raise SqlRefused(f"cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Query less, or raise --timeout.") from error
+            raise SqlRefused(
+                f"cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Query less, or raise --timeout."
+            ) from error
 
     def _config(self, statement: Statement, dataset: str, labels: Mapping[str, str]) -> Any:
         from google.cloud.bigquery import QueryJobConfig

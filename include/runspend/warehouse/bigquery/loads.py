@@ -46,9 +46,13 @@ def stage_file(jobs: Jobs, places: Places, step: str, unit: Unit, file: Path, ro
         if is_found and (found is None or _goes_soon(found)):
             continue
         if found is None:
-            raise RunspendError(f"cannot load {table.name} of {unit.period}: {staged} disappeared after its load. Check that the dataset's expiration is at least a day. Nothing was changed.")
+            raise RunspendError(
+                f"cannot load {table.name} of {unit.period}: {staged} disappeared after its load. Check that the dataset's expiration is at least a day. Nothing was changed."
+            )
         if found.num_rows != rows:
-            raise RunspendError(f"cannot load {table.name} of {unit.period}: {staged} has {found.num_rows} rows where {rows} were sent. Nothing was changed.")
+            raise RunspendError(
+                f"cannot load {table.name} of {unit.period}: {staged} has {found.num_rows} rows where {rows} were sent. Nothing was changed."
+            )
         return staged
     raise AssertionError("unreachable")
 

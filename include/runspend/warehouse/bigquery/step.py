@@ -59,7 +59,9 @@ class BigQueryStep:
 
     def __init__(self, jobs: Jobs, places: Places, name: str, build_id: str, *, folder: Path, models: Path, checks: Path) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not re.fullmatch(r"[A-Za-z0-9_.:-]+", build_id):
-            raise ValueError(f"cannot begin step {name!r} with build {build_id!r}: use letters, digits, dots and dashes.")  # both appear in ids and views
+            raise ValueError(
+                f"cannot begin step {name!r} with build {build_id!r}: use letters, digits, dots and dashes."
+            )  # both appear in ids and views
         self.build_id = build_id
         self._jobs = jobs
         self._places = places
@@ -256,15 +258,26 @@ class BigQueryStep:
             table = TABLES[name]
             replaced = sorted(unit for unit in {*self._staged, *self._dropped} if unit.table == name)  # by month
             standing = {unit for unit in self._before.units if unit.table == name}
-            kept = " and ".join(is_left(table, period, set(units), standing) for period, units in groupby(replaced, key=lambda unit: unit.period)) or "true"
+            kept = (
+                " and ".join(
+                    is_left(table, period, set(units), standing) for period, units in groupby(replaced, key=lambda unit: unit.period)
+                )
+                or "true"
+            )
             shown = [f"select {column_names(table)} from {quoted(self._places.table(table))} where {kept}"]
-            shown += [columns_of(table, part, self.build_id) for unit in replaced if unit in self._staged for part in self._staged[unit].parts]
+            shown += [
+                columns_of(table, part, self.build_id) for unit in replaced if unit in self._staged for part in self._staged[unit].parts
+            ]
             sql = f"create or replace view {quoted(f'{self._scratch()}.{name}')} as {' union all '.join(shown)}"
             self._jobs.run(Statement(sql), dataset=self._scratch(), labels=self._labels())
             self._fresh.add(name)
 
     def _create(self, name: str, text: str, parameters: Mapping[str, Any]) -> None:
-        self._jobs.run(Statement(f"create or replace table {quoted(name)} as\n{text}", parameters), dataset=self._scratch(), labels=self._labels(parameters.get("period")))
+        self._jobs.run(
+            Statement(f"create or replace table {quoted(name)} as\n{text}", parameters),
+            dataset=self._scratch(),
+            labels=self._labels(parameters.get("period")),
+        )
 
     def _make_part(self, text: str, parameters: Mapping[str, Any], table: str, model: str | None = None) -> StagedTable:
         """Write the rows of a query to a table of the step. It must have the columns of the table that they are for."""
@@ -276,10 +289,14 @@ class BigQueryStep:
         wanted = {c.name for c in TABLES[table].columns}
         missing, extra = sorted(wanted - types.keys() - set(FILLED)), sorted(types.keys() - wanted)
         if missing or extra:
-            raise RunspendError(f"cannot fill {table} from model {model or table}: it lacks {missing or 'nothing'} and has {extra or 'nothing'} too much.")
+            raise RunspendError(
+                f"cannot fill {table} from model {model or table}: it lacks {missing or 'nothing'} and has {extra or 'nothing'} too much."
+            )
         floats = [c.name for c in TABLES[table].columns if c.type == "BIGNUMERIC" and types.get(c.name) == "FLOAT64"]
         if floats:
-            raise RunspendError(f"cannot fill {table} from model {model or table}: {floats} are floats, and a float never becomes money by a cast.")
+            raise RunspendError(
+                f"cannot fill {table} from model {model or table}: {floats} are floats, and a float never becomes money by a cast."
+            )
         return StagedTable(name, tuple(types))
 
     def _accept_parts(self, unit: Unit, parts: Sequence[StagedTable], before: StagedUnit | None, extra: Mapping[str, Any]) -> UnitState:
@@ -290,7 +307,9 @@ class BigQueryStep:
             rows = f"({columns_of(table, part, self.build_id)})"
             if table.period_column is not None:
                 self._refuse_strays(unit, rows)
-            [found] = self._jobs.ask(Statement(sums_sql(table, rows)), dataset=self._scratch(), labels=self._labels(unit.period)).to_pylist()
+            [found] = self._jobs.ask(
+                Statement(sums_sql(table, rows)), dataset=self._scratch(), labels=self._labels(unit.period)
+            ).to_pylist()
             sums += Sums(found["row_count"], tuple(found[f"piece_{n}"] or 0 for n in PIECES))
         state = UnitState(sums.digest, sums.rows, self.build_id, dict(extra))
         return self._accept(unit, StagedUnit((*(before.parts if before is not None else ()), *parts), state, sums))
@@ -300,7 +319,9 @@ class BigQueryStep:
         column = TABLES[unit.table].period_column
         first, after = month_of(unit.period)
         sql = f"select count(*) as row_count, countif({column} is null or {column} < @first or {column} >= @after) as strays from {rows}"
-        [found] = self._jobs.ask(Statement(sql, {"first": first, "after": after}), dataset=self._scratch(), labels=self._labels(unit.period)).to_pylist()
+        [found] = self._jobs.ask(
+            Statement(sql, {"first": first, "after": after}), dataset=self._scratch(), labels=self._labels(unit.period)
+        ).to_pylist()
         if found["strays"]:
             raise RunspendError(
                 f"cannot put {found['strays']} of {found['row_count']} rows into {unit.table} of {unit.period}: their {column} is in another month. Nothing was changed."

@@ -27,11 +27,27 @@ from runspend.warehouse.bigquery.jobs import AlreadyThere, Changed, Jobs, NotAll
 from runspend.warehouse.googlesql import qualified
 from runspend.warehouse.sql_files import expand_macros
 
-__all__ = ["DAY_MS", "PUBLISHED", "WRITER", "Places", "column_names", "empty_table", "make_dataset", "make_tables", "quoted", "schema_digest", "schema_of", "sweep_steps", "type_of"]
+__all__ = [
+    "DAY_MS",
+    "PUBLISHED",
+    "WRITER",
+    "Places",
+    "column_names",
+    "empty_table",
+    "make_dataset",
+    "make_tables",
+    "quoted",
+    "schema_digest",
+    "schema_of",
+    "sweep_steps",
+    "type_of",
+]
 
 ADDRESS = re.compile(r"bigquery://(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]+)[/.](?P<dataset>\w+)/?")
 DAY_MS = 24 * 3600 * 1000
-WRITER = Column("runspend_writer", "STRING", "Whose rows these are: a bill, a tracking server, a store, a step, or all. What is replaced together.")
+WRITER = Column(
+    "runspend_writer", "STRING", "Whose rows these are: a bill, a tracking server, a store, a step, or all. What is replaced together."
+)
 LABELS = {"runspend": "warehouse"}
 STEP_LABEL = "step"  # marks datasets of steps
 CLUSTERED = 4  # BigQuery's maximum number of columns
@@ -68,7 +84,9 @@ class Places:
         """Parse an address such as bigquery://project/dataset."""
         found = ADDRESS.fullmatch(uri)
         if found is None:
-            raise ConfigError(f"cannot open warehouse {uri!r}: that is not a BigQuery dataset. Set warehouse.uri to bigquery://project/dataset.")
+            raise ConfigError(
+                f"cannot open warehouse {uri!r}: that is not a BigQuery dataset. Set warehouse.uri to bigquery://project/dataset."
+            )
         return cls(found["project"], found["dataset"])
 
     @property
@@ -109,7 +127,9 @@ def column_names(table: Table) -> str:
 
 def type_of(field: Any) -> str:
     """Return GoogleSQL's type of a column as described by the client."""
-    kind = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "BIGDECIMAL": "BIGNUMERIC", "DECIMAL": "NUMERIC"}.get(field.field_type, field.field_type)
+    kind = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "BIGDECIMAL": "BIGNUMERIC", "DECIMAL": "NUMERIC"}.get(
+        field.field_type, field.field_type
+    )
     return f"ARRAY<{kind}>" if field.mode == "REPEATED" else str(kind)
 
 
@@ -150,7 +170,11 @@ def make_tables(jobs: Jobs, places: Places, version: int) -> None:
             jobs.run(Statement(sql), dataset=places.internal, labels={"step": "tables"})
     for path in _views():
         text = qualified(expand_macros(path.read_text(encoding="utf-8")), places.internal)
-        jobs.run(Statement(f"create or replace view {quoted(f'{places.internal}.{path.stem}')} as\n{text}"), dataset=places.internal, labels={"step": "tables"})
+        jobs.run(
+            Statement(f"create or replace view {quoted(f'{places.internal}.{path.stem}')} as\n{text}"),
+            dataset=places.internal,
+            labels={"step": "tables"},
+        )
     if version < VALUES_VERSION:
         _rename_values(jobs, places)
     _mark(jobs, places)
@@ -261,7 +285,9 @@ def _lacking(table: Table, full: str, found: Any, schema: Sequence[Any]) -> Iter
     known = {f.name for f in schema}
     for name in there:
         if name not in known:
-            raise _differs(full, f"it has a column {name} that this version does not know", f"alter table {quoted(full)} drop column {name}")
+            raise _differs(
+                full, f"it has a column {name} that this version does not know", f"alter table {quoted(full)} drop column {name}"
+            )
     partitioned = None if found.time_partitioning is None else found.time_partitioning.field
     if partitioned != table.period_column:
         copy = f"{full}_old"
@@ -285,7 +311,11 @@ def _mark(jobs: Jobs, places: Places) -> None:
         f" from (select 1) where not exists (select 1 from {table} where table_name = '')"
     )
     jobs.run(Statement(first, {"extra": head}), dataset=places.internal, labels=labels)
-    jobs.run(Statement(f"update {table} set extra = @extra where table_name = '' and extra <> @extra", {"extra": head}), dataset=places.internal, labels=labels)
+    jobs.run(
+        Statement(f"update {table} set extra = @extra where table_name = '' and extra <> @extra", {"extra": head}),
+        dataset=places.internal,
+        labels=labels,
+    )
 
 
 def sweep_steps(jobs: Jobs, places: Places, older_than: datetime) -> None:

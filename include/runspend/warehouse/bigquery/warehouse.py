@@ -42,7 +42,12 @@ class BigQueryWarehouse:
     """Tables in a dataset and its related datasets. Opening it contacts no service."""
 
     def __init__(
-        self, settings: WarehouseSettings, cache: Path | None = None, *, models: Path = ALLOCATION / "models", checks: Path = ALLOCATION / "checks"
+        self,
+        settings: WarehouseSettings,
+        cache: Path | None = None,
+        *,
+        models: Path = ALLOCATION / "models",
+        checks: Path = ALLOCATION / "checks",
     ) -> None:
         self.places = Places.parse(settings.uri)
         self.folder = Folder(cache or Path(tempfile.gettempdir()) / "runspend-bigquery")  # files being loaded; a sweep removes old ones
@@ -63,7 +68,9 @@ class BigQueryWarehouse:
         """Return the rows of one published unit, in the table's order; None if it does not exist."""
         if unit not in self.states(unit.table):
             return None
-        return self.jobs.ask(unit_rows(self.places, unit), dataset=self.places.internal, labels=READING).cast(TABLES[unit.table].arrow_schema())
+        return self.jobs.ask(unit_rows(self.places, unit), dataset=self.places.internal, labels=READING).cast(
+            TABLES[unit.table].arrow_schema()
+        )
 
     def fetch(self, unit: Unit, folder: Path) -> Path | None:
         """Copy one published unit to a Parquet file in `folder`; None if it does not exist. The caller keeps the file."""
@@ -104,7 +111,9 @@ class BigQueryWarehouse:
             finally:
                 step.close()
 
-    def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
+    def find_damage(
+        self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None
+    ) -> dict[Unit, str]:
         """Return nothing: BigQuery stores and verifies the bytes itself."""
         return {}
 
@@ -156,7 +165,9 @@ class BigQueryReader:
         if not native:
             self._refuse_all_but_select(statement)
         with self._moment() as session:
-            return _public_columns(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session, timeout=timeout), sql)
+            return _public_columns(
+                self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session, timeout=timeout), sql
+            )
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of `query`, at most `rows` at a time."""
@@ -184,7 +195,9 @@ class BigQueryReader:
     def _moment(self) -> Iterator[str]:
         """Yield the session to query in. A failed query may end its transaction, and later answers would be of another moment."""
         if self._is_over:
-            raise RunspendError("cannot query: an earlier query of this reader failed, and its snapshot may have expired. Open another reader.")
+            raise RunspendError(
+                "cannot query: an earlier query of this reader failed, and its snapshot may have expired. Open another reader."
+            )
         if self._session is None:
             self._session = self._jobs.begin_session(dataset=self._places.internal, labels=READING)
         try:
@@ -201,11 +214,12 @@ class BigQueryReader:
             raise SqlRefused(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT. Nothing was run.")
         return Statement(sql, used(sql, parameters))
 
-
     def _refuse_all_but_select(self, statement: Statement) -> Statement:
         kind, _, _ = self._jobs.bytes_of(statement, dataset=self._places.internal)
         if kind != "SELECT":
-            raise SqlRefused(f"cannot run the SQL: the warehouse is read-only here, and BigQuery calls it {kind}. Write exactly one SELECT. Nothing was run.")
+            raise SqlRefused(
+                f"cannot run the SQL: the warehouse is read-only here, and BigQuery calls it {kind}. Write exactly one SELECT. Nothing was run."
+            )
         return statement
 
 

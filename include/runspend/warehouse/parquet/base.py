@@ -51,6 +51,8 @@ class FileWarehouse(Protocol):
         """Pin the currently published files under stable names in `folder`."""
         ...
 
-    def replace(self, staged: Mapping[Unit, StagedFiles], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
+    def replace(
+        self, staged: Mapping[Unit, StagedFiles], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
+    ) -> bool:
         """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
         ...

@@ -138,7 +138,13 @@ class BucketWarehouse:
     """Tables in a bucket, with a cache in a folder. Opening it finishes a publish that was killed."""
 
     def __init__(
-        self, bucket: Bucket, cache: Path, *, models: Path = ALLOCATION / "models", checks: Path = ALLOCATION / "checks", lease: float = LEASE
+        self,
+        bucket: Bucket,
+        cache: Path,
+        *,
+        models: Path = ALLOCATION / "models",
+        checks: Path = ALLOCATION / "checks",
+        lease: float = LEASE,
     ) -> None:
         self.bucket = bucket
         self.models = models
@@ -162,7 +168,9 @@ class BucketWarehouse:
     def states(self, *tables: str) -> dict[Unit, UnitState]:
         """Return published units of these tables (all tables when none is named); inside a reader, those that it sees."""
         units = self._seen().units
-        return {unit: state_of(record) for unit, record in units.items() if (not tables or unit.table in tables) and unit not in self._left_out}
+        return {
+            unit: state_of(record) for unit, record in units.items() if (not tables or unit.table in tables) and unit not in self._left_out
+        }
 
     def read(self, unit: Unit) -> pa.Table | None:
         """Return the rows of one published unit, in today's columns; None if it does not exist."""
@@ -218,7 +226,9 @@ class BucketWarehouse:
         """Return units whose object is not, byte for byte, the file that was published. Reads every object."""
         return sorted(self.find_damage())
 
-    def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
+    def find_damage(
+        self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None
+    ) -> dict[Unit, str]:
         """Return damaged units (of these or of all), with the problem of each. An unchanged ETag identifies a verified object.
 
         Downloads objects that were not verified at `since` or later (seconds of the epoch; None: all).
@@ -264,7 +274,9 @@ class BucketWarehouse:
     def _known_copies(self, head: _Head, files: Mapping[Unit, Path]) -> KnownDamage:
         """Return the copies on this machine that were not written to since they were hashed, found by the mark of `_keep` in their time."""
         signatures = {unit: signature_of(path) for unit, path in files.items() if path.exists()}
-        return KnownDamage({"/".join(u): (s, head.units[u]["sha256"], time.time()) for u, s in signatures.items() if s[-1] % NANO == MARK}, {})
+        return KnownDamage(
+            {"/".join(u): (s, head.units[u]["sha256"], time.time()) for u, s in signatures.items() if s[-1] % NANO == MARK}, {}
+        )
 
     def _drop_rotten_copy(self, sha256: str) -> None:
         """Hash the local copy, if there is one, and delete it if the disk changed it, so that the bucket's object is used."""
@@ -411,7 +423,9 @@ class BucketWarehouse:
 
         A damaged file is skipped. It is refused until it is replaced, or restored and upgraded by the next publish.
         """
-        is_old = {table: head.version != SCHEMA_VERSION and head.stored[table] != [c.name for c in TABLES[table].columns] for table in TABLES}
+        is_old = {
+            table: head.version != SCHEMA_VERSION and head.stored[table] != [c.name for c in TABLES[table].columns] for table in TABLES
+        }
         old = {u for u, record in head.units.items() if u not in replaced and (is_old[u.table] or BEHIND in record)}
         if head.version == SCHEMA_VERSION and not old:
             return head
@@ -463,7 +477,9 @@ class BucketWarehouse:
                 return {unit: path for unit, path in found.items() if path is not None}, head
             newer = self._head()
             if newer.number == head.number:
-                return {unit: path or folder / "damaged" / unit.table for unit, path in found.items()}, replace(head, units={**head.units, **lost})
+                return {unit: path or folder / "damaged" / unit.table for unit, path in found.items()}, replace(
+                    head, units={**head.units, **lost}
+                )
             head = newer
 
     def _fetch(self, folder: Path, head: _Head, unit: Unit) -> Path | None:
@@ -501,7 +517,9 @@ class BucketWarehouse:
         scratch.unlink(missing_ok=True)  # needed if both were already the same file
 
     def _upload(self, place: str, files: Mapping[Unit, Path]) -> tuple[tuple[str, str, int], ...]:
-        copies = {unit: (f"{place}/{number}.parquet", file_name(unit), files[unit].stat().st_size) for number, unit in enumerate(sorted(files))}
+        copies = {
+            unit: (f"{place}/{number}.parquet", file_name(unit), files[unit].stat().st_size) for number, unit in enumerate(sorted(files))
+        }
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda unit: self.bucket.upload(copies[unit][0], files[unit]), copies))
         return tuple(copies.values())
@@ -522,7 +540,9 @@ class BucketWarehouse:
 
 def _hold(head: _Head, inputs: Mapping[Unit, str | None], left_out: Collection[Unit]) -> bool:
     """Whether every input still has the digest that the build read."""
-    return all((head.units[unit]["digest"] if unit in head.units and unit not in left_out else None) == digest for unit, digest in inputs.items())
+    return all(
+        (head.units[unit]["digest"] if unit in head.units and unit not in left_out else None) == digest for unit, digest in inputs.items()
+    )
 
 
 def _signature(etag: str | None) -> Signature:

@@ -153,9 +153,7 @@ def copy_parquet(
     )
 
 
-def declared(
-    connection: duckdb.DuckDBPyConnection, table: Table, sql: str, parameters: Mapping[str, Any], build_id: str, name: str
-) -> str:
+def declared(connection: duckdb.DuckDBPyConnection, table: Table, sql: str, parameters: Mapping[str, Any], build_id: str, name: str) -> str:
     """Return the query with exactly the columns and types of the table. Missing or extra columns are an error."""
     types = dict(connection.execute(f"select column_name, column_type from (describe {sql})", parameters).fetchall())
     wanted = {c.name for c in table.columns}

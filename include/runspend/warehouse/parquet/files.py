@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["add_columns", "as_own_file", "conform", "difference", "rename_rows", "with_columns"]
 
 
-def rename_rows(connection: duckdb.DuckDBPyConnection, table: Table, source: Path, names: Mapping[str, tuple[str, str]], target: Path) -> Path:
+def rename_rows(
+    connection: duckdb.DuckDBPyConnection, table: Table, source: Path, names: Mapping[str, tuple[str, str]], target: Path
+) -> Path:
     """Write a file with values renamed in some columns: {column: (old, new)}; an old that ends in / is a prefix."""
     parameters = {f"{side}_{name}": value for name, values in names.items() for side, value in zip(("old", "new"), values, strict=True)}
     sql = ", ".join(_renamed(c.name, names[c.name][0]) if c.name in names else quote(c.name) for c in table.columns)
@@ -93,7 +95,9 @@ def with_columns(rows: pa.Table, table: Table) -> pa.Table:
     """Return the rows in today's columns, with former names and values translated; columns that the file lacks are null."""
     schema = table.arrow_schema()
     columns = [_stored(rows, table, c) for c in table.columns]
-    return pa.table([pa.nulls(rows.num_rows, f.type) if c is None else c for c, f in zip(columns, schema, strict=True)], names=schema.names).cast(schema)
+    return pa.table(
+        [pa.nulls(rows.num_rows, f.type) if c is None else c for c, f in zip(columns, schema, strict=True)], names=schema.names
+    ).cast(schema)
 
 
 def _stored(rows: pa.Table, table: Table, column: Column) -> pa.ChunkedArray | None:

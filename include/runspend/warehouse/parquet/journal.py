@@ -29,9 +29,7 @@ from runspend.warehouse.parquet.units import is_staged_name
 
 __all__ = ["Folder", "Stage", "crash_point", "fsync_file", "fsync_folder", "read_json", "write_json"]
 LOCK_NAME = "owner.lock"  # of a staging folder
-REFUSED_JOURNAL = (
-    "Find out who can write there, then move the journal out of the folder and run the pipeline: it builds again what a publish may have left undone."
-)
+REFUSED_JOURNAL = "Find out who can write there, then move the journal out of the folder and run the pipeline: it builds again what a publish may have left undone."
 
 
 def crash_point(name: str) -> None:
@@ -118,7 +116,9 @@ class Folder:
     nothing is done.
     """
 
-    def __init__(self, root: Path, *, is_target: Callable[[str], bool] = no_target, is_removable: Callable[[str], bool] = no_target) -> None:
+    def __init__(
+        self, root: Path, *, is_target: Callable[[str], bool] = no_target, is_removable: Callable[[str], bool] = no_target
+    ) -> None:
         self.root = root
         self._is_target, self._is_removable = is_target, is_removable
         self.home = root / "_runspend"
@@ -142,7 +142,9 @@ class Folder:
                 return lock
             lock.release()
             if not os.access(self.home, os.W_OK):
-                raise RunspendError(f"cannot read {self.root}: a publish was killed half way. Run any runspend command as somebody who may write there.")
+                raise RunspendError(
+                    f"cannot read {self.root}: a publish was killed half way. Run any runspend command as somebody who may write there."
+                )
             self.recover()
         return None
 
@@ -184,7 +186,9 @@ class Folder:
     def exclusive(self) -> Iterator[None]:
         """Hold the exclusive lock: nothing is read or published meanwhile. A killed publish is finished first."""
         if self.is_reading():
-            raise RunspendError("cannot publish: this thread still holds a reader of the same warehouse. Close the reader first. Nothing was changed.")
+            raise RunspendError(
+                "cannot publish: this thread still holds a reader of the same warehouse. Close the reader first. Nothing was changed."
+            )
         self.home.mkdir(parents=True, exist_ok=True)
         self.locks.make()
         with self.locks.exclusive():
@@ -194,7 +198,11 @@ class Folder:
     def recover(self) -> None:
         """Finish a publish that was killed and sweep the staging folders of dead processes."""
         if self.home.is_symlink():
-            raise refused(self.home, "it is a link, and Runspend moves and removes files in it", do="Make it a folder, or set warehouse.uri to the place that it leads to.")
+            raise refused(
+                self.home,
+                "it is a link, and Runspend moves and removes files in it",
+                do="Make it a folder, or set warehouse.uri to the place that it leads to.",
+            )
         if not os.access(self.home, os.W_OK):  # nothing is there yet, or the user may only read
             return
         if os.path.lexists(self._journal):
@@ -266,7 +274,9 @@ class Folder:
         if not isinstance(journal, dict) or not {"moves", "removals"} <= journal.keys() <= {"moves", "removals", "build_id", "upgrade"}:
             raise self._refused("it is not a list of moves and removals")
         moves, removals = journal["moves"], journal["removals"]
-        if not isinstance(moves, list) or not all(isinstance(move, list) and len(move) == 2 and all(isinstance(name, str) for name in move) for move in moves):
+        if not isinstance(moves, list) or not all(
+            isinstance(move, list) and len(move) == 2 and all(isinstance(name, str) for name in move) for move in moves
+        ):
             raise self._refused("its moves are not pairs of names")
         if not isinstance(removals, list) or not all(isinstance(name, str) for name in removals):
             raise self._refused("its removals are not names")
@@ -333,7 +343,9 @@ class Folder:
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENOTDIR):
                 raise
-            raise refused(self._stages, "it is a link, and Runspend removes folders in it", do="Remove the link, then run the command again.") from error
+            raise refused(
+                self._stages, "it is a link, and Runspend removes folders in it", do="Remove the link, then run the command again."
+            ) from error
         try:
             for name in os.listdir(stages):
                 with suppress(FileNotFoundError, PermissionError):  # being removed by its owner, or of another account, which sweeps it
@@ -350,7 +362,9 @@ def _folder_of(name: str) -> str:
 def _sweep_one(name: str, stages: int) -> None:
     """Remove one staging folder, unless its owner is alive or its lock is not a file."""
     try:
-        descriptor = os.open(f"{name}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o660, dir_fd=stages)
+        descriptor = os.open(
+            f"{name}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o660, dir_fd=stages
+        )
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENOTDIR):
             return

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ExchangedReader", "ParquetReader", "answer"]
 
-ENGINE_ERRORS = frozenset({"IOException", "SerializationException", "InternalException", "FatalException", "Error"})  # caused by DuckDB, not by the statement
+ENGINE_ERRORS = frozenset(
+    {"IOException", "SerializationException", "InternalException", "FatalException", "Error"}
+)  # caused by DuckDB, not by the statement
 
 
 def tables_asked(sql: str) -> Collection[str]:
@@ -117,7 +119,9 @@ def _in_words(error: Exception, are_whole: bool) -> RunspendError:
     text = re.sub(r"(?:(?<![\w:/])/|published://)[^\s'\"]*/([^\s'\"/]+)", r"\1", in_one_line(error))
     if type(error).__name__ in ENGINE_ERRORS:
         files = " The files that it reads were verified: they are whole." if are_whole else ""
-        return RunspendError(f"cannot run the SQL: the database engine failed: {text}.{files} Nothing was changed. Ask in another way, or report this statement.")
+        return RunspendError(
+            f"cannot run the SQL: the database engine failed: {text}.{files} Nothing was changed. Ask in another way, or report this statement."
+        )
     return SqlRefused(f"cannot run the SQL: {text}. `runspend sql --tables` lists tables and columns.")
 
 

@@ -52,7 +52,11 @@ class Kept:
 
     def between(self, low: Any, high: Any) -> str:
         """Return a query over the files that may hold rows of this range."""
-        files = [s.file for s in self.shares if (s.low is None or high is None or s.low < high) and (low is None or s.high is None or low < s.high)]
+        files = [
+            s.file
+            for s in self.shares
+            if (s.low is None or high is None or s.low < high) and (low is None or s.high is None or low < s.high)
+        ]
         return f"(select {self.columns} from read_parquet({file_list(files)}))"
 
 
@@ -114,16 +118,24 @@ def run_in_buckets(step: ShardStep, models: Sequence[Model], column: str, parame
     put_aside: dict[str, list[Share]] = {model.target: [] for model in models if model.into is None and model.target in later}
     # Aggregated rows are neither sorted nor written, and a few rows sort as fast as they are counted: ENUMs would not pay off.
     is_numbered = len(buckets) > 1 or rows[longest] > FEW
-    columns = {name: {c: t for c, t in column_types(connection, name).items() if c in named} if is_numbered and not sums else {} for name in split}
+    columns = {
+        name: {c: t for c, t in column_types(connection, name).items() if c in named} if is_numbered and not sums else {} for name in split
+    }
     connection.execute("create schema bucket")
     connection.execute("set search_path = 'bucket,main'")
     for low, high in buckets:
         conditions = {name: _range(column, type_, low, high) for name, type_ in split.items()}
         shares = {name: kept.between(low, high) for name, kept in step.kept.items() if name in split and kept.column == column}
-        numbered = _number_texts(connection, "bucket", {name: (columns[name], f"(from {shares.get(name, sources[name])} where {conditions[name]})") for name in split})
+        numbered = _number_texts(
+            connection,
+            "bucket",
+            {name: (columns[name], f"(from {shares.get(name, sources[name])} where {conditions[name]})") for name in split},
+        )
         for name in split:
             source = shares.get(name, f"main.{quote(name)}")
-            connection.execute(f"create or replace view bucket.{quote(name)} as select {numbered[name]} from {source} where {conditions[name]}")
+            connection.execute(
+                f"create or replace view bucket.{quote(name)} as select {numbered[name]} from {source} where {conditions[name]}"
+            )
         for position, model in enumerate(models):
             sql, given = duckdb_sql(texts[model.name]), used(texts[model.name], parameters)
             target = f"bucket.{quote(model.target)}"
@@ -192,7 +204,9 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
     return above if high is None else f"{above} and {below}"
 
 
-def _number_texts(connection: duckdb.DuckDBPyConnection, family: str, sources: Mapping[str, tuple[Mapping[str, str], str]]) -> dict[str, str]:
+def _number_texts(
+    connection: duckdb.DuckDBPyConnection, family: str, sources: Mapping[str, tuple[Mapping[str, str], str]]
+) -> dict[str, str]:
     """Return a select list for each table in which low-cardinality text columns are ENUMs: sorting and writing them takes half the time.
 
     sources: table -> (its columns with their types, its rows). A column of several tables gets one ENUM type, so that they can join
@@ -203,7 +217,9 @@ def _number_texts(connection: duckdb.DuckDBPyConnection, family: str, sources: M
     many: set[str] = set()
     for name, columns in texts.items():
         if columns:
-            counts = connection.execute(f"select {', '.join(f'approx_count_distinct({quote(c)})' for c in columns)} from {sources[name][1]}").fetchall()[0]
+            counts = connection.execute(
+                f"select {', '.join(f'approx_count_distinct({quote(c)})' for c in columns)} from {sources[name][1]}"
+            ).fetchall()[0]
             many |= {column for column, count in zip(columns, counts, strict=True) if count > FEW}
     found: dict[str, list[str]] = {}  # column -> queries of its texts
     for number, (name, columns) in enumerate(texts.items()):
@@ -214,7 +230,9 @@ def _number_texts(connection: duckdb.DuckDBPyConnection, family: str, sources: M
                 found.setdefault(column, []).append(f"select unnest({quote(column)}) as value from bucket.texts_{number}")
     types = {column: f"main.{quote(f'{family}.{column}')}" for column in sorted(found)}
     for column, type_ in types.items():
-        connection.execute(f"create or replace type {type_} as enum (select distinct value from ({' union all '.join(found[column])}) where value is not null order by value)")
+        connection.execute(
+            f"create or replace type {type_} as enum (select distinct value from ({' union all '.join(found[column])}) where value is not null order by value)"
+        )
     replaced = {name: [f"cast({quote(c)} as {types[c]}) as {quote(c)}" for c in columns if c in types] for name, columns in texts.items()}
     return {name: f"* replace ({', '.join(casts)})" if casts else "*" for name, casts in replaced.items()}
 
@@ -224,5 +242,7 @@ def _keep(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[s
     types = dict(connection.execute(f"select column_name, column_type from (describe {sql})", parameters).fetchall())
     # Parquet has no 128-bit integers, which DuckDB returns for sums of integers.
     columns = ", ".join(f"cast({quote(c)} as bigint) as {quote(c)}" if type_ == "HUGEINT" else quote(c) for c, type_ in types.items())
-    connection.execute(f"copy (select {columns} from ({sql})) to {literal(file)} (format parquet, compression zstd, compression_level 1)", parameters)
+    connection.execute(
+        f"copy (select {columns} from ({sql})) to {literal(file)} (format parquet, compression zstd, compression_level 1)", parameters
+    )
     return file

@@ -111,7 +111,11 @@ class Hold:
     def kept(self) -> Iterator[Hold]:
         """Hold the lock until the context ends or time is up. Publishers wait meanwhile."""
         self._timer.start()
-        log.warning("publishers wait for this reader, %g s at most: %s allows neither so many open files nor second names of files.", HOLD, self._folder.root)
+        log.warning(
+            "publishers wait for this reader, %g s at most: %s allows neither so many open files nor second names of files.",
+            HOLD,
+            self._folder.root,
+        )
         try:
             with self._folder.keeping(self._lock):
                 yield self
@@ -121,7 +125,9 @@ class Hold:
     def check(self) -> None:
         """Raise RunspendError when time is up."""
         if self._lock is not None and not self._lock.is_held:
-            raise RunspendError(f"cannot continue reading {self._folder.root}: publishers waited {HOLD:g} s for it. Ask for less, or raise the limit of open files (ulimit -n).")
+            raise RunspendError(
+                f"cannot continue reading {self._folder.root}: publishers waited {HOLD:g} s for it. Ask for less, or raise the limit of open files (ulimit -n)."
+            )
 
     def _end(self) -> None:
         if not self._is_ours:

@@ -242,7 +242,9 @@ class ParquetStep:
             copy_parquet(self.connection, table, exact, parameters, target, row_group=ROW_GROUP)
         except duckdb.ConversionException as error:
             what = str(error).partition("\n")[0]
-            raise RunspendError(f"cannot fill {table.name} from model {model.name}: {what}. A word must be one that tables.py lists for its column. Nothing was changed.") from error
+            raise RunspendError(
+                f"cannot fill {table.name} from model {model.name}: {what}. A word must be one that tables.py lists for its column. Nothing was changed."
+            ) from error
 
     def accept_parts(self, model: Model, parts: Sequence[Path]) -> None:
         """Stage a model's rows. If the model has `fills`, they are added to those of another model in the same unit."""
@@ -268,7 +270,12 @@ class ParquetStep:
             files = {unit: parts for unit, parts in self._visible().items() if unit.table == name}
             is_new = files.keys() <= self._staged.keys()
             self._published.guard(files.keys() - self._staged.keys())
-            create_view(self.connection, table, [f for parts in files.values() for f in parts], [c.name for c in table.columns] if is_new else self._published.columns[name])
+            create_view(
+                self.connection,
+                table,
+                [f for parts in files.values() for f in parts],
+                [c.name for c in table.columns] if is_new else self._published.columns[name],
+            )
             self._fresh.add(name)
 
     def _visible(self) -> dict[Unit, tuple[Path, ...]]:

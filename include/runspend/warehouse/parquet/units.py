@@ -15,7 +15,21 @@ from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Unit, UnitState
 from runspend.warehouse.plain_values import SHA256, is_count, is_time
 
-__all__ = ["SCHEMA_NAME", "check_copies", "check_removals", "check_schema", "check_state", "checked_unit", "file_name", "is_staged_name", "is_unit_name", "state_name", "state_of", "unit_of_file", "unit_of_text"]
+__all__ = [
+    "SCHEMA_NAME",
+    "check_copies",
+    "check_removals",
+    "check_schema",
+    "check_state",
+    "checked_unit",
+    "file_name",
+    "is_staged_name",
+    "is_unit_name",
+    "state_name",
+    "state_of",
+    "unit_of_file",
+    "unit_of_text",
+]
 
 SCHEMA_NAME = "_runspend/schema.json"
 _STAGED = re.compile(r"_runspend/stage/[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(?:parquet|json)", re.ASCII)
@@ -140,7 +154,13 @@ def check_copies(value: Any, units: Collection[Unit], where: object) -> tuple[tu
     found = value if isinstance(value, list) else [value]
     targets = {file_name(unit) for unit in units}
     for copy in found:
-        if not isinstance(copy, list) or len(copy) != 3 or not isinstance(copy[0], str) or not isinstance(copy[1], str) or not is_count(copy[2]):
+        if (
+            not isinstance(copy, list)
+            or len(copy) != 3
+            or not isinstance(copy[0], str)
+            or not isinstance(copy[1], str)
+            or not is_count(copy[2])
+        ):
             raise refused(where, f"{copy!r} is not a copy")
         if not _IN_BUCKET.fullmatch(copy[0]) or copy[1] not in targets:
             raise refused(where, f"it copies {copy[0]!r} to {copy[1]!r}, which is not from the stage to a unit")
@@ -161,7 +181,11 @@ def check_removals(value: Any, units: Collection[Unit], where: object) -> tuple[
 
 
 def _are_columns(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) and _COLUMN.fullmatch(name) for name in value) and len(set(value)) == len(value)
+    return (
+        isinstance(value, list)
+        and all(isinstance(name, str) and _COLUMN.fullmatch(name) for name in value)
+        and len(set(value)) == len(value)
+    )
 
 
 def _is_text(value: object) -> bool:

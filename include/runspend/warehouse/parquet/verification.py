@@ -30,7 +30,24 @@ from runspend.core.own_files import open_lock, read_bytes, try_lock, write_whole
 from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.units import check_schema, check_state, unit_of_text
 
-__all__ = ["BEHIND", "INDEX", "Guard", "KnownDamage", "Verified", "as_published", "is_sealed", "lost", "name_of", "read_schema", "read_sealed", "read_state", "seal", "sha256_of", "signature_of", "why_damaged"]
+__all__ = [
+    "BEHIND",
+    "INDEX",
+    "Guard",
+    "KnownDamage",
+    "Verified",
+    "as_published",
+    "is_sealed",
+    "lost",
+    "name_of",
+    "read_schema",
+    "read_sealed",
+    "read_state",
+    "seal",
+    "sha256_of",
+    "signature_of",
+    "why_damaged",
+]
 
 # Keys of a state file from before state files had a checksum. With any other key and no valid checksum, it is damaged.
 UNSEALED = frozenset({"digest", "rows", "build_id", "extra", "unit", "bytes", "sha256"})
@@ -252,7 +269,14 @@ class Verified:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, RecordRefused):
             return NOTHING  # only notes: without them, files are hashed
 
-    def note(self, whole: Mapping[Unit, tuple[Signature, str]], damaged: Mapping[Unit, str], gone: Collection[Unit] = (), *, hashed_at: float | None = None) -> None:
+    def note(
+        self,
+        whole: Mapping[Unit, tuple[Signature, str]],
+        damaged: Mapping[Unit, str],
+        gone: Collection[Unit] = (),
+        *,
+        hashed_at: float | None = None,
+    ) -> None:
         """Record units as intact or damaged in their state when they were hashed (now), and forget those that are gone."""
         if not (whole or damaged or gone) or not os.access(self._home, os.W_OK):
             return  # nothing new, or the user may only read

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ParquetWarehouse", "open_folder"]
 
+
 def open_folder(root: Path) -> Folder:
     """Return the bookkeeping of a warehouse folder. Its journal may move and remove only the files of units."""
     return Folder(root, is_target=lambda name: name == SCHEMA_NAME or is_unit_name(name), is_removable=is_unit_name)
@@ -169,7 +170,9 @@ class ParquetWarehouse:
         """Return units whose file is not, byte for byte, the one that was published. Reads every file."""
         return sorted(self.find_damage())
 
-    def find_damage(self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None) -> dict[Unit, str]:
+    def find_damage(
+        self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None
+    ) -> dict[Unit, str]:
         """Return damaged units (of these or of all), with the problem of each, and record them for readers.
 
         Hashes files that were not hashed at `since` or later (seconds of the epoch; None: all).
@@ -220,7 +223,11 @@ class ParquetWarehouse:
         """Return substitutes for units without a state file: from the index, or from the files if the index is gone or damaged too."""
         if (missing := self.verified.missing(found, tables)) is not None:
             return missing
-        names = (path.relative_to(self.root).as_posix() for table in tables for path in (self.root / file_name(Unit(table, "*", "*"))).parent.parent.glob("period=*/*.parquet"))
+        names = (
+            path.relative_to(self.root).as_posix()
+            for table in tables
+            for path in (self.root / file_name(Unit(table, "*", "*"))).parent.parent.glob("period=*/*.parquet")
+        )
         units = {unit_of_file(name) for name in names if is_unit_name(name)}
         return {unit: lost("its state file is gone") for unit in sorted(units - set(found))}
 
@@ -299,7 +306,9 @@ class ParquetWarehouse:
                 pinned[unit] = link(self.path(unit), pin)
         return Pinned(pinned, columns, Guard({unit: (pinned[unit], record) for unit, record in records.items()}, known))
 
-    def replace(self, staged: Mapping[Unit, StagedFiles], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str) -> bool:
+    def replace(
+        self, staged: Mapping[Unit, StagedFiles], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
+    ) -> bool:
         """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
         moves: list[tuple[Path, Path]] = []
         for unit, one in staged.items():

@@ -178,7 +178,9 @@ def _stage(
 
     Fees are counted as unreadable if the file lacks columns for their unused part.
     """
-    lacking = {kind: lacked for kind, needed in UNUSED_OF.items() if (lacked := next((c for c in needed if _spelled(c, header) is None), None))}
+    lacking = {
+        kind: lacked for kind, needed in UNUSED_OF.items() if (lacked := next((c for c in needed if _spelled(c, header) is None), None))
+    }
     fees: dict[str, int] = {}
 
     def see(rows: pa.Table) -> None:
@@ -186,7 +188,9 @@ def _stage(
             look(rows)
         if rows.num_rows and rows.column(texts.ROW_NUMBER)[0].as_py() == 1:
             fees.clear()  # a file may be read from its start again
-        for kind, count in columns.count_values(rows.column("line_item_line_item_type").chunk(0)).items() if rows.num_rows and lacking else ():
+        for kind, count in (
+            columns.count_values(rows.column("line_item_line_item_type").chunk(0)).items() if rows.num_rows and lacking else ()
+        ):
             fees[kind] = fees.get(kind, 0) + count
 
     found = mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": is_net}, see if look or lacking else None)

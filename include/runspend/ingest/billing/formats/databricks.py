@@ -103,9 +103,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     if mapped.kind_of(KINDS, texts.read_header(delivered.source.name, delivered.name, delivered.file)) is USAGE:
         _show_prices(staged)
         if not staged.con.execute("select count(*) from databricks_price_list").fetchall()[0][0]:
-            raise _refused(
-                delivered, "usage has no prices, and its folder has no price list. Export system.billing.list_prices as well"
-            )
+            raise _refused(delivered, "usage has no prices, and its folder has no price list. Export system.billing.list_prices as well")
     file = mapped.stage(staged, delivered, KINDS, version=_version, variables=variables)
     if file.is_aside:
         _check_prices(staged, delivered)

@@ -151,9 +151,7 @@ def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], relation: s
     """Create the view with every value as its text, and as its type if the text can be read."""
     at = {name: f"c{i}" for i, name in enumerate(header)}
     typed = {
-        name: ref if COLUMNS[name].type == "STRING" else _typed(ref, COLUMNS[name].type)
-        for name, ref in at.items()
-        if name in COLUMNS
+        name: ref if COLUMNS[name].type == "STRING" else _typed(ref, COLUMNS[name].type) for name, ref in at.items() if name in COLUMNS
     }
     raw = f"json_object({', '.join(f'{sql_text(n)}, {ref}' for n, ref in at.items())})"
     _create_view(con, relation, at, typed, at, raw, "row_number() over ()", file_index)
@@ -237,7 +235,9 @@ def _create_view(
 
 def _count_unreadable(con: duckdb.DuckDBPyConnection, refs: Mapping[str, str], relation: str) -> dict[str, int]:
     """Return how many values of typed columns were neither null nor readable. They are null in the warehouse, and reported."""
-    typed = {name: (ref, _typed(ref, COLUMNS[name].type)) for name, ref in refs.items() if name in COLUMNS and COLUMNS[name].type != "STRING"}
+    typed = {
+        name: (ref, _typed(ref, COLUMNS[name].type)) for name, ref in refs.items() if name in COLUMNS and COLUMNS[name].type != "STRING"
+    }
     counts = ", ".join(f"count(*) filter ({ref} is not null and {value} is null)" for ref, value in typed.values())
     [row] = con.execute(f"select {counts} from {relation}").fetchall() if typed else [()]
     return {name: count for name, count in zip(typed, row, strict=True) if count}

@@ -126,7 +126,9 @@ class Months:
                 hours = measured_hours(machine, *present, self.drawn.get(machine.resource_id, {})) if machine.is_measured else []
                 _insert_rents(con, number, [*rents(machine, start, end), *(hour.rent for hour in hours)])
                 details = [_details(machine, hour) for hour in hours]
-                con.execute("insert into hour_details select ?, unnest(?), unnest(?)", [number, [hour.rent.start for hour in hours], details])
+                con.execute(
+                    "insert into hour_details select ?, unnest(?), unnest(?)", [number, [hour.rent.start for hour in hours], details]
+                )
 
 
 def rents(machine: Machine, start: datetime, end: datetime) -> list[Rent]:

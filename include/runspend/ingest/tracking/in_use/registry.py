@@ -63,10 +63,20 @@ class RegistryQuestions:
             if not wanted:
                 return []
             listed = ", ".join(f"'{r}'" for r in wanted)
-            found = list(self._pages(lambda token: self._client.registry.search_model_versions(f"run_id IN ({listed})", PAGE_VERSIONS, None, token)))  # noqa: B023 (called at once)
+            found = list(
+                self._pages(
+                    lambda token: self._client.registry.search_model_versions(
+                        f"run_id IN ({listed})",  # noqa: B023 (called at once)
+                        PAGE_VERSIONS,
+                        None,
+                        token,
+                    )
+                )
+            )
             if self._control is not None and not any(v.run_id == self._control for v in found):
                 raise SourceUnreachable(
-                    self._client.name, f"cannot ask the registry of {self._client.name}: its answer leaves out the versions of run {self._control}, which it had."
+                    self._client.name,
+                    f"cannot ask the registry of {self._client.name}: its answer leaves out the versions of run {self._control}, which it had.",
                 )
             versions += [version for version in found if version.run_id in part]
         return versions
@@ -74,13 +84,17 @@ class RegistryQuestions:
     def _registered_since(self) -> Iterator[Any]:
         """Yield the newest versions, back to the last extract. If a version is known, the list must not be empty."""
         is_empty = True
-        for version in self._pages(lambda token: self._client.registry.search_model_versions(None, PAGE_VERSIONS, ["creation_timestamp DESC"], token)):
+        for version in self._pages(
+            lambda token: self._client.registry.search_model_versions(None, PAGE_VERSIONS, ["creation_timestamp DESC"], token)
+        ):
             is_empty = False
             if (version.creation_timestamp or 0) < self._since_ms:
                 return
             yield version
         if is_empty and self._control is not None:
-            raise SourceUnreachable(self._client.name, f"cannot ask the registry of {self._client.name}: it lists no version at all, and had some.")
+            raise SourceUnreachable(
+                self._client.name, f"cannot ask the registry of {self._client.name}: it lists no version at all, and had some."
+            )
 
     def _pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
         token: str | None = None

@@ -156,18 +156,26 @@ class LiveServer:
                 return f"MLflow no longer shows its parent run {parent_id}: it may only be hidden"
             if parent is None:
                 break
-            if reason := self._busy(parent, f"its parent run {parent_id}") or holding_tag(parent.data.tags, "its parent run's", self._today):
+            if reason := self._busy(parent, f"its parent run {parent_id}") or holding_tag(
+                parent.data.tags, "its parent run's", self._today
+            ):
                 return reason
             parent_id = parent.data.tags.get("mlflow.parentRunId")
-        children = {r.info.run_id: r for r in self._search([run.info.experiment_id], f"tags.`mlflow.parentRunId` = {_quoted(run.info.run_id)}")}
+        children = {
+            r.info.run_id: r for r in self._search([run.info.experiment_id], f"tags.`mlflow.parentRunId` = {_quoted(run.info.run_id)}")
+        }
         for child_id in sorted(self._known.children_of(run.info.run_id) - set(children)):  # in other experiments, or missing in the answer
             if (child := self._get_run(child_id)) is None:
                 return f"MLflow no longer shows its child run {child_id}: it may only be hidden"
             if child.info.experiment_id == run.info.experiment_id and child.data.tags.get("mlflow.parentRunId") == run.info.run_id:
-                raise SourceUnreachable(self.name, f"cannot ask {self.name} for the children of run {run.info.run_id}: its answer leaves out run {child_id}.")
+                raise SourceUnreachable(
+                    self.name, f"cannot ask {self.name} for the children of run {run.info.run_id}: its answer leaves out run {child_id}."
+                )
             children[child_id] = child
         for child_id, child in sorted(children.items()):
-            if reason := self._busy(child, f"its child run {child_id}") or holding_tag(child.data.tags, f"its child run {child_id}'s", self._today):
+            if reason := self._busy(child, f"its child run {child_id}") or holding_tag(
+                child.data.tags, f"its child run {child_id}'s", self._today
+            ):
                 return reason
         return None
 
@@ -175,9 +183,16 @@ class LiveServer:
         """Find another run whose folder is this one or inside it, in any spelling. The run itself must be among the results."""
         uri = redact_place(run.info.artifact_uri)
         folders = find_folders(uri, self._behind)
-        found = {r.info.run_id: r for r in self._search(self._experiment_ids(), f"attributes.artifact_uri LIKE {_quoted(like_pattern(run.info.artifact_uri, run.info.run_id))}")}
+        found = {
+            r.info.run_id: r
+            for r in self._search(
+                self._experiment_ids(), f"attributes.artifact_uri LIKE {_quoted(like_pattern(run.info.artifact_uri, run.info.run_id))}"
+            )
+        }
         if run.info.run_id not in found:
-            raise SourceUnreachable(self.name, f"cannot ask {self.name} who shares {uri}: its answer leaves out run {run.info.run_id} itself.")
+            raise SourceUnreachable(
+                self.name, f"cannot ask {self.name} who shares {uri}: its answer leaves out run {run.info.run_id} itself."
+            )
         for run_id, other in sorted(found.items()):
             theirs = find_folders(redact_place(other.info.artifact_uri or ""), self._behind)
             if run_id != run.info.run_id and any(is_same_or_inside(folder, ours) for folder in theirs for ours in folders):
@@ -187,7 +202,10 @@ class LiveServer:
     def _experiment_ids(self) -> list[str]:
         from mlflow.entities import ViewType
 
-        return [e.experiment_id for e in self._pages(lambda token: self._client.store.search_experiments(ViewType.ALL, PAGE_RUNS, page_token=token))]
+        return [
+            e.experiment_id
+            for e in self._pages(lambda token: self._client.store.search_experiments(ViewType.ALL, PAGE_RUNS, page_token=token))
+        ]
 
     def _search(self, experiment_ids: list[str], condition: str) -> Iterator[Any]:
         from mlflow.entities import ViewType
@@ -221,9 +239,13 @@ class LiveServer:
             uses.look(self._experiment_ids)
             if reason := self._ask_users(uses, model_id):
                 return reason
-        models = {model_id} if model_id else uses.made_by([owner.run_id]) if owner.run_id and owner.owner_kind == "run" else frozenset[str]()
+        models = (
+            {model_id} if model_id else uses.made_by([owner.run_id]) if owner.run_id and owner.owner_kind == "run" else frozenset[str]()
+        )
         label = self._ask_lineage(owner.workspace, models)
-        return label and (f"used by a run behind a live model: {label}" if model_id else f"a run behind a live model used what it made: {label}")
+        return label and (
+            f"used by a run behind a live model: {label}" if model_id else f"a run behind a live model used what it made: {label}"
+        )
 
     def _ask_lineage(self, workspace: str, model_ids: Collection[str]) -> str | None:
         """Find a registered version made with any of the models, through any number of runs."""
@@ -251,7 +273,9 @@ class LiveServer:
 
         reasons = ask_side_by_side(ask, sorted(self._known.users_of([model_id])))
         since = sorted(uses.users_since(model_id))
-        return next((reason for reason in reasons if reason), None) or (f"run {since[0]} has used it since the tables were read" if since else None)
+        return next((reason for reason in reasons if reason), None) or (
+            f"run {since[0]} has used it since the tables were read" if since else None
+        )
 
     def _ask_trace(self, owner: Owner) -> str | None:
         trace = self._client.ask(lambda: self._client.store.get_trace_info(owner.owner_id))
@@ -291,7 +315,10 @@ class LiveServer:
             with self._client.in_workspace(workspace):
                 parts = folder.split("/")
                 for above, name in zip(["", *parts], parts, strict=False):
-                    is_model, is_trace = MODEL_ID.fullmatch(name), TRACE_ID.fullmatch(name) or (above == "traces" and RUN_ID.fullmatch(name))
+                    is_model, is_trace = (
+                        MODEL_ID.fullmatch(name),
+                        TRACE_ID.fullmatch(name) or (above == "traces" and RUN_ID.fullmatch(name)),
+                    )
                     if RUN_ID.fullmatch(name) and self._get_run(name) is not None:
                         return f"it belongs to run {name} of {self.name}"
                     if is_model and self._client.find(lambda: self._client.store.get_logged_model(name, allow_deleted=True)) is not None:  # noqa: B023 (called at once)
