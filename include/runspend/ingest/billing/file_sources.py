@@ -205,14 +205,14 @@ class S3Prefix(BucketSource):
 
     def list_objects(self) -> Iterator[tuple[str, int, datetime, str | None]]:
         with self._errors():
-            for page in self._client().get_paginator("list_objects_v2").paginate(BucketSource=self._bucket, Prefix=self.prefix):
+            for page in self._client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self.prefix):
                 for item in page.get("Contents", ()):
                     yield item["Key"], item["Size"], item["LastModified"], item.get("ETag")
 
     def read_object(self, key: str, stamp: str | None, start: int) -> Iterator[bytes | memoryview]:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        request = {"BucketSource": self._bucket, "Key": key}
+        request = {"Bucket": self._bucket, "Key": key}
         if stamp:
             request["IfMatch"] = f'"{stamp}"'
         if start:
