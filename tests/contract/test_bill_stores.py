@@ -188,7 +188,7 @@ def test_a_large_file_comes_in_pieces_and_says_so(tmp_path: Path, store: Store, 
     folder = places.open_folder(bill.source, tmp_path, bill.said.append)
     [entry] = folder.entries()
     assert folder.fetch(entry).read_bytes() == data
-    first, second = (int(line.partition(", ")[2].partition(" %")[0]) for line in bill.said)
+    first, second = (int(line.partition(", ")[2].partition("%")[0]) for line in bill.said)
     assert 8_000_000 * 100 // len(data) <= first < 16_000_000 * 100 // len(data) <= second < 100
     assert bill.said[0] == f"bill: fetching oct.csv, {first}% of {len(data):,} bytes"
 

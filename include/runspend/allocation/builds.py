@@ -6,6 +6,8 @@ its inputs do not belong here.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from datetime import datetime
@@ -19,6 +21,8 @@ from runspend.core.own_files import read_bytes, write_whole
 from runspend.core.step_result import Outcome, Progress
 from runspend.schema.rows import arrow_rows, first_day
 from runspend.warehouse.base import Step, Unit, Warehouse
+
+log = logging.getLogger(__name__)
 
 
 def report_builds(warehouse: Warehouse, folder: Path, periods: Sequence[str] | None) -> dict[str, str]:
@@ -75,6 +79,7 @@ class Builder:
             self._outcome.unchanged.append(label)
             return
         self._progress(f"{label}: building")
+        start = time.monotonic()
         try:
             with self._warehouse.step(self._kind, build_id) as step:
                 units = [table if isinstance(table, Unit) else Unit(table, period, "all") for table in fill(step)]
@@ -87,6 +92,7 @@ class Builder:
             return
         if is_published:
             self._outcome.changed.append(label)
+            log.info("%s: built and checked %s in %.1f s", label, ", ".join(outputs), time.monotonic() - start)
         else:
             note = f"{label}: superseded; a newer input arrived while it was built. The next allocate builds it."
             self._outcome.notes.append(note)

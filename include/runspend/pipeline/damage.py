@@ -22,6 +22,7 @@ from runspend.config.settings import Settings
 from runspend.core.errors import RecordRefused, UsageError, WarehouseDamaged
 from runspend.core.step_result import Outcome, Progress, silent
 from runspend.pipeline.monitoring import note_undelivered, tell_refused_file
+from runspend.pipeline.step_log import log_outcome, timed
 from runspend.warehouse.base import Unit, UnitState, Warehouse
 from runspend.warehouse.factory import mend_warehouse, open_warehouse
 
@@ -169,13 +170,18 @@ def watching(
             outcome = Outcome(watch.step)
             found = Damage(time.time())
             try:
-                with _looking(settings, watch, now, progress, replaces, reads, needs) as found:
+                with (
+                    timed("allocate" if watch.step == "settle" else watch.step),
+                    _looking(settings, watch, now, progress, replaces, reads, needs) as found,
+                ):
                     outcome = step(settings, *arguments, now=now, progress=progress, **options)
                     _conclude(settings, found, outcome, replaces, leaves)
             except WarehouseDamaged as error:
                 _tell_refused(settings, outcome, error, found.told, now)
             watch.step = outcome.step
             watch.merge(outcome)
+            if step.__name__ != "nightly":  # its steps logged their outcomes
+                log_outcome(watch)
             return watch
 
         return watched  # type: ignore[return-value]

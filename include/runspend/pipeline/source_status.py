@@ -20,6 +20,7 @@ from runspend.core.errors import ConfigError, PartialFailure, SourceError, Sourc
 from runspend.core.own_files import open_lock, own_folder
 from runspend.core.selectors import RUN_MAPS
 from runspend.core.step_result import Outcome
+from runspend.pipeline.step_log import log, timed
 from runspend.schema.rows import arrow_rows, make_load_id
 from runspend.warehouse.base import Step, Unit, UnitState, Warehouse
 from runspend.warehouse.parquet.lock_holders import lock_in_time
@@ -79,6 +80,9 @@ class SourceReport:
             "last_good_at": self._now,
         }
         step.put("sources", "all", self._writer, arrow_rows("sources", [row]), extra={"lags": lags})
+        log.info(
+            "%s: %s %s has %d rows, complete to %s", self._outcome.step, self._kind, self._name, rows, covered_until or "an unknown time"
+        )
         self._covered_until, self._was_read = covered_until, True
         self._is_good &= not is_late
         if is_late and covered_until is not None:
@@ -158,11 +162,12 @@ def reading(
 ) -> Iterator[SourceReport]:
     """Wrap the reading of one source: its error is reported and does not stop others. `writer`: its file name, if not the source's name."""
     report = SourceReport(warehouse, settings, outcome, name, kind, late_after, now, writer or name)
-    try:
-        yield report
-    except SourceError as error:
-        report.bad(error)
-    report.note()
+    with timed(f"{outcome.step}: {kind} {name}"):
+        try:
+            yield report
+        except SourceError as error:
+            report.bad(error)
+        report.note()
 
 
 @contextmanager

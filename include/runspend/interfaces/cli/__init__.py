@@ -21,8 +21,7 @@ from runspend.core.own_files import private_umask
 from runspend.interfaces.cli.admin import sources, warehouse
 from runspend.interfaces.cli.archive import archive
 from runspend.interfaces.cli.budgets import budgets
-from runspend.interfaces.cli.context import Context
-from runspend.interfaces.cli.output import shown
+from runspend.interfaces.cli.context import Context, shown
 from runspend.interfaces.cli.query import costs, explain, export, serve, sql, status
 from runspend.interfaces.cli.setup import config, demo, doctor, init, suggest, try_
 from runspend.interfaces.cli.steps import STEPS, nightly, verify

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
@@ -118,8 +120,34 @@ def months(_: click.Context, __: click.Parameter, value: Any) -> Any:
     return value
 
 
+def shown(text: str) -> str:
+    """Return a sentence that is safe on a terminal: users' text in it cannot move the cursor."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t" else c for c in text)
+
+
+class _WithoutSecrets(logging.Formatter):
+    """Formats log lines, with times in UTC and secrets of the configuration hidden."""
+
+    converter = staticmethod(time.gmtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        from runspend.config.settings import redact
+
+        return shown(redact(super().format(record), Context.loaded))
+
+
+def _log_to_stderr() -> None:
+    """Show the library's log at level INFO on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ"))
+    logger = logging.getLogger("runspend")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+
+
 def with_context(command: Callable[..., None], *, shows_now: bool = False) -> Callable[..., None]:
-    """Give a command the four options that all commands have, as one Context. `--now` is for tests: help shows it where `shows_now`."""
+    """Give a command the five options that all commands have, as one Context. `--now` is for tests: help shows it where `shows_now`."""
 
     @click.option(
         "--config",
@@ -136,8 +164,11 @@ def with_context(command: Callable[..., None], *, shows_now: bool = False) -> Ca
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @click.option("--quiet", is_flag=True, help="Hide progress and the path of the configuration.")
+    @click.option("-v", "--verbose", is_flag=True, help="Log what each step reads, skips and builds, and how long it takes.")
     @functools.wraps(command)
-    def wrapped(config: Path | None, now: datetime | None, as_json: bool, quiet: bool, **given: Any) -> None:
+    def wrapped(config: Path | None, now: datetime | None, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> None:
+        if verbose:
+            _log_to_stderr()
         this_hour = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
         command(Context(config, now or this_hour, as_json, quiet, now is not None), **given)
 

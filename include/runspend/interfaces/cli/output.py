@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from runspend.core.errors import UsageError
-from runspend.interfaces.cli.context import Context
+from runspend.interfaces.cli.context import Context, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,11 +46,6 @@ def print_query_costs(context: Context, found: QueryCosts) -> None:
         print_json([{"period": period, "model": model, "bytes": size} for period, model, size in found.sizes])
     else:
         click.echo("\n".join(found.lines()))
-
-
-def shown(text: str) -> str:
-    """Return a sentence that is safe on a terminal: users' text in it cannot move the cursor."""
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t" else c for c in text)
 
 
 def print_outcome(context: Context, outcome: Outcome) -> None:

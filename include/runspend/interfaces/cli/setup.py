@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from runspend.interfaces.cli.context import Context, with_context
-from runspend.interfaces.cli.output import print_json, shown
+from runspend.interfaces.cli.context import Context, shown, with_context
+from runspend.interfaces.cli.output import print_json
 from runspend.interfaces.cli.steps import DEMO_FOLDER, run_night
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runspend.core.errors import UsageError, WarehouseDamaged
-from runspend.interfaces.cli.context import Context, months, with_context
-from runspend.interfaces.cli.output import print_outcome, print_query_costs, shown
+from runspend.interfaces.cli.context import Context, months, shown, with_context
+from runspend.interfaces.cli.output import print_outcome, print_query_costs
 
 if TYPE_CHECKING:
     from runspend.config.settings import Settings

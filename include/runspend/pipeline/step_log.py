@@ -1,0 +1,42 @@
+"""Logs what a step reads, how much, how long it takes, and what it skips and why.
+
+The logger is `runspend.pipeline.step_log`. It is quiet until a program sets a level: `runspend -v` shows INFO, and a task of Airflow
+writes INFO to its log.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from runspend.core.step_result import Outcome
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Log the start of some work, and its end with the seconds it took. An error is logged as such and raised."""
+    log.info("%s: started", what)
+    start = time.monotonic()
+    try:
+        yield
+    except BaseException as error:
+        log.info("%s: ended with %s after %.1f s", what, type(error).__name__, time.monotonic() - start)
+        raise
+    log.info("%s: done in %.1f s", what, time.monotonic() - start)
+
+
+def log_outcome(outcome: Outcome) -> None:
+    """Log the result of a step: counts of units, then each note and problem."""
+    log.info("%s: %d changed, %d unchanged, %d problems", outcome.step, len(outcome.changed), len(outcome.unchanged), len(outcome.problems))
+    for label in outcome.changed:
+        log.info("%s: changed %s", outcome.step, label)
+    for label in outcome.unchanged:
+        log.info("%s: %s is unchanged and was not replaced", outcome.step, label)
+    for note in outcome.notes:
+        log.info("%s: %s", outcome.step, note)
+    for problem in outcome.problems:
+        log.warning("%s: %s", outcome.step, problem)
