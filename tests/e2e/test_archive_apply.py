@@ -140,7 +140,7 @@ def test_a_server_that_cannot_be_asked_keeps_everything(announced: tuple[Setting
 def test_a_full_reading_asks_first(announced: tuple[Settings, dict[str, str], Path]) -> None:
     settings, _, _ = announced
     done = run_here("archive", "verify", "--full", "--config", str(settings.path), code=2)
-    assert "0 objects, 0 bytes; requests and retrieval cost 0 USD" in done.stderr and "Nothing was read" in done.stderr
+    assert "0 objects, 0 bytes. Requests and retrieval cost 0 USD" in done.stderr and "Nothing was read" in done.stderr
 
 
 def test_damage_is_a_failed_check(announced: tuple[Settings, dict[str, str], Path]) -> None:

@@ -261,7 +261,7 @@ def test_a_place_that_holds_something_else_is_refused(small: tuple[ParquetWareho
         ConfigError, match=r"has 1 units that the other one does not have, such as cost_daily 2026-12 all.*Nothing was changed"
     ):
         copy(source, target, progress=lambda _: None)
-    with pytest.raises(ConfigError, match=r"holds nothing.*Nothing was changed"):
+    with pytest.raises(ConfigError, match=r"is empty.*Nothing was changed"):
         copy(ParquetWarehouse(tmp_path / "empty"), target, progress=lambda _: None)
     assert target.states() == before
     with target.step("fill", "other") as step:
