@@ -114,7 +114,7 @@ def test_the_file_it_leaves_works_with_every_command_it_names(day: Day, tmp_path
     again = run_here("nightly", *config, cwd=tmp_path)
     assert "problem=" not in again.stdout
     assert given(day) == before
-    assert "nothing to propose" in run_here("suggest", *config, cwd=tmp_path).stdout
+    assert "no pools proposed" in run_here("suggest", *config, cwd=tmp_path).stdout
     assert (day.folder / "reports" / "2026-10.html").is_file()
     from runspend.interfaces.night_summary import _next
 

@@ -152,7 +152,7 @@ def test_a_picture_is_in_the_mail_or_nowhere(browser: Browser, mails: dict[str, 
     """A mail program that shows no pictures shows the words of it; and the picture is a PNG of the mail's own."""
     faults: list[str] = []
     page = open_mail(browser, replace(mails["budget"], picture=""), "desk", "light", faults)
-    assert "Spent of 5,000 USD" in page.evaluate("document.images[0].alt")
+    assert "against a budget of 5,000 USD" in page.evaluate("document.images[0].alt")
     picture = mails["budget"].picture
     assert picture is not None
     assert base64.b64decode(picture).startswith(b"\x89PNG")
