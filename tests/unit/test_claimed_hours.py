@@ -36,7 +36,10 @@ def test_a_share_says_what_it_means(ratio: float, words: str) -> None:
 def test_prices_that_differ_are_said() -> None:
     hours = replace(HALF, pool_key="p4d.24xlarge", highest_hour_cost=32.774)
     assert hours.is_notable
-    assert hours.words == "runs claim 50% of 1,000 h of p4d.24xlarge; an hour costs 9.83 to 32.77 USD, and runs do not state which price applies"
+    assert (
+        hours.words
+        == "runs claim 50% of 1,000 h of p4d.24xlarge; an hour costs 9.83 to 32.77 USD, and runs do not state which price applies"
+    )
 
 
 def test_a_bills_text_cannot_move_the_cursor() -> None:
