@@ -405,7 +405,7 @@ def test_the_split_is_the_ledger_s(seed: int, tmp_path: Path) -> None:
     for run in made["runs"]:
         run["end_time"] = run["end_time"] or run["start_time"] + dt.timedelta(
             hours=1
-        )  # when a run without one ends hangs on where the bill ends
+        )  # the end of a run without one depends on the end of the bill
     bill = [l for l in lines if l["charge_period_end"] <= moment("00:00")]
     early = {**world_of(), "runs": made["runs"], "run_resources": made["run_resources"], "billing_lines": bill}
     rows = estimate(early, tmp_path / "early", "08:00")["run_estimates"].to_pylist()
