@@ -18,9 +18,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from runspend.actions.archive.context import Result, Tools
+from runspend.actions.archive.context import NOTE_NAMES, Result, Tools
 from runspend.actions.archive.find import find_archives, load_manifest, tombstone_of
-from runspend.actions.archive.items import NOTE_NAME, RETURNED_NAME, Item
+from runspend.actions.archive.items import RETURNED_NAME, Item
 from runspend.actions.archive.run import StoreTotals, apply
 from runspend.config.settings import ArtifactStore, Settings
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceError, SourceUnreachable
@@ -355,10 +355,10 @@ class World:
         self.source.put(f"{prefix}/{name}", body, modified)
 
     def here(self, prefix: str = PREFIX) -> dict[str, bytes]:
-        """What lies in the run's folder, without the note."""
+        """What lies in the run's folder, without notes: a note that the store cut short is archived, and the next one has a longer name."""
         below = f"{prefix}/"
         found = {key[len(below) :]: kept.body for key, kept in self.source.objects.items() if key.startswith(below)}
-        return {name: body for name, body in found.items() if name != NOTE_NAME}
+        return {name: body for name, body in found.items() if not NOTE_NAMES.fullmatch(name)}
 
     def advance(self, **time: float) -> None:
         self.now += timedelta(**time)

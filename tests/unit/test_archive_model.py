@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from runspend.actions.archive.context import Tools
-from runspend.actions.archive.items import NOTE_NAME
+from runspend.actions.archive.context import NOTE_NAMES, Tools
 from runspend.actions.archive.restore import restore
 from runspend.core.errors import SourceError, UsageError
 from tests.archive_world import CALLS, KINDS, Killed, World
@@ -77,7 +76,7 @@ class ArchiveMachine(RuleBasedStateMachine):
         before = dict(self.world.source.objects)
         self.world.apply_faulty(plan)
         if self.world.protection is not None or not self.world.may_delete:
-            own = {key for key in before if key.endswith(NOTE_NAME)}
+            own = {key for key in before if NOTE_NAMES.fullmatch(key.rsplit("/", 1)[1])}
             assert before.keys() - own <= self.world.source.objects.keys(), "something was deleted that may not be"
 
     @rule(plan=st.just({}) | FAULTS)
@@ -122,6 +121,19 @@ class ArchiveMachine(RuleBasedStateMachine):
 
 TestArchive = ArchiveMachine.TestCase
 TestArchive.settings = settings(max_examples=60, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def test_a_note_cut_short_is_an_artifact_like_any_other() -> None:
+    world = World()
+    try:
+        world.put("a", b"a")
+        world.apply_faulty({(f"write {world.source.uri}", 1): "short"})
+        world.advance(days=30)
+        assert [[result.state for result in world.apply()] for _ in range(2)] == [["archived"], ["nothing"]]
+        assert world.here() == {} and world.restorable()["a"] == b"a"
+        assert world.changes_made == 0
+    finally:
+        world.close()
 
 
 @pytest.mark.torture

@@ -29,7 +29,7 @@ from runspend.storage.factory import open_objects
 from runspend.storage.objects import CHUNK_BYTES, ObjectStore, Purpose, StoredObject
 from runspend.storage.uris import parse_root
 
-__all__ = ["NOTE_BEGINS", "Protects", "Result", "Tools", "Work", "digest_of", "find_store", "held", "holds_own_files"]
+__all__ = ["NOTE_BEGINS", "NOTE_NAMES", "Protects", "Result", "Tools", "Work", "digest_of", "find_store", "held", "holds_own_files"]
 
 Protects = Callable[[Item], str | None]
 OpenStore = Callable[[ArtifactStore, Purpose], ObjectStore]
@@ -37,7 +37,7 @@ OWN_FOLDERS = ("airflow", "cache", "mail", "records", "reports", "tmp", "warehou
 BATCH = 64  # objects between two records of how far they got
 IN_MEMORY = 32 << 20  # larger objects wait on disk
 NOTE_BEGINS = b"Archived by Runspend.\n"
-_NOTE_NAMES = re.compile(r"archived-by-runspend(?:-[A-Za-z0-9_-]+)?\.txt")
+NOTE_NAMES = re.compile(r"archived-by-runspend(?:-[A-Za-z0-9_-]+)?\.txt")
 # Match the whole note, and this owner: a user's file that only begins like it, or a copy of another run's note, is an artifact
 # like any other. A policy's name has no line break.
 _NOTE = re.compile(
@@ -155,7 +155,7 @@ def holds_own_files(settings: Settings, store: ArtifactStore, folder: str) -> bo
 
 def is_note(name: str, store: ObjectStore, found: StoredObject, item: Item) -> bool:
     """Whether an object in an item's folder is the note that Runspend left there, and not one of the item's artifacts."""
-    if not _NOTE_NAMES.fullmatch(name) or found.size >= CHUNK_BYTES:
+    if not NOTE_NAMES.fullmatch(name) or found.size >= CHUNK_BYTES:
         return False
     owner, note = item.run_id or item.owner_id, _NOTE.fullmatch(b"".join(store.read(found)))
     return note is not None and (note[1].decode("utf-8", "replace"), note[2].decode("utf-8", "replace")) == (as_folder(owner), owner)
