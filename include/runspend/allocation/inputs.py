@@ -17,7 +17,7 @@ from runspend.allocation.adjacent_months import RUN_COLUMNS, no_reach, read_besi
 from runspend.config.settings import Settings
 from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader, Unit, UnitState, Warehouse
-from runspend.warehouse.sql_files import read_sql, sql_files
+from runspend.warehouse.sql_files import read_every_sql
 
 # A run without an end is alive if its last sign is this close to the end of the billed hours …
 ALIVE_HOURS = 6
@@ -289,4 +289,4 @@ def _ask_once(warehouse: Warehouse, sql: str, read: Mapping[Unit, UnitState], re
 def _models_digest() -> str:
     """Return the version of the models and checks. A change in any of them rebuilds every period."""
     folders = [Path(__file__).parent / name for name in ("models", "checks")]
-    return digest(sorted((path.name, read_sql(folder, name)) for folder in folders for name, path in sql_files(folder).items()))
+    return digest(sorted((f"{name}.sql", text) for folder in folders for name, text in read_every_sql(folder).items()))

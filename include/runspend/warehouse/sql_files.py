@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["expand_macros", "read_sql", "sql_files"]
+__all__ = ["expand_macros", "read_every_sql", "read_sql", "sql_files"]
 
 DECIMALS = {"exact_money": 18, "price_money": 12}
 _MACRO = re.compile(rf"\b({'|'.join(DECIMALS)})\(")
@@ -19,6 +19,11 @@ _MACRO = re.compile(rf"\b({'|'.join(DECIMALS)})\(")
 def read_sql(folder: Path, name: str) -> str:
     """Return the GoogleSQL of the file NAME.sql in a folder or its subfolders, with macros expanded."""
     return expand_macros(sql_files(folder)[name].read_text(encoding="utf-8"))
+
+
+def read_every_sql(folder: Path) -> dict[str, str]:
+    """Return the GoogleSQL of all files in a folder and its subfolders by name, with macros expanded. Looking for each by itself takes long."""
+    return {name: expand_macros(path.read_text(encoding="utf-8")) for name, path in sql_files(folder).items()}
 
 
 def sql_files(folder: Path) -> dict[str, Path]:

@@ -9,8 +9,7 @@ select
   redacted_place(nullif(artifact_location, '')) as artifact_location,
   instant(creation_ms) as creation_time,
   instant(last_update_ms) as last_update_time,
-  case when getvariable('copies_all_tags') then all_but_secrets(tags)
-       else copied(getvariable('copied_experiment_tags'), json_extract_string(redacted_document(tags), getvariable('copied_experiment_tag_paths'))) end as tags,
-  json_extract_string(redacted_document(tags), getvariable('experiment_tag_paths')) as dimension_values,
+  {copied_tags} as tags,
+  json_extract_string(clean_tags, getvariable('experiment_tag_paths')) as dimension_values,
   $load_id as load_id
-from raw_experiments;
+from (select *, redacted_document(tags) as clean_tags from raw_experiments);

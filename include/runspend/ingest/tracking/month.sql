@@ -19,7 +19,10 @@ there as (
     on k.workspace = r.workspace and k.run_id = r.run_id and k.future_end_time = r.end_time and $keeps_ends
 ),
 gone as (
-  select {columns_gone} from previous_runs r
-  where not exists (select 1 from now_there n where n.workspace = r.workspace and n.run_id = r.run_id)
+  select {columns_gone}
+  from (
+    select *, {clean} from previous_runs p
+    where not exists (select 1 from now_there n where n.workspace = p.workspace and n.run_id = p.run_id)
+  ) r
 )
 select {columns} from (select * from there union all by name select * from gone) order by run_id, workspace

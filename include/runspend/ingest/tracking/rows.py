@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,8 +178,6 @@ class Rows:
         self._set("experiment_tag_paths", [_pointer(k) for k in self._places.experiment_tags])
         self._set("copied_experiment_tags", copied)
         self._set("copied_experiment_tag_paths", [_pointer(k) for k in copied])
-        self._set("copies_all_tags", self._server.copy_.tags == "all", "boolean")
-        self._set("copies_all_params", self._server.copy_.params == "all", "boolean")
         self._set("only_listed_workspaces", isinstance(self._server.workspaces, list), "boolean")
         self._set("not_a_person", list(settings.dimensions.not_a_person))
         self._set("places", self._places.names)
@@ -198,17 +197,19 @@ class Rows:
         self._set("param_paths", [_pointer(k) for k in params])
         self._set("tag_labels", [json.dumps(k, ensure_ascii=False) + ":" for k in tags])
         self._set("param_labels", [json.dumps(k, ensure_ascii=False) + ":" for k in params])
+        every_tag, every_param = self._server.copy_.tags == "all", self._server.copy_.params == "all"
         self._parts = {
             **self._places.dimension_columns(tags, params),
             **self._pools.columns(tags, params),
             **job_columns(self._job_keys, tags, params),
             "principal_key": principal_key_sql("said_principal"),
             **place_columns(tags, params),
-            "copied_tags": copied_sql("t", "tag_labels", [i for i, k in enumerate(tags) if k in self._copied_tags]),
-            "copied_params": copied_sql("p", "param_labels", range(len(params))),
+            "copied_tags": _every_pair("tags")
+            if every_tag
+            else copied_sql("t", "tag_labels", [i for i, k in enumerate(tags) if k in self._copied_tags]),
+            "copied_params": _every_pair("params") if every_param else copied_sql("p", "param_labels", range(len(params))),
         }
         self._set("pool_texts", self._pools.texts)
-        every_tag, every_param = self._server.copy_.tags == "all", self._server.copy_.params == "all"
         return raw.Keys(None if every_tag else tags, None if every_param else params, self.reads_power, keys.metrics, self._believed_ms)
 
     def _set(self, name: str, value: Any, type_: str = "varchar[]") -> None:
@@ -216,7 +217,11 @@ class Rows:
 
     def load_experiments(self, experiments: pa.Table) -> int:
         self._con.register("raw_experiments", experiments)
-        self._con.execute(_sql("experiments.sql"), self._names)
+        listed = (
+            "copied(getvariable('copied_experiment_tags'), json_extract_string(clean_tags, getvariable('copied_experiment_tag_paths')))"
+        )
+        copied = "all_but_secrets(tags)" if self._server.copy_.tags == "all" else listed
+        self._con.execute(_sql("experiments.sql", copied_tags=copied), self._names)
         self._con.unregister("raw_experiments")
         return len(experiments)
 
@@ -397,17 +402,19 @@ class Rows:
             + ", coalesce(k.end_time, r.end_time) as end_time, coalesce(k.future_end_time, r.future_end_time) as future_end_time"
             + ", coalesce(g.gaps, []) as gaps, g.gap_seconds"
             + ", case when r.resource_kind = 'one' then [r.resource_text] else coalesce(m.resource_ids, []) end as resource_ids, u.mean_use_percent, null::timestamptz as purged_at",
-            columns_gone=_cleaned(runs, there)  # also cleans values that an earlier version copied
+            clean=_clean(runs, there),  # an earlier version may have copied what looks like a secret
+            columns_gone=_cleaned(runs, there)
             + ", r.end_time, r.future_end_time, coalesce(r.gaps, []) as gaps, r.gap_seconds"
             + ", list_transform(r.resource_ids, lambda id: redacted(id)) as resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
         )
         of_runs = self.write(runs, month, select, {**parameters, "now": self._now, "keeps_ends": written != REPLAYED})
+        names = [c.name for c in resources.columns]
         of_resources = self.write(
             resources,
             month,
             f"select {_columns(resources)} from (select {_columns(resources)} from fresh_resources where start_month = $month union all"
-            f" select {_cleaned(resources, [c.name for c in resources.columns])} from previous_resources r where not exists (select 1 from fresh_runs n"
-            " where n.start_month = $month and n.workspace = r.workspace and n.run_id = r.run_id))"
+            f" select {_cleaned(resources, names)} from (select *, {_clean(resources, names)} from previous_resources p where not exists (select 1 from fresh_runs n"
+            " where n.start_month = $month and n.workspace = p.workspace and n.run_id = p.run_id)) r)"
             " order by resource_key, run_id, workspace, resource_id, used_ordinal",
             parameters,
         )
@@ -512,31 +519,45 @@ def _columns(table: Table) -> str:
     return ", ".join(c.name for c in table.columns)
 
 
+# What Runspend made itself holds no secret.
+_OWN_TEXTS = ("tracking_server", "workspace", "run_id", "experiment_id", "load_id", "params_digest")
+_CLEANERS = {"tags": "redacted_document", "params": "redacted_document", "artifact_uri": "redacted_place"}
+
+
+def _plain_texts(table: Table, names: Sequence[str]) -> list[str]:
+    return [c.name for c in table.columns if c.type == "STRING" and c.name in names and c.name not in (*_OWN_TEXTS, *_CLEANERS)]
+
+
+def _clean(table: Table, names: Sequence[str]) -> str:
+    """Return SQL for `clean`, the list from which `_cleaned` takes the texts. Written once for all texts, it is planned once: of one
+    run, 30 times took a second."""
+    return f"list_transform([{', '.join(_plain_texts(table, names))}], lambda text: redacted(text)) as clean"
+
+
 def _cleaned(table: Table, names: Sequence[str]) -> str:
     """Return SQL for these columns of `r`, with everything that looks like a secret replaced in every text."""
-    texts = {c.name for c in table.columns if c.type == "STRING"} - {
-        "tracking_server",
-        "workspace",
-        "run_id",
-        "experiment_id",
-        "load_id",
-        "params_digest",
-    }
-    cleaners = dict.fromkeys(texts, "redacted") | {
-        "tags": "redacted_document",
-        "params": "redacted_document",
-        "artifact_uri": "redacted_place",
-    }
-    return ", ".join(f"{cleaners[name]}(r.{name}) as {name}" if name in texts else f"r.{name}" for name in names)
+    cleaned = {name: f"r.clean[{at}]" for at, name in enumerate(_plain_texts(table, names), start=1)}
+    cleaned |= {name: f"{cleaner}(r.{name})" for name, cleaner in _CLEANERS.items() if name in names}
+    return ", ".join(f"{cleaned.get(name, f'r.{name}')} as {name}" for name in names)
+
+
+def _every_pair(document: str) -> str:
+    """Return SQL for all pairs of a run's tags or params but those that look like a secret."""
+    return f"case when is_suspected then all_but_secrets(said_{document}) else all_but_secret_keys({document}) end"
 
 
 def _iso(moment: datetime | None) -> str | None:
     return moment.isoformat() if moment else None
 
 
+@cache
+def _text(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
 def _sql(name: str, **parts: str) -> str:
     """Return a SQL file with its {parts} filled in. A part must never come from MLflow or a user."""
-    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
+    text = _text(name)
     for part, sql in parts.items():
         text = text.replace("{" + part + "}", sql)
     return text

@@ -140,10 +140,8 @@ typed as (
     -- Not JSON: params come in the order in which they were logged, and joined text is cheaper to build and sort.
     -- `nullif`, because with `case` every list is built and sorted twice.
     md5(array_to_string(list_sort(string_split(nullif(param_list, ''), chr(31))), chr(31))) as params_digest,
-    case when getvariable('copies_all_tags') then case when is_suspected then all_but_secrets(said_tags) else all_but_secret_keys(tags) end
-         else {copied_tags} end as tags,
-    case when getvariable('copies_all_params') then case when is_suspected then all_but_secrets(said_params) else all_but_secret_keys(params) end
-         else {copied_params} end as params,
+    {copied_tags} as tags,
+    {copied_params} as params,
     $load_id as load_id,
     case when is_listed then 'list' when is_ids then 'ids' when one_id is not null then 'one' end as resource_kind,
     case when is_listed then listed when is_ids then ids else one_id end as resource_text,

@@ -38,7 +38,7 @@ from runspend.warehouse.parquet.engine import FILLED, empty_engine, measure_rows
 from runspend.warehouse.parquet.files import conform, difference, rename_rows
 from runspend.warehouse.parquet.journal import crash_point
 from runspend.warehouse.parquet.units import checked_unit
-from runspend.warehouse.sql_files import read_sql
+from runspend.warehouse.sql_files import read_every_sql
 
 __all__ = ["BigQueryStep", "StagedUnit"]
 
@@ -65,8 +65,7 @@ class BigQueryStep:
         self.build_id = build_id
         self._jobs = jobs
         self._places = places
-        self._models = models
-        self._checks = checks
+        self._models, self._checks = read_every_sql(models), read_every_sql(checks)
         self._name = name
         self._before = self._head()  # the head that the step's views show
         self._staged: dict[Unit, StagedUnit] = {}
@@ -153,7 +152,7 @@ class BigQueryStep:
         for model in models:
             if model.into is None and model.target in TABLES:
                 raise ValueError(f"cannot run model {model.name} without `into`: {model.target} is the name of a table.")
-            text = self._read(self._models, model.name)
+            text = self._read(self._models[model.name])
             given = used(text, parameters)
             if model.into is None:
                 self._create(f"{self._scratch()}.{model.target}", text, given)
@@ -166,7 +165,7 @@ class BigQueryStep:
     def cost_of(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         """Yield the bytes that each model would read of the published tables, by free dry runs. Tables made by earlier models are empty."""
         for model in models:
-            text = self._read(self._models, model.name)
+            text = self._read(self._models[model.name])
             _, size, schema = self._jobs.bytes_of(Statement(text, used(text, parameters)), dataset=self._scratch())
             yield model.name, size
             if model.into is None:
@@ -178,7 +177,7 @@ class BigQueryStep:
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
         """Run `allocation/checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
         for name in names:
-            text = self._read(self._checks, name)
+            text = self._read(self._checks[name])
             rows = self._jobs.ask(Statement(text, used(text, parameters)), dataset=self._scratch(), labels=self._labels(), at_most=SHOWN)
             if not rows.num_rows:
                 continue
@@ -225,9 +224,8 @@ class BigQueryStep:
         """Return what is published now."""
         return read_head(self._jobs, self._places)
 
-    def _read(self, folder: Path, name: str) -> str:
-        """Return the file's text, after making its tables queryable."""
-        text = read_sql(folder, name)
+    def _read(self, text: str) -> str:
+        """Return the SQL, after making its tables queryable."""
         self._show(table_names(text))
         return text
 

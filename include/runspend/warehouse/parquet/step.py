@@ -40,7 +40,7 @@ from runspend.warehouse.parquet.files import as_own_file, conform, difference, r
 from runspend.warehouse.parquet.journal import Stage, fsync_file
 from runspend.warehouse.parquet.shards import Kept, run_in_buckets
 from runspend.warehouse.parquet.units import checked_unit, state_of
-from runspend.warehouse.sql_files import read_sql
+from runspend.warehouse.sql_files import read_every_sql
 
 if TYPE_CHECKING:
     import duckdb
@@ -72,7 +72,6 @@ class ParquetStep:
         self._fresh: set[str] = set()  # tables whose view shows the current staged rows
         self._done = False
         self._files = 0
-        self._texts: dict[str, str] = {}  # of models, each read once
         self._made: dict[str, str] = {}  # made by models without `into`, in the schema main: name -> table or view
         self.kept: dict[str, Kept] = {}  # made rows that are in files by ranges of a column
         self._joiner = ThreadPoolExecutor(1)
@@ -162,7 +161,7 @@ class ParquetStep:
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
         """Run `allocation/checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
         for name in names:
-            text = read_sql(self._warehouse.checks, name)
+            text = self._checks[name]
             self.refresh_views(table_names(text))
             result = self.connection.execute(f"select * from ({duckdb_sql(text)}) limit 20", used(text, parameters))
             names = [column[0] for column in result.description or ()]
@@ -214,9 +213,7 @@ class ParquetStep:
 
     def read_model(self, model: Model) -> str:
         """Return the model's GoogleSQL."""
-        if model.name not in self._texts:
-            self._texts[model.name] = read_sql(self._warehouse.models, model.name)
-        return self._texts[model.name]
+        return self._models[model.name]
 
     def run_one(self, model: Model, parameters: Mapping[str, Any]) -> None:
         """Run a model over all rows at once."""
@@ -282,6 +279,14 @@ class ParquetStep:
         """Return the files of all units as they would be after publishing."""
         kept = {unit: (file,) for unit, file in self._published.files.items() if unit not in self._dropped}
         return kept | {unit: staged.parts for unit, staged in self._staged.items()}
+
+    @cached_property
+    def _models(self) -> dict[str, str]:
+        return read_every_sql(self._warehouse.models)
+
+    @cached_property
+    def _checks(self) -> dict[str, str]:
+        return read_every_sql(self._warehouse.checks)
 
     @cached_property
     def _published(self) -> Pinned:
