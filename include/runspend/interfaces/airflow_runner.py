@@ -46,4 +46,11 @@ def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence
                 f"cannot run the DAGs: {script} ended with {done.returncode} and left no result. See {settings.home / 'airflow' / 'pipeline.log'}."
             )
         told = json.loads(result.read_text(encoding="utf-8"))
-    return Outcome("nightly", told["changed"], told["unchanged"], told["problems"], told["notes"], told["exit_code"])
+    return Outcome(
+        "nightly",
+        changed=told["changed"],
+        unchanged=told["unchanged"],
+        problems=told["problems"],
+        notes=told["notes"],
+        exit_code=told["exit_code"],
+    )
