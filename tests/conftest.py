@@ -51,7 +51,14 @@ FOREIGN = (
 # `make test-bigquery` alone: its tests reach Google's, with the credentials of whoever runs it.
 WITH_GOOGLE = ("RUNSPEND_BIGQUERY", "GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG")
 IS_GOOGLE = "RUNSPEND_BIGQUERY" in os.environ
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "AWS_EC2_METADATA_DISABLED": "true", "NO_PROXY": "*", "COLUMNS": "120"}
+QUIET = {
+    "RUNSPEND_IDENTIFY": "off",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "NO_PROXY": "*",
+    "COLUMNS": "120",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:

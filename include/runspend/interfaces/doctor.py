@@ -21,11 +21,13 @@ from pydantic import SecretStr
 from runspend.config.settings import ArtifactStore, BillSource, KeySettings, Machine, MailSettings, Settings, TrackingServer, redact
 from runspend.config.types import CONNECTION
 from runspend.core.errors import RunspendError
+from runspend.interfaces.identified_runs import read_groups, say_who_is_identified
 from runspend.warehouse.bigquery.dry_run import size_words
 from runspend.warehouse.factory import open_warehouse
 
 if TYPE_CHECKING:
     from runspend.ingest.billing.measured_power import Drawn
+    from runspend.warehouse.base import Warehouse
 
 Level = Literal["ok", "WARN", "FAIL"]
 Accounts = set[tuple[str, str, str]]  # billing account, sub-account, billing period
@@ -58,6 +60,7 @@ def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
     found += check_accounts_once(held)
     for store in settings.stores:
         found += _tried("artifacts", _kind(store), store, lambda s: _probe_store(s, now))
+    found += check_identified(settings, now)
     found += [*check_mail(settings), *check_nothing_missing(settings), *check_machines_of_clusters(settings)]
     found.sort(key=lambda f: SECTIONS.index(f.section))
     return [replace(f, text=redact(f.text, settings)) for f in found]
@@ -228,6 +231,19 @@ def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def check_identified(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Report which runs name their machine or job, as far as pipeline runs have read them."""
+    warehouse = _published(settings)
+    if warehouse is not None:
+        try:
+            with warehouse.reader() as reader:
+                lines = list(say_who_is_identified(read_groups(reader, now)))
+        except RunspendError:  # problems of the warehouse are a separate finding
+            return
+        if lines:
+            yield Finding("mlflow", "identified", "ok", "\n".join(lines))
+
+
 def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
     """Check for the cloud's bill: Databricks bills a cluster's DBUs, its cloud the machines. Without it, half of the cost is missing."""
     others = [b for b in settings.billing if b.format not in ("databricks", "opencost", "machines", "slurm")]
@@ -343,16 +359,25 @@ def _read_drawn(settings: Settings) -> Drawn | None:
     """Return the power that measured machines drew, as far as pipeline runs have read it. None before the first pipeline run."""
     from runspend.ingest.billing.measured_power import read_drawn
 
+    warehouse = _published(settings)
+    try:
+        if warehouse is None:
+            return None
+        with warehouse.reader() as reader:
+            return read_drawn(reader)
+    except RunspendError:  # problems of the warehouse are a separate finding
+        return None
+
+
+def _published(settings: Settings) -> Warehouse | None:
+    """Return the warehouse if runs were extracted into it. Its problems are a separate finding."""
     uri = settings.warehouse.uri.removeprefix("file://")
     if "://" not in uri and not Path(uri).is_dir():
         return None
     try:
         warehouse = open_warehouse(settings)
-        if not warehouse.states("runs"):
-            return None
-        with warehouse.reader() as reader:
-            return read_drawn(reader)
-    except RunspendError:  # problems of the warehouse are a separate finding
+        return warehouse if warehouse.states("runs") else None
+    except RunspendError:
         return None
 
 

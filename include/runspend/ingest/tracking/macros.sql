@@ -58,6 +58,16 @@ create macro pairs_of(document) as map_entries(cast(cast(document as json) as ma
 create macro redacted_document(document) as
   cast(to_json(map_from_entries(list_transform(pairs_of(document), lambda pair: {'key': pair.key, 'value': redacted(pair.value)}))) as varchar);
 
+-- The machines of a run's further nodes: one key each, with a number. Looking for the keys costs more than looking for the text.
+create macro further_machines(document) as
+  case when regexp_matches(document, '"runspend[.]machine[.][0-9]')
+       then list_filter(
+         list_transform(
+           list_filter(pairs_of(document), lambda pair: regexp_full_match(pair.key, 'runspend[.]machine[.][0-9]{1,4}[.]id')),
+           lambda pair: said(pair.value)),
+         lambda id: id is not null)
+       else [] end;
+
 -- All keys except those that look like a secret, by name or by value. A text that is not `is_suspect` needs no check of its values.
 create macro is_secret_key(key) as
   regexp_matches(key, '(?i)(passw|passwd|\bpwd\b|secret|token|api[_-]?key|apikey|access[_-]?key|private[_-]?key|credential|\bauth\b|\bauthorization\b|connection[_-]?string|\bdsn\b|\bsas\b)');

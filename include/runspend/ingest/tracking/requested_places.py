@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runspend.core import machine_tags
 from runspend.ingest.tracking.dimension_sources import param_sql, tag_sql
 
 # The first stated key counts. For keys with a generic name, the value must have a certain shape.
@@ -49,6 +50,10 @@ PLACE_KEYS = (
     *ZONE_KEYS,
     *SHAPED_ZONE_KEYS,
     *OPTION_KEYS,
+    machine_tags.ACCOUNT,
+    machine_tags.REGION,
+    machine_tags.ZONE,
+    machine_tags.PURCHASE_OPTION,
 )
 
 
@@ -69,8 +74,13 @@ def place_columns(tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
         return f"coalesce({', '.join([*found, 'null::varchar'])})"
 
     return {
-        "said_account": first((ACCOUNT_KEYS, "account_name"), (PROJECT_KEYS, "project_name"), (SHAPED_ACCOUNT_KEYS, "account_shaped")),
-        "said_region": first((REGION_KEYS, "region_name"), (SHAPED_REGION_KEYS, "region_shaped")),
-        "said_zone": first((ZONE_KEYS, "region_name"), (SHAPED_ZONE_KEYS, "zone_shaped")),
-        "said_option": first((OPTION_KEYS, "purchase_option")),
+        "said_account": first(
+            (ACCOUNT_KEYS, "account_name"),
+            (PROJECT_KEYS, "project_name"),
+            (SHAPED_ACCOUNT_KEYS, "account_shaped"),
+            ((machine_tags.ACCOUNT,), "account_name"),
+        ),
+        "said_region": first((REGION_KEYS, "region_name"), (SHAPED_REGION_KEYS, "region_shaped"), ((machine_tags.REGION,), "region_name")),
+        "said_zone": first((ZONE_KEYS, "region_name"), (SHAPED_ZONE_KEYS, "zone_shaped"), ((machine_tags.ZONE,), "region_name")),
+        "said_option": first((OPTION_KEYS, "purchase_option"), ((machine_tags.PURCHASE_OPTION,), "purchase_option")),
     }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import TrackingServer
+from runspend.core import machine_tags
 from runspend.core.errors import MissingExtra, SourceRefused
 from runspend.core.resource_keys import JOB_PLACE_KEYS, principal_key_sql, resource_key_sql
 from runspend.core.secret_shapes import macros_sql
@@ -46,6 +47,7 @@ RESOURCE_KEYS = (
     "cloud.instance_id",
     "mlflow.databricks.cluster.id",
     "mlflow.databricks.notebookID",
+    machine_tags.ID,
 )
 REQUEST_KEYS = (
     "instance_type",
@@ -63,9 +65,15 @@ REQUEST_KEYS = (
     "max_retries",
     "timeout_seconds",
     "early_stopping_rounds",
+    machine_tags.TYPE,
+    machine_tags.GPU_COUNT,
+    machine_tags.GPU_TYPE,
+    machine_tags.CORES,
+    machine_tags.MEMORY,
 )
 PRINCIPAL_KEYS = ("runspend.iam_principal", "iam_principal")
 STATED_KEYS = RESOURCE_KEYS + REQUEST_KEYS + PLACE_KEYS + PRINCIPAL_KEYS
+_NODE_KEYS = frozenset(machine_tags.NODE_KEYS)
 MLFLOW_KEYS = ("mlflow.user", "mlflow.runName", "mlflow.parentRunId", "mlflow.source.name", "mlflow.source.git.commit")
 
 # Allowed clock difference before an end or a metric's time counts as being in the future …
@@ -119,7 +127,9 @@ class Rows:
         params = {*_listed(server.copy_.params), *stated, *self._places.params, *keys_of(settings.selector_keys, "param.")}
         links = settings.links
         self.wanted = raw.Keys(
-            sort_keys({*MLFLOW_KEYS, *self._copied_tags}), sort_keys(params), metrics=links.metrics if links.wanted else None
+            sort_keys({*MLFLOW_KEYS, *self._copied_tags, *machine_tags.NODE_KEYS}),
+            sort_keys(params),
+            metrics=links.metrics if links.wanted else None,
         )
         self._parts: dict[str, str] = {}
         self._con = duckdb.connect(
@@ -190,7 +200,8 @@ class Rows:
 
     def expect(self, keys: raw.Keys) -> raw.Keys:
         """Set the tags and params that some run has, and return the keys to read: None if all of a kind are copied."""
-        tags, params = list(keys.tags or ()), list(keys.params or ())
+        # `runs.sql` finds the machines of further nodes by the form of their keys: a list of a thousand keys would be searched for each run.
+        tags, params = [key for key in keys.tags or () if key not in _NODE_KEYS], list(keys.params or ())
         self._set("tag_keys", tags)
         self._set("tag_paths", [_pointer(k) for k in tags])
         self._set("param_keys", params)
@@ -210,7 +221,9 @@ class Rows:
             "copied_params": _every_pair("params") if every_param else copied_sql("p", "param_labels", range(len(params))),
         }
         self._set("pool_texts", self._pools.texts)
-        return raw.Keys(None if every_tag else tags, None if every_param else params, self.reads_power, keys.metrics, self._believed_ms)
+        return raw.Keys(
+            None if every_tag else list(keys.tags or ()), None if every_param else params, self.reads_power, keys.metrics, self._believed_ms
+        )
 
     def _set(self, name: str, value: Any, type_: str = "varchar[]") -> None:
         self._con.execute(f"set variable {name} = cast($value as {type_})", {"value": value})

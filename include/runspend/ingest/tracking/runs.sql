@@ -57,17 +57,20 @@ says as (
       -- Serverless has no cluster; its usage names the notebook.
       stated(t, p, 'mlflow.databricks.notebookID')
     ) as one_id,
-    stated(t, p, 'instance_type') as said_instance_type,
+    -- Written by the plug-in; counts only where nothing else is stated.
+    stated(t, p, 'runspend.machine.id') as first_machine,
+    further_machines(tags) as further_machines,
+    coalesce(stated(t, p, 'instance_type'), stated(t, p, 'runspend.machine.type')) as said_instance_type,
     stated(t, p, 'num_workers') as said_workers,
     stated(t, p, 'num_nodes') as said_nodes,
     coalesce(
       stated(t, p, 'mlflow.databricks.cluster.id'), stated(t, p, 'mlflow.databricks.notebookID'), stated(t, p, 'mlflow.databricks.jobRunID')
     ) is not null as is_on_databricks,
-    stated(t, p, 'gpu_type') as said_gpu_type,
-    stated(t, p, 'gpu_count') as said_gpu_count,
+    coalesce(stated(t, p, 'gpu_type'), stated(t, p, 'runspend.machine.gpu_type')) as said_gpu_type,
+    coalesce(stated(t, p, 'gpu_count'), stated(t, p, 'runspend.machine.gpu_count')) as said_gpu_count,
     coalesce(stated(t, p, 'gpu_memory_gb'), stated(t, p, 'gpu_memory')) as said_gpu_memory,
-    coalesce(stated(t, p, 'cpu_request'), stated(t, p, 'cpu_limit'), stated(t, p, 'cpu_cores')) as said_cpu,
-    coalesce(stated(t, p, 'memory_request'), stated(t, p, 'memory_limit')) as said_memory,
+    coalesce(stated(t, p, 'cpu_request'), stated(t, p, 'cpu_limit'), stated(t, p, 'cpu_cores'), stated(t, p, 'runspend.machine.cores')) as said_cpu,
+    coalesce(stated(t, p, 'memory_request'), stated(t, p, 'memory_limit'), stated(t, p, 'runspend.machine.memory')) as said_memory,
     stated(t, p, 'max_retries') as said_retries,
     stated(t, p, 'timeout_seconds') as said_timeout,
     stated(t, p, 'early_stopping_rounds') as said_rounds,
@@ -86,7 +89,8 @@ judged as (
   select
     s.*,
     coalesce(case when json_valid(listed) then json_type(listed) = 'ARRAY' end, false) as is_listed,
-    ids is not null and (not starts_with(ids, '[') or coalesce(case when json_valid(ids) then json_type(ids) = 'ARRAY' end, false)) as is_ids
+    ids is not null and (not starts_with(ids, '[') or coalesce(case when json_valid(ids) then json_type(ids) = 'ARRAY' end, false)) as is_ids,
+    one_id is null and list_count(further_machines) > 0 as is_several
   from says s
 ),
 typed as (
@@ -143,8 +147,14 @@ typed as (
     {copied_tags} as tags,
     {copied_params} as params,
     $load_id as load_id,
-    case when is_listed then 'list' when is_ids then 'ids' when one_id is not null then 'one' end as resource_kind,
-    case when is_listed then listed when is_ids then ids else one_id end as resource_text,
+    case
+      when is_listed then 'list' when is_ids then 'ids' when is_several then 'list' when coalesce(one_id, first_machine) is not null then 'one'
+    end as resource_kind,
+    case
+      when is_listed then listed when is_ids then ids
+      when is_several then cast(to_json(list_concat(case when first_machine is null then [] else [first_machine] end, further_machines)) as varchar)
+      else coalesce(one_id, first_machine)
+    end as resource_text,
     (listed is not null and not is_listed) or (ids is not null and not is_ids) as has_bad_resources,
     coalesce((start_ms <> 0 and not is_instant(start_ms)) or (end_ms <> 0 and not is_instant(end_ms)), false) as has_bad_time,
     use_keys,

@@ -23,7 +23,7 @@ from runspend.interfaces.cli.archive import archive
 from runspend.interfaces.cli.budgets import budgets
 from runspend.interfaces.cli.context import Context, shown
 from runspend.interfaces.cli.query import costs, explain, export, serve, sql, status
-from runspend.interfaces.cli.setup import config, demo, doctor, init, suggest, try_
+from runspend.interfaces.cli.setup import config, demo, doctor, identify, init, suggest, try_
 from runspend.interfaces.cli.steps import STEPS, nightly, verify
 
 __all__ = ["cli", "main"]
@@ -31,7 +31,7 @@ __all__ = ["cli", "main"]
 
 # The commands in the order in which people meet them.
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
-    "Start": (try_, demo, init, config, doctor, suggest),
+    "Start": (try_, demo, init, config, identify, doctor, suggest),
     "Run the pipeline, or one step": (nightly, *STEPS),
     "Ask": (status, costs, explain, sql, serve, export),
     "Act": (budgets, archive),

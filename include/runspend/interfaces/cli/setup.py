@@ -1,4 +1,4 @@
-"""From nothing to a first report: `init`, `doctor`, `config`, `try`, `demo`."""
+"""From nothing to a first report: `init`, `doctor`, `config`, `try`, `demo`, `identify`."""
 
 from __future__ import annotations
 
@@ -63,6 +63,34 @@ def doctor(context: Context, quick: bool) -> None:
     if outlook is not None:
         click.echo(f"\n{render_outlook(outlook)}", nl=False)
     raise SystemExit(exit_code(findings))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def identify(as_json: bool) -> None:
+    """Show how MLflow runs identify themselves here.
+
+    Prints the tags that MLflow runs started in this environment get, and where each value comes from. Contacts only the metadata
+    service of this machine's cloud, and changes nothing.
+
+    \b
+    Example:
+      runspend identify
+    """
+    from runspend.interfaces.identify.identity import SWITCH, find_identity, is_off
+
+    found = [] if is_off() else find_identity(wait_seconds=5)
+    if as_json:
+        print_json([{"key": one.key, "value": one.value, "origin": one.origin} for one in found])
+    elif is_off():
+        click.echo(f"Runs here do not identify themselves: {SWITCH} is off.")
+    elif not found:
+        click.echo("Nothing here tells which machine this is.")
+    else:
+        rows = [("TAG", "VALUE", "FROM"), *((one.key, one.value, one.origin) for one in found)]
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        for key, value, origin in rows:
+            click.echo(f"{key:{widths[0]}}  {value:{widths[1]}}  {origin}")
 
 
 @click.command()

@@ -1,0 +1,145 @@
+"""What environment variables and small files say about the job and the machine. Nothing here uses the network."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runspend.core import machine_tags
+
+__all__ = ["Found", "find_host", "find_job", "managed_platform", "node_number"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One tag, and where its value comes from."""
+
+    key: str
+    value: str
+    origin: str
+
+
+# Variables of schedulers whose names are also the keys that extraction reads.
+JOB_VARIABLES = (
+    "TRAINING_JOB_ARN",  # SageMaker
+    "TRAINING_JOB_NAME",
+    "CLOUD_ML_JOB_ID",  # Vertex AI
+    "AZUREML_RUN_ID",
+    "AZUREML_ARM_SUBSCRIPTION",
+    "AZUREML_ARM_RESOURCEGROUP",
+    "AZUREML_ARM_WORKSPACE_NAME",
+    "AWS_BATCH_JOB_ID",
+    "SLURM_JOB_ID",
+    "SLURM_CLUSTER_NAME",
+)
+# Airflow sets these for the process of a task.
+AIRFLOW_VARIABLES = {
+    "AIRFLOW_CTX_DAG_ID": "airflow.dag_id",
+    "AIRFLOW_CTX_TASK_ID": "airflow.task_id",
+    "AIRFLOW_CTX_DAG_RUN_ID": "airflow.run_id",
+}
+# Platforms that bill jobs and not machines: the machine below is hidden, or belongs to the platform.
+MANAGED = {"TRAINING_JOB_ARN": "SageMaker", "TRAINING_JOB_NAME": "SageMaker", "CLOUD_ML_JOB_ID": "Vertex AI", "AZUREML_RUN_ID": "Azure ML"}
+MACHINE_ID_FILE = Path("/etc/machine-id")
+SAGEMAKER_FILE = Path("/opt/ml/input/config/resourceconfig.json")
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+MOST = 500  # characters of a value; MLflow 2 refuses tags of more than 5,000
+_ID_OF_HOSTS = b"runspend machine"  # a machine-id is confidential, so only this program's digest of it leaves the machine
+
+
+def find_job() -> Iterator[Found]:
+    """Yield tags of the job that this process belongs to."""
+    for name in JOB_VARIABLES:
+        if value := _variable(name):
+            yield Found(name, value, f"environment variable {name}")
+    for name, key in AIRFLOW_VARIABLES.items():
+        if value := _variable(name):
+            yield Found(key, value, f"environment variable {name}")
+    yield from _sagemaker_type()
+    if _variable("CLOUD_ML_PROJECT_ID"):
+        yield Found(machine_tags.ACCOUNT, _variable("CLOUD_ML_PROJECT_ID"), "environment variable CLOUD_ML_PROJECT_ID")
+    if cluster := _variable("DB_CLUSTER_ID"):
+        yield Found(machine_tags.ID, cluster, "environment variable DB_CLUSTER_ID")
+    elif pod := _pod():
+        yield pod
+
+
+def managed_platform() -> str | None:
+    """Return the name of a platform that hides its machines."""
+    return next((name for variable, name in MANAGED.items() if _variable(variable)), None)
+
+
+def find_host() -> Iterator[Found]:
+    """Yield tags of a machine that no cloud knows: its name, and a digest that stays when the name changes."""
+    if name := _text(socket.gethostname()):
+        yield Found(machine_tags.ID, name, "host name")
+    number = _read(MACHINE_ID_FILE)
+    if re.fullmatch(r"[0-9a-f]{32}", number):
+        digest = hmac.new(bytes.fromhex(number), _ID_OF_HOSTS, hashlib.sha256).hexdigest()[:32]
+        yield Found("runspend.machine.host_digest", digest, f"digest of {MACHINE_ID_FILE}")
+
+
+def node_number() -> int:
+    """Return which node of a job this process is on, from 0. All processes of one node have the same number."""
+    for name in ("GROUP_RANK", "SLURM_NODEID", "NODE_RANK"):  # torchrun, SLURM, Lightning
+        if (number := _number(name)) is not None:
+            return number
+    for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        if (rank := _number(name)) is not None:
+            return rank // max(1, _number("LOCAL_WORLD_SIZE") or _number("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
+    return 0
+
+
+def _sagemaker_type() -> Iterator[Found]:
+    """SageMaker's training toolkit sets a variable; containers without it have a file."""
+    if value := _variable("SM_CURRENT_INSTANCE_TYPE"):
+        yield Found(machine_tags.TYPE, value, "environment variable SM_CURRENT_INSTANCE_TYPE")
+    elif _variable("TRAINING_JOB_NAME") or _variable("TRAINING_JOB_ARN"):
+        try:
+            value = json.loads(_read(SAGEMAKER_FILE) or "{}").get("current_instance_type")
+        except (ValueError, AttributeError):
+            return
+        if isinstance(value, str) and _text(value):
+            yield Found(machine_tags.TYPE, _text(value), str(SAGEMAKER_FILE))
+
+
+def _pod() -> Found | None:
+    """The pod, where a cluster is named: only there does the bill split machines into pods."""
+    cluster, namespace, pod = _variable("RUNSPEND_CLUSTER"), _variable("RUNSPEND_POD_NAMESPACE"), _variable("RUNSPEND_POD_NAME")
+    if not cluster or not _variable("KUBERNETES_SERVICE_HOST"):
+        return None
+    pod = pod or _text(socket.gethostname())  # a pod's host name is its own, unless it uses its node's network
+    namespace = namespace or _text(_read(NAMESPACE_FILE))
+    if not namespace or not pod:
+        return None
+    return Found(machine_tags.ID, f"k8s://{cluster}/{namespace}/{pod}", "RUNSPEND_CLUSTER, the pod's namespace and name")
+
+
+def _number(name: str) -> int | None:
+    value = _variable(name)
+    return int(value) if re.fullmatch(r"[0-9]{1,6}", value) else None
+
+
+def _variable(name: str) -> str:
+    return _text(os.environ.get(name, ""))
+
+
+def _text(value: str) -> str:
+    """Return the value in one line; a value that is too long or not printable counts as absent."""
+    value = value.strip()
+    return value if len(value) <= MOST and value.isprintable() else ""
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8") as opened:
+            return opened.read(65_536).strip()
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,158 @@
+"""The GPUs that this process may use, and the cores and memory that its container is limited to.
+
+GPUs come from `CUDA_VISIBLE_DEVICES` and from NVML, NVIDIA's management library, where the driver has installed it. A slice of a
+GPU (MIG) counts as its share of the GPU's seven compute slices. Limits come from the control group, version 2 or 1.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from runspend.core import machine_tags
+from runspend.interfaces.identify.environment import Found
+
+__all__ = ["Gpu", "find_gpus", "find_limits"]
+
+LIBRARY = "libnvidia-ml.so.1"
+SLICES = 7  # of a whole GPU, on every GPU that can be sliced
+UNLIMITED = 1 << 60  # version 1 writes a number near 2^63 for "no limit"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU, or a slice of one. `share`: of the whole GPU."""
+
+    name: str
+    uuid: str
+    share: Fraction = Fraction(1)
+
+
+def find_gpus(library: Any = None) -> Iterator[Found]:
+    """Yield how many GPUs this process sees, and their names. `library`: NVML; by default the driver's, if there is one.
+
+    On a machine without NVIDIA's driver nothing is said: a GPU of another maker may be there.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = None if visible is None else _chosen(visible)
+    there = _ask_nvml(library)
+    if there is None:
+        if chosen and not any(name.startswith("MIG") for name in chosen):
+            yield Found(machine_tags.GPU_COUNT, str(len(chosen)), "environment variable CUDA_VISIBLE_DEVICES")
+        return
+    seen = there if chosen is None else _pick(there, chosen)
+    origin = "NVIDIA's driver" if chosen is None else "NVIDIA's driver and CUDA_VISIBLE_DEVICES"
+    count = sum((gpu.share for gpu in seen), Fraction(0))
+    yield Found(machine_tags.GPU_COUNT, f"{float(count):.4g}", origin)
+    if names := Counter(gpu.name for gpu in seen):
+        yield Found(machine_tags.GPU_TYPE, ", ".join(names), origin)
+
+
+def find_limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[Found]:
+    """Yield the cores and the memory, in bytes, that this process is limited to. Without a limit nothing is said."""
+    cores = _cores(root)
+    if cores is not None and 0 < cores < (os.cpu_count() or 1):
+        yield Found(machine_tags.CORES, f"{cores:.4g}", "control group")
+    memory = _first_number(root / "memory.max", root / "memory" / "memory.limit_in_bytes")
+    if memory is not None and 0 < memory < min(UNLIMITED, _memory_of_machine()):
+        yield Found(machine_tags.MEMORY, str(memory), "control group")
+
+
+def _cores(root: Path) -> float | None:
+    quota, _, period = _read(root / "cpu.max").partition(" ")
+    if not quota:
+        quota, period = _read(root / "cpu" / "cpu.cfs_quota_us"), _read(root / "cpu" / "cpu.cfs_period_us")
+    if not re.fullmatch(r"[0-9]{1,18}", quota) or not re.fullmatch(r"[1-9][0-9]{0,17}", period):
+        return None  # "max", or -1 in version 1
+    return int(quota) / int(period)
+
+
+def _memory_of_machine() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return UNLIMITED
+
+
+def _first_number(*files: Path) -> int | None:
+    return next((int(text) for file in files if re.fullmatch(r"[0-9]{1,20}", text := _read(file))), None)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _chosen(visible: str) -> list[str]:
+    """CUDA takes the names up to the first that it cannot use, -1 for instance."""
+    names: list[str] = []
+    for name in visible.split(","):
+        if not re.fullmatch(r"[0-9]+|GPU-[0-9a-f-]+|MIG-[0-9A-Za-z/-]+", name.strip()):
+            break
+        names.append(name.strip())
+    return names
+
+
+def _pick(there: list[Gpu], chosen: list[str]) -> list[Gpu]:
+    """The GPUs that are named, by number, by UUID or by the beginning of one."""
+    whole = [gpu for gpu in there if gpu.share == 1]
+    picked: list[Gpu] = []
+    for name in chosen:
+        if name.isdigit():
+            picked += whole[int(name) : int(name) + 1]
+        else:
+            picked += [gpu for gpu in there if gpu.uuid.startswith(name)][:1]
+    return picked
+
+
+def _ask_nvml(library: Any) -> list[Gpu] | None:
+    """Return all GPUs and slices; None without a driver."""
+    try:
+        nvml = library if library is not None else ctypes.CDLL(LIBRARY)
+        if nvml.nvmlInit_v2() != 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    try:
+        count = ctypes.c_uint()
+        if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+            return None
+        return [gpu for number in range(count.value) for gpu in _ask_device(nvml, number)]
+    except AttributeError:  # a driver older than the function
+        return None
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _ask_device(nvml: Any, number: int) -> list[Gpu]:
+    device = ctypes.c_void_p()
+    if nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(number), ctypes.byref(device)) != 0:
+        return []
+    current, pending, most = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_uint()
+    is_sliced = nvml.nvmlDeviceGetMigMode(device, ctypes.byref(current), ctypes.byref(pending)) == 0 and current.value == 1
+    if not is_sliced:
+        return [Gpu(_text_of(nvml.nvmlDeviceGetName, device), _text_of(nvml.nvmlDeviceGetUUID, device))]
+    slices = []
+    nvml.nvmlDeviceGetMaxMigDeviceCount(device, ctypes.byref(most))
+    for place in range(most.value):
+        part = ctypes.c_void_p()
+        if nvml.nvmlDeviceGetMigDeviceHandleByIndex(device, ctypes.c_uint(place), ctypes.byref(part)) != 0:
+            continue
+        name = _text_of(nvml.nvmlDeviceGetName, part)  # "NVIDIA A100-SXM4-40GB MIG 1g.5gb"
+        compute = re.search(r"MIG (?:[0-9]+c\.)?([0-9]+)g\.", name)
+        slices.append(Gpu(name, _text_of(nvml.nvmlDeviceGetUUID, part), Fraction(int(compute[1]) if compute else 1, SLICES)))
+    return slices
+
+
+def _text_of(function: Any, device: ctypes.c_void_p) -> str:
+    text = ctypes.create_string_buffer(96)
+    return text.value.decode("utf-8", "replace") if function(device, text, ctypes.c_uint(96)) == 0 else ""

@@ -1,0 +1,214 @@
+"""Asks the metadata services of AWS, Google Cloud and Azure which machine this is.
+
+Formats: AWS's instance metadata service, version 2 (a token by PUT, then the instance identity document); Google's
+`computeMetadata/v1` with the header Metadata-Flavor; Azure's `metadata/instance`, version 2021-02-01; and the task metadata
+endpoint of ECS, version 4. Every answer is checked: a proxy or a captive portal may answer in their place.
+
+Only `http.client` is used: it knows no proxies, and these addresses must never go through one.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from runspend.core import machine_tags
+from runspend.interfaces.identify.environment import Found
+
+__all__ = ["SERVICES", "possible_services"]
+
+SECONDS = 1.0  # for one answer; the caller waits less and takes what comes later for the next run
+MOST_BYTES = 65_536
+HOST = "169.254.169.254"
+DMI = Path("/sys/class/dmi/id")
+# What the firmware calls the machines of a cloud, in its vendor files.
+VENDORS = {"ec2": ("amazon", "xen"), "compute engine": ("google",), "azure": ("microsoft",)}
+VENDOR_FILES = ("sys_vendor", "board_vendor", "bios_vendor", "product_name")
+
+
+def possible_services() -> dict[str, Callable[[], list[Found]]]:
+    """Return the services that may answer here, by name: those whose address is given, else those of the machine's maker.
+
+    None on a machine whose maker is known and is no cloud, so that a laptop waits for nobody.
+    """
+    named = [name for name, variable in ADDRESSES.items() if os.environ.get(variable)]
+    makers = _makers()
+    likely = named or [name for name, vendors in VENDORS.items() if not makers or any(vendor in makers for vendor in vendors)]
+    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").strip().lower() == "true":
+        likely = [name for name in likely if name != "ec2"]
+    return {name: SERVICES[name] for name in (*(("ecs",) if os.environ.get(ECS_ADDRESS) else ()), *likely)}
+
+
+# Variables that name another address: those of the clouds' own clients where there is one.
+ADDRESSES = {"ec2": "AWS_EC2_METADATA_SERVICE_ENDPOINT", "compute engine": "GCE_METADATA_HOST", "azure": "RUNSPEND_AZURE_METADATA_HOST"}
+ECS_ADDRESS = "ECS_CONTAINER_METADATA_URI_V4"  # ECS sets it in every container
+
+
+def _makers() -> str:
+    """Return what the firmware says of the machine's maker, in lower case; empty if it cannot be read."""
+    texts = []
+    for name in VENDOR_FILES:
+        try:
+            texts.append((DMI / name).read_text(encoding="utf-8", errors="replace"))
+        except OSError:
+            continue
+    return " ".join(texts).lower().strip()
+
+
+def ask_ec2() -> list[Found]:
+    """Return what EC2 says of this instance; its id is the ARN, as on the bill."""
+    service = _Service("ec2")
+    token = service.text("PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+    if not re.fullmatch(r"[A-Za-z0-9+/=_-]{1,256}", token):
+        raise ValueError("not a token")
+    given = {"X-aws-ec2-metadata-token": token}
+    document = service.json("/latest/dynamic/instance-identity/document", given)
+    instance, region = _match(document, "instanceId", r"i-[0-9a-f]{8,32}"), _match(document, "region", r"[a-z]{2}(-[a-z]+)+-[0-9]")
+    account = _match(document, "accountId", r"[0-9]{12}")
+    partition = "aws-cn" if region.startswith("cn-") else "aws-us-gov" if region.startswith("us-gov-") else "aws"
+    found = {
+        machine_tags.ID: f"arn:{partition}:ec2:{region}:{account}:instance/{instance}",
+        machine_tags.TYPE: _match(document, "instanceType", r"[a-z0-9.-]{3,40}"),
+        machine_tags.ACCOUNT: account,
+        machine_tags.REGION: region,
+        machine_tags.ZONE: _match(document, "availabilityZone", r"[a-z0-9-]{5,40}"),
+    }
+    try:
+        life = service.text("GET", "/latest/meta-data/instance-life-cycle", given)
+    except (OSError, ValueError, http.client.HTTPException):
+        life = ""
+    if life in ("spot", "on-demand", "capacity-block", "scheduled"):
+        found[machine_tags.PURCHASE_OPTION] = "spot" if life == "spot" else "on-demand"
+    return _told(found, "EC2's metadata service")
+
+
+def ask_compute_engine() -> list[Found]:
+    """Return what Compute Engine says of this instance; its id is the full resource name with the number, as on the bill."""
+    service = _Service("compute engine")
+    given = {"Metadata-Flavor": "Google"}
+    machine = service.json("/computeMetadata/v1/instance/?recursive=true", given)
+    project = service.text("GET", "/computeMetadata/v1/project/project-id", given)
+    if service.flavor != "Google" or not re.fullmatch(r"[a-z0-9][a-z0-9.:-]{2,80}", project):
+        raise ValueError("not Compute Engine")
+    zone = _match(machine, "zone", r"projects/[^/]+/zones/[a-z0-9-]+").rsplit("/", 1)[1]
+    number = str(machine.get("id"))
+    if not re.fullmatch(r"[0-9]{1,20}", number):
+        raise ValueError("not an id")
+    found = {
+        machine_tags.ID: f"//compute.googleapis.com/projects/{project}/zones/{zone}/instances/{number}",
+        machine_tags.TYPE: _match(machine, "machineType", r"projects/[^/]+/machineTypes/[a-z0-9-]+").rsplit("/", 1)[1],
+        machine_tags.ACCOUNT: project,
+        machine_tags.REGION: zone.rsplit("-", 1)[0],
+        machine_tags.ZONE: zone,
+    }
+    scheduling = machine.get("scheduling")
+    if isinstance(scheduling, Mapping) and str(scheduling.get("preemptible")).upper() in ("TRUE", "FALSE"):
+        is_spot = str(scheduling["preemptible"]).upper() == "TRUE"
+        found[machine_tags.PURCHASE_OPTION] = "spot" if is_spot else "on-demand"
+    return _told(found, "Compute Engine's metadata service")
+
+
+def ask_azure() -> list[Found]:
+    """Return what Azure says of this virtual machine; its id is the resource id, as on the bill."""
+    service = _Service("azure")
+    machine = service.json("/metadata/instance?api-version=2021-02-01", {"Metadata": "true"}).get("compute")
+    if not isinstance(machine, Mapping):
+        raise ValueError("not Azure")
+    found = {
+        machine_tags.ID: _match(
+            machine, "resourceId", r"(?i)/subscriptions/[^\s/]+/resourceGroups/[^\s/]+/providers/Microsoft\.Compute/\S{1,300}"
+        ),
+        machine_tags.TYPE: _match(machine, "vmSize", r"[A-Za-z0-9_-]{3,60}"),
+        machine_tags.ACCOUNT: _match(machine, "subscriptionId", r"[0-9a-fA-F-]{36}"),
+        machine_tags.REGION: _match(machine, "location", r"[A-Za-z0-9 ]{3,40}"),
+        machine_tags.PURCHASE_OPTION: "spot" if str(machine.get("priority")).lower() in ("spot", "low") else "on-demand",
+    }
+    return _told(found, "Azure's metadata service")
+
+
+def ask_ecs() -> list[Found]:
+    """Return the task that ECS runs this container in, if it is on Fargate: there the task is what is billed."""
+    uri = urlsplit(os.environ.get(ECS_ADDRESS, ""))
+    if uri.scheme != "http" or not uri.hostname:
+        raise ValueError("not an address")
+    service = _Service("ecs", uri.netloc)
+    task = service.json(f"{uri.path.rstrip('/')}/task", {})
+    if str(task.get("LaunchType")).upper() != "FARGATE":
+        return []
+    arn = _match(task, "TaskARN", r"arn:aws[a-z-]*:ecs:[a-z0-9-]+:[0-9]{12}:task/\S{1,300}")
+    parts = arn.split(":")
+    found = {machine_tags.ID: arn, machine_tags.ACCOUNT: parts[4], machine_tags.REGION: parts[3]}
+    if isinstance(task.get("AvailabilityZone"), str):
+        found[machine_tags.ZONE] = _match(task, "AvailabilityZone", r"[a-z0-9-]{5,40}")
+    return _told(found, "ECS's task metadata endpoint")
+
+
+SERVICES: dict[str, Callable[[], list[Found]]] = {
+    "ec2": ask_ec2,
+    "compute engine": ask_compute_engine,
+    "azure": ask_azure,
+    "ecs": ask_ecs,
+}
+
+
+class _Service:
+    """One service. Raises OSError, HTTPException or ValueError if it does not answer in time, or not as documented."""
+
+    def __init__(self, name: str, address: str | None = None) -> None:
+        named = address or os.environ.get(ADDRESSES.get(name, ""), "") or HOST
+        self._address = urlsplit(named if "//" in named else f"//{named}")
+        if self._address.scheme not in ("", "http") or not self._address.hostname:
+            raise ValueError("not an address")
+        self._until = time.monotonic() + SECONDS
+        self.flavor: str | None = None
+
+    def text(self, method: str, path: str, headers: Mapping[str, str]) -> str:
+        """Return the body of an answer with status 200 as text."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection = http.client.HTTPConnection(str(self._address.hostname), self._address.port or 80, timeout=left)
+        try:
+            connection.request(method, path, headers=dict(headers))
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise ValueError(f"status {answer.status}")
+            self.flavor = answer.getheader("Metadata-Flavor")
+            body = b"".join(self._chunks(answer))
+        finally:
+            connection.close()
+        return body.decode("utf-8").strip()
+
+    def json(self, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
+        """Return an answer that is a JSON object."""
+        found = json.loads(self.text("GET", path, headers))
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+        return found
+
+    def _chunks(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        """Yield the body; one that is too long, or comes too slowly, is an error."""
+        size = 0
+        while chunk := answer.read1(8192):
+            size += len(chunk)
+            if size > MOST_BYTES or time.monotonic() > self._until:
+                raise ValueError("an endless answer")
+            yield chunk
+
+
+def _match(found: Mapping[str, Any], key: str, pattern: str) -> str:
+    value = found.get(key)
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        raise ValueError(f"{key} is not as documented")
+    return value
+
+
+def _told(found: Mapping[str, str], origin: str) -> list[Found]:
+    return [Found(key, value, origin) for key, value in found.items()]

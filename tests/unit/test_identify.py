@@ -1,0 +1,398 @@
+"""How a process identifies itself: one process per platform, with its environment and a real metadata service on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from runspend.core import machine_tags
+from runspend.interfaces.cli import cli
+from runspend.interfaces.identify import environment, hardware, metadata_services
+from runspend.interfaces.identify.environment import node_number
+from runspend.interfaces.identify.identity import WAIT_SECONDS
+from runspend.interfaces.identify.tagging import missing_tags
+from tests.servers.metadata_services import AZURE_ID, ECS_TASK, WRONGS, serve_metadata
+
+ON = {"RUNSPEND_IDENTIFY": "on", "AWS_EC2_METADATA_DISABLED": "false"}
+EC2, GOOGLE, AZURE = metadata_services.ADDRESSES["ec2"], metadata_services.ADDRESSES["compute engine"], metadata_services.ADDRESSES["azure"]
+NOBODY = {EC2: "127.0.0.1:9"}  # a port where nobody listens
+OF_EC2 = {
+    "runspend.machine.id": "arn:aws:ec2:us-east-1:123456789012:instance/i-0123456789abcdef0",
+    "runspend.machine.type": "g5.2xlarge",
+    "runspend.machine.account": "123456789012",
+    "runspend.machine.region": "us-east-1",
+    "runspend.machine.zone": "us-east-1c",
+    "runspend.machine.purchase_option": "spot",
+}
+LIMITS = {machine_tags.CORES, machine_tags.MEMORY, machine_tags.GPU_COUNT, machine_tags.GPU_TYPE, "runspend.machine.host_digest"}
+
+
+def identified(**variables: str) -> dict[str, str]:
+    """The tags of a new process with these variables, but for what the machine of the tests has."""
+    command = [sys.executable, "-m", "runspend.interfaces.cli", "identify", "--json"]
+    done = subprocess.run(command, env={**os.environ, **ON, **variables}, capture_output=True, text=True, check=True)
+    return {found["key"]: found["value"] for found in json.loads(done.stdout) if found["key"] not in LIMITS}
+
+
+def test_an_ec2_instance_is_named_as_on_its_bill() -> None:
+    with serve_metadata() as (address, asked):
+        assert identified(**{EC2: f"http://{address}/"}) == OF_EC2
+    assert asked[0] == "PUT /latest/api/token"  # version 2 alone: version 1 can be asked through a careless proxy
+
+
+@pytest.mark.parametrize(("life", "option"), [("on-demand", "on-demand"), ("capacity-block", "on-demand"), ("", None), ("<html>", None)])
+def test_the_purchase_option_of_an_instance(life: str, option: str | None) -> None:
+    with serve_metadata(life=life) as (address, _):
+        assert identified(**{EC2: address}).get(machine_tags.PURCHASE_OPTION) == option
+
+
+def test_a_compute_engine_machine_is_named_as_on_its_bill() -> None:
+    with serve_metadata() as (address, _):
+        assert identified(**{GOOGLE: address}) == {
+            "runspend.machine.id": "//compute.googleapis.com/projects/ml-prod/zones/europe-west4-a/instances/7417415098172356107",
+            "runspend.machine.type": "a2-highgpu-1g",
+            "runspend.machine.account": "ml-prod",
+            "runspend.machine.region": "europe-west4",
+            "runspend.machine.zone": "europe-west4-a",
+            "runspend.machine.purchase_option": "spot",
+        }
+
+
+def test_an_azure_machine_is_named_as_on_its_bill() -> None:
+    with serve_metadata() as (address, _):
+        assert identified(**{AZURE: address}) == {
+            "runspend.machine.id": AZURE_ID,
+            "runspend.machine.type": "Standard_NC24ads_A100_v4",
+            "runspend.machine.account": AZURE_ID.split("/")[2],
+            "runspend.machine.region": "westeurope",
+            "runspend.machine.purchase_option": "spot",
+        }
+
+
+def test_a_fargate_task_is_the_machine_and_a_task_on_ec2_is_not() -> None:
+    with serve_metadata() as (address, _):
+        ecs = {"ECS_CONTAINER_METADATA_URI_V4": f"http://{address}/v4/abc"}
+        assert identified(**ecs, **{EC2: "127.0.0.1:9"})[machine_tags.ID] == ECS_TASK["TaskARN"]
+        assert (
+            identified(ECS_CONTAINER_METADATA_URI_V4=f"http://{address}/v4/other", **{EC2: address})[machine_tags.ID]
+            == OF_EC2[machine_tags.ID]
+        )
+
+
+@pytest.mark.parametrize(
+    ("variables", "tags"),
+    [
+        pytest.param(
+            {
+                "TRAINING_JOB_ARN": "arn:aws:sagemaker:us-east-1:1:training-job/j",
+                "TRAINING_JOB_NAME": "j",
+                "SM_CURRENT_INSTANCE_TYPE": "ml.g5.xlarge",
+            },
+            {
+                "TRAINING_JOB_ARN": "arn:aws:sagemaker:us-east-1:1:training-job/j",
+                "TRAINING_JOB_NAME": "j",
+                "runspend.machine.type": "ml.g5.xlarge",
+            },
+            id="SageMaker",
+        ),
+        pytest.param(
+            {"CLOUD_ML_JOB_ID": "123", "CLOUD_ML_PROJECT_ID": "ml-prod"},
+            {"CLOUD_ML_JOB_ID": "123", "runspend.machine.account": "ml-prod"},
+            id="Vertex AI",
+        ),
+        pytest.param(
+            {
+                "AZUREML_RUN_ID": "sweet_name",
+                "AZUREML_ARM_WORKSPACE_NAME": "w",
+                "AZUREML_ARM_RESOURCEGROUP": "g",
+                "AZUREML_ARM_SUBSCRIPTION": "s",
+            },
+            {
+                "AZUREML_RUN_ID": "sweet_name",
+                "AZUREML_ARM_WORKSPACE_NAME": "w",
+                "AZUREML_ARM_RESOURCEGROUP": "g",
+                "AZUREML_ARM_SUBSCRIPTION": "s",
+            },
+            id="Azure ML",
+        ),
+        pytest.param({"DB_CLUSTER_ID": "1101-a-b"}, {"runspend.machine.id": "1101-a-b"}, id="Databricks"),
+        pytest.param(
+            {
+                "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+                "RUNSPEND_CLUSTER": "prod",
+                "RUNSPEND_POD_NAMESPACE": "ml",
+                "RUNSPEND_POD_NAME": "train-0",
+            },
+            {"runspend.machine.id": "k8s://prod/ml/train-0"},
+            id="Kubernetes with a cluster's name",
+        ),
+    ],
+)
+def test_platforms_that_bill_something_else_than_machines(variables: dict[str, str], tags: dict[str, str]) -> None:
+    assert identified(**variables, **NOBODY) == tags
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({"SLURM_JOB_ID": "123", "SLURM_CLUSTER_NAME": "main"}, id="SLURM"),
+        pytest.param({"AWS_BATCH_JOB_ID": "0a-1b"}, id="AWS Batch"),
+    ],
+)
+def test_jobs_on_machines_name_both(variables: dict[str, str]) -> None:
+    with serve_metadata() as (address, _):
+        assert identified(**variables, **{EC2: address}) == OF_EC2 | variables
+
+
+def test_a_pod_without_a_cluster_is_on_the_machine_of_its_node() -> None:
+    with serve_metadata() as (address, _):
+        found = identified(KUBERNETES_SERVICE_HOST="10.0.0.1", RUNSPEND_POD_NAME="train-0", RUNSPEND_POD_NAMESPACE="ml", **{EC2: address})
+    assert found == OF_EC2
+
+
+def test_runs_in_airflow_name_their_task() -> None:
+    found = identified(AIRFLOW_CTX_DAG_ID="train", AIRFLOW_CTX_TASK_ID="fit", AIRFLOW_CTX_DAG_RUN_ID="scheduled__1", **NOBODY)
+    assert {key: found[key] for key in found if key.startswith("airflow")} == {
+        "airflow.dag_id": "train",
+        "airflow.task_id": "fit",
+        "airflow.run_id": "scheduled__1",
+    }
+
+
+@pytest.mark.parametrize("wrong", WRONGS)
+def test_a_service_that_misbehaves_delays_nothing_and_states_nothing(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        "import time\nfrom runspend.interfaces.identify.identity import find_identity\n"
+        "began = time.monotonic(); first = find_identity(); once = time.monotonic() - began\n"
+        "began = time.monotonic(); find_identity(); twice = time.monotonic() - began\n"
+        "print(once, twice, [f for f in first if f.key in ('runspend.machine.type', 'runspend.machine.account')])"
+    )
+    with serve_metadata(wrong) as (address, asked):
+        addresses = dict.fromkeys((EC2, GOOGLE, AZURE), address) | {"ECS_CONTAINER_METADATA_URI_V4": f"http://{address}/v4/abc"}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, **ON, **addresses}, capture_output=True, text=True, check=False
+        )
+        assert len(asked) >= 4
+    assert (done.returncode, done.stderr) == (0, "")
+    once, twice, found = done.stdout.split(" ", 2)
+    assert found.strip() == "[]"
+    assert float(once) < WAIT_SECONDS + 0.5  # the processors of the tests are busy
+    assert float(twice) < 0.1
+
+
+def test_an_answer_that_comes_too_late_is_in_the_next_runs_tags() -> None:
+    script = (
+        "import time\nfrom runspend.interfaces.identify import identity\n"
+        "asked = identity.possible_services\n"
+        "def slow(): time.sleep(0.5); return identity_answers()\n"
+        "identity_answers = asked()['ec2']\n"
+        "identity.possible_services = lambda: {'ec2': slow}\n"
+        "print('runspend.machine.id' in {f.key for f in identity.find_identity()})\n"
+        "time.sleep(1.5)\n"
+        "print('runspend.machine.id' in {f.key for f in identity.find_identity()})"
+    )
+    with serve_metadata() as (address, _):
+        done = subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, **ON, EC2: address}, capture_output=True, text=True, check=True
+        )
+    assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize(
+    ("maker", "services"),
+    [
+        ("Amazon EC2", ["ec2"]),
+        ("Google", ["compute engine"]),
+        ("Microsoft Corporation", ["azure"]),
+        ("LENOVO", []),
+        (None, ["ec2", "compute engine", "azure"]),
+    ],
+)
+def test_only_the_cloud_that_made_the_machine_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maker: str | None, services: list[str]
+) -> None:
+    if maker is not None:
+        (tmp_path / "sys_vendor").write_text(f"{maker}\n")
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    monkeypatch.setattr(metadata_services, "DMI", tmp_path)
+    assert list(metadata_services.possible_services()) == services
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert list(metadata_services.possible_services()) == [name for name in services if name != "ec2"]
+
+
+def test_a_host_that_no_cloud_knows_is_its_name_and_never_its_machine_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = "0123456789abcdef0123456789abcdef"
+    (tmp_path / "machine-id").write_text(f"{number}\n")
+    monkeypatch.setattr(environment, "MACHINE_ID_FILE", tmp_path / "machine-id")
+    monkeypatch.setattr("socket.gethostname", lambda: "dgx-7")
+    named, digest = environment.find_host()
+    assert (named.key, named.value) == ("runspend.machine.id", "dgx-7")
+    assert len(digest.value) == 32 and number not in digest.value
+
+
+@pytest.mark.parametrize(
+    ("variables", "number"),
+    [
+        ({}, 0),
+        ({"RANK": "9", "LOCAL_WORLD_SIZE": "8"}, 1),
+        ({"GROUP_RANK": "3", "RANK": "30"}, 3),
+        ({"SLURM_NODEID": "2", "SLURM_PROCID": "17"}, 2),
+        ({"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 1),
+        ({"RANK": "many"}, 0),
+    ],
+)
+def test_the_number_of_a_node(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], number: int) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert node_number() == number
+
+
+def test_every_node_adds_its_machine_and_replaces_none() -> None:
+    tags: dict[str, str] = {}
+    for node in (1, 0, 2, 1, 257):
+        tags |= missing_tags({"runspend.machine.id": f"m{node}", "runspend.machine.type": "p4d"}, tags, node)
+    assert tags == {
+        "runspend.machine.id": "m0",
+        "runspend.machine.1.id": "m1",
+        "runspend.machine.2.id": "m2",
+        "runspend.machine.257.id": "m257",
+        "runspend.machine.type": "p4d",
+    }
+    assert missing_tags({"runspend.machine.id": "m2"}, tags, 0) == {}  # resumed on a machine it has been on
+    assert missing_tags({"runspend.machine.id": "new"}, tags, 0) == {"runspend.machine.256.id": "new"}
+    assert missing_tags({"runspend.machine.id": "new"}, tags, 1) == {"runspend.machine.513.id": "new"}
+
+
+def test_a_run_that_was_on_every_number_is_refused() -> None:
+    tags = {"runspend.machine.id": "m"} | {machine_tags.node_key(n): f"m{n}" for n in (256, 512, 768)}
+    with pytest.raises(ValueError, match="node 0 has no free tag"):
+        missing_tags({"runspend.machine.id": "new"}, tags, 0)
+
+
+def test_it_can_be_turned_off() -> None:
+    for word in ("off", "0", "False", " no "):
+        shown = CliRunner().invoke(cli, ["identify"], env={"RUNSPEND_IDENTIFY": word})
+        assert shown.output == "Runs here do not identify themselves: RUNSPEND_IDENTIFY is off.\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"cpu.max": "50000 100000", "memory.max": "1073741824"}, {machine_tags.CORES: "0.5", machine_tags.MEMORY: "1073741824"}),
+        ({"cpu.max": "max 100000", "memory.max": "max"}, {}),
+        (
+            {"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000", "memory/memory.limit_in_bytes": "536870912"},
+            {machine_tags.CORES: "1.5", machine_tags.MEMORY: "536870912"},
+        ),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000", "memory/memory.limit_in_bytes": "9223372036854771712"}, {}),
+        ({"cpu.max": "\x00", "memory.max": "1e9"}, {}),
+        ({}, {}),
+    ],
+)
+def test_limits_of_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], found: dict[str, str]) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert {one.key: one.value for one in hardware.find_limits(tmp_path)} == found
+
+
+class FakeDriver:
+    """NVML with these GPUs; a list is a GPU's slices. Only this machine's lack of a GPU makes a stand-in necessary."""
+
+    def __init__(self, *gpus: str | list[str]) -> None:
+        self.gpus = gpus
+
+    def nvmlInit_v2(self) -> int:
+        return 0
+
+    def nvmlShutdown(self) -> int:
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, count: object) -> int:
+        count._obj.value = len(self.gpus)  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, number: object, device: object) -> int:
+        device._obj.value = 1000 * (number.value + 1)  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlDeviceGetMigMode(self, device: object, current: object, pending: object) -> int:
+        gpu = self._gpu(device)
+        current._obj.value = int(isinstance(gpu, list))  # type: ignore[attr-defined]
+        return 0 if isinstance(gpu, list) else 3  # not supported
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, device: object, most: object) -> int:
+        most._obj.value = 7  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, device: object, place: object, part: object) -> int:
+        if place.value >= len(self._gpu(device)):  # type: ignore[attr-defined]
+            return 6  # not found
+        part._obj.value = device.value + place.value + 1  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlDeviceGetName(self, device: object, text: object, size: object) -> int:
+        gpu = self._gpu(device)
+        text.value = (gpu if isinstance(gpu, str) else gpu[device.value % 1000 - 1]).encode()  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlDeviceGetUUID(self, device: object, text: object, size: object) -> int:
+        prefix = "GPU" if isinstance(self._gpu(device), str) else "MIG"
+        text.value = f"{prefix}-{device.value:x}".encode()  # type: ignore[attr-defined]
+        return 0
+
+    def _gpu(self, device: object) -> str | list[str]:
+        return self.gpus[device.value // 1000 - 1]  # type: ignore[attr-defined, no-any-return]
+
+
+A100 = "NVIDIA A100-SXM4-40GB"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "found"),
+    [
+        ((A100, A100), None, {machine_tags.GPU_COUNT: "2", machine_tags.GPU_TYPE: A100}),
+        ((A100, A100), "1", {machine_tags.GPU_COUNT: "1", machine_tags.GPU_TYPE: A100}),
+        ((A100, A100), "GPU-7d0,0", {machine_tags.GPU_COUNT: "2", machine_tags.GPU_TYPE: A100}),
+        ((A100, A100), "", {machine_tags.GPU_COUNT: "0"}),
+        ((A100, A100), "0,-1,1", {machine_tags.GPU_COUNT: "1", machine_tags.GPU_TYPE: A100}),
+        ((A100, "NVIDIA T4"), None, {machine_tags.GPU_COUNT: "2", machine_tags.GPU_TYPE: f"{A100}, NVIDIA T4"}),
+        (([f"{A100} MIG 3g.20gb", f"{A100} MIG 1c.3g.20gb"],), None, {machine_tags.GPU_COUNT: "0.8571", machine_tags.GPU_TYPE: f"{A100} MIG 3g.20gb, {A100} MIG 1c.3g.20gb"}),
+        (([f"{A100} MIG 1g.5gb", f"{A100} MIG 2g.10gb"],), "MIG-3ea", {machine_tags.GPU_COUNT: "0.2857", machine_tags.GPU_TYPE: f"{A100} MIG 2g.10gb"}),
+    ],
+)  # fmt: skip
+def test_gpus_and_slices(
+    monkeypatch: pytest.MonkeyPatch, gpus: tuple[str | list[str], ...], visible: str | None, found: dict[str, str]
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert {one.key: one.value for one in hardware.find_gpus(FakeDriver(*gpus))} == found
+
+
+def test_without_a_driver_only_what_was_asked_for_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(hardware.find_gpus(object())) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    [found] = hardware.find_gpus(object())
+    assert found.value == "4"
+
+
+def test_importing_it_takes_under_50_milliseconds_and_loads_nothing_heavy() -> None:
+    script = (
+        "import sys, time, logging, json, threading, http.client, dataclasses, socket\nbegan = time.process_time()\n"
+        "import runspend.interfaces.identify.identity\n"
+        "print(time.process_time() - began, sorted({'pydantic', 'yaml', 'click', 'duckdb', 'pyarrow', 'mlflow'} & sys.modules.keys()))"
+    )
+    best, loaded = 1.0, ""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        seconds, loaded = done.stdout.strip().split(" ", 1)
+        best = min(best, float(seconds))
+    assert loaded == "[]"
+    assert best < 0.05
