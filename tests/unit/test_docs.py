@@ -136,7 +136,7 @@ def test_identify_names_every_key_that_is_read_and_no_other() -> None:
     assert named == {*RESOURCE_KEYS, *RUN_JOB_KEYS, *REQUEST_KEYS, *JOB_PLACE_KEYS, *PLACE_KEYS, *PRINCIPAL_KEYS}
     listed = next(part for part in bills.split("\n\n") if part.startswith("`"))
     assert tuple(re.findall(r"`([^`]+)`", listed)) == RUN_TAG_KEYS
-    order = [text.index(f"| `{key}` |") for key in RESOURCE_KEYS]
+    order = [runs.index(f"| `{key}` |") for key in RESOURCE_KEYS]
     assert order == sorted(order)
 
 

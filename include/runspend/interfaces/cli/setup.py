@@ -68,7 +68,7 @@ def doctor(context: Context, quick: bool) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def identify(as_json: bool) -> None:
-    """Show how MLflow runs identify themselves here.
+    """Show how runs identify themselves here.
 
     Prints the tags that MLflow runs started in this environment get, and where each value comes from. Contacts only the metadata
     service of this machine's cloud, and changes nothing.

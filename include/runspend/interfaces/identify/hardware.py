@@ -38,7 +38,7 @@ class Gpu:
 def find_gpus(library: Any = None) -> Iterator[Found]:
     """Yield how many GPUs this process sees, and their names. `library`: NVML; by default the driver's, if there is one.
 
-    On a machine without NVIDIA's driver nothing is said: a GPU of another maker may be there.
+    On a machine without NVIDIA's driver nothing is reported: it may have a GPU of another maker.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     chosen = None if visible is None else _chosen(visible)
@@ -56,7 +56,7 @@ def find_gpus(library: Any = None) -> Iterator[Found]:
 
 
 def find_limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[Found]:
-    """Yield the cores and the memory, in bytes, that this process is limited to. Without a limit nothing is said."""
+    """Yield the cores and the memory, in bytes, that this process is limited to. Without a limit, nothing."""
     cores = _cores(root)
     if cores is not None and 0 < cores < (os.cpu_count() or 1):
         yield Found(machine_tags.CORES, f"{cores:.4g}", "control group")

@@ -36,7 +36,7 @@ VENDOR_FILES = ("sys_vendor", "board_vendor", "bios_vendor", "product_name")
 def possible_services() -> dict[str, Callable[[], list[Found]]]:
     """Return the services that may answer here, by name: those whose address is given, else those of the machine's maker.
 
-    None on a machine whose maker is known and is no cloud, so that a laptop waits for nobody.
+    None on a machine that was made for no cloud, so that a laptop does not wait.
     """
     named = [name for name, variable in ADDRESSES.items() if os.environ.get(variable)]
     makers = _makers()
