@@ -1,4 +1,4 @@
-"""Queries of published tables: `costs`, `explain`, `export`, `sql`, `status`, `serve`. They change nothing."""
+"""Queries of published tables: `costs`, `forecast`, `explain`, `export`, `sql`, `status`, `serve`. They change nothing."""
 
 from __future__ import annotations
 
@@ -94,6 +94,37 @@ def costs(
     elif by and as_of is None and not where and form == "table":
         for line in coverage_footer(context.settings, by.split(","), chosen):
             click.echo(line)
+
+
+@click.command()
+@click.option("--experiment", "-e", required=True, metavar="NAME", help="Experiment whose ended runs are compared.")
+@click.option("--param", "params", multiple=True, metavar="KEY=VALUE", help="Compare only with runs that have this param. Repeatable.")
+@with_context
+def forecast(context: Context, experiment: str, params: tuple[str, ...]) -> None:
+    """Show what runs like the next one cost.
+
+    Answers from the ended runs of the same experiment in the last year: the median, and the range of
+    the middle 80 %. Costs include those of nested runs.
+
+    \b
+    Example:
+      runspend forecast --experiment vit-pretrain --param model=large
+    """
+    from runspend.actions.costs.runs_like import as_json, find_runs_like, say_what_it_costs
+    from runspend.warehouse.factory import open_warehouse
+
+    wanted = {}
+    for text in params:
+        key, has_value, value = text.partition("=")
+        if not has_value:
+            raise UsageError(f"cannot read --param {text}: write KEY=VALUE.")
+        wanted[key] = value
+    with open_warehouse(context.settings).reader() as reader:
+        found = find_runs_like(reader, experiment, wanted, context.now)
+    if context.as_json:
+        print_json(as_json(found))
+    else:
+        click.echo("\n".join(say_what_it_costs(experiment, found)))
 
 
 @click.command()

@@ -1,0 +1,91 @@
+"""What runs like one to come have cost: the median and the middle 80 % of an experiment's ended runs, from its own history."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from runspend.core.amounts import plain
+from runspend.core.errors import UsageError
+from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import read_sql
+
+__all__ = ["ENOUGH", "RunsLike", "as_json", "find_runs_like", "say_what_it_costs"]
+
+DAYS = 365
+ENOUGH = 10  # runs for an interval; with fewer, the least and the most are shown
+_KEY = re.compile(r"[\w./: -]{1,250}")
+
+
+@dataclass(frozen=True)
+class RunsLike:
+    """Ended runs of an experiment on one server, with one currency and outcome. Costs include those of nested runs.
+
+    `low`, `high`: between them lie the costs of the middle 80 % of the runs, or of all if there are fewer than ENOUGH.
+    """
+
+    tracking_server: str
+    workspace: str
+    billing_currency: str
+    is_finished: bool
+    runs: int
+    median: Decimal
+    low: Decimal
+    high: Decimal
+    median_hours: float
+
+
+def find_runs_like(reader: Reader, experiment: str, params: Mapping[str, str], now: datetime) -> list[RunsLike]:
+    """Return what the runs of an experiment with these params cost in the last year. Raises UsageError for a param that was never copied."""
+    given = {"experiment": experiment, "since": now - timedelta(days=DAYS), "now": now}
+    values = {f"param_{number}": value for number, value in enumerate(params.values())}
+    conditions = "".join(f" and {_param(key)} = @{name}" for key, name in zip(params, values, strict=True))
+    text = read_sql(Path(__file__).parent, "runs_like").replace("{with_params}", conditions)
+    rows = reader.query(text, {**given, **values}).to_pylist()
+    if not rows:
+        for key in params:
+            _check_copied(reader, experiment, key)
+    return [RunsLike(**row) for row in rows]
+
+
+def say_what_it_costs(experiment: str, found: Sequence[RunsLike]) -> list[str]:
+    """Return the answer in sentences."""
+    if not found:
+        return [f"No run like this in {experiment} ended in the last {DAYS} days and was billed."]
+    several = len({(one.tracking_server, one.workspace) for one in found}) > 1
+    return [_say(one, f" on {one.tracking_server}/{one.workspace}" if several else "") for one in found]
+
+
+def as_json(found: Sequence[RunsLike]) -> list[dict[str, Any]]:
+    """Return the answer as plain values; amounts are texts with all their digits."""
+    return [{key: plain(value) if isinstance(value, Decimal) else value for key, value in asdict(one).items()} for one in found]
+
+
+def _say(one: RunsLike, where: str) -> str:
+    kind = "finished" if one.is_finished else "failed or stopped"
+    spread = "the middle 80 % cost" if one.runs >= ENOUGH else "they cost"
+    runs = f"{one.runs:,} {kind} runs{where}" if one.runs > 1 else f"1 {kind} run{where}"
+    return (
+        f"{runs}: median {one.median:,.2f} {one.billing_currency} and {one.median_hours:,.1f} h; "
+        f"{spread} {one.low:,.2f} to {one.high:,.2f} {one.billing_currency}"
+    )
+
+
+def _param(key: str) -> str:
+    """Return SQL for a param of a run. The key is checked, because a path of JSON must be a literal."""
+    if not _KEY.fullmatch(key):
+        raise UsageError(f"cannot use the param {key!r}: a name has only letters, digits, spaces and _ - . / :")
+    return f"json_value(r.params, '$.\"{key}\"')"
+
+
+def _check_copied(reader: Reader, experiment: str, key: str) -> None:
+    sql = f"select count(*) as runs from runs r where r.experiment_name = @experiment and {_param(key)} is not null"
+    if reader.query(sql, {"experiment": experiment}).to_pylist()[0]["runs"] == 0:
+        raise UsageError(
+            f"cannot compare by the param {key}: no run of {experiment} has it in the warehouse. Name it in `copy.params` of the tracking server."
+        )
