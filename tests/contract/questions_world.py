@@ -16,7 +16,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from runspend.actions.archive.archive_records import Archive, Book
+from runspend.actions.archive.archive_records import Archive, ArchiveRecords
 from runspend.actions.archive.items import Item
 from runspend.config.settings import load_settings
 from runspend.pipeline.source_status import rebuilt_months
@@ -235,7 +235,9 @@ def record_archive(folder: Path, run_id: str) -> None:
         policy="old", policy_digest="0" * 8, action="archive", to=str(folder / "cellar"), tracking_server="lab", workspace="default", owner_kind="run", owner_id=run_id,
         experiment_id=prefix.partition("/")[0], run_id=run_id, artifact_uri=place.as_uri(), store=str(folder / "artifacts"), prefix=prefix, storage_class=None, objects=1, bytes=9,
     )  # fmt: skip
-    Book(Records(folder / "home")).save(Archive("a" * 32, item, when, state="archived", to=item.to, objects=1, bytes=9, ended_at=when))
+    ArchiveRecords(Records(folder / "home")).save(
+        Archive("a" * 32, item, when, state="archived", to=item.to, objects=1, bytes=9, ended_at=when)
+    )
 
 
 def folder_of(folder: Path, run_id: str) -> Path:

@@ -1068,4 +1068,4 @@ def test_no_column_of_the_mapping_is_unknown_to_the_report() -> None:
     [kind] = KINDS
     spelled = [name for names in kind.columns.values() for name in names]
     assert len(spelled) == len(set(spelled))
-    assert isinstance(kind, mapped.Kind)
+    assert isinstance(kind, mapped.FileKind)

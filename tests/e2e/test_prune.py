@@ -12,7 +12,7 @@ import pytest
 from servers.smtp import smtp_server
 
 from runspend import pipeline
-from runspend.actions.archive.archive_records import Book, new_archive
+from runspend.actions.archive.archive_records import ArchiveRecords, new_archive
 from runspend.actions.archive.items import Item
 from runspend.actions.archive.mlflow_tags import prune, tag_archived, tag_restored
 from runspend.actions.archive.restore import restore
@@ -102,9 +102,9 @@ def test_a_prune_may_be_killed_at_every_point(place: Place, monkeypatch: pytest.
     runs = [place.plain, place.run("second")]
     items = [_item("run", run_id) for run_id in runs] + [_item("experiment", empty)]
     archived = place.run("archived")
-    book = Book(records)
+    archive_records = ArchiveRecords(records)
     archive = new_archive(replace(_item("run", archived), action="archive"), "s3://cold", NOW)
-    book.save(replace(archive, state="archived", objects=1, ended_at=NOW.isoformat()))
+    archive_records.save(replace(archive, state="archived", objects=1, ended_at=NOW.isoformat()))
     killed: set[tuple[str, int]] = set()
 
     def work() -> list[str]:

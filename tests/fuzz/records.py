@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from runspend.actions.alert.notices import read_receipts
 from runspend.actions.alert.outbox import recipient_states, send_outbox
-from runspend.actions.archive.archive_records import Book
+from runspend.actions.archive.archive_records import ArchiveRecords
 from runspend.actions.archive.items import Item
 from runspend.actions.archive.lease import take_lease
 from runspend.actions.archive.manifest import Entry, check_key, read_manifest, write_manifest
@@ -108,7 +108,7 @@ def record(kind: str) -> Run:
         if kind == "archive_lease":
             take_lease(records)
         elif kind == "archives":
-            Book(records).all()
+            ArchiveRecords(records).all()
         else:
             read_receipts(records, "n1")
             recipient_states(records)

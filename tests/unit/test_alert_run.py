@@ -485,7 +485,7 @@ def test_operators_are_told_once_per_cause_and_night(tmp_path: Path) -> None:
     """The same key in one night is one mail; another key or another night is another. No warehouse is needed."""
     records, given = Records(tmp_path), settings(tmp_path)
 
-    def told(kind: operators.Kind, key: str, now: datetime) -> list[Any]:
+    def told(kind: operators.NoticeKind, key: str, now: datetime) -> list[Any]:
         return operators.notify(given, records, kind, key, now, "aws 2026-11 v24: part 3 of 5 missing. v23 stays in place.")
 
     assert len(told("REFUSED", "aws 2026-11", NOW)) == 1

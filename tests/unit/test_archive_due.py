@@ -16,7 +16,7 @@ from unit.alert_world import MemoryRecords
 from unit.policy_world import AGED, NOW, OLD, experiment, given_settings, reads, run, sources, stored, use, version, warehouse
 
 from runspend.actions.alert.render import MailTable
-from runspend.actions.archive.archive_records import Book, new_archive
+from runspend.actions.archive.archive_records import ArchiveRecords, new_archive
 from runspend.actions.archive.holds import record_keep
 from runspend.actions.archive.notices import (
     CHUNK_ITEMS,
@@ -524,7 +524,7 @@ def test_an_objection_that_is_over_already_is_refused(tmp_path: Path) -> None:
 def moved(records: Records, row: Mapping[str, Any], at: datetime, state: Any = "archived") -> None:
     """What the engine leaves behind."""
     archive = new_archive(item_of(row), row["target"], at)
-    Book(records).save(replace(archive, state=state, objects=3, bytes=1000, ended_at=at.isoformat()))
+    ArchiveRecords(records).save(replace(archive, state=state, objects=3, bytes=1000, ended_at=at.isoformat()))
 
 
 def test_what_was_archived_stays_archived_until_something_new_lies_there(tmp_path: Path) -> None:
@@ -556,8 +556,8 @@ def test_what_was_brought_back_is_archived_no_more(tmp_path: Path) -> None:
         announce(reader, records, given_)
         row = rows_of(reader, records, given_)["a"]
         moved(records, row, NOW - timedelta(hours=1))
-        [archive] = Book(records).all()
-        Book(records).save(replace(archive, restored_at=(NOW + timedelta(hours=1)).isoformat()))
+        [archive] = ArchiveRecords(records).all()
+        ArchiveRecords(records).save(replace(archive, restored_at=(NOW + timedelta(hours=1)).isoformat()))
         back = rows_of(reader, records, given_)["a"]
         assert (back["state"], back["reason"]) == ("protected", "restored on 2026-11-24, and not measured since")
         assert explain_why(reader, records, given_, "a", NOW).lines == [
@@ -622,13 +622,15 @@ def test_why_says_which_policy_is_after_it_and_since_when(tmp_path: Path) -> Non
         assert first[0] == "archived" and first[1].endswith("To restore it: runspend archive restore a")
         assert second == ("policy", "cold (archive) selects run a: archived, archived on 2026-11-24")
         records.create(
-            "archives_not_told", Book(records).all()[0].told_key, {"owner": "run a", "reason": "prod: MLflow was not told of run a: 503"}
+            "archives_not_told",
+            ArchiveRecords(records).all()[0].told_key,
+            {"owner": "run a", "reason": "prod: MLflow was not told of run a: 503"},
         )
         assert explain_why(reader, records, given_, "a", NOW).lines[1] == (
             "not in MLflow",
             "prod: MLflow was not told of run a: 503; every apply tries again",
         )
-        records.create("archives_told", Book(records).all()[0].told_key, {"owner": "run a"})
+        records.create("archives_told", ArchiveRecords(records).all()[0].told_key, {"owner": "run a"})
         assert explain_why(reader, records, given_, "a", NOW).lines[1] == second
         assert explain_why(reader, records, given_settings(tmp_path), "b", NOW).lines == [
             ("free", "nothing protects it, and no policy selects it: it stays where it is")

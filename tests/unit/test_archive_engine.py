@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runspend.actions.archive.archive_records import Book
+from runspend.actions.archive.archive_records import ArchiveRecords
 from runspend.actions.archive.context import Result, Tools
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
@@ -482,7 +482,7 @@ def test_what_was_gone_before_it_was_copied_is_in_no_archive(world: World) -> No
 
     world.source.read = gone  # type: ignore[method-assign]
     assert states(world) == [("nothing", None)]
-    assert [(archive.state, archive.reason) for archive in Book(world.records).all()] == [
+    assert [(archive.state, archive.reason) for archive in ArchiveRecords(world.records).all()] == [
         ("partial", "everything was gone before it was copied")
     ]  # type: ignore[arg-type]
     assert world.archive.objects == {}
@@ -634,7 +634,7 @@ def test_what_was_done_before_the_lease_was_lost_is_told() -> None:
             world.apply(*items, tell=told.append)
         except LeaseLost:
             is_lost = True
-        whole = {archive.item.owner_id for archive in Book(world.records).all() if archive.state == "archived"}  # type: ignore[arg-type]
+        whole = {archive.item.owner_id for archive in ArchiveRecords(world.records).all() if archive.state == "archived"}  # type: ignore[arg-type]
         world.close()
         return told, whole, is_lost
 
@@ -701,7 +701,7 @@ def test_what_is_protected_is_not_tiered(world: World) -> None:
 
 
 def expiring(world: World) -> Item:
-    [archive] = Book(world.records).all()  # type: ignore[arg-type]
+    [archive] = ArchiveRecords(world.records).all()  # type: ignore[arg-type]
     return replace(archive.item, policy="forget", action="delete", store=ARCHIVE, prefix=archive.folder, to=None)
 
 
@@ -824,8 +824,8 @@ def test_records_of_two_archivers_never_mix() -> None:
     world.records = records
     world.put("a", b"a")
     world.apply()
-    book = Book(records)  # type: ignore[arg-type]
-    [archive] = book.all()
+    archive_records = ArchiveRecords(records)  # type: ignore[arg-type]
+    [archive] = archive_records.all()
     get = records.get
 
     def changed_meanwhile(kind: str, key: str) -> Any:
@@ -835,4 +835,4 @@ def test_records_of_two_archivers_never_mix() -> None:
 
     records.get = changed_meanwhile  # type: ignore[method-assign]
     with pytest.raises(LeaseLost, match="another archiver writes the same records"):
-        book.save(replace(archive, reason="stale"))
+        archive_records.save(replace(archive, reason="stale"))

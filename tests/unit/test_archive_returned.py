@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runspend.actions.archive import mlflow_tags as telling
-from runspend.actions.archive.archive_records import Archive, Book, new_archive
+from runspend.actions.archive.archive_records import Archive, ArchiveRecords, new_archive
 from runspend.actions.archive.context import Tools
 from runspend.actions.archive.find import find_archives, load_manifest
 from runspend.actions.archive.items import NOTE_NAME, RETURNED_NAME
@@ -134,7 +134,7 @@ def test_what_came_back_before_its_archive_was_over_is_archived_anew(world: Worl
     world.may_delete = True
     world.advance(days=30)
     assert [result.state for result in world.apply()] == ["archived"]
-    assert [archive.state for archive in Book(world.records).all()] == ["partial", "archived"]  # type: ignore[arg-type]
+    assert [archive.state for archive in ArchiveRecords(world.records).all()] == ["partial", "archived"]  # type: ignore[arg-type]
     world.put("b", b"b")
     assert [result.state for result in world.apply()] == ["archived"]
     [note] = bring_back(world).notes
@@ -202,7 +202,7 @@ def test_what_came_back_in_part_is_not_left_out(world: World) -> None:
     world.put("a", b"another", world.now)
     assert len(bring_back(world).problems) == 1
     assert not [key for key in world.archive.objects if key.endswith(RETURNED_NAME)]
-    assert Book(world.records).all()[0].restored_at is None  # type: ignore[arg-type]
+    assert ArchiveRecords(world.records).all()[0].restored_at is None  # type: ignore[arg-type]
 
 
 def test_a_restore_may_be_killed_anywhere(world: World) -> None:
@@ -226,7 +226,7 @@ def test_a_restore_may_be_killed_anywhere(world: World) -> None:
         result = bring_back(world)
         assert (result.problems, result.notes, world.here()) == ([], [], {"a": b"a", "b": b"b"}), call
         assert f"{PREFIX}/{NOTE_NAME}" not in world.source.objects
-        assert Book(world.records).all()[0].restored_at is not None  # type: ignore[arg-type]
+        assert ArchiveRecords(world.records).all()[0].restored_at is not None  # type: ignore[arg-type]
         assert [key for key in world.archive.objects if key.endswith(RETURNED_NAME)]
     assert 10 < call < 59
 
@@ -305,7 +305,7 @@ def record_archived(records: Records, run: str, days: int = 0, **changes: Any) -
         bytes=20,
         **changes,
     )
-    return Book(records).save(archive)
+    return ArchiveRecords(records).save(archive)
 
 
 def test_what_cannot_be_told_is_tried_again_and_said_once(tmp_path: Path, words: Words) -> None:
@@ -329,12 +329,12 @@ def test_what_came_back_is_told_later_too(tmp_path: Path, words: Words) -> None:
     old, new = record_archived(records, "run1"), record_archived(records, "run1", days=1)
     words.refuses = "prod: MLflow was not told of it: 503"
     assert len(tag_archived(settings, records)) == 1
-    Book(records).save(replace(old, restored_at=START.isoformat()))
-    Book(records).save(replace(new, restored_at=START.isoformat()))
+    ArchiveRecords(records).save(replace(old, restored_at=START.isoformat()))
+    ArchiveRecords(records).save(replace(new, restored_at=START.isoformat()))
     assert tag_restored(settings, records, "run1") == [words.refuses]
     words.refuses = None
     assert tag_archived(settings, records) == [] and words.said == [("restored", "run1")]
-    Book(records).save(replace(new, restored_at=START.replace(day=28).isoformat()))
+    ArchiveRecords(records).save(replace(new, restored_at=START.replace(day=28).isoformat()))
     assert tag_restored(settings, records, "run1") == [] and words.said == [("restored", "run1")] * 2
 
 
@@ -363,8 +363,8 @@ def test_what_expired_is_no_part_of_the_whole(tmp_path: Path) -> None:
     reader: Any = NothingMeasured()
     assert read_known(reader, records)[ARCHIVE].objects == 4
     expired = new_archive(make_item(action="delete", store=ARCHIVE, prefix=gone.folder), None, START)
-    Book(records).save(replace(expired, state="open"))
+    ArchiveRecords(records).save(replace(expired, state="open"))
     assert read_known(reader, records)[ARCHIVE].objects == 4
-    Book(records).save(replace(expired, state="deleted", objects=3))
+    ArchiveRecords(records).save(replace(expired, state="deleted", objects=3))
     assert (read_known(reader, records)[ARCHIVE].objects, read_known(reader, records)[ARCHIVE].bytes) == (2, 20)
     assert SOURCE not in read_known(reader, records)

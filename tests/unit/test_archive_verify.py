@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from runspend.actions.archive.context import Tools
-from runspend.actions.archive.verify import Verified, price_of_reading, sample_size, verify, was_whole
+from runspend.actions.archive.verify import Verification, price_of_reading, sample_size, verify, was_whole
 from runspend.core.errors import SourceUnreachable
 from runspend.storage.objects import StoredObject
 from tests.archive_world import ARCHIVE, PREFIX, SOURCE, Kept, World, flipped, make_item
@@ -28,7 +28,7 @@ def world() -> Iterator[World]:
     world.close()
 
 
-def look(world: World, **options: object) -> Verified:
+def look(world: World, **options: object) -> Verification:
     return verify(
         world.settings, world.records, now=world.now, tools=Tools(open_store=world.open, workers=1), chance=random.Random(1), **options
     )  # type: ignore[arg-type]

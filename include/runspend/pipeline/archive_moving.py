@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from runspend.actions.alert import operators
-from runspend.actions.archive.archive_records import Book
+from runspend.actions.archive.archive_records import ArchiveRecords
 from runspend.actions.archive.context import Result, Tools
 from runspend.actions.archive.holds import keep_of, read_keeps
 from runspend.actions.archive.items import Item
@@ -92,7 +92,7 @@ def read_known(reader: Reader, records: Records) -> dict[str, StoreTotals]:
     An archive store that is not measured is known by the records, without the objects that a policy has deleted since.
     """
     known: dict[str, StoreTotals] = {}
-    archives = Book(records).all()
+    archives = ArchiveRecords(records).all()
     expired = {(a.item.store.rstrip("/"), a.item.prefix) for a in archives if a.item.action == "delete" and a.state == "deleted"}
     for archive in archives:
         if archive.to is not None and archive.state == "archived" and (archive.to.rstrip("/"), archive.folder) not in expired:

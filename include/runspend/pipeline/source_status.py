@@ -129,11 +129,11 @@ class SourceReport:
         published = self._warehouse.read(unit)
         return {"row": published.to_pylist()[0] if published else {}, "lags": state.extra.get("lags", {})}
 
-    def _tell(self, kind: operators.Kind, text: str, period: str | None = None) -> None:
+    def _tell(self, kind: operators.NoticeKind, text: str, period: str | None = None) -> None:
         tell_operators(self._settings, self._outcome, kind, f"{self._name}/{period or 'all'}", text, self._now)
 
 
-def tell_operators(settings: Settings, outcome: Outcome, kind: operators.Kind, cause: str, text: str, now: datetime) -> None:
+def tell_operators(settings: Settings, outcome: Outcome, kind: operators.NoticeKind, cause: str, text: str, now: datetime) -> None:
     """Mail `mail.operators` about a technical problem, once per cause and night. An undelivered mail is a separate problem."""
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records

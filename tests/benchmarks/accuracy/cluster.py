@@ -36,7 +36,7 @@ def moment(instant: int) -> dt.datetime:
 
 
 @dataclass(frozen=True)
-class Kind:
+class MachineType:
     """A machine type: its list price an hour, and what it has."""
 
     name: str
@@ -46,9 +46,9 @@ class Kind:
     memory_gb: int = 0
 
 
-P4D = Kind("p4d.24xlarge", Decimal("24.576"), 8, 96, 1152)
-G5 = Kind("g5.12xlarge", Decimal("5.672"), 4, 48, 192)
-M5 = Kind("m5.4xlarge", Decimal("0.768"), 0, 16, 64)
+P4D = MachineType("p4d.24xlarge", Decimal("24.576"), 8, 96, 1152)
+G5 = MachineType("g5.12xlarge", Decimal("5.672"), 4, 48, 192)
+M5 = MachineType("m5.4xlarge", Decimal("0.768"), 0, 16, 64)
 
 
 @dataclass(eq=False)
@@ -83,7 +83,7 @@ class Machine:
     """One machine: the id that runs know, the one on the bill, when it was up (and billed), and who was on it."""
 
     name: str
-    kind: Kind
+    kind: MachineType
     up: list[Span]
     billed_as: str = ""
     account: str = ACCOUNT

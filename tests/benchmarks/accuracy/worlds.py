@@ -26,9 +26,9 @@ from tests.benchmarks.accuracy.cluster import (
     P4D,
     SECOND,
     SHARED,
-    Kind,
     Line,
     Machine,
+    MachineType,
     Run,
     Shares,
     bill_line,
@@ -104,7 +104,7 @@ class World:
     def instance(self) -> str:
         return f"i-{self.draw.getrandbits(68):017x}"
 
-    def machine(self, kind: Kind, up: list[tuple[int, int]], name: str = "", **more: object) -> Machine:
+    def machine(self, kind: MachineType, up: list[tuple[int, int]], name: str = "", **more: object) -> Machine:
         """An EC2 instance (unless named otherwise) that is up at these times."""
         made = Machine(name or self.instance(), kind, up, **more)
         if not name:
@@ -801,7 +801,7 @@ def pools(world: World) -> None:
     world.bill_machines()
 
 
-def fleet(world: World, kind: Kind, machines: int, **more: object) -> list[Machine]:
+def fleet(world: World, kind: MachineType, machines: int, **more: object) -> list[Machine]:
     """Machines of a type in two accounts, prices of the zones 2% apart; every third is switched off at night."""
     made = []
     for number in range(machines):

@@ -25,7 +25,7 @@ from typing import Literal
 from runspend.actions.alert.anomalies import Anomaly
 from runspend.actions.alert.judge import Crossing, Status, Threshold, series_version
 
-Kind = Literal["actual", "forecast", "correction", "anomaly"]
+AlertKind = Literal["actual", "forecast", "correction", "anomaly"]
 # Alert id -> the last day of spend that the verdict was based on; None if it is not known.
 LastSpendDays = Mapping[str, date | None]
 
@@ -35,7 +35,7 @@ class Item:
     """One decided alert: the key of its once-only record, its kind and its crossing."""
 
     alert_id: str
-    kind: Kind
+    kind: AlertKind
     crossing: Crossing
 
 
@@ -63,12 +63,12 @@ class Decision:
         return ([i for i in self.items if i.kind == "forecast"] or list(self.items))[-1]
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> AlertKind:
         """The kind of mail."""
         return self.lead.kind
 
 
-def alert_id(status: Status, kind: Kind, threshold: Threshold) -> str:
+def alert_id(status: Status, kind: AlertKind, threshold: Threshold) -> str:
     """Return NAME.PERIOD.KIND.THRESHOLD.VERSION. It is valid as the left side of a Message-ID, and different budgets have different ids."""
     return f"{slug(status.budget.name)}.{status.period.name}.{kind}.{threshold.slug}.{status.version}"
 

@@ -20,7 +20,7 @@ from runspend.config.settings import Settings
 from runspend.core.machine_faults import machine_failed
 from runspend.core.text import clean
 
-Kind = Literal[
+NoticeKind = Literal[
     "REFUSED",
     "UNREACHABLE",
     "CHECK FAILED",
@@ -50,7 +50,7 @@ class Advice:
 def notify(
     settings: Settings,
     records: RecordStore,
-    kind: Kind,
+    kind: NoticeKind,
     key: str,
     now: datetime,
     headline: str,
@@ -216,7 +216,7 @@ def _notice_id(kind: str, key: str, when: str) -> str:
 
 
 def _write(
-    settings: Settings, kind: Kind, local_id: str, now: datetime, headline: str, blocks: Sequence[Block], to: Sequence[str] = ()
+    settings: Settings, kind: NoticeKind, local_id: str, now: datetime, headline: str, blocks: Sequence[Block], to: Sequence[str] = ()
 ) -> Mail:
     return make_mail(
         Envelope(settings.mail.from_, LIST_NAME, kind.lower().replace(" ", "-")),

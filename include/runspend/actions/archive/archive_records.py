@@ -18,7 +18,7 @@ from runspend.actions.archive.manifest import Entry
 from runspend.core.errors import LeaseLost
 from runspend.warehouse.records import Records
 
-__all__ = ["CHUNK_OBJECTS", "NOT_TOLD", "TOLD", "Archive", "ArchiveState", "Book", "new_archive"]
+__all__ = ["CHUNK_OBJECTS", "NOT_TOLD", "TOLD", "Archive", "ArchiveRecords", "ArchiveState", "new_archive"]
 
 ARCHIVES, OBJECTS = "archives", "archive_objects"
 TOLD, NOT_TOLD = "archives_told", "archives_not_told"  # what was written to MLflow, and why it could not be written
@@ -63,7 +63,7 @@ class Archive:
         return "/".join([ARCHIVE_FOLDER, *map(as_folder, parts), self.archive_id])
 
 
-class Book:
+class ArchiveRecords:
     """The records of all archives. `check` (the lease) is called before every change."""
 
     def __init__(self, records: Records, check: Callable[[], None] = lambda: None) -> None:

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
 
-from runspend.actions.archive.archive_records import CHUNK_OBJECTS, Archive, Book, as_folder
+from runspend.actions.archive.archive_records import CHUNK_OBJECTS, Archive, ArchiveRecords, as_folder
 from runspend.actions.archive.items import Item
 from runspend.actions.archive.lease import FencedObjects
 from runspend.actions.archive.manifest import Entry
@@ -75,7 +75,7 @@ class Work:
     """One run of the archive. `now` decides what is old enough; `check` raises LeaseLost before any change once the lease is lost."""
 
     settings: Settings
-    book: Book
+    archive_records: ArchiveRecords
     check: Callable[[], None]
     now: datetime
     protects: Protects
@@ -122,13 +122,13 @@ class Work:
             except OSError as error:  # this machine's disk
                 return replace(entry, reason=f"cannot hold {entry.key!r} for a moment: {error.strerror}. Make room in {self.scratch}.")
 
-        entries = {entry.key: entry for entry in self.book.entries(archive, chunk)}
+        entries = {entry.key: entry for entry in self.archive_records.entries(archive, chunk)}
         todo = [entry for entry in entries.values() if wanted(entry)]
         for start in range(0, len(todo), BATCH):
             batch = todo[start : start + BATCH]
             for entry in map(tried, batch) if self.pool is None else self.pool.map(tried, batch):
                 entries[entry.key] = entry
-            self.book.save_entries(archive, chunk, list(entries.values()))
+            self.archive_records.save_entries(archive, chunk, list(entries.values()))
             self.progress(f"{archive.item.name}: {what} {chunk * CHUNK_OBJECTS + start + len(batch):,} of {archive.objects:,} objects")
 
 

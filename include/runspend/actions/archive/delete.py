@@ -29,16 +29,16 @@ def is_archive_folder(prefix: str) -> bool:
 
 def expire(work: Work, archive: Archive) -> Result:
     """Delete one archive. Raises SourceError, LeaseLost."""
-    item, book = archive.item, work.book
+    item, archive_records = archive.item, work.archive_records
     store = work.open(item.store, "archive")
     watch = work.watch(item)
     protection = watch.reason()
     if protection is not None:
-        return Result(book.save(replace(archive, reason=protection)), "protected", protection)
+        return Result(archive_records.save(replace(archive, reason=protection)), "protected", protection)
     try:
         deleter = work.open(item.store, "delete")
     except NotDone as error:
-        return Result(book.save(replace(archive, reason=str(error))), "copied", str(error))
+        return Result(archive_records.save(replace(archive, reason=str(error))), "copied", str(error))
     told = json.dumps({"policy": item.policy, "at": archive.planned_at, "objects": archive.objects, "bytes": archive.bytes}).encode()
     key = f"{item.prefix}/{TOMBSTONE}"
     prove_conditions(store.head(key) or store.write(key, [told], size=len(told)), store, deleter)
@@ -60,7 +60,7 @@ def expire(work: Work, archive: Archive) -> Result:
     # The manifest goes last, so that the rest of an archive can be restored if the deletion is interrupted.
     for is_last, chunk in product((False, True), range(archive.chunks)):
         if (is_last, chunk) == (True, 0) and any(
-            entry.state == "planned" and entry.key.startswith("data/") for entry in book.every_entry(archive)
+            entry.state == "planned" and entry.key.startswith("data/") for entry in archive_records.every_entry(archive)
         ):
             break
         work.each(
@@ -71,12 +71,12 @@ def expire(work: Work, archive: Archive) -> Result:
             "deleted",
         )
         if watch.found is not None:
-            gone = sum(entry.state == "deleted" for entry in book.every_entry(archive))
+            gone = sum(entry.state == "deleted" for entry in archive_records.every_entry(archive))
             reason = f"{watch.found}. {gone:,} of its {archive.objects:,} objects are deleted already" if gone else watch.found
-            return Result(book.save(replace(archive, reason=reason)), "protected", reason)
-    left = [entry for entry in book.every_entry(archive) if not entry.is_settled]
+            return Result(archive_records.save(replace(archive, reason=reason)), "protected", reason)
+    left = [entry for entry in archive_records.every_entry(archive) if not entry.is_settled]
     if left:
         reason = f"{len(left)} of {archive.objects} objects are still there. {left[0].reason or ''}".strip()
-        return Result(book.save(replace(archive, reason=reason)), "partial", reason)
+        return Result(archive_records.save(replace(archive, reason=reason)), "partial", reason)
     store.prune(item.prefix)
-    return Result(book.end(archive, "deleted", work.now), "deleted")
+    return Result(archive_records.end(archive, "deleted", work.now), "deleted")

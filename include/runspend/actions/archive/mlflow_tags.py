@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from runspend.actions.archive.archive_records import NOT_TOLD, TOLD, Archive, Book
+from runspend.actions.archive.archive_records import NOT_TOLD, TOLD, Archive, ArchiveRecords
 from runspend.actions.archive.items import Item
 from runspend.config.settings import Settings
 from runspend.core.errors import CapPassed
@@ -39,7 +39,7 @@ def tag_archived(settings: Settings, records: Records) -> list[str]:
     first time only.
     """
     writers, reasons = _MlflowWriters(settings), list[str | None]()
-    for archive in _newest(Book(records).all()):
+    for archive in _newest(ArchiveRecords(records).all()):
         if archive.item.owner_kind != "orphan" and records.get(TOLD, archive.told_key) is None:
             reason = writers.of(archive.item, partial(_write_place, archive))
             crash_point("archive.told")
@@ -53,7 +53,7 @@ def tag_restored(settings: Settings, records: Records, owner: str) -> list[str]:
     Returns notes on failed writes. `tag_archived` retries them.
     """
     writers, reasons = _MlflowWriters(settings), list[str | None]()
-    for archive in _newest(Book(records).all()):
+    for archive in _newest(ArchiveRecords(records).all()):
         item = archive.item
         if archive.restored_at is None or owner not in (item.owner_id, item.run_id):
             continue

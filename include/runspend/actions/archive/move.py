@@ -44,7 +44,7 @@ class _Move:
 
     def __init__(self, work: Work, archive: Archive) -> None:
         assert archive.to is not None
-        self.work, self.archive, self.item, self.book = work, archive, archive.item, work.book
+        self.work, self.archive, self.item, self.archive_records = work, archive, archive.item, work.archive_records
         self.source, self.target = work.open(archive.item.store, "archive"), work.open(archive.to, "archive")
         self.watch = work.watch(self.item)
         self.turns: dict[str, Lock] = {}
@@ -55,7 +55,7 @@ class _Move:
         for chunk in range(self.archive.chunks):
             self.work.each(self.archive, chunk, self._copy, lambda entry: entry.state == "planned", "copied")
         crash_point("archive.copied")
-        entries = list(self.book.every_entry(self.archive))
+        entries = list(self.archive_records.every_entry(self.archive))
         if young := next((e for e in entries if e.state == "planned" and e.changes and self._is_young(e.modified)), None):
             return self._wait("protected", f"{young.key!r} was written {young.modified[:16]}, after it was planned")
         if restless := self._restless(entries):
@@ -67,7 +67,7 @@ class _Move:
             )
         if all(e.state == "gone" for e in entries):
             return Result(
-                self.book.end(
+                self.archive_records.end(
                     replace(self.archive, objects=0, bytes=0), "partial", self.work.now, "everything was gone before it was copied"
                 ),
                 "nothing",
@@ -89,7 +89,7 @@ class _Move:
         if odd is None:
             return None
         reason = f"{odd.key!r} changes again and again; nothing more was deleted"
-        return Result(self.book.end(self.archive, "partial", self.work.now, reason), "partial", reason)
+        return Result(self.archive_records.end(self.archive, "partial", self.work.now, reason), "partial", reason)
 
     # --- copy -----------------------------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class _Move:
     def _delete(self) -> Result:
         self._list_copies()
         if not self.archive.is_cut:
-            self.archive = self.book.save(replace(self.archive, is_cut=True))
+            self.archive = self.archive_records.save(replace(self.archive, is_cut=True))
         if self.watch.reason() is None:
             self._prove_conditions()
         # Folders last: some stores do not delete a folder that is not empty, yet report success.
@@ -205,7 +205,7 @@ class _Move:
             if self.watch.found is not None:
                 return self._wait("protected", self._half_gone(self.watch.found))
         crash_point("archive.deleted")
-        entries = list(self.book.every_entry(self.archive))
+        entries = list(self.archive_records.every_entry(self.archive))
         left = [entry for entry in entries if not entry.is_settled]
         if left:
             return self._wait("partial", f"{len(left)} of {self.archive.objects} objects are still in their place. {left[0].reason or ''}")
@@ -214,11 +214,11 @@ class _Move:
         self.source.prune(self.item.prefix)
         self._leave_note()
         crash_point("archive.note_left")
-        return Result(self.book.end(self.archive, "archived", self.work.now), "archived")
+        return Result(self.archive_records.end(self.archive, "archived", self.work.now), "archived")
 
     def _prove_conditions(self) -> None:
         """Check conditional deletes on an object that has a copy. This needs no test file, so an interruption leaves none behind."""
-        for entry in self.book.every_entry(self.archive):
+        for entry in self.archive_records.every_entry(self.archive):
             if entry.state == "copied" and not entry.is_folder and self.copies.get(entry.data or "") == (entry.size, entry.copy_etag):
                 found = self.source.head(entry.at(self.item.prefix).key)
                 if found is not None and found.etag == entry.etag:
@@ -281,7 +281,7 @@ class _Move:
 
     def _leave_note(self) -> None:
         """Leave a note that says where the artifacts went, where MLflow's page shows it. It replaces an older note of ours."""
-        is_taken = any(entry.key == NOTE_NAME and entry.data is not None for entry in self.book.every_entry(self.archive))
+        is_taken = any(entry.key == NOTE_NAME and entry.data is not None for entry in self.archive_records.every_entry(self.archive))
         name = note_name(self.archive.archive_id, is_taken=is_taken)
         key = f"{self.item.prefix}/{name}"
         text = NOTE_BEGINS + "".join(self._note()).encode()
@@ -293,7 +293,7 @@ class _Move:
             self.source.write(key, [text], size=len(text))
 
     def _note(self) -> Iterator[str]:
-        moved = [entry for entry in self.book.every_entry(self.archive) if entry.state == "deleted"]
+        moved = [entry for entry in self.archive_records.every_entry(self.archive) if entry.state == "deleted"]
         yield f"\nThe {len(moved):,} files that were here ({sum(e.size for e in moved):,} bytes) were moved by the retention policy {self.item.policy!r}.\n"
         yield f"They lie, with a manifest of their names and checksums, in\n\n    {(self.archive.to or '').rstrip('/')}/{self.archive.folder}\n\n"
         yield f"To bring them back:\n\n    runspend archive restore {self.item.run_id or self.item.owner_id}\n"
@@ -306,7 +306,10 @@ class _Move:
         if not self.archive.is_cut:
             return protection
         there = {found.key for found in self.source.list(self.item.prefix)}
-        gone = sum(entry.data is not None and entry.at(self.item.prefix).key not in there for entry in self.book.every_entry(self.archive))
+        gone = sum(
+            entry.data is not None and entry.at(self.item.prefix).key not in there
+            for entry in self.archive_records.every_entry(self.archive)
+        )
         owner = self.item.run_id or self.item.owner_id
         return (
             f"{protection}. {gone:,} of its {self.archive.objects:,} objects are in the archive alone: runspend archive restore {owner}"
@@ -318,7 +321,7 @@ class _Move:
 
     def _wait(self, state: str, reason: str) -> Result:
         """Save the progress; the next run continues from here."""
-        return Result(self.book.save(replace(self.archive, reason=reason.strip())), state, reason.strip())
+        return Result(self.archive_records.save(replace(self.archive, reason=reason.strip())), state, reason.strip())
 
     def _written_since(self, entries: list[Entry]) -> str | None:
         """Name an object that is new or changed since the listing and younger than the margin: the folder is in use."""

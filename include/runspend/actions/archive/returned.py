@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from runspend.actions.archive.archive_records import Book
+from runspend.actions.archive.archive_records import ArchiveRecords
 from runspend.actions.archive.context import OpenStore, find_store
 from runspend.actions.archive.find import Found
 from runspend.actions.archive.items import RETURNED_NAME
@@ -43,7 +43,7 @@ def note_returned(
     loaded: Sequence[Loaded], settings: Settings, records: Records, open_store: OpenStore, check: Callable[[], None], now: datetime
 ) -> list[str]:
     """Mark archives as fully returned. Returns one sentence for each mark that failed. `check` is called before every change."""
-    book, notes = Book(records, check), list[str]()
+    archive_records, notes = ArchiveRecords(records, check), list[str]()
     for found, manifest in loaded:
         key, text = f"{found.folder}/{RETURNED_NAME}", json.dumps({"store": manifest.item.store, "prefix": manifest.item.prefix}).encode()
         try:
@@ -57,9 +57,9 @@ def note_returned(
             notes.append(
                 f"cannot record the restore in {found.where}, so a later restore would also bring back files that are removed and archived again: {error}"
             )
-        archive = book.find(found.archive_id)
+        archive = archive_records.find(found.archive_id)
         if archive is not None:
-            book.save(replace(archive, restored_at=now.isoformat()))
+            archive_records.save(replace(archive, restored_at=now.isoformat()))
             withdraw_notice(records, archive.item.key, now)
     return notes
 

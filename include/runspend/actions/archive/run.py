@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import islice
 from pathlib import PurePosixPath
 
-from runspend.actions.archive.archive_records import CHUNK_OBJECTS, Archive, Book, new_archive
+from runspend.actions.archive.archive_records import CHUNK_OBJECTS, Archive, ArchiveRecords, new_archive
 from runspend.actions.archive.context import Protects, Result, Tools, Work, find_store, holds_own_files, is_note
 from runspend.actions.archive.delete import TOMBSTONE, expire, is_archive_folder
 from runspend.actions.archive.items import ARCHIVE_FOLDER, RETURNED_NAME, Item
@@ -59,8 +59,10 @@ def apply(
     lease = take_lease(records, lasts=LASTS)
     pool = ThreadPoolExecutor(tools.workers) if tools.workers > 1 else None
     try:
-        book = Book(records, lease.check)
-        work = Work(settings, book, lease.check, now, protects, tools.open_store, settings.home / "tmp" / "archive", pool, tools.progress)
+        archive_records = ArchiveRecords(records, lease.check)
+        work = Work(
+            settings, archive_records, lease.check, now, protects, tools.open_store, settings.home / "tmp" / "archive", pool, tools.progress
+        )
         archives, results = _write_down(work, items, tools.clock)
         for result in results.values():
             if result.state != "open":
@@ -72,7 +74,7 @@ def apply(
             try:
                 results[archive.item.key] = _act(work, archive)
             except (SourceError, OSError) as error:
-                results[archive.item.key] = Result(book.save(replace(archive, reason=str(error))), "failed", str(error))
+                results[archive.item.key] = Result(archive_records.save(replace(archive, reason=str(error))), "failed", str(error))
             tell(results[archive.item.key])
         return list(results.values())
     finally:
@@ -92,16 +94,20 @@ def _act(work: Work, archive: Archive) -> Result:
 def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]) -> tuple[list[Archive], dict[str, Result]]:
     """Return every item as an open archive; items that cannot be archived, or need not be, as results."""
     due = {item.key for item in items}
-    newest = {archive.item.key: archive for archive in work.book.all()}
+    newest = {archive.item.key: archive for archive in work.archive_records.all()}
     begun = [
-        a.item for a in newest.values() if a.state == "open" and (a.is_cut or any(e.state == "deleted" for e in work.book.every_entry(a)))
+        a.item
+        for a in newest.values()
+        if a.state == "open" and (a.is_cut or any(e.state == "deleted" for e in work.archive_records.every_entry(a)))
     ]
     archives, results = list[Archive](), dict[str, Result]()
     for item in {item.key: item for item in (*begun, *items)}.values():
         archive = newest.get(item.key)
         try:
             if archive is not None and archive.state == "open" and _came_back(work, archive):
-                archive = work.book.end(archive, "partial", work.now, "it came back into its place before all of it was archived")
+                archive = work.archive_records.end(
+                    archive, "partial", work.now, "it came back into its place before all of it was archived"
+                )
                 if item.key not in due:
                     continue
             archive = _begin_or_go_on(archive, item, _target(work, item), clock())
@@ -170,7 +176,7 @@ def _check_place(work: Work, item: Item, to: str | None) -> None:
 
 def _list_objects(work: Work, archive: Archive) -> Archive | Result:
     """Record the objects in an item's folder. An interrupted listing starts over, because nothing was done with it yet."""
-    item, book = archive.item, work.book
+    item, archive_records = archive.item, work.archive_records
     cutoff = work.now - work.settings.archive.retention if item.action == "delete" else work.cutoff
     work.progress(f"{item.name}: list")
     found = _entries(work, archive)
@@ -178,13 +184,13 @@ def _list_objects(work: Work, archive: Archive) -> Archive | Result:
     is_begun = False
     while entries := list(islice(found, CHUNK_OBJECTS)):
         if not is_begun:
-            archive = book.save(replace(archive, state="listing"))
+            archive = archive_records.save(replace(archive, state="listing"))
             crash_point("archive.listing")
             is_begun = True
         if young := next((e for e in entries if datetime.fromisoformat(e.modified) > cutoff), None):
             limit = "archive.retention" if item.action == "delete" else "archive.margin"
             return Result(archive, "protected", f"{young.key!r} was written {young.modified[:16]}: it is younger than `{limit}`")
-        book.save_entries(archive, chunks, entries)
+        archive_records.save_entries(archive, chunks, entries)
         chunks, objects, size = chunks + 1, objects + len(entries), size + sum(e.size for e in entries)
         files += sum(not e.is_folder for e in entries)
         if objects > MAX_ENTRIES:
@@ -196,19 +202,19 @@ def _list_objects(work: Work, archive: Archive) -> Archive | Result:
         return Result(archive, "nothing", "there is nothing in its folder")
     if more := _beyond_notice(item, files, size):
         return Result(archive, "protected", more)
-    return book.save(replace(archive, state="open", chunks=chunks, objects=objects, bytes=size))
+    return archive_records.save(replace(archive, state="open", chunks=chunks, objects=objects, bytes=size))
 
 
 def _look_again(work: Work, archive: Archive) -> Archive | Result:
     """Update an archive that an earlier run began to the current content of its folder: plan new and changed objects."""
-    item, book = archive.item, work.book
+    item, archive_records = archive.item, work.archive_records
     if item.action != "archive":
         return archive
-    emptied = folders_above(entry.key for entry in book.every_entry(archive))
+    emptied = folders_above(entry.key for entry in archive_records.every_entry(archive))
     found = {entry.key: entry for entry in _entries(work, archive) if entry.key not in emptied}
     chunks = list[list[Entry]]()
     for chunk in range(archive.chunks):
-        entries = book.entries(archive, chunk)
+        entries = archive_records.entries(archive, chunk)
         chunks.append([_seen_again(entry, found.pop(entry.key, None)) for entry in entries])
     fresh = list(found.values())
     chunks += [fresh[start : start + CHUNK_OBJECTS] for start in range(0, len(fresh), CHUNK_OBJECTS)]
@@ -219,9 +225,9 @@ def _look_again(work: Work, archive: Archive) -> Archive | Result:
     if more := _beyond_notice(item, sum(not entry.is_folder for entry in left), sum(entry.size for entry in left)):
         return Result(archive, "protected", more)
     for chunk, entries in enumerate(chunks):
-        book.save_entries(archive, chunk, entries)
+        archive_records.save_entries(archive, chunk, entries)
     every = [entry for entries in chunks for entry in entries]
-    return book.save(replace(archive, chunks=len(chunks), objects=len(every), bytes=sum(entry.size for entry in every)))
+    return archive_records.save(replace(archive, chunks=len(chunks), objects=len(every), bytes=sum(entry.size for entry in every)))
 
 
 def _beyond_notice(item: Item, files: int, size: int) -> str | None:
@@ -271,7 +277,7 @@ def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], 
     by_store: dict[str, list[int]] = {}
     for archive in archives:
         total = by_store.setdefault(archive.item.store, [0, 0])
-        for entry in work.book.every_entry(archive):
+        for entry in work.archive_records.every_entry(archive):
             if not entry.is_settled:
                 total[0], total[1] = total[0] + 1, total[1] + entry.size
     for what, index, allowed in (("objects", 0, caps.max_objects), ("bytes", 1, caps.max_bytes)):

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from runspend.actions.archive.archive_records import Archive, Book
+from runspend.actions.archive.archive_records import Archive, ArchiveRecords
 from runspend.actions.archive.holds import Keep, keep_of, read_keeps
 from runspend.actions.archive.notices import Announcement, read_announcements
 from runspend.actions.archive.plan import BATCH_ROWS, plan_items
@@ -67,7 +67,7 @@ def read_history(reader: Reader, records: Records, settings: Settings, now: date
     return History(
         read_announcements(records, find_recipients(settings)),
         read_keeps(records, now),
-        {(a.item.action, a.item.store, a.item.prefix): a for a in Book(records).all()},
+        {(a.item.action, a.item.store, a.item.prefix): a for a in ArchiveRecords(records).all()},
         [datetime.fromisoformat(moment) for moment in (seen[0]["looks"] if seen else [])],
         {(row["kind"], row["source"]): row["last_good_at"] for row in sources},
         {policy.name: policy.grace for policy in settings.retention},
@@ -161,7 +161,7 @@ def archives_table(records: Records) -> pa.Table:
     """Build the table `archives` from the records: everything that was ever acted on."""
     import pyarrow as pa
 
-    found = Book(records).all()
+    found = ArchiveRecords(records).all()
     removed = {(a.item.store.rstrip("/"), a.item.prefix) for a in found if a.item.action == "delete" and a.state == "deleted"}
     rows = []
     for archive in found:

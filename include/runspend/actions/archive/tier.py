@@ -19,11 +19,11 @@ __all__ = ["tier"]
 
 def tier(work: Work, archive: Archive) -> Result:
     """Change an item's objects to the class named in its policy. Raises SourceError, LeaseLost."""
-    item, book = archive.item, work.book
+    item, archive_records = archive.item, work.archive_records
     store, wanted, watch = work.open(item.store, "archive"), item.to or "", work.watch(item)
 
     if why := store.why_no_tier():
-        return Result(book.save(replace(archive, reason=why)), "protected", why)
+        return Result(archive_records.save(replace(archive, reason=why)), "protected", why)
 
     def move(entry: Entry) -> Entry:
         obj = entry.at(item.prefix)
@@ -49,9 +49,9 @@ def tier(work: Work, archive: Archive) -> Result:
     for chunk in range(archive.chunks):
         work.each(archive, chunk, move, lambda entry: entry.state == "planned", "moved")
         if watch.found is not None:
-            return Result(book.save(replace(archive, reason=watch.found)), "protected", watch.found)
-    left = [entry for entry in book.every_entry(archive) if not entry.is_settled]
+            return Result(archive_records.save(replace(archive, reason=watch.found)), "protected", watch.found)
+    left = [entry for entry in archive_records.every_entry(archive) if not entry.is_settled]
     if left:
         reason = f"{len(left)} of {archive.objects} objects are not of class {wanted}. {left[0].reason or ''}".strip()
-        return Result(book.save(replace(archive, reason=reason)), "partial", reason)
-    return Result(book.end(archive, "tiered", work.now), "tiered")
+        return Result(archive_records.save(replace(archive, reason=reason)), "partial", reason)
+    return Result(archive_records.end(archive, "tiered", work.now), "tiered")

@@ -26,7 +26,7 @@ from runspend.storage.factory import open_objects
 from runspend.storage.objects import ObjectStore, StoredObject
 from runspend.warehouse.records import Records
 
-__all__ = ["Reading", "Verified", "price_of_reading", "sample_size", "verify", "was_whole"]
+__all__ = ["Reading", "Verification", "price_of_reading", "sample_size", "verify", "was_whole"]
 
 CONFIDENCE, SHARE = 0.95, 0.01
 KIND = "archive_verifications"
@@ -44,7 +44,7 @@ class Reading:
 
 
 @dataclass
-class Verified:
+class Verification:
     """Counts of what was checked, and the problems: one sentence per damaged copy and per archive that could not be judged."""
 
     archives: int = 0
@@ -93,7 +93,7 @@ def sample_size(confidence: float, share: float) -> int:
 
 def price_of_reading(settings: Settings, *, now: datetime, open_store: OpenStore = open_objects, progress: Progress = silent) -> Reading:
     """Return what `verify` with `full` would read. Only lists objects."""
-    seen = Verified()
+    seen = Verification()
     prices = list_prices(settings, now.date())
     objects, size = 0, 0
     price: Decimal | None = Decimal(0)
@@ -125,11 +125,11 @@ def verify(
     share: float = SHARE,
     chance: random.Random | None = None,
     tools: Tools = Tools(),  # noqa: B008 (frozen)
-) -> Verified:
+) -> Verification:
     """Compare every archive of every store with its manifest, and read a sample or (`full`) all. Nothing is changed in any store."""
     open_store, progress = tools.open_store, tools.progress
     chance = chance or random.SystemRandom()
-    result = Verified(confidence=confidence, share=share)
+    result = Verification(confidence=confidence, share=share)
     size = sample_size(confidence, share)
     chosen, odd = list[_Copy](), list[_Copy]()
     for number, copy in enumerate(_listed(settings, result, open_store, progress)):
@@ -167,7 +167,7 @@ def was_whole(records: Records, month: str) -> bool:
     return any(look["at"].startswith(month) and not look["damaged"] and not look["unknown"] for look in looks)
 
 
-def _listed(settings: Settings, result: Verified, open_store: OpenStore, progress: Progress) -> Iterator[_Copy]:
+def _listed(settings: Settings, result: Verification, open_store: OpenStore, progress: Progress) -> Iterator[_Copy]:
     """Yield every copy that exists with the right size; record the others in `result`."""
     for store in readable_stores(settings):
         opened = open_store(store, "read")
@@ -186,7 +186,7 @@ def _listed(settings: Settings, result: Verified, open_store: OpenStore, progres
                 result.unknown.append(str(error))
 
 
-def _compared(found: Found, manifest: Manifest | None, result: Verified, settings: Settings, open_store: OpenStore) -> Iterator[_Copy]:
+def _compared(found: Found, manifest: Manifest | None, result: Verification, settings: Settings, open_store: OpenStore) -> Iterator[_Copy]:
     """Yield the copies of one archive, each once."""
     folder = found.folder
     held = {stored.key[len(folder) + 1 :]: stored for stored in found.store.list(f"{folder}/data")}

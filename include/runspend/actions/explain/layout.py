@@ -53,7 +53,7 @@ UNIT_NAMES = {"gpu": "GPUs", "cpu": "cores", "memory": "memory"}
 
 
 @dataclass(frozen=True)
-class Row:
+class ChargeRow:
     """One charge, or a day of charges. The first row of each machine has `machine`."""
 
     machine: str
@@ -81,7 +81,7 @@ class BlockView:
 
     title: str
     rule: str
-    rows: tuple[Row, ...]
+    rows: tuple[ChargeRow, ...]
     things: tuple[Thing, ...]
     total: str
     note: str
@@ -284,8 +284,8 @@ def _label(part: RunPart) -> str:
     return _place(part) + (f" ({clean(part.service_name)})" if part.service_name and part.service_name != _place(part) else "")
 
 
-def _row(part: RunPart, amount: Decimal, places: int) -> Row:
-    return Row(
+def _row(part: RunPart, amount: Decimal, places: int) -> ChargeRow:
+    return ChargeRow(
         machine="",
         when=_window(part),
         line=_lines_text(part.lines) if part.is_pooled else short(part.charge_id),
@@ -322,14 +322,14 @@ def _shared(part: RunPart) -> str:
     return " · ".join(words)
 
 
-def _day_row(found: Sequence[RunPart], amount: Decimal, places: int) -> Row:
+def _day_row(found: Sequence[RunPart], amount: Decimal, places: int) -> ChargeRow:
     whole, mine = add([p.charge_cost for p in found]), add([p.costs.effective_cost for p in found])
     ran = {p.starts_at: p.ran_seconds for p in found if p.ran_seconds is not None}
     others = {s.run for p in found for s in p.shared if s.run is not None}
     unused = add([p.nobodys for p in found])
     words = [f"{len(others):,} other run{'s' if len(others) != 1 else ''}"] if others else []
     words += [f"not used by runs {money(unused, places)}"] if unused else []
-    return Row(
+    return ChargeRow(
         machine="",
         when=f"{len({p.starts_at for p in found})} x",
         line=_lines_text(sum(p.lines for p in found)),

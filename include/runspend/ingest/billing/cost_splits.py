@@ -1,6 +1,6 @@
 """Splits the lines of a machine that several pods or tasks shared into one line per part, by weights that add up to the line exactly.
 
-Put here how weights meet lines and how a line is cut. Weights come from the formats (`splits_sql` of a `Kind`, `opencost.py`). Who
+Put here how weights meet lines and how a line is cut. Weights come from the formats (`splits_sql` of a `FileKind`, `opencost.py`). Who
 pays for a part is decided in the models. The bill's total never changes: parts replace their line and share all of its measures, to
 the last of 22 decimals, for any weights.
 

@@ -224,7 +224,7 @@ def _stamp(source: BillSource, item: DeliveredFile) -> str | None:
 def _seen_before(context: LoadContext) -> dict[tuple[str, str | None], FedFile]:
     """Map (name, stamp) to the files of the versions in place. If the configured format differs now, the file must be read again."""
     asked = context.source.format
-    files = (fed for book in context.books.values() for fed in book.files if fed.stamp)
+    files = (fed for history in context.histories.values() for fed in history.files if fed.stamp)
     return {(fed.name, fed.stamp): fed for fed in files if asked in ("auto", fed.format)}
 
 

@@ -39,7 +39,7 @@ UNREAD = "unread_"  # prefix of a column's name: whether its value could not be 
 
 
 @dataclass(frozen=True)
-class Kind:
+class FileKind:
     """One kind of file of a format.
 
     `view` is the name under which SQL reads its rows. `columns` are the columns of that view, all texts, each with its spellings in
@@ -60,11 +60,11 @@ class Kind:
     splits_of: tuple[str, Sequence[str]] | None = None
 
 
-def kind_of(kinds: Sequence[Kind], header: Sequence[str]) -> Kind | None:
+def kind_of(kinds: Sequence[FileKind], header: Sequence[str]) -> FileKind | None:
     """Return the kind of a header: the first whose required columns are all there, else the best match if it has more than half of them."""
     names = set(header)
 
-    def found(kind: Kind) -> int:
+    def found(kind: FileKind) -> int:
         return sum(1 for column in kind.required if names & set(kind.columns[column]))
 
     best = max(kinds, key=lambda kind: (found(kind) == len(kind.required), found(kind) / len(kind.required)))
@@ -74,7 +74,7 @@ def kind_of(kinds: Sequence[Kind], header: Sequence[str]) -> Kind | None:
 def stage(
     staged: Staged,
     delivered: Delivered,
-    kinds: Sequence[Kind],
+    kinds: Sequence[FileKind],
     version: Callable[[Sequence[str]], str],
     variables: Mapping[str, Any] | None = None,
     look: Callable[[pa.Table], None] | None = None,
@@ -101,7 +101,7 @@ def stage(
 class _Layout:
     """The columns of a file that are read: those of its kind, as its header spells them, and those that are gathered."""
 
-    kind: Kind
+    kind: FileKind
     header: Sequence[str]
     spelled: Mapping[str, Sequence[str]]
     gathered: Mapping[str, Sequence[str]]
@@ -112,7 +112,7 @@ class _Layout:
         return list(dict.fromkeys([h for names in (*self.spelled.values(), *self.gathered.values()) for h in names]))
 
 
-def _lay_out(delivered: Delivered, kinds: Sequence[Kind]) -> _Layout:
+def _lay_out(delivered: Delivered, kinds: Sequence[FileKind]) -> _Layout:
     """Return how to read a file by its header. Raises SourceRefused for another format, or if a required column is missing."""
     source, name = delivered.source.name, delivered.name
     header = texts.read_header(source, name, delivered.file)
@@ -129,7 +129,7 @@ def _lay_out(delivered: Delivered, kinds: Sequence[Kind]) -> _Layout:
     return _Layout(kind, header, spelled, gathered)
 
 
-def show_aside(staged: Staged, kinds: Sequence[Kind]) -> None:
+def show_aside(staged: Staged, kinds: Sequence[FileKind]) -> None:
     """Create the table of every kind that is kept aside, empty if no file has brought rows: the SQL of charges may name it."""
     for kind in kinds:
         if kind.sql is None and kind.splits_sql is None:
@@ -154,7 +154,7 @@ class _Found:
     skip_reasons: dict[str, int] = field(default_factory=dict)
 
 
-def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[Kind], plan: _Plan, found: _Found) -> None:
+def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind], plan: _Plan, found: _Found) -> None:
     """Read a file the fast way, or from the start the slow way if a row is odd.
 
     Three shares are at work, each on its own connection: one is read, the one before it is mapped by SQL, the one before that is staged.
@@ -188,7 +188,7 @@ def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[Kind], plan:
         raise texts.refused(source, name, f"it cannot be read ({str(error).splitlines()[0]}). Deliver it again") from error
 
 
-def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Iterator[pa.Table]:
+def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind]) -> Iterator[pa.Table]:
     """Yield the shares of a file. After the last one the next file's reading begins, so that no core waits between two files."""
     layout, following = _lay_out(delivered, kinds), staged.following.get(delivered.index)
     with staged.cursor() as reader:
@@ -197,7 +197,7 @@ def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -
         staged.begun[following.index] = (kinds, following.file), Ahead(_read_quickly(staged, following, kinds))
 
 
-def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[Kind]) -> Ahead[pa.Table]:
+def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind]) -> Ahead[pa.Table]:
     """Return the shares of a file. The first may already be read, unless the format substitutes another file (SLURM)."""
     begun_as, shares = staged.begun.pop(delivered.index, (None, None))
     if shares is not None and begun_as != (kinds, delivered.file):
@@ -270,7 +270,7 @@ def _gather(con: duckdb.DuckDBPyConnection, found: Sequence[pa.DictionaryArray],
     return columns.spread(codes, objects)
 
 
-def _weigh(staged: Staged, delivered: Delivered, kind: Kind, view: pa.Table, found: _Found) -> None:
+def _weigh(staged: Staged, delivered: Delivered, kind: FileKind, view: pa.Table, found: _Found) -> None:
     """Keep the weights in one share of rows, for the lines of the bill."""
     if kind.splits_of is not None and not columns.has_any(combine_chunks(view.column(kind.splits_of[0])), kind.splits_of[1]):
         return
@@ -290,7 +290,7 @@ class _Asked:
     others: Sequence[str]
 
 
-def _ask_for(con: duckdb.DuckDBPyConnection, kind: Kind, sql: str) -> _Asked:
+def _ask_for(con: duckdb.DuckDBPyConnection, kind: FileKind, sql: str) -> _Asked:
     """Return the format's SQL with the checks of each row, over the registered view."""
     query = files("runspend.ingest.billing.formats").joinpath(sql).read_text(encoding="utf-8")
     types = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe {query}").fetchall()}
@@ -310,7 +310,7 @@ def _may_be_unread(types: Mapping[str, str]) -> list[str]:
     return [c.name for c in FOCUS_COLUMNS if c.type != "STRING" and types.get(c.name) == "VARCHAR" and c.name not in needed]
 
 
-def needs_of(staged: Staged, kind: Kind, variables: Mapping[str, Any]) -> tuple[str, distinct.Needs]:
+def needs_of(staged: Staged, kind: FileKind, variables: Mapping[str, Any]) -> tuple[str, distinct.Needs]:
     """Return the key under which `distinct.run` looks up what a kind's SQL needs, and these needs.
 
     Raises ValueError if the SQL does not look at rows one by one.
@@ -403,7 +403,7 @@ def _add_counts(counts: dict[str, int], column: pa.ChunkedArray) -> None:
         counts[pair["values"]] = counts.get(pair["values"], 0) + pair["counts"]
 
 
-def _check_columns(kind: Kind, types: Mapping[str, str]) -> None:
+def _check_columns(kind: FileKind, types: Mapping[str, str]) -> None:
     """Require the mandatory FOCUS columns in a format's SQL; reject unknown ones."""
     known = {*SQL_TYPES, *(c.name for c in FOCUS_COLUMNS), *OTHERS, texts.ROW_NUMBER}
     needed = {"billed_cost", "billing_currency", *TIMES, "charge_category", texts.ROW_NUMBER}

@@ -94,10 +94,10 @@ def load_source(
         frozenset(published.damaged),
     )
     for period in published.periods:
-        context.book(period)
+        context.history(period)
     folder = open_bill(source, job.workdir, job.now, job.progress, drawn or {})
     found = find_deliveries(source, folder, is_data_of(source))
-    if not found.found and not any(book.current for book in context.books.values()):
+    if not found.found and not any(history.current for history in context.histories.values()):
         what = "no manifest" if source.delivery == "manifest" else "no file of a bill (.csv, .csv.gz, .parquet, .jsonl)"
         raise SourceRefused(
             source.name, f"cannot load bill {source.name}: there is {what} in {source.uri}. Check billing[].uri and delivery."
@@ -141,8 +141,8 @@ def _load_manifests(context: LoadContext, folder: FileSource, found: Sequence[De
 
 def _load_manifest_period(context: LoadContext, folder: FileSource, period: str, exports: Sequence[Sequence[Delivery]]) -> PeriodLoad:
     """Load the newest delivery of every export. An export at fault falls back to its previous delivery, as long as it has one."""
-    book = context.book(period)
-    in_place = max((row["delivered_at"] for row in book.current), default=None)
+    history = context.history(period)
+    in_place = max((row["delivered_at"] for row in history.current), default=None)
     refusal: PeriodLoad | None = None
     at = [0] * len(exports)
     while True:
@@ -235,7 +235,7 @@ def _load_files(context: LoadContext, folder: FileSource, found: Sequence[Delive
     workdir = context.workdir / "files"
     bad: dict[str, SourceRefused] = {}
     files, aside = recognize(context, verify_all(context, folder, found[0].files, workdir, bad), bad)
-    if aside and not files and not bad and not any(book.current for book in context.books.values()):
+    if aside and not files and not bad and not any(history.current for history in context.histories.values()):
         names = ", ".join(file.name for file in aside)
         raise refused(context, f"{names} has prices for charges, and there is no file of charges next to it. Put the usage there", None)
     with Staged(workdir, context.memory) as staged:
@@ -338,19 +338,19 @@ def _known_periods(context: LoadContext, files: Sequence[ArrivedFile]) -> dict[i
     """
     periods: dict[str, set[str]] = {}
     refused: set[str] = set()
-    for book in context.books.values():
-        for fed in book.files:
-            periods.setdefault(fed.sha256, set()).add(book.period)
-        refused |= book.refused_digests
+    for history in context.histories.values():
+        for fed in history.files:
+            periods.setdefault(fed.sha256, set()).add(history.period)
+        refused |= history.refused_digests
     return {f.index: periods[f.verified.sha256] for f in files if f.verified.sha256 in periods and f.verified.sha256 not in refused}
 
 
 def _stale_periods(context: LoadContext, files: Sequence[ArrivedFile], known: dict[int, set[str]]) -> set[str]:
     """Return periods in place that the current files would change: a file is gone, or the settings have changed."""
     stale = set()
-    for period, book in context.books.items():
+    for period, history in context.histories.items():
         feeding = [f for f in files if period in known.get(f.index, ())]
-        if book.current and feeding:
+        if history.current and feeding:
             chosen = set(_choose(context, feeding))
             if version_of((f.digest for f in feeding if f.index in chosen), context.settings_of(period)) != context.standing(period):
                 stale.add(period)
@@ -361,7 +361,7 @@ def _spoiled_periods(context: LoadContext, bad: dict[str, SourceRefused], census
     """Return the periods a bad file would have fed, by its path or by what it fed before. Without either, its error is raised."""
     spoiled: dict[str, SourceRefused] = {}
     for name, error in bad.items():
-        periods = {book.period for book in context.books.values() if any(f.name == name for f in book.files)}
+        periods = {history.period for history in context.histories.values() if any(f.name == name for f in history.files)}
         if named := period_of_name(name):
             periods.add(named)
         if not periods:

@@ -15,7 +15,7 @@ from runspend.config.settings import BillSource
 from runspend.core.errors import SourceRefused
 from runspend.ingest.billing import versions
 from runspend.ingest.billing.normalize import Rules
-from runspend.ingest.billing.versions import Book
+from runspend.ingest.billing.versions import LoadHistory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +44,7 @@ class LoadContext:
     workdir: Path
     load_id: str
     progress: Callable[[str], None]
-    books: dict[str, Book]
+    histories: dict[str, LoadHistory]
     settings: str
     memory: int | None = None  # in bytes; None means as much as the machine allows
     damaged: Collection[str] = ()  # periods whose published rows are damaged
@@ -53,14 +53,14 @@ class LoadContext:
         """Return what decides a period's rows, apart from its files: the settings, and other sources' weights that reach into it."""
         return "\n".join([self.settings, *(weights.digest_of(period) for weights in self.rules.weights)])
 
-    def book(self, period: str) -> Book:
-        if period not in self.books:
-            self.books[period] = versions.read_book(self.source.name, period, self.previous("billing_loads", period))
-        return self.books[period]
+    def history(self, period: str) -> LoadHistory:
+        if period not in self.histories:
+            self.histories[period] = versions.read_history(self.source.name, period, self.previous("billing_loads", period))
+        return self.histories[period]
 
     def standing(self, period: str) -> str | None:
         """Return the version whose rows need not be read again: the one in place, unless its rows are damaged."""
-        return None if period in self.damaged else self.book(period).version
+        return None if period in self.damaged else self.history(period).version
 
 
 def refused(context: LoadContext, why: str, period: str | None) -> SourceRefused:

@@ -68,7 +68,7 @@ def build_period(
     census: Sequence[FedPeriod] | None = None,
 ) -> PeriodLoad:
     """Check one period's new version, then write it. A version that is refused or already in place is not written."""
-    book = context.book(period)
+    history = context.history(period)
     census = counts.read_census(staged) if census is None else census
     version = version_of((f.digest for f in files if f.index in chosen), context.settings_of(period))
     fed = fed_by(files, census, feeding or chosen, period, chosen)
@@ -78,7 +78,7 @@ def build_period(
     quarantine = counts.read_quarantine(staged, period, chosen)
     shown = sorted({f.staged.focus_version for f in files if f.staged and f.index in chosen})
     facts = VersionFacts(version, fed, delivered_at, totals, len(quarantine), ", ".join(shown), context.now, context.load_id)
-    if why := versions.refusal(context.source, book, version, delivered_at, totals, context.accept):
+    if why := versions.refusal(context.source, history, version, delivered_at, totals, context.accept):
         return record_refusal(context, period, facts, why)
     context.progress(f"{context.source.name}: writing {period}, {sum(t.row_count for t in totals):,} rows")
     path = context.workdir / f"billing_lines-{period}.parquet"
@@ -86,8 +86,8 @@ def build_period(
         telling = beside.submit(_tell_of_rows, rows, period, chosen) if not staged.is_mapped else None
         lines.write_lines(staged, context.source.name, period, chosen, context.load_id, path, is_scoped=context.rules.is_scoped)
         day_sums, told = telling.result() if telling is not None else _tell_of_rows(rows, period, chosen)
-    is_again = version == book.version  # its rows were damaged: the version is recorded already
-    number = book.current[0]["version_number"] if is_again else book.next_number
+    is_again = version == history.version  # its rows were damaged: the version is recorded already
+    number = history.current[0]["version_number"] if is_again else history.next_number
     changes = versions.add_changes(
         context.source.name,
         period,
@@ -101,7 +101,7 @@ def build_period(
     tables: dict[str, Path | pa.Table] = {
         "billing_lines": path,
         "billing_quarantine": _quarantine_table(context, period, quarantine, names),
-        "billing_loads": versions.loads_table(book.rows if is_again else versions.add_version(book, facts, None)),
+        "billing_loads": versions.loads_table(history.rows if is_again else versions.add_version(history, facts, None)),
         "bill_changes": versions.changes_table(changes),
     }
     extra = {
@@ -158,7 +158,7 @@ def fed_again(context: LoadContext, period: str, files: Sequence[ArrivedFile]) -
     """Return the file list of the version in place with current names: files may have been renamed or copied since."""
     by_digest = {f.verified.sha256: f for f in files}
     listed = []
-    for fed in context.book(period).files:
+    for fed in context.history(period).files:
         file = by_digest.get(fed.sha256)
         if fed.state != "duplicate" and file:
             listed += _fed_file(file, fed.rows, fed.state)
@@ -167,25 +167,27 @@ def fed_again(context: LoadContext, period: str, files: Sequence[ArrivedFile]) -
 
 def leave_unchanged(context: LoadContext, period: str, fed: Sequence[FedFile]) -> PeriodLoad:
     """Keep the version in place. Its list of files is rewritten if copies appeared or disappeared, or if stamps changed."""
-    book = context.book(period)
+    history = context.history(period)
     tables: dict[str, Path | pa.Table] = {}
-    before = {(f.name, f.state) for f in book.files}
+    before = {(f.name, f.state) for f in history.files}
     duplicates = [f.name for f in fed if f.state == "duplicate"]
-    is_restamped = any(f.stamp for f in fed) and {(f.name, f.stamp) for f in fed} != {(f.name, f.stamp) for f in book.files}
+    is_restamped = any(f.stamp for f in fed) and {(f.name, f.stamp) for f in fed} != {(f.name, f.stamp) for f in history.files}
     if is_restamped or {name for name, state in before if state == "duplicate"} != set(duplicates):
-        rows_of = {f.sha256: f.rows for f in book.files}
+        rows_of = {f.sha256: f.rows for f in history.files}
         files = versions.files_json([replace(f, rows=rows_of.get(f.sha256, f.rows)) for f in fed])
-        tables["billing_loads"] = versions.loads_table([{**row, "files": files} if row["state"] == "current" else row for row in book.rows])
-    return PeriodLoad(period, "unchanged", tables, None, {"version": book.version, "duplicates": duplicates})
+        tables["billing_loads"] = versions.loads_table(
+            [{**row, "files": files} if row["state"] == "current" else row for row in history.rows]
+        )
+    return PeriodLoad(period, "unchanged", tables, None, {"version": history.version, "duplicates": duplicates})
 
 
 def record_refusal(context: LoadContext, period: str, facts: VersionFacts, why: str) -> PeriodLoad:
     """Record a refused version. The period stays as it was, and each refusal is recorded once."""
-    book = context.book(period)
+    history = context.history(period)
     error = refused(context, why, period)
     tables: dict[str, Path | pa.Table] = {}
-    if not versions.is_recorded(book, facts.version, why) and facts.version != book.version:
-        tables["billing_loads"] = versions.loads_table(versions.add_version(book, facts, why))
+    if not versions.is_recorded(history, facts.version, why) and facts.version != history.version:
+        tables["billing_loads"] = versions.loads_table(versions.add_version(history, facts, why))
     return PeriodLoad(period, "refused", tables, error, {"version": facts.version})
 
 
@@ -197,26 +199,26 @@ def refuse_period(context: LoadContext, period: str, error: SourceRefused) -> Pe
 def missing_periods(context: LoadContext, seen: Collection[str]) -> list[PeriodLoad]:
     """Return periods that had files before and have none now. They are kept until someone accepts that they are gone."""
     outcomes = []
-    for period, book in sorted(context.books.items()):
-        if period in seen or not book.current:
+    for period, history in sorted(context.histories.items()):
+        if period in seen or not history.current:
             continue
         key = f"{context.source.name}:{period}"
-        if not any(row["row_count"] or row["billed_cost"] for row in book.current):
-            outcomes.append(PeriodLoad(period, "unchanged", {}, None, {"version": book.version}))
+        if not any(row["row_count"] or row["billed_cost"] for row in history.current):
+            outcomes.append(PeriodLoad(period, "unchanged", {}, None, {"version": history.version}))
             continue
-        totals = " + ".join(f"{plain(r['billed_cost'])} {r['billing_currency']}" for r in book.current)
+        totals = " + ".join(f"{plain(r['billed_cost'])} {r['billing_currency']}" for r in history.current)
         facts = VersionFacts(version_of([], context.settings_of(period)), [], context.now, [], 0, None, context.now, context.load_id)
         if key not in context.accept:
             why = f"{period} was fed before ({totals}) and is fed by nothing now. If that is right, run: runspend load --accept {key}"
             outcomes.append(record_refusal(context, period, facts, why))
             continue
         changes = versions.add_changes(
-            context.source.name, period, context.previous("bill_changes", period), {}, facts.version, book.next_number, context.load_id
+            context.source.name, period, context.previous("bill_changes", period), {}, facts.version, history.next_number, context.load_id
         )
         tables: dict[str, Path | pa.Table] = {
             "billing_lines": BILLING_LINES.arrow_schema().empty_table(),
             "billing_quarantine": BILLING_QUARANTINE.arrow_schema().empty_table(),
-            "billing_loads": versions.loads_table(versions.add_version(book, facts, None)),
+            "billing_loads": versions.loads_table(versions.add_version(history, facts, None)),
             "bill_changes": versions.changes_table(changes),
         }
         outcomes.append(PeriodLoad(period, "loaded", tables, None, {"version": facts.version, "rows": 0}))
@@ -227,7 +229,7 @@ def find_covered_until(context: LoadContext, outcomes: Sequence[PeriodLoad]) -> 
     """Return the latest end of Usage lines over all versions that will be in place, new and earlier ones."""
     tables = ((outcome.period, outcome.tables.get("billing_loads")) for outcome in outcomes)
     made = {period: table.to_pylist() for period, table in tables if table is not None and not isinstance(table, Path)}
-    rows = [row for period, book in context.books.items() for row in made.get(period, book.rows)]
+    rows = [row for period, history in context.histories.items() for row in made.get(period, history.rows)]
     return max((row["covered_until"] for row in rows if row["state"] == "current" and row["covered_until"]), default=None)
 
 

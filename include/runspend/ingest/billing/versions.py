@@ -45,7 +45,7 @@ class FedFile:
 
 
 @dataclass
-class Book:
+class LoadHistory:
     """The rows of `billing_loads` for one period of one bill before this load."""
 
     source: str
@@ -76,9 +76,9 @@ class Book:
         return max((row["version_number"] for row in self.rows), default=0) + 1
 
 
-def read_book(source: str, period: str, loads: pa.Table | None) -> Book:
-    """Return the book of a period from its `billing_loads` rows, or an empty one."""
-    return Book(source, period, [] if loads is None else loads.to_pylist())
+def read_history(source: str, period: str, loads: pa.Table | None) -> LoadHistory:
+    """Return the history of a period from its `billing_loads` rows, or an empty one."""
+    return LoadHistory(source, period, [] if loads is None else loads.to_pylist())
 
 
 def settings_key(format_name: str, rules: Rules, source: BillSource) -> str:
@@ -93,21 +93,21 @@ def version_of(digests: Iterable[str], settings: str) -> str:
 
 
 def refusal(
-    source: BillSource, book: Book, version: str, delivered_at: datetime, totals: Sequence[Totals], accept: Collection[str]
+    source: BillSource, history: LoadHistory, version: str, delivered_at: datetime, totals: Sequence[Totals], accept: Collection[str]
 ) -> str | None:
     """Return why a version must not replace the one in place, or None if it may. `accept` names refusals that a person accepted."""
-    key = f"{source.name}:{book.period}"
-    if not book.current or key in accept:
+    key = f"{source.name}:{history.period}"
+    if not history.current or key in accept:
         return None
     way_out = f"Run: runspend load --accept {key}"
-    in_place = max(row["delivered_at"] for row in book.current)
+    in_place = max(row["delivered_at"] for row in history.current)
     if delivered_at < in_place:
         return (
             f"it was delivered at {delivered_at:%Y-%m-%d %H:%M:%S} UTC, before the version in place ({in_place:%Y-%m-%d %H:%M:%S} UTC). "
             f"If the older one is right after all, {way_out[0].lower()}{way_out[1:]}"
         )
     new = {t.currency: t.costs[COSTS.index("billed_cost")] for t in totals}
-    for row in book.current:
+    for row in history.current:
         currency, old = row["billing_currency"], row["billed_cost"]
         fell_to = new.get(currency, ZERO)
         if old > 0 and fell_to < old * (1 - Decimal(str(source.max_drop))):
@@ -132,21 +132,21 @@ class VersionFacts:
     load_id: str
 
 
-def add_version(book: Book, facts: VersionFacts, reason: str | None) -> list[dict[str, Any]]:
-    """Return the book's rows with this version: current (the previous one becomes replaced), or refused with the reason."""
+def add_version(history: LoadHistory, facts: VersionFacts, reason: str | None) -> list[dict[str, Any]]:
+    """Return the history's rows with this version: current (the previous one becomes replaced), or refused with the reason."""
     # A version that returns after another gets new rows, so that `--as-of` finds what was in place at any time.
-    kept = [row for row in book.rows if row["version"] != facts.version or row["state"] != "refused"]
+    kept = [row for row in history.rows if row["version"] != facts.version or row["state"] != "refused"]
     if reason is None:
         kept = [{**row, "state": "replaced"} if row["state"] == "current" else row for row in kept]
     empty = Totals("", 0, (ZERO, ZERO, ZERO, ZERO), 0, 0, 0, None, False, ZERO)
     totals = facts.totals or [empty]
     new = [
         {
-            "source": book.source,
-            "billing_period": date.fromisoformat(f"{book.period}-01"),
+            "source": history.source,
+            "billing_period": date.fromisoformat(f"{history.period}-01"),
             "version": facts.version,
             "billing_currency": t.currency,
-            "version_number": book.next_number,
+            "version_number": history.next_number,
             "state": "current" if reason is None else "refused",
             "reason": reason,
             "delivered_at": facts.delivered_at,
@@ -175,9 +175,9 @@ def files_json(files: Sequence[FedFile]) -> str:
     return json.dumps([{key: value for key, value in vars(f).items() if value is not None} for f in files])
 
 
-def is_recorded(book: Book, version: str, reason: str) -> bool:
-    """Return whether the book already has this refusal, so that a load that changes nothing writes nothing."""
-    return any(row["version"] == version and row["state"] == "refused" and row["reason"] == reason for row in book.rows)
+def is_recorded(history: LoadHistory, version: str, reason: str) -> bool:
+    """Return whether the history already has this refusal, so that a load that changes nothing writes nothing."""
+    return any(row["version"] == version and row["state"] == "refused" and row["reason"] == reason for row in history.rows)
 
 
 DaySums = Mapping[tuple[Any, str, str, str], tuple[Decimal, ...]]

@@ -16,7 +16,7 @@ BILLED_UNTIL = datetime(2026, 11, 22, 23, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
-class Kind:
+class MachineType:
     """A machine type, its list price per hour and its hardware."""
 
     name: str
@@ -27,11 +27,11 @@ class Kind:
     memory_gb: int
 
 
-P4D = Kind("p4d.24xlarge", "AWS", "24.5760000000", 8, 96, 1152)
-G5 = Kind("g5.12xlarge", "AWS", "5.6720000000", 4, 48, 192)
-M5 = Kind("m5.4xlarge", "AWS", "0.7680000000", 0, 16, 64)
-A2 = Kind("a2-highgpu-1g", "Google Cloud", "3.6730850000", 1, 12, 85)
-N1 = Kind("n1-standard-8", "Google Cloud", "0.3799980000", 0, 8, 30)
+P4D = MachineType("p4d.24xlarge", "AWS", "24.5760000000", 8, 96, 1152)
+G5 = MachineType("g5.12xlarge", "AWS", "5.6720000000", 4, 48, 192)
+M5 = MachineType("m5.4xlarge", "AWS", "0.7680000000", 0, 16, 64)
+A2 = MachineType("a2-highgpu-1g", "Google Cloud", "3.6730850000", 1, 12, 85)
+N1 = MachineType("n1-standard-8", "Google Cloud", "0.3799980000", 0, 8, 30)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Machine:
 
     resource_id: str
     billed_as: str
-    kind: Kind
+    kind: MachineType
     team: str
 
 
@@ -72,7 +72,7 @@ class Team:
     server: str
     experiments: tuple[str, ...]
     users: tuple[str, ...]
-    pool: tuple[tuple[Kind, int], ...]
+    pool: tuple[tuple[MachineType, int], ...]
     jobs: int
     hours: tuple[float, float]
 
@@ -113,7 +113,7 @@ def draw_plan(seed: int = 20261124) -> Plan:
     return plan
 
 
-def _machine(draw: random.Random, team: Team, kind: Kind) -> Machine:
+def _machine(draw: random.Random, team: Team, kind: MachineType) -> Machine:
     if kind.provider == "AWS":
         instance = f"i-{draw.getrandbits(68):017x}"
         return Machine(instance, f"arn:aws:ec2:eu-west-1:111122223333:instance/{instance}", kind, team.name)

@@ -67,7 +67,7 @@ from runspend.warehouse.parquet.verification import (
     Guard,
     KnownDamage,
     Signature,
-    Verified,
+    VerificationNotes,
     as_published,
     is_sealed,
     name_of,
@@ -153,7 +153,7 @@ class BucketWarehouse:
         self._files = cache / "files"
         self._folder = Folder(cache)
         self._folder.recover()
-        self._verified = Verified(cache)
+        self._verified = VerificationNotes(cache)
         self._left_out: set[Unit] = set()
         self._reading = threading.local()
         head = self._head()  # refuses a warehouse newer than this version

@@ -35,7 +35,7 @@ __all__ = [
     "INDEX",
     "Guard",
     "KnownDamage",
-    "Verified",
+    "VerificationNotes",
     "as_published",
     "is_sealed",
     "lost",
@@ -252,7 +252,7 @@ class Guard:
         return are_all
 
 
-class Verified:
+class VerificationNotes:
     """The notes in `_runspend/verified.json`, and the index of all units. Without them, more is hashed and less damage is found."""
 
     def __init__(self, home: Path) -> None:

@@ -33,7 +33,7 @@ from runspend.warehouse.parquet.verification import (
     BEHIND,
     INDEX,
     Guard,
-    Verified,
+    VerificationNotes,
     as_published,
     judge,
     lost,
@@ -68,7 +68,7 @@ class ParquetWarehouse:
         self.models = models
         self.checks = checks
         self.folder = open_folder(self.root)
-        self.verified = Verified(self.folder.home)
+        self.verified = VerificationNotes(self.folder.home)
         self._left_out: set[Unit] = set()
         self.folder.recover()
         self._reading = threading.local()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from runspend.ingest.billing import columns, texts
 from runspend.ingest.billing import format_spec as mapped
-from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile
 
@@ -103,7 +103,7 @@ UNUSED_OF = {
     "RIFee": ("reservation_unused_recurring_fee",),
 }
 KINDS = (
-    Kind(
+    FileKind(
         view="cur",
         columns={name: (name, *others) for name, others in SPELLINGS.items()},
         required=(

@@ -18,7 +18,7 @@ from typing import Any
 
 from runspend.ingest.billing import format_spec as mapped
 from runspend.ingest.billing import texts
-from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.formats import focus
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile
@@ -80,7 +80,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "publisher_name": _cased("PublisherName"),
     "publisher_type": _cased("PublisherType"),
 }  # fmt: skip
-KINDS = (Kind(view="azure", columns=COLUMNS, required=("day", "cost"), sql="azure.sql"),)
+KINDS = (FileKind(view="azure", columns=COLUMNS, required=("day", "cost"), sql="azure.sql"),)
 
 
 def matches(header: Sequence[str]) -> bool:

@@ -19,7 +19,7 @@ from runspend.core.errors import SourceRefused
 from runspend.ingest.billing import format_spec as mapped
 from runspend.ingest.billing import texts
 from runspend.ingest.billing.file_sources import FileSource
-from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.remote import databricks as databricks_warehouse
 from runspend.ingest.billing.staging import Staged, StagedFile
@@ -31,7 +31,7 @@ METADATA = (
 )  # fmt: skip
 RENAMED = {"usage_policy_id": ("usage_metadata.budget_policy_id",)}  # its name until 2025
 
-USAGE = Kind(
+USAGE = FileKind(
     view="databricks_usage",
     columns={
         **{
@@ -48,7 +48,7 @@ USAGE = Kind(
     sql="databricks.sql",
     gathered={"tag_columns": ("custom_tags.",)},  # JSON lines have a field per tag
 )  # fmt: skip
-PRICES = Kind(
+PRICES = FileKind(
     view="databricks_prices",
     columns={
         "account_id": ("account_id",),
@@ -64,12 +64,12 @@ PRICES = Kind(
     },
     required=("sku_name", "cloud", "usage_unit", "currency_code", "price_start_time", "price"),
 )
-TASK_RUNS = Kind(
+TASK_RUNS = FileKind(
     view="databricks_task_runs",
     columns={name: (name,) for name in ("workspace_id", "job_run_id", "run_id", "task_key", "compute_ids")},
     required=("workspace_id", "job_run_id", "run_id", "task_key"),
 )
-JOB_RUNS = Kind(
+JOB_RUNS = FileKind(
     view="databricks_job_runs",
     columns={name: (name,) for name in ("workspace_id", "run_id", "run_type", "compute_ids")},
     required=("workspace_id", "run_id", "run_type"),

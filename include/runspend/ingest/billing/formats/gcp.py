@@ -18,7 +18,7 @@ from pathlib import Path
 
 from runspend.config.settings import BillSource
 from runspend.ingest.billing import format_spec as mapped
-from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.formats._google import add_macros
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.remote.bigquery import BigQueryTable, Export, open_table
@@ -62,7 +62,7 @@ COLUMNS = {
     "seller_name": "seller_name",
 }
 KINDS = (
-    Kind(
+    FileKind(
         view="gcp",
         columns={name: (spelling,) for name, spelling in COLUMNS.items()},
         required=("billing_account_id", "usage_start_time", "usage_end_time", "cost", "credits", "currency", "invoice_month"),

@@ -20,7 +20,7 @@ from pathlib import Path
 from runspend.config.settings import BillSource
 from runspend.ingest.billing import format_spec as mapped
 from runspend.ingest.billing.focus_columns import COLUMNS
-from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.formats._google import add_macros
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.remote.bigquery import BigQueryTable, Export, open_table
@@ -37,7 +37,7 @@ USED = (
     "region_name", "availability_zone", "tags",
 )  # fmt: skip
 KINDS = (
-    Kind(
+    FileKind(
         view="gcp_focus",
         columns={
             **{name: (FOCUS_NAMES[name],) for name in USED},

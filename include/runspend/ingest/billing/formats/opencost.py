@@ -18,7 +18,7 @@ from importlib.resources import files
 from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing import format_spec as mapped
 from runspend.ingest.billing import texts
-from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile, sql_text
 from runspend.ingest.billing.verify import MAX_LINE_BYTES
@@ -48,8 +48,8 @@ PATHS: dict[str, tuple[str, ...]] = {
 }
 LABELS = {"label_columns": ("properties.labels.", "label.", "Label_")}
 KINDS = (
-    Kind("opencost", PATHS, ("name", "window_start", "window_end", "cpu_cost", "ram_cost"), None, LABELS, "opencost.sql"),
-    Kind("opencost", PATHS, ("day", "namespace", "pod", "cpu_cost", "ram_cost"), None, LABELS, "opencost.sql"),
+    FileKind("opencost", PATHS, ("name", "window_start", "window_end", "cpu_cost", "ram_cost"), None, LABELS, "opencost.sql"),
+    FileKind("opencost", PATHS, ("day", "namespace", "pod", "cpu_cost", "ram_cost"), None, LABELS, "opencost.sql"),
 )
 
 

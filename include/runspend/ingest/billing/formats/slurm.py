@@ -22,12 +22,12 @@ from zoneinfo import ZoneInfo
 from runspend.config.settings import BillSource, SlurmPrices, SlurmSettings
 from runspend.ingest.billing import format_spec as mapped
 from runspend.ingest.billing import texts
-from runspend.ingest.billing.format_spec import Kind
+from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile
 
 KINDS = (
-    Kind(
+    FileKind(
         view="sacct",
         columns={
             "job_raw": ("JobIDRaw", "JobID"),
