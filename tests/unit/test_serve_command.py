@@ -59,6 +59,10 @@ def test_a_port_in_use_is_refused_before_any_address_is_told(config: Path) -> No
     )
 
 
+def test_json_is_not_offered(config: Path) -> None:
+    assert "No such option" in run_here("serve", "--json", "--config", str(config), code=2).stderr
+
+
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])
 def test_what_is_not_a_port_is_refused(config: Path, port: str) -> None:
     assert run_here("serve", "--port", port, "--config", str(config), code=2).stdout == ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runspend.schema.tables import TABLES
 from tests.command import run_here
 
 
@@ -45,6 +46,15 @@ def test_a_statement_comes_from_a_file_or_from_standard_input(config: Path, tmp_
         command = [sys.executable, "-m", "runspend.interfaces.cli", "sql", *place, *words]
         done = subprocess.run(command, input=file.read_bytes(), capture_output=True, timeout=300, check=False)
         assert (done.returncode, done.stdout.decode()) == (0, "a,b\n1,ü\n"), done.stderr
+
+
+def test_tables_and_columns_are_listed_as_json_and_csv(config: Path) -> None:
+    words = ("sql", "--tables", "--config", str(config))
+    tables = json.loads(run_here(*words, "--json").stdout)
+    assert [table["table"] for table in tables] == list(TABLES)
+    columns = json.loads(run_here(*words, "--json", "run_costs").stdout)
+    assert [column["column"] for column in columns] == [column.name for column in TABLES["run_costs"].columns]
+    assert run_here(*words, "--format", "csv", "run_costs").stdout.startswith("column,type,meaning\n")
 
 
 def test_csv_has_exact_values(config: Path) -> None:

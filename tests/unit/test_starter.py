@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import yaml
 from runspend.config.settings import BILL_FORMATS, Settings, json_schema, load_settings
 from runspend.config.starter import write_starter
 from runspend.core.errors import UsageError
+from tests.command import run_here
 
 
 def write(folder: Path, env: dict[str, str] | None = None, *, full: bool = False) -> tuple[Settings, str, list[str]]:
     """The settings it loads to, its text, and what was said."""
     path = folder / "runspend.yaml"
-    said = list(write_starter(path, full=full, env=env or {}, user_home=folder / "user"))
+    said = write_starter(path, full=full, env=env or {}, user_home=folder / "user")
     return load_settings(path, env or {}), path.read_text(encoding="utf-8"), said
 
 
@@ -48,7 +50,14 @@ def test_it_loads_as_it_stands_and_holds_no_secret(tmp_path: Path, env: dict[str
     logins = [s.get_secret_value() for s in (server.token, server.password) if s is not None]
     assert logins == [v for k, v in env.items() if k.endswith(("TOKEN", "PASSWORD"))]
     assert len(text.splitlines()) < 40 or full
-    assert said[-1].startswith("next: runspend doctor")
+
+
+def test_init_prints_the_file_the_findings_and_the_next_command(tmp_path: Path) -> None:
+    path = str(tmp_path / "runspend.yaml")
+    answer = json.loads(run_here("init", "--json", "--config", path).stdout)
+    assert (answer["file"], answer["next"]) == (path, f"runspend doctor --config {path}") and answer["notes"]
+    lines = run_here("init", "--force", "--config", path).stdout.splitlines()
+    assert lines == [f"wrote {path}", *answer["notes"], f"next: {answer['next']}"]
 
 
 def test_artifacts_beside_mlflow_become_the_store(tmp_path: Path) -> None:
@@ -85,12 +94,12 @@ def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
     path = tmp_path / "runspend.yaml"
     path.write_text("mine")
     with pytest.raises(UsageError, match=r"it already exists\. Use --force to overwrite it\. Nothing was changed"):
-        list(write_starter(path, env={}))
+        write_starter(path, env={})
     assert path.read_text() == "mine"
-    list(write_starter(path, env={}, force=True))
+    write_starter(path, env={}, force=True)
     assert "tracking:" in path.read_text()
     with pytest.raises(UsageError, match="it is a folder"):
-        list(write_starter(tmp_path, env={}))
+        write_starter(tmp_path, env={})
 
 
 def test_the_full_file_names_every_bill_format(tmp_path: Path) -> None:

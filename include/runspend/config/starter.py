@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from runspend.core.errors import UsageError
@@ -18,8 +18,8 @@ from runspend.core.redaction import redact_uri
 
 def write_starter(
     path: Path, *, full: bool = False, force: bool = False, env: Mapping[str, str] | None = None, user_home: Path | None = None
-) -> Iterator[str]:
-    """Write the file and yield lines for the user. Raises UsageError when the file exists."""
+) -> list[str]:
+    """Write the file and return a sentence for each thing that was found. Raises UsageError when the file exists."""
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder. Give --config the name of a file in it.")
     if path.exists() and not force:
@@ -27,9 +27,7 @@ def write_starter(
     found = look_around(path.absolute().parent, os.environ if env is None else env, user_home or Path.home())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(full_text(found) if full else short_text(found), encoding="utf-8")
-    yield f"wrote {path}"
-    yield from found.notes
-    yield f"next: runspend doctor --config {path}"
+    return found.notes
 
 
 class Findings:

@@ -205,14 +205,29 @@ def coverage_footer(settings: Settings, by: Sequence[str], chosen: Selection) ->
 def tables_text(name: str | None = None) -> str:
     """Describe the tables with their grain, or the columns of one named table."""
     if name is not None:
-        if name not in TABLES:
-            raise UsageError(f"cannot show table {name!r}: it does not exist. Tables are {', '.join(TABLES)}.")
-        return _columns_text(TABLES[name])
+        return _columns_text(_table(name))
     lines = []
     for title, is_public in (("Public tables", True), ("Internal tables", False)):
         lines += [title, *(f"  {t.name:20} {t.grain}" for t in TABLES.values() if t.is_public is is_public)]
     lines.append("To list the columns of a table: runspend sql --tables run_costs")
     return "\n".join(lines) + "\n"
+
+
+def tables_rows(name: str | None = None) -> pa.Table:
+    """Return one row for each table, or for each column of one named table."""
+    import pyarrow as pa
+
+    if name is not None:
+        return pa.Table.from_pylist([{"column": c.name, "type": c.type, "meaning": c.meaning} for c in _table(name).columns])
+    return pa.Table.from_pylist(
+        [{"table": t.name, "is_public": t.is_public, "grain": t.grain, "meaning": t.meaning} for t in TABLES.values()]
+    )
+
+
+def _table(name: str) -> Table:
+    if name not in TABLES:
+        raise UsageError(f"cannot show table {name!r}: it does not exist. Tables are {', '.join(TABLES)}.")
+    return TABLES[name]
 
 
 def _columns_text(table: Table) -> str:

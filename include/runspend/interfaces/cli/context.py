@@ -146,8 +146,18 @@ def _log_to_stderr() -> None:
     logger.addHandler(handler)
 
 
-def with_context(command: Callable[..., None], *, shows_now: bool = False) -> Callable[..., None]:
-    """Give a command the five options that all commands have, as one Context. `--now` is for tests: help shows it where `shows_now`."""
+def _without_option(command: Callable[..., None]) -> Callable[..., None]:
+    return command
+
+
+def with_context(command: Callable[..., None], *, shows_now: bool = False, has_json: bool = True) -> Callable[..., None]:
+    """Give a command the options that all commands have, as one Context. `--now` is for tests: help shows it where `shows_now`.
+
+    A command that prints no answer has no `--json`.
+    """
+    json_option: Callable[[Callable[..., None]], Callable[..., None]] = (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON.") if has_json else _without_option
+    )
 
     @click.option(
         "--config",
@@ -162,11 +172,11 @@ def with_context(command: Callable[..., None], *, shows_now: bool = False) -> Ca
         hidden=not shows_now,
         help="Run as of this time (UTC), such as 2026-11-24T06:00. Default: the start of this hour.",
     )
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @json_option
     @click.option("--quiet", is_flag=True, help="Hide progress and the path of the configuration.")
     @click.option("-v", "--verbose", is_flag=True, help="Log what each step reads, skips and builds, and how long it takes.")
     @functools.wraps(command)
-    def wrapped(config: Path | None, now: datetime | None, as_json: bool, quiet: bool, verbose: bool, **given: Any) -> None:
+    def wrapped(config: Path | None, now: datetime | None, quiet: bool, verbose: bool, as_json: bool = False, **given: Any) -> None:
         if verbose:
             _log_to_stderr()
         this_hour = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)

@@ -271,14 +271,21 @@ def sql(
     form = form_of(context, form)
     statement = _statement_of(statement, file)
     if tables or statement is None:
-        from runspend.actions.costs.query import tables_text
+        from runspend.actions.costs.query import tables_rows, tables_text
 
-        click.echo(tables_text(statement), nl=False)
+        if form == "table":
+            click.echo(tables_text(statement), nl=False)
+        else:
+            print_rows(tables_rows(statement), form)
         return
     if explain_cost:
-        from runspend.warehouse.bigquery.dry_run import question_cost
+        from runspend.warehouse.bigquery.dry_run import question_bytes, size_words
 
-        click.echo(question_cost(context.settings, statement))
+        size = question_bytes(context.settings, statement)
+        if form == "json":
+            print_json({"bytes": size})
+        else:
+            click.echo(f"would read {size_words(size)}; nothing was run")
         return
     from runspend.config.access_log import log_statement
     from runspend.warehouse.factory import open_warehouse
@@ -365,7 +372,7 @@ def status(context: Context) -> None:
 
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="Port; 0 takes a free one.")
-@with_context
+@partial(with_context, has_json=False)
 def serve(context: Context, port: int) -> None:
     """Serve the reports on this machine.
 

@@ -27,8 +27,12 @@ def init(context: Context, full: bool, force: bool) -> None:
     from runspend.config.starter import write_starter
 
     path = context.config or Path("runspend.yaml")
-    for line in write_starter(path, full=full, force=force):
-        click.echo(line)
+    notes = write_starter(path, full=full, force=force)
+    following = f"runspend doctor --config {path}"
+    if context.as_json:
+        print_json({"file": str(path), "notes": notes, "next": following})
+    else:
+        click.echo("\n".join([f"wrote {path}", *notes, f"next: {following}"]))
 
 
 @click.command()
@@ -199,4 +203,7 @@ def demo(context: Context, folder: Path) -> None:
 
     made = make_world(folder, progress=context.progress)
     context.clear_progress()
+    if context.as_json:
+        print_json({"config": str(made.config), "runs": made.runs, "machines": made.machines, "now": made.now.isoformat()})
+        return
     click.echo(f"wrote {made.config} ({made.runs} runs, {made.machines} machines), as of {made.now:%Y-%m-%dT%H:%M} UTC")

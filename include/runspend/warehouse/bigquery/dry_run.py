@@ -16,7 +16,7 @@ from runspend.core.errors import UsageError
 from runspend.warehouse.base import Model, Step
 from runspend.warehouse.factory import open_warehouse
 
-__all__ = ["QueryCosts", "models_cost", "question_cost", "size_words"]
+__all__ = ["QueryCosts", "models_cost", "question_bytes", "size_words"]
 
 USD_PER_TIB = Decimal("6.25")
 LEAST_BYTES = 10 * 2**20
@@ -51,14 +51,14 @@ def models_cost(step: Step, models: Sequence[Model], parameters: Mapping[str, An
     yield from step.cost_of(models, parameters)
 
 
-def question_cost(settings: Settings, sql: str) -> str:
-    """Return the bytes that one query would read, in words."""
+def question_bytes(settings: Settings, sql: str) -> int:
+    """Return the bytes that one query would read. Raises UsageError unless the warehouse is in BigQuery."""
     from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
 
     warehouse = open_warehouse(settings)
     if not isinstance(warehouse, BigQueryWarehouse):
         raise _costs_nothing()
-    return f"would read {size_words(warehouse.cost_of(sql))}; nothing was run"
+    return warehouse.cost_of(sql)
 
 
 def size_words(size: int) -> str:
