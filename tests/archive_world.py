@@ -45,7 +45,7 @@ class Kept:
     etag: str
     modified: datetime
     storage_class: str = "STANDARD"
-    told: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -87,14 +87,14 @@ class MemoryStore:
         size: int,
         storage_class: str | None = None,
         unlike: str | None = None,
-        told: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
         body = b"".join(chunks)
         if key in self.objects or len(body) != size:
             raise NotDone(self.uri, f"{key!r} is taken, or {len(body)} is not {size}")
         self.put(key, body)
         self.objects[key].storage_class = storage_class or "STANDARD"
-        self.objects[key].told = dict(told or {})
+        self.objects[key].metadata = dict(metadata or {})
         return self._stored(key)
 
     def delete(self, obj: StoredObject) -> None:
@@ -130,7 +130,7 @@ class MemoryStore:
 
     def _stored(self, key: str) -> StoredObject:
         kept = self.objects[key]
-        return StoredObject(key, len(kept.body), kept.etag, None, kept.storage_class, kept.modified, kept.told)
+        return StoredObject(key, len(kept.body), kept.etag, None, kept.storage_class, kept.modified, kept.metadata)
 
 
 @dataclass
@@ -221,11 +221,11 @@ class FaultyStore:
         size: int,
         storage_class: str | None = None,
         unlike: str | None = None,
-        told: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
         kind = self._ask("write")
         body = b"".join(chunks)
-        found = self._store.write(key, [body], size=size, storage_class=storage_class, unlike=unlike, told=told)
+        found = self._store.write(key, [body], size=size, storage_class=storage_class, unlike=unlike, metadata=metadata)
         if kind in ("short", "flipped"):  # the store kept something else than it was given, and says that all is well
             self._store.objects[key].body = body[:-1] if kind == "short" else flipped(body)
             found = self._store._stored(key)

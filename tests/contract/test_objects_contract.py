@@ -206,12 +206,12 @@ def test_an_object_says_of_itself_what_it_was_told_to(place: Place, monkeypatch:
     monkeypatch.setattr("runspend.storage.azure_objects.BLOCK_BYTES", 1000 if large else 10**6)
     monkeypatch.setattr("runspend.storage.s3_objects.PART_BYTES", 5 << 20)
     objects, body = place.open(), bytes(range(256)) * (LARGE.get(place.store.uri[:3], 8) if large else 8)
-    written = objects.write("r/x", [body], size=len(body), told=SAYS)
+    written = objects.write("r/x", [body], size=len(body), metadata=SAYS)
     is_folder = place.store.uri.startswith("/")
-    assert dict(written.told) == {as_named(place, name): value for name, value in SAYS.items() if (name == "mode") is is_folder}
+    assert dict(written.metadata) == {as_named(place, name): value for name, value in SAYS.items() if (name == "mode") is is_folder}
     found = objects.head("r/x")
-    assert found is not None and found.told == written.told and content(objects, found) == body
-    assert objects.renew(found).told == written.told
+    assert found is not None and found.metadata == written.metadata and content(objects, found) == body
+    assert objects.renew(found).metadata == written.metadata
 
 
 LARGE = {"s3:": 24_000, "gs:": 40_000}  # of 256 bytes: what needs several parts; Google's client sends 8 MiB in one request

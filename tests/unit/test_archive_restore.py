@@ -202,7 +202,7 @@ def test_a_folder_that_is_swapped_for_a_link_gives_nobody_its_mode(tmp_path: Pat
     store = open_objects(ArtifactStore(uri=str(tmp_path / "store")), "archive")
     monkeypatch.setattr(os, "mkdir", swapped)
     with pytest.raises(NotDone):
-        store.write("empty/", [], size=0, told={"mode": "777"})
+        store.write("empty/", [], size=0, metadata={"mode": "777"})
     assert stat.S_IMODE((tmp_path / "outside").stat().st_mode) == 0o700
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 64 << 20  # of a write in several parts; smaller objects are one request
 BLOCKS = 50_000  # Azure allows no more
-_SAID = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
+_PROPERTIES = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
 
 
 class AzureObjects(CloudObjects):
@@ -60,7 +60,9 @@ class AzureObjects(CloudObjects):
             return None
         tier = (found.blob_tier or "").upper() or "UNKNOWN"
         return self._stored(
-            key, Blob(key, found.size, found.etag or "", found.last_modified, tier, None, found.version_id, is_current=True), _told(found)
+            key,
+            Blob(key, found.size, found.etag or "", found.last_modified, tier, None, found.version_id, is_current=True),
+            _metadata_of(found),
         )
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
@@ -75,17 +77,17 @@ class AzureObjects(CloudObjects):
         size: int,
         storage_class: str | None = None,
         unlike: str | None = None,
-        told: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Send one put, or many blocks and their list, on condition that the key is free."""
         block_size = max(BLOCK_BYTES, -(-size // BLOCKS))
         blocks = exactly(self.uri, key, in_pieces(chunks, block_size), size)
         with self._change(f"write {key!r}", key) as blob:
-            said = _said(told or {}) | ({} if storage_class is None else {"standard_blob_tier": self._tier(storage_class)})
+            options = _write_options(metadata or {}) | ({} if storage_class is None else {"standard_blob_tier": self._tier(storage_class)})
             if size <= block_size:
-                blob.upload_blob(b"".join(blocks), length=size, overwrite=False, **said)
+                blob.upload_blob(b"".join(blocks), length=size, overwrite=False, **options)
             else:
-                self._write_blocks(blob, blocks, said)
+                self._write_blocks(blob, blocks, options)
         return self._written(key)
 
     def delete(self, obj: StoredObject) -> None:
@@ -147,12 +149,12 @@ class AzureObjects(CloudObjects):
                 self.uri, f"cannot use storage class {storage_class} in {self.uri}: Azure has none of that name. Nothing was done."
             ) from None
 
-    def _stored(self, key: str, blob: Blob, told: dict[str, str]) -> StoredObject:
+    def _stored(self, key: str, blob: Blob, metadata: dict[str, str]) -> StoredObject:
         if blob.size is None or blob.etag in ("", '""') or blob.modified is None:
             raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
-        return StoredObject(key, blob.size, blob.etag, blob.version, blob.tier, blob.modified.astimezone(timezone.utc), told)
+        return StoredObject(key, blob.size, blob.etag, blob.version, blob.tier, blob.modified.astimezone(timezone.utc), metadata)
 
-    def _write_blocks(self, blob: Any, blocks: Iterator[bytes], said: dict[str, Any]) -> None:
+    def _write_blocks(self, blob: Any, blocks: Iterator[bytes], options: dict[str, Any]) -> None:
         """Blocks that no list names are gone after a week by themselves."""
         from azure.core import MatchConditions
         from azure.storage.blob import BlobBlock
@@ -161,20 +163,20 @@ class AzureObjects(CloudObjects):
         for number, block in enumerate(blocks):
             ids.append(BlobBlock(f"{number:08d}"))
             blob.stage_block(ids[-1].id, block, length=len(block))
-        blob.commit_block_list(ids, match_condition=MatchConditions.IfMissing, **said)
+        blob.commit_block_list(ids, match_condition=MatchConditions.IfMissing, **options)
 
 
-def _told(found: Any) -> dict[str, str]:
-    named = {name: getattr(found.content_settings, name.replace("-", "_")) for name in _SAID}
+def _metadata_of(found: Any) -> dict[str, str]:
+    named = {name: getattr(found.content_settings, name.replace("-", "_")) for name in _PROPERTIES}
     return portable_metadata(named | {f"meta.{name}": value for name, value in (found.metadata or {}).items()})
 
 
-def _said(told: Mapping[str, str]) -> dict[str, Any]:
+def _write_options(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What a write says of the blob: properties, and metadata. Headers are ASCII."""
     from azure.storage.blob import ContentSettings
 
-    plain = {name: value for name, value in told.items() if value.isascii()}
-    settings = ContentSettings(**{name.replace("-", "_"): plain[name] for name in _SAID if name in plain})
+    plain = {name: value for name, value in metadata.items() if value.isascii()}
+    settings = ContentSettings(**{name.replace("-", "_"): plain[name] for name in _PROPERTIES if name in plain})
     return {
         "content_settings": settings,
         "metadata": {name.removeprefix("meta."): value for name, value in plain.items() if name.startswith("meta.")},

@@ -62,11 +62,11 @@ class CloudObjects(ABC):
                 self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes arrived instead of {obj.size}. Nothing was done."
             )
 
-    def _after(self, key: str, told: str) -> StoredObject:
-        """Return the object after a successful change. `told`: the meaning if there is none."""
+    def _after(self, key: str, unknown: str) -> StoredObject:
+        """Return the object after a successful change. `unknown`: the error if it is not there."""
         found = self.head(key)
         if found is None:
-            raise OutcomeUnknown(self.uri, told)
+            raise OutcomeUnknown(self.uri, unknown)
         return found
 
     def _written(self, key: str) -> StoredObject:

@@ -23,7 +23,7 @@ RETRY_SECONDS = 60.0  # within which a page is requested again
 READER = "Storage Object Viewer on the bucket"  # the role that reading needs
 _FIELDS = "nextPageToken,prefixes,items(name,size,storageClass,md5Hash,etag,updated,timeDeleted,generation)"
 # Metadata of an object. A rewrite keeps only what the request repeats ("Objects: rewrite").
-_SAID = ("cache_control", "content_disposition", "content_encoding", "content_language", "content_type", "custom_time", "metadata")
+_PROPERTIES = ("cache_control", "content_disposition", "content_encoding", "content_language", "content_type", "custom_time", "metadata")
 
 
 class GoogleBucket:
@@ -87,7 +87,7 @@ class GoogleBucket:
         with translated():
             source, target = self._bucket.blob(name), self._bucket.blob(name)
             source.reload(retry=None)
-            _say(target, {field: getattr(source, field) for field in _SAID} | {"storage_class": storage_class})
+            _say(target, {field: getattr(source, field) for field in _PROPERTIES} | {"storage_class": storage_class})
             token, conditions = None, {"if_generation_match": generation, "if_source_generation_match": generation}
             while True:
                 token, _, _ = target.rewrite(self._bucket.blob(name), token=token, **conditions, retry=None)

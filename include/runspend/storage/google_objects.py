@@ -19,7 +19,7 @@ from runspend.storage.uris import Root
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
-_SAID = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
+_PROPERTIES = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
 
 
 class GoogleObjects(CloudObjects):
@@ -66,12 +66,12 @@ class GoogleObjects(CloudObjects):
         size: int,
         storage_class: str | None = None,
         unlike: str | None = None,
-        told: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Upload on condition that the key is free. An upload that ends early leaves no object."""
         pieces = exactly(self.uri, key, in_pieces(chunks, CHUNK_BYTES), size)
         with self._translate_errors(f"write {key!r}"):
-            self._bucket.upload(self._name(key), pieces, size, _said(told or {}) | {"storage_class": storage_class})
+            self._bucket.upload(self._name(key), pieces, size, _write_options(metadata or {}) | {"storage_class": storage_class})
         return self._written(key)
 
     def delete(self, obj: StoredObject) -> None:
@@ -123,19 +123,21 @@ class GoogleObjects(CloudObjects):
         """An object as Google's client describes it."""
         if found.size is None or not found.generation or found.updated is None:
             raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, generation or time. Nothing was moved.")
-        return StoredObject(key, found.size, str(found.generation), None, found.storage_class or "UNKNOWN", found.updated, _told(found))
+        return StoredObject(
+            key, found.size, str(found.generation), None, found.storage_class or "UNKNOWN", found.updated, _metadata_of(found)
+        )
 
 
-def _told(found: Any) -> dict[str, str]:
-    named = {name: getattr(found, name.replace("-", "_")) for name in _SAID}
+def _metadata_of(found: Any) -> dict[str, str]:
+    named = {name: getattr(found, name.replace("-", "_")) for name in _PROPERTIES}
     named["custom-time"] = found.custom_time.isoformat().replace("+00:00", "Z") if found.custom_time else None
     return portable_metadata(named | {f"meta.{name}": value for name, value in (found.metadata or {}).items()})
 
 
-def _said(told: Mapping[str, str]) -> dict[str, Any]:
+def _write_options(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What an upload says of the object, by the names of Google's client."""
-    metadata = {name.removeprefix("meta."): value for name, value in told.items() if name.startswith("meta.")}
-    said: dict[str, Any] = {name.replace("-", "_"): told[name] for name in _SAID if name in told}
-    if at := told.get("custom-time"):
-        said["custom_time"] = datetime.fromisoformat(at.replace("Z", "+00:00")).astimezone(timezone.utc)
-    return said | ({"metadata": metadata} if metadata else {})
+    own = {name.removeprefix("meta."): value for name, value in metadata.items() if name.startswith("meta.")}
+    options: dict[str, Any] = {name.replace("-", "_"): metadata[name] for name in _PROPERTIES if name in metadata}
+    if at := metadata.get("custom-time"):
+        options["custom_time"] = datetime.fromisoformat(at.replace("Z", "+00:00")).astimezone(timezone.utc)
+    return options | ({"metadata": own} if own else {})

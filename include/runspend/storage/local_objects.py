@@ -130,11 +130,11 @@ class LocalObjects:
         size: int,
         storage_class: str | None = None,
         unlike: str | None = None,
-        told: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Write a file of exactly these bytes; it is on disk when this returns. Every new file has a unique etag.
 
-        From `told` it uses `mode` and `modified` (ISO 8601).
+        From `metadata` it uses `mode` and `modified` (ISO 8601).
         """
         folder, name = self._split(key)
         if storage_class is not None:
@@ -143,9 +143,9 @@ class LocalObjects:
             with self._open(folder, make=True) as parent:
                 assert parent is not None
                 if key.endswith("/"):
-                    found = self._make_folder(parent, name, key, told or {})
+                    found = self._make_folder(parent, name, key, metadata or {})
                 else:
-                    found = self._write_file(parent, name, key, chunks, size, told or {})
+                    found = self._write_file(parent, name, key, chunks, size, metadata or {})
                 os.fsync(parent)
         except FileExistsError as error:
             raise NotDone(self.uri, f"cannot write {key!r} in {self.uri}: it already exists. Nothing was changed.") from error
@@ -279,11 +279,11 @@ class LocalObjects:
         except FileNotFoundError:
             return None
 
-    def _make_folder(self, parent: int, name: str, key: str, told: Mapping[str, str]) -> os.stat_result:
+    def _make_folder(self, parent: int, name: str, key: str, metadata: Mapping[str, str]) -> os.stat_result:
         os.mkdir(name, dir_fd=parent)
         descriptor = os.open(name, _FOLDER, dir_fd=parent)  # chmod by name would follow a link that was created since
         try:
-            if mode := told.get("mode"):
+            if mode := metadata.get("mode"):
                 os.fchmod(descriptor, int(mode, 8) | stat.S_IRWXU)
             elif not _is_archive(key):
                 os.fchmod(descriptor, os.fstat(parent).st_mode & 0o2777)
@@ -291,7 +291,9 @@ class LocalObjects:
         finally:
             os.close(descriptor)
 
-    def _write_file(self, parent: int, name: str, key: str, chunks: Iterable[bytes], size: int, told: Mapping[str, str]) -> os.stat_result:
+    def _write_file(
+        self, parent: int, name: str, key: str, chunks: Iterable[bytes], size: int, metadata: Mapping[str, str]
+    ) -> os.stat_result:
         scratch = f".runspend-write-{uuid.uuid4().hex}.tmp"
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=parent)
         try:
@@ -306,11 +308,11 @@ class LocalObjects:
                     raise NotDone(
                         self.uri, f"cannot write {key!r} in {self.uri}: {written} bytes arrived instead of {size}. Nothing was changed."
                     )
-                if mode := told.get("mode"):
+                if mode := metadata.get("mode"):
                     os.fchmod(descriptor, int(mode, 8) | stat.S_IRUSR)  # a file without read permission could not be read back
                 elif not _is_archive(key):
                     os.fchmod(descriptor, os.fstat(parent).st_mode & 0o666 | stat.S_IRUSR)
-                if modified := told.get("modified"):
+                if modified := metadata.get("modified"):
                     at = round(datetime.fromisoformat(modified).timestamp() * 10**6) * 1000
                     os.utime(descriptor, ns=(at, at))
                 os.fsync(descriptor)

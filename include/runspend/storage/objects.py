@@ -33,10 +33,10 @@ Purpose = Literal["read", "archive", "delete"]
 ARCHIVE_TOP = "runspend-archive"  # the folder of a store that only Runspend writes to
 CHUNK_BYTES = 1 << 20  # of the chunks of `read`
 # Properties of an object other than its bytes, which a restored copy has again; `portable_metadata` selects them.
-_TOLD = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "custom-time", "mode")
+_PROPERTIES = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "custom-time", "mode")
 _META = re.compile(r"meta\.[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}", re.ASCII)
 _MODE = re.compile(r"[0-7]{3}", re.ASCII)
-TOLD_CHARACTERS = 8192  # in total, the clouds' limit per object
+METADATA_CHARACTERS = 8192  # in total, the clouds' limit per object
 KEEPS_VERSIONS = "its bucket keeps versions, so the old bytes would stay and be billed as well: use a lifecycle rule of the bucket"
 
 
@@ -50,8 +50,8 @@ class StoredObject:
     version: str | None  # for a store that keeps versions
     storage_class: str
     modified: datetime  # UTC
-    # From `head`: properties such as the content type by the names in `_TOLD`, custom metadata as `meta.NAME`, a file's mode (644).
-    told: Mapping[str, str] = field(default_factory=dict, compare=False)
+    # From `head`: properties such as the content type by the names in `_PROPERTIES`, custom metadata as `meta.NAME`, a file's mode (644).
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class ObjectStore(Protocol):
@@ -83,12 +83,12 @@ class ObjectStore(Protocol):
         size: int,
         storage_class: str | None = None,
         unlike: str | None = None,
-        told: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Create an object of exactly `size` bytes; it survives a power failure when this returns. Raises NotDone if the key is taken.
 
         storage_class: None means the store's own. unlike: an etag that the object must not get, where a store derives etags from
-        the bytes; then a pending delete of the object with that etag fails. told: the object's properties; unknown ones are left
+        the bytes; then a pending delete of the object with that etag fails. metadata: the object's properties; unknown ones are left
         out.
         """
         ...
@@ -120,9 +120,9 @@ class ObjectStore(Protocol):
 
 def portable_metadata(found: Mapping[str, str | None]) -> dict[str, str]:
     """Return the metadata that an archive keeps and restores: known names, and values without line breaks."""
-    kept, left = dict[str, str](), TOLD_CHARACTERS
+    kept, left = dict[str, str](), METADATA_CHARACTERS
     for name, value in sorted(found.items()):
-        is_known = bool(value and _MODE.fullmatch(value)) if name == "mode" else name in _TOLD or _META.fullmatch(name)
+        is_known = bool(value and _MODE.fullmatch(value)) if name == "mode" else name in _PROPERTIES or _META.fullmatch(name)
         if value and is_known and value.isprintable() and len(name) + len(value) <= left:
             kept[name] = value
             left -= len(name) + len(value)

@@ -31,14 +31,14 @@ COPY_PART = 1 << 30
 _PARTS = re.compile(r'-(\d{1,5})"?$', re.ASCII)
 _MD5 = re.compile(r'"[0-9a-f]{32}"', re.ASCII)
 # Properties that a copy onto itself must repeat: some stores refuse one that changes only the class.
-_SAID = {
+_PROPERTIES = {
     "CacheControl": "cache-control",
     "ContentDisposition": "content-disposition",
     "ContentEncoding": "content-encoding",
     "ContentLanguage": "content-language",
     "ContentType": "content-type",
 }
-_KEPT = (*_SAID, "Metadata")
+_KEPT = (*_PROPERTIES, "Metadata")
 
 Parts = list[dict[str, Any]]
 
@@ -110,7 +110,7 @@ class S3Objects:
         size: int,
         storage_class: str | None = None,
         unlike: str | None = None,
-        told: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """Send one put, or an upload in many parts, on condition that the key is free."""
         part_size, is_one = _part_size(size, unlike)
@@ -119,7 +119,7 @@ class S3Objects:
         target = (
             {"Bucket": self._bucket, "Key": self._prefix + key}
             | ({} if storage_class is None else {"StorageClass": storage_class})
-            | _said(told or {})
+            | _write_options(metadata or {})
         )
         with self._translate_errors(f"write {key!r}"):
             if size <= part_size:
@@ -223,13 +223,13 @@ class S3Objects:
             if not page.get("IsTruncated"):
                 return
             following = {
-                asked: page.get(told)
-                for asked, told in (
+                asked: page.get(answered)
+                for asked, answered in (
                     ("ContinuationToken", "NextContinuationToken"),
                     ("KeyMarker", "NextKeyMarker"),
                     ("VersionIdMarker", "NextVersionIdMarker"),
                 )
-                if page.get(told)
+                if page.get(answered)
             }
             if not following or following.items() <= request.items():
                 raise SourceRefused(
@@ -241,12 +241,18 @@ class S3Objects:
         if size is None or not found.get("ETag") or found.get("LastModified") is None:
             raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
         version = found.get("VersionId")
-        told = portable_metadata(
-            {name: found.get(field) for field, name in _SAID.items()}
+        metadata = portable_metadata(
+            {name: found.get(field) for field, name in _PROPERTIES.items()}
             | {f"meta.{name}": value for name, value in found.get("Metadata", {}).items()}
         )
         return StoredObject(
-            key, size, found["ETag"], version, found.get("StorageClass") or "STANDARD", found["LastModified"].astimezone(timezone.utc), told
+            key,
+            size,
+            found["ETag"],
+            version,
+            found.get("StorageClass") or "STANDARD",
+            found["LastModified"].astimezone(timezone.utc),
+            metadata,
         )
 
     def _write_parts(self, target: dict[str, Any], parts: Iterator[bytes]) -> None:
@@ -307,11 +313,11 @@ def _status(error: object) -> int | None:
     return response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
 
 
-def _said(told: Mapping[str, str]) -> dict[str, Any]:
+def _write_options(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return the object's properties as parameters of a write. Headers are ASCII; S3 itself encodes other text."""
-    plain = {name: value for name, value in told.items() if value.isascii()}
-    metadata = {name.removeprefix("meta."): value for name, value in plain.items() if name.startswith("meta.")}
-    return {field: plain[name] for field, name in _SAID.items() if name in plain} | ({"Metadata": metadata} if metadata else {})
+    plain = {name: value for name, value in metadata.items() if value.isascii()}
+    own = {name.removeprefix("meta."): value for name, value in plain.items() if name.startswith("meta.")}
+    return {field: plain[name] for field, name in _PROPERTIES.items() if name in plain} | ({"Metadata": own} if own else {})
 
 
 def _part_size(size: int, unlike: str | None) -> tuple[int, bool]:

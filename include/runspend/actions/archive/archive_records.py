@@ -87,7 +87,7 @@ class ArchiveRecords:
     def entries(self, archive: Archive, chunk: int) -> list[Entry]:
         """Return up to 1,000 objects of an archive."""
         found = self._records.get(OBJECTS, f"{archive.archive_id}/{chunk:06}")
-        return [] if found is None else [Entry(**value) for value in found[0]["objects"]]
+        return [] if found is None else [Entry.from_record(value) for value in found[0]["objects"]]
 
     def every_entry(self, archive: Archive) -> Iterator[Entry]:
         """Yield all objects of an archive, one chunk in memory at a time."""
@@ -96,7 +96,7 @@ class ArchiveRecords:
 
     def save_entries(self, archive: Archive, chunk: int, entries: Sequence[Entry]) -> None:
         """Record the progress of these objects."""
-        self._put(OBJECTS, f"{archive.archive_id}/{chunk:06}", {"objects": [asdict(entry) for entry in entries]})
+        self._put(OBJECTS, f"{archive.archive_id}/{chunk:06}", {"objects": [entry.as_record() for entry in entries]})
 
     def end(self, archive: Archive, state: ArchiveState, now: datetime, reason: str | None = None) -> Archive:
         """Record that there is nothing left to do. An earlier restore no longer counts."""

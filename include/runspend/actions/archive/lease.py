@@ -173,11 +173,11 @@ class FencedObjects:
         size: int,
         storage_class: str | None = None,
         unlike: str | None = None,
-        told: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
         """As the store, after checking the lease."""
         self._check()
-        return self._store.write(key, chunks, size=size, storage_class=storage_class, unlike=unlike, told=told)
+        return self._store.write(key, chunks, size=size, storage_class=storage_class, unlike=unlike, metadata=metadata)
 
     def delete(self, obj: StoredObject) -> None:
         """As the store, after checking the lease."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from itertools import chain
@@ -42,6 +42,10 @@ _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\\\u2028\u2029\ud800-\udfff]|%(?:25)*(?:2
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
+# Field of an entry -> its key in records and manifests, where it differs.
+_STORED_NAMES = {"metadata": "told"}
+_FIELD_NAMES = {stored: name for name, stored in _STORED_NAMES.items()}
+
 EntryState = Literal["planned", "copied", "deleted", "tiered", "gone", "changed"]
 
 
@@ -59,7 +63,7 @@ class Entry:
     sha256: str | None = None  # of what was read from the source, and read back from the archive
     data: str | None = None  # the copy's key below the archive's folder
     copy_etag: str | None = None  # of the copy that was read back
-    told: dict[str, str] = field(default_factory=dict, hash=False)  # the object's metadata when it was copied: StoredObject.told
+    metadata: dict[str, str] = field(default_factory=dict, hash=False)  # the object's, when it was copied
     changes: int = 0  # how often the source changed after it was planned
     reason: str | None = None
 
@@ -72,6 +76,15 @@ class Entry:
     def is_settled(self) -> bool:
         """Whether there is nothing left to do."""
         return self.state in ("deleted", "tiered", "gone", "changed")
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the entry as records keep it."""
+        return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_record(cls, value: Mapping[str, Any]) -> Entry:
+        """Return the entry of a record, or of a line of a manifest with its `state`."""
+        return cls(**{_FIELD_NAMES.get(name, name): one for name, one in value.items()})
 
     def at(self, prefix: str) -> StoredObject:
         """Return the object in the state that the store last showed."""
@@ -145,7 +158,7 @@ def write_manifest(archive_id: str, item: Item, planned_at: str, entries: Iterab
         "objects": objects,
         "bytes": size,
     }
-    lines = ({name: getattr(entry, name) for name in _LINE} | ({"told": entry.told} if entry.told else {}) for entry in entries)
+    lines = ({name: getattr(entry, name) for name in _LINE} | ({"told": entry.metadata} if entry.metadata else {}) for entry in entries)
     for value in chain([head], lines):
         line = json.dumps(value, ensure_ascii=True).encode() + b"\n"
         digest.update(line)
@@ -236,13 +249,13 @@ def _check_head(value: dict[str, Any], where: str) -> dict[str, Any]:
     item = value["item"]
     if item.keys() != {field.name for field in fields(Item)}:
         _refuse(where, 1, "its item has other fields than an item has")
-    for name, told in item.items():
+    for name, found in item.items():
         wanted = (int, type(None)) if name in _OPTIONAL_NUMBERS else (str, type(None)) if name in _OPTIONAL_TEXTS else (str,)
-        if type(told) not in wanted:
-            _refuse(where, 1, f"{name} of its item is {told!r}")
+        if type(found) not in wanted:
+            _refuse(where, 1, f"{name} of its item is {found!r}")
     if not re.fullmatch(r"[0-9a-f]{32}", value["archive_id"], re.ASCII) or not _is_time(value["planned_at"]):
         _refuse(where, 1, "its id or time is missing")
-    if any(_CONTROL.search(told) for told in item.values() if isinstance(told, str)):
+    if any(_CONTROL.search(text) for text in item.values() if isinstance(text, str)):
         _refuse(where, 1, "its item has control characters in it")
     if item["action"] != "archive" or item["owner_kind"] not in get_args(OwnerKind):
         _refuse(where, 1, f"it is of action {item['action']!r} on {item['owner_kind']!r}")
@@ -260,10 +273,10 @@ def _check_entry(value: dict[str, Any], where: str, number: int) -> Entry:
         wanted = (int,) if name == "size" else (str, type(None)) if name == "version" else (str,)
         if type(value[name]) not in wanted:
             _refuse(where, number, f"{name} is {value[name]!r}")
-    told = value.get("told", {})
-    if type(told) is not dict or any(type(text) is not str for text in told.values()) or portable_metadata(told) != told:
-        _refuse(where, number, f"its metadata are {told!r}")
-    entry = Entry(**value, state="copied")
+    metadata = value.get("told", {})
+    if type(metadata) is not dict or any(type(text) is not str for text in metadata.values()) or portable_metadata(metadata) != metadata:
+        _refuse(where, number, f"its metadata are {metadata!r}")
+    entry = Entry.from_record({**value, "state": "copied"})
     if why := check_entry(entry):
         _refuse(where, number, f"the name {value['key']!r} cannot be restored: {why}")
     if not 0 <= value["size"] < 1 << 60:

@@ -99,7 +99,7 @@ class _Move:
         if self._is_young(entry.modified):
             return entry  # it changed since it was planned: the item waits until it is old enough
         try:
-            told = self._told(obj)
+            metadata = self._metadata(obj)
             with held(self.source.read(obj), self.work.scratch) as found:
                 if found.size != entry.size:
                     raise SourceRefused(
@@ -111,7 +111,7 @@ class _Move:
                 if found.md5 != entry.etag.strip('"') and digest_of(self.source.read(obj)) != found.sha256:
                     raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: read twice, it was not the same. It stays where it is.")
                 with self.turns.setdefault(found.sha256, Lock()):  # of equal files one is written; the others find its copy
-                    return self._place(replace(entry, told=told), found)
+                    return self._place(replace(entry, metadata=metadata), found)
         except NotDone:
             there = self.source.head(obj.key)
             if there is None:
@@ -121,12 +121,12 @@ class _Move:
             again = entry.seen_as(planned_entry(entry.key, there))
             return self._copy(again) if again.state == "planned" and not self._is_young(again.modified) else again
 
-    def _told(self, obj: StoredObject) -> dict[str, str]:
+    def _metadata(self, obj: StoredObject) -> dict[str, str]:
         """Return the object's metadata. Raises NotDone when the object changed."""
         found = self.source.head(obj.key)
         if found is None or found.etag != obj.etag:
             raise NotDone(self.source.uri, f"cannot copy {obj.key!r}: it is not what it was when it was listed. It stays where it is.")
-        return dict(found.told)
+        return dict(found.metadata)
 
     def _place(self, entry: Entry, held: Held) -> Entry:
         """Put the bytes into the archive under their sha256. Only a copy that was read back counts."""

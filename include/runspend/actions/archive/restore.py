@@ -146,8 +146,8 @@ def _load(
                     f"{found.where}: {why}" + ("" if manifest is None else ", or was stopped on its way: --partial restores what is left")
                 )
     if not loaded:
-        told = "; ".join(gone) or f"none is in {', '.join(looked) or 'any store: `stores` of runspend.yaml is empty'}"
-        raise UsageError(f"cannot restore {owner}: there is no archive of it. {told}. Nothing was restored.")
+        why = "; ".join(gone) or f"none is in {', '.join(looked) or 'any store: `stores` of runspend.yaml is empty'}"
+        raise UsageError(f"cannot restore {owner}: there is no archive of it. {why}. Nothing was restored.")
     if len(owners := sorted({found.owner for found, _ in loaded})) > 1:  # each in a different store
         raise UsageError(f"cannot choose the archives: {owner} may be {', '.join(owners)}. Give one whole id. Nothing was restored.")
     loaded.sort(key=lambda pair: (pair[1].written_at, pair[1].planned_at))
@@ -362,9 +362,9 @@ def _write_one(target: ObjectStore, scratch: Path, keeps_times: bool, copy: _Cop
                 copy.found.where,
                 f"cannot restore {copy.key!r}: its copy {key!r} in {copy.found.store.uri} is damaged (sha256 {found.sha256}). It was not written",
             )
-        told = copy.entry.told | ({"modified": copy.entry.modified} if keeps_times else {})
+        metadata = copy.entry.metadata | ({"modified": copy.entry.modified} if keeps_times else {})
         try:
-            _check_back(target, target.write(copy.key, parts_of(found), size=found.size, unlike=copy.entry.etag, told=told), copy)
+            _check_back(target, target.write(copy.key, parts_of(found), size=found.size, unlike=copy.entry.etag, metadata=metadata), copy)
             return True
         except NotDone:
             there = target.head(copy.key)
