@@ -68,7 +68,7 @@ def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16
         "STALE",
         "aws/all",
         NOW,
-        "aws is stale: no data for 53 h (limit 36 h). Costs are complete to 22 Nov 01:00 UTC.",
+        "aws has no data for 53 h (limit 36 h). Costs are complete to 22 Nov 01:00 UTC.",
         details=["aws: 403 Forbidden"],
     )
     found = [Mail.from_record(v["mail"]) for kind in ("alerts", "digests", "notices") for v in records.list(kind).values() if v.get("mail")]

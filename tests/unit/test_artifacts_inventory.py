@@ -187,8 +187,8 @@ def test_an_inventory_says_what_a_listing_says_and_more(inventory: Inventory) ->
     }
     assert (rows["r1", "STANDARD"]["oldest_at"], rows["r3", "STANDARD"]["newest_at"]) == (WRITTEN, WRITTEN + timedelta(days=1))
     assert found.found == (
-        "s3://b: 5 objects; written 2026-09-01 to 2026-09-02; 3 bytes GLACIER, 28 bytes STANDARD; 54 in versions that are not current; "
-        "10 there twice; 0 orphaned; 0 without an owner after one reading; 0 owners with nothing there"
+        "s3://b: 5 objects; written 2026-09-01 to 2026-09-02; 3 bytes GLACIER, 28 bytes STANDARD; 54 bytes in noncurrent versions; "
+        "10 bytes in duplicate objects; 0 bytes orphaned; 0 bytes without an owner, to be confirmed; 0 owners without objects"
     )
     assert found.warnings == ["s3://b: its inventory is from 2026-10-13 01:00 UTC, 25 h old. Later changes are not in it."]
 

@@ -132,7 +132,7 @@ def test_a_bill_that_ends_too_early_is_stale_although_it_is_read(tmp_path: Path)
     note_night(given, NOW)
     note_done(records, "aws", "bill", NOW, was_done=True, is_good=True, covered_until=NOW - 53 * HOUR, late_after=48 * HOUR)
     assert [s.text for s in judge_freshness(given, records, NOW)] == [
-        "aws is stale: no data for 53 h (limit 48 h). Costs are complete to 22 Nov 01:00 UTC."
+        "aws has no data for 53 h (limit 48 h). Costs are complete to 22 Nov 01:00 UTC."
     ]
 
 

@@ -88,7 +88,7 @@ class SourceReport:
         if is_late and covered_until is not None:
             hours = int((self._now - covered_until).total_seconds() // 3600)
             limit = int(self._late_after.total_seconds() // 3600)
-            text = f"{self._name} is stale: no data for {hours} h (limit {limit} h). Costs are complete to {covered_until.day} {covered_until:%b %H:%M} UTC."
+            text = f"{self._name} has no data for {hours} h (limit {limit} h). Costs are complete to {covered_until.day} {covered_until:%b %H:%M} UTC."
             self._outcome.fail(SourceError(self._name, text))
             self._tell("STALE", text)
 

@@ -96,7 +96,7 @@ def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> 
             stale.append(Stale(name, f"{name} was not {_verb(value)} for {_hours(now - since)} h (limit {_hours(limit)} h, {never})."))
         elif reaches is not None and late_after and now - reaches > late_after:
             until = f"Costs are complete to {reaches.day} {reaches:%b %H:%M} UTC."
-            stale.append(Stale(name, f"{name} is stale: no data for {_hours(now - reaches)} h (limit {_hours(late_after)} h). {until}"))
+            stale.append(Stale(name, f"{name} has no data for {_hours(now - reaches)} h (limit {_hours(late_after)} h). {until}"))
     return stale
 
 

@@ -22,21 +22,21 @@ def describe_found(uri: str, rows: pa.Table, dangling: pa.Table | None) -> str:
     parts = [
         f"{_sum(held['objects']):,} objects",
         ", ".join(f"{row['bytes_sum'] or 0:,} bytes {row['storage_class']}" for row in classes) or "0 bytes",
-        _told(held["noncurrent_bytes"], "in versions that are not current"),
-        _told(held["duplicate_bytes"], "there twice"),
-        f"{_sum(confirmed['bytes']):,} orphaned",
-        f"{_sum(orphans['bytes']) - _sum(confirmed['bytes']):,} without an owner after one reading",
-        f"{0 if dangling is None else dangling.num_rows:,} owners with nothing there",
+        _bytes_in(held["noncurrent_bytes"], "noncurrent versions"),
+        _bytes_in(held["duplicate_bytes"], "duplicate objects"),
+        f"{_sum(confirmed['bytes']):,} bytes orphaned",
+        f"{_sum(orphans['bytes']) - _sum(confirmed['bytes']):,} bytes without an owner, to be confirmed",
+        f"{0 if dangling is None else dangling.num_rows:,} owners without objects",
     ]
     if held.num_rows and (oldest := pc.min(held["oldest_at"]).as_py()):
         parts.insert(1, f"written {oldest:%Y-%m-%d} to {pc.max(held['newest_at']).as_py():%Y-%m-%d}")
     return f"{uri}: {'; '.join(parts)}"
 
 
-def _told(column: Any, what: str) -> str:
-    """Describe a sum, unless the store does not give one."""
-    known = len(column) > column.null_count or not len(column)
-    return f"{_sum(column):,} {what}" if known else f"unknown {what}"
+def _bytes_in(column: Any, place: str) -> str:
+    """Describe a sum of bytes, or that the store does not give it."""
+    is_known = len(column) > column.null_count or not len(column)
+    return f"{_sum(column):,} bytes in {place}" if is_known else f"{place} unknown"
 
 
 def _sum(column: Any) -> int:
