@@ -382,7 +382,7 @@ def test_an_acknowledged_budget_is_recorded_and_not_mailed(tmp_path: Path) -> No
     result = step(tmp_path, records, given, cost_daily=OVER[:2])
     assert (mails(tmp_path), result.alerts["message_id"].to_pylist()) == ({}, [None])
     assert json.loads(result.alerts["recipients"].to_pylist()[0]) == {"vision-leads@acme.com": "skipped"}
-    assert result.budget_status["quiet"].to_pylist() == ["acknowledged by ana until 2026-11-26: planned"]
+    assert result.budget_status["muted"].to_pylist() == ["acknowledged by ana until 2026-11-26: planned"]
     step(tmp_path, records, given, datetime(2026, 11, 26, tzinfo=UTC), cost_daily=OVER[:2])
     assert mails(tmp_path) == {}
     step(tmp_path, records, given, datetime(2026, 11, 27, tzinfo=UTC), cost_daily=OVER)
@@ -427,7 +427,7 @@ def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
     quiet(tmp_path, records, given, "snoozed", date(2026, 11, 28))
     quiet(tmp_path, records, given, "acknowledged")
     result = step(tmp_path, records, given, cost_daily=OVER)
-    assert result.budget_status["quiet"].to_pylist() == ["acknowledged by ana until 2026-12-01: planned"]
+    assert result.budget_status["muted"].to_pylist() == ["acknowledged by ana until 2026-12-01: planned"]
     with pytest.raises(UsageError, match=r"cannot change budget 'nlp': it does not exist. Budgets are vision\."):
         quiet(tmp_path, records, given, "snoozed", name="nlp")
     with pytest.raises(UsageError, match=r"cannot mute until 2026-11-24"):
@@ -529,7 +529,7 @@ def test_the_list_says_how_every_budget_stands(tmp_path: Path) -> None:
         ("new", "not judged", None), ("small", "exceeded", None), ("vision", "forecast to exceed", "80%"), ("calm", "ok", "80%"),
     ]  # fmt: skip
     assert [r["last_mail"] for r in rows] == [None, "actual 100%, 24 Nov", "forecast 100%, 24 Nov", None]
-    assert (rows[0]["reason"], rows[3]["quiet"]) == ("no alert step since it was added", "snoozed by ana until 2026-12-01: planned")
+    assert (rows[0]["reason"], rows[3]["muted"]) == ("no alert step since it was added", "snoozed by ana until 2026-12-01: planned")
 
 
 def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) -> None:
@@ -592,10 +592,10 @@ def test_the_commands(tmp_path: Path) -> None:
 
     assert "vision  not judged: no alert step since it was added  2026-11" in ask()
     assert ask("ack", "vision", "--by", "ana", "--note", "sweep") == "vision: acknowledged by ana until 2026-12-01: sweep\n"
-    assert json.loads(ask("list", "--json"))[0]["quiet"] == "acknowledged by ana until 2026-12-01: sweep"
+    assert json.loads(ask("list", "--json"))[0]["muted"] == "acknowledged by ana until 2026-12-01: sweep"
     assert "snoozed by ana until 2026-11-30" in ask("snooze", "vision", "--until", "2026-11-30", "--by", "ana")
     assert ask("wake", "vision", "--by", "ben") == "vision: alerts are on again (by ben)\n"
-    assert json.loads(ask("--json"))[0]["quiet"] is None
+    assert json.loads(ask("--json"))[0]["muted"] is None
     assert len(Records(tmp_path).list("quiet")) == 3
     assert mails(tmp_path) == {}
 

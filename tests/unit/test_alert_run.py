@@ -171,7 +171,7 @@ def test_rows_have_the_declared_schema_and_carry_over_the_month(tmp_path: Path) 
     assert result.budget_status.schema == TABLES["budget_status"].arrow_schema()
     assert result.alerts.schema == TABLES["alerts"].arrow_schema()
     assert [(r["budget"], r["budget_period"]) for r in result.budget_status.to_pylist()] == [("old", "2026-10"), ("vision", "2026-Q4")]
-    assert result.budget_status["crossed"].to_pylist() == [None, "100%"]
+    assert result.budget_status["threshold_reached"].to_pylist() == [None, "100%"]
 
 
 def test_a_budget_no_longer_configured_leaves_the_running_period(tmp_path: Path) -> None:

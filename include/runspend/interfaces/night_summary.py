@@ -81,7 +81,7 @@ def _claimed_hours(reader: Reader, periods: list[str]) -> tuple[tuple[str, str],
 
 def _budgets(reader: Reader) -> tuple[tuple[str, str], ...]:
     rows = reader.query(
-        "select budget, budget_period, amount, spent, currency, crossed, forecast, exceeded_on, not_judged, quiet from ("
+        "select budget, budget_period, amount, spent, currency, threshold_reached, forecast, exceeded_on, not_judged, muted from ("
         "select *, row_number() over (partition by budget order by month desc, budget_period desc) as place"
         " from budget_status where judged_at = (select max(judged_at) from budget_status))"
         " where place = 1 order by spent / amount desc, budget"
@@ -90,15 +90,15 @@ def _budgets(reader: Reader) -> tuple[tuple[str, str], ...]:
 
 
 def _budget(row: dict[str, Any]) -> tuple[str, str]:
-    spent, amount, crossed, forecast = row["spent"], row["amount"], row["crossed"], row["forecast"]
+    spent, amount, reached, forecast = row["spent"], row["amount"], row["threshold_reached"], row["forecast"]
     if spent is None or amount is None:
         return "⚠", f"{row['budget']} {row['budget_period']}: not judged: {row['not_judged']}"
     will_pass = row["exceeded_on"] if spent < amount else None
-    mark = "✗" if spent >= amount else "▲" if crossed or will_pass else "✓"
-    notes = [f"{crossed} reached"] if crossed else []
-    if forecast is not None and (crossed or will_pass):
+    mark = "✗" if spent >= amount else "▲" if reached or will_pass else "✓"
+    notes = [f"{reached} reached"] if reached else []
+    if forecast is not None and (reached or will_pass):
         notes.append(f"forecast {forecast:,.0f}" + (f", exceeded around {will_pass.day} {will_pass:%b}" if will_pass else ""))
-    notes += [row["quiet"]] if row["quiet"] else []
+    notes += [row["muted"]] if row["muted"] else []
     return mark, f"{row['budget']:<14} {spent:>12,.2f} of {amount:>9,.2f} {row['currency']} {percent_used(spent, amount):>6,}%" + (
         f"   {' · '.join(notes)}" if notes else ""
     )

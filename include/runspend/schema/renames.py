@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 RENAMED_COLUMNS: Mapping[str, Mapping[str, str]] = {  # table -> {name now: name before schema version 5}
-    "budget_status": {"exceeded_on": "passes_on"},
+    "budget_status": {"exceeded_on": "passes_on", "muted": "quiet", "threshold_reached": "crossed"},
     "period_states": {"ignored_changes": "held_back"},
 }
 RENAMED_VALUES: Mapping[str, str] = {"unmatched": "unallocated"}  # value before schema version 5 -> value now

@@ -24,7 +24,7 @@ from runspend.warehouse.base import Reader
 
 COLUMNS = (
     "budget", "title", "state", "budget_period", "spent", "amount", "currency", "percent", "measure", "judged_on", "estimated", "forecast", "forecast_low",
-    "forecast_high", "exceeded_on", "next_threshold", "last_mail", "quiet", "owner", "notify", "covered_until", "judged_at", "reason",
+    "forecast_high", "exceeded_on", "next_threshold", "last_mail", "muted", "owner", "notify", "covered_until", "judged_at", "reason",
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def list_budgets(reader: Reader, settings: Settings, records: RecordStore, now: 
     """
     tagged, _ = read_tag_budgets(reader, settings)
     budgets = [*settings.budgets, *tagged]
-    columns = "budget, budget_period, budget_version, amount, spent, estimated, forecast, forecast_low, forecast_high, exceeded_on, crossed, next_threshold, not_judged, covered_until, judged_at"
+    columns = "budget, budget_period, budget_version, amount, spent, estimated, forecast, forecast_low, forecast_high, exceeded_on, threshold_reached, next_threshold, not_judged, covered_until, judged_at"
     judged = {(r["budget"], r["budget_period"]): r for r in reader.query(f"select {columns} from budget_status").to_pylist()}
     quiet, mails = read_quiet(records, now), _last_mails(records)
     rows = []
@@ -75,7 +75,7 @@ def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             name, row["state"] if row["reason"] is None else f"{row['state']}: {row['reason']}", row["budget_period"],
             "-" if row["spent"] is None else money(row["spent"]), f"{money(row['amount'], short=True)} {row['currency']}",
             "-" if row["percent"] is None else f"{row['percent']}%", foreseen, passes,
-            row["next_threshold"] or "-", row["last_mail"] or "-", row["quiet"] or "-",
+            row["next_threshold"] or "-", row["last_mail"] or "-", row["muted"] or "-",
         ))  # fmt: skip
     return lines
 
@@ -108,7 +108,7 @@ def _row(
     percent = None if spent is None else percent_used(spent, budget.amount)
     values = {
         "budget": budget.name, "title": budget.title, "state": _state(budget, judged), "budget_period": period, "spent": spent, "amount": budget.amount, "currency": currency,
-        "percent": percent, "measure": budget.measure, "judged_on": budget.judged_on, "last_mail": last_mail, "quiet": str(quiet) if quiet else None, "owner": budget.owner,
+        "percent": percent, "measure": budget.measure, "judged_on": budget.judged_on, "last_mail": last_mail, "muted": str(quiet) if quiet else None, "owner": budget.owner,
         "notify": budget.everybody(), "reason": "no alert step since it was added" if not judged else judged["not_judged"],
     }  # fmt: skip
     return {name: values[name] if name in values else judged.get(name) for name in COLUMNS}
@@ -121,7 +121,7 @@ def _state(budget: Budget, judged: Mapping[str, Any]) -> str:
         return "exceeded"
     if judged["exceeded_on"] is not None:
         return "forecast to exceed"
-    return "threshold reached" if judged["crossed"] else "ok"
+    return "threshold reached" if judged["threshold_reached"] else "ok"
 
 
 def _last_mails(records: RecordStore) -> dict[tuple[str, str], str]:

@@ -56,9 +56,9 @@ def read_judged_on(reader: Reader, now: datetime) -> dict[str, dict[str, date]]:
     It is `date.max` if no bill says how far it reaches, and `date.min` if the budget was snoozed or could not be judged.
     """
     found = defaultdict[str, dict[str, date]](dict)
-    query = "select budget, budget_period, covered_until, not_judged, quiet from budget_status where month >= @first"
+    query = "select budget, budget_period, covered_until, not_judged, muted from budget_status where month >= @first"
     for row in reader.query(query, {"first": (now - LOOK_BACK).date()}).to_pylist():
-        is_unsettled, until = row["not_judged"] is not None or (row["quiet"] or "").startswith("snoozed"), row["covered_until"]
+        is_unsettled, until = row["not_judged"] is not None or (row["muted"] or "").startswith("snoozed"), row["covered_until"]
         open_day = until.astimezone(timezone.utc).date() if until else date.max
         found[row["budget"]][row["budget_period"]] = date.min if is_unsettled else open_day
     return found
@@ -115,11 +115,11 @@ def _status_row(status: Status, covered_until: datetime | None, quiet: Quiet | N
         "exceeded_on": status.exceeded_on(),
         "currency": status.currency,
         "measure": budget.measure,
-        "crossed": status.crossed[-1].threshold.text if status.crossed else None,
+        "threshold_reached": status.crossed[-1].threshold.text if status.crossed else None,
         "next_threshold": following.text if following else None,
         "not_judged": status.not_judged,
         "covered_until": covered_until,
         "owner": budget.owner,
-        "quiet": str(quiet) if quiet else None,
+        "muted": str(quiet) if quiet else None,
         "judged_at": now,
     }

@@ -252,7 +252,7 @@ class BudgetFigures:
     spent: Decimal | None  # None: not judged
     currency: str
     measure: str
-    crossed: str | None
+    threshold_reached: str | None
     covered_until: datetime | None
     owner: str | None
     mailed_threshold: str | None

@@ -500,7 +500,7 @@ def _budgets(rows: list[Row], first: date, people: People) -> tuple[BudgetFigure
         if start >= month_after(first, 1) or end <= first:
             continue
         newest[r["budget"]] = BudgetFigures(
-            r["title"] or r["budget"], r["budget_period"], r["amount"], r["spent"], r["currency"], r["measure"], r["crossed"],
+            r["title"] or r["budget"], r["budget_period"], r["amount"], r["spent"], r["currency"], r["measure"], r["threshold_reached"],
             r["covered_until"], people.name(r["owner"]), r["mailed_threshold"], r["mailed_at"],
             r["forecast"], r["forecast_low"], r["forecast_high"], r["exceeded_on"],
         )  # fmt: skip

@@ -15,7 +15,7 @@ mails as (
   from told
 )
 select
-  b.budget, b.budget_period, b.amount, b.spent, b.currency, b.measure, b.crossed, b.covered_until, b.owner,
+  b.budget, b.budget_period, b.amount, b.spent, b.currency, b.measure, b.threshold_reached, b.covered_until, b.owner,
   b.title, b.forecast, b.forecast_low, b.forecast_high, b.exceeded_on,
   m.threshold as mailed_threshold, m.decided_at as mailed_at
 from budget_status b
