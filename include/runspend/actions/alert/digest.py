@@ -57,7 +57,7 @@ def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now:
 
 
 def _counted(alerts: Sequence[Alert]) -> str:
-    """ "14 budgets reached a threshold: 3 exceeded, 11 not exceeded". With forecasts or unusual days among them, the number of alerts."""
+    """ "14 budgets reached a threshold: 3 exceeded, 11 not exceeded". If some are forecasts or unusual days: "20 alerts on 14 budgets"."""
     passed = [a for a in alerts if a["kind"] == "actual"]
     over = sum(1 for a in passed if Decimal(a["spent"]) >= Decimal(a["amount"]))
     counted = ", ".join(

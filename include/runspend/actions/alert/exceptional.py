@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from itertools import pairwise
 
 FAR = 5.0  # times the cost of the largest other day
-ONE_IN, ONE_IN_OF_MONTHS = 100, 25  # at most one in so many days; more are normal for this series
+ONE_IN, ONE_IN_OF_MONTHS = 100, 25  # At most one day in so many is exceptional. If there are more, such days are normal.
 KINDS = 3  # for example a single credit and a monthly fee
 MONTHS = 12
 
@@ -67,8 +67,8 @@ def _months_apart(days: Sequence[date]) -> tuple[int, timedelta]:
 def _add_again(again: list[float], begin: date, last: date, months: int, more: float) -> None:
     """Add `more` to the days of `again` on which the cost is due.
 
-    `begin` is the first day of `again`, and `last` is the newest exceptional day. Both are shifted alike. A cost that did not
-    recur when it was due has ended.
+    `begin` is the first day of `again`, and `last` is the newest exceptional day, both shifted by the same number of days. A cost
+    that did not recur on its due day has ended, so nothing is added.
     """
     due = _month(last) + months
     if (_month(begin), begin.day) > (due, last.day):

@@ -21,9 +21,9 @@ from runspend.actions.alert.levels import LEAST_DAYS, ExpectedDays, look_ahead
 
 EXACT = Context(prec=76)
 HISTORY = timedelta(days=400)  # one year, plus the four weeks around a day that tell a holiday from a quiet month
-SLACK = 1.0  # replays overlap: errors widen by this share where a replay is as long as the history
-ENOUGH_REPLAYS = 60  # enough to believe them that the method errs on one side
-FEW_REPLAYS = 5  # with fewer, the largest error seen counts both ways, because percentiles of one or two are on one side
+SLACK = 1.0  # Replays overlap, so their errors are widened: by this share if one replay is as long as the history.
+ENOUGH_REPLAYS = 60  # from here on, replays can show that the method is always too low or always too high
+FEW_REPLAYS = 5  # Fewer give no percentiles on both sides, so the largest error counts in both directions.
 
 
 @dataclass(frozen=True)

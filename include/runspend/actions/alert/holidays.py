@@ -12,7 +12,7 @@ from datetime import date, timedelta
 
 from dateutil.easter import easter
 
-BELOW, AT_MOST = 0.5, 0.1  # part of the usual cost; part of a year's working days, above which the series just rests often
+BELOW, AT_MOST = 0.5, 0.1  # a holiday costs less than this part of the usual cost; more such days a year than this part are not holidays
 YEAR_BACK = 28 + 366  # minimum days of history: a year, and the weeks around it
 # Days from Easter Sunday: Maundy Thursday to Easter Monday, Ascension and the day after, Whit Monday, Corpus Christi and the day after.
 OF_EASTER = (-3, -2, -1, 0, 1, 39, 40, 49, 50, 60, 61)
@@ -26,7 +26,7 @@ OF_MONTHS = (
 def find_holidays(values: Sequence[float], first: date) -> dict[date, float]:
     """Return the days that cost less than half of what their weekday usually costs in the weeks around them, with that ratio.
 
-    Returns none if such days are common.
+    Returns none if such days are common: then they say nothing about holidays.
     """
     if len(values) < YEAR_BACK:
         return {}

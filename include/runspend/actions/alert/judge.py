@@ -210,7 +210,7 @@ def series_key(budget: Budget) -> str:
 def judge_budget(
     budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date | None = None, now: datetime | None = None
 ) -> Status:
-    """Judge one budget in one period. There is no verdict if money of the period is still in another currency, for lack of a rate.
+    """Judge one budget in one period. Without an exchange rate for some of the period's money, there is no verdict.
 
     `covered` is the first day that the bills do not wholly cover. With `covered`, `now` and two weeks of history there is a forecast.
     """

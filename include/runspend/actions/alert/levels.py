@@ -22,12 +22,12 @@ from runspend.actions.alert.exceptional import set_apart
 from runspend.actions.alert.holidays import expect_again, find_holidays
 
 LEAST_DAYS = 14  # fewer days do not show how weekdays differ
-HALF_LIVES = (2.0, 10.0, 120.0)  # days after which a day weighs half
-OF_TREND, OF_WEEKDAYS = 10.0, 100.0  # half-lives in days too
-BOLD = (True, False, False, True)  # methods that must be clearly better while few replays support them: the fastest and the growing one
+HALF_LIVES = (2.0, 10.0, 120.0)  # days until the weight of a day has halved
+OF_TREND, OF_WEEKDAYS = 10.0, 100.0  # also half-lives in days
+BOLD = (True, False, False, True)  # the fastest and the growing method: with few replays, they count only if they are clearly better
 CAUTION = 5.0
-PRIOR_DAYS = 0.7  # so many average days are mixed into each weekday's cost
-FOUR_WEEKS, DAMPING, FASTEST = 28, 0.98, 0.02  # growth: days it is measured over, part left one day later, maximum per day
+PRIOR_DAYS = 0.7  # number of average days that are mixed into each weekday's cost
+FOUR_WEEKS, DAMPING, FASTEST = 28, 0.98, 0.02  # Growth: measured over so many days, damped by this factor per day, at most so much per day.
 REPLAYED, EVERY = 270, 3  # start days of replays: at most this many days back, every third day
 ALL_REPLAYED_BELOW = 90
 WEEK = 7
@@ -94,7 +94,7 @@ class History:
         self.sums = {half_life: self._weighted(values, half_life) for half_life in {*HALF_LIVES, OF_TREND, OF_WEEKDAYS}}
 
     def foretell(self, n: int, count: int) -> list[list[float]]:
-        """Return, by method, the `count` days after the first `n` days, from those days alone."""
+        """Return each method's forecast of the `count` days after the first `n` days, made from those `n` days alone."""
         weekdays = self._weekdays(n)
         shape = [weekdays[(self.weekday + day) % WEEK] * self.resting.get(day, 1.0) for day in range(n, n + count)]
         found = [self._at_level(n, half_life, weekdays, shape) for half_life in HALF_LIVES]
@@ -161,7 +161,7 @@ class History:
 def find_step(values: Sequence[float]) -> int:
     """Return the place where the last level of the history begins; 0 without a step.
 
-    A step is beyond chance (Pettitt, 1979), at least twofold, and has at least two weeks after it.
+    A step must be unlikely to be chance (Pettitt, 1979), must at least double or halve the cost, and must have two weeks after it.
     """
     begin = 0
     while len(values) - begin >= LEAST_DAYS + WEEK:

@@ -105,7 +105,7 @@ def periods_to_judge(
         has_come, verdict = covered is None or covered >= end, judged_on.get(before.name)
         if age < LATE_BILLS or (not has_come and age < VERY_LATE_BILLS):
             periods.append(before)
-        elif has_come and verdict is None:  # from before the budget existed, or from an outage; an older judged period shows which
+        elif has_come and verdict is None:  # The budget did not exist yet, or there was an outage: then an older period was judged.
             unjudged += [before] if age < VERY_LATE_BILLS else []
         else:
             is_open = has_come and verdict is not None and verdict < end
@@ -119,7 +119,7 @@ def periods_to_judge(
 
 
 def same_days_before(period: BudgetPeriod, until: date) -> tuple[date, date]:
-    """Return the days of the previous period that compare with [period.start, until): the same days, as far as it has them."""
+    """Return, as [start, end), the days of the previous period that match [period.start, until), as far as it has them."""
     before = current_period(_every(period), period.start - timedelta(days=1))
     if before.start.day == 1 and period.start.day == 1 and "W" not in period.name:
         months = (until.year - period.start.year) * 12 + until.month - period.start.month

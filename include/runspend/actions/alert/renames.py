@@ -41,9 +41,9 @@ class Unfinished(NamedTuple):
 
 
 def note_rename(records: RecordStore, kind: Literal["tracking", "bill"], old: str, new: str) -> None:
-    """Record that a tracking server or bill has a new name. Recording it again makes it count again.
+    """Record that a tracking server or bill has a new name. A rename that is recorded again is settled again.
 
-    If an unsettled rename leads to `old`, it is changed to lead to `new`, because renames are settled in no fixed order.
+    If an earlier rename to `old` is not settled yet, it becomes a rename to `new`, because renames are settled in no fixed order.
     """
     _note(records, kind, old, new)
     for key, value in records.list(KIND).items():
@@ -93,7 +93,7 @@ def _follow(records: RecordStore, value: Mapping[str, Any], name: str, old: str,
     version = budget_version(after, currency)
     moved = {**value, "budget": after.name, "version": version, "rules": rules_of(after)}
     key = f"{after.name}.{version}"
-    # already judged under the new name, or renamed back: then it counts as never taken back
+    # The version may exist: it was judged under the new name, or the source is renamed back. Then it counts as never taken back.
     while not records.create("budgets", key, moved):
         there = records.get("budgets", key)
         since = value["first_judged_at"] if there is None else min(value["first_judged_at"], there[0]["first_judged_at"])
@@ -103,7 +103,7 @@ def _follow(records: RecordStore, value: Mapping[str, Any], name: str, old: str,
     for key, quiet in records.list("quiet").items():
         if quiet["budget"] == before.name:
             _change(records, "quiet", key, {"budget": after.name})
-    # judging by the old name would find no money: a false correction
+    # Judging by the old name would find no money, and cause a false correction.
     _change(records, "budgets", f"{before.name}.{value['version']}", {"rules": None})
 
 

@@ -14,7 +14,7 @@ where c.charge_date >= @first_date
   and c.charge_date <= @through
   and c.billing_currency = @currency
   and c.{measure} <> 0
-  and l.loaded_at > @since  -- a night's loads and mails have one time: so loads of the alert itself do not count
+  and l.loaded_at > @since  -- loads and mails of a pipeline run have the same time, so loads before the alert itself do not count
 group by c.source
 having sum(c.{measure}) < 0
 order by change, c.source

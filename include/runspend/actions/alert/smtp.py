@@ -27,15 +27,15 @@ from runspend.core.own_files import write_whole
 from runspend.core.redaction import redact_values
 
 TIMEOUT_SECONDS = 30.0  # for one answer
-# For all mails of one pipeline run. A server that answers one letter at a time, or stalls at each mail, delays it no longer.
+# For all mails of one pipeline run: a server that answers one letter at a time, or stalls at each mail, cannot delay the run longer.
 DEADLINE_SECONDS = 600.0
 LOST_CONNECTIONS = 3
 LONGEST_NAME = 200  # characters of a file name; file systems allow 255
 # "Not you" (RFC 3463's 5.7, "relaying denied") is about the account or the network, not the address. Operators can fix it.
 NO_LOGIN = (530, 534, 535, 538)  # RFC 4954
 _OUR_FAULT = re.compile(rb"(?<![\d.])5\.7\.\d+(?!\.?\d)|\brelay", re.IGNORECASE)
-# RFC 3463 and 7505 define these as faults of the address or the mail itself. Any other 5xx may be policy, a blocklist or greylisting,
-# above all a bare 550 (RFC 5321 4.2.2), and may change by tomorrow. A part of an IP address, as blocklists name it, is not such a code.
+# RFC 3463 and 7505 define these as faults of the address or the mail itself. Any other 5xx, above all a bare 550 (RFC 5321 4.2.2), may
+# come from a policy, a blocklist or greylisting, and may change by tomorrow. Blocklists quote IP addresses: "5.1.1" inside one is not a code.
 _FOR_GOOD = re.compile(rb"(?<![\d.])5\.(1\.([1236]|10)|3\.4|6\.\d+)(?!\.?\d)")
 
 

@@ -55,7 +55,7 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
         owner = recipients.find(row["owner"])
         try:
             budget = _budget(row, match, rules, owner)
-        except ValidationError as error:  # the tag makes money thresholds duplicate or senseless: only that budget is not judged
+        except ValidationError as error:  # A threshold does not fit the tag's amount. Only this budget is not judged.
             why = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors(include_url=False))
             notes.append(f"{where}: its tag runspend.budget is not used: with {clean(row['budget'], 40)} {clean(why, 200)}")
             continue

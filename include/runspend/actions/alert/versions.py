@@ -3,8 +3,7 @@
 Put here the effects of an edit, a late bill and a late restatement. Calendar arithmetic is in `periods.py`, judging in `judge.py`.
 
 An edit of a setting that decisions depend on makes a new version. A period that ended before the edit is judged by the
-version in force at its end. A reported crossing is watched, by the version that reported it, until it is CORRECTED days old.
-It can only lead to a correction.
+version in force at its end. The version that reported a crossing watches it for CORRECTED days. This can only lead to a correction.
 """
 
 from __future__ import annotations
@@ -121,7 +120,7 @@ def _first_judged(records: RecordStore, known: Mapping[str, Any] | None, budget:
         made = (value, None) if records.create("budgets", key, value) else records.get("budgets", key)
         assert made is not None, "a record that somebody else just made"
         known = made[0]
-    if "taken_back_at" in known:  # the version is back: it did not judge the periods that ended in between
+    if "taken_back_at" in known:  # The edit was undone. This version did not judge the periods that ended in between.
         known = _change(records, known, {"taken_back_at": None, "first_judged_at": now.isoformat()})
     return _since(known)
 

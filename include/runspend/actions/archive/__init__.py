@@ -7,7 +7,7 @@
     holds.py       objections, each with its end date
     states.py      the plan with the state of each item: planned, announced, due, kept, archived
     due.py         the items that may be acted on now
-    why.py         why a run's bytes are where they are
+    why.py         where a run's files are, and why
     items.py       one folder of one artifact store
     run.py         acts on due items, with move.py, tier.py and delete.py
     restore.py     brings archives back

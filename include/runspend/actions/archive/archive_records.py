@@ -43,7 +43,7 @@ class Archive:
     reason: str | None = None  # why it is not over, or not complete
     ended_at: str | None = None
     restored_at: str | None = None  # when all of it was last restored to its place
-    is_cut: bool = False  # whether objects may be gone from their place: recorded before the first delete, since single deletes are not
+    is_cut: bool = False  # whether objects may be gone from their place; recorded before the first delete
 
     @property
     def is_over(self) -> bool:
@@ -52,7 +52,7 @@ class Archive:
 
     @property
     def told_key(self) -> str:
-        """Key of the record that MLflow knows where the artifacts are: in the archive, or back in their place."""
+        """Key of the record that MLflow was updated with the place of the artifacts: in the archive, or back in their own place."""
         return self.archive_id if self.restored_at is None else f"{self.archive_id} {self.restored_at}"
 
     @property

@@ -62,7 +62,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Tools:
-    """How stores are opened and asked: tests give their own stores and clock."""
+    """Access to stores and the clock. Tests give their own."""
 
     open_store: OpenStore = open_objects
     workers: int = 8  # concurrent requests; a store answers each in some 20 ms
@@ -72,7 +72,7 @@ class Tools:
 
 @dataclass
 class Work:
-    """One run of the archive. `now` decides what is old enough; `check` raises LeaseLost before any change once the lease is lost."""
+    """One run of the archive. `now` decides whether an object is old enough. `check` raises LeaseLost if the lease is lost."""
 
     settings: Settings
     archive_records: ArchiveRecords
@@ -166,7 +166,7 @@ def prove_conditions(obj: StoredObject, reader: ObjectStore, deleter: ObjectStor
 
     Losing the object would do no harm. If the store deletes it despite the condition, nothing else is deleted.
     """
-    with suppress(NotDone):  # as it should be
+    with suppress(NotDone):  # the store must refuse
         deleter.delete(replace(obj, etag=obj.etag[::-1], version=None))  # reversed, the etag is well-formed but wrong
     if reader.head(obj.key) is None:
         raise SourceRefused(

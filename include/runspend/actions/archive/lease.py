@@ -26,7 +26,7 @@ __all__ = ["FencedObjects", "Lease", "take_lease"]
 
 KIND, KEY = "archive_lease", "lease"
 LASTS = timedelta(minutes=15)
-LONGEST = timedelta(days=1)  # far longer than a lease lasts, and than the clocks of machines differ
+LONGEST = timedelta(days=1)  # far more than the duration of a lease and the difference of two clocks
 
 
 class Lease:

@@ -1,6 +1,6 @@
 """What Runspend writes to MLflow about archives: where artifacts went, that they are back, and which runs to delete.
 
-Put here which items are reported to MLflow and the wording; `ingest/tracking/mlflow_writer.py` writes to MLflow. Every call may be
+Put here the choice of items to report, and the wording. `ingest/tracking/mlflow_writer.py` writes to MLflow. Every call may be
 repeated. A failed write is a note and not an error: the artifacts and their records are what counts.
 """
 

@@ -25,7 +25,7 @@ from runspend.warehouse.parquet.journal import crash_point
 __all__ = ["manifest_name", "move"]
 
 COPIES = 3  # attempts, each under its own name, before Runspend gives up on a copy that differs
-GENERATIONS = 1_000  # manifests of one archive: a new one each time that changed objects were copied again
+GENERATIONS = 1_000  # maximum number of manifests of an archive: each further copy of changed objects writes a new one
 NAMES = 8  # attempts to delete a file while its other names (hard links) are being deleted
 
 
@@ -299,9 +299,9 @@ class _Move:
         yield f"To bring them back:\n\n    runspend archive restore {self.item.run_id or self.item.owner_id}\n"
 
     def _half_gone(self, protection: str) -> str:
-        """Return what protects the item; for an item with deletions, also how many objects are only in the archive.
+        """Return the protection of the item. If deletions have begun, add how many objects are only in the archive.
 
-        Anyone who needs the item needs those objects as well.
+        Whatever protects the item needs those objects, too.
         """
         if not self.archive.is_cut:
             return protection
@@ -317,7 +317,7 @@ class _Move:
             else protection
         )
 
-    # --- when it does not go on -----------------------------------------------------------------------------------------
+    # --- interruptions --------------------------------------------------------------------------------------------------
 
     def _wait(self, state: str, reason: str) -> Result:
         """Save the progress; the next run continues from here."""

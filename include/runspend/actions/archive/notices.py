@@ -137,7 +137,7 @@ def _find_owner(owner: str | None, before: Announcement | None, allowed: Recipie
 
 
 def _notice_id(recipients: tuple[str, ...], rows: Sequence[Mapping[str, Any]], turns: Mapping[str, int]) -> str:
-    """Return an id that is the same for the same items in the same state, and new once an earlier notice of any was mailed or withdrawn."""
+    """Return the id of a notice: equal for the same items in the same state, until a notice of one of them is mailed or withdrawn."""
     items = sorted(
         (row["item_key"], row["policy_digest"], row["owner"], row["objects"], row["bytes"], turns[row["item_key"]]) for row in rows
     )

@@ -196,7 +196,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yield one row per folder.
 
-    Its storage classes come as separate rows and become its parts. The first policy to take a folder keeps it.
+    A folder has one candidate for each storage class. If several policies select a folder, the first one acts on it.
     """
     digest = policy_digest(policy, settings)
     target = (policy.to or settings.archive.to) if policy.action == "archive" else policy.to
@@ -250,7 +250,7 @@ def _rows(
 
 
 def split_reasons(text: str) -> list[str]:
-    """Split the reasons, each once: a reason that an earlier one ends with adds nothing."""
+    """Return the single reasons of the text. A reason that is also the end of an earlier one is left out."""
     reasons: list[str] = []
     for reason in text.split("\n") if text else []:
         if not any(earlier.endswith(reason) for earlier in reasons):

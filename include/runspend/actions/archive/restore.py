@@ -139,7 +139,7 @@ def _load(
             why, manifest = tombstone_of(found), load_manifest(found)
             if manifest is not None and (
                 why is None or take_damaged or not lacks_copies(found, manifest)
-            ):  # one whose deletion was stopped before it began is whole
+            ):  # an archive whose deletion was stopped before it began is whole
                 loaded.append((found, manifest))
             elif why is not None:
                 gone.append(

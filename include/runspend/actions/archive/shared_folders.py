@@ -1,4 +1,4 @@
-"""Find other owners of a folder whose URIs are spelled irregularly. `plan.sql` compares regular spellings; this module the rest.
+"""Find other owners of a folder by URIs with irregular spellings. `plan.sql` compares regular spellings.
 
 `ingest/tracking/artifact_folders.py` knows what a spelling means.
 """
@@ -19,7 +19,7 @@ STORED = r"^(?i:(?:s3[an]?|gs|abfss?|wasbs?|https|file):|[^:/]*(?:/|$))"
 
 
 class OddFolders:
-    """Owners and registered versions by the folders that their irregular URIs may mean.
+    """Owners and registered versions with irregular URIs, by the folders that these may name.
 
     rows: tracking_server, owner_kind ('version' for a version), owner_id, label and uri of each. behind: the location behind
     `mlflow-artifacts:`, by server. links: paths outside that lead into folders of local stores.

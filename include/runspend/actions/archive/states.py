@@ -112,7 +112,10 @@ def judge(row: dict[str, Any], history: History, now: datetime) -> dict[str, Any
 
 
 def _nothing_came_since(row: Mapping[str, Any], archive: Archive, history: History) -> bool:
-    """Whether the store was not measured since, or holds only the note there: one file, with a size other than that of the archive."""
+    """Whether nothing new is known in the folder: the store was not measured since, or the folder holds only the note.
+
+    The note is one file, with another size than the archive.
+    """
     if row["action"] == "delete" or not _is_measured_since(row, archive.ended_at or archive.planned_at, history):
         return True
     return not row["objects"] or (row["objects"] == 1 and row["bytes"] != archive.bytes)
@@ -140,7 +143,7 @@ def _why_not_due(row: Mapping[str, Any], announced_at: datetime, grace: timedelt
 
 
 def witnessed_time(looks: Sequence[datetime], since: datetime, now: datetime, grace: timedelta) -> timedelta:
-    """Return how much time since then was witnessed by looks at the plan: between two looks, at most half the grace period counts."""
+    """Return the witnessed time since then. The time between two looks at the plan counts for at most half the grace period."""
     moments = [since, *sorted(look for look in looks if since < look < now), now]
     return sum((min(later - earlier, grace / 2) for earlier, later in pairwise(moments)), timedelta())
 

@@ -1,7 +1,6 @@
 """Verify archives: list every copy and compare it with its manifest; read and hash a sample, or all copies.
 
-Each run draws a new sample. It is large enough to find a store with the given share of damaged copies with the given
-confidence. Some stores charge for reads: `price_of_reading` returns the price before anything is read.
+Each run draws a new sample. If a given share of the copies is damaged, the sample holds one of them with a given probability. Some stores charge for reads: `price_of_reading` returns the price before anything is read.
 """
 
 from __future__ import annotations
@@ -48,12 +47,12 @@ class Verification:
     """Counts of what was checked, and the problems: one sentence per damaged copy and per archive that could not be judged."""
 
     archives: int = 0
-    objects: int = 0  # copies; of equal files there is one in an archive
+    objects: int = 0  # copies; equal files have one copy in an archive
     bytes: int = 0
     read: int = 0
     read_bytes: int = 0
     not_readable: int = 0  # in a class that must be retrieved first
-    left_over: int = 0  # copies that no manifest names: of unfinished archives, or copies that failed
+    left_over: int = 0  # copies in no manifest: from unfinished archives, or failed copies
     left_over_bytes: int = 0
     damaged: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -136,7 +135,7 @@ def verify(
         if full:
             chosen.append(copy)
         elif copy.stored.etag != copy.entry.copy_etag:
-            odd.append(copy)  # written since: the most likely to be damaged
+            odd.append(copy)  # written after it was archived, so most likely to be damaged
         elif len(chosen) < size:
             chosen.append(copy)
         elif (at := chance.randrange(number + 1)) < size:

@@ -37,7 +37,7 @@ class Watch:
         self._asked_at = float("-inf")
 
     def reason(self) -> str | None:
-        """Return what protects the item now, in words; None only if the question was asked less than ANSWER_SECONDS ago."""
+        """Return what protects the item now, in words. None means that the last answer, at most ANSWER_SECONDS old, names no protection."""
         with self._lock:
             if self.found is None and time.monotonic() - self._asked_at >= ANSWER_SECONDS:
                 self.found = self._look()

@@ -1,4 +1,4 @@
-"""Explain why a run's bytes are where they are: protection, objections, policies and archives.
+"""Explain where a run's files are, and why: protection, objections, policies and archives.
 
 Put here the explanation of one run. It uses the query of `plan.sql` without a policy's conditions.
 """
@@ -35,7 +35,7 @@ class Why:
 
 
 def explain_why(reader: Reader, records: Records, settings: Settings, run: str, now: datetime) -> Why:
-    """Explain everything known about the bytes of one run (its id, or a prefix of at least six characters).
+    """Explain everything known about the files of one run (its id, or a prefix of at least six characters).
 
     Raises UsageError if there is no such run.
     """

@@ -1,7 +1,7 @@
 """The bill as it was known on an earlier day: `runspend costs --as-of DATE`, from the changes of each version.
 
-Of earlier versions only the totals per charge date, service and account are kept, not the lines. So the users of that time are
-unknown and not guessed. Current costs belong in `query.py`.
+Earlier versions keep only the totals per charge date, service and account, not the lines. So this module cannot tell which runs used
+the money. Current costs belong in `query.py`.
 """
 
 from __future__ import annotations

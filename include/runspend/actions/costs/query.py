@@ -139,14 +139,14 @@ def costs_sql(by: Sequence[str], chosen: Selection, *, top: int, measure: str) -
 
 
 def _condition(chosen: Selection) -> tuple[str, dict[str, Any]]:
-    """Return the condition on cost_daily. Without months or days, it is the newest month."""
+    """Return the condition on cost_daily. Without months or days, it selects the newest month."""
     where, parameters = chosen.condition()
     newest = "charge_date >= (select cast(date_trunc(max(charge_date), month) as date) from cost_daily)"
     return " and ".join(part for part in (where, "" if chosen.has_days else newest) if part), parameters
 
 
 def costs(settings: Settings, by: Sequence[str], chosen: Selection, *, top: int, measure: str, is_exchanged: bool = True) -> pa.Table:
-    """Return the rows of `runspend costs`, in the configured currency. A missing rate is an error. Not `is_exchanged`: by currency."""
+    """Return the rows of `runspend costs`, in the configured currency. A missing rate is an error. Without `is_exchanged`, by currency."""
     sql, parameters = costs_sql(by, chosen, top=top, measure=measure)
     with open_warehouse(settings).reader() as reader:
         if is_exchanged:

@@ -138,9 +138,9 @@ def focus_columns(reader: Reader, period: date, version: str) -> list[str]:
 
 
 def _stretches(reader: Reader, period: date) -> list[tuple[date, date]]:
-    """Split the period's charge days into stretches whose rows fit in memory. Lines, parts and sums of a charge have its day.
+    """Split the period's charge days into stretches whose rows fit in memory. Lines, parts and sums of a charge count on its day.
 
-    Bucket lines that are charges of the month are read twice: on their own day, and on the month's first day, that of their charge.
+    Lines of a bucket that form one charge of the month count twice: on their own day, and on the first day, which is the charge's.
     """
     days = reader.query(
         "select charge_date, sum(row_count) as row_count from ("

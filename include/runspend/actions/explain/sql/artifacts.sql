@@ -1,4 +1,4 @@
--- one row per stretch of time of a run's artifacts, newest first
+-- One row per interval in which a measurement of the run's artifacts was valid, newest first.
 select store, prefix, storage_class, valid_from, valid_to, objects, bytes, is_complete
 from artifact_bytes
 where owner_kind = 'run' and owner_id = @run_id and tracking_server = @server

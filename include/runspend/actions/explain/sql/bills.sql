@@ -1,4 +1,4 @@
--- one row per bill and period: its current version
+-- One row per bill and period: its current version.
 select source, billing_period, max(version_number) as version_number, max(covered_until) as covered_until
 from billing_loads
 where state = 'current'

@@ -1,4 +1,4 @@
--- one row per version of a bill that changed what is charged for some days and services
+-- One row per version of a bill that changed charges of these days and services.
 select source, billing_period, version_number, charge_date, service_name, sub_account_id, billing_currency, list_cost, contracted_cost, effective_cost, billed_cost
 from bill_changes
 where charge_date between @first_date and @last_date and service_name in unnest(@services) and version_number > 1

@@ -1,4 +1,4 @@
--- one row per charge made of several bill lines: the number of lines
+-- One row per charge made of several bill lines: the number of lines.
 select source, billing_period, charge_id, count(*) as line_count
 from charge_lines
 where charge_id in unnest(@charges)

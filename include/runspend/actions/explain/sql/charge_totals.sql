@@ -1,4 +1,4 @@
--- one row per charge without a resource of its own: what it cost in all, how many share it, what nobody had
+-- One row per charge without a resource of its own: its cost, the number of runs that share it, and the part without a run.
 select
   source, billing_period, charge_id, sum(effective_cost) as effective_cost, countif(allocated_to = 'run') as runs,
   sum(case when allocated_to in ('idle', 'unallocated', 'orphan', 'out_of_scope') then effective_cost end) as unused_cost

@@ -1,4 +1,4 @@
--- one row per line of the charge that a line is part of, or that an id names
+-- One row per line of the charge that a line is part of, or that an id names.
 select charge_id, line_id
 from charge_lines
 where source = @source and billing_period = @period

@@ -1,4 +1,4 @@
--- one row per machine a run states: when the bill has it at all, and in the run's time
+-- One row per machine that a run states: its first and last time on the bill, and its bill lines during the run.
 select
   resource_key, min(charge_period_start) as first_at, max(charge_period_end) as last_at,
   countif(charge_period_start < @ends_at and charge_period_end > @starts_at) as lines_then,

@@ -1,4 +1,4 @@
--- one row per run: what to call it, and what it asked for
+-- One row per run: its name, and the resources it requested.
 select tracking_server, workspace, run_id, run_name, gpu_count, cpu_request, memory_request_gb
 from runs
 where run_id in unnest(@runs)

@@ -1,4 +1,4 @@
--- one row per resource with the text in it, highest cost first
+-- One row per resource whose name contains the text, highest cost first.
 select resource_key, sum(effective_cost) as effective_cost
 from billing_lines
 where strpos(lower(resource_id), @part) > 0

@@ -1,4 +1,4 @@
--- one row per run that may have been meant: an id with the same beginning, or a name with the text in it; the newest first
+-- One row per similar run, newest first: its id has the same beginning, or its name contains the text.
 select tracking_server, workspace, run_id, start_month, run_name, experiment_name, start_time
 from runs
 where starts_with(run_id, @begins) or strpos(lower(run_name), @part) > 0

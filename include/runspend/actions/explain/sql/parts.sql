@@ -1,4 +1,4 @@
--- one row per charge a run has a part of, in the days it was charged
+-- One row per charge that the run has a part of, on the days it was charged.
 select
   source, billing_period, charge_id, charge_date, charge_period_start, charge_period_end, service_name, charge_category, resource_id, sub_account_id,
   cost_kind, allocated_ratio, list_cost, contracted_cost, effective_cost, billed_cost, billing_currency, unused_cost, overhead_cost,

@@ -1,4 +1,4 @@
--- one row per spelling of a resource on the bills and period it is billed in
+-- One row per billing period and spelling of a resource on the bills.
 select resource_id, resource_key, billing_period, min(instance_type) as instance_type, min(charge_date) as first_date, max(charge_date) as last_date, count(*) as line_count
 from billing_lines
 where resource_key = @resource or resource_id = @resource or ends_with(resource_key, concat('/', @resource))

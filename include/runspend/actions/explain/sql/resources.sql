@@ -1,4 +1,4 @@
--- one row per machine some runs state
+-- One row per machine that these runs state.
 select run_id, resource_id, resource_key, used_from, used_to
 from run_resources
 where run_id in unnest(@runs) and tracking_server = @server

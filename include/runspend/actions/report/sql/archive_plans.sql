@@ -1,4 +1,4 @@
--- What retention policies would move, by policy and state, as the newest plan up to the month's end says it.
+-- Items of retention policies by policy and state, from the newest plan up to the month's end.
 select
   policy, action, state,
   count(*) as folders,
