@@ -108,7 +108,7 @@ def test_what_was_begun_and_restored_waits_for_a_notice_again(tmp_path: Path, st
     settings = Settings.model_validate({"home": str(tmp_path)})
     item = make_item()
     protects = moving._protection(open_warehouse(settings), settings, Records(tmp_path), {item.key: (state, "unused for 90 days")}, NOW)
-    assert protects(item) == "it waits for a notice and a grace period of its own again: unused for 90 days"
+    assert protects(item) == "it needs a new notice and a new grace period: unused for 90 days"
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ __all__ = [
 def nightly(
     settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, accept: Sequence[str] = (), progress: Progress = silent
 ) -> Outcome:
-    """The whole line. A dead source does not stop it; the outcome's exit code says so. Nor does a file of Runspend's own that is refused."""
+    """Run all steps in order. A failed source, or a refused file of Runspend's own, does not stop them. The exit code shows it."""
     outcome = Outcome("nightly")
     loading.prepare(settings)
     steps: list[Callable[[], Outcome]] = [

@@ -1,4 +1,4 @@
-"""Judge budgets and send what people have to know."""
+"""Judge budgets and send alerts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["alert"]
 def alert(settings: Settings, *, now: datetime, heartbeat: bool = True, progress: Progress = silent) -> Outcome:
     """Judge budgets of the current period, record each decision once, and send mails. Reports stale sources, with or without a warehouse.
 
-    `heartbeat`: also ring the heartbeat, which comes last in a pipeline run.
+    With `heartbeat`, also call the heartbeat address. `nightly` calls it at its end instead.
     """
     outcome = _alert(settings, now=now, progress=progress)
     if heartbeat:

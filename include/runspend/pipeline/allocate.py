@@ -38,8 +38,9 @@ BUILD_TRIES = 3  # for cost tables whose inputs another process replaces at the 
 def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
     """Allocate billed cost, then estimate cost that is not billed yet.
 
-    A build is dropped if one of its inputs is replaced while it runs. `measure` does that, and it does not trigger a build
-    afterward. So the build is repeated here. `superseded` of the outcome holds the builds that were overtaken every time.
+    If another process replaces an input of a build while it runs, Runspend drops the build. For example, `measure` replaces inputs,
+    and no build follows it. So this function repeats dropped builds. If a build is dropped in every try, `superseded` of the outcome
+    names it.
     """
     outcome = _settle_once(settings, now=now, periods=periods, progress=progress)
     for _ in range(BUILD_TRIES - 1):
@@ -55,7 +56,7 @@ def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
 
 
 def _settle_once(settings: Settings, *, now: datetime, periods: Sequence[str] | None, progress: Progress) -> Outcome:
-    """Do what `settle` does, without repeating builds that were overtaken."""
+    """Allocate and estimate once. Dropped builds are not repeated."""
     outcome = allocate(settings, now=now, periods=periods, progress=progress)
     if outcome.kinds & {CheckFailed, WarehouseDamaged}:
         outcome.notes.append("estimates are unchanged, because a ledger that they depend on was not rebuilt")

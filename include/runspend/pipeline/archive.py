@@ -14,7 +14,7 @@ __all__ = ["archive_apply", "archive_notify", "archive_plan", "archive_verify", 
 
 @watching(("archive_plan",), needs=DELETING)
 def archive_plan(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Plan what retention policies would move, with protection and progress, in `archive_plan`. It moves nothing and sends no mail."""
+    """Write `archive_plan`: the items that retention policies select, with their protection and state. Moves nothing and sends no mail."""
     from runspend.actions.archive import plan_notes
     from runspend.pipeline.archive_planning import publish_plan
     from runspend.warehouse.records import Records
@@ -28,9 +28,9 @@ def archive_plan(settings: Settings, *, now: datetime, progress: Progress = sile
 
 @watching(needs=DELETING)
 def archive_notify(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """One mail to each owner of what is planned and was not announced. The grace period begins when a mail server took it.
+    """Send each owner one mail about planned items that were not announced yet. The grace period begins when a mail server accepts it.
 
-    Raises UsageError where `now` is not the machine's time: a notice must not be dated back.
+    Raises UsageError if `now` is not the machine's time, so that no notice is backdated.
     """
     from runspend.actions.archive import plan_notes
     from runspend.pipeline.archive_planning import notify_owners, publish_plan, refuse_other_times, tell_enclosing
@@ -52,9 +52,9 @@ def archive_notify(settings: Settings, *, now: datetime, progress: Progress = si
 
 @watching(needs=DELETING)
 def archive_apply(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Move what is due: announced, its grace period over, and still protected by nothing. May be killed and begun again anywhere.
+    """Move due items: announced, with an ended grace period, and without protection. After a kill at any point, the next call continues.
 
-    Raises UsageError where `now` is not the machine's time: no grace period ends because somebody says so.
+    Raises UsageError if `now` is not the machine's time, so that no grace period ends early.
     """
     from runspend.actions.archive import plan_notes
     from runspend.pipeline.archive_moving import apply_due
@@ -71,7 +71,7 @@ def archive_apply(settings: Settings, *, now: datetime, progress: Progress = sil
 
 
 def archive_verify(settings: Settings, *, now: datetime, full: bool = False, progress: Progress = silent) -> Outcome:
-    """Whether what was archived is still there: everything listed and compared, a sample (or `full`, all of it) read and hashed."""
+    """List all archived copies and compare them with their manifests. Read and hash a sample of them, or all if `full`."""
     from runspend.pipeline.archive_moving import verify_archives
     from runspend.warehouse.records import Records
 
@@ -81,7 +81,7 @@ def archive_verify(settings: Settings, *, now: datetime, full: bool = False, pro
 
 
 def archive_verify_monthly(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """`archive_verify`, unless a look in the month of `now` found everything whole: reading a sample may cost money, so not every week."""
+    """Call `archive_verify`, unless a verification in the month of `now` found no damage. Reading a sample every week may be expensive."""
     from runspend.actions.archive.verify import was_whole
     from runspend.warehouse.records import Records
 

@@ -56,7 +56,7 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
         known, active = read_known(reader, records), count_active(reader)
     protects = _protection(warehouse, settings, records, plan_states(plan), now)
     pruned: list[Pruned] = []
-    results: list[Result] = []  # collected one by one: actions before a lost lease are reported too
+    results: list[Result] = []  # collected one by one, so that actions before a lost lease are reported
     try:
         try:
             apply(
@@ -75,7 +75,7 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
         tell_pruned(pruned, outcome)
         if not due and not results:
             outcome.notes.append(why_nothing_is_due(plan.to_pylist()))
-    except (CapPassed, LeaseLost, SourceError) as error:  # any of these stops everything: nothing is pruned after a cap is exceeded
+    except (CapPassed, LeaseLost, SourceError) as error:  # Each of these stops all further actions, also `prune`.
         outcome.fail(error)
     tell_unanswered(settings, records, outcome, [(r.archive.item, r.reason) for r in results] + [(p.item, p.reason) for p in pruned], now)
     outcome.notes += tag_archived(settings, records)
@@ -109,15 +109,15 @@ def _protection(
     digests = {policy.name: policy_digest(policy, settings) for policy in settings.retention}
     by_size = {
         policy.name for policy in settings.retention if {"larger_than", "saves_more_than"} & set(policy.select)
-    }  # half of an item may be too small for them
+    }  # they may no longer select an item of which a part has moved
     live = open_protection(warehouse, settings, now)
 
     def protects(item: Item) -> str | None:
         state, reason = states.get(item.key, ("", ""))
         if state in ("protected", "kept"):
             return reason
-        if state in ("planned", "announced"):  # begun, then restored or changed, so its notice was withdrawn
-            return f"it waits for a notice and a grace period of its own again: {reason}"
+        if state in ("planned", "announced"):  # The item was begun, then restored or changed. Its notice was withdrawn.
+            return f"it needs a new notice and a new grace period: {reason}"
         if digests.get(item.policy) != item.policy_digest:
             return f"the retention policy {item.policy!r} has changed or was removed"
         if item.key not in states and (item.action == "delete" or (item.policy not in by_size and _is_there(warehouse, item))):

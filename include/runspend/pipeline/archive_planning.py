@@ -229,7 +229,7 @@ def _why_operators(notice: Notice, settings: Settings) -> list[Block]:
 
 
 def _consequence(policies: Sequence[RetentionPolicy]) -> str:
-    """What happens without an objection: "the files move"."""
+    """Return the consequence if nobody objects, such as "the files move"."""
     if _is_mixed(policies):
         return "Runspend moves or deletes them"
     return {

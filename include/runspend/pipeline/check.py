@@ -43,7 +43,7 @@ def verify(settings: Settings, *, now: datetime, full: bool = False, drop: Seque
     from runspend.pipeline.damage import drop_damaged, look_at_all
 
     outcome = Outcome("verify")
-    if drop:  # first: dropped units are no longer damaged, so the exit code shows a script that the rest is sound
+    if drop:  # First drop, then verify: exit code 0 then means that the remaining files are intact.
         drop_damaged(settings, outcome, drop, make_load_id("verify", now))
     look_at_all(settings, outcome, full=full, progress=progress)
     return outcome

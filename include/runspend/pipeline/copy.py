@@ -77,12 +77,12 @@ def _carry(source: Warehouse, target: Warehouse, build_id: str, units: Mapping[U
             file = source.fetch(unit, Path(folder))
             if file is None:
                 raise RunspendError(
-                    f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when no night runs."
+                    f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when the pipeline is not running."
                 )
             step.put(*unit, file, extra=state.extra)
         if not step.publish({unit: there[unit].digest if unit in there else None for unit in units}):
             raise RunspendError(
-                "cannot copy: another process published to the new warehouse meanwhile. Run the copy again when no night runs."
+                "cannot copy: another process published to the new warehouse meanwhile. Run the copy again when the pipeline is not running."
             )
 
 
@@ -94,7 +94,7 @@ def _rebook(source: Warehouse, target: Warehouse, wanted: Mapping[Unit, UnitStat
         rows = source.read(unit)
         if rows is None:
             raise RunspendError(
-                f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when no night runs."
+                f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when the pipeline is not running."
             )
         rebooked = arrow_rows("builds", [_rebooked(row, wanted, there) for row in rows.to_pylist()])
         standing = target.read(unit) if unit in there else None
@@ -127,7 +127,7 @@ def _rebooked(row: Mapping[str, Any], wanted: Mapping[Unit, UnitState], there: M
 def _compare(source: Warehouse, target: Warehouse) -> None:
     """Compare the sums of every table in both warehouses, month by month."""
     with source.reader() as one, target.reader() as other:
-        for table in (t for t in TABLES.values() if t.name != "builds"):  # which has digests of its own on each side
+        for table in (t for t in TABLES.values() if t.name != "builds"):  # its digests differ between engines
             sql = sums_sql(table, table.name, group_by=table.period_column)
             here, copied = one.query(sql).to_pylist(), other.query(sql).to_pylist()
             if here != copied:

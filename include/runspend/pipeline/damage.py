@@ -158,9 +158,11 @@ def watching(
 ) -> Callable[[Step], Step]:
     """Make a step of the pipeline look for damage before it begins.
 
-    It looks in the tables that the step replaces (None: all except those it `leaves` to others), in those it `reads` in
-    addition and can do without, and in those it `needs`, which it is refused. `reads` alone is not looked at.
-    Damage ends the step with exit code 4 and a mail to operators, not with an exception: unaffected work continues.
+    `replaces`: tables that the step replaces; None means all tables except `leaves`.
+    `needs`: inputs that it cannot do without; reading a damaged one raises an error.
+    `reads`: further inputs; they are verified only if there are tables in `replaces` or `needs`.
+
+    After damage, the step goes on with unaffected work. It ends with exit code 4 and a mail to operators, not with an exception.
     """
 
     def decorate(step: Step) -> Step:

@@ -105,7 +105,7 @@ def _load_bill(
             kept = own_units(warehouse, name, "billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
             periods = sorted({u.period for u in kept if u.table == "billing_loads"})
             result = read(replace(before, periods=periods), ReadJob(now, make_load_id(name, now), workdir, progress))
-            # All periods at once: a file recorded for one period is not read again for another period that was left out.
+            # Publish all periods together. A file that is recorded for one period is not read again for another one.
             with warehouse.step("load", make_load_id(name, now)) as step:
                 units = {Unit(table, p.period, name): (rows, p.extra) for p in result.periods for table, rows in p.tables.items()}
                 for unit, (rows, extra) in units.items():
@@ -115,7 +115,7 @@ def _load_bill(
         note_superseded(outcome, name, f"try {number} of {LOAD_TRIES} came to nothing")
     raise SourceRefused(
         name,
-        f"cannot load bill {name}: another process published it each of the {LOAD_TRIES} times it was read. Their version stays. "
+        f"cannot load bill {name}: another process published it each of the {LOAD_TRIES} times it was read. That version stays. "
         "Run runspend load when nothing else loads this bill.",
     )
 

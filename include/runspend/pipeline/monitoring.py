@@ -71,7 +71,7 @@ def tell_refused_file(settings: Settings, error: RecordRefused, now: datetime) -
 
 @contextmanager
 def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime) -> Iterator[None]:
-    """Mail operators about an error that keeps budgets from being judged, before it ends the step. The alarm must not need what failed."""
+    """Mail operators about an error that prevents judging budgets, before it ends the step. The mail needs no warehouse."""
     from runspend.actions.alert import operators
     from runspend.actions.alert.outbox import send_outbox
     from runspend.warehouse.records import Records

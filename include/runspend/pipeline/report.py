@@ -17,7 +17,7 @@ __all__ = ["report"]
 
 @watching()
 def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
-    """One page and its CSVs for each billing period named, else for the newest and every other that was rebuilt since its page."""
+    """Write a page and CSV files for each of `periods`. Default: the newest billing period, and all that were rebuilt after their page."""
     from runspend.actions import report as reports
 
     outcome = Outcome("report")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Source = TypeVar("Source")
 LAGS_KEPT = 30
-GATE_WAIT = 300.0  # seconds; a folder is made in milliseconds, and those of killed processes are removed in less
+GATE_WAIT = 300.0  # seconds; far more than it takes to make a folder or to remove those of killed processes
 
 
 class SourceReport:

@@ -136,7 +136,9 @@ class BigQueryStep:
     def _rename_here(self, unit: Unit, target: Unit, names: Mapping[str, tuple[str, str]], extra: Mapping[str, Any]) -> UnitState:
         """Rename rows from outside locally, where their digest was computed: the next load of them must find the same digest."""
         if unit not in self._head().units:
-            raise RunspendError(f"cannot rename {' '.join(unit)}: it is gone. Run it again when no night runs. Nothing was changed.")
+            raise RunspendError(
+                f"cannot rename {' '.join(unit)}: it is gone. Run it again when the pipeline is not running. Nothing was changed."
+            )
         file = fetch_rows(self._jobs, self._places, unit, self._folder)
         with empty_engine(self._folder / "spill") as connection:
             renamed_file = rename_rows(connection, TABLES[unit.table], file, names, self._folder / f"{uuid.uuid4().hex}.parquet")
