@@ -69,7 +69,7 @@ for section in SECTIONS.values():
 
 
 def main() -> None:
-    """Run the command line. Errors raised on purpose are one line and an exit code; a bug is a traceback and exit code 1. None shows a secret."""
+    """Run the command line. An expected error prints one line and sets its exit code. A bug prints a traceback and sets 1. Secrets are hidden."""
     private_umask()
     gc.set_threshold(100_000)  # imported objects stay: scanning them repeatedly takes a tenth of the startup time
     atexit.register(gc.freeze)  # … and once more at the end, a sixth of a second

@@ -132,7 +132,10 @@ def forecast(context: Context, experiment: str, params: tuple[str, ...]) -> None
 @click.option("--resource", metavar="ID", help="Explain a machine or another resource of a bill, hour by hour.")
 @click.option("--line", metavar="ID", help="Explain a charge: its id, or six characters that it begins or ends with.")
 @click.option(
-    "--period", callback=months, metavar="YYYY-MM", help="Explain only this billing period. Default: all of a run's, a resource's newest."
+    "--period",
+    callback=months,
+    metavar="YYYY-MM",
+    help="Explain only this billing period. Default: for a run all, for a resource the newest.",
 )
 @click.option("--history", is_flag=True, help="Also show what later versions of the bill changed for the run.")
 @click.option("--full", is_flag=True, help="Show every hour, even if there are many.")
