@@ -17,7 +17,7 @@ UV = Path(sys.executable).with_name("uv")
 CONFIG = "tracking:\n  - name: prod\n    uri: sqlite:///mlflow.db\nbilling:\n  - name: aws\n    uri: ./bills/\n"
 # Commands that come to an end without a package of an extra: they read the configuration, or find nothing to do.
 WORKS_ALONE = {
-    "config", "init", "sql", "measure", "check", "verify",
+    "config", "identify", "init", "sql", "measure", "check", "verify",
     "archive restore", "warehouse copy", "sources forget", "suggest",
 }  # fmt: skip
 NEEDS = re.compile(r'^error: cannot import (\S+): it is not installed\. Run: pip install "runspend\[(pipeline|demo)\]"$', re.M)
