@@ -292,13 +292,32 @@ def test_it_can_be_turned_off() -> None:
         ),
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000", "memory/memory.limit_in_bytes": "9223372036854771712"}, {}),
         ({"cpu.max": "\x00", "memory.max": "1e9"}, {}),
+        (
+            {
+                "own": "0::/slurm/job_7/step_0",
+                "slurm/job_7/cpu.max": "200000 100000",
+                "slurm/job_7/step_0/memory.max": "1048576",
+                "memory.max": "2097152",
+            },
+            {machine_tags.CORES: "2", machine_tags.MEMORY: "1048576"},
+        ),
+        (
+            {
+                "own": "5:cpu,cpuacct:/docker/x\n3:memory:/docker/x",
+                "memory/docker/x/memory.limit_in_bytes": "4096",
+                "cpu/docker/memory.max": "1",
+            },
+            {machine_tags.MEMORY: "4096"},
+        ),
+        ({"own": "0::/../../etc\nnonsense\n0::", "cpu.max": "100000 100000"}, {machine_tags.CORES: "1"}),
         ({}, {}),
     ],
 )
 def test_limits_of_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], found: dict[str, str]) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(hardware, "OWN_GROUPS", tmp_path / "own")
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert {one.key: one.value for one in hardware.find_limits(tmp_path)} == found
 

@@ -23,6 +23,7 @@ __all__ = ["Gpu", "find_gpus", "find_limits"]
 
 LIBRARY = "libnvidia-ml.so.1"
 SLICES = 7  # of a whole GPU, on every GPU that can be sliced
+OWN_GROUPS = Path("/proc/self/cgroup")
 UNLIMITED = 1 << 60  # version 1 writes a number near 2^63 for "no limit"
 
 
@@ -57,21 +58,37 @@ def find_gpus(library: Any = None) -> Iterator[Found]:
 
 def find_limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[Found]:
     """Yield the cores and the memory, in bytes, that this process is limited to. Without a limit, nothing."""
-    cores = _cores(root)
-    if cores is not None and 0 < cores < (os.cpu_count() or 1):
-        yield Found(machine_tags.CORES, f"{cores:.4g}", "control group")
-    memory = _first_number(root / "memory.max", root / "memory" / "memory.limit_in_bytes")
-    if memory is not None and 0 < memory < min(UNLIMITED, _memory_of_machine()):
-        yield Found(machine_tags.MEMORY, str(memory), "control group")
+    cores = [found for folder in _groups(root, "cpu") if (found := _cores(folder)) is not None]
+    if cores and 0 < min(cores) < (os.cpu_count() or 1):
+        yield Found(machine_tags.CORES, f"{min(cores):.4g}", "control group")
+    memory = [found for folder in _groups(root, "memory") if (found := _bytes(folder)) is not None]
+    if memory and 0 < min(memory) < min(UNLIMITED, _memory_of_machine()):
+        yield Found(machine_tags.MEMORY, str(min(memory)), "control group")
 
 
-def _cores(root: Path) -> float | None:
-    quota, _, period = _read(root / "cpu.max").partition(" ")
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control group and of all above it: each may set a limit."""
+    for line in _read(OWN_GROUPS).splitlines():
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if number == "0" or controller in controllers.split(","):
+            top = root if number == "0" else root / controller
+            own = top / path.lstrip("/")
+            yield from (folder for folder in (own, *own.parents) if folder != top and top in folder.parents)
+    yield from (root, root / controller)
+
+
+def _cores(folder: Path) -> float | None:
+    quota, _, period = _read(folder / "cpu.max").partition(" ")
     if not quota:
-        quota, period = _read(root / "cpu" / "cpu.cfs_quota_us"), _read(root / "cpu" / "cpu.cfs_period_us")
+        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
     if not re.fullmatch(r"[0-9]{1,18}", quota) or not re.fullmatch(r"[1-9][0-9]{0,17}", period):
         return None  # "max", or -1 in version 1
     return int(quota) / int(period)
+
+
+def _bytes(folder: Path) -> int | None:
+    limits = (_read(folder / name) for name in ("memory.max", "memory.limit_in_bytes"))
+    return next((int(text) for text in limits if re.fullmatch(r"[0-9]{1,20}", text)), None)
 
 
 def _memory_of_machine() -> int:
@@ -79,10 +96,6 @@ def _memory_of_machine() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
         return UNLIMITED
-
-
-def _first_number(*files: Path) -> int | None:
-    return next((int(text) for file in files if re.fullmatch(r"[0-9]{1,20}", text := _read(file))), None)
 
 
 def _read(file: Path) -> str:
