@@ -281,6 +281,9 @@ def work(folder: Path, world: World, run: Command) -> None:
     for words in (["--by", "source,service"], ["--by", "day", "--since", "2026-10", "--measure", "billed"]):
         run("costs", "--as-of", "2026-10-06", *words, *now)
     run("costs", "--as-of", "2020-01-01", *now)
+    for words in ([], ["--param", "lr=0.1"], ["--param", "epochs=3"]):
+        run("forecast", "--experiment", "exp-0", *words, *now)
+    run("doctor", "--quick", *now)
     run("check", *now)
     run("suggest", *now)
     for one in (*world.runs[4:16], *world.runs[-3:], "0" * 8):
