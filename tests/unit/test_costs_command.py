@@ -53,7 +53,7 @@ def test_large_amounts_have_separators_and_small_ones_the_digits_they_need() -> 
     from runspend.actions.costs.query import csv_text, table_text
 
     rows = pa.table({"large": pa.array([Decimal("1234567.891"), Decimal("-2.005")]), "small": pa.array([Decimal("0.00042"), None])})
-    assert table_text(rows, is_money=True).splitlines()[1:] == ["1,234,567.89  0.000420", "       \N{MINUS SIGN}2.00         -"]
+    assert table_text(rows, is_money=True).splitlines()[1:] == ["1,234,567.89  0.000420", "       \N{MINUS SIGN}2.01         -"]
     assert csv_text(rows) == "large,small\n1234567.891,0.00042\n-2.005,\n"
 
 

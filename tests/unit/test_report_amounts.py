@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Context, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ def test_printed_parts_add_up_to_the_printed_total(parts: list[Decimal], places:
     """The rounded parts sum to the rounded total, and none is a whole unit of the last place off."""
     rounded = round_parts(parts, places)
     unit = Decimal(1).scaleb(-places)
-    assert add(rounded) == add(parts).quantize(unit, context=EXACT)
+    assert add(rounded) == add(parts).quantize(unit, ROUND_HALF_UP, context=EXACT)
     for part, shown in zip(parts, rounded, strict=True):
         assert abs(EXACT.subtract(part, shown)) <= unit
         assert shown == part or abs(EXACT.subtract(part, shown)) < unit
@@ -31,9 +31,19 @@ def test_plain_numbers_keep_every_digit(value: Decimal) -> None:
     assert not set(plain(value)) - set("-0123456789.")
 
 
-def test_money_rounds_half_to_even_with_a_real_minus() -> None:
-    """0.125 is 0.12, 0.135 is 0.14; nothing prints as minus zero."""
-    assert [money(Decimal(v)) for v in ("0.125", "0.135", "-1234.5", "-0.001", "1e-30")] == ["0.12", "0.14", "−1,234.50", "0.00", "0.00"]
+def test_money_rounds_half_up_with_a_real_minus() -> None:
+    """0.125 is 0.13, 0.135 is 0.14, a credit as far from zero as a charge; nothing prints as minus zero."""
+    shown = {
+        "0.125": "0.13",
+        "0.135": "0.14",
+        "-0.125": "−0.13",
+        "5012.385": "5,012.39",
+        "-1234.5": "−1,234.50",
+        "-0.001": "0.00",
+        "1e-30": "0.00",
+    }
+    assert {text: money(Decimal(text)) for text in shown} == shown
+    assert money(Decimal(f"{10**28}.125")) == f"{10**28:,}.13"
     assert (money(None), change(Decimal("412.9")), change(Decimal("-1"))) == ("–", "+412.90", "−1.00")
 
 

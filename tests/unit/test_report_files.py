@@ -17,11 +17,17 @@ import pytest
 from bs4 import BeautifulSoup
 from markupsafe import escape
 
+from runspend.actions.alert import overview
+from runspend.actions.alert.decisions import decide
+from runspend.actions.alert.judge import Series, judge_budget
+from runspend.actions.alert.periods import current_period
+from runspend.actions.alert.wording import Writer
 from runspend.actions.report import plan_report, write_report
 from runspend.actions.report.csv_files import guard_text, report_sheets, write_sheet
 from runspend.actions.report.figures import MEASURES, ReportFigures
 from runspend.actions.report.render import content_policy, render_page
-from runspend.config.settings import Settings
+from runspend.config.settings import Budget, MailSettings, Settings
+from runspend.interfaces import night_summary
 from tests.unit.hostile_names import FORMULAS, PAYLOADS, with_names
 from tests.unit.report_world import NOW, TableReader, month_world
 
@@ -218,6 +224,35 @@ def test_csvs_hold_exact_numbers_and_one_snapshot(figures: ReportFigures, tmp_pa
         assert {r["part"]: Decimal(r[measure]) for r in rows["parts"]}["bill"] == currency.bill[measure]
     assert [Decimal(r["effective_cost"]) for r in rows["runs"]] == [r.costs.effective_cost for r in currency.runs]
     assert any(Decimal(r["effective_cost"]) < 0 for r in rows["days"])
+
+
+@pytest.mark.parametrize(("exact", "shown"), [("5012.125", "5,012.13"), ("4012.375", "4,012.38"), ("4012.385", "4,012.39")])
+def test_one_amount_reads_the_same_everywhere(exact: str, shown: str, tmp_path: Path) -> None:
+    """Half a cent is rounded up on the page, in the mail and on both screens. The CSV has the exact value."""
+    world = month_world()
+    world["budget_status"] = [
+        row | {"spent": Decimal(exact), "judged_at": NOW} for row in world["budget_status"] if row["budget"] == "vision"
+    ]
+    reader = TableReader(world)
+    page = write_report(plan_report(reader, "2026-11", settings=Settings(), now=NOW), tmp_path).read_text(encoding="utf-8")
+    assert f'data-l="spent">{shown} USD<' in page
+    assert [r["spent"] for r in csv.DictReader(io.StringIO((tmp_path / "2026-11-budgets.csv").read_text(encoding="utf-8")))] == [exact]
+
+    vision = Budget.model_validate({"name": "vision", "amount": "5000", "notify": ["leads@acme.com"]})
+    status = judge_budget(vision, "USD", current_period("month", NOW.date()), Series({(NOW.date(), "USD"): Decimal(exact)}))
+    writer = Writer(MailSettings.model_validate({"from": "runspend@acme.com"}), "runspend.yaml")
+    mail = writer.short_mail(decide([status], {}, NOW)[0], (), NOW)
+    assert f"has spent {shown} of 5,000.00 USD" in " ".join(mail.text.split())
+
+    row = dict.fromkeys(overview.COLUMNS) | {
+        "budget": "vision",
+        "title": "vision",
+        "state": "ok",
+        "budget_period": "2026-11",
+        "currency": "USD",
+    }
+    assert overview.budget_lines([row | {"spent": Decimal(exact), "amount": Decimal(5000)}])[1][3] == shown
+    assert [text for _, text in night_summary._budgets(reader) if f" {shown} of  5,000.00 USD" in text]
 
 
 @pytest.mark.parametrize("text", FORMULAS)

@@ -1,14 +1,14 @@
 """Exact sums, and numbers as text: money, percentages, bytes, hours, dates.
 
-Sums are exact (76 digits: the default 28 lose cents from seven-digit totals with 22 decimals). Values are rounded here, half to
-even, and only for display.
+Sums are exact (76 digits: the default 28 lose cents from seven-digit totals with 22 decimals). Money is rounded here and only for
+display: half up, as invoices do, so that an amount reads the same in the report, a mail and on the screen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
-from decimal import ROUND_FLOOR, Context, Decimal, localcontext
+from decimal import ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal, localcontext
 
 EXACT = Context(prec=76)
 MINUS = "\N{MINUS SIGN}"
@@ -30,11 +30,11 @@ def round_parts(parts: Sequence[Decimal], places: int) -> list[Decimal]:
     """Round the parts so that the printed parts add up to the printed total.
 
     Each part is rounded down. Then the parts that lost most get one unit of the last place, until the sum equals the rounded total
-    (half to even). Every printed part is less than one unit away from its exact value.
+    (half up). Every printed part is less than one unit away from its exact value.
     """
     unit = Decimal(1).scaleb(-places)
     with localcontext(EXACT):
-        total = sum(parts, Decimal(0)).quantize(unit)
+        total = round_money(sum(parts, Decimal(0)), places)
         floors = [p.quantize(unit, rounding=ROUND_FLOOR) for p in parts]
         missing = int((total - sum(floors, Decimal(0))) / unit)
         order = sorted(range(len(parts)), key=lambda i: (floors[i] - parts[i], i))
@@ -52,13 +52,23 @@ def shares_of(parts: Sequence[Decimal], whole: Decimal) -> list[Decimal | None]:
     return list(round_parts(ratios, 1))
 
 
-def money(value: Decimal | None, places: int = 2) -> str:
-    """Format as 1,234.50, with a real minus sign; an en dash for None."""
+def round_money(value: Decimal, places: int = 2) -> Decimal:
+    """Round for display: 0.125 is 0.13, and a credit of -0.125 is -0.13."""
+    return value.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP, EXACT)
+
+
+def money(value: Decimal | None, places: int = 2, *, short: bool = False) -> str:
+    """Format as 1,234.50, with a real minus sign; an en dash for None. `short` leaves out .00."""
     if value is None:
         return "–"
-    with localcontext(EXACT):
-        text = f"{value.quantize(Decimal(1).scaleb(-places)):,f}"
-    return text.replace("-", MINUS) if text.strip("-0.,") else text.replace("-", "")
+    text = f"{round_money(value, places):,f}"
+    text = text.replace("-", MINUS) if text.strip("-0.,") else text.replace("-", "")
+    return text.removesuffix(".00") if short else text
+
+
+def rough_money(value: Decimal) -> str:
+    """Format a forecast without cents, because it is not that precise. Amounts below 100 keep them."""
+    return money(value, 2 if value < 100 else 0)
 
 
 def change(value: Decimal | None, places: int = 2) -> str:

@@ -1,13 +1,12 @@
-"""Names and sums as mails write them: one visible line, cut to size, and harmless whatever a name contains.
+"""Names as people read them: one visible line, cut to size, and harmless with any characters in them.
 
-This module turns one value into text. Documents are in `actions/alert/render.py`.
+Amounts and dates are in `core/amounts.py`. Whole mails are in `actions/alert/render.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from decimal import ROUND_HALF_UP, Context, Decimal
 
 # Characters that break lines, hide, or reverse the text next to them. Zero-width joiners stay: emoji and Indic scripts need them.
 _SPACES = ("Cc", "Zl", "Zp", "Zs")
@@ -50,14 +49,6 @@ def cut(text: str, limit: int) -> str:
 def width(text: str) -> int:
     """Return the columns that the text needs in a fixed-width font."""
     return sum(0 if unicodedata.combining(c) or c in _JOINERS else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def money(amount: Decimal, *, short: bool = False) -> str:
-    """Format as 5,012.38; `short` leaves out .00."""
-    rounded = amount.quantize(Decimal("0.01"), ROUND_HALF_UP, Context(prec=76))
-    text = f"{rounded:,.2f}"
-    text = "0.00" if text == "-0.00" else text
-    return text.removesuffix(".00") if short else text
 
 
 def person(name: str | None, people: str) -> str:

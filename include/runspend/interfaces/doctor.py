@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +19,7 @@ from pydantic import SecretStr
 
 from runspend.config.settings import ArtifactStore, BillSource, KeySettings, Machine, MailSettings, Settings, TrackingServer, redact
 from runspend.config.types import CONNECTION
+from runspend.core.amounts import money
 from runspend.core.errors import RunspendError
 from runspend.interfaces.identified_runs import read_groups, say_who_is_identified
 from runspend.warehouse.bigquery.dry_run import size_words
@@ -329,7 +329,7 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
         return
     files = _count(found["files"], "file")
     parts = [f"{found['format']} {found['version'] or ''}".strip(), *_spans(found["periods"]), files, _count(found["rows"], "charge")]
-    parts += [f"{_money(amount)} {currency} billed" for currency, amount in sorted(found["billed"].items())]
+    parts += [f"{money(amount)} {currency} billed" for currency, amount in sorted(found["billed"].items())]
     covered: datetime | None = found["covered_until"]
     age = None if covered is None else now - covered
     if covered is not None and age is not None:
@@ -533,10 +533,6 @@ def _count(number: int, noun: str) -> str:
 def _spans(periods: Sequence[str]) -> list[str]:
     ordered = sorted(periods)
     return [] if not ordered else [ordered[0]] if len(ordered) == 1 else [f"{ordered[0]} … {ordered[-1]}"]
-
-
-def _money(amount: Decimal) -> str:
-    return f"{amount:,.2f}"
 
 
 def _hours(span: timedelta) -> int:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from runspend.core.amounts import money
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
@@ -60,9 +61,9 @@ def say_who_is_identified(groups: list[Group]) -> Iterator[str]:
     missing = [group for group in groups if group.identified < group.runs]
     for group in missing[:SHOWN]:
         since = f", since {group.since.day} {group.since:%b %Y}" if group.since else ""
-        money = f" and cost {group.cost:,.2f} {group.currency}" if group.cost else ""
+        cost = f" and cost {money(group.cost)} {group.currency}" if group.cost else ""
         yield (
-            f"{group.experiment} of {group.person}: {group.identified:,} of {group.runs:,}{since}; the others took {group.hours:,.1f} h{money}"
+            f"{group.experiment} of {group.person}: {group.identified:,} of {group.runs:,}{since}; the others took {group.hours:,.1f} h{cost}"
         )
     if len(missing) > SHOWN:
         yield f"and {len(missing) - SHOWN:,} more"

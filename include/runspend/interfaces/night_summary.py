@@ -13,7 +13,7 @@ from runspend.allocation.claimed_hours import claimed_hours
 from runspend.allocation.diagnostics import unmet_claims
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Settings, find_settings
-from runspend.core.amounts import size
+from runspend.core.amounts import add, money, rough_money, size
 from runspend.core.step_result import Outcome
 from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader
@@ -97,9 +97,9 @@ def _budget(row: dict[str, Any]) -> tuple[str, str]:
     mark = "✗" if spent >= amount else "▲" if reached or will_pass else "✓"
     notes = [f"{reached} reached"] if reached else []
     if forecast is not None and (reached or will_pass):
-        notes.append(f"forecast {forecast:,.0f}" + (f", exceeded around {will_pass.day} {will_pass:%b}" if will_pass else ""))
+        notes.append(f"forecast {rough_money(forecast)}" + (f", exceeded around {will_pass.day} {will_pass:%b}" if will_pass else ""))
     notes += [row["muted"]] if row["muted"] else []
-    return mark, f"{row['budget']:<14} {spent:>12,.2f} of {amount:>9,.2f} {row['currency']} {percent_used(spent, amount):>6,}%" + (
+    return mark, f"{row['budget']:<14} {money(spent):>12} of {money(amount):>9} {row['currency']} {percent_used(spent, amount):>6,}%" + (
         f"   {' · '.join(notes)}" if notes else ""
     )
 
@@ -123,7 +123,7 @@ def _policy(policy: str, rows: list[dict[str, Any]]) -> tuple[str, str]:
         text += f" · {size(sum(row['bytes'] or 0 for row in moving))}"
     saving = [row["saving"] for row in moving if row["saving"] is not None]
     if saving:
-        text += f" · saves {sum(saving):,.2f} {moving[0]['currency']} per month"
+        text += f" · saves {money(add(saving))} {moving[0]['currency']} per month"
     dates = [row["earliest_at"] for row in moving if row["earliest_at"] is not None]
     if dates:
         text += f" · from {min(dates):%d %b %Y}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import ROUND_HALF_UP, Context, Decimal
+from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from runspend.config.budgets import percent_used
+from runspend.core.amounts import MINUS, money
 
 if TYPE_CHECKING:
     from PIL import ImageDraw
@@ -110,7 +111,7 @@ def draw(chart: SpendChart) -> bytes | None:
 
 def whole(amount: Decimal) -> str:
     """Format money without decimals: a chart shows orders of magnitude."""
-    return f"{amount.quantize(Decimal(1), ROUND_HALF_UP, Context(prec=76)):,}"
+    return money(amount, 0)
 
 
 def _draw_lines(drawing: ImageDraw.ImageDraw, chart: SpendChart, scale: int) -> None:
@@ -134,6 +135,7 @@ def _write_labels(drawing: ImageDraw.ImageDraw, chart: SpendChart) -> None:
     font = ImageFont.load_default(16 * SCALE)
 
     def write(x: float, y: float, text: str, colour: str, anchor: str) -> None:
+        text = text.replace(MINUS, "-")  # the font has no minus sign
         drawing.text((x, y), text, fill=colour, font=font, anchor=anchor, stroke_width=2 * SCALE, stroke_fill=GROUND)
 
     spent, _, _, high = _lines(chart, SCALE)

@@ -15,7 +15,8 @@ from runspend.actions.alert.message import Mail
 from runspend.actions.alert.render import Block, Envelope, Facts, MailTable, Paragraph, make_mail
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Settings
-from runspend.core.text import clean, money
+from runspend.core.amounts import money
+from runspend.core.text import clean
 
 EXACT = Context(prec=76)
 # Some mail programs cut off a mail after 100 KB of HTML. A row is about 170 bytes.

@@ -19,7 +19,7 @@ from runspend.actions.alert.snooze import Quiet, QuietKind, read_quiet, set_quie
 from runspend.actions.alert.tag_budgets import read_tag_budgets
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Budget, Settings
-from runspend.core.text import money
+from runspend.core.amounts import money, rough_money
 from runspend.warehouse.base import Reader
 
 COLUMNS = (
@@ -67,7 +67,9 @@ def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     ]
     for row in rows:
         foreseen = (
-            "-" if row["forecast"] is None else f"{_whole(row['forecast'])} ({_whole(row['forecast_low'])}–{_whole(row['forecast_high'])})"
+            "-"
+            if row["forecast"] is None
+            else f"{rough_money(row['forecast'])} ({rough_money(row['forecast_low'])}–{rough_money(row['forecast_high'])})"
         )
         passes = "-" if row["exceeded_on"] is None else f"{'' if row['state'] == 'exceeded' else 'around '}{day_name(row['exceeded_on'])}"
         name = row["budget"] if row["title"] == row["budget"] else f"{row['budget']}: {row['title']}"
@@ -144,7 +146,3 @@ def _last_mails(records: RecordStore) -> dict[tuple[str, str], str]:
         if key not in found or rank >= found[key][0]:
             found[key] = rank, text
     return {key: text for key, (_, text) in found.items()}
-
-
-def _whole(amount: Decimal) -> str:
-    return money(amount) if amount < 100 else money(amount.quantize(Decimal(1)), short=True)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from runspend.actions.alert.chart import WIDTH as PICTURE_WIDTH
 from runspend.actions.alert.chart import SpendChart, draw
 from runspend.actions.alert.message import PICTURE_ID, Mail, address_of, sender_host
-from runspend.core.text import clean, cut, money, person, visible, width
+from runspend.core.amounts import money
+from runspend.core.text import clean, cut, person, visible, width
 
 if TYPE_CHECKING:
     import jinja2

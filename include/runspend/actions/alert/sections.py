@@ -13,8 +13,9 @@ from runspend.actions.alert.chart import ForecastDay, SpendChart
 from runspend.actions.alert.figures import DayRun, Figures
 from runspend.actions.alert.judge import EXACT, Status
 from runspend.actions.alert.periods import BudgetPeriod, current_period
-from runspend.actions.alert.render import Facts, MailTable, clean, money, person
+from runspend.actions.alert.render import Facts, MailTable, clean, person
 from runspend.actions.alert.series import Coverage
+from runspend.core.amounts import money
 
 
 def running_now(figures: Figures, status: Status, people: str, now: datetime) -> MailTable:

@@ -17,7 +17,7 @@ from runspend.actions.alert.anomalies import Anomaly
 from runspend.actions.alert.decisions import Decision, slug
 from runspend.actions.alert.figures import DayRun, Figures, Restatement
 from runspend.actions.alert.judge import EXACT, Status, Threshold
-from runspend.actions.alert.render import Block, Envelope, Facts, Mail, MailTable, Paragraph, clean, make_mail, money
+from runspend.actions.alert.render import Block, Envelope, Facts, Mail, MailTable, Paragraph, clean, make_mail
 from runspend.actions.alert.sections import (
     bill_ages,
     day_name,
@@ -33,6 +33,7 @@ from runspend.actions.alert.sections import (
 from runspend.actions.alert.series import Coverage
 from runspend.config.budgets import percent_used
 from runspend.config.settings import MailSettings
+from runspend.core.amounts import money, rough_money
 
 MEASURES = {
     "effective_cost": "effective cost",
@@ -221,7 +222,7 @@ def _forecast_words(status: Status, now: datetime) -> str:
     if forecast is None:
         return ""
     last = status.period.end - timedelta(days=1)
-    text = f" Forecast for {last.day} {last:%B}: {_whole(forecast.total)} {status.currency} (80% interval: {_whole(forecast.low)}–{_whole(forecast.high)})."
+    text = f" Forecast for {last.day} {last:%B}: {rough_money(forecast.total)} {status.currency} (80% interval: {rough_money(forecast.low)}–{rough_money(forecast.high)})."
     if not status.is_over and (on := status.exceeded_on()):
         text += (
             f" Probably exceeded around {day_name(on)}; billing data is incomplete."
@@ -267,11 +268,6 @@ def _ratio(alert: Mapping[str, Any]) -> Decimal:
 
 def _percent(alert: Mapping[str, Any]) -> Decimal:
     return percent_used(Decimal(alert["spent"]), Decimal(alert["amount"]))
-
-
-def _whole(amount: Decimal) -> str:
-    """Format a forecast without cents, because it is not that precise. Amounts below 100 keep them."""
-    return money(amount) if amount < 100 else money(amount.quantize(Decimal(1)), short=True)
 
 
 def _span(first: date, last: date) -> str:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from runspend.core.amounts import plain
+from runspend.core.amounts import money, plain
 from runspend.core.errors import UsageError
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
@@ -71,8 +71,8 @@ def _say(one: RunsLike, where: str) -> str:
     spread = "the middle 80 % cost" if one.runs >= ENOUGH else "they cost"
     runs = f"{one.runs:,} {kind} runs{where}" if one.runs > 1 else f"1 {kind} run{where}"
     return (
-        f"{runs}: median {one.median:,.2f} {one.billing_currency} and {one.median_hours:,.1f} h; "
-        f"{spread} {one.low:,.2f} to {one.high:,.2f} {one.billing_currency}"
+        f"{runs}: median {money(one.median)} {one.billing_currency} and {one.median_hours:,.1f} h; "
+        f"{spread} {money(one.low)} to {money(one.high)} {one.billing_currency}"
     )
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 from runspend.config.budgets import percent_used
-from runspend.core.amounts import day, percent
+from runspend.core.amounts import day, money, percent
 
 PART_CLASS = {
     "allocated to runs": "run",
@@ -138,11 +138,12 @@ def day_columns(
         x = left + offset * slot
         up = down = zero
         for part in order:
-            value = float(by_day.get(when, {}).get(part, 0))
+            amount = by_day.get(when, {}).get(part, Decimal(0))
+            value = float(amount)
             size = abs(value) * scale
             if size < 0.05:
                 continue
-            title = f"{day(when)} {part} {value:,.2f}"
+            title = f"{day(when)} {part} {money(amount)}"
             if value > 0:
                 up -= size
                 body.append(_rect(x + slot * 0.12, up, slot * 0.76, size, PART_CLASS[part], title))
@@ -152,7 +153,7 @@ def day_columns(
         if when in guesses:
             size = guesses[when] * scale
             body.append(
-                _rect(x + slot * 0.12, up - size, slot * 0.76, size, "guess", f"{day(when)} estimated, not billed {guesses[when]:,.2f}")
+                _rect(x + slot * 0.12, up - size, slot * 0.76, size, "guess", f"{day(when)} estimated, not billed {money(estimated[when])}")
             )
         if offset == 0 or (offset + 1) % 5 == 0:
             body.append(_text(x + slot / 2, height - 6, str(offset + 1), "t", "middle"))

@@ -125,7 +125,7 @@ def short_name(name: str) -> str:
 
 def _rate(cost: Decimal, seconds: float) -> str:
     """Format money per hour, for display only."""
-    return f"{float(cost) * 3600 / seconds:,.2f}"
+    return amounts.money(amounts.EXACT.divide(amounts.EXACT.multiply(cost, Decimal(3600)), Decimal(seconds)))
 
 
 class CurrencyView:
