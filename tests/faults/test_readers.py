@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from runspend.warehouse.parquet.lock_holders import Patience
+from runspend.core.lock_holders import Patience
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.faults.torture import torn_files
 from tests.faults.world import publish_version, versions_seen
@@ -26,7 +26,7 @@ import sys, time
 from pathlib import Path
 from tests.faults.world import versions_seen
 from runspend.warehouse.factory import open_warehouse
-from runspend.warehouse.parquet.lock_holders import Patience
+from runspend.core.lock_holders import Patience
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 root, slow = Path(sys.argv[1]), float(sys.argv[2])
@@ -45,7 +45,7 @@ while True:
 PUBLISH = """
 import sys, time
 from pathlib import Path
-from runspend.warehouse.parquet.lock_holders import Patience
+from runspend.core.lock_holders import Patience
 from tests.faults.world import publish_version
 waited = 0.0
 until_locked = Patience.until_locked

@@ -20,9 +20,9 @@ import pytest
 
 from runspend.actions.alert import outbox
 from runspend.config.settings import Settings
+from runspend.core import lock_holders
 from runspend.core.errors import RecordRefused, RunspendError
 from runspend.pipeline import source_status as sources
-from runspend.warehouse.parquet import lock_holders
 from runspend.warehouse.parquet.locks import Locks, open_lock
 from runspend.warehouse.parquet.snapshots import Hold
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse, open_folder

@@ -32,11 +32,11 @@ from runspend.config.retention import RetentionPolicy
 from runspend.config.settings import Settings
 from runspend.config.types import format_duration
 from runspend.core.amounts import size as size_text
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import PartialFailure, UsageError
 from runspend.core.step_result import Outcome
 from runspend.schema.rows import by_month, make_load_id
 from runspend.warehouse.base import Warehouse
-from runspend.warehouse.parquet.journal import crash_point
 from runspend.warehouse.records import Records
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runspend.config.settings import Settings, redact
 from runspend.core.errors import ConfigError, PartialFailure, SourceError, SourceRefused
+from runspend.core.lock_holders import lock_in_time
 from runspend.core.own_files import open_lock, own_folder
 from runspend.core.selectors import RUN_MAPS
 from runspend.core.step_result import Outcome
 from runspend.pipeline.step_log import log, timed
 from runspend.schema.rows import arrow_rows, make_load_id
 from runspend.warehouse.base import Step, Unit, UnitState, Warehouse
-from runspend.warehouse.parquet.lock_holders import lock_in_time
 
 if TYPE_CHECKING:
     import pyarrow as pa

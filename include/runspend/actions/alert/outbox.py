@@ -26,10 +26,10 @@ from runspend.actions.alert.smtp import Backend, SendResult, open_backend
 from runspend.actions.alert.webhook import WEBHOOK, Webhook
 from runspend.config.recipients import find_recipients, mailed_addresses, mailed_domains
 from runspend.config.settings import Settings
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import RecordRefused
+from runspend.core.lock_holders import lock_in_time
 from runspend.core.own_files import open_lock
-from runspend.warehouse.parquet.journal import crash_point
-from runspend.warehouse.parquet.lock_holders import lock_in_time
 
 __all__ = ["Delivery", "Receipt", "RecordStore", "State", "Unrecorded", "receipt", "recipient_states", "send_outbox", "set_outcome"]
 

@@ -13,8 +13,8 @@ from runspend.actions.archive.archive_records import Archive
 from runspend.actions.archive.context import Result, Work, prove_conditions
 from runspend.actions.archive.items import ARCHIVE_FOLDER
 from runspend.actions.archive.manifest import Entry
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import NotDone, OutcomeUnknown
-from runspend.warehouse.parquet.journal import crash_point
 
 __all__ = ["TOMBSTONE", "expire", "is_archive_folder"]
 

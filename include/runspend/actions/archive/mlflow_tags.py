@@ -13,11 +13,11 @@ from functools import partial
 from runspend.actions.archive.archive_records import NOT_TOLD, TOLD, Archive, ArchiveRecords
 from runspend.actions.archive.items import Item
 from runspend.config.settings import Settings
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import CapPassed
 from runspend.core.step_result import Progress, silent
 from runspend.ingest.tracking.mlflow_writer import MlflowWriter
 from runspend.warehouse.base import Reader
-from runspend.warehouse.parquet.journal import crash_point
 from runspend.warehouse.records import Records
 
 __all__ = ["Pruned", "count_active", "prune", "tag_archived", "tag_restored"]

@@ -18,9 +18,9 @@ from runspend.actions.archive.archive_records import Archive
 from runspend.actions.archive.context import NOTE_BEGINS, Held, Result, Work, digest_of, held, is_note, parts_of, prove_conditions
 from runspend.actions.archive.items import NOTE_NAME, note_name
 from runspend.actions.archive.manifest import Entry, folders_above, planned_entry, read_manifest, write_manifest
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceRefused
 from runspend.storage.objects import StoredObject
-from runspend.warehouse.parquet.journal import crash_point
 
 __all__ = ["manifest_name", "move"]
 

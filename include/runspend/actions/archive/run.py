@@ -22,9 +22,9 @@ from runspend.actions.archive.manifest import MAX_ENTRIES, Entry, check_entry, c
 from runspend.actions.archive.move import move
 from runspend.actions.archive.tier import tier
 from runspend.config.settings import Settings
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import CapPassed, NotDone, SourceError, SourceRefused
 from runspend.storage.uris import parse_root
-from runspend.warehouse.parquet.journal import crash_point
 from runspend.warehouse.records import Records
 
 __all__ = ["StoreTotals", "apply"]

@@ -11,8 +11,8 @@ from dataclasses import replace
 from runspend.actions.archive.archive_records import Archive
 from runspend.actions.archive.context import Result, Work
 from runspend.actions.archive.manifest import Entry
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import NotDone, OutcomeUnknown
-from runspend.warehouse.parquet.journal import crash_point
 
 __all__ = ["tier"]
 

@@ -14,12 +14,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import RunspendError
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Unit
 from runspend.warehouse.bigquery.jobs import Jobs
 from runspend.warehouse.bigquery.tables import Places, schema_of
-from runspend.warehouse.parquet.journal import crash_point
 from runspend.warehouse.parquet.verification import sha256_of
 
 __all__ = ["stage_file"]

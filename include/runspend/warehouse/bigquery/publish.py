@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import RunspendError
 from runspend.schema.tables import TABLES, Table
 from runspend.warehouse.base import Unit, UnitState
@@ -25,7 +26,6 @@ from runspend.warehouse.bigquery.published import Head, read_head
 from runspend.warehouse.bigquery.tables import PUBLISHED, WRITER, Places, column_names, quoted
 from runspend.warehouse.bigquery.units import StagedTable
 from runspend.warehouse.parquet.engine import month_of
-from runspend.warehouse.parquet.journal import crash_point
 
 __all__ = ["swap"]
 

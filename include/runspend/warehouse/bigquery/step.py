@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import CheckFailed, RunspendError
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Model, Unit, UnitState
@@ -36,7 +37,6 @@ from runspend.warehouse.content_digest import PIECES, PREFIX, Sums, sums_sql
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.parquet.engine import FILLED, empty_engine, measure_rows, month_of, used
 from runspend.warehouse.parquet.files import conform, difference, rename_rows
-from runspend.warehouse.parquet.journal import crash_point
 from runspend.warehouse.parquet.units import checked_unit
 from runspend.warehouse.sql_files import read_every_sql
 

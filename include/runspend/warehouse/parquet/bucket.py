@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import ConfigError, RecordRefused, RunspendError, WarehouseDamaged
 from runspend.core.own_files import json_value, own_folder, refused
 from runspend.schema.renames import published_columns
@@ -48,7 +49,7 @@ from runspend.warehouse.base import Unit, UnitState
 from runspend.warehouse.parquet.base import ALLOCATION, Pinned, StagedFiles
 from runspend.warehouse.parquet.engine import empty_engine, guarded_engine
 from runspend.warehouse.parquet.files import add_columns, as_own_file, with_columns
-from runspend.warehouse.parquet.journal import Folder, crash_point, fsync_file, fsync_folder
+from runspend.warehouse.parquet.journal import Folder, fsync_file, fsync_folder
 from runspend.warehouse.parquet.reader import ParquetReader, answer
 from runspend.warehouse.parquet.step import ParquetStep, begin
 from runspend.warehouse.parquet.units import (

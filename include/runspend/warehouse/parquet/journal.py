@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import stat
 import threading
 import uuid
@@ -22,20 +21,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import RecordRefused, RunspendError
 from runspend.core.own_files import Inside, own_folder, read_json, refused, write_whole
 from runspend.warehouse.parquet.locks import Locks, SharedLock, open_lock
 from runspend.warehouse.parquet.units import is_staged_name
 
-__all__ = ["Folder", "Stage", "crash_point", "fsync_file", "fsync_folder", "read_json", "write_json"]
+__all__ = ["Folder", "Stage", "fsync_file", "fsync_folder", "read_json", "write_json"]
 LOCK_NAME = "owner.lock"  # of a staging folder
 REFUSED_JOURNAL = "Find out who can write there, then move the journal out of the folder and run the pipeline: it builds again what a publish may have left undone."
-
-
-def crash_point(name: str) -> None:
-    """Kill the process here if the tests name this point; do nothing in production."""
-    if os.environ.get("RUNSPEND_CRASH_AT") == name:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fsync_file(path: Path) -> None:

@@ -23,8 +23,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runspend.core.errors import RunspendError
+from runspend.core.lock_holders import Patience, holders, sign
 from runspend.core.own_files import refused
-from runspend.warehouse.parquet.lock_holders import Patience, holders, sign
 
 __all__ = ["LOCK_MODE", "Locks", "SharedLock", "open_lock"]
 

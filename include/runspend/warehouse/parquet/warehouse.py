@@ -20,12 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runspend.core.crash_points import crash_point
 from runspend.core.errors import ConfigError, WarehouseDamaged
 from runspend.schema.renames import FORMER, published_columns
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse.base import Unit, UnitState
 from runspend.warehouse.parquet.base import ALLOCATION, Pinned, StagedFiles
-from runspend.warehouse.parquet.journal import Folder, crash_point, fsync_file, fsync_folder, write_json
+from runspend.warehouse.parquet.journal import Folder, fsync_file, fsync_folder, write_json
 from runspend.warehouse.parquet.pins import link
 from runspend.warehouse.parquet.snapshots import Moment, moment_of
 from runspend.warehouse.parquet.units import SCHEMA_NAME, file_name, is_unit_name, state_name, state_of, unit_of_file, unit_of_text
