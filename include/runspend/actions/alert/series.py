@@ -39,7 +39,7 @@ LINE_ONLY = ("cost_kind", "provider", "source")
 RUN_COLUMNS = {key: f"r.{column}" for key, column in COST_COLUMNS.items() if key not in LINE_ONLY}
 # Attributes of runs only. The key of a run's tag or param is a parameter too, because a person typed it.
 MODEL = "coalesce(json_value({runs}tags, '$.model'), json_value({runs}params, '$.model'))"
-MAPS = {"tag": "{runs}tags", "param": "{runs}params", "experiment_tag": "{experiments}tags"}
+MAPS = {"tag": "r.tags", "param": "r.params", "experiment_tag": "x.tags"}
 BATCH = 200  # budgets per scan: each adds two sums to the query
 # keys of budgets in experiment tags; experiment_id may not be written in settings
 OF_EXPERIMENT = {"tracking", "workspace", "experiment_id"}
@@ -144,10 +144,9 @@ def selector_sql(selector: Mapping[str, Sequence[str]], columns: Mapping[str, st
     return " and ".join(conditions) or "true", parameters
 
 
-def run_columns(*, own: Mapping[str, str] | None = None, runs: str = "r.", experiments: str = "x.") -> dict[str, str]:
+def run_columns(*, own: Mapping[str, str] | None = None) -> dict[str, str]:
     """Map keys to columns of runs and experiments. `own` adds another table's columns for keys that runs do not have."""
-    maps = {key: column.format(runs=runs, experiments=experiments) for key, column in MAPS.items()}
-    return {**RUN_COLUMNS, **maps, "model": MODEL.format(runs=runs), **(own or {})}
+    return {**RUN_COLUMNS, **MAPS, "model": MODEL.format(runs="r."), **(own or {})}
 
 
 def cost_source(budget_is_of_runs: bool) -> tuple[str, dict[str, str]]:

@@ -7,7 +7,7 @@ sets of rows; this module assembles the query and adds money. `states.py` knows 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib.resources import files
 from itertools import groupby
@@ -271,7 +271,7 @@ def item_of(row: Mapping[str, Any]) -> Item:
     )  # fmt: skip
 
 
-def plan_notes(settings: Settings, rows: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+def plan_notes(settings: Settings) -> list[str]:
     """Return notes on the plan for the summary, one sentence each."""
     notes = []
     if settings.retention and settings.mail.backend != "smtp":

@@ -22,7 +22,7 @@ from runspend.core.amounts import change, money, size
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def run_as_page(e: RunExplanation, *, full: bool = False) -> str:
+def run_as_page(e: RunExplanation) -> str:
     """Return one self-contained HTML page."""
     style = (report.TEMPLATES / "report.css").read_text(encoding="utf-8")
     template = _environment().get_template("run.html.j2")
@@ -30,7 +30,7 @@ def run_as_page(e: RunExplanation, *, full: bool = False) -> str:
     return template.render(
         e=e,
         header=header_lines(e),
-        views=currency_views(e, full=full),
+        views=currency_views(e),
         strip=Markup("").join(strips),
         style=Markup(style),
         policy=report.content_policy(f"<style>{style}</style></head>"),

@@ -177,9 +177,9 @@ def _free_name(group: Group, names: set[str]) -> str:
 # --- text --------------------------------------------------------------------------------------------------------------------
 
 
-def proposals_yaml(found: Proposals, indent: str = "") -> str:
+def proposals_yaml(found: Proposals) -> str:
     """Return `pools:` and its entries, ready for `runspend.yaml`."""
-    return "\n".join(["pools:", *(line for proposal in found.proposals for line in proposal_lines(proposal, f"{indent}  "))]) + "\n"
+    return "\n".join(["pools:", *(line for proposal in found.proposals for line in proposal_lines(proposal, "  "))]) + "\n"
 
 
 def proposal_lines(proposal: Proposal, indent: str) -> list[str]:
