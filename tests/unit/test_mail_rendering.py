@@ -65,7 +65,7 @@ def make(
     status = judge_budget(budget, "USD", period, Series({(date(2026, 11, 5), "USD"): Decimal("5012.38")}))
     figures = Figures(
         running=(RunningRun(name, user, name, NOW, Decimal("24.58")),), running_count=1,
-        drivers=(Driver(experiment if experiment is not None else name, user, Decimal(5000), Decimal(1)),), others=Driver("2 others", None, Decimal("12.38"), Decimal(0)), other_count=2,
+        drivers=(Driver(experiment if experiment is not None else name, user, Decimal(5000), Decimal(1)),), others=Driver("2 others", None, Decimal("12.38"), Decimal(0)),
         failed=Decimal(3), by_confidence={"exact": Decimal(5000)}, no_run=Decimal("12.38"), idle_elsewhere=Decimal(7), coverage=(Coverage(name, NOW, None, "ok"),),
     )  # fmt: skip
     settings = MailSettings.model_validate({"from": "Runspend <runspend@acme.com>", "people": people})

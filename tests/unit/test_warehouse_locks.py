@@ -112,7 +112,9 @@ def test_a_note_of_somebody_who_was_killed_blames_nobody(home: Path) -> None:
     process.communicate()
     assert f'"pid": {process.pid}' in (home / "lock").read_text()
     with Locks(home).shared():
-        assert f"pid {os.getpid()}" in Locks(home).holders() and str(process.pid) not in Locks(home).holders()
+        assert f"pid {os.getpid()}" in lock_holders.holders(Locks(home).file) and str(process.pid) not in lock_holders.holders(
+            Locks(home).file
+        )
 
 
 @pytest.mark.parametrize(
@@ -132,13 +134,13 @@ def test_a_note_that_says_nothing_is_no_error(home: Path, note: str) -> None:
     """Whatever stands in the lock file, the holder is found in another way."""
     with Locks(home).shared():
         (home / "lock").write_text(note)
-        assert f"pid {os.getpid()}" in Locks(home).holders()
+        assert f"pid {os.getpid()}" in lock_holders.holders(Locks(home).file)
 
 
 def test_a_note_moves_no_cursor_and_holds_no_arguments(home: Path) -> None:
     """What others wrote is shown without control characters; what we write has the verb of the command alone."""
     (home / "lock").write_text('{"host": "a\\u001b[2Jb", "pid": 7, "command": "x\\ny", "since": "now"}')
-    assert Locks(home).holders() == "held by pid 7 on a?[2Jb (`x?y`) since now"
+    assert lock_holders.holders(Locks(home).file) == "held by pid 7 on a?[2Jb (`x?y`) since now"
     code = (
         "import sys, pathlib\nfrom runspend.warehouse.parquet.locks import Locks\n"
         "sys.argv = ['/usr/bin/runspend', 'sql', 'select secret']\n"
@@ -178,7 +180,7 @@ def test_the_kernel_knows_the_holder(home: Path) -> None:
     """A lock that was taken without us is named too."""
     with (home / "lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        assert Locks(home).holders().startswith(f"held by pid {os.getpid()} (`")
+        assert lock_holders.holders(Locks(home).file).startswith(f"held by pid {os.getpid()} (`")
 
 
 STOPPED = (
@@ -233,7 +235,7 @@ def test_a_holder_is_named_with_the_time_it_started(home: Path) -> None:
     began = time.time()
     with held(home / "lock"):
         time.sleep(2.5)
-        said = Locks(home).holders()
+        said = lock_holders.holders(Locks(home).file)
     told = (
         datetime.strptime(re.findall(r"running since ([0-9: -]+) UTC", said)[0], "%Y-%m-%d %H:%M:%S")
         .replace(tzinfo=timezone.utc)

@@ -12,7 +12,7 @@ from functools import partial
 
 from runspend.core.redaction import HIDDEN
 
-__all__ = ["holds_secret", "macros_sql", "redact_place", "redact_secrets"]
+__all__ = ["macros_sql", "redact_place", "redact_secrets"]
 
 # A value ends at a blank, quote, ampersand, angle bracket or control character; a quoted value ends at its quote.
 _ONE = r"""(?:\\*"[^"\\\x00-\x1f]+|\\*'[^'\\\x00-\x1f]+|[^\x00-\x20"'&<>\\]*[^\x00-\x20"'&<>\\=:])"""
@@ -135,11 +135,6 @@ def _without_parts(run: re.Match[str]) -> str:
     last = max((part.end() for part in _LONG_PART.finditer(text)), default=0)
     found = _COMPILED[_OF_PARTS][0].search(text, 0, last)
     return text if found is None else f"{text[: found.start()]}{found[1]}{HIDDEN}"
-
-
-def holds_secret(text: str) -> bool:
-    """Whether some part of the text has the shape of a secret."""
-    return redact_secrets(text) != text
 
 
 def macros_sql() -> str:

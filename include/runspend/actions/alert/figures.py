@@ -71,7 +71,6 @@ class Figures:
     running_count: int
     drivers: tuple[Driver, ...]
     others: Driver | None
-    other_count: int
     failed: Decimal | None
     by_confidence: Mapping[str, Decimal]
     no_run: Decimal
@@ -128,7 +127,6 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
         running_count=running[0]["run_count"] if running else 0,
         drivers=shown,
         others=others,
-        other_count=other_count,
         failed=failed,
         by_confidence=by_confidence,
         no_run=_total(r for r in sureness if r["allocated_to"] != "run"),

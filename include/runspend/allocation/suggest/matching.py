@@ -26,7 +26,6 @@ RUNS_INSIDE = 0.6  # of the hours of runs that join a pool
 MOST_CANDIDATES, MOST_VALUES = 60, 80
 
 Series = list[float]
-Named = tuple[str, str]  # a kind of name, and the name
 
 
 @dataclass(frozen=True)

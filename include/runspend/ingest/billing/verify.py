@@ -24,7 +24,6 @@ MAX_RATIO = 250
 RATIO_FROM_BYTES = 64 << 20
 MAX_TEXT_BYTES = 200 << 30
 MAX_COLUMNS = 5_000  # the widest real export known has fewer than 1,000: a legacy AWS report with every tag
-PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True)

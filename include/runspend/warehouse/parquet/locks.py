@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runspend.core.errors import RunspendError
-from runspend.core.lock_holders import Patience, holders, sign
+from runspend.core.lock_holders import Patience, sign
 from runspend.core.own_files import refused
 
 __all__ = ["LOCK_MODE", "Locks", "SharedLock", "open_lock"]
@@ -145,10 +145,6 @@ class Locks:
             return open_lock(self._turn, create=True)
         except FileNotFoundError:
             return None
-
-    def holders(self) -> str:
-        """Name the holders of the lock: host, pid, command and since when, as far as known."""
-        return holders(self.file)
 
 
 class SharedLock:
