@@ -245,7 +245,10 @@ def check_identified(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 
 def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
-    """Check for the cloud's bill: Databricks bills a cluster's DBUs, its cloud the machines. Without it, half of the cost is missing."""
+    """Check that the cloud's bill is configured.
+
+    Databricks bills only DBUs; the cloud bills the machines. Without the cloud's bill, half the cost is missing.
+    """
     others = [b for b in settings.billing if b.format not in ("databricks", "opencost", "machines", "slurm")]
     for bill in settings.billing:
         if bill.format == "databricks" and bill.vms is None and not others:

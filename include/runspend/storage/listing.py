@@ -1,4 +1,4 @@
-"""Totals and pages of a flat listing of any store. Each store's module lists it."""
+"""Totals and pages of a flat listing of any store. Each store's module does the listing."""
 
 from __future__ import annotations
 

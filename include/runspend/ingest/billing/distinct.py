@@ -1,4 +1,4 @@
-"""Runs SQL over many rows, but only once per distinct combination of the values it depends on, if there are few combinations.
+"""If the values that some SQL depends on have few distinct combinations, runs it once per combination, not once per row.
 
 Put here how Runspend finds out what an answer depends on, and how answers get to the rows. Millions of rows of a bill repeat few
 values: category, service, region, machine, hour. DuckDB's plan shows which columns of a view a selected column needs. If they have
@@ -162,9 +162,9 @@ def _reads_rows(step: Mapping[str, Any]) -> bool:
 def _ask_few(
     con: duckdb.DuckDBPyConnection, view: str, rows: pa.Table, query: str, names: Sequence[str], needs: Needs, known: KnownAnswers
 ) -> dict[str, pa.Array]:
-    """Return the columns that depend on few combinations, with an answer for every row of the view (right if a row becomes just one).
+    """Return the columns that depend on few combinations, with an answer for every row of the view.
 
-    Combinations that no earlier share had are computed in one query for all columns: planning takes longer than answering.
+    The answers hold only if each row of the view becomes exactly one row. Combinations that no earlier share had are computed in one query for all columns: planning takes longer than answering.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

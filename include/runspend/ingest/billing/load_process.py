@@ -128,7 +128,7 @@ def _advice(failed: ProcessFailed) -> str:
         return f"{stays}. Lower `memory` in runspend.yaml to what the machine can spare, or give the machine more."
     if failed.why == "start":
         return f"{stays}. Look at the machine's limits of processes and memory."
-    return f"{stays}. Load it again; if it happens every time, look at what wrote this bill."
+    return f"{stays}. Load it again. If it fails again, check the program that exports this bill."
 
 
 def _size(count: int) -> str:
@@ -210,5 +210,5 @@ def _without_running_out(source: BillSource, cannot: str, read: Callable[[], Fou
         why = f"the engine that reads it failed ({str(error).splitlines()[0]})"
         raise SourceRefused(
             source.name,
-            f"{cannot}: {why}. What was loaded before stays. Load it again; if it happens every time, look at what wrote this bill.",
+            f"{cannot}: {why}. What was loaded before stays. Load it again. If it fails again, check the program that exports this bill.",
         ) from error
