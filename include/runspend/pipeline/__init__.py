@@ -1,9 +1,9 @@
 """The pipeline: one module per step, and `nightly`, which runs them in order.
 
-    extract + measure + load  →  allocate (models, checks, publish), estimate  →  report, alert, archive
+    extract, measure, load  →  allocate (models, checks, publish), estimate  →  alert  →  archive_plan  →  report
 
-Each step replaces whole units. A step that runs again gives the same result. Steps pass only names to each other; rows
-travel through the warehouse. The caller always gives `now`. The inner work of a step belongs in its own package, not here.
+Each step replaces whole units. A step that runs again gives the same result. Rows travel through the warehouse:
+an `Outcome` has names, notes and problems, and the figures of the reports. `nightly` sends no archive notice and moves no artifact. The caller always gives `now`. The inner work of a step belongs in its own package, not here.
 """
 
 from __future__ import annotations

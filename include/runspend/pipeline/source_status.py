@@ -1,6 +1,6 @@
 """Shared work of every step that reads a source: its row in `sources`, its work folder, its last good rows.
 
-Belongs to `__init__.py`. Reading a source does not belong here.
+For `extract.py`, `measure.py` and `load.py`. Reading a source does not belong here.
 """
 
 from __future__ import annotations

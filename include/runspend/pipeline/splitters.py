@@ -1,6 +1,6 @@
 """Which sources split the lines of which bills. Each is read once per pipeline run.
 
-Belongs to `__init__.py`. Reading such a source and applying its weights is in `ingest/billing/`.
+For `load.py`. Reading such a source and applying its weights is in `ingest/billing/`.
 """
 
 from __future__ import annotations

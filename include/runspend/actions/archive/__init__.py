@@ -1,17 +1,34 @@
 """Retention of old artifacts: plan which folders to move, announce the moves, move the folders and bring them back.
 
-    selection.py   a policy's `select` as SQL
-    plan.py        every folder that a policy selects, and what protects it: plan.sql, held_*.sql
-    savings.py     savings and cost of a move, at the bill's rates (storage_rates) or those of storage_rates.csv
-    notices.py     notices: who was notified of which items, and when a mail server accepted the mail
-    holds.py       objections, each with its end date
-    states.py      the plan with the state of each item: planned, announced, due, kept, archived
-    due.py         the items that may be acted on now
-    why.py         where a run's files are, and why
-    items.py       one folder of one artifact store
-    run.py         acts on due items, with move.py, tier.py and delete.py
-    restore.py     brings archives back
-    verify.py      compares archives with their manifests
+Plan:
+
+    items.py            one folder of one artifact store
+    selection.py        a policy's `select` as SQL
+    plan.py             every folder that a policy selects, and what protects it: plan.sql, held_*.sql
+    shared_folders.py   folders that several owners use under different spellings
+    enclosing.py        folders inside the folder of another run, model or trace
+    local_links.py      local folders with a second path: links and mounts
+    savings.py          savings and cost of a move, at the bill's rates (storage_rates) or those of storage_rates.csv
+    notices.py          notices: who was notified of which items, and when a mail server accepted the mail
+    holds.py            objections, each with its end date
+    states.py           the plan with the state of each item: planned, announced, due, kept, archived
+    why.py              where a run's files are, and why
+
+Act:
+
+    run.py              acts on due items, with move.py, tier.py and delete.py
+    context.py          the stores, protection, time and threads of such a run
+    lease.py            one archiver at a time
+    protection.py       asks MLflow again right before a delete; watch.py repeats that while an item is acted on
+    manifest.py         the manifest next to the copies
+    archive_records.py  the records under home; tables.py rebuilds the table `archive_objects` from them
+    mlflow_tags.py      what MLflow shows about archives
+
+Afterwards:
+
+    find.py             archives, found in the stores themselves
+    restore.py          brings archives back; returned.py marks them
+    verify.py           compares archives with their manifests
 
 Nothing here writes or sends mail. The callers that connect this package with `actions/alert` do.
 """

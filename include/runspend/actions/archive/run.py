@@ -1,7 +1,7 @@
 """Run the archive once: take the lease, record what is there, check the caps, then act on one item after another.
 
 Nothing changes in any store before every item is recorded and is within the caps. An item that fails is reported and does not
-stop the others. `due.py` decides which items are due; `move.py`, `tier.py` and `delete.py` act on them.
+stop the others. `states.py` decides which items are due; `move.py`, `tier.py` and `delete.py` act on them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """DuckDB over the warehouse's Parquet files: connections, views, types, content digests.
 
-Only this module imports DuckDB. Where files are, and when they become visible, does not belong here.
+Where files are, and when they become visible, does not belong here.
 """
 
 from __future__ import annotations

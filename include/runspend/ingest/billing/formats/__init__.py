@@ -5,18 +5,21 @@ A format's module has
 * `matches(header)`: whether a header is of this format (`stage` checks that it has all required columns);
 * `stage(staged, delivered)`: puts the rows of one file into `staged`, in FOCUS columns (`format_spec.stage` does it with the SQL file);
 * optional `names(name)`: whether a file of that name may be read, if that is more than CSV, Parquet and JSON lines;
-* optional `stands_for(source, name)`: what a file's name alone says about its charges (the month of a list of jobs), or None. Files
-  of equal bytes with different answers are not copies, and another name makes another version;
+* optional `stands_for(source, name)`: what a file's name alone says about its charges (the month of a list of jobs), or None. Two
+  files with equal bytes are copies only if this answer is equal too. If the answer changes, the bill gets a new version;
 * optional `is_aside(header)`: whether a file holds no charges but data that the SQL of others looks up (prices, jobs). Such files
   are read first and are part of every version;
 * optional `label(place, stated, header)`: the label of a file if files of several labels complement each other (Azure's actual and
   amortized cost), from its path, its manifest or its header; None for a file that complements none;
 * optional `combine(staged, labels)`: keeps the rows that count of such files, once all are staged (`Staged.keep`), and returns
   warnings by kind;
+* optional `read_again(staged, files)`: the indexes of files that must be read differently because of the other files, once all are
+  staged; `stage_again(staged, delivered)` then reads each of them;
 * optional `open_place(source, workdir, now)`: a `FileSource` for an address that is not a folder or bucket, or for a bill that is made
   here; None for every other address. A bill that prices measured watts also gets `drawn`: the power that its machines drew.
 
-`docs/new-format.md` shows a complete one.
+`docs/new-format.md` shows a complete one. `opencost` is not a bill: it has no charges but weights that split the lines of bills, so
+`split_sources.py` calls it instead. It has `METHOD`, `NAMES` (of its files) and `stage`.
 """
 
 from __future__ import annotations
