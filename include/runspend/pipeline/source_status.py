@@ -138,13 +138,10 @@ def tell_operators(settings: Settings, outcome: Outcome, kind: operators.NoticeK
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
-    failed = [
-        d for d in operators.notify(settings, Records(settings.home), kind, cause, now, text) if d.outcome.state in ("refused", "waiting")
-    ]
-    if failed:
-        failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in failed]
+    deliveries = operators.notify(settings, Records(settings.home), kind, cause, now, text)
+    if failures := [failure for d in deliveries if (failure := d.failure) is not None]:
         outcome.fail(
-            PartialFailure(f"cannot deliver {len(failed)} mails to operators: {failures[0]}. Fix mail in runspend.yaml.", failures)
+            PartialFailure(f"cannot deliver {len(failures)} mails to operators: {failures[0]}. Fix mail in runspend.yaml.", failures)
         )
 
 

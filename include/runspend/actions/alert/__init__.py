@@ -96,7 +96,7 @@ class AlertResult:
         They are a missing exchange rate, and a PartialFailure if a mail was not delivered.
         """
         errors: list[RunspendError] = [] if self.missing is None else [self.missing]
-        failures = [f"{d.mail.subject} to {d.recipient}: {d.outcome.state}, {d.outcome.reply}" for d in self.refused]
+        failures = [failure for d in self.deliveries if (failure := d.failure) is not None]
         if not failures:
             return errors
         return [
