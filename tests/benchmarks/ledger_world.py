@@ -10,8 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from runspend.schema.tables import TABLES, Table
-from runspend.warehouse.parquet.engine import DUCKDB_TYPES
+from runspend.schema.tables import DUCKDB_TYPES, TABLES, Table
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 MONTH = "2026-10"

@@ -19,14 +19,14 @@ from runspend.allocation import adjacent_months as months_beside
 from runspend.allocation import inputs
 from runspend.allocation import model_order as ladder
 from runspend.config.settings import Settings
-from runspend.schema.tables import TABLES
+from runspend.schema.tables import DUCKDB_TYPES, TABLES
 from runspend.warehouse.base import Model, Unit, UnitState
 from runspend.warehouse.bigquery.publish import _script
 from runspend.warehouse.bigquery.tables import Places
 from runspend.warehouse.bigquery.units import StagedTable
 from runspend.warehouse.content_digest import sums_sql
 from runspend.warehouse.dialect import duckdb_sql, table_names
-from runspend.warehouse.parquet.engine import DUCKDB_TYPES, FILLED, used
+from runspend.warehouse.parquet.engine import FILLED, used
 from runspend.warehouse.sql_files import read_sql
 from tests.benchmarks.ledger_world import MONTH, make_ledger_world
 from tests.benchmarks.measured import scaled

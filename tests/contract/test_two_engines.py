@@ -9,10 +9,9 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from runspend.schema.tables import TABLES
+from runspend.schema.tables import DUCKDB_TYPES, TABLES
 from runspend.warehouse.dialect import duckdb_sql
 from runspend.warehouse.lint import RESERVED, lint
-from runspend.warehouse.parquet.engine import DUCKDB_TYPES
 from tests.reference import GoogleSQL, exact_rows, googlesql_type
 
 UTC = dt.timezone.utc

@@ -14,7 +14,6 @@ from decimal import Decimal
 from pathlib import Path
 
 from runspend import pipeline
-from runspend.actions.report.figures import month_after
 from runspend.actions.report.labels import coverage_words, suggestion
 from runspend.allocation import diagnostics as advice
 from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours
@@ -26,7 +25,7 @@ from runspend.config.settings import MailSettings, Settings, WarehouseSettings
 from runspend.config.types import CONNECTION
 from runspend.core.amounts import add, money, month_name, percent, places_for, shares_of
 from runspend.core.step_result import Progress, silent
-from runspend.schema.rows import first_day
+from runspend.schema.rows import first_day, month_after
 from runspend.warehouse.base import Unit, Warehouse
 from runspend.warehouse.factory import open_warehouse
 

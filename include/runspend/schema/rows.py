@@ -12,12 +12,18 @@ from runspend.schema.tables import TABLES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["arrow_rows", "by_month", "first_day", "make_load_id"]
+__all__ = ["arrow_rows", "by_month", "first_day", "make_load_id", "month_after"]
 
 
 def first_day(period: str) -> date:
     """Return the first day of "YYYY-MM"."""
     return date.fromisoformat(f"{period}-01")
+
+
+def month_after(first: date, months: int) -> date:
+    """Return the first day of the month that is so many months later (or earlier)."""
+    index = first.year * 12 + first.month - 1 + months
+    return date(index // 12, index % 12 + 1, 1)
 
 
 def arrow_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

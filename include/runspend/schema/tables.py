@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 5
 
 
+DUCKDB_TYPES = {
+    "STRING": "VARCHAR",
+    "INT64": "BIGINT",
+    "FLOAT64": "DOUBLE",
+    "BOOL": "BOOLEAN",
+    "DATE": "DATE",
+    "TIMESTAMP": "TIMESTAMP WITH TIME ZONE",
+    "BIGNUMERIC": "DECIMAL(38, 22)",
+    "ARRAY<STRING>": "VARCHAR[]",
+}
+
+
 @dataclass(frozen=True)
 class Column:
     """One column: GoogleSQL type, meaning in one sentence, and whether a key or bookkeeping. `words`: all values of a text set by models."""

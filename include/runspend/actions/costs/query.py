@@ -20,6 +20,7 @@ from runspend.config.exchange_rates import missing_rates, stretches
 from runspend.config.settings import Settings
 from runspend.core.amounts import money, plain
 from runspend.core.errors import SourceError, UsageError
+from runspend.schema.rows import first_day
 from runspend.schema.tables import TABLES, Table
 from runspend.warehouse.base import Reader
 from runspend.warehouse.factory import open_warehouse
@@ -87,7 +88,7 @@ class Selection:
                 raise UsageError(f"cannot use --where {key}=…: use --period for a billing period, and --since and --until for days.")
             if key not in WHERE_KEYS:
                 raise UsageError(f"cannot select costs by {key!r}: allowed are {', '.join(WHERE_KEYS)}.{_nearest(key, WHERE_KEYS)}")
-        return cls(None if period is None else date.fromisoformat(f"{period}-01"), since, until, values)
+        return cls(None if period is None else first_day(period), since, until, values)
 
     @property
     def has_days(self) -> bool:

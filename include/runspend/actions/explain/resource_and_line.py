@@ -19,6 +19,7 @@ from runspend.actions.explain.run import ZERO, Names, costs_of, explain_run, run
 from runspend.config.settings import Settings
 from runspend.core.amounts import add, plain
 from runspend.core.errors import UsageError
+from runspend.schema.rows import first_day
 from runspend.schema.tables import FOCUS_COLUMNS
 from runspend.warehouse.base import Reader
 
@@ -151,7 +152,7 @@ def explain_line(reader: Reader, text: str, *, period: str | None = None) -> Lin
     wanted = text.strip().removeprefix("…")
     if len(wanted) < SHORTEST_LINE:
         raise UsageError(f"cannot find line {clean(wanted)!r}: it is too short. Give at least {SHORTEST_LINE} characters.")
-    first, last = (date.fromisoformat(f"{period}-01"),) * 2 if period else (EARLIEST, LATEST)
+    first, last = (first_day(period),) * 2 if period else (EARLIEST, LATEST)
     rows = ask(reader, "find_lines", id=wanted, first_period=first, last_period=last)
     rows = [r for r in rows if r["line_id"] == wanted] or rows
     if not rows:

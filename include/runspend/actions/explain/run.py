@@ -36,6 +36,7 @@ from runspend.actions.report.plan import run_url
 from runspend.allocation.claimed_hours import ClaimedHours, with_open_prices
 from runspend.config.settings import Settings
 from runspend.core.amounts import add
+from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader
 
 Row = dict[str, Any]
@@ -376,7 +377,7 @@ def _stated(reader: Reader, key: RunKey, rows: Sequence[Row], period: str | None
             for r in rows
             if r["is_summarized"] and r["billing_currency"] and r["first_charge_date"] is not None
         }
-    first = date.fromisoformat(f"{period}-01")
+    first = first_day(period)
     found = ask(reader, "run_period", run_id=key.run_id, server=key.tracking_server, workspace=key.workspace, period=first)
     return {r["billing_currency"]: costs_of(r) for r in found}
 

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from runspend.core.errors import CheckFailed, UsageError
 from runspend.core.spreadsheet_text import PATTERN
+from runspend.schema.rows import first_day
 from runspend.schema.tables import FOCUS_COLUMNS
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import expand_macros
@@ -100,7 +101,7 @@ def export_focus(
         raise UsageError(
             f"cannot guard formulas in {target}: Parquet says itself what is text. Leave --guard-formulas out, or write a .csv file. Nothing was written."
         )
-    first = date.fromisoformat(f"{period}-01")
+    first = first_day(period)
     known = reader.query("select distinct billing_period from cost_allocations order by billing_period").column(0).to_pylist()
     if first not in known:
         raise UsageError(

@@ -15,6 +15,7 @@ from runspend.allocation.diagnostics import Coverage
 from runspend.allocation.storage_prices import BilledRate
 from runspend.allocation.without_run import Group
 from runspend.core.amounts import add
+from runspend.schema.rows import first_day, month_after
 
 MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
 # Parts of the bill in the order of presentation, and the ledger's targets behind each.
@@ -373,19 +374,13 @@ class ReportFigures:
     @property
     def first(self) -> date:
         """First day of the month."""
-        return date.fromisoformat(self.period + "-01")
+        return first_day(self.period)
 
 
 def total(costs: Iterable[Costs]) -> Costs:
     """Return exact sums of the four measures."""
     rows = list(costs)
     return Costs(*(add(c[m] for c in rows) for m in MEASURES))
-
-
-def month_after(first: date, months: int) -> date:
-    """Return the first day of the month that is so many months later (or earlier)."""
-    index = first.year * 12 + first.month - 1 + months
-    return date(index // 12, index % 12 + 1, 1)
 
 
 def days_covered(first: date, until: datetime) -> int:

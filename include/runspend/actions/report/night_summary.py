@@ -13,8 +13,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from runspend import __version__
-from runspend.actions.report.figures import PARTS, PLATFORM, CurrencyFigures, Estimates, ReportFigures, days_covered, month_after
+from runspend.actions.report.figures import PARTS, PLATFORM, CurrencyFigures, Estimates, ReportFigures, days_covered
 from runspend.core.amounts import instant, money, month_name, percent, places_for, plain, round_parts, shares_of, size
+from runspend.schema.rows import month_after
 from runspend.schema.tables import CONFIDENCES
 
 # Names of the parts of the bill in the summary.

@@ -38,7 +38,6 @@ from runspend.actions.report.figures import (
     Team,
     Waste,
     days_covered,
-    month_after,
 )
 from runspend.allocation.diagnostics import coverage as dimension_coverage
 from runspend.allocation.storage_prices import billed_rates
@@ -46,6 +45,7 @@ from runspend.allocation.without_run import unallocated_groups
 from runspend.config.exchange_rates import describe_missing_rates, missing_rates, stretches
 from runspend.config.settings import Settings
 from runspend.core.amounts import add
+from runspend.schema.rows import first_day, month_after
 from runspend.schema.tables import CONFIDENCES
 from runspend.warehouse.base import Reader
 
@@ -78,7 +78,7 @@ class People:
 
 def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetime) -> ReportFigures:
     """Return the figures of one month ("YYYY-MM"), by charge date unless stated otherwise. Reads through one view of the warehouse."""
-    first = date.fromisoformat(period + "-01")
+    first = first_day(period)
     ask = _questions(reader, first)
     loads = ask("loads")
     days = ask("days")

@@ -23,11 +23,12 @@ from markupsafe import Markup
 from runspend import __version__
 from runspend.actions.report import charts
 from runspend.actions.report.csv_files import report_sheets, write_sheet
-from runspend.actions.report.figures import MEASURES, PARTS, PLATFORM, CurrencyFigures, ReportFigures, days_covered, month_after
+from runspend.actions.report.figures import MEASURES, PARTS, PLATFORM, CurrencyFigures, ReportFigures, days_covered
 from runspend.actions.report.labels import coverage_words
 from runspend.config.budgets import percent_used
 from runspend.core import amounts
 from runspend.core.own_files import write_whole
+from runspend.schema.rows import month_after
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE, NARROW = 920, 350

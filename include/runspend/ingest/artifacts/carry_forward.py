@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from runspend.schema.rows import month_after
 from runspend.schema.tables import ARTIFACT_BYTES
 
 if TYPE_CHECKING:
@@ -24,18 +25,18 @@ def roll_forward(con: duckdb.DuckDBPyConnection, now: datetime, previous: Callab
     Returns None if the store was already measured later than `now`.
     """
     month = now.astimezone(timezone.utc).date().replace(day=1)
-    if previous(f"{_shift(month, 1):%Y-%m}") is not None:
+    if previous(f"{month_after(month, 1):%Y-%m}") is not None:
         return None
     back, found = 0, previous(f"{month:%Y-%m}")
     while found is None and back < _MONTHS_BACK:
         back += 1
-        found = previous(f"{_shift(month, -back):%Y-%m}")
+        found = previous(f"{month_after(month, -back):%Y-%m}")
     schema = ARTIFACT_BYTES.arrow_schema()
     _replace_prior(con, schema.empty_table() if found is None else found.select(schema.names).cast(schema))
     tables = {}
     if found is not None:
-        for start in (_shift(month, -n) for n in range(back, 0, -1)):
-            end = _instant(_shift(start, 1))
+        for start in (month_after(month, -n) for n in range(back, 0, -1)):
+            end = _instant(month_after(start, 1))
             closed = select_bytes(
                 con,
                 f"select * replace (coalesce(valid_to, $end) as valid_to) from prior order by {', '.join(ARTIFACT_BYTES.sort)}",
@@ -63,11 +64,6 @@ def select_bytes(con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str,
     """Return the rows of a query, in the columns of `artifact_bytes`."""
     rows: Any = con.sql(sql, params=parameters).to_arrow_table()
     return rows.cast(ARTIFACT_BYTES.arrow_schema())
-
-
-def _shift(month: date, months: int) -> date:
-    years, index = divmod(month.month - 1 + months, 12)
-    return date(month.year + years, index + 1, 1)
 
 
 def _instant(day: date) -> datetime:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from runspend.ingest.billing.load_context import LoadContext, refused
 from runspend.ingest.billing.staging import Beside, Staged
 from runspend.ingest.billing.totals import DaySums, FedPeriod
 from runspend.ingest.billing.versions import FedFile, VersionFacts, plain, version_of
+from runspend.schema.rows import first_day
 from runspend.schema.tables import BILLING_LINES, BILLING_QUARANTINE
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def find_covered_until(context: LoadContext, outcomes: Sequence[PeriodLoad]) -> 
 def _quarantine_table(context: LoadContext, period: str, rows: Sequence[dict[str, Any]], names: dict[int, str]) -> pa.Table:
     import pyarrow as pa
 
-    first = date.fromisoformat(f"{period}-01")
+    first = first_day(period)
     full = [
         {**{k: v for k, v in row.items() if k != "file_index"}, "source": context.source.name, "billing_period": first,
          "file_name": names[row["file_index"]], "load_id": context.load_id}

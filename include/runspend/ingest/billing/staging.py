@@ -23,7 +23,7 @@ from runspend.core.resource_keys import resource_key_sql
 from runspend.ingest.billing import columns
 from runspend.ingest.billing.memory_budget import room_of
 from runspend.ingest.billing.verify import free_bytes
-from runspend.schema.tables import FOCUS_COLUMNS
+from runspend.schema.tables import DUCKDB_TYPES, FOCUS_COLUMNS
 
 if TYPE_CHECKING:
     import duckdb
@@ -180,9 +180,8 @@ class Staged:
         """Return the rows with `row_hash`, the hash of the FOCUS columns."""
         self._con.register("hashed", table)
         # A constant null hashes like a null in every row, and takes no time.
-        sql_types = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
         is_empty = {c.name: table.column(c.name).null_count == table.num_rows for c in FOCUS_COLUMNS}
-        names = ", ".join(f"cast(null as {sql_types[c.type]})" if is_empty[c.name] else c.name for c in FOCUS_COLUMNS)
+        names = ", ".join(f"cast(null as {DUCKDB_TYPES[c.type]})" if is_empty[c.name] else c.name for c in FOCUS_COLUMNS)
         hashes = self._con.sql(f"select hash({names}) as row_hash from hashed").to_arrow_table()
         self._con.unregister("hashed")
         return table.append_column("row_hash", columns.combine_chunks(hashes.column(0)))

@@ -10,13 +10,14 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import BillSource
 from runspend.ingest.billing.normalize import SETTLE_VERSION, Rules
 from runspend.ingest.billing.totals import COSTS, EXACT, Totals
+from runspend.schema.rows import first_day
 from runspend.schema.tables import BILL_CHANGES, BILLING_LOADS
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def add_version(history: LoadHistory, facts: VersionFacts, reason: str | None) -
     new = [
         {
             "source": history.source,
-            "billing_period": date.fromisoformat(f"{history.period}-01"),
+            "billing_period": first_day(history.period),
             "version": facts.version,
             "billing_currency": t.currency,
             "version_number": history.next_number,
@@ -203,7 +204,7 @@ def add_changes(
         rows.append(
             {
                 "source": source,
-                "billing_period": date.fromisoformat(f"{period}-01"),
+                "billing_period": first_day(period),
                 "version": version,
                 "version_number": number,
                 "charge_date": key[0],

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,8 @@ from runspend.ingest.tracking.dimension_sources import (
 )
 from runspend.ingest.tracking.requested_places import PLACE_KEYS, place_columns
 from runspend.ingest.tracking.settings import MeasuredMachines, RowSettings
-from runspend.schema.tables import TABLES, Table
+from runspend.schema.rows import first_day
+from runspend.schema.tables import DUCKDB_TYPES, TABLES, Table
 
 if TYPE_CHECKING:
     import duckdb
@@ -89,15 +90,6 @@ REPLAYED = "as of an earlier day"
 MIN_VANISHED = 10
 MEMORY_LIMIT = "1GB"
 ROW_GROUP = 122_880
-DUCKDB_TYPES = {
-    "STRING": "varchar",
-    "INT64": "bigint",
-    "FLOAT64": "double",
-    "DATE": "date",
-    "BIGNUMERIC": "decimal(38, 22)",
-    "TIMESTAMP": "timestamptz",
-    "ARRAY<STRING>": "varchar[]",
-}
 
 
 class Rows:
@@ -260,9 +252,9 @@ class Rows:
         ).fetchall()
         for (month,) in months:
             self._register("previous_runs", TABLES["runs"], previous(month))
-            self._con.execute(_sql("known_use.sql"), {"month": _first_day(month)})
+            self._con.execute(_sql("known_use.sql"), {"month": first_day(month)})
             if month not in unread:
-                self._con.execute(_sql("known_gaps.sql"), {"month": _first_day(month)})
+                self._con.execute(_sql("known_gaps.sql"), {"month": first_day(month)})
 
     def use_wanted(self) -> list[raw.UseKey]:
         """Return the utilization metrics to average: of GPUs if the run has any, else of CPUs.
@@ -309,7 +301,7 @@ class Rows:
         self._con.execute(_sql("power_wanted.sql", node_key=resource_key_sql("p.node")), limits)
         for (month,) in self._con.execute("select distinct strftime(start_month, '%Y-%m') from power_wanted").fetchall():
             self._register("previous_power", TABLES["machine_power"], previous(month))
-            self._con.execute(_sql("power_known.sql"), {"month": _first_day(month)})
+            self._con.execute(_sql("power_known.sql"), {"month": first_day(month)})
         found = self._con.execute(
             "select run_id, metric, last_step, step_stride from power_wanted anti join known_power using (run_id, metric) order by run_id, metric"
         ).fetchall()
@@ -350,7 +342,7 @@ class Rows:
         """Write the file of `trace_costs`: costs of the current traces, and of those that no longer exist."""
         table = TABLES["trace_costs"]
         self._register("previous_trace_costs", table, previous)
-        return self.write(table, month, _sql("trace_month.sql", columns=_columns(table)), {"month": _first_day(month)})
+        return self.write(table, month, _sql("trace_month.sql", columns=_columns(table)), {"month": first_day(month)})
 
     def warnings(self) -> list[str]:
         """Return one sentence for each kind of value that could not be used."""
@@ -400,7 +392,7 @@ class Rows:
 
         Raises SourceRefused if too many runs vanished. `written`: the settings that the unit remembers.
         """
-        parameters = {"month": _first_day(month)}
+        parameters = {"month": first_day(month)}
         self._register("previous_runs", TABLES["runs"], previous_runs)
         self._register("previous_resources", TABLES["run_resources"], previous_resources)
         if not accept:
@@ -522,10 +514,6 @@ def _listed(keys: Sequence[str] | str) -> Sequence[str]:
 def _pointer(key: str) -> str:
     """Return a key as JSON pointer (RFC 6901), the only path syntax that can name any key."""
     return "/" + key.replace("~", "~0").replace("/", "~1")
-
-
-def _first_day(month: str) -> date:
-    return date(int(month[:4]), int(month[5:7]), 1)
 
 
 def _columns(table: Table) -> str:

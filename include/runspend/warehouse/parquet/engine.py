@@ -17,7 +17,8 @@ from typing import Any
 from runspend.core.duckdb_pool import borrow_connection
 from runspend.core.errors import MissingExtra, RunspendError, SqlRefused
 from runspend.schema.renames import RENAMED_VALUES, former_name, has_former_values
-from runspend.schema.tables import Column, Table
+from runspend.schema.rows import first_day
+from runspend.schema.tables import DUCKDB_TYPES, Column, Table
 from runspend.warehouse.dialect import parameter_names
 
 try:
@@ -27,20 +28,10 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "duckdb", "pipeline") from missing
 
 __all__ = [
-    "DUCKDB_TYPES", "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "file_list", "guarded_engine", "literal", "measure_rows", "month_of",
+    "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "file_list", "guarded_engine", "literal", "measure_rows", "month_of",
     "narrow", "parser", "quote", "restrict", "stream", "used",
 ]  # fmt: skip
 
-DUCKDB_TYPES = {
-    "STRING": "VARCHAR",
-    "INT64": "BIGINT",
-    "FLOAT64": "DOUBLE",
-    "BOOL": "BOOLEAN",
-    "DATE": "DATE",
-    "TIMESTAMP": "TIMESTAMP WITH TIME ZONE",
-    "BIGNUMERIC": "DECIMAL(38, 22)",
-    "ARRAY<STRING>": "VARCHAR[]",
-}
 MEMORY = "2600MB"  # of a step or a reader, before DuckDB spills to disk
 ROW_GROUP = 122_880
 FILLED = ("build_id", "load_id")  # bookkeeping columns that the warehouse fills if a model does not
@@ -277,5 +268,5 @@ def file_list(files: Iterable[Path | str]) -> str:
 
 def month_of(period: str) -> tuple[dt.date, dt.date]:
     """Return the first day of a month "YYYY-MM", and of the next month."""
-    first = dt.date.fromisoformat(f"{period}-01")
+    first = first_day(period)
     return first, (first + dt.timedelta(days=31)).replace(day=1)
