@@ -25,7 +25,7 @@ def write_sheet(header: Sequence[str], rows: Sequence[Sequence[Cell]], snapshot:
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow([*header, "snapshot"])
     for row in rows:
-        writer.writerow([*(_cell(v) for v in row), snapshot])
+        writer.writerow([*(_cell(v) for _, v in zip(header, row, strict=True)), snapshot])
     return out.getvalue().encode("utf-8")
 
 
@@ -90,86 +90,26 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
             [[c.currency, e.source, e.nights, e.estimated_cost, e.actual_cost, e.apart_cost] for c in pages for e in c.estimate_errors],
         ),
     )
-    yield (
-        "budgets",
-        (
-            (
-                "budget",
-                "budget_period",
-                "currency",
-                "measure",
-                "spent",
-                "amount",
-                "threshold_reached",
-                "forecast",
-                "forecast_low",
-                "forecast_high",
-                "exceeded_on",
-                "covered_until",
-                "mailed_threshold",
-                "mailed_at",
-                *owner,
-            ),
-            [
-                [
-                    b.name,
-                    b.budget_period,
-                    b.currency,
-                    b.measure,
-                    b.spent,
-                    b.amount,
-                    b.threshold_reached,
-                    b.forecast,
-                    b.forecast_low,
-                    b.forecast_high,
-                    b.exceeded_on,
-                    b.covered_until,
-                    b.mailed_threshold,
-                    b.mailed_at,
-                    *person(b.owner),
-                ]
-                for b in figures.budgets
-            ],
-        ),
-    )
-    yield (
-        "experiments",
-        (
-            (
-                "currency",
-                "team",
-                "tracking_server",
-                "workspace",
-                "experiment_id",
-                "experiment",
-                "effective_cost",
-                "previous_effective_cost",
-                "runs",
-                "failed_runs",
-                "gpu_hours",
-                "gpu_cost",
-            ),
-            [
-                [
-                    c.currency,
-                    t.name,
-                    e.tracking_server,
-                    e.workspace,
-                    e.experiment_id,
-                    e.name,
-                    e.effective_cost,
-                    e.previous_cost,
-                    e.runs,
-                    e.failed_runs,
-                    e.gpu_seconds / 3600,
-                    e.gpu_cost,
-                ]
-                for c in pages
-                for t in c.teams
-                for e in t.experiments
-            ],
-        ),
-    )
+    yield "budgets", (
+        ("budget", "budget_period", "currency", "measure", "spent", "amount", "threshold_reached", "forecast", "forecast_low", "forecast_high",
+         "exceeded_on", "covered_until", "mailed_threshold", "mailed_at", *owner),
+        [
+            [b.name, b.budget_period, b.currency, b.measure, b.spent, b.amount, b.threshold_reached, b.forecast, b.forecast_low, b.forecast_high,
+             b.exceeded_on, b.covered_until, b.mailed_threshold, b.mailed_at, *person(b.owner)]
+            for b in figures.budgets
+        ],
+    )  # fmt: skip
+    yield "experiments", (
+        ("currency", "team", "tracking_server", "workspace", "experiment_id", "experiment",
+         "effective_cost", "previous_effective_cost", "runs", "failed_runs", "gpu_hours", "gpu_cost"),
+        [
+            [c.currency, t.name, e.tracking_server, e.workspace, e.experiment_id, e.name,
+             e.effective_cost, e.previous_cost, e.runs, e.failed_runs, e.gpu_seconds / 3600, e.gpu_cost]
+            for c in pages
+            for t in c.teams
+            for e in t.experiments
+        ],
+    )  # fmt: skip
     yield "runs", (
         ("currency", "tracking_server", "workspace", "run_id", "run_name", "experiment", "team", *who, "run_status", "start_time", "machine_hours", "gpu_hours", *MEASURES, "unused_cost", "confidence"),
         [
@@ -182,41 +122,16 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
         ],
     )  # fmt: skip
     for name in ("idle", "unallocated"):
-        yield (
-            name,
-            (
-                (
-                    "currency",
-                    "resource",
-                    "service",
-                    "instance_type",
-                    "effective_cost",
-                    "billed_hours",
-                    "used_hours",
-                    "last_run_id",
-                    "last_used_at",
-                    *owner,
-                    "reason",
-                ),
-                [
-                    [
-                        c.currency,
-                        r.name,
-                        r.service,
-                        r.instance_type,
-                        r.effective_cost,
-                        _hours(r.billed_seconds),
-                        _hours(r.used_seconds),
-                        r.last_run_id,
-                        r.last_used_at,
-                        *person(r.owner),
-                        r.reason,
-                    ]
-                    for c in pages
-                    for r in (c.idle if name == "idle" else c.unallocated)
-                ],
-            ),
-        )
+        yield name, (
+            ("currency", "resource", "service", "instance_type", "effective_cost", "billed_hours", "used_hours", "last_run_id",
+             "last_used_at", *owner, "reason"),
+            [
+                [c.currency, r.name, r.service, r.instance_type, r.effective_cost, _hours(r.billed_seconds), _hours(r.used_seconds), r.last_run_id,
+                 r.last_used_at, *person(r.owner), r.reason]
+                for c in pages
+                for r in (c.idle if name == "idle" else c.unallocated)
+            ],
+        )  # fmt: skip
     yield (
         "idle-days",
         (
