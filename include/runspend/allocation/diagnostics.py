@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any
 
+from runspend.core.amounts import EXACT, add
 from runspend.warehouse.base import Reader
 
-EXACT = Context(prec=76)
 DIMENSIONS = ("team", "project", "cost_center", "owner")
 
 # Parts of the names of tag keys that group machines, in order of preference. The first that matches counts.
@@ -157,14 +157,6 @@ class UnmetClaims:
         """ "26 runs (1,204.5 h) state a machine, such as i-0abc: no bill has it at that time"."""
         one = self.runs == 1
         return f"{self.runs:,} run{'' if one else 's'} ({self.hours:,.1f} h) state{'s' if one else ''} {CLAIM_WORDS[self.match_method]}, such as {self.example}: {UNMET_WORDS[self.reason]}"
-
-
-def add(costs: Iterable[Decimal | None]) -> Decimal:
-    """The exact sum; null counts as 0."""
-    total = Decimal(0)
-    for cost in costs:
-        total = EXACT.add(total, cost or Decimal(0))
-    return total
 
 
 def rungs(reader: Reader, first: date) -> dict[str, tuple[Rung, ...]]:

@@ -12,8 +12,8 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from runspend.allocation.diagnostics import EXACT, add
 from runspend.allocation.remedies import selector_yaml
+from runspend.core.amounts import EXACT, add
 from runspend.core.service_kinds import is_accelerator
 from runspend.warehouse.base import Reader
 

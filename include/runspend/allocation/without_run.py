@@ -15,10 +15,11 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from runspend.allocation.diagnostics import EXACT, GROUP_WORDS, MACHINE_GROUP, OWN_TAGS, add
+from runspend.allocation.diagnostics import GROUP_WORDS, MACHINE_GROUP, OWN_TAGS
 from runspend.allocation.remedies import VERBS, remedy
 from runspend.allocation.scope_proposal import OUTSIDE
 from runspend.config.settings import Settings
+from runspend.core.amounts import EXACT, add
 from runspend.core.outside_json import parse_json
 from runspend.core.service_kinds import RESOURCE_TYPES, WITH_MACHINES, is_accelerator, kind_of, resource_words
 from runspend.warehouse.base import Reader

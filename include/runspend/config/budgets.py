@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, PlainSerializer, Tag, model_validator
@@ -24,16 +24,16 @@ from runspend.config.types import (
     parse_threshold,
     threshold_amount,
 )
+from runspend.core.amounts import EXACT
 from runspend.core.selectors import BUDGET_RUN_KEYS
 
 Every = Literal["day", "week", "month", "quarter", "year"]
-_EXACT = Context(prec=76)
 ALL_MAILS = "all"  # the key of `notify` whose recipients get every mail of a budget
 
 
 def percent_used(spent: Decimal, amount: Decimal, unit: str = "0.1") -> Decimal:
     """Return the percentage of a budget, cut and not rounded, wherever it is shown: 99.97% never reads as 100.0%."""
-    return _EXACT.divide(_EXACT.multiply(spent, Decimal(100)), amount).quantize(Decimal(unit), ROUND_FLOOR, _EXACT)
+    return EXACT.divide(EXACT.multiply(spent, Decimal(100)), amount).quantize(Decimal(unit), ROUND_FLOOR, EXACT)
 
 
 def _parse_notify(raw: object) -> object:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from decimal import Context, Decimal
+from decimal import Decimal
 from email.utils import getaddresses, parseaddr
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -27,6 +27,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from runspend.core.amounts import EXACT
 from runspend.core.redaction import redact_uri
 from runspend.core.selectors import BUDGET_KEYS, LINE_KEYS, LINE_MAPS, RUN_KEYS, RUN_MAPS, Selector, parse_selector
 
@@ -126,7 +127,7 @@ def _short_number(number: Decimal) -> Decimal:
 
 def _amount(number: Decimal) -> Decimal:
     """Allow what a column of the tables can store: 16 digits before the point and 22 after it."""
-    exponent = number.normalize(Context(prec=76)).as_tuple().exponent
+    exponent = number.normalize(EXACT).as_tuple().exponent
     if number >= 10**15 or (isinstance(exponent, int) and exponent < -22):
         raise ValueError("an amount below 1,000,000,000,000,000 with at most 22 decimals is needed")
     return number

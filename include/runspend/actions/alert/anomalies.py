@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import Context, Decimal
+from decimal import Decimal
 from statistics import median
+
+from runspend.core.amounts import EXACT
 
 LOOK_BACK = 28
 WEEKS_BACK = 8
 LEAST_SPENT_ON = 10  # minimum days with cost in the four weeks: a series that rarely costs anything has no usual day
-EXACT = Context(prec=76)
 
 
 @dataclass(frozen=True)

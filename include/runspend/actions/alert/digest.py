@@ -8,17 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any
 
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.render import Block, Envelope, Facts, MailTable, Paragraph, make_mail
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Settings
-from runspend.core.amounts import money
+from runspend.core.amounts import EXACT, money
 from runspend.core.text import clean
 
-EXACT = Context(prec=76)
 # Some mail programs cut off a mail after 100 KB of HTML. A row is about 170 bytes.
 ROWS_IN_A_MAIL = 400
 Alert = Mapping[str, Any]

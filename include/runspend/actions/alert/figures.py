@@ -12,9 +12,10 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from runspend.actions.alert.judge import EXACT, Status
+from runspend.actions.alert.judge import Status
 from runspend.actions.alert.periods import same_days_before
 from runspend.actions.alert.series import LINE_ONLY, Coverage, cost_source, covered_until, run_columns, selector_sql, sql
+from runspend.core.amounts import EXACT, add
 from runspend.warehouse.base import Reader
 
 # A run without an end that gave no sign of life for this long is not "running now" (ledger: never-ended runs).
@@ -121,7 +122,7 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
             rest, rest_before = EXACT.subtract(rest, driver.spent), EXACT.subtract(rest_before, driver.spent_before)
         others = Driver(f"{other_count} others", None, rest, rest_before)
     by_confidence = {r["confidence"] or "none": r["spent"] or Decimal(0) for r in sureness if r["allocated_to"] == "run"}
-    own_idle = _total(r for r in sureness if r["allocated_to"] == "idle")
+    own_idle = add(r["spent"] for r in sureness if r["allocated_to"] == "idle")
     return Figures(
         running=tuple(_running_run(r, covered_until(coverage)) for r in running),
         running_count=running[0]["run_count"] if running else 0,
@@ -129,7 +130,7 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
         others=others,
         failed=failed,
         by_confidence=by_confidence,
-        no_run=_total(r for r in sureness if r["allocated_to"] != "run"),
+        no_run=add(r["spent"] for r in sureness if r["allocated_to"] != "run"),
         idle_elsewhere=idle - own_idle,
         coverage=coverage,
     )
@@ -157,13 +158,6 @@ def read_restated(reader: Reader, status: Status, through: date, since: datetime
     text = sql("restated").replace("{measure}", status.budget.measure)
     parameters = {"first_date": status.period.start, "through": through, "currency": status.currency, "since": since}
     return tuple(Restatement(r["source"], r["first_date"], r["last_date"]) for r in reader.query(text, parameters).to_pylist())
-
-
-def _total(rows: Any) -> Decimal:
-    total = Decimal(0)
-    for row in rows:
-        total = EXACT.add(total, row["spent"] or Decimal(0))
-    return total
 
 
 def _spent(row: Mapping[str, Any]) -> tuple[Decimal, Decimal]:

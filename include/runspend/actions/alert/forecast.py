@@ -15,11 +15,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_FLOOR, Decimal
 
 from runspend.actions.alert.levels import LEAST_DAYS, ExpectedDays, look_ahead
+from runspend.core.amounts import EXACT
 
-EXACT = Context(prec=76)
 HISTORY = timedelta(days=400)  # one year, plus the four weeks around a day that tell a holiday from a quiet month
 SLACK = 1.0  # Replays overlap, so their errors are widened: by this share if one replay is as long as the history.
 ENOUGH_REPLAYS = 60  # from here on, replays can show that the method is always too low or always too high

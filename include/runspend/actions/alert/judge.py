@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from decimal import Context, Decimal
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -23,10 +23,8 @@ from runspend.actions.alert.forecast import Forecast, Seen, forecast_total
 from runspend.actions.alert.periods import BudgetPeriod, midnight
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Budget
+from runspend.core.amounts import EXACT, add, plain
 from runspend.core.errors import ConfigError
-
-# 22 decimals and any total need more than the 28 digits of Python's default context, which would round sums past a million.
-EXACT = Context(prec=76)
 
 _THRESHOLD = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", re.ASCII)
 
@@ -148,12 +146,12 @@ def parse_threshold(text: str, amount: Decimal, currency: str) -> Threshold:
         )
     number, unit = Decimal(match[1]), match[2] or currency
     if unit == "%":
-        return Threshold(EXACT.divide(EXACT.multiply(amount, number), Decimal(100)), f"{_plain(number)}%")
+        return Threshold(EXACT.divide(EXACT.multiply(amount, number), Decimal(100)), f"{plain(number)}%")
     if unit != currency:
         raise ConfigError(
             f"cannot use threshold {text!r}: the budget is in {currency}. Write the threshold in {currency}, or as a percentage."
         )
-    return Threshold(number, f"{_plain(number)} {currency}")
+    return Threshold(number, f"{plain(number)} {currency}")
 
 
 def parse_thresholds(texts: list[str], amount: Decimal, currency: str) -> tuple[Threshold, ...]:
@@ -174,7 +172,7 @@ def budget_version(budget: Budget, currency: str) -> str:
         sorted(parse_threshold(t, budget.amount, currency).text for t in set(texts)) for texts in (budget.actual, budget.forecast)
     ]
     parts = [
-        _plain(budget.amount),
+        plain(budget.amount),
         currency,
         {key: sorted(set(patterns)) for key, patterns in budget.for_.items()},
         budget.every,
@@ -231,7 +229,7 @@ def judge_budget(
         forecast = _forecast(budget, currency, period, series, covered, now)
     return Status(
         budget, currency, version, period, thresholds, spent, crossed,
-        estimated=_total(estimates.values()), forecast=forecast, foreseen=_foresee(budget, currency, spent, forecast), by_day=by_day,
+        estimated=add(estimates.values()), forecast=forecast, foreseen=_foresee(budget, currency, spent, forecast), by_day=by_day,
     )  # fmt: skip
 
 
@@ -272,10 +270,10 @@ def _forecast(budget: Budget, currency: str, period: BudgetPeriod, series: Serie
         for day in {*days, *estimated}
         if begin <= day < period.end
     }
-    whole = _total(cost for day, cost in days.items() if day < covered)
-    runs = _total(cost for (day, code), cost in series.of_runs.items() if code == currency and day < covered)
+    whole = add(cost for day, cost in days.items() if day < covered)
+    runs = add(cost for (day, code), cost in series.of_runs.items() if code == currency and day < covered)
     share = min(1.0, max(0.0, float(runs / whole))) if whole > 0 else 1.0
-    spent = _total(cost for day, cost in days.items() if period.start <= day < begin)
+    spent = add(cost for day, cost in days.items() if period.start <= day < begin)
     return forecast_total(days, covered, (period.start, period.end), spent, seen, share)
 
 
@@ -290,16 +288,3 @@ def _foresee(budget: Budget, currency: str, spent: Decimal, forecast: Forecast |
 def _part_over(day: date, now: datetime) -> float:
     """Return the elapsed part of a day, 0 to 1."""
     return min(1.0, max(0.0, (now - midnight(day)) / timedelta(days=1)))
-
-
-def _total(costs: Iterable[Decimal]) -> Decimal:
-    total = Decimal(0)
-    for cost in costs:
-        total = EXACT.add(total, cost)
-    return total
-
-
-def _plain(number: Decimal) -> str:
-    """Format 1E+3 as "1000" and 80.0 as "80"."""
-    text = f"{number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -11,11 +11,11 @@ from decimal import Decimal
 
 from runspend.actions.alert.chart import ForecastDay, SpendChart
 from runspend.actions.alert.figures import DayRun, Figures
-from runspend.actions.alert.judge import EXACT, Status
+from runspend.actions.alert.judge import Status
 from runspend.actions.alert.periods import BudgetPeriod, current_period
 from runspend.actions.alert.render import Facts, MailTable, clean, person
 from runspend.actions.alert.series import Coverage
-from runspend.core.amounts import money
+from runspend.core.amounts import EXACT, add, money
 
 
 def running_now(figures: Figures, status: Status, people: str, now: datetime) -> MailTable:
@@ -115,10 +115,7 @@ def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
         missing.append(f"{money(figures.idle_elsewhere)} {status.currency} idle cost outside this budget")
     if missing:
         facts.append(("", f"Not included: {'; '.join(missing)}."))
-    matched = Decimal(0)
-    for cost in figures.by_confidence.values():
-        matched = EXACT.add(matched, cost)
-    total = EXACT.add(matched, figures.no_run)
+    total = add([*figures.by_confidence.values(), figures.no_run])
     shares = [f"{share(figures.by_confidence[c], total)} {c}" for c in ("exact", "high", "medium", "low") if figures.by_confidence.get(c)]
     if figures.no_run:
         shares.append(f"{share(figures.no_run, total)} not allocated to runs (idle, shared, unallocated or orphaned)")

@@ -16,7 +16,7 @@ from typing import Any
 from runspend.actions.alert.anomalies import Anomaly
 from runspend.actions.alert.decisions import Decision, slug
 from runspend.actions.alert.figures import DayRun, Figures, Restatement
-from runspend.actions.alert.judge import EXACT, Status, Threshold
+from runspend.actions.alert.judge import Status, Threshold
 from runspend.actions.alert.render import Block, Envelope, Facts, Mail, MailTable, Paragraph, clean, make_mail
 from runspend.actions.alert.sections import (
     bill_ages,
@@ -33,7 +33,7 @@ from runspend.actions.alert.sections import (
 from runspend.actions.alert.series import Coverage
 from runspend.config.budgets import percent_used
 from runspend.config.settings import MailSettings
-from runspend.core.amounts import money, rough_money
+from runspend.core.amounts import EXACT, money, rough_money
 
 MEASURES = {
     "effective_cost": "effective cost",

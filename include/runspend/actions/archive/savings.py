@@ -10,7 +10,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from urllib.parse import urlsplit
@@ -19,9 +19,9 @@ from runspend.allocation.storage_prices import billed_rates
 from runspend.config.exchange_rates import stretches
 from runspend.config.retention import StorageRate
 from runspend.config.settings import ExchangeRate, Settings
+from runspend.core.amounts import EXACT
 from runspend.warehouse.base import Reader
 
-EXACT = Context(prec=76)
 TICK = Decimal("1E-22")  # the smallest amount that a money column holds
 GB = 2**30  # the clouds' gigabyte of storage
 MONTH_DAYS = 30  # days per month in early-deletion charges

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 from runspend.actions.archive.context import OpenStore, Tools, digest_of, find_store
 from runspend.actions.archive.find import Found, find_archives, lacks_copies, load_manifest, readable_stores, tombstone_of
 from runspend.actions.archive.manifest import Entry, Manifest
-from runspend.actions.archive.savings import EXACT, GB, PROVIDERS, list_prices
+from runspend.actions.archive.savings import GB, PROVIDERS, list_prices
 from runspend.config.settings import Settings
+from runspend.core.amounts import EXACT
 from runspend.core.errors import NotDone, SourceError
 from runspend.core.step_result import Progress, silent
 from runspend.storage.factory import open_objects

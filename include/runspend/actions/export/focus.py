@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from decimal import Context, Decimal
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from runspend.core.amounts import EXACT
 from runspend.core.errors import CheckFailed, UsageError
 from runspend.core.spreadsheet_text import PATTERN
 from runspend.schema.rows import first_day
@@ -44,7 +45,6 @@ SINCE_1_4 = ("CommitmentProgramEligibilityDetails", "InvoiceDetailId")
 UNTIL_1_3 = ("ProviderName", "PublisherName")
 LEFT_OUT = {"1.2": (*SINCE_1_3, *SINCE_1_4), "1.3": SINCE_1_4, "1.4": UNTIL_1_3}
 KINDS = {".csv": "csv", ".csv.gz": "csv.gz", ".parquet": "parquet"}
-EXACT = Context(prec=76)  # the default 28 digits lose cents of sums with 22 decimals
 BATCH_ROWS = 65_536
 STRETCH_ROWS = 1_500_000  # lines and parts read at once: about 1 GB in the engine
 

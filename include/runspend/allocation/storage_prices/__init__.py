@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import Context, Decimal
+from decimal import Decimal
 from importlib.resources import files
 from typing import Any, Protocol
 
+from runspend.core.amounts import EXACT
+
 __all__ = ["BilledRate", "billed_rates", "first_month", "priced_stores"]
 
-EXACT = Context(prec=76)
 TICK = Decimal("1E-22")  # what a money column holds
 
 

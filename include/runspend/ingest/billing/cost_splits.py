@@ -19,10 +19,10 @@ from decimal import Decimal
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from runspend.core.amounts import EXACT
 from runspend.ingest.billing import columns
 from runspend.ingest.billing.columns import combine_chunks
 from runspend.ingest.billing.staging import Staged, sql_text
-from runspend.ingest.billing.totals import EXACT
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.config.settings import BillSource, KeySettings
+from runspend.core.amounts import EXACT
 from runspend.core.errors import SourceRefused
 from runspend.ingest.billing import normalize as settle
 from runspend.ingest.billing import totals as counts
@@ -74,7 +75,7 @@ def probe_source(
             billed: dict[str, Decimal] = {}
             for part in census:
                 if part.rows:
-                    billed[part.currency] = counts.EXACT.add(billed.get(part.currency, Decimal(0)), part.billed)
+                    billed[part.currency] = EXACT.add(billed.get(part.currency, Decimal(0)), part.billed)
             [(covered_until, good, bad_rows)] = staged.con.execute(
                 f"select {counts.REACH}, count(*) filter (reject_reason is null), count(*) filter (reject_reason is not null) from staged"
             ).fetchall()

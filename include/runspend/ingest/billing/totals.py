@@ -9,12 +9,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any, TypeAlias
 
+from runspend.core.amounts import EXACT
 from runspend.ingest.billing.staging import LINE_ID, Beside, Staged
 
-EXACT = Context(prec=76)
 # How far a bill reaches. A line of a whole month (a DNS zone, a license) exists from the 1st and ends in the future, so it does not
 # show which days are covered. It is used only if the bill has no other lines.
 REACH = (

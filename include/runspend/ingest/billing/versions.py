@@ -15,8 +15,9 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import BillSource
+from runspend.core.amounts import EXACT
 from runspend.ingest.billing.normalize import SETTLE_VERSION, Rules
-from runspend.ingest.billing.totals import COSTS, EXACT, Totals
+from runspend.ingest.billing.totals import COSTS, Totals
 from runspend.schema.rows import first_day
 from runspend.schema.tables import BILL_CHANGES, BILLING_LOADS
 
