@@ -53,17 +53,7 @@ def extract(
             reading(warehouse, settings, outcome, server.name, "tracking", server.late_after, now) as report,
             work_folder(settings) as workdir,
         ):
-            kept = own_units(
-                warehouse,
-                server.name,
-                "runs",
-                "run_resources",
-                "machine_power",
-                "experiments",
-                "artifact_owners",
-                "trace_costs",
-                *tracking.LINK_TABLES,
-            )
+            kept = own_units(warehouse, server.name, *sorted(RUNS))
             result = tracking.extract_server(
                 server,
                 row_settings,

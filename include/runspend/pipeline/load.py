@@ -102,7 +102,7 @@ def _load_bill(
     """
     for number in range(1, LOAD_TRIES + 1):
         with work_folder(settings) as workdir:
-            kept = own_units(warehouse, name, "billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
+            kept = own_units(warehouse, name, *sorted(BILLS))
             periods = sorted({u.period for u in kept if u.table == "billing_loads"})
             result = read(replace(before, periods=periods), ReadJob(now, make_load_id(name, now), workdir, progress))
             # Publish all periods together. A file that is recorded for one period is not read again for another one.

@@ -43,7 +43,7 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
             reading(warehouse, settings, outcome, store.uri, "store", late_after, now, writer=name) as report,
             work_folder(settings) as workdir,
         ):
-            kept = own_units(warehouse, name, "artifact_bytes", "dangling_owners")
+            kept = own_units(warehouse, name, *sorted(STORES))
             owners, readings = read_owners(warehouse, settings)
             result = artifacts.measure_store(
                 store,
