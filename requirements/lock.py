@@ -64,8 +64,8 @@ LOCKS = (
         as_locked=False,
     ),
     Lock(
-        "tests/contract/focus-validator.txt",
-        "test_focus_export.py: an environment of its own, installed with --no-deps. focus-validator pins numpy<2, for which Python 3.13\n"
+        "tests/actions/export/focus-validator.txt",
+        "tests/actions/export/test_focus.py: an environment of its own, installed with --no-deps. focus-validator pins numpy<2, for which Python 3.13\n"
         "# has no wheel; the rules' results are the same with numpy 2. ddt and pandasql are pinned by it and never imported",
         python="3.12",
         as_locked=False,

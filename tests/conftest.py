@@ -20,6 +20,11 @@ import pytest
 from tests import reaper
 from tests.kept import FOLDER
 
+# Fixtures that several folders use. A file that imports one itself starts a server of its own.
+from tests.servers.azure import azure_server as azure_server
+from tests.servers.gcs import gcs_server as gcs_server
+from tests.servers.s3 import s3_server as s3_server
+
 if TYPE_CHECKING:
     from tests.servers.bigquery import BigQueryServer
     from tests.servers.bigquery_target import Target
@@ -96,9 +101,9 @@ def pytest_configure(config: pytest.Config) -> None:
 # Files that share a server which starts slowly: one worker runs them, one after the other.
 TOGETHER = {
     "airflow": ("dags/test_dag_files", "dags/test_dag_runs", "dags/test_plugin", "dags/test_settings", "dags/test_wake_ups"),
-    "bigquery": ("contract/test_bigquery_emulator", "contract/test_bigquery_models", "contract/test_bigquery_warehouse", "contract/test_gcp_bigquery", "e2e/test_bigquery_night", "faults/test_bigquery_swap"),
-    "mlflow": ("contract/test_links", "contract/test_live", "contract/test_tell", "contract/test_tracking"),
-    "s3": ("contract/test_archive_s3", "contract/test_artifacts_listing", "contract/test_artifacts_s3", "contract/test_focus_s3", "contract/test_warehouse_s3"),
+    "bigquery": ("warehouse/bigquery/test_emulator", "warehouse/bigquery/test_models", "warehouse/bigquery/test_warehouse", "ingest/billing/remote/test_bigquery", "e2e/test_bigquery_night", "faults/test_bigquery_swap"),
+    "mlflow": ("ingest/tracking/test_links", "ingest/tracking/test_in_use", "ingest/tracking/test_mlflow_writer", "ingest/tracking/test_extract"),
+    "s3": ("actions/archive/test_s3", "ingest/artifacts/test_listing", "ingest/artifacts/test_s3", "ingest/billing/formats/test_focus_s3", "warehouse/parquet/test_bucket"),
 }  # fmt: skip
 SCOPES = {f"tests/{name}.py": server for server, names in TOGETHER.items() for name in names}
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.alert_world import NOW, budget, cost, settings, source, warehouse
 
 from runspend.actions import alert
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
+from tests.actions.alert.alert_world import NOW, budget, cost, settings, source, warehouse
 from tests.benchmarks.measured import load_average, scaled
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]

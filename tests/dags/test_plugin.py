@@ -15,9 +15,9 @@ import pytest
 
 from runspend.actions.report import plan_report, write_report
 from runspend.config.settings import Settings
-from tests.unit import explain_world as w
-from tests.unit.report_world import NOW, TableReader, month_world
-from tests.unit.test_web_load import storm
+from tests.actions.explain import explain_world as w
+from tests.actions.report.report_world import NOW, TableReader, month_world
+from tests.interfaces.web.test_load import storm
 
 PATHS = (
     "/runspend/",

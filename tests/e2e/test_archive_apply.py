@@ -12,8 +12,6 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from servers.mlflow_client import mlflow_client
-from servers.smtp import smtp_server
 
 from runspend import pipeline
 from runspend.actions.archive.items import NOTE_NAME
@@ -24,6 +22,8 @@ from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 from tests.command import run_here, run_process
 from tests.e2e.test_archive_night import planned, read, write_mlflow
+from tests.servers.mlflow_client import mlflow_client
+from tests.servers.smtp import smtp_server
 
 NOW = datetime.now(timezone.utc)  # what is to come is never acted on: the notice is forty days old instead
 

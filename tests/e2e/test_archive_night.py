@@ -12,8 +12,6 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from mlflow import MlflowClient
-from servers.mlflow_client import mlflow_client
-from servers.smtp import smtp_server
 
 from runspend import pipeline
 from runspend.config.settings import Settings, load_settings
@@ -23,6 +21,8 @@ from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 from tests.due_items import due_items
 from tests.mlflow_store import make_schema
+from tests.servers.mlflow_client import mlflow_client
+from tests.servers.smtp import smtp_server
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 OLD = datetime(2026, 3, 1, tzinfo=timezone.utc)

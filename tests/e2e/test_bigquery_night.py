@@ -26,16 +26,16 @@ from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
 from runspend.warehouse.content_digest import sums_sql
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests.allocation.chain import total
+from tests.allocation.test_accuracy_on_reference import MAKERS, SMALLEST
 from tests.benchmarks.accuracy.cluster import moment
 from tests.benchmarks.accuracy.files import make_schema, write_bill, write_settings, write_store
 from tests.benchmarks.accuracy.worlds import Maker, make_world
 from tests.command import run_here
-from tests.contract.test_accuracy_on_reference import MAKERS, SMALLEST
 from tests.e2e.conftest import copy_world
 from tests.e2e.test_night import NOW, bill_rows
 from tests.faults.world import rows_of
 from tests.mlflow_store import run_script
-from tests.models.chain import total
 from tests.servers.bigquery_target import Target
 
 # Where they lie and when they were read: files and homes of the two nights are not the same, and no two nights begin at once.
@@ -312,7 +312,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_schema(tmp_path_factory.mktemp("schema") / "mlflow.db")
 
 
-@pytest.mark.torture  # on the reference implementation they are compared every time: test_accuracy_on_reference.py
+@pytest.mark.torture  # on the reference implementation they are compared every time: tests/allocation/test_accuracy_on_reference.py
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)
 def test_worlds_whose_truth_is_known_cost_the_same(maker: Maker, schema: Path, bigquery_target: Target, tmp_path: Path) -> None:
     """The worlds of the accuracy benchmark, small, their last night: that their costs are true is shown in a folder, that they are equal here."""

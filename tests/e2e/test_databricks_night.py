@@ -9,12 +9,11 @@ import json
 from decimal import Decimal
 from pathlib import Path
 
-from servers.mlflow_client import mlflow_client
-
 from tests.databricks_files import list_price, task_run, usage, write
 from tests.e2e.conftest import Runspend
 from tests.focus_files import row, write_csv
 from tests.mlflow_store import make_schema
+from tests.servers.mlflow_client import mlflow_client
 
 CLUSTER = "1009-152321-abcd"
 BEGIN = 1791626400000  # 2026-10-10T10:00:00Z

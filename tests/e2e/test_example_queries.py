@@ -19,7 +19,7 @@ from runspend.schema.tables import TABLES
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
-from tests.models.chain import World, line, make_run, moment, query_reference, run_on_duckdb, summarize_on_duckdb
+from tests.allocation.chain import World, line, make_run, moment, query_reference, run_on_duckdb, summarize_on_duckdb
 from tests.reference import GoogleSQL, exact_rows
 
 DOCS = Path(__file__).parents[2] / "docs"

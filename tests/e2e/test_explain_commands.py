@@ -19,11 +19,11 @@ import uvicorn
 from runspend.config.settings import load_settings
 from runspend.interfaces.web import LOOPBACK, create_app
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests.allocation.chain import arrow, total
 from tests.command import run_here
 from tests.e2e.conftest import Runspend
-from tests.models.chain import arrow, total
+from tests.hostile_names import PAYLOADS
 from tests.tiny_world import make_store, make_tiny_world
-from tests.unit.hostile_names import PAYLOADS
 
 CHROMIUM = shutil.which("chromium")
 

@@ -7,12 +7,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from servers.mlflow_client import mlflow_client
 
 from tests.cur_files import line, month
 from tests.e2e.conftest import Runspend
 from tests.focus_files import write_csv
 from tests.mlflow_store import make_schema
+from tests.servers.mlflow_client import mlflow_client
 
 BEGIN = 1793872800000  # 5 November 2026, 10:00, the hour of the lines
 ROLE = "arn:aws:sts::000000000042:assumed-role/Trainer/{}"

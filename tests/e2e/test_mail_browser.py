@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from unit.alert_world import budget, cost, run, settings, source, warehouse
-from unit.hostile_names import PAYLOADS
 
 from runspend.actions import alert
 from runspend.actions.alert import operators
 from runspend.actions.alert.message import Mail
 from runspend.warehouse.records import Records
+from tests.actions.alert.alert_world import budget, cost, run, settings, source, warehouse
+from tests.hostile_names import PAYLOADS
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")

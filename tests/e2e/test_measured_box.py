@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Metric
-from servers.mlflow_client import mlflow_client
 
 from tests.e2e.test_one_box import BEGIN, EXAMPLE, ask, runspend
 from tests.mlflow_store import make_schema
+from tests.servers.mlflow_client import mlflow_client
 
 # User, start and end in minutes of November, watts of the first of four GPUs: the others draw 1, 2 and 3 more.
 EARLY = [("ana", 600, 720, 200.0), ("ben", 660, 810, 210.0)]

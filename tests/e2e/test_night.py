@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from runspend.warehouse.factory import open_warehouse
+from tests.allocation.chain import total
+from tests.allocation.truth import UTC, World, true_costs
 from tests.command import run_process
 from tests.e2e.conftest import Runspend, copy_world
-from tests.models.chain import total
-from tests.models.truth import UTC, World, true_costs
 
 NOW = ("--now", "2026-11-24T06:00")
 

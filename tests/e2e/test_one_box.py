@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.mlflow_client import mlflow_client
 
 from tests.command import run_here
 from tests.mlflow_store import make_schema
+from tests.servers.mlflow_client import mlflow_client
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "unit" / "examples" / "one-box.yaml"
+EXAMPLE = Path(__file__).resolve().parents[1] / "config" / "examples" / "one-box.yaml"
 BEGIN = 1793491200000  # November
 RUNS = [  # experiment, user, GPUs asked for, start and end in hours of November
     ("vit", "ana", 4, 56, 62),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.smtp import smtp_server
 
 from runspend import pipeline
 from runspend.actions.archive.archive_records import ArchiveRecords, new_archive
@@ -19,6 +18,7 @@ from runspend.actions.archive.restore import restore
 from runspend.core.step_result import Outcome
 from runspend.warehouse.records import Records
 from tests.faults.old_runs import NOW, SMTP_PORT, Place
+from tests.servers.smtp import smtp_server
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from runspend.actions.report import ReportFigures, plan_report, write_report
 from runspend.config.settings import Settings
 from runspend.interfaces.web import LOOPBACK, create_app
-from tests.unit.hostile_names import PAYLOADS, with_names
-from tests.unit.report_world import NOW, TableReader, month_world
+from tests.actions.report.report_world import NOW, TableReader, month_world
+from tests.hostile_names import PAYLOADS, with_names
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")

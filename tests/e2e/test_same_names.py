@@ -7,11 +7,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from servers.mlflow_client import mlflow_client
 
 from tests.e2e.conftest import Runspend
 from tests.focus_files import row, write_csv
 from tests.mlflow_store import make_schema
+from tests.servers.mlflow_client import mlflow_client
 
 BEGIN = 1793527200000  # 1 November 2026, 10:00
 SAGEMAKER = "arn:aws:sagemaker:{}:{}:training-job/train"

@@ -7,10 +7,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from servers.mlflow_client import mlflow_client
 
 from tests.e2e.conftest import Runspend
 from tests.mlflow_store import make_schema
+from tests.servers.mlflow_client import mlflow_client
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "start-slurm.md"
 BEGIN = 1795464000000  # 23 November, 20:00

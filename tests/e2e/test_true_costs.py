@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from servers.s3 import S3Server, s3_server
 
 from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours
 from runspend.config.settings import load_settings
@@ -22,8 +21,7 @@ from tests.benchmarks.accuracy.bucket import open_bucket
 from tests.benchmarks.accuracy.files import make_schema
 from tests.benchmarks.accuracy.judge import Judgement, judge, play
 from tests.benchmarks.accuracy.worlds import SMALL, WORLDS, Maker, artifacts, make_world, parallel_runs, together
-
-__all__ = ["s3_server"]
+from tests.servers.s3 import S3Server
 
 # A night takes two seconds however little happened: what differs only in what happened on the machines happens in one cluster.
 ALIKE = (

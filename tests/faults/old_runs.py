@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from servers.s3 import S3Server
-
 from runspend import pipeline
 from runspend.actions.archive.context import Result, Tools
 from runspend.actions.archive.protection import open_protection
@@ -27,6 +25,7 @@ from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 from tests.due_items import due_items
 from tests.mlflow_store import make_schema
+from tests.servers.s3 import S3Server
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
 OLD = NOW - timedelta(days=400)

@@ -26,7 +26,7 @@ OTHERS = {
     "archive.after_tier",
     "archive.tombstone",
     "archive.after_expire",
-}  # killed in memory: test_archive_engine.py
+}  # killed in memory: tests/actions/archive/test_run.py
 OTHERS |= {"archive.told", "archive.before_prune", "archive.pruned"}  # killed beside a real MLflow: tests/e2e/test_prune.py
 POINTS = sorted(
     {name for path in (REPOSITORY / "include/runspend/actions/archive").glob("*.py") for name in NAMED.findall(path.read_text())} - OTHERS

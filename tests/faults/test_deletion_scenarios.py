@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.s3 import S3Server, serve_s3
-from servers.smtp import smtp_server
 
 from runspend import pipeline
 from runspend.actions.archive.context import Result, Tools
@@ -31,6 +29,8 @@ from runspend.config.settings import Settings
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 from tests.faults.old_runs import NOW, OLD, SMTP_PORT, Place
+from tests.servers.s3 import S3Server, serve_s3
+from tests.servers.smtp import smtp_server
 
 pytestmark = pytest.mark.torture
 

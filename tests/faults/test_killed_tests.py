@@ -177,7 +177,7 @@ def test_a_killed_run_leaves_nothing_behind(start: Callable[..., Run], bystander
 
 # All servers of the tests, a browser, and all processes of Airflow.
 EVERYTHING = """
-from tests.contract.mlflow_servers import mlflow_on_postgres, mlflow_on_sqlite, postgres
+from tests.ingest.tracking.mlflow_servers import mlflow_on_postgres, mlflow_on_sqlite, postgres
 from tests.e2e.test_mail_browser import browser
 from tests.e2e.test_standalone import airflow, config
 from tests.servers.azure import azure_server

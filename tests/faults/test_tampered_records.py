@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers.smtp import smtp_server
 
 from runspend import pipeline
 from runspend.actions.alert.notices import write_archive_notice
@@ -28,6 +27,7 @@ from runspend.storage.listing import Listing
 from runspend.warehouse.records import Records
 from tests.command import run_here
 from tests.faults.decoys import make_decoys, seen
+from tests.servers.smtp import smtp_server
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 AT = NOW.isoformat()

@@ -23,11 +23,11 @@ from runspend.ingest.billing import Load, read_weights
 from runspend.ingest.billing.file_sources import open_folder
 from runspend.ingest.billing.manifests import find_deliveries
 from tests import azure_files, cur_files, databricks_files, focus_files, gcp_files
-from tests.contract import test_opencost as opencost_files
-from tests.contract import test_slurm as slurm_files
 from tests.focus_files import Nights, write_bytes
 from tests.fuzz.guard import Finding
-from tests.unit import test_artifacts_inventory as inventory_files
+from tests.ingest.artifacts import test_s3_inventory as inventory_files
+from tests.ingest.billing.formats import test_opencost as opencost_files
+from tests.ingest.billing.formats import test_slurm as slurm_files
 
 Run = Callable[[bytes, Path], None]
 CURRENT = datetime(2026, 11, 1, tzinfo=timezone.utc)

@@ -25,9 +25,9 @@ from runspend.interfaces.cli import cli
 from runspend.interfaces.web import LOOPBACK, create_app
 from runspend.warehouse.dialect import duckdb_sql, names_read, parameter_names, table_names
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests.actions.explain.explain_world import BIG, NOW, make_explained
 from tests.fuzz.guard import SHARED, Finding
 from tests.fuzz.mutations import as_json
-from tests.unit.explain_world import BIG, NOW, make_explained
 
 DECOY = "decoy-51c0a9"
 COMMANDS = ("costs", "explain", "sql", "status", "budgets", "doctor", "config")

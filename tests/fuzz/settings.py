@@ -23,7 +23,7 @@ from tests.focus_files import NOW
 from tests.fuzz.guard import Finding
 
 SECRET = "canary-7f3a"
-EXAMPLES = Path(__file__).parents[1] / "unit" / "examples"
+EXAMPLES = Path(__file__).parents[1] / "config" / "examples"
 
 
 def yaml(data: bytes, work: Path) -> None:

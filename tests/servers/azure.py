@@ -1,4 +1,4 @@
-"""Microsoft's Azure Storage emulator (Azurite) on 127.0.0.1 for the tests. Import the fixture `azure_server` where it is needed.
+"""Microsoft's Azure Storage emulator (Azurite) on 127.0.0.1 for the tests. Any test can ask for the fixture `azure_server`.
 
 It checks keys and SAS tokens and honours If-Match. `make test` installs it (npm) in .venv/azurite; a test that finds none is skipped.
 """
@@ -20,10 +20,10 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
-from servers.gcs import wait_until_it_answers
-from servers.s3 import _end, _free_ports
 
 from tests.reaper import make_folder, marked
+from tests.servers.gcs import wait_until_it_answers
+from tests.servers.s3 import _end, _free_ports
 
 ACCOUNT = "acmebilling"
 KEY = base64.b64encode(b"not-a-secret-only-for-tests").decode()

@@ -1,7 +1,7 @@
 """The emulator of BigQuery (`bqemulator`), put right where the product relies on what it does otherwise than BigQuery.
 
 Run by the emulator's own Python, with the repository and its `include` on the path; `bigquery.py` does so. It is a stand-in, so
-it is bent towards what BigQuery's documentation says and nowhere else; `test_bigquery_emulator.py` asks for each of these.
+it is bent towards what BigQuery's documentation says and nowhere else; `tests/warehouse/bigquery/test_emulator.py` asks for each of these.
 
 Put right
 * Types. BIGNUMERIC is DECIMAL(38, 22) and NUMERIC DECIMAL(38, 9), in tables by API, DDL, query and load, in results and in what

@@ -1,4 +1,4 @@
-"""A Google Cloud Storage server (fake-gcs-server) on 127.0.0.1 for the tests. Import the fixture `gcs_server` where it is needed.
+"""A Google Cloud Storage server (fake-gcs-server) on 127.0.0.1 for the tests. Any test can ask for the fixture `gcs_server`.
 
 It asks nobody for credentials and does not know conditions (If-Match): what Google would refuse is in `servers/odd_store.py`.
 """
@@ -18,7 +18,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from servers.s3 import _end, _free_ports
+
+from tests.servers.s3 import _end, _free_ports
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, urlsplit
 
-from servers.gcs import GcsServer
+from tests.servers.gcs import GcsServer
 
 
 @contextmanager

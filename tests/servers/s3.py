@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) on 127.0.0.1, with keys, for the tests. Import the fixture `s3_server` where it is needed.
+"""A real S3 server (SeaweedFS) on 127.0.0.1, with keys, for the tests. Any test can ask for the fixture `s3_server`.
 
 It honours keys, storage classes in listings, versioning and conditional puts. What a test keeps in it belongs in the test.
 """

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from servers.s3 import S3Server
-
 from tests.benchmarks.accuracy.worlds import Night
+from tests.servers.s3 import S3Server
 
 
 def open_bucket(server: S3Server, name: str) -> Callable[[Night], None]:

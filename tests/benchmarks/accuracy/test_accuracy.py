@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 
 import pytest
-from servers.s3 import S3Server, s3_server
 
 from tests.benchmarks.accuracy.bucket import open_bucket
 from tests.benchmarks.accuracy.files import make_schema
@@ -17,8 +16,8 @@ from tests.benchmarks.accuracy.judge import Judgement, play
 from tests.benchmarks.accuracy.report import write_report
 from tests.benchmarks.accuracy.worlds import LARGE, WORLDS, Size, make_world
 from tests.benchmarks.measured import run_runspend, scaled
+from tests.servers.s3 import S3Server
 
-__all__ = ["s3_server"]
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 
 SEED = 20261125

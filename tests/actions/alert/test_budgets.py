@@ -1,0 +1,231 @@
+"""How budgets stand: periods, thresholds, versions, money of other currencies, estimates. What is told is in test_decisions.py."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runspend.actions.alert.decisions import alert_id
+from runspend.actions.alert.judge import Series, Status, budget_version, judge_budget, parse_threshold, series_version
+from runspend.actions.alert.periods import BudgetPeriod, current_period, periods_to_judge, same_days_before
+from runspend.config.settings import Budget
+from runspend.core.errors import ConfigError
+
+NOVEMBER = current_period("month", date(2026, 11, 24))
+
+
+def judge(given: Budget, currency: str, period: BudgetPeriod, spend: dict[tuple[date, str], Decimal], **estimated: Decimal) -> Status:
+    """A status of billed money, and of estimates by day of November ("d24")."""
+    of_days = {(date(2026, 11, int(day[1:])), currency): cost for day, cost in estimated.items()}
+    return judge_budget(given, currency, period, Series(billed=spend, estimated=of_days))
+
+
+def budget(amount: str = "1000", **more: object) -> Budget:
+    return Budget.model_validate({"name": "vision", "amount": amount, "notify": ["a@acme.com"], **more})
+
+
+@pytest.mark.parametrize(
+    ("every", "day", "name", "start", "end"),
+    [
+        ("day", "2026-02-28", "2026-02-28", "2026-02-28", "2026-03-01"),
+        ("week", "2027-01-03", "2026-W53", "2026-12-28", "2027-01-04"),
+        ("week", "2026-11-23", "2026-W48", "2026-11-23", "2026-11-30"),
+        ("month", "2026-12-31", "2026-12", "2026-12-01", "2027-01-01"),
+        ("quarter", "2026-11-24", "2026-Q4", "2026-10-01", "2027-01-01"),
+        ("quarter", "2026-03-31", "2026-Q1", "2026-01-01", "2026-04-01"),
+        ("year", "2028-02-29", "2028", "2028-01-01", "2029-01-01"),
+    ],
+)
+def test_period_of_a_day(every: str, day: str, name: str, start: str, end: str) -> None:
+    """A day lies in exactly the period people call by that name."""
+    period = current_period(every, date.fromisoformat(day))  # type: ignore[arg-type]  # the five literals
+    assert (period.name, period.start.isoformat(), period.end.isoformat()) == (name, start, end)
+
+
+@pytest.mark.parametrize(
+    ("every", "day", "until", "before"),
+    [
+        ("month", "2026-11-24", "2026-11-23", ("2026-10-01", "2026-10-23")),
+        ("month", "2026-03-31", "2026-04-01", ("2026-02-01", "2026-03-01")),
+        ("month", "2026-03-30", "2026-03-31", ("2026-02-01", "2026-03-01")),
+        ("quarter", "2026-11-24", "2026-11-23", ("2026-07-01", "2026-08-23")),
+        ("year", "2026-11-24", "2026-11-23", ("2025-01-01", "2025-11-23")),
+        ("week", "2026-11-24", "2026-11-25", ("2026-11-16", "2026-11-18")),
+        ("day", "2026-11-24", "2026-11-25", ("2026-11-23", "2026-11-24")),
+    ],
+)
+def test_same_days_of_the_period_before(every: str, day: str, until: str, before: tuple[str, str]) -> None:
+    """The comparison covers as many days of the period before as have passed of this one, never more than it had."""
+    period = current_period(every, date.fromisoformat(day))  # type: ignore[arg-type]  # the five literals
+    assert tuple(d.isoformat() for d in same_days_before(period, date.fromisoformat(until))) == before
+
+
+@given(st.dates(date(2020, 1, 1), date(2035, 12, 31)), st.sampled_from(["day", "week", "month", "quarter", "year"]))
+def test_periods_tile_time(day: date, every: str) -> None:
+    """A period holds its day, ends where the next begins, and its first and last day lie in it."""
+    period = current_period(every, day)  # type: ignore[arg-type]  # the five literals
+    assert period.start <= day < period.end
+    assert current_period(every, period.start) == period == current_period(every, period.end - timedelta(days=1))  # type: ignore[arg-type]  # as above
+    assert current_period(every, period.end).start == period.end  # type: ignore[arg-type]  # as above
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("every", "now", "first_judged", "covered", "names"),
+    [
+        ("month", "2026-12-01T00:00", "2026-11-10T00:00", "2026-11-29", ["2026-11", "2026-12"]),
+        ("month", "2026-12-15T23:00", "2026-11-10T00:00", "2026-12-14", ["2026-11", "2026-12"]),
+        ("month", "2026-12-16T00:00", "2026-11-10T00:00", "2026-12-14", ["2026-12"]),
+        ("month", "2026-12-20T00:00", "2026-11-10T00:00", "2026-11-30", ["2026-11", "2026-12"]),  # the bill has not come
+        ("month", "2026-12-20T00:00", "2026-11-10T00:00", "2026-12-01", ["2026-12"]),
+        ("month", "2027-02-02T00:00", "2026-11-10T00:00", "2026-11-20", ["2026-12", "2027-01", "2027-02"]),  # nor will it
+        ("month", "2026-12-02T06:00", "2026-12-01T00:00", None, ["2026-12"]),
+        ("day", "2026-11-03T06:00", "2026-11-02T12:00", None, ["2026-11-02", "2026-11-03"]),
+        ("week", "2026-11-24T06:00", "2026-01-01T00:00", None, ["2026-W46", "2026-W47", "2026-W48"]),
+    ],
+)
+def test_a_period_that_ended_is_judged_while_its_bill_may_change(
+    every: str, now: str, first_judged: str, covered: str | None, names: list[str]
+) -> None:
+    """Fifteen days long, or until the bill is there, and only if the budget was judged while it ran: a new installation says nothing of last month."""
+    open_day = None if covered is None else date.fromisoformat(covered)
+    found = periods_to_judge(every, at(now), at(first_judged), open_day)  # type: ignore[arg-type]  # the five literals
+    assert [p.name for p in found] == names
+
+
+@pytest.mark.parametrize(("every", "hours"), [("day", 6), ("week", 24), ("month", 24), ("quarter", 24), ("year", 24)])
+def test_the_first_hours_of_a_period_are_quiet(every: str, hours: int) -> None:
+    """A quarter of a day, a day of everything longer."""
+    period = current_period(every, date(2026, 11, 24))  # type: ignore[arg-type]  # the five literals
+    assert period.quiet_until == at(f"{period.start}T00:00") + timedelta(hours=hours)
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "shown"),
+    [
+        ("80%", "800", "80%"),
+        ("80 %", "800", "80%"),
+        ("99.50%", "995", "99.5%"),
+        ("500 USD", "500", "500 USD"),
+        ("500", "500", "500 USD"),
+        ("0.1%", "1", "0.1%"),
+    ],
+)
+def test_threshold_spellings(text: str, level: str, shown: str) -> None:
+    """One threshold, however it is spelled."""
+    threshold = parse_threshold(text, Decimal(1000), "USD")
+    assert (threshold.level, threshold.text) == (Decimal(level), shown)
+
+
+@pytest.mark.parametrize("text", ["", "0%", "0 USD", "-5%", "eighty", "80 % of it", "500 EUR", "١٠%", "1e3", "%", "NaN%", "all"])
+def test_threshold_refused(text: str) -> None:
+    """Nothing empty, zero, negative or in another currency is taken for a threshold."""
+    with pytest.raises(ConfigError, match="cannot use threshold"):
+        parse_threshold(text, Decimal(1000), "USD")
+
+
+def test_threshold_is_crossed_at_equality_in_exact_decimals() -> None:
+    """0.7 + 0.1 reaches 0.8 (in floats it does not); one unit of the 22nd decimal below does not."""
+    spend = {(date(2026, 11, 1), "USD"): Decimal("0.7"), (date(2026, 11, 2), "USD"): Decimal("0.1")}
+    status = judge(budget("1", actual=["80%"]), "USD", NOVEMBER, spend)
+    assert [c.on for c in status.crossed] == [date(2026, 11, 2)]
+    below = spend | {(date(2026, 11, 3), "USD"): Decimal("-1E-22")}
+    assert judge(budget("1", actual=["80%"]), "USD", NOVEMBER, below).crossed == ()
+
+
+def test_percent_is_cut_not_rounded() -> None:
+    """A budget below its amount never reads as 100.0%."""
+    status = judge(budget("1000"), "USD", NOVEMBER, {(date(2026, 11, 1), "USD"): Decimal("999.99")})
+    assert status.percent == Decimal("99.9")
+    assert not status.is_over
+
+
+def test_money_of_another_currency_is_never_added() -> None:
+    """No rate: no verdict, in words; another currency that comes to nothing on every day is no obstacle."""
+    spend = {(date(2026, 11, 1), "USD"): Decimal(5000), (date(2026, 11, 1), "EUR"): Decimal(1)}
+    status = judge(budget(), "USD", NOVEMBER, spend)
+    assert (status.spent, status.crossed, status.not_judged) == (
+        None,
+        (),
+        "no rate from EUR to USD for 2026-11-01: write it under rates.exchange",
+    )
+    assert judge(budget(), "USD", NOVEMBER, spend | {(date(2026, 11, 1), "EUR"): Decimal(0)}).is_over
+
+
+def test_version_is_of_what_the_budget_decides_by() -> None:
+    """Owner, notify, runbook and spelling make no new version; amount, currency, selector, period, measure and thresholds do."""
+    plain = budget("1000", **{"for": {"team": ["b", "a"]}})
+    same = [
+        budget("1000.00", **{"for": {"team": ["a", "b"]}}),
+        budget("1000", owner="x@acme.com", notify=["b@acme.com"], runbook="https://x", **{"for": {"team": ["b", "a"]}}),
+        budget("1000", actual=["100 %", "80.0%"], **{"for": {"team": ["b", "a"]}}),
+    ]
+    other = [
+        budget("1001", **{"for": {"team": ["b", "a"]}}),
+        budget("1000", **{"for": {"team": ["a"]}}),
+        budget("1000", every="week", **{"for": {"team": ["b", "a"]}}),
+        budget("1000", measure="billed_cost", **{"for": {"team": ["b", "a"]}}),
+        budget("1000", actual=["80%"], **{"for": {"team": ["b", "a"]}}),
+    ]
+    version = budget_version(plain, "USD")
+    assert {budget_version(b, "USD") for b in same} == {version}
+    others = [budget_version(b, "USD") for b in other] + [budget_version(plain, "EUR")]
+    assert len({version, *others}) == 1 + len(others)
+
+
+def test_alert_ids_fit_a_message_id_and_differ() -> None:
+    """Names with dots where a Message-ID may not have them still give ids of their own."""
+    ids = set()
+    for name in ("a.b", "a..b", "a.b.", "a-b", "a-b-"):
+        status = judge(Budget.model_validate({"name": name, "amount": "1", "notify": ["a@acme.com"]}), "USD", NOVEMBER, {})
+        ids.add(alert_id(status, "actual", status.thresholds[0]))
+    assert len(ids) == 5
+    assert all(part and part.isascii() for found in ids for part in found.split("."))
+
+
+def test_estimates_count_only_where_the_budget_says_so() -> None:
+    """By default they stand beside the figure; a budget judged on both is another version, and says how much of it is estimated."""
+    spend = {(date(2026, 11, 1), "USD"): Decimal(950)}
+    plain, both = budget("1000"), budget("1000", judged_on="bill_and_estimates")
+    status = judge(plain, "USD", NOVEMBER, spend, d24=Decimal(60))
+    assert (status.spent, status.estimated, status.is_over) == (Decimal(950), Decimal(60), False)
+    status = judge(both, "USD", NOVEMBER, spend, d24=Decimal(60))
+    assert (status.spent, status.estimated, [c.on.day for c in status.crossed]) == (Decimal(1010), Decimal(60), [1, 24])
+    assert budget_version(plain, "USD") != budget_version(both, "USD")
+
+
+def test_the_day_the_amount_is_passed_is_known_whatever_the_thresholds() -> None:
+    """Also where no threshold is 100%."""
+    spend = {(date(2026, 11, day), "USD"): Decimal(400) for day in (3, 8, 20)}
+    assert judge(budget("1000", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() == date(2026, 11, 20)
+    assert judge(budget("1300", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() is None
+
+
+def test_a_series_is_whose_money_not_how_much() -> None:
+    """Editing an amount or a threshold tells of no anomaly again; editing the selector or the measure does."""
+    plain = budget("1000", **{"for": {"team": ["a", "b"]}})
+    same = [budget("2", actual=["3%"], every="day", **{"for": {"team": ["b", "a"]}})]
+    other = [budget("1000", **{"for": {"team": "a"}}), budget("1000", measure="list_cost", **{"for": {"team": ["a", "b"]}})]
+    version = series_version(plain, "USD")
+    assert {series_version(b, "USD") for b in same} == {version}
+    assert len({version, *(series_version(b, "USD") for b in other), series_version(plain, "EUR")}) == 4
+
+
+amounts = st.decimals(min_value=-400, max_value=700, places=2, allow_nan=False)
+
+
+@given(st.dictionaries(st.integers(1, 30), amounts, min_size=1, max_size=10), st.randoms())
+def test_decision_does_not_depend_on_the_order_of_rows(days: dict[int, Decimal], random: object) -> None:
+    """The same spend in another order is the same status."""
+    rows = [((date(2026, 11, day), "USD"), cost) for day, cost in days.items()]
+    shuffled = list(rows)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis' Random
+    one, two = (judge(budget(), "USD", NOVEMBER, dict(r)) for r in (rows, shuffled))
+    assert one == two

@@ -1,0 +1,48 @@
+"""Notices of other steps: written once under their own id, sent with everything else, and asked about afterwards."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from runspend.actions import alert
+from runspend.actions.alert.notices import read_receipts, write_archive_notice
+from runspend.actions.alert.outbox import RecordStore, receipt
+from runspend.actions.alert.render import Paragraph
+from runspend.config.settings import Settings
+from tests.actions.alert.alert_world import NOW, MemoryRecords, settings
+from tests.servers.smtp import Script, smtp_server
+
+ANA, BEN = "ana@acme.com", "ben@acme.com"
+
+
+def write(given: Settings, records: RecordStore, words: str = "412 checkpoints move on 24 December") -> str:
+    return write_archive_notice(given.mail, records, "cold-checkpoints.4f1d", [ANA, BEN], words, [Paragraph(words)], NOW)
+
+
+def test_a_notice_is_asked_about_by_its_id(tmp_path: Path) -> None:
+    """Before, waiting; then the moment of the server's yes, which later nights do not move; the refused one never has it."""
+    records = MemoryRecords()
+    with smtp_server(Script(rcpt_replies={BEN: "550 no such user"})) as server:
+        given = settings(tmp_path, mail={"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"})
+        message_id = write(given, records)
+        assert {r.state for r in read_receipts(records, "cold-checkpoints.4f1d").values()} == {"waiting"}
+        assert write(given, records, "other words") == message_id
+        for night in range(2):
+            alert.send(given, records, NOW + timedelta(days=night))
+    found = read_receipts(records, "cold-checkpoints.4f1d")
+    assert [(r, found[r].state, found[r].accepted_at) for r in found] == [(ANA, "accepted", NOW), (BEN, "refused", None)]
+    assert found[ANA] == receipt(records, message_id, ANA)
+    assert [(a.message["Subject"], a.message["X-Runspend-Kind"]) for a in server.accepted][:1] == [
+        ("[runspend] 412 checkpoints move on 24 December", "archive-notice")
+    ]
+    assert str(server.accepted[0].message["Message-ID"]) == message_id == "<archive.cold-checkpoints.4f1d@acme.com>"
+
+
+def test_a_file_is_no_mail_server(tmp_path: Path) -> None:
+    """With `backend: file` the mail is written down, and nobody has been told."""
+    records, given = MemoryRecords(), settings(tmp_path)
+    write(given, records)
+    alert.send(given, records, NOW)
+    assert {(r.state, r.accepted_at) for r in read_receipts(records, "cold-checkpoints.4f1d").values()} == {("accepted", None)}
+    assert read_receipts(records, "another") == {}

@@ -1,0 +1,86 @@
+"""The questions of `explain` and the FOCUS view have one answer: DuckDB's is the one of Google's reference implementation of GoogleSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from runspend.actions import explain
+from runspend.actions.explain import explain_line, explain_resource, explain_run
+from runspend.actions.export import focus_view
+from runspend.schema.tables import TABLES
+from runspend.warehouse.base import Reader
+from runspend.warehouse.dialect import table_names
+from runspend.warehouse.lint import lint
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests.actions.explain import explain_world as w
+from tests.reference import GoogleSQL
+
+QUESTIONS = sorted((Path(explain.__file__).parent / "sql").glob("*.sql"))
+
+
+class ReferenceReader:
+    """A `warehouse.Reader` that runs the text as it is, over the tables of a warehouse."""
+
+    def __init__(self, warehouse: ParquetWarehouse) -> None:
+        self._engine = GoogleSQL()
+        with warehouse.reader() as reader:
+            self._tables = {name: reader.query(f"select * from {name}") for name in TABLES}
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
+        """Rows of one GoogleSQL statement."""
+        named = {name: self._tables[name] for name in table_names(sql)}
+        return self._engine.query(sql, named, parameters).to_arrow()
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> ParquetWarehouse:
+    """The world, allocated once."""
+    return w.make_explained(tmp_path_factory.mktemp("explain") / "warehouse")
+
+
+@pytest.fixture(scope="module")
+def ours(warehouse: ParquetWarehouse) -> Iterator[Reader]:
+    """The product's reader."""
+    with warehouse.reader() as reader:
+        yield reader
+
+
+@pytest.fixture(scope="module")
+def reference(warehouse: ParquetWarehouse) -> Any:
+    """Google's."""
+    return ReferenceReader(warehouse)
+
+
+@pytest.mark.parametrize("path", QUESTIONS, ids=lambda p: p.stem)
+def test_a_question_has_nothing_that_differs_between_the_engines(path: Path) -> None:
+    """By the house's linter; and it begins with its grain."""
+    text = path.read_text(encoding="utf-8")
+    assert lint(text) == []
+    assert text.startswith("-- one row") or text.startswith("-- the line")
+
+
+@pytest.mark.parametrize("run_id", [w.BIG, w.TAGGED, w.LOST, w.PARENT, w.NOWHERE, w.LATE, w.ELSEWHERE, w.EXCLUDED])
+def test_both_engines_explain_a_run_alike(ours: Reader, reference: Any, run_id: str) -> None:
+    """Every value, to the last decimal, and the same reason where there is no cost."""
+    assert explain_run(ours, run_id[:8], w.SETTINGS, now=w.NOW) == explain_run(reference, run_id[:8], w.SETTINGS, now=w.NOW)
+
+
+def test_both_engines_explain_a_machine_and_a_line_alike(ours: Reader, reference: Any) -> None:
+    """Hours, users, parts."""
+    assert explain_resource(ours, "m1") == explain_resource(reference, "m1")
+    assert explain_line(ours, "…00000b") == explain_line(reference, "…00000b")
+
+
+def test_both_engines_have_the_same_focus_rows(ours: Reader, reference: Any) -> None:
+    """All columns of all rows, but for how many zeros a quantity ends in."""
+    sql = f"select * from ({focus_view()}) order by x_OriginChargeId, x_AllocatedTo, x_RunId, x_ChargeDate"
+    rows, others = (reader.query(sql).to_pylist() for reader in (ours, reference))
+    assert len(rows) > 80
+    assert rows == others
+    assert sum((r["EffectiveCost"] for r in rows), Decimal(0)) > 0

@@ -1,0 +1,271 @@
+"""The report's files: complete, self-contained, harmless whatever people call their runs."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import re
+from datetime import date
+from decimal import Decimal
+from itertools import cycle, repeat
+from pathlib import Path
+
+import html5lib
+import pytest
+from bs4 import BeautifulSoup
+from markupsafe import escape
+
+from runspend.actions.alert import overview
+from runspend.actions.alert.decisions import decide
+from runspend.actions.alert.judge import Series, judge_budget
+from runspend.actions.alert.periods import current_period
+from runspend.actions.alert.wording import Writer
+from runspend.actions.report import plan_report, write_report
+from runspend.actions.report.csv_files import guard_text, report_sheets, write_sheet
+from runspend.actions.report.figures import MEASURES, ReportFigures
+from runspend.actions.report.render import content_policy, render_page
+from runspend.config.settings import Budget, MailSettings, Settings
+from runspend.interfaces import night_summary
+from tests.hostile_names import FORMULAS, PAYLOADS, with_names
+from tests.actions.report.report_world import NOW, TableReader, month_world
+
+
+def figures_with(names: dict[str, str] | None = None, **settings: object) -> ReportFigures:
+    """Figures of the small month with some texts replaced."""
+    return plan_report(TableReader(month_world(names=names)), "2026-11", settings=Settings.model_validate(settings), now=NOW)
+
+
+@pytest.fixture(scope="module")
+def figures() -> ReportFigures:
+    """The small month."""
+    return figures_with(tracking=[{"name": "prod", "uri": "https://mlflow.example.com"}])
+
+
+def test_files_are_complete_and_stable(figures: ReportFigures, tmp_path: Path) -> None:
+    """The page, the index and every CSV; writing again changes no byte and leaves nothing else behind."""
+    page = write_report(figures, tmp_path)
+    assert page == tmp_path / "2026-11.html"
+    names = {f"2026-11-{name}.csv" for name, _ in report_sheets(figures)} | {"2026-11.html", "index.html"}
+    first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    write_report(figures, tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == first
+    assert set(first) == names
+    assert all(p.stat().st_mode & 0o777 == 0o644 for p in tmp_path.iterdir())
+
+
+def test_index_lists_every_month_newest_first(figures: ReportFigures, tmp_path: Path) -> None:
+    """Months link to their pages and CSVs that exist."""
+    write_report(plan_report(TableReader(month_world()), "2026-10", settings=Settings(), now=NOW), tmp_path)
+    write_report(figures, tmp_path)
+    links = [str(a["href"]) for a in BeautifulSoup((tmp_path / "index.html").read_bytes(), "html.parser").find_all("a")]
+    assert [link for link in links if link.endswith(".html")] == ["2026-11.html", "2026-10.html"]
+    assert all((tmp_path / link).is_file() for link in links)
+    assert "17,666.13 USD" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_csv_under_its_former_name_goes(figures: ReportFigures, tmp_path: Path) -> None:
+    """The index lists every CSV of a month: a month must not have its unallocated cost twice, once out of date."""
+    (tmp_path / "2026-11-unmatched.csv").write_text("old")
+    (tmp_path / "2026-10-unmatched.csv").write_text("of a month that was not written again")
+    (tmp_path / "2026-11-certainty.csv").write_text("old")
+    write_report(figures, tmp_path)
+    assert not (tmp_path / "2026-11-certainty.csv").exists()
+    assert sorted(path.name for path in tmp_path.glob("*-un*.csv")) == ["2026-10-unmatched.csv", "2026-11-unallocated.csv"]
+
+
+def test_every_relative_link_of_the_page_leads_somewhere(figures: ReportFigures, tmp_path: Path) -> None:
+    """Links to CSVs, the index and sections of the page exist; ids are unique."""
+    soup = BeautifulSoup(write_report(figures, tmp_path).read_bytes(), "html.parser")
+    ids = [str(e["id"]) for e in soup.find_all(id=True)]
+    assert len(ids) == len(set(ids))
+    for link in (str(a["href"]) for a in soup.find_all("a")):
+        if link.startswith("#"):
+            assert link[1:] in ids
+        elif not link.startswith("https://mlflow.example.com/"):
+            assert (tmp_path / link).is_file(), link
+
+
+def test_page_is_valid_and_asks_the_network_for_nothing(figures: ReportFigures) -> None:
+    """HTML5 without errors; no script, no element or attribute that loads anything; the policy allows its one style sheet."""
+    page = render_page(figures)
+    html5lib.HTMLParser(strict=True).parse(page)
+    soup = BeautifulSoup(page, "html.parser")
+    assert not soup.find_all(["script", "img", "iframe", "object", "embed", "form", "base", "video", "audio"])
+    assert [link["href"] for link in soup.find_all("link")] == ["data:,"]
+    assert not [e for e in soup.find_all(True) if any(a.startswith("on") or a in ("style", "src", "srcset") for a in e.attrs)]
+    (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert "url(" not in style
+    assert "@import" not in style
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    meta = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})
+    assert meta is not None
+    assert meta["content"] == content_policy(page)
+    assert f"style-src 'sha256-{digest}'" in str(meta["content"])
+    assert "unsafe" not in str(meta["content"])
+
+
+def test_hostile_names_stay_text(figures: ReportFigures) -> None:
+    """Whatever a run, experiment, team, budget, machine, tag rule or user is called, the page has the same elements and attributes."""
+    harmless = BeautifulSoup(render_page(with_names(figures, repeat("x"))), "html.parser")
+    shape = [(e.name, sorted(e.attrs)) for e in harmless.find_all(True)]
+    names = cycle(PAYLOADS)
+    missing = set(PAYLOADS)
+    for _ in range(6):
+        page = render_page(with_names(figures, names))
+        assert [(e.name, sorted(e.attrs)) for e in BeautifulSoup(page, "html.parser").find_all(True)] == shape
+        missing -= {p for p in missing if str(escape(p)) in page}
+    assert len(PAYLOADS) >= 300
+    assert not missing
+
+
+def test_two_currencies_share_a_page_and_no_sum(tmp_path: Path) -> None:
+    """Each currency has its sections, links within the page work, quarantine and bridge are said, and the index lists both."""
+    world = month_world("USD")
+    for name, rows in month_world("EUR").items():
+        if name in ("cost_daily", "billing_lines", "billing_loads", "cost_allocations", "unallocated_costs", "run_costs_daily"):
+            world[name] += rows
+    late = {**world["cost_daily"][-1], "billing_period": date(2026, 12, 1)}
+    world["cost_daily"].append(late)
+    world["billing_quarantine"] = [{"source": "aws", "billing_period": date(2026, 11, 1), "line_id": "q", "billed_cost": Decimal("9.99")}]
+    page = write_report(plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW), tmp_path).read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(page)
+    soup = BeautifulSoup(page, "html.parser")
+    ids = [str(e["id"]) for e in soup.find_all(id=True)]
+    assert len(ids) == len(set(ids))
+    assert {str(a["href"])[1:] for a in soup.find_all("a") if str(a["href"]).startswith("#")} <= set(ids)
+    assert {"where-USD", "where-EUR", "budgets", "sources"} <= set(ids)
+    text = soup.get_text(" ")
+    assert "1 unreadable row is excluded" in text
+    assert "on bills of other months" in text
+    assert "35,332.26" not in text
+    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "17,666.13 USD" in index
+    assert "17,666.13 EUR" in index
+
+
+def test_a_budgets_forecast_stands_beside_it() -> None:
+    """The figure, its range, the day the budget is passed around if it is not yet, and a whisker on the bar; nothing without a forecast."""
+    world = month_world()
+    vision = world["budget_status"][0]
+    vision |= {
+        "spent": Decimal(400),
+        "amount": Decimal(1000),
+        "forecast": Decimal("1200.5"),
+        "forecast_low": Decimal(1100),
+        "forecast_high": Decimal(1300),
+    }
+    world["budget_status"][1] |= {"forecast": None, "forecast_low": None, "forecast_high": None}
+    cells = {
+        row.td.contents[0]: row
+        for row in BeautifulSoup(
+            render_page(plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)), "html.parser"
+        ).select("#budgets tbody tr")
+    }
+    assert (
+        cells["vision"].select_one(".forecast").get_text() == "forecast 1,200.50 (80% interval: 1,100.00–1,300.00), exceeded around 28 Nov"
+    )
+    assert len(cells["vision"].select("rect.thin")) == 3
+    other = next(row for name, row in cells.items() if name == world["budget_status"][1]["budget"])
+    assert not other.select(".forecast, rect.thin")
+
+
+def test_a_budget_that_was_not_judged_says_so() -> None:
+    """Without a figure there is no bar, no percentage and no 0; such budgets come first."""
+    world = month_world()
+    world["budget_status"][1]["spent"] = None
+    figures = plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)
+    rows = BeautifulSoup(render_page(figures), "html.parser").select("#budgets tbody tr")
+    assert [b.name for b in figures.budgets] == ["nlp", "vision", "forecasting"]
+    assert "not judged" in rows[0].get_text()
+    assert "%" not in rows[0].get_text().replace("80% interval", "")
+    assert rows[0].find("svg") is None
+    assert "100.2" in rows[1].get_text()
+
+
+def test_names_are_shown_as_they_are() -> None:
+    """Escaping loses nothing: emoji, other scripts, quotes and tags read as written."""
+    name = "модель 🚀 <b>\"quoted\" & 'more'</b> نموذج"
+    soup = BeautifulSoup(render_page(figures_with({"resnet-sweep": name})), "html.parser")
+    assert any(name in str(td.find(string=True, recursive=False)) for td in soup.find_all("td"))
+
+
+def test_an_empty_month_is_still_a_page(tmp_path: Path) -> None:
+    """Nothing loaded: the page says so."""
+    empty = plan_report(TableReader({}), "2026-11", settings=Settings(), now=NOW)
+    page = write_report(empty, tmp_path).read_text(encoding="utf-8")
+    html5lib.HTMLParser(strict=True).parse(page)
+    assert "No charges of this month are loaded." in page
+    assert (tmp_path / "2026-11-runs.csv").read_text(encoding="utf-8").count("\n") == 1
+
+
+def test_people_are_in_no_file_when_hidden(tmp_path: Path) -> None:
+    """With `people: hide` neither page nor CSV has a name or a column for one."""
+    names = {p: f"{p}-surname" for p in ("ana", "ben", "cleo", "dan", "eva")}
+    write_report(figures_with(names, mail={"people": "hide"}), tmp_path)
+    for file in tmp_path.iterdir():
+        text = file.read_text(encoding="utf-8")
+        assert "surname" not in text, file.name
+        if file.suffix == ".csv":
+            assert not {"person", "owner"} & set(text.splitlines()[0].split(",")), file.name
+    write_report(figures_with(names), tmp_path)
+    assert "ana-surname" in (tmp_path / "2026-11-runs.csv").read_text(encoding="utf-8")
+
+
+def test_csvs_hold_exact_numbers_and_one_snapshot(figures: ReportFigures, tmp_path: Path) -> None:
+    """CSV totals equal the figures to the last decimal; every row and the page name the same snapshot."""
+    page = write_report(figures, tmp_path)
+    (currency,) = figures.currencies
+    rows = {p.stem[8:]: list(csv.DictReader(io.StringIO(p.read_text(encoding="utf-8")))) for p in tmp_path.glob("*.csv")}
+    assert {r["snapshot"] for sheet in rows.values() for r in sheet} == {figures.snapshot}
+    assert figures.snapshot in page.read_text(encoding="utf-8")
+    for measure in MEASURES:
+        assert {r["part"]: Decimal(r[measure]) for r in rows["parts"]}["bill"] == currency.bill[measure]
+    assert [Decimal(r["effective_cost"]) for r in rows["runs"]] == [r.costs.effective_cost for r in currency.runs]
+    assert any(Decimal(r["effective_cost"]) < 0 for r in rows["days"])
+
+
+@pytest.mark.parametrize(("exact", "shown"), [("5012.125", "5,012.13"), ("4012.375", "4,012.38"), ("4012.385", "4,012.39")])
+def test_one_amount_reads_the_same_everywhere(exact: str, shown: str, tmp_path: Path) -> None:
+    """Half a cent is rounded up on the page, in the mail and on both screens. The CSV has the exact value."""
+    world = month_world()
+    world["budget_status"] = [
+        row | {"spent": Decimal(exact), "judged_at": NOW} for row in world["budget_status"] if row["budget"] == "vision"
+    ]
+    reader = TableReader(world)
+    page = write_report(plan_report(reader, "2026-11", settings=Settings(), now=NOW), tmp_path).read_text(encoding="utf-8")
+    assert f'data-l="spent">{shown} USD<' in page
+    assert [r["spent"] for r in csv.DictReader(io.StringIO((tmp_path / "2026-11-budgets.csv").read_text(encoding="utf-8")))] == [exact]
+
+    vision = Budget.model_validate({"name": "vision", "amount": "5000", "notify": ["leads@acme.com"]})
+    status = judge_budget(vision, "USD", current_period("month", NOW.date()), Series({(NOW.date(), "USD"): Decimal(exact)}))
+    writer = Writer(MailSettings.model_validate({"from": "runspend@acme.com"}), "runspend.yaml")
+    mail = writer.short_mail(decide([status], {}, NOW)[0], (), NOW)
+    assert f"has spent {shown} of 5,000.00 USD" in " ".join(mail.text.split())
+
+    row = dict.fromkeys(overview.COLUMNS) | {
+        "budget": "vision",
+        "title": "vision",
+        "state": "ok",
+        "budget_period": "2026-11",
+        "currency": "USD",
+    }
+    assert overview.budget_lines([row | {"spent": Decimal(exact), "amount": Decimal(5000)}])[1][3] == shown
+    assert [text for _, text in night_summary._budgets(reader) if f" {shown} of  5,000.00 USD" in text]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_text_cell_starts_a_formula(text: str) -> None:
+    """A spreadsheet shows the text; the first character is an apostrophe or harmless."""
+    line = write_sheet(["name", "cost"], [[text, Decimal("-3.330")]], "s").decode("utf-8").split("\r\n", 1)[1]
+    name, cost, _ = next(csv.reader(io.StringIO(line, newline="")))
+    assert name.startswith("'")
+    assert name.removeprefix("'") in (text.replace("\0", ""), text.replace("\0", "").removeprefix("'"))
+    assert cost == "-3.33"
+
+
+def test_ordinary_text_is_left_alone() -> None:
+    """Names that no spreadsheet would run are written as they are."""
+    for text in ("resnet-sweep", "a=b", "3.5", "naïve", "", "untagged", "/Users/x"):
+        assert guard_text(text) == text

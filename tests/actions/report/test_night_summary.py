@@ -1,0 +1,130 @@
+"""The night in the terminal."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from runspend.actions.report import Night, ReportFigures, plan_report, render_summary, summary_lines
+from runspend.config.settings import Settings
+from tests.actions.report.report_world import NOW, TableReader, month_world
+from tests.hostile_names import TERMINAL
+
+
+@pytest.fixture(scope="module")
+def figures() -> ReportFigures:
+    """The small month."""
+    return plan_report(TableReader(month_world()), "2026-11", settings=Settings(), now=NOW)
+
+
+NIGHT = Night(
+    NOW, 41.2, ("2026-11",), ("2026-10",), (("✗", "vision 5,012.38 / 5,000"), ("✓", "3 others")), (("✓", "aws v23"), ("⚠", "mlflow lab: down")),
+    Path("reports/2026-11.html"), exit_code=3, problems=("1 source was not read (mlflow lab). Everything else is done.",),
+)  # fmt: skip
+
+
+def test_the_screen_says_what_the_page_says(figures: ReportFigures) -> None:
+    """Printed lines add up to the printed sums, and everything handed over is there."""
+    text = render_summary([figures], NIGHT)
+    amounts = {
+        name: Decimal(value.replace(",", "").replace("−", "-"))
+        for name, value in re.findall(r"^  (\S.*?)\s{2,}([−\d,]+\.\d\d)", text, re.MULTILINE)
+    }
+    parts = ("allocated to runs", "idle machines", "unallocated", "shared", "orphaned artifacts")
+    assert sum(amounts[p] for p in parts) == amounts["ML platform"]
+    assert amounts["ML platform"] + amounts["out of scope"] == amounts["bill"]
+    shares = [Decimal(s) for s in re.findall(r"^  \S.*?(\d+\.\d)%", text, re.MULTILINE)]
+    assert sum(shares[:-1]) == shares[-1] == 100
+    for words in ("NOVEMBER 2026 · effective cost · USD · bill complete to 22 Nov 23:00 UTC", "equals the delivered bill in all four measures  ✓", "BUDGETS  ✗ vision 5,012.38 / 5,000",
+                  "SOURCES  ✓ aws v23 · ⚠ mlflow lab: down", "report   reports/2026-11.html", "exit 3: 1 source was not read (mlflow lab). Everything else is done."):  # fmt: skip
+        assert words in text
+    assert "\x1b" not in text
+
+
+def test_colors_are_for_terminals_only(figures: ReportFigures) -> None:
+    """With `tty` the same words carry colors."""
+    colored = render_summary([figures], NIGHT, tty=True)
+    assert "\x1b[31m✗\x1b[0m" in colored
+    assert re.sub(r"\x1b\[\d+m", "", colored) == render_summary([figures], NIGHT)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_lists_are_broken_at_the_width(figures: ReportFigures, width: int) -> None:
+    """Teams and sources wrap; no such line is longer than asked."""
+    night = Night(NOW, 1, sources=tuple(("✓", f"source number {i}") for i in range(12)))
+    text = render_summary([figures], night, width=width)
+    block = text[text.index("SOURCES") : text.index("  next")]
+    assert max(map(len, block.splitlines())) <= width
+    assert all(f"source number {i}" in text for i in range(12))
+
+
+def test_a_difference_from_the_export_is_said() -> None:
+    """A ledger that is not the bill is not called equal."""
+    world = month_world()
+    world["billing_lines"].pop()
+    text = render_summary([plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)], NIGHT)
+    assert "differs from the delivered bill of aws" in text
+    assert "equals the delivered bill" not in text
+
+
+def test_claims_that_found_nothing_come_first_and_shares_of_types_after_the_money() -> None:
+    """Each as a line for people and as a fact for programs."""
+    night = Night(
+        NOW,
+        1,
+        claims=(("⚠", "2026-10: 1 run without a match"),),
+        claimed_hours=(("⚠", "2026-10: runs claim 96% of 10 h of p4d"),),
+        sources=(("✓", "bill"),),
+    )
+    text = render_summary([], night)
+    assert "  CLAIMS   ⚠ 2026-10: 1 run without a match\n" in text and "  TYPES    ⚠ 2026-10: runs claim 96% of 10 h of p4d\n" in text
+    assert text.index("CLAIMS") < text.index("TYPES") < text.index("SOURCES")
+    facts = summary_lines([], night)
+    assert "unmet_claims=2026-10: 1 run without a match" in facts and "claimed_hours=2026-10: runs claim 96% of 10 h of p4d" in facts
+
+
+def test_several_months_and_no_charges(figures: ReportFigures) -> None:
+    """The newest month is told in full, older ones in a line; an empty month says so."""
+    october = plan_report(TableReader(month_world()), "2026-10", settings=Settings(), now=NOW)
+    text = render_summary([figures, october], NIGHT)
+    assert "NOVEMBER 2026" in text
+    assert "OCTOBER 2026" not in text
+    assert re.search(r"EARLIER  October 2026 [\d,]+\.\d\d USD", text)
+    empty = plan_report(TableReader({}), "2026-11", settings=Settings(), now=NOW)
+    assert "no charges of this month are loaded" in render_summary([empty], NIGHT)
+    assert "exit" not in render_summary([], Night(NOW, 1))
+
+
+def test_facts_are_one_a_line_and_exact(figures: ReportFigures) -> None:
+    """Without a terminal: key=value, money to the last decimal."""
+    lines = summary_lines([figures], NIGHT)
+    facts = dict(line.split("=", 1) for line in lines)
+    (currency,) = figures.currencies
+    assert Decimal(facts["2026-11.USD.allocated_to_runs"]) == currency.parts["allocated to runs"].effective_cost
+    assert Decimal(facts["2026-11.USD.bill"]) == currency.bill.effective_cost
+    assert facts["2026-11.USD.equals_loaded_bill"] == "true"
+    assert (facts["exit"], facts["rebuilt"], facts["report"]) == ("3", "2026-11", "reports/2026-11.html")
+    assert all("\n" not in line for line in lines)
+
+
+def test_nothing_is_equal_where_nothing_was_loaded(figures: ReportFigures) -> None:
+    """The facts say whether the ledger is the loaded bill: false where it is not, nothing for a currency without a bill of the month."""
+    (currency,) = figures.currencies
+    wrong = replace(currency.reconciliation[0], ledger=None)
+    for reconciliation, said in (((wrong, *currency.reconciliation[1:]), "false"), ((), "")):
+        shown = replace(figures, currencies=(replace(currency, reconciliation=reconciliation),))
+        assert f"2026-11.USD.equals_loaded_bill={said}" in summary_lines([shown], NIGHT)
+
+
+@pytest.mark.parametrize("name", TERMINAL)
+def test_names_cannot_move_the_cursor(name: str) -> None:
+    """Control characters and text direction marks of a name are replaced before they reach a terminal or a log."""
+    figures = plan_report(TableReader(month_world(names={"*": name})), "2026-11", settings=Settings(), now=NOW)
+    night = Night(NOW, 1, budgets=(("✓", name),), sources=(("✓", name),), problems=(name,), exit_code=3)
+    for text in (render_summary([figures], night), "\n".join(summary_lines([figures], night))):
+        assert not set(text) & set("\x1b\r\x07\x9b\u202e\u2028")
+        assert "\nexit 0" not in text

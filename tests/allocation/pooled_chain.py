@@ -1,0 +1,345 @@
+"""The rules that price from a pool by themselves: their models over small worlds, on DuckDB and on the reference implementation.
+
+A case is one file `tests/allocation/pooled/<situation>.yaml`: `lines` no earlier rule has settled, `runs`, `artifacts`, `traces`,
+`next_lines` of the next period's bill, and what each target should `expect`. Rows name only what matters. What earlier rules settle, and how shares become money, is
+tested with the whole ledger, not here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import yaml
+
+from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS
+from runspend.warehouse.dialect import duckdb_sql, parameter_names
+from runspend.warehouse.parquet.engine import narrow
+from runspend.warehouse.sql_files import read_sql
+from tests.allocation.chain import DAY, PACKAGE, UTC, World, arrow, moment, query_reference
+from tests.reference import GoogleSQL
+
+# In the order of the ladder.
+RUNGS = (("artifact_bytes", "storage"), ("llm_cost", "llm"), ("pool_time", "pool"), ("instance_type_time", "type"))
+MODELS = (
+    "window_runs", "run_gaps", "run_ancestors", "type_claims", "wanted_types", "machine_blocks",
+    "rest_lines", "line_cells", "offered_lines", "offered_machines", "offered_times", "offered_sums", "offered_taken",
+    "storage_candidates", "storage_targets", "storage_lines",
+    "llm_candidates", "llm_targets", "llm_lines",
+    "timed_candidates", "type_choices", "pools", "pool_cells", "pool_machines", "pool_spans", "pool_held", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
+    "pool_targets", "pool_beside", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_blocks", "offered_windows",
+)  # fmt: skip
+TARGET_COLUMNS = [
+    ("match_method", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP"), ("allocated_to", "STRING"),
+    ("tracking_server", "STRING"), ("workspace", "STRING"), ("run_id", "STRING"), ("owner_id", "STRING"), ("reason", "STRING"), ("weight_kind", "STRING"),
+    ("run_end_rule", "STRING"), ("is_scaled", "BOOL"), ("nanoseconds", "INT64"), ("ratio_from", "FLOAT64"), ("ratio_to", "FLOAT64"), ("is_last", "BOOL"),
+]  # fmt: skip
+LINE_COLUMNS = [
+    ("source", "STRING"),
+    ("line_id", "STRING"),
+    ("target_key", "STRING"),
+    ("window_start", "TIMESTAMP"),
+    ("window_end", "TIMESTAMP"),
+]
+RUN_KEY = pa.schema([(name, pa.string()) for name in ("tracking_server", "workspace", "run_id")])
+MOMENT = pa.timestamp("us", "UTC")
+SPANS = pa.schema([*RUN_KEY, ("resource_key", pa.string()), ("span_start", MOMENT), ("span_end", MOMENT)])
+TAKEN = pa.schema(
+    [
+        ("resource_key", pa.string()),
+        *((name, MOMENT) for name in ("window_start", "window_end", "taken_from", "taken_to")),
+        ("taken", pa.int64()),
+        ("units", pa.int64()),
+    ]
+)
+KNOWN_USES = pa.schema(
+    [
+        *((name, pa.string()) for name in ("target_key", "tracking_server", "workspace", "run_id", "run_end_rule", "weight_kind")),
+        ("window_start", MOMENT), ("window_end", MOMENT), ("is_ambiguous", pa.bool_()), ("nanoseconds", pa.int64()),
+    ]
+)  # fmt: skip
+SLOT_TARGETS = pa.schema(
+    [
+        ("resource_key", pa.string()), ("charge_period_start", MOMENT), ("charge_period_end", MOMENT), ("allocated_to", pa.string()),
+        ("nanoseconds", pa.int64()), ("ratio_from", pa.float64()),
+    ]
+)  # fmt: skip
+SETTLED = pa.schema([("source", pa.string()), ("line_id", pa.string())])
+WINDOW_START, WINDOW_END = dt.datetime(2026, 10, 1, tzinfo=UTC), dt.datetime(2026, 11, 1, tzinfo=UTC)
+PARAMETERS = {
+    "period": DAY, "window_start": WINDOW_START, "window_end": WINDOW_END, "alive_hours": ALIVE_HOURS, "silent_hours": SILENT_HOURS, "rented_pools": "|rented|",
+    "jobs_from": WINDOW_START, "jobs_until": WINDOW_START,
+}  # fmt: skip
+
+
+def read_case(path: Path) -> tuple[World, list[dict[str, Any]]]:
+    """The world of a case, defaults filled in, and what it expects."""
+    said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    world: World = {
+        "lines": [rest_line(n, **row) for n, row in enumerate(said.pop("lines"))],
+        "runs": [pool_run(**row) for row in said.pop("runs", [])],
+        "artifacts": [artifact(**row) for row in said.pop("artifacts", [])],
+        "traces": [trace(**row) for row in said.pop("traces", [])],
+        "next_lines": [rest_line(n, **row) for n, row in enumerate(said.pop("next_lines", []))],
+    }
+    expected = said.pop("expect")
+    assert not said, f"{path.name} says {sorted(said)}, which nothing reads"
+    return world, expected
+
+
+def rest_line(number: int, **row: Any) -> dict[str, Any]:
+    """One line: `at` its charge window, `cost`, `machine`, `hours` its billed time, `pool` or `type` its pool.
+
+    Of a machine that runs state (`known`): `free`, the hours they leave of it, and `taken`, when they have how much of it (`00:10..00:20 1/8`).
+    """
+    start, end = (moment(t) for t in row.pop("at", "00:00..01:00").split(".."))
+    machine, hours, instance_type = row.pop("machine", "m1"), row.pop("hours", None), row.pop("type", None)
+    free = row.pop("free", None)
+    return {
+        "source": "aws",
+        "billing_period": DAY,
+        "line_id": row.pop("id", f"line-{number}"),
+        "billing_currency": "USD",
+        "charge_category": "Usage",
+        "charge_period_start": start,
+        "charge_period_end": end,
+        "charge_date": start.date(),
+        "sku_id": "box",
+        "resource_key": machine,
+        "cost_kind": "compute",
+        "line_kind": "plain" if machine is None else "timed",
+        "is_inside": True,
+        "pool_key": row.pop("pool", None if instance_type or row.get("storage_key") or row.get("cost_kind") == "llm" else "pool"),
+        "instance_type": instance_type,
+        "billed_nanoseconds": None if hours is None else int(Decimal(str(hours)) * 3_600_000_000_000),
+        "free_nanoseconds": None if free is None else int(Decimal(str(free)) * 3_600_000_000_000),
+        "is_offered": row.pop("known", free is not None),
+        "taken": [taken_stretch(text) for text in row.pop("taken", [])],
+        "effective_cost": Decimal(str(row.pop("cost", "10.00"))),
+        **row,
+    }
+
+
+def taken_stretch(text: str) -> tuple[dt.datetime, dt.datetime, int, int]:
+    """`from..to taken/units`."""
+    at, _, part = text.partition(" ")
+    start, end = (moment(t) for t in at.split(".."))
+    taken, units = part.split("/")
+    return start, end, int(taken), int(units)
+
+
+def pool_run(**row: Any) -> dict[str, Any]:
+    """One run: `at` its start..end (no end: never ended), `pool` or `type` what it asks for; `claimed`: it has a machine of its own, `own`: from when to when."""
+    start, _, end = row.pop("at", "00:00..01:00").partition("..")
+    sign, instance_type = row.pop("last_sign", None), row.pop("type", None)
+    return {
+        "tracking_server": row.pop("server", "prod"),
+        "workspace": "default",
+        "run_id": row.pop("id"),
+        "start_month": moment(start).date().replace(day=1),
+        "start_time": moment(start),
+        "end_time": moment(end) if end else None,
+        "last_sign_at": moment(sign) if sign else None,
+        "parent_run_id": row.pop("parent", None),
+        "pool_key": row.pop("pool", None if instance_type else "pool"),
+        "instance_type": instance_type,
+        "claimed": row.pop("claimed", False),
+        "own": [tuple(moment(t) for t in text.split("..")) for text in row.pop("own", [])],
+        **row,
+    }
+
+
+def artifact(**row: Any) -> dict[str, Any]:
+    """Bytes of an owner: `kind`, `id`, `at` a stretch of days `from..to` of October, `bytes`."""
+    first, _, last = str(row.pop("at", "1")).partition("..")
+    kind = row.pop("kind", "run")
+    return {
+        "month": DAY,
+        "store": row.pop("store", "s3://bucket/"),
+        "owner_kind": kind,
+        "owner_id": row.pop("id"),
+        "tracking_server": "prod" if kind in ("run", "logged_model", "trace") else None,
+        "workspace": "default" if kind in ("run", "logged_model", "trace") else None,
+        "storage_class": row.pop("class", "STANDARD"),
+        "valid_from": WINDOW_START + dt.timedelta(days=float(first) - 1),
+        "valid_to": WINDOW_START + dt.timedelta(days=float(last) - 1) if last else None,
+        "is_complete": True,
+        **row,
+    }
+
+
+def trace(**row: Any) -> dict[str, Any]:
+    """Traces of a `day` of October: `run`, `model`, `cost`."""
+    return {
+        "month": DAY,
+        "tracking_server": "prod",
+        "workspace": "default",
+        "charge_date": DAY.replace(day=row.pop("day", 1)),
+        "experiment_id": "1",
+        "run_id": row.pop("run", ""),
+        "user_name": row.pop("user", ""),
+        "model": row.pop("model", ""),
+        "list_cost": Decimal(str(row.pop("cost"))),
+        "currency": "USD",
+        **row,
+    }
+
+
+def world_tables(world: World) -> dict[str, pa.Table]:
+    """What stands when these models begin."""
+    lines, runs = world["lines"], world["runs"]
+    ledger = arrow("billing_lines", lines)
+    kinds = {"line_kind": pa.string(), "cost_kind": pa.string(), "is_inside": pa.bool_(), "is_offered": pa.bool_()}
+    for name, kind in kinds.items():
+        ledger = ledger.append_column(name, pa.array([l[name] for l in lines], kind))
+    ledger = ledger.append_column("settled_by", pa.array(["resource_id" if l["is_offered"] else "rest" for l in lines]))
+    offered = [l for l in lines if l["is_offered"]]
+    next_period = [l | {"billing_period": dt.date(2026, 11, 1)} for l in world.get("next_lines", [])]
+    return {
+        "ledger_lines": ledger,
+        "known_machines": pa.table({"resource_key": pa.array([l["resource_key"] for l in offered], pa.string())}),
+        "slot_targets": pa.Table.from_pylist([slot_target(l) for l in offered if l["free_nanoseconds"] is not None], schema=SLOT_TARGETS),
+        "billing_lines": arrow("billing_lines", [*lines, *next_period]),
+        "runs": arrow("runs", runs),
+        "run_spans": pa.Table.from_pylist(
+            [
+                {**{name: r[name] for name in RUN_KEY.names}, "resource_key": "elsewhere", "span_start": a, "span_end": b}
+                for r in runs
+                for a, b in r["own"]
+            ],
+            schema=SPANS,
+        ),
+        "stated_machines": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["own"]], schema=RUN_KEY),
+        "tagged_runs": RUN_KEY.append(pa.field("run_tag", pa.string())).empty_table(),
+        "machine_taken": pa.Table.from_pylist(taken_rows(lines), schema=TAKEN),
+        "pool_known_uses": KNOWN_USES.empty_table(),  # what pools have beside machines that runs state is tried with the whole ledger
+        "claimed_runs": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["claimed"]], schema=RUN_KEY),
+        "attached_lines": pa.Table.from_pylist(
+            [{"source": l["source"], "line_id": l["line_id"]} for l in lines if l.get("attached_to")], schema=SETTLED
+        ),
+        "artifact_bytes": arrow("artifact_bytes", world["artifacts"]),
+        "trace_costs": arrow("trace_costs", world["traces"]),
+    }
+
+
+def slot_target(line: dict[str, Any]) -> dict[str, Any]:
+    """The time of a stated machine that its runs leave, before which they take nothing of its cost."""
+    return {
+        **{name: line[name] for name in ("resource_key", "charge_period_start", "charge_period_end")},
+        "allocated_to": "idle",
+        "nanoseconds": line["free_nanoseconds"],
+        "ratio_from": 0.0,
+    }
+
+
+def taken_rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """When runs that state a machine have how much of it; windows as candidates have them."""
+    rows = []
+    for line in lines:
+        hour = line["charge_period_start"].replace(minute=0, second=0, microsecond=0)
+        is_in_an_hour = line["charge_period_end"] <= hour + dt.timedelta(hours=1)
+        start, end = (hour, hour + dt.timedelta(hours=1)) if is_in_an_hour else (line["charge_period_start"], line["charge_period_end"])
+        for taken_from, taken_to, taken, units in line["taken"]:
+            rows.append(
+                {
+                    "resource_key": line["resource_key"],
+                    "window_start": start,
+                    "window_end": end,
+                    "taken_from": taken_from,
+                    "taken_to": taken_to,
+                    "taken": taken,
+                    "units": units,
+                }
+            )
+    return rows
+
+
+def model_text(name: str) -> str:
+    return read_sql(PACKAGE / "models", name)
+
+
+def run_pools(world: World, parameters: Mapping[str, Any] = PARAMETERS) -> dict[str, pa.Table]:
+    """Every model's rows on DuckDB."""
+    connection = duckdb.connect(config={"threads": 1})
+    connection.execute("set TimeZone = 'UTC'")
+    for name, rows in world_tables(world).items():
+        connection.register(f"arrow_{name}", rows)
+        connection.execute(f"create table {name} as select * from arrow_{name}")
+    for name in MODELS:
+        text = model_text(name)
+        connection.execute(f"create table {name} as {duckdb_sql(text)}", {p: parameters[p] for p in parameter_names(text)})
+    found = {name: narrow(connection.sql(f"select * from {name}").to_arrow_table()) for name in MODELS}
+    connection.close()
+    return found
+
+
+def run_pools_on_reference(reference: GoogleSQL, world: World, parameters: Mapping[str, Any] = PARAMETERS) -> dict[str, pa.Table]:
+    """Every model's rows on the reference implementation; targets and lines in exactly the columns the ledger reads."""
+    known = world_tables(world)
+    for name in MODELS:
+        result = query_reference(reference, model_text(name), known, parameters)
+        if name.endswith("_targets"):
+            assert result.columns == TARGET_COLUMNS, name
+        if name in {f"{rung}_lines" for _, rung in RUNGS}:
+            assert result.columns == LINE_COLUMNS, name
+        known[name] = result.to_arrow()
+    return {name: known[name] for name in MODELS}
+
+
+def lines_of(found: Mapping[str, pa.Table], method: str, rung: str) -> list[dict[str, Any]]:
+    """Lines that go to the targets of a rule: strangers', and of machines that runs state what these leave."""
+    windows = {
+        (row["match_method"], row["target_key"], row["window_start"], row["window_end"]) for row in found["offered_windows"].to_pylist()
+    }
+    offered = [
+        row
+        for row in found["offered_lines"].to_pylist()
+        if (row["match_method"], row["target_key"], row["window_start"], row["window_end"]) in windows
+    ]
+    return [*found[f"{rung}_lines"].to_pylist(), *(row for row in offered if row["match_method"] == method)]
+
+
+def settle(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[str, Any]]]:
+    """Line -> its targets, by the first rule that takes it; each with `part`, its share, exactly as the two ends say."""
+    targets: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for method, rung in RUNGS:
+        for row in found[f"{rung}_targets"].to_pylist():
+            assert row["match_method"] == method
+            part = Fraction(1 if row["is_last"] else row["ratio_to"]) - Fraction(row["ratio_from"])
+            targets[method, row["target_key"], row["window_start"], row["window_end"]].append({**row, "part": part})
+    settled: dict[str, list[dict[str, Any]]] = {}
+    for method, rung in RUNGS:
+        for row in lines_of(found, method, rung):
+            settled.setdefault(row["line_id"], targets[method, row["target_key"], row["window_start"], row["window_end"]])
+    return settled
+
+
+def target_name(row: Mapping[str, Any]) -> str:
+    """How cases and the brute force name a target: the run, the model, or the word."""
+    return str(row["run_id"] or row["owner_id"] or row["allocated_to"])
+
+
+def line_parts(world: World, found: Mapping[str, pa.Table]) -> dict[tuple[str, str], Fraction]:
+    """(line, target) -> the part of the line's cost; `left` where no rule of these takes the line."""
+    settled = settle(world, found)
+    parts: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
+    for line in world["lines"]:
+        for row in settled.get(line["line_id"]) or [{"run_id": "left", "part": Fraction(1)}]:
+            parts[line["line_id"], target_name(row)] += row["part"]
+    return {key: part for key, part in parts.items() if part}
+
+
+def exact(value: object) -> Fraction:
+    """A number of a case, a quotient of two, or several of these joined by `+`."""
+    total = Fraction(0)
+    for text in str(value).split("+"):
+        above, _, below = text.strip().partition("/")
+        total += Fraction(above) / Fraction(below or 1)
+    return total

@@ -1,0 +1,50 @@
+"""Case folders put together for one build: what a chain of models costs hardly hangs on how much it reads.
+
+How a world's names are kept apart from another's is in chain.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from runspend.config.settings import Settings
+from tests.allocation.chain import DAY, World, merge_worlds, parameters_of, read_settings, read_world, rows_of
+
+# A tag that names a job names it as it is, not as it is called among others.
+BY_ITSELF = {"runs_of_a_jobs_tasks_share_the_job"}
+
+
+@dataclass(frozen=True)
+class Company:
+    """Cases of one build, told apart by their folders' names; a case without company has its own names."""
+
+    folders: list[Path]
+    settings: Settings
+
+    @property
+    def world(self) -> World:
+        """What stands in all of them."""
+        return read_world(self.folders[0]) if self._is_alone else merge_worlds({folder.name: read_world(folder) for folder in self.folders})
+
+    def rows(self, table: pa.Table, folder: Path) -> list[dict[str, Any]]:
+        """Those of one case, in the names it has by itself."""
+        return table.to_pylist() if self._is_alone else rows_of(table, folder.name)
+
+    @property
+    def _is_alone(self) -> bool:
+        return len(self.folders) == 1
+
+
+def companies(folders: Sequence[Path]) -> Iterator[Company]:
+    """The cases, together where the models are told the same: the same settings, and the same times to look at runs."""
+    together: dict[str, list[Path]] = {}
+    for folder in folders:
+        told = parameters_of(read_world(folder), DAY, read_settings(folder))
+        together.setdefault(folder.name if folder.name in BY_ITSELF else repr(sorted(told.items())), []).append(folder)
+    for those in together.values():
+        yield Company(those, read_settings(those[0]))

@@ -1,0 +1,107 @@
+"""The worlds of the accuracy benchmark, as small as they get: the whole ledger of each is the same on DuckDB and on Google's reference.
+
+What the figures should be is said by `tests/e2e/test_true_costs.py`; here two engines must agree on all of them, to the last decimal.
+Of every model by itself, and of all cases of the ledger, `tests/allocation` shows that in every run of the tests; this is more of the same, and slow.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from runspend.allocation import model_order as ladder
+from runspend.allocation.inputs import allocation_inputs, reached_months, summary_inputs
+from runspend.config.settings import load_settings
+from runspend.pipeline import allocate, extract, load
+from runspend.schema.rows import first_day
+from runspend.schema.tables import TABLES
+from runspend.warehouse.factory import open_warehouse
+from tests.allocation.chain import FILLED, run_on_reference
+from tests.allocation.test_reference import multiset
+from tests.benchmarks.accuracy import worlds
+from tests.benchmarks.accuracy.cluster import moment
+from tests.benchmarks.accuracy.files import make_schema, write_bill, write_settings, write_store
+from tests.benchmarks.accuracy.worlds import Maker, Night, Size, World, make_world
+from tests.reference import GoogleSQL
+
+SMALLEST = Size(1, 1)
+OUTPUTS = ("cost_allocations", *ladder.LEDGER_SUMS)
+
+
+SHARING = (worlds.shared_gpus, worlds.shared_cores, worlds.autoscaled, worlds.spot, worlds.parallel_runs, worlds.restated)
+# A chain of models takes the reference ten seconds however few rows there are: so worlds stand side by side. What looks at all
+# machines of a cluster comes first; jobs are billed for three days more, so they come last. Months' ends and stored bytes are
+# compared in `tests/allocation/test_reference.py`.
+MAKERS = (
+    worlds.together(
+        "stated",
+        worlds.reused_names,
+        worlds.one_run_a_machine,
+        worlds.sweeps,
+        worlds.multi_node,
+        worlds.zombies,
+        worlds.silent_dead,
+        worlds.daily_bills,
+        *SHARING,
+    ),
+    worlds.together(
+        "unstated", worlds.pools, worlds.types_gpus, worlds.types_shared, worlds.spot_mix, worlds.attached, worlds.rented, worlds.jobs
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def reference() -> GoogleSQL:
+    return GoogleSQL()
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store as MLflow makes it."""
+    return make_schema(tmp_path_factory.mktemp("schema") / "mlflow.db")
+
+
+def run_nights(world: World, folder: Path, schema: Path) -> None:
+    """The product's nights, up to the ledger."""
+    write_settings(folder, world.settings)
+    write_store(schema, folder / "mlflow.db", world, world.artifact_root)
+    settings = load_settings(folder / "runspend.yaml")
+    for night in [*world.earlier, Night(world.now(), world.lines)]:
+        write_bill(folder / "bills", night.lines, "", world.focus)
+        for step in (extract, load, allocate):
+            assert step(settings, now=moment(night.now)).exit_code == 0
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("maker", MAKERS, ids=lambda m: m.__name__)
+def test_both_engines_have_one_ledger(maker: Maker, reference: GoogleSQL, schema: Path, tmp_path: Path) -> None:
+    """Every table the ladder fills, of every billing period and start month."""
+    run_nights(make_world(maker, SMALLEST, seed=7), tmp_path, schema)
+    settings = load_settings(tmp_path / "runspend.yaml")
+    warehouse, given = open_warehouse(settings), ladder.ledger_parameters(settings)
+    with warehouse.reader() as reader:
+        ours = {name: reader.query(f"select * from {name}") for name in TABLES}
+    inputs = {name: table.slice(0, 0) if name in (*OUTPUTS, "run_costs") else table for name, table in ours.items()}
+    theirs: dict[str, list[pa.Table]] = {name: [] for name in (*OUTPUTS, "run_costs")}
+    for period in sorted({u.period for u in warehouse.states("cost_allocations")}):
+        _, window = allocation_inputs(warehouse, period, given)
+        made = run_on_reference(reference, ladder.ledger_models(period), inputs, {**given, **window, "period": first_day(period)})
+        for name in OUTPUTS:
+            theirs[name].append(made[name])
+    inputs |= {name: pa.concat_tables(theirs[name]) for name in OUTPUTS}
+    reached = reached_months(warehouse)
+    for month in sorted({u.period for u in warehouse.states("run_costs")}):
+        _, window = summary_inputs(warehouse, month, reached, given)
+        theirs["run_costs"].append(
+            run_on_reference(reference, ladder.run_costs_models(month), inputs, {**given, **window, "period": first_day(month)})[
+                "run_costs"
+            ]
+        )
+    for name, tables in theirs.items():
+        columns = [c for c in ours[name].column_names if c not in FILLED]
+        mine, other = multiset(ours[name], columns), multiset(pa.concat_tables(tables), columns)
+        assert (mine - other, other - mine) == (Counter(), Counter()), name
+    assert ours["cost_allocations"].num_rows > 50 and ours["run_costs"].num_rows > 5

@@ -1,0 +1,204 @@
+"""Adoption run by run: a run that starts to state its machine changes no other run's cost. Jobs and tags are not tried here.
+
+In these worlds all machines of a type cost the same and the truth is known: each run has the machine, or the GPUs, that it was put on.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from collections import defaultdict
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.allocation.chain import World, line, make_run, merge_worlds, moment, rows_of, run_on_duckdb, total
+
+HOURS, PRICE = 12, Decimal("32.7726")
+KINDS = ("types", "pool", "types_by_gpu", "pool_by_gpu", "pool_with_disks")
+# Runs of several nodes, of which those that adopt state the first, or all: what most training jobs can say.
+NODES = ("types_of_nodes", "pool_of_nodes", "types_of_nodes_by_gpu", "pool_of_nodes_by_gpu")
+# What an adopting run states instead of its machine: the purchase option; the region, and half of them the zone and the option as well.
+STATEMENTS = ("option", "option_by_gpu", "region")
+SEEDS = range(3)
+SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
+
+
+def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> tuple[World, dict[str, Fraction]]:
+    """A world in which this share of the runs states its machine, or where it is and how it was bought, and the true cost of each run."""
+    draw = random.Random(seed)
+    by_gpu, in_pool = kind.endswith("by_gpu"), kind.startswith("pool")
+    size: dict[str, Any] = {"machine_gpus": 8} if by_gpu else {}
+    where: dict[str, Any] = {"pool_key": "gpu"} if in_pool else {"instance_type": "p4d.24xlarge"}
+    bought = [
+        {"pricing_category": ("Dynamic", "Standard")[m % 2], "region_id": f"r{m // 3}", "availability_zone": f"r{m // 3}{'ab'[m % 2]}"}
+        for m in range(machines)
+    ]
+    lines = [
+        line(
+            machine * HOURS + hour,
+            on=f"m{machine}",
+            at=f"{hour:02d}:00..{hour + 1:02d}:00",
+            hours=1,
+            cost=PRICE,
+            scope=None,
+            **where,
+            **size,
+            **bought[machine],
+        )
+        for machine in range(machines)
+        for hour in range(HOURS)
+    ]
+    if kind == "pool_with_disks":
+        disk = {"service_category": "Storage", "service_name": "EBS", "scope": None, "pool_key": "gpu"}
+        lines += [
+            line(len(lines) + hour, id=f"disk-{hour}", on="disk", at=f"{hour:02d}:00..{hour + 1:02d}:00", cost=PRICE * machines / 4, **disk)
+            for hour in range(HOURS)
+        ]
+    placed = []  # (start, end, machine, gpus) in seconds
+    for machine in range(machines):
+        for lane in range(3 if by_gpu else 1):
+            at = draw.randrange(3600)
+            while at < HOURS * 3600 - 60 and len(placed) < 60:
+                end = min(HOURS * 3600, at + draw.choice((300, 1234, 3600, 9000, 12345)))
+                placed.append((at, end, machine, (4, 2, 2)[lane] if by_gpu else 8))
+                at = end + draw.choice((0, 60, 1800, 5000))
+    order = list(range(len(placed)))
+    draw.shuffle(order)
+    adopted = set(order[: round(share * len(placed))])
+    world: World = {"billing_lines": lines, "billing_loads": [], "runs": [], "run_resources": []}
+    truth: dict[str, Fraction] = {}
+    for number, (start, end, machine, gpus) in enumerate(placed):
+        stated: dict[str, Any] = dict(where) | ({"gpu_count": float(gpus)} if by_gpu else {})
+        at = "..".join(f"{moment('00:00') + dt.timedelta(seconds=t):%Y-%m-%dT%H:%M:%S}" for t in (start, end))
+        is_by_id = number in adopted and kind in KINDS
+        if number in adopted and not is_by_id:
+            stated |= _statement(kind, bought[machine], is_whole=draw.random() < 0.5)
+        run, resources = make_run(id=f"r{number:03d}", at=at, on=[f"m{machine}"] if is_by_id else [], **stated)
+        world["runs"].append(run)
+        world["run_resources"] += resources
+        truth[run["run_id"]] = (
+            Fraction(PRICE) * Fraction(end - start, 3600) * Fraction(gpus, 8) * (Fraction(5, 4) if kind == "pool_with_disks" else 1)
+        )
+    return world, truth
+
+
+def nodes_world(kind: str, seed: int, share: float, *, machines: int = 8) -> tuple[World, dict[str, Fraction]]:
+    """A world of runs of one to four whole machines, side by side and one after another; this share of them states its first machine, or all."""
+    draw = random.Random(seed)
+    size: dict[str, Any] = {"machine_gpus": 8} if kind.endswith("by_gpu") else {}
+    where: dict[str, Any] = {"pool_key": "gpu"} if kind.startswith("pool") else {"instance_type": "p4d.24xlarge"}
+    lines = [
+        line(m * HOURS + hour, on=f"m{m}", at=f"{hour:02d}:00..{hour + 1:02d}:00", hours=1, cost=PRICE, scope=None, **where, **size)
+        for m in range(machines)
+        for hour in range(HOURS)
+    ]
+    free = [0] * machines
+    world: World = {"billing_lines": lines, "billing_loads": [], "runs": [], "run_resources": []}
+    truth: dict[str, Fraction] = {}
+    for number in range(30):
+        chosen = sorted(range(machines), key=lambda m: (free[m], m))[: draw.choice((1, 2, 3, 4))]
+        start = max(free[m] for m in chosen) + draw.choice((0, 60, 1800))
+        end = min(HOURS * 3600, start + draw.choice((300, 1234, 3600, 9000)))
+        does_adopt, states_all = draw.random() < share, draw.random() < 0.2
+        if end - start < 60:
+            continue
+        for m in chosen:
+            free[m] = end
+        at = "..".join(f"{moment('00:00') + dt.timedelta(seconds=t):%Y-%m-%dT%H:%M:%S}" for t in (start, end))
+        stated = chosen if states_all else chosen[:1]
+        gpus = {"gpu_count": 8.0} if size else {}
+        run, resources = make_run(
+            id=f"r{number:03d}", at=at, on=[f"m{m}" for m in stated] if does_adopt else [], num_nodes=len(chosen), **gpus, **where
+        )
+        world["runs"].append(run)
+        world["run_resources"] += resources
+        truth[run["run_id"]] = Fraction(PRICE) * Fraction(end - start, 3600) * len(chosen)
+    return world, truth
+
+
+def _statement(kind: str, machine: dict[str, str], *, is_whole: bool) -> dict[str, str]:
+    """What a run on such a machine states of it."""
+    option = {"purchase_option": "spot" if machine["pricing_category"] == "Dynamic" else "on_demand"}
+    if kind.startswith("option"):
+        return option
+    return {"region_id": machine["region_id"]} | ({"availability_zone": machine["availability_zone"], **option} if is_whole else {})
+
+
+def name_of(kind: str, seed: int, share: float) -> str:
+    return f"{kind}-{seed}-{int(share * 100)}"
+
+
+@pytest.fixture(scope="module")
+def ledgers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    worlds = {
+        name_of(kind, seed, share): adopted_world(kind, seed, share)[0]
+        for kind in (*KINDS, *STATEMENTS)
+        for seed in SEEDS
+        for share in SHARES
+    }
+    worlds |= {name_of(kind, seed, share): nodes_world(kind, seed, share)[0] for kind in NODES for seed in SEEDS for share in SHARES}
+    return run_on_duckdb(merge_worlds(worlds), tmp_path_factory.mktemp("adoption"))["cost_allocations"]
+
+
+def run_costs(ledger: list[dict[str, Any]]) -> dict[str, Fraction]:
+    costs: dict[str, Fraction] = defaultdict(Fraction)
+    for row in ledger:
+        if row["allocated_to"] == "run":
+            costs[row["run_id"]] += Fraction(row["effective_cost"])
+    return costs
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_run_pays_its_own_whoever_states_a_machine(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+    """At any share of adoption every run has its true cost, the rest is idle, and the sum is the bill."""
+    world, truth = adopted_world(kind, seed, share)
+    ledger = rows_of(ledgers, name_of(kind, seed, share))
+    assert total(row["effective_cost"] for row in ledger) == total(l["effective_cost"] for l in world["billing_lines"])
+    costs = run_costs(ledger)
+    wrong = {run: (float(costs[run]), float(true)) for run, true in truth.items() if abs(costs[run] - true) > true / 10**9}
+    assert wrong == {}
+    if share or kind.startswith("pool"):
+        known = {r["resource_key"] for r in world["run_resources"]}
+        idle = [row for row in ledger if row["allocated_to"] == "idle"]
+        assert {row["match_method"] for row in idle} <= {"resource_id", "pool_time"}
+        if len(known) == 5:
+            assert {row["allocated_to"] for row in ledger} == {"run", "idle"}
+            assert all(row["resource_id"] for row in idle if row["match_method"] == "resource_id")
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("kind", STATEMENTS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_run_pays_its_own_whoever_states_where_it_was(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+    """Runs that state region, zone or purchase option take nothing from those that do not, and get only lines that agree."""
+    world, truth = adopted_world(kind, seed, share)
+    ledger = rows_of(ledgers, name_of(kind, seed, share))
+    assert total(row["effective_cost"] for row in ledger) == total(l["effective_cost"] for l in world["billing_lines"])
+    costs = run_costs(ledger)
+    wrong = {run: (float(costs[run]), float(true)) for run, true in truth.items() if abs(costs[run] - true) > true / 10**9}
+    assert wrong == {}
+    keys = {(row["run_id"], row["pool_key"]) for row in ledger if row["allocated_to"] == "run"}
+    for run in world["runs"]:
+        stated = [run[c] for c in ("region_id", "availability_zone", "purchase_option") if run.get(c)]
+        assert all(set(stated) <= set(str(key).split("|")) for run_id, key in keys if run_id == run["run_id"])
+    if share:
+        assert any("|" in str(key) for _, key in keys)
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("kind", NODES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_run_pays_all_its_nodes_whoever_states_the_first(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+    """A run of several nodes has its true cost whether it states none of its machines, the first or all."""
+    world, truth = nodes_world(kind, seed, share)
+    ledger = rows_of(ledgers, name_of(kind, seed, share))
+    assert total(row["effective_cost"] for row in ledger) == total(l["effective_cost"] for l in world["billing_lines"])
+    costs = run_costs(ledger)
+    wrong = {run: (float(costs[run]), float(true)) for run, true in truth.items() if abs(costs[run] - true) > true / 10**9}
+    assert len(truth) > 10 and wrong == {}

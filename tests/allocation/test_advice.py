@@ -1,0 +1,247 @@
+"""What the ledger says of itself: rungs, groups without a run, coverage, the scope to paste."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.actions.costs import as_of as history
+from runspend.actions.report.labels import coverage_words, suggestion
+from runspend.allocation import closing as finality
+from runspend.allocation import diagnostics as advice
+from runspend.allocation import scope_proposal, without_run
+from runspend.config.settings import Settings
+from runspend.interfaces.preview import outlook_lines, read_outlook, render_outlook
+from runspend.warehouse.factory import open_warehouse
+from runspend.warehouse.lint import lint
+from tests.actions.alert.alert_world import run, settings, warehouse
+
+FIRST = date(2026, 11, 1)
+
+
+def charge(number: int, cost: str, allocated_to: str = "run", **more: Any) -> dict[str, Any]:
+    """One row of cost_allocations."""
+    row = {
+        "source": "aws", "billing_period": FIRST, "charge_id": f"c{number}", "target_id": f"t{number}", "charge_date": FIRST, "service_name": "Amazon EC2",
+        "sub_account_id": "1111", "allocated_to": allocated_to, "cost_kind": "compute", "billing_currency": "USD", "match_method": "none", "effective_cost": Decimal(cost),
+    }  # fmt: skip
+    return row | more
+
+
+def line(number: int, tags: dict[str, str] | None = None, groups: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
+    """The line of that charge."""
+    return {
+        "source": "aws",
+        "billing_period": FIRST,
+        "line_id": f"c{number}",
+        "tags": json.dumps(tags or {}),
+        "group_keys": list(groups),
+        **more,
+    }
+
+
+LOST = [
+    (
+        charge(1, "60", "unallocated", reason="no_run"),
+        line(1, {"team": "vision"}, ("1111|sagemaker:job|j-1", "1111|eks:nodegroup-name|gpu-spot", "1111|eks:cluster-name|ml")),
+    ),
+    (charge(2, "40", "unallocated", reason="no_run"), line(2, {}, ("1111|eks:nodegroup-name|gpu-spot",))),
+    (charge(3, "30", "unallocated", reason="no_run"), line(3, {"team": "nlp", "Name": "box-1", "env": "prod"})),
+    (charge(4, "20", "unallocated", reason="no_run"), line(4, {"team": "nlp", "Name": "box-2"})),
+    (charge(5, "10", "unallocated", reason="not_timed", cost_kind="storage", service_name="Amazon S3"), line(5)),
+    (charge(6, "5", "unallocated", reason="unknown_run", service_name="Amazon SageMaker"), line(6)),
+]
+SETTLED = [
+    charge(10, "100", match_method="run_tag", confidence="exact"),
+    charge(11, "50", match_method="resource_id", confidence="high"),
+    charge(11, "25", "idle", match_method="resource_id", confidence="high", target_id="idle"),
+    charge(12, "15", match_method="pool_time", confidence="medium", pool_key="gpu|team=vision"),
+    charge(13, "5", match_method="pool_time", confidence="medium", pool_key="gpu|team=nlp"),
+    charge(14, "40", "shared", charge_category="Tax", reason="fee"),
+    charge(15, "300", "out_of_scope", sub_account_id="2222"),
+]
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Settings:
+    """One tracking server."""
+    return settings(tmp_path, tracking=[{"name": "prod", "uri": "http://m"}], warehouse={"uri": str(tmp_path / "w")})
+
+
+@pytest.fixture
+def tables() -> dict[str, list[dict[str, Any]]]:
+    """A small ledger with every kind of row."""
+    return {
+        "cost_allocations": [*SETTLED, *(c for c, _ in LOST)],
+        "billing_lines": [bill_line for _, bill_line in LOST],
+        "runs": [run("a")],
+    }
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        advice.RUNGS,
+        without_run.WITHOUT_RUN,
+        advice.ORIGINS.format(name="team"),
+        scope_proposal.ACCOUNTS,
+        scope_proposal.ACCELERATED,
+        advice.IDENTITY,
+        finality.BILLS,
+        history.DIFFERENCES,
+    ],
+    ids=["rungs", "unallocated", "origins", "accounts", "accelerated", "identity", "bills", "differences"],
+)
+def test_every_question_reads_the_same_on_both_engines(sql: str) -> None:
+    """Nothing in it that DuckDB and GoogleSQL answer differently."""
+    assert lint(sql) == []
+
+
+def test_a_line_is_in_the_group_that_would_explain_most(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
+    """Node group before job, cluster and other tags; the dearest tag before service and account; names of single things never."""
+    with warehouse(tmp_path / "w", **tables) as reader:
+        (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
+    assert [(g.words, g.effective_cost) for g in groups] == [
+        ("node group gpu-spot", Decimal(100)),
+        ("team=nlp", Decimal(50)),
+        ("Amazon S3 in account 1111", Decimal(10)),
+        ("Amazon SageMaker in account 1111", Decimal(5)),
+    ]
+    assert groups[0].advice.endswith('add a pool: {name: gpu-spot, runs: {tracking: prod}, lines: {tag.eks:nodegroup-name: "gpu-spot"}}')
+    assert "`stores`" in groups[2].advice
+    assert "no tracking server has" in groups[3].advice
+    assert suggestion(groups[0], Decimal(400)) == "tag node group gpu-spot: explains 100.00, 25.0%"
+
+
+def test_the_advised_pool_is_one_that_the_configuration_takes(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
+    """What is printed can be pasted."""
+    import yaml
+
+    with warehouse(tmp_path / "w", **tables) as reader:
+        (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
+    for group in (g for g in groups if "add a pool: " in g.advice):
+        pool = yaml.safe_load(group.advice.partition("add a pool: ")[2])
+        assert Settings.model_validate({"home": tmp_path, "pools": [pool]}).pools[0].lines == {k: [v] for k, v in group.selector.items()}
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"Name": 'say "hi"', "env": "ml"}, "env=ml"),
+        ({"env": "ml", "name": "back\\slash\\"}, "env=ml"),
+        ({"Name": "only"}, "Amazon EC2 in account 1111"),
+        ({'a "name': "x", "env": "ml"}, "Amazon EC2 in account 1111"),
+        ({"env": "a, }"}, "env=a, }"),
+    ],
+)
+def test_any_tag_can_be_told(tmp_path: Path, given: Settings, tags: dict[str, str], words: str) -> None:
+    """Names of single things are left out whatever people write into them."""
+    with warehouse(tmp_path / "w", cost_allocations=[charge(1, "1", "unallocated")], billing_lines=[line(1, tags)]) as reader:
+        (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
+    assert [g.words for g in groups] == [words]
+
+
+def test_lines_priced_together_are_told_by_one_of_them(tmp_path: Path, given: Settings) -> None:
+    """The rest of a pool that no run claims has the tags of its lines."""
+    tables = {
+        "cost_allocations": [charge(1, "70", "unallocated", charge_id="pooled", reason="no_run")],
+        "charge_lines": [{"source": "aws", "billing_period": FIRST, "line_id": f"c{n}", "charge_id": "pooled"} for n in (1, 2)],
+        "billing_lines": [line(n, {"env": "ml"}) for n in (1, 2)],
+    }
+    with warehouse(tmp_path / "w", **tables) as reader:
+        (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
+    assert [(g.words, g.effective_cost) for g in groups] == [("env=ml", Decimal(70))]
+
+
+def test_rungs_stand_in_the_order_of_the_ladder(tmp_path: Path, tables: dict[str, Any]) -> None:
+    """Each pool by its name, idle with the rule that made the machine known, and all of it is the bill."""
+    with warehouse(tmp_path / "w", **tables) as reader:
+        (found,) = advice.rungs(reader, FIRST).values()
+    assert [(r.words, r.confidence, r.effective_cost, r.idle_cost) for r in found] == [
+        ("exact, by run tag", "exact", Decimal(100), Decimal(0)),
+        ("by machine", "high", Decimal(75), Decimal(25)),
+        ("by pool gpu", "medium", Decimal(20), Decimal(0)),
+        ("unallocated", None, Decimal(165), Decimal(0)),
+        ("shared", None, Decimal(40), Decimal(0)),
+        ("out of scope", None, Decimal(300), Decimal(0)),
+    ]
+
+
+def test_the_confidence_of_a_rule_is_that_of_most_of_its_money(tmp_path: Path) -> None:
+    """A little idle time of low confidence does not make a guess of all machines."""
+    rows = [
+        charge(1, "90", match_method="resource_id", confidence="high"),
+        charge(1, "10", "idle", match_method="resource_id", confidence="low", target_id="idle"),
+    ]
+    with warehouse(tmp_path / "w", cost_allocations=rows) as reader:
+        (found,) = advice.rungs(reader, FIRST).values()
+    assert [(r.words, r.confidence, r.effective_cost, r.idle_cost) for r in found] == [("by machine", "high", Decimal(100), Decimal(10))]
+
+
+def test_coverage_says_where_names_came_from(tmp_path: Path) -> None:
+    """In money, within the days asked for; runs without a name are no origin."""
+    costs = [("a", "vision", "run.tag.team", "60"), ("b", "nlp", "experiment.tag.team", "30"), ("c", None, None, "10")]
+    key = {"tracking_server": "prod", "workspace": "default", "billing_currency": "USD"}
+    daily = [
+        {
+            **key,
+            "run_id": r,
+            "charge_date": date(2026, 11, 3),
+            "billing_period": FIRST,
+            "source": "aws",
+            "cost_kind": "compute",
+            "effective_cost": Decimal(c),
+        }
+        for r, _, _, c in costs
+    ]
+    daily.append({**daily[0], "charge_date": date(2026, 12, 1), "billing_period": date(2026, 12, 1)})
+    runs = [{**key, "run_id": r, "start_month": FIRST, "team": team, "team_from": origin} for r, team, origin, _ in costs]
+    with warehouse(tmp_path / "w", run_costs_daily=daily, run_costs=runs) as reader:
+        (parts,) = advice.coverage(reader, FIRST, date(2026, 12, 1)).values()
+    assert coverage_words(parts) == ["90.0% of allocated cost has a team (run.tag.team 60.0%, experiment.tag.team 30.0%)"]
+    assert coverage_words(parts[1:2], every=True) == ["0.0% of allocated cost has a project"]
+
+
+def test_the_proposed_scope_takes_accounts_that_are_mostly_the_platforms(tmp_path: Path) -> None:
+    """A tenth of something else may come along; of other accounts only the services that have something in scope."""
+    rows = [
+        charge(1, "95", match_method="run_tag"),
+        charge(2, "5", "out_of_scope", service_name="Amazon RDS"),
+        charge(3, "10", sub_account_id="web"),
+        charge(4, "90", "out_of_scope", sub_account_id="web", service_name="Amazon RDS"),
+        charge(5, "7", "out_of_scope", sub_account_id="other"),
+    ]
+    with warehouse(tmp_path / "w", cost_allocations=rows) as reader:
+        found = scope_proposal.scope_proposal(reader, FIRST)
+    assert [(entry.yaml, entry.inside_cost, entry.outside_cost) for entry in found] == [
+        ('{source: "aws", account: ["1111"]}', Decimal(95), Decimal(5)),
+        ('{source: "aws", account: "web", service: ["Amazon EC2"]}', Decimal(10), Decimal(0)),
+    ]
+
+
+def test_the_screen(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
+    """Shares of the platform that add up, the groups behind what has no run, what to do, and a scope that can be pasted."""
+    import yaml
+
+    with warehouse(tmp_path / "w", **tables):
+        pass
+    outlook = read_outlook(open_warehouse(given), given, "from the tables of the last pipeline run")
+    screen = render_outlook(outlook)
+    assert screen.splitlines()[:8] == [
+        "preview of November 2026 with this configuration (from the tables of the last pipeline run)",
+        "  exact, by run tag   25.0%  100.00 USD",
+        "  by machine          18.8%  75.00 USD, high confidence, including 25.00 idle",
+        "  by pool gpu          5.0%  20.00 USD, medium confidence",
+        "  unallocated         41.2%  165.00 USD, 25.0% node group gpu-spot, 12.5% team=nlp, 2.5% Amazon S3 in account 1111, 1.2% other",
+        "  shared              10.0%  40.00 USD, taxes, fees and credits",
+        "  plus                       300.00 USD out of scope",
+        "  suggestions        tag node group gpu-spot: explains 100.00, 25.0%",
+    ]
+    pasted = screen[screen.index("\nscope:\n") :]
+    assert Settings.model_validate({"home": tmp_path, **yaml.safe_load(pasted)}).scope is not None
+    assert any("0 of 1 runs" in text for _, text in outlook_lines(outlook))

@@ -1,0 +1,500 @@
+"""Estimates of hours no bill reaches yet: what each situation gives, equal on both engines, and equal to the ledger's split once the bill is there."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from runspend.allocation.estimates import CHECKS, UNIT, estimate_models, estimate_parameters
+from runspend.core.errors import CheckFailed
+from runspend.schema.tables import TABLES
+from runspend.warehouse.base import Unit
+from runspend.warehouse.parquet.engine import narrow
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from runspend.warehouse.sql_files import read_sql
+from tests.allocation.chain import DAY, FILLED, PACKAGE, arrow, line, make_run, moment, query_reference, run_on_duckdb
+from tests.allocation.test_reference import multiset
+from tests.allocation.truth import random_world
+from tests.reference import GoogleSQL, exact_rows
+
+World = dict[str, list[dict[str, Any]]]
+MONTH = f"{DAY:%Y-%m}"
+STANDING = ("price_list", "trace_costs", "cost_allocations", "run_estimates", "estimate_errors")
+
+
+def world_of(lines: Sequence[Mapping[str, Any]] = (), runs: Sequence[Mapping[str, Any]] = (), **tables: list[dict[str, Any]]) -> World:
+    """Rows named as in the ledger's cases; `instance_type`, `region_id` and the like are columns of a line."""
+    world: World = {name: [] for name in ("billing_lines", "runs", "run_resources", *STANDING)} | tables
+    world["billing_lines"] = [line(n, **row) for n, row in enumerate(lines)]
+    for row in runs:
+        run, resources = make_run(**row)
+        world["runs"].append(run)
+        world["run_resources"] += resources
+    return world
+
+
+def units_of(table: str, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Rows by (period, writer)."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    column = TABLES[table].period_column
+    for row in rows:
+        period = f"{row[column]:%Y-%m}" if column else "all"
+        writer = (
+            row["source"]
+            if table == "billing_lines"
+            else row["tracking_server"]
+            if table in ("runs", "run_resources", "trace_costs")
+            else "all"
+        )
+        found.setdefault((period, writer), []).append(row)
+    return found
+
+
+def estimate(world: World, root: Path, now: str, *, names: Sequence[str] = ()) -> dict[str, pa.Table]:
+    """The step as the product runs it."""
+    warehouse = ParquetWarehouse(root)
+    with warehouse.step("inputs", "inputs") as step:
+        for table, rows in world.items():
+            for (period, writer), part in units_of(table, rows).items():
+                step.put(table, period, writer, arrow(table, part))
+        assert step.publish()
+    parameters = estimate_parameters(moment(now))
+    with warehouse.step("estimate", "build") as step:
+        step.run(estimate_models(), parameters, keep=names)
+        step.check(CHECKS, parameters)
+        found = {name: narrow(step.connection.sql(f"select * from {name}").to_arrow_table()) for name in names}
+        assert step.publish()
+    return found | {name: warehouse.read(Unit(name, *UNIT)) for name in ("run_estimates", "estimate_errors")}
+
+
+def figures(world: World, root: Path, now: str = "06:00") -> dict[tuple[str, str], Decimal | str]:
+    """(run, hour it begins) -> effective cost, or why there is none."""
+    rows = estimate(world, root, now)["run_estimates"].to_pylist()
+    return {(r["run_id"], f"{r['estimated_from']:%H:%M}"): r["effective_cost"] if r["reason"] is None else r["reason"] for r in rows}
+
+
+def hours(first: int, last: int, **line: Any) -> list[dict[str, Any]]:
+    """A line for each hour of the day from `first` to before `last`."""
+    return [{"at": f"{h:02d}:00..{h + 1:02d}:00", **line} for h in range(first, last)]
+
+
+def test_hours_after_the_bill_at_the_price_of_the_bill(tmp_path: Path) -> None:
+    """Runs on one machine share its hours by exclusive time; what the bill reaches is not estimated, nor is the hour that is not over."""
+    world = world_of(
+        hours(0, 2, cost="12.00"), [{"id": "A", "at": "00:00..04:00"}, {"id": "B", "at": "03:00..03:30"}, {"id": "C", "at": "05:30"}]
+    )
+    assert figures(world, tmp_path, "05:59") == {("A", "02:00"): 12, ("A", "03:00"): 9, ("B", "03:00"): 3}
+
+
+def test_a_machine_is_priced_by_the_name_the_bill_has(tmp_path: Path) -> None:
+    """A run states less of it; where two machines have the name it states, both are estimated and neither is sure."""
+    place = "projects/{}/zones/us-central1-a/instances/{}"
+    lines = [row for p, name in (("p", "one"), ("p", "two"), ("q", "two")) for row in hours(0, 1, cost="12.00", on=place.format(p, name))]
+    world = world_of(lines, [{"id": "A", "at": "00:00..02:00", "on": ["one"]}, {"id": "B", "at": "00:00..02:00", "on": ["two"]}])
+    rows = estimate(world, tmp_path, "02:00")["run_estimates"].to_pylist()
+    found = sorted((r["run_id"], r["resource_key"], r["effective_cost"], r["confidence"]) for r in rows)
+    assert found == [
+        ("A", place.format("p", "one"), 12, "high"),
+        ("B", place.format("p", "two"), 12, "medium"),
+        ("B", place.format("q", "two"), 12, "medium"),
+    ]
+
+
+def test_a_run_is_shown_with_what_it_was_estimated_from(tmp_path: Path) -> None:
+    """Window, machine, account, type, price's origin, all four measures; nothing that only a bill can tell."""
+    lines = hours(
+        0,
+        1,
+        cost="4.00",
+        list_cost=Decimal(8),
+        billed_cost=Decimal(0),
+        instance_type="P4d.24xlarge",
+        region_id="eu",
+        resource_id="arn:m1",
+        on="m1",
+    )
+    for row in lines:
+        row["resource_key"] = "m1"
+    row = estimate(world_of(lines, [{"id": "A", "at": "00:00..02:00", "user_name": "ana"}]), tmp_path, "02:00")[
+        "run_estimates"
+    ].to_pylist()[0]
+    assert (row["list_cost"], row["contracted_cost"], row["effective_cost"], row["billed_cost"]) == (8, 4, 4, 0)
+    assert (row["source"], row["sub_account_id"], row["resource_id"], row["resource_key"]) == ("aws", "account", "arn:m1", "m1")
+    assert (row["instance_type"], row["region_id"], row["price_from"], row["confidence"], row["cost_status"]) == (
+        "p4d.24xlarge",
+        "eu",
+        "bill",
+        "high",
+        "estimated",
+    )
+    assert (row["estimated_from"], row["estimated_to"], row["charge_date"], row["billing_period"]) == (
+        moment("01:00"),
+        moment("02:00"),
+        DAY,
+        DAY,
+    )
+    assert (row["machine_seconds"], row["unused_cost"], row["user_name"]) == (3600, None, "ana")
+
+
+def test_the_price_is_the_median_for_type_region_and_purchase_option(tmp_path: Path) -> None:
+    """Learned from machines no run states, too; a spot machine is not priced as one on demand; the lower of two middles."""
+    box = {"instance_type": "big", "region_id": "eu", "pricing_category": "Standard"}
+    lines = [
+        *hours(0, 2, cost="5.00", **box),
+        *hours(0, 1, cost="9.00", on="other", **box),
+        *hours(1, 2, cost="2.00", on="other", **box),
+        *hours(0, 2, cost="70", on="far", **{**box, "region_id": "us"}),
+        *hours(0, 2, cost="1.50", on="spot", **{**box, "pricing_category": "Dynamic"}),
+        *hours(1, 2, cost="3.50", on="spot2", **{**box, "pricing_category": "Dynamic"}),
+        {"at": "01:00..02:00", "cost": "100", "charge_category": "Tax", **box},
+        {"at": "01:00..02:00", "cost": "100", "charge_class": "Correction", **box},
+    ]
+    world = world_of(lines, [{"id": "A", "at": "02:00..03:00"}, {"id": "B", "at": "02:00..03:00", "on": ["spot"]}])
+    assert figures(world, tmp_path) == {("A", "02:00"): 5, ("B", "02:00"): Decimal("1.5")}
+
+
+def test_the_price_is_by_billed_time_and_all_lines_of_the_window(tmp_path: Path) -> None:
+    """A quarter hour of 2.50 with a licence of 0.50 and a credit of -1.00 is 8.00 an hour."""
+    lines = [{"hours": 0.25, "cost": "2.50"}, {"cost": "0.50", "sku_id": "licence"}, {"cost": "-1.00", "charge_category": "Credit"}]
+    assert figures(world_of(lines, [{"id": "A", "at": "01:00..02:00"}]), tmp_path) == {("A", "01:00"): 8}
+
+
+def test_old_prices_are_forgotten(tmp_path: Path) -> None:
+    """What was billed more than 30 days before the bill's end does not count."""
+    lines = [{"at": "2026-08-31T01:00:00..2026-08-31T02:00:00", "period": "2026-08", "cost": 1}, {"at": "01:00..02:00", "cost": 6}]
+    assert figures(world_of(lines, [{"id": "A", "at": "02:00..03:00"}]), tmp_path) == {("A", "02:00"): 6}
+
+
+def test_each_account_reaches_as_far_as_its_own_machines_do(tmp_path: Path) -> None:
+    """One account is billed to 04:00, the other to 02:00; a machine that ended early is not estimated where its account is billed."""
+    lines = [*hours(0, 4, on="m1"), *hours(0, 2, on="m2", sub_account_id="late"), *hours(0, 1, on="m3")]
+    runs = [{"id": name, "at": "00:00..05:00", "on": [machine]} for name, machine in (("A", "m1"), ("B", "m2"), ("C", "m3"))]
+    assert sorted(figures(world_of(lines, runs), tmp_path)) == [
+        ("A", "04:00"),
+        ("B", "02:00"),
+        ("B", "03:00"),
+        ("B", "04:00"),
+        ("C", "04:00"),
+    ]
+
+
+def test_a_bill_that_ends_within_an_hour(tmp_path: Path) -> None:
+    """The rest of the hour is estimated, at its part of the price."""
+    world = world_of([{"at": "00:00..01:15", "cost": "10.00"}], [{"id": "A", "at": "01:00..02:00"}])
+    assert figures(world, tmp_path) == {("A", "01:15"): 6}
+
+
+def test_runs_without_an_end(tmp_path: Path) -> None:
+    """Alive by a sign of the last six hours before now; dead at the last sign; silent ones a day after their start."""
+    lines = [{"at": f"{h:02d}:00..{h + 1:02d}:00", "on": m} for h in (0,) for m in ("m1", "m2", "m3", "m4")]
+    runs = [
+        {"id": "alive", "at": "00:00", "last_sign": "24:30", "on": ["m1"]},
+        {"id": "dead", "at": "00:00", "last_sign": "02:00", "on": ["m2"]},
+        {"id": "silent", "at": "00:00", "on": ["m3"]},
+        {"id": "new", "at": "26:00", "on": ["m4"]},
+    ]
+    rows = estimate(world_of(lines, runs), tmp_path, "30:00")["run_estimates"].to_pylist()
+    last = {r["run_id"]: max(x["estimated_to"] for x in rows if x["run_id"] == r["run_id"]) for r in rows}
+    assert last == {"alive": moment("30:00"), "dead": moment("02:00"), "silent": moment("24:00"), "new": moment("30:00")}
+
+
+def test_machines_no_bill_knows(tmp_path: Path) -> None:
+    """The one bill that sells the type; else the price list, the most special price first; else no figure, and why."""
+    lines = [
+        *hours(0, 2, cost="5.00", instance_type="big"),
+        *hours(0, 3, cost="7.00", on="b", instance_type="shared-type"),
+        *hours(0, 3, cost="8.00", on="c", instance_type="shared-type", source="gcp", sub_account_id="g"),
+    ]
+    asks = {"A": ("new-1", "Big"), "B": ("new-2", "shared-type"), "C": ("new-3", "listed"), "D": ("new-4", "strange"), "E": ("new-5", None)}
+    runs = [
+        {"id": "X", "at": "00:00..01:00"},
+        *({"id": k, "at": "01:00..04:00", "on": [m], "instance_type": t} for k, (m, t) in asks.items()),
+    ]
+    runs += [{"id": "Y", "at": "00:00..01:00", "on": [m]} | {"id": f"Y{m}"} for m in ("b", "c")]
+    prices = [
+        {"instance_type": "listed", "region_id": "eu", "pricing_category": "", "billing_currency": "EUR", "hour_price": Decimal(99)},
+        {"instance_type": "Listed", "region_id": "", "pricing_category": "", "billing_currency": "EUR", "hour_price": Decimal("3.25")},
+    ]
+    rows = estimate(world_of(lines, runs, price_list=prices), tmp_path, "04:00")["run_estimates"].to_pylist()
+    told = {
+        r["run_id"]: (r["source"], r["effective_cost"], r["billing_currency"], r["price_from"] or r["reason"], f"{r['estimated_from']:%H}")
+        for r in reversed(rows)
+    }
+    assert told == {
+        "A": ("aws", 5, "USD", "bill", "03"),
+        "B": ("rates", None, "", "no_price", "03"),
+        "C": ("rates", Decimal("3.25"), "EUR", "rates", "03"),
+        "D": ("rates", None, "", "no_price", "03"),
+        "E": ("rates", None, "", "no_instance_type", "03"),
+    }
+
+
+def test_runs_that_state_no_machine(tmp_path: Path) -> None:
+    """Nodes times own time times the price of the type; a parent has what its children do not cover; without a type there is no figure."""
+    lines = hours(0, 1, cost="4.00", instance_type="big")
+    ask = {"on": [], "instance_type": "big"}
+    runs = [
+        {"id": "X", "at": "00:00..00:30"},
+        {"id": "A", "at": "00:30..02:00", "num_nodes": 3, **ask},
+        {"id": "P", "at": "01:00..03:00", **ask},
+        {"id": "child", "at": "01:15..01:45", "parent": "P", **ask},
+        {"id": "elsewhere", "at": "02:00..02:30", "parent": "P", "on": ["m1"]},
+        {"id": "N", "at": "00:00..02:30", "on": []},
+    ]
+    assert figures(world_of(lines, runs), tmp_path, "03:00") == {
+        ("A", "01:00"): 12, ("P", "01:00"): 2, ("P", "02:00"): 2, ("child", "01:00"): 2, ("elsewhere", "02:00"): 2, ("N", "01:00"): "no_machine",
+    }  # fmt: skip
+
+
+def test_a_trial_is_not_on_its_drivers_machine_of_another_type(tmp_path: Path) -> None:
+    """Two trials that ask for large machines cost those; a third, of the driver's type, shares its machine."""
+    lines = [*hours(0, 1, cost="1.00", on="small", instance_type="small"), *hours(0, 1, cost="30.00", on="large", instance_type="large")]
+    runs = [
+        {"id": "driver", "at": "01:00..02:00", "on": ["small"]},
+        {"id": "A", "at": "01:00..02:00", "on": [], "parent": "driver", "instance_type": "Large"},
+        {"id": "B", "at": "01:00..01:30", "on": [], "parent": "driver", "instance_type": "large"},
+        {"id": "C", "at": "01:00..01:30", "on": [], "parent": "driver", "instance_type": "small"},
+    ]
+    found = figures(world_of(lines, runs), tmp_path, "02:00")
+    assert found == {("driver", "01:00"): Decimal("0.5"), ("C", "01:00"): Decimal("0.5"), ("A", "01:00"): 30, ("B", "01:00"): 15}
+
+
+def test_runs_of_a_pool_or_a_job_are_billed_as_far_as_its_lines_reach(tmp_path: Path) -> None:
+    """Nobody states a machine there: what the pool's and the job's own lines cover lacks no figure, what comes after does."""
+    lines = [
+        *hours(0, 3, cost="4.00", on="gpubox", pool_key="box"),
+        *hours(0, 1, cost="4.00", on="4711", job_key="4711"),
+        *hours(0, 2, cost="4.00", on="m1"),
+    ]
+    runs = [
+        {"id": "ended", "at": "00:00..02:30", "on": [], "pool_key": "box"},
+        {"id": "runs", "at": "02:00..04:30", "on": [], "pool_key": "box"},
+        {"id": "job", "at": "00:30..01:30", "on": [], "job_key": "4711", "pool_key": "box"},
+        {"id": "other", "at": "01:30..02:30", "on": [], "pool_key": "elsewhere"},
+        {"id": "stated", "at": "00:00..01:00", "on": ["m1"]},
+    ]
+    rows = estimate(world_of(lines, runs), tmp_path, "04:00")["run_estimates"].to_pylist()
+    assert {(r["run_id"], f"{r['estimated_from']:%H:%M}", f"{r['estimated_to']:%H:%M}", r["reason"]) for r in rows} == {
+        ("runs", "03:00", "04:00", "no_machine"), ("job", "01:00", "01:30", "no_machine"), ("other", "02:00", "02:30", "no_machine"),
+    }  # fmt: skip
+
+
+def test_without_any_bill_the_month_is_estimated_from_the_price_list(tmp_path: Path) -> None:
+    """A team with nothing but prices sees what this month has cost so far."""
+    prices = [{"instance_type": "big", "region_id": "", "pricing_category": "", "billing_currency": "USD", "hour_price": Decimal(2)}]
+    world = world_of([], [{"id": "A", "at": "-01:00..02:00", "on": ["box"], "instance_type": "big"}], price_list=prices)
+    assert figures(world, tmp_path) == {("A", "00:00"): 2, ("A", "01:00"): 2}
+
+
+def trace(day: int, **row: Any) -> dict[str, Any]:
+    return {
+        "month": DAY, "tracking_server": "prod", "workspace": "default", "charge_date": DAY.replace(day=day), "experiment_id": "1", "run_id": "A", "user_name": "ana",
+        "model": "m", "traces": 3, "list_cost": Decimal("0.25"), "currency": "USD", **row,
+    }  # fmt: skip
+
+
+def charge(**row: Any) -> dict[str, Any]:
+    """One row of the ledger."""
+    start, end = (moment(t) for t in row.pop("at").split(".."))
+    cost = Decimal(row.pop("cost"))
+    return {
+        "source": "aws", "billing_period": DAY, "charge_id": "c", "target_id": "t", "charge_date": start.date(), "charge_period_start": start, "charge_period_end": end,
+        "charge_category": "Usage", "allocated_to": "run", "tracking_server": "prod", "workspace": "default", "run_id": "A", "resource_id": "m1", "billing_currency": "USD",
+        "effective_cost": cost, "match_method": "resource_id", **row,
+    }  # fmt: skip
+
+
+def test_token_costs_are_estimates_until_a_provider_s_bill_is_split_by_them(tmp_path: Path) -> None:
+    """By run, user and model, at list price in all four measures, from MLflow; gone on days the ledger has llm_cost rows."""
+    world = world_of(
+        [], [{"id": "A", "at": "00:00..01:00"}], trace_costs=[trace(1), trace(2), trace(2, run_id="", model="other"), trace(9)]
+    )
+    world["cost_allocations"] = [charge(at="00:00..24:00", cost="1", match_method="llm_cost", resource_id=None)]
+    rows = [r for r in estimate(world, tmp_path, "30:00")["run_estimates"].to_pylist() if r["cost_kind"] == "llm"]
+    told = {
+        (r["run_id"], r["charge_date"].day, r["model"], r["user_name"], r["effective_cost"], r["list_cost"], r["price_from"], r["source"])
+        for r in rows
+    }
+    assert told == {
+        (run, 2, model, "ana", Decimal("0.25"), Decimal("0.25"), "mlflow", "mlflow") for run, model in (("A", "m"), ("", "other"))
+    }
+
+
+def estimated(at: str, cost: str, **row: Any) -> dict[str, Any]:
+    """One row of the night before."""
+    start, end = (moment(t) for t in at.split(".."))
+    return {
+        "tracking_server": "prod", "workspace": "default", "run_id": "A", "charge_date": start.date(), "cost_kind": "compute", "source": "aws", "billing_period": DAY,
+        "billing_currency": "USD", "effective_cost": Decimal(cost), "resource_key": "m1", "estimated_from": start, "estimated_to": end, "sub_account_id": "account",
+        "experiment_id": "1", "user_name": "", "model": "", **row,
+    }  # fmt: skip
+
+
+def test_what_is_billed_now_is_held_against_its_estimate(tmp_path: Path) -> None:
+    """Same runs, same hours: billed elsewhere counts as 0, a run nobody estimated not at all, hours still open stay open."""
+    before = [
+        estimated("00:00..01:00", "10"), estimated("01:00..02:00", "10"), estimated("02:00..03:00", "10"),
+        estimated("00:00..01:00", "4", run_id="B"), estimated("00:00..01:00", "7", resource_key="gone", run_id="A", source="rates", sub_account_id=None, instance_type="x"),
+    ]  # fmt: skip
+    ledger = [
+        charge(at="00:00..01:00", cost="9.5"),
+        charge(at="01:00..02:00", cost="12"),
+        charge(at="00:00..01:00", cost="3", run_id="late"),
+    ]
+    old = {
+        "source": "aws",
+        "charge_date": DAY,
+        "billing_currency": "USD",
+        "judged_at": moment("-01:00"),
+        "estimated_from": moment("-02:00"),
+        "estimated_cost": Decimal(1),
+        "actual_cost": Decimal(1),
+        "difference_cost": Decimal(0),
+    }
+    world = world_of(
+        hours(0, 2),
+        [{"id": "A", "at": "00:00..03:00"}, {"id": "B", "at": "00:00..01:00", "on": []}],
+        run_estimates=before,
+        cost_allocations=ledger,
+        estimate_errors=[old],
+    )
+    found = estimate(world, tmp_path, "03:00")
+    rows = sorted(found["estimate_errors"].to_pylist(), key=lambda r: r["judged_at"])
+    assert rows[0]["estimated_cost"] == 1
+    new = rows[1]
+    assert (new["source"], new["charge_date"], new["judged_at"], new["runs"]) == ("aws", DAY, moment("03:00"), 2)
+    assert (new["estimated_from"], new["estimated_to"]) == (moment("00:00"), moment("02:00"))
+    assert (new["estimated_cost"], new["actual_cost"], new["difference_cost"]) == (24, Decimal("21.5"), Decimal("2.5"))
+    assert len(rows) == 2
+    again = estimate({}, tmp_path, "03:00")  # the same night once more, over what it left
+    assert multiset(again["estimate_errors"], TABLES["estimate_errors"].content) == multiset(
+        found["estimate_errors"], TABLES["estimate_errors"].content
+    )
+
+
+def test_a_day_line_counts_with_the_part_of_the_run_that_was_estimated(tmp_path: Path) -> None:
+    """Four of the run's eight hours were estimated: half of what the day's line charges it."""
+    lines = [{"at": "00:00..24:00", "cost": "240"}]
+    before = [estimated(f"{h:02d}:00..{h + 1:02d}:00", "10") for h in range(4)]
+    world = world_of(
+        lines, [{"id": "A", "at": "00:00..08:00"}], run_estimates=before, cost_allocations=[charge(at="00:00..24:00", cost="88")]
+    )
+    row = estimate(world, tmp_path, "30:00")["estimate_errors"].to_pylist()[0]
+    assert (row["estimated_cost"], row["actual_cost"]) == (40, 44)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_split_is_the_ledger_s(seed: int, tmp_path: Path) -> None:
+    """Hours estimated at the price they are billed at later: each run's estimate is what the ledger then charges it, to the last decimal."""
+    made = random_world(seed, runs=12, machines=3, hours=6)
+    machines = sorted({r["resource_key"] for r in made["run_resources"]})
+    price = {m: Decimal(n + 1) * Decimal("3.3") for n, m in enumerate(machines)}
+    lines = [
+        line(n * 100 + h, at=f"{h:02d}:00..{h + 1:02d}:00", cost=price[m], on=m)
+        for n, m in enumerate(machines)
+        for h in range(-1, 8)
+        if h >= 0
+    ]
+    lines += [line(9000 + n, at="-01:00..00:00", period="2026-09", cost=price[m], on=m) for n, m in enumerate(machines)]
+    for run in made["runs"]:
+        run["end_time"] = run["end_time"] or run["start_time"] + dt.timedelta(
+            hours=1
+        )  # the end of a run without one depends on the end of the bill
+    bill = [l for l in lines if l["charge_period_end"] <= moment("00:00")]
+    early = {**world_of(), "runs": made["runs"], "run_resources": made["run_resources"], "billing_lines": bill}
+    rows = estimate(early, tmp_path / "early", "08:00")["run_estimates"].to_pylist()
+    guessed = {(r["run_id"], r["resource_key"], r["estimated_from"]): r["effective_cost"] for r in rows if r["reason"] is None}
+    ledger = run_on_duckdb({**made, "billing_lines": lines}, tmp_path / "late")["cost_allocations"].to_pylist()
+    billed = {
+        (r["run_id"], r["resource_id"], r["charge_period_start"]): r["effective_cost"]
+        for r in ledger
+        if r["allocated_to"] == "run" and r["match_method"] == "resource_id"
+    }
+    assert len(guessed) > 5
+    assert guessed == billed
+
+
+def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
+    """Every model over a world of all situations, temporary rows too, and the checks."""
+    box = {"instance_type": "big", "region_id": "eu", "pricing_category": "Standard"}
+    lines = [
+        *hours(0, 3, cost="24.576", **box), *hours(0, 2, cost="1.1", on="m2", sub_account_id="late"), *hours(0, 1, cost="7", hours=0.25, on="m3", instance_type="small", source="gcp"),
+        {"at": "00:00..03:20", "cost": "12.345678901234567890123", "on": "m4", "machine_gpus": 8, **{**box, "pricing_category": "Dynamic"}}, {"cost": "-0.5", "charge_category": "Credit"},
+        *hours(0, 2, cost=5, on="m5", source="gcp", **box), *hours(0, 2, cost=2, on="k8s://blue/ns/pod"), {"at": "2026-09-30T10:00:00..2026-09-30T11:00:00", "period": "2026-09", "cost": 3, "on": "m3", "source": "gcp"},
+    ]  # fmt: skip
+    runs = [
+        {"id": "A", "at": "00:00..05:10"}, {"id": "B", "at": "02:30..04:00", "gaps": ["03:30..03:40"]}, {"id": "C", "at": "01:00", "on": ["m2"], "last_sign": "04:30"}, {"id": "D", "at": "01:00", "on": ["m3"]},
+        {"id": "E", "at": "02:00..04:30", "on": [{"id": "m4", "from": "03:00", "to": "04:00"}, {"id": "m4", "from": "03:30", "to": "04:10"}], "gpu_count": 3.0}, {"id": "F", "at": "03:10..04:10", "on": ["m4"], "gpu_count": 1.0},
+        {"id": "G", "at": "01:00..05:00", "on": [], "parent": "A"}, {"id": "H", "at": "00:00..05:30", "on": [], "instance_type": "Big", "num_nodes": 2}, {"id": "I", "at": "03:15..04:15", "on": [], "parent": "H", "instance_type": "small"},
+        {"id": "J", "at": "-30:00..05:00", "on": []}, {"id": "K", "at": "01:00..04:00", "on": ["unseen"], "instance_type": "listed"}, {"id": "L", "at": "01:00..04:00", "on": ["unseen-2"]}, {"id": "M", "at": "00:30..04:00", "on": ["m5"]},
+        {"id": "N", "at": "01:00..04:00", "on": ["ns/pod"]}, {"id": "O", "at": "03:15..04:15", "on": [], "parent": "A", "instance_type": "small"},
+    ]  # fmt: skip
+    world = world_of(
+        lines, runs,
+        price_list=[{"instance_type": "listed", "region_id": "", "pricing_category": "", "billing_currency": "EUR", "hour_price": Decimal("3.123456789")}],
+        trace_costs=[trace(1), trace(2), trace(2, run_id="")],
+        run_estimates=[estimated("01:00..02:00", "24"), estimated("02:00..03:00", "25"), estimated("00:00..01:00", "5", run_id="H", resource_key="", sub_account_id=None, instance_type="small", source="gcp")],
+        cost_allocations=[charge(at="01:00..02:00", cost="24.576"), charge(at="00:00..24:00", cost="3.3", run_id="H", resource_id=None, match_method="instance_type_time", source="gcp")],
+        estimate_errors=[{"source": "aws", "charge_date": DAY, "billing_currency": "USD", "judged_at": moment("-01:00"), "estimated_from": moment("-02:00"), "estimated_cost": Decimal(1), "actual_cost": Decimal(1), "difference_cost": Decimal(0)}],
+    )  # fmt: skip
+    models, parameters = estimate_models(), estimate_parameters(moment("06:00"))
+    ours = estimate(world, tmp_path, "06:00", names=[m.target for m in models if m.into is None])
+    reference = GoogleSQL()
+    known = {name: arrow(name, rows) for name, rows in world.items()}
+    for model in models:
+        result = query_reference(reference, read_sql(PACKAGE / "models", model.name), known, parameters)
+        if model.into is not None:
+            assert dict(result.columns) == {c.name: c.type for c in TABLES[model.target].columns if c.name not in FILLED}, model.name
+        known[model.target] = result.to_arrow() if model.into is None else arrow(model.target, result.to_arrow().to_pylist())
+        columns = [c for c in ours[model.target].column_names if c not in FILLED]
+        mine, other = multiset(ours[model.target], columns), multiset(known[model.target], columns)
+        assert (mine - other, other - mine) == ({}, {}), model.name
+        assert known[model.target].num_rows, model.name
+    of_stopped = [
+        (r["estimated_from"], r["confidence"], r["machine_seconds"]) for r in ours["run_estimates"].to_pylist() if r["run_id"] == "B"
+    ]
+    assert of_stopped == [(moment("03:20"), "medium", 900.0)]  # half of 40 minutes less ten, with a run that has the machine all the while
+    for name in CHECKS:
+        sql = read_sql(PACKAGE / "checks", name)
+        assert query_reference(reference, sql, known, {"period": parameters["period"]}).rows == [], name
+
+
+@pytest.mark.parametrize(
+    ("check", "rows", "difference"),
+    [
+        ("run_estimates_grain", [estimated("01:00..02:00", "10"), estimated("01:00..02:00", "3")], 1),
+        ("run_estimates_not_billed", [estimated("00:00..01:00", "10", resource_id="m1")], Decimal("0.5")),
+    ],
+    ids=["an estimate twice", "an hour that is billed"],
+)
+def test_the_check_fails(check: str, rows: list[dict[str, Any]], difference: object, tmp_path: Path) -> None:
+    """The step stops with the failing rows; the reference implementation finds the same ones."""
+    world = world_of(run_estimates=rows, cost_allocations=[charge(at="00:00..01:00", cost="9.5")])
+    with ParquetWarehouse(tmp_path).step("estimate", "build") as step:
+        for table, those in world.items():
+            for (period, writer), part in units_of(table, those).items():
+                step.put(table, period, writer, arrow(table, part))
+        step.check([name for name in CHECKS if name != check], {"period": DAY})
+        with pytest.raises(CheckFailed, match=f"check {check} failed") as failure:
+            step.check(CHECKS, {"period": DAY})
+    assert [row["difference"] for row in failure.value.rows] == [difference]
+    sql = read_sql(PACKAGE / "checks", check)
+    theirs = query_reference(GoogleSQL(), sql, {name: arrow(name, part) for name, part in world.items()}, {"period": DAY})
+    assert exact_rows(theirs.rows) == exact_rows(failure.value.rows)
+
+
+def test_the_models_stand_for_those_that_read_the_bill() -> None:
+    """A column that a later model of the chain needs and an estimate's model lacks would be found here first."""
+    from runspend.warehouse.googlesql import parse
+
+    def columns(name: str) -> set[str]:
+        return set(parse(read_sql(PACKAGE / "models", name)).named_selects)
+
+    assert columns("estimate_spans") == columns("run_spans")
+    assert columns("estimate_units") == columns("machine_units")

@@ -1,0 +1,333 @@
+"""What must hold for every world the ledger may meet (`faults.md` 3, invariants 1, 2 and 15), tried on worlds that hypothesis makes up.
+
+Several drawn worlds and what is done to them (lines split, weights doubled, days later, a twin beside every run) stand side by side in one
+build, each with a bill, a server and machines of its own: one step of the product judges them all.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import tempfile
+from collections import defaultdict
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from tests.allocation.chain import World, line, make_run, merge_worlds, rows_of, run_on_duckdb, total
+
+MEASURES = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
+LATER = dt.timedelta(days=9)
+UNITS = ("machine_gpus", "machine_cpus", "machine_memory_gb")
+POTS = ("idle", "shared", "unallocated", "out_of_scope")
+
+# Few, each of several worlds: an example is a whole build of a month's ledger, which hardly hangs on how many stand in it.
+WORLDS = 5
+examples = settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+Costs = dict[str, dict[str, Fraction]]  # charge -> run or pot -> effective cost
+
+
+# --- worlds ---------------------------------------------------------------------------------------------------------------
+
+amounts = st.one_of(
+    st.integers(-(10**12), 10**12).map(lambda n: Decimal(n).scaleb(-9)),  # ± a thousand, in nanos
+    st.integers(-(10**6), 10**6).map(lambda n: Decimal(n).scaleb(-18)),
+    st.integers(10**13, 10**16).map(lambda n: Decimal(n).scaleb(-7)),
+    st.just(Decimal(0)),
+)
+minutes = st.integers(-60, 300)
+machines = st.sampled_from(("m0", "m1", "m2"))
+
+
+def clock(minute: int) -> str:
+    """`HH:MM` of the world's day, which is the fifth of the month: what is shifted stays in its month."""
+    return f"{96 + minute // 60:02d}:{minute % 60:02d}"
+
+
+def window(start: int, end: int) -> str:
+    """From one full hour of that day to another."""
+    return f"{clock(60 * start)}..{clock(60 * end)}"
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Up to seven runs on up to two machines; parallel, nested, of no length, never ended, all or some of them stating GPUs."""
+    gpus = draw(st.sampled_from(("none", "all", "some")))
+    made: list[dict[str, Any]] = []
+    for number in range(draw(st.integers(0, 7))):
+        start = draw(minutes)
+        length = draw(st.one_of(st.integers(1, 400), st.sampled_from((0, 60, 120))))
+        run: dict[str, Any] = {
+            "id": f"r{number}",
+            "at": f"{clock(start)}..{clock(start + length)}",
+            "on": draw(st.lists(machines, max_size=2, unique=True)),
+        }
+        if draw(st.integers(0, 9)) == 0:
+            run |= {"at": f"{clock(start)}..", "last_sign": clock(start + length)}
+        if made and draw(st.booleans()):
+            run["parent"] = draw(st.sampled_from(made))["id"]
+        if gpus == "all" or (gpus == "some" and draw(st.booleans())):
+            run["gpu_count"] = draw(st.sampled_from((0.5, 1.0, 2.0, 4.0)))
+        made.append(run)
+    return made
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Hours and days of three machines, parts of hours, licences, credits, corrections, tagged lines, fees."""
+    made: list[dict[str, Any]] = []
+    for name in ("m0", "m1", "m2"):
+        units = draw(st.sampled_from(({}, {"machine_gpus": 4}, {"machine_gpus": 8, "machine_cpus": 32, "machine_memory_gb": 64.0})))
+        for hour in range(draw(st.integers(0, 4))):
+            at = window(hour, hour + 1)
+            made.append({"at": at, "on": name, "cost": draw(amounts), "hours": draw(st.sampled_from((None, 1, "0.25", "0.5"))), **units})
+            extra = draw(st.sampled_from(("no", "no", "licence", "credit", "correction", "tagged")))
+            if extra == "licence":
+                made.append({"at": at, "on": name, "cost": draw(amounts), "hours": 1, "sku_id": "licence", **units})
+            elif extra != "no":
+                more = {
+                    "credit": {"charge_category": "Credit"},
+                    "correction": {"charge_class": "Correction", "hours": -1},
+                    "tagged": {"run_tag": draw(st.sampled_from(("r0", "r3", "nobody")))},
+                }
+                made.append({"at": at, "on": name, "cost": draw(amounts), **more[extra]})
+        if draw(st.booleans()):
+            made.append(
+                {
+                    "at": window(0, 24),
+                    "on": name,
+                    "cost": draw(amounts),
+                    "hours": draw(st.sampled_from((None, 6, 24))),
+                    "sku_id": "day",
+                    **units,
+                }
+            )
+    made.append({"at": window(0, 1), "on": None, "cost": draw(amounts), "charge_category": "Tax"})
+    made.append({"at": window(0, 1), "on": "other", "cost": draw(amounts), "scope": None, "service_category": "Databases"})
+    return made
+
+
+def several(*drawn: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any, ...]]]:
+    """Worlds that stand side by side, each drawn by itself."""
+    return st.lists(st.tuples(*drawn), min_size=WORLDS, max_size=WORLDS)
+
+
+def build(run_rows: list[dict[str, Any]], line_rows: list[dict[str, Any]]) -> World:
+    """Rows as the chain wants them."""
+    world: World = {
+        "billing_lines": [line(n, id=f"line-{n}", **row) for n, row in enumerate(line_rows)],
+        "billing_loads": [],
+        "runs": [],
+        "run_resources": [],
+    }
+    for row in run_rows:
+        run, resources = make_run(**row)
+        world["runs"].append(run)
+        world["run_resources"] += resources
+    return world
+
+
+# --- what is done to them -------------------------------------------------------------------------------------------------
+
+
+def split_lines(world: World) -> World:
+    """Each line in two unequal parts, its billed time too."""
+    parts = []
+    for l in world["billing_lines"]:
+        first = {m: (l[m] / 3).quantize(Decimal("1e-12")) for m in MEASURES}
+        time = l["billed_nanoseconds"]
+        parts.append(l | first | {"line_id": l["line_id"] + "/1", "billed_nanoseconds": time and time // 3})
+        parts.append(
+            l | {m: l[m] - first[m] for m in MEASURES} | {"line_id": l["line_id"] + "/2", "billed_nanoseconds": time and time - time // 3}
+        )
+    return world | {"billing_lines": parts}
+
+
+def double_weights(world: World) -> World:
+    """Every run asks for twice as many GPUs of machines that have twice as many."""
+    return world | {
+        "runs": [r | {"gpu_count": 2 * r["gpu_count"]} if r.get("gpu_count") else r for r in world["runs"]],
+        "billing_lines": [l | {u: 2 * l[u] for u in UNITS if l.get(u)} for l in world["billing_lines"]],
+    }
+
+
+def shift_days(world: World) -> World:
+    """Everything days later, in the same month."""
+
+    def later(row: dict[str, Any]) -> dict[str, Any]:
+        keys = ("charge_period_start", "charge_period_end", "charge_date", "start_time", "end_time", "last_sign_at", "used_from", "used_to")
+        return row | {k: row[k] + LATER for k in keys if row.get(k) is not None}
+
+    return {table: [later(row) for row in rows] for table, rows in world.items()}
+
+
+def add_twins(world: World) -> World:
+    """Beside every run another one that is the same in everything but its id."""
+    parents = {r["parent_run_id"] for r in world["runs"]}
+    leaves = [r for r in world["runs"] if r["run_id"] not in parents]
+    twins = {r["run_id"] for r in leaves}
+    return world | {
+        "runs": world["runs"] + [r | {"run_id": r["run_id"] + "-twin"} for r in leaves],
+        "run_resources": world["run_resources"]
+        + [r | {"run_id": r["run_id"] + "-twin"} for r in world["run_resources"] if r["run_id"] in twins],
+    }
+
+
+def ledger_of(world: World) -> pa.Table:
+    """`cost_allocations` of a world, its checks passed."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run_on_duckdb(world, Path(folder))["cost_allocations"]
+
+
+def costs_of(rows: list[dict[str, Any]]) -> Costs:
+    """Who got what of each charge; out-of-scope charges are sums and have no lines."""
+    costs: Costs = defaultdict(lambda: defaultdict(Fraction))
+    for row in rows:
+        costs[row["charge_id"]][row["run_id"] or row["allocated_to"]] += Fraction(row["effective_cost"])
+    return costs
+
+
+def assert_close(found: dict[str, Fraction], expected: dict[str, Fraction], whole: Fraction, why: object) -> None:
+    """Equal to 1e-9 of the line; what is below the 18th decimal is the recipe's own grain."""
+    for target in found.keys() | expected.keys():
+        assert abs(found.get(target, Fraction(0)) - expected.get(target, Fraction(0))) <= abs(whole) * Fraction(1, 10**9) + Fraction(
+            4, 10**18
+        ), (why, target, dict(found), dict(expected))
+
+
+# --- what must hold -------------------------------------------------------------------------------------------------------
+
+
+@examples
+@given(drawn=several(runs(), lines()))
+def test_invariants_of_the_split(drawn: list[tuple[Any, ...]]) -> None:
+    """Conserved exactly; nobody below zero or above the line; equal runs pay equal; splitting, doubling and shifting change nothing."""
+    worlds: dict[str, World] = {}
+    for number, rows in enumerate(drawn):
+        world = build(*rows)
+        variants = {
+            "base": world,
+            "split": split_lines(world),
+            "double": double_weights(world),
+            "later": shift_days(world),
+            "twins": add_twins(world),
+        }
+        worlds |= {f"{number}-{name}": variant for name, variant in variants.items()}
+    ledger = ledger_of(merge_worlds(worlds))
+    ledgers = {name: rows_of(ledger, name) for name in worlds}
+    costs = {name: costs_of(rows) for name, rows in ledgers.items()}
+    for name, world in worlds.items():
+        assert_conserved(ledgers[name], world)
+        for line_id, whole in amounts_of(world).items():
+            for target, cost in costs[name][line_id].items():
+                assert min(whole, 0) <= cost <= max(whole, 0), (name, line_id, target, cost, whole)
+    for number in range(len(drawn)):
+        base, split, double, later, twins = (costs[f"{number}-{name}"] for name in ("base", "split", "double", "later", "twins"))
+        for line_id, whole in amounts_of(worlds[f"{number}-base"]).items():
+            event(f"targets of a line: {len(base[line_id])}")
+            assert_close(double[line_id], base[line_id], whole, ("double", line_id))
+            assert_close(later[line_id], base[line_id], whole, ("later", line_id))
+            assert_close(summed(split[line_id + "/1"], split[line_id + "/2"]), base[line_id], whole, ("split", line_id))
+        assert_twins_pay_equal(worlds[f"{number}-twins"], twins)
+
+
+def amounts_of(world: World) -> dict[str, Fraction]:
+    """What each line costs, but those that no ledger keeps one by one: they are out of scope."""
+    return {l["line_id"]: Fraction(l["effective_cost"]) for l in world["billing_lines"] if l["scope"] is not None}
+
+
+def assert_conserved(ledger: list[dict[str, Any]], world: World) -> None:
+    """To the last decimal, in each of the four costs."""
+    for measure in MEASURES:
+        assert total(r[measure] for r in ledger) == total(l[measure] for l in world["billing_lines"]), measure
+
+
+def summed(*parts: dict[str, Fraction]) -> dict[str, Fraction]:
+    """Who got what in all."""
+    found: dict[str, Fraction] = defaultdict(Fraction)
+    for part in parts:
+        for target, cost in part.items():
+            found[target] += cost
+    return found
+
+
+def of_runs(costs: dict[str, Fraction]) -> dict[str, Fraction]:
+    """What runs pay, and what nobody does."""
+    return summed(*({"nobody" if target in POTS else target: cost} for target, cost in costs.items()))
+
+
+def assert_twins_pay_equal(world: World, costs: Costs) -> None:
+    """What a run pays of a line that names none, its twin pays too."""
+    ids = {r["run_id"] for r in world["runs"]}
+    tagged = {l["line_id"] for l in world["billing_lines"] if l.get("run_tag")}
+    for line_id, whole in amounts_of(world).items():
+        if line_id not in tagged:
+            singles = {t: c for t, c in costs[line_id].items() if f"{t}-twin" in ids}
+            assert_close({t: costs[line_id].get(f"{t}-twin", Fraction(0)) for t in singles}, singles, whole, ("twins", line_id))
+
+
+@examples
+@given(drawn=several(runs(), lines()), seed=st.integers(0, 2**32 - 1))
+def test_order_of_rows_does_not_matter(drawn: list[tuple[Any, ...]], seed: int) -> None:
+    """The same rows in another order give the same ledger, to the last decimal."""
+    world = merge_worlds({f"{number}": build(*rows) for number, rows in enumerate(drawn)})
+    draw = random.Random(seed)
+    shuffled = {table: draw.sample(rows, len(rows)) for table, rows in world.items()}
+    assert sorted_rows(ledger_of(world)) == sorted_rows(ledger_of(shuffled))
+
+
+def sorted_rows(ledger: pa.Table) -> list[str]:
+    return sorted(repr(row) for row in ledger.to_pylist())
+
+
+@examples
+@given(drawn=several(runs(), lines(), st.integers(1, 3)))
+def test_no_part_no_money(drawn: list[tuple[Any, ...]]) -> None:
+    """Runs without a part of a machine's time (of no length, before or after it, elsewhere, a parent its children cover) get nothing, and take nothing from others."""
+    worlds: dict[str, World] = {}
+    names: set[str] = set()
+    for number, (run_rows, line_rows, hours) in enumerate(drawn):
+        gpus = {"gpu_count": 1.0} if run_rows and all("gpu_count" in r for r in run_rows) else {}
+        nobodies = [
+            {"id": "no-length", "at": f"{clock(30)}..{clock(30)}", "on": ["m0"], **gpus},
+            {"id": "before", "at": window(-48, -30), "on": ["m0", "m1"], **gpus},
+            {"id": "after", "at": window(24, 26), "on": ["m0"], **gpus},
+            {"id": "elsewhere", "at": window(0, 5), "on": ["m9"], **gpus},
+            {"id": "nowhere", "at": window(0, 5), "on": [], **gpus},
+            {"id": "covered", "at": f"{clock(10)}..{clock(60 * hours)}", "on": ["m1"], **gpus},
+        ]
+        covering = [{"id": "child", "at": f"{clock(10)}..{clock(60 * hours)}", "on": ["m1"], "parent": "covered", **gpus}]
+        names |= {row["id"] for row in nobodies}
+        worlds[f"{number}-more"] = build([*run_rows, *nobodies, *covering], line_rows)
+        worlds[f"{number}-base"] = build([*run_rows, *({k: v for k, v in row.items() if k != "parent"} for row in covering)], line_rows)
+    ledger = ledger_of(merge_worlds(worlds))
+    for number in range(len(drawn)):
+        base, more = (costs_of(rows_of(ledger, f"{number}-{name}")) for name in ("base", "more"))
+        for costs in (base, more):
+            assert all(names.isdisjoint(of_charge) for of_charge in costs.values()), (number, costs)
+        for line_id, whole in amounts_of(worlds[f"{number}-base"]).items():
+            # a machine that only an idle run names is known to serve runs: its empty hours are idle then, not nobody's
+            assert_close(of_runs(more[line_id]), of_runs(base[line_id]), whole, (number, line_id))
+
+
+@examples
+@given(drawn=several(runs(), amounts, st.integers(1, 24)))
+def test_hours_add_up_to_the_day(drawn: list[tuple[Any, ...]]) -> None:
+    """A machine at one price: 24 lines of an hour and one line of the day give every run the same."""
+    worlds: dict[str, World] = {}
+    for number, (run_rows, cost, gpus) in enumerate(drawn):
+        ended = [row for row in run_rows if not row["at"].endswith("..")]
+        worlds[f"{number}-day"] = build(ended, [{"at": window(0, 24), "on": "m0", "cost": cost * 24, "hours": 24, "machine_gpus": gpus}])
+        worlds[f"{number}-hours"] = build(
+            ended, [{"at": window(h, h + 1), "on": "m0", "cost": cost, "hours": 1, "machine_gpus": gpus} for h in range(24)]
+        )
+    ledger = ledger_of(merge_worlds(worlds))
+    for number, (_, cost, _) in enumerate(drawn):
+        day, hours = (summed(*costs_of(rows_of(ledger, f"{number}-{name}")).values()) for name in ("day", "hours"))
+        assert_close(of_runs(hours), of_runs(day), Fraction(cost) * 24, number)

@@ -1,0 +1,97 @@
+"""Every worked case of the ledger, and the awkward ones found since: on DuckDB as the product runs it. On the reference they are in test_reference.py."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runspend.allocation import model_order as ladder
+from tests.allocation.chain import DAY, World, line, make_run, read_settings, read_world, run_on_duckdb
+from tests.allocation.side_by_side import companies
+
+CASES = sorted(p.parent for p in Path(__file__).parent.glob("cost_allocations/*/expect.yaml"))
+
+
+def exact(value: object) -> Fraction:
+    """A cost of `expect.yaml`: a number, or a quotient of two."""
+    above, _, below = str(value).partition("/")
+    return Fraction(above) / Fraction(below or 1)
+
+
+@pytest.fixture(scope="module")
+def ledgers(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[dict[str, Any]]]:
+    """The ledger of every case, many of them built at once."""
+    found = {}
+    for company in companies(CASES):
+        ledger = run_on_duckdb(company.world, tmp_path_factory.mktemp("company"), settings=company.settings)["cost_allocations"]
+        found |= {folder: company.rows(ledger, folder) for folder in company.folders}
+    return found
+
+
+def assert_as_expected(folder: Path, world: World, ledger: list[dict[str, Any]]) -> None:
+    """Each target has the stated cost to 15 digits, all targets are stated, and the sum is the bill exactly."""
+    assert sum(r["effective_cost"] for r in ledger) == sum(
+        l["effective_cost"] for l in world["billing_lines"] if l["billing_period"] == DAY
+    )
+    got: dict[str, list[dict[str, object]]] = defaultdict(list)
+    for row in ledger:
+        got[row["run_id"] or row["allocated_to"]].append(row)
+    expected = yaml.safe_load((folder / "expect.yaml").read_text())
+    assert sorted(got) == sorted(row["target"] for row in expected)
+    for row in expected:
+        rows = got[row.pop("target")]
+        cost = exact(row.pop("cost"))
+        assert abs(Fraction(sum((r["effective_cost"] for r in rows), Decimal(0))) - cost) <= abs(cost) * Fraction(1, 10**15)
+        for column, value in row.items():
+            wanted = Decimal(str(value)) if column.endswith("_cost") else value
+            assert {r[column] for r in rows} == {wanted}, column
+
+
+@pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
+def test_case(folder: Path, ledgers: dict[Path, list[dict[str, Any]]]) -> None:
+    """As expected in a build of many cases, each with bills, servers and machines of its own."""
+    assert_as_expected(folder, read_world(folder), ledgers[folder])
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
+def test_case_by_itself(folder: Path, tmp_path: Path) -> None:
+    """As expected where there is nothing else."""
+    world = read_world(folder)
+    assert_as_expected(folder, world, run_on_duckdb(world, tmp_path, settings=read_settings(folder))["cost_allocations"].to_pylist())
+
+
+def test_what_a_division_leaves_of_a_jobs_hour_is_not_overhead(tmp_path: Path) -> None:
+    """Seven runs in the first hour of a job, an eighth in its third: it has none of the first, whatever seven leaves of an hour."""
+    lines = [line(n, job_key="train-7", hours=1, cost=1000, at=f"{n:02d}:00..{n + 1:02d}:00") for n in (0, 2)]
+    runs = [make_run(id=f"run{n}", at="00:00..01:00", on=[], job_key="train-7")[0] for n in range(7)]
+    runs.append(make_run(id="later", at="02:00..03:00", on=[], job_key="train-7")[0])
+    world = {"billing_lines": lines, "billing_loads": [], "runs": runs, "run_resources": []}
+    ledger = run_on_duckdb(world, tmp_path)["cost_allocations"].to_pylist()
+    assert sorted(r["run_id"] for r in ledger if r["charge_id"] == "line-0") == [f"run{n}" for n in range(7)]
+    assert [(r["run_id"], r["effective_cost"]) for r in ledger if r["charge_id"] == "line-2"] == [("later", 1000)]
+    assert {r["overhead_cost"] for r in ledger} == {0}
+
+
+def test_the_month_after_a_job_that_ran_over_its_end(tmp_path: Path) -> None:
+    """The job's last hour, in which nothing ran, is overhead of both its runs, also of the one that ended before midnight."""
+    world = read_world(Path(__file__).parent / "cost_allocations" / "a_job_runs_over_the_months_end")
+    ledger = run_on_duckdb(world, tmp_path, dt.date(2026, 11, 1))["cost_allocations"].to_pylist()
+    assert sorted((r["charge_id"], r["run_id"], r["effective_cost"], r["overhead_cost"]) for r in ledger if r["run_id"] in ("A", "B")) == [
+        ("line-2", "B", 10, 0),
+        ("line-3", "A", 5, 5),
+        ("line-3", "B", 5, 5),
+    ]
+
+
+def test_where_there_is_nothing_there_is_nothing_to_split(tmp_path: Path) -> None:
+    """No bill and no runs: every table is there, without rows."""
+    tables = run_on_duckdb({"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}, tmp_path)
+    assert {name: rows.num_rows for name, rows in tables.items()} == dict.fromkeys(("cost_allocations", *ladder.LEDGER_SUMS), 0)

@@ -1,0 +1,195 @@
+"""Every model and every check gives the same rows on DuckDB, as the product runs them, and on Google's reference implementation.
+
+Rows are compared as multisets, to the last decimal, of temporary tables too; each engine works on its own earlier results.
+What the rows should be is said by the cases and by `truth.py`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from runspend.allocation import model_order as ladder
+from runspend.allocation.estimates import estimate_models, estimate_parameters
+from runspend.config.settings import Settings
+from runspend.schema.tables import TABLES
+from runspend.warehouse.base import Model
+from runspend.warehouse.sql_files import read_sql, sql_files
+from tests.allocation.chain import (
+    DAY,
+    FILLED,
+    PACKAGE,
+    SETTINGS,
+    World,
+    input_tables,
+    line,
+    make_run,
+    merge_worlds,
+    moment,
+    parameters_of,
+    parameters_of_month,
+    query_reference,
+    read_world,
+    run_on_duckdb,
+    run_on_reference,
+    summarize_on_duckdb,
+)
+from tests.allocation.pooled_chain import artifact, trace
+from tests.allocation.truth import random_world
+from tests.reference import GoogleSQL, exact_value
+
+FOLDERS = sorted(p.parent for p in Path(__file__).parent.glob("*/*/expect.yaml"))
+CASES = [folder for folder in FOLDERS if not (folder / "settings.yaml").exists()]
+SHARED = next(folder for folder in FOLDERS if folder.name == "fees_spread_in_proportion_idle_spread_evenly")
+SITUATIONS = {
+    "a_charge_of_three_days_is_spread_evenly", "a_disk_that_names_its_machine", "a_job_shares_its_overhead_by_own_time", "default_scope_leaves_out_the_database",
+    "a_late_correction_weighs_by_the_size_of_its_month", "fees_tax_and_unused_commitments_are_shared", "half_an_hour_shared", "one_gpu_of_eight_on_a_machine_rented_for_the_run", "parent_waits_for_children",
+    "a_machine_that_a_run_states_serves_its_type_as_well", "gpus_of_one_machine_by_id_and_by_type",
+    "a_pod_name_that_two_clusters_have", "disks_of_a_pool_serve_the_runs_that_state_their_machine_too",
+    "a_short_name_beside_runs_that_state_theirs_in_full", "a_child_that_states_its_machine_leaves_its_siblings_their_nodes", "node_groups_of_one_name_in_two_clusters", "an_owner_of_a_caller_without_runs", "callers_of_a_language_model_share_by_time", "traffic_follows_the_node_group", "what_hangs_on_a_jobs_machines",
+    "what_a_run_states_is_stronger_than_a_declaration",
+    "a_run_that_was_stopped_twice_over_the_months_end", "a_childs_gap_is_not_its_parents", "a_run_asks_no_pool_while_it_was_stopped", "a_run_that_states_an_end_in_the_future",
+    "nodes_of_a_type_of_which_a_run_states_the_first", "disks_of_a_pool_serve_runs_by_tag_and_job_too",
+    "shares_of_a_types_hours", "a_driver_on_a_small_machine_and_its_trials_on_large_ones", "a_machine_that_a_run_states_in_a_pool_whose_lines_say_no_time",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reference() -> GoogleSQL:
+    return GoogleSQL()
+
+
+def multiset(table: pa.Table, columns: Sequence[str]) -> Counter[tuple[Any, ...]]:
+    """The rows, however they are ordered and however a decimal's zeros are written."""
+    return Counter(tuple(exact_value(row[column]) for column in columns) for row in table.to_pylist())
+
+
+def assert_equal(models: Sequence[Model], ours: Mapping[str, pa.Table], theirs: Mapping[str, pa.Table]) -> None:
+    """Both engines filled every table of the models with the same columns and rows."""
+    for name in dict.fromkeys(model.target for model in models):
+        columns = [c for c in ours[name].column_names if c not in FILLED]
+        assert sorted(columns) == sorted(c for c in theirs[name].column_names if c not in FILLED), name
+        mine, other = multiset(ours[name], columns), multiset(theirs[name], columns)
+        assert (mine - other, other - mine) == (Counter(), Counter()), (name, columns)
+
+
+def compare(
+    reference: GoogleSQL,
+    world: World,
+    root: Path,
+    period: dt.date = DAY,
+    settings: Settings = SETTINGS,
+    counted: Counter[str] | None = None,
+) -> None:
+    """The ledger of a period, then `run_costs` of the month, on both engines; no check finds anything on the reference either. `counted`: rows by model."""
+    models = ladder.ledger_models(f"{period:%Y-%m}")
+    ours = run_on_duckdb(world, root, period, settings=settings, names=sorted({m.target for m in models if m.into is None}))
+    theirs = run_on_reference(reference, models, input_tables(world), parameters_of(world, period, settings), counted)
+    assert_equal(models, ours, theirs)
+    assert theirs["cost_allocations"].num_rows
+
+    summary = ladder.run_costs_models(f"{period:%Y-%m}")
+    ours = summarize_on_duckdb(world, root, period, settings=settings, names=sorted({m.target for m in summary if m.into is None}))
+    theirs = run_on_reference(reference, summary, theirs, parameters_of_month(world, period, settings), counted)
+    assert_equal(summary, ours, theirs)
+
+    for name in (*ladder.LEDGER_CHECKS, *ladder.RUN_CHECKS):
+        sql = read_sql(PACKAGE / "checks", name)
+        assert query_reference(reference, sql, theirs, {"period": period}).rows == [], name
+
+
+def random_worlds() -> dict[str, World]:
+    """Situations nobody thought of; in the last one sums of a dozen unequal shares: the order in which an engine adds them does not show."""
+    worlds = {f"world-{seed}": random_world(seed, runs=10, machines=2, hours=4) for seed in range(6)}
+    return worlds | {"many": random_world(17, runs=30, machines=6, hours=3)}
+
+
+def test_every_case(reference: GoogleSQL, tmp_path: Path) -> None:
+    """The situations of all case folders and some random ones, side by side: most of what a query takes, it takes before it sees a row."""
+    worlds = {folder.name: read_world(folder) for folder in CASES} | random_worlds()
+    # a tag says what a job is called by itself, not in a world of several
+    worlds[""] = read_world(Path(__file__).parent / "cost_allocations" / "runs_of_a_jobs_tasks_share_the_job")
+    compare(reference, merge_worlds(worlds), tmp_path)
+
+
+def test_a_period_that_begins_with_runs_of_the_month_before(reference: GoogleSQL, tmp_path: Path) -> None:
+    """November of the case that crosses the month's end: runs and machines reach in from outside the period."""
+    world = read_world(Path(__file__).parent / "cost_allocations" / "over_the_months_end_october")
+    compare(reference, world, tmp_path, dt.date(2026, 11, 1))
+
+
+def everything() -> World:
+    """Something for every model: the situations that reach most of them, and what no case has, stored bytes, tokens and a family in a pool."""
+    world = merge_worlds({folder.name: read_world(folder) for folder in CASES if folder.name in SITUATIONS})
+    whole = "2026-10-01T00:00..2026-11-01T00:00"
+    world["billing_lines"] += [
+        line(9000, on="bucket", storage_key="bucket", storage_class="STANDARD", service_category="Storage", at=whole, cost="10.01"),
+        line(9001, on="bucket", storage_key="bucket", service_category="Storage", at=whole, cost="3"),
+        *(
+            line(9002 + n, on=None, service_category="AI and Machine Learning", service_subcategory="Generative AI", at=at, cost="7")
+            for n, at in enumerate(("00:00..24:00", "200:00..201:00"))
+        ),
+        line(9004, on="node", pool_key="gpu|", at="00:00..01:00", hours=1, cost="5"),
+        *(
+            line(9010 + n, on=f"box-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="3.3333", line_team="vision")
+            for n in range(3)
+        ),
+        # of machines that a run states, those who ask for the type reach the first
+        *(line(9020 + n, on=f"own-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="2.5") for n in range(3)),
+    ]
+    smoke, stated = make_run(id="smoke", at="05:00..05:05", on=[f"own-{n}" for n in range(3)])
+    world["runs"].append(smoke)
+    world["run_resources"] += stated
+    for said in (
+        {"id": "P", "instance_type": "box"},
+        {"id": "A", "parent": "P", "at": "00:00..00:40"},
+        {"id": "B", "parent": "P", "at": "00:20..00:40"},
+        {"id": "C", "pool_key": "gpu|"},
+        {"id": "D", "job_key": "gone"},
+    ):
+        world["runs"].append(make_run(**{"at": "00:00..01:00", "on": [], **said})[0])
+    world["billing_lines"][0]["line_team"] = "vision"
+    world["artifact_bytes"] += [artifact(id=id_, bytes=size, at=at) for id_, size, at in (("A", 100, "1"), ("B", 50, "1..16.5"))]
+    world["artifact_bytes"] += [
+        artifact(id="m-1", kind="logged_model", bytes=33),
+        artifact(id="gone", kind="orphan", bytes=7),
+        artifact(id="dump", kind="other", bytes=5),
+    ]
+    world["trace_costs"] += [trace(run="A", cost="0.75", model="big"), trace(run="B", cost="0.3"), trace(cost="0.25", user="ann")]
+    world["experiments"].append({"tracking_server": "prod", "workspace": "default", "experiment_id": "1", "experiment_name": "exp"})
+    return world
+
+
+def test_every_model_has_rows(reference: GoogleSQL, tmp_path: Path) -> None:
+    """No model is compared with nothing only: in one world each gives rows. Those of the estimates are in test_estimates.py.
+
+    With everything that a case says in `runspend.yaml`, and those cases beside it.
+    """
+    said = [folder for folder in FOLDERS if folder not in CASES]
+    world = merge_worlds({"": everything(), **{folder.name: read_world(folder) for folder in said}})
+    settings = Settings(**{key: value for folder in said for key, value in yaml.safe_load((folder / "settings.yaml").read_text()).items()})
+    counted: Counter[str] = Counter()
+    compare(reference, world, tmp_path, settings=settings, counted=counted)
+    names = {m.name for m in (*ladder.ledger_models("2026-10"), *ladder.run_costs_models("2026-10"))}
+    assert {name for name in names if not counted[name]} == set()
+    assert names | {m.name for m in estimate_models()} == sql_files(PACKAGE / "models").keys()
+
+
+@pytest.mark.torture
+def test_types_without_data(reference: GoogleSQL) -> None:
+    """Over tables without rows, too, a model that fills a table gives its columns in its types: what `create table as` makes of it."""
+    empty = {name: table.arrow_schema().empty_table() for name, table in TABLES.items()}
+    for models, parameters in (
+        (ladder.ledger_models("2026-10"), parameters_of({name: [] for name in TABLES}, DAY)),
+        (ladder.run_costs_models("2026-10"), parameters_of_month({name: [] for name in TABLES}, DAY)),
+        (estimate_models(), estimate_parameters(moment("06:00"))),
+    ):
+        found = run_on_reference(reference, models, empty, parameters)
+        assert all(found[m.target].num_rows == 0 for m in models if m.into is not None)

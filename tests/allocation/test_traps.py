@@ -1,0 +1,191 @@
+"""Traps of bill ingestion that show only when money is split: FOCUS rows loaded as a bill is, then through the whole ledger.
+
+Each test is named after its trap; what a trap says of the loaded bill alone is in `tests/ingest/billing/formats/test_focus_traps.py`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.allocation.chain import DAY, make_run, run_on_duckdb, total
+from tests.focus_files import month, nights, row, write_csv
+
+HOUR = {"ConsumedQuantity": "1", "ConsumedUnit": "Hours"}
+ML = {"ServiceCategory": "AI and Machine Learning"}  # inside the default scope, whatever serves runs
+
+
+def at(window: str, day: str = "2026-10-01") -> dict[str, str]:
+    """Charge period columns of `HH:MM..HH:MM`."""
+    start, end = window.split("..")
+    return {"ChargePeriodStart": f"{day}T{start}:00Z", "ChargePeriodEnd": f"{day}T{end}:00Z"}
+
+
+def allocated(
+    tmp_path: Path, rows: Sequence[Mapping[str, str]], runs: Sequence[Mapping[str, Any]], period: str = "2026-10"
+) -> list[dict[str, Any]]:
+    """`cost_allocations` of a period, the rows loaded as a bill; its sum is the bill's."""
+    header = list(dict.fromkeys(name for line in rows for name in line))
+    bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", rows, header=header))
+    periods = [p.period for p in bill.load().periods]
+    world: dict[str, Any] = {"billing_lines": [line for p in periods for line in bill.lines(p)], "runs": [], "run_resources": []}
+    for stated in runs:
+        run, resources = make_run(**stated)
+        world["runs"].append(run)
+        world["run_resources"] += resources
+    ledger = run_on_duckdb(world, tmp_path / "warehouse", DAY.replace(year=int(period[:4]), month=int(period[5:])))[
+        "cost_allocations"
+    ].to_pylist()
+    for measure in ("billed_cost", "effective_cost"):
+        assert total(r[measure] for r in ledger) == bill.total(period, measure)
+    return ledger
+
+
+def by_target(ledger: list[dict[str, Any]], measure: str = "effective_cost") -> dict[str, Decimal]:
+    found: dict[str, Decimal] = defaultdict(Decimal)
+    for part in ledger:
+        found[part["run_id"] or part["allocated_to"]] += part[measure]
+    return dict(found)
+
+
+def test_08_a_run_pays_what_the_savings_plan_covers_not_the_fee(tmp_path: Path) -> None:
+    plan = {"CommitmentDiscountId": "sp-1", "CommitmentDiscountCategory": "Spend"}
+    rows = [
+        row(**at("10:00..11:00"), **HOUR, **plan, CommitmentDiscountStatus="Used") | {"BilledCost": "0", "EffectiveCost": "0.6036"},
+        row(**at("10:00..11:00"), **plan, CommitmentDiscountStatus="Unused", ResourceId="sp-1")
+        | {"BilledCost": "0", "EffectiveCost": "0.0964"},
+        row(**at("10:00..11:00"), **plan, ChargeCategory="Purchase", ResourceId="sp-1") | {"BilledCost": "0.70", "EffectiveCost": "0"},
+    ]
+    ledger = allocated(tmp_path, rows, [{"id": "A", "at": "10:00..11:00", "on": ["i-1"]}])
+    assert by_target(ledger)["A"] == Decimal("0.6036")
+    assert total(r["effective_cost"] for r in ledger if r["run_id"] is None) == Decimal("0.0964")
+    assert total(r["billed_cost"] for r in ledger) == Decimal("0.70")
+
+
+def test_11_fees_add_no_machine_time(tmp_path: Path) -> None:
+    """Six hours used on three machines; fees of 744 and 1 hours beside them."""
+
+    def used(machine: str, hours: int, price: str) -> dict[str, str]:
+        return row(
+            "1.00", **at(f"10:00..{10 + hours}:00"), ResourceId=machine, ConsumedQuantity=str(hours), ConsumedUnit="Hours", SkuId=price
+        )
+
+    fees = [
+        row(cost, **at("10:00..11:00"), ChargeCategory="Purchase", PricingQuantity=hours, PricingUnit="Hours")
+        for cost, hours in (("44.64", "744"), ("0.70", "1"))
+    ]
+    rows = [used("i-1", 1, "sp"), used("i-2", 2, "od"), used("i-3", 3, "ri"), *fees]
+    header = list(dict.fromkeys(name for line in rows for name in line))
+    bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", rows, header=header))
+    bill.load()
+    run, resources = make_run(id="A", at="10:00..13:00", on=["i-1", "i-2", "i-3"])
+    world = {"billing_lines": bill.lines(), "runs": [run], "run_resources": resources}
+    daily = run_on_duckdb(world, tmp_path / "warehouse")["run_costs_daily"].to_pylist()
+    assert sum(r["machine_seconds"] or 0 for r in daily) == pytest.approx(6 * 3600)
+
+
+def test_12_split_rows_go_to_their_pods_runs(tmp_path: Path) -> None:
+    pods = [("A", "2.50"), ("A", "1.50"), ("B", "4.00"), ("B", "2.00")]
+    rows = [
+        row(
+            cost,
+            **at("10:00..11:00"),
+            **HOUR,
+            ResourceId="i-node",
+            AllocatedMethodId="split",
+            AllocatedResourceId=f"pod/{pod}",
+            AllocatedTags=f'{{"mlflow_run_id":"{pod}"}}',
+        )
+        for pod, cost in pods
+    ]
+    ledger = allocated(tmp_path, rows, [{"id": run, "at": "10:00..11:00", "on": ["i-node"]} for run in "AB"])
+    assert by_target(ledger) == {"A": Decimal("4.00"), "B": Decimal("6.00")}
+    assert {r["match_method"] for r in ledger} == {"run_tag"}
+
+
+def test_13_tax_is_shared_not_lost(tmp_path: Path) -> None:
+    rows = [
+        row("100.00", **at("10:00..11:00"), **ML, Tags='{"mlflow_run_id":"A"}'),
+        row("19.00", **at("10:00..11:00"), **ML, ChargeCategory="Tax", ResourceId="", SkuId="", Tags=""),
+    ]
+    ledger = allocated(tmp_path, rows, [{"id": "A", "at": "10:00..11:00", "on": []}])
+    assert by_target(ledger, "billed_cost") == {"A": Decimal("100.00"), "shared": Decimal("19.00")}
+
+
+def test_15_a_refund_goes_to_whoever_had_the_machine_then(tmp_path: Path) -> None:
+    """September 25.00; in October's bill usage 30.00, a refund of September -5.00, and a credit without a machine -2.00."""
+    september = {**month("2026-09"), **at("10:00..11:00", "2026-09-05")}
+    rows = [
+        row("25.00", **september, **HOUR),
+        row("30.00", **at("10:00..11:00"), **HOUR),
+        row("-5.00", **at("10:00..11:00", "2026-09-05"), ChargeClass="Correction"),
+        row("-2.00", **at("10:00..11:00"), ChargeCategory="Credit", ResourceId=""),
+    ]
+    runs = [{"id": "sep", "at": "2026-09-05T10:00..2026-09-05T11:00", "on": ["i-1"]}, {"id": "oct", "at": "10:00..11:00", "on": ["i-1"]}]
+    assert by_target(allocated(tmp_path / "oct", rows, runs)) == {
+        "oct": Decimal("30.00"),
+        "sep": Decimal("-5.00"),
+        "shared": Decimal("-2.00"),
+    }
+    assert by_target(allocated(tmp_path / "sep", rows, runs, "2026-09")) == {"sep": Decimal("25.00")}
+
+
+def test_16_a_run_has_the_effective_cost_of_what_a_third_party_bills(tmp_path: Path) -> None:
+    rows = [
+        row("12.00", **at("10:00..11:00"), **HOUR),
+        row("8.00", **at("10:00..11:00"), **HOUR, PublisherName="Vendor") | {"BilledCost": "0"},
+    ]
+    ledger = allocated(tmp_path, rows, [{"id": "A", "at": "10:00..11:00", "on": ["i-1"]}])
+    assert (by_target(ledger), by_target(ledger, "billed_cost")) == ({"A": Decimal("20.00")}, {"A": Decimal("12.00")})
+
+
+def test_17_one_machine_in_two_currencies_is_not_one_sum(tmp_path: Path) -> None:
+    rows = [row("100", **at("10:00..11:00"), **HOUR), row("90", **at("10:00..11:00"), **HOUR, BillingCurrency="EUR")]
+    ledger = allocated(tmp_path, rows, [{"id": "A", "at": "10:00..11:00", "on": ["i-1"]}])
+    assert {(r["run_id"], r["billing_currency"]): r["effective_cost"] for r in ledger} == {
+        ("A", "USD"): Decimal(100),
+        ("A", "EUR"): Decimal(90),
+    }
+
+
+def test_19_a_tenth_over_three_runs_is_a_tenth(tmp_path: Path) -> None:
+    runs = [{"id": run, "at": "10:00..11:00", "on": ["i-1"]} for run in "ABC"]
+    shares = by_target(allocated(tmp_path, [row("0.10", **at("10:00..11:00"), **HOUR)], runs))
+    assert sorted(shares) == ["A", "B", "C"]
+    assert total(shares.values()) == Decimal("0.10")
+    assert all(abs(share - Decimal("0.10") / 3) < Decimal("1e-16") for share in shares.values())
+
+
+def hours(*windows: str) -> list[dict[str, str]]:
+    return [row("1.00", **at(window), **HOUR) for window in windows]
+
+
+def test_21_hour_boundaries_belong_to_one_side(tmp_path: Path) -> None:
+    runs = [
+        {"id": "A", "at": "10:00..11:00", "on": ["i-1"]},
+        {"id": "B", "at": "11:00..11:30", "on": ["i-1"]},
+        {"id": "C", "at": "09:00..10:00", "on": ["i-1"]},
+        {"id": "Z", "at": "11:00..11:00", "on": ["i-1"]},
+    ]
+    ledger = allocated(tmp_path, hours("10:00..11:00", "11:00..12:00"), runs)
+    assert {run: cost for run, cost in by_target(ledger).items() if cost} == {
+        "A": Decimal("1.00"),
+        "B": Decimal("0.50"),
+        "idle": Decimal("0.50"),
+    }
+
+
+def test_21_overlapping_runs_share_equally(tmp_path: Path) -> None:
+    runs = [{"id": run, "at": "10:00..11:00", "on": ["i-1"]} for run in "AD"]
+    assert by_target(allocated(tmp_path, hours("10:00..11:00"), runs)) == {"A": Decimal("0.50"), "D": Decimal("0.50")}
+
+
+def test_21_a_run_still_active_ends_with_the_data_and_is_provisional(tmp_path: Path) -> None:
+    ledger = allocated(tmp_path, hours("10:00..11:00", "11:00..12:00"), [{"id": "A", "at": "11:30", "on": ["i-1"], "last_sign": "11:45"}])
+    assert by_target(ledger) == {"A": Decimal("0.50"), "idle": Decimal("1.50")}
+    assert {(r["cost_status"], r["run_end_rule"]) for r in ledger if r["run_id"]} == {("provisional", "alive")}

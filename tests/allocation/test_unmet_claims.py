@@ -1,0 +1,26 @@
+"""What people read of runs that say where they ran and got no machine's cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runspend.allocation.diagnostics import unmet_claims
+from runspend.warehouse.factory import open_warehouse
+from tests.allocation.chain import DAY, read_world, run_on_duckdb
+
+CASE = Path(__file__).parent / "unmet_claims" / "runs_that_find_nothing"
+
+
+def test_claims_are_counted_by_rule_and_reason_most_hours_first(tmp_path: Path) -> None:
+    """Each with its runs, its hours and an example to look for."""
+    run_on_duckdb(read_world(CASE), tmp_path / "warehouse")
+    with open_warehouse(str(tmp_path / "warehouse")).reader() as reader:
+        found = [claims.words for claims in unmet_claims(reader, DAY)]
+    assert found == [
+        "2 runs (3.0 h) state an instance type, such as g5.xlarge, spot, eu-west-1b, account account: no bill has it at that time",
+        "2 runs (2.5 h) state a machine, such as m9: no bill has it at that time",
+        "1 run (1.0 h) states an instance type, such as g5.xlarge: other runs used all of its hours",
+        "1 run (1.0 h) states a job, such as gone: no bill has it at that time",
+        "1 run (1.0 h) states a machine, such as out: scope excludes it",
+        "1 run (0.5 h) states a machine, such as m1: its hours are not billed yet",
+    ]

@@ -1,0 +1,117 @@
+"""From when to when a period's runs are looked at: its lines that are split by time decide, whatever names their machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runspend.allocation.inputs import allocation_inputs
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests.allocation.chain import World, line, make_run, parameters_of, put_world
+
+JOB = {"on": None, "job_key": "train-7"}
+TYPE = {"on": None, "instance_type": "p4d.24xlarge"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "months"),
+    [
+        ([TYPE], ("2026-10", "2026-11")),
+        ([{"on": None}], ("2026-10", "2026-10")),
+        ([{}, TYPE | {"at": "2026-08-31T23:00:00..2026-09-01T00:00:00"}], ("2026-08", "2026-11")),
+        ([{}, TYPE | {"at": "2026-08-31T23:00:00..2026-09-01T00:00:00", "charge_class": "Correction"}], ("2026-10", "2026-11")),
+        ([{}, {"on": None, "pool_key": "gpu", "at": "2026-10-31T23:30:00..2026-11-01T00:30:00"}], ("2026-10", "2026-12")),
+        ([{}, {"at": "2026-10-01T00:00:00..2027-10-01T00:00:00"}], ("2026-10", "2026-11")),
+        ([{"at": "2026-10-01T00:00:00..2026-11-01T00:00:00"}], ("2026-10", "2026-11")),
+        ([{"at": "2026-09-01T00:00:00..2026-10-01T00:00:00"}], ("2026-09", "2026-10")),
+        ([{"at": "2026-09-01T00:00:00..2026-10-01T00:00:00", "charge_category": "Credit"}], ("2026-10", "2026-10")),
+        (
+            [
+                JOB | {"at": "2026-10-31T23:00:00..2026-11-01T00:00:00"},
+                JOB | {"at": "2026-11-01T12:00:00..2026-11-01T13:00:00", "period": "2026-11"},
+            ],
+            ("2026-10", "2026-11"),
+        ),
+    ],
+    ids=[
+        "a type",
+        "no machine",
+        "a type of another month",
+        "a correction that names none",
+        "a pool over the month's end",
+        "a year",
+        "a month",
+        "another month",
+        "a refund",
+        "a job over the month's end",
+    ],
+)
+def test_window(rows: list[dict[str, object]], months: tuple[str, str], tmp_path: Path) -> None:
+    """The months these lines lie in; the other tests of the models tell them the same."""
+    world: World = {
+        "billing_lines": [line(number, **row) for number, row in enumerate(rows)],
+        "billing_loads": [],
+        "runs": [],
+        "run_resources": [],
+    }
+    warehouse = ParquetWarehouse(tmp_path)
+    with warehouse.step("inputs", "inputs") as step:
+        put_world(step, world)
+        assert step.publish()
+    _, window = allocation_inputs(warehouse, "2026-10", {})
+    assert (f"{window['window_start']:%Y-%m}", f"{window['window_end']:%Y-%m}") == months
+    told = parameters_of(world, world["billing_lines"][0]["billing_period"])
+    assert {name: told[name] for name in window} == window
+
+
+def inputs_of(folder: Path, rows: list[dict[str, object]], runs: list[dict[str, object]]) -> dict[str, str | None]:
+    """What October's ledger is built from in this world; its own bill is in none of the rows that differ."""
+    made = [make_run(**{"on": [], **run}) for run in runs]
+    world: World = {
+        "billing_lines": [line(number, **row) for number, row in enumerate(rows)],
+        "billing_loads": [],
+        "runs": [run for run, _ in made],
+        "run_resources": [],
+    }
+    warehouse = ParquetWarehouse(folder)
+    with warehouse.step("inputs", "inputs") as step:
+        put_world(step, world)
+        assert step.publish()
+    return allocation_inputs(warehouse, "2026-10", {})[0]
+
+
+def test_what_a_job_does_after_the_month_is_an_input(tmp_path: Path) -> None:
+    """Hours it goes on, and runs in them, build October again; other jobs and later runs do not."""
+    october = JOB | {"at": "2026-10-31T23:00:00..2026-11-01T00:00:00"}
+    hours = [JOB | {"at": f"2026-11-01T0{hour}:00:00..2026-11-01T0{hour + 1}:00:00", "period": "2026-11"} for hour in range(2)]
+    run = {"id": "A", "at": "2026-11-01T01:00:00..2026-11-01T01:30:00", "job_key": "train-7"}
+    later = {"id": "B", "at": "2026-11-02T01:00:00..2026-11-02T01:30:00", "job_key": "train-7"}
+    worlds = {
+        "alone": ([october], [run]),
+        "another job": ([october, hours[0] | {"job_key": "other"}], [run]),
+        "an hour": ([october, hours[0]], [run]),
+        "two hours": ([october, *hours], []),
+        "a run": ([october, *hours], [run]),
+        "a run later": ([october, *hours], [run, later]),
+    }
+    found = {name: inputs_of(tmp_path / name, *world) for name, world in worlds.items()}
+    assert found["alone"] == found["another job"]
+    assert found["a run"] == found["a run later"]
+    differing = [found[name] for name in ("alone", "an hour", "two hours", "a run")]
+    assert all(one != other for number, one in enumerate(differing) for other in differing[:number])
+
+
+def test_what_a_corrected_machine_had_is_an_input(tmp_path: Path) -> None:
+    """The size it had in its month, not what else that month's bill says."""
+    month = {"at": "2026-09-03T00:00:00..2026-09-03T01:00:00", "period": "2026-09", "machine_gpus": 8}
+    late = {"at": "2026-09-03T00:00:00..2026-09-03T01:00:00", "charge_class": "Correction"}
+    worlds: dict[str, list[dict[str, object]]] = {
+        "eight": [late, month],
+        "eight for more": [late, month | {"cost": 99}],
+        "four": [late, month | {"machine_gpus": 4}],
+        "unknown": [late, month | {"machine_gpus": None}],
+    }
+    found = {name: inputs_of(tmp_path / name, rows, []) for name, rows in worlds.items()}
+    assert found["eight"] == found["eight for more"]
+    assert found["eight"] != found["four"] != found["unknown"] != found["eight"]

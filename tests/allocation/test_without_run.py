@@ -1,0 +1,307 @@
+"""Money without a run: what each cloud's services are, accelerators first, and advice that can be pasted."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runspend.actions.report.labels import suggestion
+from runspend.allocation import scope_proposal, without_run
+from runspend.config.settings import Settings
+from runspend.core.service_kinds import is_accelerator, kind_of
+from runspend.interfaces.preview import read_outlook, render_outlook
+from runspend.warehouse.factory import open_warehouse
+from tests.actions.alert.alert_world import settings, warehouse
+from tests.allocation.test_advice import charge, line
+
+FIRST = date(2026, 11, 1)
+EC2 = "Amazon Elastic Compute Cloud"
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Settings:
+    """One tracking server."""
+    return settings(tmp_path, tracking=[{"name": "prod", "uri": "http://m"}], warehouse={"uri": str(tmp_path / "w")})
+
+
+def outside(number: int, cost: str, **more: Any) -> dict[str, Any]:
+    """A line that the default scope leaves out, as it is on the bill: the ledger has the sum of its day alone."""
+    return line(number) | {
+        "service_name": EC2, "sub_account_id": "ml", "service_category": "Compute", "charge_category": "Usage", "billing_currency": "USD", "effective_cost": Decimal(cost), "charge_date": FIRST,
+    } | more  # fmt: skip
+
+
+def summed(number: int, cost: str, **more: Any) -> dict[str, Any]:
+    """The ledger's sum of what is out of scope."""
+    return (
+        charge(
+            number,
+            cost,
+            "out_of_scope",
+            charge_id=f"2026-11-01|sum-{number}",
+            service_name=EC2,
+            sub_account_id="ml",
+            reason="default_scope",
+        )
+        | more
+    )
+
+
+def sums_of(*lines: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sums that the ledger has of lines that are out of scope."""
+    return [
+        summed(100 + n, str(each["effective_cost"]), **{c: each[c] for c in ("service_name", "sub_account_id", "charge_date") if c in each})
+        for n, each in enumerate(lines)
+    ]
+
+
+def groups_of(tmp_path: Path, given: Settings, **tables: Any) -> tuple[without_run.Group, ...]:
+    with warehouse(tmp_path / "w", **tables) as reader:
+        return without_run.unallocated_groups(reader, FIRST, given).get("USD", ())
+
+
+# (kind, service, meter, resource, FOCUS category as the ledger's cost kind): names as bills and FOCUS exports write them
+SERVICES = [
+    ("machine", EC2, "USE1-BoxUsage:m5.large", ":instance/", "compute"),
+    ("disk", EC2, "EBS:VolumeUsage.gp3", ":volume/", "storage"),
+    ("disk", "AmazonEC2", "USE1-EBS:SnapshotUsage", ":snapshot/", "storage"),
+    ("disk", EC2, "", "", "storage"),
+    ("disk", EC2, "DataTransfer-Out-Bytes", ":instance/", "network"),
+    ("disk", EC2, "ElasticIP:IdleAddress", "elastic-ip", "compute"),
+    ("platform", EC2, "EU-NatGateway-Hours", "natgateway", "network"),
+    ("platform", "Amazon Virtual Private Cloud", "PublicIPv4:InUseAddress", "", "network"),
+    ("platform", "Amazon Elastic Kubernetes Service", "AmazonEKS-Hours:perCluster", ":cluster/", "compute"),
+    ("platform", "Amazon Elastic Container Service for Kubernetes", "", "", "other"),
+    ("machine", "Amazon Elastic Kubernetes Service", "Fargate-vCPU-Hours:perCPU", ":pod/", "compute"),
+    ("platform", "Amazon Relational Database Service", "InstanceUsage:db.r5.large", "", "other"),
+    ("platform", "AmazonRDS", "RDS:GP3-Storage", "", "other"),
+    ("platform", "Elastic Load Balancing", "LoadBalancerUsage", "loadbalancer", "network"),
+    ("platform", "Amazon EC2 Container Registry (ECR)", "TimedStorage-ByteHrs", "", "storage"),
+    ("platform", "AmazonCloudWatch", "CW:Requests", "", "other"),
+    ("store", "Amazon Simple Storage Service", "TimedStorage-ByteHrs", "", "storage"),
+    ("store", "AmazonS3", "Requests-Tier1", "", "storage"),
+    ("model", "Amazon Bedrock", "USE1-Claude-input-tokens", "", "compute"),
+    ("model", "Vertex AI", "Gemini 2.5 Pro Text Input", "", "compute"),
+    ("job", "Amazon SageMaker", "USE1-Train:ml.g5.xlarge", "-job/", "compute"),
+    ("endpoint", "Amazon SageMaker", "USE1-Host:ml.g5.xlarge", ":endpoint/", "compute"),
+    ("endpoint", "Vertex AI", "Online prediction", "/endpoints/", "compute"),
+    ("machine", "Amazon SageMaker", "USE1-Notebk:ml.t3.medium", ":notebook-instance/", "compute"),
+    ("machine", "Virtual Machines", "D4s v5", "/virtualmachines/", "compute"),
+    ("machine", "Virtual Machine Scale Sets", "NC6s v3", "virtualmachinescalesets", "compute"),
+    ("disk", "Virtual Machines", "", "/disks/", "compute"),
+    ("disk", "Storage", "P10 LRS Disk", "/disks/", "storage"),
+    ("disk", "Storage", "P10 Disks", "", "storage"),
+    ("store", "Storage", "Hot LRS Data Stored", "storageaccounts", "storage"),
+    ("store", "Storage Accounts", "", "storageaccounts", "storage"),
+    ("platform", "Azure Kubernetes Service", "Standard Uptime SLA", "/managedclusters/", "compute"),
+    ("platform", "SQL Database", "S0 DTUs", "", "other"),
+    ("platform", "Azure DB for MySQL", "", "", "other"),
+    ("platform", "Load Balancer", "Included LB Rules", "loadbalancer", "network"),
+    ("platform", "Container Registry", "Premium Registry Unit", "", "other"),
+    ("platform", "Bandwidth", "Data Transfer Out", "", "network"),
+    ("platform", "Log Analytics", "Data Ingestion", "", "other"),
+    ("job", "Azure Machine Learning", "NC6s v3", "", "compute"),
+    ("model", "Azure OpenAI", "gpt-4o Inp Tokens", "", "llm"),
+    ("model", "Cognitive Services", "", "", "llm"),
+    ("machine", "Compute Engine", "N2 Instance Core running in EMEA", "/instances/", "compute"),
+    ("disk", "Compute Engine", "Balanced PD Capacity", "/disks/", "compute"),
+    ("disk", "Compute Engine", "Storage PD Snapshot", "", "storage"),
+    ("store", "Cloud Storage", "Standard Storage US", "", "storage"),
+    ("platform", "Cloud SQL", "Cloud SQL for PostgreSQL: vCPU", "", "other"),
+    ("platform", "Kubernetes Engine", "Regional Kubernetes Clusters", "", "compute"),
+    ("platform", "Artifact Registry", "Storage", "", "storage"),
+    ("platform", "Compute Engine", "Networking Cloud NAT Gateway Uptime: nat gateway", "", "network"),
+    ("platform", "Cloud Logging", "Log Volume", "", "other"),
+    ("job", "Vertex AI", "Custom Training on A2", "", "compute"),
+    ("machine", "COMPUTE", "", "", "compute"),
+    ("disk", "BLOCK_STORAGE", "", "", "storage"),
+    ("machine", "AWS Lambda", "Lambda-GB-Second", "", "compute"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "service", "meter", "resource", "cost_kind"), SERVICES, ids=[f"{s} {m}" for _, s, m, _, _ in SERVICES])
+def test_a_line_is_what_its_cloud_calls_it(kind: str, service: str, meter: str, resource: str, cost_kind: str) -> None:
+    """By service, meter and the type of its resource."""
+    assert kind_of(service, meter, resource, cost_kind, is_machine=False) == kind
+
+
+@pytest.mark.parametrize(
+    ("gpus", "instance_type", "meter", "is_one"),
+    [
+        (8, "p4d.24xlarge", None, True), (None, "trn1.32xlarge", None, True), (0, "inf2.xlarge", None, True), (None, "trn2u.48xlarge", None, True), (None, "ml.g6e.2xlarge", None, True),
+        (None, "ml.p5.48xlarge", None, True), (None, "Standard_NC24ads_A100_v4", None, True), (None, "Standard_ND96asr_v4", None, True), (None, "a2-highgpu-1g", None, True), (None, "ct5lp-hightpu-4t", None, True),
+        (None, "VM.GPU.A10.1", None, True), (None, None, "Nvidia Tesla T4 GPU running in EMEA", True), (None, None, "TpuV4 Pod", True), (None, None, "Cloud TPU v5e", True), (2, None, None, True),
+        (None, "m5.large", None, False), (0, "g1-small", None, False), (None, "gp3.large", None, False), (None, "Standard_D4s_v5", None, False), (None, None, "output GPUless", False),
+        (None, "n2-standard-8", None, False), (None, "r5.xlarge", "EBS", False), (None, None, None, False), (None, "c7gn.large", None, False),
+    ],
+)  # fmt: skip
+def test_accelerators_are_known_by_gpus_type_or_meter(gpus: int | None, instance_type: str | None, meter: str | None, is_one: bool) -> None:
+    """Also those of a family that no list has."""
+    assert is_accelerator(gpus, instance_type, meter) is is_one
+
+
+def test_accelerators_come_first_whatever_the_scope(tmp_path: Path, given: Settings) -> None:
+    """Nobody tagged the GPU box, so the default scope leaves it out; ten times dearer web servers come after it."""
+    lines = [
+        outside(1, "500", instance_type="p4d.24xlarge", machine_gpus=8),
+        outside(2, "5000", instance_type="m5.large", sub_account_id="web"),
+        outside(3, "40", instance_type="trn1.2xlarge", machine_gpus=0),
+        line(4),
+    ]
+    allocations = [summed(1, "540"), summed(2, "5000", sub_account_id="web"), charge(4, "900", "unallocated", reason="no_run")]
+    found = groups_of(tmp_path, given, cost_allocations=allocations, billing_lines=lines)
+    assert [(g.words, g.effective_cost, g.outside_cost, g.is_accelerated) for g in found] == [
+        (f"accelerators of {EC2} in account ml (p4d.24xlarge, trn1.2xlarge)", Decimal(540), Decimal(540), True),
+        (f"{EC2} in account web", Decimal(5000), Decimal(5000), False),
+        ("Amazon EC2 in account 1111", Decimal(900), Decimal(0), False),
+    ]
+    assert suggestion(found[0], Decimal(900)) == f"tag {found[0].words}: explains 540.00, out of scope now"
+    assert "`runspend suggest`" in found[0].advice
+    pool = yaml.safe_load(found[0].advice.partition("add a pool: ")[2])
+    assert pool["lines"]["instance_type"] == ["p4d.24xlarge", "trn1.2xlarge"]  # the service alone has disks and gateways too
+    assert Settings.model_validate({"home": tmp_path, "pools": [pool]}).pools[0].lines["instance_type"] == pool["lines"]["instance_type"]
+
+
+def test_what_the_ledger_placed_is_not_outside(tmp_path: Path, given: Settings) -> None:
+    """Neither lines of their own charge nor lines that were priced together, nor fees, nor what no scope excludes."""
+    lines = [
+        outside(1, "1"), outside(2, "2"), outside(3, "4", charge_category="Tax"), outside(4, "8", commitment_discount_status="Unused"),
+        outside(5, "16", service_name="AWS Support (Business)"), outside(6, "32", scope="exclude"), outside(7, "64", scope="include"), outside(8, "128"),
+    ]  # fmt: skip
+    found = groups_of(
+        tmp_path,
+        given,
+        cost_allocations=[*sums_of(*lines), charge(1, "1"), charge(9, "2", charge_id="pooled"), charge(7, "64", "idle")],
+        charge_lines=[{"source": "aws", "billing_period": FIRST, "line_id": "c2", "charge_id": "pooled"}],
+        billing_lines=lines,
+    )
+    assert [g.effective_cost for g in found] == [Decimal(128)]
+
+
+def test_excluded_accelerators_are_named(tmp_path: Path, given: Settings) -> None:
+    """The scope is respected: they are named, in no proposal and in no share of the platform."""
+    excluded = outside(1, "700", scope="exclude", charge_description="accelerators: p5.48xlarge", service_category=None)
+    with warehouse(
+        tmp_path / "w", cost_allocations=[*sums_of(excluded), charge(2, "10", "unallocated")], billing_lines=[excluded, line(2)]
+    ) as reader:
+        first, _ = without_run.unallocated_groups(reader, FIRST, given)["USD"]
+        proposed = scope_proposal.scope_proposal(reader, FIRST)
+    assert (first.words, first.kind, first.inside_cost) == (f"excluded accelerators of {EC2} in account ml", "excluded", Decimal(0))
+    assert suggestion(first, Decimal(10)) == f"check excluded accelerators of {EC2} in account ml: explains 700.00, out of scope now"
+    assert all(entry.accelerated_cost == 0 for entry in proposed)
+
+
+def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings) -> None:
+    """What can be pasted is taken by the configuration, and names no machine beside the service."""
+    lines = [
+        outside(
+            1, "90", sku_meter="EU-NatGateway-Hours", resource_id="arn:aws:ec2:eu-west-1:1:natgateway/nat-1", service_category="Networking"
+        ),
+        outside(2, "80", service_name="Amazon Relational Database Service", service_category="Databases", instance_type="db.r5.large"),
+        outside(3, "70", service_name="Amazon Elastic Kubernetes Service", resource_id="arn:aws:eks:eu-west-1:1:cluster/ml"),
+        outside(4, "60", sku_meter="EBS:VolumeUsage.gp3", service_category="Storage"),
+        outside(5, "50", service_name="Amazon Simple Storage Service", service_category="Storage"),
+        outside(6, "40", service_name="Amazon Bedrock", service_category="AI and Machine Learning"),
+        outside(7, "30", service_name="Amazon SageMaker", service_category="AI and Machine Learning"),
+        outside(
+            9,
+            "25",
+            service_name="Amazon SageMaker",
+            service_category="AI and Machine Learning",
+            resource_id="arn:aws:sagemaker:eu-west-1:1:endpoint/chat",
+            instance_type="ml.g5.xlarge",
+        ),
+        outside(8, "20", sku_meter="EU-BoxUsage:m5.large", instance_type="m5.large"),
+    ]
+    found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
+    serving, *found = found  # it has GPUs
+    assert (serving.kind, serving.words) == ("endpoint", "endpoints of Amazon SageMaker in account ml")
+    assert serving.advice.endswith('shared: {lines: [{service: "Amazon SageMaker", account: "ml", resource: "*:endpoint/*"}]}')
+    assert [(g.kind, g.words) for g in found] == [
+        ("platform", f"NAT gateways of {EC2} in account ml"),
+        ("platform", "Amazon Relational Database Service in account ml"),
+        ("platform", "clusters of Amazon Elastic Kubernetes Service in account ml"),
+        ("disk", f"disks, snapshots and traffic of {EC2} in account ml"),
+        ("store", "Amazon Simple Storage Service in account ml"),
+        ("model", "Amazon Bedrock in account ml"),
+        ("job", "Amazon SageMaker in account ml"),
+        ("other", f"{EC2} in account ml"),
+    ]
+    assert "{name:" not in found[-1].advice  # a pool of all runs, on machines that nothing ties to runs
+    shared = [
+        Settings.model_validate({"home": tmp_path, **yaml.safe_load("{" + g.advice.partition("as shared: ")[2] + "}")}).shared.lines[0]
+        for g in found[:3]
+    ]
+    assert shared[0] == {"service": [EC2], "account": ["ml"], "resource": ["*natgateway*"]}
+    assert shared[1] == {"service": ["Amazon Relational Database Service"], "account": ["ml"]}
+    assert shared[2]["resource"] == ["*:cluster/*"]
+    words = ("attached_to", "`stores`", "runspend.iam_principal", "job_id", "add a pool")
+    assert [word in g.advice for word, g in zip(words, found[3:], strict=True)] == [True] * 5
+
+
+def test_what_a_cloud_describes_every_machine_by_groups_none(tmp_path: Path, given: Settings) -> None:
+    """Google's system labels: machines of eight cores in two projects have nothing in common."""
+    tags = '{"goog:compute.googleapis.com/cores": "8", "goog:compute.googleapis.com/machine_spec": "e2-standard-8"}'
+    lines = [
+        outside(n, "10", service_name="Compute Engine", sub_account_id=f"project-{n}", instance_type="e2-standard-8", tags=tags)
+        for n in range(1, 3)
+    ]
+    sums = [summed(100 + n, "10", service_name="Compute Engine", sub_account_id=f"project-{n}") for n in range(1, 3)]
+    found = groups_of(tmp_path, given, cost_allocations=sums, billing_lines=lines)
+    assert [g.words for g in found] == ["Compute Engine in account project-1", "Compute Engine in account project-2"]
+
+
+def test_a_node_group_keeps_its_disks_and_no_other_service(tmp_path: Path, given: Settings) -> None:
+    """Volumes of its machines are in its group; a bucket with the same tag is not."""
+    group = ("ml|eks:nodegroup-name|gpu",)
+    lines = [
+        outside(1, "10", instance_type="g5.xlarge", machine_gpus=1, group_keys=list(group)),
+        outside(2, "5", sku_meter="EBS:VolumeUsage", service_category="Storage", group_keys=list(group)),
+        outside(3, "3", service_name="Amazon Simple Storage Service", service_category="Storage", group_keys=list(group)),
+    ]
+    found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
+    assert [(g.words, g.effective_cost) for g in found] == [
+        ("node group gpu", Decimal(15)),
+        ("Amazon Simple Storage Service in account ml", Decimal(3)),
+    ]
+
+
+def test_the_scope_to_paste_always_has_the_accelerators(tmp_path: Path) -> None:
+    """Of an account with nothing in scope, and of one that is mostly something else."""
+    rows = [
+        charge(1, "95", match_method="run_tag"),
+        summed(2, "50"),
+        charge(3, "10", sub_account_id="web", service_name="Amazon SageMaker"),
+        summed(4, "900", sub_account_id="web"),
+        summed(5, "77", sub_account_id="shop", service_name="Amazon RDS"),
+    ]
+    lines = [
+        line(1),
+        outside(2, "50", instance_type="p4d.24xlarge", machine_gpus=8),
+        outside(4, "100", sub_account_id="web", sku_meter="Nvidia L4 GPU"),
+        outside(44, "800", sub_account_id="web", instance_type="m5.large"),
+        outside(5, "77", sub_account_id="shop", service_name="Amazon RDS"),
+    ]
+    with warehouse(tmp_path / "w", cost_allocations=rows, billing_lines=lines) as reader:
+        found = scope_proposal.scope_proposal(reader, FIRST)
+    assert [(entry.selector, entry.inside_cost, entry.accelerated_cost) for entry in found] == [
+        ({"source": "aws", "account": "web", "service": ["Amazon SageMaker", EC2]}, Decimal(10), Decimal(100)),
+        ({"source": "aws", "account": "ml", "service": [EC2]}, Decimal(0), Decimal(50)),
+        ({"source": "aws", "account": ["1111"]}, Decimal(95), Decimal(0)),
+    ]
+
+
+def test_the_screen_names_both_figures(tmp_path: Path, given: Settings) -> None:
+    """What has no run adds up without what is out of scope; the scope to paste says what is accelerators."""
+    lines = [outside(1, "500", instance_type="p4d.24xlarge", machine_gpus=8), line(2)]
+    with warehouse(tmp_path / "w", cost_allocations=[summed(1, "500"), charge(2, "100", "unallocated")], billing_lines=lines):
+        pass
+    screen = render_outlook(read_outlook(open_warehouse(given), given, "tried now"))
+    assert "unallocated" in screen and "100.0%  100.00 USD, 100.0% Amazon EC2 in account 1111" in screen
+    assert f"suggestions          tag accelerators of {EC2} in account ml (p4d.24xlarge): explains 500.00, out of scope now" in screen
+    assert "# 0.00 in scope now, 500.00 not in scope, including accelerators 500.00" in screen

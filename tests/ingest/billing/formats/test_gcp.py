@@ -1,0 +1,473 @@
+"""Google Cloud's detailed and standard export as files: exact sums, credits, months of Los Angeles, labels, machines.
+
+Sums are counted here in decimals from the texts, not taken from what the loader says. The export read from BigQuery itself is in
+`tests/ingest/billing/remote/test_bigquery.py`, Google's own FOCUS in `test_gcp_focus.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.focus_files import NOW, Nights, nights, only
+from tests.gcp_files import SCHEMA, credit, gcp, labels, write_csv, write_jsonl, write_parquet
+
+RUN = "0" * 31 + "1"
+Write = Callable[[Path, Sequence[Mapping[str, Any]]], Path]
+
+
+def as_python(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    return write_csv(path, rows, as_python=True)
+
+
+FILES = [
+    pytest.param(write_csv, "csv", id="csv"),
+    pytest.param(as_python, "csv", id="csv with Python lists"),
+    pytest.param(write_jsonl, "jsonl", id="json lines"),
+    pytest.param(write_parquet, "parquet", id="parquet"),
+]
+
+
+def loaded(tmp_path: Path, rows: Sequence[Mapping[str, Any]], write: Write = write_csv, ending: str = "csv", **settings: Any) -> Nights:
+    """A bill of these rows, loaded once."""
+    bill = nights(tmp_path, write(tmp_path / f"bill.{ending}", rows), **settings)
+    bill.load()
+    return bill
+
+
+def each_its_own(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each of a project of its own."""
+    return [{**row, "project": {"id": f"p{n:03}", "name": "ML", "labels": []}} for n, row in enumerate(rows)]
+
+
+def in_order(bill: Nights, period: str = "2026-10") -> list[dict[str, Any]]:
+    """The lines of a bill in the order of their projects."""
+    return sorted(bill.lines(period), key=lambda line: str(line["sub_account_id"]))
+
+
+def set_aside(bill: Nights) -> list[dict[str, Any]]:
+    """The rows in quarantine, as they stood in the file."""
+    return sorted(bill.rows("billing_quarantine"), key=lambda row: int(row["row_number"]))
+
+
+# --- samples -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_generated_sample_loads_to_its_sum(tmp_path: Path, samples: Path) -> None:
+    bill = nights(tmp_path, samples / "gcp_export_nise/gcp_detailed_2026-09-01.csv")
+    load = bill.load()
+    assert [(p.period, p.state, p.extra["quarantined"]) for p in load.periods] == [("2026-09", "loaded", 0)]
+    assert (len(bill.lines("2026-09")), bill.total("2026-09")) == (288, Decimal("1.2308356335743839999976"))
+    assert bill.total("2026-09", "effective_cost") == bill.total("2026-09", "contracted_cost") == Decimal("1.2308356335743839999976")
+    assert {line["list_cost"] for line in bill.lines("2026-09")} == {None}
+    assert load.extra["warnings"] == {}
+
+
+def test_the_sample_with_python_lists_nets_to_exactly_nothing(tmp_path: Path, samples: Path) -> None:
+    bill = nights(tmp_path, samples / "koku/gcp_202011_2020-11-08_2020-11-11.csv")
+    [period] = bill.load().periods
+    lines = bill.lines("2020-11")
+    assert (period.extra["quarantined"], len(lines)) == (0, 25)
+    assert bill.total("2020-11", "contracted_cost") == Decimal("0.000032")
+    assert bill.total("2020-11") == bill.total("2020-11", "effective_cost") == 0
+    assert sum(line["billed_cost"] != line["contracted_cost"] for line in lines) == 8
+    assert {line["tags"] for line in lines} == {
+        None, '{"goog-resource-type":"bigquery_dataset"}', '{"goog-resource-type":"bigquery_project"}', '{"goog-resource-type":"bigquery_resource"}',
+    }  # fmt: skip
+
+
+def test_another_night_with_the_sample_changes_nothing(tmp_path: Path, samples: Path) -> None:
+    bill = nights(tmp_path, samples / "gcp_export_nise/gcp_detailed_2026-09-01.csv")
+    bill.load()
+    before = dict(bill.store)
+    assert only(bill.load(), "2026-09").state == "unchanged"
+    assert bill.store == before
+
+
+# --- credits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("write", "ending"), FILES)
+def test_14_credits_are_netted_into_their_line_and_multiply_none(tmp_path: Path, write: Write, ending: str) -> None:
+    rows = [gcp("10", credits=[credit("-2"), credit("-1", "SUSTAINED_USAGE_DISCOUNT")]), gcp("5", credits=[])]
+    bill = loaded(tmp_path, rows, write, ending)
+    assert (len(bill.lines()), bill.total(column="contracted_cost"), bill.total(), bill.total(column="effective_cost")) == (2, 15, 12, 12)
+    assert bill.total(column="list_cost") == 15
+
+
+@pytest.mark.parametrize(("write", "ending"), FILES)
+def test_18_amounts_are_decimals_and_never_doubles(tmp_path: Path, write: Write, ending: str) -> None:
+    """0.1 + 0.2 − 0.3 is a sum that doubles miss."""
+    amounts = ["1.7166668039999999e-06", "-0", "0.3", "35.2E-7"]
+    rows = [gcp(cost, credits=[credit("-0.1"), credit("-0.2"), credit("-1.7166668039999999e-06")]) for cost in amounts]
+    bill = loaded(tmp_path, rows, write, ending)
+    taken = Decimal("0.3") + Decimal("0.0000017166668039999999")
+    assert sorted(line["billed_cost"] for line in bill.lines()) == sorted(Decimal(a) - taken for a in amounts)
+    assert min(abs(line["billed_cost"]) for line in bill.lines()) == Decimal("0.0000017166668039999999")
+
+
+def test_18_what_is_finer_than_the_warehouse_is_counted_as_rounded(tmp_path: Path) -> None:
+    """Doubles close to nothing have 30 places: 22 are kept, and what was rounded away is told, beside credits too."""
+    cost = "1.0000000004e-13"  # 4e-23 more than 22 places hold
+    bill = loaded(tmp_path, [gcp(cost)] * 10 + [gcp(cost, credits=[credit("-0.5")])] * 10)
+    [load] = bill.rows("billing_loads")
+    assert load["rounded_cost"] == 20 * Decimal("4e-23")
+    assert bill.total() + load["rounded_cost"] == 20 * Decimal(cost) - 5
+
+
+SPOILT = [
+    "[{'name': 'FreeTrial', 'amount': -5e-06",  # cut
+    "[{'name': 'it\\x27s', 'amount': -5}]",  # an escape JSON has not
+    "[{'amount': nan}]",
+    "[{'amount': Decimal('-5')}]",
+    "[{'name': 'no amount'}]",
+    "[{'amount': 'five'}]",
+    "[{'amount': '-1_0'}]",
+    "[-5]",
+    "{'amount': -5}",
+    "-5",
+]
+
+
+def test_credits_that_cannot_be_read_set_the_row_aside_and_are_never_none(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "bill.csv", [gcp("1"), *(gcp("2", credits=[credit("-1")]) for _ in SPOILT)])
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    for line, spoilt in zip(lines[1:], SPOILT, strict=True):
+        line["credits"] = spoilt
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    bill = nights(tmp_path, path)
+    assert only(bill.load()).extra["quarantined"] == len(SPOILT)
+    for number, (row, spoilt) in enumerate(zip(set_aside(bill), SPOILT, strict=True), 2):
+        assert row["row_number"] == number and row["reason"].startswith("credits is '") and json.loads(row["raw"])["credits"] == spoilt
+    assert bill.total() == 1
+
+
+def test_names_of_credits_may_hold_quotes_brackets_and_backslashes(tmp_path: Path) -> None:
+    names = ["it's", 'so "called"', """both ' and \"""", "a\\b", "[{'amount': -100}]", "zürich ✓"]
+    rows = [gcp("10", credits=[{**credit("-1"), "name": name}]) for name in names]
+    for bill in (loaded(tmp_path / "p", rows, as_python), loaded(tmp_path / "j", rows, write_csv)):
+        assert (len(bill.lines()), bill.total()) == (len(names), 9 * len(names))
+
+
+def test_credits_of_committed_use_stay_in_the_net_cost_of_their_line(tmp_path: Path) -> None:
+    """The fee is a line of its own without a machine; the covered hour costs nothing. Together they are the invoice."""
+    fee = gcp("0.70", sku={"id": "F", "description": "Commitment v1: A2 Core in Americas"}, resource={"name": None, "global_name": None})
+    covered = gcp("1.00", credits=[credit("-1.00", "COMMITTED_USAGE_DISCOUNT")], subscription={"instance_id": "cud-1"})
+    spend = gcp("1.00", credits=[credit("-0.25", "COMMITTED_USAGE_DISCOUNT_DOLLAR_BASE")])
+    plain = gcp("1.00", credits=[credit("-0.10")])
+    bill = loaded(tmp_path, [fee, covered, spend, plain])
+    assert bill.total() == bill.total(column="effective_cost") == Decimal("2.35")
+    told = {
+        (line["contracted_cost"], line["billed_cost"]): (
+            line["pricing_category"], line["commitment_discount_category"], line["commitment_discount_id"], line["commitment_discount_status"],
+        )
+        for line in bill.lines()
+    }  # fmt: skip
+    assert told == {
+        (Decimal("0.70"), Decimal("0.70")): ("Committed", None, None, None),
+        (Decimal("1.00"), Decimal("0.00")): ("Committed", "Usage", "cud-1", "Used"),
+        (Decimal("1.00"), Decimal("0.75")): ("Committed", "Spend", None, None),
+        (Decimal("1.00"), Decimal("0.90")): ("Standard", None, None, None),
+    }
+
+
+# --- currency and time -------------------------------------------------------------------------------------------------
+
+
+def test_17_currencies_are_never_added(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, [gcp("100"), gcp("90", currency="EUR"), gcp("7", currency="MC")])
+    assert {(load["billing_currency"], load["billed_cost"]) for load in bill.rows("billing_loads")} == {("USD", 100), ("EUR", 90)}
+    [row] = bill.rows("billing_quarantine")
+    assert row["reason"] == "BillingCurrency is 'MC', which is not an ISO 4217 code such as USD"
+
+
+def test_20_the_invoice_says_the_month_and_hours_stay_utc(tmp_path: Path) -> None:
+    hours = [
+        ("2026-11-01T06:30:00Z", "202610"), ("2026-11-01T07:30:00Z", "202611"), ("2026-12-01T07:30:00Z", "202611"), ("2026-12-01T08:00:00Z", "202612"),
+    ]  # fmt: skip
+    bill = loaded(tmp_path, [gcp("1.00", start, month) for start, month in hours])
+    assert [bill.total(p) for p in ("2026-10", "2026-11", "2026-12")] == [1, 2, 1]
+    lines = [line for p in ("2026-10", "2026-11", "2026-12") for line in bill.lines(p)]
+    assert sorted(f"{line['charge_date']:%Y-%m}" for line in lines) == ["2026-11", "2026-11", "2026-12", "2026-12"]
+    assert {(line["billing_period_start"].isoformat(), line["billing_period_end"].isoformat()) for line in bill.lines("2026-11")} == {
+        ("2026-11-01T00:00:00+00:00", "2026-12-01T00:00:00+00:00")
+    }
+    assert {line["charge_class"] for line in lines} == {None}
+
+
+KINDS = [
+    # row, category, class
+    (gcp("-5", "2026-10-20T10:00:00Z", "202611", cost_type="adjustment"), "Adjustment", "Correction"),
+    (gcp("-5", "2026-11-20T10:00:00Z", "202611", cost_type="adjustment"), "Adjustment", None),
+    # Half past eleven at night on 31 October in Los Angeles, and half past midnight.
+    (gcp("-5", "2026-11-01T06:30:00Z", "202611", cost_type="adjustment"), "Adjustment", "Correction"),
+    (gcp("-5", "2026-11-01T07:30:00Z", "202611", cost_type="adjustment"), "Adjustment", None),
+    (gcp("-5", "2026-10-20T10:00:00Z", "202611", adjustment_info={"type": "USAGE_CORRECTION"}), "Usage", "Correction"),
+    (gcp("-5", "2026-11-20T10:00:00Z", "202611", cost_type="adjustment", adjustment_info={"type": "GOODWILL"}), "Credit", None),
+    (gcp("5", "2026-10-20T10:00:00Z", "202611"), "Usage", None),  # late, nothing else
+    (gcp("5", "2026-11-20T10:00:00Z", "202611", cost_type="tax"), "Tax", None),
+    (gcp("0.01", "2026-11-20T10:00:00Z", "202611", cost_type="rounding_error"), "Adjustment", None),
+]
+
+
+def test_what_a_line_is_and_whether_it_corrects_a_closed_month(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, each_its_own([row for row, _, _ in KINDS]))
+    found = [(line["charge_category"], line["charge_class"], line["billed_cost"]) for line in in_order(bill, "2026-11")]
+    assert found == [(category, charge_class, Decimal(row["cost"])) for row, category, charge_class in KINDS]
+
+
+MISPLACED = [
+    ({"invoice": {"month": "202613"}}, "invoice.month is '202613', which is not a month such as 202610"),
+    ({"invoice": {"month": "2026-10"}}, "invoice.month is '2026-10', which is not a month such as 202610"),
+    ({"cost_type": "gift"}, "cost_type is 'gift', which is not regular, tax, adjustment or rounding_error"),
+    ({"cost": "$1.00"}, "BilledCost is '$1.00', which is not a plain decimal number"),
+    ({"usage_end_time": "T30:00:00Z"}, "ChargePeriodEnd is 'T30:00:00Z', which is not a UTC time such as 2026-10-01T00:00:00Z"),
+]
+
+
+def test_a_row_that_cannot_be_placed_is_set_aside_with_its_reason(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, [gcp("1"), *(gcp("2") | changed for changed, _ in MISPLACED)])
+    assert [row["reason"] for row in set_aside(bill)] == [reason for _, reason in MISPLACED]
+    assert bill.total() == 1
+
+
+# --- labels ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("write", "ending"), FILES)
+def test_23_a_label_names_the_run(tmp_path: Path, write: Write, ending: str) -> None:
+    named = [{"mlflow-run-id": RUN}, {"mlflow_run_id": "0" * 32}, {"team": "vision"}]
+    rows = [gcp(str(n), labels=[{"key": key, "value": value} for key, value in said.items()]) for n, said in enumerate(named)]
+    bill = loaded(tmp_path, rows, write, ending)
+    assert {line["run_tag"]: line["billed_cost"] for line in bill.lines()} == {RUN: 0, "0" * 32: 1, None: 2}
+
+
+def test_23_labels_come_before_tags_projects_and_google(tmp_path: Path) -> None:
+    row = gcp(
+        labels=labels(a="label", mlflow_run_id=RUN),
+        tags=[{**pair, "inherited": True, "namespace": "123"} for pair in labels(a="tag", b="tag")],
+        project={"id": "ml", "name": "ML", "labels": labels(a="project", b="project", c="project")},
+        system_labels=[{"key": "c", "value": "google"}, {"key": "goog-dataproc-cluster-name", "value": "spark"}],
+    )
+    [line] = loaded(tmp_path, [row]).lines()
+    assert json.loads(line["tags"]) == {
+        "a": "label", "mlflow-run-id": RUN, "b": "tag", "c": "project", "goog:c": "google", "goog-dataproc-cluster-name": "spark",
+    }  # fmt: skip
+    assert "ml|goog-dataproc-cluster-name|spark" in line["group_keys"]
+
+
+@pytest.mark.parametrize("of", ["labels", "tags", "system_labels"])
+def test_23_a_key_twice_in_one_list_costs_the_tags_and_not_the_money(tmp_path: Path, of: str) -> None:
+    twice = [{"key": "a", "value": "1"}, {"key": "a", "value": "2"}]
+    bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", [gcp("1", **{of: twice}), gcp("2", labels=labels(a="1"))]))
+    assert bill.load().extra["warnings"]["unreadable_tags"] == 1
+    assert {line["billed_cost"]: line["tags"] for line in bill.lines()} == {1: None, 2: '{"a":"1"}'}
+
+
+def test_23_labels_that_are_none_are_dropped_and_counted(tmp_path: Path) -> None:
+    spoilt: list[list[Any]] = [[{"key": "a", "value": {"b": "1"}}], [{"value": "no key"}], ["a"]]
+    bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", [gcp("1", labels=found) for found in spoilt]))
+    assert bill.load().extra["warnings"]["unreadable_tags"] == 3
+    assert [(line["billed_cost"], line["tags"]) for line in bill.lines()] == [(1, None)] * 3
+
+
+def test_24_texts_stay_what_they_are(tmp_path: Path) -> None:
+    row = gcp(
+        labels=[{"key": "empty", "value": "NULL"}, {"key": "run", "value": "1E5"}, {"key": "flag", "value": ""}],
+        sku={"id": "1E5", "description": "Storage"},
+        billing_account_id="012345-678901-000000",
+        location={"location": "NULL", "region": None, "zone": None},
+    )
+    [line] = loaded(tmp_path, [row]).lines()
+    assert (line["sku_id"], line["billing_account_id"], line["region_id"]) == ("1E5", "012345-678901-000000", None)
+    assert json.loads(line["tags"]) == {"empty": "NULL", "run": "1E5", "flag": ""}
+
+
+# --- machines and services ---------------------------------------------------------------------------------------------
+
+
+def of_machine(spec: str, cores: str, memory: str = "30720") -> list[dict[str, str]]:
+    found = {"machine_spec": spec, "cores": cores, "memory": memory}
+    return [{"key": f"compute.googleapis.com/{name}", "value": value} for name, value in found.items()]
+
+
+TIMES = [
+    # SKU, system labels, usage, consumed quantity and unit, nanoseconds of a machine
+    # Eight cores for a quarter of an hour are two core-hours, and a quarter of an hour of the machine.
+    ("N1 Predefined Instance Core running in Americas", of_machine("n1-standard-8", "8"), ("7200", "seconds", "2", "hour"), "0.25", "hour", 900_000_000_000),
+    ("N1 Predefined Instance Core running in Americas", [], ("7200", "seconds", "2", "hour"), "2", "vCPU-hour", None),
+    ("E2 Instance Core running in Americas", of_machine("e2-medium", "2"), ("3600", "seconds", "1", "hour"), "1", "vCPU-hour", None),
+    ("Nvidia Tesla A100 GPU running in Americas", of_machine("a2-highgpu-8g", "96"), ("28800", "seconds", "8", "hour"), "8", "GPU-hour", None),
+    ("N1 Predefined Instance Ram running in Americas", of_machine("n1-standard-8", "8"), ("9e13", "byte-seconds", "30", "gibibyte hour"), "9e13", "byte-seconds", None),
+    ("External IP Charge on a Standard VM", of_machine("n1-standard-8", "8"), ("900", "seconds", "0.25", "hour"), "0.25", "hour", 900_000_000_000),
+    ("Dataproc", [], ("900", "seconds", "0.01", "month"), "900", "seconds", 900_000_000_000),
+]  # fmt: skip
+
+
+def test_time_is_that_of_the_machine(tmp_path: Path) -> None:
+    rows = [
+        gcp(
+            sku={"id": "S", "description": sku},
+            system_labels=system_labels,
+            usage=dict(zip(("amount", "unit", "amount_in_pricing_units", "pricing_unit"), usage, strict=True)),
+        )
+        for sku, system_labels, usage, *_ in TIMES
+    ]
+    bill = loaded(tmp_path, each_its_own(rows))
+    for line, (sku, _, usage, quantity, unit, nanoseconds) in zip(in_order(bill), TIMES, strict=True):
+        assert (line["consumed_quantity"], line["consumed_unit"], line["billed_nanoseconds"]) == (Decimal(quantity), unit, nanoseconds), sku
+        assert (line["pricing_quantity"], line["pricing_unit"]) == (Decimal(usage[2]), usage[3]), sku
+
+
+def test_the_machine_is_known_by_its_number_and_its_kind(tmp_path: Path) -> None:
+    custom = gcp(system_labels=of_machine("n2-custom-6-20480", "6", "20480"))
+    nameless = gcp("2", resource={"name": "my-bucket", "global_name": None}, service={"description": "Cloud Storage"})
+    bill = loaded(tmp_path, [custom, nameless])
+    by_cost = {line["billed_cost"]: line for line in bill.lines()}
+    machine, bucket = by_cost[Decimal(1)], by_cost[Decimal(2)]
+    assert (machine["resource_key"], machine["sub_account_id"], machine["availability_zone"]) == (
+        "projects/ml/zones/us-central1-a/instances/4711",
+        "ml",
+        "us-central1-a",
+    )
+    assert (machine["instance_type"], machine["machine_cpus"], machine["machine_memory_gb"]) == ("n2-custom-6-20480", 6, 20.0)
+    assert (bucket["resource_id"], bucket["storage_key"], bucket["service_category"]) == ("my-bucket", "my-bucket", "Storage")
+
+
+SERVICES = {
+    "Compute Engine": "Compute", "Kubernetes Engine": "Compute", "Cloud Run": "Compute", "Vertex AI": "AI and Machine Learning",
+    "Vertex AI API": "AI and Machine Learning", "Gemini API": "AI and Machine Learning", "Cloud Natural Language": "AI and Machine Learning",
+    "Cloud Storage": "Storage", "Cloud Filestore": "Storage", "BigQuery": "Analytics", "Cloud Dataproc": "Analytics", "Cloud SQL": "Databases",
+    "Networking": "Networking", "Cloud Logging": "Management and Governance", "Secret Manager": "Security", "Artifact Registry": "Developer Tools",
+    "Something New": "Other",
+}  # fmt: skip
+
+
+def test_every_service_has_a_category(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, each_its_own([gcp(service={"id": "1", "description": service}) for service in SERVICES]))
+    found = [(line["service_name"], line["service_category"], line["service_provider_name"]) for line in in_order(bill)]
+    assert found == [(service, category, "Google Cloud") for service, category in SERVICES.items()]
+
+
+def test_what_others_sell_through_google_is_theirs(tmp_path: Path) -> None:
+    [line] = loaded(tmp_path, [gcp(transaction_type="THIRD_PARTY_RESELLER", seller_name="Weights Inc")]).lines()
+    assert (line["service_provider_name"], line["host_provider_name"], line["invoice_issuer_name"]) == (
+        "Weights Inc",
+        "Google Cloud",
+        "Google Cloud",
+    )
+
+
+# --- nights ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_standard_export_has_no_resources_and_loads(tmp_path: Path) -> None:
+    row = {name: value for name, value in gcp("3").items() if name not in ("resource", "cost_at_list", "tags", "adjustment_info")}
+    bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", [row]), format="gcp")
+    bill.load()
+    assert [(line["billed_cost"], line["resource_id"], line["list_cost"]) for line in bill.lines()] == [(3, None, None)]
+    assert bill.rows("billing_loads")[0]["focus_version"] == "standard"
+
+
+def test_all_ways_to_export_a_table_are_one_bill(tmp_path: Path) -> None:
+    rows = [
+        gcp("1.7166668039999999e-06", labels=labels(mlflow_run_id=RUN)),
+        gcp("0.25", credits=[credit("-0.05")], system_labels=of_machine("n1-standard-8", "8")),
+        gcp("7", "2026-11-03T10:00:00Z", "202611", project=None),
+    ]
+    told = []
+    for write, ending in ((write_csv, "csv"), (as_python, "csv"), (write_jsonl, "jsonl"), (write_parquet, "parquet")):
+        folder = tmp_path / f"{write.__name__}"
+        bill = loaded(folder, rows, write, ending)
+        told.append(
+            [{k: v for k, v in line.items() if k not in ("load_id", "line_id")} for p in ("2026-10", "2026-11") for line in bill.lines(p)]
+        )
+    by = [sorted(lines, key=lambda line: str(line["billed_cost"])) for lines in told]
+    assert by[0] == by[1] == by[2] == by[3]
+    assert len(by[0]) == 3
+
+
+def test_rows_that_come_weeks_later_touch_their_months_only(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    october = [gcp("1", start) for start in ("2026-10-05T10:00:00Z", "2026-10-05T11:00:00Z")]
+    write_csv(folder / "october.csv", october, at=NOW - timedelta(days=20))
+    write_csv(folder / "november.csv", [gcp("4", "2026-11-05T10:00:00Z", "202611")], at=NOW - timedelta(days=10))
+    bill = nights(tmp_path, folder, delivery="parts")
+    assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "loaded", "2026-11": "loaded"}
+    before = bill.store["billing_lines", "2026-11"]
+    # Usage of October that the invoice of October still takes up, and a correction of October on November's.
+    late = [gcp("2", "2026-10-31T23:00:00Z", "202610")]
+    write_csv(folder / "late.csv", late, at=NOW - timedelta(days=1))
+    assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "loaded", "2026-11": "unchanged"}
+    assert (bill.total("2026-10"), bill.total("2026-11"), bill.store["billing_lines", "2026-11"] is before) == (4, 4, True)
+    write_csv(folder / "corrected.csv", [gcp("-1", "2026-10-05T10:00:00Z", "202611", cost_type="adjustment")], at=NOW)
+    assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "unchanged", "2026-11": "loaded"}
+    assert (bill.total("2026-10"), bill.total("2026-11")) == (4, 3)
+    assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "unchanged", "2026-11": "unchanged"}
+
+
+def test_rows_with_the_same_credits_or_labels_stay_one_each(tmp_path: Path) -> None:
+    same = {"credits": [credit("-0.01")], "labels": labels(team="vision")}
+    bill = loaded(tmp_path, [gcp("0.05", **same), gcp("0.05", **same), gcp("0.20", **same)])
+    assert (len(bill.lines()), bill.total(), bill.total(column="contracted_cost")) == (3, Decimal("0.27"), Decimal("0.30"))
+
+
+def test_equal_rows_are_all_kept(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, [gcp("0.05"), gcp("0.05"), gcp("0.05"), gcp("0.20")])
+    assert (len(bill.lines()), bill.total(), len({line["line_id"] for line in bill.lines()})) == (4, Decimal("0.35"), 4)
+
+
+def test_times_are_read_in_every_spelling_exports_have(tmp_path: Path) -> None:
+    spelled = ["2026-10-05T10:00:00", "2026-10-05 10:00:00 UTC", "2026-10-05 10:00:00+00:00", "2026-10-05T12:00:00+02:00"]
+    bill = loaded(tmp_path, [gcp() | {"usage_start_time": text} for text in spelled])
+    assert {line["charge_period_start"] for line in bill.lines()} == {datetime(2026, 10, 5, 10, tzinfo=timezone.utc)}
+
+
+def test_18_bignumeric_keeps_all_its_digits(tmp_path: Path) -> None:
+    """A view of the export with exact costs, exported as Parquet: decimals of 76 digits, in credits too."""
+    wide = pa.decimal256(76, 38)
+
+    def widened(kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_floating(kind):
+            return wide
+        if pa.types.is_struct(kind):
+            return pa.struct([field.with_type(widened(field.type)) for field in kind])
+        return pa.list_(kind.value_field.with_type(widened(kind.value_type))) if pa.types.is_list(kind) else kind
+
+    schema = pa.schema([field.with_type(widened(field.type)) for field in SCHEMA])
+    row = gcp("0") | {"cost": Decimal("12.0000000000000000000003"), "cost_at_list": Decimal("0.1")}
+    row["credits"] = [credit("0") | {"amount": Decimal("-0.0000000000000000000001")}]
+    row["usage"] = {
+        name: Decimal(3600) if name == "amount" else value for name, value in row["usage"].items() if name != "amount_in_pricing_units"
+    }
+    times = {name: datetime.fromisoformat(row[name]) for name in ("usage_start_time", "usage_end_time", "export_time")}
+    path = tmp_path / "in" / "bill.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist([row | times], schema), path)
+    bill = nights(tmp_path, path.parent, format="gcp")
+    bill.load()
+    assert bill.total() == Decimal("12.0000000000000000000002")
+    assert bill.total(column="list_cost") == Decimal("0.1")
+
+
+def test_18_numbers_of_json_keep_all_their_digits(tmp_path: Path) -> None:
+    """Readers of JSON make doubles of numbers, which hold 17 digits; texts that look like numbers stay texts."""
+    amounts = ["0.1234567890123456789012", "123456.123456789012345678", "0.0000000000000000000007"]
+    rows = [gcp(a, labels=[{"key": "note", "value": f'say "{a}" \\'}]) for a in amounts]
+    rows.append(gcp("1.00", credits=[credit("-0.1000000000000000000001")]))
+    bill = loaded(tmp_path, rows, write_jsonl, "jsonl")
+    assert sorted(line["billed_cost"] for line in bill.lines()) == sorted([*map(Decimal, amounts), Decimal("0.8999999999999999999999")])
+    assert {json.loads(line["tags"])["note"] for line in bill.lines() if line["tags"]} == {f'say "{a}" \\' for a in amounts}

@@ -1,0 +1,95 @@
+"""The worked example of `docs/new-format.md`: added to a copy of the package, nothing else changed, and a bill loaded with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+import runspend
+
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "new-format.md"
+LOAD = """
+import json, sys
+from datetime import datetime, timezone
+from pathlib import Path
+from runspend.core.step_result import ReadJob
+from runspend.ingest.billing import load_source, probe_source
+from runspend.ingest.billing.load_context import PublishedBill
+from runspend.ingest.billing.normalize import Rules
+from runspend.config.settings import BillSource
+
+source = BillSource.model_validate({"name": "bill", "format": sys.argv[1], "uri": "bills"})
+load = load_source(source, Rules.of(source), PublishedBill(lambda table, period: None), ReadJob(datetime(2026, 11, 24, tzinfo=timezone.utc), "one", Path("work")))
+import pyarrow.parquet as pq
+[period] = load.periods
+lines = pq.read_table(period.tables["billing_lines"]).to_pylist()
+print(json.dumps({"period": period.period, "state": period.state, "quarantined": period.extra["quarantined"], "lines": lines,
+                  "set_aside": period.tables["billing_quarantine"].to_pylist(), "format": probe_source(source)["format"]}, default=str))
+"""
+
+
+def block(language: str, containing: str) -> str:
+    found = [text for text in re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S) if containing in text]
+    assert len(found) == 1
+    return str(found[0])
+
+
+@pytest.fixture
+def with_kiesel(tmp_path: Path) -> Path:
+    """A copy of the package with the two files of the page in it."""
+    package = tmp_path / "copy" / "runspend"
+    shutil.copytree(Path(runspend.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    formats = package / "ingest" / "billing" / "formats"
+    (formats / "kiesel.py").write_text(block("python", "KINDS"))
+    (formats / "kiesel.sql").write_text(block("sql", "kiesel"))
+    (tmp_path / "bills").mkdir()
+    return tmp_path
+
+
+def load(folder: Path, format_name: str) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, format_name],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder / "copy")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("format_name", ["kiesel", "auto"])
+def test_the_example_loads_to_the_sum_the_page_states(with_kiesel: Path, format_name: str) -> None:
+    (with_kiesel / "bills" / "october.csv").write_text(block("csv", "amount_eur"))
+    told = load(with_kiesel, format_name)
+    lines = told["lines"]
+    assert isinstance(lines, list)
+    assert (told["period"], told["state"], told["quarantined"], told["format"]) == ("2026-10", "loaded", 0, "kiesel")
+    assert "161.60 EUR in all" in PAGE.read_text(encoding="utf-8")
+    assert sum(Decimal(line["effective_cost"]) for line in lines) == Decimal("161.60")
+    vision = next(line for line in lines if line["resource_id"] == "gpu-2")
+    assert (vision["tags"], vision["instance_type"], vision["billed_nanoseconds"]) == ('{"team":"vision"}', None, 37_800_000_000_000)
+    assert vision["charge_period_end"] == "2026-10-02 00:00:00+00:00"
+
+
+def test_a_row_that_cannot_be_read_is_set_aside_whole_with_its_number(with_kiesel: Path) -> None:
+    bill = block("csv", "amount_eur") + "2026-13-01,gpu-1,kx-4,24,1.00,spoilt\n2026-10-03,gpu-1,kx-4,24,one,\n"
+    (with_kiesel / "bills" / "october.csv").write_text(bill)
+    told = load(with_kiesel, "kiesel")
+    aside = told["set_aside"]
+    assert isinstance(aside, list)
+    by_row = {row["row_number"]: row for row in aside}
+    assert set(by_row) == {5, 6}
+    assert by_row[5]["reason"] == "day is '2026-13-01', which is not a date such as 2026-10-01"
+    assert by_row[6]["reason"] == "BilledCost is 'one', which is not a plain decimal number"
+    assert json.loads(by_row[5]["raw"])["note"] == "spoilt"
+    assert len(told["lines"]) == 4  # type: ignore[arg-type]

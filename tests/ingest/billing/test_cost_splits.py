@@ -1,0 +1,453 @@
+"""Lines of machines cut into the parts of pods and tasks: exact, whatever the weights, and who pays for a part.
+
+Trap 12 is a list's of correctness traps; the weights of OpenCost itself are in tests/ingest/billing/formats/test_opencost.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runspend.config.settings import Pool, ScopeSettings
+from runspend.ingest.billing.cost_splits import Weights
+from tests.allocation.chain import make_run, moment, run_on_duckdb
+from tests.cur_files import LINE, legacy, line, write_cur
+from tests.focus_files import Nights, nights, only, row, write_csv
+from tests.weights import claim, weights
+
+COSTS = ("billed_cost", "effective_cost", "list_cost", "contracted_cost")
+POD = "arn:aws:eks:us-east-1:000000000042:pod/ml/train/{0}/uid-of-{0}"
+NODE = LINE["line_item_resource_id"]
+SPLIT = dict.fromkeys(("split_line_item_parent_resource_id", "split_line_item_split_cost", "split_line_item_unused_cost"), "")
+HOUR = {"ConsumedQuantity": "1", "ConsumedUnit": "Hours", "SkuId": "box"}
+RUN = "0123456789abcdef0123456789abcdef"
+
+
+def pod(name: str, split: str, unused: str, parent: str = NODE, **other: str) -> dict[str, str]:
+    """A row of split cost allocation data."""
+    return line(
+        "Usage",
+        "0",
+        line_item_operation="EKSPod-EC2",
+        line_item_resource_id=POD.format(name) if name else "",
+        split_line_item_parent_resource_id=parent,
+        split_line_item_split_cost=split,
+        split_line_item_unused_cost=unused,
+        **other,
+    )
+
+
+def loaded(tmp_path: Path, rows: Sequence[dict[str, str]], *claims: dict[str, Any], **settled_by: Any) -> Nights:
+    """A FOCUS bill split by these claims, one night."""
+    bill = nights(tmp_path, write_csv(tmp_path / "bills" / "part.csv", rows, header=sorted({name for each in rows for name in each})))
+    bill.load(weights=[weights(claims)], **settled_by)
+    return bill
+
+
+def parts(bill: Nights, by: str = "allocated_resource_name", column: str = "effective_cost") -> dict[Any, Decimal]:
+    """What each part of each resource costs."""
+    sums: dict[Any, Decimal] = defaultdict(Decimal)
+    for each in bill.lines():
+        sums[each[by]] += each[column]
+    return dict(sums)
+
+
+# --- trap 12 -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["cur.csv", "cur.parquet", "legacy.csv"])
+def test_12_split_rows_take_the_place_of_their_parent_and_the_sum_is_the_bill(tmp_path: Path, form: str) -> None:
+    """A 4.00, B 6.00, the node nothing, 10.00 in all, in every measure; a row without a parent is counted."""
+    rows = [{**line("Usage", "10.00"), **SPLIT}, pod("a", "2.50", "1.50"), pod("b", "4.00", "2.00"), pod("", "0", "0", "")]
+    if form == "legacy.csv":
+        spelled = {name: "splitLineItem/" + name.removeprefix("split_line_item_").title().replace("_", "") for name in SPLIT}
+        rows = [{**said, **{spelled[name]: each[name] for name in SPLIT}} for said, each in zip(legacy(rows), rows, strict=True)]
+        bill = nights(tmp_path, write_csv(tmp_path / form, rows))
+    else:
+        bill = nights(tmp_path, write_cur(tmp_path / form, rows))
+    told = only(bill.load()).extra["skip_reasons"]
+    assert told["split cost allocation"] == 3 and told["split cost allocation without a parent"] == 1
+    for measure in COSTS:
+        assert parts(bill, column=measure) == {"a": Decimal("4.00"), "b": Decimal("6.00")}
+    assert parts(bill, "allocated_resource_id") == {POD.format("a"): 4, POD.format("b"): 6}
+    assert {each["resource_id"] for each in bill.lines()} == {NODE}
+    assert {each["allocated_method_id"] for each in bill.lines()} == {"aws-split-cost-allocation"}
+    assert sum(each["consumed_quantity"] for each in bill.lines()) == 1
+
+
+def test_12_cpu_and_memory_rows_of_a_pod_add_up_and_so_do_all_lines_of_the_node(tmp_path: Path) -> None:
+    """Two rows a pod and hour; the covered and the uncovered line of a node, and its discount, are split alike."""
+    rows = [
+        {**line("Usage", "6.00"), **SPLIT},
+        {**line("EdpDiscount", "-1.00"), **SPLIT},
+        pod("a", "1.00", "0.50"), pod("a", "0.50", "0.50"), pod("b", "1.50", "1.00"),
+    ]  # fmt: skip
+    bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", rows))
+    bill.load()
+    assert sorted((each["allocated_resource_name"], each["effective_cost"]) for each in bill.lines()) == [
+        ("a", Decimal("-0.50")), ("a", Decimal("3.00")), ("b", Decimal("-0.50")), ("b", Decimal("3.00")),
+    ]  # fmt: skip
+
+
+def test_12_parts_another_has_allocated_total_the_same(tmp_path: Path) -> None:
+    """FOCUS 1.3: the four amounts as Allocated* rows are the bill as they are, and are not split again."""
+    said = [("a", "2.50"), ("a", "1.50"), ("b", "4.00"), ("b", "2.00")]
+    rows = [
+        row(
+            cost,
+            AllocatedMethodId="theirs",
+            AllocatedResourceId=POD.format(name),
+            AllocatedResourceName=name,
+            AllocatedTags='{"mlflow_run_id":"r"}',
+        )
+        for name, cost in said
+    ]
+    bill = loaded(tmp_path, rows, claim("other", "1"))
+    assert bill.total() == Decimal("10.00") and len(bill.lines()) == 4
+    assert parts(bill) == {"a": Decimal("4.00"), "b": Decimal("6.00")}
+    assert {each["resource_key"] for each in bill.lines()} == {
+        "arn:aws:eks:us-east-1:000000000042:pod/ml/train/a",
+        "arn:aws:eks:us-east-1:000000000042:pod/ml/train/b",
+    }
+
+
+def test_split_rows_may_be_left_alone(tmp_path: Path) -> None:
+    """With `pods: whole` the node's line stays the node's, for runs that name nodes; a change of mind is another version."""
+    bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", [{**line("Usage", "10.00"), **SPLIT}, pod("a", "10.00", "0")]), pods="whole")
+    bill.load()
+    assert [(each["allocated_resource_id"], each["resource_key"]) for each in bill.lines()] == [(None, NODE)]
+    assert only(bill.load(source=bill.source.model_copy(update={"pods": "split"}))).state == "loaded"
+    assert parts(bill) == {"a": Decimal("10.00")}
+
+
+def test_rows_of_an_hour_split_that_hour_and_no_other(tmp_path: Path) -> None:
+    later = {"line_item_usage_start_date": "2026-10-05T11:00:00Z", "line_item_usage_end_date": "2026-10-05T12:00:00Z"}
+    rows = [{**line("Usage", "10.00"), **SPLIT}, {**line("Usage", "5.00", **later), **SPLIT}, pod("a", "9.00", "1.00")]
+    bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", rows))
+    bill.load()
+    assert parts(bill) == {"a": Decimal("10.00"), None: Decimal("5.00")}
+
+
+def test_net_weights_go_with_net_costs(tmp_path: Path) -> None:
+    """Under a private discount the net columns count, for costs and for weights alike."""
+    net = {"line_item_net_unblended_cost": "8.00", "split_line_item_net_split_cost": "", "split_line_item_net_unused_cost": ""}
+    zero = {"line_item_net_unblended_cost": "0"}
+    rows = [
+        {**line("Usage", "10.00"), **SPLIT, **net},
+        {**pod("a", "5.00", "0"), **zero, "split_line_item_net_split_cost": "2.00", "split_line_item_net_unused_cost": "0"},
+        {**pod("b", "5.00", "0"), **zero, "split_line_item_net_split_cost": "6.00", "split_line_item_net_unused_cost": "0"},
+    ]
+    rows = [{k: v for k, v in each.items() if not k.startswith(("reservation", "savings"))} for each in rows]
+    bill = nights(tmp_path, write_csv(tmp_path / "cur.csv", rows))
+    bill.load()
+    assert parts(bill) == {"a": Decimal("2.00"), "b": Decimal("6.00")}
+
+
+# --- exactly -----------------------------------------------------------------------------------------------------------
+
+UNITS = st.integers(-(10**33), 10**33) | st.integers(-1000, 1000)
+MONEY = UNITS.map(lambda units: Decimal(units).scaleb(-22))
+WEIGHT = st.integers(1, 10**26).map(lambda units: Decimal(units).scaleb(-22)) | st.sampled_from(
+    [Decimal("0.1"), Decimal("1e-22"), Decimal(10**9)]
+)
+
+
+@settings(max_examples=10)
+@given(
+    lines=st.lists(st.tuples(MONEY, MONEY, MONEY, MONEY), min_size=1, max_size=4),
+    shares=st.dictionaries(st.text("abcdef", min_size=1, max_size=3), WEIGHT, min_size=1, max_size=6),
+    idle=st.none() | WEIGHT,
+    order=st.randoms(use_true_random=False),
+)
+def test_parts_sum_to_their_line_in_all_measures_and_no_order_matters(
+    lines: list[tuple[Decimal, ...]], shares: dict[str, Decimal], idle: Decimal | None, order: Any
+) -> None:
+    """Any sign and size: parts are the line exactly, each is its share to 16 digits, and shuffled rows and claims give the same rows."""
+    names = ("BilledCost", "EffectiveCost", "ListCost", "ContractedCost")
+    rows = [
+        {**row(**HOUR), **{name: f"{cost:f}" for name, cost in zip(names, costs, strict=True)}, "ResourceName": f"line {n}"}
+        for n, costs in enumerate(lines)
+    ]
+    claims = [claim(name, weight) for name, weight in shares.items()] + ([claim(None, idle)] if idle else [])
+    with TemporaryDirectory() as folder:
+        found = loaded(Path(folder) / "one", rows, *claims).lines()
+        order.shuffle(rows)
+        order.shuffle(claims)
+        again = loaded(Path(folder) / "two", rows, *claims).lines()
+    assert found == again
+    assert len({each["line_id"] for each in found}) == len(found)
+    # Without an idle claim what the pods leave of the machine's cost is idle.
+    whole = sum(Fraction(w) for w in shares.values())
+    used = Fraction(sum(costs[1] for costs in lines))
+    whole += Fraction(idle) if idle else max(Fraction(0), used - whole)
+    for n, costs in enumerate(lines):
+        mine = [each for each in found if each["resource_name"] == f"line {n}"]
+        for measure, cost in zip(COSTS, costs, strict=True):
+            assert sum(Fraction(each[measure]) for each in mine) == Fraction(cost)
+            if not any(costs):
+                continue
+            for each in mine:
+                if each["allocated_resource_name"] is not None:
+                    fair = Fraction(cost) * Fraction(shares[each["allocated_resource_name"]]) / whole
+                    # every weight is cut to a whole one of 10^17 or more, the whole by as many as there are; then two ends to the last decimal
+                    cut = Fraction(len(claims) + 1, 10**17 - len(claims) - 1)
+                    assert abs(Fraction(each[measure]) - fair) <= abs(Fraction(cost)) * cut + Fraction(2, 10**22)
+
+
+def test_a_third_each_and_the_last_takes_what_is_over(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, [row("0.10")], claim("a", "7"), claim("b", "7"), claim("c", "7"))
+    assert parts(bill) == {
+        "a": Decimal("0.0333333333333333333333"), "b": Decimal("0.0333333333333333333333"), "c": Decimal("0.0333333333333333333334"),
+    }  # fmt: skip
+
+
+def test_equal_rows_give_equal_parts_with_ids_of_their_own(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, [row("0.05")] * 3 + [row("0.20", ResourceId="i-2")], claim("a", "1"), claim("b", "1"))
+    assert len(bill.lines()) == 7 and bill.total() == Decimal("0.35")
+    assert len({each["line_id"] for each in bill.lines()}) == 7
+
+
+def test_what_loading_rounds_off_is_still_told_once(tmp_path: Path) -> None:
+    """A cost with 25 decimals, split in two: the sum of what was rounded away is as without parts."""
+    cost = "1.0000000000000000000001234"
+    whole = loaded(tmp_path / "whole", [row(cost)])
+    split = loaded(tmp_path / "split", [row(cost)], claim("a", "2"), claim("b", "1"))
+    told = [bill.rows("billing_loads")[0]["rounded_cost"] for bill in (whole, split)]
+    assert len(split.lines()) == 2 and told[0] == told[1] == Decimal("0.0000000000000000000000").copy_abs()
+    finer = "1.00000000000000000000014999"
+    assert (
+        loaded(tmp_path / "finer", [row(finer)] * 10**3, claim("a", "2"), claim("b", "1")).rows("billing_loads")[0]["rounded_cost"]
+        == loaded(tmp_path / "as delivered", [row(finer)] * 10**3).rows("billing_loads")[0]["rounded_cost"]
+        > 0
+    )
+
+
+# --- which lines, which time -------------------------------------------------------------------------------------------
+
+
+def test_fees_taxes_unused_commitments_and_months_stay_whole(tmp_path: Path) -> None:
+    rows = [
+        row("1.00"),
+        row("2.00", ChargeCategory="Purchase"),
+        row("3.00", ChargeCategory="Tax"),
+        row("4.00", CommitmentDiscountStatus="Unused", CommitmentDiscountId="sp"),
+        row("5.00", ChargePeriodStart="2026-10-01T00:00:00Z", ChargePeriodEnd="2026-11-01T00:00:00Z"),
+        row("6.00", ResourceId="i-2"),
+        row("-7.00", ChargeCategory="Credit"),
+    ]
+    bill = loaded(tmp_path, rows, claim("a", "1"))
+    assert parts(bill) == {"a": Decimal("-6.00"), None: Decimal("20.00")}
+
+
+def test_a_pod_has_what_it_was_there_for(tmp_path: Path) -> None:
+    """A step of a day is spread over the hours the pod ran: A 10:00 to 11:00 for 1.00, B 10:00 to 12:00 for 1.00."""
+    rows = [
+        row("3.00"),
+        row("3.00", ChargePeriodStart="2026-10-05T11:00:00Z", ChargePeriodEnd="2026-10-05T12:00:00Z"),
+        row("3.00", ChargePeriodStart="2026-10-05T12:00:00Z", ChargePeriodEnd="2026-10-05T13:00:00Z"),
+    ]
+    claims = [
+        claim("a", "1.00"),
+        claim("b", "1.00", "10:00..12:00"),
+        claim(None, "0.50", "10:00..12:00"),
+        claim(None, "0.25", "11:00..11:00"),
+    ]
+    bill = loaded(tmp_path, rows, *claims)
+    # 10:00: a 1, b 0.5, idle 0.25, so that a ends at 12/7 and b at 18/7; 11:00: b 0.5, idle 0.25; 12:00: nobody, the line stays whole
+    assert parts(bill) == {
+        "a": Decimal("1.7142857142857142857142"),
+        "b": Decimal("0.8571428571428571428572") + 2,
+        None: Decimal("0.4285714285714285714286") + 1 + 3,
+    }
+    assert sum(each["allocated_method_id"] is None for each in bill.lines()) == 1
+
+
+def test_a_day_line_is_split_by_the_hours_in_it(tmp_path: Path) -> None:
+    day = {"ChargePeriodStart": "2026-10-05T00:00:00Z", "ChargePeriodEnd": "2026-10-06T00:00:00Z"}
+    claims = [claim("a", "1.00", f"{h:02d}:00..{h:02d}:59") for h in range(12)] + [
+        claim("b", "3.00", "06:00..18:00"),
+        claim(None, "9.00", "00:00..23:59:59"),
+    ]
+    bill = loaded(tmp_path, [row("24.00", **day)], *claims)
+    assert parts(bill) == {"a": Decimal("12.00"), "b": Decimal("3.00"), None: Decimal("9.00")}
+
+
+def test_the_bills_own_weights_come_before_others(tmp_path: Path) -> None:
+    rows = [{**line("Usage", "10.00"), **SPLIT}, pod("a", "9.00", "1.00")]
+    bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", rows))
+    bill.load(weights=[weights([claim("b", "1", on=NODE)])])
+    assert parts(bill) == {"a": Decimal("10.00")}
+
+
+def test_machines_are_found_by_id_scale_set_and_name(tmp_path: Path) -> None:
+    """As Kubernetes names them: aws:///, azure:/// (a scale set's bill names the set), a Compute Engine name."""
+    vmss = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/aks-pool-vmss"
+    rows = [
+        row("1.00", ResourceId="arn:aws:ec2:eu-west-1:1:instance/i-0abcdef0123456789"),
+        row("2.00", ResourceId=vmss),
+        row("3.00", ResourceId="//compute.googleapis.com/projects/p/zones/z/instances/123", ResourceName="gke-n1"),
+        row("4.00", ResourceId="i-0000000000000000f"),
+    ]
+    claims = [
+        claim("aws", "9", on="aws:///eu-west-1a/i-0abcdef0123456789"),
+        claim("one", "1", on=f"azure://{vmss}/virtualMachines/11"), claim("two", "3", on=f"azure://{vmss}/virtualMachines/12"),
+        claim("gcp", "9", on="gke-n1", resource_name="gke-n1"),
+        claim("elsewhere", "9", on="i-0000000000000000e"),
+    ]  # fmt: skip
+    bill = nights(tmp_path, write_csv(tmp_path / "part.csv", rows, header=[*rows[0], "ResourceName"]))
+    told = bill.load(weights=[weights(claims)]).extra["warnings"]
+    assert parts(bill) == {"aws": 1, "one": Decimal("0.50"), "two": Decimal("1.50"), "gcp": 3, None: 4}
+    assert told["machines_with_weights_that_are_not_on_the_bill"] == 1
+
+
+def test_an_instance_is_found_by_its_name_where_one_has_it(tmp_path: Path) -> None:
+    """OpenCost says the name alone; of two projects' instances of one name none is meant for sure."""
+    place = "//compute.googleapis.com/projects/{}/zones/z/instances/{}"
+    rows = [
+        row("1.00", ResourceId=place.format("p", "gke-1")),
+        row("2.00", ResourceId=place.format("p", "gke-2")),
+        row("4.00", ResourceId=place.format("q", "gke-2")),
+    ]
+    claims = [claim("one", "9", on="gke-1"), claim("two", "9", on="gke-2"), claim("whole", "9", on="gce://q/z/gke-2")]
+    assert parts(loaded(tmp_path, rows, *claims)) == {"one": 1, "whole": 4, None: 2}
+
+
+# --- versions ----------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_part_of_the_version_of_the_periods_they_reach(tmp_path: Path) -> None:
+    """The same again is unchanged; other weights are another version of the same bill; another month's change nothing."""
+    bill = nights(tmp_path, write_csv(tmp_path / "bills" / "part.csv", [row("10.00")]))
+
+    def night(*claims: dict[str, Any], **said: Any) -> Any:
+        return only(bill.load(weights=[weights(claims, **said)]))
+
+    first = night(claim("a", "4"), claim("b", "6"))
+    assert night(claim("b", "6"), claim("a", "4")).state == "unchanged"
+    assert night(claim("a", "4"), claim("b", "6"), claim("c", "1", "2026-12-05T10:00..2026-12-05T11:00")).state == "unchanged"
+    second = night(claim("a", "6"), claim("b", "4"))
+    assert (second.state, parts(bill)) == ("loaded", {"a": Decimal("6.00"), "b": Decimal("4.00")})
+    assert first.extra["bill_digest"] == second.extra["bill_digest"]
+    assert night(claim("a", "6"), claim("b", "4"), idle="share").state == "loaded"
+    last = only(bill.load())
+    assert (last.state, len(bill.lines()), last.extra["bill_digest"]) == ("loaded", 1, first.extra["bill_digest"])
+
+
+def test_a_late_correction_is_split_by_the_month_before_and_no_older_one(tmp_path: Path) -> None:
+    """Weights count within a month of the billing period, which is what its version is told by."""
+    september = {"ChargePeriodStart": "2026-09-05T10:00:00Z", "ChargePeriodEnd": "2026-09-05T11:00:00Z"}
+    june = {"ChargePeriodStart": "2026-06-05T10:00:00Z", "ChargePeriodEnd": "2026-06-05T11:00:00Z"}
+    claims = [claim("a", "1", f"2026-0{m}-05T10:00:00..2026-0{m}-05T11:00:00") for m in (6, 9)]
+    bill = loaded(tmp_path, [row("-1.00", ChargeClass="Correction", **september), row("-2.00", ChargeClass="Correction", **june)], *claims)
+    assert parts(bill) == {"a": Decimal("-1.00"), None: Decimal("-2.00")}
+
+
+def test_other_split_rows_are_another_bill(tmp_path: Path) -> None:
+    digests = []
+    for n, (a, b) in enumerate([("4.00", "6.00"), ("6.00", "4.00")]):
+        bill = nights(
+            tmp_path / str(n),
+            write_cur(tmp_path / str(n) / "cur.csv", [{**line("Usage", "10.00"), **SPLIT}, pod("a", a, "0"), pod("b", b, "0")]),
+        )
+        digests.append(only(bill.load()).extra["bill_digest"])
+    assert digests[0] != digests[1]
+
+
+def test_each_version_of_a_bill_is_split_by_its_own_rows(tmp_path: Path) -> None:
+    """With `delivery: versions` the older file's split rows do not weigh on the newer file's lines."""
+    for n, (a, b) in enumerate([("9.00", "1.00"), ("5.00", "5.00")]):
+        rows = [{**line("Usage", "10.00"), **SPLIT}, pod("a", a, "0"), pod("b", b, "0")]
+        write_csv(tmp_path / "bills" / f"{n}.csv", rows, at=moment(f"2026-11-0{n + 1}T00:00:00"))
+    bill = nights(tmp_path, tmp_path / "bills", delivery="versions")
+    bill.load()
+    assert parts(bill) == {"a": Decimal("5.00"), "b": Decimal("5.00")}
+
+
+# --- who pays ----------------------------------------------------------------------------------------------------------
+
+
+def ledger(tmp_path: Path, bill: Nights, *runs: dict[str, Any]) -> dict[tuple[str, str, str], Decimal]:
+    """(run or bucket, rule, reason) -> effective cost, from the bill's lines through the ledger's models."""
+    world: dict[str, Any] = {"billing_lines": bill.lines(), "runs": [], "run_resources": []}
+    for said in runs:
+        run, resources = make_run(**said)
+        world["runs"].append(run)
+        world["run_resources"] += resources
+    sums: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
+    for each in run_on_duckdb(world, tmp_path / "warehouse")["cost_allocations"].to_pylist():
+        sums[each["run_id"] or each["allocated_to"], each["match_method"], each["reason"] or ""] += each["effective_cost"]
+    return dict(sums)
+
+
+ALL = ScopeSettings(include=[{"account": ["*"]}])
+AT = "2026-10-05T10:00:00..2026-10-05T11:00:00"
+CLAIMS = (claim("a", "4.00", part_tags=json.dumps({"mlflow_run_id": RUN})), claim("b", "3.00"), claim(None, "3.00"))
+
+
+def test_a_labelled_pod_pays_its_part_and_nobody_pays_for_another_pod(tmp_path: Path) -> None:
+    """The run of pod a has exactly 4.00; pod b is not the node's run's, who has what was idle; 10.00 in all."""
+    bill = loaded(tmp_path, [row("10.00", **HOUR, Tags='{"eks:nodegroup-name":"gpu"}')], *CLAIMS, scope=ALL)
+    on_node = {"id": "c" * 32, "at": "2026-10-05T10:00:00..2026-10-05T10:30:00", "on": ["i-1"]}
+    assert ledger(tmp_path, bill, {"id": RUN, "at": AT, "on": []}, on_node) == {
+        (RUN, "run_tag", ""): Decimal("4.00"),
+        ("unallocated", "none", "no_run"): Decimal("3.00"),
+        ("c" * 32, "resource_id", ""): Decimal("1.50"),
+        ("idle", "resource_id", "no_run"): Decimal("1.50"),
+    }
+
+
+def test_without_a_scope_a_pod_of_nobody_is_not_the_platforms(tmp_path: Path) -> None:
+    bill = loaded(tmp_path, [row("10.00", **HOUR)], *CLAIMS)
+    found = ledger(tmp_path, bill, {"id": RUN, "at": AT, "on": []}, {"id": "c" * 32, "at": AT, "on": ["i-1"]})
+    assert found[(RUN, "run_tag", "")] == 4 and found[("c" * 32, "resource_id", "")] == 3
+    assert sum(cost for (target, _, _), cost in found.items() if target == "out_of_scope") == 3
+
+
+def test_a_run_may_name_its_pod(tmp_path: Path) -> None:
+    """NAMESPACE/NAME; the pod was there for half an hour of the line's hour, and so was the run: nothing of it is idle."""
+    claims = [claim("b", "3.00", "10:00..10:30"), claim(None, "7.00")]
+    bill = loaded(tmp_path, [row("10.00", **HOUR)], *claims, scope=ALL)
+    run = {"id": RUN, "at": "2026-10-05T10:00:00..2026-10-05T10:30:00", "on": ["ml/b"]}
+    assert ledger(tmp_path, bill, run) == {(RUN, "resource_id", ""): Decimal("3.00"), ("unallocated", "none", "no_run"): Decimal("7.00")}
+
+
+def test_parts_in_a_pool_are_as_many_machines_as_were_billed(tmp_path: Path) -> None:
+    """Two nodes of three parts each are two machines to the pool: a run that had one of them has half."""
+    pools = [Pool.model_validate({"name": "gpu", "runs": {"tracking": "prod"}, "lines": {"resource": "i-*"}})]
+    claims = [claim(name, "1.00", on=f"i-{node}") for node in (1, 2) for name in (f"x{node}", f"y{node}")]
+    claims += [claim(None, "1.00", on=f"i-{node}") for node in (1, 2)]
+    rows = [row("10.00", **HOUR, ResourceId=f"i-{node}", ServiceCategory="Compute") for node in (1, 2)]
+    bill = loaded(tmp_path, rows, *claims, pools=pools, scope=ALL)
+    assert len(bill.lines()) == 6
+    found = ledger(tmp_path, bill, {"id": RUN, "at": AT, "on": [], "pool_key": "gpu"})
+    assert {key: round(cost, 12) for key, cost in found.items()} == {
+        (RUN, "pool_time", ""): Decimal("10.000000000000"), ("idle", "pool_time", "no_run"): Decimal("10.000000000000"),
+    }  # fmt: skip
+
+
+def test_a_pod_is_no_machine_of_the_nodes_type(tmp_path: Path) -> None:
+    """Prices and claims of an instance type are those of whole machines."""
+    bill = loaded(
+        tmp_path,
+        [row("10.00", **HOUR, x_InstanceType="p4d.24xlarge"), row("1.00", ResourceId="i-2", x_InstanceType="p4d.24xlarge")],
+        *CLAIMS,
+    )
+    assert {(each["allocated_method_id"], each["instance_type"]) for each in bill.lines()} == {("opencost", None), (None, "p4d.24xlarge")}
+
+
+def test_a_source_that_says_nothing_changes_nothing(tmp_path: Path) -> None:
+    """A source that says nothing leaves the bill as it is."""
+    bill = nights(tmp_path, write_csv(tmp_path / "part.csv", [row("10.00")]))
+    empty: Weights = weights([])
+    bill.load(weights=[empty])
+    assert len(bill.lines()) == 1

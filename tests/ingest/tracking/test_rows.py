@@ -1,0 +1,361 @@
+"""What a run's row says: months, machines, dimensions, requests, copies, and text no database should hold."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.config.settings import DimensionSettings
+from runspend.schema.tables import TABLES
+from tests.ingest.tracking.tracking_world import World, at
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+
+
+def machines(world: World, run_id: str) -> list[tuple[Any, ...]]:
+    rows = world.night().rows("run_resources")
+    return [(r["resource_id"], r["resource_key"], r["used_ordinal"], r["used_from"], r["used_to"]) for r in rows if r["run_id"] == run_id]
+
+
+def test_files_have_the_columns_and_order_of_the_tables(world: World) -> None:
+    for run_id in ("b", "a", "c"):
+        world.add_run(run_id)
+    night = world.night()
+    for (table, _), rows in night.tables.items():
+        assert rows.schema.remove_metadata().equals(TABLES[table].arrow_schema())
+    assert [r["run_id"] for r in night.rows("runs")] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("start", "month", "start_time"),
+    [
+        (at("2026-10-31T23:59:59.999"), "2026-10", utc("2026-10-31T23:59:59.999")),
+        (at("2026-11-01"), "2026-11", utc("2026-11-01")),
+        (at("2106-02-07T06:28:15"), "2106-02", utc("2106-02-07T06:28:15")),
+        (1_793_880_000, "1970-01", utc("1970-01-21T18:18:00")),
+        (None, "1970-01", None),
+        (0, "1970-01", None),
+        (-5, "1970-01", None),
+        (1_793_880_000_000_000_000, "1970-01", None),
+    ],
+)
+def test_every_start_has_a_month(world: World, start: int | None, month: str, start_time: datetime | None) -> None:
+    world.add_run("r", start, None)
+    night = world.night()
+    run = night.run("r", month)
+    assert (run["start_month"], run["start_time"]) == (date.fromisoformat(f"{month}-01"), start_time)
+    assert sorted(p for t, p in night.tables if t == "runs") == [month]
+    assert world.night(months=[month]).run("r", month) == run
+
+
+def test_a_run_without_an_end_shows_its_newest_metric(world: World) -> None:
+    world.add_run("open", end=None)
+    world.add_run("ended")
+    for run_id in ("open", "ended"):
+        world.do("insert into latest_metrics (key, value, timestamp, run_uuid) values ('loss', 1, ?, ?)", at("2026-11-03"), run_id)
+        world.do("insert into latest_metrics (key, value, timestamp, run_uuid) values ('acc', 1, ?, ?)", at("2026-11-04"), run_id)
+    night = world.night()
+    assert night.run("open")["last_sign_at"] == utc("2026-11-04")
+    assert night.run("ended")["last_sign_at"] is None
+    assert {k: v for k, v in night.extract.extras[("runs", "2026-11")].items() if k != "settings"} == {
+        "first_start": "2026-11-02T00:00:00+00:00",
+        "last_end": "2026-11-04T00:00:00+00:00",
+        "has_open_runs": True,
+        "runs": 2,
+    }
+
+
+def test_a_silent_run_may_have_used_machines_for_a_month(world: World) -> None:
+    world.add_run("silent", end=None)
+    assert world.night().extract.extras[("runs", "2026-11")]["last_end"] == "2026-12-03T00:00:00+00:00"
+
+
+def test_machines_with_times_of_their_own(world: World) -> None:
+    stated = [
+        {"id": "arn:aws:ec2:us-east-1:1:instance/i-1", "from": "2026-11-02T00:10:00+01:00", "to": "2026-11-02T01:00:00Z"},
+        {"id": "i-2", "to": at("2026-11-02T00:30")},
+        {"id": "i-2", "from": "2026-11-02 00:40:00"},
+        {"id": " i-2 ", "from": "2026-11-02 00:40:00"},
+        "i-3",
+        {"name": "no id"},
+        17,
+        None,
+        {"id": ""},
+    ]
+    world.add_run("r", tags={"runspend.resources": json.dumps(stated), "instance_id": "i-not-this"})
+    assert machines(world, "r") == [
+        ("arn:aws:ec2:us-east-1:1:instance/i-1", "i-1", 0, utc("2026-11-01T23:10"), utc("2026-11-02T01:00")),
+        ("i-2", "i-2", 0, None, utc("2026-11-02T00:30")),
+        ("i-2", "i-2", 1, utc("2026-11-02T00:40"), None),
+        ("i-3", "i-3", 0, None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tags", "params", "expected"),
+    [
+        ({"runspend.resource_ids": '["b", "a", "b"]'}, {}, ["a", "b"]),
+        ({"runspend.resource_ids": " b, a ,,b"}, {}, ["a", "b"]),
+        ({}, {"runspend.resource_ids": "a"}, ["a"]),
+        ({"instance_id": "tag"}, {"runspend.instance_id": "param"}, ["param"]),
+        ({"instance_id": "tag"}, {"instance_id": "param"}, ["tag"]),
+        ({"instance_id": "  "}, {"instance_id": "param"}, ["param"]),
+        ({"cloud.instance_id": "c", "mlflow.databricks.cluster.id": "d"}, {}, ["c"]),
+        ({"mlflow.databricks.cluster.id": "0923-x"}, {}, ["0923-x"]),
+        ({"mlflow.databricks.notebookID": "77", "mlflow.databricks.cluster.id": "0923-x"}, {}, ["0923-x"]),
+        ({"mlflow.databricks.notebookID": "77"}, {}, ["77"]),
+        ({"runspend.resources": "[broken", "resource_id": "vm"}, {}, ["vm"]),
+        ({"runspend.resources": '{"id": "a map"}', "resource_id": "vm"}, {}, ["vm"]),
+        ({"runspend.resource_ids": "[broken", "resource_id": "vm"}, {}, ["vm"]),
+        ({"runspend.resources": "[]"}, {}, []),
+        ({}, {}, []),
+    ],
+)
+def test_the_first_key_that_states_a_machine_counts(
+    world: World, tags: dict[str, str], params: dict[str, str], expected: list[str]
+) -> None:
+    world.add_run("r", tags=tags, params=params)
+    assert world.night().run("r")["resource_ids"] == expected
+
+
+def test_lists_and_times_that_cannot_be_read_are_counted(world: World) -> None:
+    world.add_run("r", tags={"runspend.resources": "[broken"})
+    world.add_run("s", tags={"runspend.resources": '[{"id": "i-1", "from": "yesterday"}]'})
+    world.add_run("t", 10**18)
+    assert world.night().extract.warnings == [
+        "prod: 1 runs state runspend.resources or runspend.resource_ids that are not a JSON list; they were ignored.",
+        "prod: 1 runs have a start or end that is not a time; it was ignored.",
+        "prod: 1 machines are stated with a `from` or `to` that is not a time; the run's own was used.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "column", "expected"),
+    [
+        ("instance_type", " p4d.24xlarge ", "instance_type", "p4d.24xlarge"),
+        ("num_workers", "4", "num_nodes", 4),
+        ("num_nodes", "8.0", "num_nodes", 8),
+        ("num_nodes", "many", "num_nodes", None),
+        ("gpu_type", "A100", "gpu_type", "A100"),
+        ("gpu_count", "0.5", "gpu_count", 0.5),
+        ("gpu_count", "0", "gpu_count", 0.0),
+        ("gpu_count", "two", "gpu_count", None),
+        ("gpu_count", "nan", "gpu_count", None),
+        ("gpu_count", "-1", "gpu_count", None),
+        ("gpu_count", "inf", "gpu_count", None),
+        ("gpu_memory", "40Gi", "gpu_memory_gb", 40.0),
+        ("cpu_request", "500m", "cpu_request", 0.5),
+        ("cpu_limit", "2", "cpu_request", 2.0),
+        ("cpu_cores", "all of them", "cpu_request", None),
+        ("memory_request", "16Gi", "memory_request_gb", 16.0),
+        ("memory_request", "16", "memory_request_gb", 16.0),
+        ("memory_request", "17179869184", "memory_request_gb", 16.0),
+        ("memory_request", "512 MiB", "memory_request_gb", 0.5),
+        ("memory_limit", "64GB", "memory_request_gb", 64e9 / 2**30),
+        ("memory_limit", "64 parsecs", "memory_request_gb", None),
+        ("max_retries", "3", "max_retries", 3),
+        ("timeout_seconds", "3600", "timeout_seconds", 3600.0),
+        ("early_stopping_rounds", "10", "early_stopping_rounds", 10),
+    ],
+)
+@pytest.mark.parametrize("kind", ["tags", "params"])
+def test_requested_resources(world: World, kind: str, key: str, value: str, column: str, expected: Any) -> None:
+    world.add_run("r", **{kind: {key: value}})
+    assert world.night().run("r")[column] == expected
+
+
+PLACES = ("sub_account_id", "region_id", "availability_zone", "purchase_option")
+GUID = "0a1b2c3d-0000-4444-8888-ffffffffffff"
+
+
+SAID_OF_MACHINES: list[tuple[dict[str, str], tuple[str | None, ...]]] = [
+    ({"use_spot_instances": "True"}, (None, None, None, "spot")),
+    ({"use_spot_instances": "0"}, (None, None, None, "on_demand")),
+    ({"capacity_type": "ON_DEMAND"}, (None, None, None, "on_demand")),
+    ({"capacity_type": "Spot"}, (None, None, None, "spot")),
+    ({"spot": "detected in sector 7", "vm_priority": "Low"}, (None, None, None, "spot")),
+    ({"runspend.purchase_option": "on-demand", "spot": "true"}, (None, None, None, "on_demand")),
+    ({"low_priority": "false"}, (None, None, None, "on_demand")),
+    ({"cloud.region": " US-East-1 "}, (None, "us-east-1", None, None)),
+    ({"azure_location": "West Europe"}, (None, "westeurope", None, None)),
+    ({"region": "europe-west4"}, (None, "europe-west4", None, None)),
+    ({"region": "us-gov-west-1"}, (None, "us-gov-west-1", None, None)),
+    ({"region": "north"}, (None, None, None, None)),
+    ({"zone": "us-east-1a"}, (None, "us-east-1", "us-east-1a", None)),
+    ({"zone": "europe-west4-a"}, (None, "europe-west4", "europe-west4-a", None)),
+    ({"zone": "penalty"}, (None, None, None, None)),
+    ({"availability_zone": "us-west-2-lax-1a"}, (None, "us-west-2", "us-west-2-lax-1a", None)),
+    ({"availability_zone": "1", "azure_region": "westeurope"}, (None, "westeurope", "1", None)),
+    ({"aws_account_id": "1111-2222-3333"}, ("111122223333", None, None, None)),
+    ({"account": "111122223333"}, ("111122223333", None, None, None)),
+    ({"account": "Sales EMEA"}, (None, None, None, None)),
+    ({"azure_subscription_id": f"/subscriptions/{GUID.upper()}"}, (GUID, None, None, None)),
+    ({"subscription_id": GUID}, (GUID, None, None, None)),
+    ({"gcp_project": "Acme-ML"}, ("acme-ml", None, None, None)),
+    ({"GOOGLE_CLOUD_PROJECT": "projects/123456789"}, (None, None, None, None)),
+    ({"account": "", "region": " ", "zone": "", "spot": ""}, (None, None, None, None)),
+]
+
+
+def test_where_a_run_says_its_machines_were_and_how_they_were_bought(world: World) -> None:
+    """As a tag or a param, in the words bills are compared by; a plain word counts only where the value looks like a cloud's."""
+    for number, (said, _) in enumerate(SAID_OF_MACHINES):
+        world.add_run(f"tag-{number:02d}", tags=said)
+        world.add_run(f"param-{number:02d}", params=said)
+    rows = {r["run_id"]: tuple(r[column] for column in PLACES) for r in world.night().rows("runs")}
+    expected = {f"{kind}-{number:02d}": places for kind in ("tag", "param") for number, (_, places) in enumerate(SAID_OF_MACHINES)}
+    assert rows == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "nodes"),
+    [
+        ({"num_nodes": "2", "num_workers": "8"}, 2),
+        ({"num_nodes": "many", "num_workers": "8"}, 8),
+        ({"num_workers": "4", "mlflow.databricks.cluster.id": "1009-152321-abcd"}, 5),
+        ({"num_workers": "0", "mlflow.databricks.jobRunID": "77"}, 1),
+        ({"num_nodes": "4", "mlflow.databricks.cluster.id": "1009-152321-abcd"}, 4),
+    ],
+)
+def test_nodes_come_before_workers_and_workers_of_databricks_have_a_driver(world: World, said: dict[str, str], nodes: int) -> None:
+    """A data loader's workers are no machines."""
+    world.add_run("r", tags=said)
+    assert world.night().run("r")["num_nodes"] == nodes
+
+
+def test_dimensions_come_from_the_first_place_that_says_something(world: World, tmp_path: Path) -> None:
+    (tmp_path / "teams.csv").write_text("user,team\nada,analytics\nroot,infra\n")
+    world.add_experiment(2, "nlp", team="language", cost_center="4711")
+    dims = DimensionSettings.model_validate(
+        {
+            "team": ["run.tag.team", "experiment.tag.team", "line.tag.team", {"user": str(tmp_path / "teams.csv")}],
+            "project": ["run.param.proj/ect"],
+            "owner": ["run.user"],
+        }
+    )
+    world.add_run("tagged", tags={"team": "research", "mlflow.user": "ada"}, experiment=2)
+    world.add_run("blank", tags={"team": " ", "mlflow.user": "ada"}, params={"proj/ect": "x"}, experiment=2)
+    world.add_run("by user", tags={"mlflow.user": "ada"})
+    world.add_run("root", tags={"mlflow.user": "root"})
+    night = world.night(dims=dims)
+    found = {
+        r["run_id"]: [r[c] for c in ("team", "team_from", "project", "project_from", "cost_center", "owner", "owner_from", "user_name")]
+        for r in night.rows("runs")
+    }
+    assert found == {
+        "tagged": ["research", "run.tag.team", None, None, "4711", "ada", "run.user", "ada"],
+        "blank": ["language", "experiment.tag.team", "x", "run.param.proj/ect", "4711", "ada", "run.user", "ada"],
+        "by user": ["analytics", "user:teams.csv", None, None, None, "ada", "run.user", "ada"],
+        "root": ["infra", "user:teams.csv", None, None, None, None, None, None],
+    }
+
+
+def test_only_needed_and_allowed_keys_are_copied(world: World) -> None:
+    world.add_experiment(2, "nlp", team="language", model="bert", note="private")
+    world.add_run(
+        "r",
+        tags={"team": "a", "note": "canary", "instance_id": "i-1", "model": "m", "mlflow.user": "ada", "pooled": "yes"},
+        params={"lr": "0.1", "dataset": "d"},
+        experiment=2,
+    )
+    night = world.night(server={"copy": {"tags": ["model"], "params": ["dataset"]}}, selector_keys=["tag.pooled", "experiment_tag.note"])
+    run = night.run("r")
+    assert json.loads(run["tags"]) == {"instance_id": "i-1", "model": "m", "pooled": "yes", "team": "a"}
+    assert json.loads(run["params"]) == {"dataset": "d"}
+    [experiment] = [e for e in night.rows("experiments", "all") if e["experiment_id"] == "2"]
+    assert json.loads(experiment["tags"]) == {"model": "bert", "note": "private", "team": "language"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("db_password", "canary"),
+        ("AWS_SECRET", "canary"),
+        ("hf-token", "canary"),
+        ("OPENAI_API_KEY", "canary"),
+        ("url", "postgres://u:canary@h/d"),
+        ("note", "AKIAIOSFODNN7EXAMPLE"),
+        ("key", "-----BEGIN RSA PRIVATE KEY-----"),
+        ("x", "ghp_0123456789abcdefghij"),
+        ("jwt", "eyJhbGciOiJIUzI1NiJ9.e30.abc"),
+        ("link", "https://h/?sig=canary99"),
+    ],
+)
+def test_all_copies_nothing_that_looks_like_a_secret(world: World, key: str, value: str) -> None:
+    world.add_run("r", tags={key: value, "b": "2", "a": "1"}, params={key: value, "max_tokens_": "5", "epochs": "3"})
+    run = world.night(server={"copy": {"tags": "all", "params": "all"}}).run("r")
+    assert run["tags"] == '{"a":"1","b":"2"}'
+    assert json.loads(run["params"])["epochs"] == "3"
+    assert value not in run["params"]
+
+
+def test_numbers_are_copied_as_text(world: World) -> None:
+    world.add_run("r", params={"gpu_count": 2, "lr": 1.50})
+    run = world.night(server={"copy": {"params": "all"}}).run("r")
+    assert json.loads(run["params"]) == {"gpu_count": "2", "lr": "1.5"}
+
+
+def test_equal_params_have_equal_digests(world: World) -> None:
+    world.add_run("a", params={"x": "1", "y": "2"})
+    world.add_run("b", params={"y": "2", "x": "1"})
+    world.add_run("c", params={"x": "1", "y": "3"})
+    world.add_run("none")
+    night = world.night()
+    digests = {r["run_id"]: r["params_digest"] for r in night.rows("runs")}
+    assert digests["a"] == digests["b"] != digests["c"]
+    assert digests["none"] is None
+
+
+ODD = ["a\0b", "日本語 🚀", "'); DROP TABLE runs; --", "‮rtl", "\\ud800", 'quote " back\\slash', "line\nbreak", "x" * 8000, "🚀" * 8000]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_any_text_survives(world: World, text: str) -> None:
+    world.add_run("r", tags={"team": f"<{text}>", "any": text}, params={"any": text})
+    world.do("update runs set name = ?", text)
+    run = world.night(server={"copy": {"tags": "all", "params": "all"}}).run("r")
+    assert (run["run_name"], run["team"]) == (text, f"<{text}>")
+    assert json.loads(run["tags"]) == {"any": text, "team": f"<{text}>"}
+    assert json.loads(run["params"]) == {"any": text}
+
+
+def test_bytes_that_are_no_text_are_replaced_and_counted(world: World) -> None:
+    world.add_run("r", tags={"mlflow.user": "ada"})
+    world.do("update runs set name = cast(x'41eda0804280' as text)")
+    world.do("insert into tags values ('team', cast(x'ff41' as text), 'r')")
+    world.do("insert into params values ('blob', x'00ff', 'r')")
+    night = world.night(server={"copy": {"tags": "all", "params": "all"}})
+    run = night.run("r")
+    assert run["run_name"] == "A\ufffd\ufffd\ufffdB\ufffd"
+    assert run["team"] == "\ufffdA"
+    assert json.loads(run["params"]) == {"blob": "\0\ufffd"}
+    assert night.extract.warnings == ["prod: 3 values are not UTF-8; invalid characters became U+FFFD."]
+
+
+def test_a_run_may_have_a_hundred_thousand_tags(world: World) -> None:
+    world.add_run("r", tags={f"k{i}": "v" for i in range(100_000)} | {"team": "a"})
+    assert world.night().run("r")["team"] == "a"
+
+
+def test_logged_models_and_traces_are_owners_of_artifacts(world: World) -> None:
+    world.do("insert into logged_models values ('m-1', 1, 's3://b/1/models/m-1/artifacts', 'active')")
+    world.do("insert into logged_models values ('m-2', 1, '', 'active')")
+    world.do("insert into trace_info (request_id, experiment_id) values ('tr-1', 1)")
+    world.do("insert into trace_info (request_id, experiment_id) values ('tr-2', 1)")
+    world.do("insert into trace_tags values ('mlflow.artifactLocation', 's3://b/1/traces/tr-1/artifacts', 'tr-1')")
+    owners = world.night().rows("artifact_owners", "all")
+    assert [(o["owner_kind"], o["owner_id"], o["workspace"], o["experiment_id"], o["uri"]) for o in owners] == [
+        ("logged_model", "m-1", "default", "1", "s3://b/1/models/m-1/artifacts"),
+        ("trace", "tr-1", "default", "1", "s3://b/1/traces/tr-1/artifacts"),
+    ]

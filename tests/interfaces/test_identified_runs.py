@@ -1,0 +1,92 @@
+"""What the doctor says of runs that name no machine: a company in which some teams do, some do not, and some began last week."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.config.settings import Settings
+from runspend.interfaces.doctor import check_identified
+from runspend.interfaces.identified_runs import read_groups, say_who_is_identified
+from runspend.warehouse.lint import lint
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from runspend.warehouse.sql_files import read_sql
+from tests.allocation.chain import arrow, make_run
+
+NOW = dt.datetime(2026, 10, 20, tzinfo=dt.timezone.utc)
+
+
+def runs_of(person: str, experiment: str, *, named: int, silent: int, first_day: int = 2, hours: int = 2) -> list[dict[str, Any]]:
+    """Runs of one person, a day apart: first those that name nothing, then those that name a machine."""
+    runs = []
+    for number in range(silent + named):
+        day = first_day + number
+        at = f"2026-10-{day:02d}T08:00:00..2026-10-{day:02d}T{8 + hours:02d}:00:00"
+        run, _ = make_run(id=f"{person}-{experiment}-{number}", at=at, on=["m1"] if number >= silent else [], user_name=person)
+        runs.append(run | {"experiment_name": experiment})
+    return runs
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> ParquetWarehouse:
+    child, _ = make_run(id="child", at="2026-10-09T08:00:00..2026-10-09T10:00:00", on=[], parent="ann-vision-2", user_name="ann")
+    old, _ = make_run(id="old", at="2026-09-01T08:00:00..2026-09-01T10:00:00", on=[], user_name="zed")
+    rows = [
+        *runs_of("ann", "vision", named=3, silent=2),
+        child | {"experiment_name": "vision"},
+        *runs_of("bob", "speech", named=0, silent=4, hours=8),
+        *runs_of("cy", "text", named=2, silent=0),
+    ]
+    costs = [
+        {
+            "tracking_server": "prod",
+            "workspace": "default",
+            "run_id": "ann-vision-0",
+            "start_month": dt.date(2026, 10, 1),
+            "billing_currency": "USD",
+        }
+        | {"effective_cost": Decimal("12.5")},
+        {
+            "tracking_server": "prod",
+            "workspace": "default",
+            "run_id": "ann-vision-4",
+            "start_month": dt.date(2026, 10, 1),
+            "billing_currency": "USD",
+        }
+        | {"effective_cost": Decimal(1000)},
+    ]
+    found = ParquetWarehouse(tmp_path / "warehouse")
+    with found.step("test", "test") as step:
+        step.put("runs", "2026-10", "prod", arrow("runs", rows))
+        step.put("runs", "2026-09", "prod", arrow("runs", [old]))
+        step.put("run_costs", "2026-10", "all", arrow("run_costs", costs))
+        assert step.publish()
+    return found
+
+
+def test_the_largest_cost_comes_first_then_the_most_hours(warehouse: ParquetWarehouse) -> None:
+    with warehouse.reader() as reader:
+        lines = list(say_who_is_identified(read_groups(reader, NOW)))
+    assert lines == [
+        "6 of 12 runs of the last 30 days name their machine or job (50 %)",
+        "vision of ann: 4 of 6, since 4 Oct 2026; the others took 4.0 h and cost 12.50 USD",
+        "speech of bob: 0 of 4; the others took 32.0 h",
+        "To identify them, run `pip install runspend` where they train (docs/identify.md)",
+    ]
+
+
+def test_the_doctor_says_nothing_before_the_first_extraction_and_all_after(tmp_path: Path, warehouse: ParquetWarehouse) -> None:
+    assert list(check_identified(Settings.model_validate({"home": tmp_path / "elsewhere"}), NOW)) == []
+    [finding] = check_identified(Settings.model_validate({"home": tmp_path, "warehouse": {"uri": str(tmp_path / "warehouse")}}), NOW)
+    assert (finding.section, finding.name, finding.level) == ("mlflow", "identified", "ok")
+    assert finding.text.startswith("6 of 12 runs")
+
+
+def test_both_engines_read_its_query() -> None:
+    import runspend.interfaces
+
+    assert lint(read_sql(Path(str(runspend.interfaces.__file__)).parent, "identified_runs")) == []

@@ -1,0 +1,246 @@
+"""Many pages at once, and damage: a real server keeps answering others, and says in a sentence what it cannot do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, HTTPException
+
+from runspend.config.settings import Settings
+from runspend.core import duckdb_pool as engines
+from runspend.interfaces.web import create_app
+from runspend.interfaces.web.gate import AT_ONCE, Gate
+from tests.actions.explain import explain_world as w
+from tests.interfaces.web.test_app import request
+
+SERVER = """
+import json, sys
+import uvicorn
+from fastapi import FastAPI
+from runspend.config.settings import Settings
+from runspend.interfaces.web import create_app
+
+app = FastAPI()
+
+@app.get("/health")
+def health():
+    return {"status": "healthy"}  # in the server's own threads, as Airflow's
+
+app.mount("/runspend", create_app(Settings.model_validate(json.loads(sys.argv[1]))))
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="error")
+"""
+
+
+def settings_of(home: Path, **more: Any) -> Settings:
+    """Settings over the world of `explain`."""
+    return Settings.model_validate({**plain(home), **more})
+
+
+def plain(home: Path) -> dict[str, Any]:
+    """The same as JSON."""
+    return {"home": str(home), "warehouse": {"uri": str(home / "warehouse")}}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the world's warehouse."""
+    home = tmp_path_factory.mktemp("home")
+    w.make_explained(home / "warehouse")
+    return home
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[str]:
+    """The address of a real server in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", SERVER, json.dumps(plain(home)), str(port)])
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"{address}/health")
+                break
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def storm(
+    address: str, path: str, health: str, count: int, headers: dict[str, str] | None = None
+) -> tuple[list[httpx.Response], list[float]]:
+    """The answers to so many requests at once, and how long health checks took meanwhile."""
+    async with httpx.AsyncClient(base_url=address, timeout=120, limits=httpx.Limits(max_connections=count + 10), headers=headers) as client:
+        pages = [asyncio.create_task(client.get(path)) for _ in range(count)]
+        took = []
+        while not all(page.done() for page in pages):
+            started = time.monotonic()
+            assert (await client.get(health)).status_code == 200
+            took.append(time.monotonic() - started)
+            await asyncio.sleep(0.1)
+        return [page.result() for page in pages], took
+
+
+def test_eighty_run_pages_at_once_starve_nobody(server: str) -> None:
+    """Some pages are shown, the rest are asked to come back; the server's health check is answered all the while."""
+    assert httpx.get(f"{server}/runspend/run/{w.BIG}", timeout=60).status_code == 200
+    answers, took = asyncio.run(storm(server, f"/runspend/run/{w.BIG}", "/health", 80))
+    codes = [answer.status_code for answer in answers]
+    print(f"pages shown {codes.count(200)}, asked to come back {codes.count(503)}; health checks {len(took)}, slowest {max(took):.2f} s")
+    assert set(codes) <= {200, 503} and codes.count(200) >= AT_ONCE
+    assert all(a.headers["retry-after"] == "5" and "busy with other pages" in a.text for a in answers if a.status_code == 503)
+    assert max(took) < 10
+    assert httpx.get(f"{server}/runspend/run/{w.BIG}", timeout=60).status_code == 200
+
+
+def test_no_more_than_two_are_inside(tmp_path: Path) -> None:
+    """Whatever asks; a request that went away keeps its place until its work is done."""
+    inside, most, guard = 0, 0, threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most
+        with guard:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.05)
+        with guard:
+            inside -= 1
+
+    async def all_at_once() -> list[object]:
+        gate = Gate(wait=5)
+        tasks = [asyncio.create_task(gate.run(work)) for _ in range(20)]
+        await asyncio.sleep(0.02)
+        for task in tasks[::3]:
+            task.cancel()
+        return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+    results = asyncio.run(all_at_once())
+    assert most == AT_ONCE and None in results
+
+
+def test_a_page_that_takes_too_long_is_given_up() -> None:
+    """It is 503, and its place is free once its work is done."""
+
+    async def ask() -> None:
+        gate = Gate(at_once=1, wait=0.1, longest=0.2)
+        with pytest.raises(HTTPException) as late:
+            await gate.run(lambda: time.sleep(1))
+        assert late.value.status_code == 503 and "longer than" in late.value.detail
+        with pytest.raises(HTTPException) as full:
+            await gate.run(lambda: None)
+        assert full.value.headers == {"Retry-After": "5"}
+        await asyncio.sleep(1.2)
+        assert await gate.run(lambda: 7) == 7
+
+    asyncio.run(ask())
+
+
+def test_work_that_fails_frees_its_place() -> None:
+    """An error is the caller's, and the next one is let in."""
+
+    async def ask() -> None:
+        gate = Gate(at_once=1, wait=0.5)
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                await gate.run(lambda: 1 // 0)
+
+    asyncio.run(ask())
+
+
+def test_engines_of_pages_have_few_threads_together(tmp_path: Path) -> None:
+    """An engine lent to a page has its share; the next to have it, the usual number."""
+
+    def threads() -> int:
+        with engines.borrow_connection(
+            "test-threads", lambda: __import__("duckdb").connect(":memory:", config={"threads": 4}), tmp_path / "spill", memory="100MB"
+        ) as con:
+            return int(con.execute("select current_setting('threads')").fetchall()[0][0])
+
+    async def on_a_page() -> int:
+        return await Gate().run(threads)
+
+    assert threads() == 4
+    assert asyncio.run(on_a_page()) == max(1, len(os.sched_getaffinity(0)) // (2 * AT_ONCE))
+    assert threads() == 4
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "half a file",
+        "no file",
+        "rubbish",
+        "a record that is no JSON",
+        "a record without its keys",
+        "schema of the future",
+        "not ours to read",
+    ],
+)
+def test_a_damaged_warehouse_is_503_in_a_sentence(tmp_path: Path, home: Path, damage: str) -> None:
+    """Not 404, and no path of the machine; the reason is in the server's log."""
+    whole, home = home, tmp_path / "a-home-with-a-name"
+    root = shutil.copytree(whole / "warehouse", home / "warehouse")
+    files = sorted(root.glob("**/cost_allocations/**/*.parquet")) + sorted(root.glob("run*/**/*.parquet"))
+    records = sorted((root / "_runspend" / "units").glob("r*/*/*.json")) + sorted((root / "_runspend" / "units").glob("cost*/*/*.json"))
+    assert files and records
+    for file in files:
+        if damage == "half a file":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        elif damage == "no file":
+            file.unlink()
+        elif damage == "rubbish":
+            file.write_bytes(b"PAR1" + b"x" * 2000 + b"PAR1")
+    for record in records:
+        if damage == "a record that is no JSON":
+            record.write_text("{", encoding="utf-8")
+        elif damage == "a record without its keys":
+            record.write_text("[]", encoding="utf-8")
+    if damage == "schema of the future":
+        (root / "_runspend" / "schema.json").write_text(json.dumps({"version": 10**6, "tables": {}}), encoding="utf-8")
+    if damage == "not ours to read":
+        (root / "_runspend" / "schema.json").unlink()
+        (root / "_runspend" / "schema.json").mkdir()
+    answer = ask_quietly(create_app(settings_of(home)), f"/run/{w.BIG}")
+    if damage == "a record without its keys" and answer.status_code == 200:  # nothing in it was needed
+        return
+    assert answer.status_code in (500, 503), answer.text
+    if answer.text.startswith("cannot read damaged data: "):  # names what is damaged, and what mends it
+        assert "Run: runspend nightly" in answer.text
+    else:
+        assert answer.text.startswith("cannot show this") and "log" in answer.text
+    assert str(tmp_path) not in answer.text and "a-home-with-a-name" not in answer.text and "/" not in answer.text
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_a_run_that_is_not_there_is_404(home: Path) -> None:
+    """In words, as ever."""
+    answer = request(create_app(settings_of(home)), "/run/ffffffffffff")
+    assert answer.status_code == 404 and "ffffffffffff" in answer.text
+
+
+def ask_quietly(app: FastAPI, path: str) -> httpx.Response:
+    """One request to a server that logs what failed and goes on."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.get(path)
+
+    return asyncio.run(ask())

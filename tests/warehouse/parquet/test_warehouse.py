@@ -1,0 +1,650 @@
+"""What every step may rely on: whole units, one build, exact types, the same rows in one piece or in buckets."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from runspend.core.errors import CheckFailed, ConfigError, RunspendError, UsageError, WarehouseDamaged
+from runspend.schema import tables
+from runspend.schema.tables import TABLES
+from runspend.warehouse.base import Model, Unit
+from runspend.warehouse.factory import open_warehouse
+from runspend.warehouse.parquet import pins
+from runspend.warehouse.parquet import shards as buckets_module
+from runspend.warehouse.parquet import snapshots as moments
+from runspend.warehouse.parquet.journal import write_json
+from runspend.warehouse.parquet.repair import mend_folder
+from runspend.warehouse.parquet.verification import seal
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests import former_schema as former
+from tests.faults.world import PERIOD, rows_of, with_new_column
+
+REPOSITORY = Path(__file__).parents[3]
+LINES = TABLES["billing_lines"]
+MONTH = dt.date(2026, 10, 1)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "warehouse"
+
+
+@pytest.fixture
+def sql(tmp_path: Path) -> Path:
+    """A folder for models and checks of the test's own."""
+    (tmp_path / "sql").mkdir()
+    return tmp_path / "sql"
+
+
+def fill(root: Path, rows: pa.Table, *, table: str = "billing_lines", period: str = PERIOD, writer: str = "aws") -> str:
+    with ParquetWarehouse(root).step("fill", "fill") as step:
+        state = step.put(table, period, writer, rows)
+        assert step.publish()
+    return state.digest
+
+
+def ask(root: Path, query: str) -> list[dict[str, object]]:
+    with ParquetWarehouse(root).reader() as reader:
+        return list(reader.query(query).to_pylist())
+
+
+# --- units ---------------------------------------------------------------------------------------------------------------
+
+
+def test_layout_and_state(root: Path) -> None:
+    """A unit is one file where the design says; its state tells rows, build and extra facts without reading it."""
+    with ParquetWarehouse(root).step("fill", "b1") as step:
+        staged = step.put("billing_lines", PERIOD, "aws", rows_of(LINES), extra={"last": "2026-10-31"})
+        step.put("runs", PERIOD, "prod", rows_of(TABLES["runs"]))
+        step.put("experiments", "all", "prod", rows_of(TABLES["experiments"], period="all"))
+        assert step.state(Unit("billing_lines", PERIOD, "aws")) == staged
+        assert step.publish()
+    files = sorted(str(p.relative_to(root)) for p in root.rglob("*.parquet"))
+    assert files == [
+        "_internal/billing_lines/period=2026-10/aws.parquet",
+        "_internal/experiments/period=all/prod.parquet",
+        "runs/period=2026-10/prod.parquet",
+    ]
+    states = open_warehouse(str(root)).states("billing_lines")
+    assert states == {Unit("billing_lines", PERIOD, "aws"): staged}
+    assert (staged.rows, staged.build_id, staged.extra) == (50, "b1", {"last": "2026-10-31"})
+
+
+def test_rows_come_back_as_they_were_put(root: Path) -> None:
+    """`read` gives the unit's rows in the table's order; None when there is no such unit."""
+    rows = rows_of(LINES)
+    fill(root, rows)
+    found = ParquetWarehouse(root).read(Unit("billing_lines", PERIOD, "aws"))
+    assert found is not None
+    assert found.equals(rows.sort_by([(c, "ascending") for c in LINES.sort]))
+    assert ParquetWarehouse(root).read(Unit("billing_lines", "2026-09", "aws")) is None
+
+
+def test_a_file_is_moved_and_its_schema_must_fit(root: Path, tmp_path: Path) -> None:
+    """A Parquet file with exactly the table's columns and types is taken; any other is refused by what differs, and stays."""
+    good, bad, other = tmp_path / "good.parquet", tmp_path / "bad.parquet", tmp_path / "other.parquet"
+    pq.write_table(rows_of(LINES), good)
+    pq.write_table(rows_of(LINES).drop_columns(["tags"]), bad)
+    index = LINES.arrow_schema().get_field_index("billed_cost")
+    pq.write_table(rows_of(LINES).set_column(index, "billed_cost", pa.array([1.5] * 50)), other)
+    with ParquetWarehouse(root).step("fill", "b") as step:
+        step.put("billing_lines", PERIOD, "aws", good)
+        with pytest.raises(RunspendError, match=r"lacks columns \['tags'\]"):
+            step.put("billing_lines", PERIOD, "aws", bad)
+        with pytest.raises(RunspendError, match="billed_cost is double and must be decimal128"):
+            step.put("billing_lines", PERIOD, "aws", other)
+        step.publish()
+    assert not good.exists()
+    assert bad.exists()
+    assert other.exists()
+    assert len(ask(root, "select line_id from billing_lines")) == 50
+
+
+def test_a_row_of_another_month_is_refused(root: Path) -> None:
+    """One row outside the unit's month would be lost at the next replace: nothing changes."""
+    before = fill(root, rows_of(LINES))
+    rows = pa.concat_tables([rows_of(LINES), rows_of(LINES, count=1, period="2026-11")])
+    with ParquetWarehouse(root).step("fill", "b2") as step, pytest.raises(RunspendError, match="1 of 51 rows"):
+        step.put("billing_lines", PERIOD, "aws", rows)
+    assert ParquetWarehouse(root).states()[Unit("billing_lines", PERIOD, "aws")].digest == before
+
+
+@pytest.mark.parametrize(
+    ("table", "period", "writer"),
+    [("billing_lines", "all", "aws"), ("billing_lines", "2026-13", "aws"), ("experiments", PERIOD, "prod"), ("nothing", PERIOD, "aws"),
+     ("billing_lines", PERIOD, "../aws"), ("billing_lines", PERIOD, "_aws"), ("billing_lines", PERIOD, "")],
+)  # fmt: skip
+def test_impossible_units_are_refused(root: Path, table: str, period: str, writer: str) -> None:
+    """A unit that would lie somewhere odd, or be skipped by readers, is never written."""
+    with ParquetWarehouse(root).step("fill", "b") as step, pytest.raises(ValueError, match="cannot write"):
+        step.put(table, period, writer, rows_of(LINES))
+
+
+def test_digest_is_of_content_only(root: Path) -> None:
+    """Row order and bookkeeping change nothing; a value in any content column, a doubled or a missing row does."""
+    table = TABLES["cost_allocations"]
+    rows = rows_of(table)
+    digest = fill(root, rows, table=table.name)
+    shuffled = rows.take(random.Random(1).sample(range(50), 50))
+    rebuilt = shuffled.set_column(rows.schema.get_field_index("build_id"), "build_id", pa.array(["other"] * 50))
+    assert fill(root, rebuilt, table=table.name) == digest
+    assert fill(root, rows.slice(1), table=table.name) != digest
+    assert fill(root, pa.concat_tables([rows, rows.slice(0, 1), rows.slice(0, 1)]), table=table.name) != digest
+    for index, name in enumerate(table.content):
+        if name == table.period_column:
+            continue
+        changed = rows.column(name).to_pylist()
+        changed[7] = None
+        assert (
+            fill(
+                root,
+                rows.set_column(rows.column_names.index(name), name, pa.array(changed, rows.schema.field(name).type)),
+                table=table.name,
+            )
+            != digest
+        ), index
+
+
+def test_digest_of_known_rows_is_pinned(root: Path) -> None:
+    """Digests are kept in `builds`: an engine that hashes otherwise makes every month look changed. Say so in CHANGELOG.md when this fails."""
+    assert fill(root, rows_of(TABLES["cost_daily"], count=3), table="cost_daily") == PINNED
+
+
+PINNED = "fa32db2f4ac542d0c184a147763ec7f69f190d6fc42b88722ae3d0727aa0bf1a"
+
+
+def test_leaving_without_publish_changes_nothing(root: Path) -> None:
+    """Staged rows are thrown away with the step."""
+    with ParquetWarehouse(root).step("fill", "b") as step:
+        step.put("billing_lines", PERIOD, "aws", rows_of(LINES))
+    assert ParquetWarehouse(root).states() == {}
+    assert [p for p in root.rglob("*") if p.is_file() and p.name not in ("lock", "turn")] == []
+
+
+def test_an_error_in_a_step_changes_nothing(root: Path) -> None:
+    """So does an exception."""
+    before = fill(root, rows_of(LINES))
+
+    def interrupted() -> None:
+        with ParquetWarehouse(root).step("fill", "b") as step:
+            step.put("billing_lines", PERIOD, "aws", rows_of(LINES, cost="2"))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert {s.digest for s in ParquetWarehouse(root).states().values()} == {before}
+    assert list((root / "_runspend" / "stage").iterdir()) == []
+
+
+def test_a_step_publishes_once(root: Path) -> None:
+    """A second publish is a mistake of the caller."""
+    with ParquetWarehouse(root).step("fill", "b") as step:
+        assert step.publish()
+        with pytest.raises(RunspendError, match="twice"):
+            step.publish()
+
+
+# --- readers -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_warehouse_has_every_table(root: Path) -> None:
+    """Tables nothing was published into are empty, in the types of tables.py; reading makes no folder."""
+    with ParquetWarehouse(root).reader() as reader:
+        for table in TABLES.values():
+            assert reader.query(f"select * from {table.name}").schema.equals(table.arrow_schema())
+        assert reader.tables()[0] in {t.name for t in tables.public_tables()}
+    assert ParquetWarehouse(root).states() == {}
+    assert not root.exists()
+
+
+FORBIDDEN = [
+    "insert into runs select * from runs",
+    "drop view runs",
+    "create table x as select 1",
+    "copy (select 1 as a) to '{file}' (format parquet)",
+    "export database '{file}'",
+    "attach '{file}'",
+    "install httpfs",
+    "load httpfs",
+    "set threads = 1",
+    "select 1; select 2",
+    "select * from read_text('{secret}')",
+    "select * from read_csv('{secret}')",
+    "select * from glob('{folder}/*')",
+    "select * from '{secret}'",
+    "select * from secret_rows",
+]
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("statement", FORBIDDEN)
+def test_people_cannot_write_or_look_outside(root: Path, tmp_path: Path, statement: str, native: bool) -> None:
+    """SQL from people reads the warehouse's tables and nothing else; no file appears or changes."""
+    fill(root, rows_of(LINES))
+    secret_rows = pa.table({"a": [1]})
+    secret = tmp_path / "secret.csv"
+    secret.write_text("a\n1\n")
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(UsageError):
+        ParquetWarehouse(root).answer(statement.format(file=tmp_path / "out", secret=secret, folder=tmp_path), native=native)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert secret_rows.num_rows == 1
+
+
+def test_a_warehouse_behind_a_link(root: Path, tmp_path: Path) -> None:
+    """A folder that is reached through a symbolic link, or has a quote in its name, reads like any other."""
+    odd = tmp_path / "it's here"
+    odd.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(odd)
+    for place in (odd, link, link / ".." / "link"):
+        fill(place, rows_of(LINES))
+        assert ask(place, "select count(*) as n from billing_lines") == [{"n": 50}]
+
+
+def test_native_and_parameters(root: Path) -> None:
+    """GoogleSQL by default, DuckDB's own on request; both take parameters, and a missing one is named."""
+    fill(root, rows_of(LINES, cost="0.3333333333333333333333"))
+    with ParquetWarehouse(root).reader() as reader:
+        total = reader.query(
+            "select sum(billed_cost) as c, countif(true) as n from billing_lines where billing_period = @month",
+            {"month": MONTH, "unused": 1},
+        )
+        assert total.schema.types == [pa.decimal128(38, 22), pa.int64()]
+        assert total.to_pylist() == [{"c": Decimal("16.6666666666666666666650"), "n": 50}]
+        assert reader.query(
+            "select count(*)::int as n from billing_lines where billing_period = $month", {"month": MONTH}, native=True
+        ).to_pylist() == [{"n": 50}]
+        with pytest.raises(UsageError, match="no value for @month"):
+            reader.query("select @month")
+
+
+def test_publishing_inside_a_reader_waits_for_nobody(root: Path) -> None:
+    """The reader holds no lock: it goes on seeing its build, and so does whatever else its thread asks that warehouse."""
+    fill(root, rows_of(LINES))
+    warehouse, unit = ParquetWarehouse(root), Unit("billing_lines", PERIOD, "aws")
+    before = warehouse.states()[unit]
+    with warehouse.reader() as reader:
+        after = fill(root, rows_of(LINES, cost="2", count=20))
+        assert after != before.digest
+        assert warehouse.states()[unit] == before
+        assert reader.query("select max(billed_cost) as c from billing_lines").to_pylist() == [{"c": Decimal("1.0000000000000000000000")}]
+        rows, file = warehouse.read(unit), warehouse.fetch(unit, root)
+        assert rows is not None and file is not None and pq.read_table(file).equals(rows)
+        assert set(rows["billed_cost"].to_pylist()) == {Decimal("1.0000000000000000000000")}
+    assert warehouse.states()[unit].digest == after
+
+
+@pytest.mark.parametrize("way", ["descriptors", "second names", "many descriptors"])
+def test_a_reader_keeps_its_build_while_another_publishes(root: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publish does not wait for the reader, and the reader's answers do not change, in whichever way its files are kept."""
+    if way != "descriptors":
+        monkeypatch.setattr(pins, "FEW", 0)
+    if way == "many descriptors":
+        monkeypatch.setattr(moments, "pin_by_link", lambda *_: None)
+    fill(root, rows_of(LINES))
+    fill(root, rows_of(TABLES["runs"]), table="runs")
+    with ParquetWarehouse(root).reader() as reader:
+        other = threading.Thread(target=fill, args=(root, rows_of(LINES, cost="2")))
+        other.start()
+        other.join(timeout=10)
+        assert not other.is_alive()
+        for _ in range(2):
+            assert reader.query("select max(billed_cost) as c from billing_lines").to_pylist() == [
+                {"c": Decimal("1.0000000000000000000000")}
+            ]
+        assert reader.query("select count(*) as n from runs").to_pylist() == [{"n": 50}]
+    assert ask(root, "select max(billed_cost) as c from billing_lines") == [{"c": Decimal("2.0000000000000000000000")}]
+    assert not list((root / "_runspend" / "stage").iterdir())
+
+
+def test_a_reader_without_another_way_keeps_publishers_waiting_for_a_while_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where files cannot be kept the lock is held, until a deadline: then what it asks is stopped, and a sentence says why."""
+    monkeypatch.setattr(pins, "FEW", 0)
+    monkeypatch.setattr(moments, "pin_by_link", lambda *_: None)
+    monkeypatch.setattr(moments, "room_for_descriptors", lambda: 0)
+    monkeypatch.setattr(moments, "HOLD", 1.5)
+    fill(root, rows_of(LINES))
+    other = threading.Thread(target=fill, args=(root, rows_of(LINES, cost="2")))
+    with ParquetWarehouse(root).reader() as reader:
+        other.start()
+        other.join(timeout=0.5)
+        assert other.is_alive()
+        assert reader.query("select max(billed_cost) as c from billing_lines").to_pylist() == [{"c": Decimal("1.0000000000000000000000")}]
+        with pytest.raises(RunspendError, match=r"publishers waited 1.5 s for it"):
+            reader.query("select count(*) as n from range(100000) a, range(100000) b, range(1000) c", native=True)
+        with pytest.raises(RunspendError, match="cannot continue reading"):
+            reader.query("select 1 as one")
+        other.join(timeout=10)
+        assert not other.is_alive()
+        assert ask(root, "select max(billed_cost) as c from billing_lines") == [{"c": Decimal("2.0000000000000000000000")}]
+
+
+def test_a_reader_that_holds_the_lock_and_its_thread_do_not_wait_for_each_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a publisher waits at the turnstile for this reader, the reader's own thread may open the warehouse again."""
+    monkeypatch.setattr(pins, "FEW", 0)
+    monkeypatch.setattr(moments, "pin_by_link", lambda *_: None)
+    monkeypatch.setattr(moments, "room_for_descriptors", lambda: 0)
+    fill(root, rows_of(LINES))
+    other = threading.Thread(target=fill, args=(root, rows_of(LINES, cost="2")))
+    with ParquetWarehouse(root).reader():
+        other.start()
+        time.sleep(0.5)
+        assert ask(root, "select count(*) as n from billing_lines") == [{"n": 50}]
+        with pytest.raises(RunspendError, match="Close the reader first"):
+            fill(root, rows_of(LINES, cost="3"))
+    other.join(timeout=10)
+    assert not other.is_alive()
+
+
+def test_a_bit_flip_is_found(root: Path) -> None:
+    """`verify` names the unit whose file is not what was published, wherever the bit is."""
+    fill(root, rows_of(LINES))
+    fill(root, rows_of(TABLES["runs"]), table="runs")
+    warehouse = ParquetWarehouse(root)
+    unit = Unit("billing_lines", PERIOD, "aws")
+    path = warehouse.path(unit)
+    data = path.read_bytes()
+    moments = random.Random(5)
+    for _ in range(200):
+        flipped = bytearray(data)
+        flipped[moments.randrange(len(data))] ^= 1 << moments.randrange(8)
+        path.write_bytes(flipped)
+        assert warehouse.verify() == [unit]
+    path.write_bytes(data)
+    assert warehouse.verify() == []
+
+
+# --- models and checks ---------------------------------------------------------------------------------------------------
+
+
+CHARGES = """-- one row per line
+select source, billing_period, line_id as charge_id, concat('t', cast(machine_gpus as string)) as target_id, charge_date, charge_period_start,
+  charge_period_end, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, resource_id, invoice_id,
+  'compute' as cost_kind, 'idle' as allocated_to, cast(null as string) as tracking_server, cast(null as string) as workspace,
+  cast(null as string) as run_id, 1.0 as allocated_ratio, list_cost, contracted_cost, effective_cost, billed_cost, billing_currency,
+  cast(null as bignumeric) as unused_cost, cast(null as bignumeric) as overhead_cost, 'none' as match_method, cast(null as string) as confidence,
+  cast(null as string) as owner_id, cast(null as string) as pool_key, cast(null as string) as reason, cast(null as string) as weight_kind,
+  cast(null as string) as run_end_rule, false as is_scaled, 'final' as cost_status, line_team, line_project, line_cost_center, line_owner
+from {source} where billing_period = @period
+"""
+
+
+def charges(root: Path, sql: Path, models: list[Model], build_id: str = "b", checks: list[str] | None = None) -> str:
+    with ParquetWarehouse(root, models=sql, checks=sql).step("allocate", build_id) as step:
+        step.run(models, {"period": MONTH})
+        step.check(checks or [], {"period": MONTH})
+        assert step.publish()
+        return step.state(Unit("cost_allocations", PERIOD, "all")).digest
+
+
+def test_a_model_fills_a_unit(root: Path, sql: Path) -> None:
+    """Rows of a model are written in the table's types and order; the warehouse adds the build id."""
+    fill(root, rows_of(LINES))
+    (sql / "lines.sql").write_text("select * from billing_lines")
+    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="lines"))
+    charges(root, sql, [Model("lines"), Model("cost_allocations", (PERIOD, "all"))], "build-7")
+    unit = Unit("cost_allocations", PERIOD, "all")
+    rows = ParquetWarehouse(root).read(unit)
+    assert rows is not None
+    assert set(rows["build_id"].to_pylist()) == {"build-7"}
+    order = list(zip(rows["charge_date"].to_pylist(), rows["target_id"].to_pylist(), strict=True))
+    assert order == sorted(order)
+    assert pq.read_schema(ParquetWarehouse(root).path(unit)).equals(TABLES["cost_allocations"].arrow_schema())
+
+
+def test_buckets_give_the_same_rows(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Split by a column with nulls, repeated and absent values, models give what they give in one piece."""
+    rows = rows_of(LINES, count=120)
+    keys = [None if n % 7 == 0 else f"machine {n % 11}" for n in range(120)]
+    rows = rows.set_column(rows.column_names.index("resource_key"), "resource_key", pa.array(keys))
+    fill(root, rows)
+    (sql / "lines.sql").write_text("select * from billing_lines")
+    (sql / "weights.sql").write_text("select resource_key, count(*) as lines from lines group by resource_key")
+    (sql / "cost_allocations.sql").write_text(
+        CHARGES.format(source="lines").replace("from lines", "from lines l left join weights using (resource_key)")
+    )
+    (sql / "totals.sql").write_text("select resource_key, sum(lines) as lines from weights group by resource_key")
+    (sql / "cost_daily.sql").write_text("select 1 as wrong from totals")
+    (sql / "bucketed.sql").write_text("select * from totals where lines is null or lines < 9")
+    whole = charges(root, sql, [Model("lines"), Model("weights"), Model("cost_allocations", (PERIOD, "all"))])
+    seen = []
+    for size in (1000, 30, 5, 1):
+        monkeypatch.setattr(buckets_module, "ROWS_PER_BUCKET", size)
+        group = [Model(name, bucket_by="resource_key") for name in ("lines", "weights", "totals")]
+        models = [*group[:2], Model("cost_allocations", (PERIOD, "all"), bucket_by="resource_key"), group[2], Model("bucketed")]
+        with ParquetWarehouse(root, models=sql, checks=sql).step("allocate", "b") as step:
+            step.run(models, {"period": MONTH}, keep=["bucketed"])
+            found = step.connection.execute("select * from bucketed order by all").fetchall()
+            seen.append((step.state(Unit("cost_allocations", PERIOD, "all")).digest, found))
+    assert seen == [seen[0]] * 4
+    assert seen[0][0] == whole
+    assert len(seen[0][1]) == 1  # the null machine has 18 lines, most others 9 or 10; one has 8
+
+
+def test_texts_of_a_bucket_stay_texts(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few or many, odd or empty, texts come back as they were, compare with others and sort as bytes do."""
+    texts = [None, "", "9", "10", "a'b", 'a"b', "A\0b", "ß", "😀", "Z"]
+    rows = rows_of(LINES, count=120)
+    for column, values in (("sub_account_id", texts), ("resource_key", ["m1", "m2", "m3"])):
+        rows = rows.set_column(rows.column_names.index(column), column, pa.array([values[n % len(values)] for n in range(120)]))
+    fill(root, rows)
+    (sql / "lines.sql").write_text("select * from billing_lines")
+    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="lines"))
+    (sql / "accounts.sql").write_text(
+        "select resource_key, min(sub_account_id) as low, max(sub_account_id) as high, countif(sub_account_id in ('10', 'none')) as tens from lines group by resource_key"
+    )
+    (sql / "kept.sql").write_text("select low, high, sum(tens) as tens from accounts group by low, high")
+    seen = []
+    for few in (0, 5, 10_000):
+        monkeypatch.setattr(buckets_module, "FEW", few)
+        monkeypatch.setattr(buckets_module, "ROWS_PER_BUCKET", 50)
+        models = [
+            Model(name, bucket_by="resource_key", into=(PERIOD, "all") if name == "cost_allocations" else None)
+            for name in ("lines", "accounts", "cost_allocations")
+        ]
+        with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
+            step.run([*models, Model("kept")], {"period": MONTH}, keep=["kept"])
+            found = step.connection.execute("select * from kept order by all").fetchall()
+            numbered = step.connection.execute("select count(*) from duckdb_types() where type_name like 'bucket.%'").fetchall()[0][0]
+            assert step.publish()
+        kept = ParquetWarehouse(root).read(Unit("cost_allocations", PERIOD, "all"))
+        assert kept is not None
+        assert (numbered > 0) == (few > 0)
+        seen.append((found, sorted(map(str, kept["sub_account_id"].to_pylist())), kept.schema))
+    assert seen == [seen[0]] * 3
+    assert found == [("", "😀", 12)]
+    assert seen[0][1] == sorted(str(texts[n % 10]) for n in range(120))
+
+
+def test_a_second_model_adds_to_the_same_unit(root: Path, sql: Path) -> None:
+    """`fills` puts a model's rows after those another model of the step put into the unit."""
+    fill(root, rows_of(LINES, count=20))
+    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
+    (sql / "more.sql").write_text(
+        CHARGES.format(source="billing_lines").replace("line_id as charge_id", "concat('x', line_id) as charge_id")
+    )
+    one = charges(root, sql, [Model("cost_allocations", (PERIOD, "all"))])
+    two = charges(root, sql, [Model("cost_allocations", (PERIOD, "all")), Model("more", (PERIOD, "all"), fills="cost_allocations")])
+    assert one != two
+    assert ask(root, "select count(*) as n, countif(starts_with(charge_id, 'x')) as x from cost_allocations") == [{"n": 40, "x": 20}]
+    rows = ParquetWarehouse(root).read(Unit("cost_allocations", PERIOD, "all"))
+    assert rows is not None
+    assert fill(root, rows, table="cost_allocations", writer="all") == two
+
+
+def test_a_failed_check_keeps_the_tables(root: Path, sql: Path) -> None:
+    """Checks see staged rows in place of published ones; failing rows are the error, and nothing is published."""
+    fill(root, rows_of(LINES, count=30))
+    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
+    (sql / "no_charges.sql").write_text("select charge_id, billed_cost from cost_allocations order by charge_id")
+    before = charges(root, sql, [Model("cost_allocations", (PERIOD, "all"))])
+    fill(root, rows_of(LINES, count=31))
+    with pytest.raises(CheckFailed) as failed:
+        charges(root, sql, [Model("cost_allocations", (PERIOD, "all"))], checks=["no_charges"])
+    assert failed.value.check == "no_charges"
+    assert len(failed.value.rows) == 20
+    assert failed.value.period == PERIOD
+    assert ParquetWarehouse(root).states()[Unit("cost_allocations", PERIOD, "all")].digest == before
+
+
+def test_a_model_must_select_the_table(root: Path, sql: Path) -> None:
+    """A column too few or too many, a float where money belongs, and a word nobody knows, are errors that name it."""
+    fill(root, rows_of(LINES))
+    text = CHARGES.format(source="billing_lines")
+    for wrong, message in (
+        (text.replace(" billed_cost,", " "), r"lacks \['billed_cost'\]"),
+        (text.replace("cost_status", "cost_status, 1 as extra"), r"has \['extra'\] too much"),
+        (text.replace(" billed_cost,", " cast(1.5 as float64) as billed_cost,"), r"\['billed_cost'\] are floats"),
+        (text.replace("'idle' as allocated_to", "'nobody' as allocated_to"), "'nobody'.* A word must be one that tables.py lists"),
+    ):
+        (sql / "cost_allocations.sql").write_text(wrong)
+        with ParquetWarehouse(root, models=sql).step("allocate", "b") as step, pytest.raises(RunspendError, match=message):
+            step.run([Model("cost_allocations", (PERIOD, "all"))], {"period": MONTH})
+
+
+def test_a_step_reads_one_build(root: Path, sql: Path) -> None:
+    """What others publish while a step runs, it does not see; its publish is then superseded."""
+    digest = fill(root, rows_of(LINES, cost="1"))
+    (sql / "a.sql").write_text("select sum(billed_cost) as c from billing_lines")
+    (sql / "b.sql").write_text("select sum(billed_cost) as c from billing_lines")
+    with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
+        step.run([Model("a")], {}, keep=["a"])
+        fill(root, rows_of(LINES, count=51, cost="2"))
+        step.run([Model("b")], {}, keep=["a", "b"])
+        assert step.connection.execute("select (select c from a) = (select c from b)").fetchall() == [(True,)]
+        assert step.publish({Unit("billing_lines", PERIOD, "aws"): digest}) is False
+
+
+# --- schema version ------------------------------------------------------------------------------------------------------
+
+
+def test_a_newer_warehouse_is_refused(root: Path) -> None:
+    """A warehouse that a newer runspend wrote is not touched."""
+    fill(root, rows_of(LINES))
+    path = root / "_runspend" / "schema.json"
+    write_json(path, seal({**json.loads(path.read_text()), "version": tables.SCHEMA_VERSION + 1}))
+    with pytest.raises(ConfigError, match="Install the newer runspend"):
+        ParquetWarehouse(root)
+
+
+@pytest.mark.parametrize("way_back", ["restored", "replaced"])
+def test_a_damaged_file_keeps_nobody_from_publishing_new_columns(root: Path, monkeypatch: pytest.MonkeyPatch, way_back: str) -> None:
+    """It stays refused, restored too, until it has the columns of its table: the next pipeline run adds them, or replaces it."""
+    for writer in ("all", "other"):
+        fill(root, rows_of(TABLES["run_costs"]), table="run_costs", writer=writer)
+    good, bad = Unit("run_costs", PERIOD, "all"), Unit("run_costs", PERIOD, "other")
+    data = ParquetWarehouse(root).path(bad).read_bytes()
+    ParquetWarehouse(root).path(bad).write_bytes(data[:-9])
+    wider = with_new_column(TABLES["run_costs"])
+    monkeypatch.setitem(TABLES, "run_costs", wider)
+    monkeypatch.setattr("runspend.warehouse.parquet.warehouse.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
+    fill(root, rows_of(LINES))
+    assert pq.read_schema(ParquetWarehouse(root).path(good)).equals(wider.arrow_schema())
+    assert ask(root, "select count(*) as n from billing_lines") == [{"n": 50}]
+    assert mend_folder(root) == {}
+    with pytest.raises(WarehouseDamaged, match="run_costs 2026-10 other"):
+        ask(root, "select count(*) as n from run_costs")
+    if way_back == "restored":
+        ParquetWarehouse(root).path(bad).write_bytes(data)
+        with pytest.raises(WarehouseDamaged, match="when its table got new columns"):
+            ask(root, "select count(*) as n from run_costs")
+        mend_folder(root)
+    else:
+        with ParquetWarehouse(root).without({bad}).step("again", "again") as step:
+            step.put(*bad, rows_of(wider))
+            assert step.publish({bad: None})
+    assert ParquetWarehouse(root).verify() == []
+    assert ask(root, "select count(*) as n, count(distinct run_name) > 0 as is_read from run_costs") == [{"n": 100, "is_read": True}]
+    assert pq.read_schema(ParquetWarehouse(root).path(bad)).equals(wider.arrow_schema())
+
+
+def test_a_new_column_is_added_before_the_next_publish(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers see it as null at once; the next publish rewrites the files that lack it, and digests of old rows stay as they were."""
+    digest = fill(root, rows_of(TABLES["run_costs"]), table="run_costs", writer="all")
+    wider = with_new_column(TABLES["run_costs"])
+    monkeypatch.setitem(TABLES, "run_costs", wider)
+    monkeypatch.setattr("runspend.warehouse.parquet.warehouse.SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
+    assert ask(root, "select countif(new_cost is null) as n from run_costs") == [{"n": 50}]
+    unit = Unit("run_costs", PERIOD, "all")
+    assert "new_cost" not in pq.read_schema(ParquetWarehouse(root).path(unit)).names
+    fill(root, rows_of(LINES))
+    assert pq.read_schema(ParquetWarehouse(root).path(unit)).equals(wider.arrow_schema())
+    assert ParquetWarehouse(root).states()[unit].digest == digest
+    assert ParquetWarehouse(root).verify() == []
+    assert ask(root, "select count(*) as n, countif(new_cost is null) as empty from run_costs") == [{"n": 50, "empty": 50}]
+
+
+def fill_former(root: Path) -> dict[Unit, pa.Table]:
+    """Make a warehouse of the schema version before; return what its units hold in today's words."""
+    for unit in former.UNITS:
+        fill(root, former.todays_rows(unit), table=unit.table, writer=unit.writer)
+    before = former.contents(ParquetWarehouse(root).read)
+    former.make_former(root)
+    return before
+
+
+def asked(root: Path) -> dict[Unit, pa.Table]:
+    """What queries see of the units."""
+    with ParquetWarehouse(root).reader() as reader:
+        return former.contents(lambda unit: reader.query(f"select * from {unit.table}"))
+
+
+def test_former_names_and_values_read_as_todays_and_the_next_publish_replaces_them(root: Path, tmp_path: Path) -> None:
+    """Readers see today's names at once. The next publish rewrites the files with equal content and digests."""
+    before = fill_former(root)
+    warehouse = ParquetWarehouse(root)
+    digests = {unit: state.digest for unit, state in warehouse.states().items()}
+    path = warehouse.path(Unit("cost_daily", PERIOD, "all"))
+    assert "unmatched" in pq.read_table(path, partitioning=None)["allocated_to"].to_pylist()
+    for found in (former.contents(warehouse.read), asked(root)):
+        assert found == before
+    fetched = warehouse.fetch(Unit("period_states", PERIOD, "all"), tmp_path)
+    assert fetched is not None and pq.read_schema(fetched).equals(TABLES["period_states"].arrow_schema())
+    fill(root, rows_of(LINES))
+    assert json.loads((root / "_runspend" / "schema.json").read_text())["version"] == tables.SCHEMA_VERSION
+    for unit in former.UNITS:
+        file = ParquetWarehouse(root).path(unit)
+        assert pq.read_schema(file).equals(TABLES[unit.table].arrow_schema())
+        assert "unmatched" not in str(pq.read_table(file, partitioning=None).to_pylist())
+    assert former.contents(ParquetWarehouse(root).read) == asked(root) == before
+    assert {unit: state.digest for unit, state in ParquetWarehouse(root).states().items() if unit in digests} == digests
+    assert ParquetWarehouse(root).verify() == []
+
+
+@pytest.mark.parametrize("point", ["before_journal", "after_journal", "after_first_move", "after_moves", "after_journal_dropped"])
+def test_an_upgrade_that_is_killed_is_completed_or_begun_again(root: Path, point: str) -> None:
+    """Wherever it is killed, the units hold the same content, before and after the next publish."""
+    before = fill_former(root)
+    command = [sys.executable, "-m", "tests.faults.world", str(root), "rounds", "other", "1"]
+    killed = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "RUNSPEND_CRASH_AT": f"publish.{point}"}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert asked(root) == before
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    assert json.loads((root / "_runspend" / "schema.json").read_text())["version"] == tables.SCHEMA_VERSION
+    assert former.contents(ParquetWarehouse(root).read) == asked(root) == before
+    assert ParquetWarehouse(root).verify() == []
+
+
+def test_former_values_are_found_when_the_schema_version_was_lost(root: Path) -> None:
+    """A mended `schema.json` is of the version before where a file has a former value, so the next publish rewrites them."""
+    before = fill_former(root)
+    (root / "_runspend" / "schema.json").write_bytes(b"{")
+    mend_folder(root)
+    assert asked(root) == before
+    fill(root, rows_of(LINES))
+    assert former.contents(ParquetWarehouse(root).read) == asked(root) == before
