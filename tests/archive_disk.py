@@ -10,11 +10,12 @@ from typing import Any
 from runspend.actions.archive.context import Tools
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
 from runspend.actions.archive.run import StoreTotals, apply
-from runspend.config.settings import ArtifactStore, Settings
+from runspend.config.settings import ArtifactStore
 from runspend.storage.factory import open_objects
 from runspend.storage.objects import ObjectStore
 from runspend.warehouse.records import Records
 from tests.archive_world import PREFIX, SOURCE, MemoryStore, make_item
+from tests.settings_builder import make_archive_settings
 
 OLD = datetime(2025, 1, 1, tzinfo=timezone.utc).timestamp()
 
@@ -29,10 +30,8 @@ class Disk:
             path.mkdir(parents=True)
         self.run = self.source / PREFIX
         self.bucket = MemoryStore(SOURCE)
-        stores = [{"uri": str(self.source), "delete_credentials": "local"}, {"uri": str(self.archive)}]
-        self.settings = Settings.model_validate(
-            {"home": str(self.home), "stores": stores, "archive": {"to": str(self.archive), "max_percent": "99%"}}
-        )
+        source, archive = {"uri": str(self.source), "delete_credentials": "local"}, {"uri": str(self.archive)}
+        self.settings = make_archive_settings(self.home, source, archive)
 
     def item(self, **changes: Any) -> Item:
         return make_item(store=str(self.source), artifact_uri=str(self.run), **changes)

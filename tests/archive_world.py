@@ -22,9 +22,10 @@ from runspend.actions.archive.context import NOTE_NAMES, Result, Tools
 from runspend.actions.archive.find import find_archives, load_manifest, tombstone_of
 from runspend.actions.archive.items import RETURNED_NAME, Item
 from runspend.actions.archive.run import StoreTotals, apply
-from runspend.config.settings import ArtifactStore, Settings
+from runspend.config.settings import ArtifactStore
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceError, SourceUnreachable
 from runspend.storage.objects import ObjectStore, StoredObject
+from tests.settings_builder import make_archive_settings
 
 SOURCE, ARCHIVE = "s3://source/root/", "s3://archive/cold/"
 PREFIX = "1/run1/artifacts"
@@ -337,14 +338,8 @@ class World:
         self.may_delete = True
         self.protection: str | None = None
         self.now = START
-        settings = {"to": ARCHIVE, "max_percent": "99%", **archive}
-        self.settings = Settings.model_validate(
-            {
-                "home": self.folder,
-                "stores": [{"uri": SOURCE, "delete_credentials": "cleaner"}, {"uri": ARCHIVE, "delete_credentials": "cleaner"}],
-                "archive": settings,
-            }
-        )
+        stores = ({"uri": uri, "delete_credentials": "cleaner"} for uri in (SOURCE, ARCHIVE))
+        self.settings = make_archive_settings(self.folder, *stores, **archive)
 
     def open(self, store: ArtifactStore, purpose: str) -> ObjectStore:
         if purpose == "delete" and not self.may_delete:

@@ -19,7 +19,8 @@ from runspend.config.settings import Settings
 from runspend.interfaces.preview import outlook_lines, read_outlook, render_outlook
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.lint import lint
-from tests.actions.alert.alert_world import run, settings, warehouse
+from tests.actions.alert.alert_world import run, warehouse
+from tests.settings_builder import make_settings
 
 FIRST = date(2026, 11, 1)
 
@@ -70,7 +71,7 @@ SETTLED = [
 @pytest.fixture
 def given(tmp_path: Path) -> Settings:
     """One tracking server."""
-    return settings(tmp_path, tracking=[{"name": "prod", "uri": "http://m"}], warehouse={"uri": str(tmp_path / "w")})
+    return make_settings(tmp_path, tracking=[{"name": "prod", "uri": "http://m"}], warehouse={"uri": str(tmp_path / "w")})
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from runspend.config.settings import Settings
 from runspend.core.service_kinds import is_accelerator, kind_of
 from runspend.interfaces.preview import read_outlook, render_outlook
 from runspend.warehouse.factory import open_warehouse
-from tests.actions.alert.alert_world import settings, warehouse
+from tests.actions.alert.alert_world import warehouse
 from tests.allocation.test_advice import charge, line
+from tests.settings_builder import make_settings
 
 FIRST = date(2026, 11, 1)
 EC2 = "Amazon Elastic Compute Cloud"
@@ -26,7 +27,7 @@ EC2 = "Amazon Elastic Compute Cloud"
 @pytest.fixture
 def given(tmp_path: Path) -> Settings:
     """One tracking server."""
-    return settings(tmp_path, tracking=[{"name": "prod", "uri": "http://m"}], warehouse={"uri": str(tmp_path / "w")})
+    return make_settings(tmp_path, tracking=[{"name": "prod", "uri": "http://m"}], warehouse={"uri": str(tmp_path / "w")})
 
 
 def outside(number: int, cost: str, **more: Any) -> dict[str, Any]:

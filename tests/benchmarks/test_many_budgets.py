@@ -13,8 +13,9 @@ import pytest
 from runspend.actions import alert
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import NOW, budget, cost, settings, source, warehouse
+from tests.actions.alert.alert_world import NOW, budget, cost, source, warehouse
 from tests.benchmarks.measured import load_average, scaled
+from tests.settings_builder import make_settings
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
@@ -44,7 +45,7 @@ def test_a_night_of_five_hundred_budgets(tmp_path: Path, house: ParquetWarehouse
     """Two nights each, in seconds of one processor: the first, which tells, and the next, which has nothing to tell."""
     amount = "100" if kind == "broken" else "900"
     entries: list[Any] = [budget(f"b{n}", amount, **{"for": {"team": f"t{n}"}}) for n in range(scaled(500))]
-    given = settings(tmp_path, *([{"from": "experiment_tags", "notify": ["a@acme.com"]}] if kind == "tags" else entries))
+    given = make_settings(tmp_path, *([{"from": "experiment_tags", "notify": ["a@acme.com"]}] if kind == "tags" else entries))
     for night in (0, 1):
         begun = time.process_time()
         found = alert.run(house.reader, given, Records(tmp_path), NOW + timedelta(days=night))

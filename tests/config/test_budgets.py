@@ -9,14 +9,10 @@ from typing import Any
 
 import pytest
 
-from runspend.config.settings import Budget, Settings, load_settings
+from runspend.config.settings import Budget, load_settings
 from runspend.core.errors import ConfigError
 from runspend.pipeline.source_status import selector_keys
-
-
-def load(tmp_path: Path, text: str) -> Settings:
-    (tmp_path / "runspend.yaml").write_text(text, encoding="utf-8")
-    return load_settings(tmp_path / "runspend.yaml", {})
+from tests.settings_builder import read_settings
 
 
 def budget(**more: Any) -> Budget:
@@ -90,7 +86,7 @@ def test_a_mistake_in_notify_is_told_once_and_at_its_place(tmp_path: Path, notif
 def test_refused_at_load(tmp_path: Path, written: str, message: str) -> None:
     """The message names the line, the key and what to write."""
     with pytest.raises(ConfigError, match=r"line \d") as refused:
-        load(tmp_path, f"budgets:\n  - {written}\n")
+        read_settings(tmp_path, f"budgets:\n  - {written}\n")
 
     assert re.search(message, str(refused.value)), str(refused.value)
 
@@ -106,7 +102,7 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(("written", "is_on"), [("on", True), ("off", False), ("true", True), ("false", False), ("{percent: 50%}", True)])
 def test_anomalies_can_be_switched_off(tmp_path: Path, written: str, is_on: bool) -> None:
     """As YAML writes on and off."""
-    (made,) = load(tmp_path, f"budgets: [{{name: a, amount: 9, anomalies: {written}, notify: [x@y.z]}}]\n").budgets
+    (made,) = read_settings(tmp_path, f"budgets: [{{name: a, amount: 9, anomalies: {written}, notify: [x@y.z]}}]\n").budgets
     assert (made.anomalies is not None) is is_on
 
 
@@ -131,4 +127,4 @@ def test_keys_that_only_runs_have_are_copied_out_of_mlflow(tmp_path: Path) -> No
     """A budget by tag, param or model sees them whatever `copy` says; one in experiment tags, its tag and the owner."""
     text = "budgets:\n  - {name: a, amount: 9, for: {tag.queue: gpu, model: bert}, notify: [x@y.z]}\n  - {from: experiment_tags, notify: [owner]}\n"
     keys = {"tag.queue", "tag.model", "param.model", "experiment_tag.runspend.budget", "experiment_tag.owner"}
-    assert selector_keys(load(tmp_path, text)) == keys
+    assert selector_keys(read_settings(tmp_path, text)) == keys

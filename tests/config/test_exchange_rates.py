@@ -16,11 +16,12 @@ from runspend.actions.costs.query import Selection, costs
 from runspend.actions.report import plan_report, render_summary, summary_lines, write_report
 from runspend.actions.report.night_summary import Night
 from runspend.config.exchange_rates import FOREVER, Stretch, missing_rates, stretches
-from runspend.config.settings import ExchangeRate, RateSettings, Settings, load_settings
+from runspend.config.settings import ExchangeRate, RateSettings, Settings
 from runspend.core.errors import ConfigError, SourceError
 from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.actions.alert.alert_world import MemoryRecords, budget, cost, run, warehouse
+from tests.settings_builder import read_settings
 
 # What a bill in euros says: 0.9 euros for a dollar in October, 0.8 in November.
 GOING = {
@@ -33,10 +34,9 @@ NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 
 
 def written(folder: Path, text: str, csv: str | None = None) -> Settings:
-    (folder / "runspend.yaml").write_text(text)
     if csv is not None:
         (folder / "rates.csv").write_text(csv)
-    return load_settings(folder / "runspend.yaml")
+    return read_settings(folder, text)
 
 
 def rate(from_: str, to: str, value: str, day: str, *, inverse: bool = False) -> ExchangeRate:

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from runspend.allocation.model_order import ledger_parameters
-from runspend.config.settings import Settings, load_settings
+from runspend.config.settings import Settings
 from runspend.core.errors import ConfigError
 from runspend.ingest.tracking.dimension_sources import DimensionSources
 from runspend.ingest.tracking.settings import RowSettings
+from tests.settings_builder import read_settings
 
 ANN = "arn:aws:iam::111122223333:user/ann"
 
 
 def configured(folder: Path, text: str, more: str = "") -> Settings:
     (folder / "teams.csv").write_text(text)
-    (folder / "runspend.yaml").write_text("dimensions: {team: [run.tag.team, {principal: teams.csv}, run.param.team" + more + "]}\n")
-    return load_settings(folder / "runspend.yaml")
+    return read_settings(folder, "dimensions: {team: [run.tag.team, {principal: teams.csv}, run.param.team" + more + "]}\n")
 
 
 def test_a_file_is_read_with_the_configuration(tmp_path: Path) -> None:
@@ -74,6 +74,5 @@ def test_a_mistake_is_told_by_the_file_and_its_line(tmp_path: Path, text: str, w
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    (tmp_path / "runspend.yaml").write_text("dimensions: {owner: [{principal: gone.csv}]}\n")
     with pytest.raises(ConfigError, match=r"cannot read .*gone\.csv"):
-        load_settings(tmp_path / "runspend.yaml")
+        read_settings(tmp_path, "dimensions: {owner: [{principal: gone.csv}]}\n")

@@ -14,34 +14,30 @@ from hypothesis import strategies as st
 
 from runspend import pipeline
 from runspend.config.retention import KINDS, RetentionKeep, RetentionPolicy, narrows
-from runspend.config.settings import Settings, load_settings, show_settings
+from runspend.config.settings import show_settings
 from runspend.core.errors import ConfigError
 from runspend.interfaces import cli
+from tests.settings_builder import read_settings
 
 STORES = "stores:\n  - {uri: s3://warm}\n  - {uri: s3://cold, measure: none}\n"
 POLICY = "retention:\n  - name: a\n    select: {unused_for: 90d}\n    action: archive\n    to: s3://cold\n"
 
 
-def load(folder: Path, text: str, env: dict[str, str] | None = None) -> Settings:
-    (folder / "runspend.yaml").write_text(text, encoding="utf-8")
-    return load_settings(folder / "runspend.yaml", env or {})
-
-
 def refused(folder: Path, text: str, env: dict[str, str] | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
-        load(folder, text, env)
+        read_settings(folder, text, env)
     return str(caught.value)
 
 
 def test_what_is_left_out_is_safe(tmp_path: Path) -> None:
     """No policy, no action; caps, margin and the archive's own retention are there without being written; nothing can be deleted."""
-    settings = load(tmp_path, STORES)
+    settings = read_settings(tmp_path, STORES)
     archive = settings.archive
     assert settings.retention == []
     assert (archive.to, archive.max_objects, archive.max_bytes, archive.max_percent) == (None, 100_000, 10**12, Decimal("0.2"))
     assert (archive.margin, archive.clock_skew, archive.retention) == (timedelta(days=7), timedelta(minutes=5), timedelta(days=365))
     assert [store.delete_credentials for store in settings.stores] == [None, None]
-    assert load(tmp_path, STORES + POLICY).retention[0].grace == timedelta(days=30)
+    assert read_settings(tmp_path, STORES + POLICY).retention[0].grace == timedelta(days=30)
 
 
 # Empty, zero, negative, "all" and what else has been read as "everything" or "at once": each as it stands in the file.
@@ -149,7 +145,7 @@ retention:
   - {name: gone, select: {older_than: 1w, status: FAILED}, action: delete}
   - {name: cold, select: {larger_than: 1 GB}, action: tier, to: GLACIER_IR, keep: {last: 1}}
 """
-    settings = load(tmp_path, text)
+    settings = read_settings(tmp_path, text)
     policy = settings.retention[0]
     assert policy.keep is not None
     assert (policy.keep.best, policy.keep.last, policy.kinds) == (3, 2, ["checkpoint", "model"])
@@ -162,7 +158,7 @@ retention:
     )
     assert settings.retention[1].kinds == ["run"]
     (tmp_path / "again").mkdir()
-    assert load(tmp_path / "again", show_settings(settings)).model_dump() == settings.model_dump()
+    assert read_settings(tmp_path / "again", show_settings(settings)).model_dump() == settings.model_dump()
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from runspend.config.settings import Settings, load_settings, redact, secret_values, show_settings
+from runspend.config.settings import Settings, redact, secret_values, show_settings
 from runspend.core.errors import ConfigError
 from runspend.core.redaction import redact_uri, redact_values
+from tests.settings_builder import read_settings
 
 # Long and odd enough not to be part of any word of ours.
 SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zs", "Zl", "Zp", "Cs"]), min_size=8, max_size=40).map(
@@ -40,9 +41,7 @@ mail: {backend: smtp, host: mail, username: u, password: "${S}"}
 
 def load(text: str, env: dict[str, str]) -> Settings:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "runspend.yaml"
-        path.write_text(text, encoding="utf-8")
-        return load_settings(path, env)
+        return read_settings(Path(folder), text, env)
 
 
 def traces(secret: str) -> list[str]:

@@ -30,6 +30,7 @@ from runspend.config.settings import (
 )
 from runspend.config.types import format_duration
 from runspend.core.errors import ConfigError
+from tests.settings_builder import read_settings
 
 EXAMPLES = Path(__file__).parent / "examples"
 ENV = {
@@ -42,14 +43,9 @@ ENV = {
 SERVER = "tracking:\n  - name: prod\n    uri: http://mlflow:5000\n"
 
 
-def load(folder: Path, text: str, env: dict[str, str] | None = None) -> Settings:
-    (folder / "runspend.yaml").write_text(text, encoding="utf-8")
-    return load_settings(folder / "runspend.yaml", env or {})
-
-
 def refused(folder: Path, text: str, env: dict[str, str] | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
-        load(folder, text, env)
+        read_settings(folder, text, env)
     return str(caught.value)
 
 
@@ -90,7 +86,7 @@ def test_the_cloud_example_means_what_it_says() -> None:
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     """Every key has a default that works; what is written by the product lies beside the file."""
-    settings = load(tmp_path, "# nothing yet\n")
+    settings = read_settings(tmp_path, "# nothing yet\n")
     assert settings.home == tmp_path / ".runspend"
     assert settings.warehouse.uri == str(tmp_path / ".runspend" / "warehouse")
     assert (settings.currency, settings.mail.backend, settings.retention) == ("USD", "file", [])
@@ -98,8 +94,8 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 def test_the_warehouse_follows_home(tmp_path: Path) -> None:
     """`warehouse` left out lies in `home`, wherever that is, also for settings made in code."""
-    assert load(tmp_path, "home: state\n").warehouse.uri == str(tmp_path / "state" / "warehouse")
-    assert load(tmp_path, "home: state\nwarehouse: {uri: w}\n").warehouse.uri == str(tmp_path / "w")
+    assert read_settings(tmp_path, "home: state\n").warehouse.uri == str(tmp_path / "state" / "warehouse")
+    assert read_settings(tmp_path, "home: state\nwarehouse: {uri: w}\n").warehouse.uri == str(tmp_path / "w")
     assert Settings(home=Path("/h")).warehouse.uri == "/h/warehouse"
 
 
@@ -123,7 +119,7 @@ def test_the_warehouse_follows_home(tmp_path: Path) -> None:
 def test_paths_count_from_the_file(tmp_path: Path, written: str, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders and SQLite files are relative to the file that names them, never to the shell."""
     monkeypatch.chdir("/")
-    settings = load(tmp_path, f'tracking: [{{name: a, uri: "{written}"}}]\n')
+    settings = read_settings(tmp_path, f'tracking: [{{name: a, uri: "{written}"}}]\n')
     assert settings.tracking[0].uri == read.format(base=tmp_path, parent=tmp_path.parent)
 
 
@@ -148,7 +144,7 @@ def test_key_files_of_google_are_relative_to_the_file_that_names_them(tmp_path: 
 def test_bills_and_stores_and_databases_count_from_the_file(tmp_path: Path) -> None:
     """Every key that may hold a path."""
     text = "billing: [{name: b, uri: bills}]\nstores: [{uri: art}]\ntracking: [{name: a, uri: http://m, database: 'sqlite:///m.db', artifacts: art}]\n"
-    settings = load(tmp_path, text)
+    settings = read_settings(tmp_path, text)
     assert (settings.billing[0].uri, settings.stores[0].uri, settings.tracking[0].artifacts) == (
         f"{tmp_path}/bills",
         f"{tmp_path}/art",
@@ -182,7 +178,7 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_variables_are_read_and_escaped(tmp_path: Path) -> None:
     """`${VAR}` is the environment's text, as it is; `$${` is `${`; a value is never read as YAML."""
-    settings = load(
+    settings = read_settings(
         tmp_path,
         "tracking:\n- name: a\n  uri: http://m/${P}/$${P}\n  token: ${T}\nmail: {port: '${N}'}\n",
         {"P": "x", "T": "a: [b] # ${P}", "N": "25"},
@@ -226,7 +222,7 @@ def test_an_empty_variable_is_no_secret(tmp_path: Path) -> None:
 )
 def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, encoded: str) -> None:
     """A password as people have it must not end the URI early; one that is encoded already is left alone."""
-    settings = load(tmp_path, f"{SERVER}    database: postgresql://u:${{P}}@db/mlflow\n", {"P": password})
+    settings = read_settings(tmp_path, f"{SERVER}    database: postgresql://u:${{P}}@db/mlflow\n", {"P": password})
     database = settings.tracking[0].database
     assert database is not None
     assert database.get_secret_value() == f"postgresql://u:{encoded}@db/mlflow"
@@ -378,7 +374,7 @@ def test_names_and_roots_that_clash_are_refused(tmp_path: Path, text: str, expec
 
 def test_sibling_roots_do_not_clash(tmp_path: Path) -> None:
     """`s3://b/run1` is no part of `s3://b/run10`."""
-    assert len(load(tmp_path, "stores: [{uri: s3://b/run1}, {uri: s3://b/run10}]\n").stores) == 2
+    assert len(read_settings(tmp_path, "stores: [{uri: s3://b/run1}, {uri: s3://b/run10}]\n").stores) == 2
 
 
 # --- lengths of time, thresholds, retention -----------------------------------------------------------------------------
@@ -476,7 +472,7 @@ def test_a_policy_that_selects_everything_is_refused(tmp_path: Path, select: str
 def test_a_policy_that_names_something_is_taken(tmp_path: Path) -> None:
     """The other side of the same fence."""
     policy = "{name: a, select: {status: FAILED, larger_than: 2GiB, older_than: 1w}, action: archive}"
-    settings = load(tmp_path, f"stores: [{{uri: s3://cold}}]\narchive: {{to: s3://cold}}\nretention:\n  - {policy}\n")
+    settings = read_settings(tmp_path, f"stores: [{{uri: s3://cold}}]\narchive: {{to: s3://cold}}\nretention:\n  - {policy}\n")
     assert settings.retention[0].select == {"status": ["FAILED"], "larger_than": "2GiB", "older_than": timedelta(weeks=1)}
     assert settings.retention[0].grace == timedelta(days=30)
 
@@ -524,7 +520,7 @@ def test_a_budget_needs_an_amount(tmp_path: Path, amount: str) -> None:
 
 def test_amounts_are_exact(tmp_path: Path) -> None:
     """Digits go through untouched, as many as are written."""
-    settings = load(tmp_path, "budgets: [{name: a, amount: 1234567.0123456789012345678901, notify: [owner]}]\n")
+    settings = read_settings(tmp_path, "budgets: [{name: a, amount: 1234567.0123456789012345678901, notify: [owner]}]\n")
     assert str(settings.budgets[0].amount) == "1234567.0123456789012345678901"
 
 
@@ -551,7 +547,7 @@ def test_shown_settings_read_back_as_they_are(tmp_path: Path) -> None:
     assert 'currency: "EUR"\n' in shown
     assert 'people: "show"  # default\n' in shown
     assert '"shared": "keep", "idle": "keep"}  # default\n' in shown
-    assert load(tmp_path, shown).model_dump() == settings.model_dump()
+    assert read_settings(tmp_path, shown).model_dump() == settings.model_dump()
 
 
 def test_shown_settings_hide_secrets_and_only_them(tmp_path: Path) -> None:
@@ -560,7 +556,7 @@ def test_shown_settings_hide_secrets_and_only_them(tmp_path: Path) -> None:
     assert "canary" not in shown
     assert 'database: "postgresql://reader:***@mlflow-db.ml:5432/mlflow"' in shown
     assert 'token: "***"' in shown
-    assert 'token: "connection:mlflow_prod"' in show_settings(load(tmp_path, f"{SERVER}    token: connection:mlflow_prod\n"))
+    assert 'token: "connection:mlflow_prod"' in show_settings(read_settings(tmp_path, f"{SERVER}    token: connection:mlflow_prod\n"))
 
 
 def test_trial_settings_write_one_folder_and_send_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

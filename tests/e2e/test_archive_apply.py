@@ -11,11 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import yaml
 
 from runspend import pipeline
 from runspend.actions.archive.items import NOTE_NAME
-from runspend.config.settings import Settings, load_settings
+from runspend.config.settings import Settings
 from runspend.pipeline import archive_planning as archiving
 from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
@@ -24,6 +23,7 @@ from tests.command import run_here, run_process
 from tests.e2e.test_archive_night import planned, read, write_mlflow
 from tests.servers.mlflow_client import mlflow_client
 from tests.servers.smtp import smtp_server
+from tests.settings_builder import read_settings, smtp_mail
 
 NOW = datetime.now(timezone.utc)  # what is to come is never acted on: the notice is forty days old instead
 
@@ -53,10 +53,9 @@ def announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
             "home": "home", "tracking": [{"name": "prod", "uri": f"sqlite:///{tmp_path}/mlflow.db"}],
             "stores": [{"uri": "artifacts", "delete_credentials": "local"}, {"uri": "archive", "measure": "none"}], "archive": {"to": "archive"},
             "retention": [{"name": "old", "select": {"unused_for": "90d", "kind": ["run", "model"]}, "action": "archive"}],
-            "mail": {"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none", "operators": ["oncall@acme.com"]},
+            "mail": smtp_mail(server.port, operators=["oncall@acme.com"]),
         }  # fmt: skip
-        (tmp_path / "runspend.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
-        settings = load_settings(tmp_path / "runspend.yaml")
+        settings = read_settings(tmp_path, data)
         read(settings, NOW - timedelta(days=40))
         assert pipeline.archive_notify(settings, now=NOW - timedelta(days=40)).exit_code == 0
         for days in (30, 20, 10):

@@ -10,11 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import yaml
 from mlflow import MlflowClient
 
 from runspend import pipeline
-from runspend.config.settings import Settings, load_settings
+from runspend.config.settings import Settings
 from runspend.pipeline import archive_planning as archiving
 from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
@@ -23,6 +22,7 @@ from tests.due_items import due_items
 from tests.mlflow_store import make_schema
 from tests.servers.mlflow_client import mlflow_client
 from tests.servers.smtp import smtp_server
+from tests.settings_builder import read_settings, smtp_mail
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 OLD = datetime(2026, 3, 1, tzinfo=timezone.utc)
@@ -96,10 +96,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Set
         data = {
             "home": "home", "tracking": [{"name": "prod", "uri": f"sqlite:///{tmp_path}/mlflow.db"}], "stores": [{"uri": "artifacts"}, {"uri": "archive", "measure": "none"}], "archive": {"to": "archive"},
             "retention": [{"name": "old", "select": {"unused_for": "90d", "kind": ["run", "model"]}, "action": "archive"}],
-            "mail": {"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none", "operators": ["oncall@acme.com"]},
+            "mail": smtp_mail(server.port, operators=["oncall@acme.com"]),
         }  # fmt: skip
-        (tmp_path / "runspend.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
-        yield load_settings(tmp_path / "runspend.yaml"), ids, server
+        yield read_settings(tmp_path, data), ids, server
 
 
 def read(settings: Settings, now: datetime) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -30,25 +29,15 @@ from runspend.interfaces.doctor import diagnose
 from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
 from tests.focus_files import ROW, row, write_csv
+from tests.settings_builder import read_settings
 
 NOW = datetime(2026, 11, 24, 2, tzinfo=timezone.utc)
 
 
 def configure(folder: Path, *bills: str, **more: Any) -> Settings:
     """Bills below `folder`, operators with a mailbox."""
-    config = folder / "runspend.yaml"
-    config.write_text(
-        json.dumps(
-            {
-                "home": "home",
-                "billing": [{"name": name, "uri": name, "late_after": "90d"} for name in bills],
-                "mail": {"operators": ["ops@example.com"]},
-                **more,
-            }
-        ),
-        encoding="utf-8",
-    )
-    return load_settings(config)
+    bill_sources = [{"name": name, "uri": name, "late_after": "90d"} for name in bills]
+    return read_settings(folder, {"home": "home", "billing": bill_sources, "mail": {"operators": ["ops@example.com"]}, **more})
 
 
 def bomb(path: Path, rows: int, width: int) -> None:

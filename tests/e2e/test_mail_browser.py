@@ -17,8 +17,9 @@ from runspend.actions import alert
 from runspend.actions.alert import operators
 from runspend.actions.alert.message import Mail
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import budget, cost, run, settings, source, warehouse
+from tests.actions.alert.alert_world import budget, cost, run, source, warehouse
 from tests.hostile_names import PAYLOADS
+from tests.settings_builder import make_settings
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
@@ -54,7 +55,7 @@ def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16
         run("b", run_name="trial-118", start_time=NOW - timedelta(hours=3), **on),
     ]
     many = [budget(f"b{n:02d}", f"{100 + n}", notify=["many@acme.com"], forecast=[], actual=["100%"]) for n in range(12)]
-    given = settings(home, budget(owner="ana@acme.com", runbook="https://wiki.acme.com/ml-budgets"), *many)
+    given = make_settings(home, budget(owner="ana@acme.com", runbook="https://wiki.acme.com/ml-budgets"), *many)
     records = Records(home)
     with warehouse(home / "w", cost_daily=rows, sources=[source()], runs=runs) as reader:
         judgement = alert.judge(reader, given, records, NOW - timedelta(days=60))  # not its first night any more

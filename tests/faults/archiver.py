@@ -21,19 +21,15 @@ from runspend.config.settings import Settings
 from runspend.core.errors import LeaseLost
 from runspend.warehouse.records import Records
 from tests.archive_world import PREFIX, make_item
+from tests.settings_builder import make_archive_settings
 
 FILES = {"model/MLmodel": b"flavors: {}\n", "model/weights.bin": b"w" * 300_000, "ünï.txt": b"", "copy.bin": b"w" * 300_000}
 
 
 def settings_of(folder: Path) -> Settings:
     """`source` and `archive` are the stores, `home` has the records."""
-    stores = [
-        {"uri": str(folder / "source"), "delete_credentials": "local"},
-        {"uri": str(folder / "archive"), "delete_credentials": "local"},
-    ]
-    return Settings.model_validate(
-        {"home": str(folder / "home"), "stores": stores, "archive": {"to": str(folder / "archive"), "max_percent": "99%"}}
-    )
+    stores = ({"uri": str(folder / name), "delete_credentials": "local"} for name in ("source", "archive"))
+    return make_archive_settings(folder / "home", *stores)
 
 
 def item_of(folder: Path) -> Item:

@@ -26,6 +26,7 @@ from runspend.warehouse.records import Records
 from tests.due_items import due_items
 from tests.mlflow_store import make_schema
 from tests.servers.s3 import S3Server
+from tests.settings_builder import smtp_mail
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
 OLD = NOW - timedelta(days=400)
@@ -146,14 +147,7 @@ class Place:
             "stores": [store, cold],
             "archive": {"to": cold["uri"], "max_percent": "90%", "margin": "1d"},
             "retention": [POLICY | self.policy],
-            "mail": {
-                "backend": "smtp",
-                "host": "127.0.0.1",
-                "port": SMTP_PORT[0],
-                "tls": "none",
-                "from": "runspend@example.com",
-                "operators": ["ops@example.com"],
-            },
+            "mail": smtp_mail(SMTP_PORT[0], **{"from": "runspend@example.com"}, operators=["ops@example.com"]),
         }
         return Settings.model_validate(data | self.settings)
 

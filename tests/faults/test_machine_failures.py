@@ -30,6 +30,7 @@ from tests.command import run_here
 from tests.faults.damaged_world import NOW, digests
 from tests.kept import made_once
 from tests.servers.smtp import Server, smtp_server
+from tests.settings_builder import smtp_mail
 from tests.tiny_world import make_store, make_tiny_world, write_bill
 
 
@@ -77,7 +78,7 @@ def config(tmp_path: Path, disk: Path, server: Server, monkeypatch: pytest.Monke
     path = make_tiny_world(tmp_path / "world", store)
     settings = json.loads(path.read_text())
     settings["home"], settings["warehouse"] = str(disk / "home"), {"uri": str(disk / "home" / "warehouse")}
-    settings["mail"] = {"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none", "operators": ["operators@example.com"]}
+    settings["mail"] = smtp_mail(server.port, operators=["operators@example.com"])
     path.write_text(json.dumps(settings))
     monkeypatch.chdir(tmp_path)
     run_here("nightly", "--config", str(path), "--now", NOW)

@@ -28,6 +28,7 @@ from runspend.warehouse.records import Records
 from tests.command import run_here
 from tests.faults.decoys import make_decoys, seen
 from tests.servers.smtp import smtp_server
+from tests.settings_builder import make_settings, smtp_mail
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 AT = NOW.isoformat()
@@ -44,12 +45,6 @@ def decoys(tmp_path: Path) -> Path:
 def home(tmp_path: Path) -> Path:
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
-
-
-def settings(home: Path, **mail: Any) -> Settings:
-    return Settings.model_validate(
-        {"home": home, "mail": {"from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"], **mail}}
-    )
 
 
 MAIL: dict[str, Any] = {
@@ -260,7 +255,7 @@ def test_a_file_that_is_not_the_record_of_its_name_is_refused(home: Path, decoys
 @pytest.fixture
 def mailbox(home: Path) -> Iterator[tuple[Settings, Any]]:
     with smtp_server() as server:
-        yield settings(home, backend="smtp", host="127.0.0.1", port=server.port, tls="none"), server
+        yield make_settings(home, mail=smtp_mail(server.port)), server
 
 
 OUTSIDE = [
@@ -341,7 +336,7 @@ def test_a_refused_journal_is_told_once_and_status_says_so(tmp_path: Path, home:
 def test_a_refused_record_does_not_silence_its_own_alarm(home: Path) -> None:
     """Operators are told of a notice that cannot be believed, by a mail of the same kind of record."""
     bad = write(home, "notices", "archive.1", changed(GOOD["notices"][1], "mail.message_id", "x"))
-    outcome = pipeline.nightly(settings(home), now=NOW)
+    outcome = pipeline.nightly(make_settings(home), now=NOW)
     assert outcome.exit_code == 4
     assert any(str(bad) in problem for problem in outcome.problems)
     [mail] = operators_mails(home)
@@ -410,19 +405,19 @@ def test_a_work_folder_that_is_a_link_is_not_swept(home: Path, decoys: Path) -> 
     (decoys / "work-abcdefgh" / "thesis.txt").write_text("mine")
     before = seen(decoys)
     (home / "work").symlink_to(decoys, target_is_directory=True)
-    with pytest.raises(RecordRefused, match="is a link"), work_folder(settings(home)):
+    with pytest.raises(RecordRefused, match="is a link"), work_folder(make_settings(home)):
         pass
     (home / "work").unlink()
     (home / "work").mkdir()
     (home / "work" / "work-abcdefgh").symlink_to(decoys, target_is_directory=True)
-    with work_folder(settings(home)):
+    with work_folder(make_settings(home)):
         pass
     assert seen(decoys) == before
 
 
 LOCKS = {
-    "work/.lock": lambda home: work_folder(settings(home)).__enter__(),
-    "mail/.lock": lambda home: send_outbox(settings(home), Records(home), NOW),
+    "work/.lock": lambda home: work_folder(make_settings(home)).__enter__(),
+    "mail/.lock": lambda home: send_outbox(make_settings(home), Records(home), NOW),
     "records/heartbeats/lock": lambda home: Records(home).replace("heartbeats", "last", GOOD["heartbeats"][1], "token"),
     "listing/.lock": lambda home: locked(home / "listing", home / "otherwise").__enter__(),
 }
@@ -458,7 +453,7 @@ def test_a_mail_file_that_is_a_link_is_replaced(home: Path, decoys: Path) -> Non
     for name in ("archive.1.eml", ".archive.1.part"):
         (home / "mail" / name).symlink_to(decoys / "victim.txt")
     write(home, "notices", *GOOD["notices"])
-    send_outbox(settings(home), Records(home), NOW)
+    send_outbox(make_settings(home), Records(home), NOW)
     assert seen(decoys) == before
     assert "a notice" in (home / "mail" / "archive.1.eml").read_text()
 

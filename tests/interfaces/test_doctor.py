@@ -14,10 +14,11 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
-from runspend.config.settings import Settings, load_settings
+from runspend.config.settings import Settings
 from runspend.core.errors import SourceRefused, SourceUnreachable
 from runspend.interfaces import doctor
 from runspend.interfaces.doctor import Finding, check_home, check_mail, diagnose, exit_code, file_system, render
+from tests.settings_builder import read_settings
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 BILL = {
@@ -42,8 +43,7 @@ SERVER = {"version": "3.17.2", "experiments": 9, "runs": 18204, "database_ok": T
 
 
 def load(folder: Path, text: str) -> Settings:
-    (folder / "runspend.yaml").write_text(text, encoding="utf-8")
-    return load_settings(folder / "runspend.yaml", {"SECRET": "canary-secret"})
+    return read_settings(folder, text, {"SECRET": "canary-secret"})
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, what: str, reply: Any) -> None:

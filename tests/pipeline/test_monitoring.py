@@ -20,8 +20,9 @@ from runspend.core.errors import CheckFailed, PartialFailure, RunspendError, War
 from runspend.core.step_result import Outcome
 from runspend.pipeline.monitoring import note_step, ring_heartbeat, send_test_mail
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import NOW, budget, cost, settings, source, warehouse
+from tests.actions.alert.alert_world import NOW, budget, cost, source, warehouse
 from tests.servers.smtp import smtp_server
+from tests.settings_builder import make_settings, smtp_mail
 
 HOUR = timedelta(hours=1)
 BILLS = [{"name": "aws", "format": "focus", "uri": "bills", "late_after": "48h"}]
@@ -62,7 +63,7 @@ def world(home: Path, **mail: Any) -> Settings:
     if not place.exists():
         with warehouse(place, cost_daily=[cost("2026-11-05", "100")], sources=[source()]):
             pass
-    return settings(home, budget(), billing=BILLS, tracking=SERVERS, mail=mail)
+    return make_settings(home, budget(), billing=BILLS, tracking=SERVERS, mail=mail)
 
 
 def note_night(given: Settings, now: datetime, **more: Any) -> None:
@@ -208,7 +209,7 @@ def test_a_mail_server_that_is_down_shows_in_exit_code_and_silence(tmp_path: Pat
     here, address = watcher
     with smtp_server() as server:
         port = server.port
-    down = {"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none", "heartbeat": address}
+    down = smtp_mail(port, heartbeat=address)
     given = world(tmp_path, **down)
     given = given.model_copy(update={"budget_entries": [b.model_copy(update={"amount": b.amount / 1000}) for b in given.budgets]})
     note_night(given, NOW)
@@ -224,7 +225,7 @@ def test_a_mail_server_that_is_down_shows_in_exit_code_and_silence(tmp_path: Pat
 def test_a_test_mail_reaches_one_address_and_leaves_no_trace(tmp_path: Path) -> None:
     """It says that it is a test, has a picture, and no record of it is made."""
     with smtp_server() as server:
-        given = settings(tmp_path, mail={"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"})
+        given = make_settings(tmp_path, mail=smtp_mail(server.port))
         outcome = send_test_mail(given, "ana@acme.com", NOW)
     (taken,) = server.accepted
     assert (outcome.exit_code, taken.recipients, taken.message["Subject"]) == (0, ["ana@acme.com"], "[runspend] TEST: mail delivery works")

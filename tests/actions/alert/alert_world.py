@@ -13,7 +13,6 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import duckdb_sql, table_names
@@ -87,12 +86,6 @@ def run(run_id: str, **facts: Any) -> dict[str, Any]:
 def source(name: str = "aws", until: datetime = datetime(2026, 11, 22, 23, tzinfo=UTC)) -> dict[str, Any]:
     """One row of sources."""
     return {"source": name, "kind": "bill", "state": "ok", "covered_until": until, "usual_lag_seconds": 86400.0}
-
-
-def settings(home: Path, *budgets: Mapping[str, Any], **more: Any) -> Settings:
-    """Settings with a home, budgets and a mail sender."""
-    mail = {"from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"]} | more.pop("mail", {})
-    return Settings.model_validate({"home": home, "budgets": [dict(b) for b in budgets], "mail": mail, **more})
 
 
 def budget(name: str = "vision", amount: str = "5000", **more: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from runspend.actions.alert.judge import Series, Status, budget_version, judge_b
 from runspend.actions.alert.periods import BudgetPeriod, current_period, periods_to_judge, same_days_before
 from runspend.config.settings import Budget
 from runspend.core.errors import ConfigError
+from tests.settings_builder import make_budget
 
 NOVEMBER = current_period("month", date(2026, 11, 24))
 
@@ -22,10 +23,6 @@ def judge(given: Budget, currency: str, period: BudgetPeriod, spend: dict[tuple[
     """A status of billed money, and of estimates by day of November ("d24")."""
     of_days = {(date(2026, 11, int(day[1:])), currency): cost for day, cost in estimated.items()}
     return judge_budget(given, currency, period, Series(billed=spend, estimated=of_days))
-
-
-def budget(amount: str = "1000", **more: object) -> Budget:
-    return Budget.model_validate({"name": "vision", "amount": amount, "notify": ["a@acme.com"], **more})
 
 
 @pytest.mark.parametrize(
@@ -134,15 +131,15 @@ def test_threshold_refused(text: str) -> None:
 def test_threshold_is_crossed_at_equality_in_exact_decimals() -> None:
     """0.7 + 0.1 reaches 0.8 (in floats it does not); one unit of the 22nd decimal below does not."""
     spend = {(date(2026, 11, 1), "USD"): Decimal("0.7"), (date(2026, 11, 2), "USD"): Decimal("0.1")}
-    status = judge(budget("1", actual=["80%"]), "USD", NOVEMBER, spend)
+    status = judge(make_budget("1", actual=["80%"]), "USD", NOVEMBER, spend)
     assert [c.on for c in status.crossed] == [date(2026, 11, 2)]
     below = spend | {(date(2026, 11, 3), "USD"): Decimal("-1E-22")}
-    assert judge(budget("1", actual=["80%"]), "USD", NOVEMBER, below).crossed == ()
+    assert judge(make_budget("1", actual=["80%"]), "USD", NOVEMBER, below).crossed == ()
 
 
 def test_percent_is_cut_not_rounded() -> None:
     """A budget below its amount never reads as 100.0%."""
-    status = judge(budget("1000"), "USD", NOVEMBER, {(date(2026, 11, 1), "USD"): Decimal("999.99")})
+    status = judge(make_budget("1000"), "USD", NOVEMBER, {(date(2026, 11, 1), "USD"): Decimal("999.99")})
     assert status.percent == Decimal("99.9")
     assert not status.is_over
 
@@ -150,29 +147,29 @@ def test_percent_is_cut_not_rounded() -> None:
 def test_money_of_another_currency_is_never_added() -> None:
     """No rate: no verdict, in words; another currency that comes to nothing on every day is no obstacle."""
     spend = {(date(2026, 11, 1), "USD"): Decimal(5000), (date(2026, 11, 1), "EUR"): Decimal(1)}
-    status = judge(budget(), "USD", NOVEMBER, spend)
+    status = judge(make_budget(), "USD", NOVEMBER, spend)
     assert (status.spent, status.crossed, status.not_judged) == (
         None,
         (),
         "no rate from EUR to USD for 2026-11-01: write it under rates.exchange",
     )
-    assert judge(budget(), "USD", NOVEMBER, spend | {(date(2026, 11, 1), "EUR"): Decimal(0)}).is_over
+    assert judge(make_budget(), "USD", NOVEMBER, spend | {(date(2026, 11, 1), "EUR"): Decimal(0)}).is_over
 
 
 def test_version_is_of_what_the_budget_decides_by() -> None:
     """Owner, notify, runbook and spelling make no new version; amount, currency, selector, period, measure and thresholds do."""
-    plain = budget("1000", **{"for": {"team": ["b", "a"]}})
+    plain = make_budget("1000", **{"for": {"team": ["b", "a"]}})
     same = [
-        budget("1000.00", **{"for": {"team": ["a", "b"]}}),
-        budget("1000", owner="x@acme.com", notify=["b@acme.com"], runbook="https://x", **{"for": {"team": ["b", "a"]}}),
-        budget("1000", actual=["100 %", "80.0%"], **{"for": {"team": ["b", "a"]}}),
+        make_budget("1000.00", **{"for": {"team": ["a", "b"]}}),
+        make_budget("1000", owner="x@acme.com", notify=["b@acme.com"], runbook="https://x", **{"for": {"team": ["b", "a"]}}),
+        make_budget("1000", actual=["100 %", "80.0%"], **{"for": {"team": ["b", "a"]}}),
     ]
     other = [
-        budget("1001", **{"for": {"team": ["b", "a"]}}),
-        budget("1000", **{"for": {"team": ["a"]}}),
-        budget("1000", every="week", **{"for": {"team": ["b", "a"]}}),
-        budget("1000", measure="billed_cost", **{"for": {"team": ["b", "a"]}}),
-        budget("1000", actual=["80%"], **{"for": {"team": ["b", "a"]}}),
+        make_budget("1001", **{"for": {"team": ["b", "a"]}}),
+        make_budget("1000", **{"for": {"team": ["a"]}}),
+        make_budget("1000", every="week", **{"for": {"team": ["b", "a"]}}),
+        make_budget("1000", measure="billed_cost", **{"for": {"team": ["b", "a"]}}),
+        make_budget("1000", actual=["80%"], **{"for": {"team": ["b", "a"]}}),
     ]
     version = budget_version(plain, "USD")
     assert {budget_version(b, "USD") for b in same} == {version}
@@ -184,7 +181,7 @@ def test_alert_ids_fit_a_message_id_and_differ() -> None:
     """Names with dots where a Message-ID may not have them still give ids of their own."""
     ids = set()
     for name in ("a.b", "a..b", "a.b.", "a-b", "a-b-"):
-        status = judge(Budget.model_validate({"name": name, "amount": "1", "notify": ["a@acme.com"]}), "USD", NOVEMBER, {})
+        status = judge(make_budget("1", name=name), "USD", NOVEMBER, {})
         ids.add(alert_id(status, "actual", status.thresholds[0]))
     assert len(ids) == 5
     assert all(part and part.isascii() for found in ids for part in found.split("."))
@@ -193,7 +190,7 @@ def test_alert_ids_fit_a_message_id_and_differ() -> None:
 def test_estimates_count_only_where_the_budget_says_so() -> None:
     """By default they stand beside the figure; a budget judged on both is another version, and says how much of it is estimated."""
     spend = {(date(2026, 11, 1), "USD"): Decimal(950)}
-    plain, both = budget("1000"), budget("1000", judged_on="bill_and_estimates")
+    plain, both = make_budget("1000"), make_budget("1000", judged_on="bill_and_estimates")
     status = judge(plain, "USD", NOVEMBER, spend, d24=Decimal(60))
     assert (status.spent, status.estimated, status.is_over) == (Decimal(950), Decimal(60), False)
     status = judge(both, "USD", NOVEMBER, spend, d24=Decimal(60))
@@ -204,15 +201,15 @@ def test_estimates_count_only_where_the_budget_says_so() -> None:
 def test_the_day_the_amount_is_passed_is_known_whatever_the_thresholds() -> None:
     """Also where no threshold is 100%."""
     spend = {(date(2026, 11, day), "USD"): Decimal(400) for day in (3, 8, 20)}
-    assert judge(budget("1000", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() == date(2026, 11, 20)
-    assert judge(budget("1300", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() is None
+    assert judge(make_budget("1000", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() == date(2026, 11, 20)
+    assert judge(make_budget("1300", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() is None
 
 
 def test_a_series_is_whose_money_not_how_much() -> None:
     """Editing an amount or a threshold tells of no anomaly again; editing the selector or the measure does."""
-    plain = budget("1000", **{"for": {"team": ["a", "b"]}})
-    same = [budget("2", actual=["3%"], every="day", **{"for": {"team": ["b", "a"]}})]
-    other = [budget("1000", **{"for": {"team": "a"}}), budget("1000", measure="list_cost", **{"for": {"team": ["a", "b"]}})]
+    plain = make_budget("1000", **{"for": {"team": ["a", "b"]}})
+    same = [make_budget("2", actual=["3%"], every="day", **{"for": {"team": ["b", "a"]}})]
+    other = [make_budget("1000", **{"for": {"team": "a"}}), make_budget("1000", measure="list_cost", **{"for": {"team": ["a", "b"]}})]
     version = series_version(plain, "USD")
     assert {series_version(b, "USD") for b in same} == {version}
     assert len({version, *(series_version(b, "USD") for b in other), series_version(plain, "EUR")}) == 4
@@ -227,5 +224,5 @@ def test_decision_does_not_depend_on_the_order_of_rows(days: dict[int, Decimal],
     rows = [((date(2026, 11, day), "USD"), cost) for day, cost in days.items()]
     shuffled = list(rows)
     random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis' Random
-    one, two = (judge(budget(), "USD", NOVEMBER, dict(r)) for r in (rows, shuffled))
+    one, two = (judge(make_budget(), "USD", NOVEMBER, dict(r)) for r in (rows, shuffled))
     assert one == two

@@ -16,13 +16,10 @@ from runspend.actions.alert.decisions import Decision, alert_id, decide
 from runspend.actions.alert.judge import Crossing, Series, Status, judge_budget, parse_threshold
 from runspend.actions.alert.periods import BudgetPeriod, current_period, periods_to_judge
 from runspend.config.settings import Budget
+from tests.settings_builder import make_budget
 
 NOVEMBER = current_period("month", date(2026, 11, 24))
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
-
-
-def budget(amount: str = "1000", **more: object) -> Budget:
-    return Budget.model_validate({"name": "vision", "amount": amount, "notify": ["a@acme.com"], **more})
 
 
 def status_of(given: Budget, days: dict[date, Decimal], period: BudgetPeriod = NOVEMBER, foreseen: tuple[str, ...] = ()) -> Status:
@@ -49,14 +46,14 @@ def tell(told: dict[str, date | None], decisions: list[Decision]) -> list[tuple[
 
 def test_crossings_and_forecast_of_a_night_are_one_mail() -> None:
     """Below the amount the forecast names it, over the amount what is passed does."""
-    status = status_of(budget(), on(5, "820"), foreseen=("100%",))
+    status = status_of(make_budget(), on(5, "820"), foreseen=("100%",))
     (decision,) = decide([status], {}, NOW)
     assert ([i.kind for i in decision.items], decision.kind, decision.lead.crossing.threshold.text) == (
         ["actual", "forecast"],
         "forecast",
         "100%",
     )
-    status = status_of(budget(actual=["80%", "100%"], forecast=["150%"]), on(5, "1020"), foreseen=("150%",))
+    status = status_of(make_budget(actual=["80%", "100%"], forecast=["150%"]), on(5, "1020"), foreseen=("150%",))
     (decision,) = decide([status], {}, NOW)
     assert (decision.kind, decision.lead.crossing.threshold.text) == ("actual", "100%")
 
@@ -65,7 +62,7 @@ def test_a_restatement_that_undoes_a_crossing_is_corrected_once() -> None:
     """Down: one correction. Up again, down again: nothing more, not even the crossing."""
     told: dict[str, date | None] = {}
     nights = [
-        tell(told, decide([status_of(budget(actual=["100%"]), on(5, cost))], told, NOW))
+        tell(told, decide([status_of(make_budget(actual=["100%"]), on(5, cost))], told, NOW))
         for cost in ("1000", "999.99", "1001", "998", "1500")
     ]
     assert nights == [[("actual", "100%")], [("correction", "100%")], [], [], []]
@@ -74,7 +71,7 @@ def test_a_restatement_that_undoes_a_crossing_is_corrected_once() -> None:
 def test_a_later_credit_is_no_correction() -> None:
     """What was told was true: only days it was told by can take it back."""
     told: dict[str, date | None] = {}
-    given = budget(actual=["100%"])
+    given = make_budget(actual=["100%"])
     tell(told, decide([status_of(given, on(5, "1000"))], told, NOW))
     assert decide([status_of(given, on(5, "1000") | on(9, "-200"))], told, NOW) == []
     assert tell(told, decide([status_of(given, on(5, "900") | on(9, "-200"))], told, NOW)) == [("correction", "100%")]
@@ -83,7 +80,7 @@ def test_a_later_credit_is_no_correction() -> None:
 def test_restated_but_crossed_by_later_days_stands() -> None:
     """The budget is over, if by other days than was told: nothing to take back."""
     told: dict[str, date | None] = {}
-    given = budget(actual=["100%"])
+    given = make_budget(actual=["100%"])
     tell(told, decide([status_of(given, on(5, "1000"))], told, NOW))
     assert decide([status_of(given, on(5, "900") | on(9, "200"))], told, NOW) == []
 
@@ -91,16 +88,16 @@ def test_restated_but_crossed_by_later_days_stands() -> None:
 def test_what_was_passed_is_not_foreseen_afterwards() -> None:
     """After a correction, no mail says that the same threshold will be passed."""
     told: dict[str, date | None] = {}
-    tell(told, decide([status_of(budget(), on(5, "1000"))], told, NOW))
-    found = tell(told, decide([status_of(budget(), on(5, "990"), foreseen=("100%",))], told, NOW))
+    tell(told, decide([status_of(make_budget(), on(5, "1000"))], told, NOW))
+    found = tell(told, decide([status_of(make_budget(), on(5, "990"), foreseen=("100%",))], told, NOW))
     assert found == [("correction", "100%")]
 
 
 def test_corrections_of_several_thresholds_are_one_mail() -> None:
     """The highest names it."""
     told: dict[str, date | None] = {}
-    tell(told, decide([status_of(budget(), on(5, "1000"))], told, NOW))
-    (decision,) = decide([status_of(budget(), on(5, "100"))], told, NOW)
+    tell(told, decide([status_of(make_budget(), on(5, "1000"))], told, NOW))
+    (decision,) = decide([status_of(make_budget(), on(5, "100"))], told, NOW)
     assert (decision.kind, [i.crossing.threshold.text for i in decision.items], decision.lead.crossing.threshold.text) == (
         "correction",
         ["80%", "100%"],
@@ -110,7 +107,7 @@ def test_corrections_of_several_thresholds_are_one_mail() -> None:
 
 def test_the_first_hours_and_a_snooze_only_postpone() -> None:
     """What still holds afterwards is told then."""
-    status = status_of(budget(), on(1, "1000"))
+    status = status_of(make_budget(), on(1, "1000"))
     first_hours = datetime(2026, 11, 1, 23, 59, tzinfo=timezone.utc)
     assert decide([status], {}, first_hours) == []
     assert decide([status], {}, NOW, ["vision"]) == []
@@ -121,10 +118,10 @@ def test_an_anomaly_is_told_once_per_day_and_series() -> None:
     """Whatever the budget's amount and thresholds are edited to; a snooze holds it back."""
     told: dict[str, date | None] = {}
     day = Anomaly(date(2026, 11, 22), Decimal(500), Decimal(100))
-    status = replace(status_of(budget(), {}), anomalies=(day,))
+    status = replace(status_of(make_budget(), {}), anomalies=(day,))
     assert decide([status], told, NOW, ["vision"]) == []
     assert tell(told, decide([status], told, NOW)) == [("anomaly", "400% above usual")]
-    edited = replace(status_of(budget("77", actual=["3%"]), {}), anomalies=(day,))
+    edited = replace(status_of(make_budget("77", actual=["3%"]), {}), anomalies=(day,))
     assert decide([edited], told, NOW) == []
 
 
@@ -172,7 +169,7 @@ class Nights(RuleBasedStateMachine):
     def night(self, hours: int, foreseen: bool) -> None:
         """The step runs; every decision must be the oracle's, no more and no less."""
         self.now += timedelta(hours=hours)
-        given = budget(str(1000 + self.edits), actual=self.texts, forecast=self.coming)
+        given = make_budget(str(1000 + self.edits), actual=self.texts, forecast=self.coming)
         periods = periods_to_judge("month", self.now, self.first_judged)
         statuses = [status_of(given, self.days, p, tuple(self.coming) if foreseen and self.now.date() < p.end else ()) for p in periods]
         decisions = decide(statuses, self.told, self.now, ["vision"] if self.is_snoozed else [])
@@ -232,5 +229,5 @@ TestNights = Nights.TestCase
 
 def test_ids_differ_by_kind() -> None:
     """A forecast, a crossing and a correction of one threshold are three records."""
-    status = status_of(budget(), on(5, "1000"))
+    status = status_of(make_budget(), on(5, "1000"))
     assert len({alert_id(status, kind, status.thresholds[0]) for kind in ("actual", "forecast", "correction")}) == 3

@@ -18,7 +18,7 @@ from runspend.actions.alert.holidays import a_year_later, find_holidays
 from runspend.actions.alert.judge import Series, judge_budget
 from runspend.actions.alert.levels import LEAST_DAYS, ExpectedDays, History, find_step, look_ahead
 from runspend.actions.alert.periods import current_period
-from runspend.config.settings import Budget
+from tests.settings_builder import make_budget
 
 NOVEMBER = (date(2026, 11, 1), date(2026, 12, 1))
 COVERED = date(2026, 11, 16)  # a Monday; 15 days are left
@@ -308,7 +308,7 @@ def test_a_budget_is_foreseen_to_pass_when_two_of_three_outcomes_do() -> None:
     now = datetime(2026, 11, 17, 6, tzinfo=timezone.utc)
 
     def judged(amount: str):  # type: ignore[no-untyped-def]  # a Status
-        made = Budget.model_validate({"name": "a", "amount": amount, "forecast": ["100%"], "notify": ["a@x.io"]})
+        made = make_budget(amount, forecast=["100%"])
         return judge_budget(made, "USD", current_period("month", now.date()), Series(days), COVERED, now)
 
     found = judged("3000").forecast

@@ -20,10 +20,11 @@ from runspend.actions.alert.notices import write_archive_notice
 from runspend.actions.alert.outbox import send_outbox
 from runspend.actions.alert.render import Facts, Paragraph
 from runspend.config.settings import Settings
-from tests.actions.alert.alert_world import NOW, MemoryRecords, settings
+from tests.actions.alert.alert_world import NOW, MemoryRecords
 from tests.actions.alert.test_render import HEADERS, PIECES, make, parts, shape
 from tests.hostile_names import FORMULAS, PAYLOADS, TERMINAL
 from tests.servers.smtp import smtp_server
+from tests.settings_builder import make_settings, smtp_mail
 
 NAMES = [*PAYLOADS, *FORMULAS, *TERMINAL]
 
@@ -45,7 +46,7 @@ def queue(records: MemoryRecords, number: int, name: str) -> None:
 def send_all(home: Path, names: Iterable[str]) -> dict[int, EmailMessage]:
     """What arrives of these names' mails, by number."""
     with smtp_server() as server:
-        given = settings(home, mail={"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"})
+        given = make_settings(home, mail=smtp_mail(server.port))
         for number, name in enumerate(names):
             records = MemoryRecords()  # one each: many at once would become one mail
             queue(records, number, name)
@@ -97,7 +98,7 @@ def test_operators_and_archive_mails(tmp_path: Path, every: int) -> None:
         return records
 
     with smtp_server() as server:
-        given = settings(tmp_path, mail={"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"})
+        given = make_settings(tmp_path, mail=smtp_mail(server.port))
         names = ["x", *NAMES[::every], *fuzzed(300 // every)]
         for name in names:
             write(given, name)

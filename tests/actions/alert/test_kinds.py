@@ -24,8 +24,9 @@ from runspend.interfaces.cli import cli
 from runspend.schema.tables import TABLES
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, settings, source, warehouse
+from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, source, warehouse
 from tests.actions.alert.test_run import OVER, mails, step, subjects, text_of
+from tests.settings_builder import make_settings
 
 KEY = {"tracking_server": "prod", "workspace": "default", "billing_currency": "USD"}
 
@@ -74,7 +75,7 @@ def words(text: str) -> str:
 
 def test_a_forecast_is_told_with_its_day_and_range_once(tmp_path: Path) -> None:
     """100 a day, 2,200 by the 22nd, a budget of 2,800: it will be passed around the 28th. The table, the mail and the next night know."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(amount="2800"))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(amount="2800"))
     result = step(tmp_path, records, given, cost_daily=every_day())
     assert subjects(tmp_path) == ["[runspend] vision: forecast to exceed budget around 28 Nov (78.5% of 2,800 USD, November)"]
     (message,) = mails(tmp_path).values()
@@ -91,7 +92,7 @@ def test_a_forecast_is_told_with_its_day_and_range_once(tmp_path: Path) -> None:
 def test_a_day_that_is_over_is_not_foretold(tmp_path: Path) -> None:
     """On the 29th, with a bill that ends on the 22nd, the 28th is behind us: it is likely passed already."""
     later = datetime(2026, 11, 29, 6, tzinfo=UTC)
-    step(tmp_path, MemoryRecords(), settings(tmp_path, budget(amount="2800")), later, cost_daily=every_day())
+    step(tmp_path, MemoryRecords(), make_settings(tmp_path, budget(amount="2800")), later, cost_daily=every_day())
     assert subjects(tmp_path) == ["[runspend] vision: budget probably exceeded around 28 Nov (78.5% of 2,800 USD, November)"]
     (message,) = mails(tmp_path).values()
     assert "Probably exceeded around 28 Nov; billing data is incomplete." in words(text_of(message))
@@ -101,7 +102,7 @@ def test_a_bill_that_ended_long_ago_makes_no_forecast_of_what_things_cost_then(t
     """A provider that was left in June at 1,000 a day: 10 a day since is 300 a month, and no mail."""
     rows = [*every_day("1000", "2026-01-01", "2026-05-31", source="old"), *every_day("10", "2026-06-01")]
     bills = [source(), source("old", datetime(2026, 6, 1, tzinfo=UTC))]
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget()), cost_daily=rows, sources=bills)
+    result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, budget()), cost_daily=rows, sources=bills)
     assert subjects(tmp_path) == []
     assert result.budget_status["forecast"].to_pylist() == [Decimal(300)]
 
@@ -112,7 +113,7 @@ def test_estimates_of_days_not_billed_raise_a_forecast(tmp_path: Path) -> None:
     result = step(
         tmp_path,
         MemoryRecords(),
-        settings(tmp_path, budget(amount="3200")),
+        make_settings(tmp_path, budget(amount="3200")),
         cost_daily=rows,
         runs=runs,
         run_estimates=[estimate("a", "2026-11-23", "400")],
@@ -128,7 +129,7 @@ def test_a_budget_judged_on_estimates_says_so(tmp_path: Path) -> None:
     """Its figure holds them, the mail says how much; when the bill turns out lower than they were, that is corrected."""
     records, given = (
         MemoryRecords(),
-        settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates")),
+        make_settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates")),
     )
     rows, runs = every_day(), [run("a")]
     result = step(tmp_path, records, given, cost_daily=rows, runs=runs, run_estimates=[estimate("a", "2026-11-23", "400")])
@@ -145,7 +146,7 @@ def test_a_budget_judged_on_estimates_says_so(tmp_path: Path) -> None:
 def test_estimates_in_another_currency_count_where_there_is_a_rate(tmp_path: Path, rate_from: str, spent: int) -> None:
     """Also where the whole bill is in the budget's currency. One without a rate is left out: no verdict waits for an estimate."""
     rate = {"from": "EUR", "to": "USD", "rate": "1.25", "date": rate_from}
-    given = settings(
+    given = make_settings(
         tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates"), rates={"exchange": [rate]}
     )
     tables = {
@@ -160,7 +161,7 @@ def test_estimates_in_another_currency_count_where_there_is_a_rate(tmp_path: Pat
 
 def test_estimates_are_not_told_as_what_others_cost(tmp_path: Path) -> None:
     """Seven experiments of 300 to 306 and an estimate of 400: the two that are not named cost what the bill says of them."""
-    given = settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates"))
+    given = make_settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates"))
     rows = [cost("2026-11-20", f"30{n}", experiment_id=f"{n}", experiment_name=f"sweep {n}") for n in range(7)]
     step(tmp_path, MemoryRecords(), given, cost_daily=rows, runs=[run("a")], run_estimates=[estimate("a", "2026-11-23", "400")])
     text = words(text_of(next(iter(mails(tmp_path).values()))))
@@ -169,7 +170,7 @@ def test_estimates_are_not_told_as_what_others_cost(tmp_path: Path) -> None:
 
 def test_a_correction_names_the_bill_and_the_days_that_were_restated(tmp_path: Path) -> None:
     """From the versions loaded after the crossing was told; those before it are not to blame."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["100%"]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%"]))
     step(tmp_path, records, given, cost_daily=OVER)
     period = {"source": "aws", "billing_period": date(2026, 11, 1), "billing_currency": "USD"}
     loads = [
@@ -193,7 +194,7 @@ def test_a_correction_names_the_bill_and_the_days_that_were_restated(tmp_path: P
 
 def test_an_anomalous_day_is_told_with_the_runs_that_did_it(tmp_path: Path) -> None:
     """Five times a usual day, on a day the budget is watched; once, and not of a new installation's past."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(amount="8000"))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(amount="8000"))
     quiet = every_day(last="2026-11-20")
     days = [run_day("a", "2026-11-24", "390"), run_day("b", "2026-11-24", "12.5"), run_day("a", "2026-11-22", "7")]
     runs = [run("a", run_name="sweep-7", instance_type="p4d.24xlarge", user_name="ben"), run("b", run_name="small")]
@@ -231,7 +232,7 @@ def test_a_bill_that_comes_once_a_month_holds_back_no_anomaly(tmp_path: Path) ->
     """It ended three weeks before the other: a day can only have cost more than is known of it."""
     records, given, bills = (
         MemoryRecords(),
-        settings(tmp_path, budget(amount="8000")),
+        make_settings(tmp_path, budget(amount="8000")),
         [source(until=NOW), source("saas", datetime(2026, 11, 1, tzinfo=UTC))],
     )
     step(tmp_path, records, given, NOW - timedelta(days=2), cost_daily=every_day(last="2026-11-21"), sources=bills)
@@ -242,7 +243,7 @@ def test_a_bill_that_comes_once_a_month_holds_back_no_anomaly(tmp_path: Path) ->
 def test_different_people_are_told_at_different_thresholds(tmp_path: Path) -> None:
     """Who is named at 100% hears of 100% alone; `all` hears of both, in one mail each."""
     notify = {"all": ["team@acme.com"], "100%": ["boss@acme.com"]}
-    records, given = MemoryRecords(), settings(tmp_path, budget(notify=notify, forecast=[]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(notify=notify, forecast=[]))
     step(tmp_path, records, given, cost_daily=OVER[:2])
     assert [m["To"] for m in mails(tmp_path).values()] == ["team@acme.com"]
     step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=OVER)
@@ -267,7 +268,7 @@ def test_budgets_by_what_only_runs_have(tmp_path: Path, selector: dict[str, Any]
     experiments = [{"tracking_server": "prod", "workspace": "default", "experiment_id": "12", "tags": '{"area": "nlp"}'}]
     entry = budget(amount="40", **{"for": selector})
     result = step(
-        tmp_path, MemoryRecords(), settings(tmp_path, entry), runs=runs, run_costs_daily=days, experiments=experiments, cost_daily=OVER
+        tmp_path, MemoryRecords(), make_settings(tmp_path, entry), runs=runs, run_costs_daily=days, experiments=experiments, cost_daily=OVER
     )
     assert result.budget_status["spent"].to_pylist() == [Decimal(spent or 0)]
     assert len(mails(tmp_path)) == (spent is not None)
@@ -293,7 +294,7 @@ TAGS = {"from": "experiment_tags", "notify": ["owner"]}
 def test_a_tag_makes_a_budget_of_its_experiment(tmp_path: Path, tag: str) -> None:
     """Of that experiment alone, told to its owner, under its name."""
     rows = [cost("2026-11-05", "600"), cost("2026-11-06", "9000", experiment_id="13")]
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, TAGS), cost_daily=rows, experiments=[tagged(tag)])
+    result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, TAGS), cost_daily=rows, experiments=[tagged(tag)])
     assert subjects(tmp_path) == ["[runspend] experiment resnet-sweep: budget exceeded (120.0% of 500 USD, November)"]
     (message,) = mails(tmp_path).values()
     assert (message["To"], result.budget_status["spent"].to_pylist()) == ("ana@acme.com", [Decimal(600)])
@@ -311,7 +312,9 @@ def test_a_tag_makes_a_budget_of_its_experiment(tmp_path: Path, tag: str) -> Non
 )  # fmt: skip
 def test_hostile_tags_are_refused_in_words(tmp_path: Path, tag: str, why: str) -> None:
     """No budget, no mail, not even to operators; one harmless line says what was found and what to write."""
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, TAGS), cost_daily=[cost("2026-11-05", "1e7")], experiments=[tagged(tag)])
+    result = step(
+        tmp_path, MemoryRecords(), make_settings(tmp_path, TAGS), cost_daily=[cost("2026-11-05", "1e7")], experiments=[tagged(tag)]
+    )
     (note,) = result.notes
     assert note.startswith(f"experiment 12 of prod: its tag runspend.budget is not used: {why}") and note.endswith(
         'write "500 USD / month"'
@@ -326,7 +329,7 @@ def test_hostile_tags_are_refused_in_words(tmp_path: Path, tag: str, why: str) -
 def test_a_tag_cannot_send_mail_to_anywhere(tmp_path: Path, owner: str | None) -> None:
     """An owner outside the domains runspend.yaml names is not written to; the crossing is recorded and the note says so."""
     experiments, rows = [tagged("500 USD / month", owner=owner)], [cost("2026-11-05", "600")]
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, TAGS), cost_daily=rows, experiments=experiments)
+    result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, TAGS), cost_daily=rows, experiments=experiments)
     assert mails(tmp_path) == {}
     assert "no alerts for its budget" in result.notes[0] and "acme.com" in result.notes[0] and result.notes[0].isprintable()
     assert set(result.alerts["recipients"].to_pylist()) == {"{}"}
@@ -338,7 +341,7 @@ def test_a_tag_cannot_keep_other_budgets_from_being_judged(tmp_path: Path) -> No
     rows = [cost("2026-11-05", "950", experiment_id="13"), *OVER]
     experiments = [tagged("500 USD / month"), tagged("900 USD / month", number="13", name="other")]
     result = step(
-        tmp_path, MemoryRecords(), settings(tmp_path, budget(notify=["b@acme.com"]), rules), cost_daily=rows, experiments=experiments
+        tmp_path, MemoryRecords(), make_settings(tmp_path, budget(notify=["b@acme.com"]), rules), cost_daily=rows, experiments=experiments
     )
     (note,) = result.notes
     assert (
@@ -352,7 +355,7 @@ def test_a_tag_cannot_pose_as_another_budget(tmp_path: Path) -> None:
     """An experiment named like a budget of the file is another budget; a hostile name is shown, not obeyed."""
     hostile = "vision\r\nBcc: evil@x.com <script>"
     rows = [cost("2026-11-05", "600", experiment_name=hostile)]
-    given = settings(tmp_path, budget(amount="9000"), TAGS)
+    given = make_settings(tmp_path, budget(amount="9000"), TAGS)
     result = step(tmp_path, MemoryRecords(), given, cost_daily=rows, experiments=[tagged("500 USD / month", name=hostile)])
     names = {r["budget"] for r in result.budget_status.to_pylist()}
     assert len(names) == 2 and "vision" in names
@@ -364,7 +367,9 @@ def test_without_the_entry_tags_do_nothing(tmp_path: Path) -> None:
     """And an experiment that is deleted has no budget."""
     gone = tagged("500 USD / month") | {"lifecycle_stage": "deleted"}
     for n, (entries, experiment) in enumerate(((), tagged("500 USD / month")) if n == 0 else ((TAGS,), gone) for n in range(2)):
-        result = step(tmp_path / str(n), MemoryRecords(), settings(tmp_path / str(n), *entries), cost_daily=OVER, experiments=[experiment])
+        result = step(
+            tmp_path / str(n), MemoryRecords(), make_settings(tmp_path / str(n), *entries), cost_daily=OVER, experiments=[experiment]
+        )
         assert (result.notes, result.budget_status.num_rows) == ([], 0)
 
 
@@ -377,7 +382,7 @@ def quiet(home: Path, records: Any, given: Any, kind: Any, until: date | None = 
 
 def test_an_acknowledged_budget_is_recorded_and_not_mailed(tmp_path: Path) -> None:
     """Also after it expires: who said "I know" is not told of it again. A new threshold after that is."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
     quiet(tmp_path, records, given, "acknowledged", date(2026, 11, 26))
     result = step(tmp_path, records, given, cost_daily=OVER[:2])
     assert (mails(tmp_path), result.alerts["message_id"].to_pylist()) == ({}, [None])
@@ -391,7 +396,7 @@ def test_an_acknowledged_budget_is_recorded_and_not_mailed(tmp_path: Path) -> No
 
 def test_a_snoozed_budget_is_told_when_the_snooze_ends_if_it_still_holds(tmp_path: Path) -> None:
     """Nothing is lost by not looking; nothing is told that is no longer so. Waking it ends the snooze early."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
     quiet(tmp_path, records, given, "snoozed", date(2026, 11, 28))
     assert step(tmp_path, records, given, cost_daily=OVER).alerts.num_rows == 0
     quiet(tmp_path, records, given, "awake")
@@ -401,7 +406,7 @@ def test_a_snoozed_budget_is_told_when_the_snooze_ends_if_it_still_holds(tmp_pat
 
 def test_what_was_acknowledged_is_not_taken_back(tmp_path: Path) -> None:
     """Nobody was told it, so a correction would be of a mail that nobody has."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
     quiet(tmp_path, records, given, "acknowledged", date(2026, 11, 26))
     step(tmp_path, records, given, cost_daily=OVER)
     result = step(tmp_path, records, given, datetime(2026, 11, 27, tzinfo=UTC), cost_daily=OVER[:1])
@@ -410,7 +415,7 @@ def test_what_was_acknowledged_is_not_taken_back(tmp_path: Path) -> None:
 
 def test_a_snooze_that_outlasts_a_periods_judgement_loses_nothing(tmp_path: Path) -> None:
     """Snoozed in December until January: what a late bill did to November is told then, though its fifteen days are over."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["100%"]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%"]))
     result = step(tmp_path, records, given, cost_daily=OVER[:2])
     december = datetime(2026, 12, 5, 6, tzinfo=UTC)
     quiet(tmp_path, records, given, "snoozed", now=december)
@@ -423,7 +428,7 @@ def test_a_snooze_that_outlasts_a_periods_judgement_loses_nothing(tmp_path: Path
 
 def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
     """Said twice at one moment as well; unknown budgets and days that are over are refused in words."""
-    records, given = MemoryRecords(), settings(tmp_path, budget())
+    records, given = MemoryRecords(), make_settings(tmp_path, budget())
     quiet(tmp_path, records, given, "snoozed", date(2026, 11, 28))
     quiet(tmp_path, records, given, "acknowledged")
     result = step(tmp_path, records, given, cost_daily=OVER)
@@ -439,7 +444,7 @@ def test_the_first_night_sends_one_summary(tmp_path: Path) -> None:
     records = MemoryRecords()
     entries = [budget(), budget("half", "9000"), budget("fine", "999999"), budget("own", "100", notify=["solo@acme.com"])]
     entries[1]["actual"], entries[1]["forecast"] = ["50%"], []
-    step(tmp_path, records, settings(tmp_path, *entries), cost_daily=OVER)
+    step(tmp_path, records, make_settings(tmp_path, *entries), cost_daily=OVER)
     by_recipient = {m["To"]: m for m in mails(tmp_path).values()}
     assert len(mails(tmp_path)) == 2
     summary = by_recipient["vision-leads@acme.com"]
@@ -448,14 +453,14 @@ def test_the_first_night_sends_one_summary(tmp_path: Path) -> None:
     assert "vision 2026-11 5,012.38 5,000 USD 100.2%" in text and "half 2026-11 5,012.38 9,000 USD 55.6%" in text
     assert "1 other is below all thresholds" in text
     assert by_recipient["solo@acme.com"]["Subject"].startswith("[runspend] own: budget exceeded")
-    assert step(tmp_path, records, settings(tmp_path, *entries), NOW + timedelta(days=1), cost_daily=OVER).sent == []
+    assert step(tmp_path, records, make_settings(tmp_path, *entries), NOW + timedelta(days=1), cost_daily=OVER).sent == []
     more = [*entries, budget("later", "50"), budget("much", "60")]
-    assert len(step(tmp_path, records, settings(tmp_path, *more), NOW + timedelta(days=2), cost_daily=OVER).sent) == 2
+    assert len(step(tmp_path, records, make_settings(tmp_path, *more), NOW + timedelta(days=2), cost_daily=OVER).sent) == 2
 
 
 def test_a_step_before_the_first_bill_is_no_first_night(tmp_path: Path) -> None:
     """The clock of the alerts may strike before the first bill was ever read: the summary is of the night after that."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[]), budget("half", "9000", actual=["50%"], forecast=[]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[]), budget("half", "9000", actual=["50%"], forecast=[]))
     assert step(tmp_path, records, given, NOW - timedelta(hours=6), sources=[]).sent == []
     step(tmp_path, records, given, cost_daily=OVER)
     assert [m["Subject"] for m in mails(tmp_path).values()] == ["[runspend] 2 budgets monitored: 1 exceeded, 1 above a threshold"]
@@ -465,7 +470,7 @@ def test_what_a_mail_says_to_type_can_be_typed(tmp_path: Path) -> None:
     """Also on the 2nd of a month, of the one before: the ack it names is taken, and is of the month that runs."""
     records, given, now = (
         MemoryRecords(),
-        settings(tmp_path, budget(forecast=[], actual=["100%"])),
+        make_settings(tmp_path, budget(forecast=[], actual=["100%"])),
         datetime(2026, 12, 2, 6, tzinfo=NOW.tzinfo),
     )
     step(tmp_path, records, given, NOW, cost_daily=OVER[:2], sources=[source(until=NOW)])
@@ -478,7 +483,7 @@ def test_what_a_mail_says_to_type_can_be_typed(tmp_path: Path) -> None:
 def test_a_dear_day_where_most_cost_nothing_is_no_percentage_above_it(tmp_path: Path) -> None:
     """Twelve trainings in four weeks, and one of another size: a usual day costs nothing, of which nothing is a percentage."""
     days = [row for row in every_day(last="2026-11-24") if row["charge_date"].day % 5 in (0, 1)]
-    given, records = settings(tmp_path, budget(amount="8000", forecast=[])), MemoryRecords()
+    given, records = make_settings(tmp_path, budget(amount="8000", forecast=[])), MemoryRecords()
     step(tmp_path, records, given, NOW, cost_daily=days)
     result = step(
         tmp_path,
@@ -498,13 +503,15 @@ def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path
     """Its lines are of whole months: there is a forecast all the same, and a dear day is told of."""
     days = [*every_day(last="2026-11-22"), cost("2026-11-23", "900")]
     until = datetime(2026, 12, 1, tzinfo=NOW.tzinfo)
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget(amount="90000")), cost_daily=days, sources=[source(until=until)])
+    result = step(
+        tmp_path, MemoryRecords(), make_settings(tmp_path, budget(amount="90000")), cost_daily=days, sources=[source(until=until)]
+    )
     (row,) = result.budget_status.to_pylist()
     assert (row["covered_until"], row["forecast"] is None) == (NOW, False)
     step(
         tmp_path,
         records := MemoryRecords(),
-        given := settings(tmp_path, budget(amount="8000")),
+        given := make_settings(tmp_path, budget(amount="8000")),
         NOW - timedelta(days=1),
         cost_daily=days[:-1],
     )
@@ -519,8 +526,8 @@ def test_the_list_says_how_every_budget_stands(tmp_path: Path) -> None:
     """The nearest to its amount first; one that was never judged, says so."""
     records = MemoryRecords()
     entries = [budget(amount="2800"), budget("small", "100"), budget("calm", "99999")]
-    result = step(tmp_path, records, settings(tmp_path, *entries), cost_daily=every_day())
-    given = settings(tmp_path, *entries, budget("new", "5", owner="ana@acme.com"))
+    result = step(tmp_path, records, make_settings(tmp_path, *entries), cost_daily=every_day())
+    given = make_settings(tmp_path, *entries, budget("new", "5", owner="ana@acme.com"))
     quiet(tmp_path, records, given, "snoozed", name="calm")
     reader = in_memory(budget_status=result.budget_status.to_pylist(), sources=[source()])
     rows = list_budgets(reader, given, records, NOW)
@@ -535,7 +542,7 @@ def test_the_list_says_how_every_budget_stands(tmp_path: Path) -> None:
 def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) -> None:
     """Another team's budget now, or another amount: what was judged of the old one says nothing of it."""
     records = MemoryRecords()
-    result = step(tmp_path, records, settings(tmp_path, budget(amount="2800")), cost_daily=every_day())
+    result = step(tmp_path, records, make_settings(tmp_path, budget(amount="2800")), cost_daily=every_day())
     edits = (
         (budget(amount="9000"), "not judged"),
         (budget(amount="2800", **{"for": {"team": "nlp"}}), "not judged"),
@@ -543,7 +550,7 @@ def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) ->
     )
     for edited, state in edits:
         reader = in_memory(budget_status=result.budget_status.to_pylist(), sources=[source()])
-        (row,) = list_budgets(reader, settings(tmp_path, edited), records, NOW)
+        (row,) = list_budgets(reader, make_settings(tmp_path, edited), records, NOW)
         assert (row["state"], row["spent"] is None) == (state, state == "not judged")
         assert row["reason"] == ("no alert step since the budget was changed" if state == "not judged" else None)
 
@@ -554,7 +561,7 @@ def test_a_percentage_reads_the_same_wherever_it_stands(tmp_path: Path) -> None:
     records = MemoryRecords()
     entries = [budget(every="quarter", actual=["99%", "100%"], forecast=[]), budget("daily", "9000", every="day")]
     rows = [cost("2026-10-05", "1000"), cost("2026-11-22", "3998.996")]
-    given = settings(tmp_path, *entries)
+    given = make_settings(tmp_path, *entries)
     status = step(tmp_path, records, given, NOW - timedelta(days=1), cost_daily=rows).budget_status.to_pylist()
     status = step(tmp_path, records, given, cost_daily=rows, budget_status=status).budget_status.to_pylist()
     reader = in_memory(budget_status=status, sources=[source()])
@@ -610,7 +617,7 @@ def test_an_alert_killed_on_the_first_night_is_still_a_summary(tmp_path: Path) -
     reader = in_memory(cost_daily=OVER, sources=[source()])
     for moment in range(24):
         home, records, left = tmp_path / str(moment), MemoryRecords(), [moment]
-        given = settings(home, *entries)
+        given = make_settings(home, *entries)
 
         def tick(operation: str, left: list[int] = left) -> None:
             left[0] -= 1

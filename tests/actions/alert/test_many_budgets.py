@@ -15,10 +15,11 @@ from runspend.actions import alert
 from runspend.actions.alert import tag_budgets
 from runspend.actions.alert.series import read_series
 from runspend.config.settings import Budget
-from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, settings, source, warehouse
+from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, source, warehouse
 from tests.actions.alert.test_kinds import TAGS, estimate, tagged
 from tests.actions.alert.test_reference import Listening
 from tests.actions.alert.test_run import mails, text_of
+from tests.settings_builder import make_settings
 
 
 def judged(folder: Path, count: int, *budgets: Any) -> tuple[dict[str, tuple[Decimal | None, Decimal]], int]:
@@ -38,7 +39,7 @@ def judged(folder: Path, count: int, *budgets: Any) -> tuple[dict[str, tuple[Dec
         "run_estimates": [estimate(f"r{n}", "2026-11-23", str(n * 10)) for n in numbers],
     }
     listening = Listening(in_memory(**tables))
-    found = alert.judge(listening, settings(folder, TAGS, *budgets), MemoryRecords(), NOW)
+    found = alert.judge(listening, make_settings(folder, TAGS, *budgets), MemoryRecords(), NOW)
     return {s.budget.title: (s.spent, s.estimated) for s in found.statuses}, len(listening.asked)
 
 
@@ -71,7 +72,7 @@ def test_budgets_of_the_same_money_are_read_once(tmp_path: Path) -> None:
 def test_a_storm_looks_nothing_up_for_mails_nobody_will_see(tmp_path: Path) -> None:
     """Twenty budgets of one recipient break: one mail lists them. Who is told of one alone gets the whole of it."""
     entries = [budget(f"b{n:02d}", str(100 + n), actual=["100%"], forecast=[]) for n in range(20)]
-    given = settings(tmp_path, *entries, budget("alone", "50", notify=["solo@acme.com", "vision-leads@acme.com"], forecast=[]))
+    given = make_settings(tmp_path, *entries, budget("alone", "50", notify=["solo@acme.com", "vision-leads@acme.com"], forecast=[]))
     records = MemoryRecords()
     with warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "200")], sources=[source()]) as reader:
         listening = Listening(reader)

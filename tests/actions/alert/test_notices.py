@@ -10,8 +10,9 @@ from runspend.actions.alert.notices import read_receipts, write_archive_notice
 from runspend.actions.alert.outbox import RecordStore, receipt
 from runspend.actions.alert.render import Paragraph
 from runspend.config.settings import Settings
-from tests.actions.alert.alert_world import NOW, MemoryRecords, settings
+from tests.actions.alert.alert_world import NOW, MemoryRecords
 from tests.servers.smtp import Script, smtp_server
+from tests.settings_builder import make_settings, smtp_mail
 
 ANA, BEN = "ana@acme.com", "ben@acme.com"
 
@@ -24,7 +25,7 @@ def test_a_notice_is_asked_about_by_its_id(tmp_path: Path) -> None:
     """Before, waiting; then the moment of the server's yes, which later nights do not move; the refused one never has it."""
     records = MemoryRecords()
     with smtp_server(Script(rcpt_replies={BEN: "550 no such user"})) as server:
-        given = settings(tmp_path, mail={"backend": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"})
+        given = make_settings(tmp_path, mail=smtp_mail(server.port))
         message_id = write(given, records)
         assert {r.state for r in read_receipts(records, "cold-checkpoints.4f1d").values()} == {"waiting"}
         assert write(given, records, "other words") == message_id
@@ -41,7 +42,7 @@ def test_a_notice_is_asked_about_by_its_id(tmp_path: Path) -> None:
 
 def test_a_file_is_no_mail_server(tmp_path: Path) -> None:
     """With `backend: file` the mail is written down, and nobody has been told."""
-    records, given = MemoryRecords(), settings(tmp_path)
+    records, given = MemoryRecords(), make_settings(tmp_path)
     write(given, records)
     alert.send(given, records, NOW)
     assert {(r.state, r.accepted_at) for r in read_receipts(records, "cold-checkpoints.4f1d").values()} == {("accepted", None)}

@@ -17,8 +17,9 @@ from runspend.actions.alert.figures import read_day_runs, read_restated
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import table_names
-from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, settings, source, warehouse
+from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, source, warehouse
 from tests.reference import GoogleSQL
+from tests.settings_builder import make_settings
 
 
 class Listening:
@@ -80,7 +81,7 @@ def test_queries_agree_with_the_reference(tmp_path: Path) -> None:
         "billing_lines": [line],
         "budget_status": [{"budget": "old", "month": date(2026, 11, 1), "budget_period": "2026-11", "spent": Decimal("0.1")}],
     }  # fmt: skip
-    given = settings(
+    given = make_settings(
         tmp_path,
         budget("one", "10", **{"for": {"team": ["vis*", "it's"], "user": "a?a"}}),
         budget("two", "10", **{"for": {"cost_kind": "compute", "source": "a*", "experiment": "res*"}}),

@@ -13,9 +13,10 @@ import pytest
 from runspend.actions import alert
 from runspend.actions.alert.renames import note_rename
 from runspend.actions.alert.snooze import Quiet, read_quiet, set_quiet
-from tests.actions.alert.alert_world import NOW, MemoryRecords, budget, cost, settings, source, warehouse
+from tests.actions.alert.alert_world import NOW, MemoryRecords, budget, cost, source, warehouse
 from tests.actions.alert.test_kinds import TAGS, tagged
 from tests.actions.alert.test_run import OVER, Killed, step, subjects
+from tests.settings_builder import make_settings
 
 KINDS = [("tracking", "tracking", "tracking_server", "prod"), ("bill", "source", "source", "aws")]
 OVER_BUDGET = "[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"
@@ -29,7 +30,7 @@ def of(column: str, name: str, rows: list[dict[str, Any]] = OVER) -> list[dict[s
 def test_nothing_is_told_again_or_taken_back(tmp_path: Path, kind: Any, key: str, column: str, old: str) -> None:
     """Also where budgets are judged between the rename and the night that builds the cost tables; and the name may come back."""
     records, now = MemoryRecords(), NOW
-    given = {name: settings(tmp_path, budget(**{"for": {key: [name, "z"]}})) for name in (old, "new")}
+    given = {name: make_settings(tmp_path, budget(**{"for": {key: [name, "z"]}})) for name in (old, "new")}
     tables = {name: {"cost_daily": of(column, name), "sources": [source()]} for name in given}
     with warehouse(tmp_path / "old", **tables[old]) as before, warehouse(tmp_path / "new", **tables["new"]) as after:
         alert.run(partial(nullcontext, before), given[old], records, now)
@@ -44,8 +45,8 @@ def test_nothing_is_told_again_or_taken_back(tmp_path: Path, kind: Any, key: str
 
 def test_a_restatement_after_the_rename_is_corrected_once_and_says_by_how_much(tmp_path: Path) -> None:
     """The new name knows what the old one told: threshold, day, and since when."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(actual=["100%"], **{"for": {"tracking": "new"}}))
-    step(tmp_path, records, settings(tmp_path, budget(actual=["100%"], **{"for": {"tracking": "prod"}})), cost_daily=OVER)
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"], **{"for": {"tracking": "new"}}))
+    step(tmp_path, records, make_settings(tmp_path, budget(actual=["100%"], **{"for": {"tracking": "prod"}})), cost_daily=OVER)
     note_rename(records, "tracking", "prod", "new")
     restated = of("tracking_server", "new", [cost("2026-11-05", "900"), *OVER[1:]])
     step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=of("tracking_server", "new"))
@@ -65,7 +66,7 @@ def test_a_budget_in_an_experiment_tag_is_the_same_budget(tmp_path: Path) -> Non
         warehouse(tmp_path / "after", **after) as new,
     ):
         while was_killed:
-            records, given, now = MemoryRecords(), settings(tmp_path / str(moment), TAGS), NOW + timedelta(days=1)
+            records, given, now = MemoryRecords(), make_settings(tmp_path / str(moment), TAGS), NOW + timedelta(days=1)
             alert.run(partial(nullcontext, old), given, records, NOW - timedelta(days=5))
             told = alert.run(partial(nullcontext, old), given, records, NOW).alerts.to_pylist()
             assert {row["kind"] for row in told} == {"actual", "anomaly"} and len(told) == 3
@@ -105,7 +106,7 @@ def test_nothing_is_told_between_a_rename_and_the_night_after_it(
 ) -> None:
     """Then closed months have the new name and open ones the old: by either alone, what was passed would be less, or be passed anew."""
     records = MemoryRecords()
-    given = {name: settings(tmp_path, budget(every=every, **{"for": {key: [name]}})) for name in (old, "new")}
+    given = {name: make_settings(tmp_path, budget(every=every, **{"for": {key: [name]}})) for name in (old, "new")}
     closed, still_open = [cost("2026-10-05", "5100")], [cost("2026-11-05", "120")]
     step(tmp_path, records, given[old], NOW - timedelta(days=35), cost_daily=of(column, old, closed))
     step(tmp_path, records, given[old], cost_daily=of(column, old, [*closed, *still_open]))
@@ -124,7 +125,7 @@ def test_nothing_is_told_between_a_rename_and_the_night_after_it(
 def test_renames_follow_each_other_before_any_night(tmp_path: Path) -> None:
     """And in whatever order their notes are read; one that was taken back is none, whatever the name becomes later."""
     records = MemoryRecords()
-    given = {name: settings(tmp_path, budget(**{"for": {"tracking": [name]}})) for name in ("z", "m", "a", "k")}
+    given = {name: make_settings(tmp_path, budget(**{"for": {"tracking": [name]}})) for name in ("z", "m", "a", "k")}
     tables = {name: of("tracking_server", name) for name in given}
     step(tmp_path, records, given["z"], cost_daily=tables["z"])
     note_rename(records, "tracking", "z", "m")
@@ -140,7 +141,7 @@ def test_renames_follow_each_other_before_any_night(tmp_path: Path) -> None:
 
 def test_a_rename_that_is_taken_back_forgets_no_month(tmp_path: Path) -> None:
     """What the bill says late of the month before is judged since when the budget was, whatever it was called meanwhile."""
-    records, given = MemoryRecords(), {name: settings(tmp_path, budget(**{"for": {"tracking": [name]}})) for name in ("prod", "new")}
+    records, given = MemoryRecords(), {name: make_settings(tmp_path, budget(**{"for": {"tracking": [name]}})) for name in ("prod", "new")}
     december, low = NOW + timedelta(days=8), OVER[:1]
     step(tmp_path, records, given["prod"], cost_daily=low)
     for day, (old, new) in enumerate((("prod", "new"), ("new", "prod"))):

@@ -28,7 +28,8 @@ from runspend.schema.tables import TABLES
 from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, settings, source, warehouse
+from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, source, warehouse
+from tests.settings_builder import make_settings
 
 OVER = [cost("2026-11-05", "1000"), cost("2026-11-17", "3100.125"), cost("2026-11-22", "912.255")]
 
@@ -82,7 +83,7 @@ def test_the_report_names_the_threshold_in_the_subject_of_a_mail(
     tmp_path: Path, thresholds: dict[str, list[str]], spend: list[dict[str, Any]], named: str
 ) -> None:
     """Thresholds passed in one night are told in one mail; the report, its CSV and the list of budgets name the same one."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(**thresholds))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(**thresholds))
     result = step(tmp_path, records, given, cost_daily=spend)
     assert result.alerts.num_rows > 1 and len(subjects(tmp_path)) == 1
     tables = {"alerts": result.alerts.to_pylist(), "budget_status": result.budget_status.to_pylist()}
@@ -110,7 +111,7 @@ def test_the_text_and_the_picture_of_a_mail_name_one_sum(
 ) -> None:
     """Also where the last days are billed in part: the text counts them, so the picture does."""
     days = [cost(f"2026-{month}-{day:02}", "200") for month, until in ((10, 31), (11, 21)) for day in range(1, until + 1)]
-    given = settings(tmp_path, budget(actual=["80%"], forecast=[]))
+    given = make_settings(tmp_path, budget(actual=["80%"], forecast=[]))
     run_tables = {"sources": [source(until=covered)], "cost_daily": [*days, *partly_billed]}
     step(tmp_path, MemoryRecords(), given, now, **run_tables)
     (mail,) = mails(tmp_path).values()
@@ -127,7 +128,7 @@ def test_the_text_and_the_picture_of_a_mail_name_one_sum(
 
 
 def test_an_acknowledged_budget_is_listed_with_the_highest_threshold_passed(tmp_path: Path) -> None:
-    records, given = MemoryRecords(), settings(tmp_path, budget(actual=["80%", "100%"], forecast=[]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["80%", "100%"], forecast=[]))
     say_quiet(in_memory(), given, records, QuietRequest("vision", "acknowledged", None, "ana", None), NOW)
     result = step(tmp_path, records, given, cost_daily=OVER)
     (listed,) = list_budgets(in_memory(budget_status=result.budget_status.to_pylist()), given, records, NOW)
@@ -136,7 +137,7 @@ def test_an_acknowledged_budget_is_listed_with_the_highest_threshold_passed(tmp_
 
 def test_several_thresholds_at_once_make_one_mail_and_all_are_recorded(tmp_path: Path) -> None:
     """The mail names the highest; the table has a row for each; the next night sends nothing."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(actual=["50%", "80%", "100%", "120%"], owner="ana@acme.com"))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["50%", "80%", "100%", "120%"], owner="ana@acme.com"))
     result = step(tmp_path, records, given, cost_daily=OVER)
     assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"]
     assert sorted(result.alerts["threshold"].to_pylist()) == ["100%", "50%", "80%"]
@@ -166,7 +167,7 @@ def test_rows_have_the_declared_schema_and_carry_over_the_month(tmp_path: Path) 
         "spent": Decimal(2),
         "currency": "USD",
     }
-    given = settings(tmp_path, budget(every="quarter"))
+    given = make_settings(tmp_path, budget(every="quarter"))
     result = step(tmp_path, MemoryRecords(), given, cost_daily=OVER, budget_status=[october])
     assert result.budget_status.schema == TABLES["budget_status"].arrow_schema()
     assert result.alerts.schema == TABLES["alerts"].arrow_schema()
@@ -177,13 +178,13 @@ def test_rows_have_the_declared_schema_and_carry_over_the_month(tmp_path: Path) 
 def test_a_budget_no_longer_configured_leaves_the_running_period(tmp_path: Path) -> None:
     """Its last verdict is not shown as if it still held; the months it was judged in keep their rows."""
     gone = {"budget": "gone", "month": date(2026, 11, 1), "budget_period": "2026-11", "spent": Decimal(2)}
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget()), cost_daily=OVER, budget_status=[gone])
+    result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, budget()), cost_daily=OVER, budget_status=[gone])
     assert result.budget_status["budget"].to_pylist() == ["vision"]
 
 
 def test_restated_down_and_up_again_fires_once_and_is_corrected_once(tmp_path: Path) -> None:
     """A bill that is corrected below the threshold is told once; crossing it again in the same period, and falling again, is no news."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(actual=["100%"]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"]))
     for night, amount in enumerate(["4999.9999", "5000", "100", "5001", "99"]):
         step(tmp_path, records, given, NOW + timedelta(days=night), cost_daily=[cost("2026-11-05", amount)])
     assert subjects(tmp_path) == [
@@ -195,23 +196,23 @@ def test_restated_down_and_up_again_fires_once_and_is_corrected_once(tmp_path: P
 def test_an_edited_budget_is_judged_anew(tmp_path: Path) -> None:
     """Another amount is another version; another recipient is not."""
     records = MemoryRecords()
-    step(tmp_path, records, settings(tmp_path, budget()), cost_daily=OVER)
-    step(tmp_path, records, settings(tmp_path, budget(notify=["new@acme.com"])), cost_daily=OVER)
+    step(tmp_path, records, make_settings(tmp_path, budget()), cost_daily=OVER)
+    step(tmp_path, records, make_settings(tmp_path, budget(notify=["new@acme.com"])), cost_daily=OVER)
     assert len(mails(tmp_path)) == 1
-    step(tmp_path, records, settings(tmp_path, budget(amount="5001")), cost_daily=OVER)
+    step(tmp_path, records, make_settings(tmp_path, budget(amount="5001")), cost_daily=OVER)
     assert len(mails(tmp_path)) == 2
 
 
 def test_only_the_budgets_period_counts(tmp_path: Path) -> None:
     """In the first hours of a month last month's spend makes no alert (E8)."""
     first_hour = datetime(2026, 12, 1, 0, 0, tzinfo=UTC)
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, budget()), first_hour, cost_daily=OVER)
+    result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, budget()), first_hour, cost_daily=OVER)
     assert (mails(tmp_path), result.budget_status["spent"].to_pylist()) == ({}, [Decimal(0)])
 
 
 def test_a_crossing_in_the_last_hours_of_a_month_is_not_lost_to_a_late_bill(tmp_path: Path) -> None:
     """The bill of 30 November arrives on 2 December: the November budget is still told, once, as November's."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(actual=["100%"]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"]))
     step(tmp_path, records, given, cost_daily=OVER[:2])
     late = [*OVER[:2], cost("2026-11-30", "2000")]
     for day in (2, 3):
@@ -223,8 +224,8 @@ def test_a_crossing_in_the_last_hours_of_a_month_is_not_lost_to_a_late_bill(tmp_
 def test_an_edit_at_the_months_beginning_leaves_the_old_month_its_rules(tmp_path: Path) -> None:
     """Raised on 1 December, when November's end is not billed: November is told by the amount it had, once, to who is told now."""
     records = MemoryRecords()
-    step(tmp_path, records, settings(tmp_path, budget(actual=["100%"])), cost_daily=OVER[:2])
-    given = settings(tmp_path, budget(amount="9000", actual=["80%", "100%"], notify=["new@acme.com"]))
+    step(tmp_path, records, make_settings(tmp_path, budget(actual=["100%"])), cost_daily=OVER[:2])
+    given = make_settings(tmp_path, budget(amount="9000", actual=["80%", "100%"], notify=["new@acme.com"]))
     late = [*OVER[:2], cost("2026-11-30", "2000"), cost("2026-12-01", "10")]
     for day in (1, 2, 3):
         result = step(tmp_path, records, given, datetime(2026, 12, day, 6, tzinfo=UTC), cost_daily=late if day > 1 else OVER[:2])
@@ -238,7 +239,7 @@ def test_an_edit_at_the_months_beginning_leaves_the_old_month_its_rules(tmp_path
 
 def test_a_bill_that_comes_after_the_fifteen_days_is_still_judged(tmp_path: Path) -> None:
     """November's last days are billed on 20 December, whole at once: the night that sees them is the first that can tell."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(actual=["100%"]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"]))
     late = [*OVER[:2], cost("2026-11-30", "2000")]
     status = list[dict[str, Any]]()
     for day, rows, covered in (
@@ -284,7 +285,7 @@ def test_selectors(tmp_path: Path, selector: dict[str, Any] | None, spent: str) 
     entry.pop("for")
     if selector is not None:
         entry["for"] = selector
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, entry), cost_daily=rows)
+    result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, entry), cost_daily=rows)
     assert result.budget_status["spent"].to_pylist() == [Decimal(spent)]
 
 
@@ -301,14 +302,14 @@ def test_measures(tmp_path: Path) -> None:
         )
     ]
     names = ["list_cost", "contracted_cost", "effective_cost", "billed_cost"]
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path, *[budget(n, "9999", measure=n) for n in names]), cost_daily=rows)
+    result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, *[budget(n, "9999", measure=n) for n in names]), cost_daily=rows)
     spent = {r["budget"]: r["spent"] for r in result.budget_status.to_pylist()}
     assert spent == {"list_cost": 1, "contracted_cost": 2, "effective_cost": 3, "billed_cost": Decimal("4.0000000000000000000001")}
 
 
 def test_another_currency_is_reported_to_operators_not_added(tmp_path: Path) -> None:
     """No verdict, a line in the summary, one operators' mail a night."""
-    records, given = MemoryRecords(), settings(tmp_path, budget())
+    records, given = MemoryRecords(), make_settings(tmp_path, budget())
     rows = [*OVER, cost("2026-11-06", "1", billing_currency="EUR")]
     for _ in range(2):
         result = step(tmp_path, records, given, cost_daily=rows)
@@ -328,7 +329,7 @@ def test_a_month_without_a_rate_is_told_every_night_until_it_has_one(tmp_path: P
 
     def night(day: str, rate_from: str) -> alert.AlertResult:
         now, rate = datetime.fromisoformat(f"{day}T06:00+00:00"), {"from": "EUR", "to": "USD", "rate": "1.2", "date": rate_from}
-        given = settings(tmp_path, budget(actual=["100%"], forecast=[]), rates={"exchange": [rate]})
+        given = make_settings(tmp_path, budget(actual=["100%"], forecast=[]), rates={"exchange": [rate]})
         with warehouse(tmp_path / day, cost_daily=rows, sources=[source(until=now)], budget_status=status) as reader:
             result = alert.run(partial(nullcontext, reader), given, records, now)
         months = set(result.budget_status["month"].to_pylist())
@@ -385,7 +386,7 @@ def test_the_mail_tells_what_runs_what_drove_it_and_how_sure(tmp_path: Path) -> 
     step(
         tmp_path,
         MemoryRecords(),
-        settings(tmp_path, budget(runbook="https://wiki.acme.com/x")),
+        make_settings(tmp_path, budget(runbook="https://wiki.acme.com/x")),
         cost_daily=rows,
         runs=runs,
         run_costs_daily=daily,
@@ -407,7 +408,7 @@ def test_the_mail_tells_what_runs_what_drove_it_and_how_sure(tmp_path: Path) -> 
 @pytest.mark.parametrize(("people", "shown"), [("show", "(ana)"), ("pseudonym", "(person-"), ("hide", "")])
 def test_people_are_named_as_configured(tmp_path: Path, people: str, shown: str) -> None:
     """`mail.people` decides whether a mail names who ran what."""
-    step(tmp_path, MemoryRecords(), settings(tmp_path, budget(), mail={"people": people}), cost_daily=OVER)
+    step(tmp_path, MemoryRecords(), make_settings(tmp_path, budget(), mail={"people": people}), cost_daily=OVER)
     text = text_of(next(iter(mails(tmp_path).values())))
     assert shown in text
     assert ("ana" in text) == (people == "show")
@@ -416,7 +417,7 @@ def test_people_are_named_as_configured(tmp_path: Path, people: str, shown: str)
 def test_killed_at_any_write_the_next_run_makes_up_for_it(tmp_path: Path) -> None:
     """Killed before or after each record is written: in the end one decision per threshold, one mail, the same Message-ID."""
     reference = MemoryRecords()
-    given = settings(tmp_path / "ref", budget(), budget("small", "100"))
+    given = make_settings(tmp_path / "ref", budget(), budget("small", "100"))
     want = step(tmp_path, reference, given, cost_daily=OVER)
     moments = 2 * reference.writes
     assert moments > 12
@@ -431,7 +432,7 @@ def test_killed_at_any_write_the_next_run_makes_up_for_it(tmp_path: Path) -> Non
                 raise Killed(operation)
 
         records.before, records.after = tick, tick  # type: ignore[method-assign]  # the seam this class is for
-        given = settings(home, budget(), budget("small", "100"))
+        given = make_settings(home, budget(), budget("small", "100"))
         with pytest.raises(Killed):
             alert.run(partial(nullcontext, reader), given, records, NOW)
         records.before = records.after = lambda operation: None  # type: ignore[method-assign]  # as above
@@ -447,7 +448,7 @@ def test_killed_at_any_write_the_next_run_makes_up_for_it(tmp_path: Path) -> Non
 def test_two_hundred_budgets_make_one_mail_that_lists_them_all(tmp_path: Path) -> None:
     """Grouped per recipient, nothing dropped, sent once (E6)."""
     records = MemoryRecords()
-    given = settings(
+    given = make_settings(
         tmp_path, *[budget(f"b{n:03d}", str(100 + n), actual=["100%"]) for n in range(200)], budget("one", "1", notify=["solo@acme.com"])
     )
     result = step(tmp_path, records, given, cost_daily=OVER)
@@ -466,16 +467,16 @@ def test_two_hundred_budgets_make_one_mail_that_lists_them_all(tmp_path: Path) -
 def test_backend_none_sends_nothing_now_or_later(tmp_path: Path) -> None:
     """Mail switched on later does not send what was decided while it was off."""
     records = MemoryRecords()
-    result = step(tmp_path, records, settings(tmp_path, budget(), mail={"backend": "none"}), cost_daily=OVER)
+    result = step(tmp_path, records, make_settings(tmp_path, budget(), mail={"backend": "none"}), cost_daily=OVER)
     assert (result.sent, result.errors) == ([], [])
     assert set(result.alerts["recipients"].to_pylist()) == {'{"vision-leads@acme.com": "skipped"}'}
-    step(tmp_path, records, settings(tmp_path, budget()), cost_daily=OVER)
+    step(tmp_path, records, make_settings(tmp_path, budget()), cost_daily=OVER)
     assert mails(tmp_path) == {}
 
 
 def test_owner_among_recipients_is_the_budgets_owner(tmp_path: Path) -> None:
     """`notify: [owner]` goes to the owner; a budget without one has nobody to tell, and is recorded all the same."""
-    given = settings(tmp_path, budget(notify=["owner"], owner="ana@acme.com"), budget("orphan", notify=["owner"]))
+    given = make_settings(tmp_path, budget(notify=["owner"], owner="ana@acme.com"), budget("orphan", notify=["owner"]))
     result = step(tmp_path, MemoryRecords(), given, cost_daily=OVER)
     assert [m["To"] for m in mails(tmp_path).values()] == ["ana@acme.com"]
     assert result.alerts.num_rows == 4
@@ -483,7 +484,7 @@ def test_owner_among_recipients_is_the_budgets_owner(tmp_path: Path) -> None:
 
 def test_operators_are_told_once_per_cause_and_night(tmp_path: Path) -> None:
     """The same key in one night is one mail; another key or another night is another. No warehouse is needed."""
-    records, given = Records(tmp_path), settings(tmp_path)
+    records, given = Records(tmp_path), make_settings(tmp_path)
 
     def told(kind: operators.NoticeKind, key: str, now: datetime) -> list[Any]:
         return operators.notify(given, records, kind, key, now, "aws 2026-11 v24: part 3 of 5 missing. v23 stays in place.")
@@ -502,7 +503,7 @@ def test_operators_are_told_once_per_cause_and_night(tmp_path: Path) -> None:
 
 def test_two_runs_with_the_real_records(tmp_path: Path) -> None:
     """The records on disk behave like the ones above."""
-    given = settings(tmp_path, budget())
+    given = make_settings(tmp_path, budget())
     first = step(tmp_path, Records(tmp_path), given, cost_daily=OVER)
     assert len(first.sent) == 1
     again = step(tmp_path, Records(tmp_path), given, cost_daily=OVER)
@@ -528,7 +529,7 @@ def test_sql_is_plain_googlesql() -> None:
 
 def test_empty_configuration_judges_nothing(tmp_path: Path) -> None:
     """No budgets: two empty tables, no mail, no complaint."""
-    result = step(tmp_path, MemoryRecords(), settings(tmp_path))
+    result = step(tmp_path, MemoryRecords(), make_settings(tmp_path))
     assert (result.budget_status.num_rows, result.alerts.num_rows, result.errors) == (0, 0, [])
     assert isinstance(result.alerts, pa.Table)
 
@@ -546,13 +547,13 @@ def test_the_warehouse_is_let_go_before_mail_leaves(tmp_path: Path, monkeypatch:
         return deliver(backend, mail, recipients)
 
     monkeypatch.setattr(FileBackend, "deliver", publish_meanwhile)
-    assert len(alert.run(house.reader, settings(tmp_path, budget()), MemoryRecords(), NOW).sent) == 1
+    assert len(alert.run(house.reader, make_settings(tmp_path, budget()), MemoryRecords(), NOW).sent) == 1
     assert house.states("cost_daily") == {}
 
 
 def test_a_thousand_refusals_are_one_mail_to_operators(tmp_path: Path) -> None:
     """Whoever tags experiments may name people nobody knows: on-call hears of them once, together; of five at once one by one."""
-    records, given = MemoryRecords(), settings(tmp_path)
+    records, given = MemoryRecords(), make_settings(tmp_path)
     for count in (1000, 5):
         for number in range(count):
             mail = Mail(

@@ -17,7 +17,8 @@ import pytest
 
 from runspend.actions import alert
 from runspend.warehouse.base import Reader
-from tests.actions.alert.alert_world import MemoryRecords, budget, cost, in_memory, settings, source
+from tests.actions.alert.alert_world import MemoryRecords, budget, cost, in_memory, source
+from tests.settings_builder import make_settings
 
 UTC = timezone.utc
 BEGIN = date(2026, 1, 1)
@@ -117,7 +118,7 @@ def simulate(home: Path, days: int, seed: int, crashes: float, hours: tuple[int,
     draw = random.Random(seed)
     bills = {team: Bill(random.Random(f"{seed} {team}"), Decimal(level)) for team, level in (("vision", 100), ("nlp", 40), ("ops", 7))}
     amounts = {"vision": Decimal(2600), "nlp": Decimal(1000), "ops": Decimal(150)}
-    given = settings(
+    given = make_settings(
         home,
         *[
             budget(team, str(amount), **{"for": {"team": team}, "actual": ["80%", "100%", "120%"], "notify": [f"{team}@acme.com"]})

@@ -31,8 +31,9 @@ from runspend.actions.alert.render import Envelope, Paragraph, make_mail
 from runspend.actions.alert.smtp import SmtpBackend, describe
 from runspend.config.settings import Settings
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import MemoryRecords, budget, cost, settings, source, warehouse
+from tests.actions.alert.alert_world import MemoryRecords, budget, cost, source, warehouse
 from tests.servers.smtp import Script, Server, endless_server, killer, make_certificate, smtp_server
+from tests.settings_builder import make_settings, smtp_mail
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 ANA, BEN = "ana@acme.com", "ben@acme.com"
@@ -40,8 +41,7 @@ ANA, BEN = "ana@acme.com", "ben@acme.com"
 
 def smtp(home: Path, port: int, **more: Any) -> Settings:
     """Settings that send to a server on this port."""
-    mail = {"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none", **more}
-    return settings(home, budget(notify=[ANA, BEN]), mail=mail)
+    return make_settings(home, budget(notify=[ANA, BEN]), mail=smtp_mail(port, **more))
 
 
 def queue(records: Any, name: str = "vision", recipients: tuple[str, ...] = (ANA, BEN)) -> str:

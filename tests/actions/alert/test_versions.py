@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from runspend.actions.alert.periods import EVERY, current_period, period_named
 from runspend.actions.alert.versions import CORRECTED
-from tests.actions.alert.alert_world import NOW, MemoryRecords, budget, cost, settings, source
+from tests.actions.alert.alert_world import NOW, MemoryRecords, budget, cost, source
 from tests.actions.alert.test_kinds import every_day
 from tests.actions.alert.test_run import OVER, step, subjects
+from tests.settings_builder import make_settings
 
 CORRECTION = "[runspend] vision: correction, budget not exceeded (97.4% of 5,000 USD, November)"
 RESTATED = [cost("2026-11-05", "900"), cost("2026-11-17", "3058.998"), OVER[2]]
@@ -44,7 +45,7 @@ def test_a_period_is_found_by_its_name(day: date, every: Any) -> None:
 @pytest.mark.parametrize("day", ["2026-12-20", "2027-03-10", "2027-12-30"])
 def test_a_restatement_long_after_the_period_is_corrected_once(tmp_path: Path, day: str) -> None:
     """What was told stays watched; the table tells the new figure, and nothing else is decided of a period that is over."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["100%"]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%"]))
     status = night(tmp_path, records, given, "2026-11-24", OVER)
     status = night(tmp_path, records, given, "2026-12-01", OVER, status)
     quiet = night(tmp_path, records, given, day, OVER, status)
@@ -58,7 +59,7 @@ def test_a_restatement_long_after_the_period_is_corrected_once(tmp_path: Path, d
 
 def test_a_period_that_is_over_is_closed_for_everything_else(tmp_path: Path) -> None:
     """Restated upwards in March, past a threshold it had not reached: no night is for that any more."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["100%", "150%"]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%", "150%"]))
     night(tmp_path, records, given, "2026-11-24", OVER)
     night(tmp_path, records, given, "2027-03-10", [*OVER, cost("2026-11-18", "5000")])
     assert len(subjects(tmp_path)) == 1
@@ -66,7 +67,7 @@ def test_a_period_that_is_over_is_closed_for_everything_else(tmp_path: Path) -> 
 
 def test_corrections_end_and_lost_bills_correct_nothing(tmp_path: Path) -> None:
     """More than a year later nothing is said; nor where the cost tables were built anew from bills that begin later."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(forecast=[], actual=["100%"]))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%"]))
     night(tmp_path, records, given, "2026-11-24", OVER)
     night(tmp_path, records, given, "2027-03-10", [cost("2027-01-02", "3")])
     night(tmp_path, records, given, "2027-03-11", [])
@@ -77,7 +78,7 @@ def test_corrections_end_and_lost_bills_correct_nothing(tmp_path: Path) -> None:
 def test_what_an_older_version_told_is_corrected_too(tmp_path: Path) -> None:
     """The amount was edited in between: the mail that told of 5,000 is taken back, in its own words."""
     records = MemoryRecords()
-    before, after = (settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])) for amount in ("5000", "9000"))
+    before, after = (make_settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])) for amount in ("5000", "9000"))
     night(tmp_path, records, before, "2026-11-24", OVER)
     night(tmp_path, records, after, "2026-11-25", OVER)
     for day in ("2026-11-26", "2026-11-27"):
@@ -90,10 +91,10 @@ def test_what_an_edit_told_is_corrected_after_it_was_taken_back(tmp_path: Path) 
     """9,000, for a day 5,000, then 9,000 again."""
     records = MemoryRecords()
     for day, amount in (("2026-11-24", "9000"), ("2026-11-25", "5000"), ("2026-11-26", "9000")):
-        night(tmp_path, records, settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER)
+        night(tmp_path, records, make_settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER)
     assert len(subjects(tmp_path)) == 1
     for day in ("2026-11-27", "2026-11-28"):
-        night(tmp_path, records, settings(tmp_path, budget(amount="9000", forecast=[], actual=["100%"])), day, RESTATED)
+        night(tmp_path, records, make_settings(tmp_path, budget(amount="9000", forecast=[], actual=["100%"])), day, RESTATED)
     assert subjects(tmp_path).count(CORRECTION) == 1 and len(subjects(tmp_path)) == 2
 
 
@@ -101,9 +102,9 @@ def test_a_month_is_judged_by_what_held_when_it_ended_however_often_it_was_edite
     """Two edits in December; November's last bill comes after both."""
     records = MemoryRecords()
     for day, amount in (("2026-11-24", "5000"), ("2026-12-01", "9000"), ("2026-12-02", "9500")):
-        night(tmp_path, records, settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER[:2])
+        night(tmp_path, records, make_settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER[:2])
     assert subjects(tmp_path) == []
-    night(tmp_path, records, settings(tmp_path, budget(amount="9500", forecast=[], actual=["100%"])), "2026-12-03", OVER)
+    night(tmp_path, records, make_settings(tmp_path, budget(amount="9500", forecast=[], actual=["100%"])), "2026-12-03", OVER)
     assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"]
 
 
@@ -112,7 +113,7 @@ def test_an_edit_is_no_first_night(tmp_path: Path) -> None:
     records = MemoryRecords()
     for day, factor in (("2026-11-24", 1), ("2026-11-25", 2)):
         entries = [budget(name, str(100 * factor + n), forecast=[], actual=["100%"]) for n, name in enumerate(("a", "b", "c"))]
-        night(tmp_path, records, settings(tmp_path, *entries), day, OVER)
+        night(tmp_path, records, make_settings(tmp_path, *entries), day, OVER)
     told = subjects(tmp_path)
     assert sum("budgets monitored" in subject for subject in told) == 1
     assert sum("budget exceeded" in subject for subject in told) == 3
@@ -121,12 +122,12 @@ def test_an_edit_is_no_first_night(tmp_path: Path) -> None:
 def test_an_edit_loses_no_dear_day(tmp_path: Path) -> None:
     """The day was billed two days later, the amount edited in between: the budget is watched since before, and tells."""
     records, rows = MemoryRecords(), [*every_day(last="2026-11-23"), cost("2026-11-24", "900")]
-    night(tmp_path, records, settings(tmp_path, budget(amount="8000")), "2026-11-24", rows[:-1])
-    night(tmp_path, records, settings(tmp_path, budget(amount="9000")), "2026-11-26", rows[:-1])
+    night(tmp_path, records, make_settings(tmp_path, budget(amount="8000")), "2026-11-24", rows[:-1])
+    night(tmp_path, records, make_settings(tmp_path, budget(amount="9000")), "2026-11-26", rows[:-1])
     assert subjects(tmp_path) == []
-    night(tmp_path, records, settings(tmp_path, budget(amount="9000")), "2026-11-27", rows)
+    night(tmp_path, records, make_settings(tmp_path, budget(amount="9000")), "2026-11-27", rows)
     assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 24 Nov (900.00 USD, typically 100.00)"]
-    night(tmp_path, records, settings(tmp_path, budget(amount="9500")), "2026-11-28", rows)
+    night(tmp_path, records, make_settings(tmp_path, budget(amount="9500")), "2026-11-28", rows)
     assert len(subjects(tmp_path)) == 1
 
 
@@ -135,14 +136,14 @@ def test_an_edit_that_was_taken_back_judges_no_month_that_ended_without_it(tmp_p
     """9,000, for a day 5,000 by mistake, 9,000 again to the month's end; whatever is written in December, November was within 9,000."""
     records = MemoryRecords()
     for day, amount in (("2026-11-23", "9000"), ("2026-11-24", "5000"), ("2026-11-25", "9000"), ("2026-11-30", "9000")):
-        night(tmp_path, records, settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER[:2])
+        night(tmp_path, records, make_settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER[:2])
     for day in ("2026-12-02", "2026-12-03"):
-        night(tmp_path, records, settings(tmp_path, budget(amount=then, forecast=[], actual=["100%"])), day, OVER)
+        night(tmp_path, records, make_settings(tmp_path, budget(amount=then, forecast=[], actual=["100%"])), day, OVER)
     assert subjects(tmp_path) == []
     night(
         tmp_path,
         records,
-        settings(tmp_path, budget(amount=then, forecast=[], actual=["100%"])),
+        make_settings(tmp_path, budget(amount=then, forecast=[], actual=["100%"])),
         "2026-12-04",
         [*OVER, cost("2026-12-03", "9500")],
     )
@@ -151,7 +152,10 @@ def test_an_edit_that_was_taken_back_judges_no_month_that_ended_without_it(tmp_p
 
 def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_path: Path) -> None:
     """Runspend stood still for a month. Each week that went over meanwhile is told of once, the one it stopped in too; none of before it was set up."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(every="week", amount="500", forecast=[], actual=["100%"], anomalies=False))
+    records, given = (
+        MemoryRecords(),
+        make_settings(tmp_path, budget(every="week", amount="500", forecast=[], actual=["100%"], anomalies=False)),
+    )
     rows = [cost(f"2026-{day}", "600") for day in ("09-24", "10-02", "10-07", "10-15", "10-27")]
     status = night(tmp_path, records, given, "2026-09-30", rows[:1])
     assert subjects(tmp_path) == []
@@ -164,7 +168,7 @@ def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_pa
 
 def test_tables_that_know_less_than_they_did_take_nothing_back(tmp_path: Path) -> None:
     """The warehouse was lost and is built anew: empty, then one of two bills, then bills that begin later, then all, restated."""
-    records, given = MemoryRecords(), settings(tmp_path, budget(every="quarter", forecast=[], actual=["100%"], anomalies=False))
+    records, given = MemoryRecords(), make_settings(tmp_path, budget(every="quarter", forecast=[], actual=["100%"], anomalies=False))
     rows = [cost("2026-10-01", "10"), *OVER[:2], cost("2026-11-22", "912.255", source="gcp")]
     now = at("2026-11-25")
     both = [source(), source("gcp")]

@@ -20,8 +20,9 @@ from runspend.actions.alert.outbox import recipient_states, send_outbox
 from runspend.actions.alert.render import Envelope, Facts, Paragraph, make_mail
 from runspend.actions.alert.webhook import MOST_LETTERS, slack_body, teams_body
 from runspend.config.settings import Settings, redact, show_settings
-from tests.actions.alert.alert_world import NOW, MemoryRecords, budget, cost, settings, source, warehouse
+from tests.actions.alert.alert_world import NOW, MemoryRecords, budget, cost, source, warehouse
 from tests.hostile_names import PAYLOADS
+from tests.settings_builder import make_settings
 
 SECRET = "T000/B000/canary-of-the-webhook"
 
@@ -65,7 +66,7 @@ def chat() -> Iterator[tuple[type[Chat], str]]:
 
 
 def world(home: Path, address: str, **webhook: Any) -> Settings:
-    return settings(home, budget(), mail={"webhook": {"url": address, **webhook}})
+    return make_settings(home, budget(), mail={"webhook": {"url": address, **webhook}})
 
 
 def spend(home: Path, given: Settings, records: Any, night: int = 0) -> alert.AlertResult:
@@ -171,7 +172,7 @@ def test_a_server_that_never_ends_its_answer_holds_nobody_up(tmp_path: Path, mon
         MemoryRecords(),
     )
     for cause in ("a", "b"):
-        operators.notify(settings(tmp_path), records, "REFUSED", cause, NOW, cause)
+        operators.notify(make_settings(tmp_path), records, "REFUSED", cause, NOW, cause)
     sent = spend(tmp_path, given, records).deliveries
     is_over.set()
     server.shutdown()
@@ -194,7 +195,7 @@ def test_what_was_decided_before_is_not_posted(tmp_path: Path, chat: tuple[type[
     """Switched on later, it does not post a year of crossings; without it nothing is posted."""
     here, address = chat
     records = MemoryRecords()
-    spend(tmp_path, settings(tmp_path, budget()), records)
+    spend(tmp_path, make_settings(tmp_path, budget()), records)
     spend(tmp_path, world(tmp_path, address), records, 1)
     assert here.posted == []
 
@@ -204,7 +205,7 @@ def test_what_was_decided_while_it_was_off_is_not_posted(tmp_path: Path, chat: t
     here, address = chat
     records = MemoryRecords()
     send_outbox(world(tmp_path, address), records, NOW - timedelta(days=9))
-    spend(tmp_path, settings(tmp_path, budget()), records)
+    spend(tmp_path, make_settings(tmp_path, budget()), records)
     spend(tmp_path, world(tmp_path, address), records, 1)
     assert here.posted == []
 
@@ -280,7 +281,7 @@ def test_a_long_mail_is_cut_at_a_line(tmp_path: Path) -> None:
 
 def test_the_address_is_a_secret(tmp_path: Path) -> None:
     """In no listing of the settings, whole or in part; not even where a library's error repeats its path."""
-    given = settings(
+    given = make_settings(
         tmp_path, mail={"webhook": {"url": f"https://hooks.slack.example/services/{SECRET}"}, "heartbeat": f"https://hc.example/{SECRET}"}
     )
     assert SECRET not in repr(given) + show_settings(given)
@@ -293,12 +294,12 @@ def test_the_address_is_a_secret(tmp_path: Path) -> None:
 def test_an_address_must_be_https(tmp_path: Path, address: str) -> None:
     """A secret does not cross the network in the clear; the error does not repeat it."""
     with pytest.raises(ValueError, match="https://") as caught:
-        settings(tmp_path, mail={"webhook": {"url": address}})
+        make_settings(tmp_path, mail={"webhook": {"url": address}})
     assert "services/x" not in str(caught.value)
 
 
 def test_without_one_nothing_is_called(tmp_path: Path) -> None:
     """Off by default."""
-    given = settings(tmp_path)
+    given = make_settings(tmp_path)
     assert (given.mail.webhook, given.mail.heartbeat) == (None, None)
     assert send_outbox(given, MemoryRecords(), NOW) == []

@@ -12,7 +12,8 @@ from runspend.actions.archive.plan import plan_items
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Reader
-from tests.actions.alert.alert_world import NOW, UTC, in_memory, run, settings
+from tests.actions.alert.alert_world import NOW, UTC, in_memory, run
+from tests.settings_builder import make_settings
 
 __all__ = [
     "AGED",
@@ -54,7 +55,7 @@ def given_settings(home: Path, *policies: Mapping[str, Any], **more: Any) -> Set
         "stores": STORES,
         "archive": {"to": "s3://cold"},
     }
-    return settings(home, **(given | more))
+    return make_settings(home, **(given | more))
 
 
 def stored(owner_id: str, size: int | None = 1000, **more: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from runspend.warehouse.records import Records
 from tests.archive_world import make_item
 from tests.mlflow_store import make_schema
 from tests.servers.mlflow_client import mlflow_client
+from tests.settings_builder import make_archive_settings
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -75,10 +76,8 @@ def test_a_scikit_learn_model_comes_back_and_loads(tmp_path: Path, tracked: str)
 
 def settings_of(folder: Path, artifacts: Path) -> Settings:
     (folder / "cold").mkdir()
-    stores = [{"uri": str(artifacts), "delete_credentials": "local"}, {"uri": str(folder / "cold")}]
-    return Settings.model_validate(
-        {"home": str(folder / "home"), "stores": stores, "archive": {"to": str(folder / "cold"), "max_percent": "99%"}}
-    )
+    source, archive = {"uri": str(artifacts), "delete_credentials": "local"}, {"uri": str(folder / "cold")}
+    return make_archive_settings(folder / "home", source, archive)
 
 
 def item_of(artifacts: Path, folder: Path, run_id: str, experiment_id: str, **changes: Any) -> Item:

@@ -13,10 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import yaml
 
 from runspend import pipeline
-from runspend.config.settings import Settings, load_settings
+from runspend.config.settings import Settings
 from runspend.pipeline import archive_planning as archiving
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Unit
@@ -27,6 +26,7 @@ from tests.actions.archive.policy_world import AGED, NOW, STORES, UTC, experimen
 from tests.command import run_here
 from tests.hostile_names import FORMULAS, PAYLOADS, TERMINAL
 from tests.servers.smtp import Script, Server, smtp_server
+from tests.settings_builder import MAIL, read_settings, smtp_mail
 
 REPOSITORY = Path(__file__).parents[3]
 OTHER_TIME = archiving.OTHER_TIME
@@ -51,11 +51,10 @@ def settings_of(home: Path, port: int, **more: Any) -> Settings:
     """A runspend.yaml with a policy, and a mail server."""
     data = {
         "home": ".", "stores": STORES, "archive": {"to": "s3://cold"}, "tracking": [{"name": "prod", "uri": "http://mlflow"}],
-        "mail": {"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none", "from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"]},
+        "mail": smtp_mail(port, **MAIL),
         "retention": [{"name": "cold", "select": {"unused_for": "90d"}, "action": "archive"}],
     } | more  # fmt: skip
-    (home / "runspend.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
-    return load_settings(home / "runspend.yaml")
+    return read_settings(home, data)
 
 
 def fill(settings: Settings, at: datetime = NOW, **tables: Any) -> None:

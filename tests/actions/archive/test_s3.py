@@ -20,7 +20,7 @@ from runspend.actions.archive.items import NOTE_NAME, Item
 from runspend.actions.archive.restore import restore
 from runspend.actions.archive.run import StoreTotals, apply
 from runspend.actions.archive.verify import verify
-from runspend.config.settings import ArtifactStore, Settings
+from runspend.config.settings import ArtifactStore
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceError, SourceRefused
 from runspend.storage import s3_objects as objects_s3
 from runspend.storage.factory import open_objects
@@ -29,6 +29,7 @@ from runspend.warehouse.records import Records
 from tests.archive_world import PREFIX, make_item
 from tests.servers.lying_s3 import Asked, LyingS3, Reply, honest, serve_lying_s3
 from tests.servers.s3 import S3Server
+from tests.settings_builder import make_archive_settings
 
 FILES = {"model/MLmodel": b"flavors: {}\n", "model/weights.bin": b"w" * 300_000, "ünï & co.txt": b"", "plot #1?.png": b"p" * 70_000}
 
@@ -56,15 +57,10 @@ class Buckets:
             self.client.create_bucket(Bucket=bucket)
             if versions:
                 self.client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-        self.settings = Settings.model_validate(
-            {
-                "home": str(home),
-                "stores": [
-                    {"uri": f"s3://{self.source}/", "endpoint": endpoint, **({"delete_credentials": "(env)"} if may_delete else {})},
-                    {"uri": f"s3://{self.archive}/cold/", "endpoint": endpoint, "delete_credentials": "(env)"},
-                ],
-                "archive": {"to": f"s3://{self.archive}/cold/", "max_percent": "99%"},
-            }
+        self.settings = make_archive_settings(
+            home,
+            {"uri": f"s3://{self.source}/", "endpoint": endpoint, **({"delete_credentials": "(env)"} if may_delete else {})},
+            {"uri": f"s3://{self.archive}/cold/", "endpoint": endpoint, "delete_credentials": "(env)"},
         )
         # What these tests write is new: a margin of nothing stands for the days that would have to pass.
         limits = self.settings.archive.model_copy(update={"margin": timedelta(0), "clock_skew": timedelta(minutes=5)})

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from runspend.config.settings import TrackingServer
 from tests.mlflow_store import make_schema
 from tests.reaper import make_folder
 from tests.servers.mlflow_process import log_traces, start_server
@@ -51,6 +52,10 @@ class Served:
     @property
     def run_count(self) -> int:
         return len(self.run_ids.keys() - {"model", "trace", "traces"})
+
+    def settings(self, via: str, **options: Any) -> TrackingServer:
+        """The server as an entry of `tracking`, read through its API or its database."""
+        return TrackingServer.model_validate({"name": "prod", "uri": self.uri, "database": self.database, "via": via, **options})
 
 
 def free_port() -> int:

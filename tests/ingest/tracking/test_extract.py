@@ -40,10 +40,6 @@ def extract(server: TrackingServer, workdir: Path, **options: Any) -> tuple[Extr
     return result, {unit: pq.read_table(path) for unit, path in result.tables.items()}
 
 
-def served(server: Served, via: str, **options: Any) -> TrackingServer:
-    return TrackingServer.model_validate({"name": "prod", "uri": server.uri, "database": server.database, "via": via, **options})
-
-
 @pytest.fixture(scope="module", params=["mlflow_on_sqlite", "mlflow_on_postgres"])
 def mlflow(request: pytest.FixtureRequest) -> Served:
     found: Served = request.getfixturevalue(request.param)
@@ -53,7 +49,7 @@ def mlflow(request: pytest.FixtureRequest) -> Served:
 @pytest.fixture(scope="module")
 def from_database(mlflow: Served, tmp_path_factory: pytest.TempPathFactory) -> tuple[Extract, dict[tuple[str, str], pa.Table]]:
     """What the database of a server gives, nothing asked for beside it."""
-    return extract(served(mlflow, "database"), tmp_path_factory.mktemp("database") / "out")
+    return extract(mlflow.settings("database"), tmp_path_factory.mktemp("database") / "out")
 
 
 @pytest.mark.parametrize("copy", [{}, {"tags": "all", "params": "all"}])
@@ -62,8 +58,8 @@ def test_api_and_database_give_equal_tables(mlflow: Served, tmp_path: Path, copy
         Pool.model_validate({"name": "prod", "runs": {"tag.stage": "pr*", "tracking": "prod"}, "lines": {"resource": "x"}}),
         Pool.model_validate({"name": "vision", "runs": {"experiment": "vision/*"}, "lines": {"resource": "x"}, "equal": ["team"]}),
     ]
-    through_api, by_api = extract(served(mlflow, "api", copy=copy), tmp_path / "api", pools=pools)
-    from_database, by_database = extract(served(mlflow, "database", copy=copy), tmp_path / "database", pools=pools)
+    through_api, by_api = extract(mlflow.settings("api", copy=copy), tmp_path / "api", pools=pools)
+    from_database, by_database = extract(mlflow.settings("database", copy=copy), tmp_path / "database", pools=pools)
     assert by_api.keys() == by_database.keys()
     for unit in by_api:
         assert by_api[unit].to_pylist() == by_database[unit].to_pylist(), unit
@@ -83,8 +79,8 @@ def test_api_and_database_give_equal_tables(mlflow: Served, tmp_path: Path, copy
 def test_power_is_the_same_both_ways(mlflow: Served, tmp_path: Path) -> None:
     """An hour over two hours of the clock, two GPUs: each minute has the watts of its end; every second point is looked at, as the API has them."""
     measured = MeasuredMachines(("gpubox",))
-    _, by_api = extract(served(mlflow, "api"), tmp_path / "api", measured=measured)
-    _, by_database = extract(served(mlflow, "database"), tmp_path / "database", measured=measured)
+    _, by_api = extract(mlflow.settings("api"), tmp_path / "api", measured=measured)
+    _, by_database = extract(mlflow.settings("database"), tmp_path / "database", measured=measured)
     assert by_api == by_database
     found = {(r["gpu"], r["hour_start"].hour): r for r in by_database["machine_power", "2026-11"].to_pylist()}
     stride = 119 // 60 + 1
@@ -171,7 +167,7 @@ def test_traces_are_added_up_by_day_run_user_and_model(
 
 
 def test_probe_agrees_both_ways(mlflow: Served, tmp_path: Path) -> None:
-    by_api, by_database = probe_server(served(mlflow, "api"), tmp_path), probe_server(served(mlflow, "database"), tmp_path)
+    by_api, by_database = probe_server(mlflow.settings("api"), tmp_path), probe_server(mlflow.settings("database"), tmp_path)
     assert (by_api["runs"], by_api["experiments"]) == (by_database["runs"], by_database["experiments"]) == (mlflow.run_count, 4)
     assert by_database["database_ok"] is True
     assert by_database["revision"] == REVISIONS[-1]
@@ -182,7 +178,7 @@ def test_probe_agrees_both_ways(mlflow: Served, tmp_path: Path) -> None:
 def test_postgres_cannot_be_written_and_is_one_snapshot(mlflow_on_postgres: Served, tmp_path: Path) -> None:
     import adbc_driver_postgresql.dbapi as postgres
 
-    with DatabaseReader(served(mlflow_on_postgres, "database"), mlflow_on_postgres.database, tmp_path, **SILENT) as reader:
+    with DatabaseReader(mlflow_on_postgres.settings("database"), mlflow_on_postgres.database, tmp_path, **SILENT) as reader:
         before = reader.count_runs()
         with postgres.connect(mlflow_on_postgres.database) as writer, writer.cursor() as cursor:
             cursor.execute("insert into runs (run_uuid, status, lifecycle_stage, experiment_id) values ('later', 'RUNNING', 'active', 1)")
@@ -211,7 +207,7 @@ def test_metrics_of_postgres_are_looked_up_and_never_scanned(mlflow_on_postgres:
         cursor.execute("analyze metrics")
     counting.close()
     [(scanned, fetched)] = scans()
-    extract(served(mlflow_on_postgres, "database"), tmp_path / "out")
+    extract(mlflow_on_postgres.settings("database"), tmp_path / "out")
     fetched_after = fetched
     while fetched_after == fetched:  # what a session has counted is seen some time after it ended, all of it at once
         time.sleep(0.1)
@@ -226,7 +222,7 @@ def test_a_statement_that_takes_too_long_is_cut_off_without_the_password(
 ) -> None:
     monkeypatch.setattr("runspend.ingest.tracking.database.STATEMENT_TIMEOUT_MS", 500)
     with (
-        DatabaseReader(served(mlflow_on_postgres, "database"), mlflow_on_postgres.database, tmp_path, **SILENT) as reader,
+        DatabaseReader(mlflow_on_postgres.settings("database"), mlflow_on_postgres.database, tmp_path, **SILENT) as reader,
         pytest.raises(SourceUnreachable, match="statement timeout"),
     ):
         reader._scalars("select cast(pg_sleep(5) as text)")
@@ -243,9 +239,9 @@ def test_a_lost_snapshot_is_read_again_from_the_start(mlflow_on_postgres: Served
         if len(calls) < 3:
             raise SnapshotLost("prod", "canceling statement due to conflict with recovery")
 
-    _, expected = extract(served(mlflow_on_postgres, "database"), tmp_path / "calm")
+    _, expected = extract(mlflow_on_postgres.settings("database"), tmp_path / "calm")
     monkeypatch.setattr(DatabaseReader, "read_runs", lose_twice)
-    _, found = extract(served(mlflow_on_postgres, "database"), tmp_path / "stormy")
+    _, found = extract(mlflow_on_postgres.settings("database"), tmp_path / "stormy")
     assert found == expected
     assert len(calls) == 3
 
@@ -263,7 +259,7 @@ def test_a_wrong_password_or_host_is_unreachable_and_not_told(tmp_path: Path) ->
 def test_sqlite_keeps_serving_while_it_is_read(mlflow_on_sqlite: Served, tmp_path: Path) -> None:
     """A reader that holds a snapshot would lock MLflow's writers out; ours reads a copy."""
     path = mlflow_on_sqlite.database.removeprefix("sqlite:///")
-    with DatabaseReader(served(mlflow_on_sqlite, "database"), mlflow_on_sqlite.database, tmp_path, **SILENT) as reader:
+    with DatabaseReader(mlflow_on_sqlite.settings("database"), mlflow_on_sqlite.database, tmp_path, **SILENT) as reader:
         batches = reader.read_runs(None, Keys((), ()))
         next(batches)
         writer = sqlite3.connect(path, timeout=0)
@@ -336,19 +332,19 @@ def test_workspaces_are_read_both_ways(tmp_path: Path) -> None:
             with ServerWorkspaceContext(workspace):
                 client.create_run(client.create_experiment("same name"), start_time=1793880000000)
         server = Served(uri, database, {})
-        _, by_api = extract(served(server, "api", workspaces="all"), tmp_path / "api")
-        _, by_database = extract(served(server, "database"), tmp_path / "database")
+        _, by_api = extract(server.settings("api", workspaces="all"), tmp_path / "api")
+        _, by_database = extract(server.settings("database"), tmp_path / "database")
         assert by_api == by_database
         assert sorted(r["workspace"] for r in by_api[("runs", "2026-11")].to_pylist()) == ["default", "speech"]
-        some, tables = extract(served(server, "api"), tmp_path / "default")
+        some, tables = extract(server.settings("api"), tmp_path / "default")
         assert [r["workspace"] for r in tables[("runs", "2026-11")].to_pylist()] == ["default"]
         assert some.warnings == ["prod: only workspace default was read; it has speech too. Set `workspaces: all`."]
         assert (
-            extract(served(server, "api", workspaces=["speech"]), tmp_path / "s1")[1]
-            == extract(served(server, "database", workspaces=["speech"]), tmp_path / "s2")[1]
+            extract(server.settings("api", workspaces=["speech"]), tmp_path / "s1")[1]
+            == extract(server.settings("database", workspaces=["speech"]), tmp_path / "s2")[1]
         )
         with pytest.raises(SourceRefused, match="cannot read the workspaces nowhere of prod"):
-            extract(served(server, "api", workspaces=["nowhere"]), tmp_path / "none")
+            extract(server.settings("api", workspaces=["nowhere"]), tmp_path / "none")
 
 
 KILLED = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,10 @@ from runspend.ingest.tracking.in_use.database import DatabaseUses
 from runspend.ingest.tracking.links_api import ApiLinks
 from runspend.ingest.tracking.settings import LinkSettings
 from tests.extracts import extract_server
-from tests.ingest.tracking.mlflow_servers import NOW, at, mlflow_server
+from tests.ingest.tracking.mlflow_servers import NOW, Served, at, mlflow_server
 from tests.mlflow_store import make_schema
 
 WANTED = LinkSettings(True, ("loss", "val acc"))
-
-
-@dataclass(frozen=True)
-class Served:
-    """A server, its database, and ids by the name tests know them by."""
-
-    uri: str
-    database: str
-    ids: dict[str, str]
 
 
 def write_registry(uri: str) -> dict[str, str]:
@@ -113,10 +103,6 @@ def mlflow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield Served(uri, database, write_registry(uri))
 
 
-def server_of(mlflow: Served, via: str, **options: Any) -> TrackingServer:
-    return TrackingServer.model_validate({"name": "prod", "uri": mlflow.uri, "database": mlflow.database, "via": via, **options})
-
-
 class Nights:
     """Extracts of one server, each seeing what the one before published."""
 
@@ -145,7 +131,7 @@ def both(mlflow: Served, tmp_path: Path) -> dict[str, Nights]:
     nights = {}
     for via in ("api", "database"):
         (tmp_path / via).mkdir()
-        nights[via] = Nights(tmp_path / via, server_of(mlflow, via))
+        nights[via] = Nights(tmp_path / via, mlflow.settings(via))
         nights[via].extract()
     return nights
 
@@ -158,7 +144,7 @@ def test_both_ways_give_equal_tables(mlflow: Served, both: dict[str, Nights]) ->
 
 
 def test_versions_say_what_they_were_registered_from(mlflow: Served, both: dict[str, Nights]) -> None:
-    ids = mlflow.ids
+    ids = mlflow.run_ids
     found = {(r["model_name"], r["model_version"]): r for r in both["database"].rows("model_versions")}
     assert sorted(found) == [("copies", 1), ("fraud βeta", 1), ("fraud βeta", 2), ("fraud βeta", 3), ("m-plain", 1)]
     net = found["fraud βeta", 1]
@@ -172,7 +158,7 @@ def test_versions_say_what_they_were_registered_from(mlflow: Served, both: dict[
 
 
 def test_uses_tell_who_made_and_who_used_a_model(mlflow: Served, both: dict[str, Nights]) -> None:
-    ids = mlflow.ids
+    ids = mlflow.run_ids
     found = {(r["run_id"], r["model_id"], r["direction"], r["step"]) for r in both["database"].rows("model_uses")}
     assert found == {
         (ids["long"], ids["checkpoint"], "output", 1_500),
@@ -183,7 +169,7 @@ def test_uses_tell_who_made_and_who_used_a_model(mlflow: Served, both: dict[str,
 
 
 def test_metrics_are_those_that_policies_name_only(mlflow: Served, both: dict[str, Nights]) -> None:
-    ids = mlflow.ids
+    ids = mlflow.run_ids
     found = [(r["run_id"], r["model_id"], r["metric"], r["step"], r["value"], r["is_last"]) for r in both["database"].rows("run_metrics")]
     assert sorted(found) == sorted(
         [
@@ -239,7 +225,7 @@ def test_what_cannot_be_read_is_unknown_and_asked_again(mlflow: Served, both: di
 
 def test_without_policies_nothing_of_it_is_read(mlflow: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ApiLinks, "read_uses", None)
-    nights = Nights(tmp_path, server_of(mlflow, "api"))
+    nights = Nights(tmp_path, mlflow.settings("api"))
     nights.extract(LinkSettings())
     assert not {table for table, _ in nights.published} & set(LINK_TABLES)
 
@@ -251,16 +237,16 @@ def test_a_registry_elsewhere_is_read(mlflow: Served, tmp_path: Path, via: str) 
     elsewhere = f"sqlite:///{make_schema(tmp_path / 'registry.db')}"
     client = MlflowClient(tracking_uri=elsewhere, registry_uri=elsewhere)
     client.create_registered_model("other")
-    client.create_model_version("other", "s3://models/other/x", mlflow.ids["short"])
+    client.create_model_version("other", "s3://models/other/x", mlflow.run_ids["short"])
     (tmp_path / "nights").mkdir()
-    nights = Nights(tmp_path / "nights", server_of(mlflow, via, registry=elsewhere))
+    nights = Nights(tmp_path / "nights", mlflow.settings(via, registry=elsewhere))
     nights.extract()
-    assert [(r["model_name"], r["run_id"]) for r in nights.rows("model_versions")] == [("other", mlflow.ids["short"])]
+    assert [(r["model_name"], r["run_id"]) for r in nights.rows("model_versions")] == [("other", mlflow.run_ids["short"])]
 
 
 def test_the_database_is_asked_who_used_and_made_what(mlflow: Served) -> None:
     """As it is asked right before bytes are deleted: any number of ids, whatever is in them, in one short look."""
-    ids = mlflow.ids
+    ids = mlflow.run_ids
     uses = DatabaseUses("prod", mlflow.database, ids["judge"])
     assert (
         uses.users_of([ids["net"]]) == uses.users_of([*(f"m-{n:032x}" for n in range(1_200)), ids["net"], "it's", "\0"]) == {ids["judge"]}
