@@ -40,7 +40,7 @@ COST = {
 
 
 def cost(amount: str, **other: str) -> dict[str, str]:
-    """One row of that cost, and whatever else is said."""
+    """One row of that cost, and whatever else is stated."""
     return {**COST, "CostInBillingCurrency": amount, **other}
 
 

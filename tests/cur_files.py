@@ -113,7 +113,7 @@ AMOUNTS = ("cost", "amount", "rate", "fee", "commitment", "commitment_to_date", 
 
 
 def line(kind: str = "Usage", cost: str = "1.00", **other: str) -> dict[str, str]:
-    """One line item of that type and unblended cost, and whatever else is said, by names of CUR 2.0."""
+    """One line item of that type and unblended cost, and whatever else is stated, by names of CUR 2.0."""
     return {**LINE, "line_item_line_item_type": kind, "line_item_unblended_cost": cost, **other}
 
 

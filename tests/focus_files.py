@@ -47,7 +47,7 @@ ROW = {
 
 
 def row(cost: str = "1.00", **other: str) -> dict[str, str]:
-    """One FOCUS row with the cost in all four measures, and whatever else is said."""
+    """One FOCUS row with the cost in all four measures, and whatever else is stated."""
     return {**ROW, **dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), cost), **other}
 
 

@@ -45,7 +45,7 @@ NUMBERS = ("cost", "cost_at_list")
 
 
 def gcp(cost: str = "1.00", start: str = "2026-10-05T10:00:00Z", month: str = "202610", **other: Any) -> dict[str, Any]:
-    """A row of the detailed export: an hour of a machine, with whatever else is said. Numbers are texts."""
+    """A row of the detailed export: an hour of a machine, with whatever else is stated. Numbers are texts."""
     began = datetime.fromisoformat(start)
     return {
         "billing_account_id": "01A2B3-C4D5E6-F70819",

@@ -26,7 +26,7 @@ from runspend.warehouse.sql_files import read_sql
 from tests.allocation.chain import DAY, PACKAGE, UTC, World, arrow, moment, query_reference
 from tests.reference import GoogleSQL
 
-# In the order of the ladder.
+# In the order of the rules.
 RUNGS = (("artifact_bytes", "storage"), ("llm_cost", "llm"), ("pool_time", "pool"), ("instance_type_time", "type"))
 MODELS = (
     "window_runs", "run_gaps", "run_ancestors", "type_claims", "wanted_types", "machine_blocks",

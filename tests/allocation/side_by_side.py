@@ -1,4 +1,4 @@
-"""Case folders put together for one build: what a chain of models costs hardly hangs on how much it reads.
+"""Case folders put together for one build: what a chain of models costs hardly depends on how much it reads.
 
 How a world's names are kept apart from another's is in chain.py.
 """

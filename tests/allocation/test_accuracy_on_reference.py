@@ -1,6 +1,6 @@
 """The worlds of the accuracy benchmark, as small as they get: the whole ledger of each is the same on DuckDB and on Google's reference.
 
-What the figures should be is said by `tests/e2e/test_true_costs.py`; here two engines must agree on all of them, to the last decimal.
+What the figures should be is in `tests/e2e/test_true_costs.py`; here two engines must agree on all of them, to the last decimal.
 Of every model by itself, and of all cases of the ledger, `tests/allocation` shows that in every run of the tests; this is more of the same, and slow.
 """
 
@@ -78,7 +78,7 @@ def run_nights(world: World, folder: Path, schema: Path) -> None:
 @pytest.mark.torture
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda m: m.__name__)
 def test_both_engines_have_one_ledger(maker: Maker, reference: GoogleSQL, schema: Path, tmp_path: Path) -> None:
-    """Every table the ladder fills, of every billing period and start month."""
+    """Every table that the ledger's models fill, of every billing period and start month."""
     run_nights(make_world(maker, SMALLEST, seed=7), tmp_path, schema)
     settings = load_settings(tmp_path / "runspend.yaml")
     warehouse, given = open_warehouse(settings), ladder.ledger_parameters(settings)

@@ -155,7 +155,7 @@ def run_costs(ledger: list[dict[str, Any]]) -> dict[str, Fraction]:
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_each_run_pays_its_own_whoever_states_a_machine(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+def test_each_run_pays_its_own_at_any_share_of_stated_machines(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
     """At any share of adoption every run has its true cost, the rest is idle, and the sum is the bill."""
     world, truth = adopted_world(kind, seed, share)
     ledger = rows_of(ledgers, name_of(kind, seed, share))
@@ -175,7 +175,7 @@ def test_each_run_pays_its_own_whoever_states_a_machine(kind: str, seed: int, sh
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("kind", STATEMENTS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_each_run_pays_its_own_whoever_states_where_it_was(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+def test_each_run_pays_its_own_at_any_share_of_stated_places(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
     """Runs that state region, zone or purchase option take nothing from those that do not, and get only lines that agree."""
     world, truth = adopted_world(kind, seed, share)
     ledger = rows_of(ledgers, name_of(kind, seed, share))
@@ -194,7 +194,7 @@ def test_each_run_pays_its_own_whoever_states_where_it_was(kind: str, seed: int,
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("kind", NODES)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_each_run_pays_all_its_nodes_whoever_states_the_first(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+def test_each_run_pays_all_its_nodes_however_many_of_them_it_states(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
     """A run of several nodes has its true cost whether it states none of its machines, the first or all."""
     world, truth = nodes_world(kind, seed, share)
     ledger = rows_of(ledgers, name_of(kind, seed, share))

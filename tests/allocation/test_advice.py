@@ -1,4 +1,4 @@
-"""What the ledger says of itself: rungs, groups without a run, coverage, the scope to paste."""
+"""What the ledger reports about itself: rules, groups without a run, coverage, the scope to paste."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_every_question_reads_the_same_on_both_engines(sql: str) -> None:
 
 
 def test_a_line_is_in_the_group_that_would_explain_most(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
-    """Node group before job, cluster and other tags; the dearest tag before service and account; names of single things never."""
+    """Node group before job, cluster and other tags; the most expensive tag before service and account; names of single things never."""
     with warehouse(tmp_path / "w", **tables) as reader:
         (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
     assert [(g.words, g.effective_cost) for g in groups] == [
@@ -140,14 +140,14 @@ def test_the_advised_pool_is_one_that_the_configuration_takes(tmp_path: Path, gi
         ({"env": "a, }"}, "env=a, }"),
     ],
 )
-def test_any_tag_can_be_told(tmp_path: Path, given: Settings, tags: dict[str, str], words: str) -> None:
+def test_any_tag_can_describe_a_group(tmp_path: Path, given: Settings, tags: dict[str, str], words: str) -> None:
     """Names of single things are left out whatever people write into them."""
     with warehouse(tmp_path / "w", cost_allocations=[charge(1, "1", "unallocated")], billing_lines=[line(1, tags)]) as reader:
         (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
     assert [g.words for g in groups] == [words]
 
 
-def test_lines_priced_together_are_told_by_one_of_them(tmp_path: Path, given: Settings) -> None:
+def test_a_charge_priced_from_several_lines_has_their_tags(tmp_path: Path, given: Settings) -> None:
     """The rest of a pool that no run claims has the tags of its lines."""
     tables = {
         "cost_allocations": [charge(1, "70", "unallocated", charge_id="pooled", reason="no_run")],
@@ -159,7 +159,7 @@ def test_lines_priced_together_are_told_by_one_of_them(tmp_path: Path, given: Se
     assert [(g.words, g.effective_cost) for g in groups] == [("env=ml", Decimal(70))]
 
 
-def test_rungs_stand_in_the_order_of_the_ladder(tmp_path: Path, tables: dict[str, Any]) -> None:
+def test_rules_are_listed_in_their_order(tmp_path: Path, tables: dict[str, Any]) -> None:
     """Each pool by its name, idle with the rule that made the machine known, and all of it is the bill."""
     with warehouse(tmp_path / "w", **tables) as reader:
         (found,) = advice.rungs(reader, FIRST).values()
@@ -185,7 +185,7 @@ def test_the_confidence_of_a_rule_is_that_of_most_of_its_money(tmp_path: Path) -
 
 
 def test_coverage_says_where_names_came_from(tmp_path: Path) -> None:
-    """In money, within the days asked for; runs without a name are no origin."""
+    """In money, within the days asked for; runs without a name are not an origin."""
     costs = [("a", "vision", "run.tag.team", "60"), ("b", "nlp", "experiment.tag.team", "30"), ("c", None, None, "10")]
     key = {"tracking_server": "prod", "workspace": "default", "billing_currency": "USD"}
     daily = [

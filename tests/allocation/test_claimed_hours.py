@@ -33,7 +33,7 @@ def test_a_share_says_what_it_means(ratio: float, words: str) -> None:
     assert hours.is_notable is (ratio != 0.5)
 
 
-def test_prices_that_differ_are_said() -> None:
+def test_different_prices_are_stated() -> None:
     hours = replace(HALF, pool_key="p4d.24xlarge", highest_hour_cost=32.774)
     assert hours.is_notable
     assert (

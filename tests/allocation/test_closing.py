@@ -34,7 +34,7 @@ def test_it_takes_ten_days_without_a_change_and_fifteen_since_the_end() -> None:
 
 
 def test_rows_loaded_again_in_other_files_have_not_changed() -> None:
-    """The days count from the first load of these rows; other rows begin anew."""
+    """The days count from the first load of these rows; other rows begin again."""
     before = judge(LOADED, AWS)
     again = replace(AWS, loaded_at=LOADED + timedelta(days=12))
     now = LOADED + timedelta(days=13)
@@ -52,7 +52,7 @@ def test_a_final_bill_that_changes_is_open_again_unless_it_is_invoiced() -> None
     assert judge(now, replace(changed, is_invoiced=True), before=invoiced)[0]["final_since"] == LOADED
 
 
-def test_the_bills_of_a_month_close_together_and_for_good() -> None:
+def test_the_bills_of_a_month_close_together_and_permanently() -> None:
     """Sixty days after the last of them became final; a restated one stays closed, one that joins later is judged by itself."""
     gcp = replace(AWS, source="gcp", loaded_at=END + timedelta(days=30))
     final = judge(END + timedelta(days=40), AWS, gcp)

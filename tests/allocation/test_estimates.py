@@ -160,7 +160,7 @@ def test_the_price_is_the_median_for_type_region_and_purchase_option(tmp_path: P
 
 
 def test_the_price_is_by_billed_time_and_all_lines_of_the_window(tmp_path: Path) -> None:
-    """A quarter hour of 2.50 with a licence of 0.50 and a credit of -1.00 is 8.00 an hour."""
+    """A quarter hour of 2.50 with a license of 0.50 and a credit of -1.00 is 8.00 an hour."""
     lines = [{"hours": 0.25, "cost": "2.50"}, {"cost": "0.50", "sku_id": "licence"}, {"cost": "-1.00", "charge_category": "Credit"}]
     assert figures(world_of(lines, [{"id": "A", "at": "01:00..02:00"}]), tmp_path) == {("A", "01:00"): 8}
 
@@ -489,7 +489,7 @@ def test_the_check_fails(check: str, rows: list[dict[str, Any]], difference: obj
     assert exact_rows(theirs.rows) == exact_rows(failure.value.rows)
 
 
-def test_the_models_stand_for_those_that_read_the_bill() -> None:
+def test_estimate_models_give_the_rows_of_the_models_that_read_the_bill() -> None:
     """A column that a later model of the chain needs and an estimate's model lacks would be found here first."""
     from runspend.warehouse.googlesql import parse
 

@@ -1,4 +1,4 @@
-"""What must hold for every world the ledger may meet (`faults.md` 3, invariants 1, 2 and 15), tried on worlds that hypothesis makes up.
+"""What must hold for every world the ledger may meet, tried on worlds that hypothesis makes up.
 
 Several drawn worlds and what is done to them (lines split, weights doubled, days later, a twin beside every run) stand side by side in one
 build, each with a bill, a server and machines of its own: one step of the product judges them all.
@@ -26,11 +26,11 @@ LATER = dt.timedelta(days=9)
 UNITS = ("machine_gpus", "machine_cpus", "machine_memory_gb")
 POTS = ("idle", "shared", "unallocated", "out_of_scope")
 
-# Few, each of several worlds: an example is a whole build of a month's ledger, which hardly hangs on how many stand in it.
+# Few, each of several worlds: an example is a whole build of a month's ledger, which hardly depends on how many stand in it.
 WORLDS = 5
 examples = settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
-Costs = dict[str, dict[str, Fraction]]  # charge -> run or pot -> effective cost
+Costs = dict[str, dict[str, Fraction]]  # charge -> run or shared cost -> effective cost
 
 
 # --- worlds ---------------------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def runs(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 @st.composite
 def lines(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Hours and days of three machines, parts of hours, licences, credits, corrections, tagged lines, fees."""
+    """Hours and days of three machines, parts of hours, licenses, credits, corrections, tagged lines, fees."""
     made: list[dict[str, Any]] = []
     for name in ("m0", "m1", "m2"):
         units = draw(st.sampled_from(({}, {"machine_gpus": 4}, {"machine_gpus": 8, "machine_cpus": 32, "machine_memory_gb": 64.0})))

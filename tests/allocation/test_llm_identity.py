@@ -185,7 +185,7 @@ def test_a_bill_that_does_not_say_who_called_is_split_as_before(tmp_path: Path) 
     ]
 
 
-def test_claims_of_callers_are_counted_beside_those_of_machines(tmp_path: Path) -> None:
+def test_claims_of_callers_are_counted_next_to_those_of_machines(tmp_path: Path) -> None:
     """Who has its machine but not its caller is counted for the caller; who has neither, for the machine; a parent whose child has it, not at all."""
     world = empty()
     world["billing_lines"] = [line(1, cost="8", principal_key="aws:1:user/ann", **LLM), line(2, on="m1", hours=1)]

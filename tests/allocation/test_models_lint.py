@@ -65,7 +65,7 @@ def test_a_check_says_which_rows_it_returns(name: str) -> None:
     [(LEDGER, LEDGER_PARAMETERS), (SUMMARY, SUMMARY_PARAMETERS), (ESTIMATE, estimates.estimate_parameters(moment("06:00")).keys())],
     ids=["ledger", "summary", "estimate"],
 )
-def test_a_model_reads_only_what_stands(models: list[ladder.Model], parameters: Collection[str]) -> None:
+def test_a_model_reads_only_tables_that_exist_by_then(models: list[ladder.Model], parameters: Collection[str]) -> None:
     """Tables of `schema/tables.py` and models before it, with the parameters its step has."""
     known = set(TABLES)
     for model in models:

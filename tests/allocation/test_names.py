@@ -1,4 +1,4 @@
-"""Which name that a run states stands for which name on the bill: every kind of name there is, in its shorter and longer forms.
+"""Which stated name of a run means which name on the bill: every kind of name there is, in its shorter and longer forms.
 
 Both sides are written as people and bills write them; both engines give the same pairs.
 """
@@ -22,7 +22,7 @@ VERTEX = "projects/{}/locations/{}/customJobs/{{0}}"
 AZURE = "/subscriptions/s/resourceGroups/{}/providers/Microsoft.MachineLearningServices/workspaces/{}/jobs/{{0}}"
 
 # thing, what runs state, what the bill has (each a template of the short name), what each statement should find: the places of what
-# it stands for, and whether that is sure.
+# it means, and whether that is sure.
 Case = tuple[str, list[str], list[str], dict[int, tuple[list[int], bool]]]
 CASES: dict[str, Case] = {
     "two accounts": ("job", [SAGEMAKER.format("us-east-1", 1)], [SAGEMAKER.format("us-east-1", 2)], {}),
@@ -118,7 +118,7 @@ Pairs = dict[str, dict[str, bool]]
 
 @pytest.fixture(scope="module")
 def pairs() -> Pairs:
-    """Stated name -> the bill's names it stands for, and whether that is sure; the same on both engines."""
+    """Stated name -> the bill's names it means, and whether that is sure; the same on both engines."""
     sql = read_sql(PACKAGE / "models", "matched_names")
     given = tables()
     with duckdb.connect() as con:

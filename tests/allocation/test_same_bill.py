@@ -35,7 +35,7 @@ def runs(machine: str, other: str) -> World:
 
 
 def cost_of(bill: Nights, world: World, root: Path) -> dict[str, Decimal]:
-    """Effective cost by run, or by what is no run, of the loaded bill."""
+    """Effective cost by run, or by what is not a run, of the loaded bill."""
     lines = bill.lines()
     found = run_on_duckdb({**world, "billing_lines": lines}, root)["cost_allocations"].to_pylist()
     costs: dict[str, Decimal] = defaultdict(Decimal)

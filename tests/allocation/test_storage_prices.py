@@ -86,8 +86,8 @@ def test_money_is_exact() -> None:
     assert BilledRate(Decimal("0.1"), 10).of(10**15) == Decimal(10) ** 13
 
 
-def test_each_store_is_priced_as_it_lies_now() -> None:
-    """All that is billed, and the parts of it worth a look; a folder has bytes and no money; what ended is not there any more."""
+def test_each_store_is_priced_by_what_is_in_it_now() -> None:
+    """All that is billed, and the parts of it worth a look; a folder has bytes and no money; what ended is not there any longer."""
     now = {"month": NOVEMBER, "noncurrent_bytes": 2000, "duplicate_bytes": 500, "objects": 3}
     rows = [
         held(6000, **now),

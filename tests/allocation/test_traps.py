@@ -1,6 +1,6 @@
 """Traps of bill ingestion that show only when money is split: FOCUS rows loaded as a bill is, then through the whole ledger.
 
-Each test is named after its trap; what a trap says of the loaded bill alone is in `tests/ingest/billing/formats/test_focus_traps.py`.
+How each trap changes the loaded bill alone is tested in `tests/ingest/billing/formats/test_focus_traps.py`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def by_target(ledger: list[dict[str, Any]], measure: str = "effective_cost") -> 
     return dict(found)
 
 
-def test_08_a_run_pays_what_the_savings_plan_covers_not_the_fee(tmp_path: Path) -> None:
+def test_a_run_pays_what_the_savings_plan_covers_not_the_fee(tmp_path: Path) -> None:
     plan = {"CommitmentDiscountId": "sp-1", "CommitmentDiscountCategory": "Spend"}
     rows = [
         row(**at("10:00..11:00"), **HOUR, **plan, CommitmentDiscountStatus="Used") | {"BilledCost": "0", "EffectiveCost": "0.6036"},
@@ -67,7 +67,7 @@ def test_08_a_run_pays_what_the_savings_plan_covers_not_the_fee(tmp_path: Path) 
     assert total(r["billed_cost"] for r in ledger) == Decimal("0.70")
 
 
-def test_11_fees_add_no_machine_time(tmp_path: Path) -> None:
+def test_fees_add_no_machine_time(tmp_path: Path) -> None:
     """Six hours used on three machines; fees of 744 and 1 hours beside them."""
 
     def used(machine: str, hours: int, price: str) -> dict[str, str]:
@@ -89,7 +89,7 @@ def test_11_fees_add_no_machine_time(tmp_path: Path) -> None:
     assert sum(r["machine_seconds"] or 0 for r in daily) == pytest.approx(6 * 3600)
 
 
-def test_12_split_rows_go_to_their_pods_runs(tmp_path: Path) -> None:
+def test_split_rows_go_to_their_pods_runs(tmp_path: Path) -> None:
     pods = [("A", "2.50"), ("A", "1.50"), ("B", "4.00"), ("B", "2.00")]
     rows = [
         row(
@@ -108,7 +108,7 @@ def test_12_split_rows_go_to_their_pods_runs(tmp_path: Path) -> None:
     assert {r["match_method"] for r in ledger} == {"run_tag"}
 
 
-def test_13_tax_is_shared_not_lost(tmp_path: Path) -> None:
+def test_tax_is_shared_not_lost(tmp_path: Path) -> None:
     rows = [
         row("100.00", **at("10:00..11:00"), **ML, Tags='{"mlflow_run_id":"A"}'),
         row("19.00", **at("10:00..11:00"), **ML, ChargeCategory="Tax", ResourceId="", SkuId="", Tags=""),
@@ -117,7 +117,7 @@ def test_13_tax_is_shared_not_lost(tmp_path: Path) -> None:
     assert by_target(ledger, "billed_cost") == {"A": Decimal("100.00"), "shared": Decimal("19.00")}
 
 
-def test_15_a_refund_goes_to_whoever_had_the_machine_then(tmp_path: Path) -> None:
+def test_a_refund_goes_to_the_run_that_had_the_machine_then(tmp_path: Path) -> None:
     """September 25.00; in October's bill usage 30.00, a refund of September -5.00, and a credit without a machine -2.00."""
     september = {**month("2026-09"), **at("10:00..11:00", "2026-09-05")}
     rows = [
@@ -135,7 +135,7 @@ def test_15_a_refund_goes_to_whoever_had_the_machine_then(tmp_path: Path) -> Non
     assert by_target(allocated(tmp_path / "sep", rows, runs, "2026-09")) == {"sep": Decimal("25.00")}
 
 
-def test_16_a_run_has_the_effective_cost_of_what_a_third_party_bills(tmp_path: Path) -> None:
+def test_a_run_has_the_effective_cost_of_third_party_charges(tmp_path: Path) -> None:
     rows = [
         row("12.00", **at("10:00..11:00"), **HOUR),
         row("8.00", **at("10:00..11:00"), **HOUR, PublisherName="Vendor") | {"BilledCost": "0"},
@@ -144,7 +144,7 @@ def test_16_a_run_has_the_effective_cost_of_what_a_third_party_bills(tmp_path: P
     assert (by_target(ledger), by_target(ledger, "billed_cost")) == ({"A": Decimal("20.00")}, {"A": Decimal("12.00")})
 
 
-def test_17_one_machine_in_two_currencies_is_not_one_sum(tmp_path: Path) -> None:
+def test_costs_of_one_machine_in_two_currencies_are_not_added(tmp_path: Path) -> None:
     rows = [row("100", **at("10:00..11:00"), **HOUR), row("90", **at("10:00..11:00"), **HOUR, BillingCurrency="EUR")]
     ledger = allocated(tmp_path, rows, [{"id": "A", "at": "10:00..11:00", "on": ["i-1"]}])
     assert {(r["run_id"], r["billing_currency"]): r["effective_cost"] for r in ledger} == {
@@ -153,7 +153,7 @@ def test_17_one_machine_in_two_currencies_is_not_one_sum(tmp_path: Path) -> None
     }
 
 
-def test_19_a_tenth_over_three_runs_is_a_tenth(tmp_path: Path) -> None:
+def test_a_tenth_over_three_runs_is_a_tenth(tmp_path: Path) -> None:
     runs = [{"id": run, "at": "10:00..11:00", "on": ["i-1"]} for run in "ABC"]
     shares = by_target(allocated(tmp_path, [row("0.10", **at("10:00..11:00"), **HOUR)], runs))
     assert sorted(shares) == ["A", "B", "C"]
@@ -165,7 +165,7 @@ def hours(*windows: str) -> list[dict[str, str]]:
     return [row("1.00", **at(window), **HOUR) for window in windows]
 
 
-def test_21_hour_boundaries_belong_to_one_side(tmp_path: Path) -> None:
+def test_hour_boundaries_belong_to_one_side(tmp_path: Path) -> None:
     runs = [
         {"id": "A", "at": "10:00..11:00", "on": ["i-1"]},
         {"id": "B", "at": "11:00..11:30", "on": ["i-1"]},
@@ -180,12 +180,12 @@ def test_21_hour_boundaries_belong_to_one_side(tmp_path: Path) -> None:
     }
 
 
-def test_21_overlapping_runs_share_equally(tmp_path: Path) -> None:
+def test_overlapping_runs_share_equally(tmp_path: Path) -> None:
     runs = [{"id": run, "at": "10:00..11:00", "on": ["i-1"]} for run in "AD"]
     assert by_target(allocated(tmp_path, hours("10:00..11:00"), runs)) == {"A": Decimal("0.50"), "D": Decimal("0.50")}
 
 
-def test_21_a_run_still_active_ends_with_the_data_and_is_provisional(tmp_path: Path) -> None:
+def test_a_run_still_active_ends_with_the_data_and_is_provisional(tmp_path: Path) -> None:
     ledger = allocated(tmp_path, hours("10:00..11:00", "11:00..12:00"), [{"id": "A", "at": "11:30", "on": ["i-1"], "last_sign": "11:45"}])
     assert by_target(ledger) == {"A": Decimal("0.50"), "idle": Decimal("1.50")}
     assert {(r["cost_status"], r["run_end_rule"]) for r in ledger if r["run_id"]} == {("provisional", "alive")}

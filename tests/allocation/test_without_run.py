@@ -146,8 +146,8 @@ def test_accelerators_are_known_by_gpus_type_or_meter(gpus: int | None, instance
     assert is_accelerator(gpus, instance_type, meter) is is_one
 
 
-def test_accelerators_come_first_whatever_the_scope(tmp_path: Path, given: Settings) -> None:
-    """Nobody tagged the GPU box, so the default scope leaves it out; ten times dearer web servers come after it."""
+def test_accelerators_come_first_in_every_scope(tmp_path: Path, given: Settings) -> None:
+    """Nobody tagged the GPU box, so the default scope leaves it out; ten times more expensive web servers come after it."""
     lines = [
         outside(1, "500", instance_type="p4d.24xlarge", machine_gpus=8),
         outside(2, "5000", instance_type="m5.large", sub_account_id="web"),
@@ -245,7 +245,7 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
     assert [word in g.advice for word, g in zip(words, found[3:], strict=True)] == [True] * 5
 
 
-def test_what_a_cloud_describes_every_machine_by_groups_none(tmp_path: Path, given: Settings) -> None:
+def test_labels_that_a_cloud_gives_all_machines_form_no_group(tmp_path: Path, given: Settings) -> None:
     """Google's system labels: machines of eight cores in two projects have nothing in common."""
     tags = '{"goog:compute.googleapis.com/cores": "8", "goog:compute.googleapis.com/machine_spec": "e2-standard-8"}'
     lines = [

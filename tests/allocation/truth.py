@@ -111,7 +111,7 @@ def _cost(draw: random.Random) -> Decimal:
 
 
 def true_costs(world: World) -> dict[Key, Fraction]:
-    """What every line gives to every run, to idle, and to the other pots."""
+    """What every line gives to every run, to idle, and to the other shared costs."""
     lines, runs = world["billing_lines"], {r["run_id"]: r for r in world["runs"]}
     spans, ancestors = _spans(world, runs), _ancestors(runs)
     first, last = _months(world)

@@ -111,7 +111,7 @@ from nodes
 order by resource_key, run_id
 """
 
-# The whole ladder: of twenty machines, thirteen are stated by their runs, two belong to jobs, two to pools, one is known by its
+# Every rule: of twenty machines, thirteen are stated by their runs, two belong to jobs, two to pools, one is known by its
 # type alone; one is a disk of a machine, and one a bucket. Runs say what their machine needs them to say.
 LADDER_LINES = """
 with lines as (

@@ -39,7 +39,7 @@ def growth(draw: random.Random, day: date, n: int, state: dict[object, float]) -
 
 
 def bursts(draw: random.Random, day: date, n: int, state: dict[object, float]) -> float:
-    """No week at all: many small days and a few very dear ones."""
+    """No week at all: many small days and a few very expensive ones."""
     return draw.lognormvariate(-0.4, 0.9)
 
 
@@ -55,14 +55,14 @@ def sparse(draw: random.Random, day: date, n: int, state: dict[object, float]) -
 
 
 def steps(draw: random.Random, day: date, n: int, state: dict[object, float]) -> float:
-    """A level that changes for good three or four times a year."""
+    """A level that changes permanently three or four times a year."""
     if draw.random() < 0.01:
         state["level"] = state.get("level", 1.0) * draw.choice((0.6, 1.5))
     return office(draw, day, n, state) * state.get("level", 1.0)
 
 
 def mondays(draw: random.Random, day: date, n: int, state: dict[object, float]) -> float:
-    """The model is trained anew every Monday."""
+    """The model is trained again every Monday."""
     return (4 if day.weekday() == 0 else 0.4) * draw.gauss(1, 0.2)
 
 

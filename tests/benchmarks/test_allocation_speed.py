@@ -41,7 +41,7 @@ def allocate(folder: Path, *, runs: int, lines: int, used_machines: int | None =
     assert bill[4] == -(-lines // 720) * 720 or bill[4] == lines
     assert (
         ledger[5] > (0.8 if ladder else 0.9) * runs
-    )  # nearly every run meets a billed hour; in the ladder's world a tenth of them are on disks and buckets
+    )  # nearly every run meets a billed hour; in the world of every rule a tenth of them are on disks and buckets
     where = f"{used_machines} machines" if used_machines else "all machines"
     if ladder:
         rungs = duckdb.execute(
@@ -60,7 +60,7 @@ def test_allocation_grows_with_the_rows(folder: Path) -> None:
     print(f"  goal 60 s, 3 GB; four times the rows took {whole.cpu / quarter.cpu:.1f} times the processor seconds")
 
 
-def test_the_whole_ladder(folder: Path) -> None:
+def test_every_allocation_rule(folder: Path) -> None:
     """Every rule has lines to settle, and a hundred thousand runs have artifacts; a tenth of it first."""
     tenth = allocate(folder / "tenth", runs=scaled(RUNS // 10), lines=scaled(LADDER_LINES // 10), ladder=True)
     whole = allocate(folder / "whole", runs=scaled(RUNS), lines=scaled(LADDER_LINES), ladder=True)

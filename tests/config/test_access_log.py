@@ -1,4 +1,4 @@
-"""The access log says who asked what and when, and without being told to nothing that people looked for."""
+"""The access log states who asked what and when. It holds no searched values unless it is configured to."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ QUOTES = ("'", '"', "`", "'''", '"""', "$$", "$a$", "\\", "--", "/*", "*/", "#",
 
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(QUOTES), max_size=6), st.sampled_from(["'", '"']))
-def test_a_literal_is_left_out_whatever_stands_before_it(before: list[str], quote: str) -> None:
+def test_a_literal_is_left_out_after_any_text(before: list[str], quote: str) -> None:
     """Where DuckDB's or GoogleSQL's reading of it says that a word is in a literal, it is not shown."""
     statement = f"{''.join(before)} {quote}delete{quote}"
     for dialect in ("duckdb", "bigquery"):
@@ -229,7 +229,7 @@ def test_pages_that_were_refused_or_failed_are_logged(tmp_path: Path, explained:
     assert [line["status"] for line in lines(tmp_path)] == [403, 405, 500]
 
 
-def test_a_log_whose_disk_hangs_delays_one_page_for_a_moment(tmp_path: Path) -> None:
+def test_a_log_on_a_blocked_disk_delays_one_page_for_a_moment(tmp_path: Path) -> None:
     """A pipe that nobody reads from hangs as such a disk does. The lines are written when it answers again."""
     (tmp_path / "logs").mkdir()
     pipe = tmp_path / "logs" / "access.jsonl"

@@ -1,4 +1,4 @@
-"""What `budgets` of runspend.yaml takes and refuses: dimensions, thresholds, who is told at which, anomalies, tags."""
+"""What `budgets` of runspend.yaml takes and refuses: dimensions, thresholds and their recipients, anomalies, tags."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def budget(**more: Any) -> Budget:
         ("5", "notify"),
     ],
 )
-def test_a_mistake_in_notify_is_told_once_and_at_its_place(tmp_path: Path, notify: str, place: str) -> None:
+def test_a_mistake_in_notify_is_reported_once_and_at_its_place(tmp_path: Path, notify: str, place: str) -> None:
     """A list with a bad address is not told to be a map, nor a map to be a list."""
     path = tmp_path / "runspend.yaml"
     path.write_text(f"budgets:\n  - {{name: a, amount: 9, notify: {notify}}}\n", encoding="utf-8")
@@ -118,7 +118,7 @@ def test_anomalies_can_be_switched_off(tmp_path: Path, written: str, is_on: bool
         ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [], ["a@x.io"]),
     ],
 )
-def test_who_is_told_at_which_threshold(notify: Any, levels: list[int], told: list[str]) -> None:
+def test_each_threshold_has_its_recipients(notify: Any, levels: list[int], told: list[str]) -> None:
     """`all` hears of everything, the others of their thresholds; each address once."""
     assert budget(notify=notify, owner="own@x.io").recipients([Decimal(level) for level in levels]) == told
 

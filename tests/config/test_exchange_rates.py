@@ -148,7 +148,7 @@ def test_money_is_converted_exactly(multiplier: int, divisor: int, tmp_path: Pat
     assert (found["dollars"]["billing_currency"], found["dollars"]["effective_cost"], found["dollars"]["team"]) == ("USD", 8, "vision")
 
 
-def test_sums_over_days_are_made_anew_from_their_days(tmp_path: Path) -> None:
+def test_sums_over_days_are_computed_again_from_their_days(tmp_path: Path) -> None:
     """A run's life and a machine's idle money, each day at its own rate; a row with a day that has none stays as it is."""
     run_key = {"tracking_server": "prod", "workspace": "default", "billing_currency": "EUR"}
     bill_key = {"source": "gcp", "billing_currency": "EUR", "billing_period": date(2026, 10, 1)}
@@ -239,7 +239,7 @@ def test_a_budget_with_a_missing_rate_is_not_judged_and_the_others_are(tmp_path:
 
 @pytest.fixture
 def october(tmp_path: Path) -> ParquetWarehouse:
-    """Trap 17: 100 dollars of one bill and 90 euros of another, on one day of October; and the same euros in November."""
+    """100 dollars of one bill and 90 euros of another, on one day of October; and the same euros in November."""
     rows = [
         cost("2026-10-06", "100", experiment_name="a"),
         euros("2026-10-06", "90", experiment_name="b"),

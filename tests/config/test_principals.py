@@ -67,12 +67,12 @@ def test_it_says_nothing_of_runs(tmp_path: Path) -> None:
         ("", "is empty"),
     ],
 )
-def test_a_mistake_is_told_by_the_file_and_its_line(tmp_path: Path, text: str, words: str) -> None:
+def test_a_mistake_is_reported_with_the_file_and_its_line(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError) as raised:
         configured(tmp_path, text)
     assert words in str(raised.value) and "teams.csv" in str(raised.value)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*gone\.csv"):
         read_settings(tmp_path, "dimensions: {owner: [{principal: gone.csv}]}\n")

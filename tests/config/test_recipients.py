@@ -41,7 +41,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("owner", HOSTILE, ids=range(len(HOSTILE)))
-def test_nobody_else_is_mailed(owner: str | None) -> None:
+def test_no_other_address_is_mailed(owner: str | None) -> None:
     """Not found; and there is a sentence for operators."""
     allowed = rule()
     found = allowed.find(owner)
@@ -68,7 +68,7 @@ def test_domains_are_those_of_the_file_unless_it_names_them() -> None:
     assert rule(domains=[]).find("ana@acme.com") is None
 
 
-def test_an_operator_at_a_public_mail_host_allows_nobody_else_there() -> None:
+def test_an_operator_at_a_public_mail_host_allows_no_other_address_there() -> None:
     """Anybody can have such an address; `mail.domains` may still name the host."""
     recipients = rule(operators=["oncall@gmail.com"])
     assert recipients.find("mallory@gmail.com") is None and recipients.find("ana@acme.com") == "ana@acme.com"
@@ -103,7 +103,7 @@ def test_the_map_is_checked_when_it_is_read(mail: dict[str, object]) -> None:
         rule(**mail)
 
 
-def test_a_record_has_nobody_else_at_a_public_mail_host_mailed() -> None:
+def test_a_record_mails_no_other_address_at_a_public_mail_host() -> None:
     """Whoever forges the record of a mail reaches the addresses that the file names there, and those of the file's own domains."""
     given = Settings.model_validate({
         "mail": {"from": "runspend@acme.com", "operators": ["Ann <ann@gmail.com>"], "users": {"bob": "bob@gmx.de"}},

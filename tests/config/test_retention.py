@@ -40,7 +40,7 @@ def test_what_is_left_out_is_safe(tmp_path: Path) -> None:
     assert read_settings(tmp_path, STORES + POLICY).retention[0].grace == timedelta(days=30)
 
 
-# Empty, zero, negative, "all" and what else has been read as "everything" or "at once": each as it stands in the file.
+# Empty, zero, negative, "all" and what else has been read as "everything" or "at once": each as it is in the file.
 EVERYTHING = [
     "''",
     "0",
@@ -93,7 +93,7 @@ def test_nothing_can_be_spelled_that_means_everything(tmp_path: Path, key: str, 
 
 @pytest.mark.parametrize("select", ["''", "{}", "all", "'*'", "[]", "null", "{kind: run}", f"{{kind: [{', '.join(KINDS)}]}}", "{kind: runs}", "{kind: '*'}", "{kind: all}", "{team: '*'}", "{team: ''}",
                                     "{experiment: '**'}", "{tag.team: ['?*', '*']}", "{tag.team: '*'}", "{not_team: vision}", "{tracking: all}", "{not_unused_for: 90d}", "{kind: orphan, not_status: FAILED}"])  # fmt: skip
-def test_a_selector_of_everything_is_no_selector(tmp_path: Path, select: str) -> None:
+def test_a_selector_of_everything_is_refused(tmp_path: Path, select: str) -> None:
     """Twenty more, of `select` as a whole."""
     assert "retention[0].select" in refused(tmp_path, STORES + POLICY.replace("{unused_for: 90d}", select))
 
@@ -111,7 +111,7 @@ def test_a_selector_of_everything_is_no_selector(tmp_path: Path, select: str) ->
         "all",
     ],
 )
-def test_a_refused_file_ends_with_2_and_no_store_is_read(
+def test_a_refused_file_exits_with_2_and_no_store_is_read(
     tmp_path: Path, written: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command stops where the file is read: no warehouse and no store is opened."""
@@ -187,8 +187,8 @@ retention:
         ("stores: [{uri: 'file:///srv/files', delete_credentials: archiver}]\n", "credentials that delete must be separate: `local` for a folder"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_with_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:
-    """One sentence, from which the file can be put right."""
+def test_a_mistake_is_reported_with_the_allowed_values(tmp_path: Path, text: str, expected: str) -> None:
+    """One sentence, from which the file can be corrected."""
     assert expected in refused(tmp_path, text)
 
 

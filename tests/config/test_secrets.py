@@ -1,4 +1,4 @@
-"""Secrets: whatever the value and wherever it stands in runspend.yaml, it never comes out in a text."""
+"""Secrets: no value, from no place of runspend.yaml, ever gets into a text."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_what_is_too_short_to_be_a_secret_is_left_alone() -> None:
     assert redact_values("a cat", ["a", ""]) == "a cat"
 
 
-def test_connections_are_no_secrets() -> None:
+def test_names_of_connections_are_not_secrets() -> None:
     """`connection:ID` is a name, resolved when a task runs."""
     settings = load("tracking: [{name: a, uri: http://m, token: 'connection:mlflow_prod'}]\n", {})
     assert secret_values(settings) == []

@@ -124,7 +124,7 @@ def test_paths_count_from_the_file(tmp_path: Path, written: str, read: str, monk
 
 
 def test_key_files_of_google_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
-    """A warehouse's and a bill's; what is no path stays as it is."""
+    """A warehouse's and a bill's; what is not a path stays as it is."""
     file = tmp_path / "runspend.yaml"
     for written, expected in {
         "keys/bq.json": str(tmp_path / "keys" / "bq.json"),
@@ -205,7 +205,7 @@ def test_a_variable_that_cannot_be_read_names_the_line(tmp_path: Path, value: st
     assert why in message
 
 
-def test_an_empty_variable_is_no_secret(tmp_path: Path) -> None:
+def test_an_empty_variable_is_not_a_secret(tmp_path: Path) -> None:
     """A variable that is set to nothing is a mistake, not a login without a password."""
     assert "line 4, tracking[0].token: a value is needed" in refused(tmp_path, f"{SERVER}    token: ${{T}}\n", {"T": ""})
 
@@ -295,7 +295,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
     ],
 )
 def test_a_mistake_names_file_line_key_and_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:
-    """One sentence, from which the file can be put right without the manual."""
+    """One sentence, from which the file can be corrected without the manual."""
     message = refused(tmp_path, text)
     assert message.startswith(f"cannot read {tmp_path}/runspend.yaml, ")
     assert expected in message
@@ -344,7 +344,7 @@ def test_a_bomb_of_aliases_is_refused_before_it_unfolds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"home: \xff\xfe\n", b"x" * 1_000_001], ids=["not UTF-8", "too large"])
-def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, raw: bytes) -> None:
+def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, raw: bytes) -> None:
     """Bytes that are not text, and a file nobody wrote by hand."""
     (tmp_path / "runspend.yaml").write_bytes(raw)
     with pytest.raises(ConfigError, match="cannot read"):
@@ -373,7 +373,7 @@ def test_names_and_roots_that_clash_are_refused(tmp_path: Path, text: str, expec
 
 
 def test_sibling_roots_do_not_clash(tmp_path: Path) -> None:
-    """`s3://b/run1` is no part of `s3://b/run10`."""
+    """`s3://b/run1` is not a part of `s3://b/run10`."""
     assert len(read_settings(tmp_path, "stores: [{uri: s3://b/run1}, {uri: s3://b/run10}]\n").stores) == 2
 
 
@@ -506,7 +506,7 @@ def test_a_threshold_that_says_nothing_is_refused(tmp_path: Path, written: str) 
     assert "line 4, budgets[0].actual[0]: a threshold above zero is needed" in refused(tmp_path, text)
 
 
-def test_a_bare_80_is_not_guessed_at(tmp_path: Path) -> None:
+def test_a_threshold_without_a_unit_is_refused(tmp_path: Path) -> None:
     """80 of 5,000 may be a percentage somebody forgot to mark."""
     text = "budgets:\n  - {name: a, amount: 5000, actual: [80], notify: [owner]}\n"
     assert "could be a percentage or money. Write 80% or the money with its currency" in refused(tmp_path, text)

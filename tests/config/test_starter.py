@@ -1,4 +1,4 @@
-"""What `runspend init` writes: short, loadable as it stands, and without anybody's password."""
+"""What `runspend init` writes: short, loadable unchanged, and without anybody's password."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def write(folder: Path, env: dict[str, str] | None = None, *, full: bool = False
         ({"GOOGLE_APPLICATION_CREDENTIALS": "/k.json"}, [], "http://mlflow:5000"),
     ],
 )
-def test_it_loads_as_it_stands_and_holds_no_secret(tmp_path: Path, env: dict[str, str], made: list[str], uri: str, full: bool) -> None:
+def test_the_starter_file_loads_unchanged_and_holds_no_secret(
+    tmp_path: Path, env: dict[str, str], made: list[str], uri: str, full: bool
+) -> None:
     """Whatever was found, both files load, point at it, and name the variables instead of copying them."""
     for name in made:
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
@@ -60,7 +62,7 @@ def test_init_prints_the_file_the_findings_and_the_next_command(tmp_path: Path) 
     assert lines == [f"wrote {path}", *answer["notes"], f"next: {answer['next']}"]
 
 
-def test_artifacts_beside_mlflow_become_the_store(tmp_path: Path) -> None:
+def test_artifacts_next_to_mlflow_become_the_store(tmp_path: Path) -> None:
     """`mlartifacts` is where MLflow's server puts files, `mlruns` where the client does."""
     (tmp_path / "mlruns").mkdir()
     (tmp_path / "mlartifacts").mkdir()

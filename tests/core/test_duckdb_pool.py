@@ -1,4 +1,4 @@
-"""Engines are lent, and kept for the next: nobody finds what somebody left, and nobody gets one that cannot be set any more."""
+"""Engines are borrowed and kept for the next user, who finds nothing of the one before and can set all options."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def lent(tmp_path: Path, memory: str = "200MB") -> AbstractContextManager[duckdb
     return engines.borrow_connection("test", make, tmp_path / "spill", memory=memory)
 
 
-def test_nobody_finds_what_somebody_left(tmp_path: Path) -> None:
+def test_a_borrowed_connection_has_nothing_of_its_former_user(tmp_path: Path) -> None:
     """Tables, views, types, temporary and registered ones, variables and settings of the connection; what was made with the engine stays."""
     with lent(tmp_path) as con:
         con.execute('create type colour as enum (\'red\'); create table "a ""b" (c colour); create view v as select * from "a ""b"')
@@ -94,7 +94,7 @@ def test_memory_is_given_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_one_whose_user_failed_is_closed(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_connection_whose_user_failed_is_closed(tmp_path: Path, error: type[BaseException]) -> None:
     def fail() -> None:
         with lent(tmp_path) as con:
             con.execute("create table t as select 1 as a")
@@ -165,5 +165,5 @@ ask()
 
 
 def test_a_child_has_engines_of_its_own(tmp_path: Path) -> None:
-    """The threads of an engine do not live on in a child: one that it took over would wait for them for ever."""
+    """The threads of an engine do not live on in a child: one that it took over would wait for them forever."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], cwd=tmp_path, check=True, timeout=120)

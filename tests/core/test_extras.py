@@ -47,7 +47,7 @@ def test_a_module_missing_from_an_installed_package_stays_a_bug() -> None:
 
 
 @pytest.mark.parametrize("error", [ModuleNotFoundError("bare"), ImportError("cannot import name x", name="duckdb"), ValueError("duckdb")])
-def test_another_error_is_no_missing_extra(error: Exception) -> None:
+def test_another_error_is_not_a_missing_extra(error: Exception) -> None:
     assert missing_extra(error) is None
 
 

@@ -1,4 +1,4 @@
-"""JSON of others: read, or refused with a ValueError, whatever it is."""
+"""JSON from outside: read, or refused with a ValueError."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_what_people_write_is_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1,]", "nan", '{"a":1}x', "\ud800", "1" * 5_000, b"\xff\xfe\x00"])
-def test_what_is_no_json_is_a_value_error(text: str | bytes) -> None:
+def test_invalid_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)
 

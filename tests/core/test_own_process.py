@@ -130,7 +130,7 @@ def test_address_space_and_mapped_files_are_not_memory(tmp_path: Path) -> None:
         ("leave", Limits(), "ended", None),
     ],
 )
-def test_a_call_that_hangs_or_crashes_ends(name: str, limits: Limits, why: str, signal_number: int | None) -> None:
+def test_a_call_that_blocks_or_crashes_ends(name: str, limits: Limits, why: str, signal_number: int | None) -> None:
     began = time.monotonic()
     with pytest.raises(ProcessFailed) as failed:
         run(name, limits=limits, **({"note": lambda text: None} if name in ("stop_in_the_middle", "work") else {}))

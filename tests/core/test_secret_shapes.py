@@ -106,7 +106,7 @@ def test_duckdb_says_what_python_says(engine: Any) -> None:
         max_size=6,
     ).map("".join)
 )
-def test_any_text_is_read_alike(engine: Any, text: str) -> None:
+def test_python_and_duckdb_redact_any_text_equally(engine: Any, text: str) -> None:
     text = text.encode("utf-8", "replace").decode()
     assert engine.execute("select redacted($text)", {"text": text}).fetchone()[0] == redact_secrets(text)
 
@@ -119,7 +119,7 @@ ALMOST = (
 ENDS = ("", " @", " %40 token=", "@", "/@", "%40", "a" * 20, "-" + "b" * 16 + "-sk-or-", ' pwd="a"')
 
 
-def test_what_almost_matches_is_read_alike(engine: Any) -> None:
+def test_python_and_duckdb_redact_near_matches_equally(engine: Any) -> None:
     """Where Python looks at a part of a text alone, it finds what DuckDB finds in all of it."""
     texts = [
         f"{start}{almost * count}{end}" for almost in ALMOST for end in ENDS for count in (1, 3, 20) for start in ("", "@ ", "b" * 16 + "-")
@@ -184,7 +184,7 @@ def test_the_path_of_a_place_stays_and_nothing_else(engine: Any, uri: str) -> No
     assert redact_place(uri) == uri
 
 
-def test_what_is_no_place_is_looked_at_whole(engine: Any) -> None:
+def test_a_text_that_is_not_an_address_is_searched_whole(engine: Any) -> None:
     for text, secret in [*SECRETS, *((f"s3://b/1 {text}", secret) for text, secret in SECRETS)]:
         found = engine.execute("select redacted_place($text)", {"text": text}).fetchone()[0]
         assert found == redact_place(text)

@@ -71,7 +71,7 @@ def test_dag_and_its_tasks_are_complete(dag_bag: Any, name: str) -> None:
     assert set(dag.params) <= {"now", "periods"}
     for task in dag.tasks:
         assert task.owner == "runspend" and task.doc_md and task.execution_timeout == timedelta(hours=3)
-        assert task.pool == "default_pool"  # any other must be made first, or the task waits for ever and nobody says why
+        assert task.pool == "default_pool"  # any other must be made first, or the task waits forever and nobody says why
         if task.task_id != "watcher":
             assert task.retry_delay == timedelta(minutes=5)
             callbacks = task.on_failure_callback
@@ -140,7 +140,7 @@ def test_schedules(dag_bag: Any) -> None:
         assert len(assets) == 1 or isinstance(timetable.asset_condition, AssetAny), "either of them is enough"
 
 
-def test_assets_meet_nobody_elses() -> None:
+def test_asset_names_do_not_collide_with_others() -> None:
     """Names and URIs have a prefix. Airflow checks no URI whose scheme begins with x-, so no provider can claim it."""
     import runspend_tasks
 
@@ -163,7 +163,7 @@ def test_only_a_last_unmapped_task_emits(dag_bag: Any) -> None:
             assert watcher.trigger_rule == "one_failed" and watcher.upstream_task_ids == published.upstream_task_ids
 
 
-def test_a_night_only_plans_the_archive() -> None:
+def test_a_pipeline_run_only_plans_the_archive() -> None:
     """Airflow marks those tasks as done whose whole name matches; who is told and what is moved waits for the weekly run."""
     pattern = run_path(str(DAGS / "run_pipeline.py"))["SKIPPED_TASKS"]["archive"]
     assert [name for name in ARCHIVE_TASKS if not re.fullmatch(pattern, name)] == ["plan"]

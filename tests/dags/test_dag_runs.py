@@ -54,7 +54,7 @@ def add_broken_bill(config: Path) -> None:
     bad.write_bytes(b"not gzip at all")
 
 
-def test_a_night(run_dag: Run, config: Path) -> None:
+def test_all_dags_of_a_night_succeed(run_dag: Run, config: Path) -> None:
     """All seven, in the order their assets wake them: the ledger is the bill, the report and the budget's mail are there."""
     for name in ORDER:
         before = emitted(DAG_IDS[name])
@@ -73,7 +73,7 @@ def test_a_night(run_dag: Run, config: Path) -> None:
 
 
 def test_a_bill_that_fails_fails_alone(run_dag: Run, config: Path) -> None:
-    """The other bill is loaded, the asset is emitted, the DAG run fails, and the operators are told once, by the step itself."""
+    """The other bill is loaded, the asset is emitted, the DAG run fails, and the operators are mailed once, by the step itself."""
     add_broken_bill(config)
     before = emitted("runspend_load_bills")
     for _ in range(2):
@@ -108,7 +108,7 @@ def test_only_a_source_that_does_not_answer_is_tried_again(dag_bag: Any, config:
     assert sorted(subject.split(":")[0] for subject in subjects(config.parent / "home")) == ["[runspend] REFUSED", "[runspend] UNREACHABLE"]
 
 
-def test_a_task_that_breaks_is_mailed_once_a_night(run_dag: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_task_is_mailed_once_a_day(run_dag: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no step foresaw reaches the operators from Airflow's own callback, with the task's name, and needs no warehouse."""
 
     def explode(*_: Any, **__: Any) -> None:
@@ -153,7 +153,7 @@ def test_a_refused_journal_is_mailed_once_and_not_tried_again(run_dag: Run, conf
 
 
 def test_unknown_parameters_are_refused(run_dag: Run, config: Path) -> None:
-    """A misspelt parameter must not pass for its default; a wrong value does not get as far as a task."""
+    """A misspelled parameter must not pass for its default; a wrong value does not get as far as a task."""
     from airflow.sdk.exceptions import ParamValidationError
 
     assert run_dag("allocate", period=["2026-11"]) == {"allocate": "failed", "published": "success", "watcher": "failed", "dag": "failed"}
@@ -164,7 +164,7 @@ def test_unknown_parameters_are_refused(run_dag: Run, config: Path) -> None:
 
 
 def test_the_archive_takes_no_scope_from_parameters(run_dag: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Policies, stores, grace: what is acted on stands in the configuration alone, and notices cannot be dated back."""
+    """Policies, stores, grace: what is acted on is in the configuration alone, and notices cannot be dated back."""
     settings = json.loads(config.read_text())
     settings["retention"] = [{"name": "cold", "select": {"unused_for": "90d"}, "action": "tier", "to": "GLACIER_IR"}]
     config.write_text(json.dumps(settings))
@@ -192,7 +192,7 @@ def test_the_archive_takes_no_scope_from_parameters(run_dag: Run, config: Path, 
     assert called == ["archive_plan"]
 
 
-def test_nothing_configured_is_no_failure(run_dag: Run, config: Path) -> None:
+def test_nothing_configured_is_not_a_failure(run_dag: Run, config: Path) -> None:
     """No server, no bill, no store: nothing to map over, everything emitted all the same."""
     config.write_text("home: home\nwarehouse: {uri: home/warehouse}\n")
     for name, first in (("extract", "servers"), ("load", "sources"), ("measure", "stores")):
@@ -206,7 +206,7 @@ def test_nothing_configured_is_no_failure(run_dag: Run, config: Path) -> None:
 
 
 def test_a_wrong_configuration_is_not_tried_again(run_dag: Run, config: Path) -> None:
-    """The sentence of the error stands in the log; the task fails at once."""
+    """The sentence of the error is in the log; the task fails at once."""
     config.write_text("hoem: nowhere\n")
     assert run_dag("report") == {"report": "failed", "dag": "failed"}
 
@@ -264,7 +264,7 @@ def test_damage_fails_the_task_mails_once_and_is_mended(run_dag: Run, config: Pa
         assert run_dag(name, now=NOW.isoformat())["dag"] == "success"
 
 
-def test_a_disk_that_is_read_only_fails_the_task_with_a_sentence_and_is_tried_again(run_dag: Run, config: Path, tmp_path: Path) -> None:
+def test_a_read_only_disk_fails_the_task_with_a_sentence_and_it_is_retried(run_dag: Run, config: Path, tmp_path: Path) -> None:
     """The mail goes to the mail server, for its record would need the disk."""
     place = tmp_path / "disk"
     place.mkdir()

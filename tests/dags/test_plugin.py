@@ -89,7 +89,7 @@ def test_without_a_login_every_route_is_401(ask: Ask, path: str) -> None:
     assert "Runspend" not in answer.text
 
 
-def test_with_a_wrong_token_nobody_comes_in(ask: Ask) -> None:
+def test_a_wrong_token_is_refused(ask: Ask) -> None:
     """A made-up token is refused."""
     assert ask("GET", "/runspend/", headers={"Authorization": "Bearer made.up.token"}).status_code in (401, 403)
 

@@ -101,7 +101,7 @@ def test_aws_connection_becomes_a_profile_in_memory(read: Any, tmp_path: Path, m
 
 
 def test_only_a_profile_is_looked_up_as_a_connection(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key file and a SAS token are no ids: they are not sent to the place secrets are kept in."""
+    """A key file and a SAS token are not ids: they are not sent to the place secrets are kept in."""
     import runspend_settings
 
     asked: list[str] = []

@@ -99,7 +99,7 @@ def test_allocation_starts_when_either_input_is_new(scheduler: Scheduler, asset:
 
 def test_an_event_that_comes_while_allocation_runs_starts_it_once_more(scheduler: Scheduler) -> None:
     """The order of a busy night: runs wake allocation, which begins; the bill arrives meanwhile. With both assets required, the bill would
-    wait for ever, since the event of the runs is used up."""
+    wait forever, since the event of the runs is used up."""
     scheduler.emit("runs")
     scheduler.look()
     scheduler.emit("bills")

@@ -108,7 +108,7 @@ def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[
     assert files(folder / "artifacts") == before
 
 
-def test_what_is_said_in_mlflow_on_the_last_day_is_heeded(announced: tuple[Settings, dict[str, str], Path]) -> None:
+def test_registrations_and_tags_made_in_mlflow_on_the_last_day_protect(announced: tuple[Settings, dict[str, str], Path]) -> None:
     """Registered, or tagged, after everything was read: asked right before the deletes, MLflow says so."""
     settings, ids, folder = announced
     before = files(folder / "artifacts")

@@ -1,4 +1,4 @@
-"""Plan and notice over a real MLflow and real files: what MLflow says in its own ways protects, and only what is left is told to its owner."""
+"""Plan and notice over a real MLflow and real files: what MLflow says in its own ways protects, and only what is left is announced to its owner."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def world(tmp_path: Path) -> World:
 NOVEMBER = month("2026-11")
 
 
-def test_trap_1_the_open_month_is_delivered_again(world: World) -> None:
+def test_an_open_month_that_is_delivered_again_counts_once(world: World) -> None:
     """15.00 on the 20th, 12.50 from the 21st on, whoever re-runs the older delivery."""
     first = [row("10.00", **NOVEMBER, ResourceId="a"), row("5.00", **NOVEMBER, ResourceId="b")]
     second = [row("10.00", **NOVEMBER, ResourceId="a2"), row("2.50", **NOVEMBER, ResourceId="b2")]
@@ -94,7 +94,7 @@ def test_trap_1_the_open_month_is_delivered_again(world: World) -> None:
     assert world.costs("--as-of", "2026-11-21T06:00", *by_period) == {("2026-11-01",): Decimal("12.50")}
 
 
-def test_trap_2_a_closed_month_is_corrected_in_a_later_one(world: World) -> None:
+def test_a_closed_month_is_corrected_in_a_later_one(world: World) -> None:
     """June's corrections of May change no invoice of May, and sum to nothing by charge month; by resource they move money."""
     may = {**month("2025-05"), "ChargePeriodStart": "2025-05-01T00:00:00Z", "ChargePeriodEnd": "2025-05-01T01:00:00Z"}
     june = {
@@ -118,7 +118,7 @@ def test_trap_2_a_closed_month_is_corrected_in_a_later_one(world: World) -> None
     assert {r["resource_id"]: r["cost"] for r in rows} == {"R-111": Decimal(1200), "R-222": Decimal(300)}
 
 
-def test_trap_3_charge_month_and_billing_month_differ(world: World, samples: Path) -> None:
+def test_charge_month_and_billing_month_may_differ(world: World, samples: Path) -> None:
     """The whole public sample, then a later delivery of October alone: September keeps its sum to the last digit, on every day asked for."""
     shutil.copy(samples / "focus_1_0" / "focus_sample.csv", world.bills / "all.csv")
     world.load(DAYS[0])
@@ -165,7 +165,7 @@ def test_the_grain_is_source_period_service_and_account(world: World) -> None:
             bill_as_of(reader, DAYS[0], ["source"], Selection(), top=20, measure="billed")
 
 
-def test_changes_that_do_not_add_up_are_no_answer(world: World) -> None:
+def test_changes_that_do_not_add_up_give_no_answer(world: World) -> None:
     """The totals noted at each load are the witness: a lost row of bill_changes is an error, not a smaller bill."""
     world.deliver("nov.csv", [row("3.00", **NOVEMBER), row("1.00", **NOVEMBER, ServiceName="Storage")], DAYS[0])
     warehouse = open_warehouse(world.settings)

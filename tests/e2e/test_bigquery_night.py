@@ -150,14 +150,14 @@ def assert_equal(one: Warehouse, other: Warehouse, *, but: Sequence[str] = ()) -
 # --- nights --------------------------------------------------------------------------------------------------------------
 
 
-def test_both_nights_hold_the_same_rows(folder: Place, bigquery: Place) -> None:
+def test_both_warehouses_hold_the_same_rows(folder: Place, bigquery: Place) -> None:
     """Every table, in sums of all its columns; the ledger and what runs cost row by row, to the last decimal."""
     assert_equal(folder.warehouse, bigquery.warehouse, but=OF_PLACE_AND_TIME)
     states = bigquery.warehouse.states()
     assert {u: s.rows for u, s in folder.warehouse.states().items()} == {u: s.rows for u, s in states.items()}
 
 
-def test_both_nights_say_the_same(folder: Place, bigquery: Place) -> None:
+def test_both_pipeline_runs_report_the_same(folder: Place, bigquery: Place) -> None:
     """Every figure of the summary, every budget, every note; the same mails and reports."""
 
     def lines(place: Place) -> list[str]:
@@ -188,7 +188,7 @@ def unchanging(states: Mapping[Unit, UnitState]) -> dict[Unit, tuple[str, int]]:
     return {unit: (state.digest, state.rows) for unit, state in states.items() if unit.table != "archive_plan"}
 
 
-def test_a_second_night_changes_nothing(bigquery: Place) -> None:
+def test_a_second_pipeline_run_changes_nothing(bigquery: Place) -> None:
     """Its content is that of the first, in every unit, and it builds no month again."""
     warehouse = bigquery.warehouse
     before = warehouse.states()
@@ -204,7 +204,7 @@ def test_a_second_night_changes_nothing(bigquery: Place) -> None:
 
 
 class Killed(BaseException):
-    """Stands for the end of a process between two builds."""
+    """Represents the end of a process between two builds."""
 
 
 def test_a_warehouse_moves_to_bigquery(folder: Place, small_world: Path, bigquery_target: Target, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_bill_whose_process_is_killed_is_refused_alone_and_loads_again(
     assert (outcome.exit_code, outcome.changed, total(two, "first")) == (0, ["billing_lines 2026-10 first"], 1)
 
 
-def test_a_bill_that_stands_still_is_refused_alone(two: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bill_that_makes_no_progress_is_refused_alone(two: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "limits_of", lambda settings: watch.Limits(idle_seconds=1))
     at_first(monkeypatch, "reading", lambda process: os.kill(process, signal.SIGSTOP))
     outcome = pipeline.load(two, now=NOW)

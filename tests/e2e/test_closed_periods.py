@@ -115,7 +115,7 @@ def page_of(settings: Settings, folder: Path) -> str:
 
 
 def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings: Settings, world: KeptWorld) -> None:
-    """Ten days unchanged and fifteen after its end; from then on the same tables for ever."""
+    """Ten days unchanged and fifteen after its end; from then on the same tables forever."""
     first = digests(settings)
     assert (state(settings)["state"], statuses(settings)) == ("open", {"provisional"})
     world.put_back("december")
@@ -201,7 +201,7 @@ def test_a_closed_month_follows_its_bill(settings: Settings, config: Path, world
 
 
 @pytest.mark.parametrize("team", ["vision", "late"])
-def test_a_damaged_table_of_a_closed_month_is_built_again_and_it_is_said_if_it_differs(world: KeptWorld, team: str) -> None:
+def test_a_damaged_table_of_a_closed_month_is_rebuilt_and_a_difference_is_reported(world: KeptWorld, team: str) -> None:
     """From what is there now: the same rows, if nothing changed since the month was closed."""
     config = world.put_back("closed")
     settings = load_settings(config)
@@ -234,7 +234,7 @@ def test_a_damaged_table_of_a_closed_month_is_built_again_and_it_is_said_if_it_d
     ids="/".join,
 )
 @pytest.mark.parametrize("team", ["vision", "late"])
-def test_a_closed_month_that_moves_with_a_damaged_file_beside_its_figures_says_so(world: KeptWorld, team: str, damaged: Unit) -> None:
+def test_a_closed_month_that_changes_with_another_damaged_file_is_reported(world: KeptWorld, team: str, damaged: Unit) -> None:
     """The damaged file itself comes back with the same rows; tables built with it take in what changed since the month was closed."""
     config = world.put_back("closed")
     settings = load_settings(config)

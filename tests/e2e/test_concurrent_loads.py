@@ -43,7 +43,7 @@ def load(config: Path) -> Outcome:
 
 
 def total(folder: Path, period: str = "2026-10", table: str = "billing_lines") -> Decimal:
-    """The billed cost of a month, as it stands."""
+    """The billed cost of a month as it is now."""
     rows = open_warehouse(str(folder / "home" / "warehouse")).read(Unit(table, period, "cur"))
     return sum(rows["billed_cost"].to_pylist(), Decimal(0))
 
@@ -76,7 +76,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
 
 
 def test_a_newer_delivery_overtaken_by_an_older_one_is_read_again(tmp_path: Path, meanwhile: Callable[..., None]) -> None:
-    """Trap b12: the load of 12.50 is overtaken by that of 15.00, and still stands in the end; no month is told of twice."""
+    """The load of 12.50 is overtaken by that of 15.00 and is still what is there in the end. No month is reported twice."""
     older = deliver(tmp_path, "d1", "10", "5", at=OLDER)
     newer = deliver(tmp_path, "d2", "10", "2.5", at=NEWER, september="7")
     meanwhile(lambda: load(older), 1)
@@ -91,7 +91,7 @@ def test_a_newer_delivery_overtaken_by_an_older_one_is_read_again(tmp_path: Path
 
 
 def test_an_older_delivery_overtaken_by_a_newer_one_is_refused(tmp_path: Path, meanwhile: Callable[..., None]) -> None:
-    """Trap b12 the other way round: the load of 15.00 says that it is the older, and changes only the month that it alone has."""
+    """The load of 15.00 reports that it is the older one, and changes only the month that it alone has."""
     older = deliver(tmp_path, "d1", "10", "5", at=OLDER, september="7")
     newer = deliver(tmp_path, "d2", "10", "2.5", at=NEWER)
     meanwhile(lambda: load(newer), 1)
@@ -153,7 +153,7 @@ def test_a_file_of_two_months_is_published_whole(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("first", ["d1", "d2"])
 def test_two_processes_at_once(tmp_path: Path, first: str) -> None:
-    """Trap b12 with real processes, the second a moment after the first: 12.50, and the older is in before the newer or refused."""
+    """Real processes, the second a moment after the first: 12.50, and the older is in before the newer or refused."""
     deliver(tmp_path, "d1", "10", "5", at=OLDER)
     deliver(tmp_path, "d2", "10", "2.5", at=NEWER)
     running = {}

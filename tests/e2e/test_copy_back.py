@@ -1,6 +1,6 @@
 """A copy to an engine that takes other digests of the same rows: the next night there finds nothing to do all the same.
 
-BigQuery digests what its models made in its own way (`warehouse/content_digest.py`); here a folder stands for it, whose digests differ.
+BigQuery digests what its models made in its own way (`warehouse/content_digest.py`); here it is replaced by a folder whose digests differ.
 """
 
 from __future__ import annotations

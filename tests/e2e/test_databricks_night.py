@@ -1,6 +1,6 @@
 """Databricks only, as docs/start-databricks.md has it: MLflow's own tags, exports of the system tables, the machines' bill, a night.
 
-Trap b3 from end to end: a job of two tasks on a cluster, 4.00 of DBUs and 6.00 of machines; a notebook on serverless beside it.
+A job of two tasks on a cluster, 4.00 of DBUs and 6.00 of machines, and a notebook on serverless, from end to end.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def guessed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
     return world
 
 
-def test_an_estimate_stands_until_its_hour_is_billed_and_then_is_judged(guessed: KeptWorld) -> None:
+def test_an_estimate_is_kept_until_its_hour_is_billed_and_then_is_judged(guessed: KeptWorld) -> None:
     """The first hour billed: three are estimated at its price. Two more come at 50: one is left, the error is 20. All come: none is left."""
     config = guessed.put_back("at six")
     settings = load_settings(config)
@@ -136,7 +136,7 @@ def test_an_estimate_stands_until_its_hour_is_billed_and_then_is_judged(guessed:
 
 
 def test_estimates_change_no_figure_of_the_bill(guessed: KeptWorld) -> None:
-    """The cost tables of a night hang on the bill alone: some hours later, with another estimate, they are the same."""
+    """The cost tables of a night depend on the bill alone: some hours later, with another estimate, they are the same."""
     settings = load_settings(guessed.put_back("at two"))
     before, first = digests(settings), estimates(settings)
     guessed.put_back("at six")
@@ -144,7 +144,7 @@ def test_estimates_change_no_figure_of_the_bill(guessed: KeptWorld) -> None:
     assert estimates(settings) != first
 
 
-def test_people_see_estimates_beside_the_sums_and_not_in_them(config: Path) -> None:
+def test_people_see_estimates_next_to_the_sums_and_not_in_them(config: Path) -> None:
     """The screen, the page and the budget's mail say what is estimated; a later night says how good it was."""
     settings = load_settings(config)
     settings = settings.model_copy(update={"budget_entries": [settings.budgets[0].model_copy(update={"amount": Decimal(40)})]})
@@ -211,7 +211,7 @@ def test_a_killed_estimate_neither_loses_nor_doubles_an_error(guessed: KeptWorld
 
 @pytest.mark.torture
 @pytest.mark.parametrize("after", [1, 4, 8])
-def test_a_killed_night_neither_loses_nor_doubles_an_error(guessed: KeptWorld, after: int) -> None:
+def test_a_killed_pipeline_run_neither_loses_nor_doubles_an_error(guessed: KeptWorld, after: int) -> None:
     """The same of a whole night, killed at several moments."""
     config = guessed.put_back("delivered")
     child = begin("nightly", config)
@@ -230,7 +230,7 @@ def assert_judged_once(config: Path) -> None:
     assert rows(settings, "select estimated_cost, actual_cost from estimate_errors") == [{"estimated_cost": 120, "actual_cost": 150}]
 
 
-def test_a_night_over_two_currencies(config: Path) -> None:
+def test_bills_in_two_currencies_need_a_rate(config: Path) -> None:
     """Without a rate: exit 3, the pair and the date are named, everything else is done. With it: one screen, one budget, in dollars."""
     other = config.parent / "bills" / "euro" / "part.csv"
     other.parent.mkdir()

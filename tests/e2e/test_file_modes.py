@@ -94,7 +94,7 @@ def test_by_default_everything_is_the_accounts_own(open_folder: Path, store: Pat
 
 
 @is_root
-def test_a_group_that_is_named_may_read_and_nobody_else(open_folder: Path, store: Path) -> None:
+def test_only_a_group_that_is_named_may_read(open_folder: Path, store: Path) -> None:
     """Whatever is made under home is the group's, by the folders it is made in; what is made before a configuration is read is not."""
     file, folder = 0o640, 0o2750
     group = next(found.gr_gid for found in grp.getgrall() if found.gr_gid not in (0, NOBODY))
@@ -149,7 +149,7 @@ def test_a_group_that_cannot_be_used_is_an_error_in_words(tmp_path: Path, text: 
 
 
 @is_root
-def test_an_account_that_is_not_in_the_group_is_told_so(open_folder: Path) -> None:
+def test_an_account_outside_the_group_gets_a_clear_error(open_folder: Path) -> None:
     """It cannot give files to the group."""
     group = next(found for found in grp.getgrall() if found.gr_gid not in (0, NOBODY))
     place = open_folder / "open"

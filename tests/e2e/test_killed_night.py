@@ -23,7 +23,7 @@ def assert_finished(config: Path, *, now: str, kills: int, seed: int, mails: int
     assert len(list((home / "mail").glob("*.eml"))) == mails
 
 
-def test_a_killed_night_of_two_runs_is_finished_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_pipeline_run_over_two_runs_is_finished_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "store"
     store.mkdir()
     make_store(store)
@@ -38,6 +38,6 @@ def test_a_killed_night_of_two_runs_is_finished_by_the_next(tmp_path: Path, monk
 
 @pytest.mark.torture
 @pytest.mark.timeout(5400)
-def test_a_killed_night_of_the_demo_is_finished_by_the_next(world: Path, made_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_pipeline_run_of_the_demo_is_finished_by_the_next(world: Path, made_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made_world)
     assert_finished(world, now="2026-11-24T06:00", kills=100, seed=100, mails=2)

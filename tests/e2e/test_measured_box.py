@@ -124,7 +124,7 @@ def test_the_doctor_says_what_is_measured(box: Path) -> None:
     )
 
 
-def test_the_same_night_again_changes_nothing(box: Path) -> None:
+def test_a_repeated_pipeline_run_changes_nothing(box: Path) -> None:
     """Nothing new was measured: the same bytes."""
     again = said(night(box))
     assert (again["rebuilt"], again["exit"]) == ("", "0")

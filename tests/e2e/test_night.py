@@ -97,7 +97,7 @@ def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, m
 
 
 def disk_cost(disks: dict[tuple[str, str], list[dict[str, str]]], row: dict[str, str]) -> Fraction:
-    """Cost of the disks that hang on the machine of this line, in its hour: split as the machine is. Disks with a run's id in a tag are that run's already."""
+    """Cost of the disks that are attached to the machine of this line, in its hour: split as the machine is. Disks with a run's id in a tag are that run's already."""
     machine = row["ResourceId"].rpartition("/")[2]
     if ":instance/" not in row["ResourceId"] or row["ChargeClass"] or "mlflow_run_id" in row["Tags"]:
         return Fraction(0)
@@ -177,7 +177,7 @@ def instant(millis: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(millis / 1000, tz=UTC)
 
 
-def test_the_same_night_twice_changes_nothing(night: Path, runspend: Runspend) -> None:
+def test_a_repeated_pipeline_run_changes_nothing(night: Path, runspend: Runspend) -> None:
     """Every content digest stays, no mail is written a second time, and nothing is rebuilt."""
     before, mails = digests(night), sorted((night.parent / "mail").glob("*.eml"))
     stamps = [m.stat().st_mtime_ns for m in mails]
@@ -188,7 +188,7 @@ def test_the_same_night_twice_changes_nothing(night: Path, runspend: Runspend) -
     assert "rebuilt" not in again.stdout or "rebuilt=\n" in again.stdout
 
 
-def test_the_budget_that_broke_is_told_once(night: Path) -> None:
+def test_an_exceeded_budget_is_mailed_once(night: Path) -> None:
     """vision is over, nlp passed 80%: two mails, to whom the budgets say, with the figure the tables have."""
     mails = [message_from_bytes(p.read_bytes(), policy=policy.default) for p in sorted((night.parent / "mail").glob("*.eml"))]
     assert [m["To"] for m in mails] == ["nlp-leads@acme.example", "vision-leads@acme.example"]
@@ -201,8 +201,8 @@ def test_the_budget_that_broke_is_told_once(night: Path) -> None:
     assert f"{spent:,.2f}" in over.get_body(("plain",)).get_content()
 
 
-def test_a_dead_source_does_not_stop_the_night(own_night: Path, runspend: Runspend) -> None:
-    """A broken bill file and a dead server: exit 3, their good data stay, operators are told, the rest goes on."""
+def test_a_dead_source_does_not_stop_the_pipeline_run(own_night: Path, runspend: Runspend) -> None:
+    """A broken bill file and a dead server: exit 3, their good data stay, operators are mailed, the rest goes on."""
     before = digests(own_night)
     broken = own_night.parent / "bills" / "aws" / "focus-2026-11.csv.gz"
     broken.write_bytes(broken.read_bytes()[:-9])

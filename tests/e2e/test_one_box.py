@@ -86,7 +86,7 @@ def test_runs_pay_for_the_gpus_they_had(box: Path) -> None:
         assert abs(Decimal(row["effective_cost"]) - expected[row["owner"]]) < Decimal("1e-7"), row
 
 
-def test_the_same_night_again_changes_nothing(box: Path) -> None:
+def test_a_repeated_pipeline_run_changes_nothing(box: Path) -> None:
     """Months that are over have the same bytes, so nothing is loaded or built again."""
     said = dict(line.split("=", 1) for line in night(box).splitlines() if "=" in line)
     assert (said["rebuilt"], said["exit"]) == ("", "0")

@@ -62,7 +62,7 @@ def rung(screen: str, words: str) -> str:
     return re.sub(r" +", " ", line.strip())
 
 
-def test_before_the_first_night_it_is_tried_and_nothing_is_kept(config: Path, world: KeptWorld) -> None:
+def test_before_the_first_pipeline_run_a_trial_keeps_nothing(config: Path, world: KeptWorld) -> None:
     """The dry run shows what the night will."""
     before = sorted(p for p in config.parent.rglob("*"))
     screen = say("doctor", "--config", str(config))
@@ -75,7 +75,7 @@ def test_before_the_first_night_it_is_tried_and_nothing_is_kept(config: Path, wo
     assert [line for line in after.splitlines() if "%" in line] == [line for line in screen.splitlines() if "%" in line]
 
 
-def test_other_settings_are_tried_anew(after: Path) -> None:
+def test_other_settings_start_another_trial(after: Path) -> None:
     """What the last night says of its own settings is not told of others: here a scope leaves the machine out."""
     settings: dict[str, Any] = json.loads(after.read_text())
     after.write_text(json.dumps({**settings, "scope": {"exclude": [{"resource": MACHINE}]}}))
@@ -119,8 +119,8 @@ def test_costs_by_team_say_how_many_runs_have_one(after: Path) -> None:
     assert "team: " not in say("costs", "--by", "experiment", "--config", str(after))
 
 
-def test_a_month_after_every_bill_is_said_so(config: Path) -> None:
-    """`--since` is no silent nothing, neither for a night nor for a question."""
+def test_a_month_after_the_newest_bill_is_reported(config: Path) -> None:
+    """`--since` is not silently ignored, neither for a night nor for a question."""
     done = CliRunner().invoke(cli, ["nightly", "--since", "2027-01", "--config", str(config), "--now", AT])
     assert done.exit_code == 2
     assert "cannot build since 2027-01: no bill is loaded for that month or a later one. The newest is 2026-11." in done.output

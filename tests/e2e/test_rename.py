@@ -129,7 +129,7 @@ def rename_both(config: Path, now: datetime) -> Settings:
     return settings
 
 
-def test_after_the_next_night_it_is_as_if_it_had_always_had_that_name(config: Path, tmp_path: Path, store: Path) -> None:
+def test_after_the_next_pipeline_run_all_rows_have_the_new_name(config: Path, tmp_path: Path, store: Path) -> None:
     """Rows, records of reads and history come along; the cost tables have the digests of a warehouse that never knew the old names."""
     tries = "select last_good_at, row_count, covered_until from sources order by row_count, covered_until"
     before = ask(load_settings(config), tries)

@@ -37,7 +37,7 @@ def change(config: Path, **keys: object) -> Settings:
     return load_settings(config)
 
 
-def test_a_late_bill_is_told_and_ends_with_3(config: Path) -> None:
+def test_a_late_bill_is_reported_and_the_command_exits_with_3(config: Path) -> None:
     """Older than `late_after`: exit 3, one mail to operators for the night, figures as good as they are."""
     billing = [{**bill, "late_after": "24h"} for bill in json.loads(config.read_text())["billing"][:1]]
     settings = change(config, billing=billing)
@@ -104,7 +104,7 @@ def test_a_slower_load_does_not_replace_a_newer_one(config: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("step", "module", "function"), [("extract", "ingest.tracking", "extract_server"), ("measure", "ingest.artifacts", "measure_store")]
 )
-def test_what_somebody_else_replaced_is_not_told_as_changed(
+def test_rows_replaced_by_another_process_are_not_reported_as_changed(
     config: Path, monkeypatch: pytest.MonkeyPatch, step: str, module: str, function: str
 ) -> None:
     """Two reads of one server or store at once: the slower one drops what it read, and reports a note and nothing else."""
@@ -124,7 +124,7 @@ def test_what_somebody_else_replaced_is_not_told_as_changed(
     assert any("superseded" in note and "their rows stay" in note for note in outcome.notes)
 
 
-def test_folders_of_killed_nights_are_swept(config: Path) -> None:
+def test_folders_of_killed_pipeline_runs_are_removed(config: Path) -> None:
     """A work folder whose lock nobody holds is gone after the next step that needs one."""
     settings = load_settings(config)
     left = settings.home / "work" / "work-killed"

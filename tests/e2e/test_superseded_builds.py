@@ -86,7 +86,7 @@ def test_allocation_alone_does_not_build_again(settings: Settings) -> None:
     assert not [subject for subject in mails(settings) if "vision" in subject]
 
 
-def test_a_build_that_is_always_overtaken_is_said(settings: Settings) -> None:
+def test_a_build_that_is_always_overtaken_is_reported(settings: Settings) -> None:
     """After three tries it ends, the note says so, and Airflow's task tries again later."""
     told: list[str] = []
     outcome = pipeline.settle(settings, now=NOW, progress=overtake(settings, 99, told))

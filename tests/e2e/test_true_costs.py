@@ -72,7 +72,7 @@ def test_costs_are_true(rule: str, maker: Maker, tmp_path: Path, schema: Path) -
         assert bar == worlds.WITH_IDS and is_told  # none of them has loosened it for all
 
 
-def test_what_nothing_in_the_data_tells_is_said(tmp_path: Path, schema: Path) -> None:
+def test_cost_that_the_data_cannot_attribute_is_reported(tmp_path: Path, schema: Path) -> None:
     """Where runs do not state how their machines were bought, doctor says how far the prices differ; where they claim more than their part of a shared type, how much."""
     folder = tmp_path / "unstated"
     judged(worlds.spot_mix_unstated, folder, schema)
@@ -109,7 +109,7 @@ def test_storage_costs_are_true(tmp_path: Path, schema: Path, s3_server: S3Serve
 
 
 def test_declared_platform_services_are_shared_and_can_be_spread(tmp_path: Path, schema: Path) -> None:
-    """Every one of their lines, with the reason `platform`; spread over runs, the pot is empty and the sum is still the bill."""
+    """Every one of their lines, with the reason `platform`; spread over runs, no shared cost is left and the sum is still the bill."""
     world = make_world(worlds.platform_lines, SMALL, 11)
     own = {line.row["ChargeDescription"] for line in world.lines if "mlflow_run_id" in line.row["Tags"]}
     declared = ("RDS", "Kubernetes", "Balancing", "Registry")

@@ -42,7 +42,7 @@ def calls() -> Iterator[tuple[list[str], str]]:
     server.server_close()
 
 
-def test_a_good_night_is_heard_of_and_a_bad_one_is_not(tmp_path: Path, calls: tuple[list[str], str]) -> None:
+def test_the_heartbeat_follows_a_good_pipeline_run_and_no_other(tmp_path: Path, calls: tuple[list[str], str]) -> None:
     """The whole line: once for each good night; not when a bill is gone; heard again when it is back; told when nights stop."""
     seen, address = calls
     store = tmp_path / "store"
@@ -72,7 +72,7 @@ def test_a_good_night_is_heard_of_and_a_bad_one_is_not(tmp_path: Path, calls: tu
 
 
 def test_a_test_mail_by_command(tmp_path: Path) -> None:
-    """One mail to the address given, its outcome printed; what is no address is wrong use."""
+    """One mail to the address given, its outcome printed; what is not an address is wrong use."""
     config = tmp_path / "runspend.yaml"
     config.write_text("home: home\nmail: {backend: file}\n")
     done = CliRunner().invoke(cli, ["alert", "--config", str(config), "--test-mail", "ana@example.com"])

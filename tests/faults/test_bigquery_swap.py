@@ -196,7 +196,7 @@ def test_a_lost_reply_has_one_effect(warehouse: BigQueryWarehouse, bigquery_targ
     assert len(set(jobs_of(warehouse, "query", "-swap-")) - swaps) == 1
 
 
-def test_a_publish_nobody_hears_of_is_there_for_the_next(
+def test_a_publish_without_a_reply_is_visible_to_the_next(
     warehouse: BigQueryWarehouse, bigquery_target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every reply about the swap is lost: the step fails in words, its effect is there once, and trying again does it no second time."""

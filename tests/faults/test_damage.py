@@ -79,7 +79,7 @@ def test_each_of_twelve_flipped_bits_is_found_and_mended_by_the_next_pipeline_ru
 @pytest.mark.torture
 @pytest.mark.timeout(5400)
 @pytest.mark.parametrize("seed", range(10, 22))
-def test_each_of_144_flipped_bits_is_found_and_mended_by_the_next_pipeline_run(config: Path, seed: int) -> None:
+def test_each_of_many_flipped_bits_is_found_and_mended_by_the_next_pipeline_run(config: Path, seed: int) -> None:
     test_each_of_twelve_flipped_bits_is_found_and_mended_by_the_next_pipeline_run(config, seed)
 
 

@@ -34,7 +34,7 @@ def config(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_tables_whose_books_are_all_gone_are_damaged_not_empty(config: Path) -> None:
+def test_tables_whose_state_files_are_all_gone_are_damaged_not_empty(config: Path) -> None:
     """The next pipeline run builds everything again."""
     root = root_of(config)
     wanted = digests(root)
@@ -92,7 +92,7 @@ def test_what_was_verified_in_the_future_is_verified_again(config: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["deep", "pipe", "device"])
-def test_notes_that_cannot_be_read_are_none(config: Path, kind: str) -> None:
+def test_unreadable_notes_count_as_missing(config: Path, kind: str) -> None:
     notes = root_of(config) / "_runspend" / "verified.json"
     notes.unlink()
     if kind == "deep":
@@ -112,7 +112,7 @@ def test_a_pipe_in_the_place_of_a_unit_is_refused_not_waited_for(config: Path) -
         reader.query(SUM)
 
 
-def test_a_lock_of_notes_that_is_held_or_a_link_keeps_nobody_waiting(
+def test_a_lock_of_notes_that_is_held_or_a_link_does_not_block(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(verification, "NOTE_WAIT", 0.1)
@@ -131,7 +131,7 @@ def test_a_lock_of_notes_that_is_held_or_a_link_keeps_nobody_waiting(
     assert not (tmp_path / "decoy").exists()
 
 
-def test_damage_is_mended_and_mailed_beside_a_record_that_is_refused(config: Path) -> None:
+def test_damage_is_mended_and_mailed_even_if_a_record_is_refused(config: Path) -> None:
     """A malformed record does not keep damage from being told; a well-formed one does, see docs/security.md."""
     warehouse, wanted = ParquetWarehouse(root_of(config)), digests(root_of(config))
     home = config.parent / "home"

@@ -63,7 +63,7 @@ def why(results: dict[str, Result], run_id: str) -> str:
     return (results[run_id].reason or results[run_id].state) if run_id in results else "not due"
 
 
-def test_v1_an_unrelated_deleted_experiment(places: Callable[..., Place]) -> None:
+def test_runs_of_an_unrelated_deleted_experiment_stay(places: Callable[..., Place]) -> None:
     def build(name: str) -> tuple[Place, str, str]:
         place = places(name)
         other = place.make_experiment("other")
@@ -84,7 +84,7 @@ def test_v1_an_unrelated_deleted_experiment(places: Callable[..., Place]) -> Non
     compare("V1 unrelated soft-deleted experiment", f"{gc} (exit {code})", "survived; the plan's run archived")
 
 
-def test_v2_an_age_from_an_unset_variable(places: Callable[..., Place]) -> None:
+def test_an_age_from_an_unset_variable_deletes_nothing(places: Callable[..., Place]) -> None:
     place = places("gc")
     victim = place.run("victim", moment=NOW - timedelta(hours=1))
     uri = place.uri_of(victim)
@@ -103,7 +103,7 @@ def test_v2_an_age_from_an_unset_variable(places: Callable[..., Place]) -> None:
     compare("V2 empty age", f"{gc} (exit {code})", "refused when the file is read")
 
 
-def test_v3_a_run_restored_in_a_deleted_experiment(places: Callable[..., Place]) -> None:
+def test_a_run_restored_in_a_deleted_experiment_stays(places: Callable[..., Place]) -> None:
     def restore(place: Place, victim: str, other: str) -> None:
         place.client.delete_experiment(other)
         place.client.restore_run(victim)
@@ -125,7 +125,7 @@ def test_v3_a_run_restored_in_a_deleted_experiment(places: Callable[..., Place])
     compare("V3 restored run, deleted experiment", f"{gc} (exit {code})", f"survived: {why(results, victim)}")
 
 
-def test_v4_the_champion_of_the_registry(places: Callable[..., Place]) -> None:
+def test_the_champion_of_the_registry_stays(places: Callable[..., Place]) -> None:
     def register(place: Place, victim: str) -> None:
         place.client.create_registered_model("fraud")
         version = place.client.create_model_version("fraud", place.uri_of(victim), victim).version
@@ -206,7 +206,9 @@ def refusing_deletes(server: S3Server) -> Iterator[S3Server]:
         proxy.server_close()
 
 
-def test_v5_deletes_that_are_denied_in_a_good_reply(places: Callable[..., Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deletes_that_are_denied_in_a_good_reply_are_reported(
+    places: Callable[..., Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     credentials = tmp_path / "credentials"
     with serve_s3() as server, refusing_deletes(server) as denied:
         credentials.write_text(f"[s3]\naws_access_key_id = {server.access_key}\naws_secret_access_key = {server.secret_key}\n")
@@ -259,7 +261,7 @@ def _act_on(place: Place, settings: Settings, run_id: str) -> Result:
     return result
 
 
-def test_v6_one_run_that_cannot_be_reached(places: Callable[..., Place]) -> None:
+def test_one_run_that_cannot_be_reached_does_not_stop_the_others(places: Callable[..., Place]) -> None:
     def poison(place: Place) -> list[str]:
         good = [place.plain, *(place.run(f"good {i}") for i in range(4))]
         for i in range(3):
@@ -283,7 +285,7 @@ def test_v6_one_run_that_cannot_be_reached(places: Callable[..., Place]) -> None
     compare("V6 a run with an unknown scheme", f"{gc} (exit {code})", f"survived: all {len(good)} others archived")
 
 
-def test_v7_a_path_that_leads_out(places: Callable[..., Place]) -> None:
+def test_a_path_that_leads_out_of_the_store_is_not_followed(places: Callable[..., Place]) -> None:
     def tamper(place: Place) -> tuple[str, Path]:
         precious = place.folder / "precious"
         precious.mkdir()
@@ -306,7 +308,7 @@ def test_v7_a_path_that_leads_out(places: Callable[..., Place]) -> None:
     compare("V7 `..` in an artifact URI", f"{gc} (exit {code})", "survived: outside every store")
 
 
-def test_v8_no_time_to_object(places: Callable[..., Place]) -> None:
+def test_owners_have_time_to_object(places: Callable[..., Place]) -> None:
     place = places("gc")
     uri = place.uri_of(place.plain)
     place.client.delete_run(place.plain)
@@ -331,7 +333,7 @@ def test_v8_no_time_to_object(places: Callable[..., Place]) -> None:
     compare("V8 grace of nothing, limit of nothing", f"{gc} (exit {code})", "survived: announced, due in 7 days; 0 is refused")
 
 
-def test_r9_a_folder_that_two_runs_share(places: Callable[..., Place]) -> None:
+def test_a_folder_that_two_runs_share_stays(places: Callable[..., Place]) -> None:
     def share(place: Place) -> tuple[str, str, str]:
         first, second = place.run("first"), place.run("second", moment=NOW - timedelta(days=2))
         uri = place.uri_of(first)
@@ -351,7 +353,7 @@ def test_r9_a_folder_that_two_runs_share(places: Callable[..., Place]) -> None:
     compare("R9 two runs, one folder", f"{gc} (exit {code})", "survived: kept while another run has it")
 
 
-def test_r4_a_tag_set_while_it_waits(places: Callable[..., Place]) -> None:
+def test_a_tag_set_during_the_grace_period_protects(places: Callable[..., Place]) -> None:
     place = places("gc")
     victim = place.run("victim")
     uri = place.uri_of(victim)
@@ -369,7 +371,7 @@ def test_r4_a_tag_set_while_it_waits(places: Callable[..., Place]) -> None:
     compare("R4 kept by a tag during the wait", f"{gc} (exit {code})", f"survived: {why(results, victim)}")
 
 
-def test_r5_a_registry_that_does_not_answer(places: Callable[..., Place]) -> None:
+def test_a_registry_that_does_not_answer_protects(places: Callable[..., Place]) -> None:
     """The registry is elsewhere and down. Who cannot ask whether a model is needed must not delete it."""
     place = places("gc")
     victim = place.run("victim")
@@ -401,7 +403,7 @@ def test_r5_a_registry_that_does_not_answer(places: Callable[..., Place]) -> Non
     compare("R5 registry down", f"{gc} (exit {code})", "survived: whether MLflow needs it is unknown")
 
 
-def test_r3_something_is_written_meanwhile(places: Callable[..., Place]) -> None:
+def test_a_file_written_meanwhile_stays(places: Callable[..., Place]) -> None:
     place = places("gc")
     victim = place.run("victim")
     uri = place.uri_of(victim)
@@ -419,7 +421,7 @@ def test_r3_something_is_written_meanwhile(places: Callable[..., Place]) -> None
 
 
 def test_every_scenario_was_played_and_gc_is_what_it_was(tmp_path: Path) -> None:
-    """Last of all: twelve rows, and in each of them `mlflow gc` did what is told of it. A fixed gc is good news that belongs in the papers."""
+    """Last of all: twelve rows, and in each of them `mlflow gc` did what its row states. A fixed gc is good news that belongs in the papers."""
     if len(TABLE) < 12:
         pytest.skip("only some of the scenarios were played")
     assert [row for row in TABLE if not row[1].startswith(("lost", "aborted"))] == []

@@ -1,4 +1,4 @@
-"""Readers and publishers at once: no publish waits for readers, no reader sees two builds, whoever is killed."""
+"""Readers and publishers at once: no publish waits for readers, no reader sees two builds, even if one of them is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever opens a warehouse sweeps what dead processes left, and never what a living one is just tidying up."""
+"""Opening a warehouse removes what dead processes left, and never what a living one is just removing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_opening_does_not_disturb_a_step_that_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["work/work-dead", "warehouse/_runspend/stage/dead-1"])
-def test_what_another_account_left_closed_keeps_nobody_out(name: str) -> None:
+def test_a_closed_folder_of_another_account_does_not_block_the_warehouse(name: str) -> None:
     """A killed command of another account in the group: its folder waits for that account, and everybody else goes on."""
     with tempfile.TemporaryDirectory(prefix="runspend-sweep-") as folder:
         home = Path(folder)

@@ -62,7 +62,7 @@ def of(source: str) -> str:
     return journal([[source, TABLE]])
 
 
-# DECOYS stands for the folder of files that nobody may touch.
+# DECOYS is the folder of files that nobody may touch.
 JOURNALS = {
     "moves a file of somebody else's": of("DECOYS/victim.txt"),
     "moves a file from above the root": of("../elsewhere/victim.txt"),

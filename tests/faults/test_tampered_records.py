@@ -312,7 +312,7 @@ def operators_mails(home: Path) -> list[str]:
     return [path.read_text() for path in sorted((home / "mail").glob("operators.REFUSED*.eml"))]
 
 
-def test_a_refused_journal_is_told_once_and_status_says_so(tmp_path: Path, home: Path, decoys: Path) -> None:
+def test_a_refused_journal_is_mailed_once_and_shown_by_status(tmp_path: Path, home: Path, decoys: Path) -> None:
     """A pipeline run that meets it ends with 4 and one mail, however often it is run; `status` and single steps say the same."""
     config = tmp_path / "runspend.yaml"
     config.write_text(json.dumps({"home": "home", "mail": {"backend": "file", "operators": ["oncall@acme.com"]}}))
@@ -334,7 +334,7 @@ def test_a_refused_journal_is_told_once_and_status_says_so(tmp_path: Path, home:
 
 
 def test_a_refused_record_does_not_silence_its_own_alarm(home: Path) -> None:
-    """Operators are told of a notice that cannot be believed, by a mail of the same kind of record."""
+    """Operators get a mail about a notice that cannot be believed, through the same kind of record."""
     bad = write(home, "notices", "archive.1", changed(GOOD["notices"][1], "mail.message_id", "x"))
     outcome = pipeline.nightly(make_settings(home), now=NOW)
     assert outcome.exit_code == 4
@@ -349,7 +349,7 @@ def test_a_refused_record_does_not_silence_its_own_alarm(home: Path) -> None:
 @pytest.mark.parametrize(
     "until", ["9999-12-31T23:59:59+00:00", (datetime.now(timezone.utc) + timedelta(days=30)).isoformat()], ids=["9999", "a month ahead"]
 )
-def test_a_lease_for_ever_is_refused_and_a_lease_without_a_holder(home: Path, until: str) -> None:
+def test_a_lease_without_end_or_holder_is_refused(home: Path, until: str) -> None:
     """It would stop every archiver and restore; somebody has to look at it."""
     path = write(
         home, "archive_lease", "lease", {"number": 3, "until": until, "host": "elsewhere", "process": 1, "machine": "m", "began": "1"}
@@ -458,7 +458,7 @@ def test_a_mail_file_that_is_a_link_is_replaced(home: Path, decoys: Path) -> Non
     assert "a notice" in (home / "mail" / "archive.1.eml").read_text()
 
 
-def test_the_demo_removes_nobodys_bills(tmp_path: Path) -> None:
+def test_the_demo_removes_no_bills_of_others(tmp_path: Path) -> None:
     """It removes what a killed attempt left: a folder that holds anything else is refused."""
     for name in ("bills", "prod", "research"):
         (tmp_path / name).mkdir()

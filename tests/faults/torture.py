@@ -93,7 +93,7 @@ def digests(warehouse: Path) -> dict[Unit, str]:
 
 
 def torn_files(warehouse: Path) -> list[str]:
-    """Files under table folders that a reader of another kind could not read, and anything there that is no table file."""
+    """Files under table folders that a reader of another kind could not read, and anything there that is not a table file."""
     faults = []
     for name, table in TABLES.items():
         folder = warehouse / name if table.is_public else warehouse / "_internal" / name

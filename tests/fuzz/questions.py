@@ -87,7 +87,7 @@ def sql(data: bytes, work: Path) -> None:
 
 
 def native_sql(data: bytes, work: Path) -> None:
-    """DuckDB's own SQL: the same. `_UNIT_` stands for a published file, `_SECRET_` for one that is none."""
+    """DuckDB's own SQL: the same. `_UNIT_` is a published file, `_SECRET_` a file that is not one."""
     unit = next((home() / "warehouse" / "cost_daily").rglob("*.parquet"))
     _answer(data.replace(b"_UNIT_", bytes(unit)).replace(b"_SECRET_", bytes(home() / "secret.txt")), work, native=True)
 
@@ -125,7 +125,7 @@ def run_name(data: bytes, work: Path) -> None:
 
 
 def page(data: bytes, work: Path) -> None:
-    """One request: a line with method and target, then headers. An answer that is no server error, with its headers, and no secret."""
+    """One request: a line with method and target, then headers. An answer that is not a server error, with its headers, and no secret."""
     first, *lines = data.decode("latin-1").split("\n")
     method, _, target = first.partition(" ")
     path, _, query = target.partition("?")

@@ -144,7 +144,7 @@ def test_the_file_system_is_that_of_the_longest_mount(tmp_path: Path) -> None:
 FILE = "tracking: [{name: prod, uri: http://m}]\nbilling: [{name: aws, uri: bills, late_after: 36h}]\nstores: [{uri: s3://b}]\nmail: {operators: [a@b.c]}\n"
 
 
-def test_what_is_well_is_told_in_one_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_passed_check_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Version, counts, periods, sums per currency, how old the bill is."""
     answer(monkeypatch, "runspend.ingest.tracking.probe_server", SERVER)
     answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", BILL)
@@ -162,7 +162,7 @@ def test_what_is_well_is_told_in_one_line_each(tmp_path: Path, monkeypatch: pyte
     assert render(findings).splitlines()[-1] == "0 warnings, 0 errors. Nothing was changed."
 
 
-def test_what_is_not_well_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_checks_are_reported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A late bill, lines set aside, a broken delivery, a warning of the server, a store that does not answer."""
     answer(monkeypatch, "runspend.ingest.tracking.probe_server", {**SERVER, "database_ok": None, "warnings": ["sees 61 of 64 experiments"]})
     answer(
@@ -186,7 +186,7 @@ def test_what_is_not_well_is_told_too(tmp_path: Path, monkeypatch: pytest.Monkey
     assert exit_code(findings) == 3
 
 
-def test_what_a_bill_lacks_to_find_runs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_bill_columns_that_find_runs_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No resources, few resources, no tag of a run; what settling would change."""
     text = FILE.replace("tracking: [{name: prod, uri: http://m}]\n", "").replace("stores: [{uri: s3://b}]\n", "")
 
@@ -292,7 +292,9 @@ def test_the_machines_of_databricks_clusters_need_a_bill_of_their_own(tmp_path: 
     ],
     ids=["before the first night", "nothing", "before it was there", "measured"],
 )
-def test_what_is_measured_of_a_machine_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Any, level: str, says: str) -> None:
+def test_measured_power_of_a_machine_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Any, level: str, says: str
+) -> None:
     """Hours, mean watts and what the rest has; or that nobody logs the metric, and how one does."""
     monkeypatch.setattr(doctor, "_read_drawn", lambda settings: drawn)
     machines = "[{resource_id: box, from: 2026-11-01, power: {per_kwh: 0.3, watts: measured, idle_watts: 90}}, {resource_id: old, from: 2026-11-01, per_month: 3}]"
@@ -381,7 +383,7 @@ def test_a_server_without_tls_is_found(tmp_path: Path, inbox: tuple[Inbox, int])
     assert "no TLS with 127.0.0.1" in findings[0].text
 
 
-def test_a_webhook_and_a_heartbeat_are_told_and_left_alone(tmp_path: Path) -> None:
+def test_a_webhook_and_a_heartbeat_are_listed_and_not_called(tmp_path: Path) -> None:
     """Nobody listens at these addresses: whoever called them would fail. The addresses are secrets."""
     text = "mail: {operators: [a@b.c], webhook: {url: 'http://127.0.0.1:1/canary-one', kind: teams}, heartbeat: 'http://127.0.0.1:1/canary-two'}\n"
     findings = list(check_mail(load(tmp_path, text)))
@@ -405,7 +407,7 @@ def test_a_mail_server_that_is_not_there_is_found(tmp_path: Path) -> None:
         ("{backend: smtp, host: m, username: u, password: 'connection:smtp', operators: [a@b.c]}", ["WARN"]),
     ],
 )
-def test_mail_that_goes_to_nobody_is_found(tmp_path: Path, mail: str, expected: list[str]) -> None:
+def test_mail_without_recipients_is_found(tmp_path: Path, mail: str, expected: list[str]) -> None:
     """No operators, no backend with a budget waiting, connections that only a task can read."""
     settings = load(tmp_path, f"mail: {mail}\nbudgets: [{{name: a, amount: 1, notify: [a@b.c]}}]\n")
     assert [f.level for f in check_mail(settings)] == expected

@@ -62,7 +62,7 @@ def test_a_folder_of_somebody_else_is_not_emptied(tmp_path: Path) -> None:
 
 
 def test_both_figures_are_of_the_same_money() -> None:
-    """What the pools bring into scope counts in both; idle time is no run's."""
+    """What the pools bring into scope counts in both; idle time is not a run's."""
 
     def money(*rungs: tuple[str, str, str]) -> Money:
         return Money("USD", tuple(Rung(words, None, Decimal(cost), Decimal(idle)) for words, cost, idle in rungs), (), ())

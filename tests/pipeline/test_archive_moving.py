@@ -31,7 +31,7 @@ def result(number: int, state: str, reason: str) -> Result:
     return Result(new_archive(make_item(owner_id=f"run{number}", prefix=f"1/run{number}/artifacts"), ARCHIVE, NOW), state, reason)
 
 
-def test_what_waits_for_the_same_is_said_once() -> None:
+def test_items_with_the_same_reason_to_wait_are_reported_once() -> None:
     outcome = Outcome("archive apply")
     waiting = [result(n, "copied", "it has no `delete_credentials`") for n in range(18)]
     tell_results(

@@ -89,7 +89,7 @@ def text_of(message: EmailMessage) -> str:
     return str(body.get_content())
 
 
-def test_loads_that_stop_are_told_within_26_hours(tmp_path: Path) -> None:
+def test_loads_that_stop_are_mailed_within_26_hours(tmp_path: Path) -> None:
     """The last night was at 04:00. The six-hourly clock judges on; at 06:00 of the next day, 26 hours later, there is one mail, and one a day from then on."""
     given, last = world(tmp_path), datetime(2026, 11, 24, 4, tzinfo=timezone.utc)
     note_night(given, last)
@@ -107,14 +107,14 @@ def test_loads_that_stop_are_told_within_26_hours(tmp_path: Path) -> None:
     assert "Bill aws is complete to 23 Nov 23:00 UTC, 31 h behind." in " ".join(text_of(first).split())
 
 
-def test_a_source_that_never_came_is_told_too(tmp_path: Path) -> None:
+def test_a_source_that_never_arrived_is_mailed_too(tmp_path: Path) -> None:
     """A DAG that stays paused from the first day on: it counts from the first look."""
     given = world(tmp_path)
     assert [pipeline.alert(given, now=NOW + hours * HOUR).exit_code for hours in (0, 24, 25)] == [0, 0, 3]
     assert "never so far" in text_of(inbox(tmp_path)[0])
 
 
-def test_a_source_that_fails_every_night_is_told_by_its_own_mail_alone(tmp_path: Path) -> None:
+def test_a_source_that_fails_in_every_run_has_its_own_mail_alone(tmp_path: Path) -> None:
     """REFUSED each night is enough; it becomes STALE when its figures are too old, or when nobody even tries any more."""
     given, records = world(tmp_path), Records(tmp_path)
     note_night(given, NOW)
@@ -137,7 +137,7 @@ def test_a_bill_that_ends_too_early_is_stale_although_it_is_read(tmp_path: Path)
     ]
 
 
-def test_what_is_no_longer_configured_is_not_missed(tmp_path: Path) -> None:
+def test_a_source_that_is_no_longer_configured_is_not_missed(tmp_path: Path) -> None:
     """A bill taken out of runspend.yaml, and a later `--now` in the past, make no alarm."""
     given, records = world(tmp_path), Records(tmp_path)
     note_night(given, NOW)
@@ -146,7 +146,7 @@ def test_what_is_no_longer_configured_is_not_missed(tmp_path: Path) -> None:
     assert judge_freshness(given, records, NOW + 20 * HOUR) == []
 
 
-def test_a_warehouse_that_cannot_be_read_is_told_all_the_same(tmp_path: Path) -> None:
+def test_a_warehouse_that_cannot_be_read_is_mailed_once(tmp_path: Path) -> None:
     """Something else is in the place of its files: no budget is judged, and operators have one mail that names them."""
     given = world(tmp_path)
     note_night(given, NOW)
@@ -172,7 +172,7 @@ def test_every_mail_says_how_old_the_figures_are(tmp_path: Path) -> None:
     ]
 
 
-def test_the_heartbeat_is_called_once_after_a_good_night_and_after_no_other(tmp_path: Path, watcher: tuple[type[Watcher], str]) -> None:
+def test_the_heartbeat_is_called_once_after_a_good_run_and_after_no_other(tmp_path: Path, watcher: tuple[type[Watcher], str]) -> None:
     """Silence is the alarm: a source that failed, stale notes, a mail that is stuck or an address that does not answer keep it silent."""
     here, address = watcher
     given = world(tmp_path, heartbeat=address)
@@ -238,8 +238,8 @@ def test_a_test_mail_reaches_one_address_and_leaves_no_trace(tmp_path: Path) -> 
     ([CheckFailed("sums", [])], False), ([CheckFailed("sums", []), PartialFailure("cannot deliver", ["x"])], False),
     ([WarehouseDamaged({"billing_lines 2025-01 aws": "its file is gone"})], True), ([], True),
 ])  # fmt: skip
-def test_a_step_is_not_done_after_a_failed_check_whatever_else_failed(tmp_path: Path, errors: list[RunspendError], was_done: bool) -> None:
-    """A higher exit code hides the check's; damage, which has the same, is no check."""
+def test_a_step_with_a_failed_check_is_not_done_even_if_more_failed(tmp_path: Path, errors: list[RunspendError], was_done: bool) -> None:
+    """A higher exit code hides the check's; damage, which has the same, is not a check."""
     outcome = Outcome("settle")
     for error in errors:
         outcome.fail(error)

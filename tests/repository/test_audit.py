@@ -112,7 +112,7 @@ def test_packages_are_only_called_safe_when_they_were_looked_up(answers: tuple[o
     assert ("NOT audited" in printed.out) == (len(answers) == 1)
 
 
-def test_an_audit_that_breaks_off_is_no_success(tmp_path: Path) -> None:
+def test_an_audit_that_breaks_off_is_not_a_success(tmp_path: Path) -> None:
     with pytest.raises(audit.AuditFailed, match="no route"):
         audit.audit_packages(pip_audit(tmp_path, [FINE], None))
     with pytest.raises(audit.AuditFailed, match="Run: make audit"):

@@ -43,7 +43,7 @@ def commands(page: Path) -> Iterator[str]:
 TYPED = sorted({(page.name, command) for page in PAGES for command in commands(page)})
 
 
-def test_the_pages_tell_people_to_type_something() -> None:
+def test_the_pages_have_commands_to_type() -> None:
     """The search above finds the commands that people meet first."""
     typed = [command for name, command in TYPED if name == "README.md"]
     assert {"runspend init", "runspend doctor", "runspend nightly"} <= set(typed)
@@ -116,7 +116,7 @@ def test_every_make_target_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("start-*.md"))], ids=lambda page: page.name)
 def test_every_configuration_is_read(page: Path, tmp_path: Path) -> None:
-    """What a start page tells people to put into runspend.yaml is accepted as it stands."""
+    """What a start page tells people to put into runspend.yaml is accepted unchanged."""
     blocks = fences(page, "yaml")
     assert blocks
     for block in blocks:

@@ -63,7 +63,7 @@ def test_every_target_sets_itself_up(tmp_path: Path, target: str) -> None:
     assert "-m venv .venv" in done.stdout and "pip install" in done.stdout
 
 
-def test_no_python_is_said_in_words(tmp_path: Path) -> None:
+def test_a_missing_python_is_a_sentence(tmp_path: Path) -> None:
     """Without a Python that will do, make names the versions that will, and what to install."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     empty = tmp_path / "bin"
@@ -101,7 +101,7 @@ def test_compose_is_complete(composed: dict[str, Any]) -> None:
     for key in ("AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY", "AIRFLOW__CORE__FERNET_KEY"):
         assert len({environment[key] for environment in airflow}) == 1  # the same everywhere, or every task fails
     assert len({environment["RUNSPEND_POOL"] for environment in airflow}) == 1
-    assert services["init"]["environment"]["RUNSPEND_POOL_SLOTS"] == "4"  # a pool that nobody made lets tasks wait for ever
+    assert services["init"]["environment"]["RUNSPEND_POOL_SLOTS"] == "4"  # a pool that nobody made lets tasks wait forever
     assert 'airflow pools set "$RUNSPEND_POOL" "$RUNSPEND_POOL_SLOTS"' in (ROOT / "deploy" / "init.sh").read_text()
 
 
@@ -150,7 +150,7 @@ def test_each_service_knows_only_the_secrets_it_needs(composed: dict[str, Any], 
 
 
 def test_one_service_builds_each_image(composed: dict[str, Any]) -> None:
-    """Five builds of one tag make five images, and each `make up` starts everything anew."""
+    """Five builds of one tag make five images, and each `make up` starts everything again."""
     builders = {service["image"]: [] for service in composed["services"].values() if service["image"].startswith("runspend")}
     for name, service in composed["services"].items():
         if "build" in service:
@@ -350,7 +350,7 @@ esac
 
 @pytest.mark.parametrize("health", ["healthy", "unhealthy"])
 def test_a_backup_starts_what_was_there_and_nothing_newer(stack: Path, health: str) -> None:
-    """Containers of this stack start again. No image is built or pulled and nothing is made again, whatever the checkout holds by now."""
+    """Containers of this stack start again. No image is built or pulled and nothing is made again, whatever the checkout holds meanwhile."""
     (stack / ".env").write_text("A=1\n")
     (stack / "bin" / "docker").write_text(ANSWERS.replace("$HEALTH", health))
     done = make(stack, "backup")

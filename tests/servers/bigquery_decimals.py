@@ -41,7 +41,7 @@ def _is_arithmetic(node: exp.Expression | None) -> bool:
 
 
 def _parts(node: exp.Expression) -> list[exp.Expression]:
-    """The node and what it computes with, down to what is no arithmetic."""
+    """The node and what it computes with, down to what is not arithmetic."""
     below = [part for child in node.iter_expressions() if _is_arithmetic(child) for part in _parts(child)]
     return [node, *below]
 

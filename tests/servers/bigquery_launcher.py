@@ -1,9 +1,9 @@
-"""The emulator of BigQuery (`bqemulator`), put right where the product relies on what it does otherwise than BigQuery.
+"""The emulator of BigQuery (`bqemulator`), corrected where the product relies on what it does otherwise than BigQuery.
 
 Run by the emulator's own Python, with the repository and its `include` on the path; `bigquery.py` does so. It is a stand-in, so
 it is bent towards what BigQuery's documentation says and nowhere else; `tests/warehouse/bigquery/test_emulator.py` asks for each of these.
 
-Put right
+Corrected
 * Types. BIGNUMERIC is DECIMAL(38, 22) and NUMERIC DECIMAL(38, 9), in tables by API, DDL, query and load, in results and in what
   is said of them; integers of any width are INT64; REST's names of types (INTEGER, FLOAT) are shown; required columns refuse
   nulls, and lists in tables are never null. Arrow's BIGNUMERIC has 76 digits.

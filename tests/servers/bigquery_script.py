@@ -1,4 +1,4 @@
-"""Scripts: several statements in one query, and what is no SQL by itself (declare, if, raise, assert).
+"""Scripts: several statements in one query, and what is not SQL by itself (declare, if, raise, assert).
 
 Part of the emulator of the tests, run by its own Python. The emulator reads and walks the script; every statement is the job's.
 """
@@ -96,7 +96,7 @@ def literal_of(variable: Any) -> exp.Expression:
 
 @lru_cache(maxsize=512)
 def is_script(sql: str) -> bool:
-    """Whether a query is more than one statement, or one that is no SQL by itself."""
+    """Whether a query is more than one statement, or one that is not SQL by itself."""
     statements = parse_script(sql).statements
     return len(statements) != 1 or not isinstance(statements[0], SqlStmt) or bool(ASSERT.fullmatch(sql) or transaction_word(sql))
 

@@ -56,7 +56,7 @@ ITS_OWN = re.compile(
 )
 REASONS = {"invalid": ValidationError, "duplicate": AlreadyExistsError, "notImplemented": UnsupportedFeatureError}
 EMPTY = pa.table({})
-ANYWHERE = Place("\x01", "\x02")  # stands for a place in the texts that are kept
+ANYWHERE = Place("\x01", "\x02")  # represents a place in the texts that are kept
 
 
 def query_text(sql: str, parameters: Sequence[Mapping[str, Any]], place: Place) -> str:

@@ -112,7 +112,7 @@ def test_nothing_is_overwritten(place: Place) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 4, 6])
-def test_bytes_that_are_not_as_many_as_said_are_not_written(place: Place, size: int) -> None:
+def test_bytes_of_another_number_than_stated_are_not_written(place: Place, size: int) -> None:
     """A short or long copy leaves nothing."""
     objects = place.open()
     with pytest.raises(NotDone):
@@ -168,7 +168,7 @@ def test_only_the_object_that_was_meant_is_read_or_deleted(place: Place) -> None
 
 
 @pytest.mark.parametrize("body", [b"abc", b""])
-def test_the_same_bytes_anew_are_another_object_to_who_meant_to_delete_it(place: Place, body: bytes) -> None:
+def test_rewriting_the_same_bytes_makes_a_pending_delete_fail(place: Place, body: bytes) -> None:
     """In its place, or after it was deleted; and not of what somebody wrote meanwhile."""
     objects, deleting = place.open(), place.open("delete")
     first = objects.write("r/x", [body], size=len(body))
@@ -200,7 +200,7 @@ def as_named(place: Place, name: str) -> str:
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_an_object_says_of_itself_what_it_was_told_to(place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+def test_metadata_of_an_object_is_read_back_as_written(place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     """By `head`, whatever way it was written; a folder has modes and nothing else, the others have no modes."""
     monkeypatch.setattr("runspend.storage.google.PIECE_BYTES", 1 << 18)
     monkeypatch.setattr("runspend.storage.azure_objects.BLOCK_BYTES", 1000 if large else 10**6)
@@ -289,7 +289,7 @@ def test_nothing_is_deleted_without_credentials_for_it(place: Place) -> None:
 
 
 def test_a_class_is_set_on_condition_of_the_generation(gcs_server: GcsServer, gcs_with_conditions: str) -> None:
-    """Of Google: rewritten in place; an object that is another by now is left alone. (fake-gcs-server keeps the class.)"""
+    """Of Google: rewritten in place; an object that is another meanwhile is left alone. (fake-gcs-server keeps the class.)"""
     name = f"b-{uuid.uuid4().hex[:12]}"
     gcs_server.create_bucket(name)
     objects = open_objects(ArtifactStore(uri=f"gs://{name}/root", endpoint=gcs_with_conditions, credentials="anonymous"), "archive")
@@ -302,7 +302,7 @@ def test_a_class_is_set_on_condition_of_the_generation(gcs_server: GcsServer, gc
     assert objects.head("r/x") == after
 
 
-def test_what_an_object_says_of_itself_is_said_again_to_google(
+def test_metadata_of_an_object_is_sent_again_to_google(
     gcs_server: GcsServer, gcs_with_conditions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Google keeps of it what a rewrite tells; fake-gcs-server keeps the rest as well, so what is told is looked at."""
@@ -332,7 +332,7 @@ def test_what_an_object_says_of_itself_is_said_again_to_google(
 def test_a_large_object_is_sent_to_google_as_it_comes(
     gcs_server: GcsServer, gcs_with_conditions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never held whole; one that ends early is no object."""
+    """Never held whole; one that ends early is not an object."""
     monkeypatch.setattr("runspend.storage.google.PIECE_BYTES", 1 << 18)
     name = f"b-{uuid.uuid4().hex[:12]}"
     gcs_server.create_bucket(name)
@@ -374,7 +374,7 @@ def test_a_large_blob_is_written_in_blocks_on_the_same_condition(azure: Artifact
 
 
 def test_a_tier_is_set_in_place(azure: ArtifactStore) -> None:
-    """The same bytes in another class; not of an object that is another by now."""
+    """The same bytes in another class; not of an object that is another meanwhile."""
     objects = open_objects(azure, "archive")
     hot = objects.write("r/x", [b"abc"], size=3)
     cool = objects.set_class(hot, "COOL")

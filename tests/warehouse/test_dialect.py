@@ -80,7 +80,7 @@ def test_decimals_keep_their_digits(expression: str, type_: str) -> None:
 @pytest.mark.parametrize(
     "index", ["timestamp_diff(b, a, microsecond)", "div(timestamp_diff(b, a, microsecond), 1)", "countif(true) over ()"]
 )
-def test_what_is_written_anew_is_still_a_whole_number(index: str) -> None:
+def test_a_rewritten_expression_is_still_a_whole_number(index: str) -> None:
     """DuckDB counts places in a list from 1: sqlglot adds it to what it knows to be one."""
     times = "timestamp '2026-10-01 00:00:00' as a, timestamp '2026-10-01 00:00:00.000001' as b"
     assert run(f"select ['x', 'y', 'z'][offset({index})] from (select {times})") == [("y",)]

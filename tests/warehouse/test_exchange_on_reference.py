@@ -1,4 +1,4 @@
-"""Money in one currency is the same whoever converts it: DuckDB in views, or BigQuery in subqueries put before the question.
+"""Money in one currency is the same with both ways to convert it: DuckDB in views, or BigQuery in subqueries put before the question.
 
 What BigQuery is asked is made of the question's text; Google's reference implementation answers it here, over the tables as they
 are billed.

@@ -22,7 +22,7 @@ def test_a_folder_three_ways(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", ["bigquery://project", "gs://bucket/x", "s3:///prefix"])
-def test_what_is_no_warehouse_is_refused_in_words(uri: str, tmp_path: Path) -> None:
+def test_an_unsupported_warehouse_is_refused_with_a_reason(uri: str, tmp_path: Path) -> None:
     """Other engines and stores are named in the error, and nothing is made."""
     with pytest.raises(ConfigError, match="cannot open warehouse"):
         open_warehouse(Settings(home=tmp_path / "home", warehouse=WarehouseSettings(uri=uri)))

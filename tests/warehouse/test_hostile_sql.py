@@ -111,7 +111,7 @@ def test_no_statement_of_the_list_does_more_than_read(world: World, dialect: str
         "select pg_sleep(80)",
     ],
 )
-def test_the_command_line_ends_with_2_and_a_sentence(world: World, statement: str, tmp_path: Path) -> None:
+def test_the_command_exits_with_2_and_a_sentence(world: World, statement: str, tmp_path: Path) -> None:
     """`runspend sql --native`, as people type it."""
     home = tmp_path / "home"
     (tmp_path / "runspend.yaml").write_text(f"home: {home}\nwarehouse: {{uri: {world.root}}}\n", encoding="utf-8")
@@ -394,7 +394,7 @@ def test_the_types_people_get_are_those_of_the_tables(world: World) -> None:
                 assert warehouse.answer(f"select * from {name}", native=native).schema == reader.query(f"select * from {name}").schema
 
 
-def test_a_name_of_the_caller_is_no_table(world: World) -> None:
+def test_a_python_variable_of_the_caller_is_not_a_table(world: World) -> None:
     """DuckDB would find a local variable of Python by its name, if it were let."""
     secret_rows = rows_of(TABLES["runs"])
     with pytest.raises(SqlRefused):

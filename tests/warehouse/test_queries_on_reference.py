@@ -1,4 +1,4 @@
-"""Every question that Python asks of a warehouse is GoogleSQL as it stands: Google's reference implementation takes it and gives the same rows.
+"""Every question that Python asks of a warehouse is GoogleSQL unchanged: Google's reference implementation takes it and gives the same rows.
 
 The commands of `questions_world.py` are run once; what they ask, of which tables, is written down and asked again. No place that
 asks is left out. What the models and checks give is compared in `tests/allocation`.
@@ -192,8 +192,8 @@ def difference(question: Question, reference: GoogleSQL) -> str | None:
     return "rows stand in another order" if is_ordered and in_order[0] != in_order[1] else None
 
 
-def test_the_reference_answers_alike(questions: list[Question], reference: GoogleSQL) -> None:
-    """Each text as it stands, over the tables it was asked of: the same columns, types and rows, to the last decimal."""
+def test_the_reference_gives_the_same_rows(questions: list[Question], reference: GoogleSQL) -> None:
+    """Each text unchanged, over the tables it was asked of: the same columns, types and rows, to the last decimal."""
     compared = [many[0] for many in texts_of(questions).values()]
     assert len(compared) > 120
     found = [(q.site, q.sql, told) for q in compared if (told := difference(q, reference)) is not None]
@@ -206,7 +206,7 @@ def test_every_text_passes_the_lint(questions: list[Question]) -> None:
     assert all(any(text in sql and lint(sql) for sql in texts_of(questions)) for text in LINTED)  # no exception outlives its reason
 
 
-def test_every_parameter_tells_its_type(questions: list[Question]) -> None:
+def test_every_parameter_has_a_type(questions: list[Question]) -> None:
     """Of None, and of a list without elements, nobody can tell BigQuery a type."""
     for question in questions:
         for name, value in question.parameters.items():

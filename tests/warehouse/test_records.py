@@ -53,7 +53,7 @@ def test_replace_needs_the_last_state(tmp_path: Path) -> None:
     assert records.list("mails") == {"a": {"state": "waiting"}}
 
 
-def test_list_is_by_key_whatever_the_key_holds(tmp_path: Path) -> None:
+def test_a_list_is_ordered_by_key_for_any_key(tmp_path: Path) -> None:
     """Keys that look alike as file names stay apart; any Unicode comes back."""
     records = Records(tmp_path)
     keys = ["a/b", "a b", "a-b", "Zoë", "../x", "", "x" * 500, "日本"]

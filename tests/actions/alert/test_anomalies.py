@@ -30,29 +30,31 @@ def found(days: dict[date, Decimal], *, ratio: str = "1", level: str = "50", sin
         (series("199.99"), {}, False),
         (series("200"), {"level": "100.01"}, False),  # much in percent, little in money
         (series("2000", "1900"), {"level": "50"}, False),  # much in money, little in percent
-        (series("500", d9="600"), {}, False),  # there was a dearer day within four weeks
+        (series("500", d9="600"), {}, False),  # there was a more expensive day within four weeks
         (series("500", d29="600"), {}, True),  # longer ago than that is forgotten
         (series("500", weeks=4), {}, True),
         (series("500", weeks=3), {}, False),  # a new series
-        (series("500", d7="450", d14="450", d21="450", d28="450", d35="450"), {}, False),  # every Sunday is dear
+        (series("500", d7="450", d14="450", d21="450", d28="450", d35="450"), {}, False),  # every Sunday is expensive
         ({DAY: Decimal(500), DAY - timedelta(days=40): Decimal(1)}, {}, False),  # a series that hardly ever costs anything
         (series("0"), {}, False),
         (series("-500"), {}, False),
     ],
 )
-def test_which_days_are_told_of(days: dict[date, Decimal], options: dict[str, str], is_one: bool) -> None:
-    """Both limits are reached, the day is dearer than each of four weeks, and there is a history to say so."""
+def test_a_day_is_an_anomaly_if_it_reaches_both_limits_and_has_a_history(
+    days: dict[date, Decimal], options: dict[str, str], is_one: bool
+) -> None:
+    """Both limits are reached, the day is more expensive than each of four weeks, and there is a history to say so."""
     assert bool(found(days, **options)) is is_one
 
 
-def test_a_step_to_a_new_level_is_told_once() -> None:
-    """The first day of it; the next ones are no dearer than that."""
+def test_a_step_to_a_new_level_is_reported_once() -> None:
+    """The first day of it; the next ones are not more expensive than that."""
     days = series("400", d3="400", d2="400", d1="400")
     assert [ago for ago, _, _ in found(days, since=7)] == [3]
 
 
 def test_a_day_not_wholly_billed_is_not_judged() -> None:
-    """It may be dear already, but it is judged with all its hours."""
+    """It may be expensive already, but it is judged with all its hours."""
     days = series("100") | {DAY + timedelta(days=1): Decimal(900)}
     assert found(days) == []
 

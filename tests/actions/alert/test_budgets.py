@@ -1,4 +1,4 @@
-"""How budgets stand: periods, thresholds, versions, money of other currencies, estimates. What is told is in test_decisions.py."""
+"""The state of budgets: periods, thresholds, versions, money of other currencies, estimates. Alerts are in test_decisions.py."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_percent_is_cut_not_rounded() -> None:
 
 
 def test_money_of_another_currency_is_never_added() -> None:
-    """No rate: no verdict, in words; another currency that comes to nothing on every day is no obstacle."""
+    """No rate: no verdict, in words; another currency that comes to nothing on every day is not an obstacle."""
     spend = {(date(2026, 11, 1), "USD"): Decimal(5000), (date(2026, 11, 1), "EUR"): Decimal(1)}
     status = judge(make_budget(), "USD", NOVEMBER, spend)
     assert (status.spent, status.crossed, status.not_judged) == (
@@ -198,14 +198,14 @@ def test_estimates_count_only_where_the_budget_says_so() -> None:
     assert budget_version(plain, "USD") != budget_version(both, "USD")
 
 
-def test_the_day_the_amount_is_passed_is_known_whatever_the_thresholds() -> None:
+def test_the_day_the_amount_is_exceeded_is_known_for_any_thresholds() -> None:
     """Also where no threshold is 100%."""
     spend = {(date(2026, 11, day), "USD"): Decimal(400) for day in (3, 8, 20)}
     assert judge(make_budget("1000", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() == date(2026, 11, 20)
     assert judge(make_budget("1300", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() is None
 
 
-def test_a_series_is_whose_money_not_how_much() -> None:
+def test_a_series_depends_on_the_selected_money_not_on_the_amount() -> None:
     """Editing an amount or a threshold tells of no anomaly again; editing the selector or the measure does."""
     plain = make_budget("1000", **{"for": {"team": ["a", "b"]}})
     same = [make_budget("2", actual=["3%"], every="day", **{"for": {"team": ["b", "a"]}})]

@@ -1,4 +1,4 @@
-"""What is told, once: the rule table, and a state machine against a brute-force oracle over nights that restate, edit, snooze and wait."""
+"""Which alerts are sent, once each: the rule table, and a state machine against a brute-force oracle over runs that restate, edit, snooze and wait."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def on(day: int, cost: str) -> dict[date, Decimal]:
 
 
 def tell(told: dict[str, date | None], decisions: list[Decision]) -> list[tuple[str, str]]:
-    """Record decisions as the step does; what was told, as (kind, threshold)."""
+    """Record decisions as the step does; returns the alerts as (kind, threshold)."""
     found = []
     for decision in decisions:
         for item in decision.items:
@@ -44,7 +44,7 @@ def tell(told: dict[str, date | None], decisions: list[Decision]) -> list[tuple[
     return found
 
 
-def test_crossings_and_forecast_of_a_night_are_one_mail() -> None:
+def test_crossings_and_forecast_of_one_pipeline_run_are_one_mail() -> None:
     """Below the amount the forecast names it, over the amount what is passed does."""
     status = status_of(make_budget(), on(5, "820"), foreseen=("100%",))
     (decision,) = decide([status], {}, NOW)
@@ -68,8 +68,8 @@ def test_a_restatement_that_undoes_a_crossing_is_corrected_once() -> None:
     assert nights == [[("actual", "100%")], [("correction", "100%")], [], [], []]
 
 
-def test_a_later_credit_is_no_correction() -> None:
-    """What was told was true: only days it was told by can take it back."""
+def test_a_later_credit_is_not_a_correction() -> None:
+    """An alert was true when it was sent: only the days it was based on can correct it."""
     told: dict[str, date | None] = {}
     given = make_budget(actual=["100%"])
     tell(told, decide([status_of(given, on(5, "1000"))], told, NOW))
@@ -77,8 +77,8 @@ def test_a_later_credit_is_no_correction() -> None:
     assert tell(told, decide([status_of(given, on(5, "900") | on(9, "-200"))], told, NOW)) == [("correction", "100%")]
 
 
-def test_restated_but_crossed_by_later_days_stands() -> None:
-    """The budget is over, if by other days than was told: nothing to take back."""
+def test_a_crossing_restated_to_a_later_day_is_not_corrected() -> None:
+    """The budget is still exceeded, by other days than the alert named: nothing to correct."""
     told: dict[str, date | None] = {}
     given = make_budget(actual=["100%"])
     tell(told, decide([status_of(given, on(5, "1000"))], told, NOW))
@@ -106,7 +106,7 @@ def test_corrections_of_several_thresholds_are_one_mail() -> None:
 
 
 def test_the_first_hours_and_a_snooze_only_postpone() -> None:
-    """What still holds afterwards is told then."""
+    """What still holds afterwards is mailed then."""
     status = status_of(make_budget(), on(1, "1000"))
     first_hours = datetime(2026, 11, 1, 23, 59, tzinfo=timezone.utc)
     assert decide([status], {}, first_hours) == []
@@ -114,7 +114,7 @@ def test_the_first_hours_and_a_snooze_only_postpone() -> None:
     assert len(decide([status], {}, first_hours + timedelta(minutes=1))) == 1
 
 
-def test_an_anomaly_is_told_once_per_day_and_series() -> None:
+def test_an_anomaly_is_reported_once_per_day_and_series() -> None:
     """Whatever the budget's amount and thresholds are edited to; a snooze holds it back."""
     told: dict[str, date | None] = {}
     day = Anomaly(date(2026, 11, 22), Decimal(500), Decimal(100))
@@ -152,7 +152,7 @@ class Nights(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.days)
     def restate(self) -> None:
-        """Everything becomes half as dear."""
+        """Everything becomes half as expensive."""
         self.days = {day: cost / 2 for day, cost in self.days.items()}
 
     @rule()

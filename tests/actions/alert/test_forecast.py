@@ -82,7 +82,7 @@ def test_last_years_holidays_are_expected_again() -> None:
         (Seen(billed=30.0), 1.0, 100.0),  # a part is billed: the rest will come
         (Seen(billed=130.0), 1.0, 130.0),  # never less than is known
         (Seen(estimated=40.0, over=1.0), 1.0, 40.0),  # a quiet day, which the estimates know wholly
-        (Seen(estimated=300.0, over=1.0), 1.0, 300.0),  # a dear one
+        (Seen(estimated=300.0, over=1.0), 1.0, 300.0),  # an expensive one
         (Seen(billed=10.0, estimated=30.0, over=1.0), 1.0, 40.0),
         (Seen(estimated=40.0, over=0.5), 1.0, 90.0),  # half of the day is to come
         (Seen(estimated=40.0, over=1.0), 0.6, 80.0),  # what no run costs is not in the estimates
@@ -106,7 +106,7 @@ def test_a_late_bill_at_the_months_beginning() -> None:
     assert abs(found.total - (23 * 100 + 8 * 20)) < 40
 
 
-def test_without_history_or_days_left_there_is_none() -> None:
+def test_there_is_no_forecast_without_history_or_days_left() -> None:
     """Two weeks are the least; a period that is wholly billed needs no forecast."""
     for length, is_there in ((LEAST_DAYS - 1, False), (LEAST_DAYS, True)):
         days = office(COVERED - timedelta(days=length), length)
@@ -133,7 +133,7 @@ def test_a_credit_or_a_fee_of_once_is_not_expected_again(cost: int, ago: int) ->
     assert found.high - found.low < 400
 
 
-def test_two_dear_days_in_a_row_may_be_a_level_that_stays() -> None:
+def test_two_expensive_days_in_a_row_may_be_a_new_level() -> None:
     """What the newest days cost counts at once."""
     days = about_100(400)
     days |= {COVERED - timedelta(days=n): Decimal(1000) for n in (1, 2)}
@@ -224,7 +224,7 @@ def noisy(level: float, days: int, draw: random.Random) -> list[float]:
 
 
 def test_a_history_begins_at_an_evident_step() -> None:
-    """Nine quiet days and then eleven times as much: what came before the step lowers nothing. Chance, one dear day and a fade are no step."""
+    """Nine quiet days and then eleven times as much: what came before the step lowers nothing. Chance, one expensive day and a fade are not a step."""
     draw = random.Random(3)
     values = noisy(20, 9, draw) + noisy(220, 43, draw)
     assert 9 <= find_step(values) <= 12  # the test of ranks may see it a low day late
@@ -238,7 +238,7 @@ def test_a_history_begins_at_an_evident_step() -> None:
     assert find_step(noisy(20, 60, draw) + noisy(100, 13, draw)) == 0, "two weeks are needed after it"
 
 
-def test_the_point_lies_inside_its_own_range() -> None:
+def test_the_point_forecast_is_inside_its_own_range() -> None:
     """After a step as in the middle of growth: both sides of the range are possible."""
     draw = random.Random(5)
     stepped = noisy(20, 9, draw) + noisy(220, 43, draw)

@@ -1,4 +1,4 @@
-"""What else the alert step tells: forecasts, corrections, anomalous days, budgets of runs and in experiment tags; and to whom it is quiet."""
+"""Other alerts: forecasts, corrections, anomalous days, budgets of runs and in experiment tags; and who has muted them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_a_forecast_is_told_with_its_day_and_range_once(tmp_path: Path) -> None:
+def test_a_forecast_is_mailed_once_with_its_day_and_range(tmp_path: Path) -> None:
     """100 a day, 2,200 by the 22nd, a budget of 2,800: it will be passed around the 28th. The table, the mail and the next night know."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(amount="2800"))
     result = step(tmp_path, records, given, cost_daily=every_day())
@@ -159,7 +159,7 @@ def test_estimates_in_another_currency_count_where_there_is_a_rate(tmp_path: Pat
     assert (result.budget_status["spent"].to_pylist(), result.notes, result.errors) == ([spent], [], [])
 
 
-def test_estimates_are_not_told_as_what_others_cost(tmp_path: Path) -> None:
+def test_estimates_are_not_listed_as_cost_of_others(tmp_path: Path) -> None:
     """Seven experiments of 300 to 306 and an estimate of 400: the two that are not named cost what the bill says of them."""
     given = make_settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates"))
     rows = [cost("2026-11-20", f"30{n}", experiment_id=f"{n}", experiment_name=f"sweep {n}") for n in range(7)]
@@ -192,7 +192,7 @@ def test_a_correction_names_the_bill_and_the_days_that_were_restated(tmp_path: P
     assert len({m["References"] for m in mails(tmp_path).values()}) == 1, "one conversation"
 
 
-def test_an_anomalous_day_is_told_with_the_runs_that_did_it(tmp_path: Path) -> None:
+def test_an_anomalous_day_is_mailed_with_the_runs_that_caused_it(tmp_path: Path) -> None:
     """Five times a usual day, on a day the budget is watched; once, and not of a new installation's past."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(amount="8000"))
     quiet = every_day(last="2026-11-20")
@@ -240,7 +240,7 @@ def test_a_bill_that_comes_once_a_month_holds_back_no_anomaly(tmp_path: Path) ->
     assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 23 Nov (900.00 USD, typically 100.00)"]
 
 
-def test_different_people_are_told_at_different_thresholds(tmp_path: Path) -> None:
+def test_each_threshold_mails_its_own_people(tmp_path: Path) -> None:
     """Who is named at 100% hears of 100% alone; `all` hears of both, in one mail each."""
     notify = {"all": ["team@acme.com"], "100%": ["boss@acme.com"]}
     records, given = MemoryRecords(), make_settings(tmp_path, budget(notify=notify, forecast=[]))
@@ -394,7 +394,7 @@ def test_an_acknowledged_budget_is_recorded_and_not_mailed(tmp_path: Path) -> No
     assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"]
 
 
-def test_a_snoozed_budget_is_told_when_the_snooze_ends_if_it_still_holds(tmp_path: Path) -> None:
+def test_a_budget_that_is_still_exceeded_is_mailed_when_its_snooze_ends(tmp_path: Path) -> None:
     """Nothing is lost by not looking; nothing is told that is no longer so. Waking it ends the snooze early."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
     quiet(tmp_path, records, given, "snoozed", date(2026, 11, 28))
@@ -439,7 +439,7 @@ def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
         quiet(tmp_path, records, given, "snoozed", date(2026, 11, 24))
 
 
-def test_the_first_night_sends_one_summary(tmp_path: Path) -> None:
+def test_the_first_pipeline_run_sends_one_summary(tmp_path: Path) -> None:
     """To who would get several mails; who would get one gets it. The next night, and a budget added later, are told as usual."""
     records = MemoryRecords()
     entries = [budget(), budget("half", "9000"), budget("fine", "999999"), budget("own", "100", notify=["solo@acme.com"])]
@@ -458,7 +458,7 @@ def test_the_first_night_sends_one_summary(tmp_path: Path) -> None:
     assert len(step(tmp_path, records, make_settings(tmp_path, *more), NOW + timedelta(days=2), cost_daily=OVER).sent) == 2
 
 
-def test_a_step_before_the_first_bill_is_no_first_night(tmp_path: Path) -> None:
+def test_a_step_before_the_first_bill_does_not_count_as_the_first_run(tmp_path: Path) -> None:
     """The clock of the alerts may strike before the first bill was ever read: the summary is of the night after that."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[]), budget("half", "9000", actual=["50%"], forecast=[]))
     assert step(tmp_path, records, given, NOW - timedelta(hours=6), sources=[]).sent == []
@@ -480,7 +480,7 @@ def test_what_a_mail_says_to_type_can_be_typed(tmp_path: Path) -> None:
     quiet(tmp_path, records, given, "acknowledged", date(2027, 1, 1), now=now)
 
 
-def test_a_dear_day_where_most_cost_nothing_is_no_percentage_above_it(tmp_path: Path) -> None:
+def test_an_expensive_day_among_days_without_cost_has_no_percentage(tmp_path: Path) -> None:
     """Twelve trainings in four weeks, and one of another size: a usual day costs nothing, of which nothing is a percentage."""
     days = [row for row in every_day(last="2026-11-24") if row["charge_date"].day % 5 in (0, 1)]
     given, records = make_settings(tmp_path, budget(amount="8000", forecast=[])), MemoryRecords()
@@ -500,7 +500,7 @@ def test_a_dear_day_where_most_cost_nothing_is_no_percentage_above_it(tmp_path: 
 
 
 def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path) -> None:
-    """Its lines are of whole months: there is a forecast all the same, and a dear day is told of."""
+    """Its lines are of whole months: there is a forecast all the same, and an expensive day is mailed."""
     days = [*every_day(last="2026-11-22"), cost("2026-11-23", "900")]
     until = datetime(2026, 12, 1, tzinfo=NOW.tzinfo)
     result = step(
@@ -522,7 +522,7 @@ def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path
 # --- runspend budgets ------------------------------------------------------------------------------------------------------
 
 
-def test_the_list_says_how_every_budget_stands(tmp_path: Path) -> None:
+def test_the_list_has_the_state_of_every_budget(tmp_path: Path) -> None:
     """The nearest to its amount first; one that was never judged, says so."""
     records = MemoryRecords()
     entries = [budget(amount="2800"), budget("small", "100"), budget("calm", "99999")]
@@ -555,7 +555,7 @@ def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) ->
         assert row["reason"] == ("no alert step since the budget was changed" if state == "not judged" else None)
 
 
-def test_a_percentage_reads_the_same_wherever_it_stands(tmp_path: Path) -> None:
+def test_a_percentage_reads_the_same_in_every_mail_and_list(tmp_path: Path) -> None:
     """Cut, never rounded up to what was not reached: on the screen, in the list, the page's bar, the mail's picture and a mail for many.
     The screen shows each budget once, in the period that runs, however long that is."""
     records = MemoryRecords()
@@ -607,7 +607,7 @@ def test_the_commands(tmp_path: Path) -> None:
     assert mails(tmp_path) == {}
 
 
-def test_an_alert_killed_on_the_first_night_is_still_a_summary(tmp_path: Path) -> None:
+def test_an_alert_killed_in_the_first_pipeline_run_is_still_a_summary(tmp_path: Path) -> None:
     """Whatever write it was killed at: afterwards one mail, with everything in it, for who would get two."""
 
     class Killed(BaseException):

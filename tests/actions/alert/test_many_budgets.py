@@ -23,7 +23,7 @@ from tests.settings_builder import make_settings
 
 
 def judged(folder: Path, count: int, *budgets: Any) -> tuple[dict[str, tuple[Decimal | None, Decimal]], int]:
-    """Title -> spent and estimated of so many experiments, each dearer than the one before, and how many queries that took."""
+    """Title -> spent and estimated of so many experiments, each more expensive than the one before, and how many queries that took."""
     numbers = range(1, count + 1)
     rows = [cost("2026-11-05", str(n), experiment_id=str(n), experiment_name=f"e{n}") for n in numbers]
     rows += [cost("2026-11-06", "0.5", experiment_id=str(n), experiment_name=f"e{n}", allocated_to="idle") for n in numbers]
@@ -52,7 +52,7 @@ def test_a_thousand_experiments_cost_no_more_queries_than_two(tmp_path: Path) ->
     assert all(many[f"experiment e{n}"] == (n + Decimal("0.5"), Decimal(n * 10)) for n in range(1, 1002))
 
 
-def test_more_budgets_in_tags_than_are_judged_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_budgets_in_tags_than_the_limit_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake, or an attack: it costs a bounded time, and a note."""
     monkeypatch.setattr(tag_budgets, "MOST", 3)
     found, _ = judged(tmp_path, 5)
@@ -69,8 +69,8 @@ def test_budgets_of_the_same_money_are_read_once(tmp_path: Path) -> None:
     assert "b0" in listening.asked[0][0] and "b1" not in listening.asked[0][0]
 
 
-def test_a_storm_looks_nothing_up_for_mails_nobody_will_see(tmp_path: Path) -> None:
-    """Twenty budgets of one recipient break: one mail lists them. Who is told of one alone gets the whole of it."""
+def test_a_storm_of_alerts_queries_nothing_for_mails_it_does_not_send(tmp_path: Path) -> None:
+    """Twenty budgets of one recipient are exceeded: one mail lists them. A recipient of one alone gets its whole mail."""
     entries = [budget(f"b{n:02d}", str(100 + n), actual=["100%"], forecast=[]) for n in range(20)]
     given = make_settings(tmp_path, *entries, budget("alone", "50", notify=["solo@acme.com", "vision-leads@acme.com"], forecast=[]))
     records = MemoryRecords()

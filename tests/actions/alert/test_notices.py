@@ -40,7 +40,7 @@ def test_a_notice_is_asked_about_by_its_id(tmp_path: Path) -> None:
     assert str(server.accepted[0].message["Message-ID"]) == message_id == "<archive.cold-checkpoints.4f1d@acme.com>"
 
 
-def test_a_file_is_no_mail_server(tmp_path: Path) -> None:
+def test_writing_mail_to_a_file_is_not_an_acceptance(tmp_path: Path) -> None:
     """With `backend: file` the mail is written down, and nobody has been told."""
     records, given = MemoryRecords(), make_settings(tmp_path)
     write(given, records)

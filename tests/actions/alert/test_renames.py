@@ -1,4 +1,4 @@
-"""A tracking server or bill gets another name: what was told of budgets that select by it stays told, and is not taken back."""
+"""A tracking server or bill gets another name: alerts of budgets that select by it are neither sent again nor corrected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def of(column: str, name: str, rows: list[dict[str, Any]] = OVER) -> list[dict[s
 
 
 @pytest.mark.parametrize(("kind", "key", "column", "old"), KINDS)
-def test_nothing_is_told_again_or_taken_back(tmp_path: Path, kind: Any, key: str, column: str, old: str) -> None:
+def test_nothing_is_mailed_again_or_corrected(tmp_path: Path, kind: Any, key: str, column: str, old: str) -> None:
     """Also where budgets are judged between the rename and the night that builds the cost tables; and the name may come back."""
     records, now = MemoryRecords(), NOW
     given = {name: make_settings(tmp_path, budget(**{"for": {key: [name, "z"]}})) for name in (old, "new")}
@@ -56,7 +56,7 @@ def test_a_restatement_after_the_rename_is_corrected_once_and_says_by_how_much(t
 
 
 def test_a_budget_in_an_experiment_tag_is_the_same_budget(tmp_path: Path) -> None:
-    """Its name holds the server's: decisions, dear days and who is quiet come along, whatever was killed on the way."""
+    """Its name holds the server's: decisions, expensive days and who is quiet come along, whatever was killed on the way."""
     usual = [cost(f"2026-{day:%m-%d}", "10") for day in (date(2026, 10, 18) + timedelta(days=n) for n in range(34))]
     rows, tags = [*usual, cost("2026-11-21", "900")], [tagged("500 USD / month")]
     after = {"cost_daily": of("tracking_server", "new", rows), "experiments": of("tracking_server", "new", tags), "sources": [source()]}
@@ -101,10 +101,10 @@ def count_down(left: list[int], operation: str) -> None:
 
 @pytest.mark.parametrize(("kind", "key", "column", "old"), KINDS)
 @pytest.mark.parametrize("every", ["month", "year"])
-def test_nothing_is_told_between_a_rename_and_the_night_after_it(
+def test_nothing_is_mailed_between_a_rename_and_the_next_pipeline_run(
     tmp_path: Path, kind: Any, key: str, column: str, old: str, every: str
 ) -> None:
-    """Then closed months have the new name and open ones the old: by either alone, what was passed would be less, or be passed anew."""
+    """Then closed months have the new name and open ones the old: by either alone, what was passed would be less, or be passed again."""
     records = MemoryRecords()
     given = {name: make_settings(tmp_path, budget(every=every, **{"for": {key: [name]}})) for name in (old, "new")}
     closed, still_open = [cost("2026-10-05", "5100")], [cost("2026-11-05", "120")]
@@ -122,7 +122,7 @@ def test_nothing_is_told_between_a_rename_and_the_night_after_it(
     assert told == [f"[runspend] vision: budget exceeded (102.0% of 5,000 USD, {'2026' if every == 'year' else 'October'})"]
 
 
-def test_renames_follow_each_other_before_any_night(tmp_path: Path) -> None:
+def test_several_renames_may_precede_the_next_pipeline_run(tmp_path: Path) -> None:
     """And in whatever order their notes are read; one that was taken back is none, whatever the name becomes later."""
     records = MemoryRecords()
     given = {name: make_settings(tmp_path, budget(**{"for": {"tracking": [name]}})) for name in ("z", "m", "a", "k")}

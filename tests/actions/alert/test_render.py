@@ -204,7 +204,7 @@ def test_the_chart_is_inside_the_mail() -> None:
     assert as_bytes(Mail.from_record(json.loads(json.dumps(CHARTED.as_record())))) == as_bytes(CHARTED)
 
 
-def test_without_a_way_to_draw_the_table_stands_in_the_html(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_way_to_draw_the_html_has_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Pillow, no picture, no broken one either; not a figure is missing."""
     monkeypatch.setitem(sys.modules, "PIL", None)
     mail = charted()

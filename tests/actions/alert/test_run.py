@@ -35,7 +35,7 @@ OVER = [cost("2026-11-05", "1000"), cost("2026-11-17", "3100.125"), cost("2026-1
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the library catches it."""
+    """Represents SIGKILL: nothing in the library catches it."""
 
 
 def mails(home: Path) -> dict[str, EmailMessage]:
@@ -82,7 +82,7 @@ def step(home: Path, records: Any, given: Any, now: datetime = NOW, **tables: An
 def test_the_report_names_the_threshold_in_the_subject_of_a_mail(
     tmp_path: Path, thresholds: dict[str, list[str]], spend: list[dict[str, Any]], named: str
 ) -> None:
-    """Thresholds passed in one night are told in one mail; the report, its CSV and the list of budgets name the same one."""
+    """Thresholds crossed in one pipeline run are in one mail; the report, its CSV and the list of budgets name the same one."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(**thresholds))
     result = step(tmp_path, records, given, cost_daily=spend)
     assert result.alerts.num_rows > 1 and len(subjects(tmp_path)) == 1
@@ -183,7 +183,7 @@ def test_a_budget_no_longer_configured_leaves_the_running_period(tmp_path: Path)
 
 
 def test_restated_down_and_up_again_fires_once_and_is_corrected_once(tmp_path: Path) -> None:
-    """A bill that is corrected below the threshold is told once; crossing it again in the same period, and falling again, is no news."""
+    """A bill that is corrected below the threshold is mailed once; crossing it again in the same period, and falling again, is not news."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"]))
     for night, amount in enumerate(["4999.9999", "5000", "100", "5001", "99"]):
         step(tmp_path, records, given, NOW + timedelta(days=night), cost_daily=[cost("2026-11-05", amount)])
@@ -193,7 +193,7 @@ def test_restated_down_and_up_again_fires_once_and_is_corrected_once(tmp_path: P
     ]
 
 
-def test_an_edited_budget_is_judged_anew(tmp_path: Path) -> None:
+def test_an_edited_budget_is_judged_again(tmp_path: Path) -> None:
     """Another amount is another version; another recipient is not."""
     records = MemoryRecords()
     step(tmp_path, records, make_settings(tmp_path, budget()), cost_daily=OVER)
@@ -322,7 +322,7 @@ def test_another_currency_is_reported_to_operators_not_added(tmp_path: Path) -> 
     assert result.alerts.num_rows == 0
 
 
-def test_a_month_without_a_rate_is_told_every_night_until_it_has_one(tmp_path: Path) -> None:
+def test_a_month_without_a_rate_is_reported_by_each_run_until_it_has_one(tmp_path: Path) -> None:
     """However long it is over, and however well the months after it were judged: by name, never in silence; then it is judged, once."""
     records, status = MemoryRecords(), list[dict[str, Any]]()
     rows = [*OVER, cost("2026-11-06", "1000", billing_currency="EUR"), cost("2026-12-02", "10"), cost("2027-01-02", "10")]
@@ -351,7 +351,7 @@ def test_a_month_without_a_rate_is_told_every_night_until_it_has_one(tmp_path: P
     assert set(result.budget_status["budget_period"].to_pylist()) == {"2027-03"}
 
 
-def test_the_mail_tells_what_runs_what_drove_it_and_how_sure(tmp_path: Path) -> None:
+def test_the_mail_has_active_runs_cost_drivers_and_confidence(tmp_path: Path) -> None:
     """Figures of the tables, in the order people need them; a run of another team, an ended and a silent one are not running now."""
     start = datetime(2026, 11, 22, 20, tzinfo=UTC)
     on = {"run_status": "RUNNING", "end_time": None, "start_time": start}
@@ -464,7 +464,7 @@ def test_two_hundred_budgets_make_one_mail_that_lists_them_all(tmp_path: Path) -
     assert len(mails(tmp_path)) == 2
 
 
-def test_backend_none_sends_nothing_now_or_later(tmp_path: Path) -> None:
+def test_without_a_mail_backend_nothing_is_sent_now_or_later(tmp_path: Path) -> None:
     """Mail switched on later does not send what was decided while it was off."""
     records = MemoryRecords()
     result = step(tmp_path, records, make_settings(tmp_path, budget(), mail={"backend": "none"}), cost_daily=OVER)
@@ -482,7 +482,7 @@ def test_owner_among_recipients_is_the_budgets_owner(tmp_path: Path) -> None:
     assert result.alerts.num_rows == 4
 
 
-def test_operators_are_told_once_per_cause_and_night(tmp_path: Path) -> None:
+def test_operators_are_mailed_once_per_cause_and_day(tmp_path: Path) -> None:
     """The same key in one night is one mail; another key or another night is another. No warehouse is needed."""
     records, given = Records(tmp_path), make_settings(tmp_path)
 
@@ -534,7 +534,7 @@ def test_empty_configuration_judges_nothing(tmp_path: Path) -> None:
     assert isinstance(result.alerts, pa.Table)
 
 
-def test_the_warehouse_is_let_go_before_mail_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_warehouse_is_released_before_mail_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mail server may take minutes: others publish meanwhile."""
     with warehouse(tmp_path / "w", cost_daily=OVER, sources=[source()]):
         pass

@@ -1,4 +1,4 @@
-"""A simulated quarter of nights (a year in torture): late bills, restatements, crashes; every crossing told, none twice, none false."""
+"""A simulated quarter of nights (a year in torture): late bills, restatements, crashes; every crossing mailed, none twice, none false."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BEGIN = date(2026, 1, 1)
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the library catches it."""
+    """Represents SIGKILL: nothing in the library catches it."""
 
 
 @dataclass
@@ -171,7 +171,7 @@ def check(home: Path, oracle: Oracle, alerts: pa.Table) -> None:
     assert len({(r["budget"], r["budget_period"], r["threshold"]) for r in forecasts}) == len(forecasts)
 
 
-def test_a_quarter_of_nights(tmp_path: Path) -> None:
+def test_a_quarter_of_nightly_runs_mails_every_crossing_once(tmp_path: Path) -> None:
     """Three budgets, half of the nights killed at some write, if there is one."""
     oracle, alerts, kills = simulate(tmp_path, 92, 20261125, 0.5)
     check(tmp_path, oracle, alerts)
@@ -182,7 +182,7 @@ def test_a_quarter_of_nights(tmp_path: Path) -> None:
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(4))
-def test_a_year_of_nights(tmp_path: Path, seed: int) -> None:
+def test_a_year_of_nightly_runs_mails_every_crossing_once(tmp_path: Path, seed: int) -> None:
     """The same over a year, four times."""
     oracle, alerts, kills = simulate(tmp_path, 366, seed, 0.5, (6, 12))
     check(tmp_path, oracle, alerts)

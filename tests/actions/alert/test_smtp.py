@@ -91,7 +91,7 @@ def test_a_crossing_reaches_every_recipient(tmp_path: Path) -> None:
     assert json.loads(result.alerts["recipients"][0].as_py()) == {ANA: "accepted", BEN: "accepted"}
 
 
-def test_nothing_waiting_contacts_nobody(tmp_path: Path) -> None:
+def test_no_server_is_contacted_without_queued_mail(tmp_path: Path) -> None:
     """No connection on a quiet night."""
     with smtp_server() as server:
         assert send(smtp(tmp_path, server.port), MemoryRecords()) == []
@@ -121,7 +121,7 @@ def test_a_server_that_repeats_the_login_is_not_quoted_with_it(tmp_path: Path, e
 
 
 def test_wrong_login_is_waiting_and_the_password_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is lost: it goes out once the password is put right. The password is in no outcome and no record."""
+    """Nothing is lost: it goes out once the password is corrected. The password is in no outcome and no record."""
     context, certificate = make_certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     records = MemoryRecords()
@@ -217,7 +217,7 @@ def test_a_bad_mail_does_not_stop_the_next(tmp_path: Path) -> None:
 
 
 def test_a_mail_that_cannot_be_written_stops_no_other(tmp_path: Path) -> None:
-    """A damaged record: the rest leaves, and operators are told."""
+    """A damaged record: the rest leaves, and operators are mailed."""
     records = MemoryRecords()
     for name in ("a", "b"):
         queue(records, name, (ANA,))
@@ -291,7 +291,7 @@ def test_mails_a_server_chokes_on_do_not_starve_the_others(tmp_path: Path) -> No
 
 
 def test_a_mail_put_off_again_and_again_is_an_incident(tmp_path: Path) -> None:
-    """A full mailbox is no refusal, but after some tries the operators hear of it, once."""
+    """A full mailbox is not a refusal, but after some tries the operators hear of it, once."""
     records = MemoryRecords()
     queue(records)
     with smtp_server(Script(rcpt_replies={BEN: "452 mailbox full"})) as server:
@@ -345,7 +345,7 @@ OUTAGES = {
 
 
 @pytest.mark.parametrize("outage", [*OUTAGES, "nothing listens"])
-def test_an_outage_of_the_server_gives_nobody_up(tmp_path: Path, outage: str) -> None:
+def test_an_outage_of_the_server_drops_no_recipient(tmp_path: Path, outage: str) -> None:
     """Ten days in which it takes no mail from anybody: every night says so, and when it is back everybody has the mail, once."""
     records = MemoryRecords()
     message_id = queue(records)
@@ -366,7 +366,7 @@ def test_an_outage_of_the_server_gives_nobody_up(tmp_path: Path, outage: str) ->
     assert set(received(server).values()) == {1}
 
 
-def test_a_server_that_hangs_up_at_one_recipient_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+def test_a_server_that_disconnects_at_one_recipient_does_not_delay_the_others(tmp_path: Path) -> None:
     """421 at one of three: the others have the mail at the third try, the two spellings of one address in one."""
     records = MemoryRecords()
     message_id = queue(records, recipients=(ANA, f"Ana <{ANA}>", BEN, "eve@acme.com"))
@@ -377,7 +377,7 @@ def test_a_server_that_hangs_up_at_one_recipient_keeps_nobody_else_waiting(tmp_p
     assert received(server) == Counter({(message_id, ANA): 1, (message_id, "eve@acme.com"): 1})
 
 
-def test_however_many_a_server_hangs_up_at_nobody_else_waits_for_ever(tmp_path: Path) -> None:
+def test_a_server_that_disconnects_at_many_recipients_does_not_block_the_others(tmp_path: Path) -> None:
     """After three lost connections a run is over: the next begins with who was not tried."""
     records, bad = MemoryRecords(), [f"bad{n}@acme.com" for n in range(4)]
     message_id = queue(records, recipients=(*bad, ANA))
@@ -389,7 +389,7 @@ def test_however_many_a_server_hangs_up_at_nobody_else_waits_for_ever(tmp_path: 
 
 
 def test_a_sender_killed_while_it_gives_up_is_followed_by_one_that_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every point: told as given up once, nobody has a mail twice, and nobody is tried for ever."""
+    """At every point: told as given up once, nobody has a mail twice, and nobody is tried forever."""
     for point in ("outbox.sent", "outbox.recorded", "told"):
         records = MemoryRecords()
         queue(records)
@@ -417,12 +417,12 @@ def send_and_tell(given: Settings, records: Any, now: datetime) -> None:
 
 
 def die_at(point: str, reached: str, *_: Any) -> None:
-    """Stands for the end of the process."""
+    """Represents the end of the process."""
     if reached == point:
         raise InterruptedError(point)
 
 
-def test_a_refusal_recorded_by_a_killed_process_is_told_by_the_next(tmp_path: Path) -> None:
+def test_a_refusal_recorded_by_a_killed_process_is_reported_by_the_next(tmp_path: Path) -> None:
     """Between the record of a refusal and the mail about it nothing is lost."""
     records = MemoryRecords()
     queue(records)
@@ -435,7 +435,7 @@ def test_a_refusal_recorded_by_a_killed_process_is_told_by_the_next(tmp_path: Pa
 
 
 def test_a_refused_address_is_an_incident(tmp_path: Path) -> None:
-    """Exit 5, the operators are told once, the table keeps it, and the refused address is not tried again."""
+    """Exit 5, the operators are mailed once, the table keeps it, and the refused address is not tried again."""
     script = Script(rcpt_replies={BEN: "550 5.1.1 no such user"})
     with smtp_server(script) as server, warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "5012.38")], sources=[source()]) as reader:
         records, given = MemoryRecords(), smtp(tmp_path, server.port)
@@ -452,9 +452,9 @@ def test_a_refused_address_is_an_incident(tmp_path: Path) -> None:
     assert json.loads(again.alerts["recipients"][0].as_py()) == {ANA: "accepted", BEN: "refused"}
 
 
-def test_a_refusal_that_may_be_policy_is_told_at_once_and_tried_for_four_days(tmp_path: Path) -> None:
+def test_a_refusal_that_may_be_policy_is_reported_at_once_and_retried_for_four_days(tmp_path: Path) -> None:
     """A bare 550 is as often greylisting as a wrong address: the operators hear of the first, and the mail is not lost if the server
-    changes its mind; after four days of it the refusal is for good."""
+    changes its mind; after four days of it the refusal is permanent."""
     for days, state in ((3, "accepted"), (5, "refused")):
         records = MemoryRecords()
         queue(records)
@@ -475,7 +475,7 @@ def test_a_refusal_that_may_be_policy_is_told_at_once_and_tried_for_four_days(tm
         assert states(records)[BEN] == state
 
 
-def test_a_refusal_for_good_says_so(tmp_path: Path) -> None:
+def test_a_permanent_refusal_is_reported_as_permanent(tmp_path: Path) -> None:
     """The operators' mail tells what becomes of it."""
     records = MemoryRecords()
     queue(records)
@@ -495,7 +495,7 @@ def test_refused_operators_make_no_loop(tmp_path: Path) -> None:
     assert len(records.list("notices")) == 1
 
 
-def test_an_operator_who_is_refused_is_told_to_the_others(tmp_path: Path) -> None:
+def test_an_operator_who_is_refused_is_reported_to_the_others(tmp_path: Path) -> None:
     """Once for the address, whatever is refused to it afterwards; who is refused is not written to about it."""
     with smtp_server(Script(rcpt_replies={"gone@acme.com": "550 5.1.1 no such user"})) as server:
         records, given = MemoryRecords(), smtp(tmp_path, server.port, operators=["gone@acme.com", "oncall@acme.com"])

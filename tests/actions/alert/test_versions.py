@@ -44,7 +44,7 @@ def test_a_period_is_found_by_its_name(day: date, every: Any) -> None:
 
 @pytest.mark.parametrize("day", ["2026-12-20", "2027-03-10", "2027-12-30"])
 def test_a_restatement_long_after_the_period_is_corrected_once(tmp_path: Path, day: str) -> None:
-    """What was told stays watched; the table tells the new figure, and nothing else is decided of a period that is over."""
+    """Sent alerts stay watched; the table has the new figure, and nothing else is decided of a period that is over."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%"]))
     status = night(tmp_path, records, given, "2026-11-24", OVER)
     status = night(tmp_path, records, given, "2026-12-01", OVER, status)
@@ -66,7 +66,7 @@ def test_a_period_that_is_over_is_closed_for_everything_else(tmp_path: Path) -> 
 
 
 def test_corrections_end_and_lost_bills_correct_nothing(tmp_path: Path) -> None:
-    """More than a year later nothing is said; nor where the cost tables were built anew from bills that begin later."""
+    """More than a year later nothing is said; nor where the cost tables were built again from bills that begin later."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%"]))
     night(tmp_path, records, given, "2026-11-24", OVER)
     night(tmp_path, records, given, "2027-03-10", [cost("2027-01-02", "3")])
@@ -75,7 +75,7 @@ def test_corrections_end_and_lost_bills_correct_nothing(tmp_path: Path) -> None:
     assert len(subjects(tmp_path)) == 1
 
 
-def test_what_an_older_version_told_is_corrected_too(tmp_path: Path) -> None:
+def test_an_alert_of_an_older_version_is_corrected_too(tmp_path: Path) -> None:
     """The amount was edited in between: the mail that told of 5,000 is taken back, in its own words."""
     records = MemoryRecords()
     before, after = (make_settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])) for amount in ("5000", "9000"))
@@ -87,7 +87,7 @@ def test_what_an_older_version_told_is_corrected_too(tmp_path: Path) -> None:
     assert subjects(tmp_path).count(CORRECTION) == 1 and len(subjects(tmp_path)) == 2
 
 
-def test_what_an_edit_told_is_corrected_after_it_was_taken_back(tmp_path: Path) -> None:
+def test_an_alert_of_an_edit_is_corrected_after_the_edit_was_reverted(tmp_path: Path) -> None:
     """9,000, for a day 5,000, then 9,000 again."""
     records = MemoryRecords()
     for day, amount in (("2026-11-24", "9000"), ("2026-11-25", "5000"), ("2026-11-26", "9000")):
@@ -98,7 +98,7 @@ def test_what_an_edit_told_is_corrected_after_it_was_taken_back(tmp_path: Path) 
     assert subjects(tmp_path).count(CORRECTION) == 1 and len(subjects(tmp_path)) == 2
 
 
-def test_a_month_is_judged_by_what_held_when_it_ended_however_often_it_was_edited_since(tmp_path: Path) -> None:
+def test_a_past_month_is_judged_by_the_budget_that_was_valid_at_its_end(tmp_path: Path) -> None:
     """Two edits in December; November's last bill comes after both."""
     records = MemoryRecords()
     for day, amount in (("2026-11-24", "5000"), ("2026-12-01", "9000"), ("2026-12-02", "9500")):
@@ -108,8 +108,8 @@ def test_a_month_is_judged_by_what_held_when_it_ended_however_often_it_was_edite
     assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"]
 
 
-def test_an_edit_is_no_first_night(tmp_path: Path) -> None:
-    """All amounts are edited: each budget is judged anew and told as usual, not in a summary of a new installation."""
+def test_an_edit_does_not_send_another_first_summary(tmp_path: Path) -> None:
+    """All amounts are edited: each budget is judged again and told as usual, not in a summary of a new installation."""
     records = MemoryRecords()
     for day, factor in (("2026-11-24", 1), ("2026-11-25", 2)):
         entries = [budget(name, str(100 * factor + n), forecast=[], actual=["100%"]) for n, name in enumerate(("a", "b", "c"))]
@@ -119,7 +119,7 @@ def test_an_edit_is_no_first_night(tmp_path: Path) -> None:
     assert sum("budget exceeded" in subject for subject in told) == 3
 
 
-def test_an_edit_loses_no_dear_day(tmp_path: Path) -> None:
+def test_an_edit_loses_no_expensive_day(tmp_path: Path) -> None:
     """The day was billed two days later, the amount edited in between: the budget is watched since before, and tells."""
     records, rows = MemoryRecords(), [*every_day(last="2026-11-23"), cost("2026-11-24", "900")]
     night(tmp_path, records, make_settings(tmp_path, budget(amount="8000")), "2026-11-24", rows[:-1])
@@ -167,7 +167,7 @@ def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_pa
 
 
 def test_tables_that_know_less_than_they_did_take_nothing_back(tmp_path: Path) -> None:
-    """The warehouse was lost and is built anew: empty, then one of two bills, then bills that begin later, then all, restated."""
+    """The warehouse was lost and is built again: empty, then one of two bills, then bills that begin later, then all, restated."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(every="quarter", forecast=[], actual=["100%"], anomalies=False))
     rows = [cost("2026-10-01", "10"), *OVER[:2], cost("2026-11-22", "912.255", source="gcp")]
     now = at("2026-11-25")

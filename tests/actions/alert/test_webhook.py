@@ -28,7 +28,7 @@ SECRET = "T000/B000/canary-of-the-webhook"
 
 
 class Chat(BaseHTTPRequestHandler):
-    """Keeps what is posted; answers the codes it is told, the last of them for ever."""
+    """Keeps what is posted; answers the codes it is told, the last of them forever."""
 
     posted: list[tuple[str, dict[str, Any]]]
     codes: list[int]
@@ -121,7 +121,7 @@ def test_operators_mails_are_posted_where_asked_for(tmp_path: Path, chat: tuple[
     ],
 )
 def test_what_each_answer_means(tmp_path: Path, chat: tuple[type[Chat], str], code: int, state: str) -> None:
-    """Doubt is tried again at the next run, with the same words; a refusal is not, and operators are told. The night goes on, and says so."""
+    """Doubt is tried again at the next run, with the same words; a refusal is not, and operators are mailed. The night goes on, and says so."""
     here, address = chat
     here.codes = [code, 200]
     given, records = world(tmp_path, address), MemoryRecords()
@@ -136,7 +136,7 @@ def test_what_each_answer_means(tmp_path: Path, chat: tuple[type[Chat], str], co
     assert not any(SECRET.encode() in path.read_bytes() for path in (tmp_path / "mail").glob("*.eml"))
 
 
-def test_no_answer_is_doubt_and_no_night_breaks(tmp_path: Path, chat: tuple[type[Chat], str]) -> None:
+def test_a_webhook_without_an_answer_does_not_fail_the_pipeline_run(tmp_path: Path, chat: tuple[type[Chat], str]) -> None:
     """A server that hangs up after it has the body gets it again: twice at most, the same id. Nobody there is the same."""
     here, address = chat
     here.hangs_up = True
@@ -152,7 +152,7 @@ def test_no_answer_is_doubt_and_no_night_breaks(tmp_path: Path, chat: tuple[type
     ]
 
 
-def test_a_server_that_never_ends_its_answer_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_ends_its_answer_does_not_block_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A letter at a time is within every timeout of a read. It is asked once a night, and who has the mail is on record before."""
     monkeypatch.setattr("runspend.actions.alert.webhook.DEADLINE_SECONDS", 0.5)
     is_over, asked = threading.Event(), list[dict[tuple[str, str], str]]()

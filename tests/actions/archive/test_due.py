@@ -1,4 +1,4 @@
-"""From plan to due: who is told, when the grace period begins, what ends it, and what a wrong clock can do. Nothing is moved here."""
+"""From plan to due: who gets a notice, when the grace period begins, what ends it, and what a wrong clock can do. Nothing is moved here."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def test_one_mail_an_owner_and_operators_for_the_rest(tmp_path: Path) -> None:
         assert announce(reader, records, given_, NOW + DAY) == []
 
 
-def test_without_anybody_to_tell_nothing_is_announced(tmp_path: Path) -> None:
-    """No operators and no address: it stays planned for ever."""
+def test_without_recipients_nothing_is_announced(tmp_path: Path) -> None:
+    """No operators and no address: it stays planned forever."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {}, mail={"operators": []})
     with world(tmp_path) as reader:
         assert [n.recipients for n in announce(reader, records, given_)] == [("ana@acme.com",)]
@@ -201,7 +201,7 @@ def signalled(signals: Mapping[str, Callable[[str], dict[str, Any]]]) -> dict[st
 
 
 @pytest.mark.parametrize("at_end", [False, True])
-def test_whatever_protects_meanwhile_stops_it(tmp_path: Path, at_end: bool) -> None:
+def test_protection_that_begins_meanwhile_stops_it(tmp_path: Path, at_end: bool) -> None:
     """During the grace period, and on the day itself, when no notice was taken back yet."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     fresh = signalled(dict.fromkeys(SIGNALS, lambda name: {}))
@@ -216,14 +216,14 @@ def test_whatever_protects_meanwhile_stops_it(tmp_path: Path, at_end: bool) -> N
     with world(tmp_path, later, **fresh) as reader:  # it is as it was before
         assert [item.owner_id for item in due_items(reader, records, given_, later)] == ["unfinished listing"]
         new = announce(reader, records, given_, later, accepted_at=later)
-        # Who was let off is told anew, and has the whole time again.
+        # Who was let off is told again, and has the whole time again.
         assert {row["owner_id"] for notice in new for row in notice.rows} == SIGNALS.keys() - {"unfinished listing"}
         assert states_of(reader, records, given_, later) == {**dict.fromkeys(SIGNALS, "announced"), "unfinished listing": "due"}
 
 
 @pytest.mark.parametrize("at_end", [False, True])
 def test_a_registry_that_cannot_be_read_stops_it_for_as_long(tmp_path: Path, at_end: bool) -> None:
-    """Nobody is let off, so nobody is told anew."""
+    """No one is released, so no one gets another notice."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     fresh = {"runs": [run("a", **OWNED)], "artifact_bytes": [stored("a")]}
     with world(tmp_path, **fresh) as reader:
@@ -243,7 +243,7 @@ def test_a_registry_that_cannot_be_read_stops_it_for_as_long(tmp_path: Path, at_
     ("change", "needs_new"),
     [({"bytes": 1001}, True), ({"objects": 4}, True), ({"bytes": 999}, False), ({"objects": 2}, False), ({}, False)],
 )
-def test_more_than_was_announced_is_announced_anew(tmp_path: Path, change: dict[str, int], needs_new: bool) -> None:
+def test_more_than_was_announced_is_announced_again(tmp_path: Path, change: dict[str, int], needs_new: bool) -> None:
     """More bytes or more files need a new notice; less does not."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
@@ -254,7 +254,7 @@ def test_more_than_was_announced_is_announced_anew(tmp_path: Path, change: dict[
         assert len(announce(reader, records, given_, now, accepted_at=now)) == needs_new
 
 
-def test_another_version_of_the_policy_is_announced_anew(tmp_path: Path) -> None:
+def test_another_version_of_the_policy_is_announced_again(tmp_path: Path) -> None:
     """A shorter grace period, or another action, counts from its own notice."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
@@ -275,7 +275,7 @@ def owned_by(owner: str | None, at: datetime = NOW) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("new", "told"), [("ben@acme.com", "ben@acme.com"), (None, "oncall@acme.com"), ("somebody", "oncall@acme.com")]
 )  # fmt: skip
-def test_another_owner_is_told_and_has_a_grace_period_of_their_own(tmp_path: Path, new: str | None, told: str) -> None:
+def test_another_owner_is_mailed_and_has_a_grace_period_of_their_own(tmp_path: Path, new: str | None, told: str) -> None:
     """Ten days before it is due the run is somebody else's: they are told, and nothing happens for thirty days from then."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path, **owned_by("ana@acme.com")) as reader:
@@ -293,7 +293,7 @@ def test_another_owner_is_told_and_has_a_grace_period_of_their_own(tmp_path: Pat
             assert [item.owner_id for item in due_items(reader, records, given_, now)] == expected, now
 
 
-def test_an_owner_who_gets_it_back_is_told_again(tmp_path: Path) -> None:
+def test_an_owner_who_gets_it_back_is_mailed_again(tmp_path: Path) -> None:
     """Each notice has an id of its own, or the third would be taken for the first, which was sent; also at one and the same hour."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     for number, owner in enumerate(("ana@acme.com", "ben@acme.com", "ana@acme.com")):
@@ -325,7 +325,7 @@ def test_a_notice_to_another_owner_that_was_cut_off_is_the_same_again(tmp_path: 
 
 
 def test_an_owner_whose_address_is_dead_is_not_asked_for_another(tmp_path: Path) -> None:
-    """Operators were told instead of ana; ben, whose it is now, has an address that works."""
+    """Operators were mailed instead of ana; ben, whose it is now, has an address that works."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path, **owned_by("ana@acme.com")) as reader:
         announce(reader, records, given_, refused=frozenset({"ana@acme.com"}))
@@ -347,7 +347,7 @@ def test_a_notice_from_before_owners_were_recorded_is_sent_again(tmp_path: Path)
 
 
 def test_a_refused_mail_goes_to_operators(tmp_path: Path) -> None:
-    """A dead address begins no grace period; operators are told instead, once."""
+    """A dead address begins no grace period; operators are mailed instead, once."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_, refused=frozenset({"ana@acme.com"}))
@@ -358,7 +358,7 @@ def test_a_refused_mail_goes_to_operators(tmp_path: Path) -> None:
         assert rows_of(reader, records, given_)["a"]["announced_at"] == NOW + DAY
 
 
-def test_a_notice_that_was_never_written_is_none(tmp_path: Path) -> None:
+def test_a_notice_that_was_never_written_does_not_count(tmp_path: Path) -> None:
     """Killed between the record and the mail: the same notice comes again under the same id, and only then counts."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
@@ -485,7 +485,7 @@ def test_looks_are_noted_sparsely_and_bounded() -> None:
 
 
 def test_an_objection_keeps_a_run_until_its_day_is_over(tmp_path: Path) -> None:
-    """No reply to any mail; then it begins anew."""
+    """No reply to any mail; then it begins again."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)
@@ -540,7 +540,7 @@ def moved(records: Records, row: Mapping[str, Any], at: datetime, state: Any = "
     ArchiveRecords(records).save(replace(archive, state=state, objects=3, bytes=1000, ended_at=at.isoformat()))
 
 
-def test_what_was_archived_stays_archived_until_something_new_lies_there(tmp_path: Path) -> None:
+def test_an_archived_folder_stays_archived_until_something_new_is_in_it(tmp_path: Path) -> None:
     """The note left in its place is not planned again; new files are."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
@@ -583,7 +583,7 @@ def test_what_was_brought_back_is_archived_no_more(tmp_path: Path) -> None:
         assert states_of(reader, records, given_, later) == {"a": "planned"}
 
 
-def test_a_deleted_archive_is_said_to_be_gone(tmp_path: Path) -> None:
+def test_a_deleted_archive_is_reported_as_gone(tmp_path: Path) -> None:
     """Its row says so, and no policy is after it any more."""
     records = Records(tmp_path)
     retention = given_settings(tmp_path, {"action": "delete", "name": "gone"})

@@ -1,4 +1,4 @@
-"""A real model of a real MLflow, archived and restored: it loads, and says what it said before."""
+"""A real model of a real MLflow, archived and restored: it loads and gives the same predictions."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_own_file_of_the_notes_name_comes_back_in_place(tmp_path: Path, body: by
         assert files(disk.run) == mine and not result.problems
 
 
-def test_archives_whose_note_took_the_place_still_come_back(tmp_path: Path) -> None:
+def test_archives_whose_note_replaced_a_file_still_come_back(tmp_path: Path) -> None:
     """As an older version left them: its note lies where the user's own file has to go."""
     disk = Disk(tmp_path)
     mine = {NOTE_NAME: b"my thesis", "a": b"a"}
@@ -53,7 +53,7 @@ def test_archives_whose_note_took_the_place_still_come_back(tmp_path: Path) -> N
     assert files(disk.run) == mine and not result.problems and not result.notes
 
 
-def test_a_copy_of_a_note_beside_the_archive_is_no_owners_note(tmp_path: Path) -> None:
+def test_a_copy_of_a_note_next_to_the_archive_is_not_an_owners_note(tmp_path: Path) -> None:
     """A run that logs another run's note keeps it: it is neither passed over nor overwritten."""
     disk = Disk(tmp_path)
     fill(disk.run, {"a": b"a"})

@@ -160,8 +160,8 @@ def test_a_mail_that_leaves_under_another_date_is_of_the_day_it_was_noted(
     assert {(row["state"], row["announced_at"]) for row in published(settings, later).values()} == {("announced", later)}
 
 
-def test_a_dead_address_is_told_to_operators(tmp_path: Path, server: Server) -> None:
-    """The owner's server refuses for good: operators have it at the next notify, and the time is theirs."""
+def test_a_dead_address_is_reported_to_operators(tmp_path: Path, server: Server) -> None:
+    """The owner's server refuses permanently: operators have it at the next notify, and the time is theirs."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
     server.script_handler.script = Script(rcpt_replies={"ana@acme.com": "550 5.1.1 no such person"})
@@ -177,7 +177,7 @@ def test_a_dead_address_is_told_to_operators(tmp_path: Path, server: Server) -> 
 
 
 def test_without_a_mail_server_nothing_begins(tmp_path: Path, server: Server) -> None:
-    """Files that nobody was sent are no notice; the step says so."""
+    """Mail written to files is not a notice; the step says so."""
     settings = settings_of(tmp_path, server.port, mail={"backend": "file", "operators": ["oncall@acme.com"]})
     fill(settings)
     outcome = pipeline.archive_notify(settings, now=NOW)
@@ -211,7 +211,7 @@ EVIL = [
 ]  # fmt: skip
 
 
-def test_whoever_a_tag_names_operators_decide(tmp_path: Path, server: Server) -> None:
+def test_owners_outside_the_allowed_domains_are_replaced_by_operators(tmp_path: Path, server: Server) -> None:
     """Owners outside the allowed domains: one mail, to operators, that says why; it begins the grace period, and nothing is sent elsewhere."""
     settings = settings_of(tmp_path, server.port)
     fill(settings, runs=[run(f"{n:032x}", owner=owner, **AGED) for n, owner in enumerate(EVIL)])
@@ -251,8 +251,8 @@ def test_names_have_addresses_in_the_configuration(tmp_path: Path, server: Serve
     assert sorted(sorted(mail.recipients) for mail in server.accepted) == [["ana@partner.example", "oncall@acme.com"], ["oncall@acme.com"]]
 
 
-def test_a_notice_that_went_elsewhere_before_stands_for_nothing(tmp_path: Path, server: Server) -> None:
-    """An older version sent it wherever the tag said: one that was accepted begins anew with operators, one that waits is never sent."""
+def test_an_earlier_notice_to_another_address_does_not_count(tmp_path: Path, server: Server) -> None:
+    """An older version sent it wherever the tag said: one that was accepted begins again with operators, one that waits is never sent."""
     open_to_all = {
         "backend": "smtp",
         "host": "127.0.0.1",
@@ -403,7 +403,7 @@ def test_the_commands(tmp_path: Path, server: Server, monkeypatch: pytest.Monkey
 
 
 def test_a_month_later_it_is_due(tmp_path: Path, server: Server) -> None:
-    """Nights in between, each reading everything anew; nothing is due a day early, and a protection of the last day stops it."""
+    """Nights in between, each reading everything again; nothing is due a day early, and a protection of the last day stops it."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
     assert pipeline.archive_notify(settings, now=NOW).exit_code == 0

@@ -75,7 +75,7 @@ def test_a_file_that_was_written_through_another_name_stays(disk: Disk, monkeypa
     assert tree_of(disk.run) == {"a": b"two", "b": b"b"}
 
 
-def test_names_that_were_left_by_a_kill_are_no_change(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_left_by_a_killed_process_are_not_a_change(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed again and again between two names: the item goes on, and is not given up as one that keeps changing."""
     fill(disk.run, {"0": b"weights"})
     for number in range(1, 6):
@@ -193,7 +193,7 @@ def test_markers_of_folders_are_archived_and_come_back(world: World) -> None:
     assert result.problems == [] and world.here() == files
 
 
-def test_a_name_of_a_folder_with_bytes_is_told_of_before_anything_is_copied(world: World) -> None:
+def test_a_folder_name_with_bytes_of_its_own_is_reported_before_anything_is_copied(world: World) -> None:
     world.put("model/", b"bytes")
     [result] = world.apply()
     assert (result.state, world.here(), world.archive.objects) == ("failed", {"model/": b"bytes"}, {})

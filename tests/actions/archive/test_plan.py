@@ -44,7 +44,7 @@ def states(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def test_an_old_run_is_planned_with_bytes_and_reason(tmp_path: Path) -> None:
-    """One row per folder, whatever classes its bytes lie in; the item it stands for is what the archive acts on."""
+    """One row per folder, whatever classes its bytes lie in; its item is what the archive acts on."""
     rows = planned(
         tmp_path,
         given_settings(tmp_path, {}),
@@ -80,8 +80,8 @@ def test_an_old_run_is_planned_with_bytes_and_reason(tmp_path: Path) -> None:
     assert item.key == rows[0]["item_key"]
 
 
-def test_only_what_lies_there_now_counts(tmp_path: Path) -> None:
-    """Earlier stretches, earlier months of a store, and what is not MLflow's are no part of it."""
+def test_only_current_objects_count(tmp_path: Path) -> None:
+    """Earlier stretches, earlier months of a store, and what is not MLflow's are not a part of it."""
     closed = stored("a", 5, valid_from=OLD, valid_to=NOW - timedelta(days=1))
     before = stored("b", 7, month=date(2026, 10, 1))
     (row,) = planned(
@@ -125,7 +125,7 @@ def test_what_protects(tmp_path: Path) -> None:
     assert found == {name: ("protected", reason, None, None) for name, (*_, reason) in facts.items()} and len(rows) == len(facts)
 
 
-def test_bytes_of_a_run_nobody_knows_stay(tmp_path: Path) -> None:
+def test_bytes_of_an_unknown_run_stay(tmp_path: Path) -> None:
     """Measured before MLflow was read, or after it forgot: whose they are is not known."""
     rows = planned(tmp_path, given_settings(tmp_path, {}), runs=[run("a", **AGED)], artifact_bytes=[stored("z")])
     assert states(rows)["z"].startswith("its run is not known")
@@ -157,7 +157,7 @@ def test_tags_that_say_no_do_not_protect(tmp_path: Path, tags: str) -> None:
     }
 
 
-def test_the_margin_protects_whatever_the_policy_says(tmp_path: Path) -> None:
+def test_the_margin_protects_under_every_policy(tmp_path: Path) -> None:
     """A file younger than the margin, or dated in the future: something is still being written."""
     policy = {"select": {"experiment": "resnet*"}}
     runs = [run(name, **AGED) for name in "abc"]
@@ -406,7 +406,7 @@ def test_a_local_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path, store
     }
 
 
-def test_a_store_and_what_stands_behind_a_server_may_be_spelled_oddly(tmp_path: Path) -> None:
+def test_stores_and_server_roots_match_in_other_spellings(tmp_path: Path) -> None:
     """Azure's three names of one container."""
     place = "box@account.dfs.core.windows.net"
     given = given_settings(
@@ -567,7 +567,7 @@ def test_young_checkpoints_count_among_the_best(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_metrics_of_its_own_has_the_runs_at_its_step(tmp_path: Path) -> None:
-    """A training loop logs the loss to the run; nothing else at that step stands for the checkpoint."""
+    """A training loop logs the loss to the run; nothing else at that step is a value of the checkpoint."""
     world = checkpoints([None, None, None])
     world["run_metrics"] = [
         {**METRICS, "run_id": "a", "model_id": "", "step": step, "value": value, "is_last": step == 9}
@@ -612,7 +612,7 @@ def test_of_runs_the_best_of_their_experiment_are_kept(tmp_path: Path) -> None:
 
 
 def test_metrics_that_were_not_read_keep_everything(tmp_path: Path) -> None:
-    """A half-read list of values is no list."""
+    """A half-read list of values is not a list."""
     policy = {"select": {"kind": "checkpoint", "unused_for": "90d"}, "keep": {"best": 1, "by": "loss", "order": "min"}}
     half = [row for row in reads() if row["kind"] != "run_metrics"] + reads(state="unknown")[2:]
     rows = planned(tmp_path, given_settings(tmp_path, policy), **checkpoints([1.0, 2.0]), tracking_reads=half)
@@ -643,7 +643,7 @@ def test_a_folder_has_no_classes(tmp_path: Path) -> None:
 
 
 def test_a_bucket_that_keeps_versions_is_not_tiered(tmp_path: Path) -> None:
-    """As far as versions were seen in it, and in it alone; archiving is no matter of theirs."""
+    """As far as versions were seen in it, and in it alone; archiving does not concern them."""
     runs = [run(name, **AGED) for name in "ab"]
     found = [
         stored("a"),
@@ -752,7 +752,7 @@ def test_spellings_that_could_mean_everything_are_refused(select: dict[str, Any]
         parse_select(loose)
 
 
-def test_nothing_protected_is_ever_planned(tmp_path: Path) -> None:
+def test_protected_runs_are_never_planned(tmp_path: Path) -> None:
     """Every mix of facts, four hundred runs at once: planned only if every protection is absent."""
     expected, runs, found, versions = set(), [], [], []
     tags = ("{}", '{"runspend.keep": "false"}', '{"runspend.keep": "1"}', '{"runspend.hold": "x"}', '{"stage": "PRODUCTION"}')

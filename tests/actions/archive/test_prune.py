@@ -121,7 +121,7 @@ def test_a_cap_stops_before_the_first(tmp_path: Path) -> None:
 
 
 def test_what_is_protected_or_may_not_be_written_stays(tmp_path: Path) -> None:
-    """The server has no `write_token`: nothing is deleted, and that is said."""
+    """The server has no `write_token`: nothing is deleted, and that is reported."""
     given = given_settings(tmp_path, POLICY)
     done = prune(
         [item("a"), item("b")], given, protects=lambda i: "its tag runspend.keep" if i.owner_id == "a" else None, active={"prod": 10}

@@ -112,7 +112,7 @@ def test_files_come_back_with_their_modes(disk: Disk) -> None:
     assert all((disk.run / name).stat().st_mtime >= began - 1 for name in modes)
 
 
-def test_an_object_that_came_back_as_something_else_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_came_back_as_something_else_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one that was never deleted, the store makes another state: what it made is read."""
     world = World()
     world.put("a", b"whole")
@@ -155,7 +155,7 @@ def test_two_restores_into_one_folder_do_not_mix(disk: Disk, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("lock", ["a link", "not there"])
-def test_a_lock_file_that_is_no_lock(disk: Disk, monkeypatch: pytest.MonkeyPatch, lock: str) -> None:
+def test_a_lock_file_that_is_not_a_lock(disk: Disk, monkeypatch: pytest.MonkeyPatch, lock: str) -> None:
     """A link leads nowhere, and a disk without locks is named."""
     fill(disk.run, {"a": b"a"})
     disk.apply()
@@ -188,7 +188,7 @@ def no_locks(*_: Any) -> None:
     raise OSError(errno.ENOLCK, "No locks available")
 
 
-def test_a_folder_that_is_swapped_for_a_link_gives_nobody_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_in_place_of_a_folder_gives_its_mode_to_no_other_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the link points to keeps its own."""
     (tmp_path / "store").mkdir()
     (tmp_path / "outside").mkdir(mode=0o700)
@@ -246,7 +246,7 @@ def test_the_newest_of_each_name_comes_back(disk: Disk) -> None:
         assert (disk.folder / path.name / "a").read_bytes() == body
 
 
-def test_checkpoints_and_models_of_a_run_come_back_beside_each_other(disk: Disk) -> None:
+def test_checkpoints_and_models_of_a_run_come_back_next_to_each_other(disk: Disk) -> None:
     fill(disk.run, {"checkpoints/1/w": b"1", "checkpoints/2/w": b"2", "log": b"l"})
     fill(disk.source / "1/models/m-7/artifacts", {"MLmodel": b"m"})
     model = disk.item(owner_kind="logged_model", owner_id="m-7", prefix="1/models/m-7/artifacts")
@@ -258,7 +258,7 @@ def test_checkpoints_and_models_of_a_run_come_back_beside_each_other(disk: Disk)
     assert found == {"checkpoints/1/w": b"1", "checkpoints/2/w": b"2", "log": b"l", "m-7/MLmodel": b"m"}
 
 
-def test_without_the_right_to_delete_the_note_stays_and_is_told(disk: Disk) -> None:
+def test_without_the_right_to_delete_the_note_stays_and_is_reported(disk: Disk) -> None:
     fill(disk.run, {"a": b"a"})
     disk.apply()
     stores = [store.model_copy(update={"delete_credentials": None}) for store in disk.settings.stores]
@@ -374,7 +374,7 @@ def test_a_delete_that_is_killed_with_a_file_in_its_hands(disk: Disk, monkeypatc
     assert {path.name: path.read_bytes() for path in (disk.folder / "back").iterdir()} == {"a": b"a", "b": b"b"}
 
 
-def test_a_store_that_is_never_looked_into_stops_nobody(disk: Disk) -> None:
+def test_a_store_that_is_not_measured_does_not_stop_a_restore(disk: Disk) -> None:
     fill(disk.run, {"a": b"a"})
     disk.apply()
     given = disk.settings.model_copy(update={"stores": [ArtifactStore(uri="hdfs://name/mlflow", measure="none"), *disk.settings.stores]})
@@ -382,7 +382,7 @@ def test_a_store_that_is_never_looked_into_stops_nobody(disk: Disk) -> None:
     assert verify(given, Records(disk.home), now=datetime.now(timezone.utc)).archives == 1
 
 
-def test_a_place_that_is_no_store_any_more(disk: Disk) -> None:
+def test_a_place_that_is_no_longer_a_store_is_refused(disk: Disk) -> None:
     fill(disk.run, {"a": b"a"})
     disk.apply()
     gone = disk.settings.model_copy(update={"stores": disk.settings.stores[1:]})

@@ -1,4 +1,4 @@
-"""What was brought back: an archiver that was stopped cannot take it again, it is as it was last archived, and MLflow is told, in the end."""
+"""What was brought back: an archiver that was stopped cannot take it again, it is as it was last archived, and MLflow's tags follow in the end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def archived_entries(world: World) -> list[Entry]:
 # --- nobody takes it again -----------------------------------------------------------------------------------------------
 
 
-def test_nobody_archives_while_something_comes_back(world: World) -> None:
+def test_nothing_is_archived_while_it_is_restored(world: World) -> None:
     world.put("a", b"a")
     world.apply()
     lease = take_lease(world.records)  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def test_what_was_removed_after_it_came_back_stays_removed(world: World, tmp_pat
     assert world.restorable() == world.here()
 
 
-def test_what_came_back_before_its_archive_was_over_is_archived_anew(world: World) -> None:
+def test_a_run_restored_before_its_archiving_ended_is_archived_again(world: World) -> None:
     """When the margin is over, and is whole: as it is by then."""
     world.put("a", b"a")
     world.may_delete = False
@@ -179,7 +179,7 @@ def test_what_came_back_twice_is_noted_once(world: World) -> None:
     assert world.here() == {"b": b"b"}
 
 
-def test_what_was_told_of_it_before_it_came_back_counts_no_more(world: World) -> None:
+def test_notices_sent_before_a_restore_no_longer_count(world: World) -> None:
     """Whether a plan is made before its store is measured again or not."""
     world.put("a", b"a")
     world.apply()
@@ -232,7 +232,7 @@ def test_a_restore_may_be_killed_anywhere(world: World) -> None:
 
 
 def test_what_was_written_is_read_back(world: World) -> None:
-    """A store that keeps other bytes is told of, and what came back so does not count as back."""
+    """A store that keeps other bytes is reported, and what came back so does not count as back."""
     for name in "ab":
         world.put(name, name.encode())
     world.apply()
@@ -308,7 +308,7 @@ def record_archived(records: Records, run: str, days: int = 0, **changes: Any) -
     return ArchiveRecords(records).save(archive)
 
 
-def test_what_cannot_be_told_is_tried_again_and_said_once(tmp_path: Path, words: Words) -> None:
+def test_a_tag_that_mlflow_does_not_take_is_retried_and_reported_once(tmp_path: Path, words: Words) -> None:
     settings, records = given(tmp_path)
     for number in range(5):
         record_archived(records, f"run{number}")
@@ -323,7 +323,7 @@ def test_what_cannot_be_told_is_tried_again_and_said_once(tmp_path: Path, words:
     assert tag_archived(settings, records) == [] and len(words.said) == 6
 
 
-def test_what_came_back_is_told_later_too(tmp_path: Path, words: Words) -> None:
+def test_a_restored_run_is_tagged_later_too(tmp_path: Path, words: Words) -> None:
     """A server that was down when the run came back: nothing says archived of it afterwards, though that was never told either."""
     settings, records = given(tmp_path)
     old, new = record_archived(records, "run1"), record_archived(records, "run1", days=1)
@@ -338,7 +338,7 @@ def test_what_came_back_is_told_later_too(tmp_path: Path, words: Words) -> None:
     assert tag_restored(settings, records, "run1") == [] and words.said == [("restored", "run1")] * 2
 
 
-def test_an_older_archive_is_not_told_of_in_place_of_a_newer_one(tmp_path: Path, words: Words) -> None:
+def test_an_older_archive_is_not_tagged_in_place_of_a_newer_one(tmp_path: Path, words: Words) -> None:
     settings, records = given(tmp_path)
     record_archived(records, "run1")
     record_archived(records, "run1", days=1)
@@ -355,8 +355,8 @@ class NothingMeasured:
         return []
 
 
-def test_what_expired_is_no_part_of_the_whole(tmp_path: Path) -> None:
-    """Caps are a share of what an archive store that is not measured holds; what a policy deleted from it is not there any more."""
+def test_expired_archives_are_not_part_of_the_total(tmp_path: Path) -> None:
+    """Caps are a share of what an archive store that is not measured holds; what a policy deleted from it is not there any longer."""
     _, records = given(tmp_path)
     gone = record_archived(records, "run1")
     record_archived(records, "run2")

@@ -74,8 +74,8 @@ def test_more_than_was_announced_is_left_alone(world: World) -> None:
 
 @pytest.mark.parametrize("anew", [{"objects": 5, "bytes": 9_000}, {"objects": 5, "bytes": 9_000, "policy_digest": "1" * 8}])
 @pytest.mark.parametrize("is_cut", [False, True])
-def test_what_was_announced_anew_goes_on(world: World, anew: dict[str, Any], is_cut: bool) -> None:
-    """Begun under another notice: that one does not count for ever."""
+def test_a_move_that_was_announced_again_goes_on(world: World, anew: dict[str, Any], is_cut: bool) -> None:
+    """Begun under another notice: that one does not count forever."""
     first = make_item(objects=4, bytes=6_012)
     protects = lambda item: None if item.policy_digest == anew.get("policy_digest", "0" * 8) else "another policy"  # noqa: E731
     world.may_delete = is_cut
@@ -92,7 +92,7 @@ def test_what_was_announced_anew_goes_on(world: World, anew: dict[str, Any], is_
     assert world.here() == {} and world.restorable() == {**FILES, **{f"brought{number}": b"b" * 900 for number in range(3)}}
 
 
-def test_an_archive_that_is_to_go_elsewhere_begins_anew_unless_it_is_cut(world: World) -> None:
+def test_an_archive_with_a_new_destination_starts_again_unless_deletion_began(world: World) -> None:
     """A class that was announced before is not the one that a policy names now."""
     world.protection = "legal hold"
     assert states(world, make_item(action="tier", to="GLACIER_IR")) == [("protected", "legal hold")]
@@ -344,7 +344,7 @@ def test_two_items_share_the_caps() -> None:
         world.apply(*items)
 
 
-def test_a_store_nobody_measured_is_not_touched(world: World) -> None:
+def test_a_store_that_was_not_measured_is_not_touched(world: World) -> None:
     with pytest.raises(CapPassed, match="its size is unknown"):
         world.apply(known=lambda uri: None)
     assert world.archive.objects == {}
@@ -449,7 +449,7 @@ def test_one_object_that_cannot_be_copied_keeps_the_whole_run_in_place(world: Wo
     assert states(world) == [("archived", None)]
 
 
-def test_a_copy_that_changed_after_it_was_read_back_is_made_anew(world: World) -> None:
+def test_a_copy_that_changed_after_it_was_verified_is_made_again(world: World) -> None:
     world.may_delete = False
     world.apply()
     key = next(key for key, kept in world.archive.objects.items() if kept.body == FILES["model/MLmodel"])
@@ -460,7 +460,7 @@ def test_a_copy_that_changed_after_it_was_read_back_is_made_anew(world: World) -
     assert states(world) == [("archived", None)] and world.restorable() == FILES
 
 
-def test_what_is_written_between_copy_and_delete_is_left_and_told(world: World) -> None:
+def test_a_file_written_between_copy_and_delete_is_kept_and_reported(world: World) -> None:
     def write() -> None:
         if any(what.startswith("list") and ARCHIVE in what for what in world.faults.made):
             world.faults.after = lambda: None
@@ -529,7 +529,7 @@ def test_anything_at_every_call(kind: str) -> None:
 
 
 def test_written_again_at_every_call() -> None:
-    """Somebody writes an object anew between any two calls: what they wrote is never lost, and never deleted while it is new."""
+    """Somebody rewrites an object between any two calls: what they wrote is never lost, and never deleted while it is new."""
     for call in range(1, calls_of_a_run() + 1):
         world = World()
         for name, body in FILES.items():
@@ -612,7 +612,7 @@ def test_an_archiver_that_lost_its_lease_changes_nothing(world: World) -> None:
         world.close()
 
 
-def test_what_was_done_before_the_lease_was_lost_is_told() -> None:
+def test_work_done_before_the_lease_was_lost_is_reported() -> None:
     """Three items, and at every call another archiver takes over: each that is whole by then has been told of, once, and none that is not."""
     items = [make_item(run_id=run, owner_id=run, prefix=f"1/{run}/artifacts") for run in ("run1", "run2", "run3")]
 
@@ -650,7 +650,7 @@ def test_what_was_done_before_the_lease_was_lost_is_told() -> None:
     assert counts >= {(0, True), (1, True), (2, True), (3, False)}
 
 
-def test_what_cannot_begin_is_told_before_a_cap_stops_the_rest() -> None:
+def test_items_that_cannot_begin_are_reported_before_a_cap_stops_the_rest() -> None:
     """A name that could not be restored is told of also on a night that does nothing."""
     world = World(max_objects=1)
     world.put("a\\b", b"poison", prefix="1/run2/artifacts")
@@ -764,7 +764,7 @@ def test_a_class_is_asked_about_while_it_changes(world: World, ticking: Ticking)
     assert len(changed) == 2
 
 
-def test_nobody_restores_an_archive_that_is_going(world: World) -> None:
+def test_an_archive_that_is_being_deleted_is_not_restored(world: World) -> None:
     world.apply()
     item = expiring(world)
     world.advance(days=400)

@@ -62,7 +62,7 @@ class Buckets:
             {"uri": f"s3://{self.source}/", "endpoint": endpoint, **({"delete_credentials": "(env)"} if may_delete else {})},
             {"uri": f"s3://{self.archive}/cold/", "endpoint": endpoint, "delete_credentials": "(env)"},
         )
-        # What these tests write is new: a margin of nothing stands for the days that would have to pass.
+        # What these tests write is new: a margin of nothing replaces the days that would have to pass.
         limits = self.settings.archive.model_copy(update={"margin": timedelta(0), "clock_skew": timedelta(minutes=5)})
         self.settings = self.settings.model_copy(update={"archive": limits})
         for name, body in FILES.items():
@@ -141,7 +141,7 @@ def test_deletes_only_what_was_looked_at(objects: tuple[ObjectStore, ObjectStore
     assert store.write("a", [b"again"], size=5).size == 5
 
 
-def test_a_version_is_deleted_for_good_and_older_ones_stay_hidden(server: S3Server) -> None:
+def test_a_version_is_deleted_permanently_and_older_ones_stay_hidden(server: S3Server) -> None:
     client, bucket = server.client(), f"versions-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=bucket)
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})

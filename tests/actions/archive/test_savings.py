@@ -112,7 +112,7 @@ def test_one_unknown_part_makes_the_sum_unknown() -> None:
 
 
 def test_saving_is_at_the_bills_own_rate(tmp_path: Path) -> None:
-    """310.00 for the 31 days of October and 4,000 bytes in the bucket: 1,000 of them cost 77.50 a month; requests are no storage."""
+    """310.00 for the 31 days of October and 4,000 bytes in the bucket: 1,000 of them cost 77.50 a month; requests are not storage."""
     bill = [line("ml", f"2026-10-{day:02d}", "10") for day in range(1, 32)] + [
         line("ml", "2026-10-05", "999", consumed_unit="Requests"),
         line("ml", "2026-11-05", "999"),
@@ -218,7 +218,7 @@ def test_an_archive_of_unknown_class_has_the_rate_of_its_bucket() -> None:
     assert price_item("delete", None, "s3://cold", [part("UNKNOWN", 3, 100)], rates, NOW).monthly_saving == 50
 
 
-def test_prices_of_the_settings_stand_before_ours() -> None:
+def test_prices_of_the_settings_come_before_list_prices() -> None:
     """Also for a class we know nothing of; in the plan's currency, by the rate of the day, or not at all."""
     mine = {"provider": "s3", "storage_class": "glacier_ir", "month_per_gb": "0.0039", "currency": "EUR", "minimum_days": 60}
     other = {"provider": "s3", "storage_class": "COLD_ONES", "month_per_gb": "0.5", "currency": "CHF"}
@@ -233,7 +233,7 @@ def test_prices_of_the_settings_stand_before_ours() -> None:
 
 
 def test_every_price_says_where_it_is_from() -> None:
-    """One row per class, each with a page, and colder is never dearer to keep."""
+    """One row per class, each with a page, and colder is never more expensive to keep."""
     rows = list(csv.DictReader(files("runspend.actions.archive").joinpath("storage_rates.csv").read_text(encoding="utf-8").splitlines()))
     assert len({(row["provider"], row["storage_class"]) for row in rows}) == len(rows)
     assert all("pric" in row["source"] for row in rows)

@@ -1,4 +1,4 @@
-"""A tracking server that gives no answer keeps everything, and is told of: exit code 3, and one mail a day."""
+"""A tracking server that gives no answer keeps everything, and is reported: exit code 3, and one mail a day."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.archive_world import make_item
 SILENT = "whether MLflow still needs it is unknown: cannot reach prod: connection refused"
 
 
-def test_operators_are_told_once_a_day_and_the_command_ends_with_3(tmp_path: Path) -> None:
+def test_operators_are_mailed_once_a_day_and_the_command_exits_with_3(tmp_path: Path) -> None:
     settings, records = given_settings(tmp_path, {}, mail={"backend": "file", "operators": ["oncall@acme.com"]}), Records(tmp_path)
     for _ in range(2):
         outcome = Outcome("archive apply")
@@ -41,7 +41,7 @@ def test_operators_are_told_once_a_day_and_the_command_ends_with_3(tmp_path: Pat
     assert "connection refused" in " ".join(mail.read_text().split())
 
 
-def test_answers_are_no_alarm(tmp_path: Path) -> None:
+def test_servers_that_answer_raise_no_alarm(tmp_path: Path) -> None:
     outcome = Outcome("archive apply")
     tell_unanswered(
         given_settings(tmp_path, {}), Records(tmp_path), outcome, [(make_item(), "its tag runspend.keep"), (make_item(), None)], NOW

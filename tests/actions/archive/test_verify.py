@@ -1,4 +1,4 @@
-"""The monthly look at the archive: everything listed, a sample read, what is damaged told with all that is known of it."""
+"""The monthly look at the archive: everything listed, a sample read, damage reported with all that is known about it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_sample_is_fair() -> None:
 @pytest.mark.parametrize(
     ("damage", "told"), [("gone", "is missing"), ("cut", "has 99 bytes, not 100"), ("flipped", "has other bytes: sha256 ")]
 )
-def test_damage_is_told_with_all_that_is_known(world: World, damage: str, told: str) -> None:
+def test_damage_is_reported_with_all_that_is_known(world: World, damage: str, told: str) -> None:
     body = b"7" * 100
     kept = copy_of(world, body)
     key = next(key for key, found in world.archive.objects.items() if found is kept)
@@ -107,7 +107,7 @@ def test_damage_is_told_with_all_that_is_known(world: World, damage: str, told: 
     assert look(world, full=True).damaged[0].endswith("The same bytes are in their own place.")
 
 
-def test_damage_tells_of_equal_bytes_elsewhere(world: World) -> None:
+def test_a_damage_report_names_equal_bytes_elsewhere(world: World) -> None:
     world.put("copy", b"7" * 100, prefix="1/run2/artifacts")
     world.put("again", b"7" * 100, prefix="1/run2/artifacts")
     world.apply(make_item(run_id="run2", owner_id="run2", prefix="1/run2/artifacts"))
@@ -132,7 +132,7 @@ def test_what_was_written_since_is_read_first(world: World) -> None:
     ]
 
 
-def test_a_class_that_cannot_be_read_now_is_no_damage(world: World) -> None:
+def test_a_storage_class_that_cannot_be_read_now_is_not_damage(world: World) -> None:
     for kept in world.archive.objects.values():
         if not kept.body.startswith(b"{"):
             kept.storage_class = "DEEP_ARCHIVE"
@@ -165,7 +165,7 @@ def test_copies_that_no_manifest_names_are_counted(world: World) -> None:
     assert (found.left_over, found.left_over_bytes, found.damaged) == (2, 18, [])
 
 
-def test_the_price_of_reading_is_told_first(world: World) -> None:
+def test_the_price_of_reading_is_stated_first(world: World) -> None:
     for key, kept in world.archive.objects.items():
         if "/data/" in key:
             kept.storage_class = "GLACIER_IR"

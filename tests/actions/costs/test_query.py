@@ -83,7 +83,7 @@ def test_where_selects_by_value_by_either_value_and_by_no_value(config: Path) ->
     assert costs(config, "--where", quoted) == []
 
 
-def test_no_charges_are_said_on_standard_error(config: Path) -> None:
+def test_the_lack_of_charges_is_stated_on_standard_error(config: Path) -> None:
     done = run_here("costs", "--period", "2027-01", "--config", str(config))
     assert (done.stdout, done.stderr.splitlines()[-1]) == ("no rows\n", "No charges match. The newest charge is from 2026-10-03.")
 

@@ -1,4 +1,4 @@
-"""`explain` tells every charge behind a cost, and why there is none; what is printed adds up, and JSON has every digit."""
+"""`explain` shows every charge behind a cost, or why there is none; printed amounts add up, and JSON has every digit."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_why_a_run_with_a_wild_clock_and_a_gap_is_less_certain(reader: Reader) -
     assert explanation_as_json(found)["gaps"] == [["2026-10-01T02:15:00Z", "2026-10-01T10:00:00Z"]]
 
 
-def test_a_tag_of_another_time_is_said(reader: Reader) -> None:
+def test_a_tag_of_another_time_is_stated(reader: Reader) -> None:
     """The bill's tag is a claim: what it says of hours in which the run was not there is the run's, with a word beside it."""
     assert "1 charge with its tag is for times when it did not run" in run_as_text(explained(reader, w.TAGGED))
     assert "other_time" in line_as_text(explain_line(reader, "line-301"))
@@ -116,7 +116,7 @@ def test_the_shape_of_a_run(reader: Reader) -> None:
     assert "  aws 2026-10 v2   1 Oct        +24.5760 USD  EC2" in run_as_text(explained(reader, w.BIG), history=True)
 
 
-def test_a_sum_that_is_not_right_is_said(warehouse: ParquetWarehouse, tmp_path: Path) -> None:
+def test_a_sum_that_does_not_add_up_is_stated(warehouse: ParquetWarehouse, tmp_path: Path) -> None:
     """A ledger and a `run_costs` that differ: the difference is printed, and nothing is ticked."""
     other = w.make_explained(tmp_path / "warehouse")
     (unit,) = other.states("run_costs")
@@ -138,7 +138,7 @@ def test_a_sum_that_is_not_right_is_said(warehouse: ParquetWarehouse, tmp_path: 
         assert "✓" in run_as_text(explained(reader, w.SMALL))
 
 
-def test_a_long_run_is_told_by_day(reader: Reader) -> None:
+def test_a_long_run_is_explained_by_day(reader: Reader) -> None:
     """72 hours are three rows that say so; --full has them all; both add up to the same."""
     found = explained(reader, w.LONG)
     short, full = run_as_text(found), run_as_text(found, full=True)
@@ -304,7 +304,7 @@ def test_json_has_every_digit_as_text(reader: Reader) -> None:
 
 
 def test_people_are_shown_only_where_they_may_be(reader: Reader) -> None:
-    """With `mail.people: hide` neither user nor owner is told."""
+    """With `mail.people: hide` neither user nor owner is shown."""
     hidden = w.SETTINGS.model_copy(update={"mail": w.SETTINGS.mail.model_copy(update={"people": "hide"})})
     assert "ben" in run_as_text(explained(reader, w.BIG))
     assert "ben" not in run_as_text(explain_run(reader, w.BIG, hidden, now=w.NOW))

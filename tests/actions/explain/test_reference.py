@@ -66,12 +66,12 @@ def test_a_question_has_nothing_that_differs_between_the_engines(path: Path) -> 
 
 
 @pytest.mark.parametrize("run_id", [w.BIG, w.TAGGED, w.LOST, w.PARENT, w.NOWHERE, w.LATE, w.ELSEWHERE, w.EXCLUDED])
-def test_both_engines_explain_a_run_alike(ours: Reader, reference: Any, run_id: str) -> None:
+def test_both_engines_explain_a_run_equally(ours: Reader, reference: Any, run_id: str) -> None:
     """Every value, to the last decimal, and the same reason where there is no cost."""
     assert explain_run(ours, run_id[:8], w.SETTINGS, now=w.NOW) == explain_run(reference, run_id[:8], w.SETTINGS, now=w.NOW)
 
 
-def test_both_engines_explain_a_machine_and_a_line_alike(ours: Reader, reference: Any) -> None:
+def test_both_engines_explain_a_machine_and_a_line_equally(ours: Reader, reference: Any) -> None:
     """Hours, users, parts."""
     assert explain_resource(ours, "m1") == explain_resource(reference, "m1")
     assert explain_line(ours, "…00000b") == explain_line(reference, "…00000b")

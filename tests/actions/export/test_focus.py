@@ -230,7 +230,7 @@ def test_the_toolkits_lint_accepts_it(reader: Reader, tmp_path: Path, kind: str)
 
 
 def test_the_lint_would_notice(reader: Reader, tmp_path: Path) -> None:
-    """A ratio key that is not FOCUS's, a cost that is no number: the lint above can fail."""
+    """A ratio key that is not FOCUS's, a cost that is not a number: the lint above can fail."""
     export_focus(reader, MONTH, tmp_path / "may.csv", version="1.4")
     text = (tmp_path / "may.csv").read_text(encoding="utf-8")
     (tmp_path / "wrong.csv").write_text(text.replace('""x_AllocatedTo""', '""AllocatedTo""', 1), encoding="utf-8")
@@ -313,7 +313,7 @@ def test_a_file_that_is_not_the_bill_is_not_left(reader: Reader, tmp_path: Path,
         export_focus(reader, MONTH, tmp_path / "nowhere" / "may.csv")
 
 
-def test_rows_do_not_hang_on_how_they_are_read(reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_do_not_depend_on_how_they_are_read(reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stretch of days at a time, or all at once: the same rows."""
     export_focus(reader, MONTH, tmp_path / "once.csv")
     monkeypatch.setattr(export_module, "STRETCH_ROWS", 50)
@@ -339,7 +339,7 @@ def pooled_world() -> SmallWorld:
 
 
 def test_pooled_charges_sums_out_of_scope_and_sharing(tmp_path: Path) -> None:
-    """Lines priced together are one origin charge with what they agree on; what is out of scope is sums; spread pots come to nothing."""
+    """Lines priced together are one origin charge with what they agree on; what is out of scope is sums; spread shared costs come to nothing."""
     settings = Settings.model_validate({"sharing": {"shared": "proportional", "idle": "even"}})
     run_on_duckdb(pooled_world(), tmp_path / "warehouse", settings=settings)
     summarize_on_duckdb(pooled_world(), tmp_path / "warehouse", settings=settings)
@@ -458,7 +458,7 @@ def ladder_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 
 @pytest.mark.parametrize("stretch_rows", [1, 1_500_000])
-def test_charges_of_every_rule_add_up_whatever_the_days(
+def test_charges_of_every_rule_add_up_over_any_days(
     ladder_reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch_rows: int
 ) -> None:
     """Buckets billed day by day are charges of the month: in each charge of each rule the four costs are its lines', and all rows are the bill."""
@@ -525,7 +525,7 @@ def test_the_views_rows_have_one_date_a_charge_on_both_engines(ladder_reader: Re
         assert total(r[cost] for r in view.to_pylist()) == total(l[snake(cost)] for l in lines)
 
 
-def test_the_view_is_googlesql_that_both_engines_read_alike() -> None:
+def test_the_view_is_googlesql_with_equal_rows_on_both_engines() -> None:
     """Nothing in it differs between DuckDB and BigQuery; it has no parameter, so it can be a view."""
     assert lint(focus_view()) == []
     assert "@" not in focus_view()

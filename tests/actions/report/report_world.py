@@ -57,7 +57,7 @@ def _on_duckdb(sql: str) -> str:
 
 
 def costs(effective: str | Decimal, **more: str) -> dict[str, Decimal]:
-    """The four measures: all `effective` unless said otherwise."""
+    """The four measures: all `effective` unless stated otherwise."""
     unit = Decimal(1).scaleb(-22)
     return {
         m: Decimal(more.get(m, effective)).quantize(unit, context=Context(prec=60))

@@ -28,8 +28,8 @@ from runspend.actions.report.figures import MEASURES, ReportFigures
 from runspend.actions.report.render import content_policy, render_page
 from runspend.config.settings import Budget, MailSettings, Settings
 from runspend.interfaces import night_summary
-from tests.hostile_names import FORMULAS, PAYLOADS, with_names
 from tests.actions.report.report_world import NOW, TableReader, month_world
+from tests.hostile_names import FORMULAS, PAYLOADS, with_names
 
 
 def figures_with(names: dict[str, str] | None = None, **settings: object) -> ReportFigures:
@@ -145,7 +145,7 @@ def test_two_currencies_share_a_page_and_no_sum(tmp_path: Path) -> None:
     assert "17,666.13 EUR" in index
 
 
-def test_a_budgets_forecast_stands_beside_it() -> None:
+def test_a_budget_is_shown_with_its_forecast() -> None:
     """The figure, its range, the day the budget is passed around if it is not yet, and a whisker on the bar; nothing without a forecast."""
     world = month_world()
     vision = world["budget_status"][0]

@@ -1,4 +1,4 @@
-"""The night in the terminal."""
+"""The summary of a pipeline run in the terminal."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_lists_are_broken_at_the_width(figures: ReportFigures, width: int) -> No
     assert all(f"source number {i}" in text for i in range(12))
 
 
-def test_a_difference_from_the_export_is_said() -> None:
+def test_a_difference_from_the_export_is_stated() -> None:
     """A ledger that is not the bill is not called equal."""
     world = month_world()
     world["billing_lines"].pop()
@@ -88,7 +88,7 @@ def test_claims_that_found_nothing_come_first_and_shares_of_types_after_the_mone
 
 
 def test_several_months_and_no_charges(figures: ReportFigures) -> None:
-    """The newest month is told in full, older ones in a line; an empty month says so."""
+    """The newest month is shown in full, older ones in a line; an empty month says so."""
     october = plan_report(TableReader(month_world()), "2026-10", settings=Settings(), now=NOW)
     text = render_summary([figures, october], NIGHT)
     assert "NOVEMBER 2026" in text

@@ -81,7 +81,7 @@ def test_working_hours_prove_nothing() -> None:
     assert abs(found.score) < 0.15
 
 
-def test_a_machine_that_is_by_elimination_fits_everybody_alike() -> None:
+def test_a_machine_that_is_always_on_fits_all_runs_equally() -> None:
     """… and so proves nothing of anybody."""
     ran = [min(1.0, jobs(random.Random("on"), 40).get(h, 0.0)) for h in range(LENGTH)]
     assert fit([1.0] * LENGTH, ran).score == pytest.approx(0, abs=1e-9)
@@ -96,7 +96,7 @@ def test_chance_is_the_mean_over_all_other_slots(seed: int) -> None:
     assert fit(billed, ran, is_daily=True).chance == pytest.approx(2 * slow / (sum(billed) + sum(ran)))
 
 
-def test_runs_beside_one_another_share_a_machine() -> None:
+def test_simultaneous_runs_share_a_machine() -> None:
     """Four at once on one machine are a crowd of four; with a machine each they are none."""
     assert crowding([1.0, 1.0, 0.0], [4.0, 4.0, 1.0]) == 4
     assert crowding([4.0, 4.0], [4.0, 2.0]) == 1
@@ -150,7 +150,7 @@ def test_accelerators_that_are_always_on_are_those_runs_that_nothing_else_explai
     assert (last.group.values, last.values, last.is_by_elimination) == (("p4d.24xlarge",), ("bert",), True)
 
 
-def test_hours_do_not_tell_two_boxes_apart_and_so_they_are_one_pool() -> None:
+def test_machines_with_the_same_hours_are_one_pool() -> None:
     """Two accelerators that are always on: their runs share both."""
     dice = random.Random("boxes")
     on = dict.fromkeys(range(LENGTH), 1.0)
@@ -196,7 +196,7 @@ def test_training_jobs_are_matched_by_their_hours_and_by_nothing_else() -> None:
     assert found_in([job], [runs("churn", others)]) == ()
 
 
-def test_runs_beside_one_another_are_explained_as_a_pool_splits_them() -> None:
+def test_simultaneous_runs_are_explained_as_a_pool_splits_them() -> None:
     """Three at once in one hour of three, and one in each of the others: somebody has the machine all the time."""
     hours = {h: 3.0 if h % 3 == 0 else 1.0 for h in range(0, LENGTH, 2)}
     (match,) = found_in([machines(dict.fromkeys(range(LENGTH), 1.0), price=2, gpus=1, instance_type="g5.xlarge")], [runs("bert", hours)])
@@ -226,7 +226,7 @@ def test_a_pool_that_names_machines_of_another_comes_after_it() -> None:
     assert list(in_order((one, apart), evidence)) == [apart, one]
 
 
-def test_accelerators_beside_machines_of_runs_come_before_dearer_ones() -> None:
+def test_accelerators_next_to_machines_of_runs_come_before_more_expensive_ones() -> None:
     """Where no bucket says whose account it is: the inference machines of another account cost more, and serve no runs."""
     dice = random.Random("beside")
     on, spot = dict.fromkeys(range(LENGTH), 1.0), jobs(dice, 20)
@@ -241,7 +241,7 @@ def test_accelerators_beside_machines_of_runs_come_before_dearer_ones() -> None:
     assert {m.group.account for m in found_in(everybody, [runs("churn", spot), runs("bert", jobs(dice, 40))])} == {"1111"}
 
 
-def test_runs_are_told_apart_by_what_tells_most() -> None:
+def test_runs_are_grouped_by_the_most_telling_property() -> None:
     """By user, where each user has machines of their own and experiments are everybody's."""
     dice = random.Random("users")
     ran, billed = [], []
@@ -258,8 +258,8 @@ def test_runs_are_told_apart_by_what_tells_most() -> None:
     assert pairs(matches) == {(("type-ana",), ("ana",)), (("type-ben",), ("ben",))}
 
 
-def test_jobs_of_every_night_are_found() -> None:
-    """Machines that come at one o'clock each night for runs that do so too: each day is like the next, and yet it is no chance."""
+def test_nightly_jobs_are_found() -> None:
+    """Machines that come at one o'clock each night for runs that do so too: each day is like the next, and yet it is not chance."""
     dice = random.Random("nightly")
     own = {day * 24 + hour: 1.0 for day in range(DAYS) for hour in range(1, dice.randrange(4, 9))}
     (match,) = found_in(
@@ -292,7 +292,7 @@ def test_a_name_that_is_a_glob_of_other_names_is_not_proposed() -> None:
     assert pairs(found_in(billed[:1], [runs("what works?", own)])) == {(("m5.large",), ("what works?",))}
 
 
-def test_one_meeting_is_no_proof() -> None:
+def test_one_short_overlap_is_not_evidence() -> None:
     """A machine of an afternoon and a run of that afternoon."""
     own = {100: 1.0, 101: 1.0}
     assert found_in([machines(own, instance_type="m5.xlarge")], [runs("once", own)]) == ()

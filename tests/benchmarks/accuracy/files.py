@@ -70,7 +70,7 @@ CALLS = {"1.0": {}, "1.2": {}, "1.3": {"ProviderName": "ServiceProviderName", "P
 
 
 def write_bill(folder: Path, lines: Iterable[Line], bucket: str, version: str) -> None:
-    """One CSV a billing period, each written anew: what was delivered before is replaced."""
+    """One CSV a billing period, each written again: what was delivered before is replaced."""
     columns = [c for c in COLUMNS if c not in LACKS[version]]
     folder.mkdir(exist_ok=True)
     by_period: dict[str, list[dict[str, str]]] = {}

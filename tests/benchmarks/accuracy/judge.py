@@ -31,7 +31,7 @@ RunNight = Callable[[Path, str], None]  # folder of runspend.yaml, --now
 
 @dataclass
 class Rule:
-    """What one rule of the ladder did in a world (`all`: all of them, and what no rule settled)."""
+    """What one allocation rule did in a world (`all`: all of them, and what no rule settled)."""
 
     name: str
     truth: Fraction = NO_COST  # what runs truly have of the charges it settled
@@ -124,7 +124,7 @@ def _conservation(world: World, allocations: list[dict[str, Any]]) -> list[str]:
 
 
 def _charges(warehouse: Path) -> dict[str, list[int]]:
-    """Charge -> numbers of the lines it stands for."""
+    """Charge -> numbers of the lines it represents."""
     numbers = {row["line_id"]: int(row["charge_description"].removeprefix("line ")) for row in _read(warehouse, "billing_lines")}
     charges = {line_id: [number] for line_id, number in numbers.items()}
     made: dict[str, list[int]] = defaultdict(list)

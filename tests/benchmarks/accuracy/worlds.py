@@ -375,7 +375,7 @@ def autoscaled(world: World) -> None:
     }
     google |= {"SubAccountId": "acme-ml", "BillingAccountId": "01AB23-45CD67-89EF01"}
     world.bill_machines(columns=google)
-    for line in list(world.lines):  # a licence by the hour, which makes the machine no longer
+    for line in list(world.lines):  # a license by the hour, which makes the machine no longer
         licence = bill_line(millis_of(line), millis_of(line) + HOUR, Decimal(line.row["ConsumedQuantity"]) * 2, line.shares)
         world.lines.append(
             Line(
@@ -1058,7 +1058,7 @@ def millis_of(line: Line) -> int:
 
 Maker = Callable[[World], None]
 
-# By the rule of the ladder that settles most of them.
+# By the allocation rule that settles most of them.
 WORLDS: dict[str, tuple[Maker, ...]] = {
     "run_tag": (rented,),
     "job_id": (jobs, same_names),

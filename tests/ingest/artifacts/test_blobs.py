@@ -159,7 +159,7 @@ def test_a_wrong_token_is_refused_and_never_shown(azure_server: AzureServer, tmp
 
 
 @pytest.mark.parametrize("credentials", ["key.json", "missing.json"])
-def test_a_key_file_that_is_none_is_refused_before_anybody_is_asked(tmp_path: Path, credentials: str) -> None:
+def test_an_invalid_key_file_is_refused_before_any_request(tmp_path: Path, credentials: str) -> None:
     """Not JSON, or not there."""
     (tmp_path / "key.json").write_text("-----BEGIN")
     store = ArtifactStore(uri="gs://b", credentials=str(tmp_path / credentials))
@@ -252,7 +252,7 @@ VERSIONS = b"""<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs>
 </Blobs><NextMarker/></EnumerationResults>"""
 
 
-def test_versions_tiers_and_folders_are_told_apart(tmp_path: Path) -> None:
+def test_versions_tiers_and_folders_are_distinguished(tmp_path: Path) -> None:
     """As Azure lists an account with versions and folders; a blob without a size is unknown, not 0."""
 
     def listing(request: Request) -> bool:
@@ -268,7 +268,7 @@ def test_versions_tiers_and_folders_are_told_apart(tmp_path: Path) -> None:
     assert got == {"COOL": ("r", 1, 5, 0, 0), "HOT": ("r", 0, 0, 1, 70), "ARCHIVE": ("r", 1, None, 0, 0)}
 
 
-def test_an_account_that_refuses_to_tell_versions_is_listed_without(tmp_path: Path) -> None:
+def test_an_account_that_does_not_list_versions_is_listed_without_them(tmp_path: Path) -> None:
     """They are unknown then, and it is said why."""
 
     def refuses(request: Request) -> bool:
@@ -352,7 +352,7 @@ GOOGLES = {
 
 
 @pytest.mark.parametrize("is_down", [False, True], ids=["at once", "in two tries"])
-def test_google_tells_classes_and_versions_page_by_page(tmp_path: Path, is_down: bool) -> None:
+def test_google_lists_classes_and_versions_page_by_page(tmp_path: Path, is_down: bool) -> None:
     """As Google lists a bucket with versions: one request a page, each with the token of the one before; a try goes on after the first."""
     tries = [is_down]
 

@@ -148,7 +148,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=12).map("".join), st.sampled_from(list(ROOTS.values())))
 @settings(max_examples=500, deadline=None)
-def test_whatever_is_allowed_is_plainly_under_a_root(tail: str, root: str) -> None:
+def test_every_allowed_uri_is_under_a_root(tail: str, root: str) -> None:
     """Any string of separators, dots and names: allowed only as the root and whole folder names below it."""
     uri = resolve_artifact_uri(f"{root}{tail}", STORES["s3"].uri)
     store = allowed(uri, STORES.values())

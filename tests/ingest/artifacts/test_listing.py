@@ -158,7 +158,7 @@ def test_a_listing_that_broke_off_goes_on_where_it_stopped(s3_server: S3Server, 
 @pytest.mark.parametrize(
     ("later", "change"), [(timedelta(hours=13), {}), (-HOUR, {}), (HOUR, {"region": "eu-west-1", "endpoint": "other"})], ids=str
 )
-def test_what_is_too_old_or_of_another_store_is_listed_anew(
+def test_a_listing_that_is_too_old_or_of_another_store_starts_again(
     s3_server: S3Server, bucket: str, tmp_path: Path, later: timedelta, change: dict[str, str]
 ) -> None:
     """The next night, a night that was before, another endpoint of the same name: from the beginning."""
@@ -173,7 +173,7 @@ def test_what_is_too_old_or_of_another_store_is_listed_anew(
 
 @pytest.mark.parametrize("damage", ["state", "part", "extra"])
 def test_files_of_a_broken_try_that_cannot_be_trusted_are_not_used(s3_server: S3Server, bucket: str, tmp_path: Path, damage: str) -> None:
-    """A state that is no JSON, a file it names that is gone: from the beginning. A file it does not name is not counted."""
+    """A state that is not JSON, a file it names that is gone: from the beginning. A file it does not name is not counted."""
     put(s3_server, bucket, {f"r/{n:05d}": b"x" for n in range(250)})
     folder = tmp_path / f"listing-{store_slug(f's3://{bucket}')}"
     with proxy(s3_server, lambda query, number: 403 if number == 3 else None) as (endpoint, _):

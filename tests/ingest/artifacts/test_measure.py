@@ -146,7 +146,7 @@ def test_every_kind_of_owner_gets_its_bytes(store: Store) -> None:
     }
 
 
-def test_what_no_owner_claims_is_an_orphan_where_it_looks_like_mlflow_and_other_where_not(store: Store) -> None:
+def test_unclaimed_objects_are_orphaned_in_mlflow_folders_and_other_elsewhere(store: Store) -> None:
     """An orphan names its experiment; file-store metadata and foreign folders are `other`, by their top folder."""
     old_trace = "e" * 32
     for path in (
@@ -214,7 +214,7 @@ def test_experiments_in_the_file_stores_trash_keep_their_owners(store: Store) ->
     assert sizes(store.rows())["run", RUN1] == 1010
 
 
-def test_nobody_owns_the_whole_store_and_odd_uris_own_nothing(store: Store) -> None:
+def test_no_run_owns_the_whole_store_and_odd_uris_own_nothing(store: Store) -> None:
     """A URI with dots, or of the root itself, is reported; the bytes are where they were without it."""
     store.own("run", "root", "")
     store.own("run", "dots", f"1/../1/{RUN1}")
@@ -247,7 +247,7 @@ def test_links_are_never_followed_and_reported_when_they_leave(store: Store, tmp
 
 
 def test_odd_names_come_through(store: Store) -> None:
-    """Blanks, #, %41, emoji, quotes, newlines, and bytes that are no text."""
+    """Blanks, #, %41, emoji, quotes, newlines, and bytes that are not text."""
     for name in ("a b", "a#b", "%41", "😀", "o'br\"ien", "new\nline", "back\\slash", "u\u0308", "\u00fc"):
         write(store.root / "1" / RUN2 / "artifacts" / name / name, 7)
         write(store.root / name / "x", 1)
@@ -345,7 +345,7 @@ def test_a_new_month_begins_with_what_the_old_one_ended_with(store: Store) -> No
     assert store.content() == once
 
 
-def test_months_nobody_measured_are_filled_from_the_last_one(store: Store) -> None:
+def test_months_without_a_measurement_are_filled_from_the_last_one(store: Store) -> None:
     """December after October: November is one stretch, whole."""
     store.measure()
     store.measure(datetime(2027, 1, 2, tzinfo=UTC))
@@ -367,7 +367,7 @@ def test_a_measurement_at_the_first_instant_of_a_month_leaves_no_empty_stretch(s
         assert sizes(store.rows("2026-11"))["run", RUN1] == 1100
 
 
-def test_an_older_night_never_undoes_a_newer_one(store: Store) -> None:
+def test_an_older_pipeline_run_never_undoes_a_newer_one(store: Store) -> None:
     """--now of last week, or of last month: nothing is published, and it says so."""
     store.measure()
     write(store.root / "1" / RUN1 / "artifacts" / "more", 90)
@@ -455,7 +455,7 @@ def test_a_new_month_that_begins_broken_carries_the_old_figures(store: Store, mo
     assert sum(r["bytes"] for r in store.rows("2026-11")) == 1249
 
 
-def test_a_size_that_cannot_be_read_makes_its_owner_unknown_and_nobody_else(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_size_makes_only_its_owner_unknown(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that may be read but not entered: names without sizes. Objects are counted, bytes are not known."""
 
     class Entry:

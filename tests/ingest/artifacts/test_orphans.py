@@ -50,7 +50,7 @@ class World:
         self.owners.append({**row, "is_purged": is_purged, "uri": f"{self.root}/{folder}/artifacts"})
 
     def measure(self, now: datetime, readings: Readings | None = None) -> Measurement:
-        """One night after every server was read at that time, unless said otherwise."""
+        """One night after every server was read at that time, unless stated otherwise."""
         found = measure_store(
             ArtifactStore(uri=str(self.root)),
             pa.Table.from_pylist(self.owners, OWNER_SCHEMA),
@@ -91,7 +91,7 @@ def test_an_orphan_counts_after_a_second_reading_a_day_later(world: World) -> No
     assert world.orphans() == [(NOW, NOW + 2 * DAY, NOW, None, 100)]
 
 
-def test_a_night_run_twice_confirms_nothing_by_itself(world: World) -> None:
+def test_a_repeated_pipeline_run_confirms_nothing(world: World) -> None:
     """Two measurements after one reading are one way of looking."""
     for now in (NOW, NOW, NOW + HOUR, NOW + 5 * DAY):
         world.measure(now, Readings(NOW - HOUR, 1))
@@ -107,7 +107,7 @@ def test_a_night_run_twice_confirms_nothing_by_itself(world: World) -> None:
     ],
     ids=["never read", "not read again", "no server"],
 )
-def test_where_nobody_reads_any_more_an_orphan_counts_after_30_days(world: World, readings: Readings, confirmed: datetime | None) -> None:
+def test_where_no_server_is_read_an_orphan_counts_after_30_days(world: World, readings: Readings, confirmed: datetime | None) -> None:
     """Not on day 29."""
     for days in (0, 29, 30):
         world.measure(NOW + days * DAY, readings)
@@ -116,7 +116,7 @@ def test_where_nobody_reads_any_more_an_orphan_counts_after_30_days(world: World
     assert [row[:2] for row in world.orphans("2026-11")] == [(NOW, confirmed)]
 
 
-def test_an_orphan_that_grows_stays_one_and_one_that_was_owned_between_begins_anew(world: World) -> None:
+def test_a_growing_orphan_stays_one_and_an_orphan_owned_meanwhile_starts_again(world: World) -> None:
     """New bytes do not take back what two readings said; an owner does."""
     for days in (0, 2):
         world.measure(NOW + days * DAY)
@@ -156,7 +156,7 @@ def test_an_owner_whose_bytes_are_gone_is_dangling(world: World) -> None:
     assert world.dangling() == []
 
 
-def test_a_model_that_never_had_bytes_is_dangling_from_the_first_night(world: World) -> None:
+def test_a_model_that_never_had_bytes_is_dangling_from_the_first_run_on(world: World) -> None:
     """The registry may point at nothing."""
     world.own("logged_model", MODEL)
     world.measure(NOW)
@@ -166,7 +166,7 @@ def test_a_model_that_never_had_bytes_is_dangling_from_the_first_night(world: Wo
     assert world.dangling() == []
 
 
-def test_an_owner_is_not_dangling_while_another_lies_below_it(world: World) -> None:
+def test_an_owner_is_not_dangling_while_another_is_below_it(world: World) -> None:
     """A run whose only file belongs to its model; two servers that read one MLflow."""
     world.write("1/outer/artifacts/model/m", 1)
     world.own("run", "outer")
@@ -179,7 +179,7 @@ def test_an_owner_is_not_dangling_while_another_lies_below_it(world: World) -> N
     assert world.dangling() == []
 
 
-def test_a_listing_that_breaks_off_makes_nobody_dangling(world: World) -> None:
+def test_a_listing_that_breaks_off_makes_no_owner_dangling(world: World) -> None:
     """A volume that is not mounted: the rows of dangling_owners stay as they were too."""
     world.measure(NOW)
     shutil.rmtree(world.root)

@@ -290,7 +290,7 @@ def test_no_credentials_at_all_are_named(s3_server: S3Server, bucket: str, tmp_p
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "not a url", "http://"])
 def test_an_endpoint_that_does_not_answer_is_unreachable(bucket: str, tmp_path: Path, endpoint: str) -> None:
-    """Nobody listens there, or it is no URL."""
+    """Nobody listens there, or it is not a URL."""
     found = measure(ArtifactStore(uri=f"s3://{bucket}", endpoint=endpoint), run_owners(), tmp_path)
     assert isinstance(found.error, SourceUnreachable)
     assert found.tables["2026-10"].num_rows == 0
@@ -315,14 +315,14 @@ OBJECT = (
     ],
 )
 def test_answers_that_make_no_sense_are_not_believed(tmp_path: Path, body: str, why: str) -> None:
-    """No end, another folder's objects, the same page for ever, no XML: an error, not figures."""
+    """No end, another folder's objects, the same page forever, no XML: an error, not figures."""
     with http_server(lambda request: reply(request, 200, PAGE.format(body=body).encode())) as endpoint:
         found = measure(ArtifactStore(uri="s3://b/mlflow", endpoint=endpoint), run_owners("s3://b/mlflow/1"), tmp_path)
     assert why in str(found.error)
     assert [r["bytes"] for r in rows(found)] == [None]
 
 
-def test_a_size_the_server_does_not_tell_is_unknown(tmp_path: Path) -> None:
+def test_a_size_the_server_does_not_state_is_unknown(tmp_path: Path) -> None:
     """Null in the listing: the owner's bytes are unknown, its neighbor's are not."""
     body = "<IsTruncated>false</IsTruncated>" + "".join(
         OBJECT.format(key=key, size=size) for key, size in (("r1/a", "<Size>1</Size>"), ("r1/b", ""), ("r2/a", "<Size>5</Size>"))

@@ -214,7 +214,7 @@ def test_odd_names_are_the_same_in_csv_and_parquet(inventory: Inventory) -> None
     assert {k: v[0] for k, v in figures(found, "bytes").items()} == {name: 2**n for n, name in enumerate(names)}
 
 
-def test_only_what_lies_below_the_store_counts(inventory: Inventory) -> None:
+def test_only_objects_below_the_store_count(inventory: Inventory) -> None:
     """A store that is a folder of its bucket."""
     inventory.deliver([entry("mlflow/r1/a", 1), entry("mlflow2/r1/a", 20), entry("mlflow", 300), entry("r1/a", 4000)])
     found = measure(inventory, "r1", root="s3://b/mlflow/")
@@ -230,7 +230,7 @@ def test_an_inventory_without_versions_says_nothing_of_them(inventory: Inventory
     assert figures(found, *columns) == {"r1": ("UNKNOWN", 10, None, None, None)}
 
 
-def test_the_newest_that_is_not_younger_than_the_night_is_read(inventory: Inventory) -> None:
+def test_the_newest_inventory_that_is_not_younger_than_now_is_read(inventory: Inventory) -> None:
     """The same night run again later reads what it read."""
     inventory.deliver([entry("r1/a", 1)], made=MADE - timedelta(days=1))
     inventory.deliver([entry("r1/a", 2)])
@@ -346,7 +346,7 @@ def test_rows_of_another_bucket_are_refused(inventory: Inventory, rows: list[dic
     assert why in str(measure(inventory, "r1").error)
 
 
-def test_a_file_that_is_no_such_file_is_refused(inventory: Inventory) -> None:
+def test_a_file_that_is_not_an_inventory_is_refused(inventory: Inventory) -> None:
     """Its checksum is right, its content is not Parquet or CSV at all."""
 
     def other(manifest: dict[str, Any]) -> None:
@@ -360,7 +360,7 @@ def test_a_file_that_is_no_such_file_is_refused(inventory: Inventory) -> None:
     assert "cannot be read" in str(found.error)
 
 
-def test_a_size_that_is_not_told_is_unknown(inventory: Inventory) -> None:
+def test_a_size_that_is_not_stated_is_unknown(inventory: Inventory) -> None:
     """Of its owner alone."""
     inventory.deliver([entry("r1/a", None), entry("r1/b", 4), entry("r2/a", 3)])
     found = measure(inventory, "r1", "r2")

@@ -1,6 +1,6 @@
-"""Lines of machines cut into the parts of pods and tasks: exact, whatever the weights, and who pays for a part.
+"""Lines of machines cut into the parts of pods and tasks: exact for all weights, and who pays for a part.
 
-Trap 12 is a list's of correctness traps; the weights of OpenCost itself are in tests/ingest/billing/formats/test_opencost.py.
+The weights of OpenCost itself are in tests/ingest/billing/formats/test_opencost.py.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def parts(bill: Nights, by: str = "allocated_resource_name", column: str = "effe
     return dict(sums)
 
 
-# --- trap 12 -----------------------------------------------------------------------------------------------------------
+# --- rows of split cost allocation -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["cur.csv", "cur.parquet", "legacy.csv"])
-def test_12_split_rows_take_the_place_of_their_parent_and_the_sum_is_the_bill(tmp_path: Path, form: str) -> None:
+def test_split_rows_replace_their_parent_and_the_sum_is_the_bill(tmp_path: Path, form: str) -> None:
     """A 4.00, B 6.00, the node nothing, 10.00 in all, in every measure; a row without a parent is counted."""
     rows = [{**line("Usage", "10.00"), **SPLIT}, pod("a", "2.50", "1.50"), pod("b", "4.00", "2.00"), pod("", "0", "0", "")]
     if form == "legacy.csv":
@@ -85,7 +85,7 @@ def test_12_split_rows_take_the_place_of_their_parent_and_the_sum_is_the_bill(tm
     assert sum(each["consumed_quantity"] for each in bill.lines()) == 1
 
 
-def test_12_cpu_and_memory_rows_of_a_pod_add_up_and_so_do_all_lines_of_the_node(tmp_path: Path) -> None:
+def test_cpu_and_memory_rows_of_a_pod_add_up_and_so_do_all_lines_of_the_node(tmp_path: Path) -> None:
     """Two rows a pod and hour; the covered and the uncovered line of a node, and its discount, are split alike."""
     rows = [
         {**line("Usage", "6.00"), **SPLIT},
@@ -99,7 +99,7 @@ def test_12_cpu_and_memory_rows_of_a_pod_add_up_and_so_do_all_lines_of_the_node(
     ]  # fmt: skip
 
 
-def test_12_parts_another_has_allocated_total_the_same(tmp_path: Path) -> None:
+def test_parts_that_another_tool_allocated_total_the_same(tmp_path: Path) -> None:
     """FOCUS 1.3: the four amounts as Allocated* rows are the bill as they are, and are not split again."""
     said = [("a", "2.50"), ("a", "1.50"), ("b", "4.00"), ("b", "2.00")]
     rows = [
@@ -217,7 +217,7 @@ def test_equal_rows_give_equal_parts_with_ids_of_their_own(tmp_path: Path) -> No
     assert len({each["line_id"] for each in bill.lines()}) == 7
 
 
-def test_what_loading_rounds_off_is_still_told_once(tmp_path: Path) -> None:
+def test_digits_rounded_at_load_are_reported_once(tmp_path: Path) -> None:
     """A cost with 25 decimals, split in two: the sum of what was rounded away is as without parts."""
     cost = "1.0000000000000000000001234"
     whole = loaded(tmp_path / "whole", [row(cost)])
@@ -394,7 +394,7 @@ AT = "2026-10-05T10:00:00..2026-10-05T11:00:00"
 CLAIMS = (claim("a", "4.00", part_tags=json.dumps({"mlflow_run_id": RUN})), claim("b", "3.00"), claim(None, "3.00"))
 
 
-def test_a_labelled_pod_pays_its_part_and_nobody_pays_for_another_pod(tmp_path: Path) -> None:
+def test_a_labeled_pod_pays_its_part_and_not_that_of_another_pod(tmp_path: Path) -> None:
     """The run of pod a has exactly 4.00; pod b is not the node's run's, who has what was idle; 10.00 in all."""
     bill = loaded(tmp_path, [row("10.00", **HOUR, Tags='{"eks:nodegroup-name":"gpu"}')], *CLAIMS, scope=ALL)
     on_node = {"id": "c" * 32, "at": "2026-10-05T10:00:00..2026-10-05T10:30:00", "on": ["i-1"]}
@@ -406,7 +406,7 @@ def test_a_labelled_pod_pays_its_part_and_nobody_pays_for_another_pod(tmp_path: 
     }
 
 
-def test_without_a_scope_a_pod_of_nobody_is_not_the_platforms(tmp_path: Path) -> None:
+def test_without_a_scope_a_pod_without_an_owner_is_not_platform_cost(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [row("10.00", **HOUR)], *CLAIMS)
     found = ledger(tmp_path, bill, {"id": RUN, "at": AT, "on": []}, {"id": "c" * 32, "at": AT, "on": ["i-1"]})
     assert found[(RUN, "run_tag", "")] == 4 and found[("c" * 32, "resource_id", "")] == 3
@@ -435,7 +435,7 @@ def test_parts_in_a_pool_are_as_many_machines_as_were_billed(tmp_path: Path) -> 
     }  # fmt: skip
 
 
-def test_a_pod_is_no_machine_of_the_nodes_type(tmp_path: Path) -> None:
+def test_a_pod_is_not_a_machine_of_the_nodes_type(tmp_path: Path) -> None:
     """Prices and claims of an instance type are those of whole machines."""
     bill = loaded(
         tmp_path,

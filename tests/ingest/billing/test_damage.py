@@ -70,7 +70,7 @@ def test_a_manifest_of_nothing_but_brackets_is_refused(tmp_path: Path) -> None:
     assert period.state == "refused" and "is not valid JSON" in str(period.error)
 
 
-def test_an_underscore_is_no_digit_in_any_cost(tmp_path: Path) -> None:
+def test_an_underscore_is_not_a_digit_in_any_cost(tmp_path: Path) -> None:
     """DuckDB reads 1_000 as a thousand."""
     covered = cur_files.line("SavingsPlanCoveredUsage", "2.00", savings_plan_savings_plan_effective_cost="1_000")
     bill = nights(tmp_path / "cur", cur_files.write_cur(tmp_path / "cur" / "a.csv", [covered]))
@@ -95,14 +95,14 @@ def test_googles_json_lines_may_be_called_json(tmp_path: Path) -> None:
     assert bill.total() == Decimal(3)
 
 
-def test_files_that_look_like_a_bill_and_are_not_read_are_told(tmp_path: Path) -> None:
+def test_files_that_look_like_a_bill_and_are_not_read_are_reported(tmp_path: Path) -> None:
     focus_files.write_csv(tmp_path / "in" / "a.csv", [focus_files.row()])
     for name in ("b.xlsx", "c.json", "notes.md"):
         write_bytes(tmp_path / "in" / name, b"x")
     assert nights(tmp_path, tmp_path / "in").load().extra["warnings"]["files that are not read"] == "b.xlsx, c.json"
 
 
-def test_data_of_a_month_without_a_manifest_is_told_beside_months_that_have_one(tmp_path: Path) -> None:
+def test_data_of_a_month_without_a_manifest_is_reported_where_others_have_one(tmp_path: Path) -> None:
     for month in ("2026-10", "2026-11"):
         cur_files.write_cur(tmp_path / f"in/export/data/BILLING_PERIOD={month}/a.csv.gz", [cur_files.line(**cur_files.month(month))])
     manifest = {"dataFiles": ["in/export/data/BILLING_PERIOD=2026-10/a.csv.gz"]}
@@ -167,7 +167,7 @@ def test_an_object_of_json_that_names_a_cost_twice_is_refused(tmp_path: Path) ->
         bill.load()
 
 
-def test_amortised_usage_with_a_commitments_id_and_no_pricing_model_is_covered(tmp_path: Path) -> None:
+def test_amortized_usage_with_a_commitments_id_and_no_pricing_model_is_covered(tmp_path: Path) -> None:
     """Usage 2, covered usage 0.6 and 0.4 unused; the reservation was bought for 31."""
     none = {"PricingModel": ""}
     amortized = [

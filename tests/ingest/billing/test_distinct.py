@@ -45,7 +45,7 @@ def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> di
     return distinct.KnownAnswers()
 
 
-def test_answers_are_those_of_every_row_whatever_shares_came_before(tmp_path: Path, known: distinct.KnownAnswers) -> None:
+def test_answers_equal_those_of_every_row_after_any_earlier_rows(tmp_path: Path, known: distinct.KnownAnswers) -> None:
     with Staged(tmp_path) as staged:
         for share in SHARES:
             found = distinct.run(staged.con, "bill", share, QUERY, TOLD, OTHERS, "", known)

@@ -74,7 +74,7 @@ def write_focus(path: Path, rows: list[dict[str, str]]) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("column", ["ChargePeriodStart", "BillingPeriodStart"])
-def test_focus_sets_rows_aside_whose_time_is_none(tmp_path: Path, kind: str, column: str) -> None:
+def test_focus_sets_rows_with_an_invalid_time_aside(tmp_path: Path, kind: str, column: str) -> None:
     """Never another month's charge; good rows beside them count."""
     rows = [row("1.00"), *(row("8.00", **{column: text}) for text in NO_TIMES)]
     write_focus(tmp_path / "in" / f"bill.{kind}", rows)
@@ -101,7 +101,7 @@ def test_focus_reads_every_way_people_write_a_time(tmp_path: Path, kind: str) ->
     assert sorted(str(r["charge_period_start"].replace(tzinfo=None)) for r in bill.lines()) == sorted(TIMES.values())
 
 
-def test_aws_sets_rows_aside_whose_time_is_none(tmp_path: Path) -> None:
+def test_aws_sets_rows_with_an_invalid_time_aside(tmp_path: Path) -> None:
     lines = [cur_files.line(cost="1.00"), *(cur_files.line(cost="8.00", line_item_usage_start_date=text) for text in NO_TIMES)]
     cur_files.write_cur(tmp_path / "in" / "a.csv", lines)
     bill = nights(tmp_path, tmp_path / "in")
@@ -110,7 +110,7 @@ def test_aws_sets_rows_aside_whose_time_is_none(tmp_path: Path) -> None:
     assert len(bill.rows("billing_quarantine")) == len(NO_TIMES)
 
 
-def test_google_sets_rows_aside_whose_time_is_none(tmp_path: Path) -> None:
+def test_google_sets_rows_with_an_invalid_time_aside(tmp_path: Path) -> None:
     rows = [gcp_files.gcp("1.00"), *(gcp_files.gcp("8.00") | {"usage_start_time": text} for text in NO_TIMES)]
     gcp_files.write_csv(tmp_path / "in" / "a.csv", rows)
     bill = nights(tmp_path, tmp_path / "in")
@@ -119,7 +119,7 @@ def test_google_sets_rows_aside_whose_time_is_none(tmp_path: Path) -> None:
     assert len(bill.rows("billing_quarantine")) == len(NO_TIMES)
 
 
-def test_azure_sets_rows_aside_whose_day_is_none(tmp_path: Path) -> None:
+def test_azure_sets_rows_with_an_invalid_day_aside(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     odd = [text for text in NO_TIMES if "T24" in text or " 24" in text or "+99" in text]

@@ -57,7 +57,7 @@ def test_no_text_at_all_breaks_the_reading_of_tags(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ['{"a":"1","a":"1"}', '{"a":{}}', "[" * 100_000, '{"a":"\\u0000"}', "null", '"x"', "{'a':1}", '{"a":1', '{"a":"\\ud800"}']
 )
-def test_what_is_no_flat_object_is_no_tags(text: str) -> None:
+def test_only_a_flat_object_is_read_as_tags(text: str) -> None:
     assert canonical_tags(text) is None
 
 
@@ -106,7 +106,7 @@ def test_a_machine_is_described_by_the_line_first(
     assert describe_machine(details, kind, stated, instance_types()) == machine
 
 
-def test_the_lists_beside_the_code_are_sound() -> None:
+def test_the_lists_next_to_the_code_are_consistent() -> None:
     """Every machine has a size and a name of its own; currencies are three letters, and a pseudo currency is none."""
     machines = instance_types()
     assert len(machines) > 150

@@ -100,9 +100,7 @@ def test_a_currency_is_one_of_the_codes_and_nothing_like_one(tmp_path: Path, cod
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
-def test_texts_that_nearly_all_differ_make_the_lines_they_would_if_equal_ones_were_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_bytes: int
-) -> None:
+def test_deduplication_shortcut_keeps_lines_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_bytes: int) -> None:
     """Two files of machines that share one in a thousand, a third of their tags with a run: held in memory, and in mapped files."""
     monkeypatch.setattr(staging, "room_of", lambda memory: replace(room_of(memory), kept_bytes=kept_bytes))
     rows, found = 60_000, []

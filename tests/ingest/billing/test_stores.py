@@ -168,7 +168,7 @@ def test_doctor_looks_into_a_store(tmp_path: Path, store: Store) -> None:
     assert (found["files"], found["rows"], found["billed"], found["problems"]) == (1, 2, {"USD": Decimal("3.50")}, [])
 
 
-def test_a_folder_of_azure_is_no_file(tmp_path: Path, odd: OddStore) -> None:
+def test_a_folder_marker_of_azure_is_not_a_file(tmp_path: Path, odd: OddStore) -> None:
     """With a hierarchical namespace, folders are listed as empty blobs; Spark calls them oct.csv."""
     odd.objects = {"focus/oct.csv": b"", "focus/oct.csv/part-0.csv": bill_of("1.00")}
     bill = odd_bill(tmp_path, odd)
@@ -248,7 +248,7 @@ def test_a_broken_answer_of_s3_is_taken_up_where_it_stopped(tmp_path: Path, odd:
 
 
 @pytest.mark.parametrize(("stamp", "starts"), [("same", [0, 4, 8]), (None, [0, 0, 0])])
-def test_without_a_stamp_a_broken_copy_starts_anew(tmp_path: Path, stamp: str | None, starts: list[int]) -> None:
+def test_without_a_version_stamp_an_interrupted_copy_starts_again(tmp_path: Path, stamp: str | None, starts: list[int]) -> None:
     """What comes after the break may be of another file. Broken off for the fourth time, it is given up."""
     asked: list[int] = []
 
@@ -386,7 +386,7 @@ def test_what_google_answers(tmp_path: Path, odd: OddStore, monkeypatch: pytest.
         ),
     ],
 )
-def test_a_key_file_that_is_none(tmp_path: Path, held: str | None, said: str) -> None:
+def test_an_invalid_key_file_is_refused(tmp_path: Path, held: str | None, said: str) -> None:
     key = tmp_path / "key.json"
     if held is not None:
         key.write_text(held)
@@ -466,7 +466,7 @@ def test_a_proxy_of_the_environment_is_asked(tmp_path: Path, odd: OddStore, monk
 
 
 @pytest.mark.parametrize("credentials", ["sv=1&sig=canary-signature", "anonymous"])
-def test_nobody_follows_a_store_elsewhere(tmp_path: Path, odd: OddStore, credentials: str) -> None:
+def test_redirects_of_a_store_are_not_followed(tmp_path: Path, odd: OddStore, credentials: str) -> None:
     """The address, with its SAS token, would be named to the other one."""
     odd.objects = {"focus/oct.csv": bill_of("1.00")}
     with serve_odd_store("127.0.0.2") as other:
@@ -518,7 +518,7 @@ def loaded(bill: Nights, fetched: list[str], **settled_by: Any) -> tuple[dict[st
     return {p.period: p.state for p in bill.load(**settled_by).periods}, sorted(fetched)
 
 
-def test_a_night_without_news_fetches_nothing(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+def test_a_load_without_new_files_fetches_nothing(tmp_path: Path, store: Store, fetched: list[str]) -> None:
     store.put({"focus/sep.csv": bill_of("5.00", period="2026-09"), "focus/oct.csv": bill_of("1.00"), "focus/oct copy.csv": bill_of("1.00")})
     bill = store.bill(tmp_path, "focus")
     assert loaded(bill, fetched) == ({"2026-09": "loaded", "2026-10": "loaded"}, ["oct copy.csv", "oct.csv", "sep.csv"])
@@ -569,7 +569,7 @@ def test_other_settings_fetch_what_they_need(tmp_path: Path, store: Store, fetch
     assert {line["scope"] for line in bill.lines()} == {"exclude"}
 
 
-def test_a_refused_version_is_fetched_and_told_of_each_night(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+def test_a_refused_version_is_fetched_and_reported_by_each_load(tmp_path: Path, store: Store, fetched: list[str]) -> None:
     store.put({"focus/oct.csv": bill_of("9.00")})
     bill = store.bill(tmp_path, "focus")
     loaded(bill, fetched)
@@ -628,7 +628,7 @@ def test_another_format_looks_at_every_file(tmp_path: Path, store: Store, fetche
     assert loaded(bill, fetched, source=bill.source.model_copy(update={"format": "azure"})) == ({"2026-10": "unchanged"}, [])
 
 
-def test_a_store_whose_stamps_lie_is_found_out_when_the_file_is_needed(tmp_path: Path, odd: OddStore, fetched: list[str]) -> None:
+def test_wrong_version_stamps_are_found_when_the_file_is_needed(tmp_path: Path, odd: OddStore, fetched: list[str]) -> None:
     odd.objects = {"focus/oct.csv": bill_of("1.00")}
     stamp = odd.etag("focus/oct.csv")
     odd.etag = lambda key: stamp  # type: ignore[method-assign]
@@ -652,8 +652,8 @@ def test_an_etag_that_vouches_for_nothing_saves_no_fetch(tmp_path: Path, odd: Od
     assert "stamp" not in bill.rows("billing_loads")[0]["files"]
 
 
-def test_a_folder_of_this_machine_is_verified_each_night(tmp_path: Path) -> None:
-    """Size and time of a file are no proof of its bytes."""
+def test_a_folder_of_this_machine_is_verified_by_each_load(tmp_path: Path) -> None:
+    """Size and time of a file are not a proof of its bytes."""
     (tmp_path / "bills").mkdir()
     (tmp_path / "bills/oct.csv").write_bytes(bill_of("1.00"))
     bill = nights(tmp_path, tmp_path / "bills")

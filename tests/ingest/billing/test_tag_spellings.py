@@ -143,7 +143,7 @@ def test_google_has_small_letters_and_a_prefix_for_labels_of_pods(tmp_path: Path
     )
 
 
-def test_a_key_that_is_on_the_bill_itself_is_no_other_spelling(tmp_path: Path) -> None:
+def test_a_key_that_is_on_the_bill_is_not_another_spelling(tmp_path: Path) -> None:
     """Outside Azure `Team` and `team` are two tags where both are there; one key is one group, the closest."""
     rows = [
         row(f"{n + 1}.00", Tags=json.dumps(said))

@@ -45,7 +45,7 @@ def test_limits_hold_while_a_file_is_unpacked(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("data", "why"), [(b"a\0b\n", "NUL"), (b"", "empty"), (b"a" * (17 << 20), "line of more than")])
-def test_text_that_is_no_csv_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
+def test_text_that_is_not_csv_is_refused(tmp_path: Path, data: bytes, why: str) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(data)
     with pytest.raises(SourceRefused, match=why):

@@ -90,7 +90,7 @@ def test_credentials_of_one_server_never_reach_another(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_refused_credentials_are_told_without_the_credentials(tmp_path: Path, status: int) -> None:
+def test_refused_credentials_are_reported_without_the_credentials(tmp_path: Path, status: int) -> None:
     with recording_server(status) as (uri, _), pytest.raises(SourceRefused, match="refused the credentials") as refused:
         read(tmp_path, name="prod", uri=uri, token="canary-token")
     assert "canary" not in str(refused.value)

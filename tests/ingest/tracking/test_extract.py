@@ -246,7 +246,7 @@ def test_a_lost_snapshot_is_read_again_from_the_start(mlflow_on_postgres: Served
     assert len(calls) == 3
 
 
-def test_a_wrong_password_or_host_is_unreachable_and_not_told(tmp_path: Path) -> None:
+def test_a_wrong_password_or_host_is_unreachable_and_not_shown(tmp_path: Path) -> None:
     server = TrackingServer.model_validate(
         {"name": "prod", "uri": "http://mlflow", "database": "postgresql://u:canary%40pw@127.0.0.1:1/mlflow"}
     )

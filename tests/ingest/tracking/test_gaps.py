@@ -115,7 +115,7 @@ def test_gaps(night: Night, case: str) -> None:
     assert found["gap_seconds"] == (length if expected else found["gap_seconds"] and 0)
 
 
-def test_a_long_metric_is_looked_at_a_thousand_times_and_once_more_around_a_silence(world: World, asked: list[raw.StepRange]) -> None:
+def test_a_long_metric_is_sampled_and_read_again_around_a_silence(world: World, asked: list[raw.StepRange]) -> None:
     run(world, "long", *CASES["one step in twenty is looked at, and all around the silence"][:2])
     world.night()
     assert [(w.first_step, w.stride) for w in asked] == [(0, 20), (7_180, 1)] and sum(w.points for w in asked) < 1_100
@@ -132,7 +132,7 @@ def test_a_run_without_an_end_that_was_resumed(world: World, asked: list[raw.Ste
     assert gaps(world.night(second).run("a"))[0] == [gap(2 - 1 / 60, 26), gap(29 - 1 / 60, 50)]
 
 
-def test_short_runs_cost_no_look_and_long_ones_one_in_their_life(world: World, asked: list[raw.StepRange]) -> None:
+def test_short_runs_need_no_query_and_long_ones_one_in_their_life(world: World, asked: list[raw.StepRange]) -> None:
     run(world, "short", 6, {"loss": every(1, 0, 6)})
     run(world, "long", 29, {"loss": [*every(1, 0, 2), *every(1, 26, 29, step=120)]})
     first = world.night()
@@ -146,7 +146,7 @@ def test_short_runs_cost_no_look_and_long_ones_one_in_their_life(world: World, a
     assert {w.run_id for w in asked} == {"long"} and gaps(third.run("long")) == gaps(first.run("long"))
 
 
-def test_another_rule_looks_again_and_a_night_without_settings_does_not(world: World, asked: list[raw.StepRange]) -> None:
+def test_only_a_changed_rule_searches_for_gaps_again(world: World, asked: list[raw.StepRange]) -> None:
     run(world, "long", 29, {"loss": every(1, 0, 29)})
     first = world.night()
     asked.clear()
@@ -263,7 +263,7 @@ def test_gaps_of_a_run_that_ends_in_the_future(world: World, asked: list[raw.Ste
     )
 
 
-def test_a_night_as_of_an_earlier_day_leaves_nothing_behind(world: World) -> None:
+def test_an_extract_as_of_an_earlier_day_keeps_no_gaps(world: World) -> None:
     """It reads the store of today: what ends after its day is not believed, and is when its time has come."""
     run(world, "a", 30, {"loss": [*every(1, 0, 2), *every(1, 26, 29, step=120)]})
     earlier = world.night(now=datetime(2026, 11, 10, 1, tzinfo=timezone.utc))

@@ -150,7 +150,7 @@ def ask(world: World, owner: Owner, known: LastExtract | None = None, **server: 
     return LiveServer(settings, known or world.known, NOW).protects(owner)
 
 
-def test_what_nobody_needs_is_not_protected(world: World) -> None:
+def test_an_unused_run_or_model_is_not_protected(world: World) -> None:
     """The world as every test of a sign finds it."""
     assert ask(world, world.run_owner) is None
     assert ask(world, world.model_owner) is None
@@ -421,7 +421,7 @@ def use_model_in_a_run_with_an_old_date(w: World) -> None:
 @pytest.mark.parametrize(
     "use", [use_model_since, use_model_in_old_open_run, use_model_long_after_it_ended, use_model_in_a_run_with_an_old_date]
 )
-def test_the_database_tells_of_every_use(world: World, use: Callable[[World], None]) -> None:
+def test_the_database_reports_every_use(world: World, use: Callable[[World], None]) -> None:
     """Through the API nobody can find the last two but by asking every run there is: docs/archive.md says so."""
     owner, known = world.model_owner, world.known
     assert is_free(world, owner, known)
@@ -495,7 +495,7 @@ def test_a_hold_on_the_experiment_protects_a_model_without_a_run(world: World) -
         (None, True),
     ],
 )
-def test_a_version_of_the_models_run_may_be_the_models_unless_it_names_another(source: str | None, may_be: bool) -> None:
+def test_a_version_of_a_models_run_protects_the_model_unless_it_names_another(source: str | None, may_be: bool) -> None:
     assert live_registry._may_be(SimpleNamespace(source=source), f"m-{'a' * 32}") is may_be
 
 
@@ -532,7 +532,7 @@ def test_what_mlflow_no_longer_shows_is_protected_but_in_the_archive(world: Worl
     assert "is unknown" in (ask(world, Owner("logged_model", f"m-{'f' * 32}", world.ids["run"])) or "")
 
 
-def test_a_run_whose_artifacts_lie_elsewhere_by_now_is_protected(world: World) -> None:
+def test_a_run_whose_artifacts_have_moved_is_protected(world: World) -> None:
     assert "its artifacts are in" in (ask(world, replace(world.run_owner, artifact_uri="s3://bucket/elsewhere")) or "")
 
 
@@ -550,14 +550,14 @@ def test_a_folder_of_ones_own_choice_is_found_however_it_is_spelled(world: World
         _set_artifact_uri(world, other, "s3://ml/away")
 
 
-def test_an_orphan_that_mlflow_knows_is_none(world: World) -> None:
+def test_an_orphan_that_mlflow_knows_is_not_an_orphan(world: World) -> None:
     for name, kind in ((world.ids["run"], "run"), (world.ids["model"], "model")):
         assert ask(world, Owner("orphan", f"7/{name}/artifacts")) == f"it belongs to {kind} {name} of prod"
 
 
 @pytest.mark.parametrize("name", ["d" * 32, f"m-{'d' * 32}"])
 def test_an_orphan_that_a_version_was_registered_from_is_kept(world: World, name: str) -> None:
-    """Its run or model is gone for good, its files are not, and somebody registered them since the tables were read."""
+    """Its run or model is gone permanently, its files are not, and somebody registered them since the tables were read."""
     orphan = Owner("orphan", f"7/{name}/artifacts")
     assert ask(world, orphan) is None
     version = world.register(f"saved-{name[:3]}", f"s3://bucket/7/{name}/artifacts/model", None)

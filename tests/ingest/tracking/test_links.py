@@ -157,7 +157,7 @@ def test_versions_say_what_they_were_registered_from(mlflow: Served, both: dict[
     assert (copy["model_id"], copy["source_uri"]) == (ids["checkpoint"], plain["source_uri"])
 
 
-def test_uses_tell_who_made_and_who_used_a_model(mlflow: Served, both: dict[str, Nights]) -> None:
+def test_uses_state_which_runs_made_and_used_a_model(mlflow: Served, both: dict[str, Nights]) -> None:
     ids = mlflow.run_ids
     found = {(r["run_id"], r["model_id"], r["direction"], r["step"]) for r in both["database"].rows("model_uses")}
     assert found == {

@@ -28,7 +28,7 @@ def world(tmp_path: Path) -> World:
 
 
 def every(seconds: int, watts: float, start: int = START, until: int = START + HOUR) -> list[Point]:
-    """One measurement after another, as MLflow's monitor logs them: at the end of what each stands for."""
+    """One measurement after another, as MLflow's monitor logs them: at the end of the time that each covers."""
     count = (until - start) // (seconds * 1000)
     return [(n, start + (n + 1) * seconds * 1000, watts + n % 3) for n in range(count)]
 
@@ -84,7 +84,7 @@ def by_seconds(points: list[Point], start: int, hour: datetime) -> tuple[int, in
     return held, energy
 
 
-def test_each_measurement_stands_for_the_time_before_it(world: World) -> None:
+def test_each_measurement_counts_for_the_time_before_it(world: World) -> None:
     """Half past ten to half past eleven, one measurement a minute, with a pause of 25: two hours, each to the millisecond."""
     points = [p for p in every(60, 300.4) if not START + 5 * 60_000 < p[1] < START + 30 * 60_000]
     run(world, "r", {"gpu_0": points})
@@ -100,8 +100,8 @@ def test_each_measurement_stands_for_the_time_before_it(world: World) -> None:
     }  # fmt: skip
 
 
-def test_what_is_no_measurement_is_left_out(world: World) -> None:
-    """Negative, too much, no number; what is logged twice at one moment counts once, with its mean; before the run's start is no time."""
+def test_invalid_measurements_are_left_out(world: World) -> None:
+    """Negative, too much, no number; what is logged twice at one moment counts once, with its mean; before the run's start is not a time."""
     run(
         world,
         "r",
@@ -136,7 +136,7 @@ def test_what_is_no_measurement_is_left_out(world: World) -> None:
     ],
     ids=["stated", "other", "nothing", "pool", "pool, but stated", "pool and node, but stated", "pool of two", "pool of two, node named", "several, node named", "several, node not measured"],
 )  # fmt: skip
-def test_whose_gpus_they_are(
+def test_gpus_belong_to_the_machine_of_their_run_or_pool(
     world: World, said: dict[str, Any], measured: MeasuredMachines, pools: list[str], expected: dict[str, str]
 ) -> None:
     """The machine the run states, else that of its pool; of several the one that the metric's node names, and none if it names none."""

@@ -1,4 +1,4 @@
-"""What MLflow is told of artifacts that moved and runs that are no longer wanted: once, with a token of its own, or not at all."""
+"""What is written to MLflow about artifacts that moved and runs that are no longer wanted: once, with a token of its own, or not at all."""
 
 from __future__ import annotations
 
@@ -133,7 +133,9 @@ def test_an_experiment_with_an_active_run_is_not_pruned(mlflow: FaultyProxy, cli
     assert client.get_run(run.run_id).info.lifecycle_stage == "deleted"
 
 
-def test_what_cannot_be_told_is_said(mlflow: FaultyProxy, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tag_that_cannot_be_written_is_reported(
+    mlflow: FaultyProxy, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = new_run(client)
     assert "cannot write to MLflow for run" in (teller(mlflow, uri="http://127.0.0.1:1").archived(run, "x") or "")

@@ -19,7 +19,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def test_the_same_night_twice_gives_the_same_bytes(world: World) -> None:
+def test_a_repeated_extract_gives_the_same_bytes(world: World) -> None:
     for i in range(50):
         world.add_run(f"{i:032x}", tags={"instance_id": f"i-{i % 3}"})
     first = world.night()
@@ -29,7 +29,7 @@ def test_the_same_night_twice_gives_the_same_bytes(world: World) -> None:
         assert path.read_bytes() == again.extract.tables[unit].read_bytes()
 
 
-def test_a_run_that_is_gone_keeps_its_row_and_the_first_night_it_was_missed(world: World) -> None:
+def test_a_deleted_run_keeps_its_row_and_the_first_time_it_was_missing(world: World) -> None:
     world.add_run("kept")
     world.add_run("gone", tags={"runspend.resource_ids": "i-1,i-2"})
     first = world.night()
@@ -126,7 +126,7 @@ def test_an_unknown_schema_is_refused_before_a_row_is_read(world: World, version
     assert list(world.folder.glob("night-1/*")) == []
 
 
-def test_a_file_that_is_no_mlflow_database_is_refused(world: World) -> None:
+def test_a_file_that_is_not_an_mlflow_database_is_refused(world: World) -> None:
     world.do("drop table alembic_version")
     with pytest.raises(SourceRefused, match="it is not MLflow's"):
         world.night()
@@ -139,7 +139,7 @@ def test_a_missing_database_is_unreachable_and_is_not_created(tmp_path: Path) ->
     assert not (tmp_path / "nowhere.db").exists()
 
 
-def test_a_file_that_is_no_database_is_unreachable(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_unreachable(tmp_path: Path) -> None:
     world = World(tmp_path)
     (tmp_path / "text.db").write_text("not a database, but long enough to look at" * 100)
     with pytest.raises(SourceUnreachable, match="cannot copy the database of prod"):
@@ -217,7 +217,7 @@ def test_metrics_are_never_read(world: World) -> None:
     assert world.night().extract.run_count == 1
 
 
-def test_probe_tells_what_is_there(world: World, tmp_path: Path) -> None:
+def test_a_probe_lists_what_is_there(world: World, tmp_path: Path) -> None:
     from runspend.config.settings import TrackingServer
 
     world.add_run("r")
@@ -236,7 +236,7 @@ def test_probe_tells_what_is_there(world: World, tmp_path: Path) -> None:
     assert "there is no file" in gone["error"]
 
 
-def test_through_the_api_every_month_is_read_once_in_seven_nights() -> None:
+def test_through_the_api_every_month_is_read_once_in_seven_days() -> None:
     known = [f"{year}-{month:02}" for year in (2023, 2024, 2025, 2026) for month in range(1, 13)][:46]
     nights = [choose_months(known, known, now=NOW - timedelta(days=i)) for i in range(7)]
     assert all({"2026-10"} <= set(n) for n in nights)
@@ -245,7 +245,7 @@ def test_through_the_api_every_month_is_read_once_in_seven_nights() -> None:
     assert len(others) == len(set(others)) == 45
 
 
-def test_through_the_api_months_that_may_have_changed_are_read_every_night() -> None:
+def test_through_the_api_months_that_may_have_changed_are_read_every_day() -> None:
     known = ["2024-01", "2024-02", "2024-03", "2024-04", "2026-10", "2026-11"]
     for i in range(7):
         chosen = choose_months(

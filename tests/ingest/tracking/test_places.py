@@ -95,7 +95,7 @@ def test_a_pattern_is_a_glob_and_nothing_else(world: World) -> None:
         assert {run_id for run_id, (key,) in columns(night, "pool_key").items() if key} == expected, pattern
 
 
-def test_values_of_equal_are_part_of_the_pool_and_a_missing_one_is_no_pool(world: World) -> None:
+def test_values_of_equal_are_part_of_the_pool_and_a_missing_one_means_no_pool(world: World) -> None:
     world.add_run("both", tags={"team": " vision ", "project": "p|1"})
     world.add_run("no team", tags={"project": "p|1"})
     pools = [pool("gpu", {"tracking": "*"}, equal=["team", "project"]), pool("later", {"tracking": "*"})]
@@ -292,7 +292,7 @@ def test_the_cost_of_traces_by_day_run_user_and_model(world: World) -> None:
     add_trace(
         world, "t2", "2026-11-02", 0.3, tokens=(1, None), mlflow__sourceRun="r1", mlflow__user="ada", spans=(("a", None, "gpt", 0.3),)
     )
-    # A parent's cost holds its descendants'; what stands beside it counts. Tokens are with the dearer model.
+    # A parent's cost holds its descendants'; what stands beside it counts. Tokens are with the more expensive model.
     add_trace(
         world,
         "t3",

@@ -229,7 +229,7 @@ def test_where_a_run_says_its_machines_were_and_how_they_were_bought(world: Worl
     ],
 )
 def test_nodes_come_before_workers_and_workers_of_databricks_have_a_driver(world: World, said: dict[str, str], nodes: int) -> None:
-    """A data loader's workers are no machines."""
+    """A data loader's workers are not machines."""
     world.add_run("r", tags=said)
     assert world.night().run("r")["num_nodes"] == nodes
 
@@ -330,7 +330,7 @@ def test_any_text_survives(world: World, text: str) -> None:
     assert json.loads(run["params"]) == {"any": text}
 
 
-def test_bytes_that_are_no_text_are_replaced_and_counted(world: World) -> None:
+def test_bytes_that_are_not_text_are_replaced_and_counted(world: World) -> None:
     world.add_run("r", tags={"mlflow.user": "ada"})
     world.do("update runs set name = cast(x'41eda0804280' as text)")
     world.do("insert into tags values ('team', cast(x'ff41' as text), 'r')")

@@ -98,7 +98,7 @@ async def storm(
         return [page.result() for page in pages], took
 
 
-def test_eighty_run_pages_at_once_starve_nobody(server: str) -> None:
+def test_eighty_run_pages_at_once_do_not_block_other_requests(server: str) -> None:
     """Some pages are shown, the rest are asked to come back; the server's health check is answered all the while."""
     assert httpx.get(f"{server}/runspend/run/{w.BIG}", timeout=60).status_code == 200
     answers, took = asyncio.run(storm(server, f"/runspend/run/{w.BIG}", "/health", 80))

@@ -1,4 +1,4 @@
-"""`runspend serve`, in processes of its own: an address is told only when it answers."""
+"""`runspend serve`, in processes of its own: an address is printed only when it answers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def server(config: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_the_address_answers_from_the_moment_it_is_told(server: subprocess.Popen[str]) -> None:
+def test_the_address_answers_from_the_moment_it_is_printed(server: subprocess.Popen[str]) -> None:
     """On a free port, where one is asked for; Ctrl-C ends it."""
     assert server.stdout is not None
     told = re.match(r"(http://127\.0\.0\.1:\d+/)  \(Ctrl-C ends it\)", server.stdout.readline())
@@ -47,7 +47,7 @@ def test_the_address_answers_from_the_moment_it_is_told(server: subprocess.Popen
     assert server.wait(60) in (0, 130, -signal.SIGINT)
 
 
-def test_a_port_in_use_is_refused_before_any_address_is_told(config: Path) -> None:
+def test_a_port_in_use_is_refused_before_any_address_is_printed(config: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

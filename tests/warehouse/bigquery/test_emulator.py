@@ -344,7 +344,7 @@ def test_a_job_is_where_its_dataset_is(dataset: Dataset) -> None:
     dataset.client.delete_dataset(made, delete_contents=True)
 
 
-def test_a_job_nobody_submitted_is_not_found(dataset: Dataset) -> None:
+def test_a_job_that_was_not_submitted_is_not_found(dataset: Dataset) -> None:
     with pytest.raises(NotFound, match="Not found: Job"):
         dataset.client.get_job("runspend-nobody", retry=None)
 
@@ -559,7 +559,7 @@ def test_the_storage_api_brings_tables_and_results_of_queries(dataset: Dataset, 
         assert (found.num_rows, found.schema.field("cost").type) == (4, pa.decimal256(76, 38))
 
 
-def test_a_dry_run_tells_columns_and_errors_and_does_nothing(dataset: Dataset) -> None:
+def test_a_dry_run_returns_columns_and_errors_and_does_nothing(dataset: Dataset) -> None:
     dataset.run("create table t (a bignumeric, d date)")
     job = dataset.submit("select sum(a) as total, d from t group by d", dry_run=True)
     assert ([(f.name, f.field_type) for f in job.schema], job.statement_type, job.total_bytes_processed) == (

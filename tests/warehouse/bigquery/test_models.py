@@ -1,7 +1,7 @@
 """Every model and check, in its own text, gives the rows on the emulator of BigQuery that it gives on DuckDB, one job each.
 
 The emulator runs DuckDB too, an older one: what is shown is that jobs, parameters, types and tables carry the chain. What the
-rows should be is said by the reference implementation (`tests/allocation/test_reference.py`).
+rows should be is decided by the reference implementation (`tests/allocation/test_reference.py`).
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_tables_are_made_from_tables_py(warehouse: BigQueryWarehouse) -> None:
     assert {item.table_id for item in client.list_tables(places.internal)} >= {*TABLES, PUBLISHED.name}
 
 
-def test_opening_contacts_nobody() -> None:
+def test_opening_makes_no_request() -> None:
     """Where nothing listens, a warehouse can be named; asked, it says what to check."""
     nowhere = BigQueryWarehouse(WarehouseSettings(uri="bigquery://project/dataset", endpoint="http://127.0.0.1:9", credentials="anonymous"))
     assert nowhere.places.staging == "project.dataset_staging"
@@ -136,7 +136,7 @@ def test_opening_contacts_nobody() -> None:
 @pytest.mark.parametrize(
     "uri", ["bigquery://project", "bigquery://project/data-set", "bigquery://pro ject/dataset", "bigquery://project/a/b"]
 )
-def test_an_address_that_is_none_is_refused(uri: str) -> None:
+def test_an_invalid_address_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError, match=r"Set warehouse\.uri to bigquery://project/dataset"):
         BigQueryWarehouse(WarehouseSettings(uri=uri))
 
@@ -145,7 +145,7 @@ def with_columns(table: Table, columns: Sequence[Column]) -> Table:
     return replace(table, columns=tuple(columns))
 
 
-def test_a_new_column_is_added_and_old_rows_have_none(fresh: BigQueryWarehouse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_new_column_is_added_and_is_null_in_old_rows(fresh: BigQueryWarehouse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A table of people and one of ours; digests of old rows stay as they were, new rows fill the column."""
     units = [Unit("run_costs", "2026-10", "all"), Unit("experiments", "all", "prod")]
     before = [fill(fresh, unit, rows_of(TABLES[unit.table], period=unit.period)) for unit in units]
@@ -293,7 +293,7 @@ def test_rows_come_back_as_they_were_put(warehouse: BigQueryWarehouse, month: st
 
 
 def test_odd_values_come_back_as_they_were_put(warehouse: BigQueryWarehouse, month: str) -> None:
-    """Unicode, quotes, empty texts and lists, nulls wherever a column is no key; the largest and the smallest money."""
+    """Unicode, quotes, empty texts and lists, nulls wherever a column is not a key; the largest and the smallest money."""
     rows = rows_of(LINES, period=month, count=len(ODD))
     money = [Decimal(text) for text in (f"{SMALLEST:f}", f"-{SMALLEST:f}", LARGEST, f"-{LARGEST}", "0", "0.1")] + [None]
     columns: dict[str, list[Any]] = {
@@ -626,7 +626,7 @@ def test_a_model_must_select_the_table(warehouse: BigQueryWarehouse, month: str,
         step.run([Model("cost_allocations", (month, "all"))], {"period": first_of(month)})
 
 
-def test_a_model_may_not_stand_for_a_table(warehouse: BigQueryWarehouse, sql: Path) -> None:
+def test_a_model_may_not_have_the_name_of_a_table(warehouse: BigQueryWarehouse, sql: Path) -> None:
     (sql / "runs.sql").write_text("select 1 as a")
     with again(warehouse, models=sql).step("allocate", "b") as step, pytest.raises(ValueError, match="without `into`"):
         step.run([Model("runs")], {})
@@ -690,7 +690,7 @@ def test_the_same_rows_go_up_once(warehouse: BigQueryWarehouse, month: str, sinc
     assert warehouse.states()[unit].rows == 50
 
 
-def test_rows_that_stand_there_are_left_there(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
+def test_rows_that_are_already_there_are_not_sent_again(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
     """Nothing goes up and nothing is swapped for rows that differ by the id of their load alone; other rows, or other facts, are."""
     unit, table = Unit("runs", month, "prod"), TABLES["runs"]
     first = fill(warehouse, unit, rows_of(table, period=month, build_id="one"), extra={"last": "1"})
@@ -707,8 +707,8 @@ def test_rows_that_stand_there_are_left_there(warehouse: BigQueryWarehouse, mont
     assert len(loads(warehouse, since, month)) == sent + 1
 
 
-def test_rows_that_stand_there_must_still_stand_at_the_end(warehouse: BigQueryWarehouse, month: str) -> None:
-    """What was left there, because it was the same, is something else by now: it goes up after all, unless it was to be as it was."""
+def test_rows_that_are_already_there_must_still_be_there_at_the_end(warehouse: BigQueryWarehouse, month: str) -> None:
+    """What was left there, because it was the same, is something else meanwhile: it goes up after all, unless it was to be as it was."""
     unit, other = Unit("runs", month, "prod"), Unit("run_resources", month, "prod")
     first = fill(warehouse, unit, rows_of(TABLES["runs"], period=month))
     for count, inputs, is_published in ((3, {unit: first.digest}, False), (4, {}, True)):
@@ -722,7 +722,7 @@ def test_rows_that_stand_there_must_still_stand_at_the_end(warehouse: BigQueryWa
         assert warehouse.states()[unit].rows == (50 if is_published else count)
 
 
-def test_rows_whose_digest_does_not_tell_all_go_up_again(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
+def test_rows_whose_digest_does_not_identify_them_are_sent_again(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
     """A bill's digest is of its lines, not of how they are read; a source's times are outside of its digest."""
     for table in ("billing_lines", "sources"):
         unit = Unit(table, month if TABLES[table].period_column else "all", f"aws{month}")
@@ -733,7 +733,7 @@ def test_rows_whose_digest_does_not_tell_all_go_up_again(warehouse: BigQueryWare
 
 
 def test_a_load_whose_table_is_gone_is_sent_again_under_the_next_id(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
-    """A finished job's staging table has expired: the job is no help any more."""
+    """A finished job's staging table has expired: the job no longer helps."""
     unit, rows = Unit("billing_lines", month, "aws"), rows_of(LINES, period=month)
     for number in (1, 2):
         with warehouse.step("fill", "fill") as step:
@@ -748,7 +748,7 @@ def test_a_load_whose_table_is_gone_is_sent_again_under_the_next_id(warehouse: B
 def test_a_load_that_failed_is_sent_again_under_the_next_id(
     warehouse: BigQueryWarehouse, month: str, since: dt.datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failed job left no table, and its id is taken for good."""
+    """A failed job left no table, and its id is taken permanently."""
     unit, rows, load = Unit("billing_lines", month, "aws"), rows_of(LINES, period=month), Jobs.load
 
     def damaged(self: Jobs, file: Path, *rest: Any) -> Any:
@@ -780,7 +780,7 @@ def test_a_staging_table_with_other_rows_is_refused(warehouse: BigQueryWarehouse
         step.put(*unit, rows)
 
 
-def test_every_job_says_whose_it_is_and_what_it_may_cost(warehouse: BigQueryWarehouse, month: str, sql: Path, since: dt.datetime) -> None:
+def test_every_job_has_a_label_and_a_cost_limit(warehouse: BigQueryWarehouse, month: str, sql: Path, since: dt.datetime) -> None:
     """Labels tell product, step and month; no query may read more than the settings allow."""
     (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=5))

@@ -490,7 +490,7 @@ def test_a_new_column_is_added_before_the_next_publish(opened: Open, monkeypatch
         assert reader.query("select countif(new_cost is null) as n from run_costs").to_pylist() == [{"n": 50}]
 
 
-def test_former_names_and_values_read_as_todays_and_the_next_publish_replaces_them(
+def test_former_names_and_values_are_read_and_the_next_publish_replaces_them(
     opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path
 ) -> None:
     """Readers see today's names at once. The next publish rewrites the objects with equal content and digests."""
@@ -528,7 +528,7 @@ def asked(warehouse: Any) -> dict[Unit, pa.Table]:
         return former.contents(lambda unit: reader.query(f"select * from {unit.table}"))
 
 
-def test_a_damaged_object_keeps_nobody_from_publishing_new_columns(
+def test_a_damaged_object_does_not_prevent_publishing_new_columns(
     opened: Open, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stays refused until it is restored and the next publish gives it the columns of its table."""
@@ -556,7 +556,7 @@ def test_a_damaged_object_keeps_nobody_from_publishing_new_columns(
     [({"uri": "s3://no-such-bucket/x"}, "Make the bucket"), ({"endpoint": "http://127.0.0.1:1"}, "Check endpoint and network"),
      ({"endpoint": "nonsense"}, "endpoint"), ({"credentials": "no-such-profile"}, "no-such-profile")],
 )  # fmt: skip
-def test_what_cannot_be_opened_is_said_in_words(
+def test_a_bucket_that_cannot_be_opened_is_a_sentence(
     change: dict[str, str], message: str, s3_server: S3Server, bucket: str, tmp_path: Path
 ) -> None:
     """A wrong bucket, endpoint or profile names itself and what to do."""
@@ -650,7 +650,7 @@ def test_a_damaged_copy_on_the_machine_is_taken_from_the_bucket_again(opened: Op
 
 
 def test_copies_are_hashed_with_their_objects_only(opened: Open, tmp_path: Path) -> None:
-    """Once a pipeline run, not at each look at ETags. A copy that is gone meanwhile is no error."""
+    """Once a pipeline run, not at each look at ETags. A copy that is gone meanwhile is not an error."""
     warehouse = opened()
     fill(warehouse, rows_of(LINES))
     assert opened().find_damage() == {}
@@ -706,7 +706,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_night_in_a_bucket_is_the_night_in_a_folder(store: Path, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+def test_a_pipeline_run_in_a_bucket_equals_one_in_a_folder(store: Path, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
     """`runspend nightly` writes the same content digests into both, into the bucket twice; SQL and doctor work over the bucket."""
     found = []
     world = make_tiny_world(tmp_path / "world", store)

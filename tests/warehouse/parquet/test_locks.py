@@ -105,7 +105,7 @@ def test_a_wait_says_who_holds_the_lock_and_ends(
         pass
 
 
-def test_a_note_of_somebody_who_was_killed_blames_nobody(home: Path) -> None:
+def test_a_note_of_a_killed_process_names_no_holder(home: Path) -> None:
     """The note stays in the file; who is named is who holds the lock now."""
     process = holder(home, "exclusive", 60)
     process.kill()
@@ -130,7 +130,7 @@ def test_a_note_of_somebody_who_was_killed_blames_nobody(home: Path) -> None:
         '{"host": "a", "pid": 1e999, "command": "", "since": ""}',
     ],
 )
-def test_a_note_that_says_nothing_is_no_error(home: Path, note: str) -> None:
+def test_an_unreadable_note_is_not_an_error(home: Path, note: str) -> None:
     """Whatever stands in the lock file, the holder is found in another way."""
     with Locks(home).shared():
         (home / "lock").write_text(note)
@@ -294,7 +294,7 @@ def test_a_reader_that_is_done_waits_for_no_publisher(home: Path) -> None:
     lock.__exit__(None, None, None)
 
 
-def test_a_staging_folder_of_another_account_stops_nobody(home: Path) -> None:
+def test_a_staging_folder_of_another_account_does_not_stop_publishers(home: Path) -> None:
     """Who may not enter it does not sweep it, and works on."""
     private = home / "stage" / "read-1-abcdef01"
     private.mkdir(parents=True)

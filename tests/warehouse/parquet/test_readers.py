@@ -144,7 +144,7 @@ def test_a_table_is_found_however_it_is_named(root: Path, sql: str) -> None:
         assert sum(batch.num_rows for batch in reader.batches(sql, rows=64)) == 200
 
 
-def test_who_mistypes_a_table_is_told_of_one_like_it(root: Path) -> None:
+def test_a_mistyped_table_name_gets_a_suggestion(root: Path) -> None:
     """Also of those nobody asked for yet."""
     with ParquetWarehouse(root).reader() as reader, pytest.raises(UsageError, match='Did you mean "run_costs"'):
         reader.query("select * from run_cost")
@@ -160,7 +160,7 @@ def test_another_table_is_shown_while_rows_are_on_their_way(root: Path) -> None:
         assert read + sum(batch.num_rows for batch in batches) == 200
 
 
-def test_a_damaged_file_is_told_each_time_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_each_time_it_is_read(tmp_path: Path) -> None:
     """Not as a table that there is not."""
     warehouse = ParquetWarehouse(tmp_path)
     with warehouse.step("fill", "b") as step:

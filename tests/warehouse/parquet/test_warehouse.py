@@ -273,7 +273,7 @@ def test_native_and_parameters(root: Path) -> None:
             reader.query("select @month")
 
 
-def test_publishing_inside_a_reader_waits_for_nobody(root: Path) -> None:
+def test_publishing_inside_a_reader_does_not_wait(root: Path) -> None:
     """The reader holds no lock: it goes on seeing its build, and so does whatever else its thread asks that warehouse."""
     fill(root, rows_of(LINES))
     warehouse, unit = ParquetWarehouse(root), Unit("billing_lines", PERIOD, "aws")
@@ -312,7 +312,7 @@ def test_a_reader_keeps_its_build_while_another_publishes(root: Path, way: str, 
     assert not list((root / "_runspend" / "stage").iterdir())
 
 
-def test_a_reader_without_another_way_keeps_publishers_waiting_for_a_while_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_keeps_the_lock_blocks_publishers_for_a_limited_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where files cannot be kept the lock is held, until a deadline: then what it asks is stopped, and a sentence says why."""
     monkeypatch.setattr(pins, "FEW", 0)
     monkeypatch.setattr(moments, "pin_by_link", lambda *_: None)
@@ -543,7 +543,7 @@ def test_a_newer_warehouse_is_refused(root: Path) -> None:
 
 
 @pytest.mark.parametrize("way_back", ["restored", "replaced"])
-def test_a_damaged_file_keeps_nobody_from_publishing_new_columns(root: Path, monkeypatch: pytest.MonkeyPatch, way_back: str) -> None:
+def test_a_damaged_file_does_not_prevent_publishing_new_columns(root: Path, monkeypatch: pytest.MonkeyPatch, way_back: str) -> None:
     """It stays refused, restored too, until it has the columns of its table: the next pipeline run adds them, or replaces it."""
     for writer in ("all", "other"):
         fill(root, rows_of(TABLES["run_costs"]), table="run_costs", writer=writer)
@@ -604,7 +604,7 @@ def asked(root: Path) -> dict[Unit, pa.Table]:
         return former.contents(lambda unit: reader.query(f"select * from {unit.table}"))
 
 
-def test_former_names_and_values_read_as_todays_and_the_next_publish_replaces_them(root: Path, tmp_path: Path) -> None:
+def test_former_names_and_values_are_read_and_the_next_publish_replaces_them(root: Path, tmp_path: Path) -> None:
     """Readers see today's names at once. The next publish rewrites the files with equal content and digests."""
     before = fill_former(root)
     warehouse = ParquetWarehouse(root)

@@ -1,6 +1,6 @@
 """AWS Cost and Usage Reports: every delivery and spelling of them, what line item types mean, and the traps of bill ingestion.
 
-Tests named by a number are traps with the totals they must have. What holds for bills of every format is tested with FOCUS.
+Tests of traps state the totals that a bill must have. What holds for bills of every format is tested with FOCUS.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ PLAN_HOUR = [covered("1.006", "0.6036"), negation("-1.006"), plan_fee("0.70", "0
 
 
 @pytest.mark.parametrize("write", ["quick", "slow"])
-def test_a_fee_whose_unused_part_the_export_does_not_tell_is_reported(tmp_path: Path, write: str) -> None:
+def test_a_fee_whose_unused_part_the_export_does_not_state_is_reported(tmp_path: Path, write: str) -> None:
     """What the plan left unused is in no sum then, and nobody would know."""
     said = {"line_item_line_item_description": "two\nlines"} if write == "slow" else {}
     lines = [*PLAN_HOUR, plan_fee("0.70", "0.70", "0.60"), reservation_fee("44.64", "1.44"), line("Usage", "1", **said)]
@@ -135,7 +135,7 @@ def test_a_fee_whose_unused_part_the_export_does_not_tell_is_reported(tmp_path: 
     "fee",
     [plan_fee("0.70", "1,5", "0.60"), plan_fee("0.70", "0.70", "some"), reservation_fee("0.70", "?"), reservation_fee("0.70", "0", "?")],
 )
-def test_an_unused_part_that_is_no_number_is_reported(tmp_path: Path, fee: Mapping[str, str]) -> None:
+def test_an_unused_part_that_is_not_a_number_is_reported(tmp_path: Path, fee: Mapping[str, str]) -> None:
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", [fee, line("Usage", "1")]), format="aws-cur")
     assert only(bill.load()).extra["unreadable"] == {"EffectiveCost": 1}
     assert sorted((r["billed_cost"], r["effective_cost"]) for r in bill.lines()) == [(Decimal("0.70"), None), (Decimal(1), Decimal(1))]
@@ -263,13 +263,13 @@ SPOT = {
 }
 
 
-def test_spot_is_told_by_usage_type(tmp_path: Path) -> None:
+def test_spot_is_recognized_by_usage_type(tmp_path: Path) -> None:
     """EC2's SpotUsage, and Spot as a word of any other service's usage type."""
     bill = loaded(tmp_path, in_accounts(line(line_item_usage_type=usage) for usage in SPOT))
     assert [found["pricing_category"] for found in by_account(bill)] == list(SPOT.values())
 
 
-def test_buckets_and_storage_classes_are_told_by_usage_type(tmp_path: Path) -> None:
+def test_buckets_and_storage_classes_are_recognized_by_usage_type(tmp_path: Path) -> None:
     said = {
         "line_item_product_code": "AmazonS3",
         "line_item_usage_type": "USE1-TimedStorage-SIA-ByteHrs",
@@ -322,7 +322,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Nights:
 
 
 @pytest.mark.parametrize("name", ["legacy.csv", "legacy.csv.gz", "athena.parquet", "two.csv", "two.csv.gz", "two.parquet"])
-def test_the_same_lines_whatever_the_spelling_and_kind_of_file(tmp_path: Path, expected: Nights, name: str) -> None:
+def test_every_spelling_and_kind_of_file_gives_the_same_lines(tmp_path: Path, expected: Nights, name: str) -> None:
     """The lines of a CUR 2.0 CSV, but for tags, whose keys are left as each report has them."""
     spelled = {"legacy": legacy, "athena": athena, "two": list}[name.split(".")[0]](TAGGED)
     bill = nights(tmp_path, write_cur(tmp_path / name, spelled))
@@ -355,7 +355,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         loaded(tmp_path, short)
 
 
-def test_the_same_lines_whatever_the_parts_their_order_and_the_time_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_their_order_and_the_time_zone_do_not_change_the_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(7)
     lines = [
         line("Usage", str(Decimal(n) / 8), **hour, line_item_resource_id=f"i-{n % 5:017x}", resource_tags=tags(user_team=f"t{n % 3}"))
@@ -474,7 +474,7 @@ def test_the_slow_way_of_reading_finds_the_same_lines(tmp_path: Path) -> None:
     assert found[0] == found[1] and len(found[0]) == len(TAGGED) + 2
 
 
-def test_a_file_that_is_read_slowly_leaves_those_before_and_behind_it_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_read_slowly_does_not_change_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next file is begun while one is staged: whatever way each takes, each of its rows is there once."""
     monkeypatch.setattr(staging, "room_of", lambda memory: replace(room_of(memory), part_bytes=1_000, share_rows=3))
     described = {part: [f"{part}{' ' if part % 2 else chr(10)}{n}" for n in range(9)] for part in range(5)}
@@ -578,7 +578,7 @@ def test_the_legacy_assembly_of_before_is_not_added(tmp_path: Path, samples: Pat
     assert bill.total("2026-09") == Decimal("803.3424")
 
 
-def test_a_legacy_manifest_names_the_assembly_that_counts_whatever_the_times(tmp_path: Path) -> None:
+def test_a_legacy_manifest_names_the_assembly_that_counts_at_any_file_times(tmp_path: Path) -> None:
     """A copy (`cp -r`) has the times of copying. The assemblies of before stand in where the newest is not whole."""
     folder = "cur/mlcur/20261001-20261101"
     for assembly, cost, days in (("aaaa", "5.00", 2), ("bbbb", "6.00", 3), ("cccc", "7.00", 1)):
@@ -597,7 +597,7 @@ def test_a_legacy_manifest_names_the_assembly_that_counts_whatever_the_times(tmp
     assert bill.total() == Decimal("6.00")
 
 
-def test_executions_are_ordered_by_their_names_whatever_the_times(tmp_path: Path) -> None:
+def test_executions_are_ordered_by_their_names_not_by_file_times(tmp_path: Path) -> None:
     """Create-new folders of CUR 2.0 begin with when the execution began."""
     for n, name in enumerate(("2026-11-02T12:34:56.789Z-aaa", "2026-11-03T00:00:00.000Z-aaa", "2026-11-01T12:34:56.789Z-zzz")):
         deliver(tmp_path / "in", name, [line("Usage", str(n + 1)), line("Usage", "10")], NOW - timedelta(days=9 - n))
@@ -631,7 +631,7 @@ def test_parts_of_the_same_bytes_that_one_manifest_names_both_count(tmp_path: Pa
 # --- traps ---------------------------------------------------------------------------------------------------------------
 
 
-def test_01_an_open_month_is_delivered_again(tmp_path: Path) -> None:
+def test_an_open_month_that_is_delivered_again_counts_once(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     november = month("2026-11")
     first = [line("Usage", "10.00", **november, line_item_resource_id="a"), line("Usage", "5.00", **november, line_item_resource_id="b")]
@@ -648,7 +648,7 @@ def test_01_an_open_month_is_delivered_again(tmp_path: Path) -> None:
     assert bill.total("2026-11") == Decimal("12.50")
 
 
-def test_01_a_real_month_before_and_after_its_invoice(tmp_path: Path, samples: Path) -> None:
+def test_a_real_month_before_and_after_its_invoice_has_the_total_of_each(tmp_path: Path, samples: Path) -> None:
     bill = nights(tmp_path, tmp_path / "in", delivery="versions")
     for days, name in ((2, "aws_2023-06-01-not-final.csv"), (1, "aws_2023-06-01.csv")):
         write_bytes(tmp_path / "in" / name, (samples / "koku" / name).read_bytes(), at=NOW - timedelta(days=days))
@@ -666,7 +666,7 @@ def test_01_a_real_month_before_and_after_its_invoice(tmp_path: Path, samples: P
     assert [r["is_invoiced"] for r in bill.rows("billing_loads", "2023-06")] == [False, True]
 
 
-def test_07_a_month_without_rows_is_loaded_and_a_vanished_one_is_kept(tmp_path: Path, samples: Path) -> None:
+def test_a_month_without_rows_is_loaded_and_a_vanished_one_is_kept(tmp_path: Path, samples: Path) -> None:
     folder = tmp_path / "in"
     deliver(folder, "one", [], NOW - timedelta(days=3), "2026-09")
     deliver(folder, "one", [line("Usage", "50.00")], NOW - timedelta(days=3))
@@ -686,7 +686,7 @@ def test_07_a_month_without_rows_is_loaded_and_a_vanished_one_is_kept(tmp_path: 
     assert bill.total() == Decimal("50.00")
 
 
-def test_07_an_empty_shard_among_good_ones(tmp_path: Path) -> None:
+def test_an_empty_file_among_good_ones_is_loaded(tmp_path: Path) -> None:
     write_cur(tmp_path / "in/part-1.parquet", [line("Usage", "7.00")])
     pq.write_table(parquet_table([line()]).slice(0, 0), tmp_path / "in/part-2.parquet")
     write_cur(tmp_path / "in/part-3.csv.gz", [])
@@ -695,7 +695,7 @@ def test_07_an_empty_shard_among_good_ones(tmp_path: Path) -> None:
     assert bill.total() == Decimal("7.00")
 
 
-def test_08_a_savings_plan_counts_its_fee_once(tmp_path: Path) -> None:
+def test_a_savings_plan_counts_its_fee_once(tmp_path: Path) -> None:
     bill = loaded(tmp_path, PLAN_HOUR)
     assert both(bill) == (Decimal("0.70"), Decimal("0.70"))
     assert {(each["charge_category"], each["commitment_discount_status"], each["billed_cost"], each["effective_cost"]) for each in bill.lines()} == {
@@ -706,7 +706,7 @@ def test_08_a_savings_plan_counts_its_fee_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("used_hours", "unused", "used"), [(720, "1.44", "43.20"), (0, "44.64", "0")])
-def test_09_a_reservation_fee_is_not_added_to_discounted_usage(tmp_path: Path, used_hours: int, unused: str, used: str) -> None:
+def test_a_reservation_fee_is_not_added_to_discounted_usage(tmp_path: Path, used_hours: int, unused: str, used: str) -> None:
     october = hours(datetime(2026, 10, 1, tzinfo=timezone.utc), 744)[:used_hours]
     bill = loaded(tmp_path, [reservation_fee("44.64", unused), *(discounted("0.06", **hour) for hour in october)])
     assert both(bill) == (Decimal("44.64"), Decimal("44.64"))
@@ -714,7 +714,7 @@ def test_09_a_reservation_fee_is_not_added_to_discounted_usage(tmp_path: Path, u
     assert (by_status["Unused"], by_status.get("Used", Decimal(0))) == (Decimal(unused), Decimal(used))
 
 
-def test_10_an_upfront_fee_is_billed_once_and_used_all_year(tmp_path: Path) -> None:
+def test_an_upfront_fee_is_billed_once_and_used_all_year(tmp_path: Path) -> None:
     year = hours(datetime(2023, 1, 1, tzinfo=timezone.utc), 8760)
     fee = line("Fee", "8760.00", **month("2023-01"), reservation_reservation_a_r_n=RESERVATION)
     bill = loaded(tmp_path, [fee, *(discounted("1.00", **hour) for hour in year)])
@@ -724,7 +724,7 @@ def test_10_an_upfront_fee_is_billed_once_and_used_all_year(tmp_path: Path) -> N
     assert tuple(sum(pair[i] for pair in by_month.values()) for i in (0, 1)) == (Decimal("8760.00"), Decimal("8760.00"))
 
 
-def test_11_hours_are_those_of_usage_alone(tmp_path: Path) -> None:
+def test_hours_are_those_of_usage_alone(tmp_path: Path) -> None:
     lines = [
         *PLAN_HOUR,
         discounted("0.18", line_item_usage_amount="3"),
@@ -741,7 +741,7 @@ def split(pod: str, parent: str, cost: str, unused: str, operation: str = "EKSPo
     return line("Usage", "0", line_item_operation=operation, line_item_resource_id=f"arn:aws:eks:us-east-1:1:pod/{pod}", **said)
 
 
-def test_12_split_cost_allocation_rows_charge_nothing(tmp_path: Path) -> None:
+def test_split_cost_allocation_rows_charge_nothing(tmp_path: Path) -> None:
     node = line(
         "Usage",
         "10.00",
@@ -755,7 +755,7 @@ def test_12_split_cost_allocation_rows_charge_nothing(tmp_path: Path) -> None:
     assert sorted(each["effective_cost"] for each in bill.lines()) == [4, 6]  # of the node's line: tests/ingest/billing/test_cost_splits.py
 
 
-def test_12_a_split_row_that_charges_is_set_aside_not_lost(tmp_path: Path) -> None:
+def test_a_split_row_that_charges_is_set_aside_not_lost(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [line("Usage", "10.00"), line("Usage", "3.00", line_item_operation="EKSPod-EC2")])
     assert bill.total() == Decimal("10.00")
     assert [(r["billed_cost"], r["reason"].split(",")[0]) for r in bill.rows("billing_quarantine")] == [
@@ -763,7 +763,7 @@ def test_12_a_split_row_that_charges_is_set_aside_not_lost(tmp_path: Path) -> No
     ]
 
 
-def test_15_refunds_keep_their_sign_category_and_charge_month(tmp_path: Path) -> None:
+def test_refunds_keep_their_sign_category_and_charge_month(tmp_path: Path) -> None:
     back_to_september = {k: v for k, v in month("2026-09").items() if k.startswith("line_item")}
     lines = [
         line("Usage", "25.00", **month("2026-09"), bill_invoice_id="sep"),
@@ -780,19 +780,19 @@ def test_15_refunds_keep_their_sign_category_and_charge_month(tmp_path: Path) ->
     assert sums(bill.lines(), "charge_category") == {"Usage": Decimal("25.00"), "Credit": Decimal("-2.00")}
 
 
-def test_15_a_negative_unit_price_is_no_price(tmp_path: Path) -> None:
+def test_a_negative_unit_price_is_not_a_price(tmp_path: Path) -> None:
     [found] = loaded(tmp_path, [line("Usage", "-5.00", pricing_public_on_demand_rate="-0.50")]).lines()
     assert (found["billed_cost"], found["list_unit_price"]) == (Decimal("-5.00"), None)
 
 
-def test_16_marketplace_lines_are_in_the_bill(tmp_path: Path) -> None:
+def test_marketplace_lines_are_in_the_bill(tmp_path: Path) -> None:
     bill = loaded(
         tmp_path, [line("Usage", "12.00"), line("Usage", "8.00", bill_billing_entity="AWS Marketplace", line_item_legal_entity="Vendor")]
     )
     assert sums(bill.lines(), "service_provider_name") == {"AWS": Decimal("12.00"), "Vendor": Decimal("8.00")}
 
 
-def test_18c_nineteen_decimals_of_a_real_report(tmp_path: Path, samples: Path) -> None:
+def test_nineteen_decimals_of_a_real_report_are_kept(tmp_path: Path, samples: Path) -> None:
     """Its rows are one field short of its header; with the last name left out they load."""
     header, *rows = (samples / "koku/test_cur.csv").read_text().splitlines()
     text = "\n".join([header.rpartition(",")[0], *rows])
@@ -801,7 +801,7 @@ def test_18c_nineteen_decimals_of_a_real_report(tmp_path: Path, samples: Path) -
     assert (len(bill.lines("2018-06")), bill.total("2018-06")) == (19, Decimal("0.0827499841274349353"))
 
 
-def test_18d_decimals_however_they_are_written(tmp_path: Path) -> None:
+def test_decimals_are_read_in_every_notation(tmp_path: Path) -> None:
     written = {
         "35.2E-7": "0.00000352",
         "1.7166668039999999e-06": "0.0000017166668039999999",
@@ -812,7 +812,7 @@ def test_18d_decimals_however_they_are_written(tmp_path: Path) -> None:
     assert [found["billed_cost"] for found in by_account(bill)] == [Decimal(value) for value in written.values()]
 
 
-def test_18_a_double_of_parquet_is_the_shortest_text_that_means_it(tmp_path: Path) -> None:
+def test_a_double_of_parquet_is_read_as_its_shortest_text(tmp_path: Path) -> None:
     costs = ["0.1", "4e-10", "0.30000000000000004", "12345678.9", "1.7166668039999999e-06"]
     bill = nights(tmp_path, write_cur(tmp_path / "cur.parquet", [line("Usage", cost) for cost in costs]))
     bill.load()
@@ -832,7 +832,7 @@ TAGS = [
 
 
 @pytest.mark.parametrize("name", ["cur.csv", "cur.parquet"])
-def test_23_runs_and_jobs_are_found_by_tags_of_cur_2(tmp_path: Path, name: str) -> None:
+def test_runs_and_jobs_are_found_by_tags_of_cur_2(tmp_path: Path, name: str) -> None:
     bill = nights(tmp_path, write_cur(tmp_path / name, in_accounts(line(resource_tags=json.dumps(said)) for said, _, _ in TAGS)))
     bill.load()
     assert [(json.loads(found["tags"]), found["run_tag"], found["job_key"]) for found in by_account(bill)] == TAGS
@@ -850,7 +850,7 @@ def test_23_runs_and_jobs_are_found_by_tags_of_cur_2(tmp_path: Path, name: str) 
         },
     ],
 )
-def test_23_runs_and_jobs_are_found_by_tag_columns(tmp_path: Path, columns: dict[str, tuple[str | None, str | None]]) -> None:
+def test_runs_and_jobs_are_found_by_tag_columns(tmp_path: Path, columns: dict[str, tuple[str | None, str | None]]) -> None:
     [one] = legacy([line()])
     empty = {**one, **dict.fromkeys(columns, "")}
     bill = nights(tmp_path, write_csv(tmp_path / "cur.csv", [empty, *({**empty, column: "1"} for column in columns)]))
@@ -859,7 +859,7 @@ def test_23_runs_and_jobs_are_found_by_tag_columns(tmp_path: Path, columns: dict
     assert {(each["tags"], each["run_tag"], each["job_key"]) for each in bill.lines()} == expected | {(None, None, None)}
 
 
-def test_23_tags_that_cannot_be_read_do_not_take_their_cost_along(tmp_path: Path) -> None:
+def test_the_cost_of_a_line_with_unreadable_tags_is_kept(tmp_path: Path) -> None:
     texts_of_tags = ['{"user_mlflow_run_id":"r1"}', '{"a":"1","a":"2"}', '{"a":{"b":1}}', "no json", "{}", ""]
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", [line(resource_tags=each) for each in texts_of_tags]))
     load = only(bill.load())
@@ -868,14 +868,14 @@ def test_23_tags_that_cannot_be_read_do_not_take_their_cost_along(tmp_path: Path
 
 
 @pytest.mark.parametrize("named", ["resource_tags", "tags"])
-def test_23_empty_tags_in_one_column_do_not_hide_those_in_the_other(tmp_path: Path, named: str) -> None:
-    """CUR 2.0 has two columns of tags; an empty map is no value."""
+def test_empty_tags_in_one_column_do_not_hide_those_in_the_other(tmp_path: Path, named: str) -> None:
+    """CUR 2.0 has two columns of tags; an empty map is not a value."""
     said = {"resource_tags": "{}", "tags": "{}", named: tags(user_mlflow_run_id=RUN)}
     [found] = loaded(tmp_path, [line(**said)]).lines()
     assert (json.loads(found["tags"]), found["run_tag"]) == ({"user_mlflow_run_id": RUN}, RUN)
 
 
-def test_24_ids_stay_texts_and_words_for_nothing_are_nothing(tmp_path: Path) -> None:
+def test_ids_stay_texts_and_words_for_nothing_are_nothing(tmp_path: Path) -> None:
     said = {"bill_payer_account_id": "0099999999999", "product_sku": "1E5", "line_item_resource_id": "i-A"}
     nothing = [line(**said, product_region_code=word) for word in ("NULL", "null", "(null)", "", "nan")]
     text = "\ufeff" + csv_text([*nothing, line(**{**said, "line_item_resource_id": "i-a"}, resource_tags='{"user_team":"NULL"}')]) + "\n"
@@ -890,7 +890,7 @@ def test_24_ids_stay_texts_and_words_for_nothing_are_nothing(tmp_path: Path) -> 
     assert {each["tags"] for each in lines} == {None, '{"user_team":"NULL"}'}
 
 
-def test_25a_columns_are_matched_by_name_and_new_ones_reported(tmp_path: Path) -> None:
+def test_columns_are_matched_by_name_and_new_ones_reported(tmp_path: Path) -> None:
     write_csv(tmp_path / "in/sep.csv", legacy([line("Usage", "3.00", **month("2026-09"), resource_tags='{"user_a":"1"}')]))
     october = [{**each, "x/New": "y"} for each in legacy([line("Usage", "4.00", resource_tags='{"user_b":"1"}')])]
     write_csv(tmp_path / "in/oct.csv", october, header=list(reversed(october[0])))
@@ -900,12 +900,12 @@ def test_25a_columns_are_matched_by_name_and_new_ones_reported(tmp_path: Path) -
     assert load.extra["dropped_columns"] == ["x/New"]
 
 
-def test_25d_a_header_that_does_not_fit_its_rows_is_refused(tmp_path: Path, samples: Path) -> None:
+def test_a_header_that_does_not_fit_its_rows_is_refused(tmp_path: Path, samples: Path) -> None:
     with pytest.raises(SourceRefused, match="line 2: it has 130 fields where the header has 131"):
         nights(tmp_path, samples / "koku/test_cur.csv").load()
 
 
-def test_25f_money_as_double_in_one_part_and_as_decimal_in_the_next(tmp_path: Path) -> None:
+def test_money_may_be_double_in_one_part_and_decimal_in_the_next(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     pq.write_table(parquet_table([line("Usage", "0.1")]), tmp_path / "in/a.parquet")
     pq.write_table(parquet_table([line("Usage", "0.2000000000000000000001")], pa.decimal128(38, 22)), tmp_path / "in/b.parquet")
@@ -914,7 +914,7 @@ def test_25f_money_as_double_in_one_part_and_as_decimal_in_the_next(tmp_path: Pa
     assert bill.total() == Decimal("0.3000000000000000000001")
 
 
-def test_b6_savings_are_measured_on_usage(tmp_path: Path) -> None:
+def test_savings_are_measured_on_usage(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [covered("1.00", "0.60"), negation("-1.00"), plan_fee("0.60", "0.60", "0.60")])
     assert sums(bill.lines(), "charge_category", "list_cost")["Usage"] == Decimal("1.00")
 
@@ -934,13 +934,13 @@ NET_VIEWS = [
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize(("delivered", "expected"), [view[1:] for view in NET_VIEWS], ids=[view[0] for view in NET_VIEWS])
-def test_b11_net_costs_for_every_column_or_for_none(tmp_path: Path, kind: str, delivered: Any, expected: tuple[str, str]) -> None:
+def test_net_costs_are_used_for_every_column_or_for_none(tmp_path: Path, kind: str, delivered: Any, expected: tuple[str, str]) -> None:
     bill = nights(tmp_path, write_cur(tmp_path / f"cur.{kind}", [delivered(each) for each in NET_LINES]))
     bill.load()
     assert both(bill) == (Decimal(expected[0]), Decimal(expected[1]))
 
 
-def test_b11_unused_fees_are_net_where_fees_are(tmp_path: Path) -> None:
+def test_unused_fees_are_net_where_fees_are(tmp_path: Path) -> None:
     said = {
         "line_item_net_unblended_cost": "8.00",
         "reservation_net_unused_recurring_fee": "2.40",
@@ -955,7 +955,7 @@ RESERVED_NET = {**NET, **discounted("6.00"), "line_item_net_unblended_cost": "0"
 
 
 @pytest.mark.parametrize("parts", [[[USED_NET, RESERVED_NET]], [[USED_NET], [RESERVED_NET]], [[RESERVED_NET], [USED_NET]]])
-def test_b11_any_net_amount_says_that_costs_are_net(tmp_path: Path, parts: list[list[dict[str, str]]]) -> None:
+def test_any_net_amount_means_that_costs_are_net(tmp_path: Path, parts: list[list[dict[str, str]]]) -> None:
     for n, lines in enumerate(parts):
         write_cur(tmp_path / f"in/{n}.csv", lines)
     bill = nights(tmp_path, tmp_path / "in", delivery="parts")
@@ -964,7 +964,7 @@ def test_b11_any_net_amount_says_that_costs_are_net(tmp_path: Path, parts: list[
 
 
 @pytest.mark.parametrize(("kind", "is_by_manifest"), [("csv", True), ("csv.gz", False), ("parquet", True), ("parquet", False)])
-def test_b11_a_part_of_zero_net_costs_follows_the_other_parts_of_its_month(tmp_path: Path, kind: str, is_by_manifest: bool) -> None:
+def test_a_part_of_zero_net_costs_follows_the_other_parts_of_its_month(tmp_path: Path, kind: str, is_by_manifest: bool) -> None:
     """The discount's own lines cost nothing net. In a month without net costs zeros say nothing."""
     off = line("EdpDiscount", "-2", **{**NET, "line_item_net_unblended_cost": "0"})
     names = [f"cur-{n}.{kind}" for n in range(4)]
@@ -984,7 +984,7 @@ def test_b11_a_part_of_zero_net_costs_follows_the_other_parts_of_its_month(tmp_p
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
-def test_b11_parts_of_zero_net_costs_behind_each_other_are_each_read_again(tmp_path: Path, kind: str) -> None:
+def test_consecutive_parts_of_zero_net_costs_are_each_read_again(tmp_path: Path, kind: str) -> None:
     off = line("EdpDiscount", "-2", **{**NET, "line_item_net_unblended_cost": "0"})
     for n, lines in enumerate([[off], [off] * 2, [off] * 3, [USED_NET], [RESERVED_NET]]):
         write_cur(tmp_path / f"in/cur-{n}.{kind}", lines)
@@ -1012,7 +1012,7 @@ def test_a_file_damaged_behind_a_row_that_is_set_aside_is_refused(tmp_path: Path
         nights(tmp_path, path).load()
 
 
-def test_b11_a_row_without_net_price_has_its_net_effective_cost(tmp_path: Path) -> None:
+def test_a_row_without_net_price_has_its_net_effective_cost(tmp_path: Path) -> None:
     covered_net = {**NET, **covered("7.00", "6.00"), "savings_plan_net_savings_plan_effective_cost": "5.00"}
     bill = loaded(tmp_path, [USED_NET, covered_net, line("Usage", "1", **NET)])
     assert both(bill) == (Decimal(9), Decimal(14))

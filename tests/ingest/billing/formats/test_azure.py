@@ -103,7 +103,7 @@ def test_a_generated_month_loads_to_the_last_of_its_nineteen_decimals(tmp_path: 
     assert {line["billing_period_end"] for line in bill.lines("2026-09")} == {datetime(2026, 10, 1, tzinfo=timezone.utc)}
 
 
-def test_a_code_that_is_no_currency_sets_every_row_aside(tmp_path: Path, samples: Path) -> None:
+def test_an_unknown_currency_code_sets_every_row_aside(tmp_path: Path, samples: Path) -> None:
     bill = nights(tmp_path, samples / "koku/azure_azure_version_2.csv", format="azure")
     assert bill.load().periods[0].extra["quarantined"] == 5
     aside = bill.rows("billing_quarantine", "2020-09")
@@ -136,7 +136,7 @@ def test_a_file_without_a_currency_is_refused_until_the_source_says_it(tmp_path:
     assert sum(line["sku_price_details"] is None for line in lines) == 62
 
 
-def test_25_rows_that_do_not_fit_their_header_are_refused(tmp_path: Path, samples: Path) -> None:
+def test_rows_that_do_not_fit_their_header_are_refused(tmp_path: Path, samples: Path) -> None:
     bill = nights(tmp_path, samples / "azure_export/opencost_Template.csv", format="azure", currency="USD")
     with pytest.raises(SourceRefused, match="line 2: it has 10 fields where the header has 11"):
         bill.load()
@@ -188,7 +188,7 @@ def test_columns_in_another_order_and_new_ones_change_no_sum(tmp_path: Path) -> 
 # --- days --------------------------------------------------------------------------------------------------------------
 
 
-def test_22_days_are_inclusive_and_months_come_first(tmp_path: Path) -> None:
+def test_days_are_inclusive_and_months_come_first(tmp_path: Path) -> None:
     month = {"BillingPeriodStartDate": "02/01/2026", "BillingPeriodEndDate": "02/28/2026"}
     bill = loaded(tmp_path, [cost("3.00", Date="02/03/2026", **month), cost("4.00", Date="2026-02-28", **month)])
     lines = sorted(bill.lines("2026-02"), key=lambda line: line["charge_date"])
@@ -202,7 +202,7 @@ def test_22_days_are_inclusive_and_months_come_first(tmp_path: Path) -> None:
     assert bill.total("2026-02") == Decimal("7.00")
 
 
-def test_22_days_of_parquet_may_be_instants_in_utc(tmp_path: Path) -> None:
+def test_days_of_parquet_may_be_instants_in_utc(tmp_path: Path) -> None:
     """As Spark writes them; CSV made of such a file shows the zone."""
     (tmp_path / "in").mkdir()
     days = {"Date": 5, "BillingPeriodStartDate": 1, "BillingPeriodEndDate": 31}
@@ -217,14 +217,14 @@ def test_22_days_of_parquet_may_be_instants_in_utc(tmp_path: Path) -> None:
     assert bill.total() == Decimal(3)
 
 
-def test_22_a_file_of_ambiguous_days_is_read_month_first_whatever_its_rows_say(tmp_path: Path) -> None:
+def test_a_file_of_ambiguous_days_is_read_month_first(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [cost("1.00", Date=f"10/{day:02d}/2026") for day in range(1, 13)])
     assert [line["charge_date"] for line in sorted(bill.lines(), key=lambda line: line["charge_date"])] == [
         date(2026, 10, day) for day in range(1, 13)
     ]
 
 
-def test_22_a_day_in_no_known_form_is_set_aside_with_its_cost(tmp_path: Path) -> None:
+def test_a_day_in_no_known_form_is_set_aside_with_its_cost(tmp_path: Path) -> None:
     days = ["9/1/25", "13/02/2026", "2026-10-05T30:00:00Z", "2026-02-30", "05.10.2026", "2026/10/05", "10/5/2026", "soon", ""]
     bill = loaded(tmp_path, [cost("1.00"), *(cost("9.00", Date=day) for day in days)])
     expected = [f"Date is {repr(day) if day else 'empty'}, which is not a day such as 2026-02-28 or 02/28/2026" for day in days]
@@ -233,19 +233,19 @@ def test_22_a_day_in_no_known_form_is_set_aside_with_its_cost(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("column", "value"), [("BillingPeriodStartDate", "31/12/2026"), ("BillingPeriodEndDate", "1/1/27")])
-def test_22_a_billing_period_that_cannot_be_read_is_not_replaced_by_the_day(tmp_path: Path, column: str, value: str) -> None:
+def test_an_unreadable_billing_period_is_not_replaced_by_the_day(tmp_path: Path, column: str, value: str) -> None:
     bill = loaded(tmp_path, [cost("1.00"), cost("9.00", **{column: value})])
     assert [r["reason"].split(",")[0] for r in bill.rows("billing_quarantine")] == [f"{column} is '{value}'"]
     assert bill.total() == Decimal(1)
 
 
-def test_22_late_days_stay_in_the_month_that_bills_them(tmp_path: Path) -> None:
+def test_late_days_stay_in_the_month_that_bills_them(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [cost("5.00", Date="09/30/2026")])
     [line] = bill.lines()
     assert (line["billing_period"], line["charge_date"]) == (date(2026, 10, 1), date(2026, 9, 30))
 
 
-def test_22_points_between_day_and_month_are_read_in_localised_files_alone(tmp_path: Path, samples: Path) -> None:
+def test_points_between_day_and_month_are_read_in_localized_files_alone(tmp_path: Path, samples: Path) -> None:
     german = (samples / "azure_headers/German.csv").read_text(encoding="utf-8")
     place = write_bytes(tmp_path / "bill.csv", german.replace("2021-02-02", "03.02.2021").encode())
     bill = nights(tmp_path, place, format="azure")
@@ -313,7 +313,7 @@ def both(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def test_actual_and_amortised_cost_are_one_bill(tmp_path: Path) -> None:
+def test_actual_and_amortized_cost_are_one_bill(tmp_path: Path) -> None:
     bill = nights(tmp_path, both(tmp_path), format="azure")
     load = bill.load()
     assert (only(load).state, load.extra["warnings"]) == ("loaded", {})
@@ -346,7 +346,7 @@ def test_actual_and_amortised_cost_are_one_bill(tmp_path: Path) -> None:
     )
 
 
-def test_actual_cost_alone_is_billed_and_effective_and_that_is_said(tmp_path: Path) -> None:
+def test_actual_cost_alone_is_billed_and_effective_and_that_is_stated(tmp_path: Path) -> None:
     place = write_bytes(tmp_path / "in/export.csv", text(ACTUAL).encode())
     bill = nights(tmp_path, place, format="azure")
     load = bill.load()
@@ -355,7 +355,7 @@ def test_actual_cost_alone_is_billed_and_effective_and_that_is_said(tmp_path: Pa
     assert "bill: actual cost without amortized: ['2026-10']" in bill.said
 
 
-def test_amortised_cost_alone_lacks_the_fees_and_that_is_said(tmp_path: Path) -> None:
+def test_amortized_cost_alone_lacks_the_fees_and_that_is_stated(tmp_path: Path) -> None:
     place = write_bytes(tmp_path / "in/amortized.csv", text(AMORTIZED).encode())
     bill = nights(tmp_path, place, format="azure")
     load = bill.load()
@@ -384,7 +384,7 @@ def test_the_manifest_says_which_file_is_which_else_the_path(place: str, stated:
     assert azure.label(place, stated, list(COST)) == label
 
 
-def test_amortised_cost_that_comes_and_goes_makes_versions(tmp_path: Path) -> None:
+def test_amortized_cost_that_comes_and_goes_makes_versions(tmp_path: Path) -> None:
     """The rows of one file depend on what lies beside it, so the version does."""
     actual, amortized = tmp_path / "in/actual.csv", tmp_path / "in/amortized.csv"
     write_bytes(actual, text(ACTUAL).encode())
@@ -415,7 +415,7 @@ def test_a_file_that_is_renamed_to_another_kind_is_read_again(tmp_path: Path) ->
     assert (bill.total(), bill.total(column="effective_cost")) == (Decimal("18.39"), Decimal("36.39"))
 
 
-def test_actual_cost_that_has_nothing_to_add_is_not_read_every_night(tmp_path: Path) -> None:
+def test_actual_cost_that_has_nothing_to_add_is_not_read_again(tmp_path: Path) -> None:
     write_bytes(tmp_path / "in/actual.csv", text([*ORDINARY, cost("0", **RESERVED)]).encode())
     write_bytes(tmp_path / "in/amortized.csv", text([*ORDINARY, cost("18.00", **RESERVED)]).encode())
     bill = nights(tmp_path, tmp_path / "in", format="azure")
@@ -426,7 +426,7 @@ def test_actual_cost_that_has_nothing_to_add_is_not_read_every_night(tmp_path: P
     assert not [line for line in bill.said if "reading" in line]
 
 
-def test_a_month_that_only_actual_cost_has_loses_nothing_to_another_months_amortised_cost(tmp_path: Path) -> None:
+def test_a_month_that_only_actual_cost_has_loses_nothing_to_another_months_amortized_cost(tmp_path: Path) -> None:
     write_bytes(tmp_path / "in/actual.csv", text([*ACTUAL, cost("5.00", **november())]).encode())
     write_bytes(tmp_path / "in/amortized.csv", text(AMORTIZED).encode())
     bill = nights(tmp_path, tmp_path / "in", format="azure")
@@ -552,7 +552,7 @@ def test_products_of_long_decimals_are_exact(tmp_path: Path) -> None:
         assert too_large is None
 
 
-def test_a_quantity_that_is_no_number_is_counted_and_the_cost_stays(tmp_path: Path) -> None:
+def test_an_invalid_quantity_is_counted_and_the_cost_is_kept(tmp_path: Path) -> None:
     bill = nights(
         tmp_path, write_bytes(tmp_path / "bill.csv", text([cost("1.00", Quantity="many"), cost("2.00")]).encode()), format="azure"
     )
@@ -573,7 +573,7 @@ def test_an_old_export_without_units_or_pricing_models(tmp_path: Path) -> None:
     ]
 
 
-def test_a_cost_that_is_no_number_is_set_aside_also_where_a_commitment_covers_it(tmp_path: Path) -> None:
+def test_an_invalid_cost_is_set_aside_also_where_a_commitment_covers_it(tmp_path: Path) -> None:
     amounts = ["$10,000.00 ", "1,5", "1_000", "", "NULL", "one"]
     rows = [cost("1.00"), *(cost(amount, **RESERVED) for amount in amounts)]
     place = tmp_path / "in/amortized.csv"
@@ -599,7 +599,7 @@ def test_small_and_long_costs_are_kept_to_the_last_decimal(tmp_path: Path) -> No
 RUN = "00000000000000000000000000000000"
 
 
-def test_23_tags_without_braces_name_the_run(tmp_path: Path) -> None:
+def test_tags_without_braces_name_the_run(tmp_path: Path) -> None:
     rows = [
         cost("1.00", Tags=f'"mlflow.run_id":"{RUN}","team":"nlp"'),
         cost("1.00", Tags=f'{{"mlflow.run_id": "{RUN}"}}'),
@@ -618,7 +618,7 @@ def test_23_tags_without_braces_name_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("blank", [b"", b"\n", b"\n\n\n", b"\r\n"])
-def test_24_one_resource_in_two_cases_is_one_and_ids_stay_texts(tmp_path: Path, blank: bytes) -> None:
+def test_one_resource_in_two_cases_is_one_and_ids_stay_texts(tmp_path: Path, blank: bytes) -> None:
     rows = [
         cost("1.00", ResourceId=VM.upper(), BillingAccountId="0012345678", MeterId="1E5", SubscriptionName="NULL"),
         cost("1.00", ResourceId=VM, BillingAccountId="0012345678", MeterId="1E5", SubscriptionName="(null)"),
@@ -634,7 +634,7 @@ def test_24_one_resource_in_two_cases_is_one_and_ids_stay_texts(tmp_path: Path, 
     assert bill.rows("billing_quarantine") == []
 
 
-def test_details_tell_the_size_of_a_machine_and_its_name(tmp_path: Path) -> None:
+def test_details_state_the_size_of_a_machine_and_its_name(tmp_path: Path) -> None:
     rows = [
         cost("1.00", AdditionalInfo='{"ServiceType":"Standard_NC6s_v3","VMName":"pool_2","VCPUs":6}'),
         cost("1.00", AdditionalInfo='"ServiceType":"Standard_Q9_v9","VCPUs":9'),
@@ -676,12 +676,12 @@ def test_no_meter_is_listed_twice() -> None:
     assert len(set(meters)) == len(meters)
 
 
-def test_06_rows_that_are_alike_are_all_counted(tmp_path: Path) -> None:
+def test_equal_rows_are_all_counted(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [*[cost("0.05")] * 3, cost("0.20")])
     assert (len(bill.lines()), bill.total()) == (4, Decimal("0.35"))
 
 
-def test_17_currencies_are_never_added(tmp_path: Path) -> None:
+def test_currencies_are_never_added(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [cost("100", BillingCurrencyCode="USD"), cost("90"), cost("7", BillingCurrencyCode="MC")])
     assert {r["billing_currency"]: r["billed_cost"] for r in bill.rows("billing_loads")} == {"USD": Decimal(100), "EUR": Decimal(90)}
     assert [r["billed_cost"] for r in bill.rows("billing_quarantine")] == [Decimal(7)]
@@ -697,7 +697,7 @@ def test_charge_types(tmp_path: Path) -> None:
 # --- Parquet, FOCUS, only -----------------------------------------------------------------------------------------------------
 
 
-def test_07_an_empty_parquet_shard_among_good_ones(tmp_path: Path) -> None:
+def test_an_empty_parquet_file_among_good_ones_is_loaded(tmp_path: Path) -> None:
     rows = [cost("3.00"), cost("4.00")]
     for number, part in enumerate((rows[:1], [], rows[1:])):
         columns = {name: [row[name] for row in part] for name in COST}
@@ -711,7 +711,7 @@ def test_07_an_empty_parquet_shard_among_good_ones(tmp_path: Path) -> None:
     assert (bill.total(), load.extra["files_without_rows"]) == (Decimal(7), ["part_1.snappy.parquet"])
 
 
-def test_25_costs_as_doubles_in_one_part_and_decimals_in_the_next(tmp_path: Path) -> None:
+def test_costs_may_be_doubles_in_one_part_and_decimals_in_the_next(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     doubles, decimals = pa.array([0.1] * 10), pa.array([Decimal("0.0000000000000000001")] * 10, pa.decimal128(38, 19))
     days = pa.array([date(2026, 10, 5)] * 10).cast(pa.timestamp("ms"))
@@ -751,7 +751,7 @@ def focus_rows(samples: Path, version: str) -> list[dict[str, str]]:
         ("1.2-preview", "parquet", "auto"),
     ],
 )
-def test_azures_focus_exports_load_whatever_the_source_calls_them(
+def test_focus_exports_of_azure_load_with_either_format_name(
     tmp_path: Path, samples: Path, version: str, kind: str, format_name: str
 ) -> None:
     rows = focus_rows(samples, version)
@@ -774,7 +774,7 @@ def test_azures_focus_exports_load_whatever_the_source_calls_them(
     assert {line["billed_nanoseconds"] for line in bill.lines()} == {24 * 3600 * 10**9}
 
 
-def test_a_focus_export_beside_cost_exports_of_the_same_days_is_refused(tmp_path: Path, samples: Path) -> None:
+def test_a_focus_export_with_cost_exports_of_the_same_days_is_refused(tmp_path: Path, samples: Path) -> None:
     folder = both(tmp_path)
     rows = [row | {"BillingAccountId": "12345678"} for row in focus_rows(samples, "1.0")]
     with (folder / "focus.csv").open("w", newline="") as file:

@@ -18,7 +18,7 @@ RESERVED = {"PricingModel": "Reservation", "BenefitId": "/providers/Microsoft.Ca
 BOUGHT = {"ChargeType": "Purchase", "ResourceId": "", **RESERVED}
 
 
-def test_runs_that_are_kept_beside_each_other_count_once(tmp_path: Path) -> None:
+def test_export_runs_that_are_kept_side_by_side_count_once(tmp_path: Path) -> None:
     """Each run is the month to date: the newest counts, whatever its folder is called and when it was copied here."""
     newest = write_run(tmp_path, "daily", "a", [cost("10.00"), cost("2.50")], submitted=SECOND, parts=2, packed=True)
     write_run(tmp_path, "daily", "b", [cost("10.00"), cost("5.00")], submitted=FIRST)
@@ -34,7 +34,7 @@ def test_runs_that_are_kept_beside_each_other_count_once(tmp_path: Path) -> None
     assert bill.total() == Decimal("12.50")
 
 
-def test_runs_of_one_second_are_told_apart_by_its_fraction(tmp_path: Path) -> None:
+def test_export_runs_of_one_second_are_ordered_by_its_fraction(tmp_path: Path) -> None:
     write_run(tmp_path, "daily", "a", [cost("1.00")], submitted="2026-10-06T04:05:06.7000000Z")
     write_run(tmp_path, "daily", "b", [cost("2.00")], submitted="2026-10-06T04:05:06.1999999Z")
     bill = nights(tmp_path, tmp_path, format="azure")
@@ -62,7 +62,7 @@ def test_a_run_that_replaces_the_one_before_is_a_new_version(tmp_path: Path) -> 
         ({"byteCount": "many"}, "states 'many' bytes"),
     ],
 )
-def test_an_incomplete_newest_run_falls_back_to_the_one_before_and_is_told(tmp_path: Path, wrong: dict[str, object], why: str) -> None:
+def test_an_incomplete_newest_run_falls_back_to_the_one_before_and_is_reported(tmp_path: Path, wrong: dict[str, object], why: str) -> None:
     write_run(tmp_path, "daily", "a", [cost("11.00")], submitted=FIRST)
     write_run(tmp_path, "daily", "b", [cost("99.00")], submitted=SECOND, wrong=wrong)
     bill = nights(tmp_path, tmp_path, format="azure")
@@ -107,7 +107,7 @@ def test_a_manifest_cut_in_half_alone_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_older_of_two_exports_of_one_scope_is_not_added(tmp_path: Path) -> None:
-    """A daily export and one of last month, or an export made anew: the newest run of the scope counts."""
+    """A daily export and one of last month, or an export made again: the newest run of the scope counts."""
     write_run(tmp_path, "daily", "a", [cost("0.05")] * 3 + [cost("0.20")], submitted=FIRST)
     write_run(
         tmp_path, "last-month", "a", [cost("0.05")] * 3 + [cost("0.25")], submitted=SECOND, scope=f"/subscriptions/{SUBSCRIPTION.upper()}"
@@ -165,7 +165,7 @@ def test_a_subscription_and_the_account_above_it_are_refused(tmp_path: Path, kin
     assert only(bill.load()).state == "refused", "told every night"
 
 
-def test_a_focus_export_beside_a_cost_export_of_the_same_scope_is_refused(tmp_path: Path) -> None:
+def test_a_focus_export_with_a_cost_export_of_the_same_scope_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path, "costs", "a", [cost("1.00")], submitted=FIRST)
     folder = write_run(tmp_path, "focus", "a", [cost("1.00")], submitted=SECOND, type="FocusCost")
     focus = (
@@ -183,7 +183,7 @@ def test_a_focus_export_beside_a_cost_export_of_the_same_scope_is_refused(tmp_pa
     assert "FocusCost of" in str(refused.error)
 
 
-def test_actual_and_amortised_exports_side_by_side_are_one_bill(tmp_path: Path) -> None:
+def test_actual_and_amortized_exports_side_by_side_are_one_bill(tmp_path: Path) -> None:
     """Each keeps its own runs; what the manifests call them decides, not the names of the folders."""
     actual = [cost("10.00"), cost("0", **RESERVED), cost("90.00", **BOUGHT)]
     amortized = [cost("10.00"), cost("3.00", **RESERVED), cost("1.00", ChargeType="UnusedReservation", **RESERVED)]
@@ -199,7 +199,7 @@ def test_actual_and_amortised_exports_side_by_side_are_one_bill(tmp_path: Path) 
     assert (bill.total(), bill.total(column="effective_cost")) == (Decimal(105), Decimal(14))
 
 
-def test_exports_with_the_same_bytes_are_actual_and_amortised_all_the_same(tmp_path: Path) -> None:
+def test_exports_with_the_same_bytes_are_actual_and_amortized_all_the_same(tmp_path: Path) -> None:
     """Without commitments the two are equal."""
     for kind in ("ActualCost", "AmortizedCost"):
         write_run(tmp_path, kind, "a", [cost("10.00"), cost("10.00")], submitted=FIRST, type=kind)
@@ -217,7 +217,7 @@ def test_months_of_one_export_are_loaded_apart(tmp_path: Path) -> None:
     assert (bill.total(), bill.total("2026-11")) == (Decimal(10), Decimal(3))
 
 
-def test_07_a_month_that_comes_back_empty_is_asked_about(tmp_path: Path) -> None:
+def test_a_month_that_is_delivered_empty_is_refused_until_confirmed(tmp_path: Path) -> None:
     write_run(tmp_path, "daily", "a", [cost("50.00")], submitted=FIRST)
     bill = nights(tmp_path, tmp_path, format="azure")
     bill.load()

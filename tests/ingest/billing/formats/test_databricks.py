@@ -55,7 +55,7 @@ def details(line: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_has_the_price_of_its_time_and_no_other(tmp_path: Path, kind: str) -> None:
-    """Trap b1: 10 DBU at 0.50 are 5.00 in one line, not 9.00 in two."""
+    """10 DBU at 0.50 are 5.00 in one line, not 9.00 in two."""
     prices = [list_price("0.40", "2026-01-01T00:00:00Z", "2026-03-01T00:00:00Z"), list_price("0.50", "2026-03-01T00:00:00Z")]
     dbu = bill(tmp_path, [usage("10", "2026-03-10T10:00:00Z")], prices, kind)
     dbu.load()
@@ -90,8 +90,8 @@ def test_a_price_begins_with_its_start_and_ends_before_its_end(tmp_path: Path, t
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_taken_back_and_stated_anew_is_summed(tmp_path: Path, kind: str) -> None:
-    """Trap b2: 10 − 10 + 8 DBU at 0.50 are 4.00; 5.00 without corrections, 9.00 without what was taken back."""
+def test_corrected_usage_is_summed_with_its_reversal(tmp_path: Path, kind: str) -> None:
+    """10 − 10 + 8 DBU at 0.50 are 4.00; 5.00 without corrections, 9.00 without what was taken back."""
     rows = [usage("10"), usage("-10", record_type="RETRACTION"), usage("8", record_type="RESTATEMENT")]
     dbu = bill(tmp_path, rows, kind=kind)
     dbu.load()
@@ -150,7 +150,7 @@ def test_public_prices_alone_can_be_asked_for_and_prices_of_the_account_be_insis
     )
 
 
-def test_a_price_in_another_currency_is_no_list_cost(tmp_path: Path) -> None:
+def test_a_price_in_another_currency_gives_no_list_cost(tmp_path: Path) -> None:
     """Costs of one line are in one currency: of euros and dollars the list cost stays empty."""
     write(tmp_path / "bills" / "account_prices.csv", [account_price("0.36", currency_code="EUR")])
     dbu = bill(tmp_path, [usage("10")])
@@ -205,7 +205,7 @@ def test_two_prices_for_one_time_are_refused(tmp_path: Path, same_file: bool) ->
 
 
 def test_prices_of_other_keys_do_not_overlap_and_equal_rows_count_once(tmp_path: Path) -> None:
-    """Of another cloud, unit or account; a second copy of the same row is no second price."""
+    """Of another cloud, unit or account; a second copy of the same row is not a second price."""
     prices = [
         list_price("0.50"),
         list_price("0.51", cloud="GCP"),
@@ -237,7 +237,7 @@ def test_a_price_that_cannot_be_read_refuses_the_list(tmp_path: Path, price: dic
     assert reason in str(refused.value)
 
 
-def test_usage_alone_is_no_bill_and_neither_are_prices_or_timelines(tmp_path: Path) -> None:
+def test_usage_prices_or_timelines_alone_are_not_a_bill(tmp_path: Path) -> None:
     write(tmp_path / "usage" / "usage.csv", [usage()])
     with pytest.raises(SourceRefused, match="its folder has no price list"):
         nights(tmp_path, tmp_path / "usage", format="databricks").load()
@@ -285,7 +285,7 @@ def test_a_price_list_that_is_gone_leaves_the_months_as_they_were(tmp_path: Path
     assert "its folder has no price list" in str(only(load).error)
 
 
-def test_a_pool_named_with_blanks_is_part_of_the_version_beside_a_price_list(tmp_path: Path) -> None:
+def test_a_pool_named_with_blanks_is_part_of_the_version_next_to_a_price_list(tmp_path: Path) -> None:
     """What the price list adds to the settings' key cuts nothing else off."""
     from runspend.config.settings import Pool
 
@@ -438,13 +438,13 @@ def test_regions_clouds_and_generative_models(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_run_id_in_a_custom_tag(tmp_path: Path, kind: str) -> None:
-    """Trap 23, its Databricks row."""
+    """Tags of Databricks name the run."""
     dbu = bill(tmp_path, [usage("2", tags={"mlflow_run_id": "r1"}), usage("3")], kind=kind)
     dbu.load()
     assert {line["run_tag"]: line["billed_cost"] for line in dbu.lines()} == {"r1": Decimal("1.00"), None: Decimal("1.50")}
 
 
-def test_tags_that_are_none_cost_no_money(tmp_path: Path) -> None:
+def test_invalid_tags_lose_no_money(tmp_path: Path) -> None:
     """A key twice or a nested object is counted, and its cost stays."""
     write(
         tmp_path / "bills" / "usage.csv",
@@ -524,7 +524,7 @@ def ledger(tmp_path: Path, bills: list[Nights], runs: list[dict[str, Any]]) -> d
 
 
 def test_a_run_has_its_dbus_and_its_virtual_machines(tmp_path: Path) -> None:
-    """Trap b3: DBU 4.00 and VM 6.00 are 10.00, found by the cluster the run names and the VM's tag."""
+    """DBU 4.00 and VM 6.00 are 10.00, found by the cluster the run names and the VM's tag."""
     dbu = bill(tmp_path, [usage("8", "2026-10-01T10:00:00Z", metadata={"cluster_id": CLUSTER}, billing_origin_product="ALL_PURPOSE")])
     hour = {"ChargePeriodStart": "2026-10-01T10:00:00Z", "ChargePeriodEnd": "2026-10-01T11:00:00Z", "ServiceCategory": "Compute"}
     machines = [
@@ -539,7 +539,7 @@ def test_a_run_has_its_dbus_and_its_virtual_machines(tmp_path: Path) -> None:
 
 
 def test_dbus_that_azure_bills_as_well_are_counted_once(tmp_path: Path) -> None:
-    """Trap b3, its second half: `only` of the Azure bill, as docs/start-databricks.md has it, leaves Azure's own DBU line out of scope."""
+    """`only` of the Azure bill, as docs/start-databricks.md has it, leaves Azure's own DBU line out of scope."""
     [block] = [text for text in FENCE.findall(PAGE.read_text(encoding="utf-8")) if "only:" in text]
     [only_of_azure] = [bill["only"] for bill in yaml.safe_load(block)["billing"] if bill["name"] == "azure"]
     dbu = bill(tmp_path, [usage("8", "2026-10-01T10:00:00Z", metadata={"cluster_id": CLUSTER}, cloud="AZURE")], [list_price(cloud="AZURE")])
@@ -833,7 +833,7 @@ def test_a_query_logs_in_as_the_sdk_does(connector: Any, uri: str, credentials: 
     assert login["credentials_provider"]()() == {"Authorization": "Bearer dapi-secret"}
 
 
-def test_what_the_warehouse_refuses_is_told_without_the_token(connector: Any) -> None:
+def test_a_refusal_of_the_warehouse_is_reported_without_the_token(connector: Any) -> None:
     source = BillSource.model_validate({**SOURCE, "uri": ADDRESS})
     connector.answer = connector.Error("[TABLE_OR_VIEW_NOT_FOUND] no such table\nmore")
     with pytest.raises(databricks_warehouse.TableMissing, match="no such table"):

@@ -244,7 +244,7 @@ def test_a_gzip_of_two_members_is_whole(tmp_path: Path) -> None:
         ("some,other\nfile,here\n", "format"),
     ],
 )
-def test_a_file_that_is_no_bill_is_refused_by_name_and_line(tmp_path: Path, text: str, why: str) -> None:
+def test_a_file_that_is_not_a_bill_is_refused_by_name_and_line(tmp_path: Path, text: str, why: str) -> None:
     write_bytes(tmp_path / "in/oct.csv", text.encode(errors="surrogateescape"))
     with pytest.raises(SourceRefused) as caught:
         nights(tmp_path, tmp_path / "in").load()
@@ -290,7 +290,7 @@ def test_an_endless_line_is_refused(tmp_path: Path) -> None:
         nights(tmp_path, tmp_path / "in").load()
 
 
-def test_nothing_to_load_and_nowhere_to_look_are_told_apart(tmp_path: Path) -> None:
+def test_an_empty_folder_and_a_missing_folder_have_different_errors(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(SourceRefused, match=r"no file of a bill"):
         nights(tmp_path, tmp_path / "in").load()
@@ -359,7 +359,7 @@ def test_create_new_executions_count_once_and_a_cut_manifest_falls_back(tmp_path
     assert bill.total() == Decimal(12)
 
 
-def test_the_newest_complete_manifest_is_loaded_and_a_newer_broken_one_is_told(tmp_path: Path) -> None:
+def test_the_newest_complete_manifest_is_loaded_and_a_newer_broken_one_reported(tmp_path: Path) -> None:
     root = tmp_path / "bucket"
     bill = nights(tmp_path, root, delivery="manifest")
     deliver(root, {"ml-00001.csv.gz": [row("10.00")]}, at=T1, folder="a/")

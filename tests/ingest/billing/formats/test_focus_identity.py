@@ -1,4 +1,4 @@
-"""What joins a bill line to runs, settled at load: jobs, machines it hangs on, groups, buckets, pools, dimensions."""
+"""What joins a bill line to runs, settled at load: jobs, machines it is attached to, groups, buckets, pools, dimensions."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_job_a_resource_is_comes_before_its_tags(tmp_path: Path) -> None:
     assert [line["job_key"] for line in settled(tmp_path, rows)] == ["arn:aws:sagemaker:us-east-1:1:training-job/a", "b", None]
 
 
-def test_a_disk_names_the_machine_it_hangs_on_and_a_machine_does_not_name_itself(tmp_path: Path) -> None:
+def test_a_disk_names_the_machine_it_is_attached_to_and_a_machine_not_itself(tmp_path: Path) -> None:
     own = tags(instance_id=NODE)
     arn = f"arn:aws:ec2:us-east-1:111122223333:instance/{NODE}"
     rows = [

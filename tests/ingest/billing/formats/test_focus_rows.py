@@ -328,7 +328,7 @@ def test_columns_are_matched_by_name_and_new_ones_are_reported(tmp_path: Path) -
     assert only(load, "2026-09").extra["dropped_columns"] == []
 
 
-def test_a_row_has_the_same_id_whatever_file_carries_it(tmp_path: Path) -> None:
+def test_a_row_has_the_same_id_in_every_file(tmp_path: Path) -> None:
     """Column order, file order and format leave the ids, and with them the digest, as they are."""
     rows = [row("1.50", ResourceId="a"), row("2.25", ResourceId="b", Tags='{"k":"v"}')]
     write_csv(tmp_path / "one/oct.csv", rows)
@@ -390,7 +390,7 @@ def test_decimals_of_more_digits_than_the_engine_has_stay_exact(tmp_path: Path) 
     assert [r["rounded_cost"] for r in bill.rows("billing_loads")] == [Decimal(0)], "3E-30 is below what is counted"
 
 
-def test_a_text_of_parquet_that_is_no_number_is_reported(tmp_path: Path) -> None:
+def test_a_text_of_parquet_that_is_not_a_number_is_reported(tmp_path: Path) -> None:
     columns = {name: [ROW[name]] * 2 for name in ROW}
     pq.write_table(pa.table({**columns, "EffectiveCost": ["1.00", "dear"]}), tmp_path / "oct.parquet")
     bill = nights(tmp_path, tmp_path / "oct.parquet")
@@ -579,7 +579,7 @@ def test_the_machines_time_zone_changes_nothing(tmp_path: Path, zone: str, monke
     assert (line["charge_date"], line["charge_period_start"]) == (date(2026, 10, 31), datetime(2026, 10, 31, 23, 30, tzinfo=timezone.utc))
 
 
-def test_a_probe_tells_what_a_bill_holds(tmp_path: Path, samples: Path) -> None:
+def test_a_probe_lists_what_a_bill_holds(tmp_path: Path, samples: Path) -> None:
     told = probe_source(BillSource(name="bill", uri=str(samples / "focus_1_0/focus_sample.csv")))
     assert (told["periods"], told["rows"], told["version"], told["billed"]) == (
         ["2024-09", "2024-10"],

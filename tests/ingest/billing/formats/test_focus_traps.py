@@ -1,6 +1,6 @@
 """Traps of bill ingestion, as FOCUS rows with the totals they must have: amortization, signs, currencies, precision, time.
 
-Each test is named after its trap. Traps of delivery and restatement are in `test_focus_deliveries.py`, of texts and keys in
+Traps of delivery and restatement are in `test_focus_deliveries.py`, of texts and keys in
 `test_focus_rows.py` and `test_focus_identity.py`, of splitting money over runs in `tests/allocation/test_traps.py`.
 """
 
@@ -70,7 +70,7 @@ def hours_of(first: datetime, hours: int) -> list[dict[str, str]]:
 SAVINGS_PLAN = {"CommitmentDiscountId": "sp-1", "CommitmentDiscountCategory": "Spend"}
 
 
-def test_08_savings_plan_counts_the_fee_once(tmp_path: Path) -> None:
+def test_savings_plan_counts_the_fee_once(tmp_path: Path) -> None:
     rows = [
         costs("0", "0.6036", **SAVINGS_PLAN, CommitmentDiscountStatus="Used", ConsumedQuantity="1", ConsumedUnit="Hours"),
         costs("0", "0.0964", **SAVINGS_PLAN, CommitmentDiscountStatus="Unused", ResourceId="sp-1"),
@@ -87,7 +87,7 @@ def test_08_savings_plan_counts_the_fee_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("used_hours", "unused"), [(720, "1.44"), (0, "44.64")])
-def test_09_reservation_fee_is_not_added_to_discounted_usage(tmp_path: Path, used_hours: int, unused: str) -> None:
+def test_reservation_fee_is_not_added_to_discounted_usage(tmp_path: Path, used_hours: int, unused: str) -> None:
     held = {"CommitmentDiscountId": "ri-1", "CommitmentDiscountCategory": "Usage"}
     hours = hours_of(datetime(2026, 10, 1, tzinfo=timezone.utc), 720)[:used_hours]
     rows = [costs("0", "0.06", **held, **hour, CommitmentDiscountStatus="Used") for hour in hours]
@@ -98,7 +98,7 @@ def test_09_reservation_fee_is_not_added_to_discounted_usage(tmp_path: Path, use
     assert [line["effective_cost"] for line in bill.lines() if line["commitment_discount_status"] == "Unused"] == [Decimal(unused)]
 
 
-def test_10_all_upfront_purchase_is_billed_once_and_used_all_year(tmp_path: Path) -> None:
+def test_all_upfront_purchase_is_billed_once_and_used_all_year(tmp_path: Path) -> None:
     purchase = costs("8760.00", "0", **month("2023-01"), ChargeCategory="Purchase", ResourceId="ri-1")
     purchase |= {"ChargePeriodStart": "2023-01-01T00:00:00Z", "ChargePeriodEnd": "2024-01-01T00:00:00Z"}
     rows = [purchase, *(costs("0", "1.00", **hour) for hour in hours_of(datetime(2023, 1, 1, tzinfo=timezone.utc), 8760))]
@@ -109,7 +109,7 @@ def test_10_all_upfront_purchase_is_billed_once_and_used_all_year(tmp_path: Path
     assert tuple(sum(pair[i] for pair in both.values()) for i in (0, 1)) == (Decimal("8760.00"), Decimal("8760.00"))
 
 
-def test_10_the_specifications_own_example(tmp_path: Path, samples: Path) -> None:
+def test_the_example_of_the_specification_has_its_totals(tmp_path: Path, samples: Path) -> None:
     """It names only the columns it is about; the others are filled in."""
     with (samples / "focus_spec_1_2_examples/commitment_discount_purchase_scenario_1.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = [{**row(), **line} for line in csv.DictReader(file)]
@@ -119,7 +119,7 @@ def test_10_the_specifications_own_example(tmp_path: Path, samples: Path) -> Non
     assert sum(bill.total(p, "effective_cost") for p in periods) == Decimal("0.00")
 
 
-def test_11_quantities_are_not_doubled_by_fees(tmp_path: Path) -> None:
+def test_quantities_are_not_doubled_by_fees(tmp_path: Path) -> None:
     def used(hours: str, **other: str) -> dict[str, str]:
         return row("1.00", ConsumedQuantity=hours, ConsumedUnit="Hours", **other)
 
@@ -132,7 +132,7 @@ def test_11_quantities_are_not_doubled_by_fees(tmp_path: Path) -> None:
     assert sum(line["billed_nanoseconds"] or 0 for line in bill.lines()) == 6 * 3600 * 10**9
 
 
-def test_12_split_rows_are_the_node_not_beside_it(tmp_path: Path) -> None:
+def test_split_rows_replace_the_node_and_are_not_added_to_it(tmp_path: Path) -> None:
     pods = [("A", "2.50"), ("A", "1.50"), ("B", "4.00"), ("B", "2.00")]
     rows = [
         row(
@@ -153,7 +153,7 @@ def test_12_split_rows_are_the_node_not_beside_it(tmp_path: Path) -> None:
 # --- C. Categories and signs -------------------------------------------------------------------------------------------
 
 
-def test_13_tax_stays_in_the_bill(tmp_path: Path) -> None:
+def test_tax_stays_in_the_bill(tmp_path: Path) -> None:
     bill = loaded(
         tmp_path,
         [row("100.00", Tags='{"mlflow_run_id":"r1"}'), row("19.00", ChargeCategory="Tax", ResourceId="", Tags="", ServiceName="Tax")],
@@ -162,7 +162,7 @@ def test_13_tax_stays_in_the_bill(tmp_path: Path) -> None:
     assert sums(bill.lines(), "run_tag") == {"r1": Decimal("100.00"), None: Decimal("19.00")}
 
 
-def test_14_credits_are_rows_of_their_own_and_none_is_lost(tmp_path: Path) -> None:
+def test_credits_are_rows_of_their_own_and_none_is_lost(tmp_path: Path) -> None:
     """FOCUS has no nested credits: each is a row of category Credit; a usage row without any keeps its cost."""
     rows = [
         row("10"),
@@ -175,7 +175,7 @@ def test_14_credits_are_rows_of_their_own_and_none_is_lost(tmp_path: Path) -> No
     assert (bill.total(), len([line for line in bill.lines() if line["charge_category"] == "Usage"])) == (Decimal(12), 2)
 
 
-def test_15_refunds_keep_their_sign_category_and_charge_month(tmp_path: Path) -> None:
+def test_refunds_keep_their_sign_category_and_charge_month(tmp_path: Path) -> None:
     september = month("2026-09")
     refund = row(
         "-5.00",
@@ -197,7 +197,7 @@ def test_15_refunds_keep_their_sign_category_and_charge_month(tmp_path: Path) ->
     assert (kept["charge_category"], kept["charge_class"], kept["charge_date"]) == ("Usage", "Correction", date(2026, 9, 5))
 
 
-def test_15_a_negative_unit_price_is_rejected_and_a_negative_cost_is_not(tmp_path: Path) -> None:
+def test_a_negative_unit_price_is_rejected_and_a_negative_cost_is_not(tmp_path: Path) -> None:
     write_csv(
         tmp_path / "bill.csv",
         [row("-5.00", ListUnitPrice="-0.50", ContractedUnitPrice="0.40"), row("2.00", ListUnitPrice="1.00", ContractedUnitPrice="")],
@@ -208,7 +208,7 @@ def test_15_a_negative_unit_price_is_rejected_and_a_negative_cost_is_not(tmp_pat
     assert prices == {Decimal("-5.00"): (None, Decimal("0.40")), Decimal("2.00"): (Decimal("1.00"), None)}
 
 
-def test_16_a_third_party_payee_is_effective_but_not_billed(tmp_path: Path) -> None:
+def test_a_third_party_payee_is_effective_but_not_billed(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [costs("12.00", "12.00"), costs("0", "8.00", PublisherName="Vendor")])
     assert (bill.total(), bill.total(column="effective_cost")) == (Decimal("12.00"), Decimal("20.00"))
 
@@ -216,7 +216,7 @@ def test_16_a_third_party_payee_is_effective_but_not_billed(tmp_path: Path) -> N
 # --- D. Currency and precision -----------------------------------------------------------------------------------------
 
 
-def test_17_currencies_are_kept_apart_and_unknown_ones_are_quarantined(tmp_path: Path) -> None:
+def test_currencies_are_kept_apart_and_unknown_ones_are_quarantined(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [row("100", BillingCurrency="USD"), row("90", BillingCurrency="EUR"), row("7", BillingCurrency="MC")])
     assert sums(bill.lines(), "billing_currency") == {"USD": Decimal(100), "EUR": Decimal(90)}
     assert {r["billing_currency"]: r["billed_cost"] for r in bill.rows("billing_loads")} == {"USD": Decimal(100), "EUR": Decimal(90)}
@@ -225,13 +225,13 @@ def test_17_currencies_are_kept_apart_and_unknown_ones_are_quarantined(tmp_path:
     assert len({line["line_id"] for line in bill.lines()}) == len(bill.lines()) == 2
 
 
-def test_18a_very_small_costs_add_up(tmp_path: Path) -> None:
+def test_very_small_costs_add_up(tmp_path: Path) -> None:
     """4E-10 is nothing at nine decimals: a hundred thousand of them are 0.00004."""
     bill = loaded(tmp_path, [row("4E-10")] * 100_000)
     assert (bill.store["billing_lines", "2026-10"].num_rows, bill.total()) == (100_000, Decimal("0.00004"))
 
 
-def test_18c_nineteen_decimals_of_a_real_bill(tmp_path: Path, samples: Path) -> None:
+def test_nineteen_decimals_of_a_real_bill_are_kept(tmp_path: Path, samples: Path) -> None:
     with (samples / "koku/test_cur.csv").open(newline="") as file:
         header, *real = list(csv.reader(file))
     amounts = [line[header.index("lineItem/UnblendedCost")] for line in real if line]
@@ -239,7 +239,7 @@ def test_18c_nineteen_decimals_of_a_real_bill(tmp_path: Path, samples: Path) -> 
     assert bill.total() == Decimal("0.0827499841274349353")
 
 
-def test_18d_decimals_however_they_are_written(tmp_path: Path) -> None:
+def test_decimals_are_read_in_every_notation(tmp_path: Path) -> None:
     written = {
         "35.2E-7": "0.00000352",
         "1.7166668039999999e-06": "0.0000017166668039999999",
@@ -251,11 +251,11 @@ def test_18d_decimals_however_they_are_written(tmp_path: Path) -> None:
     assert found == {f"i-{n}": Decimal(value) for n, value in enumerate(written.values())}
 
 
-def test_19_ten_tenths_are_one(tmp_path: Path) -> None:
+def test_ten_tenths_are_one(tmp_path: Path) -> None:
     assert loaded(tmp_path, [row("0.1")] * 10).total() == Decimal("1.0")
 
 
-def test_19_the_order_of_rows_and_files_changes_nothing(tmp_path: Path, samples: Path) -> None:
+def test_the_order_of_rows_and_files_changes_nothing(tmp_path: Path, samples: Path) -> None:
     """The public sample in shuffled orders and in 1, 2 and 7 files: the same sum, the same lines, in the same order."""
     with (samples / "focus_1_0/focus_sample.csv").open(newline="") as file:
         delivered = list(csv.DictReader(file))
@@ -285,7 +285,7 @@ def pacific(period: str, charged: str) -> dict[str, str]:
     )  # fmt: skip
 
 
-def test_20_a_month_in_us_pacific_and_hours_in_utc(tmp_path: Path) -> None:
+def test_a_month_may_be_in_us_pacific_and_its_hours_in_utc(tmp_path: Path) -> None:
     rows = [
         pacific("2026-10", "2026-11-01T06:30"),
         pacific("2026-11", "2026-11-01T07:30"),
@@ -300,7 +300,7 @@ def test_20_a_month_in_us_pacific_and_hours_in_utc(tmp_path: Path) -> None:
     assert lengths == {"2026-11": {timedelta(hours=721)}, "2026-03": {timedelta(hours=743)}}
 
 
-def test_22_days_end_where_the_next_begins_and_local_formats_are_refused(tmp_path: Path) -> None:
+def test_days_end_where_the_next_begins_and_local_formats_are_refused(tmp_path: Path) -> None:
     def day(first: str, after: str) -> dict[str, str]:
         return {**month("2026-02"), "ChargePeriodStart": first, "ChargePeriodEnd": after}
 
@@ -322,7 +322,7 @@ def test_22_days_end_where_the_next_begins_and_local_formats_are_refused(tmp_pat
     ]
 
 
-def test_22_seven_digits_of_a_second(tmp_path: Path) -> None:
+def test_times_may_have_seven_digits_of_a_second(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [row("1.00", ChargePeriodStart="2026-10-01T04:05:06.1234567Z")])
     [line] = bill.lines()
     assert line["charge_period_start"] == datetime(2026, 10, 1, 4, 5, 6, 123456, tzinfo=timezone.utc)
@@ -331,13 +331,13 @@ def test_22_seven_digits_of_a_second(tmp_path: Path) -> None:
 # --- Bonus -------------------------------------------------------------------------------------------------------------
 
 
-def test_b6_savings_are_measured_on_usage(tmp_path: Path) -> None:
+def test_savings_are_measured_on_usage(tmp_path: Path) -> None:
     rows = [{**costs("0", "0.60"), "ListCost": "1.00"}, {**costs("0.60", "0", ChargeCategory="Purchase"), "ListCost": "0.60"}]
     bill = loaded(tmp_path, rows)
     assert sums(bill.lines(), "charge_category", "list_cost")["Usage"] == Decimal("1.00")
 
 
-def test_b7_tokens_are_never_added_to_money(tmp_path: Path) -> None:
+def test_tokens_are_never_added_to_money(tmp_path: Path) -> None:
     bill = loaded(
         tmp_path,
         [row("1230.00", PricingCurrency="Tokens", PricingCurrencyEffectiveCost="615", PricingQuantity="615", PricingUnit="Tokens")],
@@ -348,7 +348,7 @@ def test_b7_tokens_are_never_added_to_money(tmp_path: Path) -> None:
     assert [r["effective_cost"] for r in bill.rows("billing_loads")] == [Decimal("1230.00")]
 
 
-def test_b9_a_poisoned_sample_is_loaded_as_it_is(tmp_path: Path, samples: Path) -> None:
+def test_a_sample_with_odd_values_is_loaded_unchanged(tmp_path: Path, samples: Path) -> None:
     bill = nights(tmp_path, samples / "focus_1_0/focus_sample.csv")
     periods = [p.period for p in bill.load().periods]
     aws = [line for p in periods for line in bill.lines(p) if line["host_provider_name"] == "AWS"]
@@ -358,13 +358,13 @@ def test_b9_a_poisoned_sample_is_loaded_as_it_is(tmp_path: Path, samples: Path) 
     )
 
 
-def test_b10_invoices_reconcile_one_by_one(tmp_path: Path) -> None:
+def test_invoices_reconcile_one_by_one(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [row("60.00", InvoiceId="one"), row("40.00", InvoiceId="two"), row("5.00", InvoiceId="")])
     assert sums(bill.lines(), "invoice_id") == {"one": Decimal("60.00"), "two": Decimal("40.00"), None: Decimal("5.00")}
     assert {r["is_invoiced"] for r in bill.rows("billing_loads")} == {False}
 
 
-def test_b13_enumerations_are_respelled_with_a_count_and_unknown_values_reported(tmp_path: Path) -> None:
+def test_enumerations_are_respelled_with_a_count_and_unknown_values_reported(tmp_path: Path) -> None:
     write_csv(
         tmp_path / "bill.csv",
         [

@@ -85,7 +85,7 @@ def test_the_sample_with_python_lists_nets_to_exactly_nothing(tmp_path: Path, sa
     }  # fmt: skip
 
 
-def test_another_night_with_the_sample_changes_nothing(tmp_path: Path, samples: Path) -> None:
+def test_a_repeated_load_of_the_sample_changes_nothing(tmp_path: Path, samples: Path) -> None:
     bill = nights(tmp_path, samples / "gcp_export_nise/gcp_detailed_2026-09-01.csv")
     bill.load()
     before = dict(bill.store)
@@ -97,7 +97,7 @@ def test_another_night_with_the_sample_changes_nothing(tmp_path: Path, samples: 
 
 
 @pytest.mark.parametrize(("write", "ending"), FILES)
-def test_14_credits_are_netted_into_their_line_and_multiply_none(tmp_path: Path, write: Write, ending: str) -> None:
+def test_credits_are_netted_into_their_line_and_multiply_none(tmp_path: Path, write: Write, ending: str) -> None:
     rows = [gcp("10", credits=[credit("-2"), credit("-1", "SUSTAINED_USAGE_DISCOUNT")]), gcp("5", credits=[])]
     bill = loaded(tmp_path, rows, write, ending)
     assert (len(bill.lines()), bill.total(column="contracted_cost"), bill.total(), bill.total(column="effective_cost")) == (2, 15, 12, 12)
@@ -105,7 +105,7 @@ def test_14_credits_are_netted_into_their_line_and_multiply_none(tmp_path: Path,
 
 
 @pytest.mark.parametrize(("write", "ending"), FILES)
-def test_18_amounts_are_decimals_and_never_doubles(tmp_path: Path, write: Write, ending: str) -> None:
+def test_amounts_are_decimals_and_never_doubles(tmp_path: Path, write: Write, ending: str) -> None:
     """0.1 + 0.2 − 0.3 is a sum that doubles miss."""
     amounts = ["1.7166668039999999e-06", "-0", "0.3", "35.2E-7"]
     rows = [gcp(cost, credits=[credit("-0.1"), credit("-0.2"), credit("-1.7166668039999999e-06")]) for cost in amounts]
@@ -115,7 +115,7 @@ def test_18_amounts_are_decimals_and_never_doubles(tmp_path: Path, write: Write,
     assert min(abs(line["billed_cost"]) for line in bill.lines()) == Decimal("0.0000017166668039999999")
 
 
-def test_18_what_is_finer_than_the_warehouse_is_counted_as_rounded(tmp_path: Path) -> None:
+def test_digits_finer_than_the_warehouse_are_counted_as_rounded(tmp_path: Path) -> None:
     """Doubles close to nothing have 30 places: 22 are kept, and what was rounded away is told, beside credits too."""
     cost = "1.0000000004e-13"  # 4e-23 more than 22 places hold
     bill = loaded(tmp_path, [gcp(cost)] * 10 + [gcp(cost, credits=[credit("-0.5")])] * 10)
@@ -138,7 +138,7 @@ SPOILT = [
 ]
 
 
-def test_credits_that_cannot_be_read_set_the_row_aside_and_are_never_none(tmp_path: Path) -> None:
+def test_unreadable_credits_set_the_row_aside_and_are_never_dropped(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "bill.csv", [gcp("1"), *(gcp("2", credits=[credit("-1")]) for _ in SPOILT)])
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -187,14 +187,14 @@ def test_credits_of_committed_use_stay_in_the_net_cost_of_their_line(tmp_path: P
 # --- currency and time -------------------------------------------------------------------------------------------------
 
 
-def test_17_currencies_are_never_added(tmp_path: Path) -> None:
+def test_currencies_are_never_added(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [gcp("100"), gcp("90", currency="EUR"), gcp("7", currency="MC")])
     assert {(load["billing_currency"], load["billed_cost"]) for load in bill.rows("billing_loads")} == {("USD", 100), ("EUR", 90)}
     [row] = bill.rows("billing_quarantine")
     assert row["reason"] == "BillingCurrency is 'MC', which is not an ISO 4217 code such as USD"
 
 
-def test_20_the_invoice_says_the_month_and_hours_stay_utc(tmp_path: Path) -> None:
+def test_the_invoice_states_the_month_and_hours_stay_utc(tmp_path: Path) -> None:
     hours = [
         ("2026-11-01T06:30:00Z", "202610"), ("2026-11-01T07:30:00Z", "202611"), ("2026-12-01T07:30:00Z", "202611"), ("2026-12-01T08:00:00Z", "202612"),
     ]  # fmt: skip
@@ -248,14 +248,14 @@ def test_a_row_that_cannot_be_placed_is_set_aside_with_its_reason(tmp_path: Path
 
 
 @pytest.mark.parametrize(("write", "ending"), FILES)
-def test_23_a_label_names_the_run(tmp_path: Path, write: Write, ending: str) -> None:
+def test_a_label_names_the_run(tmp_path: Path, write: Write, ending: str) -> None:
     named = [{"mlflow-run-id": RUN}, {"mlflow_run_id": "0" * 32}, {"team": "vision"}]
     rows = [gcp(str(n), labels=[{"key": key, "value": value} for key, value in said.items()]) for n, said in enumerate(named)]
     bill = loaded(tmp_path, rows, write, ending)
     assert {line["run_tag"]: line["billed_cost"] for line in bill.lines()} == {RUN: 0, "0" * 32: 1, None: 2}
 
 
-def test_23_labels_come_before_tags_projects_and_google(tmp_path: Path) -> None:
+def test_labels_come_before_tags_projects_and_google(tmp_path: Path) -> None:
     row = gcp(
         labels=labels(a="label", mlflow_run_id=RUN),
         tags=[{**pair, "inherited": True, "namespace": "123"} for pair in labels(a="tag", b="tag")],
@@ -270,21 +270,21 @@ def test_23_labels_come_before_tags_projects_and_google(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("of", ["labels", "tags", "system_labels"])
-def test_23_a_key_twice_in_one_list_costs_the_tags_and_not_the_money(tmp_path: Path, of: str) -> None:
+def test_a_repeated_key_loses_the_tags_and_not_the_money(tmp_path: Path, of: str) -> None:
     twice = [{"key": "a", "value": "1"}, {"key": "a", "value": "2"}]
     bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", [gcp("1", **{of: twice}), gcp("2", labels=labels(a="1"))]))
     assert bill.load().extra["warnings"]["unreadable_tags"] == 1
     assert {line["billed_cost"]: line["tags"] for line in bill.lines()} == {1: None, 2: '{"a":"1"}'}
 
 
-def test_23_labels_that_are_none_are_dropped_and_counted(tmp_path: Path) -> None:
+def test_invalid_labels_are_dropped_and_counted(tmp_path: Path) -> None:
     spoilt: list[list[Any]] = [[{"key": "a", "value": {"b": "1"}}], [{"value": "no key"}], ["a"]]
     bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", [gcp("1", labels=found) for found in spoilt]))
     assert bill.load().extra["warnings"]["unreadable_tags"] == 3
     assert [(line["billed_cost"], line["tags"]) for line in bill.lines()] == [(1, None)] * 3
 
 
-def test_24_texts_stay_what_they_are(tmp_path: Path) -> None:
+def test_texts_stay_unchanged(tmp_path: Path) -> None:
     row = gcp(
         labels=[{"key": "empty", "value": "NULL"}, {"key": "run", "value": "1E5"}, {"key": "flag", "value": ""}],
         sku={"id": "1E5", "description": "Storage"},
@@ -436,7 +436,7 @@ def test_times_are_read_in_every_spelling_exports_have(tmp_path: Path) -> None:
     assert {line["charge_period_start"] for line in bill.lines()} == {datetime(2026, 10, 5, 10, tzinfo=timezone.utc)}
 
 
-def test_18_bignumeric_keeps_all_its_digits(tmp_path: Path) -> None:
+def test_bignumeric_keeps_all_its_digits(tmp_path: Path) -> None:
     """A view of the export with exact costs, exported as Parquet: decimals of 76 digits, in credits too."""
     wide = pa.decimal256(76, 38)
 
@@ -463,7 +463,7 @@ def test_18_bignumeric_keeps_all_its_digits(tmp_path: Path) -> None:
     assert bill.total(column="list_cost") == Decimal("0.1")
 
 
-def test_18_numbers_of_json_keep_all_their_digits(tmp_path: Path) -> None:
+def test_numbers_of_json_keep_all_their_digits(tmp_path: Path) -> None:
     """Readers of JSON make doubles of numbers, which hold 17 digits; texts that look like numbers stay texts."""
     amounts = ["0.1234567890123456789012", "123456.123456789012345678", "0.0000000000000000000007"]
     rows = [gcp(a, labels=[{"key": "note", "value": f'say "{a}" \\'}]) for a in amounts]

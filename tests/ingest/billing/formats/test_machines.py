@@ -50,8 +50,8 @@ def test_the_box_of_the_start_page_costs_its_month_exactly(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("period", "hours"), [("2026-02", 672), ("2026-03", 744), ("2026-04", 720)])
-def test_a_month_has_its_rent_whatever_its_hours(tmp_path: Path, period: str, hours: int) -> None:
-    """800 / 744 is no decimal, 744 of its shares are 800 all the same."""
+def test_a_month_has_its_rent_for_any_number_of_hours(tmp_path: Path, period: str, hours: int) -> None:
+    """800 / 744 is not a decimal, 744 of its shares are 800 all the same."""
     nights = loaded(tmp_path, BOX)
     assert len(nights.lines(period)) == hours
     assert nights.total(period) == 800 + 210 + Decimal("0.65") * Decimal("0.31") * hours
@@ -170,14 +170,14 @@ def test_a_new_price_restates_the_months_and_a_large_fall_waits_for_a_yes(tmp_pa
     assert only(accepted, "2026-11").state == "loaded" and nights.total("2026-11") == Decimal("1165.08")
 
 
-def test_no_machine_yet_is_said(tmp_path: Path) -> None:
+def test_the_lack_of_machines_is_stated(tmp_path: Path) -> None:
     """Nothing to bill before the first hour is over."""
     with pytest.raises(SourceRefused, match=r"none of its machines has run for an hour yet; the first begins on 2027-01-01"):
         loaded(tmp_path, {**BOX, "from": "2027-01-01"})
 
 
 def test_far_dates_do_no_harm(tmp_path: Path) -> None:
-    """A machine that stays for ever, a purchase that begins after it: both are only dates."""
+    """A machine that stays forever, a purchase that begins after it: both are only dates."""
     box = {
         "resource_id": "gpubox",
         "from": "2026-11-01",
@@ -321,7 +321,7 @@ def refused(tmp_path: Path, machines: str, more: str = "") -> str:
         ),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_where_they_are(tmp_path: Path, machine: str, says: str) -> None:
+def test_mistakes_are_reported_where_they_are(tmp_path: Path, machine: str, says: str) -> None:
     """Line, key, what is allowed."""
     assert says in refused(tmp_path, f"      - {machine}\n")
 

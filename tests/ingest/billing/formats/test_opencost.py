@@ -1,4 +1,4 @@
-"""OpenCost's three outputs, what they weigh, what is idle, which files count, and what a night does with a source that is no bill."""
+"""OpenCost's three outputs, what they weigh, what is idle, which files count, and what a night does with a source that is not a bill."""
 
 from __future__ import annotations
 
@@ -223,10 +223,10 @@ def test_allocations_in_the_place_of_a_bill_are_refused(tmp_path: Path) -> None:
         bill.load()
 
 
-# --- traps b4 and b5 ---------------------------------------------------------------------------------------------------
+# --- rounding and idle cost --------------------------------------------------------------------------------------------
 
 
-def test_b4_what_the_api_rounds_away_weighs_nothing_and_the_exports_weigh_all(tmp_path: Path) -> None:
+def test_costs_that_the_api_rounds_away_weigh_nothing_and_exports_weigh_all(tmp_path: Path) -> None:
     """1,000 steps of 0.0000049 weigh 0.0049 in the CSV; five decimals make 0 of each, which is counted, and the line stays whole."""
     small = [{"Pod": "a", "Container": f"c{n}", "CPUCost": "0.0000049"} for n in range(1000)]
     write_bytes(tmp_path / "csv" / "opencost" / "export.csv", csv_export(*small, {"Pod": "b", "CPUCost": "0.0051"}))
@@ -239,7 +239,7 @@ def test_b4_what_the_api_rounds_away_weighs_nothing_and_the_exports_weigh_all(tm
     assert parts(bill) == {None: Decimal("100.00")}
 
 
-def test_b5_idle_is_a_part_of_its_own_and_stays_the_nodes(tmp_path: Path) -> None:
+def test_idle_cost_is_a_part_of_its_own_and_stays_with_the_node(tmp_path: Path) -> None:
     """Pods 7.00 and idle 3.00 make the node's 10.00, also in a window that lacks its last second."""
     for name, window in (("day", DAY), ("second", LAST_SECOND)):
         allocations = [allocation("a", 4, at=window), allocation("b", 3, at=window), allocation("__idle__", 3, at=window)]
@@ -248,7 +248,7 @@ def test_b5_idle_is_a_part_of_its_own_and_stays_the_nodes(tmp_path: Path) -> Non
         assert parts(bill) == {"a": Decimal("4.00"), "b": Decimal("3.00"), None: Decimal("3.00")}
 
 
-def test_b5_every_hour_of_a_day_without_its_last_second_is_split_whole(tmp_path: Path) -> None:
+def test_every_hour_of_a_day_without_its_last_second_is_split_whole(tmp_path: Path) -> None:
     allocations = [allocation("a", 4, at=LAST_SECOND), allocation("b", 3, at=LAST_SECOND), allocation("__idle__", 3, at=LAST_SECOND)]
     write_bytes(tmp_path / "opencost" / "answer.json", answer(allocations))
     ends = [f"2026-10-05T{h:02d}:00:00Z" for h in range(1, 24)] + [DAY[1]]
@@ -267,7 +267,9 @@ def test_b5_every_hour_of_a_day_without_its_last_second_is_split_whole(tmp_path:
         ("keep", "3.50", {"a": "2.00", "b": "1.50"}),  # the pods claim more than the machine cost: scaled, and said
     ],
 )
-def test_b5_pods_alone_leave_idle_idle_unless_they_are_to_share_it(tmp_path: Path, idle: str, cost: str, expected: dict[Any, str]) -> None:
+def test_without_an_idle_row_idle_cost_stays_idle_unless_pods_share_it(
+    tmp_path: Path, idle: str, cost: str, expected: dict[Any, str]
+) -> None:
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 4), allocation("b", 3)]))
     bill, told = split(tmp_path, [row(cost, **WHOLE_DAY, ResourceId=NODE)], idle=idle)
     assert parts(bill) == {name: Decimal(each) for name, each in expected.items()}
@@ -283,13 +285,13 @@ def test_traffic_is_split_as_the_machine_is_and_does_not_make_it_idle(tmp_path: 
     assert parts(bill) == {"a": Decimal("8.40"), None: Decimal("3.60")}
 
 
-def test_idle_that_is_said_is_shared_as_well_when_it_is_to_be(tmp_path: Path) -> None:
+def test_stated_idle_cost_is_shared_where_sharing_is_on(tmp_path: Path) -> None:
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 4), allocation("b", 4), allocation("__idle__", 2)]))
     bill, _ = split(tmp_path, [row("10.00", **WHOLE_DAY, ResourceId=NODE)], idle="share")
     assert parts(bill) == {"a": Decimal("5.00"), "b": Decimal("5.00")}
 
 
-def test_what_is_no_machines_falls_away_and_is_counted(tmp_path: Path) -> None:
+def test_rows_of_no_machine_are_dropped_and_counted(tmp_path: Path) -> None:
     """Volumes no pod mounts; idle of a whole cluster, which no machine can be given; what weighs less than nothing."""
     odd = [allocation("__unmounted__", 5, node=None), allocation("__idle__", 5, node=None), allocation("c", -1), allocation("d", 0)]
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 10), *odd]))
@@ -372,7 +374,7 @@ def sources(settings: Settings) -> dict[str, dict[str, Any]]:
         }
 
 
-def test_a_night_splits_the_bills_that_are_named(config: Path) -> None:
+def test_a_load_splits_the_bills_that_are_named(config: Path) -> None:
     """It has a row in `sources`, and no lines, no periods; another night changes nothing."""
     settings = load_settings(config)
     outcome = pipeline.load(settings, now=NOW)
@@ -433,7 +435,7 @@ def test_the_doctor_says_what_it_weighs(config: Path) -> None:
         ({"format": "focus", "lines": {"service": "*"}}, "`lines:` belongs to `format: opencost`"),
     ],
 )
-def test_mistakes_in_the_configuration_are_told(config: Path, said: dict[str, Any], why: str) -> None:
+def test_mistakes_in_the_configuration_are_reported(config: Path, said: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         load_settings(write_config(config.parent, **said))
 

@@ -30,7 +30,7 @@ JOB = {
 
 
 def job(**other: str) -> dict[str, str]:
-    """A row of sacct's; the elapsed seconds are End less Start, JobID is JobIDRaw unless said."""
+    """A row of sacct's; the elapsed seconds are End less Start, JobID is JobIDRaw unless stated."""
     row = {**JOB, **other}
     row.setdefault("JobID", row["JobIDRaw"])
     if "ElapsedRaw" not in row:
@@ -206,7 +206,7 @@ def test_suspended_time_is_not_charged(tmp_path: Path) -> None:
 
 
 def test_times_are_in_the_zone_the_source_states(tmp_path: Path) -> None:
-    """sacct writes local time without a zone; UTC unless said; an offset that is written wins."""
+    """sacct writes local time without a zone; UTC unless stated; an offset that is written wins."""
     berlin = {**CARD, "timezone": "Europe/Berlin"}
     rows = [job(), job(JobIDRaw="101", Start="2026-10-05T08:00:00+0000", End="2026-10-05T10:00:00Z", ElapsedRaw="7200")]
     starts = {line["resource_id"]: line["charge_period_start"].hour for line in loaded(tmp_path, rows, berlin).lines()}
@@ -279,7 +279,7 @@ def test_files_of_other_names_are_whole_and_not_added_up_unasked(tmp_path: Path)
     assert nights.total() == Decimal("5.376")
 
 
-def test_a_month_in_which_nothing_has_run_yet_is_no_trouble(tmp_path: Path) -> None:
+def test_a_month_without_jobs_yet_is_not_an_error(tmp_path: Path) -> None:
     """The first list of a month is empty, or holds only a job that waits: nothing is billed, nothing is refused, October stands."""
     nights = loaded(tmp_path, [job()], name="2026-10.txt")
     waiting = job(JobIDRaw="9", State="PENDING", Start="Unknown", End="Unknown", ElapsedRaw="0", AllocTRES="")
@@ -393,7 +393,7 @@ def test_a_list_with_the_least_there_is(tmp_path: Path) -> None:
         ("slurm: {prices: {gpu: 1}, partitions: {a: {cpus: 1}}}", "slurm.partitions.a.cpus: unknown key. Did you mean `cpu`?"),
     ],
 )
-def test_mistakes_are_told_where_they_are(tmp_path: Path, slurm_block: str, says: str) -> None:
+def test_mistakes_are_reported_where_they_are(tmp_path: Path, slurm_block: str, says: str) -> None:
     """Line, key, what is allowed."""
     path = tmp_path / "runspend.yaml"
     path.write_text(f"billing:\n  - name: hpc\n    format: slurm\n    uri: sacct\n    {slurm_block}\n", encoding="utf-8")

@@ -141,7 +141,7 @@ def test_a_change_of_settings_reads_all_months_again(bigquery_server: BigQuerySe
     assert (fetched(bill), bill.total("2026-10"), bill.total("2026-11")) == (["2026-10", "2026-11"], 1, 4)
 
 
-def test_the_focus_view_is_read_where_it_lies(bigquery_server: BigQueryServer, tmp_path: Path) -> None:
+def test_the_focus_view_is_read_in_place(bigquery_server: BigQueryServer, tmp_path: Path) -> None:
     import pyarrow as pa
 
     cost = pa.decimal128(38, 9)
@@ -184,7 +184,7 @@ def test_the_focus_view_is_read_where_it_lies(bigquery_server: BigQueryServer, t
     assert {p.state for p in bill.load().periods} == {"unchanged"}
 
 
-def test_a_table_that_is_not_there_is_said_with_what_to_do(bigquery_server: BigQueryServer, tmp_path: Path) -> None:
+def test_a_missing_table_is_reported_with_a_fix(bigquery_server: BigQueryServer, tmp_path: Path) -> None:
     bill = nights(tmp_path, f"bigquery://{PROJECT}/nothing/table", format="gcp", endpoint=bigquery_server.endpoint, credentials="anonymous")
     with pytest.raises(
         SourceUnreachable, match=r"cannot read bigquery://billing-project/nothing/table of bill bill: .*BigQuery Data Viewer"
@@ -270,7 +270,7 @@ def test_every_question_only_reads_has_a_limit_and_a_label(fake: FakeClient, tmp
     assert "seller_name" not in fake.asked[1][0]  # a column this table has not
 
 
-def test_rows_that_come_between_two_questions_wait_for_the_next_night(fake: FakeClient, tmp_path: Path) -> None:
+def test_rows_that_arrive_between_two_queries_wait_for_the_next_load(fake: FakeClient, tmp_path: Path) -> None:
     fake.grows_by = [gcp("100") | {"export_time": "2026-11-24T01:00:00Z"}]
     bill = of_fake(tmp_path)
     bill.load()
@@ -319,7 +319,7 @@ def test_addresses_of_tables(fake: FakeClient, tmp_path: Path, uri: str) -> None
 
 
 @pytest.mark.parametrize("uri", ["bigquery://my-project/billing", "bigquery://my-project/billing/t`; drop table x", "bigquery://p/d/t*"])
-def test_an_address_that_is_no_table_is_refused_before_anything_is_asked(fake: FakeClient, tmp_path: Path, uri: str) -> None:
+def test_an_address_that_is_not_a_table_is_refused_before_any_request(fake: FakeClient, tmp_path: Path, uri: str) -> None:
     with pytest.raises(ConfigError, match="that is not a BigQuery table"):
         of_fake(tmp_path, uri).load()
     assert fake.asked == []
@@ -332,7 +332,7 @@ def test_without_googles_client_the_extra_is_named(tmp_path: Path, monkeypatch: 
         of_fake(tmp_path).load()
 
 
-def test_missing_credentials_are_said_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported_with_a_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def find_none(**_: Any) -> None:
         raise DefaultCredentialsError("Your default credentials were not found.")
 
