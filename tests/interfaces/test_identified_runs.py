@@ -58,6 +58,14 @@ def warehouse(tmp_path: Path) -> ParquetWarehouse:
             "billing_currency": "USD",
         }
         | {"effective_cost": Decimal(1000)},
+        {
+            "tracking_server": "prod",
+            "workspace": "default",
+            "run_id": "ann-vision-1",
+            "start_month": dt.date(2026, 10, 1),
+            "billing_currency": "",
+        }
+        | {"effective_cost": Decimal(0)},
     ]
     found = ParquetWarehouse(tmp_path / "warehouse")
     with found.step("test", "test") as step:

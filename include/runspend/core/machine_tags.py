@@ -5,7 +5,9 @@ All of them yield to what people state themselves. `docs/identify.md` lists them
 
 from __future__ import annotations
 
-__all__ = ["ID", "MACHINE_KEYS", "NODES", "NODE_KEYS", "node_key"]
+import hashlib
+
+__all__ = ["FURTHER", "ID", "MACHINE_KEYS", "SEVERAL", "further_key"]
 
 ID = "runspend.machine.id"
 TYPE = "runspend.machine.type"
@@ -20,14 +22,12 @@ MEMORY = "runspend.machine.memory"
 
 MACHINE_KEYS = (ID, TYPE, ACCOUNT, REGION, ZONE, PURCHASE_OPTION, GPU_COUNT, GPU_TYPE, CORES, MEMORY)
 
-# A run on several nodes has one tag per further node, because MLflow would overwrite a shared one. Databases look each key up in an
-# index, so there is an end to them.
-NODES = 1024
+# A run on several machines has one tag for each further one, under a key of the machine's own: no two machines write the same tag.
+# SEVERAL is set beside them, so that a database is asked for such keys only if it has some.
+SEVERAL = "runspend.machine.several"
+FURTHER = "runspend.machine.further."
 
 
-def node_key(number: int) -> str:
-    """Return the tag for the id of a run's further machine, from 1 to NODES - 1."""
-    return f"runspend.machine.{number}.id"
-
-
-NODE_KEYS = tuple(node_key(number) for number in range(1, NODES))
+def further_key(machine: str) -> str:
+    """Return the key for the id of a run's further machine."""
+    return f"{FURTHER}{hashlib.sha256(machine.encode()).hexdigest()[:16]}"

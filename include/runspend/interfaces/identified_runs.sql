@@ -7,7 +7,7 @@ with recent as (
     coalesce(r.user_name, '(no user)') as person,
     array_length(r.resource_ids) > 0 or r.job_key is not null
       or coalesce(array_length(p.resource_ids), 0) > 0 or p.job_key is not null as is_identified,
-    timestamp_diff(coalesce(r.end_time, r.last_sign_at, @now), r.start_time, microsecond) / 3600000000 as hours
+    greatest(timestamp_diff(coalesce(r.end_time, r.last_sign_at, @now), r.start_time, microsecond) / 3600000000, 0.0) as hours
   from runs r
   left join runs p on p.tracking_server = r.tracking_server and p.workspace = r.workspace and p.run_id = r.parent_run_id
   where r.start_time >= @since and r.purged_at is null
@@ -16,7 +16,7 @@ costs as (
   select c.tracking_server, c.workspace, c.run_id, sum(c.effective_cost) as cost,
     min(c.billing_currency) as first_currency, max(c.billing_currency) as last_currency
   from run_costs c
-  where c.start_month >= date_trunc(date(@since), month)
+  where c.start_month >= date_trunc(date(@since), month) and c.billing_currency <> ''
   group by c.tracking_server, c.workspace, c.run_id
 )
 select

@@ -62,7 +62,7 @@ def test_a_question_has_nothing_that_differs_between_the_engines(path: Path) -> 
     """By the house's linter; and it begins with its grain."""
     text = path.read_text(encoding="utf-8")
     assert lint(text) == []
-    assert text.startswith("-- one row") or text.startswith("-- the line")
+    assert text.startswith(("-- One row", "-- The line"))
 
 
 @pytest.mark.parametrize("run_id", [w.BIG, w.TAGGED, w.LOST, w.PARENT, w.NOWHERE, w.LATE, w.ELSEWHERE, w.EXCLUDED])

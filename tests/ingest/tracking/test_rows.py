@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runspend.config.settings import DimensionSettings
+from runspend.core import machine_tags
 from runspend.schema.tables import TABLES
 from tests.ingest.tracking.tracking_world import World, at
 
@@ -57,6 +58,30 @@ def test_every_start_has_a_month(world: World, start: int | None, month: str, st
     assert (run["start_month"], run["start_time"]) == (date.fromisoformat(f"{month}-01"), start_time)
     assert sorted(p for t, p in night.tables if t == "runs") == [month]
     assert world.night(months=[month]).run("r", month) == run
+
+
+def test_what_the_plug_in_writes_counts_where_nothing_else_is_stated(world: World) -> None:
+    detected = {
+        machine_tags.ID: "m0", machine_tags.SEVERAL: "true", machine_tags.further_key("m1"): "m1", machine_tags.further_key("m2"): " m2 ",
+        machine_tags.TYPE: "p4d.24xlarge", machine_tags.REGION: "us-east-1", machine_tags.ZONE: "us-east-1c", machine_tags.ACCOUNT: "123456789012",
+        machine_tags.PURCHASE_OPTION: "spot", machine_tags.GPU_COUNT: "8", machine_tags.GPU_TYPE: "A100", machine_tags.CORES: "2.5", machine_tags.MEMORY: "17179869184",
+    }  # fmt: skip
+    stated = {"instance_type": "g5.xlarge", "region": "eu-west-1", "gpu_count": "1", "cpu_request": "1", "memory_request": "1Gi"}
+    world.add_run("detected", tags=detected)
+    world.add_run("stated", tags={**detected, "instance_id": "mine"}, params=stated)
+    world.add_run("listed", tags={**detected, "runspend.resource_ids": "a,b"})
+    world.add_run("second only", tags={machine_tags.further_key("m9"): "m9"})
+    names = ("resource_ids", "instance_type", "region_id", "purchase_option", "gpu_count", "cpu_request", "memory_request_gb")
+    for options in ({}, {"server": {"copy": {"tags": "all"}}}):
+        night = world.night(**options)
+        found = {run_id: tuple(night.run(run_id)[name] for name in names) for run_id in ("detected", "stated", "listed", "second only")}
+        assert found == {
+            "detected": (["m0", "m1", "m2"], "p4d.24xlarge", "us-east-1", "spot", 8.0, 2.5, 16.0),
+            "stated": (["mine"], "g5.xlarge", "eu-west-1", "spot", 1.0, 1.0, 1.0),
+            "listed": (["a", "b"], "p4d.24xlarge", "us-east-1", "spot", 8.0, 2.5, 16.0),
+            "second only": (["m9"], None, None, None, None, None, None),
+        }
+    assert machines(world, "detected") == [(m, m, 0, None, None) for m in ("m0", "m1", "m2")]
 
 
 def test_a_run_without_an_end_shows_its_newest_metric(world: World) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from click.testing import CliRunner
 from runspend.core import machine_tags
 from runspend.interfaces.cli import cli
 from runspend.interfaces.identify import environment, hardware, metadata_services
-from runspend.interfaces.identify.environment import node_number
 from runspend.interfaces.identify.identity import WAIT_SECONDS
 from runspend.interfaces.identify.tagging import missing_tags
 from tests.servers.metadata_services import AZURE_ID, ECS_TASK, WRONGS, serve_metadata
@@ -186,22 +186,119 @@ def test_a_service_that_misbehaves_delays_nothing_and_states_nothing(wrong: str,
     assert float(twice) < 0.1
 
 
-def test_an_answer_that_comes_too_late_is_in_the_next_runs_tags() -> None:
-    script = (
-        "import time\nfrom runspend.interfaces.identify import identity\n"
-        "asked = identity.possible_services\n"
-        "def slow(): time.sleep(0.5); return identity_answers()\n"
-        "identity_answers = asked()['ec2']\n"
-        "identity.possible_services = lambda: {'ec2': slow}\n"
-        "print('runspend.machine.id' in {f.key for f in identity.find_identity()})\n"
-        "time.sleep(1.5)\n"
-        "print('runspend.machine.id' in {f.key for f in identity.find_identity()})"
+def ask_in_process(script: str, **variables: str) -> str:
+    """What a new process prints that asks who it is: `find` gives its tags."""
+    begin = (
+        "import os, signal, sys, threading, time\n"
+        "from runspend.interfaces.identify import identity, metadata_services\n"
+        "find = lambda wait=identity.WAIT_SECONDS: {one.key: one.value for one in identity.find_identity(wait)}\n"
     )
+    done = subprocess.run(
+        [sys.executable, "-c", begin + script],
+        env={**os.environ, **ON, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+SLOW = """
+services = dict(metadata_services.SERVICES)
+def late(name, seconds):
+    def ask():
+        time.sleep(seconds)
+        return services[name]()
+    metadata_services.SERVICES[name] = ask
+"""
+
+
+def test_an_answer_that_comes_too_late_is_in_the_next_runs_tags() -> None:
     with serve_metadata() as (address, _):
-        done = subprocess.run(
-            [sys.executable, "-c", script], env={**os.environ, **ON, EC2: address}, capture_output=True, text=True, check=True
+        said = ask_in_process(
+            f"{SLOW}late('ec2', 0.6)\nprint(find().get('runspend.machine.id'))\ntime.sleep(2)\nprint(find()['runspend.machine.id'])",
+            **{EC2: address},
         )
-    assert done.stdout.split() == ["False", "True"]
+    assert said.split() == ["None", OF_EC2[machine_tags.ID]]
+
+
+def test_a_service_that_hangs_does_not_hide_the_one_that_answers() -> None:
+    with serve_metadata() as (address, _), serve_metadata("hangs") as (silent, _):
+        own = {"ECS_CONTAINER_METADATA_URI_V4": f"http://{address}/v4/abc", EC2: silent}
+        assert ask_in_process("print(find(1.0)['runspend.machine.id'])", **own).strip() == ECS_TASK["TaskARN"]
+
+
+def test_a_service_that_was_too_slow_is_asked_again_before_the_host_is_named() -> None:
+    script = """
+asked = []
+def ask():
+    asked.append(1)
+    if len(asked) == 1:
+        raise TimeoutError
+    return answer()
+answer = metadata_services.SERVICES['ec2']
+metadata_services.SERVICES['ec2'] = ask
+print(find(1.0).get('runspend.machine.id'))
+find(); time.sleep(1.5)
+print(find()['runspend.machine.id'])
+"""
+    with serve_metadata() as (address, _):
+        assert ask_in_process(script, **{EC2: address}).split() == ["None", OF_EC2[machine_tags.ID]]
+
+
+def test_a_process_may_fork_and_be_interrupted_while_it_asks() -> None:
+    script = f"""{SLOW}late('ec2', 0.5)
+signal.signal(signal.SIGALRM, lambda *_: (find(), signal.setitimer(signal.ITIMER_REAL, 0.002)))
+signal.setitimer(signal.ITIMER_REAL, 0.001)
+threading.Thread(target=find).start()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        found = find(5).get('runspend.machine.id')
+        os._exit(0 if found and found.startswith('arn:') else 9)
+    time.sleep(0.002)
+    while True:
+        try:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            break
+        except InterruptedError:
+            continue
+signal.setitimer(signal.ITIMER_REAL, 0)
+print('ok')
+"""
+    with serve_metadata() as (address, _):
+        assert ask_in_process(script, **{EC2: address}).strip() == "ok"
+
+
+def test_the_end_of_a_process_waits_for_no_answer() -> None:
+    with serve_metadata("hangs") as (address, _):
+        began = time.monotonic()
+        assert ask_in_process("print(len(find()) >= 0)", **{EC2: address}).strip() == "True"
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("value", ["europe-" + "x" * 9000 + "1-a", "europe\0-west4-a", "europe-west4-a\x1b[31m"])
+def test_values_that_mlflow_may_refuse_are_never_tags(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    from tests.servers import metadata_services as server
+
+    monkeypatch.setitem(server.GOOGLE_MACHINE, "zone", f"projects/1/zones/{value}")
+    monkeypatch.setitem(server.AZURE_MACHINE["compute"], "resourceId", f"{AZURE_ID}{value}")  # type: ignore[arg-type]
+    with serve_metadata() as (address, _):
+        for name in (GOOGLE, AZURE):
+            assert all(len(found) < 500 and found.isprintable() for found in identified(**{name: address}).values())
+
+
+def test_what_does_not_name_the_machine_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GKE's metadata server tells less than Compute Engine's."""
+    from tests.servers import metadata_services as server
+
+    monkeypatch.delitem(server.GOOGLE_MACHINE, "machineType")
+    monkeypatch.delitem(server.GOOGLE_MACHINE, "scheduling")
+    with serve_metadata() as (address, _):
+        assert sorted(identified(**{GOOGLE: address})) == sorted(OF_EC2.keys() - {machine_tags.TYPE, machine_tags.PURCHASE_OPTION})
 
 
 @pytest.mark.parametrize(
@@ -231,48 +328,31 @@ def test_a_host_that_no_cloud_knows_is_its_name_and_never_its_machine_id(tmp_pat
     (tmp_path / "machine-id").write_text(f"{number}\n")
     monkeypatch.setattr(environment, "MACHINE_ID_FILE", tmp_path / "machine-id")
     monkeypatch.setattr("socket.gethostname", lambda: "dgx-7")
+    monkeypatch.setattr(environment, "CONTAINER_FILES", (tmp_path / ".dockerenv",))
     named, digest = environment.find_host()
     assert (named.key, named.value) == ("runspend.machine.id", "dgx-7")
     assert len(digest.value) == 32 and number not in digest.value
+    (tmp_path / ".dockerenv").touch()
+    assert [found.key for found in environment.find_host()] == ["runspend.machine.host_digest"]  # a container's name is on no bill
 
 
-@pytest.mark.parametrize(
-    ("variables", "number"),
-    [
-        ({}, 0),
-        ({"RANK": "9", "LOCAL_WORLD_SIZE": "8"}, 1),
-        ({"GROUP_RANK": "3", "RANK": "30"}, 3),
-        ({"SLURM_NODEID": "2", "SLURM_PROCID": "17"}, 2),
-        ({"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 1),
-        ({"RANK": "many"}, 0),
-    ],
-)
-def test_the_number_of_a_node(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], number: int) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert node_number() == number
+def test_every_machine_of_a_run_has_a_tag_of_its_own() -> None:
+    """Whatever the order, and although all may look before any writes: no machine replaces another."""
+    empty: dict[str, str] = {}
+    added = [missing_tags({"runspend.machine.id": f"m{node}", "runspend.machine.type": "p4d"}, empty) for node in range(600)]
+    merged = {key: value for tags in added for key, value in tags.items()}
+    assert {value for key, value in merged.items() if key.startswith(machine_tags.FURTHER)} == {f"m{node}" for node in range(600)}
+    assert (merged[machine_tags.SEVERAL], merged["runspend.machine.type"]) == ("true", "p4d")
+    assert machine_tags.ID not in merged
 
 
-def test_every_node_adds_its_machine_and_replaces_none() -> None:
-    tags: dict[str, str] = {}
-    for node in (1, 0, 2, 1, 257):
-        tags |= missing_tags({"runspend.machine.id": f"m{node}", "runspend.machine.type": "p4d"}, tags, node)
-    assert tags == {
-        "runspend.machine.id": "m0",
-        "runspend.machine.1.id": "m1",
-        "runspend.machine.2.id": "m2",
-        "runspend.machine.257.id": "m257",
-        "runspend.machine.type": "p4d",
-    }
-    assert missing_tags({"runspend.machine.id": "m2"}, tags, 0) == {}  # resumed on a machine it has been on
-    assert missing_tags({"runspend.machine.id": "new"}, tags, 0) == {"runspend.machine.256.id": "new"}
-    assert missing_tags({"runspend.machine.id": "new"}, tags, 1) == {"runspend.machine.513.id": "new"}
-
-
-def test_a_run_that_was_on_every_number_is_refused() -> None:
-    tags = {"runspend.machine.id": "m"} | {machine_tags.node_key(n): f"m{n}" for n in (256, 512, 768)}
-    with pytest.raises(ValueError, match="node 0 has no free tag"):
-        missing_tags({"runspend.machine.id": "new"}, tags, 0)
+def test_a_run_that_is_resumed_elsewhere_keeps_both_machines() -> None:
+    tags = {"runspend.machine.id": "first", "runspend.machine.type": "p4d"}
+    for machine in ("first", "second", "second", "third", "fourth", "fifth", "sixth"):
+        tags |= missing_tags({"runspend.machine.id": machine, "runspend.machine.type": "g5"}, tags)
+    assert (tags["runspend.machine.id"], tags["runspend.machine.type"]) == ("first", "p4d")
+    assert [value for key, value in tags.items() if key.startswith(machine_tags.FURTHER)] == ["second", "third", "fourth", "fifth", "sixth"]
+    assert missing_tags({"runspend.machine.id": "third"}, tags) == {}
 
 
 def test_it_can_be_turned_off() -> None:
@@ -381,10 +461,15 @@ A100 = "NVIDIA A100-SXM4-40GB"
         ((A100, A100), "1", {machine_tags.GPU_COUNT: "1", machine_tags.GPU_TYPE: A100}),
         ((A100, A100), "GPU-7d0,0", {machine_tags.GPU_COUNT: "2", machine_tags.GPU_TYPE: A100}),
         ((A100, A100), "", {machine_tags.GPU_COUNT: "0"}),
+        ((A100, A100), "1,1", {machine_tags.GPU_COUNT: "1", machine_tags.GPU_TYPE: A100}),
+        ((A100, A100), "9" * 5000, {machine_tags.GPU_COUNT: "0"}),
         ((A100, A100), "0,-1,1", {machine_tags.GPU_COUNT: "1", machine_tags.GPU_TYPE: A100}),
         ((A100, "NVIDIA T4"), None, {machine_tags.GPU_COUNT: "2", machine_tags.GPU_TYPE: f"{A100}, NVIDIA T4"}),
-        (([f"{A100} MIG 3g.20gb", f"{A100} MIG 1c.3g.20gb"],), None, {machine_tags.GPU_COUNT: "0.8571", machine_tags.GPU_TYPE: f"{A100} MIG 3g.20gb, {A100} MIG 1c.3g.20gb"}),
-        (([f"{A100} MIG 1g.5gb", f"{A100} MIG 2g.10gb"],), "MIG-3ea", {machine_tags.GPU_COUNT: "0.2857", machine_tags.GPU_TYPE: f"{A100} MIG 2g.10gb"}),
+        # A process uses one slice: the first of its GPU, unless one is named.
+        (([f"{A100} MIG 3g.20gb", f"{A100} MIG 1g.5gb"],), None, {machine_tags.GPU_COUNT: "0.4286", machine_tags.GPU_TYPE: f"{A100} MIG 3g.20gb"}),
+        (([f"{A100} MIG 3g.20gb", f"{A100} MIG 1g.5gb"],), "0", {machine_tags.GPU_COUNT: "0.4286", machine_tags.GPU_TYPE: f"{A100} MIG 3g.20gb"}),
+        (([f"{A100} MIG 1g.5gb", f"{A100} MIG 1c.2g.10gb"],), "MIG-3ea", {machine_tags.GPU_COUNT: "0.2857", machine_tags.GPU_TYPE: f"{A100} MIG 1c.2g.10gb"}),
+        ((["NVIDIA A30 MIG 1g.6gb"],), None, {machine_tags.GPU_COUNT: "0.25", machine_tags.GPU_TYPE: "NVIDIA A30 MIG 1g.6gb"}),
     ],
 )  # fmt: skip
 def test_gpus_and_slices(
@@ -392,13 +477,13 @@ def test_gpus_and_slices(
 ) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert {one.key: one.value for one in hardware.find_gpus(FakeDriver(*gpus))} == found
+    assert {one.key: one.value for one in hardware.find_gpus(hardware.ask_driver(FakeDriver(*gpus)))} == found
 
 
 def test_without_a_driver_only_what_was_asked_for_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(hardware.find_gpus(object())) == []
+    assert list(hardware.find_gpus(hardware.ask_driver(object()))) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    [found] = hardware.find_gpus(object())
+    [found] = hardware.find_gpus(None)
     assert found.value == "4"
 
 

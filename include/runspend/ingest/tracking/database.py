@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from runspend.config.settings import TrackingServer
+from runspend.core import machine_tags
 from runspend.core.errors import ConfigError, SourceError, SourceRefused, SourceUnreachable
 from runspend.core.machine_faults import cannot_be_written
 from runspend.core.redaction import redact_uri, redact_values, uri_secrets
@@ -345,7 +346,12 @@ class DatabaseReader:
 
     def narrow_keys(self, wanted: raw.Keys) -> raw.Keys:
         """Return the wanted keys that some run has, with one search of the primary key each."""
-        return replace(wanted, tags=self._present("tags", wanted.tags), params=self._present("params", wanted.params))
+        return replace(
+            wanted,
+            tags=self._present("tags", wanted.tags),
+            params=self._present("params", wanted.params),
+            has_further_machines=bool(self._present("tags", [machine_tags.SEVERAL])),
+        )
 
     def _present(self, table: str, keys: Sequence[str] | None) -> Sequence[str] | None:
         if not keys:
@@ -362,11 +368,22 @@ class DatabaseReader:
         times = {"long_ms": raw.LONG_MS, "step_keys": raw.STEP_KEYS, "believed_ms": keys.believed_ms}
         if not self.is_sqlite:
             only_chosen = "and run_uuid in (select run_uuid from chosen)" if where else ""
-            maps = {t: POSTGRES_MAP.format(table=t, among=_among("key", k), only_chosen=only_chosen) for t, k in keys.by_table()}
+            maps = {
+                t: POSTGRES_MAP.format(
+                    table=t, among=_among("key", k, has_further=t == "tags" and keys.has_further_machines), only_chosen=only_chosen
+                )
+                for t, k in keys.by_table()
+            }
             kinds = " or ".join(f"key like 'system/%{kind}'" for kind in raw.use_kinds(keys))
             yield from self.batches(POSTGRES_RUNS.format(where=where, only_chosen=only_chosen, kinds=kinds, **times, **maps), schema)
             return
-        maps = {t: "'{}'" if k is not None and not k else SQLITE_MAP.format(table=t, among=_among("+t.key", k)) for t, k in keys.by_table()}
+        further = {"tags"} if keys.has_further_machines else set()
+        maps = {
+            t: "'{}'"
+            if k is not None and not k and t not in further
+            else SQLITE_MAP.format(table=t, among=_among("+t.key", k, has_further=t in further))
+            for t, k in keys.by_table()
+        }
         [has_use] = self._scalars("select exists (select 1 from latest_metrics where key >= 'system/' and key < 'system0')")
         kinds = " or ".join(f"m.key glob 'system/*{kind}'" for kind in raw.use_kinds(keys))
         runs = SQLITE_RUNS.format(
@@ -522,7 +539,10 @@ def _literal(text: str) -> str:
     return "'" + text.replace("\0", "").replace("'", "''") + "'"
 
 
-def _among(column: str, keys: Sequence[str] | None) -> str:
+def _among(column: str, keys: Sequence[str] | None, *, has_further: bool) -> str:
+    if has_further and keys is not None:
+        listed = f"{column} in ({', '.join(map(_literal, keys))}) or " if keys else ""
+        return f"and ({listed}{column} like '{machine_tags.FURTHER}%')"
     if keys is None:
         return ""
     return f"and {column} in ({', '.join(map(_literal, keys))})" if keys else "and false"

@@ -58,12 +58,12 @@ create macro pairs_of(document) as map_entries(cast(cast(document as json) as ma
 create macro redacted_document(document) as
   cast(to_json(map_from_entries(list_transform(pairs_of(document), lambda pair: {'key': pair.key, 'value': redacted(pair.value)}))) as varchar);
 
--- The machines of a run's further nodes: one key each, with a number. Looking for the keys costs more than looking for the text.
+-- The further machines of a run: one key each. Looking for the keys costs more than looking for the text.
 create macro further_machines(document) as
-  case when regexp_matches(document, '"runspend[.]machine[.][0-9]')
+  case when contains(document, '"runspend.machine.further.')
        then list_filter(
          list_transform(
-           list_filter(pairs_of(document), lambda pair: regexp_full_match(pair.key, 'runspend[.]machine[.][0-9]{1,4}[.]id')),
+           list_filter(pairs_of(document), lambda pair: starts_with(pair.key, 'runspend.machine.further.')),
            lambda pair: said(pair.value)),
          lambda id: id is not null)
        else [] end;

@@ -59,7 +59,8 @@ class Keys:
     """The tags and params of runs to return; None means all.
 
     `power`: whether `use_keys` includes power metrics. `metrics`: metrics whose newest values will be requested; None if nothing
-    about models will be requested. `believed_ms`: the latest end or metric time that is accepted.
+    about models will be requested. `believed_ms`: the latest end or metric time that is accepted. `has_further_machines`: whether to return
+    the tags under `machine_tags.FURTHER` too.
     """
 
     tags: Sequence[str] | None
@@ -67,6 +68,7 @@ class Keys:
     power: bool = False
     metrics: Sequence[str] | None = None
     believed_ms: int = 253_402_300_800_000
+    has_further_machines: bool = False
 
     def by_table(self) -> tuple[tuple[str, Sequence[str] | None], ...]:
         return ("tags", self.tags), ("params", self.params)

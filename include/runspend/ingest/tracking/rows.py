@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -74,7 +75,6 @@ REQUEST_KEYS = (
 )
 PRINCIPAL_KEYS = ("runspend.iam_principal", "iam_principal")
 STATED_KEYS = RESOURCE_KEYS + REQUEST_KEYS + PLACE_KEYS + PRINCIPAL_KEYS
-_NODE_KEYS = frozenset(machine_tags.NODE_KEYS)
 MLFLOW_KEYS = ("mlflow.user", "mlflow.runName", "mlflow.parentRunId", "mlflow.source.name", "mlflow.source.git.commit")
 
 # Allowed clock difference before an end or a metric's time counts as being in the future …
@@ -119,7 +119,7 @@ class Rows:
         params = {*_listed(server.copy_.params), *stated, *self._places.params, *keys_of(settings.selector_keys, "param.")}
         links = settings.links
         self.wanted = raw.Keys(
-            sort_keys({*MLFLOW_KEYS, *self._copied_tags, *machine_tags.NODE_KEYS}),
+            sort_keys({*MLFLOW_KEYS, *self._copied_tags}),
             sort_keys(params),
             metrics=links.metrics if links.wanted else None,
         )
@@ -192,8 +192,7 @@ class Rows:
 
     def expect(self, keys: raw.Keys) -> raw.Keys:
         """Set the tags and params that some run has, and return the keys to read: None if all of a kind are copied."""
-        # `runs.sql` finds the machines of further nodes by the form of their keys: a list of a thousand keys would be searched for each run.
-        tags, params = [key for key in keys.tags or () if key not in _NODE_KEYS], list(keys.params or ())
+        tags, params = list(keys.tags or ()), list(keys.params or ())
         self._set("tag_keys", tags)
         self._set("tag_paths", [_pointer(k) for k in tags])
         self._set("param_keys", params)
@@ -213,9 +212,8 @@ class Rows:
             "copied_params": _every_pair("params") if every_param else copied_sql("p", "param_labels", range(len(params))),
         }
         self._set("pool_texts", self._pools.texts)
-        return raw.Keys(
-            None if every_tag else list(keys.tags or ()), None if every_param else params, self.reads_power, keys.metrics, self._believed_ms
-        )
+        read = raw.Keys(None if every_tag else tags, None if every_param else params, self.reads_power, keys.metrics, self._believed_ms)
+        return replace(read, has_further_machines=keys.has_further_machines)
 
     def _set(self, name: str, value: Any, type_: str = "varchar[]") -> None:
         self._con.execute(f"set variable {name} = cast($value as {type_})", {"value": value})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runspend.core import machine_tags
 
-__all__ = ["Found", "find_host", "find_job", "managed_platform", "node_number"]
+__all__ = ["Found", "as_text", "find_host", "find_job", "managed_platform"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ AIRFLOW_VARIABLES = {
 }
 # Platforms that bill jobs and not machines: the machine below is hidden, or belongs to the platform.
 MANAGED = {"TRAINING_JOB_ARN": "SageMaker", "TRAINING_JOB_NAME": "SageMaker", "CLOUD_ML_JOB_ID": "Vertex AI", "AZUREML_RUN_ID": "Azure ML"}
+CONTAINER_FILES = (Path("/.dockerenv"), Path("/run/.containerenv"))  # of Docker, of Podman
 MACHINE_ID_FILE = Path("/etc/machine-id")
 SAGEMAKER_FILE = Path("/opt/ml/input/config/resourceconfig.json")
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -77,24 +78,17 @@ def managed_platform() -> str | None:
 
 
 def find_host() -> Iterator[Found]:
-    """Yield tags of a machine that no cloud knows: its name, and a digest that stays when the name changes."""
-    if name := _text(socket.gethostname()):
+    """Yield tags of a machine that no cloud knows: its name, and a digest that stays when the name changes.
+
+    The name of a container is not the name of a machine, and is on no bill.
+    """
+    is_container = any(file.exists() for file in CONTAINER_FILES) or "KUBERNETES_SERVICE_HOST" in os.environ
+    if (name := as_text(socket.gethostname())) and not is_container:
         yield Found(machine_tags.ID, name, "host name")
     number = _read(MACHINE_ID_FILE)
     if re.fullmatch(r"[0-9a-f]{32}", number):
         digest = hmac.new(bytes.fromhex(number), _ID_OF_HOSTS, hashlib.sha256).hexdigest()[:32]
         yield Found("runspend.machine.host_digest", digest, f"digest of {MACHINE_ID_FILE}")
-
-
-def node_number() -> int:
-    """Return which node of a job this process is on, from 0. All processes of one node have the same number."""
-    for name in ("GROUP_RANK", "SLURM_NODEID", "NODE_RANK"):  # torchrun, SLURM, Lightning
-        if (number := _number(name)) is not None:
-            return number
-    for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
-        if (rank := _number(name)) is not None:
-            return rank // max(1, _number("LOCAL_WORLD_SIZE") or _number("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
-    return 0
 
 
 def _sagemaker_type() -> Iterator[Found]:
@@ -106,8 +100,8 @@ def _sagemaker_type() -> Iterator[Found]:
             value = json.loads(_read(SAGEMAKER_FILE) or "{}").get("current_instance_type")
         except (ValueError, AttributeError):
             return
-        if isinstance(value, str) and _text(value):
-            yield Found(machine_tags.TYPE, _text(value), str(SAGEMAKER_FILE))
+        if isinstance(value, str) and as_text(value):
+            yield Found(machine_tags.TYPE, as_text(value), str(SAGEMAKER_FILE))
 
 
 def _pod() -> Found | None:
@@ -115,23 +109,18 @@ def _pod() -> Found | None:
     cluster, namespace, pod = _variable("RUNSPEND_CLUSTER"), _variable("RUNSPEND_POD_NAMESPACE"), _variable("RUNSPEND_POD_NAME")
     if not cluster or not _variable("KUBERNETES_SERVICE_HOST"):
         return None
-    pod = pod or _text(socket.gethostname())  # a pod's host name is its own, unless it uses its node's network
-    namespace = namespace or _text(_read(NAMESPACE_FILE))
+    pod = pod or as_text(socket.gethostname())  # a pod's host name is its own, unless it uses its node's network
+    namespace = namespace or as_text(_read(NAMESPACE_FILE))
     if not namespace or not pod:
         return None
     return Found(machine_tags.ID, f"k8s://{cluster}/{namespace}/{pod}", "RUNSPEND_CLUSTER, the pod's namespace and name")
 
 
-def _number(name: str) -> int | None:
-    value = _variable(name)
-    return int(value) if re.fullmatch(r"[0-9]{1,6}", value) else None
-
-
 def _variable(name: str) -> str:
-    return _text(os.environ.get(name, ""))
+    return as_text(os.environ.get(name, ""))
 
 
-def _text(value: str) -> str:
+def as_text(value: str) -> str:
     """Return the value in one line; a value that is too long or not printable counts as absent."""
     value = value.strip()
     return value if len(value) <= MOST and value.isprintable() else ""

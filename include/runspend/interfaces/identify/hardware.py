@@ -1,7 +1,7 @@
 """The GPUs that this process may use, and the cores and memory that its container is limited to.
 
 GPUs come from `CUDA_VISIBLE_DEVICES` and from NVML, NVIDIA's management library, where the driver has installed it. A slice of a
-GPU (MIG) counts as its share of the GPU's seven compute slices. Limits come from the control group, version 2 or 1.
+GPU (MIG) counts as its share of the GPU's compute slices. Limits come from the control group, version 2 or 1.
 """
 
 from __future__ import annotations
@@ -19,36 +19,37 @@ from typing import Any
 from runspend.core import machine_tags
 from runspend.interfaces.identify.environment import Found
 
-__all__ = ["Gpu", "find_gpus", "find_limits"]
+__all__ = ["Gpu", "ask_driver", "find_gpus", "find_limits"]
 
 LIBRARY = "libnvidia-ml.so.1"
-SLICES = 7  # of a whole GPU, on every GPU that can be sliced
+SLICES, SLICES_OF_OTHERS = {"A30": 4}, 7  # compute slices of a whole GPU
+MOST = 4096  # characters of a variable
 OWN_GROUPS = Path("/proc/self/cgroup")
 UNLIMITED = 1 << 60  # version 1 writes a number near 2^63 for "no limit"
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU, or a slice of one. `share`: of the whole GPU."""
+    """A GPU, or a slice of one. `device`: the GPU's number. `share`: of the whole GPU."""
 
     name: str
     uuid: str
+    device: int
     share: Fraction = Fraction(1)
 
 
-def find_gpus(library: Any = None) -> Iterator[Found]:
-    """Yield how many GPUs this process sees, and their names. `library`: NVML; by default the driver's, if there is one.
+def find_gpus(there: list[Gpu] | None) -> Iterator[Found]:
+    """Yield how many GPUs this process sees, and their names. `there`: what `ask_driver` found.
 
-    On a machine without NVIDIA's driver nothing is reported: it may have a GPU of another maker.
+    On a machine without NVIDIA's driver, only what CUDA_VISIBLE_DEVICES names is known: it may have GPUs of another maker.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     chosen = None if visible is None else _chosen(visible)
-    there = _ask_nvml(library)
     if there is None:
         if chosen and not any(name.startswith("MIG") for name in chosen):
             yield Found(machine_tags.GPU_COUNT, str(len(chosen)), "environment variable CUDA_VISIBLE_DEVICES")
         return
-    seen = there if chosen is None else _pick(there, chosen)
+    seen = _pick(there, [str(number) for number in range(len({gpu.device for gpu in there}))] if chosen is None else chosen)
     origin = "NVIDIA's driver" if chosen is None else "NVIDIA's driver and CUDA_VISIBLE_DEVICES"
     count = sum((gpu.share for gpu in seen), Fraction(0))
     yield Found(machine_tags.GPU_COUNT, f"{float(count):.4g}", origin)
@@ -108,27 +109,29 @@ def _read(file: Path) -> str:
 def _chosen(visible: str) -> list[str]:
     """CUDA takes the names up to the first that it cannot use, -1 for instance."""
     names: list[str] = []
-    for name in visible.split(","):
-        if not re.fullmatch(r"[0-9]+|GPU-[0-9a-f-]+|MIG-[0-9A-Za-z/-]+", name.strip()):
+    for name in visible[:MOST].split(","):
+        if not re.fullmatch(r"[0-9]{1,4}|GPU-[0-9a-f-]+|MIG-[0-9A-Za-z/-]+", name.strip()):
             break
         names.append(name.strip())
     return names
 
 
 def _pick(there: list[Gpu], chosen: list[str]) -> list[Gpu]:
-    """The GPUs that are named, by number, by UUID or by the beginning of one."""
-    whole = [gpu for gpu in there if gpu.share == 1]
+    """The GPUs that are named, by number, by UUID or by the beginning of one; each once. A process uses one slice of a GPU."""
     picked: list[Gpu] = []
+    has_slice = False
     for name in chosen:
-        if name.isdigit():
-            picked += whole[int(name) : int(name) + 1]
-        else:
-            picked += [gpu for gpu in there if gpu.uuid.startswith(name)][:1]
+        for gpu in there:
+            is_named = gpu.device == int(name) if name.isdigit() else gpu.uuid.startswith(name)
+            if is_named and gpu not in picked and not (gpu.share != 1 and has_slice):
+                picked.append(gpu)
+                has_slice = has_slice or gpu.share != 1
+                break
     return picked
 
 
-def _ask_nvml(library: Any) -> list[Gpu] | None:
-    """Return all GPUs and slices; None without a driver."""
+def ask_driver(library: Any = None) -> list[Gpu] | None:
+    """Return all GPUs and slices; None without a driver. `library`: NVML; by default the driver's."""
     try:
         nvml = library if library is not None else ctypes.CDLL(LIBRARY)
         if nvml.nvmlInit_v2() != 0:
@@ -153,7 +156,7 @@ def _ask_device(nvml: Any, number: int) -> list[Gpu]:
     current, pending, most = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_uint()
     is_sliced = nvml.nvmlDeviceGetMigMode(device, ctypes.byref(current), ctypes.byref(pending)) == 0 and current.value == 1
     if not is_sliced:
-        return [Gpu(_text_of(nvml.nvmlDeviceGetName, device), _text_of(nvml.nvmlDeviceGetUUID, device))]
+        return [Gpu(_text_of(nvml.nvmlDeviceGetName, device), _text_of(nvml.nvmlDeviceGetUUID, device), number)]
     slices = []
     nvml.nvmlDeviceGetMaxMigDeviceCount(device, ctypes.byref(most))
     for place in range(most.value):
@@ -162,7 +165,8 @@ def _ask_device(nvml: Any, number: int) -> list[Gpu]:
             continue
         name = _text_of(nvml.nvmlDeviceGetName, part)  # "NVIDIA A100-SXM4-40GB MIG 1g.5gb"
         compute = re.search(r"MIG (?:[0-9]+c\.)?([0-9]+)g\.", name)
-        slices.append(Gpu(name, _text_of(nvml.nvmlDeviceGetUUID, part), Fraction(int(compute[1]) if compute else 1, SLICES)))
+        share = Fraction(int(compute[1]) if compute else 1, next((n for model, n in SLICES.items() if model in name), SLICES_OF_OTHERS))
+        slices.append(Gpu(name, _text_of(nvml.nvmlDeviceGetUUID, part), number, share))
     return slices
 
 

@@ -1,4 +1,4 @@
-"""What is known of this process's machine and job. Asked once per process; the network never delays a caller by more than WAIT_SECONDS."""
+"""What is known of this process's machine and job. Asked once per process; no caller waits longer than WAIT_SECONDS."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 
-from runspend.core import machine_tags
 from runspend.interfaces.identify.environment import Found, find_host, find_job, managed_platform
-from runspend.interfaces.identify.hardware import find_gpus, find_limits
+from runspend.interfaces.identify.hardware import Gpu, ask_driver, find_gpus, find_limits
 from runspend.interfaces.identify.metadata_services import possible_services
 
 __all__ = ["SWITCH", "WAIT_SECONDS", "find_identity", "is_off"]
 
 SWITCH = "RUNSPEND_IDENTIFY"
-WAIT_SECONDS = 0.15  # for the cloud's answer: it takes a few milliseconds, and on a laptop nobody answers
+WAIT_SECONDS = 0.15  # for the cloud and the driver: both take a few milliseconds, and on a laptop nobody answers
+ATTEMPTS = 3  # a service that is only slow is asked again
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,23 @@ def is_off() -> bool:
 def find_identity(wait_seconds: float = WAIT_SECONDS) -> list[Found]:
     """Return the tags of this process, each once: first what is nearest to the bill.
 
-    What the cloud's metadata service has not answered in time is in the result of a later call. Never raises.
+    What is not known in time is in the result of a later call. Never raises, and takes no lock: it may be called in a signal
+    handler, and a process may fork at any time.
     """
+    question = _Question.current
+    if question is None or (question.is_unanswered and question.attempt < ATTEMPTS):
+        question = _Question.current = _Question(question.attempt + 1 if question else 1)
+    until = time.monotonic() + (wait_seconds if question.attempt == 1 and not question.has_waited else 0)
+    question.has_waited = True
+    question.gpus_known.wait(max(0.0, until - time.monotonic()))
+    question.is_settled.wait(max(0.0, until - time.monotonic()))
     found: dict[str, Found] = {}
-    for finder in (find_job, lambda: _find_machine(wait_seconds), find_gpus, find_limits):
+    for finder in (
+        find_job,
+        lambda: _find_machine(question),
+        lambda: find_gpus(question.gpus) if question.gpus_known.is_set() else (),
+        find_limits,
+    ):
         try:
             for one in finder():
                 found.setdefault(one.key, one)
@@ -41,61 +54,63 @@ def find_identity(wait_seconds: float = WAIT_SECONDS) -> list[Found]:
     return list(found.values())
 
 
-def _find_machine(wait_seconds: float) -> list[Found]:
-    answers = _ask_services(wait_seconds)
-    platform = managed_platform()
-    if platform is not None:  # the platform bills the job; where it ran is still known
-        return [one for one in answers or [] if one.key in (machine_tags.ACCOUNT, machine_tags.REGION)]
-    if answers is not None and not answers and not os.environ.get("DB_CLUSTER_ID"):
+def _find_machine(question: _Question) -> list[Found]:
+    if managed_platform() is not None:  # the platform bills the job; where it ran is still known
+        return [one for one in question.answer if one.key.endswith((".account", ".region"))]
+    is_known = question.is_settled.is_set() and (not question.is_unanswered or question.attempt >= ATTEMPTS)
+    if is_known and not question.answer and not os.environ.get("DB_CLUSTER_ID"):
         return list(find_host())
-    return answers or []
+    return question.answer
 
 
-class _Asked:
-    """The answers of the metadata services, for as long as the process lives."""
+class _Question:
+    """One question to all services that may be here, and to the driver of GPUs.
 
-    lock = Lock()
-    done: Event | None = None
-    has_waited = False
-    answers: list[Found] = []  # noqa: RUF012 (one per process on purpose)
+    `answer`: of the first service that knows this machine. `is_unanswered`: none does, and one did not answer in time.
+    """
 
+    current: _Question | None = None
 
-def _ask_services(wait_seconds: float) -> list[Found] | None:
-    """Return the answers; an empty list if no service is here, None while it is not known yet."""
-    with _Asked.lock:
-        if _Asked.done is None:
-            _Asked.done = Event()
-            services = possible_services()
-            if services:
-                Thread(target=_ask_all, args=(services, _Asked.done), name="runspend-identify", daemon=True).start()
-            else:
-                _Asked.done.set()
-        done, waits = _Asked.done, not _Asked.has_waited
-        _Asked.has_waited = True
-    if waits:
-        done.wait(wait_seconds)
-    return _Asked.answers if done.is_set() else None
+    def __init__(self, attempt: int) -> None:
+        self.attempt = attempt
+        self.answer: list[Found] = []
+        self.gpus: list[Gpu] | None = None
+        self.is_unanswered = False
+        self.has_waited = False
+        self.is_settled, self.gpus_known = Event(), Event()
+        self._left = possible_services()
+        if not self._left:
+            self.is_settled.set()
+        for name, service in list(self._left.items()):
+            Thread(target=self._ask, args=(name, service), name=f"runspend-identify-{name}", daemon=True).start()
+        Thread(target=self._ask_driver, name="runspend-identify-gpus", daemon=True).start()
 
-
-def _ask_all(services: dict[str, Callable[[], list[Found]]], done: Event) -> None:
-    """Ask all at once; all are at the same address, and only one of them is this machine's."""
-    threads = []
-    answers: dict[str, list[Found]] = {}
-
-    def ask(name: str, service: Callable[[], list[Found]]) -> None:
+    def _ask(self, name: str, service: Callable[[], list[Found]]) -> None:
+        answer: list[Found] = []
         try:
-            answers[name] = service()
+            answer = service()
+        except TimeoutError:
+            self.is_unanswered = not self.answer
         except Exception as error:  # noqa: BLE001 (whatever a stranger on this address answers)
             log.debug("no answer from the metadata service of %s: %s", name, error)
+        if answer:
+            self.answer, self.is_unanswered = answer, False
+        self._left.pop(name, None)
+        if answer or not self._left:
+            self.is_settled.set()
 
-    for name, service in services.items():
-        threads.append(Thread(target=ask, args=(name, service), name=f"runspend-identify-{name}", daemon=True))
-        threads[-1].start()
-    until = time.monotonic() + 5  # each gives up earlier by itself
-    for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
-    for name in ("ecs", *services):  # the task comes before the machine that it runs on
-        if answers.get(name):
-            _Asked.answers = answers[name]
-            break
-    done.set()
+    def _ask_driver(self) -> None:
+        try:
+            self.gpus = ask_driver()
+        except Exception as error:  # noqa: BLE001 (a driver that is not as documented)
+            log.debug("no answer from the driver: %s", error)
+        self.gpus_known.set()
+
+
+def _ask_again_after_fork() -> None:
+    """The threads that ask are not in the child."""
+    if _Question.current is not None and not (_Question.current.is_settled.is_set() and _Question.current.gpus_known.is_set()):
+        _Question.current = None
+
+
+os.register_at_fork(after_in_child=_ask_again_after_fork)

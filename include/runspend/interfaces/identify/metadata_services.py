@@ -13,19 +13,23 @@ import http.client
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from urllib.parse import urlsplit
 
 from runspend.core import machine_tags
-from runspend.interfaces.identify.environment import Found
+from runspend.interfaces.identify.environment import Found, as_text
 
 __all__ = ["SERVICES", "possible_services"]
 
 SECONDS = 1.0  # for one answer; the caller waits less and takes what comes later for the next run
 MOST_BYTES = 65_536
+PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "us-isob-": "aws-iso-b", "us-iso-": "aws-iso", "eusc-": "aws-eusc"}  # by region
 HOST = "169.254.169.254"
 DMI = Path("/sys/class/dmi/id")
 # What the firmware calls the machines of a cloud, in its vendor files.
@@ -70,15 +74,18 @@ def ask_ec2() -> list[Found]:
         raise ValueError("not a token")
     given = {"X-aws-ec2-metadata-token": token}
     document = service.json("/latest/dynamic/instance-identity/document", given)
-    instance, region = _match(document, "instanceId", r"i-[0-9a-f]{8,32}"), _match(document, "region", r"[a-z]{2}(-[a-z]+)+-[0-9]")
+    instance, region = (
+        _match(document, "instanceId", r"i-[0-9a-f]{8,32}"),
+        _match(document, "region", r"[a-z]{2,5}(-[a-z]{2,12}){1,3}-[0-9]"),
+    )
     account = _match(document, "accountId", r"[0-9]{12}")
-    partition = "aws-cn" if region.startswith("cn-") else "aws-us-gov" if region.startswith("us-gov-") else "aws"
+    partition = next((name for start, name in PARTITIONS.items() if region.startswith(start)), "aws")
     found = {
         machine_tags.ID: f"arn:{partition}:ec2:{region}:{account}:instance/{instance}",
-        machine_tags.TYPE: _match(document, "instanceType", r"[a-z0-9.-]{3,40}"),
+        machine_tags.TYPE: _optional(document, "instanceType", r"[a-z0-9.-]{3,40}"),
         machine_tags.ACCOUNT: account,
         machine_tags.REGION: region,
-        machine_tags.ZONE: _match(document, "availabilityZone", r"[a-z0-9-]{5,40}"),
+        machine_tags.ZONE: _optional(document, "availabilityZone", r"[a-z0-9-]{5,40}"),
     }
     try:
         life = service.text("GET", "/latest/meta-data/instance-life-cycle", given)
@@ -97,13 +104,13 @@ def ask_compute_engine() -> list[Found]:
     project = service.text("GET", "/computeMetadata/v1/project/project-id", given)
     if service.flavor != "Google" or not re.fullmatch(r"[a-z0-9][a-z0-9.:-]{2,80}", project):
         raise ValueError("not Compute Engine")
-    zone = _match(machine, "zone", r"projects/[^/]+/zones/[a-z0-9-]+").rsplit("/", 1)[1]
+    zone = _match(machine, "zone", r"projects/[a-z0-9.:-]{1,80}/zones/[a-z0-9-]{3,40}").rsplit("/", 1)[1]
     number = str(machine.get("id"))
     if not re.fullmatch(r"[0-9]{1,20}", number):
         raise ValueError("not an id")
     found = {
         machine_tags.ID: f"//compute.googleapis.com/projects/{project}/zones/{zone}/instances/{number}",
-        machine_tags.TYPE: _match(machine, "machineType", r"projects/[^/]+/machineTypes/[a-z0-9-]+").rsplit("/", 1)[1],
+        machine_tags.TYPE: _optional(machine, "machineType", r"projects/[a-z0-9.:-]{1,80}/machineTypes/[a-z0-9-]{3,60}").rsplit("/", 1)[-1],
         machine_tags.ACCOUNT: project,
         machine_tags.REGION: zone.rsplit("-", 1)[0],
         machine_tags.ZONE: zone,
@@ -123,11 +130,11 @@ def ask_azure() -> list[Found]:
         raise ValueError("not Azure")
     found = {
         machine_tags.ID: _match(
-            machine, "resourceId", r"(?i)/subscriptions/[^\s/]+/resourceGroups/[^\s/]+/providers/Microsoft\.Compute/\S{1,300}"
+            machine, "resourceId", r"(?i)/subscriptions/[0-9a-f-]{36}/resourceGroups/[^\s/]{1,100}/providers/Microsoft\.Compute/\S{1,300}"
         ),
-        machine_tags.TYPE: _match(machine, "vmSize", r"[A-Za-z0-9_-]{3,60}"),
-        machine_tags.ACCOUNT: _match(machine, "subscriptionId", r"[0-9a-fA-F-]{36}"),
-        machine_tags.REGION: _match(machine, "location", r"[A-Za-z0-9 ]{3,40}"),
+        machine_tags.TYPE: _optional(machine, "vmSize", r"[A-Za-z0-9_-]{3,60}"),
+        machine_tags.ACCOUNT: _optional(machine, "subscriptionId", r"[0-9a-fA-F-]{36}"),
+        machine_tags.REGION: _optional(machine, "location", r"[A-Za-z0-9 ]{3,40}"),
         machine_tags.PURCHASE_OPTION: "spot" if str(machine.get("priority")).lower() in ("spot", "low") else "on-demand",
     }
     return _told(found, "Azure's metadata service")
@@ -145,8 +152,7 @@ def ask_ecs() -> list[Found]:
     arn = _match(task, "TaskARN", r"arn:aws[a-z-]*:ecs:[a-z0-9-]+:[0-9]{12}:task/\S{1,300}")
     parts = arn.split(":")
     found = {machine_tags.ID: arn, machine_tags.ACCOUNT: parts[4], machine_tags.REGION: parts[3]}
-    if isinstance(task.get("AvailabilityZone"), str):
-        found[machine_tags.ZONE] = _match(task, "AvailabilityZone", r"[a-z0-9-]{5,40}")
+    found[machine_tags.ZONE] = _optional(task, "AvailabilityZone", r"[a-z0-9-]{5,40}")
     return _told(found, "ECS's task metadata endpoint")
 
 
@@ -167,6 +173,7 @@ class _Service:
         if self._address.scheme not in ("", "http") or not self._address.hostname:
             raise ValueError("not an address")
         self._until = time.monotonic() + SECONDS
+        self._is_over = False
         self.flavor: str | None = None
 
     def text(self, method: str, path: str, headers: Mapping[str, str]) -> str:
@@ -175,16 +182,27 @@ class _Service:
         if left <= 0:
             raise TimeoutError
         connection = http.client.HTTPConnection(str(self._address.hostname), self._address.port or 80, timeout=left)
+        clock = Timer(left, self._hang_up, [connection])  # a socket's timeout begins again with every byte
+        clock.daemon = True
         try:
+            clock.start()
             connection.request(method, path, headers=dict(headers))
             answer = connection.getresponse()
             if answer.status != 200:
                 raise ValueError(f"status {answer.status}")
             self.flavor = answer.getheader("Metadata-Flavor")
             body = b"".join(self._chunks(answer))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise (TimeoutError() if self._is_over else error) from None
         finally:
+            clock.cancel()
             connection.close()
         return body.decode("utf-8").strip()
+
+    def _hang_up(self, connection: http.client.HTTPConnection) -> None:
+        self._is_over = True
+        with suppress(OSError, AttributeError):  # it was closed meanwhile
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
     def json(self, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
         """Return an answer that is a JSON object."""
@@ -210,5 +228,14 @@ def _match(found: Mapping[str, Any], key: str, pattern: str) -> str:
     return value
 
 
+def _optional(found: Mapping[str, Any], key: str, pattern: str) -> str:
+    """Return a value that is not needed to name the machine; empty if it is not as documented."""
+    value = found.get(key)
+    return value if isinstance(value, str) and re.fullmatch(pattern, value) else ""
+
+
 def _told(found: Mapping[str, str], origin: str) -> list[Found]:
-    return [Found(key, value, origin) for key, value in found.items()]
+    """Return the tags with a value. Raises ValueError for one that MLflow may refuse: it would end the training job."""
+    if not all(as_text(value) == value for value in found.values()):
+        raise ValueError("a value is too long or not printable")
+    return [Found(key, value, origin) for key, value in found.items() if value]

@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from runspend.core import machine_tags
-from runspend.interfaces.identify.environment import node_number
 from runspend.interfaces.identify.identity import find_identity, is_off
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = ["identify_run"]
-
-ATTEMPTS = 256  # a node's number plus a multiple of this is its key when the run was resumed elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -45,22 +42,17 @@ def _identify(run_id: str | None, client: MlflowClient | None) -> dict[str, str]
         run_id = str(active.info.run_id)
     client = client or mlflow.MlflowClient()
     tags = client.get_run(run_id).data.tags
-    added = missing_tags({found.key: found.value for found in find_identity()}, tags, node_number())
+    added = missing_tags({found.key: found.value for found in find_identity()}, tags)
     for key, value in added.items():
         client.set_tag(run_id, key, value)
     return added
 
 
-def missing_tags(own: Mapping[str, str], there: Mapping[str, str], node: int) -> dict[str, str]:
-    """Return the tags to add to a run: this machine under a key of its own if it is not the first one, everything else where nothing is stated."""
+def missing_tags(own: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags to add to a run: this machine under its own key if it is not the first one, everything else where nothing is stated."""
     added = {key: value for key, value in own.items() if key not in there and key != machine_tags.ID}
     machine = own.get(machine_tags.ID)
-    if machine is None or machine in (there.get(key) for key in (machine_tags.ID, *machine_tags.NODE_KEYS)):
-        return added
-    if node == 0 and machine_tags.ID not in there:
-        return {**added, machine_tags.ID: machine}
-    for number in range(node % ATTEMPTS, machine_tags.NODES, ATTEMPTS):
-        key = machine_tags.node_key(number)
-        if number > 0 and key not in there:
-            return {**added, key: machine}
-    raise ValueError(f"node {node} has no free tag on it: a run has at most {machine_tags.NODES} machines")
+    if machine is not None and machine != there.get(machine_tags.ID):
+        further = {machine_tags.further_key(machine): machine, machine_tags.SEVERAL: "true"}
+        added |= {key: value for key, value in further.items() if key not in there}
+    return added
