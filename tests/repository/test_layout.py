@@ -32,6 +32,15 @@ def test_every_module_says_what_is_in_it(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
+def test_the_tests_mirror_the_package() -> None:
+    """Tests of a room are in a folder of its name; whatever tests more than a room has a folder of its own beside them."""
+    tests = PACKAGE.parents[1] / "tests"
+    beside = {"benchmarks", "dags", "e2e", "faults", "fuzz", "repository"}
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    assert {folder.parts[0] if folder.parts else "." for folder in folders} <= ROOMS | beside
+    assert [str(folder) for folder in sorted(folders) if folder.parts[0] in ROOMS and not (PACKAGE / folder).is_dir()] == []
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Imports inside functions and for type checking count: a circle of them is read as one module too."""
     sources = {module_name(path): path.read_text(encoding="utf-8") for path in MODULES}
