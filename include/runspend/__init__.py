@@ -10,6 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from pathlib import Path
+    from typing import Any
+
     from mlflow import MlflowClient
 
 __version__ = "0.1.0"
@@ -21,6 +26,19 @@ def identify(run_id: str | None = None, client: MlflowClient | None = None) -> d
     Runs that `mlflow.start_run()` creates have these tags already. Call this for a resumed run, for a run that `MlflowClient.create_run`
     created, and in every process of a run on several nodes. `run_id`: by default the active run's.
     """
-    # By name, because every room imports this file for its version, and the rooms below must not import the topmost one.
+    # Imported by name: every room imports this file for its version, and the rooms below must not import the topmost one.
     tagging = import_module("runspend.interfaces.identify.tagging")
     return dict(tagging.identify_run(run_id, client))
+
+
+def forecast(
+    experiment: str, params: Mapping[str, object] | None = None, *, config: Path | None = None, now: datetime | None = None
+) -> list[dict[str, Any]]:
+    """Return what the ended runs of an experiment cost in the last year, those with these params if any are given.
+
+    One dict per tracking server, currency and outcome: `runs`, `is_finished`, `median`, `low` and `high` (between them lie the middle
+    80 %, or all of fewer than 10 runs; texts with all digits), `billing_currency`, `median_hours`. Empty without such runs. It reads the warehouse of
+    `config`, by default $RUNSPEND_CONFIG or ./runspend.yaml. Raises RunspendError. Needs `runspend[pipeline]`.
+    """
+    forecasts = import_module("runspend.interfaces.forecasts")
+    return list(forecasts.forecast_costs(experiment, params, config, now))

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+import runspend
 from runspend.actions.costs import runs_like
 from runspend.actions.costs.runs_like import find_runs_like, say_what_it_costs
 from runspend.core.errors import UsageError
+from runspend.interfaces.cli import cli
 from runspend.warehouse.base import Reader
 from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
@@ -86,6 +89,14 @@ def test_what_is_not_there_is_said(reader: Reader) -> None:
         say(reader, epochs="3")
     with pytest.raises(UsageError, match="cannot use the param"):
         find_runs_like(reader, "vision", {"x') or ('1' = '1": "1"}, NOW)
+
+
+def test_python_and_the_command_give_the_same(reader: Reader, tmp_path: Path) -> None:
+    (tmp_path / "runspend.yaml").write_text(f"home: {tmp_path}\nwarehouse: {{uri: {tmp_path}}}\n")
+    given = ["forecast", "-e", "vision", "--param", "lr=0.1", "--json", "--config", str(tmp_path / "runspend.yaml"), "--now", "2026-10-20"]
+    shown = json.loads(CliRunner().invoke(cli, given).stdout)
+    assert runspend.forecast("vision", {"lr": 0.1}, config=tmp_path / "runspend.yaml", now=NOW) == shown
+    assert [(one["runs"], Decimal(one["median"]), one["is_finished"]) for one in shown] == [(3, 2, True)]
 
 
 def test_both_engines_read_its_query() -> None:

@@ -1,0 +1,21 @@
+"""The Python call `runspend.forecast`: what runs like the next one have cost, for a notebook or a launcher of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from runspend.actions.costs.runs_like import as_json, find_runs_like
+from runspend.config.settings import load_settings
+from runspend.warehouse.factory import open_warehouse
+
+__all__ = ["forecast_costs"]
+
+
+def forecast_costs(experiment: str, params: Mapping[str, object] | None, config: Path | None, now: datetime | None) -> list[dict[str, Any]]:
+    """Return one dict per server, currency and outcome, as `runspend forecast --json` prints them. Raises RunspendError."""
+    wanted = {key: str(value) for key, value in (params or {}).items()}
+    with open_warehouse(load_settings(config)).reader() as reader:
+        return as_json(find_runs_like(reader, experiment, wanted, now or datetime.now(timezone.utc)))
