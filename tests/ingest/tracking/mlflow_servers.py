@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from runspend.config.settings import TrackingServer
+from runspend.core import machine_tags
 from tests.mlflow_store import make_schema
 from tests.reaper import make_folder
 from tests.servers.mlflow_process import log_traces, start_server
@@ -223,6 +224,18 @@ def write_world(uri: str) -> dict[str, str]:
         },
     )
     run("listed", at("2026-11-06"), at("2026-11-06", "13:00"), params={"runspend.resource_ids": '["node-2", "node-1", "node-2", ""]'})
+    run(
+        "identified",
+        at("2026-11-06"),
+        at("2026-11-06", "13:00"),
+        tags={
+            machine_tags.ID: "vm-1",
+            machine_tags.SEVERAL: "true",
+            machine_tags.further_key("vm-2"): "vm-2",
+            machine_tags.TYPE: "g5.xlarge",
+            machine_tags.CORES: "2.5",
+        },
+    )
     run("comma", at("2026-11-06"), at("2026-11-06", "13:00"), tags={"runspend.resource_ids": " node-7 , node-8,"})
     run("bad list", at("2026-11-06"), at("2026-11-06", "13:00"), tags={"runspend.resources": "[{not json", "resource_id": "vm-9"})
     run("backwards", at("2026-11-07", "12:00"), at("2026-11-07", "11:00"))

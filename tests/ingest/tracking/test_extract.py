@@ -66,6 +66,7 @@ def test_api_and_database_give_equal_tables(mlflow: Served, tmp_path: Path, copy
         assert by_api[unit].equals(by_database[unit])
     assert sorted(period for table, period in by_api if table == "trace_costs") == ["2026-10", "2026-11"]
     by_name = {r["run_name"]: r for r in by_api[("runs", "2026-11")].to_pylist()}
+    assert by_name["identified"]["resource_ids"] == ["vm-1", "vm-2"]
     assert (by_name["measured"]["pool_key"], by_name["child 0"]["pool_key"]) == ("prod", "vision|team=perception")
     assert through_api.extras == from_database.extras
     assert through_api.warnings == from_database.warnings
