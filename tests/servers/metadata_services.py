@@ -34,6 +34,7 @@ ECS_TASK = {
     "AvailabilityZone": "eu-west-1b",
 }  # fmt: skip
 
+HANGING_SECONDS = 20
 WRONGS = ("hangs", "closes", "500", "lies", "other words", "endless", "drips", "redirects", "no json", "null")
 
 
@@ -56,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self.asked.append(f"{self.command} {self.path}")
         if self.wrong == "hangs":
-            time.sleep(10)
+            time.sleep(HANGING_SECONDS)
         elif self.wrong == "closes":
             self.connection.shutdown(socket.SHUT_RDWR)
         elif self.wrong == "500":

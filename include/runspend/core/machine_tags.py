@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["FURTHER", "ID", "MACHINE_KEYS", "SEVERAL", "further_key"]
+__all__ = ["FURTHER", "ID", "SEVERAL", "further_key"]
 
 ID = "runspend.machine.id"
 TYPE = "runspend.machine.type"
@@ -19,8 +19,6 @@ GPU_COUNT = "runspend.machine.gpu_count"
 GPU_TYPE = "runspend.machine.gpu_type"
 CORES = "runspend.machine.cores"
 MEMORY = "runspend.machine.memory"
-
-MACHINE_KEYS = (ID, TYPE, ACCOUNT, REGION, ZONE, PURCHASE_OPTION, GPU_COUNT, GPU_TYPE, CORES, MEMORY)
 
 # A run on several machines has one tag for each further one, under a key of the machine's own: no two machines write the same tag.
 # SEVERAL is set beside them, so that a database is asked for such keys only if it has some.

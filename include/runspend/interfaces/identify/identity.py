@@ -81,9 +81,12 @@ class _Question:
         self._left = possible_services()
         if not self._left:
             self.is_settled.set()
-        for name, service in list(self._left.items()):
-            Thread(target=self._ask, args=(name, service), name=f"runspend-identify-{name}", daemon=True).start()
-        Thread(target=self._ask_driver, name="runspend-identify-gpus", daemon=True).start()
+        try:
+            for name, service in list(self._left.items()):
+                Thread(target=self._ask, args=(name, service), name=f"runspend-identify-{name}", daemon=True).start()
+            Thread(target=self._ask_driver, name="runspend-identify-gpus", daemon=True).start()
+        except RuntimeError as error:  # the process may start no more threads: the machine stays unknown
+            log.debug("cannot ask which machine this is: %s", error)
 
     def _ask(self, name: str, service: Callable[[], list[Found]]) -> None:
         answer: list[Found] = []
@@ -113,4 +116,5 @@ def _ask_again_after_fork() -> None:
         _Question.current = None
 
 
-os.register_at_fork(after_in_child=_ask_again_after_fork)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_ask_again_after_fork)
