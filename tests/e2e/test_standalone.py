@@ -135,8 +135,8 @@ def test_the_scheduler_runs_the_line(airflow: Callable[[str], Any], config: Path
         runs = (airflow(f"dags/{DAG_IDS[name]}/dagRuns?order_by=id") or {"dag_runs": []})["dag_runs"]
         ended = [run for run in runs if run["run_type"] == "asset_triggered" and run["state"] in ("success", "failed")]
         for run in ended:
-            events = airflow(f"dags/{DAG_IDS[name]}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents")["asset_events"]
-            run["wakers"] = {event["source_run_id"]: event["source_dag_id"] for event in events}
+            run["events"] = airflow(f"dags/{DAG_IDS[name]}/dagRuns/{run['dag_run_id']}/upstreamAssetEvents")["asset_events"]
+            run["wakers"] = {event["source_run_id"]: event["source_dag_id"] for event in run["events"]}
         return ended
 
     def allocated() -> Any:
@@ -156,13 +156,12 @@ def test_the_scheduler_runs_the_line(airflow: Callable[[str], Any], config: Path
 
     load = next(run for run in airflow("dags/runspend_load_bills/dagRuns")["dag_runs"] if run["run_type"] == "scheduled")
     tasks = airflow(f"dags/runspend_load_bills/dagRuns/{load['dag_run_id']}/taskInstances?limit=100")["task_instances"]
-    loads = {task["rendered_map_index"]: datetime.fromisoformat(task["end_date"]) for task in tasks if task["task_id"] == "load"}
-    assert set(loads) == set(BILLS) and {task["state"] for task in tasks} == {"success", "skipped"}
+    assert {task["rendered_map_index"] for task in tasks if task["task_id"] == "load"} == set(BILLS)
+    assert {task["state"] for task in tasks} == {"success", "skipped"}
+    # Not the first bill that was loaded woke allocation, but the task that Airflow starts after the last of them. (The end of a task
+    # says nothing here: on a busy machine Airflow noted it 13 s after it had started what waited for it.)
     of_bills = next(run for run in allocations if load["dag_run_id"] in run["wakers"])
-    started = airflow(f"dags/runspend_allocate_costs/dagRuns/{of_bills['dag_run_id']}/taskInstances")["task_instances"]
-    begun = min(datetime.fromisoformat(task["start_date"]) for task in started if task["start_date"])
-    # On a busy machine Airflow may note the end of a task a little after the task told it.
-    assert min(loads.values()) < max(loads.values()) <= begun + timedelta(seconds=5)
+    assert [event["source_task_id"] for event in of_bills["events"] if event["source_run_id"] == load["dag_run_id"]] == ["published"]
 
     settings = load_settings(config)
     with open_warehouse(settings.warehouse.uri).reader() as reader:
