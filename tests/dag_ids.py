@@ -10,4 +10,5 @@ DAG_IDS = {
     "report": "runspend_report",
     "alert": "runspend_alert_budgets",
     "archive": "runspend_archive_artifacts",
+    "annotate": "runspend_annotate_costs",
 }

@@ -12,10 +12,12 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable
+from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+from runspend.actions.annotate.wanted import wanted_experiments, wanted_models, wanted_runs
 from runspend.actions.archive.archive_records import Archive, ArchiveRecords
 from runspend.actions.archive.items import Item
 from runspend.config.settings import load_settings
@@ -169,6 +171,9 @@ def make_world(folder: Path, schema: Path) -> World:
             "update runs set artifact_uri = replace(artifact_uri, '/artifacts', '//artifacts') where run_uuid = ?", [world.runs[3].run_id]
         )
         db.execute("update runs set artifact_uri = ? where run_uuid = ?", [f"s3://{BUCKET}/runs/{alive.run_id}/artifacts", alive.run_id])
+        db.execute("insert into registered_models (name) values ('net')")
+        version = "insert into model_versions (name, version, creation_time, current_stage, source, run_id, status) values ('net', 1, ?, 'None', '', ?, 'READY')"
+        db.execute(version, [(world.begin + DAY) * 1000, parent.run_id])
         keep_files(folder, [row[0] for row in db.execute("select artifact_uri from runs where end_time is not null order by run_uuid")])
     db.close()
     (folder / "runspend.yaml").write_text(json.dumps(SETTINGS), encoding="utf-8")  # JSON is YAML
@@ -267,6 +272,10 @@ def work(folder: Path, world: World, run: Command) -> None:
     shutil.rmtree(folder_of(folder, world.runs[0].run_id))  # by no policy: its bytes are gone
     run("nightly", *config, "--now", SECOND)
     rebuilt_months(open_warehouse(load_settings(folder / "runspend.yaml")), "lab")  # what an extract through MLflow's API asks first
+    with open_warehouse(load_settings(folder / "runspend.yaml")).reader() as reader:  # what `annotate` asks before it writes
+        wanted_runs(reader, "lab", "")
+        wanted_experiments(reader, "lab", datetime.fromisoformat(f"{SECOND}+00:00"))
+        wanted_models(reader, "lab")
     now = (*config, "--now", SECOND)
     for words in (
         ["--by", "team,experiment"],
@@ -283,6 +292,7 @@ def work(folder: Path, world: World, run: Command) -> None:
     run("costs", "--as-of", "2020-01-01", *now)
     for words in ([], ["--param", "lr=0.1"], ["--param", "epochs=3"]):
         run("forecast", "--experiment", "exp-0", *words, *now)
+    run("live", *now)
     run("doctor", "--quick", *now)
     run("check", *now)
     run("suggest", *now)

@@ -26,6 +26,7 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     Tag,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
@@ -71,6 +72,7 @@ from runspend.core.redaction import HIDDEN, names_secret, redact_uri, redact_val
 from runspend.core.resource_keys import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
 
 __all__ = [
+    "AnnotateSettings",
     "AnomalySettings",
     "ArchiveSettings",
     "ArtifactStore",
@@ -94,6 +96,7 @@ __all__ = [
     "ScopeSettings",
     "Settings",
     "SharingSettings",
+    "SiteSettings",
     "SlurmPrices",
     "SlurmSettings",
     "TagBudgets",
@@ -112,6 +115,7 @@ __all__ = [
 ]
 
 FILE_NAME = "runspend.yaml"
+_BOOL: TypeAdapter[bool] = TypeAdapter(bool)
 TagKey = Annotated[str, Field(min_length=1)]
 
 
@@ -203,6 +207,12 @@ class FileSettings(Frozen):
         return self
 
 
+class SiteSettings(Frozen):
+    """Where people open `runspend serve`: notes in MLflow link to its pages."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
+
+
 def _resolve_file(raw: object, info: ValidationInfo) -> object:
     return Path(absolute(str(raw), info)) if isinstance(raw, (str, Path)) and str(raw).strip() else raw
 
@@ -221,6 +231,23 @@ class CopySettings(Frozen):
     params: list[str] | Literal["all"] = []
 
 
+def _annotate_defaults(raw: object) -> object:
+    """Read true as the defaults, and false as not at all."""
+    try:
+        return {} if _BOOL.validate_python(raw) else None
+    except ValidationError:
+        return raw
+
+
+class AnnotateSettings(Frozen):
+    """Costs are written to the server's runs, experiments and model versions. `annotate: true` has the defaults."""
+
+    requests_per_second: Annotated[float, Field(gt=0, le=1000)] = 20.0  # reads and writes together
+
+
+_ANNOTATE_SCHEMA = {"anyOf": [{"type": "boolean"}, AnnotateSettings.model_json_schema(), {"type": "null"}]}
+
+
 class TrackingServer(Frozen):
     """One MLflow server: its tracking URI, and optionally its database, which is faster."""
 
@@ -229,9 +256,10 @@ class TrackingServer(Frozen):
     token: Secret | None = None
     username: str | None = None
     password: Secret | None = None
-    # The login with which `runspend archive` writes tags and deletes runs: a token or user:password; "anonymous" for a server without
-    # logins. Without it Runspend never writes.
+    # The login with which `runspend archive` writes tags and deletes runs, and `runspend annotate` writes costs: a token or
+    # user:password; "anonymous" for a server without logins. Without it Runspend never writes.
     write_token: Secret | None = None
+    annotate: Annotated[AnnotateSettings | None, BeforeValidator(_annotate_defaults), WithJsonSchema(_ANNOTATE_SCHEMA)] = None
     database: Secret | None = None  # carries a password; implied if `uri` is sqlite:/// or postgresql://
     workspaces: list[str] | Literal["all"] | None = None
     ui: str | None = None
@@ -246,6 +274,14 @@ class TrackingServer(Frozen):
     @classmethod
     def _resolve_database(cls, database: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         return None if database is None else SecretStr(resolve_uri(database.get_secret_value(), info))
+
+    @model_validator(mode="after")
+    def _annotating_needs_a_login(self) -> TrackingServer:
+        if self.annotate is not None and self.write_token is None:
+            raise ValueError(
+                '`annotate` needs a login that may write. Set `write_token` (to "anonymous" for a server without logins), or leave `annotate` out'
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_way_to_log_in(self) -> TrackingServer:
@@ -670,6 +706,7 @@ class Settings(Frozen):
     retention: list[RetentionPolicy] = []
     archive: ArchiveSettings = ArchiveSettings()
     access_log: AccessLogSettings | None = None
+    site: SiteSettings | None = None
     _path: Path | None = PrivateAttr(default=None)
     _named_secrets: list[str] = PrivateAttr(default_factory=list)  # of variables with secret names, wherever the file has them
 

@@ -1,6 +1,6 @@
 """The pipeline: one module per step, and `nightly`, which runs them in order.
 
-    extract, measure, load  →  allocate (models, checks, publish), estimate  →  alert  →  archive_plan  →  report
+    extract, measure, load  →  allocate (models, checks, publish), estimate  →  alert  →  archive_plan  →  report  →  annotate
 
 Each step replaces whole units. A step that runs again gives the same result. Rows travel through the warehouse:
 an `Outcome` has names, notes and problems, and the figures of the reports. `nightly` sends no archive notice and moves no artifact. The caller always gives `now`. The inner work of a step belongs in its own package, not here.
@@ -18,6 +18,7 @@ from runspend.ingest.billing import load_process as loading
 from runspend.pipeline.admin import forget
 from runspend.pipeline.alert import alert
 from runspend.pipeline.allocate import allocate, estimate, foresee_queries, settle
+from runspend.pipeline.annotate import annotate, remove_annotations
 from runspend.pipeline.archive import archive_apply, archive_notify, archive_plan, archive_verify, archive_verify_monthly
 from runspend.pipeline.check import check, verify
 from runspend.pipeline.damage import watching
@@ -30,6 +31,7 @@ from runspend.pipeline.report import report
 __all__ = [
     "alert",
     "allocate",
+    "annotate",
     "archive_apply",
     "archive_notify",
     "archive_plan",
@@ -43,6 +45,7 @@ __all__ = [
     "load",
     "measure",
     "nightly",
+    "remove_annotations",
     "report",
     "settle",
     "verify",
@@ -63,7 +66,8 @@ def nightly(
         lambda: settle(settings, now=now, periods=periods, progress=progress),
         lambda: alert(settings, now=now, heartbeat=False, progress=progress),
         *([lambda: archive_plan(settings, now=now, progress=progress)] if settings.retention else []),
-        lambda: report(settings, now=now, progress=progress),  # last: the page shows what this run judged and planned
+        lambda: report(settings, now=now, progress=progress),  # after them: the page shows what this run judged and planned
+        *([lambda: annotate(settings, now=now, progress=progress)] if any(s.annotate for s in settings.tracking) else []),
     ]
     for step in steps:
         try:

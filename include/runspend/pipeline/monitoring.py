@@ -127,6 +127,22 @@ def _mail_machine_failed(settings: Settings, step: str, text: str, now: datetime
         )  # fmt: skip
 
 
+def tell_not_annotated(settings: Settings, outcome: Outcome, server: str, problem: str, again: str, now: datetime) -> None:
+    """Mail operators that MLflow does not show all costs."""
+    from runspend.actions.alert import operators
+    from runspend.warehouse.records import Records
+
+    told = operators.notify(
+        settings, Records(settings.home), "NOT ANNOTATED", f"{server}/annotate", now, redact(problem, settings),
+        advice=operators.Advice(
+            still_works="Costs, reports and alerts are not affected. MLflow shows the costs that were written before.",
+            do=[("Check the server", "runspend doctor"), ("Do the rest", again)],
+            next_try="" if "--remove" in again else "The next pipeline run writes the rest.",
+        ),
+    )  # fmt: skip
+    note_undelivered(outcome, told)
+
+
 def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
     """Call `mail.heartbeat` once per night, only if everything went well. The call is repeated until it is answered."""
     from runspend.actions.alert.freshness import last_good_night

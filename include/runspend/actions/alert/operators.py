@@ -31,6 +31,7 @@ NoticeKind = Literal[
     "DAMAGED",
     "MACHINE FAILED",
     "NOT ARCHIVED",
+    "NOT ANNOTATED",
     "TEST",
 ]
 LIST_NAME = "operators"

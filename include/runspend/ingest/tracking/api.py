@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import TrackingServer
+from runspend.core.cost_keys import is_cost_metric
 from runspend.core.errors import SourceError, SourceRefused, SourceUnreachable
 from runspend.core.outside_json import parse_json
 from runspend.ingest.tracking import raw
@@ -440,7 +441,7 @@ def _step_keys(run: Any) -> str:
         return ""
     found: dict[int, str] = {}
     for metric in run.data._metric_objs:
-        if metric.step > 0:
+        if metric.step > 0 and not is_cost_metric(metric.key):
             found[metric.step] = min(metric.key, found.get(metric.step, metric.key))
     return raw.AFTER.join(f"{found[step]}{raw.BETWEEN}{step}" for step in sorted(found, reverse=True)[: raw.STEP_KEYS])
 
@@ -449,7 +450,8 @@ def _last_metric_ms(run: Any, believed_ms: int) -> int:
     """Return the newest accepted time of a metric; 0 if the run's end is accepted, or if it has no metrics."""
     if 0 != (run.info.end_time or 0) <= believed_ms:
         return 0
-    return max((m.timestamp or 0 for m in run.data._metric_objs if (m.timestamp or 0) <= believed_ms), default=0)
+    times = (m.timestamp or 0 for m in run.data._metric_objs if not is_cost_metric(m.key))
+    return max((time for time in times if time <= believed_ms), default=0)
 
 
 def _to_batch(runs: Iterable[Any], believed_ms: int) -> pa.RecordBatch:

@@ -44,6 +44,9 @@ PIECE_BYTES = 2**23, 2**27  # of one copy call, at first and at most: after each
 COPY_BYTES = 2**18  # fits into the processor's cache: four times as fast as 4 MB
 LOCK_SECONDS = 1.0  # maximum time that one copy call blocks a writer; MLflow's writers wait for 5
 STEP_PAGES = 25_000
+# Leaves out costs that Runspend wrote (core/cost_keys.py): they do not show that a run is alive.
+SQLITE_FROM_RUN = "m.key not glob 'cost_[a-z][a-z][a-z]' and m.key not glob 'cost_[a-z][a-z][a-z]_estimated'"
+POSTGRES_FROM_RUN = "key !~ '^cost_[a-z]{3}(_estimated)?$'"
 COPY_SECONDS = 900
 COPY = "mlflow-copy.db"
 # PostgreSQL cancels a reader on a replica (40001, 57014 "conflict with recovery"); a new snapshot usually gets through.
@@ -62,10 +65,10 @@ select cast(r.run_uuid as text), coalesce(cast(r.experiment_id as text), ''), co
        case when coalesce(r.end_time, 0) = 0 or r.end_time - r.start_time > {long_ms} then coalesce((
          select group_concat(k.key || '{between}' || k.step, '{after}') from (
            select min(cast(m.key as text)) as key, cast(m.step as integer) as step from latest_metrics m
-           where m.run_uuid = r.run_uuid and m.step > 0 group by m.step order by m.step desc limit {step_keys}) k), '') else '' end,
+           where m.run_uuid = r.run_uuid and m.step > 0 and {is_from_run} group by m.step order by m.step desc limit {step_keys}) k), '') else '' end,
        coalesce(cast(r.start_time as integer), 0), coalesce(cast(r.end_time as integer), 0),
        case when coalesce(r.end_time, 0) = 0 or r.end_time > {believed_ms} then coalesce((
-         select max(cast(m.timestamp as integer)) from latest_metrics m where m.run_uuid = r.run_uuid and m.timestamp <= {believed_ms}), 0) else 0 end
+         select max(cast(m.timestamp as integer)) from latest_metrics m where m.run_uuid = r.run_uuid and m.timestamp <= {believed_ms} and {is_from_run}), 0) else 0 end
 from runs r
 """
 # Use the index on the run: with the keys in the condition, SQLite would use the primary key, one search per key (`+` prevents that).
@@ -84,11 +87,12 @@ param_lists as (
 ),
 signs as (
   select run_uuid, max(timestamp)::bigint as last_ms from latest_metrics
-  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0 or end_time > {believed_ms}) and timestamp <= {believed_ms} group by run_uuid
+  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0 or end_time > {believed_ms}) and timestamp <= {believed_ms} and {is_from_run} group by run_uuid
 ),
 last_steps as (
   select run_uuid, min(key collate "C") as key, step, row_number() over (partition by run_uuid order by step desc) as place from latest_metrics
-  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0 or end_time - start_time > {long_ms}) and step > 0 group by run_uuid, step
+  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0 or end_time - start_time > {long_ms}) and step > 0 and {is_from_run}
+  group by run_uuid, step
 ),
 step_keys as (
   select run_uuid, string_agg(key || chr(30) || step, chr(31)) as step_keys from last_steps where place <= {step_keys} group by run_uuid
@@ -375,7 +379,10 @@ class DatabaseReader:
                 for t, k in keys.by_table()
             }
             kinds = " or ".join(f"key like 'system/%{kind}'" for kind in raw.use_kinds(keys))
-            yield from self.batches(POSTGRES_RUNS.format(where=where, only_chosen=only_chosen, kinds=kinds, **times, **maps), schema)
+            yield from self.batches(
+                POSTGRES_RUNS.format(where=where, is_from_run=POSTGRES_FROM_RUN, only_chosen=only_chosen, kinds=kinds, **times, **maps),
+                schema,
+            )
             return
         further = {"tags"} if keys.has_further_machines else set()
         maps = {
@@ -387,7 +394,12 @@ class DatabaseReader:
         [has_use] = self._scalars("select exists (select 1 from latest_metrics where key >= 'system/' and key < 'system0')")
         kinds = " or ".join(f"m.key glob 'system/*{kind}'" for kind in raw.use_kinds(keys))
         runs = SQLITE_RUNS.format(
-            **maps, **times, between=raw.BETWEEN, after=raw.AFTER, use_keys=SQLITE_USE_KEYS.format(kinds=kinds) if has_use else "''"
+            is_from_run=SQLITE_FROM_RUN,
+            **maps,
+            **times,
+            between=raw.BETWEEN,
+            after=raw.AFTER,
+            use_keys=SQLITE_USE_KEYS.format(kinds=kinds) if has_use else "''",
         )
         first, last = (int(self._scalars(f"select coalesce({f}(rowid), 0) from runs")[0]) for f in ("min", "max"))
         step = max(CHUNK_ROWS, (last - first) // 10_000)

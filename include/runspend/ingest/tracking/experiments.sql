@@ -12,4 +12,6 @@ select
   {copied_tags} as tags,
   json_extract_string(clean_tags, getvariable('experiment_tag_paths')) as dimension_values,
   $load_id as load_id
-from (select *, redacted_document(tags) as clean_tags from raw_experiments);
+from (
+  select *, redacted_document(tags) as clean_tags from (select * replace (without_costs(tags) as tags) from raw_experiments)
+);

@@ -92,7 +92,7 @@ def extract_server(
                 to_write = sorted({*rows.months(), *published.months} if chosen is None else set(chosen))
                 linked = (
                     Links(rows, server, links, load_id).read(reader.links, raw_owners, to_write, previous, outdated)
-                    if links.wanted
+                    if links.kinds
                     else LinkFiles()
                 )
                 warnings = [*reader.warnings, *rows.warnings()]

@@ -1,8 +1,8 @@
 """Read what keeps artifacts in place: registered versions, models that runs made or used, and the metrics of keep-best policies.
 
 Put here what is requested, in which order, and how it becomes `model_versions`, `model_uses`, `run_metrics` and
-`tracking_reads`; `links_api.py` and `links_database.py` fetch it. It is read only if there are retention policies: through the
-API it costs a request per new run, and nothing else uses it. Failed reads are recorded, so that a plan protects those artifacts.
+`tracking_reads`; `links_api.py` and `links_database.py` fetch it. Only what somebody needs is read: through the API, uses cost a
+request per new run. Failed reads are recorded, so that a plan protects those artifacts.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ class LinkFiles:
 
 
 def find_links(settings: Settings) -> LinkSettings:
-    """Return what the policies need."""
+    """Return what policies need, and the versions whose costs are written to MLflow."""
     keys = {policy.keep.by for policy in settings.retention if policy.keep and policy.keep.by}
-    return LinkSettings(bool(settings.retention), tuple(sorted(keys, key=str.encode)))
+    is_annotated = any(server.annotate for server in settings.tracking)
+    return LinkSettings(KINDS if settings.retention else KINDS[:1] if is_annotated else (), tuple(sorted(keys, key=str.encode)))
 
 
 class Links:
@@ -59,7 +60,7 @@ class Links:
     ) -> LinkFiles:  # fmt: skip
         """Read the files of these months. If one kind fails, it keeps its old rows, and the other kinds are still read."""
         found = LinkFiles()
-        self._find_asked(reader, previous, outdated)
+        reads_uses = "model_uses" in self._settings.kinds
 
         def attempt(kind: str, read: Callable[[], dict[tuple[str, str], Path]]) -> None:
             try:
@@ -68,10 +69,12 @@ class Links:
                 found.unknown[kind] = str(error)
 
         with ExitStack() as stack:
-            attempt("model_uses", lambda: self._read_uses(reader, months, previous, stack))
+            if reads_uses:
+                self._find_asked(reader, previous, outdated)
+                attempt("model_uses", lambda: self._read_uses(reader, months, previous, stack))
             if "model_uses" in found.unknown:
                 found.unknown["run_metrics"] = found.unknown["model_uses"]
-            else:
+            elif reads_uses:
                 attempt("run_metrics", lambda: self._read_metrics(reader, months, previous, stack))
             attempt("model_versions", lambda: self._read_versions(reader, owners, stack))
         found.tables["tracking_reads", "all"] = self._write_reads(found.unknown)
@@ -124,8 +127,8 @@ class Links:
             return self._rows.write(TABLES[table], month, _sql(table), parameters)
 
     def _write_reads(self, unknown: dict[str, str]) -> Path:
-        reasons = [unknown.get(kind) for kind in KINDS]
-        parameters = {**self._names, "kinds": list(KINDS), "reasons": reasons}
+        kinds = self._settings.kinds
+        parameters = {**self._names, "kinds": list(kinds), "reasons": [unknown.get(kind) for kind in kinds]}
         return self._rows.write(TABLES["tracking_reads"], "all", _sql("tracking_reads"), parameters)
 
     @contextmanager

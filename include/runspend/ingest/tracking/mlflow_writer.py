@@ -1,4 +1,5 @@
-"""Write to MLflow: where artifacts went, and that a run was pruned. The only module here that writes to MLflow.
+"""Write to MLflow: where artifacts went, and that a run was pruned. `cost_annotations.py` writes costs; no other
+module here writes to MLflow.
 
 It logs in with `write_token` of the tracking server, never with the credentials for reading. Put here what is written and how
 often; the archive decides when, and after which checks. Runs are only soft-deleted, and never with `mlflow gc`, which deletes more

@@ -13,9 +13,9 @@ __all__ = ["LinkSettings", "MeasuredMachines", "RowSettings"]
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """Whether policies need to know what is in use, and the metrics by which they keep the best."""
+    """What to read about models (`links.KINDS`), and the metrics by which policies keep the best."""
 
-    wanted: bool = False
+    kinds: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
 
 

@@ -70,7 +70,8 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
 
         names = given.pop("names", ())
         arguments: tuple[Any, ...] = (context.settings, names or None) if what else (context.settings,)
-        step = pipeline.settle if name == "allocate" else getattr(pipeline, name)
+        remove = given.pop("remove", False)
+        step = pipeline.settle if name == "allocate" else pipeline.remove_annotations if remove else getattr(pipeline, name)
         if "periods" in given:
             given["periods"] = given["periods"] or None
         if given.pop("explain_cost", False):
@@ -206,6 +207,20 @@ STEPS = (
       runspend alert --test-mail me@example.com""",
         what=None,
         options=[click.option("--test-mail", metavar="ADDRESS", help="Only send a test mail to this address.")],
+    ),
+    _step(
+        "annotate",
+        """Write costs to MLflow.
+
+    Makes MLflow show the cost of runs (the metric cost_usd), experiments and model versions, on the
+    tracking servers that you name. Default: all that have `annotate: true`. Writes only what changed.
+
+    \b
+    Examples:
+      runspend annotate prod
+      runspend annotate --remove""",
+        what="server",
+        options=[click.option("--remove", is_flag=True, help="Remove the costs from MLflow again.")],
     ),
 )
 

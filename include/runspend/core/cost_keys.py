@@ -1,0 +1,51 @@
+"""The metrics and tags that carry a cost in MLflow: written by `actions/annotate`, never read back as a fact about a run.
+
+The keys are Runspend's. Extraction leaves them out: a cost that was written must not become a sign of life, a dimension or a copied tag.
+`docs/annotate.md` lists them.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = [
+    "AS_OF", "COST_TAGS", "MATCH", "NOTE", "RECORD", "STATUS", "cost_key", "estimate_key", "is_cost_metric", "is_cost_tag", "is_run_note", "run_note",
+]  # fmt: skip
+
+STATUS, MATCH, AS_OF = "cost_status", "cost_match", "cost_as_of"
+COST_TAGS = (STATUS, MATCH, AS_OF)
+RECORD = "runspend.costs"  # JSON of what Runspend wrote beside it: a value that differs is somebody else's
+NOTE = "mlflow.note.content"  # what MLflow shows as the description of a run
+_METRIC = re.compile(r"cost_[a-z]{3}(_estimated)?")
+_PART = re.compile(r"cost_[a-z]{3}_(total|month_to_date|training|failed_attempts|storage)")
+_RUN_NOTE = re.compile(r"Cost of this run, line by line: \S+/run/[0-9A-Za-z_.-]+")
+
+
+def cost_key(currency: str, part: str = "") -> str:
+    """Return the key of a cost: `cost_usd`, or of a part of one, such as `cost_usd_total`."""
+    return f"cost_{currency.lower()}{part and f'_{part}'}"
+
+
+def estimate_key(currency: str) -> str:
+    """Return the key of the metric that a run writes about itself while it trains."""
+    return cost_key(currency, "estimated")
+
+
+def is_cost_metric(key: str) -> bool:
+    """Return whether Runspend writes the metric."""
+    return _METRIC.fullmatch(key) is not None
+
+
+def is_cost_tag(key: str) -> bool:
+    """Return whether Runspend writes the tag of a run, an experiment or a model version."""
+    return key in COST_TAGS or key == RECORD or _PART.fullmatch(key) is not None
+
+
+def run_note(site: str, run_id: str) -> str:
+    """Return the description of a run that nobody has described."""
+    return f"Cost of this run, line by line: {site.rstrip('/')}/run/{run_id}"
+
+
+def is_run_note(text: str) -> bool:
+    """Return whether Runspend wrote this description, and nobody changed it."""
+    return _RUN_NOTE.fullmatch(text) is not None

@@ -1,0 +1,104 @@
+"""Write costs to MLflow, and remove them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from runspend.config.settings import AnnotateSettings, Settings, TrackingServer
+from runspend.core.errors import SourceError, UsageError
+from runspend.core.step_result import Outcome, Progress, silent
+from runspend.ingest.tracking.cost_annotations import CostAnnotations
+from runspend.pipeline.damage import watching
+from runspend.pipeline.monitoring import tell_not_annotated
+from runspend.pipeline.source_status import chosen
+from runspend.warehouse.factory import open_warehouse
+
+if TYPE_CHECKING:
+    from runspend.actions.annotate import Written
+
+__all__ = ["annotate", "remove_annotations"]
+
+NAMED = 3  # of what was left alone
+
+
+@watching()
+def annotate(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """Make MLflow show the costs of runs, experiments and model versions, on each server that has `annotate`. Writes only what changed."""
+    from runspend.actions import annotate as annotations
+    from runspend.actions.annotate.wanted import as_of_text, wanted_experiments, wanted_models, wanted_runs
+
+    outcome = Outcome("annotate")
+    site = settings.site.url if settings.site else ""
+    for server in _annotated(settings, names):
+        progress(f"annotate {server.name}")
+        with open_warehouse(settings).reader() as reader:
+            runs = wanted_runs(reader, server.name, site)
+            experiments, models = wanted_experiments(reader, server.name, now), wanted_models(reader, server.name)
+
+        def write(there: CostAnnotations) -> Written:
+            return annotations.write_costs(there, runs, experiments, models, as_of_text(now), settings.home, progress=progress)  # noqa: B023 (called at once)
+
+        _report(settings, server, write, outcome, now)
+    return outcome
+
+
+def remove_annotations(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """Remove what `annotate` wrote, from the named servers or all that have a `write_token`."""
+    from runspend.actions import annotate as annotations
+
+    outcome = Outcome("annotate")
+    for server in chosen(
+        {s.name: s for s in settings.tracking if s.write_token is not None}, names, "tracking server with a `write_token`"
+    ):
+
+        def remove(there: CostAnnotations) -> Written:
+            return annotations.remove_costs(there, settings.home, progress=progress)
+
+        _report(settings, server, remove, outcome, now, is_removal=True)
+    return outcome
+
+
+def _annotated(settings: Settings, names: Sequence[str] | None) -> list[TrackingServer]:
+    servers = chosen({s.name: s for s in settings.tracking}, names, "tracking server")
+    if names is not None and (silent_ones := [s.name for s in servers if s.annotate is None]):
+        raise UsageError(f"cannot write costs to {', '.join(silent_ones)}: the server has no `annotate: true` in runspend.yaml.")
+    return [server for server in servers if server.annotate is not None]
+
+
+def _report(
+    settings: Settings,
+    server: TrackingServer,
+    work: Callable[[CostAnnotations], Written],
+    outcome: Outcome,
+    now: datetime,
+    *,
+    is_removal: bool = False,
+) -> None:
+    """Do the work on one server. What goes wrong there does not stop the others; operators get a mail."""
+    pace = (server.annotate or AnnotateSettings()).requests_per_second
+    failed = f"cannot {'remove all costs from' if is_removal else 'write all costs to'} {server.name}"
+    again = f"runspend annotate {'--remove ' * is_removal}{server.name}"
+    try:
+        written = work(CostAnnotations(server, pace))
+    except SourceError as error:
+        problem: SourceError = type(error)(server.name, f"{failed}: {error} What was done stays done. For the rest: {again}")
+        outcome.fail(problem)
+        tell_not_annotated(settings, outcome, server.name, str(problem), again, now)
+        return
+    counts = [(written.runs, "run"), (written.experiments, "experiment"), (written.model_versions, "model version")]
+    changed = [f"{count:,} {noun}{'s' * (count != 1)}" for count, noun in counts if count]
+    if changed:
+        outcome.changed.append(f"{server.name}: {'removed the costs of' if is_removal else 'costs of'} {', '.join(changed)}")
+    else:
+        outcome.unchanged.append(f"{server.name}: costs in MLflow")
+    if written.foreign:
+        named = ", ".join(written.foreign[:NAMED]) + (f" and {len(written.foreign) - NAMED:,} more" if len(written.foreign) > NAMED else "")
+        outcome.notes.append(f"{server.name}: left alone, because somebody else uses the names of the costs there: {named}")
+    if written.gone:
+        outcome.notes.append(f"{server.name}: {written.gone:,} runs with a cost are deleted in MLflow, or hidden from `write_token`")
+    if written.failures.count:
+        problem = SourceError(server.name, f"{failed}: {written.failures.count:,} are missing. {written.failures.reason}")
+        outcome.fail(problem)
+        tell_not_annotated(settings, outcome, server.name, str(problem), again, now)
