@@ -7,14 +7,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
 import click
 
 from runspend.core.errors import RecordRefused, UsageError
-from runspend.interfaces.cli.context import Context, Days, InOrder, day_end, day_or_month, months, with_context
+from runspend.interfaces.cli.context import Context, Days, InOrder, day_end, day_or_month, months, shown, with_context
 from runspend.interfaces.cli.output import form_of, format_option, print_json, print_rows
 
 GRACE = 5.0  # seconds that the engine has to stop by itself
@@ -94,6 +94,35 @@ def costs(
     elif by and as_of is None and not where and form == "table":
         for line in coverage_footer(context.settings, by.split(","), chosen):
             click.echo(line)
+
+
+@click.command()
+@click.argument("run", required=False, default="")
+@click.option("--experiment", "-e", default="", metavar="NAME", help="Show only runs of this experiment.")
+@with_context
+def live(context: Context, run: str, experiment: str) -> None:
+    """Show what running runs have cost so far.
+
+    RUN is a name, an id, or the start of an id. Default: all runs that were active when MLflow was
+    last read. The cost is about right: hours that no bill has yet are counted at the prices of the
+    last 30 billed days, also those since the last pipeline run.
+
+    \b
+    Examples:
+      runspend live
+      runspend live 3f1c9a7b
+    """
+    from runspend.actions.costs.running import find_running, running_as_json, say_what_runs
+    from runspend.warehouse.factory import open_warehouse
+
+    with open_warehouse(context.settings).reader() as reader:
+        now = context.now if context.is_now_given else datetime.now(timezone.utc)  # not the start of the hour
+        found = find_running(reader, now, run=run, experiment=experiment)
+    if context.as_json:
+        print_json(running_as_json(found))
+    else:
+        for line in say_what_runs(found):
+            click.echo(shown(line))
 
 
 @click.command()
