@@ -293,6 +293,7 @@ def work(folder: Path, world: World, run: Command) -> None:
     for words in ([], ["--param", "lr=0.1"], ["--param", "epochs=3"]):
         run("forecast", "--experiment", "exp-0", *words, *now)
     run("live", *now)
+    run("export", "prices", *now)
     run("doctor", "--quick", *now)
     run("check", *now)
     run("suggest", *now)

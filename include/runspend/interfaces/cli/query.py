@@ -209,6 +209,36 @@ def export() -> None:
     """Export costs for other tools."""
 
 
+@export.command("prices")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="A JSON file. Default: standard output.")
+@with_context
+def export_prices(context: Context, out: Path | None) -> None:
+    """Export prices for training jobs.
+
+    What an hour of each machine type cost in the last 30 days, and what finished runs of each
+    experiment cost. Put the file where training jobs can read it, and set RUNSPEND_PRICES there to
+    its path or address: runs then show their cost while they train.
+
+    \b
+    Example:
+      runspend export prices --out /srv/www/prices.json
+    """
+    import json
+
+    from runspend.actions.costs.prices import list_prices
+    from runspend.core.own_files import write_whole
+    from runspend.warehouse.factory import open_warehouse
+
+    with open_warehouse(context.settings).reader() as reader:
+        found = list_prices(reader, context.now)
+    text = json.dumps(found, indent=1) + "\n"
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_whole(out, text.encode())
+        click.echo(f"{len(found['prices']):,} prices in {out}")
+
+
 @export.command("focus")
 @click.option("--period", required=True, callback=months, metavar="YYYY-MM", help="Billing period to export.")
 @click.option(

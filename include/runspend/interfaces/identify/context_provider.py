@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from mlflow.tracking.context.abstract_context import RunContextProvider  # noqa: TID253 (only MLflow imports this module)
 
 from runspend.interfaces.identify.identity import find_identity, is_off
@@ -17,5 +19,12 @@ class MachineContext(RunContextProvider):  # type: ignore[misc]  # MLflow has no
         return not is_off()
 
     def tags(self) -> dict[str, str]:
-        """Return the tags. Never raises, and waits for the network for at most WAIT_SECONDS, once per process."""
+        """Return the tags. Never raises, and waits for the network for at most WAIT_SECONDS, once per process.
+
+        If RUNSPEND_PRICES names a price list, the process begins to count what its runs cost (`live_costs.py`).
+        """
+        if os.environ.get("RUNSPEND_PRICES"):
+            from runspend.interfaces.identify import live_costs
+
+            live_costs.start()
         return {found.key: found.value for found in find_identity()}

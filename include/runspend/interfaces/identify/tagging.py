@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,10 @@ def identify_run(run_id: str | None = None, client: MlflowClient | None = None) 
     """
     if is_off():
         return {}
+    if os.environ.get("RUNSPEND_PRICES"):
+        from runspend.interfaces.identify import live_costs
+
+        live_costs.start()
     try:
         return _identify(run_id, client)
     except Exception as error:  # noqa: BLE001 (a training job runs here)

@@ -1,0 +1,34 @@
+"""The price list for training jobs: what an hour of each machine type cost lately, and what runs of each experiment cost.
+
+`interfaces/identify/live_costs.py` reads it where runs train.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from runspend.actions.costs.runs_like import DAYS, ENOUGH
+from runspend.core.amounts import round_money
+from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import read_sql
+
+__all__ = ["PRICE_DAYS", "list_prices"]
+
+PRICE_DAYS = 30
+
+
+def list_prices(reader: Reader, now: datetime) -> dict[str, Any]:
+    """Return the price list as plain values. Amounts are texts: of an hour with four decimals, of a run in cents."""
+    folder = Path(__file__).parent
+    prices = reader.query(read_sql(folder, "hour_prices"), {"since": now - timedelta(days=PRICE_DAYS), "now": now}).to_pylist()
+    typical = reader.query(
+        read_sql(folder, "typical_costs"), {"since": now - timedelta(days=DAYS), "now": now, "enough": ENOUGH}
+    ).to_pylist()
+    return {
+        "version": 1,
+        "as_of": now.isoformat(),
+        "prices": [{**row, "hour_cost": f"{row['hour_cost']:.4f}", "machine_hours": round(row["machine_hours"], 2)} for row in prices],
+        "experiments": [{**row, "low": f"{round_money(row['low']):f}", "high": f"{round_money(row['high']):f}"} for row in typical],
+    }

@@ -1,0 +1,134 @@
+"""What a training process says its runs cost, while they train and at its end; and that nothing of it reaches the training."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.interfaces.identify import live_costs, metadata_services
+from runspend.interfaces.identify.live_costs import Price, find_price
+from tests.mlflow_store import make_schema
+from tests.servers.metadata_services import serve_metadata
+
+EC2 = metadata_services.ADDRESSES["ec2"]
+PRICES = [
+    {"instance_type": "g5.2xlarge", "region": "us-east-1", "purchase_option": "spot", "currency": "USD", "gpus": 1, "machine_hours": 9, "hour_cost": "3600"},
+    {"instance_type": "g5.2xlarge", "region": "us-east-1", "purchase_option": "on_demand", "currency": "USD", "gpus": 1, "machine_hours": 99, "hour_cost": "7200"},
+    {"instance_type": "g5.2xlarge", "region": "", "purchase_option": "on_demand", "currency": "EUR", "gpus": 1, "machine_hours": 1, "hour_cost": "1"},
+    {"instance_type": "p4d.24xlarge", "region": "us-east-1", "purchase_option": "on_demand", "currency": "USD", "gpus": 8, "machine_hours": 9, "hour_cost": "32"},
+]  # fmt: skip
+LISTED = {
+    "version": 1,
+    "prices": PRICES,
+    "experiments": [{"experiment": "vit", "currency": "USD", "runs": 9, "low": "38.00", "high": "52.00"}],
+}
+TRAINING = """
+import sys, time, threading, mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+mlflow.set_experiment("vit")
+with mlflow.start_run(run_name="outer"):
+    time.sleep(float(sys.argv[2]))
+    if len(sys.argv) > 3:
+        with mlflow.start_run(run_name="inner", nested=True):
+            time.sleep(float(sys.argv[3]))
+"""
+
+
+def train(folder: Path, prices: str, *seconds: float, address: str) -> subprocess.CompletedProcess[str]:
+    own = {
+        "RUNSPEND_IDENTIFY": "on",
+        "AWS_EC2_METADATA_DISABLED": "false",
+        EC2: address,
+        "RUNSPEND_PRICES": prices,
+        "RUNSPEND_LIVE_MINUTES": "0.01",
+    }
+    make_schema(folder / "mlflow.db")
+    command = [sys.executable, "-c", TRAINING, f"sqlite:///{folder / 'mlflow.db'}", *map(str, seconds)]
+    return subprocess.run(command, env={**os.environ, **own}, cwd=folder, capture_output=True, text=True, check=True, timeout=120)
+
+
+def shown(folder: Path) -> dict[str, tuple[float, int]]:
+    """The newest estimate of each run, in dollars, and how many there are."""
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        rows = database.execute(
+            "select r.name, max(m.value), count(*) from metrics m join runs r using (run_uuid) where m.key = 'cost_usd_estimated' group by 1"
+        ).fetchall()
+    database.close()
+    return {name: (value, count) for name, value, count in rows}
+
+
+def test_runs_show_their_cost_while_they_train_and_the_process_says_it(tmp_path: Path) -> None:
+    """At 3,600 an hour a second costs one. The outer run pays until the inner one begins."""
+    (tmp_path / "prices.json").write_text(json.dumps(LISTED), encoding="utf-8")
+    with serve_metadata() as (address, _):
+        done = train(tmp_path, str(tmp_path / "prices.json"), 3, 2, address=address)
+    costs = shown(tmp_path)
+    assert costs["outer"][0] == pytest.approx(3, abs=1.2) and costs["outer"][1] > 1
+    assert costs["inner"][0] == pytest.approx(2, abs=1.2)
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("Runspend: ")]
+    assert line.startswith("Runspend: these 2 runs have cost about ") and line.endswith(" USD, 3,600.00 an hour")
+
+
+def test_one_run_is_compared_with_runs_like_it(tmp_path: Path) -> None:
+    (tmp_path / "prices.json").write_text(json.dumps(LISTED), encoding="utf-8")
+    with serve_metadata() as (address, _):
+        done = train(tmp_path, str(tmp_path / "prices.json"), 2, address=address)
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("Runspend: ")]
+    assert line.startswith("Runspend: this run has cost about ") and line.endswith("an hour; runs like it cost 38.00 to 52.00")
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "[]", '{"prices": 7}', '{"prices": [{"instance_type": "g5.2xlarge"}]}', '{"prices": []}', "\0" * 999]
+)
+def test_a_list_that_cannot_be_used_is_not_noticed_by_the_training(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "prices.json").write_text(text, encoding="utf-8")
+    with serve_metadata() as (address, _):
+        began = time.monotonic()
+        done = train(tmp_path, str(tmp_path / "prices.json"), 0.2, address=address)
+    assert time.monotonic() - began < 60
+    assert "Traceback" not in done.stderr and "Runspend:" not in done.stderr
+    assert shown(tmp_path) == {}
+
+
+def test_an_address_that_hangs_delays_nobody(tmp_path: Path) -> None:
+    with serve_metadata() as (address, _), serve_metadata("hangs") as (silent, _):
+        done = train(tmp_path, f"http://{silent.removeprefix('http://')}/prices.json", 0.2, address=address)
+    assert "Traceback" not in done.stderr and "Runspend:" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"type": "g5.2xlarge", "region": "us-east-1", "purchase_option": "spot"}, Price(3600.0, "USD")),
+        ({"type": "G5.2xlarge", "region": "us-east-1"}, Price(7200.0, "USD")),
+        ({"type": "g5.2xlarge", "region": "eu-west-1"}, Price(7200.0, "USD")),  # no such region: the type where most of its hours are
+        ({"type": "p4d.24xlarge", "region": "us-east-1", "gpu_count": "2"}, Price(8.0, "USD")),
+        ({"type": "p4d.24xlarge", "gpu_count": "16"}, Price(32.0, "USD")),
+        ({"type": "p4d.24xlarge", "gpu_count": "many"}, Price(32.0, "USD")),
+        ({"type": "m5.large"}, None),
+        ({}, None),
+    ],
+)
+def test_the_nearest_price_counts(tags: dict[str, str], expected: Price | None) -> None:
+    assert find_price(PRICES, {f"runspend.machine.{key}": value for key, value in tags.items()}) == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "nodes"),
+    [({}, 1), ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}, 2), ({"SLURM_JOB_NUM_NODES": "4"}, 4), ({"WORLD_SIZE": "x"}, 1)],
+)
+def test_every_machine_of_a_job_counts(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], nodes: int) -> None:
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    assert live_costs._nodes() == nodes
+    found: Any = find_price(PRICES, {"runspend.machine.type": "p4d.24xlarge"}, nodes)
+    assert found.hour_cost == 32 * nodes
