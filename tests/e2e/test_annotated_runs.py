@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from runspend.config.settings import load_settings
+from runspend.core.cost_keys import FIRST_STEP
 from runspend.warehouse.factory import open_warehouse
 from tests.command import run_here
 from tests.ingest.tracking.mlflow_servers import mlflow_server
@@ -235,7 +236,7 @@ def test_an_annotation_that_fails_or_is_killed_goes_on_where_it_was(tmp_path: Pa
         for name in ("crashed", "trained"):
             for tag in ("cost_status", "cost_match", "cost_as_of", "runspend.costs"):
                 there.client.delete_tag(there.ids[name], tag)
-            there.client.log_metric(there.ids[name], "cost_usd", float("nan"), timestamp=BEGIN, step=9)
+            there.client.log_metric(there.ids[name], "cost_usd", float("nan"), timestamp=BEGIN, step=FIRST_STEP + 9)
         there.runspend("annotate", "--now", later)
         assert there.run("crashed").data.metrics["cost_usd"] == 10
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runspend.actions.annotate.changes import Changes, RunCost, find_changes, find_owner_changes
+from runspend.core.cost_keys import FIRST_STEP
 from runspend.ingest.tracking.cost_annotations import AnnotatedRun, ShownCost
 
 AS_OF = {"cost_as_of": "2026-11-29T06:00Z"}
@@ -21,24 +22,22 @@ EMPTY = AnnotatedRun("r1", "1", 1_000, {}, {})
 def written(shown: AnnotatedRun, changes: Changes | None) -> AnnotatedRun:
     """The run as MLflow shows it after these changes."""
     assert changes is not None
-    costs = {key: ShownCost(value, shown.next_step(key), True) for key, value in changes.costs.items()}
+    costs = {key: ShownCost(value, shown.next_step(key), is_ours=True) for key, value in changes.costs.items()}
     tags = {key: value for key, value in {**shown.tags, **changes.tags}.items() if key not in changes.deleted}
     return replace(shown, costs={**shown.costs, **costs}, tags=tags)
 
 
 def change(shown: AnnotatedRun, wanted: RunCost) -> AnnotatedRun:
-    after = written(shown, find_changes(shown, wanted, AS_OF))
-    assert not find_changes(after, wanted, {"cost_as_of": "2026-12-01T06:00Z"}), "the second time, nothing is written"
+    after = written(shown, find_changes(shown, wanted, AS_OF, "prod"))
+    assert not find_changes(after, wanted, {"cost_as_of": "2026-12-01T06:00Z"}, "prod"), "the second time, nothing is written"
     return after
 
 
 SHOWN = change(EMPTY, WANTED)
 
 
-def with_metric(
-    value: float, key: str = "cost_usd", *, run: AnnotatedRun = EMPTY, step: int = 0, has_own_time: bool = False
-) -> AnnotatedRun:
-    return replace(run, costs={**run.costs, key: ShownCost(value, step, has_own_time)})
+def with_metric(value: float, key: str = "cost_usd", *, run: AnnotatedRun = EMPTY, step: int = 0, is_ours: bool = False) -> AnnotatedRun:
+    return replace(run, costs={**run.costs, key: ShownCost(value, step, is_ours)})
 
 
 def shows(run: AnnotatedRun) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def shows(run: AnnotatedRun) -> dict[str, Any]:
 def test_a_run_gets_its_cost_and_the_next_one_a_step_of_its_own() -> None:
     assert shows(SHOWN) == {"cost_usd": 41.2, "cost_status": "final", "cost_match": "high", **AS_OF}
     less = change(SHOWN, replace(WANTED, costs={"cost_usd": 40.0}))
-    assert (less.costs["cost_usd"].value, less.costs["cost_usd"].step) == (40.0, 1)
+    assert (less.costs["cost_usd"].value, less.costs["cost_usd"].step) == (40.0, FIRST_STEP + 1)
     assert shows(change(less, replace(WANTED, costs={"cost_usd": 40.0}, state=2)))["cost_status"] == "provisional"
 
 
@@ -62,7 +61,7 @@ def test_a_currency_that_vanishes_is_withdrawn_and_so_is_a_whole_cost() -> None:
     nothing = change(both, replace(WANTED, costs={}))
     assert shows(nothing) == {} and "runspend.costs" not in nothing.tags
     again = change(replace(nothing, time_ms=2_000), WANTED)  # the run went on meanwhile
-    assert (shows(again)["cost_usd"], again.costs["cost_usd"].step) == (41.2, 2)
+    assert (shows(again)["cost_usd"], again.costs["cost_usd"].step) == (41.2, FIRST_STEP + 2)
 
 
 def test_a_description_is_written_only_where_there_is_none() -> None:
@@ -81,8 +80,7 @@ def test_a_description_is_written_only_where_there_is_none() -> None:
     "shown",
     [
         with_metric(0.37),
-        with_metric(0.37, has_own_time=True),  # written by an importer, at the end of the run
-        with_metric(0.11, run=SHOWN, step=7),  # logged by a person after it was annotated
+        with_metric(0.11, run=SHOWN, step=7),  # copied with its tags to a new run, which then logged its own
         replace(EMPTY, tags={"cost_status": "cheap"}),
         replace(EMPTY, tags={"cost_as_of": "2024 budget"}),
         replace(SHOWN, tags={**SHOWN.tags, "cost_match": "mine"}),
@@ -92,8 +90,8 @@ def test_a_description_is_written_only_where_there_is_none() -> None:
 )
 def test_a_value_of_somebody_else_stays(shown: AnnotatedRun) -> None:
     wanted = replace(WANTED, costs={"cost_usd": 41.2, "cost_eur": 1.0})
-    assert find_changes(shown, wanted, AS_OF) is None
-    removed = written(shown, find_changes(shown, replace(WANTED, costs={}), {}))
+    assert find_changes(shown, wanted, AS_OF, "prod") is None
+    removed = written(shown, find_changes(shown, replace(WANTED, costs={}), {}, "prod"))
     theirs = {key: value for key, value in shows(shown).items() if shows(SHOWN).get(key) != value}
     assert theirs.items() <= shows(removed).items()
 
@@ -103,8 +101,18 @@ def test_other_metrics_of_a_person_are_in_nobodys_way() -> None:
 
 
 def test_a_metric_without_its_tags_is_completed() -> None:
-    """MLflow writes metrics before tags, and may stop in between."""
-    assert shows(change(with_metric(41.2, has_own_time=True), WANTED)) == shows(SHOWN)
+    """MLflow writes metrics before tags, and may stop in between; the cost may change before the next annotation."""
+    half = with_metric(12.0, is_ours=True, step=FIRST_STEP)
+    assert shows(change(half, WANTED)) == shows(SHOWN)
+    assert shows(change(with_metric(12.0, run=SHOWN, is_ours=True, step=FIRST_STEP + 1), WANTED)) == shows(SHOWN)
+
+
+def test_what_another_server_of_the_configuration_wrote_is_its_own() -> None:
+    """Two entries of `tracking` may name one MLflow, or one registry."""
+    nothing = replace(WANTED, costs={})
+    assert find_changes(SHOWN, nothing, {}, "other") == Changes() and find_changes(SHOWN, nothing, {}, "prod")
+    ours = apply({}, list((find_owner_changes({}, {"cost_usd_total": "1.00"}, AS_OF, "prod") or {}).items()))
+    assert find_owner_changes(ours, {}, {}, "other") == {} and find_owner_changes(ours, {}, {}, "prod")
 
 
 def test_tags_of_an_experiment_are_set_one_by_one_and_may_be_interrupted_anywhere() -> None:
@@ -112,18 +120,18 @@ def test_tags_of_an_experiment_are_set_one_by_one_and_may_be_interrupted_anywher
     for first in ({}, {"cost_usd_total": "100.00", "cost_eur_total": "1.00"}):
         before: dict[str, str] = {"team": "vision"}
         if first:
-            before |= {key: value for key, value in (find_owner_changes(before, first, AS_OF) or {}).items() if value is not None}
+            before |= {key: value for key, value in (find_owner_changes(before, first, AS_OF, "prod") or {}).items() if value is not None}
         later = {"cost_as_of": "2026-11-30T06:00Z"}
-        steps = list((find_owner_changes(before, wanted, later) or {}).items())
+        steps = list((find_owner_changes(before, wanted, later, "prod") or {}).items())
         for done in range(len(steps) + 1):
             shown = apply(before, steps[:done])
-            shown = apply(shown, list((find_owner_changes(shown, wanted, later) or {}).items()))
+            shown = apply(shown, list((find_owner_changes(shown, wanted, later, "prod") or {}).items()))
             assert {key: value for key, value in shown.items() if key != "runspend.costs"} == {"team": "vision", **wanted, **later}
-            assert find_owner_changes(shown, wanted, {"cost_as_of": "2027"}) == {}
-            removed = list((find_owner_changes(shown, {}, {}) or {}).items())
+            assert find_owner_changes(shown, wanted, {"cost_as_of": "2027"}, "prod") == {}
+            removed = list((find_owner_changes(shown, {}, {}, "prod") or {}).items())
             for undone in range(len(removed) + 1):
                 left = apply(shown, removed[:undone])
-                assert apply(left, list((find_owner_changes(left, {}, {}) or {}).items())) == {"team": "vision"}
+                assert apply(left, list((find_owner_changes(left, {}, {}, "prod") or {}).items())) == {"team": "vision"}
 
 
 def apply(shown: dict[str, str], steps: list[tuple[str, str | None]]) -> dict[str, str]:
@@ -134,9 +142,9 @@ def apply(shown: dict[str, str], steps: list[tuple[str, str | None]]) -> dict[st
 @pytest.mark.parametrize("theirs", [{"cost_usd_total": "mine"}, {"cost_as_of": "mine"}])
 def test_tags_of_somebody_else_stay(theirs: dict[str, str]) -> None:
     wanted = {"cost_usd_total": "160.00"}
-    assert find_owner_changes(theirs, wanted, AS_OF) is None
-    ours = apply({}, list((find_owner_changes({}, wanted, AS_OF) or {}).items()))
+    assert find_owner_changes(theirs, wanted, AS_OF, "prod") is None
+    ours = apply({}, list((find_owner_changes({}, wanted, AS_OF, "prod") or {}).items()))
     changed = ours | theirs
-    assert find_owner_changes(changed, {"cost_usd_total": "170.00"}, AS_OF) is None
-    assert theirs.items() <= apply(changed, list((find_owner_changes(changed, {}, {}) or {}).items())).items()
-    assert json.loads(ours["runspend.costs"]) == {"cost_as_of": [AS_OF["cost_as_of"]], "cost_usd_total": ["160.00"]}
+    assert find_owner_changes(changed, {"cost_usd_total": "170.00"}, AS_OF, "prod") is None
+    assert theirs.items() <= apply(changed, list((find_owner_changes(changed, {}, {}, "prod") or {}).items())).items()
+    assert json.loads(ours["runspend.costs"]) == {"by": ["prod"], "cost_as_of": [AS_OF["cost_as_of"]], "cost_usd_total": ["160.00"]}

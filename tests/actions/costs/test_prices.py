@@ -53,6 +53,8 @@ def reader(tmp_path: Path) -> Any:
         line(10, "99.00", machine=None, resource_id=None),  # type: ignore[arg-type]
         line(11, "2.00", machine="m9", billing_currency="EUR", instance_type="G5.2xlarge"),
         line(12, "99.00", machine="m10", instance_type=None),
+        line(13, "0.65", machine="m11", billed_nanoseconds=1_800_000_000_000),  # half an hour
+        line(14, "0.10", machine="m12", commitment_discount_status="Unused"),
     ]
     runs = [ended(number, str(number)) for number in range(1, 13)]
     runs += [ended(20, "999", run_status="FAILED"), ended(21, "999", parent_run_id="r1"), ended(22, "7", experiment_name="speech")]
@@ -68,7 +70,7 @@ def reader(tmp_path: Path) -> Any:
 def test_an_hour_costs_what_it_usually_cost(reader: Reader) -> None:
     found = list_prices(reader, NOW)
     rows = [(row["purchase_option"], row["currency"], row["hour_cost"], row["machine_hours"], row["gpus"]) for row in found["prices"]]
-    assert rows == [("on_demand", "EUR", "2.0000", 1, 1), ("on_demand", "USD", "1.3000", 26, 1), ("spot", "USD", "9.0000", 1, 1)]
+    assert rows == [("on_demand", "EUR", "2.0000", 1, 1), ("on_demand", "USD", "1.3000", 26.5, 1), ("spot", "USD", "9.0000", 1, 1)]
     assert {(row["instance_type"], row["region"]) for row in found["prices"]} == {("g5.2xlarge", "eu-west-1")}
 
 

@@ -48,6 +48,7 @@ def reader(tmp_path: Path) -> Any:
         make_run(id="cccc3333", at="2026-10-19T00:00:00..", last_sign="2026-10-20T05:59:00", experiment_name="speech"),
         make_run(id="dddd4444", at="2026-10-18T00:00:00..", last_sign="2026-10-19T20:00:00"),  # silent for ten hours
         make_run(id="eeee5555", at="2026-10-18T00:00:00..", last_sign="2026-10-20T05:59:00", lifecycle_stage="deleted"),
+        make_run(id="0000aaaa", at="2026-10-19T00:00:00..", last_sign="2026-10-20T05:59:00", experiment_name="parents"),
         make_run(id="ffff6666", at="2026-10-01T00:00:00..2026-10-02T00:00:00"),
     ]
     rows = {
@@ -66,6 +67,8 @@ def reader(tmp_path: Path) -> Any:
             estimate("aaaa1111", "2026-10-19T00:00:00", "5", hours=29),
             estimate("aaaa1111", "2026-10-20T05:00:00", "3"),
             estimate("aaaa1111", "2026-10-20T05:00:00", "3.20", machine="m2"),
+            estimate("0000aaaa", "2026-10-20T01:00:00", "1.00"),  # then it waited for its nested run
+            estimate("0000aaaa", "2026-10-20T00:00:00", "50.00", hours=24) | {"cost_kind": "llm"},
             estimate("dddd4444", "2026-10-20T05:00:00", "3"),
         ],
     }  # fmt: skip
@@ -83,7 +86,8 @@ def reader(tmp_path: Path) -> Any:
 
 def test_costs_go_on_after_the_last_pipeline_run(reader: Reader) -> None:
     found = {run.run_id: run for run in find_running(reader, NOW)}
-    assert sorted(found) == ["aaaa1111", "bbbb2222", "cccc3333"]
+    assert sorted(found) == ["0000aaaa", "aaaa1111", "bbbb2222", "cccc3333"]
+    assert (found["0000aaaa"].cost, found["0000aaaa"].hour_cost) == (Decimal(51), Decimal(0))
     # 24 billed, 11.20 estimated until 06:00, and two and a half hours at the 6.20 of its last hour.
     assert (found["aaaa1111"].cost, found["aaaa1111"].hour_cost) == (Decimal("50.7"), Decimal("6.2"))
     # 48 for the 24 hours that are billed, then 8.5 hours at 2.
@@ -94,6 +98,7 @@ def test_costs_go_on_after_the_last_pipeline_run(reader: Reader) -> None:
 def test_each_run_is_a_sentence(reader: Reader) -> None:
     assert list(say_what_runs(find_running(reader, NOW))) == [
         "cccc3333 (cccc3333) of speech: has cost about 65.00 USD, 2.00 an hour",
+        "0000aaaa (0000aaaa) of parents: has cost about 51.00 USD, 0.00 an hour",
         "vit (aaaa1111) of exp: has cost about 50.70 USD, 6.20 an hour; runs like it cost 38.00 to 38.00",
         "new (bbbb2222) of exp: its cost is not known: no bill or price shows its machine. `runspend explain` says why",
     ]

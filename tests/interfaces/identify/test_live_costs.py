@@ -42,7 +42,7 @@ with mlflow.start_run(run_name="outer"):
 """
 
 
-def train(folder: Path, prices: str, *seconds: float, address: str) -> subprocess.CompletedProcess[str]:
+def train(folder: Path, prices: str, *seconds: float, address: str, has_store: bool = False) -> subprocess.CompletedProcess[str]:
     own = {
         "RUNSPEND_IDENTIFY": "on",
         "AWS_EC2_METADATA_DISABLED": "false",
@@ -50,7 +50,8 @@ def train(folder: Path, prices: str, *seconds: float, address: str) -> subproces
         "RUNSPEND_PRICES": prices,
         "RUNSPEND_LIVE_MINUTES": "0.01",
     }
-    make_schema(folder / "mlflow.db")
+    if not has_store:
+        make_schema(folder / "mlflow.db")
     command = [sys.executable, "-c", TRAINING, f"sqlite:///{folder / 'mlflow.db'}", *map(str, seconds)]
     return subprocess.run(command, env={**os.environ, **own}, cwd=folder, capture_output=True, text=True, check=True, timeout=120)
 
@@ -59,7 +60,8 @@ def shown(folder: Path) -> dict[str, tuple[float, int]]:
     """The newest estimate of each run, in dollars, and how many there are."""
     with sqlite3.connect(folder / "mlflow.db") as database:
         rows = database.execute(
-            "select r.name, max(m.value), count(*) from metrics m join runs r using (run_uuid) where m.key = 'cost_usd_estimated' group by 1"
+            "select r.name, l.value, count(*) from latest_metrics l join metrics m using (run_uuid, key) join runs r using (run_uuid)"
+            " where key = 'cost_usd_estimated' group by 1, 2"
         ).fetchall()
     database.close()
     return {name: (value, count) for name, value, count in rows}
@@ -85,9 +87,48 @@ def test_one_run_is_compared_with_runs_like_it(tmp_path: Path) -> None:
     assert line.startswith("Runspend: this run has cost about ") and line.endswith("an hour; runs like it cost 38.00 to 52.00")
 
 
-@pytest.mark.parametrize(
-    "text", [None, "", "[]", '{"prices": 7}', '{"prices": [{"instance_type": "g5.2xlarge"}]}', '{"prices": []}', "\0" * 999]
-)
+SLOW_SERVICE = """
+import time
+from runspend.interfaces.identify import metadata_services
+ask = metadata_services.SERVICES["ec2"]
+metadata_services.SERVICES["ec2"] = lambda *given: (time.sleep(0.5), ask(*given))[1]
+"""
+
+
+def test_the_price_waits_for_the_machine_to_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list is read before the metadata service answers."""
+    (tmp_path / "prices.json").write_text(json.dumps(LISTED), encoding="utf-8")
+    monkeypatch.setattr("tests.interfaces.identify.test_live_costs.TRAINING", SLOW_SERVICE + TRAINING)
+    with serve_metadata() as (address, _):
+        done = train(tmp_path, str(tmp_path / "prices.json"), 2, address=address)
+    assert "Runspend: this run has cost about " in done.stderr
+
+
+RESUMED = """
+import sys, time, threading, mlflow, runspend
+mlflow.set_tracking_uri(sys.argv[1])
+run = mlflow.MlflowClient().search_runs(["1"])[0]
+open_thread = threading.Thread(target=lambda: mlflow.start_run(run_name="left open"))
+open_thread.start(); open_thread.join()
+with mlflow.start_run(run_id=run.info.run_id):
+    runspend.identify()
+    time.sleep(2)
+"""
+
+
+def test_a_resumed_run_goes_on_from_what_it_had_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that a thread left open, and which no longer trains, takes none of its time."""
+    (tmp_path / "prices.json").write_text(json.dumps(LISTED), encoding="utf-8")
+    with serve_metadata() as (address, _):
+        train(tmp_path, str(tmp_path / "prices.json"), 2, address=address)
+        before, count = shown(tmp_path)["outer"]
+        monkeypatch.setattr("tests.interfaces.identify.test_live_costs.TRAINING", RESUMED)
+        train(tmp_path, str(tmp_path / "prices.json"), address=address, has_store=True)
+    after, more = shown(tmp_path)["outer"]
+    assert after == pytest.approx(before + 2, abs=1.2) and more > count
+
+
+@pytest.mark.parametrize("text", [None, "[]", '{"prices": 7}', '{"prices": [{"instance_type": "g5.2xlarge"}]}'])
 def test_a_list_that_cannot_be_used_is_not_noticed_by_the_training(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "prices.json").write_text(text, encoding="utf-8")
@@ -120,6 +161,14 @@ def test_an_address_that_hangs_delays_nobody(tmp_path: Path) -> None:
 )
 def test_the_nearest_price_counts(tags: dict[str, str], expected: Price | None) -> None:
     assert find_price(PRICES, {f"runspend.machine.{key}": value for key, value in tags.items()}) == expected
+
+
+@pytest.mark.parametrize(
+    "price", [{"hour_cost": "nan"}, {"hour_cost": "-5"}, {"hour_cost": "1e999"}, {"currency": {"a": 1}}, {"currency": "US Dollar"}]
+)
+def test_a_price_that_cannot_be_is_refused(price: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="an hour cannot cost"):
+        find_price([PRICES[0] | price], {"runspend.machine.type": "g5.2xlarge"})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ with parts as (
   union all
   select tracking_server, workspace, run_id, billing_currency, null, effective_cost
   from run_costs_daily
-  where tracking_server = @server and charge_date >= date_trunc(date(@now), month) and charge_date <= date(@now)
+  where tracking_server = @server and billing_currency <> '' and charge_date >= date_trunc(date(@now), month) and charge_date <= date(@now)
   union all
   select
     tracking_server, workspace, run_id, billing_currency, effective_cost,

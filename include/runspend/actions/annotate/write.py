@@ -6,7 +6,7 @@ MLflow itself says what is there, so an annotation that is killed and started ag
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +19,14 @@ from runspend.actions.annotate.shown import forget_shown, read_shown, write_show
 from runspend.actions.annotate.wanted import RUN_COSTS, OwnerCosts
 from runspend.core.cost_keys import cost_key, run_note
 from runspend.core.crash_points import crash_point
-from runspend.core.errors import SourceError, SourceRefused, SourceUnreachable
+from runspend.core.errors import SourceError, SourceRefused
 from runspend.core.step_result import Progress, silent
-from runspend.ingest.tracking.client import NoSuchThing
+from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, NoSuchThing
 from runspend.ingest.tracking.cost_annotations import READ_RUNS, AnnotatedRun, CostAnnotations
 
 __all__ = ["Failures", "Written", "remove_costs", "write_costs"]
 
 WRITERS = 4  # threads: one waits for MLflow while another writes
-MOST_FAILURES = 3  # in a row: then the server seems to be down, and is left alone
 SAMPLE = 200  # runs that are read to see whether MLflow still shows what was written
 
 RUN_KEY = ["workspace", "run_id"]
@@ -41,17 +40,12 @@ class Failures:
     count: int = 0
     reason: str = ""
     places: set[str] = field(default_factory=set)
-    in_a_row: int = 0
 
     def note(self, place: str, error: SourceError, count: int = 1) -> None:
-        """Count a failure. Raises the error if the server seems to be down; a place that is refused says nothing about that."""
-        if isinstance(error, SourceUnreachable) and place not in self.places:
-            self.in_a_row += 1
+        """Count a failure."""
         self.count += count
         self.reason = self.reason or str(error)
         self.places.add(place)
-        if self.in_a_row >= MOST_FAILURES:
-            raise error
 
 
 @dataclass
@@ -83,8 +77,9 @@ def write_costs(
     written = Written()
     workspaces = server.list_workspaces()
     _write_runs(server, workspaces, runs, as_of, home, written, progress)
-    _write_owners("experiments", workspaces, server.list_experiments, server.write_experiment, experiments, as_of, written)
-    _write_owners("model_versions", workspaces, server.list_model_versions, server.write_model_version, models, as_of, written)
+    _write_owners(server, "experiments", workspaces, experiments, as_of, written)
+    registries = workspaces if server.has_own_registry else [DEFAULT_WORKSPACE]
+    _write_owners(server, "model_versions", registries, models, as_of, written)
     return written
 
 
@@ -104,9 +99,10 @@ def _write_runs(
     progress: Progress,
 ) -> None:
     shown = read_shown(home, server.place)
+    is_complete = True
     if shown is None or not _is_still_shown(server, shown):
         shown = RUN_COSTS.empty_table()
-        _withdraw_unwanted(server, workspaces, wanted, written, progress)
+        is_complete = _withdraw_unwanted(server, workspaces, wanted, written, progress)
     changed = _changed_runs(wanted, shown)
     done: list[Key] = []
     try:
@@ -114,7 +110,10 @@ def _write_runs(
             done += _write_batch(server, batch, as_of, written)
             progress(f"{server.name}: {len(done):,} of {len(changed):,} runs whose cost changed")
     finally:  # whatever ends this: what is known to be right is not asked for again
-        write_shown(home, server.place, _now_shown(wanted, shown, done))
+        if is_complete:
+            write_shown(home, server.place, _now_shown(wanted, shown, done))
+        else:
+            forget_shown(home, server.place)
 
 
 def _is_still_shown(server: CostAnnotations, shown: pa.Table) -> bool:
@@ -133,14 +132,18 @@ def _is_still_shown(server: CostAnnotations, shown: pa.Table) -> bool:
     return True
 
 
-def _withdraw_unwanted(server: CostAnnotations, workspaces: Sequence[str], wanted: pa.Table, written: Written, progress: Progress) -> None:
-    """Withdraw the costs of runs that have none now. Without a record of what was written, MLflow is asked which runs carry one."""
+def _withdraw_unwanted(server: CostAnnotations, workspaces: Sequence[str], wanted: pa.Table, written: Written, progress: Progress) -> bool:
+    """Withdraw the costs of runs that have none now; return whether all of them are. MLflow is asked which runs carry one."""
     keep = {(row["workspace"], row["run_id"]) for row in wanted.select(RUN_KEY).to_pylist()}
     for workspace in workspaces:
-        for page in server.read_annotated_runs(workspace, [names[0] for names in server.list_experiments(workspace)]):
-            left = {run.run_id: run for run in page if (workspace, run.run_id) not in keep}
-            _write_found(server, [RunCost(workspace, run.experiment_id, run.run_id) for run in left.values()], left, {}, written)
-            progress(f"{server.name}: withdrew the costs of {written.runs:,} runs")
+        try:
+            for page in server.read_annotated_runs(workspace, [names[0] for names in server.list_experiments(workspace)]):
+                left = {run.run_id: run for run in page if (workspace, run.run_id) not in keep}
+                _write_found(server, [RunCost(workspace, run.experiment_id, run.run_id) for run in left.values()], left, {}, written)
+                progress(f"{server.name}: withdrew the costs of {written.runs:,} runs")
+        except (NoSuchThing, SourceRefused) as error:
+            written.failures.note(f"workspace {workspace}", error)
+    return not written.failures.count
 
 
 def _changed_runs(wanted: pa.Table, shown: pa.Table) -> list[RunCost]:
@@ -203,7 +206,7 @@ def _write_found(
         shown = found.get(run.run_id)
         if shown is None:
             return "gone"
-        changes = find_changes(shown, run, as_of)
+        changes = find_changes(shown, run, as_of, server.name)
         if changes is None:
             return "foreign"
         if not changes:
@@ -235,7 +238,6 @@ def _write_found(
                 written.gone += bool(run.costs)
                 done += [] if run.costs else [(run.workspace, run.run_id)]
             else:
-                written.failures.in_a_row = 0
                 written.runs += result == "written"
                 done.append((run.workspace, run.run_id))
     return done
@@ -246,7 +248,11 @@ def _place(run: RunCost) -> str:
 
 
 def _is_active(server: CostAnnotations, run: RunCost) -> bool:
-    return run.run_id in server.read_runs(run.workspace, [run.experiment_id], [run.run_id])
+    """Return whether the login still sees the run. Raises SourceError if the server is down: then nothing more is tried."""
+    try:
+        return run.run_id in server.read_runs(run.workspace, [run.experiment_id], [run.run_id])
+    except SourceRefused:
+        return True
 
 
 def _now_shown(wanted: pa.Table, shown: pa.Table, done: Sequence[Key]) -> pa.Table:
@@ -258,15 +264,14 @@ def _now_shown(wanted: pa.Table, shown: pa.Table, done: Sequence[Key]) -> pa.Tab
 
 
 def _write_owners(
-    kind: str,
-    workspaces: Sequence[str],
-    read: Callable[[str], Mapping[tuple[str, ...], Mapping[str, str]]],
-    write: Callable[..., None],
-    wanted: Sequence[OwnerCosts],
-    as_of: Mapping[str, str],
-    written: Written,
+    server: CostAnnotations, kind: str, workspaces: Sequence[str], wanted: Sequence[OwnerCosts], as_of: Mapping[str, str], written: Written
 ) -> None:
     """Write the tags of experiments or model versions that differ, and delete those that no cost supports. `written` counts under `kind`."""
+    read, write = (
+        (server.list_experiments, server.write_experiment)
+        if kind == "experiments"
+        else (server.list_model_versions, server.write_model_version)
+    )
     by_name = {(owner.workspace, *owner.names): owner.tags for owner in wanted}
     for workspace in workspaces:
         try:
@@ -275,7 +280,7 @@ def _write_owners(
             written.failures.note(f"{kind} of workspace {workspace}", error)
             continue
         for names, tags in shown.items():
-            changes = find_owner_changes(tags, by_name.get((workspace, *names), {}), as_of)
+            changes = find_owner_changes(tags, by_name.get((workspace, *names), {}), as_of, server.name)
             place = f"{kind} {workspace}/{names[0]}"
             if changes is None:
                 written.foreign.append(f"{kind.removesuffix('s').replace('_', ' ')} {' '.join(names)}")
@@ -283,9 +288,9 @@ def _write_owners(
                 written.failures.count += 1
             elif changes:
                 try:
-                    write(workspace, *names, changes)
+                    write(workspace, names, changes)
                 except SourceError as error:
                     written.failures.note(place, error)
+                    server.list_workspaces()  # raises if the server is down: then nothing more is tried
                     continue
-                written.failures.in_a_row = 0
                 setattr(written, kind, getattr(written, kind) + 1)

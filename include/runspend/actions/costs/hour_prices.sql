@@ -1,22 +1,32 @@
--- What an hour of a machine cost on the bills since @since: the median by type, region, purchase option and currency.
--- A machine's lines of one hour add up. The lower of two middle values: a price that was charged, not one in between.
-with machine_hours as (
+-- What an hour of a machine cost on the bills since @since: the median by type, region, purchase option and currency. Time counts as billed: a
+-- machine that ran for 20 minutes of an hour costs three times its line. Unused reservations and support are no price of a machine.
+-- The lower of two middle values: a price that was charged, not one in between.
+with skus as (
   select
-    lower(instance_type) as instance_type, lower(coalesce(region_id, '')) as region, billing_currency,
-    case when pricing_category = 'Dynamic' then 'spot' else 'on_demand' end as purchase_option,
-    max(machine_gpus) as gpus, sum(effective_cost) as cost,
-    timestamp_diff(charge_period_end, charge_period_start, microsecond) as microseconds
+    source, resource_key, charge_period_start, charge_period_end, billing_currency, coalesce(sku_id, '') as sku_id,
+    max(lower(instance_type)) as instance_type, max(lower(coalesce(region_id, ''))) as region, max(machine_gpus) as gpus,
+    max(case when pricing_category = 'Dynamic' then 1 else 0 end) as is_spot, sum(effective_cost) as cost,
+    sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as nanoseconds
   from billing_lines
   where billing_period >= date_trunc(date(@since), month) and charge_period_start >= @since and charge_period_end <= @now
     and instance_type is not null and resource_key is not null and charge_category = 'Usage' and charge_class is null
+    and coalesce(commitment_discount_status, '') <> 'Unused' and strpos(lower(coalesce(service_name, '')), 'support') = 0
     and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
-  group by source, resource_key, charge_period_start, charge_period_end, lower(instance_type), lower(coalesce(region_id, '')), billing_currency,
-    case when pricing_category = 'Dynamic' then 'spot' else 'on_demand' end
+  group by source, resource_key, charge_period_start, charge_period_end, billing_currency, coalesce(sku_id, '')
+),
+machine_hours as (
+  select
+    max(instance_type) as instance_type, max(region) as region, billing_currency, max(gpus) as gpus, sum(cost) as cost,
+    case when max(is_spot) = 1 then 'spot' else 'on_demand' end as purchase_option,
+    timestamp_diff(charge_period_end, charge_period_start, microsecond) as window_microseconds, max(nanoseconds) / 1000 as billed_microseconds
+  from skus
+  group by source, resource_key, charge_period_start, charge_period_end, billing_currency
 ),
 priced as (
   select
-    instance_type, region, billing_currency, purchase_option, gpus, microseconds,
-    cast(cast(cost as string) as float64) * 3600000000 / microseconds as hour_cost
+    instance_type, region, billing_currency, purchase_option, gpus,
+    least(coalesce(billed_microseconds, window_microseconds), window_microseconds) as microseconds,
+    cast(cast(cost as string) as float64) * 3600000000 / least(coalesce(billed_microseconds, window_microseconds), window_microseconds) as hour_cost
   from machine_hours
   where cost > 0
 ),

@@ -45,7 +45,8 @@ def find_running(reader: Reader, now: datetime, *, run: str = "", experiment: st
     like: dict[str, list[RunsLike]] = {
         name: find_runs_like(reader, name, {}, now) for name in sorted({row["experiment_name"] for row in rows} - {None})
     }
-    return [_running(row, now, like.get(row["experiment_name"], [])) for row in rows]
+    found = [_running(row, now, like.get(row["experiment_name"], [])) for row in rows]
+    return sorted(found, key=lambda one: (one.cost is None, -(one.cost or 0)))
 
 
 def _running(row: dict[str, Any], now: datetime, like: Sequence[RunsLike]) -> RunningRun:

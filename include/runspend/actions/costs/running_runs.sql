@@ -8,19 +8,20 @@ with active as (
     and coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(s.covered_until, interval 6 hour)
     and (@run = '' or starts_with(r.run_id, @run) or r.run_name = @run) and (@experiment = '' or r.experiment_name = @experiment)
 ),
+-- Every bill is estimated up to the same hour. A run without a row in that hour does not pay any more: a nested run does.
 hours as (
   select
-    e.tracking_server, e.workspace, e.run_id, e.billing_currency, e.effective_cost, e.estimated_from, e.estimated_to,
-    max(e.estimated_from) over (partition by e.tracking_server, e.workspace, e.run_id, e.billing_currency) as last_from
+    e.tracking_server, e.workspace, e.run_id, e.billing_currency, e.effective_cost, e.cost_kind, e.estimated_from, e.estimated_to,
+    max(case when e.cost_kind = 'compute' then e.estimated_from end) over (partition by e.tracking_server) as last_from,
+    max(case when e.cost_kind = 'compute' then e.estimated_to end) over (partition by e.tracking_server) as last_to
   from run_estimates e
-  where e.billing_currency <> '' and e.effective_cost is not null and e.cost_kind = 'compute'
+  where e.billing_currency <> '' and e.effective_cost is not null
 ),
 estimated as (
   select
-    h.tracking_server, h.workspace, h.run_id, h.billing_currency, sum(h.effective_cost) as cost,
-    min(h.estimated_from) as first_hour, max(h.estimated_to) as known_until,
-    sum(case when h.estimated_from = h.last_from then h.effective_cost end) as last_cost,
-    max(case when h.estimated_from = h.last_from then timestamp_diff(h.estimated_to, h.estimated_from, microsecond) end) as last_microseconds
+    h.tracking_server, h.workspace, h.run_id, h.billing_currency, sum(h.effective_cost) as cost, max(h.last_to) as known_until,
+    sum(case when h.cost_kind = 'compute' and h.estimated_from = h.last_from then h.effective_cost else bignumeric '0' end) as last_cost,
+    max(timestamp_diff(h.last_to, h.last_from, microsecond)) as last_microseconds
   from hours h
   group by h.tracking_server, h.workspace, h.run_id, h.billing_currency
 ),

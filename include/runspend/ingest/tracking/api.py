@@ -441,7 +441,7 @@ def _step_keys(run: Any) -> str:
         return ""
     found: dict[int, str] = {}
     for metric in run.data._metric_objs:
-        if metric.step > 0 and not is_cost_metric(metric.key):
+        if metric.step > 0 and not is_cost_metric(metric.key, metric.step):
             found[metric.step] = min(metric.key, found.get(metric.step, metric.key))
     return raw.AFTER.join(f"{found[step]}{raw.BETWEEN}{step}" for step in sorted(found, reverse=True)[: raw.STEP_KEYS])
 
@@ -450,7 +450,7 @@ def _last_metric_ms(run: Any, believed_ms: int) -> int:
     """Return the newest accepted time of a metric; 0 if the run's end is accepted, or if it has no metrics."""
     if 0 != (run.info.end_time or 0) <= believed_ms:
         return 0
-    times = (m.timestamp or 0 for m in run.data._metric_objs if not is_cost_metric(m.key))
+    times = (m.timestamp or 0 for m in run.data._metric_objs if not is_cost_metric(m.key, m.step))
     return max((time for time in times if time <= believed_ms), default=0)
 
 

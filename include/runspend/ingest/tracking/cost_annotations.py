@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from runspend.config.settings import TrackingServer
-from runspend.core.cost_keys import RECORD, is_cost_metric
+from runspend.core.cost_keys import FIRST_STEP, RECORD, is_cost_metric, may_be_cost
 from runspend.core.errors import SourceRefused
 from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, NoSuchThing, PageTokens
 
@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ShownCost:
-    """The newest value of a cost metric; NaN if it was withdrawn. `has_own_time`: it has the time that Runspend gives it, the run's own."""
+    """The newest value of a cost metric; NaN if it was withdrawn. `is_ours`: Runspend wrote it."""
 
     value: float
     step: int
-    has_own_time: bool
+    is_ours: bool
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class AnnotatedRun:
 
     def next_step(self, key: str) -> int:
         """Return the step of the metric's next value. MLflow shows the value with the highest step."""
-        return self.costs[key].step + 1 if key in self.costs else 0
+        return max(self.costs[key].step + 1, FIRST_STEP) if key in self.costs else FIRST_STEP
 
 
 class CostAnnotations:
@@ -54,6 +54,7 @@ class CostAnnotations:
 
     def __init__(self, server: TrackingServer, requests_per_second: float) -> None:
         self.name = server.name
+        self.has_own_registry = server.registry is None  # another one is listed once, and may be that of other servers too
         self.place = f"{server.name} {server.uri}"  # a server of the same name elsewhere is another one
         self._client = Client(server, server.write_token)
         self._pace = _Pace(requests_per_second)
@@ -110,10 +111,11 @@ class CostAnnotations:
             if (token := tokens.follow(page.token)) is None:
                 return found
 
-    def write_experiment(self, workspace: str, experiment_id: str, tags: Mapping[str, str | None]) -> None:
-        """Set tags of an experiment, and delete those that are None."""
+    def write_experiment(self, workspace: str, names: Sequence[str], tags: Mapping[str, str | None]) -> None:
+        """Set tags of an experiment (`names`: its id), and delete those that are None."""
         from mlflow.entities import ExperimentTag
 
+        [experiment_id] = names
         for key, value in tags.items():
             if value is not None:
                 tag = ExperimentTag(key, value)
@@ -128,15 +130,16 @@ class CostAnnotations:
         token: str | None = None
         tokens = PageTokens(self.name)
         while True:
-            page = self._ask(workspace, lambda registry: registry.search_model_versions("", 1_000, page_token=token), is_registry=True)
+            page = self._ask(workspace, lambda registry: registry.search_model_versions(None, 1_000, page_token=token), is_registry=True)
             found |= {(version.name, str(version.version)): dict(version.tags) for version in page}
             if (token := tokens.follow(page.token)) is None:
                 return found
 
-    def write_model_version(self, workspace: str, model: str, version: str, tags: Mapping[str, str | None]) -> None:
-        """Set tags of a model version, and delete those that are None."""
+    def write_model_version(self, workspace: str, names: Sequence[str], tags: Mapping[str, str | None]) -> None:
+        """Set tags of a model version (`names`: the model and its version), and delete those that are None."""
         from mlflow.entities.model_registry import ModelVersionTag
 
+        model, version = names
         for key, value in tags.items():
             if value is not None:
                 tag = ModelVersionTag(key, value)
@@ -198,8 +201,9 @@ class _Pace:
 
 def _annotated(run: Any) -> AnnotatedRun:
     info = run.info
-    own_times = (info.end_time, info.start_time)
     costs = {
-        m.key: ShownCost(float(m.value), int(m.step), m.timestamp in own_times) for m in run.data._metric_objs if is_cost_metric(m.key)
+        m.key: ShownCost(float(m.value), int(m.step), is_cost_metric(m.key, int(m.step)))
+        for m in run.data._metric_objs
+        if may_be_cost(m.key) and not m.key.endswith("_estimated")  # those are the run's own, and stay
     }
     return AnnotatedRun(info.run_id, info.experiment_id, info.end_time or info.start_time or 0, dict(run.data.tags), costs)

@@ -23,8 +23,9 @@ class MachineContext(RunContextProvider):  # type: ignore[misc]  # MLflow has no
 
         If RUNSPEND_PRICES names a price list, the process begins to count what its runs cost (`live_costs.py`).
         """
+        tags = {found.key: found.value for found in find_identity()}
         if os.environ.get("RUNSPEND_PRICES"):
             from runspend.interfaces.identify import live_costs
 
             live_costs.start()
-        return {found.key: found.value for found in find_identity()}
+        return tags

@@ -12,7 +12,7 @@ from runspend.interfaces.identify.environment import Found, find_host, find_job,
 from runspend.interfaces.identify.hardware import Gpu, ask_driver, find_gpus, find_limits
 from runspend.interfaces.identify.metadata_services import possible_services
 
-__all__ = ["SWITCH", "WAIT_SECONDS", "find_identity", "is_off"]
+__all__ = ["SWITCH", "WAIT_SECONDS", "find_identity", "is_off", "is_settled"]
 
 SWITCH = "RUNSPEND_IDENTIFY"
 WAIT_SECONDS = 0.15  # for the cloud and the driver: both take a few milliseconds, and on a laptop nobody answers
@@ -52,6 +52,14 @@ def find_identity(wait_seconds: float = WAIT_SECONDS) -> list[Found]:
         except Exception as error:  # noqa: BLE001 (a training job runs here: nothing that goes wrong may reach it)
             log.debug("cannot identify this process: %s", error)
     return list(found.values())
+
+
+def is_settled() -> bool:
+    """Return whether all services and the driver have answered, or are not asked again."""
+    question = _Question.current
+    if question is None or not (question.is_settled.is_set() and question.gpus_known.is_set()):
+        return False
+    return not question.is_unanswered or question.attempt >= ATTEMPTS
 
 
 def _find_machine(question: _Question) -> list[Found]:

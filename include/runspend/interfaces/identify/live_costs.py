@@ -1,8 +1,9 @@
 """The cost of runs while they train: about what the machine has cost since they began, by a price list that somebody exported.
 
-Off unless RUNSPEND_PRICES names the list, a file or an address (`runspend export prices`). A thread of the training process writes the
-metric `cost_usd_estimated` (or of the list's currency) every few minutes; when the process ends, one line says what its runs have cost.
-Standard library only, and MLflow's client, which is there. Nothing that goes wrong here reaches the training job.
+Off unless RUNSPEND_PRICES names the list, a file or an address (`runspend export prices`). One thread of the training process looks which
+runs are active; another reads the list and writes the metric `cost_usd_estimated` (or of the list's currency) every few minutes. When the
+process ends, one line says what its runs have cost. Standard library only, and MLflow's client, which is there. Nothing that goes wrong
+here reaches the training job.
 """
 
 from __future__ import annotations
@@ -10,31 +11,33 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import math
 import os
+import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runspend.core import machine_tags
-from runspend.core.cost_keys import estimate_key
-from runspend.interfaces.identify.identity import find_identity
+from runspend.core.cost_keys import FIRST_STEP, estimate_key
+from runspend.interfaces.identify.identity import find_identity, is_settled
 
 __all__ = ["PRICES", "Price", "find_price", "start"]
 
 PRICES = "RUNSPEND_PRICES"
 MINUTES = "RUNSPEND_LIVE_MINUTES"
-USUAL_MINUTES = 5.0
+USUAL_MINUTES, LEAST_MINUTES, MOST_MINUTES = 5.0, 0.01, 1440.0
 LOOK_SECONDS = 5.0  # between two looks at which runs are active
 TIMEOUT_SECONDS = 10
 MOST_BYTES = 8 << 20
-END_SECONDS = 2.0  # how long the end of a process waits for the last value
+END_SECONDS = 2.0  # how long the end of a process waits for the last values
 
 log = logging.getLogger(__name__)
-_meter: _Meter | None = None
+_meters: dict[int, _Meter] = {}  # by process: one each, also after a fork
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,14 @@ class Price:
 
 
 def start() -> None:
-    """Begin to count, once per process, if a price list is named. Never raises."""
-    global _meter
-    if _meter is not None or not os.environ.get(PRICES, "").strip():
+    """Begin to count, once per process, if a price list is named. Never raises, and takes no lock: a process may fork at any time."""
+    pid = os.getpid()
+    if pid in _meters or not os.environ.get(PRICES, "").strip():
         return
     try:
-        _meter = _Meter()
-        _meter.begin()
+        meter = _Meter()
+        if _meters.setdefault(pid, meter) is meter:  # no other thread was quicker
+            meter.begin()
     except Exception as error:  # noqa: BLE001 (a training job runs here)
         log.debug("cannot count what runs cost: %s", error)
 
@@ -60,7 +64,8 @@ def start() -> None:
 def find_price(prices: Any, tags: Mapping[str, str], nodes: int = 1) -> Price | None:
     """Return the price for this machine: of its type, region and purchase option, as far as the list has them; None if it lacks the type.
 
-    A process that sees only some of the machine's GPUs has their share of the price. `nodes`: machines of the job.
+    A process that sees only some of the machine's GPUs has their share of the price. `nodes`: machines of the job. Raises an error for
+    a list or a price that cannot be used.
     """
     kind = tags.get(machine_tags.TYPE, "").lower()
     rows = [row for row in prices if str(row.get("instance_type", "")).lower() == kind] if kind else []
@@ -71,40 +76,86 @@ def find_price(prices: Any, tags: Mapping[str, str], nodes: int = 1) -> Price | 
         rows = [row for row in rows if row.get(key) == value] or rows
     if not rows:
         return None
-    row = max(rows, key=lambda row: float(row.get("machine_hours") or 0))
-    gpus, seen = float(row.get("gpus") or 0), _number(tags.get(machine_tags.GPU_COUNT))
+    row = max(rows, key=lambda row: _number(row.get("machine_hours")))
+    gpus, seen = _number(row.get("gpus")), _number(tags.get(machine_tags.GPU_COUNT))
     share = min(seen / gpus, 1.0) if gpus and seen else 1.0
-    return Price(float(row["hour_cost"]) * share * nodes, str(row["currency"]))
+    hour_cost, currency = float(row["hour_cost"]), str(row["currency"])
+    if not (0 < hour_cost < math.inf and re.fullmatch("[A-Za-z]{3}", currency)):
+        raise ValueError(f"an hour cannot cost {hour_cost} {currency}")
+    return Price(hour_cost * share * nodes, currency)
 
 
 class _Meter:
     """Counts the time of the runs of this process. A run pays while no run nested in it is active; runs of several threads share."""
 
     def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="runspend-live-costs", daemon=True)
+        minutes = _number(os.environ.get(MINUTES)) or USUAL_MINUTES
+        self._pause = 60 * min(max(minutes, LEAST_MINUTES), MOST_MINUTES)
+        self._stopped, self._due = threading.Event(), threading.Event()
+        self._looker = threading.Thread(target=self._look_on, name="runspend-live-looks", daemon=True)
+        self._writer = threading.Thread(target=self._write_on, name="runspend-live-writes", daemon=True)
         self._price: Price | None = None
-        self._seconds: dict[str, float] = {}  # run -> its share of the time
-        self._written: dict[str, tuple[float, int]] = {}  # run -> the seconds of its last value, and the value's step
         self._typical: Mapping[str, Any] | None = None  # what runs like the only one cost
+        self._seconds: dict[str, float] = {}  # run -> its share of the time
+        self._experiments: dict[str, str] = {}  # run -> experiment id
+        self._to_write: set[str] = set()
+        self._written: dict[str, tuple[float, float, int]] = {}  # run -> seconds, cost before this process, step: of its last value
         self._looked_at = time.monotonic()
 
     def begin(self) -> None:
-        self._thread.start()
+        self._looker.start()
+        self._writer.start()
         atexit.register(self._end)  # is called before MLflow ends the active runs: its own was registered earlier
 
-    def _run(self) -> None:
+    def _look_on(self) -> None:
+        """Look until the process ends. Nothing here waits for the network, so no time is lost."""
+        due = time.monotonic() + min(self._pause, 60.0)  # the first value soon
+        is_last = False
+        while not is_last:
+            is_last = self._stopped.wait(min(LOOK_SECONDS, self._pause / 3))
+            try:
+                ended = self._look()
+            except Exception as error:  # noqa: BLE001 (a training job runs here)
+                log.debug("cannot see which runs are active: %s", error)
+                return
+            if is_last or time.monotonic() >= due:
+                self._to_write |= set(self._seconds)
+                due = time.monotonic() + self._pause
+            self._to_write |= ended
+            if self._to_write:
+                self._due.set()
+
+    def _look(self) -> set[str]:
+        """Add the time since the last look to the innermost active runs; return the runs that ended."""
+        now = time.monotonic()
+        passed, self._looked_at = now - self._looked_at, now
+        stacks = _stacks()
+        innermost = {stack[-1].info.run_id: stack[-1] for stack in stacks}
+        for run_id, run in innermost.items():
+            share = passed / len(innermost)
+            if run_id not in self._seconds:  # it began since the last look, or was resumed
+                self._experiments[run_id] = run.info.experiment_id
+                share = min(share, max(time.time() - (run.info.start_time or 0) / 1000, 0.0))
+            self._seconds[run_id] = self._seconds.get(run_id, 0.0) + share
+        active = {run.info.run_id for stack in stacks for run in stack}
+        return {run_id for run_id in self._experiments.keys() - active if self._is_new(run_id)}
+
+    def _is_new(self, run_id: str) -> bool:
+        return run_id not in self._written or self._written[run_id][0] != self._seconds[run_id]
+
+    def _write_on(self) -> None:
         try:
             listed = self._read_list()
-            tags = {found.key: found.value for found in find_identity(TIMEOUT_SECONDS)}
-            self._price = find_price(listed.get("prices", ()), tags, _nodes())
+            self._price = find_price(listed.get("prices", ()), self._wait_for_identity(), _nodes())
             if self._price is None:
-                log.info("%s has no price for %s: its runs show no cost", PRICES, tags.get(machine_tags.TYPE) or "this machine")
+                log.info("%s has no price for this machine: its runs show no cost", PRICES)
                 return
-            self._count(listed.get("experiments", ()))
+            while not self._stopped.is_set() or self._to_write:
+                self._due.wait()
+                self._due.clear()
+                self._write(listed.get("experiments", ()))
         except Exception as error:  # noqa: BLE001 (a training job runs here)
-            log.debug("cannot count what runs cost: %s", error)
+            log.debug("cannot show what runs cost: %s", error)
 
     def _read_list(self) -> dict[str, Any]:
         for wait in (60.0, 300.0, 0.0):
@@ -116,62 +167,47 @@ class _Meter:
                     raise
         raise AssertionError
 
-    def _count(self, experiments: Any) -> None:
-        pause = 60 * (_number(os.environ.get(MINUTES)) or USUAL_MINUTES)
-        due = time.monotonic() + min(pause, 60.0)  # the first value soon
-        while not self._stopped.wait(min(LOOK_SECONDS, pause / 3)):
-            self._look(experiments)
-            if time.monotonic() >= due:
-                self._write(self._seconds)
-                due = time.monotonic() + pause
-        self._look(experiments)
-        self._write(self._seconds)
+    def _wait_for_identity(self) -> dict[str, str]:
+        """Return what is known of the machine, once all that were asked have answered."""
+        until = time.monotonic() + TIMEOUT_SECONDS
+        found = find_identity(0)
+        while not is_settled() and time.monotonic() < until and not self._stopped.wait(0.1):
+            found = find_identity(0)
+        return {one.key: one.value for one in (find_identity(0) if is_settled() else found)}
 
-    def _look(self, experiments: Any) -> None:
-        """Add the time since the last look to the innermost active runs, and write runs that ended."""
-        now = time.monotonic()
-        passed, self._looked_at = now - self._looked_at, now
-        stacks = _stacks()
-        innermost = {stack[-1].info.run_id: stack[-1] for stack in stacks}
-        for run_id, run in innermost.items():
-            if not self._seconds:
-                self._typical = self._find_typical(experiments, run.info.experiment_id)
-            self._seconds[run_id] = self._seconds.get(run_id, 0.0) + passed / len(innermost)
-        active = {run.info.run_id for stack in stacks for run in stack}
-        self._write([run_id for run_id in self._seconds if run_id not in active])
-
-    def _find_typical(self, experiments: Any, experiment_id: str) -> Mapping[str, Any] | None:
-        from mlflow import MlflowClient
-
-        try:
-            name = MlflowClient().get_experiment(experiment_id).name
-            currency = self._price.currency if self._price else ""
-            return next((row for row in experiments if (row["experiment"], row["currency"]) == (name, currency)), None)
-        except Exception as error:  # noqa: BLE001 (it is only an addition to a sentence)
-            log.debug("cannot find what runs like this one cost: %s", error)
-            return None
-
-    def _write(self, runs: Iterable[str]) -> None:
-        from mlflow import MlflowClient
-
+    def _write(self, experiments: Any) -> None:
         price = self._price
-        if price is None:
-            return
-        for run_id in list(runs):
-            before, step = self._written.get(run_id, (-1.0, -1))
-            if (seconds := self._seconds[run_id]) == before:
+        while price is not None and self._to_write:
+            run_id = self._to_write.pop()
+            if not self._is_new(run_id):
                 continue
             try:
-                MlflowClient().log_metric(run_id, estimate_key(price.currency), round(seconds / 3600 * price.hour_cost, 4), step=step + 1)
+                self._write_run(run_id, price)
+                if self._typical is None and len(self._seconds) == 1:
+                    self._typical = _find_typical(experiments, self._experiments[run_id], price.currency)
             except Exception as error:  # noqa: BLE001 (the next value may get through)
                 log.debug("cannot write what run %s costs: %s", run_id, error)
-            self._written[run_id] = seconds, step + 1
+
+    def _write_run(self, run_id: str, price: Price) -> None:
+        from mlflow import MlflowClient
+
+        client, key, seconds = MlflowClient(), estimate_key(price.currency), self._seconds[run_id]
+        if run_id in self._written:
+            _, before, step = self._written[run_id]
+        else:  # an earlier process may have written of a run that was resumed
+            last = [m for m in client.get_run(run_id).data._metric_objs if m.key == key and m.step >= FIRST_STEP]
+            before, step = (float(last[0].value), int(last[0].step)) if last else (0.0, FIRST_STEP - 1)
+        client.log_metric(run_id, key, round(before + seconds / 3600 * price.hour_cost, 4), step=step + 1)
+        self._written[run_id] = seconds, before, step + 1
 
     def _end(self) -> None:
-        if os.getpid() != self._pid:
-            return
+        if os.getpid() not in _meters or _meters[os.getpid()] is not self:
+            return  # a child that was forked
+        until = time.monotonic() + END_SECONDS
         self._stopped.set()
-        self._thread.join(END_SECONDS)
+        self._looker.join(END_SECONDS)
+        self._due.set()
+        self._writer.join(max(until - time.monotonic(), 0.0))
         try:
             if line := self._say():
                 print(line, file=sys.stderr, flush=True)  # noqa: T201 (people look at the end of a training's output)
@@ -179,15 +215,22 @@ class _Meter:
             log.debug("cannot say what runs have cost: %s", error)
 
     def _say(self) -> str:
-        price, seconds = self._price, list(self._seconds.values())
+        price, seconds = self._price, dict(self._seconds)
         if price is None or not seconds:
             return ""
-        cost = sum(seconds) / 3600 * price.hour_cost
+        cost = sum(seconds.values()) / 3600 * price.hour_cost + sum(before for _, before, _ in self._written.values())
         whose = "this run has" if len(seconds) == 1 else f"these {len(seconds):,} runs have"
         text = f"Runspend: {whose} cost about {cost:,.2f} {price.currency}, {price.hour_cost:,.2f} an hour"
         if self._typical is not None and len(seconds) == 1:
             text += f"; runs like it cost {self._typical['low']} to {self._typical['high']}"
         return text
+
+
+def _find_typical(experiments: Any, experiment_id: str, currency: str) -> Mapping[str, Any] | None:
+    from mlflow import MlflowClient
+
+    name = MlflowClient().get_experiment(experiment_id).name
+    return next((row for row in experiments if (row["experiment"], row["currency"]) == (name, currency)), None)
 
 
 def _read_list(place: str) -> dict[str, Any]:
@@ -204,31 +247,28 @@ def _read_list(place: str) -> dict[str, Any]:
 
 
 def _stacks() -> list[list[Any]]:
-    """Return the active runs of each thread, outermost first. MLflow keeps them for its own end of a process."""
+    """Return the active runs of each living thread, outermost first. MLflow keeps them for its own end of a process.
+
+    After a fork, and after a thread ended with a run open, it has those of threads that are no more.
+    """
     fluent = sys.modules.get("mlflow.tracking.fluent")
     stacks: dict[int, list[Any]] = fluent._active_run_stack.get_all_thread_values() if fluent is not None else {}
-    return [list(stack) for stack in stacks.values() if stack]
+    alive = {thread.ident for thread in threading.enumerate()}
+    return [list(stack) for ident, stack in stacks.items() if stack and ident in alive]
 
 
 def _nodes() -> int:
-    """Return how many machines the job has, as launchers say it (torchrun, SLURM)."""
+    """Return how many machines the job has, as launchers state it (torchrun, SLURM)."""
     world, local = _number(os.environ.get("WORLD_SIZE")), _number(os.environ.get("LOCAL_WORLD_SIZE"))
     if world and local:
         return max(1, round(world / local))
     return max(1, round(_number(os.environ.get("SLURM_JOB_NUM_NODES")) or 1))
 
 
-def _number(text: str | None) -> float:
+def _number(value: object) -> float:
+    """Return a number that is not negative; 0 for anything else."""
     try:
-        return max(float(text or 0), 0.0)
+        found = float(str(value if value is not None else 0))
     except ValueError:
         return 0.0
-
-
-def _forget_after_fork() -> None:
-    global _meter
-    _meter = None
-
-
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_forget_after_fork)
+    return found if 0 <= found < math.inf else 0.0

@@ -26,15 +26,16 @@ def identify_run(run_id: str | None = None, client: MlflowClient | None = None) 
     """
     if is_off():
         return {}
-    if os.environ.get("RUNSPEND_PRICES"):
-        from runspend.interfaces.identify import live_costs
-
-        live_costs.start()
     try:
         return _identify(run_id, client)
     except Exception as error:  # noqa: BLE001 (a training job runs here)
         log.warning("cannot tag run %s with its machine: %s", run_id or "", error)
         return {}
+    finally:
+        if os.environ.get("RUNSPEND_PRICES"):
+            from runspend.interfaces.identify import live_costs
+
+            live_costs.start()
 
 
 def _identify(run_id: str | None, client: MlflowClient | None) -> dict[str, str]:
