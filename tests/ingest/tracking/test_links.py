@@ -15,13 +15,14 @@ from runspend.config.settings import DimensionSettings, TrackingServer
 from runspend.core.errors import SourceUnreachable
 from runspend.ingest.tracking import LINK_TABLES, Extract
 from runspend.ingest.tracking.in_use.database import DatabaseUses
+from runspend.ingest.tracking.links import KINDS
 from runspend.ingest.tracking.links_api import ApiLinks
 from runspend.ingest.tracking.settings import LinkSettings
 from tests.extracts import extract_server
 from tests.ingest.tracking.mlflow_servers import NOW, Served, at, mlflow_server
 from tests.mlflow_store import make_schema
 
-WANTED = LinkSettings(True, ("loss", "val acc"))
+WANTED = LinkSettings(KINDS, ("loss", "val acc"))
 
 
 def write_registry(uri: str) -> dict[str, str]:
@@ -228,6 +229,9 @@ def test_without_policies_nothing_of_it_is_read(mlflow: Served, tmp_path: Path, 
     nights = Nights(tmp_path, mlflow.settings("api"))
     nights.extract(LinkSettings())
     assert not {table for table, _ in nights.published} & set(LINK_TABLES)
+    nights.extract(LinkSettings(KINDS[:1]))  # to write their costs to MLflow
+    assert {table for table, _ in nights.published} & set(LINK_TABLES) == {"model_versions", "tracking_reads"}
+    assert {row["kind"] for row in nights.rows("tracking_reads")} == {"model_versions"}
 
 
 @pytest.mark.parametrize("via", ["api", "database"])

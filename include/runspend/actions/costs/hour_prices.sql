@@ -1,5 +1,5 @@
 -- What an hour of a machine cost on the bills since @since: the median by type, region, purchase option and currency. Time counts as billed: a
--- machine that ran for 20 minutes of an hour costs three times its line. Unused reservations and support are no price of a machine.
+-- machine that ran for 20 minutes of an hour costs three times its line. Unused reservations and support are left out.
 -- The lower of two middle values: a price that was charged, not one in between.
 with skus as (
   select

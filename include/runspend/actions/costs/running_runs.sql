@@ -8,7 +8,7 @@ with active as (
     and coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(s.covered_until, interval 6 hour)
     and (@run = '' or starts_with(r.run_id, @run) or r.run_name = @run) and (@experiment = '' or r.experiment_name = @experiment)
 ),
--- Every bill is estimated up to the same hour. A run without a row in that hour does not pay any more: a nested run does.
+-- Every bill is estimated up to the same hour. A run without a row in that hour no longer pays: a nested run does.
 hours as (
   select
     e.tracking_server, e.workspace, e.run_id, e.billing_currency, e.effective_cost, e.cost_kind, e.estimated_from, e.estimated_to,
