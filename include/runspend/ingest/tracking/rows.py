@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import TrackingServer
 from runspend.core import machine_tags
+from runspend.core.cost_keys import COST_TAGS, NOTE, RECORD
 from runspend.core.errors import MissingExtra, SourceRefused
 from runspend.core.resource_keys import JOB_PLACE_KEYS, principal_key_sql, resource_key_sql
 from runspend.core.secret_shapes import macros_sql
@@ -205,6 +206,8 @@ class Rows:
             **self._pools.columns(tags, params),
             **job_columns(self._job_keys, tags, params),
             "principal_key": principal_key_sql("said_principal"),
+            # Only where one of them may be copied: looking for them takes time.
+            "tags_of_people": "without_costs(tags)" if every_tag or {*COST_TAGS, RECORD, NOTE} & set(tags) else "tags",
             **place_columns(tags, params),
             "copied_tags": _every_pair("tags")
             if every_tag

@@ -5,7 +5,7 @@ insert into fresh_runs by name
 -- Text that looks like a secret is replaced first. `all_but_secrets` chooses from `said_tags` and `said_params`.
 with looked_at as (
   select
-    r.* replace (without_costs(tags) as tags),
+    r.* replace ({tags_of_people} as tags),
     is_suspect(concat_ws(chr(10), run_name, user_id, artifact_uri, tags, params)) as is_suspected
   from raw_runs r
 ),
