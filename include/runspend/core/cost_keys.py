@@ -1,6 +1,7 @@
 """The metrics and tags that carry a cost in MLflow: written by `actions/annotate`, never read back as a fact about a run.
 
-The keys are Runspend's. Extraction leaves them out: a cost that was written must not become a sign of life, a dimension or a copied tag.
+Extraction leaves out Runspend's metrics, by name and step, and these tags, by name: a cost that was written must not become a sign of life,
+a dimension or a copied tag.
 `docs/annotate.md` lists them.
 """
 
