@@ -1,7 +1,7 @@
 # Two commands matter: `make nightly` and `make test`. Each does all of its own set-up, in .venv; nothing else is needed
 # but Python 3.11 to 3.13 and make (as root on a Debian, `make test` also installs a browser and docker-compose).
 .DEFAULT_GOAL := help
-.PHONY: help nightly demo test test-bigquery lint torture fuzz bench up down backup restore upgrade up-rehearsal lock sbom audit system imported
+.PHONY: help nightly demo test test-bigquery test-frameworks lint torture fuzz bench up down backup restore upgrade up-rehearsal lock sbom audit system torch imported
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -27,7 +27,7 @@ export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH VIRTUAL_ENV
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 nightly: $(VENV)/.ready-nightly ## the whole night through the DAGs: your runspend.yaml, or the demo world when there is none (ARGS="--now …")
 	@$(BIN)/runspend nightly --dags dags $(ARGS)
@@ -37,7 +37,7 @@ demo: $(VENV)/.ready-nightly ## make a new demo world in .runspend-demo/
 
 # Set-up waits for disks and registries, and tests for their servers: each does more at once than there are processors.
 test: $(VENV)/.ready-dev ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
-	@$(MAKE) --no-print-directory --jobs 5 lint imported system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery
+	@$(MAKE) --no-print-directory --jobs 5 lint imported system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery $(VENV)/.ready-frameworks
 	@$(if $(ARGS),,$(BIN)/python deploy/rehearsal/rehearse.py --if-changed)
 	@$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -45,6 +45,9 @@ test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Goog
 	@if [ -z "$(PROJECT)" ] || [ -z "$(DATASET)" ]; then \
 	  echo "cannot test on BigQuery: no PROJECT or no DATASET. Run: make test-bigquery PROJECT=my-project DATASET=runspend_test" >&2; exit 2; fi
 	@RUNSPEND_BIGQUERY="$(PROJECT)/$(DATASET)" $(PYTEST) --timeout 3600 $(ON_BIGQUERY) $(ARGS)
+
+test-frameworks: torch ## train with Lightning, Transformers, Optuna and Ray Tune (as root on a Debian, this installs PyTorch)
+	@$(PYTEST) tests/e2e/test_training_frameworks.py $(ARGS)
 
 lint: $(VENV)/.ready-dev ## ruff, its format, mypy --strict, import layers, bandit
 	@$(BIN)/ruff check .
@@ -131,6 +134,26 @@ $(VENV)/.ready-bigquery: tests/servers/bigquery.txt | $(VENV)/.ready-dev
 	if $(BIN)/python -m venv $(VENV)/bigquery >$(VENV)/bigquery.log 2>&1 && \
 	  $(BIN)/uv pip install --python $(VENV)/bigquery $(LOCKED) --requirement tests/servers/bigquery.txt >>$(VENV)/bigquery.log 2>&1; \
 	then touch $@; else echo "cannot install bqemulator: see $(VENV)/bigquery.log. The tests that need it will say so."; fi
+
+# Optuna, Ray Tune, Lightning and Transformers, for tests/e2e/test_training_frameworks.py, in an environment of their own: on the system's
+# Python where it is new enough, since Debian's PyTorch is for that one.
+$(VENV)/.ready-frameworks: requirements/frameworks.txt requirements/build.txt | $(VENV)/.ready-dev
+	@echo "installing Optuna, Ray Tune, Lightning and Transformers"; \
+	python=/usr/bin/python3; $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || python=$(BIN)/python; \
+	if { $(BIN)/uv venv --clear --system-site-packages --python $$python $(VENV)/frameworks && \
+	  $(BIN)/uv pip install --python $(VENV)/frameworks $(LOCKED) --no-deps --requirement requirements/build.txt --requirement requirements/frameworks.txt && \
+	  $(BIN)/uv pip install --python $(VENV)/frameworks --quiet --no-deps --no-build-isolation --editable .; } >$(VENV)/frameworks.log 2>&1; \
+	then touch $@; else echo "cannot install them: see $(VENV)/frameworks.log. The tests that need them will say so."; fi
+
+# PyTorch, for the tests with Lightning and Transformers. PyPI has it for Linux only with CUDA, 3 GB to download; Debian's is 0.2 GB.
+torch: $(VENV)/.ready-frameworks
+	@if $(VENV)/frameworks/bin/python -c 'import sys, importlib.util; sys.exit(importlib.util.find_spec("torch") is None)' 2>/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing python3-torch"; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  if apt-get update -qq && apt-get install -qq -y --no-install-recommends python3-torch; then exit 0; fi >$(VENV)/torch.log 2>&1; \
+	  echo "cannot install python3-torch: see $(VENV)/torch.log. The tests that need it will say so."; \
+	else echo "not installed: PyTorch (Debian: apt-get install python3-torch). The tests that need it will say so."; fi
 
 # The first import of all tests compiles them and what they import. It happens once, while set-up waits, and not in every worker.
 imported: $(VENV)/.ready-dev

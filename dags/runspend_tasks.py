@@ -151,11 +151,11 @@ def read_now(context: Any) -> datetime:
 def end_with(asset: Asset, work: Any) -> None:
     """Add the last two tasks of a DAG that feeds others: one emits the asset in any case; one fails the DAG run if anything failed."""
 
-    @task(outlets=[asset], trigger_rule="all_done")
+    @task(outlets=[asset], trigger_rule="all_done", task_display_name="tell what waits for this")
     def published() -> None:
         """Emit the asset. Not mapped: Airflow emits at the first success of a mapped task."""
 
-    @task(trigger_rule="one_failed", retries=0, on_failure_callback=None)
+    @task(trigger_rule="one_failed", retries=0, on_failure_callback=None, task_display_name="fail if a task failed")
     def watcher() -> None:
         """Fail the DAG run if anything before it failed; skipped otherwise."""
         raise AirflowFailException("A task of this run failed: see it for the reason. All other work was done.")

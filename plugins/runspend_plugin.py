@@ -1,4 +1,4 @@
-"""Runspend's page in Airflow's navigation: the newest report, for logged-in users.
+"""Runspend's page in Airflow's navigation: costs and reports, for logged-in users.
 
 Every Airflow process imports this module, so it only defines names: the pages are built at the first request. Airflow does not
 protect a plug-in's application by itself; every route checks the login.
@@ -24,11 +24,11 @@ class LazyPages:
             from fastapi import Depends
 
             from runspend.config.settings import load_settings
-            from runspend.interfaces.web import create_app
+            from runspend.interfaces.web import Caller, create_app, groups_of
 
-            async def require_login(user: Any = Depends(get_user)) -> str:  # noqa: B008 (FastAPI's form of a dependency)
-                """Refuse users who are not logged in; return the user's name."""
-                return str(user.get_name())
+            async def require_login(user: Any = Depends(get_user)) -> Caller:  # noqa: B008 (FastAPI's form of a dependency)
+                """Refuse users who are not logged in; return the user's name and roles."""
+                return Caller(str(user.get_name()), groups_of(user))
 
             self.app = create_app(load_settings, guard=require_login)
         await self.app(scope, receive, send)
@@ -46,6 +46,7 @@ class RunspendPlugin(AirflowPlugin):
             "destination": "nav",
             "url_route": "runspend",
             "icon": "runspend/icon.svg",
+            "icon_dark_mode": "runspend/icon-dark.svg",
             "nav_top_level": True,
         }
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ SHIPPED = "requirements/shipped.txt"
 # Without this, the resolver prefers newer packages to a newer Airflow.
 KEEP = ("apache-airflow==3.3.2",)
 UV = "uv==0.13.9"
-SHIPPED_EXTRAS = ("pipeline", "demo", "airflow", "gcs", "azure", "bigquery", "postgres", "mlflow-server")
+SHIPPED_EXTRAS = ("pipeline", "demo", "airflow", "gcs", "azure", "bigquery", "mcp", "postgres", "mlflow-server")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Lock:
     extras: tuple[str, ...] = ()  # of pyproject.toml
     asks: tuple[str, ...] = ()  # or these requirements
     python: str = "3.11"
-    as_locked: bool = True  # use the versions of lock.txt: both are installed into one environment
+    without: tuple[str, ...] = ()  # packages to leave out, with all that only they need
+    as_locked: bool = True  # use the versions of lock.txt: both are installed into one environment, or download a package once
     with_hashes: bool = True  # otherwise with the names of the packages that need each one
     with_dependencies: bool = True
     built: str = ""  # a package without a wheel, built from source; its build tools are in the lock too
@@ -62,6 +64,13 @@ LOCKS = (
         "the emulator of BigQuery in the tests: an environment of its own",
         asks=("bqemulator==1.4.0", "duckdb-extension-spatial==1.5.5", "numpy==2.4.6"),
         as_locked=False,
+    ),
+    Lock(
+        "requirements/frameworks.txt",
+        "tests/e2e/test_training_frameworks.py: an environment of its own, installed with --no-deps. PyTorch is not in it: for Linux,\n"
+        "# PyPI has it only with CUDA, 3 GB to download",
+        asks=("accelerate", "lightning", "mlflow", "optuna", "optuna-integration", "ray[tune]", "transformers"),
+        without=("torch",),
     ),
     Lock(
         "tests/actions/export/focus-validator.txt",
@@ -96,7 +105,11 @@ def compile_lock(lock: Lock, options: list[str]) -> None:
     if lock.extras:
         command[-1:] = ["--constraint", "-", "pyproject.toml"]
         asks = KEEP
-    subprocess.run(command, cwd=ROOT, input="\n".join(asks), text=True, check=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as without:
+        without.write("\n".join(lock.without))
+        without.flush()
+        command += ["--excludes", without.name] if lock.without else []
+        subprocess.run(command, cwd=ROOT, input="\n".join(asks), text=True, check=True)
     text = re.sub(rf"-c {LOCK}, |, -c {LOCK}", "", file.read_text(encoding="utf-8")).replace("runspend (pyproject.toml)", "runspend")
     file.write_text(f"# Compiled by `make lock`, for {lock.use}.\n{text}", encoding="utf-8")
     print(f"{lock.file}: {len(pins(file))} packages")

@@ -31,8 +31,17 @@ def identify(run_id: str | None = None, client: MlflowClient | None = None) -> d
     return dict(tagging.identify_run(run_id, client))
 
 
+def connect(config: str | Path | None = None, *, token: str | None = None) -> Any:
+    """Return a `Connection` (runspend.interfaces.library) that asks for costs, runs, SQL and explanations: `runspend.connect("runspend.yaml").costs(by="team")`.
+
+    By default it reads the warehouse of $RUNSPEND_CONFIG or ./runspend.yaml. With an address (`"http://127.0.0.1:8321"`), it asks a server
+    of `runspend serve` or Airflow, with the same results; `token` is for one that asks for a login. Raises RunspendError. Needs `runspend[pipeline]`.
+    """
+    return import_module("runspend.interfaces.library").connect(config, token)
+
+
 def forecast(
-    experiment: str, params: Mapping[str, object] | None = None, *, config: Path | None = None, now: datetime | None = None
+    experiment: str, params: Mapping[str, object] | None = None, *, config: str | Path | None = None, now: datetime | None = None
 ) -> list[dict[str, Any]]:
     """Return what the ended runs of an experiment cost in the last year, those with these params if any are given.
 

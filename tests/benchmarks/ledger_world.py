@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 
+from runspend.schema.rows import month_after
 from runspend.schema.tables import DUCKDB_TYPES, TABLES, Table
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
@@ -147,14 +148,14 @@ select
 from (select *, rank % 20 as kind from ({runs}))
 """
 
-# A hundred thousand runs have artifacts in the twenty buckets.
+# A tenth of the runs have artifacts in the twenty buckets.
 LADDER_BYTES = """
 select
   date '2026-10-01' as month, printf('s3://bucket-%02d', n % 20) as store, 'run' as owner_kind, run_id as owner_id, tracking_server, workspace,
   experiment_id, artifact_uri as prefix, case when n // 20 % 3 = 0 then 'STANDARD_IA' else 'STANDARD' end as storage_class,
   start_time as valid_from, 1 + pick(n, 30, 100) as objects, 1000000 + pick(n, 31, 1000000000) as bytes, true as is_complete, 'measure' as load_id
 from runs
-where n < 100000
+where n < {stored}
 """
 
 LOADS = """
@@ -166,11 +167,30 @@ from read_parquet('{folder}/billing_lines.parquet')
 """
 
 
-def make_ledger_world(folder: Path, *, runs: int, lines: int, used_machines: int | None = None, ladder: bool = False) -> Path:
+def make_ledger_year(folder: Path, *, runs: int, lines: int) -> Path:
+    """Fill `folder`/warehouse with twelve months that end with MONTH, a twelfth of the runs and lines in each. Returns runspend.yaml."""
+    for back in range(12):
+        path = make_ledger_world(folder, runs=runs // 12, lines=lines // 12, ladder=True, months_back=back)
+    return path
+
+
+def make_ledger_world(
+    folder: Path, *, runs: int, lines: int, used_machines: int | None = None, ladder: bool = False, months_back: int = 0
+) -> Path:
     """Fill `folder`/warehouse; runs use `used_machines` of the lines / 720 machines (all of them when None). Returns runspend.yaml.
 
-    With `ladder` every rule has lines to settle; without, all machines are stated by their runs.
+    With `ladder` every rule has lines to settle; without, all machines are stated by their runs. `months_back`: another month than
+    MONTH, on the same machines, with runs and lines of its own; call it again for several months in one warehouse.
     """
+    first = month_after(dt.date(2026, 10, 1), -months_back)
+
+    def of_month(sql: str) -> str:
+        """The query, of this month."""
+        if not months_back:
+            return sql
+        sql = sql.replace("2026-11", f"{month_after(first, 1):%Y-%m}").replace("2026-10", f"{first:%Y-%m}")
+        return sql.replace("'run ' ||", f"'run {first:%Y-%m} ' ||").replace("'line ' ||", f"'line {first:%Y-%m} ' ||")
+
     folder.mkdir(parents=True, exist_ok=True)
     machines = -(-lines // HOURS)
     used = min(used_machines or machines, machines)
@@ -180,39 +200,39 @@ def make_ledger_world(folder: Path, *, runs: int, lines: int, used_machines: int
         "machines": machines,
         "used_machines": used,
         "stride": machines // used,
-        "hours": HOURS,
-        "start": START,
+        "hours": HOURS if not months_back else ((month_after(first, 1) - first).days - 1) * 24,
+        "start": of_month(START),
         "folder": folder,
     }
     connection = duckdb.connect(config={"memory_limit": "6GB", "temp_directory": str(folder / "spill")})
     connection.execute("set TimeZone = 'UTC'")
-    connection.execute(MACROS)
-    runs_sql, lines_sql = RUNS.format(**sizes), LINES.format(**sizes)
+    connection.execute(of_month(MACROS))
+    runs_sql, lines_sql = of_month(RUNS).format(**sizes), of_month(LINES).format(**sizes)
     if ladder:
         runs_sql, lines_sql = (
             LADDER_RUNS.format(runs=runs_sql),
             LADDER_LINES.format(lines=lines_sql, machines=machines) + " order by resource_key, charge_period_start",
         )
     connection.execute(f"create table runs as {runs_sql}")
-    resources = RESOURCES.format(**sizes)
+    resources = of_month(RESOURCES).format(**sizes)
     tables = {
         "runs": "select * exclude (n, rank) from runs",
         "run_resources": resources,
         "billing_lines": lines_sql,
-        "billing_loads": LOADS.format(**sizes),
+        "billing_loads": of_month(LOADS).format(**sizes),
     }
     if ladder:
         tables["run_resources"] = f"select * from ({resources}) where run_id in (select run_id from runs where len(resource_ids) > 0)"
-        tables["artifact_bytes"] = LADDER_BYTES
+        tables["artifact_bytes"] = of_month(LADDER_BYTES).format(stored=runs // 10)
     for name, sql in tables.items():
         _write(connection, TABLES[name], sql, folder / f"{name}.parquet")
     connection.close()
-    first, last = "2026-10-01T00:00:00+00:00", "2026-10-31T00:00:00+00:00"
-    extras = {"runs": {"first_start": first, "last_end": last}}
+    last = month_after(first, 1) - dt.timedelta(days=1)
+    extras = {"runs": {"first_start": f"{first}T00:00:00+00:00", "last_end": f"{last}T00:00:00+00:00"}}
     writers = {"runs": "prod", "run_resources": "prod", "billing_lines": "aws", "billing_loads": "aws", "artifact_bytes": "s3"}
     with ParquetWarehouse(folder / "warehouse").step("inputs", "inputs") as step:
         for name in tables:
-            step.put(name, MONTH, writers[name], folder / f"{name}.parquet", extra=extras.get(name))
+            step.put(name, f"{first:%Y-%m}", writers[name], folder / f"{name}.parquet", extra=extras.get(name))
         assert step.publish()
     path = folder / "runspend.yaml"
     path.write_text("home: home\nwarehouse: {uri: warehouse}\n", encoding="utf-8")

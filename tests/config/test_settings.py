@@ -234,7 +234,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("trackin: []\n", "line 1, trackin: unknown key. Did you mean `tracking`? Allowed are access_log, archive, artifacts"),
+        ("trackin: []\n", "line 1, trackin: unknown key. Did you mean `tracking`? Allowed are access, access_log, archive"),
         (f"{SERVER}    tokn: hunter2hunter2\n", "line 4, tracking[0].tokn: unknown key. Did you mean `token`?"),
         (
             f"{SERVER}    copy:\n      tag: [a]\n",
@@ -268,6 +268,10 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
         ("dimensions:\n  team: [tag.team]\n", "line 2, dimensions.team[0]: allowed are run.tag.KEY"),
         ("dimensions:\n  team: [{usr: a.csv}]\n", "line 2, dimensions.team[0].usr: allowed are 'user'"),
         ('schedule: {at: "06:00"}\n', "line 1, schedule: unknown key"),
+        (
+            f"{SERVER}    write_token: t\n    annotate: 3\n",
+            "line 5, tracking[0].annotate: allowed are true, false, or a map such as {requests_per_second: 20}; found '3'",
+        ),
         ("annotate: {metric: cost}\n", "line 1, annotate: unknown key"),
         (f"{SERVER}    via: system-tables\n", "line 4, tracking[0].via: allowed are 'auto', 'database' or 'api'; found 'system-tables'"),
         ("rates:\n  prices: [{instance_type: a, price: 1, currency: USD, per: hour}]\n", "line 2, rates.prices[0].per: unknown key"),

@@ -23,8 +23,10 @@ PATHS = (
     "/runspend/",
     "/runspend/index.html",
     "/runspend/2026-11.html",
+    "/runspend/2026-11-audit.html",
     "/runspend/2026-11-runs.csv",
     "/runspend/icon.svg",
+    "/runspend/api/v1/openapi.json",
     "/runspend/nothing",
     "/runspend/docs",
     "/runspend/openapi.json",
@@ -36,8 +38,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.te
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one month's report, and the runspend.yaml that names it."""
+    """A home with one month's report, a warehouse without charges, and the runspend.yaml that names it."""
     home = tmp_path_factory.mktemp("home")
+    (home / "warehouse" / "_runspend").mkdir(parents=True)
     write_report(plan_report(TableReader(month_world()), "2026-11", settings=Settings(), now=NOW), home / "reports")
     (home / "runspend.yaml").write_text("home: .\n", encoding="utf-8")
     return home
@@ -100,11 +103,34 @@ def test_with_a_login_the_newest_report_is_shown(ask: Ask, home: Path) -> None:
     newest = (home / "reports" / "2026-11.html").read_bytes()
     assert ask("GET", "/runspend/", headers=header).content == newest
     assert ask("GET", "/runspend/", headers={"Cookie": f"_token={token(ask)}"}).content == newest
-    for path in PATHS[1:5]:
+    for path in PATHS[1:7]:
         assert ask("GET", path, headers=header).status_code == 200
-    for path in PATHS[5:]:
+    for path in PATHS[7:]:
         assert ask("GET", path, headers=header).status_code == 404
     assert ask("POST", "/runspend/", headers=header).status_code == 405
+    assert ask("GET", "/runspend/api/v1/nothing", headers=header).json() == {"error": "no such page."}
+    assert ask("GET", "/runspend/api/v1/sql?q=select+1+as+one", headers=header).json()["rows"] == [{"one": 1}]
+    assert ask("GET", "/runspend/health", headers=header).json() == {"status": "ok"}
+
+
+def test_a_role_of_airflow_says_which_teams_are_seen(ask: Ask, home: Path) -> None:
+    """Vera is a viewer. Without her role or name in `access` she sees nothing; with it, what it says; reports only with `all`."""
+    header = {"Authorization": f"Bearer {token(ask)}"}
+    found = []
+    try:
+        for access in (
+            "groups: {Op: all}",
+            "groups: {viewer: [vision]}",
+            "groups: {viewer: all}",
+            "users: {vera: all}",
+            "users: {viewer: all}",
+        ):
+            (home / "runspend.yaml").write_text(f"home: .\naccess: {{{access}}}\n", encoding="utf-8")
+            answers = [ask("GET", f"/runspend/{path}", headers=header) for path in ("api/v1/runs", "2026-11.html", "health")]
+            found.append([answer.status_code for answer in answers])
+    finally:
+        (home / "runspend.yaml").write_text("home: .\n", encoding="utf-8")
+    assert found == [[403, 403, 200], [200, 403, 200], [200, 200, 200], [200, 200, 200], [403, 403, 200]]
 
 
 def test_page_may_be_framed_by_airflow_only_and_runs_nothing(ask: Ask) -> None:
@@ -123,7 +149,9 @@ def test_plugin_loads_without_errors_and_is_in_the_navigation(ask: Ask) -> None:
     (plugin,) = [p for p in plugins_manager.get_plugin_info() if p["name"] == "runspend"]
     (view,) = plugin["external_views"]
     assert (view["destination"], view["href"], view["nav_top_level"]) == ("nav", "runspend/", True)
-    assert ask("GET", f"/{view['icon']}", headers=header).headers["content-type"] == "image/svg+xml"
+    for name in ("icon", "icon_dark_mode"):  # an image has no color of the text around it
+        icon = ask("GET", f"/{view[name]}", headers=header)
+        assert icon.headers["content-type"] == "image/svg+xml" and "currentColor" not in icon.text
 
 
 def test_importing_the_plugin_imports_nothing_heavy() -> None:

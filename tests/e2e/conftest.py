@@ -12,6 +12,7 @@ import pytest
 from tests.command import run_here, run_process
 from tests.kept import made_once
 
+NOW = ("--now", "2026-11-24T06:00")  # the night after the demo's last bill
 Runspend = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -19,6 +20,20 @@ Runspend = Callable[..., subprocess.CompletedProcess[str]]
 def made_world() -> Path:
     """The demo world as `runspend demo` makes it. Read-only: `world` is a copy to run nights on."""
     return made_once("demo", lambda folder: run_process("demo", str(folder), cwd=folder.parent))
+
+
+@pytest.fixture(scope="session")
+def made_night(made_world: Path) -> Path:
+    """The configuration of a home over the demo in which one night has run, as cron runs it. Read-only: copy its folder to change it."""
+
+    def make(home: Path) -> None:
+        home.mkdir()
+        config = copy_world(made_world, home)
+        text = config.read_text()  # the plan has the archive's path: a copy must name the same one
+        config.write_text(text.replace("uri: archive", f"uri: {home}/archive").replace("to: archive", f"to: {home}/archive"))
+        run_process("nightly", "--config", str(config), *NOW)
+
+    return made_once("night", make) / "runspend.yaml"
 
 
 @pytest.fixture

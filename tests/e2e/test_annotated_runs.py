@@ -117,20 +117,24 @@ def lab(folder: Path, via: str) -> Iterator[Lab]:
 @pytest.mark.parametrize("via", ["database", "api"])
 def test_costs_stand_in_mlflow_and_are_never_read_back(tmp_path: Path, via: str) -> None:
     with lab(tmp_path, via) as there:
-        there.runspend("nightly", "--now", NOW)
+        summary = there.runspend("nightly", "--now", NOW).stdout
+        assert "annotated=lab: wrote costs of 7 runs, 1 experiment, 1 model version\n" in summary
         digests = there.digests()
         check_runs(there)
         check_searches(there)
         check_owners(there)
 
         there.proxy.begin()
-        there.runspend("nightly", "--now", NOW)
+        assert "annotated=lab: no cost changed\n" in there.runspend("nightly", "--now", NOW).stdout
+        checked = there.runspend("doctor", "--quick", "--now", NOW, code=None).stdout
+        assert "costs are written to MLflow after each pipeline run: `write_token` logs in" in checked
         assert there.writes() == []
         assert there.digests() == digests
         [kept] = (there.config.parent / "home" / "annotated").iterdir()
         kept.write_bytes(kept.read_bytes()[:-9])  # then MLflow itself says what is right
         compared = there.runspend("annotate", "--now", "2026-11-05T06:00")
         assert there.writes() == []
+        assert "no extract has read them" not in compared.stdout
         assert f"somebody else uses the names of the costs there: run {there.ids['priced']}\n" in compared.stdout
 
         check_removal(there)
@@ -173,12 +177,12 @@ def check_owners(there: Lab) -> None:
     """The experiment's total holds the deleted run; the version has its run's search, what failed before it, and no storage on this bill."""
     tags = there.client.get_experiment(there.run("open").info.experiment_id).tags
     assert {key: tags[key] for key in ("cost_usd_total", "cost_usd_month_to_date")} == {
-        "cost_usd_total": "560.00",
-        "cost_usd_month_to_date": "560.00",
+        "cost_usd_total": "560.0000",
+        "cost_usd_month_to_date": "560.0000",
     }
     version = there.client.get_model_version("net", "1")
     assert {key: value for key, value in version.tags.items() if key not in ("cost_as_of", "runspend.costs")} == {
-        "cost_usd_training": "80.00", "cost_usd_failed_attempts": "40.00", "cost_usd_storage": "0.00",
+        "cost_usd_training": "80.0000", "cost_usd_failed_attempts": "40.0000", "cost_usd_storage": "0.0000",
     }  # fmt: skip
 
 
@@ -252,13 +256,16 @@ def test_an_annotation_that_fails_or_is_killed_goes_on_where_it_was(tmp_path: Pa
 
 
 def test_what_is_not_set_is_said(tmp_path: Path) -> None:
-    def run(tracking: dict[str, Any], *words: str) -> str:
+    def run(tracking: dict[str, Any], *words: str, code: int = 2) -> str:
         (tmp_path / "runspend.yaml").write_text(
             json.dumps({"tracking": [{"name": "lab", "uri": "http://127.0.0.1:9", **tracking}]}), encoding="utf-8"
         )
-        return run_here("annotate", *words, cwd=tmp_path, code=2).stderr
+        done = run_here("annotate", *words, cwd=tmp_path, code=code)
+        return done.stdout + done.stderr
 
     assert "`annotate` needs a login that may write. Set `write_token`" in run({"annotate": True})
     assert "cannot write costs to lab: the server has no `annotate: true`" in run({"write_token": "anonymous"}, "lab")
     assert "cannot find tracking server 'other'" in run({"write_token": "anonymous"}, "other")
     assert "requests_per_second" in run({"write_token": "anonymous", "annotate": {"requests_per_second": 0}})
+    said = run({"annotate": True, "write_token": "anonymous"}, code=3)
+    assert "lab: model versions show no cost yet, because no extract has read them. Run `runspend extract lab`, then this again" in said

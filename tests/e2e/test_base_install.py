@@ -20,7 +20,7 @@ WORKS_ALONE = {
     "config", "identify", "init", "sql", "measure", "check", "verify",
     "archive restore", "warehouse copy", "sources forget", "suggest",
 }  # fmt: skip
-NEEDS = re.compile(r'^error: cannot import (\S+): it is not installed\. Run: pip install "runspend\[(pipeline|demo)\]"$', re.M)
+NEEDS = re.compile(r'^error: cannot import (\S+): it is not installed\. Run: pip install "runspend\[(pipeline|demo|mcp)\]"$', re.M)
 
 # Every command in a child of one process that has imported the command line: to start Python 40 times takes most of a minute.
 RUN_EVERY_COMMAND = """
@@ -124,6 +124,14 @@ def test_every_command_works_or_names_the_extra_to_install(answers: list[dict[st
             assert one["words"].startswith(tuple(WORKS_ALONE)), one
             assert one["words"] != "sql select 1", one
             assert one["code"] in (0, 2), one
+
+
+def test_a_pipeline_run_without_a_configuration_and_without_its_extra_makes_nothing(python: Path, tmp_path: Path) -> None:
+    command = [str(python.with_name("runspend")), "nightly"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNSPEND_") and key != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2 and NEEDS.search(done.stderr), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_command_that_needs_no_extra_works(answers: list[dict[str, Any]]) -> None:

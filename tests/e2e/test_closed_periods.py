@@ -109,9 +109,10 @@ def teams(settings: Settings) -> set[str]:
 
 
 def page_of(settings: Settings, folder: Path) -> str:
-    """The month's page."""
+    """The month's page, and its audit page."""
     with open_warehouse(settings).reader() as reader:
-        return write_report(plan_report(reader, "2026-11", settings=settings, now=LATER), folder).read_text(encoding="utf-8")
+        page = write_report(plan_report(reader, "2026-11", settings=settings, now=LATER), folder)
+    return page.read_text(encoding="utf-8") + page.with_name("2026-11-audit.html").read_text(encoding="utf-8")
 
 
 def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings: Settings, world: KeptWorld) -> None:

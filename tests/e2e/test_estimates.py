@@ -162,7 +162,7 @@ def test_people_see_estimates_next_to_the_sums_and_not_in_them(config: Path) -> 
     assert "about 120.00 USD" in mail
     deliver(config, 4, "50")
     whole_night(settings, 7)
-    assert "Accuracy of estimates" in (settings.home / "reports" / "2026-11.html").read_text()
+    assert "Accuracy of estimates" in (settings.home / "reports" / "2026-11-audit.html").read_text()
 
 
 def test_a_price_list_serves_a_box_no_bill_knows(config: Path) -> None:

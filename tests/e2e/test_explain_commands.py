@@ -140,7 +140,9 @@ def test_the_run_page_in_a_browser(served: tuple[str, str], tmp_path: Path) -> N
             page.on("dialog", lambda dialog, faults=faults: (faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
             page.on(
                 "request",
-                lambda request, faults=faults: faults.append(request.url) if not request.url.startswith(f"{address}/run/") else None,
+                lambda request, faults=faults: (
+                    faults.append(request.url) if not request.url.startswith((f"{address}/run/", f"{address}/pages.js?")) else None
+                ),
             )
             page.on("console", lambda message, faults=faults: faults.append(f"console {message.text}"))
             page.on("pageerror", lambda error, faults=faults: faults.append(f"error {error}"))
@@ -148,7 +150,7 @@ def test_the_run_page_in_a_browser(served: tuple[str, str], tmp_path: Path) -> N
             page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
             page.wait_for_timeout(150)
             assert faults == []
-            assert page.evaluate("document.scripts.length") == 0
+            assert page.evaluate("document.scripts.length") == 1
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             strip = page.locator("svg.chart.wide" if width > 660 else "svg.chart.narrow")
             assert strip.is_visible() and strip.bounding_box()["height"] > 30

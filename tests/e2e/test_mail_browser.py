@@ -6,16 +6,21 @@ import base64
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from runspend.actions import alert
 from runspend.actions.alert import operators
 from runspend.actions.alert.message import Mail
+from runspend.actions.alert.render import Envelope, make_mail
+from runspend.actions.archive.notices import Notice
+from runspend.pipeline.archive_planning import compose_notice
 from runspend.warehouse.records import Records
 from tests.actions.alert.alert_world import budget, cost, run, source, warehouse
 from tests.hostile_names import PAYLOADS
@@ -24,7 +29,7 @@ from tests.settings_builder import make_settings
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
-SIZES = {"phone": (360, 740), "desk": (1100, 800)}
+SIZES = {"phone": (360, 740), "pane": (600, 800), "desk": (1100, 800)}
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +60,16 @@ def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16
         run("b", run_name="trial-118", start_time=NOW - timedelta(hours=3), **on),
     ]
     many = [budget(f"b{n:02d}", f"{100 + n}", notify=["many@acme.com"], forecast=[], actual=["100%"]) for n in range(12)]
-    given = make_settings(home, budget(owner="ana@acme.com", runbook="https://wiki.acme.com/ml-budgets"), *many)
+    key = {"tracking_server": "prod", "workspace": "default", "billing_currency": "USD"}
+    paid = [
+        key | {"run_id": run_id, "charge_date": date(2026, 11, 20), "cost_kind": "compute", "source": "aws",
+               "billing_period": date(2026, 11, 1), "effective_cost": Decimal(amount)}
+        for run_id, amount in (("a", "812.40"), ("b", "73.74"))
+    ]  # fmt: skip
+    site = {"url": "https://costs.acme.com/runspend"}
+    given = make_settings(home, budget(owner="ana@acme.com", runbook="https://wiki.acme.com/ml-budgets"), *many, site=site)
     records = Records(home)
-    with warehouse(home / "w", cost_daily=rows, sources=[source()], runs=runs) as reader:
+    with warehouse(home / "w", cost_daily=rows, sources=[source()], runs=runs, run_costs_daily=paid) as reader:
         judgement = alert.judge(reader, given, records, NOW - timedelta(days=60))  # not its first night any more
         alert.record(given, records, judgement, NOW - timedelta(days=60))
         judgement = alert.judge(reader, given, records, NOW)
@@ -77,7 +89,32 @@ def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16
         "budget": next(m for m in found if m.message_id.startswith("<budget.vision.2026-11") and m.picture),
         "digest": next(m for m in found if m.kind == "budget-digest"),
         "operators": next(m for m in found if m.kind == "stale"),
+        "archive": archive_notice(home, run_name, name),
     }
+
+
+def archive_notice(home: Path, run_name: str, experiment: str) -> Mail:
+    """A notice to operators about the folders of three owners."""
+    data: dict[str, Any] = {
+        "stores": [{"uri": "/srv/mlflow/artifacts"}, {"uri": "/srv/mlflow/archive/cold", "measure": "none"}],
+        "archive": {"to": "/srv/mlflow/archive/cold"}, "site": {"url": "https://costs.acme.com"},
+        "retention": [{"name": "old-failures", "select": {"status": ["FAILED"], "unused_for": "14d"}, "action": "archive", "grace": "30d"}],
+    }  # fmt: skip
+    given = make_settings(home, **data)
+    rows = [
+        {"item_key": str(n), "policy": "old-failures", "run_id": f"{n}" * 32, "run_name": f"{run_name}-{n}", "owner_id": f"{n}" * 32,
+         "owner_kind": "run", "owner": owner, "experiment_name": experiment, "objects": 3, "bytes": n * 10**9, "unused_days": 90 + n,
+         "monthly_saving": Decimal(saving), "action_cost": Decimal("0.02"), "store": "/srv/mlflow/artifacts", "prefix": f"{n}/",
+         "tracking_server": "prod", "workspace": "default"}
+        for n, owner, saving in ((1, "zoe", "2.5"), (2, "ana", "0.25"), (3, "ana", "1.75"), (4, "ben", "0.004"))
+    ]  # fmt: skip
+    subject, blocks = compose_notice(
+        Notice("n", ("oncall@acme.com",), rows, reasons={r["item_key"]: "no address" for r in rows}), given, NOW
+    )
+    return make_mail(
+        Envelope("Runspend <runspend@acme.com>", "archive", "archive-notice"), local_id="archive.n", recipients=["oncall@acme.com"],
+        subject=f"[runspend] {subject}", blocks=blocks, now=NOW,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +139,7 @@ def open_mail(browser: Browser, mail: Mail, size: str, scheme: Any, faults: list
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["budget", "digest", "operators"])
+@pytest.mark.parametrize("name", ["budget", "digest", "operators", "archive"])
 def test_a_mail_fits_and_can_be_read(browser: Browser, mails: dict[str, Mail], name: str, size: str) -> None:
     """No sideways scrolling, letters of 12 pixels at least and far enough from their ground in brightness, the picture whole; by day and by night."""
     faults: list[str] = []
@@ -134,6 +171,48 @@ def assert_readable(page: Page, size: str, scheme: str) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
         "rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)"
     )
+
+
+def test_a_mail_begins_with_figures_and_the_way_to_act(mails: dict[str, Mail]) -> None:
+    """The card's figures, then one button that leads to the live page; runs and budgets lead to theirs; subjects are phrases, not sentences."""
+    budget_mail = mails["budget"]
+    assert budget_mail.subject == "[runspend] Budget vision: 158.2% of 5,000 USD spent in November"
+    assert budget_mail.text.splitlines()[:3] == [
+        "  spent           7,911.77 USD  158.2% of 5,000",
+        "  over budget by  2,911.77 USD  7 days to go",
+        "  forecast           7,998 USD  80% interval: 7,912–9,127",
+    ]
+    links = {name: [str(a["href"]) for a in BeautifulSoup(mail.html, "html.parser").find_all("a")] for name, mail in mails.items()}
+    site = "https://costs.acme.com/runspend"
+    assert links["budget"][:3] == [
+        f"{site}/budget/vision?period=2026-11",
+        f"{site}/run/a?server=prod&workspace=default",
+        f"{site}/run/b?server=prod&workspace=default",
+    ]
+    assert links["digest"][:2] == [f"{site}/#budgets", f"{site}/budget/b00?period=2026-11"]
+    assert links["operators"] == [f"{site}/#bills"]
+    assert mails["digest"].subject == "[runspend] 24 alerts on 12 budgets: 12 exceeded"
+    assert mails["operators"].subject == "[runspend] STALE: aws has no data for 53 h (limit 36 h)"
+    for mail in mails.values():
+        assert "/srv/" not in mail.text + mail.html + mail.subject
+
+
+def test_an_archive_notice_says_what_each_run_saves_by_owner(mails: dict[str, Mail]) -> None:
+    """Run ids and pages, owners in order, each owner's largest saving first, and the sum; the server's folders are named by their ends."""
+    mail = mails["archive"]
+    assert mail.subject == "[runspend] Archive from 24 Dec: 4 folders of artifacts (10.0 GB)"
+    rows = [line.split() for line in mail.text.splitlines() if line.startswith("  vit-l16-384-")]
+    assert [(r[1], r[2], r[-1]) for r in rows] == [
+        ("33333333", "ana", "1.75"), ("22222222", "ana", "0.25"), ("44444444", "ben", "0.0040"), ("11111111", "zoe", "2.50")
+    ]  # fmt: skip
+    assert "saves 4.50 USD per month" in " ".join(mail.text.split())
+    assert "copies the files to …/archive/cold" in " ".join(mail.text.split())
+    links = [str(a["href"]) for a in BeautifulSoup(mail.html, "html.parser").find_all("a")]
+    assert links[:2] == [
+        "https://costs.acme.com/2026-11.html#artifacts",
+        f"https://costs.acme.com/run/{'3' * 32}?server=prod&workspace=default",
+    ]
+    assert len(links) == 5
 
 
 def test_hostile_names_do_nothing(browser: Browser, tmp_path: Path) -> None:

@@ -21,18 +21,15 @@ import pytest
 from runspend.warehouse.factory import open_warehouse
 from tests.allocation.chain import total
 from tests.allocation.truth import UTC, World, true_costs
-from tests.command import run_process
-from tests.e2e.conftest import Runspend, copy_world
-
-NOW = ("--now", "2026-11-24T06:00")
+from tests.conftest import ROOT
+from tests.e2e.conftest import NOW, Runspend
+from tests.notebooks import code_cells, read_notebook, run_cells, shown
 
 
 @pytest.fixture(scope="module")
-def night(made_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def night(made_night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The configuration of a world over which one night has run, as cron runs it. To change it, ask for `own_night`."""
-    config = copy_world(made_world, tmp_path_factory.mktemp("night"))
-    run_process("nightly", "--config", str(config), *NOW)
-    return config
+    return shutil.copytree(made_night.parent, tmp_path_factory.mktemp("night"), dirs_exist_ok=True) / "runspend.yaml"
 
 
 @pytest.fixture
@@ -56,6 +53,14 @@ def bill_rows(folder: Path) -> list[dict[str, str]]:
 def digests(config: Path) -> dict[Any, str]:
     """Content digest of every unit in the warehouse."""
     return {unit: state.digest for unit, state in open_warehouse(str(config.parent / "warehouse")).states().items()}
+
+
+def test_the_notebook_shows_what_its_cells_give(night: Path) -> None:
+    """Every output that `docs/costs.ipynb` shows is what the cell gives over the demo. To renew them: `python -m tests.notebooks`."""
+    cells = code_cells(read_notebook(ROOT / "docs" / "costs.ipynb"))
+    assert len(cells) >= 8
+    for cell, outputs in zip(cells, run_cells(cells, night.parent), strict=True):
+        assert shown(cell["outputs"]) == shown(outputs), "".join(cell["source"])
 
 
 def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, made_world: Path) -> None:
@@ -193,7 +198,7 @@ def test_an_exceeded_budget_is_mailed_once(night: Path) -> None:
     mails = [message_from_bytes(p.read_bytes(), policy=policy.default) for p in sorted((night.parent / "mail").glob("*.eml"))]
     assert [m["To"] for m in mails] == ["nlp-leads@acme.example", "vision-leads@acme.example"]
     over = mails[1]
-    assert over["Subject"].startswith("[runspend] vision: budget exceeded")
+    assert over["Subject"].startswith("[runspend] Budget vision: ")
     with open_warehouse(str(night.parent / "warehouse")).reader() as reader:
         spent = reader.query("select sum(effective_cost) as c from cost_daily where team = 'vision' and charge_date >= date '2026-11-01'")[
             "c"

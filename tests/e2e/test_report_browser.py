@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
+from pypdf import PageObject, PdfReader
 
 from runspend.actions.report import ReportFigures, plan_report, write_report
 from runspend.config.settings import Settings
@@ -116,7 +119,7 @@ def test_the_policy_stops_a_script_that_got_in(browser: Browser, served: tuple[s
     watched.page.context.close()
 
 
-@pytest.mark.parametrize("name", ["2026-11.html", "2027-01.html", "index.html"])
+@pytest.mark.parametrize("name", ["2026-11.html", "2026-11-audit.html", "2027-01.html", "2027-01-audit.html", "index.html"])
 def test_nothing_sticks_out_at_any_width(browser: Browser, served: tuple[str, Path], name: str) -> None:
     """No sideways scrolling, folds open; the style sheet applies; text stands out from the paper."""
     address, _ = served
@@ -162,10 +165,105 @@ def test_paper_shows_what_is_folded(browser: Browser, served: tuple[str, Path]) 
     page.context.close()
 
 
+def test_a_phone_shows_headings_and_opens_what_is_asked_for(browser: Browser, served: tuple[str, Path]) -> None:
+    """Sections are folded but for the first; the bar of links stays in sight and opens them. On a desk everything is open."""
+    address, _ = served
+    phone: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "reduced_motion": "reduce"}
+    page = open_page(browser, f"{address}/2026-11.html", address, **phone).page
+    assert page.evaluate("document.documentElement.scrollHeight") < 4000
+    table = page.locator("#idle table.stack").first
+    assert page.locator("#teams table").first.is_visible() and not table.is_visible()
+    page.locator("nav.toc >> text=Idle").click()
+    assert table.is_visible()
+    bar, section = (page.evaluate(f"document.querySelector('{css}').getBoundingClientRect().toJSON()") for css in ("nav.toc", "#idle"))
+    assert (bar["y"], bar["height"] < section["y"] < 150) == (0, True)
+    page.context.close()
+    from_elsewhere = open_page(browser, f"{address}/2026-11.html#unallocated", address, **phone).page
+    assert from_elsewhere.locator("#unallocated table").first.is_visible()
+    from_elsewhere.context.close()
+    desk = open_page(browser, f"{address}/2026-11.html", address, viewport={"width": 1280, "height": 844}).page
+    assert desk.locator("#idle table.stack").first.is_visible() and desk.locator("#artifacts table.stack").first.is_visible()
+    desk.context.close()
+
+
+def test_drawings_tell_their_numbers_to_the_keyboard(browser: Browser, served: tuple[str, Path]) -> None:
+    """Tab reaches the parts of a chart; the one that has the focus says its numbers, in sight and for screen readers."""
+    address, _ = served
+    page = open_page(browser, f"{address}/2026-11.html", address, viewport={"width": 1280, "height": 900}).page
+    page.locator("nav.toc >> text=Days").focus()
+    seen: dict[str, str] = {}
+    for _ in range(400):
+        page.keyboard.press("Tab")
+        found = page.evaluate(
+            """() => { const g = document.activeElement, tell = g && g.querySelector('.tell');
+            return g && g.closest('svg.chart') ? [g.closest("[id]")?.id ?? "head", g.getAttribute('aria-label'), getComputedStyle(tell).display, tell.textContent] : null }"""
+        )
+        if found:
+            place, words, display, text = found
+            assert display == "block" and text.split(" (")[0].split(":")[0] in words
+            seen[place] = words
+    assert "idle" in seen["idle"] and seen["days"].startswith("21 Nov: 758.34 (allocated to runs 575.74, idle 74.00")
+    page.context.close()
+
+
+def test_who_copies_a_short_name_gets_the_whole(browser: Browser, served: tuple[str, Path], figures: ReportFigures) -> None:
+    """A machine shows the last part of its id. Hover and the clipboard have all of it; no name takes more than three lines."""
+    address, folder = served
+    machine = "arn:aws:ec2:eu-west-1:111122223333:instance/i-f508dfdc8d9d790f3"
+    (c,) = figures.currencies
+    given = replace(c, idle=(replace(c.idle[0], name=machine), *c.idle[1:]), runs=(replace(c.runs[0], name="long-" * 50), *c.runs[1:]))
+    stores = (replace(figures.artifacts.stores[0], store="/srv/mlflow/a/long/way/to/the/artifacts", storage_class="LOCAL"),)
+    named = replace(figures, period="2028-01", currencies=(given,), artifacts=replace(figures.artifacts, stores=stores))
+    write_report(named, folder)
+    page = open_page(browser, f"{address}/2028-01.html", address, viewport={"width": 1280, "height": 900}).page
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    for css, whole, width in (("#idle tbody tr span.nm", machine, 200), ("#artifacts table:nth-of-type(2) span.nm", stores[0].store, 200)):
+        name = page.locator(css).first
+        assert (name.get_attribute("title"), name.bounding_box()["width"] < width) == (whole, True)
+        name.evaluate("e => getSelection().selectAllChildren(e)")
+        assert page.evaluate("getSelection().toString()").strip() == whole
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        lines = page.evaluate(
+            "[...document.querySelectorAll('td span.nm')].map(e => new Set([...e.getClientRects()].map(r => r.top)).size)"
+        )
+        assert max(lines) <= 3
+        count = "e => { const r = document.createRange(); r.selectNodeContents(e); return r.getClientRects().length }"
+        assert page.locator("td.k").first.evaluate(count) == 1, "LOCAL is one word"
+    for path in folder.glob("2028-01*"):
+        path.unlink()
+    page.context.close()
+
+
+@pytest.mark.parametrize("name", ["2026-11.html", "2026-11-audit.html"])
+@pytest.mark.parametrize("paper", ["A4", "Letter"])
+def test_no_heading_is_left_behind_on_paper(browser: Browser, served: tuple[str, Path], name: str, paper: str) -> None:
+    """On every printed page something follows a heading, and the last page has more than a line."""
+    address, _ = served
+    page = open_page(browser, f"{address}/{name}", address).page
+    headings = {h.strip() for h in page.locator("h2").all_text_contents()}
+    printed = PdfReader(io.BytesIO(page.pdf(format=paper)))
+    pages = [lines_of(sheet) for sheet in printed.pages]
+    assert headings <= {text for lines in pages for text in lines}, "the reader finds headings"
+    for lines in pages:
+        after = {text: len(lines) - number - 1 for number, text in enumerate(lines) if text in headings}
+        assert min(after.values(), default=9) >= 3, lines[-4:]
+    assert len(pages[-1]) >= 4
+    page.context.close()
+
+
+def lines_of(sheet: PageObject) -> list[str]:
+    """The lines of a printed page."""
+    return [line.strip() for line in sheet.extract_text().splitlines() if line.strip()]
+
+
 def test_links_between_pages_work(browser: Browser, served: tuple[str, Path]) -> None:
-    """From the newest page to the list of months and back, and a CSV is a download."""
+    """From the newest page to its audit page, the list of months and back, and a CSV is a download."""
     address, _ = served
     page = open_page(browser, f"{address}/2026-11.html", address).page
+    page.click("header >> text=audit")
+    assert page.url == f"{address}/2026-11-audit.html"
+    page.click("header >> text=report")
     page.click("text=all months")
     page.click("text=November 2026")
     assert page.url == f"{address}/2026-11.html"

@@ -30,7 +30,7 @@ from tests.tiny_world import OWNERS, make_store, make_tiny_world
 ROOT = Path(__file__).resolve().parents[2]
 BILLS = {"bill": 24, "small": 500, "large": 20_000}
 ASIDE = ("runspend_archive_artifacts.py", "runspend_measure_artifacts.py")  # neither wakes what the test waits for
-PATIENCE = 420
+PATIENCE = 900  # seconds; usually under 180, but a busy machine starts its ten processes slowly
 
 
 def free_port() -> int:
@@ -125,7 +125,7 @@ def wait_for(what: str, look: Callable[[], Any], log: Path) -> Any:
     pytest.fail(f"no {what} within {PATIENCE} s; the end of the log:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_the_scheduler_runs_the_line(airflow: Callable[[str], Any], config: Path, tmp_path: Path) -> None:
     """Nobody triggers anything: loads and extraction start by the clock, allocation by the last of either, report and mail by allocation."""
     log = tmp_path / "airflow.log"

@@ -1,6 +1,7 @@
 """What holds while one input runs: a time limit, a memory limit, no write outside the work folder, no process, no connection elsewhere.
 
-The audit hook sees what Python does, not what DuckDB's own code does: targets that run SQL compare folders before and after.
+The audit hook sees what Python does in this process. What DuckDB's own code does, and the one process that may be started (the one that
+answers statements over HTTP), it does not see: targets that run SQL compare folders before and after.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from runspend.core.own_process.call import SERVER
 
 # Event -> which of its arguments are paths, each with the folder descriptor that a relative one counts from (None: it has none).
 WRITES: dict[str, dict[int, int | None]] = {
@@ -55,6 +58,8 @@ class _Watch:
                 folder = -1 if folder_at is None else arguments[folder_at]
                 self._check(event, arguments[at], folder if isinstance(folder, int) else -1)
         elif event in STARTS:
+            if event == "subprocess.Popen" and list(arguments[1])[:2] == [sys.executable, str(SERVER)]:
+                return
             self.seen.append(f"{event} {arguments[0]!r}")
         elif event == "socket.connect":
             address = arguments[1]

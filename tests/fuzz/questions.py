@@ -134,7 +134,10 @@ def page(data: bytes, work: Path) -> None:
         for k, _, v in (line.partition(":") for line in lines)
         if k.strip()
     ]
+    before = state()
     status, sent, body = asyncio.run(_request(method, path if path.startswith("/") else f"/{path}", query, headers))
+    if state() != before:
+        raise Finding(f"{first!r} changed the warehouse, or what lies beside it")
     if status >= 500:
         raise Finding(f"{first!r} is answered {status}: {body[:200]!r}")
     if DECOY.encode() in body or str(home()).encode() in body:

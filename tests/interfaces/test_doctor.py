@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from runspend.config.settings import Settings
 from runspend.core.errors import SourceRefused, SourceUnreachable
 from runspend.interfaces import doctor
 from runspend.interfaces.doctor import Finding, check_home, check_mail, diagnose, exit_code, file_system, render
+from tests.mlflow_store import make_schema
 from tests.settings_builder import read_settings
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
@@ -150,7 +154,10 @@ def test_each_passed_check_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", BILL)
     answer(monkeypatch, "runspend.ingest.artifacts.probe_store", "bucket b answers")
     findings = diagnose(load(tmp_path, FILE), now=NOW)
-    assert of(findings, "mlflow") == [("ok", "MLflow 3.17.2, 9 experiments, 18,204 runs, database read-only, revision ab12 known")]
+    assert of(findings, "mlflow") == [
+        ("ok", "MLflow 3.17.2, 9 experiments, 18,204 runs, database read-only, revision ab12 known"),
+        ("ok", "costs are not written to MLflow (`annotate` is off)"),
+    ]
     assert of(findings, "bill") == [
         (
             "ok",
@@ -176,7 +183,10 @@ def test_failed_checks_are_reported_too(tmp_path: Path, monkeypatch: pytest.Monk
         SourceUnreachable("s3://b", "cannot list s3://b: no answer. Check the endpoint."),
     )
     findings = diagnose(load(tmp_path, FILE), now=NOW)
-    assert of(findings, "mlflow")[1:] == [("WARN", "sees 61 of 64 experiments")]
+    assert of(findings, "mlflow")[1:] == [
+        ("WARN", "sees 61 of 64 experiments"),
+        ("ok", "costs are not written to MLflow (`annotate` is off)"),
+    ]
     assert of(findings, "bill")[1:] == [
         ("WARN", "no new data for 37 h (limit 36 h)."),
         ("WARN", "1 row cannot be read. The pipeline sets such rows aside in the table `billing_quarantine`."),
@@ -304,6 +314,53 @@ def test_measured_power_of_a_machine_is_reported(
     [(told, text)] = [(told, text) for told, text in found if text.startswith("box")]
     assert told == level and says in text
     assert not any(text.startswith("old") for _, text in found)
+
+
+def test_a_server_that_shows_costs_is_asked_with_the_login_that_writes_them(tmp_path: Path) -> None:
+    """An id of the installation that Runspend did not make is found too, and none is made."""
+    make_schema(tmp_path / "mlflow.db")
+    server = "{name: a, uri: 'sqlite:///mlflow.db', write_token: anonymous, annotate: true}"
+    settings = load(tmp_path, f"tracking: [{server}]\n")
+    assert of(diagnose(settings, now=NOW), "mlflow")[-1] == (
+        "ok",
+        "costs are written to MLflow after each pipeline run: `write_token` logs in; nothing was written now",
+    )
+    assert not (settings.home / "installation").exists()
+    settings.home.mkdir(exist_ok=True)
+    (settings.home / "installation").write_text("", encoding="utf-8")
+    level, text = of(diagnose(settings, now=NOW), "mlflow")[-1]
+    assert level == "FAIL" and text.endswith("If nothing was ever annotated, delete the file.")
+
+
+@pytest.mark.parametrize(("secret", "level"), [("ann:right", "ok"), ("ann:wrong", "FAIL")])
+def test_a_login_that_cannot_write_costs_is_found(tmp_path: Path, secret: str, level: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer()
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer()
+
+        def answer(self) -> None:
+            is_right = self.headers["Authorization"] == f"Basic {b64encode(b'ann:right').decode()}"
+            body = b"{}" if is_right else b'{"error_code": "PERMISSION_DENIED", "message": "no"}'
+            self.send_response(200 if is_right or self.path == "/version" else 403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as stub:
+        Thread(target=stub.serve_forever, args=(0.01,), daemon=True).start()
+        uri = f"http://127.0.0.1:{stub.server_port}"
+        settings = load(tmp_path, f"tracking: [{{name: a, uri: '{uri}', write_token: '{secret}', annotate: true}}]\n")
+        found = of(diagnose(settings, now=NOW), "mlflow")[-1]
+        stub.shutdown()
+    assert found[0] == level
+    assert level == "ok" or found[1].startswith(f"cannot log in to a to write costs: {uri} refused the credentials")
 
 
 def test_real_sources_are_read(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_loads_that_stop_are_mailed_within_26_hours(tmp_path: Path) -> None:
     assert told[4] == (26, 3, 1)
     assert [t[2] for t in told] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3]
     first = inbox(tmp_path)[0]
-    assert first["Subject"] == "[runspend] STALE: 3 nightly jobs did not run: aws, cost tables, prod"
+    assert first["Subject"] == "[runspend] STALE: 3 nightly jobs without a run: aws, cost tables, prod"
     assert first["To"] == "oncall@acme.com"
     assert "aws was not read for 26 h (limit 25 h, last time 24 Nov 04:00 UTC)." in " ".join(text_of(first).split())
     assert "Bill aws is complete to 23 Nov 23:00 UTC, 31 h behind." in " ".join(text_of(first).split())
@@ -228,7 +228,7 @@ def test_a_test_mail_reaches_one_address_and_leaves_no_trace(tmp_path: Path) -> 
         given = make_settings(tmp_path, mail=smtp_mail(server.port))
         outcome = send_test_mail(given, "ana@acme.com", NOW)
     (taken,) = server.accepted
-    assert (outcome.exit_code, taken.recipients, taken.message["Subject"]) == (0, ["ana@acme.com"], "[runspend] TEST: mail delivery works")
+    assert (outcome.exit_code, taken.recipients, taken.message["Subject"]) == (0, ["ana@acme.com"], "[runspend] TEST: mail delivery")
     assert "image/png" in [part.get_content_type() for part in taken.message.walk()]
     assert not (tmp_path / "records").exists()
     assert send_test_mail(given, "ana@acme.com", NOW).exit_code == 5  # the server is gone

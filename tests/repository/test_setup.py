@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 OF_DOCKER = ("up", "down", "backup", "restore", "upgrade")
-TARGETS = ("bench", "demo", "lint", "nightly", "test", "torture", "up-rehearsal", *OF_DOCKER)
+TARGETS = ("bench", "demo", "lint", "nightly", "test", "test-frameworks", "torture", "up-rehearsal", *OF_DOCKER)
 
 
 def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -53,6 +53,7 @@ def test_every_target_sets_itself_up(tmp_path: Path, target: str) -> None:
         "pyproject.toml",
         "requirements/lock.txt",
         "requirements/build.txt",
+        "requirements/frameworks.txt",
         "tests/servers/bigquery.txt",
         "tests/servers/azurite/package-lock.json",
     ):

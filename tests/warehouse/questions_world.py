@@ -17,11 +17,17 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from runspend.actions.annotate.wanted import wanted_experiments, wanted_models, wanted_runs
+from runspend import connect
+from runspend.actions.annotate.wanted import are_versions_read, wanted_experiments, wanted_models, wanted_runs
 from runspend.actions.archive.archive_records import Archive, ArchiveRecords
 from runspend.actions.archive.items import Item
-from runspend.config.settings import load_settings
+from runspend.actions.costs.runs import ChosenRuns, newest_build, read_run_costs
+from runspend.actions.costs.sources import read_sources
+from runspend.actions.explain.figures import RunKey
+from runspend.actions.explore import View, newest_day, read_experiment, read_figures, read_home, read_model, search
+from runspend.config.settings import Settings, load_settings
 from runspend.pipeline.source_status import rebuilt_months
+from runspend.warehouse.base import Reader
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 from tests.benchmarks.accuracy.cluster import DAY, G5, HOUR, M5, MINUTE, NOBODY, P4D, SHARED, Line, bill_line
@@ -71,6 +77,7 @@ SETTINGS = {
         {"from": "experiment_tags", "notify": ["ops@example.com"]},
     ],
     "mail": {"backend": "file", "operators": ["ops@example.com"]},
+    "sweeps": {"metric": "loss", "best": "min"},
     "archive": {"retention": "30d"},
     "retention": [
         {
@@ -108,6 +115,7 @@ def make_world(folder: Path, schema: Path) -> World:
         begin + DAY + HOUR, None, last_metric=begin + 2 * DAY + 5 * HOUR, tags={"team": "vision", "runspend.instance_id": shared.name}
     )
     alive.params |= {"gpu_count": "1", "lr": "0.1"}
+    world.run(begin + 2 * DAY + 6 * HOUR + 5 * MINUTE, None, tags={"runspend.instance_id": shared.name})  # after the second night
     rented = world.machine(P4D, [(begin, begin + 2 * HOUR)], tags={"mlflow_run_id": world.run(begin, begin + HOUR).run_id})
     world.machine(G5, [(begin, begin + 2 * HOUR)], tags={"mlflow_run_id": "f" * 32, "team": "nlp"})
     world.machine(G5, [(begin, begin + 3 * HOUR)], tags={"eks:nodegroup-name": "gpu-spare", "Name": "a"})
@@ -261,6 +269,38 @@ def add_late_run(folder: Path, machine: str) -> str:
     return "late" * 8
 
 
+def explore(reader: Reader, settings: Settings) -> None:
+    """What pages of the cost explorer ask: every step, order and kind of group."""
+    newest = newest_day(reader)
+    assert newest is not None
+    search(reader, "e")
+    assert read_model(reader, settings, "net") is not None
+    assert read_experiment(reader, settings, "exp-0") is not None
+    read_home(reader, settings, Records(settings.home), datetime.fromisoformat(f"{SECOND}+00:00"), currency="USD")
+    day = f"{newest}"  # compared with the day before
+    for query in (
+        {"from": day},
+        {"by": "team,experiment", "sort": "-change", "every": "week", "from": day},
+        {"by": "service,region", "sort": "name", "every": "month", "compare": "none"},
+        {"by": "user,kind", "sort": "cost", "team": "vision", "top": "2", "from": day},
+        {"by": "source", "sort": "-name", "currency": "USD", "from": day},
+        {"by": "allocated_to", "allocated_to": "run", "measure": "billed", "every": "month", "compare": "none"},
+        {"by": "run,machine", "from": "2026-10-06"},
+        {"by": "model", "every": "month", "compare": "none"},
+        {"by": "team,service", "spread": "1", "from": "2026-10-06"},
+        {"by": "team,instance_type", "currency": "USD", "from": day},
+    ):
+        read_figures(reader, settings, View.of(list(query.items()), newest), newest)
+
+
+def ask_as_programs(reader: Reader) -> None:
+    """What the HTTP API asks and no command: pages of runs, one run, the state of sources."""
+    assert newest_build(reader) is not None
+    rows = read_run_costs(reader, ChosenRuns(limit=3, offset=1)).to_pylist()
+    read_run_costs(reader, ChosenRuns(run=RunKey(*(rows[0][name] for name in ("tracking_server", "workspace", "run_id")))))
+    read_sources(reader)
+
+
 def work(folder: Path, world: World, run: Command) -> None:
     """Nights, questions, an export, a rename: `run` is given the words of a command line."""
     config = ("--config", str(folder / "runspend.yaml"))
@@ -276,6 +316,11 @@ def work(folder: Path, world: World, run: Command) -> None:
         wanted_runs(reader, "lab", "")
         wanted_experiments(reader, "lab", datetime.fromisoformat(f"{SECOND}+00:00"))
         wanted_models(reader, "lab")
+        are_versions_read(reader, "lab")
+        explore(reader, load_settings(folder / "runspend.yaml"))
+        ask_as_programs(reader)
+    library = connect(folder / "runspend.yaml")
+    library.run_costs(since="2026-10-06", until="2026-10-06")
     now = (*config, "--now", SECOND)
     for words in (
         ["--by", "team,experiment"],
@@ -293,6 +338,8 @@ def work(folder: Path, world: World, run: Command) -> None:
     for words in ([], ["--param", "lr=0.1"], ["--param", "epochs=3"]):
         run("forecast", "--experiment", "exp-0", *words, *now)
     run("live", *now)
+    run("live", *config, "--now", SECOND.replace("06:00", "06:30"))
+    run("live", "nothing", *now)
     run("export", "prices", *now)
     run("doctor", "--quick", *now)
     run("check", *now)

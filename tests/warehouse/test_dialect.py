@@ -78,6 +78,38 @@ def test_decimals_keep_their_digits(expression: str, type_: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("concat(a, '/', b)", "x/y"),
+        ("concat(a, '/', missing)", None),
+        ("concat(a, '/', cast(missing as string))", None),
+        ("concat(a, '/', replace(missing, 'x', 'y'))", None),
+        ("concat(a, '/', lower(missing))", None),
+        ("concat(a, '/', case when a = 'x' then missing else b end)", None),
+        ("concat(a, '/', case when a = 'z' then b end)", None),
+        ("concat(a, '/', coalesce(missing, '-'))", "x/-"),
+        ("concat(a, '/', coalesce(concat('=', missing), '-'), case when a = 'x' then '|' else '' end)", "x/-|"),
+        ("concat(a, '/', concat(a, b, missing))", None),
+        ("concat(a, '/', safe_cast(a as int64))", None),
+    ],
+)
+def test_a_concatenation_is_null_if_a_piece_is(expression: str, text: str | None) -> None:
+    assert run(f"select {expression} from (select 'x' as a, 'y' as b, cast(null as string) as missing)") == [(text,)]
+
+
+def test_a_concatenation_of_columns_is_one_call() -> None:
+    """A chain of || copies the text once per piece."""
+    assert "||" not in duckdb_sql("select concat(a, '/', coalesce(b, '-'), '/', replace(c, 'x', 'y')) as k from t")
+
+
+def test_deeply_nested_concatenations_do_not_grow() -> None:
+    expression = "a"
+    for _ in range(8):
+        expression = f"concat(lower({expression}), '/', b)"
+    assert len(duckdb_sql(f"select {expression} as k from t")) < 500
+
+
+@pytest.mark.parametrize(
     "index", ["timestamp_diff(b, a, microsecond)", "div(timestamp_diff(b, a, microsecond), 1)", "countif(true) over ()"]
 )
 def test_a_rewritten_expression_is_still_a_whole_number(index: str) -> None:

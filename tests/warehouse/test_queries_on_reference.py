@@ -30,6 +30,8 @@ from tests.benchmarks.accuracy.files import make_schema
 from tests.reference import GoogleSQL, exact_rows, exact_value, googlesql_type
 from tests.warehouse import questions_world
 
+pytestmark = pytest.mark.timeout(1800)  # the reference interprets each question
+
 PACKAGE = Path(runspend.__file__).parent
 Site = tuple[str, int]  # file in the package, line
 

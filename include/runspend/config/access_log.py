@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -46,17 +47,46 @@ LITERALS = tuple(re.compile(comment + rest, re.DOTALL) for comment in (_COMMENT,
 log = logging.getLogger(__name__)
 
 
-def log_page(settings: Settings, *, who: str | None, pattern: str, path: str, status: int, rows: int | None) -> None:
-    """Log one requested page, answered or not. `pattern`: its address without the values in it."""
-    _write(settings, {"who": who, "kind": "page", "what": path if _with_values(settings) else pattern, "status": status, "rows": rows})
+def log_page(
+    settings: Settings, *, who: str | None, pattern: str, path: str, status: int, rows: int | None, groups: Sequence[str] = ()
+) -> None:
+    """Log one requested page, answered or not. `pattern`: its address without the values in it. `groups`: those of who asks."""
+    _write(
+        settings,
+        {
+            "who": who,
+            **_groups(settings, groups),
+            "kind": "page",
+            "what": path if _with_values(settings) else pattern,
+            "status": status,
+            "rows": rows,
+        },
+    )
 
 
-def log_statement(settings: Settings, statement: str, *, native: bool, rows: int | None, error: str | None = None) -> None:
-    """Log one statement of this user of the machine. `error`: the class of the error it ended with."""
+def log_statement(
+    settings: Settings,
+    statement: str,
+    *,
+    native: bool,
+    rows: int | None,
+    error: str | None = None,
+    who: str | None = None,
+    groups: Sequence[str] = (),
+) -> None:
+    """Log one statement. `error`: the class of the error it ended with. `who` asked: by default this user of the machine."""
     what = statement if _with_values(settings) else without_values(statement)
     _write(
         settings,
-        {"who": _user(), "kind": "sql", "dialect": "native" if native else "googlesql", "what": what, "error": error, "rows": rows},
+        {
+            "who": who or _user(),
+            **_groups(settings, groups),
+            "kind": "sql",
+            "dialect": "native" if native else "googlesql",
+            "what": what,
+            "error": error,
+            "rows": rows,
+        },
     )
 
 
@@ -82,6 +112,11 @@ def _names() -> frozenset[str]:
     return frozenset(TABLES) | {column.name for table in TABLES.values() for column in table.columns}
 
 
+def _groups(settings: Settings, groups: Sequence[str]) -> dict[str, str]:
+    """Return the groups of who asks, where `access` makes them matter."""
+    return {} if settings.access is None else {"groups": ", ".join(groups)}
+
+
 def _with_values(settings: Settings) -> bool:
     return settings.access_log is not None and settings.access_log.values
 
@@ -96,7 +131,7 @@ def _user() -> str:
         return f"uid {os.getuid()}"
 
 
-def _write(settings: Settings, entry: dict[str, str | int | None]) -> None:
+def _write(settings: Settings, entry: Mapping[str, str | int | None]) -> None:
     if settings.access_log is None:
         return
     line = {"at": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%fZ}"} | {

@@ -35,6 +35,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from runspend.config.access import AccessSettings, Viewer, is_own_budget
 from runspend.config.budgets import AnomalySettings, Budget, BudgetEntry, TagBudgets
 from runspend.config.csv_rows import read_csv_rows
 from runspend.config.error_messages import describe_mistakes
@@ -213,6 +214,13 @@ class SiteSettings(Frozen):
     url: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
 
 
+class SweepSettings(Frozen):
+    """The metric that trials are compared by, on the page of their experiment."""
+
+    metric: Annotated[str, Field(min_length=1, max_length=250)]
+    best: Literal["min", "max"]
+
+
 def _resolve_file(raw: object, info: ValidationInfo) -> object:
     return Path(absolute(str(raw), info)) if isinstance(raw, (str, Path)) and str(raw).strip() else raw
 
@@ -236,7 +244,9 @@ def _annotate_defaults(raw: object) -> object:
     try:
         return {} if _BOOL.validate_python(raw) else None
     except ValidationError:
-        return raw
+        if raw is None or isinstance(raw, (Mapping, AnnotateSettings)):
+            return raw
+        raise ValueError("allowed are true, false, or a map such as {requests_per_second: 20}") from None
 
 
 class AnnotateSettings(Frozen):
@@ -705,15 +715,37 @@ class Settings(Frozen):
     mail: MailSettings = MailSettings()
     retention: list[RetentionPolicy] = []
     archive: ArchiveSettings = ArchiveSettings()
+    access: AccessSettings | None = None  # who sees the costs of which teams; by default everybody who can open the pages sees all
     access_log: AccessLogSettings | None = None
     site: SiteSettings | None = None
+    sweeps: SweepSettings | None = None
     _path: Path | None = PrivateAttr(default=None)
+    _viewer: Viewer | None = PrivateAttr(default=None)
     _named_secrets: list[str] = PrivateAttr(default_factory=list)  # of variables with secret names, wherever the file has them
 
     @property
     def path(self) -> Path | None:
         """The file of the settings; None for settings made in code."""
         return self._path
+
+    @property
+    def viewer(self) -> Viewer | None:
+        """For whom these settings are, in a server that `access` restricts; None elsewhere."""
+        return self._viewer
+
+    def seen_by(self, viewer: Viewer) -> Settings:
+        """Return the settings with which a viewer is answered: the warehouse shows what the viewer's teams see.
+
+        Names of other teams' budgets, bills, stores, pools and policies are not in them, nor budgets in experiment tags.
+        """
+        if viewer.teams is None:
+            seen = self.model_copy()
+        else:
+            own = [b for b in self.budgets if is_own_budget(viewer.teams, b.for_.get("team", ()))]
+            empty: dict[str, Any] = {"billing": [], "stores": [], "pools": [], "retention": []}
+            seen = self.model_copy(update={**empty, "budget_entries": own})
+        seen._viewer = viewer
+        return seen
 
     @property
     def budgets(self) -> list[Budget]:

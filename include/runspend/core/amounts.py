@@ -66,6 +66,11 @@ def money(value: Decimal | None, places: int = 2, *, short: bool = False) -> str
     return text.removesuffix(".00") if short else text
 
 
+def small_money(value: Decimal) -> str:
+    """Format a cost that may be below a cent: with four decimals below 0.1."""
+    return money(value, 4 if 0 < abs(value) < Decimal("0.1") else 2)
+
+
 def rough_money(value: Decimal) -> str:
     """Format a forecast without cents, because it is not that precise. Amounts below 100 keep them."""
     return money(value, 2 if value < 100 else 0)

@@ -10,15 +10,15 @@ from __future__ import annotations
 import re
 
 __all__ = [
-    "AS_OF", "COST_TAGS", "FIRST_STEP", "MATCH", "NOTE", "RECORD", "STATUS", "cost_key", "estimate_key", "is_cost_metric", "is_cost_tag", "is_run_note", "may_be_cost", "run_note",
+    "AS_OF", "COST_TAGS", "FIRST_STEP", "MATCH", "NOTE", "RECORD", "STATUS", "STEPS_END", "cost_key", "estimate_key", "is_cost_metric", "is_cost_tag", "is_run_note", "may_be_cost", "run_note",
 ]  # fmt: skip
 
 STATUS, MATCH, AS_OF = "cost_status", "cost_match", "cost_as_of"
 COST_TAGS = (STATUS, MATCH, AS_OF)
 RECORD = "runspend.costs"  # JSON of what Runspend wrote beside it: a value that differs is somebody else's
-# The steps of Runspend's metrics begin here: a metric of these names at an earlier step is somebody else's. (A training that logs a
-# `cost_val` or a `cost_usd` of its own counts its steps from 0.)
-FIRST_STEP = 1_000_000_000
+# The steps of Runspend's metrics: a metric of these names at any other step is somebody else's. No training counts that far, not even its
+# tokens. Microseconds since 1970 are below, nanoseconds above, and JavaScript still counts them one by one.
+FIRST_STEP, STEPS_END = 8 * 10**15, 9 * 10**15
 NOTE = "mlflow.note.content"  # what MLflow shows as the description of a run
 _METRIC = re.compile(r"cost_[a-z]{3}(_estimated)?")
 _PART = re.compile(r"cost_[a-z]{3}_(total|month_to_date|training|failed_attempts|storage)")
@@ -37,7 +37,7 @@ def estimate_key(currency: str) -> str:
 
 def is_cost_metric(key: str, step: int) -> bool:
     """Return whether Runspend wrote the metric's value."""
-    return step >= FIRST_STEP and _METRIC.fullmatch(key) is not None
+    return FIRST_STEP <= step < STEPS_END and _METRIC.fullmatch(key) is not None
 
 
 def may_be_cost(key: str) -> bool:

@@ -15,16 +15,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["borrow_connection", "limit_threads"]
+__all__ = ["borrow_connection", "limit_engine", "limit_threads"]
 
 KEPT = 2  # of each kind: a step reads while it writes; each engine has its own threads
 _idle: dict[str, list[duckdb.DuckDBPyConnection]] = {}
-_limits = threading.local()  # the number of threads of an engine that is lent to this thread
+_limits = threading.local()  # the number of threads and the memory of an engine that is lent to this thread
 
 
 def limit_threads(count: int) -> None:
     """Give engines lent to this thread of the program `count` threads each from now on, instead of one per processor."""
     _limits.threads = count
+
+
+def limit_engine(threads: int, memory: str) -> None:
+    """Give engines lent to this thread so many threads, and `memory` ("1GB") instead of what their callers ask for."""
+    _limits.threads, _limits.memory = threads, memory
 
 
 @contextmanager
@@ -37,7 +42,13 @@ def _few_threads(engine: duckdb.DuckDBPyConnection) -> Iterator[None]:
     usual = engine.execute("select current_setting('threads')").fetchall()[0][0]
     engine.execute(f"set threads = {limit}")
     yield
-    engine.execute(f"set threads = {usual}")
+    if not _is_locked(engine):  # a locked one is closed, not lent again
+        engine.execute(f"set threads = {usual}")
+
+
+def _is_locked(engine: duckdb.DuckDBPyConnection) -> bool:
+    """Whether its settings can no longer be changed."""
+    return bool(engine.execute("select current_setting('lock_configuration')").fetchall()[0][0])
 
 
 @contextmanager
@@ -50,6 +61,7 @@ def borrow_connection(
     of the schema main are dropped. Temporary objects, settings and registered tables end with its connections. An engine that
     spilled, was locked, or whose user failed is closed.
     """
+    memory = getattr(_limits, "memory", memory)
     waiting = _idle.setdefault(kind, [])
     try:
         engine = waiting.pop()
@@ -60,7 +72,7 @@ def borrow_connection(
         engine.execute("set temp_directory = $spill", {"spill": str(spill)})
         with _few_threads(engine), engine.cursor() as connection:
             yield connection
-        if spill.exists() or engine.execute("select current_setting('lock_configuration')").fetchall()[0][0]:
+        if spill.exists() or _is_locked(engine):
             engine.close()  # a locked engine can no longer be reset
             return
         _clear(engine)

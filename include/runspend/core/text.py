@@ -6,6 +6,7 @@ Amounts and dates are in `core/amounts.py`. Whole mails are in `actions/alert/re
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 
 # Characters that break lines, hide, or reverse the text next to them. Zero-width joiners stay: emoji and Indic scripts need them.
@@ -31,6 +32,28 @@ def visible(text: str) -> str:
         elif category not in _DROPPED or char in _JOINERS:
             kept.append(char)
     return "".join(kept)
+
+
+# A folder of one person: /Users/ann@example.com/llm, /Workspace/Users/…, and Databricks' older /Repos/….
+PATH = re.compile(r"(?<![\w:/…])/(?:[^\s/'\"]+/){2,}[^\s/'\",;:]+")  # absolute, of three parts or more; not an address
+PERSONAL = re.compile(r"/(Users|Repos)/([^/]+)")
+
+
+def without_person(experiment: str | None) -> str | None:
+    """Return an experiment's name, or a text with one in it, without the addresses that Databricks puts into it: `/Users/…/llm`."""
+    return None if experiment is None else PERSONAL.sub(r"/\1/…", experiment)
+
+
+def short_place(name: str) -> str:
+    """Return a file system's path by its last two parts, because the rest says where a server keeps its files. Other names stay."""
+    path = name.removeprefix("file://")
+    parts = path.rstrip("/").split("/")
+    return f"…/{'/'.join(parts[-2:])}" if path.startswith("/") and len(parts) > 3 else name
+
+
+def short_places(text: str) -> str:
+    """Return a text with every path of a file system in it cut to its last two parts."""
+    return PATH.sub(lambda found: short_place(found[0]), text)
 
 
 def cut(text: str, limit: int) -> str:

@@ -53,7 +53,10 @@ def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
     """Try everything the settings name. A part that cannot be used is a finding, never an exception."""
     found = list(check_home(settings))
     for server in settings.tracking:
-        found += _tried("mlflow", server.name, server, _probe_server)
+        read = _tried("mlflow", server.name, server, _probe_server)
+        found += read
+        if server.annotate is not None or any(f.level == "ok" for f in read):
+            found += _tried("mlflow", server.name, server, lambda s: _probe_annotation(s, settings.home))
     held: dict[str, Accounts] = {}
     for bill in settings.billing:
         found += _tried("bill", bill.name, bill, lambda b: _probe_bill(b, settings, held, now))
@@ -297,6 +300,19 @@ def _probe_server(server: TrackingServer) -> Iterator[tuple[Level, str]]:
     yield "ok", ", ".join(parts)
     for warning in found.get("warnings", ()):
         yield "WARN", warning
+
+
+def _probe_annotation(server: TrackingServer, home: Path) -> Iterator[tuple[Level, str]]:
+    """Read the installation's id, and try the login that writes costs, by reading with it."""
+    from runspend.actions.annotate.installation import find_installation_id
+    from runspend.ingest.tracking.cost_annotations import CostAnnotations
+
+    if server.annotate is None:
+        yield "ok", "costs are not written to MLflow (`annotate` is off)"
+        return
+    find_installation_id(home)
+    CostAnnotations(server, server.annotate.requests_per_second).check_login()
+    yield "ok", "costs are written to MLflow after each pipeline run: `write_token` logs in; nothing was written now"
 
 
 def check_accounts_once(held: Mapping[str, Accounts]) -> Iterator[Finding]:

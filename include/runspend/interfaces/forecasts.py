@@ -14,8 +14,10 @@ from runspend.warehouse.factory import open_warehouse
 __all__ = ["forecast_costs"]
 
 
-def forecast_costs(experiment: str, params: Mapping[str, object] | None, config: Path | None, now: datetime | None) -> list[dict[str, Any]]:
+def forecast_costs(
+    experiment: str, params: Mapping[str, object] | None, config: str | Path | None, now: datetime | None
+) -> list[dict[str, Any]]:
     """Return one dict per server, currency and outcome, as `runspend forecast --json` prints them. Raises RunspendError."""
     wanted = {key: str(value) for key, value in (params or {}).items()}
-    with open_warehouse(load_settings(config)).reader() as reader:
+    with open_warehouse(load_settings(None if config is None else Path(config))).reader() as reader:
         return as_json(find_runs_like(reader, experiment, wanted, now or datetime.now(timezone.utc)))

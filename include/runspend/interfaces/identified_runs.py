@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from runspend.core.amounts import money
 from runspend.warehouse.base import Reader
@@ -17,39 +18,35 @@ __all__ = ["Group", "read_groups", "say_who_is_identified"]
 
 DAYS = 30
 SHOWN = 5
+GROUP_KEY = ("tracking_server", "workspace", "experiment", "person")
 
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one person in one experiment. `hours`, `cost` and `currency`: of those that name no machine and no job."""
+    """The runs of one person in one experiment. `hours` and `costs` (by currency): of those that name no machine and no job."""
 
+    tracking_server: str
+    workspace: str
     experiment: str
     person: str
     runs: int
     identified: int
     since: datetime | None
     hours: float
-    cost: Decimal
-    currency: str | None
+    costs: dict[str, Decimal]
 
 
 def read_groups(reader: Reader, now: datetime) -> list[Group]:
-    """Return the groups of the last 30 days: the largest cost of runs that name nothing first, then the most hours."""
+    """Return the groups of the last 30 days: first those with the largest cost of runs that name nothing, in any currency, then the most hours."""
     rows = reader.query(read_sql(Path(__file__).parent, "identified_runs"), {"since": now - timedelta(days=DAYS), "now": now}).to_pylist()
-    return [_group(row) for row in rows]
-
-
-def _group(row: dict[str, Any]) -> Group:
-    return Group(
-        row["experiment"],
-        row["person"],
-        row["runs"],
-        row["identified"],
-        row["since"],
-        row["hours"],
-        row["cost"] or Decimal(0),
-        row["currency"],
-    )
+    groups: list[tuple[float, Group]] = []
+    for _, of_group in groupby(rows, key=lambda row: [row[key] for key in GROUP_KEY]):
+        found = list(of_group)
+        costs = {row["currency"]: row["cost"] for row in found if row["cost"]}
+        first = min((row["place"] for row in found if row["cost"]), default=math.inf)
+        values = {key: found[0][key] for key in (*GROUP_KEY, "runs", "identified", "since", "hours")}
+        groups.append((first, Group(**values, costs=costs)))
+    return [group for _, group in sorted(groups, key=lambda one: (one[0], -one[1].hours))]
 
 
 def say_who_is_identified(groups: list[Group]) -> Iterator[str]:
@@ -58,14 +55,20 @@ def say_who_is_identified(groups: list[Group]) -> Iterator[str]:
     if not runs:
         return
     yield f"{identified:,} of {runs:,} runs of the last {DAYS} days name their machine or job ({100 * identified // runs} %)"
+    has_several = len({(group.tracking_server, group.workspace) for group in groups}) > 1
     missing = [group for group in groups if group.identified < group.runs]
     for group in missing[:SHOWN]:
         since = f", since {group.since.day} {group.since:%b %Y}" if group.since else ""
-        cost = f" and cost {money(group.cost)} {group.currency}" if group.cost else ""
+        place = f" on {group.tracking_server}/{group.workspace}" if has_several else ""
+        cost = " and ".join(f"{money(cost)} {currency}" for currency, cost in group.costs.items())
         yield (
-            f"{group.experiment} of {group.person}: {group.identified:,} of {group.runs:,}{since}; the others took {group.hours:,.1f} h{cost}"
+            f"{group.experiment} of {group.person}{place}: {group.identified:,} of {group.runs:,}{since}; the others took {group.hours:,.1f} h{cost and f' and cost {cost}'}"
         )
     if len(missing) > SHOWN:
         yield f"and {len(missing) - SHOWN:,} more"
-    if missing:
-        yield "To identify them, run `pip install runspend` where they train (docs/identify.md)"
+    if any(not group.identified for group in missing):
+        yield "Where none is identified, run `pip install runspend` where they train (docs/identify.md)"
+    if any(group.identified for group in missing):
+        yield (
+            "Where only some are, the others ran elsewhere, or were made by MlflowClient.create_run or resumed: call runspend.identify(run_id) for them (docs/identify.md)"
+        )

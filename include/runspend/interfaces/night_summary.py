@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from runspend.actions.explore.home import forecast_month
 from runspend.actions.report import Night, plan_report, render_summary, summary_lines
 from runspend.allocation.claimed_hours import claimed_hours
 from runspend.allocation.diagnostics import unmet_claims
@@ -29,7 +30,10 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
     warehouse = open_warehouse(settings)
     with warehouse.reader() as reader:
         periods = sorted({u.period for u in warehouse.states("cost_daily")}, reverse=True)
-        figures = [outcome.reported.get(period) or plan_report(reader, period, settings=settings, now=now) for period in periods[:2]]
+        figures = [
+            outcome.reported.get(period) or plan_report(reader, period, settings=settings, now=now, forecast=forecast_month)
+            for period in periods[:2]
+        ]
         night = Night(
             now=now,
             seconds=seconds,
@@ -39,6 +43,7 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
             claimed_hours=_claimed_hours(reader, periods[:2]),
             budgets=_budgets(reader),
             archive=_archive(reader),
+            annotated=_annotated(settings, outcome),
             sources=_sources(reader, settings),
             report=_shown(settings.home / "reports" / f"{periods[0]}.html") if periods else None,
             next_commands=_next(settings),
@@ -61,6 +66,18 @@ def _next(settings: Settings) -> tuple[str, ...]:
 
 def _built(labels: list[str]) -> tuple[str, ...]:
     return tuple(sorted(label.removeprefix("allocate ") for label in labels if label.startswith("allocate ")))
+
+
+def _annotated(settings: Settings, outcome: Outcome) -> tuple[str, ...]:
+    """Return what was written to each MLflow server."""
+    servers = [server.name for server in settings.tracking if server.annotate is not None]
+    written = [
+        f"{name}: wrote {label.removeprefix(f'{name}: ')}"
+        for name in servers
+        for label in outcome.changed
+        if label.startswith(f"{name}: costs of ")
+    ]
+    return (*written, *(f"{name}: no cost changed" for name in servers if f"{name}: costs in MLflow" in outcome.unchanged))
 
 
 def _claims(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:

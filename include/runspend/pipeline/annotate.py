@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from runspend.config.settings import AnnotateSettings, Settings, TrackingServer
@@ -27,19 +28,31 @@ NAMED = 3  # of what was left alone
 def annotate(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, progress: Progress = silent) -> Outcome:
     """Make MLflow show the costs of runs, experiments and model versions, on each server that has `annotate`. Writes only what changed."""
     from runspend.actions import annotate as annotations
-    from runspend.actions.annotate.wanted import as_of_text, wanted_experiments, wanted_models, wanted_runs
+    from runspend.actions.annotate.wanted import are_versions_read, as_of_text, wanted_experiments, wanted_models, wanted_runs
 
     outcome = Outcome("annotate")
     site = settings.site.url if settings.site else ""
-    for server in _annotated(settings, names):
+    servers = _annotated(settings, names)
+    _say_if_none(outcome, servers, "`annotate: true`")
+    for server in servers:
         progress(f"annotate {server.name}")
         with open_warehouse(settings).reader() as reader:
             runs = wanted_runs(reader, server.name, site)
+            if not are_versions_read(reader, server.name):
+                outcome.notes.append(
+                    f"{server.name}: model versions show no cost yet, because no extract has read them. Run `runspend extract {server.name}`, then this again"
+                )
             experiments, models = wanted_experiments(reader, server.name, now), wanted_models(reader, server.name)
-
-        def write(there: CostAnnotations) -> Written:
-            return annotations.write_costs(there, runs, experiments, models, as_of_text(now), settings.home, progress=progress)  # noqa: B023 (called at once)
-
+        write = partial(
+            annotations.write_costs,
+            runs=runs,
+            experiments=experiments,
+            models=models,
+            as_of=as_of_text(now),
+            home=settings.home,
+            other_servers=_others(settings, server),
+            progress=progress,
+        )
         _report(settings, server, write, outcome, now)
     return outcome
 
@@ -49,13 +62,10 @@ def remove_annotations(settings: Settings, names: Sequence[str] | None = None, *
     from runspend.actions import annotate as annotations
 
     outcome = Outcome("annotate")
-    for server in chosen(
-        {s.name: s for s in settings.tracking if s.write_token is not None}, names, "tracking server with a `write_token`"
-    ):
-
-        def remove(there: CostAnnotations) -> Written:
-            return annotations.remove_costs(there, settings.home, progress=progress)
-
+    servers = chosen({s.name: s for s in settings.tracking if s.write_token is not None}, names, "tracking server with a `write_token`")
+    _say_if_none(outcome, servers, "a `write_token`")
+    for server in servers:
+        remove = partial(annotations.remove_costs, home=settings.home, other_servers=_others(settings, server), progress=progress)
         _report(settings, server, remove, outcome, now, is_removal=True)
     return outcome
 
@@ -65,6 +75,15 @@ def _annotated(settings: Settings, names: Sequence[str] | None) -> list[Tracking
     if names is not None and (silent_ones := [s.name for s in servers if s.annotate is None]):
         raise UsageError(f"cannot write costs to {', '.join(silent_ones)}: the server has no `annotate: true` in runspend.yaml.")
     return [server for server in servers if server.annotate is not None]
+
+
+def _say_if_none(outcome: Outcome, servers: Sequence[TrackingServer], key: str) -> None:
+    if not servers:
+        outcome.notes.append(f"no tracking server in runspend.yaml has {key}: nothing was written to MLflow")
+
+
+def _others(settings: Settings, server: TrackingServer) -> list[str]:
+    return [other.name for other in settings.tracking if other.name != server.name]
 
 
 def _report(
@@ -96,6 +115,16 @@ def _report(
     if written.foreign:
         named = ", ".join(written.foreign[:NAMED]) + (f" and {len(written.foreign) - NAMED:,} more" if len(written.foreign) > NAMED else "")
         outcome.notes.append(f"{server.name}: left alone, because somebody else uses the names of the costs there: {named}")
+    for other, count in (+written.others).items():
+        outcome.notes.append(
+            f"{server.name}: left costs of another Runspend installation ({other}) alone, on {count:,} runs, experiments and model versions. "
+            f"Let only one installation annotate them. If the other one is gone, write its id to {settings.home / 'installation'}"
+        )
+    for name, count in written.other_servers.items():
+        outcome.notes.append(
+            f"{server.name}: left the costs of {name} on {count:,} runs, experiments and model versions. "
+            f"To remove them too, run: runspend annotate --remove {name}"
+        )
     if written.gone:
         outcome.notes.append(f"{server.name}: {written.gone:,} runs with a cost are deleted in MLflow, or hidden from `write_token`")
     if written.failures.count:

@@ -189,6 +189,7 @@ def tell_unanswered(
         told = operators.notify(
             settings, records, "NOT ARCHIVED", f"{server}/archive", now, headline, details=sorted(set(found)),
             advice=operators.Advice(
+                subject=f"{server}, {len(found):,} due items in place",
                 still_works="Runspend deletes nothing without an answer. It processed all other due items.",
                 do=[("Find the problem", "runspend doctor"), ("Continue", "runspend archive apply")],
                 next_try="Runspend asks again at the next: runspend archive apply.",

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from runspend.actions import alert
 from runspend.actions.alert import operators
 from runspend.actions.alert.notices import read_receipts, write_archive_notice
-from runspend.actions.alert.render import Block, Facts, MailTable, Paragraph, clean, money, person
+from runspend.actions.alert.render import Block, Button, Card, Facts, MailTable, Paragraph, clean, money, person
+from runspend.actions.alert.sections import run_address
 from runspend.actions.archive.enclosing import find_enclosing
 from runspend.actions.archive.notices import (
     Notice,
@@ -31,10 +32,12 @@ from runspend.config.recipients import find_recipients
 from runspend.config.retention import RetentionPolicy
 from runspend.config.settings import Settings
 from runspend.config.types import format_duration
+from runspend.core.amounts import add, small_money
 from runspend.core.amounts import size as size_text
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import PartialFailure, UsageError
 from runspend.core.step_result import Outcome
+from runspend.core.text import cut, short_place, without_person
 from runspend.schema.rows import by_month, make_load_id
 from runspend.warehouse.base import Warehouse
 from runspend.warehouse.records import Records
@@ -45,7 +48,10 @@ if TYPE_CHECKING:
 OTHER_TIME = timedelta(hours=24)
 LISTED = 200  # items listed in one mail; further items are only counted
 OWNERS_LISTED = 20
+CENT = Decimal("0.01")
+SHORT_ID = 8  # characters of a run id, enough for commands
 ENCLOSING = "archive_enclosing"  # records of notices about
+_NOUNS = {"tier": "Other storage class", "archive": "Archive", "delete": "Deletion of archives", "prune": "Deletion in MLflow"}
 _VERBS = {
     "tier": "moved to another storage class",
     "archive": "moved to the archive",
@@ -156,6 +162,7 @@ def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, p
             settings, records, "NOT ARCHIVED", f"encloses {key}", now, f"{one.kind} {one.id} owns a folder that contains {one.items:,} others. They are not archived",
             details=[one.sentence],
             advice=operators.Advice(
+                subject=f"{one.items:,} folders inside that of {one.kind} {one.id}",
                 still_works="Runspend archives everything outside this folder as usual.",
                 do=[("See why", f"runspend archive why {one.id}" if one.kind == "run" else "runspend archive plan"), ("Do not use", "mlflow gc: it deletes everything in the folder")],
                 next_try="The folder stays protected as long as MLflow names it.",
@@ -188,14 +195,22 @@ def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[s
         else f"{_count(len(notice.rows), 'folder')} of artifacts"
     )
     how_much = "" if is_prune else f" ({size_text(size)})"
-    subject = f"{what}{how_much} will be {'moved or deleted' if _is_mixed(used) else _VERBS[used[0].action]} from {(now + grace).day} {now + grace:%b}"
+    day = f"{(now + grace).day} {now + grace:%b}"
+    subject = f"{'Move or deletion' if _is_mixed(used) else _NOUNS[used[0].action]} from {day}: {what}{how_much}"
+    site = settings.site.url.rstrip("/") if settings.site else None
+    saving = _sum(notice.rows, "monthly_saving")
+    card = [("selected", f"{len(notice.rows):,}", what.partition(" ")[2]), *([("size", size_text(size), "")] if not is_prune else [])]
+    card += [("saves", f"{money(saving)} {settings.currency}", "per month")] if saving else []
+    card += [("from", day, "if you take no action")]
     to_operators = bool(notice.reasons)
     whose = "Runspend cannot mail their owners, so you receive this notice." if to_operators else "You are the owner or user of their runs."
     blocks: list[Block] = [
+        Card(tuple(card)),
         Paragraph(f"A retention policy selects {what}{how_much}. {whose}"),
         Paragraph(f"If you take no action, {_consequence(used)} {format_duration(grace)} after the delivery of this mail, on {(now + grace).day} {now + grace:%B %Y} at the earliest."),
+        *([Button("See the retention policies", f"{site}/{now:%Y-%m}.html#artifacts")] if site else []),
         *_why_operators(notice, settings),
-        *[_table(policy, [row for row in notice.rows if row["policy"] == policy.name], settings, to_operators) for policy in used],
+        *[_table(policy, [row for row in notice.rows if row["policy"] == policy.name], settings, site, with_owner=to_operators) for policy in used],
         Facts("NEXT STEPS", (
             ("Keep one run", f"runspend archive keep {notice.rows[0]['run_id'] or 'RUN_ID'}"),
             ("Keep an experiment", "runspend archive keep EXPERIMENT --until 2027-12-31 --reason \"paper\"".replace("2027-12-31", f"{now.year + 1}-12-31")),
@@ -245,7 +260,7 @@ def _is_mixed(policies: Sequence[RetentionPolicy]) -> bool:
 
 
 def _meaning(policy: RetentionPolicy, settings: Settings) -> tuple[str, str]:
-    target = policy.to or settings.archive.to
+    target = short_place(policy.to or settings.archive.to or "")
     if policy.action == "delete":
         return policy.name, "Runspend deletes the archive, which is the last copy. It cannot be restored."
     if policy.action == "prune":
@@ -261,28 +276,45 @@ def _meaning(policy: RetentionPolicy, settings: Settings) -> tuple[str, str]:
     )
 
 
-def _table(policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings: Settings, with_owner: bool) -> MailTable:
+def _table(
+    policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings: Settings, site: str | None, *, with_owner: bool
+) -> MailTable:
+    """Return the items of a policy by owner, those that save the most first. They are the largest if there are too many to list."""
     largest = sorted(rows, key=lambda row: (-row["bytes"], row["store"], row["prefix"]))
-    shown = tuple(_line(row, settings, with_owner) for row in largest[:LISTED])
+    listed = sorted(
+        largest[:LISTED], key=lambda row: (row["owner"] or "", -(row["monthly_saving"] or 0), -row["bytes"], row["store"], row["prefix"])
+    )
+    shown = tuple(_line(row, settings, with_owner) for row in listed)
     notes = []
     if len(rows) > LISTED:
         rest = largest[LISTED:]
         notes.append(
             f"and {len(rest):,} more, {size_text(sum(row['bytes'] for row in rest))}: runspend sql \"select * from archive_plan where policy = '{policy.name}'\" lists all"
         )
-    saving = sum((row["monthly_saving"] for row in rows if row["monthly_saving"] is not None), Decimal(0))
-    cost = sum((row["action_cost"] for row in rows if row["action_cost"] is not None), Decimal(0))
+    saving, cost = _sum(rows, "monthly_saving"), _sum(rows, "action_cost")
     if saving or cost:
         notes.append(f"saves about {money(saving)} {settings.currency} per month; the move costs about {money(cost)} {settings.currency}")
-    heads = ("", "experiment", *(("owner",) if with_owner else ()), "size", "unused")
-    return MailTable(f"{policy.name.upper()}: {_VERBS[policy.action]}", heads, "ll" + "l" * with_owner + "rr", shown, tuple(notes))
+    if site:
+        notes.append(f"each run has a page: {site}/run/RUN")
+    links = tuple(
+        run_address(row["tracking_server"] or "", row["workspace"] or "", row["run_id"], site) if row["run_id"] else None for row in listed
+    )
+    heads = ("", "run", "owner" if with_owner else "experiment", "size", "unused", "saves")
+    return MailTable(f"{policy.name.upper()}: {_VERBS[policy.action]}", heads, "lllrrr", shown, tuple(notes), links if site else ())
+
+
+def _sum(rows: Sequence[Mapping[str, Any]], column: str) -> Decimal:
+    return add(row[column] for row in rows)
 
 
 def _line(row: Mapping[str, Any], settings: Settings, with_owner: bool) -> tuple[str, ...]:
     name = row["run_name"] or row["owner_id"]
     title = clean(name if row["owner_kind"] == "run" else f"{row['owner_kind'].replace('_', ' ')} {row['owner_id']}", 32)
-    owner = (person(row["owner"], settings.mail.people) or "-",) if with_owner else ()
-    return title, clean(row["experiment_name"] or "-", 20), *owner, size_text(row["bytes"]), f"{row['unused_days']} d"
+    experiment = row["experiment_name"] if settings.mail.people == "show" else without_person(row["experiment_name"])
+    middle = cut(person(row["owner"], settings.mail.people) or "-", 18) if with_owner else clean(experiment or "-", 18)
+    saving = row["monthly_saving"]
+    saves = "" if saving is None else money(saving) if abs(saving) >= CENT else small_money(saving)
+    return title, (row["run_id"] or "-")[:SHORT_ID], middle, size_text(row["bytes"]), f"{row['unused_days']} d", saves
 
 
 def _count(number: int, noun: str, nouns: str = "") -> str:

@@ -89,7 +89,7 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
         told = [] if isinstance(error, WarehouseDamaged) else operators.notify(
             settings, records, "NOT JUDGED", "warehouse", now, f"Runspend could not judge any budget: {why}",
             advice=operators.Advice(
-                still_works="Nothing was changed. Runspend still sends queued mail.",
+                subject="all budgets", still_works="Nothing was changed. Runspend still sends queued mail.",
                 do=[("Find the problem", "runspend doctor"), ("Judge again", "runspend alert")],
                 next_try="Runspend tries again within 6 hours under Airflow, otherwise in the next pipeline run.",
             ),

@@ -19,6 +19,7 @@ __all__ = ["report"]
 def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
     """Write a page and CSV files for each of `periods`. Default: the newest billing period, and all that were rebuilt after their page."""
     from runspend.actions import report as reports
+    from runspend.actions.explore.home import forecast_month
 
     outcome = Outcome("report")
     warehouse = open_warehouse(settings)
@@ -26,7 +27,7 @@ def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
     with warehouse.reader() as reader:
         for period, build_id in report_builds(warehouse, folder, periods).items():
             progress(f"report {period}")
-            figures = reports.plan_report(reader, period, settings=settings, now=now)
+            figures = reports.plan_report(reader, period, settings=settings, now=now, forecast=forecast_month)
             outcome.reported[period] = figures
             outcome.changed.append(str(reports.write_report(figures, folder)))
             if figures.problem:

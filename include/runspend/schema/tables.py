@@ -387,8 +387,8 @@ MODEL_USES = Table(
 
 RUN_METRICS = Table(
     "run_metrics",
-    "one row per run, logged model, metric and step, for metrics of `keep` policies",
-    "Values of the metrics that `retention[].keep.by` names: all values of logged models; of runs the last value and, up to 1,000 steps, every value.",
+    "one row per run, logged model, metric and step, for metrics of `keep` policies and of `sweeps`",
+    "Values of the metrics that `retention[].keep.by` names: all values of logged models; of runs the last value and, up to 1,000 steps, every value. Of the metric that `sweeps` names, the last value of each run.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month the run started (UTC)."),

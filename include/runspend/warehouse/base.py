@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from runspend.config.exchange_rates import Stretch
+    from runspend.warehouse.team_views import Restriction
 
 __all__ = ["Model", "Reader", "Step", "Unit", "UnitState", "Warehouse"]
 
@@ -141,8 +142,11 @@ class Warehouse(Protocol):
         """Open one consistent view: a half-done publish is never visible."""
         ...
 
-    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
-        """Return the rows of one user-written statement. It can read only the published tables, for at most `timeout` seconds."""
+    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None, at_most: int | None = None) -> pa.Table:
+        """Return the rows of one user-written statement, or its first `at_most` rows.
+
+        It can read only the published tables, for at most `timeout` seconds.
+        """
         ...
 
     def step(self, name: str, build_id: str) -> AbstractContextManager[Step]:
@@ -156,6 +160,10 @@ class Warehouse(Protocol):
 
         Units verified at `since` or later (seconds of the epoch; None: none) are not checked again.
         """
+        ...
+
+    def restricted(self, seen: Restriction) -> Warehouse:
+        """Return the same warehouse, whose readers and answers show only what some teams see."""
         ...
 
     def without(self, units: set[Unit]) -> Warehouse:

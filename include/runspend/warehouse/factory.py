@@ -6,13 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runspend.core.errors import ConfigError
+from runspend.core.errors import ConfigError, SourceError
 from runspend.warehouse.base import Unit, Warehouse
 
 if TYPE_CHECKING:
     from runspend.config.settings import Settings
 
-__all__ = ["mend_warehouse", "open_warehouse"]
+__all__ = ["mend_warehouse", "open_published", "open_warehouse"]
 
 
 def mend_warehouse(settings: Settings) -> dict[Unit, str]:
@@ -29,7 +29,19 @@ def mend_warehouse(settings: Settings) -> dict[Unit, str]:
 
 
 def open_warehouse(settings: Settings | str) -> Warehouse:
-    """Open the warehouse of a configuration, or the one in a folder. Finishes any publish that was killed."""
+    """Open the warehouse of a configuration, or the one in a folder. Finishes any publish that was killed.
+
+    With the settings of a viewer, it shows only what the viewer's teams see.
+    """
+    if not isinstance(settings, str) and settings.viewer is not None and settings.viewer.teams is not None:
+        from runspend.warehouse.team_views import Restriction
+        from runspend.warehouse.team_warehouse import TeamWarehouse
+
+        return TeamWarehouse(_open_whole(settings), Restriction(settings.viewer.teams, settings.viewer.budgets))
+    return _open_whole(settings)
+
+
+def _open_whole(settings: Settings | str) -> Warehouse:
     uri = settings if isinstance(settings, str) else settings.warehouse.uri
     if "://" not in uri or uri.startswith("file://"):
         from runspend.warehouse.parquet.warehouse import ParquetWarehouse
@@ -52,3 +64,19 @@ def open_warehouse(settings: Settings | str) -> Warehouse:
     place = settings.warehouse
     bucket = Bucket(uri, endpoint=place.endpoint, region=place.region, credentials=place.credentials)
     return BucketWarehouse(bucket, settings.home / "cache" / hashlib.sha256(bucket.where.encode()).hexdigest()[:16])
+
+
+def open_published(settings: Settings) -> Warehouse:
+    """Open the warehouse to answer questions from it.
+
+    Raises SourceError where its folder is gone although a pipeline run has ended here: an unmounted disk must not look like costs of 0.
+    """
+    uri = settings.warehouse.uri
+    if "://" not in uri or uri.startswith("file://"):
+        folder = Path(uri.removeprefix("file://"))
+        if not (folder / "_runspend").is_dir() and any((settings.home / name).is_dir() for name in ("reports", "records")):
+            raise SourceError(
+                "warehouse",
+                f"cannot read the warehouse: {folder} is not there, or has no tables of Runspend. Mount it, or restore a backup.",
+            )
+    return open_warehouse(settings)

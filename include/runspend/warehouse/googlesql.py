@@ -32,7 +32,7 @@ def rewrite_for_duckdb(tree: exp.Expression) -> None:
     sqlglot's generator cannot be customized: its compiled build cannot be subclassed.
     """
     for node in reversed(
-        list(tree.find_all(exp.DataType, exp.CountIf, exp.IntDiv, exp.TimestampDiff, exp.TimestampTrunc))
+        list(tree.find_all(exp.DataType, exp.CountIf, exp.Concat, exp.IntDiv, exp.TimestampDiff, exp.TimestampTrunc))
     ):  # inner nodes first
         if isinstance(node, exp.DataType):
             if node.this in _TYPES and not node.expressions:
@@ -43,6 +43,8 @@ def rewrite_for_duckdb(tree: exp.Expression) -> None:
                 raise UnsupportedError(f"{node.sql(dialect='bigquery')} has more digits than DuckDB's 38")
         elif isinstance(node, exp.CountIf):
             node.replace(_count_cases(node))
+        elif isinstance(node, exp.Concat):
+            _concat_at_once(node)
         elif isinstance(node, exp.IntDiv):
             # sqlglot omits the parentheses: div(a + 1, 2) would be a + 1 // 2, and b * div(a, 2) be b * a // 2
             whole = exp.IntDiv(this=_whole(node.this), expression=_whole(node.expression))
@@ -68,6 +70,37 @@ def _count_cases(node: exp.CountIf) -> exp.Count:
     condition = node.this.expressions[0] if distinct else node.this
     case = exp.Case().when(condition, condition if distinct else exp.Literal.number(1))
     return exp.Count(this=exp.Distinct(expressions=[case]) if distinct else case)
+
+
+def _concat_at_once(node: exp.Concat) -> None:
+    """Make a concatenation of columns one call. sqlglot writes a chain of ||, which copies the text once per piece.
+
+    DuckDB's concat skips nulls, but in GoogleSQL one null piece makes the whole text null.
+    """
+    pieces = {piece.sql(): piece.copy() for expression in node.expressions for piece in _nullable_pieces(expression)}
+    if len(node.expressions) <= 2 or not all(isinstance(piece, exp.Column) for piece in pieces.values()):
+        return  # to name a longer expression twice could double its cost
+    is_null = [exp.Is(this=piece, expression=exp.Null()) for piece in pieces.values()]
+    whole = exp.Concat(expressions=node.expressions, safe=True, coalesce=True)
+    node.replace(exp.Case().when(exp.or_(*is_null), exp.Null()).else_(whole) if is_null else whole)
+
+
+def _nullable_pieces(node: exp.Expr) -> list[exp.Expr]:
+    """Return the parts of an expression of which any null makes it null; none if it is never null."""
+    if isinstance(node, exp.Literal):
+        return []
+    if isinstance(node, exp.Coalesce) and any(not _nullable_pieces(value) for value in (node.this, *node.expressions)):
+        return []
+    if isinstance(node, exp.Case) and not any(map(_nullable_pieces, _results(node))):
+        return []
+    if isinstance(node, (exp.Concat, exp.Replace, exp.Cast, exp.UnixMicros)) and not isinstance(node, exp.TryCast):
+        return [piece for child in node.iter_expressions() if not isinstance(child, exp.DataType) for piece in _nullable_pieces(child)]
+    return [node]
+
+
+def _results(case: exp.Case) -> list[exp.Expr]:
+    """Return the values that a case may have."""
+    return [*(branch.args["true"] for branch in case.args["ifs"]), case.args.get("default") or exp.Null()]
 
 
 class Statement:

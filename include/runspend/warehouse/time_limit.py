@@ -35,7 +35,7 @@ def time_limit(interrupt: Callable[[], None], seconds: float | None) -> Iterator
     except Exception as error:
         if is_over.is_set():
             raise SqlRefused(
-                f"cannot answer: it took longer than {seconds:g} s and was stopped. Nothing was changed. Query less, or raise --timeout."
+                f"cannot answer: it took longer than {seconds:g} s and was stopped. Nothing was changed. Query less, or raise the time limit."
             ) from error
         raise
     finally:

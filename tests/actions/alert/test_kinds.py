@@ -77,7 +77,7 @@ def test_a_forecast_is_mailed_once_with_its_day_and_range(tmp_path: Path) -> Non
     """100 a day, 2,200 by the 22nd, a budget of 2,800: it will be passed around the 28th. The table, the mail and the next night know."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(amount="2800"))
     result = step(tmp_path, records, given, cost_daily=every_day())
-    assert subjects(tmp_path) == ["[runspend] vision: forecast to exceed budget around 28 Nov (78.5% of 2,800 USD, November)"]
+    assert subjects(tmp_path) == ["[runspend] Budget vision: 78.5% of 2,800 USD spent in November, forecast 100% around 28 Nov"]
     (message,) = mails(tmp_path).values()
     assert message["X-Runspend-Kind"] == "budget-forecast"
     assert "Forecast for 30 November: 3,000 USD (80% interval: 3,000–3,000). It will probably exceed its budget around 28 Nov." in words(
@@ -93,7 +93,7 @@ def test_a_day_that_is_over_is_not_foretold(tmp_path: Path) -> None:
     """On the 29th, with a bill that ends on the 22nd, the 28th is behind us: it is likely passed already."""
     later = datetime(2026, 11, 29, 6, tzinfo=UTC)
     step(tmp_path, MemoryRecords(), make_settings(tmp_path, budget(amount="2800")), later, cost_daily=every_day())
-    assert subjects(tmp_path) == ["[runspend] vision: budget probably exceeded around 28 Nov (78.5% of 2,800 USD, November)"]
+    assert subjects(tmp_path) == ["[runspend] Budget vision: 78.5% of 2,800 USD spent in November, probably 100% since 28 Nov"]
     (message,) = mails(tmp_path).values()
     assert "Probably exceeded around 28 Nov; billing data is incomplete." in words(text_of(message))
 
@@ -121,7 +121,7 @@ def test_estimates_of_days_not_billed_raise_a_forecast(tmp_path: Path) -> None:
     (row,) = result.budget_status.to_pylist()
     assert (row["spent"], row["estimated"], row["judged_on"]) == (Decimal(2200), Decimal(400), "bill")
     assert row["forecast"] == Decimal(3300)
-    assert subjects(tmp_path) == ["[runspend] vision: forecast to exceed budget around 29 Nov (68.7% of 3,200 USD, November)"]
+    assert subjects(tmp_path) == ["[runspend] Budget vision: 68.7% of 3,200 USD spent in November, forecast 100% around 29 Nov"]
     assert "Not included: about 400.00 USD estimated for later hours" in words(text_of(next(iter(mails(tmp_path).values()))))
 
 
@@ -139,7 +139,7 @@ def test_a_budget_judged_on_estimates_says_so(tmp_path: Path) -> None:
     assert "This includes 400.00 USD of estimates for hours that are not billed yet." in text
     assert "Included: 400.00 USD of estimates" in text and "estimated for later hours" not in text
     step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=[*rows, cost("2026-11-23", "90")], runs=runs)
-    assert "[runspend] vision: correction, budget not exceeded (91.6% of 2,500 USD, November)" in subjects(tmp_path)
+    assert "[runspend] Budget vision: correction, 91.6% of 2,500 USD spent in November" in subjects(tmp_path)
 
 
 @pytest.mark.parametrize(("rate_from", "spent"), [("2026-11-01", 2600), ("2026-11-24", 2200)])
@@ -185,7 +185,7 @@ def test_a_correction_names_the_bill_and_the_days_that_were_restated(tmp_path: P
     restated = [cost("2026-11-05", "900"), cost("2026-11-17", "3058.998"), OVER[2]]
     step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=restated, billing_loads=loads, bill_changes=changes)
     correction = next(m for name, m in mails(tmp_path).items() if ".correction." in name)
-    assert correction["Subject"] == "[runspend] vision: correction, budget not exceeded (97.4% of 5,000 USD, November)"
+    assert correction["Subject"] == "[runspend] Budget vision: correction, 97.4% of 5,000 USD spent in November"
     assert correction["To"] == "vision-leads@acme.com"
     text = words(text_of(correction))
     assert "An earlier alert reported that it had reached 100% of budget" in text and "sends no second alert" in text
@@ -213,7 +213,7 @@ def test_an_anomalous_day_is_mailed_with_the_runs_that_caused_it(tmp_path: Path)
                 "sources": [source(until=datetime(2026, 11, 25, tzinfo=UTC))],
             },
         )
-    assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 24 Nov (512.50 USD, typically 100.00)"]
+    assert subjects(tmp_path) == ["[runspend] Budget vision: unusual spend of 512.50 USD on 24 Nov"]
     (message,) = mails(tmp_path).values()
     text = words(text_of(message))
     for found in (
@@ -237,7 +237,7 @@ def test_a_bill_that_comes_once_a_month_holds_back_no_anomaly(tmp_path: Path) ->
     )
     step(tmp_path, records, given, NOW - timedelta(days=2), cost_daily=every_day(last="2026-11-21"), sources=bills)
     step(tmp_path, records, given, cost_daily=[*every_day(last="2026-11-22"), cost("2026-11-23", "900")], sources=bills)
-    assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 23 Nov (900.00 USD, typically 100.00)"]
+    assert subjects(tmp_path) == ["[runspend] Budget vision: unusual spend of 900.00 USD on 23 Nov"]
 
 
 def test_each_threshold_mails_its_own_people(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_tag_makes_a_budget_of_its_experiment(tmp_path: Path, tag: str) -> Non
     """Of that experiment alone, told to its owner, under its name."""
     rows = [cost("2026-11-05", "600"), cost("2026-11-06", "9000", experiment_id="13")]
     result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, TAGS), cost_daily=rows, experiments=[tagged(tag)])
-    assert subjects(tmp_path) == ["[runspend] experiment resnet-sweep: budget exceeded (120.0% of 500 USD, November)"]
+    assert subjects(tmp_path) == ["[runspend] Budget experiment resnet-sweep: 120.0% of 500 USD spent in November"]
     (message,) = mails(tmp_path).values()
     assert (message["To"], result.budget_status["spent"].to_pylist()) == ("ana@acme.com", [Decimal(600)])
 
@@ -391,7 +391,7 @@ def test_an_acknowledged_budget_is_recorded_and_not_mailed(tmp_path: Path) -> No
     step(tmp_path, records, given, datetime(2026, 11, 26, tzinfo=UTC), cost_daily=OVER[:2])
     assert mails(tmp_path) == {}
     step(tmp_path, records, given, datetime(2026, 11, 27, tzinfo=UTC), cost_daily=OVER)
-    assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"]
+    assert subjects(tmp_path) == ["[runspend] Budget vision: 100.2% of 5,000 USD spent in November"]
 
 
 def test_a_budget_that_is_still_exceeded_is_mailed_when_its_snooze_ends(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_a_budget_that_is_still_exceeded_is_mailed_when_its_snooze_ends(tmp_path
     assert step(tmp_path, records, given, cost_daily=OVER).alerts.num_rows == 0
     quiet(tmp_path, records, given, "awake")
     step(tmp_path, records, given, NOW + timedelta(hours=6), cost_daily=OVER[:2])
-    assert subjects(tmp_path) == ["[runspend] vision: 80% of budget reached (82.0% of 5,000 USD, November)"]
+    assert subjects(tmp_path) == ["[runspend] Budget vision: 82.0% of 5,000 USD spent in November"]
 
 
 def test_what_was_acknowledged_is_not_taken_back(tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_a_snooze_that_outlasts_a_periods_judgement_loses_nothing(tmp_path: Path
     for now in (december, datetime(2026, 12, 20, 6, tzinfo=UTC), datetime(2027, 1, 1, 6, tzinfo=UTC), datetime(2027, 1, 2, 6, tzinfo=UTC)):
         assert mails(tmp_path) == {} or now.day == 2
         result = step(tmp_path, records, given, now, cost_daily=late, sources=bill, budget_status=result.budget_status.to_pylist())
-    assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (122.0% of 5,000 USD, November)"]
+    assert subjects(tmp_path) == ["[runspend] Budget vision: 122.0% of 5,000 USD spent in November"]
 
 
 def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
@@ -452,7 +452,7 @@ def test_the_first_pipeline_run_sends_one_summary(tmp_path: Path) -> None:
     text = words(text_of(summary))
     assert "vision 2026-11 5,012.38 5,000 USD 100.2%" in text and "half 2026-11 5,012.38 9,000 USD 55.6%" in text
     assert "1 other is below all thresholds" in text
-    assert by_recipient["solo@acme.com"]["Subject"].startswith("[runspend] own: budget exceeded")
+    assert by_recipient["solo@acme.com"]["Subject"].startswith("[runspend] Budget own: ")
     assert step(tmp_path, records, make_settings(tmp_path, *entries), NOW + timedelta(days=1), cost_daily=OVER).sent == []
     more = [*entries, budget("later", "50"), budget("much", "60")]
     assert len(step(tmp_path, records, make_settings(tmp_path, *more), NOW + timedelta(days=2), cost_daily=OVER).sent) == 2
@@ -516,7 +516,7 @@ def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path
         cost_daily=days[:-1],
     )
     step(tmp_path, records, given, cost_daily=days, sources=[source(until=until)])
-    assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 23 Nov (900.00 USD, typically 100.00)"]
+    assert subjects(tmp_path) == ["[runspend] Budget vision: unusual spend of 900.00 USD on 23 Nov"]
 
 
 # --- runspend budgets ------------------------------------------------------------------------------------------------------
@@ -577,7 +577,7 @@ def test_a_percentage_reads_the_same_in_every_mail_and_list(tmp_path: Path) -> N
     assert (
         "99.9%" in mail.text
         and "experiment resnet 2026-Q4" in mail.text
-        and any("(99.9% of 5,000 USD" in subject for subject in subjects(tmp_path))
+        and any("99.9% of 5,000 USD spent" in subject for subject in subjects(tmp_path))
     )
 
 

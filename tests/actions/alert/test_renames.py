@@ -19,7 +19,7 @@ from tests.actions.alert.test_run import OVER, Killed, step, subjects
 from tests.settings_builder import make_settings
 
 KINDS = [("tracking", "tracking", "tracking_server", "prod"), ("bill", "source", "source", "aws")]
-OVER_BUDGET = "[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"
+OVER_BUDGET = "[runspend] Budget vision: 100.2% of 5,000 USD spent in November"
 
 
 def of(column: str, name: str, rows: list[dict[str, Any]] = OVER) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def test_a_restatement_after_the_rename_is_corrected_once_and_says_by_how_much(t
     step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=of("tracking_server", "new"))
     for day in (2, 3):
         step(tmp_path, records, given, NOW + timedelta(days=day), cost_daily=restated)
-    assert subjects(tmp_path) == [OVER_BUDGET, "[runspend] vision: correction, budget not exceeded (98.2% of 5,000 USD, November)"]
+    assert subjects(tmp_path) == [OVER_BUDGET, "[runspend] Budget vision: correction, 98.2% of 5,000 USD spent in November"]
 
 
 def test_a_budget_in_an_experiment_tag_is_the_same_budget(tmp_path: Path) -> None:
@@ -115,11 +115,11 @@ def test_nothing_is_mailed_between_a_rename_and_the_next_pipeline_run(
     between = step(
         tmp_path, records, given["new"], NOW + timedelta(hours=6), cost_daily=[*of(column, "new", closed), *of(column, old, still_open)]
     )
-    assert [s for s in subjects(tmp_path) if "not judged" not in s] == told
+    assert [s for s in subjects(tmp_path) if "NOT JUDGED" not in s] == told
     assert [note for note in between.notes if f"still use the old name {old} for new" in note]
     after = step(tmp_path, records, given["new"], NOW + timedelta(days=1), cost_daily=of(column, "new", [*closed, *still_open]))
-    assert [s for s in subjects(tmp_path) if "not judged" not in s] == told and not after.notes
-    assert told == [f"[runspend] vision: budget exceeded (102.0% of 5,000 USD, {'2026' if every == 'year' else 'October'})"]
+    assert [s for s in subjects(tmp_path) if "NOT JUDGED" not in s] == told and not after.notes
+    assert told == [f"[runspend] Budget vision: 102.0% of 5,000 USD spent in {'2026' if every == 'year' else 'October'}"]
 
 
 def test_several_renames_may_precede_the_next_pipeline_run(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from decimal import Decimal
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import html5lib
@@ -24,17 +25,21 @@ from PIL import Image
 
 from runspend.actions.alert import chart
 from runspend.actions.alert import render as mail_module
+from runspend.actions.alert.anomalies import Anomaly
 from runspend.actions.alert.decisions import decide
-from runspend.actions.alert.figures import Driver, Figures, RunningRun
+from runspend.actions.alert.digest import write_digests
+from runspend.actions.alert.figures import Driver, Figures, RunningRun, TopRun
 from runspend.actions.alert.judge import Series, judge_budget
 from runspend.actions.alert.message import Mail, address_of, as_bytes
 from runspend.actions.alert.periods import current_period
 from runspend.actions.alert.render import WIDTH, Envelope, MailTable, Paragraph, make_mail, render_html, render_text
 from runspend.actions.alert.series import Coverage
+from runspend.actions.alert.tag_budgets import TagBudget
 from runspend.actions.alert.wording import Writer
 from runspend.config.settings import Budget, MailSettings
 from runspend.core.amounts import money
 from runspend.core.text import clean, cut, width
+from tests.settings_builder import make_settings
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 HEADERS = [
@@ -55,7 +60,13 @@ PAYLOADS = [
 
 
 def make(
-    name: str, *, experiment: str | None = None, user: str = "ana", runbook: str = "https://wiki.acme.com/x", people: str = "show"
+    name: str,
+    *,
+    experiment: str | None = None,
+    user: str = "ana",
+    runbook: str = "https://wiki.acme.com/x",
+    people: str = "show",
+    site: str | None = None,
 ) -> Mail:
     """A budget mail in which run, experiment, user, machine, source and runbook have hostile names."""
     budget = Budget.model_validate(
@@ -67,9 +78,86 @@ def make(
         running=(RunningRun(name, user, name, NOW, Decimal("24.58")),), running_count=1,
         drivers=(Driver(experiment if experiment is not None else name, user, Decimal(5000), Decimal(1)),), others=Driver("2 others", None, Decimal("12.38"), Decimal(0)),
         failed=Decimal(3), by_confidence={"exact": Decimal(5000)}, no_run=Decimal("12.38"), idle_elsewhere=Decimal(7), coverage=(Coverage(name, NOW, None, "ok"),),
+        runs=(TopRun("prod", "default", name, name, user, experiment if experiment is not None else name, name, Decimal(4000)),), run_count=1,
+        people=((user, 1, Decimal(4000)),), people_count=1,
     )  # fmt: skip
     settings = MailSettings.model_validate({"from": "Runspend <runspend@acme.com>", "people": people})
-    return Writer(settings, "/etc/runspend/runspend.yaml").budget_mail(decide([status], {}, NOW)[0], figures, NOW)
+    return Writer(settings, "runspend.yaml", site).budget_mail(decide([status], {}, NOW)[0], figures, NOW)
+
+
+def test_a_mail_leads_to_the_budgets_page_where_there_is_a_site() -> None:
+    address = "https://costs.acme.com/runspend/budget/vision?period=2026-11"
+    mail = make("run", site="https://costs.acme.com/runspend")
+    assert any(line.endswith(address) for line in mail.text.splitlines()) and f'href="{address}"' in mail.html
+    assert "/budget/" not in make("run").text
+
+
+def test_top_runs_and_users_are_named_as_people_may_be() -> None:
+    """The budget's most expensive runs and users; a pseudonym for each name, or neither name nor table."""
+    shown, hidden, others = (make("vit-l16", experiment="/Users/ana@acme.com/llm", people=p).text for p in ("show", "hide", "pseudonym"))
+    for text in (shown, hidden, others):
+        assert re.search(r"vit-l16 .* 4,000.00", text[text.index("TOP RUNS") :])
+    assert "ana@acme.com" in shown[shown.index("TOP RUNS") : shown.index("TOP USERS")]
+    assert re.search(r"TOP USERS .*\n  ana +1  80%  4,000.00", shown)
+    assert "TOP USERS" not in hidden and "ana" not in hidden[hidden.index("TOP COSTS") : hidden.index("CONFIDENCE")]
+    between = others[others.index("TOP COSTS") : others.index("CONFIDENCE")]
+    assert "TOP USERS" in between and re.search(r"person-[0-9a-f]{6}", between) and "ana" not in between
+
+
+def mails_of_a_hidden_person(people: str, **selector: str) -> list[Mail]:
+    """Every kind of mail about a budget in the tag of a person's experiment, or about one that selects by `selector`."""
+    named = {"name": "tag.12.abcd1234", "amount": "5000", "notify": ["leads@acme.com"], "owner": "boss@acme.com"}
+    budget = (
+        Budget.model_validate(named | {"for": selector})
+        if selector
+        else TagBudget.model_validate(named | {"experiment": "/Users/ana@acme.com/llm"})
+    )
+    given = make_settings(Path(), mail={"people": people})
+    status = judge_budget(budget, "USD", current_period("month", NOW.date()), Series({(date(2026, 11, 5), "USD"): Decimal("5012.38")}))
+    figures = Figures(
+        running=(), running_count=0, drivers=(), others=None, failed=None, by_confidence={}, no_run=Decimal(0), idle_elsewhere=Decimal(0), coverage=(),
+    )  # fmt: skip
+    decision, writer = decide([status], {}, NOW)[0], Writer(given.mail, "runspend.yaml", "https://costs.acme.com")
+    anomaly = Anomaly(date(2026, 11, 5), Decimal(5000), Decimal(100))
+    budget_mail = writer.budget_mail(decision, figures, NOW)
+    alert = {
+        "alert_id": "x", "budget": budget.name, "title": budget.title, "budget_period": "2026-11", "kind": "actual", "threshold": "100%", "spent": "5012.38",
+        "amount": "5000", "currency": "USD", "mail": budget_mail.as_record(),
+    }  # fmt: skip
+    return [
+        budget_mail,
+        writer.short_mail(decision, (), NOW),
+        writer.correction_mail(decision, (), (), NOW),
+        writer.anomaly_mail(decision, anomaly, ((), 0), (), NOW),
+        writer.first_night_mail("leads@acme.com", [alert], [status], NOW),
+        *(mail for mail, _ in write_digests(given, "leads@acme.com", [alert], NOW, None)),
+    ]
+
+
+@pytest.mark.parametrize("people", ["show", "pseudonym", "hide"])
+def test_no_mail_names_the_person_in_whose_folder_an_experiment_is(people: str) -> None:
+    """Neither in its subject nor in its body; nor the budget's owner, who gets the replies."""
+    mails = mails_of_a_hidden_person(people)
+    for mail in mails:
+        read = f"{mail.subject} {mail.text} {mail.html}"
+        assert ("ana@" in read) == (people == "show"), mail.kind
+        assert people == "show" or "boss@acme.com" not in read, mail.kind
+        assert "experiment /Users/" in read, mail.kind
+    assert people == "show" or all("experiment /Users/…/llm" in mail.subject for mail in mails[:4])
+    owners = [re.search(r"^ +Owner +(.*)$", mail.text, re.MULTILINE) for mail in mails[:4]]
+    wanted = {"show": r"boss@acme\.com", "pseudonym": "person-[0-9a-f]{6}"}.get(people)
+    assert all(found is None if wanted is None else found and re.fullmatch(wanted, found[1].strip()) for found in owners)
+
+
+@pytest.mark.parametrize(
+    ("selector", "is_personal"), [({"user": "ana@acme.com"}, True), ({"owner": "ana@acme.com"}, True), ({"experiment": "/Users/ana@acme.com/llm"}, True), ({"team": "vision"}, False)],
+)  # fmt: skip
+def test_a_command_that_selects_a_hidden_person_is_left_out(selector: dict[str, str], is_personal: bool) -> None:
+    """With names shown, or without a person in it, the mail has it."""
+    for people in ("show", "pseudonym", "hide"):
+        for mail in mails_of_a_hidden_person(people, **selector)[:4]:
+            assert ("See the costs" in mail.text) == (people == "show" or not is_personal), mail.text
+            assert ("ana@" in mail.text + mail.html) == (people == "show" and is_personal), mail.text
 
 
 def charted(local_id: str = "charted") -> Mail:

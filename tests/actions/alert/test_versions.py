@@ -18,7 +18,7 @@ from tests.actions.alert.test_kinds import every_day
 from tests.actions.alert.test_run import OVER, step, subjects
 from tests.settings_builder import make_settings
 
-CORRECTION = "[runspend] vision: correction, budget not exceeded (97.4% of 5,000 USD, November)"
+CORRECTION = "[runspend] Budget vision: correction, 97.4% of 5,000 USD spent in November"
 RESTATED = [cost("2026-11-05", "900"), cost("2026-11-17", "3058.998"), OVER[2]]
 
 
@@ -54,7 +54,7 @@ def test_a_restatement_long_after_the_period_is_corrected_once(tmp_path: Path, d
     for _ in range(2):
         after = night(tmp_path, records, given, day, RESTATED, status)
         assert [r["spent"] for r in after if r["budget_period"] == "2026-11"] == [Decimal("4871.253")]
-        assert sorted(subjects(tmp_path)) == ["[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)", CORRECTION]
+        assert sorted(subjects(tmp_path)) == ["[runspend] Budget vision: 100.2% of 5,000 USD spent in November", CORRECTION]
 
 
 def test_a_period_that_is_over_is_closed_for_everything_else(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_past_month_is_judged_by_the_budget_that_was_valid_at_its_end(tmp_path
         night(tmp_path, records, make_settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER[:2])
     assert subjects(tmp_path) == []
     night(tmp_path, records, make_settings(tmp_path, budget(amount="9500", forecast=[], actual=["100%"])), "2026-12-03", OVER)
-    assert subjects(tmp_path) == ["[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)"]
+    assert subjects(tmp_path) == ["[runspend] Budget vision: 100.2% of 5,000 USD spent in November"]
 
 
 def test_an_edit_does_not_send_another_first_summary(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_an_edit_does_not_send_another_first_summary(tmp_path: Path) -> None:
         night(tmp_path, records, make_settings(tmp_path, *entries), day, OVER)
     told = subjects(tmp_path)
     assert sum("budgets monitored" in subject for subject in told) == 1
-    assert sum("budget exceeded" in subject for subject in told) == 3
+    assert sum("spent in" in subject for subject in told) == 3
 
 
 def test_an_edit_loses_no_expensive_day(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_an_edit_loses_no_expensive_day(tmp_path: Path) -> None:
     night(tmp_path, records, make_settings(tmp_path, budget(amount="9000")), "2026-11-26", rows[:-1])
     assert subjects(tmp_path) == []
     night(tmp_path, records, make_settings(tmp_path, budget(amount="9000")), "2026-11-27", rows)
-    assert subjects(tmp_path) == ["[runspend] vision: unusual spend on 24 Nov (900.00 USD, typically 100.00)"]
+    assert subjects(tmp_path) == ["[runspend] Budget vision: unusual spend of 900.00 USD on 24 Nov"]
     night(tmp_path, records, make_settings(tmp_path, budget(amount="9500")), "2026-11-28", rows)
     assert len(subjects(tmp_path)) == 1
 
@@ -162,7 +162,7 @@ def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_pa
     for _ in range(2):
         status = night(tmp_path, records, given, "2026-11-03", rows, status)
         assert sorted(subjects(tmp_path)) == [
-            f"[runspend] vision: budget exceeded (120.0% of 500 USD, week {n} of 2026)" for n in (40, 41, 42, 44)
+            f"[runspend] Budget vision: 120.0% of 500 USD spent in week {n} of 2026" for n in (40, 41, 42, 44)
         ]
 
 
@@ -178,6 +178,6 @@ def test_tables_that_know_less_than_they_did_take_nothing_back(tmp_path: Path) -
         step(tmp_path, records, given, now, cost_daily=known, sources=bills)
         assert len(subjects(tmp_path)) == 1, (known, bills)
     step(tmp_path, records, given, now, cost_daily=rows[:3], sources=both)
-    assert len(subjects(tmp_path)) == 2 and "[runspend] vision: correction, budget not exceeded (82.2% of 5,000 USD, Q4 2026)" in subjects(
+    assert len(subjects(tmp_path)) == 2 and "[runspend] Budget vision: correction, 82.2% of 5,000 USD spent in Q4 2026" in subjects(
         tmp_path
     )

@@ -85,7 +85,7 @@ def test_a_crossing_is_posted_once(tmp_path: Path, chat: tuple[type[Chat], str],
     ((path, body),) = here.posted
     assert path == f"/services/{SECRET}"
     words = json.dumps(body, ensure_ascii=False)
-    assert "vision: budget exceeded (100.2% of 5,000 USD, November)" in words
+    assert "Budget vision: 100.2% of 5,000 USD spent in November" in words
     assert "TOP COSTS" in words
     assert "budget.vision.2026-11.actual.100." in words
     assert len(list((tmp_path / "mail").glob("budget*.eml"))) == 1

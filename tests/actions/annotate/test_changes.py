@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from runspend.actions.annotate.changes import Changes, RunCost, find_changes, find_owner_changes
+from runspend.actions.annotate.changes import Changes, RunCost, Writer, find_changes, find_owner_changes
 from runspend.core.cost_keys import FIRST_STEP
 from runspend.ingest.tracking.cost_annotations import AnnotatedRun, ShownCost
 
+BY = Writer("prod", "0" * 16, frozenset({"other"}))
+OTHER = Writer("other", "0" * 16, frozenset({"prod"}))
 AS_OF = {"cost_as_of": "2026-11-29T06:00Z"}
 NOTE = "Cost of this run, line by line: https://runspend.example.com/run/r1"
 WANTED = RunCost("default", "1", "r1", {"cost_usd": 41.2}, state=1, match=2)
@@ -28,8 +30,8 @@ def written(shown: AnnotatedRun, changes: Changes | None) -> AnnotatedRun:
 
 
 def change(shown: AnnotatedRun, wanted: RunCost) -> AnnotatedRun:
-    after = written(shown, find_changes(shown, wanted, AS_OF, "prod"))
-    assert not find_changes(after, wanted, {"cost_as_of": "2026-12-01T06:00Z"}, "prod"), "the second time, nothing is written"
+    after = written(shown, find_changes(shown, wanted, AS_OF, BY))
+    assert not find_changes(after, wanted, {"cost_as_of": "2026-12-01T06:00Z"}, BY), "the second time, nothing is written"
     return after
 
 
@@ -90,8 +92,8 @@ def test_a_description_is_written_only_where_there_is_none() -> None:
 )
 def test_a_value_of_somebody_else_stays(shown: AnnotatedRun) -> None:
     wanted = replace(WANTED, costs={"cost_usd": 41.2, "cost_eur": 1.0})
-    assert find_changes(shown, wanted, AS_OF, "prod") is None
-    removed = written(shown, find_changes(shown, replace(WANTED, costs={}), {}, "prod"))
+    assert find_changes(shown, wanted, AS_OF, BY) is None
+    removed = written(shown, find_changes(shown, replace(WANTED, costs={}), {}, BY))
     theirs = {key: value for key, value in shows(shown).items() if shows(SHOWN).get(key) != value}
     assert theirs.items() <= shows(removed).items()
 
@@ -110,9 +112,17 @@ def test_a_metric_without_its_tags_is_completed() -> None:
 def test_what_another_server_of_the_configuration_wrote_is_its_own() -> None:
     """Two entries of `tracking` may name one MLflow, or one registry."""
     nothing = replace(WANTED, costs={})
-    assert find_changes(SHOWN, nothing, {}, "other") == Changes() and find_changes(SHOWN, nothing, {}, "prod")
-    ours = apply({}, list((find_owner_changes({}, {"cost_usd_total": "1.00"}, AS_OF, "prod") or {}).items()))
-    assert find_owner_changes(ours, {}, {}, "other") == {} and find_owner_changes(ours, {}, {}, "prod")
+    assert find_changes(SHOWN, nothing, {}, OTHER) == Changes() and find_changes(SHOWN, nothing, {}, BY)
+    ours = apply({}, list((find_owner_changes({}, {"cost_usd_total": "1.00"}, AS_OF, BY) or {}).items()))
+    assert find_owner_changes(ours, {}, {}, OTHER) == {} and find_owner_changes(ours, {}, {}, BY)
+
+
+def test_what_was_written_under_a_name_that_is_no_longer_configured_can_be_removed() -> None:
+    """`sources rename` renames the server in runspend.yaml, and MLflow keeps the former name in its records."""
+    renamed = Writer("new", BY.installation, BY.other_servers)
+    assert shows(written(SHOWN, find_changes(SHOWN, replace(WANTED, costs={}), {}, renamed))) == {}
+    ours = apply({}, list((find_owner_changes({}, {"cost_usd_total": "1.00"}, AS_OF, BY) or {}).items()))
+    assert apply(ours, list((find_owner_changes(ours, {}, {}, renamed) or {}).items())) == {}
 
 
 def test_tags_of_an_experiment_are_set_one_by_one_and_may_be_interrupted_anywhere() -> None:
@@ -120,18 +130,18 @@ def test_tags_of_an_experiment_are_set_one_by_one_and_may_be_interrupted_anywher
     for first in ({}, {"cost_usd_total": "100.00", "cost_eur_total": "1.00"}):
         before: dict[str, str] = {"team": "vision"}
         if first:
-            before |= {key: value for key, value in (find_owner_changes(before, first, AS_OF, "prod") or {}).items() if value is not None}
+            before |= {key: value for key, value in (find_owner_changes(before, first, AS_OF, BY) or {}).items() if value is not None}
         later = {"cost_as_of": "2026-11-30T06:00Z"}
-        steps = list((find_owner_changes(before, wanted, later, "prod") or {}).items())
+        steps = list((find_owner_changes(before, wanted, later, BY) or {}).items())
         for done in range(len(steps) + 1):
             shown = apply(before, steps[:done])
-            shown = apply(shown, list((find_owner_changes(shown, wanted, later, "prod") or {}).items()))
+            shown = apply(shown, list((find_owner_changes(shown, wanted, later, BY) or {}).items()))
             assert {key: value for key, value in shown.items() if key != "runspend.costs"} == {"team": "vision", **wanted, **later}
-            assert find_owner_changes(shown, wanted, {"cost_as_of": "2027"}, "prod") == {}
-            removed = list((find_owner_changes(shown, {}, {}, "prod") or {}).items())
+            assert find_owner_changes(shown, wanted, {"cost_as_of": "2027"}, BY) == {}
+            removed = list((find_owner_changes(shown, {}, {}, BY) or {}).items())
             for undone in range(len(removed) + 1):
                 left = apply(shown, removed[:undone])
-                assert apply(left, list((find_owner_changes(left, {}, {}, "prod") or {}).items())) == {"team": "vision"}
+                assert apply(left, list((find_owner_changes(left, {}, {}, BY) or {}).items())) == {"team": "vision"}
 
 
 def apply(shown: dict[str, str], steps: list[tuple[str, str | None]]) -> dict[str, str]:
@@ -142,9 +152,13 @@ def apply(shown: dict[str, str], steps: list[tuple[str, str | None]]) -> dict[st
 @pytest.mark.parametrize("theirs", [{"cost_usd_total": "mine"}, {"cost_as_of": "mine"}])
 def test_tags_of_somebody_else_stay(theirs: dict[str, str]) -> None:
     wanted = {"cost_usd_total": "160.00"}
-    assert find_owner_changes(theirs, wanted, AS_OF, "prod") is None
-    ours = apply({}, list((find_owner_changes({}, wanted, AS_OF, "prod") or {}).items()))
+    assert find_owner_changes(theirs, wanted, AS_OF, BY) is None
+    ours = apply({}, list((find_owner_changes({}, wanted, AS_OF, BY) or {}).items()))
     changed = ours | theirs
-    assert find_owner_changes(changed, {"cost_usd_total": "170.00"}, AS_OF, "prod") is None
-    assert theirs.items() <= apply(changed, list((find_owner_changes(changed, {}, {}, "prod") or {}).items())).items()
-    assert json.loads(ours["runspend.costs"]) == {"by": ["prod"], "cost_as_of": [AS_OF["cost_as_of"]], "cost_usd_total": ["160.00"]}
+    assert find_owner_changes(changed, {"cost_usd_total": "170.00"}, AS_OF, BY) is None
+    assert theirs.items() <= apply(changed, list((find_owner_changes(changed, {}, {}, BY) or {}).items())).items()
+    assert json.loads(ours["runspend.costs"]) == {
+        "by": ["prod", "0" * 16],
+        "cost_as_of": [AS_OF["cost_as_of"]],
+        "cost_usd_total": ["160.00"],
+    }

@@ -103,7 +103,7 @@ def test_owners_get_one_mail_with_all_that_is_theirs(tmp_path: Path, server: Ser
         assert (row["state"], row["announced_at"], row["earliest_at"]) == ("announced", NOW, NOW + timedelta(days=30))
     (mail,) = [mail.message for mail in server.accepted if "ana@acme.com" in mail.recipients]
     assert (mail["To"], mail["Cc"]) == ("ana@acme.com", "oncall@acme.com")
-    assert mail["Subject"] == "[runspend] 2 folders of artifacts (2.0 kB) will be moved to the archive from 24 Dec"
+    assert mail["Subject"] == "[runspend] Archive from 24 Dec: 2 folders of artifacts (2.0 kB)"
     plain, html = (mail.get_body((kind,)) for kind in ("plain", "html"))
     assert plain is not None and html is not None
     for text in (

@@ -58,6 +58,7 @@ def reader(tmp_path: Path) -> Any:
     ]
     runs = [ended(number, str(number)) for number in range(1, 13)]
     runs += [ended(20, "999", run_status="FAILED"), ended(21, "999", parent_run_id="r1"), ended(22, "7", experiment_name="speech")]
+    runs += [ended(23, "500", tracking_server="dev")]
     warehouse = ParquetWarehouse(tmp_path)
     with warehouse.step("test", "test") as step:
         step.put("billing_lines", "2026-10", "aws", arrow("billing_lines", lines))
@@ -75,9 +76,11 @@ def test_an_hour_costs_what_it_usually_cost(reader: Reader) -> None:
 
 
 def test_runs_of_an_experiment_cost_between_these(reader: Reader) -> None:
-    assert [(row["experiment"], row["runs"], row["low"], row["high"]) for row in list_prices(reader, NOW)["experiments"]] == [
-        ("speech", 1, "7.00", "7.00"),
-        ("vit", 12, "2.00", "11.00"),
+    found = list_prices(reader, NOW)["experiments"]
+    assert [(row["experiment"], row["tracking_server"], row["runs"], row["low"], row["high"]) for row in found] == [
+        ("speech", "prod", 1, "7.00", "7.00"),
+        ("vit", "dev", 1, "500.00", "500.00"),
+        ("vit", "prod", 12, "2.00", "11.00"),
     ]
 
 

@@ -93,7 +93,7 @@ def test_the_lack_of_charges_is_stated_on_standard_error(config: Path) -> None:
     [
         (
             ("--where", "teem=x"),
-            "error: cannot select costs by 'teem': allowed are team, project, cost_center, owner, experiment, user, server, kind, allocated_to, source, service, account, provider. Did you mean 'team'?",
+            "error: cannot select costs by 'teem': allowed are team, project, cost_center, owner, experiment, user, server, kind, allocated_to, source, service, account, region, provider, confidence, currency. Did you mean 'team'?",
         ),
         (("--where", "team"), "error: cannot use --where 'team': it has no `=`. Write KEY=VALUE, such as team=vision."),
         (("--where", "team=\udcff"), "error: cannot use --where 'team=\\udcff': it is not UTF-8 text. Correct the value."),

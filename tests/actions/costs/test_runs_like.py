@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 import runspend
 from runspend.actions.costs import runs_like
-from runspend.actions.costs.runs_like import find_runs_like, say_what_it_costs
+from runspend.actions.costs.runs_like import RunsLike, find_runs_like, say_what_it_costs
 from runspend.core.errors import UsageError
 from runspend.interfaces.cli import cli
 from runspend.warehouse.base import Reader
@@ -59,6 +60,11 @@ def reader(tmp_path: Path) -> Any:
     warehouse = ParquetWarehouse(tmp_path)
     with warehouse.step("test", "test") as step:
         step.put("runs", "2026-10", "prod", arrow("runs", [run for run, _ in made]))
+        names = [
+            {"tracking_server": "prod", "workspace": "default", "experiment_id": f"{i}", "experiment_name": n}
+            for i, n in enumerate(("vision", "speech"))
+        ]
+        step.put("experiments", "all", "prod", arrow("experiments", names))
         step.put("run_costs", "2026-10", "all", arrow("run_costs", [row for _, row in made]))
         assert step.publish()
     with warehouse.reader() as opened:
@@ -71,7 +77,7 @@ def say(reader: Reader, experiment: str = "vision", **params: str) -> list[str]:
 
 def test_finished_and_failed_runs_are_told_apart_by_currency(reader: Reader) -> None:
     assert say(reader) == [
-        "1 finished run: median 80.00 EUR and 1.0 h; they cost 80.00 to 80.00 EUR",
+        "1 finished run: 80.00 EUR and 1.0 h",
         "11 finished runs: median 6.00 USD and 6.0 h; the middle 80 % cost 2.00 to 10.00 USD",
         "2 failed or stopped runs: median 500.00 USD and 1.0 h; they cost 500.00 to 700.00 USD",
     ]
@@ -85,17 +91,27 @@ def test_params_narrow_the_runs(reader: Reader) -> None:
 
 def test_what_is_not_there_is_said(reader: Reader) -> None:
     assert say(reader, "speech") == ["No run like this in speech ended in the last 365 days and was billed."]
+    with pytest.raises(UsageError, match="cannot compare with runs of visoin: the warehouse has no experiment of this name"):
+        say(reader, "visoin")
     with pytest.raises(UsageError, match=r"no run of vision has it in the warehouse\. Name it in `copy\.params`"):
         say(reader, epochs="3")
     with pytest.raises(UsageError, match="cannot use the param"):
         find_runs_like(reader, "vision", {"x') or ('1' = '1": "1"}, NOW)
 
 
+def test_short_and_cheap_runs_keep_their_digits() -> None:
+    one = RunsLike("prod", "default", "USD", False, 2, Decimal("0.0047"), Decimal("0.0004"), Decimal("1.06"), 5 / 3600, False)
+    assert say_what_it_costs("vit", [one]) == ["2 failed or stopped runs: median 0.0047 USD and 5 s; they cost 0.0004 to 1.06 USD"]
+    assert say_what_it_costs("vit", [replace(one, median_hours=0.5)])[0].startswith(
+        "2 failed or stopped runs: median 0.0047 USD and 30 min;"
+    )
+
+
 def test_python_and_the_command_give_the_same(reader: Reader, tmp_path: Path) -> None:
     (tmp_path / "runspend.yaml").write_text(f"home: {tmp_path}\nwarehouse: {{uri: {tmp_path}}}\n")
     given = ["forecast", "-e", "vision", "--param", "lr=0.1", "--json", "--config", str(tmp_path / "runspend.yaml"), "--now", "2026-10-20"]
     shown = json.loads(CliRunner().invoke(cli, given).stdout)
-    assert runspend.forecast("vision", {"lr": 0.1}, config=tmp_path / "runspend.yaml", now=NOW) == shown
+    assert runspend.forecast("vision", {"lr": 0.1}, config=str(tmp_path / "runspend.yaml"), now=NOW) == shown
     assert [(one["runs"], Decimal(one["median"]), one["is_finished"]) for one in shown] == [(3, 2, True)]
 
 

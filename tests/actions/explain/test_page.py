@@ -130,7 +130,7 @@ def test_the_page_is_served_under_the_policy_it_was_made_for(settings: Settings)
     assert policy.removesuffix("; frame-ancestors 'self'") in answer.text.replace("&#39;", "'")
     assert answer.headers["cache-control"] == "private, no-store"
     unknown = request(app, "/run/3f1c9b7be2")
-    assert (unknown.status_code, unknown.headers["content-type"]) == (404, "text/plain; charset=utf-8")
+    assert (unknown.status_code, unknown.headers["content-type"]) == (404, "text/html; charset=utf-8")
     assert "Did you mean" in unknown.text
     for path in ("/run/", "/run/..%2f..%2fsecret", "/run/%27%3b%20drop%20table%20runs", "/run/<script>alert(1)<%2fscript>", "/run/a/b"):
         assert request(app, path).status_code == 404

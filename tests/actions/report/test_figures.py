@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, datetime, timedelta, timezone
 from decimal import Context, Decimal
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from runspend.actions.report import plan_report
+from runspend.actions.report import plan_report, write_report
 from runspend.actions.report.figures import MEASURES, ReportFigures
+from runspend.actions.report.night_summary import Night, render_summary, summary_lines
 from runspend.actions.report.plan import SQL, budget_dates, run_url
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
@@ -237,6 +239,36 @@ def test_people_are_not_named_unless_shown(mode: str) -> None:
     else:
         assert page.people == ()
         assert {r.person for r in page.runs} == {None}
+
+
+@pytest.mark.parametrize("mode", ["pseudonym", "hide"])
+@pytest.mark.parametrize("gpus", [0, 8])
+def test_groups_of_cost_without_a_run_have_no_values_of_tags_where_people_are_hidden(tmp_path: Path, mode: str, gpus: int) -> None:
+    """A tag may name anybody: neither pages, files nor the pipeline's summary have its value, and no cost is lost. Its key says what to do."""
+    world = month_world()
+    lost = [
+        row["charge_id"] for row in world["cost_allocations"] if row["allocated_to"] == "unallocated" and row["charge_date"] >= NOVEMBER
+    ]
+    tags = {
+        line: {"ClusterName" if n % 3 == 0 else "owner": f"{'ana' if n % 2 else 'ben'}.surname@example.com"} for n, line in enumerate(lost)
+    }
+    for row in world["billing_lines"]:
+        if row["line_id"] in tags:
+            ((key, value),) = tags[row["line_id"]].items()
+            row |= {"tags": json.dumps({key: value}), "instance_type": "p4d.24xlarge" if gpus else "m5.large", "machine_gpus": float(gpus)}
+            row |= {"group_keys": [f"1111|{key}|{value}"] if key == "ClusterName" else []}
+    shown, hidden = (plan(world, Settings.model_validate({"mail": {"people": people}})) for people in ("show", mode))
+    assert len([group for group in shown.currencies[0].groups if "surname" in group.words + group.advice]) == 4
+    groups = hidden.currencies[0].groups
+    assert {"machines with the tag owner", "machines with the tag ClusterName"} <= {group.words for group in groups}
+    assert len({(group.words, group.advice) for group in groups}) == len(groups)
+    assert exact(g.effective_cost for g in groups) == exact(g.effective_cost for g in shown.currencies[0].groups) > 0
+    assert exact(g.inside_cost for g in groups) == exact(g.inside_cost for g in shown.currencies[0].groups)
+    write_report(hidden, tmp_path)
+    written = [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]
+    night = Night(NOW, 1)
+    for text in (repr(groups), render_summary([hidden], night), *summary_lines([hidden], night), *written):
+        assert "surname" not in text
 
 
 def test_links_lead_to_mlflow_without_its_password() -> None:

@@ -7,8 +7,10 @@ import csv
 import hashlib
 import io
 import re
-from datetime import date
-from decimal import Decimal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import date, datetime, timezone
+from decimal import Context, Decimal, localcontext
 from itertools import cycle, repeat
 from pathlib import Path
 
@@ -24,8 +26,8 @@ from runspend.actions.alert.periods import current_period
 from runspend.actions.alert.wording import Writer
 from runspend.actions.report import plan_report, write_report
 from runspend.actions.report.csv_files import guard_text, report_sheets, write_sheet
-from runspend.actions.report.figures import MEASURES, ReportFigures
-from runspend.actions.report.render import content_policy, render_page
+from runspend.actions.report.figures import MEASURES, Outlook, ReportFigures
+from runspend.actions.report.render import content_policy, render_audit, render_page
 from runspend.config.settings import Budget, MailSettings, Settings
 from runspend.interfaces import night_summary
 from tests.actions.report.report_world import NOW, TableReader, month_world
@@ -44,10 +46,10 @@ def figures() -> ReportFigures:
 
 
 def test_files_are_complete_and_stable(figures: ReportFigures, tmp_path: Path) -> None:
-    """The page, the index and every CSV; writing again changes no byte and leaves nothing else behind."""
+    """Both pages, the index and every CSV; writing again changes no byte and leaves nothing else behind."""
     page = write_report(figures, tmp_path)
     assert page == tmp_path / "2026-11.html"
-    names = {f"2026-11-{name}.csv" for name, _ in report_sheets(figures)} | {"2026-11.html", "index.html"}
+    names = {f"2026-11-{name}.csv" for name, _ in report_sheets(figures)} | {"2026-11.html", "2026-11-audit.html", "index.html"}
     first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     write_report(figures, tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == first
@@ -60,7 +62,12 @@ def test_index_lists_every_month_newest_first(figures: ReportFigures, tmp_path: 
     write_report(plan_report(TableReader(month_world()), "2026-10", settings=Settings(), now=NOW), tmp_path)
     write_report(figures, tmp_path)
     links = [str(a["href"]) for a in BeautifulSoup((tmp_path / "index.html").read_bytes(), "html.parser").find_all("a")]
-    assert [link for link in links if link.endswith(".html")] == ["2026-11.html", "2026-10.html"]
+    assert [link for link in links if link.endswith(".html")] == [
+        "2026-11.html",
+        "2026-11-audit.html",
+        "2026-10.html",
+        "2026-10-audit.html",
+    ]
     assert all((tmp_path / link).is_file() for link in links)
     assert "17,666.13 USD" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
@@ -76,20 +83,89 @@ def test_the_csv_under_its_former_name_goes(figures: ReportFigures, tmp_path: Pa
 
 
 def test_every_relative_link_of_the_page_leads_somewhere(figures: ReportFigures, tmp_path: Path) -> None:
-    """Links to CSVs, the index and sections of the page exist; ids are unique."""
-    soup = BeautifulSoup(write_report(figures, tmp_path).read_bytes(), "html.parser")
-    ids = [str(e["id"]) for e in soup.find_all(id=True)]
-    assert len(ids) == len(set(ids))
-    for link in (str(a["href"]) for a in soup.find_all("a")):
-        if link.startswith("#"):
-            assert link[1:] in ids
-        elif not link.startswith("https://mlflow.example.com/"):
-            assert (tmp_path / link).is_file(), link
+    """Links to CSVs, the index, the other page and sections of the page exist; ids are unique."""
+    write_report(figures, tmp_path)
+    for name, other in (("2026-11.html", "2026-11-audit.html"), ("2026-11-audit.html", "2026-11.html")):
+        soup = BeautifulSoup((tmp_path / name).read_bytes(), "html.parser")
+        ids = [str(e["id"]) for e in soup.find_all(id=True)]
+        assert len(ids) == len(set(ids))
+        links = [str(a["href"]) for a in soup.find_all("a")]
+        assert other in links
+        for link in links:
+            if link.startswith("#"):
+                assert link[1:] in ids
+            elif not link.startswith("https://mlflow.example.com/"):
+                assert (tmp_path / link).is_file(), link
 
 
-def test_page_is_valid_and_asks_the_network_for_nothing(figures: ReportFigures) -> None:
+def test_the_month_is_for_teams_and_the_audit_for_finance(figures: ReportFigures) -> None:
+    """The sections in their order. What reconciles, and what says how sure it is, is on the audit page alone."""
+    month, audit = (BeautifulSoup(page, "html.parser") for page in (render_page(figures), render_audit(figures)))
+    assert [h.get_text() for h in month.find_all("h2")] == [
+        "Teams and experiments", "Top runs", "Budgets", "Idle machines", "Waste", "Unallocated", "Costs by day", "Artifacts", "Terms"
+    ]  # fmt: skip
+    assert [h.get_text() for h in audit.find_all("h2")] == ["Statement", "Teams", "Reconciliation", "Allocation confidence", "Sources"]
+    assert "✓ equal" in audit.get_text() and "✓ equal" not in month.get_text()
+    (c,) = figures.currencies
+    assert f"{c.bill.list_cost:,.2f}" in audit.select_one("#where").get_text()
+    assert "connection refused" in audit.select_one("#sources").get_text()
+    rules = {cell["title"]: cell.get_text() for cell in audit.select("#confidence td[title]")}
+    assert rules["resource_id"] == "run and bill name the same machine" and "resource_id" not in audit.get_text()
+
+
+def test_the_head_says_the_change_and_the_probable_end() -> None:
+    """Changes are those of the same days; a forecast is asked only for a month that is not over, and knows the platform's days before."""
+    asked: list[tuple[dict[tuple[date, str], Decimal], date]] = []
+
+    def forecast(days: Mapping[tuple[date, str], Decimal], after: date) -> Outlook:
+        asked.append((dict(days), after))
+        return Outlook(Decimal("23500.4"), Decimal(22000), Decimal(25000))
+
+    reader = TableReader(month_world())
+    november, october = (plan_report(reader, p, settings=Settings(), now=NOW, forecast=forecast) for p in ("2026-11", "2026-10"))
+    ((days, after),) = asked
+    assert after == date(2026, 11, 22) and min(days)[0] == date(2026, 10, 1)
+    rows = [r for r in month_world()["cost_daily"] if r["allocated_to"] != "out_of_scope"]
+    with localcontext(Context(prec=60)):
+        assert sum(days.values()) == sum(r["effective_cost"] for r in rows)
+        same, before = (
+            sum(r["effective_cost"] for r in rows if r["charge_date"].month == m and r["charge_date"].day <= 22) for m in (11, 10)
+        )
+        lead = BeautifulSoup(render_page(november), "html.parser").select_one("main .lead").get_text()
+        assert f"Its first 22 days cost +{same - before:,.2f} (" in lead and "the same days of October" in lead
+    assert "probably be about 23,500\xa0USD (80% interval: 22,000–25,000)" in lead
+    assert october.currencies[0].forecast is None
+    assert "probably" not in BeautifulSoup(render_page(october), "html.parser").select_one("main .lead").get_text()
+
+
+def test_parts_without_money_have_no_slot(figures: ReportFigures) -> None:
+    """Neither in the head, nor in a legend, nor a column of days; a part of a cent that rounds to 0.00 is none either."""
+    world = month_world()
+    for row in world["cost_daily"]:
+        if row["allocated_to"] == "orphan":
+            row |= dict.fromkeys((m for m in MEASURES), Decimal(0))
+    without = BeautifulSoup(render_page(plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)), "html.parser")
+    whole = BeautifulSoup(render_page(figures), "html.parser")
+    for place in (".strip", "#days .key"):
+        assert "orphaned" in whole.select_one(place).get_text() and "orphaned" not in without.select_one(place).get_text()
+
+
+def test_idle_money_is_drawn_by_day(figures: ReportFigures) -> None:
+    """The strongest cell is the most idle money of a day, and the table has each day's money."""
+    soup = BeautifulSoup(render_page(figures), "html.parser")
+    (c,) = figures.currencies
+    days = [(r.name, d) for r in c.idle for d in r.idle_days]
+    name, most = max(days, key=lambda item: item[1].idle_cost)
+    cells = {cell.title.get_text(): cell for cell in soup.select("#idle svg.wide rect.idle-day")}
+    title = f"{name}, {most.day.day} {most.day:%b}: {most.idle_cost:,.2f} idle, {most.used_share:.0%} used"
+    assert (len(cells), cells[title]["fill-opacity"]) == (len(days), "1.00")
+    assert f"{most.idle_cost:,.2f} ({most.used_share:.0%} used)" in soup.select_one("#idle details").get_text()
+
+
+@pytest.mark.parametrize("render", [render_page, render_audit])
+def test_page_is_valid_and_asks_the_network_for_nothing(figures: ReportFigures, render: Callable[[ReportFigures], str]) -> None:
     """HTML5 without errors; no script, no element or attribute that loads anything; the policy allows its one style sheet."""
-    page = render_page(figures)
+    page = render(figures)
     html5lib.HTMLParser(strict=True).parse(page)
     soup = BeautifulSoup(page, "html.parser")
     assert not soup.find_all(["script", "img", "iframe", "object", "embed", "form", "base", "video", "audio"])
@@ -108,12 +184,18 @@ def test_page_is_valid_and_asks_the_network_for_nothing(figures: ReportFigures) 
 
 def test_hostile_names_stay_text(figures: ReportFigures) -> None:
     """Whatever a run, experiment, team, budget, machine, tag rule or user is called, the page has the same elements and attributes."""
-    harmless = BeautifulSoup(render_page(with_names(figures, repeat("x"))), "html.parser")
+    linked = replace(figures, site="https://costs.example.com")
+
+    def pages(names: Iterator[str]) -> str:
+        named = with_names(linked, names)
+        return render_page(named) + render_audit(named)
+
+    harmless = BeautifulSoup(pages(repeat("x")), "html.parser")
     shape = [(e.name, sorted(e.attrs)) for e in harmless.find_all(True)]
     names = cycle(PAYLOADS)
     missing = set(PAYLOADS)
     for _ in range(6):
-        page = render_page(with_names(figures, names))
+        page = pages(names)
         assert [(e.name, sorted(e.attrs)) for e in BeautifulSoup(page, "html.parser").find_all(True)] == shape
         missing -= {p for p in missing if str(escape(p)) in page}
     assert len(PAYLOADS) >= 300
@@ -135,8 +217,10 @@ def test_two_currencies_share_a_page_and_no_sum(tmp_path: Path) -> None:
     ids = [str(e["id"]) for e in soup.find_all(id=True)]
     assert len(ids) == len(set(ids))
     assert {str(a["href"])[1:] for a in soup.find_all("a") if str(a["href"]).startswith("#")} <= set(ids)
-    assert {"where-USD", "where-EUR", "budgets", "sources"} <= set(ids)
-    text = soup.get_text(" ")
+    assert {"where-USD", "where-EUR", "teams-EUR", "budgets", "artifacts"} <= set(ids)
+    audit = BeautifulSoup((tmp_path / "2026-11-audit.html").read_text(encoding="utf-8"), "html.parser")
+    assert {"where-USD", "reconciliation-EUR", "sources"} <= {str(e["id"]) for e in audit.find_all(id=True)}
+    text = soup.get_text(" ") + audit.get_text(" ")
     assert "1 unreadable row is excluded" in text
     assert "on bills of other months" in text
     assert "35,332.26" not in text
@@ -158,7 +242,7 @@ def test_a_budget_is_shown_with_its_forecast() -> None:
     }
     world["budget_status"][1] |= {"forecast": None, "forecast_low": None, "forecast_high": None}
     cells = {
-        row.td.contents[0]: row
+        row.td.span.get_text(): row
         for row in BeautifulSoup(
             render_page(plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)), "html.parser"
         ).select("#budgets tbody tr")
@@ -188,7 +272,7 @@ def test_names_are_shown_as_they_are() -> None:
     """Escaping loses nothing: emoji, other scripts, quotes and tags read as written."""
     name = "модель 🚀 <b>\"quoted\" & 'more'</b> نموذج"
     soup = BeautifulSoup(render_page(figures_with({"resnet-sweep": name})), "html.parser")
-    assert any(name in str(td.find(string=True, recursive=False)) for td in soup.find_all("td"))
+    assert any(name == span.get_text() == span["title"] for span in soup.select("td span.nm"))
 
 
 def test_an_empty_month_is_still_a_page(tmp_path: Path) -> None:
@@ -269,3 +353,28 @@ def test_ordinary_text_is_left_alone() -> None:
     """Names that no spreadsheet would run are written as they are."""
     for text in ("resnet-sweep", "a=b", "3.5", "naïve", "", "untagged", "/Users/x"):
         assert guard_text(text) == text
+
+
+def test_runs_and_the_explorer_are_linked_where_the_site_is_known() -> None:
+    """With `site.url`, a run leads to its explanation and the month to the explorer; without it, to nothing that may not be there."""
+    given = {"tracking": [{"name": "prod", "uri": "https://mlflow.example.com"}]}
+    alone = plan_report(TableReader(month_world()), "2026-11", settings=Settings.model_validate(given), now=NOW)
+    linked = plan_report(
+        TableReader(month_world()),
+        "2026-11",
+        settings=Settings.model_validate({**given, "site": {"url": "https://costs.example.com/"}}),
+        now=NOW,
+    )
+    page = render_page(linked)
+    assert 'href="https://costs.example.com/explore?from=2026-11-01"' in page  # the month is not over: up to its newest charge
+    after = replace(linked, now=datetime(2026, 12, 1, tzinfo=timezone.utc))
+    assert 'href="https://costs.example.com/explore?from=2026-11-01&amp;to=2026-11-30"' in render_page(after)
+    for run in linked.currencies[0].runs[:25]:
+        assert f'href="https://costs.example.com/run/{run.run_id}?server=prod&amp;workspace=default"' in page
+        assert str(escape(run.url)) in page
+    assert 'href="https://costs.example.com/budget/vision?period=2026-11"' in page
+    assert 'href="https://costs.example.com/explore?from=2026-11-01&amp;by=experiment&amp;team=vision"' in page
+    assert 'href="https://costs.example.com/explore?from=2026-11-01&amp;by=user&amp;experiment=resnet-sweep"' in page
+    assert 'href="https://costs.example.com/explore?from=2026-11-01&amp;by=experiment&amp;user=ana"' in page
+    assert "/explore" not in render_page(alone)
+    assert ">explained<" not in render_page(alone)

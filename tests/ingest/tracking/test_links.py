@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.config.settings import DimensionSettings, TrackingServer
+from runspend.config.settings import DimensionSettings, Settings, TrackingServer
 from runspend.core.errors import SourceUnreachable
 from runspend.ingest.tracking import LINK_TABLES, Extract
 from runspend.ingest.tracking.in_use.database import DatabaseUses
-from runspend.ingest.tracking.links import KINDS
+from runspend.ingest.tracking.links import KINDS, find_links
 from runspend.ingest.tracking.links_api import ApiLinks
 from runspend.ingest.tracking.settings import LinkSettings
 from tests.extracts import extract_server
@@ -232,6 +232,43 @@ def test_without_policies_nothing_of_it_is_read(mlflow: Served, tmp_path: Path, 
     nights.extract(LinkSettings(KINDS[:1]))  # to write their costs to MLflow
     assert {table for table, _ in nights.published} & set(LINK_TABLES) == {"model_versions", "tracking_reads"}
     assert {row["kind"] for row in nights.rows("tracking_reads")} == {"model_versions"}
+
+
+@pytest.mark.parametrize("via", ["api", "database"])
+def test_of_a_sweeps_metric_the_last_value_is_enough(mlflow: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, via: str) -> None:
+    """No run is asked by itself, no steps and no registry are read; with policies, other metrics keep their steps."""
+    ids = mlflow.run_ids
+    nights = Nights(tmp_path, mlflow.settings(via))
+    with monkeypatch.context() as alone:
+        alone.setattr(ApiLinks, "read_uses", None)
+        alone.setattr(ApiLinks, "read_points", None)
+        alone.setattr(ApiLinks, "read_versions", None)
+        nights.extract(LinkSettings(("run_metrics",), ("loss",), ("loss",)))
+    last = [(ids["long"], 2_000, 250.0, True), (ids["short"], 2, 0.25, True)]
+    assert sorted((r["run_id"], r["step"], r["value"], r["is_last"]) for r in nights.rows("run_metrics")) == sorted(last)
+    assert {table for table, _ in nights.published} & set(LINK_TABLES) == {"run_metrics", "tracking_reads"}
+    nights.extract(LinkSettings(KINDS, ("loss", "val acc"), ("loss",)))
+    assert sorted(
+        (r["run_id"], r["step"], r["value"], r["is_last"]) for r in nights.rows("run_metrics") if r["metric"] == "loss"
+    ) == sorted(last)
+    assert [r["model_id"] for r in nights.rows("run_metrics") if r["metric"] == "val acc"] == ["", ids["net"]]
+
+
+def test_what_is_read_is_what_somebody_needs() -> None:
+    keep = {"name": "best", "select": {"older_than": "20d"}, "action": "archive", "keep": {"best": 1, "by": "acc", "order": "max"}}
+    archive, sweeps = {"to": "archive"}, {"metric": "loss", "best": "min"}
+    server = {"name": "prod", "uri": "sqlite:///mlflow.db", "write_token": "anonymous"}
+    for settings, expected in (
+        ({}, LinkSettings()),
+        ({"sweeps": sweeps}, LinkSettings(("run_metrics",), ("loss",), ("loss",))),
+        (
+            {"sweeps": sweeps, "tracking": [{**server, "annotate": True}]},
+            LinkSettings(("model_versions", "run_metrics"), ("loss",), ("loss",)),
+        ),
+        ({"sweeps": sweeps, "retention": [keep], "archive": archive}, LinkSettings(KINDS, ("acc", "loss"), ("loss",))),
+        ({"sweeps": {**sweeps, "metric": "acc"}, "retention": [keep], "archive": archive}, LinkSettings(KINDS, ("acc",))),
+    ):
+        assert find_links(Settings.model_validate({"stores": [{"uri": "archive", "measure": "none"}], **settings})) == expected
 
 
 @pytest.mark.parametrize("via", ["api", "database"])

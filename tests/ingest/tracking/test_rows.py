@@ -11,6 +11,7 @@ import pytest
 
 from runspend.config.settings import DimensionSettings
 from runspend.core import machine_tags
+from runspend.core.cost_keys import FIRST_STEP, STEPS_END
 from runspend.schema.tables import TABLES
 from tests.ingest.tracking.tracking_world import World, at
 
@@ -99,6 +100,37 @@ def test_a_run_without_an_end_shows_its_newest_metric(world: World) -> None:
         "has_open_runs": True,
         "runs": 2,
     }
+
+
+def test_costs_that_runspend_wrote_are_no_sign_of_life_and_metrics_of_people_are(world: World) -> None:
+    insert = "insert into latest_metrics (key, value, timestamp, run_uuid, step) values (?, 1, ?, ?, ?)"
+    for run_id, step in (
+        ("ours", FIRST_STEP),
+        ("tokens", 3_000_000_000),
+        ("beyond", STEPS_END),
+        ("nanoseconds", 1_793_000_000_000_000_000),
+    ):
+        world.add_run(run_id, end=None)
+        world.do(insert, "loss", at("2026-11-03"), run_id, 1)
+        world.do(insert, "cost_val", at("2026-11-04"), run_id, step)
+    night = world.night()
+    signs = {run_id: night.run(run_id)["last_sign_at"] for run_id in ("ours", "tokens", "beyond", "nanoseconds")}
+    assert signs == {"ours": utc("2026-11-03"), **dict.fromkeys(("tokens", "beyond", "nanoseconds"), utc("2026-11-04"))}
+
+
+def test_only_tags_that_carry_costs_of_runspend_are_not_copied(world: World) -> None:
+    theirs = {"cost_gpu_training": "mine", "cost_usd_total": "7", "team": "x"}
+    world.add_run("r", tags={**theirs, "cost_status": "final", "runspend.costs": "{}"})
+    record = json.dumps({"by": ["prod", "0" * 16], "cost_usd_total": ["5.00"], "cost_as_of": ["2026-11-29T06:00Z"]})
+    ours = {"cost_usd_total": "5.00", "cost_as_of": "2026-11-29T06:00Z", "runspend.costs": record}
+    world.add_experiment(2, "annotated", **{**ours, "cost_gpu_training": "mine", "by": "ann"})
+    world.add_experiment(3, "theirs", **theirs)
+    world.add_experiment(4, "odd", **{"cost_usd_total": "7", "runspend.costs": "not a record"})
+    night = world.night(server={"copy": {"tags": "all"}})
+    assert json.loads(night.run("r")["tags"]) == theirs
+    tags = {row["experiment_name"]: json.loads(row["tags"]) for row in night.rows("experiments", "all")}
+    assert tags["annotated"] == {"cost_gpu_training": "mine", "by": "ann"}
+    assert (tags["theirs"], tags["odd"]) == (theirs, {"cost_usd_total": "7"})
 
 
 def test_a_silent_run_may_have_used_machines_for_a_month(world: World) -> None:
@@ -198,6 +230,13 @@ def test_lists_and_times_that_cannot_be_read_are_counted(world: World) -> None:
 def test_requested_resources(world: World, kind: str, key: str, value: str, column: str, expected: Any) -> None:
     world.add_run("r", **{kind: {key: value}})
     assert world.night().run("r")[column] == expected
+
+
+@pytest.mark.parametrize(("stated", "expected"), [("2", 2.0), ("0", 0.0), ("auto", 4.0), ("-1", 4.0), ("", 4.0)])
+def test_gpus_that_the_process_saw_count_where_none_are_stated(world: World, stated: str, expected: float) -> None:
+    """A negative number or a word counts as not stated."""
+    world.add_run("r", tags={"runspend.machine.gpu_count": "4"}, params={"gpu_count": stated})
+    assert world.night().run("r")["gpu_count"] == expected
 
 
 PLACES = ("sub_account_id", "region_id", "availability_zone", "purchase_option")

@@ -128,7 +128,12 @@ def test_a_fargate_task_is_the_machine_and_a_task_on_ec2_is_not() -> None:
                 "RUNSPEND_POD_NAMESPACE": "ml",
                 "RUNSPEND_POD_NAME": "train-0",
             },
-            {"runspend.machine.id": "k8s://prod/ml/train-0"},
+            {
+                "runspend.machine.id": "k8s://prod/ml/train-0",
+                "kubernetes.cluster": "prod",
+                "kubernetes.namespace": "ml",
+                "kubernetes.pod": "train-0",
+            },
             id="Kubernetes with a cluster's name",
         ),
     ],
@@ -152,7 +157,56 @@ def test_jobs_on_machines_name_both(variables: dict[str, str]) -> None:
 def test_a_pod_without_a_cluster_is_on_the_machine_of_its_node() -> None:
     with serve_metadata() as (address, _):
         found = identified(KUBERNETES_SERVICE_HOST="10.0.0.1", RUNSPEND_POD_NAME="train-0", RUNSPEND_POD_NAMESPACE="ml", **{EC2: address})
-    assert found == OF_EC2
+    assert found == OF_EC2 | {"kubernetes.pod": "train-0", "kubernetes.namespace": "ml"}
+
+
+def test_a_pod_names_its_node_and_its_service_account() -> None:
+    own = {"RUNSPEND_NODE_NAME": "ip-10-0-0-7.ec2.internal", "RUNSPEND_SERVICE_ACCOUNT": "trainer"}
+    tags = {"kubernetes.node": "ip-10-0-0-7.ec2.internal", "kubernetes.service_account": "trainer"}
+    with serve_metadata() as (address, _):
+        assert identified(KUBERNETES_SERVICE_HOST="10.0.0.1", **own, **{EC2: address}) == OF_EC2 | tags
+        assert identified(**own, **{EC2: address}) == OF_EC2  # not in a pod
+
+
+def test_a_worker_of_ray_names_its_cluster_and_job_and_ray_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    with serve_metadata() as (address, _):
+        found = identified(RAY_CLUSTER_NAME="tune", RAY_JOB_ID="02000000", PYTHONPATH=str(tmp_path), **{EC2: address})
+    assert found == OF_EC2 | {"ray.cluster": "tune", "ray.job_id": "02000000"}
+    assert "ray.job_id" not in identified(RAY_JOB_ID="ffffffff", **NOBODY)  # Ray's word for none
+
+
+def shown(**variables: str) -> dict[str, str]:
+    """What the command says of each service."""
+    command = [sys.executable, "-m", "runspend.interfaces.cli", "identify"]
+    done = subprocess.run(command, env={**os.environ, **ON, **variables}, capture_output=True, text=True, check=True)
+    return dict(line.strip().split(": ", 1) for line in done.stdout.split("Metadata services:\n")[1].splitlines())
+
+
+def test_the_command_says_what_each_service_did() -> None:
+    with serve_metadata("500") as (address, _):
+        said = shown(**{EC2: address})
+    assert said == {
+        "ec2": "no answer as documented: status 500",
+        "compute engine": f"not asked: {EC2} names another cloud's service",
+        "azure": f"not asked: {EC2} names another cloud's service",
+        "ecs": "not asked: ECS_CONTAINER_METADATA_URI_V4 is not set",
+    }
+    assert shown(**NOBODY)["ec2"].startswith("refused the connection: ")
+    with serve_metadata() as (address, _):
+        assert shown(**{GOOGLE: address, "AWS_EC2_METADATA_DISABLED": "true"}) | {"azure": ""} == {
+            "ec2": "switched off by AWS_EC2_METADATA_DISABLED",
+            "compute engine": "answered",
+            "azure": "",
+            "ecs": "not asked: ECS_CONTAINER_METADATA_URI_V4 is not set",
+        }
+
+
+def test_the_command_asks_as_often_as_a_training_process() -> None:
+    """A service that hangs is asked three times; then the host's name counts."""
+    with serve_metadata("hangs") as (address, asked):
+        assert shown(**{EC2: address})["ec2"] == "no answer within 1 s (asked 3 times)"
+    assert len(asked) == 3
 
 
 def test_runs_in_airflow_name_their_task() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,12 @@ PRICES = [
 LISTED = {
     "version": 1,
     "prices": PRICES,
-    "experiments": [{"experiment": "vit", "currency": "USD", "runs": 9, "low": "38.00", "high": "52.00"}],
+    "experiments": [
+        {"tracking_server": "prod", "workspace": "default", "experiment_id": "1", "experiment": "vit", "currency": "USD"}
+        | {"runs": 9, "low": "38.00", "high": "52.00"},
+        {"tracking_server": "dev", "workspace": "default", "experiment_id": "7", "experiment": "vit", "currency": "USD"}
+        | {"runs": 9, "low": "1.00", "high": "2.00"},
+    ],
 }
 TRAINING = """
 import sys, time, threading, mlflow
@@ -42,13 +48,15 @@ with mlflow.start_run(run_name="outer"):
 """
 
 
-def train(folder: Path, prices: str, *seconds: float, address: str, has_store: bool = False) -> subprocess.CompletedProcess[str]:
+def train(
+    folder: Path, prices: str, *seconds: float, address: str, has_store: bool = False, minutes: str = "0.01"
+) -> subprocess.CompletedProcess[str]:
     own = {
         "RUNSPEND_IDENTIFY": "on",
         "AWS_EC2_METADATA_DISABLED": "false",
         EC2: address,
         "RUNSPEND_PRICES": prices,
-        "RUNSPEND_LIVE_MINUTES": "0.01",
+        "RUNSPEND_LIVE_MINUTES": minutes,
     }
     if not has_store:
         make_schema(folder / "mlflow.db")
@@ -87,6 +95,14 @@ def test_one_run_is_compared_with_runs_like_it(tmp_path: Path) -> None:
     assert line.startswith("Runspend: this run has cost about ") and line.endswith("an hour; runs like it cost 38.00 to 52.00")
 
 
+def test_experiments_of_two_servers_with_the_same_name_and_id_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlflow.MlflowClient.get_experiment", lambda _, experiment_id: SimpleNamespace(name="vit"))
+    listed: Any = LISTED["experiments"]
+    assert live_costs._find_typical(listed, "7", "USD") == listed[1]
+    assert live_costs._find_typical(listed, "7", "EUR") is None
+    assert live_costs._find_typical([*listed, listed[1] | {"tracking_server": "test"}], "7", "USD") is None
+
+
 SLOW_SERVICE = """
 import time
 from runspend.interfaces.identify import metadata_services
@@ -102,6 +118,30 @@ def test_the_price_waits_for_the_machine_to_be_known(tmp_path: Path, monkeypatch
     with serve_metadata() as (address, _):
         done = train(tmp_path, str(tmp_path / "prices.json"), 2, address=address)
     assert "Runspend: this run has cost about " in done.stderr
+
+
+FORKED = """
+import multiprocessing, sys, time, mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+mlflow.set_experiment("vit")
+def trial():
+    with mlflow.start_run(run_name="forked"):
+        time.sleep(4)
+worker = multiprocessing.get_context("fork").Process(target=trial)
+worker.start()
+worker.join()
+print("worker ended", worker.exitcode, file=sys.stderr)
+"""
+
+
+def test_a_forked_worker_writes_its_last_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first value is due after longer than the worker lives, so only its end can write one."""
+    (tmp_path / "prices.json").write_text(json.dumps(LISTED), encoding="utf-8")
+    monkeypatch.setattr("tests.interfaces.identify.test_live_costs.TRAINING", FORKED)
+    with serve_metadata() as (address, _):
+        done = train(tmp_path, str(tmp_path / "prices.json"), address=address, minutes="0.1")
+    assert shown(tmp_path)["forked"][0] == pytest.approx(4, abs=2.2)
+    assert done.stderr.count("Runspend: this run has cost about ") == 1
 
 
 RESUMED = """
@@ -151,7 +191,10 @@ def test_an_address_that_hangs_delays_nobody(tmp_path: Path) -> None:
     [
         ({"type": "g5.2xlarge", "region": "us-east-1", "purchase_option": "spot"}, Price(3600.0, "USD")),
         ({"type": "G5.2xlarge", "region": "us-east-1"}, Price(7200.0, "USD")),
-        ({"type": "g5.2xlarge", "region": "eu-west-1"}, Price(7200.0, "USD")),  # no such region: the type where most of its hours are
+        ({"type": "g5.2xlarge", "region": "eu-west-1"}, Price(1.0, "EUR")),  # of a bill that does not name regions
+        ({"type": "g5.2xlarge"}, Price(7200.0, "USD")),  # where most of its hours are
+        ({"type": "p4d.24xlarge", "region": "eu-west-1"}, None),
+        ({"type": "p4d.24xlarge", "region": "us-east-1", "purchase_option": "spot"}, None),
         ({"type": "p4d.24xlarge", "region": "us-east-1", "gpu_count": "2"}, Price(8.0, "USD")),
         ({"type": "p4d.24xlarge", "gpu_count": "16"}, Price(32.0, "USD")),
         ({"type": "p4d.24xlarge", "gpu_count": "many"}, Price(32.0, "USD")),
@@ -168,7 +211,7 @@ def test_the_nearest_price_counts(tags: dict[str, str], expected: Price | None) 
 )
 def test_a_price_that_cannot_be_is_refused(price: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="an hour cannot cost"):
-        find_price([PRICES[0] | price], {"runspend.machine.type": "g5.2xlarge"})
+        find_price([PRICES[1] | price], {"runspend.machine.type": "g5.2xlarge"})
 
 
 @pytest.mark.parametrize(
@@ -181,3 +224,8 @@ def test_every_machine_of_a_job_counts(monkeypatch: pytest.MonkeyPatch, variable
     assert live_costs._nodes() == nodes
     found: Any = find_price(PRICES, {"runspend.machine.type": "p4d.24xlarge"}, nodes)
     assert found.hour_cost == 32 * nodes
+
+
+def test_one_module_knows_the_variable_of_the_price_list() -> None:
+    modules = Path(live_costs.__file__).parent.glob("*.py")
+    assert [module.name for module in modules if '"RUNSPEND_PRICES"' in module.read_text(encoding="utf-8")] == ["environment.py"]

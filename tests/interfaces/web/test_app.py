@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 from pathlib import Path
 
 import httpx
@@ -19,6 +21,7 @@ PATHS = (
     "/",
     "/index.html",
     "/2026-11.html",
+    "/2026-11-audit.html",
     "/2026-11-runs.csv",
     "/icon.svg",
     "/nothing",
@@ -36,6 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     for period in ("2026-10", "2026-11"):
         write_report(plan_report(TableReader(month_world()), period, settings=Settings(), now=NOW), home / "reports")
+    (home / "warehouse" / "_runspend").mkdir(parents=True)  # without a charge
     (home / "secret.html").write_text("secret", encoding="utf-8")
     (home / "reports" / "notes.txt").write_text("secret", encoding="utf-8")
     (home / "reports" / "2020-01.html").symlink_to(home / "secret.html")
@@ -53,6 +57,12 @@ def request(app: object, path: str, method: str = "GET", host: str = "127.0.0.1:
     return asyncio.run(ask())
 
 
+def said(answer: httpx.Response) -> str:
+    """What an answer says to its reader: the sentence of a page that has nothing else, or the text."""
+    found = re.search(r'<p class="notice">(.*?)</p>', answer.text, re.S)
+    return html.unescape(found[1]) if found else answer.text
+
+
 def nobody() -> None:
     """A guard that lets nobody in."""
     raise HTTPException(401, "who are you?")
@@ -63,6 +73,7 @@ def test_newest_month_list_and_sheets_are_served(home: Path) -> None:
     app = create_app(Settings(home=home))
     assert request(app, "/").content == (home / "reports" / "2026-11.html").read_bytes()
     assert request(app, "/2026-10.html").content == (home / "reports" / "2026-10.html").read_bytes()
+    assert request(app, "/2026-10-audit.html").content == (home / "reports" / "2026-10-audit.html").read_bytes()
     assert "October 2026" in request(app, "/index.html").text
     sheet = request(app, "/2026-11-idle-days.csv")
     assert sheet.headers["content-type"] == "text/csv; charset=utf-8"
@@ -98,7 +109,7 @@ def test_every_path_asks_the_guard_first(home: Path, path: str) -> None:
 def test_nothing_else_is_served(home: Path, path: str) -> None:
     """No documentation pages, no other files, no way out of the folder, no links."""
     answer = request(create_app(Settings(home=home)), path)
-    assert (answer.status_code, answer.text) == (404, "no such page.")
+    assert (answer.status_code, said(answer)) == (404, "no such page.")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
@@ -120,12 +131,13 @@ def test_rebound_names_are_refused_on_loopback(home: Path, host: str, status: in
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_answer_carries_a_strict_policy(home: Path, path: str) -> None:
-    """No script may run, whatever the path; only a page's own style sheet is allowed, by its hash."""
+    """Only this server's script may run, and none in a report; only a page's own style sheet is allowed, by its hash."""
     headers = request(create_app(Settings(home=home)), path).headers
     assert headers["content-security-policy"].startswith("default-src 'none'; ")
     assert headers["content-security-policy"].endswith("frame-ancestors 'self'")
     assert "unsafe" not in headers["content-security-policy"]
-    assert "script-src" not in headers["content-security-policy"]
+    scripts = re.findall(r"script-src ([^;]*)", headers["content-security-policy"])
+    assert scripts == [] or (scripts == ["'self'"] and path not in ("/", "/index.html", "/2026-11.html", "/2026-11-audit.html"))
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cache-control"] == "private, no-store"
 
@@ -133,7 +145,31 @@ def test_every_answer_carries_a_strict_policy(home: Path, path: str) -> None:
 def test_no_report_yet_says_what_to_do(tmp_path: Path) -> None:
     """An empty home is 404 with the command to run."""
     answer = request(create_app(Settings(home=tmp_path)), "/")
-    assert (answer.status_code, answer.text) == (404, "there is no report yet. Run: runspend nightly")
+    assert (answer.status_code, said(answer)) == (404, "there is no report yet. Run: runspend nightly")
+
+
+def test_a_warehouse_that_is_gone_is_not_a_cost_of_nothing(tmp_path: Path) -> None:
+    """Reports lie there, but the disk of the warehouse is not mounted: 503, not the newest report and not zeros."""
+    write_report(plan_report(TableReader(month_world()), "2026-11", settings=Settings(), now=NOW), tmp_path / "reports")
+    app = create_app(Settings(home=tmp_path))
+    for path in (
+        "/",
+        "/explore",
+        "/search?q=a",
+        "/run/abcdef12",
+        "/budget/vision",
+        "/api/v1/costs",
+        "/api/v1/runs",
+        "/api/v1/budgets",
+        "/api/v1/sources",
+        "/api/v1/sql?q=select+1",
+        "/metrics",
+        "/health",
+    ):
+        answer = request(app, path)
+        assert answer.status_code == 503, path
+        assert str(tmp_path) not in answer.text
+    assert request(app, "/2026-11.html").status_code == 200
 
 
 def test_settings_may_be_mended_while_it_serves(home: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -147,7 +183,7 @@ def test_settings_may_be_mended_while_it_serves(home: Path, caplog: pytest.LogCa
 
     app = create_app(settings)
     answer = request(app, "/")
-    assert answer.status_code == 503 and answer.text.startswith("cannot show reports: the configuration cannot be read.")
+    assert answer.status_code == 503 and said(answer).startswith("cannot show reports: the configuration cannot be read.")
     assert "/srv" not in answer.text and "/srv/secret/runspend.yaml: line 3" in caplog.text
     assert request(create_app(settings, guard=nobody), "/").status_code == 401
     broken = False

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "runspend.yaml"
     path.write_text("home: .\n", encoding="utf-8")
     (tmp_path / "reports").mkdir()
+    (tmp_path / "warehouse" / "_runspend").mkdir(parents=True)
     (tmp_path / "reports" / "2026-11.html").write_text("<p>November</p>", encoding="utf-8")
     return path
 
@@ -66,3 +68,57 @@ def test_json_is_not_offered(config: Path) -> None:
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])
 def test_what_is_not_a_port_is_refused(config: Path, port: str) -> None:
     assert run_here("serve", "--port", port, "--config", str(config), code=2).stdout == ""
+
+
+ACCESS = "access: {groups: {finance: all}, header: X-Groups}\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "host", "why"),
+    [
+        ("access: {groups: {finance: all}}\n", "127.0.0.1", "not how a reverse proxy names who asks. Set access.header"),
+        ("", "0.0.0.0", "everybody who reaches the port would see all costs"),
+        ("", "192.0.2.1", "everybody who reaches the port would see all costs"),
+        (ACCESS, "0.0.0.0", "access.proxies is missing, and only the proxy may say who asks"),
+        (ACCESS, "::", "access.proxies is missing"),
+        ("", "localhost", "it is not an address"),
+        (ACCESS.replace("}\n", ", proxies: [10.0.0.5]}\n"), "192.0.2.1", "Cannot assign requested address"),
+    ],
+)
+def test_pages_are_not_served_to_those_who_may_not_see_them(config: Path, more: str, host: str, why: str) -> None:
+    """Other machines reach them only through a proxy that the configuration names."""
+    config.write_text(f"home: .\n{more}", encoding="utf-8")
+    refused = run_here("serve", "--port", "0", "--host", host, "--config", str(config), code=2)
+    assert refused.stdout == "" and why in refused.stderr
+
+
+def test_mcp_over_http_is_refused_where_access_is_restricted(config: Path) -> None:
+    """Its tools do not know who asks."""
+    config.write_text(f"home: .\n{ACCESS}", encoding="utf-8")
+    refused = run_here("mcp", "--http", "--port", "0", "--config", str(config), code=2)
+    assert refused.stdout == "" and "cannot serve MCP over HTTP: `access` says who sees what" in refused.stderr
+
+
+def test_a_proxy_in_front_says_who_asks(config: Path) -> None:
+    """By the header alone: X-Forwarded-For does not replace the proxy's address, and the site's host name is answered."""
+    config.write_text(f"home: .\nsite: {{url: 'https://costs.example.com/x'}}\n{ACCESS}", encoding="utf-8")
+    command = [sys.executable, "-u", "-m", "runspend.interfaces.cli", "serve", "--port", "0", "--config", str(config)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[0]
+            codes = []
+            for headers in (
+                {"X-Groups": "finance", "Host": "costs.example.com"},
+                {"X-Groups": "finance", "X-Forwarded-For": "203.0.113.9"},
+                {"X-Forwarded-For": "127.0.0.1"},
+                {"X-Groups": "finance", "Host": "evil.example.com"},
+            ):
+                try:
+                    with urllib.request.urlopen(urllib.request.Request(f"{address}2026-11.html", headers=headers), timeout=60) as answer:
+                        codes.append(answer.status)
+                except urllib.error.HTTPError as error:
+                    codes.append(error.code)
+        finally:
+            process.kill()
+    assert codes == [200, 200, 403, 403]

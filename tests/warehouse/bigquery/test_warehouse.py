@@ -830,6 +830,16 @@ def test_people_cannot_write(warehouse: BigQueryWarehouse, statement: str, nativ
     assert warehouse.head() == before
 
 
+def test_an_answer_may_be_limited_to_its_first_rows(warehouse: BigQueryWarehouse, month: str) -> None:
+    """So that a server holds no more rows than it sends."""
+    fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, cost="0.3333333333333333333333"))
+    statement = f"select line_id, billed_cost from billing_lines where billing_period = date '{month}-01' order by line_id"
+    whole = warehouse.answer(statement, timeout=60)
+    assert whole.num_rows == 50
+    assert warehouse.answer(statement, timeout=60, at_most=7).equals(whole.slice(0, 7))
+    assert warehouse.answer(statement, timeout=60, at_most=50).equals(whole)
+
+
 def test_questions_with_parameters(warehouse: BigQueryWarehouse, month: str) -> None:
     """Of every kind a caller has; a missing one is named, one too many is not sent; money is exact."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, cost="0.3333333333333333333333"))

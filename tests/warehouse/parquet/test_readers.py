@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal, localcontext
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 
+from runspend.core.duckdb_pool import limit_threads
 from runspend.core.errors import SqlRefused, UsageError, WarehouseDamaged
 from runspend.schema.tables import TABLES, Table
 from runspend.warehouse.parquet import verification
@@ -193,6 +195,28 @@ def test_a_mistake_in_a_statement_hashes_no_file(tmp_path: Path, mistake: str) -
     Flip(path, path.stat().st_size // 2, 0, is_silent=True).make()
     with pytest.raises(SqlRefused, match="cannot run the SQL"):
         warehouse.answer(mistake, native=True, timeout=60)
+
+
+def test_an_answer_may_be_limited_to_its_first_rows(tmp_path: Path) -> None:
+    """Also on a thread with an engine of few threads, whose settings are locked afterwards. The other rows are not computed."""
+    warehouse = ParquetWarehouse(tmp_path)
+    with warehouse.step("fill", "b") as step:
+        step.put("runs", "2026-09", "one", rows_of(TABLES["runs"], period="2026-09", cost="1"))
+        step.publish()
+    statement = "select * from runs order by run_id"
+    endless = f"select a.run_id from {' cross join '.join(f'runs as {letter}' for letter in 'abcdefgh')}"
+
+    def ask() -> list[pa.Table]:
+        return [warehouse.answer(statement, at_most=3), warehouse.answer(endless, at_most=200_000, timeout=60)]
+
+    whole = warehouse.answer(statement)
+    with ThreadPoolExecutor(1, initializer=limit_threads, initargs=(1,)) as pool:
+        for first, some in (ask(), pool.submit(ask).result()):
+            assert first.equals(whole.slice(0, 3))
+            assert some.num_rows == 200_000
+    assert warehouse.answer(statement, at_most=1000).equals(whole)
+    with pytest.raises(SqlRefused, match="larger than 64 MB"):
+        warehouse.answer("select repeat(run_id, 1000000) as text from runs", at_most=1000)
 
 
 def test_a_file_that_is_written_to_while_it_is_verified_is_not_known_as_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

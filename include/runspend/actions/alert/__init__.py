@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from runspend.actions.alert import operators
 from runspend.actions.alert.decisions import Decision, LastSpendDays, alert_id, decide
 from runspend.actions.alert.evidence import Ground, read_ground
-from runspend.actions.alert.figures import read_day_runs, read_figures, read_restated
+from runspend.actions.alert.figures import Figures, read_day_runs, read_figures, read_restated
 from runspend.actions.alert.first_summary import begin, is_first_night, summarise
 from runspend.actions.alert.forecast import HISTORY
 from runspend.actions.alert.judge import Series, Status, judge_budget, judge_days, not_judged
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, RecordStore, send_outbox
-from runspend.actions.alert.periods import period_named
+from runspend.actions.alert.periods import BudgetPeriod, period_named
 from runspend.actions.alert.renames import settle_renames
 from runspend.actions.alert.sections import period_name
 from runspend.actions.alert.series import Coverage, covered_until, first_open_day, read_coverage, read_series
@@ -34,14 +34,14 @@ from runspend.actions.alert.tag_budgets import TAG_KEYS, read_tag_budgets
 from runspend.actions.alert.versions import Job, plan_judging, read_versions, watched_since
 from runspend.actions.alert.wording import Writer, recipients_of
 from runspend.config.exchange_rates import missing_rates, stretches
-from runspend.config.settings import Settings
+from runspend.config.settings import Budget, Settings
 from runspend.core.errors import PartialFailure, RunspendError, SourceError
 from runspend.warehouse.base import Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TAG_KEYS", "AlertResult", "Judgement", "alerts_table", "judge", "operators", "record", "run", "send"]
+__all__ = ["TAG_KEYS", "AlertResult", "Judgement", "alerts_table", "judge", "judge_one", "operators", "record", "run", "send"]
 
 # An anomalous day is reported only while it is recent. A bill that is later than this is reported as late instead.
 NEWS = timedelta(days=7)
@@ -153,13 +153,24 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
     return Judgement(statuses, decisions, table, unjudged, refused_tags, coverage, ground, quiet, reader, missing)
 
 
+def judge_one(reader: Reader, settings: Settings, budget: Budget, period: BudgetPeriod, now: datetime) -> tuple[Status, Figures]:
+    """Judge one budget in one period by today's tables, with the figures of its mail. Records nothing."""
+    coverage = read_coverage(reader, now)
+    reader, [series], _ = _read_series(reader, settings, [Job(budget, (period,))], now)
+    covered = first_open_day(coverage) or max((day for day, _ in series.billed), default=now.date())
+    status = judge_budget(budget, settings.currency, period, series, covered, now)
+    return status, read_figures(reader, status, coverage, now)
+
+
 def record(settings: Settings, records: RecordStore, judgement: Judgement, now: datetime) -> None:
     """Write each decision and its mail as once-only records. A second call changes nothing.
 
     The record of the leading item holds the mail and lists the other items it covers. It is written first and is the commit. If a crash
     leaves out the other records, they count as decided, and the next run writes them. An acknowledged budget gets no mail.
     """
-    writer = Writer(settings.mail, str(settings.path or "runspend.yaml"))
+    writer = Writer(
+        settings.mail, settings.path.name if settings.path else "runspend.yaml", settings.site.url.rstrip("/") if settings.site else None
+    )
     mailed = Counter(r for d in judgement.decisions if d.status.budget.name not in judgement.quiet for r in recipients_of(d))
     for decision in judgement.decisions:
         lead, quiet = decision.lead, judgement.quiet.get(decision.status.budget.name)
@@ -196,7 +207,11 @@ def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Set
     if judgement.notes:
         count = len(judgement.notes)
         headline = f"{count} budget{' was' if count == 1 else 's were'} not judged: {judgement.notes[0]}"
-        deliveries += operators.notify(settings, records, "NOT JUDGED", "budgets", now, headline, details=judgement.notes)
+        first = judgement.notes[0].replace(" was not judged for ", " in ", 1)
+        advice = operators.Advice(
+            subject=f"{f'{count} budgets, first: ' if count > 1 else ''}{first}", figures=(("not judged", f"{count}", "budgets"),)
+        )
+        deliveries += operators.notify(settings, records, "NOT JUDGED", "budgets", now, headline, details=judgement.notes, advice=advice)
     deliveries += operators.tell_refused(settings, records, now)
     return AlertResult(
         judgement.budget_status, alerts_table(records), deliveries, [*judgement.notes, *judgement.refused_tags], judgement.missing

@@ -12,7 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 from runspend.actions.alert.message import Mail
-from runspend.actions.alert.render import Block, Envelope, Facts, MailTable, Paragraph, make_mail
+from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, MailTable, Paragraph, make_mail
+from runspend.actions.alert.sections import budget_address, title_for
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Settings
 from runspend.core.amounts import EXACT, money
@@ -39,12 +40,24 @@ def write_digests(
 def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now: datetime, freshness: Facts | None, which: str) -> Mail:
     said = _counted(alerts)
     members = "\n".join([recipient, *sorted(a["mail"]["message_id"] for a in alerts)])
+    site = settings.site.url.rstrip("/") if settings.site else None
+    over = len({a["budget"] for a in alerts if a["kind"] == "actual" and Decimal(a["spent"]) >= Decimal(a["amount"])})
+    links = tuple(budget_address(a["budget"], a["budget_period"], site) for a in alerts) if site else ()
     blocks: list[Block] = [
+        Card(
+            (
+                ("budgets", f"{len({a['budget'] for a in alerts})}", f"{len(alerts)} alert{'' if len(alerts) == 1 else 's'}"),
+                ("exceeded", f"{over}", "all of the budget spent"),
+            )
+        ),
         Paragraph(f"{said}. This mail lists them all, most used first, instead of one mail each.{which}"),
-        MailTable("BUDGETS", ("", "alert", "spent", "amount", "used"), "llrrr", tuple(_row(a) for a in alerts)),
+        *([Button("See all budgets", f"{site}/#budgets")] if site else []),
+        MailTable(
+            "BUDGETS", ("", "alert", "spent", "amount", "used"), "llrrr", tuple(_row(a, settings.mail.people) for a in alerts), (), links
+        ),
         *([freshness] if freshness else []),
         Facts("NEXT STEPS", (("See top costs", "runspend costs --by team,experiment"), ("List all budgets", "runspend budgets"))),
-        Paragraph(f"Sent once. Budgets are configured in {settings.path or 'runspend.yaml'}."),
+        Paragraph(f"Sent once. Budgets are configured in {settings.path.name if settings.path else 'runspend.yaml'}."),
     ]
     return make_mail(
         Envelope(settings.mail.from_, "budgets", "budget-digest"),
@@ -57,23 +70,23 @@ def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now:
 
 
 def _counted(alerts: Sequence[Alert]) -> str:
-    """ "14 budgets reached a threshold: 3 exceeded, 11 not exceeded". If some are forecasts or unusual days: "20 alerts on 14 budgets"."""
+    """ "14 budgets over a threshold: 3 exceeded, 11 not exceeded". If some are forecasts or unusual days: "20 alerts on 14 budgets"."""
     passed = [a for a in alerts if a["kind"] == "actual"]
     over = sum(1 for a in passed if Decimal(a["spent"]) >= Decimal(a["amount"]))
     counted = ", ".join(
         text for text in (f"{over} exceeded" if over else "", f"{len(passed) - over} not exceeded" if len(passed) > over else "") if text
     )
     if len(passed) == len(alerts):
-        return f"{len(alerts)} budget{'' if len(alerts) == 1 else 's'} reached a threshold: {counted}"
+        return f"{len(alerts)} budget{'' if len(alerts) == 1 else 's'} over a threshold: {counted}"
     return f"{len(alerts)} alerts on {len({a['budget'] for a in alerts})} budgets" + (f": {counted}" if counted else "")
 
 
-def _row(alert: Alert) -> tuple[str, ...]:
+def _row(alert: Alert, people: str) -> tuple[str, ...]:
     why = alert["threshold"] if alert["kind"] in ("actual", "anomaly") else f"{alert['kind']} {alert['threshold']}"
     used = percent_used(Decimal(alert["spent"]), Decimal(alert["amount"]))
     of = f"{money(Decimal(alert['amount']), short=True)} {alert['currency']}"
     return (
-        f"{clean(alert.get('title') or alert['budget'], 30)} {alert['budget_period']}",
+        f"{title_for(alert.get('title') or alert['budget'], people, 30)} {alert['budget_period']}",
         clean(why, 17),
         money(Decimal(alert["spent"])),
         of,

@@ -45,9 +45,12 @@ class RunningRun:
 
 
 @dataclass(frozen=True)
-class DayRun:
-    """One run of an anomalous day."""
+class TopRun:
+    """One run of a budget, with its cost in some days."""
 
+    server: str
+    workspace: str
+    run_id: str
     name: str
     who: str | None
     experiment: str | None
@@ -77,6 +80,10 @@ class Figures:
     no_run: Decimal
     idle_elsewhere: Decimal
     coverage: tuple[Coverage, ...]
+    runs: tuple[TopRun, ...] = ()
+    run_count: int = 0
+    people: tuple[tuple[str | None, int, Decimal], ...] = ()  # user, number of runs, cost
+    people_count: int = 0
 
     @property
     def covered_until(self) -> datetime | None:
@@ -106,9 +113,11 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
     running = rows(
         "running", run_columns(), {"currency": status.currency, "alive_since": now - ALIVE_WITHIN, "now": now, "top": 2 * TOP}, of_runs
     )
-    failed = None
+    failed, top_runs, top_people = None, list[dict[str, Any]](), list[dict[str, Any]]()
     if "provider" not in budget.for_:  # run_costs_daily does not keep the provider
-        failed = rows("failed", run_columns(own={"cost_kind": "c.cost_kind", "source": "c.source"}), base)[0]["spent"] or Decimal(0)
+        own = run_columns(own={"cost_kind": "c.cost_kind", "source": "c.source"})
+        failed = rows("failed", own, base)[0]["spent"] or Decimal(0)
+        top_runs, top_people = rows("top_runs", own, {**base, "top": TOP}), rows("top_people", own, {**base, "top": TOP})
     idle = rows("idle", {}, base, {})[0]["spent"] or Decimal(0)
 
     shown = tuple(Driver(_driver_name(r), r["last_user"] if r["first_user"] == r["last_user"] else None, *_spent(r)) for r in drivers)
@@ -133,10 +142,14 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
         no_run=add(r["spent"] for r in sureness if r["allocated_to"] != "run"),
         idle_elsewhere=idle - own_idle,
         coverage=coverage,
+        runs=_top_runs(top_runs),
+        run_count=top_runs[0]["run_count"] if top_runs else 0,
+        people=tuple((r["user_name"], r["runs"], r["spent"] or Decimal(0)) for r in top_people),
+        people_count=top_people[0]["user_count"] if top_people else 0,
     )
 
 
-def read_day_runs(reader: Reader, status: Status, day: date) -> tuple[tuple[DayRun, ...], int]:
+def read_day_runs(reader: Reader, status: Status, day: date) -> tuple[tuple[TopRun, ...], int]:
     """Return the most expensive runs of one day of a budget, and the number of runs with costs.
 
     Returns no runs for a budget that selects by provider, because only bill lines know the provider.
@@ -145,12 +158,17 @@ def read_day_runs(reader: Reader, status: Status, day: date) -> tuple[tuple[DayR
     if "provider" in budget.for_:
         return (), 0
     condition, bound = selector_sql(budget.for_, run_columns(own={"cost_kind": "c.cost_kind", "source": "c.source"}), "p")
-    text = sql("day_runs").replace("{measure}", budget.measure).replace("{selector}", condition)
-    rows = reader.query(text, {"day": day, "currency": status.currency, "top": TOP, **bound}).to_pylist()
-    runs = tuple(
-        DayRun(r["run_name"] or r["run_id"], r["user_name"], r["experiment_name"], _machines(r), r["spent"] or Decimal(0)) for r in rows
-    )
-    return runs, rows[0]["run_count"] if rows else 0
+    text = sql("top_runs").replace("{measure}", budget.measure).replace("{selector}", condition)
+    days = {"first_date": day, "end_date": day + timedelta(days=1)}
+    rows = reader.query(text, {**days, "currency": status.currency, "top": TOP, **bound}).to_pylist()
+    return _top_runs(rows), rows[0]["run_count"] if rows else 0
+
+
+def _top_runs(rows: Sequence[Mapping[str, Any]]) -> tuple[TopRun, ...]:
+    return tuple(
+        TopRun(r["tracking_server"], r["workspace"], r["run_id"], r["run_name"] or r["run_id"], r["user_name"], r["experiment_name"], _machines(r), r["spent"] or Decimal(0))
+        for r in rows
+    )  # fmt: skip
 
 
 def read_restated(reader: Reader, status: Status, through: date, since: datetime) -> tuple[Restatement, ...]:

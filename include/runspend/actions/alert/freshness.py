@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from runspend.actions.alert.render import Facts
 from runspend.config.settings import Settings
 from runspend.core.errors import RecordRefused
-from runspend.core.text import clean
+from runspend.core.text import clean, short_place
 
 KIND = "reads"
 HOUR = timedelta(hours=1)
@@ -42,10 +42,12 @@ class RecordStore(Protocol):
 
 @dataclass(frozen=True)
 class Stale:
-    """A source or step that is too old, and the sentence that says so."""
+    """A source or step that is too old: the sentence that says so, the same as a phrase, and its figures for a mail."""
 
     name: str
     text: str
+    phrase: str
+    figures: tuple[tuple[str, str, str], ...]
 
 
 def note_done(
@@ -86,6 +88,7 @@ def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> 
         records.create(KIND, name, {"kind": kind, "first_missed_at": now.isoformat()})
     stale = []
     for name, value in _current(settings, records).items():
+        shown = short_place(name)
         last, tried = _time(value, "last_good_at"), _time(value, "last_tried_at")
         if tried is not None and tried != last and now - tried < limit:
             continue  # it is tried and fails, which the step itself reports in every pipeline run
@@ -93,10 +96,24 @@ def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> 
         reaches, late_after = _time(value, "covered_until"), timedelta(seconds=value.get("late_after_seconds", 0))
         if since is not None and now - since >= limit:
             never = f"last time {last.day} {last:%b %H:%M} UTC" if last else "never so far"
-            stale.append(Stale(name, f"{name} was not {_verb(value)} for {_hours(now - since)} h (limit {_hours(limit)} h, {never})."))
+            figures = (
+                ("late by", f"{_hours(now - since)} h", f"limit {_hours(limit)} h"),
+                ("last time", f"{last.day} {last:%b %H:%M}" if last else "never", "UTC" if last else ""),
+            )
+            phrase = f"{shown} not {_verb(value)} for {_hours(now - since)} h"
+            stale.append(
+                Stale(
+                    name, f"{shown} was not {_verb(value)} for {_hours(now - since)} h (limit {_hours(limit)} h, {never}).", phrase, figures
+                )
+            )
         elif reaches is not None and late_after and now - reaches > late_after:
             until = f"Costs are complete to {reaches.day} {reaches:%b %H:%M} UTC."
-            stale.append(Stale(name, f"{name} has no data for {_hours(now - reaches)} h (limit {_hours(late_after)} h). {until}"))
+            figures = (
+                ("behind", f"{_hours(now - reaches)} h", f"limit {_hours(late_after)} h"),
+                ("complete to", f"{reaches.day} {reaches:%b %H:%M}", "UTC"),
+            )
+            text = f"{shown} has no data for {_hours(now - reaches)} h (limit {_hours(late_after)} h). {until}"
+            stale.append(Stale(name, text, f"{shown} without data for {_hours(now - reaches)} h", figures))
     return stale
 
 
@@ -110,6 +127,17 @@ def last_good_night(settings: Settings, records: RecordStore) -> str | None:
     if night is None or not all(value.get("is_good", False) for value in found.values()):
         return None
     return str(night["last_good_at"])
+
+
+def all_good_since(settings: Settings, records: RecordStore) -> datetime | None:
+    """Return when the last pipeline run ended whose sources and cost tables were all good, as far as the records say.
+
+    It is the oldest of their last good ends. None if one of them never was good, or nothing is recorded.
+    """
+    found = _current(settings, records)
+    ends = [_time(value, "last_good_at") for value in found.values()]
+    known = [end for end in ends if end is not None]
+    return min(known) if "cost tables" in found and len(known) == len(ends) else None
 
 
 def figures_are_this_old(records: RecordStore, now: datetime) -> Facts | None:

@@ -6,6 +6,7 @@ Put here functions that any failure handler may call with only settings and reco
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +15,11 @@ from typing import Literal
 from runspend.actions.alert.freshness import RecordStore, Stale, figures_are_this_old
 from runspend.actions.alert.message import Mail, address_of
 from runspend.actions.alert.outbox import DIGEST_ABOVE, REFUSED_FOR, Delivery, Unrecorded, send_outbox
-from runspend.actions.alert.render import Block, Envelope, Facts, Paragraph, make_mail
+from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, Paragraph, make_mail
 from runspend.actions.alert.smtp import open_backend
 from runspend.config.settings import Settings
 from runspend.core.machine_faults import machine_failed
-from runspend.core.text import clean
+from runspend.core.text import clean, short_place, short_places
 
 NoticeKind = Literal[
     "REFUSED",
@@ -46,6 +47,17 @@ class Advice:
     still_works: str = "All other steps of the pipeline run went on. The last good data stay in place."
     do: Sequence[tuple[str, str]] = (("Check the status", "runspend status"),)
     next_try: str = "Runspend tries again in the next pipeline run."
+    subject: str | None = None  # a short phrase; by default the first sentence of the headline
+    figures: Sequence[tuple[str, str, str]] = ()  # (name, value, note)
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a mail begins: its subject, its first sentences, and figures at a glance."""
+
+    subject: str
+    headline: str
+    figures: tuple[tuple[str, str, str], ...] = ()
 
 
 def notify(
@@ -59,7 +71,7 @@ def notify(
     details: Sequence[str] = (),
     advice: Advice = Advice(),
 ) -> list[Delivery]:
-    """Record and send "[runspend] KIND: headline".
+    """Record and send "[runspend] KIND: subject", which begins with the headline.
 
     Returns [] if no operators are configured or this cause was already reported on this date.
 
@@ -71,9 +83,10 @@ def notify(
     local_id = _notice_id(kind, key, f"{now:%Y-%m-%d}")
     ending = f"{clean(advice.next_try, 200)} Sent once per cause and day ({now:%Y-%m-%d %H:%M} UTC)."
     blocks = [*_found(details), *_help(advice.still_works, advice.do)]
+    head = Head(short_places(advice.subject or first_sentence(headline)), headline, tuple(advice.figures))
     try:
         old = figures_are_this_old(records, now)
-        mail = _write(settings, kind, local_id, now, headline, [*blocks, *([old] if old else []), Paragraph(ending)])
+        mail = _write(settings, kind, local_id, now, head, [*blocks, *([old] if old else []), Paragraph(ending)])
         is_new = records.create("notices", local_id, {"kind": kind, "key": key, "decided_at": now.isoformat(), "mail": mail.as_record()})
         return send_outbox(settings, records, now) if is_new else []
     except OSError as error:
@@ -85,7 +98,7 @@ def notify(
         ):
             return error.tried  # the mail is out
         again = f"You may get this mail again for the same cause: Runspend {failed}"
-        return _send_directly(settings, _write(settings, kind, local_id, now, headline, [*blocks, Paragraph(clean(again, 600))]))
+        return _send_directly(settings, _write(settings, kind, local_id, now, head, [*blocks, Paragraph(clean(again, 600))]))
 
 
 def _send_directly(settings: Settings, mail: Mail) -> list[Delivery]:
@@ -127,6 +140,7 @@ class _Refused:
     subject: str
     message_id: str
     headline: str
+    phrase: str
     then: str
     to: tuple[str, ...]
 
@@ -154,28 +168,30 @@ def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> It
                 f"Runspend tries again until {retried_until[:10]}" if retried_until > now.isoformat() else NOT_SENT_AGAIN,
             )
         headline = f"a mail to {value['recipient']} {what}: {value['reply']}"
-        yield _Refused(local_id, value["subject"], value["message_id"], headline, then, tuple(others))
+        phrase = f"mail to {value['recipient']} {'given up' if is_given_up else 'deferred' if is_put_off else 'refused'}: {value['reply']}"
+        yield _Refused(local_id, value["subject"], value["message_id"], headline, phrase, then, tuple(others))
 
 
 def _write_one_refused(settings: Settings, now: datetime, one: _Refused) -> Mail:
     blocks: list[Block] = [
         *_found([f"Subject: {one.subject}", f"Message-ID: {one.message_id}"]),
-        *_help(STILL_REFUSED, [("Correct the address", f"in {settings.path or 'runspend.yaml'}"), ("Delivery", one.then)]),
+        *_help(STILL_REFUSED, [("Correct the address", f"in {_file(settings)}"), ("Delivery", one.then)]),
         Paragraph("Sent once per mail and recipient."),
     ]
-    return _write(settings, "REFUSED", one.local_id, now, one.headline, blocks, one.to)
+    return _write(settings, "REFUSED", one.local_id, now, Head(one.phrase, one.headline), blocks, one.to)
 
 
 def _write_refused(settings: Settings, now: datetime, found: Sequence[_Refused]) -> tuple[Mail, Sequence[_Refused]]:
     local_id = _notice_id("REFUSED", "\n".join(one.local_id for one in found), "many")
     blocks: list[Block] = [
         *_found([f"{one.headline}; {one.then}" for one in found]),
-        *_help(STILL_REFUSED, [("Correct the addresses", f"in {settings.path or 'runspend.yaml'}, or in the owner tag of experiments"), ("List them all", "see the recipients column of the alerts table")]),
+        *_help(STILL_REFUSED, [("Correct the addresses", f"in {_file(settings)}, or in the owner tag of experiments"), ("List them all", "see the recipients column of the alerts table")]),
         Paragraph("Sent once per mail and recipient."),
     ]  # fmt: skip
     to = [r for r in settings.mail.operators if all(r in one.to for one in found)] or settings.mail.operators
     headline = f"{len(found)} mails were refused or deferred. First: {found[0].headline}"
-    return _write(settings, "REFUSED", local_id, now, headline, blocks, to), found
+    head = Head(f"{len(found)} mails not delivered", headline, (("mails", f"{len(found)}", "not delivered"),))
+    return _write(settings, "REFUSED", local_id, now, head, blocks, to), found
 
 
 def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale], now: datetime) -> list[Delivery]:
@@ -184,10 +200,12 @@ def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale],
     if not untold:
         return []
     if len(untold) == 1:
-        return notify(
-            settings, records, "STALE", f"{untold[0].name}/all", now, untold[0].text, advice=Advice(still_works=STILL_STALE, do=DO_STALE)
-        )
-    headline = f"{len(untold)} nightly jobs did not run: {', '.join(one.name for one in untold)}"
+        [one] = untold
+        advice = Advice(still_works=STILL_STALE, do=DO_STALE, subject=one.phrase, figures=one.figures)
+        return notify(settings, records, "STALE", f"{one.name}/all", now, one.text, advice=advice)
+    names = ", ".join(short_place(one.name) for one in untold)
+    headline = f"{len(untold)} nightly jobs did not run: {names}"
+    subject = f"{len(untold)} nightly jobs without a run: {names}"
     key = f"stale: {', '.join(one.name for one in untold)}"
     return notify(
         settings,
@@ -197,7 +215,7 @@ def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale],
         now,
         headline,
         details=[one.text for one in untold],
-        advice=Advice(still_works=STILL_STALE, do=DO_STALE),
+        advice=Advice(still_works=STILL_STALE, do=DO_STALE, subject=subject, figures=(("late", f"{len(untold)}", "sources and steps"),)),
     )
 
 
@@ -217,16 +235,28 @@ def _notice_id(kind: str, key: str, when: str) -> str:
 
 
 def _write(
-    settings: Settings, kind: NoticeKind, local_id: str, now: datetime, headline: str, blocks: Sequence[Block], to: Sequence[str] = ()
+    settings: Settings, kind: NoticeKind, local_id: str, now: datetime, head: Head, blocks: Sequence[Block], to: Sequence[str] = ()
 ) -> Mail:
+    site = settings.site.url.rstrip("/") if settings.site else None
+    button = [Button("See how fresh the bills are", f"{site}/#bills")] if site else []
+    card = [Card(head.figures)] if head.figures else []
     return make_mail(
         Envelope(settings.mail.from_, LIST_NAME, kind.lower().replace(" ", "-")),
         local_id=local_id,
         recipients=to or settings.mail.operators,
-        subject=f"[runspend] {kind}: {headline}",
-        blocks=[Paragraph(f"{kind}: {clean(headline, 400)}"), *blocks],
+        subject=f"[runspend] {kind}: {head.subject}",
+        blocks=[*card, Paragraph(f"{kind}: {clean(head.headline, 400)}"), *button, *blocks],
         now=now,
     )
+
+
+def first_sentence(text: str) -> str:
+    """Return a text up to its first full stop or semicolon that a space follows."""
+    return re.split(r"[.;] ", text, maxsplit=1)[0].removesuffix(".")
+
+
+def _file(settings: Settings) -> str:
+    return settings.path.name if settings.path else "runspend.yaml"
 
 
 def _found(details: Sequence[str]) -> list[Block]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Block",
+    "Button",
+    "Card",
     "Envelope",
     "Facts",
     "Mail",
@@ -62,6 +64,7 @@ class MailTable:
     align: str
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    links: tuple[str | None, ...] = ()  # of the rows' first cells, in HTML
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,22 @@ class Facts:
     facts: tuple[tuple[str, str], ...]
 
 
-Block = Paragraph | MailTable | Facts | SpendChart
+@dataclass(frozen=True)
+class Card:
+    """The mail's figures at a glance: (name, value, note), at most four."""
+
+    figures: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Button:
+    """The way to the page where one can act."""
+
+    text: str
+    url: str
+
+
+Block = Paragraph | MailTable | Facts | SpendChart | Card | Button
 
 
 @dataclass(frozen=True)
@@ -97,6 +115,10 @@ def render_text(blocks: Sequence[Block]) -> str:
             block = _chart_table(block)
         if isinstance(block, Paragraph):
             parts.append(_wrap(block.text))
+        elif isinstance(block, Button):
+            parts.append(f"{block.text}:\n  {block.url}")
+        elif isinstance(block, Card):
+            parts.append("\n".join(_table_lines(MailTable("", ("", "", ""), "lrl", block.figures))[1:]))
         elif isinstance(block, MailTable):
             parts.append("\n".join([*_table_lines(block), *(_wrap(note, "  ") for note in block.notes)]))
         else:

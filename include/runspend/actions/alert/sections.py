@@ -5,17 +5,33 @@ Put here blocks made of figures. The first paragraph and the recipients are in `
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from urllib.parse import quote
 
 from runspend.actions.alert.chart import ForecastDay, SpendChart
-from runspend.actions.alert.figures import DayRun, Figures
+from runspend.actions.alert.figures import Figures, TopRun
 from runspend.actions.alert.judge import Status
 from runspend.actions.alert.periods import BudgetPeriod, current_period
-from runspend.actions.alert.render import Facts, MailTable, clean, person
+from runspend.actions.alert.render import Button, Card, Facts, MailTable, clean, person
 from runspend.actions.alert.series import Coverage
-from runspend.core.amounts import EXACT, add, money
+from runspend.config.settings import Budget
+from runspend.core.amounts import EXACT, add, money, rough_money
+from runspend.core.text import without_person
+
+DIMENSIONS = {  # of `runspend costs`, by the key of a budget's selector
+    "experiment": "experiment", "team": "team", "project": "project", "cost_center": "cost_center", "owner": "owner", "user": "user", "tracking": "server",
+    "cost_kind": "kind", "provider": "provider", "source": "source",
+}  # fmt: skip
+
+OF_PEOPLE = ("owner", "user")  # dimensions that are names of people
+
+
+def title_for(title: str, people: str, limit: int = 40) -> str:
+    """Return a budget's title as `mail.people` asks. That of a budget in an experiment's tag may have a person's address in it."""
+    return clean(title if people == "show" else without_person(title), limit)
 
 
 def running_now(figures: Figures, status: Status, people: str, now: datetime) -> MailTable:
@@ -55,20 +71,67 @@ def what_drove_it(figures: Figures, status: Status, people: str) -> MailTable:
     rows = []
     for driver in (*figures.drivers, *([figures.others] if figures.others else [])):
         who = person(driver.who, people)
-        name = clean(driver.name, 32 - len(who)) + (f" ({who})" if who else "")
+        name = clean(driver.name if people == "show" else without_person(driver.name), 32 - len(who)) + (f" ({who})" if who else "")
         rows.append((name, share(driver.spent, spent), money(driver.spent), money(driver.spent_before)))
     notes = (
-        () if figures.failed is None else (f"including failed or killed runs: {money(figures.failed)} ({share(figures.failed, spent)})",)
+        (f"including failed or killed runs: {money(figures.failed)} ({share(figures.failed, spent)})",) if figures.failed and spent else ()
     )
     return MailTable("TOP COSTS", ("", "", period_name(status.period), "same days before"), "lrrr", tuple(rows), notes)
 
 
-def which_runs(runs: Sequence[DayRun], count: int, day: date, people: str) -> MailTable:
-    """Return the most expensive runs of one day."""
+def at_a_glance(status: Status, now: datetime) -> Card:
+    """Return what is spent, what is left, the forecast and the time that remains."""
+    spent, budget = status.spent or Decimal(0), status.budget.amount
+    left, days = EXACT.subtract(budget, spent), (status.period.end - now.date()).days
+    figures = [
+        ("spent", f"{money(spent)} {status.currency}", f"{status.percent}% of {money(budget, short=True)}"),
+        (
+            "over budget by" if left < 0 else "left",
+            f"{money(abs(left))} {status.currency}",
+            f"{max(days, 0)} day{'' if days == 1 else 's'} to go",
+        ),
+    ]
+    if (forecast := status.forecast) is not None:
+        interval = f"80% interval: {rough_money(forecast.low)}–{rough_money(forecast.high)}"
+        figures.append(("forecast", f"{rough_money(forecast.total)} {status.currency}", interval))
+    return Card(tuple(figures))
+
+
+def budget_button(name: str, period: str, site: str | None) -> list[Button]:
+    """Return the way to the budget's page, or nothing without live pages."""
+    address = budget_address(name, period, site)
+    return [Button("See the budget", address)] if address else []
+
+
+def budget_address(name: str, period: str, site: str | None) -> str | None:
+    """Return the address of a budget's page on the live `site`."""
+    return f"{site}/budget/{quote(name, safe='', errors='replace')}?period={period}" if site else None
+
+
+def run_address(server: str, workspace: str, run_id: str, site: str | None) -> str | None:
+    """Return the address of a run's page on the live `site`."""
+    if not site:
+        return None
+    run, own, space = (quote(text, safe="", errors="replace") for text in (run_id, server, workspace))
+    return f"{site}/run/{run}?server={own}&workspace={space}"
+
+
+def top_people(figures: Figures, status: Status, people: str) -> MailTable:
+    """Return the people whose runs cost the most."""
+    rows = tuple(
+        (person(user, people) or "(no user)", f"{runs:,}", share(spent, status.spent or Decimal(0)), money(spent))
+        for user, runs, spent in figures.people
+    )
+    more = figures.people_count - len(rows)
+    return MailTable("TOP USERS", ("", "runs", "", "cost"), "lrrr", rows, (f"and {more} more",) if more > 0 else ())
+
+
+def which_runs(runs: Sequence[TopRun], count: int, title: str, people: str, site: str | None) -> MailTable:
+    """Return the most expensive runs."""
     rows = tuple(
         (
             clean(run.name, 24),
-            clean(run.experiment, 20) if run.experiment else "",
+            clean(run.experiment if people == "show" else without_person(run.experiment), 20) if run.experiment else "",
             person(run.who, people),
             clean(run.machines, 20) if run.machines else "",
             money(run.spent),
@@ -76,7 +139,8 @@ def which_runs(runs: Sequence[DayRun], count: int, day: date, people: str) -> Ma
         for run in runs
     )
     notes = (f"and {count - len(runs)} more runs",) if count > len(runs) else ()
-    return MailTable(f"TOP RUNS, {weekday(day)}", ("", "experiment", "", "", "cost"), "llllr", rows, notes)
+    links = tuple(run_address(run.server, run.workspace, run.run_id, site) for run in runs) if site else ()
+    return MailTable(title, ("", "experiment", "", "", "cost"), "llllr", rows, notes, links)
 
 
 def bill_ages(coverage: Sequence[Coverage], now: datetime) -> list[tuple[str, str]]:
@@ -124,22 +188,51 @@ def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
     return Facts("CONFIDENCE", tuple(facts))
 
 
-def what_you_can_do(status: Status, now: datetime) -> Facts:
-    """Return commands to type and people to ask.
+def what_you_can_do(status: Status, now: datetime, people: str = "show") -> Facts:
+    """Return commands to type, and people to ask, with names as `people` asks: without a command that would select a hidden person.
 
     A budget can be acknowledged only in the current period, even if the mail is about an earlier one.
     """
     budget, until = status.budget, current_period(status.budget.every, now.date()).end
     facts = [
-        ("See the runs", f"runspend costs --by experiment --since {status.period.start:%Y-%m}"),
+        *([("See the costs", _command(status))] if people == "show" or not _names_person(budget) else []),
         ("Stop a run", "in MLflow or on its platform; Runspend never stops runs"),
         (f"Mute until {day_name(until)}", f"runspend budgets ack {budget.name} --until {until}"),
     ]
     if budget.runbook:
         facts.append(("Runbook", clean(budget.runbook, 400)))
-    if budget.owner:
-        facts.append(("Owner", clean(budget.owner)))
+    if owner := clean(budget.owner) if budget.owner and people == "show" else person(budget.owner, people):
+        facts.append(("Owner", owner))
     return Facts("NEXT STEPS", tuple(facts))
+
+
+def filters_of(budget: Budget) -> dict[str, tuple[str, ...]] | None:
+    """Return the costs of a budget as values by dimension of `runspend costs`. None if it selects by a pattern, or by what has no dimension."""
+    found = {}
+    for key, patterns in budget.for_.items():
+        name = DIMENSIONS.get(key)
+        if name is None or any(set(pattern) & set("*?") for pattern in patterns):
+            return None
+        found[name] = tuple(patterns)
+    return found
+
+
+def _names_person(budget: Budget) -> bool:
+    """Return whether the words that select a budget's costs name a person: as owner or user, or in an experiment's name."""
+    chosen = filters_of(budget) or {}
+    return any(name in OF_PEOPLE or without_person(value) != value for name, values in chosen.items() for value in values)
+
+
+def _command(status: Status) -> str:
+    """Return the command that lists a budget's costs; without its selector if `runspend costs` has no words for that."""
+    days = ["--since", f"{status.period.start}", "--until", f"{status.period.end - timedelta(days=1)}"]
+    chosen = [
+        word for name, values in (filters_of(status.budget) or {}).items() for value in values for word in ("--where", f"{name}={value}")
+    ]
+    measure = status.budget.measure.removesuffix("_cost")
+    return shlex.join(
+        ["runspend", "costs", "--by", "experiment", *days, *chosen, *([] if measure == "effective" else ["--measure", measure])]
+    )
 
 
 def spend_chart(status: Status) -> SpendChart | None:

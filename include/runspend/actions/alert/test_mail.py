@@ -24,7 +24,7 @@ def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
         Envelope(settings.mail.from_, "operators", "test"),
         local_id=f"test.{datetime.now(now.tzinfo):%Y%m%dT%H%M%S.%f}",
         recipients=[recipient],
-        subject="[runspend] TEST: mail delivery works",
+        subject="[runspend] TEST: mail delivery",
         blocks=[
             Paragraph("This is a test mail. It was requested with: runspend alert --test-mail. It is not about a real budget."),
             Paragraph(
@@ -35,7 +35,7 @@ def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
                 "SENT BY",
                 (
                     ("From", settings.mail.from_),
-                    ("Configuration", str(settings.path or "settings made in code")),
+                    ("Configuration", settings.path.name if settings.path else "settings made in code"),
                     ("At", f"{now:%Y-%m-%d %H:%M} UTC"),
                 ),
             ),

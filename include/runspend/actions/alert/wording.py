@@ -15,16 +15,21 @@ from typing import Any
 
 from runspend.actions.alert.anomalies import Anomaly
 from runspend.actions.alert.decisions import Decision, slug
-from runspend.actions.alert.figures import DayRun, Figures, Restatement
+from runspend.actions.alert.figures import Figures, Restatement, TopRun
 from runspend.actions.alert.judge import Status, Threshold
-from runspend.actions.alert.render import Block, Envelope, Facts, Mail, MailTable, Paragraph, clean, make_mail
+from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, Mail, MailTable, Paragraph, clean, make_mail
 from runspend.actions.alert.sections import (
+    at_a_glance,
     bill_ages,
+    budget_address,
+    budget_button,
     day_name,
     how_sure,
     period_name,
     running_now,
     spend_chart,
+    title_for,
+    top_people,
     weekday,
     what_drove_it,
     what_you_can_do,
@@ -45,31 +50,34 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes mails with the sender, the naming of people, and the configuration file of an installation."""
+    """Writes mails with the sender, the naming of people, the configuration file's name, and the address of the live pages, if any."""
 
     settings: MailSettings
-    config_path: str
+    config_name: str
+    site: str | None = None
 
     def budget_mail(self, decision: Decision, figures: Figures, now: datetime) -> Mail:
         """Return the mail about crossings and forecasts, in the order people need the facts."""
         status, people = decision.status, self.settings.people
         expected = " If you expect the runs below, you need not act now." if figures.running else " No matching runs are active."
-        blocks: list[Block] = [Paragraph(_what_happened(status, now) + expected)]
+        blocks = self._head(status, what_happened(status, now, self.settings.people) + expected, now)
         if figures.running:
             blocks.append(running_now(figures, status, people, now))
         blocks += [chart] if (chart := spend_chart(status)) else []
-        blocks += [what_drove_it(figures, status, people), how_sure(figures, status, now), what_you_can_do(status, now)]
-        return self._mail(decision, budget_subject(decision, now), [*blocks, Paragraph(self._footer(status))], now)
+        blocks.append(what_drove_it(figures, status, people))
+        if figures.runs:
+            blocks.append(which_runs(figures.runs, figures.run_count, "TOP RUNS", people, self.site))
+        if figures.people and people != "hide":
+            blocks.append(top_people(figures, status, people))
+        blocks += [how_sure(figures, status, now), what_you_can_do(status, now, self.settings.people)]
+        return self._mail(decision, budget_subject(decision, now, self.settings.people), [*blocks, Paragraph(self._footer(status))], now)
 
     def short_mail(self, decision: Decision, coverage: Sequence[Coverage], now: datetime) -> Mail:
         """Return the same mail without figures that need queries. It is used when so many alerts occur that one mail lists them all."""
         status = decision.status
-        blocks: list[Block] = [
-            Paragraph(_what_happened(status, now)),
-            Facts("CONFIDENCE", tuple(bill_ages(coverage, now))),
-            what_you_can_do(status, now),
-        ]
-        return self._mail(decision, budget_subject(decision, now), [*blocks, Paragraph(self._footer(status))], now)
+        blocks = self._head(status, what_happened(status, now, self.settings.people), now)
+        blocks += [Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now, self.settings.people)]
+        return self._mail(decision, budget_subject(decision, now, self.settings.people), [*blocks, Paragraph(self._footer(status))], now)
 
     def correction_mail(self, decision: Decision, restated: Sequence[Restatement], coverage: Sequence[Coverage], now: datetime) -> Mail:
         """Return the mail that withdraws a crossing."""
@@ -77,7 +85,7 @@ class Writer:
         assert status.spent is not None
         is_whole = highest.level == status.budget.amount
         why = ", ".join(f"{clean(r.source, 30)} restated {_span(r.first, r.last)}" for r in restated)
-        title = clean(status.budget.title, 40)
+        title = title_for(status.budget.title, self.settings.people)
         said = (
             f"{title} has spent {money(status.spent)} of {money(status.budget.amount)} {status.currency} "
             f"({MEASURES[status.budget.measure]}) in {period_name(status.period)}, {'so it is under budget' if is_whole else f'which is below {of_budget(highest)}'}. "
@@ -88,30 +96,31 @@ class Writer:
         )
         footer = f"Sent once. If it reaches {of_budget(highest)} again in {period_name(status.period)}, Runspend sends no second alert: see `runspend budgets`."
         blocks: list[Block] = [
-            Paragraph(said), Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now), Paragraph(f"{footer} {self._source(status)}"),
+            *self._head(status, said, now), Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now, self.settings.people), Paragraph(f"{footer} {self._source(status)}"),
         ]  # fmt: skip
-        what = "budget not exceeded" if is_whole else f"{of_budget(highest)} not reached"
-        return self._mail(decision, f"[runspend] {title}: correction, {what} ({_used(status)})", blocks, now)
+        return self._mail(decision, f"[runspend] Budget {title}: correction, {_used(status)}", blocks, now)
 
     def anomaly_mail(
-        self, decision: Decision, anomaly: Anomaly, runs: tuple[tuple[DayRun, ...], int], coverage: Sequence[Coverage], now: datetime
+        self, decision: Decision, anomaly: Anomaly, runs: tuple[tuple[TopRun, ...], int], coverage: Sequence[Coverage], now: datetime
     ) -> Mail:
         """Return the mail about a day far above its history."""
-        status, title = decision.status, clean(decision.status.budget.title, 40)
+        status, title = decision.status, title_for(decision.status.budget.title, self.settings.people)
         cost, more = f"{money(anomaly.spent)} {status.currency}", anomaly.percent_more
         said = (
             f"{title} cost {cost} ({MEASURES[status.budget.measure]}) on {weekday(anomaly.day)}. A typical day costs {money(anomaly.usual)}. "
             f"This is {'' if more is None else f'{more:,}% more, and '}more than on any day of the four weeks before. Runspend did not stop any run."
             + _forecast_words(status, now)
         )
-        blocks: list[Block] = [Paragraph(said)]
+        more_words = "more than four weeks of days" if more is None else f"{more:,}% more"
+        card = Card((("cost", cost, day_name(anomaly.day)), ("typical day", f"{money(anomaly.usual)} {status.currency}", more_words)))
+        blocks: list[Block] = [card, Paragraph(said), *budget_button(status.budget.name, status.period.name, self.site)]
         if runs[0]:
-            blocks.append(which_runs(*runs, anomaly.day, self.settings.people))
-        blocks += [Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now)]
+            blocks.append(which_runs(*runs, f"TOP RUNS, {weekday(anomaly.day)}", self.settings.people, self.site))
+        blocks += [Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now, self.settings.people)]
         blocks.append(Paragraph(f"Sent once for this day. {self._source(status)}"))
         return self._mail(
             decision,
-            f"[runspend] {title}: unusual spend on {day_name(anomaly.day)} ({cost}, typically {money(anomaly.usual)})",
+            f"[runspend] Budget {title}: unusual spend of {cost} on {day_name(anomaly.day)}",
             blocks,
             now,
         )
@@ -129,13 +138,15 @@ class Writer:
             recipients=[recipient],
             subject=f"[runspend] {len(mine)} budgets monitored: {counted}",
             blocks=[
+                Card((("budgets", f"{len(mine)}", "monitored"), ("alerts", f"{len(alerts)}", counted))),
                 Paragraph(
                     f"Runspend now monitors {len(mine)} of your budgets. It sends one alert for each threshold that a budget reaches. Current state: {counted}.{others} Runspend did not stop any run."
                 ),
-                _alerts_table(alerts),
+                *([Button("See all budgets", f"{self.site}/#budgets")] if self.site else []),
+                _alerts_table(alerts, self.settings.people, self.site),
                 Facts("NEXT STEPS", (("List all budgets", "runspend budgets"), ("See top costs", "runspend costs --by team,experiment"))),
                 Paragraph(
-                    f"Sent once, instead of one alert per budget. Runspend does not repeat alerts for thresholds that are already reached. Budgets are configured in {self.config_path}."
+                    f"Sent once, instead of one alert per budget. Runspend does not repeat alerts for thresholds that are already reached. Budgets are configured in {self.config_name}."
                 ),
             ],
             now=now,
@@ -153,30 +164,30 @@ class Writer:
             thread=f"budget.{slug(status.budget.name)}.{status.period.name}",
         )
 
+    def _head(self, status: Status, said: str, now: datetime) -> list[Block]:
+        """Return a mail's figures at a glance, what happened, and the way to the page where one can act."""
+        return [at_a_glance(status, now), Paragraph(said), *budget_button(status.budget.name, status.period.name, self.site)]
+
     def _footer(self, status: Status) -> str:
         following = status.next_threshold
         after = f"Next alert: at {of_budget(following)}." if following else "There is no higher threshold."
         return f"Sent once for this threshold and period. {after} {self._source(status)}"
 
     def _source(self, status: Status) -> str:
-        return f'Budget "{clean(status.budget.name)}", {self.config_path}, version {status.version}.'
+        return f'Budget "{clean(status.budget.name)}", {self.config_name}, version {status.version}.'
 
 
-def budget_subject(decision: Decision, now: datetime) -> str:
-    """ "[runspend] vision: budget exceeded (100.2% of 5,000 USD, November)", or a forecast.
+def budget_subject(decision: Decision, now: datetime, people: str) -> str:
+    """ "[runspend] Budget vision: 100.2% of 5,000 USD spent in November".
 
-    A forecast says "vision: forecast to exceed budget around 22 Nov (88.2% of 5,000 USD, November)".
-    For a day in the past: "vision: budget probably exceeded around 22 Nov (88.2% of 5,000 USD, November)".
+    A forecast adds ", forecast 100% around 22 Nov". For a day in the past: ", probably 100% since 22 Nov".
     """
     status, threshold, on = decision.status, decision.lead.crossing.threshold, decision.lead.crossing.on
-    is_whole = threshold.level == status.budget.amount
+    subject = f"[runspend] Budget {title_for(status.budget.title, people)}: {_used(status)}"
     if decision.lead.kind != "forecast":
-        what = "budget exceeded" if status.is_over else f"{of_budget(threshold)} reached"
-    elif on < now.date():
-        what = f"{'budget probably exceeded' if is_whole else f'{of_budget(threshold)} probably reached'} around {day_name(on)}"
-    else:
-        what = f"forecast to {'exceed budget' if is_whole else f'reach {of_budget(threshold)}'} around {day_name(on)}"
-    return f"[runspend] {clean(status.budget.title, 40)}: {what} ({_used(status)})"
+        return subject
+    when = f"probably {threshold.text} since" if on < now.date() else f"forecast {threshold.text} around"
+    return f"{subject}, {when} {day_name(on)}"
 
 
 def of_budget(threshold: Threshold) -> str:
@@ -185,8 +196,9 @@ def of_budget(threshold: Threshold) -> str:
 
 
 def _used(status: Status) -> str:
-    """ "82.0% of 5,000 USD, November"."""
-    return f"{status.percent}% of {money(status.budget.amount, short=True)} {status.currency}, {period_name(status.period)}"
+    """ "82.0% of 5,000 USD spent in November"."""
+    when = "on" if (status.period.end - status.period.start).days == 1 else "in"
+    return f"{status.percent}% of {money(status.budget.amount, short=True)} {status.currency} spent {when} {period_name(status.period)}"
 
 
 def recipients_of(decision: Decision) -> list[str]:
@@ -195,10 +207,11 @@ def recipients_of(decision: Decision) -> list[str]:
     return decision.status.budget.recipients(levels)
 
 
-def _what_happened(status: Status, now: datetime) -> str:
+def what_happened(status: Status, now: datetime, people: str = "show") -> str:
+    """Say what a judged budget has spent, what that reached, and what the forecast is."""
     assert status.spent is not None
     of = f"{money(status.budget.amount)} {status.currency} ({MEASURES[status.budget.measure]})"
-    said = [f"{clean(status.budget.title, 40)} has spent {money(status.spent)} of {of} in {period_name(status.period)}."]
+    said = [f"{title_for(status.budget.title, people)} has spent {money(status.spent)} of {of} in {period_name(status.period)}."]
     if status.crossed:
         *lower, highest = status.crossed
         is_whole = highest.threshold.level == status.budget.amount
@@ -232,11 +245,11 @@ def _forecast_words(status: Status, now: datetime) -> str:
     return text
 
 
-def _alerts_table(alerts: Sequence[Mapping[str, Any]]) -> MailTable:
+def _alerts_table(alerts: Sequence[Mapping[str, Any]], people: str, site: str | None) -> MailTable:
     ranked = sorted(alerts, key=lambda a: (-_ratio(a), a["budget"], a["budget_period"], a["alert_id"]))
     rows = tuple(
         (
-            clean(a.get("title") or a["budget"], 30),
+            title_for(a.get("title") or a["budget"], people, 30),
             a["budget_period"],
             money(Decimal(a["spent"])),
             money(Decimal(a["amount"]), short=True) + f" {a['currency']}",
@@ -244,7 +257,8 @@ def _alerts_table(alerts: Sequence[Mapping[str, Any]]) -> MailTable:
         )
         for a in ranked
     )
-    return MailTable("BUDGETS", ("", "period", "spent", "amount", "used"), "llrrr", rows)
+    links = tuple(budget_address(a["budget"], a["budget_period"], site) for a in ranked) if site else ()
+    return MailTable("BUDGETS", ("", "period", "spent", "amount", "used"), "llrrr", rows, (), links)
 
 
 _MARKS = {"forecast": ", forecast", "correction": ", corrected", "anomaly": ", unusual day"}

@@ -1,24 +1,41 @@
 """What MLflow lacks, of one run or one experiment or model version; and whose values stand there.
 
-A metric is Runspend's if its step says so (`cost_keys.FIRST_STEP`). A tag is, if the tag `runspend.costs` beside it records exactly this
-value, or the one before. Anything else under the same names is somebody else's, and stays.
+A metric is Runspend's if its step says so (`core/cost_keys.py`). A tag is, if the tag `runspend.costs` beside it records exactly this
+value, or the one before. If somebody deleted the record of a run with a metric of Runspend, values that Runspend writes are its own. Anything
+else under the same names is somebody else's, and stays.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from runspend.actions.annotate.installation import is_installation_id
 from runspend.actions.annotate.wanted import MATCHES, STATES
-from runspend.core.cost_keys import AS_OF, COST_TAGS, MATCH, NOTE, RECORD, STATUS, is_cost_tag, is_run_note
+from runspend.core.cost_keys import AS_OF, COST_TAGS, MATCH, NOTE, RECORD, STATUS, STEPS_END, is_cost_tag, is_run_note
 from runspend.ingest.tracking.cost_annotations import AnnotatedRun
 
-__all__ = ["Changes", "RunCost", "find_changes", "find_owner_changes"]
+__all__ = ["Changes", "RunCost", "Writer", "find_changes", "find_other_installation", "find_other_server", "find_owner_changes"]
 
-BY = "by"  # in a record: the tracking server in runspend.yaml whose annotation it is
+_OWN_VALUES = {
+    STATUS: re.compile("|".join(STATES)),
+    MATCH: re.compile("|".join(MATCHES)),
+    AS_OF: re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ"),
+}
+BY = "by"  # in a record: the tracking server in runspend.yaml whose annotation it is, and the installation
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who annotates: a tracking server, this installation, and the other servers in runspend.yaml, whose costs are their own."""
+
+    server: str
+    installation: str
+    other_servers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -46,40 +63,55 @@ class Changes:
         return bool(self.costs or self.tags or self.deleted)
 
 
-def find_changes(shown: AnnotatedRun, run: RunCost, as_of: Mapping[str, str], server: str) -> Changes | None:
+def find_other_installation(shown: Mapping[str, str], by: Writer) -> str | None:
+    """Return the id of another installation that wrote costs beside these tags. They are its own, and stay."""
+    _, installation = _read_record(shown).get(BY, ("", by.installation))
+    return installation if installation != by.installation else None
+
+
+def find_other_server(shown: Mapping[str, str], by: Writer) -> str | None:
+    """Return the other server of runspend.yaml whose costs are beside these tags. A name that is no longer there is a former one of this server."""
+    server, installation = _read_record(shown).get(BY, (by.server, by.installation))
+    return server if installation == by.installation and server in by.other_servers else None
+
+
+def find_changes(shown: AnnotatedRun, run: RunCost, as_of: Mapping[str, str], by: Writer) -> Changes | None:
     """Return what makes MLflow show the run's cost, empty if it does. None if a value of somebody else is in the way."""
     record = _read_record(shown.tags)
     own_tags = [tag for tag in COST_TAGS if shown.tags.get(tag) in record.get(tag, ())]
+    if RECORD not in shown.tags and any(cost.is_ours for cost in shown.costs.values()):  # somebody deleted only the record
+        own_tags = [tag for tag in COST_TAGS if _OWN_VALUES[tag].fullmatch(shown.tags.get(tag, ""))]
     values = {key: cost.value for key, cost in shown.costs.items() if not math.isnan(cost.value)}
     own = {key for key in values if shown.costs[key].is_ours}
+    theirs = {key for key, cost in shown.costs.items() if not cost.is_ours and (key in values or cost.step >= STEPS_END)}
     withdrawn = dict.fromkeys(sorted(own - run.costs.keys()), math.nan)
     note = shown.tags.get(NOTE, "").strip()
     if not run.costs:
-        if RECORD in shown.tags and record.get(BY) != [server]:
-            return Changes()  # another server's, whose runs are in the same MLflow
-        ours = [tag for tag, is_ours in ((NOTE, is_run_note(note)), (RECORD, True)) if is_ours and tag in shown.tags]
+        if find_other_server(shown.tags, by) is not None:
+            return Changes()  # its runs are in the same MLflow
+        ours = [tag for tag, is_ours in ((NOTE, is_run_note(note)), (RECORD, BY in record)) if is_ours]
         return Changes(withdrawn, {}, (*own_tags, *ours))  # the record last: it is how an interrupted removal finds the run again
-    if (values.keys() - own) & run.costs.keys() or any(tag in shown.tags and tag not in own_tags for tag in COST_TAGS):
+    if theirs & run.costs.keys() or any(tag in shown.tags and tag not in own_tags for tag in COST_TAGS):
         return None
     costs = {key: value for key, value in run.costs.items() if values.get(key) != value} | withdrawn
     tags = {STATUS: STATES[run.state - 1], MATCH: MATCHES[run.match - 1]}
     changed = {key: value for key, value in tags.items() if shown.tags.get(key) != value}
     if costs or changed or AS_OF not in shown.tags:
         changed |= as_of
-        changed = {RECORD: _write_record(shown.tags, own_tags, {**tags, **as_of}, server), **changed}
+        changed = {RECORD: _write_record(shown.tags, own_tags, {**tags, **as_of}, by), **changed}
     if run.note is not None and note != run.note and (not note or is_run_note(note)):
         changed[NOTE] = run.note
     return Changes(costs, changed)
 
 
 def find_owner_changes(
-    shown: Mapping[str, str], wanted: Mapping[str, str], as_of: Mapping[str, str], server: str
+    shown: Mapping[str, str], wanted: Mapping[str, str], as_of: Mapping[str, str], by: Writer
 ) -> dict[str, str | None] | None:
     """Return the tags of an experiment or a model version to set, in this order, and those to delete (None). None if somebody else's are in the way."""
     record = _read_record(shown)
     own = [key for key, value in shown.items() if key != RECORD and is_cost_tag(key) and value in record.get(key, ())]
     if not wanted:
-        if RECORD not in shown or record.get(BY) != [server]:
+        if BY not in record or find_other_server(shown, by) is not None:
             return {}
         return dict.fromkeys([*sorted(own), RECORD])
     if any(key in shown and key not in own for key in (*wanted, AS_OF)):
@@ -88,14 +120,14 @@ def find_owner_changes(
     stale: dict[str, str | None] = dict.fromkeys(sorted(set(own) - wanted.keys() - as_of.keys()))
     if not changed and not stale:
         return {}
-    return {RECORD: _write_record(shown, own, {**wanted, **as_of}, server), **as_of, **changed, **stale}
+    return {RECORD: _write_record(shown, own, {**wanted, **as_of}, by), **as_of, **changed, **stale}
 
 
-def _write_record(shown: Mapping[str, str], own: list[str], new: Mapping[str, str], server: str) -> str:
+def _write_record(shown: Mapping[str, str], own: list[str], new: Mapping[str, str], by: Writer) -> str:
     """Return the record, which is written before the tags: it has the value that is there and the new one, as either may be found."""
     keys = sorted({*own, *new})
     values = {key: list(dict.fromkeys([*([shown[key]] if key in own else []), *([new[key]] if key in new else [])])) for key in keys}
-    return json.dumps({BY: [server], **values}, separators=(",", ":"))
+    return json.dumps({BY: [by.server, by.installation], **values}, separators=(",", ":"))
 
 
 def _read_record(tags: Mapping[str, str]) -> dict[str, list[str]]:
@@ -104,6 +136,10 @@ def _read_record(tags: Mapping[str, str]) -> dict[str, list[str]]:
         found: Any = json.loads(tags.get(RECORD, "{}"))
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not _is_writer(found.get(BY)):
         return {}
     return {key: value for key, value in found.items() if isinstance(value, list) and (key == BY or is_cost_tag(key))}
+
+
+def _is_writer(by: Any) -> bool:
+    return isinstance(by, list) and len(by) == 2 and isinstance(by[0], str) and is_installation_id(by[1])

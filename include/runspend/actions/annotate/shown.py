@@ -1,6 +1,7 @@
 """What an earlier annotation left in MLflow, so that a night reads and writes only runs whose cost changed.
 
-A file per tracking server under `<home>/annotated`. It only saves requests: without it every run is compared with MLflow.
+A file per tracking server under `<home>/annotated`. It only saves requests: without it every run is compared with MLflow. A mark beside it
+says that MLflow may show something else: an annotation began to write, and did not end.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runspend.actions.annotate.installation import read_installation_id
 from runspend.actions.annotate.wanted import RUN_COSTS
 from runspend.core.own_files import own_folder, read_bytes, write_whole
 
-__all__ = ["forget_shown", "read_shown", "write_shown"]
+__all__ = ["doubt_shown", "is_doubted", "read_shown", "write_shown"]
 
 MOST_BYTES = 1 << 30
 DIGEST = 32
@@ -32,19 +34,32 @@ def read_shown(home: Path, place: str) -> pa.Table | None:
     return pq.read_table(pa.BufferReader(content[DIGEST:])).select(RUN_COSTS.names).cast(RUN_COSTS)
 
 
-def write_shown(home: Path, place: str, runs: pa.Table) -> None:
-    """Replace the file: a SHA-256 digest, then Parquet."""
+def write_shown(home: Path, place: str, runs: pa.Table, *, is_sure: bool = True) -> None:
+    """Replace the file: a SHA-256 digest, then Parquet. `is_sure`: MLflow shows this and nothing else, so the mark goes."""
     path, sink = _path(home, place), pa.BufferOutputStream()
     pq.write_table(runs, sink)
     content = sink.getvalue().to_pybytes()
     own_folder(path.parent)
     write_whole(path, hashlib.sha256(content).digest() + content)
+    if is_sure:
+        _mark(path).unlink(missing_ok=True)
 
 
-def forget_shown(home: Path, place: str) -> None:
-    """Delete the file: the next annotation compares every run with MLflow."""
-    _path(home, place).unlink(missing_ok=True)
+def doubt_shown(home: Path, place: str) -> None:
+    """Set the mark. It is on disk when this returns."""
+    mark = _mark(_path(home, place))
+    own_folder(mark.parent)
+    write_whole(mark, b"")
+
+
+def is_doubted(home: Path, place: str) -> bool:
+    """Return whether MLflow may show something else than the file says."""
+    return _mark(_path(home, place)).exists()
+
+
+def _mark(path: Path) -> Path:
+    return path.with_suffix(".doubt")
 
 
 def _path(home: Path, place: str) -> Path:
-    return home / "annotated" / f"{hashlib.sha256(f'{VERSION} {place}'.encode()).hexdigest()[:16]}.runs"
+    return home / "annotated" / f"{hashlib.sha256(f'{VERSION} {read_installation_id(home)} {place}'.encode()).hexdigest()[:16]}.runs"

@@ -1,4 +1,7 @@
-"""The costs that MLflow should show, from the warehouse: rounded to cents, in plain columns that can be compared as sets."""
+"""The costs that MLflow should show, from the warehouse, in plain columns that can be compared as sets.
+
+They have four decimals, because short runs cost less than a cent.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,21 @@ from runspend.core.cost_keys import AS_OF, cost_key
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["MATCHES", "RUN_COSTS", "STATES", "OwnerCosts", "as_of_text", "wanted_experiments", "wanted_models", "wanted_runs"]
+__all__ = [
+    "MATCHES",
+    "RUN_COSTS",
+    "STATES",
+    "OwnerCosts",
+    "are_versions_read",
+    "as_of_text",
+    "wanted_experiments",
+    "wanted_models",
+    "wanted_runs",
+]
 
 STATES = ("final", "provisional", "estimated")
 MATCHES = ("exact", "high", "medium", "low")
+PLACES = 4
 # One row per run and currency. `site`: the address that the run's note links to, empty for none.
 RUN_COSTS = pa.schema(
     [
@@ -27,7 +41,7 @@ RUN_COSTS = pa.schema(
         ("experiment_id", pa.string()),
         ("run_id", pa.string()),
         ("currency", pa.string()),
-        ("cost", pa.decimal128(38, 2)),
+        ("cost", pa.decimal128(38, PLACES)),
         ("state", pa.int64()),
         ("match", pa.int64()),
         ("site", pa.string()),
@@ -47,7 +61,7 @@ class OwnerCosts:
 def wanted_runs(reader: Reader, server: str, site: str) -> pa.Table:
     """Return the costs of active runs as RUN_COSTS."""
     found = reader.query(read_sql(Path(__file__).parent, "run_costs_shown"), {"server": server})
-    cost = pc.round(found["cost"], 2, "half_towards_infinity").cast(pa.decimal128(38, 2))
+    cost = pc.round(found["cost"], PLACES, "half_towards_infinity").cast(pa.decimal128(38, PLACES))  # as `round_money`
     found = found.set_column(found.schema.get_field_index("cost"), "cost", cost).append_column("site", pa.repeat(site, found.num_rows))
     return found.select(RUN_COSTS.names).cast(RUN_COSTS)
 
@@ -72,10 +86,15 @@ def wanted_models(reader: Reader, server: str) -> list[OwnerCosts]:
     return [OwnerCosts(workspace, names, tags) for (workspace, *names_), tags in found.items() for names in [tuple(names_)]]
 
 
+def are_versions_read(reader: Reader, server: str) -> bool:
+    """Return whether an extract has read the server's registered model versions. It does so only where somebody needs them."""
+    return bool(reader.query(read_sql(Path(__file__).parent, "versions_read"), {"server": server}).to_pylist()[0]["is_read"])
+
+
 def as_of_text(now: datetime) -> dict[str, str]:
     """Return the tag that says when the cost was written."""
     return {AS_OF: f"{now:%Y-%m-%dT%H:%MZ}"}
 
 
 def _amounts(currency: str, parts: Mapping[str, Decimal]) -> dict[str, str]:
-    return {cost_key(currency, part): f"{round_money(amount) + 0:f}" for part, amount in parts.items()}
+    return {cost_key(currency, part): f"{round_money(amount, PLACES) + 0:f}" for part, amount in parts.items()}

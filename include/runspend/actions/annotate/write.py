@@ -5,28 +5,33 @@ MLflow itself says what is there, so an annotation that is killed and started ag
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from runspend.actions.annotate.changes import RunCost, find_changes, find_owner_changes
-from runspend.actions.annotate.shown import forget_shown, read_shown, write_shown
+from runspend.actions.annotate.changes import RunCost, Writer, find_changes, find_other_installation, find_other_server, find_owner_changes
+from runspend.actions.annotate.installation import read_installation_id
+from runspend.actions.annotate.shown import doubt_shown, is_doubted, read_shown, write_shown
 from runspend.actions.annotate.wanted import RUN_COSTS, OwnerCosts
-from runspend.core.cost_keys import cost_key, run_note
+from runspend.core.cost_keys import COST_TAGS, RECORD, cost_key, run_note
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import SourceError, SourceRefused
 from runspend.core.step_result import Progress, silent
-from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, NoSuchThing
+from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, NoSuchThing, RequestRefused
 from runspend.ingest.tracking.cost_annotations import READ_RUNS, AnnotatedRun, CostAnnotations
 
 __all__ = ["Failures", "Written", "remove_costs", "write_costs"]
 
 WRITERS = 4  # threads: one waits for MLflow while another writes
+MOST_BROKEN = 10  # places where the server fails, before the step ends
 SAMPLE = 200  # runs that are read to see whether MLflow still shows what was written
 
 RUN_KEY = ["workspace", "run_id"]
@@ -35,17 +40,28 @@ Key = tuple[str, str]
 
 @dataclass
 class Failures:
-    """What MLflow refused, by place: an experiment or a model, which is left alone after its first failure."""
+    """What MLflow refused, by place: an experiment or a model, which is left alone after its first failure.
+
+    `broken`: how many places failed with anything but a refused login. Each costs minutes if the server hangs. `left`: places where a write
+    failed, at once; `places` and `broken` follow in order.
+    """
 
     count: int = 0
     reason: str = ""
     places: set[str] = field(default_factory=set)
+    broken: int = 0
+    left: set[str] = field(default_factory=set)
 
     def note(self, place: str, error: SourceError, count: int = 1) -> None:
-        """Count a failure."""
+        """Count a failure. Raises the error if so many places failed that the server cannot be used now."""
         self.count += count
         self.reason = self.reason or str(error)
+        if isinstance(error, RequestRefused):
+            return  # it is about this one run, and others may be accepted
+        self.broken += place not in self.places and not isinstance(error, SourceRefused)
         self.places.add(place)
+        if self.broken >= MOST_BROKEN:
+            raise error
 
 
 @dataclass
@@ -57,7 +73,21 @@ class Written:
     model_versions: int = 0
     gone: int = 0
     foreign: list[str] = field(default_factory=list)  # what has values of somebody else under the same names
+    others: Counter[str] = field(default_factory=Counter)  # what has costs of another installation, by its id
+    other_servers: Counter[str] = field(default_factory=Counter)  # what a removal leaves to another server of runspend.yaml, by its name
     failures: Failures = field(default_factory=Failures)
+
+
+@dataclass
+class _Looked:
+    """Runs that were looked at. `done`: they need no further look. `waiting`: RUN_COSTS of those that may show a wrong cost, unless they are done.
+
+    The rows of `waiting` have no amount, so the next annotation looks at these runs again. `unread`: runs that MLflow did not let us read.
+    """
+
+    done: list[Key] = field(default_factory=list)
+    waiting: list[dict[str, Any]] = field(default_factory=list)
+    unread: int = 0
 
 
 def write_costs(
@@ -68,25 +98,27 @@ def write_costs(
     as_of: Mapping[str, str],
     home: Path,
     *,
+    other_servers: Collection[str] = (),
     progress: Progress = silent,
 ) -> Written:
     """Make MLflow show these costs and no others. Raises SourceError if the server does not answer; what was written by then stays.
 
-    `runs`: RUN_COSTS of all runs of the server. `as_of`: the tag that goes with every change.
+    `runs`: RUN_COSTS of all runs of the server. `as_of`: the tag that goes with every change. `other_servers`: their names in
+    runspend.yaml; they may have costs in the same MLflow.
     """
     written = Written()
+    by = Writer(server.name, read_installation_id(home), frozenset(other_servers))
     workspaces = server.list_workspaces()
-    _write_runs(server, workspaces, runs, as_of, home, written, progress)
-    _write_owners(server, "experiments", workspaces, experiments, as_of, written)
+    _write_runs(server, workspaces, runs, as_of, by, home, written, progress)
+    _write_owners(server, "experiments", workspaces, experiments, as_of, by, written)
     registries = workspaces if server.has_own_registry else [DEFAULT_WORKSPACE]
-    _write_owners(server, "model_versions", registries, models, as_of, written)
+    _write_owners(server, "model_versions", registries, models, as_of, by, written)
     return written
 
 
-def remove_costs(server: CostAnnotations, home: Path, *, progress: Progress = silent) -> Written:
+def remove_costs(server: CostAnnotations, home: Path, *, other_servers: Collection[str] = (), progress: Progress = silent) -> Written:
     """Take back what annotations wrote. MLflow can delete tags, but no metric: a removed cost is NaN, and shown as such."""
-    forget_shown(home, server.place)
-    return write_costs(server, RUN_COSTS.empty_table(), [], [], {}, home, progress=progress)
+    return write_costs(server, RUN_COSTS.empty_table(), [], [], {}, home, other_servers=other_servers, progress=progress)
 
 
 def _write_runs(
@@ -94,56 +126,68 @@ def _write_runs(
     workspaces: Sequence[str],
     wanted: pa.Table,
     as_of: Mapping[str, str],
+    by: Writer,
     home: Path,
     written: Written,
     progress: Progress,
 ) -> None:
-    shown = read_shown(home, server.place)
-    is_complete = True
-    if shown is None or not _is_still_shown(server, shown):
-        shown = RUN_COSTS.empty_table()
-        is_complete = _withdraw_unwanted(server, workspaces, wanted, written, progress)
-    changed = _changed_runs(wanted, shown)
-    done: list[Key] = []
+    known = read_shown(home, server.place)
+    shown = RUN_COSTS.empty_table() if known is None else known
+    is_complete = bool(known is not None and as_of and not is_doubted(home, server.place) and _is_still_shown(server, workspaces, known))
+    base = shown if is_complete else RUN_COSTS.empty_table()
+    unwanted = [] if is_complete else _find_unwanted(server, workspaces, wanted, shown, written)
+    changed, looked = _changed_runs(wanted, base), _Looked()
+    if not unwanted and not changed and is_complete:
+        return
+    doubt_shown(home, server.place)  # if this is killed, nobody knows what it wrote
     try:
+        for batch in _batches(unwanted):
+            _write_batch(server, workspaces, batch, {}, by, written, looked)
+            progress(f"{server.name}: withdrew the costs of {written.runs:,} runs")
+        is_withdrawn = not written.failures.count
         for batch in _batches(changed):
-            done += _write_batch(server, batch, as_of, written)
-            progress(f"{server.name}: {len(done):,} of {len(changed):,} runs whose cost changed")
+            _write_batch(server, workspaces, batch, as_of, by, written, looked)
+            progress(f"{server.name}: {len(looked.done):,} of {len(changed):,} runs whose cost changed")
+        is_complete = is_complete or (is_withdrawn and not looked.unread)
     finally:  # whatever ends this: what is known to be right is not asked for again
-        if is_complete:
-            write_shown(home, server.place, _now_shown(wanted, shown, done))
-        else:
-            forget_shown(home, server.place)
+        write_shown(home, server.place, _now_shown(wanted, base if is_complete else shown, looked), is_sure=is_complete)
 
 
-def _is_still_shown(server: CostAnnotations, shown: pa.Table) -> bool:
+def _is_still_shown(server: CostAnnotations, workspaces: Sequence[str], shown: pa.Table) -> bool:
     """Return whether a sample of runs is shown as it was written. A server that was restored from a backup has lost it."""
-    sample = shown.take(pa.array(range(0, shown.num_rows, shown.num_rows // SAMPLE + 1), pa.int64())).to_pylist()
+    known = shown.filter(pc.is_valid(shown["cost"]))
+    sample = known.take(pa.array(range(0, known.num_rows, known.num_rows // SAMPLE + 1), pa.int64())).to_pylist()
     for workspace in sorted({row["workspace"] for row in sample}):
         rows = {row["run_id"]: row for row in sample if row["workspace"] == workspace}
         try:
-            found = server.read_runs(workspace, {row["experiment_id"] for row in rows.values()}, list(rows))
-        except (NoSuchThing, SourceRefused):
+            found = _read_runs(server, workspaces, [RunCost(workspace, row["experiment_id"], run_id) for run_id, row in rows.items()])
+        except SourceRefused:
             continue
         for run_id, run in found.items():
             cost = run.costs.get(cost_key(rows[run_id]["currency"]))
-            if cost is None or cost.value != float(rows[run_id]["cost"]):
+            if cost is None or cost.value != float(rows[run_id]["cost"]) or not run.tags.keys() >= {*COST_TAGS, RECORD}:
                 return False
     return True
 
 
-def _withdraw_unwanted(server: CostAnnotations, workspaces: Sequence[str], wanted: pa.Table, written: Written, progress: Progress) -> bool:
-    """Withdraw the costs of runs that have none now; return whether all of them are. MLflow is asked which runs carry one."""
+def _find_unwanted(
+    server: CostAnnotations, workspaces: Sequence[str], wanted: pa.Table, shown: pa.Table, written: Written
+) -> list[RunCost]:
+    """Return the runs that carry a record of costs in MLflow, or are known to have shown one, and have none now."""
+    vanished = shown.join(wanted, RUN_KEY, join_type="left anti").to_pylist()
+    found = {(row["workspace"], row["run_id"]): row["experiment_id"] for row in vanished}
     keep = {(row["workspace"], row["run_id"]) for row in wanted.select(RUN_KEY).to_pylist()}
     for workspace in workspaces:
         try:
-            for page in server.read_annotated_runs(workspace, [names[0] for names in server.list_experiments(workspace)]):
-                left = {run.run_id: run for run in page if (workspace, run.run_id) not in keep}
-                _write_found(server, [RunCost(workspace, run.experiment_id, run.run_id) for run in left.values()], left, {}, written)
-                progress(f"{server.name}: withdrew the costs of {written.runs:,} runs")
+            for page in server.read_annotated_runs(workspace, server.list_experiments(workspace)):
+                found |= {(workspace, run.run_id): run.experiment_id for run in page}
+            with suppress(NoSuchThing):  # Databricks may refuse to search deleted experiments
+                for page in server.read_annotated_runs(workspace, server.list_experiments(workspace, are_deleted=True)):
+                    found |= {(workspace, run.run_id): run.experiment_id for run in page}
         except (NoSuchThing, SourceRefused) as error:
             written.failures.note(f"workspace {workspace}", error)
-    return not written.failures.count
+    runs = [RunCost(workspace, experiment, run_id) for (workspace, run_id), experiment in found.items() if (workspace, run_id) not in keep]
+    return sorted(runs, key=lambda run: (run.workspace, run.experiment_id, run.run_id))
 
 
 def _changed_runs(wanted: pa.Table, shown: pa.Table) -> list[RunCost]:
@@ -184,63 +228,128 @@ def _batches(runs: Sequence[RunCost]) -> Iterator[Sequence[RunCost]]:
         start = end
 
 
-def _write_batch(server: CostAnnotations, runs: Sequence[RunCost], as_of: Mapping[str, str], written: Written) -> list[Key]:
-    """Return the runs that need no further look."""
+def _read_runs(server: CostAnnotations, workspaces: Sequence[str], runs: Sequence[RunCost]) -> dict[str, AnnotatedRun]:
+    """Return those of these runs of one workspace that MLflow still has.
+
+    Databricks does not search if one of the experiments is gone. Then each half of them is read apart.
+    """
+    workspace, experiments = runs[0].workspace, sorted({run.experiment_id for run in runs})
+    try:
+        return server.read_runs(workspace, experiments, [run.run_id for run in runs])
+    except NoSuchThing:
+        if workspace not in workspaces or len(experiments) == 1:
+            return {}
+    first = set(experiments[: len(experiments) // 2])
+    halves = ([run for run in runs if (run.experiment_id in first) == is_first] for is_first in (True, False))
+    return {run_id: run for half in halves for run_id, run in _read_runs(server, workspaces, half).items()}
+
+
+def _write_batch(
+    server: CostAnnotations,
+    workspaces: Sequence[str],
+    runs: Sequence[RunCost],
+    as_of: Mapping[str, str],
+    by: Writer,
+    written: Written,
+    looked: _Looked,
+) -> None:
+    """Write what these runs of one workspace lack, and add them to `looked`."""
     workspace = runs[0].workspace
     try:
-        found = server.read_runs(workspace, {run.experiment_id for run in runs}, [run.run_id for run in runs])
-    except NoSuchThing:  # the workspace is gone
-        found = {}
+        found = _read_runs(server, workspaces, runs)
     except SourceRefused as error:
+        looked.unread += len(runs)
         written.failures.note(f"workspace {workspace}", error, len(runs))
-        return []
-    return _write_found(server, runs, found, as_of, written)
-
-
-def _write_found(
-    server: CostAnnotations, runs: Sequence[RunCost], found: Mapping[str, AnnotatedRun], as_of: Mapping[str, str], written: Written
-) -> list[Key]:
-    """Write what these runs lack. Return those that need no further look: they are right now, or gone and without a cost."""
+        return
 
     def write(run: RunCost) -> str | SourceError:
         shown = found.get(run.run_id)
-        if shown is None:
+        if shown is None or not shown.is_active:
             return "gone"
-        changes = find_changes(shown, run, as_of, server.name)
+        if find_other_installation(shown.tags, by) is not None:
+            return "other"
+        if not as_of and find_other_server(shown.tags, by) is not None:
+            return "other server"
+        changes = find_changes(shown, run, as_of, by)
         if changes is None:
             return "foreign"
         if not changes:
             return "right"
-        if _place(run) in written.failures.places:
+        if _place(run) in written.failures.left:
             return "skipped"
+        looked.waiting += _may_show(run, shown)  # until the server says that it is written
         try:
             if changes.costs or changes.tags:
                 server.write_run(run.workspace, shown, changes.costs, changes.tags)
             server.delete_run_tags(run.workspace, run.run_id, changes.deleted)
         except SourceError as error:
+            if not isinstance(error, (RequestRefused, NoSuchThing)):
+                written.failures.left.add(_place(run))
             return error
         crash_point("annotate.run")
         return "written"
 
-    done: list[Key] = []
     with ThreadPoolExecutor(WRITERS) as pool:
-        for run, result in zip(runs, pool.map(write, runs), strict=True):
-            if isinstance(result, SourceError):
-                if _place(run) in written.failures.places or _is_active(server, run):
-                    written.failures.note(_place(run), result)
-                else:
-                    written.gone += 1  # deleted a moment ago: MLflow refuses writes to deleted runs
-            elif result == "skipped":
-                written.failures.count += 1
-            elif result == "foreign":
-                written.foreign.append(f"run {run.run_id}")
-            elif result == "gone":
-                written.gone += bool(run.costs)
-                done += [] if run.costs else [(run.workspace, run.run_id)]
-            else:
-                written.runs += result == "written"
-                done.append((run.workspace, run.run_id))
-    return done
+        try:
+            for run, result in zip(runs, pool.map(write, runs), strict=True):
+                _note(server, run, result, found, by, written, looked)
+        except SourceError:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _note(
+    server: CostAnnotations,
+    run: RunCost,
+    result: str | SourceError,
+    found: Mapping[str, AnnotatedRun],
+    by: Writer,
+    written: Written,
+    looked: _Looked,
+) -> None:
+    """Count what became of one run. Raises SourceError if the server cannot be used now."""
+    if isinstance(result, SourceError):
+        if _place(run) in written.failures.places or _is_active(server, run):
+            written.failures.note(_place(run), result)
+        else:
+            written.gone += 1  # deleted a moment ago: MLflow refuses writes to deleted runs
+            written.failures.left.discard(_place(run))
+    elif result == "skipped":
+        written.failures.count += 1
+        looked.waiting += _own_costs(run, found[run.run_id])
+    elif result == "other":
+        written.others[find_other_installation(found[run.run_id].tags, by) or ""] += 1
+        looked.done += [] if run.costs else [(run.workspace, run.run_id)]
+    elif result == "other server":
+        written.other_servers[find_other_server(found[run.run_id].tags, by) or ""] += 1
+        looked.done.append((run.workspace, run.run_id))
+    elif result == "foreign":
+        written.foreign.append(f"run {run.run_id}")
+        looked.waiting += _own_costs(run, found[run.run_id])
+    elif result == "gone":
+        written.gone += bool(run.costs)
+        kept = _own_costs(run, found.get(run.run_id))
+        looked.waiting += kept
+        looked.done += [] if run.costs or kept else [(run.workspace, run.run_id)]
+    else:
+        written.runs += result == "written"
+        looked.done.append((run.workspace, run.run_id))
+
+
+def _own_costs(run: RunCost, shown: AnnotatedRun | None) -> list[dict[str, Any]]:
+    """Return the costs that Runspend wrote to a run and did not withdraw, as rows of RUN_COSTS without amounts."""
+    own = [key for key, cost in shown.costs.items() if cost.is_ours and not math.isnan(cost.value)] if shown is not None else []
+    return _without_amounts(run, own)
+
+
+def _may_show(run: RunCost, shown: AnnotatedRun) -> list[dict[str, Any]]:
+    """Return the costs that a run may show while a write is on its way, as rows of RUN_COSTS without amounts."""
+    return _without_amounts(run, {*shown.costs, *run.costs})
+
+
+def _without_amounts(run: RunCost, keys: Iterable[str]) -> list[dict[str, Any]]:
+    names = {"workspace": run.workspace, "experiment_id": run.experiment_id, "run_id": run.run_id}
+    return [{**names, "currency": key.removeprefix(cost_key(""))} for key in sorted(keys)]
 
 
 def _place(run: RunCost) -> str:
@@ -248,23 +357,36 @@ def _place(run: RunCost) -> str:
 
 
 def _is_active(server: CostAnnotations, run: RunCost) -> bool:
-    """Return whether the login still sees the run. Raises SourceError if the server is down: then nothing more is tried."""
+    """Return whether the login still sees the run as active. Raises SourceError if the server is down: then nothing more is tried."""
     try:
-        return run.run_id in server.read_runs(run.workspace, [run.experiment_id], [run.run_id])
+        found = server.read_runs(run.workspace, [run.experiment_id], [run.run_id])
+        return run.run_id in found and found[run.run_id].is_active
+    except NoSuchThing:  # its experiment is gone
+        return False
     except SourceRefused:
         return True
 
 
-def _now_shown(wanted: pa.Table, shown: pa.Table, done: Sequence[Key]) -> pa.Table:
+def _now_shown(wanted: pa.Table, shown: pa.Table, looked: _Looked) -> pa.Table:
     """Return what MLflow shows as far as we know: what is wanted of the runs that are done, and what was known of all others."""
-    keys = pa.table([pa.array([key[i] for key in done], pa.string()) for i in (0, 1)], names=RUN_KEY)
-    kept = shown.join(keys, RUN_KEY, join_type="left anti").select(RUN_COSTS.names)
-    new = wanted.join(keys, RUN_KEY, join_type="inner").select(RUN_COSTS.names)
-    return pa.concat_tables([kept, new])
+    done, waiting = _keys(looked.done), pa.Table.from_pylist(looked.waiting, schema=RUN_COSTS)
+    kept = shown.join(done, RUN_KEY, join_type="left anti").join(waiting, RUN_KEY, join_type="left anti").select(RUN_COSTS.names)
+    new = wanted.join(done, RUN_KEY, join_type="inner").select(RUN_COSTS.names)
+    return pa.concat_tables([kept, new, waiting])
+
+
+def _keys(runs: Sequence[Key]) -> pa.Table:
+    return pa.table([pa.array([key[i] for key in runs], pa.string()) for i in (0, 1)], names=RUN_KEY)
 
 
 def _write_owners(
-    server: CostAnnotations, kind: str, workspaces: Sequence[str], wanted: Sequence[OwnerCosts], as_of: Mapping[str, str], written: Written
+    server: CostAnnotations,
+    kind: str,
+    workspaces: Sequence[str],
+    wanted: Sequence[OwnerCosts],
+    as_of: Mapping[str, str],
+    by: Writer,
+    written: Written,
 ) -> None:
     """Write the tags of experiments or model versions that differ, and delete those that no cost supports. `written` counts under `kind`."""
     read, write = (
@@ -280,7 +402,14 @@ def _write_owners(
             written.failures.note(f"{kind} of workspace {workspace}", error)
             continue
         for names, tags in shown.items():
-            changes = find_owner_changes(tags, by_name.get((workspace, *names), {}), as_of, server.name)
+            tags_wanted = by_name.get((workspace, *names), {})
+            if (other := find_other_installation(tags, by)) is not None:
+                written.others[other] += bool(tags_wanted) or not as_of  # a removal names all that it leaves
+                continue
+            if not as_of and (other := find_other_server(tags, by)) is not None:
+                written.other_servers[other] += 1
+                continue
+            changes = find_owner_changes(tags, tags_wanted, as_of, by)
             place = f"{kind} {workspace}/{names[0]}"
             if changes is None:
                 written.foreign.append(f"{kind.removesuffix('s').replace('_', ' ')} {' '.join(names)}")

@@ -9,7 +9,7 @@ import csv
 import difflib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -42,7 +42,10 @@ COST_KEYS = {
     "source": "source",
     "service": "service_name",
     "account": "sub_account_id",
+    "region": "region_id",
     "provider": "service_provider_name",
+    "confidence": "confidence",
+    "currency": "billing_currency",
     "day": "charge_date",
     "period": "billing_period",
 }
@@ -59,6 +62,14 @@ OF_RUNS = (*TAGGED, "experiment_name", "user_name", "tracking_server")
 
 # `--where` has no days and months: `--period`, `--since` and `--until` select them.
 WHERE_KEYS = tuple(key for key in COST_KEYS if key not in ("day", "period"))
+
+
+class NoRate(SourceError):
+    """Costs cannot be shown in one currency, because an exchange rate is missing. `currencies`: those of the charges."""
+
+    def __init__(self, source: str, message: str, currencies: Sequence[str]) -> None:
+        super().__init__(source, message)
+        self.currencies = tuple(currencies)
 
 
 @dataclass(frozen=True)
@@ -125,16 +136,18 @@ def costs_sql(by: Sequence[str], chosen: Selection, *, top: int, measure: str) -
         if key not in COST_KEYS:
             raise UsageError(f"cannot group costs by {key!r}: allowed are {', '.join(COST_KEYS)}.{_nearest(key, COST_KEYS)}")
         columns.append(COST_KEYS[key])
+    grouped = ", ".join(dict.fromkeys([*columns, "billing_currency"]))
     names = ", ".join(columns)
     # Show cost without a run by its target, not under an empty name.
     shown = ", ".join(
-        f"case when allocated_to = 'run' then {c} else concat('(', allocated_to, ')') end as {c}" if c in OF_RUNS else c for c in columns
+        f"case when allocated_to = 'run' then {c} else concat('(', allocated_to, ')') end as {c}" if c in OF_RUNS else c
+        for c in dict.fromkeys([*columns, "billing_currency"])
     )
     where, parameters = _condition(chosen)
     sql = (
-        f"with costs as (select {shown}, billing_currency, {measure}_cost from cost_daily where {where})"
-        f" select {names}, billing_currency, sum({measure}_cost) as {measure}_cost from costs"
-        f" group by {names}, billing_currency order by {measure}_cost desc, {names} limit {int(top)}"
+        f"with costs as (select {shown}, {measure}_cost from cost_daily where {where})"
+        f" select {grouped}, sum({measure}_cost) as {measure}_cost from costs"
+        f" group by {grouped} order by {measure}_cost desc, {names} limit {int(top)}"
     )
     return sql, parameters
 
@@ -148,15 +161,21 @@ def _condition(chosen: Selection) -> tuple[str, dict[str, Any]]:
 
 def costs(settings: Settings, by: Sequence[str], chosen: Selection, *, top: int, measure: str, is_exchanged: bool = True) -> pa.Table:
     """Return the rows of `runspend costs`, in the configured currency. A missing rate is an error. Without `is_exchanged`, by currency."""
-    sql, parameters = costs_sql(by, chosen, top=top, measure=measure)
+    statement = costs_sql(by, chosen, top=top, measure=measure)
     with open_warehouse(settings).reader() as reader:
-        if is_exchanged:
-            reader = in_one_currency(reader, settings, chosen)
-        return reader.query(sql, parameters)
+        return read_costs(in_one_currency(reader, settings, chosen) if is_exchanged else reader, statement)
+
+
+def read_costs(reader: Reader, statement: tuple[str, dict[str, Any]]) -> pa.Table:
+    """Return the rows of a statement of `costs_sql`."""
+    sql, parameters = statement
+    return reader.query(sql, parameters)
 
 
 def in_one_currency(reader: Reader, settings: Settings, chosen: Selection) -> Reader:
-    """Return the reader, or one that shows charges in other currencies in the configured one."""
+    """Return the reader, or one that shows charges in other currencies in the configured one. Charges selected by currency stay as billed."""
+    if "currency" in chosen.where:
+        return reader
     where, parameters = _condition(chosen)
     foreign = reader.query(f"select distinct billing_currency from cost_daily where {where}", parameters)["billing_currency"].to_pylist()
     if not set(foreign) - {settings.currency}:
@@ -165,7 +184,7 @@ def in_one_currency(reader: Reader, settings: Settings, chosen: Selection) -> Re
     rates = stretches(settings.rates.exchange, settings.currency)
     missing = missing_rates(rates, settings.currency, ((r["billing_currency"], r["charge_date"]) for r in days))
     if missing is not None:
-        raise SourceError(missing.source, f"{missing} Or show each currency as billed: --each-currency")
+        raise NoRate(missing.source, f"{missing} Or show each currency as billed: --each-currency", sorted(foreign))
     return reader.in_currency(settings.currency, rates)
 
 
@@ -266,11 +285,12 @@ def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[st
 
 def as_values(rows: pa.Table) -> list[dict[str, Any]]:
     """Return rows as Python values. A second column of the same name becomes `name_1`, as in a DuckDB subquery: none is lost."""
-    names, cells = _different(rows.column_names), [_column_values(column) for column in rows.columns]
+    names, cells = distinct_names(rows.column_names), [_column_values(column) for column in rows.columns]
     return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
 
 
-def _different(names: Sequence[str]) -> list[str]:
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Return the names of columns as keys of `as_values`: each once."""
     found: dict[str, None] = {}
     for name in names:
         one, number = name, 0
@@ -297,18 +317,20 @@ def _value(cell: pa.Scalar) -> Any:
         return BEYOND
 
 
-def csv_text(rows: pa.Table) -> str:
-    """Return rows as CSV with exact values. Null is empty."""
+def csv_text(rows: pa.Table, *, guard: Callable[[str], str] = str) -> str:
+    """Return rows as CSV with exact values. Null is empty. `guard` may change texts, such as those that a spreadsheet would run."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_different(rows.column_names))
-    writer.writerows(zip(*([_exact(value) for value in _column_values(column)] for column in rows.columns), strict=True))
+    writer.writerow([guard(name) for name in distinct_names(rows.column_names)])
+    writer.writerows(zip(*([_exact(value, guard) for value in _column_values(column)] for column in rows.columns), strict=True))
     return text.getvalue()
 
 
-def _exact(value: Any) -> str:
+def _exact(value: Any, guard: Callable[[str], str]) -> str:
     if value is None:
         return ""
+    if isinstance(value, str):
+        return guard(value)
     if isinstance(value, Decimal):
         return plain(value)
     if isinstance(value, (bool, dict, list)):

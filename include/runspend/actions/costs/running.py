@@ -1,20 +1,28 @@
-"""What runs that are still going have cost so far, and cost an hour: from bills, estimates, and the time since the last pipeline run."""
+"""What runs that are still going have cost so far, and cost an hour: from bills, estimates, and the time since the last pipeline run.
+
+A run that no bill and no estimate has yet is priced by the last price of its machines, else of the type that it states.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from runspend.actions.costs.runs_like import RunsLike, find_runs_like
-from runspend.core.amounts import EXACT, money, plain
+from runspend.actions.costs.prices import PRICE_DAYS
+from runspend.actions.costs.runs_like import RunsLike, read_runs_like
+from runspend.core.amounts import EXACT, plain, small_money
+from runspend.core.price_rows import choose_price
+from runspend.core.text import clean
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["RunningRun", "find_running", "running_as_json", "say_what_runs"]
+__all__ = ["RunningRun", "find_running", "running_as_json", "say_nothing_runs", "say_what_runs"]
+
+PLACES = Decimal("0.0001")
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,7 @@ class RunningRun:
     """A run without an end, in one currency. `cost`: about what it cost until now; None if nothing shows a price.
 
     `cost` is what is billed and estimated up to `known_until`, and `hour_cost` for each hour since then.
+    `priced_by`: whose price was taken for a run that no bill and no estimate has yet, or why there is none; None for others.
     `runs_like`: finished runs of the same experiment, on the same server and in the same currency; None without any.
     """
 
@@ -36,6 +45,7 @@ class RunningRun:
     cost: Decimal | None
     hour_cost: Decimal | None
     known_until: datetime | None
+    priced_by: str | None
     runs_like: RunsLike | None
 
 
@@ -43,44 +53,121 @@ def find_running(reader: Reader, now: datetime, *, run: str = "", experiment: st
     """Return active runs, the most expensive first. `run`: the start of its id, or its name. Token costs have no cost per hour."""
     rows = reader.query(read_sql(Path(__file__).parent, "running_runs"), {"now": now, "run": run, "experiment": experiment}).to_pylist()
     like: dict[str, list[RunsLike]] = {
-        name: find_runs_like(reader, name, {}, now) for name in sorted({row["experiment_name"] for row in rows} - {None})
+        name: read_runs_like(reader, name, {}, now) for name in sorted({row["experiment_name"] for row in rows} - {None})
     }
-    found = [_running(row, now, like.get(row["experiment_name"], [])) for row in rows]
+    prices = _price_new_runs(reader, rows, now)
+    found = [_running(row, now, prices, like.get(row["experiment_name"], [])) for row in rows]
     return sorted(found, key=lambda one: (one.cost is None, -(one.cost or 0)))
 
 
-def _running(row: dict[str, Any], now: datetime, like: Sequence[RunsLike]) -> RunningRun:
-    hour_cost = None if row["hour_cost"] is None else Decimal(repr(row["hour_cost"])).quantize(Decimal("0.0001"))
+@dataclass(frozen=True)
+class _NewPrice:
+    """What an hour of a run costs now, and one of its time so far. `hours`: its time without that of its nested runs."""
+
+    billing_currency: str | None
+    hour_cost: float
+    past_hour_cost: float
+    hours: float
+    priced_by: str
+
+
+def _price_new_runs(reader: Reader, rows: Sequence[dict[str, Any]], now: datetime) -> dict[tuple[str, str, str], _NewPrice]:
+    """Return prices of the runs that have neither a billed nor an estimated hour."""
+    new = sorted({row["run_id"] for row in rows if row["billing_currency"] is None})
+    if not new:
+        return {}
+    folder, since = Path(__file__).parent, now - timedelta(days=PRICE_DAYS)
+    machines = reader.query(read_sql(folder, "running_prices"), {"now": now, "since": since, "runs": new}).to_pylist()
+    of_types = reader.query(read_sql(folder, "hour_prices"), {"now": now, "since": since}).to_pylist()
+    listed = reader.query(read_sql(folder, "listed_prices")).to_pylist()
+    of_runs: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in machines:
+        of_runs.setdefault((row["tracking_server"], row["workspace"], row["run_id"]), []).append(row)
+    return {run: _price(of_run, of_types, listed) for run, of_run in of_runs.items()}
+
+
+def _price(machines: Sequence[dict[str, Any]], of_types: Sequence[dict[str, Any]], listed: Sequence[dict[str, Any]]) -> _NewPrice:
+    """`machines`: one row for each machine of a run. Each has its own last price, else that of the type that the run states."""
+    run = machines[0]
+    kind, region, option = run["instance_type"] or "", run["region_id"] or "", run["purchase_option"] or ""
+    of_type = choose_price(of_types, kind, region, option) or choose_price(listed, kind, region, option)
+    costs: dict[str, float] = {}
+    for machine in machines:
+        if machine["hour_cost"] is not None:
+            currency, cost = machine["billing_currency"], machine["hour_cost"]
+        elif of_type is not None:
+            currency, cost = of_type["currency"], of_type["hour_cost"] * (1 if machine["resource_key"] else run["num_nodes"])
+        else:
+            continue
+        costs[currency] = costs.get(currency, 0.0) + cost * (machine["share"] or 1)
+    if len(costs) != 1:
+        shown = ", ".join(machine["resource_key"] for machine in machines if machine["resource_key"])
+        why = f"no bill or price shows {shown or kind}" if shown or kind else "it states neither a machine nor an instance type"
+        if shown and kind:
+            why += f", or an hour of {kind}"
+        return _NewPrice(None, 0, 0, 0, why if not costs else "its machines are billed in several currencies")
+    [(currency, cost)] = costs.items()
+    by = "the last price of its machine" if all(machine["hour_cost"] is not None for machine in machines) else f"the price of {kind}"
+    return _NewPrice(currency, 0.0 if run["is_waiting"] else cost, cost, max(run["own_hours"], 0.0), by)
+
+
+def _running(row: dict[str, Any], now: datetime, prices: dict[tuple[str, str, str], _NewPrice], like: Sequence[RunsLike]) -> RunningRun:
+    hour_cost = None if row["hour_cost"] is None else Decimal(repr(row["hour_cost"])).quantize(PLACES)
     cost: Decimal | None = row.pop("known_cost")
+    is_nested, priced_by = row.pop("is_nested"), None
     if cost is not None and hour_cost is not None:
         hours = Decimal((now - row["known_until"]).total_seconds()) / 3600
-        cost = EXACT.add(cost, EXACT.multiply(hours, hour_cost)).quantize(Decimal("0.0001"), context=EXACT)
+        cost = EXACT.add(cost, EXACT.multiply(hours, hour_cost)).quantize(PLACES, context=EXACT)
+    if (price := prices.get((row["tracking_server"], row["workspace"], row["run_id"]))) is not None:
+        priced_by = price.priced_by
+        if price.billing_currency is not None:
+            cost = Decimal(repr(price.hours * price.past_hour_cost)).quantize(PLACES, context=EXACT)
+            hour_cost = Decimal(repr(price.hour_cost)).quantize(PLACES, context=EXACT)
+            row |= {"billing_currency": price.billing_currency, "known_until": row["start_time"]}
     same = [
         one
         for one in like
         if one.is_finished
+        and not is_nested
         and (one.tracking_server, one.workspace, one.billing_currency)
         == (row["tracking_server"], row["workspace"], row["billing_currency"])
     ]
-    return RunningRun(**{**row, "hour_cost": hour_cost}, cost=cost, runs_like=same[0] if same else None)
+    return RunningRun(**{**row, "hour_cost": hour_cost}, cost=cost, priced_by=priced_by, runs_like=same[0] if same else None)
 
 
 def say_what_runs(found: Sequence[RunningRun]) -> Iterator[str]:
-    """Yield a sentence per run and currency."""
-    if not found:
-        yield "No run was active when the tracking servers were last read."
+    """Yield a sentence per run and currency, with the tracking server if there are several."""
+    has_several = len({run.tracking_server for run in found}) > 1
     for run in found:
-        yield f"{run.run_name or run.run_id} ({run.run_id[:8]}) of {run.experiment_name or 'no experiment'}: {_say_cost(run)}"
+        where = f" on {run.tracking_server}" if has_several else ""
+        experiment = clean(run.experiment_name, 200) if run.experiment_name else "no experiment"
+        yield f"{clean(run.run_name or run.run_id, 200)} ({run.run_id[:8]}) of {experiment}{where}: {_say_cost(run)}"
+
+
+def say_nothing_runs(reader: Reader, *, run: str = "", experiment: str = "") -> Iterator[str]:
+    """Yield why there is nothing to show: when each tracking server was last read, and how to read it again."""
+    what = " ".join(
+        ["No run", *([f"named {run}, or with an id that begins so,"] if run else []), *([f"of {experiment}"] if experiment else [])]
+    )
+    read = reader.query(read_sql(Path(__file__).parent, "last_reads")).to_pylist()
+    if not read:
+        yield "No tracking server was read yet. Run `runspend extract`."
+        return
+    times = ", ".join(f"{one['source']} at {one['covered_until']:%Y-%m-%d %H:%M} UTC" for one in read)
+    yield f"{what} was active when MLflow was last read ({times}). Runs that started since then appear after `runspend extract`."
 
 
 def _say_cost(run: RunningRun) -> str:
     if run.cost is None:
-        return "its cost is not known: no bill or price shows its machine. `runspend explain` says why"
-    text = f"has cost about {money(run.cost)} {run.billing_currency}"
+        return f"its cost is not known: {run.priced_by or 'no bill or price shows its machine'}. `runspend explain` says more"
+    text = f"has cost about {small_money(run.cost)} {run.billing_currency}"
     if run.hour_cost is not None:
-        text += f", {money(run.hour_cost)} an hour"
+        text += f", {small_money(run.hour_cost)} an hour"
+    if run.priced_by is not None:
+        text += f", by {run.priced_by} (not estimated or billed yet)"
     if run.runs_like is not None:
-        text += f"; runs like it cost {money(run.runs_like.low)} to {money(run.runs_like.high)}"
+        whose = "runs like it, with their nested runs, cost" if run.runs_like.has_nested else "runs like it cost"
+        text += f"; {whose} {small_money(run.runs_like.low)} to {small_money(run.runs_like.high)}"
     return text
 
 

@@ -10,12 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from runspend.core.amounts import money, plain
+from runspend.core.amounts import plain, small_money
 from runspend.core.errors import UsageError
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["ENOUGH", "RunsLike", "as_json", "find_runs_like", "say_what_it_costs"]
+__all__ = ["ENOUGH", "RunsLike", "as_json", "find_runs_like", "read_runs_like", "say_what_it_costs"]
 
 DAYS = 365
 ENOUGH = 10  # runs for an interval; with fewer, the least and the most are shown
@@ -27,6 +27,7 @@ class RunsLike:
     """Ended runs of an experiment on one server, with one currency and outcome. Costs include those of nested runs.
 
     `low`, `high`: between them lie the costs of the middle 80 % of the runs, or of all if there are fewer than ENOUGH.
+    `has_nested`: some of the runs have nested runs with a cost of their own.
     """
 
     tracking_server: str
@@ -38,19 +39,29 @@ class RunsLike:
     low: Decimal
     high: Decimal
     median_hours: float
+    has_nested: bool
 
 
 def find_runs_like(reader: Reader, experiment: str, params: Mapping[str, str], now: datetime) -> list[RunsLike]:
-    """Return what the runs of an experiment with these params cost in the last year. Raises UsageError for a param that was never copied."""
+    """Return what the runs of an experiment with these params cost in the last year.
+
+    Raises UsageError for an unknown experiment, or a param that was never copied.
+    """
+    found = read_runs_like(reader, experiment, params, now)
+    if not found:
+        _check_known(reader, experiment)
+        for key in params:
+            _check_copied(reader, experiment, key)
+    return found
+
+
+def read_runs_like(reader: Reader, experiment: str, params: Mapping[str, str], now: datetime) -> list[RunsLike]:
+    """Return the same, and nothing where nothing is known."""
     given = {"experiment": experiment, "since": now - timedelta(days=DAYS), "now": now}
     values = {f"param_{number}": value for number, value in enumerate(params.values())}
     conditions = "".join(f" and {_param(key)} = @{name}" for key, name in zip(params, values, strict=True))
     text = read_sql(Path(__file__).parent, "runs_like").replace("{with_params}", conditions)
-    rows = reader.query(text, {**given, **values}).to_pylist()
-    if not rows:
-        for key in params:
-            _check_copied(reader, experiment, key)
-    return [RunsLike(**row) for row in rows]
+    return [RunsLike(**row) for row in reader.query(text, {**given, **values}).to_pylist()]
 
 
 def say_what_it_costs(experiment: str, found: Sequence[RunsLike]) -> list[str]:
@@ -68,12 +79,15 @@ def as_json(found: Sequence[RunsLike]) -> list[dict[str, Any]]:
 
 def _say(one: RunsLike, where: str) -> str:
     kind = "finished" if one.is_finished else "failed or stopped"
+    middle = f"{small_money(one.median)} {one.billing_currency} and {_say_time(one.median_hours)}"
+    if one.runs == 1:
+        return f"1 {kind} run{where}: {middle}"
     spread = "the middle 80 % cost" if one.runs >= ENOUGH else "they cost"
-    runs = f"{one.runs:,} {kind} runs{where}" if one.runs > 1 else f"1 {kind} run{where}"
-    return (
-        f"{runs}: median {money(one.median)} {one.billing_currency} and {one.median_hours:,.1f} h; "
-        f"{spread} {money(one.low)} to {money(one.high)} {one.billing_currency}"
-    )
+    return f"{one.runs:,} {kind} runs{where}: median {middle}; {spread} {small_money(one.low)} to {small_money(one.high)} {one.billing_currency}"
+
+
+def _say_time(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 0.95 else f"{hours * 60:.0f} min" if hours * 60 >= 0.95 else f"{hours * 3600:.0f} s"
 
 
 def _param(key: str) -> str:
@@ -81,6 +95,14 @@ def _param(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise UsageError(f"cannot use the param {key!r}: a name has only letters, digits, spaces and _ - . / :")
     return f"json_value(r.params, '$.\"{key}\"')"
+
+
+def _check_known(reader: Reader, experiment: str) -> None:
+    sql = "select count(*) as experiments from experiments e where e.experiment_name = @experiment"
+    if reader.query(sql, {"experiment": experiment}).to_pylist()[0]["experiments"] == 0:
+        raise UsageError(
+            f"cannot compare with runs of {experiment}: the warehouse has no experiment of this name. `runspend costs --by experiment` lists those with costs."
+        )
 
 
 def _check_copied(reader: Reader, experiment: str, key: str) -> None:

@@ -1,20 +1,21 @@
 -- What finished top-level runs of each experiment cost since @since, with all their children: the middle 80 %, or all of fewer than @enough.
+-- Servers and workspaces may have experiments of the same name.
 with ended as (
-  select experiment_name, billing_currency, cost_with_children as cost
+  select tracking_server, workspace, experiment_id, experiment_name, billing_currency, cost_with_children as cost
   from run_costs
   where start_time >= @since and start_time < @now and end_time is not null and parent_run_id is null and run_status = 'FINISHED'
     and billing_currency <> '' and experiment_name is not null
 ),
 placed as (
   select
-    experiment_name, billing_currency, cost, row_number() over (partition by experiment_name, billing_currency order by cost) as place,
-    count(*) over (partition by experiment_name, billing_currency) as runs
-  from ended
+    e.*, row_number() over (partition by tracking_server, workspace, experiment_id, experiment_name, billing_currency order by cost) as place,
+    count(*) over (partition by tracking_server, workspace, experiment_id, experiment_name, billing_currency) as runs
+  from ended e
 )
 select
-  experiment_name as experiment, billing_currency as currency, max(runs) as runs,
+  tracking_server, workspace, experiment_id, experiment_name as experiment, billing_currency as currency, max(runs) as runs,
   max(case when place = (case when runs < @enough then 1 else cast(ceil(runs * 0.1) as int64) end) then cost end) as low,
   max(case when place = (case when runs < @enough then runs else cast(ceil(runs * 0.9) as int64) end) then cost end) as high
 from placed
-group by experiment_name, billing_currency
-order by experiment, currency
+group by tracking_server, workspace, experiment_id, experiment_name, billing_currency
+order by experiment, tracking_server, workspace, experiment_id, currency

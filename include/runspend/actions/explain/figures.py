@@ -209,6 +209,15 @@ class Use:
 
 
 @dataclass(frozen=True)
+class Siblings:
+    """The runs of the same experiment that have a cost, with this one: how many, and the cost of the middle one."""
+
+    currency: str
+    runs: int
+    median: Decimal
+
+
+@dataclass(frozen=True)
 class RunExplanation:
     """Everything behind a run's cost."""
 
@@ -234,6 +243,7 @@ class RunExplanation:
     artifacts: tuple[Stored, ...]
     changes: tuple[BillChange, ...]
     uses: tuple[Use, ...]  # of the run's machines, on the days it was charged
+    siblings: tuple[Siblings, ...] = ()
     claimed_hours: tuple[ClaimedHours, ...] = ()  # of the instance types whose machines were allocated to it by type
 
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from runspend.actions.explain.figures import Candidate, RunKey
 from runspend.config.settings import Settings
 from runspend.core.errors import UsageError
+from runspend.core.text import without_person
 from runspend.warehouse.base import Reader
 
 SQL = Path(__file__).parent / "sql"
@@ -53,14 +54,19 @@ def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
     rows = [r for r in rows if r["tracking_server"] in servers] or rows
     rows = [r for r in rows if r["run_id"] == run_id] or rows
     found = [_candidate(r) for r in rows]
+    hides = settings.mail.people != "show"
     if len(found) > 1:
         raise AmbiguousName(
-            f"cannot tell which run {clean(text)!r} is: {'more than ' if len(found) >= 200 else ''}{len(found)} match. Give more of the id, or server/workspace/id:\n{listed(found)}",
+            f"cannot tell which run {clean(text)!r} is: {'more than ' if len(found) >= 200 else ''}{len(found)} match. Give more of the id, or server/workspace/id:\n{listed(found, hides)}",
             found,
         )
     if not found:
         near = near_runs(reader, run_id)
-        hint = f" Did you mean:\n{listed(near)}" if near else ' List some with: runspend sql "select run_id, run_name from runs limit 20"'
+        hint = (
+            f" Did you mean:\n{listed(near, hides)}"
+            if near
+            else ' List some with: runspend sql "select run_id, run_name from runs limit 20"'
+        )
         raise UnknownName(f"cannot find run {clean(text)!r}: no tracking server had it in the last pipeline run.{hint}", near)
     return found[0]
 
@@ -90,11 +96,12 @@ def near_runs(reader: Reader, run_id: str) -> list[Candidate]:
     return sorted(rows, key=lambda c: -difflib.SequenceMatcher(None, run_id, c.key.run_id[: max(len(run_id), 8)]).ratio())[:5]
 
 
-def listed(candidates: Sequence[Candidate]) -> str:
-    """List the candidates, one per line."""
+def listed(candidates: Sequence[Candidate], hides_people: bool = False) -> str:
+    """List the candidates, one per line. `hides_people`: without names of people in those of experiments."""
+    experiments = [(without_person(c.experiment_name) if hides_people else c.experiment_name) or "" for c in candidates]
     shown = [
-        f"  {c.key.target_id}  {clean(c.run_name or '')}  {clean(c.experiment_name or '')}  {f'{c.start_time:%Y-%m-%d %H:%M}' if c.start_time else 'no start'}".rstrip()
-        for c in candidates[:10]
+        f"  {c.key.target_id}  {clean(c.run_name or '')}  {clean(experiment)}  {f'{c.start_time:%Y-%m-%d %H:%M}' if c.start_time else 'no start'}".rstrip()
+        for c, experiment in zip(candidates[:10], experiments, strict=False)
     ]
     return "\n".join([*shown, *([f"  … and {len(candidates) - 10} more"] if len(candidates) > 10 else [])])
 

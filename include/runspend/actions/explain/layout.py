@@ -48,13 +48,17 @@ TITLES = {
     "llm_cost": ("LLM", "in proportion to the token cost on its traces"),
     "sharing": ("SHARED COST", "its part of the shared and idle cost that `sharing` distributes"),
 }
+FEWEST_SIBLINGS = 3
 SUMMED_UP = ("attached", "artifact_bytes", "sharing")  # rules whose charges are summed by resource, not shown by hour
 UNIT_NAMES = {"gpu": "GPUs", "cpu": "cores", "memory": "memory"}
 
 
 @dataclass(frozen=True)
 class ChargeRow:
-    """One charge, or a day of charges. The first row of each machine has `machine`."""
+    """One charge, or a day of charges. The first row of each machine has `machine`, and `resource_id` if it is one resource of the bill.
+
+    `line_id` is the whole id, if the row is one bill line.
+    """
 
     machine: str
     when: str
@@ -64,6 +68,9 @@ class ChargeRow:
     share: str
     effective: str
     shared: str
+    resource_id: str | None = None
+    line_id: str | None = None
+    period: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,10 +116,20 @@ def currency_views(e: RunExplanation, *, full: bool = False) -> list[CurrencyVie
 
 def header_lines(e: RunExplanation) -> list[str]:
     """Describe the run and its time in two or three sentences."""
-    names = [f"experiment {clean(e.experiment_name)}"] if e.experiment_name else []
-    names += [f"{d.name.replace('_', ' ')} {clean(d.value)}" + (f" ({clean(d.came_from)})" if d.came_from else "") for d in e.dimensions]
-    names += [f"user {clean(e.user_name)}"] if e.user_name else []
-    lines = [" · ".join([*names, span_text(e.start_time, e.end_time)])]
+    names = [f"{text} ({origin})" if origin else text for text, origin in named_facts(e)]
+    return [" · ".join([*names, span_text(e.start_time, e.end_time)]), *time_lines(e)]
+
+
+def named_facts(e: RunExplanation) -> list[tuple[str, str]]:
+    """Return what people name the run by, each with its origin, such as `experiment.tag.team`; empty where MLflow itself has it."""
+    facts = [(f"experiment {clean(e.experiment_name)}", "")] if e.experiment_name else []
+    facts += [(f"{d.name.replace('_', ' ')} {clean(d.value)}", clean(d.came_from or "")) for d in e.dimensions]
+    return facts + ([(f"user {clean(e.user_name)}", "")] if e.user_name else [])
+
+
+def time_lines(e: RunExplanation) -> list[str]:
+    """Return what is special about the run's time, and what it requested."""
+    lines = []
     if e.future_end_time:
         until = instant(e.end_time) if e.end_time else "its last logged activity"
         lines.append(
@@ -189,7 +206,7 @@ def _currency_view(e: RunExplanation, c: CurrencyCost, full: bool) -> CurrencyVi
     return CurrencyView(
         currency=c.currency,
         costs=tuple((m.removesuffix("_cost"), money(getattr(c.summed, m), places)) for m in MEASURES),
-        notes=(*_notes(c, places), *_missing_hours(e, c)),
+        notes=(*_beside_siblings(e, c), *_notes(c, places), *_missing_hours(e, c)),
         status=f"{c.cost_status or 'provisional'} ({'; '.join(bills)})" if bills else c.cost_status or "",
         blocks=blocks,
         total=money(c.summed.effective_cost, places),
@@ -222,6 +239,15 @@ def _check(c: CurrencyCost, places: int, table: str) -> tuple[str, bool]:
         f"≠ {table}.effective_cost {money(c.stated.effective_cost, digits)}: the charges differ by {change(c.difference, digits)}. Run: runspend check",
         False,
     )
+
+
+def _beside_siblings(e: RunExplanation, c: CurrencyCost) -> Iterable[str]:
+    """Compare the run with the runs of its experiment, if there are enough."""
+    for one in e.siblings:
+        if one.currency == c.currency and one.runs >= FEWEST_SIBLINGS and c.summed.effective_cost > 0:
+            times = float(c.summed.effective_cost / one.median)
+            ratio = f"{times:,.0f}" if times >= 10 else f"{times:.1f}" if times >= 0.1 else f"{times:.2g}"
+            yield f"{ratio} times the median of the {one.runs:,} runs of its experiment that have a cost ({money(one.median, places_of(one.median))})"
 
 
 def _notes(c: CurrencyCost, places: int) -> Iterable[str]:
@@ -271,7 +297,9 @@ def _block_view(block: Block, groups: Sequence[tuple[list[RunPart], Decimal]], p
         machine, today = _place(found[0]), f"{found[0].starts_at.day} {found[0].starts_at:%b}"
         is_new = machine != previous
         made = _row(found[0], amount, places) if len(groups) == len(block.parts) else _day_row(found, amount, places)
-        rows.append(replace(made, machine=machine if is_new else "", when=f"{today if is_new or today != day else '':>6} {made.when}"))
+        when = f"{today if is_new or today != day else '':>6} {made.when}"
+        period = f"{found[0].billing_period:%Y-%m}"
+        rows.append(replace(made, machine=machine if is_new else "", when=when, resource_id=found[0].resource_id, period=period))
         previous, day = machine, today
     return BlockView(title, rule + (f" · weighted by {', '.join(kinds)}" if kinds else ""), tuple(rows), (), total, "; ".join(notes))
 
@@ -295,6 +323,7 @@ def _row(part: RunPart, amount: Decimal, places: int) -> ChargeRow:
         share=f"{part.ratio:.4f}{'*' if part.is_scaled else ''}",
         effective=money(amount, places),
         shared=_shared(part),
+        line_id=None if part.is_pooled else part.charge_id,
     )
 
 

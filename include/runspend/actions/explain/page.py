@@ -1,12 +1,14 @@
 """Write a run's explanation as a page: the same rows as in the terminal, and a timeline of its machines.
 
-Style sheet, frame and Content-Security-Policy are the report's. The page makes no network request.
+Style sheet and frame are the report's. The page asks its server for the script of live pages, and works without it.
 """
 
 from __future__ import annotations
 
+from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -14,28 +16,56 @@ from markupsafe import Markup
 from runspend import __version__
 from runspend.actions.explain.figures import RunExplanation
 from runspend.actions.explain.find import clean
-from runspend.actions.explain.layout import currency_views, header_lines, places_of
+from runspend.actions.explain.layout import currency_views, named_facts, places_of, span_text, time_lines
 from runspend.actions.explain.timeline import machine_strip
 from runspend.actions.report import render as report
 from runspend.core.amounts import change, money, size
+from runspend.schema.rows import month_after
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def run_as_page(e: RunExplanation) -> str:
-    """Return one self-contained HTML page."""
-    style = (report.TEMPLATES / "report.css").read_text(encoding="utf-8")
+def run_as_page(e: RunExplanation, *, today: date | None = None, by: str = "user") -> str:
+    """Return one HTML page, to be served as `run/ID`. `by`: the dimension in which the links to the run's experiment open."""
+    style = report.live_style()
     template = _environment().get_template("run.html.j2")
     strips = [machine_strip(e, width, css) for width, css in ((report.WIDE, "chart wide"), (report.NARROW, "chart narrow"))]
     return template.render(
         e=e,
-        header=header_lines(e),
+        facts=named_facts(e),
+        lines=[span_text(e.start_time, e.end_time), *time_lines(e)],
         views=currency_views(e),
         strip=Markup("").join(strips),
+        ways=_ways(e, today, by),
+        own_experiment=_own_experiment(e),
         style=Markup(style),
-        policy=report.content_policy(f"<style>{style}</style></head>"),
+        policy=report.live_policy(f"<style>{style}</style></head>"),
+        script=f"../{report.live_script()[1]}",
         version=__version__,
     )
+
+
+def _own_experiment(e: RunExplanation) -> str | None:
+    """Return the name of the run's experiment. None where a person is hidden in it: no page has that name."""
+    return e.experiment_name if e.experiment_name and "/…" not in e.experiment_name else None
+
+
+def _ways(e: RunExplanation, today: date | None, by: str) -> list[tuple[str, str]]:
+    """Return (name, query string) of the views of the cost explorer that have this run, in the months in which it ran."""
+    named = [(d.name, d.value) for d in e.dimensions if d.name in ("team", "project")]
+    if own := _own_experiment(e):
+        named.append(("experiment", own))
+    months = {}
+    if e.start_time is not None:
+        months["from"] = e.start_time.date().replace(day=1)
+        last = None if e.end_time is None else month_after(e.end_time.date(), 1) - timedelta(days=1)
+        if last is not None and today is not None and last < today:  # else up to the newest charge
+            months["to"] = last
+    return [
+        (f"{key} {clean(value)}", urlencode({**months, "by": "experiment" if key != "experiment" else by, key: value}))
+        for key, value in named
+        if value
+    ]
 
 
 @cache
@@ -47,5 +77,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["quote"] = lambda text: quote(text, safe="")
     made.filters |= {"clean": clean, "size": size, "money": money, "change": lambda value: change(value, places_of(value))}
     return made

@@ -27,6 +27,7 @@ from runspend.actions.explain.figures import (
     RunKey,
     RunPart,
     Share,
+    Siblings,
     Stored,
     Use,
 )
@@ -36,6 +37,7 @@ from runspend.actions.report.plan import run_url
 from runspend.allocation.claimed_hours import ClaimedHours, with_open_prices
 from runspend.config.settings import Settings
 from runspend.core.amounts import add
+from runspend.core.text import without_person
 from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader
 
@@ -80,7 +82,7 @@ def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime,
         key=key,
         run_name=run["run_name"],
         experiment_id=run["experiment_id"],
-        experiment_name=run["experiment_name"],
+        experiment_name=run["experiment_name"] if settings.mail.people == "show" else without_person(run["experiment_name"]),
         user_name=run["user_name"] if settings.mail.people == "show" else None,
         run_status=run["run_status"],
         lifecycle_stage=run["lifecycle_stage"],
@@ -103,8 +105,17 @@ def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime,
         artifacts=_artifacts(reader, key),
         changes=_changes(reader, parts, min(days), max(days)) if days else (),
         uses=_uses(beside),
+        siblings=_siblings(reader, key, run["experiment_id"]) if made and period is None else (),
         claimed_hours=_claimed_hours(reader, made),
     )
+
+
+def _siblings(reader: Reader, key: RunKey, experiment_id: str | None) -> tuple[Siblings, ...]:
+    """Return what the runs of the same experiment cost, by currency."""
+    if experiment_id is None:
+        return ()
+    rows = ask(reader, "siblings", server=key.tracking_server, workspace=key.workspace, experiment=experiment_id)
+    return tuple(Siblings(row["billing_currency"], row["runs"], row["median"]) for row in rows)
 
 
 def gaps_of(run: Mapping[str, Any]) -> tuple[tuple[datetime, datetime], ...]:

@@ -55,6 +55,9 @@ def _fitting(text: str, width: int) -> str:
 def _axis(begin: datetime, end: datetime, width: int, bottom: float) -> Markup:
     """Draw a line and a date at each day's start, with as many dates as fit."""
     days = round((end - begin) / timedelta(days=1))
+    hours = next((n for n in (1, 2, 3, 6, 12) if days * 24 / n * 44 <= width), 24)  # between two marks that fit
+    if hours < 24:
+        return _hour_axis(begin, days, hours, width, bottom)
     every = max(1, -(-days * 60 // width))
     marks = []
     for number in range(0, days, every):
@@ -62,6 +65,16 @@ def _axis(begin: datetime, end: datetime, width: int, bottom: float) -> Markup:
         day = begin + timedelta(days=number)
         marks.append(Markup('<line x1="{0}" x2="{0}" y1="{1}" y2="{2}" class="grid"/>').format(_n(x), TOP - 4, _n(bottom)))
         marks.append(_text(x + 3, 10, f"{day.day} {day:%b}"))
+    return Markup("").join(marks)
+
+
+def _hour_axis(begin: datetime, days: int, hours: int, width: int, bottom: float) -> Markup:
+    """Draw a line and the time (UTC) every few hours; midnight has the date."""
+    marks = []
+    for number in range(0, days * 24, hours):
+        x, at = number * width / (days * 24), begin + timedelta(hours=number)
+        marks.append(Markup('<line x1="{0}" x2="{0}" y1="{1}" y2="{2}" class="grid"/>').format(_n(x), TOP - 4, _n(bottom)))
+        marks.append(_text(x + 3, 10, f"{at:%H:%M}" if at.hour else f"{at.day} {at:%b}"))
     return Markup("").join(marks)
 
 

@@ -135,8 +135,8 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
     yield (
         "idle-days",
         (
-            ("currency", "resource", "charge_date", "utilization"),
-            [[c.currency, r.name, d, used] for c in pages for r in c.idle for d, used in r.used_by_day],
+            ("currency", "resource", "charge_date", "utilization", "idle_cost"),
+            [[c.currency, r.name, d.day, d.used_share, d.idle_cost] for c in pages for r in c.idle for d in r.idle_days],
         ),
     )
     yield (

@@ -59,6 +59,7 @@ class Experiment:
     failed_runs: int
     gpu_seconds: float
     gpu_cost: Decimal
+    label: str | None = None  # the name in the cost tables, where it may be shown and is known
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,19 @@ class Run:
 
 
 @dataclass(frozen=True)
+class IdleDay:
+    """The idle part of a machine's Usage charges on one day. `used_share` is the part that runs used, from 0 to 1."""
+
+    day: date
+    idle_cost: Decimal
+    used_share: float
+
+
+@dataclass(frozen=True)
 class Resource:
     """Idle or unallocated cost of one machine or service.
 
-    `used_by_day` is the share of its Usage charges that runs used. `has_allocated_cost` means that some rule allocated a part of it to
+    `idle_days` has the days on which an idle machine was billed. `has_allocated_cost` means that some rule allocated a part of it to
     runs in the billing period. It is set only if no last run is known.
     """
 
@@ -114,8 +124,16 @@ class Resource:
     last_used_at: datetime | None
     owner: str | None
     reason: str | None
-    used_by_day: tuple[tuple[date, float], ...] = ()
+    idle_days: tuple[IdleDay, ...] = ()
     has_allocated_cost: bool = False
+
+    @property
+    def suggestion(self) -> str | None:
+        """What to do about its idle time; None if its use is unknown."""
+        if not self.billed_seconds or self.used_seconds is None:
+            return None
+        share = self.used_seconds / self.billed_seconds
+        return "stop it: no run uses it" if share < 0.02 else "stop it between runs" if share < 0.5 else "schedule runs closer together"
 
 
 @dataclass(frozen=True)
@@ -198,6 +216,15 @@ class EstimateError:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """The probable total of the ML platform at the end of the month, with its 80% interval."""
+
+    total: Decimal
+    low: Decimal
+    high: Decimal
+
+
+@dataclass(frozen=True)
 class CurrencyFigures:
     """All money of the month in one currency. Currencies are never added: dated rates converted `converted_from` into this one."""
 
@@ -211,6 +238,8 @@ class CurrencyFigures:
     shared_by: Mapping[str, Decimal]
     days: tuple[tuple[date, Mapping[str, Decimal]], ...]
     previous_days: tuple[tuple[date, Decimal], ...]
+    same_days: Mapping[str, Decimal]  # effective cost by part, of the days that are compared with the month before
+    same_days_before: Mapping[str, Decimal]  # of the same days of the month before
     teams: tuple[Team, ...]
     people: tuple[tuple[str, Decimal], ...]
     runs: tuple[Run, ...]
@@ -226,6 +255,8 @@ class CurrencyFigures:
     # money of the billing period without a run, unallocated or out of the default scope, grouped by what would explain it
     groups: tuple[Group, ...] = ()
     coverage: tuple[Coverage, ...] = ()  # allocated cost of the month, by the source of its dimensions
+    compared_days: int = 0  # number of the days that are compared
+    forecast: Outlook | None = None  # of a month that is not over
 
     @property
     def platform(self) -> Costs:
@@ -262,6 +293,7 @@ class BudgetFigures:
     forecast_low: Decimal | None = None
     forecast_high: Decimal | None = None
     exceeded_on: date | None = None  # the day the amount was reached, or around which it will be
+    label: str | None = None  # the name in the settings or tables, where it may be shown
 
 
 @dataclass(frozen=True)
@@ -369,12 +401,18 @@ class ReportFigures:
     other_estimates: tuple[tuple[str, Estimates], ...] = ()  # in currencies that no bill of the month uses and no rate converts
     estimate_note: str | None = None  # missing rates of those estimates
     problem: str | None = None  # why several currencies remain where there should be one
+    site: str | None = None  # address of the live pages
     snapshot: str = ""
 
     @property
     def first(self) -> date:
         """First day of the month."""
         return first_day(self.period)
+
+    @property
+    def last(self) -> date:
+        """Last day of the month."""
+        return month_after(self.first, 1) - timedelta(days=1)
 
 
 def total(costs: Iterable[Costs]) -> Costs:

@@ -12,6 +12,29 @@ from runspend.allocation.diagnostics import Coverage
 from runspend.allocation.without_run import Group
 from runspend.core.amounts import money, percent, places_for, shares_of
 
+# Kinds of `Waste`.
+WASTE = {
+    "failed": "failed or killed runs",
+    "repeated": "repeated runs: same code and parameters as an earlier finished run",
+    "unused": "units of a machine that its run did not request",
+    "no_run": "machines without a run all month (by billing period)",
+}
+
+# Allocation rules, by `match_method`.
+RULES = {
+    "run_tag": "the bill has the run’s id",
+    "job_id": "the bill names the run’s job",
+    "resource_id": "run and bill name the same machine",
+    "attached": "attached to a machine, split like it",
+    "artifact_bytes": "bytes in the artifact store",
+    "pool_time": "time in a pool",
+    "instance_type_time": "time on an instance type",
+    "llm_identity": "the caller of a language model",
+    "llm_cost": "token cost of traces",
+    "sharing": "shared-cost distribution",
+    "none": "no rule",
+}
+
 
 def suggestion(group: Group, platform: Decimal) -> str:
     """ "tag node group gpu-spot: explains 1,087.51, 5.9%". The share is of the ML platform's cost, so money out of scope has none."""

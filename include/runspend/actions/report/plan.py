@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from runspend.actions.report.artifacts import artifact_figures
@@ -30,6 +30,8 @@ from runspend.actions.report.figures import (
     EstimateError,
     Estimates,
     Experiment,
+    IdleDay,
+    Outlook,
     Reconciliation,
     ReportFigures,
     Resource,
@@ -40,18 +42,36 @@ from runspend.actions.report.figures import (
     days_covered,
 )
 from runspend.allocation.diagnostics import coverage as dimension_coverage
+from runspend.allocation.remedies import remedy
 from runspend.allocation.storage_prices import billed_rates
-from runspend.allocation.without_run import unallocated_groups
+from runspend.allocation.without_run import Group, unallocated_groups
 from runspend.config.exchange_rates import describe_missing_rates, missing_rates, stretches
 from runspend.config.settings import Settings
 from runspend.core.amounts import add
+from runspend.core.text import PERSONAL
 from runspend.schema.rows import first_day, month_after
 from runspend.schema.tables import CONFIDENCES
 from runspend.warehouse.base import Reader
 
 SQL = Path(__file__).parent / "sql"
+HISTORY = timedelta(days=400)  # what a forecast looks back on
 
 Row = dict[str, Any]
+
+
+class Forecast(Protocol):
+    """The probable total of a month, with its 80% interval."""
+
+    @property
+    def total(self) -> Decimal: ...
+    @property
+    def low(self) -> Decimal: ...
+    @property
+    def high(self) -> Decimal: ...
+
+
+# Of (day, target) -> cost and the first day that is not wholly billed: the month's total; None with too little history.
+Forecaster = Callable[[Mapping[tuple[date, str], Decimal], date], Forecast | None]
 
 
 @dataclass
@@ -73,11 +93,14 @@ class People:
         """Return an experiment's name as it may be shown. Databricks puts a person's address into it."""
         if self.mode == "show":
             return experiment
-        return re.sub(r"^/Users/[^/]+", lambda m: f"/Users/{self.name(m[0][7:]) or '…'}", experiment)
+        return PERSONAL.sub(lambda m: f"/{m[1]}/{self.name(m[2]) or '…'}", experiment)
 
 
-def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetime) -> ReportFigures:
-    """Return the figures of one month ("YYYY-MM"), by charge date unless stated otherwise. Reads through one view of the warehouse."""
+def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetime, forecast: Forecaster | None = None) -> ReportFigures:
+    """Return the figures of one month ("YYYY-MM"), by charge date unless stated otherwise. Reads through one view of the warehouse.
+
+    `forecast` estimates the total of a month that is not wholly billed yet.
+    """
     first = first_day(period)
     ask = _questions(reader, first)
     loads = ask("loads")
@@ -105,17 +128,21 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
     builds = ask("builds")
     states = {(r["source"], r["billing_currency"]): r for r in ask("states")}
     others = tuple((code, _estimates(rows)) for code, rows in sorted(tables["estimates"].items()) if code not in order)
+    outlooks = _outlooks(tell, first, now, covered, forecast) if forecast is not None else {}
     groups, coverage = unallocated_groups(shown, first, settings), dimension_coverage(shown, first, month_after(first, 1))
     figures = ReportFigures(
         period=period,
         now=now,
         people=settings.mail.people,
+        site=settings.site.url.rstrip("/") if settings.site else None,
         build_id=builds[0]["build_id"] if builds else None,
         currencies=tuple(
             replace(
                 one,
-                groups=groups.get(one.currency, ()),
+                groups=_groups(groups.get(one.currency, ()), settings),
                 coverage=coverage.get(one.currency, ()),
+                compared_days=compared,
+                forecast=outlooks.get(one.currency),
                 reconciliation=_with_states(one.reconciliation, states),
             )
             for one in (
@@ -127,7 +154,7 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
                     quarantine,
                     people,
                     settings,
-                    first,
+                    (first, compared),
                 )
                 for c in order
             )
@@ -143,6 +170,23 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
         problem=problem,
     )
     return replace(figures, snapshot=hashlib.sha256(repr(figures).encode()).hexdigest()[:12])
+
+
+def _outlooks(
+    ask: Callable[..., list[Row]], first: date, now: datetime, covered: Mapping[str, datetime], forecast: Forecaster
+) -> dict[str, Outlook]:
+    """Return, per currency, the ML platform's probable total of a month that has begun and is not wholly billed."""
+    after = min(covered.values(), default=now).date()
+    if not first < after < month_after(first, 1) or now >= _end(first):
+        return {}
+    found = {}
+    for code, rows in _by_currency(ask("days", previous_first=first - HISTORY)).items():
+        costs = {
+            (r["charge_date"], r["allocated_to"]): r["effective_cost"] or Decimal(0) for r in rows if PART_OF[r["allocated_to"]] in PLATFORM
+        }
+        if (made := forecast(costs, after)) is not None:
+            found[code] = Outlook(made.total, made.low, made.high)
+    return found
 
 
 def _with_states(bills: Iterable[Reconciliation], states: dict[tuple[str, str], Row]) -> tuple[Reconciliation, ...]:
@@ -244,8 +288,10 @@ def _currency_figures(
     quarantine: dict[str, Row],
     people: People,
     settings: Settings,
-    first: date,
+    month: tuple[date, int],
 ) -> CurrencyFigures:
+    """Return one currency's figures. `month`: its first day, and how many of its days are compared with those of the month before."""
+    first, compared = month
     run_rows = [r for r in rows["parts"] if PART_OF[r["allocated_to"]] == "allocated to runs"]
     days: dict[date, dict[str, list[Decimal]]] = defaultdict(lambda: defaultdict(list))
     for r in rows["days"]:
@@ -267,6 +313,8 @@ def _currency_figures(
         previous_days=tuple(
             (d, add(v for part in PLATFORM for v in parts.get(part, []))) for d, parts in sorted(days.items()) if d < first
         ),
+        same_days=_first_days(days, first, compared),
+        same_days_before=_first_days(days, month_after(first, -1), min(compared, (first - month_after(first, -1)).days)),
         teams=_teams(rows["teams"], rows["team_runs"], people),
         people=tuple((name, r["effective_cost"]) for r in rows["people"] if (name := people.name(r["user_name"])) and r["effective_cost"]),
         runs=tuple(_run(r, people, settings) for r in rows["top_runs"]),
@@ -296,6 +344,12 @@ def _currency_figures(
         only_this_month=_costs(r for r in rows["bridge"] if not r["in_period"]),
         only_this_period=_costs(r for r in rows["bridge"] if not r["in_month"]),
     )
+
+
+def _first_days(days: Mapping[date, Mapping[str, list[Decimal]]], first: date, count: int) -> dict[str, Decimal]:
+    """Return the cost of each part in the first days of a month."""
+    until = first + timedelta(days=count)
+    return {part: add(cost for d, parts in days.items() if first <= d < until for cost in parts.get(part, ())) for part in PARTS}
 
 
 def _estimates(rows: list[Row]) -> Estimates:
@@ -329,6 +383,7 @@ def _teams(costs: list[Row], runs: list[Row], people: People) -> tuple[Team, ...
                 int(n.get("failed_runs") or 0),
                 float(n.get("gpu_seconds") or 0),
                 n.get("gpu_cost") or Decimal(0),
+                label if (label := r["experiment_name"]) and people.path(label) == label else None,
             )
         )
     made = [
@@ -377,11 +432,11 @@ def run_url(settings: Settings, server: str, experiment_id: str | None, run_id: 
 
 
 def _resources(rows: list[Row], idle_days: list[Row], people: People) -> tuple[Resource, ...]:
-    used: dict[str, list[tuple[date, float]]] = defaultdict(list)
+    days: dict[str, list[IdleDay]] = defaultdict(list)
     for d in idle_days:
         busy, free = d["used_cost"] or Decimal(0), d["idle_cost"] or Decimal(0)
         if busy >= 0 and free >= 0 and busy + free > 0:
-            used[d["resource_id"]].append((d["charge_date"], float(busy / (busy + free))))
+            days[d["resource_id"]].append(IdleDay(d["charge_date"], free, float(busy / (busy + free))))
     return tuple(
         Resource(
             r["resource_id"] or r["service_name"] or "(no resource)",
@@ -394,7 +449,7 @@ def _resources(rows: list[Row], idle_days: list[Row], people: People) -> tuple[R
             r["last_used_at"],
             people.name(r["suspected_owner"]),
             r["reason"],
-            tuple(used.get(r["resource_id"], ())) if r["allocated_to"] == "idle" else (),
+            tuple(days.get(r["resource_id"], ())) if r["allocated_to"] == "idle" else (),
             r["has_allocated_cost"],
         )
         for r in rows
@@ -489,6 +544,40 @@ def budget_dates(budget_period: str) -> tuple[date, date]:
     return date(numbers[0], 1, 1), date(numbers[0] + 1, 1, 1)
 
 
+def _groups(groups: Iterable[Group], settings: Settings) -> tuple[Group, ...]:
+    """Return the groups as they may be shown. Where people are hidden, tags have no values: any tag can name a person.
+
+    Groups that then have the same words and suggestion are one.
+    """
+    if settings.mail.people == "show":
+        return tuple(groups)
+    shown: dict[tuple[str, ...], Group] = {}
+    for group in (_without_tags(group, settings) for group in groups):
+        key = group.words, group.kind, group.advice, str(group.is_accelerated)
+        same = shown.get(key)
+        shown[key] = group if same is None else _together(same, group)
+    return tuple(sorted(shown.values(), key=lambda g: (not g.is_accelerated, -g.effective_cost, g.words)))
+
+
+def _together(one: Group, other: Group) -> Group:
+    cost, outside = add([one.effective_cost, other.effective_cost]), add([one.outside_cost, other.outside_cost])
+    return replace(one, effective_cost=cost, outside_cost=outside)
+
+
+def _without_tags(group: Group, settings: Settings) -> Group:
+    tags = [key for key in group.selector if key.startswith("tag.")]
+    if not tags:
+        return group
+    selector = {**group.selector, **dict.fromkeys(tags, "…")}
+    is_usual = group.advice == remedy(group.kind, group.selector, settings)  # else it does not repeat the selector
+    return replace(
+        group,
+        words=f"machines with the tag {', '.join(key.removeprefix('tag.') for key in tags)}",
+        selector=selector,
+        advice=remedy(group.kind, selector, settings) if is_usual else group.advice,
+    )
+
+
 def _budgets(rows: list[Row], first: date, people: People) -> tuple[BudgetFigures, ...]:
     """Return the budgets whose period overlaps the month, each with its newest period.
 
@@ -500,9 +589,10 @@ def _budgets(rows: list[Row], first: date, people: People) -> tuple[BudgetFigure
         if start >= month_after(first, 1) or end <= first:
             continue
         newest[r["budget"]] = BudgetFigures(
-            r["title"] or r["budget"], r["budget_period"], r["amount"], r["spent"], r["currency"], r["measure"], r["threshold_reached"],
+            people.path(r["title"] or r["budget"]), r["budget_period"], r["amount"], r["spent"], r["currency"], r["measure"], r["threshold_reached"],
             r["covered_until"], people.name(r["owner"]), r["mailed_threshold"], r["mailed_at"],
             r["forecast"], r["forecast_low"], r["forecast_high"], r["exceeded_on"],
+            r["budget"] if people.path(r["budget"]) == r["budget"] else None,
         )  # fmt: skip
     return tuple(sorted(newest.values(), key=lambda b: (b.spent is not None, -b.spent / b.amount if b.spent else Decimal(0), b.name)))
 

@@ -1,4 +1,6 @@
-"""Write the report as files: one self-contained page per month, an index of months, and the tables as CSV in the same folder.
+"""Write the report as files: two self-contained pages per month, an index of months, and the tables as CSV in the same folder.
+
+The page of a month is for teams. The audit page beside it is for finance: reconciliation, confidence and sources, ready to print.
 
 A page makes no network request. A Content-Security-Policy in the page forbids requests on any server. `plan.py` decides the figures.
 `templates/` and `core/amounts.py` decide their presentation.
@@ -10,12 +12,13 @@ import base64
 import csv
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -24,7 +27,7 @@ from runspend import __version__
 from runspend.actions.report import charts
 from runspend.actions.report.csv_files import report_sheets, write_sheet
 from runspend.actions.report.figures import MEASURES, PARTS, PLATFORM, CurrencyFigures, ReportFigures, days_covered
-from runspend.actions.report.labels import coverage_words
+from runspend.actions.report.labels import RULES, WASTE, coverage_words
 from runspend.config.budgets import percent_used
 from runspend.core import amounts
 from runspend.core.own_files import write_whole
@@ -32,17 +35,23 @@ from runspend.schema.rows import month_after
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE, NARROW = 920, 350
+PAGE = re.compile(r"(?:index|[0-9]{4}-[0-9]{2}(?:-audit)?)\.html")  # every name of a page
+LONGEST_NAME = 48  # characters; the page shows the whole name on hover, and gives it to who copies it
 FORMER_SHEETS = ("unmatched", "certainty")  # now "unallocated" and "confidence"; the index would list both
 
 
 def write_report(figures: ReportFigures, folder: Path) -> Path:
-    """Write `<folder>/<period>.html`, its CSVs and `index.html`, and return the page's path. Each file is old or new, never torn."""
+    """Write the two pages of a month, its CSVs and `index.html`, and return the path of the month's page.
+
+    They are `<period>.html` and `<period>-audit.html`. Each file is old or new, never torn.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, (header, rows) in report_sheets(figures):
         write_whole(folder / f"{figures.period}-{name}.csv", write_sheet(header, rows, figures.snapshot))
     for name in FORMER_SHEETS:
         (folder / f"{figures.period}-{name}.csv").unlink(missing_ok=True)
     page = folder / f"{figures.period}.html"
+    write_whole(folder / f"{figures.period}-audit.html", render_audit(figures).encode("utf-8"))
     write_whole(page, render_page(figures).encode("utf-8"))
     write_whole(folder / "index.html", render_index(folder).encode("utf-8"))
     return page
@@ -50,9 +59,18 @@ def write_report(figures: ReportFigures, folder: Path) -> Path:
 
 def render_page(figures: ReportFigures) -> str:
     """Return the month's page as HTML."""
+    return _render("month.html.j2", figures)
+
+
+def render_audit(figures: ReportFigures) -> str:
+    """Return the month's audit page as HTML."""
+    return _render("audit.html.j2", figures)
+
+
+def _render(template: str, figures: ReportFigures) -> str:
     return (
         _environment()
-        .get_template("month.html.j2")
+        .get_template(template)
         .render(
             f=figures,
             views=[CurrencyView(c, figures) for c in figures.currencies],
@@ -72,7 +90,9 @@ def render_index(folder: Path) -> str:
         if parts.exists():
             with parts.open(encoding="utf-8", newline="") as lines:
                 totals = [(r["currency"], Decimal(r["effective_cost"])) for r in csv.DictReader(lines) if r["part"] == "ML platform"]
-        months.append((page.stem, totals, sorted(p.name for p in folder.glob(f"{page.stem}-*.csv"))))
+        audit = folder / f"{page.stem}-audit.html"
+        sheets = sorted(p.name for p in folder.glob(f"{page.stem}-*.csv"))
+        months.append((page.stem, audit.name if audit.exists() else None, totals, sheets))
     return _environment().get_template("index.html.j2").render(months=months, **_page_words())
 
 
@@ -81,6 +101,23 @@ def content_policy(page: str) -> str:
     head = page.partition("</head>")[0]
     style = re.search(r"<style>(.*?)</style>", head, re.DOTALL)
     return _policy(style[1]) if style else "default-src 'none'"
+
+
+def live_policy(page: str) -> str:
+    """Return the Content-Security-Policy of a page that is served, not stored: forms to its server, and its server's script, too."""
+    return content_policy(page).replace("form-action 'none'", "script-src 'self'; form-action 'self'")
+
+
+def live_style() -> str:
+    """Return the style sheet of a page with the script."""
+    return "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "pages.css"))
+
+
+@cache
+def live_script() -> tuple[str, str]:
+    """Return the script of live pages, and its address from the home page, which changes with it."""
+    script = (TEMPLATES / "pages.js").read_text(encoding="utf-8")
+    return script, f"pages.js?v={hashlib.sha256(script.encode()).hexdigest()[:12]}"
 
 
 def _policy(style: str) -> str:
@@ -99,7 +136,8 @@ def _environment() -> Environment:
     made.filters |= {
         "money": amounts.money, "used": percent_used, "change": amounts.change, "percent": amounts.percent, "size": amounts.size, "hours": amounts.hours,
         "day": amounts.day, "instant": amounts.instant, "month": amounts.month_name, "span": _span, "rate": _rate,
-        "coverage_words": coverage_words, "short": short_name,
+        "coverage_words": coverage_words, "machine": machine_name, "store": store_name, "name": long_name, "address": _address,
+        "rough_money": amounts.rough_money,
     }  # fmt: skip
     made.globals |= {
         "measures": MEASURES,
@@ -107,6 +145,8 @@ def _environment() -> Environment:
         "bar": charts.bar,
         "bullet": charts.bullet,
         "PART_CLASS": charts.PART_CLASS,
+        "WASTE": WASTE,
+        "RULES": RULES,
     }
     return made
 
@@ -120,8 +160,37 @@ def _span(value: Any) -> str:
 
 
 def short_name(name: str) -> str:
-    """Return the last part of a long resource id, such as an ARN. The page shows the whole id on hover."""
+    """Return the last part of a long resource id, such as an ARN."""
     return name.rstrip("/").rpartition("/")[2] or name
+
+
+def machine_name(name: str) -> Markup:
+    """Show the last part of a resource id. The whole id is there on hover, for who copies it, and for screen readers."""
+    short = short_name(name)
+    start = len(name.rstrip("/")) - len(short) if short != name else 0
+    return _partly(name, name[:start], name[start:], "", css="nm")
+
+
+def store_name(name: str) -> Markup:
+    """Show the last two parts of a long path or address of an artifact store."""
+    end = "/".join(name.rstrip("/").split("/")[-2:])
+    start = len(name.rstrip("/")) - len(end) if len(name) > 36 else 0
+    return _partly(name, name[:start], name[start:], "", css="nm from" if start else "nm")
+
+
+def long_name(name: str) -> Markup:
+    """Show the beginning of a long name."""
+    return _partly(name, "", name[:LONGEST_NAME], name[LONGEST_NAME:], css="nm to" if len(name) > LONGEST_NAME else "nm")
+
+
+def _partly(whole: str, before: str, shown: str, after: str, *, css: str) -> Markup:
+    """Return a name of which some is not drawn but read and copied with the rest."""
+    return Markup('<span class="{}" title="{}"><i>{}</i>{}<i>{}</i></span>').format(css, whole, before, shown, after)
+
+
+def _address(name: str | None) -> str:
+    """Return a name as a part of an address."""
+    return quote(name or "", safe="", errors="replace")
 
 
 def _rate(cost: Decimal, seconds: float) -> str:
@@ -136,6 +205,7 @@ class CurrencyView:
         self.c = c
         self.places = amounts.places_for(c.bill.effective_cost)
         self.bill, self.platform = c.bill, c.platform
+        self.before = f"{month_after(figures.first, -1):%B}"
         length = (month_after(figures.first, 1) - figures.first).days
         self.length = length
         self.billed_days = days_covered(figures.first, c.covered_until or figures.now)
@@ -145,9 +215,32 @@ class CurrencyView:
         shares = amounts.shares_of([c.parts[p].effective_cost for p in PLATFORM], self.platform.effective_cost)
         self.shares = dict(zip(PLATFORM, shares, strict=True))
         rounded = {m: amounts.round_parts([c.parts[p][m] for p in PARTS], self.places) for m in MEASURES}
-        self.rows = [(part, self.shares.get(part), [rounded[m][i] for m in MEASURES]) for i, part in enumerate(PARTS)]
+        self.rows = [
+            (part, self.shares.get(part), [rounded[m][i] for m in MEASURES])
+            for i, part in enumerate(PARTS)
+            if part in ("allocated to runs", "out of scope") or any(rounded[m][i] for m in MEASURES)
+        ]
+        self.printed = dict(zip(PARTS, rounded["effective_cost"], strict=True))
         self.printed_platform = [amounts.add(rounded[m][:-1]) for m in MEASURES]
         self.printed_bill = [amounts.add(rounded[m]) for m in MEASURES]
+        self.days_shown = [p for p in PARTS if any(amounts.round_money(d[p], self.places) for _, d in c.days if p in d)]
+        self.idle_machines = [(short_name(r.name), r.idle_days) for r in c.idle if r.idle_days]
+        self.most_idle = charts.most_idle(self.idle_machines)
+
+    def change_of(self, parts: Sequence[str] = PLATFORM) -> Decimal | None:
+        """Return the change of some parts against the same days of the month before. None if that month has no cost."""
+        if not any(self.c.same_days_before.values()):
+            return None
+        return amounts.add([*(self.c.same_days[p] for p in parts), *(self.c.same_days_before[p].copy_negate() for p in parts)])
+
+    def growth(self) -> str:
+        """Return the ML platform's change as a percentage. Empty without a cost before."""
+        before = amounts.add(self.c.same_days_before[p] for p in PLATFORM)
+        change = self.change_of()
+        if change is None or before <= 0:
+            return ""
+        value = amounts.EXACT.divide(amounts.EXACT.multiply(change, Decimal(100)), before)
+        return f"{'+' if value > 0 else ''}{amounts.percent(value, 0 if abs(value) >= 10 else 1)}"
 
     def money(self, value: Decimal | None) -> str:
         """Format money with this page's decimals."""
@@ -166,7 +259,7 @@ class CurrencyView:
         return Markup("{}{}").format(draw(WIDE, "chart wide"), draw(NARROW, "chart narrow"))
 
     def where_chart(self) -> Markup:
-        """Draw the chart of section 1."""
+        """Draw the parts of the bill."""
         pieces = [
             (
                 p,
@@ -176,10 +269,10 @@ class CurrencyView:
             )
             for p in PARTS
         ]
-        return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Cost breakdown; the table has the numbers"))
+        return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Cost breakdown; the figures above have the numbers"))
 
     def days_chart(self, figures: ReportFigures) -> Markup:
-        """Draw the chart of section 2."""
+        """Draw the days."""
         label = "Effective cost by day; the table has the numbers"
         return self.both(
             lambda width, css: charts.day_columns(
@@ -203,15 +296,15 @@ class CurrencyView:
         return [(day, known.get(day, {})) for day in sorted({*known, *self.estimated_days(figures)})]
 
     def heat_chart(self, figures: ReportFigures) -> Markup:
-        """Draw the chart of section 6. Empty if no machine has days to show."""
-        machines = [(short_name(r.name), r.used_by_day) for r in self.c.idle if r.used_by_day]
+        """Draw idle cost by machine and day. Empty if no machine has days to show."""
+        machines = self.idle_machines
         if not machines:
             return Markup()
-        label = "Utilization by machine and day; the table has the numbers"
+        label = "Idle cost by machine and day; the table has the numbers"
         return self.both(lambda width, css: charts.heat_map(machines, figures.first, self.length, width, css, label))
 
     def sure_chart(self) -> Markup:
-        """Draw the chart of section 10: allocated cost by confidence."""
+        """Draw allocated cost by confidence."""
         names = ("exact", "high", "medium", "low", "none")
         shares = amounts.shares_of([self.c.confidence.get(n, Decimal(0)) for n in names], amounts.add(self.c.confidence.values()))
         pieces = [
@@ -237,7 +330,7 @@ class CurrencyView:
 
 
 class ArtifactView:
-    """The charts of section 9."""
+    """The charts of artifacts."""
 
     def __init__(self, figures: ReportFigures) -> None:
         a = figures.artifacts

@@ -91,8 +91,9 @@ class Watch:
         return time.monotonic() - self._began
 
     def begin(self, process: int) -> None:
-        """Watch this process. It is alive now, so its number is still its own."""
+        """Watch this process. It is alive now, so its number is still its own. Its time begins: the caller may have started the waiting process first."""
         self._process, self.has_begun = process, True
+        self._began = self._alive = time.monotonic()
         with contextlib.suppress(OSError, AttributeError):  # an old kernel, or not Linux: then use its number
             self._handle = os.pidfd_open(process)
 

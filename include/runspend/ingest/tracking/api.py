@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PAGE_RUNS = 1_000
+MOST_SECONDS = 1_800  # of one request: by default, MLflow's client tries again for half of that
 LARGEST_PAGE = 50_000  # MLflow's limit
 PAGE_EXPERIMENTS = 1_000
 PAGE_OWNERS = 500
@@ -43,7 +44,7 @@ class ApiReader:
         self.repaired = 0
         self._server = server
         self._progress = progress
-        self._client = Client(server)
+        self._client = Client(server, seconds=MOST_SECONDS)
         self._store: Any = None
         self._experiments: dict[str | None, list[str]] = {}  # ids by workspace; the key None on a server without workspaces
         self._workspace_of: dict[str, str | None] = {}  # of the runs that may be requested one by one

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from pathlib import Path
-from typing import Any, TypeVar
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
@@ -26,6 +29,10 @@ T = TypeVar("T")
 
 class NoSuchThing(SourceUnreachable):
     """MLflow answered that this run, model or experiment does not exist; it may also hide it."""
+
+
+class RequestRefused(SourceUnreachable):
+    """MLflow answered that it does not accept what this one request asks for. Other requests may be accepted."""
 
 
 class PageTokens:
@@ -49,13 +56,18 @@ class PageTokens:
 
 
 class Client:
-    """One server as MLflow's client sees it. `token`, if given, replaces the configured login, and is used for writing."""
+    """One server as MLflow's client sees it. `token`, if given, replaces the configured login, and is used for writing.
 
-    def __init__(self, server: TrackingServer, token: SecretStr | None = None) -> None:
+    `seconds`: how long one call may take over HTTP, with all that MLflow's client tries again. Its own limits are for each piece of an
+    answer, so that a server which sends a byte a second is waited for without end. None for as long as it takes.
+    """
+
+    def __init__(self, server: TrackingServer, token: SecretStr | None = None, *, seconds: float | None = None) -> None:
         self.name = server.name
         self.version = ""
         self._server = server
         self._token = token
+        self._seconds = seconds if _is_http(server.uri) else None
         self._secrets = [*uri_secrets(server.uri), *uri_secrets(server.registry or "")]
         self._secrets += [s.get_secret_value() for s in (token, server.token, server.password) if s]
         self._store: Any = None
@@ -81,21 +93,23 @@ class Client:
             self._registry = self._open_registry()
         return self._registry
 
-    def ask(self, call: Callable[[], T]) -> T:
-        """Make one call of a store, with its errors in Runspend's words."""
+    def ask(self, call: Callable[[], T], *, failed: str = "", then: str = "") -> T:
+        """Make one call of a store, with its errors in Runspend's words: what failed, why, and what follows."""
         from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]  # no types of its own
         from mlflow.exceptions import MlflowException
 
+        failed, then = failed or f"cannot read {self.name}", then if failed else " Its last good data stay."
         try:
-            return call()
+            return call() if self._seconds is None else _call_within(self._seconds, call)
         except MlflowException as error:
             if error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"):
-                raise self._refused_credentials() from None
+                raise self._refused_credentials(failed) from None
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise NoSuchThing(self.name, f"cannot find it in {self.name}: {self._hide(error)}.") from None
-            raise SourceUnreachable(self.name, f"cannot read {self.name}: {self._hide(error)}. Its last good data stay.") from None
+            kind = RequestRefused if error.get_http_status_code() in (400, 409) else SourceUnreachable
+            raise kind(self.name, f"{failed}: {self._hide(error)}.{then}") from None
         except (ParseError, OSError, ValueError, RecursionError) as error:  # not a valid answer
-            raise SourceUnreachable(self.name, f"cannot read {self.name}: {self._hide(error)}. Its last good data stay.") from None
+            raise SourceUnreachable(self.name, f"{failed}: {self._hide(error)}.{then}") from None
 
     def find(self, call: Callable[[], T]) -> T | None:
         """Like `ask`, but return None if MLflow says that it does not exist."""
@@ -169,7 +183,7 @@ class Client:
             lambda: http_request(creds, "/version", "GET", max_retries=1, backoff_factor=0, timeout=15, raise_on_status=False)
         )
         if response.status_code in (401, 403):
-            raise self._refused_credentials()
+            raise self._refused_credentials(f"cannot read {self.name}")
         self.version = response.text.strip() if response.status_code == 200 and len(response.text) < 40 else ""
         return RestStore(lambda: creds)
 
@@ -203,11 +217,32 @@ class Client:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         return str(path.resolve())
 
-    def _refused_credentials(self) -> SourceRefused:
+    def _refused_credentials(self, failed: str) -> SourceRefused:
         return SourceRefused(
             self.name,
-            f"cannot read {self.name}: {redact_uri(self._server.uri)} refused the credentials. Check token, or username and password.",
+            f"{failed}: {redact_uri(self._server.uri)} refused the credentials. Check token, or username and password.",
         )
+
+
+def _call_within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what the call returns, or raise what it raises. Raises TimeoutError if it takes longer; then its thread ends with the process."""
+    answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    context = copy_context()  # the workspace is in it
+
+    def answer() -> None:
+        try:
+            answers.put((context.run(call), None))
+        except BaseException as error:  # noqa: BLE001 (the caller's thread raises it)
+            answers.put((None, error))
+
+    Thread(target=answer, daemon=True).start()
+    try:
+        found, error = answers.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError(f"the answer was not complete after {seconds:,.0f} seconds") from None
+    if error is not None:
+        raise error
+    return cast(T, found)
 
 
 def _writer(secret: str) -> tuple[str | None, str | None, str | None]:

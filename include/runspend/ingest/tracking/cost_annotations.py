@@ -1,11 +1,12 @@
 """Read and write the costs that MLflow shows of its runs, experiments and model versions, at a bounded rate.
 
 Put here the requests. `actions/annotate` decides what is written; `core/cost_keys.py` names the keys. Like `mlflow_writer.py`, it logs
-in with `write_token` of the tracking server. Deleted runs are neither read nor written.
+in with `write_token` of the tracking server. Deleted runs are read, and never written.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,14 @@ __all__ = ["READ_RUNS", "AnnotatedRun", "CostAnnotations", "ShownCost"]
 
 READ_RUNS = 500  # of one request
 EXPERIMENTS_PER_REQUEST = 500
+# By default, MLflow's client tries a request again for four minutes, and waits for as long as the server asks it to.
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "MLFLOW_DATABRICKS_ENDPOINT_HTTP_RETRY_TIMEOUT": "60",
+}
+PAUSES = 30  # seconds, at most
 T = TypeVar("T")
 
 
@@ -36,13 +45,14 @@ class ShownCost:
 
 @dataclass(frozen=True)
 class AnnotatedRun:
-    """What MLflow shows of an active run. `time_ms`: its end; its start while it has none. `costs`: by key of the metric."""
+    """What MLflow shows of a run. `time_ms`: its end; its start while it has none; never negative. `costs`: by key of the metric."""
 
     run_id: str
     experiment_id: str
     time_ms: int
     tags: Mapping[str, str]
     costs: Mapping[str, ShownCost]
+    is_active: bool = True
 
     def next_step(self, key: str) -> int:
         """Return the step of the metric's next value. MLflow shows the value with the highest step."""
@@ -53,37 +63,32 @@ class CostAnnotations:
     """One server. Every write may be repeated. Calls raise SourceError if the server does not answer, or refuses."""
 
     def __init__(self, server: TrackingServer, requests_per_second: float) -> None:
+        for variable, value in PATIENCE.items():
+            os.environ.setdefault(variable, value)
         self.name = server.name
         self.has_own_registry = server.registry is None  # another one is listed once, and may be that of other servers too
         self.place = f"{server.name} {server.uri}"  # a server of the same name elsewhere is another one
-        self._client = Client(server, server.write_token)
+        self._client = Client(server, server.write_token, seconds=_most_seconds())
         self._pace = _Pace(requests_per_second)
         self._has_workspaces: bool | None = None
 
     def read_runs(self, workspace: str, experiments: Collection[str], run_ids: Sequence[str]) -> dict[str, AnnotatedRun]:
-        """Return those of at most READ_RUNS runs that are active. `experiments` must hold the runs' own."""
+        """Return those of at most READ_RUNS runs that MLflow still has. `experiments` must hold the runs' own."""
         listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
         found = self._search(workspace, sorted(experiments), f"attributes.run_id IN ({listed})", len(run_ids), None)
         return {run.run_id: run for run in found}
 
-    def read_annotated_runs(self, workspace: str, experiments: Sequence[str]) -> Iterator[list[AnnotatedRun]]:
-        """Yield pages of the active runs that carry a record of costs. The caller may remove it meanwhile."""
-        for start in range(0, len(experiments), EXPERIMENTS_PER_REQUEST):
-            seen: set[str] = set()
-            is_new = True
-            while is_new:  # once more until nothing is new, because a run that lost its record shifts the pages
-                is_new, token = False, None
-                tokens = PageTokens(self.name)
-                while True:
-                    page = self._search(
-                        workspace, experiments[start : start + EXPERIMENTS_PER_REQUEST], f"tags.`{RECORD}` LIKE '%'", READ_RUNS, token
-                    )
-                    if fresh := [run for run in page if run.run_id not in seen]:
-                        is_new = True
-                        seen |= {run.run_id for run in fresh}
-                        yield fresh
-                    if (token := tokens.follow(page.token)) is None:
-                        break
+    def read_annotated_runs(self, workspace: str, experiments: Iterable[tuple[str, ...]]) -> Iterator[list[AnnotatedRun]]:
+        """Yield pages of the runs of these experiments, as listed, that carry a record of costs. It must not be removed meanwhile: that would shift the pages."""
+        ids = [names[0] for names in experiments]
+        for start in range(0, len(ids), EXPERIMENTS_PER_REQUEST):
+            some = ids[start : start + EXPERIMENTS_PER_REQUEST]
+            tokens, token = PageTokens(self.name), None
+            while True:
+                page = self._search(workspace, some, f"tags.`{RECORD}` LIKE '%'", READ_RUNS, token)
+                yield page
+                if (token := tokens.follow(page.token)) is None:
+                    break
 
     def write_run(self, workspace: str, run: AnnotatedRun, costs: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Write metrics, at the run's own time, and tags of a run in one request."""
@@ -91,22 +96,23 @@ class CostAnnotations:
 
         metrics = [Metric(key, value, run.time_ms, run.next_step(key)) for key, value in costs.items()]
         written = [RunTag(key, value) for key, value in tags.items()]
-        self._ask(workspace, lambda store: store.log_batch(run.run_id, metrics, [], written))
+        self._write(workspace, lambda store: store.log_batch(run.run_id, metrics, [], written))
 
     def delete_run_tags(self, workspace: str, run_id: str, keys: Iterable[str]) -> None:
         for key in keys:
             with suppress(NoSuchThing):
-                self._ask(workspace, lambda store: store.delete_tag(run_id, key))  # noqa: B023 (called at once)
+                self._write(workspace, lambda store: store.delete_tag(run_id, key))  # noqa: B023 (called at once)
 
-    def list_experiments(self, workspace: str) -> dict[tuple[str, ...], dict[str, str]]:
-        """Return the tags of all active experiments, by id (a tuple of one)."""
+    def list_experiments(self, workspace: str, *, are_deleted: bool = False) -> dict[tuple[str, ...], dict[str, str]]:
+        """Return the tags of all active or all deleted experiments, by id (a tuple of one)."""
         from mlflow.entities import ViewType
 
         found: dict[tuple[str, ...], dict[str, str]] = {}
         token: str | None = None
         tokens = PageTokens(self.name)
+        view = ViewType.DELETED_ONLY if are_deleted else ViewType.ACTIVE_ONLY
         while True:
-            page = self._ask(workspace, lambda store: store.search_experiments(ViewType.ACTIVE_ONLY, 1_000, page_token=token))
+            page = self._ask(workspace, lambda store: store.search_experiments(view, 1_000, page_token=token))
             found |= {(experiment.experiment_id,): dict(experiment.tags) for experiment in page}
             if (token := tokens.follow(page.token)) is None:
                 return found
@@ -119,10 +125,10 @@ class CostAnnotations:
         for key, value in tags.items():
             if value is not None:
                 tag = ExperimentTag(key, value)
-                self._ask(workspace, lambda store: store.set_experiment_tag(experiment_id, tag))  # noqa: B023 (called at once)
+                self._write(workspace, lambda store: store.set_experiment_tag(experiment_id, tag))  # noqa: B023 (called at once)
             else:
                 with suppress(NoSuchThing):
-                    self._ask(workspace, lambda store: store.delete_experiment_tag(experiment_id, key))  # noqa: B023 (called at once)
+                    self._write(workspace, lambda store: store.delete_experiment_tag(experiment_id, key))  # noqa: B023 (called at once)
 
     def list_model_versions(self, workspace: str) -> dict[tuple[str, ...], dict[str, str]]:
         """Return the tags of all versions, by model and version."""
@@ -143,10 +149,21 @@ class CostAnnotations:
         for key, value in tags.items():
             if value is not None:
                 tag = ModelVersionTag(key, value)
-                self._ask(workspace, lambda registry: registry.set_model_version_tag(model, version, tag), is_registry=True)  # noqa: B023 (called at once)
+                self._write(workspace, lambda registry: registry.set_model_version_tag(model, version, tag), is_registry=True)  # noqa: B023 (called at once)
             else:
                 with suppress(NoSuchThing):
-                    self._ask(workspace, lambda registry: registry.delete_model_version_tag(model, version, key), is_registry=True)  # noqa: B023 (called at once)
+                    self._write(workspace, lambda registry: registry.delete_model_version_tag(model, version, key), is_registry=True)  # noqa: B023 (called at once)
+
+    def check_login(self) -> None:
+        """Read one experiment. Raises SourceError if the server does not answer, or refuses the login."""
+        from mlflow.entities import ViewType
+
+        workspace = self.list_workspaces()[0]
+        self._ask(
+            workspace,
+            lambda store: store.search_experiments(ViewType.ACTIVE_ONLY, 1),
+            failed=f"cannot log in to {self.name} to write costs",
+        )
 
     def list_workspaces(self) -> list[str]:
         """Return the workspaces of the server; the default one if it has none."""
@@ -158,14 +175,17 @@ class CostAnnotations:
 
         page = self._ask(
             workspace,
-            lambda store: store.search_runs(experiments, condition, ViewType.ACTIVE_ONLY, limit, ["attributes.start_time ASC"], token),
+            lambda store: store.search_runs(experiments, condition, ViewType.ALL, limit, ["attributes.start_time ASC"], token),
         )
         return _Page([_annotated(run) for run in page], page.token)
 
-    def _ask(self, workspace: str, call: Callable[[Any], T], *, is_registry: bool = False) -> T:
+    def _ask(self, workspace: str, call: Callable[[Any], T], *, is_registry: bool = False, failed: str = "") -> T:
         self._pace.wait()
         with self._client.in_workspace(self._place(workspace)):
-            return self._client.ask(lambda: call(self._client.registry if is_registry else self._client.store))
+            return self._client.ask(lambda: call(self._client.registry if is_registry else self._client.store), failed=failed)
+
+    def _write(self, workspace: str, call: Callable[[Any], None], *, is_registry: bool = False) -> None:
+        self._ask(workspace, call, is_registry=is_registry, failed=f"cannot write costs to {self.name}")
 
     def _place(self, workspace: str) -> str | None:
         """Return the workspace to enter. Raises SourceRefused if the server lacks it."""
@@ -175,6 +195,14 @@ class CostAnnotations:
         if not self._has_workspaces and workspace not in ("", DEFAULT_WORKSPACE):
             raise SourceRefused(self.name, f"cannot write to {self.name}: it has no workspace {workspace}.")
         return workspace if self._has_workspaces else None
+
+
+def _most_seconds() -> float:
+    """Return how long one request may take: all its tries, and the pauses between them."""
+    try:
+        return (int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) + 1) * float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) + PAUSES
+    except ValueError:  # MLflow's client says so, and names the variable
+        return float(PAUSES)
 
 
 class _Page(list[AnnotatedRun]):
@@ -206,4 +234,5 @@ def _annotated(run: Any) -> AnnotatedRun:
         for m in run.data._metric_objs
         if may_be_cost(m.key) and not m.key.endswith("_estimated")  # those are the run's own, and stay
     }
-    return AnnotatedRun(info.run_id, info.experiment_id, info.end_time or info.start_time or 0, dict(run.data.tags), costs)
+    time_ms = max(info.end_time or info.start_time or 0, 0)  # MLflow accepts runs that start before 1970, but no such metrics
+    return AnnotatedRun(info.run_id, info.experiment_id, time_ms, dict(run.data.tags), costs, info.lifecycle_stage != "deleted")

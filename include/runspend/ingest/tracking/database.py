@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 from runspend.config.settings import TrackingServer
 from runspend.core import machine_tags
-from runspend.core.cost_keys import FIRST_STEP
+from runspend.core.cost_keys import FIRST_STEP, STEPS_END
 from runspend.core.errors import ConfigError, SourceError, SourceRefused, SourceUnreachable
 from runspend.core.machine_faults import cannot_be_written
 from runspend.core.redaction import redact_uri, redact_values, uri_secrets
@@ -46,8 +46,11 @@ COPY_BYTES = 2**18  # fits into the processor's cache: four times as fast as 4 M
 LOCK_SECONDS = 1.0  # maximum time that one copy call blocks a writer; MLflow's writers wait for 5
 STEP_PAGES = 25_000
 # Leaves out costs that Runspend wrote (core/cost_keys.py): they do not show that a run is alive.
-SQLITE_FROM_RUN = f"(m.step < {FIRST_STEP} or (m.key not glob 'cost_[a-z][a-z][a-z]' and m.key not glob 'cost_[a-z][a-z][a-z]_estimated'))"
-POSTGRES_FROM_RUN = f"(step < {FIRST_STEP} or key !~ '^cost_[a-z]{{3}}(_estimated)?$')"
+SQLITE_FROM_RUN = (
+    f"(m.step < {FIRST_STEP} or m.step >= {STEPS_END}"
+    " or (m.key not glob 'cost_[a-z][a-z][a-z]' and m.key not glob 'cost_[a-z][a-z][a-z]_estimated'))"
+)
+POSTGRES_FROM_RUN = f"(step < {FIRST_STEP} or step >= {STEPS_END} or key !~ '^cost_[a-z]{{3}}(_estimated)?$')"
 COPY_SECONDS = 900
 COPY = "mlflow-copy.db"
 # PostgreSQL cancels a reader on a replica (40001, 57014 "conflict with recovery"); a new snapshot usually gets through.

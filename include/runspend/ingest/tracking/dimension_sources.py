@@ -209,7 +209,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Dimen
             *place_rules,
         ],
         "measured": [settings.measured.resource_ids, settings.measured.of_pool],
-        "links": [settings.links.kinds, settings.links.metrics],
+        "links": [settings.links.kinds, settings.links.metrics, *([settings.links.only_last] if settings.links.only_last else [])],
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 

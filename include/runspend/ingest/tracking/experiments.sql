@@ -13,5 +13,5 @@ select
   json_extract_string(clean_tags, getvariable('experiment_tag_paths')) as dimension_values,
   $load_id as load_id
 from (
-  select *, redacted_document(tags) as clean_tags from (select * replace (without_costs(tags) as tags) from raw_experiments)
+  select *, redacted_document(tags) as clean_tags from (select * replace (without_recorded_costs(tags) as tags) from raw_experiments)
 );

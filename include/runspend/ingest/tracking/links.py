@@ -1,4 +1,5 @@
 """Read what keeps artifacts in place: registered versions, models that runs made or used, and the metrics of keep-best policies.
+The metric that trials are compared by comes along.
 
 Put here what is requested, in which order, and how it becomes `model_versions`, `model_uses`, `run_metrics` and
 `tracking_reads`; `links_api.py` and `links_database.py` fetch it. Only what somebody needs is read: through the API, uses cost a
@@ -40,10 +41,16 @@ class LinkFiles:
 
 
 def find_links(settings: Settings) -> LinkSettings:
-    """Return what policies need, and the versions whose costs are written to MLflow."""
+    """Return what policies need, the versions whose costs are written to MLflow, and the metric that trials are compared by."""
     keys = {policy.keep.by for policy in settings.retention if policy.keep and policy.keep.by}
-    is_annotated = any(server.annotate for server in settings.tracking)
-    return LinkSettings(KINDS if settings.retention else KINDS[:1] if is_annotated else (), tuple(sorted(keys, key=str.encode)))
+    of_sweeps = {settings.sweeps.metric} if settings.sweeps else set()
+    wanted = {
+        "model_versions": any(server.annotate for server in settings.tracking),
+        "model_uses": False,
+        "run_metrics": settings.sweeps is not None,
+    }
+    kinds = tuple(kind for kind in KINDS if settings.retention or wanted[kind])
+    return LinkSettings(kinds, tuple(sorted(keys | of_sweeps, key=str.encode)), tuple(of_sweeps - keys))
 
 
 class Links:
@@ -60,7 +67,8 @@ class Links:
     ) -> LinkFiles:  # fmt: skip
         """Read the files of these months. If one kind fails, it keeps its old rows, and the other kinds are still read."""
         found = LinkFiles()
-        reads_uses = "model_uses" in self._settings.kinds
+        kinds = self._settings.kinds
+        reads_uses = "model_uses" in kinds
 
         def attempt(kind: str, read: Callable[[], dict[tuple[str, str], Path]]) -> None:
             try:
@@ -69,14 +77,16 @@ class Links:
                 found.unknown[kind] = str(error)
 
         with ExitStack() as stack:
-            if reads_uses:
+            if reads_uses or "run_metrics" in kinds:
                 self._find_asked(reader, previous, outdated)
+            if reads_uses:
                 attempt("model_uses", lambda: self._read_uses(reader, months, previous, stack))
             if "model_uses" in found.unknown:
                 found.unknown["run_metrics"] = found.unknown["model_uses"]
-            elif reads_uses:
+            elif "run_metrics" in kinds:
                 attempt("run_metrics", lambda: self._read_metrics(reader, months, previous, stack))
-            attempt("model_versions", lambda: self._read_versions(reader, owners, stack))
+            if "model_versions" in kinds:
+                attempt("model_versions", lambda: self._read_versions(reader, owners, stack))
         found.tables["tracking_reads", "all"] = self._write_reads(found.unknown)
         return found
 
@@ -105,12 +115,13 @@ class Links:
     def _read_metrics(
         self, reader: raw.LinkReader, months: Sequence[str], previous: Callable[[str, str], pa.Table | None], stack: ExitStack
     ) -> dict[tuple[str, str], Path]:
-        metrics = self._settings.metrics
+        metrics, stepped = self._settings.metrics, self._settings.stepped
         empty = raw.point_schema().empty_table()
         stack.enter_context(self._shown("raw_last", reader.read_last(metrics) if metrics else empty))
-        wanted = self._rows.connection.execute(_sql("points_wanted"), {"all_steps": ALL_STEPS}).fetchall() if metrics else []
+        parameters = {"all_steps": ALL_STEPS, "stepped": list(stepped)}
+        wanted = self._rows.connection.execute(_sql("points_wanted"), parameters).fetchall() if stepped else []
         stack.enter_context(self._shown("raw_points", reader.read_points([raw.UseKey(*row) for row in wanted]) if wanted else empty))
-        stack.enter_context(self._shown("raw_model_points", reader.read_model_points(metrics) if metrics else empty))
+        stack.enter_context(self._shown("raw_model_points", reader.read_model_points(stepped) if stepped else empty))
         return {("run_metrics", month): self._write("run_metrics", month, previous) for month in months}
 
     def _read_versions(self, reader: raw.LinkReader, owners: pa.Table, stack: ExitStack) -> dict[tuple[str, str], Path]:

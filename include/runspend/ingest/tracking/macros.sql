@@ -58,13 +58,24 @@ create macro pairs_of(document) as map_entries(cast(cast(document as json) as ma
 create macro redacted_document(document) as
   cast(to_json(map_from_entries(list_transform(pairs_of(document), lambda pair: {'key': pair.key, 'value': redacted(pair.value)}))) as varchar);
 
--- Tags without those that carry a cost which Runspend wrote (core/cost_keys.py). Looking for the keys costs more than looking for the text.
+-- Tags of a run without those that carry a cost which Runspend wrote (core/cost_keys.py). Looking for the keys costs more than looking for the text.
 create macro is_cost_tag(pair) as
-  pair.key in ('cost_status', 'cost_match', 'cost_as_of', 'runspend.costs') or regexp_full_match(pair.key, 'cost_[a-z]{3}_(total|month_to_date|training|failed_attempts|storage)')
+  pair.key in ('cost_status', 'cost_match', 'cost_as_of', 'runspend.costs')
   or (pair.key = 'mlflow.note.content' and regexp_full_match(pair.value, 'Cost of this run, line by line: \S+/run/[0-9A-Za-z_.-]+'));
 create macro without_costs(document) as
   case when contains(document, '"cost_') or contains(document, '"runspend.costs"') or contains(document, 'Cost of this run, line by line: ')
        then cast(to_json(map_from_entries(list_filter(pairs_of(document), lambda pair: not is_cost_tag(pair)))) as varchar)
+       else document end;
+
+-- Tags of an experiment without the costs that Runspend wrote: the record of them, and what it names.
+create macro keys_in_record(record) as
+  case when json_valid(record) and json_type(record) = 'OBJECT' then list_filter(json_keys(record), lambda key: starts_with(key, 'cost_')) else [] end;
+create macro without_recorded_costs(document) as
+  case when contains(document, '"runspend.costs"')
+       then cast(to_json(map_from_entries(list_filter(
+         pairs_of(document),
+         lambda pair: pair.key <> 'runspend.costs'
+           and not list_contains(keys_in_record(json_extract_string(document, '/runspend.costs')), pair.key)))) as varchar)
        else document end;
 
 -- The further machines of a run: one key each. Looking for the keys costs more than looking for the text.

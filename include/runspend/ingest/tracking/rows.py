@@ -122,7 +122,7 @@ class Rows:
         self.wanted = raw.Keys(
             sort_keys({*MLFLOW_KEYS, *self._copied_tags}),
             sort_keys(params),
-            metrics=links.metrics if "model_uses" in links.kinds else None,
+            metrics=links.metrics if {"model_uses", "run_metrics"} & {*links.kinds} else None,
         )
         self._parts: dict[str, str] = {}
         self._con = duckdb.connect(

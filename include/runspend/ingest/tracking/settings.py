@@ -13,10 +13,19 @@ __all__ = ["LinkSettings", "MeasuredMachines", "RowSettings"]
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """What to read about models (`links.KINDS`), and the metrics by which policies keep the best."""
+    """What to read about models (`links.KINDS`), and the metrics of runs, sorted: those by which policies keep the best, and that of sweeps.
+
+    Of `only_last`, the last value of each run is enough.
+    """
 
     kinds: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    only_last: tuple[str, ...] = ()
+
+    @property
+    def stepped(self) -> tuple[str, ...]:
+        """The metrics whose values at earlier steps count too."""
+        return tuple(metric for metric in self.metrics if metric not in self.only_last)
 
 
 @dataclass(frozen=True)

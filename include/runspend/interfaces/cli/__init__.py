@@ -22,7 +22,7 @@ from runspend.interfaces.cli.admin import sources, warehouse
 from runspend.interfaces.cli.archive import archive
 from runspend.interfaces.cli.budgets import budgets
 from runspend.interfaces.cli.context import Context, shown
-from runspend.interfaces.cli.query import costs, explain, export, forecast, live, serve, sql, status
+from runspend.interfaces.cli.query import costs, explain, export, forecast, live, mcp, serve, sql, status
 from runspend.interfaces.cli.setup import config, demo, doctor, identify, init, suggest, try_
 from runspend.interfaces.cli.steps import STEPS, nightly, verify
 
@@ -33,7 +33,7 @@ __all__ = ["cli", "main"]
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Start": (try_, demo, init, config, identify, doctor, suggest),
     "Run the pipeline, or one step": (nightly, *STEPS),
-    "Ask": (status, costs, live, forecast, explain, sql, serve, export),
+    "Ask": (status, costs, live, forecast, explain, sql, serve, mcp, export),
     "Act": (budgets, archive),
     "Maintain": (verify, sources, warehouse),
 }

@@ -1,4 +1,4 @@
-"""Queries of published tables: `costs`, `forecast`, `explain`, `export`, `sql`, `status`, `serve`. They change nothing."""
+"""Queries of published tables: `costs`, `forecast`, `explain`, `export`, `sql`, `status`, `serve`, `mcp`. They change nothing."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def costs(
     """Show costs by team, experiment and more.
 
     The largest come first. Dimensions are team, project, cost_center, owner, experiment, user,
-    server, kind, allocated_to, source, service, account, provider, day and period.
+    server, kind, allocated_to, source, service, account, region, provider, confidence, currency,
+    day and period.
 
     \b
     Examples:
@@ -112,16 +113,17 @@ def live(context: Context, run: str, experiment: str) -> None:
       runspend live
       runspend live 3f1c9a7b
     """
-    from runspend.actions.costs.running import find_running, running_as_json, say_what_runs
+    from runspend.actions.costs.running import find_running, running_as_json, say_nothing_runs, say_what_runs
     from runspend.warehouse.factory import open_warehouse
 
     with open_warehouse(context.settings).reader() as reader:
         now = context.now if context.is_now_given else datetime.now(timezone.utc)  # not the start of the hour
         found = find_running(reader, now, run=run, experiment=experiment)
+        lines = list(say_what_runs(found) if found else say_nothing_runs(reader, run=run, experiment=experiment))
     if context.as_json:
         print_json(running_as_json(found))
     else:
-        for line in say_what_runs(found):
+        for line in lines:
             click.echo(shown(line))
 
 
@@ -236,7 +238,8 @@ def export_prices(context: Context, out: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         write_whole(out, text.encode())
-        click.echo(f"{len(found['prices']):,} prices in {out}")
+        count = len(found["prices"])
+        click.echo(f"{count:,} price{'' if count == 1 else 's'} in {out}")
 
 
 @export.command("focus")
@@ -434,19 +437,63 @@ def status(context: Context) -> None:
 
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on, for a reverse proxy.")
 @partial(with_context, has_json=False)
-def serve(context: Context, port: int) -> None:
-    """Serve the reports on this machine.
+def serve(context: Context, port: int, host: str) -> None:
+    """Serve the reports and the cost explorer here.
 
-    The address is http://127.0.0.1:PORT. Pages are read-only, and other machines cannot reach them.
+    The address is http://127.0.0.1:PORT; /explore groups, filters and compares costs. Pages are
+    read-only, and other machines cannot reach them. --host opens them to a reverse proxy that `access`
+    in runspend.yaml names.
 
     \b
     Example:
       runspend serve
     """
-    from runspend.interfaces.web.serve import HOST, serve_on, take_port
+    from runspend.interfaces.web.serve import check_access, serve_on, take_port
 
     settings = context.settings
-    with take_port(port) as taken:
-        click.echo(f"http://{HOST}:{taken.getsockname()[1]}/  (Ctrl-C ends it)")
+    check_access(settings, host)
+    with take_port(port, host) as taken:
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"http://{shown}:{taken.getsockname()[1]}/  (Ctrl-C ends it)")
         serve_on(taken, settings)
+
+
+@click.command()
+@click.option("--http", is_flag=True, help="Serve on a port of this machine. Default: standard input and output.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8322, show_default=True, help="Port for --http; 0 takes a free one.")
+@partial(with_context, has_json=False)
+def mcp(context: Context, http: bool, port: int) -> None:
+    """Serve costs to AI assistants over MCP.
+
+    Tools for the Model Context Protocol: costs, explain, budgets, sql, tables, advice. All only read.
+    An MCP client starts this command and talks to it on standard input and output. With --http, the
+    address is http://127.0.0.1:PORT/mcp, and other machines cannot reach it.
+
+    \b
+    Examples:
+      runspend mcp --config /srv/runspend/runspend.yaml
+      runspend mcp --http
+    """
+    from runspend.interfaces.mcp_server.server import serve_http, serve_stdio
+    from runspend.interfaces.web.serve import HOST, take_port
+
+    settings = context.settings
+
+    def clock() -> datetime:
+        return context.now if context.is_now_given else datetime.now(timezone.utc)
+
+    if http:
+        if settings.access is not None:
+            raise UsageError(
+                "cannot serve MCP over HTTP: `access` says who sees what, and its tools do not know who asks. Use the HTTP API, or MCP on"
+                " standard input and output for those who can read the warehouse. Nothing is served."
+            )
+        with take_port(port) as taken:
+            click.echo(f"http://{HOST}:{taken.getsockname()[1]}/mcp  (Ctrl-C ends it)")
+            serve_http(taken, settings, clock)
+        return
+    if sys.stdin.isatty():
+        click.echo("waiting for an MCP client on standard input (Ctrl-C ends it)", err=True)
+    serve_stdio(settings, clock)

@@ -74,27 +74,33 @@ def doctor(context: Context, quick: bool) -> None:
 def identify(as_json: bool) -> None:
     """Show how runs identify themselves here.
 
-    Prints the tags that MLflow runs started in this environment get, and where each value comes from. Contacts only the metadata
-    service of this machine's cloud, and changes nothing.
+    Prints the tags that MLflow runs started in this environment get, where each value comes from,
+    and what each metadata service answered. Contacts only the metadata service of this machine's
+    cloud, and changes nothing.
 
     \b
     Example:
       runspend identify
     """
-    from runspend.interfaces.identify.identity import SWITCH, find_identity, is_off
+    from runspend.interfaces.identify.identity import SWITCH, find_settled_identity, is_off, say_of_services
 
-    found = [] if is_off() else find_identity(wait_seconds=5)
+    found = [] if is_off() else find_settled_identity(seconds=10)
     if as_json:
         print_json([{"key": one.key, "value": one.value, "origin": one.origin} for one in found])
-    elif is_off():
+        return
+    if is_off():
         click.echo(f"Runs here do not identify themselves: {SWITCH} is off.")
-    elif not found:
+        return
+    if not found:
         click.echo("Nothing here tells which machine this is.")
     else:
         rows = [("TAG", "VALUE", "FROM"), *((one.key, one.value, one.origin) for one in found)]
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         for key, value, origin in rows:
             click.echo(f"{key:{widths[0]}}  {value:{widths[1]}}  {origin}")
+    click.echo("\nMetadata services:")
+    for name, said in say_of_services().items():
+        click.echo(f"  {name}: {said}")
 
 
 @click.command()

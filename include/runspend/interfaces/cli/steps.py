@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from runspend.core.errors import UsageError, WarehouseDamaged
+from runspend.core.errors import MissingExtra, UsageError, WarehouseDamaged
 from runspend.interfaces.cli.context import Context, months, shown, with_context
 from runspend.interfaces.cli.output import print_outcome, print_query_costs
 
@@ -247,8 +248,11 @@ verify = _step(
 
 def _use_demo(context: Context) -> None:
     from runspend.config.settings import load_settings
+    from runspend.core.extras import EXTRA_OF
     from runspend.interfaces.demo import make_world
 
+    if find_spec("adbc_driver_manager") is None:  # without the extra, nothing is made
+        raise MissingExtra(*EXTRA_OF["adbc_driver_manager"])
     made = make_world(DEMO_FOLDER, progress=context.progress)
     context.clear_progress()
     click.echo(f"No runspend.yaml here: using the demo company in {DEMO_FOLDER} ({made.runs} runs, {made.machines} machines).", err=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from mlflow.tracking.context.abstract_context import RunContextProvider  # noqa: TID253 (only MLflow imports this module)
 
 from runspend.interfaces.identify.identity import find_identity, is_off
+from runspend.interfaces.identify.live_switch import start_live_costs
 
 __all__ = ["MachineContext"]
 
@@ -24,8 +23,5 @@ class MachineContext(RunContextProvider):  # type: ignore[misc]  # MLflow has no
         If RUNSPEND_PRICES names a price list, the process begins to count what its runs cost (`live_costs.py`).
         """
         tags = {found.key: found.value for found in find_identity()}
-        if os.environ.get("RUNSPEND_PRICES"):
-            from runspend.interfaces.identify import live_costs
-
-            live_costs.start()
+        start_live_costs()
         return tags

@@ -8,13 +8,14 @@ import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from runspend.core import machine_tags
 
-__all__ = ["Found", "as_text", "find_host", "find_job", "managed_platform"]
+__all__ = ["PRICES", "Found", "as_text", "find_host", "find_job", "find_ray", "managed_platform"]
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,23 @@ AIRFLOW_VARIABLES = {
     "AIRFLOW_CTX_TASK_ID": "airflow.task_id",
     "AIRFLOW_CTX_DAG_RUN_ID": "airflow.run_id",
 }
+# KubeRay sets the first for all of its pods, Ray the second for workers: only `f` in those that it started before there was a job.
+RAY_VARIABLES = {"RAY_CLUSTER_NAME": "ray.cluster", "RAY_JOB_ID": "ray.job_id"}
+# Of the downward API, as docs/identify.md recommends it.
+POD_VARIABLES = {
+    "RUNSPEND_CLUSTER": "kubernetes.cluster",
+    "RUNSPEND_POD_NAMESPACE": "kubernetes.namespace",
+    "RUNSPEND_POD_NAME": "kubernetes.pod",
+    "RUNSPEND_NODE_NAME": "kubernetes.node",
+    "RUNSPEND_SERVICE_ACCOUNT": "kubernetes.service_account",
+}
 # Platforms that bill jobs and not machines: the machine below is hidden, or belongs to the platform.
 MANAGED = {"TRAINING_JOB_ARN": "SageMaker", "TRAINING_JOB_NAME": "SageMaker", "CLOUD_ML_JOB_ID": "Vertex AI", "AZUREML_RUN_ID": "Azure ML"}
 CONTAINER_FILES = (Path("/.dockerenv"), Path("/run/.containerenv"))  # of Docker, of Podman
 MACHINE_ID_FILE = Path("/etc/machine-id")
 SAGEMAKER_FILE = Path("/opt/ml/input/config/resourceconfig.json")
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+PRICES = "RUNSPEND_PRICES"  # names the price list of `live_costs.py`
 MOST = 500  # characters of a value; MLflow 2 refuses tags of more than 5,000
 _ID_OF_HOSTS = b"runspend machine"  # a machine-id is confidential, so only this program's digest of it leaves the machine
 
@@ -60,9 +72,12 @@ def find_job() -> Iterator[Found]:
     for name in JOB_VARIABLES:
         if value := _variable(name):
             yield Found(name, value, f"environment variable {name}")
-    for name, key in AIRFLOW_VARIABLES.items():
-        if value := _variable(name):
+    is_pod = bool(_variable("KUBERNETES_SERVICE_HOST"))
+    for name, key in (AIRFLOW_VARIABLES | RAY_VARIABLES | (POD_VARIABLES if is_pod else {})).items():
+        if (value := _variable(name)) and not (key == "ray.job_id" and not value.strip("f")):
             yield Found(key, value, f"environment variable {name}")
+    if is_pod and (namespace := as_text(_read(NAMESPACE_FILE))):
+        yield Found("kubernetes.namespace", namespace, str(NAMESPACE_FILE))
     yield from _sagemaker_type()
     if _variable("CLOUD_ML_PROJECT_ID"):
         yield Found(machine_tags.ACCOUNT, _variable("CLOUD_ML_PROJECT_ID"), "environment variable CLOUD_ML_PROJECT_ID")
@@ -70,6 +85,17 @@ def find_job() -> Iterator[Found]:
         yield Found(machine_tags.ID, cluster, "environment variable DB_CLUSTER_ID")
     elif pod := _pod():
         yield pod
+
+
+def find_ray() -> Iterator[Found]:
+    """Yield what Ray says of this process, if the process has imported and started it. Ray's client is not asked: it uses the network."""
+    worker = sys.modules.get("ray._private.worker")
+    if worker is None or not worker.global_worker.connected:
+        return
+    context = sys.modules["ray"].get_runtime_context()
+    for key, value in (("ray.job_id", context.get_job_id()), ("ray.node_id", context.get_node_id())):
+        if value := as_text(value):
+            yield Found(key, value, "Ray's runtime context")
 
 
 def managed_platform() -> str | None:

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from threading import Event, Thread
 
-from runspend.interfaces.identify.environment import Found, find_host, find_job, managed_platform
+from runspend.interfaces.identify.environment import Found, find_host, find_job, find_ray, managed_platform
 from runspend.interfaces.identify.hardware import Gpu, ask_driver, find_gpus, find_limits
-from runspend.interfaces.identify.metadata_services import possible_services
+from runspend.interfaces.identify.metadata_services import SECONDS, SERVICES, possible_services, why_not_asked
 
-__all__ = ["SWITCH", "WAIT_SECONDS", "find_identity", "is_off", "is_settled"]
+__all__ = ["SWITCH", "WAIT_SECONDS", "find_identity", "find_settled_identity", "is_off", "is_settled", "say_of_services"]
 
 SWITCH = "RUNSPEND_IDENTIFY"
 WAIT_SECONDS = 0.15  # for the cloud and the driver: both take a few milliseconds, and on a laptop nobody answers
@@ -41,6 +41,7 @@ def find_identity(wait_seconds: float = WAIT_SECONDS) -> list[Found]:
     question.is_settled.wait(max(0.0, until - time.monotonic()))
     found: dict[str, Found] = {}
     for finder in (
+        find_ray,
         find_job,
         lambda: _find_machine(question),
         lambda: find_gpus(question.gpus) if question.gpus_known.is_set() else (),
@@ -60,6 +61,25 @@ def is_settled() -> bool:
     if question is None or not (question.is_settled.is_set() and question.gpus_known.is_set()):
         return False
     return not question.is_unanswered or question.attempt >= ATTEMPTS
+
+
+def find_settled_identity(seconds: float, pause: Callable[[float], object] = time.sleep) -> list[Found]:
+    """Return the tags once all that were asked have answered or are not asked again: what a later run of this process gets.
+
+    Waits for at most so many seconds, and ends early if `pause` returns something true.
+    """
+    until = time.monotonic() + seconds
+    find_identity(0)
+    while not is_settled() and time.monotonic() < until and not pause(0.05):
+        find_identity(0)
+    return find_identity(0)
+
+
+def say_of_services() -> dict[str, str]:
+    """Return what each metadata service did, by name, as of the last question to it."""
+    question = _Question.current
+    said = {} if question is None else question.said
+    return {name: said.get(name) or why_not_asked(name) for name in SERVICES}
 
 
 def _find_machine(question: _Question) -> list[Found]:
@@ -87,6 +107,7 @@ class _Question:
         self.has_waited = False
         self.is_settled, self.gpus_known = Event(), Event()
         self._left = possible_services()
+        self.said = dict.fromkeys(self._left, f"asked, no answer yet (time {attempt} of {ATTEMPTS})")
         if not self._left:
             self.is_settled.set()
         try:
@@ -100,10 +121,17 @@ class _Question:
         answer: list[Found] = []
         try:
             answer = service()
+            said = "answered" if answer else "answered, but the machine below is not what is billed"
         except TimeoutError:
             self.is_unanswered = not self.answer
+            said = f"no answer within {SECONDS:g} s (asked {self.attempt} times)"
+        except ConnectionError as error:
+            said = f"refused the connection: {error}"
         except Exception as error:  # noqa: BLE001 (whatever a stranger on this address answers)
-            log.debug("no answer from the metadata service of %s: %s", name, error)
+            said = f"no answer as documented: {error}"
+        self.said[name] = said
+        if not answer:
+            log.debug("the metadata service of %s: %s", name, said)
         if answer:
             self.answer, self.is_unanswered = answer, False
         self._left.pop(name, None)

@@ -24,11 +24,12 @@ from typing import Any
 
 from runspend.core import machine_tags
 from runspend.core.cost_keys import FIRST_STEP, estimate_key
-from runspend.interfaces.identify.identity import find_identity, is_settled
+from runspend.core.price_rows import choose_price, number
+from runspend.interfaces.identify.environment import PRICES
+from runspend.interfaces.identify.identity import find_settled_identity
 
-__all__ = ["PRICES", "Price", "find_price", "start"]
+__all__ = ["Price", "find_price", "start"]
 
-PRICES = "RUNSPEND_PRICES"
 MINUTES = "RUNSPEND_LIVE_MINUTES"
 USUAL_MINUTES, LEAST_MINUTES, MOST_MINUTES = 5.0, 0.01, 1440.0
 LOOK_SECONDS = 5.0  # between two looks at which runs are active
@@ -49,9 +50,9 @@ class Price:
 
 
 def start() -> None:
-    """Begin to count, once per process, if a price list is named. Never raises, and takes no lock: a process may fork at any time."""
+    """Begin to count, once per process. Never raises, and takes no lock: a process may fork at any time."""
     pid = os.getpid()
-    if pid in _meters or not os.environ.get(PRICES, "").strip():
+    if pid in _meters:
         return
     try:
         meter = _Meter()
@@ -62,22 +63,17 @@ def start() -> None:
 
 
 def find_price(prices: Any, tags: Mapping[str, str], nodes: int = 1) -> Price | None:
-    """Return the price for this machine: of its type, region and purchase option, as far as the list has them; None if it lacks the type.
+    """Return the price for this machine: of its type, region and purchase option; None if the list lacks it.
 
-    A process that sees only some of the machine's GPUs has their share of the price. `nodes`: machines of the job. Raises an error for
-    a list or a price that cannot be used.
+    Without a region, the price where most hours are counts. A machine that does not say it is spot is on demand. A process that sees only
+    some of the machine's GPUs has their share of the price. `nodes`: machines of the job. Raises an error for a list or a price that cannot be used.
     """
-    kind = tags.get(machine_tags.TYPE, "").lower()
-    rows = [row for row in prices if str(row.get("instance_type", "")).lower() == kind] if kind else []
-    for key, value in (
-        ("region", tags.get(machine_tags.REGION, "").lower()),
-        ("purchase_option", "spot" if tags.get(machine_tags.PURCHASE_OPTION) == "spot" else "on_demand"),
-    ):
-        rows = [row for row in rows if row.get(key) == value] or rows
-    if not rows:
+    row = choose_price(
+        prices, tags.get(machine_tags.TYPE, ""), tags.get(machine_tags.REGION, ""), tags.get(machine_tags.PURCHASE_OPTION, "")
+    )
+    if row is None:
         return None
-    row = max(rows, key=lambda row: _number(row.get("machine_hours")))
-    gpus, seen = _number(row.get("gpus")), _number(tags.get(machine_tags.GPU_COUNT))
+    gpus, seen = number(row.get("gpus")), number(tags.get(machine_tags.GPU_COUNT))
     share = min(seen / gpus, 1.0) if gpus and seen else 1.0
     hour_cost, currency = float(row["hour_cost"]), str(row["currency"])
     if not (0 < hour_cost < math.inf and re.fullmatch("[A-Za-z]{3}", currency)):
@@ -89,7 +85,7 @@ class _Meter:
     """Counts the time of the runs of this process. A run pays while no run nested in it is active; runs of several threads share."""
 
     def __init__(self) -> None:
-        minutes = _number(os.environ.get(MINUTES)) or USUAL_MINUTES
+        minutes = number(os.environ.get(MINUTES)) or USUAL_MINUTES
         self._pause = 60 * min(max(minutes, LEAST_MINUTES), MOST_MINUTES)
         self._stopped, self._due = threading.Event(), threading.Event()
         self._looker = threading.Thread(target=self._look_on, name="runspend-live-looks", daemon=True)
@@ -101,11 +97,14 @@ class _Meter:
         self._to_write: set[str] = set()
         self._written: dict[str, tuple[float, float, int]] = {}  # run -> seconds, cost before this process, step: of its last value
         self._looked_at = time.monotonic()
+        self._has_ended = False
 
     def begin(self) -> None:
         self._looker.start()
         self._writer.start()
         atexit.register(self._end)  # is called before MLflow ends the active runs: its own was registered earlier
+        if (multiprocessing := sys.modules.get("multiprocessing.util")) is not None:  # its forked workers do not run atexit
+            multiprocessing.Finalize(None, self._end, exitpriority=10)
 
     def _look_on(self) -> None:
         """Look until the process ends. Nothing here waits for the network, so no time is lost."""
@@ -169,11 +168,7 @@ class _Meter:
 
     def _wait_for_identity(self) -> dict[str, str]:
         """Return what is known of the machine, once all that were asked have answered."""
-        until = time.monotonic() + TIMEOUT_SECONDS
-        found = find_identity(0)
-        while not is_settled() and time.monotonic() < until and not self._stopped.wait(0.1):
-            found = find_identity(0)
-        return {one.key: one.value for one in (find_identity(0) if is_settled() else found)}
+        return {one.key: one.value for one in find_settled_identity(TIMEOUT_SECONDS, self._stopped.wait)}
 
     def _write(self, experiments: Any) -> None:
         price = self._price
@@ -201,8 +196,9 @@ class _Meter:
         self._written[run_id] = seconds, before, step + 1
 
     def _end(self) -> None:
-        if os.getpid() not in _meters or _meters[os.getpid()] is not self:
-            return  # a child that was forked
+        if _meters.get(os.getpid()) is not self or self._has_ended:
+            return  # a child that was forked, or the second call
+        self._has_ended = True
         until = time.monotonic() + END_SECONDS
         self._stopped.set()
         self._looker.join(END_SECONDS)
@@ -227,10 +223,12 @@ class _Meter:
 
 
 def _find_typical(experiments: Any, experiment_id: str, currency: str) -> Mapping[str, Any] | None:
+    """Return what runs of this experiment cost. None if two servers have one of this name and id: this process does not know its server's."""
     from mlflow import MlflowClient
 
-    name = MlflowClient().get_experiment(experiment_id).name
-    return next((row for row in experiments if (row["experiment"], row["currency"]) == (name, currency)), None)
+    wanted = (MlflowClient().get_experiment(experiment_id).name, experiment_id, currency)
+    found = [row for row in experiments if (row["experiment"], row["experiment_id"], row["currency"]) == wanted]
+    return found[0] if len(found) == 1 else None
 
 
 def _read_list(place: str) -> dict[str, Any]:
@@ -259,16 +257,7 @@ def _stacks() -> list[list[Any]]:
 
 def _nodes() -> int:
     """Return how many machines the job has, as launchers state it (torchrun, SLURM)."""
-    world, local = _number(os.environ.get("WORLD_SIZE")), _number(os.environ.get("LOCAL_WORLD_SIZE"))
+    world, local = number(os.environ.get("WORLD_SIZE")), number(os.environ.get("LOCAL_WORLD_SIZE"))
     if world and local:
         return max(1, round(world / local))
-    return max(1, round(_number(os.environ.get("SLURM_JOB_NUM_NODES")) or 1))
-
-
-def _number(value: object) -> float:
-    """Return a number that is not negative; 0 for anything else."""
-    try:
-        found = float(str(value if value is not None else 0))
-    except ValueError:
-        return 0.0
-    return found if 0 <= found < math.inf else 0.0
+    return max(1, round(number(os.environ.get("SLURM_JOB_NUM_NODES")) or 1))

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from runspend.core import machine_tags
 from runspend.interfaces.identify.environment import Found, as_text
 
-__all__ = ["SERVICES", "possible_services"]
+__all__ = ["SECONDS", "SERVICES", "possible_services", "why_not_asked"]
 
 SECONDS = 1.0  # for one answer; the caller waits less and takes what comes later for the next run
 MOST_BYTES = 65_536
@@ -48,6 +48,17 @@ def possible_services() -> dict[str, Callable[[], list[Found]]]:
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").strip().lower() == "true":
         likely = [name for name in likely if name != "ec2"]
     return {name: SERVICES[name] for name in (*(("ecs",) if os.environ.get(ECS_ADDRESS) else ()), *likely)}
+
+
+def why_not_asked(name: str) -> str:
+    """Return why `possible_services` leaves a service out."""
+    if name == "ecs":
+        return f"not asked: {ECS_ADDRESS} is not set"
+    if name == "ec2" and os.environ.get("AWS_EC2_METADATA_DISABLED", "").strip().lower() == "true":
+        return "switched off by AWS_EC2_METADATA_DISABLED"
+    if named := [variable for variable in ADDRESSES.values() if os.environ.get(variable)]:
+        return f"not asked: {' and '.join(named)} {'names' if len(named) == 1 else 'name'} another cloud's service"
+    return "not asked: the firmware says that another maker made this machine"
 
 
 # Variables that name another address: those of the clouds' own clients where there is one.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from runspend.core import machine_tags
 from runspend.interfaces.identify.identity import find_identity, is_off
+from runspend.interfaces.identify.live_switch import start_live_costs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,10 +32,7 @@ def identify_run(run_id: str | None = None, client: MlflowClient | None = None) 
         log.warning("cannot tag run %s with its machine: %s", run_id or "", error)
         return {}
     finally:
-        if os.environ.get("RUNSPEND_PRICES"):
-            from runspend.interfaces.identify import live_costs
-
-            live_costs.start()
+        start_live_costs()
 
 
 def _identify(run_id: str | None, client: MlflowClient | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The web application: the newest report, the list of months, the CSVs, and the explanation of any single run.
+"""The web application: the home page, the reports, the CSVs, the cost explorer, and the explanation of any single run.
 
 GET only, relative links only. Serves only files with the name of a report.
 """
@@ -7,38 +7,69 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from runspend.actions.costs.runs import day_or_month
 from runspend.actions.explain import explain_run, run_as_page
 from runspend.actions.explain.layout import currency_views
-from runspend.actions.report.render import content_policy
+from runspend.actions.explain.resource_and_line import explain_line, explain_resource
+from runspend.actions.explore import (
+    View,
+    budget_as_page,
+    experiment_as_page,
+    figures_as_csv,
+    figures_as_json,
+    figures_as_page,
+    found_as_page,
+    home_as_page,
+    line_as_page,
+    machine_as_page,
+    model_as_page,
+    newest_day,
+    read_budget,
+    read_experiment,
+    read_figures,
+    read_home,
+    read_model,
+    search,
+)
+from runspend.actions.explore.figures import Figures
+from runspend.actions.explore.page import message_as_page
+from runspend.actions.explore.view import FILTERS, LONGEST, next_dimension
+from runspend.actions.report.render import PAGE, content_policy, live_policy, live_script
 from runspend.config.access_log import log_page
 from runspend.config.settings import Settings
-from runspend.core.errors import ConfigError, MissingExtra, RunspendError, SqlRefused, UsageError, WarehouseDamaged
+from runspend.core.errors import ConfigError, UsageError
+from runspend.interfaces.web.access import CALLER, Caller, require_all, settings_of_caller
+from runspend.interfaces.web.api import api_router, is_for_programs
+from runspend.interfaces.web.asking import WayOut, key_of
+from runspend.interfaces.web.asking import asked as _asked
+from runspend.interfaces.web.asking import hidden_people as _hidden
+from runspend.interfaces.web.asking import known as _known
 from runspend.interfaces.web.gate import GATE
 from runspend.interfaces.web.page_log import PAGE_LOG
-from runspend.warehouse.factory import open_warehouse
+from runspend.warehouse.factory import open_published
+from runspend.warehouse.records import Records
 
 log = logging.getLogger(__name__)
-
-RETRY = {"Retry-After": "60"}
 
 # Hosts a browser may name when the pages are served on this machine alone: any other is a rebound name (DNS rebinding).
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
-REPORT = re.compile(r"(?:index|[0-9]{4}-[0-9]{2})\.html")
 SHEET = re.compile(r"[0-9]{4}-[0-9]{2}-[a-z-]+\.csv")
 ICON = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2">'
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="{}" stroke-width="2">'
     '<path d="M4 20V11M10 20V5M16 20v-7M22 20H2"/></svg>'
 )
 HEADERS = {
@@ -56,16 +87,20 @@ def create_app(
     """Return the application over `<home>/reports`.
 
     `guard` is a FastAPI dependency that every route calls first, also for unknown paths (None: every client of the port may read).
-    It returns the user's name, for the access log.
+    It returns who asks: a name for the access log, or a `Caller`, whose groups `access` knows.
     `hosts` are the only Host headers answered (None: any; the server in front decides). `settings` may be a function, called
     at each request, so that a repaired configuration needs no restart.
     """
     app = FastAPI(title="Runspend", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    router = APIRouter(dependencies=[] if guard is None else [Depends(_remember(guard))])
+    router = APIRouter(dependencies=[Depends(_remember(guard or _nobody))])
 
     latest: list[Settings] = []  # as of the newest request
 
     def configured() -> Settings:
+        """Return the settings with which the caller is answered."""
+        return settings_of_caller(whole())
+
+    def whole() -> Settings:
         try:
             latest[:] = [settings() if callable(settings) else settings]
             return latest[0]
@@ -77,10 +112,19 @@ def create_app(
             ) from error
 
     def folder() -> Path:
-        return configured().home / "reports"
+        """Return the folder of the reports, for those who see all teams."""
+        found = configured()
+        require_all(found, "reports have", "Use the home page and the explorer.")
+        return found.home / "reports"
 
     @router.get("/")
-    def newest() -> Response:
+    async def home(request: Request) -> Response:
+        """The home page; without any charge, the newest report."""
+        _only(request, "currency")
+        page = await GATE.run(lambda: _home_page(configured(), request.query_params.get("currency")), key=key_of(request))
+        return _page(page, policy=live_policy(page)) if page else await run_in_threadpool(newest_report)
+
+    def newest_report() -> Response:
         months = sorted(p.name for p in folder().glob("[0-9][0-9][0-9][0-9]-[0-9][0-9].html"))
         if not months:
             raise HTTPException(404, "there is no report yet. Run: runspend nightly")
@@ -88,27 +132,112 @@ def create_app(
 
     @router.get("/icon.svg")
     def icon() -> Response:
-        return Response(ICON, media_type="image/svg+xml")
+        return Response(ICON.format("#1b2430"), media_type="image/svg+xml")
+
+    @router.get("/icon-dark.svg")
+    def icon_for_dark_mode() -> Response:
+        return Response(ICON.format("#e6e9ee"), media_type="image/svg+xml")
+
+    @router.get("/pages.js")
+    def script() -> Response:
+        """The script of live pages, at an address that changes with it."""
+        return Response(live_script()[0], media_type="text/javascript; charset=utf-8", headers={"Cache-Control": "private, max-age=86400"})
 
     @router.get("/run/{run_id}")
     async def one_run(run_id: str, request: Request) -> Response:
         # The run id from the address is used as data, never as a path or as SQL.
-        page, request.state.runspend_rows = await GATE.run(lambda: _run_page(configured(), run_id))
-        return _page(page)
+        where = [request.query_params.get(name) for name in ("server", "workspace")]  # for an id that two servers have
+        text = "/".join([*filter(None, where), run_id]) if all(where) else run_id
+        page, request.state.runspend_rows = await GATE.run(lambda: _run_page(configured(), text), key=key_of(request))
+        return _page(page, policy=live_policy(page))
+
+    @router.get("/budget/{name:path}")
+    async def one_budget(name: str, request: Request) -> Response:
+        _only(request, "period")
+        page = await GATE.run(
+            lambda: _budget_page(configured(), name, request.query_params.get("period"), _up(request)), key=key_of(request)
+        )
+        return _page(page, policy=live_policy(page))
+
+    @router.get("/machine/{name:path}")
+    async def one_machine(name: str, request: Request) -> Response:
+        _only(request, "period")
+        page, request.state.runspend_rows = await GATE.run(
+            lambda: _machine_page(configured(), name, request.query_params.get("period"), _up(request)), key=key_of(request)
+        )
+        return _page(page, policy=live_policy(page))
+
+    @router.get("/model/{name:path}")
+    async def one_model(name: str, request: Request) -> Response:
+        _only(request)
+        page, request.state.runspend_rows = await GATE.run(lambda: _model_page(configured(), name, _up(request)), key=key_of(request))
+        return _page(page, policy=live_policy(page))
+
+    @router.get("/experiment/{name:path}")
+    async def one_experiment(name: str, request: Request) -> Response:
+        _only(request, "metric", "best")
+        chosen = {key: request.query_params.get(key) for key in ("metric", "best")}
+        page, request.state.runspend_rows = await GATE.run(
+            lambda: _experiment_page(configured(), name, chosen, _up(request)), key=key_of(request)
+        )
+        return _page(page, policy=live_policy(page))
+
+    @router.get("/line/{line_id:path}")
+    async def one_line(line_id: str, request: Request) -> Response:
+        _only(request, "period")
+        page, request.state.runspend_rows = await GATE.run(
+            lambda: _line_page(configured(), line_id, request.query_params.get("period"), _up(request)), key=key_of(request)
+        )
+        return _page(page, policy=live_policy(page))
+
+    @router.get("/explore")
+    async def explore(request: Request) -> Response:
+        return await _explore(request, configured, _explorer_page)
+
+    @router.get("/api/v1/costs")
+    async def costs_as_json(request: Request) -> Response:
+        return await _explore(request, configured, lambda found, _: Response(figures_as_json(found), media_type="application/json"))
+
+    @router.get("/api/v1/costs.csv")
+    async def costs_as_csv(request: Request) -> Response:
+        headers = {"Content-Disposition": 'attachment; filename="costs.csv"'}
+        return await _explore(
+            request, configured, lambda found, _: Response(figures_as_csv(found), media_type="text/csv; charset=utf-8", headers=headers)
+        )
+
+    @router.get("/search")
+    async def search_names(request: Request) -> Response:
+        _only(request, "q")
+        page, request.state.runspend_rows = await GATE.run(
+            lambda: _search_page(configured(), request.query_params.get("q", "")), key=key_of(request)
+        )
+        return _page(page, policy=live_policy(page))
+
+    for key in FILTERS:
+        if key in ("run", "machine", "model", "experiment"):  # these have pages
+            continue
+        router.add_api_route(f"/{key}/{{value:path}}", partial(_landing, configured, key), methods=["GET"])
+
+    router.include_router(api_router(configured, whole))
 
     @router.get("/{path:path}")
     def one_file(path: str) -> Response:
-        return _send(folder() / path if REPORT.fullmatch(path) or SHEET.fullmatch(path) else None)
+        return _send(folder() / path if PAGE.fullmatch(path) or SHEET.fullmatch(path) else None)
 
     @app.exception_handler(Exception)
-    def say_that_it_failed(_: Request, error: Exception) -> Response:  # the reason goes to the server's log
-        return PlainTextResponse(
-            "cannot show this page: an unexpected error occurred. Operators find the reason in the server's log.", 500, headers=HEADERS
+    def say_that_it_failed(request: Request, error: Exception) -> Response:  # the reason goes to the server's log
+        return _say(
+            request, "cannot show this page: an unexpected error occurred. Operators find the reason in the server's log.", 500, HEADERS
         )
 
-    @app.exception_handler(HTTPException)
-    def say_why(_: Request, error: HTTPException) -> Response:
-        return PlainTextResponse(str(error.detail), error.status_code, headers=error.headers)
+    @app.exception_handler(StarletteHTTPException)  # also what no route takes: a path with a line break
+    def say_why(request: Request, error: StarletteHTTPException) -> Response:
+        found = HTTPException(error.status_code, "no such page." if error.detail == "Not Found" else error.detail, error.headers)
+        is_page = not is_for_programs(request) and not request.url.path.endswith((".csv", ".svg", "/metrics"))
+        if is_page and error.status_code in (400, 403, 404, 503):
+            ways = error.currencies if isinstance(error, WayOut) else ()
+            return _message_page(found, _up(request), [(f"Only {code}", _with_currency(request, code)) for code in ways])
+        return _say(request, str(found.detail), found.status_code, found.headers)
 
     @app.middleware("http")
     async def check_and_mark(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -124,16 +253,16 @@ def create_app(
 
     async def respond(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         if hosts is not None and _host(request) not in hosts:
-            return PlainTextResponse("cannot answer: the host name is not one of this server's.", 403)
+            return _say(request, "cannot answer: the host name is not one of this server's.", 403)
         if request.method != "GET":
-            return PlainTextResponse("these pages are read-only: only GET is allowed.", 405, headers={"Allow": "GET"})
+            return _say(request, "these pages are read-only: only GET is allowed.", 405, {"Allow": "GET"})
         return await answer(request)
 
     async def note(request: Request, status: int) -> None:
         """Write the request to the access log, if one is configured."""
         if not latest:
             with suppress(HTTPException):
-                await run_in_threadpool(configured)
+                await run_in_threadpool(whole)
         if latest and latest[0].access_log is not None:
             await PAGE_LOG.note(partial(_log, latest[0], request, status))
 
@@ -141,13 +270,27 @@ def create_app(
     return app
 
 
+def _nobody() -> Caller:
+    """Return a caller without a name or groups: nothing in front of the pages says who asks."""
+    return Caller()
+
+
 def _remember(guard: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the guard to keep the name it returns for the access log."""
+    """Wrap the guard to keep who asks, for the access log and for what is answered."""
 
     async def remember(request: Request, who: Any = Depends(guard)) -> None:  # noqa: B008 (FastAPI's form of a dependency)
-        request.state.runspend_who = who if isinstance(who, str) else None
+        caller = who if isinstance(who, Caller) else Caller(who if isinstance(who, str) else None)
+        request.state.runspend_who, request.state.runspend_groups = caller.name, caller.groups
+        CALLER.set(caller)
 
     return remember
+
+
+def _say(request: Request, text: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error: a sentence, or JSON for programs."""
+    if is_for_programs(request):
+        return JSONResponse({"error": text}, status, headers)
+    return PlainTextResponse(text, status, headers)
 
 
 def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
@@ -155,34 +298,162 @@ def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
 
     Raises HTTPException 404 if the run does not exist, 503 if the warehouse cannot be read.
     """
+    now = datetime.now(timezone.utc)
     try:
-        with open_warehouse(settings).reader() as reader:
-            found = explain_run(reader, run_id, settings, now=datetime.now(timezone.utc))
-    except (SqlRefused, ConfigError, MissingExtra) as error:  # also usage errors, but not caused by the reader of the page
-        raise _unreadable(error) from error
-    except UsageError as error:
-        raise HTTPException(404, str(error)) from error
-    except WarehouseDamaged as error:  # names units, not paths
-        raise HTTPException(503, str(error), RETRY) from error
-    except (RunspendError, OSError) as error:
-        raise _unreadable(error) from error
-    return run_as_page(found), sum(len(block.rows) for view in currency_views(found) for block in view.blocks)
-
-
-def _unreadable(error: Exception) -> HTTPException:
-    log.error("a page failed: %s", error)  # contains paths and hosts that not every reader may see
-    return HTTPException(
-        503,
-        "cannot show this run: the warehouse cannot be read. Operators find the reason in the server's log, or run: runspend doctor",
-        RETRY,
+        with _asked(), open_published(settings).reader() as reader:
+            found = explain_run(reader, run_id, settings, now=now)
+    except HTTPException as error:
+        raise HTTPException(404 if error.status_code == 400 else error.status_code, error.detail, error.headers) from error
+    return run_as_page(found, today=now.date(), by="kind" if _hidden(settings) else "user"), sum(
+        len(block.rows) for view in currency_views(found) for block in view.blocks
     )
+
+
+async def _explore(request: Request, configured: Callable[[], Settings], write: Callable[[Figures, Settings], Response]) -> Response:
+    """Answer an address of the explorer."""
+
+    def answer() -> tuple[Response, int]:
+        settings = configured()
+        found = _figures(settings, request.query_params.multi_items())
+        return write(found, settings), len(found.groups) + len(found.without_run)
+
+    response, request.state.runspend_rows = await GATE.run(answer, key=key_of(request))
+    return response
+
+
+def _landing(configured: Callable[[], Settings], key: str, value: str, request: Request) -> Response:
+    """Lead from the short address of a team, an experiment, a user … to its costs in the newest month."""
+    configured()  # refuses those who may see nothing
+    return RedirectResponse(f"{_up(request)}explore?{urlencode({'by': next_dimension((key,), key), key: value}, quote_via=quote)}", 307)
+
+
+def _home_page(settings: Settings, currency: str | None) -> str | None:
+    """Return the home page. None without a charge."""
+    now = datetime.now(timezone.utc)
+    with _asked(), open_published(settings).reader() as reader:
+        home = read_home(reader, settings, Records(settings.home), now, currency=currency, hides_people=bool(_hidden(settings)))
+    return None if home is None else home_as_page(home)
+
+
+def _budget_page(settings: Settings, name: str, period: str | None, up: str) -> str:
+    """Return the page of a budget. Raises HTTPException 404 without one of this name, 400 for an impossible period."""
+    now = datetime.now(timezone.utc)
+    with _asked(), open_published(settings).reader() as reader:
+        state = read_budget(reader, settings, Records(settings.home), name, now, period=period, hidden=_hidden(settings))
+    if state is None:
+        raise HTTPException(404, f"there is no budget {name[:80]!r}. The home page and the command runspend budgets list them.")
+    return budget_as_page(state, up=up)
+
+
+def _machine_page(settings: Settings, name: str, period: str | None, up: str) -> tuple[str, int]:
+    """Return the page of a machine and its number of hours. Raises HTTPException 404 without one, 400 for an impossible period."""
+    with _asked(), _known(), open_published(settings).reader() as reader:
+        _check_name("machine", name)
+        found = explain_resource(reader, name, period=_month(period))
+    return machine_as_page(found, up=up), len(found.hours)
+
+
+def _model_page(settings: Settings, name: str, up: str) -> tuple[str, int]:
+    """Return the page of a registered model and its number of versions. Raises HTTPException 404 without one."""
+    with _asked(), open_published(settings).reader() as reader:
+        _check_name("model", name)
+        model = read_model(reader, settings, name, hides_people=bool(_hidden(settings)))
+    if model is None:
+        raise HTTPException(
+            404,
+            f"there is no registered model {name[:80]!r} in the warehouse. Versions are read if `retention` has policies or a tracking server has `annotate: true`.",
+        )
+    return model_as_page(model, up=up), len(model.versions)
+
+
+def _experiment_page(settings: Settings, name: str, chosen: Mapping[str, str | None], up: str) -> tuple[str, int]:
+    """Return the page of an experiment and its number of runs. Raises HTTPException 404 without one, 400 for an unknown metric."""
+    hidden = _hidden(settings)
+    with _asked(), open_published(settings).reader() as reader:
+        _check_name("experiment", name)
+        found = read_experiment(reader, settings, name, metric=chosen["metric"], best=chosen["best"], hides_people=bool(hidden))
+    if found is None:
+        raise HTTPException(404, f"there is no experiment {name[:80]!r} with a cost. The search finds names by a part of them.")
+    return experiment_as_page(found, up=up, hidden=hidden), len(found.trials)
+
+
+def _line_page(settings: Settings, line_id: str, period: str | None, up: str) -> tuple[str, int]:
+    """Return the page of a bill line and its number of targets. Raises HTTPException 404 without one, 400 for a part of an id that is too short."""
+    with _asked(), _known(), open_published(settings).reader() as reader:
+        _check_name("line", line_id)
+        found = explain_line(reader, line_id, period=_month(period))
+    return line_as_page(found, up=up, hides_people=bool(_hidden(settings))), len(found.targets)
+
+
+def _check_name(kind: str, name: str) -> None:
+    """Raise HTTPException 404 for text that cannot be a name in the warehouse."""
+    if not name or len(name) > LONGEST or any("\ud800" <= c <= "\udfff" or c == "\0" for c in name):
+        raise HTTPException(404, f"there is no {kind} with this name.")
+
+
+def _month(period: str | None) -> str | None:
+    """Return a billing period as given. Raises UsageError for another text."""
+    if period is not None and (len(period) != len("2026-11") or not day_or_month(period)):
+        raise UsageError(f"cannot use {period[:40]!r} as a billing period: write YYYY-MM.")
+    return period
+
+
+def _explorer_page(found: Figures, settings: Settings) -> Response:
+    """Return the explorer's page with its content security policy."""
+    page = figures_as_page(found, hidden=_hidden(settings))
+    return _page(page, policy=live_policy(page))
+
+
+def _message_page(error: HTTPException, up: str, ways: Sequence[tuple[str, str]]) -> Response:
+    """Return a page that says what is wrong, with `ways` out (name, address), and `up`, the way back to the home page."""
+    page = message_as_page("Cannot show this page", str(error.detail), up=up, ways=ways)
+    return _page(page, error.status_code, error.headers, policy=live_policy(page))
+
+
+def _with_currency(request: Request, code: str) -> str:
+    """Return the address of the same page with the costs of one currency."""
+    kept = [(key, value) for key, value in request.query_params.multi_items() if key != "currency"]
+    return f"?{urlencode([*kept, ('currency', code)], quote_via=quote)}"
+
+
+def _only(request: Request, *allowed: str) -> None:
+    """Raise HTTPException 400 for another key in the address: a misspelled one must not pass for its default."""
+    for key in request.query_params:
+        if key not in allowed:
+            raise HTTPException(400, f"cannot read the address: {key[:40]!r} is unknown. Known is {', '.join(allowed) or 'nothing'}.")
+
+
+def _up(request: Request) -> str:
+    """Return the relative way from an address to the home page, so that no server need know its own prefix."""
+    path: bytes = request.scope.get("raw_path") or quote(request.url.path).encode()
+    own = path.removeprefix(request.scope.get("root_path", "").encode())
+    return "../" * (own.count(b"/") - 1)
+
+
+def _figures(settings: Settings, query: list[tuple[str, str]]) -> Figures:
+    """Return the figures that an address asks for. Raises HTTPException 400 if the address is wrong, 404 without charges."""
+    with _asked(), open_published(settings).reader() as reader:
+        newest = newest_day(reader)
+        if newest is None:
+            raise HTTPException(404, "no bill has been loaded yet. Run: runspend nightly")
+        hidden = _hidden(settings)
+        return read_figures(reader, settings, View.of(query, newest, hidden=hidden), newest, hides_people=bool(hidden))
+
+
+def _search_page(settings: Settings, text: str) -> tuple[str, int]:
+    """Return the page of what a text finds, and its number of rows."""
+    with _asked(), open_published(settings).reader() as reader:
+        found = search(reader, text, hidden=_hidden(settings))
+    return found_as_page(found), len(found.runs) + len(found.names)
 
 
 def _log(settings: Settings, request: Request, status: int) -> None:
     """Write a line of the access log, if one is configured."""
     pattern = getattr(request.scope.get("route"), "path", "/{path:path}")  # refused requests have no route
     who = getattr(request.state, "runspend_who", None)
-    log_page(settings, who=who, pattern=pattern, path=request.url.path, status=status, rows=getattr(request.state, "runspend_rows", None))
+    groups = getattr(request.state, "runspend_groups", ())
+    rows = getattr(request.state, "runspend_rows", None)
+    log_page(settings, who=who, groups=groups, pattern=pattern, path=request.url.path, status=status, rows=rows)
 
 
 def _host(request: Request) -> str:
@@ -201,7 +472,7 @@ def _send(file: Path | None) -> Response:
     return _page(content.decode("utf-8"))
 
 
-def _page(text: str) -> Response:
-    """Return a page with its content security policy."""
-    policy = f"{content_policy(text)}; frame-ancestors 'self'"
-    return Response(text, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
+def _page(text: str, status: int = 200, headers: Mapping[str, str] | None = None, *, policy: str | None = None) -> Response:
+    """Return a page with its content security policy, by default that of a report."""
+    allowed = {"Content-Security-Policy": f"{policy or content_policy(text)}; frame-ancestors 'self'"}
+    return Response(text, status, media_type="text/html; charset=utf-8", headers={**(headers or {}), **allowed})

@@ -1,4 +1,4 @@
-"""Limits how many pages query the warehouse at once. Others wait for a moment, then are asked to try again.
+"""Limits how many pages query the warehouse at once. Others wait for their turn in order of arrival; equal pages are built once.
 
 The pages run in a server with other work (Airflow's API). So queries run in separate threads, never in those of the server, and
 their engines share a bounded number of threads. The content of a page does not belong here.
@@ -7,22 +7,26 @@ their engines share a bounded number of threads. The content of a page does not 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import HTTPException
 
 from runspend.core.duckdb_pool import limit_threads
+from runspend.interfaces.web.access import CALLER
 
 __all__ = ["AT_ONCE", "GATE", "Gate"]
 
 AT_ONCE = 2  # pages that query the warehouse at once, in this process
-WAIT = 3.0  # seconds that others wait for their turn
+WAIT = 30.0  # seconds that others wait for their turn
+MOST_WAITING = 200  # others; more are asked to try again at once
 LONGEST = 60.0  # seconds after which a page is given up; it keeps its slot until its query ends
 LOOK_AGAIN = 0.05
 RETRY_AFTER = "5"
@@ -33,10 +37,12 @@ Answer = TypeVar("Answer")
 class Gate:
     """Limits how many pieces of work run at once."""
 
-    def __init__(self, at_once: int = AT_ONCE, wait: float = WAIT, longest: float = LONGEST) -> None:
-        self._at_once, self._wait, self._longest = at_once, wait, longest
+    def __init__(self, at_once: int = AT_ONCE, wait: float = WAIT, longest: float = LONGEST, command: str = "runspend explain") -> None:
+        self._at_once, self._wait, self._longest, self._command = at_once, wait, longest, command
         self._inside = 0
-        self._guard = threading.Lock()
+        self._waiting: deque[object] = deque()  # a ticket each, the first to come first
+        self._running: dict[Hashable, Future[Any]] = {}
+        self._guard = threading.RLock()  # work may end before its callback is added
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -44,38 +50,60 @@ class Gate:
         each = max(1, len(os.sched_getaffinity(0)) // (2 * self._at_once))  # half of the processors, shared out
         return ThreadPoolExecutor(self._at_once, thread_name_prefix="runspend-page", initializer=limit_threads, initargs=(each,))
 
-    async def run(self, work: Callable[[], Answer]) -> Answer:
-        """Run `work` in a thread of the gate and return its answer. HTTPException 503 if no thread was free, or no answer came, in time."""
-        ends = time.monotonic() + self._wait
-        while not self._enter():
-            if time.monotonic() > ends:
-                raise HTTPException(503, "the server is busy with other pages. Try again in a few seconds.", {"Retry-After": RETRY_AFTER})
-            await asyncio.sleep(LOOK_AGAIN)
-        try:
-            running = self._pool.submit(work)
-        except BaseException:
-            self._leave()
-            raise
-        running.add_done_callback(self._leave)  # not when the browser goes away: the work goes on
+    async def run(self, work: Callable[[], Answer], *, key: Hashable = None) -> Answer:
+        """Run `work` in a thread of the gate and return its answer. HTTPException 503 if no thread was free, or no answer came, in time.
+
+        Works with the same `key` (None: it has none) of callers with the same name and groups are equal: who comes while one of them runs
+        gets its answer.
+        """
+        running = await self._start(work, None if key is None else (CALLER.get(), key))
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(running)), self._longest)
         except asyncio.TimeoutError as error:
             raise HTTPException(
                 503,
-                f"this page took longer than {self._longest:g} s. Use the command line instead: runspend explain",
+                f"this page took longer than {self._longest:g} s. Choose fewer days, or use the command line: {self._command}",
                 {"Retry-After": "60"},
             ) from error
 
-    def _enter(self) -> bool:
-        with self._guard:
-            if self._inside >= self._at_once:
-                return False
-            self._inside += 1
-            return True
+    async def _start(self, work: Callable[[], Answer], key: Hashable) -> Future[Answer]:
+        """Wait for a turn and start `work`, or return the equal work that runs by then. Raises HTTPException 503 without a turn in time."""
+        ends, ticket = time.monotonic() + self._wait, object()
+        if len(self._waiting) >= MOST_WAITING:
+            raise _busy()
+        self._waiting.append(ticket)
+        try:
+            while True:
+                with self._guard:
+                    if key is not None and key in self._running:
+                        return self._running[key]
+                    if self._inside < self._at_once and self._waiting[0] is ticket:
+                        return self._submit(work, key)
+                if time.monotonic() > ends:
+                    raise _busy()
+                await asyncio.sleep(LOOK_AGAIN)
+        finally:
+            self._waiting.remove(ticket)
 
-    def _leave(self, _: Future[Answer] | None = None) -> None:
-        with self._guard:
-            self._inside -= 1
+    def _submit(self, work: Callable[[], Answer], key: Hashable) -> Future[Answer]:
+        """Start `work`. The caller has the guard."""
+        running = self._pool.submit(contextvars.copy_context().run, work)  # who asks decides what is seen
+        self._inside += 1
+        if key is not None:
+            self._running[key] = running
+
+        def leave(_: Future[Answer]) -> None:  # not when the browser goes away: the work goes on
+            with self._guard:
+                self._inside -= 1
+                if key is not None:
+                    self._running.pop(key, None)
+
+        running.add_done_callback(leave)
+        return running
+
+
+def _busy() -> HTTPException:
+    return HTTPException(503, "the server is busy with other pages. Try again in a few seconds.", {"Retry-After": RETRY_AFTER})
 
 
 GATE = Gate()  # one for the process, shared by all its applications

@@ -17,7 +17,7 @@ from runspend.warehouse.bigquery.tables import Places, quoted
 from runspend.warehouse.currency_views import DATED, SUMMED, money
 from runspend.warehouse.dialect import table_names
 
-__all__ = ["exchanged_tables", "in_one_currency"]
+__all__ = ["exchanged_tables", "in_one_currency", "put_before"]
 
 RATES, CURRENCY = "runspend_rates", "runspend_currency"
 UNIT = "bignumeric '0.0000000000000000000001'"
@@ -27,16 +27,22 @@ MATCHED = (
 )
 
 
-def in_one_currency(sql: str, places: Places, currency: str, rates: Sequence[Stretch]) -> tuple[str, dict[str, Any]]:
-    """Return the query over exchanged tables and its additional parameters. A query without such tables is unchanged."""
-    tables = exchanged_tables(table_names(sql), {name: quoted(places.table(TABLES[name])) for name in (*DATED, *SUMMED)})
+def in_one_currency(
+    sql: str, places: Places, currency: str, rates: Sequence[Stretch], names: Mapping[str, str] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return the query over exchanged tables and its additional parameters. A query without such tables is unchanged.
+
+    `names`: what to read for each table after FROM, by default the table itself.
+    """
+    names = names or {name: quoted(places.table(TABLES[name])) for name in (*DATED, *SUMMED)}
+    tables = exchanged_tables(table_names(sql), names)
     if not tables or not rates:
         return sql, {}
     ours = ", ".join(f"{name} as ({text})" for name, text in tables.items())
     given = [
         {"currency": r.currency, "first_date": r.first, "end_date": r.end, "multiplier": r.multiplier, "divisor": r.divisor} for r in rates
     ]
-    return _put_before(sql, ours), {RATES: given, CURRENCY: currency}
+    return put_before(sql, ours), {RATES: given, CURRENCY: currency}
 
 
 def exchanged_tables(asked: frozenset[str], names: Mapping[str, str]) -> dict[str, str]:
@@ -45,7 +51,7 @@ def exchanged_tables(asked: frozenset[str], names: Mapping[str, str]) -> dict[st
     return found | {name: _summed(TABLES[name], *SUMMED[name], names) for name in SUMMED if name in asked}
 
 
-def _put_before(sql: str, subqueries: str) -> str:
+def put_before(sql: str, subqueries: str) -> str:
     """Return the text with named subqueries before its own."""
     tokens = sqlglot.tokenize(sql, read="bigquery")
     if tokens[0].text.lower() != "with":

@@ -274,7 +274,7 @@ class Jobs:
         except TookTooLong as error:
             job.cancel()
             raise SqlRefused(
-                f"cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Query less, or raise --timeout."
+                f"cannot answer: it took longer than {timeout:g} s and was stopped. Nothing was changed. Query less, or raise the time limit."
             ) from error
 
     def _config(self, statement: Statement, dataset: str, labels: Mapping[str, str]) -> Any:

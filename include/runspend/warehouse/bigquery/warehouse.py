@@ -9,6 +9,7 @@ Source: BigQuery "Multi-statement transactions": snapshot isolation; of two tran
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,14 +25,16 @@ from runspend.config.settings import WarehouseSettings
 from runspend.core.errors import RunspendError, SqlRefused
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse.base import Unit, UnitState
-from runspend.warehouse.bigquery.exchange import in_one_currency
+from runspend.warehouse.bigquery.exchange import in_one_currency, put_before
 from runspend.warehouse.bigquery.jobs import Jobs, NotAllowed, Statement
 from runspend.warehouse.bigquery.published import READING, Head, fetch_rows, head_of, published_rows, read_head, unit_rows
 from runspend.warehouse.bigquery.step import BigQueryStep
-from runspend.warehouse.bigquery.tables import WRITER, Places, make_tables, schema_digest
+from runspend.warehouse.bigquery.tables import WRITER, Places, make_tables, quoted, schema_digest
+from runspend.warehouse.dialect import table_names
 from runspend.warehouse.googlesql import parse
 from runspend.warehouse.parquet.engine import used
 from runspend.warehouse.parquet.journal import Folder
+from runspend.warehouse.team_views import Restriction, restricted_sql
 
 __all__ = ["BigQueryReader", "BigQueryWarehouse"]
 
@@ -56,6 +59,7 @@ class BigQueryWarehouse:
         self.models = models
         self.checks = checks
         self._is_ready = False
+        self._seen_by: Restriction | None = None
         self._reading = threading.local()
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
@@ -86,7 +90,7 @@ class BigQueryWarehouse:
         except NotAllowed:
             if not self.head().extra:
                 raise  # else the user may only read tables of another version
-        reader = BigQueryReader(self.jobs, self.places)
+        reader = BigQueryReader(self.jobs, self.places, self._seen_by)
         outer = getattr(self._reading, "reader", None)
         self._reading.reader = reader
         try:
@@ -95,10 +99,10 @@ class BigQueryWarehouse:
             self._reading.reader = outer
             reader.close()
 
-    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
-        """Return the rows of one user-written statement. Only a SELECT runs, for at most `timeout` seconds."""
+    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None, at_most: int | None = None) -> pa.Table:
+        """Return the rows of one user-written statement, or its first `at_most` rows. Only a SELECT runs, for at most `timeout` seconds."""
         with self.reader() as reader:
-            return reader.answer(sql, native=native, timeout=timeout)
+            return reader.answer(sql, native=native, timeout=timeout, at_most=at_most)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[BigQueryStep]:
@@ -121,6 +125,12 @@ class BigQueryWarehouse:
         """Return the warehouse itself: no unit is ever found damaged."""
         return self
 
+    def restricted(self, seen: Restriction) -> BigQueryWarehouse:
+        """Return the same warehouse, whose readers show only what some teams see. It answers no statement of theirs."""
+        other = copy.copy(self)
+        other._seen_by = seen
+        return other
+
     def head(self) -> Head:
         """Return what is published now: one free read of a small table. Refuses a warehouse newer than this version."""
         return read_head(self.jobs, self.places)
@@ -141,8 +151,9 @@ class BigQueryWarehouse:
 class BigQueryReader:
     """Read-only SQL over the published tables of one moment."""
 
-    def __init__(self, jobs: Jobs, places: Places) -> None:
+    def __init__(self, jobs: Jobs, places: Places, seen: Restriction | None = None) -> None:
         self._jobs = jobs
+        self._seen = seen  # what teams may see, or None for everything
         self._places = places
         self._session: str | None = None
         self._is_over = False
@@ -159,14 +170,26 @@ class BigQueryReader:
         with self._moment() as session:
             return _public_columns(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session), sql)
 
-    def answer(self, sql: str, *, native: bool, timeout: float | None) -> pa.Table:
+    def names(self) -> dict[str, str]:
+        """Return what to read for each table after FROM: its name, or a query for the rows that are seen."""
+        whole = {name: quoted(self._places.table(table)) for name, table in TABLES.items()}
+        if self._seen is None:
+            return whole
+        return {name: f"({restricted_sql(table, whole, self._seen)})" for name, table in TABLES.items()}
+
+    def answer(self, sql: str, *, native: bool, timeout: float | None, at_most: int | None = None) -> pa.Table:
         """Return the rows of one user-written statement. BigQuery itself determines its kind, independently of Runspend's parser."""
+        if self._seen is not None:  # a statement may name a table with its dataset
+            raise SqlRefused(
+                "cannot run the SQL: a warehouse in BigQuery answers the SQL of those who see all teams only. Nothing was run."
+            )
         statement = self._only_reading(sql, {}, native)
         if not native:
             self._refuse_all_but_select(statement)
         with self._moment() as session:
             return _public_columns(
-                self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session, timeout=timeout), sql
+                self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session, at_most=at_most, timeout=timeout),
+                sql,
             )
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
@@ -208,11 +231,22 @@ class BigQueryReader:
 
     def _only_reading(self, sql: str, parameters: Mapping[str, Any], native: bool) -> Statement:
         if native:
+            if self._seen is not None:
+                raise RunspendError("cannot send SQL as it is: the reader sees the rows of some teams only.")
             return self._refuse_all_but_select(Statement(sql, parameters))
+        sql = self._restricted(sql)
         tree = parse(sql)
         if not isinstance(tree, exp.Query):
             raise SqlRefused(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT. Nothing was run.")
         return Statement(sql, used(sql, parameters))
+
+    def _restricted(self, sql: str) -> str:
+        """Return a query of Runspend's own over the rows that are seen."""
+        asked = sorted(table_names(sql) & TABLES.keys()) if self._seen is not None else []
+        if not asked:
+            return sql
+        names = self.names()
+        return put_before(sql, ", ".join(f"{name} as {names[name]}" for name in asked))
 
     def _refuse_all_but_select(self, statement: Statement) -> Statement:
         kind, _, _ = self._jobs.bytes_of(statement, dataset=self._places.internal)
@@ -234,12 +268,12 @@ class ExchangedReader:
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
         """Return the rows of one GoogleSQL statement."""
-        text, given = in_one_currency(sql, self._places, self._currency, self._rates)
+        text, given = in_one_currency(sql, self._places, self._currency, self._rates, self._reader.names())
         return self._reader.query(text, {**(parameters or {}), **given}, native=native)
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the rows of `query`, at most `rows` at a time."""
-        text, given = in_one_currency(sql, self._places, self._currency, self._rates)
+        text, given = in_one_currency(sql, self._places, self._currency, self._rates, self._reader.names())
         yield from self._reader.batches(text, {**(parameters or {}), **given}, rows=rows)
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:

@@ -77,6 +77,7 @@ from runspend.warehouse.parquet.verification import (
     signature_of,
     why_damaged,
 )
+from runspend.warehouse.team_views import Restriction
 
 if TYPE_CHECKING:
     import duckdb
@@ -156,6 +157,7 @@ class BucketWarehouse:
         self._folder.recover()
         self._verified = VerificationNotes(cache)
         self._left_out: set[Unit] = set()
+        self._seen_by: Restriction | None = None
         self._reading = threading.local()
         head = self._head()  # refuses a warehouse newer than this version
         try:
@@ -205,7 +207,7 @@ class BucketWarehouse:
     def _reader(self, engine: Callable[[Path], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> Iterator[ParquetReader]:
         with self._folder.stage("read") as stage, engine(stage.path / "spill") as connection:
             units, head = self._pin(stage.path / "pinned", self._seen())
-            with closing(ParquetReader(units, head.stored, connection, self._guard(units, head))) as reader:
+            with closing(ParquetReader(units, head.stored, connection, self._guard(units, head), seen=self._seen_by)) as reader:
                 outer = getattr(self._reading, "head", None)
                 self._reading.head = head
                 try:
@@ -213,9 +215,12 @@ class BucketWarehouse:
                 finally:
                     self._reading.head = outer
 
-    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
-        """Return the rows of one user-written statement. It can read only the published tables, for at most `timeout` seconds."""
-        return answer(partial(self._reader, guarded_engine), sql, native=native, timeout=timeout)
+    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None, at_most: int | None = None) -> pa.Table:
+        """Return the rows of one user-written statement, or its first `at_most` rows.
+
+        It can read only the published tables, for at most `timeout` seconds.
+        """
+        return answer(partial(self._reader, guarded_engine), sql, native=native, timeout=timeout, at_most=at_most)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
@@ -260,6 +265,12 @@ class BucketWarehouse:
         """Return the same warehouse without these units, for a caller that replaces them. A replaced unit leaves the set."""
         other = copy.copy(self)
         other._left_out = units
+        return other
+
+    def restricted(self, seen: Restriction) -> BucketWarehouse:
+        """Return the same warehouse, whose readers and answers show only what some teams see."""
+        other = copy.copy(self)
+        other._seen_by = seen
         return other
 
     # What `ParquetStep` uses.

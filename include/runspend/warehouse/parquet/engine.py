@@ -28,12 +28,13 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "duckdb", "pipeline") from missing
 
 __all__ = [
-    "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "file_list", "guarded_engine", "literal", "measure_rows", "month_of",
+    "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "fetch_first", "file_list", "guarded_engine", "literal", "measure_rows", "month_of",
     "narrow", "parser", "quote", "restrict", "stream", "used",
 ]  # fmt: skip
 
 MEMORY = "2600MB"  # of a step or a reader, before DuckDB spills to disk
 ROW_GROUP = 122_880
+MOST_BYTES = 64_000_000  # of an answer whose rows are limited
 FILLED = ("build_id", "load_id")  # bookkeeping columns that the warehouse fills if a model does not
 
 
@@ -97,8 +98,10 @@ def restrict(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> Non
     connection.execute("set lock_configuration = true")
 
 
-def create_view(connection: duckdb.DuckDBPyConnection, table: Table, files: Sequence[Path | str], present: Iterable[str]) -> None:
-    """Create the view of a table over these files. Columns that the files do not have (`present` lists those they have) are null.
+def create_view(
+    connection: duckdb.DuckDBPyConnection, table: Table, files: Sequence[Path | str], present: Iterable[str], *, name: str | None = None
+) -> None:
+    """Create the view of a table over these files, by default under its own name. Columns that the files do not have (`present` lists those they have) are null.
 
     Former names and values are translated to today's.
     """
@@ -109,7 +112,7 @@ def create_view(connection: duckdb.DuckDBPyConnection, table: Table, files: Sequ
     else:
         columns = ", ".join(f"cast(null as {DUCKDB_TYPES[c.type]}) as {quote(c.name)}" for c in table.columns)
         source = "where false"
-    connection.execute(f"create or replace view main.{quote(table.name)} as select {columns} {source}")
+    connection.execute(f"create or replace view main.{quote(name or table.name)} as select {columns} {source}")
 
 
 def _stored(table: Table, column: Column, present: Collection[str]) -> str:
@@ -232,6 +235,24 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str,
     if relation is None:
         raise SqlRefused("cannot run the SQL: it returns no rows. Write a SELECT.")
     return relation.to_arrow_table()
+
+
+def fetch_first(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> pa.Table:
+    """Return the first rows of a query, without computing the others. Raises SqlRefused if they are larger than MOST_BYTES."""
+    batches, found, size = [], 0, 0
+    reader = connection.sql(sql)
+    if reader is None:
+        raise SqlRefused("cannot run the SQL: it returns no rows. Write a SELECT.")
+    with reader.to_arrow_reader(min(rows, ROW_GROUP)) as stream_of_rows:
+        for batch in stream_of_rows:
+            batches.append(batch)
+            found += batch.num_rows
+            size += batch.nbytes
+            if size > MOST_BYTES:
+                raise SqlRefused(f"cannot answer: its rows are larger than {MOST_BYTES // 10**6} MB. Nothing was changed. Ask for less.")
+            if found >= rows:
+                break
+        return pa.Table.from_batches(batches, stream_of_rows.schema).slice(0, rows)
 
 
 def stream(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any], rows: int) -> Iterator[pa.RecordBatch]:

@@ -19,9 +19,10 @@ from runspend.warehouse.base import Unit
 from runspend.warehouse.currency_views import DATED, SUMMED, exchange
 from runspend.warehouse.dialect import duckdb_sql, names_read, table_names
 from runspend.warehouse.engine_messages import in_one_line
-from runspend.warehouse.parquet.engine import create_view, fetch, narrow, restrict, stream, used
+from runspend.warehouse.parquet.engine import create_view, fetch, fetch_first, narrow, quote, restrict, stream, used
 from runspend.warehouse.parquet.verification import Guard
 from runspend.warehouse.read_only_sql import check_only_reads, text_to_run
+from runspend.warehouse.team_views import LEDGERS, Restriction, restricted_sql, set_sql, sets_behind, tables_behind
 from runspend.warehouse.time_limit import time_limit
 
 if TYPE_CHECKING:
@@ -45,8 +46,15 @@ def tables_asked(sql: str) -> Collection[str]:
     return {name.lower() for name in names_read(sql)}
 
 
-def answer(open_reader: Callable[[], AbstractContextManager[ParquetReader]], sql: str, *, native: bool, timeout: float | None) -> pa.Table:
-    """Return the rows of one user-written statement.
+def answer(
+    open_reader: Callable[[], AbstractContextManager[ParquetReader]],
+    sql: str,
+    *,
+    native: bool,
+    timeout: float | None,
+    at_most: int | None = None,
+) -> pa.Table:
+    """Return the rows of one user-written statement, or its first `at_most` rows.
 
     The reader, on a `guarded_engine`, is opened only after the statement proves read-only.
     """
@@ -54,7 +62,7 @@ def answer(open_reader: Callable[[], AbstractContextManager[ParquetReader]], sql
     if not native:
         used(sql, {})  # refuses parameters: there are no values for them
     with open_reader() as reader:
-        rows = reader.answer(text, TABLES.keys() if native else tables_asked(sql), timeout=timeout)
+        rows = reader.answer(text, TABLES.keys() if native else tables_asked(sql), timeout=timeout, at_most=at_most)
     return rows if native else narrow(rows)
 
 
@@ -78,6 +86,7 @@ class _Answers:
         """Return the rows of one GoogleSQL statement (`native`: DuckDB's own dialect). Money is decimal128(38, 22)."""
         with self._translate_errors():
             if native:
+                self._refuse_native()
                 check_only_reads(self._connection, sql)
                 self._show(TABLES.keys())
                 return fetch(self._connection, sql, dict(parameters or {}))
@@ -105,6 +114,9 @@ class _Answers:
 
     def _check(self) -> None:
         """Raise RunspendError when this can no longer answer."""
+
+    def _refuse_native(self) -> None:
+        """Raise RunspendError where only some rows are seen: DuckDB's own dialect could name the others."""
 
 
 def _may_come_from_a_file(error: Exception) -> bool:
@@ -151,7 +163,11 @@ class ParquetReader(_Answers):
         guard: Guard,
         *,
         hold: Hold | None = None,
+        seen: Restriction | None = None,
     ) -> None:
+        self._seen = seen  # what teams may see, or None for everything
+        self._restricted: set[str] = set()  # tables whose restricted view exists
+        self._sets: set[str] = set()  # sets of `team_views` that are kept
         self._hidden: dict[str, dict[Unit, Path]] = {name: {} for name in TABLES}  # tables not queried yet, and their files
         for unit, path in units.items():
             self._hidden[unit.table][unit] = path
@@ -167,7 +183,7 @@ class ParquetReader(_Answers):
         if hold is not None:
             hold.interrupt = connection.interrupt
 
-    def answer(self, text: str, names: Collection[str], *, timeout: float | None) -> pa.Table:
+    def answer(self, text: str, names: Collection[str], *, timeout: float | None, at_most: int | None = None) -> pa.Table:
         """Return the rows of the one user-written statement of this reader: `text` comes from `text_to_run`, `names` are its tables.
 
         Its engine is a `guarded_engine`. Raises SqlRefused when it takes longer than `timeout` seconds.
@@ -178,10 +194,14 @@ class ParquetReader(_Answers):
         offer = offered(path for files in self._hidden.values() for path in files.values())
         with offer as names_of_files, time_limit(self._connection.interrupt, timeout), self._translate_errors(), _temporary_files_bounded():
             self._names = names_of_files
-            self._show(names)
-            restrict(self._connection, names_of_files.values())
+            if self._seen is None:
+                self._show(names)
+                restrict(self._connection, names_of_files.values())
+            else:
+                self._keep(self._seen, names)
+                restrict(self._connection, ())
             self._connection.execute("begin transaction read only")
-            return fetch(self._connection, text, {})
+            return fetch(self._connection, text, {}) if at_most is None else fetch_first(self._connection, text, at_most)
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
         """Return this view with the money of the cost tables in one currency.
@@ -198,13 +218,48 @@ class ParquetReader(_Answers):
         return sorted(TABLES, key=lambda name: (not TABLES[name].is_public, name))
 
     def _show(self, names: Collection[str]) -> None:
+        if self._seen is None:
+            self._open(names)
+            return
+        self._open({behind for name in names if name in TABLES for behind in tables_behind(name)})
+        for name in sorted((TABLES.keys() & names) - self._restricted):
+            kind = "table" if name == "cost_daily" else "view"  # a page asks this one often, and with others as sums it is small
+            self._views.execute(f"create {kind} main.{quote(name)} as {self._restricted_to(self._seen, name)}")
+            self._restricted.add(name)
+
+    def _keep(self, seen: Restriction, names: Collection[str]) -> None:
+        """Copy what is seen of these tables, and forget the files: whatever a statement does, its engine has nothing else."""
+        asked = TABLES.keys() & names
+        opened = {behind for name in asked for behind in tables_behind(name)}
+        self._open(opened)
+        for name in sorted(asked):
+            self._views.execute(f"create table main.{quote(name)} as {self._restricted_to(seen, name)}")
+        for name in sorted(opened):
+            self._views.execute(f"drop view main.{quote(_whole(name))}")
+        for one in sorted(self._sets):
+            self._views.execute(f"drop table main.{quote(_kept(one))}")
+
+    def _restricted_to(self, seen: Restriction, name: str) -> str:
+        """Return SQL for what is seen of a table. The sets that it reads are kept in tables."""
+        names = {table: f"`{_whole(table)}`" for table in TABLES}
+        for one in sets_behind(name):
+            if one in LEDGERS:
+                continue
+            if one not in self._sets:
+                self._views.execute(f"create table main.{quote(_kept(one))} as {duckdb_sql(set_sql(one, names, seen))}")
+                self._sets.add(one)
+            names[one] = f"`{_kept(one)}`"
+        return duckdb_sql(restricted_sql(TABLES[name], names, seen))
+
+    def _open(self, names: Collection[str]) -> None:
+        """Create the views over the files of these tables, under names of their own if not everything is seen."""
         import duckdb
 
         for name in sorted(self._hidden.keys() & names):
             self._guard(self._hidden[name])
             files = [self._names.get(path, path) for path in self._hidden[name].values()]
             try:
-                create_view(self._views, TABLES[name], files, self._columns[name])
+                create_view(self._views, TABLES[name], files, self._columns[name], name=None if self._seen is None else _whole(name))
             except duckdb.Error:  # the view only names columns of an intact file, so the statement is not the cause
                 self._guard.doubt(self._hidden[name], self._doubt_until)
                 raise
@@ -217,10 +272,24 @@ class ParquetReader(_Answers):
         if self._hold is not None:
             self._hold.check()
 
+    def _refuse_native(self) -> None:
+        if self._seen is not None:
+            raise RunspendError("cannot answer in DuckDB's own dialect: the reader sees the rows of some teams only.")
+
     def close(self) -> None:
         """Close the reader's own cursors."""
         self._views.close()
         self._second.close()
+
+
+def _whole(name: str) -> str:
+    """Return the name of the view of all rows of a table, where only some are seen. No statement that is parsed can mean it."""
+    return f"every row of {name}"
+
+
+def _kept(name: str) -> str:
+    """Return the name of the table that keeps a set of `team_views`."""
+    return f"set {name}"
 
 
 class ExchangedReader(_Answers):
@@ -242,3 +311,6 @@ class ExchangedReader(_Answers):
 
     def _doubt(self) -> bool:
         return self._reader._doubt()
+
+    def _refuse_native(self) -> None:
+        self._reader._refuse_native()

@@ -45,6 +45,7 @@ from runspend.warehouse.parquet.verification import (
     signature_of,
     why_damaged,
 )
+from runspend.warehouse.team_views import Restriction
 
 if TYPE_CHECKING:
     import duckdb
@@ -71,6 +72,7 @@ class ParquetWarehouse:
         self.folder = open_folder(self.root)
         self.verified = VerificationNotes(self.folder.home)
         self._left_out: set[Unit] = set()
+        self._seen_by: Restriction | None = None
         self.folder.recover()
         self._reading = threading.local()
         self.columns()  # refuses a warehouse newer than this version
@@ -143,7 +145,9 @@ class ParquetWarehouse:
             tempfile.TemporaryDirectory(prefix="runspend-") as scratch,
             moment_of(self, Path(scratch)) as moment,
             engine(Path(scratch) / "spill") as connection,
-            closing(ParquetReader(moment.files, moment.columns, connection, self._guard(moment), hold=moment.hold)) as reader,
+            closing(
+                ParquetReader(moment.files, moment.columns, connection, self._guard(moment), hold=moment.hold, seen=self._seen_by)
+            ) as reader,
         ):
             outer = self._seen()
             self._reading.moment = moment
@@ -152,12 +156,15 @@ class ParquetWarehouse:
             finally:
                 self._reading.moment = outer
 
-    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None) -> pa.Table:
-        """Return the rows of one user-written statement. It can read only the published tables, for at most `timeout` seconds."""
+    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None, at_most: int | None = None) -> pa.Table:
+        """Return the rows of one user-written statement, or its first `at_most` rows.
+
+        It can read only the published tables, for at most `timeout` seconds.
+        """
         from runspend.warehouse.parquet.engine import guarded_engine
         from runspend.warehouse.parquet.reader import answer
 
-        return answer(partial(self._reader, guarded_engine), sql, native=native, timeout=timeout)
+        return answer(partial(self._reader, guarded_engine), sql, native=native, timeout=timeout, at_most=at_most)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
@@ -197,6 +204,12 @@ class ParquetWarehouse:
         """Return the same warehouse without these units, for a caller that replaces them. A replaced unit leaves the set."""
         other = copy.copy(self)
         other._left_out = units
+        return other
+
+    def restricted(self, seen: Restriction) -> ParquetWarehouse:
+        """Return the same warehouse, whose readers and answers show only what some teams see."""
+        other = copy.copy(self)
+        other._seen_by = seen
         return other
 
     def path(self, unit: Unit) -> Path:

@@ -1,47 +1,49 @@
 -- one row per pool or instance type, charge period, machine size and bucket of machines:
 -- how many stated machines of that size have time left, and their total time
-with skus as (
+with machines as (
+  -- Names are long and charge periods are many, so a number replaces the names.
   select
-    match_method, target_key, resource_key, charge_period_start, charge_period_end, source, coalesce(sku_id, '') as sku_id,
-    min(window_start) as window_start, min(window_end) as window_end,
-    sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as billed_nanoseconds, max(free_nanoseconds) as free_nanoseconds
-  from offered_lines
-  where charge_category = 'Usage' and charge_class is null
-  group by match_method, target_key, resource_key, charge_period_start, charge_period_end, source, coalesce(sku_id, '')
-),
-charges as (
-  -- As in pool_machines. Where runs that state the machine used it: the time that they leave.
-  select
-    match_method, target_key, resource_key, min(window_start) as window_start, min(window_end) as window_end,
-    coalesce(max(free_nanoseconds), max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as billed_nanoseconds
-  from skus
-  group by match_method, target_key, resource_key, charge_period_start, charge_period_end
-),
-billed as (
-  select
-    match_method, target_key, resource_key, window_start, window_end, cast(sum(billed_nanoseconds) as int64) as billed_nanoseconds,
-    timestamp_diff(window_end, window_start, microsecond) * 1000 as window_nanoseconds
-  from charges
-  group by match_method, target_key, resource_key, window_start, window_end
-),
-counted as (
-  select
-    match_method, target_key, resource_key, window_start, window_end, billed_nanoseconds, window_nanoseconds,
-    greatest(1, div((billed_nanoseconds - div(window_nanoseconds, 100) + window_nanoseconds - 1), window_nanoseconds)) as machine_count
-  from billed
-),
-sizes as (
-  select
-    match_method, target_key, resource_key,
+    match_method, target_key, resource_key, row_number() over (order by match_method, target_key, resource_key) as machine_number,
     nullif(max(machine_gpus), 0) as machine_gpus, nullif(max(machine_cpus), 0) as machine_cpus, nullif(max(machine_memory_gb), 0) as machine_memory_gb
   from offered_lines
   where charge_category = 'Usage' and charge_class is null
   group by match_method, target_key, resource_key
+),
+skus as (
+  select
+    m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, '') as sku_id,
+    min(l.window_start) as window_start, min(l.window_end) as window_end,
+    sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds, max(l.free_nanoseconds) as free_nanoseconds
+  from offered_lines l
+  join machines m on m.match_method = l.match_method and m.target_key = l.target_key and m.resource_key = l.resource_key
+  where l.charge_category = 'Usage' and l.charge_class is null
+  group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, '')
+),
+charges as (
+  -- As in pool_machines. Where runs that state the machine used it: the time that they leave.
+  select
+    machine_number, min(window_start) as window_start, min(window_end) as window_end,
+    coalesce(max(free_nanoseconds), max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as billed_nanoseconds
+  from skus
+  group by machine_number, charge_period_start, charge_period_end
+),
+billed as (
+  select
+    machine_number, window_start, window_end, cast(sum(billed_nanoseconds) as int64) as billed_nanoseconds,
+    timestamp_diff(window_end, window_start, microsecond) * 1000 as window_nanoseconds
+  from charges
+  group by machine_number, window_start, window_end
+),
+counted as (
+  select
+    machine_number, window_start, window_end, billed_nanoseconds, window_nanoseconds,
+    greatest(1, div((billed_nanoseconds - div(window_nanoseconds, 100) + window_nanoseconds - 1), window_nanoseconds)) as machine_count
+  from billed
 )
 select
-  c.match_method, c.target_key, c.window_start, c.window_end, s.machine_gpus, s.machine_cpus, s.machine_memory_gb,
+  m.match_method, m.target_key, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb,
   cast(sum(c.machine_count) as int64) as machine_count,
   cast(sum(div(least(c.billed_nanoseconds, c.machine_count * c.window_nanoseconds), 1000)) as int64) as billed_microseconds
 from counted c
-join sizes s on s.match_method = c.match_method and s.target_key = c.target_key and s.resource_key = c.resource_key
-group by c.match_method, c.target_key, c.window_start, c.window_end, s.machine_gpus, s.machine_cpus, s.machine_memory_gb
+join machines m on m.machine_number = c.machine_number
+group by m.match_method, m.target_key, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb

@@ -8,7 +8,9 @@ with targets as (
   select match_method, target_key, window_start, window_end, run_id, ratio_to from type_targets
 ),
 windows as (
-  select match_method, target_key, window_start, window_end, max(case when run_id is not null then ratio_to else 0.0 end) as asked_upto
+  select
+    match_method, target_key, window_start, window_end, max(case when run_id is not null then ratio_to else 0.0 end) as asked_upto,
+    row_number() over (order by match_method, target_key, window_start, window_end) as window_number
   from targets
   group by match_method, target_key, window_start, window_end
 ),
@@ -27,46 +29,60 @@ sums as (
   from offered_sums
   group by match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign, block_number
 ),
-blocks as (
-  -- Lines of machines that no run states have no block number. They form at most as many charges as lines.
-  select
-    match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category,
-    cost_sign, block_number, lines, charges, effective_cost,
-    dense_rank() over (
-      order by match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign) as axis_number
-  from sums
-),
 axes as (
-  select axis_number, cast(sum(lines) as int64) as lines, cast(sum(charges) as int64) as charges, sum(effective_cost) as effective_cost
-  from blocks
-  group by axis_number
+  -- Names are long, so a number replaces them while blocks are laid out.
+  select
+    w.match_method, w.target_key, w.window_start, w.window_end, s.source, s.billing_currency, s.cost_kind, s.service_name, s.charge_category, s.cost_sign,
+    w.window_number, w.asked_upto, s.lines, s.charges, case when s.cost_sign <> 0 then cast(cast(s.effective_cost as string) as float64) end as effective_float,
+    row_number() over (order by w.window_number, s.source, s.billing_currency, s.cost_kind, s.service_name, s.charge_category, s.cost_sign) as axis_number
+  from (
+    -- Lines of machines that no run states have no block number. They form at most as many charges as lines.
+    select
+      match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign,
+      cast(sum(lines) as int64) as lines, cast(sum(charges) as int64) as charges, sum(effective_cost) as effective_cost
+    from sums
+    group by match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign
+  ) s
+  join windows w on w.match_method = s.match_method and w.target_key = s.target_key and w.window_start = s.window_start and w.window_end = s.window_end
 ),
 wide as (
   -- Whole numbers that sum to 2^51, or nearly. Charges that cost nothing all have the same width.
   select
-    b.match_method, b.target_key, b.window_start, b.window_end, b.source, b.billing_currency, b.cost_kind, b.service_name, b.charge_category,
-    b.cost_sign, b.axis_number, b.block_number, b.charges, b.effective_cost, a.lines as axis_lines, a.charges as axis_charges,
+    a.axis_number, s.block_number, s.charges, s.effective_cost,
     case
-      when b.cost_sign = 0 then b.charges
-      else cast(round(cast(cast(b.effective_cost as string) as float64) / cast(cast(a.effective_cost as string) as float64) * 2251799813685248.0) as int64)
+      when s.cost_sign = 0 then s.charges
+      else cast(round(cast(cast(s.effective_cost as string) as float64) / a.effective_float * 2251799813685248.0) as int64)
     end as width
-  from blocks b
-  join axes a on a.axis_number = b.axis_number
-  where b.block_number is not null
+  from sums s
+  join axes a
+    on a.match_method = s.match_method and a.target_key = s.target_key and a.window_start = s.window_start and a.window_end = s.window_end
+    and a.source = s.source and a.billing_currency = s.billing_currency and a.cost_kind = s.cost_kind
+    and a.service_name is not distinct from s.service_name and a.charge_category = s.charge_category and a.cost_sign = s.cost_sign
+  where s.block_number is not null
 ),
 laid as (
-  select *, cast(sum(width) over (partition by axis_number order by block_number) as int64) - width as starts_at
+  select
+    axis_number, block_number, charges, effective_cost,
+    cast(sum(width) over (partition by axis_number order by block_number) as int64) - width as starts_at
   from wide
+),
+reached as (
+  -- Machines are reached as a whole: a block reached along one axis of the charge period is reached along all axes.
+  select
+    a.window_number,
+    max(case
+      when a.asked_upto <= 0 then null
+      when a.cost_sign = 0 and l.starts_at <= a.asked_upto * a.charges then l.block_number
+      -- Lines that form one charge there are rounded together, by less than four units per line.
+      when a.cost_sign <> 0 and l.starts_at < a.asked_upto * 2251799813685248.0 + 4 * a.lines then l.block_number
+    end) as last_block
+  from laid l
+  join axes a on a.axis_number = l.axis_number
+  group by a.window_number
 )
 select
-  l.match_method, l.target_key, l.window_start, l.window_end, l.source, l.billing_currency, l.cost_kind, l.service_name, l.charge_category, l.cost_sign,
-  l.block_number, l.charges, l.effective_cost,
-  -- Machines are reached as a whole: a block reached along one axis of the charge period is reached along all axes.
-  coalesce(l.block_number <= max(case
-    when w.asked_upto <= 0 then null
-    when l.cost_sign = 0 and l.starts_at <= w.asked_upto * l.axis_charges then l.block_number
-    -- Lines that form one charge there are rounded together, by less than four units per line.
-    when l.cost_sign <> 0 and l.starts_at < w.asked_upto * 2251799813685248.0 + 4 * l.axis_lines then l.block_number
-  end) over (partition by l.match_method, l.target_key, l.window_start, l.window_end), false) as is_reached
+  a.match_method, a.target_key, a.window_start, a.window_end, a.source, a.billing_currency, a.cost_kind, a.service_name, a.charge_category, a.cost_sign,
+  l.block_number, l.charges, l.effective_cost, coalesce(l.block_number <= r.last_block, false) as is_reached
 from laid l
-join windows w on w.match_method = l.match_method and w.target_key = l.target_key and w.window_start = l.window_start and w.window_end = l.window_end
+join axes a on a.axis_number = l.axis_number
+join reached r on r.window_number = a.window_number

@@ -48,24 +48,25 @@ kinds as (
   select distinct pool_number, has_units
   from pool_claims
 ),
-slices as (
-  select
-    m.pool_number, m.mark, k.has_units,
-    cast(sum(m.weight) over w as int64) as weight, cast(sum(m.nodes) over w as int64) as nodes,
-    cast(sum(m.units) over w as int64) as units, cast(sum(m.machines) over w as int64) as machines,
-    cast(sum(m.taken_units) over w as int64) as taken_units, cast(sum(m.taken_machines) over w as int64) as taken_machines,
-    timestamp_diff(lead(m.mark) over w, m.mark, microsecond) * 64000 as ticks
-  from marks m
-  join kinds k on k.pool_number = m.pool_number
-  window w as (partition by m.pool_number order by m.mark)
-),
 demands as (
   -- Compares claims with what exists and with what stated machines leave free: in units if the machines state them, else in machines.
   select
-    pool_number, mark, has_units, weight, ticks,
-    case when has_units then weight else nodes end as asked,
-    case when has_units then units else machines end as there,
-    case when has_units then greatest(units - coalesce(taken_units, 0), 0) else greatest(machines - taken_machines, 0) end as free
+    m.pool_number, m.mark, k.has_units, m.weight, case when k.has_units then m.weight else m.nodes end as asked,
+    case when k.has_units then m.units else m.machines end as there, case when k.has_units then m.taken_units else m.taken_machines end as taken
+  from marks m
+  join kinds k on k.pool_number = m.pool_number
+),
+slices as (
+  select
+    pool_number, mark, has_units,
+    cast(sum(weight) over w as int64) as weight, cast(sum(asked) over w as int64) as asked,
+    cast(sum(there) over w as int64) as there, cast(sum(taken) over w as int64) as taken,
+    timestamp_diff(lead(mark) over w, mark, microsecond) * 64000 as ticks
+  from demands
+  window w as (partition by pool_number order by mark)
+),
+offers as (
+  select pool_number, mark, has_units, weight, ticks, asked, there, greatest(there - coalesce(taken, 0), 0) as free
   from slices
 ),
 given as (
@@ -78,7 +79,7 @@ given as (
       when there <= 0 then ticks
       else div(ticks, there) * least(asked, free) + div(mod(ticks, there) * least(asked, free), there)
     end as busy_advance
-  from demands
+  from offers
 ),
 advances as (
   select

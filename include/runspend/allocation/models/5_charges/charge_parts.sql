@@ -20,14 +20,16 @@ charges as (
     concat(
       source, '|', billing_currency, '|', cost_kind, '|', coalesce(concat('=', replace(service_name, '|', '||')), '-'), '|', charge_category, '|',
       case when effective_cost > 0 then '+' when effective_cost < 0 then '-' else '0' end, '|',
-      case when match_method in ('pool_time', 'instance_type_time') then '' else charge_id end) as axis
+      coalesce(case when match_method not in ('pool_time', 'instance_type_time') then charge_id end, '')) as axis
   from found
 ),
 axes as (
   select
     match_method, target_key, window_start, window_end, axis,
     row_number() over (order by match_method, target_key, window_start, window_end, axis) as axis_number,
-    cast(sum(charge_count) as int64) as charge_count, sum(effective_cost) as effective_cost
+    cast(sum(charge_count) as int64) as charge_count, coalesce(sum(effective_cost), bignumeric '0') = bignumeric '0' as is_free,
+    -- Converting decimals to floats is slow. Most axes have a single charge and need no float.
+    case when sum(charge_count) > 1 then cast(cast(sum(effective_cost) as string) as float64) end as effective_float
   from charges
   group by match_method, target_key, window_start, window_end, axis
 ),
@@ -37,8 +39,8 @@ wide as (
     a.axis_number, a.charge_count, c.source, c.charge_id, c.match_method, c.target_key, c.window_start, c.window_end, c.rank,
     case
       when a.charge_count = 1 then 1
-      when coalesce(a.effective_cost, bignumeric '0') = bignumeric '0' then c.charge_count
-      else greatest(1, cast(round(cast(cast(c.effective_cost as string) as float64) / cast(cast(a.effective_cost as string) as float64) * 2251799813685248.0) as int64))
+      when a.is_free then c.charge_count
+      else greatest(1, cast(round(cast(cast(c.effective_cost as string) as float64) / a.effective_float * 2251799813685248.0) as int64))
     end as width
   from charges c
   join axes a
@@ -46,7 +48,7 @@ wide as (
 ),
 laid as (
   select
-    axis_number, source, charge_id, match_method, target_key, window_start, window_end, width,
+    axis_number, source, charge_id, width,
     row_number() over w as place,
     cast(sum(width) over (w rows between unbounded preceding and current row) as int64) as upto
   from wide
@@ -54,9 +56,9 @@ laid as (
   window w as (partition by axis_number order by rank, charge_id)
 ),
 lengths as (
-  select axis_number, match_method, target_key, window_start, window_end, max(upto) as length
-  from laid
-  group by axis_number, match_method, target_key, window_start, window_end
+  select a.axis_number, a.match_method, a.target_key, a.window_start, a.window_end, l.length
+  from (select axis_number, max(upto) as length from laid group by axis_number) l
+  join axes a on a.axis_number = l.axis_number
 ),
 laid_targets as (
   select

@@ -49,8 +49,22 @@ def find_format(source: BillSource, file_name: str, header: Sequence[str]) -> st
     raise SourceRefused(
         source.name,
         f"cannot load {file_name} of bill {source.name}: its header does not match any known format ({', '.join(BILL_FORMATS)}). "
-        "Check the file, or name its format in billing[].format.",
+        f"{_closest(header)}Check the file, or name its format in billing[].format.",
     )
+
+
+def _closest(header: Sequence[str]) -> str:
+    """Return which format has most of its required columns in a header, and which it lacks; empty if none has two of them."""
+    names, most, closest = set(header), 1, ""  # one column alone may be chance
+    for name in sorted(BILL_FORMATS, key=lambda name: name != "focus"):  # plain FOCUS first: Google's has the same columns
+        module = format_module(name)
+        kinds = [{kind.columns[key][0]: kind.columns[key] for key in kind.required} for kind in getattr(module, "KINDS", ())]
+        for required in [*kinds, getattr(module, "REQUIRED_SPELLINGS", {})]:
+            missing = [column for column, spellings in required.items() if not names.intersection(spellings)]
+            if missing and len(required) - len(missing) > most:
+                most = len(required) - len(missing)
+                closest = f"The closest is {name}, which also needs {', '.join(missing)}. "
+    return closest
 
 
 def offered(module: ModuleType, what: str) -> Any:

@@ -28,6 +28,7 @@ REQUIRED = (
     "BilledCost", "EffectiveCost", "ListCost", "ContractedCost", "BillingCurrency", "BillingAccountId", "BillingPeriodStart",
     "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd", "ChargeCategory", "ServiceName",
 )  # fmt: skip
+REQUIRED_SPELLINGS = {**{column: (column,) for column in REQUIRED}, "ServiceProviderName": ("ServiceProviderName", "ProviderName")}
 # A column that a version introduced shows that the file has at least that version.
 VERSION_MARKS = (
     ("1.4", ("InvoiceDetailId", "CommitmentProgramEligibilityDetails")),

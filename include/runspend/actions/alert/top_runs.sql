@@ -1,4 +1,4 @@
--- One row per run with costs in a budget on one day, highest cost first, with the number of such runs.
+-- One row per run with costs in a budget on some days, highest cost first, with the number of such runs.
 select
   c.tracking_server,
   c.workspace,
@@ -20,7 +20,8 @@ left join experiments as x
   on x.tracking_server = r.tracking_server
   and x.workspace = r.workspace
   and x.experiment_id = r.experiment_id
-where c.charge_date = @day
+where c.charge_date >= @first_date
+  and c.charge_date < @end_date
   and c.billing_currency = @currency
   and {selector}
 group by c.tracking_server, c.workspace, c.run_id

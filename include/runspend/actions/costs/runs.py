@@ -1,0 +1,77 @@
+"""The table `run_costs` for programs: each run over its whole life, by its start. Summing costs does not belong here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from runspend.actions.explain.figures import RunKey
+from runspend.core.errors import UsageError
+from runspend.warehouse.base import Reader
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ChosenRuns", "day_or_month", "newest_build", "read_run_costs"]
+
+ORDER = "start_time, tracking_server, workspace, run_id, billing_currency"
+
+
+@dataclass(frozen=True)
+class ChosenRuns:
+    """Which rows: days of the start (`until` is the day after the last), or one run; at most `limit` of them, after the first `offset`."""
+
+    since: date | None = None
+    until: date | None = None
+    run: RunKey | None = None
+    limit: int | None = None
+    offset: int = 0
+
+    @classmethod
+    def of(cls, since: date | str | None, until: date | str | None, *, limit: int | None = None, offset: int = 0) -> ChosenRuns:
+        """Return what a person gave: days or months, inclusive. Raises UsageError."""
+        first = None if since is None else day_or_month(since)[0]
+        after = None if until is None else day_or_month(until)[1]
+        if first is not None and after is not None and after <= first:
+            raise UsageError(f"cannot show runs: until ({until}) is before since ({since}).")
+        return cls(first, after, limit=limit, offset=offset)
+
+
+def read_run_costs(reader: Reader, chosen: ChosenRuns) -> pa.Table:
+    """Return rows of `run_costs`, ordered by start and key. A run with bills in several currencies has a row for each."""
+    parameters: dict[str, Any] = {}
+    conditions = ["true"]
+    if chosen.run is not None:
+        parameters |= {"server": chosen.run.tracking_server, "workspace": chosen.run.workspace, "run_id": chosen.run.run_id}
+        conditions.append("tracking_server = @server and workspace = @workspace and run_id = @run_id")
+    if chosen.since is not None:
+        parameters["since"] = chosen.since
+        conditions.append("start_time >= timestamp(@since)")
+    if chosen.until is not None:
+        parameters["until"] = chosen.until
+        conditions.append("start_time < timestamp(@until)")
+    page = "" if chosen.limit is None else f" limit {chosen.limit:d} offset {chosen.offset:d}"
+    return reader.query(f"select * from run_costs where {' and '.join(conditions)} order by {ORDER}{page}", parameters)
+
+
+def newest_build(reader: Reader) -> datetime | None:
+    """Return when the cost tables were built last. If it is the same twice, so are the tables."""
+    built: datetime | None = reader.query("select max(built_at) as built_at from builds")["built_at"][0].as_py()
+    return built
+
+
+def day_or_month(given: date | str) -> tuple[date, date]:
+    """Return the first day of a day or month, and the day after its last. Raises UsageError."""
+    if isinstance(given, datetime):
+        given = (given.astimezone(timezone.utc) if given.tzinfo else given).date()
+    if isinstance(given, date):
+        return given, given + timedelta(days=1)
+    try:
+        if len(given) == len("2026-11"):
+            first = date.fromisoformat(f"{given}-01")
+            return first, (first + timedelta(days=31)).replace(day=1)
+        day = date.fromisoformat(given)
+        return day, day + timedelta(days=1)
+    except (ValueError, OverflowError):
+        raise UsageError(f"cannot use {given!r} as a day or month: write YYYY-MM-DD or YYYY-MM.") from None

@@ -1,0 +1,18 @@
+"""The sources of the pipeline for programs: how fresh each is, what is loaded of it, and what could not be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runspend.warehouse.base import Reader
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["read_sources"]
+
+
+def read_sources(reader: Reader) -> pa.Table:
+    """Return one row per source. `newest_charge_date`, `last_loaded_at` and `quarantined_rows` are those of bills, null for others."""
+    return reader.query(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))

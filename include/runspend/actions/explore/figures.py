@@ -1,0 +1,610 @@
+"""The figures of a view, from the daily costs: its parts, its groups with their course in time, and its most expensive runs.
+
+Every amount is an exact decimal of one currency. How they look does not belong here.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.actions.costs.query import COST_KEYS, NoRate, in_one_currency
+from runspend.actions.explain.find import ask
+from runspend.actions.explore.spread import Weight
+from runspend.actions.explore.view import COLUMNS, ONLY_OF_RUNS, PARTS, SPREAD_PARTS, View, next_dimension
+from runspend.config.settings import Settings
+from runspend.core.amounts import EXACT, add, round_money
+from runspend.core.errors import UsageError
+from runspend.core.text import without_person
+from runspend.warehouse.base import Reader
+from runspend.warehouse.kept_rows import KeptRows, keep
+from runspend.warehouse.sql_files import read_sql
+from runspend.warehouse.team_views import OTHER_TEAMS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOST_RUNS = 15
+MOST_CHANGES = 5
+MOST_PARTS = 1000  # rows of cost without a run
+OUTSIDE = "out_of_scope"
+NOTHING = Decimal(0)
+Course = dict[tuple[tuple[Any, ...], date], Decimal]  # cost of each group by step
+
+# Where the dimensions of a run are, in run_costs (c) and run_costs_daily (d). The others belong to charges.
+RUN_KEYS = {
+    "team": "c.team",
+    "project": "c.project",
+    "cost_center": "c.cost_center",
+    "owner": "c.owner",
+    "experiment": "c.experiment_name",
+    "user": "c.user_name",
+    "server": "d.tracking_server",
+    "kind": "d.cost_kind",
+    "source": "d.source",
+    "allocated_to": "'run'",
+    "currency": "d.billing_currency",
+    "run": "d.run_id",
+    "model": "m.model_name",
+}
+STEP_SQL = {
+    "day": "charge_date",
+    "week": "cast(date_trunc(charge_date, isoweek) as date)",
+    "month": "cast(date_trunc(charge_date, month) as date)",
+}
+
+
+class SeveralCurrencies(UsageError):
+    """Costs in several currencies cannot be added. `currencies`: each can be shown alone."""
+
+    def __init__(self, why: str, currencies: Sequence[str]) -> None:
+        super().__init__(why)
+        self.currencies = tuple(currencies)
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A cost of the view, and of the days before."""
+
+    cost: Decimal
+    previous: Decimal
+
+    @property
+    def change(self) -> Decimal:
+        """The difference."""
+        return add([self.cost, -self.previous])
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """How many runs a group has, how many of them failed, and their GPU time with the cost of the charges that have GPU time."""
+
+    runs: int = 0
+    failed_runs: int = 0
+    gpu_seconds: float = 0.0
+    gpu_cost: Decimal = NOTHING
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """The GPU hours; None without any."""
+        return self.gpu_seconds / 3600 if self.gpu_seconds > 0 else None
+
+    @property
+    def gpu_hour_cost(self) -> Decimal | None:
+        """The cost per GPU hour, to six decimals. None without GPU time."""
+        if self.gpu_seconds <= 0:
+            return None
+        hours = EXACT.divide(Decimal(f"{self.gpu_seconds:.6f}"), Decimal(3600))
+        return round_money(EXACT.divide(self.gpu_cost, hours), 6)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One row: its value for each dimension of the view (None: it has none), or the part of the bill that has no run.
+
+    `counts` is None where runs do not have the view's dimensions, and for a part. `spread` is what the amount has of idle, shared and
+    unallocated cost.
+    """
+
+    values: tuple[str | None, ...]
+    is_masked: bool  # whether a value is shown without the name of a person
+    part: str | None
+    amount: Amount
+    course: tuple[Decimal, ...]
+    counts: RunCounts | None
+    spread: Decimal = NOTHING
+
+    @property
+    def runs(self) -> int | None:
+        """How many runs it has."""
+        return None if self.counts is None else self.counts.runs
+
+    @property
+    def failed_runs(self) -> int | None:
+        """How many of them failed."""
+        return None if self.counts is None else self.counts.failed_runs
+
+
+@dataclass(frozen=True)
+class Change:
+    """One of the largest changes: a value of the first dimension (or a part without a run), and what changed most within it.
+
+    `driver` is a value of the dimension `by`, and `driver_change` its own change; None where it has none.
+    """
+
+    value: str | None
+    is_masked: bool
+    part: str | None
+    change: Decimal
+    by: str
+    driver: str | None
+    driver_change: Decimal
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the most expensive runs."""
+
+    tracking_server: str
+    workspace: str
+    run_id: str
+    name: str | None
+    experiment: str | None
+    user: str | None
+    status: str | None
+    start_time: datetime | None
+    cost: Decimal
+    gpu_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that a page of the explorer shows. `rest_count`: how many groups there are beyond the first `view.top`."""
+
+    view: View
+    currency: str
+    newest: date
+    steps: tuple[date, ...]
+    parts: Mapping[str, Amount]
+    groups: tuple[Group, ...]
+    without_run: tuple[Group, ...]
+    rest_count: int
+    previous_course: tuple[Decimal, ...]
+    runs: tuple[Run, ...]
+    run_count: int | None
+    failed_count: int | None
+    changes: tuple[Change, ...] = ()
+    run_names: Mapping[str, str] = field(default_factory=dict)  # of the ids among groups and filters
+
+    @property
+    def total(self) -> Amount:
+        """The whole view: without what is out of the ML platform's scope, unless the view selects parts itself."""
+        counted = [amount for part, amount in self.parts.items() if part != OUTSIDE or self.view.selects_parts]
+        return Amount(add(a.cost for a in counted), add(a.previous for a in counted))
+
+    @property
+    def rest(self) -> Amount:
+        """The groups beyond the first `view.top`, summed."""
+        shown = [group.amount for group in (*self.groups, *self.without_run)]
+        whole = self.total
+        return Amount(add([whole.cost, *(-a.cost for a in shown)]), add([whole.previous, *(-a.previous for a in shown)]))
+
+
+def newest_day(reader: Reader) -> date | None:
+    """Return the day of the newest charge. A charge of a whole month, spread to its end, says nothing about how new the bill is."""
+    newest: date | None = reader.query(
+        "select coalesce((select max(charge_date) from cost_daily where is_spread is not true), (select max(charge_date) from cost_daily)) as newest"
+    )["newest"][0].as_py()
+    return newest
+
+
+def read_figures(reader: Reader, settings: Settings, view: View, newest: date, *, hides_people: bool = False) -> Figures:
+    """Ask the warehouse for the figures of a view. `hides_people`: without names of people in those of experiments.
+
+    Raises UsageError for several currencies without a rate.
+    """
+    try:
+        coarse = {key: values for key, values in view.where.items() if key in COST_KEYS}
+        reader = in_one_currency(reader, settings, replace(view.selection, where=coarse))
+    except NoRate as error:
+        why = f"{str(error).partition(' Or show')[0]} Or select the costs of one currency: {', '.join(f'currency={c}' for c in error.currencies)}."
+        raise SeveralCurrencies(why, error.currencies) from error
+    steps = view.steps
+    with keep({"kept_charges": _read_charges(reader, view)}) as kept:
+        currency, parts = _parts(kept, settings)
+        rows = [
+            {**row, "cost": row["cost"] or NOTHING, "previous": row["previous"] or NOTHING, "spread": NOTHING, "is_spread": False}
+            for row in _groups(kept, view)
+        ]
+        courses = _courses(kept, view)
+        changes = _changes(kept, view, hides_people=hides_people)
+    if view.is_spread:
+        rows = _spread(rows, courses, view)
+    left = [row for row in rows if not row["is_spread"]]
+    counts: dict[tuple[Any, ...], RunCounts] | None = None
+    runs_found: tuple[Run, ...] = ()
+    run_count = failed_count = None
+    if (runs := _read_runs(reader, view)) is not None:
+        with keep({"kept_runs": runs}) as kept:
+            counts = _run_counts(kept, view) if _are_of_runs(view) else None
+            runs_found, run_count, failed_count = _runs(kept, reader, view, hides_people=hides_people)
+    groups = []
+    for row in left:
+        key = _key(row, view)
+        counted = None if counts is None or row["part"] or OTHER_TEAMS in key else counts.get(key[:-1], RunCounts())
+        course = tuple(courses.get((key, step), NOTHING) for step in steps)
+        values = tuple(map(without_person, key[:-1])) if hides_people else key[:-1]
+        groups.append(Group(values, values != key[:-1], row["part"], Amount(row["cost"], row["previous"]), course, counted, row["spread"]))
+    shown = tuple(g for g in groups if g.part is None)
+    without_run = tuple(g for g in groups if g.part is not None)
+    return Figures(
+        view=view,
+        currency=currency,
+        newest=newest,
+        steps=steps,
+        parts=parts,
+        groups=shown,
+        without_run=without_run,
+        rest_count=sum(
+            max((row["groups_in_all"] for row in rows if (row["part"] is None) is is_run), default=0)
+            - sum((row["part"] is None) is is_run for row in rows)
+            for is_run in (True, False)
+        ),
+        previous_course=_previous_course(reader, view),
+        runs=runs_found,
+        run_count=run_count,
+        failed_count=failed_count,
+        changes=changes,
+        run_names=_run_names(reader, view, shown),
+    )
+
+
+def _run_names(reader: Reader, view: View, groups: Sequence[Group]) -> dict[str, str]:
+    """Return MLflow's names of the runs that the view groups by or selects."""
+    ids = set(view.where.get("run", ()))
+    if "run" in view.by:
+        ids |= {group.values[view.by.index("run")] or "" for group in groups}
+    rows = ask(reader, "names", runs=sorted(ids - {""})) if ids - {""} else []
+    return {row["run_id"]: row["run_name"] for row in rows if row["run_name"]}
+
+
+def _key(row: Mapping[str, Any], view: View) -> tuple[Any, ...]:
+    return (*(row[name] for name in _names(view)), row["part"])
+
+
+def _charges_sql(view: View, *, is_whole: bool = False) -> tuple[str, dict[str, Any]]:
+    """Return the common table expression `charges`, and its parameters: group columns, part, day, and the two costs to sum.
+
+    A dimension that only runs have has no value in cost without a run: that cost has a part instead. Cost out of scope is left out
+    unless the view selects parts itself, or with `is_whole`.
+    """
+    where, parameters = view.selection.condition(COLUMNS)
+    if not is_whole and not view.selects_parts:
+        where += f" and allocated_to <> '{OUTSIDE}'"
+    columns = [COLUMNS[key] for key in view.by]
+    groups = ", ".join(
+        f"case when allocated_to = 'run' then {c} end as g{n}" if c in ONLY_OF_RUNS else f"{c} as g{n}" for n, c in enumerate(columns)
+    )
+    before = view.previous if view.is_compared else (view.since, view.since)
+    where += " and (charge_date >= @first_day or charge_date < @before_until)"
+    parameters |= {"first_day": view.since, "before_from": before[0], "before_until": before[1]}
+    sql = f"""charges as (
+      select
+        {groups}, {_part_sql(view)} as part, allocated_to, billing_currency, charge_date,
+        case when charge_date >= @first_day then {view.measure}_cost end as cost,
+        case when charge_date >= @before_from and charge_date < @before_until then {view.measure}_cost end as previous
+      from {f"({read_sql(Path(__file__).parent, 'ledger')})" if view.is_fine else "cost_daily"}
+      where {where}
+    )"""
+    return sql, parameters
+
+
+def _read_charges(reader: Reader, view: View) -> pa.Table:
+    """Return all charges of the view, summed by group, driver, part, currency and step. Those of the time before have no step."""
+    wider = replace(view, by=(*view.by, *_drivers(view)))
+    charges, parameters = _charges_sql(wider, is_whole=True)
+    columns = f"{', '.join(_names(wider))}, allocated_to, billing_currency"
+    return reader.query(
+        f"""
+        with {charges}
+        select {columns}, case when charge_date >= @first_day then {STEP_SQL[view.every]} end as step, sum(cost) as cost, sum(previous) as previous
+        from charges
+        group by {columns}, step""",
+        parameters,
+    )
+
+
+def _drivers(view: View) -> tuple[str, ...]:
+    """Return the dimensions in which changes of the first dimension are explained: that of runs, and that of cost without a run."""
+    if not view.is_compared:
+        return ()
+    by = next_dimension(view.where, view.by[0])
+    if not view.splits_parts and COLUMNS[by] in ONLY_OF_RUNS:  # parts have no rows in this view
+        by = "service" if view.by[0] != "service" else "account"
+    return by, "service"
+
+
+def _kept_sql(view: View, columns: Sequence[str]) -> str:
+    """Return the common table expression `charges` over kept rows, with the parts of the view."""
+    where = "true" if view.selects_parts else f"allocated_to <> '{OUTSIDE}'"
+    return f"charges as (select {', '.join(columns)}, {_part_sql(view)} as part, step, cost, previous from kept_charges where {where})"
+
+
+def _part_sql(view: View) -> str:
+    return "case when allocated_to <> 'run' then allocated_to end" if view.splits_parts else "cast(null as string)"
+
+
+def _parts(kept: KeptRows, settings: Settings) -> tuple[str, dict[str, Amount]]:
+    rows = kept.query(
+        "select allocated_to, billing_currency, sum(cost) as cost, sum(previous) as previous from kept_charges"
+        " group by allocated_to, billing_currency order by allocated_to, billing_currency"
+    ).to_pylist()
+    currencies = sorted({row["billing_currency"] for row in rows})
+    if len(currencies) > 1:
+        raise SeveralCurrencies(
+            f"cannot add costs in {', '.join(currencies)}: select one of them, such as currency={currencies[0]}.", currencies
+        )
+    found = {row["allocated_to"]: Amount(row["cost"] or NOTHING, row["previous"] or NOTHING) for row in rows}
+    return next(iter(currencies), settings.currency), {part: found[part] for part in PARTS if part in found}
+
+
+def _shown_sql(view: View) -> str:
+    """Return the common table expressions `charges` and `shown`: the first groups in the order of the view, and the parts without a run."""
+    names = _names(view)
+    field, direction = view.order.removeprefix("-"), "desc" if view.order.startswith("-") else "asc"
+    amount = {"cost": "coalesce(cost, bignumeric '0')", "change": "coalesce(cost, bignumeric '0') - coalesce(previous, bignumeric '0')"}
+    order = [f"{name} {direction}" for name in names] if field == "name" else [f"{amount[field]} {direction}", *names]
+    return f"""{_kept_sql(view, _names(view))},
+    sums as (
+      select {", ".join(names)}, part, sum(cost) as cost, sum(previous) as previous from charges group by {", ".join(names)}, part
+    ),
+    weighed as (
+      select
+        {", ".join(names)}, part, cost, previous,
+        case when part is null and cost > 0 then cost else bignumeric '0' end as weight,
+        case when part is null and previous > 0 then previous else bignumeric '0' end as previous_weight
+      from sums
+    ),
+    placed as (
+      select
+        {", ".join(names)}, part, cost, previous{_places_sql(view)},
+        row_number() over (partition by part is null order by {", ".join(order)}, part) as place,
+        count(*) over (partition by part is null) as groups_in_all
+      from weighed
+    ),
+    shown as (
+      select *
+      from placed
+      where place <= case when part is null then @top else {MOST_PARTS} end
+    )"""
+
+
+def _places_sql(view: View) -> str:
+    """Return columns with the place of each group among those that cost is spread over: groups with equal values of the bill's dimensions."""
+    if not view.is_spread:
+        return ""
+    among = "".join(f"partition by {names} " for names in [", ".join(_bill_names(view))] if names)
+    order = f"order by cost desc, {', '.join(_names(view))}, part rows between unbounded preceding and current row"
+    return "".join(
+        f", {kind}weight, sum({kind}weight) over ({among}{order}) as {kind}up_to, sum({kind}weight) over ({among}) as {kind}whole"
+        for kind in ("", "previous_")
+    )
+
+
+def _bill_names(view: View) -> list[str]:
+    """Return the columns of the dimensions that cost without a run has too."""
+    return [name for name, key in zip(_names(view), view.by, strict=True) if COLUMNS[key] not in ONLY_OF_RUNS]
+
+
+def _spread(rows: Sequence[dict[str, Any]], courses: Course, view: View) -> list[dict[str, Any]]:
+    """Return the rows with idle, shared and unallocated cost spread over the groups, and spread it in `courses`.
+
+    A part without a group to take it, because none has a cost and the part's values of the bill's dimensions, stays as it is.
+    """
+    names = _bill_names(view)
+    parts = [row for row in rows if row["part"] in SPREAD_PARTS]
+    groups = [row for row in rows if row["part"] is None]
+    for row in groups:
+        key, same = _key(row, view), [part for part in parts if all(part[name] == row[name] for name in names)]
+        now, before = (Weight(row[f"{k}weight"], row[f"{k}up_to"], row[f"{k}whole"]) for k in ("", "previous_"))
+        for step in view.steps:
+            share = add(now.share(courses.get((_key(part, view), step), NOTHING)) for part in same)
+            courses[key, step] = add([courses.get((key, step)), share])
+            row["spread"] = add([row["spread"], share])
+        row["cost"] = add([row["cost"], row["spread"]])
+        row["previous"] = add([row["previous"], *(before.share(part["previous"]) for part in same)])
+    for part in parts:
+        if part["whole"]:
+            part["cost"] = NOTHING
+            for step in view.steps:
+                courses.pop((_key(part, view), step), None)
+        if part["previous_whole"]:
+            part["previous"] = NOTHING
+        part["is_spread"] = bool(part["whole"]) and not part["previous"]
+    field, is_falling = view.order.removeprefix("-"), view.order.startswith("-")
+    if field == "name":
+        return list(rows)
+    groups.sort(key=lambda row: row["cost"] if field == "cost" else row["cost"] - row["previous"], reverse=is_falling)
+    return [*groups, *(row for row in rows if row["part"] is not None)]
+
+
+def _names(view: View) -> list[str]:
+    return [f"g{number}" for number in range(len(view.by))]
+
+
+def _groups(kept: KeptRows, view: View) -> list[dict[str, Any]]:
+    """Return the first `view.top` groups, then the parts without a run."""
+    sql = f"with {_shown_sql(view)} select * from shown order by part is not null, place"
+    rows: list[dict[str, Any]] = kept.query(sql, {"top": view.top}).to_pylist()
+    return rows
+
+
+def _courses(kept: KeptRows, view: View) -> Course:
+    """Return the cost of each shown group by step."""
+    names = ", ".join(f"c.{name}" for name in _names(view))
+    same = " and ".join(f"c.{name} is not distinct from p.{name}" for name in (*_names(view), "part"))
+    rows = kept.query(
+        f"with {_shown_sql(view)} select {names}, c.part, c.step, sum(c.cost) as cost from charges c join shown p on {same}"
+        f" where c.step is not null group by {names}, c.part, c.step",
+        {"top": view.top},
+    ).to_pylist()
+    return {(_key(row, view), row["step"]): row["cost"] or NOTHING for row in rows}
+
+
+def _changes(kept: KeptRows, view: View, *, hides_people: bool) -> tuple[Change, ...]:
+    """Return the groups of the first dimension that changed most, up or down, and within each what changed most in the same direction."""
+    if not view.is_compared:
+        return ()
+    by, other = _drivers(view)
+    of_runs = COLUMNS[by] in ONLY_OF_RUNS
+    driver, driver_of_parts = (f"g{len(view.by) + n}" for n in (0, 1))
+    rows = kept.query(
+        f"""
+        with {_kept_sql(replace(view, by=(view.by[0], by, other)), ["g0", driver, driver_of_parts])},
+        changed as (
+          select
+            g0, part, {f"case when part is null then {driver} else {driver_of_parts} end" if of_runs else driver} as driver,
+            coalesce(sum(cost), bignumeric '0') - coalesce(sum(previous), bignumeric '0') as change
+          from charges
+          group by g0, part, driver
+        ),
+        summed as (select g0, part, driver, change, sum(change) over (partition by g0, part) as whole from changed),
+        placed as (
+          select
+            g0, part, driver, change, whole,
+            row_number() over (partition by g0, part order by case when whole < 0 then change else -change end, driver) as place,
+            dense_rank() over (order by abs(whole) desc, g0, part) as rank
+          from summed
+          where whole <> 0
+        )
+        select g0, part, driver, change, whole from placed where place = 1 and rank <= {MOST_CHANGES} order by rank"""
+    ).to_pylist()
+    found = []
+    for row in rows:
+        value, reason = (without_person(row[name]) if hides_people else row[name] for name in ("g0", "driver"))
+        named = other if row["part"] is not None and of_runs else by
+        found.append(Change(value, value != row["g0"], row["part"], row["whole"], named, reason, row["change"]))
+    return tuple(found)
+
+
+def _previous_course(reader: Reader, view: View) -> tuple[Decimal, ...]:
+    """Return the whole cost of the days before, by step of the view."""
+    if not view.is_compared:
+        return ()
+    charges, parameters = _charges_sql(replace(view, by=("kind",)))  # the daily costs have it, so they are enough without finer filters
+    days = reader.query(
+        f"with {charges} select charge_date, sum(previous) as previous from charges where charge_date < @before_until group by charge_date",
+        parameters,
+    ).to_pylist()
+    begin, _ = view.previous
+    sums = [NOTHING] * len(view.steps)
+    for row in days:  # each day as far from the first one as in the view
+        place = bisect_right(view.steps, min(view.since + (row["charge_date"] - begin), view.last)) - 1
+        sums[place] = add([sums[place], row["previous"]])
+    return tuple(sums)
+
+
+# A run with bills in two currencies has two rows in run_costs, each with its own daily costs.
+JOINED = """run_costs_daily d join run_costs c
+    on c.tracking_server = d.tracking_server and c.workspace = d.workspace and c.run_id = d.run_id and c.billing_currency = d.billing_currency"""
+
+# The registered model that a run made a version of: the first by name, so that its cost counts once.
+OF_MODELS = """ left join (
+    select tracking_server, workspace, run_id, min(model_name) as model_name from model_versions where run_id is not null group by tracking_server, workspace, run_id
+  ) m on m.tracking_server = d.tracking_server and m.workspace = d.workspace and m.run_id = d.run_id"""
+RUN = "tracking_server, workspace, run_id"
+
+
+def _read_runs(reader: Reader, view: View) -> pa.Table | None:
+    """Return the cost of each run in each group, in any group if runs do not have the view's dimensions. None if they do not have its filters."""
+    if set(view.where) - RUN_KEYS.keys():
+        return None
+    where, parameters = view.selection.condition(RUN_KEYS)
+    names = _names(view) if _are_of_runs(view) else []
+    groups = "".join(f"{RUN_KEYS[key]} as {name}, " for key, name in zip(view.by, names, strict=False))
+    return reader.query(
+        f"""
+        select
+          {groups}d.tracking_server, d.workspace, d.run_id, c.run_status = 'FAILED' as is_failed, sum(d.{view.measure}_cost) as cost,
+          -- Whole microseconds, because a sum of floats depends on row order.
+          sum(cast(round(d.gpu_seconds * 1e6) as int64)) as gpu_microseconds,
+          sum(case when d.gpu_seconds > 0 then d.{view.measure}_cost end) as gpu_cost
+        from {JOINED}{OF_MODELS if "model" in (*view.by, *view.where) else ""}
+        where {where} and d.charge_date >= @first_day and c.last_charge_date >= @first_day and c.first_charge_date < @until
+        group by {"".join(f"{name}, " for name in names)}d.tracking_server, d.workspace, d.run_id, is_failed""",
+        parameters | {"first_day": view.since},
+    )
+
+
+def _are_of_runs(view: View) -> bool:
+    """Whether runs have all dimensions by which the view groups."""
+    return not set(view.by) - RUN_KEYS.keys()
+
+
+def _run_counts(kept: KeptRows, view: View) -> dict[tuple[Any, ...], RunCounts]:
+    """Return the runs of each group."""
+    names = ", ".join(_names(view))
+    rows = kept.query(
+        f"""
+        select
+          {names}, count(*) as runs, sum(case when is_failed then 1 else 0 end) as failed, sum(gpu_microseconds) as gpu_microseconds,
+          sum(gpu_cost) as gpu_cost
+        from kept_runs
+        group by {names}"""
+    ).to_pylist()
+    return {
+        tuple(row[name] for name in _names(view)): RunCounts(
+            row["runs"], int(row["failed"] or 0), int(row["gpu_microseconds"] or 0) / 1e6, row["gpu_cost"] or NOTHING
+        )
+        for row in rows
+    }
+
+
+def _runs(kept: KeptRows, reader: Reader, view: View, *, hides_people: bool) -> tuple[tuple[Run, ...], int, int]:
+    """Return the most expensive runs, how many runs there are, and how many of them failed."""
+    rows = kept.query(
+        f"""
+        with found as (
+          select {RUN}, is_failed, sum(cost) as cost, sum(gpu_microseconds) as gpu_microseconds from kept_runs group by {RUN}, is_failed
+        )
+        select *, count(*) over () as runs, sum(case when is_failed then 1 else 0 end) over () as failed
+        from found
+        order by cost desc, run_id, tracking_server, workspace
+        limit {MOST_RUNS}"""
+    ).to_pylist()
+    if not rows:
+        return (), 0, 0
+    described = reader.query(
+        f"""
+        select
+          {RUN}, min(run_name) as run_name, min(experiment_name) as experiment_name, min(user_name) as user_name, min(run_status) as run_status,
+          min(start_time) as start_time
+        from run_costs
+        where run_id in unnest(@runs) and last_charge_date >= @first_day and first_charge_date < @until
+        group by {RUN}""",
+        {"runs": sorted({row["run_id"] for row in rows}), "first_day": view.since, "until": view.until},
+    ).to_pylist()
+    named = {(row["tracking_server"], row["workspace"], row["run_id"]): row for row in described}
+    found = []
+    for row in rows:
+        key = (row["tracking_server"], row["workspace"], row["run_id"])
+        about, gpu = named[key], row["gpu_microseconds"]
+        experiment = without_person(about["experiment_name"]) if hides_people else about["experiment_name"]
+        found.append(
+            Run(
+                *key,
+                about["run_name"],
+                experiment,
+                about["user_name"],
+                about["run_status"],
+                about["start_time"],
+                row["cost"] or NOTHING,
+                None if gpu is None else int(gpu) / 1e6,
+            )
+        )
+    return tuple(found), rows[0]["runs"], int(rows[0]["failed"] or 0)

@@ -1,0 +1,194 @@
+"""The figures of the home page: the month so far and how it may end, budgets, twelve months, what is worth acting on, and how fresh bills are.
+
+The month is the explorer's view by team, up to the last day that the bills wholly cover. How the figures look does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from runspend.actions.alert.forecast import HISTORY, Forecast, Seen, forecast_total
+from runspend.actions.alert.outbox import RecordStore
+from runspend.actions.alert.overview import list_budgets
+from runspend.actions.costs.query import Selection, in_one_currency
+from runspend.actions.explore.figures import JOINED, OUTSIDE, Figures, newest_day, read_figures
+from runspend.actions.explore.view import View
+from runspend.config.settings import Settings
+from runspend.core.amounts import add
+from runspend.core.errors import UsageError
+from runspend.core.text import without_person
+from runspend.schema.rows import month_after
+from runspend.warehouse.base import Reader
+
+MONTHS = 12
+MOST_ACTIONS = 3
+LATE = timedelta(days=7)  # a bill whose charges go this far beyond what it says it covers is taken by its charges
+IN_TROUBLE = ("exceeded", "forecast to exceed", "threshold reached", "not judged")
+
+
+@dataclass(frozen=True)
+class Action:
+    """Money of this month that somebody can do something about. `kind`: idle, failed or unallocated; `count`: machines, runs or none.
+
+    `is_type`: whether the name is an instance type.
+    """
+
+    kind: str
+    name: str | None
+    cost: Decimal
+    count: int
+    is_type: bool = False
+
+
+@dataclass(frozen=True)
+class Bill:
+    """How far a bill reaches. `state`: ok, late, refused or unreachable."""
+
+    name: str
+    state: str
+    covered_until: datetime | None
+
+
+@dataclass(frozen=True)
+class Home:
+    """All that the home page shows. `months`: the ML platform's cost by month and target, from the first of twelve with a cost on."""
+
+    month: Figures
+    forecast: Forecast | None
+    months: tuple[tuple[date, Mapping[str, Decimal]], ...]
+    budgets: tuple[Mapping[str, Any], ...]
+    budget_count: int
+    actions: tuple[Action, ...]
+    bills: tuple[Bill, ...]
+
+    @property
+    def last_month(self) -> Decimal:
+        """The whole cost of the month before."""
+        return add(self.months[-2][1].values()) if len(self.months) > 1 else Decimal(0)
+
+
+def read_home(
+    reader: Reader, settings: Settings, records: RecordStore, now: datetime, *, currency: str | None = None, hides_people: bool = False
+) -> Home | None:
+    """Read the figures of the home page. `currency`: only charges billed in it. None without a charge.
+
+    Raises UsageError for several currencies without a rate.
+    """
+    newest = newest_day(reader)
+    if newest is None:
+        return None
+    bills = _bills(reader)
+    whole = _last_whole_day(bills) or newest
+    last = whole if newest - LATE < whole < newest else newest
+    first, after = last.replace(day=1), last + timedelta(days=1)
+    if currency is not None and currency not in (known := _currencies(reader)):
+        raise UsageError(f"cannot show costs in {currency[:20]!r}: bills are in {', '.join(known)}.")
+    where = {} if currency is None else {"currency": (currency,)}
+    month = read_figures(reader, settings, View(first, after, ("team",), where), newest, hides_people=hides_people)
+    began = min(month_after(first, 1 - MONTHS), after - HISTORY)
+    selection = Selection(since=began, until=month_after(first, 1), where=where)
+    shown = in_one_currency(reader, settings, selection)
+    days = _days(shown, selection)
+    budgets = list_budgets(reader, settings, records, now)
+    return Home(
+        month=month,
+        forecast=forecast_month(days, after),
+        months=months_of(days, first, after),
+        budgets=tuple(
+            {**row, "title": without_person(row["title"]) if hides_people else row["title"]}
+            for row in budgets
+            if row["state"] in IN_TROUBLE
+        ),
+        budget_count=len(budgets),
+        actions=_actions(shown, month, hides_people=hides_people),
+        bills=bills,
+    )
+
+
+def _currencies(reader: Reader) -> list[str]:
+    found: list[str] = reader.query("select distinct billing_currency from cost_daily order by billing_currency")[
+        "billing_currency"
+    ].to_pylist()
+    return found
+
+
+def _bills(reader: Reader) -> tuple[Bill, ...]:
+    rows = reader.query("select source, state, covered_until from sources where kind = 'bill' order by source").to_pylist()
+    return tuple(Bill(row["source"], row["state"], row["covered_until"]) for row in rows)
+
+
+def _last_whole_day(bills: Sequence[Bill]) -> date | None:
+    """Return the last day that the freshest bill wholly covers. A bill that is late does not hold up the page; it is named there."""
+    reached = [bill.covered_until for bill in bills if bill.covered_until is not None]
+    return max(reached).date() - timedelta(days=1) if reached else None
+
+
+def _days(reader: Reader, selection: Selection) -> dict[tuple[date, str], Decimal]:
+    """Return the cost of each day by target, without what is out of scope."""
+    where, parameters = selection.condition()
+    rows = reader.query(
+        "select charge_date, allocated_to, sum(effective_cost) as cost from cost_daily"
+        f" where {where} and allocated_to <> '{OUTSIDE}' group by charge_date, allocated_to",
+        parameters,
+    ).to_pylist()
+    return {(row["charge_date"], row["allocated_to"]): row["cost"] or Decimal(0) for row in rows}
+
+
+def forecast_month(days: Mapping[tuple[date, str], Decimal], after: date) -> Forecast | None:
+    """Forecast the month of the last day. None if it is over, or with less than two weeks of history."""
+    totals: dict[date, Decimal] = {}
+    for (day, _), cost in days.items():
+        totals[day] = add([totals.get(day), cost])
+    first = (after - timedelta(days=1)).replace(day=1)
+    end = month_after(first, 1)
+    spent = add(cost for day, cost in totals.items() if first <= day < after)
+    seen = {day: Seen(billed=float(cost)) for day, cost in totals.items() if after <= day < end}
+    return forecast_total({day: cost for day, cost in totals.items() if day < after}, after, (first, end), spent, seen)
+
+
+def months_of(days: Mapping[tuple[date, str], Decimal], first: date, after: date) -> tuple[tuple[date, Mapping[str, Decimal]], ...]:
+    """Return the cost by month and target before the day `after`, from the first of twelve months with a cost to that of `first`."""
+    found: dict[date, dict[str, Decimal]] = {month_after(first, n - MONTHS + 1): {} for n in range(MONTHS)}
+    for (day, target), cost in sorted(days.items()):
+        parts = found.get(day.replace(day=1))
+        if parts is not None and day < after:
+            parts[target] = add([parts.get(target), cost])
+    return tuple(found.items())[next((n for n, parts in enumerate(found.values()) if parts), MONTHS - 1) :]
+
+
+def _actions(reader: Reader, month: Figures, *, hides_people: bool) -> tuple[Action, ...]:
+    """Return what costs the most that somebody can change: idle types of machines, failed runs by experiment, unallocated services."""
+    without_run = reader.query(
+        f"""
+        select
+          allocated_to,
+          case when allocated_to = 'idle' then coalesce(instance_type, nullif(service_name, '')) else nullif(service_name, '') end as name,
+          allocated_to = 'idle' and instance_type is not null as is_type, sum(effective_cost) as cost, count(distinct nullif(resource_id, '')) as resources
+        from unallocated_costs
+        where billing_period = @first_day and billing_currency = @currency
+        group by allocated_to, name, is_type
+        order by cost desc, allocated_to, name, is_type
+        limit {MOST_ACTIONS}""",
+        {"first_day": month.view.since, "currency": month.currency},
+    ).to_pylist()
+    failed = reader.query(
+        f"""
+        select c.experiment_name as name, sum(d.effective_cost) as cost, count(distinct concat(d.tracking_server, '/', d.workspace, '/', d.run_id)) as runs
+        from {JOINED}
+        where d.charge_date >= @first_day and d.charge_date < @until and d.billing_currency = @currency and c.run_status = 'FAILED'
+        group by c.experiment_name
+        order by cost desc, c.experiment_name
+        limit {MOST_ACTIONS}""",
+        {"first_day": month.view.since, "until": month.view.until, "currency": month.currency},
+    ).to_pylist()
+    found = [Action(row["allocated_to"], row["name"], row["cost"] or Decimal(0), row["resources"], row["is_type"]) for row in without_run]
+    found += [
+        Action("failed", without_person(row["name"]) if hides_people else row["name"], row["cost"] or Decimal(0), row["runs"])
+        for row in failed
+    ]
+    worth = sorted((action for action in found if action.cost > 0), key=lambda action: -action.cost)
+    return tuple(worth[:MOST_ACTIONS])

@@ -1,0 +1,101 @@
+"""The home page: one minute on the month's cost, with links to the pages that say more. Works without scripts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+
+from markupsafe import Markup
+
+from runspend.actions.explore import chart
+from runspend.actions.explore.home import Action, Home
+from runspend.actions.explore.page import Page, render_page
+from runspend.actions.explore.view import PARTS, View
+from runspend.actions.report import render as report
+from runspend.core.amounts import add, day
+from runspend.schema.rows import month_after
+
+MOST_TEAMS = 8
+WHAT_TO_DO = {
+    "idle": "Stop or shrink the machines, or let their runs name them.",
+    "failed": "Find out why they failed: their cost bought nothing.",
+    "unallocated": "Tag what is billed, or add a rule. The command runspend suggest proposes one.",
+}
+
+
+def home_as_page(home: Home) -> str:
+    """Return one self-contained HTML page."""
+    return render_page("home.html.j2", home=home, page=HomePage(home), f=home.month, v=home.month.view)
+
+
+class HomePage(Page):
+    """The figures as the template prints them."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(home.month, ())
+        self.home = home
+        self.teams = home.month.groups[:MOST_TEAMS]
+        self.other_teams = len(home.month.groups) + home.month.rest_count - len(self.teams)
+
+    def month_drawing(self) -> Markup:
+        """Draw the cost of twelve months, twice: for wide screens and paper, and for phones."""
+        months = self.home.months
+        stacks = [
+            (self.part_word(part), self.part_color(part), tuple(parts.get(part, Decimal(0)) for _, parts in months))
+            for part in PARTS
+            if any(part in parts for _, parts in months)
+        ]
+        return Markup("").join(
+            chart.stacked_columns(
+                [first for first, _ in months],
+                stacks,
+                (),
+                width,
+                css,
+                "Effective cost by month; the table has the numbers",
+                is_by_month=True,
+            )
+            for width, css in ((report.WIDE, "chart wide"), (report.NARROW, "chart narrow"))
+        )
+
+    def month_rows(self) -> list[tuple[str, str, Decimal]]:
+        """Return (name, address of its costs, cost) for each month with a cost, the newest first."""
+        return [
+            (
+                f"{first:%B %Y}",
+                f"explore?{View(first, min(month_after(first, 1), self.view.until), ('team',), self.view.where).address()}",
+                add(parts.values()),
+            )
+            for first, parts in reversed(self.home.months)
+            if parts
+        ]
+
+    def action_title(self, action: Action) -> str:
+        """Say in a few words what costs."""
+        name = action.name or "without a name"
+        return {"idle": f"Idle {name}", "failed": f"Failed runs of {name}", "unallocated": f"Unallocated: {name}"}[action.kind]
+
+    def action_note(self, action: Action) -> str:
+        """Say how many, and what to do."""
+        many = "" if action.count == 1 else "s"
+        counted = {
+            "idle": f"{action.count:,} machine{many}. " if action.count else "",
+            "failed": f"{action.count:,} run{many}. ",
+            "unallocated": "",
+        }
+        return f"{counted[action.kind]}{WHAT_TO_DO[action.kind]}"
+
+    def action_address(self, action: Action) -> str:
+        """Return the address of the costs that an action is about."""
+        if action.kind == "failed":
+            return f"explore?{self.view.with_filter('experiment', action.name).with_filter('allocated_to', 'run').address(by=('user',))}"
+        if action.is_type:
+            view = replace(self.view.with_filter("instance_type", action.name), until=month_after(self.view.since, 1), is_compared=False)
+            return f"explore?{view.with_filter('allocated_to', 'idle').address(by=('machine',))}"
+        return f"{self.view.since:%Y-%m}.html#{action.kind}"
+
+    def compared_days(self) -> str:
+        """Return the days of the month before that the month so far is compared with."""
+        first, until = self.view.previous
+        return f"{day(first)} to {day(until - timedelta(days=1))}"

@@ -1,0 +1,41 @@
+"""The page of a bill line, or of a charge of several lines: what the provider billed, and every run and part of the bill that pays."""
+
+from __future__ import annotations
+
+from runspend.actions.explain.figures import LineExplanation
+from runspend.actions.explore.page import PART_WORDS, render_page
+from runspend.core import amounts
+
+__all__ = ["line_as_page"]
+
+# What a reader wants first. The rest is behind a click.
+FIRST = (
+    "ChargeDescription",
+    "ServiceName",
+    "ResourceId",
+    "ChargePeriodStart",
+    "ChargePeriodEnd",
+    "ChargeCategory",
+    "SubAccountId",
+    "RegionId",
+)
+# What may name a person.
+OF_PEOPLE = ("Tags", "AllocatedTags", "line_owner", "ResourceName")
+
+
+def line_as_page(e: LineExplanation, *, up: str, hides_people: bool = False) -> str:
+    """Return one self-contained HTML page. `up` is the way from its address to the home page. `hides_people`: without tags and owners."""
+    facts = [(name, value) for name, value in e.facts if not hides_people or name not in OF_PEOPLE]
+    settled = [(name, value) for name, value in e.settled if not hides_people or name not in OF_PEOPLE]
+    known = dict(facts)
+    return render_page(
+        "line.html.j2",
+        e=e,
+        title=known.get("ChargeDescription") or known.get("ServiceName") or "Bill line",
+        month=amounts.month_name(e.period),
+        first=[(name, known[name]) for name in FIRST if name in known],
+        others=[(name, value) for name, value in facts if name not in FIRST] + settled,
+        words=PART_WORDS,
+        places=max(amounts.places_for(e.summed.effective_cost), 4),
+        up=up,
+    )

@@ -1,0 +1,342 @@
+"""The explorer's page: the view in words and figures, a chart, a table whose names lead on, and the most expensive runs.
+
+One HTML page that works without its script, which sorts and filters tables: filters are links, and the form sends the address. Style
+sheet and frame are the report's.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date, timedelta
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from runspend import __version__
+from runspend.actions.explain.figures import RunKey
+from runspend.actions.explore import chart
+from runspend.actions.explore.figures import RUN_KEYS, Change, Figures, Group, Run
+from runspend.actions.explore.search import MOST_NAMES, MOST_RUNS, Found, FoundName, FoundRun
+from runspend.actions.explore.view import (
+    COLUMNS,
+    GROUPS,
+    MEASURES,
+    NEXT,
+    ONLY_OF_RUNS,
+    SPREAD_PARTS,
+    STEPS,
+    View,
+    fitting_step,
+    next_dimension,
+)
+from runspend.actions.report import render as report
+from runspend.actions.report.charts import swatch
+from runspend.core import amounts
+from runspend.schema.rows import month_after
+
+TEMPLATES = Path(__file__).parent / "templates"
+MOST_COURSES = 200  # rows with a drawing
+COLORS = 6  # groups with a color of their own; the others share one
+PART_WORDS = {
+    "run": "runs",
+    "logged_model": "models without a run",
+    "orphan": "orphaned",
+    "idle": "idle",
+    "shared": "shared",
+    "unallocated": "unallocated",
+    "out_of_scope": "out of scope",
+}
+PART_COLORS = {
+    "logged_model": "orphan",
+    "orphan": "orphan",
+    "idle": "idle",
+    "shared": "shared",
+    "unallocated": "unallocated",
+    "out_of_scope": "scope",
+}
+WITHOUT = {"team": "no team", "project": "no project", "cost_center": "no cost center", "owner": "no owner", "user": "no user"}
+OWN_PAGES = ("run", "machine", "model", "experiment")
+PAIRS = ("team,experiment", "team,user", "team,kind", "project,experiment", "experiment,user", "service,region", "service,account")
+
+
+def figures_as_page(f: Figures, *, hidden: Sequence[str] = ()) -> str:
+    """Return one self-contained HTML page. `hidden`: dimensions that the page does not offer."""
+    return render_page("explore.html.j2", f=f, v=f.view, page=Page(f, hidden))
+
+
+def found_as_page(found: Found) -> str:
+    """Return the page of a search."""
+
+    def address(name: FoundName) -> str:
+        by = NEXT[name.key]
+        return View(
+            name.since, name.last + timedelta(days=1), (by,), {name.key: (name.value,)}, every=fitting_step(name.since, name.last)
+        ).address()
+
+    return render_page("search.html.j2", found=found, address=address, most_runs=MOST_RUNS, most_names=MOST_NAMES)
+
+
+def run_address(run: Run | FoundRun | RunKey) -> str:
+    """Return the address of a run's page."""
+    return f"run/{quote(run.run_id, safe='')}?{urlencode({'server': run.tracking_server, 'workspace': run.workspace})}"
+
+
+def budget_address(name: str) -> str:
+    """Return the address of a budget's page."""
+    return f"budget/{quote(name, safe='')}"
+
+
+def short_machine(name: str) -> str:
+    """Return the last part of a machine's name: `i-0abc` of `arn:aws:ec2:…:instance/i-0abc`."""
+    return name.rstrip("/").rpartition("/")[2] or name
+
+
+def message_as_page(title: str, text: str, *, up: str = "", ways: Sequence[tuple[str, str]] = ()) -> str:
+    """Return a page that says why there is nothing to show, with `ways` out (name, address) and a way back, `up`, to the home page."""
+    return render_page("message.html.j2", title=title, text=text, up=up, ways=ways)
+
+
+def render_page(template: str, **given: Any) -> str:
+    """Return a page of this folder's templates, with its style sheet and policy in it. `up`, by default empty, is the way to the home page."""
+    style = report.live_style() + (TEMPLATES / "explore.css").read_text(encoding="utf-8")
+    policy = report.live_policy(f"<style>{style}</style></head>")
+    script = given.setdefault("up", "") + report.live_script()[1]
+    return _environment().get_template(template).render(style=Markup(style), policy=policy, script=script, version=__version__, **given)
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader([TEMPLATES, report.TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "day": amounts.day, "instant": amounts.instant, "hours": amounts.hours, "percent": amounts.percent, "money": amounts.money, "rough_money": amounts.rough_money,
+    }  # fmt: skip
+    made.globals |= {
+        "swatch": swatch,
+        "course": chart.course,
+        "measures": MEASURES,
+        "steps": STEPS,
+        "run_address": run_address,
+        "budget_address": budget_address,
+    }
+    return made
+
+
+class Page:
+    """The figures as the template prints them: words, links and drawings."""
+
+    def __init__(self, f: Figures, hidden: Sequence[str]) -> None:
+        self.f = f
+        self.view = f.view
+        self.places = amounts.places_for(f.total.cost) if f.total.cost else 2
+        self.has_courses = len(f.groups) <= MOST_COURSES
+        self.dimensions = [key for key in GROUPS if key not in hidden]
+
+    def money(self, value: Decimal) -> str:
+        """Format money with this page's decimals."""
+        return amounts.money(value, self.places)
+
+    def change(self, value: Decimal) -> str:
+        """Format a difference with this page's decimals."""
+        return amounts.change(value, self.places)
+
+    def growth(self, amount: Any) -> str:
+        """Format a change as a percentage of what it was before; nothing without a cost before."""
+        if amount.previous <= 0:
+            return ""
+        value = amounts.EXACT.divide(amounts.EXACT.multiply(amount.change, Decimal(100)), amount.previous)
+        return f"{'+' if value > 0 else ''}{amounts.percent(value, 0 if abs(value) >= 10 else 1)}"
+
+    def share(self, value: Decimal) -> Decimal | None:
+        """Return the percentage of the whole view."""
+        whole = self.f.total.cost
+        return None if whole <= 0 else amounts.EXACT.divide(amounts.EXACT.multiply(value, Decimal(100)), whole)
+
+    def part_word(self, part: str) -> str:
+        """Return the name of a part of the bill."""
+        return PART_WORDS[part]
+
+    def part_color(self, part: str) -> str:
+        """Return the color class of a part of the bill."""
+        return PART_COLORS.get(part, "g0")
+
+    def name(self, key: str, value: str | None) -> str:
+        """Return a value as the table shows it."""
+        if not value:
+            return WITHOUT.get(key, f"no {key.replace('_', ' ')}")
+        if key == "run":
+            return self.f.run_names.get(value) or value[:8]
+        return PART_WORDS[value] if key == "allocated_to" else short_machine(value) if key == "machine" else value
+
+    def whole(self, key: str, value: str | None) -> str:
+        """Return what a shortened value means: the id of a run, the whole name of a machine. Empty for any other."""
+        return value if value and key in ("run", "machine") and self.name(key, value) != value else ""
+
+    def own_page(self, key: str, value: str | None) -> str:
+        """Return the address of the page that a value has beside its costs; nothing without one."""
+        return f"{key}/{quote(value, safe='')}" if value and key in OWN_PAGES else ""
+
+    def color(self, number: int, group: Group) -> str:
+        """Return the color class of a row."""
+        if group.part is not None:
+            return PART_COLORS[group.part]
+        return f"g{number}" if number < COLORS else "gx"
+
+    def link(self, **changed: object) -> str:
+        """Return the address of this view with other fields."""
+        return f"?{self.view.address(**changed)}"
+
+    def into(self, group: Group) -> str:
+        """Return the address that a click on a group opens: only this group, by the next dimension."""
+        view = replace(self.view, is_spread=False)  # a group's own cost has nothing of others
+        for key, value in zip(view.by, group.values, strict=True):
+            if group.part is None or COLUMNS[key] not in ONLY_OF_RUNS:
+                view = view.with_filter(key, value)
+        if self.view.splits_parts:
+            view = view.with_filter("allocated_to", group.part or "run")
+        if group.part is not None:
+            return f"?{view.address(by=('service',) if 'service' not in view.where else ('account',))}"
+        return f"?{view.address(by=(next_dimension(view.where, view.by[-1]),))}"
+
+    def into_change(self, one: Change) -> str:
+        """Return the address of a change: the group it is about, by the dimension of what changed most in it."""
+        key = self.view.by[0]
+        view = self.view if one.part is not None and COLUMNS[key] in ONLY_OF_RUNS else self.view.with_filter(key, one.value)
+        if self.view.splits_parts:
+            view = view.with_filter("allocated_to", one.part or "run")
+        return f"?{view.address(by=(one.by,), order='-change' if one.change > 0 else 'change')}"
+
+    def change_name(self, one: Change) -> str:
+        """Return the name of what changed."""
+        return PART_WORDS[one.part] if one.part is not None else self.name(self.view.by[0], one.value)
+
+    def driver(self, one: Change) -> str:
+        """Say what changed most within a change; nothing if that is the whole of it, or has no name."""
+        if one.driver is None or one.driver == one.value:
+            return ""
+        return f"{one.by.replace('_', ' ')} {self.name(one.by, one.driver)}: {self.change(one.driver_change)}"
+
+    def before(self) -> str:
+        """Return the days of the time before in words."""
+        first, last = self.view.previous[0], self.view.previous[1] - timedelta(days=1)
+        year = f" {last.year}" if {first.year, last.year} != {self.view.last.year} else ""
+        return f"{amounts.day(first)}{f' {first.year}' if first.year != last.year else ''} to {amounts.day(last)}{year}"
+
+    def before_month(self) -> str:
+        """Return the name of the month before the first day."""
+        return f"{month_after(self.view.since, -1):%B}"
+
+    def has_before(self) -> bool:
+        """Tell whether there is anything to compare with."""
+        return any(amount.previous for amount in self.f.parts.values())
+
+    def is_fitting(self) -> bool:
+        """Tell whether the chart has the steps that fit its length."""
+        return self.view.every == fitting_step(self.view.since, self.view.last)
+
+    def has_runs(self) -> bool:
+        """Tell whether the rows have numbers of runs."""
+        return any(g.runs is not None for g in self.f.groups)
+
+    def has_gpus(self) -> bool:
+        """Tell whether a row has GPU hours."""
+        return any(g.counts is not None and g.counts.gpu_seconds > 0 for g in self.f.groups)
+
+    def gpu_hour(self, group: Group) -> str:
+        """Format the cost per GPU hour; nothing without one."""
+        cost = None if group.counts is None else group.counts.gpu_hour_cost
+        return "" if cost is None else amounts.small_money(cost)
+
+    def can_spread(self) -> bool:
+        """Tell whether the view has rows of runs, and rows without a run that could be spread over them."""
+        return self.view.splits_parts and "run" in self.f.parts and any(part in self.f.parts for part in SPREAD_PARTS)
+
+    def outside(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the filters that show what is out of scope."""
+        return {**self.view.where, "allocated_to": ("out_of_scope",)}
+
+    def unlisted(self) -> str:
+        """Name the filters that runs do not have."""
+        return " and no ".join(key.replace("_", " ") for key in self.view.where if key not in RUN_KEYS)
+
+    def groupings(self) -> list[str]:
+        """Return what the form offers to group by: each dimension, usual pairs, and the present one."""
+        pairs = [pair for pair in PAIRS if set(pair.split(",")) <= set(self.dimensions)]
+        return list(dict.fromkeys([*self.dimensions, *pairs, ",".join(self.view.by)]))
+
+    def filters(self) -> list[tuple[str, str, str]]:
+        """Return (dimension, value, address without it) for each filter."""
+        return [
+            (key, self.name(key, value), f"?{self.view.without_filter(key, value).address()}")
+            for key, values in self.view.where.items()
+            for value in values
+        ]
+
+    def ranges(self) -> list[tuple[str, str, bool]]:
+        """Return (name, address, whether it is the present one) for each usual range, up to the newest charge."""
+        newest = self.f.newest
+        month = newest.replace(day=1)
+        named: Mapping[str, tuple[date, date]] = {
+            "this month": (month, newest + timedelta(days=1)),
+            "last month": (month_after(month, -1), month),
+            "last 7 days": (newest - timedelta(days=6), newest + timedelta(days=1)),
+            "last 30 days": (newest - timedelta(days=29), newest + timedelta(days=1)),
+            "last 90 days": (newest - timedelta(days=89), newest + timedelta(days=1)),
+            "12 months": (month_after(month, -11), newest + timedelta(days=1)),
+        }
+        return [
+            (
+                name,
+                self.link(since=since, until=until, every=fitting_step(since, until - timedelta(days=1))),
+                (since, until) == (self.view.since, self.view.until),
+            )
+            for name, (since, until) in named.items()
+        ]
+
+    def drawing(self) -> Markup:
+        """Draw the costs in time, twice: for wide screens and paper, and for phones."""
+        f = self.f
+        stacks = [(self._title(g), self.color(n, g), g.course) for n, g in enumerate(f.groups[:COLORS])]
+        others = [g.course for g in f.groups[COLORS:]]
+        if others:
+            stacks.append((f"{len(others)} others shown", "gx", tuple(amounts.add(column) for column in zip(*others, strict=True))))
+        stacks += [(self._title(g), self.color(0, g), g.course) for g in f.without_run]
+        label = f"{self.view.measure.capitalize()} cost by {self.view.every}; the table has the numbers"
+        return Markup("").join(
+            chart.stacked_columns(
+                f.steps, stacks, f.previous_course if self.has_before() else (), width, css, label, is_by_month=self.view.every == "month"
+            )
+            for width, css in ((report.WIDE, "chart wide"), (report.NARROW, "chart narrow"))
+        )
+
+    def _title(self, group: Group) -> str:
+        if group.part is not None:
+            return " · ".join([PART_WORDS[group.part], *(v for v in group.values if v)])
+        return " · ".join(self.name(key, value) for key, value in zip(self.view.by, group.values, strict=True))
+
+    def command(self) -> str | None:
+        """Return the command that prints the same costs in a terminal. None for dimensions that it does not have."""
+        view = self.view
+        if view.is_fine or view.is_spread:
+            return None
+        parts = ["runspend", "costs", "--by", ",".join(view.by), "--since", f"{view.since}", "--until", f"{view.last}"]
+        parts += [p for key, values in view.where.items() for value in values for p in ("--where", f"{key}={value}")]
+        if "out_of_scope" in self.f.parts and not view.selects_parts:
+            parts += [p for part in self.f.parts if part != "out_of_scope" for p in ("--where", f"allocated_to={part}")]
+        if view.measure != "effective":
+            parts += ["--measure", view.measure]
+        if len(self.f.groups) + len(self.f.without_run) + self.f.rest_count > 20:
+            parts += ["--top", "1000"]
+        return shlex.join(parts)

@@ -1,0 +1,45 @@
+"""The arguments of the Python interface, as the questions need them. The same for a configuration file and for a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+
+from runspend.actions.costs.runs import day_or_month
+from runspend.core.errors import UsageError
+
+__all__ = ["Where", "dimensions", "explorer_query", "filters"]
+
+Where = Mapping[str, "str | Sequence[str | None] | None"]
+
+
+def dimensions(by: str | Sequence[str]) -> list[str]:
+    """Return the dimensions to group by: a text with commas, or a list."""
+    keys = by.split(",") if isinstance(by, str) else list(by)
+    if not keys:
+        raise UsageError('cannot group costs by nothing: name a dimension, such as by="team".')
+    return keys
+
+
+def filters(where: Where | None) -> list[str]:
+    """Return filters as KEY=VALUE. None as a value is costs without one."""
+    return [f"{key}={value}" for key, given in (where or {}).items() for value in _values(key, given)]
+
+
+def explorer_query(
+    by: str | Sequence[str], since: date | str | None, until: date | str | None, where: Where | None, more: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return the query of an address of the cost explorer. `since` and `until` are days or months; `more`: other keys of the address."""
+    query = [("by", ",".join(dimensions(by))), ("every", "month"), *more.items()]
+    if since is not None:
+        query.append(("from", f"{day_or_month(since)[0]}"))
+    if until is not None:
+        query.append(("to", f"{day_or_month(until)[1] - timedelta(days=1)}"))
+    return [*query, *(("where", text) for text in filters(where))]
+
+
+def _values(key: str, given: str | Sequence[str | None] | None) -> list[str]:
+    values = [given] if given is None or isinstance(given, str) else list(given)
+    if not values:
+        raise UsageError(f"cannot select costs by no {key}: give a value, or leave {key} out.")
+    return ["" if value is None else value for value in values]

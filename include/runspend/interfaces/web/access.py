@@ -1,0 +1,100 @@
+"""Who asks, and what they may see: what the server in front of the pages states, and the settings with which it is answered.
+
+Every answer is made from `settings_of_caller`: without `access` it returns the settings as they are; with it, those of the viewer, whose
+warehouse shows no rows of other teams. The rules themselves are in `config/access.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import HTTPException, Request
+
+from runspend.actions.alert.judge import budget_version
+from runspend.config.settings import Settings
+
+__all__ = ["CALLER", "Caller", "groups_of", "headers_guard", "require_all", "settings_of_caller"]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, as the server in front of the pages states it: a name, and groups or roles."""
+
+    name: str | None = None
+    groups: tuple[str, ...] = ()
+
+
+BLANKS = " \t"  # what may surround the value of a header (RFC 9110, section 5.6.3)
+
+# Who asks in this context. A thread that answers gets a copy: see `gate.py`.
+CALLER: ContextVar[Caller] = ContextVar("runspend_caller", default=Caller())  # noqa: B039 (it is frozen)
+
+
+def settings_of_caller(settings: Settings) -> Settings:
+    """Return the settings with which the caller of this context is answered. Raises HTTPException 403 for one who may see nothing."""
+    if settings.access is None:
+        return settings
+    caller = CALLER.get()
+    viewer = settings.access.viewer(caller.name, caller.groups)
+    if viewer is None:
+        raise HTTPException(
+            403, "cannot show costs: none of your groups may see them. Ask the operators to name one of your groups under `access`."
+        )
+    seen = settings.seen_by(viewer)
+    if viewer.teams is None:
+        return seen
+    versions = tuple((budget.name, budget_version(budget, settings.currency)) for budget in seen.budgets)
+    return settings.seen_by(replace(viewer, budgets=versions))
+
+
+def require_all(settings: Settings, what: str, instead: str) -> None:
+    """Raise HTTPException 403 unless the viewer sees all teams."""
+    if settings.viewer is not None and settings.viewer.teams is not None:
+        own = ", ".join(settings.viewer.teams)
+        raise HTTPException(403, f"cannot show this: {what} the costs of all teams, and you may see those of {own}. {instead}")
+
+
+def headers_guard(settings: Callable[[], Settings]) -> Callable[[Request], Caller]:
+    """Return a guard that finds the caller in the headers of a reverse proxy. A caller without the headers has no group.
+
+    It raises HTTPException 403 if the request does not come from a proxy of `access.proxies`, or has one of the headers twice: then the
+    proxy passed on a header of the client.
+    """
+
+    def guard(request: Request) -> Caller:
+        access = settings().access
+        if access is None or not access.is_of_headers:
+            return Caller()
+        if not access.trusts(None if request.client is None else request.client.host):
+            raise HTTPException(403, "cannot answer: this address is not a proxy of `access.proxies`. Open the pages through the proxy.")
+        groups = _one(request, access.header)
+        return Caller(_one(request, access.user_header) or None, tuple(filter(None, (group.strip(BLANKS) for group in groups.split(",")))))
+
+    return guard
+
+
+def _one(request: Request, header: str | None) -> str:
+    found = [] if header is None else request.headers.getlist(header)
+    if len(found) > 1:
+        raise HTTPException(
+            403, f"cannot answer: the header {header} is there {len(found)} times. Let the proxy replace it, not add to it."
+        )
+    return _text(found[0]).strip(BLANKS) if found else ""
+
+
+def _text(header: str) -> str:
+    """Return a header in which the proxy may have sent UTF-8, which HTTP's own reading takes for Latin-1."""
+    try:
+        return header.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return header
+
+
+def groups_of(user: Any) -> tuple[str, ...]:
+    """Return the roles of a user of Airflow: `role` of the simple auth manager, names of `roles` of others. Empty if it has neither."""
+    roles = getattr(user, "roles", None)
+    found = [getattr(role, "name", role) for role in roles] if isinstance(roles, (list, tuple, set, frozenset)) else []
+    return tuple(str(role) for role in (*found, getattr(user, "role", None)) if role)

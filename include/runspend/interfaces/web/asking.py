@@ -1,0 +1,74 @@
+"""What pages and programs share when they ask the warehouse: errors as answers of HTTP, and what `mail.people` hides.
+
+The routes are in `app.py` and `api.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+
+from fastapi import HTTPException, Request
+
+from runspend.actions.explain import UnknownName
+from runspend.actions.explore.view import PEOPLE
+from runspend.config.settings import Settings
+from runspend.core.errors import ConfigError, MissingExtra, RunspendError, SqlRefused, UsageError, WarehouseDamaged
+
+__all__ = ["RETRY", "WayOut", "asked", "hidden_people", "key_of", "known"]
+
+RETRY = {"Retry-After": "60"}
+
+log = logging.getLogger(__name__)
+
+
+class WayOut(HTTPException):
+    """An error that a page can offer a way out of: each of these currencies alone."""
+
+    def __init__(self, status: int, why: str, currencies: Sequence[str]) -> None:
+        super().__init__(status, why)
+        self.currencies = tuple(currencies)
+
+
+@contextmanager
+def asked() -> Iterator[None]:
+    """Turn errors into HTTPException: 400 for what the reader of the page asked wrongly, 503 for a warehouse that cannot be read."""
+    try:
+        yield
+    except (SqlRefused, ConfigError, MissingExtra) as error:  # also usage errors, but not caused by the reader of the page
+        raise _unreadable(error) from error
+    except UsageError as error:
+        raise WayOut(400, str(error), getattr(error, "currencies", ())) from error
+    except WarehouseDamaged as error:  # names units, not paths
+        raise HTTPException(503, str(error), RETRY) from error
+    except (RunspendError, OSError) as error:
+        raise _unreadable(error) from error
+
+
+@contextmanager
+def known() -> Iterator[None]:
+    """Answer 404 for a run, a machine or a bill line that does not exist."""
+    try:
+        yield
+    except UnknownName as error:
+        raise HTTPException(404, str(error)) from error
+
+
+def key_of(request: Request) -> Hashable:
+    """Return what makes two requests equal, beside who asks: a page is built once for all that ask for it at the same time."""
+    return id(request.app), str(request.url)
+
+
+def hidden_people(settings: Settings) -> tuple[str, ...]:
+    """Return the dimensions that name people, where `mail.people` hides them."""
+    return () if settings.mail.people == "show" else PEOPLE
+
+
+def _unreadable(error: Exception) -> HTTPException:
+    log.error("a page failed: %s", error)  # contains paths and hosts that not every reader may see
+    return HTTPException(
+        503,
+        "cannot show this page: the warehouse cannot be read. Operators find the reason in the server's log, or run: runspend doctor",
+        RETRY,
+    )

@@ -1,0 +1,118 @@
+"""The figures of `/metrics` in Prometheus's text format. Gauges only: bills are restated, so no figure here only grows.
+
+One question of the pipeline's state belongs in one gauge. Names of budgets and sources are labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+
+from runspend import __version__
+from runspend.actions.alert.freshness import all_good_since
+from runspend.actions.alert.overview import list_budgets
+from runspend.actions.costs.query import Selection, costs_sql, read_costs
+from runspend.actions.costs.sources import read_sources
+from runspend.actions.explore import newest_day
+from runspend.config.settings import Settings
+from runspend.core.amounts import add, plain
+from runspend.warehouse.base import Reader
+from runspend.warehouse.factory import open_published
+from runspend.warehouse.records import Records
+
+__all__ = ["Gauge", "metrics_text", "read_metrics"]
+
+EVERY_ROW = 10_000
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """One metric: its name without the prefix, what it says, and its values by labels."""
+
+    name: str
+    meaning: str
+    values: tuple[tuple[Mapping[str, str], Decimal], ...]
+
+
+def read_metrics(settings: Settings, now: datetime) -> str:
+    """Return all gauges as text. A figure that is not known has no value."""
+    records = Records(settings.home)
+    good = all_good_since(settings, records)
+    with open_published(settings).reader() as reader:
+        budgets = list_budgets(reader, settings, records, now)
+        sources = read_sources(reader).to_pylist()
+        newest = newest_day(reader)
+        idle = _idle(reader, newest)
+    gauges = [
+        Gauge("build_info", "1; the label is the version of Runspend.", (({"version": __version__}, Decimal(1)),)),
+        Gauge(
+            "budget_percent",
+            "Spent part of a budget in its current period at the last alert step, in percent. Budgets that were not judged are left out.",
+            tuple(({"budget": row["budget"]}, row["percent"]) for row in budgets if row["percent"] is not None),
+        ),
+        Gauge(
+            "bill_lag_days",
+            "Days since the time up to which the data of a bill are complete.",
+            tuple(
+                ({"source": row["source"]}, _days(now - row["covered_until"]))
+                for row in sources
+                if row["kind"] == "bill" and row["covered_until"] is not None
+            ),
+        ),
+        Gauge("idle_cost", "Effective cost of idle machines on the day of the newest charge, in the label's currency.", idle),
+        Gauge(
+            "newest_charge_timestamp_seconds",
+            "Start (UTC) of the day of the newest charge, in seconds since 1970.",
+            () if newest is None else (({}, _seconds(datetime(newest.year, newest.month, newest.day, tzinfo=now.tzinfo))),),
+        ),
+        Gauge(
+            "last_good_run_timestamp_seconds",
+            "When all sources had been read and the cost tables had been built well, in seconds since 1970: the oldest of their last good ends.",
+            () if good is None else (({}, _seconds(good)),),
+        ),
+    ]
+    return metrics_text(gauges)
+
+
+def metrics_text(gauges: Iterable[Gauge]) -> str:
+    """Return gauges in the text format 0.0.4, with the prefix `runspend_`."""
+    return "".join(f"{line}\n" for gauge in gauges for line in _lines(gauge))
+
+
+def _lines(gauge: Gauge) -> Iterator[str]:
+    name = f"runspend_{gauge.name}"
+    yield f"# HELP {name} {_escaped(gauge.meaning)}"
+    yield f"# TYPE {name} gauge"
+    for labels, value in gauge.values:
+        given = ",".join(f'{key}="{_quoted(text)}"' for key, text in labels.items())
+        yield f"{name}{f'{{{given}}}' if given else ''} {plain(value)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def _quoted(text: str) -> str:
+    return _escaped(text).replace('"', '\\"')
+
+
+def _idle(reader: Reader, newest: date | None) -> tuple[tuple[Mapping[str, str], Decimal], ...]:
+    """Return the idle cost of a day by currency; 0 in a currency that has other charges only."""
+    if newest is None:
+        return ()
+    chosen = Selection(since=newest, until=newest + timedelta(days=1))
+    rows = read_costs(reader, costs_sql(["allocated_to"], chosen, top=EVERY_ROW, measure="effective")).to_pylist()
+    found: dict[str, list[Decimal]] = {}
+    for row in rows:
+        found.setdefault(row["billing_currency"], []).extend([row["effective_cost"]] if row["allocated_to"] == "idle" else [])
+    return tuple(({"currency": currency}, add(costs)) for currency, costs in sorted(found.items()))
+
+
+def _days(span: timedelta) -> Decimal:
+    return round(Decimal(span.total_seconds()) / Decimal(86400), 3)
+
+
+def _seconds(time: datetime) -> Decimal:
+    return Decimal(int(time.timestamp()))

@@ -1,0 +1,147 @@
+"""Pages of one machine, bill line and registered model: their sums are the ledger's, names are text, and what is unknown is 404."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from runspend.actions.explain.resource_and_line import explain_line, explain_resource
+from runspend.actions.explore import line_as_page, read_model
+from runspend.actions.explore.machine_page import days_of
+from runspend.config.settings import Settings
+from runspend.core.amounts import add
+from runspend.interfaces.web import create_app
+from runspend.warehouse.factory import open_warehouse
+from tests.actions.explain import explain_world as w
+from tests.allocation.chain import arrow
+from tests.hostile_names import SCRIPTS
+from tests.interfaces.web.test_app import request
+from tests.interfaces.web.test_explore import Tags, settings_of
+
+LINE = f"{8:016x}"  # an hour of m1
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the warehouse of `explain`, and a registered model: two versions of one run, one of a sweep."""
+    home = tmp_path_factory.mktemp("things")
+    warehouse = w.make_explained(home / "warehouse")
+    at = dt.datetime(2026, 10, 5, tzinfo=dt.timezone.utc)
+    version = {"tracking_server": "prod", "workspace": "default", "model_name": "net", "stage": "None", "creation_time": at, "load_id": "x"}
+    versions = [
+        {**version, "model_version": 1, "run_id": w.BIG, "aliases": '["champion"]'},
+        {**version, "model_version": 2, "run_id": w.BIG, "aliases": "[]"},
+        {**version, "model_version": 3, "run_id": w.PARENT, "stage": "Production"},
+        {**version, "model_version": 1, "model_name": SCRIPTS[0], "run_id": None},
+    ]
+    with warehouse.step("extract", "versions") as step:
+        step.put("model_versions", "all", "prod", arrow("model_versions", versions))
+        assert step.publish()
+    return home
+
+
+def page(settings: Settings, address: str) -> tuple[int, str, Tags]:
+    answer = request(create_app(settings), address)
+    tags = Tags()
+    tags.feed(answer.text)
+    assert answer.text.lower().count("<script") == 1
+    return answer.status_code, answer.text, tags
+
+
+def test_a_machine_shows_each_day_and_who_paid(home: Path) -> None:
+    settings = settings_of(home)
+    status, text, tags = page(settings, "/machine/m1")
+    assert status == 200
+    with open_warehouse(settings).reader() as reader:
+        found = explain_resource(reader, "m1")
+    [day] = days_of(found.hours)
+    assert (day.hours, day.cost, day.runs) == (6, 6 * Decimal("24.576"), 2)
+    assert day.cost == add(day.parts.values()) == found.effective_cost
+    assert day.hour_cost == Decimal("24.576")
+    assert f"{day.cost:,.2f}" in text and f"{day.parts['idle']:,.2f}" in text
+    assert f"../run/{w.BIG}?server=prod&workspace=default" in tags.targets
+    assert "../explore?by=machine&instance_type=p4d.24xlarge" in tags.targets
+    [costs] = [target for target in tags.targets if "by=run&machine=m1" in target]
+    assert f"{day.cost:,.2f}" in request(create_app(settings), costs.removeprefix("..")).text
+
+
+def test_a_line_shows_everybody_who_pays_it(home: Path) -> None:
+    settings = settings_of(home)
+    status, text, tags = page(settings, f"/line/{LINE}")
+    assert status == 200
+    with open_warehouse(settings).reader() as reader:
+        found = explain_line(reader, LINE)
+    assert found.targets and found.line_costs is not None
+    assert found.summed == found.line_costs
+    for target in found.targets:
+        assert f"{target.costs.effective_cost:,.4f}" in text
+        assert target.run is None or f"../run/{target.run.run_id}?server=prod&workspace=default" in tags.targets
+    assert "../machine/m1?period=2026-10" in tags.targets
+    assert page(settings, f"/line/{LINE[-6:]}?period=2026-10")[0] in (200, 404)
+
+
+def test_a_model_counts_each_run_once(home: Path) -> None:
+    settings = settings_of(home)
+    with open_warehouse(settings).reader() as reader:
+        model = read_model(reader, settings, "net")
+        ids = [w.BIG, w.PARENT, w.CHILD]
+        [whole] = reader.query("select sum(effective_cost) as cost from run_costs where run_id in unnest(@ids)", {"ids": ids}).to_pylist()
+    assert model is not None
+    [costs] = model.costs
+    assert costs.total == whole["cost"] > 0  # two versions of one run: its cost once
+    assert {run.key.run_id: run.role for run in costs.runs} == {w.BIG: "made", w.PARENT: "made", w.CHILD: "nested"}
+    status, text, tags = page(settings, "/model/net")
+    assert status == 200
+    assert "champion" in text and "Production" in text and f"{costs.total:,.2f}" in text
+    assert f"../run/{w.PARENT}?server=prod&workspace=default" in tags.targets
+    assert page(settings, f"/model/{SCRIPTS[0].replace('/', '%2F')}")[0] == 200  # a name is text
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/machine/none", "/machine/", "/line/ffffffffff", "/line/", "/model/none", "/model/", "/model/a%00b", f"/machine/{'x' * 6000}"],
+)
+def test_what_is_unknown_is_not_found(home: Path, address: str) -> None:
+    status, text, tags = page(settings_of(home), address)
+    assert status == 404, text
+    assert any(target.endswith("explore") for target in tags.targets)
+
+
+@pytest.mark.parametrize(
+    "address", ["/machine/m1?period=x", "/machine/m1?day=1", f"/line/{LINE}?period=2026-1", "/line/abc", "/model/net?x=1"]
+)
+def test_a_wrong_address_is_refused_with_a_sentence(home: Path, address: str) -> None:
+    status, text, _ = page(settings_of(home), address)
+    assert status == 400
+    assert "cannot" in text
+
+
+def test_tags_and_owners_of_a_line_are_hidden_with_people(home: Path) -> None:
+    with open_warehouse(settings_of(home)).reader() as reader:
+        found = explain_line(reader, LINE)
+    found = replace(found, facts=(*found.facts, ("Tags", '{"owner": "ann"}')), settled=(*found.settled, ("line_owner", "ann")))
+    assert line_as_page(found, up="").count("ann") > line_as_page(found, up="", hides_people=True).count("ann")
+    assert "ann&#34;" not in line_as_page(found, up="", hides_people=True) and "<td>ann</td>" not in line_as_page(
+        found, up="", hides_people=True
+    )
+
+
+def test_the_home_page_leads_to_idle_machines(home: Path) -> None:
+    text = request(create_app(settings_of(home)), "/").text
+    [address] = re.findall(r'href="(explore[^"]*allocated_to=idle[^"]*)">Idle p4d', text)
+    status, _, tags = page(settings_of(home), f"/{address.replace('&amp;', '&')}")
+    assert status == 200
+    assert "machine/m1" in tags.targets
+
+
+def test_a_run_leads_to_its_machines_and_lines(home: Path) -> None:
+    _, text, tags = page(settings_of(home), f"/run/{w.BIG}")
+    assert {"../machine/m1?period=2026-10", f"../line/{LINE}?period=2026-10"} <= tags.targets
+    assert '<abbr title="from experiment.tag.team">team vision</abbr>' in text
+    assert "times the median of the" in text
+    assert ">06:00</text>" in text
