@@ -52,7 +52,7 @@ ROUTES: dict[str, list[str]] = {
     "/icon-dark.svg": ["/icon-dark.svg"],
     "/pages.js": ["/pages.js", "/pages.js?v=1"],
     "/run/{run_id}": [f"/run/{w.MINE}", f"/run/{w.BESIDE}", f"/run/{w.BY_TYPE}", f"/run/{RUN}", f"/run/{RUN}?server=prod&workspace=default", "/run/{name}"],
-    "/budget/{name:path}": ["/budget/vision", "/budget/vision?period=2026-10", "/budget/{name}", f"/budget/{w.DECOY}-of-team", f"/budget/{w.DECOY}-of-all"],
+    "/budget/{name:any}": ["/budget/vision", "/budget/vision?period=2026-10", "/budget/{name}", f"/budget/{w.DECOY}-of-team", f"/budget/{w.DECOY}-of-all"],
     "/explore": [f"/explore{query}" for query in COSTS],
     "/api/v1/costs": [f"/api/v1/costs{query}" for query in COSTS[:20]],
     "/api/v1/costs.csv": [f"/api/v1/costs.csv{query}" for query in COSTS[:20]],
@@ -72,11 +72,11 @@ ROUTES: dict[str, list[str]] = {
     "/health": ["/health"],
     "/metrics": ["/metrics"],
     "/{path:path}": ["/2026-10.html", "/index.html", "/2026-10-runs.csv", "/runspend.yaml", "/nothing"],
-    "/machine/{name:path}": ["/machine/m1", "/machine/m1?period=2026-10", "/machine/m7", "/machine/m8", f"/machine/{w.DECOY}-m2", f"/machine/{w.DECOY}-m9", f"/machine/{w.DECOY}-resource_id", f"/machine/{w.DECOY}", "/machine/m", "/machine/{name}"],
-    "/line/{line_id:path}": ["/line/line-0", "/line/line-1?period=2026-10", "/line/line-2", "/line/line-10", "/line/line-20", "/line/line-30", "/line/line-40", "/line/line-41", f"/line/{w.DECOY}-line_id", "/line/line", "/line/{name}"],
-    "/model/{name:path}": [f"/model/{w.DECOY}-model_name", "/model/{name}"],
-    "/experiment/{name:path}": ["/experiment/exp", "/experiment/exp?metric=acc&best=max", f"/experiment/exp?metric={w.DECOY}-metric&best=max", "/experiment/{name}"],
-    **{f"/{key}/{{value:path}}": [f"/{key}/{{name}}"] for key in FILTERS if key not in ("run", "machine", "model", "experiment")},
+    "/machine/{name:any}": ["/machine/m1", "/machine/m1?period=2026-10", "/machine/m7", "/machine/m8", f"/machine/{w.DECOY}-m2", f"/machine/{w.DECOY}-m9", f"/machine/{w.DECOY}-resource_id", f"/machine/{w.DECOY}", "/machine/m", "/machine/{name}"],
+    "/line/{line_id:any}": ["/line/line-0", "/line/line-1?period=2026-10", "/line/line-2", "/line/line-10", "/line/line-20", "/line/line-30", "/line/line-40", "/line/line-41", f"/line/{w.DECOY}-line_id", "/line/line", "/line/{name}"],
+    "/model/{name:any}": [f"/model/{w.DECOY}-model_name", "/model/{name}"],
+    "/experiment/{name:any}": ["/experiment/exp", "/experiment/exp?metric=acc&best=max", f"/experiment/exp?metric={w.DECOY}-metric&best=max", "/experiment/{name}"],
+    **{f"/{key}/{{value:any}}": [f"/{key}/{{name}}"] for key in FILTERS if key not in ("run", "machine", "model", "experiment")},
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -38,6 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {**version, "model_version": 2, "run_id": w.BIG, "aliases": "[]"},
         {**version, "model_version": 3, "run_id": w.PARENT, "stage": "Production"},
         {**version, "model_version": 1, "model_name": SCRIPTS[0], "run_id": None},
+        {**version, "model_version": 1, "model_name": " two\nlines\r\u2028 ", "run_id": None},
     ]
     with warehouse.step("extract", "versions") as step:
         step.put("model_versions", "all", "prod", arrow("model_versions", versions))
@@ -68,6 +70,19 @@ def test_a_machine_shows_each_day_and_who_paid(home: Path) -> None:
     assert "../explore?by=machine&instance_type=p4d.24xlarge" in tags.targets
     [costs] = [target for target in tags.targets if "by=run&machine=m1" in target]
     assert f"{day.cost:,.2f}" in request(create_app(settings), costs.removeprefix("..")).text
+
+
+def test_a_search_leads_to_machines_and_models(home: Path) -> None:
+    settings = settings_of(home)
+    for text, target in (
+        ("M1", "machine/m1"),
+        ("NE", "model/net"),
+        ("script", f"model/{quote(SCRIPTS[0], safe='')}"),
+        ("lines", "model/%20two%0Alines%0D%E2%80%A8%20"),
+    ):
+        status, _, tags = page(settings, f"/search?q={text}")
+        assert status == 200 and target in tags.targets
+        assert page(settings, f"/{target}")[0] == 200
 
 
 def test_a_line_shows_everybody_who_pays_it(home: Path) -> None:

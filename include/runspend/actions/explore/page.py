@@ -75,12 +75,20 @@ def found_as_page(found: Found) -> str:
     """Return the page of a search."""
 
     def address(name: FoundName) -> str:
-        by = NEXT[name.key]
-        return View(
-            name.since, name.last + timedelta(days=1), (by,), {name.key: (name.value,)}, every=fitting_step(name.since, name.last)
-        ).address()
+        if name.key in ("machine", "model"):
+            return f"{name.key}/{quote(name.value, safe='')}"
+        view = View(
+            name.since,
+            name.last + timedelta(days=1),
+            (NEXT[name.key],),
+            {name.key: (name.value,)},
+            every=fitting_step(name.since, name.last),
+        )
+        return f"explore?{view.address()}"
 
-    return render_page("search.html.j2", found=found, address=address, most_runs=MOST_RUNS, most_names=MOST_NAMES)
+    return render_page(
+        "search.html.j2", found=found, address=address, short_machine=short_machine, most_runs=MOST_RUNS, most_names=MOST_NAMES
+    )
 
 
 def run_address(run: Run | FoundRun | RunKey) -> str:

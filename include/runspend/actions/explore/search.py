@@ -1,4 +1,4 @@
-"""Search by a part of a name: runs, and the values of dimensions by which people know their costs."""
+"""Search by a part of a name: runs, machines, models, and the values of dimensions by which people know their costs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from runspend.core.text import without_person
 from runspend.warehouse.base import Reader
 
 NAMED = ("team", "project", "cost_center", "owner", "experiment", "user", "server", "source", "service", "account", "region")
+# Machines and registered models are not in `cost_daily`; each has a page of its own. A model's days are those of its versions.
+OF_THINGS = (
+    """select 'machine' as dimension, resource_id as name, min(charge_date) as since, max(charge_date) as last
+    from cost_allocations where cost_kind = 'compute' and strpos(lower(resource_id), @text) > 0 group by resource_id""",
+    """select 'model' as dimension, model_name as name, min(date(creation_time)) as since, max(date(creation_time)) as last
+    from model_versions where strpos(lower(model_name), @text) > 0 and creation_time is not null group by model_name""",
+)
 MOST_RUNS, MOST_NAMES = 25, 50
 LONGEST = 200  # characters
 
@@ -32,7 +39,7 @@ class FoundRun:
 
 @dataclass(frozen=True)
 class FoundName:
-    """A value of a dimension, and the days of its charges."""
+    """A value of a dimension, and the days of its charges (of a model: of its versions)."""
 
     key: str
     value: str
@@ -71,7 +78,10 @@ def search(reader: Reader, text: str, *, hidden: Sequence[str] = ()) -> Found:
         for key in NAMED
         if key not in hidden
     )
-    names = reader.query(f"select * from ({each}) order by last desc, dimension, name limit {MOST_NAMES}", parameters).to_pylist()
+    things = " union all ".join(OF_THINGS)
+    names = reader.query(
+        f"select * from ({each} union all {things}) order by last desc, dimension, name limit {MOST_NAMES}", parameters
+    ).to_pylist()
     return Found(
         text,
         tuple(

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from runspend.actions.costs.runs import day_or_month
@@ -63,6 +64,15 @@ from runspend.warehouse.factory import open_published
 from runspend.warehouse.records import Records
 
 log = logging.getLogger(__name__)
+
+
+class _AnyText(PathConvertor):
+    """The rest of an address. Starlette's own stops at a line break, which names may have."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("any", _AnyText())
 
 # Hosts a browser may name when the pages are served on this machine alone: any other is a rebound name (DNS rebinding).
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -151,7 +161,7 @@ def create_app(
         page, request.state.runspend_rows = await GATE.run(lambda: _run_page(configured(), text), key=key_of(request))
         return _page(page, policy=live_policy(page))
 
-    @router.get("/budget/{name:path}")
+    @router.get("/budget/{name:any}")
     async def one_budget(name: str, request: Request) -> Response:
         _only(request, "period")
         page = await GATE.run(
@@ -159,7 +169,7 @@ def create_app(
         )
         return _page(page, policy=live_policy(page))
 
-    @router.get("/machine/{name:path}")
+    @router.get("/machine/{name:any}")
     async def one_machine(name: str, request: Request) -> Response:
         _only(request, "period")
         page, request.state.runspend_rows = await GATE.run(
@@ -167,13 +177,13 @@ def create_app(
         )
         return _page(page, policy=live_policy(page))
 
-    @router.get("/model/{name:path}")
+    @router.get("/model/{name:any}")
     async def one_model(name: str, request: Request) -> Response:
         _only(request)
         page, request.state.runspend_rows = await GATE.run(lambda: _model_page(configured(), name, _up(request)), key=key_of(request))
         return _page(page, policy=live_policy(page))
 
-    @router.get("/experiment/{name:path}")
+    @router.get("/experiment/{name:any}")
     async def one_experiment(name: str, request: Request) -> Response:
         _only(request, "metric", "best")
         chosen = {key: request.query_params.get(key) for key in ("metric", "best")}
@@ -182,7 +192,7 @@ def create_app(
         )
         return _page(page, policy=live_policy(page))
 
-    @router.get("/line/{line_id:path}")
+    @router.get("/line/{line_id:any}")
     async def one_line(line_id: str, request: Request) -> Response:
         _only(request, "period")
         page, request.state.runspend_rows = await GATE.run(
@@ -216,7 +226,7 @@ def create_app(
     for key in FILTERS:
         if key in ("run", "machine", "model", "experiment"):  # these have pages
             continue
-        router.add_api_route(f"/{key}/{{value:path}}", partial(_landing, configured, key), methods=["GET"])
+        router.add_api_route(f"/{key}/{{value:any}}", partial(_landing, configured, key), methods=["GET"])
 
     router.include_router(api_router(configured, whole))
 
