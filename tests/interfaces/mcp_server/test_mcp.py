@@ -218,7 +218,13 @@ def test_costs_are_those_of_the_command_to_the_last_digit(config: Path) -> None:
 
 
 def test_rows_and_others_add_up_to_the_total(config: Path) -> None:
-    for asked in ({"by": ["experiment", "service"], "top": 1}, {"by": "service", "top": 1, "every": "day"}, {"by": ["team", "kind"]}):
+    views = (
+        {"by": ["experiment", "service"], "top": 1},
+        {"by": "service", "top": 1, "every": "day"},
+        {"by": ["team", "kind"]},
+        {"by": "machine", "spread": True},
+    )
+    for asked in views:
         [found] = answers(load_settings(config), ("costs", {**asked, "compare": False}))
         rows = [Decimal(row["cost"]) for row in found["rows"]]
         assert sum(rows) + Decimal(found["others"]["cost"]) == Decimal(found["total"]["cost"]) > 0
@@ -227,6 +233,18 @@ def test_rows_and_others_add_up_to_the_total(config: Path) -> None:
         for row in found["rows"]:
             assert (row["course"] is None) == ("every" not in asked)
             assert row["course"] is None or sum(map(Decimal, row["course"])) == Decimal(row["cost"])
+            assert (row["spread_cost"] is None) == ("spread" not in asked)
+            assert row["gpu_hours"] is None or Decimal(row["cost_per_gpu_hour"]) >= 0
+
+
+def test_spread_cost_and_gpu_hours_are_those_of_the_explorer(config: Path) -> None:
+    [found] = answers(load_settings(config), ("costs", {"by": "team", "spread": True}))
+    rows = runspend.connect(config).explore("team", spread=True).to_arrow().to_pylist()
+    assert [r["cost"] for r in rows] == [Decimal(row["cost"]) for row in found["rows"]]
+    assert [r["spread_cost"] for r in rows] == [Decimal(row["spread_cost"]) for row in found["rows"]]
+    assert sum(r["spread_cost"] for r in rows) > 0
+    assert [r["gpu_hours"] for r in rows] == [row["gpu_hours"] for row in found["rows"]]
+    assert "is spread over the groups" in found["rule"]
 
 
 def test_cost_without_a_run_that_is_not_shown_counts_as_other(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class CostsArguments(Arguments):
 
     by: str | list[str] = Field(
         default="team",
-        description="One or two of: team, project, cost_center, owner, experiment, user, server, kind, allocated_to, source, service, account, region, provider, confidence.",
+        description="One or two of: team, project, cost_center, owner, experiment, user, server, kind, allocated_to, source, service, account, region, provider, confidence, run, model, machine, instance_type.",
     )
     since: str | None = Field(
         default=None, description="First day (YYYY-MM-DD) or month (YYYY-MM). Default: the month of the newest charge."
@@ -53,6 +53,9 @@ class CostsArguments(Arguments):
     )
     measure: Measure = Field(default="effective", description="Cost measure of FOCUS.")
     compare: bool = Field(default=True, description="Compare with the time before, of the same length.")
+    spread: bool = Field(
+        default=False, description="Spread idle, shared and unallocated cost over the groups of runs, in proportion to their cost."
+    )
     every: Step | None = Field(default=None, description="Also show the course of each row in these steps.")
     sort: Order = Field(default="-cost", description="Order of the rows; - is descending.")
     top: int = Field(default=20, ge=1, le=MOST_TOP, description="Number of groups to show. The others are summed in `others`.")
@@ -127,6 +130,11 @@ class CostRow(Compared):
     part: Annotated[str | None, Field(description="Where the money went: run, idle, shared, unallocated, …; null where a row mixes them.")]
     runs: int | None
     failed_runs: int | None
+    gpu_hours: Annotated[float | None, Field(description="Hours of GPUs that its runs had, as far as they are known.")] = None
+    cost_per_gpu_hour: Amount | None = None
+    spread_cost: Annotated[
+        Amount | None, Field(description="What `cost` has of the idle, shared and unallocated cost that was spread.")
+    ] = None
     course: list[Amount] | None = None
 
 

@@ -118,6 +118,9 @@ def ask_costs(settings: Settings, asked: CostsArguments, now: datetime) -> Costs
                 part=group.part or ("run" if view.splits_parts else None),
                 runs=group.runs,
                 failed_runs=group.failed_runs,
+                gpu_hours=None if group.counts is None else group.counts.gpu_hours,
+                cost_per_gpu_hour=None if group.counts is None or group.counts.gpu_hour_cost is None else plain(group.counts.gpu_hour_cost),
+                spread_cost=plain(group.spread) if view.is_spread else None,
                 course=[plain(cost) for cost in group.course] if asked.every else None,
             )
             for group in groups
@@ -291,7 +294,13 @@ def _newest(reader: Reader) -> date:
 def _query(asked: CostsArguments) -> list[tuple[str, str]]:
     """Return the address of the explorer that shows the same."""
     by = asked.by if isinstance(asked.by, str) else ",".join(asked.by)
-    query = [("by", by or " "), ("measure", asked.measure), ("sort", asked.sort), ("top", f"{asked.top}")]
+    query = [
+        ("by", by or " "),
+        ("measure", asked.measure),
+        ("sort", asked.sort),
+        ("top", f"{asked.top}"),
+        ("spread", "1" if asked.spread else "0"),
+    ]
     query += [("compare", "previous" if asked.compare else "none"), ("every", asked.every or "month")]
     if asked.since is not None:
         query.append(("from", _day("since", asked.since)))
@@ -330,7 +339,8 @@ def _costs_rule(view: View) -> str:
     counted = (
         "the parts of the bill that the filter selects" if view.selects_parts else "the ML platform, without what is out of scope of it"
     )
-    return f"{MEASURES[view.measure]} by charge date; the total counts {counted}; {IDLE}, unallocated is cost without a run"
+    spread = "; idle, shared and unallocated cost is spread over the groups, in proportion to their own cost" if view.is_spread else ""
+    return f"{MEASURES[view.measure]} by charge date; the total counts {counted}; {IDLE}, unallocated is cost without a run{spread}"
 
 
 def _compared(found: Figures, amount: Amount) -> Compared:
