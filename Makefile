@@ -37,7 +37,7 @@ demo: $(VENV)/.ready-nightly ## make a new demo world in .runspend-demo/
 
 # Set-up waits for disks and registries, and tests for their servers: each does more at once than there are processors.
 test: $(VENV)/.ready-dev ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
-	@$(MAKE) --no-print-directory --jobs 5 lint imported system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery $(VENV)/.ready-frameworks
+	@$(MAKE) --no-print-directory --jobs 5 lint imported system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery
 	@$(if $(ARGS),,$(BIN)/python deploy/rehearsal/rehearse.py --if-changed)
 	@$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -47,7 +47,7 @@ test-bigquery: $(VENV)/.ready-dev ## the tests of the BigQuery warehouse on Goog
 	@RUNSPEND_BIGQUERY="$(PROJECT)/$(DATASET)" $(PYTEST) --timeout 3600 $(ON_BIGQUERY) $(ARGS)
 
 test-frameworks: torch ## train with Lightning, Transformers, Optuna and Ray Tune (as root on a Debian, this installs PyTorch)
-	@$(PYTEST) tests/e2e/test_training_frameworks.py $(ARGS)
+	@$(PYTEST) -m torture tests/e2e/test_training_frameworks.py $(ARGS)
 
 lint: $(VENV)/.ready-dev ## ruff, its format, mypy --strict, import layers, bandit
 	@$(BIN)/ruff check .

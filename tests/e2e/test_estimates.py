@@ -201,7 +201,14 @@ def begin(step: str, config: Path, **environment: str) -> subprocess.Popen[bytes
     )
 
 
-@pytest.mark.parametrize("point", ["publish.before_journal", "publish.after_first_move", "publish.after_moves"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param("publish.before_journal", marks=pytest.mark.torture),
+        "publish.after_first_move",
+        pytest.param("publish.after_moves", marks=pytest.mark.torture),
+    ],
+)
 def test_a_killed_estimate_neither_loses_nor_doubles_an_error(guessed: KeptWorld, point: str) -> None:
     """Killed while hours turn from estimated to billed: the next night ends as one that was never killed."""
     config = guessed.put_back("allocated")

@@ -1,8 +1,8 @@
 """Runs that Optuna, Ray Tune, Lightning and Transformers make through MLflow name their machine, also those of parallel and nested trials.
 
-Real training on real servers: MLflow's and a metadata service. `make test` installs the frameworks in an environment of their own,
-`.venv/frameworks`, by requirements/frameworks.txt. Lightning and Transformers need PyTorch too. `make test-frameworks` installs
-Debian's as root (171 MB to download, 0.9 GB on disk, two minutes); elsewhere put any PyTorch from 2.6 on into that environment.
+Real training on real servers: MLflow's and a metadata service. `make test-frameworks` installs the frameworks in an environment of
+their own, `.venv/frameworks`, by requirements/frameworks.txt, and runs these tests. Lightning and Transformers need PyTorch too: as root
+it installs Debian's (171 MB to download, 0.9 GB on disk, two minutes); elsewhere put any PyTorch from 2.6 on into that environment.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mlflow.entities import Run
 from tests.ingest.tracking.mlflow_servers import mlflow_server
 from tests.servers.metadata_services import EC2_DOCUMENT, serve_metadata
 
+pytestmark = pytest.mark.torture
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv" / "frameworks" / "bin" / "python"
 SCRIPTS = Path(__file__).with_name("frameworks")

@@ -119,7 +119,7 @@ def jobs_of(warehouse: BigQueryWarehouse, kind: str, *words: str) -> list[str]:
 # --- killed --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [pytest.param(point, marks=() if point.endswith("_commit") else pytest.mark.torture) for point in POINTS])
 def test_kill_at_each_named_point_leaves_old_or_new(warehouse: BigQueryWarehouse, point: str) -> None:
     """Before the commit the old version stands, from then on the new one, dropped units included; the next try comes to the new one."""
     process = run(warehouse, "publish", "2", crash_at=point)
@@ -181,7 +181,13 @@ def is_end_of_load(request: Request) -> bool:
     return request.verb == "GET" and "/jobs/runspend-fault-" in request.path and "-swap-" not in request.path
 
 
-@pytest.mark.parametrize("loses", [is_upload_begun, is_upload, is_swap, is_end_of_swap, is_end_of_load], ids=lambda loses: loses.__name__)
+@pytest.mark.parametrize(
+    "loses",
+    [
+        pytest.param(loses, id=loses.__name__, marks=() if loses in (is_upload, is_swap) else pytest.mark.torture)
+        for loses in (is_upload_begun, is_upload, is_swap, is_end_of_swap, is_end_of_load)
+    ],
+)
 def test_a_lost_reply_has_one_effect(warehouse: BigQueryWarehouse, bigquery_target: Target, loses: Callable[[Request], bool]) -> None:
     """The server did as it was asked, nobody heard of it: what was done is found, and nothing is done twice."""
     number, before = warehouse.head().number, set(jobs_of(warehouse, "load"))

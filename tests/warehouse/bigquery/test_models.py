@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pytest
 from google.cloud import bigquery
 
 from runspend.allocation import model_order as ladder
@@ -131,6 +132,7 @@ def test_the_models_of_the_ledger_give_the_rows_duckdb_gives(dataset: Dataset, t
     assert {m.target for m in (*ladder.ledger_models("2026-10"), *ladder.run_costs_models("2026-10"))} - made == set()
 
 
+@pytest.mark.torture
 def test_the_models_give_the_same_rows_in_every_situation(dataset: Dataset, tmp_path: Path) -> None:
     """All case folders, and situations nobody thought of, side by side."""
     worlds = {f"{f.parent.name}.{f.name}": read_world(f) for f in CASES} | {"random": random_world(1, runs=10, machines=2, hours=4)}

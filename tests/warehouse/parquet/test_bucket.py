@@ -304,7 +304,13 @@ def killed_publish(server: S3Server, bucket: str, folder: Path, crash_at: str) -
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-@pytest.mark.parametrize("crash_at", [*BEFORE, *AFTER])
+@pytest.mark.parametrize(
+    "crash_at",
+    [
+        pytest.param(point, marks=() if point in ("publish.before_journal", "publish.after_first_move") else pytest.mark.torture)
+        for point in (*BEFORE, *AFTER)
+    ],
+)
 def test_a_killed_publish(crash_at: str, opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
     """Killed before the head it changed nothing; after it, readers see it whole at once and the next opening brings the objects."""
     publish_version(opened(), 1)
