@@ -213,7 +213,8 @@ def test_engines_say_the_same_of_a_full_disk(disk: Path) -> None:
             engine.execute("select count(*) from (select distinct md5(range::varchar) as a from range(6_000_000)) x").fetchall()
 
     def copy() -> None:
-        duckdb.sql(f"copy (select md5(range::varchar) as a from range(1_000_000)) to '{disk / 'copy.parquet'}' (format parquet)")
+        with duckdb.connect() as engine:
+            engine.execute(f"copy (select md5(range::varchar) as a from range(1_000_000)) to '{disk / 'copy.parquet'}' (format parquet)")
 
     def insert() -> None:
         with sqlite:
