@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runspend.core.amounts import add, change, money, percent, places_for, plain, round_parts, shares_of, size
+from runspend.core.amounts import add, change, less, money, percent, places_for, plain, round_parts, shares_of, size
 
 MONEY = st.decimals(min_value=-(10**12), max_value=10**12, places=22, allow_nan=False, allow_infinity=False)
 EXACT = Context(prec=76)
@@ -22,6 +22,11 @@ def test_printed_parts_add_up_to_the_printed_total(parts: list[Decimal], places:
     for part, shown in zip(parts, rounded, strict=True):
         assert abs(EXACT.subtract(part, shown)) <= unit
         assert shown == part or abs(EXACT.subtract(part, shown)) < unit
+
+
+def test_a_difference_keeps_every_digit() -> None:
+    large = Decimal("12345678901.0123456789012345678901")
+    assert less(large, [large.copy_negate(), Decimal("1e-22"), None]) == Decimal("24691357802.0246913578024691357801")
 
 
 @given(MONEY)

@@ -20,6 +20,11 @@ def add(values: Iterable[Decimal | None]) -> Decimal:
         return sum((v for v in values if v is not None), Decimal(0))
 
 
+def less(value: Decimal, others: Iterable[Decimal | None]) -> Decimal:
+    """Return the value less the sum of others, exactly: a minus sign alone would round to 28 digits."""
+    return EXACT.subtract(value, add(others))
+
+
 def places_for(total: Decimal) -> int:
     """Return the decimals to print on a page whose bill is `total`: small bills need more of them."""
     size = abs(total)

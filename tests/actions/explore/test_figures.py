@@ -154,6 +154,18 @@ def test_spreading_moves_every_digit_and_no_more(config: Path, by: str) -> None:
         assert add(g.course[number] for g in everything) == add(g.course[number] for g in (*apart.groups, *apart.without_run))
 
 
+def test_spread_cost_does_not_depend_on_the_steps_of_the_chart(config: Path) -> None:
+    one, *others = (
+        {
+            g.values: (g.amount, g.spread)
+            for g in figures(config, ("by", "team"), ("from", "2026-10-01"), ("spread", "1"), ("every", step)).groups
+        }
+        for step in ("day", "week", "month")
+    )
+    assert any(spread % Decimal("1e-12") for _, spread in one.values())  # with digits that a step could round away
+    assert others == [one, one]
+
+
 def test_spread_is_by_cost_and_the_same_for_any_number_of_rows(config: Path) -> None:
     query = (("by", "run"), ("from", "2026-10-01"), ("spread", "1"))
     whole, first = figures(config, *query), figures(config, *query, ("top", "2"))

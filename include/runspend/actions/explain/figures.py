@@ -11,7 +11,7 @@ from datetime import date, datetime
 from decimal import Decimal
 
 from runspend.allocation.claimed_hours import ClaimedHours
-from runspend.core.amounts import add
+from runspend.core.amounts import less
 
 MEASURES = ("effective_cost", "list_cost", "contracted_cost", "billed_cost")
 
@@ -134,7 +134,7 @@ class CurrencyCost:
     @property
     def difference(self) -> Decimal | None:
         """Effective cost of the parts minus that of `run_costs`."""
-        return None if self.stated is None else add([self.summed.effective_cost, -self.stated.effective_cost])
+        return None if self.stated is None else less(self.summed.effective_cost, [self.stated.effective_cost])
 
     @property
     def parts(self) -> tuple[RunPart, ...]:

@@ -18,7 +18,7 @@ from runspend.actions.explain.find import ask
 from runspend.actions.explore.spread import Weight
 from runspend.actions.explore.view import COLUMNS, ONLY_OF_RUNS, PARTS, SPREAD_PARTS, View, next_dimension
 from runspend.config.settings import Settings
-from runspend.core.amounts import EXACT, add, round_money
+from runspend.core.amounts import EXACT, add, less, round_money
 from runspend.core.errors import UsageError
 from runspend.core.text import without_person
 from runspend.warehouse.base import Reader
@@ -77,7 +77,7 @@ class Amount:
     @property
     def change(self) -> Decimal:
         """The difference."""
-        return add([self.cost, -self.previous])
+        return less(self.cost, [self.previous])
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Figures:
         """The groups beyond the first `view.top`, summed."""
         shown = [group.amount for group in (*self.groups, *self.without_run)]
         whole = self.total
-        return Amount(add([whole.cost, *(-a.cost for a in shown)]), add([whole.previous, *(-a.previous for a in shown)]))
+        return Amount(less(whole.cost, (a.cost for a in shown)), less(whole.previous, (a.previous for a in shown)))
 
 
 def newest_day(reader: Reader) -> date | None:
@@ -412,10 +412,15 @@ def _spread(rows: Sequence[dict[str, Any]], courses: Course, view: View) -> list
     for row in groups:
         key, same = _key(row, view), [part for part in parts if all(part[name] == row[name] for name in names)]
         now, before = (Weight(row[f"{k}weight"], row[f"{k}up_to"], row[f"{k}whole"]) for k in ("", "previous_"))
-        for step in view.steps:
-            share = add(now.share(courses.get((_key(part, view), step), NOTHING)) for part in same)
-            courses[key, step] = add([courses.get((key, step)), share])
-            row["spread"] = add([row["spread"], share])
+        for part in same:
+            passed = given = NOTHING
+            for (
+                step
+            ) in view.steps:  # a step's share is the growth of the share until then, so that the whole share is the same for all steps
+                passed = add([passed, courses.get((_key(part, view), step))])
+                courses[key, step] = less(add([courses.get((key, step)), now.share(passed)]), [given])
+                given = now.share(passed)
+            row["spread"] = add([row["spread"], given])
         row["cost"] = add([row["cost"], row["spread"]])
         row["previous"] = add([row["previous"], *(before.share(part["previous"]) for part in same)])
     for part in parts:

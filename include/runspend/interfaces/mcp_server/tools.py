@@ -23,7 +23,7 @@ from runspend.actions.report.labels import WASTE
 from runspend.actions.report.plan import plan_report
 from runspend.config.access_log import log_statement
 from runspend.config.settings import Settings
-from runspend.core.amounts import add, plain
+from runspend.core.amounts import less, plain
 from runspend.core.errors import SqlRefused, UsageError
 from runspend.core.text import person, without_person
 from runspend.interfaces.mcp_server.answers import (
@@ -98,9 +98,7 @@ def ask_costs(settings: Settings, asked: CostsArguments, now: datetime) -> Costs
         found = read_figures(reader, settings, view, newest, hides_people=hides)
     groups = [*found.groups, *found.without_run[:MOST_WITHOUT_RUN]]
     total = found.total
-    rest = Amount(
-        add([total.cost, *(-g.amount.cost for g in groups)]), add([total.previous, *(-g.amount.previous for g in groups)])
-    )  # fmt: skip
+    rest = Amount(less(total.cost, (g.amount.cost for g in groups)), less(total.previous, (g.amount.previous for g in groups)))
     begin, until = view.previous
     return CostsAnswer(
         newest_charge_date=f"{newest}",
