@@ -68,6 +68,11 @@ def two_teams() -> World:
         line(40 + n, on=machine, at="00:00..04:00", cost="5.00", hours=4, instance_type="g5")
         for n, machine in enumerate(("m8", f"{DECOY}-m9"))
     ]
+    # Machines of others that have the name of vision's: at another site, and in another account of the same bill.
+    lines += [
+        line(n, on="m1", at=f"{n - 40}:00..{n - 39}:00", cost="70.00", hours=1, instance_type=f"{DECOY}-type", **{**secret, **more})
+        for n, more in ((50, {"source": f"{DECOY}-site"}), (51, {}))
+    ]
     lines += [line(30, on=None, charge_category="Tax", cost="1.10", service_name="Tax")]
     return {
         "billing_lines": lines,

@@ -64,6 +64,10 @@ class Rule:
         return (*self.shown.split(), *self.masked, *self.hidden.split())
 
 
+SAME_MACHINE = (
+    "on m.source = {0}.source and m.billing_period = {0}.billing_period and m.sub_account_id = coalesce({0}.sub_account_id, '')"
+    " and m.resource_id = {0}.resource_id"
+)
 # Sets of keys, each row once, and two wider queries. {name} is a table or a set above, {teams} the teams as literals.
 LEDGERS = ("ledger", "seen_ledger", "own_run_costs")  # as many rows as the table itself: not to be kept
 SETS = {
@@ -93,12 +97,14 @@ SETS = {
     " and coalesce(a.line_team in ({teams}), false))) as is_own from {cost_allocations} a"
     " left join {own_runs} o on o.run_id = a.run_id and o.tracking_server = a.tracking_server and o.workspace = a.workspace)",
     # the rows of `ledger` that are own, found by a join with few runs
-    "own_parts": "(select a.source, a.billing_period, a.charge_id, a.resource_id, a.pool_key from {cost_allocations} a"
+    "own_parts": "(select a.source, a.billing_period, a.sub_account_id, a.charge_id, a.resource_id, a.pool_key from {cost_allocations} a"
     " join {own_runs} o on o.run_id = a.run_id and o.tracking_server = a.tracking_server and o.workspace = a.workspace"
-    " union all select a.source, a.billing_period, a.charge_id, a.resource_id, a.pool_key from {cost_allocations} a"
+    " union all select a.source, a.billing_period, a.sub_account_id, a.charge_id, a.resource_id, a.pool_key from {cost_allocations} a"
     " where a.run_id is null and a.owner_id is null and a.line_team in ({teams}))",
     "own_charges": "(select distinct source, billing_period, charge_id from {own_parts} l)",
-    "own_resources": "(select distinct billing_period, resource_id from {own_parts} l where l.resource_id is not null)",
+    # of one bill and account: machines of two sites may have one name
+    "own_resources": "(select distinct source, billing_period, coalesce(sub_account_id, '') as sub_account_id, resource_id"
+    " from {own_parts} l where l.resource_id is not null)",
     "own_pools": "(select distinct billing_period, pool_key from {own_parts} l where l.pool_key is not null)",
     "own_bills": "(select distinct source from {cost_daily} where team in ({teams}))",
     "own_servers": "(select distinct tracking_server from {own_runs} o)",
@@ -107,7 +113,7 @@ SETS = {
     " then case when m.resource_id is null then 'rest' when a.is_own then 'own' else 'near' end"
     " when a.is_own then 'own'"
     " when k.charge_id is not null then 'beside' else 'rest' end as seen from {ledger} a"
-    " left join {own_resources} m on m.billing_period = a.billing_period and m.resource_id = a.resource_id"
+    f" left join {{own_resources}} m {SAME_MACHINE.format('a')}"
     " left join {own_charges} k on k.source = a.source and k.billing_period = a.billing_period and k.charge_id = a.charge_id)",
 }
 SAME_RUN = "on o.run_id = t.run_id and o.tracking_server = t.tracking_server and o.workspace = t.workspace"
@@ -230,7 +236,7 @@ RULES: dict[str, Rule] = {
     "unallocated_costs": Rule(
         shown=f"source billing_period allocated_to resource_id service_name sub_account_id billing_currency instance_type region_id {MEASURES}"
         " billed_seconds used_seconds last_used_at reason build_id",
-        source="{table} t join {own_resources} m on m.billing_period = t.billing_period and m.resource_id = t.resource_id"
+        source=f"{{table}} t join {{own_resources}} m {SAME_MACHINE.format('t')}"
         " left join (select distinct run_id from {own_runs} o) o on o.run_id = t.last_run_id",
         masked={c: f"case when o.run_id is not null then t.{c} end" for c in ("last_run_id", "suspected_owner")},
         others=(

@@ -5,12 +5,12 @@ What is seen of each table is in `team_views.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runspend.core.errors import RunspendError
+from runspend.core.errors import RunspendError, WarehouseDamaged
 from runspend.warehouse.base import Reader, Step, Unit, UnitState, Warehouse
 from runspend.warehouse.team_views import Restriction
 
@@ -26,15 +26,18 @@ class TeamWarehouse:
     def __init__(self, whole: Warehouse, seen: Restriction) -> None:
         self._restricted = whole.restricted(seen)
 
-    def reader(self) -> AbstractContextManager[Reader]:
+    @contextmanager
+    def reader(self) -> Iterator[Reader]:
         """Open one consistent view."""
-        return self._restricted.reader()
+        with _without_names(), self._restricted.reader() as reader:
+            yield reader
 
     def answer(self, sql: str, *, native: bool = False, timeout: float | None = None, at_most: int | None = None) -> pa.Table:
         """Return the rows of one user-written statement. Raises RunspendError for the engine's own dialect."""
         if native:
             raise _refusal()
-        return self._restricted.answer(sql, timeout=timeout, at_most=at_most)
+        with _without_names():
+            return self._restricted.answer(sql, timeout=timeout, at_most=at_most)
 
     def restricted(self, seen: Restriction) -> Warehouse:
         """Refuse: what is seen was decided before."""
@@ -65,6 +68,15 @@ class TeamWarehouse:
     def without(self, units: set[Unit]) -> Warehouse:
         """Refuse."""
         raise _refusal()
+
+
+@contextmanager
+def _without_names() -> Iterator[None]:
+    """Raise damage as an error that is only logged: its units are named after bills and servers of all teams."""
+    try:
+        yield
+    except WarehouseDamaged as error:
+        raise RunspendError(str(error)) from error
 
 
 def _refusal() -> RunspendError:

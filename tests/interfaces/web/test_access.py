@@ -24,7 +24,11 @@ from runspend.config.settings import Settings, load_settings
 from runspend.interfaces.web import Caller, create_app, groups_of
 from runspend.interfaces.web.access import CALLER, headers_guard, settings_of_caller
 from runspend.interfaces.web.gate import Gate
+from runspend.schema.tables import TABLES
+from runspend.warehouse.base import Unit
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests import access_world as w
+from tests.allocation.chain import arrow
 from tests.interfaces.web.test_app import said
 
 RUN, NOT_A_RUN = w.THEIRS, "ffffff0000000000000000000000ffff"
@@ -137,6 +141,29 @@ def test_no_route_says_a_name_of_another_team(route: str, vision: FastAPI) -> No
         assert w.DECOY not in shown(answer, path), path
     if not route.startswith(("/metrics", "/api/v1/sources", "/{path", "/model")) and "{value" not in route:
         assert answers[0].status_code == 200, answers[0].text
+
+
+def test_damaged_data_of_others_has_no_name(tmp_path: Path) -> None:
+    """A unit is named after its bill or tracking server."""
+    settings = w.make_two_teams(tmp_path)
+    warehouse = ParquetWarehouse(tmp_path / "warehouse")
+    with warehouse.step("extract", "theirs") as step:
+        step.put("runs", "2026-10", f"{w.DECOY}-server", arrow("runs", [w.decoy(TABLES["runs"])]))
+        assert step.publish()
+    warehouse.path(Unit("runs", "2026-10", f"{w.DECOY}-server")).unlink()
+    paths = (
+        "/",
+        "/explore",
+        f"/run/{w.MINE}",
+        "/search?q=v",
+        "/api/v1/runs",
+        f"/api/v1/sql?{urlencode({'q': 'select count(*) from runs'})}",
+    )
+    answers = ask(app_for(settings, "vision-devs"), *paths)
+    assert 503 in {answer.status_code for answer in answers}
+    for path, answer in zip(paths, answers, strict=True):
+        assert answer.status_code in (200, 503) and w.DECOY not in answer.text, path
+    assert f"{w.DECOY}-server" in one(app_for(settings, "finance"), paths[-1]).text
 
 
 def test_those_who_see_all_are_answered_with_every_name(settings: Settings) -> None:
