@@ -67,8 +67,11 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
 
     `text` is its ResourceId, the normalized form used to compare machines, or the end of that form.
     """
-    wanted = text.strip()
+    wanted = text
     rows = ask(reader, "resource_ids", resource=wanted)
+    if not rows and wanted != text.strip():
+        wanted = text.strip()
+        rows = ask(reader, "resource_ids", resource=wanted)
     if not rows:
         near = ask(reader, "near_resources", part=wanted.lower()) if len(wanted) > 2 else []
         hint = f" Did you mean: {', '.join(clean(r['resource_key']) for r in near)}?" if near else ""

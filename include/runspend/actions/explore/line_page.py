@@ -20,7 +20,7 @@ FIRST = (
     "RegionId",
 )
 # What may name a person.
-OF_PEOPLE = ("Tags", "AllocatedTags", "line_owner", "ResourceName")
+OF_PEOPLE = ("Tags", "AllocatedTags", "line_owner", "ResourceName", "group_keys")
 
 
 def line_as_page(e: LineExplanation, *, up: str, hides_people: bool = False) -> str:

@@ -194,7 +194,8 @@ class Page:
 
     def own_page(self, key: str, value: str | None) -> str:
         """Return the address of the page that a value has beside its costs; nothing without one."""
-        return f"{key}/{quote(value, safe='')}" if value and key in OWN_PAGES else ""
+        # "." and "..", also when they are quoted, lead a browser to other addresses
+        return f"{key}/{quote(value, safe='')}" if value not in (None, "", ".", "..") and key in OWN_PAGES else ""
 
     def color(self, number: int, group: Group) -> str:
         """Return the color class of a row."""

@@ -57,7 +57,8 @@ def known() -> Iterator[None]:
 
 def key_of(request: Request) -> Hashable:
     """Return what makes two requests equal, beside who asks: a page is built once for all that ask for it at the same time."""
-    return id(request.app), str(request.url)
+    path = request.scope.get("raw_path") or request.scope["path"]  # as it was sent: %2F and / are two addresses
+    return id(request.app), request.headers.get("host"), request.scope.get("root_path"), path, request.scope["query_string"]
 
 
 def hidden_people(settings: Settings) -> tuple[str, ...]:
