@@ -107,7 +107,7 @@ class Builder:
         if before is None or before["build_id"] == digest(inputs):
             return None
         names = {name for name in {*before["inputs"], *inputs} if before["inputs"].get(name) != inputs.get(name)}
-        return None if any(map(is_decisive, names)) else _in_words(names)
+        return None if any(map(is_decisive, names)) else describe_inputs(names)
 
     def _note(self, step: Step, period: str, build_id: str, inputs: Mapping[str, str | None], outputs: Mapping[str, str]) -> None:
         row = {
@@ -133,7 +133,7 @@ WORDS = {
 }
 
 
-def _in_words(names: Collection[str]) -> str:
+def describe_inputs(names: Collection[str]) -> str:
     """Name inputs for people: "runs of prod, the configuration". Inputs without a month are left out: they do not concern this one."""
     units = [unit for name in names if "/" in name and (unit := parse_unit(name)).period != "all"]
     words = {WORDS.get(name, name) for name in names if "/" not in name}

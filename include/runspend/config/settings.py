@@ -42,6 +42,7 @@ from runspend.config.error_messages import describe_mistakes
 from runspend.config.mail import MailSettings, WebhookSettings
 from runspend.config.principals import read_principals
 from runspend.config.retention import ArchiveSettings, RetentionKeep, RetentionPolicy, StorageRate, why_no_class
+from runspend.config.statements import StatementSettings
 from runspend.config.types import (
     CONNECTION,
     SCHEME,
@@ -719,6 +720,7 @@ class Settings(Frozen):
     access_log: AccessLogSettings | None = None
     site: SiteSettings | None = None
     sweeps: SweepSettings | None = None
+    statements: StatementSettings = StatementSettings()
     _path: Path | None = PrivateAttr(default=None)
     _viewer: Viewer | None = PrivateAttr(default=None)
     _named_secrets: list[str] = PrivateAttr(default_factory=list)  # of variables with secret names, wherever the file has them

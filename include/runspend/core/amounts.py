@@ -31,15 +31,16 @@ def places_for(total: Decimal) -> int:
     return 2 if size >= 100 else 4 if size >= 1 else 6
 
 
-def round_parts(parts: Sequence[Decimal], places: int) -> list[Decimal]:
+def round_parts(parts: Sequence[Decimal], places: int, total: Decimal | None = None) -> list[Decimal]:
     """Round the parts so that the printed parts add up to the printed total.
 
     Each part is rounded down. Then the parts that lost most get one unit of the last place, until the sum equals the rounded total
-    (half up). Every printed part is less than one unit away from its exact value.
+    (half up). Every printed part is less than one unit away from its exact value. `total`: the rounded total, where it is itself a part
+    of a rounded sum; it is less than one unit away from the exact one.
     """
     unit = Decimal(1).scaleb(-places)
     with localcontext(EXACT):
-        total = round_money(sum(parts, Decimal(0)), places)
+        total = round_money(sum(parts, Decimal(0)), places) if total is None else total
         floors = [p.quantize(unit, rounding=ROUND_FLOOR) for p in parts]
         missing = int((total - sum(floors, Decimal(0))) / unit)
         order = sorted(range(len(parts)), key=lambda i: (floors[i] - parts[i], i))

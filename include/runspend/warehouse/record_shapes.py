@@ -22,6 +22,7 @@ __all__ = ["problem_of"]
 Test = Callable[[Any], bool]
 
 LONGEST = 100_000  # characters of a text, except the body of a mail
+ATTACHED = ("text/csv", "text/html", "application/pdf")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,800}@[!-;=?-~]{1,200}>", re.ASCII)
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -138,6 +139,7 @@ _MAIL = _shaped(
         "message_id": _message_id, "kind": _line, "sender": _line, "recipients": _list_of(_line), "copies?": _list_of(_line), "subject": _line, "date": _line,
         "text": lambda value: isinstance(value, str), "html": lambda value: isinstance(value, str), "list_id": _line,
         "reply_to?": _or_none(_line), "thread?": _or_none(_message_id), "picture?": _or_none(lambda value: isinstance(value, str)),
+        "attachments?": _list_of(_shaped({"name": _line, "type": _one_of(*ATTACHED), "content": lambda value: isinstance(value, str)}, is_closed=True)),
     },
     is_closed=True,
 )  # fmt: skip
@@ -210,6 +212,14 @@ SHAPES: Mapping[str, Mapping[str, Test]] = {
         "is_refused": _flag, "accepted_at": _or_none(_time), "withdrawn": _map_of(_time),
     },
     "archive_enclosing": {"who": _text, "at": _time},
+    "statements": {
+        **dict.fromkeys(("number", "slug"), _line), "version": _count, "period": _line, "team": _or_none(_text), "issued_at": _time,
+        "policy": _map_of(_text), "hides_people": _flag, "bills": _map_of(_or_none(_count)), "inputs": _map_of(_or_none(_text)),
+        "totals": _list_of(_shaped({"currency": _line, "part": _line, "cost": _money, "rounded_cost": _money})),
+        "replaces": _or_none(_line), "reasons": _list_of(_text),
+        **dict.fromkeys(("digest", "page_sha256", "csv_sha256"), _like(SHA256)),
+    },
+    "statement_texts": {"number": _line, "page": lambda value: isinstance(value, str), "csv": lambda value: isinstance(value, str)},
     "archive_verifications": {"at": _time, "objects": _count, "read": _count, "damaged": _list_of(_text), "unknown": _list_of(_text)},
 }  # fmt: skip
 

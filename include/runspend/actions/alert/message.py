@@ -24,6 +24,15 @@ PICTURE_ID = "picture"
 
 
 @dataclass(frozen=True)
+class Attachment:
+    """A file that goes with a mail: its name, its type such as "text/csv", and its content in base64."""
+
+    name: str
+    type: str
+    content: str
+
+
+@dataclass(frozen=True)
 class Mail:
     """One whole mail. The once-only record keeps it, so that any later sending gives the same bytes."""
 
@@ -40,15 +49,24 @@ class Mail:
     thread: str | None = None  # id that all mails of a conversation refer to; a mail with that id need not exist
     picture: str | None = None  # a PNG in base64
     copies: tuple[str, ...] = ()  # the `recipients` that are listed in Cc
+    attachments: tuple[Attachment, ...] = ()
 
     def as_record(self) -> dict[str, Any]:
         """Return the mail as a JSON object."""
-        return {**asdict(self), "recipients": list(self.recipients), "copies": list(self.copies)}
+        found = {
+            **asdict(self),
+            "recipients": list(self.recipients),
+            "copies": list(self.copies),
+            "attachments": list(map(asdict, self.attachments)),
+        }
+        return found if self.attachments else {name: value for name, value in found.items() if name != "attachments"}
 
     @staticmethod
     def from_record(value: Mapping[str, Any]) -> Mail:
         """Return the mail of a record, as the inverse of `as_record`."""
-        return Mail(**{**value, "recipients": tuple(value["recipients"]), "copies": tuple(value.get("copies", ()))})
+        attachments = tuple(Attachment(**one) for one in value.get("attachments", ()))
+        copies = tuple(value.get("copies", ()))
+        return Mail(**{**value, "recipients": tuple(value["recipients"]), "copies": copies, "attachments": attachments})
 
 
 def as_bytes(mail: Mail) -> bytes:
@@ -67,6 +85,10 @@ def as_bytes(mail: Mail) -> bytes:
     message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
     if mail.picture:
         _add_picture(message, base64.b64decode(mail.picture))
+    for file in mail.attachments:
+        kind, _, subtype = file.type.partition("/")
+        charset = {"charset": "utf-8"} if kind == "text" else None
+        message.add_attachment(base64.b64decode(file.content), maintype=kind, subtype=subtype, filename=file.name, params=charset)
     for number, part in enumerate(part for part in message.walk() if part.is_multipart()):  # the stdlib chooses boundaries at random
         part.set_boundary(f"=_{number}{hashlib.sha256(mail.message_id.encode()).hexdigest()[:32]}")
     # Written by hand for three reasons. The stdlib's newer policies turn ids longer than a line into encoded words, which mail programs

@@ -1,4 +1,4 @@
-"""Mails that other steps ask for, such as the notice before an archive move. Each is written once under its own id.
+"""Mails that other steps ask for, such as the notice before an archive move, or a statement. Each is written once under its own id.
 
 Put here the interface for steps other than alerts: write a notice, send waiting mail, read the receipts. The calling step writes the
 notice's words. Sending is in `outbox.py` and `smtp.py`.
@@ -6,9 +6,12 @@ notice's words. Sending is in `outbox.py` and `smtp.py`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
+from runspend.actions.alert.message import Attachment
 from runspend.actions.alert.outbox import Receipt, RecordStore, receipt
 from runspend.actions.alert.render import Block, Envelope, make_mail
 from runspend.config.settings import MailSettings
@@ -41,6 +44,34 @@ def write_archive_notice(
         now=now,
     )
     records.create("notices", _key(notice_id), {"kind": "ARCHIVE NOTICE", "decided_at": now.isoformat(), "mail": mail.as_record()})
+    return mail.message_id
+
+
+def write_statement_mail(
+    settings: MailSettings,
+    records: RecordStore,
+    statement_id: str,
+    recipients: Sequence[str],
+    subject: str,
+    blocks: Sequence[Block],
+    attachments: Sequence[Attachment],
+    now: datetime,
+) -> str:
+    """Put "[runspend] SUBJECT" into the outbox, with files. Return its Message-ID, which is the same for the same id and recipients.
+
+    `statement_id` is letters, digits, dots, underscores and dashes. The first call writes the mail, and later calls change nothing.
+    """
+    key = f"statement.{statement_id}.{hashlib.sha256(' '.join(sorted(recipients)).encode()).hexdigest()[:12]}"
+    mail = make_mail(
+        Envelope(settings.from_, "statements", "statement"),
+        local_id=key,
+        recipients=recipients,
+        subject=f"[runspend] {subject}",
+        blocks=blocks,
+        now=now,
+    )
+    mail = replace(mail, attachments=tuple(attachments))
+    records.create("notices", key, {"kind": "STATEMENT", "decided_at": now.isoformat(), "mail": mail.as_record()})
     return mail.message_id
 
 

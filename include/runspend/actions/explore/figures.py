@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.actions.costs.query import COST_KEYS, NoRate, in_one_currency
 from runspend.actions.explain.find import ask
-from runspend.actions.explore.spread import Weight
 from runspend.actions.explore.view import COLUMNS, ONLY_OF_RUNS, PARTS, SPREAD_PARTS, View, next_dimension
 from runspend.config.settings import Settings
 from runspend.core.amounts import EXACT, add, less, round_money
 from runspend.core.errors import UsageError
+from runspend.core.spread import Weight
 from runspend.core.text import without_person
 from runspend.warehouse.base import Reader
 from runspend.warehouse.kept_rows import KeptRows, keep

@@ -24,6 +24,7 @@ from runspend.interfaces.cli.budgets import budgets
 from runspend.interfaces.cli.context import Context, shown
 from runspend.interfaces.cli.query import costs, explain, export, forecast, live, mcp, serve, sql, status
 from runspend.interfaces.cli.setup import config, demo, doctor, identify, init, suggest, try_
+from runspend.interfaces.cli.statement import statement
 from runspend.interfaces.cli.steps import STEPS, nightly, verify
 
 __all__ = ["cli", "main"]
@@ -34,7 +35,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Start": (try_, demo, init, config, identify, doctor, suggest),
     "Run the pipeline, or one step": (nightly, *STEPS),
     "Ask": (status, costs, live, forecast, explain, sql, serve, mcp, export),
-    "Act": (budgets, archive),
+    "Act": (budgets, statement, archive),
     "Maintain": (verify, sources, warehouse),
 }
 

@@ -1,5 +1,7 @@
 """Spread the cost of idle, shared and unallocated rows over the groups of runs, in proportion to their own cost. Exact: no digit is lost.
 
+The explorer and the statements of teams share this arithmetic.
+
 The groups have a fixed order. With `up_to` as the running total of their costs, a group gets the bound at its `up_to` minus the bound
 before it, where a bound is the amount times `up_to` divided by the whole, rounded to 22 decimals. So the shares of all groups add up to
 the amount, also of those that no page shows. A group without a positive cost gets nothing.
@@ -7,12 +9,13 @@ the amount, also of those that no page shows. A group without a positive cost ge
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 
-from runspend.core.amounts import EXACT
+from runspend.core.amounts import EXACT, add
 
-__all__ = ["Weight"]
+__all__ = ["Weight", "weights_of"]
 
 LAST_PLACE = Decimal("1e-22")
 NOTHING = Decimal(0)
@@ -36,3 +39,13 @@ class Weight:
         if up_to == self.whole:
             return amount
         return EXACT.divide(EXACT.multiply(amount, up_to), self.whole).quantize(LAST_PLACE, ROUND_FLOOR, EXACT)
+
+
+def weights_of(costs: Sequence[Decimal]) -> list[Weight]:
+    """Return the weights of groups with these costs, in this order. A group without a positive cost has none."""
+    own = [max(cost, NOTHING) for cost in costs]
+    whole, up_to, found = add(own), NOTHING, []
+    for weight in own:
+        up_to = EXACT.add(up_to, weight)
+        found.append(Weight(weight, up_to, whole))
+    return found

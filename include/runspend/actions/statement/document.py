@@ -1,0 +1,55 @@
+"""A statement as a value: what page, CSV, JSON and mail say. How they say it does not belong here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from runspend.actions.statement.lines import PARTS, Line, Sums, Team, sums_of
+from runspend.actions.statement.plan import Month
+
+__all__ = ["Before", "Document"]
+
+
+@dataclass(frozen=True)
+class Before:
+    """The version that a statement replaces, the difference by currency and part (new minus old), and why they differ."""
+
+    number: str
+    issued_at: datetime
+    differences: Mapping[tuple[str, str], Sums]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A statement. A preliminary one has no number; what it is compared with is the last version issued, which it does not replace."""
+
+    month: Month
+    team: Team
+    lines: tuple[Line, ...]
+    issued_at: datetime
+    number: str | None = None
+    version: int | None = None
+    before: Before | None = None
+
+    @property
+    def currencies(self) -> list[str]:
+        """The currencies of its lines, or of the bill if it has none."""
+        return sorted({line.currency for line in self.lines}) or sorted(self.month.whole)
+
+    @property
+    def sums(self) -> dict[tuple[str, str], Sums]:
+        """Its sums by currency and part."""
+        return {
+            (code, part): sums_of(found)
+            for code in self.currencies
+            for part in PARTS
+            if (found := [line for line in self.lines if (line.currency, line.part) == (code, part)])
+        }
+
+    @property
+    def totals(self) -> dict[str, Sums]:
+        """Its totals by currency."""
+        return {code: sums_of(line for line in self.lines if line.currency == code) for code in self.currencies}

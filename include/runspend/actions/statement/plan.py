@@ -1,0 +1,103 @@
+"""Read a month's bill and what is known about it, and return the figures of all its statements.
+
+One reader means one state of the warehouse. Numbers and versions are in `issue.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from runspend.actions.statement.lines import Line, Sums, Team, distribute, sums_of
+from runspend.config.settings import Settings
+from runspend.config.statements import StatementSettings
+from runspend.core.amounts import add
+from runspend.core.errors import RunspendError, UsageError
+from runspend.core.text import without_person
+from runspend.schema.rows import first_day
+from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import read_every_sql
+
+__all__ = ["Bill", "Month", "plan_month"]
+
+SPREADABLE = ("idle", "shared", "unallocated")
+
+
+@dataclass(frozen=True)
+class Bill:
+    """One bill of the month. `version_number` is None if no version is in place."""
+
+    source: str
+    state: str
+    version_number: int | None
+    ignored_changes: str | None
+
+
+@dataclass(frozen=True)
+class Month:
+    """All statements of a month, with what they rest on. `inputs`: digests of what the cost tables were built from."""
+
+    period: str
+    policy: StatementSettings
+    hides_people: bool
+    bills: tuple[Bill, ...]
+    inputs: Mapping[str, str | None]
+    statements: Mapping[Team, tuple[Line, ...]]
+
+    @property
+    def is_issuable(self) -> bool:
+        """Whether all bills have the state from which a statement gets a number."""
+        enough = ("closed",) if self.policy.issue_when == "closed" else ("final", "closed")
+        return bool(self.bills) and all(bill.state in enough for bill in self.bills)
+
+    @property
+    def open_bills(self) -> list[str]:
+        """The bills that are not there yet, with their state."""
+        enough = ("closed",) if self.policy.issue_when == "closed" else ("final", "closed")
+        return [f"{bill.source} is {bill.state}" for bill in self.bills if bill.state not in enough]
+
+    @property
+    def whole(self) -> dict[str, Sums]:
+        """The bill: the sums of all statements, by currency."""
+        every = [line for lines in self.statements.values() for line in lines]
+        return {code: sums_of(line for line in every if line.currency == code) for code in sorted({line.currency for line in every})}
+
+
+def plan_month(reader: Reader, settings: Settings, period: str, teams: Collection[str] = ()) -> Month:
+    """Return the statements of a billing period. `teams` have one even if they have no cost any more.
+
+    Raises UsageError for a month without costs.
+    """
+    sql, first = read_every_sql(Path(__file__).parent / "sql"), first_day(period)
+    rows = reader.query(sql["costs"], {"first": first}).to_pylist()
+    if not rows:
+        months = [f"{row['billing_period']:%Y-%m}" for row in reader.query(sql["months"]).to_pylist()]
+        known = f"Months with costs: {', '.join(months[-12:])}." if months else "Run `runspend nightly` first."
+        raise UsageError(f"cannot make a statement of {period}: no cost of this month is allocated. {known}")
+    bills = tuple(
+        Bill(row["source"], row["state"], row["version_number"], row["ignored_changes"])
+        for row in reader.query(sql["bills"], {"first": first}).to_pylist()
+    )
+    inputs = reader.query(sql["inputs"], {"first": first}).to_pylist()
+    policy, hides = settings.statements, settings.mail.people != "show"
+    shown = [{**row, "experiment_name": without_person(row["experiment_name"])} for row in rows] if hides else rows
+    spread = [part for part in SPREADABLE if getattr(policy, part) == "spread"]
+    statements = distribute(shown, policy.measure, spread, teams)
+    month = Month(period, policy, hides, bills, json.loads(inputs[0]["inputs"]) if inputs else {}, statements)
+    _check(rows, month)
+    return month
+
+
+def _check(rows: list[dict[str, Any]], month: Month) -> None:
+    """Refuse figures that do not add up to the bill."""
+    whole: dict[str, list[Decimal | None]] = {}
+    for row in rows:
+        whole.setdefault(row["billing_currency"], []).append(row[month.policy.measure])
+    billed, stated = {code: add(costs) for code, costs in whole.items()}, month.whole
+    for code, cost in billed.items():
+        if stated[code].cost != cost if code in stated else cost:
+            raise RunspendError(f"cannot make statements of {month.period}: they do not add up to the bill in {code}. Nothing was written.")

@@ -1,0 +1,272 @@
+"""Issue the statements of teams for a month, write them as files, and mail them.
+
+A step that is killed anywhere and run again gives the same statements under the same numbers, and each mail at least once.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runspend.config.access import is_own_budget
+from runspend.config.recipients import mailed_addresses
+from runspend.config.settings import Settings
+from runspend.config.types import address_of
+from runspend.core.amounts import add, change, money, month_name
+from runspend.core.crash_points import crash_point
+from runspend.core.errors import PartialFailure, UsageError
+from runspend.core.lock_holders import lock_in_time
+from runspend.core.own_files import open_lock
+from runspend.core.step_result import Outcome, Progress, silent
+from runspend.pipeline.damage import watching
+from runspend.pipeline.monitoring import note_undelivered
+from runspend.warehouse.factory import open_warehouse
+
+if TYPE_CHECKING:
+    from runspend.actions.alert.message import Attachment
+    from runspend.actions.alert.render import Block
+    from runspend.actions.statement import Document, Issued, Month
+    from runspend.warehouse.records import Records
+
+__all__ = ["Request", "Stated", "statement"]
+
+LOCK_WAIT = 600.0  # seconds to wait for another process that issues statements
+MOST_ATTACHED = 5_000_000  # bytes of a file that goes with a mail
+TOP = 10  # experiments in a mail
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make: statements of these teams, of no team, or of all; with a PDF; mailed to the teams' recipients or to `to`."""
+
+    period: str
+    teams: Sequence[str] = ()
+    no_team: bool = False
+    is_all: bool = False
+    prints: bool = True
+    is_mailed: bool = False
+    to: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Stated:
+    """One statement that was made: its files, and the state of its mail by recipient."""
+
+    issued: Issued
+    files: tuple[Path, ...]
+    mail: dict[str, str]
+
+
+@watching()
+def statement(settings: Settings, request: Request, *, now: datetime, progress: Progress = silent) -> Outcome:
+    """Make statements. `Outcome.reported["statements"]` has a `Stated` for each, `Outcome.reported["month"]` what they rest on."""
+    from runspend.actions import statement as statements
+    from runspend.warehouse.records import Records
+
+    outcome, records = Outcome("statement"), Records(settings.home)
+    _check_addresses(settings, request.to)
+    progress(f"statement {request.period}")
+    with _one_at_a_time(settings.home):
+        with open_warehouse(settings).reader() as reader:
+            month = statements.plan_month(reader, settings, request.period, statements.issued_teams(records, request.period))
+        teams = _chosen(month, request)
+        made = []
+        for team in teams:
+            issued = statements.issue(records, month, team, now)
+            made.append((issued, statements.write_files(issued, settings.home / "statements" / request.period)))
+            label = f"statement {issued.name}"
+            (outcome.changed if issued.is_new else outcome.unchanged).append(label)
+        printed = _print(made, outcome, progress) if request.prints else {}
+    if old := statements.outdated(records, month, teams):
+        outcome.notes.append(
+            f"{len(old)} other statements of {request.period} differ from the bill now: {', '.join(old[:5])}{', …' if len(old) > 5 else ''}. "
+            f"Run: runspend statement --team all --period {request.period}"
+        )
+    outcome.notes += [
+        f"{bill.source} of {request.period} changed after closing, which is not applied: {bill.ignored_changes}. To apply it, run: "
+        f"runspend allocate --period {request.period}"
+        for bill in month.bills
+        if bill.ignored_changes
+    ]
+    done = [(issued, (*paths, *printed.get(issued.name, ()))) for issued, paths in made]
+    mailed = _mail(settings, records, done, request, outcome, now) if request.is_mailed or request.to else {}
+    outcome.reported["month"] = month
+    outcome.reported["statements"] = [Stated(issued, files, mailed.get(issued.name, {})) for issued, files in done]
+    return outcome
+
+
+@contextmanager
+def _one_at_a_time(home: Path) -> Iterator[None]:
+    folder = home / "statements"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open_lock(folder / ".lock") as lock:  # the kernel releases it when the process dies
+        lock_in_time(lock.fileno(), folder / ".lock", "issue statements", LOCK_WAIT)
+        yield
+
+
+def _chosen(month: Month, request: Request) -> list[str | None]:
+    """Return the teams to make statements for, each once. Raises UsageError for a team without cost and without a statement."""
+    known = [team for team in month.statements if team is not None]
+    if request.is_all:
+        return list(month.statements)
+    for team in request.teams:
+        if team not in known:
+            listed = ", ".join(known[:20]) or "none"
+            raise UsageError(
+                f"cannot make a statement of {team} for {request.period}: no cost of that month belongs to this team. Teams with a cost: {listed}."
+            )
+    return [*dict.fromkeys(request.teams), *([None] if request.no_team else [])]
+
+
+def _print(made: Sequence[tuple[Issued, list[Path]]], outcome: Outcome, progress: Progress) -> dict[str, tuple[Path, ...]]:
+    """Print each page that has no PDF yet. Returns the PDFs by name of the statement."""
+    from runspend.actions import statement as statements
+
+    found: dict[str, tuple[Path, ...]] = {}
+    browser, failures = statements.find_browser(), list[str]()
+    for issued, paths in made:
+        page = next(path for path in paths if path.suffix == ".html")
+        pdf = page.with_suffix(".pdf")
+        if not pdf.is_file() and browser is not None:
+            progress(f"print {issued.name}")
+            if (why := statements.print_pdf(browser, page, pdf)) is not None:
+                failures.append(f"{issued.name}: {why}")
+            crash_point("statement.printed")
+        if pdf.is_file():
+            found[issued.name] = (pdf,)
+    if browser is None and len(found) < len(made):
+        outcome.notes.append(
+            f"no PDF was made: none of {', '.join(statements.BROWSERS)} is on PATH. Page and CSV are written. Install one and run the command "
+            "again, or print the page from a browser"
+        )
+    if failures:
+        outcome.fail(
+            PartialFailure(f"cannot print {len(failures)} of {len(made)} pages to PDF: {failures[0]}. Page and CSV are written.", failures)
+        )
+    return found
+
+
+# --- mail ----------------------------------------------------------------------------------------------------------------
+
+
+def _check_addresses(settings: Settings, to: Sequence[str]) -> None:
+    """Refuse addresses that no mail of this configuration may go to, before anything is done."""
+    for text in to:
+        address = address_of(text)
+        if address is None:
+            raise UsageError(f"cannot mail to {text!r}: it is not one plain mail address. Nothing was done.")
+        if not mailed_addresses(settings, [address]):
+            raise UsageError(
+                f"cannot mail to {text!r}: runspend.yaml has no address of its domain, or the domain is a public mail host. Add the address to "
+                "mail.operators or mail.users, or the domain to mail.domains. Nothing was done."
+            )
+
+
+def _recipients(settings: Settings, team: str | None) -> list[str]:
+    """Return the recipients of all budgets that select this team alone; of no team, the operators."""
+    if team is None:
+        return list(dict.fromkeys(settings.mail.operators))
+    return list(dict.fromkeys(r for b in settings.budgets if is_own_budget([team], b.for_.get("team", ())) for r in b.everybody()))
+
+
+def _mail(
+    settings: Settings,
+    records: Records,
+    done: Sequence[tuple[Issued, tuple[Path, ...]]],
+    request: Request,
+    outcome: Outcome,
+    now: datetime,
+) -> dict[str, dict[str, str]]:
+    """Write each statement's mail into the outbox once, send what waits, and return the states by statement and recipient."""
+    from runspend.actions import alert
+    from runspend.actions import statement as statements
+    from runspend.actions.alert.notices import write_statement_mail
+    from runspend.actions.alert.outbox import receipt
+
+    written: dict[str, tuple[str, list[str]]] = {}
+    without = []
+    for issued, paths in done:
+        document = issued.document
+        recipients = list(request.to) or _recipients(settings, document.team)
+        if not recipients:
+            without.append(statements.title_of(document))
+            continue
+        mail_id = issued.name if document.number is not None else f"{issued.name}.{issued.digest[:12]}"
+        subject, blocks = _compose(document, issued, paths)
+        files = _attachments(paths)
+        written[issued.name] = (write_statement_mail(settings.mail, records, mail_id, recipients, subject, blocks, files, now), recipients)
+        crash_point("statement.mail_written")
+    note_undelivered(outcome, alert.send(settings, records, now))
+    if without:
+        failures = [f"{team}: it has no recipient" for team in without]
+        outcome.fail(
+            PartialFailure(
+                f"cannot mail the statement of {', '.join(without[:5])}: no budget selects that team alone, and `no team` goes to mail.operators. "
+                "Add a budget with `notify`, or give --to.",
+                failures,
+            )
+        )
+    return {name: {r: receipt(records, message_id, r).state for r in recipients} for name, (message_id, recipients) in written.items()}
+
+
+def _attachments(paths: Sequence[Path]) -> list[Attachment]:
+    """Return the CSV and the PDF; without a PDF, the page. A file that is too large for mail is left out."""
+    from runspend.actions.alert.message import Attachment
+
+    types = {".csv": "text/csv", ".pdf": "application/pdf", ".html": "text/html"}
+    has_pdf = any(path.suffix == ".pdf" for path in paths)
+    wanted = [path for path in paths if path.suffix != ".html" or not has_pdf]
+    return [
+        Attachment(path.name, types[path.suffix], base64.b64encode(path.read_bytes()).decode("ascii"))
+        for path in wanted
+        if path.stat().st_size <= MOST_ATTACHED
+    ]
+
+
+def _compose(document: Document, issued: Issued, paths: Sequence[Path]) -> tuple[str, list[Block]]:
+    """Return subject and content of a statement's mail."""
+    from runspend.actions import statement as statements
+    from runspend.actions.alert.render import Card, Facts, MailTable, Paragraph
+
+    month, team = document.month, statements.title_of(document)
+    totals = ", ".join(f"{money(sums.rounded)} {code}" for code, sums in document.totals.items())
+    head = f"Statement {document.number}" if document.number else f"Preliminary statement of {team}, {month_name(month.period)}"
+    blocks: list[Block] = [Card(tuple(("total", f"{money(sums.rounded)} {code}", "") for code, sums in list(document.totals.items())[:4]))]
+    kind = "Chargeback" if month.policy.kind == "chargeback" else "Showback"
+    blocks.append(Paragraph(f"{kind} statement of {team} for {month_name(month.period)}."))
+    if document.number is None:
+        blocks.append(Paragraph("It is preliminary: amounts may still change. Do not book them."))
+    if document.before is not None:
+        verb = "replaces" if document.number else "differs from"
+        amounts = ", ".join(
+            f"{change(add(s.rounded for (c, _), s in document.before.differences.items() if c == code))} {code}"
+            for code in document.currencies
+        )
+        why = "; ".join(document.before.reasons)
+        blocks.append(Paragraph(f"It {verb} {document.before.number} of {document.before.issued_at:%Y-%m-%d}: {amounts}. Why: {why}."))
+    for code in document.currencies:
+        parts = [(part, money(sums.rounded)) for (c, part), sums in document.sums.items() if c == code]
+        rows = (*parts, ("total", money(document.totals[code].rounded)))
+        blocks.append(MailTable(f"PARTS, {code}", ("", code), "lr", rows))
+        top = _top(document, code)
+        if top:
+            blocks.append(MailTable("MOST EXPENSIVE EXPERIMENTS", ("", code), "lr", tuple(top[:TOP])))
+    names = ", ".join(path.name for path in paths if path.suffix != ".html" or not any(p.suffix == ".pdf" for p in paths))
+    blocks.append(Facts("FILES", (("attached", names), ("policy", "`statements` in runspend.yaml, printed on the statement"))))
+    return f"{head}: {totals}", blocks
+
+
+def _top(document: Document, currency: str) -> list[tuple[str, str]]:
+    """Return experiments with their whole cost, in the order of the statement."""
+    from runspend.actions.alert.render import clean
+
+    costs: dict[str, list[object]] = {}
+    for line in document.lines:
+        if line.currency == currency and line.experiment is not None:
+            costs.setdefault(line.experiment, []).append(line.rounded)
+    return [(clean(name), money(add(amounts))) for name, amounts in costs.items()]  # type: ignore[arg-type]
