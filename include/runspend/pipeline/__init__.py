@@ -27,6 +27,7 @@ from runspend.pipeline.load import load
 from runspend.pipeline.measure import measure
 from runspend.pipeline.monitoring import ring_heartbeat, tell_refused_file
 from runspend.pipeline.report import report
+from runspend.pipeline.statement import statement
 
 __all__ = [
     "alert",
@@ -48,6 +49,7 @@ __all__ = [
     "remove_annotations",
     "report",
     "settle",
+    "statement",
     "verify",
 ]
 

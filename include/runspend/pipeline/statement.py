@@ -72,7 +72,11 @@ def statement(settings: Settings, request: Request, *, now: datetime, progress: 
     _check_addresses(settings, request.to)
     progress(f"statement {request.period}")
     with _one_at_a_time(settings.home):
-        with open_warehouse(settings).reader() as reader:
+        warehouse = open_warehouse(settings)
+        if request.period not in (months := sorted({unit.period for unit in warehouse.states("cost_daily")})):
+            known = f"Months with costs: {', '.join(months[-12:])}." if months else "Run `runspend nightly` first."
+            raise UsageError(f"cannot make a statement of {request.period}: no cost of this month is allocated. {known}")
+        with warehouse.reader() as reader:
             month = statements.plan_month(reader, settings, request.period, statements.issued_teams(records, request.period))
         teams = _chosen(month, request)
         made = []
@@ -189,12 +193,12 @@ def _mail(
     from runspend.actions.alert.outbox import receipt
 
     written: dict[str, tuple[str, list[str]]] = {}
-    without = []
+    without = list[str | None]()
     for issued, paths in done:
         document = issued.document
         recipients = list(request.to) or _recipients(settings, document.team)
         if not recipients:
-            without.append(statements.title_of(document))
+            without.append(document.team)
             continue
         mail_id = issued.name if document.number is not None else f"{issued.name}.{issued.digest[:12]}"
         subject, blocks = _compose(document, issued, paths)
@@ -202,15 +206,11 @@ def _mail(
         written[issued.name] = (write_statement_mail(settings.mail, records, mail_id, recipients, subject, blocks, files, now), recipients)
         crash_point("statement.mail_written")
     note_undelivered(outcome, alert.send(settings, records, now))
-    if without:
-        failures = [f"{team}: it has no recipient" for team in without]
-        outcome.fail(
-            PartialFailure(
-                f"cannot mail the statement of {', '.join(without[:5])}: no budget selects that team alone, and `no team` goes to mail.operators. "
-                "Add a budget with `notify`, or give --to.",
-                failures,
-            )
-        )
+    for team in without:
+        why = "mail.operators is empty" if team is None else "no budget selects this team alone"
+        do = "Add operators" if team is None else "Add a budget with `notify`"
+        failure = f"cannot mail the statement of {statements.title_of(team)}: {why}. {do}, or give --to."
+        outcome.fail(PartialFailure(failure, [failure]))
     return {name: {r: receipt(records, message_id, r).state for r in recipients} for name, (message_id, recipients) in written.items()}
 
 
@@ -233,7 +233,7 @@ def _compose(document: Document, issued: Issued, paths: Sequence[Path]) -> tuple
     from runspend.actions import statement as statements
     from runspend.actions.alert.render import Card, Facts, MailTable, Paragraph
 
-    month, team = document.month, statements.title_of(document)
+    month, team = document.month, statements.title_of(document.team)
     totals = ", ".join(f"{money(sums.rounded)} {code}" for code, sums in document.totals.items())
     head = f"Statement {document.number}" if document.number else f"Preliminary statement of {team}, {month_name(month.period)}"
     blocks: list[Block] = [Card(tuple(("total", f"{money(sums.rounded)} {code}", "") for code, sums in list(document.totals.items())[:4]))]

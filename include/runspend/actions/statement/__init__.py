@@ -1,6 +1,6 @@
 """The statement of a team for a month: its direct cost, its part of idle and shared cost, a number, and versions.
 
-`plan.py` asks the warehouse and distributes the bill, `lines.py` holds the arithmetic. `issue.py` numbers statements and records each
+`plan.py` asks the warehouse and distributes the bill, `lines.py` holds the arithmetic. `numbering.py` numbers statements and records each
 version once. `render.py` writes the page and the CSV, `files.py` keeps them as files,
 `pdf.py` prints the page. Mailing belongs to `pipeline/statement.py`.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from runspend.actions.statement.document import Document
 from runspend.actions.statement.files import write_files
-from runspend.actions.statement.issue import Issued, issue, issued_teams, outdated
+from runspend.actions.statement.numbering import Issued, issue, issued_teams, outdated
 from runspend.actions.statement.pdf import BROWSERS, find_browser, print_pdf
 from runspend.actions.statement.plan import Month, plan_month
 from runspend.actions.statement.render import describe_part, title_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from runspend.actions.statement.lines import PARTS, Line, Sums, Team, sums_of
 from runspend.actions.statement.plan import Month
@@ -34,12 +35,13 @@ class Document:
     version: int | None = None
     before: Before | None = None
 
-    @property
+    @cached_property
     def currencies(self) -> list[str]:
-        """The currencies of its lines, or of the bill if it has none."""
-        return sorted({line.currency for line in self.lines}) or sorted(self.month.whole)
+        """The currencies of its lines and of those of the version before, or of the bill if there are none."""
+        before = [code for code, _ in self.before.differences] if self.before is not None else []
+        return sorted({*before, *(line.currency for line in self.lines)}) or sorted(self.month.whole)
 
-    @property
+    @cached_property
     def sums(self) -> dict[tuple[str, str], Sums]:
         """Its sums by currency and part."""
         return {
@@ -49,7 +51,7 @@ class Document:
             if (found := [line for line in self.lines if (line.currency, line.part) == (code, part)])
         }
 
-    @property
+    @cached_property
     def totals(self) -> dict[str, Sums]:
         """Its totals by currency."""
         return {code: sums_of(line for line in self.lines if line.currency == code) for code in self.currencies}

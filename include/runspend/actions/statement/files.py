@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runspend.actions.statement.issue import Issued, preliminary_name
+from runspend.actions.statement.numbering import Issued, preliminary_name
 from runspend.core.crash_points import crash_point
 from runspend.core.own_files import read_bytes, write_whole
 

@@ -1,6 +1,6 @@
 """Read a month's bill and what is known about it, and return the figures of all its statements.
 
-One reader means one state of the warehouse. Numbers and versions are in `issue.py`.
+One reader means one state of the warehouse. Numbers and versions are in `numbering.py`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from runspend.actions.statement.lines import Line, Sums, Team, distribute, sums_
 from runspend.config.settings import Settings
 from runspend.config.statements import StatementSettings
 from runspend.core.amounts import add
-from runspend.core.errors import RunspendError, UsageError
+from runspend.core.errors import RunspendError
 from runspend.core.text import without_person
 from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader
@@ -60,7 +61,7 @@ class Month:
         enough = ("closed",) if self.policy.issue_when == "closed" else ("final", "closed")
         return [f"{bill.source} is {bill.state}" for bill in self.bills if bill.state not in enough]
 
-    @property
+    @cached_property
     def whole(self) -> dict[str, Sums]:
         """The bill: the sums of all statements, by currency."""
         every = [line for lines in self.statements.values() for line in lines]
@@ -68,16 +69,9 @@ class Month:
 
 
 def plan_month(reader: Reader, settings: Settings, period: str, teams: Collection[str] = ()) -> Month:
-    """Return the statements of a billing period. `teams` have one even if they have no cost any more.
-
-    Raises UsageError for a month without costs.
-    """
+    """Return the statements of a billing period. `teams` have one even if they have no cost any more."""
     sql, first = read_every_sql(Path(__file__).parent / "sql"), first_day(period)
     rows = reader.query(sql["costs"], {"first": first}).to_pylist()
-    if not rows:
-        months = [f"{row['billing_period']:%Y-%m}" for row in reader.query(sql["months"]).to_pylist()]
-        known = f"Months with costs: {', '.join(months[-12:])}." if months else "Run `runspend nightly` first."
-        raise UsageError(f"cannot make a statement of {period}: no cost of this month is allocated. {known}")
     bills = tuple(
         Bill(row["source"], row["state"], row["version_number"], row["ignored_changes"])
         for row in reader.query(sql["bills"], {"first": first}).to_pylist()

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from runspend import __version__
 from runspend.actions.report import render as report
 from runspend.actions.statement.document import Document
-from runspend.actions.statement.lines import DIRECT, OUTSIDE, Line
+from runspend.actions.statement.lines import DIRECT, OUTSIDE, Line, Team
 from runspend.core import amounts
 from runspend.core.amounts import add, plain
 from runspend.core.spreadsheet_text import guard_text
@@ -31,7 +31,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 MOST_ROWS = 200  # experiments on the page; the CSV has all
 COLUMNS = ("number", "period", "team", "experiment", "cost_center", "part", "cost", "rounded_cost", "currency")
 MEASURE_WORDS = {
-    "effective_cost": "effective cost (purchases spread over what they pay for)",
+    "effective_cost": "effective cost (purchases in advance are spread over what they pay for)",
     "billed_cost": "billed cost (as invoiced)",
     "contracted_cost": "contracted cost",
     "list_cost": "list cost",
@@ -48,9 +48,9 @@ class Row:
     total: Decimal
 
 
-def title_of(document: Document) -> str:
-    """Return "vision", or what the statement of no team is called."""
-    return "no team" if document.team is None else document.team
+def title_of(team: Team) -> str:
+    """Return the team's name, or what the statement of no team is called."""
+    return "no team" if team is None else team
 
 
 def render_csv(document: Document) -> str:
@@ -74,7 +74,7 @@ def render_page(document: Document) -> str:
             d=document,
             month=document.month,
             policy_of=document.month.policy,
-            title=title_of(document),
+            title=title_of(document.team),
             sections=[_Section(document, code) for code in document.currencies],
             describe=lambda part: describe_part(document, part),
             measure=MEASURE_WORDS[document.month.policy.measure],

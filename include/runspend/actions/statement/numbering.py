@@ -22,10 +22,10 @@ from runspend.actions.statement.plan import Month
 from runspend.actions.statement.render import render_csv, render_page
 from runspend.allocation.builds import describe_inputs
 from runspend.allocation.closing import is_bill
-from runspend.allocation.inputs import BILL
+from runspend.allocation.inputs import BILL, parse_unit
 from runspend.core.amounts import add, plain
 from runspend.core.crash_points import crash_point
-from runspend.core.errors import RecordRefused
+from runspend.core.errors import RecordRefused, RunspendError
 from runspend.warehouse.records import Records
 
 __all__ = ["KIND", "TEXTS", "Issued", "issue", "issued_teams", "outdated", "preliminary_name"]
@@ -103,7 +103,8 @@ def issue(records: Records, month: Month, team: Team, now: datetime) -> Issued:
     key = f"{month.period}/{slug}/{version}"
     _put_texts(records, key, texts)
     crash_point("statement.written")
-    records.create(KIND, key, _record(document, slug, texts))
+    if not records.create(KIND, key, _record(document, slug, texts)):
+        raise RunspendError(f"cannot issue the statement {number}: another process has issued it meanwhile. Run the command again.")
     crash_point("statement.recorded")
     return Issued(document, number, is_new=True, page=texts["page"], csv=texts["csv"])
 
@@ -187,17 +188,17 @@ def _reasons(document: Document, before: Mapping[str, Any], *, is_exact: bool) -
     """Say why the figures differ from those of the version before."""
     month, found = document.month, []
     changed = {name for name in {*before["inputs"], *month.inputs} if before["inputs"].get(name) != month.inputs.get(name)}
+    sources = {name.removeprefix(BILL) for name in changed if is_bill(name)}
     versions = {bill.source: bill.version_number for bill in month.bills}
-    for name in sorted(filter(is_bill, changed)):
-        source = name.removeprefix(BILL)
+    for source in sorted(sources):
         old, new = before["bills"].get(source), versions.get(source)
         if old is None or new is None:
             found.append(f"the bill {source} was {'added' if old is None else 'removed'}")
         else:
-            found.append(f"the bill {source} was restated: version {new}, before {old}")
-    if others := {name for name in changed if not is_bill(name) and name != "final bills"}:
-        words = describe_inputs(others) or "runs of other months"
-        found.append(f"the month was allocated again after a change of {words}")
+            found.append(f"the bill {source} was restated: version {new} replaced version {old}")
+    if others := {name for name in changed if name != "final bills" and not is_bill(name) and not _is_of(name, sources)}:
+        words = describe_inputs(others) or "other months"
+        found.append(f"the month was allocated again after a change of: {words}")
     policy = month.policy.model_dump(mode="json")
     for name in ("kind", "measure", "idle", "shared", "unallocated"):
         if policy[name] != before["policy"].get(name):
@@ -207,6 +208,11 @@ def _reasons(document: Document, before: Mapping[str, Any], *, is_exact: bool) -
     if not found and not is_exact:
         found.append("amounts are rounded so that all statements of the month add up to the bill, and another statement changed")
     return found or ["the month was allocated again"]
+
+
+def _is_of(name: str, sources: Collection[str]) -> bool:
+    """Whether an input is the loaded lines of one of these bills."""
+    return "/" in name and (unit := parse_unit(name)).table == "billing_lines" and unit.writer in sources
 
 
 def _digest(month: Month, lines: Sequence[Line]) -> str:

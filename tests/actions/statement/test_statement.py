@@ -1,0 +1,290 @@
+"""What `runspend statement` writes, numbers, restates and mails, over a warehouse that a bill is delivered to again and again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runspend.actions.alert import outbox
+from runspend.actions.statement import files, numbering
+from runspend.actions.statement.numbering import team_slug
+from runspend.actions.statement.pdf import find_browser
+from runspend.config.settings import load_settings
+from runspend.core.amounts import add, round_money
+from runspend.pipeline import statement as _step  # noqa: F401 (the module is patched by its name)
+from tests.actions.statement.statement_world import BILL, NOW, PERIOD, make_world, put_month, restated
+from tests.command import run_here
+from tests.servers.smtp import smtp_server
+from tests.settings_builder import smtp_mail
+
+ALL = ("--team", "all", "--period", PERIOD)
+TEAMS = ["Speech & Co", "credits", "vision", None]
+POINTS = ("statement.written", "statement.recorded", "statement.file", "statement.mail_written", "outbox.sent", "outbox.recorded")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world before its first statement."""
+    folder = tmp_path_factory.mktemp("statement") / "kept"
+    make_world(folder)
+    return folder
+
+
+@pytest.fixture
+def config(kept: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(kept, tmp_path / "world")
+    return tmp_path / "world" / "runspend.yaml"
+
+
+@pytest.fixture(autouse=True)
+def without_browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No PDF, except where a test asks for it: a browser takes two seconds."""
+    monkeypatch.setattr("runspend.actions.statement.find_browser", lambda: None)
+    return
+
+
+def make(config: Path, *words: str, code: int = 0, now: str = f"{NOW:%Y-%m-%dT%H:%M}") -> dict[str, Any]:
+    """What the command says as JSON."""
+    done = run_here("statement", *words, "--json", "--config", str(config), "--now", now, code=code)
+    return dict(json.loads(done.stdout))
+
+
+def numbers(answer: dict[str, Any]) -> list[str | None]:
+    return [one["number"] for one in answer["statements"]]
+
+
+def texts(config: Path) -> dict[str, bytes]:
+    """Every file of statements."""
+    folder = config.parent / "home" / "statements" / PERIOD
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+
+
+def change_settings(config: Path, **more: Any) -> None:
+    config.write_text(json.dumps({**json.loads(config.read_text()), **more}), encoding="utf-8")
+
+
+def test_all_statements_of_a_month_add_up_to_the_ledger(config: Path) -> None:
+    """By what the CSV files say, exact and rounded, in each currency."""
+    answer = make(config, *ALL)
+    assert [one["team"] for one in answer["statements"]] == TEAMS
+    assert numbers(answer) == [f"2026-10-{team_slug(team)}-1" for team in TEAMS]
+    rows = [row for name, text in texts(config).items() if name.endswith(".csv") for row in csv.DictReader(text.decode().splitlines())]
+    for currency in ("USD", "EUR", "JPY"):
+        billed = add(Decimal(cost) for *_, code, cost in BILL if code == currency)
+        assert add(Decimal(row["cost"]) for row in rows if row["currency"] == currency) == billed
+        assert add(Decimal(row["rounded_cost"]) for row in rows if row["currency"] == currency) == round_money(billed)
+    vision = {(row["experiment"], row["part"]): Decimal(row["cost"]) for row in rows if row["team"] == "vision"}
+    assert vision["", "idle"] == Decimal("5.05")  # the bill's own tag
+    assert ("'=cmd()", "direct") in vision and ("", "out of scope") not in vision
+    for one in answer["statements"]:
+        for total in one["totals"]:
+            lines = [line for line in one["lines"] if line["currency"] == total["currency"]]
+            assert add(Decimal(line["cost"]) for line in lines) == Decimal(total["cost"])
+            assert add(Decimal(line["rounded_cost"]) for line in lines) == Decimal(total["rounded_cost"])
+    page = texts(config)["2026-10-vision-1.html"].decode()
+    assert "2026-10-vision-1" in page and "vit" in page and "Preliminary" not in page
+    assert "no PDF was made" in answer["notes"][0]
+
+
+def test_equal_figures_give_the_same_version_byte_for_byte_and_others_the_next(config: Path) -> None:
+    first = make(config, *ALL)
+    before = texts(config)
+    for name in ("2026-10-vision-1.html", "2026-10-vision-1.csv"):  # only copies
+        (config.parent / "home" / "statements" / PERIOD / name).unlink()
+    again = make(config, *ALL, now="2027-02-21T06:00")
+    assert numbers(again) == numbers(first) and texts(config) == before
+    assert [one["is_new"] for one in again["statements"]] == [False] * 4
+    put_month(load_settings(config), restated(), version=2, inputs={"runs/2026-10/lab": "r2"})
+    alone = make(config, "--team", "vision", "--period", PERIOD, now="2027-02-22T06:00")
+    assert numbers(alone) == ["2026-10-vision-2"]
+    assert "2 other statements of 2026-10 differ" in alone["notes"][1]
+    answer = make(config, *ALL, now="2027-02-22T06:00")
+    versions = {"credits": 1}  # its figures are the same
+    assert numbers(answer) == [f"2026-10-{team_slug(team)}-{versions.get(str(team), 2)}" for team in TEAMS]
+    assert {name: text for name, text in texts(config).items() if name in before} == before  # issued versions stay
+    found = {one["team"]: one for one in answer["statements"]}
+    gone = found["Speech & Co"]  # a team whose runs are those of another now is restated to nothing
+    assert gone["lines"] == [] and {total["cost"] for total in gone["totals"]} == {"0"}
+    vision = found["vision"]["replaces"]
+    assert vision["number"] == "2026-10-vision-1"
+    assert vision["reasons"] == [
+        "the bill aws was restated: version 2 replaced version 1",
+        "the month was allocated again after a change of: runs of lab",
+    ]
+    old = {team["team"]: {total["currency"]: Decimal(total["cost"]) for total in team["totals"]} for team in first["statements"]}
+    for one in answer["statements"]:
+        for total in one["totals"] if one["replaces"] else ():
+            moved = add(Decimal(row["cost"]) for row in one["replaces"]["differences"] if row["currency"] == total["currency"])
+            assert moved == Decimal(total["cost"]) - old[one["team"]].get(total["currency"], Decimal(0))
+    assert "Replaces 2026-10-vision-1" in texts(config)["2026-10-vision-2.html"].decode()
+    put_month(load_settings(config))  # back as it was: still another version, not the first
+    assert numbers(make(config, "--team", "vision", "--period", PERIOD)) == ["2026-10-vision-3"]
+
+
+def test_another_policy_is_another_version_that_says_so(config: Path) -> None:
+    make(config, *ALL)
+    change_settings(config, statements={"idle": "separate", "kind": "chargeback", "measure": "billed_cost", "number_prefix": "FIN-"})
+    answer = make(config, *ALL)
+    [vision] = [one for one in answer["statements"] if one["team"] == "vision"]
+    assert (vision["number"], vision["replaces"]["number"]) == ("FIN-2026-10-vision-2", "2026-10-vision-1")
+    assert vision["replaces"]["reasons"] == [
+        "statements.kind is chargeback, before showback",
+        "statements.measure is billed_cost, before effective_cost",
+        "statements.idle is separate, before spread",
+    ]
+    assert {(line["part"], line["experiment"]) for line in vision["lines"] if line["part"] == "idle"} == {("idle", None)}
+    assert "Chargeback statement" in texts(config)["FIN-2026-10-vision-2.html"].decode()
+
+
+def test_a_month_that_is_not_closed_gives_a_preliminary_statement_without_a_number(config: Path) -> None:
+    put_month(load_settings(config), state="final")
+    answer = make(config, "--team", "vision", "--no-team", "--period", PERIOD)
+    assert numbers(answer) == [None, None] and set(texts(config)) == {
+        f"2026-10-{slug}-preliminary.{ending}" for slug in ("vision", "no-team") for ending in ("csv", "html")
+    }
+    assert "The month is not closed: aws is final" in texts(config)["2026-10-vision-preliminary.html"].decode()
+    assert not (config.parent / "home" / "records" / "statements").exists()
+    change_settings(config, statements={"issue_when": "final"})
+    assert numbers(make(config, "--team", "vision", "--period", PERIOD)) == ["2026-10-vision-1"]
+    assert "2026-10-vision-preliminary.html" not in texts(config)
+    put_month(load_settings(config), restated(), version=2, state="open")
+    [open_again] = make(config, "--team", "vision", "--period", PERIOD)["statements"]
+    assert (open_again["number"], open_again["replaces"]["number"]) == (None, "2026-10-vision-1")
+    assert "Differs from 2026-10-vision-1" in texts(config)["2026-10-vision-preliminary.html"].decode()
+
+
+class Killed(BaseException):
+    """Stands in for the end of the process: nothing on the way catches it."""
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_command_killed_anywhere_and_run_again_issues_and_mails_the_same(
+    config: Path, kept: Path, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the bill changed between the two: what was not issued yet never existed."""
+
+    def die(reached: str) -> None:
+        if reached == point:
+            raise Killed
+
+    words = ("statement", "--team", "vision", "--period", PERIOD, "--mail", "--config", str(config), "--now")
+    with monkeypatch.context() as patched:
+        for module in (numbering, files, outbox, sys.modules["runspend.pipeline.statement"]):
+            patched.setattr(module, "crash_point", die)
+        with pytest.raises(Killed):
+            run_here(*words, "2027-02-20T06:00")
+    is_issued = point != "statement.written"
+    issued_before = {name: text for name, text in texts(config).items() if "-1." in name}
+    run_here(*words, "2027-02-20T07:00")
+    assert set(texts(config)) == {"2026-10-vision-1.csv", "2026-10-vision-1.html"}
+    assert issued_before.items() <= texts(config).items()
+    mails = list((config.parent / "home" / "mail").glob("*.eml"))
+    assert len(mails) == 1  # by a mail server it could be twice, with one Message-ID
+    if not is_issued:
+        shutil.rmtree(config.parent)
+        shutil.copytree(kept, config.parent)
+        environment = {**os.environ, "RUNSPEND_CRASH_AT": point}
+        command = [sys.executable, "-m", "runspend.interfaces.cli", *words, "2027-02-20T06:00"]
+        assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == -signal.SIGKILL
+        put_month(load_settings(config), restated(), version=2)
+        [one] = make(config, "--team", "vision", "--period", PERIOD)["statements"]
+        assert one["number"] == "2026-10-vision-1" and one["replaces"] is None
+        assert "110.50" in texts(config)["2026-10-vision-1.html"].decode()
+
+
+def test_mails_go_to_the_recipients_of_the_team_once_with_csv_and_page(config: Path) -> None:
+    """Through a real mail server."""
+    with smtp_server() as server:
+        change_settings(config, mail={**json.loads(config.read_text())["mail"], **smtp_mail(server.port)})
+        answer = make(config, "--team", "vision", "--team", "credits", "--no-team", "--period", PERIOD, "--mail", code=5)
+        again = make(config, "--team", "vision", "--period", PERIOD, "--mail")
+        other = make(config, "--team", "vision", "--period", PERIOD, "--to", "cfo@acme.com")
+    assert [one["mail"] for one in answer["statements"]] == [{"leads@acme.com": "accepted"}, {}, {"oncall@acme.com": "accepted"}]
+    assert answer["problems"] == [
+        "cannot mail the statement of credits: no budget selects this team alone. Add a budget with `notify`, or give --to."
+    ]
+    assert again["statements"][0]["mail"] == {"leads@acme.com": "accepted"}
+    assert other["statements"][0]["mail"] == {"cfo@acme.com": "accepted"}
+    assert sorted(one.recipients for one in server.accepted) == [["cfo@acme.com"], ["leads@acme.com"], ["oncall@acme.com"]]
+    message = next(one.message for one in server.accepted if one.recipients == ["leads@acme.com"])
+    assert str(message["Subject"]).startswith("[runspend] Statement 2026-10-vision-1: ")
+    files_sent = {part.get_filename(): part.get_payload(decode=True) for part in message.iter_attachments()}
+    assert files_sent == {name: texts(config)[name] for name in ("2026-10-vision-1.html", "2026-10-vision-1.csv")}
+    body = message.get_body(("plain",))
+    assert body is not None and "Showback statement of vision for October 2026." in body.get_content()
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed (apt-get install chromium)")
+def test_a_real_browser_prints_the_page_once(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runspend.actions.statement.find_browser", find_browser)
+    answer = make(config, "--team", "vision", "--period", PERIOD)
+    pdf = texts(config)["2026-10-vision-1.pdf"]
+    assert pdf.startswith(b"%PDF-") and b"%%EOF" in pdf[-1024:] and len(pdf) > 10_000
+    assert answer["notes"] == [] and [Path(file).suffix for file in answer["statements"][0]["files"]] == [".html", ".csv", ".pdf"]
+    make(config, "--team", "vision", "--period", PERIOD, now="2027-02-21T06:00")
+    assert texts(config)["2026-10-vision-1.pdf"] == pdf
+
+
+def test_a_browser_that_fails_leaves_page_and_csv_and_is_told(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "chromium"
+    broken.write_text("#!/bin/sh\necho no display >&2\nexit 7\n", encoding="utf-8")
+    broken.chmod(0o755)
+    monkeypatch.setattr("runspend.actions.statement.find_browser", lambda: str(broken))
+    answer = make(config, "--team", "vision", "--period", PERIOD, code=5)
+    assert f"2026-10-vision-1: {broken} ended with code 7 and no PDF: no display" in answer["problems"][0]
+    assert set(texts(config)) == {"2026-10-vision-1.csv", "2026-10-vision-1.html"}
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--period", PERIOD), "no team is given. Give --team NAME, --team all or --no-team."),
+        (("--team", "visoin", "--period", PERIOD), "no cost of that month belongs to this team. Teams with a cost: Speech & Co, credits, vision."),
+        (("--team", "all", "--period", "2026-09"), "no cost of this month is allocated. Months with costs: 2026-10."),
+        (("--team", "all", "--period", PERIOD, "--to", "cfo@elsewhere.com"), "runspend.yaml has no address of its domain"),
+        (("--team", "all", "--period", PERIOD, "--to", "cfo"), "it is not one plain mail address"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_refused_before_anything_is_written(kept: Path, words: tuple[str, ...], why: str) -> None:
+    done = run_here("statement", *words, "--config", str(kept / "runspend.yaml"), code=2)
+    assert why in done.stderr
+    assert texts(kept / "runspend.yaml") == {}
+
+
+def test_a_changed_record_is_refused_and_never_printed(config: Path) -> None:
+    make(config, "--team", "vision", "--period", PERIOD)
+    [record] = (config.parent / "home" / "records" / "statement_texts").glob("*.json")
+    record.write_text(record.read_text().replace("vit", "vjt"), encoding="utf-8")
+    done = run_here("statement", "--team", "vision", "--period", PERIOD, "--config", str(config), code=4)
+    assert "it is not the statement 2026-10-vision-1 as it was issued. Restore the file from a copy." in done.stderr
+
+
+def test_numbers_of_teams_with_alike_names_differ() -> None:
+    names: list[str | None] = [
+        None,
+        "no-team",
+        "No Team",
+        "vision",
+        "Vision",
+        "vision ",
+        "vision-0a1b2c3d",
+        "視覚",
+        "v" * 50,
+        "v" * 51,
+        "---",
+    ]
+    slugs = [team_slug(name) for name in names]
+    assert slugs[3] == "vision" and len({slug.casefold() for slug in slugs}) == len(names)
+    assert all(len(slug) < 60 and slug.strip("-") == slug and slug.replace("-", "").isalnum() and slug.isascii() for slug in slugs)
