@@ -96,6 +96,16 @@ GOOD: dict[str, tuple[str, dict[str, Any]]] = {
     "damage": ("runs/2026-11/lab 2026-11-24", {"why": "its file is gone", "at": AT}),
     "archive_enclosing": ("d" * 40, {"who": "run run1", "at": AT}),
     "installation": ("first-night", {"at": AT}),
+    "statements": (
+        "2026-10/vision/1",
+        {
+            "number": "2026-10-vision-1", "version": 1, "period": "2026-10", "team": "vision", "slug": "vision", "issued_at": AT,
+            "policy": {"kind": "showback"}, "hides_people": False, "bills": {"aws": 1}, "inputs": {"bill of aws": None},
+            "totals": [{"currency": "USD", "part": "direct", "cost": "1.23", "rounded_cost": "1.23"}], "replaces": None, "reasons": [],
+            "digest": SHA, "page_sha256": SHA, "csv_sha256": SHA,
+        },
+    ),
+    "statement_texts": ("2026-10/vision/1", {"number": "2026-10-vision-1", "page": "<html>", "csv": "number\n"}),
 }  # fmt: skip
 
 # kind, where in the value, what somebody wrote there
@@ -109,6 +119,13 @@ TAMPERED: list[tuple[str, str, Any]] = [
     ("notices", "mail.recipients", [["mallory@evil.example"]]),
     ("notices", "mail.text", None),
     ("notices", "mail.attach", "/etc/passwd"),
+    ("notices", "mail.attachments", [{"name": "a.csv", "type": "text/csv", "path": "/etc/passwd"}]),
+    ("notices", "mail.attachments", [{"name": "a.csv\r\nBcc: mallory@evil.example", "type": "text/csv", "content": ""}]),
+    ("notices", "mail.attachments", [{"name": "a.exe", "type": "application/x-msdownload", "content": ""}]),
+    ("statements", "totals", [{"currency": "USD", "part": "direct", "cost": "NaN", "rounded_cost": "1"}]),
+    ("statements", "digest", "0"),
+    ("statements", "team", 7),
+    ("statement_texts", "page", None),
     ("notices", "decided_at", "yesterday"),
     ("notices", "mail", "a text"),
     ("digests", "members", "all"),

@@ -332,6 +332,7 @@ def work(folder: Path, world: World, run: Command) -> None:
         ["--by", "owner", "--since", "2026-10-02", "--where", "team=", "--where", "team=vision", "--where", "kind=compute"],
     ):
         run("costs", *words, *now)
+    run("statement", "--team", "all", "--period", "2026-10", "--no-pdf", *now)
     for words in (["--by", "source,service"], ["--by", "day", "--since", "2026-10", "--measure", "billed"]):
         run("costs", "--as-of", "2026-10-06", *words, *now)
     run("costs", "--as-of", "2020-01-01", *now)

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 
 from runspend.actions.alert import outbox
+from runspend.actions.explore import View, newest_day, read_figures
 from runspend.actions.statement import files, numbering
 from runspend.actions.statement.numbering import team_slug
 from runspend.actions.statement.pdf import find_browser
 from runspend.config.settings import load_settings
 from runspend.core.amounts import add, round_money
 from runspend.pipeline import statement as _step  # noqa: F401 (the module is patched by its name)
+from runspend.warehouse.factory import open_warehouse
 from tests.actions.statement.statement_world import BILL, NOW, PERIOD, make_world, put_month, restated
 from tests.command import run_here
 from tests.servers.smtp import smtp_server
@@ -165,6 +167,22 @@ def test_a_month_that_is_not_closed_gives_a_preliminary_statement_without_a_numb
     assert "Differs from 2026-10-vision-1" in texts(config)["2026-10-vision-preliminary.html"].decode()
 
 
+def test_a_statement_has_what_the_explorer_spreads_to_the_last_digit(config: Path) -> None:
+    """Without cost that the bill itself gives to a team: the explorer has no row for that."""
+    change_settings(config, statements={"unallocated": "spread"})
+    settings = load_settings(config)
+    put_month(settings, [row for row in BILL if row[0] is None or row[3] == "run"])
+    answer = make(config, *ALL)
+    with open_warehouse(settings).reader() as reader:
+        newest = newest_day(reader)
+        assert newest is not None
+        query = [("from", "2026-10-01"), ("by", "team"), ("spread", "1"), ("compare", "none"), ("currency", "USD")]
+        figures = read_figures(reader, settings, View.of(query, newest), newest)
+    shown = {group.values[0]: group.amount.cost for group in figures.groups if group.values[0]}
+    stated = {one["team"]: total["cost"] for one in answer["statements"] for total in one["totals"] if total["currency"] == "USD"}
+    assert {team: Decimal(stated[team]) for team in shown} == shown and set(shown) == {"vision", "Speech & Co", "credits"}
+
+
 class Killed(BaseException):
     """Stands in for the end of the process: nothing on the way catches it."""
 
@@ -288,3 +306,17 @@ def test_numbers_of_teams_with_alike_names_differ() -> None:
     slugs = [team_slug(name) for name in names]
     assert slugs[3] == "vision" and len({slug.casefold() for slug in slugs}) == len(names)
     assert all(len(slug) < 60 and slug.strip("-") == slug and slug.replace("-", "").isalnum() and slug.isascii() for slug in slugs)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("idle", "even", "statements, idle"),
+        ("number_prefix", "../", "statements, number_prefix"),
+        ("round", 2, "statements, round"),
+    ],
+)
+def test_a_wrong_policy_is_refused_with_its_key(config: Path, key: str, value: object, why: str) -> None:
+    change_settings(config, statements={key: value})
+    done = run_here("statement", "--team", "all", "--period", PERIOD, "--config", str(config), code=2)
+    assert why.split(", ")[1] in done.stderr and "statements" in done.stderr

@@ -71,7 +71,7 @@ def issued_teams(records: Records, period: str) -> list[str]:
 
 
 def outdated(records: Records, month: Month, teams: Collection[Team]) -> list[str]:
-    """Return the newest numbers of other teams' issued statements whose figures are not those of the month any more."""
+    """Return the newest numbers of other teams' issued statements whose figures are no longer those of the month."""
     found = []
     for team in month.statements:
         versions = [] if team in teams else _versions(records, month.period, team_slug(team))

@@ -69,7 +69,7 @@ class Month:
 
 
 def plan_month(reader: Reader, settings: Settings, period: str, teams: Collection[str] = ()) -> Month:
-    """Return the statements of a billing period. `teams` have one even if they have no cost any more."""
+    """Return the statements of a billing period. `teams` have one even if they no longer have a cost."""
     sql, first = read_every_sql(Path(__file__).parent / "sql"), first_day(period)
     rows = reader.query(sql["costs"], {"first": first}).to_pylist()
     bills = tuple(
