@@ -61,7 +61,16 @@ def test_period_says_what_it_does_in_each_command() -> None:
         for name, command in ALL.items()
     }
     helps = [text for text in said.values() if text is not None]
-    assert {name for name, text in said.items() if text} == {"nightly", "allocate", "check", "report", "costs", "explain", "export focus"}
+    assert {name for name, text in said.items() if text} == {
+        "nightly",
+        "allocate",
+        "check",
+        "report",
+        "costs",
+        "explain",
+        "export focus",
+        "statement",
+    }
     assert len(set(helps)) == len(helps)
 
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--team", "teams", multiple=True, metavar="NAME", help="Make the statement of this team, or of all. Repeatable.")
-@click.option("--no-team", is_flag=True, help="Make the statement of what belongs to no team. `--team all` includes it.")
-@click.option("--period", required=True, callback=months, metavar="YYYY-MM", help="Billing period.")
+@click.option("--team", "teams", multiple=True, metavar="NAME", help="Write the statement of this team, or of all. Repeatable.")
+@click.option("--no-team", is_flag=True, help="Write the statement of what belongs to no team. `--team all` includes it.")
+@click.option("--period", required=True, callback=months, metavar="YYYY-MM", help="Write the statements of this billing period.")
 @click.option(
     "--mail", is_flag=True, help="Mail each statement to the recipients of the team's budgets; that of no team to mail.operators."
 )
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--pdf/--no-pdf", "prints", default=True, help="Print a PDF with Chromium or Chrome, if one is installed. Default: yes.")
 @with_context
 def statement(context: Context, teams: tuple[str, ...], no_team: bool, period: str, mail: bool, to: tuple[str, ...], prints: bool) -> None:
-    """Make a team's statement of a month.
+    """Write a team's statement of a month.
 
     It has the team's direct cost and its part of idle and shared cost, by the policy in `statements`
     of runspend.yaml. All statements of a month add up to the bill. Writes a page, a CSV and a PDF
