@@ -99,7 +99,7 @@ def assert_one_sentence(done: subprocess.CompletedProcess[str], *words: str) -> 
     assert "What was published stays" in line
 
 
-@pytest.mark.parametrize("left", [0, 200_000])
+@pytest.mark.parametrize("left", [0, pytest.param(200_000, marks=pytest.mark.torture)])
 def test_a_full_disk_is_a_sentence_a_mail_and_nothing_lost(config: Path, disk: Path, server: Server, left: int) -> None:
     fill_and_recover(config, disk, server, left)
 

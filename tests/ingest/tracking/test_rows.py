@@ -39,26 +39,26 @@ def test_files_have_the_columns_and_order_of_the_tables(world: World) -> None:
     assert [r["run_id"] for r in night.rows("runs")] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize(
-    ("start", "month", "start_time"),
-    [
-        (at("2026-10-31T23:59:59.999"), "2026-10", utc("2026-10-31T23:59:59.999")),
-        (at("2026-11-01"), "2026-11", utc("2026-11-01")),
-        (at("2106-02-07T06:28:15"), "2106-02", utc("2106-02-07T06:28:15")),
-        (1_793_880_000, "1970-01", utc("1970-01-21T18:18:00")),
-        (None, "1970-01", None),
-        (0, "1970-01", None),
-        (-5, "1970-01", None),
-        (1_793_880_000_000_000_000, "1970-01", None),
-    ],
-)
-def test_every_start_has_a_month(world: World, start: int | None, month: str, start_time: datetime | None) -> None:
-    world.add_run("r", start, None)
+def test_every_start_has_a_month(world: World) -> None:
+    cases: dict[str, tuple[int | None, str, datetime | None]] = {
+        "0": (at("2026-10-31T23:59:59.999"), "2026-10", utc("2026-10-31T23:59:59.999")),
+        "1": (at("2026-11-01"), "2026-11", utc("2026-11-01")),
+        "2": (at("2106-02-07T06:28:15"), "2106-02", utc("2106-02-07T06:28:15")),
+        "3": (1_793_880_000, "1970-01", utc("1970-01-21T18:18:00")),
+        "4": (None, "1970-01", None),
+        "5": (0, "1970-01", None),
+        "6": (-5, "1970-01", None),
+        "7": (1_793_880_000_000_000_000, "1970-01", None),
+    }
+    for run_id, (start, _, _) in cases.items():
+        world.add_run(run_id, start, None)
     night = world.night()
-    run = night.run("r", month)
-    assert (run["start_month"], run["start_time"]) == (date.fromisoformat(f"{month}-01"), start_time)
-    assert sorted(p for t, p in night.tables if t == "runs") == [month]
-    assert world.night(months=[month]).run("r", month) == run
+    for run_id, (_, month, start_time) in cases.items():
+        run = night.run(run_id, month)
+        assert (run["start_month"], run["start_time"]) == (date.fromisoformat(f"{month}-01"), start_time)
+    months = {month for _, month, _ in cases.values()}
+    assert {period for table, period in night.tables if table == "runs"} == months
+    assert world.night(months=["2106-02"]).rows("runs", "2106-02") == night.rows("runs", "2106-02")
 
 
 def test_what_the_plug_in_writes_counts_where_nothing_else_is_stated(world: World) -> None:
@@ -159,9 +159,8 @@ def test_machines_with_times_of_their_own(world: World) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("tags", "params", "expected"),
-    [
+def test_the_first_key_that_states_a_machine_counts(world: World) -> None:
+    cases: list[tuple[dict[str, str], dict[str, str], list[str]]] = [
         ({"runspend.resource_ids": '["b", "a", "b"]'}, {}, ["a", "b"]),
         ({"runspend.resource_ids": " b, a ,,b"}, {}, ["a", "b"]),
         ({}, {"runspend.resource_ids": "a"}, ["a"]),
@@ -177,13 +176,11 @@ def test_machines_with_times_of_their_own(world: World) -> None:
         ({"runspend.resource_ids": "[broken", "resource_id": "vm"}, {}, ["vm"]),
         ({"runspend.resources": "[]"}, {}, []),
         ({}, {}, []),
-    ],
-)
-def test_the_first_key_that_states_a_machine_counts(
-    world: World, tags: dict[str, str], params: dict[str, str], expected: list[str]
-) -> None:
-    world.add_run("r", tags=tags, params=params)
-    assert world.night().run("r")["resource_ids"] == expected
+    ]
+    for number, (tags, params, _) in enumerate(cases):
+        world.add_run(f"{number}", tags=tags, params=params)
+    night = world.night()
+    assert [(tags, params, night.run(f"{number}")["resource_ids"]) for number, (tags, params, _) in enumerate(cases)] == cases
 
 
 def test_lists_and_times_that_cannot_be_read_are_counted(world: World) -> None:
@@ -197,9 +194,8 @@ def test_lists_and_times_that_cannot_be_read_are_counted(world: World) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "column", "expected"),
-    [
+def test_requested_resources(world: World) -> None:
+    cases: list[tuple[str, str, str, Any]] = [
         ("instance_type", " p4d.24xlarge ", "instance_type", "p4d.24xlarge"),
         ("num_workers", "4", "num_nodes", 4),
         ("num_nodes", "8.0", "num_nodes", 8),
@@ -224,12 +220,14 @@ def test_lists_and_times_that_cannot_be_read_are_counted(world: World) -> None:
         ("max_retries", "3", "max_retries", 3),
         ("timeout_seconds", "3600", "timeout_seconds", 3600.0),
         ("early_stopping_rounds", "10", "early_stopping_rounds", 10),
-    ],
-)
-@pytest.mark.parametrize("kind", ["tags", "params"])
-def test_requested_resources(world: World, kind: str, key: str, value: str, column: str, expected: Any) -> None:
-    world.add_run("r", **{kind: {key: value}})
-    assert world.night().run("r")[column] == expected
+    ]
+    for number, (key, value, _, _) in enumerate(cases):
+        world.add_run(f"tag {number}", tags={key: value})
+        world.add_run(f"param {number}", params={key: value})
+    night = world.night()
+    for kind in ("tag", "param"):
+        found = [(key, value, column, night.run(f"{kind} {number}")[column]) for number, (key, value, column, _) in enumerate(cases)]
+        assert found == cases
 
 
 @pytest.mark.parametrize(("stated", "expected"), [("2", 2.0), ("0", 0.0), ("auto", 4.0), ("-1", 4.0), ("", 4.0)])
