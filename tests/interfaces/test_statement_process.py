@@ -87,7 +87,7 @@ def test_columns_of_one_name_have_the_same_keys_in_the_rows_and_in_the_list(sett
     assert list(found["rows"][0].values()) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("form", ["json", "arrow"])
+@pytest.mark.parametrize("form", [pytest.param("json", marks=pytest.mark.torture), "arrow"])
 @pytest.mark.parametrize("statement", GREEDY)
 def test_a_greedy_statement_gets_a_sentence_and_takes_nothing_of_the_server(
     app: FastAPI, settings: Settings, statement: str, form: str

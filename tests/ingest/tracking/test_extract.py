@@ -52,7 +52,7 @@ def from_database(mlflow: Served, tmp_path_factory: pytest.TempPathFactory) -> t
     return extract(mlflow.settings("database"), tmp_path_factory.mktemp("database") / "out")
 
 
-@pytest.mark.parametrize("copy", [{}, {"tags": "all", "params": "all"}])
+@pytest.mark.parametrize("copy", [pytest.param({}, marks=pytest.mark.torture), {"tags": "all", "params": "all"}])
 def test_api_and_database_give_equal_tables(mlflow: Served, tmp_path: Path, copy: dict[str, str]) -> None:
     pools = [
         Pool.model_validate({"name": "prod", "runs": {"tag.stage": "pr*", "tracking": "prod"}, "lines": {"resource": "x"}}),
