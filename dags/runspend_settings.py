@@ -4,7 +4,7 @@ Nothing here runs when a DAG file is parsed. `runspend.config.settings` defines 
 `$RUNSPEND_CONFIG`, otherwise `runspend.yaml` in the working folder.
 
 In the file, `connection:ID` is allowed for a tracking server's `uri`, `token`, `username`, `password` or `database`, and for the
-mail's `host`, `username`, `password`, `webhook.url` or `heartbeat`. `mail.connection: ID` fills in the whole mail server.
+mail's `host`, `username`, `password`, `webhook.url`, `channels[].url`, `channels[].key` or `heartbeat`. `mail.connection: ID` fills in the whole mail server.
 `credentials: ID` of a bill, a store or a warehouse in S3, and a store's `delete_credentials`, may be an AWS connection; otherwise
 it is a profile of the AWS configuration, as outside Airflow. `credentials: connection:ID` of a warehouse or bill in BigQuery, or of
 a bill or store in gs://, is a Google connection.
@@ -63,8 +63,9 @@ def _resolve_google(place: Any) -> Any:
 
 def _resolve_mail(mail: MailSettings) -> MailSettings:
     mail = _replace(mail, host=lambda c: c.host, username=_login, password=_password, heartbeat=_hidden_address)
-    if mail.webhook is not None:
-        mail = mail.model_copy(update={"webhook": _replace(mail.webhook, url=_hidden_address)})
+    channels = [_replace(channel, url=_hidden_address, key=_password) for channel in mail.channels]
+    webhook = None if mail.webhook is None else _replace(mail.webhook, url=_hidden_address)
+    mail = mail.model_copy(update={"webhook": webhook, "channels": channels})
     if mail.connection is None:
         return mail
     found = Connection.get(mail.connection.removeprefix(PREFIX))

@@ -1,25 +1,100 @@
-"""`mail` of runspend.yaml: how mail is sent, its operators, and webhooks.
+"""`mail` of runspend.yaml: how mail is sent, its operators, and the chats and pagers that receive alerts too.
 
 This module defines the keys of mail. `actions/alert/` writes and sends it.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator, model_validator
 
-from runspend.config.types import Address, Duration, Frozen, MailDomain, Secret, SecretAddress
+from runspend.config.types import (
+    CHANNEL,
+    Address,
+    Duration,
+    Frozen,
+    HiddenAddress,
+    MailDomain,
+    Name,
+    Secret,
+    SecretAddress,
+    callable_address,
+)
+
+WEBHOOK = "webhook"  # the recipient name of `mail.webhook`
+PAGERS = ("pagerduty", "opsgenie")
+CHANNEL_KINDS = ("slack", "teams", "google_chat", "pagerduty", "opsgenie", "apprise")
+PAGER_ADDRESSES = {"pagerduty": "https://events.pagerduty.com/v2/enqueue", "opsgenie": "https://api.opsgenie.com/v2/alerts"}
+About = Literal["budgets", "exceeded", "operators"]
 
 
-class WebhookSettings(Frozen):
-    """One address that receives alerts as posts. The address is a secret: everybody who knows it can post there."""
+class ChannelSettings(Frozen):
+    """A chat or pager that receives alerts as posts. Its address or key is a secret: everybody who knows it can post there."""
 
-    url: SecretAddress
-    kind: Literal["slack", "teams"] = "slack"
-    about: list[Literal["budgets", "operators"]] = Field(default=["budgets"], min_length=1)
+    kind: Literal["slack", "teams", "google_chat", "pagerduty", "opsgenie", "apprise"] = "slack"
+    name: Name | None = None  # `channel:NAME` in a budget's `notify`; default: the kind
+    url: HiddenAddress | None = None  # of a pager: its API, by default the service's own
+    key: Secret | None = None  # a pager's routing key or API key
+    about: list[About] | None = None  # besides budgets whose `notify` names the channel; default: see `subjects`
+
+    @property
+    def recipient(self) -> str:
+        """The channel as a recipient of mail."""
+        return f"{CHANNEL}{self.name or self.kind}"
+
+    @property
+    def is_pager(self) -> bool:
+        """Whether a post opens an incident that somebody is paged about."""
+        return self.kind in PAGERS
+
+    @property
+    def subjects(self) -> list[About]:
+        """What it receives: all budget alerts (`budgets`), those of spent budgets (`exceeded`), pipeline problems (`operators`)."""
+        if self.about is not None:
+            return self.about
+        return ["exceeded", "operators"] if self.is_pager else ["budgets"]
+
+    @property
+    def address(self) -> str:
+        """The secret address that posts go to."""
+        return self.url.get_secret_value() if self.url else PAGER_ADDRESSES[self.kind]
+
+    @property
+    def secret_key(self) -> str:
+        """The key of a pager."""
+        return self.key.get_secret_value() if self.key else ""
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_called(cls, url: HiddenAddress | None, info: ValidationInfo) -> HiddenAddress | None:
+        if url is None or info.data.get("kind") != "apprise":
+            return None if url is None else callable_address(url)
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*:(//)?\S+", url.get_secret_value()):
+            raise ValueError("an address of Apprise is needed: ntfys://ntfy.example.com/topic")
+        return url
+
+    @field_validator("key")
+    @classmethod
+    def _fits_a_header(cls, key: Secret | None) -> Secret | None:
+        if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+            raise ValueError("a key of ASCII letters, digits and signs without spaces is needed")
+        return key
+
+    @model_validator(mode="after")
+    def _has_address_or_key(self) -> ChannelSettings:
+        if self.is_pager and self.key is None:
+            what = "routing key of the service's Events API v2 integration" if self.kind == "pagerduty" else "key of an API integration"
+            raise ValueError(f"`kind: {self.kind}` needs `key`, the {what}")
+        if not self.is_pager and self.url is None:
+            raise ValueError(f"`kind: {self.kind}` needs `url`, the address that posts go to")
+        if not self.is_pager and self.key is not None:
+            raise ValueError(f"`key` belongs to {' and '.join(PAGERS)}. The secret of `kind: {self.kind}` is in its `url`")
+        return self
 
 
 class MailSettings(Frozen):
@@ -42,8 +117,31 @@ class MailSettings(Frozen):
     domains: list[MailDomain] | None = None
     people: Literal["show", "pseudonym", "hide"] = "show"
     silent_after: Duration = timedelta(hours=25)  # operators get a mail when a nightly step was not done for longer
-    webhook: WebhookSettings | None = None
+    webhook: ChannelSettings | None = None  # one chat, in the short form
+    channels: list[ChannelSettings] = Field(default=[])
     heartbeat: SecretAddress | None = None  # called after each successful pipeline run; the service behind it alarms when the calls stop
+
+    @property
+    def posts_to(self) -> Mapping[str, ChannelSettings]:
+        """The chats and pagers by the name they have as recipients."""
+        return ({WEBHOOK: self.webhook} if self.webhook else {}) | {channel.recipient: channel for channel in self.channels}
+
+    @property
+    def pagers(self) -> frozenset[str]:
+        """The recipients that are pagers. They get each alert on its own, never a mail that lists several."""
+        return frozenset(name for name, channel in self.posts_to.items() if channel.is_pager)
+
+    @property
+    def operator_channels(self) -> list[str]:
+        """The recipients among chats and pagers that receive what operators receive."""
+        return [name for name, channel in self.posts_to.items() if "operators" in channel.subjects]
+
+    @model_validator(mode="after")
+    def _one_name_a_channel(self) -> MailSettings:
+        names = [channel.recipient.removeprefix(CHANNEL) for channel in self.channels]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"`channels` has {twice!r} twice. Give each a `name` of its own")
+        return self
 
     @model_validator(mode="after")
     def _one_address_a_user(self) -> MailSettings:

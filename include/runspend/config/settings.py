@@ -39,11 +39,12 @@ from runspend.config.access import AccessSettings, Viewer, is_own_budget
 from runspend.config.budgets import AnomalySettings, Budget, BudgetEntry, TagBudgets
 from runspend.config.csv_rows import read_csv_rows
 from runspend.config.error_messages import describe_mistakes
-from runspend.config.mail import MailSettings, WebhookSettings
+from runspend.config.mail import ChannelSettings, MailSettings
 from runspend.config.principals import read_principals
 from runspend.config.retention import ArchiveSettings, RetentionKeep, RetentionPolicy, StorageRate, why_no_class
 from runspend.config.statements import StatementSettings
 from runspend.config.types import (
+    CHANNEL,
     CONNECTION,
     SCHEME,
     Currency,
@@ -81,6 +82,7 @@ __all__ = [
     "BillFormat",
     "BillSource",
     "Budget",
+    "ChannelSettings",
     "CopySettings",
     "DatabricksPrices",
     "DimensionSettings",
@@ -104,7 +106,6 @@ __all__ = [
     "TagBudgets",
     "TrackingServer",
     "WarehouseSettings",
-    "WebhookSettings",
     "find_settings",
     "json_schema",
     "load_settings",
@@ -868,6 +869,16 @@ class Settings(Frozen):
             _conflict(
                 ("budgets", found[1]), f"budgets in experiment tags are read twice, first by budgets[{found[0]}]. Keep one of the two"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _channels_are_known(self) -> Settings:
+        known = [channel.recipient for channel in self.mail.channels]
+        for i, entry in enumerate(self.budget_entries):
+            lists = [entry.notify] if isinstance(entry.notify, list) else list(entry.notify.values())
+            for name in (name for names in lists for name in names):
+                if name.startswith(CHANNEL) and name not in known:
+                    _conflict(("budgets", i, "notify"), f"{name!r} is not in `mail.channels`. Channels are {', '.join(known) or 'none'}")
         return self
 
     @model_validator(mode="after")

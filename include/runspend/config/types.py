@@ -31,6 +31,7 @@ from runspend.core.amounts import EXACT
 from runspend.core.redaction import redact_uri
 from runspend.core.selectors import BUDGET_KEYS, LINE_KEYS, LINE_MAPS, RUN_KEYS, RUN_MAPS, Selector, parse_selector
 
+CHANNEL = "channel:"  # the name of a chat or pager follows, where a recipient of mail may stand
 CONNECTION = "connection:"  # the id of an Airflow connection follows, resolved by dags/runspend_settings.py
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 CURRENCY_PATTERN = r"^[A-Z]{3}$"
@@ -194,7 +195,8 @@ class HiddenAddress(SecretStr):
     """An address that is entirely secret: everybody who knows it can use it."""
 
 
-def _callable_address(address: HiddenAddress) -> HiddenAddress:
+def callable_address(address: HiddenAddress) -> HiddenAddress:
+    """Return an address that may carry a secret: `https`, or `http` to this machine, or an Airflow connection."""
     text = address.get_secret_value()
     is_here = re.match(r"http://(localhost|127\.0\.0\.1|\[::1\])[:/]", text)
     if not text.startswith(CONNECTION) and not (
@@ -247,7 +249,14 @@ def _address(text: str) -> str:
 
 
 def _recipient(text: str) -> str:
+    if text.startswith(CHANNEL):  # `Settings` checks that there is such a channel
+        return text
     return text if text == "owner" else _address(text)
+
+
+def is_channel(recipient: str) -> bool:
+    """Whether a recipient of mail is a chat or pager."""
+    return recipient == "webhook" or recipient.startswith(CHANNEL)
 
 
 def _with_json_paths(selector: Selector) -> Selector:
@@ -304,7 +313,7 @@ Threshold = Annotated[str, BeforeValidator(parse_threshold), WithJsonSchema({"ty
 Uri = Annotated[str, AfterValidator(resolve_uri)]
 LocalPath = Annotated[str, AfterValidator(absolute)]
 Secret = Annotated[SecretStr, AfterValidator(_filled_secret)]
-SecretAddress = Annotated[HiddenAddress, AfterValidator(_callable_address)]
+SecretAddress = Annotated[HiddenAddress, AfterValidator(callable_address)]
 Address = Annotated[str, AfterValidator(_address)]
 MailDomain = Annotated[str, AfterValidator(_mail_domain)]
 Recipient = Annotated[str, AfterValidator(_recipient)]

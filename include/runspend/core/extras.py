@@ -18,6 +18,7 @@ EXTRA_OF = {
     "adbc_driver_postgresql": ("adbc-driver-postgresql", "pipeline"),
     "adbc_driver_sqlite": ("adbc-driver-sqlite", "pipeline"),
     "airflow": ("apache-airflow", "airflow"),
+    "apprise": ("apprise", "apprise"),
     "arro3": ("arro3-core", "pipeline"),
     "azure": ("azure-storage-blob", "azure"),
     "azure.core": ("azure-storage-blob", "azure"),

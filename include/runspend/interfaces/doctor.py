@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -497,6 +498,14 @@ def _kind(store: ArtifactStore) -> str:
 def check_mail(settings: Settings) -> Iterator[Finding]:
     """Check whether mail would be sent. Connects to an SMTP server, but sends, posts and calls nothing."""
     mail = settings.mail
+    for name, channel in mail.posts_to.items():
+        if channel.kind == "apprise" and find_spec("apprise") is None:
+            yield Finding(
+                "mail", name, "FAIL", "Apprise is not installed, so nothing is posted. Install it: pip install 'runspend[apprise]'"
+            )
+            continue
+        about = f"about {' and '.join(channel.subjects)}" if channel.subjects else "for budgets that name it"
+        yield Finding("mail", name, "ok", f"{channel.kind}, {about}; not called now. To test: runspend alert --test-mail {name}")
     if mail.backend == "none":
         yield Finding(
             "mail",
@@ -511,15 +520,13 @@ def check_mail(settings: Settings) -> Iterator[Finding]:
         yield Finding("mail", "smtp", "WARN", "not checked: it uses an Airflow connection, which only a task can read.")
     else:
         yield from _check_smtp(mail)
-    if not mail.operators:
+    if not mail.operators and not mail.operator_channels:
         yield Finding(
             "mail",
             mail.backend,
             "WARN",
             "`mail.operators` is empty: nobody gets a mail about a refused bill or a failed check. Add an address.",
         )
-    if mail.webhook is not None:
-        yield Finding("mail", "webhook", "ok", f"{mail.webhook.kind}, about {' and '.join(mail.webhook.about)}; not called now")
     if mail.heartbeat is not None:
         yield Finding("mail", "heartbeat", "ok", "called after each successful pipeline run; not called now")
 

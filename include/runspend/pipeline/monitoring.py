@@ -146,7 +146,7 @@ def tell_not_annotated(settings: Settings, outcome: Outcome, server: str, proble
 def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
     """Call `mail.heartbeat` once per night, only if everything went well. The call is repeated until it is answered."""
     from runspend.actions.alert.freshness import last_good_night
-    from runspend.actions.alert.webhook import ring
+    from runspend.actions.alert.posting import ring
     from runspend.warehouse.records import Records
 
     if settings.mail.heartbeat is None or outcome.exit_code != 0:
@@ -177,18 +177,25 @@ def note_undelivered(outcome: Outcome, deliveries: Sequence[Delivery]) -> None:
 
 
 def send_test_mail(settings: Settings, address: str, now: datetime) -> Outcome:
-    """Send one mail to one address at once, without the outbox, to test whether mail arrives."""
+    """Send one mail to one address, chat or pager at once, without the outbox, to test whether mail arrives."""
+    from runspend.actions.alert.channels import post_test
     from runspend.actions.alert.message import address_of
     from runspend.actions.alert.smtp import open_backend
     from runspend.actions.alert.test_mail import write_test_mail
 
-    outcome = Outcome("alert")
-    to = address_of(address)
+    outcome, channels = Outcome("alert"), settings.mail.posts_to
+    to = address if address in channels else address_of(address)
     if to is None:
-        raise UsageError(f"cannot send a test mail to {address!r}: it is not an address that mail can be sent to. Nothing was sent.")
-    mail = write_test_mail(settings, address, now)
-    with open_backend(settings.mail, settings.home) as backend:
-        result = backend.deliver(mail, [to])[to]
+        raise UsageError(
+            f"cannot send a test mail to {address!r}: it is not an address that mail can be sent to, or a channel of mail.channels"
+            f" ({', '.join(channels) or 'none'}). Nothing was sent."
+        )
+    mail = write_test_mail(settings, to, now)
+    if to in channels:
+        result = post_test(settings.mail, to, mail, now)
+    else:
+        with open_backend(settings.mail, settings.home) as backend:
+            result = backend.deliver(mail, [to])[to]
     if result.state == "accepted":
         outcome.changed.append(f"mail {mail.message_id} to {to}: {result.reply}")
     else:

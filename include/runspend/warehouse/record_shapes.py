@@ -90,6 +90,10 @@ def _list_of(test: Test) -> Test:
     return lambda value: isinstance(value, list) and all(map(test, value))
 
 
+def _tuple_of(test: Test, length: int) -> Test:
+    return lambda value: isinstance(value, (list, tuple)) and len(value) == length and all(map(test, value))
+
+
 def _map_of(test: Test) -> Test:
     return lambda value: isinstance(value, dict) and all(map(test, value.values()))
 
@@ -134,12 +138,20 @@ def _like(pattern: re.Pattern[str]) -> Test:
 
 # --- the kinds -----------------------------------------------------------------------------------------------------------
 
+_BRIEF = _shaped(
+    {
+        "says": _text, "figures": _list_of(_tuple_of(_text, 3)), "button": _or_none(_tuple_of(_line, 2)), "details_at": _count,
+    },
+    is_closed=True,
+)  # fmt: skip
+
 _MAIL = _shaped(
     {
         "message_id": _message_id, "kind": _line, "sender": _line, "recipients": _list_of(_line), "copies?": _list_of(_line), "subject": _line, "date": _line,
         "text": lambda value: isinstance(value, str), "html": lambda value: isinstance(value, str), "list_id": _line,
         "reply_to?": _or_none(_line), "thread?": _or_none(_message_id), "picture?": _or_none(lambda value: isinstance(value, str)),
         "attachments?": _list_of(_shaped({"name": _line, "type": _one_of(*ATTACHED), "content": lambda value: isinstance(value, str)}, is_closed=True)),
+        "brief?": _or_none(_BRIEF),
     },
     is_closed=True,
 )  # fmt: skip
@@ -179,6 +191,7 @@ SHAPES: Mapping[str, Mapping[str, Test]] = {
     "outbox": {
         "message_id": _message_id, "recipient": _line, "kind?": _line, "subject?": _line, "state": _one_of("accepted", "refused", "waiting", "skipped"),
         "reply": _text, "at": _time, "backend?": _text, "attempts": _count, "retried_until?": _time, "put_off_since?": _time,
+        "not_before?": _time,
     },
     "budgets": {"budget": _text, "version": _text, "first_judged_at": _time, "rules?": _or_none(lambda value: isinstance(value, dict)), "taken_back_at?": _time},
     "quiet": {"budget": _text, "kind": _text, "until": _day, "by": _or_none(_text), "at": _time, "note": _or_none(_text), "number": _count},

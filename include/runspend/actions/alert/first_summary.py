@@ -36,7 +36,7 @@ def summarise(records: RecordStore, writer: Writer, statuses: Sequence[Status], 
     waiting: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for alert in records.list("alerts").values():
         for recipient in alert["mail"]["recipients"] if alert.get("mail") else ():
-            if (alert["mail"]["message_id"], recipient) not in tried:
+            if (alert["mail"]["message_id"], recipient) not in tried and recipient not in writer.settings.pagers:
                 waiting[recipient].append(alert)
     for recipient, found in sorted(waiting.items()):
         if 1 < len(found) <= ROWS_IN_A_MAIL:  # more mails go out as in every pipeline run

@@ -33,6 +33,22 @@ class Attachment:
 
 
 @dataclass(frozen=True)
+class Brief:
+    """The beginning of a mail in parts, for chats and pagers, which show them in their own form."""
+
+    says: str  # the first paragraph
+    figures: tuple[tuple[str, str, str], ...] = ()  # name, value, note
+    button: tuple[str, str] | None = None  # its text and its address
+    details_at: int = 0  # where the rest begins in the mail's text
+
+    @staticmethod
+    def from_record(value: Mapping[str, Any]) -> Brief:
+        """Return the brief of a record."""
+        figures = tuple((name, shown, note) for name, shown, note in value["figures"])
+        return Brief(value["says"], figures, tuple(value["button"]) if value["button"] else None, value["details_at"])
+
+
+@dataclass(frozen=True)
 class Mail:
     """One whole mail. The once-only record keeps it, so that any later sending gives the same bytes."""
 
@@ -50,6 +66,7 @@ class Mail:
     picture: str | None = None  # a PNG in base64
     copies: tuple[str, ...] = ()  # the `recipients` that are listed in Cc
     attachments: tuple[Attachment, ...] = ()
+    brief: Brief | None = None  # None in records of earlier versions
 
     def as_record(self) -> dict[str, Any]:
         """Return the mail as a JSON object."""
@@ -59,14 +76,16 @@ class Mail:
             "copies": list(self.copies),
             "attachments": list(map(asdict, self.attachments)),
         }
-        return found if self.attachments else {name: value for name, value in found.items() if name != "attachments"}
+        return {name: value for name, value in found.items() if value or name not in ("attachments", "brief")}
 
     @staticmethod
     def from_record(value: Mapping[str, Any]) -> Mail:
         """Return the mail of a record, as the inverse of `as_record`."""
         attachments = tuple(Attachment(**one) for one in value.get("attachments", ()))
         copies = tuple(value.get("copies", ()))
-        return Mail(**{**value, "recipients": tuple(value["recipients"]), "copies": copies, "attachments": attachments})
+        brief = Brief.from_record(value["brief"]) if value.get("brief") else None
+        known = {"recipients": tuple(value["recipients"]), "copies": copies, "attachments": attachments, "brief": brief}
+        return Mail(**{**value, **known})
 
 
 def as_bytes(mail: Mail) -> bytes:

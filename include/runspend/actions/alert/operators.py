@@ -18,6 +18,7 @@ from runspend.actions.alert.outbox import DIGEST_ABOVE, REFUSED_FOR, Delivery, U
 from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, Paragraph, make_mail
 from runspend.actions.alert.smtp import open_backend
 from runspend.config.settings import Settings
+from runspend.config.types import is_channel
 from runspend.core.machine_faults import machine_failed
 from runspend.core.text import clean, short_place, short_places
 
@@ -73,12 +74,12 @@ def notify(
 ) -> list[Delivery]:
     """Record and send "[runspend] KIND: subject", which begins with the headline.
 
-    Returns [] if no operators are configured or this cause was already reported on this date.
+    Returns [] if neither operators nor a channel for them are configured or this cause was already reported on this date.
 
     `key` names the cause (a source and period, a check, a DAG). A second call on the same date with the same key sends nothing. Other
     waiting mail is sent along, so the returned deliveries may hold more than this mail.
     """
-    if not settings.mail.operators:
+    if not settings.mail.operators and not settings.mail.operator_channels:
         return []
     local_id = _notice_id(kind, key, f"{now:%Y-%m-%d}")
     ending = f"{clean(advice.next_try, 200)} Sent once per cause and day ({now:%Y-%m-%d %H:%M} UTC)."
@@ -155,7 +156,8 @@ def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> It
         key = value["recipient"] if is_ours else f"{value['message_id']} {value['recipient']}"
         local_id = _notice_id("REFUSED", key, "given-up" if is_given_up else "once")
         others = [r for r in operators if r != value["recipient"]] if is_ours else operators
-        if not (value["state"] == "refused" or is_put_off) or "subject" not in value or local_id in told or not others:
+        is_heard = others or any(r != value["recipient"] for r in settings.mail.operator_channels)
+        if not (value["state"] == "refused" or is_put_off) or "subject" not in value or local_id in told or not is_heard:
             continue
         times, retried_until = f"was deferred {value['attempts']} times", value.get("retried_until", "")
         if is_given_up:
@@ -167,8 +169,11 @@ def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> It
                 "was refused",
                 f"Runspend tries again until {retried_until[:10]}" if retried_until > now.isoformat() else NOT_SENT_AGAIN,
             )
-        headline = f"a mail to {value['recipient']} {what}: {value['reply']}"
-        phrase = f"mail to {value['recipient']} {'given up' if is_given_up else 'deferred' if is_put_off else 'refused'}: {value['reply']}"
+        sent = "post" if is_channel(value["recipient"]) else "mail"
+        headline = f"a {sent} to {value['recipient']} {what}: {value['reply']}"
+        phrase = (
+            f"{sent} to {value['recipient']} {'given up' if is_given_up else 'deferred' if is_put_off else 'refused'}: {value['reply']}"
+        )
         yield _Refused(local_id, value["subject"], value["message_id"], headline, phrase, then, tuple(others))
 
 

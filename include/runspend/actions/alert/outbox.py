@@ -1,6 +1,6 @@
 """Delivery records of mails: each mail is sent at least once, always with the same Message-ID.
 
-Put here the bookkeeping between a decision and its delivery. Talking to a mail server (`smtp.py`) does not belong here.
+Put here the bookkeeping between a decision and its delivery. Talking to a mail server (`smtp.py`), to a chat or to a pager (`channels.py`) does not belong here.
 
 A record of kind "alerts", "digests" or "notices" that holds a `mail` is both the decision and its mail. It is made with
 create-if-absent, and it is the commit. The result of a mail is one record of kind "outbox" per mail and recipient. Without that record,
@@ -13,19 +13,22 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from email.errors import MessageError
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from runspend.actions.alert.channels import Channels, is_exceeded, post_of, takes_back
 from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
 from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
+from runspend.actions.alert.posting import Post
 from runspend.actions.alert.smtp import Backend, SendResult, open_backend
-from runspend.actions.alert.webhook import WEBHOOK, Webhook
+from runspend.config.mail import WEBHOOK
 from runspend.config.recipients import find_recipients, mailed_addresses, mailed_domains
 from runspend.config.settings import Settings
+from runspend.config.types import is_channel
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import RecordRefused
 from runspend.core.lock_holders import lock_in_time
@@ -93,9 +96,9 @@ class Unrecorded(OSError):
 
 
 class Waiting(NamedTuple):
-    """A mail and the recipients waiting for it. `alert` is the record of its alert if it is a budget mail."""
+    """A mail, also as a post, and the recipients waiting for it. `alert` is the record of its alert if it is a budget mail."""
 
-    mail: Mail
+    post: Post
     recipients: list[str]
     alert: Mapping[str, Any] | None
     attempts: int
@@ -113,16 +116,16 @@ def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list
         waiting = _find_waiting(settings, records, now, refused)
         if _make_digests(settings, records, now, waiting):
             waiting = _find_waiting(settings, records, now, refused)
-        tried, webhook = [], Webhook(settings.mail.webhook)
+        tried, channels = [], Channels(settings.mail, now, _asked_to_wait(records) if waiting else None)
         with open_backend(settings.mail, settings.home) as backend:
             taken_last = _taken_last(records, now) if waiting else ""
-            for mail, recipients, _, attempts in waiting:
-                for channel, outcomes in _deliver(settings, backend, webhook, mail, recipients, attempts):
+            for post, recipients, _, attempts in waiting:
+                for way, outcomes in _deliver(settings, backend, channels, post, recipients, attempts):
                     crash_point("outbox.sent")
-                    tried += [Delivery(mail, recipient, outcome) for recipient, outcome in outcomes.items()]
+                    tried += [Delivery(post.mail, recipient, outcome) for recipient, outcome in outcomes.items()]
                     for recipient, outcome in outcomes.items():
                         try:
-                            set_outcome(records, mail, recipient, outcome, now, channel, taken_last)
+                            set_outcome(records, post.mail, recipient, outcome, now, way, taken_last)
                         except OSError as error:
                             raise Unrecorded(error, tried) from error
                         crash_point("outbox.recorded")
@@ -167,6 +170,8 @@ def set_outcome(
         value["retried_until"] = (now + REFUSED_FOR).isoformat()
     if outcome.is_put_off:
         value["put_off_since"] = now.isoformat()
+    if outcome.wait is not None:
+        value["not_before"] = (now + outcome.wait).isoformat()
     while not records.create("outbox", key, value):
         found = records.get("outbox", key)
         if found is None:
@@ -193,25 +198,33 @@ def _taken_last(records: RecordStore, now: datetime) -> str:
 def _find_waiting(settings: Settings, records: RecordStore, now: datetime, refused: list[RecordRefused]) -> list[Waiting]:
     """Return every mail with the recipients that still wait for it: fewest attempts first, then oldest decision.
 
-    So a mail or recipient that a server cannot handle does not block others. A webhook is one more recipient of decisions made after it
-    was configured. Records that cannot be trusted are added to `refused`.
+    So a mail or recipient that a server cannot handle does not block others. A chat or pager is one more recipient of decisions made
+    after it was configured. Records that cannot be trusted are added to `refused`.
     """
     tries = {(r["message_id"], r["recipient"]): r for r in records.list("outbox", refused).values()}
     settled = {key for key, r in tries.items() if r["state"] != "waiting" and r.get("retried_until", "") <= now.isoformat()} | set(
         _digested(records, refused)
     )
-    asked_since = _webhook_since(settings, records, now)
+    since = _channels_since(settings, records, now)
+    kinds = {kind: records.list(kind, refused) for kind in MAIL_KINDS}
+    alerts = kinds["alerts"]
+    leads = {told: key for key, value in alerts.items() if value.get("mail") for told in (key, *value.get("covers", ()))}
+    taken_back = {lead for value in alerts.values() for lead in takes_back(value, leads)}
     found = []
-    for kind in MAIL_KINDS:
-        for key, value in records.list(kind, refused).items():
+    for kind, values in kinds.items():
+        for key, value in values.items():
             if not value.get("mail"):
                 continue
-            mail = Mail.from_record(value["mail"])
-            is_posted = asked_since is not None and value["decided_at"] >= asked_since and _is_for_webhook(settings, kind, mail)
+            post = replace(post_of(kind, key, value, leads), is_taken_back=key in taken_back)
+            mail = post.mail
+            subjects = _subjects(kind, value, mail, [alerts[lead] for lead in post.takes_back])
+            asked = [
+                r for r, channel in settings.mail.posts_to.items() if subjects & {*channel.subjects} and since[r] <= value["decided_at"]
+            ]
             own = tuple(r for r in mail.recipients if r != WEBHOOK or kind == "digests")
             tried = {
                 r: tries.get((mail.message_id, r), NOT_TRIED)["attempts"]
-                for r in (*own, *([WEBHOOK] if is_posted else []))
+                for r in dict.fromkeys((*own, *asked))
                 if (mail.message_id, r) not in settled
             }
             if refused:
@@ -221,28 +234,32 @@ def _find_waiting(settings: Settings, records: RecordStore, now: datetime, refus
                 found.append(
                     (
                         (attempts, value["decided_at"], key),
-                        Waiting(mail, sorted(tried, key=tried.__getitem__), value if kind == "alerts" else None, attempts),
+                        Waiting(post, sorted(tried, key=tried.__getitem__), value if kind == "alerts" else None, attempts),
                     )
                 )
     return [waiting for _, waiting in sorted(found, key=lambda item: item[0])]
 
 
 def _deliver(
-    settings: Settings, backend: Backend, webhook: Webhook, mail: Mail, recipients: Sequence[str], attempts: int
+    settings: Settings, backend: Backend, channels: Channels, post: Post, recipients: Sequence[str], attempts: int
 ) -> Iterator[tuple[str, dict[str, SendResult]]]:
-    """Yield, by channel, one outcome for each recipient. A mail server's outcomes are recorded before the webhook is called.
+    """Yield one outcome for each recipient, with its way: the mail backend, or the kind of channel.
+
+    A mail server's outcomes are recorded before a chat or pager is called.
 
     The first attempts are one transaction. Later each address has its own, so a server that hangs up at one
     address affects only that one.
     """
-    addressed = [r for r in recipients if r != WEBHOOK]
+    addressed = [r for r in recipients if not is_channel(r)]
     by_address = defaultdict[str | None, list[str]](list)
     for recipient in addressed:
         by_address[address_of(recipient)].append(recipient)
     for together in list(by_address.values()) if attempts >= TRIED_TOGETHER else [addressed] if addressed else []:
-        yield settings.mail.backend, _mail_to(settings, backend, mail, together)
-    if WEBHOOK in recipients:
-        yield WEBHOOK, {WEBHOOK: webhook.post(mail)}
+        yield settings.mail.backend, _mail_to(settings, backend, post.mail, together)
+    for recipient in recipients:
+        if is_channel(recipient):
+            known = settings.mail.posts_to.get(recipient)
+            yield known.kind if known else WEBHOOK, {recipient: channels.post(recipient, post)}
 
 
 def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
@@ -281,22 +298,39 @@ def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Seque
     return outcomes
 
 
-def _is_for_webhook(settings: Settings, kind: str, mail: Mail) -> bool:
-    about = settings.mail.webhook.about if settings.mail.webhook else ()
-    return ("budgets" in about and kind == "alerts") or ("operators" in about and mail.list_id.startswith("Runspend operators "))
+def _subjects(kind: str, value: Mapping[str, Any], mail: Mail, taken_back: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return what a mail is about, in the words of a channel's `about`."""
+    if kind != "alerts":
+        return {"operators"} if mail.list_id.startswith("Runspend operators ") else set()
+    return {"budgets", *(["exceeded"] if any(map(is_exceeded, (value, *taken_back))) else [])}
 
 
-def _webhook_since(settings: Settings, records: RecordStore, now: datetime) -> str | None:
-    """Return since when the webhook has been configured. Earlier decisions are not posted. None without a webhook."""
-    wanted = None if settings.mail.webhook is None else now.isoformat()
-    if (found := records.get("webhooks", "since")) is None:
-        if wanted is not None:
-            records.create("webhooks", "since", {"since": wanted})
-    elif (found[0]["since"] is None) != (wanted is None):
-        records.replace("webhooks", "since", {"since": wanted}, found[1])
-    else:
-        return found[0]["since"] and str(found[0]["since"])
-    return wanted
+def _channels_since(settings: Settings, records: RecordStore, now: datetime) -> dict[str, str]:
+    """Return since when each chat or pager has been configured. Earlier decisions are not posted there."""
+    known, found = records.list("webhooks"), dict[str, str]()
+    wanted = {_since_key(recipient): recipient for recipient in settings.mail.posts_to}
+    for key in {**known, **wanted}:
+        before = known.get(key, {}).get("since")
+        if key in wanted:
+            found[wanted[key]] = before or now.isoformat()
+        if key not in known:
+            records.create("webhooks", key, {"since": now.isoformat()})
+        elif (before is None) == (key in wanted) and (record := records.get("webhooks", key)) is not None:
+            records.replace("webhooks", key, {"since": now.isoformat() if key in wanted else None}, record[1])
+    return found
+
+
+def _since_key(recipient: str) -> str:
+    return "since" if recipient == WEBHOOK else recipient.replace(":", ".")
+
+
+def _asked_to_wait(records: RecordStore) -> dict[str, str]:
+    """Return until when (ISO times) chats and pagers asked to be left alone."""
+    found = dict[str, str]()
+    for value in records.list("outbox", []).values():
+        if "not_before" in value and value["state"] == "waiting":
+            found[value["recipient"]] = max(value["not_before"], found.get(value["recipient"], ""))
+    return found
 
 
 def _outbox_key(message_id: str, recipient: str) -> str:
@@ -322,7 +356,8 @@ def _make_digests(settings: Settings, records: RecordStore, now: datetime, waiti
     for _, recipients, alert, _ in waiting:
         if alert is not None:
             for recipient in recipients:
-                by_recipient[recipient].append(alert)
+                if recipient not in settings.mail.pagers:  # an incident is closed by the id of its own decision
+                    by_recipient[recipient].append(alert)
     many = {recipient: alerts for recipient, alerts in sorted(by_recipient.items()) if len(alerts) > DIGEST_ABOVE}
     for recipient, alerts in many.items():
         for mail, listed in write_digests(settings, recipient, alerts, now, figures_are_this_old(records, now)):

@@ -16,11 +16,12 @@ from datetime import datetime
 from email.utils import format_datetime
 from functools import cache
 from importlib.resources import files
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from runspend.actions.alert.chart import WIDTH as PICTURE_WIDTH
 from runspend.actions.alert.chart import SpendChart, draw
-from runspend.actions.alert.message import PICTURE_ID, Mail, address_of, sender_host
+from runspend.actions.alert.message import PICTURE_ID, Brief, Mail, address_of, sender_host
 from runspend.core.amounts import money
 from runspend.core.text import clean, cut, person, visible, width
 
@@ -162,6 +163,7 @@ def make_mail(
     """
     subject = clean(subject, 180)
     picture = next((drawn for block in blocks if isinstance(block, SpendChart) and (drawn := draw(block))), None)
+    text = render_text(blocks)
     return Mail(
         message_id=f"<{local_id}@{envelope.host}>",
         kind=envelope.kind,
@@ -170,13 +172,27 @@ def make_mail(
         copies=tuple(copies),
         subject=subject,
         date=format_datetime(now),
-        text=render_text(blocks),
+        text=text,
         html=render_html(subject, blocks, has_picture=picture is not None),
         list_id=f"Runspend {envelope.list_name} <{envelope.list_name}.runspend.{envelope.host}>",
         reply_to=envelope.reply_to if envelope.reply_to and address_of(envelope.reply_to) else None,
         thread=f"<{thread}@{envelope.host}>" if thread else None,
         picture=base64.b64encode(picture).decode("ascii") if picture else None,
+        brief=_brief(blocks),
     )
+
+
+def _brief(blocks: Sequence[Block]) -> Brief:
+    """Return what stands before the details: the card, the first paragraph and the button."""
+    head, seen = list[Block](), set[type]()
+    for block in takewhile(lambda block: isinstance(block, (Card, Paragraph, Button)) and type(block) not in seen, blocks):
+        seen.add(type(block))
+        head.append(block)
+    says = next((visible(block.text) for block in head if isinstance(block, Paragraph)), "")
+    figures = next((block.figures for block in head if isinstance(block, Card)), ())
+    button = next(((visible(block.text), block.url) for block in head if isinstance(block, Button)), None)
+    shown = tuple((visible(name), visible(value), visible(note)) for name, value, note in figures)
+    return Brief(says, shown, button, len(render_text(head)) + 1 if head else 0)
 
 
 def _chart_table(chart: SpendChart) -> MailTable:

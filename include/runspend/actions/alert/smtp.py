@@ -16,6 +16,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol
@@ -52,6 +53,7 @@ class SendResult:
     was_tried: bool = True  # False: the server was given up before this mail's turn
     is_final: bool = True
     is_put_off: bool = False  # waiting because of this recipient or mail (4xx), probably not because of the server or the sender
+    wait: timedelta | None = None  # a chat's or pager's Retry-After
 
 
 class Backend(Protocol):

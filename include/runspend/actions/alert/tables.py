@@ -13,9 +13,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.alert.judge import Status
-from runspend.actions.alert.outbox import RecordStore, recipient_states
+from runspend.actions.alert.outbox import RecordStore, State, recipient_states
 from runspend.actions.alert.periods import EVERY, current_period
 from runspend.actions.alert.snooze import Quiet
+from runspend.config.types import is_channel
 from runspend.schema.tables import ALERTS, BUDGET_STATUS
 from runspend.warehouse.base import Reader
 
@@ -30,13 +31,18 @@ def alerts_table(records: RecordStore) -> pa.Table:
     import pyarrow as pa
 
     states = recipient_states(records)
+    posted = defaultdict[str, dict[str, State]](dict)
+    for (message_id, recipient), state in states.items():
+        if is_channel(recipient):
+            posted[message_id][recipient] = state
     found = records.list("alerts")
     rows = []
     for key in sorted(found):
         value = found[key]
         mail = found[value["mail_of"]]["mail"] if "mail_of" in value else value.get("mail")
         told = mail["recipients"] if mail else value.get("recipients", [])
-        recipients = {r: states.get((mail["message_id"], r), "waiting") if mail else "skipped" for r in told}
+        recipients: dict[str, State] = {r: states.get((mail["message_id"], r), "waiting") if mail else "skipped" for r in told}
+        recipients |= posted[mail["message_id"]] if mail else {}
         rows.append({
             **{c.name: value[c.name] for c in ALERTS.columns if c.name in value},
             "month": date.fromisoformat(value["month"]),

@@ -10,8 +10,12 @@ from decimal import Decimal
 
 from runspend.actions.alert.chart import ForecastDay, SpendChart
 from runspend.actions.alert.message import Mail
-from runspend.actions.alert.render import Envelope, Facts, Paragraph, make_mail
+from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, Paragraph, make_mail
 from runspend.config.settings import Settings
+from runspend.config.types import is_channel
+
+SAYS = "This is a test mail. It was requested with: runspend alert --test-mail. It is not about a real budget."
+CHART = "If you see a chart below with a blue line, a red line and a violet band, budget mails display correctly. Its numbers are made up."
 
 
 def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
@@ -26,11 +30,7 @@ def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
         recipients=[recipient],
         subject="[runspend] TEST: mail delivery",
         blocks=[
-            Paragraph("This is a test mail. It was requested with: runspend alert --test-mail. It is not about a real budget."),
-            Paragraph(
-                "If you see a chart below with a blue line, a red line and a violet band, budget mails display correctly. Its numbers are made up."
-            ),
-            picture,
+            *(_beginning(settings) if is_channel(recipient) else (Paragraph(SAYS), Paragraph(CHART), picture)),
             Facts(
                 "SENT BY",
                 (
@@ -42,3 +42,10 @@ def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
         ],
         now=now,
     )
+
+
+def _beginning(settings: Settings) -> tuple[Block, ...]:
+    """Return what a chat or pager shows of a mail: figures, what happened, and a button if there are pages."""
+    card = Card((("spent", f"520.00 {settings.currency}", "86.6% of 600"), ("left", f"80.00 {settings.currency}", "8 days to go")))
+    button = (Button("See all budgets", f"{settings.site.url.rstrip('/')}/#budgets"),) if settings.site else ()
+    return (card, Paragraph(f"{SAYS} Its numbers are made up."), *button)

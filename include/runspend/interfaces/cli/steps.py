@@ -205,9 +205,10 @@ STEPS = (
     \b
     Examples:
       runspend alert
-      runspend alert --test-mail me@example.com""",
+      runspend alert --test-mail me@example.com
+      runspend alert --test-mail channel:slack""",
         what=None,
-        options=[click.option("--test-mail", metavar="ADDRESS", help="Only send a test mail to this address.")],
+        options=[click.option("--test-mail", metavar="ADDRESS", help="Only send a test to this address or channel.")],
     ),
     _step(
         "annotate",
