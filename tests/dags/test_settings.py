@@ -70,13 +70,19 @@ def test_mail(read: Any) -> None:
 def test_webhook_and_heartbeat(read: Any) -> None:
     """Their addresses are secrets: whole in a connection's password, or its host with the password as path. They are shown nowhere."""
     settings = read(
-        "mail: {webhook: {url: 'connection:chat'}, heartbeat: 'connection:watch', backend: smtp, connection: smtp_out}",
+        "mail: {webhook: {url: 'connection:chat'}, channels: [{kind: opsgenie, key: 'connection:pager'}, {kind: teams, url: 'connection:chat'}], "
+        "heartbeat: 'connection:watch', backend: smtp, connection: smtp_out}",
+        pager={"conn_type": "opsgenie", "password": "canary-three"},
         chat={"conn_type": "slackwebhook", "host": "https://hooks.slack.example/services/", "password": "T0/B0/canary-one"},
         watch={"conn_type": "http", "password": "https://hc.example/canary-two"},
         smtp_out={"conn_type": "smtp", "host": "mail.example"},
     )
     mail = settings.mail
     assert mail.webhook.url.get_secret_value() == "https://hooks.slack.example/services/T0/B0/canary-one"
+    assert [mail.channels[0].secret_key, mail.channels[1].address] == [
+        "canary-three",
+        "https://hooks.slack.example/services/T0/B0/canary-one",
+    ]
     assert mail.heartbeat.get_secret_value() == "https://hc.example/canary-two"
     assert "canary" not in repr(settings) + show_settings(settings)
     assert "canary" not in redact("posting to /services/T0/B0/canary-one and hc.example/canary-two failed", settings)

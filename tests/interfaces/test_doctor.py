@@ -442,10 +442,19 @@ def test_a_server_without_tls_is_found(tmp_path: Path, inbox: tuple[Inbox, int])
 
 def test_a_webhook_and_a_heartbeat_are_listed_and_not_called(tmp_path: Path) -> None:
     """Nobody listens at these addresses: whoever called them would fail. The addresses are secrets."""
-    text = "mail: {operators: [a@b.c], webhook: {url: 'http://127.0.0.1:1/canary-one', kind: teams}, heartbeat: 'http://127.0.0.1:1/canary-two'}\n"
+    text = (
+        "mail: {webhook: {url: 'http://127.0.0.1:1/canary-one', kind: teams}, heartbeat: 'http://127.0.0.1:1/canary-two', "
+        "channels: [{kind: pagerduty, key: canary-three}, {name: own, url: 'http://127.0.0.1:1/canary-four', about: []}]}\n"
+    )
     findings = list(check_mail(load(tmp_path, text)))
-    assert [(f.name, f.level) for f in findings] == [("file", "ok"), ("webhook", "ok"), ("heartbeat", "ok")]
-    assert "teams" in findings[1].text
+    assert [(f.name, f.level) for f in findings] == [
+        (name, "ok") for name in ("webhook", "channel:pagerduty", "channel:own", "file", "heartbeat")
+    ]
+    assert [f.text.partition(";")[0] for f in findings[:3]] == [
+        "teams, about budgets",
+        "pagerduty, about exceeded and operators",
+        "slack, for budgets that name it",
+    ]
     assert "canary" not in "".join(f.text for f in findings)
 
 

@@ -40,7 +40,7 @@ class ChannelSettings(Frozen):
     name: Name | None = None  # `channel:NAME` in a budget's `notify`; default: the kind
     url: HiddenAddress | None = None  # of a pager: its API, by default the service's own
     key: Secret | None = None  # a pager's routing key or API key
-    about: list[About] | None = None  # besides budgets whose `notify` names the channel; default: see `subjects`
+    about: list[About] | None = None  # plus budgets whose `notify` names the channel; default: see `subjects`
 
     @property
     def recipient(self) -> str:

@@ -26,7 +26,7 @@ SECONDS_BETWEEN = 1.0  # two posts to one channel: Slack and Google Chat take on
 LONGEST_PAUSE = timedelta(seconds=30)  # that is waited for at once; a longer one ends the channel's turn
 PAUSES = 3  # for one post
 RUN_SECONDS = 600.0  # for all posts of a pipeline run to one channel
-GONE = "runspend.yaml has no such channel any more"
+GONE = "runspend.yaml no longer has this channel"
 ONLY_IN_TASKS = "it uses an Airflow connection, which only a task can read"
 
 
@@ -100,7 +100,7 @@ class Channels:
 
 
 def post_test(settings: MailSettings, recipient: str, mail: Mail, now: datetime) -> SendResult:
-    """Post a test. A pager's incident is resolved at once: whoever is paged by the least severity is paged for a moment."""
+    """Post a test. A pager's incident is resolved at once: it has the least severity."""
     channels, key = Channels(settings, now), mail.message_id.strip("<>").rpartition("@")[0]
     result = channels.post(recipient, Post(mail, key))
     if result.state == "accepted" and settings.posts_to[recipient].is_pager:

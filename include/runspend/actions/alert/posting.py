@@ -133,7 +133,7 @@ def is_good(answer: Answer) -> bool:
 
 
 def meaning(answer: Answer, *, is_bad_key: bool = False) -> SendResult:
-    """Return what an answer means. `is_bad_key`: the service says that it is about the key, whatever its code.
+    """Return what an answer means. `is_bad_key`: the service says that it is about the key, with any code.
 
     2xx is an acceptance, but a web page is not the service's answer: a proxy's login page has this code too. 5xx and "too many
     requests" are waiting. A wrong key or address is a refusal that operators can fix. Any other 4xx is about the post itself.

@@ -183,7 +183,7 @@ def make_mail(
 
 
 def _brief(blocks: Sequence[Block]) -> Brief:
-    """Return what stands before the details: the card, the first paragraph and the button."""
+    """Return the mail up to its details: the card, the first paragraph and the button."""
     head, seen = list[Block](), set[type]()
     for block in takewhile(lambda block: isinstance(block, (Card, Paragraph, Button)) and type(block) not in seen, blocks):
         seen.add(type(block))
