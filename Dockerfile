@@ -39,7 +39,7 @@ RUN useradd --uid 50000 --gid 0 --create-home airflow \
 # First what others wrote: these layers stay while only our own files change.
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --require-hashes --only-binary :all: --constraint requirements/lock.txt --requirements pyproject.toml \
-      --extra pipeline --extra gcs --extra azure --extra airflow --extra postgres
+      --extra pipeline --extra gcs --extra azure --extra apprise --extra airflow --extra postgres
 COPY README.md LICENSE ./
 COPY include ./include
 RUN --mount=type=cache,target=/root/.cache/uv uv pip install --no-deps --no-build-isolation .

@@ -254,6 +254,7 @@ def _google(here: Services, body: Any, size: int, split: Any, headers: Any) -> t
         _keys(one, {"cardId", "card"}, "cardsV2")
         _keys(one["card"], {"header", "sections", "name"}, "card")
         _keys(one["card"]["header"], {"title", "subtitle"}, "header")
+        here.mentions += re.findall(r"<[^>]*>", one["card"]["header"]["title"] + body["fallbackText"])
         for section in one["card"]["sections"]:
             _keys(section, {"header", "widgets", "collapsible", "uncollapsibleWidgetsCount"}, "section")
             _want(bool(section["widgets"]), "a section without widgets")

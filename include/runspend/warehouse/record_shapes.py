@@ -94,6 +94,11 @@ def _tuple_of(test: Test, length: int) -> Test:
     return lambda value: isinstance(value, (list, tuple)) and len(value) == length and all(map(test, value))
 
 
+def _button(value: Any) -> bool:
+    """Whether it is a button's text and the address of a web page."""
+    return _tuple_of(_line, 2)(value) and re.match(r"https?://[^\s/]", value[1]) is not None
+
+
 def _map_of(test: Test) -> Test:
     return lambda value: isinstance(value, dict) and all(map(test, value.values()))
 
@@ -140,7 +145,7 @@ def _like(pattern: re.Pattern[str]) -> Test:
 
 _BRIEF = _shaped(
     {
-        "says": _text, "figures": _list_of(_tuple_of(_text, 3)), "button": _or_none(_tuple_of(_line, 2)), "details_at": _count,
+        "says": _text, "figures": _list_of(_tuple_of(_text, 3)), "button": _or_none(_button), "details_at": _count,
     },
     is_closed=True,
 )  # fmt: skip

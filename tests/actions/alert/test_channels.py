@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
@@ -65,11 +69,19 @@ def spend(given: Settings, records: Any, amount: str = "5012.38", night: int = 0
     return alert.run(partial(nullcontext, reader), given, records, NOW + night * DAY)
 
 
-def queue(records: Any, number: int = 0, *, name: str = "vision", kind: str = "actual", **more: Any) -> str:
+def queue(
+    records: Any,
+    number: int = 0,
+    *,
+    name: str = "vision",
+    kind: str = "actual",
+    recipients: Sequence[str] = ("leads@acme.com",),
+    **more: Any,
+) -> str:
     """A decided alert with its mail, as `record` writes it; its id."""
     key = f"b{number}.2026-11.{kind}.100.v"
     mail = make_mail(
-        Envelope("Runspend <runspend@acme.com>", "budgets", f"budget-{kind}"), local_id=f"budget.{key}", recipients=["leads@acme.com"],
+        Envelope("Runspend <runspend@acme.com>", "budgets", f"budget-{kind}"), local_id=f"budget.{key}", recipients=recipients,
         subject=f"[runspend] Budget {name}: 100.2% spent", now=NOW, thread=f"budget.b{number}.2026-11",
         blocks=[Card((("spent", "5,012.38 USD", "100.2% of 5,000"),)), Paragraph(f"{name} has spent it all."), Button("See the budget", "https://runspend.acme.com/budget/x"), Facts("RUNS", ((name, name),))],
     )  # fmt: skip
@@ -286,6 +298,24 @@ def test_a_killed_sender_posts_again_with_the_same_bytes(
     assert services.incidents == {key: "open"}
 
 
+def test_a_process_killed_after_the_pagers_yes_is_followed_by_one_that_asks_again(tmp_path: Path, services: Services) -> None:
+    """A real SIGKILL between the answer and its record: the same event twice, one incident."""
+    text = json.dumps({"mail": {"from": "Runspend <runspend@acme.com>", "channels": [services.channel("pagerduty", about=[])]}})
+    given, records = read_settings(tmp_path, text), Records(tmp_path / ".runspend")
+    key = queue(records, recipients=["channel:pagerduty"])
+    code = (
+        "from runspend.actions.alert.outbox import send_outbox; from runspend.config.settings import load_settings; "
+        "from runspend.warehouse.records import Records; from datetime import datetime, timezone; given = load_settings(); "
+        "send_outbox(given, Records(given.home), datetime(2026, 11, 24, 7, tzinfo=timezone.utc))"
+    )
+    environment = {**os.environ, "RUNSPEND_CRASH_AT": "outbox.sent", "RUNSPEND_CONFIG": str(tmp_path / "runspend.yaml")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -signal.SIGKILL
+    assert (services.incidents, recipient_states(records)) == ({key: "open"}, {})
+    assert post_states_after(given, records, timedelta(hours=2)) == ["accepted"]
+    assert len(services.bodies) == 2 and len(set(services.bodies)) == 1
+    assert (services.incidents, services.refused) == ({key: "open"}, [])
+
+
 def test_a_decision_that_was_taken_back_meanwhile_opens_no_incident(tmp_path: Path, services: Services) -> None:
     """The pager was down from the crossing to its correction. What it may have got in spite of its silence is resolved."""
     given, records = world(tmp_path, services, "pagerduty", "opsgenie"), MemoryRecords()
@@ -347,6 +377,13 @@ def test_budgets_name_the_channels_of_their_teams_and_levels(tmp_path: Path, ser
 def test_many_alerts_are_few_posts_in_a_chat_and_one_incident_each_in_a_pager(tmp_path: Path, services: Services) -> None:
     """A chat gets the mail that lists them all; an incident must have the id of its own decision to be resolved."""
     given, records = world(tmp_path, services, "slack", "teams", "google_chat", "pagerduty", "opsgenie"), MemoryRecords()
+    assert len(queue_since(given, records, 500)) == 500
+    for night in range(2):
+        send_outbox(world(tmp_path, services, "teams"), records, NOW + night * DAY)
+    assert len(services.of("teams")) == 2  # 400 alerts a post
+    assert all(len(path.read_bytes()) < 200_000 for path in (tmp_path / "mail").glob("digest*.eml"))
+    services.clear()
+    records = MemoryRecords()
     keys = queue_since(given, records, 60)
     for night in range(2):
         send_outbox(given, records, NOW + night * DAY)

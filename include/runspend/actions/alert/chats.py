@@ -84,9 +84,10 @@ def google_chat_requests(post: Post, channel: ChannelSettings) -> list[Request]:
             shown = "<br>".join(_html(re.sub(r"(?<=\S) {2,}", " · ", line.strip())) for line in details.splitlines())
             sections.append({"header": "Details", "collapsible": True, "widgets": [{"textParagraph": {"text": shown}}]})
         sections.append({"widgets": [{"textParagraph": {"text": f"<i>{_html(post.message_id)}</i>"}}]})
-        card = {"header": {"title": post.title}, "sections": sections}
+        title = post.title.replace("<", "‹").replace(">", "›")  # no page says whether this is HTML
+        card = {"header": {"title": title}, "sections": sections}
         thread = {"thread": {"threadKey": post.mail.thread or post.message_id}}
-        return {"cardsV2": [{"cardId": "runspend", "card": card}], "fallbackText": post.title, **thread}
+        return {"cardsV2": [{"cardId": "runspend", "card": card}], "fallbackText": title, **thread}
 
     together = "&" if "?" in channel.address else "?"
     address = f"{channel.address}{together}messageReplyOption=REPLY_MESSAGE_FALLBACK_TO_NEW_THREAD"
