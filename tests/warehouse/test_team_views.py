@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from runspend.config.access import Viewer
+from runspend.config.exchange_rates import Stretch
 from runspend.config.settings import Settings
 from runspend.core.amounts import add
 from runspend.core.errors import RunspendError, SqlRefused
+from runspend.schema.public_views import COSTS_FOR_DASHBOARDS, VIEWS
 from runspend.schema.tables import COST_ALLOCATIONS, COST_DAILY, TABLES, UNALLOCATED_COSTS
 from runspend.warehouse.base import Reader, Unit, Warehouse
 from runspend.warehouse.currency_views import money
@@ -55,7 +57,7 @@ def test_there_is_no_rule_for_a_table_that_is_gone() -> None:
     assert RULES.keys() == TABLES.keys()
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if name not in w.OF_NOBODY])
+@pytest.mark.parametrize("name", [*(name for name in TABLES if name not in w.OF_NOBODY), *VIEWS])
 def test_no_name_of_another_team_is_in_a_table(name: str, settings: Settings, vision: Settings) -> None:
     """Each has a row of the other team, marked in every text; neither a page's reader nor a statement shows a mark."""
     with open_published(settings).reader() as whole:
@@ -64,6 +66,18 @@ def test_no_name_of_another_team_is_in_a_table(name: str, settings: Settings, vi
         seen = rows(reader, f"select * from {name}")
     assert w.DECOY not in str(seen)
     assert w.DECOY not in str(open_published(vision).answer(f"select * from {name}").to_pylist())
+
+
+def test_a_view_shows_what_is_seen_of_its_tables(vision: Settings) -> None:
+    """With a statement too; an exchanged reader shows exchanged money."""
+    sql = "select team, sum(effective_cost) as cost, sum(effective_cost_rounded) as rounded from costs_for_dashboards group by team order by team"
+    with open_published(vision).reader() as reader:
+        found = rows(reader, sql)
+        doubled = rows(reader.in_currency("EUR", [Stretch("USD", dt.date(2026, 1, 1), dt.date(9999, 12, 31), 2, 1)]), sql)
+    assert open_published(vision).answer(sql).to_pylist() == found
+    assert {"vision", OTHER_TEAMS, "(shared)"} <= {r["team"] for r in found}
+    assert [(r["team"], r["cost"]) for r in doubled] == [(r["team"], 2 * r["cost"]) for r in found]
+    assert all(abs(r["rounded"] - float(r["cost"])) < 0.05 for r in (*found, *doubled))
 
 
 def test_rows_of_the_team_are_as_they_are(settings: Settings, vision: Settings) -> None:
@@ -84,7 +98,7 @@ def test_rows_of_the_team_are_as_they_are(settings: Settings, vision: Settings) 
             assert found and found == rows(whole, sql), name
 
 
-@pytest.mark.parametrize("table", [COST_DAILY, COST_ALLOCATIONS, UNALLOCATED_COSTS], ids=lambda table: table.name)
+@pytest.mark.parametrize("table", [COST_DAILY, COST_ALLOCATIONS, UNALLOCATED_COSTS, COSTS_FOR_DASHBOARDS], ids=lambda table: table.name)
 def test_money_adds_up_to_the_whole_bill(table: Any, settings: Settings, vision: Settings) -> None:
     """By day, target and currency, to the last digit of every measure."""
     key = "billing_period" if table is UNALLOCATED_COSTS else "charge_date"

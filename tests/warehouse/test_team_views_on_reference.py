@@ -11,6 +11,7 @@ import pytest
 from runspend.config.access import Viewer
 from runspend.config.exchange_rates import Stretch
 from runspend.config.settings import Settings
+from runspend.schema.public_views import VIEWS
 from runspend.schema.tables import TABLES
 from runspend.warehouse.bigquery.jobs import Statement
 from runspend.warehouse.bigquery.tables import Places
@@ -59,12 +60,13 @@ def reference() -> GoogleSQL:
     return GoogleSQL()
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [*TABLES, *VIEWS])
 def test_both_engines_show_a_team_the_same_rows(name: str, settings: Settings, reference: GoogleSQL) -> None:
     """Row for row, to the last digit; and no name of another team."""
     sql = f"select * from {name}"
     with open_published(settings).reader() as whole:
-        tables = {PLACES.table(TABLES[table]): whole.query(f"select * from {table}") for table in tables_behind(name)}
+        behind = {table for one in (VIEWS[name].over if name in VIEWS else [name]) for table in tables_behind(one)}
+        tables = {PLACES.table(TABLES[table]): whole.query(f"select * from {table}") for table in behind}
     theirs = reference.query(sent(sql).sql, tables, {}).rows
     with open_published(settings.seen_by(Viewer(("x",), ("vision", "it's"), OWN))).reader() as reader:
         ours = reader.query(sql).to_pylist()
@@ -84,7 +86,7 @@ def test_a_question_with_its_own_subqueries_reads_what_is_seen(settings: Setting
     assert sum(Decimal(str(row[1])) for row in rows) == cost
 
 
-@pytest.mark.parametrize("name", ["cost_daily", "run_costs", "unallocated_costs"])
+@pytest.mark.parametrize("name", ["cost_daily", "run_costs", "unallocated_costs", "costs_for_dashboards"])
 def test_money_of_a_team_in_another_currency_is_the_same_on_both(name: str, settings: Settings, reference: GoogleSQL) -> None:
     """Also next to a table without money."""
     rates = [Stretch("USD", dt.date(2026, 1, 1), dt.date(9999, 12, 31), 1, 3)]

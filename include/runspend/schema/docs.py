@@ -1,4 +1,4 @@
-"""Writes docs/tables.md from `tables.py`: run `python -m runspend.schema.docs > docs/tables.md` in the repository.
+"""Writes docs/tables.md from `tables.py` and `public_views.py`: run `python -m runspend.schema.docs > docs/tables.md` in the repository.
 
 This module has the layout of the page and its introduction. `tables.py` has names, types and meanings; the example queries are the
 files of docs/example_queries.
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from runspend.schema.public_views import VIEWS, View
 from runspend.schema.tables import TABLES, Column, Table, public_tables
 
 __all__ = ["read_queries", "render_tables"]
@@ -19,7 +20,7 @@ QUERIES = Path("docs/example_queries")
 INTRODUCTION = """\
 # Tables
 
-This page is generated from `include/runspend/schema/tables.py` by `python -m runspend.schema.docs`; edit it there.
+This page is generated from `tables.py` and `public_views.py` in `include/runspend/schema` by `python -m runspend.schema.docs`; edit it there.
 
 The public tables are the contract with analysts. Internal tables may change with any version. The sum of any of the four costs over
 `cost_allocations` or `cost_daily` equals the bill exactly.
@@ -99,8 +100,9 @@ def render_tables(queries: Mapping[str, str]) -> str:
     parts = [
         INTRODUCTION,
         "## Public tables\n",
-        _contents(public_tables()),
+        _contents((*public_tables(), *VIEWS.values())),
         *(_render_table(t) for t in public_tables()),
+        *(_render_view(v) for v in VIEWS.values()),
         READING,
         "## Example queries\n\nGoogleSQL, as `runspend sql` and BigQuery take it; each is a file in [example_queries](example_queries).\n",
         *(_render_query(name, sql) for name, sql in queries.items()),
@@ -127,6 +129,12 @@ def _render_table(table: Table) -> str:
     header = f"### {table.name}\n\n{table.meaning} Grain: {table.grain}.\n\nFiles: `{place}/period={period}/<writer>.parquet`{month}; the writer is {_writer(table)}.\n"
     rows = "".join(_render_column(c) for c in table.columns)
     return f"{header}\n| column | type | meaning |\n|---|---|---|\n{rows}"
+
+
+def _render_view(view: View) -> str:
+    over = " and ".join(f"`{name}`" for name in view.over)
+    header = f"### {view.name}\n\n{view.meaning} Grain: {view.grain}.\n\nA view over {over}, for `runspend sql`, BigQuery and the targets of `runspend publish`.\n"
+    return f"{header}\n| column | type | meaning |\n|---|---|---|\n{''.join(_render_column(c) for c in view.columns)}"
 
 
 def _writer(table: Table) -> str:

@@ -22,6 +22,7 @@ import pytest
 
 from runspend.config.settings import WarehouseSettings
 from runspend.core.errors import CheckFailed, ConfigError, RunspendError, UsageError
+from runspend.schema.public_views import VIEWS
 from runspend.schema.renames import RENAMED_COLUMNS, VALUE_COLUMNS
 from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table
 from runspend.warehouse.base import Model, Unit, UnitState
@@ -122,7 +123,14 @@ def test_tables_are_made_from_tables_py(warehouse: BigQueryWarehouse) -> None:
             assert (view.table_type, [f.name for f in view.schema]) == ("VIEW", [c.name for c in table.columns])
     expirations = {name: client.get_dataset(name).default_table_expiration_ms for name in (places.public, places.internal, places.staging)}
     assert expirations == {places.public: None, places.internal: None, places.staging: DAY_MS}
-    assert {item.table_id for item in client.list_tables(places.public)} == {t.name for t in TABLES.values() if t.is_public}
+    for described in VIEWS.values():
+        for dataset in (places.public, places.internal):
+            view = client.get_table(f"{dataset}.{described.name}")
+            assert (view.table_type, [(f.name, type_of(f)) for f in view.schema]) == ("VIEW", [(c.name, c.type) for c in described.columns])
+        view = client.get_table(places.table(described))
+        assert [f.description for f in view.schema] == [c.meaning for c in described.columns]
+        assert view.description.startswith(described.meaning)
+    assert {item.table_id for item in client.list_tables(places.public)} == {t.name for t in TABLES.values() if t.is_public} | VIEWS.keys()
     assert {item.table_id for item in client.list_tables(places.internal)} >= {*TABLES, PUBLISHED.name}
 
 

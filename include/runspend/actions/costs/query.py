@@ -20,6 +20,7 @@ from runspend.config.exchange_rates import missing_rates, stretches
 from runspend.config.settings import Settings
 from runspend.core.amounts import money, plain
 from runspend.core.errors import SourceError, UsageError
+from runspend.schema.public_views import VIEWS
 from runspend.schema.rows import first_day
 from runspend.schema.tables import TABLES, Table
 from runspend.warehouse.base import Reader
@@ -228,7 +229,7 @@ def tables_text(name: str | None = None) -> str:
         return _columns_text(_table(name))
     lines = []
     for title, is_public in (("Public tables", True), ("Internal tables", False)):
-        lines += [title, *(f"  {t.name:20} {t.grain}" for t in TABLES.values() if t.is_public is is_public)]
+        lines += [title, *(f"  {t.name:20} {t.grain}" for t in _listed() if t.is_public is is_public)]
     lines.append("To list the columns of a table: runspend sql --tables run_costs")
     return "\n".join(lines) + "\n"
 
@@ -239,15 +240,18 @@ def tables_rows(name: str | None = None) -> pa.Table:
 
     if name is not None:
         return pa.Table.from_pylist([{"column": c.name, "type": c.type, "meaning": c.meaning} for c in _table(name).columns])
-    return pa.Table.from_pylist(
-        [{"table": t.name, "is_public": t.is_public, "grain": t.grain, "meaning": t.meaning} for t in TABLES.values()]
-    )
+    return pa.Table.from_pylist([{"table": t.name, "is_public": t.is_public, "grain": t.grain, "meaning": t.meaning} for t in _listed()])
+
+
+def _listed() -> list[Table]:
+    return [*TABLES.values(), *VIEWS.values()]
 
 
 def _table(name: str) -> Table:
-    if name not in TABLES:
-        raise UsageError(f"cannot show table {name!r}: it does not exist. Tables are {', '.join(TABLES)}.")
-    return TABLES[name]
+    found = {table.name: table for table in _listed()}
+    if name not in found:
+        raise UsageError(f"cannot show table {name!r}: it does not exist. Tables are {', '.join(found)}.")
+    return found[name]
 
 
 def _columns_text(table: Table) -> str:

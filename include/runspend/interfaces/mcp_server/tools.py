@@ -54,8 +54,9 @@ from runspend.interfaces.mcp_server.answers import (
     TableWords,
 )
 from runspend.interfaces.statement_process import answer_statement
+from runspend.schema.public_views import VIEWS
 from runspend.schema.rows import first_day, month_after
-from runspend.schema.tables import TABLES, Table
+from runspend.schema.tables import Table, public_tables
 from runspend.warehouse.base import Reader
 from runspend.warehouse.factory import open_published
 from runspend.warehouse.records import Records
@@ -236,7 +237,7 @@ def ask_sql(settings: Settings, asked: SqlArguments, now: datetime) -> SqlAnswer
 
 def ask_tables(settings: Settings, asked: TablesArguments, now: datetime) -> TablesAnswer:
     """Return the public tables, or one with its columns. Raises UsageError for another name."""
-    public = {table.name: table for table in TABLES.values() if table.is_public}
+    public = {table.name: table for table in (*public_tables(), *VIEWS.values())}
     if asked.table is not None and asked.table not in public:
         raise UsageError(f"cannot show table {asked.table[:60]!r}: the public tables are {', '.join(public)}.")
     with open_published(settings).reader() as reader:

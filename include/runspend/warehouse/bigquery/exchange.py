@@ -12,6 +12,7 @@ from typing import Any
 import sqlglot
 
 from runspend.config.exchange_rates import Stretch
+from runspend.schema.public_views import VIEWS
 from runspend.schema.tables import COST_KINDS, RUN_COSTS, TABLES, Table
 from runspend.warehouse.bigquery.tables import Places, quoted
 from runspend.warehouse.currency_views import DATED, SUMMED, money
@@ -46,9 +47,12 @@ def in_one_currency(
 
 
 def exchanged_tables(asked: frozenset[str], names: Mapping[str, str]) -> dict[str, str]:
-    """Return the query that replaces each of the requested cost tables. `names`: the tables' own names in it."""
+    """Return the query that replaces each of the requested cost tables, then of views over them. `names`: the tables' own names in it."""
+    views = {name: view for name, view in VIEWS.items() if name in asked}
+    asked = asked.union(*(view.over for view in views.values()))
     found = {name: _dated(TABLES[name], names) for name in DATED if name in asked}
-    return found | {name: _summed(TABLES[name], *SUMMED[name], names) for name in SUMMED if name in asked}
+    found |= {name: _summed(TABLES[name], *SUMMED[name], names) for name in SUMMED if name in asked}
+    return found | {name: view.sql for name, view in views.items()}
 
 
 def put_before(sql: str, subqueries: str) -> str:

@@ -1,7 +1,7 @@
 """Datasets and tables of a warehouse in BigQuery, made and widened from `schema/tables.py`.
 
-    <dataset>             public tables
-    <dataset>_internal    the others, views of the public ones, `schema/views/*.sql`, and `published`: the state of every unit
+    <dataset>             public tables, and the views of `schema/public_views.py`
+    <dataset>_internal    the other tables, views of the public ones, `schema/views/*.sql`, and `published`: the state of every unit
     <dataset>_staging     rows being loaded; its tables expire by themselves
     <dataset>_step_<hex>  tables that the models of one step make; deleted when it ends, and they expire as well
 
@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from runspend.core.errors import ConfigError
+from runspend.schema.public_views import VIEWS
 from runspend.schema.renames import RENAMED_COLUMNS, RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
-from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table
+from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table, public_tables
 from runspend.warehouse.bigquery.jobs import AlreadyThere, Changed, Jobs, NotAllowed, NotThere, Statement
 from runspend.warehouse.googlesql import qualified
 from runspend.warehouse.sql_files import expand_macros
@@ -147,7 +148,8 @@ def schema_of(table: Table, *more: Column) -> list[Any]:
 
 def schema_digest() -> str:
     """Return a digest of everything that `make_tables` makes: if it changes, there is something to do."""
-    texts = [repr((t.name, t.grain, t.meaning, t.columns, t.is_public, t.period_column, t.sort)) for t in (PUBLISHED, *TABLES.values())]
+    tables = (PUBLISHED, *TABLES.values(), *VIEWS.values())
+    texts = [repr((t.name, t.grain, t.meaning, t.columns, t.is_public, t.period_column, t.sort)) for t in tables]
     texts += [expand_macros(path.read_text(encoding="utf-8")) for path in _views()]
     return hashlib.sha256("\n".join([WRITER.meaning, *texts]).encode()).hexdigest()[:16]
 
@@ -163,21 +165,36 @@ def make_tables(jobs: Jobs, places: Places, version: int) -> None:
         full = f"{places.internal}.{table.name}" if table is PUBLISHED else places.table(table)
         columns = () if table is PUBLISHED else (WRITER,)
         _make_table(jobs, table, full, schema_of(table, *columns))
-    for table in TABLES.values():
-        if table.is_public:
-            view = f"{places.internal}.{table.name}"
-            sql = f"create or replace view {quoted(view)} as select {column_names(table)} from {quoted(places.table(table))}"
-            jobs.run(Statement(sql), dataset=places.internal, labels={"step": "tables"})
+    for view in VIEWS.values():
+        _make_view(jobs, places, f"{places.table(view)}` {_described(view)}", qualified(view.sql, places.public))
+    for table in (*public_tables(), *VIEWS.values()):
+        _make_view(jobs, places, f"{places.internal}.{table.name}`", f"select {column_names(table)} from {quoted(places.table(table))}")
     for path in _views():
-        text = qualified(expand_macros(path.read_text(encoding="utf-8")), places.internal)
-        jobs.run(
-            Statement(f"create or replace view {quoted(f'{places.internal}.{path.stem}')} as\n{text}"),
-            dataset=places.internal,
-            labels={"step": "tables"},
-        )
+        if path.stem not in VIEWS:
+            text = qualified(expand_macros(path.read_text(encoding="utf-8")), places.internal)
+            _make_view(jobs, places, f"{places.internal}.{path.stem}`", text)
     if version < VALUES_VERSION:
         _rename_values(jobs, places)
     _mark(jobs, places)
+
+
+def _make_view(jobs: Jobs, places: Places, head: str, text: str) -> None:
+    """Create or replace a view. `head`: its name with the quote that ends it, and what is declared of it."""
+    jobs.run(Statement(f"create or replace view `{head} as\n{text}"), dataset=places.internal, labels={"step": "tables"})
+
+
+def _described(view: Table) -> str:
+    """Return the columns of a view and its description, as DDL declares them."""
+    columns = ",\n  ".join(f"{c.name} options (description = {_literal(c.meaning)})" for c in view.columns)
+    return f"(\n  {columns}\n) options (description = {_literal(_description(view))})"
+
+
+def _description(table: Table) -> str:
+    return f"{table.meaning} One row: {table.grain.removeprefix('one row ')}."
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _rename_values(jobs: Jobs, places: Places) -> None:
@@ -232,7 +249,7 @@ def _make_table(jobs: Jobs, table: Table, full: str, schema: list[Any]) -> None:
     from google.cloud import bigquery
 
     wanted = bigquery.Table(full, schema=schema)
-    wanted.description = f"{table.meaning} One row: {table.grain.removeprefix('one row ')}."
+    wanted.description = _description(table)
     wanted.labels = LABELS
     if table.period_column is not None:
         wanted.time_partitioning = bigquery.TimePartitioning(type_="MONTH", field=table.period_column)

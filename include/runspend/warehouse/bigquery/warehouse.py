@@ -23,6 +23,7 @@ from sqlglot import exp
 from runspend.config.exchange_rates import Stretch
 from runspend.config.settings import WarehouseSettings
 from runspend.core.errors import RunspendError, SqlRefused
+from runspend.schema.public_views import VIEWS
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse.base import Unit, UnitState
 from runspend.warehouse.bigquery.exchange import in_one_currency, put_before
@@ -242,11 +243,13 @@ class BigQueryReader:
 
     def _restricted(self, sql: str) -> str:
         """Return a query of Runspend's own over the rows that are seen."""
-        asked = sorted(table_names(sql) & TABLES.keys()) if self._seen is not None else []
+        asked = table_names(sql) & {*TABLES, *VIEWS} if self._seen is not None else frozenset()
         if not asked:
             return sql
         names = self.names()
-        return put_before(sql, ", ".join(f"{name} as {names[name]}" for name in asked))
+        views = [f"{name} as ({VIEWS[name].sql})" for name in sorted(asked & VIEWS.keys())]
+        tables = {*(asked & TABLES.keys()), *(table for name in asked & VIEWS.keys() for table in VIEWS[name].over)}
+        return put_before(sql, ", ".join([*(f"{name} as {names[name]}" for name in sorted(tables)), *views]))
 
     def _refuse_all_but_select(self, statement: Statement) -> Statement:
         kind, _, _ = self._jobs.bytes_of(statement, dataset=self._places.internal)

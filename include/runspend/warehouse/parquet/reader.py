@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import RunspendError, SqlRefused
 from runspend.core.machine_faults import has_no_room_to_spill, machine_failed
+from runspend.schema.public_views import VIEWS
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Unit
 from runspend.warehouse.currency_views import DATED, SUMMED, exchange
@@ -37,13 +38,19 @@ __all__ = ["ExchangedReader", "ParquetReader", "answer"]
 ENGINE_ERRORS = frozenset(
     {"IOException", "SerializationException", "InternalException", "FatalException", "Error"}
 )  # caused by DuckDB, not by the statement
+NAMES = frozenset((*TABLES, *VIEWS))
 
 
 def tables_asked(sql: str) -> Collection[str]:
-    """Return the tables that a GoogleSQL statement may read. If it names an unknown table, all: DuckDB then suggests similar names."""
-    if table_names(sql) - TABLES.keys():
-        return TABLES.keys()
+    """Return the tables and views that a GoogleSQL statement may read. If it names an unknown one, all: DuckDB then suggests similar names."""
+    if table_names(sql) - NAMES:
+        return NAMES
     return {name.lower() for name in names_read(sql)}
+
+
+def with_tables(names: Collection[str]) -> Collection[str]:
+    """Return the names, and those of the tables that their views read."""
+    return {*names, *(table for name in VIEWS.keys() & names for table in VIEWS[name].over)}
 
 
 def answer(
@@ -62,7 +69,7 @@ def answer(
     if not native:
         used(sql, {})  # refuses parameters: there are no values for them
     with open_reader() as reader:
-        rows = reader.answer(text, TABLES.keys() if native else tables_asked(sql), timeout=timeout, at_most=at_most)
+        rows = reader.answer(text, NAMES if native else tables_asked(sql), timeout=timeout, at_most=at_most)
     return rows if native else narrow(rows)
 
 
@@ -88,7 +95,7 @@ class _Answers:
             if native:
                 self._refuse_native()
                 check_only_reads(self._connection, sql)
-                self._show(TABLES.keys())
+                self._show(NAMES)
                 return fetch(self._connection, sql, dict(parameters or {}))
             self._show(tables_asked(sql))
             return narrow(fetch(self._connection, duckdb_sql(sql), used(sql, parameters or {})))
@@ -168,6 +175,7 @@ class ParquetReader(_Answers):
         self._seen = seen  # what teams may see, or None for everything
         self._restricted: set[str] = set()  # tables whose restricted view exists
         self._sets: set[str] = set()  # sets of `team_views` that are kept
+        self._made: set[str] = set()  # views of `public_views` that exist
         self._hidden: dict[str, dict[Unit, Path]] = {name: {} for name in TABLES}  # tables not queried yet, and their files
         for unit, path in units.items():
             self._hidden[unit.table][unit] = path
@@ -218,6 +226,13 @@ class ParquetReader(_Answers):
         return sorted(TABLES, key=lambda name: (not TABLES[name].is_public, name))
 
     def _show(self, names: Collection[str]) -> None:
+        names = with_tables(names)
+        self._show_tables(names)
+        for name in sorted((VIEWS.keys() & names) - self._made):
+            self._views.execute(f"create view main.{quote(name)} as {duckdb_sql(VIEWS[name].sql)}")
+            self._made.add(name)
+
+    def _show_tables(self, names: Collection[str]) -> None:
         if self._seen is None:
             self._open(names)
             return
@@ -229,6 +244,7 @@ class ParquetReader(_Answers):
 
     def _keep(self, seen: Restriction, names: Collection[str]) -> None:
         """Copy what is seen of these tables, and forget the files: whatever a statement does, its engine has nothing else."""
+        names = with_tables(names)
         asked = TABLES.keys() & names
         opened = {behind for name in asked for behind in tables_behind(name)}
         self._open(opened)
@@ -238,6 +254,8 @@ class ParquetReader(_Answers):
             self._views.execute(f"drop view main.{quote(_whole(name))}")
         for one in sorted(self._sets):
             self._views.execute(f"drop table main.{quote(_kept(one))}")
+        for name in sorted(VIEWS.keys() & names):
+            self._views.execute(f"create view main.{quote(name)} as {duckdb_sql(VIEWS[name].sql)}")
 
     def _restricted_to(self, seen: Restriction, name: str) -> str:
         """Return SQL for what is seen of a table. The sets that it reads are kept in tables."""
@@ -305,6 +323,8 @@ class ExchangedReader(_Answers):
 
     def _show(self, names: Collection[str]) -> None:
         self._reader._show(names)
+        for name in sorted(VIEWS.keys() & names):  # over the exchanged tables
+            self._connection.execute(f"create or replace temp view {quote(name)} as {duckdb_sql(VIEWS[name].sql)}")
 
     def _check(self) -> None:
         self._reader._check()

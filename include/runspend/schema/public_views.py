@@ -1,0 +1,91 @@
+"""Views for people: each is the query `views/NAME.sql` over public tables, and has the same name and columns in every warehouse.
+
+Columns and their meaning are here, as those of tables are in `tables.py`. A view shows what its reader may see of its tables, so access
+to its columns is decided where that to its tables is (`warehouse/team_views.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from runspend.schema.tables import BUILD_ID, COST_DAILY, COSTS, DIMENSIONS, Column, Table
+
+__all__ = ["COSTS_FOR_DASHBOARDS", "VIEWS", "View"]
+
+
+@dataclass(frozen=True)
+class View(Table):
+    """A query with a name. `over`: the tables that it reads."""
+
+    over: tuple[str, ...] = ()
+
+    @property
+    def sql(self) -> str:
+        """The query, in GoogleSQL, over the bare names of tables."""
+        return _text(self.name)
+
+
+@cache
+def _text(name: str) -> str:
+    return files("runspend.schema").joinpath("views", f"{name}.sql").read_text(encoding="utf-8")
+
+
+_PART = "the part of the bill, such as (idle) or (shared)"
+INSTEAD_OF_NULL = {
+    "service_provider_name": "(no provider)",
+    "billing_account_id": "(no account)",
+    "sub_account_id": "(no account)",
+    "region_id": "(no region)",
+    "service_name": "(no service)",
+    "charge_category": "(no category)",
+    "tracking_server": _PART,
+    "workspace": _PART,
+    "experiment_id": f"(no experiment) for runs, otherwise {_PART}",
+    "experiment_name": f"the id, or (no experiment) for runs, otherwise {_PART}",
+    **{c.name: f"(untagged) for runs and models, otherwise {_PART}" for c in DIMENSIONS},
+    "user_name": f"(no user) for runs, otherwise {_PART}",
+    "confidence": "(no rule)",
+}
+PART = Column("part", "STRING", "allocated_to in words: runs, models without a run, orphaned, idle, shared, unallocated or out of scope.")
+
+
+def _without_null(column: Column) -> Column:
+    if column.name not in INSTEAD_OF_NULL:
+        return Column(column.name, column.type, column.meaning)
+    return Column(
+        column.name, column.type, f"{column.meaning.partition(';')[0].rstrip('.')}. Instead of null: {INSTEAD_OF_NULL[column.name]}."
+    )
+
+
+def _columns() -> list[Column]:
+    found = [_without_null(c) for c in COST_DAILY.columns if c not in (*COSTS, BUILD_ID)]
+    found.insert([c.name for c in found].index("allocated_to") + 1, PART)
+    found += COSTS
+    found += [
+        Column(f"{c.name}_float", "FLOAT64", f"{c.name}, for tools without exact decimals. Sums of any rows are the ledger's to the cent.")
+        for c in COSTS
+    ]
+    found += [
+        Column(
+            f"{c.name}_rounded",
+            "FLOAT64",
+            f"{c.name} in whole cents. The sum of a billing period is the ledger's, rounded to the cent. Sums of a bill in it and of a bill's day,"
+            " and each row, are at most 1 cent from it. For other sums, round the sum of the exact or float column.",
+        )
+        for c in COSTS
+    ]
+    return [*found, BUILD_ID]
+
+
+COSTS_FOR_DASHBOARDS = View(
+    "costs_for_dashboards",
+    "one row per row of cost_daily: charge date and combination of the columns before the costs",
+    "cost_daily for dashboards: no text is null, and each cost is there exactly, as a float, and in whole cents.",
+    tuple(_columns()),
+    is_public=True,
+    over=(COST_DAILY.name,),
+)
+
+VIEWS: dict[str, View] = {view.name: view for view in (COSTS_FOR_DASHBOARDS,)}
