@@ -27,6 +27,7 @@ DAG_IDS = {  # step -> DAG, in running order
     "alert": "runspend_alert_budgets",
     "archive": "runspend_archive_artifacts",
     "report": "runspend_report",
+    "publish": "runspend_publish",
     "annotate": "runspend_annotate_costs",
 }
 # A pipeline run only plans what policies would move. The weekly DAG, or a command, tells the owners and moves it.

@@ -3,7 +3,7 @@
 Nothing here runs when a DAG file is parsed. `runspend.config.settings` defines the settings. The file is found as everywhere else:
 `$RUNSPEND_CONFIG`, otherwise `runspend.yaml` in the working folder.
 
-In the file, `connection:ID` is allowed for a tracking server's `uri`, `token`, `username`, `password` or `database`, and for the
+In the file, `connection:ID` is allowed for a tracking server's `uri`, `token`, `username`, `password` or `database`, a PostgreSQL target's `uri`, and for the
 mail's `host`, `username`, `password`, `webhook.url`, `channels[].url`, `channels[].key` or `heartbeat`. `mail.connection: ID` fills in the whole mail server.
 `credentials: ID` of a bill, a store or a warehouse in S3, and a store's `delete_credentials`, may be an AWS connection; otherwise
 it is a profile of the AWS configuration, as outside Airflow. `credentials: connection:ID` of a warehouse or bill in BigQuery, or of
@@ -24,6 +24,7 @@ from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
+from runspend.config.publish import PostgresTarget
 from runspend.config.settings import ArtifactStore, BillSource, MailSettings, Settings, TrackingServer, WarehouseSettings, load_settings
 from runspend.core.errors import ConfigError
 from runspend.core.outside_json import parse_json
@@ -47,6 +48,7 @@ def read_settings() -> Settings:
         "stores": [_resolve_google(store) for store in settings.stores],
         "warehouse": _resolve_google(settings.warehouse),
         "mail": _resolve_mail(settings.mail),
+        "publish": [_replace(t, uri=_database_uri) if isinstance(t, PostgresTarget) else t for t in settings.publish],
     }
     return settings.model_copy(update=resolved)
 

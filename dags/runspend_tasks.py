@@ -1,4 +1,4 @@
-"""Shared code of the eight DAGs: assets, defaults, calls of a pipeline step by a task, and failure mail.
+"""Shared code of the nine DAGs: assets, defaults, calls of a pipeline step by a task, and failure mail.
 
 Work of a step does not belong here, and nothing runs when a file is parsed. Data travels through the warehouse; a task passes
 on only names and sentences.

@@ -21,7 +21,7 @@ SHIPPED = "requirements/shipped.txt"
 # Without this, the resolver prefers newer packages to a newer Airflow.
 KEEP = ("apache-airflow==3.3.2",)
 UV = "uv==0.13.9"
-SHIPPED_EXTRAS = ("pipeline", "demo", "airflow", "gcs", "azure", "bigquery", "mcp", "apprise", "postgres", "mlflow-server")
+SHIPPED_EXTRAS = ("pipeline", "demo", "airflow", "gcs", "azure", "bigquery", "iceberg", "mcp", "apprise", "postgres", "mlflow-server")
 
 
 @dataclass(frozen=True)

@@ -10,5 +10,6 @@ DAG_IDS = {
     "report": "runspend_report",
     "alert": "runspend_alert_budgets",
     "archive": "runspend_archive_artifacts",
+    "publish": "runspend_publish",
     "annotate": "runspend_annotate_costs",
 }

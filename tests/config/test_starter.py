@@ -125,6 +125,7 @@ def test_every_line_of_the_full_file_is_right_when_switched_on(tmp_path: Path) -
         "SMTP_PASSWORD": "s-canary",
         "SLACK_WEBHOOK": "https://hooks.slack.com/services/canary",
         "PAGERDUTY_KEY": "canary",
+        "PUBLISH_DB_PASSWORD": "d-canary",
     }
     settings = load_settings(path, env)
     for section in (settings.budgets, settings.retention, settings.scope, settings.billing, settings.stores, settings.tracking[0].token):

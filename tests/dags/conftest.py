@@ -19,7 +19,7 @@ DAGS = Path(__file__).resolve().parents[2] / "dags"
 
 @pytest.fixture(scope="session")
 def dag_bag() -> Any:
-    """The eight DAGs, one try a task."""
+    """The nine DAGs, one try a task."""
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.utils.db import initdb
 

@@ -55,7 +55,7 @@ def add_broken_bill(config: Path) -> None:
 
 
 def test_all_dags_of_a_night_succeed(run_dag: Run, config: Path) -> None:
-    """All eight, in the order their assets wake them: the ledger is the bill, the report and the budget's mail are there."""
+    """All nine, in the order their assets wake them: the ledger is the bill, the report and the budget's mail are there."""
     for name in ORDER:
         before = emitted(DAG_IDS[name])
         states = run_dag(name, now=NOW.isoformat())

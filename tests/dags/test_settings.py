@@ -43,6 +43,17 @@ def test_tracking_server(read: Any) -> None:
     assert "token-one" not in repr(settings) and "p%40ss" not in repr(settings)
 
 
+def test_target_of_publish(read: Any) -> None:
+    """The address of a PostgreSQL target from a connection; what the file says besides is kept."""
+    settings = read(
+        'publish: [{name: bi, kind: postgres, uri: "connection:bi", schema: costs}, {name: b, kind: duckdb, file: b.duckdb}]',
+        bi={"conn_type": "postgres", "host": "db", "login": "rs", "password": "canary/bi", "schema": "dwh"},
+    )
+    target, other = settings.publish
+    assert (target.uri.get_secret_value(), target.schema_name) == ("postgresql://rs:canary%2Fbi@db/dwh", "costs")
+    assert other.file.name == "b.duckdb" and "canary" not in repr(settings)
+
+
 def test_mail(read: Any) -> None:
     """One connection gives all of the mail server; what the file says besides is kept."""
     settings = read(

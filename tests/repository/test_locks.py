@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-SHIPPED_EXTRAS = ("pipeline", "demo", "airflow", "gcs", "azure", "bigquery", "mcp", "apprise", "postgres", "mlflow-server")
+SHIPPED_EXTRAS = ("pipeline", "demo", "airflow", "gcs", "azure", "bigquery", "iceberg", "mcp", "apprise", "postgres", "mlflow-server")
 HASHED = (
     "requirements/lock.txt", "requirements/build.txt", "requirements/audit.txt", "requirements/frameworks.txt",
     "tests/servers/bigquery.txt", "tests/actions/export/focus-validator.txt",

@@ -41,6 +41,7 @@ from runspend.config.csv_rows import read_csv_rows
 from runspend.config.error_messages import describe_mistakes
 from runspend.config.mail import ChannelSettings, MailSettings
 from runspend.config.principals import read_principals
+from runspend.config.publish import PublishTarget
 from runspend.config.retention import ArchiveSettings, RetentionKeep, RetentionPolicy, StorageRate, why_no_class
 from runspend.config.statements import StatementSettings
 from runspend.config.types import (
@@ -720,6 +721,7 @@ class Settings(Frozen):
     access: AccessSettings | None = None  # who sees the costs of which teams; by default everybody who can open the pages sees all
     access_log: AccessLogSettings | None = None
     site: SiteSettings | None = None
+    publish: list[PublishTarget] = []  # databases and files of other tools, which get a copy of the public tables
     sweeps: SweepSettings | None = None
     statements: StatementSettings = StatementSettings()
     _path: Path | None = PrivateAttr(default=None)
@@ -745,7 +747,7 @@ class Settings(Frozen):
             seen = self.model_copy()
         else:
             own = [b for b in self.budgets if is_own_budget(viewer.teams, b.for_.get("team", ()))]
-            empty: dict[str, Any] = {"billing": [], "stores": [], "pools": [], "retention": []}
+            empty: dict[str, Any] = {"billing": [], "stores": [], "pools": [], "retention": [], "publish": []}
             seen = self.model_copy(update={**empty, "budget_entries": own})
         seen._viewer = viewer
         return seen
@@ -792,7 +794,8 @@ class Settings(Frozen):
         budgets = [(("budgets", i), b.name) for i, b in enumerate(self.budget_entries) if isinstance(b, Budget)]
         pools = [(("pools", i), p.name) for i, p in enumerate(self.pools)]
         policies = [(("retention", i), p.name) for i, p in enumerate(self.retention)]
-        for named in (sources, budgets, pools, policies):
+        targets = [(("publish", i), t.name) for i, t in enumerate(self.publish)]
+        for named in (sources, budgets, pools, policies, targets):
             seen: dict[str, Loc] = {}
             for loc, name in named:
                 if name.casefold() in seen:

@@ -48,6 +48,7 @@ EXTRA_OF = {
     "mlflow": ("mlflow-skinny", "pipeline"),
     "pandas": ("pandas", "frames"),
     "polars": ("polars", "frames"),
+    "pyiceberg": ("pyiceberg", "iceberg"),
     "PIL": ("pillow", "pipeline"),
     "pyarrow": ("pyarrow", "pipeline"),
     "requests": ("requests", "pipeline"),

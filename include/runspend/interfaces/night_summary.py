@@ -44,6 +44,7 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
             budgets=_budgets(reader),
             archive=_archive(reader),
             annotated=_annotated(settings, outcome),
+            published=_published(settings, outcome),
             sources=_sources(reader, settings),
             report=_shown(settings.home / "reports" / f"{periods[0]}.html") if periods else None,
             next_commands=_next(settings),
@@ -78,6 +79,14 @@ def _annotated(settings: Settings, outcome: Outcome) -> tuple[str, ...]:
         if label.startswith(f"{name}: costs of ")
     ]
     return (*written, *(f"{name}: no cost changed" for name in servers if f"{name}: costs in MLflow" in outcome.unchanged))
+
+
+def _published(settings: Settings, outcome: Outcome) -> tuple[tuple[str, str], ...]:
+    """Return what each target of `publish` has now; a target that failed is among the problems."""
+    done = [label.removeprefix("publish ") for label in outcome.changed if label.startswith("publish ")]
+    done += [f"{label.removeprefix('publish ')}, unchanged" for label in outcome.unchanged if label.startswith("publish ")]
+    missing = [t.name for t in settings.publish if not any(label.startswith(f"{t.name}: ") for label in done)]
+    return (*(("✓", label) for label in done), *(("⚠", f"{name}: not published") for name in missing))
 
 
 def _claims(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,6 @@
 """The pipeline: one module per step, and `nightly`, which runs them in order.
 
-    extract, measure, load  →  allocate (models, checks, publish), estimate  →  alert  →  archive_plan  →  report  →  annotate
+    extract, measure, load  →  allocate (models, checks, publish), estimate  →  alert  →  archive_plan  →  report  →  publish  →  annotate
 
 Each step replaces whole units. A step that runs again gives the same result. Rows travel through the warehouse:
 an `Outcome` has names, notes and problems, and the figures of the reports. `nightly` sends no archive notice and moves no artifact. The caller always gives `now`. The inner work of a step belongs in its own package, not here.
@@ -26,6 +26,7 @@ from runspend.pipeline.extract import extract
 from runspend.pipeline.load import load
 from runspend.pipeline.measure import measure
 from runspend.pipeline.monitoring import ring_heartbeat, tell_refused_file
+from runspend.pipeline.publish import publish
 from runspend.pipeline.report import report
 from runspend.pipeline.statement import statement
 
@@ -46,6 +47,7 @@ __all__ = [
     "load",
     "measure",
     "nightly",
+    "publish",
     "remove_annotations",
     "report",
     "settle",
@@ -69,6 +71,7 @@ def nightly(
         lambda: alert(settings, now=now, heartbeat=False, progress=progress),
         *([lambda: archive_plan(settings, now=now, progress=progress)] if settings.retention else []),
         lambda: report(settings, now=now, progress=progress),  # after them: the page shows what this run judged and planned
+        *([lambda: publish(settings, now=now, progress=progress)] if settings.publish else []),
         *([lambda: annotate(settings, now=now, progress=progress)] if any(s.annotate for s in settings.tracking) else []),
     ]
     for step in steps:

@@ -143,6 +143,22 @@ def tell_not_annotated(settings: Settings, outcome: Outcome, server: str, proble
     note_undelivered(outcome, told)
 
 
+def tell_not_published(settings: Settings, outcome: Outcome, target: str, problem: str, now: datetime) -> None:
+    """Mail operators that a target of `publish` shows an older build."""
+    from runspend.actions.alert import operators
+    from runspend.warehouse.records import Records
+
+    told = operators.notify(
+        settings, Records(settings.home), "NOT PUBLISHED", f"{target}/publish", now, redact(problem, settings),
+        advice=operators.Advice(
+            still_works="Costs, reports and alerts are not affected. Tools that read the target show the costs of an earlier pipeline run.",
+            do=[("Publish again", f"runspend publish --target {target}")],
+            next_try="The next pipeline run publishes again.",
+        ),
+    )  # fmt: skip
+    note_undelivered(outcome, told)
+
+
 def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
     """Call `mail.heartbeat` once per night, only if everything went well. The call is repeated until it is answered."""
     from runspend.actions.alert.freshness import last_good_night

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runspend.schema.public_views import VIEWS
 from runspend.schema.tables import TABLES
 from tests.command import run_here
 
@@ -51,7 +52,7 @@ def test_a_statement_comes_from_a_file_or_from_standard_input(config: Path, tmp_
 def test_tables_and_columns_are_listed_as_json_and_csv(config: Path) -> None:
     words = ("sql", "--tables", "--config", str(config))
     tables = json.loads(run_here(*words, "--json").stdout)
-    assert [table["table"] for table in tables] == list(TABLES)
+    assert [table["table"] for table in tables] == [*TABLES, *VIEWS]
     columns = json.loads(run_here(*words, "--json", "run_costs").stdout)
     assert [column["column"] for column in columns] == [column.name for column in TABLES["run_costs"].columns]
     assert run_here(*words, "--format", "csv", "run_costs").stdout.startswith("column,type,meaning\n")

@@ -903,8 +903,8 @@ def test_rows_come_in_batches(warehouse: BigQueryWarehouse, month: str) -> None:
     assert sorted(rows["line_id"].to_pylist()) == sorted(f"line_id {n}" for n in range(50))
 
 
-def test_a_reader_sees_one_moment(warehouse: BigQueryWarehouse, month: str) -> None:
-    """All its answers, and the states asked within, are of when it first asked; nobody waits for it."""
+def test_a_reader_sees_one_moment(warehouse: BigQueryWarehouse, month: str, tmp_path: Path) -> None:
+    """All its answers, the states asked within, and the files fetched are of when it first asked; nobody waits for it."""
     unit = Unit("billing_lines", month, "aws")
     old = fill(warehouse, unit, rows_of(LINES, period=month))
     query = "select max(billed_cost) as c, count(*) as n from billing_lines where billing_period = @month"
@@ -913,6 +913,8 @@ def test_a_reader_sees_one_moment(warehouse: BigQueryWarehouse, month: str) -> N
         new = fill(again(warehouse), unit, rows_of(LINES, period=month, cost="2", count=60))
         assert reader.query(query, {"month": first_of(month)}).to_pylist() == before == [{"c": Decimal(1), "n": 50}]
         assert warehouse.states()[unit] == old
+        file = warehouse.fetch(unit, tmp_path)
+        assert file is not None and pq.read_table(file)["billed_cost"].to_pylist() == [Decimal(1)] * 50
         with again(warehouse).reader() as other:
             assert other.query(query, {"month": first_of(month)}).to_pylist() == [{"c": Decimal(2), "n": 60}]
     assert warehouse.states()[unit] == new

@@ -34,6 +34,7 @@ NoticeKind = Literal[
     "MACHINE FAILED",
     "NOT ARCHIVED",
     "NOT ANNOTATED",
+    "NOT PUBLISHED",
     "TEST",
 ]
 LIST_NAME = "operators"

@@ -51,6 +51,7 @@ class Night:
     claims: tuple[tuple[str, str], ...] = ()
     claimed_hours: tuple[tuple[str, str], ...] = ()
     annotated: tuple[str, ...] = ()
+    published: tuple[tuple[str, str], ...] = ()
 
 
 def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width: int = 100, tty: bool = False) -> str:
@@ -83,6 +84,8 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
         lines += ["", *_labelled("BUDGETS", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.budgets])]
     if night.archive:
         lines += ["", *_labelled("ARCHIVE", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.archive])]
+    if night.published:
+        lines += ["", *_labelled("PUBLISH", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.published])]
     if night.annotated:
         lines += ["", *_labelled("MLFLOW", [_clean(text) for text in night.annotated])]
     if night.sources:
@@ -136,6 +139,7 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
     lines += [f"claimed_hours={_clean(text)}" for _, text in night.claimed_hours]
     lines += [f"budget={_clean(text)}" for _, text in night.budgets]
     lines += [f"archive={_clean(text)}" for _, text in night.archive]
+    lines += [f"published={_clean(text)}" for _, text in night.published]
     lines += [f"annotated={_clean(text)}" for text in night.annotated]
     lines += [f"source={_clean(text)}" for _, text in night.sources]
     lines += [f"report={night.report or ''}"]

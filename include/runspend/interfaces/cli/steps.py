@@ -211,6 +211,24 @@ STEPS = (
         options=[click.option("--test-mail", metavar="ADDRESS", help="Only send a test to this address or channel.")],
     ),
     _step(
+        "publish",
+        """Copy the public tables to other tools.
+
+    Replaces what the databases and files of `publish` in runspend.yaml have: PostgreSQL, a DuckDB
+    file, Iceberg tables. A target that has this build already is left alone.
+
+    \b
+    Examples:
+      runspend publish
+      runspend publish --target grafana""",
+        what=None,
+        options=[
+            click.option(
+                "--target", "targets", multiple=True, metavar="NAME", help="Publish only to this target. Repeatable. Default: all."
+            )
+        ],
+    ),
+    _step(
         "annotate",
         """Write costs to MLflow.
 

@@ -91,10 +91,10 @@ def unit_rows(places: Places, unit: Unit) -> Statement:
     return Statement(f"select {column_names(table)} from {quoted(places.table(table))} where {where}{order}", parameters)
 
 
-def fetch_rows(jobs: Jobs, places: Places, unit: Unit, folder: Path) -> Path:
+def fetch_rows(jobs: Jobs, places: Places, unit: Unit, folder: Path, *, session: str | None = None) -> Path:
     """Copy the rows of one unit to a new Parquet file in `folder`, which the caller keeps."""
     own, schema = folder / f"{uuid.uuid4().hex}.parquet", TABLES[unit.table].arrow_schema()
     with pq.ParquetWriter(own, schema, compression="zstd") as file:
-        for batch in jobs.stream(unit_rows(places, unit), dataset=places.internal, labels=READING):
+        for batch in jobs.stream(unit_rows(places, unit), dataset=places.internal, labels=READING, session=session):
             file.write_table(pa.Table.from_batches([batch]).cast(schema))
     return own

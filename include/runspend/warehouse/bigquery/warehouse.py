@@ -78,10 +78,11 @@ class BigQueryWarehouse:
         )
 
     def fetch(self, unit: Unit, folder: Path) -> Path | None:
-        """Copy one published unit to a Parquet file in `folder`; None if it does not exist. The caller keeps the file."""
+        """Copy one published unit to a Parquet file in `folder`, inside a reader as it sees it; None if it does not exist. The caller keeps the file."""
         if unit not in self.states(unit.table):
             return None
-        return fetch_rows(self.jobs, self.places, unit, folder)
+        reader: BigQueryReader | None = getattr(self._reading, "reader", None)
+        return fetch_rows(self.jobs, self.places, unit, folder) if reader is None else reader.fetch(unit, folder)
 
     @contextmanager
     def reader(self) -> Iterator[BigQueryReader]:
@@ -200,6 +201,11 @@ class BigQueryReader:
             for batch in self._jobs.stream(statement, dataset=self._places.internal, labels=READING, session=session):
                 shown = _public_columns(batch, sql)
                 yield from (shown.slice(start, rows) for start in range(0, shown.num_rows, rows))
+
+    def fetch(self, unit: Unit, folder: Path) -> Path:
+        """Copy the rows of one unit, of the moment that the reader sees, to a new Parquet file in `folder`."""
+        with self._moment() as session:
+            return fetch_rows(self._jobs, self._places, unit, folder, session=session)
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
         """Return this view with the money of the cost tables in one currency.

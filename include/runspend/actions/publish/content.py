@@ -1,0 +1,186 @@
+"""What is published: the public tables and views of one moment, in parts. A part is the rows of one month of a table.
+
+Each part has a build id: a digest of what was published in the warehouse, and of the columns. A part that a target has under the same
+build id is not copied again. The build id of the whole is a digest of those of its parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runspend.schema.public_views import COSTS_FOR_DASHBOARDS, VIEWS, View
+from runspend.schema.tables import Column, Table, public_tables
+from runspend.warehouse.base import Unit, UnitState, Warehouse
+from runspend.warehouse.dialect import duckdb_sql
+from runspend.warehouse.parquet.engine import empty_engine, file_list, literal, month_of
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+__all__ = ["BUILDS", "PUBLISHED_TABLES", "WHOLE", "Content", "Part", "Published", "Rounding", "open_content"]
+
+PUBLISHED_TABLES: tuple[Table, ...] = (*public_tables(), *VIEWS.values())
+WHOLE = "all"  # the table name, and the period, of the row for everything
+BUILDS = Table(
+    "runspend_builds",
+    "one row per published table and month, and one (all) for everything",
+    "What `runspend publish` copied here. Two copies with the same build_id have the same rows.",
+    (
+        Column("table_name", "STRING", "Name of the table; all for everything."),
+        Column("period", "STRING", "YYYY-MM, or all for a table that has no months."),
+        Column("build_id", "STRING", "Digest of what was copied: of builds, rows and columns."),
+        Column("row_count", "INT64", "Number of rows."),
+        Column("published_at", "TIMESTAMP", "The `now` of the pipeline run that copied it."),
+    ),
+    is_public=True,
+    period_column=None,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of a table for one month (or "all"), replaced together."""
+
+    table: Table
+    period: str
+    build_id: str
+    units: tuple[Unit, ...]  # of the tables that its rows come from
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The names under which targets know it."""
+        return self.table.name, self.period
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The largest differences between the rounded effective cost of costs_for_dashboards and the ledger: of a billing period, a day of a bill, a team."""
+
+    month: str
+    currency: str
+    period: Decimal
+    day: Decimal
+    team: Decimal
+
+
+@dataclass
+class Published:
+    """What a target got: the number of rows by table, of parts that changed. Empty if it had this build."""
+
+    build_id: str
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def add(self, part: Part, rows: int) -> None:
+        """Count the rows of a part that was copied."""
+        self.rows[part.table.name] = self.rows.get(part.table.name, 0) + rows
+
+
+@dataclass
+class Content:
+    """The parts, and their rows as Parquet files in `folder`, where a caller removes those that it has read."""
+
+    warehouse: Warehouse
+    folder: Path
+    states: Mapping[Unit, UnitState]
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """All parts, in the order of tables and months."""
+        found = []
+        for table in PUBLISHED_TABLES:
+            over = table.over if isinstance(table, View) else (table.name,)
+            units = [unit for unit in self.states if unit.table in over]
+            for period in sorted({unit.period for unit in units}):
+                of_period = tuple(sorted(unit for unit in units if unit.period == period))
+                found.append(Part(table, period, self._build_id(table, of_period), of_period))
+        return found
+
+    @cached_property
+    def build_id(self) -> str:
+        """The build id of everything."""
+        return _digest(*(f"{part.key} {part.build_id}" for part in self.parts), BUILDS)
+
+    def _build_id(self, table: Table, units: tuple[Unit, ...]) -> str:
+        states = (f"{unit} {self.states[unit].digest} {self.states[unit].build_id}" for unit in units)
+        return _digest(*states, [(c.name, c.type) for c in table.columns], table.sql if isinstance(table, View) else "")
+
+    @contextmanager
+    def files(self, part: Part) -> Iterator[list[Path]]:
+        """Yield Parquet files with the rows of a part, in the columns of its table. They are removed afterwards."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as own:
+            files = [file for unit in part.units if (file := self.warehouse.fetch(unit, Path(own))) is not None]
+            yield [self._view_file(part.table, files, Path(own))] if isinstance(part.table, View) else files
+
+    def _view_file(self, view: View, files: list[Path], folder: Path) -> Path:
+        """Write the rows of a view over the rows of its one table. No sum of a view spans two months of it."""
+        target = folder / "view.parquet"
+        (table,) = view.over
+        with empty_engine(folder / "spill") as connection:
+            connection.execute(f"create temp view {table} as from read_parquet({file_list(files)}, hive_partitioning = false)")
+            connection.execute(f"copy ({duckdb_sql(view.sql)}) to {literal(target)} (format parquet, compression zstd)")
+        return target
+
+    def rounding(self) -> list[Rounding]:
+        """Return how far rounded costs of the newest billing period are from the ledger, by currency."""
+        parts = [part for part in self.parts if part.table is COSTS_FOR_DASHBOARDS]
+        if not parts:
+            return []
+        with self.files(parts[-1]) as files, empty_engine(self.folder / "spill") as connection:
+            connection.execute(f"create temp view rows as from read_parquet({file_list(files)}, hive_partitioning = false)")
+            sums = "abs(sum(effective_cost) - sum(cast(effective_cost_rounded as decimal(18, 2))))"
+            found = connection.execute(
+                f"select billing_currency, {sums}, (select max(difference) from"
+                f" (select {sums} as difference from rows d where d.billing_currency = r.billing_currency group by source, charge_date)),"
+                f" (select max(difference) from (select {sums} as difference from rows t where t.billing_currency = r.billing_currency group by team))"
+                " from rows r group by billing_currency order by billing_currency"
+            ).fetchall()
+        return [Rounding(parts[-1].period, *row) for row in found]
+
+
+@contextmanager
+def open_content(warehouse: Warehouse) -> Iterator[Content]:
+    """Open what is published now. Whatever is published meanwhile, all its files are of this moment."""
+    names = {name for table in PUBLISHED_TABLES for name in (table.over if isinstance(table, View) else (table.name,))}
+    with tempfile.TemporaryDirectory(prefix="runspend-") as folder, warehouse.reader():
+        yield Content(warehouse, Path(folder), warehouse.states(*sorted(names)))
+
+
+def builds_rows(content: Content, counts: Mapping[tuple[str, str], tuple[int, datetime]], now: datetime) -> list[dict[str, Any]]:
+    """Return the rows of BUILDS. `counts`: rows of each part, and when it was copied."""
+    rows = [
+        {
+            "table_name": p.table.name,
+            "period": p.period,
+            "build_id": p.build_id,
+            "row_count": counts[p.key][0],
+            "published_at": counts[p.key][1],
+        }
+        for p in content.parts
+    ]
+    total = sum(count for count, _ in counts.values())
+    return [*rows, {"table_name": WHOLE, "period": WHOLE, "build_id": content.build_id, "row_count": total, "published_at": now}]
+
+
+def description(table: Table) -> str:
+    """Return the text that describes a table at a target."""
+    return f"{table.meaning} One row: {table.grain.removeprefix('one row ')}."
+
+
+def months(part: Part) -> tuple[str, str] | None:
+    """Return the first day of the part's month and of the next one, in ISO 8601; None for a table without months."""
+    if part.table.period_column is None:
+        return None
+    first, after = month_of(part.period)
+    return f"{first}", f"{after}"
+
+
+def _digest(*texts: object) -> str:
+    return hashlib.sha256("\n".join(map(str, texts)).encode()).hexdigest()[:16]

@@ -1,0 +1,134 @@
+"""Publishes to a DuckDB file: a new file is written next to it, and takes its name when it is whole.
+
+People who have the old file open keep it until they open it again. What a killed publish left is overwritten by the next. A file that
+Runspend did not write is never replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES, WHOLE, Content, Part, Published, builds_rows, description
+from runspend.config.publish import DuckDBTarget
+from runspend.core.crash_points import crash_point
+from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
+from runspend.core.own_files import fsync_path, open_lock, try_lock
+from runspend.schema.public_views import View
+from runspend.schema.tables import DUCKDB_TYPES, Table
+from runspend.warehouse.dialect import duckdb_sql
+from runspend.warehouse.parquet.engine import file_list, literal, quote
+
+__all__ = ["publish"]
+
+MEMORY = "2GB"
+CONFIG: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False, "memory_limit": MEMORY}
+
+
+def publish(target: DuckDBTarget, content: Content, now: datetime) -> Published:
+    """Make the file hold the content. Raises SourceError; the file is then as it was."""
+    try:
+        import duckdb
+    except ImportError as error:
+        raise MissingExtra("duckdb", "pipeline") from error
+    file = target.file
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target):
+            if _build_of(target) == content.build_id:
+                return Published(content.build_id)
+            scratch = file.with_name(f".{file.name}.publishing")
+            for leftover in (scratch, scratch.with_name(f"{scratch.name}.wal")):
+                leftover.unlink(missing_ok=True)
+            with closing(duckdb.connect(scratch, config=CONFIG)) as connection:
+                published = _fill(connection, content, now)
+            fsync_path(scratch)
+            crash_point("publish.duckdb.before_replace")
+            os.replace(scratch, file)
+            fsync_path(file.parent)
+            crash_point("publish.duckdb.after_replace")
+            return published
+    except duckdb.Error as error:
+        raise SourceError(target.name, f"cannot publish to {target.name}: {error}. The file {file} is as it was.") from error
+    except PermissionError as error:
+        raise SourceError(
+            target.name, f"cannot publish to {target.name}: {error.strerror}: {error.filename}. Let this account write the folder."
+        ) from error
+
+
+@contextmanager
+def _locked(target: DuckDBTarget) -> Iterator[None]:
+    """Let one publisher work on the file at a time."""
+    with open_lock(target.file.with_name(f".{target.file.name}.lock")) as lock:
+        if not try_lock(lock.fileno()):
+            raise SourceUnreachable(
+                target.name, f"cannot publish to {target.name}: another process publishes to {target.file} now. Run again later."
+            )
+        yield
+
+
+def _build_of(target: DuckDBTarget) -> str | None:
+    """Return the build that the file has; None without a file. Raises SourceError for a file that Runspend did not write."""
+    import duckdb
+
+    if not target.file.exists():
+        return None
+    with suppress(duckdb.Error), closing(duckdb.connect(target.file, read_only=True, config=CONFIG)) as connection:
+        rows = connection.execute(f"select build_id from {BUILDS.name} where table_name = '{WHOLE}'").fetchall()
+        return str(rows[0][0]) if rows else None
+    raise SourceError(
+        target.name,
+        f"cannot publish to {target.name}: {target.file} is not a file that `runspend publish` wrote, or a program has it open to write. It was"
+        " not changed. Close that program, or set `file` to another path.",
+    )
+
+
+def _fill(connection: Any, content: Content, now: datetime) -> Published:
+    import pyarrow as pa
+
+    published, counts = Published(content.build_id), {}
+    connection.execute("set TimeZone = 'UTC'")
+    for table in (*PUBLISHED_TABLES, BUILDS):
+        if not isinstance(table, View):
+            connection.execute(f"create table {table.name} ({', '.join(f'{quote(c.name)} {DUCKDB_TYPES[c.type]}' for c in table.columns)})")
+    for part in content.parts:
+        counts[part.key] = (_count(connection, part) if isinstance(part.table, View) else _insert(connection, part, content)), now
+        published.add(part, counts[part.key][0])
+    for view in (table for table in PUBLISHED_TABLES if isinstance(table, View)):
+        connection.execute(f"create view {view.name} as {duckdb_sql(view.sql)}")
+    builds = pa.Table.from_pylist(builds_rows(content, counts, now), schema=BUILDS.arrow_schema())
+    connection.register("builds_to_insert", builds)
+    connection.execute(f"insert into {BUILDS.name} select * from builds_to_insert")
+    connection.unregister("builds_to_insert")
+    for table in (*PUBLISHED_TABLES, BUILDS):
+        _describe(connection, table)
+    return published
+
+
+def _insert(connection: Any, part: Part, content: Content) -> int:
+    names = ", ".join(quote(c.name) for c in part.table.columns)
+    with content.files(part) as files:
+        ((rows,),) = connection.execute(
+            f"insert into {part.table.name} select {names} from read_parquet({file_list(files)}, hive_partitioning = false)"
+        ).fetchall()
+    crash_point(f"publish.duckdb.{part.table.name}")
+    return int(rows)
+
+
+def _count(connection: Any, part: Part) -> int:
+    """Return the rows of a month of a view: as many as its table has."""
+    (table,) = part.table.over if isinstance(part.table, View) else ()
+    ((rows,),) = connection.execute(
+        f"select count(*) from {table} where strftime({part.table.period_column}, '%Y-%m') = {literal(part.period)}"
+    ).fetchall()
+    return int(rows)
+
+
+def _describe(connection: Any, table: Table) -> None:
+    kind = "view" if isinstance(table, View) else "table"
+    connection.execute(f"comment on {kind} {table.name} is {literal(description(table))}")
+    for column in table.columns:
+        connection.execute(f"comment on column {table.name}.{quote(column.name)} is {literal(column.meaning)}")

@@ -1,0 +1,154 @@
+"""Publishes to tables of an Iceberg catalog: one commit per table, which replaces the months that changed.
+
+A catalog has no commit over several tables, so during a publish, and after a killed one until the next, a reader may see tables of two
+builds. Each table's property and newest snapshot have the build id `runspend.build_id`: where they are equal, the tables are of one build.
+A view is a table here. A table that Runspend did not make is never changed.
+
+Source: Iceberg "Spec", "Optimistic concurrency"; PyIceberg "Python API".
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from datetime import datetime
+from typing import Any
+
+from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES, WHOLE, Content, Part, Published, builds_rows, description, months
+from runspend.config.publish import IcebergTarget
+from runspend.core.crash_points import crash_point
+from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
+from runspend.schema.tables import Table
+
+__all__ = ["BUILD", "PARTS", "publish"]
+
+BUILD = "runspend.build_id"
+PARTS = "runspend.parts"  # JSON: period -> (build id, rows, when)
+ROWS_AT_ONCE = 500_000
+
+
+def publish(target: IcebergTarget, content: Content, now: datetime) -> Published:
+    """Make the namespace hold the content. Raises SourceError; each table then has its old rows or the new ones."""
+    try:
+        from pyiceberg.catalog import load_catalog
+        from pyiceberg.exceptions import CommitFailedException, RESTError
+    except ImportError as error:
+        raise MissingExtra("pyiceberg", "iceberg") from error
+    try:
+        catalog = load_catalog(target.name, **target.properties)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Delete operation did not match any records")  # of a month without rows
+            return _Namespace(catalog, target).fill(content, now)
+    except (CommitFailedException, RESTError, ConnectionError, OSError) as error:
+        raise SourceUnreachable(target.name, _words(target, error)) from error
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(target.name, _words(target, error)) from error
+
+
+def _words(target: IcebergTarget, error: Exception) -> str:
+    why = " ".join(str(error).split()) or type(error).__name__
+    return f"cannot publish to {target.name}: {why[:500].rstrip('.')}. Each table of {target.namespace} has its old rows, or the new ones."
+
+
+class _Namespace:
+    """A namespace of an open catalog."""
+
+    def __init__(self, catalog: Any, target: IcebergTarget) -> None:
+        self._catalog = catalog
+        self._target = target
+
+    def fill(self, content: Content, now: datetime) -> Published:
+        """Bring all tables up to date, each in one commit."""
+        self._catalog.create_namespace_if_not_exists(self._target.namespace)
+        found = {table.name: self._open(table) for table in (*PUBLISHED_TABLES, BUILDS)}
+        published = Published(content.build_id)
+        if all(one.properties.get(BUILD) == content.build_id for one in found.values()):
+            return published
+        counts: dict[tuple[str, str], tuple[int, datetime]] = {}
+        for table in PUBLISHED_TABLES:
+            counts |= self._update(found[table.name], table, content, now, published)
+            crash_point(f"publish.iceberg.{table.name}")
+        self._update_builds(found[BUILDS.name], content, counts, now)
+        return published
+
+    def _open(self, table: Table) -> Any:
+        """Return a table with the columns of this version; create it if it is missing."""
+        from pyiceberg.exceptions import NoSuchTableError
+
+        name = f"{self._target.namespace}.{table.name}"
+        schema = table.arrow_schema()
+        try:
+            found = self._catalog.load_table(name)
+        except NoSuchTableError:
+            found = self._catalog.create_table(name, schema=schema, properties={PARTS: "{}", "comment": description(table)})
+        if PARTS not in found.properties:
+            raise SourceError(
+                self._target.name,
+                f"cannot publish to {self._target.name}: the namespace {self._target.namespace} has a table {table.name} that `runspend publish` did"
+                " not make. Nothing was changed. Set `namespace` to one that only Runspend writes.",
+            )
+        if set(schema.names) - set(found.schema().column_names):
+            with found.update_schema() as changes:
+                changes.union_by_name(schema)
+        described = {column.name: found.schema().find_field(column.name).doc for column in table.columns}
+        if different := [column for column in table.columns if described[column.name] != column.meaning]:
+            with found.update_schema() as changes:
+                for column in different:
+                    changes.update_column(column.name, doc=column.meaning)
+        return found
+
+    def _update(
+        self, there: Any, table: Table, content: Content, now: datetime, published: Published
+    ) -> dict[tuple[str, str], tuple[int, datetime]]:
+        """Replace the parts that changed, and note the build, in one commit."""
+        known: dict[str, list[Any]] = json.loads(there.properties[PARTS])
+        parts = [part for part in content.parts if part.table.name == table.name]
+        noted: dict[str, list[Any]] = {}
+        with there.transaction() as transaction:
+            for part in parts:
+                if known.get(part.period, [None])[0] == part.build_id:
+                    noted[part.period] = known[part.period]
+                    continue
+                if part.period in known:
+                    self._delete(transaction, part)
+                rows = self._append(transaction, part, content)
+                noted[part.period] = [part.build_id, rows, now.isoformat()]
+                published.add(part, rows)
+            for period in known.keys() - noted.keys():
+                self._delete(transaction, Part(table, period, "", ()))
+            transaction.set_properties({PARTS: json.dumps(noted), BUILD: content.build_id, "comment": description(table)})
+        return {(table.name, period): (rows, datetime.fromisoformat(at)) for period, (_, rows, at) in noted.items()}
+
+    def _delete(self, transaction: Any, part: Part) -> None:
+        from pyiceberg.expressions import AlwaysTrue, And, GreaterThanOrEqual, LessThan
+
+        span = months(part)
+        column = part.table.period_column or ""
+        transaction.delete(AlwaysTrue() if span is None else And(GreaterThanOrEqual(column, span[0]), LessThan(column, span[1])))
+
+    def _append(self, transaction: Any, part: Part, content: Content) -> int:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema, rows = part.table.arrow_schema(), 0
+        with content.files(part) as files:
+            for file in files:
+                with pq.ParquetFile(file) as read:
+                    for batch in read.iter_batches(ROWS_AT_ONCE):
+                        piece = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+                        transaction.append(piece, snapshot_properties={BUILD: content.build_id})
+                        rows += piece.num_rows
+        return rows
+
+    def _update_builds(self, there: Any, content: Content, counts: dict[tuple[str, str], tuple[int, datetime]], now: datetime) -> None:
+        import pyarrow as pa
+
+        rows = pa.Table.from_pylist(builds_rows(content, counts, now), schema=BUILDS.arrow_schema())
+        with there.transaction() as transaction:
+            write = transaction.append if there.current_snapshot() is None else transaction.overwrite
+            write(rows, snapshot_properties={BUILD: content.build_id})
+            transaction.set_properties(
+                {PARTS: json.dumps({WHOLE: [content.build_id]}), BUILD: content.build_id, "comment": description(BUILDS)}
+            )

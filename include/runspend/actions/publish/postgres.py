@@ -1,0 +1,246 @@
+"""Publishes to a schema of PostgreSQL, in one transaction: readers see all of the old rows, or all of the new ones.
+
+Rows of months that changed are deleted and copied in by COPY. Tables stay the same ones, so grants on them and views of other people
+over them stay too. If the process is killed, the server rolls back: nothing is left behind. A table that Runspend did not make is never changed.
+
+Source: PostgreSQL "Transaction Isolation", "COPY", "Routine Vacuuming" (deleted rows are removed by autovacuum).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES, WHOLE, Content, Part, Published, builds_rows, description, months
+from runspend.config.publish import PostgresTarget
+from runspend.core.crash_points import crash_point
+from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
+from runspend.schema.tables import Table
+
+__all__ = ["publish"]
+
+TYPES = {
+    "STRING": "text",
+    "INT64": "bigint",
+    "FLOAT64": "double precision",
+    "BOOL": "boolean",
+    "DATE": "date",
+    "TIMESTAMP": "timestamp with time zone",
+    "BIGNUMERIC": "numeric(38,22)",
+    "ARRAY<STRING>": "text[]",
+}
+OURS = "Written by runspend publish."  # ends the comment of every table of ours
+SAFE = {"connect_timeout": "10", "application_name": "runspend publish"}
+LOCK = "select pg_advisory_xact_lock(hashtextextended({text}, 0))"
+FOUND = """
+select c.relname, c.relkind, coalesce(obj_description(c.oid), ''), a.attname, format_type(a.atttypid, a.atttypmod), coalesce(col_description(c.oid, a.attnum), '')
+from pg_class c
+left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+where c.relnamespace = (select oid from pg_namespace where nspname = {schema}) and c.relname in ({names})
+"""
+ROWS_AT_ONCE = 65_536
+
+
+def publish(target: PostgresTarget, content: Content, now: datetime) -> Published:
+    """Make the schema hold the content. Raises SourceError; the schema then has what it had."""
+    try:
+        import adbc_driver_manager
+        import adbc_driver_postgresql.dbapi as postgres
+    except ImportError as error:
+        raise MissingExtra("adbc-driver-postgresql", "pipeline") from error
+    try:
+        with closing(postgres.connect(_uri(target.uri.get_secret_value()))) as connection:
+            published = _Schema(connection, target).fill(content, now)
+            crash_point("publish.postgres.before_commit")
+            connection.commit()
+            crash_point("publish.postgres.after_commit")
+            return published
+    except adbc_driver_manager.Error as error:
+        raise _in_words(target, error) from error
+
+
+def _in_words(target: PostgresTarget, error: Any) -> SourceError:
+    state = getattr(error, "sqlstate", None) or ""
+    why = re.sub(r"\s+", " ", str(error).partition("Query was:")[0].partition("Query:")[0]).strip().rstrip(".")
+    # 08: connection lost; 53: no resources; 57P: the server stops; 40: the transaction lost a race
+    kind = SourceUnreachable if state[:2] in ("", "08", "53", "57", "40") else SourceError
+    return kind(target.name, f"cannot publish to {target.name}: {why}. The schema {target.schema_name} has what it had before.")
+
+
+def _uri(uri: str) -> str:
+    """Return the address for libpq: without a driver of SQLAlchemy, and with a limit for the time to connect."""
+    parts = urlsplit(uri)
+    query = {**SAFE, **dict(parse_qsl(parts.query, keep_blank_values=True))}
+    return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
+
+
+class _Schema:
+    """A schema in an open transaction."""
+
+    def __init__(self, connection: Any, target: PostgresTarget) -> None:
+        self._connection = connection
+        self._target = target
+        self._schema = target.schema_name
+        self._made: set[str] = set()  # tables that this transaction creates
+
+    def fill(self, content: Content, now: datetime) -> Published:
+        """Bring tables and rows up to date. Does not commit."""
+        self._run(LOCK.format(text=_literal(f"runspend publish {self._schema}")))
+        if not self._ask(f"select 1 from pg_namespace where nspname = {_literal(self._schema)}"):
+            self._run(f"create schema {_quote(self._schema)}")
+        is_same_shape = self._make_tables()
+        there = {} if BUILDS.name in self._made else self._builds()
+        published = Published(content.build_id)
+        whole = there.get((WHOLE, WHOLE))
+        if whole is not None and whole[0] == content.build_id and is_same_shape:
+            return published
+        counts: dict[tuple[str, str], tuple[int, datetime]] = {}
+        for part in content.parts:
+            known = there.get(part.key)
+            if known is not None and known[0] == part.build_id and part.table.name not in self._made:
+                counts[part.key] = known[1], known[2]
+                continue
+            rows = self._replace(part, content)
+            counts[part.key] = rows, now
+            published.add(part, rows)
+        for name, period in there.keys() - {part.key for part in content.parts} - {(WHOLE, WHOLE)}:
+            self._remove_period(name, period)
+        self._index()
+        self._run(f"delete from {self._name(BUILDS)}")
+        self._copy(BUILDS, iter([_arrow(builds_rows(content, counts, now))]))
+        for table in PUBLISHED_TABLES:
+            if table.name in published.rows:
+                self._run(f"analyze {self._name(table)}")
+        return published
+
+    def _make_tables(self) -> bool:
+        """Create missing tables and columns, drop former columns, and describe all. Returns whether all tables had these columns."""
+        tables = (*PUBLISHED_TABLES, BUILDS)
+        names = ", ".join(_literal(table.name) for table in tables)
+        found: dict[str, list[tuple[Any, ...]]] = {}
+        for row in self._ask(FOUND.format(schema=_literal(self._schema), names=names)):
+            found.setdefault(row[0], []).append(row)
+        is_same = True
+        for table in tables:
+            rows = found.get(table.name)
+            if rows is None:
+                self._run(f"create table {self._name(table)} ({', '.join(f'{_quote(c.name)} {TYPES[c.type]}' for c in table.columns)})")
+                self._made.add(table.name)
+                described: dict[str, str] = {}
+                comment = ""
+            else:
+                comment, described = rows[0][2], {row[3]: row[5] for row in rows}
+                if rows[0][1] != "r" or not comment.endswith(OURS):
+                    raise SourceError(
+                        self._target.name,
+                        f"cannot publish to {self._target.name}: the schema {self._schema} has a {table.name} that `runspend publish` did not make."
+                        " Nothing was changed. Set `schema` to one that only Runspend writes.",
+                    )
+                is_same &= self._change_columns(table, {row[3]: row[4] for row in rows})
+            self._describe(table, comment, described)
+        return is_same and not self._made
+
+    def _change_columns(self, table: Table, types: Mapping[str, str]) -> bool:
+        """Make the columns those of this version; rows are copied again then, because build ids depend on the columns."""
+        wanted = {c.name: TYPES[c.type] for c in table.columns}
+        dropped = [name for name, type_ in types.items() if wanted.get(name) != type_]
+        added = [name for name, type_ in wanted.items() if types.get(name) != type_]
+        changes = [f"drop column {_quote(name)}" for name in dropped] + [f"add column {_quote(name)} {wanted[name]}" for name in added]
+        if changes:
+            self._run(f"alter table {self._name(table)} {', '.join(changes)}")
+        return not changes
+
+    def _describe(self, table: Table, comment: str, described: Mapping[str, str]) -> None:
+        text = f"{description(table)} {OURS}"
+        if comment != text:
+            self._run(f"comment on table {self._name(table)} is {_literal(text)}")
+        for column in table.columns:
+            if described.get(column.name) != column.meaning:
+                self._run(f"comment on column {self._name(table)}.{_quote(column.name)} is {_literal(column.meaning)}")
+
+    def _builds(self) -> dict[tuple[str, str], tuple[str, int, datetime]]:
+        rows = self._ask(f"select table_name, period, build_id, row_count, published_at from {self._name(BUILDS)}")
+        return {(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}
+
+    def _replace(self, part: Part, content: Content) -> int:
+        import pyarrow.parquet as pq
+
+        if part.table.name not in self._made:
+            self._delete(part.table, months(part))
+        with content.files(part) as files:
+            rows = 0
+            for file in files:
+                with pq.ParquetFile(file) as read:
+                    rows += read.metadata.num_rows
+                    self._copy(part.table, read.iter_batches(ROWS_AT_ONCE))
+        crash_point(f"publish.postgres.{part.table.name}")
+        return rows
+
+    def _remove_period(self, name: str, period: str) -> None:
+        """Delete the rows of a month that the warehouse no longer has."""
+        for table in PUBLISHED_TABLES:
+            if table.name == name:
+                self._delete(table, months(Part(table, period, "", ())))
+
+    def _delete(self, table: Table, span: tuple[str, str] | None) -> None:
+        where = f" where {table.period_column} >= date '{span[0]}' and {table.period_column} < date '{span[1]}'" if span is not None else ""
+        self._run(f"delete from {self._name(table)}{where}")
+
+    def _index(self) -> None:
+        """Index the DATE columns of new tables, once their rows are there."""
+        for table in PUBLISHED_TABLES:
+            if table.name in self._made:
+                for column in (c for c in table.columns if c.type == "DATE"):
+                    self._run(f"create index on {self._name(table)} ({_quote(column.name)})")
+
+    def _copy(self, table: Table, batches: Iterator[Any]) -> None:
+        """Copy rows in by COPY, batch by batch."""
+        import pyarrow as pa
+
+        schema = table.arrow_schema()
+        tables = (pa.Table.from_batches([given]).select(schema.names).cast(schema) for given in batches)
+        stream = (batch for rows in tables for batch in _without_nul(rows).to_batches())
+        with self._connection.cursor() as cursor:
+            cursor.adbc_ingest(table.name, pa.RecordBatchReader.from_batches(schema, stream), mode="append", db_schema_name=self._schema)
+
+    def _name(self, table: Table) -> str:
+        return f"{_quote(self._schema)}.{_quote(table.name)}"
+
+    def _run(self, sql: str) -> None:
+        self._ask(sql)
+
+    def _ask(self, sql: str) -> Sequence[tuple[Any, ...]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql)
+            found: Sequence[tuple[Any, ...]] = cursor.fetchall()
+            return found
+
+
+def _without_nul(rows: Any) -> Any:
+    """Return the rows without NUL characters, which PostgreSQL's texts cannot have and names in MLflow can."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_string(field.type) and pc.any(pc.match_substring(rows.column(index), "\0")).as_py():
+            rows = rows.set_column(index, field, pc.replace_substring(rows.column(index), "\0", ""))
+    return rows
+
+
+def _arrow(rows: Sequence[Mapping[str, Any]]) -> Any:
+    import pyarrow as pa
+
+    (batch,) = pa.Table.from_pylist(list(rows), schema=BUILDS.arrow_schema()).to_batches()
+    return batch
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,118 @@
+"""Settings of `publish`: the databases and files outside that get a copy of the public tables. Their effect is in `actions/publish/`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from runspend.config.types import CONNECTION, Frozen, Name, Secret, absolute
+from runspend.core.redaction import uri_secrets
+
+__all__ = ["DuckDBTarget", "IcebergTarget", "PostgresTarget", "PublishTarget"]
+
+LONGEST_NAME = 63  # bytes of a name in PostgreSQL
+RESERVED_SCHEMAS = ("information_schema",)
+
+
+def _file(raw: object, info: ValidationInfo) -> object:
+    if isinstance(raw, str) and ("://" in raw or not raw.strip() or raw.endswith("/")):
+        raise ValueError("the path of a file on this machine is needed, such as costs.duckdb")
+    return Path(absolute(str(raw), info)) if isinstance(raw, (str, Path)) else raw
+
+
+_PROPERTIES = {"type": "object", "additionalProperties": {"type": ["string", "boolean", "number"]}}
+SECRETS = re.compile(r"token|secret|credential|password|key|connection-string|sas", re.IGNORECASE)  # in names of PyIceberg's properties
+
+
+class PostgresTarget(Frozen):
+    """A schema of a PostgreSQL database."""
+
+    name: Name
+    kind: Literal["postgres"]
+    uri: Secret
+    # `schema` would hide a method of pydantic's models
+    schema_name: Annotated[str, Field(min_length=1)] = Field(
+        default="runspend", validation_alias=AliasChoices("schema", "schema_name"), serialization_alias="schema"
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _uri_is_of_postgresql(cls, uri: SecretStr) -> SecretStr:
+        if not re.match(rf"(postgres(ql)?(\+\w+)?://|{CONNECTION})", uri.get_secret_value()):
+            raise ValueError("a PostgreSQL address is needed, such as postgresql://user:password@host/database")
+        return uri
+
+    @field_validator("schema_name")
+    @classmethod
+    def _schema_is_usable(cls, schema: str) -> str:
+        if len(schema.encode()) > LONGEST_NAME or schema.startswith("pg_") or schema in RESERVED_SCHEMAS or not schema.isprintable():
+            raise ValueError("the name of a schema of at most 63 characters is needed, such as runspend; pg_… are PostgreSQL's own")
+        return schema
+
+
+class DuckDBTarget(Frozen):
+    """A DuckDB file on this machine."""
+
+    name: Name
+    kind: Literal["duckdb"]
+    file: Annotated[Path, BeforeValidator(_file)]
+
+
+class IcebergTarget(Frozen):
+    """A namespace of an Iceberg catalog. `catalog` has the properties of PyIceberg: type, uri, warehouse, credentials."""
+
+    name: Name
+    kind: Literal["iceberg"]
+    catalog: Annotated[dict[str, str | SecretStr], WithJsonSchema(_PROPERTIES)]
+    namespace: Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")] = "runspend"
+
+    @field_validator("catalog", mode="before")
+    @classmethod
+    def _hide_secrets(cls, raw: object) -> object:
+        """Properties are texts. Those with the name of a secret, and addresses with a password, are never shown."""
+        if not isinstance(raw, Mapping):
+            return raw
+        texts = {str(key): str(value).lower() if isinstance(value, bool) else value for key, value in raw.items()}
+        texts = {key: str(value) if isinstance(value, (int, float)) else value for key, value in texts.items()}
+        return {key: SecretStr(v) if isinstance(v, str) and (SECRETS.search(key) or uri_secrets(v)) else v for key, v in texts.items()}
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The properties, with secrets, as PyIceberg takes them."""
+        return {key: value if isinstance(value, str) else value.get_secret_value() for key, value in self.catalog.items()}
+
+    @model_validator(mode="after")
+    def _catalog_can_be_found(self) -> IcebergTarget:
+        if not {"type", "uri", "py-catalog-impl"} & self.catalog.keys():
+            raise ValueError("`catalog` needs `type` (rest, sql, glue, hive, …) or `uri`, as PyIceberg's catalogs have them")
+        return self
+
+
+def _kind(raw: object) -> object:
+    return raw.get("kind") if isinstance(raw, Mapping) else getattr(raw, "kind", None)
+
+
+PublishTarget = Annotated[
+    Annotated[PostgresTarget, Tag("postgres")] | Annotated[DuckDBTarget, Tag("duckdb")] | Annotated[IcebergTarget, Tag("iceberg")],
+    Discriminator(
+        _kind,
+        custom_error_type="conflict",
+        custom_error_message="{why}",
+        custom_error_context={"why": "`kind` says what the target is: postgres, duckdb or iceberg. Add it, or correct it"},
+    ),
+]

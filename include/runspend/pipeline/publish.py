@@ -1,0 +1,78 @@
+"""Copy the public tables to the databases and files of `publish`, for other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from runspend.config.publish import DuckDBTarget, PostgresTarget, PublishTarget
+from runspend.config.settings import Settings, redact
+from runspend.core.errors import MissingExtra, SourceError
+from runspend.core.step_result import Outcome, Progress, silent
+from runspend.pipeline.damage import watching
+from runspend.pipeline.monitoring import tell_not_published
+from runspend.pipeline.source_status import chosen
+from runspend.warehouse.factory import open_warehouse
+
+if TYPE_CHECKING:
+    from runspend.actions.publish import Content, Published
+
+__all__ = ["publish"]
+
+
+@watching()
+def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), progress: Progress = silent) -> Outcome:
+    """Make each target hold what is published now. A target that has this build already gets nothing; one that fails does not stop the others."""
+    from runspend.actions.publish import open_content
+
+    outcome = Outcome("publish")
+    wanted = chosen({target.name: target for target in settings.publish}, targets or None, "target of `publish`")
+    if not wanted:
+        outcome.notes.append("there is no target of `publish` in runspend.yaml: nothing was copied")
+        return outcome
+    with open_content(open_warehouse(settings)) as content:
+        for target in wanted:
+            progress(f"publish {target.name}")
+            try:
+                _report(outcome, target, _publish_to(target, content, now))
+            except (SourceError, MissingExtra) as error:
+                kind = type(error) if isinstance(error, SourceError) else SourceError
+                problem = kind(target.name, redact(str(error), settings))
+                outcome.fail(problem)
+                tell_not_published(settings, outcome, target.name, str(problem), now)
+        if outcome.changed:
+            _note_rounding(outcome, content)
+    return outcome
+
+
+def _publish_to(target: PublishTarget, content: Content, now: datetime) -> Published:
+    if isinstance(target, PostgresTarget):
+        from runspend.actions.publish import postgres
+
+        return postgres.publish(target, content, now)
+    if isinstance(target, DuckDBTarget):
+        from runspend.actions.publish import duckdb_file
+
+        return duckdb_file.publish(target, content, now)
+    from runspend.actions.publish import iceberg
+
+    return iceberg.publish(target, content, now)
+
+
+def _report(outcome: Outcome, target: PublishTarget, published: Published) -> None:
+    if not published.rows:
+        outcome.unchanged.append(f"publish {target.name}: build {published.build_id}")
+        return
+    tables = ", ".join(f"{name} {count:,}" for name, count in published.rows.items())
+    outcome.changed.append(f"publish {target.name}: build {published.build_id}, rows of {tables}")
+
+
+def _note_rounding(outcome: Outcome, content: Content) -> None:
+    """State how far the rounded costs are from the ledger."""
+    for found in content.rounding():
+        outcome.notes.append(
+            f"costs_for_dashboards of {found.month}: effective_cost_rounded differs from the ledger by {found.period:.3f} {found.currency} in all,"
+            f" by at most {found.day:.3f} in a day of a bill, and by at most {found.team:.3f} for a team."
+            " The other cost columns do not differ"
+        )

@@ -1,0 +1,91 @@
+"""What a reader of a target sees: of each table the number of rows and the exact sum of effective_cost, and the build."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import datetime, timezone
+from decimal import Context, Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES
+from runspend.config.publish import DuckDBTarget, IcebergTarget, PostgresTarget
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
+
+EXACT = Context(prec=76)
+
+
+def tables_of(target: PostgresTarget | DuckDBTarget | IcebergTarget) -> dict[str, list[dict[str, Any]]]:
+    """All rows by table, of one moment where the target has one; empty if nothing was published."""
+    names = [table.name for table in (*PUBLISHED_TABLES, BUILDS)]
+    if isinstance(target, DuckDBTarget):
+        if not target.file.exists():
+            return {}
+        with closing(duckdb.connect(target.file, read_only=True)) as connection:
+            connection.execute("set TimeZone = 'UTC'")
+            return {name: connection.sql(f"select * from {name}").to_arrow_table().to_pylist() for name in names}
+    if isinstance(target, IcebergTarget):
+        from pyiceberg.catalog import load_catalog
+
+        catalog = load_catalog(target.name, **target.properties)  # a catalog in SQL knows tables by its name too
+        if not catalog.namespace_exists(target.namespace):
+            return {}
+        there = {name for _, name in catalog.list_tables(target.namespace)}
+        return {name: catalog.load_table(f"{target.namespace}.{name}").scan().to_arrow().to_pylist() for name in names if name in there}
+    import psycopg2
+    import psycopg2.extras
+
+    with closing(psycopg2.connect(target.uri.get_secret_value())) as connection, connection.cursor() as cursor:
+        connection.set_session("repeatable read", readonly=True)
+        cursor.execute("set TimeZone = 'UTC'")
+        cursor.execute("select 1 from pg_namespace where nspname = %s", [target.schema_name])
+        if not cursor.fetchall():
+            return {}
+        found = {}
+        for name in names:
+            cursor.execute(f'select * from "{target.schema_name}".{name}')
+            columns = [column.name for column in cursor.description]
+            found[name] = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+        return found
+
+
+def see(target: PostgresTarget | DuckDBTarget | IcebergTarget) -> dict[str, list[Any]]:
+    """Rows and sum of each table, as JSON can carry them."""
+    return {name: summed(rows) for name, rows in tables_of(target).items()}
+
+
+def summed(rows: list[dict[str, Any]]) -> list[Any]:
+    """The number of rows, and the exact sum of effective_cost, or the build of the whole."""
+    whole = [row["build_id"] for row in rows if row.get("table_name") == "all"]
+    total = EXACT.create_decimal(0)
+    for row in rows:
+        total = EXACT.add(total, row.get("effective_cost") or 0)
+    return [len(rows), whole[0] if whole else str(total.normalize(EXACT))]
+
+
+def plain(rows: pa.Table | list[dict[str, Any]]) -> list[str]:
+    """The rows as sorted texts, for comparison."""
+    listed = rows if isinstance(rows, list) else rows.to_pylist()
+    return sorted(repr(sorted((key, _plain(value)) for key, value in row.items())) for row in listed)
+
+
+def _plain(value: Any) -> Any:
+    return value.astimezone(timezone.utc).isoformat() if isinstance(value, datetime) else value
+
+
+def double_cost_daily(home: Path, build_id: str = "later") -> None:
+    """Another build of one unit of cost_daily, with twice the cost."""
+    warehouse = open_warehouse(f"{home}/warehouse")
+    unit = Unit("cost_daily", "2026-10", "decoys")
+    rows = warehouse.read(unit)
+    assert rows is not None
+    doubled = pa.Table.from_pylist(
+        [row | {"effective_cost": row["effective_cost"] * 2 + Decimal("1e-22")} for row in rows.to_pylist()], rows.schema
+    )
+    with warehouse.step("later", build_id) as step:
+        step.put(*unit, doubled)
+        assert step.publish()

@@ -1,0 +1,232 @@
+"""Each target has the rows of the warehouse, to the last digit; what changed is replaced; a killed publish leaves the old or the new rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pyarrow as pa
+import pytest
+
+from runspend.actions.publish import Published, open_content
+from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES
+from runspend.config.publish import DuckDBTarget, IcebergTarget, PostgresTarget
+from runspend.core.errors import SourceError, SourceUnreachable
+from runspend.pipeline.publish import _publish_to
+from runspend.warehouse.base import Unit
+from runspend.warehouse.factory import open_warehouse
+from tests.actions.publish.seen import double_cost_daily, plain, see, tables_of
+
+REPOSITORY = Path(__file__).parents[3]
+NOW = datetime(2026, 10, 4, 6, tzinfo=timezone.utc)
+Target = PostgresTarget | DuckDBTarget | IcebergTarget
+KINDS = ("postgres", "duckdb", "iceberg")
+
+
+def make_target(kind: str, folder: Path, postgres: str) -> Target:
+    """An empty target of a kind."""
+    if kind == "postgres":
+        schema = f"runspend {folder.name}"  # a name that needs quotes
+        return PostgresTarget(name="grafana", kind="postgres", uri=postgres, schema=schema)  # type: ignore[arg-type,call-arg]
+    if kind == "duckdb":
+        return DuckDBTarget(name="laptop", kind="duckdb", file=folder / "out" / "costs.duckdb")
+    catalog = {"type": "sql", "uri": f"sqlite:///{folder}/catalog.db", "warehouse": f"file://{folder}/lake"}
+    return IcebergTarget(name="lake", kind="iceberg", catalog=catalog)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def target_of(tmp_path: Path, postgres: str) -> Callable[[str], Target]:
+    """Make an empty target of a kind."""
+    return lambda kind: make_target(kind, tmp_path, postgres)
+
+
+def publish(home: Path, target: Target, now: datetime = NOW) -> Published:
+    with open_content(open_warehouse(f"{home}/warehouse")) as content:
+        return _publish_to(target, content, now)
+
+
+def in_warehouse(home: Path) -> dict[str, pa.Table]:
+    with open_warehouse(f"{home}/warehouse").reader() as reader:
+        return {table.name: reader.query(f"select * from {table.name}") for table in PUBLISHED_TABLES}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_target_has_the_rows_of_the_warehouse(kind: str, home: Path, target_of: Callable[[str], Target]) -> None:
+    """Row for row, with the view; then nothing is copied; then only what changed, and a month that is gone is gone."""
+    target = target_of(kind)
+    first = publish(home, target)
+    found = tables_of(target)
+    assert {name: plain(rows) for name, rows in found.items() if name != BUILDS.name} == {
+        n: plain(t) for n, t in in_warehouse(home).items()
+    }
+    whole = next(row for row in found[BUILDS.name] if row["table_name"] == "all")
+    counted = sum(first.rows.values())
+    assert (whole["build_id"], whole["row_count"], whole["published_at"]) == (first.build_id, counted, NOW) and counted > 30
+    before = see(target)
+    assert publish(home, target, NOW.replace(day=5)) == Published(first.build_id)
+    assert see(target) == before
+
+    double_cost_daily(home)
+    second = publish(home, target, NOW.replace(day=6))
+    assert second.build_id != first.build_id
+    if kind != "duckdb":  # a file is written whole
+        assert set(second.rows) == {"cost_daily", "costs_for_dashboards"}
+        when = {row["table_name"]: row["published_at"].day for row in tables_of(target)[BUILDS.name]}
+        assert (when["cost_daily"], when["runs"], when["all"]) == (6, 4, 6)
+    assert {n: plain(rows) for n, rows in tables_of(target).items() if n != BUILDS.name} == {
+        n: plain(t) for n, t in in_warehouse(home).items()
+    }
+
+    warehouse = open_warehouse(f"{home}/warehouse")
+    with warehouse.step("gone", "gone") as step:
+        for unit in warehouse.states("cost_daily"):
+            step.drop(*unit)
+        assert step.publish()
+    publish(home, target)
+    left = tables_of(target)
+    assert left["cost_daily"] == left["costs_for_dashboards"] == [] and left["runs"]
+    assert not [row for row in left[BUILDS.name] if row["table_name"] == "cost_daily"]
+
+
+POINTS = {
+    "postgres": [*(f"publish.postgres.{name}" for name in ("cost_daily", "costs_for_dashboards", "before_commit", "after_commit"))],
+    "duckdb": [*(f"publish.duckdb.{name}" for name in ("cost_daily", "before_replace", "after_replace"))],
+    "iceberg": ["publish.iceberg.cost_daily"],
+}
+DONE = ("publish.postgres.after_commit", "publish.duckdb.after_replace")
+Seen = tuple[bool, dict[str, list[Any]]]
+
+
+@pytest.fixture(scope="module")
+def killed(made_home: Path, tmp_path_factory: pytest.TempPathFactory, postgres: str) -> dict[str, list[Seen]]:
+    """What is seen after each step: a killed first publish, a whole one, a change of the warehouse, killed ones, a whole one."""
+    asked = []
+    for kind in KINDS:
+        folder = tmp_path_factory.mktemp(kind)
+        shutil.copytree(made_home, folder / "home")
+        target = make_target(kind, folder, postgres)
+        shown = target.model_dump(by_alias=True, mode="json")
+        shown |= {"uri": target.uri.get_secret_value()} if isinstance(target, PostgresTarget) else {}
+        asked.append(
+            {
+                "home": f"{folder / 'home'}",
+                "target": shown,
+                "steps": ["" if kind == "iceberg" else POINTS[kind][0], "", "double", *POINTS[kind], ""],
+            }
+        )
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.actions.publish.killed", json.dumps(asked)],
+        cwd=REPOSITORY, env={**os.environ}, capture_output=True, text=True, check=False, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return dict(zip(KINDS, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_publish_leaves_the_old_or_the_new_build(kind: str, killed: dict[str, list[Seen]]) -> None:
+    first, (_, old), changed, *between, (_, new) = killed[kind]
+    assert first == ([False, old] if kind == "iceberg" else [True, {}])
+    assert changed == [False, old] and new != old
+    assert all(is_killed for is_killed, _ in between)
+    for point, (_, found) in zip(POINTS[kind], between, strict=True):
+        if kind == "iceberg":  # one commit per table: each is old or new, and the table of builds is the last
+            assert all(found[name] in (old[name], new[name]) for name in old), point
+            assert found["cost_daily"] == new["cost_daily"] and found[BUILDS.name] == old[BUILDS.name]
+        else:
+            assert found == (new if point in DONE else old), point
+
+
+def test_postgres_gets_names_without_nul(home: Path, target_of: Callable[[str], Target]) -> None:
+    """MLflow's names can have one, PostgreSQL's texts cannot."""
+    warehouse = open_warehouse(f"{home}/warehouse")
+    unit = Unit("runs", "2026-10", "decoys")
+    rows = warehouse.read(unit)
+    assert rows is not None
+    odd = pa.Table.from_pylist([row | {"run_name": "a\0b"} for row in rows.to_pylist()], rows.schema)
+    with warehouse.step("odd", "odd") as step:
+        step.put(*unit, odd)
+        assert step.publish()
+    target = target_of("postgres")
+    publish(home, target)
+    assert "ab" in {row["run_name"] for row in tables_of(target)["runs"]}
+
+
+def test_postgres_keeps_grants_and_views_of_others(home: Path, target_of: Callable[[str], Target]) -> None:
+    """Tables stay the same ones. They have comments, exact types, and indexes on dates."""
+    target = target_of("postgres")
+    assert isinstance(target, PostgresTarget)
+    publish(home, target)
+    schema = f'"{target.schema_name}"'
+    with psycopg2.connect(target.uri.get_secret_value()) as connection, connection.cursor() as cursor:
+        cursor.execute("create role grafana")
+        cursor.execute(f"grant select on {schema}.cost_daily to grafana")
+        cursor.execute(f"create view {schema}.mine as select team, sum(effective_cost) as cost from {schema}.cost_daily group by team")
+        cursor.execute(f"alter table {schema}.cost_daily drop column project cascade")  # what an older version may have lacked
+        cursor.execute(f"alter table {schema}.cost_daily add column gone text")
+    double_cost_daily(home)
+    publish(home, target)
+    with psycopg2.connect(target.uri.get_secret_value()) as connection, connection.cursor() as cursor:
+
+        def ask(sql: str) -> list[tuple[Any, ...]]:
+            cursor.execute(sql)
+            return cursor.fetchall()
+
+        table = f"'{schema}.cost_daily'::regclass"
+        assert ask(f"select has_table_privilege('grafana', {table}, 'select')") == [(True,)]
+        assert ask(f"select sum(cost) from {schema}.mine") == ask(f"select sum(effective_cost) from {schema}.costs_for_dashboards")
+        assert ask(f"select count(project) > 0 from {schema}.cost_daily") == [(True,)]
+        columns = ask(
+            f"select attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum) from pg_attribute where attrelid = {table} and attnum > 0 and not attisdropped"
+        )
+        described = {c.name: c for c in PUBLISHED_TABLES[0].columns}
+        assert {name for name, *_ in columns} == described.keys()
+        assert all(comment == described[name].meaning for name, _, comment in columns)
+        assert ("effective_cost", "numeric(38,22)") in [(name, type_) for name, type_, _ in columns]
+        indexed = ask(f"select indexdef from pg_indexes where schemaname = '{target.schema_name}' and tablename = 'cost_daily'")
+        assert sorted(text.rpartition("(")[2] for (text,) in indexed) == ["billing_period)", "charge_date)"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_runspend_did_not_make_is_never_changed(kind: str, home: Path, target_of: Callable[[str], Target], tmp_path: Path) -> None:
+    """MLflow's own database has a table `runs`."""
+    target = target_of(kind)
+    if isinstance(target, PostgresTarget):
+        with psycopg2.connect(target.uri.get_secret_value()) as connection, connection.cursor() as cursor:
+            cursor.execute(f'create schema "{target.schema_name}"')
+            cursor.execute(f'create table "{target.schema_name}".runs as select 7 as mine')
+    elif isinstance(target, DuckDBTarget):
+        target.file.parent.mkdir()
+        target.file.write_bytes(b"mine")
+    else:
+        from pyiceberg.catalog import load_catalog
+
+        catalog = load_catalog(target.name, **target.properties)
+        catalog.create_namespace("runspend")
+        catalog.create_table("runspend.runs", schema=pa.schema([("mine", pa.int64())]))
+    with pytest.raises(SourceError, match=r"did not make\.|is not a file that `runspend publish` wrote"):
+        publish(home, target)
+    if isinstance(target, PostgresTarget):
+        with psycopg2.connect(target.uri.get_secret_value()) as connection, connection.cursor() as cursor:
+            cursor.execute(f'select mine from "{target.schema_name}".runs')
+            assert cursor.fetchall() == [(7,)]
+    elif isinstance(target, DuckDBTarget):
+        assert target.file.read_bytes() == b"mine"
+
+
+def test_errors_say_what_is_wrong_and_show_no_password(home: Path, tmp_path: Path) -> None:
+    nowhere = PostgresTarget(name="grafana", kind="postgres", uri="postgresql://u:canary-1@127.0.0.1:9/db")  # type: ignore[arg-type]
+    with pytest.raises(SourceUnreachable, match=r"cannot publish to grafana: .*refused") as refused:
+        publish(home, nowhere)
+    assert "canary-1" not in str(refused.value) and str(refused.value).endswith("The schema runspend has what it had before.")
+    catalog = {"type": "rest", "uri": "http://127.0.0.1:9", "token": "canary-2"}
+    with pytest.raises(SourceUnreachable, match="cannot publish to lake") as refused:
+        publish(home, IcebergTarget(name="lake", kind="iceberg", catalog=catalog))  # type: ignore[arg-type]
+    assert "canary-2" not in str(refused.value)
