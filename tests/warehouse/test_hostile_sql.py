@@ -336,13 +336,16 @@ def test_the_files_refuse_to_be_written(world: World, mode: str) -> None:
 
 
 @pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize("depth", [300, 3000, 30000])
+@pytest.mark.parametrize("depth", [12, 100, 300, 3000, 30000])
 def test_a_statement_nested_as_deeply_as_you_like_is_a_sentence(world: World, depth: int, native: bool) -> None:
     """Parentheses, subqueries and sums without end are refused or answered, never an error of Python's."""
     for statement in (
         f"select {'(' * depth}1{')' * depth} as a",
         f"{'select * from (' * depth}select 1 as a{')' * depth}",
         "select " + "+".join(["1"] * depth) + " as a",
+        f"select {'struct(' * depth}1{')' * depth} as a",
+        f"select {'date(if[f(' * depth}1{')])' * depth} as a",
+        f"{'with a as (' * depth}select 1 as a{') select * from a' * depth}",
     ):
         with suppress(SqlRefused):
             text_to_run(statement, native=native)
