@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from runspend.config.settings import Settings
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
@@ -95,9 +96,10 @@ def explain_world() -> World:
     }
 
 
-def make_explained(root: Path) -> ParquetWarehouse:
-    """The world in a warehouse, with the state of its bill and what its second version changed."""
+def make_explained(root: Path, *more: dict[str, Any]) -> ParquetWarehouse:
+    """The world in a warehouse, with the state of its bill and what its second version changed. `more`: other lines of its bill."""
     world = explain_world()
+    world["billing_lines"] += more
     run_on_duckdb(world, root)
     summarize_on_duckdb(world, root)
     warehouse = ParquetWarehouse(root)

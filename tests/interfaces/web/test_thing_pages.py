@@ -11,27 +11,35 @@ from urllib.parse import quote
 
 import pytest
 
-from runspend.actions.explain.resource_and_line import explain_line, explain_resource
-from runspend.actions.explore import line_as_page, read_model
-from runspend.actions.explore.machine_page import days_of
+from runspend.actions.explain.resource_and_line import explain_line
+from runspend.actions.explore import line_as_page, read_machine, read_model
+from runspend.actions.explore.machine_page import Machine
 from runspend.config.settings import Settings
 from runspend.core.amounts import add
 from runspend.interfaces.web import create_app
 from runspend.warehouse.factory import open_warehouse
 from tests.actions.explain import explain_world as w
-from tests.allocation.chain import arrow
+from tests.allocation.chain import arrow, line
 from tests.hostile_names import SCRIPTS
 from tests.interfaces.web.test_app import request
 from tests.interfaces.web.test_explore import Tags, settings_of
 
 LINE = f"{8:016x}"  # an hour of m1
+SEVERAL = (  # charges of m6: two that overlap, one of a month, one of the month before, one of another kind; and a disk
+    line(800, on="m6", at="26:00..27:00", cost="2.00", instance_type="g5"),
+    line(801, on="m6", at="26:30..27:30", cost="1.00", instance_type="g5"),
+    line(802, on="m6", at="2026-10-01T00:00..2026-11-01T00:00", cost="300.00", instance_type="g5", charge_category="Purchase"),
+    line(803, on="m6", at="2026-09-30T05:00..2026-09-30T06:00", cost="-0.50", charge_class="Correction"),
+    line(804, on="m6", at="26:00..27:00", cost="0.25", service_name="Network", service_category="Networking"),
+    line(805, on="vol-6", at="26:00..27:00", cost="4.00", service_name="EBS", service_category="Storage"),
+)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the warehouse of `explain`, and a registered model: two versions of one run, one of a sweep."""
     home = tmp_path_factory.mktemp("things")
-    warehouse = w.make_explained(home / "warehouse")
+    warehouse = w.make_explained(home / "warehouse", *SEVERAL)
     at = dt.datetime(2026, 10, 5, tzinfo=dt.timezone.utc)
     version = {"tracking_server": "prod", "workspace": "default", "model_name": "net", "stage": "None", "creation_time": at, "load_id": "x"}
     versions = [
@@ -55,21 +63,55 @@ def page(settings: Settings, address: str) -> tuple[int, str, Tags]:
     return answer.status_code, answer.text, tags
 
 
+def machine(settings: Settings, name: str, period: str | None = None) -> Machine:
+    with open_warehouse(settings).reader() as reader:
+        return read_machine(reader, settings, name, period=period)
+
+
 def test_a_machine_shows_each_day_and_who_paid(home: Path) -> None:
     settings = settings_of(home)
     status, text, tags = page(settings, "/machine/m1")
     assert status == 200
-    with open_warehouse(settings).reader() as reader:
-        found = explain_resource(reader, "m1")
-    [day] = days_of(found.hours)
+    found = machine(settings, "m1")
+    [day] = found.days
     assert (day.hours, day.cost, day.runs) == (6, 6 * Decimal("24.576"), 2)
-    assert day.cost == add(day.parts.values()) == found.effective_cost
+    assert day.cost == add(day.parts.values()) == found.total
     assert day.hour_cost == Decimal("24.576")
     assert f"{day.cost:,.2f}" in text and f"{day.parts['idle']:,.2f}" in text
     assert f"../run/{w.BIG}?server=prod&workspace=default" in tags.targets
     assert "../explore?by=machine&instance_type=p4d.24xlarge" in tags.targets
     [costs] = [target for target in tags.targets if "by=run&machine=m1" in target]
     assert f"{day.cost:,.2f}" in request(create_app(settings), costs.removeprefix("..")).text
+
+
+@pytest.mark.parametrize("period", ["2026-09", "2026-10"])
+def test_a_machine_costs_what_the_explorer_says(home: Path, period: str) -> None:
+    settings = settings_of(home)
+    [costs] = [target for target in page(settings, f"/machine/m6?period={period}")[2].targets if "by=run&machine=m6" in target]
+    explored = request(create_app(settings), f"/api/v1/costs{costs.removeprefix('../explore')}").json()
+    assert Decimal(explored["total"]["cost"]) == machine(settings, "m6", period).total
+
+
+def test_charges_without_hours_of_the_month_have_rows_of_their_own(home: Path) -> None:
+    settings = settings_of(home)
+    found = machine(settings, "m6")
+    [day] = found.days
+    assert (day.hours, day.cost) == (Decimal("1.5"), Decimal("3.25"))
+    assert day.hour_cost is not None and round(day.hour_cost, 4) == Decimal("2.1667")
+    assert {one.kind: one.cost for one in found.beside} == {"long": 300, "other_month": Decimal("-0.50")}
+    text = page(settings, "/machine/m6")[1]
+    assert "Longer than a day: 1 Oct to 31 Oct" in text and "Of September 2026, in the bill of October 2026: 30 Sep" in text
+    before = machine(settings, "m6", "2026-09")
+    assert (before.days, before.total, before.whole.hour_cost) == ((), Decimal("-0.50"), None)
+    assert "30 Sep, from the bill of October 2026" in page(settings, "/machine/m6?period=2026-09")[1]
+
+
+def test_a_disk_leads_to_the_costs_of_its_service(home: Path) -> None:
+    settings = settings_of(home)
+    status, text, tags = page(settings, "/machine/vol-6")
+    assert status == 200 and "Resource of EBS in October 2026" in text
+    [costs] = [target for target in tags.targets if "explore?from" in target]
+    assert "by=account&service=EBS" in costs and "No charges match" not in request(create_app(settings), costs.removeprefix("..")).text
 
 
 def test_a_search_leads_to_machines_and_models(home: Path) -> None:

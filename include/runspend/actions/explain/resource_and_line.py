@@ -68,20 +68,7 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
     `text` is its ResourceId, the normalized form used to compare machines, or the end of that form.
     """
     wanted = text
-    rows = ask(reader, "resource_ids", resource=wanted)
-    if not rows and wanted != text.strip():
-        wanted = text.strip()
-        rows = ask(reader, "resource_ids", resource=wanted)
-    if not rows:
-        near = ask(reader, "near_resources", part=wanted.lower()) if len(wanted) > 2 else []
-        hint = f" Did you mean: {', '.join(clean(r['resource_key']) for r in near)}?" if near else ""
-        raise UnknownName(f"cannot find resource {clean(wanted)!r}: no loaded bill has a charge for it.{hint}")
-    rows = [r for r in rows if wanted in (r["resource_key"], r["resource_id"])] or rows
-    keys = sorted({r["resource_key"] for r in rows})
-    if len(keys) > 1:
-        raise UnknownName(
-            f"cannot tell which resource {clean(wanted)!r} is: the bill has {', '.join(clean(key) for key in keys[:5])}. Name one of them."
-        )
+    rows = find_resource(reader, wanted)
     periods = sorted({f"{r['billing_period']:%Y-%m}" for r in rows})
     chosen = period or periods[-1]
     if chosen not in periods:
@@ -100,7 +87,7 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
     if len(currencies) > 1:
         raise UsageError(f"cannot explain resource {clean(wanted)!r}: it is billed in {' and '.join(currencies)}. Use: runspend sql")
     names = Names(reader, {key for key in map(run_key_of, found) if key is not None})
-    hours = _hours(found, names)
+    hours = hours_of(found, names)
     return ResourceExplanation(
         resource_id=resources[0] if len(resources) == 1 else mine[0]["resource_key"],
         instance_type=next((r["instance_type"] for r in mine if r["instance_type"]), None),
@@ -109,11 +96,30 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
         currency=currencies[0],
         effective_cost=add([h.effective_cost for h in hours]),
         hours=hours,
-        users=_users(hours),
+        users=users_of(hours),
     )
 
 
-def _hours(rows: Sequence[Row], names: Names) -> tuple[MachineHour, ...]:
+def find_resource(reader: Reader, wanted: str) -> list[Row]:
+    """Return what bills have of the one resource that a text names: a row per spelling, billing period and month of charges. Raises UnknownName."""
+    rows = ask(reader, "resource_ids", resource=wanted)
+    if not rows and wanted != wanted.strip():
+        return find_resource(reader, wanted.strip())
+    if not rows:
+        near = ask(reader, "near_resources", part=wanted.lower()) if len(wanted) > 2 else []
+        hint = f" Did you mean: {', '.join(clean(r['resource_key']) for r in near)}?" if near else ""
+        raise UnknownName(f"cannot find resource {clean(wanted)!r}: no loaded bill has a charge for it.{hint}")
+    rows = [r for r in rows if wanted in (r["resource_key"], r["resource_id"])] or rows
+    keys = sorted({r["resource_key"] for r in rows})
+    if len(keys) > 1:
+        raise UnknownName(
+            f"cannot tell which resource {clean(wanted)!r} is: the bill has {', '.join(clean(key) for key in keys[:5])}. Name one of them."
+        )
+    return rows
+
+
+def hours_of(rows: Sequence[Row], names: Names) -> tuple[MachineHour, ...]:
+    """Return the windows of a resource's charges, with the targets of each."""
     windows: dict[tuple[datetime, datetime], list[Row]] = defaultdict(list)
     for row in rows:
         windows[row["charge_period_start"], row["charge_period_end"]].append(row)
@@ -134,7 +140,8 @@ def _hour(start: datetime, end: datetime, rows: Sequence[Row], names: Names) -> 
     return MachineHour(start, end, len({r["charge_id"] for r in rows}), whole, tuple(shares))
 
 
-def _users(hours: Sequence[MachineHour]) -> tuple[User, ...]:
+def users_of(hours: Sequence[MachineHour]) -> tuple[User, ...]:
+    """Return the targets of all windows, the one with the highest cost first."""
     grouped: dict[tuple[str, Any], list[Share]] = defaultdict(list)
     for hour in hours:
         for share in hour.shares:

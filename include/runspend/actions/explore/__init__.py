@@ -13,7 +13,7 @@ from runspend.actions.explore.figures import newest_day, read_figures
 from runspend.actions.explore.home import read_home
 from runspend.actions.explore.home_page import home_as_page
 from runspend.actions.explore.line_page import line_as_page
-from runspend.actions.explore.machine_page import machine_as_page
+from runspend.actions.explore.machine_page import machine_as_page, read_machine
 from runspend.actions.explore.model_page import model_as_page, read_model
 from runspend.actions.explore.page import figures_as_page, found_as_page
 from runspend.actions.explore.search import search
@@ -36,6 +36,7 @@ __all__ = [
     "read_experiment",
     "read_figures",
     "read_home",
+    "read_machine",
     "read_model",
     "rows_as_table",
     "search",

@@ -1,26 +1,40 @@
-"""The page of a machine: its cost day by day in one billing period, the runs that paid, and the idle rest."""
+"""The page of a machine: its cost day by day in one month, the runs that paid, and the idle rest.
+
+The month is that of the charges' days, as everywhere in the explorer, so the total is the explorer's for this machine. What has no
+hours of this month is in rows of its own: charges of another month's bill, and beside the total those longer than a day.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
-from runspend.actions.explain.figures import MachineHour, ResourceExplanation
+from runspend.actions.costs.query import NoRate, Selection, in_one_currency
+from runspend.actions.explain.figures import MachineHour, User
+from runspend.actions.explain.find import UnknownName, clean
+from runspend.actions.explain.resource_and_line import find_resource, hours_of, users_of
+from runspend.actions.explain.run import Names, run_key_of
 from runspend.actions.explore import chart
 from runspend.actions.explore.page import PART_COLORS, PART_WORDS, render_page, short_machine
 from runspend.actions.explore.view import PARTS, View
 from runspend.actions.report import render as report
+from runspend.config.settings import Settings
 from runspend.core import amounts
 from runspend.schema.rows import first_day, month_after
+from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["Day", "days_of", "machine_as_page"]
+__all__ = ["Apart", "Day", "Machine", "days_of", "machine_as_page", "read_machine"]
 
 MOST_RUNS = 50
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,48 +63,226 @@ class Day:
         return amounts.EXACT.divide(self.parts.get("run", Decimal(0)) * 100, cost) if cost > 0 else None
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Charges in a row of their own, without hours. `first` and `last`: their days. `bill`: the month of their bill.
+
+    `kind`: other_bill (of days of this month), long, other_month (of days of another month) or other (not of a machine).
+    """
+
+    kind: str
+    bill: date
+    first: date
+    last: date
+    currency: str
+    parts: dict[str, Decimal]
+
+    @property
+    def cost(self) -> Decimal:
+        """The whole cost."""
+        return amounts.add(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A resource of the bill in one month, in the currency in which it cost the most.
+
+    `others`: charges in the total, without hours. `beside`: charges that are not in the total. `is_machine`: whether the explorer has
+    costs of it as a machine. `is_exchanged`: whether charges in other currencies are in this one too.
+    """
+
+    resource_ids: tuple[str, ...]
+    resource_key: str
+    instance_type: str | None
+    month: date
+    other_months: tuple[date, ...]
+    currency: str
+    other_currencies: tuple[str, ...]
+    is_exchanged: bool
+    is_machine: bool
+    services: tuple[str, ...]
+    days: tuple[Day, ...]
+    others: tuple[Apart, ...]
+    beside: tuple[Apart, ...]
+    users: tuple[User, ...]
+
+    @property
+    def name(self) -> str:
+        """Its name on the bill; the normalized form if bills have several."""
+        return self.resource_ids[0] if len(self.resource_ids) == 1 else self.resource_key
+
+    @property
+    def whole(self) -> Day:
+        """All days together."""
+        return Day(self.month, amounts.add(d.hours for d in self.days), _summed([d.parts for d in self.days]), 0)
+
+    @property
+    def parts(self) -> dict[str, Decimal]:
+        """The total by part of the bill."""
+        return _summed([*(d.parts for d in self.days), *(one.parts for one in self.others)])
+
+    @property
+    def total(self) -> Decimal:
+        """What the explorer counts for it in this month."""
+        return amounts.add(self.parts.values())
+
+
+def read_machine(reader: Reader, settings: Settings, text: str, *, period: str | None = None) -> Machine:
+    """Read what a resource cost in one month of charges, by default its newest. `text`: its id on the bill, or the end of it.
+
+    Raises UnknownName without a charge of it.
+    """
+    wanted = text.strip()
+    rows = find_resource(reader, wanted)
+    newest = max(r["charge_month"] for r in rows)
+    months = sorted({month for r in rows for month in (r["charge_month"], r["billing_period"])})
+    first = newest if period is None else first_day(period)
+    if first not in months:
+        listed = ", ".join(f"{month:%Y-%m}" for month in months)
+        raise UnknownName(f"cannot find resource {clean(wanted)!r} in {period}: it is billed in {listed}. Name one of them.")
+    after = month_after(first, 1)
+    is_exchanged = True
+    try:
+        shown = in_one_currency(reader, settings, Selection(since=first, until=after))
+    except NoRate:  # without a rate, as billed
+        shown, is_exchanged = reader, False
+    mine = [r for r in rows if first in (r["charge_month"], r["billing_period"])]
+    resources = sorted({r["resource_id"] for r in mine})
+    charges = shown.query(
+        read_sql(Path(__file__).parent, "machine_charges"),
+        {
+            "resources": resources,
+            "since": first,
+            "until": after,
+            "first_date": min(r["first_date"] for r in mine),
+            "last_date": max(r["last_date"] for r in mine),
+        },
+    ).to_pylist()
+    charges = [r for r in charges if r["billing_period"] == first or first <= r["charge_date"] < after]
+    if not charges:
+        raise UnknownName(
+            f"cannot explain resource {clean(wanted)!r} in {first:%Y-%m}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate"
+        )
+    is_machine = any(r["is_machine"] and not r["is_long"] and first <= r["charge_date"] < after for r in charges)
+
+    def kind(row: Row) -> str:
+        if not first <= row["charge_date"] < after:
+            return "other_month"
+        if row["is_long"]:
+            return "long"
+        if is_machine and not row["is_machine"]:
+            return "other"
+        return "" if row["billing_period"] == first else "other_bill"
+
+    counted = [r for r in charges if kind(r) in ("", "other_bill")] or charges
+    sums: dict[str, Decimal] = {}
+    for row in counted:
+        sums[row["billing_currency"]] = amounts.add([sums.get(row["billing_currency"]), row["effective_cost"]])
+    currency = min(sums, key=lambda code: (-sums[code], code))
+    counted = [r for r in counted if r["billing_currency"] == currency and kind(r) in ("", "other_bill")]
+    names = Names(reader, {key for key in map(run_key_of, counted) if key is not None})
+    apart = _apart(charges, kind)
+    return Machine(
+        resource_ids=tuple(resources),
+        resource_key=mine[0]["resource_key"],
+        instance_type=next((r["instance_type"] for r in mine if r["instance_type"]), None),
+        month=first,
+        other_months=tuple(month for month in months if month != first),
+        currency=currency,
+        other_currencies=tuple(sorted(sums.keys() - {currency})),
+        is_exchanged=is_exchanged,
+        is_machine=is_machine,
+        services=tuple(sorted({r["service_name"] for r in charges if r["service_name"]})),
+        days=tuple(days_of(hours_of([r for r in counted if kind(r) == ""], names))),
+        others=tuple(one for one in apart if one.kind == "other_bill" and one.currency == currency),
+        beside=tuple(one for one in apart if one.kind != "other_bill"),
+        users=users_of(hours_of(counted, names)),
+    )
+
+
+def _apart(charges: Sequence[Row], kind: Callable[[Row], str]) -> list[Apart]:
+    """Return the charges that have rows of their own: by kind, bill, month of their days (long ones: by the days they cover) and currency."""
+    grouped: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in charges:
+        if which := kind(row):
+            days = (row["charge_date"], _last_day(row)) if which == "long" else (row["charge_date"].replace(day=1),)
+            grouped[(which, row["billing_period"], *days, row["billing_currency"])].append(row)
+    return [
+        Apart(
+            which,
+            bill,
+            min(r["charge_date"] for r in rows),
+            max(_last_day(r) if which == "long" else r["charge_date"] for r in rows),
+            rows[0]["billing_currency"],
+            _summed([{r["allocated_to"]: r["effective_cost"] or Decimal(0)} for r in rows]),
+        )
+        for (which, bill, *_), rows in sorted(grouped.items())
+    ]
+
+
+def _last_day(row: Row) -> date:
+    end: datetime = row["charge_period_end"]
+    return (end - timedelta(microseconds=1)).date()
+
+
 def days_of(hours: Sequence[MachineHour]) -> list[Day]:
     """Sum the charges of a machine by the day they start on (UTC). An hour counts once, however many charges it has."""
     by_day: dict[date, list[MachineHour]] = defaultdict(list)
     for hour in hours:
         by_day[hour.starts_at.date()].append(hour)
     found = []
+    reached: datetime | None = None  # up to where time has been counted
     for day, mine in sorted(by_day.items()):
-        parts: dict[str, Decimal] = {}
-        for share in (share for hour in mine for share in hour.shares):
-            parts[share.allocated_to] = amounts.add([parts.get(share.allocated_to), share.effective_cost])
-        seconds = sum(((hour.ends_at - hour.starts_at) for hour in mine), timedelta()) // timedelta(seconds=1)
+        seconds = 0
+        for hour in sorted(mine, key=lambda h: (h.starts_at, h.ends_at)):
+            begin = hour.starts_at if reached is None else max(hour.starts_at, reached)
+            seconds += max((hour.ends_at - begin) // timedelta(seconds=1), 0)
+            reached = max(begin, hour.ends_at)
         runs = {share.run for hour in mine for share in hour.shares if share.run is not None}
+        parts = _summed([{share.allocated_to: share.effective_cost} for hour in mine for share in hour.shares])
         found.append(Day(day, Decimal(seconds) / 3600, parts, len(runs)))
     return found
 
 
-def machine_as_page(e: ResourceExplanation, *, up: str) -> str:
+def machine_as_page(m: Machine, *, up: str) -> str:
     """Return one self-contained HTML page. `up` is the way from its address to the home page."""
-    first = first_day(e.period)
-    days = days_of(e.hours)
-    whole = Day(first, amounts.add(d.hours for d in days), _summed(days), 0)
-    view = View(first, month_after(first, 1), ("run",), {"machine": (e.resource_id,)}, is_compared=False)
-    users = [(user, PART_WORDS[user.share.allocated_to]) for user in e.users]
+    parts = m.parts
+    users = [(user, PART_WORDS[user.share.allocated_to]) for user in m.users]
     return render_page(
         "machine.html.j2",
-        e=e,
-        name=short_machine(e.resource_id),
-        month=amounts.month_name(e.period),
-        days=days,
-        whole=whole,
-        parts=[(part, PART_WORDS[part], PART_COLORS.get(part, "g0")) for part in PARTS if part in whole.parts],
+        m=m,
+        name=short_machine(m.name),
+        month=amounts.month_name(f"{m.month:%Y-%m}"),
+        month_name=lambda day: amounts.month_name(f"{day:%Y-%m}"),
+        days=_days_in_words,
+        whole=m.whole,
+        parts=[(part, PART_WORDS[part], PART_COLORS.get(part, "g0")) for part in PARTS if part in parts],
+        sums=parts,
         users=users[:MOST_RUNS],
         more=len(users) - MOST_RUNS,
-        places=amounts.places_for(e.effective_cost),
-        drawing=_drawing(days),
-        costs=view.address(),
+        places=amounts.places_for(m.total),
+        drawing=_drawing(m.days),
+        ways=_ways(m),
         up=up,
     )
 
 
-def _summed(days: Sequence[Day]) -> dict[str, Decimal]:
-    return {part: amounts.add(d.parts.get(part) for d in days) for part in PARTS if any(part in d.parts for d in days)}
+def _ways(m: Machine) -> list[tuple[str, str]]:
+    """Return (name, query string) of the explorer's views of the month: of the machine, or of a resource's services, which have others too."""
+    currency = {} if m.is_exchanged else {"currency": (m.currency,)}
+    view = View(m.month, month_after(m.month, 1), ("run",), {"machine": m.resource_ids, **currency}, is_compared=False)
+    if m.is_machine:
+        return [("Explore its costs", view.address())]
+    return [(f"Explore {name}", view.address(where={"service": (name,), **currency}, by=("account",))) for name in m.services]
+
+
+def _days_in_words(one: Apart) -> str:
+    return amounts.day(one.first) if one.first == one.last else f"{amounts.day(one.first)} to {amounts.day(one.last)}"
+
+
+def _summed(several: Sequence[Mapping[str, Decimal]]) -> dict[str, Decimal]:
+    """Add costs by part of the bill."""
+    return {part: amounts.add(parts.get(part) for parts in several) for part in PARTS if any(part in parts for parts in several)}
 
 
 def _drawing(days: Sequence[Day]) -> Markup:

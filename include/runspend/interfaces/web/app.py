@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from runspend.actions.costs.runs import day_or_month
 from runspend.actions.explain import explain_run, run_as_page
 from runspend.actions.explain.layout import currency_views
-from runspend.actions.explain.resource_and_line import explain_line, explain_resource
+from runspend.actions.explain.resource_and_line import explain_line
 from runspend.actions.explore import (
     View,
     budget_as_page,
@@ -42,6 +42,7 @@ from runspend.actions.explore import (
     read_experiment,
     read_figures,
     read_home,
+    read_machine,
     read_model,
     search,
 )
@@ -356,11 +357,11 @@ def _budget_page(settings: Settings, name: str, period: str | None, up: str) -> 
 
 
 def _machine_page(settings: Settings, name: str, period: str | None, up: str) -> tuple[str, int]:
-    """Return the page of a machine and its number of hours. Raises HTTPException 404 without one, 400 for an impossible period."""
+    """Return the page of a machine and its number of days. Raises HTTPException 404 without one, 400 for an impossible period."""
     with _asked(), _known(), open_published(settings).reader() as reader:
         _check_name("machine", name)
-        found = explain_resource(reader, name, period=_month(period))
-    return machine_as_page(found, up=up), len(found.hours)
+        found = read_machine(reader, settings, name, period=_month(period))
+    return machine_as_page(found, up=up), len(found.days)
 
 
 def _model_page(settings: Settings, name: str, up: str) -> tuple[str, int]:

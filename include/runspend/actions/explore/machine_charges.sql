@@ -1,0 +1,16 @@
+-- One row per charge and target of these resources on these days. is_machine: whether the explorer counts the charge of the days from
+-- @since to @until for the machine (see ledger.sql). is_long: the charge is longer than a day, and spread over its days there.
+select
+  a.source, a.billing_period, a.charge_id, a.target_id, a.charge_date, a.charge_period_start, a.charge_period_end, a.service_name, a.allocated_to,
+  a.tracking_server, a.workspace, a.run_id, a.effective_cost, a.billing_currency, t.instance_type,
+  t.instance_type is not null or a.cost_kind = 'compute' as is_machine,
+  timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) > 90000000000 as is_long
+from cost_allocations a
+left join (
+  select source, billing_period, resource_id, max(instance_type) as instance_type
+  from billing_lines
+  where resource_id in unnest(@resources) and instance_type is not null and charge_date >= @since and charge_date < @until
+  group by source, billing_period, resource_id
+) t on t.source = a.source and t.billing_period = a.billing_period and t.resource_id = a.resource_id
+where a.resource_id in unnest(@resources) and a.charge_date between @first_date and @last_date and a.allocated_to <> 'out_of_scope'
+order by a.charge_period_start, a.resource_id, a.charge_id, a.target_id
