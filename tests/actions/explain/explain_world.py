@@ -49,7 +49,12 @@ def explain_world() -> World:
         make_run(id=LONG, run_name="long", at="00:00..72:00", on=["m3"]),
         make_run(id=LOST, run_name="lost", at="20:00", on=["m2"], last_sign="21:30"),
         make_run(
-            id=STOPPED, at="00:00..12:00", on=["m5"], gaps=["02:15..10:00"], future_end_time=dt.datetime(2099, 1, 1, tzinfo=dt.timezone.utc)
+            id=STOPPED,
+            at="00:00..12:00",
+            on=["m5"],
+            gaps=["02:15..10:00"],
+            future_end_time=dt.datetime(2099, 1, 1, tzinfo=dt.timezone.utc),
+            run_status="KILLED",
         ),
         make_run(id=ZERO_LENGTH, at="09:00..09:00", on=["m1"]),
         make_run(id=NOWHERE, at="09:00..10:00", on=[]),

@@ -330,3 +330,11 @@ def test_the_largest_changes_lead_to_themselves(config: Path, by: str) -> None:
             best = max(changes.values()) if one.change > 0 else min(changes.values())
             assert changes[one.driver] == one.driver_change == best
     assert figures(config, ("by", by), ("compare", "none")).changes == ()
+
+
+def test_a_killed_run_is_a_failed_one(config: Path) -> None:
+    found = figures(config, ("by", "status"), ("from", "2026-10-01"))
+    killed = next(group for group in found.groups if group.values == ("KILLED",))
+    assert (killed.runs, killed.failed_runs, found.failed_count) == (1, 1, 1)
+    failed = figures(config, ("by", "run"), ("from", "2026-10-01"), ("status", "FAILED"), ("status", "KILLED"))
+    assert [group.values for group in failed.groups] == [(w.STOPPED,)] and failed.total.cost == killed.amount.cost > 0

@@ -8,11 +8,13 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 
-from runspend.actions.explore import home_as_page, read_home
+from runspend.actions.explore import View, home_as_page, read_figures, read_home
 from runspend.actions.explore.home import Home, forecast_month, months_of
+from runspend.actions.explore.home_page import HomePage
 from runspend.config.settings import Settings, load_settings
 from runspend.core.amounts import add
 from runspend.core.errors import UsageError
@@ -79,6 +81,11 @@ def test_it_names_budgets_in_trouble_and_what_costs_without_use(config: Path) ->
     assert [(row["budget"], row["state"]) for row in home.budgets] == [("vision", "not judged")]
     assert [action.cost for action in home.actions] == sorted((action.cost for action in home.actions), reverse=True)
     assert "idle" in {action.kind for action in home.actions}
+    for action in home.actions:  # what an action leads to has its cost
+        query = parse_qsl(HomePage(home).action_address(action).partition("?")[2], keep_blank_values=True)
+        settings = load_settings(config)
+        with open_warehouse(settings).reader() as reader:
+            assert read_figures(reader, settings, View.of(query, date(2026, 10, 3)), date(2026, 10, 3)).total.cost == action.cost
     page = home_as_page(home)
     assert "no alert step since it was added" in page
     assert page.count("<script") == 1

@@ -51,6 +51,7 @@ RUN_KEYS = {
     "currency": "d.billing_currency",
     "run": "d.run_id",
     "model": "m.model_name",
+    "status": "c.run_status",
 }
 STEP_SQL = {
     "day": "charge_date",
@@ -535,7 +536,7 @@ def _read_runs(reader: Reader, view: View) -> pa.Table | None:
     return reader.query(
         f"""
         select
-          {groups}d.tracking_server, d.workspace, d.run_id, c.run_status = 'FAILED' as is_failed, sum(d.{view.measure}_cost) as cost,
+          {groups}d.tracking_server, d.workspace, d.run_id, c.run_status in ('FAILED', 'KILLED') as is_failed, sum(d.{view.measure}_cost) as cost,
           -- Whole microseconds, because a sum of floats depends on row order.
           sum(cast(round(d.gpu_seconds * 1e6) as int64)) as gpu_microseconds,
           sum(case when d.gpu_seconds > 0 then d.{view.measure}_cost end) as gpu_cost

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from runspend.actions.alert.forecast import HISTORY, Forecast, Seen, forecast_total
 from runspend.actions.alert.outbox import RecordStore
 from runspend.actions.alert.overview import list_budgets
 from runspend.actions.costs.query import Selection, in_one_currency
-from runspend.actions.explore.figures import JOINED, OUTSIDE, Figures, newest_day, read_figures
+from runspend.actions.explore.figures import OUTSIDE, Figures, newest_day, read_figures
 from runspend.actions.explore.view import View
 from runspend.config.settings import Settings
 from runspend.core.amounts import add
@@ -23,6 +24,7 @@ from runspend.core.errors import UsageError
 from runspend.core.text import without_person
 from runspend.schema.rows import month_after
 from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import read_sql
 
 MONTHS = 12
 MOST_ACTIONS = 3
@@ -32,9 +34,9 @@ IN_TROUBLE = ("exceeded", "forecast to exceed", "threshold reached", "not judged
 
 @dataclass(frozen=True)
 class Action:
-    """Money of this month that somebody can do something about. `kind`: idle, failed or unallocated; `count`: machines, runs or none.
+    """Money of the month's days that somebody can do something about. `kind`: idle, failed or unallocated; `count`: machines, runs or none.
 
-    `is_type`: whether the name is an instance type.
+    `is_type`: whether the name is an instance type. `is_masked`: whether it is shown without the name of a person.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class Action:
     cost: Decimal
     count: int
     is_type: bool = False
+    is_masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,33 +165,23 @@ def months_of(days: Mapping[tuple[date, str], Decimal], first: date, after: date
 
 def _actions(reader: Reader, month: Figures, *, hides_people: bool) -> tuple[Action, ...]:
     """Return what costs the most that somebody can change: idle types of machines, failed runs by experiment, unallocated services."""
-    without_run = reader.query(
+    rows = reader.query(
         f"""
         select
-          allocated_to,
-          case when allocated_to = 'idle' then coalesce(instance_type, nullif(service_name, '')) else nullif(service_name, '') end as name,
-          allocated_to = 'idle' and instance_type is not null as is_type, sum(effective_cost) as cost, count(distinct nullif(resource_id, '')) as resources
-        from unallocated_costs
-        where billing_period = @first_day and billing_currency = @currency
-        group by allocated_to, name, is_type
-        order by cost desc, allocated_to, name, is_type
+          case when allocated_to = 'run' then 'failed' else allocated_to end as kind,
+          case allocated_to when 'run' then experiment_name when 'idle' then coalesce(instance_type, service_name) else service_name end as name,
+          allocated_to = 'idle' and instance_type is not null as is_type, sum(effective_cost) as cost,
+          count(distinct case allocated_to when 'run' then concat(tracking_server, '/', workspace, '/', run_id) when 'idle' then machine end) as things
+        from ({read_sql(Path(__file__).parent, "ledger")})
+        where billing_currency = @currency and (allocated_to in ('idle', 'unallocated') or (allocated_to = 'run' and run_status in ('FAILED', 'KILLED')))
+        group by kind, name, is_type
+        order by cost desc, kind, name, is_type
         limit {MOST_ACTIONS}""",
-        {"first_day": month.view.since, "currency": month.currency},
+        {"since": month.view.since, "until": month.view.until, "currency": month.currency},
     ).to_pylist()
-    failed = reader.query(
-        f"""
-        select c.experiment_name as name, sum(d.effective_cost) as cost, count(distinct concat(d.tracking_server, '/', d.workspace, '/', d.run_id)) as runs
-        from {JOINED}
-        where d.charge_date >= @first_day and d.charge_date < @until and d.billing_currency = @currency and c.run_status = 'FAILED'
-        group by c.experiment_name
-        order by cost desc, c.experiment_name
-        limit {MOST_ACTIONS}""",
-        {"first_day": month.view.since, "until": month.view.until, "currency": month.currency},
-    ).to_pylist()
-    found = [Action(row["allocated_to"], row["name"], row["cost"] or Decimal(0), row["resources"], row["is_type"]) for row in without_run]
-    found += [
-        Action("failed", without_person(row["name"]) if hides_people else row["name"], row["cost"] or Decimal(0), row["runs"])
-        for row in failed
-    ]
-    worth = sorted((action for action in found if action.cost > 0), key=lambda action: -action.cost)
-    return tuple(worth[:MOST_ACTIONS])
+    found = []
+    for row in rows:
+        name = without_person(row["name"]) if hides_people and row["kind"] == "failed" else row["name"]
+        if row["cost"] and row["cost"] > 0:
+            found.append(Action(row["kind"], name, row["cost"], row["things"], row["is_type"], name != row["name"]))
+    return tuple(found)

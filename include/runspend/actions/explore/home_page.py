@@ -11,7 +11,7 @@ from markupsafe import Markup
 from runspend.actions.explore import chart
 from runspend.actions.explore.home import Action, Home
 from runspend.actions.explore.page import Page, render_page
-from runspend.actions.explore.view import PARTS, View
+from runspend.actions.explore.view import FAILED, PARTS, View
 from runspend.actions.report import render as report
 from runspend.core.amounts import add, day
 from runspend.schema.rows import month_after
@@ -88,12 +88,15 @@ class HomePage(Page):
 
     def action_address(self, action: Action) -> str:
         """Return the address of the costs that an action is about."""
+        view = self.view.with_filter("allocated_to", "run" if action.kind == "failed" else action.kind)
         if action.kind == "failed":
-            return f"explore?{self.view.with_filter('experiment', action.name).with_filter('allocated_to', 'run').address(by=('user',))}"
+            view = replace(view, where={**view.where, "status": FAILED}).with_filter("experiment", action.name)
+            return f"explore?{view.address(by=('run',))}"
         if action.is_type:
-            view = replace(self.view.with_filter("instance_type", action.name), until=month_after(self.view.since, 1), is_compared=False)
-            return f"explore?{view.with_filter('allocated_to', 'idle').address(by=('machine',))}"
-        return f"{self.view.since:%Y-%m}.html#{action.kind}"
+            return f"explore?{view.with_filter('instance_type', action.name).address(by=('machine',))}"
+        if action.kind == "idle":
+            return f"explore?{view.with_filter('instance_type', None).with_filter('service', action.name).address(by=('machine',))}"
+        return f"explore?{view.with_filter('service', action.name).address(by=('account',))}"
 
     def compared_days(self) -> str:
         """Return the days of the month before that the month so far is compared with."""

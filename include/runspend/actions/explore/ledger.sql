@@ -1,5 +1,5 @@
--- One row per charge and target, with the columns of cost_daily that views use, and the run, the registered model, the machine and
--- its instance type. Charges longer than a day are as in cost_daily, spread over their days, without these four.
+-- One row per charge and target, with the columns of cost_daily that views use, and the run, the registered model, the machine,
+-- its instance type and the run's status. Charges longer than a day are as in cost_daily, spread over their days, without these five.
 -- A machine is a resource with an instance type or compute cost. A run that made versions of several models has the first by name.
 select
   a.source, a.billing_period, a.charge_date, a.service_provider_name, a.sub_account_id, a.region_id, a.service_name, a.cost_kind, a.allocated_to,
@@ -8,12 +8,12 @@ select
   case when r.run_id is null then a.line_cost_center else r.cost_center end as cost_center,
   case when r.run_id is null then a.line_owner else r.owner end as owner, r.user_name, a.confidence, a.billing_currency,
   a.run_id, m.model_name, case when t.instance_type is not null or a.cost_kind = 'compute' then a.resource_id end as machine,
-  coalesce(t.instance_type, p.instance_type) as instance_type, a.list_cost, a.contracted_cost, a.effective_cost, a.billed_cost
+  coalesce(t.instance_type, p.instance_type) as instance_type, r.run_status, a.workspace, a.list_cost, a.contracted_cost, a.effective_cost, a.billed_cost
 from cost_allocations a
 left join (
   select
     tracking_server, workspace, run_id, min(experiment_name) as experiment_name, min(user_name) as user_name, min(team) as team,
-    min(project) as project, min(cost_center) as cost_center, min(owner) as owner
+    min(run_status) as run_status, min(project) as project, min(cost_center) as cost_center, min(owner) as owner
   from run_costs
   where last_charge_date >= @since and first_charge_date < @until
   group by tracking_server, workspace, run_id
@@ -42,6 +42,6 @@ union all
 select
   source, billing_period, charge_date, service_provider_name, sub_account_id, region_id, service_name, cost_kind, allocated_to,
   tracking_server, experiment_name, team, project, cost_center, owner, user_name, confidence, billing_currency,
-  cast(null as string), cast(null as string), cast(null as string), cast(null as string), list_cost, contracted_cost, effective_cost, billed_cost
+  cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), list_cost, contracted_cost, effective_cost, billed_cost
 from cost_daily
 where is_spread and charge_date >= @since and charge_date < @until

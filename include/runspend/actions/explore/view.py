@@ -24,9 +24,10 @@ MEASURES: tuple[str, ...] = get_args(Measure)
 STEPS: tuple[str, ...] = get_args(Step)
 ORDERS: tuple[str, ...] = get_args(Order)
 # Dimensions that the daily costs do not have, and their columns of the ledger (`ledger.sql`). Asking for them reads single charges.
-FINE_KEYS = {"run": "run_id", "model": "model_name", "machine": "machine", "instance_type": "instance_type"}
+FINE_KEYS = {"run": "run_id", "model": "model_name", "machine": "machine", "instance_type": "instance_type", "status": "run_status"}
 COLUMNS = {**COST_KEYS, **FINE_KEYS}
-ONLY_OF_RUNS = (*OF_RUNS, "run_id", "model_name")
+ONLY_OF_RUNS = (*OF_RUNS, "run_id", "model_name", "run_status")
+FAILED = ("FAILED", "KILLED")  # of MLflow's status: what Runspend calls a failed run, everywhere
 FILTERS = (*WHERE_KEYS, *FINE_KEYS)  # days and months are the axis of the chart
 GROUPS = tuple(key for key in FILTERS if key != "currency")  # sums are in one currency
 PARTS = ("run", "logged_model", "orphan", "idle", "shared", "unallocated", "out_of_scope")  # of `allocated_to`
@@ -34,7 +35,7 @@ NEXT = {  # where a click on a group leads: the next question about it
     "team": "experiment", "project": "experiment", "cost_center": "team", "owner": "experiment", "user": "experiment", "experiment": "kind",
     "server": "experiment", "kind": "service", "allocated_to": "service", "source": "service", "service": "account", "account": "service",
     "region": "service", "provider": "service", "confidence": "experiment", "run": "kind", "model": "run", "machine": "run",
-    "instance_type": "machine",
+    "instance_type": "machine", "status": "experiment",
 }  # fmt: skip
 PEOPLE = ("owner", "user")
 OTHER_KEYS = ("from", "to", "by", "where", "measure", "compare", "every", "sort", "top", "spread")

@@ -41,7 +41,7 @@ class CostsArguments(Arguments):
 
     by: str | list[str] = Field(
         default="team",
-        description="One or two of: team, project, cost_center, owner, experiment, user, server, kind, allocated_to, source, service, account, region, provider, confidence, run, model, machine, instance_type.",
+        description="One or two of: team, project, cost_center, owner, experiment, user, server, kind, allocated_to, source, service, account, region, provider, confidence, run, model, machine, instance_type, status.",
     )
     since: str | None = Field(
         default=None, description="First day (YYYY-MM-DD) or month (YYYY-MM). Default: the month of the newest charge."
