@@ -17,9 +17,22 @@ from dataclasses import dataclass, field
 
 from runspend.schema.tables import TABLES, Table
 
-__all__ = ["LEDGERS", "NO_TEAM", "OTHER_TEAMS", "RULES", "Restriction", "Rule", "restricted_sql", "set_sql", "sets_behind", "tables_behind"]
+__all__ = [
+    "LEDGERS",
+    "NO_TEAM",
+    "OTHERS",
+    "OTHER_TEAMS",
+    "RULES",
+    "Restriction",
+    "Rule",
+    "restricted_sql",
+    "set_sql",
+    "sets_behind",
+    "tables_behind",
+]
 
 OTHER_TEAMS = "other teams"
+OTHERS = "others"  # the server, workspace and id of their runs, as short as an explanation shows an id
 NO_TEAM = "no team"
 
 Names = Mapping[str, str]  # what to read after FROM for each table
@@ -160,7 +173,7 @@ LENGTH = {
     "charge_period_end": "timestamp_add(cast(t.charge_date as timestamp), interval"
     " case when timestamp_diff(t.charge_period_end, t.charge_period_start, microsecond) <= 90000000000 then 24 else 48 end hour)",
 }
-OF_A_RUN = "case when t.allocated_to = 'run' then 'others' end"  # a key of no run, as short as an explanation shows it
+OF_A_RUN = f"case when t.allocated_to = 'run' then '{OTHERS}' end"
 
 RULES: dict[str, Rule] = {
     "cost_daily": Rule(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urljoin
 
 import httpx
 import pytest
@@ -199,7 +199,7 @@ def test_a_budget_of_others_is_answered_like_one_that_does_not_exist(vision: Fas
     assert [row["budget"] for row in rows] == ["vision"]
 
 
-@pytest.mark.parametrize("key", [key for key in FILTERS if key not in ("allocated_to", "currency", "kind", "confidence")])
+@pytest.mark.parametrize("key", [key for key in FILTERS if key not in ("allocated_to", "currency", "kind", "confidence", "status")])
 def test_a_filter_by_a_hidden_value_finds_nothing(key: str, vision: FastAPI, settings: Settings) -> None:
     """No sum tells a name of others from one that nobody has."""
     known = {row[key] for row in one(app_for(settings, "finance"), f"/api/v1/costs?by={key}").json()["rows"] if w.DECOY in f"{row[key]}"}
@@ -208,6 +208,22 @@ def test_a_filter_by_a_hidden_value_finds_nothing(key: str, vision: FastAPI, set
         hidden, nobodys = (one(vision, f"/api/v1/costs?{urlencode({key: one_of})}") for one_of in (value, "nobody-has-this"))
         assert hidden.text.replace(value, "nobody-has-this") == nobodys.text
         assert Decimal(hidden.json()["total"]["cost"]) == 0 and hidden.json()["rows"] == []
+
+
+def test_no_page_leads_a_team_to_what_it_may_not_see(vision: FastAPI) -> None:
+    """Every link of a page answers: none leads to the reports, or to a page of the sum of other teams."""
+    pages = (
+        "/",
+        *(f"/explore?by={key}&compare=none" for key in ("team", "experiment", "run", "machine,run")),
+        "/machine/m1",
+        "/line/line-0",
+        "/nothing",
+    )
+    links = {urljoin(page, html.unescape(link)) for page, answer in zip(pages, ask(vision, *pages), strict=True) for link in re.findall(r'<a href="([^"]*)"', answer.text)}  # fmt: skip
+    chosen = sorted(link for link in links if "explore?" not in link) + sorted(link for link in links if "other" in link)
+    assert {link: answer.status_code for link, answer in zip(chosen, ask(vision, *chosen), strict=True) if answer.status_code >= 400} == {}
+    assert not any("index.html" in link or "other%20teams" in link.partition("/explore")[0] for link in links)
+    assert not re.search(r"<a [^>]*>other teams</a>", "".join(answer.text for answer in ask(vision, *pages[:2])))
 
 
 def test_totals_are_those_of_the_bill(vision: FastAPI, settings: Settings) -> None:

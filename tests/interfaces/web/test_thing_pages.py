@@ -25,12 +25,13 @@ from tests.interfaces.web.test_app import request
 from tests.interfaces.web.test_explore import Tags, settings_of
 
 LINE = f"{8:016x}"  # an hour of m1
-SEVERAL = (  # charges of m6: two that overlap, one of a month, one of the month before, one of another kind; and a disk
+SEVERAL = (  # charges of m6: two that overlap, one of a month, one of the month before, one of another kind; a disk; m9 of two servers
     line(800, on="m6", at="26:00..27:00", cost="2.00", instance_type="g5"),
     line(801, on="m6", at="26:30..27:30", cost="1.00", instance_type="g5"),
     line(802, on="m6", at="2026-10-01T00:00..2026-11-01T00:00", cost="300.00", instance_type="g5", charge_category="Purchase"),
     line(803, on="m6", at="2026-09-30T05:00..2026-09-30T06:00", cost="-0.50", charge_class="Correction"),
     line(804, on="m6", at="26:00..27:00", cost="0.25", service_name="Network", service_category="Networking"),
+    line(806, on="m9", at="09:00..10:00", cost="2.00"),
     line(805, on="vol-6", at="26:00..27:00", cost="4.00", service_name="EBS", service_category="Storage"),
 )
 
@@ -202,3 +203,15 @@ def test_a_run_leads_to_its_machines_and_lines(home: Path) -> None:
     assert '<abbr title="from experiment.tag.team">team vision</abbr>' in text
     assert "times the median of the" in text
     assert ">06:00</text>" in text
+
+
+def test_an_id_of_two_servers_leads_to_the_runs_of_both(home: Path) -> None:
+    settings = settings_of(home)
+    _, text, tags = page(settings, "/explore?by=run")
+    assert f"{w.TWICE[:8]} (2 runs)" in text and f"run/{w.BIG}?server=prod&workspace=default" in tags.targets
+    [both] = [target for target in tags.targets if "by=server" in target and f"run={w.TWICE}" in target]
+    rows = request(create_app(settings), f"/api/v1/costs?{both.partition('?')[2]}").json()["rows"]
+    assert {(row["server"], row["cost"]) for row in rows} == {("lab", "1"), ("prod", "1")}
+    assert f"run/{w.TWICE}?server=lab&workspace=default" in page(settings, "/explore?by=run,server")[2].targets
+    status, _, tags = page(settings, f"/run/{w.TWICE}")
+    assert status == 404 and {f"../run/{w.TWICE}?server={server}&workspace=default" for server in ("lab", "prod")} <= tags.targets

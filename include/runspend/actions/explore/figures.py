@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.costs.query import COST_KEYS, NoRate, in_one_currency
+from runspend.actions.explain.figures import RunKey
 from runspend.actions.explain.find import ask
 from runspend.actions.explore.view import COLUMNS, ONLY_OF_RUNS, PARTS, SPREAD_PARTS, View, next_dimension
 from runspend.config.settings import Settings
@@ -24,7 +25,7 @@ from runspend.core.text import without_person
 from runspend.warehouse.base import Reader
 from runspend.warehouse.kept_rows import KeptRows, keep
 from runspend.warehouse.sql_files import read_sql
-from runspend.warehouse.team_views import OTHER_TEAMS
+from runspend.warehouse.team_views import OTHER_TEAMS, OTHERS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -109,7 +110,7 @@ class Group:
     """One row: its value for each dimension of the view (None: it has none), or the part of the bill that has no run.
 
     `counts` is None where runs do not have the view's dimensions, and for a part. `spread` is what the amount has of idle, shared and
-    unallocated cost.
+    unallocated cost. `is_others`: a sum of the teams that the viewer does not see, so nothing is behind it.
     """
 
     values: tuple[str | None, ...]
@@ -119,6 +120,7 @@ class Group:
     course: tuple[Decimal, ...]
     counts: RunCounts | None
     spread: Decimal = NOTHING
+    is_others: bool = False
 
     @property
     def runs(self) -> int | None:
@@ -180,7 +182,8 @@ class Figures:
     run_count: int | None
     failed_count: int | None
     changes: tuple[Change, ...] = ()
-    run_names: Mapping[str, str] = field(default_factory=dict)  # of the ids among groups and filters
+    run_names: Mapping[str, str] = field(default_factory=dict)  # of the ids among groups and filters that are of one run
+    run_keys: Mapping[str, tuple[RunKey, ...]] = field(default_factory=dict)  # of the ids among groups and filters
 
     @property
     def total(self) -> Amount:
@@ -235,14 +238,20 @@ def read_figures(reader: Reader, settings: Settings, view: View, newest: date, *
             counts = _run_counts(kept, view) if _are_of_runs(view) else None
             runs_found, run_count, failed_count = _runs(kept, reader, view, hides_people=hides_people)
     groups = []
+    is_restricted = settings.viewer is not None and settings.viewer.teams is not None
     for row in left:
         key = _key(row, view)
-        counted = None if counts is None or row["part"] or OTHER_TEAMS in key else counts.get(key[:-1], RunCounts())
+        is_others = is_restricted and any(
+            value == (OTHERS if by in ("run", "server") else OTHER_TEAMS) for by, value in zip(view.by, key, strict=False)
+        )
+        counted = None if counts is None or row["part"] or is_others else counts.get(key[:-1], RunCounts())
         course = tuple(courses.get((key, step), NOTHING) for step in steps)
         values = tuple(map(without_person, key[:-1])) if hides_people else key[:-1]
-        groups.append(Group(values, values != key[:-1], row["part"], Amount(row["cost"], row["previous"]), course, counted, row["spread"]))
+        amount = Amount(row["cost"], row["previous"])
+        groups.append(Group(values, values != key[:-1], row["part"], amount, course, counted, row["spread"], is_others))
     shown = tuple(g for g in groups if g.part is None)
     without_run = tuple(g for g in groups if g.part is not None)
+    named = _named_runs(reader, view, shown)
     return Figures(
         view=view,
         currency=currency,
@@ -261,17 +270,21 @@ def read_figures(reader: Reader, settings: Settings, view: View, newest: date, *
         run_count=run_count,
         failed_count=failed_count,
         changes=changes,
-        run_names=_run_names(reader, view, shown),
+        run_names={run_id: known[0][1] for run_id, known in named.items() if len(known) == 1 and known[0][1]},
+        run_keys={run_id: tuple(key for key, _ in known) for run_id, known in named.items()},
     )
 
 
-def _run_names(reader: Reader, view: View, groups: Sequence[Group]) -> dict[str, str]:
-    """Return MLflow's names of the runs that the view groups by or selects."""
+def _named_runs(reader: Reader, view: View, groups: Sequence[Group]) -> dict[str, list[tuple[RunKey, str | None]]]:
+    """Return the keys and MLflow's names of the runs that the view groups by or selects, by id: several servers may have the same one."""
     ids = set(view.where.get("run", ()))
     if "run" in view.by:
         ids |= {group.values[view.by.index("run")] or "" for group in groups}
-    rows = ask(reader, "names", runs=sorted(ids - {""})) if ids - {""} else []
-    return {row["run_id"]: row["run_name"] for row in rows if row["run_name"]}
+    found: dict[str, list[tuple[RunKey, str | None]]] = {}
+    for row in ask(reader, "names", runs=sorted(ids - {""})) if ids - {""} else []:
+        key = RunKey(row["tracking_server"], row["workspace"], row["run_id"])
+        found.setdefault(key.run_id, []).append((key, row["run_name"]))
+    return found
 
 
 def _key(row: Mapping[str, Any], view: View) -> tuple[Any, ...]:

@@ -132,7 +132,7 @@ def read_machine(reader: Reader, settings: Settings, text: str, *, period: str |
 
     Raises UnknownName without a charge of it.
     """
-    wanted = text.strip()
+    wanted = text
     rows = find_resource(reader, wanted)
     newest = max(r["charge_month"] for r in rows)
     months = sorted({month for r in rows for month in (r["charge_month"], r["billing_period"])})

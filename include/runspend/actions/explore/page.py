@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
@@ -40,6 +41,7 @@ from runspend.actions.report import render as report
 from runspend.actions.report.charts import swatch
 from runspend.core import amounts
 from runspend.schema.rows import month_after
+from runspend.warehouse.team_views import OTHER_TEAMS, OTHERS
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_COURSES = 200  # rows with a drawing
@@ -63,6 +65,8 @@ PART_COLORS = {
 }
 WITHOUT = {"team": "no team", "project": "no project", "cost_center": "no cost center", "owner": "no owner", "user": "no user"}
 OWN_PAGES = ("run", "machine", "model", "experiment")
+# Whether pages lead to the reports, which have the costs of all teams: set for each answer, by who asks.
+HAS_REPORTS: ContextVar[bool] = ContextVar("runspend_has_reports", default=True)
 PAIRS = ("team,experiment", "team,user", "team,kind", "project,experiment", "experiment,user", "service,region", "service,account")
 
 
@@ -96,6 +100,11 @@ def run_address(run: Run | FoundRun | RunKey) -> str:
     return f"run/{quote(run.run_id, safe='')}?{urlencode({'server': run.tracking_server, 'workspace': run.workspace})}"
 
 
+def is_others(run: RunKey) -> bool:
+    """Tell whether this is the key of other teams' runs, which the viewer does not see."""
+    return {run.tracking_server, run.workspace, run.run_id} == {OTHERS}
+
+
 def budget_address(name: str) -> str:
     """Return the address of a budget's page."""
     return f"budget/{quote(name, safe='')}"
@@ -106,9 +115,9 @@ def short_machine(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2] or name
 
 
-def message_as_page(title: str, text: str, *, up: str = "", ways: Sequence[tuple[str, str]] = ()) -> str:
+def message_as_page(title: str, text: str, *, up: str = "", ways: Sequence[tuple[str, str]] = (), has_reports: bool = True) -> str:
     """Return a page that says why there is nothing to show, with `ways` out (name, address) and a way back, `up`, to the home page."""
-    return render_page("message.html.j2", title=title, text=text, up=up, ways=ways)
+    return render_page("message.html.j2", title=title, text=text, up=up, ways=ways, has_reports=has_reports)
 
 
 def render_page(template: str, **given: Any) -> str:
@@ -116,6 +125,7 @@ def render_page(template: str, **given: Any) -> str:
     style = report.live_style() + (TEMPLATES / "explore.css").read_text(encoding="utf-8")
     policy = report.live_policy(f"<style>{style}</style></head>")
     script = given.setdefault("up", "") + report.live_script()[1]
+    given.setdefault("has_reports", HAS_REPORTS.get())
     return _environment().get_template(template).render(style=Markup(style), policy=policy, script=script, version=__version__, **given)
 
 
@@ -138,6 +148,8 @@ def _environment() -> Environment:
         "steps": STEPS,
         "run_address": run_address,
         "budget_address": budget_address,
+        "is_others": is_others,
+        "other_teams": OTHER_TEAMS,
     }
     return made
 
@@ -185,17 +197,28 @@ class Page:
         if not value:
             return WITHOUT.get(key, f"no {key.replace('_', ' ')}")
         if key == "run":
-            return self.f.run_names.get(value) or value[:8]
+            keys = self.f.run_keys.get(value, ())
+            return f"{value[:8]} ({len(keys)} runs)" if len(keys) > 1 else self.f.run_names.get(value) or value[:8]
         return PART_WORDS[value] if key == "allocated_to" else short_machine(value) if key == "machine" else value
 
     def whole(self, key: str, value: str | None) -> str:
         """Return what a shortened value means: the id of a run, the whole name of a machine. Empty for any other."""
         return value if value and key in ("run", "machine") and self.name(key, value) != value else ""
 
-    def own_page(self, key: str, value: str | None) -> str:
-        """Return the address of the page that a value has beside its costs; nothing without one."""
-        # "." and "..", also when they are quoted, lead a browser to other addresses
-        return f"{key}/{quote(value, safe='')}" if value not in (None, "", ".", "..") and key in OWN_PAGES else ""
+    def own_page(self, key: str, value: str | None, group: Group) -> str:
+        """Return the address of the page that a value has beside its costs; nothing without one.
+
+        An id that several servers have leads to the costs of each.
+        """
+        if not value or value in (".", "..") or key not in OWN_PAGES or group.is_others:  # dots lead a browser to other addresses
+            return ""
+        if key != "run":
+            return f"{key}/{quote(value, safe='')}"
+        server = dict(zip(self.view.by, group.values, strict=True)).get("server")
+        keys = [one for one in self.f.run_keys.get(value, ()) if server in (None, one.tracking_server)]
+        if len(keys) > 1:
+            return f"explore?{self.view.with_filter('run', value).address(by=('server',), is_spread=False)}"
+        return run_address(keys[0]) if keys else ""
 
     def color(self, number: int, group: Group) -> str:
         """Return the color class of a row."""

@@ -16,7 +16,7 @@ from fastapi import HTTPException, Request
 from runspend.actions.alert.judge import budget_version
 from runspend.config.settings import Settings
 
-__all__ = ["CALLER", "Caller", "groups_of", "headers_guard", "require_all", "settings_of_caller"]
+__all__ = ["CALLER", "Caller", "groups_of", "headers_guard", "require_all", "sees_all", "settings_of_caller"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,15 @@ def settings_of_caller(settings: Settings) -> Settings:
         return seen
     versions = tuple((budget.name, budget_version(budget, settings.currency)) for budget in seen.budgets)
     return settings.seen_by(replace(viewer, budgets=versions))
+
+
+def sees_all(settings: Settings) -> bool:
+    """Return whether the caller of this context sees the costs of all teams. `settings`: as they are, not those of the caller."""
+    if settings.access is None:
+        return True
+    caller = CALLER.get()
+    viewer = settings.access.viewer(caller.name, caller.groups)
+    return viewer is not None and viewer.teams is None
 
 
 def require_all(settings: Settings, what: str, instead: str) -> None:

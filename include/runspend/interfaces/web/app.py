@@ -47,13 +47,13 @@ from runspend.actions.explore import (
     search,
 )
 from runspend.actions.explore.figures import Figures
-from runspend.actions.explore.page import message_as_page
+from runspend.actions.explore.page import HAS_REPORTS, message_as_page, run_address
 from runspend.actions.explore.view import FILTERS, LONGEST, next_dimension
 from runspend.actions.report.render import PAGE, content_policy, live_policy, live_script
 from runspend.config.access_log import log_page
 from runspend.config.settings import Settings
 from runspend.core.errors import ConfigError, UsageError
-from runspend.interfaces.web.access import CALLER, Caller, require_all, settings_of_caller
+from runspend.interfaces.web.access import CALLER, Caller, require_all, sees_all, settings_of_caller
 from runspend.interfaces.web.api import api_router, is_for_programs
 from runspend.interfaces.web.asking import WayOut, key_of
 from runspend.interfaces.web.asking import asked as _asked
@@ -78,6 +78,7 @@ register_url_convertor("any", _AnyText())
 # Hosts a browser may name when the pages are served on this machine alone: any other is a rebound name (DNS rebinding).
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
+MOST_WAYS = 10  # runs that a page without one to show leads to
 SHEET = re.compile(r"[0-9]{4}-[0-9]{2}-[a-z-]+\.csv")
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="{}" stroke-width="2">'
@@ -109,7 +110,9 @@ def create_app(
 
     def configured() -> Settings:
         """Return the settings with which the caller is answered."""
-        return settings_of_caller(whole())
+        found = whole()
+        HAS_REPORTS.set(sees_all(found))
+        return settings_of_caller(found)
 
     def whole() -> Settings:
         try:
@@ -246,8 +249,8 @@ def create_app(
         found = HTTPException(error.status_code, "no such page." if error.detail == "Not Found" else error.detail, error.headers)
         is_page = not is_for_programs(request) and not request.url.path.endswith((".csv", ".svg", "/metrics"))
         if is_page and error.status_code in (400, 403, 404, 503):
-            ways = error.currencies if isinstance(error, WayOut) else ()
-            return _message_page(found, _up(request), [(f"Only {code}", _with_currency(request, code)) for code in ways])
+            ways = _ways(request, error) if isinstance(error, WayOut) else ()
+            return _message_page(found, _up(request), ways, has_reports=not latest or sees_all(latest[0]))
         return _say(request, str(found.detail), found.status_code, found.headers)
 
     @app.middleware("http")
@@ -314,7 +317,9 @@ def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
         with _asked(), open_published(settings).reader() as reader:
             found = explain_run(reader, run_id, settings, now=now)
     except HTTPException as error:
-        raise HTTPException(404 if error.status_code == 400 else error.status_code, error.detail, error.headers) from error
+        if error.status_code != 400:
+            raise
+        raise WayOut(404, error.detail, runs=error.runs if isinstance(error, WayOut) else ()) from error
     return run_as_page(found, today=now.date(), by="kind" if _hidden(settings) else "user"), sum(
         len(block.rows) for view in currency_views(found) for block in view.blocks
     )
@@ -415,10 +420,19 @@ def _explorer_page(found: Figures, settings: Settings) -> Response:
     return _page(page, policy=live_policy(page))
 
 
-def _message_page(error: HTTPException, up: str, ways: Sequence[tuple[str, str]]) -> Response:
+def _message_page(error: HTTPException, up: str, ways: Sequence[tuple[str, str]], *, has_reports: bool) -> Response:
     """Return a page that says what is wrong, with `ways` out (name, address), and `up`, the way back to the home page."""
-    page = message_as_page("Cannot show this page", str(error.detail), up=up, ways=ways)
+    page = message_as_page("Cannot show this page", str(error.detail), up=up, ways=ways, has_reports=has_reports)
     return _page(page, error.status_code, error.headers, policy=live_policy(page))
+
+
+def _ways(request: Request, error: WayOut) -> list[tuple[str, str]]:
+    """Return the ways out of an error (name, address)."""
+    runs = [(f"{run.run_name or run.key.run_id[:8]} on {run.key.tracking_server}", run.key) for run in error.runs[:MOST_WAYS]]
+    return [
+        *((f"Only {code}", _with_currency(request, code)) for code in error.currencies),
+        *((name, f"{_up(request)}{run_address(key)}") for name, key in runs),
+    ]
 
 
 def _with_currency(request: Request, code: str) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from fastapi import HTTPException, Request
 
 from runspend.actions.explain import UnknownName
+from runspend.actions.explain.figures import Candidate
 from runspend.actions.explore.view import PEOPLE
 from runspend.config.settings import Settings
 from runspend.core.errors import ConfigError, MissingExtra, RunspendError, SqlRefused, UsageError, WarehouseDamaged
@@ -24,11 +25,12 @@ log = logging.getLogger(__name__)
 
 
 class WayOut(HTTPException):
-    """An error that a page can offer a way out of: each of these currencies alone."""
+    """An error that a page can offer a way out of: each of these currencies alone, or one of these runs."""
 
-    def __init__(self, status: int, why: str, currencies: Sequence[str]) -> None:
+    def __init__(self, status: int, why: str, currencies: Sequence[str] = (), runs: Sequence[Candidate] = ()) -> None:
         super().__init__(status, why)
         self.currencies = tuple(currencies)
+        self.runs = tuple(runs)
 
 
 @contextmanager
@@ -39,7 +41,7 @@ def asked() -> Iterator[None]:
     except (SqlRefused, ConfigError, MissingExtra) as error:  # also usage errors, but not caused by the reader of the page
         raise _unreadable(error) from error
     except UsageError as error:
-        raise WayOut(400, str(error), getattr(error, "currencies", ())) from error
+        raise WayOut(400, str(error), getattr(error, "currencies", ()), getattr(error, "candidates", ())) from error
     except WarehouseDamaged as error:  # names units, not paths
         raise HTTPException(503, str(error), RETRY) from error
     except (RunspendError, OSError) as error:
