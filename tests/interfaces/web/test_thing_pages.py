@@ -215,3 +215,17 @@ def test_an_id_of_two_servers_leads_to_the_runs_of_both(home: Path) -> None:
     assert f"run/{w.TWICE}?server=lab&workspace=default" in page(settings, "/explore?by=run,server")[2].targets
     status, _, tags = page(settings, f"/run/{w.TWICE}")
     assert status == 404 and {f"../run/{w.TWICE}?server={server}&workspace=default" for server in ("lab", "prod")} <= tags.targets
+
+
+def test_pages_of_one_thing_convert_as_the_explorer_does(home: Path) -> None:
+    rate = {"exchange": [{"from": "USD", "to": "EUR", "rate": 0.5, "date": "2026-01-01"}]}
+    settings = settings_of(home, currency="EUR", rates=rate)
+    found = machine(settings, "m1")
+    assert (found.currency, found.total) == ("EUR", 3 * Decimal("24.576"))
+    for address in ("/machine/m1", "/experiment/exp", "/model/net"):
+        assert "EUR" in page(settings, address)[1] and "are converted at the configured rates" in page(settings, address)[1]
+    assert "In USD, as billed. Other pages convert it to EUR" in page(settings, f"/run/{w.BIG}")[1]
+    without = settings_of(home, currency="EUR")
+    _, text, tags = page(without, "/machine/m1")
+    [costs] = [target for target in tags.targets if "by=run&machine=m1" in target]
+    assert f"{6 * Decimal('24.576'):,.2f} <small>USD" in text and request(create_app(without), costs.removeprefix("..")).status_code == 200

@@ -25,13 +25,17 @@ from runspend.schema.rows import month_after
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def run_as_page(e: RunExplanation, *, today: date | None = None, by: str = "user") -> str:
-    """Return one HTML page, to be served as `run/ID`. `by`: the dimension in which the links to the run's experiment open."""
+def run_as_page(e: RunExplanation, *, today: date | None = None, by: str = "user", currency: str | None = None) -> str:
+    """Return one HTML page, to be served as `run/ID`.
+
+    `by`: the dimension in which the links to the run's experiment open. `currency`: what other pages convert costs to.
+    """
     style = report.live_style()
     template = _environment().get_template("run.html.j2")
     strips = [machine_strip(e, width, css) for width, css in ((report.WIDE, "chart wide"), (report.NARROW, "chart narrow"))]
     return template.render(
         e=e,
+        currency=currency,
         facts=named_facts(e),
         lines=[span_text(e.start_time, e.end_time), *time_lines(e)],
         views=currency_views(e),

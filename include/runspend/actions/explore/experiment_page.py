@@ -60,7 +60,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment in the currency in which it cost the most. `trials`: the most expensive first.
+    """An experiment in the currency in which it cost the most. `trials`: the most expensive first. `is_converted`: at exchange rates.
 
     `metric`: what trials are compared by, and `best`: min or max; None without values. `metrics`: all that have values.
     """
@@ -77,6 +77,7 @@ class Experiment:
     metric: str | None
     best: str
     metrics: tuple[str, ...]
+    is_converted: bool = False
 
     @cached_property
     def measured(self) -> list[Trial]:
@@ -116,6 +117,7 @@ def read_experiment(
 
     `metric`: what to compare by, if several are known; `best`: min or max. Raises UsageError for others.
     """
+    billed = reader
     with suppress(NoRate):  # without a rate, each currency apart
         reader = in_one_currency(reader, settings, Selection(since=EARLIEST))
     found = reader.query(read_sql(Path(__file__).parent, "experiment_runs"), {"experiment": name})
@@ -149,6 +151,7 @@ def read_experiment(
         metric=chosen,
         best=best or _best(settings, chosen),
         metrics=tuple(sorted(values)),
+        is_converted=reader is not billed,
     )
 
 

@@ -88,7 +88,8 @@ class Machine:
     """A resource of the bill in one month, in the currency in which it cost the most.
 
     `others`: charges in the total, without hours. `beside`: charges that are not in the total. `is_machine`: whether the explorer has
-    costs of it as a machine. `is_exchanged`: whether charges in other currencies are in this one too.
+    costs of it as a machine. `is_converted`: whether charges in other currencies are in it, at
+    exchange rates; if not and they have no rate, the explorer needs a filter (`needs_filter`).
     """
 
     resource_ids: tuple[str, ...]
@@ -98,7 +99,8 @@ class Machine:
     other_months: tuple[date, ...]
     currency: str
     other_currencies: tuple[str, ...]
-    is_exchanged: bool
+    is_converted: bool
+    needs_filter: bool
     is_machine: bool
     services: tuple[str, ...]
     days: tuple[Day, ...]
@@ -141,11 +143,11 @@ def read_machine(reader: Reader, settings: Settings, text: str, *, period: str |
         listed = ", ".join(f"{month:%Y-%m}" for month in months)
         raise UnknownName(f"cannot find resource {clean(wanted)!r} in {period}: it is billed in {listed}. Name one of them.")
     after = month_after(first, 1)
-    is_exchanged = True
+    needs_filter = False
     try:
         shown = in_one_currency(reader, settings, Selection(since=first, until=after))
     except NoRate:  # without a rate, as billed
-        shown, is_exchanged = reader, False
+        shown, needs_filter = reader, True
     mine = [r for r in rows if first in (r["charge_month"], r["billing_period"])]
     resources = sorted({r["resource_id"] for r in mine})
     charges = shown.query(
@@ -190,7 +192,8 @@ def read_machine(reader: Reader, settings: Settings, text: str, *, period: str |
         other_months=tuple(month for month in months if month != first),
         currency=currency,
         other_currencies=tuple(sorted(sums.keys() - {currency})),
-        is_exchanged=is_exchanged,
+        is_converted=shown is not reader,
+        needs_filter=needs_filter,
         is_machine=is_machine,
         services=tuple(sorted({r["service_name"] for r in charges if r["service_name"]})),
         days=tuple(days_of(hours_of([r for r in counted if kind(r) == ""], names))),
@@ -269,7 +272,7 @@ def machine_as_page(m: Machine, *, up: str) -> str:
 
 def _ways(m: Machine) -> list[tuple[str, str]]:
     """Return (name, query string) of the explorer's views of the month: of the machine, or of a resource's services, which have others too."""
-    currency = {} if m.is_exchanged else {"currency": (m.currency,)}
+    currency = {"currency": (m.currency,)} if m.needs_filter else {}
     view = View(m.month, month_after(m.month, 1), ("run",), {"machine": m.resource_ids, **currency}, is_compared=False)
     if m.is_machine:
         return [("Explore its costs", view.address())]

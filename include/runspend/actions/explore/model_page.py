@@ -72,11 +72,12 @@ class ModelCosts:
 
 @dataclass(frozen=True)
 class Model:
-    """A registered model, with its costs by currency; none where no bill reaches its runs."""
+    """A registered model, with its costs by currency; none where no bill reaches its runs. `is_converted`: at exchange rates."""
 
     name: str
     versions: tuple[Version, ...]
     costs: tuple[ModelCosts, ...]
+    is_converted: bool = False
 
 
 def read_model(reader: Reader, settings: Settings, name: str, *, hides_people: bool = False) -> Model | None:
@@ -84,6 +85,7 @@ def read_model(reader: Reader, settings: Settings, name: str, *, hides_people: b
     versions = reader.query(read_sql(Path(__file__).parent, "model_versions"), {"model": name}).to_pylist()
     if not versions:
         return None
+    billed = reader
     with suppress(NoRate):  # without a rate, each currency apart
         reader = in_one_currency(reader, settings, Selection(since=EARLIEST))
     rows = reader.query(read_sql(Path(__file__).parent, "model_runs"), {"model": name}).to_pylist()
@@ -94,6 +96,7 @@ def read_model(reader: Reader, settings: Settings, name: str, *, hides_people: b
         name,
         tuple(_version(row) for row in versions),
         tuple(_costs(currency, [row for row in rows if row["billing_currency"] == currency]) for currency in currencies),
+        reader is not billed,
     )
 
 

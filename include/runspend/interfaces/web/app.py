@@ -320,7 +320,7 @@ def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
         if error.status_code != 400:
             raise
         raise WayOut(404, error.detail, runs=error.runs if isinstance(error, WayOut) else ()) from error
-    return run_as_page(found, today=now.date(), by="kind" if _hidden(settings) else "user"), sum(
+    return run_as_page(found, today=now.date(), by="kind" if _hidden(settings) else "user", currency=settings.currency), sum(
         len(block.rows) for view in currency_views(found) for block in view.blocks
     )
 
