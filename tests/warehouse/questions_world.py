@@ -24,7 +24,7 @@ from runspend.actions.archive.items import Item
 from runspend.actions.costs.runs import ChosenRuns, newest_build, read_run_costs
 from runspend.actions.costs.sources import read_sources
 from runspend.actions.explain.figures import RunKey
-from runspend.actions.explore import View, newest_day, read_experiment, read_figures, read_home, read_model, search
+from runspend.actions.explore import View, newest_day, read_experiment, read_figures, read_home, read_machine, read_model, search
 from runspend.config.settings import Settings, load_settings
 from runspend.pipeline.source_status import rebuilt_months
 from runspend.warehouse.base import Reader
@@ -285,12 +285,13 @@ def explore(reader: Reader, settings: Settings) -> None:
         {"by": "user,kind", "sort": "cost", "team": "vision", "top": "2", "from": day},
         {"by": "source", "sort": "-name", "currency": "USD", "from": day},
         {"by": "allocated_to", "allocated_to": "run", "measure": "billed", "every": "month", "compare": "none"},
-        {"by": "run,machine", "from": "2026-10-06"},
         {"by": "model", "every": "month", "compare": "none"},
         {"by": "team,service", "spread": "1", "from": "2026-10-06"},
         {"by": "team,instance_type", "currency": "USD", "from": day},
     ):
         read_figures(reader, settings, View.of(list(query.items()), newest), newest)
+    machines = read_figures(reader, settings, View.of([("by", "machine,run"), ("from", "2026-10-06")], newest), newest).groups
+    read_machine(reader, settings, next(group.values[0] for group in machines if group.values[0]))
 
 
 def ask_as_programs(reader: Reader) -> None:
