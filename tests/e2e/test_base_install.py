@@ -18,7 +18,7 @@ CONFIG = "tracking:\n  - name: prod\n    uri: sqlite:///mlflow.db\nbilling:\n  -
 # Commands that come to an end without a package of an extra: they read the configuration, or find nothing to do.
 WORKS_ALONE = {
     "config", "identify", "init", "sql", "measure", "check", "verify",
-    "archive restore", "warehouse copy", "sources forget", "suggest",
+    "archive restore", "warehouse copy", "sources forget", "suggest", "statement --period",
 }  # fmt: skip
 NEEDS = re.compile(r'^error: cannot import (\S+): it is not installed\. Run: pip install "runspend\[(pipeline|demo|mcp)\]"$', re.M)
 
@@ -41,7 +41,7 @@ def commands(group, path):
             yield [*path, name, *("x" for p in command.params if p.required and isinstance(p, click.Argument)), *values]
 
 found = []
-for words in [*commands(cli, []), ["sql", "select 1"], ["sql", "--tables"], ["alert", "--test-mail", "a@example.org"]]:
+for words in [*commands(cli, []), ["sql", "select 1"], ["sql", "--tables"], ["alert", "--test-mail", "a@example.org"], ["statement", "--team", "all", "--period", "2026-01"]]:
     folder = tempfile.mkdtemp(dir=".")
     os.mkdir(f"{folder}/bills")
     with open(f"{folder}/runspend.yaml", "w") as file:
