@@ -166,10 +166,11 @@ def failed_runs(v: Visitor, p: Programs) -> None:
     assert runs.count() > 0 and runs.first.locator("td[data-l=user]").inner_text()
     (same,) = p.sql(
         "select sum(a.effective_cost) as cost from cost_allocations a join run_costs r using (tracking_server, workspace, run_id)"
-        f" where r.experiment_name = '{name}' and r.run_status = 'FAILED'"
+        f" where r.experiment_name = '{name}' and r.run_status in ('FAILED', 'KILLED')"
         f" and a.charge_date between date '{v.days['from']}' and date '{v.days['to']}'"
     )
     assert cost == shown(same["cost"])
+    assert cost in v.page.locator("body").inner_text()
 
 
 def end_of_the_month(v: Visitor, p: Programs) -> None:
