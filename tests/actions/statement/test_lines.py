@@ -52,7 +52,7 @@ def test_all_statements_add_up_to_the_bill_exactly_and_to_the_cent(rows: list[di
     for lines in found.values():
         assert all(abs(line.cost - line.rounded) < Decimal("0.01") for line in lines)
         assert len({(line.experiment, line.cost_center, line.part, line.currency) for line in lines}) == len(lines)
-    for part in (PART_OF[target] for target in PART_OF):  # a part keeps its sum, whoever has it
+    for part in (PART_OF[target] for target in PART_OF):  # a part keeps its sum, whichever statements have it
         mine = add(line.cost for lines in found.values() for line in lines if line.part == part)
         assert mine == add(r["effective_cost"] for r in rows if PART_OF[r["allocated_to"]] == part)
 

@@ -126,7 +126,7 @@ def test_who_comes_first_is_let_in_first() -> None:
 
 
 def test_equal_pages_are_built_once() -> None:
-    """A request that comes while one runs gets its answer, or its error; another key, and a later request, are built anew."""
+    """A request that comes while one runs gets its answer, or its error; a request with another key, or a later one, is built again."""
     built: list[str] = []
 
     def work(name: str) -> str:

@@ -10,16 +10,19 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from fastapi import Request
 
-from runspend.actions.explain.resource_and_line import explain_line
+from runspend.actions.explain.resource_and_line import explain_line, explain_resource
 from runspend.actions.explore import line_as_page, read_machine, read_model
 from runspend.actions.explore.machine_page import Machine
 from runspend.config.settings import Settings
 from runspend.core.amounts import add
 from runspend.interfaces.web import create_app
+from runspend.interfaces.web.asking import key_of
 from runspend.warehouse.factory import open_warehouse
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.actions.explain import explain_world as w
-from tests.allocation.chain import arrow, line
+from tests.allocation.chain import arrow, line, run_on_duckdb
 from tests.hostile_names import SCRIPTS
 from tests.interfaces.web.test_app import request
 from tests.interfaces.web.test_explore import Tags, settings_of
@@ -229,3 +232,31 @@ def test_pages_of_one_thing_convert_as_the_explorer_does(home: Path) -> None:
     _, text, tags = page(without, "/machine/m1")
     [costs] = [target for target in tags.targets if "by=run&machine=m1" in target]
     assert f"{6 * Decimal('24.576'):,.2f} <small>USD" in text and request(create_app(without), costs.removeprefix("..")).status_code == 200
+
+
+def test_a_machine_whose_name_begins_with_a_blank_has_its_page(tmp_path: Path) -> None:
+    """A blank that somebody typed by mistake is forgiven."""
+    run_on_duckdb(
+        {
+            "billing_lines": [line(0, on=" lead", instance_type="g5"), line(1, on="tail", instance_type="g5")],
+            "billing_loads": [],
+            "runs": [],
+            "run_resources": [],
+        },
+        tmp_path / "warehouse",
+        check=False,
+    )
+    with ParquetWarehouse(tmp_path / "warehouse").reader() as reader:
+        for asked, found in ((" lead", " lead"), ("tail ", "tail")):
+            assert explain_resource(reader, asked).resource_id == found
+    assert page(settings_of(tmp_path), "/machine/%20lead")[0] == 200
+
+
+def test_an_address_of_raw_bytes_has_a_key() -> None:
+    """%2F and / are two addresses, and bytes that are no UTF-8 are one."""
+
+    def key(path: bytes, query: bytes) -> object:
+        scope = {"type": "http", "app": "app", "path": "/a/b", "raw_path": path, "query_string": query, "headers": []}
+        return key_of(Request(scope))
+
+    assert len({key(b"/a/b", b"team=\xff"), key(b"/a%2Fb", b"team=\xff"), key(b"/a/b", b"team=x")}) == 3

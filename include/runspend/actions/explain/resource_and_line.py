@@ -67,12 +67,11 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
 
     `text` is its ResourceId, the normalized form used to compare machines, or the end of that form.
     """
-    wanted = text
-    rows = find_resource(reader, wanted)
+    rows = find_resource(reader, text)
     periods = sorted({f"{r['billing_period']:%Y-%m}" for r in rows})
     chosen = period or periods[-1]
     if chosen not in periods:
-        raise UnknownName(f"cannot find resource {clean(wanted)!r} in {chosen}: it is billed in {', '.join(periods)}. Name one of them.")
+        raise UnknownName(f"cannot find resource {clean(text)!r} in {chosen}: it is billed in {', '.join(periods)}. Name one of them.")
     mine = [r for r in rows if f"{r['billing_period']:%Y-%m}" == chosen]
     resources = sorted({r["resource_id"] for r in mine})
     found = ask(
@@ -81,11 +80,11 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
     found = [r for r in found if f"{r['billing_period']:%Y-%m}" == chosen]
     if not found:
         raise UnknownName(
-            f"cannot explain resource {clean(wanted)!r} in {chosen}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate"
+            f"cannot explain resource {clean(text)!r} in {chosen}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate"
         )
     currencies = sorted({r["billing_currency"] for r in found})
     if len(currencies) > 1:
-        raise UsageError(f"cannot explain resource {clean(wanted)!r}: it is billed in {' and '.join(currencies)}. Use: runspend sql")
+        raise UsageError(f"cannot explain resource {clean(text)!r}: it is billed in {' and '.join(currencies)}. Use: runspend sql")
     names = Names(reader, {key for key in map(run_key_of, found) if key is not None})
     hours = hours_of(found, names)
     return ResourceExplanation(

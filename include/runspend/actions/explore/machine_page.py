@@ -134,14 +134,13 @@ def read_machine(reader: Reader, settings: Settings, text: str, *, period: str |
 
     Raises UnknownName without a charge of it.
     """
-    wanted = text
-    rows = find_resource(reader, wanted)
+    rows = find_resource(reader, text)
     newest = max(r["charge_month"] for r in rows)
     months = sorted({month for r in rows for month in (r["charge_month"], r["billing_period"])})
     first = newest if period is None else first_day(period)
     if first not in months:
         listed = ", ".join(f"{month:%Y-%m}" for month in months)
-        raise UnknownName(f"cannot find resource {clean(wanted)!r} in {period}: it is billed in {listed}. Name one of them.")
+        raise UnknownName(f"cannot find resource {clean(text)!r} in {period}: it is billed in {listed}. Name one of them.")
     after = month_after(first, 1)
     needs_filter = False
     try:
@@ -163,7 +162,7 @@ def read_machine(reader: Reader, settings: Settings, text: str, *, period: str |
     charges = [r for r in charges if r["billing_period"] == first or first <= r["charge_date"] < after]
     if not charges:
         raise UnknownName(
-            f"cannot explain resource {clean(wanted)!r} in {first:%Y-%m}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate"
+            f"cannot explain resource {clean(text)!r} in {first:%Y-%m}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate"
         )
     is_machine = any(r["is_machine"] and not r["is_long"] and first <= r["charge_date"] < after for r in charges)
 
