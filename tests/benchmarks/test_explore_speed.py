@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import pytest
 
 from tests.benchmarks.ledger_world import MONTH, NOW, make_ledger_year
 from tests.benchmarks.measured import load_average, run_runspend, scaled
+from tests.servers.ports import free_port
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 
@@ -48,9 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[tuple[str, int]]:
     """Address and process id of `runspend serve`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "runspend.interfaces.cli", "serve", "--port", str(port), "--config", str(folder / "runspend.yaml")]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"

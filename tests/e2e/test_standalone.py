@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import signal
-import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -25,19 +25,14 @@ import pytest
 from runspend.config.settings import load_settings
 from runspend.warehouse.factory import open_warehouse
 from tests.dag_ids import DAG_IDS
+from tests.servers.ports import free_port
 from tests.tiny_world import OWNERS, make_store, make_tiny_world
 
 ROOT = Path(__file__).resolve().parents[2]
 BILLS = {"bill": 24, "small": 500, "large": 20_000}
 ASIDE = ("runspend_archive_artifacts.py", "runspend_measure_artifacts.py")  # neither wakes what the test waits for
+RETRY_DELAY = '"retry_delay": timedelta(minutes=5)'  # longer than a test can wait for a second try
 PATIENCE = 900  # seconds; usually under 180, but a busy machine starts its ten processes slowly
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -54,6 +49,9 @@ def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[[str], Any]]:
     """Airflow as `airflow standalone` starts it, all in `tmp_path`; the value asks its API, and is None while it does not answer."""
     port, home = free_port(), tmp_path / "airflow"
     dags = shutil.copytree(ROOT / "dags", tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__", *ASIDE))
+    options = dags / "runspend_tasks.py"
+    assert RETRY_DELAY in options.read_text()
+    options.write_text(options.read_text().replace(RETRY_DELAY, '"retry_delay": timedelta(seconds=15)'))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")} | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "AIRFLOW_HOME": str(home),
@@ -122,7 +120,22 @@ def wait_for(what: str, look: Callable[[], Any], log: Path) -> Any:
         if found := look():
             return found
         time.sleep(1)
-    pytest.fail(f"no {what} within {PATIENCE} s; the end of the log:\n{log.read_text(errors='replace')[-3000:]}")
+    pytest.fail(f"no {what} within {PATIENCE} s:\n{story(log)}")
+
+
+def story(log: Path) -> str:
+    """What a person needs after a failure: the state of every DAG run and task by Airflow's database, the ends of the tasks' logs, and of Airflow's own."""
+    home = log.parent / "airflow"
+    with contextlib.closing(sqlite3.connect(f"file:{home / 'airflow.db'}?mode=ro", uri=True)) as database:
+        dag_runs = database.execute("select dag_id, run_type, state, start_date, end_date from dag_run order by start_date").fetchall()
+        tasks = database.execute(
+            "select dag_id, task_id, map_index, try_number, state, start_date, end_date from task_instance"
+            " where state is null or state not in ('success', 'skipped') order by start_date"
+        ).fetchall()
+    logs = [f"{file.relative_to(home)}\n{file.read_text(errors='replace')[-1500:]}" for file in sorted(home.glob("logs/dag_id=*/**/*.log"))]
+    told = [line for line in logs if "error" in line.lower() or "exception" in line.lower()]
+    own = [line for line in log.read_text(errors="replace").splitlines() if "Starting call to" not in line]
+    return "\n".join([*(str(row) for row in (*dag_runs, *tasks)), *told[:10], *own[-40:]])
 
 
 @pytest.mark.timeout(3000)
@@ -152,7 +165,7 @@ def test_the_scheduler_runs_the_line(airflow: Callable[[str], Any], config: Path
     allocate = allocations[-1]
     report = wait_for("report woken by it", lambda: woken_by(allocate["dag_run_id"], "report"), log)
     alert = wait_for("alert woken by it", lambda: woken_by(allocate["dag_run_id"], "alert"), log)
-    assert {run["state"] for run in (*allocations, report, alert)} == {"success"}, log.read_text(errors="replace")[-3000:]
+    assert {run["state"] for run in (*allocations, report, alert)} == {"success"}, story(log)
 
     load = next(run for run in airflow("dags/runspend_load_bills/dagRuns")["dag_runs"] if run["run_type"] == "scheduled")
     tasks = airflow(f"dags/runspend_load_bills/dagRuns/{load['dag_run_id']}/taskInstances?limit=100")["task_instances"]

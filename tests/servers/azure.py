@@ -23,7 +23,8 @@ import pytest
 
 from tests.reaper import make_folder, marked
 from tests.servers.gcs import wait_until_it_answers
-from tests.servers.s3 import _end, _free_ports
+from tests.servers.ports import free_port
+from tests.servers.s3 import _end
 
 ACCOUNT = "acmebilling"
 KEY = base64.b64encode(b"not-a-secret-only-for-tests").decode()
@@ -76,7 +77,7 @@ def azure_server() -> Iterator[AzureServer]:
 def serve_azure(node: str, program: Path) -> Iterator[AzureServer]:
     """Start the server in a folder of its own, and end it."""
     folder = make_folder("azure")
-    [port] = _free_ports(1)
+    port = free_port()
     server = AzureServer(f"http://127.0.0.1:{port}/{ACCOUNT}")
     options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent", "--disableTelemetry"]
     environment = {"PATH": os.environ.get("PATH", ""), "AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}", **marked()}

