@@ -77,7 +77,7 @@ ROUTES: dict[str, list[str]] = {
     "/metrics": ["/metrics"],
     "/{path:path}": ["/2026-10.html", "/index.html", "/2026-10-runs.csv", "/runspend.yaml", "/nothing"],
     "/machine/{name:any}": ["/machine/m1", "/machine/m1?period=2026-10", "/machine/m7", "/machine/m8", f"/machine/{w.DECOY}-m2", f"/machine/{w.DECOY}-m9", f"/machine/{w.DECOY}-resource_id", f"/machine/{w.DECOY}", "/machine/m", "/machine/{name}"],
-    "/line/{line_id:any}": ["/line/line-0", "/line/line-1?period=2026-10", "/line/line-2", "/line/line-10", "/line/line-20", "/line/line-30", "/line/line-40", "/line/line-41", f"/line/{w.DECOY}-line_id", "/line/line", "/line/{name}"],
+    "/line/{name:any}": ["/line/line-0", "/line/line-1?period=2026-10", "/line/line-2", "/line/line-10", "/line/line-20", "/line/line-30", "/line/line-40", "/line/line-41", f"/line/{w.DECOY}-line_id", "/line/line", "/line/{name}"],
     "/model/{name:any}": [f"/model/{w.DECOY}-model_name", "/model/{name}"],
     "/experiment/{name:any}": ["/experiment/exp", "/experiment/exp?metric=acc&best=max", f"/experiment/exp?metric={w.DECOY}-metric&best=max", "/experiment/{name}"],
     **{f"/{key}/{{value:any}}": [f"/{key}/{{name}}"] for key in FILTERS if key not in ("run", "machine", "model", "experiment")},

@@ -162,47 +162,10 @@ def create_app(
         # The run id from the address is used as data, never as a path or as SQL.
         where = [request.query_params.get(name) for name in ("server", "workspace")]  # for an id that two servers have
         text = "/".join([*filter(None, where), run_id]) if all(where) else run_id
-        page, request.state.runspend_rows = await GATE.run(lambda: _run_page(configured(), text), key=key_of(request))
-        return _page(page, policy=live_policy(page))
+        return await _live_page(request, lambda: _run_page(configured(), text))
 
-    @router.get("/budget/{name:any}")
-    async def one_budget(name: str, request: Request) -> Response:
-        _only(request, "period")
-        page = await GATE.run(
-            lambda: _budget_page(configured(), name, request.query_params.get("period"), _up(request)), key=key_of(request)
-        )
-        return _page(page, policy=live_policy(page))
-
-    @router.get("/machine/{name:any}")
-    async def one_machine(name: str, request: Request) -> Response:
-        _only(request, "period")
-        page, request.state.runspend_rows = await GATE.run(
-            lambda: _machine_page(configured(), name, request.query_params.get("period"), _up(request)), key=key_of(request)
-        )
-        return _page(page, policy=live_policy(page))
-
-    @router.get("/model/{name:any}")
-    async def one_model(name: str, request: Request) -> Response:
-        _only(request)
-        page, request.state.runspend_rows = await GATE.run(lambda: _model_page(configured(), name, _up(request)), key=key_of(request))
-        return _page(page, policy=live_policy(page))
-
-    @router.get("/experiment/{name:any}")
-    async def one_experiment(name: str, request: Request) -> Response:
-        _only(request, "metric", "best")
-        chosen = {key: request.query_params.get(key) for key in ("metric", "best")}
-        page, request.state.runspend_rows = await GATE.run(
-            lambda: _experiment_page(configured(), name, chosen, _up(request)), key=key_of(request)
-        )
-        return _page(page, policy=live_policy(page))
-
-    @router.get("/line/{line_id:any}")
-    async def one_line(line_id: str, request: Request) -> Response:
-        _only(request, "period")
-        page, request.state.runspend_rows = await GATE.run(
-            lambda: _line_page(configured(), line_id, request.query_params.get("period"), _up(request)), key=key_of(request)
-        )
-        return _page(page, policy=live_policy(page))
+    for thing, (build, allowed) in THINGS.items():
+        router.add_api_route(f"/{thing}/{{name:any}}", partial(_one, configured, build, allowed), methods=["GET"])
 
     @router.get("/explore")
     async def explore(request: Request) -> Response:
@@ -222,15 +185,11 @@ def create_app(
     @router.get("/search")
     async def search_names(request: Request) -> Response:
         _only(request, "q")
-        page, request.state.runspend_rows = await GATE.run(
-            lambda: _search_page(configured(), request.query_params.get("q", "")), key=key_of(request)
-        )
-        return _page(page, policy=live_policy(page))
+        return await _live_page(request, lambda: _search_page(configured(), request.query_params.get("q", "")))
 
     for key in FILTERS:
-        if key in ("run", "machine", "model", "experiment"):  # these have pages
-            continue
-        router.add_api_route(f"/{key}/{{value:any}}", partial(_landing, configured, key), methods=["GET"])
+        if key != "run" and key not in THINGS:
+            router.add_api_route(f"/{key}/{{value:any}}", partial(_landing, configured, key), methods=["GET"])
 
     router.include_router(api_router(configured, whole))
 
@@ -325,6 +284,21 @@ def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
     )
 
 
+async def _live_page(request: Request, build: Callable[[], tuple[str, int]]) -> Response:
+    """Answer with a page that `build` returns with its number of rows."""
+    page, request.state.runspend_rows = await GATE.run(build, key=key_of(request))
+    return _page(page, policy=live_policy(page))
+
+
+async def _one(
+    configured: Callable[[], Settings], build: Callable[..., tuple[str, int]], allowed: Sequence[str], name: str, request: Request
+) -> Response:
+    """Answer with the page of one thing, by its name and the allowed keys of the address."""
+    _only(request, *allowed)
+    given = {key: request.query_params.get(key) for key in allowed}
+    return await _live_page(request, lambda: build(configured(), name, **given, up=_up(request)))
+
+
 async def _explore(request: Request, configured: Callable[[], Settings], write: Callable[[Figures, Settings], Response]) -> Response:
     """Answer an address of the explorer."""
 
@@ -351,17 +325,17 @@ def _home_page(settings: Settings, currency: str | None) -> str | None:
     return None if home is None else home_as_page(home)
 
 
-def _budget_page(settings: Settings, name: str, period: str | None, up: str) -> str:
-    """Return the page of a budget. Raises HTTPException 404 without one of this name, 400 for an impossible period."""
+def _budget_page(settings: Settings, name: str, *, period: str | None, up: str) -> tuple[str, int]:
+    """Return the page of a budget, one row. Raises HTTPException 404 without one of this name, 400 for an impossible period."""
     now = datetime.now(timezone.utc)
     with _asked(), open_published(settings).reader() as reader:
         state = read_budget(reader, settings, Records(settings.home), name, now, period=period, hidden=_hidden(settings))
     if state is None:
         raise HTTPException(404, f"there is no budget {name[:80]!r}. The home page and the command runspend budgets list them.")
-    return budget_as_page(state, up=up)
+    return budget_as_page(state, up=up), 1
 
 
-def _machine_page(settings: Settings, name: str, period: str | None, up: str) -> tuple[str, int]:
+def _machine_page(settings: Settings, name: str, *, period: str | None, up: str) -> tuple[str, int]:
     """Return the page of a machine and its number of days. Raises HTTPException 404 without one, 400 for an impossible period."""
     with _asked(), _known(), open_published(settings).reader() as reader:
         _check_name("machine", name)
@@ -369,7 +343,7 @@ def _machine_page(settings: Settings, name: str, period: str | None, up: str) ->
     return machine_as_page(found, up=up), len(found.days)
 
 
-def _model_page(settings: Settings, name: str, up: str) -> tuple[str, int]:
+def _model_page(settings: Settings, name: str, *, up: str) -> tuple[str, int]:
     """Return the page of a registered model and its number of versions. Raises HTTPException 404 without one."""
     with _asked(), open_published(settings).reader() as reader:
         _check_name("model", name)
@@ -382,23 +356,33 @@ def _model_page(settings: Settings, name: str, up: str) -> tuple[str, int]:
     return model_as_page(model, up=up), len(model.versions)
 
 
-def _experiment_page(settings: Settings, name: str, chosen: Mapping[str, str | None], up: str) -> tuple[str, int]:
+def _experiment_page(settings: Settings, name: str, *, metric: str | None, best: str | None, up: str) -> tuple[str, int]:
     """Return the page of an experiment and its number of runs. Raises HTTPException 404 without one, 400 for an unknown metric."""
     hidden = _hidden(settings)
     with _asked(), open_published(settings).reader() as reader:
         _check_name("experiment", name)
-        found = read_experiment(reader, settings, name, metric=chosen["metric"], best=chosen["best"], hides_people=bool(hidden))
+        found = read_experiment(reader, settings, name, metric=metric, best=best, hides_people=bool(hidden))
     if found is None:
         raise HTTPException(404, f"there is no experiment {name[:80]!r} with a cost. The search finds names by a part of them.")
     return experiment_as_page(found, up=up, hidden=hidden), len(found.trials)
 
 
-def _line_page(settings: Settings, line_id: str, period: str | None, up: str) -> tuple[str, int]:
+def _line_page(settings: Settings, line_id: str, *, period: str | None, up: str) -> tuple[str, int]:
     """Return the page of a bill line and its number of targets. Raises HTTPException 404 without one, 400 for a part of an id that is too short."""
     with _asked(), _known(), open_published(settings).reader() as reader:
         _check_name("line", line_id)
         found = explain_line(reader, line_id, period=_month(period))
     return line_as_page(found, up=up, hides_people=bool(_hidden(settings))), len(found.targets)
+
+
+# Pages of one thing: /machine/NAME and so on, with the keys that their addresses may have.
+THINGS: dict[str, tuple[Callable[..., tuple[str, int]], tuple[str, ...]]] = {
+    "budget": (_budget_page, ("period",)),
+    "machine": (_machine_page, ("period",)),
+    "model": (_model_page, ()),
+    "experiment": (_experiment_page, ("metric", "best")),
+    "line": (_line_page, ("period",)),
+}
 
 
 def _check_name(kind: str, name: str) -> None:
