@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from runspend import __version__
@@ -19,7 +19,7 @@ from runspend.actions.explain.find import clean
 from runspend.actions.explain.layout import currency_views, named_facts, places_of, span_text, time_lines
 from runspend.actions.explain.timeline import machine_strip
 from runspend.actions.report import render as report
-from runspend.core.amounts import change, money, size
+from runspend.core.amounts import change
 from runspend.schema.rows import month_after
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -74,13 +74,7 @@ def _ways(e: RunExplanation, today: date | None, by: str) -> list[tuple[str, str
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader([TEMPLATES, report.TEMPLATES]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = report.page_templates(TEMPLATES)
     made.globals["quote"] = lambda text: quote(text, safe="")
-    made.filters |= {"clean": clean, "size": size, "money": money, "change": lambda value: change(value, places_of(value))}
+    made.filters |= {"clean": clean, "change": lambda value: change(value, places_of(value))}
     return made

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from runspend import __version__
@@ -131,16 +131,7 @@ def render_page(template: str, **given: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader([TEMPLATES, report.TEMPLATES]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {
-        "day": amounts.day, "instant": amounts.instant, "hours": amounts.hours, "percent": amounts.percent, "money": amounts.money, "rough_money": amounts.rough_money,
-    }  # fmt: skip
+    made = report.page_templates(TEMPLATES)
     made.globals |= {
         "swatch": swatch,
         "course": chart.course,

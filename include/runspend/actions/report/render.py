@@ -130,14 +130,29 @@ def _page_words() -> dict[str, Any]:
     return {"style": Markup(style), "policy": _policy(style), "version": __version__}
 
 
+def page_templates(*folders: Path, **options: Any) -> Environment:
+    """Return the templates of these folders and those of the report, with the filters that show figures alike on every page."""
+    made = Environment(
+        loader=FileSystemLoader([*folders, TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+    made.filters |= {
+        "money": amounts.money, "rough_money": amounts.rough_money, "change": amounts.change, "percent": amounts.percent, "size": amounts.size,
+        "hours": amounts.hours, "day": amounts.day, "instant": amounts.instant, "month": amounts.month_name, "name": long_name,
+    }  # fmt: skip
+    return made
+
+
 @cache
 def _environment() -> Environment:
-    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = page_templates()
     made.filters |= {
-        "money": amounts.money, "used": percent_used, "change": amounts.change, "percent": amounts.percent, "size": amounts.size, "hours": amounts.hours,
-        "day": amounts.day, "instant": amounts.instant, "month": amounts.month_name, "span": _span, "rate": _rate,
-        "coverage_words": coverage_words, "machine": machine_name, "store": store_name, "name": long_name, "address": _address,
-        "rough_money": amounts.rough_money,
+        "used": percent_used, "span": _span, "rate": _rate, "coverage_words": coverage_words, "machine": machine_name, "store": store_name,
+        "address": _address,
     }  # fmt: skip
     made.globals |= {
         "measures": MEASURES,

@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from runspend import __version__
@@ -140,19 +140,4 @@ def _rows(lines: Sequence[Line], parts: Sequence[str]) -> list[Row]:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader([TEMPLATES, report.TEMPLATES]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
-    made.filters |= {
-        "money": amounts.money,
-        "change": amounts.change,
-        "percent": amounts.percent,
-        "month": amounts.month_name,
-        "name": report.long_name,
-    }
-    return made
+    return report.page_templates(TEMPLATES, finalize=lambda value: visible(value) if type(value) is str else value)
