@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -24,6 +25,7 @@ from runspend.config.settings import load_settings
 from runspend.core.amounts import add
 from runspend.core.errors import UsageError
 from runspend.warehouse.factory import open_warehouse
+from runspend.warehouse.team_views import OTHER_TEAMS
 from tests.actions.explain import explain_world as w
 from tests.command import run_here
 
@@ -283,6 +285,28 @@ def test_costs_in_two_currencies_are_counted_once_each(config: Path, mixed: Path
 def test_a_day_without_a_rate_is_an_error_that_says_what_to_do(mixed: Path) -> None:
     with pytest.raises(UsageError, match=r"currency=USD"):
         figures(mixed, ("from", "2026-10-01"))
+
+
+def test_a_team_may_be_called_other_teams(config: Path, tmp_path: Path) -> None:
+    """Who sees all teams has a row and a link for it like for any other."""
+    shutil.copytree(config.parent / "warehouse", tmp_path / "warehouse")
+    (tmp_path / "runspend.yaml").write_text("home: .\n", encoding="utf-8")
+    with open_warehouse(load_settings(tmp_path / "runspend.yaml")).step("test", "test") as step:
+        for table in ("cost_daily", "run_costs"):
+            rows = pq.read_table(tmp_path / "warehouse" / table / "period=2026-10" / "all.parquet", partitioning=None)
+            named = pc.if_else(pc.is_valid(rows["team"]), OTHER_TEAMS, rows["team"])
+            step.put(table, "2026-10", "all", rows.set_column(rows.schema.get_field_index("team"), "team", named))
+        assert step.publish()
+    query = (("by", "team"), ("from", "2026-10-01"))
+    before, after = (next(g for g in figures(of, *query).groups if g.values[0]) for of in (config, tmp_path / "runspend.yaml"))
+    assert after == replace(before, values=(OTHER_TEAMS,)) and not after.is_others and after.runs
+
+
+def test_names_of_dots_have_no_page_of_their_own(config: Path) -> None:
+    """A browser would follow `experiment/.` to another address."""
+    found = figures(config, ("by", "experiment"), ("from", "2026-10-01"))
+    page = Page(found, ())
+    assert [page.own_page("experiment", name, found.groups[0]) for name in (".", "..", "a.b")] == ["", "", "experiment/a.b"]
 
 
 def test_orders(config: Path) -> None:
