@@ -83,7 +83,7 @@ def test_a_machine_shows_each_day_and_who_paid(home: Path) -> None:
     assert day.hour_cost == Decimal("24.576")
     assert f"{day.cost:,.2f}" in text and f"{day.parts['idle']:,.2f}" in text
     assert f"../run/{w.BIG}?server=prod&workspace=default" in tags.targets
-    assert "../explore?by=machine&instance_type=p4d.24xlarge" in tags.targets
+    assert "../explore?from=2026-10-01&to=2026-10-31&by=machine&instance_type=p4d.24xlarge&compare=none" in tags.targets
     [costs] = [target for target in tags.targets if "by=run&machine=m1" in target]
     assert f"{day.cost:,.2f}" in request(create_app(settings), costs.removeprefix("..")).text
 

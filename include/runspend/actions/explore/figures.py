@@ -35,6 +35,8 @@ MOST_CHANGES = 5
 MOST_PARTS = 1000  # rows of cost without a run
 OUTSIDE = "out_of_scope"
 NOTHING = Decimal(0)
+# What stands for other teams' values where a team asks; else OTHER_TEAMS. Servers have the one in daily costs, the other in single charges.
+MASKS = {"run": (OTHERS,), "server": (OTHERS, OTHER_TEAMS)}
 Course = dict[tuple[tuple[Any, ...], date], Decimal]  # cost of each group by step
 
 # Where the dimensions of a run are, in run_costs (c) and run_costs_daily (d). The others belong to charges.
@@ -167,7 +169,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Figures:
-    """All that a page of the explorer shows. `rest_count`: how many groups there are beyond the first `view.top`."""
+    """All that a page of the explorer shows. `rest_count`: how many groups there are beyond the first `view.top`.
+
+    `has_long_charges`: whether a run has charges longer than a day, which are not in the cost of `runs`. `is_restricted`: whether the
+    viewer sees the runs of some teams only, so that counts of runs are of those.
+    """
 
     view: View
     currency: str
@@ -181,6 +187,8 @@ class Figures:
     runs: tuple[Run, ...]
     run_count: int | None
     failed_count: int | None
+    has_long_charges: bool = False
+    is_restricted: bool = False
     changes: tuple[Change, ...] = ()
     run_names: Mapping[str, str] = field(default_factory=dict)  # of the ids among groups and filters that are of one run
     run_keys: Mapping[str, tuple[RunKey, ...]] = field(default_factory=dict)  # of the ids among groups and filters
@@ -233,17 +241,16 @@ def read_figures(reader: Reader, settings: Settings, view: View, newest: date, *
     counts: dict[tuple[Any, ...], RunCounts] | None = None
     runs_found: tuple[Run, ...] = ()
     run_count = failed_count = None
+    has_long = False
     if (runs := _read_runs(reader, view)) is not None:
         with keep({"kept_runs": runs}) as kept:
             counts = _run_counts(kept, view) if _are_of_runs(view) else None
-            runs_found, run_count, failed_count = _runs(kept, reader, view, hides_people=hides_people)
+            runs_found, run_count, failed_count, has_long = _runs(kept, reader, view, hides_people=hides_people)
     groups = []
     is_restricted = settings.viewer is not None and settings.viewer.teams is not None
     for row in left:
         key = _key(row, view)
-        is_others = is_restricted and any(
-            value == (OTHERS if by in ("run", "server") else OTHER_TEAMS) for by, value in zip(view.by, key, strict=False)
-        )
+        is_others = is_restricted and any(value in MASKS.get(by, (OTHER_TEAMS,)) for by, value in zip(view.by, key, strict=False))
         counted = None if counts is None or row["part"] or is_others else counts.get(key[:-1], RunCounts())
         course = tuple(courses.get((key, step), NOTHING) for step in steps)
         values = tuple(map(without_person, key[:-1])) if hides_people else key[:-1]
@@ -269,6 +276,8 @@ def read_figures(reader: Reader, settings: Settings, view: View, newest: date, *
         runs=runs_found,
         run_count=run_count,
         failed_count=failed_count,
+        has_long_charges=has_long,
+        is_restricted=is_restricted,
         changes=changes,
         run_names={run_id: known[0][1] for run_id, known in named.items() if len(known) == 1 and known[0][1]},
         run_keys={run_id: tuple(key for key, _ in known) for run_id, known in named.items()},
@@ -528,8 +537,24 @@ def _previous_course(reader: Reader, view: View) -> tuple[Decimal, ...]:
     return tuple(sums)
 
 
+# Charges of runs in the view's days. The explorer spreads those longer than a day over their days, without their runs (see ledger.sql);
+# run_costs_daily has them on their first day. So they count as charges of their runs, for 31 days at most, and not in their cost.
+CHARGED = """(
+    select tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency, {measure}_cost as cost, gpu_seconds, false as is_long
+    from run_costs_daily
+    where charge_date >= @first_day and charge_date < @until
+    union all
+    select
+      tracking_server, workspace, run_id, greatest(charge_date, @first_day), cost_kind, source, billing_currency,
+      case when charge_date >= @first_day then -{measure}_cost end, cast(null as float64), true
+    from cost_allocations
+    where allocated_to = 'run' and timestamp_diff(charge_period_end, charge_period_start, microsecond) > 90000000000
+      and charge_date >= date_sub(@first_day, interval 31 day) and charge_date < @until
+      and date(timestamp_sub(charge_period_end, interval 1 microsecond)) >= @first_day
+  ) d"""
+
 # A run with bills in two currencies has two rows in run_costs, each with its own daily costs.
-JOINED = """run_costs_daily d join run_costs c
+JOINED = """{charged} join run_costs c
     on c.tracking_server = d.tracking_server and c.workspace = d.workspace and c.run_id = d.run_id and c.billing_currency = d.billing_currency"""
 
 # The registered model that a run made a version of: the first by name, so that its cost counts once.
@@ -549,12 +574,13 @@ def _read_runs(reader: Reader, view: View) -> pa.Table | None:
     return reader.query(
         f"""
         select
-          {groups}d.tracking_server, d.workspace, d.run_id, c.run_status in ('FAILED', 'KILLED') as is_failed, sum(d.{view.measure}_cost) as cost,
+          {groups}d.tracking_server, d.workspace, d.run_id, c.run_status in ('FAILED', 'KILLED') as is_failed, sum(d.cost) as cost,
+          logical_or(d.is_long) as has_long,
           -- Whole microseconds, because a sum of floats depends on row order.
           sum(cast(round(d.gpu_seconds * 1e6) as int64)) as gpu_microseconds,
-          sum(case when d.gpu_seconds > 0 then d.{view.measure}_cost end) as gpu_cost
-        from {JOINED}{OF_MODELS if "model" in (*view.by, *view.where) else ""}
-        where {where} and d.charge_date >= @first_day and c.last_charge_date >= @first_day and c.first_charge_date < @until
+          sum(case when d.gpu_seconds > 0 then d.cost end) as gpu_cost
+        from {JOINED.format(charged=CHARGED.format(measure=view.measure))}{OF_MODELS if "model" in (*view.by, *view.where) else ""}
+        where {where} and d.charge_date >= @first_day
         group by {"".join(f"{name}, " for name in names)}d.tracking_server, d.workspace, d.run_id, is_failed""",
         parameters | {"first_day": view.since},
     )
@@ -584,29 +610,31 @@ def _run_counts(kept: KeptRows, view: View) -> dict[tuple[Any, ...], RunCounts]:
     }
 
 
-def _runs(kept: KeptRows, reader: Reader, view: View, *, hides_people: bool) -> tuple[tuple[Run, ...], int, int]:
-    """Return the most expensive runs, how many runs there are, and how many of them failed."""
+def _runs(kept: KeptRows, reader: Reader, view: View, *, hides_people: bool) -> tuple[tuple[Run, ...], int, int, bool]:
+    """Return the most expensive runs, how many runs there are, how many of them failed, and whether any has charges longer than a day."""
     rows = kept.query(
         f"""
         with found as (
-          select {RUN}, is_failed, sum(cost) as cost, sum(gpu_microseconds) as gpu_microseconds from kept_runs group by {RUN}, is_failed
+          select {RUN}, is_failed, sum(cost) as cost, sum(gpu_microseconds) as gpu_microseconds, logical_or(has_long) as has_long
+          from kept_runs
+          group by {RUN}, is_failed
         )
-        select *, count(*) over () as runs, sum(case when is_failed then 1 else 0 end) over () as failed
+        select *, count(*) over () as runs, sum(case when is_failed then 1 else 0 end) over () as failed, logical_or(has_long) over () as any_long
         from found
         order by cost desc, run_id, tracking_server, workspace
         limit {MOST_RUNS}"""
     ).to_pylist()
     if not rows:
-        return (), 0, 0
+        return (), 0, 0, False
     described = reader.query(
         f"""
         select
           {RUN}, min(run_name) as run_name, min(experiment_name) as experiment_name, min(user_name) as user_name, min(run_status) as run_status,
           min(start_time) as start_time
         from run_costs
-        where run_id in unnest(@runs) and last_charge_date >= @first_day and first_charge_date < @until
+        where run_id in unnest(@runs)
         group by {RUN}""",
-        {"runs": sorted({row["run_id"] for row in rows}), "first_day": view.since, "until": view.until},
+        {"runs": sorted({row["run_id"] for row in rows})},
     ).to_pylist()
     named = {(row["tracking_server"], row["workspace"], row["run_id"]): row for row in described}
     found = []
@@ -626,4 +654,4 @@ def _runs(kept: KeptRows, reader: Reader, view: View, *, hides_people: bool) -> 
                 None if gpu is None else int(gpu) / 1e6,
             )
         )
-    return tuple(found), rows[0]["runs"], int(rows[0]["failed"] or 0)
+    return tuple(found), rows[0]["runs"], int(rows[0]["failed"] or 0), bool(rows[0]["any_long"])

@@ -171,7 +171,7 @@ def _actions(reader: Reader, month: Figures, *, hides_people: bool) -> tuple[Act
           case when allocated_to = 'run' then 'failed' else allocated_to end as kind,
           case allocated_to when 'run' then experiment_name when 'idle' then coalesce(instance_type, service_name) else service_name end as name,
           allocated_to = 'idle' and instance_type is not null as is_type, sum(effective_cost) as cost,
-          count(distinct case allocated_to when 'run' then concat(tracking_server, '/', workspace, '/', run_id) when 'idle' then machine end) as things
+          count(distinct case allocated_to when 'run' then concat(tracking_server, '/', workspace, '/', run_id) when 'idle' then concat(source, '/', coalesce(sub_account_id, ''), '/', machine) end) as things
         from ({read_sql(Path(__file__).parent, "ledger")})
         where billing_currency = @currency and (allocated_to in ('idle', 'unallocated') or (allocated_to = 'run' and run_status in ('FAILED', 'KILLED')))
         group by kind, name, is_type

@@ -94,7 +94,7 @@ class Machine:
 
     resource_ids: tuple[str, ...]
     resource_key: str
-    instance_type: str | None
+    instance_types: tuple[str, ...]
     month: date
     other_months: tuple[date, ...]
     currency: str
@@ -135,8 +135,10 @@ def read_machine(reader: Reader, settings: Settings, text: str, *, period: str |
     Raises UnknownName without a charge of it.
     """
     rows = find_resource(reader, text)
-    newest = max(r["charge_month"] for r in rows)
-    months = sorted({month for r in rows for month in (r["charge_month"], r["billing_period"])})
+    here = Path(__file__).parent
+    allocated = reader.query(read_sql(here, "machine_months"), {"resources": sorted({r["resource_id"] for r in rows})}).to_pylist()
+    newest = max(r["charge_month"] for r in (allocated or rows))
+    months = sorted({month for r in (*rows, *allocated) for month in (r["charge_month"], r["billing_period"])})
     first = newest if period is None else first_day(period)
     if first not in months:
         listed = ", ".join(f"{month:%Y-%m}" for month in months)
@@ -147,12 +149,11 @@ def read_machine(reader: Reader, settings: Settings, text: str, *, period: str |
         shown = in_one_currency(reader, settings, Selection(since=first, until=after))
     except NoRate:  # without a rate, as billed
         shown, needs_filter = reader, True
-    mine = [r for r in rows if first in (r["charge_month"], r["billing_period"])]
-    resources = sorted({r["resource_id"] for r in mine})
+    mine = [r for r in (*rows, *allocated) if first in (r["charge_month"], r["billing_period"])]
     charges = shown.query(
-        read_sql(Path(__file__).parent, "machine_charges"),
+        read_sql(here, "machine_charges"),
         {
-            "resources": resources,
+            "resources": sorted({r["resource_id"] for r in rows}),
             "since": first,
             "until": after,
             "first_date": min(r["first_date"] for r in mine),
@@ -184,9 +185,9 @@ def read_machine(reader: Reader, settings: Settings, text: str, *, period: str |
     names = Names(reader, {key for key in map(run_key_of, counted) if key is not None})
     apart = _apart(charges, kind)
     return Machine(
-        resource_ids=tuple(resources),
-        resource_key=mine[0]["resource_key"],
-        instance_type=next((r["instance_type"] for r in mine if r["instance_type"]), None),
+        resource_ids=tuple(sorted({r["resource_id"] for r in charges})),
+        resource_key=rows[0]["resource_key"],
+        instance_types=tuple(sorted({r["instance_type"] for r in counted if r["instance_type"]})),
         month=first,
         other_months=tuple(month for month in months if month != first),
         currency=currency,
@@ -265,17 +266,27 @@ def machine_as_page(m: Machine, *, up: str) -> str:
         places=amounts.places_for(m.total),
         drawing=_drawing(m.days),
         ways=_ways(m),
+        types=[(name, _of_type(m, name)) for name in m.instance_types],
         up=up,
     )
 
 
 def _ways(m: Machine) -> list[tuple[str, str]]:
     """Return (name, query string) of the explorer's views of the month: of the machine, or of a resource's services, which have others too."""
-    currency = {"currency": (m.currency,)} if m.needs_filter else {}
-    view = View(m.month, month_after(m.month, 1), ("run",), {"machine": m.resource_ids, **currency}, is_compared=False)
     if m.is_machine:
-        return [("Explore its costs", view.address())]
-    return [(f"Explore {name}", view.address(where={"service": (name,), **currency}, by=("account",))) for name in m.services]
+        return [("Explore its costs", _view(m, machine=m.resource_ids).address(by=("run",)))]
+    return [(f"Explore {name}", _view(m, service=(name,)).address(by=("account",))) for name in m.services]
+
+
+def _of_type(m: Machine, name: str) -> str:
+    """Return the query string of the explorer's view of the month's machines of a type."""
+    return _view(m, instance_type=(name,)).address(by=("machine",))
+
+
+def _view(m: Machine, **where: tuple[str, ...]) -> View:
+    """Return the explorer's view of the month, in one currency if it needs that."""
+    currency = {"currency": (m.currency,)} if m.needs_filter else {}
+    return View(m.month, month_after(m.month, 1), where={**where, **currency}, is_compared=False)
 
 
 def _days_in_words(one: Apart) -> str:

@@ -64,6 +64,7 @@ PART_COLORS = {
     "out_of_scope": "scope",
 }
 WITHOUT = {"team": "no team", "project": "no project", "cost_center": "no cost center", "owner": "no owner", "user": "no user"}
+DOTS = (".", "..")  # names without pages: a browser would follow `machine/..` to another address
 OWN_PAGES = ("run", "machine", "model", "experiment")
 # Whether pages lead to the reports, which have the costs of all teams: set for each answer, by who asks.
 HAS_REPORTS: ContextVar[bool] = ContextVar("runspend_has_reports", default=True)
@@ -79,7 +80,7 @@ def found_as_page(found: Found) -> str:
     """Return the page of a search."""
 
     def address(name: FoundName) -> str:
-        if name.key in ("machine", "model"):
+        if name.key in ("machine", "model") and name.value not in DOTS:
             return f"{name.key}/{quote(name.value, safe='')}"
         view = View(
             name.since,
@@ -201,7 +202,7 @@ class Page:
 
         An id that several servers have leads to the costs of each.
         """
-        if not value or value in (".", "..") or key not in OWN_PAGES or group.is_others:  # dots lead a browser to other addresses
+        if not value or value in DOTS or key not in OWN_PAGES or group.is_others:
             return ""
         if key != "run":
             return f"{key}/{quote(value, safe='')}"

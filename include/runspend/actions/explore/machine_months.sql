@@ -1,0 +1,8 @@
+-- One row per billing period of charges of these resources, and month in which the charges start. A reader who does not see all bill
+-- lines of a machine, but its idle time, has days here that its lines do not have.
+select
+  billing_period, cast(date_trunc(charge_date, month) as date) as charge_month, min(charge_date) as first_date, max(charge_date) as last_date
+from cost_allocations
+where resource_id in unnest(@resources) and allocated_to <> 'out_of_scope'
+group by billing_period, charge_month
+order by billing_period, charge_month
