@@ -496,3 +496,21 @@ def test_the_screen() -> None:
         "bill       azure  FAIL  nothing there",
         "1 warning, 1 error. Nothing was changed.",
     ]
+
+
+def test_a_target_of_publish_is_looked_at(tmp_path: Path) -> None:
+    """A file that is not there yet, one of somebody else, a server that does not answer."""
+    (tmp_path / "mine.duckdb").write_bytes(b"mine")
+    settings = read_settings(
+        tmp_path,
+        """
+        publish:
+          - {name: laptop, kind: duckdb, file: costs.duckdb}
+          - {name: other, kind: duckdb, file: mine.duckdb}
+          - {name: grafana, kind: postgres, uri: "postgresql://u:canary@127.0.0.1:9/costs"}
+        """,
+    )
+    found = {f.name: f for f in diagnose(settings, now=NOW) if f.section == "publish"}
+    assert found["laptop"] == Finding("publish", "laptop", "ok", "duckdb, may be written, nothing published yet")
+    assert found["other"].level == "FAIL" and "is not a file that `runspend publish` wrote" in found["other"].text
+    assert found["grafana"].level == "FAIL" and "refused" in found["grafana"].text and "canary" not in found["grafana"].text

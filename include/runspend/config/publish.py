@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BeforeValidator,
     Discriminator,
@@ -22,6 +23,7 @@ from pydantic import (
 
 from runspend.config.types import CONNECTION, Frozen, Name, Secret, absolute
 from runspend.core.redaction import uri_secrets
+from runspend.schema.published import PUBLISHED_TABLES
 
 __all__ = ["DuckDBTarget", "IcebergTarget", "PostgresTarget", "PublishTarget"]
 
@@ -35,14 +37,27 @@ def _file(raw: object, info: ValidationInfo) -> object:
     return Path(absolute(str(raw), info)) if isinstance(raw, (str, Path)) else raw
 
 
+def _known_tables(names: list[str]) -> list[str]:
+    known = [table.name for table in PUBLISHED_TABLES]
+    if wrong := [name for name in names if name not in known]:
+        raise ValueError(f"{wrong[0]} is not a table that is published; these are: {', '.join(known)}")
+    return names
+
+
+class _Target(Frozen):
+    """`tables`: names of tables to publish; all of `schema/published.py` by default."""
+
+    name: Name
+    tables: Annotated[list[str], Field(min_length=1), AfterValidator(_known_tables)] | None = None
+
+
 _PROPERTIES = {"type": "object", "additionalProperties": {"type": ["string", "boolean", "number"]}}
 SECRETS = re.compile(r"token|secret|credential|password|key|connection-string|sas", re.IGNORECASE)  # in names of PyIceberg's properties
 
 
-class PostgresTarget(Frozen):
+class PostgresTarget(_Target):
     """A schema of a PostgreSQL database."""
 
-    name: Name
     kind: Literal["postgres"]
     uri: Secret
     # `schema` would hide a method of pydantic's models
@@ -65,18 +80,16 @@ class PostgresTarget(Frozen):
         return schema
 
 
-class DuckDBTarget(Frozen):
+class DuckDBTarget(_Target):
     """A DuckDB file on this machine."""
 
-    name: Name
     kind: Literal["duckdb"]
     file: Annotated[Path, BeforeValidator(_file)]
 
 
-class IcebergTarget(Frozen):
+class IcebergTarget(_Target):
     """A namespace of an Iceberg catalog. `catalog` has the properties of PyIceberg: type, uri, warehouse, credentials."""
 
-    name: Name
     kind: Literal["iceberg"]
     catalog: Annotated[dict[str, str | SecretStr], WithJsonSchema(_PROPERTIES)]
     namespace: Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")] = "runspend"

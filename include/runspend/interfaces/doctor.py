@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import SecretStr
 
+from runspend.config.publish import PublishTarget
 from runspend.config.settings import ArtifactStore, BillSource, KeySettings, Machine, MailSettings, Settings, TrackingServer, redact
 from runspend.config.types import CONNECTION
 from runspend.core.amounts import money
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 Level = Literal["ok", "WARN", "FAIL"]
 Accounts = set[tuple[str, str, str]]  # billing account, sub-account, billing period
 OWN_FORMATS = ("machines", "slurm")  # bills made by Runspend: they have no tags to set or activate
-SECTIONS = ("config", "mlflow", "bill", "artifacts", "mail")
+SECTIONS = ("config", "mlflow", "bill", "artifacts", "publish", "mail")
 SMTP_SECONDS = 10
 MEASURED_DAYS = timedelta(days=30)  # how far the doctor looks back at measured power
 # File systems that only this machine sees (names as in /proc/mounts).
@@ -64,6 +65,8 @@ def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
     found += check_accounts_once(held)
     for store in settings.stores:
         found += _tried("artifacts", _kind(store), store, lambda s: _probe_store(s, now))
+    for target in settings.publish:
+        found += _tried("publish", target.name, target, lambda t: _probe_target(t, settings))
     found += check_identified(settings, now)
     found += [*check_mail(settings), *check_nothing_missing(settings), *check_machines_of_clusters(settings)]
     found.sort(key=lambda f: SECTIONS.index(f.section))
@@ -489,6 +492,28 @@ def _probe_store(store: ArtifactStore, now: datetime) -> Iterator[tuple[Level, s
     from runspend.ingest.artifacts import probe_store
 
     yield "ok", f"{store.uri}: {probe_store(store, now)}"
+
+
+def _probe_target(target: PublishTarget, settings: Settings) -> Iterator[tuple[Level, str]]:
+    """Ask a target of `publish` for its build, and for the right to write; compare with what the warehouse has. Nothing is written."""
+    from runspend.pipeline.publish import look_at
+
+    found, newest = look_at(settings, target)
+    if found.problem is not None:
+        yield "FAIL", f"cannot publish to {target.name}: {found.problem}."
+        return
+    rights = "reachable; the right to write was not tried" if target.kind == "iceberg" else "may be written"
+    if found.build_id is None or found.published_at is None:
+        yield "ok", f"{target.kind}, {rights}, nothing published yet"
+        return
+    there = f"build {found.build_id} of {found.published_at:%d %b %H:%M} UTC"
+    if newest is not None and newest != found.build_id:
+        yield (
+            "WARN",
+            f"{target.kind}, {rights}, has {there}, but the warehouse has {newest}. To copy it now: runspend publish --target {target.name}",
+        )
+    else:
+        yield "ok", f"{target.kind}, {rights}, has the newest {there}"
 
 
 def _kind(store: ArtifactStore) -> str:

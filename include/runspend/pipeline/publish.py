@@ -1,10 +1,11 @@
-"""Copy the public tables to the databases and files of `publish`, for other tools."""
+"""Copy tables to the databases and files of `publish`, for other tools."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runspend.config.publish import DuckDBTarget, PostgresTarget, PublishTarget
 from runspend.config.settings import Settings, redact
@@ -16,9 +17,9 @@ from runspend.pipeline.source_status import chosen
 from runspend.warehouse.factory import open_warehouse
 
 if TYPE_CHECKING:
-    from runspend.actions.publish import Content, Published
+    from runspend.actions.publish import Content, Found, Published
 
-__all__ = ["publish"]
+__all__ = ["look_at", "publish"]
 
 
 @watching()
@@ -31,7 +32,7 @@ def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), p
     if not wanted:
         outcome.notes.append("there is no target of `publish` in runspend.yaml: nothing was copied")
         return outcome
-    with open_content(open_warehouse(settings)) as content:
+    with open_content(open_warehouse(settings), _site(settings)) as content:
         for target in wanted:
             progress(f"publish {target.name}")
             try:
@@ -46,18 +47,41 @@ def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), p
     return outcome
 
 
-def _publish_to(target: PublishTarget, content: Content, now: datetime) -> Published:
+def look_at(settings: Settings, target: PublishTarget) -> tuple[Found, str | None]:
+    """Return what a target has, and the build that the warehouse has for it; None before the first pipeline run. Changes nothing."""
+    from runspend.actions.publish import open_content
+
+    found: Found = _module(target).probe(target)
+    uri = settings.warehouse.uri.removeprefix("file://")
+    if "://" not in uri and not Path(uri).is_dir():
+        return found, None
+    with open_content(open_warehouse(settings), _site(settings)) as content:
+        wanted = content.of(target.tables)
+        return found, wanted.build_id if wanted.parts else None
+
+
+def _site(settings: Settings) -> str | None:
+    return settings.site.url.rstrip("/") if settings.site else None
+
+
+def _module(target: PublishTarget) -> Any:
+    """Return the module with `publish` and `probe` of the target's kind."""
     if isinstance(target, PostgresTarget):
         from runspend.actions.publish import postgres
 
-        return postgres.publish(target, content, now)
+        return postgres
     if isinstance(target, DuckDBTarget):
         from runspend.actions.publish import duckdb_file
 
-        return duckdb_file.publish(target, content, now)
+        return duckdb_file
     from runspend.actions.publish import iceberg
 
-    return iceberg.publish(target, content, now)
+    return iceberg
+
+
+def _publish_to(target: PublishTarget, content: Content, now: datetime) -> Published:
+    published: Published = _module(target).publish(target, content.of(target.tables), now)
+    return published
 
 
 def _report(outcome: Outcome, target: PublishTarget, published: Published) -> None:

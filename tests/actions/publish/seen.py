@@ -11,8 +11,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES
+from runspend.actions.publish.content import BUILDS
 from runspend.config.publish import DuckDBTarget, IcebergTarget, PostgresTarget
+from runspend.schema.published import PUBLISHED_TABLES
 from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
 

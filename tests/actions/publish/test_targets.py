@@ -12,15 +12,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import psycopg2
 import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 
-from runspend.actions.publish import Published, open_content
-from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES
+from runspend.actions.publish import Found, Published, open_content
+from runspend.actions.publish import postgres as postgres_target
+from runspend.actions.publish.content import BUILDS
 from runspend.config.publish import DuckDBTarget, IcebergTarget, PostgresTarget
 from runspend.core.errors import SourceError, SourceUnreachable
 from runspend.pipeline.publish import _publish_to
+from runspend.schema.published import PUBLISHED_TABLES
 from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
 from tests.actions.publish.seen import double_cost_daily, plain, see, tables_of
@@ -55,7 +59,9 @@ def publish(home: Path, target: Target, now: datetime = NOW) -> Published:
 
 def in_warehouse(home: Path) -> dict[str, pa.Table]:
     with open_warehouse(f"{home}/warehouse").reader() as reader:
-        return {table.name: reader.query(f"select * from {table.name}") for table in PUBLISHED_TABLES}
+        return {
+            table.name: reader.query(f"select {', '.join(c.name for c in table.columns)} from {table.name}") for table in PUBLISHED_TABLES
+        }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -230,3 +236,53 @@ def test_errors_say_what_is_wrong_and_show_no_password(home: Path, tmp_path: Pat
     with pytest.raises(SourceUnreachable, match="cannot publish to lake") as refused:
         publish(home, IcebergTarget(name="lake", kind="iceberg", catalog=catalog))  # type: ignore[arg-type]
     assert "canary-2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["postgres", "duckdb"])
+def test_a_target_gets_the_tables_that_it_names(kind: str, home: Path, target_of: Callable[[str], Target]) -> None:
+    """A view does not need its table. A table that is no longer named has no rows at PostgreSQL."""
+    target = target_of(kind)
+    publish(home, target)
+    chosen = target.model_copy(update={"tables": ["costs_for_dashboards", "alerts"]})
+    published = publish(home, chosen)
+    if isinstance(target, PostgresTarget):
+        found = tables_of(target)
+        assert found["cost_daily"] == [] and found["costs_for_dashboards"]
+        assert {row["table_name"] for row in found[BUILDS.name]} <= {"costs_for_dashboards", "alerts", "all"}
+        assert postgres_target.probe(chosen).build_id == published.build_id  # type: ignore[arg-type]
+    elif isinstance(target, DuckDBTarget):
+        with duckdb.connect(target.file, read_only=True) as connection:
+            assert {name for (name,) in connection.sql("select table_name from duckdb_tables()").fetchall()} == {
+                "costs_for_dashboards", "alerts", BUILDS.name,
+            }  # fmt: skip
+            assert connection.sql("select count(*) > 0 from costs_for_dashboards").fetchall() == [(True,)]
+
+
+def test_no_target_gets_addresses_of_mails() -> None:
+    (alerts,) = (table for table in PUBLISHED_TABLES if table.name == "alerts")
+    assert not {"message_id", "recipients"} & {column.name for column in alerts.columns}
+
+
+def test_a_login_without_rights_is_found_before_a_publish(home: Path, target_of: Callable[[str], Target]) -> None:
+    """It may neither create the schema, nor add a table, nor replace the rows of another login."""
+    target = target_of("postgres")
+    assert isinstance(target, PostgresTarget)
+    with psycopg2.connect(target.uri.get_secret_value()) as connection, connection.cursor() as cursor:
+        cursor.execute("create role guest login superuser password 'guest'")
+        cursor.execute("alter role guest nosuperuser")
+    guest = target.model_copy(update={"uri": SecretStr(as_login(target.uri.get_secret_value(), "guest"))})
+    assert "guest may not create the schema" in (postgres_target.probe(guest).problem or "")
+    assert postgres_target.probe(target) == Found()
+    published = publish(home, target)
+    assert "guest may not create tables" in (postgres_target.probe(guest).problem or "")
+    with psycopg2.connect(target.uri.get_secret_value()) as connection, connection.cursor() as cursor:
+        cursor.execute(f'grant all on schema "{target.schema_name}" to guest')
+    assert "guest does not own alerts, budget_status" in (postgres_target.probe(guest).problem or "")
+    assert postgres_target.probe(target) == Found(published.build_id, NOW)
+
+
+def as_login(uri: str, login: str) -> str:
+    """The address with another login, whose password is its name."""
+    from sqlalchemy.engine import make_url
+
+    return make_url(uri).set(username=login, password=login).render_as_string(hide_password=False)

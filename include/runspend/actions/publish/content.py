@@ -1,4 +1,4 @@
-"""What is published: the public tables and views of one moment, in parts. A part is the rows of one month of a table.
+"""What is published: the tables of `schema/published.py` at one moment, in parts. A part is the rows of one month of a table.
 
 Each part has a build id: a digest of what was published in the warehouse, and of the columns. A part that a target has under the same
 build id is not copied again. The build id of the whole is a digest of those of its parts.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.schema.public_views import COSTS_FOR_DASHBOARDS, VIEWS, View
-from runspend.schema.tables import Column, Table, public_tables
+from runspend.schema.public_views import COSTS_FOR_DASHBOARDS, View
+from runspend.schema.published import PUBLISHED_TABLES
+from runspend.schema.tables import Column, Table
 from runspend.warehouse.base import Unit, UnitState, Warehouse
 from runspend.warehouse.dialect import duckdb_sql
 from runspend.warehouse.parquet.engine import empty_engine, file_list, literal, month_of
@@ -25,9 +26,8 @@ from runspend.warehouse.parquet.engine import empty_engine, file_list, literal, 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-__all__ = ["BUILDS", "PUBLISHED_TABLES", "WHOLE", "Content", "Part", "Published", "Rounding", "open_content"]
+__all__ = ["BUILDS", "WHOLE", "Content", "Found", "Part", "Published", "Rounding", "open_content"]
 
-PUBLISHED_TABLES: tuple[Table, ...] = (*public_tables(), *VIEWS.values())
 WHOLE = "all"  # the table name, and the period, of the row for everything
 BUILDS = Table(
     "runspend_builds",
@@ -39,6 +39,7 @@ BUILDS = Table(
         Column("build_id", "STRING", "Digest of what was copied: of builds, rows and columns."),
         Column("row_count", "INT64", "Number of rows."),
         Column("published_at", "TIMESTAMP", "The `now` of the pipeline run that copied it."),
+        Column("site_url", "STRING", "The address of `runspend serve` (`site.url`), in the row for everything; null without one."),
     ),
     is_public=True,
     period_column=None,
@@ -71,6 +72,15 @@ class Rounding:
     team: Decimal
 
 
+@dataclass(frozen=True)
+class Found:
+    """What is at a target: the build and its time, None if nothing was published there yet. `problem`: why publishing would fail."""
+
+    build_id: str | None = None
+    published_at: datetime | None = None
+    problem: str | None = None
+
+
 @dataclass
 class Published:
     """What a target got: the number of rows by table, of parts that changed. Empty if it had this build."""
@@ -85,17 +95,23 @@ class Published:
 
 @dataclass
 class Content:
-    """The parts, and their rows as Parquet files in `folder`, where a caller removes those that it has read."""
+    """The parts of `tables`, and their rows as Parquet files in `folder`, where a caller removes those that it has read."""
 
     warehouse: Warehouse
     folder: Path
     states: Mapping[Unit, UnitState]
+    site_url: str | None = None
+    tables: tuple[Table, ...] = PUBLISHED_TABLES
+
+    def of(self, names: Sequence[str] | None) -> Content:
+        """Return the content with these tables only; None for all."""
+        return self if names is None else replace(self, tables=tuple(table for table in self.tables if table.name in names))
 
     @cached_property
     def parts(self) -> list[Part]:
         """All parts, in the order of tables and months."""
         found = []
-        for table in PUBLISHED_TABLES:
+        for table in self.tables:
             over = table.over if isinstance(table, View) else (table.name,)
             units = [unit for unit in self.states if unit.table in over]
             for period in sorted({unit.period for unit in units}):
@@ -106,7 +122,7 @@ class Content:
     @cached_property
     def build_id(self) -> str:
         """The build id of everything."""
-        return _digest(*(f"{part.key} {part.build_id}" for part in self.parts), BUILDS)
+        return _digest(*(f"{part.key} {part.build_id}" for part in self.parts), BUILDS, self.site_url)
 
     def _build_id(self, table: Table, units: tuple[Unit, ...]) -> str:
         states = (f"{unit} {self.states[unit].digest} {self.states[unit].build_id}" for unit in units)
@@ -146,11 +162,11 @@ class Content:
 
 
 @contextmanager
-def open_content(warehouse: Warehouse) -> Iterator[Content]:
+def open_content(warehouse: Warehouse, site_url: str | None = None) -> Iterator[Content]:
     """Open what is published now. Whatever is published meanwhile, all its files are of this moment."""
     names = {name for table in PUBLISHED_TABLES for name in (table.over if isinstance(table, View) else (table.name,))}
     with tempfile.TemporaryDirectory(prefix="runspend-") as folder, warehouse.reader():
-        yield Content(warehouse, Path(folder), warehouse.states(*sorted(names)))
+        yield Content(warehouse, Path(folder), warehouse.states(*sorted(names)), site_url)
 
 
 def builds_rows(content: Content, counts: Mapping[tuple[str, str], tuple[int, datetime]], now: datetime) -> list[dict[str, Any]]:
@@ -162,11 +178,13 @@ def builds_rows(content: Content, counts: Mapping[tuple[str, str], tuple[int, da
             "build_id": p.build_id,
             "row_count": counts[p.key][0],
             "published_at": counts[p.key][1],
+            "site_url": None,
         }
         for p in content.parts
     ]
     total = sum(count for count, _ in counts.values())
-    return [*rows, {"table_name": WHOLE, "period": WHOLE, "build_id": content.build_id, "row_count": total, "published_at": now}]
+    whole = {"table_name": WHOLE, "period": WHOLE, "build_id": content.build_id, "row_count": total, "published_at": now}
+    return [*rows, whole | {"site_url": content.site_url}]
 
 
 def description(table: Table) -> str:

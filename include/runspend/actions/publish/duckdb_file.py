@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
-from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES, WHOLE, Content, Part, Published, builds_rows, description
+from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description
 from runspend.config.publish import DuckDBTarget
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
@@ -22,7 +22,7 @@ from runspend.schema.tables import DUCKDB_TYPES, Table
 from runspend.warehouse.dialect import duckdb_sql
 from runspend.warehouse.parquet.engine import file_list, literal, quote
 
-__all__ = ["publish"]
+__all__ = ["probe", "publish"]
 
 MEMORY = "2GB"
 CONFIG: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False, "memory_limit": MEMORY}
@@ -38,7 +38,7 @@ def publish(target: DuckDBTarget, content: Content, now: datetime) -> Published:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target):
-            if _build_of(target) == content.build_id:
+            if _found_in(target).build_id == content.build_id:
                 return Published(content.build_id)
             scratch = file.with_name(f".{file.name}.publishing")
             for leftover in (scratch, scratch.with_name(f"{scratch.name}.wal")):
@@ -70,15 +70,24 @@ def _locked(target: DuckDBTarget) -> Iterator[None]:
         yield
 
 
-def _build_of(target: DuckDBTarget) -> str | None:
-    """Return the build that the file has; None without a file. Raises SourceError for a file that Runspend did not write."""
+def probe(target: DuckDBTarget) -> Found:
+    """Return what the file has, and whether its folder can be written. Changes nothing. Raises SourceError for a file of somebody else."""
+    folder = next(parent for parent in target.file.parents if parent.exists())
+    problem = None if os.access(folder, os.W_OK | os.X_OK) else f"the folder {folder} cannot be written. Let this account write it"
+    found = _found_in(target)
+    return Found(found.build_id, found.published_at, problem)
+
+
+def _found_in(target: DuckDBTarget) -> Found:
+    """Return what the file has. Raises SourceError for a file that Runspend did not write."""
     import duckdb
 
     if not target.file.exists():
-        return None
+        return Found()
     with suppress(duckdb.Error), closing(duckdb.connect(target.file, read_only=True, config=CONFIG)) as connection:
-        rows = connection.execute(f"select build_id from {BUILDS.name} where table_name = '{WHOLE}'").fetchall()
-        return str(rows[0][0]) if rows else None
+        connection.execute("set TimeZone = 'UTC'")
+        rows = connection.execute(f"select build_id, epoch_us(published_at) from {BUILDS.name} where table_name = '{WHOLE}'").fetchall()
+        return Found(rows[0][0], datetime.fromtimestamp(rows[0][1] / 1e6, timezone.utc)) if rows else Found()
     raise SourceError(
         target.name,
         f"cannot publish to {target.name}: {target.file} is not a file that `runspend publish` wrote, or a program has it open to write. It was"
@@ -91,20 +100,21 @@ def _fill(connection: Any, content: Content, now: datetime) -> Published:
 
     published, counts = Published(content.build_id), {}
     connection.execute("set TimeZone = 'UTC'")
-    for table in (*PUBLISHED_TABLES, BUILDS):
-        if not isinstance(table, View):
+    views = [table for table in content.tables if isinstance(table, View) and {*table.over} <= {t.name for t in content.tables}]
+    for table in (*content.tables, BUILDS):
+        if table not in views:
             connection.execute(f"create table {table.name} ({', '.join(f'{quote(c.name)} {DUCKDB_TYPES[c.type]}' for c in table.columns)})")
     for part in content.parts:
-        counts[part.key] = (_count(connection, part) if isinstance(part.table, View) else _insert(connection, part, content)), now
+        counts[part.key] = (_count(connection, part) if part.table in views else _insert(connection, part, content)), now
         published.add(part, counts[part.key][0])
-    for view in (table for table in PUBLISHED_TABLES if isinstance(table, View)):
+    for view in views:
         connection.execute(f"create view {view.name} as {duckdb_sql(view.sql)}")
     builds = pa.Table.from_pylist(builds_rows(content, counts, now), schema=BUILDS.arrow_schema())
     connection.register("builds_to_insert", builds)
     connection.execute(f"insert into {BUILDS.name} select * from builds_to_insert")
     connection.unregister("builds_to_insert")
-    for table in (*PUBLISHED_TABLES, BUILDS):
-        _describe(connection, table)
+    for table in (*content.tables, BUILDS):
+        _describe(connection, "view" if table in views else "table", table)
     return published
 
 
@@ -127,8 +137,7 @@ def _count(connection: Any, part: Part) -> int:
     return int(rows)
 
 
-def _describe(connection: Any, table: Table) -> None:
-    kind = "view" if isinstance(table, View) else "table"
+def _describe(connection: Any, kind: str, table: Table) -> None:
     connection.execute(f"comment on {kind} {table.name} is {literal(description(table))}")
     for column in table.columns:
         connection.execute(f"comment on column {table.name}.{quote(column.name)} is {literal(column.meaning)}")

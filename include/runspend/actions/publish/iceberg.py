@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import json
 import warnings
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
-from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES, WHOLE, Content, Part, Published, builds_rows, description, months
+from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description, months
 from runspend.config.publish import IcebergTarget
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
 from runspend.schema.tables import Table
 
-__all__ = ["BUILD", "PARTS", "publish"]
+__all__ = ["BUILD", "PARTS", "probe", "publish"]
 
 BUILD = "runspend.build_id"
 PARTS = "runspend.parts"  # JSON: period -> (build id, rows, when)
@@ -47,6 +47,26 @@ def publish(target: IcebergTarget, content: Content, now: datetime) -> Published
         raise SourceError(target.name, _words(target, error)) from error
 
 
+def probe(target: IcebergTarget) -> Found:
+    """Return the build of the namespace. Changes nothing, so it cannot say whether `publish` may write. Raises SourceError if it cannot be reached."""
+    try:
+        from pyiceberg.catalog import load_catalog
+        from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+    except ImportError as error:
+        raise MissingExtra("pyiceberg", "iceberg") from error
+    try:
+        catalog = load_catalog(target.name, **target.properties)
+        table = catalog.load_table(f"{target.namespace}.{BUILDS.name}")
+        snapshot = table.current_snapshot()
+        at = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, timezone.utc) if snapshot is not None else None
+        return Found(table.properties.get(BUILD), at)
+    except (NoSuchNamespaceError, NoSuchTableError):
+        return Found()
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise SourceUnreachable(target.name, f"cannot use {target.name}: {why[:500].rstrip('.')}. Check `catalog`.") from error
+
+
 def _words(target: IcebergTarget, error: Exception) -> str:
     why = " ".join(str(error).split()) or type(error).__name__
     return f"cannot publish to {target.name}: {why[:500].rstrip('.')}. Each table of {target.namespace} has its old rows, or the new ones."
@@ -62,12 +82,12 @@ class _Namespace:
     def fill(self, content: Content, now: datetime) -> Published:
         """Bring all tables up to date, each in one commit."""
         self._catalog.create_namespace_if_not_exists(self._target.namespace)
-        found = {table.name: self._open(table) for table in (*PUBLISHED_TABLES, BUILDS)}
+        found = {table.name: self._open(table) for table in (*content.tables, BUILDS)}
         published = Published(content.build_id)
         if all(one.properties.get(BUILD) == content.build_id for one in found.values()):
             return published
         counts: dict[tuple[str, str], tuple[int, datetime]] = {}
-        for table in PUBLISHED_TABLES:
+        for table in content.tables:
             counts |= self._update(found[table.name], table, content, now, published)
             crash_point(f"publish.iceberg.{table.name}")
         self._update_builds(found[BUILDS.name], content, counts, now)

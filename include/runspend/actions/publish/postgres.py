@@ -15,13 +15,14 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES, WHOLE, Content, Part, Published, builds_rows, description, months
+from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description, months
 from runspend.config.publish import PostgresTarget
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
+from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import Table
 
-__all__ = ["publish"]
+__all__ = ["probe", "publish"]
 
 TYPES = {
     "STRING": "text",
@@ -41,6 +42,18 @@ select c.relname, c.relkind, coalesce(obj_description(c.oid), ''), a.attname, fo
 from pg_class c
 left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
 where c.relnamespace = (select oid from pg_namespace where nspname = {schema}) and c.relname in ({names})
+"""
+# A schema and its tables: may this login create tables there, does it own those that it made, and may it create the schema?
+RIGHTS = """
+select
+  has_database_privilege(current_database(), 'create'),
+  (select has_schema_privilege(oid, 'create') from pg_namespace where nspname = {schema}),
+  (
+    select string_agg(relname, ', ' order by relname) from pg_class
+    where relnamespace = (select oid from pg_namespace where nspname = {schema}) and relname in ({names}) and not pg_has_role(relowner, 'usage')
+  ),
+  (select true from pg_class where relnamespace = (select oid from pg_namespace where nspname = {schema}) and relname = {builds}),
+  current_user
 """
 ROWS_AT_ONCE = 65_536
 
@@ -63,12 +76,26 @@ def publish(target: PostgresTarget, content: Content, now: datetime) -> Publishe
         raise _in_words(target, error) from error
 
 
-def _in_words(target: PostgresTarget, error: Any) -> SourceError:
+def probe(target: PostgresTarget) -> Found:
+    """Return what the schema has, and whether `publish` may write there. Changes nothing. Raises SourceError if it cannot be reached."""
+    try:
+        import adbc_driver_manager
+        import adbc_driver_postgresql.dbapi as postgres
+    except ImportError as error:
+        raise MissingExtra("adbc-driver-postgresql", "pipeline") from error
+    try:
+        with closing(postgres.connect(_uri(target.uri.get_secret_value()))) as connection:
+            return _Schema(connection, target).look()
+    except adbc_driver_manager.Error as error:
+        raise _in_words(target, error, "use") from error
+
+
+def _in_words(target: PostgresTarget, error: Any, verb: str = "publish to") -> SourceError:
     state = getattr(error, "sqlstate", None) or ""
     why = re.sub(r"\s+", " ", str(error).partition("Query was:")[0].partition("Query:")[0]).strip().rstrip(".")
     # 08: connection lost; 53: no resources; 57P: the server stops; 40: the transaction lost a race
     kind = SourceUnreachable if state[:2] in ("", "08", "53", "57", "40") else SourceError
-    return kind(target.name, f"cannot publish to {target.name}: {why}. The schema {target.schema_name} has what it had before.")
+    return kind(target.name, f"cannot {verb} {target.name}: {why}. The schema {target.schema_name} has what it had before.")
 
 
 def _uri(uri: str) -> str:
@@ -92,7 +119,7 @@ class _Schema:
         self._run(LOCK.format(text=_literal(f"runspend publish {self._schema}")))
         if not self._ask(f"select 1 from pg_namespace where nspname = {_literal(self._schema)}"):
             self._run(f"create schema {_quote(self._schema)}")
-        is_same_shape = self._make_tables()
+        is_same_shape = self._make_tables((*content.tables, BUILDS))
         there = {} if BUILDS.name in self._made else self._builds()
         published = Published(content.build_id)
         whole = there.get((WHOLE, WHOLE))
@@ -112,14 +139,29 @@ class _Schema:
         self._index()
         self._run(f"delete from {self._name(BUILDS)}")
         self._copy(BUILDS, iter([_arrow(builds_rows(content, counts, now))]))
-        for table in PUBLISHED_TABLES:
+        for table in content.tables:
             if table.name in published.rows:
                 self._run(f"analyze {self._name(table)}")
         return published
 
-    def _make_tables(self) -> bool:
+    def look(self) -> Found:
+        """Return the build that is there, and the right that this login lacks."""
+        schema, names = _literal(self._schema), ", ".join(_literal(table.name) for table in (*PUBLISHED_TABLES, BUILDS))
+        ((may_create, may_add, foreign, has_builds, login),) = self._ask(
+            RIGHTS.format(schema=schema, names=names, builds=_literal(BUILDS.name))
+        )
+        problem = None
+        if may_add is None and not may_create:
+            problem = f"{login} may not create the schema {self._schema}. Let an administrator run: create schema {_quote(self._schema)} authorization {_quote(login)}"
+        elif may_add is False:
+            problem = f"{login} may not create tables in the schema {self._schema}. Let its owner run: grant create on schema {_quote(self._schema)} to {_quote(login)}"
+        elif foreign:
+            problem = f"{login} does not own {foreign} in the schema {self._schema}. Publish with the login that owns them, or set another `schema`"
+        whole = self._builds().get((WHOLE, WHOLE)) if has_builds and not problem else None
+        return Found(whole[0], whole[2], problem) if whole else Found(problem=problem)
+
+    def _make_tables(self, tables: Sequence[Table]) -> bool:
         """Create missing tables and columns, drop former columns, and describe all. Returns whether all tables had these columns."""
-        tables = (*PUBLISHED_TABLES, BUILDS)
         names = ", ".join(_literal(table.name) for table in tables)
         found: dict[str, list[tuple[Any, ...]]] = {}
         for row in self._ask(FOUND.format(schema=_literal(self._schema), names=names)):
@@ -181,7 +223,7 @@ class _Schema:
         return rows
 
     def _remove_period(self, name: str, period: str) -> None:
-        """Delete the rows of a month that the warehouse no longer has."""
+        """Delete the rows of a month that the warehouse no longer has, or of a table that the target no longer names."""
         for table in PUBLISHED_TABLES:
             if table.name == name:
                 self._delete(table, months(Part(table, period, "", ())))

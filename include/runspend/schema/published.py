@@ -1,0 +1,28 @@
+"""The tables that `runspend publish` copies to other tools: the public tables, the views over them, and three more for dashboards.
+
+Those three are internal in the warehouse. Copies of `alerts` lack the columns with mail addresses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runspend.schema.public_views import VIEWS
+from runspend.schema.tables import TABLES, Table, public_tables
+
+__all__ = ["PUBLISHED_TABLES"]
+
+_MAIL = ("message_id", "recipients")
+_ALERTS = replace(
+    TABLES["alerts"],
+    meaning="Every budget alert ever decided.",
+    columns=tuple(c for c in TABLES["alerts"].columns if c.name not in _MAIL),
+)
+
+PUBLISHED_TABLES: tuple[Table, ...] = (
+    *public_tables(),
+    *VIEWS.values(),
+    TABLES["unallocated_costs"],
+    TABLES["budget_status"],
+    _ALERTS,
+)
