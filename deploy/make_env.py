@@ -20,6 +20,9 @@ SIZES = {
     "AIRFLOW_FERNET_KEY": 32,
     "AIRFLOW_JWT_SECRET": 32,
     "AIRFLOW_SECRET_KEY": 32,
+    "COSTS_DB_PASSWORD": 24,
+    "GRAFANA_ADMIN_PASSWORD": 12,
+    "GRAFANA_DB_PASSWORD": 24,
     "MLFLOW_DB_PASSWORD": 24,
     "MLFLOW_READER_PASSWORD": 24,
     "POSTGRES_PASSWORD": 24,
@@ -64,7 +67,7 @@ def main(target: Path) -> int:
     if before:
         print(f"added to {target}: {', '.join(missing)}")
     else:
-        print(f"wrote {target} with new secrets; the password of Airflow's user admin is AIRFLOW_ADMIN_PASSWORD in it")
+        print(f"wrote {target} with new secrets; the passwords of the user admin are in it: AIRFLOW_ADMIN_PASSWORD, GRAFANA_ADMIN_PASSWORD")
     return 0
 
 

