@@ -15,6 +15,7 @@ from typing import Any
 
 from grafana_foundation_sdk.builders import barchart, bargauge, bigquery, common, dashboard, piechart, stat, table, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models.bigquery import EditorMode, QueryFormat
 from grafana_foundation_sdk.models.common import (
@@ -29,6 +30,7 @@ from grafana_foundation_sdk.models.common import (
     VizOrientation,
 )
 from grafana_foundation_sdk.models.dashboard import (
+    Dashboard,
     DashboardCursorSync,
     DashboardLinkType,
     DataSourceRef,
@@ -135,7 +137,7 @@ BIGQUERY = Dialect(
         "is": lambda column, variable: f"{column} = ${{{variable}:json}}",
         "in": lambda column, variable=None: f"{column} in unnest(${{{variable or column}:json}})",
     },
-    lambda name: f"`${{dataset}}{'_internal' if name in INTERNAL else ''}.{name}`",
+    lambda name: f"`${{dataset:raw}}{'_internal' if name in INTERNAL else ''}.{name}`",
 )
 DIALECTS = (POSTGRES, BIGQUERY)
 
@@ -403,7 +405,7 @@ def _days() -> Any:
 
 
 def _columns() -> Any:
-    return barchart.Panel().orientation(VizOrientation.VERTICAL).x_field("title").show_value(VisibilityMode.AUTO)
+    return barchart.Panel().orientation(VizOrientation.VERTICAL).x_field("title").show_value(VisibilityMode.AUTO).fill_opacity(80)
 
 
 def _table() -> Any:
@@ -508,7 +510,9 @@ def dashboard_of(board: Board, dialect: Dialect) -> str:
     built = made.build()
     for number, panel_built in enumerate(built.panels or (), 1):
         panel_built.id_val = number
-    return json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    register_default_plugins()
+    whole = Dashboard.from_json(json.loads(json.dumps(built, cls=JSONEncoder)))  # adds the defaults of panels
+    return json.dumps(whole, cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def files() -> dict[Path, str]:

@@ -14,12 +14,12 @@ select coalesce(sum(case when run_status in ('FAILED', 'KILLED') then cost else 
 from paid
 
 -- unused: Part of the effective cost of runs for units of machines that they did not request.
-select sum(unused_cost) as cost
+select coalesce(sum(unused_cost), 0) as cost
 from {run_costs_daily}
 where {days charge_date} and {is billing_currency currency}
 
 -- overhead: Part of the effective cost of runs for time of their jobs outside the runs: start-up, gaps, shut-down.
-select sum(overhead_cost) as cost
+select coalesce(sum(overhead_cost), 0) as cost
 from {run_costs_daily}
 where {days charge_date} and {is billing_currency currency}
 
@@ -61,12 +61,16 @@ group by coalesce(reason, '(no reason)'), service_name
 order by cost desc, reason, service_name
 
 -- failed_experiments: Experiments whose failed and killed runs cost most. The 50 first.
-{all_paid_runs}
-select
-  experiment_name, team, sum(case when run_status in ('FAILED', 'KILLED') then cost else 0 end) as cost, sum(cost) as cost_of_all,
-  count(distinct case when run_status in ('FAILED', 'KILLED') then run_id end) as failed_runs
-from paid
-group by experiment_name, team
-having sum(case when run_status in ('FAILED', 'KILLED') then cost else 0 end) > 0
-order by cost desc, experiment_name, team
+{all_paid_runs},
+sums as (
+  select
+    experiment_name, team, sum(case when run_status in ('FAILED', 'KILLED') then cost else 0 end) as failed, sum(cost) as cost_of_all,
+    count(distinct case when run_status in ('FAILED', 'KILLED') then run_id end) as failed_runs
+  from paid
+  group by experiment_name, team
+)
+select experiment_name, team, failed as cost, cost_of_all, failed_runs
+from sums
+where failed > 0
+order by failed desc, experiment_name, team
 limit 50
