@@ -75,7 +75,7 @@ audit: $(VENV)/.ready-dev $(VENV)/.ready-audit ## check our code (bandit) and th
 	@$(BIN)/python requirements/audit.py code
 	@$(BIN)/python requirements/audit.py packages
 
-up: | $(BIN)/python ## start the stack of docker-compose.yaml: Airflow, PostgreSQL, MLflow, an S3 store, a mail catcher
+up: | $(BIN)/python ## start the stack of docker-compose.yaml: Airflow, PostgreSQL, MLflow, an S3 store, a mail catcher, Grafana
 	@if [ -e .restore-unfinished ]; then echo "cannot start: a restore was interrupted. Run: make restore FROM=$$(cat .restore-unfinished)" >&2; exit 2; fi
 	@$(BIN)/python deploy/make_env.py .env
 	docker compose up --build --detach --wait

@@ -1,4 +1,4 @@
-"""Copies the public tables to the targets of `publish` when `runspend/costs` is new, and at 07:00 UTC in case that event was lost."""
+"""Copies tables to the targets of `publish` when `runspend/costs` is new, and half an hour after each judgment of the budgets."""
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 
@@ -7,7 +7,7 @@ from runspend_tasks import COSTS, DAG_OPTIONS, NOW, POOL, run_step
 
 with DAG(
     "runspend_publish",
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 7 * * *", timezone="UTC"), assets=[COSTS]),
+    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("30 */6 * * *", timezone="UTC"), assets=[COSTS]),
     params={"now": NOW},
     doc_md=__doc__,
     **DAG_OPTIONS,

@@ -370,7 +370,7 @@ def _show(made: Any, name: str, columns: Sequence[str]) -> None:
         shown += [DynamicConfigValue("unit", unit[0])] + ([DynamicConfigValue("decimals", unit[1])] if unit[1] is not None else [])
     path, needed = PAGES.get(name, ("", ()))
     if path and {*needed} <= {*columns}:
-        url = "${site:raw}" + path.format(**{column: f"${{__data.fields.{column}}}" for column in needed})
+        url = "${site:raw}" + path.format(**{column: f"${{__data.fields.{column}:percentencode}}" for column in needed})
         shown.append(DynamicConfigValue("links", [{"title": "Open in Runspend", "url": url, "targetBlank": True}]))
     made.override_by_name(name, shown)
 
@@ -427,11 +427,13 @@ def variables_of(board: Board, dialect: Dialect) -> list[Any]:
     lists = read_sections("shared", dialect)
     made = [dashboard.DatasourceVariable("datasource").label("Data source").type(dialect.plugin)]
     if dialect is POSTGRES:
-        place = "select table_schema from information_schema.tables where table_name = 'runspend_builds' order by table_schema"
-        site = f"select site_url from {POSTGRES.table('runspend_builds')} where site_url is not null"
         made += [
-            _query("schema", "Schema", place, "The schema that runspend publish fills.", dialect).hide(VariableHide.HIDE_VARIABLE),
-            _query("site", "Runspend", site, "site.url of runspend.yaml, for links.", dialect).hide(VariableHide.HIDE_VARIABLE),
+            _query("schema", "Schema", lists["schemas"].sql, "The schema that runspend publish fills.", dialect).hide(
+                VariableHide.HIDE_VARIABLE
+            ),
+            _query("site", "Runspend", lists["site"].sql, "site.url of runspend.yaml, for links.", dialect).hide(
+                VariableHide.HIDE_VARIABLE
+            ),
         ]
     else:
         made += [

@@ -129,7 +129,7 @@ def test_schedules(dag_bag: Any) -> None:
         "allocate": ("0 6 * * *", {"runspend/runs", "runspend/bills"}),
         "report": ("0 7 * * *", {"runspend/costs"}),
         "alert": ("0 */6 * * *", {"runspend/costs"}),
-        "publish": ("0 7 * * *", {"runspend/costs"}),
+        "publish": ("30 */6 * * *", {"runspend/costs"}),
         "annotate": ("0 8 * * *", {"runspend/costs"}),
     }
     assert set(clocks) | set(woken) == set(NAMES)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -373,3 +375,19 @@ def shown_as(value: Any) -> str:
     if isinstance(value, Decimal | float):
         return f"{value:,.2f}" if abs(value) >= 1 or not value else f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def test_the_database_can_be_filled_with_the_demo(database: Database, made_night: Path, tmp_path: Path) -> None:
+    """deploy/grafana/fill_with_demo.sh, with a `docker` that runs here what it is asked to run in the container."""
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\n[ "$1 $2 $3 $4" = "compose exec -T scheduler" ] || exit 9\nshift 4\nexec "$@"\n')
+    docker.chmod(0o755)
+    done = subprocess.run(
+        [str(GRAFANA / "fill_with_demo.sh"), str(made_night.parent)],
+        env={**os.environ, "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}", "COSTS_DB_URI": database.target.uri.get_secret_value()},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "changed  publish grafana: build " in done.stdout
+    found = database.ask("select sum(effective_cost) as cost from runspend.costs_for_dashboards")
+    assert found == database.ask("select sum(effective_cost) as cost from runspend.cost_daily")

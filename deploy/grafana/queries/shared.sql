@@ -59,3 +59,14 @@ order by experiment_name
 select distinct budget
 from {budget_status}
 order by budget
+
+-- schemas (postgres): The schemas that runspend publish fills.
+select table_schema
+from information_schema.tables
+where table_name = 'runspend_builds'
+order by table_schema
+
+-- site (postgres): The address of the Runspend site.
+select site_url
+from {runspend_builds}
+where site_url is not null
