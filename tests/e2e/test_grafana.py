@@ -294,6 +294,19 @@ def test_each_panel_equals_the_ledger(database: Database, warehouse: duckdb.Duck
     assert wrong == []
 
 
+def test_the_variables_offer_what_is_there(database: Database) -> None:
+    """The schema and the address of the site are found; teams, experiments, budgets and currencies are those of the ledger."""
+    offered: dict[str, set[Any]] = {}
+    for _, _, variables in POSTGRES.values():
+        for name, variable in variables.items():
+            if variable["type"] == "query" and name not in offered:
+                sql = replace_variables(variable["query"], variables, WHOLE.chosen, WHOLE.first, WHOLE.last)
+                offered[name] = {value for row in database.ask(replace_macros(sql, WHOLE.first, WHOLE.last)) for value in row.values()}
+    assert offered["schema"] == {"runspend"} and offered["site"] == {SITE} and offered["currency"] == {"USD"}
+    assert {"vision", "nlp", "(idle)", "(shared)"} <= offered["team"] and "vit-pretrain" in offered["experiment"]
+    assert offered["budget"] == {"forecasting", "ml-platform", "nlp", "recsys", "vision"}
+
+
 def test_the_login_of_grafana_can_only_read(database: Database) -> None:
     """Published tables, also those that a publish creates after `init`. It may not write even if it turns its read-only mode off."""
     database.prepare()  # again, as at each start of the stack

@@ -42,3 +42,18 @@ def test_the_exit_code_and_the_problems_of_the_tasks_are_those_of_the_command(tm
 def test_dags_that_leave_no_result_are_an_error_with_the_log_to_read(tmp_path: Path) -> None:
     with pytest.raises(RunspendError, match=r"ended with 1 and left no result\. See .*pipeline\.log"):
         run(tmp_path, None, 1)
+
+
+def test_steps_without_settings_are_skipped(tmp_path: Path) -> None:
+    """They would only say that there is nothing to do."""
+    config = tmp_path / "runspend.yaml"
+    config.write_text("home: .\npublish:\n  - {name: laptop, kind: duckdb, file: costs.duckdb}\n")
+    folder = tmp_path / "dags"
+    folder.mkdir()
+    (folder / "run_pipeline.py").write_text(
+        "import json, pathlib, sys\n"
+        f"result = {{**json.loads({json.dumps(DONE)!r}), 'notes': sys.argv[1:]}}\n"
+        "pathlib.Path(sys.argv[sys.argv.index('--result') + 1]).write_text(json.dumps(result))\n"
+    )
+    given = run_dags(load_settings(config), folder, now=NOW, periods=[]).notes
+    assert given[-2:] == ["--skip", "annotate"] and "publish" not in given
