@@ -1,7 +1,9 @@
-"""The bills of a plan, as FOCUS files: AWS (1.2, gzip CSV, one file a month) and Google Cloud (1.0, CSV).
+"""The bills of a plan, as FOCUS files: AWS (1.3, gzip CSV, one file a month) and Google Cloud (1.0, CSV).
 
 As at AWS, a machine's hour is one line for the whole hour, with the billed part as its quantity. The bills also have lines that
-every bill has: disks, a database without training, tax, support, a credit, a correction.
+every bill has: disks, tax, support, a credit, a correction, and a web shop without training. The shop has what a bill of a whole
+company has: a savings plan and a capacity reservation, each used and unused, and a product of another vendor, paid in credits.
+The AWS file has one column of FOCUS 1.4: CommitmentProgramEligibilityDetails.
 """
 
 from __future__ import annotations
@@ -20,20 +22,50 @@ from typing import Any
 from runspend.interfaces.demo.plan import BEGIN, BILLED_UNTIL, Machine, Plan
 
 HOUR = timedelta(hours=1)
-COLUMNS_1_2 = (
-    "BilledCost,BillingAccountId,BillingAccountName,BillingCurrency,BillingPeriodEnd,BillingPeriodStart,ChargeCategory,ChargeClass,"
-    "ChargeDescription,ChargeFrequency,ChargePeriodEnd,ChargePeriodStart,ConsumedQuantity,ConsumedUnit,ContractedCost,EffectiveCost,InvoiceId,"
-    "InvoiceIssuerName,ListCost,PricingQuantity,PricingUnit,ProviderName,PublisherName,RegionId,ResourceId,ResourceType,ServiceCategory,"
-    "ServiceName,ServiceSubcategory,SkuId,SkuPriceDetails,SkuPriceId,SubAccountId,SubAccountName,Tags"
+COLUMNS_1_3 = (
+    "AvailabilityZone,BilledCost,BillingAccountId,BillingAccountName,BillingAccountType,BillingCurrency,BillingPeriodEnd,BillingPeriodStart,"
+    "CapacityReservationId,CapacityReservationStatus,ChargeCategory,ChargeClass,ChargeDescription,ChargeFrequency,ChargePeriodEnd,ChargePeriodStart,"
+    "CommitmentDiscountCategory,CommitmentDiscountId,CommitmentDiscountName,CommitmentDiscountQuantity,CommitmentDiscountStatus,"
+    "CommitmentDiscountType,CommitmentDiscountUnit,CommitmentProgramEligibilityDetails,ConsumedQuantity,ConsumedUnit,ContractedCost,"
+    "ContractedUnitPrice,EffectiveCost,HostProviderName,InvoiceId,InvoiceIssuerName,ListCost,ListUnitPrice,PricingCategory,PricingCurrency,"
+    "PricingCurrencyContractedUnitPrice,PricingCurrencyEffectiveCost,PricingCurrencyListUnitPrice,PricingQuantity,PricingUnit,ProviderName,"
+    "PublisherName,RegionId,RegionName,ResourceId,ResourceName,ResourceType,ServiceCategory,ServiceName,ServiceProviderName,ServiceSubcategory,SkuId,"
+    "SkuMeter,SkuPriceDetails,SkuPriceId,SubAccountId,SubAccountName,SubAccountType,Tags"
 ).split(",")
-COLUMNS_1_0 = [c for c in COLUMNS_1_2 if c not in ("InvoiceId", "ServiceSubcategory", "SkuPriceDetails")]
+# fmt: off
+SINCE_1_0 = {
+    "BillingAccountType", "CapacityReservationId", "CapacityReservationStatus", "CommitmentDiscountQuantity", "CommitmentDiscountUnit",
+    "CommitmentProgramEligibilityDetails", "HostProviderName", "InvoiceId", "PricingCurrency", "PricingCurrencyContractedUnitPrice",
+    "PricingCurrencyEffectiveCost", "PricingCurrencyListUnitPrice", "ServiceProviderName", "ServiceSubcategory", "SkuMeter", "SkuPriceDetails", "SubAccountType",
+}
+# fmt: on
+COLUMNS_1_0 = [c for c in COLUMNS_1_3 if c not in SINCE_1_0]
 DISCOUNT = Decimal("0.92")
+ML, SHOP = "111122223333", "999988887777"
+SUBCATEGORIES = {
+    "AI and Machine Learning": "AI Platforms",
+    "Analytics": "Search", "Compute": "Virtual Machines", "Databases": "Relational Databases",
+    "Management and Governance": "Support", "Storage": "Block Storage",
+}  # fmt: skip
+SAVINGS_PLAN = {
+    "CommitmentDiscountCategory": "Spend", "CommitmentDiscountId": "arn:aws:savingsplans::000011112222:savingsplan/5b1f0c52-shop",
+    "CommitmentDiscountName": "shop-databases", "CommitmentDiscountType": "Database Savings Plan", "CommitmentDiscountUnit": "USD",
+}  # fmt: skip
+RESERVATION = "arn:aws:ec2:eu-west-1:999988887777:capacity-reservation/cr-0a1b2c3d4e5f60718"
+WEB_SERVER = "arn:aws:ec2:eu-west-1:999988887777:instance/i-0d3m0web5e4fe4000"
+# Commitment programs that could cover a charge, for every charge of the category.
+PROGRAMS = {
+    "Compute": {"CommitmentPrograms": [{"ProgramType": "Compute Savings Plan"}, {"ProgramType": "Capacity Reservation"}]},
+    "Databases": {"CommitmentPrograms": [{"ProgramType": "Database Savings Plan"}]},
+}
+CREDIT_PRICE = Decimal("0.02")  # USD
+EUR_PRICE = Decimal("1.08")  # USD
 
 
 def write_bills(folder: Path, plan: Plan, run_tags: dict[str, list[tuple[datetime, datetime, str]]]) -> None:
     """Write `aws/` and `gcp/`. `run_tags` maps machines to the stretches whose lines have a run id."""
     lines = sorted(_lines(plan, run_tags), key=lambda row: (row["ChargePeriodStart"], row["ResourceId"], row["SkuId"]))
-    for provider, name, columns in (("AWS", "aws", COLUMNS_1_2), ("Google Cloud", "gcp", COLUMNS_1_0)):
+    for provider, name, columns in (("AWS", "aws", COLUMNS_1_3), ("Google Cloud", "gcp", COLUMNS_1_0)):
         (folder / name).mkdir(parents=True)
         for month in sorted({row["BillingPeriodStart"] for row in lines}):
             mine = [row for row in lines if row["BillingPeriodStart"] == month and row["ProviderName"] == provider]
@@ -56,37 +88,28 @@ def _lines(plan: Plan, run_tags: dict[str, list[tuple[datetime, datetime, str]]]
             yield from _machine_lines(machine, start, hours, tag)
     moment = BEGIN
     while moment < BILLED_UNTIL:
-        yield _line(
-            "AWS",
-            moment,
-            moment + HOUR,
-            Decimal("0.4120000000"),
-            Charge(
-                service="Amazon RDS",
-                category="Databases",
-                resource="arn:aws:rds:eu-west-1:111122223333:db:shop",
-                sku="rds-r6g",
-                quantity=Decimal(1),
-                unit="Hours",
-                account="999988887777",
-            ),
-        )
         if moment.hour == 3 and moment.weekday() < 5:
-            yield _line(
-                "AWS",
-                moment,
-                moment + HOUR,
-                Decimal("7.3400000000"),
-                Charge(
-                    service="Amazon SageMaker",
-                    category="AI and Machine Learning",
-                    resource="arn:aws:sagemaker:eu-west-1:111122223333:notebook-instance/old-notebook",
-                    sku="sagemaker-notebook",
-                    quantity=Decimal(1),
-                    unit="Hours",
-                ),
-            )
+            for description, price, quantity, unit in (
+                ("", "7.2400000000", "1", "Hours"),
+                ("data transfer out", "0.1000000000", "1.25", "GB"),
+            ):
+                yield _line(
+                    "AWS",
+                    moment,
+                    moment + HOUR,
+                    Decimal(price),
+                    Charge(
+                        service="Amazon SageMaker",
+                        category="AI and Machine Learning",
+                        resource=f"arn:aws:sagemaker:eu-west-1:{ML}:notebook-instance/old-notebook",
+                        sku="sagemaker-notebook" if not description else "sagemaker-transfer",
+                        quantity=Decimal(quantity),
+                        unit=unit,
+                        more={"ChargeDescription": f"Amazon SageMaker {description}"} if description else {},
+                    ),
+                )
         moment += HOUR
+    yield from _shop_lines()
     for month, tax, support in (
         (datetime(2026, 10, 1, tzinfo=BEGIN.tzinfo), "411.2300000000", "190.0000000000"),
         (datetime(2026, 11, 1, tzinfo=BEGIN.tzinfo), "702.1100000000", "316.2900000000"),
@@ -126,6 +149,152 @@ def _lines(plan: Plan, run_tags: dict[str, list[tuple[datetime, datetime, str]]]
     yield {**correction, "BillingPeriodStart": _text(november), "BillingPeriodEnd": _text(_month_end(november))}
 
 
+def _shop_lines() -> Iterator[dict[str, Any]]:
+    """Yield the lines of the web shop: a database, a web server and a search service, for the same 0.37904 USD each hour."""
+    day = BEGIN.replace(hour=0, minute=0, second=0, microsecond=0)
+    credits: dict[datetime, Decimal] = {}
+    while day < BILLED_UNTIL:
+        begin, end = max(day, BEGIN), min(day + 24 * HOUR, BILLED_UNTIL)
+        hours = Decimal((end - begin) // HOUR)
+        yield from _database_lines(begin, end)
+        yield from _web_server_lines(begin, end)
+        used = hours * Decimal("0.0276")
+        yield _line(
+            "AWS",
+            begin,
+            end,
+            hours * Decimal("0.0300000000"),
+            Charge(
+                service="Findwell Search",
+                category="Analytics",
+                account=SHOP,
+                resource=f"arn:aws:marketplace:eu-west-1:{SHOP}:findwell/shop",
+                sku="findwell-search",
+                quantity=hours,
+                unit="Hours",
+                more=_sold_by("Findwell")
+                | {
+                    "BilledCost": Decimal(0),
+                    "EffectiveCost": used,
+                    "PricingCurrency": "Credits",
+                    "PricingCurrencyEffectiveCost": used / CREDIT_PRICE,
+                    "PricingCurrencyListUnitPrice": Decimal("1.5"),
+                    "PricingCurrencyContractedUnitPrice": Decimal("1.38"),
+                },
+            ),
+        )
+        month = begin.replace(day=1)
+        credits[month] = credits.get(month, Decimal(0)) + used
+        day += 24 * HOUR
+    for month, cost in credits.items():
+        yield _line(
+            "AWS",
+            month,
+            _month_end(month),
+            cost,
+            Charge(
+                kind="Purchase",
+                service="Findwell Search",
+                category="Analytics",
+                account=SHOP,
+                sku="findwell-credits",
+                frequency="One-Time",
+                quantity=cost / CREDIT_PRICE,
+                unit="Credits",
+                more=_sold_by("Findwell")
+                | {
+                    "EffectiveCost": Decimal(0),
+                    "PricingCurrency": "EUR",
+                    "PricingCurrencyEffectiveCost": Decimal(0),
+                    "PricingCurrencyListUnitPrice": round(CREDIT_PRICE / EUR_PRICE, 8),
+                    "PricingCurrencyContractedUnitPrice": round(CREDIT_PRICE / EUR_PRICE, 8),
+                },
+            ),
+        )
+
+
+def _database_lines(begin: datetime, end: datetime) -> Iterator[dict[str, Any]]:
+    """Yield a day of the database. A savings plan covers it: its fee is billed, and its hours cost their part of the fee.
+
+    On Mondays, the database is stopped for two hours, and the plan is unused.
+    """
+    rate = Decimal("0.3054400000")
+    moment = begin
+    while moment < end:
+        is_used = not (moment.weekday() == 0 and moment.hour in (2, 3))
+        status = {"CommitmentDiscountStatus": "Used" if is_used else "Unused", "CommitmentDiscountQuantity": rate}
+        unused = {} if is_used else {"ConsumedQuantity": "", "ConsumedUnit": "", "ResourceId": SAVINGS_PLAN["CommitmentDiscountId"]}
+        yield _line(
+            "AWS",
+            moment,
+            moment + HOUR,
+            Decimal("0.4360000000") if is_used else rate,
+            Charge(
+                service="Amazon RDS",
+                category="Databases",
+                account=SHOP,
+                resource=f"arn:aws:rds:eu-west-1:{SHOP}:db:shop",
+                sku="rds-r6g",
+                quantity=Decimal(1),
+                unit="Hours",
+                more=SAVINGS_PLAN
+                | status
+                | unused
+                | {"BilledCost": Decimal(0), "EffectiveCost": rate, "PricingCategory": "Committed", "PricingCurrencyEffectiveCost": rate},
+            ),
+        )
+        moment += HOUR
+    fee = rate * ((end - begin) // HOUR)
+    yield _line(
+        "AWS",
+        begin,
+        end,
+        fee,
+        Charge(
+            kind="Purchase",
+            service="Amazon RDS",
+            category="Databases",
+            account=SHOP,
+            sku="database-savings-plan",
+            frequency="Recurring",
+            quantity=Decimal((end - begin) // HOUR),
+            unit="Hours",
+            more=SAVINGS_PLAN
+            | {"CommitmentDiscountQuantity": fee, "EffectiveCost": Decimal(0), "PricingCurrencyEffectiveCost": Decimal(0)},
+        ),
+    )
+
+
+def _web_server_lines(begin: datetime, end: datetime) -> Iterator[dict[str, Any]]:
+    """Yield a day of the web server. It runs from 06:00 to 22:00. Its capacity stays reserved, and is paid, in the other hours."""
+    hours = [begin + number * HOUR for number in range((end - begin) // HOUR)]
+    open_hours = sum(6 <= hour.hour < 22 for hour in hours)
+    for status, count, resource in (("Used", open_hours, WEB_SERVER), ("Unused", len(hours) - open_hours, RESERVATION)):
+        if count:
+            yield _line(
+                "AWS",
+                begin,
+                end,
+                count * Decimal("0.0500000000"),
+                Charge(
+                    service="Amazon EC2",
+                    category="Compute",
+                    account=SHOP,
+                    resource=resource,
+                    sku="m5.large" if status == "Used" else "m5.large-reserved",
+                    quantity=Decimal(count),
+                    unit="Hours",
+                    more={"AvailabilityZone": "eu-west-1a", "CapacityReservationId": RESERVATION, "CapacityReservationStatus": status}
+                    | ({} if status == "Used" else {"ConsumedQuantity": "", "ConsumedUnit": ""}),
+                ),
+            )
+
+
+def _sold_by(vendor: str) -> dict[str, str]:
+    """Return who sells a product of a marketplace: the vendor provides it, and the cloud hosts and bills it."""
+    return {"PublisherName": vendor, "ServiceProviderName": vendor}
+
+
 def _billed_hours(spans: list[tuple[datetime, datetime]]) -> Iterator[tuple[datetime, Decimal]]:
     """Yield (hour, billed part of the hour) of a machine's uptime, up to the end of the bill."""
     billed: dict[datetime, timedelta] = {}
@@ -143,6 +312,7 @@ def _machine_lines(machine: Machine, start: datetime, hours: Decimal, run_id: st
     tags = {"team": machine.team} | ({"mlflow_run_id": run_id} if run_id else {})
     details = {
         "InstanceType": machine.kind.name,
+        "InstanceSeries": machine.kind.name.rpartition(".")[0] or machine.kind.name.split("-")[0],
         "GpuCount": machine.kind.gpus,
         "CoreCount": machine.kind.cpus,
         "MemorySize": f"{machine.kind.memory_gb} GiB",
@@ -162,6 +332,7 @@ def _machine_lines(machine: Machine, start: datetime, hours: Decimal, run_id: st
             unit="Hours",
             tags=tags,
             details=details,
+            more={"AvailabilityZone": _zone(machine), "ResourceName": machine.resource_id, "ResourceType": "Virtual Machine"},
         ),
     )
     if machine.kind.provider == "AWS":
@@ -173,18 +344,24 @@ def _machine_lines(machine: Machine, start: datetime, hours: Decimal, run_id: st
             Charge(
                 service="Amazon EBS",
                 category="Storage",
-                resource=f"arn:aws:ec2:eu-west-1:111122223333:volume/vol-{machine.resource_id[2:]}",
+                resource=f"arn:aws:ec2:eu-west-1:{ML}:volume/vol-{machine.resource_id[2:]}",
                 sku="gp3",
                 quantity=Decimal("0.68"),
                 unit="GB-Months",
                 tags=tags | {"instance_id": machine.resource_id},
+                more={"AvailabilityZone": _zone(machine), "ResourceType": "Volume"},
             ),
         )
 
 
+def _zone(machine: Machine) -> str:
+    """Return the availability zone: the one in the name, or one of two by the last digit of the instance id."""
+    return "europe-west4-a" if machine.kind.provider != "AWS" else f"eu-west-1{'ab'[int(machine.resource_id[-1], 16) % 2]}"
+
+
 @dataclass(frozen=True)
 class Charge:
-    """What is charged for. Quantities are in `unit`."""
+    """What is charged for. Quantities are in `unit`; `more` has columns that differ from those of an ordinary charge."""
 
     service: str
     category: str
@@ -195,9 +372,10 @@ class Charge:
     quantity: Decimal | None = None
     unit: str = ""
     frequency: str = "Usage-Based"
-    account: str = "111122223333"
+    account: str = ML
     tags: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 def _line(provider: str, start: datetime, end: datetime, list_cost: Decimal, charge: Charge) -> dict[str, Any]:
@@ -205,6 +383,11 @@ def _line(provider: str, start: datetime, end: datetime, list_cost: Decimal, cha
     month = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     cost = list_cost * DISCOUNT if charge.kind == "Usage" and not charge.klass else list_cost
     is_aws = provider == "AWS"
+    quantity = "" if charge.quantity is None else charge.quantity
+    is_priced = bool(charge.quantity) and not charge.klass
+    list_price = round(list_cost / charge.quantity, 10) if is_priced and charge.quantity else ""
+    price = round(cost / charge.quantity, 10) if is_priced and charge.quantity else ""
+    is_eligible = is_aws and charge.kind == "Usage" and charge.category in ("Compute", "Databases")
     return {
         "BilledCost": cost,
         "EffectiveCost": cost,
@@ -212,6 +395,7 @@ def _line(provider: str, start: datetime, end: datetime, list_cost: Decimal, cha
         "ListCost": list_cost,
         "BillingAccountId": "000011112222" if is_aws else "01AB23-45CD67-89EF01",
         "BillingAccountName": "Acme",
+        "BillingAccountType": "Organization",
         "BillingCurrency": "USD",
         "BillingPeriodStart": _text(month),
         "BillingPeriodEnd": _text(_month_end(month)),
@@ -221,26 +405,39 @@ def _line(provider: str, start: datetime, end: datetime, list_cost: Decimal, cha
         "ChargeFrequency": charge.frequency,
         "ChargePeriodStart": _text(start),
         "ChargePeriodEnd": _text(end),
-        "ConsumedQuantity": "" if charge.quantity is None else charge.quantity,
-        "ConsumedUnit": charge.unit,
-        "PricingQuantity": "" if charge.quantity is None else charge.quantity,
+        "CommitmentProgramEligibilityDetails": json.dumps(PROGRAMS[charge.category]) if is_eligible else "",
+        "ConsumedQuantity": quantity if charge.kind == "Usage" else "",
+        "ConsumedUnit": charge.unit if charge.kind == "Usage" else "",
+        "ContractedUnitPrice": price,
+        "HostProviderName": provider,
+        "ListUnitPrice": list_price,
+        "PricingCategory": "Standard" if charge.kind in ("Usage", "Purchase") else "",
+        "PricingCurrency": "USD",
+        "PricingCurrencyContractedUnitPrice": price,
+        "PricingCurrencyEffectiveCost": cost,
+        "PricingCurrencyListUnitPrice": list_price,
+        "PricingQuantity": quantity,
         "PricingUnit": charge.unit,
         "InvoiceId": "EUINV26-1004711" if month.month == 10 and is_aws else "",
         "InvoiceIssuerName": provider,
         "ProviderName": provider,
         "PublisherName": provider,
         "RegionId": "eu-west-1" if is_aws else "europe-west4",
+        "RegionName": "Europe (Ireland)" if is_aws else "Netherlands",
         "ResourceId": charge.resource,
-        "ResourceType": "",
         "ServiceCategory": charge.category,
         "ServiceName": charge.service,
-        "ServiceSubcategory": "Virtual Machines" if charge.category == "Compute" else "",
+        "ServiceProviderName": provider,
+        "ServiceSubcategory": SUBCATEGORIES.get(charge.category, f"Other ({charge.category})"),
         "SkuId": charge.sku,
+        "SkuMeter": f"{charge.unit} of {charge.sku}" if charge.unit else "",
         "SkuPriceId": f"{charge.sku}.od" if charge.sku else "",
         "SkuPriceDetails": json.dumps(charge.details) if charge.details else "",
         "SubAccountId": charge.account if is_aws else "acme-ml",
-        "SubAccountName": "ml" if charge.account == "111122223333" else "shop",
+        "SubAccountName": "ml" if charge.account == ML else "shop",
+        "SubAccountType": "Linked account",
         "Tags": json.dumps(charge.tags) if charge.tags else "{}",
+        **charge.more,
     }
 
 
