@@ -84,12 +84,12 @@ def focus_view() -> str:
 
 
 def export_focus(
-    reader: Reader, period: str, target: Path, *, scope: str = "all", version: str = "1.3", guard_formulas: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
+    reader: Reader, period: str, target: Path, *, scope: str = "all", version: str = "1.3", all_columns: bool = False,
+    guard_formulas: bool = False, progress: Callable[[str], None] = lambda _: None,
 ) -> Exported:  # fmt: skip
     """Write a billing period ("YYYY-MM") to a .csv, .csv.gz or .parquet file; memory does not grow with the rows.
 
-    `guard_formulas` puts an apostrophe before CSV texts that a spreadsheet would read as a formula. Without it, texts are unchanged.
+    `all_columns` writes every column of the version, also those without a value in the period. `guard_formulas` puts an apostrophe before CSV texts that a spreadsheet would read as a formula. Without it, texts are unchanged.
 
     The file gets its name only if its four sums, per bill and currency, equal the bill's. With `scope` "platform" they must equal
     the ledger's sums without out-of-scope cost. Otherwise raises CheckFailed and leaves nothing behind.
@@ -107,7 +107,7 @@ def export_focus(
         raise UsageError(
             f"cannot export {period}: it is not allocated. Allocated are {', '.join(f'{p:%Y-%m}' for p in known) or 'none'}. Nothing was written."
         )
-    columns = focus_columns(reader, first, version)
+    columns = focus_columns(reader, first, version, all_columns)
     where = "x_BillingPeriod = @period and x_ChargeDate between @first_date and @last_date" + (
         "" if scope == "all" else " and not (x_AllocatedTo = 'out_of_scope' and x_MatchMethod = 'none')"
     )
@@ -126,16 +126,22 @@ def export_focus(
     return Exported(target, rows, tuple(Total(*key, *(found[c] for c in COSTS)) for key, found in sorted(sums.items())))
 
 
-def focus_columns(reader: Reader, period: date, version: str) -> list[str]:
-    """Return the columns of the file: those of the version that are mandatory or have a value in the period, then Runspend's own."""
+def focus_columns(reader: Reader, period: date, version: str, all_columns: bool = False) -> list[str]:
+    """Return the columns of the file: those of the version, then Runspend's own.
+
+    Without `all_columns`, a column of the version that is not mandatory is left out if no line of the period has a value.
+    """
     schema = reader.query(f"select * from ({focus_view()}) where false").schema.names
+    own = [c for c in schema if c.startswith("x_") and c not in ("x_BillingPeriod", "x_ChargeDate")]
+    of_version = [c for c in schema if not c.startswith("x_") and c not in LEFT_OUT[version]]
+    if all_columns:
+        return of_version + own
     counts = ", ".join(f"count({c.name}) as {c.name}" for c in FOCUS_COLUMNS)
     row: dict[str, int] = reader.query(
         f"select {counts} from billing_lines where billing_period = @period", {"period": period}
     ).to_pylist()[0]
     filled = {"".join(part.capitalize() for part in name.split("_")) for name, count in row.items() if count}
-    wanted = {*MANDATORY, *ALLOCATED, *filled} - set(LEFT_OUT[version])
-    return [c for c in schema if c in wanted] + [c for c in schema if c.startswith("x_") and c not in ("x_BillingPeriod", "x_ChargeDate")]
+    return [c for c in of_version if c in {*MANDATORY, *ALLOCATED, *filled}] + own
 
 
 def _stretches(reader: Reader, period: date) -> list[tuple[date, date]]:

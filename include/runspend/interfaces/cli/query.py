@@ -258,16 +258,21 @@ def export_prices(context: Context, out: Path | None) -> None:
     help="platform: leave out charges that are out of scope.",
 )
 @click.option("--focus-version", type=click.Choice(["1.3", "1.4", "1.2"]), default="1.3", show_default=True, help="Version of FOCUS.")
+@click.option("--all-columns", is_flag=True, help="Write all columns of the version, also empty ones.")
 @click.option("--guard-formulas", is_flag=True, help="Protect a CSV from formulas in names, for spreadsheets.")
 @with_context
-def export_focus(context: Context, period: str, out: Path | None, scope: str, focus_version: str, guard_formulas: bool) -> None:
+def export_focus(
+    context: Context, period: str, out: Path | None, scope: str, focus_version: str, all_columns: bool, guard_formulas: bool
+) -> None:
     """Export costs as a FOCUS dataset.
 
-    Writes FOCUS Cost and Usage with one row per charge and run, and with the Allocated columns.
+    Writes FOCUS Cost and Usage with one row per charge and run, and with the Allocated columns. Columns without a value in the
+    period are left out, as FOCUS asks. Add --all-columns for queries that name them.
 
     \b
-    Example:
+    Examples:
       runspend export focus --period 2026-10 --out october.parquet
+      runspend export focus --period 2026-10 --out october.parquet --focus-version 1.4 --all-columns
     """
     from runspend.actions.export import export_focus as write_focus
     from runspend.core.amounts import plain
@@ -276,7 +281,14 @@ def export_focus(context: Context, period: str, out: Path | None, scope: str, fo
     target = out or Path(f"runspend-focus-{period}.csv")
     with open_warehouse(context.settings).reader() as reader:
         written = write_focus(
-            reader, period, target, scope=scope, version=focus_version, guard_formulas=guard_formulas, progress=context.progress
+            reader,
+            period,
+            target,
+            scope=scope,
+            version=focus_version,
+            all_columns=all_columns,
+            guard_formulas=guard_formulas,
+            progress=context.progress,
         )
     context.clear_progress()
     if context.as_json:

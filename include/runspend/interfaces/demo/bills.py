@@ -58,6 +58,7 @@ PROGRAMS = {
     "Compute": {"CommitmentPrograms": [{"ProgramType": "Compute Savings Plan"}, {"ProgramType": "Capacity Reservation"}]},
     "Databases": {"CommitmentPrograms": [{"ProgramType": "Database Savings Plan"}]},
 }
+CREDITS = Decimal(2000)  # bought at once
 CREDIT_PRICE = Decimal("0.02")  # USD
 EUR_PRICE = Decimal("1.08")  # USD
 
@@ -152,7 +153,6 @@ def _lines(plan: Plan, run_tags: dict[str, list[tuple[datetime, datetime, str]]]
 def _shop_lines() -> Iterator[dict[str, Any]]:
     """Yield the lines of the web shop: a database, a web server and a search service, for the same 0.37904 USD each hour."""
     day = BEGIN.replace(hour=0, minute=0, second=0, microsecond=0)
-    credits: dict[datetime, Decimal] = {}
     while day < BILLED_UNTIL:
         begin, end = max(day, BEGIN), min(day + 24 * HOUR, BILLED_UNTIL)
         hours = Decimal((end - begin) // HOUR)
@@ -183,34 +183,31 @@ def _shop_lines() -> Iterator[dict[str, Any]]:
                 },
             ),
         )
-        month = begin.replace(day=1)
-        credits[month] = credits.get(month, Decimal(0)) + used
         day += 24 * HOUR
-    for month, cost in credits.items():
-        yield _line(
-            "AWS",
-            month,
-            _month_end(month),
-            cost,
-            Charge(
-                kind="Purchase",
-                service="Findwell Search",
-                category="Analytics",
-                account=SHOP,
-                sku="findwell-credits",
-                frequency="One-Time",
-                quantity=cost / CREDIT_PRICE,
-                unit="Credits",
-                more=_sold_by("Findwell")
-                | {
-                    "EffectiveCost": Decimal(0),
-                    "PricingCurrency": "EUR",
-                    "PricingCurrencyEffectiveCost": Decimal(0),
-                    "PricingCurrencyListUnitPrice": round(CREDIT_PRICE / EUR_PRICE, 8),
-                    "PricingCurrencyContractedUnitPrice": round(CREDIT_PRICE / EUR_PRICE, 8),
-                },
-            ),
-        )
+    yield _line(
+        "AWS",
+        BEGIN,
+        BEGIN + HOUR,
+        CREDITS * CREDIT_PRICE,
+        Charge(
+            kind="Purchase",
+            service="Findwell Search",
+            category="Analytics",
+            account=SHOP,
+            sku="findwell-credits",
+            frequency="One-Time",
+            quantity=CREDITS,
+            unit="Credits",
+            more=_sold_by("Findwell")
+            | {
+                "EffectiveCost": Decimal(0),
+                "PricingCurrency": "EUR",
+                "PricingCurrencyEffectiveCost": Decimal(0),
+                "PricingCurrencyListUnitPrice": round(CREDIT_PRICE / EUR_PRICE, 8),
+                "PricingCurrencyContractedUnitPrice": round(CREDIT_PRICE / EUR_PRICE, 8),
+            },
+        ),
+    )
 
 
 def _database_lines(begin: datetime, end: datetime) -> Iterator[dict[str, Any]]:

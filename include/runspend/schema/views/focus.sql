@@ -199,18 +199,37 @@ inside as (
   where not (allocated_to = 'out_of_scope' and match_method = 'none')
 ),
 outside as (
+  -- Sums by everything that has few values. Prices, SKUs and eligibility only where all lines of a sum agree; resources and tags never.
   select
-    l.source, l.billing_period, l.charge_date, l.billing_account_id, l.billing_account_name, l.billing_currency, l.billing_period_start, l.billing_period_end, l.charge_category, l.charge_class,
-    l.charge_frequency, l.host_provider_name, l.invoice_id, l.invoice_issuer_name, l.region_id, l.service_category, l.service_name, l.service_provider_name, l.sub_account_id,
+    l.source, l.billing_period, l.charge_date, l.billing_account_id, l.billing_account_name, l.billing_currency, l.billing_period_start,
+    l.billing_period_end, l.charge_category, l.charge_class, l.charge_frequency, l.host_provider_name, l.invoice_id, l.invoice_issuer_name,
+    l.region_id, l.service_category, l.service_name, l.service_provider_name, l.sub_account_id, l.availability_zone, l.billing_account_type,
+    l.capacity_reservation_id, l.capacity_reservation_status, l.commitment_discount_category, l.commitment_discount_id, l.commitment_discount_name,
+    l.commitment_discount_status, l.commitment_discount_type, l.commitment_discount_unit, l.consumed_unit, l.pricing_category, l.pricing_currency,
+    l.pricing_unit, l.region_name, l.service_subcategory, l.sub_account_name, l.sub_account_type,
+    case when min(l.commitment_program_eligibility_details) = max(l.commitment_program_eligibility_details) and count(l.commitment_program_eligibility_details) = count(*) then min(l.commitment_program_eligibility_details) end as commitment_program_eligibility_details,
+    case when min(l.contracted_unit_price) = max(l.contracted_unit_price) and count(l.contracted_unit_price) = count(*) then min(l.contracted_unit_price) end as contracted_unit_price,
+    case when min(l.list_unit_price) = max(l.list_unit_price) and count(l.list_unit_price) = count(*) then min(l.list_unit_price) end as list_unit_price,
+    case when min(l.pricing_currency_contracted_unit_price) = max(l.pricing_currency_contracted_unit_price) and count(l.pricing_currency_contracted_unit_price) = count(*) then min(l.pricing_currency_contracted_unit_price) end as pricing_currency_contracted_unit_price,
+    case when min(l.pricing_currency_list_unit_price) = max(l.pricing_currency_list_unit_price) and count(l.pricing_currency_list_unit_price) = count(*) then min(l.pricing_currency_list_unit_price) end as pricing_currency_list_unit_price,
+    case when min(l.sku_id) = max(l.sku_id) and count(l.sku_id) = count(*) then min(l.sku_id) end as sku_id,
+    case when min(l.sku_meter) = max(l.sku_meter) and count(l.sku_meter) = count(*) then min(l.sku_meter) end as sku_meter,
+    case when min(l.sku_price_id) = max(l.sku_price_id) and count(l.sku_price_id) = count(*) then min(l.sku_price_id) end as sku_price_id,
     count(*) as line_count, min(l.charge_period_start) as charge_period_start, max(l.charge_period_end) as charge_period_end,
-    sum(l.billed_cost) as billed_cost, sum(l.contracted_cost) as contracted_cost, sum(l.effective_cost) as effective_cost, sum(l.list_cost) as list_cost
+    sum(l.billed_cost) as billed_cost, sum(l.contracted_cost) as contracted_cost, sum(l.effective_cost) as effective_cost, sum(l.list_cost) as list_cost,
+    sum(l.commitment_discount_quantity) as commitment_discount_quantity, sum(l.consumed_quantity) as consumed_quantity,
+    sum(l.pricing_quantity) as pricing_quantity, sum(l.pricing_currency_effective_cost) as pricing_currency_effective_cost
   from billing_lines l
   left join inside i on i.source = l.source and i.billing_period = l.billing_period and i.charge_date = l.charge_date and i.line_id = l.line_id
   left join stored s on s.source = l.source and s.billing_period = l.billing_period and s.line_id = l.line_id
   where i.line_id is null and s.line_id is null
   group by
-    l.source, l.billing_period, l.charge_date, l.billing_account_id, l.billing_account_name, l.billing_currency, l.billing_period_start, l.billing_period_end, l.charge_category, l.charge_class,
-    l.charge_frequency, l.host_provider_name, l.invoice_id, l.invoice_issuer_name, l.region_id, l.service_category, l.service_name, l.service_provider_name, l.sub_account_id
+    l.source, l.billing_period, l.charge_date, l.billing_account_id, l.billing_account_name, l.billing_currency, l.billing_period_start,
+    l.billing_period_end, l.charge_category, l.charge_class, l.charge_frequency, l.host_provider_name, l.invoice_id, l.invoice_issuer_name,
+    l.region_id, l.service_category, l.service_name, l.service_provider_name, l.sub_account_id, l.availability_zone, l.billing_account_type,
+    l.capacity_reservation_id, l.capacity_reservation_status, l.commitment_discount_category, l.commitment_discount_id, l.commitment_discount_name,
+    l.commitment_discount_status, l.commitment_discount_type, l.commitment_discount_unit, l.consumed_unit, l.pricing_category, l.pricing_currency,
+    l.pricing_unit, l.region_name, l.service_subcategory, l.sub_account_name, l.sub_account_type
 )
 select
   billing_period as x_BillingPeriod,
@@ -318,20 +337,19 @@ select
 from split
 union all
 select
-  billing_period,
-  charge_date,
-  cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), billed_cost,
-  billing_account_id, billing_account_name, cast(null as string), billing_currency, billing_period_end, billing_period_start, cast(null as string),
-  cast(null as string), charge_category, charge_class, concat(cast(line_count as string), ' lines out of scope'), charge_frequency,
-  charge_period_end, charge_period_start, cast(null as string), cast(null as string), cast(null as string), cast(null as bignumeric),
-  cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as bignumeric), cast(null as string),
-  cast(null as string), contracted_cost, cast(null as bignumeric), effective_cost, host_provider_name, cast(null as string), invoice_id,
-  invoice_issuer_name, list_cost, cast(null as bignumeric), cast(null as string), cast(null as string), cast(null as bignumeric),
-  cast(null as bignumeric), cast(null as bignumeric), cast(null as bignumeric), cast(null as string),
-  coalesce(host_provider_name, service_provider_name), service_provider_name, region_id, cast(null as string), cast(null as string),
-  cast(null as string), cast(null as string), service_category, service_name, service_provider_name, concat('Other (', service_category, ')'), cast(null as string),
-  cast(null as string), cast(null as string), cast(null as string), sub_account_id, cast(null as string), cast(null as string), cast(null as string),
-  source, cast(null as string), line_count, 'out_of_scope', 'none', cast(null as string), cast(null as string), cast(null as string),
+  billing_period, charge_date, cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string),
+  availability_zone, billed_cost, billing_account_id, billing_account_name, billing_account_type, billing_currency, billing_period_end,
+  billing_period_start, capacity_reservation_id, capacity_reservation_status, charge_category, charge_class,
+  concat(cast(line_count as string), ' lines out of scope'), charge_frequency, charge_period_end, charge_period_start, commitment_discount_category,
+  commitment_discount_id, commitment_discount_name, commitment_discount_quantity, commitment_discount_status, commitment_discount_type,
+  commitment_discount_unit, commitment_program_eligibility_details, consumed_quantity, consumed_unit, cast(null as string), contracted_cost,
+  contracted_unit_price, effective_cost, host_provider_name, cast(null as string), invoice_id, invoice_issuer_name, list_cost, list_unit_price,
+  pricing_category, pricing_currency, pricing_currency_contracted_unit_price, pricing_currency_effective_cost, pricing_currency_list_unit_price,
+  pricing_quantity, pricing_unit, coalesce(host_provider_name, service_provider_name), service_provider_name, region_id, region_name,
+  cast(null as string), cast(null as string), cast(null as string), service_category, service_name, service_provider_name,
+  coalesce(service_subcategory, concat('Other (', service_category, ')')), sku_id, sku_meter, cast(null as string), sku_price_id, sub_account_id,
+  sub_account_name, sub_account_type, cast(null as string), source, cast(null as string), line_count, 'out_of_scope', 'none', cast(null as string),
   cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string),
-  cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string)
+  cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string),
+  cast(null as string)
 from outside
