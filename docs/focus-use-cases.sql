@@ -1,6 +1,5 @@
 -- Questions of the FOCUS use case library (https://focus.finops.org/use-cases/), for DuckDB, over files of `runspend export focus`.
--- Each query is Runspend's own and has the title of its use case. Before them:
---   create view focus as select * from read_parquet('focus-*.parquet');
+-- Each query is Runspend's own and has the title of its use case. How to run them: docs/focus-use-cases.md
 
 -- title: Allocate multi-currency charges per application
 select Tags ->> 'team' as application, ServiceProviderName, BillingAccountName, BillingCurrency, sum(BilledCost) as billed

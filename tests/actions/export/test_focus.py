@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from runspend.actions.export import focus as export_module
 from runspend.config.settings import Settings
 from runspend.core.errors import CheckFailed, UsageError
 from runspend.core.spreadsheet_text import PATTERN, guard_text
+from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.factory import open_warehouse
@@ -218,6 +220,26 @@ def test_versions_differ_by_their_columns(reader: Reader, tmp_path: Path) -> Non
     assert "dataset=Cost and Usage version=1.3" in told.stdout and "unknown:" not in told.stdout
 
 
+def test_all_columns_of_a_version_have_its_names_and_types(reader: Reader, tmp_path: Path) -> None:
+    """1.4 has the columns of the toolkit's model of FOCUS 1.4, 1.3 those with the two it replaced; one without a value is null, and typed."""
+    model = json.loads((resources.files("focus_data_toolkit") / "model" / "focus_1_4_model.json").read_text(encoding="utf-8"))
+    types = {"Decimal": pa.decimal128(38, 22), "Date/Time": pa.timestamp("us", tz="UTC"), "String": pa.string(), "JSON": pa.string()}
+    of_1_4 = {name: types[column["data_type"]] for name, column in model["datasets"]["Cost and Usage"]["columns"].items()}
+    of_1_3 = {*of_1_4, "ProviderName", "PublisherName"} - {"InvoiceDetailId", "CommitmentProgramEligibilityDetails"}
+    named = export_module.focus_columns(reader, first_day(MONTH), "1.3", all_columns=True)
+    assert {name for name in named if not name.startswith("x_")} == of_1_3 and len(of_1_3) == 65
+    done = export_focus(reader, MONTH, tmp_path / "all.parquet", version="1.4", all_columns=True)
+    written = pq.read_table(tmp_path / "all.parquet")
+    assert {field.name: field.type for field in written.schema if not field.name.startswith("x_")} == of_1_4 and len(of_1_4) == 65
+    assert written["CapacityReservationId"].null_count == written.num_rows == done.rows  # the bill has no capacity reservation
+    some = export_focus(reader, MONTH, tmp_path / "some.csv", version="1.4")
+    every = export_focus(reader, MONTH, tmp_path / "every.csv", version="1.4", all_columns=True)
+    assert some.totals == every.totals
+    names = list(rows_of(tmp_path / "some.csv")[0])
+    assert [{name: row[name] for name in names} for row in rows_of(tmp_path / "every.csv")] == rows_of(tmp_path / "some.csv")
+    assert {row["CapacityReservationId"] for row in rows_of(tmp_path / "every.csv")} == {""}
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_the_toolkits_lint_accepts_it(reader: Reader, tmp_path: Path, kind: str) -> None:
     """Structure and meaning, by focus-data-toolkit's model of FOCUS 1.4."""
@@ -324,13 +346,17 @@ def test_rows_do_not_depend_on_how_they_are_read(reader: Reader, tmp_path: Path,
 def pooled_world() -> SmallWorld:
     """A disk billed in two lines an hour that follows its machine, a database out of scope, tax; shared and idle spread over the runs."""
     stated = [make_run(id="a", at="00:00..01:00"), make_run(id="b", at="00:00..00:30")]
+    database = {
+        "service_name": "RDS", "service_category": "Databases", "scope": None, "commitment_discount_id": "plan", "commitment_discount_status": "Used",
+        "region_name": "Ireland", "pricing_unit": "Hours", "pricing_quantity": Decimal("1.5"), "pricing_currency": "EUR", "service_subcategory": "Caching",
+    }  # fmt: skip
     return {
         "billing_lines": [
             line(0, cost="10.00", scope=None, service_category="AI and Machine Learning"),
             line(1, cost="0.0000000000000000000001", on="vol-1", attached_to="m1", scope=None, consumed_quantity=Decimal(3), consumed_unit="GB-Hours", service_name="EBS", resource_name="x"),
             line(2, cost="3.00", on="vol-1", attached_to="m1", scope=None, consumed_quantity=Decimal(4), consumed_unit="GB-Hours", service_name="EBS", resource_name="y"),
-            line(3, cost="7.00", on="db", service_name="RDS", service_category="Databases", scope=None),
-            line(4, cost="9.00", on="db2", service_name="RDS", service_category="Databases", scope=None),
+            line(3, cost="7.00", on="db", **database, sku_id="r6g", list_unit_price=Decimal(4)),
+            line(4, cost="9.00", on="db2", **database, sku_id="r6g", list_unit_price=Decimal(5)),
             line(5, on=None, charge_category="Tax", service_name="Tax", cost="1.10", scope=None),
             line(6, cost="10.00", at="01:00..02:00", scope=None),
         ],
@@ -364,6 +390,11 @@ def test_pooled_charges_sums_out_of_scope_and_sharing(tmp_path: Path) -> None:
         "Databases",
         "",
     )
+    kept = {
+        "CommitmentDiscountId": "plan", "CommitmentDiscountStatus": "Used", "RegionName": "Ireland", "PricingUnit": "Hours", "PricingQuantity": "3",
+        "PricingCurrency": "EUR", "ServiceSubcategory": "Caching", "SkuId": "r6g", "ListUnitPrice": "", "ResourceId": "",
+    }  # fmt: skip
+    assert {name: outside[name] for name in kept} == kept  # the two prices differ, and resources of others are nobody's business here
     spread = [r for r in rows if r["x_MatchMethod"] == "sharing"]
     assert total(Decimal(r["EffectiveCost"]) for r in spread) == 0 and {r["ServiceProviderName"] for r in spread} == {"Runspend"}
     for pot in ("shared", "idle"):

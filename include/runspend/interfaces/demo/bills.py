@@ -382,8 +382,7 @@ def _line(provider: str, start: datetime, end: datetime, list_cost: Decimal, cha
     is_aws = provider == "AWS"
     quantity = "" if charge.quantity is None else charge.quantity
     is_priced = bool(charge.quantity) and not charge.klass
-    list_price = round(list_cost / charge.quantity, 10) if is_priced and charge.quantity else ""
-    price = round(cost / charge.quantity, 10) if is_priced and charge.quantity else ""
+    list_price, price = (round(amount / charge.quantity, 10) if is_priced and charge.quantity else "" for amount in (list_cost, cost))
     is_eligible = is_aws and charge.kind == "Usage" and charge.category in ("Compute", "Databases")
     return {
         "BilledCost": cost,
@@ -428,7 +427,7 @@ def _line(provider: str, start: datetime, end: datetime, list_cost: Decimal, cha
         "ServiceSubcategory": SUBCATEGORIES.get(charge.category, f"Other ({charge.category})"),
         "SkuId": charge.sku,
         "SkuMeter": f"{charge.unit} of {charge.sku}" if charge.unit else "",
-        "SkuPriceId": f"{charge.sku}.od" if charge.sku else "",
+        "SkuPriceId": f"{charge.sku}.od" if is_priced else "",
         "SkuPriceDetails": json.dumps(charge.details) if charge.details else "",
         "SubAccountId": charge.account if is_aws else "acme-ml",
         "SubAccountName": "ml" if charge.account == ML else "shop",

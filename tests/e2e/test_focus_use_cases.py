@@ -1,0 +1,160 @@
+"""The questions of the FOCUS use case library, asked of what `runspend export focus` writes over the demo.
+
+The queries are ours: `docs/focus-use-cases.sql`, one for each use case that reads Cost and Usage. The library's own texts are not in
+this repository. Where the samples have them (`focus_use_cases/VERSION-NAME.sql`, one query a file), they are run too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import sqlglot
+
+from runspend.actions.export import export_focus
+from runspend.warehouse.factory import open_warehouse
+from tests.allocation.chain import total
+from tests.conftest import ROOT
+
+PERIODS = ("2026-10", "2026-11")
+ABOUT_CONTRACTS = {"Track contract commitment burn-down over time", "Report on initial contract commitments"}  # the demo has no contract
+# Functions that the library's texts call and DuckDB has under another name or not at all.
+MACROS = """
+create macro json_unquote(j) as j ->> '$';
+create macro json_contains_path(j, mode, a) as json_exists(to_json(j), a), (j, mode, a, b) as json_exists(j, a) and json_exists(j, b);
+"""
+# A placeholder is filled by the column it is compared with.
+PARAMETERS = {
+    "ChargePeriodStart": "timestamptz '2026-10-01 00:00+00'", "ChargePeriodEnd": "timestamptz '2026-12-02 00:00+00'",
+    "BillingPeriodStart": "timestamptz '2026-10-01 00:00+00'", "BillingPeriodEnd": "timestamptz '2026-12-02 00:00+00'",
+    "ProviderName": "'AWS'", "ServiceProviderName": "'AWS'", "SubAccountId": "'111122223333'", "ServiceName": "'Amazon EC2'",
+    "PricingCurrency": "'Credits'", "PricingUnit": "'Credits'", "ResourceId": "(select any_value(ResourceId) from focus_data_table)",
+    'Tags["Application"]': "'vision'",
+}  # fmt: skip
+# What a reader of the library must replace: names of one's own tags and programs, and mistakes of the texts.
+REPLACED = (
+    ("Tags[\"ApplicationId\"]", "Tags['team']"),
+    ("Tags[\"Application\"]", "Tags['team']"),
+    ("'$.?'", "'$.team'"),
+    ("'Flexible Spend Plan', 'Resource Reservation'", "'Compute Savings Plan', 'Database Savings Plan'"),
+    ("'Advance Resource Commitment', 'Zonal Resource Commitment'", "'Capacity Reservation'"),
+    ("ChargeClass != 'Correction'", "ChargeClass is distinct from 'Correction'"),  # every other charge has null
+    (" AS StartDay", ""),  # an alias inside GROUP BY
+    (" AS UNSIGNED)", " AS UBIGINT)"),
+    # A column that is neither grouped nor aggregated.
+    ("SUM(EffectiveCost), BillingPeriodStart DESC", "SUM(EffectiveCost), ANY_VALUE(BillingPeriodStart) DESC"),
+    ("CommitmentDiscountStatus,\n  SUM(BilledCost)", "ANY_VALUE(CommitmentDiscountStatus),\n  SUM(BilledCost)"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exports(made_night: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both months of the demo by FOCUS version, all columns."""
+    folders = {}
+    with open_warehouse(str(made_night.parent / "warehouse")).reader() as reader:
+        for version in ("1.3", "1.4"):
+            folders[version] = tmp_path_factory.mktemp(version)
+            for period in PERIODS:
+                export_focus(reader, period, folders[version] / f"focus-{period}.parquet", version=version, all_columns=True)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def focus(exports: dict[str, Path]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The view that the page's queries read."""
+    with duckdb.connect() as con:
+        con.execute(f"create view focus as select * from read_parquet('{exports['1.4']}/*.parquet')")
+        yield con
+
+
+def own_queries() -> dict[str, str]:
+    """Title and text of each query of the page."""
+    text = (ROOT / "docs" / "focus-use-cases.sql").read_text(encoding="utf-8")
+    return dict(re.findall(r"^-- title: (.+)\n((?:(?!-- title:).*\n)+)", text, re.MULTILINE))
+
+
+def table() -> dict[str, str]:
+    """Title and last cell of each row of the page's table."""
+    text = (ROOT / "docs" / "focus-use-cases.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^\| \[(.+)\]\(https://focus\.finops\.org/use-case/[a-z0-9-]+/\) \| 1\.\d \| (.+) \|$", text, re.MULTILINE))
+
+
+def test_the_page_says_what_each_query_answers(focus: duckdb.DuckDBPyConnection) -> None:
+    """Each use case of the table that reads Cost and Usage has a query. It has as many rows as the table says, and no column without a value."""
+    found, empty = {}, {}
+    for title, sql in own_queries().items():
+        cursor = focus.execute(sql)
+        names = [column[0] for column in cursor.description or []]
+        rows = cursor.fetchall()
+        found[title] = f"{len(rows):,}"
+        empty[title] = [name for index, name in enumerate(names) if rows and all(row[index] is None for row in rows)]
+    said = table()
+    assert len(said) == 70 and len(found) == 66
+    assert {title: rows for title, rows in said.items() if not rows.startswith("needs ")} == found
+    assert {title for title, rows in found.items() if rows == "0"} == ABOUT_CONTRACTS
+    # Nothing of the demo's compute is under a commitment.
+    assert {title: names for title, names in empty.items() if names} == {"Report effective cost of compute": ["CommitmentDiscountType"]}
+
+
+def test_answers_add_up_to_the_ledger(focus: duckdb.DuckDBPyConnection, made_night: Path) -> None:
+    """By category, cash and accrual are the ledger's billed and effective cost; by allocated resource, the cost of all runs."""
+    queries = own_queries()
+    with open_warehouse(str(made_night.parent / "warehouse")).reader() as reader:
+        (ledger,) = reader.query("select sum(billed_cost) as billed, sum(effective_cost) as effective from cost_allocations").to_pylist()
+        (runs,) = reader.query("select sum(effective_cost) as effective from cost_allocations where allocated_to = 'run'").to_pylist()
+
+    def sums(title: str, column: str) -> Decimal:
+        cursor = focus.execute(queries[title])
+        index = [c[0] for c in cursor.description or []].index(column)
+        return total(row[index] for row in cursor.fetchall())
+
+    assert sums("Report costs by service category", "billed") == ledger["billed"]
+    assert sums("Cash vs. Accrual Comparison by Billing Period", "cash") == ledger["billed"]
+    assert sums("Cash vs. Accrual Comparison by Billing Period", "accrual") == ledger["effective"]
+    assert sums("Analyze total cost by allocated resource", "effective") == runs["effective"]
+    assert sums("Identify unused commitments", "effective") == Decimal("0.30544") * 12  # two hours on each of six Mondays
+
+
+def adapted(text: str) -> str:
+    """A text of the library as DuckDB reads it: its placeholders filled, names of one's own in it, and the dialect translated by sqlglot."""
+    for column, value in PARAMETERS.items():
+        text = re.sub(rf"(?<![\w.\"])((?:CU\.)?{re.escape(column)}\s*(?:>=|<=|=|<)\s*)\?", rf"\g<1>{value}", text, flags=re.IGNORECASE)
+    text = re.sub(r"((?:Charge|Billing)PeriodStart\s*)< timestamptz '2026-10-01", r"\1< timestamptz '2026-12-02", text)
+    for was, becomes in REPLACED:
+        text = text.replace(was, becomes)
+    text = re.sub(r"\bInvoiceIssuer\b", "InvoiceIssuerName", text)  # its name of 1.0
+    return sqlglot.transpile(text, read="bigquery", write="duckdb")[0] if "UNNEST" in text else text
+
+
+def test_the_librarys_own_texts_run(exports: dict[str, Path], samples: Path) -> None:
+    """Every text that reads Cost and Usage runs on the export of its version, and all but those about contracts have rows."""
+    # The join with the dataset Contract Commitment is not a question of Cost and Usage.
+    texts = [
+        path
+        for path in sorted((samples / "focus_use_cases").glob("*.sql"))
+        if not path.stem.endswith("join_contract_commitment_details_with_usage_charges")
+    ]
+    if not texts:
+        pytest.skip(f"the texts of the FOCUS use case library are not in {samples / 'focus_use_cases'}: nothing was run")
+    problems: dict[str, Any] = {}
+    for path in texts:
+        version = path.name[:3]
+        with duckdb.connect() as con:
+            con.execute(MACROS)
+            con.execute(
+                "create view focus_data_table as select * replace (cast(cast(Tags as json) as map(varchar, varchar)) as Tags)"
+                f" from read_parquet('{exports[version]}/*.parquet')"
+            )
+            try:
+                rows = con.execute(adapted(path.read_text(encoding="utf-8"))).fetchall()
+            except duckdb.Error as error:
+                problems[path.stem] = str(error)
+            else:
+                if bool(rows) == ("contract_commitment" in path.stem):
+                    problems[path.stem] = rows[:3]
+    assert problems == {}
