@@ -220,7 +220,10 @@ def _database_lines(begin: datetime, end: datetime) -> Iterator[dict[str, Any]]:
     while moment < end:
         is_used = not (moment.weekday() == 0 and moment.hour in (2, 3))
         status = {"CommitmentDiscountStatus": "Used" if is_used else "Unused", "CommitmentDiscountQuantity": rate}
-        unused = {} if is_used else {"ConsumedQuantity": "", "ConsumedUnit": "", "ResourceId": SAVINGS_PLAN["CommitmentDiscountId"]}
+        unused = {
+            "ConsumedQuantity": "", "ConsumedUnit": "", "ContractedCost": rate, "ContractedUnitPrice": rate,
+            "PricingCurrencyContractedUnitPrice": rate, "ResourceId": SAVINGS_PLAN["CommitmentDiscountId"],
+        }  # fmt: skip
         yield _line(
             "AWS",
             moment,
@@ -236,7 +239,7 @@ def _database_lines(begin: datetime, end: datetime) -> Iterator[dict[str, Any]]:
                 unit="Hours",
                 more=SAVINGS_PLAN
                 | status
-                | unused
+                | ({} if is_used else unused)
                 | {"BilledCost": Decimal(0), "EffectiveCost": rate, "PricingCategory": "Committed", "PricingCurrencyEffectiveCost": rate},
             ),
         )
