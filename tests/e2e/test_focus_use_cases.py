@@ -52,23 +52,26 @@ REPLACED = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def exports(made_night: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both months of the demo by FOCUS version, all columns."""
-    folders = {}
-    with open_warehouse(str(made_night.parent / "warehouse")).reader() as reader:
-        for version in ("1.3", "1.4"):
-            folders[version] = tmp_path_factory.mktemp(version)
-            for period in PERIODS:
-                export_focus(reader, period, folders[version] / f"focus-{period}.parquet", version=version, all_columns=True)
-    return folders
+def export_months(night: Path, folder: Path, version: str) -> str:
+    """The pattern of the files of both months of the demo, with all columns of the FOCUS version."""
+    folder.mkdir(exist_ok=True)
+    with open_warehouse(str(night.parent / "warehouse")).reader() as reader:
+        for period in PERIODS:
+            export_focus(reader, period, folder / f"{period}.parquet", version=version, all_columns=True)
+    return f"{folder}/*.parquet"
 
 
 @pytest.fixture(scope="module")
-def focus(exports: dict[str, Path]) -> Iterator[duckdb.DuckDBPyConnection]:
+def files(made_night: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The months in FOCUS 1.4."""
+    return export_months(made_night, tmp_path_factory.mktemp("focus"), "1.4")
+
+
+@pytest.fixture(scope="module")
+def focus(files: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """The view that the page's queries read."""
     with duckdb.connect() as con:
-        con.execute(f"create view focus as select * from read_parquet('{exports['1.4']}/*.parquet')")
+        con.execute(f"create view focus as select * from read_parquet('{files}')")
         yield con
 
 
@@ -131,7 +134,7 @@ def adapted(text: str) -> str:
     return sqlglot.transpile(text, read="bigquery", write="duckdb")[0] if "UNNEST" in text else text
 
 
-def test_the_librarys_own_texts_run(exports: dict[str, Path], samples: Path) -> None:
+def test_the_librarys_own_texts_run(files: str, made_night: Path, samples: Path, tmp_path: Path) -> None:
     """Every text that reads Cost and Usage runs on the export of its version, and all but those about contracts have rows."""
     # The join with the dataset Contract Commitment is not a question of Cost and Usage.
     texts = [
@@ -141,14 +144,14 @@ def test_the_librarys_own_texts_run(exports: dict[str, Path], samples: Path) -> 
     ]
     if not texts:
         pytest.skip(f"the texts of the FOCUS use case library are not in {samples / 'focus_use_cases'}: nothing was run")
+    patterns = {"1.3": export_months(made_night, tmp_path, "1.3"), "1.4": files}
     problems: dict[str, Any] = {}
     for path in texts:
-        version = path.name[:3]
         with duckdb.connect() as con:
             con.execute(MACROS)
             con.execute(
                 "create view focus_data_table as select * replace (cast(cast(Tags as json) as map(varchar, varchar)) as Tags)"
-                f" from read_parquet('{exports[version]}/*.parquet')"
+                f" from read_parquet('{patterns[path.name[:3]]}')"
             )
             try:
                 rows = con.execute(adapted(path.read_text(encoding="utf-8"))).fetchall()
