@@ -55,6 +55,7 @@ EXTRA_OF = {
     "sqlalchemy": ("mlflow", "demo"),
     "sqlglot": ("sqlglot", "pipeline"),
     "starlette": ("fastapi", "pipeline"),
+    "tableauhyperapi": ("tableauhyperapi", "tableau"),
     "urllib3": ("requests", "pipeline"),
     "uvicorn": ("uvicorn", "pipeline"),
 }

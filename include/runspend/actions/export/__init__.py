@@ -1,4 +1,4 @@
-"""Exports the ledger for other tools: FOCUS Cost and Usage with its Allocated columns. Reads only the cost tables, writes one file."""
+"""Exports the ledger for other tools: FOCUS Cost and Usage with its Allocated columns, and Tableau extracts. Changes nothing but its files."""
 
 from __future__ import annotations
 

@@ -302,6 +302,46 @@ def export_focus(
     click.echo(f"{written.path}: {written.rows:,} rows, FOCUS {focus_version}")
 
 
+@export.command("hyper")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    default=Path("runspend.hyper"),
+    show_default=True,
+    help="A .hyper file, or a .twbx with a workbook in it.",
+)
+@with_context
+def export_hyper(context: Context, out: Path) -> None:
+    """Export costs as a Tableau extract.
+
+    Writes the public tables and `costs_for_dashboards`, and beside a .hyper file two data sources
+    (.tds) and a workbook (.twb). Files that you changed in Tableau are kept.
+
+    \b
+    Examples:
+      runspend export hyper --out /srv/shared/runspend.hyper
+      runspend export hyper --out runspend.twbx
+    """
+    from runspend.actions.export.hyper import export_hyper as write_extract
+    from runspend.actions.publish import open_content
+    from runspend.warehouse.factory import open_warehouse
+
+    with open_content(open_warehouse(context.settings)) as content:
+        written = write_extract(content, out, context.now, context.progress)
+    context.clear_progress()
+    if context.as_json:
+        beside = {"written": [str(path) for path in written.written], "kept": [str(path) for path in written.kept]}
+        print_json({"file": str(written.path), "build_id": written.build_id, "rows": written.rows, **beside})
+        return
+    tables = ", ".join(f"{name} {count:,}" for name, count in written.rows.items())
+    click.echo(f"{written.path}: build {written.build_id}, {f'rows of {tables}' if tables else 'unchanged'}")
+    for path in written.written:
+        click.echo(f"{path}: written")
+    for path in written.kept:
+        click.echo(f"{path}: kept, because it was changed. Delete it to get a new one.")
+
+
 @click.command()
 @click.argument("statement", required=False)
 @click.option(
