@@ -37,7 +37,7 @@ demo: $(VENV)/.ready-nightly ## make a new demo world in .runspend-demo/
 
 # Set-up waits for disks and registries, and tests for their servers: each does more at once than there are processors.
 test: $(VENV)/.ready-dev ## every check and test but torture and benchmarks (ARGS="-k …" narrows it)
-	@$(MAKE) --no-print-directory --jobs 5 lint imported system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery
+	@$(MAKE) --no-print-directory --jobs 5 lint imported system $(VENV)/.ready-azurite $(VENV)/.ready-bigquery $(VENV)/.ready-dbt
 	@$(if $(ARGS),,$(BIN)/python deploy/rehearsal/rehearse.py --if-changed)
 	@$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -134,6 +134,13 @@ $(VENV)/.ready-bigquery: tests/servers/bigquery.txt | $(VENV)/.ready-dev
 	if $(BIN)/python -m venv $(VENV)/bigquery >$(VENV)/bigquery.log 2>&1 && \
 	  $(BIN)/uv pip install --python $(VENV)/bigquery $(LOCKED) --requirement tests/servers/bigquery.txt >>$(VENV)/bigquery.log 2>&1; \
 	then touch $@; else echo "cannot install bqemulator: see $(VENV)/bigquery.log. The tests that need it will say so."; fi
+
+# dbt, for tests/e2e/test_dbt.py; it needs another protobuf than we do, so it has an environment of its own.
+$(VENV)/.ready-dbt: requirements/dbt.txt | $(VENV)/.ready-dev
+	@echo "installing dbt"; \
+	if $(BIN)/python -m venv --without-pip $(VENV)/dbt >$(VENV)/dbt.log 2>&1 && \
+	  $(BIN)/uv pip install --python $(VENV)/dbt $(LOCKED) --requirement requirements/dbt.txt >>$(VENV)/dbt.log 2>&1; \
+	then touch $@; else echo "cannot install dbt: see $(VENV)/dbt.log. The test that needs it will say so."; fi
 
 # Optuna, Ray Tune, Lightning and Transformers, for tests/e2e/test_training_frameworks.py, in an environment of their own: on the system's
 # Python where it is new enough, since Debian's PyTorch is for that one.

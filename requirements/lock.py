@@ -86,6 +86,13 @@ LOCKS = (
         without=("torch",),
     ),
     Lock(
+        "requirements/dbt.txt",
+        "tests/e2e/test_dbt.py: dbt with DuckDB, in an environment of its own, because dbt needs another protobuf. From 1.12 on, dbt-core downloads a part\n"
+        "# from GitHub while it is installed",
+        asks=("dbt-core>=1.11,<1.12", "dbt-duckdb>=1.10", "duckdb>=2"),
+        as_locked=False,
+    ),
+    Lock(
         "tests/actions/export/focus-validator.txt",
         "tests/actions/export/test_focus.py: an environment of its own, installed with --no-deps. focus-validator pins numpy<2, for which Python 3.13\n"
         "# has no wheel; the rules' results are the same with numpy 2. ddt and pandasql are pinned by it and never imported",

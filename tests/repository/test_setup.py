@@ -54,6 +54,7 @@ def test_every_target_sets_itself_up(tmp_path: Path, target: str) -> None:
         "requirements/lock.txt",
         "requirements/build.txt",
         "requirements/frameworks.txt",
+        "requirements/dbt.txt",
         "tests/servers/bigquery.txt",
         "tests/servers/azurite/package-lock.json",
     ):

@@ -302,6 +302,28 @@ def export_focus(
     click.echo(f"{written.path}: {written.rows:,} rows, FOCUS {focus_version}")
 
 
+@export.command("dbt")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="A YAML file. Default: standard output.")
+def export_dbt(out: Path | None) -> None:
+    """Export the tables as sources for dbt.
+
+    Writes the tables of `runspend publish` with their columns, descriptions and tests. Needs neither
+    data nor a configuration.
+
+    \b
+    Example:
+      runspend export dbt --out models/runspend_sources.yml
+    """
+    from runspend.actions.export.dbt_sources import dbt_sources
+    from runspend.core.own_files import write_whole
+
+    if out is None:
+        click.echo(dbt_sources(), nl=False)
+    else:
+        write_whole(out, dbt_sources().encode())
+        click.echo(f"{out}: written")
+
+
 @export.command("hyper")
 @click.option(
     "--out",
