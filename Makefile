@@ -56,7 +56,7 @@ lint: $(VENV)/.ready-dev ## ruff, its format, mypy --strict, import layers, band
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python requirements/audit.py code
 
-torture: $(VENV)/.ready-dev ## the long tests: kills, races, full disks, whole ledgers on the reference
+torture: $(VENV)/.ready-dev $(VENV)/.ready-superset ## the long tests: kills, races, full disks, whole ledgers on the reference
 	@$(PYTEST) -m torture $(ARGS)
 
 fuzz: $(VENV)/.ready-dev ## hostile input for all that parses, 60 s a target (ARGS="yaml sql --seconds 600"; see tests/fuzz/__init__.py)
@@ -141,6 +141,15 @@ $(VENV)/.ready-dbt: requirements/dbt.txt | $(VENV)/.ready-dev
 	if $(BIN)/python -m venv --without-pip $(VENV)/dbt >$(VENV)/dbt.log 2>&1 && \
 	  $(BIN)/uv pip install --python $(VENV)/dbt $(LOCKED) --requirement requirements/dbt.txt >>$(VENV)/dbt.log 2>&1; \
 	then touch $@; else echo "cannot install dbt: see $(VENV)/dbt.log. The test that needs it will say so."; fi
+
+# Superset, for tests/actions/export/test_superset.py, in an environment of its own: it needs older versions of much that we use. One package has
+# no wheel and is built, by build tools with hashes in the same lock.
+$(VENV)/.ready-superset: requirements/superset.txt | $(VENV)/.ready-dev
+	@echo "installing Superset"; \
+	if $(BIN)/python -m venv --without-pip $(VENV)/superset >$(VENV)/superset.log 2>&1 && \
+	  $(BIN)/uv pip install --python $(VENV)/superset $(LOCKED) --no-binary wtforms-json --no-deps --require-build-hashes \
+	    --build-constraints $< --requirement $< >>$(VENV)/superset.log 2>&1; \
+	then touch $@; else echo "cannot install Superset: see $(VENV)/superset.log. The test that needs it will say so."; fi
 
 # Optuna, Ray Tune, Lightning and Transformers, for tests/e2e/test_training_frameworks.py, in an environment of their own: on the system's
 # Python where it is new enough, since Debian's PyTorch is for that one.

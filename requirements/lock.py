@@ -93,6 +93,15 @@ LOCKS = (
         as_locked=False,
     ),
     Lock(
+        "requirements/superset.txt",
+        "tests/actions/export/test_superset.py: Superset, in an environment of its own, installed with --no-deps. Superset imports cachetools and rich\n"
+        "# and asks for neither, and flask-caching from 2.4 on does not fit it. odfpy, for spreadsheets, has no wheel and is not needed",
+        asks=("apache-superset==6.1.0", "cachetools", "flask-caching<2.4", "psycopg2-binary", "rich", "setuptools", "wheel"),
+        without=("odfpy",),
+        as_locked=False,
+        built="wtforms-json",
+    ),
+    Lock(
         "tests/actions/export/focus-validator.txt",
         "tests/actions/export/test_focus.py: an environment of its own, installed with --no-deps. focus-validator pins numpy<2, for which Python 3.13\n"
         "# has no wheel; the rules' results are the same with numpy 2. ddt and pandasql are pinned by it and never imported",

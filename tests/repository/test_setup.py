@@ -55,6 +55,7 @@ def test_every_target_sets_itself_up(tmp_path: Path, target: str) -> None:
         "requirements/build.txt",
         "requirements/frameworks.txt",
         "requirements/dbt.txt",
+        "requirements/superset.txt",
         "tests/servers/bigquery.txt",
         "tests/servers/azurite/package-lock.json",
     ):

@@ -1,4 +1,4 @@
-"""Exports the ledger for other tools: FOCUS Cost and Usage with its Allocated columns, Tableau extracts, and sources for dbt. Changes nothing but its files."""
+"""Exports the ledger for other tools: FOCUS Cost and Usage with its Allocated columns, Tableau extracts, sources for dbt, and a dashboard for Superset. Changes nothing but its files."""
 
 from __future__ import annotations
 

@@ -364,6 +364,44 @@ def export_hyper(context: Context, out: Path) -> None:
         click.echo(f"{path}: kept, because it was changed. Delete it to get a new one.")
 
 
+@export.command("superset")
+@click.option("--uri", default="", metavar="URI", help="The PostgreSQL database. Default: that of the first such target of `publish`.")
+@click.option("--schema", default="", metavar="NAME", help="The schema in it. Default: that of the target.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    default=Path("runspend-superset.zip"),
+    show_default=True,
+    help="A ZIP file.",
+)
+@with_context
+def export_superset(context: Context, uri: str, schema: str, out: Path) -> None:
+    """Export a dashboard for Superset.
+
+    Writes a ZIP that Superset imports: the database, two datasets, five charts, one dashboard. It
+    contains no password; Superset asks for it.
+
+    \b
+    Example:
+      runspend export superset --uri postgresql://superset@db:5432/costs
+    """
+    from runspend.actions.export.superset_files import database_uri, superset_zip
+    from runspend.config.publish import PostgresTarget
+    from runspend.core.own_files import write_whole
+
+    target = next((target for target in context.settings.publish if isinstance(target, PostgresTarget)), None)
+    if not uri:
+        if target is None:
+            raise UsageError("cannot export for Superset: there is no target of `publish` with `kind: postgres`. Add one, or give --uri.")
+        uri = target.uri.get_secret_value()
+    write_whole(out, superset_zip(uri, schema or (target.schema_name if target else "runspend")))
+    if context.as_json:
+        print_json({"file": str(out), "database": database_uri(uri)})
+    else:
+        click.echo(f"{out}: written, for the database {database_uri(uri)}")
+
+
 @click.command()
 @click.argument("statement", required=False)
 @click.option(
