@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "include" / "runspend"
-ROOMS = {"actions", "allocation", "config", "core", "ingest", "interfaces", "pipeline", "schema", "storage", "warehouse"}
+ROOMS = {"actions", "airflow", "allocation", "config", "core", "ingest", "interfaces", "pipeline", "schema", "storage", "warehouse"}
 MOST_ARGUMENTS = 8
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
@@ -35,7 +35,7 @@ def test_every_module_says_what_is_in_it(path: Path) -> None:
 def test_the_tests_mirror_the_package() -> None:
     """Tests of a room are in a folder of its name; whatever tests more than a room has a folder of its own beside them."""
     tests = PACKAGE.parents[1] / "tests"
-    beside = {"benchmarks", "dags", "e2e", "faults", "fuzz", "repository"}
+    beside = {"benchmarks", "e2e", "faults", "fuzz", "repository"}
     folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
     assert {folder.parts[0] if folder.parts else "." for folder in folders} <= ROOMS | beside
     assert [str(folder) for folder in sorted(folders) if folder.parts[0] in ROOMS and not (PACKAGE / folder).is_dir()] == []

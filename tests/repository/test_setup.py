@@ -456,6 +456,6 @@ def test_the_example_configuration_of_compose_is_valid(monkeypatch: pytest.Monke
 
 def test_telemetry_is_off_wherever_we_start_something() -> None:
     """MLflow's and Airflow's: in make, in the image, in the night's runner."""
-    for file in ("Makefile", "Dockerfile", "dags/run_pipeline.py"):
+    for file in ("Makefile", "Dockerfile", "include/runspend/airflow/run_pipeline.py"):
         text = (ROOT / file).read_text()
         assert "MLFLOW_DISABLE_TELEMETRY" in text and "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED" in text

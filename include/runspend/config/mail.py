@@ -106,7 +106,7 @@ class MailSettings(Frozen):
     tls: Literal["starttls", "implicit", "none"] = "starttls"
     username: str | None = None
     password: Secret | None = None
-    connection: str | None = None  # an Airflow connection, resolved by dags/runspend_settings.py
+    connection: str | None = None  # an Airflow connection, resolved by runspend.airflow.connections
     from_: Address = Field(
         default="Runspend <runspend@localhost>", validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
     )

@@ -32,7 +32,7 @@ from runspend.core.redaction import redact_uri
 from runspend.core.selectors import BUDGET_KEYS, LINE_KEYS, LINE_MAPS, RUN_KEYS, RUN_MAPS, Selector, parse_selector
 
 CHANNEL = "channel:"  # the name of a chat or pager follows, where a recipient of mail may stand
-CONNECTION = "connection:"  # the id of an Airflow connection follows, resolved by dags/runspend_settings.py
+CONNECTION = "connection:"  # the id of an Airflow connection follows, resolved by runspend.airflow.connections
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 CURRENCY_PATTERN = r"^[A-Z]{3}$"
 DIMENSION_PATTERN = r"^(run\.user|(run|experiment|line)\.tag\..+|run\.param\..+)$"

@@ -29,6 +29,7 @@ EXTRA_OF = {
     "databricks": ("databricks-sql-connector", "databricks"),
     "databricks.sdk": ("databricks-sdk", "databricks"),
     "databricks.sql": ("databricks-sql-connector", "databricks"),
+    "croniter": ("apache-airflow", "airflow"),
     "dateutil": ("python-dateutil", "pipeline"),
     "duckdb": ("duckdb", "pipeline"),
     "fastapi": ("fastapi", "pipeline"),

@@ -14,12 +14,13 @@ from runspend.config.settings import Settings
 from runspend.core.errors import RunspendError, UsageError
 from runspend.core.step_result import Outcome
 
+RUNNER = (sys.executable, "-m", "runspend.airflow.run_pipeline")
+
 
 def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence[str]) -> Outcome:
-    """Run `DAGS/run_pipeline.py`; return the results of its tasks as one outcome."""
-    script = dags / "run_pipeline.py"
-    if not script.exists():
-        raise UsageError(f"cannot run the DAGs of {dags}: it has no run_pipeline.py. Name the dags folder of this repository.")
+    """Run the DAGs of a folder; return the results of its tasks as one outcome."""
+    if not dags.is_dir():
+        raise UsageError(f"cannot run the DAGs of {dags}: it is not a folder. Name the one with runspend_dags.py.")
     if settings.path is None:
         raise UsageError(
             "cannot run the DAGs: these settings have no file that tasks could read. Write a runspend.yaml first: runspend init"
@@ -27,8 +28,9 @@ def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence
     with tempfile.TemporaryDirectory(prefix="runspend-") as folder:
         result = Path(folder) / "outcome.json"
         command = [
-            sys.executable,
-            str(script),
+            *RUNNER,
+            "--dags",
+            str(dags),
             "--config",
             str(settings.path),
             "--home",
@@ -47,7 +49,7 @@ def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence
         done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
         if not result.exists():
             raise RunspendError(
-                f"cannot run the DAGs: {script} ended with {done.returncode} and left no result. See {settings.home / 'airflow' / 'pipeline.log'}."
+                f"cannot run the DAGs: Airflow ended with {done.returncode} and left no result. See {settings.home / 'airflow' / 'pipeline.log'}."
             )
         told = json.loads(result.read_text(encoding="utf-8"))
     return Outcome(

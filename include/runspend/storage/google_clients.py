@@ -12,7 +12,9 @@ from runspend.core.errors import MissingExtra
 from runspend.core.outside_json import parse_json
 from runspend.storage.store_errors import ANONYMOUS, ENVIRONMENT, CannotReach
 
-__all__ = ["bigquery_clients", "read_credentials", "storage_credentials"]
+__all__ = ["LENT_TOKEN", "bigquery_clients", "read_credentials", "storage_credentials"]
+
+LENT_TOKEN = "runspend_token"  # a file with a token that another process renews: {type, token, expiry, project_id}, or {type, error}
 
 SCOPES = ("https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform")
 
@@ -34,6 +36,8 @@ def read_credentials(given: str | None) -> tuple[Any, str | None]:
         default: Any = google.auth.default
         found: tuple[Any, str | None] = default(scopes=SCOPES)
         return found
+    if lent := _lent_token(Path(given)):
+        return lent
     service_account: Any = Credentials
     credentials = service_account.from_service_account_file(given, scopes=SCOPES)
     return credentials, credentials.project_id
@@ -56,6 +60,8 @@ def storage_credentials(given: str | None, *, setting: str) -> Any:
     if given == ANONYMOUS:
         return AnonymousCredentials()  # type: ignore[no-untyped-call]  # Google's, without types
     path = Path(given).expanduser() if given and given != ENVIRONMENT else None
+    if path and (lent := _lent_token(path)):
+        return lent[0]
     kind = _kind_of_key(path, setting) if path else ""
     try:
         if kind == "service_account":
@@ -66,6 +72,37 @@ def storage_credentials(given: str | None, *, setting: str) -> Any:
         if kind:
             raise CannotReach("its credentials cannot be used", f"Check {setting}.credentials") from None
         raise CannotReach("the environment has no Google log-in", f"Log in with gcloud, or set {setting}.credentials") from None
+
+
+def _lent_token(path: Path) -> tuple[Any, str | None] | None:
+    """Return credentials that read their token from this file again and again, and their project; None if it is another kind of file."""
+    from datetime import datetime
+
+    from google.auth.credentials import Credentials
+    from google.auth.exceptions import RefreshError
+
+    def read() -> dict[str, Any]:
+        found = parse_json(path.read_bytes())
+        return found if isinstance(found, dict) and found.get("type") == LENT_TOKEN else {}
+
+    try:
+        first = read()
+    except (OSError, ValueError):
+        return None
+    if not first:
+        return None
+
+    class LentToken(Credentials):
+        """A token that another process renews."""
+
+        def refresh(self, request: Any) -> None:
+            found = read()
+            if "token" not in found:
+                raise RefreshError(found.get("error", "its token is gone"))  # type: ignore[no-untyped-call]
+            self.token = found["token"]
+            self.expiry = datetime.fromisoformat(found["expiry"]) if found.get("expiry") else None
+
+    return LentToken(), first.get("project_id")  # type: ignore[no-untyped-call]
 
 
 def _kind_of_key(path: Path, setting: str) -> str:

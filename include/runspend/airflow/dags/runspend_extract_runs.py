@@ -3,15 +3,13 @@
 A server that does not answer fails only its own task. Its last good data stay, with their date in the table `sources`.
 """
 
-from airflow.sdk import DAG, CronTriggerTimetable, task
+from airflow.sdk import DAG, task
 
 from runspend import pipeline
-from runspend_settings import read_settings
-from runspend_tasks import DAG_OPTIONS, NOW, RUNS, end_with, one_each, run_step
+from runspend.airflow.connections import read_settings
+from runspend.airflow.tasks import DAG_OPTIONS, NOW, RUNS, end_with, one_each, run_step, schedule
 
-with DAG(
-    "runspend_extract_runs", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS
-):
+with DAG("runspend_extract_runs", schedule=schedule("extract"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS) as dag:
 
     @task
     def servers() -> list[str]:

@@ -1,4 +1,4 @@
-"""Shared code of the nine DAGs: assets, defaults, calls of a pipeline step by a task, and failure mail.
+"""Shared code of the DAGs: assets, defaults, calls of a pipeline step by a task, and failure mail.
 
 Work of a step does not belong here, and nothing runs when a file is parsed. Data travels through the warehouse; a task passes
 on only names and sentences.
@@ -6,18 +6,24 @@ on only names and sentences.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
+from logging import getLogger
 from typing import Any
 
-from airflow.sdk import Asset, Param, get_current_context, task
+from airflow.providers.common.compat.sdk import DecoratedOperator, task_decorator_factory
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import Asset, AssetOrTimeSchedule, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from runspend.airflow.connections import read_mail_settings, read_settings
+from runspend.airflow.lineage import Lineage, lineage_of
+from runspend.airflow.options import clock, option, pool
 from runspend.config.file_modes import use_file_modes
 from runspend.core.errors import MachineFailed, RecordRefused, RunspendError, UsageError
 from runspend.pipeline.monitoring import tell_refused_file, telling_of_the_machine
-from runspend_settings import read_settings
+
+log = getLogger(__name__)
 
 # The scheme is x-runspend because Airflow leaves such URIs as they are; any other scheme may belong to a provider.
 RUNS = Asset("runspend/runs", "x-runspend://runs", group="runspend")
@@ -25,11 +31,11 @@ BILLS = Asset("runspend/bills", "x-runspend://bills", group="runspend")
 ARTIFACT_BYTES = Asset("runspend/artifact_bytes", "x-runspend://artifact_bytes", group="runspend")
 COSTS = Asset("runspend/costs", "x-runspend://costs", group="runspend")
 
-# For tasks that query the warehouse. A pool keeps them from querying BigQuery all at once; it must exist before a task names it.
-POOL = os.environ.get("RUNSPEND_POOL") or "default_pool"
-
 NOW = Param(
-    None, type=["null", "string"], format="date-time", description="Pretend it is this time (UTC). Left out: the start of the current hour."
+    None,
+    type=["null", "string"],
+    format="date-time",
+    description="Pretend it is this time (UTC). Left out: the start of the current hour; in a backfill, the run's logical date.",
 )
 PERIODS = Param(
     None,
@@ -58,7 +64,7 @@ def tell_operators(context: Any) -> None:
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
-    ti, settings = context["task_instance"], read_settings()
+    ti, settings = context["task_instance"], read_mail_settings()
     use_file_modes(settings)
     name = f"{ti.dag_id}.{ti.task_id}"
     operators.notify(
@@ -82,7 +88,7 @@ DAG_OPTIONS: dict[str, Any] = {
     "max_active_runs": 1,
     "tags": ["runspend"],
     "default_args": {
-        "owner": "runspend",
+        "owner": option("owner"),
         "retries": 2,
         "retry_delay": timedelta(minutes=5),
         "execution_timeout": timedelta(hours=3),
@@ -97,13 +103,43 @@ def start_of_hour() -> datetime:
     return datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
 
 
+def schedule(name: str, assets: Any = None) -> Any:
+    """Return what starts the DAG of a step: its clock, or these assets, or both. The clock makes up for an event that was lost."""
+    timetable = clock(name)
+    if timetable is None or assets is None:
+        return timetable if assets is None else assets
+    return AssetOrTimeSchedule(timetable=timetable, assets=assets)
+
+
+class StepOperator(DecoratedOperator, PythonOperator):
+    """A task that calls one step. It knows afterwards which datasets the step read and wrote."""
+
+    custom_operator_name = "@step"
+    template_fields: Sequence[str] = ("op_args", "op_kwargs")
+    template_fields_renderers = {"op_args": "py", "op_kwargs": "py"}  # noqa: RUF012 (Airflow's own form)
+    lineage: Lineage | None = None
+
+    def __init__(self, *, python_callable: Any, op_args: Any, op_kwargs: Any, **options: Any) -> None:
+        given = {"python_callable": python_callable, "op_args": op_args, "op_kwargs": op_kwargs}
+        super().__init__(kwargs_to_upstream=given, **given, **options)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return the datasets, for OpenLineage. Its provider asks, if it is installed; also after a failure."""
+        return None if self.lineage is None else self.lineage.facets()
+
+
+def step(function: Callable[..., list[str]]) -> Any:
+    """Make a function a task that calls one step, in the pool of the tasks that query the warehouse."""
+    return task_decorator_factory(function, decorated_operator_class=StepOperator, pool=pool(), doc_md=function.__doc__)
+
+
 def one_each(function: Callable[[str], list[str]]) -> Any:
-    """Return a task to map over names: shown by name, several at once, since each replaces its own units."""
-    named = task(map_index_template="{{ task.op_kwargs['name'] }}", max_active_tis_per_dag=None, pool=POOL, doc_md=function.__doc__)
-    return named(function)
+    """Make a function such a task, to map over names: shown by name, several at once, since each replaces its own units."""
+    options = {"map_index_template": "{{ task.op_kwargs['name'] }}", "max_active_tis_per_dag": None}
+    return task_decorator_factory(function, decorated_operator_class=StepOperator, pool=pool(), doc_md=function.__doc__, **options)
 
 
-def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) -> list[str]:
+def run_step(work: Callable[..., Any], *names: Sequence[str], **options: Any) -> list[str]:
     """Call one step of the pipeline; return the names of changed units. Fails, with its work kept, if something is wrong.
 
     Its outcome is also stored under the key `outcome`, for people who look at the task and for `run_pipeline.py`.
@@ -112,8 +148,9 @@ def run_step(step: Callable[..., Any], *names: Sequence[str], **options: Any) ->
     try:
         settings, now = read_settings(), read_now(context)
         use_file_modes(settings)
-        with telling_of_the_machine(settings, step.__name__, now):
-            outcome = step(settings, *names, now=now, **options)
+        context["task"].lineage = lineage_of(settings, work.__name__, *names)
+        with telling_of_the_machine(settings, work.__name__, now):
+            outcome = work(settings, *names, now=now, **options)
     except MachineFailed as error:  # a disk may be repaired in a minute
         _leave_outcome(context, error)
         raise NoAnswer(str(error)) from error
@@ -138,22 +175,43 @@ def _leave_outcome(context: Any, error: RunspendError) -> None:
 
 def read_now(context: Any) -> datetime:
     """Return the DAG run's time. Refuses parameters the DAG does not have: a misspelled one must not pass for its default."""
-    unknown = sorted(set(context["dag_run"].conf or {}) - set(context["dag"].params))
+    run = context["dag_run"]
+    unknown = sorted(set(run.conf or {}) - set(context["dag"].params))
     if unknown:
         raise AirflowFailException(
             f"cannot use parameter {', '.join(unknown)}: this DAG has {', '.join(context['dag'].params)}. Nothing was done."
         )
     given = context["params"]["now"]
-    moment = datetime.fromisoformat(given) if given else start_of_hour()
+    moment = datetime.fromisoformat(given) if given else run.logical_date if run.run_type == "backfill" else start_of_hour()
     return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def totals(name: str) -> dict[str, Any]:
+    """Return what the warehouse holds of an asset, as JSON with amounts as texts.
+
+    Only `error` if it cannot be read. Only `hidden` if `access` says who sees which costs: everyone who can log in sees events.
+    """
+    from runspend.actions.costs.totals import as_json, read_totals
+    from runspend.warehouse.factory import open_warehouse
+
+    try:
+        settings = read_settings()
+        if settings.access is not None:
+            return {"hidden": "access"}
+        with open_warehouse(settings).reader() as reader:
+            return {"totals": as_json(read_totals(reader, name.partition("/")[2]))}
+    except Exception as error:  # noqa: BLE001 (the event is due all the same)
+        log.warning("The event of %s has no totals: %s", name, error)
+        return {"error": type(error).__name__}
 
 
 def end_with(asset: Asset, work: Any) -> None:
     """Add the last two tasks of a DAG that feeds others: one emits the asset in any case; one fails the DAG run if anything failed."""
 
     @task(outlets=[asset], trigger_rule="all_done", task_display_name="tell what waits for this")
-    def published() -> None:
-        """Emit the asset. Not mapped: Airflow emits at the first success of a mapped task."""
+    def published(outlet_events: Any = None) -> None:
+        """Emit the asset, with totals for who reads its events. Not mapped: Airflow emits at the first success of a mapped task."""
+        outlet_events[asset].extra = totals(asset.name)
 
     @task(trigger_rule="one_failed", retries=0, on_failure_callback=None, task_display_name="fail if a task failed")
     def watcher() -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.dag_ids import DAG_IDS
 from tests.tiny_world import make_store, make_tiny_world
 
-DAGS = Path(__file__).resolve().parents[2] / "dags"
+DAGS = Path(__file__).resolve().parents[2] / "include" / "runspend" / "airflow" / "dags"
 
 
 @pytest.fixture(scope="session")

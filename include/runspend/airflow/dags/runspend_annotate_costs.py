@@ -3,20 +3,20 @@
 The first time may take hours, because `requests_per_second` bounds it. A task that is stopped goes on where it was.
 """
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
+from airflow.sdk import DAG
 
 from runspend import pipeline
-from runspend_tasks import COSTS, DAG_OPTIONS, NOW, POOL, run_step
+from runspend.airflow.tasks import COSTS, DAG_OPTIONS, NOW, run_step, schedule, step
 
 with DAG(
     "runspend_annotate_costs",
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 8 * * *", timezone="UTC"), assets=[COSTS]),
+    schedule=schedule("annotate", [COSTS]),
     params={"now": NOW},
     doc_md=__doc__,
     **DAG_OPTIONS,
-):
+) as dag:
 
-    @task(pool=POOL)
+    @step
     def annotate() -> list[str]:
         """Read the cost tables, and write to MLflow what changed."""
         return run_step(pipeline.annotate)

@@ -1,9 +1,8 @@
 """Run the DAGs once, in the order in which their assets start them, in this one process: `runspend nightly` where Airflow is installed.
 
-It needs no scheduler and no server: Airflow's own `dag.test()` runs on a temporary database. This is not a DAG file (see
-.airflowignore), and no step's work is done here.
+It needs no scheduler and no server: Airflow's own `dag.test()` runs on a temporary database. No step's work is done here.
 
-    python dags/run_pipeline.py --config runspend.yaml --home .runspend --now 2026-11-24T06:00+00:00 --result outcome.json
+    python -m runspend.airflow.run_pipeline --dags dags --config runspend.yaml --home .runspend --now 2026-11-24T06:00+00:00 --result outcome.json
 
 The result has the keys of `runspend.core.step_result.Outcome`; the exit code is the same. Airflow's log is `<home>/airflow/pipeline.log`.
 """
@@ -18,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-DAGS = Path(__file__).resolve().parent
 DAG_IDS = {  # step -> DAG, in running order
     "extract": "runspend_extract_runs",
     "measure": "runspend_measure_artifacts",
@@ -38,6 +36,9 @@ LISTS = ("changed", "unchanged", "problems", "notes")
 def main(arguments: list[str]) -> int:
     """Run the pipeline once; return the exit code."""
     parser = argparse.ArgumentParser(description="Run the DAGs once, in one process.")
+    parser.add_argument(
+        "--dags", type=Path, default=Path(__file__).parent / "dags", help="folder of the DAGs; by default those of this package"
+    )
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--home", type=Path, required=True, help="folder for Airflow's own files (in its subfolder airflow)")
     parser.add_argument("--now", required=True)
@@ -51,12 +52,12 @@ def main(arguments: list[str]) -> int:
     folder = given.home.resolve() / "airflow"
     folder.mkdir(parents=True, exist_ok=True)
     database = folder / f"pipeline-{os.getpid()}.db"
-    prepare_environment(folder, database, given.config.resolve())
+    prepare_environment(folder, database, given.config.resolve(), given.dags.resolve())
     screen = os.fdopen(os.dup(2), "w", buffering=1)
     log = folder / "pipeline.log"
     send_output_to(log)
     try:
-        outcome = run_dags([name for name in DAG_IDS if name not in given.skip], given.now, given.period, screen)
+        outcome = run_dags(given.dags.resolve(), [name for name in DAG_IDS if name not in given.skip], given.now, given.period, screen)
     finally:
         for leftover in folder.glob(f"{database.name}*"):
             leftover.unlink()
@@ -69,7 +70,7 @@ def main(arguments: list[str]) -> int:
     return int(outcome["exit_code"])
 
 
-def prepare_environment(folder: Path, database: Path, config: Path) -> None:
+def prepare_environment(folder: Path, database: Path, config: Path, dags: Path) -> None:
     """Set Airflow's environment before its import: its own home, our DAGs, no calls to other servers, one try per task."""
     for key in [key for key in os.environ if key.startswith("AIRFLOW_") and not key.startswith("AIRFLOW_CONN_")]:
         del os.environ[key]
@@ -77,7 +78,7 @@ def prepare_environment(folder: Path, database: Path, config: Path) -> None:
     os.environ.update(
         {
             "AIRFLOW_HOME": str(folder),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(folder / "plugins"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -102,13 +103,13 @@ def send_output_to(log: Path) -> None:
     os.dup2(descriptor, 2)
 
 
-def run_dags(names: list[str], now: str, periods: list[str], screen: TextIO) -> dict[str, Any]:
+def run_dags(dags: Path, names: list[str], now: str, periods: list[str], screen: TextIO) -> dict[str, Any]:
     """Run each DAG to its end, even if an earlier one failed; return their combined outcome."""
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.utils.db import initdb
 
     initdb()
-    bag = BundleDagBag(DAGS, bundle_path=DAGS)
+    bag = BundleDagBag(dags, bundle_path=dags)
     total: dict[str, Any] = {"step": "nightly", "exit_code": 0, **{key: [] for key in LISTS}}
     if bag.import_errors:
         total |= {"exit_code": 1, "problems": [f"cannot import {file}: {error}" for file, error in bag.import_errors.items()]}

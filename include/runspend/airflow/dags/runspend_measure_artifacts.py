@@ -3,19 +3,19 @@
 A store that does not answer fails only its own task. Its last good inventory stays in place.
 """
 
-from airflow.sdk import DAG, CronTriggerTimetable, task
+from airflow.sdk import DAG, task
 
 from runspend import pipeline
-from runspend_settings import read_settings
-from runspend_tasks import ARTIFACT_BYTES, DAG_OPTIONS, NOW, end_with, one_each, run_step
+from runspend.airflow.connections import read_settings
+from runspend.airflow.tasks import ARTIFACT_BYTES, DAG_OPTIONS, NOW, end_with, one_each, run_step, schedule
 
 with DAG(
     "runspend_measure_artifacts",
-    schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"),
+    schedule=schedule("measure"),
     params={"now": NOW},
     doc_md=__doc__,
     **DAG_OPTIONS,
-):
+) as dag:
 
     @task
     def stores() -> list[str]:

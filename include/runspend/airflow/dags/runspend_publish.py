@@ -1,19 +1,19 @@
 """Copies tables to the targets of `publish` when `runspend/costs` is new, and half an hour after each judgment of the budgets."""
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
+from airflow.sdk import DAG
 
 from runspend import pipeline
-from runspend_tasks import COSTS, DAG_OPTIONS, NOW, POOL, run_step
+from runspend.airflow.tasks import COSTS, DAG_OPTIONS, NOW, run_step, schedule, step
 
 with DAG(
     "runspend_publish",
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("30 */6 * * *", timezone="UTC"), assets=[COSTS]),
+    schedule=schedule("publish", [COSTS]),
     params={"now": NOW},
     doc_md=__doc__,
     **DAG_OPTIONS,
-):
+) as dag:
 
-    @task(pool=POOL)
+    @step
     def publish() -> list[str]:
         """Replace what changed at each target."""
         return run_step(pipeline.publish)

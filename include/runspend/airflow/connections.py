@@ -12,36 +12,31 @@ a bill or store in gs://, is a Google connection.
 
 from __future__ import annotations
 
-import configparser
-import io
-import json
-import os
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
-from airflow.sdk.log import mask_secret
 
+from runspend.airflow.aws import lend_profiles
+from runspend.airflow.google import lend_credentials
+from runspend.airflow.options import config_path
 from runspend.config.publish import PostgresTarget
-from runspend.config.settings import ArtifactStore, BillSource, MailSettings, Settings, TrackingServer, WarehouseSettings, load_settings
-from runspend.core.errors import ConfigError
-from runspend.core.outside_json import parse_json
+from runspend.config.settings import MailSettings, Settings, TrackingServer, load_settings
+
+__all__ = ["read_mail_settings", "read_settings"]
 
 PREFIX = "connection:"
-AWS_FILE = "AWS_SHARED_CREDENTIALS_FILE"
-GOOGLE = ("gs://", "bigquery://")  # their credentials are key files
+GOOGLE = ("gs://", "bigquery://")  # their credentials are files
+ELSEWHERE = (*GOOGLE, "abfs://", "abfss://", "az://", "wasbs://")  # no profiles of AWS
 CREDENTIALS = ("credentials", "delete_credentials")
-# Fields of a Google connection that identify the caller in another way.
-NOT_FOLLOWED = ("key_secret_name", "credential_config_file", "impersonation_chain", "idp_issuer_url")
-KEYS_OF_A_KEY = ("private_key", "private_key_id", "refresh_token", "client_secret")
 
 
 def read_settings() -> Settings:
     """Return the settings. Raises ConfigError if the file is wrong, AirflowNotFoundException if a connection is missing."""
-    settings = load_settings()
-    lend_aws_profiles([*settings.billing, *settings.stores, settings.warehouse])
+    settings = load_settings(config_path())
+    lend_profiles(_aws_connections(settings))
     resolved = {
         "tracking": [_resolve_server(server) for server in settings.tracking],
         "billing": [_resolve_google(source) for source in settings.billing],
@@ -53,14 +48,33 @@ def read_settings() -> Settings:
     return settings.model_copy(update=resolved)
 
 
+def read_mail_settings() -> Settings:
+    """Return the settings with the connections of `mail` only: a mail about a connection that fails must not need it."""
+    settings = load_settings(config_path())
+    return settings.model_copy(update={"mail": _resolve_mail(settings.mail)})
+
+
+def _aws_connections(settings: Settings) -> Iterator[tuple[str, Connection]]:
+    """Yield each profile of runspend.yaml that is an AWS connection. boto3 reports a profile that is nowhere."""
+    places: list[Any] = [*settings.billing, *settings.stores, settings.warehouse]
+    named = [getattr(place, key, None) for place in places if not (place.uri or "").startswith(ELSEWHERE) for key in CREDENTIALS]
+    for name in sorted({name for name in named if isinstance(name, str)}):
+        try:
+            found = Connection.get(name.removeprefix(PREFIX))
+        except AirflowNotFoundException:
+            continue
+        if found.conn_type == "aws":
+            yield name, found
+
+
 def _resolve_server(server: TrackingServer) -> TrackingServer:
     return _replace(server, uri=_address, token=_password, username=_login, password=_password, database=_database_uri)
 
 
 def _resolve_google(place: Any) -> Any:
-    """Return a Google bill, store or warehouse with its key files."""
+    """Return a Google bill, store or warehouse with its files of credentials."""
     keys = [key for key in CREDENTIALS if hasattr(place, key)]
-    return _replace(place, **dict.fromkeys(keys, _google_key_file)) if (place.uri or "").startswith(GOOGLE) else place
+    return _replace(place, **dict.fromkeys(keys, lend_credentials)) if (place.uri or "").startswith(GOOGLE) else place
 
 
 def _resolve_mail(mail: MailSettings) -> MailSettings:
@@ -130,83 +144,3 @@ def _password(found: Connection) -> str | None:
 
 def _is_true(value: Any) -> bool:
     return str(value).lower() in ("true", "1", "yes")
-
-
-def lend_aws_profiles(sources: list[BillSource | ArtifactStore | WarehouseSettings]) -> None:
-    """Make each AWS connection named as `credentials` a profile of the same name, for this process and its children.
-
-    The profiles are kept in memory (a file descriptor without a name), next to those of the file they replace.
-    """
-    profiles = configparser.ConfigParser(default_section="", interpolation=None)
-    elsewhere = (*GOOGLE, "abfs://", "abfss://", "az://", "wasbs://")  # their credentials are key files and tokens
-    named = [getattr(s, key, None) for s in sources if not (s.uri or "").startswith(elsewhere) for key in CREDENTIALS]
-    for name in sorted({name for name in named if isinstance(name, str)}):
-        try:
-            found = Connection.get(name.removeprefix(PREFIX))
-        except AirflowNotFoundException:
-            continue  # a profile of the AWS configuration; boto3 reports it if it is missing
-        if found.conn_type == "aws":
-            profiles[name] = _aws_profile(name, found)
-    if not profiles.sections():
-        return
-    before = Path(os.environ.get(AWS_FILE, "~/.aws/credentials")).expanduser()
-    if before.is_file():
-        own = configparser.ConfigParser(default_section="", interpolation=None)
-        own.read(before)
-        for section in set(own.sections()) - set(profiles.sections()):
-            profiles[section] = dict(own[section])
-    text = io.StringIO()
-    profiles.write(text)
-    os.environ[AWS_FILE] = _lend("aws-profiles", text.getvalue())
-
-
-def _aws_profile(name: str, found: Connection) -> dict[str, str]:
-    extra = found.extra_dejson
-    known = {
-        "aws_access_key_id": found.login,
-        "aws_secret_access_key": found.password,
-        "aws_session_token": extra.get("aws_session_token"),
-        "region": extra.get("region_name"),
-        "endpoint_url": extra.get("endpoint_url"),
-        "role_arn": extra.get("role_arn"),
-        "source_profile": name if extra.get("role_arn") else None,
-    }
-    return {key: value for key, value in known.items() if value}
-
-
-def _google_key_file(found: Connection) -> str | None:
-    """The key of a connection of type google_cloud_platform, as a file; None for the environment's own credentials.
-
-    Source: "Google Cloud Connection" of apache-airflow-providers-google; the provider itself is not needed.
-    """
-    extra = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in found.extra_dejson.items() if value}
-    if other := [name for name in NOT_FOLLOWED if name in extra]:
-        raise ConfigError(
-            f"cannot use connection {found.conn_id}: {other[0]} is not supported here. Put the key into keyfile_dict, a path into key_path, or "
-            "leave all three out and give the workers credentials of their own."
-        )
-    if _is_true(extra.get("is_anonymous", False)):
-        return "anonymous"
-    key, path, project = extra.get("keyfile_dict"), extra.get("key_path") or extra.get("keyfile"), extra.get("project")
-    if key is None and (path is None or project is None):
-        return None if path is None else str(path)
-    try:
-        text = Path(str(path)).read_text(encoding="utf-8") if key is None else key
-        read = dict(parse_json(text) if isinstance(text, str) else text)
-    except (OSError, TypeError, ValueError):
-        what = "key_path" if key is None else "keyfile_dict"
-        raise ConfigError(
-            f"cannot use connection {found.conn_id}: its {what} is not the JSON of a key file. Correct the connection."
-        ) from None
-    for name in KEYS_OF_A_KEY:
-        if isinstance(read.get(name), str):
-            mask_secret(read[name])  # Airflow hides known names; it does not know the parts of a key in one text
-    return _lend("google-key", json.dumps(read | ({"project_id": project} if project else {})))
-
-
-def _lend(name: str, text: str) -> str:
-    """Return the path of an in-memory file for this process and its children; it has no name on any disk."""
-    descriptor = os.memfd_create(name)
-    with open(descriptor, "w", encoding="utf-8", closefd=False) as lent:
-        lent.write(text)
-    return f"/proc/{os.getpid()}/fd/{descriptor}"

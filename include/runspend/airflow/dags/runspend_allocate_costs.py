@@ -6,21 +6,23 @@ DAG, or whether Airflow merged several into one. A failed check keeps the tables
 billing periods even if their inputs are unchanged.
 """
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
+from typing import Any
+
+from airflow.sdk import DAG
 
 from runspend import pipeline
-from runspend_tasks import BILLS, COSTS, DAG_OPTIONS, NOW, PERIODS, POOL, RUNS, end_with, run_step
+from runspend.airflow.tasks import BILLS, COSTS, DAG_OPTIONS, NOW, PERIODS, RUNS, end_with, run_step, schedule, step
 
 with DAG(
     "runspend_allocate_costs",
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 6 * * *", timezone="UTC"), assets=RUNS | BILLS),
+    schedule=schedule("allocate", RUNS | BILLS),
     params={"now": NOW, "periods": PERIODS},
     doc_md=__doc__,
     **DAG_OPTIONS,
-):
+) as dag:
 
-    @task(pool=POOL)
-    def allocate(params=None) -> list[str]:
+    @step
+    def allocate(params: Any = None) -> list[str]:
         """Build every billing period whose bill or runs changed, then the months of their runs, then estimates for unbilled hours."""
         return run_step(pipeline.settle, periods=params["periods"])
 

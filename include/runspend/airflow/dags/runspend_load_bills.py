@@ -3,15 +3,13 @@
 A bill that is refused fails only its own task. The last good version of its periods stays in place.
 """
 
-from airflow.sdk import DAG, CronTriggerTimetable, task
+from airflow.sdk import DAG, task
 
 from runspend import pipeline
-from runspend_settings import read_settings
-from runspend_tasks import BILLS, DAG_OPTIONS, NOW, end_with, one_each, run_step
+from runspend.airflow.connections import read_settings
+from runspend.airflow.tasks import BILLS, DAG_OPTIONS, NOW, end_with, one_each, run_step, schedule
 
-with DAG(
-    "runspend_load_bills", schedule=CronTriggerTimetable("0 4 * * *", timezone="UTC"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS
-):
+with DAG("runspend_load_bills", schedule=schedule("load"), params={"now": NOW}, doc_md=__doc__, **DAG_OPTIONS) as dag:
 
     @task
     def sources() -> list[str]:

@@ -18,8 +18,8 @@ from runspend.config.settings import load_settings
 from runspend.core.step_result import Outcome
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests.airflow.conftest import DAGS, subjects
 from tests.dag_ids import DAG_IDS
-from tests.dags.conftest import DAGS, subjects
 from tests.faults.damaged_world import Flip
 from tests.servers.smtp import smtp_server
 from tests.tiny_world import NOW
@@ -224,7 +224,8 @@ def test_run_pipeline(config: Path) -> None:
     # what `runspend nightly --dags dags` calls
     command = [
         sys.executable,
-        str(DAGS / "run_pipeline.py"),
+        "-m",
+        "runspend.airflow.run_pipeline",
         "--config",
         str(config),
         "--home",

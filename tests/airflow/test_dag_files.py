@@ -8,16 +8,16 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 
 import pytest
 
+from runspend.airflow.run_pipeline import SKIPPED_TASKS
+from tests.airflow.conftest import DAGS
 from tests.dag_ids import DAG_IDS
 
 ARCHIVE_TASKS = ("plan", "notify", "apply", "verify")
 NAMES = tuple(DAG_IDS)
-DAGS = Path(__file__).resolve().parents[2] / "dags"
 
 # Everything that would be I/O or cost seconds raises, in an interpreter that has imported nothing of ours.
 IMPORT = """
@@ -63,7 +63,7 @@ def test_import_does_no_io() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_dag_and_its_tasks_are_complete(dag_bag: Any, name: str) -> None:
     """Tag, text, one run at a time, no catch-up; owner, retries, timeout, text, a pool that exists everywhere, a failure mail."""
-    from runspend_tasks import tell_operators
+    from runspend.airflow.tasks import tell_operators
 
     dag = dag_bag.dags[DAG_IDS[name]]
     assert set(dag.tags) == {"runspend"} and dag.doc_md and dag.catchup is False and dag.max_active_runs == 1
@@ -115,7 +115,7 @@ def test_what_asks_the_warehouse_runs_in_the_pool_that_the_environment_names() -
 
 def test_tasks_try_again() -> None:
     """Three tries for each task but the watcher (the other tests set that to one)."""
-    from runspend_tasks import DAG_OPTIONS
+    from runspend.airflow.tasks import DAG_OPTIONS
 
     assert DAG_OPTIONS["default_args"]["retries"] == 2
 
@@ -144,10 +144,10 @@ def test_schedules(dag_bag: Any) -> None:
 
 def test_asset_names_do_not_collide_with_others() -> None:
     """Names and URIs have a prefix. Airflow checks no URI whose scheme begins with x-, so no provider can claim it."""
-    import runspend_tasks
+    from runspend.airflow import tasks
 
     for name in ("runs", "bills", "artifact_bytes", "costs"):
-        asset = getattr(runspend_tasks, name.upper())
+        asset = getattr(tasks, name.upper())
         assert (asset.name, asset.uri, asset.group) == (f"runspend/{name}", f"x-runspend://{name}", "runspend")
 
 
@@ -167,7 +167,7 @@ def test_only_a_last_unmapped_task_emits(dag_bag: Any) -> None:
 
 def test_a_pipeline_run_only_plans_the_archive() -> None:
     """Airflow marks those tasks as done whose whole name matches; who is told and what is moved waits for the weekly run."""
-    pattern = run_path(str(DAGS / "run_pipeline.py"))["SKIPPED_TASKS"]["archive"]
+    pattern = SKIPPED_TASKS["archive"]
     assert [name for name in ARCHIVE_TASKS if not re.fullmatch(pattern, name)] == ["plan"]
 
 

@@ -1,20 +1,22 @@
 """Writes one page and its CSVs for every billing period when `runspend/costs` is new, and at 07:00 UTC in case that event was lost."""
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
+from typing import Any
+
+from airflow.sdk import DAG
 
 from runspend import pipeline
-from runspend_tasks import COSTS, DAG_OPTIONS, NOW, PERIODS, POOL, run_step
+from runspend.airflow.tasks import COSTS, DAG_OPTIONS, NOW, PERIODS, run_step, schedule, step
 
 with DAG(
     "runspend_report",
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 7 * * *", timezone="UTC"), assets=[COSTS]),
+    schedule=schedule("report", [COSTS]),
     params={"now": NOW, "periods": PERIODS},
     doc_md=__doc__,
     **DAG_OPTIONS,
-):
+) as dag:
 
-    @task(pool=POOL)
-    def report(params=None) -> list[str]:
+    @step
+    def report(params: Any = None) -> list[str]:
         """Read the cost tables and write the reports."""
         return run_step(pipeline.report, periods=params["periods"])
 

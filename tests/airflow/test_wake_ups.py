@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.airflow.conftest import DAGS
 from tests.dag_ids import DAG_IDS
-from tests.dags.conftest import DAGS
 
 STATES = ("queued", "running")
 

@@ -16,7 +16,7 @@ from runspend.config.settings import redact, show_settings
 @pytest.fixture
 def read(dag_bag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """read(yaml, id={...}): the settings a task sees when these connections exist."""
-    from runspend_settings import read_settings
+    from runspend.airflow.connections import read_settings
 
     def read(text: str, **connections: dict[str, Any]) -> Any:
         file = tmp_path / "runspend.yaml"

@@ -4,20 +4,20 @@ A decision is made once per budget, threshold and period. Its mail is sent until
 pipeline runs that did not happen and a warehouse that cannot be opened: records under `home` show both.
 """
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
+from airflow.sdk import DAG
 
 from runspend import pipeline
-from runspend_tasks import COSTS, DAG_OPTIONS, NOW, POOL, run_step
+from runspend.airflow.tasks import COSTS, DAG_OPTIONS, NOW, run_step, schedule, step
 
 with DAG(
     "runspend_alert_budgets",
-    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 */6 * * *", timezone="UTC"), assets=[COSTS]),
+    schedule=schedule("alert", [COSTS]),
     params={"now": NOW},
     doc_md=__doc__,
     **DAG_OPTIONS,
-):
+) as dag:
 
-    @task(pool=POOL)
+    @step
     def alert() -> list[str]:
         """Judge the budgets, record the decisions, and send waiting mail."""
         return run_step(pipeline.alert)

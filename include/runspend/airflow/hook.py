@@ -1,0 +1,53 @@
+"""The connection type `runspend`: costs, SQL and explanations for tasks of your own DAGs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+
+from runspend.airflow.options import config_path
+from runspend.core.errors import RunspendError
+
+if TYPE_CHECKING:
+    from runspend.interfaces.library import Connection
+    from runspend.interfaces.server_connection import ServerConnection
+
+__all__ = ["RunspendHook"]
+
+
+class RunspendHook(BaseHook):
+    """What `runspend.connect` returns, for a connection of Airflow.
+
+    Its host is the address of a server (`runspend serve`, or Airflow's `…/runspend`), and its password the token of a login there.
+    Without a host, the field `config` names a runspend.yaml on the worker; without either it is the one that Runspend's DAGs use.
+    """
+
+    conn_name_attr = "runspend_conn_id"
+    default_conn_name = "runspend_default"
+    conn_type = "runspend"
+    hook_name = "Runspend"
+
+    def __init__(self, runspend_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.runspend_conn_id = runspend_conn_id
+
+    def get_conn(self) -> Connection | ServerConnection:
+        """Return a connection that answers questions: `costs()`, `sql()`, `explain()` and others. Raises RunspendError if it cannot be made."""
+        from runspend.interfaces.library import connect
+
+        found = self.get_connection(self.runspend_conn_id)
+        host = str(found.host or "").rstrip("/")
+        if host:
+            scheme = found.schema or "http"
+            port = f":{found.port}" if found.port else ""
+            return connect(host + port if "://" in host else f"{scheme}://{host}{port}", found.password or None)
+        return connect(found.extra_dejson.get("config") or config_path())
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask a question that needs no table; return whether it was answered, and a sentence."""
+        try:
+            answer: Any = self.get_conn().sql("select 1 as one")
+            return len(answer) == 1, "Runspend answers."
+        except RunspendError as error:
+            return False, str(error)
