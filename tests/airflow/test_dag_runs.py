@@ -18,7 +18,7 @@ from runspend.config.settings import load_settings
 from runspend.core.step_result import Outcome
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
-from tests.airflow.conftest import DAGS, subjects
+from tests.airflow.conftest import subjects
 from tests.dag_ids import DAG_IDS
 from tests.faults.damaged_world import Flip
 from tests.servers.smtp import smtp_server

@@ -119,7 +119,7 @@ def test_aws_connection_becomes_a_profile_in_memory(read: Any, tmp_path: Path, m
 
 def test_only_a_profile_is_looked_up_as_a_connection(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key file and a SAS token are not ids: they are not sent to the place secrets are kept in."""
-    import runspend_settings
+    from runspend.airflow import connections
 
     asked: list[str] = []
 
@@ -127,9 +127,9 @@ def test_only_a_profile_is_looked_up_as_a_connection(read: Any, monkeypatch: pyt
         @staticmethod
         def get(name: str) -> None:
             asked.append(name)
-            raise runspend_settings.AirflowNotFoundException(name)
+            raise connections.AirflowNotFoundException(name)
 
-    monkeypatch.setattr(runspend_settings, "Connection", Asked)
+    monkeypatch.setattr(connections, "Connection", Asked)
     places = {
         "gs://a/": "key.json",
         "bigquery://p/d/t": "key.json",
@@ -219,8 +219,8 @@ def test_google_connection_with_a_path_or_without_a_key(read: Any, tmp_path: Pat
         ({"keyfile_dict": "not json"}, "its keyfile_dict is not the JSON of a key file"),
         ({"keyfile_dict": "[1]"}, "its keyfile_dict is not the JSON of a key file"),
         ({"key_path": "/nowhere/key.json", "project": "other"}, "its key_path is not the JSON of a key file"),
-        ({"key_path": "/nowhere/key.json", "impersonation_chain": "a@b"}, "impersonation_chain is not supported here"),
-        ({f"{PREFIX}key_secret_name": "s"}, "key_secret_name is not supported here"),
+        ({"key_path": "/nowhere/key.json", "impersonation_chain": "a@b"}, "impersonation_chain needs Google.s provider"),
+        ({f"{PREFIX}key_secret_name": "s"}, "key_secret_name needs Google.s provider"),
     ],
 )
 def test_google_connection_that_cannot_be_used(read: Any, extra: dict[str, Any], words: str) -> None:

@@ -135,8 +135,8 @@ def test_requiring_both_assets_would_lose_a_bill(scheduler: Scheduler, tmp_path:
     earlier = shutil.copytree(DAGS, tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     file = earlier / "runspend_allocate_costs.py"
     text = file.read_text()
-    assert text.count("assets=RUNS | BILLS") == 1
-    file.write_text(text.replace("assets=RUNS | BILLS", "assets=[RUNS, BILLS]"))
+    assert text.count("RUNS | BILLS)") == 1
+    file.write_text(text.replace("RUNS | BILLS)", "[RUNS, BILLS])"))
     sync_bag_to_db(BundleDagBag(earlier, bundle_path=earlier), "dags-folder", None)
     for asset in ("runs", "bills", "runs"):  # the second event of `runs` is merged into the first
         scheduler.emit(asset)
