@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -76,40 +75,6 @@ def test_dag_and_its_tasks_are_complete(dag_bag: Any, name: str) -> None:
             callbacks = task.on_failure_callback
             assert tell_operators in (callbacks if isinstance(callbacks, (list, tuple)) else [callbacks])
         assert task.max_active_tis_per_dag == (None if task.is_mapped else 1)
-
-
-POOLS = """
-from pathlib import Path
-import sys
-from airflow.dag_processing.dagbag import BundleDagBag
-bag = BundleDagBag(Path(sys.argv[1]), bundle_path=Path(sys.argv[1]))
-assert not bag.import_errors, bag.import_errors
-for dag in bag.dags.values():
-    for task in dag.tasks:
-        print("task", task.pool, task.task_id)
-"""
-
-
-def test_what_asks_the_warehouse_runs_in_the_pool_that_the_environment_names() -> None:
-    """Lists of names and the last tasks stay out of it: they ask nothing, and others wait for them."""
-    done = subprocess.run(
-        [sys.executable, "-c", POOLS, str(DAGS)],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "RUNSPEND_POOL": "few"},
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    pools: dict[str, set[str]] = {}
-    for line in done.stdout.splitlines():
-        if line.startswith("task "):
-            _, pool, name = line.split()
-            pools.setdefault(pool, set()).add(name)
-    assert pools == {
-        "few": {*NAMES, *ARCHIVE_TASKS} - {"archive"},
-        "default_pool": {"servers", "sources", "stores", "published", "watcher"},
-    }
 
 
 def test_tasks_try_again() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runspend import pipeline
+from runspend.airflow.lineage import TABLES_OF
 from runspend.config.settings import load_settings
 from runspend.core.step_result import Outcome
 from runspend.warehouse.factory import open_warehouse
@@ -25,6 +26,7 @@ from tests.servers.smtp import smtp_server
 from tests.tiny_world import NOW
 
 Run = Callable[..., dict[str, str]]
+STEPS = {"allocate": ("settle",), "archive": ("archive_plan", "archive_notify", "archive_apply", "archive_verify_monthly")}
 ORDER = ("extract", "measure", "load", "allocate", "report", "alert", "archive")
 
 
@@ -44,6 +46,21 @@ def emitted(dag_id: str) -> int:
         return session.query(AssetEvent).filter(AssetEvent.source_dag_id == dag_id).count()
 
 
+def newest_extra(asset: str) -> Any:
+    """What the newest event of an asset says."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        events = session.query(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id).filter(AssetModel.name == asset)
+        return events.order_by(AssetEvent.id.desc()).first().extra
+
+
+def states_of(config: Path) -> dict[Any, str]:
+    """The digests of all units."""
+    return {unit: state.digest for unit, state in open_warehouse(load_settings(config).warehouse.uri).states().items()}
+
+
 def add_broken_bill(config: Path) -> None:
     """A second bill, of which nothing can be read."""
     settings = json.loads(config.read_text())
@@ -55,18 +72,30 @@ def add_broken_bill(config: Path) -> None:
 
 
 def test_all_dags_of_a_night_succeed(run_dag: Run, config: Path) -> None:
-    """All nine, in the order their assets wake them: the ledger is the bill, the report and the budget's mail are there."""
+    """All nine, in the order their assets wake them: the ledger is the bill, the report and the budget's mail are there. Events say totals,
+    and a DAG writes no table that its lineage does not name."""
     for name in ORDER:
-        before = emitted(DAG_IDS[name])
+        before, units = emitted(DAG_IDS[name]), states_of(config)
         states = run_dag(name, now=NOW.isoformat())
         assert states.pop("dag") == "success"
         watcher = states.pop("watcher", None)
         assert set(states.values()) == {"success"}
         assert (watcher, emitted(DAG_IDS[name]) - before) == (("skipped", 1) if "published" in states else (None, 0))
+        written = {unit.table for unit, _ in states_of(config).items() - units.items()}
+        assert written <= {table for step in STEPS.get(name, (name,)) for table in TABLES_OF[step][1]}, name
     assert rows(config, "select allocated_to, sum(effective_cost) as cost from cost_allocations group by 1 order by 1") == [
         {"allocated_to": "idle", "cost": Decimal(800)},  # 20 of 24 hours
         {"allocated_to": "run", "cost": Decimal(160)},  # 4 hours, one of them shared by both
     ]
+    assert newest_extra("runspend/runs") == {"totals": [{"period": "2026-11", "tracking_server": "prod", "runs": 2}]}
+    assert newest_extra("runspend/costs") == {
+        "totals": [
+            {"period": "2026-11", "billing_currency": "USD", "allocated_to": "idle", "effective_cost": "800"},
+            {"period": "2026-11", "billing_currency": "USD", "allocated_to": "run", "effective_cost": "160"},
+        ]
+    }
+    (bill,) = newest_extra("runspend/bills")["totals"]
+    assert (bill["bill_lines"], bill["effective_cost"], newest_extra("runspend/artifact_bytes")["totals"][0]["bytes"]) == (24, "960", 1000)
     home = config.parent / "home"
     assert (home / "reports" / "2026-11.html").exists()
     assert [subject for subject in subjects(home) if "vision" in subject]

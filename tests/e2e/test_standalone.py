@@ -1,4 +1,7 @@
-"""`airflow standalone` in an empty home: its scheduler runs the line by itself, from asset to asset."""
+"""`airflow standalone` in an empty home, with the wheel and no copied file: its scheduler runs the line by itself, from asset to asset.
+
+The page and the connection type are there, a backfill by the API that Airflow's own page calls writes as of its date, and lineage is seen.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -30,7 +32,7 @@ from tests.tiny_world import OWNERS, make_store, make_tiny_world
 
 ROOT = Path(__file__).resolve().parents[2]
 BILLS = {"bill": 24, "small": 500, "large": 20_000}
-ASIDE = ("runspend_archive_artifacts.py", "runspend_measure_artifacts.py")  # neither wakes what the test waits for
+BUNDLE = {"name": "runspend", "classpath": "runspend.airflow.bundle.RunspendBundle", "kwargs": {}}
 RETRY_DELAY = '"retry_delay": timedelta(minutes=5)'  # longer than a test can wait for a second try
 PATIENCE = 900  # seconds; usually under 180, but a busy machine starts its ten processes slowly
 
@@ -44,12 +46,22 @@ def config(tmp_path: Path) -> Path:
     return make_tiny_world(tmp_path / "world", tmp_path / "store", BILLS, day=day)
 
 
+def installed_wheel(folder: Path) -> Path:
+    """Build the wheel and install it into a folder, ahead of this checkout. Its requirements are those of this environment."""
+    uv = Path(sys.executable).with_name("uv")
+    build = ("build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", folder / "dist", ROOT)
+    subprocess.run([uv, *build], check=True)
+    into = ("pip", "install", "--quiet", "--no-deps", "--python", sys.executable, "--target", folder / "site")
+    subprocess.run([uv, *into, *(folder / "dist").glob("*.whl")], check=True)
+    return folder / "site"
+
+
 @pytest.fixture
-def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[[str], Any]]:
+def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[..., Any]]:
     """Airflow as `airflow standalone` starts it, all in `tmp_path`; the value asks its API, and is None while it does not answer."""
     port, home = free_port(), tmp_path / "airflow"
-    dags = shutil.copytree(ROOT / "dags", tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__", *ASIDE))
-    options = dags / "runspend_tasks.py"
+    site = installed_wheel(tmp_path)
+    options = site / "runspend" / "airflow" / "tasks.py"
     assert RETRY_DELAY in options.read_text()
     options.write_text(options.read_text().replace(RETRY_DELAY, '"retry_delay": timedelta(seconds=15)'))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")} | {
@@ -60,33 +72,39 @@ def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[[str], Any]]:
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "3",
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([BUNDLE]),
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",  # no DAG file changes here: each is read once
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps({"type": "file", "log_file_path": str(tmp_path / "lineage.jsonl"), "append": True}),
+        "AIRFLOW__RUNSPEND__SCHEDULE_ANNOTATE": "none",
+        "AIRFLOW__RUNSPEND__SCHEDULE_ARCHIVE": "none",
+        "AIRFLOW__RUNSPEND__SCHEDULE_MEASURE": "none",  # nothing waits for it
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         # The first tasks may begin before the API answers: they ask every second until it does, and do not fail and try again in five minutes.
         "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "300",
         "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "1",
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",  # a busy machine may take more than the 5 s of the default
+        "PYTHONPATH": str(site),
         "RUNSPEND_CONFIG": str(config),
     }
     address = f"http://127.0.0.1:{port}"
     token: dict[str, str] = {}
 
-    def ask(path: str) -> Any:
+    def ask(path: str, body: dict[str, Any] | None = None) -> Any:
         try:
             if not token:
                 with urllib.request.urlopen(f"{address}/auth/token", timeout=10) as answer:
                     token["Authorization"] = f"Bearer {json.load(answer)['access_token']}"
-            with urllib.request.urlopen(urllib.request.Request(f"{address}/api/v2/{path}", headers=token), timeout=10) as answer:
+            data, headers = (None, token) if body is None else (json.dumps(body).encode(), token | {"Content-Type": "application/json"})
+            url = f"{address}{path}" if path.startswith("/") else f"{address}/api/v2/{path}"
+            with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=10) as answer:
                 return json.load(answer)
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None
@@ -139,7 +157,7 @@ def story(log: Path) -> str:
 
 
 @pytest.mark.timeout(3000)
-def test_the_scheduler_runs_the_line(airflow: Callable[[str], Any], config: Path, tmp_path: Path) -> None:
+def test_the_scheduler_runs_the_line(airflow: Callable[..., Any], config: Path, tmp_path: Path) -> None:
     """Nobody triggers anything: loads and extraction start by the clock, allocation by the last of either, report and mail by allocation."""
     log = tmp_path / "airflow.log"
 
@@ -184,4 +202,45 @@ def test_the_scheduler_runs_the_line(airflow: Callable[[str], Any], config: Path
     assert list((settings.home / "reports").glob("20??-??.html"))
     mails = [file.read_text(errors="replace") for file in (settings.home / "mail").rglob("*.eml")]
     assert [mail for mail in mails if OWNERS in mail], [mail.splitlines()[:4] for mail in mails]
+
     assert airflow("plugins/importErrors") in ({"import_errors": [], "total_entries": 0}, None)
+    assert "runspend" in [plugin["name"] for plugin in airflow("plugins")["plugins"]]
+    assert "Runspend" in [found["hook_name"] for found in airflow("/ui/connections/hook_meta")]
+    dags = airflow("dags?limit=100")["dags"]
+    assert {dag["dag_id"]: (dag["bundle_name"], dag["relative_fileloc"]) for dag in dags} == {
+        name: ("runspend", f"{name}.py") for name in DAG_IDS.values()
+    }
+    assert datasets(tmp_path / "lineage.jsonl", "runspend_load_bills.load") >= {
+        ("input", "file", str(config.parent / "bills" / "large")),
+        ("output", "file", str(config.parent / "home" / "warehouse" / "billing_lines")),
+    }
+    check_backfill(airflow, config, log)
+
+
+def datasets(file: Path, job: str) -> set[tuple[str, str, str]]:
+    """What OpenLineage's events say that a task read and wrote."""
+    events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    mine = [event for event in events if event["job"]["name"] == job and event["eventType"] == "COMPLETE"]
+    return {(kind, found["namespace"], found["name"]) for event in mine for kind in ("input", "output") for found in event[f"{kind}s"]}
+
+
+def check_backfill(airflow: Callable[..., Any], config: Path, log: Path) -> None:
+    """What Airflow's page sends: runs of the past read the tracking server as of their dates."""
+    day = datetime.now(timezone.utc).replace(hour=4, minute=0, second=0, microsecond=0) - timedelta(days=2)
+    asked = {
+        "dag_id": "runspend_extract_runs",
+        "from_date": f"{day - timedelta(hours=1):%FT%TZ}",
+        "to_date": f"{day + timedelta(hours=1):%FT%TZ}",
+    }
+    backfill = airflow(
+        "backfills", asked | {"reprocess_behavior": "failed", "max_active_runs": 1, "run_backwards": False, "dag_run_conf": {}}
+    )
+
+    def ended() -> Any:
+        runs = (airflow("dags/runspend_extract_runs/dagRuns?run_type=backfill") or {"dag_runs": []})["dag_runs"]
+        return runs if runs and all(run["state"] in ("success", "failed") for run in runs) else None
+
+    runs = wait_for(f"end of backfill {backfill}", ended, log)
+    assert [(run["state"], run["logical_date"]) for run in runs] == [("success", f"{day:%FT%TZ}")], story(log)
+    with open_warehouse(load_settings(config).warehouse.uri).reader() as reader:
+        assert reader.query("select last_tried_at from sources where kind = 'tracking'").to_pylist() == [{"last_tried_at": day}]

@@ -23,6 +23,7 @@ from runspend.actions.archive.archive_records import Archive, ArchiveRecords
 from runspend.actions.archive.items import Item
 from runspend.actions.costs.runs import ChosenRuns, newest_build, read_run_costs
 from runspend.actions.costs.sources import read_sources
+from runspend.actions.costs.totals import TOTALS, read_totals
 from runspend.actions.explain.figures import RunKey
 from runspend.actions.explore import View, newest_day, read_experiment, read_figures, read_home, read_machine, read_model, search
 from runspend.config.settings import Settings, load_settings
@@ -295,11 +296,13 @@ def explore(reader: Reader, settings: Settings) -> None:
 
 
 def ask_as_programs(reader: Reader) -> None:
-    """What the HTTP API asks and no command: pages of runs, one run, the state of sources."""
+    """What the HTTP API and the DAGs ask and no command: pages of runs, one run, the state of sources, totals."""
     assert newest_build(reader) is not None
     rows = read_run_costs(reader, ChosenRuns(limit=3, offset=1)).to_pylist()
     read_run_costs(reader, ChosenRuns(run=RunKey(*(rows[0][name] for name in ("tracking_server", "workspace", "run_id")))))
     read_sources(reader)
+    for asset in TOTALS:
+        assert read_totals(reader, asset).num_rows, asset
 
 
 def work(folder: Path, world: World, run: Command) -> None:
