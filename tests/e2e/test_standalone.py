@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -46,26 +47,34 @@ def config(tmp_path: Path) -> Path:
     return make_tiny_world(tmp_path / "world", tmp_path / "store", BILLS, day=day)
 
 
-def installed_wheel(folder: Path) -> Path:
-    """Build the wheel and install it into a folder, ahead of this checkout. Its requirements are those of this environment."""
-    uv = Path(sys.executable).with_name("uv")
+def environment_with_wheel(folder: Path) -> Path:
+    """Make an environment with the wheel; return its folder. Its other packages are links to those here, with their byte code."""
+    uv, made = Path(sys.executable).with_name("uv"), folder / "environment"
     build = ("build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", folder / "dist", ROOT)
     subprocess.run([uv, *build], check=True)
-    into = ("pip", "install", "--quiet", "--no-deps", "--python", sys.executable, "--target", folder / "site")
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, made], check=True)
+    here, there = Path(sysconfig.get_path("purelib")), next(made.glob("lib/python*/site-packages"))
+    for entry in here.iterdir():
+        if "runspend" not in entry.name and not (there / entry.name).exists():
+            (there / entry.name).symlink_to(entry)
+    into = ("pip", "install", "--quiet", "--no-deps", "--python", made / "bin" / "python")
     subprocess.run([uv, *into, *(folder / "dist").glob("*.whl")], check=True)
-    return folder / "site"
+    script = Path(sys.executable).with_name("airflow").read_text(encoding="utf-8")
+    (made / "bin" / "airflow").write_text(f"#!{made / 'bin' / 'python'}\n{script.partition(chr(10))[2]}", encoding="utf-8")
+    (made / "bin" / "airflow").chmod(0o755)
+    options = there / "runspend" / "airflow" / "tasks.py"
+    assert RETRY_DELAY in options.read_text()
+    options.write_text(options.read_text().replace(RETRY_DELAY, '"retry_delay": timedelta(seconds=15)'))
+    return made
 
 
 @pytest.fixture
 def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[..., Any]]:
     """Airflow as `airflow standalone` starts it, all in `tmp_path`; the value asks its API, and is None while it does not answer."""
     port, home = free_port(), tmp_path / "airflow"
-    site = installed_wheel(tmp_path)
-    options = site / "runspend" / "airflow" / "tasks.py"
-    assert RETRY_DELAY in options.read_text()
-    options.write_text(options.read_text().replace(RETRY_DELAY, '"retry_delay": timedelta(seconds=15)'))
+    made = environment_with_wheel(tmp_path)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")} | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{made / 'bin'}:{os.environ['PATH']}",
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(64),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
@@ -91,7 +100,6 @@ def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[..., Any]]:
         "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "300",
         "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "1",
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",  # a busy machine may take more than the 5 s of the default
-        "PYTHONPATH": str(site),
         "RUNSPEND_CONFIG": str(config),
     }
     address = f"http://127.0.0.1:{port}"
@@ -111,7 +119,7 @@ def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[..., Any]]:
 
     with (tmp_path / "airflow.log").open("wb") as log:
         process = subprocess.Popen(
-            ["airflow", "standalone"],
+            [made / "bin" / "airflow", "standalone"],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,

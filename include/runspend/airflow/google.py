@@ -18,7 +18,7 @@ from airflow.sdk.log import mask_secret
 from runspend.airflow.lent_files import lend, lend_renewed
 from runspend.core.errors import ConfigError
 from runspend.core.outside_json import parse_json
-from runspend.storage.google_clients import LENT_TOKEN
+from runspend.storage.google_clients import LENT_TYPE
 
 __all__ = ["lend_credentials"]
 
@@ -59,10 +59,10 @@ def _reader(conn_id: str, hook: Any) -> Callable[[], str]:
             if not credentials.valid or (credentials.expiry is not None and credentials.expiry - RENEW_BEFORE < now):
                 credentials.refresh(Request())
         except Exception as error:  # noqa: BLE001 (of any library that the connection needs; who uses the token reports it)
-            return json.dumps({"type": LENT_TOKEN, "error": f"connection {conn_id} cannot be used: {error}"})
+            return json.dumps({"type": LENT_TYPE, "error": f"connection {conn_id} cannot be used: {error}"})
         mask_secret(credentials.token)
         expiry = credentials.expiry and credentials.expiry.isoformat()
-        return json.dumps({"type": LENT_TOKEN, "token": credentials.token, "expiry": expiry, "project_id": project})
+        return json.dumps({"type": LENT_TYPE, "token": credentials.token, "expiry": expiry, "project_id": project})
 
     return read
 

@@ -12,9 +12,9 @@ from runspend.core.errors import MissingExtra
 from runspend.core.outside_json import parse_json
 from runspend.storage.store_errors import ANONYMOUS, ENVIRONMENT, CannotReach
 
-__all__ = ["LENT_TOKEN", "bigquery_clients", "read_credentials", "storage_credentials"]
+__all__ = ["LENT_TYPE", "bigquery_clients", "read_credentials", "storage_credentials"]
 
-LENT_TOKEN = "runspend_token"  # a file with a token that another process renews: {type, token, expiry, project_id}, or {type, error}
+LENT_TYPE = "runspend_lent"  # a file with a token that another process renews: {type, token, expiry, project_id}, or {type, error}
 
 SCOPES = ("https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform")
 
@@ -83,7 +83,7 @@ def _lent_token(path: Path) -> tuple[Any, str | None] | None:
 
     def read() -> dict[str, Any]:
         found = parse_json(path.read_bytes())
-        return found if isinstance(found, dict) and found.get("type") == LENT_TOKEN else {}
+        return found if isinstance(found, dict) and found.get("type") == LENT_TYPE else {}
 
     try:
         first = read()
