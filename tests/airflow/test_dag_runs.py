@@ -255,6 +255,8 @@ def test_run_pipeline(config: Path) -> None:
         sys.executable,
         "-m",
         "runspend.airflow.run_pipeline",
+        "--dags",
+        str(Path(__file__).resolve().parents[2] / "dags"),
         "--config",
         str(config),
         "--home",

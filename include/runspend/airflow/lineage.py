@@ -32,9 +32,9 @@ ARTIFACTS = ("artifact_bytes", "artifact_stores")
 # Step -> the tables it reads and writes. What is outside the warehouse is in `_outside`.
 TABLES_OF: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "extract": ((), (*RUNS, "sources")),
-    "measure": (("artifact_owners",), (*_written_by("the store"), "artifact_stores", "sources")),
+    "measure": (("artifact_owners",), (*_written_by("the store"), "sources")),
     "load": ((), (*BILLS, "sources")),
-    "settle": ((*RUNS, "billing_lines", "billing_loads", *ARTIFACTS), (*COSTS, "builds")),
+    "settle": ((*RUNS, "billing_lines", "billing_loads", "artifact_bytes"), (*COSTS, "artifact_stores", "builds")),
     "alert": (("cost_daily", "run_costs", "run_estimates", "sources"), ("budget_status", "alerts")),
     "archive_plan": (("runs", "model_versions", "model_uses", *ARTIFACTS), ("archive_plan",)),
     "archive_notify": (("archive_plan",), ("archive_plan",)),

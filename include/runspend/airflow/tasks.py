@@ -11,9 +11,9 @@ from datetime import datetime, timedelta, timezone
 from logging import getLogger
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DecoratedOperator, task_decorator_factory
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import Asset, AssetOrTimeSchedule, Param, get_current_context, task
+from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from runspend.airflow.connections import read_mail_settings, read_settings

@@ -1,4 +1,4 @@
-"""Sends mail about budgets and stale data when `runspend/costs` is new, and every six hours.
+"""Sends mail about budgets and stale data when `runspend/costs` is new, and every six hours by default.
 
 A decision is made once per budget, threshold and period. Its mail is sent until the mail server accepts it. Mail also reports
 pipeline runs that did not happen and a warehouse that cannot be opened: records under `home` show both.

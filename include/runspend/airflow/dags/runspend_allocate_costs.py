@@ -1,4 +1,4 @@
-"""Runs the models and checks when `runspend/runs` or `runspend/bills` is new, and at 06:00 UTC in any case. Emits `runspend/costs`.
+"""Runs the models and checks when `runspend/runs` or `runspend/bills` is new, and once a day in any case. Emits `runspend/costs`.
 
 Either asset is enough. If both were required, a bill that is loaded again alone would wait for the next extraction of runs.
 Every unit is rebuilt whose inputs differ from those its tables were built from. So it does not matter which event started the

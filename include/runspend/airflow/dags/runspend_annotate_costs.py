@@ -1,4 +1,4 @@
-"""Writes costs to the tracking servers that have `annotate: true` when `runspend/costs` is new, and at 08:00 UTC in case that event was lost.
+"""Writes costs to the tracking servers that have `annotate: true` when `runspend/costs` is new, and by the clock in case that event was lost.
 
 The first time may take hours, because `requests_per_second` bounds it. A task that is stopped goes on where it was.
 """

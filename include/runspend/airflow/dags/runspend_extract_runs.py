@@ -1,4 +1,4 @@
-"""Reads runs and experiments of every MLflow tracking server at 04:00 UTC, one mapped task per server. Emits `runspend/runs`.
+"""Reads runs and experiments of every MLflow tracking server once a day, one mapped task per server. Emits `runspend/runs`.
 
 A server that does not answer fails only its own task. Its last good data stay, with their date in the table `sources`.
 """

@@ -1,4 +1,4 @@
-"""Loads the cloud bills at 04:00 UTC, one mapped task per source. Emits `runspend/bills`.
+"""Loads the cloud bills once a day, one mapped task per source. Emits `runspend/bills`.
 
 A bill that is refused fails only its own task. The last good version of its periods stays in place.
 """

@@ -1,4 +1,4 @@
-"""Measures the bytes in every artifact store at 04:00 UTC, one mapped task per store. Emits `runspend/artifact_bytes`; no DAG waits for it.
+"""Measures the bytes in every artifact store once a day, one mapped task per store. Emits `runspend/artifact_bytes`; no DAG waits for it.
 
 A store that does not answer fails only its own task. Its last good inventory stays in place.
 """

@@ -1,4 +1,4 @@
-"""Copies tables to the targets of `publish` when `runspend/costs` is new, and half an hour after each judgment of the budgets."""
+"""Copies tables to the targets of `publish` when `runspend/costs` is new, and by the clock, after the budgets were judged."""
 
 from airflow.sdk import DAG
 

@@ -1,4 +1,4 @@
-"""Writes one page and its CSVs for every billing period when `runspend/costs` is new, and at 07:00 UTC in case that event was lost."""
+"""Writes one page and its CSVs for every billing period when `runspend/costs` is new, and by the clock in case that event was lost."""
 
 from typing import Any
 
