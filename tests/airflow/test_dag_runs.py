@@ -87,7 +87,7 @@ def test_all_dags_of_a_night_succeed(run_dag: Run, config: Path) -> None:
         {"allocated_to": "idle", "cost": Decimal(800)},  # 20 of 24 hours
         {"allocated_to": "run", "cost": Decimal(160)},  # 4 hours, one of them shared by both
     ]
-    assert newest_extra("runspend/runs") == {"totals": [{"period": "2026-11", "tracking_server": "prod", "runs": 2}]}
+    assert newest_extra("runspend/runs") == {"totals": [{"period": "2026-11", "tracking_server": "lab", "runs": 2}]}
     assert newest_extra("runspend/costs") == {
         "totals": [
             {"period": "2026-11", "billing_currency": "USD", "allocated_to": "idle", "effective_cost": "800"},
