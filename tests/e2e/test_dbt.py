@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from runspend.actions.export.dbt_sources import dbt_sources
-from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES
+from runspend.actions.publish.content import BUILDS
+from runspend.schema.published import PUBLISHED_TABLES
 from tests.command import run_here
 from tests.e2e.conftest import NOW
 

@@ -21,8 +21,9 @@ from runspend.actions.export import hyper, tableau_files
 from runspend.actions.export.hyper import Extract, export_hyper
 from runspend.actions.export.tableau_files import SHEETS, SOURCES, Sheet
 from runspend.actions.publish import open_content
-from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES
+from runspend.actions.publish.content import BUILDS
 from runspend.core.errors import CheckFailed, UsageError
+from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COSTS, Table
 from runspend.warehouse.factory import open_warehouse
 from tests import access_world

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES, description
+from runspend.actions.publish.content import BUILDS, description
 from runspend.schema.public_views import INSTEAD_OF_NULL, View
+from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import Column, Table
 
 __all__ = ["dbt_sources"]

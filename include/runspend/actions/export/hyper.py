@@ -24,11 +24,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runspend.actions.export import tableau_files
-from runspend.actions.publish.content import BUILDS, PUBLISHED_TABLES, WHOLE, Content, Part, builds_rows
+from runspend.actions.publish.content import BUILDS, WHOLE, Content, Part, builds_rows
 from runspend.core.amounts import EXACT
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import CheckFailed, MissingExtra, UsageError
 from runspend.core.own_files import fsync_path, open_lock, try_lock, write_whole
+from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COSTS, Table
 
 __all__ = ["Extract", "export_hyper"]

@@ -37,7 +37,9 @@ Answer = TypeVar("Answer")
 class Gate:
     """Limits how many pieces of work run at once."""
 
-    def __init__(self, at_once: int = AT_ONCE, wait: float = WAIT, longest: float = LONGEST, command: str = "runspend costs, runspend explain") -> None:
+    def __init__(
+        self, at_once: int = AT_ONCE, wait: float = WAIT, longest: float = LONGEST, command: str = "runspend costs, runspend explain"
+    ) -> None:
         self._at_once, self._wait, self._longest, self._command = at_once, wait, longest, command
         self._inside = 0
         self._waiting: deque[object] = deque()  # a ticket each, the first to come first
