@@ -1,5 +1,5 @@
 # Two commands matter: `make nightly` and `make test`. Each does all of its own set-up, in .venv; nothing else is needed
-# but Python 3.11 to 3.13 and make (as root on a Debian, `make test` also installs a browser and docker-compose).
+# but Python 3.11 to 3.13 and make (as root on a Debian, `make test` also installs a browser, docker-compose and MariaDB).
 .DEFAULT_GOAL := help
 .PHONY: help nightly demo test test-bigquery test-frameworks lint torture fuzz bench up down backup restore upgrade up-rehearsal lock sbom audit system torch imported
 .DELETE_ON_ERROR:
@@ -178,6 +178,7 @@ imported: $(VENV)/.ready-dev
 # What some tests need from the system. A test whose tool is missing says so; none is passed by default.
 system:
 	@missing=; command -v chromium >/dev/null || missing="$$missing chromium"; command -v docker-compose >/dev/null || missing="$$missing docker-compose"; \
+	PATH="$$PATH:/usr/sbin" command -v mariadbd >/dev/null || missing="$$missing mariadb-server-core"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "installing$$missing"; \

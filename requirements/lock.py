@@ -30,6 +30,7 @@ SHIPPED_EXTRAS = (
     "bigquery",
     "iceberg",
     "tableau",
+    "mysql",
     "mcp",
     "apprise",
     "postgres",

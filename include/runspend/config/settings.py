@@ -273,7 +273,7 @@ class TrackingServer(Frozen):
     # user:password; "anonymous" for a server without logins. Without it Runspend never writes.
     write_token: Secret | None = None
     annotate: Annotated[AnnotateSettings | None, BeforeValidator(_annotate_defaults), WithJsonSchema(_ANNOTATE_SCHEMA)] = None
-    database: Secret | None = None  # carries a password; implied if `uri` is sqlite:/// or postgresql://
+    database: Secret | None = None  # carries a password; implied if `uri` is a database
     workspaces: list[str] | Literal["all"] | None = None
     ui: str | None = None
     registry: str | None = None

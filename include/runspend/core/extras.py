@@ -52,6 +52,7 @@ EXTRA_OF = {
     "pyiceberg": ("pyiceberg", "iceberg"),
     "PIL": ("pillow", "pipeline"),
     "pyarrow": ("pyarrow", "pipeline"),
+    "pymysql": ("pymysql", "mysql"),
     "requests": ("requests", "pipeline"),
     "sqlalchemy": ("mlflow", "demo"),
     "sqlglot": ("sqlglot", "pipeline"),

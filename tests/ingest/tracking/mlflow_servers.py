@@ -94,7 +94,7 @@ def mlflow_server(folder: Path, database: str, *options: str) -> Iterator[str]:
 
 
 def _wait_until_healthy(process: BaseProcess, url: str, log: Path) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if not process.is_alive():
             raise RuntimeError(f"mlflow server ended: {log.read_text()[-2000:]}")

@@ -147,8 +147,8 @@ def test_a_file_that_is_not_a_database_is_unreachable(tmp_path: Path) -> None:
 
 
 def test_other_databases_are_refused_with_the_way_out(world: World) -> None:
-    with pytest.raises(ConfigError, match=r"mysql\+pymysql databases are not supported.*`via: api`"):
-        world.night(server={"uri": "http://mlflow:5000", "database": "mysql+pymysql://u:canary@h/d"})
+    with pytest.raises(ConfigError, match=r"mssql\+pyodbc databases are not supported.*`via: api`"):
+        world.night(server={"uri": "http://mlflow:5000", "database": "mssql+pyodbc://u:canary@h/d"})
 
 
 def test_the_copy_is_removed_and_the_original_untouched(world: World) -> None:

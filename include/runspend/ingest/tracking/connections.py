@@ -1,24 +1,30 @@
-"""One open connection to MLflow's database over ADBC: the copy of a SQLite file, or PostgreSQL.
+"""One open connection to MLflow's database: the copy of a SQLite file or PostgreSQL over ADBC, or MySQL over PyMySQL.
 
 Put here how a connection is opened and how results are read; `database.py` has the queries and interprets errors. SQLite is read
 through the drivers' low-level interface: their DB-API module imports pandas and polars if they are installed, which costs a third
-of a second of CPU time. PostgreSQL uses the DB-API, for the cause of an error (`sqlstate`) and Ctrl-C.
+of a second of CPU time. PostgreSQL uses the DB-API, for the cause of an error (`sqlstate`) and Ctrl-C. ADBC has no driver for MySQL on
+PyPI. PyMySQL is the one that MLflow's own documentation names, and it is pure Python, so that it installs wherever Python does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from runspend.core.errors import MissingExtra
+from runspend.ingest.tracking.dialects import MYSQL, Dialect
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_BYTES = 8 * 2**20  # of PostgreSQL
+BATCH_BYTES = 8 * 2**20  # of PostgreSQL and MySQL
+BATCH_ROWS = 2_048  # of MySQL at most
+# MySQL cuts what an aggregate returns at `max_allowed_packet`, with a warning only.
+CUT_WARNINGS = (1260, 1301, 3903)
 
 
 class Connection(Protocol):
@@ -33,8 +39,14 @@ class Connection(Protocol):
     def close(self) -> None: ...
 
 
-def load_drivers() -> tuple[type[Exception], ...]:
-    """Import the drivers; return the errors that reading raises."""
+def load_drivers(dialect: Dialect) -> tuple[type[Exception], ...]:
+    """Import an engine's drivers; return the errors that reading raises."""
+    if dialect is MYSQL:
+        try:
+            import pymysql
+        except ImportError as error:
+            raise MissingExtra("pymysql", "mysql") from error
+        return OSError, RuntimeError, pymysql.Error  # RuntimeError: the server asks for a login that needs a package
     try:
         import adbc_driver_manager
         import adbc_driver_postgresql  # noqa: F401 (is it there?)
@@ -116,3 +128,144 @@ class Postgres:
 
     def close(self) -> None:
         self._connection.close()
+
+
+class Mysql:
+    """A read-only connection with one snapshot to MySQL or MariaDB. Rows are sent as they are read: none wait in this process."""
+
+    def __init__(self, options: Mapping[str, Any], timeout_ms: int) -> None:
+        self._options = options
+        self._timeout_ms = timeout_ms
+        self._connection: Any = self._connect()
+
+    def _connect(self) -> Any:
+        import pymysql
+        from pymysql.cursors import SSCursor
+
+        connection = pymysql.connect(**self._options, charset="utf8mb4", cursorclass=SSCursor, autocommit=True)
+        is_mariadb = "mariadb" in connection.get_server_info().lower()
+        seconds = self._timeout_ms / 1000
+        with connection.cursor() as cursor:
+            for statement in (
+                "set session transaction isolation level repeatable read",
+                "set session transaction read only",
+                # Quotes in a literal are doubled and nothing else is escaped, as in the other engines.
+                "set session sql_mode = 'NO_BACKSLASH_ESCAPES'",
+                "set session group_concat_max_len = 4294967295",
+                f"set session net_write_timeout = {int(seconds) + 1}",  # for a reader that writes Parquet in between
+                f"set session max_statement_time = {seconds}" if is_mariadb else f"set session max_execution_time = {self._timeout_ms}",
+                # One row of a chain a step, for all metrics of a query at once.
+                f"set session {'max_recursive_iterations' if is_mariadb else 'cte_max_recursion_depth'} = 1000000",
+            ):
+                cursor.execute(statement)
+            # Literals are compared with keys in the keys' own collation, which an index needs.
+            cursor.execute(
+                "select collation_name from information_schema.columns"
+                " where table_schema = database() and table_name = 'metrics' and column_name = 'key'"
+            )
+            for [collation] in cursor.fetchall():
+                cursor.execute(f"set session collation_connection = {collation}")
+            cursor.execute("start transaction with consistent snapshot, read only")
+        return connection
+
+    @contextmanager
+    def _executed(self, sql: str) -> Iterator[Any]:
+        if self._connection is None:
+            self._connection = self._connect()
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute(sql)
+            yield cursor
+        except BaseException:
+            if cursor._result is not None:
+                cursor._result.unbuffered_active = False  # else PyMySQL reads the rest of the result before it ends it
+            cursor.connection = None
+            self.rollback()
+            raise
+        if cursor.warning_count:
+            self._refuse_cut_rows()
+        cursor.close()
+
+    def _refuse_cut_rows(self) -> None:
+        import pymysql
+
+        with self._connection.cursor() as cursor:
+            cursor.execute("show warnings")
+            cut = next((text for _, code, text in cursor.fetchall() if code in CUT_WARNINGS), None)
+        if cut is not None:
+            raise pymysql.DataError(
+                f"a run's tags or params are larger than the server's max_allowed_packet, which has to be raised ({cut})"
+            )
+
+    def read(self, sql: str) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        with self._executed(sql) as cursor:
+            names = [column[0] for column in cursor.description]
+            rows: list[tuple[Any, ...]] = []
+            size = 0
+            for row in cursor:
+                rows.append(row)
+                size += sum(map(sys.getsizeof, row))
+                if len(rows) == BATCH_ROWS or size > BATCH_BYTES:
+                    yield pa.RecordBatch.from_arrays([pa.array(column) for column in zip(*rows, strict=True)], names)
+                    rows, size = [], 0
+            if rows:
+                yield pa.RecordBatch.from_arrays([pa.array(column) for column in zip(*rows, strict=True)], names)
+
+    def scalars(self, sql: str) -> list[Any]:
+        with self._executed(sql) as cursor:
+            return [row[0] for row in cursor.fetchall()]
+
+    def rollback(self) -> None:
+        """End the connection with its snapshot. The next query opens another one."""
+        self.close()
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.open:
+            connection.close()
+
+
+def mysql_options(uri: str) -> dict[str, Any]:
+    """Return what PyMySQL connects with, from a URI as SQLAlchemy writes it. Raises ValueError for a parameter that it does not know."""
+    parts = urlsplit(uri)
+    options: dict[str, Any] = {
+        "host": parts.hostname or "localhost",
+        "port": parts.port or 3306,
+        "user": unquote(parts.username or "") or None,
+        "password": unquote(parts.password or ""),
+        "database": unquote(parts.path.removeprefix("/")),
+        "connect_timeout": 10,
+        "program_name": "runspend",
+    }
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name == "charset":  # always utf8mb4
+            continue
+        if name not in _MYSQL_PARAMETERS:
+            raise ValueError(f"`{name}` in its URI is not known. Possible: {', '.join(sorted(_MYSQL_PARAMETERS))}")
+        try:
+            options[name] = _MYSQL_PARAMETERS[name](value)
+        except ValueError:
+            raise ValueError(f"`{name}` in its URI is {value!r}, which is not {_MYSQL_PARAMETERS[name].__doc__}") from None
+    return options
+
+
+def _yes_or_no(text: str) -> bool:
+    """true or false"""
+    found = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower())
+    if found is None:
+        raise ValueError(text)
+    return found
+
+
+def _whole_number(text: str) -> int:
+    """a whole number"""
+    return int(text)
+
+
+_MYSQL_PARAMETERS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("unix_socket", "ssl_ca", "ssl_cert", "ssl_key"), str),
+    **dict.fromkeys(("ssl_verify_cert", "ssl_verify_identity", "ssl_disabled"), _yes_or_no),
+    **dict.fromkeys(("connect_timeout", "read_timeout"), _whole_number),
+}

@@ -1,8 +1,9 @@
-"""Read MLflow's database: SQLite (a copy) and PostgreSQL, over ADBC, read-only, in one snapshot.
+"""Read MLflow's database: SQLite (a copy), PostgreSQL and MySQL, read-only, in one snapshot.
 
 Put here how rows are fetched, and the guards: known revisions only, `latest_metrics` only by run, `metrics` only by
-run, key and step. Both engines build a run's wanted tags and params as one JSON object each, so that a run is one row on
-the wire. Only keys that some run has are requested. `runs.sql` decides what the rows mean.
+run, key and step. All engines build a run's wanted tags and params as one JSON object each, so that a run is one row on
+the wire. Only keys that some run has are requested. `dialects.py` has what differs between the engines, `runs.sql` decides what the
+rows mean.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,12 +25,26 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 from runspend.config.settings import TrackingServer
 from runspend.core import machine_tags
-from runspend.core.cost_keys import FIRST_STEP, STEPS_END
 from runspend.core.errors import ConfigError, SourceError, SourceRefused, SourceUnreachable
 from runspend.core.machine_faults import cannot_be_written
 from runspend.core.redaction import redact_uri, redact_values, uri_secrets
 from runspend.ingest.tracking import raw, revisions
-from runspend.ingest.tracking.connections import Connection, Postgres, SqliteCopy, load_drivers
+from runspend.ingest.tracking.connections import Connection, Mysql, Postgres, SqliteCopy, load_drivers, mysql_options
+from runspend.ingest.tracking.dialects import (
+    MYSQL,
+    MYSQL_MAP,
+    MYSQL_RUNS,
+    POSTGRES,
+    POSTGRES_MAP,
+    POSTGRES_RUNS,
+    SQLITE,
+    SQLITE_MAP,
+    SQLITE_RUNS,
+    SQLITE_USE_KEYS,
+    dialect_of,
+    is_database_uri,
+    literal,
+)
 from runspend.ingest.tracking.links_database import DatabaseLinks
 
 if TYPE_CHECKING:
@@ -45,186 +61,34 @@ PIECE_BYTES = 2**23, 2**27  # of one copy call, at first and at most: after each
 COPY_BYTES = 2**18  # fits into the processor's cache: four times as fast as 4 MB
 LOCK_SECONDS = 1.0  # maximum time that one copy call blocks a writer; MLflow's writers wait for 5
 STEP_PAGES = 25_000
-# Leaves out costs that Runspend wrote (core/cost_keys.py): they do not show that a run is alive.
-SQLITE_FROM_RUN = (
-    f"(m.step < {FIRST_STEP} or m.step >= {STEPS_END}"
-    " or (m.key not glob 'cost_[a-z][a-z][a-z]' and m.key not glob 'cost_[a-z][a-z][a-z]_estimated'))"
-)
-POSTGRES_FROM_RUN = f"(step < {FIRST_STEP} or step >= {STEPS_END} or key !~ '^cost_[a-z]{{3}}(_estimated)?$')"
 COPY_SECONDS = 900
 COPY = "mlflow-copy.db"
+TABLE_CHANGED = 1412  # of MySQL: a table was altered after the snapshot began
 # PostgreSQL cancels a reader on a replica (40001, 57014 "conflict with recovery"); a new snapshot usually gets through.
 RETRIES = 3
 
 INDEXES = {"tags": "run_uuid", "params": "run_uuid", "latest_metrics": "run_uuid"}
 
-SQLITE_RUNS = """
-select cast(r.run_uuid as text), coalesce(cast(r.experiment_id as text), ''), coalesce(cast(r.name as text), ''),
-       coalesce(cast(r.user_id as text), ''), coalesce(cast(r.status as text), ''), coalesce(cast(r.lifecycle_stage as text), ''),
-       coalesce(cast(r.artifact_uri as text), ''),
-       {tags},
-       {params},
-       coalesce((select group_concat(p.key || '{between}' || p.value, '{after}') from params p where p.run_uuid = r.run_uuid), ''),
-       {use_keys},
-       case when coalesce(r.end_time, 0) = 0 or r.end_time - r.start_time > {long_ms} then coalesce((
-         select group_concat(k.key || '{between}' || k.step, '{after}') from (
-           select min(cast(m.key as text)) as key, cast(m.step as integer) as step from latest_metrics m
-           where m.run_uuid = r.run_uuid and m.step > 0 and {is_from_run} group by m.step order by m.step desc limit {step_keys}) k), '') else '' end,
-       coalesce(cast(r.start_time as integer), 0), coalesce(cast(r.end_time as integer), 0),
-       case when coalesce(r.end_time, 0) = 0 or r.end_time > {believed_ms} then coalesce((
-         select max(cast(m.timestamp as integer)) from latest_metrics m where m.run_uuid = r.run_uuid and m.timestamp <= {believed_ms} and {is_from_run}), 0) else 0 end
-from runs r
-"""
-# Use the index on the run: with the keys in the condition, SQLite would use the primary key, one search per key (`+` prevents that).
-SQLITE_MAP = """(select json_group_object(cast(t.key as text), cast(t.value as text)) from {table} t
-        where t.run_uuid = r.run_uuid and t.value is not null {among})"""
-SQLITE_USE_KEYS = """coalesce((select group_concat(cast(m.key as text) || char(30) || cast(m.step as integer), char(31)) from latest_metrics m
-                 where m.run_uuid = r.run_uuid and ({kinds})), '')"""
-
-POSTGRES_RUNS = """
-with chosen as materialized (select r.* from runs r {where}),
-tag_maps as ({tags}),
-param_maps as ({params}),
-param_lists as (
-  select run_uuid, string_agg(key || chr(30) || value, chr(31)) as param_list from params
-  where value is not null {only_chosen} group by run_uuid
-),
-signs as (
-  select run_uuid, max(timestamp)::bigint as last_ms from latest_metrics
-  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0 or end_time > {believed_ms}) and timestamp <= {believed_ms} and {is_from_run} group by run_uuid
-),
-last_steps as (
-  select run_uuid, min(key collate "C") as key, step, row_number() over (partition by run_uuid order by step desc) as place from latest_metrics
-  where run_uuid in (select run_uuid from chosen where coalesce(end_time, 0) = 0 or end_time - start_time > {long_ms}) and step > 0 and {is_from_run}
-  group by run_uuid, step
-),
-step_keys as (
-  select run_uuid, string_agg(key || chr(30) || step, chr(31)) as step_keys from last_steps where place <= {step_keys} group by run_uuid
-),
-use_keys as (
-  select run_uuid, string_agg(key || chr(30) || step, chr(31)) as use_keys from latest_metrics
-  where ({kinds}) {only_chosen} group by run_uuid
-)
-select r.run_uuid::text, coalesce(r.experiment_id::text, ''), coalesce(r.name::text, ''), coalesce(r.user_id::text, ''),
-       coalesce(r.status::text, ''), coalesce(r.lifecycle_stage::text, ''), coalesce(r.artifact_uri::text, ''),
-       coalesce(t.document, '{{}}'), coalesce(p.document, '{{}}'), coalesce(l.param_list, ''), coalesce(u.use_keys, ''), coalesce(k.step_keys, ''),
-       coalesce(r.start_time, 0)::bigint, coalesce(r.end_time, 0)::bigint, coalesce(s.last_ms, 0)::bigint
-from chosen r
-left join tag_maps t on t.run_uuid = r.run_uuid
-left join param_maps p on p.run_uuid = r.run_uuid
-left join param_lists l on l.run_uuid = r.run_uuid
-left join signs s on s.run_uuid = r.run_uuid
-left join step_keys k on k.run_uuid = r.run_uuid
-left join use_keys u on u.run_uuid = r.run_uuid
-"""
-POSTGRES_MAP = """select run_uuid, json_object_agg(key, value)::text as document from {table}
-  where value is not null {among} {only_chosen} group by run_uuid"""
-
-SQLITE_EXPERIMENTS = """
-select {workspace}, cast(e.experiment_id as text), coalesce(cast(e.name as text), ''), coalesce(cast(e.lifecycle_stage as text), ''),
-       coalesce(cast(e.artifact_location as text), ''),
-       (select json_group_object(cast(t.key as text), cast(t.value as text)) from experiment_tags t
-        where t.experiment_id = e.experiment_id and t.value is not null),
-       coalesce(cast(e.creation_time as integer), 0), coalesce(cast(e.last_update_time as integer), 0)
-from experiments e
-"""
-
-POSTGRES_EXPERIMENTS = """
-select {workspace}, e.experiment_id::text, coalesce(e.name::text, ''), coalesce(e.lifecycle_stage::text, ''), coalesce(e.artifact_location::text, ''),
-       coalesce((select json_object_agg(t.key, t.value)::text from experiment_tags t
-                 where t.experiment_id = e.experiment_id and t.value is not null), '{{}}'),
-       coalesce(e.creation_time, 0)::bigint, coalesce(e.last_update_time, 0)::bigint
-from experiments e
-"""
-
-# One index search per step: the grid drives the join, independent of the planner's statistics.
-SQLITE_POINTS = """
-with wanted (run_uuid, key, last_step, stride) as (values {listed}),
-grid (run_uuid, key, step, last_step, stride) as (
-  select run_uuid, key, 0, last_step, stride from wanted
-  union all
-  select run_uuid, key, step + stride, last_step, stride from grid where step + stride <= last_step
-)
-select cast(g.run_uuid as text), cast(g.key as text), {logged_ms} cast(m.value as real)
-from grid g cross join metrics m indexed by index_metrics_run_uuid_key_step on m.run_uuid = g.run_uuid and m.key = g.key and m.step = g.step
-where m.is_nan = 0 and m.value between {least} and {most}
-"""
-POSTGRES_POINTS = """
-select w.run_uuid, w.key, {logged_ms} m.value::float8
-from (values {listed}) w (run_uuid, key, last_step, stride)
-cross join lateral generate_series(0, w.last_step, w.stride) g (step)
-cross join lateral (
-  select value, timestamp from metrics m
-  where m.run_uuid = w.run_uuid and m.key = w.key and m.step = g.step and not m.is_nan and m.value between {least} and {most} offset 0
-) m
-"""
-
-# From one logged step to the first one of the next stride, with one index search each. A step may have been logged twice, before and
-# after a run was stopped.
-SQLITE_TIMES = """
-with recursive walk (run_uuid, key, step, first_step, last_step, stride) as (
-  select w.column1, w.column2, (
-    select min(m.step) from metrics m indexed by index_metrics_run_uuid_key_step where m.run_uuid = w.column1 and m.key = w.column2 and m.step >= w.column3
-  ), w.column3, w.column4, w.column5
-  from (values {listed}) w
-  union all
-  select w.run_uuid, w.key, (
-    select min(m.step) from metrics m indexed by index_metrics_run_uuid_key_step
-    where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step + ((w.step - w.first_step) / w.stride + 1) * w.stride
-  ), w.first_step, w.last_step, w.stride
-  from walk w
-  where w.step <= w.last_step
-)
-select cast(w.run_uuid as text), cast(w.key as text), cast(w.step as integer), cast(min(m.timestamp) as integer), cast(max(m.timestamp) as integer)
-from walk w cross join metrics m indexed by index_metrics_run_uuid_key_step on m.run_uuid = w.run_uuid and m.key = w.key and m.step = w.step
-where w.step <= w.last_step
-group by w.run_uuid, w.key, w.step
-"""
-POSTGRES_TIMES = """
-with recursive walk (run_uuid, key, step, first_step, last_step, stride) as (
-  select w.run_uuid, w.key, n.step, w.first_step, w.last_step, w.stride
-  from (values {listed}) w (run_uuid, key, first_step, last_step, stride)
-  cross join lateral (
-    select m.step from metrics m where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step order by m.step limit 1
-  ) n
-  union all
-  select w.run_uuid, w.key, n.step, w.first_step, w.last_step, w.stride
-  from walk w
-  cross join lateral (
-    select m.step from metrics m
-    where m.run_uuid = w.run_uuid and m.key = w.key and m.step >= w.first_step + ((w.step - w.first_step) / w.stride + 1) * w.stride
-    order by m.step limit 1
-  ) n
-  where w.step <= w.last_step
-)
-select w.run_uuid, w.key, w.step::bigint, t.first_ms, t.last_ms
-from walk w
-cross join lateral (
-  select min(timestamp)::bigint as first_ms, max(timestamp)::bigint as last_ms from metrics m
-  where m.run_uuid = w.run_uuid and m.key = w.key and m.step = w.step offset 0
-) t
-where w.step <= w.last_step
-"""
-
 MODELS = """
-select 'logged_model', cast(model_id as text), coalesce(cast(experiment_id as text), ''), cast(artifact_location as text) from logged_models
+select 'logged_model', cast(model_id as {text}), coalesce(cast(experiment_id as {text}), ''), cast(artifact_location as {text}) from logged_models
 where artifact_location <> ''
 """
 TRACES = """
-select 'trace', cast(i.request_id as text), coalesce(cast(i.experiment_id as text), ''), cast(t.value as text)
+select 'trace', cast(i.request_id as {text}), coalesce(cast(i.experiment_id as {text}), ''), cast(t.value as {text})
 from trace_info i join trace_tags t on t.request_id = i.request_id
-where t.key = 'mlflow.artifactLocation' and t.value <> ''
+where {t_key} = 'mlflow.artifactLocation' and t.value <> ''
 """
 
 # A trace's user is in a tag with some clients and in metadata with others. -1 and '' mean null: SQLite's driver infers types from
 # the first rows.
 TRACE_COSTS = """
 select cast(i.request_id as {text}), coalesce(cast(i.experiment_id as {text}), ''),
-       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and m.key = 'mlflow.sourceRun'), ''),
-       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and m.key = 'mlflow.trace.user'), ''),
-       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and m.key = 'mlflow.user'),
-                (select cast(t.value as {text}) from trace_tags t where t.request_id = i.request_id and t.key = 'mlflow.user'), ''),
-       cast(coalesce(i.timestamp_ms, 0) as bigint), cast(coalesce(i.input_tokens, -1) as bigint), cast(coalesce(i.output_tokens, -1) as bigint),
+       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and {m_key} = 'mlflow.sourceRun'), ''),
+       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and {m_key} = 'mlflow.trace.user'), ''),
+       coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and {m_key} = 'mlflow.user'),
+                (select cast(t.value as {text}) from trace_tags t where t.request_id = i.request_id and {t_key} = 'mlflow.user'), ''),
+       cast(coalesce(i.timestamp_ms, 0) as {integer}), cast(coalesce(i.input_tokens, -1) as {integer}),
+       cast(coalesce(i.output_tokens, -1) as {integer}),
        cast(i.total_cost as {real})
 from trace_info i where i.total_cost is not null {months}
 """
@@ -235,13 +99,8 @@ from trace_info i join spans s on s.trace_id = i.request_id where i.total_cost i
 """
 
 
-def is_database_uri(uri: str) -> bool:
-    """Whether `uri` names a database that this module can read."""
-    return uri.split(":", 1)[0].split("+", 1)[0] in ("sqlite", "postgresql", "postgres")
-
-
 class SnapshotLost(SourceUnreachable):
-    """PostgreSQL canceled the snapshot; reading again from the start usually works."""
+    """The database gave up the snapshot; reading again from the start usually works."""
 
 
 class DatabaseReader:
@@ -259,7 +118,7 @@ class DatabaseReader:
         self._workdir = workdir
         self._progress = progress
         self._copy: Path | None = None
-        self.is_sqlite = uri.startswith("sqlite")
+        self.dialect = dialect_of(uri)
         self._connection: Connection | None = None
         self.links = DatabaseLinks(self, server)
         self._failures: tuple[type[Exception], ...] = (OSError,)
@@ -279,19 +138,19 @@ class DatabaseReader:
 
     def _open(self) -> None:
         with ThreadPoolExecutor(1) as beside:  # the kernel copies while Python imports the drivers
-            if self.is_sqlite:
+            if self.dialect is SQLITE:
                 self._copy = self._workdir / COPY
                 copying = beside.submit(copy_sqlite, self.name, sqlite_path(self._uri), self._copy, self._progress)
-            self._failures = load_drivers()
-        if self.is_sqlite:
+            self._failures = load_drivers(self.dialect)
+        if self.dialect is SQLITE:
             copying.result()
             self._connection = self._connect_copy()
         else:
-            self._connection = self._connect_postgres()
+            self._connection = self._connect_server()
 
-    def _connect_postgres(self) -> Connection:
+    def _connect_server(self) -> Connection:
         try:
-            return Postgres(postgres_uri(self._uri))
+            return open_server(self._uri)
         except self._failures as error:
             raise SourceUnreachable(
                 self.name, f"cannot open the database of {self.name}: {self._hide(error)}. Check `database` in runspend.yaml."
@@ -314,7 +173,7 @@ class DatabaseReader:
     def _check_revision(self) -> str:
         """Return the revision of the schema. Refuses anything but exactly one known revision before a row is read."""
         try:
-            found = sorted(str(r) for r in self._scalars("select cast(version_num as varchar) from alembic_version"))
+            found = sorted(str(r) for r in self._scalars(f"select cast(version_num as {self.dialect.text}) from alembic_version"))
         except SourceError:
             raise SourceRefused(
                 self.name,
@@ -332,9 +191,7 @@ class DatabaseReader:
 
     def read_experiments(self) -> pa.Table:
         has_workspaces = revisions.is_at_least(self.revision, revisions.WORKSPACES_SINCE)
-        sql = (SQLITE_EXPERIMENTS if self.is_sqlite else POSTGRES_EXPERIMENTS).format(
-            workspace="cast(e.workspace as varchar)" if has_workspaces else "'default'"
-        )
+        sql = self.dialect.experiments.format(workspace=f"cast(e.workspace as {self.dialect.text})" if has_workspaces else "'default'")
         schema = raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES)
         table = raw.to_table(self.batches(sql, schema), schema)
         if self.only_workspaces is not None:
@@ -345,12 +202,12 @@ class DatabaseReader:
         return table
 
     def list_months(self) -> list[str]:
-        month = f"((coalesce(start_time, 0)) / {86_400_000})"
-        days = self._scalars(f"select distinct cast({month} as bigint) from runs")
+        day = self.dialect.day.format("coalesce(start_time, 0)")
+        days = self._scalars(f"select distinct cast({day} as {self.dialect.integer}) from runs")
         return sorted({raw.month_of(int(d) * 86_400_000 + 1 if d else 0) for d in days})
 
     def count_runs(self) -> int:
-        return int(self._scalars("select cast(count(*) as bigint) from runs")[0])
+        return int(self._scalars(f"select cast(count(*) as {self.dialect.integer}) from runs")[0])
 
     def narrow_keys(self, wanted: raw.Keys) -> raw.Keys:
         """Return the wanted keys that some run has, with one search of the primary key each."""
@@ -364,9 +221,9 @@ class DatabaseReader:
     def _present(self, table: str, keys: Sequence[str] | None) -> Sequence[str] | None:
         if not keys:
             return keys
-        listed = ", ".join(f"({_literal(key)})" for key in keys)
+        listed = self.dialect.listed([(literal(key),) for key in keys])
         found = self._scalars(
-            f"select cast(w.key as varchar) from (select column1 as key from (values {listed}) v) w where exists (select 1 from {table} t where t.key = w.key)"
+            f"select cast(w.column1 as {self.dialect.text}) from {listed} w where exists (select 1 from {table} t where t.key = w.column1)"
         )
         return [key for key in keys if key in set(found)]
 
@@ -374,17 +231,32 @@ class DatabaseReader:
         where = "" if months is None else "where " + (" or ".join(_month_condition(m) for m in months) or "false")
         schema = raw.run_schema()
         times = {"long_ms": raw.LONG_MS, "step_keys": raw.STEP_KEYS, "believed_ms": keys.believed_ms}
-        if not self.is_sqlite:
+        if self.dialect is MYSQL:
+            maps = {
+                t: "'{}'"
+                if k is not None and not k and not has_further
+                else MYSQL_MAP.format(table=t, among=self._among("t.key", k, has_further))
+                for t, k in keys.by_table()
+                for has_further in [t == "tags" and keys.has_further_machines]
+            }
+            kinds = " or ".join(f"{MYSQL.exact.format('m.key')} like 'system/%{kind}'" for kind in raw.use_kinds(keys))
+            within = where.replace("where", "and (", 1) + ")" if where else ""
+            runs = MYSQL_RUNS.format(
+                within=within, is_from_run=MYSQL.from_run, kinds=kinds, between=raw.BETWEEN, after=raw.AFTER, **times, **maps
+            )
+            yield from self.batches(runs, schema)
+            return
+        if self.dialect is POSTGRES:
             only_chosen = "and run_uuid in (select run_uuid from chosen)" if where else ""
             maps = {
                 t: POSTGRES_MAP.format(
-                    table=t, among=_among("key", k, has_further=t == "tags" and keys.has_further_machines), only_chosen=only_chosen
+                    table=t, among=self._among("key", k, t == "tags" and keys.has_further_machines), only_chosen=only_chosen
                 )
                 for t, k in keys.by_table()
             }
             kinds = " or ".join(f"key like 'system/%{kind}'" for kind in raw.use_kinds(keys))
             yield from self.batches(
-                POSTGRES_RUNS.format(where=where, is_from_run=POSTGRES_FROM_RUN, only_chosen=only_chosen, kinds=kinds, **times, **maps),
+                POSTGRES_RUNS.format(where=where, is_from_run=POSTGRES.from_run, only_chosen=only_chosen, kinds=kinds, **times, **maps),
                 schema,
             )
             return
@@ -392,13 +264,13 @@ class DatabaseReader:
         maps = {
             t: "'{}'"
             if k is not None and not k and t not in further
-            else SQLITE_MAP.format(table=t, among=_among("+t.key", k, has_further=t in further))
+            else SQLITE_MAP.format(table=t, among=self._among("+t.key", k, t in further))
             for t, k in keys.by_table()
         }
         [has_use] = self._scalars("select exists (select 1 from latest_metrics where key >= 'system/' and key < 'system0')")
         kinds = " or ".join(f"m.key glob 'system/*{kind}'" for kind in raw.use_kinds(keys))
         runs = SQLITE_RUNS.format(
-            is_from_run=SQLITE_FROM_RUN,
+            is_from_run=SQLITE.from_run,
             **maps,
             **times,
             between=raw.BETWEEN,
@@ -424,7 +296,7 @@ class DatabaseReader:
                 f"{self.name}: power that runs measured cannot be read from a database older than revision {revisions.METRIC_INDEX_SINCE}: "
                 "its metrics have no index. Those hours have `idle_watts`. Run `mlflow db upgrade`, or set `via: api`."
             )
-        logged_ms = "cast(m.timestamp as integer)," if self.is_sqlite else "m.timestamp::bigint,"
+        logged_ms = f"cast(m.timestamp as {self.dialect.integer}),"
         return self.read_points(wanted, raw.power_schema(), logged_ms=logged_ms, most=raw.LARGEST_WATTS)
 
     def read_points(
@@ -439,9 +311,8 @@ class DatabaseReader:
         if wanted and isinstance(self._connection, Postgres):  # even if its planner prefers scans for a small or never analyzed table
             self._connection.let_scans("off")
         for part in _parts(wanted):
-            listed = ", ".join(f"({_literal(u.run_id)}, {_literal(u.key)}, {u.last_step}, {u.stride})" for u in part)
-            sql = SQLITE_POINTS if self.is_sqlite else POSTGRES_POINTS
-            yield from self.batches(sql.format(listed=listed, logged_ms=logged_ms, least=least, most=most), schema)
+            listed = self.dialect.listed([(literal(u.run_id), literal(u.key), str(u.last_step), str(u.stride)) for u in part])
+            yield from self.batches(self.dialect.points.format(listed=listed, logged_ms=logged_ms, least=least, most=most), schema)
         if wanted and isinstance(self._connection, Postgres):
             self._connection.let_scans("on")
 
@@ -452,10 +323,21 @@ class DatabaseReader:
         if isinstance(self._connection, Postgres):  # even if its planner prefers scans for a small or never analyzed table
             self._connection.let_scans("off")
         for part in _parts(wanted):
-            listed = ", ".join(f"({_literal(w.run_id)}, {_literal(w.key)}, {w.first_step}, {w.last_step}, {w.stride})" for w in part)
-            yield from self.batches((SQLITE_TIMES if self.is_sqlite else POSTGRES_TIMES).format(listed=listed), raw.time_schema())
+            listed = self.dialect.listed(
+                [(literal(w.run_id), literal(w.key), str(w.first_step), str(w.last_step), str(w.stride)) for w in part]
+            )
+            yield from self.batches(self.dialect.times.format(listed=listed), raw.time_schema())
         if isinstance(self._connection, Postgres):
             self._connection.let_scans("on")
+
+    def _among(self, column: str, keys: Sequence[str] | None, has_further: bool) -> str:
+        """Return a condition on wanted keys; `has_further`: and on those of further machines."""
+        if keys is None:
+            return ""
+        wanted = [self.dialect.among(column, keys)] if keys else []
+        if has_further:
+            wanted.append(f"{self.dialect.exact.format(column)} like '{machine_tags.FURTHER}%'")
+        return f"and ({' or '.join(wanted) or 'false'})"
 
     def _read_side_by_side(self, queries: Iterator[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Yield the batches of many queries over the copy, in order. A few are read ahead on separate connections."""
@@ -487,43 +369,56 @@ class DatabaseReader:
         schema = raw.raw_schema(raw.OWNER_TEXT)
         batches: list[pa.RecordBatch] = []
         if revisions.is_at_least(self.revision, revisions.LOGGED_MODELS_SINCE):
-            batches += self.batches(MODELS, schema)
+            batches += self.batches(self.fill(MODELS), schema)
         if revisions.is_at_least(self.revision, revisions.TRACES_SINCE):
-            batches += self.batches(TRACES, schema)
+            batches += self.batches(self.fill(TRACES), schema)
         return raw.to_table(batches, schema)
 
     def list_trace_months(self) -> list[str]:
         if not revisions.is_at_least(self.revision, revisions.TRACE_COSTS_SINCE):
             return []
-        days = self._scalars(f"select distinct cast(timestamp_ms / {86_400_000} as bigint) from trace_info where total_cost is not null")
+        day = self.dialect.day.format("timestamp_ms")
+        days = self._scalars(f"select distinct cast({day} as {self.dialect.integer}) from trace_info where total_cost is not null")
         return sorted({raw.month_of(int(d) * 86_400_000 + 1) for d in days})
 
     def read_traces(self, months: Sequence[str]) -> tuple[pa.Table, pa.Table]:
         bounds = [raw.month_bounds(month) for month in months]
         within = " or ".join(f"(i.timestamp_ms >= {first} and i.timestamp_ms < {after})" for first, after in bounds)
-        types = {"text": "text", "real": "real" if self.is_sqlite else "float8", "months": f"and ({within or 'false'})"}
+        condition = f"and ({within or 'false'})"
         tables = []
         for sql, schema in ((TRACE_COSTS, raw.trace_schema()), (SPAN_COSTS, raw.span_schema())):
-            tables.append(raw.to_table(self.batches(sql.format(**types), schema) if months else (), schema))
+            tables.append(raw.to_table(self.batches(self.fill(sql, months=condition), schema) if months else (), schema))
         return tables[0], tables[1]
 
+    def fill(self, sql: str, **parts: str) -> str:
+        """Return a query that all engines share, in this one's words."""
+        words = self.dialect
+        exact = {"m_key": words.exact.format("m.key"), "t_key": words.exact.format("t.key")}
+        return sql.format(text=words.text, real=words.real, integer=words.integer, **exact, **parts)
+
     def batches(self, sql: str, schema: pa.Schema, connection: Connection | None = None) -> Iterator[pa.RecordBatch]:
+        asked = connection or self._opened()
         try:
-            for batch in (connection or self._opened()).read(sql):
+            for batch in asked.read(sql):
                 if batch.num_rows:
                     clean, repaired = raw.to_batch(batch.columns, schema)
                     self.repaired += repaired
                     yield clean
         except self._failures as error:
-            raise self._unreadable(error) from None
+            raise self._failed(asked, error) from None
 
     def _scalars(self, sql: str) -> list[Any]:
-        connection = self._opened()
+        asked = self._opened()
         try:
-            return connection.scalars(sql)
+            return asked.scalars(sql)
         except self._failures as error:
-            connection.rollback()
-            raise self._unreadable(error) from None
+            raise self._failed(asked, error) from None
+
+    def _failed(self, asked: Connection, error: BaseException) -> SourceUnreachable:
+        """End the snapshot, so that the next query begins another one, and return what went wrong."""
+        with suppress(*self._failures):  # the connection may be lost too
+            asked.rollback()
+        return self._unreadable(error)
 
     def _opened(self) -> Connection:
         assert self._connection is not None, "entered"
@@ -531,7 +426,7 @@ class DatabaseReader:
 
     def _unreadable(self, error: BaseException) -> SourceUnreachable:
         state = getattr(error, "sqlstate", None)
-        is_lost = state == "40001" or (state == "57014" and "recovery" in str(error))
+        is_lost = state == "40001" or (state == "57014" and "recovery" in str(error)) or error.args[:1] == (TABLE_CHANGED,)
         kind = SnapshotLost if is_lost else SourceUnreachable
         return kind(self.name, f"cannot read the database of {self.name}: {self._hide(error)}. Its last good data stay.")
 
@@ -548,20 +443,6 @@ def _parts(wanted: Sequence[Looked]) -> Iterator[list[Looked]]:
         points += metric.points
     if part:
         yield part
-
-
-def _literal(text: str) -> str:
-    """Return text as a SQL literal. A literal cannot hold a NUL, and neither can a key in a database that stores C strings."""
-    return "'" + text.replace("\0", "").replace("'", "''") + "'"
-
-
-def _among(column: str, keys: Sequence[str] | None, *, has_further: bool) -> str:
-    if has_further and keys is not None:
-        listed = f"{column} in ({', '.join(map(_literal, keys))}) or " if keys else ""
-        return f"and ({listed}{column} like '{machine_tags.FURTHER}%')"
-    if keys is None:
-        return ""
-    return f"and {column} in ({', '.join(map(_literal, keys))})" if keys else "and false"
 
 
 def _month_condition(month: str) -> str:
@@ -585,6 +466,11 @@ def postgres_uri(uri: str) -> str:
     query["options"] = f"{query['options']} {ours}" if query.get("options") else ours
     query = {"connect_timeout": "10", "application_name": "runspend", **query}
     return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
+
+
+def open_server(uri: str) -> Connection:
+    """Open a PostgreSQL or MySQL database read-only, in one snapshot. Raises the driver's errors."""
+    return Mysql(mysql_options(uri), STATEMENT_TIMEOUT_MS) if dialect_of(uri) is MYSQL else Postgres(postgres_uri(uri))
 
 
 def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], None]) -> None:
@@ -695,11 +581,16 @@ def database_uri(server: TrackingServer) -> str | None:
         return None
     uri = server.database.get_secret_value() if server.database else server.uri
     if is_database_uri(uri):
+        if dialect_of(uri) is MYSQL:
+            try:
+                mysql_options(uri)
+            except ValueError as error:
+                raise ConfigError(f"cannot read the database of {server.name}: {error}.") from None
         return uri
     if server.via == "database" or server.database:
         scheme = uri.split(":", 1)[0]
         raise ConfigError(
-            f"cannot read the database of {server.name}: {scheme} databases are not supported, only sqlite:/// and postgresql://. "
+            f"cannot read the database of {server.name}: {scheme} databases are not supported, only sqlite:///, postgresql://, mysql:// and mariadb://. "
             "Leave `database` out and set `via: api`."
         )
     return None

@@ -15,8 +15,9 @@ from urllib.parse import quote
 from runspend.core.errors import SourceError, SourceUnreachable
 from runspend.core.redaction import redact_uri, redact_values, uri_secrets
 from runspend.ingest.tracking import revisions
-from runspend.ingest.tracking.connections import Postgres, load_drivers
-from runspend.ingest.tracking.database import postgres_uri, sqlite_path
+from runspend.ingest.tracking.connections import load_drivers
+from runspend.ingest.tracking.database import open_server, sqlite_path
+from runspend.ingest.tracking.dialects import SQLITE, dialect_of
 
 IDS_ASKED = 500  # per query
 WAIT_SECONDS = 5.0  # maximum wait for a writer of a SQLite file
@@ -88,9 +89,10 @@ class DatabaseUses:
     def _look(self) -> Iterator[_Connection]:
         failures: tuple[type[Exception], ...] = (OSError, sqlite3.Error)
         try:
-            if not self._uri.startswith("sqlite"):
-                failures = load_drivers()
-            connection: _Connection = _Sqlite(self._uri) if self._uri.startswith("sqlite") else Postgres(postgres_uri(self._uri))
+            dialect = dialect_of(self._uri)
+            if dialect is not SQLITE:
+                failures = load_drivers(dialect)
+            connection: _Connection = _Sqlite(self._uri) if dialect is SQLITE else open_server(self._uri)
             with closing(connection):
                 yield connection
         except SourceError:

@@ -1,0 +1,91 @@
+"""A real MariaDB server on 127.0.0.1 (Debian: mariadb-server-core), with a password, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.reaper import make_folder
+from tests.servers.ports import free_port
+
+PASSWORD = "canary pw/@"  # of root; a URI has to quote it
+PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's server is not on everybody's PATH
+# What lasts is of no use to a test, so nothing is flushed, and the log is as small as it may be.
+QUICK = ("--innodb-flush-method=nosync", "--innodb-log-file-size=8M", "--innodb-buffer-pool-size=64M", "--skip-log-bin")
+
+
+def quoted(password: str) -> str:
+    """A password in a URI."""
+    from urllib.parse import quote
+
+    return quote(password, safe="")
+
+
+@contextmanager
+def mariadb_server() -> Iterator[str]:
+    """The URI of the server, without a database at its end: `mysql://root:…@127.0.0.1:PORT/`. Skips where MariaDB is not installed."""
+    install, serve = (shutil.which(name, path=PLACES) for name in ("mariadb-install-db", "mariadbd"))
+    if install is None or serve is None:
+        pytest.skip("MariaDB is not installed (Debian: apt-get install mariadb-server-core)")
+    folder = make_folder("mariadb")
+    if os.geteuid() == 0:
+        as_user = ["--user=root"]
+    else:
+        as_user = []
+    data = [f"--datadir={folder / 'data'}", *QUICK, *as_user]
+    try:
+        with (folder / "log").open("wb") as log:
+            subprocess.run(
+                [install, "--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", *data],
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
+            start = folder / "start.sql"
+            start.write_text(f"alter user root@localhost identified by '{PASSWORD}';\n")
+            port = free_port()
+            process = subprocess.Popen(
+                [
+                    serve,
+                    "--no-defaults",
+                    f"--socket={folder / 'socket'}",
+                    "--bind-address=127.0.0.1",
+                    f"--port={port}",
+                    f"--init-file={start}",
+                    *data,
+                ],
+                stdout=log,
+                stderr=log,
+            )
+            try:
+                _wait(process, folder)
+                yield f"mysql://root:{quoted(PASSWORD)}@127.0.0.1:{port}/"
+            finally:
+                for last in (signal.SIGTERM, signal.SIGKILL):
+                    process.send_signal(last)
+                    try:
+                        process.wait(20)
+                        break
+                    except subprocess.TimeoutExpired:
+                        continue
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if b"ready for connections" in (folder / "log").read_bytes():
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise RuntimeError(f"mariadbd did not start: {(folder / 'log').read_text()[-2000:]}")
