@@ -95,3 +95,15 @@ def test_where_there_is_nothing_there_is_nothing_to_split(tmp_path: Path) -> Non
     """No bill and no runs: every table is there, without rows."""
     tables = run_on_duckdb({"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}, tmp_path)
     assert {name: rows.num_rows for name, rows in tables.items()} == dict.fromkeys(("cost_allocations", *ladder.LEDGER_SUMS), 0)
+
+
+def test_slices_of_a_gpu_are_shared_by_runs_that_state_only_its_type(tmp_path: Path) -> None:
+    """An hour is no whole number of sevenths of a clock tick, so shares of a pool are right to 9 digits and the sum is exact."""
+    lines = [line(0, on="m1", instance_type="p5.4xlarge", machine_gpus=1, hours=1, cost="7.00")]
+    stated, machines = make_run(id="A", at="00:00..01:00", on=["m1"], instance_type="p5.4xlarge", gpu_count=2 / 7)
+    asked, _ = make_run(id="B", at="00:00..00:30", on=[], instance_type="p5.4xlarge", gpu_count=3 / 7)
+    world = {"billing_lines": lines, "billing_loads": [], "runs": [stated, asked], "run_resources": machines}
+    ledger = run_on_duckdb(world, tmp_path)["cost_allocations"].to_pylist()
+    costs = {r["run_id"] or r["allocated_to"]: r["effective_cost"] for r in ledger}
+    assert sum(costs.values()) == 7
+    assert {name: round(cost, 9) for name, cost in costs.items()} == {"A": 2, "B": Decimal("1.5"), "idle": Decimal("3.5")}

@@ -237,6 +237,27 @@ def test_gpus_that_the_process_saw_count_where_none_are_stated(world: World, sta
     assert world.night().run("r")["gpu_count"] == expected
 
 
+@pytest.mark.parametrize(
+    ("said", "seen", "expected"),
+    [
+        ({"gpu_type": "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "gpu_count": "1"}, {}, 1 / 7),
+        ({"gpu_type": "nvidia.com/mig-3g.40gb", "gpu_count": "2"}, {}, 6 / 7),
+        ({"gpu_type": "MIG 1c.2g.20gb"}, {}, 2 / 7),
+        ({"gpu_type": "1g.6gb of an A30", "gpu_count": "2"}, {}, 0.5),
+        ({"gpu_type": "1g.10gb", "gpu_count": "0.1429"}, {}, 1 / 7),  # a part of a GPU already
+        ({}, {"runspend.machine.gpu_count": "0.4286", "runspend.machine.gpu_type": "NVIDIA A100 MIG 3g.20gb"}, 3 / 7),
+        ({}, {"runspend.machine.gpu_count": "1", "runspend.machine.gpu_type": "NVIDIA A100 MIG 3g.20gb, NVIDIA A100 MIG 1g.5gb"}, 1.0),
+        ({"gpu_type": "1g.10gb"}, {"runspend.machine.gpu_count": "0.2857"}, 2 / 7),
+        ({"gpu_count": "0.14"}, {}, 0.14),
+        ({"gpu_type": "RTX 5g.x, 24gb", "gpu_count": "2"}, {}, 2.0),
+    ],
+)
+def test_a_slice_of_a_gpu_is_a_part_of_one(world: World, said: dict[str, str], seen: dict[str, str], expected: float) -> None:
+    """People count slices. The plug-in adds up parts of GPUs, with four digits."""
+    world.add_run("r", tags=seen, params=said)
+    assert world.night().run("r")["gpu_count"] == expected
+
+
 PLACES = ("sub_account_id", "region_id", "availability_zone", "purchase_option")
 GUID = "0a1b2c3d-0000-4444-8888-ffffffffffff"
 

@@ -70,6 +70,7 @@ says as (
       stated(t, p, 'mlflow.databricks.cluster.id'), stated(t, p, 'mlflow.databricks.notebookID'), stated(t, p, 'mlflow.databricks.jobRunID')
     ) is not null as is_on_databricks,
     coalesce(stated(t, p, 'gpu_type'), stated(t, p, 'runspend.machine.gpu_type')) as said_gpu_type,
+    slice_of_gpu(stated(t, p, 'gpu_type')) as said_slice,
     stated(t, p, 'gpu_count') as said_gpu_count,
     stated(t, p, 'runspend.machine.gpu_count') as seen_gpu_count,
     coalesce(stated(t, p, 'gpu_memory_gb'), stated(t, p, 'gpu_memory')) as said_gpu_memory,
@@ -130,7 +131,9 @@ typed as (
     -- PyTorch's data loaders have a `num_workers` too. On Databricks it counts the machines in addition to the driver.
     coalesce(whole_number(said_nodes), whole_number(said_workers) + if(is_on_databricks, 1, 0)) as num_nodes,
     said_gpu_type as gpu_type,
-    coalesce(none_or_more(try_cast(said_gpu_count as double)), none_or_more(try_cast(seen_gpu_count as double))) as gpu_count,
+    exact_gpus(coalesce(
+      slices_as_gpus(none_or_more(try_cast(said_gpu_count as double)), said_slice), none_or_more(try_cast(seen_gpu_count as double)), said_slice
+    )) as gpu_count,
     gibibytes(said_gpu_memory) as gpu_memory_gb,
     cores(said_cpu) as cpu_request,
     gibibytes(said_memory) as memory_request_gb,

@@ -59,8 +59,13 @@ kinds as (
       when countif(mean_use_percent is null) = 0 then 'use'
       else 'equal'
     end as weight_kind,
-    -- Whole GPUs and cores need no finer unit. Small weights leave less to round.
-    case when min(gpu_count) >= 1 and max(mod(cast(round(gpu_count * 100) as int64), 100)) = 0 then 1 else 100 end as gpu_scale,
+    -- The largest unit that they all are a whole number of. Small weights leave less to round. Slices of a GPU (MIG) are sevenths of it.
+    case
+      when min(gpu_count) >= 1 and max(mod(cast(round(gpu_count * 100) as int64), 100)) = 0 then 1
+      when min(gpu_count) > 0 and max(abs(gpu_count * 7 - round(gpu_count * 7))) < 0.000001 then 7
+      when max(abs(gpu_count * 100 - round(gpu_count * 100))) < 0.000001 then 100
+      else 700
+    end as gpu_scale,
     case when min(cpu_request) >= 1 and max(mod(cast(round(cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale,
     -- From here on, machines and runs are small integers: these sort and join much faster than names.
     dense_rank() over (order by resource_key) as machine_number
@@ -75,7 +80,7 @@ select
   o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.is_ambiguous, o.interval_start, o.interval_end, k.weight_kind,
   case k.weight_kind when 'gpu' then k.gpu_scale when 'cpu' then k.cpu_scale else 1 end as unit_scale,
   greatest(1, case k.weight_kind
-    when 'gpu' then least(100 * k.gpu_scale, cast(round(coalesce(o.gpu_count, 1) * k.gpu_scale) as int64))
+    when 'gpu' then least(100 * k.gpu_scale, greatest(div(k.gpu_scale, 100), cast(round(coalesce(o.gpu_count, 1) * k.gpu_scale) as int64)))
     when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
     when 'memory' then least(10000, cast(ceil(coalesce(o.memory_request_gb, 1)) as int64))
     when 'use' then least(100, cast(round(coalesce(o.mean_use_percent, 0)) as int64))

@@ -88,8 +88,13 @@ stated as (
     o.kind_number,
     countif(o.gpu_count is null) = 0 and max(o.gpu_count) > 0 as all_gpus, countif(o.gpu_count > 0) > 0 as some_gpus, countif(o.cpu_request is null) = 0 as all_cpus,
     countif(o.memory_request_gb is null) = 0 as all_memory, countif(o.mean_use_percent is null) = 0 as all_use,
-    -- Whole GPUs and cores need no finer unit. Small weights leave less to round.
-    case when min(o.gpu_count) >= 1 and max(mod(cast(round(o.gpu_count * 100) as int64), 100)) = 0 then 1 else 100 end as gpu_scale,
+    -- The largest unit that they all are a whole number of. Small weights leave less to round. Slices of a GPU (MIG) are sevenths of it.
+    case
+      when min(o.gpu_count) >= 1 and max(mod(cast(round(o.gpu_count * 100) as int64), 100)) = 0 then 1
+      when min(o.gpu_count) > 0 and max(abs(o.gpu_count * 7 - round(o.gpu_count * 7))) < 0.000001 then 7
+      when max(abs(o.gpu_count * 100 - round(o.gpu_count * 100))) < 0.000001 then 100
+      else 700
+    end as gpu_scale,
     case when min(o.cpu_request) >= 1 and max(mod(cast(round(o.cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale
   from own o
   left join have h on h.kind_number = o.kind_number
@@ -136,7 +141,8 @@ weighed as (
     least(1000, greatest(1, coalesce(o.num_nodes, 1))) as all_nodes,
     least(1000, greatest(1, coalesce(o.asked_nodes, 1))) as nodes,
     greatest(1, case k.weight_kind
-      when 'gpu' then least(100 * k.gpu_scale, cast(round(coalesce(o.gpu_count, k.machine_gpus, 1) * k.gpu_scale) as int64))
+      when 'gpu' then least(
+        100 * k.gpu_scale, greatest(div(k.gpu_scale, 100), cast(round(coalesce(o.gpu_count, k.machine_gpus, 1) * k.gpu_scale) as int64)))
       when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
       when 'memory' then least(10000, cast(ceil(coalesce(o.memory_request_gb, 1)) as int64))
       when 'use' then least(100, cast(round(coalesce(o.mean_use_percent, 1)) as int64))
