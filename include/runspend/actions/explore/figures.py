@@ -35,7 +35,7 @@ MOST_CHANGES = 5
 MOST_PARTS = 1000  # rows of cost without a run
 OUTSIDE = "out_of_scope"
 NOTHING = Decimal(0)
-# What stands for other teams' values where a team asks; else OTHER_TEAMS. Servers have the one in daily costs, the other in single charges.
+# What a team gets instead of other teams' values; else OTHER_TEAMS. Servers have the one in daily costs, the other in single charges.
 MASKS = {"run": (OTHERS,), "server": (OTHERS, OTHER_TEAMS)}
 Course = dict[tuple[tuple[Any, ...], date], Decimal]  # cost of each group by step
 
