@@ -31,6 +31,7 @@ SHIPPED_EXTRAS = (
     "iceberg",
     "tableau",
     "mysql",
+    "prices",
     "mcp",
     "apprise",
     "postgres",

@@ -312,17 +312,32 @@ def charge(**row: Any) -> dict[str, Any]:
 
 def test_token_costs_are_estimates_until_a_provider_s_bill_is_split_by_them(tmp_path: Path) -> None:
     """By run, user and model, at list price in all four measures, from MLflow; gone on days the ledger has llm_cost rows."""
-    world = world_of(
-        [], [{"id": "A", "at": "00:00..01:00"}], trace_costs=[trace(1), trace(2), trace(2, run_id="", model="other"), trace(9)]
-    )
+    listed = trace(2, run_id="", model="listed", price_source="genai-prices 1", provider="anthropic")
+    costs = [trace(1), trace(2), trace(2, run_id="", model="other"), trace(9), listed]
+    world = world_of([], [{"id": "A", "at": "00:00..01:00"}], trace_costs=costs)
     world["cost_allocations"] = [charge(at="00:00..24:00", cost="1", match_method="llm_cost", resource_id=None)]
     rows = [r for r in estimate(world, tmp_path, "30:00")["run_estimates"].to_pylist() if r["cost_kind"] == "llm"]
     told = {
-        (r["run_id"], r["charge_date"].day, r["model"], r["user_name"], r["effective_cost"], r["list_cost"], r["price_from"], r["source"])
+        (
+            r["run_id"],
+            r["charge_date"].day,
+            r["model"],
+            r["user_name"],
+            r["effective_cost"],
+            r["list_cost"],
+            r["price_from"],
+            r["confidence"],
+            r["source"],
+        )
         for r in rows
     }
     assert told == {
-        (run, 2, model, "ana", Decimal("0.25"), Decimal("0.25"), "mlflow", "mlflow") for run, model in (("A", "m"), ("", "other"))
+        (run, 2, model, "ana", Decimal("0.25"), Decimal("0.25"), price_from, confidence, "mlflow")
+        for run, model, price_from, confidence in (
+            ("A", "m", "mlflow", "medium"),
+            ("", "other", "mlflow", "medium"),
+            ("", "listed", "genai-prices 1", "low"),
+        )
     }
 
 

@@ -162,7 +162,11 @@ def everything() -> World:
         artifact(id="gone", kind="orphan", bytes=7),
         artifact(id="dump", kind="other", bytes=5),
     ]
-    world["trace_costs"] += [trace(run="A", cost="0.75", model="big"), trace(run="B", cost="0.3"), trace(cost="0.25", user="ann")]
+    world["trace_costs"] += [
+        trace(run="A", cost="0.75", model="big", price_source="genai-prices 1"),
+        trace(run="B", cost="0.3"),
+        trace(cost="0.25", user="ann"),
+    ]
     world["experiments"].append({"tracking_server": "prod", "workspace": "default", "experiment_id": "1", "experiment_name": "exp"})
     return world
 

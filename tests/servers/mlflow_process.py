@@ -48,6 +48,12 @@ def log_traces(uri: str, experiment: str, run_id: str) -> list[str]:
         return pool.submit(_log_traces, uri, experiment, run_id, environment()).result()
 
 
+def log_unpriced_traces(uri: str, experiment: str, run_id: str, start_ms: int) -> None:
+    """Log calls with tokens and no cost, with MLflow's own client, among others that have one."""
+    with ProcessPoolExecutor(1, context()) as pool:
+        pool.submit(_log_unpriced_traces, uri, experiment, run_id, start_ms, environment()).result()
+
+
 def _begin(told: Mapping[str, str]) -> None:
     os.setsid()
     os.environ.clear()
@@ -119,3 +125,58 @@ def _log_traces(uri: str, experiment: str, run_id: str, told: Mapping[str, str])
     ]
     mlflow.flush_trace_async_logging()
     return ids
+
+
+def _log_unpriced_traces(uri: str, experiment: str, run_id: str, start_ms: int, told: Mapping[str, str]) -> None:
+    """MLflow prices the models that it knows by itself. It does not know Anthropic's short names, and the price list does."""
+    _begin(told)
+    import mlflow
+    from mlflow.tracing.trace_manager import InMemoryTraceManager
+
+    mlflow.set_tracking_uri(uri)
+    client = mlflow.MlflowClient()
+    start = start_ms * 1_000_000
+
+    def trace(calls: list[tuple[str | None, str | None, dict[str, int], float | None, int]]) -> None:
+        """Calls as model, provider, tokens, cost, and how deep below the call before."""
+        root = client.start_trace("chat", experiment_id=experiment, start_time_ns=start)
+        open_spans = [root]
+        for model, provider, tokens, dollars, depth in calls:
+            while len(open_spans) > depth:
+                client.end_span(root.trace_id, open_spans.pop().span_id, end_time_ns=start + 10**9)
+            span = client.start_span(
+                "llm", trace_id=root.trace_id, parent_id=open_spans[-1].span_id, start_time_ns=start, span_type="CHAT_MODEL"
+            )
+            for key, value in (("mlflow.llm.model", model), ("mlflow.llm.provider", provider), ("mlflow.chat.tokenUsage", tokens)):
+                if value is not None:
+                    span.set_attribute(key, value)
+            if dollars is not None:
+                span.set_attribute("mlflow.llm.cost", {"input_cost": dollars, "output_cost": 0.0, "total_cost": dollars})
+            open_spans.append(span)
+        while len(open_spans) > 1:
+            client.end_span(root.trace_id, open_spans.pop().span_id, end_time_ns=start + 10**9)
+        with InMemoryTraceManager.get_instance().get_trace(root.trace_id) as kept:
+            kept.info.trace_metadata.update({"mlflow.sourceRun": run_id})
+        client.end_trace(root.trace_id, end_time_ns=start + 2 * 10**9)
+
+    def used(given: int, made: int, **more: int) -> dict[str, int]:
+        return {"input_tokens": given, "output_tokens": made, "total_tokens": given + made, **more}
+
+    trace([("claude-sonnet-4-0", "anthropic", used(10, 20), None, 1), ("our-own-model", None, used(7, 7), None, 1)])
+    trace(
+        [("claude-sonnet-4-0", None, used(50, 10), None, 1), ("claude-sonnet-4-0", None, used(50, 10), None, 2)]
+    )  # a wrapper and the call in it
+    trace(
+        [
+            ("claude-3-7-sonnet-latest", "anthropic", used(1_000, 100, cache_read_input_tokens=800), None, 1),
+            ("another", None, used(1, 1), None, 1),
+        ]
+    )
+    trace(
+        [
+            ("gpt-4o", "openai", used(2_000, 200), 0.5, 1),
+            ("our-own-model", None, used(60, 30), None, 1),
+            ("claude-sonnet-4-0", "anthropic", used(5, 5), None, 2),
+        ]
+    )
+    mlflow.flush_trace_async_logging()

@@ -278,6 +278,7 @@ class TrackingServer(Frozen):
     ui: str | None = None
     registry: str | None = None
     via: Literal["auto", "database", "api"] = "auto"
+    token_prices: Literal["genai-prices"] | None = None  # list prices for calls of models that MLflow has no cost for
     artifacts: Uri | None = None  # the store behind mlflow-artifacts: URIs
     copy_: CopySettings = Field(default=CopySettings(), validation_alias=AliasChoices("copy", "copy_"), serialization_alias="copy")
     max_vanish: Ratio = 0.2

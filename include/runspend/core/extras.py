@@ -34,6 +34,7 @@ EXTRA_OF = {
     "duckdb": ("duckdb", "pipeline"),
     "fastapi": ("fastapi", "pipeline"),
     "fsspec": ("fsspec", "pipeline"),
+    "genai_prices": ("genai-prices", "prices"),
     "google": ("google-cloud-bigquery", "bigquery"),
     "google.api_core": ("google-cloud-bigquery", "bigquery"),
     "google.auth": ("google-cloud-bigquery", "bigquery"),

@@ -153,7 +153,7 @@ REASONS = (
     "other_time", "other_account", "other_region", "ambiguous_name", "proportional", "even",
 )  # fmt: skip
 UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed")
-WEIGHT_KINDS = ("gpu", "cpu", "memory", "use", "equal", "bytes", "list_cost")
+WEIGHT_KINDS = ("gpu", "cpu", "memory", "use", "equal", "estimated_list_cost", "bytes", "list_cost")
 PURCHASE_OPTIONS = ("spot", "on_demand")
 RUN_END_RULES = ("stated", "alive", "last_sign", "silent", "future", "resumed")
 
@@ -523,7 +523,7 @@ ARTIFACT_STORES = Table(
 TRACE_COSTS = Table(
     "trace_costs",
     "one row per day, experiment, run, user and model of the traces that carry a token cost",
-    "LLM spend at list price as MLflow computed it on its traces (mlflow.llm.cost).",
+    "LLM spend at list price as MLflow computed it on its traces (mlflow.llm.cost), and for tokens without a cost as a price list has it (price_source).",
     (
         _key("month", "DATE", "First day of the month of charge_date."),
         RUN_KEY[0],
@@ -533,6 +533,12 @@ TRACE_COSTS = Table(
         _key("run_id", "STRING", "mlflow.sourceRun; empty when the trace has none."),
         _key("user_name", "STRING", "mlflow.trace.user, otherwise mlflow.user; empty when neither is known."),
         _key("model", "STRING", "mlflow.llm.model; empty when MLflow does not know it."),
+        _key(
+            "price_source",
+            "STRING",
+            "Who priced the tokens: mlflow, or the price list of token_prices with its version, which makes list_cost an estimate.",
+        ),
+        _key("provider", "STRING", "The price list's name of the model's provider; empty when MLflow has the cost."),
         Column("traces", "INT64", "Traces with a cost."),
         Column("input_tokens", "INT64", "Input tokens; null when not logged."),
         Column("output_tokens", "INT64", "Output tokens; null when not logged."),
@@ -857,7 +863,7 @@ COST_ALLOCATIONS = Table(
         Column(
             "weight_kind",
             "STRING",
-            "Weight of runs that shared the machine: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces.",
+            "Weight of runs that shared the machine: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces, estimated_list_cost where a price list priced some.",
             words=WEIGHT_KINDS,
         ),
         Column(

@@ -305,7 +305,7 @@ RULES: dict[str, Rule] = {
         shown=f"{RUN} model_name model_version model_id source_uri stage aliases version_status creation_time load_id", source=OF_OWN_RUNS
     ),
     "trace_costs": Rule(
-        shown=f"month {RUN} charge_date experiment_id user_name model traces input_tokens output_tokens list_cost currency load_id",
+        shown=f"month {RUN} charge_date experiment_id user_name model price_source provider traces input_tokens output_tokens list_cost currency load_id",
         source=OF_OWN_RUNS,
     ),
     "run_bill_dimensions": Rule(

@@ -58,8 +58,10 @@ def test_api_and_database_give_equal_tables(mlflow: Served, tmp_path: Path, copy
         Pool.model_validate({"name": "prod", "runs": {"tag.stage": "pr*", "tracking": "prod"}, "lines": {"resource": "x"}}),
         Pool.model_validate({"name": "vision", "runs": {"experiment": "vision/*"}, "lines": {"resource": "x"}, "equal": ["team"]}),
     ]
-    through_api, by_api = extract(mlflow.settings("api", copy=copy), tmp_path / "api", pools=pools)
-    from_database, by_database = extract(mlflow.settings("database", copy=copy), tmp_path / "database", pools=pools)
+    through_api, by_api = extract(mlflow.settings("api", copy=copy, token_prices="genai-prices"), tmp_path / "api", pools=pools)
+    from_database, by_database = extract(
+        mlflow.settings("database", copy=copy, token_prices="genai-prices"), tmp_path / "database", pools=pools
+    )
     assert by_api.keys() == by_database.keys()
     for unit in by_api:
         assert by_api[unit].to_pylist() == by_database[unit].to_pylist(), unit
@@ -70,6 +72,7 @@ def test_api_and_database_give_equal_tables(mlflow: Served, tmp_path: Path, copy
     assert (by_name["measured"]["pool_key"], by_name["child 0"]["pool_key"]) == ("prod", "vision|team=perception")
     assert through_api.extras == from_database.extras
     assert through_api.warnings == from_database.warnings
+    assert [w for w in from_database.warnings if "no price for their models: of no known price (1)" in w]
     assert (
         (through_api.run_count, through_api.experiment_count)
         == (from_database.run_count, from_database.experiment_count)

@@ -20,10 +20,12 @@ from runspend.ingest.tracking.in_use.database import DatabaseUses
 from runspend.ingest.tracking.raw import Keys, StepRange
 from runspend.ingest.tracking.revisions import REVISIONS
 from runspend.ingest.tracking.settings import MeasuredMachines
+from runspend.ingest.tracking.token_prices import price_source
 from tests.extracts import extract_server
 from tests.ingest.tracking.mlflow_servers import NOW, Served, at, mlflow_server, write_world
 from tests.ingest.tracking.test_links import WANTED, write_registry
 from tests.servers.mariadb import PASSWORD, mariadb_server
+from tests.servers.mlflow_process import log_unpriced_traces
 
 SILENT = {"progress": lambda text: None}
 
@@ -51,6 +53,7 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         with mlflow_server(tmp_path_factory.mktemp("mlflow-mariadb"), database.replace("mysql://", "mysql+pymysql://")) as uri:
             ids = write_world(uri) | {f"registry {name}": found for name, found in write_registry(uri).items()}
             write_lookalikes(uri, ids)
+            log_unpriced_traces(uri, "0", ids["parent"], at("2026-11-11"))
             yield Served(uri, database, ids)
 
 
@@ -86,8 +89,10 @@ def extract(server: TrackingServer, workdir: Path, **options: Any) -> tuple[Extr
 def test_api_and_database_give_equal_tables(mariadb: Served, tmp_path: Path) -> None:
     copy = {"tags": "all", "params": "all"}
     options = {"measured": MeasuredMachines(("gpubox",)), "links": WANTED}
-    through_api, by_api = extract(mariadb.settings("api", copy=copy), tmp_path / "api", **options)
-    from_database, by_database = extract(mariadb.settings("database", copy=copy), tmp_path / "database", **options)
+    through_api, by_api = extract(mariadb.settings("api", copy=copy, token_prices="genai-prices"), tmp_path / "api", **options)
+    from_database, by_database = extract(
+        mariadb.settings("database", copy=copy, token_prices="genai-prices"), tmp_path / "database", **options
+    )
     assert by_api.keys() == by_database.keys()
     for unit in by_api:
         found = [
@@ -95,6 +100,7 @@ def test_api_and_database_give_equal_tables(mariadb: Served, tmp_path: Path) -> 
         ]  # only databases show it
         assert by_api[unit].to_pylist() == found, unit
     filled = {table for (table, _), rows in by_api.items() if rows.num_rows}
+    assert {r["price_source"] for r in by_api["trace_costs", "2026-11"].to_pylist()} == {"mlflow", price_source()}
     assert filled >= {"runs", "machine_power", "trace_costs", "artifact_owners", "model_versions", "model_uses", "run_metrics"}
     assert through_api.extras == from_database.extras
     assert through_api.warnings == from_database.warnings

@@ -338,7 +338,8 @@ class ApiReader:
                 while True:
                     with self._client.in_workspace(workspace):
                         page, given = self._search_traces(ids, condition, PAGE_OWNERS, token)
-                        priced = [row for row in map(_trace_row, page) if row is not None]
+                        found = (_trace_row(trace, has_tokens=self._server.token_prices is not None) for trace in page)
+                        priced = [row for row in found if row is not None]
                         spans += self._read_spans([row[0] for row in priced])
                     traces += priced
                     if not (token := tokens.follow(given)):
@@ -352,7 +353,12 @@ class ApiReader:
                 for span in trace.data.spans:
                     cost = _finite((span.get_attribute("mlflow.llm.cost") or {}).get("total_cost"))
                     model = str(span.get_attribute("mlflow.llm.model") or "")[:LONGEST_MODEL]
-                    yield trace.info.trace_id, span.span_id, span.parent_id or "", model, -1.0 if cost is None else cost
+                    provider = usage = ""
+                    if self._server.token_prices is not None:
+                        provider = str(span.get_attribute("mlflow.llm.provider") or "")[:LONGEST_MODEL]
+                        tokens = span.get_attribute("mlflow.chat.tokenUsage")
+                        usage = json.dumps(tokens) if tokens else ""
+                    yield trace.info.trace_id, span.span_id, span.parent_id or "", model, provider, usage, -1.0 if cost is None else cost
 
     def _owners(
         self, ask: Callable[[str | None], Any], to_row: Callable[[Any], tuple[str, str, str, str]]
@@ -397,14 +403,14 @@ def _to_table(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
     return pa.table([pa.array(column, f.type) for column, f in zip(_turned(list(rows), schema), schema, strict=True)], schema=schema)
 
 
-def _trace_row(trace: Any) -> tuple[Any, ...] | None:
-    """Return a trace as in `raw.trace_schema`; None if MLflow computed no cost for it."""
+def _trace_row(trace: Any, *, has_tokens: bool) -> tuple[Any, ...] | None:
+    """Return a trace as in `raw.trace_schema`; None if MLflow computed no cost for it and, with `has_tokens`, if it has no tokens either."""
     said = trace.trace_metadata
     cost = _finite(_figures(said.get("mlflow.trace.cost")).get("total_cost"))
-    if cost is None:
-        return None
     tokens = _figures(said.get("mlflow.trace.tokenUsage"))
-    counts = (tokens[k] if isinstance(tokens.get(k), int) else -1 for k in ("input_tokens", "output_tokens"))
+    counts = [tokens[k] if isinstance(tokens.get(k), int) else -1 for k in ("input_tokens", "output_tokens")]
+    if cost is None and not (has_tokens and max(counts) > 0):
+        return None
     user = said.get("mlflow.user", trace.tags.get("mlflow.user")) or ""
     source_run, trace_user = said.get("mlflow.sourceRun") or "", said.get("mlflow.trace.user") or ""
     return trace.trace_id, trace.experiment_id or "", source_run, trace_user, user, trace.request_time or 0, *counts, cost

@@ -90,12 +90,12 @@ select cast(i.request_id as {text}), coalesce(cast(i.experiment_id as {text}), '
        cast(coalesce(i.timestamp_ms, 0) as {integer}), cast(coalesce(i.input_tokens, -1) as {integer}),
        cast(coalesce(i.output_tokens, -1) as {integer}),
        cast(i.total_cost as {real})
-from trace_info i where i.total_cost is not null {months}
+from trace_info i where {wanted} {months}
 """
 SPAN_COSTS = """
 select cast(s.trace_id as {text}), cast(s.span_id as {text}), coalesce(cast(s.parent_span_id as {text}), ''), coalesce(cast(s.model_name as {text}), ''),
-       cast(coalesce(s.total_cost, -1) as {real})
-from trace_info i join spans s on s.trace_id = i.request_id where i.total_cost is not null {months}
+       {provider}, {usage}, cast(coalesce(s.total_cost, -1) as {real})
+from trace_info i join spans s on s.trace_id = i.request_id where {wanted} {months}
 """
 
 
@@ -109,6 +109,7 @@ class DatabaseReader:
     def __init__(self, server: TrackingServer, uri: str, workdir: Path, progress: Callable[[str], None]) -> None:
         self.name = server.name
         self.only_workspaces = None if server.workspaces in (None, "all") else list(server.workspaces)
+        self._prices_tokens = server.token_prices is not None
         self.warnings: list[str] = []
         self.repaired = 0
         self.version = ""
@@ -378,8 +379,20 @@ class DatabaseReader:
         if not revisions.is_at_least(self.revision, revisions.TRACE_COSTS_SINCE):
             return []
         day = self.dialect.day.format("timestamp_ms")
-        days = self._scalars(f"select distinct cast({day} as {self.dialect.integer}) from trace_info where total_cost is not null")
+        wanted = self._token_columns()["wanted"]
+        days = self._scalars(f"select distinct cast({day} as {self.dialect.integer}) from trace_info i where {wanted}")
         return sorted({raw.month_of(int(d) * 86_400_000 + 1) for d in days})
+
+    def _token_columns(self) -> dict[str, str]:
+        """Return which traces are wanted, and the columns of a span that are needed to price its tokens."""
+        if not self._prices_tokens:
+            return {"wanted": "i.total_cost is not null", "provider": "''", "usage": "''"}
+        usage = f"case when s.content like '%mlflow.chat.tokenUsage%' then {self.dialect.token_usage} end"
+        return {
+            "wanted": "(i.total_cost is not null or i.input_tokens > 0 or i.output_tokens > 0)",
+            "provider": self.fill("coalesce(cast(s.model_provider as {text}), '')"),
+            "usage": self.fill(f"coalesce(cast({usage} as {{text}}), '')"),
+        }
 
     def read_traces(self, months: Sequence[str]) -> tuple[pa.Table, pa.Table]:
         bounds = [raw.month_bounds(month) for month in months]
@@ -387,7 +400,9 @@ class DatabaseReader:
         condition = f"and ({within or 'false'})"
         tables = []
         for sql, schema in ((TRACE_COSTS, raw.trace_schema()), (SPAN_COSTS, raw.span_schema())):
-            tables.append(raw.to_table(self.batches(self.fill(sql, months=condition), schema) if months else (), schema))
+            tables.append(
+                raw.to_table(self.batches(self.fill(sql, months=condition, **self._token_columns()), schema) if months else (), schema)
+            )
         return tables[0], tables[1]
 
     def fill(self, sql: str, **parts: str) -> str:

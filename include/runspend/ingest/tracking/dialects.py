@@ -30,6 +30,7 @@ class Dialect:
     points: str
     times: str
     aliases: str
+    token_usage: str  # the tokens of span s, as JSON
 
     def among(self, column: str, keys: Sequence[str]) -> str:
         """Return whether a column is one of the keys, exactly."""
@@ -295,13 +296,16 @@ def _selects(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 SQLITE = Dialect(
-    "sqlite", "text", "real", "integer", "{}", "({} / 86400000)", _values, SQLITE_FROM_RUN, SQLITE_EXPERIMENTS, SQLITE_POINTS, SQLITE_TIMES, SQLITE_ALIASES
+    "sqlite", "text", "real", "integer", "{}", "({} / 86400000)", _values, SQLITE_FROM_RUN, SQLITE_EXPERIMENTS, SQLITE_POINTS, SQLITE_TIMES, SQLITE_ALIASES,
+    "json_extract(s.content, '$.attributes.\"mlflow.chat.tokenUsage\"')",
 )  # fmt: skip
 POSTGRES = Dialect(
-    "postgresql", "text", "float8", "bigint", "{}", "({} / 86400000)", _values, POSTGRES_FROM_RUN, POSTGRES_EXPERIMENTS, POSTGRES_POINTS, POSTGRES_TIMES, POSTGRES_ALIASES
+    "postgresql", "text", "float8", "bigint", "{}", "({} / 86400000)", _values, POSTGRES_FROM_RUN, POSTGRES_EXPERIMENTS, POSTGRES_POINTS, POSTGRES_TIMES, POSTGRES_ALIASES,
+    "cast(s.content as json) -> 'attributes' ->> 'mlflow.chat.tokenUsage'",
 )  # fmt: skip
 MYSQL = Dialect(
-    "mysql", "char", "double", "signed", "cast({} as binary)", "({} div 86400000)", _selects, MYSQL_FROM_RUN, MYSQL_EXPERIMENTS, MYSQL_POINTS, MYSQL_TIMES, MYSQL_ALIASES
+    "mysql", "char", "double", "signed", "cast({} as binary)", "({} div 86400000)", _selects, MYSQL_FROM_RUN, MYSQL_EXPERIMENTS, MYSQL_POINTS, MYSQL_TIMES, MYSQL_ALIASES,
+    "json_unquote(json_extract(s.content, '$.attributes.\"mlflow.chat.tokenUsage\"'))",
 )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from runspend.core.resource_keys import (
 from runspend.core.secret_shapes import macros_sql
 from runspend.core.selectors import glob_to_regex, matches
 from runspend.ingest.tracking.settings import RowSettings
+from runspend.ingest.tracking.token_prices import price_source
 
 DIMENSIONS = ("team", "project", "cost_center", "owner")
 # Columns of `runs.sql` that selectors use; `tracking` is the server itself.
@@ -208,6 +209,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Dimen
             *job_columns(settings.job_keys, [*settings.job_keys, *JOB_PLACE_KEYS], []).values(),
             *place_rules,
         ],
+        **({"token_prices": price_source()} if server.token_prices else {}),
         "measured": [settings.measured.resource_ids, settings.measured.of_pool],
         "links": [settings.links.kinds, settings.links.metrics, *([settings.links.only_last] if settings.links.only_last else [])],
     }

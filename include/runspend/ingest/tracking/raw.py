@@ -28,10 +28,11 @@ EXPERIMENT_TEXT = ("workspace", "experiment_id", "experiment_name", "lifecycle_s
 EXPERIMENT_TIMES = ("creation_ms", "last_update_ms")
 OWNER_TEXT = ("owner_kind", "owner_id", "experiment_id", "uri")
 
-# Traces with a token cost, and all their spans: a parent's cost may include that of a span.
+# Traces with a token cost (with tokens, on a server with `token_prices`), and all their spans: a parent's cost may include that of a span.
 TRACE_TEXT = ("trace_id", "experiment_id", "source_run", "trace_user", "mlflow_user")
 TRACE_FIGURES = ("start_ms", "input_tokens", "output_tokens", "total_cost")
-SPAN_TEXT = ("trace_id", "span_id", "parent_id", "model")
+# `provider` and `usage` (mlflow.chat.tokenUsage as JSON) are empty unless the server has `token_prices`; a missing cost is -1.
+SPAN_TEXT = ("trace_id", "span_id", "parent_id", "model", "provider", "usage")
 
 # Records that keep artifacts in place. `aliases` is a JSON list; `storage` is the location of a version registered from another version.
 VERSION_TEXT = ("workspace", "model_name", "run_id", "source", "storage", "stage", "aliases", "status")

@@ -22,7 +22,7 @@ from runspend.core.cost_keys import COST_TAGS, NOTE, RECORD
 from runspend.core.errors import MissingExtra, SourceRefused
 from runspend.core.resource_keys import JOB_PLACE_KEYS, principal_key_sql, resource_key_sql
 from runspend.core.secret_shapes import macros_sql
-from runspend.ingest.tracking import raw
+from runspend.ingest.tracking import raw, token_prices
 from runspend.ingest.tracking.dimension_sources import (
     DimensionSources,
     PoolColumns,
@@ -90,6 +90,7 @@ REPLAYED = "as of an earlier day"
 # A month that lost fewer runs than this at once is accepted.
 MIN_VANISHED = 10
 MEMORY_LIMIT = "1GB"
+MODELS_NAMED = 5  # in a warning
 ROW_GROUP = 122_880
 
 
@@ -125,6 +126,9 @@ class Rows:
             metrics=links.metrics if {"model_uses", "run_metrics"} & {*links.kinds} else None,
         )
         self._parts: dict[str, str] = {}
+        self._unknown_models: list[tuple[str, int]] = []
+        if server.token_prices is not None:
+            token_prices.load_prices()
         self._con = duckdb.connect(
             config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(workdir / "spill"), "preserve_insertion_order": False}
         )
@@ -335,15 +339,35 @@ class Rows:
             return
         self._con.register("raw_traces", traces)
         self._con.register("raw_spans", spans)
+        self._con.execute(_sql("known_traces.sql"))
         self._con.execute(_sql("traces.sql"), self._names)
+        if self._server.token_prices is not None:
+            self._price_tokens()
         for name in ("raw_traces", "raw_spans"):
             self._con.unregister(name)
+
+    def _price_tokens(self) -> None:
+        """Add what calls without a cost would cost at list price, and keep the models that have none for a warning."""
+        self._con.execute(_sql("token_prices.sql"))
+        calls = self._con.execute("select distinct model, provider, day, usage from unpriced_calls order by all").fetchall()
+        self._con.register("call_prices", token_prices.price_calls(token_prices.Call(*call) for call in calls))
+        self._con.execute(_sql("token_costs.sql"), self._names | {"price_source": token_prices.price_source()})
+        self._unknown_models = self._con.execute(
+            "select redacted(c.model), count(*) from unpriced_calls c join call_prices p using (model, provider, day, usage) where p.cost is null"
+            " group by all order by 2 desc, 1"
+        ).fetchall()
+        self._con.unregister("call_prices")
 
     def write_trace_month(self, month: str, previous: pa.Table | None) -> Path:
         """Write the file of `trace_costs`: costs of the current traces, and of those that no longer exist."""
         table = TABLES["trace_costs"]
         self._register("previous_trace_costs", table, previous)
-        return self.write(table, month, _sql("trace_month.sql", columns=_columns(table)), {"month": first_day(month)})
+        return self.write(
+            table,
+            month,
+            _sql("trace_month.sql", columns=_columns(table)),
+            {"month": first_day(month), "is_priced": self._server.token_prices is not None},
+        )
 
     def warnings(self) -> list[str]:
         """Return one sentence for each kind of value that could not be used."""
@@ -354,7 +378,16 @@ class Rows:
             (bad_times, "runs have a start or end that is not a time; it was ignored"),
             (bad_stated, "machines are stated with a `from` or `to` that is not a time; the run's own was used"),
         ]
-        return [f"{self._server.name}: {count} {what}." for count, what in found if count]
+        sentences = [f"{self._server.name}: {count} {what}." for count, what in found if count]
+        if self._unknown_models:
+            named = ", ".join(f"{model} ({count})" for model, count in self._unknown_models[:MODELS_NAMED])
+            more = len(self._unknown_models) - MODELS_NAMED
+            calls = sum(count for _, count in self._unknown_models)
+            sentences.append(
+                f"{self._server.name}: {calls} calls have tokens and no cost, and {token_prices.price_source()} has no price for their models: "
+                f"{named}{f' and {more} more' if more > 0 else ''}. Their cost is unknown."
+            )
+        return sentences
 
     def months(self) -> list[str]:
         return [m for (m,) in self._con.execute("select distinct strftime(start_month, '%Y-%m') from fresh_runs order by 1").fetchall()]

@@ -1,13 +1,18 @@
 -- The LLM costs of one month, from `fresh_trace_costs` and `previous_trace_costs`. MLflow deletes old traces, but their cost remains.
 -- A day of a run (or of an experiment's traces without a run) that shows fewer traces than before keeps its rows.
-with fresh as (
+with previous as (
+  -- Files of older versions state no source. Estimates stay only while they are wanted.
+  select p.* replace (coalesce(price_source, 'mlflow') as price_source, coalesce(provider, '') as provider) from previous_trace_costs p
+  where $is_priced or coalesce(price_source, 'mlflow') = 'mlflow'
+),
+fresh as (
   select * from fresh_trace_costs where month = $month
 ),
 now_there as (
   select workspace, charge_date, experiment_id, run_id, sum(traces) as traces from fresh group by all
 ),
 was_there as (
-  select workspace, charge_date, experiment_id, run_id, sum(traces) as traces from previous_trace_costs group by all
+  select workspace, charge_date, experiment_id, run_id, sum(traces) as traces from previous group by all
 ),
 kept as (
   select w.workspace, w.charge_date, w.experiment_id, w.run_id
@@ -15,8 +20,8 @@ kept as (
   where w.traces > coalesce(n.traces, 0)
 )
 select {columns} from (
-  select p.* replace (redacted(user_name) as user_name, redacted(model) as model) from previous_trace_costs p semi join kept k using (workspace, charge_date, experiment_id, run_id)
+  select p.* replace (redacted(user_name) as user_name, redacted(model) as model) from previous p semi join kept k using (workspace, charge_date, experiment_id, run_id)
   union all by name
   select f.* from fresh f anti join kept k using (workspace, charge_date, experiment_id, run_id)
 )
-order by charge_date, experiment_id, run_id, workspace, user_name, model
+order by charge_date, experiment_id, run_id, workspace, user_name, model, price_source, provider

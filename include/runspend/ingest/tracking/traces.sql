@@ -18,15 +18,6 @@ parts as (
   select t.trace_id, redacted(coalesce(m.model, '')) as model, coalesce(m.cost, money(t.total_cost)) as cost,
     row_number() over (partition by t.trace_id order by m.cost desc, m.model) = 1 as is_dearest
   from raw_traces t left join by_model m on m.trace_id = t.trace_id
-),
-known as (
-  select
-    t.*,
-    e.workspace,
-    redacted(coalesce(case when not list_contains(getvariable('not_a_person'), said(trace_user)) then said(trace_user) end,
-             case when not list_contains(getvariable('not_a_person'), said(mlflow_user)) then said(mlflow_user) end, '')) as user_name,
-    coalesce(instant_utc(start_ms), timestamp '1970-01-01') as start_utc
-  from raw_traces t join fresh_experiments e on e.experiment_id = t.experiment_id
 )
 select
   cast(date_trunc('month', k.start_utc) as date) as month,
@@ -37,12 +28,14 @@ select
   k.source_run as run_id,
   k.user_name,
   p.model,
+  '' as provider,
+  'mlflow' as price_source,
   count(*) as traces,
   cast(sum(case when p.is_dearest and k.input_tokens >= 0 then k.input_tokens end) as bigint) as input_tokens,
   cast(sum(case when p.is_dearest and k.output_tokens >= 0 then k.output_tokens end) as bigint) as output_tokens,
   cast(sum(p.cost) as decimal(38, 22)) as list_cost,
   'USD' as currency,
   $load_id as load_id
-from known k join parts p on p.trace_id = k.trace_id
+from known_traces k join parts p on p.trace_id = k.trace_id
 where p.cost is not null
 group by all

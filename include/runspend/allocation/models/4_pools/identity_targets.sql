@@ -49,7 +49,8 @@ days as (
 ),
 spent as (
   -- The list price of a run's traces on the days of a charge period.
-  select d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id, cast(cast(sum(t.list_cost) as string) as float64) as spent_float
+  select d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id, cast(cast(sum(t.list_cost) as string) as float64) as spent_float,
+    logical_or(coalesce(t.price_source, 'mlflow') <> 'mlflow') as is_estimated
   from days d
   join trace_costs t on t.charge_date = d.day and t.month = @period
   where t.list_cost > 0 and t.run_id <> ''
@@ -66,7 +67,7 @@ day_times as (
 rates as (
   select
     c.target_key, c.window_start, c.window_end, c.tracking_server, c.workspace, c.run_id, c.run_end_rule, c.ticks,
-    s.spent_float * (c.ticks / d.day_ticks) as rate
+    s.spent_float * (c.ticks / d.day_ticks) as rate, coalesce(s.is_estimated, false) as is_estimated
   from closest c
   left join spent s
     on s.window_start = c.window_start and s.window_end = c.window_end
@@ -83,14 +84,14 @@ kinds as (
 ),
 weights as (
   select
-    r.target_key, r.window_start, r.window_end, r.tracking_server, r.workspace, r.run_id, r.run_end_rule, k.by_tokens,
+    r.target_key, r.window_start, r.window_end, r.tracking_server, r.workspace, r.run_id, r.run_end_rule, k.by_tokens, r.is_estimated,
     case when k.by_tokens then cast(ceil(r.rate / k.largest * 1099511627776.0) as int64) else r.ticks end as weight
   from rates r
   join kinds k on k.target_key = r.target_key and k.window_start = r.window_start and k.window_end = r.window_end
 ),
 running as (
   select
-    target_key, window_start, window_end, tracking_server, workspace, run_id, run_end_rule, by_tokens, weight,
+    target_key, window_start, window_end, tracking_server, workspace, run_id, run_end_rule, by_tokens, is_estimated, weight,
     cast(sum(weight) over (w rows between unbounded preceding and current row) as int64) as upto,
     cast(sum(weight) over (partition by target_key, window_start, window_end) as int64) as total
   from weights
@@ -98,7 +99,8 @@ running as (
 )
 select
   'llm_identity' as match_method, target_key, window_start, window_end, 'run' as allocated_to, tracking_server, workspace, run_id,
-  cast(null as string) as owner_id, cast(null as string) as reason, case when by_tokens then 'list_cost' else 'equal' end as weight_kind,
+  cast(null as string) as owner_id, cast(null as string) as reason,
+  case when not by_tokens then 'equal' when is_estimated then 'estimated_list_cost' else 'list_cost' end as weight_kind,
   run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds, (upto - weight) / total as ratio_from, upto / total as ratio_to, upto = total as is_last
 from running
 union all

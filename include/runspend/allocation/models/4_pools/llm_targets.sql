@@ -9,6 +9,7 @@ with days as (
 traces as (
   select
     charge_date, list_cost,
+    coalesce(price_source, 'mlflow') <> 'mlflow' as is_estimated,
     nullif(run_id, '') as run_id,
     case when run_id <> '' then tracking_server end as tracking_server,
     case when run_id <> '' then workspace end as workspace
@@ -17,7 +18,7 @@ traces as (
 ),
 spent as (
   select
-    d.target_key, d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id,
+    d.target_key, d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id, logical_or(t.is_estimated) as is_estimated,
     cast(cast(sum(t.list_cost) as string) as float64) as spent_float
   from days d
   join traces t on t.charge_date = d.day
@@ -32,14 +33,14 @@ totals as (
 weights as (
   -- Whole numbers that sum to less than 2^52, each from one float product.
   select
-    s.target_key, s.window_start, s.window_end, s.tracking_server, s.workspace, s.run_id,
+    s.target_key, s.window_start, s.window_end, s.tracking_server, s.workspace, s.run_id, s.is_estimated,
     cast(ceil(s.spent_float / t.total_float * 2251799813685248.0) as int64) as weight
   from spent s
   join totals t on t.target_key = s.target_key and t.window_start = s.window_start and t.window_end = s.window_end
 ),
 running as (
   select
-    target_key, window_start, window_end, tracking_server, workspace, run_id, weight,
+    target_key, window_start, window_end, tracking_server, workspace, run_id, is_estimated, weight,
     cast(sum(weight) over (w rows between unbounded preceding and current row) as int64) as upto,
     cast(sum(weight) over (partition by target_key, window_start, window_end) as int64) as total
   from weights
@@ -51,6 +52,6 @@ select
   'llm_cost' as match_method, target_key, window_start, window_end,
   case when run_id is null then 'rest' else 'run' end as allocated_to, tracking_server, workspace, run_id, cast(null as string) as owner_id,
   case when run_id is null then 'no_source_run' end as reason,
-  'list_cost' as weight_kind, cast(null as string) as run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds,
+  case when is_estimated then 'estimated_list_cost' else 'list_cost' end as weight_kind, cast(null as string) as run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds,
   (upto - weight) / total as ratio_from, upto / total as ratio_to, upto = total as is_last
 from running

@@ -190,9 +190,9 @@ union all
 select
   c.tracking_server, c.workspace, c.run_id, c.charge_date, 'llm', 'mlflow', cast(date_trunc(c.charge_date, month) as date), c.currency,
   c.list_cost, c.list_cost, c.list_cost, c.list_cost, cast(null as bignumeric), cast(null as bignumeric), cast(null as float64), cast(null as float64),
-  'medium', 'estimated', '', timestamp_trunc(timestamp(c.charge_date), day),
+  case when coalesce(c.price_source, 'mlflow') = 'mlflow' then 'medium' else 'low' end, 'estimated', '', timestamp_trunc(timestamp(c.charge_date), day),
   least(timestamp_add(timestamp_trunc(timestamp(c.charge_date), day), interval 24 hour), @now),
-  cast(null as string), cast(null as string), cast(null as string), cast(null as string), 'mlflow', cast(null as string), c.experiment_id, c.user_name, c.model
+  cast(null as string), cast(null as string), cast(null as string), cast(null as string), coalesce(c.price_source, 'mlflow'), cast(null as string), c.experiment_id, c.user_name, c.model
 from trace_costs c
 left join billed_tokens b on b.charge_date = c.charge_date
 where b.charge_date is null and c.charge_date <= date(@now)
