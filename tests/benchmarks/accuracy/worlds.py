@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 
+from runspend.core import machine_tags
 from tests.benchmarks.accuracy.cluster import (
     ACCOUNT,
     DAY,
@@ -316,6 +317,19 @@ def shared_gpus(world: World) -> None:
     nodes = [world.machine(P4D, [(world.begin, world.end)], hands_out=8) for _ in range(world.size.machines)]
     for run, _ in schedule(world, nodes, [Fraction(1, 2), Fraction(1), Fraction(2), Fraction(4), Fraction(8)], busy=0.8):
         run.params["gpu_count"] = f"{float(run.takes or 0):g}"
+    world.bill_machines()
+
+
+def gpu_slices(world: World) -> None:
+    """The same with slices (MIG): runs have one to four of a GPU's seven, half a GPU or a whole one. The plug-in states it, or the run as slices."""
+    nodes = [world.machine(P4D, [(world.begin, world.end)], hands_out=8) for _ in range(world.size.machines)]
+    slices = [Fraction(n, 7) for n in (1, 2, 3, 4)]
+    for run, _ in schedule(world, nodes, [*slices, Fraction(1, 2), Fraction(1)], busy=0.8):
+        takes = run.takes or Fraction(0)
+        if takes in slices and world.draw.random() < 0.5:
+            run.params |= {"gpu_type": "nvidia.com/mig-1g.5gb", "gpu_count": str(int(takes * 7))}
+        else:
+            run.tags[machine_tags.GPU_COUNT] = f"{float(takes):.4g}"
     world.bill_machines()
 
 
@@ -1063,7 +1077,7 @@ WORLDS: dict[str, tuple[Maker, ...]] = {
     "run_tag": (rented,),
     "job_id": (jobs, same_names),
     "resource_id": (
-        one_run_a_machine, parallel_runs, sweeps, multi_node, shared_gpus, shared_cores, autoscaled, spot, daily_bills, zombies, silent_dead, reused_names, restated, month_ends,
+        one_run_a_machine, parallel_runs, sweeps, multi_node, shared_gpus, gpu_slices, shared_cores, autoscaled, spot, daily_bills, zombies, silent_dead, reused_names, restated, month_ends,
     ),
     "attached": (attached, platform_lines),
     "artifact_bytes": (artifacts,),
