@@ -42,7 +42,9 @@ def settings(tmp_path: Path) -> Any:
         ("gs://bucket/a", "gs://bucket", "a"),
         ("bigquery://p/d/t", "bigquery", "p.d.t"),
         ("abfss://c@acme.dfs.core.windows.net/x?sig=secret", "abfss://c@acme.dfs.core.windows.net", "x"),
-        ("postgresql+psycopg2://u:p@h:5432/db", "postgres://h:5432", "db"),
+        ("postgresql+psycopg2://u:p@h:5433/db", "postgres://h:5433", "db"),
+        ("postgresql://u:p@h/db", "postgres://h:5432", "db"),
+        ("mysql://u:p@h/db", "mysql://h:3306", "db"),
         ("sqlite:////data/mlflow.db", "file", "/data/mlflow.db"),
         ("/data/bills", "file", "/data/bills"),
         ("https://u:p@host:5000", "https://host:5000", "/"),
@@ -72,7 +74,10 @@ def test_tables_have_columns_and_targets_their_tables(settings: Any) -> None:
     found = lineage_of(settings, "publish")
     assert found is not None
     names = {(dataset.namespace, dataset.name) for dataset in found.outputs}
-    assert {("postgres://db", "dwh.costs.cost_daily"), ("https://catalog.example", "runspend.cost_daily")} < names
+    assert {
+        ("postgres://db:5432", f"dwh.costs.{name}") for name in ("cost_daily", "costs_for_dashboards", "budget_status", "runspend_builds")
+    } < names
+    assert {("postgres://db:5432", "dwh.costs.cost_daily"), ("https://catalog.example", "runspend.cost_daily")} < names
     assert [name for namespace, name in names if namespace == "file"] == [str(settings.path.parent / "costs.duckdb")]
     facets = found.facets()
     (table,) = [dataset for dataset in facets.inputs if dataset.name == "prod/cost_daily"]

@@ -102,6 +102,7 @@ def test_one_file_in_a_subfolder_has_all_dags_as_the_configuration_says(tmp_path
     [
         ("schedule_load", "every day", "cannot use schedule_load 'every day' in section [runspend] of Airflow's configuration: it is not a cron expression"),
         ("schedule_load", "0 4 * * * *", "Write one such as '0 4 * * *', or none."),
+        ("schedule_load", "@once", "cannot use schedule_load '@once' in section [runspend]"),
         ("timezone", "Mars/Olympus", "cannot use timezone 'Mars/Olympus' in section [runspend]"),
     ],
 )  # fmt: skip
@@ -166,5 +167,7 @@ def test_the_connection_type_asks_a_server(connect: Callable[..., RunspendHook])
         {"host": "http://127.0.0.1:9/", "password": "t0ken-of-a-login"},
     ):
         assert repr(connect(**fields).get_conn()) == "<Runspend at http://127.0.0.1:9>"
+    elsewhere = connect(host="costs.example.com", port=8443, password="t0ken-of-a-login")  # the token must not go there in clear
+    assert repr(elsewhere.get_conn()) == "<Runspend at https://costs.example.com:8443>"
     answers, sentence = connect(host="http://127.0.0.1:9").test_connection()
     assert not answers and "127.0.0.1:9" in sentence

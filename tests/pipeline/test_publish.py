@@ -59,6 +59,35 @@ def test_one_target_does_not_stop_another(folder: Path) -> None:
     assert _published(settings, again)[0][1].endswith(", unchanged")
 
 
+def test_an_empty_warehouse_empties_no_target(folder: Path) -> None:
+    """A volume that was lost, or a wrong `home`: what others look at stays, and the command says so."""
+    publish(settings_of(folder, LAPTOP), now=access_world.NOW)
+    before = (folder / "costs.duckdb").read_bytes()
+    shutil.rmtree(folder / "home")
+    (folder / "home").mkdir()
+    outcome = publish(settings_of(folder, LAPTOP), now=access_world.NOW)
+    assert (outcome.exit_code, outcome.changed, outcome.unchanged) == (0, [], [])
+    assert outcome.notes == ["the warehouse has no tables yet: nothing was copied, and targets keep what they have. Run: runspend nightly"]
+    assert (folder / "costs.duckdb").read_bytes() == before
+
+
+def test_a_copy_keeps_the_permissions_that_somebody_gave_it(folder: Path) -> None:
+    publish(settings_of(folder, LAPTOP), now=access_world.NOW)
+    (folder / "costs.duckdb").chmod(0o644)
+    target = LAPTOP.replace("}", ", tables: [run_costs]}")
+    (label,) = publish(settings_of(folder, target), now=access_world.NOW).changed
+    assert label.startswith("publish laptop: ") and (folder / "costs.duckdb").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_path_that_cannot_be_a_file_does_not_stop_the_others(folder: Path) -> None:
+    (folder / "a.txt").write_text("a file")
+    wrong = "{name: wrong, kind: duckdb, file: a.txt/costs.duckdb}"
+    outcome = publish(settings_of(folder, wrong, LAPTOP), now=access_world.NOW)
+    assert outcome.exit_code == 3 and [label.split(":")[0] for label in outcome.changed] == ["publish laptop"]
+    (problem,) = outcome.problems
+    assert problem.startswith("cannot publish to wrong: ") and "a.txt" in problem
+
+
 def test_the_command(folder: Path) -> None:
     settings_of(folder, LAPTOP)
     config = ("--config", str(folder / "runspend.yaml"), "--now", "2026-10-04T06:00")
@@ -84,6 +113,9 @@ def test_nothing_to_publish_is_said() -> None:
         ("{name: a, kind: postgress, uri: x}", "publish[0]: `kind` says what the target is: postgres, duckdb or iceberg."),
         ("{name: a, uri: x}", "publish[0]: `kind` says what the target is"),
         ("{name: a, kind: postgres, uri: 'mysql://u:canary-2@h'}", "publish[0].uri: a PostgreSQL address is needed"),
+        ("{name: a, kind: postgres, uri: 'postgresql://u:can/ary-2@h/d'}", "publish[0].uri: its user or password has a special character"),
+        ("{name: a, kind: postgres, uri: 'postgresql://u:canary-2#3@h/d'}", "Write / as %2F"),
+        ("{name: a, kind: postgres, uri: 'postgresql://u:canary-2?3@h/d'}", "# as %23"),
         ("{name: a, kind: postgres, uri: 'postgresql://h/d', schema: pg_x}", "publish[0].schema: the name of a schema"),
         ("{name: a, kind: postgres, uri: 'postgresql://h/d', shema: x}", "publish[0].shema: unknown key. Did you mean `schema`?"),
         ("{name: a, kind: duckdb, file: 's3://b/x'}", "publish[0].file: the path of a file on this machine is needed"),

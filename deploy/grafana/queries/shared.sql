@@ -27,16 +27,16 @@ with paid as (
   where {days d.charge_date} and {is d.billing_currency currency}
 )
 
--- newest_budgets: The newest row of each budget up to the end of the time range.
+-- newest_budgets: The newest row of each budget that the newest pipeline run up to the end of the time range judged.
 with numbered as (
-  select *, row_number() over (partition by budget order by month desc, budget_period desc) as place
+  select *, row_number() over (partition by budget order by month desc, budget_period desc) as place, max(judged_at) over () as newest_at
   from {budget_status}
-  where month <= {last_day} and {is currency currency} and {in budget}
+  where month <= {last_day}
 ),
 newest as (
   select *
   from numbered
-  where place = 1
+  where place = 1 and judged_at = newest_at and {is currency currency} and {in budget}
 )
 
 -- currencies: The currencies of the bills.

@@ -39,9 +39,7 @@ class RunspendHook(BaseHook):
         found = self.get_connection(self.runspend_conn_id)
         host = str(found.host or "").rstrip("/")
         if host:
-            scheme = found.schema or "http"
-            port = f":{found.port}" if found.port else ""
-            return connect(host + port if "://" in host else f"{scheme}://{host}{port}", found.password or None)
+            return connect(_address(host, found.schema, found.port), found.password or None)
         return connect(found.extra_dejson.get("config") or config_path())
 
     def test_connection(self) -> tuple[bool, str]:
@@ -51,3 +49,13 @@ class RunspendHook(BaseHook):
             return len(answer) == 1, "Runspend answers."
         except RunspendError as error:
             return False, str(error)
+
+
+def _address(host: str, scheme: str | None, port: int | None) -> str:
+    """Return the address of a server: by https unless the connection says otherwise, because a token goes there; by http on this machine."""
+    if "://" not in host:
+        is_here = host.partition("/")[0].partition(":")[0] in ("localhost", "127.0.0.1")
+        host = f"{scheme or ('http' if is_here else 'https')}://{host}"
+    before, between, path = host.partition("://")
+    place, slash, rest = path.partition("/")
+    return f"{before}{between}{place}{f':{port}' if port else ''}{slash}{rest}"

@@ -6,6 +6,7 @@ other tools' datasets. An address is named without its user, password and query.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from runspend.config.publish import DuckDBTarget, PostgresTarget, PublishTarget
 from runspend.config.settings import Settings, TrackingServer
 from runspend.ingest.artifacts import store_slug
+from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import TABLES, Table, public_tables
 
 __all__ = ["Dataset", "Lineage", "dataset_at", "lineage_of"]
@@ -26,6 +28,8 @@ def _written_by(writer: str) -> tuple[str, ...]:
 
 RUNS, BILLS = _written_by("the tracking server"), _written_by("the bill's source")
 PUBLIC = tuple(table.name for table in public_tables())
+PUBLISHED = (*PUBLIC, "unallocated_costs", "budget_status", "alerts")  # what `publish` reads
+PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mariadb": 3306}  # OpenLineage names databases with their port
 ACTED = ("budget_status", "alerts", "archive_plan", "archives", "archive_objects")
 COSTS = tuple(name for name in _written_by("all") if name not in (*ACTED, "artifact_stores"))
 ARTIFACTS = ("artifact_bytes", "artifact_stores")
@@ -41,7 +45,7 @@ TABLES_OF: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "archive_apply": (("archive_plan",), ("archives", "archive_objects")),
     "archive_verify_monthly": (("archives", "archive_objects"), ("archives",)),
     "report": (PUBLIC, ()),
-    "publish": (PUBLIC, ()),
+    "publish": (PUBLISHED, ()),
     "annotate": (("run_costs",), ()),
 }
 
@@ -126,6 +130,8 @@ def _tables(settings: Settings, names: Sequence[str]) -> Iterator[Dataset]:
 
 
 def _published(target: PublishTarget) -> Iterator[Dataset]:
+    from runspend.actions.publish.content import BUILDS
+
     if isinstance(target, DuckDBTarget):
         yield dataset_at(str(target.file))
         return
@@ -135,7 +141,8 @@ def _published(target: PublishTarget) -> Iterator[Dataset]:
     else:
         catalog = dataset_at(target.properties.get("uri", target.name))
         namespace, schema = (catalog.namespace if catalog.namespace != "file" else f"file:{catalog.name}"), target.namespace
-    for table in public_tables():
+    wanted = [table for table in PUBLISHED_TABLES if target.tables is None or table.name in target.tables]
+    for table in (*wanted, BUILDS):
         yield Dataset(namespace, f"{schema}.{table.name}", table)
 
 
@@ -151,4 +158,6 @@ def dataset_at(uri: str) -> Dataset:
         return Dataset("bigquery", ".".join(part for part in (parts.netloc, *path.split("/")) if part))
     is_container = scheme in ("abfs", "abfss", "wasb", "wasbs")  # container@account
     place = parts.netloc if is_container else parts.netloc.rpartition("@")[2]
+    if scheme in PORTS and place and not re.search(r":[0-9]+$", place):
+        place += f":{PORTS[scheme]}"
     return Dataset(f"{'postgres' if scheme == 'postgresql' else scheme}://{place}", path or "/")

@@ -18,6 +18,7 @@ __all__ = ["OPTIONS", "SECTION", "clock", "config_path", "option"]
 
 SECTION = "runspend"
 NO_CLOCK = "none"
+PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")  # that CronTriggerTimetable knows
 SCHEDULES = {  # step -> when it starts by the clock
     "extract": "0 4 * * *",
     "measure": "0 4 * * *",
@@ -94,7 +95,7 @@ def _check(name: str, cron: str, zone: str) -> None:
         raise ConfigError(
             f"cannot use timezone {zone!r} in {where}: it is not a time zone. Write one such as UTC or Europe/Berlin."
         ) from None
-    if not cron.startswith("@") and not (len(cron.split()) == 5 and croniter.is_valid(cron)):
+    if cron not in PRESETS and not (len(cron.split()) == 5 and croniter.is_valid(cron)):
         raise ConfigError(
             f"cannot use {name} {cron!r} in {where}: it is not a cron expression. Write one such as {OPTIONS[name]['default']!r}, or {NO_CLOCK}."
         )

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from runspend.config.types import CONNECTION, Frozen, Name, Secret, absolute
+from runspend.config.types import CONNECTION, Frozen, Name, Secret, absolute, check_database_address
 from runspend.core.redaction import uri_secrets
 from runspend.schema.published import PUBLISHED_TABLES
 
@@ -70,6 +70,7 @@ class PostgresTarget(_Target):
     def _uri_is_of_postgresql(cls, uri: SecretStr) -> SecretStr:
         if not re.match(rf"(postgres(ql)?(\+\w+)?://|{CONNECTION})", uri.get_secret_value()):
             raise ValueError("a PostgreSQL address is needed, such as postgresql://user:password@host/database")
+        check_database_address(uri.get_secret_value())
         return uri
 
     @field_validator("schema_name")

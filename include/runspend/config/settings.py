@@ -66,6 +66,7 @@ from runspend.config.types import (
     Zone,
     absolute,
     address_secrets,
+    check_database_address,
     parse_duration,
     resolve_uri,
     threshold_amount,
@@ -287,7 +288,16 @@ class TrackingServer(Frozen):
     @field_validator("database")
     @classmethod
     def _resolve_database(cls, database: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        return None if database is None else SecretStr(resolve_uri(database.get_secret_value(), info))
+        if database is None:
+            return None
+        check_database_address(database.get_secret_value())
+        return SecretStr(resolve_uri(database.get_secret_value(), info))
+
+    @field_validator("uri")
+    @classmethod
+    def _uri_can_be_read(cls, uri: str) -> str:
+        check_database_address(uri)
+        return uri
 
     @model_validator(mode="after")
     def _annotating_needs_a_login(self) -> TrackingServer:

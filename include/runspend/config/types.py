@@ -37,6 +37,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 CURRENCY_PATTERN = r"^[A-Z]{3}$"
 DIMENSION_PATTERN = r"^(run\.user|(run|experiment|line)\.tag\..+|run\.param\..+)$"
 
+_DATABASE = re.compile(r"(postgres(ql)?|mysql|mariadb)(\+\w+)?://", re.IGNORECASE)
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*[wdhms]\s*)+")
 _SECONDS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
@@ -47,6 +48,15 @@ _MAILBOX = re.compile(
 _PLAIN_LOCAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+'=~-]{0,62}[A-Za-z0-9_+'=~-])?")
 LONGEST_ADDRESS = 1_000  # characters, with a name. The standard library's parser is slow with long ones
 _UNITS = {"b": 1, "ib": 1, **{f"{p}b": 1000**n for n, p in enumerate("kmgtp", 1)}, **{f"{p}ib": 1024**n for n, p in enumerate("kmgtp", 1)}}
+
+
+def check_database_address(text: str) -> None:
+    """Raise ValueError for a database address whose password ends too early: after a plain `/`, `?` or `#`, the rest would be shown as a host."""
+    if not _DATABASE.match(text):
+        return
+    place, _, rest = text.partition("://")[2].partition("/")
+    if "#" in text or "@" in rest.partition("?")[0] or "@" in place.partition("?")[2]:
+        raise ValueError("its user or password has a special character. Write / as %2F, ? as %3F, # as %23 and @ as %40")
 
 
 class Frozen(BaseModel):

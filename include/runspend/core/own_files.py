@@ -21,7 +21,7 @@ from runspend.core.errors import RecordRefused
 from runspend.core.outside_json import parse_json
 
 __all__ = [
-    "MOST_BYTES", "PRIVATE", "Inside", "fsync_path", "json_value", "open_lock", "own_folder", "private_umask", "read_bytes", "read_json", "refused",
+    "MOST_BYTES", "PRIVATE", "Inside", "fsync_path", "json_value", "keep_mode", "open_lock", "own_folder", "private_umask", "read_bytes", "read_json", "refused",
     "try_lock", "write_scratch", "write_whole",
 ]  # fmt: skip
 
@@ -32,6 +32,12 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never wait
 PRIVATE = 0o077  # the permissions that group and others do not get
 _umask_at_start: int | None = None
 _LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
+
+
+def keep_mode(new: Path, old: Path) -> None:
+    """Give a file that will replace another one its permissions: who was let in by `chmod` stays in."""
+    if old.is_file():
+        new.chmod(stat.S_IMODE(old.stat().st_mode))
 
 
 def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> Any:

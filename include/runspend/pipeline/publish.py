@@ -33,6 +33,11 @@ def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), p
         outcome.notes.append("there is no target of `publish` in runspend.yaml: nothing was copied")
         return outcome
     with open_content(open_warehouse(settings), _site(settings)) as content:
+        if not content.parts:  # a lost volume must not empty what others look at
+            outcome.notes.append(
+                "the warehouse has no tables yet: nothing was copied, and targets keep what they have. Run: runspend nightly"
+            )
+            return outcome
         for target in wanted:
             progress(f"publish {target.name}")
             try:
@@ -85,11 +90,12 @@ def _publish_to(target: PublishTarget, content: Content, now: datetime) -> Publi
 
 
 def _report(outcome: Outcome, target: PublishTarget, published: Published) -> None:
-    if not published.rows:
+    if not published.is_new:
         outcome.unchanged.append(f"publish {target.name}: build {published.build_id}")
         return
     tables = ", ".join(f"{name} {count:,}" for name, count in published.rows.items())
-    outcome.changed.append(f"publish {target.name}: build {published.build_id}, rows of {tables}")
+    what = f"rows of {tables}" if tables else "rows were only removed"
+    outcome.changed.append(f"publish {target.name}: build {published.build_id}, {what}")
 
 
 def _note_rounding(outcome: Outcome, content: Content) -> None:

@@ -86,6 +86,9 @@ def statement(settings: Settings, request: Request, *, now: datetime, progress: 
             label = f"statement {issued.name}"
             (outcome.changed if issued.is_new else outcome.unchanged).append(label)
         printed = _print(made, outcome, progress) if request.prints else {}
+    billed = {bill.source for bill in month.bills}
+    if missing := [source.name for source in settings.billing if source.name not in billed]:
+        outcome.notes.append(f"no bill of {request.period} from {', '.join(missing)}: the statements are without it")
     if old := statements.outdated(records, month, teams):
         outcome.notes.append(
             f"{len(old)} other statements of {request.period} differ from the bill now: {', '.join(old[:5])}{', …' if len(old) > 5 else ''}. "
@@ -172,10 +175,13 @@ def _check_addresses(settings: Settings, to: Sequence[str]) -> None:
 
 
 def _recipients(settings: Settings, team: str | None) -> list[str]:
-    """Return the recipients of all budgets that select this team alone; of no team, the operators."""
+    """Return the mail addresses of all budgets that select this team and nothing else; of no team, the operators'. A statement pages nobody."""
     if team is None:
-        return list(dict.fromkeys(settings.mail.operators))
-    return list(dict.fromkeys(r for b in settings.budgets if is_own_budget([team], b.for_.get("team", ())) for r in b.everybody()))
+        everybody = list(settings.mail.operators)
+    else:
+        own = [b for b in settings.budgets if b.for_.keys() == {"team"} and is_own_budget([team], b.for_["team"])]
+        everybody = [recipient for budget in own for recipient in budget.everybody()]
+    return [recipient for recipient in dict.fromkeys(everybody) if not recipient.startswith("channel:")]
 
 
 def _mail(
@@ -201,8 +207,8 @@ def _mail(
             without.append(document.team)
             continue
         mail_id = issued.name if document.number is not None else f"{issued.name}.{issued.digest[:12]}"
-        subject, blocks = _compose(document, issued, paths)
         files = _attachments(paths)
+        subject, blocks = _compose(document, issued, paths, [file.name for file in files])
         written[issued.name] = (write_statement_mail(settings.mail, records, mail_id, recipients, subject, blocks, files, now), recipients)
         crash_point("statement.mail_written")
     note_undelivered(outcome, alert.send(settings, records, now))
@@ -214,21 +220,24 @@ def _mail(
     return {name: {r: receipt(records, message_id, r).state for r in recipients} for name, (message_id, recipients) in written.items()}
 
 
+def _wanted(paths: Sequence[Path]) -> list[Path]:
+    has_pdf = any(path.suffix == ".pdf" for path in paths)
+    return [path for path in paths if path.suffix != ".html" or not has_pdf]
+
+
 def _attachments(paths: Sequence[Path]) -> list[Attachment]:
     """Return the CSV and the PDF; without a PDF, the page. A file that is too large for mail is left out."""
     from runspend.actions.alert.message import Attachment
 
     types = {".csv": "text/csv", ".pdf": "application/pdf", ".html": "text/html"}
-    has_pdf = any(path.suffix == ".pdf" for path in paths)
-    wanted = [path for path in paths if path.suffix != ".html" or not has_pdf]
     return [
         Attachment(path.name, types[path.suffix], base64.b64encode(path.read_bytes()).decode("ascii"))
-        for path in wanted
+        for path in _wanted(paths)
         if path.stat().st_size <= MOST_ATTACHED
     ]
 
 
-def _compose(document: Document, issued: Issued, paths: Sequence[Path]) -> tuple[str, list[Block]]:
+def _compose(document: Document, issued: Issued, paths: Sequence[Path], attached: Sequence[str]) -> tuple[str, list[Block]]:
     """Return subject and content of a statement's mail."""
     from runspend.actions import statement as statements
     from runspend.actions.alert.render import Card, Facts, MailTable, Paragraph
@@ -256,8 +265,10 @@ def _compose(document: Document, issued: Issued, paths: Sequence[Path]) -> tuple
         top = _top(document, code)
         if top:
             blocks.append(MailTable("MOST EXPENSIVE EXPERIMENTS", ("", code), "lr", tuple(top[:TOP])))
-    names = ", ".join(path.name for path in paths if path.suffix != ".html" or not any(p.suffix == ".pdf" for p in paths))
-    blocks.append(Facts("FILES", (("attached", names), ("policy", "`statements` in runspend.yaml, printed on the statement"))))
+    files = [("attached", ", ".join(attached) or "nothing")]
+    if left_out := [path.name for path in _wanted(paths) if path.name not in attached]:
+        files.append(("too large for mail", f"{', '.join(left_out)}, in statements/{month.period} of Runspend's home"))
+    blocks.append(Facts("FILES", (*files, ("policy", "`statements` in runspend.yaml, printed on the statement"))))
     return f"{head}: {totals}", blocks
 
 

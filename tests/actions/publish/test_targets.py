@@ -245,6 +245,7 @@ def test_a_target_gets_the_tables_that_it_names(kind: str, home: Path, target_of
     publish(home, target)
     chosen = target.model_copy(update={"tables": ["costs_for_dashboards", "alerts"]})
     published = publish(home, chosen)
+    assert published.is_new and not publish(home, chosen).is_new
     if isinstance(target, PostgresTarget):
         found = tables_of(target)
         assert found["cost_daily"] == [] and found["costs_for_dashboards"]

@@ -244,6 +244,19 @@ def test_mails_go_to_the_recipients_of_the_team_once_with_csv_and_page(config: P
     assert body is not None and "Showback statement of vision for October 2026." in body.get_content()
 
 
+def test_a_statement_goes_to_people_who_own_the_whole_team_and_pages_nobody(config: Path) -> None:
+    """A budget of one person's runs in a team is no reason to send that person the team's statement."""
+    own = json.loads(config.read_text())["budgets"]
+    channels = [{"name": "pager", "kind": "pagerduty", "key": "k" * 32}]
+    budgets = [
+        {"name": "ben", "for": {"team": "vision", "user": "ben"}, "amount": 9, "notify": ["ben@acme.com"]},
+        {"name": "paged", "for": {"team": "vision"}, "amount": 9, "notify": ["channel:pager", "leads@acme.com"]},
+    ]
+    change_settings(config, budgets=[*own, *budgets], mail={**json.loads(config.read_text())["mail"], "channels": channels})
+    [stated] = make(config, "--team", "vision", "--period", PERIOD, "--mail")["statements"]
+    assert stated["mail"].keys() == {"leads@acme.com"}
+
+
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed (apt-get install chromium)")
 def test_a_real_browser_prints_the_page_once(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runspend.actions.statement.find_browser", find_browser)

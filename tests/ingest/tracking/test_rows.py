@@ -242,7 +242,11 @@ def test_gpus_that_the_process_saw_count_where_none_are_stated(world: World, sta
     [
         ({"gpu_type": "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "gpu_count": "1"}, {}, 1 / 7),
         ({"gpu_type": "nvidia.com/mig-3g.40gb", "gpu_count": "2"}, {}, 6 / 7),
-        ({"gpu_type": "MIG 1c.2g.20gb"}, {}, 2 / 7),
+        ({"gpu_type": "MIG 1c.2g.20gb"}, {}, 1 / 7),
+        ({"gpu_type": "4g.24gb"}, {}, 1.0),  # of an A30
+        ({"gpu_type": "nvidia.com/mig-2g.12gb", "gpu_count": "1"}, {}, 0.5),
+        ({"gpu_type": "NVIDIA RTX PRO 6000 Blackwell MIG 1g.24gb"}, {}, 0.25),
+        ({"gpu_type": "1g.10gb", "gpu_count": "0.0005"}, {}, 0.0005),
         ({"gpu_type": "1g.6gb of an A30", "gpu_count": "2"}, {}, 0.5),
         ({"gpu_type": "1g.10gb", "gpu_count": "0.1429"}, {}, 1 / 7),  # a part of a GPU already
         ({}, {"runspend.machine.gpu_count": "0.4286", "runspend.machine.gpu_type": "NVIDIA A100 MIG 3g.20gb"}, 3 / 7),

@@ -28,7 +28,7 @@ from runspend.actions.publish.content import BUILDS, WHOLE, Content, Part, build
 from runspend.core.amounts import EXACT
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import CheckFailed, MissingExtra, UsageError
-from runspend.core.own_files import fsync_path, open_lock, try_lock, write_whole
+from runspend.core.own_files import fsync_path, keep_mode, open_lock, try_lock, write_whole
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COSTS, Table
 
@@ -145,6 +145,7 @@ class _Export:
         return extract
 
     def _replace(self, scratch: Path, target: Path) -> None:
+        keep_mode(scratch, target)
         fsync_path(scratch)
         crash_point("export.hyper.before_replace")
         os.replace(scratch, target)

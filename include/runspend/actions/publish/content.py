@@ -83,10 +83,11 @@ class Found:
 
 @dataclass
 class Published:
-    """What a target got: the number of rows by table, of parts that changed. Empty if it had this build."""
+    """What a target got: the number of rows by table, of parts that were copied. `is_new`: it had another build, or none."""
 
     build_id: str
     rows: dict[str, int] = field(default_factory=dict)
+    is_new: bool = True
 
     def add(self, part: Part, rows: int) -> None:
         """Count the rows of a part that was copied."""

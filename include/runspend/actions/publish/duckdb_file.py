@@ -16,7 +16,7 @@ from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part
 from runspend.config.publish import DuckDBTarget
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
-from runspend.core.own_files import fsync_path, open_lock, try_lock
+from runspend.core.own_files import fsync_path, keep_mode, open_lock, try_lock
 from runspend.schema.public_views import View
 from runspend.schema.tables import DUCKDB_TYPES, Table
 from runspend.warehouse.dialect import duckdb_sql
@@ -39,12 +39,13 @@ def publish(target: DuckDBTarget, content: Content, now: datetime) -> Published:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target):
             if _found_in(target).build_id == content.build_id:
-                return Published(content.build_id)
+                return Published(content.build_id, is_new=False)
             scratch = file.with_name(f".{file.name}.publishing")
             for leftover in (scratch, scratch.with_name(f"{scratch.name}.wal")):
                 leftover.unlink(missing_ok=True)
             with closing(duckdb.connect(scratch, config=CONFIG)) as connection:
                 published = _fill(connection, content, now)
+            keep_mode(scratch, file)
             fsync_path(scratch)
             crash_point("publish.duckdb.before_replace")
             os.replace(scratch, file)
@@ -57,6 +58,8 @@ def publish(target: DuckDBTarget, content: Content, now: datetime) -> Published:
         raise SourceError(
             target.name, f"cannot publish to {target.name}: {error.strerror}: {error.filename}. Let this account write the folder."
         ) from error
+    except OSError as error:
+        raise SourceError(target.name, f"cannot publish to {target.name}: {error.strerror}: {error.filename or file}.") from error
 
 
 @contextmanager
@@ -73,7 +76,11 @@ def _locked(target: DuckDBTarget) -> Iterator[None]:
 def probe(target: DuckDBTarget) -> Found:
     """Return what the file has, and whether its folder can be written. Changes nothing. Raises SourceError for a file of somebody else."""
     folder = next(parent for parent in target.file.parents if parent.exists())
-    problem = None if os.access(folder, os.W_OK | os.X_OK) else f"the folder {folder} cannot be written. Let this account write it"
+    problem = None
+    if not folder.is_dir():
+        problem = f"{folder} is not a folder. Set `file` to another path"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"the folder {folder} cannot be written. Let this account write it"
     found = _found_in(target)
     return Found(found.build_id, found.published_at, problem)
 

@@ -85,6 +85,7 @@ class _Namespace:
         found = {table.name: self._open(table) for table in (*content.tables, BUILDS)}
         published = Published(content.build_id)
         if all(one.properties.get(BUILD) == content.build_id for one in found.values()):
+            published.is_new = False
             return published
         counts: dict[tuple[str, str], tuple[int, datetime]] = {}
         for table in content.tables:

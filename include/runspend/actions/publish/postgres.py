@@ -124,6 +124,7 @@ class _Schema:
         published = Published(content.build_id)
         whole = there.get((WHOLE, WHOLE))
         if whole is not None and whole[0] == content.build_id and is_same_shape:
+            published.is_new = False
             return published
         counts: dict[tuple[str, str], tuple[int, datetime]] = {}
         for part in content.parts:

@@ -99,14 +99,18 @@ create macro all_but_secret_keys(document) as chosen_pairs(list_filter(pairs_of(
 create macro all_but_secrets(document) as
   chosen_pairs(list_filter(pairs_of(document), lambda pair: not is_secret_key(pair.key) and not is_secret_value(pair.key) and not is_secret_value(pair.value)));
 
--- The part of a GPU that a MIG profile such as "1g.10gb" names: so many of its 7 compute slices, of 4 on an A30. Null for any other text.
+-- The part of a GPU that a MIG profile such as "1g.10gb" names: so many of its compute slices ("1c.3g.20gb": one). Null for any other text.
+-- A30 and RTX PRO 6000 have 4 slices, and most profiles of theirs are nobody else's; all others have 7.
+-- Source: NVIDIA "Multi-Instance GPU User Guide", supported MIG profiles.
+create macro has_four_slices(type) as
+  regexp_matches(type, '(?i)(\bA30\b|RTX PRO 6000|(^|[^0-9a-z])(1g\.6gb|2g\.12gb|4g\.24gb|2g\.48gb|4g\.96gb)\b)');
 create macro slice_of_gpu(type) as
-  try_cast(nullif(regexp_extract(type, '(?i)(?:^|[^0-9a-z])(?:[1-7]c\.)?([1-7])g\.[0-9]+gb', 1), '') as double) / if(regexp_matches(type, '(?i)\bA30\b'), 4, 7);
+  try_cast(nullif(regexp_extract(type, '(?i)(?:^|[^0-9a-z])([1-7])(?:c\.[1-7])?g\.[0-9]+gb', 1), '') as double) / if(has_four_slices(type), 4, 7);
 -- People count slices, as Kubernetes does: 2 of type 1g.10gb. A fraction is already a part of a GPU.
 create macro slices_as_gpus(count, slice) as case when slice is not null and count = round(count) then count * slice else count end;
 -- The plug-in writes four digits: 0.1429 is a seventh. A number with two digits is as it says.
 create macro exact_gpus(count) as
-  case when abs(count * 100 - round(count * 100)) > 0.000001 and abs(count * 7 - round(count * 7)) < 0.004 then round(count * 7) / 7 else count end;
+  case when abs(count * 100 - round(count * 100)) > 0.000001 and round(count * 7) >= 1 and abs(count * 7 - round(count * 7)) < 0.004 then round(count * 7) / 7 else count end;
 
 -- A float of MLflow as money: the decimal as it is written.
 create macro money(x) as try_cast(cast(x as varchar) as decimal(38, 22));

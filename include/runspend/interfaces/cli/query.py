@@ -320,6 +320,7 @@ def export_dbt(out: Path | None) -> None:
     if out is None:
         click.echo(dbt_sources(), nl=False)
     else:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, dbt_sources().encode())
         click.echo(f"{out}: written")
 
@@ -395,6 +396,7 @@ def export_superset(context: Context, uri: str, schema: str, out: Path) -> None:
         if target is None:
             raise UsageError("cannot export for Superset: there is no target of `publish` with `kind: postgres`. Add one, or give --uri.")
         uri = target.uri.get_secret_value()
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, superset_zip(uri, schema or (target.schema_name if target else "runspend")))
     if context.as_json:
         print_json({"file": str(out), "database": database_uri(uri)})

@@ -63,8 +63,9 @@ kinds as (
     case
       when min(gpu_count) >= 1 and max(mod(cast(round(gpu_count * 100) as int64), 100)) = 0 then 1
       when min(gpu_count) > 0 and max(abs(gpu_count * 7 - round(gpu_count * 7))) < 0.000001 then 7
+      when min(gpu_count) > 0 and max(abs(gpu_count * 16 - round(gpu_count * 16))) < 0.000001 then 16
       when max(abs(gpu_count * 100 - round(gpu_count * 100))) < 0.000001 then 100
-      else 700
+      else 5600
     end as gpu_scale,
     case when min(cpu_request) >= 1 and max(mod(cast(round(cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale,
     -- From here on, machines and runs are small integers: these sort and join much faster than names.

@@ -92,8 +92,9 @@ stated as (
     case
       when min(o.gpu_count) >= 1 and max(mod(cast(round(o.gpu_count * 100) as int64), 100)) = 0 then 1
       when min(o.gpu_count) > 0 and max(abs(o.gpu_count * 7 - round(o.gpu_count * 7))) < 0.000001 then 7
+      when min(o.gpu_count) > 0 and max(abs(o.gpu_count * 16 - round(o.gpu_count * 16))) < 0.000001 then 16
       when max(abs(o.gpu_count * 100 - round(o.gpu_count * 100))) < 0.000001 then 100
-      else 700
+      else 5600
     end as gpu_scale,
     case when min(o.cpu_request) >= 1 and max(mod(cast(round(o.cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale
   from own o
