@@ -86,7 +86,7 @@ def test_one_file_in_a_subfolder_has_all_dags_as_the_configuration_says(tmp_path
     assert {file for file, *_ in dags.values()} == {"team/costs/runspend_dags.py"}
     assert dags["runspend_load_bills"][1:] == ["30 5 * * 1-5", "Europe/Berlin"]
     assert dags["runspend_alert_budgets"][1] in ("@hourly", "0 * * * *")
-    assert [dags[f"runspend_{name}"][1] for name in ("report", "measure_artifacts", "publish")] == [None, None, "0 7 * * *"]
+    assert [dags[f"runspend_{name}"][1] for name in ("report", "measure_artifacts", "publish")] == [None, None, "30 */6 * * *"]
     pools: dict[str, set[str]] = {}
     for _, pool, name, owner in (line for line in lines if line[0] == "task"):
         pools.setdefault(pool, set()).add(name)
