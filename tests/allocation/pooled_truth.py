@@ -21,7 +21,7 @@ from tests.allocation.pooled_chain import WINDOW_END, WINDOW_START, artifact, po
 
 Key = tuple[str, str]  # line id, target
 KINDS = (("gpu_count", "machine_gpus", 100), ("cpu_request", "machine_cpus", 10), ("memory_request_gb", "machine_memory_gb", 1))
-MOST = {"gpu_count": 10_000, "cpu_request": 10_000, "memory_request_gb": 10_000}
+MOST = {"gpu_count": 100, "cpu_request": 1000, "memory_request_gb": 10_000}
 HOUR = dt.timedelta(hours=1)
 PLACES = {"sub_account_id": "123", "region_id": ("r1", "r2"), "availability_zone": ("r1a", "r2a"), "purchase_option": ("spot", "on_demand")}
 STATED = (
@@ -447,6 +447,8 @@ class _Pool:
         self.units: dict[str, int] | None = None
         if kinds:
             column, machine_column, scale = kinds[0]
+            if column == "gpu_count":
+                scale = gpu_unit([asked for r in deciding if (asked := self._asked(r, column)) is not None])
             self.units = {m: math.ceil(has(m, machine_column)) * scale for m in names}
         else:
             column, scale = next(((c, s) for c, _, s in KINDS if self.sort == "pool" and all_state(c)), ("", 1))
@@ -463,7 +465,7 @@ class _Pool:
             elif column == "memory_request_gb":
                 weight = math.ceil(Decimal(str(asked)))
             else:
-                weight = min(MOST.get(column, 100), int((Decimal(str(asked)) * scale).to_integral_value("ROUND_HALF_UP")))
+                weight = min(MOST.get(column, 100) * scale, int((Decimal(str(asked)) * scale).to_integral_value("ROUND_HALF_UP")))
             weight = max(1, weight)
             if self.units and (self.sort == "type" or self.nodes[r] > 1):
                 weight = min(weight, max(self.units.values()))
@@ -550,6 +552,13 @@ class _Pool:
                 truth |= {(line["line_id"], r): share for r, share in shares.items()}
                 truth[line["line_id"], "idle"] = 1 - sum(shares.values())
         return truth
+
+
+def gpu_unit(counts: list[float]) -> int:
+    """How many units a GPU has: the fewest of which every run asks for a whole number. Hundredths, where a run asks for none."""
+    exact = [Fraction(count).limit_denominator(10_000) for count in counts]
+    units = (1, 7, 16, 100) if min(exact) > 0 else (100,)
+    return next((unit for unit in units if all((count * unit).denominator == 1 for count in exact)), 5600)
 
 
 def _likeness(line: dict[str, Any]) -> int:

@@ -77,7 +77,7 @@ def test_a_target_has_the_rows_of_the_warehouse(kind: str, home: Path, target_of
     counted = sum(first.rows.values())
     assert (whole["build_id"], whole["row_count"], whole["published_at"]) == (first.build_id, counted, NOW) and counted > 30
     before = see(target)
-    assert publish(home, target, NOW.replace(day=5)) == Published(first.build_id)
+    assert publish(home, target, NOW.replace(day=5)) == Published(first.build_id, is_new=False)
     assert see(target) == before
 
     double_cost_daily(home)
