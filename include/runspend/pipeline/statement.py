@@ -95,10 +95,8 @@ def statement(settings: Settings, request: Request, *, now: datetime, progress: 
             f"Run: runspend statement --team all --period {request.period}"
         )
     outcome.notes += [
-        f"{bill.source} of {request.period} changed after closing, which is not applied: {bill.ignored_changes}. To apply it, run: "
-        f"runspend allocate --period {request.period}"
-        for bill in month.bills
-        if bill.ignored_changes
+        f"{request.period} is closed, and changes since then are not applied: {changes}. To apply them, run: runspend allocate --period {request.period}"
+        for changes in sorted({bill.ignored_changes for bill in month.bills if bill.ignored_changes})
     ]
     done = [(issued, (*paths, *printed.get(issued.name, ()))) for issued, paths in made]
     mailed = _mail(settings, records, done, request, outcome, now) if request.is_mailed or request.to else {}

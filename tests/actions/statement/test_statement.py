@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date, datetime, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from runspend.actions.statement.pdf import find_browser
 from runspend.config.settings import load_settings
 from runspend.core.amounts import add, round_money
 from runspend.pipeline import statement as _step  # noqa: F401 (the module is patched by its name)
+from runspend.schema.rows import arrow_rows
 from runspend.warehouse.factory import open_warehouse
 from tests.actions.statement.statement_world import BILL, NOW, PERIOD, make_world, put_month, restated
 from tests.command import run_here
@@ -148,6 +150,21 @@ def test_another_policy_is_another_version_that_says_so(config: Path) -> None:
     ]
     assert {(line["part"], line["experiment"]) for line in vision["lines"] if line["part"] == "idle"} == {("idle", None)}
     assert "Chargeback statement" in texts(config)["FIN-2026-10-vision-2.html"].decode()
+
+
+def test_a_closed_month_without_a_bill_that_used_to_come_is_preliminary(config: Path) -> None:
+    """A source whose first bill is later, or never came, does not hold October back."""
+    change_settings(config, billing=[{"name": name, "uri": f"bills/{name}"} for name in ("aws", "gcp", "oracle")])
+    assert numbers(make(config, "--team", "vision", "--period", PERIOD)) == ["2026-10-vision-1"]
+    with open_warehouse(load_settings(config)).step("load", "september") as step:
+        moment = datetime(2026, 10, 5, tzinfo=timezone.utc)
+        state = {"billing_period": date(2026, 9, 1), "state": "open", "is_invoiced": False, "unchanged_since": moment, "build_id": "b"}
+        states = [{**state, "source": source, "bill_digest": "v1"} for source in ("aws", "gcp")]
+        step.put("period_states", "2026-09", "all", arrow_rows("period_states", states))
+        assert step.publish()
+    answer = make(config, "--no-team", "--period", PERIOD)
+    assert numbers(answer) == [None] and "no bill of 2026-10 from gcp, oracle: the statements are without it" in answer["notes"]
+    assert "The month is not closed: gcp has no bill." in texts(config)["2026-10-no-team-preliminary.html"].decode()
 
 
 def test_a_month_that_is_not_closed_gives_a_preliminary_statement_without_a_number(config: Path) -> None:

@@ -40,7 +40,11 @@ class Bill:
 
 @dataclass(frozen=True)
 class Month:
-    """All statements of a month, with what they rest on. `inputs`: digests of what the cost tables were built from."""
+    """All statements of a month, with what they rest on.
+
+    `inputs`: digests of what the cost tables were built from. `missing`: configured sources that have a bill of an earlier month and none
+    of this one.
+    """
 
     period: str
     policy: StatementSettings
@@ -48,18 +52,21 @@ class Month:
     bills: tuple[Bill, ...]
     inputs: Mapping[str, str | None]
     statements: Mapping[Team, tuple[Line, ...]]
+    missing: tuple[str, ...] = ()
 
     @property
     def is_issuable(self) -> bool:
-        """Whether all bills have the state from which a statement gets a number."""
-        enough = ("closed",) if self.policy.issue_when == "closed" else ("final", "closed")
-        return bool(self.bills) and all(bill.state in enough for bill in self.bills)
+        """Whether all bills are there, in the state from which a statement gets a number."""
+        return bool(self.bills) and not self.open_bills
 
     @property
     def open_bills(self) -> list[str]:
         """The bills that are not there yet, with their state."""
         enough = ("closed",) if self.policy.issue_when == "closed" else ("final", "closed")
-        return [f"{bill.source} is {bill.state}" for bill in self.bills if bill.state not in enough]
+        return [
+            *(f"{bill.source} is {bill.state}" for bill in self.bills if bill.state not in enough),
+            *(f"{source} has no bill" for source in self.missing),
+        ]
 
     @cached_property
     def whole(self) -> dict[str, Sums]:
@@ -76,12 +83,15 @@ def plan_month(reader: Reader, settings: Settings, period: str, teams: Collectio
         Bill(row["source"], row["state"], row["version_number"], row["ignored_changes"])
         for row in reader.query(sql["bills"], {"first": first}).to_pylist()
     )
+    billed_before = {row["source"] for row in reader.query(sql["billed_before"], {"first": first}).to_pylist()}
+    expected = [source.name for source in settings.billing if source.name in billed_before]
     inputs = reader.query(sql["inputs"], {"first": first}).to_pylist()
     policy, hides = settings.statements, settings.mail.people != "show"
     shown = [{**row, "experiment_name": without_person(row["experiment_name"])} for row in rows] if hides else rows
     spread = [part for part in SPREADABLE if getattr(policy, part) == "spread"]
     statements = distribute(shown, policy.measure, spread, teams)
-    month = Month(period, policy, hides, bills, json.loads(inputs[0]["inputs"]) if inputs else {}, statements)
+    missing = tuple(sorted({*expected} - {bill.source for bill in bills}))
+    month = Month(period, policy, hides, bills, json.loads(inputs[0]["inputs"]) if inputs else {}, statements, missing)
     _check(rows, month)
     return month
 
