@@ -17,6 +17,7 @@ EXTRA_OF = {
     "adbc_driver_manager": ("adbc-driver-manager", "pipeline"),
     "adbc_driver_postgresql": ("adbc-driver-postgresql", "pipeline"),
     "adbc_driver_sqlite": ("adbc-driver-sqlite", "pipeline"),
+    "psycopg2": ("psycopg2-binary", "pipeline"),
     "airflow": ("apache-airflow", "airflow"),
     "apprise": ("apprise", "apprise"),
     "arro3": ("arro3-core", "pipeline"),

@@ -17,8 +17,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import adbc_driver_postgresql.dbapi  # noqa: F401 (once, before the children)
 import duckdb  # noqa: F401
+import psycopg2
 import psycopg2.extras  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 import pyiceberg.catalog.sql

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,25 @@ def test_a_target_has_the_rows_of_the_warehouse(kind: str, home: Path, target_of
     left = tables_of(target)
     assert left["cost_daily"] == left["costs_for_dashboards"] == [] and left["runs"]
     assert not [row for row in left[BUILDS.name] if row["table_name"] == "cost_daily"]
+
+
+def test_postgres_gets_every_text_list_and_number_as_it_is(postgres: str) -> None:
+    """Only NUL, which its texts cannot have, is left out. A line with the end-of-copy mark of `psql` ends nothing."""
+    texts = ["", None, "NULL", '"', "a\n\\.\nb", "\\.", "\\", "a,b\r\n;", "\\N", "né\u2028", "'; drop table x", "x\0y"]
+    lists = [[], None, [""], ["a", 'q"', "b\\"], ["{}", ",", "NULL"], [None, "a"], ["\n\\.\n"], *[["x"]] * 5]
+    numbers = [0.1, None, float("inf"), float("-inf"), 1e-300, 2.5e17, -0.0, 1 / 3, 5e-324, 1.0, 123456789.123, 7.0]
+    moments = [datetime(2026, 10, 25, 0, 30, 0, n, timezone.utc) if n else None for n in range(12)]
+    money = [Decimal("0.0000000000000000000001"), None, Decimal("-9999999999999999.9999999999999999999999"), *[Decimal(1)] * 9]
+    types = {"t": pa.string(), "l": pa.list_(pa.string()), "n": pa.float64(), "m": pa.timestamp("us", "UTC"), "c": pa.decimal128(38, 22)}
+    rows = pa.table({"t": texts, "l": lists, "n": numbers, "m": moments, "c": money}, schema=pa.schema(list(types.items())))
+    with closing(psycopg2.connect(postgres)) as connection, connection.cursor() as cursor:
+        cursor.execute("create temp table x (t text, l text[], n float8, m timestamptz, c numeric(38,22))")
+        stream = postgres_target._Stream(iter([postgres_target._csv(rows[:5]), postgres_target._csv(rows[5:])]))
+        cursor.copy_expert("copy x from stdin (format csv)", stream, 7)
+        cursor.execute("select * from x")
+        found = cursor.fetchall()
+    wanted = [tuple(row.values()) for row in rows.to_pylist()]
+    assert found == [*wanted[:-1], ("xy", *wanted[-1][1:])]
 
 
 POINTS = {

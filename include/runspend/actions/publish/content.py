@@ -96,7 +96,7 @@ class Published:
 
 @dataclass
 class Content:
-    """The parts of `tables`, and their rows as Parquet files in `folder`, where a caller removes those that it has read."""
+    """The parts of `tables`, and their rows as Parquet files in `folder`."""
 
     warehouse: Warehouse
     folder: Path
@@ -131,10 +131,22 @@ class Content:
 
     @contextmanager
     def files(self, part: Part) -> Iterator[list[Path]]:
-        """Yield Parquet files with the rows of a part, in the columns of its table. They are removed afterwards."""
+        """Yield Parquet files with the rows of a part, in the columns of its table. They are removed afterwards.
+
+        The rows of the newest month of a view are computed once for all that ask.
+        """
+        kept = self.folder / f"{part.table.name}.parquet"
+        is_newest = isinstance(part.table, View) and part == [p for p in self.parts if p.table is part.table][-1]
+        if is_newest and kept.exists():
+            yield [kept]
+            return
         with tempfile.TemporaryDirectory(dir=self.folder) as own:
             files = [file for unit in part.units if (file := self.warehouse.fetch(unit, Path(own))) is not None]
-            yield [self._view_file(part.table, files, Path(own))] if isinstance(part.table, View) else files
+            if isinstance(part.table, View):
+                files = [self._view_file(part.table, files, Path(own))]
+                if is_newest:
+                    files = [files[0].replace(kept)]
+            yield files
 
     def _view_file(self, view: View, files: list[Path], folder: Path) -> Path:
         """Write the rows of a view over the rows of its one table. No sum of a view spans two months of it."""

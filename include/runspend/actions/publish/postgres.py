@@ -1,6 +1,7 @@
 """Publishes to a schema of PostgreSQL, in one transaction: readers see all of the old rows, or all of the new ones.
 
-Rows of months that changed are deleted and copied in by COPY. Tables stay the same ones, so grants on them and views of other people
+Rows of months that changed are deleted and copied in by COPY, as CSV that Arrow writes (Arrow's own driver for PostgreSQL needs twice the
+processor time). Tables stay the same ones, so grants on them and views of other people
 over them stay too. If the process is killed, the server rolls back: nothing is left behind. A table that Runspend did not make is never changed.
 
 Source: PostgreSQL "Transaction Isolation", "COPY", "Routine Vacuuming" (deleted rows are removed by autovacuum).
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -56,43 +57,43 @@ select
   current_user
 """
 ROWS_AT_ONCE = 65_536
+BYTES_AT_ONCE = 2**20
 
 
 def publish(target: PostgresTarget, content: Content, now: datetime) -> Published:
     """Make the schema hold the content. Raises SourceError; the schema then has what it had."""
-    try:
-        import adbc_driver_manager
-        import adbc_driver_postgresql.dbapi as postgres
-    except ImportError as error:
-        raise MissingExtra("adbc-driver-postgresql", "pipeline") from error
-    try:
-        with closing(postgres.connect(_uri(target.uri.get_secret_value()))) as connection:
-            published = _Schema(connection, target).fill(content, now)
-            crash_point("publish.postgres.before_commit")
-            connection.commit()
-            crash_point("publish.postgres.after_commit")
-            return published
-    except adbc_driver_manager.Error as error:
-        raise _in_words(target, error) from error
+    with _connected(target, "publish to") as connection:
+        published = _Schema(connection, target).fill(content, now)
+        crash_point("publish.postgres.before_commit")
+        connection.commit()
+        crash_point("publish.postgres.after_commit")
+        return published
 
 
 def probe(target: PostgresTarget) -> Found:
     """Return what the schema has, and whether `publish` may write there. Changes nothing. Raises SourceError if it cannot be reached."""
+    with _connected(target, "use") as connection:
+        return _Schema(connection, target).look()
+
+
+@contextmanager
+def _connected(target: PostgresTarget, verb: str) -> Iterator[Any]:
+    """Open a transaction, and raise errors of the server as SourceError. `verb`: what cannot be done then, "publish to"."""
     try:
-        import adbc_driver_manager
-        import adbc_driver_postgresql.dbapi as postgres
+        import psycopg2
     except ImportError as error:
-        raise MissingExtra("adbc-driver-postgresql", "pipeline") from error
+        raise MissingExtra("psycopg2-binary", "pipeline") from error
     try:
-        with closing(postgres.connect(_uri(target.uri.get_secret_value()))) as connection:
-            return _Schema(connection, target).look()
-    except adbc_driver_manager.Error as error:
-        raise _in_words(target, error, "use") from error
+        with closing(psycopg2.connect(_uri(target.uri.get_secret_value()))) as connection:
+            connection.set_client_encoding("UTF8")
+            yield connection
+    except psycopg2.Error as error:
+        raise _in_words(target, error, verb) from error
 
 
-def _in_words(target: PostgresTarget, error: Any, verb: str = "publish to") -> SourceError:
-    state = getattr(error, "sqlstate", None) or ""
-    why = re.sub(r"\s+", " ", str(error).partition("Query was:")[0].partition("Query:")[0]).strip().rstrip(".")
+def _in_words(target: PostgresTarget, error: Any, verb: str) -> SourceError:
+    state = error.pgcode or ""
+    why = re.sub(r"\s+", " ", error.diag.message_primary or str(error)).strip().rstrip(".")
     # 08: connection lost; 53: no resources; 57P: the server stops; 40: the transaction lost a race
     kind = SourceUnreachable if state[:2] in ("", "08", "53", "57", "40") else SourceError
     return kind(target.name, f"cannot {verb} {target.name}: {why}. The schema {target.schema_name} has what it had before.")
@@ -245,10 +246,11 @@ class _Schema:
         import pyarrow as pa
 
         schema = table.arrow_schema()
-        tables = (pa.Table.from_batches([given]).select(schema.names).cast(schema) for given in batches)
-        stream = (batch for rows in tables for batch in _without_nul(rows).to_batches())
+        stream = _Stream(_csv(pa.Table.from_batches([given]).select(schema.names).cast(schema)) for given in batches)
         with self._connection.cursor() as cursor:
-            cursor.adbc_ingest(table.name, pa.RecordBatchReader.from_batches(schema, stream), mode="append", db_schema_name=self._schema)
+            cursor.copy_expert(
+                f"copy {self._name(table)} ({', '.join(map(_quote, schema.names))}) from stdin (format csv)", stream, BYTES_AT_ONCE
+            )
 
     def _name(self, table: Table) -> str:
         return f"{_quote(self._schema)}.{_quote(table.name)}"
@@ -259,8 +261,51 @@ class _Schema:
     def _ask(self, sql: str) -> Sequence[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
             cursor.execute(sql)
-            found: Sequence[tuple[Any, ...]] = cursor.fetchall()
+            found: Sequence[tuple[Any, ...]] = cursor.fetchall() if cursor.description else ()
             return found
+
+
+class _Stream:
+    """Pieces of bytes as the file that COPY reads."""
+
+    def __init__(self, pieces: Iterator[memoryview]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._left = piece
+        given, self._left = self._left[:size], self._left[size:]
+        return bytes(given)
+
+
+def _csv(rows: Any) -> memoryview:
+    """Return rows as PostgreSQL reads CSV: a null is nothing, an empty text is `""`, a list is an array's literal."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_list(field.type):
+            rows = rows.set_column(index, field.name, _array_literals(rows.column(index).combine_chunks()))
+    target = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(_without_nul(rows), target, pyarrow.csv.WriteOptions(include_header=False, batch_size=ROWS_AT_ONCE))
+    return memoryview(target.getvalue())
+
+
+def _array_literals(lists: Any) -> Any:
+    """Return lists of texts as `{"a","b"}`. Source: PostgreSQL "Arrays", Array Input and Output Syntax."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = pc.replace_substring(pc.replace_substring(lists.flatten(), "\\", "\\\\"), '"', '\\"')
+    quoted = pc.fill_null(pc.binary_join_element_wise('"', texts, '"', ""), "NULL")
+    lengths = pc.fill_null(pc.list_value_length(lists), 0)
+    offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths.cast(pa.int64()))]).cast(pa.int32())
+    joined = pc.binary_join_element_wise("{", pc.binary_join(pa.ListArray.from_arrays(offsets, quoted), ","), "}", "")
+    return pc.if_else(lists.is_valid(), joined, None)
 
 
 def _without_nul(rows: Any) -> Any:
