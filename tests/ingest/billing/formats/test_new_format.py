@@ -26,13 +26,17 @@ from runspend.ingest.billing.load_context import PublishedBill
 from runspend.ingest.billing.normalize import Rules
 from runspend.config.settings import BillSource
 
-source = BillSource.model_validate({"name": "bill", "format": sys.argv[1], "uri": "bills"})
-load = load_source(source, Rules.of(source), PublishedBill(lambda table, period: None), ReadJob(datetime(2026, 11, 24, tzinfo=timezone.utc), "one", Path("work")))
-import pyarrow.parquet as pq
-[period] = load.periods
-lines = pq.read_table(period.tables["billing_lines"]).to_pylist()
-print(json.dumps({"period": period.period, "state": period.state, "quarantined": period.extra["quarantined"], "lines": lines,
-                  "set_aside": period.tables["billing_quarantine"].to_pylist(), "format": probe_source(source)["format"]}, default=str))
+found = {}
+for case, format_name in json.loads(sys.argv[1]).items():
+    source = BillSource.model_validate({"name": "bill", "format": format_name, "uri": f"{case}/bills"})
+    job = ReadJob(datetime(2026, 11, 24, tzinfo=timezone.utc), "one", Path(case, "work"))
+    load = load_source(source, Rules.of(source), PublishedBill(lambda table, period: None), job)
+    import pyarrow.parquet as pq
+    [period] = load.periods
+    lines = pq.read_table(period.tables["billing_lines"]).to_pylist()
+    found[case] = {"period": period.period, "state": period.state, "quarantined": period.extra["quarantined"], "lines": lines,
+                   "set_aside": period.tables["billing_quarantine"].to_pylist(), "format": probe_source(source)["format"]}
+print(json.dumps(found, default=str))
 """
 
 
@@ -42,23 +46,27 @@ def block(language: str, containing: str) -> str:
     return str(found[0])
 
 
-@pytest.fixture
-def with_kiesel(tmp_path: Path) -> Path:
-    """A copy of the package with the two files of the page in it."""
-    package = tmp_path / "copy" / "runspend"
+SPOILT = "2026-13-01,gpu-1,kx-4,24,1.00,spoilt\n2026-10-03,gpu-1,kx-4,24,one,\n"
+# The format of each bill and what its file has below the page's rows. `auto` comes first: nothing has read the new format before it looks.
+CASES = {"auto": ("auto", ""), "kiesel": ("kiesel", ""), "spoilt": ("kiesel", SPOILT)}
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+    """What a copy of the package with the two files of the page in it loads: one process, which compiles the copy, for all bills."""
+    folder = tmp_path_factory.mktemp("kiesel")
+    package = folder / "copy" / "runspend"
     shutil.copytree(Path(runspend.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     formats = package / "ingest" / "billing" / "formats"
     (formats / "kiesel.py").write_text(block("python", "KINDS"))
     (formats / "kiesel.sql").write_text(block("sql", "kiesel"))
-    (tmp_path / "bills").mkdir()
-    return tmp_path
-
-
-def load(folder: Path, format_name: str) -> dict[str, object]:
+    for case, (_, rest) in CASES.items():
+        (folder / case / "bills").mkdir(parents=True)
+        (folder / case / "bills" / "october.csv").write_text(block("csv", "amount_eur") + rest)
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, format_name],
+        [sys.executable, "-c", LOAD, json.dumps({case: format_name for case, (format_name, _) in CASES.items()})],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder / "copy")},
+        env={**os.environ, "PYTHONPATH": str(folder / "copy"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -68,9 +76,8 @@ def load(folder: Path, format_name: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("format_name", ["kiesel", "auto"])
-def test_the_example_loads_to_the_sum_the_page_states(with_kiesel: Path, format_name: str) -> None:
-    (with_kiesel / "bills" / "october.csv").write_text(block("csv", "amount_eur"))
-    told = load(with_kiesel, format_name)
+def test_the_example_loads_to_the_sum_the_page_states(loaded: dict[str, dict[str, object]], format_name: str) -> None:
+    told = loaded[format_name]
     lines = told["lines"]
     assert isinstance(lines, list)
     assert (told["period"], told["state"], told["quarantined"], told["format"]) == ("2026-10", "loaded", 0, "kiesel")
@@ -81,10 +88,8 @@ def test_the_example_loads_to_the_sum_the_page_states(with_kiesel: Path, format_
     assert vision["charge_period_end"] == "2026-10-02 00:00:00+00:00"
 
 
-def test_a_row_that_cannot_be_read_is_set_aside_whole_with_its_number(with_kiesel: Path) -> None:
-    bill = block("csv", "amount_eur") + "2026-13-01,gpu-1,kx-4,24,1.00,spoilt\n2026-10-03,gpu-1,kx-4,24,one,\n"
-    (with_kiesel / "bills" / "october.csv").write_text(bill)
-    told = load(with_kiesel, "kiesel")
+def test_a_row_that_cannot_be_read_is_set_aside_whole_with_its_number(loaded: dict[str, dict[str, object]]) -> None:
+    told = loaded["spoilt"]
     aside = told["set_aside"]
     assert isinstance(aside, list)
     by_row = {row["row_number"]: row for row in aside}
