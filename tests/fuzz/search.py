@@ -101,6 +101,7 @@ def search_guided(name: str, seconds: float, found: Findings, kept: Path) -> Non
     with atheris.instrument_imports(include=["runspend"]):
         from tests.fuzz.targets import TARGETS
     target = TARGETS[name]
+    target.prepare()  # else it counts as time of the first input
     kept.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(target.seeds()):
         (kept / f"seed-{number}").write_bytes(seed)

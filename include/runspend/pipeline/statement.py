@@ -21,7 +21,7 @@ from runspend.core.amounts import add, change, money, month_name
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import PartialFailure, UsageError
 from runspend.core.lock_holders import lock_in_time
-from runspend.core.own_files import open_lock
+from runspend.core.own_files import open_lock, own_folder, read_bytes
 from runspend.core.step_result import Outcome, Progress, silent
 from runspend.pipeline.damage import watching
 from runspend.pipeline.monitoring import note_undelivered
@@ -107,8 +107,7 @@ def statement(settings: Settings, request: Request, *, now: datetime, progress: 
 
 @contextmanager
 def _one_at_a_time(home: Path) -> Iterator[None]:
-    folder = home / "statements"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = own_folder(home / "statements")
     with open_lock(folder / ".lock") as lock:  # the kernel releases it when the process dies
         lock_in_time(lock.fileno(), folder / ".lock", "issue statements", LOCK_WAIT)
         yield
@@ -224,14 +223,18 @@ def _wanted(paths: Sequence[Path]) -> list[Path]:
 
 
 def _attachments(paths: Sequence[Path]) -> list[Attachment]:
-    """Return the CSV and the PDF; without a PDF, the page. A file that is too large for mail is left out."""
+    """Return the CSV and the PDF; without a PDF, the page. A file that is too large for mail is left out.
+
+    Raises RecordRefused for a link: the mail would have the file that it leads to.
+    """
     from runspend.actions.alert.message import Attachment
 
     types = {".csv": "text/csv", ".pdf": "application/pdf", ".html": "text/html"}
+    contents = {path: read_bytes(path) for path in _wanted(paths) if path.lstat().st_size <= MOST_ATTACHED}
     return [
-        Attachment(path.name, types[path.suffix], base64.b64encode(path.read_bytes()).decode("ascii"))
-        for path in _wanted(paths)
-        if path.stat().st_size <= MOST_ATTACHED
+        Attachment(path.name, types[path.suffix], base64.b64encode(content).decode("ascii"))
+        for path, content in contents.items()
+        if content is not None
     ]
 
 

@@ -17,14 +17,18 @@ from runspend.warehouse.plain_values import LARGEST, SHA256
 from runspend.warehouse.plain_values import is_count as _count
 from runspend.warehouse.plain_values import is_time as _time
 
-__all__ = ["problem_of"]
+__all__ = ["STATEMENT_PARTS", "problem_of"]
 
 Test = Callable[[Any], bool]
 
 LONGEST = 100_000  # characters of a text, except the body of a mail
+STATEMENT_PARTS = ("direct", "models", "orphaned", "idle", "shared", "unallocated", "out of scope")
 ATTACHED = ("text/csv", "text/html", "application/pdf")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,800}@[!-;=?-~]{1,200}>", re.ASCII)
+_NUMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)  # of a statement: it is a name of files
+_SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,59}", re.ASCII)
+_MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -45,6 +49,17 @@ def problem_of(kind: str, key: str, value: Mapping[str, Any]) -> str | None:
         return f"it has {', '.join(sorted(more))}, which no such record has"
     if kind == "archives" and key != value["archive_id"]:
         return f"it is the record of the archive {value['archive_id']}"
+    if kind == "statements":
+        return _problem_of_statement(key, value)
+    return None
+
+
+def _problem_of_statement(key: str, value: Mapping[str, Any]) -> str | None:
+    """Check the number, which names the files: a prefix, then what the key says."""
+    if key != f"{value['period']}/{value['slug']}/{value['version']}":
+        return f"it is the record of version {value['version']} of {value['slug']} in {value['period']}"
+    if not value["number"].endswith(f"{value['period']}-{value['slug']}-{value['version']}"):
+        return f"number is {value['number']!r}"
     return None
 
 
@@ -101,6 +116,11 @@ def _button(value: Any) -> bool:
 
 def _map_of(test: Test) -> Test:
     return lambda value: isinstance(value, dict) and all(map(test, value.values()))
+
+
+def _inputs(value: Any) -> bool:
+    """Whether it is a map of digests by input: a name, or the table/period/writer of a unit."""
+    return _map_of(_or_none(_text))(value) and all(name.count("/") != 1 for name in value)
 
 
 def _one_of(*words: str) -> Test:
@@ -231,9 +251,9 @@ SHAPES: Mapping[str, Mapping[str, Test]] = {
     },
     "archive_enclosing": {"who": _text, "at": _time},
     "statements": {
-        **dict.fromkeys(("number", "slug"), _line), "version": _count, "period": _line, "team": _or_none(_text), "issued_at": _time,
-        "policy": _map_of(_text), "hides_people": _flag, "bills": _map_of(_or_none(_count)), "inputs": _map_of(_or_none(_text)),
-        "totals": _list_of(_shaped({"currency": _line, "part": _line, "cost": _money, "rounded_cost": _money})),
+        "number": _like(_NUMBER), "slug": _like(_SLUG), "version": _count, "period": _like(_MONTH), "team": _or_none(_text), "issued_at": _time,
+        "policy": _map_of(_text), "hides_people": _flag, "bills": _map_of(_or_none(_count)), "inputs": _inputs,
+        "totals": _list_of(_shaped({"currency": _line, "part": _one_of(*STATEMENT_PARTS), "cost": _money, "rounded_cost": _money})),
         "replaces": _or_none(_line), "reasons": _list_of(_text),
         **dict.fromkeys(("digest", "page_sha256", "csv_sha256"), _like(SHA256)),
     },

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +21,7 @@ import pytest
 from pydantic import SecretStr
 
 from runspend.actions.publish import Found, Published, open_content
+from runspend.actions.publish import duckdb_file as duckdb_target
 from runspend.actions.publish import postgres as postgres_target
 from runspend.actions.publish.content import BUILDS
 from runspend.config.publish import DuckDBTarget, IcebergTarget, PostgresTarget
@@ -246,6 +247,35 @@ def test_what_runspend_did_not_make_is_never_changed(kind: str, home: Path, targ
             assert cursor.fetchall() == [(7,)]
     elif isinstance(target, DuckDBTarget):
         assert target.file.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "rows", ["'x', null::timestamptz", "null, now()", "'x', 'infinity'::timestamptz", "'x', '200000-01-01'::timestamptz", "[1], now()"]
+)
+def test_builds_that_somebody_else_wrote_into_a_duckdb_file_are_no_build(rows: str, home: Path, target_of: Callable[[str], Target]) -> None:
+    target = target_of("duckdb")
+    assert isinstance(target, DuckDBTarget)
+    target.file.parent.mkdir()
+    with duckdb.connect(target.file) as connection:
+        connection.sql(f"create table {BUILDS.name} as select 'all' as table_name, * from (values ({rows})) t(build_id, published_at)")
+    with suppress(SourceError):  # for a time that is none of Python's
+        assert publish(home, target).is_new
+
+
+def test_a_view_in_the_place_of_builds_is_not_asked(home: Path, target_of: Callable[[str], Target], tmp_path: Path) -> None:
+    """It would read any file of this account, or never end."""
+    target = target_of("duckdb")
+    assert isinstance(target, DuckDBTarget)
+    (tmp_path / "secret").write_text("hush")
+    target.file.parent.mkdir()
+    with duckdb.connect(target.file) as connection:
+        text = f"select 'all' as table_name, content as build_id, now() as published_at from read_text('{tmp_path / 'secret'}')"
+        connection.sql(f"create view {BUILDS.name} as {text}")
+    before = target.file.read_bytes()
+    for ask in (lambda: publish(home, target), lambda: duckdb_target.probe(target)):
+        with pytest.raises(SourceError, match="is not a file that `runspend publish` wrote"):
+            ask()
+    assert target.file.read_bytes() == before
 
 
 def test_errors_say_what_is_wrong_and_show_no_password(home: Path, tmp_path: Path) -> None:

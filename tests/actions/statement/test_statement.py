@@ -20,6 +20,7 @@ import pytest
 from runspend.actions.alert import outbox
 from runspend.actions.explore import View, newest_day, read_figures
 from runspend.actions.statement import files, numbering
+from runspend.actions.statement.lines import PARTS
 from runspend.actions.statement.numbering import team_slug
 from runspend.actions.statement.pdf import find_browser
 from runspend.config.settings import load_settings
@@ -27,8 +28,10 @@ from runspend.core.amounts import add, round_money
 from runspend.pipeline import statement as _step  # noqa: F401 (the module is patched by its name)
 from runspend.schema.rows import arrow_rows
 from runspend.warehouse.factory import open_warehouse
+from runspend.warehouse.record_shapes import STATEMENT_PARTS
 from tests.actions.statement.statement_world import BILL, NOW, PERIOD, make_world, put_month, restated
 from tests.command import run_here
+from tests.faults.decoys import make_decoys, seen
 from tests.servers.smtp import smtp_server
 from tests.settings_builder import smtp_mail
 
@@ -317,6 +320,31 @@ def test_a_changed_record_is_refused_and_never_printed(config: Path) -> None:
     record.write_text(record.read_text().replace("vit", "vjt"), encoding="utf-8")
     done = run_here("statement", "--team", "vision", "--period", PERIOD, "--config", str(config), code=4)
     assert "it is not the statement 2026-10-vision-1 as it was issued. Restore the file from a copy." in done.stderr
+
+
+@pytest.mark.parametrize("name", ["", "2026-10-vision-1.html", "2026-10-vision-1.csv", "2026-10-vision-1.pdf"])
+def test_links_in_the_folder_of_statements_are_refused_by_name(config: Path, tmp_path: Path, name: str) -> None:
+    """Nothing is written where they lead, and no mail has what they lead to."""
+    make(config, "--team", "vision", "--period", PERIOD)
+    decoys = make_decoys(tmp_path / "elsewhere")
+    place = config.parent / "home" / "statements" / PERIOD / name
+    if name:
+        place.unlink(missing_ok=True)
+        place.symlink_to(decoys / "victim.txt")
+    else:
+        shutil.rmtree(place)
+        place.symlink_to(decoys)
+    before = seen(decoys)
+    done = run_here(
+        "statement", "--team", "vision", "--period", PERIOD, "--mail", "--config", str(config), "--now", f"{NOW:%Y-%m-%dT%H:%M}", code=4
+    )
+    assert str(place).rstrip("/") in done.stderr and "it is a link" in done.stderr
+    assert seen(decoys) == before
+    assert not list((config.parent / "home").rglob("*.eml"))
+
+
+def test_a_record_may_have_each_part_of_a_statement() -> None:
+    assert STATEMENT_PARTS == PARTS
 
 
 def test_numbers_of_teams_with_alike_names_differ() -> None:

@@ -26,6 +26,10 @@ __all__ = ["probe", "publish"]
 
 MEMORY = "2GB"
 CONFIG: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False, "memory_limit": MEMORY}
+BUILD_THERE = f"""
+select build_id::text, epoch_us(published_at) from {BUILDS.name}
+where table_name = '{WHOLE}' and build_id is not null and isfinite(published_at)
+"""
 
 
 def publish(target: DuckDBTarget, content: Content, now: datetime) -> Published:
@@ -91,10 +95,15 @@ def _found_in(target: DuckDBTarget) -> Found:
 
     if not target.file.exists():
         return Found()
-    with suppress(duckdb.Error), closing(duckdb.connect(target.file, read_only=True, config=CONFIG)) as connection:
+    with (
+        suppress(duckdb.Error, OverflowError, ValueError),
+        closing(duckdb.connect(target.file, read_only=True, config=CONFIG | {"enable_external_access": False})) as connection,
+    ):
         connection.execute("set TimeZone = 'UTC'")
-        rows = connection.execute(f"select build_id, epoch_us(published_at) from {BUILDS.name} where table_name = '{WHOLE}'").fetchall()
-        return Found(rows[0][0], datetime.fromtimestamp(rows[0][1] / 1e6, timezone.utc)) if rows else Found()
+        is_table = "select 1 from duckdb_tables() where schema_name = 'main' and table_name = ?"
+        if connection.execute(is_table, [BUILDS.name]).fetchall():  # a view of somebody else's would run whatever it says
+            rows = connection.execute(BUILD_THERE).fetchall()
+            return Found(rows[0][0], datetime.fromtimestamp(rows[0][1] / 1e6, timezone.utc)) if rows else Found()
     raise SourceError(
         target.name,
         f"cannot publish to {target.name}: {target.file} is not a file that `runspend publish` wrote, or a program has it open to write. It was"

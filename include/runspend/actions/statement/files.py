@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runspend.actions.statement.numbering import Issued, preliminary_name
 from runspend.core.crash_points import crash_point
-from runspend.core.own_files import read_bytes, write_whole
+from runspend.core.own_files import own_folder, read_bytes, write_whole
 
 __all__ = ["write_files"]
 
@@ -14,12 +14,15 @@ ENDINGS = (".html", ".csv", ".pdf")
 
 
 def write_files(issued: Issued, folder: Path) -> list[Path]:
-    """Write page and CSV unless they are there as recorded. An issued statement removes the preliminary one. Returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write page and CSV unless they are there as recorded. An issued statement removes the preliminary one. Returns the paths.
+
+    Raises RecordRefused for a link in the place of the folder or of a file.
+    """
+    own_folder(folder)
     paths = []
     for ending, text in ((".html", issued.page), (".csv", issued.csv)):
         path, content = folder / f"{issued.name}{ending}", text.encode("utf-8")
-        if not path.is_file() or read_bytes(path) != content:
+        if read_bytes(path) != content:
             if issued.document.number is None:  # else it was printed from this very page
                 path.with_suffix(".pdf").unlink(missing_ok=True)
             write_whole(path, content)
