@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shutil
@@ -14,13 +15,14 @@ from threading import Event, Thread
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 
 from runspend.actions.annotate import write
 from runspend.actions.annotate.installation import read_installation_id
-from runspend.actions.annotate.shown import read_shown
+from runspend.actions.annotate.shown import read_shown, write_shown
 from runspend.actions.annotate.wanted import RUN_COSTS, OwnerCosts
 from runspend.actions.annotate.write import MOST_BROKEN, WRITERS, Written, remove_costs, write_costs
 from runspend.config.settings import TrackingServer
@@ -254,6 +256,28 @@ def test_an_id_that_runspend_did_not_make_is_refused(tmp_path: Path) -> None:
     (tmp_path / "installation").write_text("mine", encoding="utf-8")
     with pytest.raises(RecordRefused, match="it is not an id of 16 hexadecimal digits"):
         read_installation_id(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        pa.table({"a": [1]}),
+        pa.table([["x"]] * len(RUN_COSTS), RUN_COSTS.names),
+        pa.table([pa.nulls(1)] * len(RUN_COSTS), RUN_COSTS.names),
+    ],
+)
+def test_notes_that_somebody_else_wrote_count_as_missing(tmp_path: Path, rows: pa.Table | None) -> None:
+    """Anyone can make a digest. MLflow is asked then."""
+    write_shown(tmp_path, "lab", RUN_COSTS.empty_table())
+    assert read_shown(tmp_path, "lab") is not None
+    [path] = (tmp_path / "annotated").iterdir()
+    sink = pa.BufferOutputStream()
+    if rows is not None:
+        pq.write_table(rows, sink)
+    content = sink.getvalue().to_pybytes()
+    path.write_bytes(hashlib.sha256(content).digest() + content)
+    assert read_shown(tmp_path, "lab") is None
 
 
 def test_a_server_that_fails_everywhere_ends_the_step_and_the_next_one_goes_on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

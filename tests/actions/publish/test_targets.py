@@ -262,6 +262,27 @@ def test_builds_that_somebody_else_wrote_into_a_duckdb_file_are_no_build(rows: s
         assert publish(home, target).is_new
 
 
+def test_builds_that_somebody_else_wrote_into_postgresql_are_no_build(home: Path, target_of: Callable[[str], Target]) -> None:
+    """The parts that they name are copied again; a month that is none is not looked for."""
+    target = target_of("postgres")
+    assert isinstance(target, PostgresTarget)
+    first = publish(home, target)
+    before = {name: plain(rows) for name, rows in tables_of(target).items() if name != BUILDS.name}
+    forged = (
+        "insert into {t} values ('cost_daily', '13', 'x', 1, now()), ('cost_daily', 'all', 'x', 1, now()), ('runs', null, 'x', 1, now()), (null, null, null, null, null)",
+        "update {t} set row_count = null",
+        "update {t} set published_at = 'infinity'",
+        "update {t} set published_at = null, build_id = null",
+    )
+    for statement in forged:
+        with psycopg2.connect(target.uri.get_secret_value()) as connection, connection.cursor() as cursor:
+            cursor.execute(statement.format(t=f'"{target.schema_name}".{BUILDS.name}') + "; ")
+            cursor.execute(f"update \"{target.schema_name}\".{BUILDS.name} set build_id = 'x' where table_name = 'all'")
+        postgres_target.probe(target)
+        assert publish(home, target).build_id == first.build_id
+        assert {name: plain(rows) for name, rows in tables_of(target).items() if name != BUILDS.name} == before
+
+
 def test_a_view_in_the_place_of_builds_is_not_asked(home: Path, target_of: Callable[[str], Target], tmp_path: Path) -> None:
     """It would read any file of this account, or never end."""
     target = target_of("duckdb")

@@ -31,7 +31,11 @@ def read_shown(home: Path, place: str) -> pa.Table | None:
     content = read_bytes(_path(home, place), most_bytes=MOST_BYTES)
     if content is None or hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
         return None
-    return pq.read_table(pa.BufferReader(content[DIGEST:])).select(RUN_COSTS.names).cast(RUN_COSTS)
+    try:
+        found = pq.read_table(pa.BufferReader(content[DIGEST:])).select(RUN_COSTS.names).cast(RUN_COSTS)
+    except (KeyError, pa.ArrowException):  # somebody else wrote it: anyone can make the digest
+        return None
+    return None if any(found[name].null_count for name in ("workspace", "experiment_id", "run_id", "currency")) else found
 
 
 def write_shown(home: Path, place: str, runs: pa.Table, *, is_sure: bool = True) -> None:

@@ -56,6 +56,11 @@ select
   (select true from pg_class where relnamespace = (select oid from pg_namespace where nspname = {schema}) and relname = {builds}),
   current_user
 """
+# Rows of builds as Runspend writes them. A part with another one counts as missing, and is copied again.
+WELL_FORMED = (
+    "table_name is not null and period ~ '^([1-9][0-9]{3}-(0[1-9]|1[0-2])|all)$' and build_id is not null and row_count between 0 and 1e15"
+    " and published_at between '1970-01-01' and '9999-01-01'"
+)
 ROWS_AT_ONCE = 65_536
 BYTES_AT_ONCE = 2**20
 
@@ -207,7 +212,7 @@ class _Schema:
                 self._run(f"comment on column {self._name(table)}.{_quote(column.name)} is {_literal(column.meaning)}")
 
     def _builds(self) -> dict[tuple[str, str], tuple[str, int, datetime]]:
-        rows = self._ask(f"select table_name, period, build_id, row_count, published_at from {self._name(BUILDS)}")
+        rows = self._ask(f"select table_name, period, build_id, row_count, published_at from {self._name(BUILDS)} where {WELL_FORMED}")
         return {(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}
 
     def _replace(self, part: Part, content: Content) -> int:
@@ -227,7 +232,7 @@ class _Schema:
     def _remove_period(self, name: str, period: str) -> None:
         """Delete the rows of a month that the warehouse no longer has, or of a table that the target no longer names."""
         for table in PUBLISHED_TABLES:
-            if table.name == name:
+            if table.name == name and (period == WHOLE) == (table.period_column is None):
                 self._delete(table, months(Part(table, period, "", ())))
 
     def _delete(self, table: Table, span: tuple[str, str] | None) -> None:
