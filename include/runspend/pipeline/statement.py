@@ -86,6 +86,11 @@ def statement(settings: Settings, request: Request, *, now: datetime, progress: 
             label = f"statement {issued.name}"
             (outcome.changed if issued.is_new else outcome.unchanged).append(label)
         printed = _print(made, outcome, progress) if request.prints else {}
+    if not month.is_issuable:
+        why = ", ".join(month.open_bills) or "no bill of the month has a state yet"
+        outcome.notes.append(
+            f"{request.period} is not {month.policy.issue_when}: {why}. Preliminary statements have no number: do not book them"
+        )
     billed = {bill.source for bill in month.bills}
     if missing := [source.name for source in settings.billing if source.name not in billed]:
         outcome.notes.append(f"no bill of {request.period} from {', '.join(missing)}: the statements are without it")

@@ -63,6 +63,8 @@ def test_the_command_takes_the_target_of_publish(tmp_path: Path) -> None:
     run_here("export", "superset", "--config", f"{config}", "--uri", "postgresql://me@other/costs", "--out", f"{out}")
     with zipfile.ZipFile(io.BytesIO(out.read_bytes())) as archive:
         assert b"postgresql+psycopg2://me@other/costs" in archive.read("runspend/databases/Runspend.yaml")
+    refused = run_here("export", "superset", "--config", f"{config}", "--out", f"{tmp_path}/none/runspend.zip", code=2).stderr
+    assert f"there is no folder {tmp_path}/none. Make it first." in refused and not (tmp_path / "none").exists()
     config.write_text("home: home\n")
     assert "no target of `publish` with `kind: postgres`" in run_here("export", "superset", "--config", f"{config}", code=2).stderr
 

@@ -177,6 +177,7 @@ def test_a_month_that_is_not_closed_gives_a_preliminary_statement_without_a_numb
         f"2026-10-{slug}-preliminary.{ending}" for slug in ("vision", "no-team") for ending in ("csv", "html")
     }
     assert "The month is not closed: aws is final" in texts(config)["2026-10-vision-preliminary.html"].decode()
+    assert any(note.startswith("2026-10 is not closed: aws is final") for note in answer["notes"])
     assert not (config.parent / "home" / "records" / "statements").exists()
     change_settings(config, statements={"issue_when": "final"})
     assert numbers(make(config, "--team", "vision", "--period", PERIOD)) == ["2026-10-vision-1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,6 +31,15 @@ def form_of(context: Context, form: str | None) -> str:
     if context.as_json and form not in (None, "json"):
         raise UsageError(f"cannot print {form} and JSON: --format {form} and --json are both given. Give one of them.")
     return "json" if context.as_json else form or "table"
+
+
+def write_file(out: Path, content: bytes) -> None:
+    """Write the file that `--out` names, whole or not at all. Raises UsageError if its folder does not exist."""
+    from runspend.core.own_files import write_whole
+
+    if not out.parent.is_dir():
+        raise UsageError(f"cannot export to {out}: there is no folder {out.parent}. Make it first.")
+    write_whole(out, content)
 
 
 def query(settings: Settings, sql: str, parameters: dict[str, Any]) -> pa.Table:

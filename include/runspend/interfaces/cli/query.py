@@ -15,7 +15,7 @@ import click
 
 from runspend.core.errors import RecordRefused, UsageError
 from runspend.interfaces.cli.context import Context, Days, InOrder, day_end, day_or_month, months, shown, with_context
-from runspend.interfaces.cli.output import form_of, format_option, print_json, print_rows
+from runspend.interfaces.cli.output import form_of, format_option, print_json, print_rows, write_file
 
 GRACE = 5.0  # seconds that the engine has to stop by itself
 
@@ -228,7 +228,6 @@ def export_prices(context: Context, out: Path | None) -> None:
     import json
 
     from runspend.actions.costs.prices import list_prices
-    from runspend.core.own_files import write_whole
     from runspend.warehouse.factory import open_warehouse
 
     with open_warehouse(context.settings).reader() as reader:
@@ -237,7 +236,7 @@ def export_prices(context: Context, out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
     else:
-        write_whole(out, text.encode())
+        write_file(out, text.encode())
         count = len(found["prices"])
         click.echo(f"{count:,} price{'' if count == 1 else 's'} in {out}")
 
@@ -315,13 +314,11 @@ def export_dbt(out: Path | None) -> None:
       runspend export dbt --out models/runspend_sources.yml
     """
     from runspend.actions.export.dbt_sources import dbt_sources
-    from runspend.core.own_files import write_whole
 
     if out is None:
         click.echo(dbt_sources(), nl=False)
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, dbt_sources().encode())
+        write_file(out, dbt_sources().encode())
         click.echo(f"{out}: written")
 
 
@@ -389,15 +386,13 @@ def export_superset(context: Context, uri: str, schema: str, out: Path) -> None:
     """
     from runspend.actions.export.superset_files import database_uri, superset_zip
     from runspend.config.publish import PostgresTarget
-    from runspend.core.own_files import write_whole
 
     target = next((target for target in context.settings.publish if isinstance(target, PostgresTarget)), None)
     if not uri:
         if target is None:
             raise UsageError("cannot export for Superset: there is no target of `publish` with `kind: postgres`. Add one, or give --uri.")
         uri = target.uri.get_secret_value()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, superset_zip(uri, schema or (target.schema_name if target else "runspend")))
+    write_file(out, superset_zip(uri, schema or (target.schema_name if target else "runspend")))
     if context.as_json:
         print_json({"file": str(out), "database": database_uri(uri)})
     else:
