@@ -252,6 +252,53 @@ def test_runs_that_state_no_machine(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_run_of_several_nodes_that_states_the_first(tmp_path: Path) -> None:
+    """The rest costs as much as the stated machine. What is not one machine of the run's type is all that the run has."""
+    box = {"instance_type": "big"}
+    lines = [
+        *hours(0, 1, cost="4.00", **box),
+        *hours(0, 1, cost="9.00", on="far", sub_account_id="far", region_id="us", **box),
+        *hours(0, 1, cost="4.00", on="fleet", hours=3, **box),
+        *hours(0, 1, cost="2.00", on="small", instance_type="small"),
+        *hours(0, 1, cost="1.00", on="cluster"),
+        *hours(0, 1, cost="5.00", on="pooled", pool_key="gpu", hours=1),
+    ]
+    ask = {"instance_type": "big", "num_nodes": 4}
+    runs = [
+        {"id": "four", "at": "00:00..02:00", **ask},
+        {"id": "far", "at": "01:00..02:00", "on": ["far"], **ask},
+        {"id": "two", "at": "02:00..02:30", "on": ["m1", "new"], **ask},
+        {"id": "all", "at": "02:00..03:00", "on": ["a", "b"], **ask, "num_nodes": 2},
+        {"id": "while", "at": "03:00..04:00", "on": [{"id": "m1", "from": "03:00", "to": "03:30"}], **ask},
+        {"id": "pool", "at": "01:00..02:00", "on": ["pooled"], "pool_key": "gpu", "num_nodes": 3},
+        {"id": "fleet", "at": "01:00..02:00", "on": ["fleet"], **ask},
+        {"id": "small", "at": "01:00..02:00", "on": ["small"], **ask},
+        {"id": "pod", "at": "01:00..02:00", "on": ["k8s://blue/ns/pod"], **ask},
+        {"id": "alone", "at": "04:00..05:00"},
+        {"id": "parent", "at": "05:00..06:00", **ask},
+        {"id": "child", "at": "05:00..05:30", "on": ["small"], "parent": "parent"},
+    ]
+    rows = estimate(world_of(lines, runs), tmp_path, "06:00")["run_estimates"].to_pylist()
+    found: dict[str, dict[str, Any]] = {}
+    for r in rows:
+        found.setdefault(r["run_id"], {})[r["resource_key"]] = r["effective_cost"]
+    assert found == {
+        "four": {"m1": 4, "": 12},
+        "far": {"far": 9, "": 27},
+        "two": {"m1": 2, "new": 2, "": 4},
+        "all": {"a": 4, "b": 4},
+        "while": {"m1": 2, "": 14},
+        "pool": {"pooled": 5, "": 10},
+        "fleet": {"fleet": 4},
+        "small": {"small": 2},
+        "pod": {"k8s://blue/ns/pod": 4},
+        "alone": {"m1": 4},
+        "parent": {"m1": 4, "": 6},
+        "child": {"small": 1},
+    }
+    assert {(r["confidence"], r["machine_seconds"]) for r in rows if (r["run_id"], r["resource_key"]) == ("four", "")} == {("low", 10800)}
+
+
 def test_a_trial_is_not_on_its_drivers_machine_of_another_type(tmp_path: Path) -> None:
     """Two trials that ask for large machines cost those; a third, of the driver's type, shares its machine."""
     lines = [*hours(0, 1, cost="1.00", on="small", instance_type="small"), *hours(0, 1, cost="30.00", on="large", instance_type="large")]
@@ -449,6 +496,7 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
         {"id": "G", "at": "01:00..05:00", "on": [], "parent": "A"}, {"id": "H", "at": "00:00..05:30", "on": [], "instance_type": "Big", "num_nodes": 2}, {"id": "I", "at": "03:15..04:15", "on": [], "parent": "H", "instance_type": "small"},
         {"id": "J", "at": "-30:00..05:00", "on": []}, {"id": "K", "at": "01:00..04:00", "on": ["unseen"], "instance_type": "listed"}, {"id": "L", "at": "01:00..04:00", "on": ["unseen-2"]}, {"id": "M", "at": "00:30..04:00", "on": ["m5"]},
         {"id": "N", "at": "01:00..04:00", "on": ["ns/pod"]}, {"id": "O", "at": "03:15..04:15", "on": [], "parent": "A", "instance_type": "small"},
+        {"id": "P", "at": "02:10..05:05", "on": [{"id": "m3", "from": "02:30", "to": "04:30"}], "instance_type": "Small", "num_nodes": 3},
     ]  # fmt: skip
     world = world_of(
         lines, runs,

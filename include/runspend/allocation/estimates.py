@@ -38,6 +38,7 @@ def estimate_models() -> list[Model]:
         Model("estimate_names", makes="bill_names"),
         Model("matched_names"),
         Model("stated_machines"),
+        Model("estimate_stated"),
         Model("estimate_elsewhere"),
         Model("estimate_claims"),
         Model("estimate_frontiers"),

@@ -51,6 +51,7 @@ PLACING_MODELS = tuple(
         "type_claims",
         "wanted_types",
         "attachable_groups",
+        "group_regions",
         "attach_keys",
     )
 )

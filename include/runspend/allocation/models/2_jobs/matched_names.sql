@@ -17,11 +17,11 @@ stated as (
   where r.job_key is not null
 ),
 names as (
-  select thing, name, logical_or(is_billed) as is_billed, logical_or(is_stated) as is_stated
+  select thing, name, logical_or(is_billed) as is_billed, logical_or(is_stated) as is_stated, logical_or(is_several) as is_several
   from (
-    select thing, name, true as is_billed, false as is_stated from bill_names
+    select thing, name, true as is_billed, false as is_stated, is_several from bill_names
     union all
-    select thing, name, false, true from stated
+    select thing, name, false, true, false from stated
   )
   group by thing, name
 ),
@@ -118,13 +118,15 @@ several_stated as (
 )
 select
   p.thing, p.stated_key, p.billed_key,
-  p.is_unproven or p.is_of_others or b.stated_key is not null or s.billed_key is not null as is_ambiguous
+  p.is_unproven or p.is_of_others or n.is_several or b.stated_key is not null or s.billed_key is not null as is_ambiguous
 from fitting p
+join names n on n.thing = p.thing and n.name = p.billed_key
 left join several_billed b on b.thing = p.thing and b.stated_key = p.stated_key
 left join several_stated s on s.thing = p.thing and s.billed_key = p.billed_key
 union all
--- A run that states the billed short name itself is also one of several candidates.
+-- A run that states the billed short name itself is also one of several candidates. A name may also stand for several things on the bill:
+-- pods of two clusters, or numbers of two SLURM clusters, that have one name in two regions.
 select n.thing, n.name, n.name, true
 from names n
-join several_stated s on s.thing = n.thing and s.billed_key = n.name
-where n.is_stated and n.is_billed
+left join several_stated s on s.thing = n.thing and s.billed_key = n.name
+where n.is_stated and n.is_billed and (s.billed_key is not null or n.is_several)

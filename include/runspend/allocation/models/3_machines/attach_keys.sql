@@ -4,7 +4,7 @@ with machines as (
 ),
 sets as (
   -- There are few sets of keys and many charges. `settle.py` splits the text at this separator, which no key contains.
-  select distinct l.resource_key, array_to_string(l.group_keys, chr(31)) as group_text
+  select distinct l.resource_key, array_to_string(l.group_keys, chr(31)) as group_text, l.region_id
   from billing_lines l
   join machines m on m.resource_key = l.resource_key
   where l.billing_period = @period and array_length(l.group_keys) > 0
@@ -23,15 +23,20 @@ short_keys as (
   where regexp_contains(group_key, r'^[^|@]*@')
   group by regexp_replace(group_key, r'^([^|@]*)@[^|]*', r'\1')
   having min(group_key) = max(group_key)
+),
+found as (
+  select s.resource_key, k.group_key, s.region_id
+  from sets s
+  join keys k on k.group_text = s.group_text
+  union distinct
+  select s.resource_key, a.short_key, s.region_id
+  from sets s
+  join keys k on k.group_text = s.group_text
+  join short_keys a on a.whole_key = k.group_key
 )
-select distinct s.resource_key, k.group_key as target_key
-from sets s
-join keys k on k.group_text = s.group_text
-union distinct
-select distinct s.resource_key, a.short_key
-from sets s
-join keys k on k.group_text = s.group_text
-join short_keys a on a.whole_key = k.group_key
+select distinct f.resource_key, case when r.region_id is null then f.group_key else concat(f.group_key, '|', r.region_id) end as target_key
+from found f
+left join group_regions r on r.group_key = f.group_key and r.region_id = f.region_id
 union distinct
 select attached_to, concat('machine|', attached_to) as target_key
 from attachable_machines

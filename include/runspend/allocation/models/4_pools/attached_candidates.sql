@@ -30,7 +30,7 @@ pooled_machines as (
 ),
 windows as (
   select
-    l.source, l.line_id, o.resource_key is not null as is_pooled, l.attached_to, l.group_keys, array_to_string(l.group_keys, chr(31)) as group_text, l.charge_period_start, l.charge_period_end,
+    l.source, l.line_id, l.region_id, o.resource_key is not null as is_pooled, l.attached_to, l.group_keys, array_to_string(l.group_keys, chr(31)) as group_text, l.charge_period_start, l.charge_period_end,
     l.charge_period_end <= timestamp_add(timestamp_trunc(l.charge_period_start, hour), interval 1 hour) as is_in_an_hour,
     l.pool_key is not null or m.resource_key is not null as is_placed
   from rest_lines l
@@ -46,9 +46,11 @@ keyed as (
   where attached_to is not null
   union all
   select
-    source, line_id, group_key, strpos(concat(chr(31), group_text, chr(31)), concat(chr(31), group_key, chr(31))), is_placed, is_in_an_hour, charge_period_start, charge_period_end
-  from windows
-  cross join unnest(group_keys) as group_key
+    w.source, w.line_id, case when r.region_id is null then key else concat(key, '|', r.region_id) end,
+    strpos(concat(chr(31), w.group_text, chr(31)), concat(chr(31), key, chr(31))), w.is_placed, w.is_in_an_hour, w.charge_period_start, w.charge_period_end
+  from windows w
+  cross join unnest(w.group_keys) as key
+  left join group_regions r on r.group_key = key and r.region_id = w.region_id
 )
 select
   k.source, k.line_id, k.target_key, k.distance,

@@ -2,7 +2,7 @@
 -- The key is a group the job is in, or a machine of the job that other lines name.
 -- Used for lines that are attached to the job's machines.
 with sets as (
-  select distinct l.job_key, array_to_string(l.group_keys, chr(31)) as group_text
+  select distinct l.job_key, array_to_string(l.group_keys, chr(31)) as group_text, l.region_id
   from billing_lines l
   join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key
   where l.billing_period = @period and array_length(l.group_keys) > 0
@@ -14,9 +14,10 @@ keys as (
   where billing_period = @period and array_length(group_keys) > 0
 ),
 attachments as (
-  select distinct s.job_key, k.group_key as target_key
+  select distinct s.job_key, case when r.region_id is null then k.group_key else concat(k.group_key, '|', r.region_id) end as target_key
   from sets s
   join keys k on k.group_text = s.group_text
+  left join group_regions r on r.group_key = k.group_key and r.region_id = s.region_id
   union distinct
   select l.job_key, concat('machine|', l.resource_key)
   from billing_lines l

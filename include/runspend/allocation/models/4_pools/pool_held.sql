@@ -1,5 +1,5 @@
--- one row per run, pool and time range in which the run has its own machines, or lines tagged with its id: the further nodes it asks for.
--- With one of four nodes stated, it asks for three.
+-- one row per run, pool and time range in which the run has its own machines, stated or tagged with its id: the further nodes it asks for.
+-- With one of four nodes stated or tagged, it asks for three.
 -- If an id is not a single machine of that pool or type (a cluster, job or pod), the number is unknown and it asks for none.
 with stated as (
   select distinct tracking_server, run_id from stated_machines
@@ -12,10 +12,22 @@ several as (
   left join stated c on c.tracking_server = s.tracking_server and c.run_id = s.claim_run_id
   where s.num_nodes > 1 and (s.claim_run_id = s.run_id or (o.run_id is null and c.run_id is not null))
 ),
+tagged as (
+  -- Machines with lines tagged with the run's id are the run's own in their charge periods.
+  select distinct g.tracking_server, g.run_id, l.resource_key, l.charge_period_start, l.charge_period_end
+  from billing_lines l
+  join tagged_runs g on g.run_tag = l.run_tag
+  where l.billing_period = @period and l.billed_nanoseconds > 0 and l.service_category in ('Compute', 'AI and Machine Learning')
+),
 named as (
-  select distinct m.resource_key
+  select m.resource_key
   from run_spans m
   join (select distinct tracking_server, run_id from several) s on s.tracking_server = m.tracking_server and s.run_id = m.run_id
+  union distinct
+  select t.resource_key
+  from tagged t
+  join (select distinct tracking_server, run_id from several) s on s.tracking_server = t.tracking_server and s.run_id = t.run_id
+  where t.resource_key is not null
 ),
 machines as (
   -- Resources billed as one machine: never for longer than the charge period, apart from a hundredth for rounding.
@@ -40,12 +52,23 @@ places as (
   join pools p on p.match_method = 'instance_type_time' and p.instance_type = m.instance_type
   where m.pool_key is null
 ),
+own as (
+  select tracking_server, run_id, resource_key, span_start as own_from, span_end as own_to, false as is_tagged
+  from run_spans
+  union all
+  -- A machine that is both tagged and stated counts once.
+  select t.tracking_server, t.run_id, t.resource_key, t.charge_period_start, t.charge_period_end, true
+  from tagged t
+  left join (select distinct tracking_server, run_id, resource_key from run_spans) s
+    on s.tracking_server = t.tracking_server and s.run_id = t.run_id and s.resource_key = t.resource_key
+  where s.run_id is null
+),
 held as (
   select
-    s.tracking_server, s.workspace, s.run_id, s.pool_number, s.claim_run_id, o.num_nodes, p.resource_key is not null as is_machine,
-    greatest(m.span_start, s.span_start) as held_from, least(m.span_end, s.span_end) as held_to
+    s.tracking_server, s.workspace, s.run_id, s.pool_number, s.claim_run_id, o.num_nodes, p.resource_key is not null as is_machine, m.is_tagged,
+    greatest(m.own_from, s.span_start) as held_from, least(m.own_to, s.span_end) as held_to
   from pool_spans s
-  join run_spans m on m.tracking_server = s.tracking_server and m.run_id = s.run_id and m.span_start < s.span_end and m.span_end > s.span_start
+  join own m on m.tracking_server = s.tracking_server and m.run_id = s.run_id and m.own_from < s.span_end and m.own_to > s.span_start
   left join several o on o.tracking_server = s.tracking_server and o.run_id = s.run_id and o.pool_number = s.pool_number
   left join places p on p.pool_number = s.pool_number and p.resource_key = m.resource_key
 ),
@@ -75,7 +98,7 @@ slices as (
   from marks
   window w as (partition by tracking_server, run_id, pool_number order by mark)
 )
-select tracking_server, workspace, run_id, pool_number, claim_run_id, held_from, held_to, 0 as nodes_left, false as is_tagged
+select tracking_server, workspace, run_id, pool_number, claim_run_id, held_from, held_to, 0 as nodes_left, is_tagged
 from held
 where num_nodes is null
 union all
@@ -84,13 +107,3 @@ select
   case when others > 0 then 0 else greatest(num_nodes - machines, 0) end, false
 from slices
 where machines + others > 0
-union all
--- Lines tagged with the run's id are the run's own in their charge periods.
-select s.tracking_server, s.workspace, s.run_id, s.pool_number, s.claim_run_id, greatest(t.charge_period_start, s.span_start), least(t.charge_period_end, s.span_end), 0, true
-from pool_spans s
-join tagged_runs g on g.tracking_server = s.tracking_server and g.workspace = s.workspace and g.run_id = s.run_id
-join (
-  select distinct run_tag, charge_period_start, charge_period_end
-  from billing_lines
-  where billing_period = @period and billed_nanoseconds > 0 and run_tag is not null
-) t on t.run_tag = g.run_tag and t.charge_period_start < s.span_end and t.charge_period_end > s.span_start

@@ -43,7 +43,7 @@ ledger as (
     a.source, a.tracking_server, a.workspace, a.run_id, '', a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end, sum(a.effective_cost)
   from cost_allocations a
   join runs_settled r on r.tracking_server = a.tracking_server and r.workspace = a.workspace and r.run_id = a.run_id
-  where a.billing_period >= @first_period and a.allocated_to = 'run' and a.match_method = 'instance_type_time'
+  where a.billing_period >= @first_period and a.allocated_to = 'run' and a.match_method in ('pool_time', 'instance_type_time')
     and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 90000000000
   group by a.source, a.tracking_server, a.workspace, a.run_id, a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end
 ),

@@ -4,7 +4,12 @@ with recent as (
   select
     source, coalesce(sub_account_id, billing_account_id, '') as account, resource_key, resource_id, billing_currency,
     max(lower(instance_type)) as instance_type, max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb,
-    max(case when charge_category = 'Usage' then charge_period_end end) as used_until
+    max(case when charge_category = 'Usage' then charge_period_end end) as used_until,
+    -- Billed by time or type, and never for longer than the charge period, apart from a hundredth for rounding.
+    countif(job_key is not null) = 0
+      and countif(service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null)) > 0
+      and max(coalesce(case when charge_category = 'Usage' then billed_nanoseconds end, 0) / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0)) <= 1.01
+      as is_one_machine
   from billing_lines
   where billing_period >= @first_period and charge_period_end > @lines_from and charge_period_start < @now
     and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
@@ -21,7 +26,7 @@ machines as (
   group by source, resource_key
 )
 select
-  r.source, r.account, r.resource_key, r.resource_id, r.billing_currency, r.used_until,
+  r.source, r.account, r.resource_key, r.resource_id, r.billing_currency, r.used_until, r.is_one_machine,
   m.instance_type, m.machine_gpus, m.machine_cpus, m.machine_memory_gb,
   coalesce(m.instance_type, concat('machine ', r.resource_key)) as machine_type
 from recent r

@@ -1,17 +1,6 @@
 -- one row per run, machine and time range in which the run had it after the end of its bill, until @now.
 -- Runs without a machine share one with their family.
-with nearest as (
-  -- A run that states no machine takes the machines of its nearest ancestor that states any.
-  select a.tracking_server, a.run_id, a.ancestor_id
-  from run_ancestors a
-  join (select distinct tracking_server, run_id from stated_machines) s
-    on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
-  left join (select distinct tracking_server, run_id from stated_machines) own
-    on own.tracking_server = a.tracking_server and own.run_id = a.run_id
-  where own.run_id is null
-  qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
-),
-roots as (
+with roots as (
   select tracking_server, run_id, ancestor_id as root_id
   from run_ancestors
   qualify row_number() over (partition by tracking_server, run_id order by distance desc, ancestor_id) = 1
@@ -22,29 +11,24 @@ members as (
   left join roots r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
 ),
 families as (
-  -- Families with a run that asks for an instance type. Time that descendants cover is not the run's own, no matter which machine they used.
+  -- Families with a run that asks for machines without naming them. Time that descendants cover is not the run's own, no matter which machine they used.
   select distinct m.family
   from members m
   join estimate_claims c on c.tracking_server = m.tracking_server and c.run_id = m.run_id
-  where c.instance_type is not null
+  where c.priced_as is not null
 ),
 machines as (
   select s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous, m.billed_until
-  from stated_machines s
+  from estimate_stated s
   join estimate_machines m on m.resource_key = s.resource_key
-  union all
-  select n.tracking_server, n.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous, m.billed_until
-  from nearest n
-  join stated_machines s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
-  join estimate_machines m on m.resource_key = s.resource_key
-  left join estimate_elsewhere e on e.tracking_server = n.tracking_server and e.run_id = n.run_id
+  left join estimate_elsewhere e on e.tracking_server = s.tracking_server and e.run_id = s.run_id
   where e.run_id is null
   union all
   select m.tracking_server, m.run_id, m.family, cast(null as timestamp), cast(null as timestamp), false, coalesce(p.billed_until, @window_start)
   from members m
   join families f on f.family = m.family
   left join estimate_claims c on c.tracking_server = m.tracking_server and c.run_id = m.run_id
-  left join estimate_machines p on p.resource_key = concat('type ', c.instance_type)
+  left join estimate_machines p on p.resource_key = c.priced_as
 ),
 ended as (
   select

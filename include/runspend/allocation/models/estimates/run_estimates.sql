@@ -57,16 +57,27 @@ on_machines as (
     case when is_last then billed_cost else exact_money(billed_upto) end - case when ratio_from = 0 then bignumeric '0' else exact_money(billed_before) end as billed_cost
   from share_floats
 ),
-family_times as (
-  -- A run without a machine has the time that none of its descendants covers, on each machine it asked for.
-  select c.tracking_server, c.workspace, c.run_id, c.num_nodes, concat('type ', c.instance_type) as machine, i.interval_start, i.interval_end
+asking as (
+  -- The time in which a run asks for machines: none of its descendants covers it.
+  select c.tracking_server, c.workspace, c.run_id, c.num_nodes, c.priced_as as machine, i.interval_start, i.interval_end
   from run_intervals i
   join estimate_claims c on c.tracking_server = i.tracking_server and c.workspace = i.workspace and c.run_id = i.run_id
-  where starts_with(i.resource_key, 'family ') and c.instance_type is not null
+  where starts_with(i.resource_key, 'family ') and c.priced_as is not null
+),
+family_times as (
+  select tracking_server, workspace, run_id, num_nodes as nodes, machine, interval_start, interval_end
+  from asking
+  union all
+  -- Less the machines that it states: these have rows of their own.
+  select a.tracking_server, a.workspace, a.run_id, -1, a.machine, greatest(a.interval_start, i.interval_start), least(a.interval_end, i.interval_end)
+  from asking a
+  join run_intervals i on i.tracking_server = a.tracking_server and i.workspace = a.workspace and i.run_id = a.run_id
+    and i.interval_start < a.interval_end and i.interval_end > a.interval_start
+  where not starts_with(i.resource_key, 'family ')
 ),
 family_hours as (
   select
-    f.tracking_server, f.workspace, f.run_id, f.num_nodes, f.machine, timestamp_add(timestamp_trunc(timestamp(day), hour), interval number hour) as hour_start,
+    f.tracking_server, f.workspace, f.run_id, f.nodes, f.machine, timestamp_add(timestamp_trunc(timestamp(day), hour), interval number hour) as hour_start,
     f.interval_start, f.interval_end
   from family_times f
   cross join unnest(generate_date_array(date(f.interval_start), date(timestamp_sub(f.interval_end, interval 1 microsecond)))) as day
@@ -74,21 +85,22 @@ family_hours as (
 ),
 claimed as (
   select
-    tracking_server, workspace, run_id, machine, hour_start, max(num_nodes) as num_nodes,
-    cast(sum(timestamp_diff(least(interval_end, timestamp_add(hour_start, interval 1 hour)), greatest(interval_start, hour_start), microsecond)) as int64) as microseconds
+    tracking_server, workspace, run_id, machine, hour_start,
+    cast(sum(nodes * timestamp_diff(least(interval_end, timestamp_add(hour_start, interval 1 hour)), greatest(interval_start, hour_start), microsecond)) as int64) as microseconds
   from family_hours
   where interval_start < timestamp_add(hour_start, interval 1 hour) and interval_end > hour_start
   group by tracking_server, workspace, run_id, machine, hour_start
+  having microseconds > 0
 ),
 claim_floats as (
   select
     c.tracking_server, c.workspace, c.run_id, greatest(c.hour_start, m.billed_until) as estimated_from,
-    least(timestamp_add(c.hour_start, interval 1 hour), @now) as estimated_to, c.microseconds * 1000 * c.num_nodes as nanoseconds,
+    least(timestamp_add(c.hour_start, interval 1 hour), @now) as estimated_to, c.microseconds * 1000 as nanoseconds,
     m.source, m.account, m.instance_type, m.region_id, m.billing_currency, m.price_from, m.reason,
-    cast(cast(m.list_cost as string) as float64) * (c.microseconds * c.num_nodes / 3600000000.0) as list_float,
-    cast(cast(m.contracted_cost as string) as float64) * (c.microseconds * c.num_nodes / 3600000000.0) as contracted_float,
-    cast(cast(m.effective_cost as string) as float64) * (c.microseconds * c.num_nodes / 3600000000.0) as effective_float,
-    cast(cast(m.billed_cost as string) as float64) * (c.microseconds * c.num_nodes / 3600000000.0) as billed_float
+    cast(cast(m.list_cost as string) as float64) * (c.microseconds / 3600000000.0) as list_float,
+    cast(cast(m.contracted_cost as string) as float64) * (c.microseconds / 3600000000.0) as contracted_float,
+    cast(cast(m.effective_cost as string) as float64) * (c.microseconds / 3600000000.0) as effective_float,
+    cast(cast(m.billed_cost as string) as float64) * (c.microseconds / 3600000000.0) as billed_float
   from claimed c
   join estimate_machines m on m.resource_key = c.machine
 ),
@@ -139,7 +151,7 @@ nameless as (
   cross join everywhere e
   left join reaches j on j.place = concat('job ', w.job_key)
   left join reaches p on p.place = concat('pool ', w.pool_key)
-  where c.instance_type is null
+  where c.priced_as is null
 ),
 unknown as (
   -- Neither a machine nor a type is stated: only the time is known.
