@@ -277,10 +277,22 @@ def test_machines_that_are_billed_by_the_day_are_matched_by_the_day(seed: int) -
     for hour, value in own.items():
         for each in range(hour // 24 * 24, hour // 24 * 24 + 24):
             billed[each] = billed.get(each, 0.0) + value / 24
-    cell = replace(machines(billed, instance_type="standard_nc6s_v3"), is_daily=True)
+    cell = replace(machines(billed, instance_type="standard_nc6s_v3"), is_daily=True, machines=dict.fromkeys(billed, 9.0))
     (match,) = found_in([cell], [runs("bert", own), runs("others", other)])
     assert match.values == ("bert",)
     assert match.fit.both == pytest.approx(sum(own.values()))
+
+
+def test_runs_of_one_hour_share_the_machines_of_the_day() -> None:
+    """Three runs at a time on one machine that is billed by the day: the pool gives them the hours that they ran, not their sum."""
+    ran = {hour: 3.0 for day in range(0, DAYS, 2) for hour in range(day * 24 + 8, day * 24 + 14)}
+    on = {hour: 0.5 for day in range(0, DAYS, 2) for hour in range(day * 24, day * 24 + 24)}
+    cell = replace(machines(on, price=2.0, instance_type="standard_nc6s_v3"), is_daily=True, machines=dict.fromkeys(on, 1.0))
+    (match,) = found_in([cell], [runs("bert", ran)])
+    days = DAYS // 2
+    assert (match.cost, match.explained_cost, match.used_hours) == pytest.approx((24 * days, 12 * days, 6 * days))
+    two = replace(cell, machines=dict.fromkeys(on, 2.0))
+    assert found_in([two], [runs("bert", ran)])[0].used_hours == pytest.approx(12 * days)
 
 
 def test_a_name_that_is_a_glob_of_other_names_is_not_proposed() -> None:

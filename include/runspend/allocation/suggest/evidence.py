@@ -89,6 +89,8 @@ grouped as (
   -- few rows before they are numbered: a group's machines of one window are one
   select
     {NAMES}, charge_period_start, charge_period_end,
+    -- more time than the window means several machines in one line; up to a hundredth more is rounding
+    cast(sum(greatest(1, ceil(nanoseconds / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0) - 0.01))) as int64) as machines,
     sum(nanoseconds) as nanoseconds, sum(effective_cost) as effective_cost
   from described
   group by {NAMES}, charge_period_start, charge_period_end
@@ -96,7 +98,7 @@ grouped as (
 numbered as (
   select
     dense_rank() over (order by {NAMES}) as cell,
-    {NAMES}, charge_period_start, charge_period_end, nanoseconds, effective_cost
+    {NAMES}, charge_period_start, charge_period_end, machines, nanoseconds, effective_cost
   from grouped
 )
 """
@@ -114,11 +116,11 @@ MACHINE_HOURS = f"""{LEFT_LINES}
   select cell from numbered group by cell order by sum(effective_cost) desc, cell limit {MOST_MACHINES}
 ),
 kept_hours as (
-  select n.cell, n.charge_period_start, n.charge_period_end, n.nanoseconds, n.effective_cost
+  select n.cell, n.charge_period_start, n.charge_period_end, n.machines, n.nanoseconds, n.effective_cost
   from numbered n
   join kept k on k.cell = n.cell
 )
-select cell, charge_period_start, charge_period_end, nanoseconds, effective_cost
+select cell, charge_period_start, charge_period_end, machines, nanoseconds, effective_cost
 from kept_hours
 order by cell, charge_period_start, charge_period_end
 """
@@ -219,6 +221,7 @@ class Cell:
     runs: int = 0
     is_serving: bool = False  # machines that serve models: no run ran on them
     is_job: bool = False  # machines of one job, which its runs can state
+    machines: Mapping[int, float] = field(default_factory=dict)  # number billed in the charge period of the hour
 
 
 @dataclass(frozen=True)
@@ -247,10 +250,9 @@ def read_evidence(reader: Reader, first: date, currency: str) -> Evidence | None
     since, upto = span["since"], span["upto"]
     length = int((upto - since).total_seconds() * 1e9)
     asked = {"first": first, "steady_nanoseconds": length // 2}
-    hours: dict[int, tuple[dict[int, float], dict[int, float]]] = {}
+    hours: dict[int, tuple[dict[int, float], dict[int, float], dict[int, float]]] = {}
     for row in reader.query(MACHINE_HOURS, asked).to_pylist():
-        billed, costs = hours.setdefault(row["cell"], ({}, {}))
-        _spread(row, billed, costs)
+        _spread(row, *hours.setdefault(row["cell"], ({}, {}, {})))
     cells = reader.query(MACHINE_CELLS, asked).to_pylist()
     if cells and all(row["billing_currency"] != currency for row in cells):
         currency = cells[0]["billing_currency"]  # of the most expensive machines
@@ -271,19 +273,27 @@ def _hour_of(moment: datetime, sign: int = 1) -> int:
     return int(sign * moment.timestamp() // 3600)
 
 
-def _spread(row: Mapping[str, Any], billed: dict[int, float], costs: dict[int, float]) -> None:
-    """Spread a window's machine-hours and money evenly over the hours it touches."""
+def _spread(row: Mapping[str, Any], billed: dict[int, float], costs: dict[int, float], machines: dict[int, float]) -> None:
+    """Spread a window's machine-hours and money evenly over the hours it touches, each of which has all its machines."""
     first, end = _hour_of(row["charge_period_start"]), -_hour_of(row["charge_period_end"], -1)
     for hour in range(first, end):
         billed[hour] = billed.get(hour, 0.0) + row["nanoseconds"] / NANOSECONDS / (end - first)
         costs[hour] = costs.get(hour, 0.0) + float(row["effective_cost"] or 0) / (end - first)
+        machines[hour] = machines.get(hour, 0.0) + row["machines"]
 
 
-def _machine_cell(row: Mapping[str, Any], hours: dict[int, float], costs: dict[int, float]) -> Cell:
+def _machine_cell(row: Mapping[str, Any], hours: dict[int, float], costs: dict[int, float], machines: dict[int, float]) -> Cell:
     names = {key: row[key] for key in ("source", "account", "instance_type", "machine_group", "name_prefix", "resource_key") if row[key]}
     names |= {f"tag.{key}": value for key, value in _tags(row["other_tags"])}
     return Cell(
-        names, hours, costs, row["gpus"], row["longest"] > HOUR_MICROSECONDS, is_serving=bool(row["is_serving"]), is_job=bool(row["is_job"])
+        names,
+        hours,
+        costs,
+        row["gpus"],
+        row["longest"] > HOUR_MICROSECONDS,
+        is_serving=bool(row["is_serving"]),
+        is_job=bool(row["is_job"]),
+        machines=machines,
     )
 
 

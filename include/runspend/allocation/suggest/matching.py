@@ -235,14 +235,21 @@ class _Matcher:
     def _made(self, group: Group, chosen: Sequence[str], billed: Series, found: Fit, is_daily: bool) -> Match:
         costs = self._series((self.evidence.machines[n].costs for n in group.cells), is_daily)
         ran = self._together(chosen, is_daily)
-        there = [(c, b, r) for c, b, r in zip(costs, billed, ran, strict=True) if b > 0]
-        explained = sum(c * min(1.0, r / b) for c, b, r in there)  # as a pool splits it: one machine per run, as long as there is one
-        hours = sum(min(b, r) for _, b, r in there), sum(r for _, _, r in there), sum(ran)
+        busy = self._busy(group, chosen) if is_daily else ran
+        there = [(c, b, r, u) for c, b, r, u in zip(costs, billed, ran, busy, strict=True) if b > 0]
+        explained = sum(c * min(1.0, u / b) for c, b, _, u in there)  # as a pool splits it: one machine per run, as long as there is one
+        hours = sum(min(b, u) for _, b, _, u in there), sum(r for _, _, r, _ in there), sum(ran)
         cells = [cell for name in chosen for cell in self.names[name]]
         servers = tuple(sorted({cell.names["tracking"] for cell in cells}))
         return Match(
             group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), *hours, servers=servers
         )
+
+    def _busy(self, group: Group, names: Sequence[str]) -> Series:
+        """Return each day's run-hours for which there was a machine, hour by hour: runs of one hour share its machines."""
+        machines = self._series((self.evidence.machines[n].machines for n in group.cells), is_daily=False)
+        busy = [min(m, r) for m, r in zip(machines, self._together(names, is_daily=False), strict=True)]
+        return [sum(busy[first : first + HOURS_A_DAY]) for first in range(0, len(busy), HOURS_A_DAY)]
 
     def _together(self, names: Sequence[str], is_daily: bool) -> Series:
         return [sum(values) for values in zip(*(self._ran(n, is_daily) for n in names), strict=True)]

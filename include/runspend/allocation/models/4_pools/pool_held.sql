@@ -39,7 +39,8 @@ machines as (
     and l.charge_period_end > l.charge_period_start
     and not regexp_contains(l.resource_key, r'^(arn:[^:]*:eks:[^:]*:[^:]*:pod/|k8s://)')
   group by l.resource_key, l.pool_key, lower(l.instance_type)
-  having countif(l.job_key is not null) = 0
+  -- A resource that is a job may have several machines. A machine that a tag assigns to a job is one machine.
+  having countif(ends_with(concat('/', lower(l.resource_key)), concat('/', regexp_extract(l.job_key, r'[^/]*$')))) = 0
     and max(coalesce(l.billed_nanoseconds, 0) / (timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) * 1000.0)) <= 1.01
 ),
 places as (

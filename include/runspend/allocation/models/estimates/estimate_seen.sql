@@ -6,7 +6,8 @@ with recent as (
     max(lower(instance_type)) as instance_type, max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb,
     max(case when charge_category = 'Usage' then charge_period_end end) as used_until,
     -- Billed by time or type, and never for longer than the charge period, apart from a hundredth for rounding.
-    countif(job_key is not null) = 0
+    -- A resource that is a job may have several machines.
+    countif(ends_with(concat('/', lower(resource_key)), concat('/', regexp_extract(job_key, r'[^/]*$')))) = 0
       and countif(service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null)) > 0
       and max(coalesce(case when charge_category = 'Usage' then billed_nanoseconds end, 0) / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0)) <= 1.01
       as is_one_machine
