@@ -3,7 +3,7 @@
 -- A run that starts to state its machine keeps its part of the disks: it does not fall to the other runs.
 -- Daily charges of a pool whose machines are billed by the hour are split by all hours of the day, and hourly charges of a pool whose
 -- machines are billed by the day by the part of that hour.
--- As in every charge period without machines, none of this is idle.
+-- Idle is the time on these machines that no run had, as where no run states its machine.
 with days as (
   -- The rest of machines that are billed for more than an hour, as split between claims.
   select
@@ -53,17 +53,23 @@ pieces as (
     cast(round(nanoseconds * (part / parts)) as int64), false
   from day_parts
 ),
+day_totals as (
+  -- All time of machines that are billed for more than an hour.
+  select target_key, window_start, window_end, sum(nanoseconds) as nanoseconds
+  from pieces
+  where not is_part and window_end > timestamp_add(timestamp_trunc(window_start, hour), interval 1 hour)
+  group by target_key, window_start, window_end
+),
 windows as (
-  select distinct c.target_key, c.window_start, c.window_end, coalesce(w.machines, 0) > 0 as has_machines
+  select distinct c.target_key, c.window_start, c.window_end
   from timed_candidates c
   join (select distinct target_key from pool_known_uses) u on u.target_key = c.target_key
   join pools n on n.match_method = 'pool_time' and n.target_key = c.target_key
-  left join pool_windows w on w.pool_number = n.pool_number and w.window_start = c.window_start and w.window_end = c.window_end
   where c.match_method = 'pool_time' and c.cost_kind <> 'compute'
 ),
 window_hours as (
   -- Charge periods join by the hour in which the inner one begins. By pool alone, all would join with all.
-  select w.target_key, w.window_start, w.window_end, w.has_machines, hour_number
+  select w.target_key, w.window_start, w.window_end, hour_number
   from windows w
   cross join unnest(generate_array(div(unix_micros(w.window_start), 3600000000), div((unix_micros(w.window_end) - 1), 3600000000))) as hour_number
 ),
@@ -74,14 +80,40 @@ parts as (
   from window_hours w
   join pieces p
     on p.target_key = w.target_key and div(unix_micros(p.window_start), 3600000000) = w.hour_number and p.window_start >= w.window_start and p.window_end <= w.window_end
-  where (p.allocated_to = 'run' or w.has_machines)
-    and (not p.is_part or w.window_end <= timestamp_add(timestamp_trunc(w.window_start, hour), interval 1 hour))
+  where not p.is_part or w.window_end <= timestamp_add(timestamp_trunc(w.window_start, hour), interval 1 hour)
+),
+hours_used as (
+  select w.target_key, w.window_start, w.window_end, sum(p.nanoseconds) as nanoseconds
+  from windows w
+  join pieces p on p.target_key = w.target_key and p.window_start = w.window_start and p.window_end = w.window_end
+  where p.is_part
+  group by w.target_key, w.window_start, w.window_end
+),
+hours_idle as (
+  -- What runs leave of an hour of machines that are billed by the day.
+  select
+    u.target_key, u.window_start, u.window_end,
+    cast(round(
+      sum(t.nanoseconds * (timestamp_diff(u.window_end, u.window_start, microsecond) / timestamp_diff(t.window_end, t.window_start, microsecond))) - max(u.nanoseconds)) as int64) as nanoseconds
+  from hours_used u
+  join day_totals t on t.target_key = u.target_key and t.window_start < u.window_end and t.window_end > u.window_start
+  group by u.target_key, u.window_start, u.window_end
+),
+all_parts as (
+  select target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds, is_known
+  from parts
+  union all
+  select
+    target_key, window_start, window_end, 'idle', cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string),
+    false, nanoseconds, false
+  from hours_idle
+  where nanoseconds > 0
 ),
 summed as (
   select
     target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind,
     logical_or(is_ambiguous) as is_ambiguous, logical_or(is_known) as is_known, cast(sum(nanoseconds) as int64) as nanoseconds
-  from parts
+  from all_parts
   group by target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id
 ),
 running as (
