@@ -15,6 +15,7 @@ from runspend.config.settings import Settings, load_settings
 from runspend.schema.tables import TABLES, Column, Table
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.allocation.chain import World, arrow, line, make_run, run_on_duckdb, summarize_on_duckdb
+from tests.kept import copy_made_once
 
 NOW = dt.datetime(2026, 10, 4, 6, tzinfo=dt.timezone.utc)
 DECOY = "dec0de"
@@ -112,6 +113,11 @@ def _value(column: Column) -> Any:
 
 def make_two_teams(home: Path) -> Settings:
     """The warehouse, the reports and the configuration in `home`."""
+    copy_made_once("two-teams", _make, home)
+    return load_settings(home / "runspend.yaml")
+
+
+def _make(home: Path) -> None:
     world = two_teams()
     run_on_duckdb(world, home / "warehouse", check=False)
     summarize_on_duckdb(world, home / "warehouse")
@@ -177,4 +183,3 @@ def make_two_teams(home: Path) -> Settings:
         ),
         encoding="utf-8",
     )
-    return load_settings(home / "runspend.yaml")

@@ -22,3 +22,11 @@ def made_once(name: str, make: Callable[[Path], object]) -> Path:
             make(kept / name)
             done.touch()
     return kept / name
+
+
+def copy_made_once(name: str, make: Callable[[Path], object], to: Path) -> None:
+    """Copy the folder of this name to `to`. Outside of a test run, `make` fills `to` itself."""
+    if FOLDER in os.environ:
+        shutil.copytree(made_once(name, make), to, dirs_exist_ok=True)
+    else:
+        make(to)

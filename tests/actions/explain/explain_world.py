@@ -10,6 +10,7 @@ from typing import Any
 from runspend.config.settings import Settings
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.allocation.chain import World, arrow, line, make_run, run_on_duckdb, summarize_on_duckdb
+from tests.kept import copy_made_once
 
 NOW = dt.datetime(2026, 10, 4, 6, tzinfo=dt.timezone.utc)
 SETTINGS = Settings.model_validate(
@@ -103,6 +104,14 @@ def explain_world() -> World:
 
 def make_explained(root: Path, *more: dict[str, Any]) -> ParquetWarehouse:
     """The world in a warehouse, with the state of its bill and what its second version changed. `more`: other lines of its bill."""
+    if more:
+        _make(root, *more)
+    else:
+        copy_made_once("explained", _make, root)
+    return ParquetWarehouse(root)
+
+
+def _make(root: Path, *more: dict[str, Any]) -> None:
     world = explain_world()
     world["billing_lines"] += more
     run_on_duckdb(world, root)
@@ -121,4 +130,3 @@ def make_explained(root: Path, *more: dict[str, Any]) -> ParquetWarehouse:
         source = {"source": "aws", "kind": "bill", "state": "ok", "covered_until": covered, "late_after_seconds": 172800.0}
         step.put("sources", "all", "aws", arrow("sources", [source]))
         assert step.publish()
-    return warehouse
