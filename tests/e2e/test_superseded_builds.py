@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from email import message_from_bytes, policy
-from pathlib import Path
 
 import pytest
 
@@ -13,17 +12,27 @@ from runspend.config.settings import Settings, load_settings
 from runspend.pipeline.allocate import BUILD_TRIES
 from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
-from tests.tiny_world import NOW, make_store, make_tiny_world
+from tests.kept_world import KeptWorld
+from tests.tiny_world import NOW, make_store
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> KeptWorld:
+    """A tiny world whose sources were read, and whose costs were not built yet."""
+    folder = tmp_path_factory.mktemp("world")
+    make_store(folder / "store")
+    world = KeptWorld(folder, folder / "store")
+    settings = load_settings(world.config)
+    for step in (pipeline.extract, pipeline.load, pipeline.measure):
+        step(settings, now=NOW)
+    world.keep("read")
+    return world
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """A tiny world whose sources were read, and whose costs were not built yet."""
-    make_store(tmp_path / "store")
-    made = load_settings(make_tiny_world(tmp_path / "world", tmp_path / "store"))
-    for step in (pipeline.extract, pipeline.load, pipeline.measure):
-        step(made, now=NOW)
-    return made
+def settings(world: KeptWorld) -> Settings:
+    """Of that world."""
+    return load_settings(world.put_back("read"))
 
 
 def overtake(settings: Settings, times: int, told: list[str]) -> Callable[[str], None]:
