@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import run_process
+from tests.command import run_here, run_process
 from tests.tiny_world import NOW, make_store, make_tiny_world
 
 
@@ -30,7 +30,7 @@ def test_verbose_logs_every_step_with_counts_times_and_reasons(config: Path) -> 
     ):
         assert f" INFO {expected}" in first
     assert "load: done in " in first
-    quiet = run_process(*given).stderr
+    quiet = run_here(*given).stderr
     assert "INFO" not in quiet
     again = run_process(*given, "--verbose").stderr
     assert "load: billing_lines 2026-11 bill is unchanged and was not replaced" in again

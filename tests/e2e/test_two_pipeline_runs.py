@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from runspend.warehouse.factory import open_warehouse
-from tests.command import run_process
+from tests.command import run_here
 from tests.tiny_world import NOW, make_store, make_tiny_world
 
 
@@ -21,7 +21,7 @@ def test_two_pipeline_runs_at_once_leave_the_tables_of_one(tmp_path: Path) -> No
     """Each ends with 0, or says that it was overtaken; the ledger is whole, nothing is damaged, and a third run has nothing to do."""
     make_store(tmp_path / "store")
     alone = make_tiny_world(tmp_path / "alone", tmp_path / "store")
-    run_process("nightly", "--config", str(alone), "--now", NOW.isoformat())
+    run_here("nightly", "--config", str(alone), "--now", NOW.isoformat())
     both = make_tiny_world(tmp_path / "both", tmp_path / "store")
     command = [sys.executable, "-m", "runspend.interfaces.cli", "nightly", "--config", str(both), "--now", NOW.isoformat()]
     started = [
@@ -30,5 +30,5 @@ def test_two_pipeline_runs_at_once_leave_the_tables_of_one(tmp_path: Path) -> No
     ended = [(*process.communicate(timeout=300), process.returncode) for process in started]
     assert {code for *_, code in ended} <= {0}, ended
     assert digests(both.parent / "home") == digests(alone.parent / "home")
-    run_process("verify", "--full", "--config", str(both))
-    assert "exit=0" in run_process("nightly", "--config", str(both), "--now", NOW.isoformat()).stdout
+    run_here("verify", "--full", "--config", str(both))
+    assert "exit=0" in run_here("nightly", "--config", str(both), "--now", NOW.isoformat()).stdout
