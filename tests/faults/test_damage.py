@@ -151,9 +151,17 @@ def test_units_cut_emptied_lost_and_exchanged_are_refused_then_replaced(config: 
 def test_every_kind_of_harm_to_units_chosen_at_random(config: Path, harm: Callable[[Path], None], seed: int) -> None:
     warehouse, wanted = ParquetWarehouse(root_of(config)), digests(root_of(config))
     chosen = random.Random(seed).sample(sorted(wanted), 8)
+    before = {unit: contents(warehouse, unit) for unit in chosen}
     for unit in chosen:
         harm(warehouse.path(unit))
-    assert_found_and_mended(config, set(chosen), wanted)
+    harmed = {unit for unit in chosen if contents(warehouse, unit) != before[unit]}
+    assert len(harmed) >= 6  # two that were exchanged for each other have their own file again
+    assert_found_and_mended(config, harmed, wanted)
+
+
+def contents(warehouse: ParquetWarehouse, unit: Unit) -> list[bytes | None]:
+    """A unit's file and its state; None for one that is lost."""
+    return [path.read_bytes() if path.exists() else None for path in (warehouse.path(unit), warehouse.state_path(unit))]
 
 
 def test_a_reader_refuses_a_flipped_bit_that_was_written(config: Path) -> None:

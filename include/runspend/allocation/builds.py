@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runspend.allocation.inputs import digest, json_text, parse_unit, read_builds
+from runspend.allocation.inputs import FINAL_BILLS, digest, json_text, parse_unit, read_builds
 from runspend.core.errors import CheckFailed
 from runspend.core.own_files import read_bytes, write_whole
 from runspend.core.step_result import Outcome, Progress
@@ -107,7 +107,8 @@ class Builder:
         if before is None or before["build_id"] == digest(inputs):
             return None
         names = {name for name in {*before["inputs"], *inputs} if before["inputs"].get(name) != inputs.get(name)}
-        return None if any(map(is_decisive, names)) else describe_inputs(names)
+        # If nothing else changed, a build changes no figure: it says that they are final.
+        return None if names == {FINAL_BILLS} or any(map(is_decisive, names)) else describe_inputs(names)
 
     def _note(self, step: Step, period: str, build_id: str, inputs: Mapping[str, str | None], outputs: Mapping[str, str]) -> None:
         row = {
@@ -129,7 +130,7 @@ WORDS = {
     "billing_lines": "how its lines are read (configuration)",
     "artifact_bytes": "artifact bytes",
     "trace_costs": "costs of traces",
-    "final bills": "which bills are final",
+    FINAL_BILLS: "which bills are final",
 }
 
 

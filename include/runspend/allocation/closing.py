@@ -16,7 +16,7 @@ from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import Any
 
-from runspend.allocation.inputs import BILL, configuration_digest, digest, month_start
+from runspend.allocation.inputs import BILL, FINAL_BILLS, configuration_digest, digest, month_start
 from runspend.config.settings import Settings
 from runspend.schema.rows import arrow_rows, first_day
 from runspend.warehouse.base import Unit, Warehouse
@@ -111,7 +111,7 @@ class Finality:
     def inputs(self, period: str) -> dict[str, str | None]:
         """Return the inputs of a build of the month: the bills as delivered, and which of them are final."""
         final = ", ".join(row["source"] for row in self.rows(period) if row["state"] != "open")
-        return {**{f"{BILL}{row['source']}": row["bill_digest"] for row in self.rows(period)}, "final bills": final}
+        return {**{f"{BILL}{row['source']}": row["bill_digest"] for row in self.rows(period)}, FINAL_BILLS: final}
 
     def publish(self, period: str, ignored_changes: str | None) -> None:
         """Write the month's rows if they differ from the stored ones. `ignored_changes`: skipped changes of a closed month, as text."""

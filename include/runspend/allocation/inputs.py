@@ -76,7 +76,8 @@ join runs r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
 where r.start_month <> w.start_month
 """
 
-# Inputs of a build that are not units; the name of a bill or server follows.
+FINAL_BILLS = "final bills"  # an input of a build that is no unit
+# Others; the name of a bill or server follows.
 BILL = "bill of "
 BILLED_UNTIL = "billed until: "
 TAGGED_RUNS = "tagged runs of "

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from runspend.actions.alert.renames import note_rename
-from runspend.allocation.inputs import BILL, BILLED_UNTIL, TAGGED_RUNS, digest, json_text, parse_unit, unit_name
+from runspend.allocation.inputs import BILL, BILLED_UNTIL, FINAL_BILLS, TAGGED_RUNS, digest, json_text, parse_unit, unit_name
 from runspend.config.settings import Settings
 from runspend.core.errors import ConfigError
 from runspend.core.step_result import Outcome
@@ -137,7 +137,7 @@ def _rebooked(
         unit = parse_unit(name) if "/" in name else None
         if unit is not None and unit in moved and value == states[unit].digest:
             inputs[unit_name(moved[unit])] = digests[unit]
-        elif name == "final bills":
+        elif name == FINAL_BILLS:
             inputs[name] = ", ".join(sorted(new if bill == old else bill for bill in (value or "").split(", ")))
         else:
             kept = next((prefix for prefix in (BILL, BILLED_UNTIL, TAGGED_RUNS) if name == f"{prefix}{old}"), None)

@@ -22,7 +22,7 @@ from runspend.actions.statement.plan import Month
 from runspend.actions.statement.render import render_csv, render_page
 from runspend.allocation.builds import describe_inputs
 from runspend.allocation.closing import is_bill
-from runspend.allocation.inputs import BILL, parse_unit
+from runspend.allocation.inputs import BILL, FINAL_BILLS, parse_unit
 from runspend.core.amounts import add, plain
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import RecordRefused, RunspendError
@@ -196,7 +196,7 @@ def _reasons(document: Document, before: Mapping[str, Any], *, is_exact: bool) -
             found.append(f"the bill {source} was {'added' if old is None else 'removed'}")
         else:
             found.append(f"the bill {source} was restated: version {new} replaced version {old}")
-    if others := {name for name in changed if name != "final bills" and not is_bill(name) and not _is_of(name, sources)}:
+    if others := {name for name in changed if name != FINAL_BILLS and not is_bill(name) and not _is_of(name, sources)}:
         words = describe_inputs(others) or "other months"
         found.append(f"the month was allocated again after a change of: {words}")
     policy = month.policy.model_dump(mode="json")
