@@ -62,7 +62,7 @@ TAKEN = pa.schema(
 KNOWN_USES = pa.schema(
     [
         *((name, pa.string()) for name in ("target_key", "tracking_server", "workspace", "run_id", "run_end_rule", "weight_kind")),
-        ("window_start", MOMENT), ("window_end", MOMENT), ("is_ambiguous", pa.bool_()), ("nanoseconds", pa.int64()),
+        ("window_start", MOMENT), ("window_end", MOMENT), ("is_part", pa.bool_()), ("is_ambiguous", pa.bool_()), ("nanoseconds", pa.int64()),
     ]
 )  # fmt: skip
 SLOT_TARGETS = pa.schema(

@@ -7,26 +7,24 @@ with regions as (
     and service_category in ('Compute', 'AI and Machine Learning')
 ),
 sets as (
-  select distinct array_to_string(l.group_keys, chr(31)) as group_text, l.region_id
+  select l.region_id, any_value(l.group_keys) as group_keys
   from billing_lines l
   join regions r on r.region_id = l.region_id
   where l.billing_period = @period and array_length(l.group_keys) > 0
+  group by l.region_id, array_to_string(l.group_keys, chr(31))
 ),
 keys as (
-  select distinct array_to_string(group_keys, chr(31)) as group_text, group_key
-  from billing_lines
+  select distinct group_key, region_id
+  from sets
   cross join unnest(group_keys) as group_key
-  where billing_period = @period and array_length(group_keys) > 0
 ),
 keys_in_regions as (
-  select k.group_key, s.region_id
-  from sets s
-  join keys k on k.group_text = s.group_text
+  select group_key, region_id
+  from keys
   union distinct
   -- A node group that is named without its cluster.
-  select regexp_replace(k.group_key, r'^([^|@]*)@[^|]*', r'\1'), s.region_id
-  from sets s
-  join keys k on k.group_text = s.group_text
+  select regexp_replace(group_key, r'^([^|@]*)@[^|]*', r'\1'), region_id
+  from keys
 )
 select group_key, region_id
 from keys_in_regions
