@@ -57,7 +57,7 @@ SITUATIONS = {
     "what_a_run_states_is_stronger_than_a_declaration",
     "a_run_that_was_stopped_twice_over_the_months_end", "a_childs_gap_is_not_its_parents", "a_run_asks_no_pool_while_it_was_stopped", "a_run_that_states_an_end_in_the_future",
     "nodes_of_a_type_of_which_a_run_states_the_first", "disks_of_a_pool_serve_runs_by_tag_and_job_too",
-    "shares_of_a_types_hours", "a_driver_on_a_small_machine_and_its_trials_on_large_ones", "a_machine_that_a_run_states_in_a_pool_whose_lines_say_no_time",
+    "shares_of_a_types_hours", "clusters_of_one_name_in_two_regions", "a_driver_on_a_small_machine_and_its_trials_on_large_ones", "a_machine_that_a_run_states_in_a_pool_whose_lines_say_no_time",
 }  # fmt: skip
 
 
