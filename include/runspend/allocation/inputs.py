@@ -76,7 +76,7 @@ join runs r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
 where r.start_month <> w.start_month
 """
 
-FINAL_BILLS = "final bills"  # an input of a build that is no unit
+FINAL_BILLS = "final bills"  # an input of a build that is not a unit
 # Others; the name of a bill or server follows.
 BILL = "bill of "
 BILLED_UNTIL = "billed until: "
