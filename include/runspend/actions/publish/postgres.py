@@ -1,8 +1,8 @@
 """Publishes to a schema of PostgreSQL, in one transaction: readers see all of the old rows, or all of the new ones.
 
 Rows of months that changed are deleted and copied in by COPY, as CSV that Arrow writes: Arrow's own driver for PostgreSQL takes longer
-(docs/benchmarks.md). Tables stay the same ones, so grants on them and views of other people over them stay
-too. If the process is killed, the server rolls back: nothing is left behind. A table that Runspend did not make is never changed.
+(docs/benchmarks.md). Tables stay the same ones, so grants on them and views of other people over them stay too. If the process is killed,
+the server rolls back: nothing is left behind. A table that Runspend did not make is never changed.
 
 Source: PostgreSQL "Transaction Isolation", "COPY", "Routine Vacuuming" (deleted rows are removed by autovacuum).
 """

@@ -84,13 +84,12 @@ def plan_month(reader: Reader, settings: Settings, period: str, teams: Collectio
         for row in reader.query(sql["bills"], {"first": first}).to_pylist()
     )
     billed_before = {row["source"] for row in reader.query(sql["billed_before"], {"first": first}).to_pylist()}
-    expected = [source.name for source in settings.billing if source.name in billed_before]
     inputs = reader.query(sql["inputs"], {"first": first}).to_pylist()
     policy, hides = settings.statements, settings.mail.people != "show"
     shown = [{**row, "experiment_name": without_person(row["experiment_name"])} for row in rows] if hides else rows
     spread = [part for part in SPREADABLE if getattr(policy, part) == "spread"]
     statements = distribute(shown, policy.measure, spread, teams)
-    missing = tuple(sorted({*expected} - {bill.source for bill in bills}))
+    missing = tuple(sorted(billed_before & {source.name for source in settings.billing} - {bill.source for bill in bills}))
     month = Month(period, policy, hides, bills, json.loads(inputs[0]["inputs"]) if inputs else {}, statements, missing)
     _check(rows, month)
     return month
