@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -96,13 +97,15 @@ class Published:
 
 @dataclass
 class Content:
-    """The parts of `tables`, and their rows as Parquet files in `folder`."""
+    """The parts of `tables`, and their rows as Parquet files in `folder`. `worker` computes views."""
 
     warehouse: Warehouse
     folder: Path
     states: Mapping[Unit, UnitState]
+    worker: ThreadPoolExecutor
     site_url: str | None = None
     tables: tuple[Table, ...] = PUBLISHED_TABLES
+    _newest: dict[str, Future[Path]] = field(default_factory=dict)  # of each view, for all that ask
 
     def of(self, names: Sequence[str] | None) -> Content:
         """Return the content with these tables only; None for all."""
@@ -129,33 +132,38 @@ class Content:
         states = (f"{unit} {self.states[unit].digest} {self.states[unit].build_id}" for unit in units)
         return _digest(*states, [(c.name, c.type) for c in table.columns], table.sql if isinstance(table, View) else "")
 
+    def compute_ahead(self, parts: Iterable[Part]) -> None:
+        """Begin to compute the newest month of the views among `parts`, so that it is ready when other parts were copied."""
+        for part in parts:
+            if self._is_newest_of_view(part):
+                self._newest_file(part)
+
     @contextmanager
     def files(self, part: Part) -> Iterator[list[Path]]:
         """Yield Parquet files with the rows of a part, in the columns of its table. They are removed afterwards.
 
         The rows of the newest month of a view are computed once for all that ask.
         """
-        kept = self.folder / f"{part.table.name}.parquet"
-        is_newest = isinstance(part.table, View) and part == [p for p in self.parts if p.table is part.table][-1]
-        if is_newest and kept.exists():
-            yield [kept]
+        if self._is_newest_of_view(part):
+            yield [self._newest_file(part).result()]
             return
         with tempfile.TemporaryDirectory(dir=self.folder) as own:
-            files = [file for unit in part.units if (file := self.warehouse.fetch(unit, Path(own))) is not None]
-            if isinstance(part.table, View):
-                files = [self._view_file(part.table, files, Path(own))]
-                if is_newest:
-                    files = [files[0].replace(kept)]
-            yield files
+            files = self._fetched(part, Path(own))
+            yield [_view_file(part.table, files, Path(own))] if isinstance(part.table, View) else files
 
-    def _view_file(self, view: View, files: list[Path], folder: Path) -> Path:
-        """Write the rows of a view over the rows of its one table. No sum of a view spans two months of it."""
-        target = folder / "view.parquet"
-        (table,) = view.over
-        with empty_engine(folder / "spill") as connection:
-            connection.execute(f"create temp view {table} as from read_parquet({file_list(files)}, hive_partitioning = false)")
-            connection.execute(f"copy ({duckdb_sql(view.sql)}) to {literal(target)} (format parquet, compression zstd)")
-        return target
+    def _is_newest_of_view(self, part: Part) -> bool:
+        return isinstance(part.table, View) and part == [p for p in self.parts if p.table is part.table][-1]
+
+    def _newest_file(self, part: Part) -> Future[Path]:
+        """Return the file of the newest month of a view. What it is computed from is fetched in this thread, whose moment is open."""
+        assert isinstance(part.table, View)
+        if part.table.name not in self._newest:
+            own = Path(tempfile.mkdtemp(dir=self.folder))
+            self._newest[part.table.name] = self.worker.submit(_view_file, part.table, self._fetched(part, own), own)
+        return self._newest[part.table.name]
+
+    def _fetched(self, part: Part, folder: Path) -> list[Path]:
+        return [file for unit in part.units if (file := self.warehouse.fetch(unit, folder)) is not None]
 
     def rounding(self) -> list[Rounding]:
         """Return how far rounded costs of the newest billing period are from the ledger, by currency."""
@@ -174,12 +182,22 @@ class Content:
         return [Rounding(parts[-1].period, *row) for row in found]
 
 
+def _view_file(view: View, files: list[Path], folder: Path) -> Path:
+    """Write the rows of a view over the rows of its one table. No sum of a view spans two months of it."""
+    target = folder / "view.parquet"
+    (table,) = view.over
+    with empty_engine(folder / "spill") as connection:
+        connection.execute(f"create temp view {table} as from read_parquet({file_list(files)}, hive_partitioning = false)")
+        connection.execute(f"copy ({duckdb_sql(view.sql)}) to {literal(target)} (format parquet, compression zstd)")
+    return target
+
+
 @contextmanager
 def open_content(warehouse: Warehouse, site_url: str | None = None) -> Iterator[Content]:
     """Open what is published now. Whatever is published meanwhile, all its files are of this moment."""
     names = {name for table in PUBLISHED_TABLES for name in (table.over if isinstance(table, View) else (table.name,))}
-    with tempfile.TemporaryDirectory(prefix="runspend-") as folder, warehouse.reader():
-        yield Content(warehouse, Path(folder), warehouse.states(*sorted(names)), site_url)
+    with tempfile.TemporaryDirectory(prefix="runspend-") as folder, warehouse.reader(), ThreadPoolExecutor(1) as worker:
+        yield Content(warehouse, Path(folder), warehouse.states(*sorted(names)), worker, site_url)
 
 
 def builds_rows(content: Content, counts: Mapping[tuple[str, str], tuple[int, datetime]], now: datetime) -> list[dict[str, Any]]:

@@ -133,10 +133,11 @@ class _Schema:
             published.is_new = False
             return published
         counts: dict[tuple[str, str], tuple[int, datetime]] = {}
+        changed = [p for p in content.parts if p.table.name in self._made or p.key not in there or there[p.key][0] != p.build_id]
+        content.compute_ahead(changed)
         for part in content.parts:
-            known = there.get(part.key)
-            if known is not None and known[0] == part.build_id and part.table.name not in self._made:
-                counts[part.key] = known[1], known[2]
+            if part not in changed:
+                counts[part.key] = there[part.key][1], there[part.key][2]
                 continue
             rows = self._replace(part, content)
             counts[part.key] = rows, now
