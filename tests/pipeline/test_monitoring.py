@@ -101,7 +101,7 @@ def test_loads_that_stop_are_mailed_within_26_hours(tmp_path: Path) -> None:
     assert told[4] == (26, 3, 1)
     assert [t[2] for t in told] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3]
     first = inbox(tmp_path)[0]
-    assert first["Subject"] == "[runspend] STALE: 3 nightly jobs without a run: aws, cost tables, prod"
+    assert first["Subject"] == "[runspend] STALE: 3 sources or steps are late: aws, cost tables, prod"
     assert first["To"] == "oncall@acme.com"
     assert "aws was not read for 26 h (limit 25 h, last time 24 Nov 04:00 UTC)." in " ".join(text_of(first).split())
     assert "Bill aws is complete to 23 Nov 23:00 UTC, 31 h behind." in " ".join(text_of(first).split())

@@ -145,6 +145,18 @@ def test_a_crossing_and_its_correction_reach_every_channel_once(tmp_path: Path, 
     assert len(services.of("opsgenie")) == 1
 
 
+def test_a_post_that_arrives_with_the_mail_about_another_is_not_a_failure(tmp_path: Path, services: Services) -> None:
+    """Slack refuses its post; Teams answers when the mail about that is sent."""
+    given, records = world(tmp_path, services, "slack", "teams"), MemoryRecords()
+    services.faults += [Fault(400, "invalid_payload"), Fault(way="unread")]
+    (error,) = spend(given, records).errors
+    assert "cannot deliver 1 of 4 mails" in str(error) and "channel:slack: refused, 400 invalid_payload" in str(error)
+    (told,) = [" ".join(path.read_text().split()) for path in (tmp_path / "mail").glob("operators.REFUSED*.eml")]
+    assert "Correct the channel in runspend.yaml" in told and "Runspend does not send it again" in told
+    spend(given, records, "100", 1)
+    assert "it had reached 80% of budget and 100% of budget, based on" in json.dumps(services.of("slack"))
+
+
 @pytest.mark.parametrize(
     ("kind", "fault", "state", "is_retried"),
     [

@@ -572,4 +572,4 @@ def test_a_thousand_refusals_are_one_mail_to_operators(tmp_path: Path) -> None:
         assert sum(s.startswith("[runspend] REFUSED: 1000 mails not delivered") for s in told) == 1
         assert len(told) == (1 if count == 1000 else 6)
     text = " ".join(text_of(next(m for m in mails(tmp_path).values() if "1000" in m["Subject"])).split())
-    assert "was refused: 550 5.1.1 no such user; Runspend does not send this mail again" in text and "and 950 more" in text
+    assert "was refused: 550 5.1.1 no such user; Runspend does not send it again" in text and "and 950 more" in text

@@ -481,7 +481,7 @@ def test_a_permanent_refusal_is_reported_as_permanent(tmp_path: Path) -> None:
         send(smtp(tmp_path, server.port), records)
         operators.tell_refused(smtp(tmp_path, server.port), records, NOW)
     body = server.accepted[1].message.get_body(("plain",))
-    assert body is not None and "Runspend does not send this mail again" in " ".join(body.get_content().split())
+    assert body is not None and "Runspend does not send it again" in " ".join(body.get_content().split())
 
 
 def test_refused_operators_make_no_loop(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from runspend.actions.alert.first_summary import begin, is_first_night, summaris
 from runspend.actions.alert.forecast import HISTORY
 from runspend.actions.alert.judge import Series, Status, judge_budget, judge_days, not_judged
 from runspend.actions.alert.message import Mail
-from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, RecordStore, send_outbox
+from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, RecordStore, last_results, send_outbox
 from runspend.actions.alert.periods import BudgetPeriod, period_named
 from runspend.actions.alert.renames import settle_renames
 from runspend.actions.alert.sections import period_name
@@ -87,7 +87,7 @@ class AlertResult:
     @property
     def refused(self) -> list[Delivery]:
         """Mails that this step could not deliver: refused, or still waiting for a server."""
-        return [d for d in self.deliveries if d.outcome.state in ("refused", "waiting")]
+        return [d for d in last_results(self.deliveries) if d.outcome.state in ("refused", "waiting")]
 
     @property
     def errors(self) -> list[RunspendError]:
@@ -96,13 +96,14 @@ class AlertResult:
         They are a missing exchange rate, and a PartialFailure if a mail was not delivered.
         """
         errors: list[RunspendError] = [] if self.missing is None else [self.missing]
-        failures = [failure for d in self.deliveries if (failure := d.failure) is not None]
+        results = last_results(self.deliveries)
+        failures = [failure for d in results if (failure := d.failure) is not None]
         if not failures:
             return errors
         return [
             *errors,
             PartialFailure(
-                f"cannot deliver {len(failures)} of {len(self.deliveries)} mails: {failures[0]}. Fix mail or notify in runspend.yaml.",
+                f"cannot deliver {len(failures)} of {len(results)} mails: {failures[0]}. Fix mail or notify in runspend.yaml.",
                 failures,
             ),
         ]

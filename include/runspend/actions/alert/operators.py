@@ -145,6 +145,7 @@ class _Refused:
     phrase: str
     then: str
     to: tuple[str, ...]
+    is_channel: bool
 
 
 def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> Iterator[_Refused]:
@@ -175,14 +176,16 @@ def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> It
         phrase = (
             f"{sent} to {value['recipient']} {'given up' if is_given_up else 'deferred' if is_put_off else 'refused'}: {value['reply']}"
         )
-        yield _Refused(local_id, value["subject"], value["message_id"], headline, phrase, then, tuple(others))
+        yield _Refused(local_id, value["subject"], value["message_id"], headline, phrase, then, tuple(others), sent == "post")
 
 
 def _write_one_refused(settings: Settings, now: datetime, one: _Refused) -> Mail:
     blocks: list[Block] = [
         *_found([f"Subject: {one.subject}", f"Message-ID: {one.message_id}"]),
-        *_help(STILL_REFUSED, [("Correct the address", f"in {_file(settings)}"), ("Delivery", one.then)]),
-        Paragraph("Sent once per mail and recipient."),
+        *_help(
+            STILL_REFUSED, [(f"Correct the {'channel' if one.is_channel else 'address'}", f"in {_file(settings)}"), ("Delivery", one.then)]
+        ),
+        Paragraph(f"This mail is sent once for each {'post and channel' if one.is_channel else 'mail and recipient'}."),
     ]
     return _write(settings, "REFUSED", one.local_id, now, Head(one.phrase, one.headline), blocks, one.to)
 
@@ -210,8 +213,7 @@ def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale],
         advice = Advice(still_works=STILL_STALE, do=DO_STALE, subject=one.phrase, figures=one.figures)
         return notify(settings, records, "STALE", f"{one.name}/all", now, one.text, advice=advice)
     names = ", ".join(short_place(one.name) for one in untold)
-    headline = f"{len(untold)} nightly jobs did not run: {names}"
-    subject = f"{len(untold)} nightly jobs without a run: {names}"
+    headline = f"{len(untold)} sources or steps are late: {names}"
     key = f"stale: {', '.join(one.name for one in untold)}"
     return notify(
         settings,
@@ -221,12 +223,12 @@ def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale],
         now,
         headline,
         details=[one.text for one in untold],
-        advice=Advice(still_works=STILL_STALE, do=DO_STALE, subject=subject, figures=(("late", f"{len(untold)}", "sources and steps"),)),
+        advice=Advice(still_works=STILL_STALE, do=DO_STALE, figures=(("late", f"{len(untold)}", "sources and steps"),)),
     )
 
 
-NOT_SENT_AGAIN = "Runspend does not send this mail again"
-STILL_REFUSED = "Other recipients got the mail. The alerts table has all alerts."
+NOT_SENT_AGAIN = "Runspend does not send it again"
+STILL_REFUSED = "Other recipients are not affected. The alerts table has all alerts."
 STILL_STALE = "Runspend keeps the last good data and judges budgets by it. Alerts may be late, because newer costs are missing."
 DO_STALE = (
     ("Check the status", "runspend status"),

@@ -66,6 +66,11 @@ class Delivery:
         return f"{self.mail.subject} to {self.recipient}: {self.outcome.state}, {self.outcome.reply}"
 
 
+def last_results(deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """Keep the last attempt of each mail and recipient: one step may try a mail again when it sends another."""
+    return list({(d.mail.message_id, d.recipient): d for d in deliveries}.values())
+
+
 @dataclass(frozen=True)
 class Receipt:
     """The recorded result of one mail for one recipient.

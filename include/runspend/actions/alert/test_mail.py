@@ -14,7 +14,7 @@ from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, 
 from runspend.config.settings import Settings
 from runspend.config.types import is_channel
 
-SAYS = "This is a test mail. It was requested with: runspend alert --test-mail. It is not about a real budget."
+SAYS = "This is a test. It was requested with: runspend alert --test-mail. It is not about a real budget."
 CHART = "If you see a chart below with a blue line, a red line and a violet band, budget mails display correctly. Its numbers are made up."
 
 

@@ -84,12 +84,12 @@ class Writer:
         status, highest = decision.status, decision.lead.crossing.threshold
         assert status.spent is not None
         is_whole = highest.level == status.budget.amount
-        why = ", ".join(f"{clean(r.source, 30)} restated {_span(r.first, r.last)}" for r in restated)
+        why = _listed([f"{clean(r.source, 30)} restated {_span(r.first, r.last)}" for r in restated])
         title = title_for(status.budget.title, self.settings.people)
         said = (
             f"{title} has spent {money(status.spent)} of {money(status.budget.amount)} {status.currency} "
             f"({MEASURES[status.budget.measure]}) in {period_name(status.period)}, {'so it is under budget' if is_whole else f'which is below {of_budget(highest)}'}. "
-            f"An earlier alert reported that it had reached {', '.join(of_budget(item.crossing.threshold) for item in decision.items)}, "
+            f"An earlier alert reported that it had reached {_listed([of_budget(item.crossing.threshold) for item in decision.items])}, "
             f"based on the costs known for {day_name(decision.lead.crossing.on)}. "
             + (f"Since then, {why}." if why else "Since then, its costs moved elsewhere because tags, rules or exchange rates changed.")
             + _forecast_words(status, now)
@@ -193,6 +193,11 @@ def budget_subject(decision: Decision, now: datetime, people: str) -> str:
 def of_budget(threshold: Threshold) -> str:
     """ "80% of budget", or "500 USD" if the threshold is an amount."""
     return f"{threshold.text} of budget" if threshold.text.endswith("%") else threshold.text
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
 
 
 def _used(status: Status) -> str:
