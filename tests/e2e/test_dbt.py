@@ -47,7 +47,10 @@ def asked(file: Path, sql: str) -> list[tuple[Any, ...]]:
 def test_sources_are_what_the_command_writes(tmp_path: Path) -> None:
     written = (PROJECT / "models" / "runspend_sources.yml").read_text(encoding="utf-8")
     assert written == dbt_sources(), "run: runspend export dbt --out deploy/dbt/models/runspend_sources.yml"
-    run_here("export", "dbt", "--out", f"{tmp_path}/sources.yml")
+    for _ in range(2):
+        run_here("export", "dbt", "--out", f"{tmp_path}/sources.yml")
+    (tmp_path / "mine.yml").write_text("version: 2\n")
+    assert "is not a file that `runspend export dbt` wrote" in run_here("export", "dbt", "--out", f"{tmp_path}/mine.yml", code=2).stderr
     assert (tmp_path / "sources.yml").read_text(encoding="utf-8") == written == run_here("export", "dbt").stdout
     (source,) = yaml.safe_load(written)["sources"]
     tables = {table["name"]: table for table in source["tables"]}

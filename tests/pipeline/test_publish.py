@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,23 @@ def test_a_path_that_cannot_be_a_file_does_not_stop_the_others(folder: Path) -> 
     assert outcome.exit_code == 3 and [label.split(":")[0] for label in outcome.changed] == ["publish laptop"]
     (problem,) = outcome.problems
     assert problem.startswith("cannot publish to wrong: ") and "a.txt" in problem
+
+
+def test_a_file_that_others_hold_does_not_stop_the_others(folder: Path) -> None:
+    """A program that has a DuckDB file open to write, and a link in the place of a lock."""
+    settings = settings_of(folder, *(LAPTOP.replace("laptop", name).replace("costs", name) for name in ("held", "linked", "free")))
+    publish(settings, now=access_world.NOW, targets=["held"])
+    (folder / ".linked.duckdb.lock").symlink_to(folder / "elsewhere")
+    hold = "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, f"{folder}/held.duckdb"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdin and program.stdout and program.stdout.readline()
+        outcome = publish(settings, now=access_world.NOW)
+        program.stdin.close()
+    assert outcome.exit_code == 3 and [label.split(":")[0] for label in outcome.changed] == ["publish free"]
+    held, linked = outcome.problems
+    assert "or a program has it open to write" in held and ".linked.duckdb.lock" in linked
 
 
 def test_the_command(folder: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from runspend.core.errors import MachineFailed, RunspendError
 
-__all__ = ["cannot_be_written", "has_no_room_to_spill", "machine_failed"]
+__all__ = ["cannot_be_written", "fault_of", "has_no_room_to_spill", "machine_failed"]
 
 FULL = "Free space there, then run it again."
 FAULTS = {
@@ -60,14 +60,19 @@ def machine_failed(error: BaseException, what: str = "go on") -> MachineFailed |
         return error
     if isinstance(error, RunspendError):
         return None  # its message already explains it
+    fault = fault_of(error)
+    kept = "What was published stays as it was; nothing half-done was published."
+    return None if fault is None else MachineFailed(f"cannot {what}: {fault} {kept}")
+
+
+def fault_of(error: BaseException) -> str | None:
+    """Return the fault of the machine and what to do about it, such as "the disk is full (/srv). Free space there, then run it again."."""
     for cause in _causes(error):
         number = _errno_of(cause)
         if number is not None:
             reason, advice = FAULTS[number]
             place = _place_of(cause)
-            where = f" ({place})" if place else ""
-            kept = "What was published stays as it was; nothing half-done was published."
-            return MachineFailed(f"cannot {what}: {reason}{where}. {advice.format(user=_user())} {kept}")
+            return f"{reason}{f' ({place})' if place else ''}. {advice.format(user=_user())}"
     return None
 
 
@@ -107,7 +112,7 @@ def _errno_of(error: BaseException) -> int | None:
         return SQLITE.get(getattr(error, "sqlite_errorcode", -1) & 0xFF)
     if has_no_room_to_spill(error):
         return errno.ENOSPC
-    found = REASON.search(str(error)) if _is_duckdbs(error, "IOException") else None
+    found = REASON.search(str(error)) if _is_duckdbs(error, "IOException") or _is_duckdbs(error, "TransactionException") else None
     return None if found is None else REASONS[found[1].lower()]
 
 

@@ -12,16 +12,16 @@ import json
 import os
 import stat
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from runspend.core.errors import RecordRefused
+from runspend.core.errors import RecordRefused, UsageError
 from runspend.core.outside_json import parse_json
 
 __all__ = [
-    "MOST_BYTES", "PRIVATE", "Inside", "fsync_path", "json_value", "keep_mode", "open_lock", "own_folder", "private_umask", "read_bytes", "read_json", "refused",
+    "MOST_BYTES", "PRIVATE", "Inside", "check_replaceable", "fsync_path", "json_value", "keep_mode", "need_folder", "open_lock", "own_folder", "private_umask", "read_bytes", "read_json", "refused",
     "try_lock", "write_scratch", "write_whole",
 ]  # fmt: skip
 
@@ -32,6 +32,21 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never wait
 PRIVATE = 0o077  # the permissions that group and others do not get
 _umask_at_start: int | None = None
 _LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
+
+
+def need_folder(target: Path) -> None:
+    """Raise UsageError if the folder of a file to write does not exist."""
+    if not target.parent.is_dir():
+        raise UsageError(f"cannot export to {target}: there is no folder {target.parent}. Make it first.")
+
+
+def check_replaceable(target: Path, command: str, is_ours: Callable[[Path], bool]) -> None:
+    """Raise UsageError if a file to write has no folder, or would replace something that this command did not write. An empty file may go."""
+    need_folder(target)
+    if os.path.lexists(target) and not (target.is_file() and (target.stat().st_size == 0 or is_ours(target))):
+        raise UsageError(
+            f"cannot export to {target}: it is not a file that `runspend {command}` wrote. It was not changed. Choose another name, or delete it first."
+        )
 
 
 def keep_mode(new: Path, old: Path) -> None:

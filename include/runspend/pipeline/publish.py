@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.config.publish import DuckDBTarget, PostgresTarget, PublishTarget
 from runspend.config.settings import Settings, redact
-from runspend.core.errors import MissingExtra, SourceError
+from runspend.core.errors import MissingExtra, RecordRefused, SourceError
 from runspend.core.step_result import Outcome, Progress, silent
 from runspend.pipeline.damage import watching
 from runspend.pipeline.monitoring import tell_not_published
@@ -42,7 +42,7 @@ def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), p
             progress(f"publish {target.name}")
             try:
                 _report(outcome, target, _publish_to(target, content, now))
-            except (SourceError, MissingExtra) as error:
+            except (SourceError, MissingExtra, RecordRefused) as error:
                 kind = type(error) if isinstance(error, SourceError) else SourceError
                 problem = kind(target.name, redact(str(error), settings))
                 outcome.fail(problem)

@@ -89,7 +89,10 @@ def test_the_command_writes_a_file_or_prints(reader: Reader, tmp_path: Path) -> 
     given = ("export", "prices", "--config", str(tmp_path / "runspend.yaml"), "--now", "2026-10-20")
     printed = json.loads(run_here(*given).stdout)
     assert printed == list_prices(reader, NOW)
-    assert run_here(*given, "--out", str(tmp_path / "prices.json")).stdout.startswith("3 prices in ")
+    for _ in range(2):  # the second time, it is in the place of our own
+        assert run_here(*given, "--out", str(tmp_path / "prices.json")).stdout.startswith("3 prices in ")
+    (tmp_path / "mine.json").write_text("{}")
+    assert "is not a file that `runspend export prices` wrote" in run_here(*given, "--out", str(tmp_path / "mine.json"), code=2).stderr
     assert json.loads((tmp_path / "prices.json").read_text(encoding="utf-8")) == printed
 
 

@@ -327,12 +327,32 @@ def test_a_file_that_is_not_the_bill_is_not_left(reader: Reader, tmp_path: Path,
     """A row lost on the way: the export fails by name, and neither the file nor a part of it is there."""
     lossy = focus_view().replace("where not (allocated_to = 'out_of_scope' and match_method = 'none')", "where allocated_to <> 'run'", 1)
     monkeypatch.setattr(export_module, "focus_view", lambda: lossy)
-    (tmp_path / "may.csv").write_text("the old one")
+    old = '"BilledCost","x_AllocatedTo"'
+    (tmp_path / "may.csv").write_text(old)
     with pytest.raises(CheckFailed, match="focus_export_equals_bill"):
         export_focus(reader, MONTH, tmp_path / "may.csv")
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("may.csv", "the old one")]
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("may.csv", old)]
     with pytest.raises(UsageError, match="there is no folder"):
         export_focus(reader, MONTH, tmp_path / "nowhere" / "may.csv")
+
+
+@pytest.mark.parametrize("name", ["bill.csv", "bill.csv.gz", "bill.parquet"])
+def test_a_bill_is_not_replaced_by_the_export(reader: Reader, tmp_path: Path, name: str) -> None:
+    """An export is, of the same version or another one; so is an empty file."""
+    file = tmp_path / name
+    file.touch()
+    export_focus(reader, MONTH, file)
+    export_focus(reader, MONTH, file, version="1.2")
+    bill = pa.table({"BilledCost": ["1"]})
+    if name == "bill.parquet":
+        pq.write_table(bill, file)
+    else:
+        with pa.output_stream(file) as stream:  # compressed by its name
+            stream.write(b"BilledCost\n1\n")
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="is not a file that `runspend export focus` wrote"):
+        export_focus(reader, MONTH, file)
+    assert file.read_bytes() == before
 
 
 def test_rows_do_not_depend_on_how_they_are_read(reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from runspend.actions.export.hyper import Extract, export_hyper
 from runspend.actions.export.tableau_files import SHEETS, SOURCES, Sheet
 from runspend.actions.publish import open_content
 from runspend.actions.publish.content import BUILDS
-from runspend.core.errors import CheckFailed, UsageError
+from runspend.core.errors import CheckFailed, MachineFailed, UsageError
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COSTS, Table
 from runspend.warehouse.factory import open_warehouse
@@ -30,6 +30,7 @@ from tests import access_world
 from tests.actions.export.extracts import asked
 from tests.actions.publish.seen import double_cost_daily
 from tests.command import run_here
+from tests.full_disk import full_disk
 
 pytest.importorskip("tableauhyperapi", reason="tableauhyperapi has packages for x86-64 only")
 REPOSITORY = Path(__file__).parents[3]
@@ -160,6 +161,13 @@ def test_files_of_others_are_never_replaced(home: Path) -> None:
         export(home, home / "runspend.csv")
     with pytest.raises(UsageError, match="there is no folder"):
         export(home, home / "nowhere" / "runspend.hyper")
+
+
+def test_a_full_disk_is_the_machines_fault(home: Path, tmp_path: Path) -> None:
+    with full_disk(tmp_path / "disk") as disk:
+        with pytest.raises(MachineFailed, match=rf"cannot export to {disk}/costs\.hyper: the disk is full \({disk}\)\. Free space there"):
+            export(home, disk / "costs.hyper")
+        assert {path.name for path in disk.iterdir()} == {"filler", ".costs.hyper.lock"}
 
 
 def test_a_packaged_workbook_has_the_extract_inside(home: Path) -> None:

@@ -55,14 +55,15 @@ def test_the_command_takes_the_target_of_publish(tmp_path: Path) -> None:
     config = tmp_path / "runspend.yaml"
     config.write_text(f"home: home\npublish: [{{name: db, kind: postgres, uri: '{URI}', schema: money}}]\n")
     out = tmp_path / "runspend.zip"
-    assert (
-        "database postgresql+psycopg2://reader:XXXXXXXXXX@db:5432/costs"
-        in run_here("export", "superset", "--config", f"{config}", "--out", f"{out}").stdout
-    )
-    assert out.read_bytes() == superset_zip(URI, "money")
+    said = run_here("export", "superset", "--config", f"{config}", "--out", f"{out}").stdout
+    assert "database postgresql+psycopg2://superset:XXXXXXXXXX@db:5432/costs" in said and "reader" not in said
+    assert out.read_bytes() == superset_zip(URI.replace("reader", "superset"), "money")
     run_here("export", "superset", "--config", f"{config}", "--uri", "postgresql://me@other/costs", "--out", f"{out}")
     with zipfile.ZipFile(io.BytesIO(out.read_bytes())) as archive:
         assert b"postgresql+psycopg2://me@other/costs" in archive.read("runspend/databases/Runspend.yaml")
+    (tmp_path / "mine.zip").write_bytes(b"mine")
+    kept = run_here("export", "superset", "--config", f"{config}", "--out", f"{tmp_path}/mine.zip", code=2).stderr
+    assert "is not a file that `runspend export superset` wrote" in kept and (tmp_path / "mine.zip").read_bytes() == b"mine"
     refused = run_here("export", "superset", "--config", f"{config}", "--out", f"{tmp_path}/none/runspend.zip", code=2).stderr
     assert f"there is no folder {tmp_path}/none. Make it first." in refused and not (tmp_path / "none").exists()
     config.write_text("home: home\n")

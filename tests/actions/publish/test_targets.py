@@ -31,6 +31,7 @@ from runspend.schema.published import PUBLISHED_TABLES
 from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
 from tests.actions.publish.seen import double_cost_daily, plain, see, tables_of
+from tests.full_disk import full_disk
 
 REPOSITORY = Path(__file__).parents[3]
 NOW = datetime(2026, 10, 4, 6, tzinfo=timezone.utc)
@@ -308,6 +309,19 @@ def test_errors_say_what_is_wrong_and_show_no_password(home: Path, tmp_path: Pat
     with pytest.raises(SourceUnreachable, match="cannot publish to lake") as refused:
         publish(home, IcebergTarget(name="lake", kind="iceberg", catalog=catalog))  # type: ignore[arg-type]
     assert "canary-2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "iceberg"])
+def test_a_full_disk_is_one_plain_sentence(kind: str, home: Path, tmp_path: Path) -> None:
+    """What the target had stays, and nothing half-written fills the disk."""
+    with full_disk(tmp_path / "disk") as disk:
+        target = make_target(kind, disk, "")
+        with pytest.raises(
+            SourceError, match=rf"cannot publish to {target.name}: the disk is full.* Free space there, then run it again\. "
+        ) as told:
+            publish(home, target)
+        assert "SQL" not in str(told.value) and "Error" not in str(told.value)
+        assert not [path for path in disk.rglob("*") if ".publishing" in path.name]
 
 
 @pytest.mark.parametrize("kind", ["postgres", "duckdb"])

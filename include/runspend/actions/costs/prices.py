@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,18 @@ from runspend.core.amounts import round_money
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["PRICE_DAYS", "list_prices"]
+__all__ = ["PRICE_DAYS", "is_price_list", "list_prices"]
 
 PRICE_DAYS = 30
+
+
+def is_price_list(file: Path) -> bool:
+    """Whether a file is a price list, of any version."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"version", "as_of", "prices", "experiments"} <= found.keys()
 
 
 def list_prices(reader: Reader, now: datetime) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Source: dbt "Source properties", "Data tests", "Cross-database macros".
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,14 +19,21 @@ from runspend.schema.public_views import INSTEAD_OF_NULL, View
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import Column, Table
 
-__all__ = ["dbt_sources"]
+__all__ = ["dbt_sources", "is_dbt_sources"]
 
 HEAD = """\
 # The tables that `runspend publish` writes, as sources of dbt. Written by `runspend export dbt`; needs dbt 1.11 or newer.
 #
 # Set where they are in dbt_project.yml, under `vars`: runspend_database and runspend_schema. Types are GoogleSQL's, as in Runspend's documentation.
 """
+FIRST = HEAD[:60]
 WIDTH = 140
+
+
+def is_dbt_sources(file: Path) -> bool:
+    """Whether a file begins as those that this module writes."""
+    with file.open("rb") as read:
+        return read.read(len(FIRST)) == FIRST.encode()
 
 
 def dbt_sources() -> str:

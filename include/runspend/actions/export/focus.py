@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import uuid
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 
 from runspend.core.amounts import EXACT
 from runspend.core.errors import CheckFailed, UsageError
+from runspend.core.own_files import check_replaceable
 from runspend.core.spreadsheet_text import PATTERN
 from runspend.schema.rows import first_day
 from runspend.schema.tables import FOCUS_COLUMNS
@@ -45,6 +47,7 @@ SINCE_1_4 = ("CommitmentProgramEligibilityDetails", "InvoiceDetailId")
 UNTIL_1_3 = ("ProviderName", "PublisherName")
 LEFT_OUT = {"1.2": (*SINCE_1_3, *SINCE_1_4), "1.3": SINCE_1_4, "1.4": UNTIL_1_3}
 KINDS = {".csv": "csv", ".csv.gz": "csv.gz", ".parquet": "parquet"}
+OWN_COLUMN, LONGEST_HEADER = "x_AllocatedTo", 1 << 20
 BATCH_ROWS = 65_536
 STRETCH_ROWS = 1_500_000  # lines and parts read at once: about 1 GB in the engine
 
@@ -107,6 +110,7 @@ def export_focus(
         raise UsageError(
             f"cannot export {period}: it is not allocated. Allocated are {', '.join(f'{p:%Y-%m}' for p in known) or 'none'}. Nothing was written."
         )
+    check_replaceable(target, "export focus", is_focus_export)
     columns = focus_columns(reader, first, version, all_columns)
     where = "x_BillingPeriod = @period and x_ChargeDate between @first_date and @last_date" + (
         "" if scope == "all" else " and not (x_AllocatedTo = 'out_of_scope' and x_MatchMethod = 'none')"
@@ -124,6 +128,18 @@ def export_focus(
                     progress(f"export focus {period}: {rows:,} rows")
         _check_totals(reader, first, scope, sums)
     return Exported(target, rows, tuple(Total(*key, *(found[c] for c in COSTS)) for key, found in sorted(sums.items())))
+
+
+def is_focus_export(file: Path) -> bool:
+    """Whether a file has the columns that only this export writes, such as `x_AllocatedTo`. A bill has not."""
+    try:
+        if file.name.endswith(".parquet"):
+            with pq.ParquetFile(file) as read:
+                return OWN_COLUMN in read.schema_arrow.names
+        with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as text:
+            return OWN_COLUMN.encode() in text.readline(LONGEST_HEADER)
+    except (OSError, ValueError, EOFError, zlib.error):
+        return False
 
 
 def focus_columns(reader: Reader, period: date, version: str, all_columns: bool = False) -> list[str]:
@@ -206,8 +222,6 @@ def _check_totals(reader: Reader, period: date, scope: str, sums: dict[tuple[str
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
     """Give a temporary file next to the target. It replaces the target on success and is removed otherwise."""
-    if not target.parent.is_dir():
-        raise UsageError(f"cannot export to {target}: there is no folder {target.parent}. Make it first.")
     temporary = target.with_name(f".runspend-export-{uuid.uuid4().hex}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:

@@ -8,6 +8,7 @@ Source: Tableau "Hyper API": "SQL reference" (external, NUMERIC), "Process setti
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import zipfile
@@ -27,8 +28,9 @@ from runspend.actions.export import tableau_files
 from runspend.actions.publish.content import BUILDS, WHOLE, Content, Part, builds_rows
 from runspend.core.amounts import EXACT
 from runspend.core.crash_points import crash_point
-from runspend.core.errors import CheckFailed, MissingExtra, UsageError
-from runspend.core.own_files import fsync_path, keep_mode, open_lock, try_lock, write_whole
+from runspend.core.errors import CheckFailed, MissingExtra, RunspendError, UsageError
+from runspend.core.machine_faults import machine_failed
+from runspend.core.own_files import fsync_path, keep_mode, need_folder, open_lock, try_lock, write_whole
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COSTS, Table
 
@@ -47,6 +49,7 @@ TYPES = {
 # 3 is the first file format with numbers of more than 18 digits. Tableau reads it from 2022.4 on.
 PARAMETERS = {"default_database_version": "3", "log_config": "", "memory_limit": "2g"}
 INSIDE = "Data/runspend/runspend.hyper"  # of a .twbx
+CANNOT_GROW = "growing the database file failed"
 COST_NAMES = tuple(c.name for c in COSTS)
 
 
@@ -68,8 +71,7 @@ def export_hyper(content: Content, target: Path, now: datetime, progress: Callab
     """
     if target.suffix not in (".hyper", ".twbx"):
         raise UsageError(f"cannot export to {target}: the name must end in .hyper or .twbx. Nothing was written.")
-    if not target.parent.is_dir():
-        raise UsageError(f"cannot export to {target}: there is no folder {target.parent}. Make it first.")
+    need_folder(target)
     try:
         import tableauhyperapi as api
     except ImportError as error:
@@ -80,12 +82,20 @@ def export_hyper(content: Content, target: Path, now: datetime, progress: Callab
             export = _Export(api, process, content, now, progress)
             extract = export.twbx(target, scratch) if target.suffix == ".twbx" else export.hyper(target, scratch)
     except api.HyperException as error:
-        raise UsageError(f"cannot export to {target}: {error.main_message}. The file is as it was.") from error
+        raise _as_ours(error, target, content.folder if target.suffix == ".twbx" else target.parent) from error
     finally:
         scratch.unlink(missing_ok=True)
     if target.suffix == ".hyper":
         _write_files_beside(extract)
     return extract
+
+
+def _as_ours(error: Any, target: Path, folder: Path) -> RunspendError:
+    """Return an error of Hyper as one of ours. Hyper tells of a full disk in words alone."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{folder}") if CANNOT_GROW in error.main_message else error
+    return machine_failed(full, f"export to {target}") or RunspendError(
+        f"cannot export to {target}: {error.main_message}. The file is as it was."
+    )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import uuid
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -25,13 +26,15 @@ from runspend.core.errors import UsageError
 from runspend.schema.public_views import COSTS_FOR_DASHBOARDS
 from runspend.schema.tables import COSTS, RUN_COSTS, Table
 
-__all__ = ["CHARTS", "Chart", "database_uri", "superset_files", "superset_zip"]
+__all__ = ["CHARTS", "Chart", "as_reader", "database_uri", "is_superset_zip", "superset_files", "superset_zip"]
 
 MASK = "XXXXXXXXXX"  # where Superset asks for the password
 KEPT_OPTIONS = ("host", "port", "sslmode")  # of the address; others may be secrets
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of files in the ZIP, which is the same for the same input
 MONEY = ",.2f"
 TITLE = "Runspend"
+ROOT = "runspend"  # of the files in the ZIP
+READER = "superset"
 SQL_TYPES = {"STRING": "TEXT", "INT64": "BIGINT", "FLOAT64": "DOUBLE PRECISION", "BOOL": "BOOLEAN", "DATE": "DATE", "TIMESTAMP": "TIMESTAMP WITH TIME ZONE", "BIGNUMERIC": "NUMERIC(38, 22)", "ARRAY<STRING>": "TEXT[]"}  # fmt: skip
 # Metrics that are not the sum of a column, by table: name, label, expression and format.
 FURTHER = {
@@ -74,8 +77,17 @@ def superset_zip(uri: str, schema: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in superset_files(uri, schema).items():
-            archive.writestr(zipfile.ZipInfo(f"runspend/{name}", EPOCH), text)
+            archive.writestr(zipfile.ZipInfo(f"{ROOT}/{name}", EPOCH), text)
     return file.getvalue()
+
+
+def is_superset_zip(file: Path) -> bool:
+    """Whether a file is a ZIP that this module wrote, of any version."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return f"{ROOT}/dashboards/{TITLE}.yaml" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def superset_files(uri: str, schema: str) -> dict[str, str]:
@@ -92,6 +104,12 @@ def superset_files(uri: str, schema: str) -> dict[str, str]:
 
 def _id(name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"runspend superset {name}"))
+
+
+def as_reader(uri: str) -> str:
+    """Return the address of a target of `publish` with the login `superset` in place of its own, which can write."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=f"{READER}:@{parts.netloc.rpartition('@')[2]}"))
 
 
 def database_uri(uri: str) -> str:

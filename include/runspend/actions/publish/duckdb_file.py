@@ -10,12 +10,14 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description
 from runspend.config.publish import DuckDBTarget
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
+from runspend.core.machine_faults import fault_of
 from runspend.core.own_files import fsync_path, keep_mode, open_lock, try_lock
 from runspend.schema.public_views import View
 from runspend.schema.tables import DUCKDB_TYPES, Table
@@ -44,26 +46,34 @@ def publish(target: DuckDBTarget, content: Content, now: datetime) -> Published:
         with _locked(target):
             if _found_in(target).build_id == content.build_id:
                 return Published(content.build_id, is_new=False)
-            scratch = file.with_name(f".{file.name}.publishing")
-            for leftover in (scratch, scratch.with_name(f"{scratch.name}.wal")):
-                leftover.unlink(missing_ok=True)
-            with closing(duckdb.connect(scratch, config=CONFIG)) as connection:
-                published = _fill(connection, content, now)
-            keep_mode(scratch, file)
-            fsync_path(scratch)
-            crash_point("publish.duckdb.before_replace")
-            os.replace(scratch, file)
+            with _scratch(target) as scratch:
+                with closing(duckdb.connect(scratch, config=CONFIG)) as connection:
+                    published = _fill(connection, content, now)
+                keep_mode(scratch, file)
+                fsync_path(scratch)
+                crash_point("publish.duckdb.before_replace")
+                os.replace(scratch, file)
             fsync_path(file.parent)
             crash_point("publish.duckdb.after_replace")
             return published
-    except duckdb.Error as error:
-        raise SourceError(target.name, f"cannot publish to {target.name}: {error}. The file {file} is as it was.") from error
-    except PermissionError as error:
-        raise SourceError(
-            target.name, f"cannot publish to {target.name}: {error.strerror}: {error.filename}. Let this account write the folder."
-        ) from error
-    except OSError as error:
-        raise SourceError(target.name, f"cannot publish to {target.name}: {error.strerror}: {error.filename or file}.") from error
+    except (duckdb.Error, OSError) as error:
+        why = fault_of(error) or f"{' '.join(str(error).split()).rstrip('.')}."
+        raise SourceError(target.name, f"cannot publish to {target.name}: {why} The file {file} is as it was.") from error
+
+
+@contextmanager
+def _scratch(target: DuckDBTarget) -> Iterator[Path]:
+    """Give the path of the new file. What an error leaves there is removed, so that it does not fill the disk."""
+    scratch = target.file.with_name(f".{target.file.name}.publishing")
+    leftovers = (scratch, scratch.with_name(f"{scratch.name}.wal"))
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)
+    try:
+        yield scratch
+    except Exception:
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part
 from runspend.config.publish import IcebergTarget
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
+from runspend.core.machine_faults import fault_of
 from runspend.schema.tables import Table
 
 __all__ = ["BUILD", "PARTS", "probe", "publish"]
@@ -68,8 +69,8 @@ def probe(target: IcebergTarget) -> Found:
 
 
 def _words(target: IcebergTarget, error: Exception) -> str:
-    why = " ".join(str(error).split()) or type(error).__name__
-    return f"cannot publish to {target.name}: {why[:500].rstrip('.')}. Each table of {target.namespace} has its old rows, or the new ones."
+    why = fault_of(error) or f"{(' '.join(str(error).split()) or type(error).__name__)[:500].rstrip('.')}."
+    return f"cannot publish to {target.name}: {why} Each table of {target.namespace} has its old rows, or the new ones."
 
 
 class _Namespace:

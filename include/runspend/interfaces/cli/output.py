@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +33,11 @@ def form_of(context: Context, form: str | None) -> str:
     return "json" if context.as_json else form or "table"
 
 
-def write_file(out: Path, content: bytes) -> None:
-    """Write the file that `--out` names, whole or not at all. Raises UsageError if its folder does not exist."""
-    from runspend.core.own_files import write_whole
+def write_file(out: Path, content: bytes, command: str, is_ours: Callable[[Path], bool]) -> None:
+    """Write the file that `--out` names, whole or not at all. Raises UsageError if it has no folder, or would replace another kind of file."""
+    from runspend.core.own_files import check_replaceable, write_whole
 
-    if not out.parent.is_dir():
-        raise UsageError(f"cannot export to {out}: there is no folder {out.parent}. Make it first.")
+    check_replaceable(out, command, is_ours)
     write_whole(out, content)
 
 

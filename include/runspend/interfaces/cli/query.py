@@ -227,7 +227,7 @@ def export_prices(context: Context, out: Path | None) -> None:
     """
     import json
 
-    from runspend.actions.costs.prices import list_prices
+    from runspend.actions.costs.prices import is_price_list, list_prices
     from runspend.warehouse.factory import open_warehouse
 
     with open_warehouse(context.settings).reader() as reader:
@@ -236,7 +236,7 @@ def export_prices(context: Context, out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
     else:
-        write_file(out, text.encode())
+        write_file(out, text.encode(), "export prices", is_price_list)
         count = len(found["prices"])
         click.echo(f"{count:,} price{'' if count == 1 else 's'} in {out}")
 
@@ -313,12 +313,12 @@ def export_dbt(out: Path | None) -> None:
     Example:
       runspend export dbt --out models/runspend_sources.yml
     """
-    from runspend.actions.export.dbt_sources import dbt_sources
+    from runspend.actions.export.dbt_sources import dbt_sources, is_dbt_sources
 
     if out is None:
         click.echo(dbt_sources(), nl=False)
     else:
-        write_file(out, dbt_sources().encode())
+        write_file(out, dbt_sources().encode(), "export dbt", is_dbt_sources)
         click.echo(f"{out}: written")
 
 
@@ -363,7 +363,12 @@ def export_hyper(context: Context, out: Path) -> None:
 
 
 @export.command("superset")
-@click.option("--uri", default="", metavar="URI", help="The PostgreSQL database. Default: that of the first such target of `publish`.")
+@click.option(
+    "--uri",
+    default="",
+    metavar="URI",
+    help="The PostgreSQL database. Default: that of the first such target of `publish`, with the login `superset`.",
+)
 @click.option("--schema", default="", metavar="NAME", help="The schema in it. Default: that of the target.")
 @click.option(
     "--out",
@@ -384,15 +389,15 @@ def export_superset(context: Context, uri: str, schema: str, out: Path) -> None:
     Example:
       runspend export superset --uri postgresql://superset@db:5432/costs
     """
-    from runspend.actions.export.superset_files import database_uri, superset_zip
+    from runspend.actions.export.superset_files import as_reader, database_uri, is_superset_zip, superset_zip
     from runspend.config.publish import PostgresTarget
 
     target = next((target for target in context.settings.publish if isinstance(target, PostgresTarget)), None)
     if not uri:
         if target is None:
             raise UsageError("cannot export for Superset: there is no target of `publish` with `kind: postgres`. Add one, or give --uri.")
-        uri = target.uri.get_secret_value()
-    write_file(out, superset_zip(uri, schema or (target.schema_name if target else "runspend")))
+        uri = as_reader(target.uri.get_secret_value())
+    write_file(out, superset_zip(uri, schema or (target.schema_name if target else "runspend")), "export superset", is_superset_zip)
     if context.as_json:
         print_json({"file": str(out), "database": database_uri(uri)})
     else:
