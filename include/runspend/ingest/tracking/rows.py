@@ -7,9 +7,10 @@ rules are in the `.sql` files in this folder. `database.py` and `api.py` fetch t
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.config.settings import TrackingServer
 from runspend.core import machine_tags
 from runspend.core.cost_keys import COST_TAGS, NOTE, RECORD
+from runspend.core.duckdb_pool import borrow_connection
 from runspend.core.errors import MissingExtra, SourceRefused
 from runspend.core.resource_keys import JOB_PLACE_KEYS, principal_key_sql, resource_key_sql
 from runspend.core.secret_shapes import macros_sql
@@ -102,10 +104,6 @@ class Rows:
     """
 
     def __init__(self, server: TrackingServer, settings: RowSettings, *, now: datetime, workdir: Path, load_id: str) -> None:
-        try:
-            import duckdb
-        except ImportError as error:
-            raise MissingExtra("duckdb", "pipeline") from error
         self._server = server
         self._now = now
         self._workdir = workdir
@@ -129,12 +127,8 @@ class Rows:
         self._unknown_models: list[tuple[str, int]] = []
         if server.token_prices is not None:
             token_prices.load_prices()
-        self._con = duckdb.connect(
-            config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(workdir / "spill"), "preserve_insertion_order": False}
-        )
-        self._con.execute("set TimeZone = 'UTC'")
-        self._con.execute(macros_sql())
-        self._con.execute(_sql("macros.sql"))
+        self._lent = ExitStack()
+        self._con = self._lent.enter_context(borrow_connection("runs", _make_engine, workdir / "spill", memory=MEMORY_LIMIT))
         self._set_variables(settings)
         self._create("fresh_experiments", TABLES["experiments"], "dimension_values varchar[]")
         self._create(
@@ -160,7 +154,8 @@ class Rows:
         return self._con
 
     def close(self) -> None:
-        self._con.close()
+        """Give the engine back; inside the handling of an error, it is closed instead."""
+        self._lent.__exit__(*sys.exc_info())
 
     def _create(self, name: str, table: Table, *more: str) -> None:
         columns = [f"{c.name} {DUCKDB_TYPES[c.type]}" for c in table.columns]
@@ -519,6 +514,18 @@ class Rows:
     def _one(self, sql: str, parameters: dict[str, Any] | None = None) -> tuple[Any, ...]:
         [row] = self._con.execute(sql, parameters or {}).fetchall()  # an aggregate without groups always has one row
         return tuple(row)
+
+
+def _make_engine() -> duckdb.DuckDBPyConnection:
+    try:
+        import duckdb
+    except ImportError as error:
+        raise MissingExtra("duckdb", "pipeline") from error
+    engine = duckdb.connect(config={"preserve_insertion_order": False})
+    engine.execute("set global TimeZone = 'UTC'")
+    engine.execute(macros_sql())
+    engine.execute(_sql("macros.sql"))
+    return engine
 
 
 class _Guarded:
