@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -41,27 +42,40 @@ def finish_models(uri: str, ids: dict[str, str]) -> None:
         MlflowClient(tracking_uri=uri, registry_uri=uri).finalize_logged_model(ids[name], LoggedModelStatus.READY)
 
 
-@pytest.fixture
-def announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Settings, dict[str, str], Path]]:
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, dict[str, str], Path]]:
     """A world whose owners were told forty days ago, and whose plan was looked at since."""
-    monkeypatch.setattr(archiving, "OTHER_TIME", timedelta(days=100_000))
-    ids = write_mlflow(tmp_path)
-    finish_models(f"sqlite:///{tmp_path}/mlflow.db", ids)
-    (tmp_path / "archive").mkdir()
-    with smtp_server() as server:
+    folder = tmp_path_factory.mktemp("apply") / "world"
+    folder.mkdir()
+    ids = write_mlflow(folder)
+    finish_models(f"sqlite:///{folder}/mlflow.db", ids)
+    (folder / "archive").mkdir()
+    with smtp_server() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archiving, "OTHER_TIME", timedelta(days=100_000))
         data: dict[str, Any] = {
-            "home": "home", "tracking": [{"name": "prod", "uri": f"sqlite:///{tmp_path}/mlflow.db"}],
+            "home": "home", "tracking": [{"name": "prod", "uri": f"sqlite:///{folder}/mlflow.db"}],
             "stores": [{"uri": "artifacts", "delete_credentials": "local"}, {"uri": "archive", "measure": "none"}], "archive": {"to": "archive"},
             "retention": [{"name": "old", "select": {"unused_for": "90d", "kind": ["run", "model"]}, "action": "archive"}],
             "mail": smtp_mail(server.port, operators=["oncall@acme.com"]),
         }  # fmt: skip
-        settings = read_settings(tmp_path, data)
+        settings = read_settings(folder, data)
         read(settings, NOW - timedelta(days=40))
         assert pipeline.archive_notify(settings, now=NOW - timedelta(days=40)).exit_code == 0
         for days in (30, 20, 10):
             pipeline.archive_plan(settings, now=NOW - timedelta(days=days))
         read(settings, NOW)
-        yield settings, ids, tmp_path
+        shutil.copytree(folder, folder.with_name("as announced"))
+        yield settings, ids, folder
+
+
+@pytest.fixture
+def announced(world: tuple[Settings, dict[str, str], Path]) -> tuple[Settings, dict[str, str], Path]:
+    """The world as it was made, in the same place."""
+    folder = world[2]
+    for name in ("home", "artifacts", "archive"):
+        shutil.rmtree(folder / name)
+    shutil.copytree(folder.with_name("as announced"), folder, dirs_exist_ok=True)  # the database is the same file, which MLflow has open
+    return world
 
 
 def command(settings: Settings, *arguments: str, run: Callable[..., subprocess.CompletedProcess[str]] = run_here) -> tuple[int, Any]:
