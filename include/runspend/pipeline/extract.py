@@ -10,12 +10,12 @@ from runspend.config.settings import Settings
 from runspend.core.step_result import Outcome, Progress, ReadJob, silent
 from runspend.pipeline.damage import RUNS, current_damage, open_undamaged, watching
 from runspend.pipeline.source_status import (
+    SourceReport,
     chosen,
     note_superseded,
     own_units,
     publish_read,
     published,
-    reading,
     rebuilt_months,
     selector_keys,
     work_folder,
@@ -50,7 +50,7 @@ def extract(
     )
     for server in chosen({s.name: s for s in settings.tracking}, names, "tracking server"):
         with (
-            reading(warehouse, settings, outcome, server.name, "tracking", server.late_after, now) as report,
+            SourceReport(warehouse, settings, outcome, server.name, "tracking", server.late_after, now).reading() as report,
             work_folder(settings) as workdir,
         ):
             kept = own_units(warehouse, server.name, *sorted(RUNS))

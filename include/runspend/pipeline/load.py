@@ -16,12 +16,12 @@ from runspend.ingest.billing.load_context import PublishedBill
 from runspend.ingest.billing.normalize import Rules
 from runspend.pipeline.damage import BILLS, current_damage, open_undamaged, watching
 from runspend.pipeline.source_status import (
+    SourceReport,
     chosen,
     note_superseded,
     own_units,
     publish_read,
     published,
-    reading,
     unread_notes,
     work_folder,
 )
@@ -54,7 +54,7 @@ def load(
         if source.format == "opencost":
             _load_weights(warehouse, settings, outcome, weights, source, now)
             continue
-        with reading(warehouse, settings, outcome, source.name, "bill", source.late_after, now) as report:
+        with SourceReport(warehouse, settings, outcome, source.name, "bill", source.late_after, now).reading() as report:
             rules = Rules.of(
                 source,
                 scope=settings.scope,
@@ -134,7 +134,7 @@ def _load_weights(
     warehouse: Warehouse, settings: Settings, outcome: Outcome, weights: Splitters, source: BillSource, now: datetime
 ) -> None:
     """Read a source that is not a bill but splits bill lines. It has a row in `sources` and no table of its own."""
-    with reading(warehouse, settings, outcome, source.name, "splits", source.late_after, now) as report:
+    with SourceReport(warehouse, settings, outcome, source.name, "splits", source.late_after, now).reading() as report:
         read = weights.read(source)
         with warehouse.step("load", make_load_id(source.name, now)) as step:
             report.good(step, covered_until=read.covered_until, rows=read.rows)

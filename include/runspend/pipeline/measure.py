@@ -10,13 +10,13 @@ from runspend.config.settings import Settings
 from runspend.core.step_result import Outcome, Progress, ReadJob, silent
 from runspend.pipeline.damage import STORES, open_undamaged, watching
 from runspend.pipeline.source_status import (
+    SourceReport,
     chosen,
     note_superseded,
     own_units,
     publish_read,
     published,
     read_owners,
-    reading,
     work_folder,
 )
 from runspend.schema.rows import make_load_id
@@ -40,7 +40,7 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
         name = artifacts.store_slug(store.uri)
         late_after = timedelta(days=9) if store.inventory else timedelta(hours=48)  # inventories come daily or weekly
         with (
-            reading(warehouse, settings, outcome, store.uri, "store", late_after, now, writer=name) as report,
+            SourceReport(warehouse, settings, outcome, store.uri, "store", late_after, now, name).reading() as report,
             work_folder(settings) as workdir,
         ):
             kept = own_units(warehouse, name, *sorted(STORES))

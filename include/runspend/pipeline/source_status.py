@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -36,40 +37,40 @@ LAGS_KEPT = 30
 GATE_WAIT = 300.0  # seconds; far more than it takes to make a folder or to remove those of killed processes
 
 
+@dataclass
 class SourceReport:
-    """Writes the one row of a source in `sources`: always one, good or bad."""
+    """Writes the one row of a source in `sources`: always one, good or bad. `writer`: the name of its file, if not the source's name."""
 
-    def __init__(
-        self,
-        warehouse: Warehouse,
-        settings: Settings,
-        outcome: Outcome,
-        name: str,
-        kind: str,
-        late_after: timedelta,
-        now: datetime,
-        writer: str,
-    ) -> None:
-        self._warehouse = warehouse
-        self._settings = settings
-        self._outcome = outcome
-        self._name = name
-        self._writer = writer
-        self._kind = kind
-        self._late_after = late_after
-        self._now = now
-        self._covered_until: datetime | None = None
-        self._was_read = False
-        self._is_good = True
+    warehouse: Warehouse
+    settings: Settings
+    outcome: Outcome
+    name: str
+    kind: str
+    late_after: timedelta
+    now: datetime
+    writer: str = ""
+    _covered_until: datetime | None = field(default=None, init=False)
+    _was_read: bool = field(default=False, init=False)
+    _is_good: bool = field(default=True, init=False)
+
+    @contextmanager
+    def reading(self) -> Iterator[SourceReport]:
+        """Wrap the reading of the source: its error is reported and does not stop others."""
+        with timed(f"{self.outcome.step}: {self.kind} {self.name}"):
+            try:
+                yield self
+            except SourceError as error:
+                self.bad(error)
+            self.note()
 
     def good(self, step: Step, *, covered_until: datetime | None, rows: int, experiments: int | None = None) -> None:
         """Stage the row of a good read together with the rows that were read."""
         before = self._before()
         lags = dict(before["lags"])
         if covered_until is not None:
-            lags[self._now.isoformat()] = (self._now - covered_until).total_seconds()
+            lags[self.now.isoformat()] = (self.now - covered_until).total_seconds()
         lags = dict(sorted(lags.items())[-LAGS_KEPT:])
-        is_late = covered_until is not None and self._now - covered_until > self._late_after
+        is_late = covered_until is not None and self.now - covered_until > self.late_after
         row = {
             **self._row(),
             "state": "late" if is_late else "ok",
@@ -77,34 +78,32 @@ class SourceReport:
             "usual_lag_seconds": float(median(lags.values())) if lags else None,
             "row_count": rows,
             "experiment_count": experiments,
-            "last_good_at": self._now,
+            "last_good_at": self.now,
         }
-        step.put("sources", "all", self._writer, arrow_rows("sources", [row]), extra={"lags": lags})
-        log.info(
-            "%s: %s %s has %d rows, complete to %s", self._outcome.step, self._kind, self._name, rows, covered_until or "an unknown time"
-        )
+        step.put("sources", "all", self.writer or self.name, arrow_rows("sources", [row]), extra={"lags": lags})
+        log.info("%s: %s %s has %d rows, complete to %s", self.outcome.step, self.kind, self.name, rows, covered_until or "an unknown time")
         self._covered_until, self._was_read = covered_until, True
         self._is_good &= not is_late
         if is_late and covered_until is not None:
-            hours = int((self._now - covered_until).total_seconds() // 3600)
-            limit = int(self._late_after.total_seconds() // 3600)
-            text = f"{self._name} has no data for {hours} h (limit {limit} h). Costs are complete to {covered_until.day} {covered_until:%b %H:%M} UTC."
-            self._outcome.fail(SourceError(self._name, text))
+            hours = int((self.now - covered_until).total_seconds() // 3600)
+            limit = int(self.late_after.total_seconds() // 3600)
+            text = f"{self.name} has no data for {hours} h (limit {limit} h). Costs are complete to {covered_until.day} {covered_until:%b %H:%M} UTC."
+            self.outcome.fail(SourceError(self.name, text))
             self._tell("STALE", text)
 
     def bad(self, error: SourceError) -> None:
         """Keep the last good figures, note the error, tell the operators."""
-        text = redact(str(error), self._settings)
+        text = redact(str(error), self.settings)
         self._is_good = False
         before = self._before()["row"]
         is_refused = isinstance(error, SourceRefused)
         row = {**before, **self._row(), "state": "refused" if is_refused else "unreachable", "last_error": text}
-        with self._warehouse.step("sources", make_load_id(self._name, self._now)) as step:
-            step.put("sources", "all", self._writer, arrow_rows("sources", [row]), extra={"lags": self._before()["lags"]})
+        with self.warehouse.step("sources", make_load_id(self.name, self.now)) as step:
+            step.put("sources", "all", self.writer or self.name, arrow_rows("sources", [row]), extra={"lags": self._before()["lags"]})
             step.publish()
-        self._outcome.fail(error, text)
+        self.outcome.fail(error, text)
         self._tell(
-            "REFUSED" if is_refused else "UNREACHABLE", f"{self._name}{f' {error.period}' if error.period else ''}: {text}", error.period
+            "REFUSED" if is_refused else "UNREACHABLE", f"{self.name}{f' {error.period}' if error.period else ''}: {text}", error.period
         )
 
     def note(self) -> None:
@@ -113,24 +112,24 @@ class SourceReport:
         from runspend.warehouse.records import Records
 
         note_done(
-            Records(self._settings.home), self._name, self._kind, self._now,
-            was_done=self._was_read, is_good=self._is_good, covered_until=self._covered_until, late_after=self._late_after,
+            Records(self.settings.home), self.name, self.kind, self.now,
+            was_done=self._was_read, is_good=self._is_good, covered_until=self._covered_until, late_after=self.late_after,
         )  # fmt: skip
 
     def _row(self) -> dict[str, Any]:
-        late_after = self._late_after.total_seconds()
-        return {"source": self._name, "kind": self._kind, "last_error": None, "late_after_seconds": late_after, "last_tried_at": self._now}
+        late_after = self.late_after.total_seconds()
+        return {"source": self.name, "kind": self.kind, "last_error": None, "late_after_seconds": late_after, "last_tried_at": self.now}
 
     def _before(self) -> dict[str, Any]:
-        unit = Unit("sources", "all", self._writer)
-        state = self._warehouse.states("sources").get(unit)
+        unit = Unit("sources", "all", self.writer or self.name)
+        state = self.warehouse.states("sources").get(unit)
         if state is None:
             return {"row": {}, "lags": {}}
-        published = self._warehouse.read(unit)
+        published = self.warehouse.read(unit)
         return {"row": published.to_pylist()[0] if published else {}, "lags": state.extra.get("lags", {})}
 
     def _tell(self, kind: operators.NoticeKind, text: str, period: str | None = None) -> None:
-        tell_operators(self._settings, self._outcome, kind, f"{self._name}/{period or 'all'}", text, self._now)
+        tell_operators(self.settings, self.outcome, kind, f"{self.name}/{period or 'all'}", text, self.now)
 
 
 def tell_operators(settings: Settings, outcome: Outcome, kind: operators.NoticeKind, cause: str, text: str, now: datetime) -> None:
@@ -143,28 +142,6 @@ def tell_operators(settings: Settings, outcome: Outcome, kind: operators.NoticeK
         outcome.fail(
             PartialFailure(f"cannot deliver {len(failures)} mails to operators: {failures[0]}. Fix mail in runspend.yaml.", failures)
         )
-
-
-@contextmanager
-def reading(
-    warehouse: Warehouse,
-    settings: Settings,
-    outcome: Outcome,
-    name: str,
-    kind: str,
-    late_after: timedelta,
-    now: datetime,
-    *,
-    writer: str = "",
-) -> Iterator[SourceReport]:
-    """Wrap the reading of one source: its error is reported and does not stop others. `writer`: its file name, if not the source's name."""
-    report = SourceReport(warehouse, settings, outcome, name, kind, late_after, now, writer or name)
-    with timed(f"{outcome.step}: {kind} {name}"):
-        try:
-            yield report
-        except SourceError as error:
-            report.bad(error)
-        report.note()
 
 
 @contextmanager
