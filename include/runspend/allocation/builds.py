@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -40,30 +41,27 @@ def note_report(folder: Path, period: str, build_id: str) -> None:
     write_whole(folder / ".builds" / period, build_id.encode())
 
 
+@dataclass
 class Builder:
     """One kind of build ("allocate", "summarize" or "estimate") over its periods."""
 
-    def __init__(
-        self, warehouse: Warehouse, outcome: Outcome, kind: str, now: datetime, progress: Progress, tell: Callable[[str, str], None]
-    ) -> None:
-        """`tell` gets the build that failed a check ("allocate/2026-10") and the error text."""
-        self._warehouse = warehouse
-        self._outcome = outcome
-        self._kind = kind
-        self._now = now
-        self._progress = progress
-        self._tell = tell
+    warehouse: Warehouse
+    outcome: Outcome
+    kind: str
+    now: datetime
+    progress: Progress
+    tell: Callable[[str, str], None]  # gets the build that failed a check ("allocate/2026-10") and the error text
 
     def beside(self, kind: str) -> Builder:
         """Return the builder of another kind. It shares the builds already read from the warehouse."""
         other = copy(self)
-        other._kind = kind
+        other.kind = kind
         return other
 
     @cached_property
     def built(self) -> dict[tuple[str, str], dict[str, Any]]:
         """The current builds in the warehouse, read once."""
-        return read_builds(self._warehouse)
+        return read_builds(self.warehouse)
 
     def build(
         self, period: str, inputs: Mapping[str, str | None], fill: Callable[[Step], Sequence[str | Unit]], *, forced: bool = False
@@ -72,38 +70,38 @@ class Builder:
 
         If a check fails, the old tables stay, and operators are notified.
         """
-        label = f"{self._kind} {period}"
+        label = f"{self.kind} {period}"
         build_id = digest(inputs)
-        before = self.built.get((self._kind, period))
+        before = self.built.get((self.kind, period))
         if before is not None and before["build_id"] == build_id and not forced:
-            self._outcome.unchanged.append(label)
+            self.outcome.unchanged.append(label)
             return
-        self._progress(f"{label}: building")
+        self.progress(f"{label}: building")
         start = time.monotonic()
         try:
-            with self._warehouse.step(self._kind, build_id) as step:
+            with self.warehouse.step(self.kind, build_id) as step:
                 units = [table if isinstance(table, Unit) else Unit(table, period, "all") for table in fill(step)]
                 outputs = {unit.table: step.state(unit).digest for unit in units}
                 self._note(step, period, build_id, inputs, outputs)
                 is_published = step.publish({parse_unit(name): value for name, value in inputs.items() if "/" in name})
         except CheckFailed as error:
-            self._outcome.fail(error)
-            self._tell(f"{self._kind}/{period}", str(error))
+            self.outcome.fail(error)
+            self.tell(f"{self.kind}/{period}", str(error))
             return
         if is_published:
-            self._outcome.changed.append(label)
+            self.outcome.changed.append(label)
             log.info("%s: built and checked %s in %.1f s", label, ", ".join(outputs), time.monotonic() - start)
         else:
             note = f"{label}: superseded; a newer input arrived while it was built. The next allocate builds it."
-            self._outcome.notes.append(note)
-            self._outcome.superseded.append(note)
+            self.outcome.notes.append(note)
+            self.outcome.superseded.append(note)
 
     def ignored_changes(self, period: str, inputs: Mapping[str, str | None], is_decisive: Callable[[str], bool]) -> str | None:
         """Describe how inputs differ from those of the current build, if no difference is decisive. None if the period may be built.
 
         An empty text means that the differences do not concern the period.
         """
-        before = self.built.get((self._kind, period))
+        before = self.built.get((self.kind, period))
         if before is None or before["build_id"] == digest(inputs):
             return None
         names = {name for name in {*before["inputs"], *inputs} if before["inputs"].get(name) != inputs.get(name)}
@@ -112,15 +110,15 @@ class Builder:
 
     def _note(self, step: Step, period: str, build_id: str, inputs: Mapping[str, str | None], outputs: Mapping[str, str]) -> None:
         row = {
-            "step": self._kind,
+            "step": self.kind,
             "month": first_day(period),
             "build_id": build_id,
             "inputs": json_text(inputs),
             "outputs": json_text(outputs),
-            "now": self._now,
-            "built_at": self._now,
+            "now": self.now,
+            "built_at": self.now,
         }
-        step.put("builds", period, self._kind, arrow_rows("builds", [row]))
+        step.put("builds", period, self.kind, arrow_rows("builds", [row]))
 
 
 # Inputs of a build, by name or table, with their names for people.
