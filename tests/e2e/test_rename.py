@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 from tests.command import run_here
 from tests.faults.torture import torn_files
+from tests.forked import run_forked
 from tests.kept_world import KeptWorld
 from tests.tiny_world import NOW, make_store, make_tiny_world
 
@@ -199,13 +197,7 @@ def test_killed_anywhere_it_is_done_or_not_begun(config: Path) -> None:
     for point in POINTS:
         shutil.rmtree(home)
         shutil.copytree(kept, home)
-        done = subprocess.run(
-            [sys.executable, "-m", "runspend.interfaces.cli", *command],
-            env={**os.environ, "RUNSPEND_CRASH_AT": point},
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == -signal.SIGKILL, point
+        assert run_forked("runspend.interfaces.cli", *command, RUNSPEND_CRASH_AT=point).returncode == -signal.SIGKILL, point
         assert torn_files(home / "warehouse") == []
         seen = digests(settings)
         assert seen == (before if point in POINTS[:2] else after), point

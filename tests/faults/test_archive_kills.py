@@ -18,6 +18,7 @@ from runspend.actions.archive.items import NOTE_NAME
 from runspend.actions.archive.restore import restore
 from tests.archive_world import PREFIX
 from tests.faults.archiver import FILES, make, run, settings_of
+from tests.forked import run_forked
 
 REPOSITORY = Path(__file__).parents[2]
 NAMED = re.compile(r'crash_point\("(archive\.[a-z_]+)"\)')
@@ -39,9 +40,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, *arguments: str, crash_at: str = "") -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.faults.archiver", str(folder), *arguments]
-    return subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "RUNSPEND_CRASH_AT": crash_at}, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
 def here(folder: Path) -> dict[str, bytes]:
@@ -73,12 +74,10 @@ def test_the_points_are_those_of_the_code() -> None:
 @pytest.mark.parametrize("point", [p for p in POINTS if not p.startswith("archive.notice")])
 def test_killed_at_a_named_point(folder: Path, point: str) -> None:
     """Killed in the first run and in the second; two clean runs reach the end, a third one does nothing."""
-    process = start(folder, crash_at=point)
-    process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL, f"{point} is never passed"
+    killed = run_forked("tests.faults.archiver", str(folder), RUNSPEND_CRASH_AT=point)
+    assert killed.returncode == -signal.SIGKILL, f"{point} is never passed"
     assert whole(folder, "back1")
-    again = start(folder, crash_at=point)
-    again.communicate(timeout=120)
+    again = run_forked("tests.faults.archiver", str(folder), RUNSPEND_CRASH_AT=point)
     assert again.returncode in (0, -signal.SIGKILL) and whole(folder, "back2")
     told = [run(folder), run(folder)]
     assert here(folder) == {} and whole(folder, "back3"), told

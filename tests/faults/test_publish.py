@@ -24,6 +24,7 @@ from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.accounts import without_rights_of_root
 from tests.faults.torture import torn_files, torture
 from tests.faults.world import PERIOD, TOGETHER, add_in_rounds, publish_version, rows_of, versions_seen
+from tests.forked import run_forked
 
 REPOSITORY = Path(__file__).parents[2]
 POINTS = {
@@ -36,10 +37,9 @@ POINTS = {
 }
 
 
-def world(root: Path, *arguments: str, crash_at: str | None = None) -> subprocess.Popen[str]:
-    environment = {**os.environ, "RUNSPEND_CRASH_AT": crash_at or ""}
+def world(root: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.faults.world", str(root), *arguments]
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -54,9 +54,8 @@ def root(tmp_path: Path) -> Path:
 def test_kill_at_each_named_point_leaves_old_or_new(root: Path, point: str) -> None:
     """Before the journal is written the old version stands; from then on the new one does, dropped units included."""
     publish_version(root, 1)
-    process = world(root, "publish", "2", crash_at=point)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    killed = run_forked("tests.faults.world", str(root), "publish", "2", RUNSPEND_CRASH_AT=point)
+    assert killed.returncode == -signal.SIGKILL
     assert torn_files(root) == []
     expected = "build-2" if POINTS[point] == "new" else "build-1"
     assert versions_seen(root) == {expected}

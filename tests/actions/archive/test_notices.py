@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
@@ -24,6 +22,7 @@ from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 from tests.actions.archive.policy_world import AGED, NOW, STORES, UTC, experiment, reads, run, sources, stored
 from tests.command import run_here
+from tests.forked import run_forked
 from tests.hostile_names import FORMULAS, PAYLOADS, TERMINAL
 from tests.servers.smtp import Script, Server, smtp_server
 from tests.settings_builder import MAIL, read_settings, smtp_mail
@@ -332,18 +331,12 @@ def this_hour() -> datetime:
     return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-STEP = "import sys; from runspend.interfaces import cli; sys.argv = ['runspend', *sys.argv[1:]]; cli.main()"
-
-
 def command(home: Path, *words: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:
     """The command line: here, or in a process of its own that is killed."""
     arguments = [*words, "--config", str(home / "runspend.yaml")]
     if not crash_at:
         return run_here(*arguments, cwd=REPOSITORY, code=None)
-    environment = {**os.environ, "RUNSPEND_CRASH_AT": crash_at}
-    return subprocess.run(
-        [sys.executable, "-c", STEP, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
-    )
+    return run_forked("runspend.interfaces.cli", *arguments, RUNSPEND_CRASH_AT=crash_at)
 
 
 @pytest.mark.parametrize("point", ["archive.notice_recorded", "archive.notice_written", "archive.notices_sent"])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import date, datetime, timezone
@@ -32,6 +30,7 @@ from runspend.warehouse.record_shapes import STATEMENT_PARTS
 from tests.actions.statement.statement_world import BILL, NOW, PERIOD, make_world, put_month, restated
 from tests.command import run_here
 from tests.faults.decoys import make_decoys, seen
+from tests.forked import run_forked
 from tests.servers.smtp import smtp_server
 from tests.settings_builder import smtp_mail
 
@@ -234,9 +233,8 @@ def test_a_command_killed_anywhere_and_run_again_issues_and_mails_the_same(
     if not is_issued:
         shutil.rmtree(config.parent)
         shutil.copytree(kept, config.parent)
-        environment = {**os.environ, "RUNSPEND_CRASH_AT": point}
-        command = [sys.executable, "-m", "runspend.interfaces.cli", *words, "2027-02-20T06:00"]
-        assert subprocess.run(command, env=environment, check=False, capture_output=True).returncode == -signal.SIGKILL
+        killed = run_forked("runspend.interfaces.cli", *words, "2027-02-20T06:00", RUNSPEND_CRASH_AT=point)
+        assert killed.returncode == -signal.SIGKILL
         put_month(load_settings(config), restated(), version=2)
         [one] = make(config, "--team", "vision", "--period", PERIOD)["statements"]
         assert one["number"] == "2026-10-vision-1" and one["replaces"] is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from runspend.warehouse.parquet.reader import _in_words
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.faults.damaged_world import Flip
 from tests.faults.world import TOGETHER, publish_version, rows_of
+from tests.forked import run_forked
 
 REPOSITORY = Path(__file__).parents[3]
 Answer = tuple[int, Decimal]  # rows, and the sum of all money in them
@@ -266,8 +266,7 @@ def test_readers_agree_around_a_killed_publish(tmp_path: Path, point: str) -> No
     publish_version(root, 1)
     with localcontext(prec=76):
         assert {answers(root, name) for name in TOGETHER} == {version_answers(name, 1) for name in TOGETHER}
-        command = [sys.executable, "-m", "tests.faults.world", str(root), "publish", "2"]
-        killed = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "RUNSPEND_CRASH_AT": point}, check=False)
+        killed = run_forked("tests.faults.world", str(root), "publish", "2", RUNSPEND_CRASH_AT=point)
         assert killed.returncode == -signal.SIGKILL
         for name in TOGETHER:
             assert answers(root, name) in (version_answers(name, 1), version_answers(name, 2))

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from decimal import Decimal
@@ -32,6 +29,7 @@ from runspend.warehouse.parquet.verification import seal
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests import former_schema as former
 from tests.faults.world import PERIOD, rows_of, with_new_column
+from tests.forked import run_forked
 
 REPOSITORY = Path(__file__).parents[3]
 LINES = TABLES["billing_lines"]
@@ -630,11 +628,10 @@ def test_former_names_and_values_are_read_and_the_next_publish_replaces_them(roo
 def test_an_upgrade_that_is_killed_is_completed_or_begun_again(root: Path, point: str) -> None:
     """Wherever it is killed, the units hold the same content, before and after the next publish."""
     before = fill_former(root)
-    command = [sys.executable, "-m", "tests.faults.world", str(root), "rounds", "other", "1"]
-    killed = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "RUNSPEND_CRASH_AT": f"publish.{point}"}, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    command = ("tests.faults.world", str(root), "rounds", "other", "1")
+    assert run_forked(*command, RUNSPEND_CRASH_AT=f"publish.{point}").returncode == -signal.SIGKILL
     assert asked(root) == before
-    subprocess.run(command, cwd=REPOSITORY, check=True)
+    assert run_forked(*command).returncode == 0
     assert json.loads((root / "_runspend" / "schema.json").read_text())["version"] == tables.SCHEMA_VERSION
     assert former.contents(ParquetWarehouse(root).read) == asked(root) == before
     assert ParquetWarehouse(root).verify() == []
