@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from pydantic import SecretStr
 
 from runspend.actions.publish import Found, Published, open_content
 from runspend.actions.publish import duckdb_file as duckdb_target
+from runspend.actions.publish import iceberg as iceberg_target
 from runspend.actions.publish import postgres as postgres_target
 from runspend.actions.publish.content import BUILDS
 from runspend.config.publish import DuckDBTarget, IcebergTarget, PostgresTarget
@@ -298,6 +300,70 @@ def test_a_view_in_the_place_of_builds_is_not_asked(home: Path, target_of: Calla
         with pytest.raises(SourceError, match="is not a file that `runspend publish` wrote"):
             ask()
     assert target.file.read_bytes() == before
+
+
+def metadata_of(target: IcebergTarget) -> Path:
+    """The file with the metadata of cost_daily, which everybody can change who can write the lake."""
+    with closing(sqlite3.connect(target.properties["uri"].removeprefix("sqlite:///"))) as catalog:
+        ((place,),) = catalog.execute("select metadata_location from iceberg_tables where table_name = 'cost_daily'")
+    return Path(place.removeprefix("file://"))
+
+
+def forge(target: IcebergTarget, fields: dict[str, Any], properties: dict[str, str]) -> None:
+    """Change metadata, and the build, so that the next publish looks at the table."""
+    file = metadata_of(target)
+    metadata = json.loads(file.read_text()) | fields
+    metadata["properties"] |= {iceberg_target.BUILD: "x"} | properties
+    file.write_text(json.dumps(metadata))
+
+
+@pytest.fixture
+def lake(home: Path, target_of: Callable[[str], Target]) -> IcebergTarget:
+    """An Iceberg target that has cost_daily."""
+    target = target_of("iceberg").model_copy(update={"tables": ["cost_daily"]})
+    assert isinstance(target, IcebergTarget) and publish(home, target).is_new
+    return target
+
+
+def test_parts_that_somebody_else_wrote_into_iceberg_are_no_parts(home: Path, lake: IcebergTarget) -> None:
+    """All rows are copied again, each once."""
+    [month, *_] = json.loads(json.loads(metadata_of(lake).read_text())["properties"][iceberg_target.PARTS])
+    before, when = see(lake)["cost_daily"], "2026-10-04T06:00:00+00:00"
+    forged = (
+        {}, {month: None}, {"13": ["x", 1, when]}, {"all": ["x", 1, when]}, {month: ["x", "many", when]}, {month: ["x", 10**30, when]},
+        {month: ["x", 1, "0001-01-01T00:00:00+23:00"]},
+    )  # fmt: skip
+    for text in ("{", "[" * 100_000, *map(json.dumps, forged)):
+        forge(lake, {}, {iceberg_target.PARTS: text})
+        assert publish(home, lake).is_new
+        assert see(lake)["cost_daily"] == before
+
+
+def test_a_table_that_leads_pyiceberg_elsewhere_is_refused(home: Path, lake: IcebergTarget, tmp_path: Path) -> None:
+    """It would run a class, ask another server with our keys, write or delete any file."""
+    decoy = tmp_path / "decoy" / "00001-a.metadata.json"
+    decoy.parent.mkdir()
+    decoy.write_text("precious")
+    log = [{"metadata-file": f"file://{decoy}", "timestamp-ms": 1}]
+    forged: tuple[tuple[dict[str, Any], dict[str, str], str], ...] = (
+        ({}, {"py-io-impl": "subprocess.Popen"}, "has the property py-io-impl"),
+        ({}, {"write.py-location-provider.impl": "subprocess.Popen"}, "has the property write.py"),
+        ({}, {"s3.endpoint": "http://127.0.0.1:9"}, "has the property s3.endpoint"),
+        ({}, {"write.data.path": f"{tmp_path}/lake/../decoy"}, "writes to .*decoy"),
+        ({}, {"write.metadata.path": f"file:{tmp_path}/decoy"}, "writes to .*decoy"),
+        ({"location": f"file://{tmp_path}/decoy"}, {}, "writes to .*decoy"),
+        ({"metadata-log": log}, {"write.metadata.delete-after-commit.enabled": "true", "write.metadata.previous-versions-max": "1"}, "lists .*decoy"),
+    )  # fmt: skip
+    file = metadata_of(lake)
+    whole = file.read_text()
+    for fields, properties, why in forged:
+        forge(lake, fields, properties)
+        with pytest.raises(SourceError, match=why):
+            publish(home, lake)
+        assert [found.read_text() for found in decoy.parent.iterdir()] == ["precious"]
+        file.write_text(whole)
+    forge(lake, {}, {"write.metadata.delete-after-commit.enabled": "true"})  # of its own
+    assert publish(home, lake).is_new
 
 
 def test_errors_say_what_is_wrong_and_show_no_password(home: Path, tmp_path: Path) -> None:

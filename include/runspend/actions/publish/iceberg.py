@@ -4,39 +4,52 @@ A catalog has no commit over several tables, so during a publish, and after a ki
 builds. Each table's property and newest snapshot have the build id `runspend.build_id`: where they are equal, the tables are of one build.
 A view is a table here. A table that Runspend did not make is never changed.
 
-Source: Iceberg "Spec", "Optimistic concurrency"; PyIceberg "Python API".
+Others may write the catalog too. PyIceberg obeys a table: its properties name Python classes, servers and keys, its location is where files
+are written, and old metadata that it lists is deleted. So a table is used only if it keeps to what Runspend made (`_refuse_redirected`).
+
+Source: Iceberg "Spec", "Optimistic concurrency"; PyIceberg "Python API", "Configuration".
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import warnings
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import unquote
 
 from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description, months
 from runspend.config.publish import IcebergTarget
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
 from runspend.core.machine_faults import fault_of
+from runspend.core.text import clean
 from runspend.schema.tables import Table
+from runspend.warehouse.parquet.engine import month_of
 
 __all__ = ["BUILD", "PARTS", "probe", "publish"]
 
 BUILD = "runspend.build_id"
 PARTS = "runspend.parts"  # JSON: period -> (build id, rows, when)
 ROWS_AT_ONCE = 500_000
+LARGEST = 2**63 - 1
+# Properties with which PyIceberg imports a class, or asks another server with our keys. They are for `catalog` in runspend.yaml, not for a table.
+REDIRECTING = re.compile(r"(py-io-impl|write\.py-location-provider\.impl|uri|token|credential)$|(s3|gcs|adls|hdfs|hf|client|auth|rest)\.")
+PLACES = ("write.data.path", "write.metadata.path")
+METADATA = re.compile(r"[\w.-]+\.metadata\.json")
 
 
 def publish(target: IcebergTarget, content: Content, now: datetime) -> Published:
     """Make the namespace hold the content. Raises SourceError; each table then has its old rows or the new ones."""
     try:
-        from pyiceberg.catalog import load_catalog
         from pyiceberg.exceptions import CommitFailedException, RESTError
     except ImportError as error:
         raise MissingExtra("pyiceberg", "iceberg") from error
     try:
-        catalog = load_catalog(target.name, **target.properties)
+        catalog = _open_catalog(target)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Delete operation did not match any records")  # of a month without rows
             return _Namespace(catalog, target).fill(content, now)
@@ -51,18 +64,19 @@ def publish(target: IcebergTarget, content: Content, now: datetime) -> Published
 def probe(target: IcebergTarget) -> Found:
     """Return the build of the namespace. Changes nothing, so it cannot say whether `publish` may write. Raises SourceError if it cannot be reached."""
     try:
-        from pyiceberg.catalog import load_catalog
         from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
     except ImportError as error:
         raise MissingExtra("pyiceberg", "iceberg") from error
     try:
-        catalog = load_catalog(target.name, **target.properties)
-        table = catalog.load_table(f"{target.namespace}.{BUILDS.name}")
+        table = _open_catalog(target).load_table(f"{target.namespace}.{BUILDS.name}")
+        _refuse_redirected(table, target)
         snapshot = table.current_snapshot()
         at = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, timezone.utc) if snapshot is not None else None
         return Found(table.properties.get(BUILD), at)
     except (NoSuchNamespaceError, NoSuchTableError):
         return Found()
+    except SourceError:
+        raise
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise SourceUnreachable(target.name, f"cannot use {target.name}: {why[:500].rstrip('.')}. Check `catalog`.") from error
@@ -71,6 +85,66 @@ def probe(target: IcebergTarget) -> Found:
 def _words(target: IcebergTarget, error: Exception) -> str:
     why = fault_of(error) or f"{(' '.join(str(error).split()) or type(error).__name__)[:500].rstrip('.')}."
     return f"cannot publish to {target.name}: {why} Each table of {target.namespace} has its old rows, or the new ones."
+
+
+def _open_catalog(target: IcebergTarget) -> Any:
+    """Open the catalog. No table of it may name the Python class that reads its files: PyIceberg would import and call it to open the table."""
+    from pyiceberg.catalog import load_catalog
+
+    catalog: Any = load_catalog(target.name, **target.properties)
+    load = catalog._load_file_io
+
+    def load_without_class(properties: Mapping[str, Any] | None = None, location: str | None = None) -> Any:
+        return load({key: value for key, value in (properties or {}).items() if key != "py-io-impl"}, location)
+
+    catalog._load_file_io = load_without_class
+    return catalog
+
+
+def _refuse_redirected(there: Any, target: IcebergTarget) -> None:
+    """Raise SourceError for a table that would lead PyIceberg to other classes, servers, folders or files to delete."""
+    own, why = there.properties, None
+    if wrong := [key for key in own if REDIRECTING.match(key)]:
+        why = f"has the property {clean(wrong[0])}, which only `catalog` in runspend.yaml may set"
+    elif wrong := [place for place in (there.location(), *(own[key] for key in PLACES if key in own)) if not _is_inside(place, target)]:
+        why = f"writes to {clean(wrong[0], 200)}, a folder outside `warehouse`"
+    elif own.get("write.metadata.delete-after-commit.enabled", "false").lower() != "false":
+        folder = there.metadata_location.rpartition("/")[0]
+        files = [entry.metadata_file for entry in there.metadata.metadata_log]
+        if wrong := [file for file in files if file.rpartition("/")[0] != folder or not METADATA.fullmatch(file.rpartition("/")[2])]:
+            why = f"lists {clean(wrong[0], 200)} as its old metadata, which would be deleted"
+    if why is not None:
+        raise SourceError(
+            target.name,
+            f"cannot publish to {target.name}: the table {there.name()[-1]} of the namespace {target.namespace} {why}. Nothing was changed."
+            " Find out who changed the table, and drop it without its files: the next `runspend publish` makes it again.",
+        )
+
+
+def _is_inside(place: str, target: IcebergTarget) -> bool:
+    """Whether a place is in the cloud, or in the local folder that `warehouse` is. A warehouse that is only a name is the catalog's own affair."""
+    warehouse = target.properties.get("warehouse", "")
+    if "/" not in warehouse or re.match(r"(?!file:)\w+://", place):
+        return True
+    folder, inside = (os.path.abspath(unquote(re.sub(r"^file:/*", "/", path))) for path in (warehouse, place))
+    return inside.startswith(folder + os.sep)
+
+
+def _known_parts(noted: str, table: Table) -> dict[str, list[Any]]:
+    """Return the parts that a table's property names; none if it is not as `_update` writes it."""
+    try:
+        known: dict[str, list[Any]] = json.loads(noted)
+        for period, (build_id, rows, at) in known.items():
+            if not isinstance(build_id, str) or type(rows) is not int or not 0 <= rows <= LARGEST:
+                return {}
+            datetime.fromisoformat(at).astimezone(timezone.utc)
+            if table.period_column is not None:
+                month_of(period)
+            elif period != WHOLE:
+                return {}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return {}
+    return known
 
 
 class _Namespace:
@@ -111,6 +185,7 @@ class _Namespace:
                 f"cannot publish to {self._target.name}: the namespace {self._target.namespace} has a table {table.name} that `runspend publish` did"
                 " not make. Nothing was changed. Set `namespace` to one that only Runspend writes.",
             )
+        _refuse_redirected(found, self._target)
         if set(schema.names) - set(found.schema().column_names):
             with found.update_schema() as changes:
                 changes.union_by_name(schema)
@@ -125,15 +200,20 @@ class _Namespace:
         self, there: Any, table: Table, content: Content, now: datetime, published: Published
     ) -> dict[tuple[str, str], tuple[int, datetime]]:
         """Replace the parts that changed, and note the build, in one commit."""
-        known: dict[str, list[Any]] = json.loads(there.properties[PARTS])
+        from pyiceberg.expressions import AlwaysTrue
+
+        known = _known_parts(there.properties[PARTS], table)
+        has_rows = there.current_snapshot() is not None
         parts = [part for part in content.parts if part.table.name == table.name]
         noted: dict[str, list[Any]] = {}
         with there.transaction() as transaction:
+            if has_rows and not known:
+                transaction.delete(AlwaysTrue())
             for part in parts:
                 if known.get(part.period, [None])[0] == part.build_id:
                     noted[part.period] = known[part.period]
                     continue
-                if part.period in known:
+                if has_rows and known:  # also a month that is not noted
                     self._delete(transaction, part)
                 rows = self._append(transaction, part, content)
                 noted[part.period] = [part.build_id, rows, now.isoformat()]
