@@ -33,7 +33,7 @@ SECRETS = [
     (f"hf_{WORD}", WORD), (f"model from hf_{WORD} today", WORD), (f"xoxb-123456789012-{WORD}", WORD), (f"xoxp-{WORD}", WORD), (f"xapp-1-A1-{WORD}", WORD),
     (f"sk-{WORD}{WORD}"[:51], WORD), (f"sk-proj-{WORD}", WORD), (f"sk-ant-api03-{WORD}", WORD), (f"sk_live_{WORD}", WORD), (f"WANDB_API_KEY={HEX40}", HEX40), (f"wandb_v1_{WORD}", WORD),
     (JWT, "eyJzdWIi"), (f"dapi{HEX32}", HEX32), ("AIza" + f"Sy{WORD}", WORD), (f"ya29.{WORD}", WORD), (f"npm_{WORD}", WORD), ("pypi-" + f"AgEIcHlwaS5vcmc{WORD}", WORD),
-    (f"hvs.{WORD}", WORD), (f"nvapi-{WORD}{WORD}", WORD), (f"SG.{WORD[:22]}.{WORD}", WORD), (f"1234567890:AA{WORD}x", WORD), (f"gsk_{WORD}{WORD}", WORD), (f"lsv2_pt_{HEX32}_{HEX32[:10]}", HEX32),
+    (f"hvs.{WORD}", WORD), (f"nvapi-{WORD}{WORD}", WORD), (f"SG.{WORD[:22]}.{WORD}", WORD), (f"1234567890:AA{WORD}x", WORD), (f"curl api.telegram.org/bot123456789:AA{WORD}x/sendMessage", WORD), (f"Ocp-Apim-Subscription-Key: {WORD}", WORD), (f"signing_key={WORD}", WORD), (f"gsk_{WORD}{WORD}", WORD), (f"lsv2_pt_{HEX32}_{HEX32[:10]}", HEX32),
     (f"abc8Q~{WORD}ab", WORD), ("Authorization: Bearer s3cr3t-canary-1", "s3cr3t-canary-1"), (f"Authorization: Bearer {WORD}", WORD), (f"authorization: {WORD}", WORD),
     ("bearer " + WORD, WORD), ("Bearer%20" + WORD, WORD), (f"-H 'Authorization: token {WORD}'", WORD), ('{"Authorization": "Bearer ' + WORD + '"}', WORD),
     ("Authorization: Basic " + base64.b64encode(b"ana:hunter2canary").decode(), "aHVudGVy"), ("Basic " + base64.b64encode(b"ana:hunter2canary").decode(), "aHVudGVy"),

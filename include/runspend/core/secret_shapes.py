@@ -20,7 +20,7 @@ _VALUE = rf"{_ONE}(?:(?:[ \t]{{1,3}}[=:][ \t]{{0,3}}|[=:]{{1,3}}[ \t]{{1,3}}){_O
 _IS = r"""(?:[\\"']{0,3}[ \t]{0,3}(?:[=:]|%3[dD])[ \t]{0,3})"""
 _NAME_BEFORE = r"(?:^|[^A-Za-z0-9])[A-Za-z0-9_.-]{0,64}?"
 _NAMES = (
-    r"passwords?|passwd|passphrase|pwd|secret[_-]?key|api[_-]?keys?|x-functions-key|access[_-]?key(?:[_-]?id)?|secret[_-]?access[_-]?key|account[_-]?key|"
+    r"passwords?|passwd|passphrase|pwd|secret[_-]?key|api[_-]?keys?|(?:x-functions|subscription|signing)[_-]?key|access[_-]?key(?:[_-]?id)?|secret[_-]?access[_-]?key|account[_-]?key|"
     r"shared[_-]?access[_-]?key|private[_-]?key|encryption[_-]?key|master[_-]?key|credentials?|client[_-]?secret|"
     r"(?:db|database|smtp|ftp|ldap|redis|mysql|postgres|pg|user|admin|root)[_-]?pass|"
     r"(?:access|auth|api|bearer|refresh|session|security|id|csrf|oauth2?|private|personal|deploy|bot|github|gitlab|gh|hf|hugging_?face|slack|wandb|"
@@ -34,7 +34,7 @@ _VENDORS = (
     r"pypi-AgE[A-Za-z0-9_-]{40,}|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){1,4}|eyJ[A-Za-z0-9_+/=-]{60,}|"
     r"hv[sbr]\.[A-Za-z0-9_-]{20,}|r8_[A-Za-z0-9]{30,}|do[opr]_v1_[a-f0-9]{64}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}|pplx-[A-Za-z0-9]{40,}|"
     r"glsa_[A-Za-z0-9]{32}_[a-f0-9]{8}|lsv2_[a-z]{2}_[a-f0-9]{32}(?:_[a-f0-9]+)?|ntn_[A-Za-z0-9]{40,}|lin_api_[A-Za-z0-9]{30,}|AGE-SECRET-KEY-1[0-9A-Z]{50,}|"
-    r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}|[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}"
+    r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}|(?:bot)?[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}"
 )
 # Keys of several parts, of which one is long; names have short parts only. A match extends to the end of its letters, digits, _ and
 # -.
@@ -76,7 +76,7 @@ _PLACE = r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?/[^?#\x00-\x20\"']*)((?:[?#][\s\S]*)?)
 # A text without any of these has no secret. Most texts have none of them, and no further pattern is tried.
 _SUSPECT = (
     r"-----BEGIN|(?:-u|-user)[ \t=]|://[^\x00-\x20/?#\"]*[@:]|%40|(?i:sig=|signature|-credential=|-security-token=|accesskeyid=|accessid=|key-pair-id=|[?&](?:key|token|auth|code|policy)=|webhooks?[./]|"
-    r"hooks\.slack|authorization|bearer|cookie|basic[ \t]|pwd|passw|passphrase|[a-z_-]pass[^a-z]|secrets?[^a-rt-z]|credentials?[^a-z]|(?:api|functions|access|account|private|encryption|master|secret)[_-]?keys?[^a-z]|key[_-]?id|"
+    r"hooks\.slack|authorization|bearer|cookie|basic[ \t]|pwd|passw|passphrase|[a-z_-]pass[^a-z]|secrets?[^a-rt-z]|credentials?[^a-z]|(?:api|functions|access|account|private|encryption|master|secret|subscription|signing)[_-]?keys?[^a-z]|key[_-]?id|"
     r"token[^a-z0-9_.-]|AKIA|ASIA|ABIA|ACCA|gh[pousr]_|github_pat_|gl[a-z]{2,5}-|hf_|xox[a-z]|xapp-|sk-|[prs]k_|whsec_|wandb_v|dapi|AIza|ya29|GOCSPX|1//0|npm_|pypi-|SG\.|eyJ|hv[sbr]\.|r8_|"
     r"do[opr]_v1|gsk_|xai-|nvapi|pplx-|glsa_|lsv2_|ntn_|lin_api|shp[a-z]{2}_|:AA[a-z0-9_-]{9}|[78]Q~)"
 )

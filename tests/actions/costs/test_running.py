@@ -262,3 +262,18 @@ def test_a_bill_without_estimates_counts_to_where_it_reaches(tmp_path: Path, hou
 def test_both_engines_read_its_queries(name: str) -> None:
     assert lint((Path(running.__file__).parent / f"{name}.sql").read_text()) == []
     assert "live" in cli.commands
+
+
+def test_what_a_run_says_of_its_machine_is_cut() -> None:
+    """A type of fifty thousand characters, and a thousand machines, still make one line of text."""
+    row = {
+        "tracking_server": "prod",
+        "workspace": "default",
+        "run_id": "a",
+        "region_id": None,
+        "purchase_option": None,
+        "num_nodes": 1,
+        "hour_cost": None,
+    }
+    machines = [{**row, "instance_type": "t" * 50_000, "resource_key": f"machine-{number}"} for number in range(1000)]
+    assert len(running._price(machines, [], []).priced_by) < 350

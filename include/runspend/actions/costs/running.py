@@ -16,7 +16,7 @@ from runspend.actions.costs.prices import PRICE_DAYS
 from runspend.actions.costs.runs_like import RunsLike, read_runs_like
 from runspend.core.amounts import EXACT, plain, small_money
 from runspend.core.price_rows import choose_price
-from runspend.core.text import clean
+from runspend.core.text import clean, cut
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
@@ -101,18 +101,23 @@ def _price(machines: Sequence[dict[str, Any]], of_types: Sequence[dict[str, Any]
             continue
         costs[currency] = costs.get(currency, 0.0) + cost * (machine["share"] or 1)
     if len(costs) != 1:
-        shown = ", ".join(machine["resource_key"] for machine in machines if machine["resource_key"])
+        shown = cut(", ".join(machine["resource_key"] for machine in machines if machine["resource_key"]), 200)
+        kind = cut(kind, 60)
         why = f"no bill or price shows {shown or kind}" if shown or kind else "it states neither a machine nor an instance type"
         if shown and kind:
             why += f", or an hour of {kind}"
         return _NewPrice(None, 0, 0, 0, why if not costs else "its machines are billed in several currencies")
     [(currency, cost)] = costs.items()
-    by = "the last price of its machine" if all(machine["hour_cost"] is not None for machine in machines) else f"the price of {kind}"
+    by = (
+        "the last price of its machine"
+        if all(machine["hour_cost"] is not None for machine in machines)
+        else f"the price of {cut(kind, 60)}"
+    )
     return _NewPrice(currency, 0.0 if run["is_waiting"] else cost, cost, max(run["own_hours"], 0.0), by)
 
 
 def _running(row: dict[str, Any], now: datetime, prices: dict[tuple[str, str, str], _NewPrice], like: Sequence[RunsLike]) -> RunningRun:
-    hour_cost = None if row["hour_cost"] is None else Decimal(repr(row["hour_cost"])).quantize(PLACES)
+    hour_cost = None if row["hour_cost"] is None else Decimal(repr(row["hour_cost"])).quantize(PLACES, context=EXACT)
     cost: Decimal | None = row.pop("known_cost")
     is_nested, priced_by = row.pop("is_nested"), None
     if cost is not None and hour_cost is not None:
