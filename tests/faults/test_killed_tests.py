@@ -62,7 +62,7 @@ def words_of(process: int) -> set[bytes]:
 def command_of(process: int) -> str:
     """Return the command of a process; nothing of one that has ended."""
     try:
-        return Path("/proc", str(process), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:150]
+        return Path("/proc", str(process), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:400]
     except OSError:
         return ""
 

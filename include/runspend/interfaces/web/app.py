@@ -206,7 +206,7 @@ def create_app(
     @app.exception_handler(StarletteHTTPException)  # also what no route takes: a path with a line break
     def say_why(request: Request, error: StarletteHTTPException) -> Response:
         found = HTTPException(error.status_code, "no such page." if error.detail == "Not Found" else error.detail, error.headers)
-        is_page = not is_for_programs(request) and not request.url.path.endswith((".csv", ".svg", "/metrics"))
+        is_page = not is_for_programs(request) and not request.scope["path"].endswith((".csv", ".svg", "/metrics"))
         if is_page and error.status_code in (400, 403, 404, 503):
             ways = _ways(request, error) if isinstance(error, WayOut) else ()
             return _message_page(found, _up(request), ways, has_reports=not latest or sees_all(latest[0]))
@@ -434,7 +434,7 @@ def _only(request: Request, *allowed: str) -> None:
 
 def _up(request: Request) -> str:
     """Return the relative way from an address to the home page, so that no server need know its own prefix."""
-    path: bytes = request.scope.get("raw_path") or quote(request.url.path).encode()
+    path: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
     own = path.removeprefix(request.scope.get("root_path", "").encode())
     return "../" * (own.count(b"/") - 1)
 
@@ -462,7 +462,7 @@ def _log(settings: Settings, request: Request, status: int) -> None:
     who = getattr(request.state, "runspend_who", None)
     groups = getattr(request.state, "runspend_groups", ())
     rows = getattr(request.state, "runspend_rows", None)
-    log_page(settings, who=who, groups=groups, pattern=pattern, path=request.url.path, status=status, rows=rows)
+    log_page(settings, who=who, groups=groups, pattern=pattern, path=request.scope["path"], status=status, rows=rows)
 
 
 def _host(request: Request) -> str:
