@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import duckdb
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
@@ -499,18 +500,24 @@ def test_the_screen() -> None:
 
 
 def test_a_target_of_publish_is_looked_at(tmp_path: Path) -> None:
-    """A file that is not there yet, one of somebody else, a server that does not answer."""
+    """A file that is not there yet, one of somebody else, one with a forged build, a server that does not answer."""
     (tmp_path / "mine.duckdb").write_bytes(b"mine")
+    with duckdb.connect(tmp_path / "forged.duckdb") as connection:
+        connection.execute(
+            "create table runspend_builds as select 'all' as table_name, $1 as build_id, now() as published_at", ["x\nmail ok\u202e" * 99]
+        )
     settings = read_settings(
         tmp_path,
         """
         publish:
           - {name: laptop, kind: duckdb, file: costs.duckdb}
           - {name: other, kind: duckdb, file: mine.duckdb}
+          - {name: forged, kind: duckdb, file: forged.duckdb}
           - {name: grafana, kind: postgres, uri: "postgresql://u:canary@127.0.0.1:9/costs"}
         """,
     )
     found = {f.name: f for f in diagnose(settings, now=NOW) if f.section == "publish"}
     assert found["laptop"] == Finding("publish", "laptop", "ok", "duckdb, may be written, nothing published yet")
     assert found["other"].level == "FAIL" and "is not a file that `runspend publish` wrote" in found["other"].text
+    assert found["forged"].text.isprintable() and len(found["forged"].text) < 200
     assert found["grafana"].level == "FAIL" and "refused" in found["grafana"].text and "canary" not in found["grafana"].text

@@ -34,6 +34,10 @@ UNIT = Unit("runs", PERIOD, "prod")
 SECRET = "hush-hush-hush"
 # These take numbers for addresses in memory, or wait: straight on the engine they would end the test.
 NOT_ON_THE_ENGINE = re.compile(r"arrow_scan|pandas_scan|python_map_function|seq_scan|sleep", re.IGNORECASE)
+# What the guard must keep from it. Elsewhere these names are of columns or tables, or of table functions in the place of others, which do not run.
+CALLS = re.compile(
+    r"\b(?:pg_sleep|sleep_ms)\s*\(|\b(?:from|join)\s+\w*(?:arrow_scan|pandas_scan|map_function|seq_scan)\s*\(", re.IGNORECASE
+)
 
 
 class World:
@@ -213,7 +217,7 @@ def fuzz_guard(world: World, seed: int, seconds: float, most: int) -> tuple[int,
             except SqlRefused:
                 continue
             ran += 1
-            assert not NOT_ON_THE_ENGINE.search(re.sub(r"'[^']*'|\"[^\"]*\"|--.*|/\*.*?\*/", "", statement)), statement
+            assert not CALLS.search(re.sub(r"'[^']*'|\"[^\"]*\"|--.*|/\*.*?\*/", "", statement)), statement
             with connection.cursor() as cursor:
                 try:
                     cursor.execute("begin transaction read only")

@@ -23,6 +23,7 @@ from runspend.config.settings import ArtifactStore, BillSource, KeySettings, Mac
 from runspend.config.types import CONNECTION
 from runspend.core.amounts import money
 from runspend.core.errors import RunspendError
+from runspend.core.text import clean
 from runspend.interfaces.identified_runs import read_groups, say_who_is_identified
 from runspend.warehouse.bigquery.dry_run import size_words
 from runspend.warehouse.factory import open_warehouse
@@ -506,7 +507,7 @@ def _probe_target(target: PublishTarget, settings: Settings) -> Iterator[tuple[L
     if found.build_id is None or found.published_at is None:
         yield "ok", f"{target.kind}, {rights}, nothing published yet"
         return
-    there = f"build {found.build_id} of {found.published_at:%d %b %H:%M} UTC"
+    there = f"build {clean(found.build_id)} of {found.published_at:%d %b %H:%M} UTC"
     if newest is not None and newest != found.build_id:
         yield (
             "WARN",
