@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runspend.core.errors import SourceRefused
 from tests.command import run_here
 
 
@@ -15,3 +16,8 @@ def test_an_error_moves_no_cursor(tmp_path: Path, hostile: str) -> None:
     done = run_here("costs", "--config", str(tmp_path / f"a{hostile}b.yaml"), code=2)
     assert "cannot read" in done.stderr and "b.yaml" in done.stderr
     assert not set(hostile) & set("\r\x07\x1b\x9b\u202e\u2028") & set(done.stderr)
+
+
+def test_an_error_that_names_half_a_character_is_text() -> None:
+    """A file whose name is not UTF-8 is refused like any other: the error can be stored and mailed."""
+    assert str(SourceRefused("aws", "cannot load p\udcff.csv")) == "cannot load p\\udcff.csv"

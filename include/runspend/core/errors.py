@@ -33,6 +33,10 @@ class RunspendError(Exception):
 
     exit_code = 1
 
+    def __init__(self, *parts: object) -> None:
+        """Bytes of a file's name that are not UTF-8 become \\udcff and the like, so that the message can be stored, mailed and shown."""
+        super().__init__(*(part.encode("utf-8", "backslashreplace").decode() if isinstance(part, str) else part for part in parts))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the error with all its attributes, instead of creating it again from its message, so that it crosses processes whole."""
         return _copied, (type(self), self.args, self.__dict__)

@@ -286,6 +286,28 @@ def test_builds_that_somebody_else_wrote_into_postgresql_are_no_build(home: Path
         assert {name: plain(rows) for name, rows in tables_of(target).items() if name != BUILDS.name} == before
 
 
+def test_nothing_of_others_in_postgresql_runs_with_the_rights_of_the_login(home: Path, target_of: Callable[[str], Target]) -> None:
+    """No operator of theirs for more exact types, and no trigger of a table that they own. This login is an administrator."""
+    target = target_of("postgres")
+    assert isinstance(target, PostgresTarget)
+    publish(home, target)
+    uri = target.uri.get_secret_value()
+    with closing(psycopg2.connect(uri)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("create schema theirs; create role mallory")
+        cursor.execute("create function theirs.spring(bigint, numeric) returns boolean language plpgsql as 'begin raise ''sprung''; end'")
+        cursor.execute("create operator theirs.<= (leftarg = bigint, rightarg = numeric, function = theirs.spring)")
+    try:
+        path = f"{uri}{'&' if '?' in uri else '?'}options=-c%20search_path%3Dtheirs,pg_catalog"
+        assert not publish(home, target.model_copy(update={"uri": SecretStr(path)})).is_new
+        with closing(psycopg2.connect(uri)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(f'alter table "{target.schema_name}".cost_daily owner to mallory')
+        with pytest.raises(SourceError, match=r"cost_daily in the schema .* belongs to mallory"):
+            publish(home, target)
+    finally:
+        with closing(psycopg2.connect(uri)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute("drop schema theirs cascade; drop owned by mallory cascade; drop role mallory")
+
+
 def test_a_view_in_the_place_of_builds_is_not_asked(home: Path, target_of: Callable[[str], Target], tmp_path: Path) -> None:
     """It would read any file of this account, or never end."""
     target = target_of("duckdb")

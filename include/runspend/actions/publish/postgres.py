@@ -20,6 +20,7 @@ from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part
 from runspend.config.publish import PostgresTarget
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
+from runspend.core.text import clean
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import Table
 
@@ -39,8 +40,10 @@ OURS = "Written by runspend publish."  # ends the comment of every table of ours
 SAFE = {"connect_timeout": "10", "application_name": "runspend publish"}
 LOCK = "select pg_advisory_xact_lock(hashtextextended({text}, 0))"
 FOUND = """
-select c.relname, c.relkind, coalesce(obj_description(c.oid), ''), a.attname, format_type(a.atttypid, a.atttypmod), coalesce(col_description(c.oid, a.attnum), '')
+select c.relname, c.relkind, coalesce(obj_description(c.oid), ''), a.attname, format_type(a.atttypid, a.atttypmod), coalesce(col_description(c.oid, a.attnum), ''),
+  pg_get_userbyid(c.relowner), c.relowner = r.oid or not r.rolsuper and pg_has_role(c.relowner, 'usage')
 from pg_class c
+join pg_roles r on r.rolname = current_user
 left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
 where c.relnamespace = (select oid from pg_namespace where nspname = {schema}) and c.relname in ({names})
 """
@@ -91,6 +94,8 @@ def _connected(target: PostgresTarget, verb: str) -> Iterator[Any]:
     try:
         with closing(psycopg2.connect(_uri(target.uri.get_secret_value()))) as connection:
             connection.set_client_encoding("UTF8")
+            with connection.cursor() as cursor:  # else operators and functions of others, for more exact types, would be called
+                cursor.execute("set local search_path = pg_catalog")
             yield connection
     except psycopg2.Error as error:
         raise _in_words(target, error, verb) from error
@@ -189,6 +194,12 @@ class _Schema:
                         self._target.name,
                         f"cannot publish to {self._target.name}: the schema {self._schema} has a {table.name} that `runspend publish` did not make."
                         " Nothing was changed. Set `schema` to one that only Runspend writes.",
+                    )
+                if not rows[0][7]:  # its triggers and defaults would run with the rights of this login
+                    raise SourceError(
+                        self._target.name,
+                        f"cannot publish to {self._target.name}: the table {table.name} in the schema {self._schema} belongs to {clean(rows[0][6])}, not to"
+                        " this login. Nothing was changed. Publish with the login that owns it, or set another `schema`.",
                     )
                 is_same &= self._change_columns(table, {row[3]: row[4] for row in rows})
             self._describe(table, comment, described)

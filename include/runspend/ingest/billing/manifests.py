@@ -9,6 +9,7 @@ Layouts: AWS Data Exports ("Understanding export delivery"), AWS legacy Cost and
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ PERIOD_NAMES = (
     re.compile(r"(?:^|/)(\d{4})(\d{2})\d{2}-\d{8}(?=/|$)"),
 )
 MAX_MANIFEST_BYTES = 64 << 20
+HALF_CHARACTERS = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,10 @@ def _read_manifest(folder: FileSource, entry: Entry, by_name: Mapping[str, Entry
     if entry.bytes > MAX_MANIFEST_BYTES:
         return problem(f"has {entry.bytes} bytes, more than a manifest can")
     try:
-        document = parse_json(folder.fetch(entry).read_bytes().decode("utf-8-sig"))
+        text = folder.fetch(entry).read_bytes().decode("utf-8-sig")
+        document = parse_json(text)
+        if HALF_CHARACTERS.search(text):  # a lone one cannot be stored or shown
+            json.dumps(document, ensure_ascii=False).encode()
     except ValueError as error:
         return problem(f"is not valid JSON ({error})")
     if not isinstance(document, dict):

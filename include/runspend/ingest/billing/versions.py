@@ -91,7 +91,7 @@ def settings_key(format_name: str, rules: Rules, source: BillSource) -> str:
 
 def version_of(digests: Iterable[str], settings: str) -> str:
     """Return the version of a set of files (by their SHA-256); names and order do not matter. Two parts with the same bytes count twice."""
-    return hashlib.sha256("\n".join([*sorted(digests), settings]).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join([*sorted(digests), settings]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def refusal(
