@@ -137,6 +137,7 @@ def test_a_note_cut_short_is_an_artifact_like_any_other() -> None:
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(3600)
 def test_for_long() -> None:
     from hypothesis.stateful import run_state_machine_as_test
 

@@ -76,6 +76,7 @@ def test_generated_trees_come_back_identical(tmp_path: Path, tree: Any) -> None:
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(3600)
 def test_ten_thousand_generated_trees(tmp_path: Path) -> None:
     @settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
     @given(TREES)

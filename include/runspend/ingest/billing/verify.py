@@ -149,7 +149,7 @@ def _check_parquet(source: str, name: str, path: Path) -> str:
         digest.update(chunk)
     try:
         metadata = pq.read_metadata(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _refused(source, name, f"its Parquet cannot be opened ({error}). Deliver it again") from error
     if metadata.num_columns > MAX_COLUMNS:
         raise _refused(source, name, f"it has {metadata.num_columns:,} columns, more than {MAX_COLUMNS:,}. Check what wrote it")
