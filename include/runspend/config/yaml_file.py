@@ -128,6 +128,7 @@ def _map(node: yaml.MappingNode, loc: Loc, file: YamlFile, env: Mapping[str, str
         if not isinstance(key_node, yaml.ScalarNode) or (key_node.style is None and key_node.value in _NULLS):
             raise _mistake(file.path, line, show_loc(loc), "a key must be a text.")
         key = key_node.value
+        _check_text(key, line, loc, file)
         if key in result:
             first = file.lines[(*loc, key)]
             raise _mistake(file.path, line, show_loc((*loc, key)), f"this key is already on line {first}. Keep one of the two.")
@@ -145,7 +146,15 @@ def _scalar(node: yaml.ScalarNode, loc: Loc, file: YamlFile, env: Mapping[str, s
     file.written[loc] = text
     if not node.style and text in _NULLS:
         return None
-    return _VARIABLE.sub(lambda m: _variable(m, text, loc, line, file, env), text)
+    found = _VARIABLE.sub(lambda m: _variable(m, text, loc, line, file, env), text)
+    _check_text(found, line, loc, file)
+    return found
+
+
+def _check_text(text: str, line: int, loc: Loc, file: YamlFile) -> None:
+    """Refuse half a character: YAML's `\\ud800`, or bytes of a variable that are not UTF-8. It could be neither stored nor sent."""
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise _mistake(file.path, line, show_loc(loc), "it has half a character, such as `\\ud800`. Write it whole, as UTF-8.")
 
 
 def _resolve_plain(text: str) -> str:

@@ -108,7 +108,13 @@ class Client:
                 raise NoSuchThing(self.name, f"cannot find it in {self.name}: {self._hide(error)}.") from None
             kind = RequestRefused if error.get_http_status_code() in (400, 409) else SourceUnreachable
             raise kind(self.name, f"{failed}: {self._hide(error)}.{then}") from None
-        except (ParseError, OSError, ValueError, RecursionError) as error:  # not a valid answer
+        except (
+            ParseError,
+            OSError,
+            ValueError,
+            RecursionError,
+            SystemError,
+        ) as error:  # not a valid answer (SystemError: protobuf's, of a name that is not text)
             raise SourceUnreachable(self.name, f"{failed}: {self._hide(error)}.{then}") from None
 
     def find(self, call: Callable[[], T]) -> T | None:
