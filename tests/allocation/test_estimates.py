@@ -299,6 +299,28 @@ def test_a_run_of_several_nodes_that_states_the_first(tmp_path: Path) -> None:
     assert {(r["confidence"], r["machine_seconds"]) for r in rows if (r["run_id"], r["resource_key"]) == ("four", "")} == {("low", 10800)}
 
 
+def test_children_share_the_nodes_that_their_parent_asks_for(tmp_path: Path) -> None:
+    """As in the ledger: two at a time have half of them each; one that has a machine of its own leaves its siblings the others."""
+    lines = [*hours(0, 1, cost="4.00", instance_type="big"), *hours(0, 1, cost="2.00", on="small", instance_type="small")]
+    runs = [
+        {"id": "P", "at": "01:00..04:00", "instance_type": "big", "num_nodes": 4},
+        {"id": "A", "at": "01:00..02:00", "on": [], "parent": "P"},
+        {"id": "B", "at": "02:00..03:00", "on": [], "parent": "P"},
+        {"id": "C", "at": "02:30..03:00", "on": [], "parent": "P"},
+        {"id": "Q", "at": "01:00..04:00", "on": [], "instance_type": "Big", "num_nodes": 2},
+        {"id": "D", "at": "01:00..02:00", "on": [], "parent": "Q"},
+        {"id": "E", "at": "02:00..03:00", "on": ["small"], "parent": "Q"},
+        {"id": "F", "at": "02:00..03:30", "on": [], "parent": "Q"},
+    ]
+    rows = estimate(world_of(lines, runs), tmp_path, "04:00")["run_estimates"].to_pylist()
+    assert {(r["run_id"], f"{r['estimated_from']:%H}", r["resource_key"]): r["effective_cost"] for r in rows} == {
+        ("A", "01", "m1"): 4, ("A", "01", ""): 12,
+        ("B", "02", "m1"): 3, ("B", "02", ""): 9, ("C", "02", "m1"): 1, ("C", "02", ""): 3,
+        ("P", "03", "m1"): 4, ("P", "03", ""): 12,
+        ("D", "01", ""): 8, ("E", "02", "small"): 2, ("F", "02", ""): 4, ("F", "03", ""): 4, ("Q", "03", ""): 4,
+    }  # fmt: skip
+
+
 def test_a_trial_is_not_on_its_drivers_machine_of_another_type(tmp_path: Path) -> None:
     """Two trials that ask for large machines cost those; a third, of the driver's type, shares its machine."""
     lines = [*hours(0, 1, cost="1.00", on="small", instance_type="small"), *hours(0, 1, cost="30.00", on="large", instance_type="large")]
@@ -497,6 +519,7 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
         {"id": "J", "at": "-30:00..05:00", "on": []}, {"id": "K", "at": "01:00..04:00", "on": ["unseen"], "instance_type": "listed"}, {"id": "L", "at": "01:00..04:00", "on": ["unseen-2"]}, {"id": "M", "at": "00:30..04:00", "on": ["m5"]},
         {"id": "N", "at": "01:00..04:00", "on": ["ns/pod"]}, {"id": "O", "at": "03:15..04:15", "on": [], "parent": "A", "instance_type": "small"},
         {"id": "P", "at": "02:10..05:05", "on": [{"id": "m3", "from": "02:30", "to": "04:30"}], "instance_type": "Small", "num_nodes": 3},
+        {"id": "Q", "at": "02:40..03:40", "on": [], "parent": "P"}, {"id": "R", "at": "03:00..04:15", "on": [], "parent": "P"}, {"id": "S", "at": "03:10..03:50", "on": ["m2"], "parent": "P"},
     ]  # fmt: skip
     world = world_of(
         lines, runs,

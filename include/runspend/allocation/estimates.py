@@ -34,6 +34,7 @@ def estimate_models() -> list[Model]:
         Model("window_runs"),
         Model("run_ancestors"),
         GAPS,
+        Model("type_claims"),
         Model("estimate_seen"),
         Model("estimate_names", makes="bill_names"),
         Model("matched_names"),

@@ -1,8 +1,9 @@
 -- one row per run that asks for machines without naming them, and what its hours are priced as.
 -- A run without a machine of its own or of an ancestor asks for all its nodes, by instance type. A run of several nodes that states some
--- of them asks for the rest, at the price of one that it states: see pool_held.
+-- of them asks for the rest, at the price of one that it states: see pool_held. num_nodes is 0 for a run that has a machine of its own and
+-- would otherwise share an ancestor's claim: see pool_families.
 with machines as (
-  select distinct s.tracking_server, s.run_id, s.resource_key
+  select distinct s.tracking_server, s.run_id, s.resource_key, s.is_inherited
   from estimate_stated s
   left join estimate_elsewhere e on e.tracking_server = s.tracking_server and e.run_id = s.run_id
   where e.run_id is null
@@ -16,26 +17,36 @@ sizes as (
   left join estimate_seen s on s.resource_key = m.resource_key
   group by m.resource_key
 ),
+asked as (
+  -- A run in a pool asks for what it states itself.
+  select
+    w.tracking_server, w.workspace, w.run_id, w.start_time, w.end_time, w.last_sign_at, t.instance_type,
+    t.instance_type is not null or w.pool_key is not null as is_asking,
+    case when w.pool_key is null and t.run_id is not null then t.claim_run_id else w.run_id end as claim_run_id,
+    case when w.pool_key is null and t.run_id is not null then t.num_nodes else w.num_nodes end as num_nodes
+  from window_runs w
+  left join type_claims t on t.tracking_server = w.tracking_server and t.run_id = w.run_id
+),
 stated as (
   select
-    m.tracking_server, m.run_id, min(m.resource_key) as resource_key,
-    logical_and(s.is_one_machine and coalesce(s.instance_type = lower(w.instance_type), true)) as are_nodes
+    m.tracking_server, m.run_id, min(m.resource_key) as resource_key, logical_and(m.is_inherited) as is_inherited,
+    logical_and(s.is_one_machine and coalesce(s.instance_type = a.instance_type, true)) as are_nodes
   from machines m
   join sizes s on s.resource_key = m.resource_key
-  join window_runs w on w.tracking_server = m.tracking_server and w.run_id = m.run_id
+  join asked a on a.tracking_server = m.tracking_server and a.run_id = m.run_id
   group by m.tracking_server, m.run_id
 )
 select
-  w.tracking_server, w.workspace, w.run_id, w.start_time, w.end_time, w.last_sign_at,
-  lower(w.instance_type) as instance_type, greatest(coalesce(w.num_nodes, 1), 1) as num_nodes,
-  coalesce(s.resource_key, concat('type ', lower(w.instance_type))) as priced_as,
+  a.tracking_server, a.workspace, a.run_id, a.claim_run_id, a.start_time, a.end_time, a.last_sign_at, a.instance_type,
+  case when a.claim_run_id <> a.run_id and not s.is_inherited then 0 else greatest(coalesce(a.num_nodes, 1), 1) end as num_nodes,
+  coalesce(s.resource_key, concat('type ', a.instance_type)) as priced_as,
   case
-    when w.end_time is not null then w.end_time
-    when coalesce(w.last_sign_at, w.start_time) >= timestamp_sub(@now, interval @alive_hours hour) then @now
-    when w.last_sign_at is not null then w.last_sign_at
-    else timestamp_add(w.start_time, interval @silent_hours hour)
+    when a.end_time is not null then a.end_time
+    when coalesce(a.last_sign_at, a.start_time) >= timestamp_sub(@now, interval @alive_hours hour) then @now
+    when a.last_sign_at is not null then a.last_sign_at
+    else timestamp_add(a.start_time, interval @silent_hours hour)
   end as ended_at
-from window_runs w
-left join stated s on s.tracking_server = w.tracking_server and s.run_id = w.run_id
-where w.start_time is not null
-  and (s.run_id is null or (s.are_nodes and w.num_nodes > 1 and (w.instance_type is not null or w.pool_key is not null)))
+from asked a
+left join stated s on s.tracking_server = a.tracking_server and s.run_id = a.run_id
+where a.start_time is not null
+  and (s.run_id is null or (a.claim_run_id <> a.run_id and not s.is_inherited) or (s.are_nodes and a.num_nodes > 1 and a.is_asking))

@@ -3,8 +3,9 @@ with earliest as (
   select coalesce(min(billed_until), @month_start) as billed_until from estimate_frontiers
 ),
 open_runs as (
-  select w.tracking_server, w.run_id, lower(w.instance_type) as instance_type
+  select w.tracking_server, w.run_id, t.instance_type
   from window_runs w
+  left join type_claims t on t.tracking_server = w.tracking_server and t.run_id = w.run_id
   cross join earliest e
   where coalesce(w.end_time, @now) > e.billed_until
 )

@@ -58,38 +58,71 @@ on_machines as (
   from share_floats
 ),
 asking as (
-  -- The time in which a run asks for machines: none of its descendants covers it.
-  select c.tracking_server, c.workspace, c.run_id, c.num_nodes, c.priced_as as machine, i.interval_start, i.interval_end
+  -- The time in which a run asks for machines, hour by hour: none of its descendants covers it.
+  select
+    c.tracking_server, c.workspace, c.run_id, c.claim_run_id, c.num_nodes, c.priced_as as machine,
+    cast(timestamp_micros(hour_number * 3600000000) as timestamp) as hour_start,
+    greatest(i.interval_start, cast(timestamp_micros(hour_number * 3600000000) as timestamp)) as asked_from,
+    least(i.interval_end, cast(timestamp_micros((hour_number + 1) * 3600000000) as timestamp)) as asked_to
   from run_intervals i
   join estimate_claims c on c.tracking_server = i.tracking_server and c.workspace = i.workspace and c.run_id = i.run_id
+  cross join unnest(generate_array(div(unix_micros(i.interval_start), 3600000000), div((unix_micros(i.interval_end) - 1), 3600000000))) as hour_number
   where starts_with(i.resource_key, 'family ') and c.priced_as is not null
 ),
-family_times as (
-  select tracking_server, workspace, run_id, num_nodes as nodes, machine, interval_start, interval_end
+claim_times as (
+  select
+    tracking_server, claim_run_id, asked_from as used_from, asked_to as used_to, num_nodes, 0 as machines,
+    case when num_nodes > 0 then 1 else 0 end as members, case when num_nodes > 0 then 0 else 1 end as holders
   from asking
   union all
-  -- Less the machines that it states: these have rows of their own.
-  select a.tracking_server, a.workspace, a.run_id, -1, a.machine, greatest(a.interval_start, i.interval_start), least(a.interval_end, i.interval_end)
+  -- Less the machines that a run states: these have rows of their own.
+  select a.tracking_server, a.claim_run_id, greatest(a.asked_from, i.interval_start), least(a.asked_to, i.interval_end), 0, 1, 0, 0
   from asking a
   join run_intervals i on i.tracking_server = a.tracking_server and i.workspace = a.workspace and i.run_id = a.run_id
-    and i.interval_start < a.interval_end and i.interval_end > a.interval_start
-  where not starts_with(i.resource_key, 'family ')
+    and i.interval_start < a.asked_to and i.interval_end > a.asked_from
+  where a.num_nodes > 0 and not starts_with(i.resource_key, 'family ')
 ),
-family_hours as (
+changes as (
+  select tracking_server, claim_run_id, used_from as mark, num_nodes, machines, members, holders from claim_times
+  union all
+  select tracking_server, claim_run_id, used_to, 0, -machines, -members, -holders from claim_times
+),
+marks as (
   select
-    f.tracking_server, f.workspace, f.run_id, f.nodes, f.machine, timestamp_add(timestamp_trunc(timestamp(day), hour), interval number hour) as hour_start,
-    f.interval_start, f.interval_end
-  from family_times f
-  cross join unnest(generate_date_array(date(f.interval_start), date(timestamp_sub(f.interval_end, interval 1 microsecond)))) as day
-  cross join unnest(generate_array(0, 23)) as number
+    tracking_server, claim_run_id, mark, max(num_nodes) as num_nodes, sum(machines) as machines, sum(members) as members, sum(holders) as holders
+  from changes
+  group by tracking_server, claim_run_id, mark
+),
+slices as (
+  select
+    tracking_server, claim_run_id, mark, timestamp_diff(lead(mark) over w, mark, microsecond) as microseconds,
+    max(num_nodes) over (partition by tracking_server, claim_run_id) as num_nodes,
+    cast(sum(machines) over w as int64) as machines, cast(sum(members) over w as int64) as members, cast(sum(holders) over w as int64) as holders
+  from marks
+  window w as (partition by tracking_server, claim_run_id order by mark)
+),
+asked_nodes as (
+  -- What all members of a claim ask for together: see pool_families.
+  select
+    tracking_server, claim_run_id, mark, members, microseconds,
+    case when members > 0 then div(greatest(num_nodes * members - machines, 0) + members + holders - 1, members + holders) else 0 end as nodes
+  from slices
+),
+clock as (
+  -- The machine time of each member up to the mark.
+  select
+    tracking_server, claim_run_id, mark,
+    cast(coalesce(sum(case when members > 0 then div(nodes * microseconds, members) else 0 end) over (
+      partition by tracking_server, claim_run_id order by mark rows between unbounded preceding and 1 preceding), 0) as int64) as upto
+  from asked_nodes
 ),
 claimed as (
-  select
-    tracking_server, workspace, run_id, machine, hour_start,
-    cast(sum(nodes * timestamp_diff(least(interval_end, timestamp_add(hour_start, interval 1 hour)), greatest(interval_start, hour_start), microsecond)) as int64) as microseconds
-  from family_hours
-  where interval_start < timestamp_add(hour_start, interval 1 hour) and interval_end > hour_start
-  group by tracking_server, workspace, run_id, machine, hour_start
+  select a.tracking_server, a.workspace, a.run_id, a.machine, a.hour_start, cast(sum(t.upto - f.upto) as int64) as microseconds
+  from asking a
+  join clock f on f.tracking_server = a.tracking_server and f.claim_run_id = a.claim_run_id and f.mark = a.asked_from
+  join clock t on t.tracking_server = a.tracking_server and t.claim_run_id = a.claim_run_id and t.mark = a.asked_to
+  where a.num_nodes > 0
+  group by a.tracking_server, a.workspace, a.run_id, a.machine, a.hour_start
   having microseconds > 0
 ),
 claim_floats as (
