@@ -40,7 +40,6 @@ def estimate_models() -> list[Model]:
         Model("matched_names"),
         Model("stated_machines"),
         Model("estimate_stated"),
-        Model("estimate_elsewhere"),
         Model("estimate_claims"),
         Model("estimate_frontiers"),
         Model("estimate_open"),

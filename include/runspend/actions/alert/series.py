@@ -162,8 +162,9 @@ def cost_source(budget_is_of_runs: bool) -> tuple[str, dict[str, str]]:
 
 
 def sql(name: str) -> str:
-    """Return the text of one of the .sql files in this folder."""
-    return files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    """Return the text of one of the .sql files in this folder, with {runs} replaced."""
+    text = files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    return text.replace("{runs}", sql("joined_runs")) if "{runs}" in text else text
 
 
 def _rows(

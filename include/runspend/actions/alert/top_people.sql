@@ -4,15 +4,7 @@ select
   sum(c.{measure}) as spent,
   count(distinct r.run_id) as runs,
   count(*) over () as user_count
-from run_costs_daily as c
-inner join runs as r
-  on r.tracking_server = c.tracking_server
-  and r.workspace = c.workspace
-  and r.run_id = c.run_id
-left join experiments as x
-  on x.tracking_server = r.tracking_server
-  and x.workspace = r.workspace
-  and x.experiment_id = r.experiment_id
+{runs}
 where c.charge_date >= @first_date
   and c.charge_date < @end_date
   and c.billing_currency = @currency

@@ -2,6 +2,13 @@
 -- its instance type and the run's status. Charges longer than a day are as in cost_daily, spread over their days, without these five.
 -- A machine is a resource with an instance type or compute cost. Its type is that of the day, else of the month's bill, by account: machines
 -- of two accounts may have one name, and one machine may change its type. Of several types, it is the last by name. A run that made versions of several models has the first by name.
+with types as (
+  select source, billing_period, coalesce(sub_account_id, '') as sub_account_id, resource_id, charge_date, max(instance_type) as instance_type
+  from billing_lines
+  where resource_id is not null and instance_type is not null
+    and billing_period in (select billing_period from cost_daily where charge_date >= @since and charge_date < @until)
+  group by source, billing_period, coalesce(sub_account_id, ''), resource_id, charge_date
+)
 select
   a.source, a.billing_period, a.charge_date, a.service_provider_name, a.sub_account_id, a.region_id, a.service_name, a.cost_kind, a.allocated_to,
   a.tracking_server, coalesce(r.experiment_name, e.experiment_name) as experiment_name, case when r.run_id is null then a.line_team else r.team end as team,
@@ -28,20 +35,12 @@ left join (
 left join artifact_owners o
   on o.owner_kind = 'logged_model' and o.tracking_server = a.tracking_server and o.workspace = a.workspace and o.owner_id = a.owner_id
 left join experiments e on e.tracking_server = o.tracking_server and e.workspace = o.workspace and e.experiment_id = o.experiment_id
-left join (
-  select source, billing_period, coalesce(sub_account_id, '') as sub_account_id, resource_id, charge_date, max(instance_type) as instance_type
-  from billing_lines
-  where resource_id is not null and instance_type is not null
-    and billing_period in (select billing_period from cost_daily where charge_date >= @since and charge_date < @until)
-  group by source, billing_period, coalesce(sub_account_id, ''), resource_id, charge_date
-) d on d.source = a.source and d.billing_period = a.billing_period and d.sub_account_id = coalesce(a.sub_account_id, '') and d.resource_id = a.resource_id
+left join types d on d.source = a.source and d.billing_period = a.billing_period and d.sub_account_id = coalesce(a.sub_account_id, '') and d.resource_id = a.resource_id
   and d.charge_date = a.charge_date
 left join (
-  select source, billing_period, coalesce(sub_account_id, '') as sub_account_id, resource_id, max(instance_type) as instance_type
-  from billing_lines
-  where resource_id is not null and instance_type is not null
-    and billing_period in (select billing_period from cost_daily where charge_date >= @since and charge_date < @until)
-  group by source, billing_period, coalesce(sub_account_id, ''), resource_id
+  select source, billing_period, sub_account_id, resource_id, max(instance_type) as instance_type
+  from types
+  group by source, billing_period, sub_account_id, resource_id
 ) t on t.source = a.source and t.billing_period = a.billing_period and t.sub_account_id = coalesce(a.sub_account_id, '') and t.resource_id = a.resource_id
 left join (
   select billing_period, pool_key, max(instance_type) as instance_type from instance_type_hours group by billing_period, pool_key

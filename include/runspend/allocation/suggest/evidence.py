@@ -24,6 +24,8 @@ MOST_MACHINES, MOST_RUNS = 300, 600
 # Machines that serve models all the time: no run ran on them.
 SERVING = r"""r':endpoint/|/endpoints/|(^|-)(host|asyncinf):|online prediction'"""
 
+# Machines of Azure ML run its jobs, whose runs can state the job. SageMaker's are known by their types.
+JOB_MACHINES = "'/microsoft.machinelearningservices/'"
 # The name that people give a machine, up to the first character that differs from machine to machine.
 NAME_PREFIX = r"""regexp_extract(tags, r'(?i)"(?:name|user_name|resourceTags/user:name|user:name)": *"([a-z]+[-_.]?)')"""
 # The columns that identify a group of machines.
@@ -47,26 +49,28 @@ lines as (
     coalesce(b.resource_key, concat('|', b.line_id)) as machine, coalesce(b.resource_key, '') as resource_key, coalesce(b.sku_id, '') as sku_id,
     b.billing_currency, coalesce(b.tags, '') as tags, coalesce(array_to_string(b.group_keys, '\\n'), '') as group_keys,
     case when regexp_contains(lower(coalesce(b.resource_id, '')), {SERVING}) or regexp_contains(lower(coalesce(b.sku_meter, '')), {SERVING}) then 1 else 0 end as is_serving,
-    case when b.job_key is not null or starts_with(lower(coalesce(b.instance_type, '')), 'ml.') then 1 else 0 end as is_job,
+    case when b.job_key is not null or starts_with(lower(coalesce(b.instance_type, '')), 'ml.') or strpos(lower(coalesce(b.resource_id, '')), {JOB_MACHINES}) > 0 then 1 else 0 end as is_job,
     b.charge_period_start, b.charge_period_end, b.billed_nanoseconds, b.effective_cost
   from billing_lines b
   left join taken_lines t on t.source = b.source and t.line_id = b.line_id
   where b.billing_period >= @first and t.line_id is null and b.pool_key is null and b.run_tag is null and coalesce(b.scope, 'include') = 'include'
     and b.charge_category = 'Usage' and b.charge_class is null and (b.instance_type is not null or b.machine_gpus > 0)
     and b.charge_period_end > b.charge_period_start and timestamp_diff(b.charge_period_end, b.charge_period_start, microsecond) <= 90000000000
+    -- a line of no time for no money is not a machine
+    and not coalesce(b.billed_nanoseconds = 0 and b.effective_cost = 0, false)
 ),
 spans as (
   -- licenses and discounts add no time: the largest SKU is the machine
   select
     source, account, machine, resource_key, billing_currency, max(instance_type) as instance_type, max(gpus) as gpus,
     max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end,
-    least(greatest(max(nanoseconds), 0), greatest(1, max(lines)) * timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as nanoseconds,
+    coalesce(max(nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as nanoseconds,
     sum(effective_cost) as effective_cost
   from (
     select
       source, account, machine, resource_key, billing_currency, sku_id, max(instance_type) as instance_type, max(gpus) as gpus,
-      max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end, count(*) as lines,
-      sum(coalesce(billed_nanoseconds, timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000)) as nanoseconds,
+      max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end,
+      sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as nanoseconds,
       sum(effective_cost) as effective_cost
     from lines
     group by source, account, machine, resource_key, billing_currency, sku_id, charge_period_start, charge_period_end

@@ -1,22 +1,30 @@
 -- one row per name of a machine or job on the period's bills. is_several: one bill has it in several accounts or regions.
-with machines as (
-  select source, resource_key as name, coalesce(min(region_id) <> max(region_id) or min(sub_account_id) <> max(sub_account_id), false) as is_several
+with places as (
+  select distinct
+    source, resource_key, job_key, region_id, sub_account_id,
+    charge_category = 'Usage' and (billed_nanoseconds > 0 or instance_type is not null)
+      and service_category in ('Compute', 'AI and Machine Learning') as is_machine_time
   from billing_lines
-  where billing_period = @period and resource_key is not null and charge_category = 'Usage' and (billed_nanoseconds > 0 or instance_type is not null)
-    and service_category in ('Compute', 'AI and Machine Learning')
-  group by source, resource_key
+  where billing_period = @period and (resource_key is not null or job_key is not null)
 ),
-jobs as (
-  select source, job_key as name, coalesce(min(region_id) <> max(region_id) or min(sub_account_id) <> max(sub_account_id), false) as is_several
-  from billing_lines
-  where billing_period = @period and job_key is not null and charge_category = 'Usage' and (billed_nanoseconds > 0 or instance_type is not null)
-    and service_category in ('Compute', 'AI and Machine Learning')
+several as (
+  select 'machine' as thing, resource_key as name
+  from places
+  where is_machine_time
+  group by source, resource_key
+  having min(region_id) <> max(region_id) or min(sub_account_id) <> max(sub_account_id)
+  union distinct
+  select 'job', job_key
+  from places
+  where is_machine_time
   group by source, job_key
+  having min(region_id) <> max(region_id) or min(sub_account_id) <> max(sub_account_id)
+),
+names as (
+  select distinct 'machine' as thing, resource_key as name from places where resource_key is not null
+  union all
+  select distinct 'job', job_key from job_windows
 )
-select 'machine' as thing, l.name, s.name is not null as is_several
-from (select distinct resource_key as name from billing_lines where billing_period = @period and resource_key is not null) l
-left join (select distinct name from machines where is_several) s on s.name = l.name
-union all
-select 'job' as thing, l.name, s.name is not null as is_several
-from (select distinct job_key as name from job_windows) l
-left join (select distinct name from jobs where is_several) s on s.name = l.name
+select n.thing, n.name, s.name is not null as is_several
+from names n
+left join several s on s.thing = n.thing and s.name = n.name

@@ -26,7 +26,9 @@ slices as (
   window w as (partition by machine_number, charge_period_start, charge_period_end order by mark)
 ),
 used as (
-  select c.resource_key, c.charge_period_start, c.charge_period_end, c.taken_from, c.taken_to, c.weight, coalesce(s.units, c.units) as units
+  select
+    c.resource_key, c.charge_period_start, c.charge_period_end, c.taken_from, c.taken_to, c.weight, coalesce(s.units, c.units) as units,
+    c.charge_period_end <= timestamp_add(timestamp_trunc(c.charge_period_start, hour), interval 1 hour) as is_in_an_hour
   from slices c
   join machine_slots s
     on s.machine_number = c.machine_number and s.charge_period_start = c.charge_period_start and s.charge_period_end = c.charge_period_end
@@ -34,15 +36,8 @@ used as (
 )
 select
   resource_key,
-  case
-    when charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour) then timestamp_trunc(charge_period_start, hour)
-    else charge_period_start
-  end as window_start,
-  case
-    when charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour)
-      then timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour)
-    else charge_period_end
-  end as window_end,
+  case when is_in_an_hour then timestamp_trunc(charge_period_start, hour) else charge_period_start end as window_start,
+  case when is_in_an_hour then timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour) else charge_period_end end as window_end,
   taken_from, taken_to,
   -- If the machine's size is unknown, the runs that state it have all of it.
   case when units is null then 1 else least(weight, units) end as taken,

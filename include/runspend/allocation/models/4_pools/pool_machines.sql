@@ -18,6 +18,8 @@ with lines as (
   from timed_candidates c
   join pools p on p.match_method = c.match_method and p.target_key = c.target_key
   where c.charge_category = 'Usage' and c.charge_class is null
+    -- A line of no time for no money is not a machine.
+    and not coalesce(c.billed_nanoseconds = 0 and c.effective_cost = 0, false)
 ),
 stated as (
   select p.pool_number, min(o.likeness) as likeness

@@ -3,10 +3,7 @@
 -- of them asks for the rest, at the price of one that it states: see pool_held. num_nodes is 0 for a run that has a machine of its own and
 -- would otherwise share an ancestor's claim: see pool_families.
 with machines as (
-  select distinct s.tracking_server, s.run_id, s.resource_key, s.is_inherited
-  from estimate_stated s
-  left join estimate_elsewhere e on e.tracking_server = s.tracking_server and e.run_id = s.run_id
-  where e.run_id is null
+  select distinct tracking_server, run_id, resource_key, is_inherited from estimate_stated
 ),
 sizes as (
   -- A machine that no bill has yet counts as one machine of the run's type; a pod does not.

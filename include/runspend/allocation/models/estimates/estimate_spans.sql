@@ -21,8 +21,6 @@ machines as (
   select s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous, m.billed_until
   from estimate_stated s
   join estimate_machines m on m.resource_key = s.resource_key
-  left join estimate_elsewhere e on e.tracking_server = s.tracking_server and e.run_id = s.run_id
-  where e.run_id is null
   union all
   select m.tracking_server, m.run_id, m.family, cast(null as timestamp), cast(null as timestamp), false, coalesce(p.billed_until, @window_start)
   from members m

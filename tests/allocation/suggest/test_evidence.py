@@ -1,0 +1,54 @@
+"""What the warehouse says of machines without a run: how many there were, when, and which are of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from runspend.allocation.suggest.evidence import Cell, read_evidence
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests.allocation.chain import DAY, line, put_world
+
+BOX: Mapping[str, Any] = {"at": "00:00..24:00", "machine_gpus": 1, "instance_type": "box"}
+WORKSPACE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
+LINES: tuple[Mapping[str, Any], ...] = (
+    {"on": "fleet", "hours": 60, "cost": 60},
+    {"on": "license", "hours": 12, "cost": 12, "instance_type": "licensed"},
+    {"on": "license", "cost": 3, "instance_type": "licensed", "sku_id": "license"},
+    {"on": "unknown", "cost": 24, "instance_type": "timeless"},
+    {"on": "nothing", "hours": 0, "cost": 0, "instance_type": "timeless"},
+    {"on": "job", "resource_id": WORKSPACE, "hours": 2, "cost": 2, "instance_type": "trained"},
+)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
+    """The examined machines by type."""
+    warehouse = ParquetWarehouse(tmp_path_factory.mktemp("home"))
+    with warehouse.step("inputs", "inputs") as step:
+        put_world(step, {"billing_lines": [line(n, **{**BOX, **row}) for n, row in enumerate(LINES)]})
+        assert step.publish()
+    with warehouse.reader() as reader:
+        found = read_evidence(reader, DAY, "USD")
+    assert found is not None
+    return {cell.names["instance_type"]: cell for cell in found.machines}
+
+
+def test_a_daily_line_of_several_machines_has_all_their_hours(cells: dict[str, Cell]) -> None:
+    assert round(sum(cells["box"].hours.values())) == 60
+    assert set(cells["box"].machines.values()) == {3}
+
+
+def test_a_license_adds_no_time_and_a_line_without_a_time_is_on_all_day(cells: dict[str, Cell]) -> None:
+    assert round(sum(cells["licensed"].hours.values())) == 12
+    assert round(sum(cells["timeless"].hours.values())) == 24
+
+
+def test_a_line_of_no_time_and_no_money_is_no_machine(cells: dict[str, Cell]) -> None:
+    assert set(cells["timeless"].machines.values()) == {1}
+
+
+def test_machines_of_azure_ml_are_of_jobs(cells: dict[str, Cell]) -> None:
+    assert {name for name, cell in cells.items() if cell.is_job} == {"trained"}
