@@ -135,8 +135,8 @@ class Content:
     def compute_ahead(self, parts: Iterable[Part]) -> None:
         """Begin to compute the newest month of the views among `parts`, so that it is ready when other parts were copied."""
         for part in parts:
-            if self._is_newest_of_view(part):
-                self._newest_file(part)
+            if isinstance(part.table, View) and self._is_newest(part):
+                self._newest_file(part.table, part)
 
     @contextmanager
     def files(self, part: Part) -> Iterator[list[Path]]:
@@ -144,23 +144,23 @@ class Content:
 
         The rows of the newest month of a view are computed once for all that ask.
         """
-        if self._is_newest_of_view(part):
-            yield [self._newest_file(part).result()]
+        view = part.table if isinstance(part.table, View) else None
+        if view is not None and self._is_newest(part):
+            yield [self._newest_file(view, part).result()]
             return
         with tempfile.TemporaryDirectory(dir=self.folder) as own:
             files = self._fetched(part, Path(own))
-            yield [_view_file(part.table, files, Path(own))] if isinstance(part.table, View) else files
+            yield files if view is None else [_view_file(view, files, Path(own))]
 
-    def _is_newest_of_view(self, part: Part) -> bool:
-        return isinstance(part.table, View) and part == [p for p in self.parts if p.table is part.table][-1]
+    def _is_newest(self, part: Part) -> bool:
+        return part == [p for p in self.parts if p.table is part.table][-1]
 
-    def _newest_file(self, part: Part) -> Future[Path]:
+    def _newest_file(self, view: View, part: Part) -> Future[Path]:
         """Return the file of the newest month of a view. What it is computed from is fetched in this thread, whose moment is open."""
-        assert isinstance(part.table, View)
-        if part.table.name not in self._newest:
+        if view.name not in self._newest:
             own = Path(tempfile.mkdtemp(dir=self.folder))
-            self._newest[part.table.name] = self.worker.submit(_view_file, part.table, self._fetched(part, own), own)
-        return self._newest[part.table.name]
+            self._newest[view.name] = self.worker.submit(_view_file, view, self._fetched(part, own), own)
+        return self._newest[view.name]
 
     def _fetched(self, part: Part, folder: Path) -> list[Path]:
         return [file for unit in part.units if (file := self.warehouse.fetch(unit, folder)) is not None]
