@@ -1,6 +1,6 @@
 """Cached facts about GoogleSQL statements. Imports sqlglot only when the first statement is parsed: storing rows does not need it.
 
-`googlesql.py` translates statements to DuckDB's SQL.
+`googlesql.py` translates statements to DuckDB's SQL, and to PostgreSQL's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runspend.warehouse.googlesql import Statement
 
-__all__ = ["duckdb_sql", "names_read", "parameter_names", "table_names"]
+__all__ = ["duckdb_sql", "names_read", "parameter_names", "postgres_sql", "table_names"]
 
 
 @lru_cache(maxsize=4096)
@@ -24,6 +24,11 @@ def _statement(sql: str) -> Statement:
 def duckdb_sql(sql: str) -> str:
     """Return the SQL that DuckDB runs for a GoogleSQL query. Anything that sqlglot cannot translate is an error, not a warning."""
     return _statement(sql).duckdb
+
+
+def postgres_sql(sql: str) -> str:
+    """Return the SQL that PostgreSQL runs for one of our own GoogleSQL queries."""
+    return _statement(sql).postgres
 
 
 def table_names(sql: str) -> frozenset[str]:

@@ -143,6 +143,11 @@ class Statement:
         except SqlglotError as error:
             raise SqlRefused(f"cannot run the SQL on DuckDB: {in_one_line(error)}. Write it another way, or pass --native.") from error
 
+    @property
+    def postgres(self) -> str:
+        """The SQL that PostgreSQL runs for a query of ours. Anything that sqlglot cannot translate is an error, not a warning."""
+        return str(_read(self._sql).sql(dialect="postgres", unsupported_level=ErrorLevel.RAISE, comments=False))
+
 
 def _check_nesting(sql: str) -> None:
     """Raise SqlRefused for a statement that sqlglot would read for hours, without a way to interrupt it.

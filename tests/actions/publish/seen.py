@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime, timezone
 from decimal import Context, Decimal
@@ -20,9 +21,9 @@ from runspend.warehouse.factory import open_warehouse
 EXACT = Context(prec=76)
 
 
-def tables_of(target: PostgresTarget | DuckDBTarget | IcebergTarget) -> dict[str, list[dict[str, Any]]]:
+def tables_of(target: PostgresTarget | DuckDBTarget | IcebergTarget, chosen: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
     """All rows by table, of one moment where the target has one; empty if nothing was published."""
-    names = [table.name for table in (*PUBLISHED_TABLES, BUILDS)]
+    names = chosen or [table.name for table in (*PUBLISHED_TABLES, BUILDS)]
     if isinstance(target, DuckDBTarget):
         if not target.file.exists():
             return {}
@@ -54,9 +55,9 @@ def tables_of(target: PostgresTarget | DuckDBTarget | IcebergTarget) -> dict[str
         return found
 
 
-def see(target: PostgresTarget | DuckDBTarget | IcebergTarget) -> dict[str, list[Any]]:
-    """Rows and sum of each table, as JSON can carry them."""
-    return {name: summed(rows) for name, rows in tables_of(target).items()}
+def see(target: PostgresTarget | DuckDBTarget | IcebergTarget, *names: str) -> dict[str, list[Any]]:
+    """Rows and sum of each table, or of those named, as JSON can carry them."""
+    return {name: summed(rows) for name, rows in tables_of(target, names).items()}
 
 
 def summed(rows: list[dict[str, Any]]) -> list[Any]:

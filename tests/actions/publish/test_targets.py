@@ -128,7 +128,7 @@ def test_postgres_gets_every_text_list_and_number_as_it_is(postgres: str) -> Non
 
 
 POINTS = {
-    "postgres": [*(f"publish.postgres.{name}" for name in ("cost_daily", "costs_for_dashboards", "before_commit", "after_commit"))],
+    "postgres": [*(f"publish.postgres.{name}" for name in ("cost_daily_rounded", "before_commit", "after_commit"))],
     "duckdb": [*(f"publish.duckdb.{name}" for name in ("cost_daily", "before_replace", "after_replace"))],
     "iceberg": ["publish.iceberg.cost_daily"],
 }
@@ -221,7 +221,7 @@ def test_postgres_keeps_grants_and_views_of_others(home: Path, target_of: Callab
         assert {name for name, *_ in columns} == described.keys()
         assert all(comment == described[name].meaning for name, _, comment in columns)
         assert ("effective_cost", "numeric(38,22)") in [(name, type_) for name, type_, _ in columns]
-        indexed = ask(f"select indexdef from pg_indexes where schemaname = '{target.schema_name}' and tablename = 'cost_daily'")
+        indexed = ask(f"select indexdef from pg_indexes where schemaname = '{target.schema_name}' and tablename = 'cost_daily_rounded'")
         assert sorted(text.rpartition("(")[2] for (text,) in indexed) == ["billing_period)", "charge_date)"]
 
 

@@ -17,9 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.schema.public_views import COSTS_FOR_DASHBOARDS, View
+from runspend.schema.public_views import COST_DAILY_ROUNDED, COSTS_FOR_DASHBOARDS, View
 from runspend.schema.published import PUBLISHED_TABLES
-from runspend.schema.tables import Column, Table
+from runspend.schema.tables import COST_DAILY, Column, Table
 from runspend.warehouse.base import Unit, UnitState, Warehouse
 from runspend.warehouse.dialect import duckdb_sql
 from runspend.warehouse.parquet.engine import empty_engine, file_list, literal, month_of
@@ -61,6 +61,11 @@ class Part:
         """The names under which targets know it."""
         return self.table.name, self.period
 
+    @property
+    def rounded(self) -> Part:
+        """The part of cost_daily_rounded with the rows of this part of costs_for_dashboards, or of cost_daily."""
+        return replace(self, table=COST_DAILY_ROUNDED)
+
 
 @dataclass(frozen=True)
 class Rounding:
@@ -97,7 +102,7 @@ class Published:
 
 @dataclass
 class Content:
-    """The parts of `tables`, and their rows as Parquet files in `folder`. `worker` computes views."""
+    """The parts of `tables`, and their rows as Parquet files in `folder`. `worker` computes cost_daily_rounded."""
 
     warehouse: Warehouse
     folder: Path
@@ -105,7 +110,7 @@ class Content:
     worker: ThreadPoolExecutor
     site_url: str | None = None
     tables: tuple[Table, ...] = PUBLISHED_TABLES
-    _newest: dict[str, Future[Path]] = field(default_factory=dict)  # of each view, for all that ask
+    _newest: dict[str, Future[Path]] = field(default_factory=dict)  # the newest period of cost_daily_rounded, for all that ask
 
     def of(self, names: Sequence[str] | None) -> Content:
         """Return the content with these tables only; None for all."""
@@ -133,34 +138,38 @@ class Content:
         return _digest(*states, [(c.name, c.type) for c in table.columns], table.sql if isinstance(table, View) else "")
 
     def compute_ahead(self, parts: Iterable[Part]) -> None:
-        """Begin to compute the newest month of the views among `parts`, so that it is ready when other parts were copied."""
+        """Begin to compute the newest month of cost_daily_rounded, if it is among `parts`: it is ready when other parts were copied."""
         for part in parts:
-            if isinstance(part.table, View) and self._is_newest(part):
-                self._newest_file(part.table, part)
+            if part.table is COST_DAILY_ROUNDED and self._is_newest(part):
+                self._newest_file(part)
 
     @contextmanager
     def files(self, part: Part) -> Iterator[list[Path]]:
         """Yield Parquet files with the rows of a part, in the columns of its table. They are removed afterwards.
 
-        The rows of the newest month of a view are computed once for all that ask.
+        The rows of the newest month of cost_daily_rounded are computed once for all that ask.
         """
-        view = part.table if isinstance(part.table, View) else None
-        if view is not None and self._is_newest(part):
-            yield [self._newest_file(view, part).result()]
+        if part.table is COST_DAILY_ROUNDED and self._is_newest(part):
+            yield [self._newest_file(part).result()]
             return
         with tempfile.TemporaryDirectory(dir=self.folder) as own:
-            files = self._fetched(part, Path(own))
-            yield files if view is None else [_view_file(view, files, Path(own))]
+            if isinstance(part.table, View):
+                with self.files(part.rounded) as files:
+                    yield [_query_file(part.table.halves[1], COST_DAILY_ROUNDED.name, files, Path(own))]
+            elif part.table is COST_DAILY_ROUNDED:
+                yield [_rounded_file(self._fetched(part, Path(own)), Path(own))]
+            else:
+                yield self._fetched(part, Path(own))
 
     def _is_newest(self, part: Part) -> bool:
-        return part == [p for p in self.parts if p.table is part.table][-1]
+        return part.period == max(unit.period for unit in self.states if unit.table == COST_DAILY.name)
 
-    def _newest_file(self, view: View, part: Part) -> Future[Path]:
-        """Return the file of the newest month of a view. What it is computed from is fetched in this thread, whose moment is open."""
-        if view.name not in self._newest:
+    def _newest_file(self, part: Part) -> Future[Path]:
+        """Return the file of the newest month. What it is computed from is fetched in this thread, whose moment is open."""
+        if part.period not in self._newest:
             own = Path(tempfile.mkdtemp(dir=self.folder))
-            self._newest[view.name] = self.worker.submit(_view_file, view, self._fetched(part, own), own)
-        return self._newest[view.name]
+            self._newest[part.period] = self.worker.submit(_rounded_file, self._fetched(part, own), own)
+        return self._newest[part.period]
 
     def _fetched(self, part: Part, folder: Path) -> list[Path]:
         return [file for unit in part.units if (file := self.warehouse.fetch(unit, folder)) is not None]
@@ -170,25 +179,34 @@ class Content:
         parts = [part for part in self.parts if part.table is COSTS_FOR_DASHBOARDS]
         if not parts:
             return []
-        with self.files(parts[-1]) as files, empty_engine(self.folder / "spill") as connection:
-            connection.execute(f"create temp view rows as from read_parquet({file_list(files)}, hive_partitioning = false)")
-            sums = "abs(sum(effective_cost) - sum(cast(effective_cost_rounded as decimal(18, 2))))"
+        with self.files(parts[-1].rounded) as files, empty_engine(self.folder / "spill") as connection:
+            connection.execute(
+                f"create temp view {COST_DAILY_ROUNDED.name} as from read_parquet({file_list(files)}, hive_partitioning = false)"
+            )
+            connection.execute(f"create temp view rows as {duckdb_sql(COSTS_FOR_DASHBOARDS.halves[1])}")
             found = connection.execute(
-                f"select billing_currency, {sums}, (select max(difference) from"
-                f" (select {sums} as difference from rows d where d.billing_currency = r.billing_currency group by source, charge_date)),"
-                f" (select max(difference) from (select {sums} as difference from rows t where t.billing_currency = r.billing_currency group by team))"
-                " from rows r group by billing_currency order by billing_currency"
+                "with sums as (select billing_currency, source, charge_date, team,"
+                " sum(effective_cost) - sum(cast(effective_cost_rounded as decimal(18, 2))) as difference from rows group by all),"
+                " days as (select billing_currency, abs(sum(difference)) as difference from sums group by billing_currency, source, charge_date),"
+                " teams as (select billing_currency, abs(sum(difference)) as difference from sums group by billing_currency, team)"
+                " select billing_currency, abs(sum(difference)), (select max(difference) from days d where d.billing_currency = s.billing_currency),"
+                " (select max(difference) from teams t where t.billing_currency = s.billing_currency)"
+                " from sums s group by billing_currency order by billing_currency"
             ).fetchall()
         return [Rounding(parts[-1].period, *row) for row in found]
 
 
-def _view_file(view: View, files: list[Path], folder: Path) -> Path:
-    """Write the rows of a view over the rows of its one table. No sum of a view spans two months of it."""
-    target = folder / "view.parquet"
-    (table,) = view.over
+def _rounded_file(files: list[Path], folder: Path) -> Path:
+    """Write the rows of cost_daily_rounded over those of cost_daily. No sum of it spans two months."""
+    return _query_file(COSTS_FOR_DASHBOARDS.halves[0], COST_DAILY.name, files, folder)
+
+
+def _query_file(sql: str, table: str, files: list[Path], folder: Path) -> Path:
+    """Write the rows of a query over one table, whose rows are in `files`."""
+    target = folder / "rows.parquet"
     with empty_engine(folder / "spill") as connection:
         connection.execute(f"create temp view {table} as from read_parquet({file_list(files)}, hive_partitioning = false)")
-        connection.execute(f"copy ({duckdb_sql(view.sql)}) to {literal(target)} (format parquet, compression zstd)")
+        connection.execute(f"copy ({duckdb_sql(sql)}) to {literal(target)} (format parquet, compression snappy)")
     return target
 
 

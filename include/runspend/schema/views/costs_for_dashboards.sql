@@ -1,47 +1,14 @@
 -- One row per row of cost_daily, for dashboards: no text is null, and each cost is also there as a float, and as one in whole cents.
 -- What is rounded is the running sum of a billing period, so what one row loses, another gains, and sums have no drift.
 -- The order of rows is that of the columns that sums are grouped by most. It has every column of the grain, so it never varies.
-with labeled as (
-  select
-    source, billing_period, charge_date, billing_currency, coalesce(service_provider_name, '(no provider)') as service_provider_name,
-    coalesce(billing_account_id, '(no account)') as billing_account_id, coalesce(sub_account_id, '(no account)') as sub_account_id,
-    coalesce(region_id, '(no region)') as region_id, coalesce(service_name, '(no service)') as service_name,
-    coalesce(charge_category, '(no category)') as charge_category, cost_kind, allocated_to, tracking_server, workspace, experiment_id,
-    experiment_name, team, project, cost_center, owner, user_name, coalesce(confidence, '(no rule)') as confidence, cost_status, is_spread,
-    list_cost, contracted_cost, effective_cost, billed_cost, build_id,
-    case allocated_to
-      when 'run' then 'runs'
-      when 'logged_model' then 'models without a run'
-      when 'orphan' then 'orphaned'
-      when 'out_of_scope' then 'out of scope'
-      else allocated_to
-    end as part
-  from cost_daily
-),
-filled as (
-  select
-    * except (tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name),
-    coalesce(tracking_server, concat('(', part, ')')) as tracking_server,
-    coalesce(workspace, concat('(', part, ')')) as workspace,
-    coalesce(experiment_id, case when allocated_to = 'run' then '(no experiment)' else concat('(', part, ')') end) as experiment_id,
-    coalesce(experiment_name, experiment_id, case when allocated_to = 'run' then '(no experiment)' else concat('(', part, ')') end)
-      as experiment_name,
-    coalesce(team, case when allocated_to in ('run', 'logged_model') then '(untagged)' else concat('(', part, ')') end) as team,
-    coalesce(project, case when allocated_to in ('run', 'logged_model') then '(untagged)' else concat('(', part, ')') end) as project,
-    coalesce(cost_center, case when allocated_to in ('run', 'logged_model') then '(untagged)' else concat('(', part, ')') end)
-      as cost_center,
-    coalesce(owner, case when allocated_to in ('run', 'logged_model') then '(untagged)' else concat('(', part, ')') end) as owner,
-    coalesce(user_name, case when allocated_to = 'run' then '(no user)' else concat('(', part, ')') end) as user_name
-  from labeled
-),
-summed as (
+with summed as (
   select
     *,
     sum(list_cost) over (w rows between unbounded preceding and current row) as list_sum,
     sum(contracted_cost) over (w rows between unbounded preceding and current row) as contracted_sum,
     sum(effective_cost) over (w rows between unbounded preceding and current row) as effective_sum,
     sum(billed_cost) over (w rows between unbounded preceding and current row) as billed_sum
-  from filled
+  from cost_daily
   window w as (
     partition by billing_period, billing_currency
     order by
@@ -49,18 +16,63 @@ summed as (
       workspace, experiment_id, service_provider_name, billing_account_id, sub_account_id, region_id, charge_category, confidence,
       cost_status, is_spread
   )
+),
+rounded as (
+  select
+    *,
+    round(list_sum, 2) - round(list_sum - list_cost, 2) as list_cost_cents,
+    round(contracted_sum, 2) - round(contracted_sum - contracted_cost, 2) as contracted_cost_cents,
+    round(effective_sum, 2) - round(effective_sum - effective_cost, 2) as effective_cost_cents,
+    round(billed_sum, 2) - round(billed_sum - billed_cost, 2) as billed_cost_cents
+  from summed
+),
+-- Where the cost rounded by itself is certainly the same, it is null: dividing exact decimals, as round does, takes longer than the rest.
+cost_daily_rounded as (
+  select
+    * except (
+      list_sum, contracted_sum, effective_sum, billed_sum, list_cost_cents, contracted_cost_cents, effective_cost_cents, billed_cost_cents
+    ),
+    case when abs(list_cost_cents - list_cost) >= bignumeric '0.005' then cast(list_cost_cents as float64) end as list_cost_rounded,
+    case when abs(contracted_cost_cents - contracted_cost) >= bignumeric '0.005' then cast(contracted_cost_cents as float64) end as contracted_cost_rounded,
+    case when abs(effective_cost_cents - effective_cost) >= bignumeric '0.005' then cast(effective_cost_cents as float64) end as effective_cost_rounded,
+    case when abs(billed_cost_cents - billed_cost) >= bignumeric '0.005' then cast(billed_cost_cents as float64) end as billed_cost_rounded
+  from rounded
 )
+-- From here on, each row is read by itself.
 select
-  source, billing_period, charge_date, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category,
-  cost_kind, allocated_to, part, tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name,
-  confidence, cost_status, billing_currency, is_spread, list_cost, contracted_cost, effective_cost, billed_cost,
+  source, billing_period, charge_date, coalesce(service_provider_name, '(no provider)') as service_provider_name,
+  coalesce(billing_account_id, '(no account)') as billing_account_id, coalesce(sub_account_id, '(no account)') as sub_account_id,
+  coalesce(region_id, '(no region)') as region_id, coalesce(service_name, '(no service)') as service_name,
+  coalesce(charge_category, '(no category)') as charge_category, cost_kind, allocated_to, part,
+  coalesce(tracking_server, concat('(', part, ')')) as tracking_server, coalesce(workspace, concat('(', part, ')')) as workspace,
+  coalesce(experiment_id, case when allocated_to = 'run' then '(no experiment)' else concat('(', part, ')') end) as experiment_id,
+  coalesce(experiment_name, experiment_id, case when allocated_to = 'run' then '(no experiment)' else concat('(', part, ')') end)
+    as experiment_name,
+  coalesce(team, case when allocated_to in ('run', 'logged_model') then '(untagged)' else concat('(', part, ')') end) as team,
+  coalesce(project, case when allocated_to in ('run', 'logged_model') then '(untagged)' else concat('(', part, ')') end) as project,
+  coalesce(cost_center, case when allocated_to in ('run', 'logged_model') then '(untagged)' else concat('(', part, ')') end) as cost_center,
+  coalesce(owner, case when allocated_to in ('run', 'logged_model') then '(untagged)' else concat('(', part, ')') end) as owner,
+  coalesce(user_name, case when allocated_to = 'run' then '(no user)' else concat('(', part, ')') end) as user_name,
+  coalesce(confidence, '(no rule)') as confidence, cost_status, billing_currency, is_spread,
+  list_cost, contracted_cost, effective_cost, billed_cost,
   cast(cast(list_cost as string) as float64) as list_cost_float,
   cast(cast(contracted_cost as string) as float64) as contracted_cost_float,
   cast(cast(effective_cost as string) as float64) as effective_cost_float,
   cast(cast(billed_cost as string) as float64) as billed_cost_float,
-  cast(round(list_sum, 2) - round(list_sum - list_cost, 2) as float64) as list_cost_rounded,
-  cast(round(contracted_sum, 2) - round(contracted_sum - contracted_cost, 2) as float64) as contracted_cost_rounded,
-  cast(round(effective_sum, 2) - round(effective_sum - effective_cost, 2) as float64) as effective_cost_rounded,
-  cast(round(billed_sum, 2) - round(billed_sum - billed_cost, 2) as float64) as billed_cost_rounded,
+  coalesce(list_cost_rounded, cast(round(list_cost, 2) as float64)) as list_cost_rounded,
+  coalesce(contracted_cost_rounded, cast(round(contracted_cost, 2) as float64)) as contracted_cost_rounded,
+  coalesce(effective_cost_rounded, cast(round(effective_cost, 2) as float64)) as effective_cost_rounded,
+  coalesce(billed_cost_rounded, cast(round(billed_cost, 2) as float64)) as billed_cost_rounded,
   build_id
-from summed
+from (
+  select
+    *,
+    case allocated_to
+      when 'run' then 'runs'
+      when 'logged_model' then 'models without a run'
+      when 'orphan' then 'orphaned'
+      when 'out_of_scope' then 'out of scope'
+      else allocated_to
+    end as part
+  from cost_daily_rounded
+) as labeled

@@ -1,0 +1,212 @@
+"""At PostgreSQL the rows of cost_daily are copied once, and costs_for_dashboards is a view over them, also where a former version left a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from pydantic import SecretStr
+
+from runspend.actions.publish import postgres as postgres_target
+from runspend.actions.publish.content import BUILDS
+from runspend.config.publish import PostgresTarget
+from runspend.core.errors import SourceError
+from runspend.schema.published import PUBLISHED_TABLES
+from runspend.schema.tables import COST_DAILY
+from tests.actions.publish.seen import double_cost_daily, plain, see, tables_of
+from tests.actions.publish.test_targets import make_target, publish
+
+TARGET = {"cost_daily", "costs_for_dashboards"}
+VIEW_COLUMNS = next(table.columns for table in PUBLISHED_TABLES if table.name == "costs_for_dashboards")
+
+
+@pytest.fixture
+def target(tmp_path: Path, postgres: str) -> PostgresTarget:
+    """An empty target with a name that needs quotes."""
+    target = make_target("postgres", tmp_path, postgres)
+    assert isinstance(target, PostgresTarget)
+    return target
+
+
+@pytest.fixture
+def ask(target: PostgresTarget) -> Callable[[str], list[tuple[Any, ...]]]:
+    """Run SQL as an administrator; `{s}` is the schema."""
+
+    def run(sql: str) -> list[tuple[Any, ...]]:
+        with closing(psycopg2.connect(target.uri.get_secret_value())) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(sql.replace("{s}", f'"{target.schema_name}"'))
+            return cursor.fetchall() if cursor.description else []
+
+    return run
+
+
+def make_former(ask: Callable[[str], Any]) -> None:
+    """Make two tables of a target, as versions did before costs_for_dashboards was a view."""
+    daily = ", ".join(c.name for c in COST_DAILY.columns)
+    ask(
+        f"""
+        create table {{s}}.former as select * from {{s}}.costs_for_dashboards;
+        drop view {{s}}.costs_for_dashboards;
+        alter table {{s}}.former rename to costs_for_dashboards;
+        comment on table {{s}}.costs_for_dashboards is 'Written by runspend publish.';
+        alter table {{s}}.cost_daily_rounded no inherit {{s}}.cost_daily;
+        insert into {{s}}.cost_daily select {daily} from {{s}}.cost_daily_rounded;
+        drop table {{s}}.cost_daily_rounded;
+        create index on {{s}}.cost_daily (charge_date); create index on {{s}}.costs_for_dashboards (charge_date)
+        """
+    )
+
+
+def rows_of(target: PostgresTarget) -> dict[str, list[str]]:
+    return {name: plain(rows) for name, rows in tables_of(target).items() if name != BUILDS.name}
+
+
+def kind_of(ask: Callable[[str], Any]) -> str:
+    return str(ask("select relkind from pg_class where oid = '{s}.costs_for_dashboards'::regclass")[0][0])
+
+
+def test_rows_are_there_once_and_columns_are_described(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
+    """Both have the columns of tables.md in its order. cost_daily_rounded is of no account to others."""
+    ask("create role everyone; create schema {s}; alter default privileges in schema {s} grant select on tables to everyone")
+    publish(home, target)
+    assert ask("select count(*) from only {s}.cost_daily") == [(0,)] and ask("select count(*) > 0 from {s}.cost_daily") == [(True,)]
+    found = ask(
+        "select attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum) from pg_attribute"
+        " where attrelid = '{s}.costs_for_dashboards'::regclass order by attnum"
+    )
+    assert found == [(c.name, postgres_target.TYPES[c.type], c.meaning) for c in VIEW_COLUMNS]
+    allowed = ask(
+        "select relname from pg_class where relnamespace = '{s}'::regnamespace and has_table_privilege('everyone', oid, 'select')"
+    )
+    assert {("costs_for_dashboards",), ("cost_daily",)} <= {*allowed} and ("cost_daily_rounded",) not in allowed
+    plan = "\n".join(
+        line for (line,) in ask("explain select sum(effective_cost) from {s}.costs_for_dashboards where charge_date = '2026-10-01'")
+    )
+    assert "cost_daily_rounded" in plan and "WindowAgg" not in plan and "Subquery" not in plan and "CTE" not in plan
+
+
+def test_a_former_table_becomes_a_view(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
+    """In the same transaction: a killed publish leaves the table. Who could read it, or columns of it, still can, and nobody else."""
+    publish(home, target)
+    whole = rows_of(target)
+    make_former(ask)
+    ask(
+        """
+        create role graf_reader; create role some_columns; create role nobody;
+        grant select on {s}.costs_for_dashboards to graf_reader with grant option;
+        grant select (team, effective_cost) on {s}.costs_for_dashboards to some_columns;
+        alter default privileges in schema {s} grant select on tables to nobody;
+        create index on {s}.cost_daily (lower(team)) where team is not null;
+        create view {s}.mine as select sum(effective_cost) as cost from {s}.cost_daily
+        """
+    )
+    assert rows_of(target) == whole and publish(home, target).is_new
+    assert kind_of(ask) == "v" and rows_of(target) == whole
+    assert ask("select cost from {s}.mine") == ask("select sum(effective_cost) from {s}.costs_for_dashboards")
+    assert ask("select count(*) from only {s}.cost_daily") == [(0,)]
+    rights = "has_table_privilege('{}', '{{s}}.costs_for_dashboards', '{}')"
+    assert ask(f"select {rights.format('graf_reader', 'select with grant option')}, {rights.format('graf_reader', 'insert')}") == [
+        (True, False)
+    ]
+    assert ask(f"select {rights.format('some_columns', 'select')}, {rights.format('nobody', 'select')}") == [(False, False)]
+    columns = ask(
+        "select attname from pg_attribute where attrelid = '{s}.costs_for_dashboards'::regclass"
+        " and has_column_privilege('some_columns', attrelid, attnum, 'select')"
+    )
+    assert sorted(columns) == [("effective_cost",), ("team",)]
+    indexes = [
+        text.partition(" USING ")[2]
+        for (text,) in ask(
+            "select indexdef from pg_indexes where tablename = 'cost_daily_rounded' and schemaname = '{s}'".replace(
+                "{s}", target.schema_name
+            )
+        )
+    ]
+    assert sorted(indexes) == ["btree (charge_date)", "btree (lower(team)) WHERE (team IS NOT NULL)"]
+    assert not publish(home, target).is_new
+
+
+def test_readers_are_not_kept_waiting(home: Path, target: PostgresTarget) -> None:
+    """Nor is a publish by one who keeps a transaction open."""
+    publish(home, target)
+    double_cost_daily(home)
+    uri = target.uri.get_secret_value()
+    with closing(psycopg2.connect(uri)) as reader, reader.cursor() as cursor:
+        cursor.execute(f'select count(*) from "{target.schema_name}".costs_for_dashboards')
+        hurried = f"{uri}{'&' if '?' in uri else '?'}options=-c%20lock_timeout%3D1s"
+        assert publish(home, target.model_copy(update={"uri": SecretStr(hurried)})).is_new
+
+
+@pytest.mark.parametrize(
+    ("depends", "gone"),
+    [
+        ("create view {s}.mine as select team from {s}.costs_for_dashboards", "drop view {s}.mine"),
+        ("alter table {s}.costs_for_dashboards enable row level security", "alter table {s}.costs_for_dashboards disable row level security"),
+        ("create index mine on {s}.costs_for_dashboards (team)", "drop index {s}.mine"),
+        ("create function {s}.mine() returns setof {s}.costs_for_dashboards language sql as 'select'", "drop function {s}.mine"),
+    ],
+)  # fmt: skip
+def test_a_table_that_something_depends_on_stays_one(
+    depends: str, gone: str, home: Path, target: PostgresTarget, ask: Callable[[str], Any]
+) -> None:
+    """It has the rows of the view, and becomes one when nothing depends on it."""
+    depends = depends.replace("as 'select'", "as 'select * from {s}.costs_for_dashboards'")
+    both = target.model_copy(update={"tables": [*TARGET]})
+    publish(home, both)
+    make_former(ask)
+    ask(depends)
+    double_cost_daily(home)
+    publish(home, both)
+    seen = see(target, *TARGET)
+    assert kind_of(ask) == "r" and seen["cost_daily"] == seen["costs_for_dashboards"]
+    assert not publish(home, both).is_new
+    ask(gone)
+    publish(home, both)
+    assert kind_of(ask) == "v" and see(target, *TARGET) == seen
+
+
+def test_each_of_both_can_be_published_alone(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
+    """One that is no longer named has no rows, and comes back with the rights that it had."""
+    wanted: dict[str, list[str]] = {}
+    for names in (["costs_for_dashboards"], ["cost_daily"], ["alerts"], ["costs_for_dashboards"], [*TARGET]):
+        chosen = target.model_copy(update={"tables": names})
+        assert publish(home, chosen).is_new and not publish(home, chosen).is_new
+        there = {name for (name,) in ask("select relname from pg_class where relnamespace = '{s}'::regnamespace")}
+        found = {name: ask(f"select * from {{s}}.{name} order by {name}::text") for name in TARGET & there}
+        for name, rows in found.items():
+            assert (rows == wanted.setdefault(name, rows) != []) if name in names else rows == [], names
+        stored = ask("select count(*) from {s}.cost_daily_rounded")[0][0]
+        assert stored == (0 if names == ["alerts"] else len(wanted["costs_for_dashboards"]))
+        if not wanted.get("cost_daily"):
+            assert found.keys() == {"costs_for_dashboards"}
+            ask("create role reader_of_one; grant select on {s}.costs_for_dashboards to reader_of_one")
+    assert ask("select has_table_privilege('reader_of_one', '{s}.costs_for_dashboards', 'select')") == [(True,)]
+
+
+def test_a_view_of_others_is_refused_and_another_version_of_ours_is_replaced(
+    home: Path, target: PostgresTarget, ask: Callable[[str], Any]
+) -> None:
+    publish(home, target)
+    whole = rows_of(target)
+    ask("create role some_reader; grant select on {s}.costs_for_dashboards to some_reader")
+    ask("drop view {s}.costs_for_dashboards; create view {s}.costs_for_dashboards as select 7 as team")
+    with pytest.raises(SourceError, match=r"has a costs_for_dashboards that `runspend publish` did not make\."):
+        publish(home, target)
+    ask(
+        "comment on view {s}.costs_for_dashboards is 'Written by runspend publish.'; grant select on {s}.costs_for_dashboards to some_reader"
+    )
+    publish(home, target)
+    assert rows_of(target) == whole
+    assert ask("select has_table_privilege('some_reader', '{s}.costs_for_dashboards', 'select')") == [(True,)]
+    ask("alter table {s}.cost_daily_rounded drop column list_cost_rounded cascade")  # and with it the view
+    ask("alter table {s}.cost_daily_rounded no inherit {s}.cost_daily")
+    ask("alter table {s}.cost_daily drop column list_cost, add column list_cost text")  # of another type
+    publish(home, target)
+    assert rows_of(target) == whole
+    ask("alter table {s}.cost_daily_rounded add column former text")
+    publish(home, target)
+    assert rows_of(target) == whole and ask("select count(*) from only {s}.cost_daily") == [(0,)]
