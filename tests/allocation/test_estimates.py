@@ -106,6 +106,20 @@ def test_a_machine_is_priced_by_the_name_the_bill_has(tmp_path: Path) -> None:
     ]
 
 
+def test_a_name_that_two_regions_have_is_not_sure(tmp_path: Path) -> None:
+    """As in the ledger: a pod of each of two clusters named `prod`. What is billed for no time says nothing of where a machine is."""
+    pod, other = "k8s://prod/ns/train-0", "k8s://prod/ns/train-1"
+    lines = [
+        *hours(0, 1, cost="12.00", hours=1, on=pod, region_id="eu"),
+        *hours(0, 1, cost="8.00", hours=1, on=pod, region_id="us"),
+        *hours(0, 1, cost="12.00", hours=1, on=other, region_id="eu"),
+        *hours(0, 1, cost="1.00", on=other, region_id="global", service_category="Networking"),
+    ]
+    world = world_of(lines, [{"id": "A", "at": "00:00..02:00", "on": [pod]}, {"id": "B", "at": "00:00..02:00", "on": [other]}])
+    rows = estimate(world, tmp_path, "02:00")["run_estimates"].to_pylist()
+    assert {(r["run_id"], r["confidence"]) for r in rows} == {("A", "medium"), ("B", "high")}
+
+
 def test_a_run_is_shown_with_what_it_was_estimated_from(tmp_path: Path) -> None:
     """Window, machine, account, type, price's origin, all four measures; nothing that only a bill can tell."""
     lines = hours(

@@ -1,6 +1,14 @@
--- one row per name of a machine or job on the bills used for estimates
-select distinct 'machine' as thing, resource_key as name, false as is_several
-from estimate_seen
+-- one row per name of a machine or job on the bills used for estimates. is_several: one bill has it in several accounts or regions.
+with several as (
+  select distinct resource_key
+  from estimate_seen
+  where is_machine_time
+  group by source, resource_key
+  having min(first_region) <> max(last_region) or min(account) <> max(account)
+)
+select 'machine' as thing, n.resource_key as name, s.resource_key is not null as is_several
+from (select distinct resource_key from estimate_seen) n
+left join several s on s.resource_key = n.resource_key
 union all
 select distinct 'job' as thing, job_key as name, false as is_several
 from billing_lines

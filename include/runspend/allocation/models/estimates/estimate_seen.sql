@@ -10,7 +10,11 @@ with recent as (
     countif(ends_with(concat('/', lower(resource_key)), concat('/', regexp_extract(job_key, r'[^/]*$')))) = 0
       and countif(service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null)) > 0
       and max(coalesce(case when charge_category = 'Usage' then billed_nanoseconds end, 0) / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0)) <= 1.01
-      as is_one_machine
+      as is_one_machine,
+    -- As in bill_names: where its machine time is billed.
+    countif(charge_category = 'Usage' and service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null)) > 0 as is_machine_time,
+    min(case when charge_category = 'Usage' and service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null) then region_id end) as first_region,
+    max(case when charge_category = 'Usage' and service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null) then region_id end) as last_region
   from billing_lines
   where billing_period >= @first_period and charge_period_end > @lines_from and charge_period_start < @now
     and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
@@ -27,7 +31,7 @@ machines as (
   group by source, resource_key
 )
 select
-  r.source, r.account, r.resource_key, r.resource_id, r.billing_currency, r.used_until, r.is_one_machine,
+  r.source, r.account, r.resource_key, r.resource_id, r.billing_currency, r.used_until, r.is_one_machine, r.is_machine_time, r.first_region, r.last_region,
   m.instance_type, m.machine_gpus, m.machine_cpus, m.machine_memory_gb,
   coalesce(m.instance_type, concat('machine ', r.resource_key)) as machine_type
 from recent r
