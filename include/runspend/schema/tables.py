@@ -155,7 +155,7 @@ REASONS = (
 UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed")
 WEIGHT_KINDS = ("gpu", "cpu", "memory", "use", "equal", "estimated_list_cost", "bytes", "list_cost")
 PURCHASE_OPTIONS = ("spot", "on_demand")
-RUN_END_RULES = ("stated", "alive", "last_sign", "silent", "future", "resumed")
+RUN_END_RULES = ("stated", "alive", "started", "last_sign", "silent", "future", "resumed")
 
 RUNS = Table(
     "runs",
@@ -869,7 +869,7 @@ COST_ALLOCATIONS = Table(
         Column(
             "run_end_rule",
             "STRING",
-            "How the run's end was found: its end is stated, or the run is alive, ended at its last_sign, was silent, or states an end in the future; resumed: it had gaps, which are not charged.",
+            "How the run's end was found: its end is stated, or the run is alive, has just started, ended at its last_sign, was silent, or states an end in the future; resumed: it had gaps, which are not charged.",
             words=RUN_END_RULES,
         ),
         Column(

@@ -51,8 +51,9 @@ ended as (
     r.start_time, r.end_time, r.last_sign_at, b.billed_until,
     case
       when r.end_time is not null then 'stated'
-      when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(b.billed_until, interval @alive_hours hour) then 'alive'
+      when r.last_sign_at >= timestamp_sub(b.billed_until, interval @alive_hours hour) then 'alive'
       when r.last_sign_at is not null then 'last_sign'
+      when r.start_time >= timestamp_sub(b.billed_until, interval @alive_hours hour) then 'started'
       else 'silent'
     end as run_end_rule, r.run_end_rule as marked_rule
   from jobs j
@@ -68,6 +69,7 @@ spans as (
       case run_end_rule
         when 'stated' then end_time
         when 'alive' then greatest(billed_until, coalesce(last_sign_at, start_time))
+        when 'started' then greatest(billed_until, start_time)
         when 'last_sign' then last_sign_at
         else timestamp_add(start_time, interval @silent_hours hour)
       end, greatest(@window_end, @jobs_until)) as span_end

@@ -74,8 +74,9 @@ ended as (
     m.used_to, r.end_time, r.last_sign_at, f.billed_until,
     case
       when m.used_to is not null or r.end_time is not null then 'stated'
-      when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(f.billed_until, interval @alive_hours hour) then 'alive'
+      when r.last_sign_at >= timestamp_sub(f.billed_until, interval @alive_hours hour) then 'alive'
       when r.last_sign_at is not null then 'last_sign'
+      when r.start_time >= timestamp_sub(f.billed_until, interval @alive_hours hour) then 'started'
       else 'silent'
     end as run_end_rule, r.run_end_rule as marked_rule,
     r.start_time
@@ -93,6 +94,7 @@ spans as (
       case run_end_rule
         when 'stated' then coalesce(end_time, used_to)
         when 'alive' then greatest(billed_until, coalesce(last_sign_at, start_time))
+        when 'started' then greatest(billed_until, start_time)
         when 'last_sign' then last_sign_at
         else timestamp_add(start_time, interval @silent_hours hour)
       end) as span_end

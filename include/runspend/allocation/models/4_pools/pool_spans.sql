@@ -25,8 +25,9 @@ ended as (
     r.cpu_request, r.memory_request_gb, r.mean_use_percent, r.start_time, r.end_time, r.last_sign_at,
     case
       when r.end_time is not null then 'stated'
-      when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(a.billed_until, interval @alive_hours hour) then 'alive'
+      when r.last_sign_at >= timestamp_sub(a.billed_until, interval @alive_hours hour) then 'alive'
       when r.last_sign_at is not null then 'last_sign'
+      when r.start_time >= timestamp_sub(a.billed_until, interval @alive_hours hour) then 'started'
       else 'silent'
     end as run_end_rule, r.run_end_rule as marked_rule
   from asked a
@@ -41,6 +42,7 @@ spans as (
       case run_end_rule
         when 'stated' then end_time
         when 'alive' then greatest(billed_until, coalesce(last_sign_at, start_time))
+        when 'started' then greatest(billed_until, start_time)
         when 'last_sign' then last_sign_at
         else timestamp_add(start_time, interval @silent_hours hour)
       end, @window_end) as span_end

@@ -50,7 +50,7 @@ select
   case
     when b.confidence is null then cast(null as string)
     -- If the end of a run is a guess, so is its time. A name that several machines or jobs share may belong to another one.
-    when b.run_end_rule = 'silent' then 'low'
+    when b.run_end_rule in ('silent', 'started') then 'low'
     -- A clock that is wrong, or a run that was stopped in between, also lowers confidence by one step.
     when b.run_end_rule in ('future', 'resumed') then
       case when b.reason = 'ambiguous_name' then 'low' when b.confidence = 'exact' then 'high' when b.confidence = 'high' then 'medium' else 'low' end

@@ -34,8 +34,9 @@ ended as (
     m.billed_until, coalesce(m.used_from, r.start_time) as span_start, m.used_to, r.end_time, r.last_sign_at, r.start_time,
     case
       when m.used_to is not null or r.end_time is not null then 'stated'
-      when coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(@now, interval @alive_hours hour) then 'alive'
+      when r.last_sign_at >= timestamp_sub(@now, interval @alive_hours hour) then 'alive'
       when r.last_sign_at is not null then 'last_sign'
+      when r.start_time >= timestamp_sub(@now, interval @alive_hours hour) then 'started'
       else 'silent'
     end as run_end_rule, r.run_end_rule as marked_rule
   from machines m
@@ -52,6 +53,7 @@ spans as (
       case run_end_rule
         when 'stated' then coalesce(end_time, used_to)
         when 'alive' then @now
+        when 'started' then @now
         when 'last_sign' then last_sign_at
         else timestamp_add(start_time, interval @silent_hours hour)
       end) as span_end

@@ -8,7 +8,7 @@ with hours as (
     timestamp_diff(t.charge_period_end, t.charge_period_start, microsecond) / 3600000000.0 as parts_of_hour,
     m.source, m.account, m.resource_id, m.instance_type, m.region_id, m.billing_currency, m.price_from, m.reason,
     case
-      when t.run_end_rule = 'silent' or (t.run_end_rule in ('future', 'resumed') and t.is_ambiguous) then 'low'
+      when t.run_end_rule in ('silent', 'started') or (t.run_end_rule in ('future', 'resumed') and t.is_ambiguous) then 'low'
       when t.run_end_rule in ('future', 'resumed') or t.is_ambiguous then 'medium'
       else 'high'
     end as confidence,
