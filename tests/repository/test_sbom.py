@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rfc3986_validator import validate_rfc3986
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "requirements" / "sbom.py")
@@ -40,6 +41,10 @@ def test_the_sbom_is_valid_by_the_schema_of_cyclonedx(file: Path) -> None:
     validator = JsonStrictValidator(SchemaVersion.V1_6)
     assert validator.validate_str(file.read_text()) is None
     assert validator.validate_str(file.read_text().replace('"type": "library"', '"type": "thing"', 1)) is not None
+    # The validator checks the form of addresses only with a package that every import of Airflow would compile a grammar for.
+    addresses = [each["url"] for component in json.loads(file.read_text())["components"] for each in component["externalReferences"]]
+    assert addresses and all(validate_rfc3986(address, rule="URI") for address in addresses)
+    assert not validate_rfc3986(f"{addresses[0]} x", rule="URI")
 
 
 def test_every_package_of_the_lock_is_in_the_sbom_with_version_and_hashes(file: Path) -> None:
