@@ -141,16 +141,18 @@ def macros_sql() -> str:
     """Return DuckDB macros for redaction.
 
     `is_suspect(text)` is quick and true of every text that holds a secret. `redacted(text)` equals `redact_secrets`, and
-    `redacted_place(uri)` equals `redact_place`.
+    `redacted_place(uri)` equals `redact_place`: `place_parts(uri)`, with the part `rest` redacted.
     """
     place = _quoted(_PLACE)
     return (
         f"create macro is_suspect(value) as regexp_matches(value, {_quoted(_SUSPECT)});\n"
         f"create macro redacted(value) as case when is_suspect(value) then {_replaced_sql(_SHAPES)} else value end;\n"
         # DuckDB compiles a macro's patterns again for each mention, which takes longer than the work on few rows: each is mentioned once.
-        "create macro redacted_place(value) as case when not is_suspect(value) then value\n"
-        f"  else list_transform([{_replaced_sql(_OF_ADDRESSES)}], lambda address: regexp_extract(address, {place}, 1)\n"
-        f"    || redacted(case when regexp_matches(address, {place}) then regexp_extract(address, {place}, 2) else value end))[1] end;\n"
+        # A place is what stays of it, followed by what is redacted like any text.
+        "create macro place_parts(value) as case when not is_suspect(value) then {'kept': '', 'rest': value}\n"
+        f"  else list_transform([{_replaced_sql(_OF_ADDRESSES)}], lambda address: {{'kept': regexp_extract(address, {place}, 1),\n"
+        f"    'rest': case when regexp_matches(address, {place}) then regexp_extract(address, {place}, 2) else value end}})[1] end;\n"
+        "create macro redacted_place(value) as list_transform([place_parts(value)], lambda part: part.kept || redacted(part.rest))[1];\n"
     )
 
 

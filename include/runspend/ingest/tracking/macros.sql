@@ -58,6 +58,11 @@ create macro pairs_of(document) as map_entries(cast(cast(document as json) as ma
 create macro redacted_document(document) as
   cast(to_json(map_from_entries(list_transform(pairs_of(document), lambda pair: {'key': pair.key, 'value': redacted(pair.value)}))) as varchar);
 
+-- The same in two steps, so that one mention of `redacted` serves several texts: the values, and the object with others in their order.
+create macro values_of(document) as coalesce(map_values(cast(cast(document as json) as map(varchar, varchar))), []);
+create macro with_values(document, texts) as
+  case when document is not null then cast(to_json(map(map_keys(cast(cast(document as json) as map(varchar, varchar))), texts)) as varchar) end;
+
 -- Tags of a run without those that carry a cost which Runspend wrote (core/cost_keys.py). Looking for the keys costs more than looking for the text.
 create macro is_cost_tag(pair) as
   pair.key in ('cost_status', 'cost_match', 'cost_as_of', 'runspend.costs')

@@ -429,6 +429,8 @@ class Rows:
         runs, resources = TABLES["runs"], TABLES["run_resources"]
         joined = ("end_time", "future_end_time", "gaps", "gap_seconds", "resource_ids", "mean_use_percent", "purged_at")
         there = [c.name for c in runs.columns if c.name not in joined]
+        # An earlier version may have copied what looks like a secret. Planning to clean it takes 50 ms: only if there are such rows.
+        keeps_runs, keeps_resources = (self._keeps(name, parameters) for name in ("previous_runs", "previous_resources"))
         select = _sql(
             "month.sql",
             columns=_columns(runs),
@@ -436,10 +438,11 @@ class Rows:
             + ", coalesce(k.end_time, r.end_time) as end_time, coalesce(k.future_end_time, r.future_end_time) as future_end_time"
             + ", coalesce(g.gaps, []) as gaps, g.gap_seconds"
             + ", case when r.resource_kind = 'one' then [r.resource_text] else coalesce(m.resource_ids, []) end as resource_ids, u.mean_use_percent, null::timestamptz as purged_at",
-            clean=_clean(runs, there),  # an earlier version may have copied what looks like a secret
-            columns_gone=_cleaned(runs, there)
+            clean=_clean(runs, there) if keeps_runs else "null as clean",
+            columns_gone=(_cleaned(runs, there) if keeps_runs else _plain(there))
             + ", r.end_time, r.future_end_time, coalesce(r.gaps, []) as gaps, r.gap_seconds"
-            + ", list_transform(r.resource_ids, lambda id: redacted(id)) as resource_ids, r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
+            + f", {'list_transform(r.resource_ids, lambda id: redacted(id))' if keeps_runs else 'r.resource_ids'} as resource_ids"
+            + ", r.mean_use_percent, coalesce(r.purged_at, $now::timestamptz) as purged_at",
         )
         of_runs = self.write(runs, month, select, {**parameters, "now": self._now, "keeps_ends": written != REPLAYED})
         names = [c.name for c in resources.columns]
@@ -447,8 +450,8 @@ class Rows:
             resources,
             month,
             f"select {_columns(resources)} from (select {_columns(resources)} from fresh_resources where start_month = $month union all"
-            f" select {_cleaned(resources, names)} from (select *, {_clean(resources, names)} from previous_resources p where not exists (select 1 from fresh_runs n"
-            " where n.start_month = $month and n.workspace = p.workspace and n.run_id = p.run_id)) r)"
+            f" select {_cleaned(resources, names) if keeps_resources else _plain(names)}"
+            f" from (select *, {_clean(resources, names) if keeps_resources else 'null as clean'} from previous_resources p where {_GONE}) r)"
             " order by resource_key, run_id, workspace, resource_id, used_ordinal",
             parameters,
         )
@@ -468,6 +471,10 @@ class Rows:
             rows = schema.empty_table()
         columns = [rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema]
         self._con.register(name, pa.table(columns, schema=schema))
+
+    def _keeps(self, previous: str, parameters: dict[str, Any]) -> bool:
+        """Return whether the warehouse has rows in this table whose runs MLflow no longer has."""
+        return bool(self._one(f"select exists (select 1 from {previous} p where {_GONE})", parameters)[0])
 
     def _check_vanished(self, month: str, parameters: dict[str, Any]) -> None:
         known, vanished = self._one(
@@ -563,6 +570,7 @@ def _columns(table: Table) -> str:
 
 # What Runspend made itself holds no secret.
 _OWN_TEXTS = ("tracking_server", "workspace", "run_id", "experiment_id", "load_id", "params_digest")
+_GONE = "not exists (select 1 from fresh_runs n where n.start_month = $month and n.workspace = p.workspace and n.run_id = p.run_id)"
 _CLEANERS = {"tags": "redacted_document", "params": "redacted_document", "artifact_uri": "redacted_place"}
 
 
@@ -581,6 +589,11 @@ def _cleaned(table: Table, names: Sequence[str]) -> str:
     cleaned = {name: f"r.clean[{at}]" for at, name in enumerate(_plain_texts(table, names), start=1)}
     cleaned |= {name: f"{cleaner}(r.{name})" for name, cleaner in _CLEANERS.items() if name in names}
     return ", ".join(f"{cleaned.get(name, f'r.{name}')} as {name}" for name in names)
+
+
+def _plain(names: Sequence[str]) -> str:
+    """Return SQL for these columns of `r`, as they are."""
+    return ", ".join(f"r.{name}" for name in names)
 
 
 def _every_pair(document: str) -> str:

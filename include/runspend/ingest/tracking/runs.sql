@@ -9,18 +9,37 @@ with looked_at as (
     is_suspect(concat_ws(chr(10), run_name, user_id, artifact_uri, tags, params)) as is_suspected
   from raw_runs r
 ),
+-- All texts of a suspected run in one list: DuckDB plans the many patterns of `redacted` again for each mention.
+texts as (
+  select
+    l.*,
+    case when is_suspected then place_parts(artifact_uri) end as place,
+    case when is_suspected then values_of(tags) end as tag_values,
+    case when is_suspected then values_of(params) end as param_values
+  from looked_at l
+),
+redacted_texts as (
+  select
+    x.*,
+    case
+      when is_suspected then list_transform(
+        list_concat([run_name, user_id, place.rest], tag_values, param_values), lambda text: redacted(text)
+      )
+    end as clean
+  from texts x
+),
 cleaned as (
   select
-    l.* replace (
-      case when is_suspected then redacted(run_name) else run_name end as run_name,
-      case when is_suspected then redacted(user_id) else user_id end as user_id,
-      case when is_suspected then redacted_place(artifact_uri) else artifact_uri end as artifact_uri,
-      case when is_suspected then redacted_document(tags) else tags end as tags,
-      case when is_suspected then redacted_document(params) else params end as params
+    x.* exclude (place, tag_values, param_values, clean) replace (
+      case when is_suspected then clean[1] else run_name end as run_name,
+      case when is_suspected then clean[2] else user_id end as user_id,
+      case when is_suspected then place.kept || clean[3] else artifact_uri end as artifact_uri,
+      case when is_suspected then with_values(tags, clean[4:3 + len(tag_values)]) else tags end as tags,
+      case when is_suspected then with_values(params, clean[4 + len(tag_values):]) else params end as params
     ),
     tags as said_tags,
     params as said_params
-  from looked_at l
+  from redacted_texts x
 ),
 found as (
   select
