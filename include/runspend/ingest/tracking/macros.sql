@@ -1,12 +1,7 @@
 -- How stated values are parsed. Unusable text becomes null, never an error, because tags are free text.
 
--- The value under a key of the extracted lists. `tag_keys` and `param_keys` give the position of each key.
-create macro tag_value(found, key) as found[list_position(getvariable('tag_keys'), key)];
-create macro param_value(found, key) as found[list_position(getvariable('param_keys'), key)];
-
 -- Blank text counts as not stated.
 create macro said(value) as nullif(trim(value, e' \t\n\r'), '');
-create macro stated(tags_found, params_found, key) as coalesce(said(tag_value(tags_found, key)), said(param_value(params_found, key)));
 
 -- A person's value in a users file at an instant: the first line valid then. `periods` are the person's lines of all files, in file order.
 create macro value_at(periods, number, moment) as

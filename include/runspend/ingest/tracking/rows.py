@@ -7,6 +7,7 @@ rules are in the `.sql` files in this folder. `database.py` and `api.py` fetch t
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -124,6 +125,7 @@ class Rows:
             metrics=links.metrics if {"model_uses", "run_metrics"} & {*links.kinds} else None,
         )
         self._parts: dict[str, str] = {}
+        self._keys: tuple[Sequence[str], Sequence[str]] = (), ()
         self._unknown_models: list[tuple[str, int]] = []
         if server.token_prices is not None:
             token_prices.load_prices()
@@ -193,9 +195,8 @@ class Rows:
     def expect(self, keys: raw.Keys) -> raw.Keys:
         """Set the tags and params that some run has, and return the keys to read: None if all of a kind are copied."""
         tags, params = list(keys.tags or ()), list(keys.params or ())
-        self._set("tag_keys", tags)
+        self._keys = tags, params
         self._set("tag_paths", [_pointer(k) for k in tags])
-        self._set("param_keys", params)
         self._set("param_paths", [_pointer(k) for k in params])
         self._set("tag_labels", [json.dumps(k, ensure_ascii=False) + ":" for k in tags])
         self._set("param_labels", [json.dumps(k, ensure_ascii=False) + ":" for k in params])
@@ -240,7 +241,7 @@ class Rows:
         try:
             with self._streamed("raw_runs", raw.run_schema(), batches):
                 times = {"believed_ms": self._believed_ms, "alive_ms": ALIVE_HOURS * 3_600_000}
-                self._con.execute(_sql("runs.sql", **self._parts), {**self._names, **times})
+                self._con.execute(_with_places(_sql("runs.sql", **self._parts), *self._keys), {**self._names, **times})
         finally:
             self._con.execute("reset disabled_optimizers")
         self._con.execute(_sql("run_resources.sql", resource_key=resource_key_sql("resource_id")))
@@ -571,6 +572,7 @@ def _columns(table: Table) -> str:
 # What Runspend made itself holds no secret.
 _OWN_TEXTS = ("tracking_server", "workspace", "run_id", "experiment_id", "load_id", "params_digest")
 _GONE = "not exists (select 1 from fresh_runs n where n.start_month = $month and n.workspace = p.workspace and n.run_id = p.run_id)"
+_KEY_READ = re.compile(r"\b(stated|tag_value)\('([^']+)'\)")
 _CLEANERS = {"tags": "redacted_document", "params": "redacted_document", "artifact_uri": "redacted_place"}
 
 
@@ -594,6 +596,22 @@ def _cleaned(table: Table, names: Sequence[str]) -> str:
 def _plain(names: Sequence[str]) -> str:
     """Return SQL for these columns of `r`, as they are."""
     return ", ".join(f"r.{name}" for name in names)
+
+
+def _with_places(sql: str, tags: Sequence[str], params: Sequence[str]) -> str:
+    """Return the SQL with `stated('key')` and `tag_value('key')` replaced by the key's place in the lists `t` and `p`, or by null.
+
+    What no run has then costs nothing, not even planning. `stated`: the tag, else the param; blank text counts as not stated.
+    """
+
+    def place(found: re.Match[str]) -> str:
+        macro, key = found.groups()
+        texts = [f"t[{tags.index(key) + 1}]"] if key in tags else []
+        if macro == "stated":
+            texts = [f"said({text})" for text in (*texts, *([f"p[{params.index(key) + 1}]"] if key in params else []))]
+        return f"coalesce({', '.join(texts)})" if texts else "cast(null as varchar)"
+
+    return _KEY_READ.sub(place, sql)
 
 
 def _every_pair(document: str) -> str:

@@ -1,4 +1,5 @@
--- One row per run, from the stream `raw_runs` and `fresh_experiments`. `t` and `p` are the tags and params under `tag_keys` and `param_keys`.
+-- One row per run, from the stream `raw_runs` and `fresh_experiments`. `t` and `p` are the tags and params that some run has.
+-- `rows.py` replaces `stated('key')` and `tag_value('key')` by the key's place in them.
 -- MLflow writes user_id 'unknown' if no user is known. `places.py` writes the places of the dimensions ({team} and so on), the job and the pool.
 -- `resource_kind` and `resource_text` go to `run_resources.sql`, `use_keys` to `use_keys.sql`, `step_keys` to `gap_metrics.sql`.
 insert into fresh_runs by name
@@ -49,7 +50,7 @@ found as (
   from cleaned c
 ),
 people as (
-  select f.*, coalesce(said(tag_value(t, 'mlflow.user')), nullif(said(user_id), 'unknown')) as person from found f
+  select f.*, coalesce(said(tag_value('mlflow.user')), nullif(said(user_id), 'unknown')) as person from found f
 ),
 user_periods as (
   select person, list({'file': file, 'value': value, 'valid_from': valid_from, 'valid_to': valid_to} order by number) as periods from user_lines group by person
@@ -71,34 +72,34 @@ named as (
 says as (
   select
     n.*,
-    stated(t, p, 'runspend.resources') as listed,
-    stated(t, p, 'runspend.resource_ids') as ids,
+    stated('runspend.resources') as listed,
+    stated('runspend.resource_ids') as ids,
     coalesce(
-      stated(t, p, 'runspend.instance_id'), stated(t, p, 'instance_id'), stated(t, p, 'resource_id'),
-      stated(t, p, 'cloud.instance_id'), stated(t, p, 'mlflow.databricks.cluster.id'),
+      stated('runspend.instance_id'), stated('instance_id'), stated('resource_id'),
+      stated('cloud.instance_id'), stated('mlflow.databricks.cluster.id'),
       -- Serverless has no cluster; its usage names the notebook.
-      stated(t, p, 'mlflow.databricks.notebookID')
+      stated('mlflow.databricks.notebookID')
     ) as one_id,
     -- Written by the plug-in; counts only where nothing else is stated.
-    stated(t, p, 'runspend.machine.id') as first_machine,
+    stated('runspend.machine.id') as first_machine,
     further_machines(tags) as further_machines,
-    coalesce(stated(t, p, 'instance_type'), stated(t, p, 'runspend.machine.type')) as said_instance_type,
-    stated(t, p, 'num_workers') as said_workers,
-    stated(t, p, 'num_nodes') as said_nodes,
+    coalesce(stated('instance_type'), stated('runspend.machine.type')) as said_instance_type,
+    stated('num_workers') as said_workers,
+    stated('num_nodes') as said_nodes,
     coalesce(
-      stated(t, p, 'mlflow.databricks.cluster.id'), stated(t, p, 'mlflow.databricks.notebookID'), stated(t, p, 'mlflow.databricks.jobRunID')
+      stated('mlflow.databricks.cluster.id'), stated('mlflow.databricks.notebookID'), stated('mlflow.databricks.jobRunID')
     ) is not null as is_on_databricks,
-    coalesce(stated(t, p, 'gpu_type'), stated(t, p, 'runspend.machine.gpu_type')) as said_gpu_type,
-    slice_of_gpu(stated(t, p, 'gpu_type')) as said_slice,
-    stated(t, p, 'gpu_count') as said_gpu_count,
-    stated(t, p, 'runspend.machine.gpu_count') as seen_gpu_count,
-    coalesce(stated(t, p, 'gpu_memory_gb'), stated(t, p, 'gpu_memory')) as said_gpu_memory,
-    coalesce(stated(t, p, 'cpu_request'), stated(t, p, 'cpu_limit'), stated(t, p, 'cpu_cores'), stated(t, p, 'runspend.machine.cores')) as said_cpu,
-    coalesce(stated(t, p, 'memory_request'), stated(t, p, 'memory_limit'), stated(t, p, 'runspend.machine.memory')) as said_memory,
-    stated(t, p, 'max_retries') as said_retries,
-    stated(t, p, 'timeout_seconds') as said_timeout,
-    stated(t, p, 'early_stopping_rounds') as said_rounds,
-    coalesce(stated(t, p, 'runspend.iam_principal'), stated(t, p, 'iam_principal')) as said_principal,
+    coalesce(stated('gpu_type'), stated('runspend.machine.gpu_type')) as said_gpu_type,
+    slice_of_gpu(stated('gpu_type')) as said_slice,
+    stated('gpu_count') as said_gpu_count,
+    stated('runspend.machine.gpu_count') as seen_gpu_count,
+    coalesce(stated('gpu_memory_gb'), stated('gpu_memory')) as said_gpu_memory,
+    coalesce(stated('cpu_request'), stated('cpu_limit'), stated('cpu_cores'), stated('runspend.machine.cores')) as said_cpu,
+    coalesce(stated('memory_request'), stated('memory_limit'), stated('runspend.machine.memory')) as said_memory,
+    stated('max_retries') as said_retries,
+    stated('timeout_seconds') as said_timeout,
+    stated('early_stopping_rounds') as said_rounds,
+    coalesce(stated('runspend.iam_principal'), stated('iam_principal')) as said_principal,
     {said_account} as said_account,
     {said_region} as said_region,
     {said_zone} as said_zone,
@@ -123,7 +124,7 @@ typed as (
     workspace_name as workspace,
     run_id,
     cast(date_trunc('month', coalesce(instant_utc(start_ms), timestamp '1970-01-01')) as date) as start_month,
-    coalesce(nullif(run_name, ''), nullif(tag_value(t, 'mlflow.runName'), '')) as run_name,
+    coalesce(nullif(run_name, ''), nullif(tag_value('mlflow.runName'), '')) as run_name,
     nullif(experiment_id, '') as experiment_id,
     experiment_name,
     user_name,
@@ -135,9 +136,9 @@ typed as (
     case when end_ms > $believed_ms then instant(end_ms) end as future_end_time,
     case when end_ms is null or not is_instant(end_ms) then instant(last_metric_ms) end as last_sign_at,
     nullif(artifact_uri, '') as artifact_uri,
-    said(tag_value(t, 'mlflow.parentRunId')) as parent_run_id,
-    nullif(tag_value(t, 'mlflow.source.name'), '') as source_name,
-    said(tag_value(t, 'mlflow.source.git.commit')) as git_commit,
+    said(tag_value('mlflow.parentRunId')) as parent_run_id,
+    nullif(tag_value('mlflow.source.name'), '') as source_name,
+    said(tag_value('mlflow.source.git.commit')) as git_commit,
     {team} as team,
     {project} as project,
     {cost_center} as cost_center,
