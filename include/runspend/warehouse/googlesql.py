@@ -7,14 +7,14 @@ decimal with only its own digits, so that int64 x literal fits. Running SQL and 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from functools import cached_property, lru_cache
 
-import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.bigquery import BigQuery
 from sqlglot.errors import ErrorLevel, SqlglotError, UnsupportedError
-from sqlglot.tokens import TokenType
+from sqlglot.tokens import Token, TokenType
 
 from runspend.core.errors import SqlRefused
 from runspend.warehouse.engine_messages import in_one_line
@@ -24,6 +24,7 @@ __all__ = ["DECIMALS", "Statement", "is_decimal_literal", "parse", "qualified", 
 
 logging.getLogger("sqlglot").setLevel(logging.ERROR)  # its warnings about unreadable statements: they become errors with a message
 
+_BIGQUERY = BigQuery()
 _OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE}
 _CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE}
 _TYPE_NAMES = BigQuery.Parser.TYPE_TOKENS
@@ -116,11 +117,12 @@ class Statement:
     def __init__(self, sql: str) -> None:
         self._sql = sql
         self._trees = [tree := _read(sql)]
-        own = {cte.alias_or_name for cte in tree.find_all(exp.CTE)}
-        found = [t for t in tree.find_all(exp.Table) if t.name]
+        nodes = list(tree.find_all(exp.CTE, exp.Table, exp.Parameter))
+        own = {node.alias_or_name for node in nodes if isinstance(node, exp.CTE)}
+        found = [node for node in nodes if isinstance(node, exp.Table) and node.name]
         self.tables = frozenset({t.name for t in found if not t.db} - own)
         self.names = frozenset(t.name for t in found)
-        self.parameters = frozenset(p.name for p in tree.find_all(exp.Parameter))
+        self.parameters = frozenset(node.name for node in nodes if isinstance(node, exp.Parameter))
 
     @cached_property
     def duckdb(self) -> str:
@@ -135,7 +137,8 @@ class Statement:
         if not isinstance(tree, exp.Query):
             raise SqlRefused(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
         try:
-            tree = tree.transform(_type_literal, copy=False)
+            for cast in tree.find_all(exp.Cast):
+                _type_literal(cast)
             rewrite_for_duckdb(tree)
             return str(tree.sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
         except RecursionError as error:
@@ -149,7 +152,7 @@ class Statement:
         return str(_read(self._sql).sql(dialect="postgres", unsupported_level=ErrorLevel.RAISE, comments=False))
 
 
-def _check_nesting(sql: str) -> None:
+def _check_nesting(tokens: Iterable[Token]) -> None:
     """Raise SqlRefused for a statement that sqlglot would read for hours, without a way to interrupt it.
 
     It reads what is in the brackets after the name of a type twice, so that each further `struct(` doubles its time: 2.8 s for 18 within
@@ -157,7 +160,7 @@ def _check_nesting(sql: str) -> None:
     """
     opened: list[bool] = []  # whether each open bracket follows the name of a type
     of_types, before = 0, None
-    for token in sqlglot.tokenize(sql, read="bigquery"):
+    for token in tokens:
         if token.token_type in _OPENING:
             opened.append(before in _TYPE_NAMES or (before is TokenType.VAR and token.token_type is TokenType.L_BRACKET))
             of_types += opened[-1]
@@ -170,8 +173,9 @@ def _check_nesting(sql: str) -> None:
 
 def _read(sql: str) -> exp.Expression:
     try:
-        _check_nesting(sql)
-        statements = [s for s in sqlglot.parse(sql, read="bigquery") if s is not None and not isinstance(s, exp.Semicolon)]
+        tokens = _BIGQUERY.tokenize(sql)
+        _check_nesting(tokens)
+        statements = [s for s in _BIGQUERY.parser().parse(tokens, sql) if s is not None and not isinstance(s, exp.Semicolon)]
     except SqlglotError as error:
         raise SqlRefused(f"cannot read the SQL: {in_one_line(error)}. Write one GoogleSQL SELECT, or pass --native.") from error
     except RecursionError as error:
@@ -200,7 +204,7 @@ def qualified(sql: str, prefix: str) -> str:
     return sql
 
 
-def _type_literal(node: exp.Expression) -> exp.Expression:
+def _type_literal(node: exp.Expr) -> exp.Expr:
     """Cast `bignumeric '0.000000000000000001'` to DECIMAL(18, 18): with (38, 22) its product would need 44 decimals."""
     if is_decimal_literal(node) and not node.this.this.strip(" +-").lower().startswith(
         ("nan", "snan", "inf")
