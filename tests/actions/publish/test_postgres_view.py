@@ -151,7 +151,7 @@ def test_readers_are_not_kept_waiting(home: Path, target: PostgresTarget) -> Non
     ],
 )  # fmt: skip
 def test_a_table_that_something_depends_on_stays_one(
-    depends: str, gone: str, home: Path, target: PostgresTarget, ask: Callable[[str], Any]
+    depends: str, gone: str, home: Path, target: PostgresTarget, ask: Callable[[str], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It has the rows of the view, and becomes one when nothing depends on it."""
     depends = depends.replace("as 'select'", "as 'select * from {s}.costs_for_dashboards'")
@@ -163,6 +163,7 @@ def test_a_table_that_something_depends_on_stays_one(
     publish(home, both)
     seen = see(target, *TARGET)
     assert kind_of(ask) == "r" and seen["cost_daily"] == seen["costs_for_dashboards"]
+    assert "costs_for_dashboards stays a table" in caplog.text
     assert not publish(home, both).is_new
     ask(gone)
     publish(home, both)

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from datetime import datetime
+from logging import getLogger
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -33,6 +34,8 @@ from runspend.schema.tables import COST_DAILY, Table
 from runspend.warehouse.dialect import postgres_sql
 
 __all__ = ["probe", "publish"]
+
+log = getLogger(__name__)
 
 TYPES = {
     "STRING": "text",
@@ -215,6 +218,12 @@ class _Schema:
             and there[0][1] == "r"
             and self._ask(DEPENDED_ON.format(table=_literal(self._name(COSTS_FOR_DASHBOARDS))))[0][0]
         )
+        if stays:
+            log.warning(
+                "%s: costs_for_dashboards stays a table, which takes twice the space, because a view, policy, trigger or index of yours depends on it."
+                " Drop that, and the next publish makes it a view",
+                self._target.name,
+            )
         return wanted & {COST_DAILY.name} if stays else wanted & {*SHOWN}
 
     def _copy_changed(
