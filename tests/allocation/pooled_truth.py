@@ -377,7 +377,12 @@ class _Pool:
         usage = [l for l in lines if l["charge_category"] == "Usage" and not l.get("charge_class")]
         likeness = {m: min(_likeness(l) for l in usage if self._machine(l) == m) for m in {self._machine(l) for l in usage}}
         known = {self._machine(l) for l in usage if l["is_offered"]}
-        self.usage = [l for l in usage if self._machine(l) in known or likeness[self._machine(l)] == min(likeness.values())]
+        self.usage = [
+            l
+            for l in usage
+            if (self._machine(l) in known or likeness[self._machine(l)] == min(likeness.values()))
+            and (_likeness(l) < 3 or likeness[self._machine(l)] == 3)  # a machine's traffic has no time of its own
+        ]
         self.machines = {window: self._machines(window) for window in self.windows}
         self.taken = [
             (machine, *stretch)

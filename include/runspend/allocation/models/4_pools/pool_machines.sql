@@ -37,7 +37,7 @@ machines as (
   -- The largest of its lines gives a machine's size.
   -- Disks do not count as machines if all the pool's machines are matched by tag, job or id.
   select
-    m.pool_number, m.resource_key, m.pile,
+    m.pool_number, m.resource_key, m.pile, m.likeness,
     row_number() over (order by m.pool_number, m.resource_key, m.pile) as machine_number,
     nullif(m.machine_gpus, 0) as machine_gpus, nullif(m.machine_cpus, 0) as machine_cpus, nullif(m.machine_memory_gb, 0) as machine_memory_gb
   from (
@@ -56,6 +56,8 @@ skus as (
     sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds
   from lines l
   join machines m on m.pool_number = l.pool_number and m.resource_key is not distinct from l.resource_key and m.pile is not distinct from l.pile
+    -- Its traffic has no time of its own.
+    and (l.likeness < 3 or m.likeness = 3)
   group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, l.sku_id
 ),
 charges as (
