@@ -23,7 +23,9 @@ from pydantic import (
 
 from runspend.config.types import CONNECTION, Frozen, Name, Secret, absolute, check_database_address
 from runspend.core.redaction import uri_secrets
+from runspend.schema.public_views import COSTS_FOR_DASHBOARDS
 from runspend.schema.published import PUBLISHED_TABLES
+from runspend.schema.tables import COST_DAILY
 
 __all__ = ["DuckDBTarget", "IcebergTarget", "PostgresTarget", "PublishTarget"]
 
@@ -72,6 +74,13 @@ class PostgresTarget(_Target):
             raise ValueError("a PostgreSQL address is needed, such as postgresql://user:password@host/database")
         check_database_address(uri.get_secret_value())
         return uri
+
+    @field_validator("tables")
+    @classmethod
+    def _view_has_its_table(cls, names: list[str] | None) -> list[str] | None:
+        """There, costs_for_dashboards is a view over cost_daily."""
+        missing = names is not None and COSTS_FOR_DASHBOARDS.name in names and COST_DAILY.name not in names
+        return [COST_DAILY.name, *names] if names is not None and missing else names
 
     @field_validator("schema_name")
     @classmethod

@@ -1,19 +1,21 @@
 """Views for people: each is the query `views/NAME.sql` over public tables, and has the same name and columns in every warehouse.
 
-The query of costs_for_dashboards has two halves. The first gives the rows of `cost_daily_rounded`, and needs all rows of a billing period
-for it. The second reads each of these rows by itself, so a database can do that whenever it is asked. Columns and their meaning are here, as those of tables are in `tables.py`. A view shows what its reader may see of its tables, so access
+The query of costs_for_dashboards has two halves. The first adds rounded costs to the rows of cost_daily, and needs all rows of a
+billing period for it. The second reads each of these rows by itself, so a database can do that whenever it is asked.
+
+Columns and their meaning are here, as those of tables are in `tables.py`. A view shows what its reader may see of its tables, so access
 to its columns is decided where that to its tables is (`warehouse/team_views.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
 from runspend.schema.tables import BUILD_ID, COST_DAILY, COSTS, DIMENSIONS, Column, Table
 
-__all__ = ["COSTS_FOR_DASHBOARDS", "COST_DAILY_ROUNDED", "VIEWS", "View"]
+__all__ = ["COSTS_FOR_DASHBOARDS", "COST_DAILY_ROUNDED", "ROUNDED", "VIEWS", "View"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class View(Table):
 
     @property
     def halves(self) -> tuple[str, str]:
-        """The query as two: one for the rows of the CTE before the seam, and one that reads these rows, each by itself."""
+        """The query as two: one for the rows of ROUNDED, and one that reads these rows, each by itself."""
         first, _, second = self.sql.partition(_SEAM)
-        table = first.rpartition(" as (")[0].rpartition("\n")[2]
-        return f"{first}select * from {table}", second
+        return f"{first}select * from {ROUNDED}", second
 
 
+ROUNDED = "cost_daily_rounded"  # the CTE before the seam
 _SEAM = "-- From here on, each row is read by itself.\n"
 
 
@@ -99,15 +101,10 @@ COSTS_FOR_DASHBOARDS = View(
     over=(COST_DAILY.name,),
 )
 
-COST_DAILY_ROUNDED = Table(
-    "cost_daily_rounded",
-    COSTS_FOR_DASHBOARDS.grain,
-    "The rows that cost_daily and costs_for_dashboards show. Read those.",
-    (
-        *COST_DAILY.columns,
-        *(Column(f"{c.name}_rounded", "FLOAT64", f"{c.name} in whole cents, where that is not {c.name} rounded by itself.") for c in COSTS),
-    ),
-    is_public=False,
+# What PostgreSQL has as cost_daily.
+COST_DAILY_ROUNDED = replace(
+    COST_DAILY,
+    columns=(*COST_DAILY.columns, *(c for c in COSTS_FOR_DASHBOARDS.columns if c.name.endswith("_rounded"))),
 )
 
 VIEWS: dict[str, View] = {view.name: view for view in (COSTS_FOR_DASHBOARDS,)}

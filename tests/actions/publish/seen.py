@@ -48,8 +48,9 @@ def tables_of(target: PostgresTarget | DuckDBTarget | IcebergTarget, chosen: Seq
         if not cursor.fetchall():
             return {}
         found = {}
-        for name in names:
-            cursor.execute(f'select * from "{target.schema_name}".{name}')
+        columns_of = {table.name: ", ".join(column.name for column in table.columns) for table in (*PUBLISHED_TABLES, BUILDS)}
+        for name in names:  # cost_daily has rounded costs too
+            cursor.execute(f'select {columns_of[name]} from "{target.schema_name}".{name}')
             columns = [column.name for column in cursor.description]
             found[name] = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
         return found

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.schema.public_views import COST_DAILY_ROUNDED, COSTS_FOR_DASHBOARDS, View
+from runspend.schema.public_views import COST_DAILY_ROUNDED, COSTS_FOR_DASHBOARDS, ROUNDED, View
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COST_DAILY, Column, Table
 from runspend.warehouse.base import Unit, UnitState, Warehouse
@@ -63,7 +63,7 @@ class Part:
 
     @property
     def rounded(self) -> Part:
-        """The part of cost_daily_rounded with the rows of this part of costs_for_dashboards, or of cost_daily."""
+        """The part of cost_daily with rounded costs, for this part of cost_daily or costs_for_dashboards."""
         return replace(self, table=COST_DAILY_ROUNDED)
 
 
@@ -102,7 +102,7 @@ class Published:
 
 @dataclass
 class Content:
-    """The parts of `tables`, and their rows as Parquet files in `folder`. `worker` computes cost_daily_rounded."""
+    """The parts of `tables`, and their rows as Parquet files in `folder`. `worker` computes rounded costs."""
 
     warehouse: Warehouse
     folder: Path
@@ -110,7 +110,7 @@ class Content:
     worker: ThreadPoolExecutor
     site_url: str | None = None
     tables: tuple[Table, ...] = PUBLISHED_TABLES
-    _newest: dict[str, Future[Path]] = field(default_factory=dict)  # the newest period of cost_daily_rounded, for all that ask
+    _newest: dict[str, Future[Path]] = field(default_factory=dict)  # the newest period of cost_daily with rounded costs, for all that ask
 
     def of(self, names: Sequence[str] | None) -> Content:
         """Return the content with these tables only; None for all."""
@@ -138,7 +138,7 @@ class Content:
         return _digest(*states, [(c.name, c.type) for c in table.columns], table.sql if isinstance(table, View) else "")
 
     def compute_ahead(self, parts: Iterable[Part]) -> None:
-        """Begin to compute the newest month of cost_daily_rounded, if it is among `parts`: it is ready when other parts were copied."""
+        """Begin to compute the rounded costs of the newest month, if they are among `parts`: they are ready when other parts were copied."""
         for part in parts:
             if part.table is COST_DAILY_ROUNDED and self._is_newest(part):
                 self._newest_file(part)
@@ -147,7 +147,7 @@ class Content:
     def files(self, part: Part) -> Iterator[list[Path]]:
         """Yield Parquet files with the rows of a part, in the columns of its table. They are removed afterwards.
 
-        The rows of the newest month of cost_daily_rounded are computed once for all that ask.
+        The rounded costs of the newest month are computed once for all that ask.
         """
         if part.table is COST_DAILY_ROUNDED and self._is_newest(part):
             yield [self._newest_file(part).result()]
@@ -155,7 +155,7 @@ class Content:
         with tempfile.TemporaryDirectory(dir=self.folder) as own:
             if isinstance(part.table, View):
                 with self.files(part.rounded) as files:
-                    yield [_query_file(part.table.halves[1], COST_DAILY_ROUNDED.name, files, Path(own))]
+                    yield [_query_file(part.table.halves[1], ROUNDED, files, Path(own))]
             elif part.table is COST_DAILY_ROUNDED:
                 yield [_rounded_file(self._fetched(part, Path(own)), Path(own))]
             else:
@@ -180,9 +180,7 @@ class Content:
         if not parts:
             return []
         with self.files(parts[-1].rounded) as files, empty_engine(self.folder / "spill") as connection:
-            connection.execute(
-                f"create temp view {COST_DAILY_ROUNDED.name} as from read_parquet({file_list(files)}, hive_partitioning = false)"
-            )
+            connection.execute(f"create temp view {ROUNDED} as from read_parquet({file_list(files)}, hive_partitioning = false)")
             connection.execute(f"create temp view rows as {duckdb_sql(COSTS_FOR_DASHBOARDS.halves[1])}")
             found = connection.execute(
                 "with sums as (select billing_currency, source, charge_date, team,"
@@ -197,7 +195,7 @@ class Content:
 
 
 def _rounded_file(files: list[Path], folder: Path) -> Path:
-    """Write the rows of cost_daily_rounded over those of cost_daily. No sum of it spans two months."""
+    """Write the rows of cost_daily with rounded costs. No sum of these spans two months."""
     return _query_file(COSTS_FOR_DASHBOARDS.halves[0], COST_DAILY.name, files, folder)
 
 

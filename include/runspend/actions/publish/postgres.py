@@ -4,19 +4,17 @@ Rows of months that changed are deleted and copied in by COPY, as CSV that Arrow
 (docs/benchmarks.md). Tables stay the same ones, so grants on them and views of other people over them stay too. If the process is killed,
 the server rolls back: nothing is left behind. A table that Runspend did not make is never changed.
 
-The rows of cost_daily are copied once, into cost_daily_rounded, a table that inherits from cost_daily: who reads cost_daily gets its rows,
-without its further columns. costs_for_dashboards is a view over it, with the rights of its owner. Where a former version left a table
-costs_for_dashboards that something of others depends on, it stays a table.
+cost_daily has rounded costs in four further columns, and costs_for_dashboards is a view over it, with the rights of its owner: so each row
+is copied once. Where a former version left a table costs_for_dashboards that something of others depends on, it stays a table.
 
-Source: PostgreSQL "Transaction Isolation", "COPY", "Inheritance", "Rules and Privileges", "Routine Vacuuming" (deleted rows are removed by
-autovacuum).
+Source: PostgreSQL "Transaction Isolation", "COPY", "Rules and Privileges", "Routine Vacuuming" (deleted rows are removed by autovacuum).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from logging import getLogger
@@ -28,7 +26,7 @@ from runspend.config.publish import PostgresTarget
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
 from runspend.core.text import clean
-from runspend.schema.public_views import COST_DAILY_ROUNDED, COSTS_FOR_DASHBOARDS
+from runspend.schema.public_views import COST_DAILY_ROUNDED, COSTS_FOR_DASHBOARDS, ROUNDED
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COST_DAILY, Table
 from runspend.warehouse.dialect import postgres_sql
@@ -65,7 +63,9 @@ select c.relrowsecurity or exists (
   select from pg_depend d
   left join pg_index i on d.classid = 'pg_class'::regclass and i.indexrelid = d.objid and i.indnatts = 1 and not i.indisunique and i.indpred is null
   left join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0] and a.atttypid = 'date'::regtype
-  where (d.refclassid, d.refobjid) in (('pg_class'::regclass, c.oid), ('pg_type'::regclass, c.reltype)) and d.deptype in ('a', 'n') and a.attnum is null
+  where (d.refclassid, d.refobjid) in (
+      ('pg_class'::regclass, c.oid), ('pg_type'::regclass, c.reltype), ('pg_type'::regclass, (select typarray from pg_type where oid = c.reltype))
+    ) and d.deptype in ('a', 'n') and a.attnum is null
 )
 from pg_class c where c.oid = {table}::regclass
 """
@@ -75,25 +75,16 @@ select
   'grant select' || coalesce(' (' || quote_ident(g.attname) || ')', '') || ' on ' || {table} || ' to '
     || case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end || case when a.is_grantable then ' with grant option' else '' end
 from (
-  select null::name as attname, relacl as acl, relowner from pg_class where oid = {table}::regclass
+  select null::name as attname, coalesce(relacl, acldefault('r', relowner)) as acl from pg_class where oid = {table}::regclass
   union all
-  select attname, attacl, relowner from pg_attribute join pg_class c on c.oid = attrelid where attrelid = {table}::regclass and attname in ({columns})
+  select attname, attacl from pg_attribute where attrelid = {table}::regclass and attname in ({columns})
 ) g, aclexplode(g.acl) a
-where a.privilege_type = 'SELECT' and a.grantee <> g.relowner
+where a.privilege_type = 'SELECT' and pg_get_userbyid(a.grantee) <> current_user
 """
 GRANTEES = """
 select distinct case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
 from pg_class c, aclexplode(c.relacl) a where c.oid = {table}::regclass and a.grantee <> c.relowner
 """
-# The indexes of cost_daily, as statements for cost_daily_rounded.
-INDEXES = """
-select replace(
-  pg_get_indexdef(i.indexrelid), format(' INDEX %I ON %I.cost_daily ', c.relname, {schema}), format(' INDEX ON %I.cost_daily_rounded ', {schema})
-)
-from pg_index i join pg_class c on c.oid = i.indexrelid where i.indrelid = {table}::regclass
-"""
-INHERITS = "select 1 from pg_inherits where inhrelid = {table}::regclass and inhparent = {parent}::regclass"
-SHOWN = (COST_DAILY.name, COSTS_FOR_DASHBOARDS.name)  # what shows the rows of cost_daily_rounded
 # A schema and its tables: may this login create tables there, does it own those that it made, and may it create the schema?
 RIGHTS = """
 select
@@ -111,7 +102,7 @@ WELL_FORMED = (
     "table_name is not null and period ~ '^([1-9][0-9]{3}-(0[1-9]|1[0-2])|all)$' and build_id is not null and row_count between 0 and 1e15"
     " and published_at between '1970-01-01' and '9999-01-01'"
 )
-ALL = (*PUBLISHED_TABLES, COST_DAILY_ROUNDED, BUILDS)
+ALL = (*PUBLISHED_TABLES, BUILDS)
 ROWS_AT_ONCE = 65_536
 BYTES_AT_ONCE = 2**20
 
@@ -143,7 +134,9 @@ def _connected(target: PostgresTarget, verb: str) -> Iterator[Any]:
         with closing(psycopg2.connect(_uri(target.uri.get_secret_value()))) as connection:
             connection.set_client_encoding("UTF8")
             with connection.cursor() as cursor:  # else operators and functions of others, for more exact types, would be called
-                cursor.execute("set local search_path = pg_catalog")
+                cursor.execute(
+                    "set local search_path = pg_catalog; set local quote_all_identifiers = off"
+                )  # off: names of types are compared
             yield connection
     except psycopg2.Error as error:
         raise _in_words(target, error, verb) from error
@@ -173,6 +166,7 @@ class _Schema:
         self._schema = target.schema_name
         self._found: dict[str, list[tuple[Any, ...]]] = {}  # the columns of each table that is there
         self._made: set[str] = set()  # tables that this transaction creates
+        self._changed: set[str] = set()  # tables whose columns this transaction changes
         self._grants: list[str] | None = None  # of the view, if this transaction drops it, or the table in its place
 
     def fill(self, content: Content, now: datetime) -> Published:
@@ -181,67 +175,59 @@ class _Schema:
         if not self._ask(f"select 1 from pg_namespace where nspname = {_literal(self._schema)}"):
             self._run(f"create schema {_quote(self._schema)}")
         self._find()
-        shown = self._shown({table.name for table in content.tables})
-        stored = [table for table in content.tables if table is not COSTS_FOR_DASHBOARDS or table.name not in shown]
-        is_same_shape = self._make_tables((*stored, *([COST_DAILY_ROUNDED] if shown else []), BUILDS))
-        is_same_shape &= self._inherit(COST_DAILY.name in shown) & self._is_view_current(shown)
+        wants_view = COSTS_FOR_DASHBOARDS in content.tables and not self._stays_table()
+        stored = [
+            COST_DAILY_ROUNDED if table is COST_DAILY else table
+            for table in content.tables
+            if not (wants_view and table is COSTS_FOR_DASHBOARDS)
+        ]
+        is_same_shape = self._make_tables((*stored, BUILDS)) & self._is_view_current(wants_view)
         there = {} if BUILDS.name in self._made else self._builds()
         published = Published(content.build_id)
         whole = there.get((WHOLE, WHOLE))
         if whole is not None and whole[0] == content.build_id and is_same_shape:
             published.is_new = False
             return published
-        rows = self._copy_changed(content, there, shown)
+        changed: dict[Part, Part] = {}  # part -> what is stored of it
+        for part in content.parts:
+            kept = part.rounded if part.table is COST_DAILY or (wants_view and part.table is COSTS_FOR_DASHBOARDS) else part
+            if kept.table.name in self._made | self._changed or part.key not in there or there[part.key][0] != part.build_id:
+                changed[part] = kept
+        content.compute_ahead(changed.values())
+        # What is computed meanwhile is copied last.
+        rows = {
+            part.key: self._replace(part, content)
+            for part in sorted({p.key: p for p in changed.values()}.values(), key=lambda p: p.table is COST_DAILY_ROUNDED)
+        }
         counts: dict[tuple[str, str], tuple[int, datetime]] = {}
         for part in content.parts:
-            copied = rows.get((part.rounded if part.table.name in shown else part).key)
-            if copied is None:
-                counts[part.key] = there[part.key][1], there[part.key][2]
+            if part in changed:
+                counts[part.key] = rows[changed[part].key], now
+                published.add(part, rows[changed[part].key])
             else:
-                counts[part.key] = copied, now
-                published.add(part, copied)
-        self._remove_periods(there.keys() - {part.key for part in content.parts} - {(WHOLE, WHOLE)}, content, shown)
-        self._index(shown)
+                counts[part.key] = there[part.key][1], there[part.key][2]
+        for name, period in there.keys() - {part.key for part in content.parts} - {(WHOLE, WHOLE)}:
+            self._remove_period(name, period)
+        self._index()
         self._run(f"delete from {self._name(BUILDS)}")
         self._copy(BUILDS, iter([_arrow(builds_rows(content, counts, now))]))
-        for table in (COST_DAILY_ROUNDED, *stored):  # the statistics of cost_daily are those of both
-            if table.name in published.rows or (table is COST_DAILY_ROUNDED and shown & published.rows.keys()):
+        for table in stored:
+            if table.name in published.rows:
                 self._run(f"analyze {self._name(table)}")
-        self._make_view(shown)
+        self._make_view(wants_view)
         return published
 
-    def _shown(self, wanted: set[str]) -> set[str]:
-        """Return what shows the rows of cost_daily_rounded: cost_daily and costs_for_dashboards, unless a former table of that name has to stay."""
+    def _stays_table(self) -> bool:
+        """Whether costs_for_dashboards is a table of a former version that has to stay one."""
         there = self._found.get(COSTS_FOR_DASHBOARDS.name)
-        stays = (
-            there is not None
-            and there[0][1] == "r"
-            and self._ask(DEPENDED_ON.format(table=_literal(self._name(COSTS_FOR_DASHBOARDS))))[0][0]
+        if there is None or there[0][1] != "r" or not self._ask(DEPENDED_ON.format(table=_literal(self._name(COSTS_FOR_DASHBOARDS))))[0][0]:
+            return False
+        log.warning(
+            "%s: costs_for_dashboards stays a table, which takes twice the space, because a view, policy, trigger or index of yours depends on it."
+            " Drop that, and the next publish makes it a view",
+            self._target.name,
         )
-        if stays:
-            log.warning(
-                "%s: costs_for_dashboards stays a table, which takes twice the space, because a view, policy, trigger or index of yours depends on it."
-                " Drop that, and the next publish makes it a view",
-                self._target.name,
-            )
-        return wanted & {COST_DAILY.name} if stays else wanted & {*SHOWN}
-
-    def _copy_changed(
-        self, content: Content, there: Mapping[tuple[str, str], tuple[str, int, datetime]], shown: set[str]
-    ) -> dict[tuple[str, str], int]:
-        """Replace the parts that changed; return their rows. What is computed meanwhile is copied last."""
-        changed = {}
-        for part in content.parts:
-            stored = part.rounded if part.table.name in shown else part
-            if stored.table.name in self._made or part.key not in there or there[part.key][0] != part.build_id:
-                changed[stored.key] = stored
-        content.compute_ahead(changed.values())
-        if COST_DAILY_ROUNDED.name in self._made and COST_DAILY.name in shown - self._made:  # rows that a former version copied
-            self._delete(COST_DAILY, None)
-        return {
-            key: self._replace(part, content)
-            for key, part in sorted(changed.items(), key=lambda item: item[0][0] == COST_DAILY_ROUNDED.name)
-        }
+        return True
 
     def look(self) -> Found:
         """Return the build that is there, and the right that this login lacks."""
@@ -275,8 +261,6 @@ class _Schema:
             if rows is None:
                 self._run(f"create table {self._name(table)} ({', '.join(f'{_quote(c.name)} {TYPES[c.type]}' for c in table.columns)})")
                 self._made.add(table.name)
-                if table is COST_DAILY_ROUNDED:
-                    self._revoke(table)
             else:
                 is_same &= self._change_columns(table, {row[3]: row[4] for row in rows})
             self._describe("table", table, f"{description(table)} {OURS}")
@@ -303,29 +287,20 @@ class _Schema:
                     " this login. Nothing was changed. Publish with the login that owns it, or set another `schema`.",
                 )
 
-    def _inherit(self, is_wanted: bool) -> bool:
-        """Let cost_daily show the rows of cost_daily_rounded, or no longer. Returns whether this was so."""
-        is_there = self._is_inheriting()
-        if is_there != is_wanted:
-            self._run(f"alter table {self._name(COST_DAILY_ROUNDED)} {'' if is_wanted else 'no '}inherit {self._name(COST_DAILY)}")
-        return is_there == is_wanted
-
-    def _is_inheriting(self) -> bool:
-        names = {"table": _literal(self._name(COST_DAILY_ROUNDED)), "parent": _literal(self._name(COST_DAILY))}
-        is_there = {*self._found, *self._made} >= {COST_DAILY.name, COST_DAILY_ROUNDED.name}
-        return is_there and bool(self._ask(INHERITS.format(**names)))
-
     def _change_columns(self, table: Table, types: Mapping[str, str]) -> bool:
-        """Make the columns those of this version; rows are copied again then, because build ids depend on the columns."""
+        """Make the columns those of this version; rows are copied again then. Returns whether nothing had to change."""
         wanted = {c.name: TYPES[c.type] for c in table.columns}
         dropped = [name for name, type_ in types.items() if wanted.get(name) != type_]
         added = [name for name, type_ in wanted.items() if types.get(name) != type_]
         changes = [f"drop column {_quote(name)}" for name in dropped] + [f"add column {_quote(name)} {wanted[name]}" for name in added]
         if changes:
-            if table.name in (COST_DAILY.name, COST_DAILY_ROUNDED.name):
-                self._inherit(False)
-            if dropped and table is COST_DAILY_ROUNDED and self._is_ours(COSTS_FOR_DASHBOARDS, "v"):
-                self._drop_view()
+            self._changed.add(table.name)
+            if table is COST_DAILY_ROUNDED and self._is_ours(COSTS_FOR_DASHBOARDS, "v"):
+                # Readers lock the view before the table. The other way around, each would wait for the other.
+                self._run(f"lock table {self._name(COSTS_FOR_DASHBOARDS)} in access exclusive mode")
+                if dropped:
+                    self._drop_view()
+            self._delete(table, None)  # a dropped column may be the one that tells the months
             self._run(f"alter table {self._name(table)} {', '.join(changes)}")
         return not changes
 
@@ -338,60 +313,58 @@ class _Schema:
             if described.get(column.name) != column.meaning:
                 self._run(f"comment on column {self._name(table)}.{_quote(column.name)} is {_literal(column.meaning)}")
 
-    def _is_view_current(self, shown: set[str]) -> bool:
+    def _is_view_current(self, is_wanted: bool) -> bool:
         """Whether costs_for_dashboards is as `_make_view` makes it."""
         view = COSTS_FOR_DASHBOARDS
-        if view.name in shown:
+        if is_wanted:
             self._refuse_foreign(view)
         if self._grants is not None:  # it was dropped
             return False
         if not self._is_ours(view, "v"):
-            return view.name not in shown
-        return bool(self._found[view.name][0][2] == self._view(shown)[1])
+            return not is_wanted
+        return bool(self._found[view.name][0][2] == self._view(is_wanted)[1])
 
-    def _view(self, shown: set[str]) -> tuple[list[str], str]:
+    def _view(self, is_wanted: bool) -> tuple[list[str], str]:
         """Return the columns and the comment of the view. Columns keep their order: PostgreSQL can then replace the view and needs not drop it."""
         wanted = {c.name: TYPES[c.type] for c in COSTS_FOR_DASHBOARDS.columns}
         there = {row[3]: row[4] for row in self._found.get(COSTS_FOR_DASHBOARDS.name, []) if row[1] == "v"}
         if any(wanted.get(name) != type_ for name, type_ in there.items()):
             there = {}
         names = [*there, *(name for name in wanted if name not in there)]
-        version = hashlib.sha256(repr((COSTS_FOR_DASHBOARDS.halves[1], names, COSTS_FOR_DASHBOARDS.name in shown)).encode()).hexdigest()[:8]
+        version = hashlib.sha256(repr((COSTS_FOR_DASHBOARDS.halves[1], names, is_wanted)).encode()).hexdigest()[:8]
         return names, f"{description(COSTS_FOR_DASHBOARDS)} View {version}. {OURS}"
 
-    def _make_view(self, shown: set[str]) -> None:
-        """Make costs_for_dashboards a view over cost_daily_rounded, with the rights that others had to read it. It has no rows if it is no longer wanted.
+    def _make_view(self, is_wanted: bool) -> None:
+        """Make costs_for_dashboards a view over cost_daily, with the rights that others had to read it. It has no rows if it is no longer wanted.
 
         This is the last thing that a publish does, since readers wait from here on.
         """
         view = COSTS_FOR_DASHBOARDS
-        if self._is_view_current(shown):
+        if self._is_view_current(is_wanted):
             return
-        names, comment = self._view(shown)
+        names, comment = self._view(is_wanted)
         rows = self._found.get(view.name, [])
         if rows and (rows[0][1] == "r" or names[: len(rows)] != [row[3] for row in rows]):
             self._drop_view()
         # A CTE instead would keep PostgreSQL from planning over the table: queries took a third longer.
-        text = postgres_sql(view.halves[1]).replace(f"FROM {COST_DAILY_ROUNDED.name})", f"FROM {self._name(COST_DAILY_ROUNDED)})")
-        where = "" if view.name in shown else " where false"
+        text = postgres_sql(view.halves[1]).replace(f"FROM {ROUNDED})", f"FROM {self._name(COST_DAILY)})")
+        where = "" if is_wanted else " where false"
         self._run(f"create or replace view {self._name(view)} as select {', '.join(map(_quote, names))} from ({text}) as v{where}")
         self._describe("view", view, comment)
         if self._grants is not None:
-            self._revoke(view)
+            # Default privileges may have given others rights on it, which shows what they may not see elsewhere.
+            for (grantee,) in self._ask(GRANTEES.format(table=_literal(self._name(view)))):
+                self._run(f"revoke all on {self._name(view)} from {grantee}")
             for grant in self._grants:
                 self._run(grant)
 
     def _drop_view(self) -> None:
         """Drop costs_for_dashboards, which is made again with the same rights. PostgreSQL refuses that if something of others depends on it."""
         kind = self._found.pop(COSTS_FOR_DASHBOARDS.name)[0][1]
+        self._run(f"lock table {self._name(COSTS_FOR_DASHBOARDS)} in access exclusive mode")
         name, columns = self._name(COSTS_FOR_DASHBOARDS), ", ".join(_literal(c.name) for c in COSTS_FOR_DASHBOARDS.columns)
         self._grants = [grant for (grant,) in self._ask(GRANTS.format(table=_literal(name), columns=columns))]
         self._run(f"drop {'table' if kind == 'r' else 'view'} {name}")
-
-    def _revoke(self, table: Table) -> None:
-        """Take the rights that default privileges gave to others on a new table: it shows what they may not see elsewhere."""
-        for (grantee,) in self._ask(GRANTEES.format(table=_literal(self._name(table)))):
-            self._run(f"revoke all on {self._name(table)} from {grantee}")
 
     def _builds(self) -> dict[tuple[str, str], tuple[str, int, datetime]]:
         rows = self._ask(f"select table_name, period, build_id, row_count, published_at from {self._name(BUILDS)} where {WELL_FORMED}")
@@ -411,32 +384,20 @@ class _Schema:
         crash_point(f"publish.postgres.{part.table.name}")
         return rows
 
-    def _remove_periods(self, gone: Set[tuple[str, str]], content: Content, shown: set[str]) -> None:
-        """Delete the rows of months that the warehouse no longer has, and of tables that the target no longer names."""
-        tables = {table.name: table for table in PUBLISHED_TABLES}
-        kept = {part.period for part in content.parts if part.table.name in shown}
-        for name, period in gone:
-            table = tables.get(name)
-            if table is None or (period == WHOLE) != (table.period_column is None):
-                continue
-            if name in SHOWN and period not in kept and self._is_ours(COST_DAILY_ROUNDED):
-                self._delete(COST_DAILY_ROUNDED, months(Part(table, period, "", ())))
-            if self._is_ours(table):
+    def _remove_period(self, name: str, period: str) -> None:
+        """Delete the rows of a month that the warehouse no longer has, or of a table that the target no longer names."""
+        for table in PUBLISHED_TABLES:
+            if table.name == name and (period == WHOLE) == (table.period_column is None) and self._is_ours(table):
                 self._delete(table, months(Part(table, period, "", ())))
 
     def _delete(self, table: Table, span: tuple[str, str] | None) -> None:
         where = f" where {table.period_column} >= date '{span[0]}' and {table.period_column} < date '{span[1]}'" if span is not None else ""
-        self._run(f"delete from only {self._name(table)}{where}")
+        self._run(f"delete from {self._name(table)}{where}")
 
-    def _index(self, shown: set[str]) -> None:
-        """Index the DATE columns of new tables, once their rows are there. cost_daily_rounded gets the indexes that cost_daily has."""
-        copied: Sequence[tuple[Any, ...]] = ()
-        if COST_DAILY_ROUNDED.name in self._made and COST_DAILY.name in shown - self._made:
-            copied = self._ask(INDEXES.format(table=_literal(self._name(COST_DAILY)), schema=_literal(self._schema)))
-            for (statement,) in copied:
-                self._run(statement)
-        for table in ALL:
-            if table.name in self._made and table is not COST_DAILY and not (table is COST_DAILY_ROUNDED and copied):
+    def _index(self) -> None:
+        """Index the DATE columns of new tables, once their rows are there."""
+        for table in PUBLISHED_TABLES:
+            if table.name in self._made:
                 for column in (c for c in table.columns if c.type == "DATE"):
                     self._run(f"create index on {self._name(table)} ({_quote(column.name)})")
 

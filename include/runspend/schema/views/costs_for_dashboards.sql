@@ -17,26 +17,14 @@ with summed as (
       cost_status, is_spread
   )
 ),
-rounded as (
-  select
-    *,
-    round(list_sum, 2) - round(list_sum - list_cost, 2) as list_cost_cents,
-    round(contracted_sum, 2) - round(contracted_sum - contracted_cost, 2) as contracted_cost_cents,
-    round(effective_sum, 2) - round(effective_sum - effective_cost, 2) as effective_cost_cents,
-    round(billed_sum, 2) - round(billed_sum - billed_cost, 2) as billed_cost_cents
-  from summed
-),
--- Where the cost rounded by itself is certainly the same, it is null: dividing exact decimals, as round does, takes longer than the rest.
 cost_daily_rounded as (
   select
-    * except (
-      list_sum, contracted_sum, effective_sum, billed_sum, list_cost_cents, contracted_cost_cents, effective_cost_cents, billed_cost_cents
-    ),
-    case when abs(list_cost_cents - list_cost) >= bignumeric '0.005' then cast(list_cost_cents as float64) end as list_cost_rounded,
-    case when abs(contracted_cost_cents - contracted_cost) >= bignumeric '0.005' then cast(contracted_cost_cents as float64) end as contracted_cost_rounded,
-    case when abs(effective_cost_cents - effective_cost) >= bignumeric '0.005' then cast(effective_cost_cents as float64) end as effective_cost_rounded,
-    case when abs(billed_cost_cents - billed_cost) >= bignumeric '0.005' then cast(billed_cost_cents as float64) end as billed_cost_rounded
-  from rounded
+    * except (list_sum, contracted_sum, effective_sum, billed_sum),
+    cast(round(list_sum, 2) - round(list_sum - list_cost, 2) as float64) as list_cost_rounded,
+    cast(round(contracted_sum, 2) - round(contracted_sum - contracted_cost, 2) as float64) as contracted_cost_rounded,
+    cast(round(effective_sum, 2) - round(effective_sum - effective_cost, 2) as float64) as effective_cost_rounded,
+    cast(round(billed_sum, 2) - round(billed_sum - billed_cost, 2) as float64) as billed_cost_rounded
+  from summed
 )
 -- From here on, each row is read by itself.
 select
@@ -59,10 +47,7 @@ select
   cast(cast(contracted_cost as string) as float64) as contracted_cost_float,
   cast(cast(effective_cost as string) as float64) as effective_cost_float,
   cast(cast(billed_cost as string) as float64) as billed_cost_float,
-  coalesce(list_cost_rounded, cast(round(list_cost, 2) as float64)) as list_cost_rounded,
-  coalesce(contracted_cost_rounded, cast(round(contracted_cost, 2) as float64)) as contracted_cost_rounded,
-  coalesce(effective_cost_rounded, cast(round(effective_cost, 2) as float64)) as effective_cost_rounded,
-  coalesce(billed_cost_rounded, cast(round(billed_cost, 2) as float64)) as billed_cost_rounded,
+  list_cost_rounded, contracted_cost_rounded, effective_cost_rounded, billed_cost_rounded,
   build_id
 from (
   select
