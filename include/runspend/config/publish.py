@@ -79,8 +79,9 @@ class PostgresTarget(_Target):
     @classmethod
     def _view_has_its_table(cls, names: list[str] | None) -> list[str] | None:
         """There, costs_for_dashboards is a view over cost_daily."""
-        missing = names is not None and COSTS_FOR_DASHBOARDS.name in names and COST_DAILY.name not in names
-        return [COST_DAILY.name, *names] if names is not None and missing else names
+        if names is None or COSTS_FOR_DASHBOARDS.name not in names or COST_DAILY.name in names:
+            return names
+        return [COST_DAILY.name, *names]
 
     @field_validator("schema_name")
     @classmethod

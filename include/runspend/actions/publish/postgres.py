@@ -219,8 +219,8 @@ class _Schema:
 
     def _stays_table(self) -> bool:
         """Whether costs_for_dashboards is a table of a former version that has to stay one."""
-        there = self._found.get(COSTS_FOR_DASHBOARDS.name)
-        if there is None or there[0][1] != "r" or not self._ask(DEPENDED_ON.format(table=_literal(self._name(COSTS_FOR_DASHBOARDS))))[0][0]:
+        view = COSTS_FOR_DASHBOARDS
+        if not self._is_ours(view) or not self._ask(DEPENDED_ON.format(table=_literal(self._name(view))))[0][0]:
             return False
         log.warning(
             "%s: costs_for_dashboards stays a table, which takes twice the space, because a view, policy, trigger or index of yours depends on it."
