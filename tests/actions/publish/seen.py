@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
@@ -91,4 +91,29 @@ def double_cost_daily(home: Path, build_id: str = "later") -> None:
     )
     with warehouse.step("later", build_id) as step:
         step.put(*unit, doubled)
+        assert step.publish()
+
+
+def add_days(home: Path, count: int = 5) -> None:
+    """A build of one unit of cost_daily whose rows come again on `count` further days, with other costs: halves of a cent, credits, tiny ones."""
+    warehouse = open_warehouse(f"{home}/warehouse")
+    unit = Unit("cost_daily", "2026-10", "decoys")
+    rows = warehouse.read(unit)
+    assert rows is not None
+    costs = [
+        Decimal("0.005"),
+        Decimal("-0.0049999999999999999999"),
+        Decimal("0.0000000000000000000001"),
+        Decimal("12.345"),
+        Decimal("-7.005"),
+    ]
+    more = [
+        row
+        | {"charge_date": row["charge_date"] + timedelta(days=day)}
+        | {cost: costs[(day + place) % len(costs)] for place, cost in enumerate(("contracted_cost", "effective_cost", "billed_cost"))}
+        for day in range(1, count + 1)
+        for row in rows.to_pylist()
+    ]
+    with warehouse.step("more", "more") as step:
+        step.put(*unit, pa.concat_tables([rows, pa.Table.from_pylist(more, rows.schema)]))
         assert step.publish()

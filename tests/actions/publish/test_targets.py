@@ -22,6 +22,7 @@ import pytest
 from pydantic import SecretStr
 
 from runspend.actions.publish import Found, Published, open_content
+from runspend.actions.publish import content as content_module
 from runspend.actions.publish import duckdb_file as duckdb_target
 from runspend.actions.publish import iceberg as iceberg_target
 from runspend.actions.publish import postgres as postgres_target
@@ -33,7 +34,7 @@ from runspend.schema.public_views import COST_DAILY_ROUNDED
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
-from tests.actions.publish.seen import double_cost_daily, plain, see, tables_of
+from tests.actions.publish.seen import add_days, double_cost_daily, plain, see, tables_of
 from tests.full_disk import full_disk
 
 REPOSITORY = Path(__file__).parents[3]
@@ -109,6 +110,25 @@ def test_a_target_has_the_rows_of_the_warehouse(kind: str, home: Path, target_of
     assert not [row for row in left[BUILDS.name] if row["table_name"] == "cost_daily"]
 
 
+@pytest.mark.parametrize("kind", ["postgres", "iceberg"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rounded_costs_do_not_depend_on_the_files_that_days_are_in(
+    kind: str, rows: int, home: Path, target_of: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large months are computed some days at a time."""
+    computed = []
+    monkeypatch.setattr("runspend.actions.publish.content.ROWS_OF_A_FILE", rows)
+    query_file = content_module._query_file
+    monkeypatch.setattr("runspend.actions.publish.content._query_file", lambda *given: computed.append(given[0]) or query_file(*given))
+    add_days(home)
+    target = target_of(kind)
+    publish(home, target)
+    assert sum(" where charge_date >= " in sql for sql in computed) > 1
+    assert {n: plain(found) for n, found in tables_of(target).items() if n != BUILDS.name} == {
+        n: plain(t) for n, t in in_warehouse(home).items()
+    }
+
+
 def test_postgres_gets_every_text_list_and_number_as_it_is(postgres: str) -> None:
     """Only NUL, which its texts cannot have, is left out. A line with the end-of-copy mark of `psql` ends nothing."""
     texts = ["", None, "NULL", '"', "a\n\\.\nb", "\\.", "\\", "a,b\r\n;", "\\N", "né\u2028", "'; drop table x", "x\0y"]
@@ -120,7 +140,7 @@ def test_postgres_gets_every_text_list_and_number_as_it_is(postgres: str) -> Non
     rows = pa.table({"t": texts, "l": lists, "n": numbers, "m": moments, "c": money}, schema=pa.schema(list(types.items())))
     with closing(psycopg2.connect(postgres)) as connection, connection.cursor() as cursor:
         cursor.execute("create temp table x (t text, l text[], n float8, m timestamptz, c numeric(38,22))")
-        stream = postgres_target._Stream(iter([postgres_target._csv(rows[:5]), postgres_target._csv(rows[5:])]))
+        stream = postgres_target._Stream(iter([*postgres_target._csv(rows[:5]), *postgres_target._csv(rows[5:])]))
         cursor.copy_expert("copy x from stdin (format csv)", stream, 7)
         cursor.execute("select * from x")
         found = cursor.fetchall()

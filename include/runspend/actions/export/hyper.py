@@ -201,8 +201,8 @@ class _Export:
 
     def _insert(self, connection: Any, part: Part, sums: dict[str, dict[str, Decimal]]) -> int:
         """Copy the rows of a part, and add the sums of its files."""
-        with self.content.files(part) as files, tempfile.TemporaryDirectory(dir=self.content.folder) as folder:
-            rows = 0
+        with self.content.files(part) as found, tempfile.TemporaryDirectory(dir=self.content.folder) as folder:
+            files, rows = list(found), 0
             for file in files:
                 with pq.ParquetFile(file) as read:
                     rows += read.metadata.num_rows

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILDS", "WHOLE", "Content", "Found", "Part", "Published", "Rounding", "open_content"]
 
+ROWS_OF_A_FILE = 500_000  # with rounded costs: in whole days
 WHOLE = "all"  # the table name, and the period, of the row for everything
 BUILDS = Table(
     "runspend_builds",
@@ -110,7 +111,9 @@ class Content:
     worker: ThreadPoolExecutor
     site_url: str | None = None
     tables: tuple[Table, ...] = PUBLISHED_TABLES
-    _newest: dict[str, Future[Path]] = field(default_factory=dict)  # the newest period of cost_daily with rounded costs, for all that ask
+    _newest: dict[str, list[Future[Path]]] = field(
+        default_factory=dict
+    )  # the newest period of cost_daily with rounded costs, for all that ask
 
     def of(self, names: Sequence[str] | None) -> Content:
         """Return the content with these tables only; None for all."""
@@ -141,35 +144,55 @@ class Content:
         """Begin to compute the rounded costs of the newest month, if they are among `parts`: they are ready when other parts were copied."""
         for part in parts:
             if part.table is COST_DAILY_ROUNDED and self._is_newest(part):
-                self._newest_file(part)
+                self._newest_files(part)
 
     @contextmanager
-    def files(self, part: Part) -> Iterator[list[Path]]:
+    def files(self, part: Part) -> Iterator[Iterator[Path]]:
         """Yield Parquet files with the rows of a part, in the columns of its table. They are removed afterwards.
 
-        The rounded costs of the newest month are computed once for all that ask.
+        Files with rounded costs are computed one by one, while earlier ones are used; those of the newest month once for all that ask.
         """
         if part.table is COST_DAILY_ROUNDED and self._is_newest(part):
-            yield [self._newest_file(part).result()]
+            yield (file.result() for file in self._newest_files(part))
             return
-        with tempfile.TemporaryDirectory(dir=self.folder) as own:
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            own = Path(folder)
             if isinstance(part.table, View):
                 with self.files(part.rounded) as files:
-                    yield [_query_file(part.table.halves[1], ROUNDED, files, Path(own))]
+                    yield iter([_query_file(part.table.halves[1], ROUNDED, list(files), own)])
             elif part.table is COST_DAILY_ROUNDED:
-                yield [_rounded_file(self._fetched(part, Path(own)), Path(own))]
+                futures = self._rounded_files(part, own)
+                try:
+                    yield (file.result() for file in futures)
+                finally:
+                    for file in futures:
+                        file.cancel()
             else:
-                yield self._fetched(part, Path(own))
+                yield iter(self._fetched(part, own))
 
     def _is_newest(self, part: Part) -> bool:
         return part.period == max(unit.period for unit in self.states if unit.table == COST_DAILY.name)
 
-    def _newest_file(self, part: Part) -> Future[Path]:
-        """Return the file of the newest month. What it is computed from is fetched in this thread, whose moment is open."""
+    def _newest_files(self, part: Part) -> list[Future[Path]]:
         if part.period not in self._newest:
-            own = Path(tempfile.mkdtemp(dir=self.folder))
-            self._newest[part.period] = self.worker.submit(_rounded_file, self._fetched(part, own), own)
+            self._newest[part.period] = self._rounded_files(part, Path(tempfile.mkdtemp(dir=self.folder)))
         return self._newest[part.period]
+
+    def _rounded_files(self, part: Part, folder: Path) -> list[Future[Path]]:
+        """Begin to compute rounded costs, some days at a time. What they are computed from is fetched in this thread, whose moment is open.
+
+        No sum that is rounded spans two months, and the query computes each day by itself.
+        """
+        files = self._fetched(part, folder)
+        starts = _first_days(files, folder)
+        found = []
+        for number, (first, after) in enumerate(zip([None, *starts], [*starts, None], strict=True)):
+            own = folder / f"{number}"
+            own.mkdir()
+            days = [f"charge_date >= {literal(first)}"] * (first is not None) + [f"charge_date < {literal(after)}"] * (after is not None)
+            sql = f"{COSTS_FOR_DASHBOARDS.halves[0]}{' where ' if days else ''}{' and '.join(days)}"
+            found.append(self.worker.submit(_query_file, sql, COST_DAILY.name, files, own))
+        return found
 
     def _fetched(self, part: Part, folder: Path) -> list[Path]:
         return [file for unit in part.units if (file := self.warehouse.fetch(unit, folder)) is not None]
@@ -180,7 +203,7 @@ class Content:
         if not parts:
             return []
         with self.files(parts[-1].rounded) as files, empty_engine(self.folder / "spill") as connection:
-            connection.execute(f"create temp view {ROUNDED} as from read_parquet({file_list(files)}, hive_partitioning = false)")
+            connection.execute(f"create temp view {ROUNDED} as from read_parquet({file_list(list(files))}, hive_partitioning = false)")
             connection.execute(f"create temp view rows as {duckdb_sql(COSTS_FOR_DASHBOARDS.halves[1])}")
             found = connection.execute(
                 "with sums as (select billing_currency, source, charge_date, team,"
@@ -194,9 +217,19 @@ class Content:
         return [Rounding(parts[-1].period, *row) for row in found]
 
 
-def _rounded_file(files: list[Path], folder: Path) -> Path:
-    """Write the rows of cost_daily with rounded costs. No sum of these spans two months."""
-    return _query_file(COSTS_FOR_DASHBOARDS.halves[0], COST_DAILY.name, files, folder)
+def _first_days(files: list[Path], folder: Path) -> list[str]:
+    """Return the days of cost_daily at which to begin another file, so that each has about ROWS_OF_A_FILE rows."""
+    import pyarrow.parquet as pq
+
+    if sum(pq.read_metadata(file).num_rows for file in files) <= ROWS_OF_A_FILE:
+        return []
+    with empty_engine(folder / "spill") as connection:
+        found = connection.execute(
+            f"with days as (select charge_date, (sum(count(*)) over (order by charge_date) - count(*)) // {ROWS_OF_A_FILE} as number"
+            f" from read_parquet({file_list(files)}, hive_partitioning = false) group by charge_date)"
+            " select min(charge_date)::varchar from days group by number order by 1"
+        ).fetchall()
+    return [day for (day,) in found[1:]]
 
 
 def _query_file(sql: str, table: str, files: list[Path], folder: Path) -> Path:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import datetime
 from logging import getLogger
@@ -104,6 +105,7 @@ WELL_FORMED = (
 )
 ALL = (*PUBLISHED_TABLES, BUILDS)
 ROWS_AT_ONCE = 65_536
+ROWS_OF_TEXT = 8_192
 BYTES_AT_ONCE = 2**20
 
 
@@ -406,7 +408,8 @@ class _Schema:
         import pyarrow as pa
 
         schema = table.arrow_schema()
-        stream = _Stream(_csv(pa.Table.from_batches([given]).select(schema.names).cast(schema)) for given in batches)
+        tables = (pa.Table.from_batches([given]).select(schema.names).cast(schema) for given in batches)
+        stream = _Stream(_one_ahead(piece for rows in tables for piece in _csv(rows)))
         with self._connection.cursor() as cursor:
             cursor.copy_expert(
                 f"copy {self._name(table)} ({', '.join(map(_quote, schema.names))}) from stdin (format csv)", stream, BYTES_AT_ONCE
@@ -442,17 +445,30 @@ class _Stream:
         return bytes(given)
 
 
-def _csv(rows: Any) -> memoryview:
-    """Return rows as PostgreSQL reads CSV: a null is nothing, an empty text is `""`, a list is an array's literal."""
+def _one_ahead(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Yield the pieces. Each is made while the server reads the one before."""
+    with ThreadPoolExecutor(1) as worker:
+        following = worker.submit(next, pieces, None)
+        while (piece := following.result()) is not None:
+            following = worker.submit(next, pieces, None)
+            yield piece
+
+
+def _csv(rows: Any) -> Iterator[memoryview]:
+    """Yield rows as PostgreSQL reads CSV: a null is nothing, an empty text is `""`, a list is an array's literal."""
     import pyarrow as pa
     import pyarrow.csv
 
     for index, field in enumerate(rows.schema):
         if pa.types.is_list(field.type):
             rows = rows.set_column(index, field.name, _array_literals(rows.column(index).combine_chunks()))
-    target = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(_without_nul(rows), target, pyarrow.csv.WriteOptions(include_header=False, batch_size=ROWS_AT_ONCE))
-    return memoryview(target.getvalue())
+    rows = _without_nul(rows)
+    for first in range(0, rows.num_rows, ROWS_OF_TEXT):
+        target = pa.BufferOutputStream()
+        pyarrow.csv.write_csv(
+            rows.slice(first, ROWS_OF_TEXT), target, pyarrow.csv.WriteOptions(include_header=False, batch_size=ROWS_OF_TEXT)
+        )
+        yield memoryview(target.getvalue())
 
 
 def _array_literals(lists: Any) -> Any:
