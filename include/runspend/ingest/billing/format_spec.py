@@ -221,7 +221,7 @@ def _judged(
             plan.look(view)
         con.register(kind.view, view)
         if asked is None and kind.sql is not None:
-            asked = _ask_for(con, kind, kind.sql)
+            asked = _ask_for(con, kind, kind.sql, plan.variables)
             known = answers.setdefault(distinct.key_of(asked.query, asked.told, variables), distinct.KnownAnswers())
         judged = asked and _with_trouble(distinct.run(con, kind.view, view, asked.query, asked.told, asked.others, variables, known))
         con.unregister(kind.view)
@@ -290,8 +290,18 @@ class _Asked:
     others: Sequence[str]
 
 
-def _ask_for(con: duckdb.DuckDBPyConnection, kind: FileKind, sql: str) -> _Asked:
-    """Return the format's SQL with the checks of each row, over the registered view."""
+_asked_for: dict[tuple[str, ...], _Asked] = {}
+
+
+def _ask_for(con: duckdb.DuckDBPyConnection, kind: FileKind, sql: str, variables: Mapping[str, Any]) -> _Asked:
+    """Return the format's SQL with the checks of each row, over the registered view. It is the same for all files with variables of the same types."""
+    key = (sql, kind.view, *(f"{name} {type(value).__name__}" for name, value in variables.items()))
+    if key not in _asked_for:
+        _asked_for[key] = _describe_and_ask(con, kind, sql)
+    return _asked_for[key]
+
+
+def _describe_and_ask(con: duckdb.DuckDBPyConnection, kind: FileKind, sql: str) -> _Asked:
     query = files("runspend.ingest.billing.formats").joinpath(sql).read_text(encoding="utf-8")
     types = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe {query}").fetchall()}
     _check_columns(kind, types)
@@ -320,7 +330,7 @@ def needs_of(staged: Staged, kind: FileKind, variables: Mapping[str, Any]) -> tu
         con.execute(f"set variable {variable} = ?", [value])
     view = _canonical(con, None, dict.fromkeys(kind.columns, ()), kind.gathered)
     con.register(kind.view, view)
-    asked = _ask_for(con, kind, str(kind.sql))
+    asked = _ask_for(con, kind, str(kind.sql), variables)
     needs = distinct.ask_needs(con, view.column_names, asked.query, asked.told)
     con.unregister(kind.view)
     if needs is None:
