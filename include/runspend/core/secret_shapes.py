@@ -148,7 +148,7 @@ def macros_sql() -> str:
         f"create macro is_suspect(value) as regexp_matches(value, {_quoted(_SUSPECT)});\n"
         f"create macro redacted(value) as case when is_suspect(value) then {_replaced_sql(_SHAPES)} else value end;\n"
         # DuckDB compiles a macro's patterns again for each mention, which takes longer than the work on few rows: each is mentioned once.
-        # A place is what stays of it, followed by what is redacted like any text.
+        # `kept` is shown as it is; `rest` is redacted like any text.
         "create macro place_parts(value) as case when not is_suspect(value) then {'kept': '', 'rest': value}\n"
         f"  else list_transform([{_replaced_sql(_OF_ADDRESSES)}], lambda address: {{'kept': regexp_extract(address, {place}, 1),\n"
         f"    'rest': case when regexp_matches(address, {place}) then regexp_extract(address, {place}, 2) else value end}})[1] end;\n"

@@ -7,7 +7,6 @@ rules are in the `.sql` files in this folder. `database.py` and `api.py` fetch t
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -33,6 +32,7 @@ from runspend.ingest.tracking.dimension_sources import (
     digest_settings,
     job_columns,
     keys_of,
+    resolve_keys,
     sort_keys,
 )
 from runspend.ingest.tracking.requested_places import PLACE_KEYS, place_columns
@@ -241,7 +241,7 @@ class Rows:
         try:
             with self._streamed("raw_runs", raw.run_schema(), batches):
                 times = {"believed_ms": self._believed_ms, "alive_ms": ALIVE_HOURS * 3_600_000}
-                self._con.execute(_with_places(_sql("runs.sql", **self._parts), *self._keys), {**self._names, **times})
+                self._con.execute(resolve_keys(_sql("runs.sql", **self._parts), *self._keys), {**self._names, **times})
         finally:
             self._con.execute("reset disabled_optimizers")
         self._con.execute(_sql("run_resources.sql", resource_key=resource_key_sql("resource_id")))
@@ -479,8 +479,7 @@ class Rows:
 
     def _check_vanished(self, month: str, parameters: dict[str, Any]) -> None:
         known, vanished = self._one(
-            "select count(*), count(*) filter (not exists (select 1 from fresh_runs n where n.start_month = $month and n.workspace = r.workspace and n.run_id = r.run_id))"
-            " from previous_runs r where purged_at is null",
+            f"select count(*), count(*) filter ({_GONE}) from previous_runs p where purged_at is null",
             parameters,
         )
         if vanished >= MIN_VANISHED and vanished > self._server.max_vanish * known:
@@ -572,7 +571,6 @@ def _columns(table: Table) -> str:
 # What Runspend made itself holds no secret.
 _OWN_TEXTS = ("tracking_server", "workspace", "run_id", "experiment_id", "load_id", "params_digest")
 _GONE = "not exists (select 1 from fresh_runs n where n.start_month = $month and n.workspace = p.workspace and n.run_id = p.run_id)"
-_KEY_READ = re.compile(r"\b(stated|tag_value)\('([^']+)'\)")
 _CLEANERS = {"tags": "redacted_document", "params": "redacted_document", "artifact_uri": "redacted_place"}
 
 
@@ -596,22 +594,6 @@ def _cleaned(table: Table, names: Sequence[str]) -> str:
 def _plain(names: Sequence[str]) -> str:
     """Return SQL for these columns of `r`, as they are."""
     return ", ".join(f"r.{name}" for name in names)
-
-
-def _with_places(sql: str, tags: Sequence[str], params: Sequence[str]) -> str:
-    """Return the SQL with `stated('key')` and `tag_value('key')` replaced by the key's place in the lists `t` and `p`, or by null.
-
-    What no run has then costs nothing, not even planning. `stated`: the tag, else the param; blank text counts as not stated.
-    """
-
-    def place(found: re.Match[str]) -> str:
-        macro, key = found.groups()
-        texts = [f"t[{tags.index(key) + 1}]"] if key in tags else []
-        if macro == "stated":
-            texts = [f"said({text})" for text in (*texts, *([f"p[{params.index(key) + 1}]"] if key in params else []))]
-        return f"coalesce({', '.join(texts)})" if texts else "cast(null as varchar)"
-
-    return _KEY_READ.sub(place, sql)
 
 
 def _every_pair(document: str) -> str:

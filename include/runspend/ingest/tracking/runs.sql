@@ -1,6 +1,6 @@
 -- One row per run, from the stream `raw_runs` and `fresh_experiments`. `t` and `p` are the tags and params that some run has.
--- `rows.py` replaces `stated('key')` and `tag_value('key')` by the key's place in them.
--- MLflow writes user_id 'unknown' if no user is known. `places.py` writes the places of the dimensions ({team} and so on), the job and the pool.
+-- `resolve_keys` replaces `stated('key')` and `tag_value('key')` by the key's element of them.
+-- MLflow writes user_id 'unknown' if no user is known. `dimension_sources.py` writes the sources of the dimensions ({team} and so on), the job and the pool.
 -- `resource_kind` and `resource_text` go to `run_resources.sql`, `use_keys` to `use_keys.sql`, `step_keys` to `gap_metrics.sql`.
 insert into fresh_runs by name
 -- Text that looks like a secret is replaced first. `all_but_secrets` chooses from `said_tags` and `said_params`.
