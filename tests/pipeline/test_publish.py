@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -59,6 +61,18 @@ def test_one_target_does_not_stop_another(folder: Path) -> None:
     assert (again.exit_code, again.changed, again.notes) == (0, [], [])
     assert [label.split(",")[0] for label in again.unchanged] == [label.split(",")[0]]
     assert _published(settings, again)[0][1].endswith(", unchanged")
+
+
+def test_rounded_costs_are_only_looked_at_for_who_has_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was published stays told when looking at them fails."""
+    outcome = publish(settings_of(folder, LAPTOP.replace("}", ", tables: [alerts]}")), now=access_world.NOW)
+    assert outcome.changed and outcome.notes == []
+    full = OSError(errno.ENOSPC, "No space left on device", "/scratch")
+    monkeypatch.setattr("runspend.actions.publish.content.Content.rounding", Mock(side_effect=full))
+    outcome = publish(settings_of(folder, LAPTOP), now=access_world.NOW)
+    (note,) = outcome.notes
+    assert outcome.exit_code == 0 and outcome.changed
+    assert note.startswith("how far rounded costs are from the ledger could not be computed: the disk is full (/scratch).")
 
 
 def test_an_empty_warehouse_empties_no_target(folder: Path) -> None:

@@ -50,7 +50,7 @@ SQLITE = {
     sqlite3.SQLITE_IOERR: errno.EIO,
     sqlite3.SQLITE_PERM: errno.EACCES,
 }
-PATH = re.compile(r"""["'](/[^"']{1,300})["']""")
+PATH = re.compile(r"""["'](/[^"'\\]{1,300})\\?["']""")
 DUCKDB = ("duckdb", "_duckdb")
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from runspend.config.publish import DuckDBTarget, PostgresTarget, PublishTarget
 from runspend.config.settings import Settings, redact
 from runspend.core.errors import MissingExtra, RecordRefused, SourceError
+from runspend.core.machine_faults import fault_of
 from runspend.core.step_result import Outcome, Progress, silent
 from runspend.pipeline.damage import watching
 from runspend.pipeline.monitoring import tell_not_published
 from runspend.pipeline.source_status import chosen
+from runspend.schema.public_views import COSTS_FOR_DASHBOARDS
 from runspend.warehouse.factory import open_warehouse
 
 if TYPE_CHECKING:
@@ -38,16 +40,19 @@ def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), p
                 "the warehouse has no tables yet: nothing was copied, and targets keep what they have. Run: runspend nightly"
             )
             return outcome
+        has_view = False
         for target in wanted:
             progress(f"publish {target.name}")
             try:
-                _report(outcome, target, _publish_to(target, content, now))
+                published = _publish_to(target, content, now)
+                _report(outcome, target, published)
+                has_view |= COSTS_FOR_DASHBOARDS.name in published.rows
             except (SourceError, MissingExtra, RecordRefused) as error:
                 kind = type(error) if isinstance(error, SourceError) else SourceError
                 problem = kind(target.name, redact(str(error), settings))
                 outcome.fail(problem)
                 tell_not_published(settings, outcome, target.name, str(problem), now)
-        if outcome.changed:
+        if has_view:
             _note_rounding(outcome, content)
     return outcome
 
@@ -90,6 +95,7 @@ def _publish_to(target: PublishTarget, content: Content, now: datetime) -> Publi
 
 
 def _report(outcome: Outcome, target: PublishTarget, published: Published) -> None:
+    outcome.notes += [f"{target.name}: {note}" for note in published.notes]
     if not published.is_new:
         outcome.unchanged.append(f"publish {target.name}: build {published.build_id}")
         return
@@ -99,8 +105,15 @@ def _report(outcome: Outcome, target: PublishTarget, published: Published) -> No
 
 
 def _note_rounding(outcome: Outcome, content: Content) -> None:
-    """State how far the rounded costs are from the ledger."""
-    for found in content.rounding():
+    """State how far the rounded costs are from the ledger. Nothing else depends on it, so a fault of the machine is a note too."""
+    try:
+        rounding = content.rounding()
+    except Exception as error:
+        if (fault := fault_of(error)) is None:
+            raise
+        outcome.notes.append(f"how far rounded costs are from the ledger could not be computed: {fault}")
+        return
+    for found in rounding:
         outcome.notes.append(
             f"costs_for_dashboards of {found.month}: effective_cost_rounded differs from the ledger by {found.period:.3f} {found.currency} in all,"
             f" by at most {found.day:.3f} in a day of a bill, and by at most {found.team:.3f} for a team."

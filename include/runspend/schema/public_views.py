@@ -1,7 +1,7 @@
-"""Views for people: each is the query `views/NAME.sql` over public tables, and has the same name and columns in every warehouse.
+"""Views for people: queries over public tables, with the same names and columns in every warehouse.
 
-The query of costs_for_dashboards has two halves. The first adds rounded costs to the rows of cost_daily, and needs all rows of a
-billing period for it. The second reads each of these rows by itself, so a database can do that whenever it is asked.
+costs_for_dashboards has two queries. `views/cost_daily_rounded.sql` adds rounded costs to the rows of cost_daily, and needs all rows of a
+billing period for it. `views/costs_for_dashboards.sql` reads each of these rows by itself, so a database can do that whenever it is asked.
 
 Columns and their meaning are here, as those of tables are in `tables.py`. A view shows what its reader may see of its tables, so access
 to its columns is decided where that to its tables is (`warehouse/team_views.py`).
@@ -15,7 +15,7 @@ from importlib.resources import files
 
 from runspend.schema.tables import BUILD_ID, COST_DAILY, COSTS, DIMENSIONS, Column, Table
 
-__all__ = ["COSTS_FOR_DASHBOARDS", "COST_DAILY_ROUNDED", "ROUNDED", "VIEWS", "View"]
+__all__ = ["COSTS_FOR_DASHBOARDS", "COST_DAILY_AT_POSTGRES", "ROUNDED", "VIEWS", "View"]
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,20 @@ class View(Table):
     @property
     def sql(self) -> str:
         """The query, in GoogleSQL, over the bare names of tables."""
-        return _text(self.name)
+        return f"with {ROUNDED} as (\n{self.rounding_sql})\n{self.labels_sql}"
 
     @property
-    def halves(self) -> tuple[str, str]:
-        """The query as two: one for the rows of ROUNDED, and one that reads these rows, each by itself."""
-        first, _, second = self.sql.partition(_SEAM)
-        return f"{first}select * from {ROUNDED}", second
+    def rounding_sql(self) -> str:
+        """The query for the rows of ROUNDED."""
+        return _text(ROUNDED)
+
+    @property
+    def labels_sql(self) -> str:
+        """The query over ROUNDED, row by row."""
+        return _text(self.name)
 
 
-ROUNDED = "cost_daily_rounded"  # the CTE before the seam
-_SEAM = "-- From here on, each row is read by itself.\n"
+ROUNDED = "cost_daily_rounded"  # the rows of cost_daily with rounded costs, in queries
 
 
 @cache
@@ -101,8 +104,7 @@ COSTS_FOR_DASHBOARDS = View(
     over=(COST_DAILY.name,),
 )
 
-# What PostgreSQL has as cost_daily.
-COST_DAILY_ROUNDED = replace(
+COST_DAILY_AT_POSTGRES = replace(
     COST_DAILY,
     columns=(*COST_DAILY.columns, *(c for c in COSTS_FOR_DASHBOARDS.columns if c.name.endswith("_rounded"))),
 )

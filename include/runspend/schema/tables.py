@@ -869,7 +869,7 @@ COST_ALLOCATIONS = Table(
         Column(
             "run_end_rule",
             "STRING",
-            "How the run's end was found: its end is stated, or the run is alive, has just started, ended at its last_sign, was silent, or states an end in the future; resumed: it had gaps, which are not charged.",
+            "How the run's end was found: stated; alive (a recent metric); started (no metric, but a recent start); last_sign; silent; future; resumed (it had gaps, which are not charged).",
             words=RUN_END_RULES,
         ),
         Column(

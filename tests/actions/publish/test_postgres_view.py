@@ -136,7 +136,7 @@ def test_readers_are_not_kept_waiting(home: Path, target: PostgresTarget) -> Non
     ],
 )  # fmt: skip
 def test_a_table_that_something_depends_on_stays_one(
-    depends: str, gone: str, home: Path, target: PostgresTarget, ask: Callable[[str], Any], caplog: pytest.LogCaptureFixture
+    depends: str, gone: str, home: Path, target: PostgresTarget, ask: Callable[[str], Any]
 ) -> None:
     """It has the rows of the view, and becomes one when nothing depends on it."""
     depends = depends.replace("as 'select'", "as 'select * from {s}.costs_for_dashboards'")
@@ -145,11 +145,12 @@ def test_a_table_that_something_depends_on_stays_one(
     make_former(ask)
     ask(depends)
     double_cost_daily(home)
-    publish(home, both)
+    (note,) = publish(home, both).notes
     seen = see(target, *TARGET)
     assert kind_of(ask) == "r" and seen["cost_daily"] == seen["costs_for_dashboards"]
-    assert "costs_for_dashboards stays a table" in caplog.text
-    assert not publish(home, both).is_new
+    assert note.startswith("costs_for_dashboards is still a table")
+    again = publish(home, both)
+    assert (again.is_new, again.notes) == (False, [note])
     ask(gone)
     publish(home, both)
     assert kind_of(ask) == "v" and see(target, *TARGET) == seen
@@ -207,31 +208,35 @@ def test_rows_are_there_once_after_a_step_back_and_an_upgrade(home: Path, target
     assert kind_of(ask) == "v" and rows_of(target) == whole
 
 
+@pytest.mark.parametrize("kind", ["view", "table"])
 def test_readers_and_a_change_of_columns_do_not_wait_for_each_other(
-    home: Path, target: PostgresTarget, ask: Callable[[str], list[tuple[Any, ...]]]
+    kind: str, home: Path, target: PostgresTarget, ask: Callable[[str], list[tuple[Any, ...]]]
 ) -> None:
-    """The publish locks the view before the table, as readers do."""
+    """The publish locks the view, or the table of an earlier version, before cost_daily, as readers do."""
     publish(home, target)
     whole = rows_of(target)
-    ask(
-        """
-        drop view {s}.costs_for_dashboards;
-        alter table {s}.cost_daily drop column list_cost_rounded;
-        create view {s}.costs_for_dashboards as select team from {s}.cost_daily;
-        comment on view {s}.costs_for_dashboards is 'Written by runspend publish.'
-        """
-    )
+    if kind == "table":
+        make_former(ask)
+    else:
+        ask(
+            """
+            drop view {s}.costs_for_dashboards;
+            alter table {s}.cost_daily drop column list_cost_rounded;
+            create view {s}.costs_for_dashboards as select team from {s}.cost_daily;
+            comment on view {s}.costs_for_dashboards is 'Written by runspend publish.'
+            """
+        )
     waiting = "select count(*) from pg_locks where not granted"
     with closing(psycopg2.connect(target.uri.get_secret_value())) as other, other.cursor() as cursor, ThreadPoolExecutor(2) as threads:
         cursor.execute(f'lock table "{target.schema_name}".runspend_builds in access exclusive mode')
         going = threads.submit(publish, home, target)  # it adds a column to cost_daily, and waits for the builds
         while ask(waiting) != [(1,)]:
             time.sleep(0.05)
-        reading = threads.submit(ask, "select count(*) from {s}.costs_for_dashboards")
+        reading = threads.submit(ask, "lock table {s}.costs_for_dashboards in access share mode; select count(*) from {s}.cost_daily")
         while ask(waiting) == [(1,)]:
             time.sleep(0.05)
         other.rollback()
-        assert going.result().is_new and reading.result() == [(len(whole["costs_for_dashboards"]),)]
+        assert going.result().is_new and reading.result() == [(len(whole["cost_daily"]),)]
     assert {name: len(rows) for name, rows in rows_of(target).items()} == {name: len(rows) for name, rows in whole.items()}
 
 
@@ -240,3 +245,33 @@ def test_a_login_that_quotes_all_names_changes_no_columns(home: Path, target: Po
     uri = target.uri.get_secret_value()
     quoting = f"{uri}{'&' if '?' in uri else '?'}options=-c%20quote_all_identifiers%3Don"
     assert not publish(home, target.model_copy(update={"uri": SecretStr(quoting)})).is_new
+
+
+def test_the_view_belongs_to_the_owner_of_its_table(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
+    """A group owns the tables; each of its logins may publish."""
+    ask("create role runspend_group; create role one login in role runspend_group; create role two login in role runspend_group")
+    ask("create schema {s} authorization runspend_group")
+    publish(home, target)
+    for (name,) in ask("select relname from pg_class where relnamespace = '{s}'::regnamespace and relkind = 'r'"):
+        ask(f"alter table {{s}}.{name} owner to runspend_group")
+    whole = rows_of(target)
+    make_former(ask)
+    ask(
+        "alter table {s}.costs_for_dashboards owner to runspend_group; create role a_reader; grant select on {s}.costs_for_dashboards to a_reader"
+    )
+    for login, is_new in (("one", True), ("two", False)):
+        uri = target.uri.get_secret_value().replace("postgres:@", f"{login}:@")
+        assert publish(home, target.model_copy(update={"uri": SecretStr(uri)})).is_new == is_new
+    assert rows_of(target) == whole
+    owner = "select pg_get_userbyid(relowner) from pg_class where oid = '{s}.costs_for_dashboards'::regclass"
+    assert ask(owner) == [("runspend_group",)]
+    assert ask("select has_table_privilege('a_reader', '{s}.costs_for_dashboards', 'select')") == [(True,)]
+
+
+def test_a_refusal_names_what_depends_on_a_column(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
+    publish(home, target)
+    ask("alter table {s}.run_costs add column former text; create view {s}.mine as select former from {s}.run_costs")
+    with pytest.raises(
+        SourceError, match=r"because other objects depend on it \(view .*mine depends on column former of table .*run_costs\)\."
+    ):
+        publish(home, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import duckdb
 import psycopg2
@@ -30,7 +32,7 @@ from runspend.actions.publish.content import BUILDS
 from runspend.config.publish import DuckDBTarget, IcebergTarget, PostgresTarget
 from runspend.core.errors import SourceError, SourceUnreachable
 from runspend.pipeline.publish import _publish_to
-from runspend.schema.public_views import COST_DAILY_ROUNDED
+from runspend.schema.public_views import COST_DAILY_AT_POSTGRES
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
@@ -117,7 +119,7 @@ def test_rounded_costs_do_not_depend_on_the_files_that_days_are_in(
 ) -> None:
     """Large months are computed some days at a time."""
     computed = []
-    monkeypatch.setattr("runspend.actions.publish.content.ROWS_OF_A_FILE", rows)
+    monkeypatch.setattr("runspend.actions.publish.content.ROWS_PER_FILE", rows)
     query_file = content_module._query_file
     monkeypatch.setattr("runspend.actions.publish.content._query_file", lambda *given: computed.append(given[0]) or query_file(*given))
     add_days(home)
@@ -238,7 +240,7 @@ def test_postgres_keeps_grants_and_views_of_others(home: Path, target_of: Callab
         columns = ask(
             f"select attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum) from pg_attribute where attrelid = {table} and attnum > 0 and not attisdropped"
         )
-        described = {c.name: c for c in COST_DAILY_ROUNDED.columns}
+        described = {c.name: c for c in COST_DAILY_AT_POSTGRES.columns}
         assert {name for name, *_ in columns} == described.keys()
         assert all(comment == described[name].meaning for name, _, comment in columns)
         assert ("effective_cost", "numeric(38,22)") in [(name, type_) for name, type_, _ in columns]
@@ -435,7 +437,7 @@ def test_a_full_disk_is_one_plain_sentence(kind: str, home: Path, tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["postgres", "duckdb"])
 def test_a_target_gets_the_tables_that_it_names(kind: str, home: Path, target_of: Callable[[str], Target]) -> None:
-    """A view does not need its table, but at PostgreSQL, where a table that is no longer named has no rows."""
+    """DuckDB can have the view without its table. PostgreSQL also gets the table, and loses the rows of tables that are no longer named."""
     target = target_of(kind)
     publish(home, target)
     chosen = type(target)(**{**dict(target), "tables": ["costs_for_dashboards", "alerts"]})
@@ -482,3 +484,28 @@ def as_login(uri: str, login: str) -> str:
     from sqlalchemy.engine import make_url
 
     return make_url(uri).set(username=login, password=login).render_as_string(hide_password=False)
+
+
+def test_what_stops_the_making_of_rows_is_told_as_it_is(
+    home: Path, target_of: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the command. A full disk is told as one; PostgreSQL alone would only say that COPY was canceled."""
+    target = target_of("postgres")
+    publish(home, target)
+    before = see(target)
+    double_cost_daily(home)
+    for error, wanted, text in (
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/scratch"),
+            SourceError,
+            r"cannot publish to grafana: the disk is full \(/scratch\)\.",
+        ),
+    ):
+        for place in ("postgres._without_nul", "content._query_file"):
+            with monkeypatch.context() as patched:
+                patched.setattr(f"runspend.actions.publish.{place}", Mock(side_effect=error))
+                with pytest.raises(wanted, match=text):
+                    publish(home, target)
+            assert see(target) == before
+    assert publish(home, target).is_new

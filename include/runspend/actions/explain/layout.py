@@ -260,14 +260,13 @@ def _notes(c: CurrencyCost, places: int) -> Iterable[str]:
         yield f"including {money(c.unused_cost, places)} unused: parts of its machines that it did not request"
     if c.cost_with_children is not None and c.stated is not None and c.cost_with_children != c.stated.effective_cost:
         yield f"including its child runs: {money(c.cost_with_children, places)}"
-    if any(p.run_end_rule in ("alive", "started", "last_sign", "silent") for p in c.parts):
-        rules = {
-            "alive": "it is still running",
-            "started": "it is probably still running",
-            "last_sign": "it counts until its last metric",
-            "silent": "it counts for 24 h",
-        }
-        found = sorted({p.run_end_rule for p in c.parts if p.run_end_rule in rules})
+    rules = {
+        "alive": "it is still running",
+        "started": "it is probably still running",
+        "last_sign": "it counts until its last metric",
+        "silent": "it counts for 24 h",
+    }
+    if found := sorted({p.run_end_rule for p in c.parts if p.run_end_rule in rules}):
         yield f"MLflow has no end time for it: {', '.join(rules[r] for r in found)}"
 
 

@@ -7,17 +7,19 @@ build id is not copied again. The build id of the whole is a digest of those of 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.schema.public_views import COST_DAILY_ROUNDED, COSTS_FOR_DASHBOARDS, ROUNDED, View
+from runspend.schema.public_views import COST_DAILY_AT_POSTGRES, COSTS_FOR_DASHBOARDS, ROUNDED, View
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COST_DAILY, Column, Table
 from runspend.warehouse.base import Unit, UnitState, Warehouse
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILDS", "WHOLE", "Content", "Found", "Part", "Published", "Rounding", "open_content"]
 
-ROWS_OF_A_FILE = 500_000  # with rounded costs: in whole days
+ROWS_PER_FILE = 500_000  # with rounded costs: in whole days
+FIRST_DAY = "0001-01-01"
 WHOLE = "all"  # the table name, and the period, of the row for everything
 BUILDS = Table(
     "runspend_builds",
@@ -64,8 +67,8 @@ class Part:
 
     @property
     def rounded(self) -> Part:
-        """The part of cost_daily with rounded costs, for this part of cost_daily or costs_for_dashboards."""
-        return replace(self, table=COST_DAILY_ROUNDED)
+        """The part of cost_daily as PostgreSQL has it, for this part of cost_daily or costs_for_dashboards."""
+        return replace(self, table=COST_DAILY_AT_POSTGRES)
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,27 @@ class Found:
 
 @dataclass
 class Published:
-    """What a target got: the number of rows by table, of parts that were copied. `is_new`: it had another build, or none."""
+    """What a target got: the number of rows by table, of parts that were copied. `is_new`: it had another build, or none.
+
+    `notes`: what its owner should know.
+    """
 
     build_id: str
     rows: dict[str, int] = field(default_factory=dict)
     is_new: bool = True
+    notes: list[str] = field(default_factory=list)
 
     def add(self, part: Part, rows: int) -> None:
         """Count the rows of a part that was copied."""
         self.rows[part.table.name] = self.rows.get(part.table.name, 0) + rows
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A month of cost_daily with rounded costs: files that the worker computes in this order, in `folder`."""
+
+    folder: Path
+    files: list[Future[Path]]
 
 
 @dataclass
@@ -111,9 +126,7 @@ class Content:
     worker: ThreadPoolExecutor
     site_url: str | None = None
     tables: tuple[Table, ...] = PUBLISHED_TABLES
-    _newest: dict[str, list[Future[Path]]] = field(
-        default_factory=dict
-    )  # the newest period of cost_daily with rounded costs, for all that ask
+    _begun: dict[str, _Rounded] = field(default_factory=dict)  # by period; the newest one is kept for all that ask
 
     def of(self, names: Sequence[str] | None) -> Content:
         """Return the content with these tables only; None for all."""
@@ -138,61 +151,58 @@ class Content:
 
     def _build_id(self, table: Table, units: tuple[Unit, ...]) -> str:
         states = (f"{unit} {self.states[unit].digest} {self.states[unit].build_id}" for unit in units)
-        return _digest(*states, [(c.name, c.type) for c in table.columns], table.sql if isinstance(table, View) else "")
+        computed_by = table.sql if isinstance(table, View) else COSTS_FOR_DASHBOARDS.rounding_sql if table is COST_DAILY else ""
+        return _digest(*states, [(c.name, c.type) for c in table.columns], computed_by)
 
     def compute_ahead(self, parts: Iterable[Part]) -> None:
-        """Begin to compute the rounded costs of the newest month, if they are among `parts`: they are ready when other parts were copied."""
-        for part in parts:
-            if part.table is COST_DAILY_ROUNDED and self._is_newest(part):
-                self._newest_files(part)
+        """Begin to compute the first two of `parts` that have rounded costs. The worker computes them while other parts are copied."""
+        for part in islice((part for part in parts if part.table is COST_DAILY_AT_POSTGRES), 2):
+            self._rounded(part)
 
     @contextmanager
     def files(self, part: Part) -> Iterator[Iterator[Path]]:
-        """Yield Parquet files with the rows of a part, in the columns of its table. They are removed afterwards.
+        """Yield an iterator over Parquet files with the rows of a part, in the columns of its table. They are removed afterwards.
 
-        Files with rounded costs are computed one by one, while earlier ones are used; those of the newest month once for all that ask.
+        Files with rounded costs are computed one by one: each one while the one before is copied. Those of the newest month are kept for
+        the next target.
         """
-        if part.table is COST_DAILY_ROUNDED and self._is_newest(part):
-            yield (file.result() for file in self._newest_files(part))
+        if part.table is COST_DAILY_AT_POSTGRES:
+            rounded = self._rounded(part)
+            try:
+                yield (file.result() for file in rounded.files)
+            finally:
+                if not self._is_newest(part):
+                    del self._begun[part.period]
+                    wait([file for file in rounded.files if not file.cancel()])
+                    shutil.rmtree(rounded.folder)
             return
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            own = Path(folder)
             if isinstance(part.table, View):
                 with self.files(part.rounded) as files:
-                    yield iter([_query_file(part.table.halves[1], ROUNDED, list(files), own)])
-            elif part.table is COST_DAILY_ROUNDED:
-                futures = self._rounded_files(part, own)
-                try:
-                    yield (file.result() for file in futures)
-                finally:
-                    for file in futures:
-                        file.cancel()
+                    yield iter([_query_file(part.table.labels_sql, ROUNDED, list(files), Path(folder))])
             else:
-                yield iter(self._fetched(part, own))
+                yield iter(self._fetched(part, Path(folder)))
 
     def _is_newest(self, part: Part) -> bool:
         return part.period == max(unit.period for unit in self.states if unit.table == COST_DAILY.name)
 
-    def _newest_files(self, part: Part) -> list[Future[Path]]:
-        if part.period not in self._newest:
-            self._newest[part.period] = self._rounded_files(part, Path(tempfile.mkdtemp(dir=self.folder)))
-        return self._newest[part.period]
-
-    def _rounded_files(self, part: Part, folder: Path) -> list[Future[Path]]:
-        """Begin to compute rounded costs, some days at a time. What they are computed from is fetched in this thread, whose moment is open.
+    def _rounded(self, part: Part) -> _Rounded:
+        """Begin to compute a part with rounded costs, some days at a time. What it is computed from is fetched in this thread, whose moment is open.
 
         No sum that is rounded spans two months, and the query computes each day by itself.
         """
-        files = self._fetched(part, folder)
-        starts = _first_days(files, folder)
-        found = []
-        for number, (first, after) in enumerate(zip([None, *starts], [*starts, None], strict=True)):
-            own = folder / f"{number}"
-            own.mkdir()
-            days = [f"charge_date >= {literal(first)}"] * (first is not None) + [f"charge_date < {literal(after)}"] * (after is not None)
-            sql = f"{COSTS_FOR_DASHBOARDS.halves[0]}{' where ' if days else ''}{' and '.join(days)}"
-            found.append(self.worker.submit(_query_file, sql, COST_DAILY.name, files, own))
-        return found
+        if part.period not in self._begun:
+            folder = Path(tempfile.mkdtemp(dir=self.folder))
+            rows = self._fetched(part, folder)
+            starts = _file_starts(rows, folder)
+            self._begun[part.period] = _Rounded(
+                folder,
+                [
+                    self.worker.submit(_rounded_file, rows, folder / first, first, after)
+                    for first, after in zip(starts, [*starts[1:], "9999-12-31"], strict=True)
+                ],
+            )
+        return self._begun[part.period]
 
     def _fetched(self, part: Part, folder: Path) -> list[Path]:
         return [file for unit in part.units if (file := self.warehouse.fetch(unit, folder)) is not None]
@@ -203,8 +213,8 @@ class Content:
         if not parts:
             return []
         with self.files(parts[-1].rounded) as files, empty_engine(self.folder / "spill") as connection:
-            connection.execute(f"create temp view {ROUNDED} as from read_parquet({file_list(list(files))}, hive_partitioning = false)")
-            connection.execute(f"create temp view rows as {duckdb_sql(COSTS_FOR_DASHBOARDS.halves[1])}")
+            connection.execute(f"create temp view {ROUNDED} as from read_parquet({file_list(files)}, hive_partitioning = false)")
+            connection.execute(f"create temp view rows as {duckdb_sql(COSTS_FOR_DASHBOARDS.labels_sql)}")
             found = connection.execute(
                 "with sums as (select billing_currency, source, charge_date, team,"
                 " sum(effective_cost) - sum(cast(effective_cost_rounded as decimal(18, 2))) as difference from rows group by all),"
@@ -217,19 +227,26 @@ class Content:
         return [Rounding(parts[-1].period, *row) for row in found]
 
 
-def _first_days(files: list[Path], folder: Path) -> list[str]:
-    """Return the days of cost_daily at which to begin another file, so that each has about ROWS_OF_A_FILE rows."""
+def _file_starts(files: list[Path], folder: Path) -> list[str]:
+    """Return the days of cost_daily with which files begin, so that each has about ROWS_PER_FILE rows."""
     import pyarrow.parquet as pq
 
-    if sum(pq.read_metadata(file).num_rows for file in files) <= ROWS_OF_A_FILE:
-        return []
+    if sum(pq.read_metadata(file).num_rows for file in files) <= ROWS_PER_FILE:
+        return [FIRST_DAY]
     with empty_engine(folder / "spill") as connection:
         found = connection.execute(
-            f"with days as (select charge_date, (sum(count(*)) over (order by charge_date) - count(*)) // {ROWS_OF_A_FILE} as number"
+            f"with days as (select charge_date, (sum(count(*)) over (order by charge_date) - count(*)) // {ROWS_PER_FILE} as number"
             f" from read_parquet({file_list(files)}, hive_partitioning = false) group by charge_date)"
             " select min(charge_date)::varchar from days group by number order by 1"
         ).fetchall()
-    return [day for (day,) in found[1:]]
+    return [FIRST_DAY, *(day for (day,) in found[1:])]
+
+
+def _rounded_file(files: list[Path], folder: Path, first: str, after: str) -> Path:
+    """Write the rows of cost_daily from the day `first` to the one before `after`, with rounded costs."""
+    folder.mkdir()
+    days = f"charge_date >= date '{first}' and charge_date < date '{after}'"
+    return _query_file(f"select * from ({COSTS_FOR_DASHBOARDS.rounding_sql}) as r where {days}", COST_DAILY.name, files, folder)
 
 
 def _query_file(sql: str, table: str, files: list[Path], folder: Path) -> Path:
@@ -246,7 +263,10 @@ def open_content(warehouse: Warehouse, site_url: str | None = None) -> Iterator[
     """Open what is published now. Whatever is published meanwhile, all its files are of this moment."""
     names = {name for table in PUBLISHED_TABLES for name in (table.over if isinstance(table, View) else (table.name,))}
     with tempfile.TemporaryDirectory(prefix="runspend-") as folder, warehouse.reader(), ThreadPoolExecutor(1) as worker:
-        yield Content(warehouse, Path(folder), warehouse.states(*sorted(names)), worker, site_url)
+        try:
+            yield Content(warehouse, Path(folder), warehouse.states(*sorted(names)), worker, site_url)
+        finally:
+            worker.shutdown(cancel_futures=True)
 
 
 def builds_rows(content: Content, counts: Mapping[tuple[str, str], tuple[int, datetime]], now: datetime) -> list[dict[str, Any]]:

@@ -148,7 +148,7 @@ def _insert(connection: Any, part: Part, content: Content) -> int:
     names = ", ".join(quote(c.name) for c in part.table.columns)
     with content.files(part) as files:
         ((rows,),) = connection.execute(
-            f"insert into {part.table.name} select {names} from read_parquet({file_list(list(files))}, hive_partitioning = false)"
+            f"insert into {part.table.name} select {names} from read_parquet({file_list(files)}, hive_partitioning = false)"
         ).fetchall()
     crash_point(f"publish.duckdb.{part.table.name}")
     return int(rows)

@@ -5,7 +5,7 @@ Rows of months that changed are deleted and copied in by COPY, as CSV that Arrow
 the server rolls back: nothing is left behind. A table that Runspend did not make is never changed.
 
 cost_daily has rounded costs in four further columns, and costs_for_dashboards is a view over it, with the rights of its owner: so each row
-is copied once. Where a former version left a table costs_for_dashboards that something of others depends on, it stays a table.
+is copied once. Where an earlier version left a table costs_for_dashboards that something of others depends on, it stays a table.
 
 Source: PostgreSQL "Transaction Isolation", "COPY", "Rules and Privileges", "Routine Vacuuming" (deleted rows are removed by autovacuum).
 """
@@ -18,23 +18,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import datetime
-from logging import getLogger
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description, months
 from runspend.config.publish import PostgresTarget
 from runspend.core.crash_points import crash_point
-from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
+from runspend.core.errors import MissingExtra, RunspendError, SourceError, SourceUnreachable
+from runspend.core.machine_faults import fault_of
 from runspend.core.text import clean
-from runspend.schema.public_views import COST_DAILY_ROUNDED, COSTS_FOR_DASHBOARDS, ROUNDED
+from runspend.schema.public_views import COST_DAILY_AT_POSTGRES, COSTS_FOR_DASHBOARDS, ROUNDED
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COST_DAILY, Table
 from runspend.warehouse.dialect import postgres_sql
 
 __all__ = ["probe", "publish"]
-
-log = getLogger(__name__)
 
 TYPES = {
     "STRING": "text",
@@ -86,6 +84,11 @@ GRANTEES = """
 select distinct case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
 from pg_class c, aclexplode(c.relacl) a where c.oid = {table}::regclass and a.grantee <> c.relowner
 """
+# The owner of {table}, if it is a role that this login is a member of, and may own a view there.
+OWNER = """
+select quote_ident(pg_get_userbyid(relowner)) from pg_class
+where oid = {table}::regclass and pg_get_userbyid(relowner) <> current_user and has_schema_privilege(relowner, relnamespace, 'create')
+"""
 # A schema and its tables: may this login create tables there, does it own those that it made, and may it create the schema?
 RIGHTS = """
 select
@@ -105,18 +108,25 @@ WELL_FORMED = (
 )
 ALL = (*PUBLISHED_TABLES, BUILDS)
 ROWS_AT_ONCE = 65_536
-ROWS_OF_TEXT = 8_192
+ROWS_PER_PIECE = 8_192
 BYTES_AT_ONCE = 2**20
 
 
 def publish(target: PostgresTarget, content: Content, now: datetime) -> Published:
     """Make the schema hold the content. Raises SourceError; the schema then has what it had."""
-    with _connected(target, "publish to") as connection:
-        published = _Schema(connection, target).fill(content, now)
-        crash_point("publish.postgres.before_commit")
-        connection.commit()
-        crash_point("publish.postgres.after_commit")
-        return published
+    try:
+        with _connected(target, "publish to") as connection:
+            published = _Schema(connection, target).fill(content, now)
+            crash_point("publish.postgres.before_commit")
+            connection.commit()
+            crash_point("publish.postgres.after_commit")
+            return published
+    except RunspendError:
+        raise
+    except Exception as error:  # this machine may have no room where rounded costs are computed
+        if (fault := fault_of(error)) is None:
+            raise
+        raise SourceError(target.name, f"cannot publish to {target.name}: {fault} {_kept(target)}") from error
 
 
 def probe(target: PostgresTarget) -> Found:
@@ -135,10 +145,9 @@ def _connected(target: PostgresTarget, verb: str) -> Iterator[Any]:
     try:
         with closing(psycopg2.connect(_uri(target.uri.get_secret_value()))) as connection:
             connection.set_client_encoding("UTF8")
-            with connection.cursor() as cursor:  # else operators and functions of others, for more exact types, would be called
-                cursor.execute(
-                    "set local search_path = pg_catalog; set local quote_all_identifiers = off"
-                )  # off: names of types are compared
+            # Use only PostgreSQL's own operators and functions. Names of types are compared, so they must not be quoted.
+            with connection.cursor() as cursor:
+                cursor.execute("set local search_path = pg_catalog; set local quote_all_identifiers = off")
             yield connection
     except psycopg2.Error as error:
         raise _in_words(target, error, verb) from error
@@ -147,9 +156,17 @@ def _connected(target: PostgresTarget, verb: str) -> Iterator[Any]:
 def _in_words(target: PostgresTarget, error: Any, verb: str) -> SourceError:
     state = error.pgcode or ""
     why = re.sub(r"\s+", " ", error.diag.message_primary or str(error)).strip().rstrip(".")
+    if state == "2BP01":  # the detail names what depends on it
+        why += f" ({re.sub(chr(10), '; ', error.diag.message_detail or '')})"
+    elif why == "invalid socket":
+        why = "the connection was lost"
     # 08: connection lost; 53: no resources; 57P: the server stops; 40: the transaction lost a race
     kind = SourceUnreachable if state[:2] in ("", "08", "53", "57", "40") else SourceError
-    return kind(target.name, f"cannot {verb} {target.name}: {why}. The schema {target.schema_name} has what it had before.")
+    return kind(target.name, f"cannot {verb} {target.name}: {why}. {_kept(target)}")
+
+
+def _kept(target: PostgresTarget) -> str:
+    return f"The schema {target.schema_name} has what it had before."
 
 
 def _uri(uri: str) -> str:
@@ -168,7 +185,7 @@ class _Schema:
         self._schema = target.schema_name
         self._found: dict[str, list[tuple[Any, ...]]] = {}  # the columns of each table that is there
         self._made: set[str] = set()  # tables that this transaction creates
-        self._changed: set[str] = set()  # tables whose columns this transaction changes
+        self._altered: set[str] = set()  # tables whose columns this transaction changes
         self._grants: list[str] | None = None  # of the view, if this transaction drops it, or the table in its place
 
     def fill(self, content: Content, now: datetime) -> Published:
@@ -177,35 +194,41 @@ class _Schema:
         if not self._ask(f"select 1 from pg_namespace where nspname = {_literal(self._schema)}"):
             self._run(f"create schema {_quote(self._schema)}")
         self._find()
-        wants_view = COSTS_FOR_DASHBOARDS in content.tables and not self._stays_table()
+        for table in (*content.tables, BUILDS):
+            self._refuse_foreign(table)
+        published = Published(content.build_id)
+        wants_view = COSTS_FOR_DASHBOARDS in content.tables and not self._stays_table(published)
         stored = [
-            COST_DAILY_ROUNDED if table is COST_DAILY else table
+            COST_DAILY_AT_POSTGRES if table is COST_DAILY else table
             for table in content.tables
             if not (wants_view and table is COSTS_FOR_DASHBOARDS)
         ]
-        is_same_shape = self._make_tables((*stored, BUILDS)) & self._is_view_current(wants_view)
+        is_schema_current = self._make_tables((*stored, BUILDS)) and self._is_view_current(wants_view)
         there = {} if BUILDS.name in self._made else self._builds()
-        published = Published(content.build_id)
         whole = there.get((WHOLE, WHOLE))
-        if whole is not None and whole[0] == content.build_id and is_same_shape:
+        if whole is not None and whole[0] == content.build_id and is_schema_current:
             published.is_new = False
             return published
-        changed: dict[Part, Part] = {}  # part -> what is stored of it
-        for part in content.parts:
-            kept = part.rounded if part.table is COST_DAILY or (wants_view and part.table is COSTS_FOR_DASHBOARDS) else part
-            if kept.table.name in self._made | self._changed or part.key not in there or there[part.key][0] != part.build_id:
-                changed[part] = kept
-        content.compute_ahead(changed.values())
-        # What is computed meanwhile is copied last.
-        rows = {
-            part.key: self._replace(part, content)
-            for part in sorted({p.key: p for p in changed.values()}.values(), key=lambda p: p.table is COST_DAILY_ROUNDED)
+        stored_as = {
+            part: part.rounded if part.table is COST_DAILY or (wants_view and part.table is COSTS_FOR_DASHBOARDS) else part
+            for part in content.parts
         }
+        stale = {
+            kept.key: kept
+            for part, kept in stored_as.items()
+            if kept.table.name in self._made | self._altered or part.key not in there or there[part.key][0] != part.build_id
+        }
+        # What is computed meanwhile is copied last.
+        order = sorted(stale.values(), key=lambda kept: kept.table is COST_DAILY_AT_POSTGRES)
+        rows: dict[tuple[str, str], int] = {}
+        for number, kept in enumerate(order):
+            content.compute_ahead(order[number:])
+            rows[kept.key] = self._replace(kept, content)
         counts: dict[tuple[str, str], tuple[int, datetime]] = {}
-        for part in content.parts:
-            if part in changed:
-                counts[part.key] = rows[changed[part].key], now
-                published.add(part, rows[changed[part].key])
+        for part, kept in stored_as.items():
+            if kept.key in rows:
+                counts[part.key] = rows[kept.key], now
+                published.add(part, rows[kept.key])
             else:
                 counts[part.key] = there[part.key][1], there[part.key][2]
         for name, period in there.keys() - {part.key for part in content.parts} - {(WHOLE, WHOLE)}:
@@ -214,20 +237,19 @@ class _Schema:
         self._run(f"delete from {self._name(BUILDS)}")
         self._copy(BUILDS, iter([_arrow(builds_rows(content, counts, now))]))
         for table in stored:
-            if table.name in published.rows:
+            if any(table.name == name for name, _ in rows):
                 self._run(f"analyze {self._name(table)}")
         self._make_view(wants_view)
         return published
 
-    def _stays_table(self) -> bool:
-        """Whether costs_for_dashboards is a table of a former version that has to stay one."""
+    def _stays_table(self, published: Published) -> bool:
+        """Whether costs_for_dashboards is a table of an earlier version that has to stay one. `published` then says so."""
         view = COSTS_FOR_DASHBOARDS
         if not self._is_ours(view) or not self._ask(DEPENDED_ON.format(table=_literal(self._name(view))))[0][0]:
             return False
-        log.warning(
-            "%s: costs_for_dashboards stays a table, which takes twice the space, because a view, policy, trigger or index of yours depends on it."
-            " Drop that, and the next publish makes it a view",
-            self._target.name,
+        published.notes.append(
+            "costs_for_dashboards is still a table, so its rows are stored twice: a view, policy, trigger or index depends on it."
+            " Drop that object; the next publish then creates the view"
         )
         return True
 
@@ -255,8 +277,6 @@ class _Schema:
 
     def _make_tables(self, tables: Sequence[Table]) -> bool:
         """Create missing tables and columns, drop former columns, and describe all. Returns whether all tables had these columns."""
-        for table in tables:
-            self._refuse_foreign(table)
         is_same = True
         for table in tables:
             rows = self._found.get(table.name)
@@ -296,13 +316,14 @@ class _Schema:
         added = [name for name, type_ in wanted.items() if types.get(name) != type_]
         changes = [f"drop column {_quote(name)}" for name in dropped] + [f"add column {_quote(name)} {wanted[name]}" for name in added]
         if changes:
-            self._changed.add(table.name)
-            if table is COST_DAILY_ROUNDED and self._is_ours(COSTS_FOR_DASHBOARDS, "v"):
-                # Readers lock the view before the table. The other way around, each would wait for the other.
+            self._altered.add(table.name)
+            is_view = self._is_ours(COSTS_FOR_DASHBOARDS, "v")
+            if table is COST_DAILY_AT_POSTGRES and (is_view or self._is_ours(COSTS_FOR_DASHBOARDS)):
+                # Lock costs_for_dashboards before cost_daily, as readers do. The reverse order could deadlock.
                 self._run(f"lock table {self._name(COSTS_FOR_DASHBOARDS)} in access exclusive mode")
-                if dropped:
+                if dropped and is_view:
                     self._drop_view()
-            self._delete(table, None)  # a dropped column may be the one that tells the months
+            self._delete(table, None)  # the dropped column may be the one that months are deleted by
             self._run(f"alter table {self._name(table)} {', '.join(changes)}")
         return not changes
 
@@ -318,8 +339,6 @@ class _Schema:
     def _is_view_current(self, is_wanted: bool) -> bool:
         """Whether costs_for_dashboards is as `_make_view` makes it."""
         view = COSTS_FOR_DASHBOARDS
-        if is_wanted:
-            self._refuse_foreign(view)
         if self._grants is not None:  # it was dropped
             return False
         if not self._is_ours(view, "v"):
@@ -333,13 +352,24 @@ class _Schema:
         if any(wanted.get(name) != type_ for name, type_ in there.items()):
             there = {}
         names = [*there, *(name for name in wanted if name not in there)]
-        version = hashlib.sha256(repr((COSTS_FOR_DASHBOARDS.halves[1], names, is_wanted)).encode()).hexdigest()[:8]
+        version = hashlib.sha256(repr((self._view_sql(is_wanted), names)).encode()).hexdigest()[:8]
         return names, f"{description(COSTS_FOR_DASHBOARDS)} View {version}. {OURS}"
+
+    def _view_sql(self, is_wanted: bool) -> str:
+        """Return the query of the view. Without rows, it reads no table: nothing keeps the columns of cost_daily up to date then."""
+        view = COSTS_FOR_DASHBOARDS
+        if not is_wanted:
+            return f"select {', '.join(f'cast(null as {TYPES[c.type]}) as {_quote(c.name)}' for c in view.columns)} where false"
+        # A CTE would keep PostgreSQL from planning over the table: queries took a third longer.
+        before, found, after = postgres_sql(view.labels_sql).partition(f"FROM {ROUNDED})")
+        if not found:
+            raise ValueError(f"cannot write the query of {view.name} for PostgreSQL: it does not read {ROUNDED}.")
+        return f"{before}FROM {self._name(COST_DAILY)}){after}"
 
     def _make_view(self, is_wanted: bool) -> None:
         """Make costs_for_dashboards a view over cost_daily, with the rights that others had to read it. It has no rows if it is no longer wanted.
 
-        This is the last thing that a publish does, since readers wait from here on.
+        Done last: from here on, readers wait.
         """
         view = COSTS_FOR_DASHBOARDS
         if self._is_view_current(is_wanted):
@@ -348,13 +378,14 @@ class _Schema:
         rows = self._found.get(view.name, [])
         if rows and (rows[0][1] == "r" or names[: len(rows)] != [row[3] for row in rows]):
             self._drop_view()
-        # A CTE instead would keep PostgreSQL from planning over the table: queries took a third longer.
-        text = postgres_sql(view.halves[1]).replace(f"FROM {ROUNDED})", f"FROM {self._name(COST_DAILY)})")
-        where = "" if is_wanted else " where false"
-        self._run(f"create or replace view {self._name(view)} as select {', '.join(map(_quote, names))} from ({text}) as v{where}")
+        self._run(
+            f"create or replace view {self._name(view)} as select {', '.join(map(_quote, names))} from ({self._view_sql(is_wanted)}) as v"
+        )
         self._describe("view", view, comment)
+        for (owner,) in self._ask(OWNER.format(table=_literal(self._name(COST_DAILY)))):
+            self._run(f"alter view {self._name(view)} owner to {owner}")
         if self._grants is not None:
-            # Default privileges may have given others rights on it, which shows what they may not see elsewhere.
+            # Default privileges may grant the new view to roles that could not read the old one.
             for (grantee,) in self._ask(GRANTEES.format(table=_literal(self._name(view)))):
                 self._run(f"revoke all on {self._name(view)} from {grantee}")
             for grant in self._grants:
@@ -410,10 +441,15 @@ class _Schema:
         schema = table.arrow_schema()
         tables = (pa.Table.from_batches([given]).select(schema.names).cast(schema) for given in batches)
         stream = _Stream(_one_ahead(piece for rows in tables for piece in _csv(rows)))
-        with self._connection.cursor() as cursor:
-            cursor.copy_expert(
-                f"copy {self._name(table)} ({', '.join(map(_quote, schema.names))}) from stdin (format csv)", stream, BYTES_AT_ONCE
-            )
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.copy_expert(
+                    f"copy {self._name(table)} ({', '.join(map(_quote, schema.names))}) from stdin (format csv)", stream, BYTES_AT_ONCE
+                )
+        except Exception:
+            if stream.error is not None:  # Ctrl-C, a full disk: psycopg2 only says that COPY was canceled
+                raise stream.error from None
+            raise
 
     def _name(self, table: Table) -> str:
         return f"{_quote(self._schema)}.{_quote(table.name)}"
@@ -429,18 +465,23 @@ class _Schema:
 
 
 class _Stream:
-    """Pieces of bytes as the file that COPY reads."""
+    """Pieces of bytes as the file that COPY reads. `error`: why they could not be made."""
 
     def __init__(self, pieces: Iterator[memoryview]) -> None:
         self._pieces = pieces
         self._left = memoryview(b"")
+        self.error: BaseException | None = None
 
     def read(self, size: int) -> bytes:
-        while not self._left:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return b""
-            self._left = piece
+        try:
+            while not self._left:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    return b""
+                self._left = piece
+        except BaseException as error:
+            self.error = error
+            raise
         given, self._left = self._left[:size], self._left[size:]
         return bytes(given)
 
@@ -463,10 +504,10 @@ def _csv(rows: Any) -> Iterator[memoryview]:
         if pa.types.is_list(field.type):
             rows = rows.set_column(index, field.name, _array_literals(rows.column(index).combine_chunks()))
     rows = _without_nul(rows)
-    for first in range(0, rows.num_rows, ROWS_OF_TEXT):
+    for first in range(0, rows.num_rows, ROWS_PER_PIECE):
         target = pa.BufferOutputStream()
         pyarrow.csv.write_csv(
-            rows.slice(first, ROWS_OF_TEXT), target, pyarrow.csv.WriteOptions(include_header=False, batch_size=ROWS_OF_TEXT)
+            rows.slice(first, ROWS_PER_PIECE), target, pyarrow.csv.WriteOptions(include_header=False, batch_size=ROWS_PER_PIECE)
         )
         yield memoryview(target.getvalue())
 

@@ -73,7 +73,7 @@ for section in SECTIONS.values():
 def main() -> None:
     """Run the command line. An expected error prints one line and sets its exit code. A bug prints a traceback and sets 1. Secrets are hidden."""
     private_umask()
-    # DuckDB gives memory back soon after use, only to ask for it again: a sixteenth of the time of `allocate` on a large bill.
+    # By default DuckDB frees memory at once and soon needs it again: a sixteenth of the time of `allocate` on a large bill.
     os.environ.setdefault("DUCKDB_JE_MALLOC_CONF", "dirty_decay_ms:20000")
     gc.set_threshold(100_000)  # imported objects stay: scanning them repeatedly takes a tenth of the startup time
     atexit.register(gc.freeze)  # … and once more at the end, a sixth of a second

@@ -56,7 +56,7 @@ skus as (
     sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds
   from lines l
   join machines m on m.pool_number = l.pool_number and m.resource_key is not distinct from l.resource_key and m.pile is not distinct from l.pile
-    -- Its traffic has no time of its own.
+    -- Disks and traffic of a machine add no machine time.
     and (l.likeness < 3 or m.likeness = 3)
   group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, l.sku_id
 ),

@@ -1,4 +1,4 @@
--- one row per name of a machine or job on the bills used for estimates. is_several: one bill has it in several accounts or regions.
+-- one row per name of a machine or job on the bills used for estimates. is_several: one bill has the machine in several accounts or regions.
 with several as (
   select distinct resource_key
   from estimate_seen

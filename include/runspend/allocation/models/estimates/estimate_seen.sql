@@ -11,7 +11,7 @@ with recent as (
       and countif(service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null)) > 0
       and max(coalesce(case when charge_category = 'Usage' then billed_nanoseconds end, 0) / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0)) <= 1.01
       as is_one_machine,
-    -- As in bill_names: where its machine time is billed.
+    -- Where its machine time is billed, for estimate_names.
     countif(charge_category = 'Usage' and service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null)) > 0 as is_machine_time,
     min(case when charge_category = 'Usage' and service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null) then region_id end) as first_region,
     max(case when charge_category = 'Usage' and service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null) then region_id end) as last_region
