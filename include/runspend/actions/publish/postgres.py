@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any
@@ -23,6 +22,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description, months
 from runspend.config.publish import PostgresTarget
+from runspend.core.ahead import Ahead
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, RunspendError, SourceError, SourceUnreachable
 from runspend.core.machine_faults import fault_of
@@ -157,7 +157,7 @@ def _in_words(target: PostgresTarget, error: Any, verb: str) -> SourceError:
     state = error.pgcode or ""
     why = re.sub(r"\s+", " ", error.diag.message_primary or str(error)).strip().rstrip(".")
     if state == "2BP01":  # the detail names what depends on it
-        why += f" ({re.sub(chr(10), '; ', error.diag.message_detail or '')})"
+        why += " (" + (error.diag.message_detail or "").replace("\n", "; ") + ")"
     elif why == "invalid socket":
         why = "the connection was lost"
     # 08: connection lost; 53: no resources; 57P: the server stops; 40: the transaction lost a race
@@ -440,16 +440,16 @@ class _Schema:
 
         schema = table.arrow_schema()
         tables = (pa.Table.from_batches([given]).select(schema.names).cast(schema) for given in batches)
-        stream = _Stream(_one_ahead(piece for rows in tables for piece in _csv(rows)))
-        try:
-            with self._connection.cursor() as cursor:
+        with closing(Ahead(piece for rows in tables for piece in _csv(rows))) as pieces, self._connection.cursor() as cursor:
+            stream = _Stream(pieces)
+            try:
                 cursor.copy_expert(
                     f"copy {self._name(table)} ({', '.join(map(_quote, schema.names))}) from stdin (format csv)", stream, BYTES_AT_ONCE
                 )
-        except Exception:
-            if stream.error is not None:  # Ctrl-C, a full disk: psycopg2 only says that COPY was canceled
-                raise stream.error from None
-            raise
+            except Exception:
+                if stream.error is not None:  # Ctrl-C, a full disk: psycopg2 only says that COPY was canceled
+                    raise stream.error from None
+                raise
 
     def _name(self, table: Table) -> str:
         return f"{_quote(self._schema)}.{_quote(table.name)}"
@@ -484,15 +484,6 @@ class _Stream:
             raise
         given, self._left = self._left[:size], self._left[size:]
         return bytes(given)
-
-
-def _one_ahead(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
-    """Yield the pieces. Each is made while the server reads the one before."""
-    with ThreadPoolExecutor(1) as worker:
-        following = worker.submit(next, pieces, None)
-        while (piece := following.result()) is not None:
-            following = worker.submit(next, pieces, None)
-            yield piece
 
 
 def _csv(rows: Any) -> Iterator[memoryview]:

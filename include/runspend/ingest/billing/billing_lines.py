@@ -16,10 +16,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runspend.core.ahead import Ahead
 from runspend.core.service_kinds import ACCELERATED_METERS, ACCELERATED_TYPES
 from runspend.ingest.billing import columns
 from runspend.ingest.billing.columns import combine_chunks
-from runspend.ingest.billing.staging import LINE_ID, Ahead, Staged, sql_text
+from runspend.ingest.billing.staging import LINE_ID, Staged, sql_text
 from runspend.ingest.billing.totals import CHOSEN, choose
 from runspend.schema.tables import BILLING_LINES
 

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from runspend.core.ahead import Ahead
 from runspend.ingest.billing import columns, distinct, texts
 from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing.columns import combine_chunks
-from runspend.ingest.billing.staging import Ahead, Staged, StagedFile, ask, delivered_fields, sql_text
+from runspend.ingest.billing.staging import Staged, StagedFile, ask, delivered_fields, sql_text
 from runspend.schema.tables import FOCUS_COLUMNS
 
 if TYPE_CHECKING:
@@ -290,12 +291,12 @@ class _Asked:
     others: Sequence[str]
 
 
-_asked_for: dict[tuple[str, ...], _Asked] = {}
+_asked_for: dict[tuple[str, str, str], _Asked] = {}
 
 
 def _ask_for(con: duckdb.DuckDBPyConnection, kind: FileKind, sql: str, variables: Mapping[str, Any]) -> _Asked:
-    """Return the format's SQL with the checks of each row, over the registered view. It is the same for all files with variables of the same types."""
-    key = (sql, kind.view, *(f"{name} {type(value).__name__}" for name, value in variables.items()))
+    """Return the format's SQL with the checks of each row, over the registered view. It is the same for all files with the same variables."""
+    key = (sql, kind.view, repr(variables))
     if key not in _asked_for:
         _asked_for[key] = _describe_and_ask(con, kind, sql)
     return _asked_for[key]

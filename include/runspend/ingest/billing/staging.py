@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from runspend.core.ahead import Ahead
 from runspend.core.duckdb_pool import borrow_connection
 from runspend.core.errors import MissingExtra
 from runspend.core.resource_keys import resource_key_sql
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from runspend.ingest.billing import distinct
     from runspend.ingest.billing.manifests import Delivered
 
-Item = TypeVar("Item")
 # Equal rows are separate lines, never one line twice: from the second on, their id carries a number.
 LINE_ID = "printf('%016x', row_hash) || coalesce('-' || ordinal, '')"
 
@@ -407,26 +407,6 @@ def _in_order(answer: pa.Table) -> list[pa.Array]:
         return found
     order = pc.sort_indices(at)
     return [column.take(order) for column in found]
-
-
-class Ahead(Iterator[Item]):
-    """Iterate over the same items, reading each one while its predecessor is processed. Reading starts at once. Close it after use."""
-
-    def __init__(self, items: Iterator[Item]) -> None:
-        self._beside = ThreadPoolExecutor(1)
-        self._items = items
-        self._following = self._beside.submit(next, items, None)
-
-    def __next__(self) -> Item:
-        item = self._following.result()
-        if item is None:
-            raise StopIteration
-        self._following = self._beside.submit(next, self._items, None)
-        return item
-
-    def close(self) -> None:
-        """Wait for the current read, then release the thread."""
-        self._beside.shutdown()
 
 
 def give_back() -> None:
