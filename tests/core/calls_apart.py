@@ -19,6 +19,10 @@ def warm() -> None:
     """Nothing is to be imported."""
 
 
+def warm_otherwise() -> None:
+    """Nothing either, for another kind of call."""
+
+
 def add(one: int, other: int, *, ask: Callable[[int], int], note: Callable[[str], None]) -> tuple[int, int]:
     note("adding")
     return one + ask(other), os.getpid()

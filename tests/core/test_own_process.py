@@ -145,6 +145,20 @@ def test_a_waiting_process_that_died_is_replaced() -> None:
     assert run("environment", "HOME")[0] == os.environ.get("HOME")
 
 
+def test_a_process_is_kept_though_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another kind of call, and dead ones, which nobody takes: the one that has waited longest makes room."""
+    monkeypatch.setattr(calls, "_idle", [])
+    for _ in range(calls.MAX_IDLE):
+        calls._keep(calls._Server(f"{HERE}:warm_otherwise"))
+    first, *others = calls._idle
+    first.process.kill()
+    run("environment", "PATH")
+    assert first not in calls._idle and first.process.returncode == -signal.SIGKILL
+    assert [server.before for server in calls._idle] == [*(server.before for server in others), f"{HERE}:warm"]
+    for server in calls._idle:
+        server.close()
+
+
 def test_an_error_of_the_caller_ends_the_call() -> None:
     processes: list[int] = []
 

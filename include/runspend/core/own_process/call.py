@@ -90,13 +90,12 @@ def prepare(before: str) -> None:
 
 
 def _keep(server: _Server) -> None:
-    """Keep a process for the next call, or end it if enough are waiting."""
+    """Keep a process for the next call; end the one that has waited longest if enough are waiting."""
     with _taking:
-        is_kept = len(_idle) < MAX_IDLE
-        if is_kept:
-            _idle.append(server)
-    if not is_kept:
-        server.close()
+        _idle.append(server)
+        ending = _idle.pop(0) if len(_idle) > MAX_IDLE else None
+    if ending is not None:
+        ending.close()
 
 
 def run(function: str, *given: Any, before: str, limits: Limits, **named: Any) -> Any:
