@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description, months
@@ -176,6 +176,19 @@ def _uri(uri: str) -> str:
     return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
 
 
+class _FoundColumn(NamedTuple):
+    """A row of FOUND: a column, and the table or view that has it."""
+
+    table: str
+    kind: str  # r: a table; v: a view
+    comment: str
+    column: str
+    type: str
+    meaning: str
+    owner: str
+    is_own: bool
+
+
 class _Schema:
     """A schema in an open transaction."""
 
@@ -183,7 +196,7 @@ class _Schema:
         self._connection = connection
         self._target = target
         self._schema = target.schema_name
-        self._found: dict[str, list[tuple[Any, ...]]] = {}  # the columns of each table that is there
+        self._found: dict[str, list[_FoundColumn]] = {}  # of each table that is there
         self._made: set[str] = set()  # tables that this transaction creates
         self._altered: set[str] = set()  # tables whose columns this transaction changes
         self._grants: list[str] | None = None  # of the view, if this transaction drops it, or the table in its place
@@ -273,7 +286,8 @@ class _Schema:
         """Note the tables that are there."""
         names = ", ".join(_literal(table.name) for table in ALL)
         for row in self._ask(FOUND.format(schema=_literal(self._schema), names=names)):
-            self._found.setdefault(row[0], []).append(row)
+            column = _FoundColumn(*row)
+            self._found.setdefault(column.table, []).append(column)
 
     def _make_tables(self, tables: Sequence[Table]) -> bool:
         """Create missing tables and columns, drop former columns, and describe all. Returns whether all tables had these columns."""
@@ -284,28 +298,28 @@ class _Schema:
                 self._run(f"create table {self._name(table)} ({', '.join(f'{_quote(c.name)} {TYPES[c.type]}' for c in table.columns)})")
                 self._made.add(table.name)
             else:
-                is_same &= self._change_columns(table, {row[3]: row[4] for row in rows})
+                is_same &= self._change_columns(table, {row.column: row.type for row in rows})
             self._describe("table", table, f"{description(table)} {OURS}")
         return is_same and not self._made
 
     def _is_ours(self, table: Table, kind: str = "r") -> bool:
         """Whether a table of this kind was there that this login may replace."""
-        return any(row[1] == kind and row[2].endswith(OURS) and row[7] for row in self._found.get(table.name, [])[:1])
+        return any(row.kind == kind and row.comment.endswith(OURS) and row.is_own for row in self._found.get(table.name, [])[:1])
 
     def _refuse_foreign(self, table: Table) -> None:
         """Raise SourceError for a table or view that Runspend did not make, or that another login owns."""
         kinds = "rv" if table is COSTS_FOR_DASHBOARDS else "r"
-        for _, kind, comment, _, _, _, owner, is_own in self._found.get(table.name, [])[:1]:
-            if kind not in kinds or not comment.endswith(OURS):
+        for found in self._found.get(table.name, [])[:1]:
+            if found.kind not in kinds or not found.comment.endswith(OURS):
                 raise SourceError(
                     self._target.name,
                     f"cannot publish to {self._target.name}: the schema {self._schema} has a {table.name} that `runspend publish` did not make."
                     " Nothing was changed. Set `schema` to one that only Runspend writes.",
                 )
-            if not is_own:  # its triggers and defaults would run with the rights of this login
+            if not found.is_own:  # its triggers and defaults would run with the rights of this login
                 raise SourceError(
                     self._target.name,
-                    f"cannot publish to {self._target.name}: the table {table.name} in the schema {self._schema} belongs to {clean(owner)}, not to"
+                    f"cannot publish to {self._target.name}: the table {table.name} in the schema {self._schema} belongs to {clean(found.owner)}, not to"
                     " this login. Nothing was changed. Publish with the login that owns it, or set another `schema`.",
                 )
 
@@ -329,8 +343,8 @@ class _Schema:
 
     def _describe(self, kind: str, table: Table, text: str) -> None:
         rows = self._found.get(table.name, [])
-        described = {row[3]: row[5] for row in rows}
-        if not rows or rows[0][2] != text:
+        described = {row.column: row.meaning for row in rows}
+        if not rows or rows[0].comment != text:
             self._run(f"comment on {kind} {self._name(table)} is {_literal(text)}")
         for column in table.columns:
             if described.get(column.name) != column.meaning:
@@ -343,12 +357,12 @@ class _Schema:
             return False
         if not self._is_ours(view, "v"):
             return not is_wanted
-        return bool(self._found[view.name][0][2] == self._view(is_wanted)[1])
+        return self._found[view.name][0].comment == self._view(is_wanted)[1]
 
     def _view(self, is_wanted: bool) -> tuple[list[str], str]:
         """Return the columns and the comment of the view. Columns keep their order: PostgreSQL can then replace the view and needs not drop it."""
         wanted = {c.name: TYPES[c.type] for c in COSTS_FOR_DASHBOARDS.columns}
-        there = {row[3]: row[4] for row in self._found.get(COSTS_FOR_DASHBOARDS.name, []) if row[1] == "v"}
+        there = {row.column: row.type for row in self._found.get(COSTS_FOR_DASHBOARDS.name, []) if row.kind == "v"}
         if any(wanted.get(name) != type_ for name, type_ in there.items()):
             there = {}
         names = [*there, *(name for name in wanted if name not in there)]
@@ -376,7 +390,7 @@ class _Schema:
             return
         names, comment = self._view(is_wanted)
         rows = self._found.get(view.name, [])
-        if rows and (rows[0][1] == "r" or names[: len(rows)] != [row[3] for row in rows]):
+        if rows and (rows[0].kind == "r" or names[: len(rows)] != [row.column for row in rows]):
             self._drop_view()
         self._run(
             f"create or replace view {self._name(view)} as select {', '.join(map(_quote, names))} from ({self._view_sql(is_wanted)}) as v"
@@ -393,7 +407,7 @@ class _Schema:
 
     def _drop_view(self) -> None:
         """Drop costs_for_dashboards, which is made again with the same rights. PostgreSQL refuses that if something of others depends on it."""
-        kind = self._found.pop(COSTS_FOR_DASHBOARDS.name)[0][1]
+        kind = self._found.pop(COSTS_FOR_DASHBOARDS.name)[0].kind
         self._run(f"lock table {self._name(COSTS_FOR_DASHBOARDS)} in access exclusive mode")
         name, columns = self._name(COSTS_FOR_DASHBOARDS), ", ".join(_literal(c.name) for c in COSTS_FOR_DASHBOARDS.columns)
         self._grants = [grant for (grant,) in self._ask(GRANTS.format(table=_literal(name), columns=columns))]
@@ -401,7 +415,7 @@ class _Schema:
 
     def _builds(self) -> dict[tuple[str, str], tuple[str, int, datetime]]:
         rows = self._ask(f"select table_name, period, build_id, row_count, published_at from {self._name(BUILDS)} where {WELL_FORMED}")
-        return {(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}
+        return {(table, period): (build_id, count, at) for table, period, build_id, count, at in rows}
 
     def _replace(self, part: Part, content: Content) -> int:
         import pyarrow.parquet as pq
