@@ -58,6 +58,40 @@ def test_a_macros_argument_may_have_parentheses() -> None:
         expand_macros("select exact_money(a")
 
 
+def test_the_end_of_a_run_and_its_rule_are_found_alike() -> None:
+    """Of a run with an end, with a recent metric, with an old one, with none and a recent start, and with nothing."""
+    known = "timestamp '2026-10-10 12:00:00+00'"
+    at = {day: f"timestamp '2026-10-{day} 00:00:00+00'" for day in ("08", "09", "10", "11")}
+    runs = [  # end, last sign of life, start
+        (at["09"], at["11"], at["08"]),
+        ("null", "timestamp '2026-10-10 06:00:00+00'", at["08"]),
+        ("null", at["11"], at["08"]),
+        ("null", at["10"], at["08"]),
+        ("null", "null", "timestamp '2026-10-10 06:00:00+00'"),
+        ("null", "null", at["11"]),
+        ("null", "null", at["10"]),
+    ]
+    rows = " union all ".join(
+        f"select {number} as number, cast({end} as timestamp) as ended_at, cast({sign} as timestamp) as last_sign, {start} as start"
+        for number, (end, sign, start) in enumerate(runs)
+    )
+    arguments = f"least(ended_at, timestamp '2100-01-01 00:00:00+00'), last_sign, start, {known}"
+    sql = expand_macros(
+        f"select number, run_end_rule({arguments}), format_timestamp('%d %H', run_end({arguments})) from ({rows}) order by number"
+    )
+    sql = sql.replace("@alive_hours", "6").replace("@silent_hours", "24")
+    assert lint(sql) == []
+    assert run(sql) == [
+        (0, "stated", "09 00"),
+        (1, "alive", "10 12"),
+        (2, "alive", "11 00"),
+        (3, "last_sign", "10 00"),
+        (4, "started", "10 12"),
+        (5, "started", "11 00"),
+        (6, "silent", "11 00"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("expression", "type_"),
     [

@@ -3,17 +3,19 @@
 `exact_money(PRODUCT)` becomes the expression that turns a float into exact money, to 18 decimals. `price_money(PRODUCT)` does the same
 to 12 decimals, for estimated prices. A float never becomes money by a cast, because engines would round it differently. Here its whole
 part and its decimals become integers, which every engine adds up equally.
+
+`run_end(STATED_END, LAST_SIGN, START, KNOWN_UNTIL)` becomes the time at which a run ended, which may be after KNOWN_UNTIL, and
+`run_end_rule` with the same arguments the rule that it follows. Nobody knows more of a run than KNOWN_UNTIL: the end of its bill, or now.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 __all__ = ["expand_macros", "read_every_sql", "read_sql", "sql_files"]
-
-DECIMALS = {"exact_money": 18, "price_money": 12}
-_MACRO = re.compile(rf"\b({'|'.join(DECIMALS)})\(")
 
 
 def read_sql(folder: Path, name: str) -> str:
@@ -31,26 +33,58 @@ def sql_files(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.rglob("*.sql"))}
 
 
-def expand_macros(text: str) -> str:
-    """Return the text with each macro replaced by its expression. The argument may have parentheses, but no macro."""
-    before, *uses = _MACRO.split(text)
-    for name, rest in zip(uses[::2], uses[1::2], strict=True):
-        end = _end_of_argument(rest)
-        before += _money(rest[:end], DECIMALS[name]) + rest[end + 1 :]
-    return before
-
-
-def _money(product: str, decimals: int) -> str:
+def _money(decimals: int, product: str) -> str:
     """Return SQL for a float as exact money."""
     unit = f"bignumeric '0.{'1':0>{decimals}}'"
     return f"cast(cast(trunc({product}) as int64) + cast(round(({product} - trunc({product})) * 1e{decimals}) as int64) * {unit} as bignumeric)"
 
 
-def _end_of_argument(text: str) -> int:
-    """Return the position of the first parenthesis that closes more than was opened."""
-    depth = 1
+def _by_run_end(results: tuple[str, str, str, str, str], stated_end: str, last_sign: str, start: str, known_until: str) -> str:
+    """Return SQL for one of five results: the run has a stated end, is alive, has a last sign of life, has just started, or is silent."""
+    alive_from = f"timestamp_sub({known_until}, interval @alive_hours hour)"
+    stated, alive, last_sign_only, started, silent = (
+        result.format(stated_end=stated_end, last_sign=last_sign, start=start, known_until=known_until) for result in results
+    )
+    return (
+        f"case when {stated_end} is not null then {stated} when {last_sign} >= {alive_from} then {alive}"
+        f" when {last_sign} is not null then {last_sign_only} when {start} >= {alive_from} then {started} else {silent} end"
+    )
+
+
+RULES = ("'stated'", "'alive'", "'last_sign'", "'started'", "'silent'")
+ENDS = (
+    "{stated_end}",
+    "greatest({known_until}, {last_sign})",
+    "{last_sign}",
+    "greatest({known_until}, {start})",
+    "timestamp_add({start}, interval @silent_hours hour)",
+)
+MACROS: dict[str, Callable[..., str]] = {
+    "exact_money": partial(_money, 18),
+    "price_money": partial(_money, 12),
+    "run_end": partial(_by_run_end, ENDS),
+    "run_end_rule": partial(_by_run_end, RULES),
+}
+_MACRO = re.compile(rf"\b({'|'.join(MACROS)})\(")
+
+
+def expand_macros(text: str) -> str:
+    """Return the text with each macro replaced by its expression. Arguments may have parentheses, but no macro."""
+    before, *uses = _MACRO.split(text)
+    for name, rest in zip(uses[::2], uses[1::2], strict=True):
+        arguments, end = _arguments(rest)
+        before += MACROS[name](*arguments) + rest[end + 1 :]
+    return before
+
+
+def _arguments(text: str) -> tuple[list[str], int]:
+    """Return the arguments at the start of a text, and the position of the parenthesis that closes them."""
+    depth, begins, found = 1, 0, []
     for position, character in enumerate(text):
         depth += {"(": 1, ")": -1}.get(character, 0)
+        if not depth or (depth == 1 and character == ","):
+            found.append(text[begins:position].strip())
+            begins = position + 1
         if not depth:
-            return position
+            return found, position
     raise ValueError("cannot expand a macro: its parenthesis is not closed.")

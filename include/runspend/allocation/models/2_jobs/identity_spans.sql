@@ -30,34 +30,16 @@ billed as (
   from billing_lines
   where billing_period = @period and principal_key is not null
 ),
-ended as (
+spans as (
   select
-    r.tracking_server, r.workspace, r.run_id, c.principal_key, r.start_time, r.end_time, r.last_sign_at, b.billed_until,
-    case
-      when r.end_time is not null then 'stated'
-      when r.last_sign_at >= timestamp_sub(b.billed_until, interval @alive_hours hour) then 'alive'
-      when r.last_sign_at is not null then 'last_sign'
-      when r.start_time >= timestamp_sub(b.billed_until, interval @alive_hours hour) then 'started'
-      else 'silent'
-    end as run_end_rule, r.run_end_rule as marked_rule
+    r.tracking_server, r.workspace, r.run_id, c.principal_key,
+    greatest(r.start_time, @window_start) as span_start,
+    least(run_end(r.end_time, r.last_sign_at, r.start_time, b.billed_until), @window_end) as span_end,
+    coalesce(r.run_end_rule, run_end_rule(r.end_time, r.last_sign_at, r.start_time, b.billed_until)) as run_end_rule
   from callers c
   join window_runs r on r.tracking_server = c.tracking_server and r.run_id = c.run_id
   cross join billed b
   where r.start_time is not null and b.billed_until is not null
-),
-spans as (
-  select
-    tracking_server, workspace, run_id, principal_key, coalesce(marked_rule, run_end_rule) as run_end_rule,
-    greatest(start_time, @window_start) as span_start,
-    least(
-      case run_end_rule
-        when 'stated' then end_time
-        when 'alive' then greatest(billed_until, coalesce(last_sign_at, start_time))
-        when 'started' then greatest(billed_until, start_time)
-        when 'last_sign' then last_sign_at
-        else timestamp_add(start_time, interval @silent_hours hour)
-      end, @window_end) as span_end
-  from ended
 )
 select
   tracking_server, workspace, run_id, principal_key as resource_key, span_start, span_end, run_end_rule, false as is_ambiguous,

@@ -45,35 +45,16 @@ billed as (
   from job_windows
   group by job_key
 ),
-ended as (
+spans as (
   select
     r.tracking_server, r.workspace, r.run_id, j.job_key, j.is_ambiguous, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent,
-    r.start_time, r.end_time, r.last_sign_at, b.billed_until,
-    case
-      when r.end_time is not null then 'stated'
-      when r.last_sign_at >= timestamp_sub(b.billed_until, interval @alive_hours hour) then 'alive'
-      when r.last_sign_at is not null then 'last_sign'
-      when r.start_time >= timestamp_sub(b.billed_until, interval @alive_hours hour) then 'started'
-      else 'silent'
-    end as run_end_rule, r.run_end_rule as marked_rule
+    greatest(r.start_time, least(@window_start, @jobs_from)) as span_start,
+    least(run_end(r.end_time, r.last_sign_at, r.start_time, b.billed_until), greatest(@window_end, @jobs_until)) as span_end,
+    coalesce(r.run_end_rule, run_end_rule(r.end_time, r.last_sign_at, r.start_time, b.billed_until)) as run_end_rule
   from jobs j
   join billed b on b.job_key = j.job_key
   join window_runs r on r.tracking_server = j.tracking_server and r.run_id = j.run_id
   where r.start_time is not null
-),
-spans as (
-  select
-    tracking_server, workspace, run_id, job_key, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent, coalesce(marked_rule, run_end_rule) as run_end_rule,
-    greatest(start_time, least(@window_start, @jobs_from)) as span_start,
-    least(
-      case run_end_rule
-        when 'stated' then end_time
-        when 'alive' then greatest(billed_until, coalesce(last_sign_at, start_time))
-        when 'started' then greatest(billed_until, start_time)
-        when 'last_sign' then last_sign_at
-        else timestamp_add(start_time, interval @silent_hours hour)
-      end, greatest(@window_end, @jobs_until)) as span_end
-  from ended
 )
 select
   tracking_server, workspace, run_id, job_key as resource_key, span_start, span_end, run_end_rule, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent

@@ -70,51 +70,25 @@ frontiers as (
 ended as (
   select
     r.tracking_server, r.workspace, r.run_id, m.resource_key, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent, m.is_ambiguous,
-    coalesce(m.used_from, r.start_time) as span_start,
-    m.used_to, r.end_time, r.last_sign_at, f.billed_until,
-    case
-      when m.used_to is not null or r.end_time is not null then 'stated'
-      when r.last_sign_at >= timestamp_sub(f.billed_until, interval @alive_hours hour) then 'alive'
-      when r.last_sign_at is not null then 'last_sign'
-      when r.start_time >= timestamp_sub(f.billed_until, interval @alive_hours hour) then 'started'
-      else 'silent'
-    end as run_end_rule, r.run_end_rule as marked_rule,
-    r.start_time
+    greatest(coalesce(m.used_from, r.start_time), r.start_time, @window_start) as span_start,
+    least(
+      coalesce(m.used_to, timestamp '9999-01-01 00:00:00+00'),
+      run_end(coalesce(r.end_time, m.used_to), r.last_sign_at, r.start_time, f.billed_until),
+      @window_end) as span_end,
+    coalesce(r.run_end_rule, run_end_rule(coalesce(r.end_time, m.used_to), r.last_sign_at, r.start_time, f.billed_until)) as run_end_rule
   from machines m
   join window_runs r on r.tracking_server = m.tracking_server and r.run_id = m.run_id
   join frontiers f on f.resource_key = m.resource_key
   where r.start_time is not null
 ),
-spans as (
-  select
-    tracking_server, workspace, run_id, resource_key, gpu_count, cpu_request, memory_request_gb, mean_use_percent, coalesce(marked_rule, run_end_rule) as run_end_rule, is_ambiguous,
-    greatest(span_start, start_time) as span_start,
-    least(
-      coalesce(used_to, timestamp '9999-01-01 00:00:00+00'),
-      case run_end_rule
-        when 'stated' then coalesce(end_time, used_to)
-        when 'alive' then greatest(billed_until, coalesce(last_sign_at, start_time))
-        when 'started' then greatest(billed_until, start_time)
-        when 'last_sign' then last_sign_at
-        else timestamp_add(start_time, interval @silent_hours hour)
-      end) as span_end
-  from ended
-),
-clipped as (
-  select
-    s.tracking_server, s.workspace, s.run_id, s.resource_key, s.gpu_count, s.cpu_request, s.memory_request_gb, s.mean_use_percent, s.run_end_rule, s.is_ambiguous,
-    greatest(s.span_start, @window_start) as span_start,
-    least(s.span_end, @window_end) as span_end
-  from spans s
-),
 pieces as (
   select
     c.tracking_server, c.workspace, c.run_id, c.resource_key, c.span_start, c.span_end, c.gpu_count, c.cpu_request, c.memory_request_gb, c.mean_use_percent,
     c.run_end_rule, c.is_ambiguous, s.run_id is not null as is_of_several
-  from clipped c
+  from ended c
   left join (
     select tracking_server, run_id, resource_key
-    from clipped
+    from ended
     where span_end > span_start
     group by tracking_server, run_id, resource_key
     having count(*) > 1

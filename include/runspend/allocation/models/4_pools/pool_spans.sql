@@ -19,34 +19,16 @@ asked as (
   left join pooled o on o.tracking_server = t.tracking_server and o.run_id = t.run_id
   where o.run_id is null
 ),
-ended as (
+spans as (
   select
-    r.tracking_server, r.workspace, r.run_id, a.pool_number, a.kind_number, a.billed_until, a.claim_run_id, a.num_nodes, a.gpu_count,
-    r.cpu_request, r.memory_request_gb, r.mean_use_percent, r.start_time, r.end_time, r.last_sign_at,
-    case
-      when r.end_time is not null then 'stated'
-      when r.last_sign_at >= timestamp_sub(a.billed_until, interval @alive_hours hour) then 'alive'
-      when r.last_sign_at is not null then 'last_sign'
-      when r.start_time >= timestamp_sub(a.billed_until, interval @alive_hours hour) then 'started'
-      else 'silent'
-    end as run_end_rule, r.run_end_rule as marked_rule
+    r.tracking_server, r.workspace, r.run_id, a.pool_number, a.kind_number, a.claim_run_id, a.num_nodes, a.gpu_count,
+    r.cpu_request, r.memory_request_gb, r.mean_use_percent,
+    greatest(r.start_time, @window_start) as span_start,
+    least(run_end(r.end_time, r.last_sign_at, r.start_time, a.billed_until), @window_end) as span_end,
+    coalesce(r.run_end_rule, run_end_rule(r.end_time, r.last_sign_at, r.start_time, a.billed_until)) as run_end_rule
   from asked a
   join window_runs r on r.tracking_server = a.tracking_server and r.run_id = a.run_id
   where r.start_time is not null
-),
-spans as (
-  select
-    tracking_server, workspace, run_id, pool_number, kind_number, claim_run_id, num_nodes, gpu_count, cpu_request, memory_request_gb, mean_use_percent, coalesce(marked_rule, run_end_rule) as run_end_rule,
-    greatest(start_time, @window_start) as span_start,
-    least(
-      case run_end_rule
-        when 'stated' then end_time
-        when 'alive' then greatest(billed_until, coalesce(last_sign_at, start_time))
-        when 'started' then greatest(billed_until, start_time)
-        when 'last_sign' then last_sign_at
-        else timestamp_add(start_time, interval @silent_hours hour)
-      end, @window_end) as span_end
-  from ended
 )
 select
   tracking_server, workspace, run_id, pool_number, kind_number, claim_run_id, span_start, span_end, run_end_rule,

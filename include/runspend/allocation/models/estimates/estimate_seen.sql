@@ -1,25 +1,33 @@
 -- one row per bill, account, machine, its ID there and currency:
 -- its properties by the lines since @lines_from, and how far they bill its use
-with recent as (
+with lines as (
   select
-    source, coalesce(sub_account_id, billing_account_id, '') as account, resource_key, resource_id, billing_currency,
-    max(lower(instance_type)) as instance_type, max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb,
-    max(case when charge_category = 'Usage' then charge_period_end end) as used_until,
-    -- Billed by time or type, and never for longer than the charge period, apart from a hundredth for rounding.
-    -- A resource that is a job may have several machines.
-    countif(ends_with(concat('/', lower(resource_key)), concat('/', regexp_extract(job_key, r'[^/]*$')))) = 0
-      and countif(service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null)) > 0
-      and max(coalesce(case when charge_category = 'Usage' then billed_nanoseconds end, 0) / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0)) <= 1.01
-      as is_one_machine,
-    -- Where its machine time is billed, for estimate_names.
-    countif(charge_category = 'Usage' and service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null)) > 0 as is_machine_time,
-    min(case when charge_category = 'Usage' and service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null) then region_id end) as first_region,
-    max(case when charge_category = 'Usage' and service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null) then region_id end) as last_region
+    source, coalesce(sub_account_id, billing_account_id, '') as account, resource_key, resource_id, region_id, billing_currency, job_key,
+    lower(instance_type) as instance_type, machine_gpus, machine_cpus, machine_memory_gb, charge_period_start, charge_period_end, billed_nanoseconds,
+    charge_category = 'Usage' as is_usage,
+    service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null) as is_machine
   from billing_lines
   where billing_period >= @first_period and charge_period_end > @lines_from and charge_period_start < @now
     and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
     and resource_key is not null and charge_class is null and charge_category not in ('Purchase', 'Tax')
     and coalesce(commitment_discount_status, '') <> 'Unused' and strpos(lower(coalesce(service_name, '')), 'support') = 0
+),
+recent as (
+  select
+    source, account, resource_key, resource_id, billing_currency,
+    max(instance_type) as instance_type, max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb,
+    max(case when is_usage then charge_period_end end) as used_until,
+    -- Billed by time or type, and never for longer than the charge period, apart from a hundredth for rounding.
+    -- A resource that is a job may have several machines.
+    countif(ends_with(concat('/', lower(resource_key)), concat('/', regexp_extract(job_key, r'[^/]*$')))) = 0
+      and countif(is_machine) > 0
+      and max(coalesce(case when is_usage then billed_nanoseconds end, 0) / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0)) <= 1.01
+      as is_one_machine,
+    -- Where its machine time is billed, for estimate_names.
+    countif(is_usage and is_machine) > 0 as is_machine_time,
+    min(case when is_usage and is_machine then region_id end) as first_region,
+    max(case when is_usage and is_machine then region_id end) as last_region
+  from lines
   group by source, account, resource_key, resource_id, billing_currency
 ),
 machines as (

@@ -28,36 +28,18 @@ machines as (
   left join estimate_claims c on c.tracking_server = m.tracking_server and c.run_id = m.run_id
   left join estimate_machines p on p.resource_key = c.priced_as
 ),
-ended as (
+spans as (
   select
     r.tracking_server, r.workspace, r.run_id, m.resource_key, m.is_ambiguous, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent,
-    m.billed_until, coalesce(m.used_from, r.start_time) as span_start, m.used_to, r.end_time, r.last_sign_at, r.start_time,
-    case
-      when m.used_to is not null or r.end_time is not null then 'stated'
-      when r.last_sign_at >= timestamp_sub(@now, interval @alive_hours hour) then 'alive'
-      when r.last_sign_at is not null then 'last_sign'
-      when r.start_time >= timestamp_sub(@now, interval @alive_hours hour) then 'started'
-      else 'silent'
-    end as run_end_rule, r.run_end_rule as marked_rule
+    greatest(coalesce(m.used_from, r.start_time), r.start_time, m.billed_until) as span_start,
+    least(
+      @now,
+      coalesce(m.used_to, timestamp '9999-01-01 00:00:00+00'),
+      run_end(coalesce(r.end_time, m.used_to), r.last_sign_at, r.start_time, @now)) as span_end,
+    coalesce(r.run_end_rule, run_end_rule(coalesce(r.end_time, m.used_to), r.last_sign_at, r.start_time, @now)) as run_end_rule
   from machines m
   join window_runs r on r.tracking_server = m.tracking_server and r.run_id = m.run_id
   where r.start_time is not null
-),
-spans as (
-  select
-    tracking_server, workspace, run_id, resource_key, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent, coalesce(marked_rule, run_end_rule) as run_end_rule,
-    greatest(span_start, start_time, billed_until) as span_start,
-    least(
-      @now,
-      coalesce(used_to, timestamp '9999-01-01 00:00:00+00'),
-      case run_end_rule
-        when 'stated' then coalesce(end_time, used_to)
-        when 'alive' then @now
-        when 'started' then @now
-        when 'last_sign' then last_sign_at
-        else timestamp_add(start_time, interval @silent_hours hour)
-      end) as span_end
-  from ended
 ),
 marked as (
   -- Merge overlapping time ranges of a run on one machine, so that the run counts once.
