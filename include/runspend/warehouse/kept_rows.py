@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runspend.warehouse.parquet.engine import empty_engine
-from runspend.warehouse.parquet.reader import _Answers
+from runspend.warehouse.parquet.reader import SqlReader
 
 if TYPE_CHECKING:
     import duckdb
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["KeptRows", "keep"]
 
 
-class KeptRows(_Answers):
+class KeptRows(SqlReader):
     """SQL over kept rows. Asks as a Reader does."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from runspend.config.exchange_rates import Stretch
     from runspend.warehouse.parquet.snapshots import Hold
 
-__all__ = ["ExchangedReader", "ParquetReader", "answer"]
+__all__ = ["ExchangedReader", "ParquetReader", "SqlReader", "answer"]
 
 ENGINE_ERRORS = frozenset(
     {"IOException", "SerializationException", "InternalException", "FatalException", "Error"}
@@ -73,7 +73,7 @@ def answer(
     return rows if native else narrow(rows)
 
 
-class _Answers:
+class SqlReader:
     """SQL over the tables that one connection shows."""
 
     _connection: duckdb.DuckDBPyConnection
@@ -159,7 +159,7 @@ def _temporary_files_bounded() -> Iterator[None]:
         ) from error
 
 
-class ParquetReader(_Answers):
+class ParquetReader(SqlReader):
     """Read-only SQL over the published tables of one build."""
 
     def __init__(
@@ -310,7 +310,7 @@ def _kept(name: str) -> str:
     return f"set {name}"
 
 
-class ExchangedReader(_Answers):
+class ExchangedReader(SqlReader):
     """A reader's view with the money of the cost tables in one currency."""
 
     def __init__(self, reader: ParquetReader, connection: duckdb.DuckDBPyConnection) -> None:
