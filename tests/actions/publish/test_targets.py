@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import datetime, timezone
@@ -508,4 +510,31 @@ def test_what_stops_the_making_of_rows_is_told_as_it_is(
                 with pytest.raises(wanted, match=text):
                     publish(home, target)
             assert see(target) == before
+    assert publish(home, target).is_new
+
+
+def test_a_signal_between_two_pieces_ends_the_publish(
+    home: Path, target_of: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """psycopg2 only says that reading failed, whatever a signal's handler raised: Ctrl-C was told as a target that failed."""
+    target = target_of("postgres")
+    publish(home, target)
+    before = see(target)
+    double_cost_daily(home)
+    read = postgres_target._Stream.read
+
+    def interrupted(stream: postgres_target._Stream, size: int) -> bytes:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.1)
+        return read(stream, size)
+
+    former = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(postgres_target._Stream, "read", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                publish(home, target)
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+    assert see(target) == before
     assert publish(home, target).is_new

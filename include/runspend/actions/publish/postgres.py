@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -454,15 +455,21 @@ class _Schema:
 
         schema = table.arrow_schema()
         tables = (pa.Table.from_batches([given]).select(schema.names).cast(schema) for given in batches)
-        with closing(Ahead(piece for rows in tables for piece in _csv(rows))) as pieces, self._connection.cursor() as cursor:
+        sql = f"copy {self._name(table)} ({', '.join(map(_quote, schema.names))}) from stdin (format csv)"
+        with (
+            closing(Ahead(piece for rows in tables for piece in _csv(rows))) as pieces,
+            self._connection.cursor() as cursor,
+            ThreadPoolExecutor(1) as beside,
+        ):
             stream = _Stream(pieces)
+            # In a thread that gets no signals: what Ctrl-C or a timeout raises in read() is lost if it comes before its first line.
+            copying = beside.submit(cursor.copy_expert, sql, stream, BYTES_AT_ONCE)
             try:
-                cursor.copy_expert(
-                    f"copy {self._name(table)} ({', '.join(map(_quote, schema.names))}) from stdin (format csv)", stream, BYTES_AT_ONCE
-                )
-            except Exception:
-                if stream.error is not None:  # Ctrl-C, a full disk: psycopg2 only says that COPY was canceled
+                copying.result()
+            except BaseException as error:
+                if stream.error is not None:  # a full disk: psycopg2 only says that COPY was canceled
                     raise stream.error from None
+                stream.error = error
                 raise
 
     def _name(self, table: Table) -> str:
@@ -479,7 +486,7 @@ class _Schema:
 
 
 class _Stream:
-    """Pieces of bytes as the file that COPY reads. `error`: why they could not be made."""
+    """Pieces of bytes as the file that COPY reads. `error`: why they could not be made, or why no more may be read."""
 
     def __init__(self, pieces: Iterator[memoryview]) -> None:
         self._pieces = pieces
@@ -487,6 +494,8 @@ class _Stream:
         self.error: BaseException | None = None
 
     def read(self, size: int) -> bytes:
+        if self.error is not None:
+            raise self.error
         try:
             while not self._left:
                 piece = next(self._pieces, None)
