@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -23,6 +26,7 @@ import duckdb
 import psycopg2
 import pyarrow as pa
 import pytest
+from psycopg2.extensions import parse_dsn
 from pydantic import SecretStr
 
 from runspend.actions.publish import Found, Published, open_content
@@ -538,3 +542,43 @@ def test_a_signal_between_two_pieces_ends_the_publish(
         signal.signal(signal.SIGUSR1, former)
     assert see(target) == before
     assert publish(home, target).is_new
+
+
+@contextmanager
+def cut_at_commit(server: str, *, is_done: bool) -> Iterator[str]:
+    """Yield the address of a relay to PostgreSQL that closes the connection when it sees COMMIT. `is_done`: once the server has done it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def relay() -> None:
+            client, _ = listening.accept()
+            behind = socket.socket(socket.AF_UNIX)
+            behind.connect(f"{parse_dsn(server)['host']}/.s.PGSQL.5432")
+            with client, behind:
+                while True:
+                    for ready in select.select([client, behind], [], [])[0]:
+                        data = ready.recv(65_536)
+                        is_commit = ready is client and b"COMMIT\0" in data
+                        if not data or (is_commit and not is_done):
+                            return
+                        (behind if ready is client else client).sendall(data)
+                        if is_commit:
+                            behind.recv(65_536)  # the answer
+                            return
+
+        thread = threading.Thread(target=relay)
+        thread.start()
+        yield f"postgresql://postgres@127.0.0.1:{listening.getsockname()[1]}/{parse_dsn(server)['dbname']}"
+        thread.join()
+
+
+def test_a_connection_lost_at_the_commit_may_have_published(home: Path, target_of: Callable[[str], Target]) -> None:
+    target = target_of("postgres")
+    assert isinstance(target, PostgresTarget)
+    for is_done in (False, True):
+        with (
+            cut_at_commit(target.uri.get_secret_value(), is_done=is_done) as uri,
+            pytest.raises(SourceUnreachable, match=r"cannot tell whether grafana was published to: .* or what it had before\. The next"),
+        ):
+            publish(home, target.model_copy(update={"uri": SecretStr(uri)}))
+        assert bool(tables_of(target)) == is_done
+    assert not publish(home, target).is_new

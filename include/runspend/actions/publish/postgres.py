@@ -119,7 +119,7 @@ def publish(target: PostgresTarget, content: Content, now: datetime) -> Publishe
         with _connected(target, "publish to") as connection:
             published = _Schema(connection, target).fill(content, now)
             crash_point("publish.postgres.before_commit")
-            connection.commit()
+            _commit(connection, target)
             crash_point("publish.postgres.after_commit")
             return published
     except RunspendError:
@@ -154,16 +154,34 @@ def _connected(target: PostgresTarget, verb: str) -> Iterator[Any]:
         raise _in_words(target, error, verb) from error
 
 
+def _commit(connection: Any, target: PostgresTarget) -> None:
+    """Commit. If the connection is lost meanwhile, only the server knows whether it did."""
+    import psycopg2
+
+    try:
+        connection.commit()
+    except psycopg2.Error as error:
+        if (error.pgcode or "")[:2] not in ("", "08", "57"):
+            raise
+        raise SourceUnreachable(
+            target.name,
+            f"cannot tell whether {target.name} was published to: {_reason(error)}. The schema {target.schema_name} has all of the new rows, or"
+            " what it had before. The next publish brings it up to date.",
+        ) from error
+
+
 def _in_words(target: PostgresTarget, error: Any, verb: str) -> SourceError:
-    state = error.pgcode or ""
-    why = re.sub(r"\s+", " ", error.diag.message_primary or str(error)).strip().rstrip(".")
+    state, why = error.pgcode or "", _reason(error)
     if state == "2BP01":  # the detail names what depends on it
         why += " (" + (error.diag.message_detail or "").replace("\n", "; ") + ")"
-    elif why == "invalid socket":
-        why = "the connection was lost"
     # 08: connection lost; 53: no resources; 57P: the server stops; 40: the transaction lost a race
     kind = SourceUnreachable if state[:2] in ("", "08", "53", "57", "40") else SourceError
     return kind(target.name, f"cannot {verb} {target.name}: {why}. {_kept(target)}")
+
+
+def _reason(error: Any) -> str:
+    why = re.sub(r"\s+", " ", error.diag.message_primary or str(error)).strip().rstrip(".")
+    return "the connection was lost" if why == "invalid socket" else why
 
 
 def _kept(target: PostgresTarget) -> str:
