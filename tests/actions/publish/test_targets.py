@@ -582,3 +582,19 @@ def test_a_connection_lost_at_the_commit_may_have_published(home: Path, target_o
             publish(home, target.model_copy(update={"uri": SecretStr(uri)}))
         assert bool(tables_of(target)) == is_done
     assert not publish(home, target).is_new
+
+
+def test_a_target_does_not_fail_because_of_the_one_before(
+    home: Path, target_of: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounded costs of the newest month are computed once for all targets, but again if the disk was full."""
+    target = target_of("postgres").model_copy(update={"tables": ["cost_daily"]})
+    assert isinstance(target, PostgresTarget)
+    full = OSError(errno.ENOSPC, "No space left on device", "/scratch")
+    with open_content(open_warehouse(f"{home}/warehouse")) as content:
+        with monkeypatch.context() as patched:
+            patched.setattr("runspend.actions.publish.content._query_file", Mock(side_effect=full))
+            with pytest.raises(SourceError, match="the disk is full"):
+                _publish_to(target, content, NOW)
+        assert not list(content.folder.iterdir())
+        assert _publish_to(target, content, NOW).rows["cost_daily"] > 0

@@ -164,14 +164,14 @@ class Content:
         """Yield an iterator over Parquet files with the rows of a part, in the columns of its table. They are removed afterwards.
 
         Files with rounded costs are computed one by one: each one while the one before is copied. Those of the newest month are kept for
-        the next target.
+        the next target, unless they could not be computed.
         """
         if part.table is COST_DAILY_AT_POSTGRES:
             rounded = self._rounded(part)
             try:
                 yield (file.result() for file in rounded.files)
             finally:
-                if not self._is_newest(part):
+                if not self._is_newest(part) or any(file.done() and file.exception() for file in rounded.files):
                     del self._begun[part.period]
                     wait([file for file in rounded.files if not file.cancel()])
                     shutil.rmtree(rounded.folder)
