@@ -275,3 +275,18 @@ def test_a_refusal_names_what_depends_on_a_column(home: Path, target: PostgresTa
         SourceError, match=r"because other objects depend on it \(view .*mine depends on column former of table .*run_costs\)\."
     ):
         publish(home, target)
+
+
+def test_the_view_keeps_its_options(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
+    """With security_invoker, policies of cost_daily hold for its readers: an upgrade must not take that back."""
+    options = "select reloptions from pg_class where oid = '{s}.costs_for_dashboards'::regclass"
+    both = target.model_copy(update={"tables": [*TARGET]})
+    publish(home, both)
+    ask("alter view {s}.costs_for_dashboards set (security_invoker=true, security_barrier)")
+    wanted = [(["security_invoker=true", "security_barrier=true"],)]
+    for change in (
+        "comment on view {s}.costs_for_dashboards is 'View of another version. Written by runspend publish.'",  # is replaced
+        "alter table {s}.cost_daily add column former text",  # is dropped
+    ):
+        ask(change)
+        assert publish(home, both).is_new and ask(options) == wanted, change

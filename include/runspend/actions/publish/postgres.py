@@ -50,7 +50,7 @@ SAFE = {"connect_timeout": "10", "application_name": "runspend publish"}
 LOCK = "select pg_advisory_xact_lock(hashtextextended({text}, 0))"
 FOUND = """
 select c.relname, c.relkind, coalesce(obj_description(c.oid), ''), a.attname, format_type(a.atttypid, a.atttypmod), coalesce(col_description(c.oid, a.attnum), ''),
-  pg_get_userbyid(c.relowner), c.relowner = r.oid or not r.rolsuper and pg_has_role(c.relowner, 'usage')
+  pg_get_userbyid(c.relowner), c.relowner = r.oid or not r.rolsuper and pg_has_role(c.relowner, 'usage'), array_to_string(c.reloptions, ', ')
 from pg_class c
 join pg_roles r on r.rolname = current_user
 left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -206,6 +206,7 @@ class _FoundColumn(NamedTuple):
     meaning: str
     owner: str
     is_own: bool
+    options: str | None
 
 
 class _Schema:
@@ -219,6 +220,7 @@ class _Schema:
         self._made: set[str] = set()  # tables that this transaction creates
         self._altered: set[str] = set()  # tables whose columns this transaction changes
         self._grants: list[str] | None = None  # of the view, if this transaction drops it, or the table in its place
+        self._options = ""  # of the view that was there, such as security_invoker=true
 
     def fill(self, content: Content, now: datetime) -> Published:
         """Bring tables and rows up to date. Does not commit."""
@@ -307,6 +309,8 @@ class _Schema:
         for row in self._ask(FOUND.format(schema=_literal(self._schema), names=names)):
             column = _FoundColumn(*row)
             self._found.setdefault(column.table, []).append(column)
+        if self._is_ours(COSTS_FOR_DASHBOARDS, "v"):
+            self._options = self._found[COSTS_FOR_DASHBOARDS.name][0].options or ""
 
     def _make_tables(self, tables: Sequence[Table]) -> bool:
         """Create missing tables and columns, drop former columns, and describe all. Returns whether all tables had these columns."""
@@ -400,7 +404,7 @@ class _Schema:
         return f"{before}FROM {self._name(COST_DAILY)}){after}"
 
     def _make_view(self, is_wanted: bool) -> None:
-        """Make costs_for_dashboards a view over cost_daily, with the rights that others had to read it. It has no rows if it is no longer wanted.
+        """Make costs_for_dashboards a view over cost_daily, with the rights that others had to read it, and its options. It has no rows if it is no longer wanted.
 
         Done last: from here on, readers wait.
         """
@@ -411,8 +415,10 @@ class _Schema:
         rows = self._found.get(view.name, [])
         if rows and (rows[0].kind == "r" or names[: len(rows)] != [row.column for row in rows]):
             self._drop_view()
+        options = f" with ({self._options})" if self._options else ""  # else readers would read with the rights of the owner again
         self._run(
-            f"create or replace view {self._name(view)} as select {', '.join(map(_quote, names))} from ({self._view_sql(is_wanted)}) as v"
+            f"create or replace view {self._name(view)}{options}"
+            f" as select {', '.join(map(_quote, names))} from ({self._view_sql(is_wanted)}) as v"
         )
         self._describe("view", view, comment)
         for (owner,) in self._ask(OWNER.format(table=_literal(self._name(COST_DAILY)))):
