@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def double_cost_daily(home: Path, build_id: str = "later") -> None:
 
 
 def add_days(home: Path, count: int = 5) -> None:
-    """A build of one unit of cost_daily whose rows come again on `count` further days, with other costs: halves of a cent, credits, tiny ones."""
+    """A build of one unit of cost_daily whose rows come again on `count` further days and the last one of all, with other costs: halves of a cent, credits, tiny ones."""
     warehouse = open_warehouse(f"{home}/warehouse")
     unit = Unit("cost_daily", "2026-10", "decoys")
     rows = warehouse.read(unit)
@@ -109,9 +109,9 @@ def add_days(home: Path, count: int = 5) -> None:
     ]
     more = [
         row
-        | {"charge_date": row["charge_date"] + timedelta(days=day)}
+        | {"charge_date": row["charge_date"] + timedelta(days=day) if day <= count else date.max}
         | {cost: costs[(day + place) % len(costs)] for place, cost in enumerate(("contracted_cost", "effective_cost", "billed_cost"))}
-        for day in range(1, count + 1)
+        for day in range(1, count + 2)
         for row in rows.to_pylist()
     ]
     with warehouse.step("more", "more") as step:

@@ -33,6 +33,7 @@ __all__ = ["BUILDS", "WHOLE", "Content", "Found", "Part", "Published", "Rounding
 
 ROWS_PER_FILE = 500_000  # with rounded costs: in whole days
 FIRST_DAY = "0001-01-01"
+AFTER_ALL_DAYS = "infinity"
 WHOLE = "all"  # the table name, and the period, of the row for everything
 BUILDS = Table(
     "runspend_builds",
@@ -199,7 +200,7 @@ class Content:
                 folder,
                 [
                     self.worker.submit(_rounded_file, rows, folder / first, first, after)
-                    for first, after in zip(starts, [*starts[1:], "9999-12-31"], strict=True)
+                    for first, after in zip(starts, [*starts[1:], AFTER_ALL_DAYS], strict=True)
                 ],
             )
         return self._begun[part.period]
