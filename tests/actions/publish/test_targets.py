@@ -315,6 +315,24 @@ def test_builds_that_somebody_else_wrote_into_postgresql_are_no_build(home: Path
         assert {name: plain(rows) for name, rows in tables_of(target).items() if name != BUILDS.name} == before
 
 
+def test_months_that_are_gone_do_not_stay_where_no_build_names_them(home: Path, target_of: Callable[[str], Target]) -> None:
+    """Somebody has emptied the table of builds, or a former version, which does not know a table, has written it."""
+    target = target_of("postgres")
+    assert isinstance(target, PostgresTarget)
+    publish(home, target)
+    with closing(psycopg2.connect(target.uri.get_secret_value())) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(f'delete from "{target.schema_name}".{BUILDS.name}')
+    warehouse = open_warehouse(f"{home}/warehouse")
+    with warehouse.step("gone", "gone") as step:
+        for unit in warehouse.states("cost_daily"):
+            step.drop(*unit)
+        assert step.publish()
+    publish(home, target)
+    assert {n: plain(rows) for n, rows in tables_of(target).items() if n != BUILDS.name} == {
+        n: plain(t) for n, t in in_warehouse(home).items()
+    }
+
+
 def test_nothing_of_others_in_postgresql_runs_with_the_rights_of_the_login(home: Path, target_of: Callable[[str], Target]) -> None:
     """No operator of theirs for more exact types, and no trigger of a table that they own. This login is an administrator."""
     target = target_of("postgres")

@@ -252,6 +252,9 @@ class _Schema:
             for part, kept in stored_as.items()
             if kept.table.name in self._made | self._altered or part.key not in there or there[part.key][0] != part.build_id
         }
+        for table in PUBLISHED_TABLES:  # no build names the months of its rows: some may be gone
+            if self._is_ours(table) and not any(table.name == name for name, _ in there):
+                self._delete(table, None)
         # What is computed meanwhile is copied last.
         order = sorted(stale.values(), key=lambda kept: kept.table is COST_DAILY_AT_POSTGRES)
         rows: dict[tuple[str, str], int] = {}
