@@ -167,3 +167,11 @@ ask()
 def test_a_child_has_engines_of_its_own(tmp_path: Path) -> None:
     """The threads of an engine do not live on in a child: one that it took over would wait for them forever."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], cwd=tmp_path, check=True, timeout=120)
+
+
+def test_ctrl_c_during_a_query_is_no_error_of_the_engine(tmp_path: Path) -> None:
+    """DuckDB's RuntimeError would be taken for a bug, and mailed. Any other stays what it is; the engine is closed after both."""
+    for said, raised in (("Query interrupted", KeyboardInterrupt), ("Something else", RuntimeError)):
+        with pytest.raises(raised), lent(tmp_path):
+            raise RuntimeError(said)
+    assert engines._idle["test"] == []

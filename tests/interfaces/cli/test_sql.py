@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,35 @@ def test_a_statement_comes_from_a_file_or_from_standard_input(config: Path, tmp_
         command = [sys.executable, "-m", "runspend.interfaces.cli", "sql", *place, *words]
         done = subprocess.run(command, input=file.read_bytes(), capture_output=True, timeout=300, check=False)
         assert (done.returncode, done.stdout.decode()) == (0, "a,b\n1,ü\n"), done.stderr
+
+
+def test_ctrl_c_during_a_query_stops_the_command(config: Path) -> None:
+    """DuckDB looks for it between two pieces of work, so not in every query."""
+    numbers = "(select unnest(generate_series(1, 1000000)) as n)"
+    endless = f"select sum(a.n::double * b.n) as s from {numbers} as a cross join {numbers} as b"
+    command = [sys.executable, "-m", "runspend.interfaces.cli", "sql", endless, "--native", "--quiet", "--config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as asked:
+        until = time.monotonic() + 120
+        while processor_seconds(asked.pid) < 4:  # the start takes less than one
+            assert asked.poll() is None and time.monotonic() < until
+            time.sleep(0.1)
+        asked.send_signal(signal.SIGINT)
+        try:
+            answer, said = asked.communicate(timeout=60)
+        finally:
+            asked.kill()
+    assert (asked.returncode, answer) == (130, "")
+    assert said.strip() == "Stopped. Finished steps stay published. Run the command again to do the rest."
+
+
+def heed_ctrl_c() -> None:
+    """A shell that starts pytest in the background has SIGINT ignored, which children inherit."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def processor_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_tables_and_columns_are_listed_as_json_and_csv(config: Path) -> None:
