@@ -1,4 +1,4 @@
--- What did the runs of each team cost, month by month, and how much of it do we know exactly or nearly so?
+-- What did the runs of each team cost, month by month, and how much of it has exact or high confidence?
 select
   cast(date_trunc(charge_date, month) as date) as month, billing_currency, coalesce(team, '(no team)') as team,
   sum(effective_cost) as effective_cost,

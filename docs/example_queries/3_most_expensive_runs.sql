@@ -1,4 +1,4 @@
--- Which runs cost most, the runs they started included? Children are left out: they are in their parent's figure.
+-- Which runs cost the most, including the runs they started? Children are left out: they are in their parent's figure.
 select run_id, run_name, experiment_name, team, user_name, start_time, billing_currency, effective_cost, cost_with_children, cost_status
 from run_costs
 where cost_with_children <> 0

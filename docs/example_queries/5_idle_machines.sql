@@ -1,4 +1,4 @@
--- Which machines that serve runs stood idle, and how much of their cost was that?
+-- Which machines that serve runs were idle, and how much of their cost was idle?
 select
   billing_period, resource_id, billing_currency,
   sum(effective_cost) as effective_cost,

@@ -27,7 +27,7 @@ example that a run pays for the idle time around it.
 make bench ARGS="-k accuracy"          # writes this page: seed {seed}, {machines} machines at a time, {days} days a world
 ```
 
-A simulator (`tests/benchmarks/accuracy`) creates clusters in which everything is known. It decides what runs where and when. It slices time in
+A simulator (`tests/benchmarks/accuracy`) creates clusters in which everything is known. It decides which runs run where and when. It slices time in
 exact fractions and applies the policy to each charge. A machine's time belongs to the runs on it, in proportion to what they requested. The rest
 is idle. The tables call this the truth. The simulator then writes what a user has: an MLflow store and a FOCUS bill. `runspend nightly` runs over
 both. The simulator shares no code with Runspend.

@@ -321,7 +321,7 @@ def shared_gpus(world: World) -> None:
 
 
 def gpu_slices(world: World) -> None:
-    """The same with slices (MIG): runs have one to four of a GPU's seven, half a GPU or a whole one. The plug-in states it, or the run as slices."""
+    """The same with slices (MIG): runs have one to four of a GPU's seven, half a GPU or a whole one. The plug-in states the share, or the run states a number of slices."""
     nodes = [world.machine(P4D, [(world.begin, world.end)], hands_out=8) for _ in range(world.size.machines)]
     slices = [Fraction(n, 7) for n in (1, 2, 3, 4)]
     for run, _ in schedule(world, nodes, [*slices, Fraction(1, 2), Fraction(1)], busy=0.8):
@@ -365,7 +365,7 @@ def schedule(
 
 
 def autoscaled(world: World) -> None:
-    """A machine is started for a few runs and stopped some time after them. Hours are billed in part, on Google Cloud, by numeric id, in FOCUS 1.0."""
+    """A machine is started for a few runs and stopped some time after them. Hours are billed in part, as on Google Cloud, by numeric id, in FOCUS 1.0."""
     world.focus = "1.0"
     for _ in range(world.size.machines * world.size.days * 3):
         boot = world.begin + world.span(0, world.end - world.begin - 12 * HOUR)
