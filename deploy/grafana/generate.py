@@ -457,7 +457,7 @@ def variables_of(board: Board, dialect: Dialect) -> list[Any]:
                 ("Contracted cost", "contracted_cost"),
                 ("List cost", "list_cost"),
             ],
-            "Effective cost spreads commitments over their use; billed cost is what invoices have.",
+            "Effective cost spreads commitments over their use; billed cost is the cost on invoices.",
         ),
         "dimension": lambda: _choice(
             "dimension",

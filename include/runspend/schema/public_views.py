@@ -1,10 +1,10 @@
 """Views for people: queries over public tables, with the same names and columns in every warehouse.
 
 costs_for_dashboards has two queries. `views/cost_daily_rounded.sql` adds rounded costs to the rows of cost_daily, and needs all rows of a
-billing period for it. `views/costs_for_dashboards.sql` reads each of these rows by itself, so a database can do that whenever it is asked.
+billing period for it. `views/costs_for_dashboards.sql` reads each of these rows by itself, so a database can compute this at query time.
 
-Columns and their meaning are here, as those of tables are in `tables.py`. A view shows what its reader may see of its tables, so access
-to its columns is decided where that to its tables is (`warehouse/team_views.py`).
+Columns and their meaning are here, as those of tables are in `tables.py`. A view shows only the rows of its tables that the reader may
+see, so access to its columns is decided in the same place as access to its tables (`warehouse/team_views.py`).
 """
 
 from __future__ import annotations
@@ -80,15 +80,15 @@ def _columns() -> list[Column]:
     found.insert([c.name for c in found].index("allocated_to") + 1, PART)
     found += COSTS
     found += [
-        Column(f"{c.name}_float", "FLOAT64", f"{c.name}, for tools without exact decimals. Sums of any rows are the ledger's to the cent.")
+        Column(f"{c.name}_float", "FLOAT64", f"{c.name}, for tools without exact decimals. Sums of any rows equal the ledger to the cent.")
         for c in COSTS
     ]
     found += [
         Column(
             f"{c.name}_rounded",
             "FLOAT64",
-            f"{c.name} in whole cents. The sum of a billing period is the ledger's, rounded to the cent. Sums of a bill in it and of a bill's day,"
-            " and each row, are at most 1 cent from it. For other sums, round the sum of the exact or float column.",
+            f"{c.name} in whole cents. The sum of a billing period is the ledger's, rounded to the cent. Each row, and sums of a bill in the period or"
+            " of a bill's day, differ from the ledger by at most 1 cent. For other sums, round the sum of the exact or float column.",
         )
         for c in COSTS
     ]
@@ -98,7 +98,7 @@ def _columns() -> list[Column]:
 COSTS_FOR_DASHBOARDS = View(
     "costs_for_dashboards",
     "one row per row of cost_daily: charge date and combination of the columns before the costs",
-    "cost_daily for dashboards: no text is null, and each cost is there exactly, as a float, and in whole cents.",
+    "cost_daily for dashboards: no text is null, and each cost appears exactly, as a float, and in whole cents.",
     tuple(_columns()),
     is_public=True,
     over=(COST_DAILY.name,),

@@ -1,4 +1,4 @@
-"""What warehouses of an older schema version call differently: columns, and values of columns.
+"""Former names of columns and of their values, in warehouses of an older schema version.
 
 Readers translate files that are not rewritten yet. The next publish rewrites them; tables in BigQuery are altered in place.
 """
@@ -46,6 +46,6 @@ def has_former_values(column: Column, present: Collection[str]) -> bool:
 
 
 def former_name(table: Table, column: Column, present: Collection[str]) -> str | None:
-    """Return the name that the files have for a column that they lack today's name of; None if they lack the column."""
+    """Return the files' name for a column if they lack today's name; None if they lack the column."""
     name = RENAMED_COLUMNS.get(table.name, {}).get(column.name)
     return name if name is not None and name in present else None

@@ -21,7 +21,7 @@ def first_day(period: str) -> date:
 
 
 def month_after(first: date, months: int) -> date:
-    """Return the first day of the month that is so many months later (or earlier)."""
+    """Return the first day of the month this many months later (or earlier)."""
     index = first.year * 12 + first.month - 1 + months
     return date(index // 12, index % 12 + 1, 1)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Raised whenever a column, table or value is added or renamed; the next pipeline run then rewrites the files. Renames are in renames.py.
+# Increased whenever a column, table or value is added or renamed; the next pipeline run then rewrites the files. Renames are in renames.py.
 SCHEMA_VERSION = 5
 
 
@@ -115,7 +115,7 @@ DIMENSIONS = (
     Column("cost_center", "STRING", "Cost center, by the first of `dimensions.cost_center` that has a value."),
     Column("owner", "STRING", "Owner, by the first of `dimensions.owner` that has a value."),
 )
-BUILD_ID = _own("build_id", "STRING", "The build that wrote the row; equal in all tables one build published together.")
+BUILD_ID = _own("build_id", "STRING", "The build that wrote the row; equal in all tables that one build published together.")
 LOAD_ID = _own("load_id", "STRING", "The load, extract or measurement that wrote the row.")
 BILLING_PERIOD = _key("billing_period", "DATE", "First day of the month of FOCUS BillingPeriodStart (UTC).")
 CURRENCY = Column("billing_currency", "STRING", "ISO 4217 code of the bill; costs are never added across currencies.")
@@ -163,7 +163,7 @@ RUNS = Table(
     "MLflow's runs under MLflow's own names, with the dimensions and the machines they state.",
     (
         *RUN_KEY,
-        _key("start_month", "DATE", "First day of the month the run started (UTC); 1970-01-01 for a run without a start."),
+        _key("start_month", "DATE", "First day of the month in which the run started (UTC); 1970-01-01 for a run without a start."),
         Column("run_name", "STRING", "MLflow run name."),
         Column("experiment_id", "STRING", "MLflow experiment id."),
         Column("experiment_name", "STRING", "MLflow experiment name."),
@@ -175,7 +175,7 @@ RUNS = Table(
         Column(
             "future_end_time",
             "TIMESTAMP",
-            "The end that MLflow states, if it is more than an hour after the time of the read. Then end_time is 6 hours after the newest metric or, without one, after the start. Null elsewhere.",
+            "The end that MLflow states, if it is more than an hour after the time of the read. If this is set, end_time is 6 hours after the newest metric or, without one, after the start. Null elsewhere.",
         ),
         Column("last_sign_at", "TIMESTAMP", "Newest metric of a run without an end; null for ended runs and silent ones."),
         Column("artifact_uri", "STRING", "Folder of the run's artifacts."),
@@ -231,12 +231,12 @@ RUNS = Table(
             "Total length of the gaps, seconds; 0 when none. Null where gaps were not examined: the run lasted less than 6 hours, or logged too few steps.",
         ),
         Column("job_id", "STRING", "Job that the run states (SageMaker, Databricks job run, SLURM, Batch, ...), as written."),
-        Column("job_key", "STRING", "The job in the form bills and runs are compared in: the fullest name the run states."),
+        Column("job_key", "STRING", "The job in the form in which bills and runs are compared: the fullest name the run states."),
         Column("iam_principal", "STRING", "IAM role or user with which the run calls language models, as written."),
         Column(
             "principal_key",
             "STRING",
-            "The principal in the form bills and runs are compared in: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME.",
+            "The principal in the form in which bills and runs are compared: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME.",
         ),
         Column(
             "pool_key",
@@ -261,9 +261,9 @@ RUN_RESOURCES = Table(
     "The machines of `runs.resource_ids`, with their own times where the run states them.",
     (
         *RUN_KEY,
-        _key("start_month", "DATE", "First day of the month the run started (UTC)."),
+        _key("start_month", "DATE", "First day of the month in which the run started (UTC)."),
         _key("resource_id", "STRING", "Machine, as the run states it."),
-        Column("resource_key", "STRING", "The machine in the form bills and runs are compared in: the fullest name the run states."),
+        Column("resource_key", "STRING", "The machine in the form in which bills and runs are compared: the fullest name the run states."),
         _key("used_ordinal", "INT64", "0, 1, … for a machine the run states several times."),
         Column("used_from", "TIMESTAMP", "Stated start on this machine; null: the run's."),
         Column("used_to", "TIMESTAMP", "Stated end on this machine; null: the run's."),
@@ -301,7 +301,7 @@ MACHINE_POWER = Table(
     "The power of a GPU during a run on its machine, from MLflow's system metrics. Overlapping runs measure the same GPUs.",
     (
         *RUN_KEY,
-        _key("start_month", "DATE", "First day of the month the run started (UTC)."),
+        _key("start_month", "DATE", "First day of the month in which the run started (UTC)."),
         _key("metric", "STRING", "MLflow's key, e.g. system/gpu_0_power_usage_watts."),
         _key("hour_start", "TIMESTAMP", "Start of the hour."),
         Column("resource_id", "STRING", "The machine, as `machines` of its bill lists it."),
@@ -316,7 +316,7 @@ MACHINE_POWER = Table(
         Column(
             "energy_microjoules",
             "INT64",
-            "Milliwatts x milliseconds of the hour's measurements; divided by measured_milliseconds: the mean power, in milliwatts.",
+            "Milliwatts x milliseconds of the hour's measurements; divide by measured_milliseconds for the mean power in milliwatts.",
         ),
         Column("last_step", "INT64", "MLflow step of the metric's last measurement when it was read."),
         Column("step_stride", "INT64", "Number of steps between two steps that were read."),
@@ -374,7 +374,7 @@ MODEL_USES = Table(
     "Runs that made or used logged models. Filled if there are `retention` policies.",
     (
         *RUN_KEY,
-        _key("start_month", "DATE", "First day of the month the run started (UTC)."),
+        _key("start_month", "DATE", "First day of the month in which the run started (UTC)."),
         _key("model_id", "STRING", "MLflow logged model id."),
         _key("direction", "STRING", "input (the run used the model), output (it logged it) or source (MLflow's source run of the model)."),
         Column("step", "INT64", "Step the model was logged at; null for input and source."),
@@ -388,10 +388,10 @@ MODEL_USES = Table(
 RUN_METRICS = Table(
     "run_metrics",
     "one row per run, logged model, metric and step, for metrics of `keep` policies and of `sweeps`",
-    "Values of the metrics that `retention[].keep.by` names: all values of logged models; of runs the last value and, up to 1,000 steps, every value. Of the metric that `sweeps` names, the last value of each run.",
+    "Values of the metrics that `retention[].keep.by` names: all values of logged models, and for runs the last value and, up to 1,000 steps, every value. For the metric that `sweeps` names, the last value of each run.",
     (
         *RUN_KEY,
-        _key("start_month", "DATE", "First day of the month the run started (UTC)."),
+        _key("start_month", "DATE", "First day of the month in which the run started (UTC)."),
         _key("model_id", "STRING", "Logged model the value was logged for; empty for the run itself."),
         _key("metric", "STRING", "MLflow's key of the metric."),
         _key("step", "INT64", "Step it was logged at."),
@@ -407,7 +407,7 @@ RUN_METRICS = Table(
 TRACKING_READS = Table(
     "tracking_reads",
     "one row per workspace and kind of protection",
-    "Whether the signs that protect artifacts could be read at the last extract. Any state but ok, or a missing row, means unknown, and unknown protects.",
+    "Whether the signs that protect artifacts could be read at the last extract. Any state other than ok, or a missing row, means unknown, and unknown artifacts are protected.",
     (
         RUN_KEY[0],
         RUN_KEY[1],
@@ -423,7 +423,7 @@ TRACKING_READS = Table(
 
 ARTIFACT_BYTES = Table(
     "artifact_bytes",
-    "one row per owner, storage class and stretch of time, clipped to the month",
+    "one row per owner, storage class and period of time within the month",
     "Content of the artifact stores, by owner.",
     (
         _key("month", "DATE", "First day of the row's month."),
@@ -445,7 +445,9 @@ ARTIFACT_BYTES = Table(
         Column("bytes", "INT64", "Bytes; null when unknown, never 0 for unknown."),
         Column("oldest_at", "TIMESTAMP", "Oldest modification time among the objects."),
         Column("newest_at", "TIMESTAMP", "Newest modification time among the objects."),
-        Column("noncurrent_objects", "INT64", "Noncurrent versions, in no other count; null where the store does not report them."),
+        Column(
+            "noncurrent_objects", "INT64", "Noncurrent versions, not included in other counts; null where the store does not report them."
+        ),
         Column(
             "noncurrent_bytes", "INT64", "Bytes of noncurrent versions: billed, not in bytes; null where the store does not report them."
         ),
@@ -522,8 +524,8 @@ ARTIFACT_STORES = Table(
 
 TRACE_COSTS = Table(
     "trace_costs",
-    "one row per day, experiment, run, user and model of the traces that carry a token cost",
-    "LLM spend at list price as MLflow computed it on its traces (mlflow.llm.cost), and for tokens without a cost as a price list has it (price_source).",
+    "one row per day, experiment, run, user and model of the traces that have a token cost",
+    "LLM spend at list price as MLflow computed it on its traces (mlflow.llm.cost), and for tokens without a cost as a price list states it (price_source).",
     (
         _key("month", "DATE", "First day of the month of charge_date."),
         RUN_KEY[0],
@@ -632,18 +634,18 @@ BILLING_LINES = Table(
         Column(
             "resource_key",
             "STRING",
-            "resource_id in the form bills and runs are compared in: the fullest name that the line states; null without a resource.",
+            "resource_id in the form in which bills and runs are compared: the fullest name that the line states; null without a resource.",
         ),
         Column("run_tag", "STRING", "Run id in a tag of the line (keys in `docs/identify.md`); null when none."),
         Column("instance_type", "STRING", "Instance type, from SkuPriceDetails or the provider's own column."),
         Column("machine_gpus", "INT64", "GPUs of the machine, where the line or the instance type shows it."),
         Column("machine_cpus", "INT64", "vCPUs of the machine, where the line or the instance type shows it."),
         Column("machine_memory_gb", "FLOAT64", "Memory of the machine in GiB, where the line or the instance type shows it."),
-        Column("billed_nanoseconds", "INT64", "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; else null."),
+        Column("billed_nanoseconds", "INT64", "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; otherwise null."),
         Column(
             "job_key",
             "STRING",
-            "Job that the resource or a tag of the line names, in the form bills and runs are compared in: the fullest name that the line states.",
+            "Job that the resource or a tag of the line names, in the form in which bills and runs are compared: the fullest name that the line states.",
         ),
         Column(
             "attached_to", "STRING", "Machine (as resource_key) that a line of another resource names: a disk, an address; null when none."
@@ -654,7 +656,9 @@ BILLING_LINES = Table(
             "Groups that the line shares with machines: job, node group, cluster, closest first, each as account|tag key|value; a node group as account@CLUSTER|tag key|value where the line names the cluster; empty when none.",
         ),
         Column(
-            "storage_key", "STRING", "Bucket or storage account of a storage line, in the form bills and artifact stores are compared in."
+            "storage_key",
+            "STRING",
+            "Bucket or storage account of a storage line, in the form in which bills and artifact stores are compared.",
         ),
         Column(
             "storage_class",
@@ -674,7 +678,7 @@ BILLING_LINES = Table(
         Column(
             "principal_key",
             "STRING",
-            "The principal in the form bills and runs are compared in: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME.",
+            "The principal in the form in which bills and runs are compared: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME.",
         ),
         *LINE_DIMENSIONS,
         Column(
@@ -715,7 +719,7 @@ BILLING_LINES = Table(
 BILLING_QUARANTINE = Table(
     "billing_quarantine",
     "one row per delivered row that could not be read",
-    "Rows with an unreadable period, currency or BilledCost. They are kept whole and counted, but are in no sum of cost.",
+    "Rows with an unreadable period, currency or BilledCost. The whole rows are kept and counted, but no sum of cost includes them.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
@@ -759,7 +763,7 @@ BILLING_LOADS = Table(
         Column(
             "covered_until", "TIMESTAMP", "Latest charge_period_end of Usage lines no longer than a day; of all lines if there are none."
         ),
-        Column("is_invoiced", "BOOL", "Whether every line carries an InvoiceId: the provider says the period is final."),
+        Column("is_invoiced", "BOOL", "Whether every line has an InvoiceId, which means that the provider considers the period final."),
         _own("loaded_at", "TIMESTAMP", "When the version was loaded."),
         LOAD_ID,
     ),
@@ -794,7 +798,7 @@ PERIOD_STATES = Table(
         BILLING_PERIOD,
         Column("state", "STRING", "open, final or closed."),
         Column("bill_digest", "STRING", "Digest of the bill's rows as delivered, independent of their files."),
-        Column("is_invoiced", "BOOL", "Whether every line carries an InvoiceId."),
+        Column("is_invoiced", "BOOL", "Whether every line has an InvoiceId."),
         Column(
             "ignored_changes",
             "STRING",
@@ -849,7 +853,7 @@ COST_ALLOCATIONS = Table(
         Column(
             "match_method",
             "STRING",
-            "Rule that allocated the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time; sharing for money `sharing` moved; none when no rule applied.",
+            "Rule that allocated the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time; sharing for cost that `sharing` moved; none when no rule applied.",
             words=MATCH_METHODS,
         ),
         Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied.", words=CONFIDENCES),
@@ -857,7 +861,7 @@ COST_ALLOCATIONS = Table(
         Column(
             "reason",
             "STRING",
-            "Why the charge has this target: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which did not run then, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.",
+            "Why the charge has this target: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which was not active at that time, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.",
             words=REASONS,
         ),
         Column(
@@ -956,7 +960,7 @@ PRICE_LIST = Table(
     (
         _key("instance_type", "STRING", "Instance type."),
         _key("region_id", "STRING", "Region; empty: every region."),
-        _key("pricing_category", "STRING", "FOCUS PricingCategory; empty: every one."),
+        _key("pricing_category", "STRING", "FOCUS PricingCategory; empty for all categories."),
         _key("billing_currency", "STRING", "ISO 4217 code of the price."),
         Column("hour_price", "BIGNUMERIC", "Price of an hour."),
     ),
@@ -974,7 +978,9 @@ RUN_ESTIMATES = Table(
         _key("charge_date", "DATE", "UTC date of estimated_from."),
         _key("cost_kind", "STRING", "compute, or llm for token costs that MLflow computed."),
         _key(
-            "source", "STRING", "Bill the hour will probably be on; rates when no bill shows or sells the machine; mlflow for token costs."
+            "source",
+            "STRING",
+            "Bill that the hour will probably be on; rates when no bill shows the machine or its type; mlflow for token costs.",
         ),
         BILLING_PERIOD,
         _key("billing_currency", "STRING", "ISO 4217 code; empty for a row without a figure."),
@@ -989,7 +995,7 @@ RUN_ESTIMATES = Table(
             "Confidence of the rule for a bill: high by machine, medium by token cost, low by instance type; null without a figure.",
         ),
         Column("cost_status", "STRING", "estimated."),
-        _key("resource_key", "STRING", "The machine in the form bills and runs are compared in; empty when the run states none."),
+        _key("resource_key", "STRING", "The machine in the form in which bills and runs are compared; empty when the run states none."),
         _key("estimated_from", "TIMESTAMP", "Start of the time estimated."),
         Column("estimated_to", "TIMESTAMP", "End of the time estimated: the end of the hour, or the pipeline run's now."),
         Column("sub_account_id", "STRING", "Account whose bill last showed the machine; null when none did."),
@@ -1038,7 +1044,7 @@ RUN_COSTS = Table(
     "Total cost of a run, and the names people group by.",
     (
         *RUN_KEY,
-        _key("start_month", "DATE", "First day of the month the run started (UTC)."),
+        _key("start_month", "DATE", "First day of the month in which the run started (UTC)."),
         _key("billing_currency", "STRING", "ISO 4217 code of the bills; empty for a run without a bill."),
         Column("run_name", "STRING", "MLflow run name."),
         Column("experiment_id", "STRING", "MLflow experiment id."),
@@ -1079,7 +1085,7 @@ COST_DAILY = Table(
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
-        Column("charge_date", "DATE", "UTC date of the charge, or a day of it."),
+        Column("charge_date", "DATE", "UTC date of the charge, or of one of its days."),
         Column("service_provider_name", "STRING", "FOCUS ServiceProviderName."),
         Column("billing_account_id", "STRING", "FOCUS BillingAccountId."),
         Column("sub_account_id", "STRING", "FOCUS SubAccountId."),
@@ -1109,7 +1115,7 @@ COST_DAILY = Table(
 UNALLOCATED_COSTS = Table(
     "unallocated_costs",
     "one row per resource, target and currency of a billing period",
-    "Idle and unallocated money by resource, the largest first in every report.",
+    "Idle and unallocated cost by resource; reports list the largest first.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
@@ -1139,8 +1145,8 @@ UNALLOCATED_COSTS = Table(
 
 UNMET_CLAIMS = Table(
     "unmet_claims",
-    "one row per run of a billing period's month that states where it ran, but got no cost by that",
-    "Runs that state a job, a machine, a pool, an instance type or an IAM principal, and for which no rule found a charge.",
+    "one row per run of a billing period's month that states where it ran, but got no cost from it",
+    "Runs that state a job, a machine, a pool, an instance type or an IAM principal, for which no rule found a charge.",
     (
         *RUN_KEY,
         BILLING_PERIOD,
@@ -1173,7 +1179,7 @@ INSTANCE_TYPE_HOURS = Table(
     "instance_type_hours",
     "one row per billing period and pool that runs request by instance type",
     "Machine time of a type that runs claim by type alone. Where runs claim nearly all, or nearly none, of hours that others use too, a share is a guess: "
-    "the data do not show whose machine it was.",
+    "the data do not show which machine belonged to whom.",
     (
         BILLING_PERIOD,
         _key(
@@ -1216,7 +1222,7 @@ BUDGET_STATUS = Table(
     "Budgets of the current period and their spend at the last alert step.",
     (
         _key("budget", "STRING", "Name of the budget."),
-        _key("month", "DATE", "First day of the month the budget's period starts in."),
+        _key("month", "DATE", "First day of the month in which the budget's period starts."),
         _key("budget_period", "STRING", "The period: 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."),
         Column("budget_version", "STRING", "Hash of the budget's settings (amount, selector, period, thresholds, measure)."),
         Column("title", "STRING", "The budget's name in mails: its own, or that of the experiment with its tag."),
@@ -1253,7 +1259,7 @@ ALERTS = Table(
     "Every budget alert ever decided; rebuilt from the write-once records under home.",
     (
         _key("alert_id", "STRING", "Key of the record: budget, version, kind, threshold and period."),
-        _key("month", "DATE", "First day of the month the budget's period starts in."),
+        _key("month", "DATE", "First day of the month in which the budget's period starts."),
         Column("budget", "STRING", "Name of the budget."),
         Column("budget_version", "STRING", "Version of the budget that was judged."),
         Column("kind", "STRING", "actual, forecast, correction or anomaly."),
@@ -1294,7 +1300,7 @@ ARCHIVE_PLAN = Table(
         Column("artifact_uri", "STRING", "Folder of a run's artifacts, as MLflow states it."),
         Column("owner", "STRING", "Recipient of notices: the owner dimension, otherwise the user."),
         Column("team", "STRING", "Team of the run."),
-        Column("state", "STRING", "protected, kept (somebody objected), planned, announced, due, archived, tiered, deleted or partial."),
+        Column("state", "STRING", "protected, kept (a person objected), planned, announced, due, archived, tiered, deleted or partial."),
         Column("reason", "STRING", "Why the policy selects it, or everything that protects it."),
         Column("storage_class", "STRING", "Storage class of the bytes; null when they have several."),
         Column("objects", "INT64", "Objects that would move; null when unknown."),
@@ -1329,7 +1335,7 @@ ARCHIVES = Table(
         _key("archive_id", "STRING", "Id of the archive; the last part of its folder."),
         Column("policy", "STRING", "Name of the policy."),
         Column("action", "STRING", "tier, archive or delete (of an archive)."),
-        Column("state", "STRING", "open, archived, tiered, partial, or deleted, also of an archive that a later delete removed."),
+        Column("state", "STRING", "open, archived, tiered, partial, or deleted (including archives that a later delete removed)."),
         Column("store", "STRING", "Root URI of the original store; of a delete, the archive store."),
         Column("prefix", "STRING", "Folder under that root."),
         Column("target", "STRING", "Of an archive, the root URI of the store the copies are in; null for tier and delete."),
@@ -1369,7 +1375,7 @@ ARCHIVE_OBJECTS = Table(
         Column("version", "STRING", "Version of the object, if the store keeps versions."),
         Column("storage_class", "STRING", "Storage class when it was planned."),
         Column("modified_at", "TIMESTAMP", "When it was written to its original place."),
-        Column("reason", "STRING", "Why it stopped here; null otherwise."),
+        Column("reason", "STRING", "Why it stopped in this state; null otherwise."),
     ),
     period_column="month",
     sort=("archive_id", "key"),

@@ -1,7 +1,8 @@
 -- one row per charge and target: FOCUS Cost and Usage, split to runs. Rows of one origin charge have its x_OriginChargeId; their costs and
--- quantities add up to it, their ratios to 1. What is not the ML platform's stands as sums. Without a parameter: it is a view as it is.
+-- quantities add up to it, their ratios to 1. Cost outside the ML platform appears as sums. It has no parameters, so it can be a view
+-- unchanged.
 with rests as (
-  -- For lines of which runs that state the machine have the part before line_from. The rest is part of a charge of several lines.
+  -- Lines whose part before line_from belongs to runs that state the machine. The rest is part of a charge of several lines.
   select source, billing_period, line_id, line_from
   from charge_lines
   where line_from > 0
@@ -199,7 +200,7 @@ inside as (
   where not (allocated_to = 'out_of_scope' and match_method = 'none')
 ),
 outside as (
-  -- Sums by everything that has few values. Prices, SKUs and eligibility only where all lines of a sum agree; resources and tags never.
+  -- Sums by all columns with few values. Prices, SKUs and eligibility only where all lines of a sum agree; resources and tags never.
   select
     l.source, l.billing_period, l.charge_date, l.billing_account_id, l.billing_account_name, l.billing_currency, l.billing_period_start,
     l.billing_period_end, l.charge_category, l.charge_class, l.charge_frequency, l.host_provider_name, l.invoice_id, l.invoice_issuer_name,
