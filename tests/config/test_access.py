@@ -41,7 +41,7 @@ def test_somebody_sees_what_one_of_their_groups_sees(user: str | None, groups: l
         ({"groups": {"finance": "everything"}}, "all"),
         ({"groups": {"finance": []}}, "at least 1"),
         ({"groups": {"finance": "vision"}}, "'all'"),
-        ({"groups": {"finance": ["other teams"]}}, "how pages call the costs of others"),
+        ({"groups": {"finance": ["other teams"]}}, "the name that pages give to the costs of others"),
         ({"groups": {"finance": ["a\nb"]}}, "pattern"),
         ({"groups": {"a,b": "all"}}, "pattern"),
         ({"groups": {" finance": "all"}}, "pattern"),

@@ -58,7 +58,7 @@ def test_a_mistake_in_notify_is_reported_once_and_at_its_place(tmp_path: Path, n
         ("{name: a, amount: 9, actual: [], forecast: [], notify: [x@y.z]}", "so the budget could never alert"),
         (
             "{name: a, amount: 9, for: {teem: x}, notify: [x@y.z]}",
-            "unknown selector key 'teem'; allowed are tracking, .*provider, source, model, tag.KEY",
+            "unknown selector key 'teem'; allowed keys are tracking, .*provider, source, model, tag.KEY",
         ),
         ("{name: a, amount: 9, for: {team: []}, notify: [x@y.z]}", "none of them empty"),
         ("{name: a, amount: 9, for: {}, notify: [x@y.z]}", "at least one key"),

@@ -75,7 +75,7 @@ def test_a_list_and_a_file_say_the_same(tmp_path: Path) -> None:
         ("rates:\n  exchange:\n    - {from: EUR, to: EUR, rate: 1, date: 2026-10-01}\n", None, "`from` and `to` are both EUR"),
         ("rates:\n  exchange:\n    - {from: EUR, to: USD, rate: 1, date: 2026-10-01}\n    - {from: EUR, to: USD, rate: 2, date: 2026-10-01}\n", None, "line 4, rates.exchange[1]: a second rate from EUR to USD of 2026-10-01"),
         ("rates:\n  exchange:\n    - {from: EUR, to: USD, rate: 0.1234567890123456789, date: 2026-10-01}\n", None, "at most 18 digits"),
-        ("rates:\n  exchagne: []\n", None, "line 2, rates.exchagne: unknown key. Did you mean `exchange`? Allowed are exchange, prices"),
+        ("rates:\n  exchagne: []\n", None, "line 2, rates.exchagne: unknown key. Did you mean `exchange`? Allowed keys are exchange, prices"),
         ("rates:\n  exchange: rates.csv\n", "from,to,rate,date\nEUR,USD,1.1,2026-10-01\nEUR,USD,x,2026-11-01\n", "rates.csv, line 3, rate:"),
         ("rates:\n  exchange: rates.csv\n", "from,to,rate\nEUR,USD,1.1\n", "rates.csv, line 1: column date is missing"),
         ("rates:\n  exchange: rates.csv\n", "from,to,rate,date\nEUR,USD,1.1\n", "rates.csv, line 2: 3 values under 4 columns"),

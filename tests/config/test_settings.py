@@ -234,17 +234,17 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("trackin: []\n", "line 1, trackin: unknown key. Did you mean `tracking`? Allowed are access, access_log, archive"),
+        ("trackin: []\n", "line 1, trackin: unknown key. Did you mean `tracking`? Allowed keys are access, access_log, archive"),
         (f"{SERVER}    tokn: hunter2hunter2\n", "line 4, tracking[0].tokn: unknown key. Did you mean `token`?"),
         (
             f"{SERVER}    copy:\n      tag: [a]\n",
-            "line 5, tracking[0].copy.tag: unknown key. Did you mean `tags`? Allowed are params, tags",
+            "line 5, tracking[0].copy.tag: unknown key. Did you mean `tags`? Allowed keys are params, tags",
         ),
         ("path: /x\n", "line 1, path: unknown key"),
         ("tracking:\n  - name: prod\n", "line 2, tracking[0].uri: this key is missing"),
         ("memory: 200MB\n", "line 1, memory: it should be at least 500MB: the program itself takes 200MB of it; found '200MB'"),
         ("currency: usd\n", "line 1, currency: a currency code of three capital letters is needed: USD, EUR; found 'usd'"),
-        ("mail:\n  backend: smpt\n", "line 2, mail.backend: allowed are 'file', 'smtp' or 'none'; found 'smpt'"),
+        ("mail:\n  backend: smpt\n", "line 2, mail.backend: allowed values are 'file', 'smtp' or 'none'; found 'smpt'"),
         ("mail:\n  port: 99999\n", "line 2, mail.port: it should be less than or equal to 65535; found '99999'"),
         ("mail: {backend: smtp}\n", "line 1, mail: `backend: smtp` needs `host`"),
         ("mail: {username: a}\n", "line 1, mail: `username` and `password` belong together"),
@@ -253,7 +253,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
         ("tracking:\n  - name: a b\n    uri: http://m\n", "line 2, tracking[0].name: a name of letters, digits"),
         (
             f"{SERVER}    copy: {{tags: everything}}\n",
-            "line 4, tracking[0].copy.tags: it should be a list; found 'everything', or allowed are 'all'",
+            "line 4, tracking[0].copy.tags: it should be a list; found 'everything', or allowed values are 'all'",
         ),
         (f"{SERVER}    max_vanish: 120%\n", "line 4, tracking[0].max_vanish: it should be less than or equal to 1; found '120%'"),
         (
@@ -262,18 +262,24 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
         ),
         (f"{SERVER}    username: u\n", "line 2, tracking[0]: `username` and `password` belong together"),
         ("billing:\n  - name: aws\n", "line 2, billing[0]: `uri` is missing"),
-        ("billing:\n  - {name: a, uri: b, format: csv}\n", "line 2, billing[0].format: allowed are 'auto', 'aws-cur'"),
-        ("scope:\n  include:\n    - acount: x\n", "line 3, scope.include[0]: unknown selector key 'acount'; allowed are source, account"),
+        ("billing:\n  - {name: a, uri: b, format: csv}\n", "line 2, billing[0].format: allowed values are 'auto', 'aws-cur'"),
+        (
+            "scope:\n  include:\n    - acount: x\n",
+            "line 3, scope.include[0]: unknown selector key 'acount'; allowed keys are source, account",
+        ),
         ("scope:\n  include:\n    - {}\n", "line 3, scope.include[0]: a selector is a map"),
-        ("dimensions:\n  team: [tag.team]\n", "line 2, dimensions.team[0]: allowed are run.tag.KEY"),
-        ("dimensions:\n  team: [{usr: a.csv}]\n", "line 2, dimensions.team[0].usr: allowed are 'user'"),
+        ("dimensions:\n  team: [tag.team]\n", "line 2, dimensions.team[0]: allowed values are run.tag.KEY"),
+        ("dimensions:\n  team: [{usr: a.csv}]\n", "line 2, dimensions.team[0].usr: allowed values are 'user'"),
         ('schedule: {at: "06:00"}\n', "line 1, schedule: unknown key"),
         (
             f"{SERVER}    write_token: t\n    annotate: 3\n",
-            "line 5, tracking[0].annotate: allowed are true, false, or a map such as {requests_per_second: 20}; found '3'",
+            "line 5, tracking[0].annotate: allowed values are true, false, or a map such as {requests_per_second: 20}; found '3'",
         ),
         ("annotate: {metric: cost}\n", "line 1, annotate: unknown key"),
-        (f"{SERVER}    via: system-tables\n", "line 4, tracking[0].via: allowed are 'auto', 'database' or 'api'; found 'system-tables'"),
+        (
+            f"{SERVER}    via: system-tables\n",
+            "line 4, tracking[0].via: allowed values are 'auto', 'database' or 'api'; found 'system-tables'",
+        ),
         ("rates:\n  prices: [{instance_type: a, price: 1, currency: USD, per: hour}]\n", "line 2, rates.prices[0].per: unknown key"),
         (
             "billing:\n  - {name: a, format: machines, region: b, machines: [{resource_id: c, from: 2026-01-01, per_hour: 1}]}\n",

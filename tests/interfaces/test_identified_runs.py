@@ -84,7 +84,7 @@ def test_the_largest_cost_comes_first_then_the_most_hours(warehouse: ParquetWare
         "vision of ann: 4 of 6, since 4 Oct 2026; the others took 4.0 h and cost 12.50 USD",
         "speech of bob: 0 of 4; the others took 32.0 h",
         "Where none is identified, run `pip install runspend` where they train (docs/identify.md)",
-        "Where only some are, the others ran elsewhere, or were made by MlflowClient.create_run or resumed: "
+        "If only some are, the others ran elsewhere, or were made by MlflowClient.create_run or resumed: "
         "call runspend.identify(run_id) for them (docs/identify.md)",
     ]
 

@@ -1,7 +1,7 @@
 """`access` of runspend.yaml: which groups and users see the costs of which teams on pages and in the HTTP API.
 
-This module decides what somebody may see. Who somebody is, is found in `interfaces/web/access.py`; what is left of a table without the
-rows of others, in `warehouse/team_views.py`.
+This module decides what a viewer may see. `interfaces/web/access.py` finds out who the viewer is. `warehouse/team_views.py` removes the
+rows of others from tables.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from runspend.config.types import Frozen
 __all__ = ["ALL", "AccessSettings", "Viewer", "is_own_budget"]
 
 ALL = "all"
-RESERVED = ("other teams", "no team")  # what pages call the costs of others
+RESERVED = ("other teams", "no team")  # the name of the costs of others on pages
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """Somebody who looks at costs: the groups that say what they see, and their teams. `teams` is None for those who see all.
+    """A viewer of costs: the groups that decide what they see, and their teams. `teams` is None for those who see all.
 
-    `budgets`: names and versions of the teams' budgets. What was judged by other rules may have had the costs of others in it.
+    `budgets`: names and versions of the teams' budgets. Results judged by other rules may include the costs of others.
     """
 
     groups: tuple[str, ...]
@@ -35,7 +35,7 @@ class Viewer:
 
 def _team(text: str) -> str:
     if text in RESERVED:
-        raise ValueError(f"{text!r} is how pages call the costs of others. Write the name of a team")
+        raise ValueError(f"{text!r} is the name that pages give to the costs of others. Write the name of a team")
     return text
 
 
@@ -79,11 +79,11 @@ class AccessSettings(Frozen):
 
     @property
     def is_of_headers(self) -> bool:
-        """Whether a reverse proxy says who asks."""
+        """Whether a reverse proxy names the user."""
         return self.header is not None or self.user_header is not None
 
     def viewer(self, user: str | None, groups: Iterable[str]) -> Viewer | None:
-        """Return what somebody may see: all that one of the groups, or the user, may see. None if that is nothing."""
+        """Return what a viewer may see: everything that one of the groups, or the user, may see. None if that is nothing."""
         known = [group for group in dict.fromkeys(groups) if group in self.groups]
         found = [self.groups[group] for group in known] + [self.users[name] for name in (user,) if name is not None and name in self.users]
         if not found:
@@ -93,7 +93,7 @@ class AccessSettings(Frozen):
         return Viewer(tuple(known), tuple(dict.fromkeys(team for teams in found for team in teams)))
 
     def trusts(self, address: str | None) -> bool:
-        """Whether the headers of a request from this address are believed."""
+        """Whether the headers of a request from this address are trusted."""
         try:
             found = ipaddress.ip_address(address or "")
         except ValueError:

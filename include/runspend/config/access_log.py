@@ -1,7 +1,7 @@
 """The access log: one JSON line for each page and each `runspend sql` statement, if `access_log` is set.
 
-Without `values: true` a line contains no searched values: of an address only its pattern, of a statement only SQL words and
-Runspend's names of tables and columns. Everything else becomes `?`. Callers decide what is logged where.
+Without `values: true` a line contains no searched values: it has only the pattern of an address, and of a statement only
+SQL words and Runspend's names of tables and columns. Everything else becomes `?`. Callers decide what is logged where.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 def log_page(
     settings: Settings, *, who: str | None, pattern: str, path: str, status: int, rows: int | None, groups: Sequence[str] = ()
 ) -> None:
-    """Log one requested page, answered or not. `pattern`: its address without the values in it. `groups`: those of who asks."""
+    """Log one requested page, answered or not. `pattern`: its address without the values in it. `groups`: the groups of the user who asks."""
     _write(
         settings,
         {
@@ -113,7 +113,7 @@ def _names() -> frozenset[str]:
 
 
 def _groups(settings: Settings, groups: Sequence[str]) -> dict[str, str]:
-    """Return the groups of who asks, where `access` makes them matter."""
+    """Return the groups of the user who asks, if `access` uses them."""
     return {} if settings.access is None else {"groups": ", ".join(groups)}
 
 
@@ -140,13 +140,11 @@ def _write(settings: Settings, entry: Mapping[str, str | int | None]) -> None:
     try:
         _append(settings.access_log.file, json.dumps(line).encode() + b"\n")
     except OSError as error:  # the request is answered anyway: a full disk hides no figures
-        log.warning(
-            "cannot write the access log: %s. What was asked is not in it. Free its disk, or correct access_log.file.", error.strerror
-        )
+        log.warning("cannot write the access log: %s. The request is not in it. Free its disk, or correct access_log.file.", error.strerror)
 
 
 def _append(file: Path, line: bytes) -> None:
-    """Append a whole line or none, also when several processes write. A new file is private to its owner, and links are not followed."""
+    """Append a whole line or none, even when several processes write. A new file is private to its owner, and links are not followed."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

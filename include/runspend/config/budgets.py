@@ -32,7 +32,7 @@ ALL_MAILS = "all"  # the key of `notify` whose recipients get every mail of a bu
 
 
 def percent_used(spent: Decimal, amount: Decimal, unit: str = "0.1") -> Decimal:
-    """Return the percentage of a budget, cut and not rounded, wherever it is shown: 99.97% never reads as 100.0%."""
+    """Return the percentage of a budget for display, cut and not rounded: 99.97% never appears as 100.0%."""
     return EXACT.divide(EXACT.multiply(spent, Decimal(100)), amount).quantize(Decimal(unit), ROUND_FLOOR, EXACT)
 
 
@@ -111,7 +111,9 @@ class Budget(_Rules):
         return any(key.partition(".")[0] in BUDGET_RUN_KEYS for key in self.for_)
 
     def recipients(self, levels: Iterable[Decimal]) -> list[str]:
-        """Return the recipients for these crossed levels; without levels, those of `all`, or else everybody. `owner` means the budget's owner."""
+        """Return the recipients for these crossed levels; without levels, the recipients of `all`, otherwise all recipients. `owner` means
+        the budget's owner.
+        """
         if isinstance(self.notify, list):
             return self.everybody()
         wanted = set(levels)

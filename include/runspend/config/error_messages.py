@@ -18,7 +18,7 @@ from runspend.core.redaction import redact_uri
 _PATTERNS = {
     NAME_PATTERN: "a name of letters, digits, `.`, `_` and `-` is needed, at most 63, beginning with a letter or a digit",
     CURRENCY_PATTERN: "a currency code of three capital letters is needed: USD, EUR",
-    DIMENSION_PATTERN: "allowed are run.tag.KEY, run.param.KEY, run.user, experiment.tag.KEY, line.tag.KEY and {user: FILE.csv}",
+    DIMENSION_PATTERN: "allowed values are run.tag.KEY, run.param.KEY, run.user, experiment.tag.KEY, line.tag.KEY and {user: FILE.csv}",
 }
 # Kinds of mistakes about a value's type, not about its content.
 _SHAPES = {"dict_type": "map", "model_type": "map", "model_attributes_type": "map", "list_type": "list"}
@@ -58,7 +58,7 @@ def _of_the_right_shape(file: YamlFile, mistakes: Sequence[ErrorDetails]) -> lis
 
 
 def _is_about_shape(mistake: ErrorDetails) -> bool:
-    """Whether it only says which type of value is needed."""
+    """Whether it only states the needed type of value."""
     return mistake["type"] in _SHAPES or mistake["type"] == "string_type"
 
 
@@ -74,7 +74,7 @@ def _describe(file: YamlFile, mistake: ErrorDetails, loc: Loc, schema: dict[str,
         if isinstance(value, Mapping):
             return why
     elif kind == "literal_error":
-        why = f"allowed are {context['expected']}"
+        why = f"allowed values are {context['expected']}"
     elif kind == "string_pattern_mismatch":
         why = _PATTERNS.get(context["pattern"], mistake["msg"])
     elif kind in _SHAPES:
@@ -97,7 +97,7 @@ def _describe_found(file: YamlFile, loc: Loc, value: object, schema: dict[str, A
 def _describe_unknown_key(loc: Loc, schema: dict[str, Any]) -> str:
     known = sorted(_schema_at(schema, loc[:-1]).get("properties", {}))
     near = difflib.get_close_matches(str(loc[-1])[:LONGEST_SHOWN].lower(), known, n=1, cutoff=0.5)
-    return f"unknown key. {f'Did you mean `{near[0]}`? ' if near else ''}Allowed are {', '.join(known)}"
+    return f"unknown key. {f'Did you mean `{near[0]}`? ' if near else ''}Allowed keys are {', '.join(known)}"
 
 
 def _place(data: object, loc: Loc, *, is_missing: bool) -> tuple[Loc, object]:

@@ -1,7 +1,7 @@
 """Dated exchange rates: the rate of a currency on a day, and days without one.
 
-A rate of a pair holds from its date until the pair's next rate. It converts backwards only if it says `inverse`, and only on days
-without a rate of that pair. This module converts nothing: a warehouse reader does (`Reader.in_currency`), exactly. Amounts in
+A rate of a pair holds from its date until the pair's next rate. It converts in the other direction only with `inverse`, and only on
+days without a direct rate of that pair. This module converts nothing: a warehouse reader does (`Reader.in_currency`), exactly. Amounts in
 different currencies are never added without a rate.
 """
 
@@ -21,7 +21,9 @@ FOREVER = date(9999, 12, 31)
 
 @dataclass(frozen=True)
 class Stretch:
-    """From `first` until before `end`, money in `currency` x multiplier / divisor is money in the target currency. Whole numbers below 10^18."""
+    """From `first` until before `end`, money in `currency` x multiplier / divisor is money in the target currency. Whole numbers below
+    10^18.
+    """
 
     currency: str
     first: date
@@ -31,7 +33,7 @@ class Stretch:
 
 
 def stretches(rates: Sequence[ExchangeRate], to: str) -> list[Stretch]:
-    """Return the stretches of every currency that can become `to`, without gaps and without overlap."""
+    """Return the periods of every currency that can be converted to `to`, without gaps and without overlap."""
     found = []
     for currency in sorted({r.from_ for r in rates} | {r.to for r in rates} - {to}):
         direct = [(r.valid_from, r.rate, False) for r in rates if (r.from_, r.to) == (currency, to)]

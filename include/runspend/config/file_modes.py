@@ -1,9 +1,9 @@
 """Permissions of the files Runspend writes on this machine: its own account, plus the group of `files`, within the umask.
 
-Each command and each Airflow task sets the umask of its process once. Tables, records, reports, mails, exports and drafts follow
-it, and so do files that libraries write. Folders hand the group down (setgid), so only the topmost folders are assigned to it here.
-Existing files keep their permissions; `doctor` reports the wider ones. Where a folder does not hand the group down, new files would
-be readable by the account's own group. They stay private instead, and `doctor` says how to fix it.
+Each command and each Airflow task sets the umask of its process once. Tables, records, reports, mails, exports and drafts follow it, and so
+do files that libraries write. Folders hand the group down (setgid), so only the topmost folders are assigned to it here. Existing files
+keep their permissions; `doctor` reports files with wider permissions. Where a folder does not hand the group down, new files would be
+readable by the account's own group. They stay private instead, and `doctor` says how to fix it.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def is_wider(mode: int, settings: Settings) -> bool:
 
 
 def wider_than(root: Path, settings: Settings) -> tuple[int, Path | None]:
-    """Count the files and folders in `root`, itself included, that are open to more people than the settings say; also return the first.
+    """Count the files and folders in `root`, including `root`, that are open to more people than the settings allow; also return the first.
 
     A folder that is closed to others is not entered: they cannot reach its files.
     """
@@ -130,7 +130,7 @@ def _walk(root: Path, settings: Settings) -> Iterator[Path]:
 def _is_wider_there(path: Path, settings: Settings) -> bool:
     try:
         return is_wider(path.lstat().st_mode, settings)
-    except OSError:  # gone meanwhile, as files of a running pipeline may be, or not readable for us
+    except OSError:  # deleted meanwhile, as files of a running pipeline may be, or not readable for this user
         return False
 
 

@@ -1,4 +1,4 @@
-"""`mail` of runspend.yaml: how mail is sent, its operators, and the chats and pagers that receive alerts too.
+"""`mail` of runspend.yaml: how mail is sent, its operators, and the chats and pagers that also receive alerts.
 
 This module defines the keys of mail. `actions/alert/` writes and sends it.
 """

@@ -1,4 +1,4 @@
-"""Settings of `publish`: the databases and files outside that get a copy of the public tables. Their effect is in `actions/publish/`."""
+"""Settings of `publish`: the external databases and files that get a copy of the public tables. Their effect is in `actions/publish/`."""
 
 from __future__ import annotations
 

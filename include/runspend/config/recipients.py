@@ -88,7 +88,7 @@ def mailed_domains(settings: Settings) -> frozenset[str]:
 
 
 def mailed_addresses(settings: Settings, addresses: Collection[str]) -> set[str]:
-    """Return those of these plain addresses that mail of this configuration can go to: in one of `mailed_domains`.
+    """Return those of the given plain addresses to which this configuration can send mail: the ones in `mailed_domains`.
 
     At public mail hosts only addresses in the file itself count, unless `mail.domains` names the host.
     """

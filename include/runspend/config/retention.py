@@ -79,7 +79,7 @@ def _parse_select(raw: object) -> dict[str, Any]:
                     raise
                 allowed = ", ".join((*AGES, *AMOUNTS, "kind", *SELECT_KEYS, *(f"{m}.KEY" for m in RUN_MAPS)))
                 raise ValueError(
-                    f"unknown selector key {key!r}; allowed are {allowed}, and the keys from `tracking` on may start with not_"
+                    f"unknown selector key {key!r}; allowed keys are {allowed}, and the keys from `tracking` on may start with not_"
                 ) from None
     if not narrows(parsed):
         raise ValueError("this would select everything, or everything of a kind. Name an age (`unused_for: 90d`), a size, or some runs")
@@ -103,7 +103,9 @@ Count = Annotated[int, BeforeValidator(_parse_count), WithJsonSchema({"type": "i
 
 
 class RetentionKeep(Frozen):
-    """Selected items that a policy leaves alone: the best by a metric and the newest, among a run's checkpoints and models or an experiment's runs."""
+    """Selected items that a policy leaves alone: the best by a metric and the newest, among a run's checkpoints and models or an
+    experiment's runs.
+    """
 
     best: Count | None = None
     by: Annotated[str, Field(min_length=1)] | None = None
@@ -130,7 +132,7 @@ def _long_enough(shortest: timedelta, why: str) -> BeforeValidator:
 
 
 class RetentionPolicy(Frozen):
-    """Which artifacts a policy moves, and where. It acts only after its notice was out for `grace`, and only with apply.
+    """Which artifacts a policy moves, and where. It acts only after `grace` has passed since its notice, and only with apply.
 
     `select`: {"unused_for": timedelta, "kind": ["run", …], "larger_than": "2GiB", "not_tag.stage": [glob, …], …}.
     """

@@ -125,7 +125,7 @@ TagKey = Annotated[str, Field(min_length=1)]
 
 
 def _key_file(credentials: str, info: ValidationInfo) -> str:
-    """Google's: a path counts from the folder of the file. Other values stay as they are."""
+    """Google's: a path is relative to the folder of the file. Other values stay as they are."""
     return credentials if credentials in ("anonymous", "(env)") or credentials.startswith(CONNECTION) else absolute(credentials, info)
 
 
@@ -140,7 +140,7 @@ def _kept_secret(credentials: str | SecretStr | None, info: ValidationInfo) -> s
 
 
 def _refuse_keys_without_effect(place: BillSource | ArtifactStore) -> None:
-    """Raise ValueError for a key that does nothing at this kind of address."""
+    """Raise ValueError for a key without effect for this kind of address."""
     uri = place.uri or ""
     scheme = uri.partition(":")[0] if SCHEME.match(uri) else "file"
     refused = {
@@ -244,13 +244,13 @@ class CopySettings(Frozen):
 
 
 def _annotate_defaults(raw: object) -> object:
-    """Read true as the defaults, and false as not at all."""
+    """Read true as the defaults, and false as switched off."""
     try:
         return {} if _BOOL.validate_python(raw) else None
     except ValidationError:
         if raw is None or isinstance(raw, (Mapping, AnnotateSettings)):
             return raw
-        raise ValueError("allowed are true, false, or a map such as {requests_per_second: 20}") from None
+        raise ValueError("allowed values are true, false, or a map such as {requests_per_second: 20}") from None
 
 
 class AnnotateSettings(Frozen):
@@ -614,7 +614,9 @@ class KeySettings(Frozen):
 
 
 class SharingSettings(Frozen):
-    """How cost without a run is distributed: kept as unallocated or shared cost, or spread over the runs of the same bill, by cost or evenly."""
+    """How cost without a run is distributed: kept as unallocated or shared cost, or spread over the runs of the same bill, by cost or
+    evenly.
+    """
 
     shared: Literal["keep", "proportional", "even"] = "keep"
     idle: Literal["keep", "proportional", "even"] = "keep"
@@ -746,13 +748,13 @@ class Settings(Frozen):
 
     @property
     def viewer(self) -> Viewer | None:
-        """For whom these settings are, in a server that `access` restricts; None elsewhere."""
+        """The viewer that these settings are for, in a server that `access` restricts; None elsewhere."""
         return self._viewer
 
     def seen_by(self, viewer: Viewer) -> Settings:
-        """Return the settings with which a viewer is answered: the warehouse shows what the viewer's teams see.
+        """Return the settings for answers to a viewer: the warehouse shows what the viewer's teams see.
 
-        Names of other teams' budgets, bills, stores, pools and policies are not in them, nor budgets in experiment tags.
+        They contain neither names of other teams' budgets, bills, stores, pools and policies, nor budgets in experiment tags.
         """
         if viewer.teams is None:
             seen = self.model_copy()

@@ -103,7 +103,7 @@ def short_text(found: Findings) -> str:
     hint = "" if found.tracking_is_found else "    # your MLflow: http://…, sqlite:///mlflow.db, ./mlruns"
     server = [f"  - name: mlflow\n    uri: {quote_value(found.tracking)}{hint}", *(f"    {line}" for line in found.login)]
     stores = [
-        "stores:                        # the only places whose files are ever counted",
+        "stores:                        # the only places where files are ever counted",
         f"  - uri: {found.artifacts or 's3://BUCKET/mlflow/'}",
     ]
     if found.artifacts is None:
@@ -112,7 +112,7 @@ def short_text(found: Findings) -> str:
 
 
 _SHORT = """\
-# Runspend. Paths count from this file. ${{VAR}} reads the environment. Every key: runspend init --full
+# Runspend. Paths are relative to this file. ${{VAR}} reads the environment. Every key: runspend init --full
 home: .runspend                # folder of warehouse, reports and mail
 currency: USD                  # of reports and budgets
 

@@ -1,4 +1,4 @@
-"""`statements` of runspend.yaml: what the statement of a team for a month has beside its direct cost, and when it is issued.
+"""`statements` of runspend.yaml: what a team's monthly statement has in addition to its direct cost, and when it is issued.
 
 This module defines the keys. `actions/statement/` applies them.
 """
@@ -13,7 +13,7 @@ from runspend.config.types import CostMeasure, Frozen
 
 __all__ = ["Sharing", "StatementSettings"]
 
-# `spread`: over all teams by their direct cost. `separate`: on the statement of what belongs to no team.
+# `spread`: over all teams by their direct cost. `separate`: on the statement of no team.
 Sharing = Literal["spread", "separate"]
 
 

@@ -1,6 +1,6 @@
 """The types of values in `runspend.yaml`: lengths of time, money, thresholds, URIs, addresses, selectors.
 
-Each type turns a value into one form, or says what is allowed. No message repeats the value, which may be a secret. `settings.py`
+Each type turns a value into one form, or states what is allowed. No message repeats the value, which may be a secret. `settings.py`
 assigns types to keys.
 """
 
@@ -51,7 +51,9 @@ _UNITS = {"b": 1, "ib": 1, **{f"{p}b": 1000**n for n, p in enumerate("kmgtp", 1)
 
 
 def check_database_address(text: str) -> None:
-    """Raise ValueError for a database address whose password ends too early: after a plain `/`, `?` or `#`, the rest would be shown as a host."""
+    """Raise ValueError for a database address whose password ends too early: after a plain `/`, `?` or `#`, the rest would be shown as a
+    host.
+    """
     if not _DATABASE.match(text):
         return
     place, _, rest = text.partition("://")[2].partition("/")
@@ -87,7 +89,7 @@ def parse_duration(raw: object) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Format 36 hours as `36h`: in the largest unit up to days that needs no fraction; hours below two days."""
+    """Format 36 hours as `36h`: in the largest unit, at most days, that needs no fraction; below two days in hours."""
     seconds = duration.total_seconds()
     for unit in "dhm":
         if seconds % _SECONDS[unit] == 0 and (unit != "d" or seconds >= 2 * 86400):

@@ -152,9 +152,11 @@ def _scalar(node: yaml.ScalarNode, loc: Loc, file: YamlFile, env: Mapping[str, s
 
 
 def _check_text(text: str, line: int, loc: Loc, file: YamlFile) -> None:
-    """Refuse half a character: YAML's `\\ud800`, or bytes of a variable that are not UTF-8. It could be neither stored nor sent."""
+    """Refuse half a character: YAML's `\\ud800`, or bytes of a variable that are not UTF-8. Such text could be neither stored nor sent."""
     if any("\ud800" <= char <= "\udfff" for char in text):
-        raise _mistake(file.path, line, show_loc(loc), "it has half a character, such as `\\ud800`. Write it whole, as UTF-8.")
+        raise _mistake(
+            file.path, line, show_loc(loc), "it has an incomplete character, such as `\\ud800`. Write the complete character, as UTF-8."
+        )
 
 
 def _resolve_plain(text: str) -> str:

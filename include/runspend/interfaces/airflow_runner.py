@@ -42,7 +42,7 @@ def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence
         ]
         for period in periods:
             command += ["--period", period]
-        # As in `pipeline.nightly`: a step without settings says nothing.
+        # As in `pipeline.nightly`: a step without settings prints nothing.
         steps = {"publish": settings.publish, "annotate": any(server.annotate for server in settings.tracking)}
         for step in (name for name, wanted in steps.items() if not wanted):
             command += ["--skip", step]

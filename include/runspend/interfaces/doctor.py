@@ -37,7 +37,7 @@ Accounts = set[tuple[str, str, str]]  # billing account, sub-account, billing pe
 OWN_FORMATS = ("machines", "slurm")  # bills made by Runspend: they have no tags to set or activate
 SECTIONS = ("config", "mlflow", "bill", "artifacts", "publish", "mail")
 SMTP_SECONDS = 10
-MEASURED_DAYS = timedelta(days=30)  # how far the doctor looks back at measured power
+MEASURED_DAYS = timedelta(days=30)  # how far back the doctor reads measured power
 # File systems that only this machine sees (names as in /proc/mounts).
 LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs")
 
@@ -406,7 +406,7 @@ def _published(settings: Settings) -> Warehouse | None:
 
 
 def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now: datetime) -> Iterator[tuple[Level, str]]:
-    """Report how much of each machine's last days its runs measured, and the power it drew then."""
+    """Report how much of each machine's last days its runs measured, and its power during that time."""
     over = now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0)
     for machine in (m for m in machines if m.is_measured):
         name, idle = machine.resource_id, f"`idle_watts`, {machine.power.idle_watts if machine.power else None} W"
@@ -439,7 +439,7 @@ def _midnight(day: date) -> datetime:
 
 
 def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Iterator[tuple[Level, str]]:
-    """Probe a source that splits bill lines: what it weighs, for which machines, until when."""
+    """Probe a source that splits bill lines: its weights, their machines, and the time that they reach."""
     from runspend.ingest.billing import load_process as loading
 
     with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
@@ -457,7 +457,7 @@ def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Ite
     if read.rows and not read.has_idle and source.idle == "keep":
         yield (
             "WARN",
-            "it has no __idle__ allocation: cost of a machine that its pods do not use is idle. Ask OpenCost with includeIdle=true and idleByNode=true, "
+            "it has no __idle__ allocation: the cost of a machine that no pod uses is idle. Ask OpenCost with includeIdle=true and idleByNode=true, "
             "or write `idle: share` to let the pods pay for idle time.",
         )
     for why, count in read.skip_reasons.items():
@@ -496,7 +496,7 @@ def _probe_store(store: ArtifactStore, now: datetime) -> Iterator[tuple[Level, s
 
 
 def _probe_target(target: PublishTarget, settings: Settings) -> Iterator[tuple[Level, str]]:
-    """Ask a target of `publish` for its build, and for the right to write; compare with what the warehouse has. Nothing is written."""
+    """Ask a target of `publish` for its build, and for the right to write; compare it with the warehouse's build. Nothing is written."""
     from runspend.pipeline.publish import look_at
 
     found, newest = look_at(settings, target)

@@ -1,4 +1,6 @@
-"""Which runs say where they ran, by experiment and user: what `runspend doctor` reports of the last month, and what to do for the rest."""
+"""Which runs state where they ran, by experiment and user: the report of `runspend doctor` for the last month, and advice for the other
+runs.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ GROUP_KEY = ("tracking_server", "workspace", "experiment", "person")
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one person in one experiment. `hours` and `costs` (by currency): of those that name no machine and no job."""
+    """The runs of one person in one experiment. `hours` and `costs` (by currency) are those of runs that name neither a machine nor a job."""
 
     tracking_server: str
     workspace: str
@@ -37,7 +39,7 @@ class Group:
 
 
 def read_groups(reader: Reader, now: datetime) -> list[Group]:
-    """Return the groups of the last 30 days: first those with the largest cost of runs that name nothing, in any currency, then the most hours."""
+    """Return the groups of the last 30 days: sorted by the largest cost, in any currency, of runs that name nothing, then by hours."""
     rows = reader.query(read_sql(Path(__file__).parent, "identified_runs"), {"since": now - timedelta(days=DAYS), "now": now}).to_pylist()
     groups: list[tuple[float, Group]] = []
     for _, of_group in groupby(rows, key=lambda row: [row[key] for key in GROUP_KEY]):
@@ -50,7 +52,7 @@ def read_groups(reader: Reader, now: datetime) -> list[Group]:
 
 
 def say_who_is_identified(groups: list[Group]) -> Iterator[str]:
-    """Yield the lines of the doctor, the share of all first. Nothing without runs."""
+    """Yield the lines of the doctor, beginning with the share of all runs. Nothing without runs."""
     runs, identified = sum(group.runs for group in groups), sum(group.identified for group in groups)
     if not runs:
         return
@@ -70,5 +72,5 @@ def say_who_is_identified(groups: list[Group]) -> Iterator[str]:
         yield "Where none is identified, run `pip install runspend` where they train (docs/identify.md)"
     if any(group.identified for group in missing):
         yield (
-            "Where only some are, the others ran elsewhere, or were made by MlflowClient.create_run or resumed: call runspend.identify(run_id) for them (docs/identify.md)"
+            "If only some are, the others ran elsewhere, or were made by MlflowClient.create_run or resumed: call runspend.identify(run_id) for them (docs/identify.md)"
         )

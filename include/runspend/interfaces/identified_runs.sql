@@ -1,5 +1,5 @@
--- Runs since @since by server, experiment and user: how many name a machine or a job, from when on, and the hours and the cost of the others.
--- One row per group and currency of these costs. A run that names nothing has the machines of its nearest ancestor that does.
+-- Runs since @since by server, experiment and user: how many name a machine or a job, since when, and the hours and the cost of the others.
+-- One row per group and currency of these costs. A run that names no machine has the machines of its nearest ancestor that names some.
 with recursive recent as (
   select
     r.tracking_server, r.workspace, r.run_id, r.start_time, r.parent_run_id,

@@ -1,6 +1,6 @@
 """The Python interface `runspend.connect`: costs, SQL and explanations as results for a notebook or a script.
 
-Reads only. The same questions as the commands `costs`, `sql` and `explain`; the statements are in the rooms of those.
+Reads only. The same questions as the commands `costs`, `sql` and `explain`; the statements are in the modules of those commands.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def connect(config: str | Path | None, token: str | None = None) -> Connection |
 
 
 class Connection:
-    """The warehouse of a configuration file. Each question sees one build of the tables; none writes. What cannot be answered raises RunspendError."""
+    """The warehouse of a configuration file. Each question sees one build of the tables; none writes. A question that cannot be answered
+    raises RunspendError.
+    """
 
     def __init__(self, config: Path | None) -> None:
         self.settings = load_settings(config)
@@ -57,13 +59,13 @@ class Connection:
         top: int | None = None,
         each_currency: bool = False,
     ) -> Result:
-        """Return daily costs by one or several dimensions, the largest first, as `runspend costs`. By default of the newest month.
+        """Return daily costs by one or several dimensions, the largest first, as `runspend costs`. Default: the newest month.
 
         `period` is a billing period (YYYY-MM); `since` and `until` are days or months, inclusive. `where` selects values of dimensions;
         None is costs without one. `measure`: effective, billed, contracted or list.
         """
         if measure not in ("effective", "billed", "contracted", "list"):
-            raise UsageError(f"cannot show {measure!r} costs: allowed are effective, billed, contracted, list.")
+            raise UsageError(f"cannot show {measure!r} costs: allowed values are effective, billed, contracted, list.")
         if top is not None and top < 1:
             raise UsageError(f"cannot show {top!r} rows: `top` must be a number from 1.")
         if period is not None and (len(f"{period}") != len("2026-11") or not day_or_month(f"{period}")):
@@ -117,7 +119,7 @@ class Connection:
         """Return the rows of one SELECT in GoogleSQL (`native`: in the engine's SQL), as `runspend sql`. `timeout` is in seconds."""
         try:
             rows = open_warehouse(self.settings).answer(statement, native=native, timeout=timeout)
-        except BaseException as error:  # also for Ctrl-C: the question was asked
+        except BaseException as error:  # even after Ctrl-C, because the question was asked
             log_statement(self.settings, statement, native=native, rows=None, error=type(error).__name__)
             raise
         log_statement(self.settings, statement, native=native, rows=rows.num_rows)

@@ -1,4 +1,4 @@
-"""The arguments of the Python interface, as the questions need them. The same for a configuration file and for a server."""
+"""The arguments of the Python interface, in the form that the queries need. The same for a configuration file and for a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def dimensions(by: str | Sequence[str]) -> list[str]:
     """Return the dimensions to group by: a text with commas, or a list."""
     keys = by.split(",") if isinstance(by, str) else list(by)
     if not keys:
-        raise UsageError('cannot group costs by nothing: name a dimension, such as by="team".')
+        raise UsageError('cannot group costs: name a dimension, such as by="team".')
     return keys
 
 

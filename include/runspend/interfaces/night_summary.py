@@ -82,7 +82,7 @@ def _annotated(settings: Settings, outcome: Outcome) -> tuple[str, ...]:
 
 
 def _published(settings: Settings, outcome: Outcome) -> tuple[tuple[str, str], ...]:
-    """Return what each target of `publish` has now; a target that failed is among the problems."""
+    """Return the build that each target of `publish` has now; a target that failed is among the problems."""
     done = [label.removeprefix("publish ") for label in outcome.changed if label.startswith("publish ")]
     done += [f"{label.removeprefix('publish ')}, unchanged" for label in outcome.unchanged if label.startswith("publish ")]
     missing = [t.name for t in settings.publish if not any(label.startswith(f"{t.name}: ") for label in done)]

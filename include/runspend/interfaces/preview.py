@@ -1,6 +1,6 @@
-"""Previews the result of a configuration: `runspend doctor` before the first pipeline run, `runspend try` after its only one.
+"""Previews the result of a configuration: `runspend doctor` uses it before the first pipeline run, `runspend try` after its only one.
 
-Figures come from the warehouse if the last pipeline run used these settings; else from a dry run in a temporary folder. Their
+Figures come from the warehouse if the last pipeline run used these settings, otherwise from a dry run in a temporary folder. Their
 meaning is in `allocation/diagnostics.py`. Gathering and describing them belongs here.
 """
 
@@ -32,7 +32,7 @@ from runspend.warehouse.factory import open_warehouse
 BILL_TABLES = ("billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
 CONFIDENCE = {"exact": "", "high": "high confidence", "medium": "medium confidence", "low": "low confidence: by type and time only"}
 GROUPS_SHOWN, LINES_SHOWN, CLAIMS_SHOWN = 3, 5, 3
-PASTE = "paste"  # the name of lines shown exactly as they go into runspend.yaml
+PASTE = "paste"  # the name of lines shown exactly as in runspend.yaml
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
 
 
 def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
-    """Return all (name, sentence) pairs in display order. An empty name continues the one before."""
+    """Return all (name, sentence) pairs in display order. An empty name continues the previous line."""
     if outlook.period is None:
         return [("no preview", "; ".join(outlook.problems))]
     lines = [(f"preview of {month_name(outlook.period)} with this configuration", outlook.origin)]

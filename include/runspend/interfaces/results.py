@@ -1,4 +1,4 @@
-"""What `runspend.connect` answers with: rows for a notebook or a script, and explanations. Where they come from does not belong here."""
+"""The answers of `runspend.connect`: rows for a notebook or a script, and explanations. Their sources do not belong here."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class Result:
         return self._text(SHOWN).rstrip("\n")
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows: the same text, so that names in it stay text."""
+        """Return the display of a notebook: the same text, so that names in it stay text."""
         return f"<pre>{escape(repr(self))}</pre>"
 
 
 def _with_room(rows: pa.Table, *, exact: bool) -> pa.Table:
-    """Return the rows with decimals that pandas can calculate with.
+    """Return the rows with decimals that pandas can use in arithmetic.
 
     Arrow refuses a difference of two columns of 38 digits, since it may have 39, which do not fit into 128 bits. Of two columns of
     37 digits in 256 bits, even the product and the quotient fit (Arrow, "Decimal type promotion": at most 76 digits).

@@ -1,6 +1,6 @@
 """`runspend.connect("http://…")`: the questions of the Python interface, answered by the HTTP API of a server.
 
-Answers come as Arrow, so that every amount has all its digits. What the server is asked is described in `web/operations.py`.
+Answers come as Arrow, so that every amount has all its digits. The requests are described in `web/operations.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ Value = str | int | list[str] | None
 
 
 class ServerConnection:
-    """A server of `runspend serve` or Airflow. The questions of `Connection`, with the same results. What cannot be answered raises RunspendError."""
+    """A server of `runspend serve` or Airflow. The questions of `Connection`, with the same results. A question that cannot be answered
+    raises RunspendError.
+    """
 
     def __init__(self, address: str, token: str | None = None) -> None:
         try:
@@ -136,7 +138,7 @@ class ServerConnection:
     def explain(self, run: str, *, period: str | None = None, now: datetime | None = None) -> Explanation:
         """Explain the cost of a run, as `Connection.explain`. The server's clock counts, so `now` cannot be given."""
         if now is not None:
-            raise UsageError("cannot explain as of another time: a server goes by its own clock. Leave `now` out.")
+            raise UsageError("cannot explain as of another time: a server uses its own clock. Leave `now` out.")
         found = self._explanation(run, period, "json")
         try:
             values = found.json()
@@ -176,7 +178,7 @@ class ServerConnection:
             raise self._not_runspend(answer) from None
 
     def _get(self, path: str, query: dict[str, Value], *, refused: type[UsageError] = UsageError) -> requests.Response:
-        """Return the answer to a question. A server that is busy is asked again for half a minute."""
+        """Return the answer to a question. A busy server is asked again for half a minute."""
         import requests
 
         given = {key: value for key, value in query.items() if value is not None}

@@ -1,7 +1,7 @@
 """Answers one statement of a person in its own process, with limits on its memory, its time and the size of its answer.
 
-Servers ask through this module (`web/api.py`, `mcp_server/tools.py`): an engine looks at its limits only between two pieces of work, and one
-piece (`generate_array`, `repeat`) may fill the memory of the machine. Starting and watching a process is in `core/own_process/`.
+Servers ask through this module (`web/api.py`, `mcp_server/tools.py`): an engine checks its limits only between two units of work, and one
+unit (`generate_array`, `repeat`) may fill the memory of the machine. Starting and watching a process is in `core/own_process/`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WARM = "runspend.interfaces.statement_process:warm"
 
 @dataclass(frozen=True)
 class Answered:
-    """The answer to a statement. `body` has `rows` rows in the form that was asked for; `is_cut` says that there are more."""
+    """The answer to a statement. `body` has `rows` rows in the requested form; `is_cut` means that there are more."""
 
     body: bytes
     rows: int

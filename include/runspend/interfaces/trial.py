@@ -109,7 +109,7 @@ def _write(folder: Path, made: Settings, currency: str, env: Mapping[str, str]) 
     server, bill = made.tracking[0], made.billing[0]
     uri = _address(server.uri, TRACKING_VARIABLE)
     text = f"""\
-# Written by `runspend try`. Paths count from this file. Every key: runspend init --full
+# Written by `runspend try`. Paths are relative to this file. Every key: runspend init --full
 home: .
 currency: {currency}
 
@@ -136,7 +136,7 @@ def _address(uri: str, variable: str) -> str:
 def _mark(folder: Path) -> None:
     """Mark the folder as a trial's, with the digest of the file as the trial wrote it.
 
-    The marker is empty until the file is whole: if the process is killed, there is nothing to keep.
+    The marker is empty until the file is whole: if the process is killed before that, the folder has nothing worth keeping.
     """
     write_whole(folder / MARKER, hashlib.sha256((folder / FILE).read_bytes()).hexdigest().encode())
 

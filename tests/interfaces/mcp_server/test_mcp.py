@@ -382,13 +382,13 @@ def test_people_stay_hidden_in_every_answer_and_error(config: Path) -> None:
             ("explain", {"run": w.BIG[:6] + "ffffff"}),
         )
         assert f"`mail.people: {people}` hides the names of people" in sql
-        assert "allowed are team, project, cost_center, experiment," in user and "cannot read where='owner'" in owner
+        assert "allowed values are team, project, cost_center, experiment," in user and "cannot read where='owner'" in owner
         assert PERSON not in near and w.BIG in near
 
 
 WRONG: Sequence[tuple[Call, str]] = (
-    (("costs", {"by": "teem"}), "cannot read by='teem': allowed are team, project"),
-    (("costs", {"by": []}), "cannot read by='': allowed are team, project"),
+    (("costs", {"by": "teem"}), "cannot read by='teem': allowed values are team, project"),
+    (("costs", {"by": []}), "cannot read by='': allowed values are team, project"),
     (("costs", {"by": ["team", "kind", "service"]}), "at most two dimensions"),
     (("costs", {"teams": "vision"}), "cannot use the arguments of costs: teams: Extra inputs are not permitted. Its arguments are by, since"),
     (("costs", {"since": "yesterday"}), "cannot use since='yesterday': write a day such as 2026-10-31 or a month"),

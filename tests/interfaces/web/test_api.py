@@ -149,7 +149,7 @@ def test_groups_are_those_of_the_command(app: FastAPI, config: Path) -> None:
     for wrong, why in (
         ("by=teem", "cannot group costs by 'teem'"),
         ("where=team", "KEY=VALUE"),
-        ("where=x=1", "allowed are"),
+        ("where=x=1", "allowed values are"),
         ("period=2026-13", "2026-13"),
     ):
         answer = request(app, f"{API}/cost-groups?{wrong}")

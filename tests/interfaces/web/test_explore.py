@@ -166,7 +166,7 @@ def test_each_path_is_guarded_and_read_only(home: Path, path: str) -> None:
 def test_a_wrong_address_is_400_with_a_sentence(home: Path, path: str) -> None:
     answer = request(create_app(settings_of(home)), f"{path}?by=%3Cscript%3E")
     assert answer.status_code == 400
-    assert "allowed are team, project" in answer.text
+    assert "allowed values are team, project" in answer.text
     assert "<script>" not in answer.text or path != "/explore"
     if path != "/explore":
         assert answer.json()["error"].startswith("cannot read by=")

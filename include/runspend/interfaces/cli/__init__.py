@@ -1,6 +1,6 @@
 """The command line. A command parses its options, calls one function of the pipeline, prints the result and ends with its exit code.
 
-Exit codes, of which the largest that applies wins: 0 done · 1 a bug · 2 wrong use or configuration · 3 a source was refused or is
+Exit codes; if several apply, the largest wins: 0 done · 1 a bug · 2 wrong use or configuration · 3 a source was refused or is
 stale, its old data is kept · 4 a check failed or data is damaged, the old tables are kept · 5 done in part · 6 the machine failed
 (a full or read-only disk).
 """
@@ -72,7 +72,9 @@ for section in SECTIONS.values():
 
 
 def main() -> None:
-    """Run the command line. An expected error prints one line and sets its exit code. A bug prints a traceback and sets 1. Secrets are hidden."""
+    """Run the command line. An expected error prints one line and sets its exit code. A bug prints a traceback and sets 1. Secrets are
+    hidden.
+    """
     private_umask()
     # By default DuckDB frees memory at once and soon needs it again: a sixteenth of the time of `allocate` on a large bill.
     os.environ.setdefault("DUCKDB_JE_MALLOC_CONF", "dirty_decay_ms:20000")

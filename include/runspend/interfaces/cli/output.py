@@ -27,14 +27,16 @@ format_option = click.option(
 
 
 def form_of(context: Context, form: str | None) -> str:
-    """Return the format that `--format` and `--json` ask for together."""
+    """Return the format that `--format` and `--json` together request."""
     if context.as_json and form not in (None, "json"):
         raise UsageError(f"cannot print {form} and JSON: --format {form} and --json are both given. Give one of them.")
     return "json" if context.as_json else form or "table"
 
 
 def write_file(out: Path, content: bytes, command: str, is_ours: Callable[[Path], bool]) -> None:
-    """Write the file that `--out` names, whole or not at all. Raises UsageError if it has no folder, or would replace another kind of file."""
+    """Write the file that `--out` names, completely or not at all. Raises UsageError if it has no folder, or would replace another kind of
+    file.
+    """
     from runspend.core.own_files import check_replaceable, write_whole
 
     check_replaceable(out, command, is_ours)

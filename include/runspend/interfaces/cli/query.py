@@ -23,7 +23,7 @@ GRACE = 5.0  # seconds that the engine has to stop by itself
 @click.command()
 @click.option("--by", metavar="KEYS", help="Dimensions to group by, separated by commas. Default: experiment.")
 @click.option("--period", callback=months, metavar="YYYY-MM", help="Show only this billing period. Default: charges of the newest month.")
-@click.option("--since", callback=day_or_month, metavar="DAY|MONTH", help="Show charges from this day or month on.")
+@click.option("--since", callback=day_or_month, metavar="DAY|MONTH", help="Show charges since this day or month.")
 @click.option("--until", callback=day_or_month, metavar="DAY|MONTH", help="Show charges up to this day or month, inclusive.")
 @click.option(
     "--where",
@@ -105,8 +105,8 @@ def live(context: Context, run: str, experiment: str) -> None:
     """Show what running runs have cost so far.
 
     RUN is a name, an id, or the start of an id. Default: all runs that were active when MLflow was
-    last read. The cost is about right: hours that no bill has yet are counted at the prices of the
-    last 30 billed days, also those since the last pipeline run.
+    last read. The cost is approximate: hours that no bill has yet are priced as in the last 30 billed
+    days, including hours since the last pipeline run.
 
     \b
     Examples:
@@ -257,7 +257,7 @@ def export_prices(context: Context, out: Path | None) -> None:
     help="platform: leave out charges that are out of scope.",
 )
 @click.option("--focus-version", type=click.Choice(["1.3", "1.4", "1.2"]), default="1.3", show_default=True, help="Version of FOCUS.")
-@click.option("--all-columns", is_flag=True, help="Write all columns of the version, also empty ones.")
+@click.option("--all-columns", is_flag=True, help="Write all columns of the version, even empty ones.")
 @click.option("--guard-formulas", is_flag=True, help="Protect a CSV from formulas in names, for spreadsheets.")
 @with_context
 def export_focus(
@@ -266,7 +266,7 @@ def export_focus(
     """Export costs as a FOCUS dataset.
 
     Writes FOCUS Cost and Usage with one row per charge and run, and with the Allocated columns. Columns without a value in the
-    period are left out, as FOCUS asks. Add --all-columns for queries that name them.
+    period are left out, as FOCUS requires. Add --all-columns for queries that name them.
 
     \b
     Examples:
@@ -335,8 +335,8 @@ def export_dbt(out: Path | None) -> None:
 def export_hyper(context: Context, out: Path) -> None:
     """Export costs as a Tableau extract.
 
-    Writes the public tables and `costs_for_dashboards`, and beside a .hyper file two data sources
-    (.tds) and a workbook (.twb). Files that you changed in Tableau are kept.
+    Writes the public tables and `costs_for_dashboards`. A .hyper file also gets two data sources
+    (.tds) and a workbook (.twb) beside it. Files that you changed in Tableau are kept.
 
     \b
     Examples:
@@ -367,9 +367,9 @@ def export_hyper(context: Context, out: Path) -> None:
     "--uri",
     default="",
     metavar="URI",
-    help="The PostgreSQL database. Default: that of the first such target of `publish`, with the login `superset`.",
+    help="The PostgreSQL database. Default: the address of the first such target of `publish`, with the login `superset`.",
 )
-@click.option("--schema", default="", metavar="NAME", help="The schema in it. Default: that of the target.")
+@click.option("--schema", default="", metavar="NAME", help="The schema in it. Default: the schema of the target.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -474,7 +474,7 @@ def sql(
             timeout + GRACE, timeout, partial(log_statement, context.settings, statement, native=native, rows=None, error="SqlRefused")
         ):
             rows = open_warehouse(context.settings).answer(statement, native=native, timeout=timeout)
-    except BaseException as error:  # also for a bug or Ctrl-C: the question was asked
+    except BaseException as error:  # even after a bug or Ctrl-C, because the question was asked
         log_statement(context.settings, statement, native=native, rows=None, error=type(error).__name__)
         raise
     log_statement(context.settings, statement, native=native, rows=rows.num_rows)
@@ -504,7 +504,9 @@ def _statement_of(statement: str | None, file: Path | None) -> str | None:
 
 @contextmanager
 def _ended_after(seconds: float, timeout: float, note: Callable[[], None]) -> Iterator[None]:
-    """End the process if it is still inside after `seconds`. An engine checks for an interrupt between pieces of work, and one piece may take minutes."""
+    """End the process if it is still inside after `seconds`. An engine checks for an interrupt between pieces of work, and one piece may
+    take minutes.
+    """
 
     def end() -> None:
         note()

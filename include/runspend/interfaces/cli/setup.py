@@ -1,4 +1,4 @@
-"""From nothing to a first report: `init`, `doctor`, `config`, `try`, `demo`, `identify`."""
+"""The way to a first report: `init`, `doctor`, `config`, `try`, `demo`, `identify`."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def identify(as_json: bool) -> None:
         click.echo(f"Runs here do not identify themselves: {SWITCH} is off.")
         return
     if not found:
-        click.echo("Nothing here tells which machine this is.")
+        click.echo("Nothing here identifies this machine.")
     else:
         rows = [("TAG", "VALUE", "FROM"), *((one.key, one.value, one.origin) for one in found)]
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]

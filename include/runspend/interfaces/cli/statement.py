@@ -1,4 +1,4 @@
-"""`runspend statement`: what a team is shown or charged for a month, for people who book it."""
+"""`runspend statement`: the costs that a team is shown or charged for a month, for the people who book them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--team", "teams", multiple=True, metavar="NAME", help="Write the statement of this team, or of all. Repeatable.")
-@click.option("--no-team", is_flag=True, help="Write the statement of what belongs to no team. `--team all` includes it.")
+@click.option("--no-team", is_flag=True, help="Write the statement of costs without a team. `--team all` includes it.")
 @click.option("--period", required=True, callback=months, metavar="YYYY-MM", help="Write the statements of this billing period.")
 @click.option(
-    "--mail", is_flag=True, help="Mail each statement to the recipients of the team's budgets; that of no team to mail.operators."
+    "--mail",
+    is_flag=True,
+    help="Mail each statement to the recipients of the team's budgets; the statement of no team goes to mail.operators.",
 )
 @click.option("--to", multiple=True, metavar="ADDRESS", help="Mail to this address instead. Repeatable.")
 @click.option("--pdf/--no-pdf", "prints", default=True, help="Print a PDF with Chromium or Chrome, if one is installed. Default: yes.")
@@ -32,8 +34,8 @@ def statement(context: Context, teams: tuple[str, ...], no_team: bool, period: s
 
     It has the team's direct cost and its part of idle and shared cost, by the policy in `statements`
     of runspend.yaml. All statements of a month add up to the bill. Writes a page, a CSV and a PDF
-    under HOME/statements. A statement of a closed month gets a number and never changes: other
-    figures later make a new version that says what it replaces, the difference and why.
+    under HOME/statements. A statement of a closed month gets a number and never changes: if
+    figures change later, a new version states what it replaces, the difference and why.
 
     \b
     Examples:
@@ -99,7 +101,7 @@ def _print(outcome: Outcome, is_all: bool) -> None:
 
 
 def _short(path: Path) -> str:
-    """Return a path as short as it is from here."""
+    """Return the shortest form of a path from the working folder."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

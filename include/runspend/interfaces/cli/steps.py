@@ -215,7 +215,7 @@ STEPS = (
         """Copy the public tables to other tools.
 
     Replaces what the databases and files of `publish` in runspend.yaml have: PostgreSQL, a DuckDB
-    file, Iceberg tables. A target that has this build already is left alone.
+    file, Iceberg tables. A target that already has this build is not changed.
 
     \b
     Examples:
@@ -240,7 +240,7 @@ STEPS = (
       runspend annotate prod
       runspend annotate --remove""",
         what="server",
-        options=[click.option("--remove", is_flag=True, help="Remove the costs from MLflow again.")],
+        options=[click.option("--remove", is_flag=True, help="Remove the costs from MLflow.")],
     ),
 )
 
@@ -259,7 +259,7 @@ verify = _step(
       runspend verify --drop billing_lines/2026-10/aws""",
     what=None,
     options=(
-        click.option("--full", is_flag=True, help="Hash every file, unchanged ones too."),
+        click.option("--full", is_flag=True, help="Hash every file, including unchanged ones."),
         click.option("--drop", multiple=True, metavar="TABLE/MONTH/WRITER", help="Delete a damaged unit. Repeatable."),
     ),
 )

@@ -1,6 +1,6 @@
 """The demo: 45 days of a small company, made if nothing is configured: two MLflow stores, their artifacts, two matching bills.
 
-    plan.py    who ran what on which machine, from a seed; writes nothing
+    plan.py    which runs ran on which machine, from a seed; writes nothing
     stores.py  the runs, through MLflow's own client
     bills.py   the FOCUS files the clouds would have sent
 

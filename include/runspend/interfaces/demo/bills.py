@@ -1,9 +1,9 @@
 """The bills of a plan, as FOCUS files: AWS (1.3, gzip CSV, one file a month) and Google Cloud (1.0, CSV).
 
-As at AWS, a machine's hour is one line for the whole hour, with the billed part as its quantity. The bills also have lines that
-every bill has: disks, tax, support, a credit, a correction, and a web shop without training. The shop has what a bill of a whole
-company has: a savings plan and a capacity reservation, each used and unused, and a product of another vendor, paid in credits.
-The AWS file has one column of FOCUS 1.4: CommitmentProgramEligibilityDetails.
+As at AWS, a machine's hour is one line for the whole hour, with the billed part as its quantity. The bills also have lines that every bill
+has: disks, tax, support, a credit, a correction, and a web shop without training. The shop has the charges that a whole company's bill has:
+a savings plan and a capacity reservation, each used and unused, and a product of another vendor, paid in credits. The AWS file has one
+column of FOCUS 1.4: CommitmentProgramEligibilityDetails.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ def _web_server_lines(begin: datetime, end: datetime) -> Iterator[dict[str, Any]
 
 
 def _sold_by(vendor: str) -> dict[str, str]:
-    """Return who sells a product of a marketplace: the vendor provides it, and the cloud hosts and bills it."""
+    """Return the seller of a marketplace product: the vendor provides it, and the cloud hosts and bills it."""
     return {"PublisherName": vendor, "ServiceProviderName": vendor}
 
 

@@ -1,6 +1,6 @@
-"""Draws who ran what on which machine from a seed: five teams, 60 machines, 45 days. Pure: writes nothing.
+"""Draws from a seed which runs ran on which machine: five teams, 60 machines, 45 days. Pure: writes nothing.
 
-It contains the awkward cases of real companies: parallel, nested, multi-node, failed and never-ended runs, children
+It contains the difficult cases of real companies: parallel, nested, multi-node, failed and never-ended runs, children
 without machines, runs that state no machine, machines rented for one run, idle tails, partial hours.
 """
 

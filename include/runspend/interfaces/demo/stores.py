@@ -74,7 +74,7 @@ def _write_run(client: MlflowClient, experiment_id: str, run: Run, parent_id: st
 
 
 def _write_orphan(root: Path) -> None:
-    """Write bytes of a run that no server knows now."""
+    """Write bytes of a run that no server knows any longer."""
     file = root / "artifacts" / "1" / ("0" * 31 + "f") / "artifacts" / "checkpoint.bin"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"\0" * 300_000)
@@ -82,7 +82,7 @@ def _write_orphan(root: Path) -> None:
 
 
 def _date(file: Path, moment: datetime) -> None:
-    """Set the time of a file: retention looks at the times of files."""
+    """Set the time of a file: retention uses the times of files."""
     os.utime(file, (moment.timestamp(), moment.timestamp()))
 
 

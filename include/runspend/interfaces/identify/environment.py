@@ -1,4 +1,4 @@
-"""What environment variables and small files say about the job and the machine. Nothing here uses the network."""
+"""Facts about the job and the machine from environment variables and small files. Nothing here uses the network."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ AIRFLOW_VARIABLES = {
     "AIRFLOW_CTX_TASK_ID": "airflow.task_id",
     "AIRFLOW_CTX_DAG_RUN_ID": "airflow.run_id",
 }
-# KubeRay sets the first for all of its pods, Ray the second for workers: only `f` in those that it started before there was a job.
+# KubeRay sets the first for all of its pods, Ray the second for workers: it is `f` in those that Ray started before there was a job.
 RAY_VARIABLES = {"RAY_CLUSTER_NAME": "ray.cluster", "RAY_JOB_ID": "ray.job_id"}
-# Of the downward API, as docs/identify.md recommends it.
+# Variables from the downward API, as docs/identify.md recommends.
 POD_VARIABLES = {
     "RUNSPEND_CLUSTER": "kubernetes.cluster",
     "RUNSPEND_POD_NAMESPACE": "kubernetes.namespace",
@@ -88,7 +88,7 @@ def find_job() -> Iterator[Found]:
 
 
 def find_ray() -> Iterator[Found]:
-    """Yield what Ray says of this process, if the process has imported and started it. Ray's client is not asked: it uses the network."""
+    """Yield Ray's facts about this process, if the process has imported and started Ray. Ray's client is not asked: it uses the network."""
     worker = sys.modules.get("ray._private.worker")
     if worker is None or not worker.global_worker.connected:
         return
@@ -104,9 +104,9 @@ def managed_platform() -> str | None:
 
 
 def find_host() -> Iterator[Found]:
-    """Yield tags of a machine that no cloud knows: its name, and a digest that stays when the name changes.
+    """Yield tags of a machine that no cloud knows: its name, and a digest that stays the same when the name changes.
 
-    The name of a container is not the name of a machine, and is on no bill.
+    A container's name is not the name of a machine and is not on any bill.
     """
     is_container = any(file.exists() for file in CONTAINER_FILES) or "KUBERNETES_SERVICE_HOST" in os.environ
     if (name := as_text(socket.gethostname())) and not is_container:
@@ -131,7 +131,7 @@ def _sagemaker_type() -> Iterator[Found]:
 
 
 def _pod() -> Found | None:
-    """The pod, where a cluster is named: only there does the bill split machines into pods."""
+    """The pod, if a cluster is named: only then does the bill split machines into pods."""
     cluster, namespace, pod = _variable("RUNSPEND_CLUSTER"), _variable("RUNSPEND_POD_NAMESPACE"), _variable("RUNSPEND_POD_NAME")
     if not cluster or not _variable("KUBERNETES_SERVICE_HOST"):
         return None

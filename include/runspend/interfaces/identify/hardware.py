@@ -39,9 +39,10 @@ class Gpu:
 
 
 def find_gpus(there: list[Gpu] | None) -> Iterator[Found]:
-    """Yield how many GPUs this process sees, and their names. `there`: what `ask_driver` found.
+    """Yield the number and the names of the GPUs that this process sees. `there`: what `ask_driver` found.
 
-    On a machine without NVIDIA's driver, only what CUDA_VISIBLE_DEVICES names is known: it may have GPUs of another maker.
+    On a machine without NVIDIA's driver, only the GPUs named in CUDA_VISIBLE_DEVICES are known, because the machine may have GPUs of
+    another maker.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     chosen = None if visible is None else _chosen(visible)
@@ -107,7 +108,7 @@ def _read(file: Path) -> str:
 
 
 def _chosen(visible: str) -> list[str]:
-    """CUDA takes the names up to the first that it cannot use, -1 for instance."""
+    """CUDA uses the names before the first one that it cannot use, for example -1."""
     names: list[str] = []
     for name in visible[:MOST].split(","):
         if not re.fullmatch(r"[0-9]{1,4}|GPU-[0-9a-f-]+|MIG-[0-9A-Za-z/-]+", name.strip()):

@@ -1,4 +1,4 @@
-"""What is known of this process's machine and job. Asked once per process; no caller waits longer than WAIT_SECONDS."""
+"""The known facts about this process's machine and job. Asked once per process; no caller waits longer than WAIT_SECONDS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runspend.interfaces.identify.metadata_services import SECONDS, SERVICES, po
 __all__ = ["SWITCH", "WAIT_SECONDS", "find_identity", "find_settled_identity", "is_off", "is_settled", "say_of_services"]
 
 SWITCH = "RUNSPEND_IDENTIFY"
-WAIT_SECONDS = 0.15  # for the cloud and the driver: both take a few milliseconds, and on a laptop nobody answers
+WAIT_SECONDS = 0.15  # for the cloud and the driver: both take a few milliseconds, and on a laptop nothing answers
 ATTEMPTS = 3  # a service that is only slow is asked again
 
 log = logging.getLogger(__name__)
@@ -27,9 +27,9 @@ def is_off() -> bool:
 
 
 def find_identity(wait_seconds: float = WAIT_SECONDS) -> list[Found]:
-    """Return the tags of this process, each once: first what is nearest to the bill.
+    """Return the tags of this process, each once; names as on the bill come first.
 
-    What is not known in time is in the result of a later call. Never raises, and takes no lock: it may be called in a signal
+    Facts that arrive too late are in the result of a later call. Never raises, and takes no lock: it may be called in a signal
     handler, and a process may fork at any time.
     """
     question = _Question.current
@@ -56,7 +56,7 @@ def find_identity(wait_seconds: float = WAIT_SECONDS) -> list[Found]:
 
 
 def is_settled() -> bool:
-    """Return whether all services and the driver have answered, or are not asked again."""
+    """Return whether all services and the driver have answered, or will not be asked again."""
     question = _Question.current
     if question is None or not (question.is_settled.is_set() and question.gpus_known.is_set()):
         return False
@@ -64,9 +64,9 @@ def is_settled() -> bool:
 
 
 def find_settled_identity(seconds: float, pause: Callable[[float], object] = time.sleep) -> list[Found]:
-    """Return the tags once all that were asked have answered or are not asked again: what a later run of this process gets.
+    """Return the tags once everything that was asked has answered or will not be asked again: the tags of a later run of this process.
 
-    Waits for at most so many seconds, and ends early if `pause` returns something true.
+    Waits at most this many seconds, and ends early if `pause` returns something true.
     """
     until = time.monotonic() + seconds
     find_identity(0)
@@ -94,7 +94,7 @@ def _find_machine(question: _Question) -> list[Found]:
 class _Question:
     """One question to all services that may be here, and to the driver of GPUs.
 
-    `answer`: of the first service that knows this machine. `is_unanswered`: none does, and one did not answer in time.
+    `answer`: of the first service that knows this machine. `is_unanswered`: no service knows it, and at least one did not answer in time.
     """
 
     current: _Question | None = None
@@ -121,7 +121,7 @@ class _Question:
         answer: list[Found] = []
         try:
             answer = service()
-            said = "answered" if answer else "answered, but the machine below is not what is billed"
+            said = "answered" if answer else "answered, but the bill does not name the machine below"
         except TimeoutError:
             self.is_unanswered = not self.answer
             said = f"no answer within {SECONDS:g} s (asked {self.attempt} times)"
@@ -141,13 +141,13 @@ class _Question:
     def _ask_driver(self) -> None:
         try:
             self.gpus = ask_driver()
-        except Exception as error:  # noqa: BLE001 (a driver that is not as documented)
+        except Exception as error:  # noqa: BLE001 (a driver that differs from its documentation)
             log.debug("no answer from the driver: %s", error)
         self.gpus_known.set()
 
 
 def _ask_again_after_fork() -> None:
-    """The threads that ask are not in the child."""
+    """The threads that ask do not exist in the child."""
     if _Question.current is not None and not (_Question.current.is_settled.is_set() and _Question.current.gpus_known.is_set()):
         _Question.current = None
 

@@ -1,9 +1,9 @@
-"""The cost of runs while they train: about what the machine has cost since they began, by a price list that somebody exported.
+"""The cost of runs while they train: the approximate cost of the machine since they began, by an exported price list.
 
-Off unless RUNSPEND_PRICES names the list, a file or an address (`runspend export prices`). One thread of the training process looks which
+Off unless RUNSPEND_PRICES names the list, a file or an address (`runspend export prices`). One thread of the training process checks which
 runs are active; another reads the list and writes the metric `cost_usd_estimated` (or of the list's currency) every few minutes. When the
-process ends, one line says what its runs have cost. Standard library only, and MLflow's client, which is there. Nothing that goes wrong
-here reaches the training job.
+process ends, one line says what its runs have cost. Needs only the standard library, and MLflow's client, which the process already has. No
+failure here reaches the training job.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ __all__ = ["Price", "find_price", "start"]
 
 MINUTES = "RUNSPEND_LIVE_MINUTES"
 USUAL_MINUTES, LEAST_MINUTES, MOST_MINUTES = 5.0, 0.01, 1440.0
-LOOK_SECONDS = 5.0  # between two looks at which runs are active
+LOOK_SECONDS = 5.0  # between two checks of which runs are active
 TIMEOUT_SECONDS = 10
 MOST_BYTES = 8 << 20
 END_SECONDS = 2.0  # how long the end of a process waits for the last values
 
 log = logging.getLogger(__name__)
-_meters: dict[int, _Meter] = {}  # by process: one each, also after a fork
+_meters: dict[int, _Meter] = {}  # by process: one each, even after a fork
 
 
 @dataclass(frozen=True)
 class Price:
-    """What an hour of this process's part of the machine costs."""
+    """The cost of an hour of this process's part of the machine."""
 
     hour_cost: float
     currency: str
@@ -56,7 +56,7 @@ def start() -> None:
         return
     try:
         meter = _Meter()
-        if _meters.setdefault(pid, meter) is meter:  # no other thread was quicker
+        if _meters.setdefault(pid, meter) is meter:  # no other thread was faster
             meter.begin()
     except Exception as error:  # noqa: BLE001 (a training job runs here)
         log.debug("cannot count what runs cost: %s", error)
@@ -65,8 +65,9 @@ def start() -> None:
 def find_price(prices: Any, tags: Mapping[str, str], nodes: int = 1) -> Price | None:
     """Return the price for this machine: of its type, region and purchase option; None if the list lacks it.
 
-    Without a region, the price where most hours are counts. A machine that does not say it is spot is on demand. A process that sees only
-    some of the machine's GPUs has their share of the price. `nodes`: machines of the job. Raises an error for a list or a price that cannot be used.
+    Without a region, the price of the region with the most hours counts. A machine that does not state spot counts as on demand. A process
+    that sees only some of the machine's GPUs pays their share of the price. `nodes`: machines of the job. Raises an error for a list or a
+    price that cannot be used.
     """
     row = choose_price(
         prices, tags.get(machine_tags.TYPE, ""), tags.get(machine_tags.REGION, ""), tags.get(machine_tags.PURCHASE_OPTION, "")
@@ -107,7 +108,7 @@ class _Meter:
             multiprocessing.Finalize(None, self._end, exitpriority=10)
 
     def _look_on(self) -> None:
-        """Look until the process ends. Nothing here waits for the network, so no time is lost."""
+        """Check until the process ends. Nothing here waits for the network, so no time is lost."""
         due = time.monotonic() + min(self._pause, 60.0)  # the first value soon
         is_last = False
         while not is_last:
@@ -115,7 +116,7 @@ class _Meter:
             try:
                 ended = self._look()
             except Exception as error:  # noqa: BLE001 (a training job runs here)
-                log.debug("cannot see which runs are active: %s", error)
+                log.debug("cannot find out which runs are active: %s", error)
                 return
             if is_last or time.monotonic() >= due:
                 self._to_write |= set(self._seconds)
@@ -125,14 +126,14 @@ class _Meter:
                 self._due.set()
 
     def _look(self) -> set[str]:
-        """Add the time since the last look to the innermost active runs; return the runs that ended."""
+        """Add the time since the last check to the innermost active runs; return the runs that ended."""
         now = time.monotonic()
         passed, self._looked_at = now - self._looked_at, now
         stacks = _stacks()
         innermost = {stack[-1].info.run_id: stack[-1] for stack in stacks}
         for run_id, run in innermost.items():
             share = passed / len(innermost)
-            if run_id not in self._seconds:  # it began since the last look, or was resumed
+            if run_id not in self._seconds:  # it began since the last check, or was resumed
                 self._experiments[run_id] = run.info.experiment_id
                 share = min(share, max(time.time() - (run.info.start_time or 0) / 1000, 0.0))
             self._seconds[run_id] = self._seconds.get(run_id, 0.0) + share
@@ -167,7 +168,7 @@ class _Meter:
         raise AssertionError
 
     def _wait_for_identity(self) -> dict[str, str]:
-        """Return what is known of the machine, once all that were asked have answered."""
+        """Return the known facts about the machine, once everything that was asked has answered."""
         return {one.key: one.value for one in find_settled_identity(TIMEOUT_SECONDS, self._stopped.wait)}
 
     def _write(self, experiments: Any) -> None:
@@ -223,7 +224,9 @@ class _Meter:
 
 
 def _find_typical(experiments: Any, experiment_id: str, currency: str) -> Mapping[str, Any] | None:
-    """Return what runs of this experiment cost. None if two servers have one of this name and id: this process does not know its server's."""
+    """Return what runs of this experiment cost. None if two servers have an experiment of this name and id, because this process cannot
+    tell which server it uses.
+    """
     from mlflow import MlflowClient
 
     wanted = (MlflowClient().get_experiment(experiment_id).name, experiment_id, currency)
@@ -233,7 +236,7 @@ def _find_typical(experiments: Any, experiment_id: str, currency: str) -> Mappin
 
 def _read_list(place: str) -> dict[str, Any]:
     if place.startswith(("http://", "https://")):
-        import urllib.request  # takes time to import, and only the thread does
+        import urllib.request  # takes time to import, so only the thread imports it
 
         with urllib.request.urlopen(place, timeout=TIMEOUT_SECONDS) as answer:
             text = answer.read(MOST_BYTES)
@@ -245,9 +248,9 @@ def _read_list(place: str) -> dict[str, Any]:
 
 
 def _stacks() -> list[list[Any]]:
-    """Return the active runs of each living thread, outermost first. MLflow keeps them for its own end of a process.
+    """Return the active runs of each living thread, outermost first. MLflow keeps this list to end the runs when the process ends.
 
-    After a fork, and after a thread ended with a run open, it has those of threads that are no more.
+    After a fork, or after a thread ended with an open run, it includes runs of threads that no longer exist.
     """
     fluent = sys.modules.get("mlflow.tracking.fluent")
     stacks: dict[int, list[Any]] = fluent._active_run_stack.get_all_thread_values() if fluent is not None else {}

@@ -27,20 +27,20 @@ from runspend.interfaces.identify.environment import Found, as_text
 
 __all__ = ["SECONDS", "SERVICES", "possible_services", "why_not_asked"]
 
-SECONDS = 1.0  # for one answer; the caller waits less and takes what comes later for the next run
+SECONDS = 1.0  # for one answer; the caller waits less and uses later answers for the next run
 MOST_BYTES = 65_536
 PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "us-isob-": "aws-iso-b", "us-iso-": "aws-iso", "eusc-": "aws-eusc"}  # by region
 HOST = "169.254.169.254"
 DMI = Path("/sys/class/dmi/id")
-# What the firmware calls the machines of a cloud, in its vendor files.
+# The names of clouds' machines in the firmware's vendor files.
 VENDORS = {"ec2": ("amazon", "xen"), "compute engine": ("google",), "azure": ("microsoft",)}
 VENDOR_FILES = ("sys_vendor", "board_vendor", "bios_vendor", "product_name")
 
 
 def possible_services() -> dict[str, Callable[[], list[Found]]]:
-    """Return the services that may answer here, by name: those whose address is given, else those of the machine's maker.
+    """Return the services that may answer here, by name: those whose address is given, otherwise those of the machine's maker.
 
-    None on a machine that was made for no cloud, so that a laptop does not wait.
+    None on a machine that is not a cloud's, so that a laptop does not wait.
     """
     named = [name for name, variable in ADDRESSES.items() if os.environ.get(variable)]
     makers = _makers()
@@ -58,16 +58,16 @@ def why_not_asked(name: str) -> str:
         return "switched off by AWS_EC2_METADATA_DISABLED"
     if named := [variable for variable in ADDRESSES.values() if os.environ.get(variable)]:
         return f"not asked: {' and '.join(named)} {'names' if len(named) == 1 else 'name'} another cloud's service"
-    return "not asked: the firmware says that another maker made this machine"
+    return "not asked: the firmware names another maker of this machine"
 
 
-# Variables that name another address: those of the clouds' own clients where there is one.
+# Variables that name another address: those of the clouds' own clients where they exist.
 ADDRESSES = {"ec2": "AWS_EC2_METADATA_SERVICE_ENDPOINT", "compute engine": "GCE_METADATA_HOST", "azure": "RUNSPEND_AZURE_METADATA_HOST"}
 ECS_ADDRESS = "ECS_CONTAINER_METADATA_URI_V4"  # ECS sets it in every container
 
 
 def _makers() -> str:
-    """Return what the firmware says of the machine's maker, in lower case; empty if it cannot be read."""
+    """Return the machine's maker as the firmware states it, in lower case; empty if it cannot be read."""
     texts = []
     for name in VENDOR_FILES:
         try:
@@ -78,7 +78,7 @@ def _makers() -> str:
 
 
 def ask_ec2() -> list[Found]:
-    """Return what EC2 says of this instance; its id is the ARN, as on the bill."""
+    """Return EC2's description of this instance; its id is the ARN, as on the bill."""
     service = _Service("ec2")
     token = service.text("PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
     if not re.fullmatch(r"[A-Za-z0-9+/=_-]{1,256}", token):
@@ -108,7 +108,7 @@ def ask_ec2() -> list[Found]:
 
 
 def ask_compute_engine() -> list[Found]:
-    """Return what Compute Engine says of this instance; its id is the full resource name with the number, as on the bill."""
+    """Return Compute Engine's description of this instance; its id is the full resource name with the number, as on the bill."""
     service = _Service("compute engine")
     given = {"Metadata-Flavor": "Google"}
     machine = service.json("/computeMetadata/v1/instance/?recursive=true", given)
@@ -134,7 +134,7 @@ def ask_compute_engine() -> list[Found]:
 
 
 def ask_azure() -> list[Found]:
-    """Return what Azure says of this virtual machine; its id is the resource id, as on the bill."""
+    """Return Azure's description of this virtual machine; its id is the resource id, as on the bill."""
     service = _Service("azure")
     machine = service.json("/metadata/instance?api-version=2021-02-01", {"Metadata": "true"}).get("compute")
     if not isinstance(machine, Mapping):
@@ -152,7 +152,7 @@ def ask_azure() -> list[Found]:
 
 
 def ask_ecs() -> list[Found]:
-    """Return the task that ECS runs this container in, if it is on Fargate: there the task is what is billed."""
+    """Return the task that ECS runs this container in, if it is on Fargate, where the task is billed."""
     uri = urlsplit(os.environ.get(ECS_ADDRESS, ""))
     if uri.scheme != "http" or not uri.hostname:
         raise ValueError("not an address")
@@ -176,7 +176,7 @@ SERVICES: dict[str, Callable[[], list[Found]]] = {
 
 
 class _Service:
-    """One service. Raises OSError, HTTPException or ValueError if it does not answer in time, or not as documented."""
+    """One service. Raises OSError, HTTPException or ValueError if the answer is late or not as documented."""
 
     def __init__(self, name: str, address: str | None = None) -> None:
         named = address or os.environ.get(ADDRESSES.get(name, ""), "") or HOST
@@ -235,18 +235,18 @@ class _Service:
 def _match(found: Mapping[str, Any], key: str, pattern: str) -> str:
     value = found.get(key)
     if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        raise ValueError(f"{key} is not as documented")
+        raise ValueError(f"{key} differs from its documentation")
     return value
 
 
 def _optional(found: Mapping[str, Any], key: str, pattern: str) -> str:
-    """Return a value that is not needed to name the machine; empty if it is not as documented."""
+    """Return a value that is not needed to name the machine; empty if it differs from its documentation."""
     value = found.get(key)
     return value if isinstance(value, str) and re.fullmatch(pattern, value) else ""
 
 
 def _told(found: Mapping[str, str], origin: str) -> list[Found]:
-    """Return the tags with a value. Raises ValueError for one that MLflow may refuse: it would end the training job."""
+    """Return the tags with a value. Raises ValueError for a tag that MLflow might refuse, because a refusal would end the training job."""
     if not all(as_text(value) == value for value in found.values()):
         raise ValueError("a value is too long or not printable")
     return [Found(key, value, origin) for key, value in found.items() if value]

@@ -52,7 +52,9 @@ def _identify(run_id: str | None, client: MlflowClient | None) -> dict[str, str]
 
 
 def missing_tags(own: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags to add to a run: this machine under its own key if it is not the first one, everything else where nothing is stated."""
+    """Return the tags to add to a run: this machine under its own key if it is not the first one, and all other tags that the run does not
+    state.
+    """
     added = {key: value for key, value in own.items() if key not in there and key != machine_tags.ID}
     machine = own.get(machine_tags.ID)
     if machine is not None and machine != there.get(machine_tags.ID):

@@ -1,6 +1,6 @@
-"""The shapes of the tools: what each takes, and what it answers. An assistant sees them as JSON schemas.
+"""The forms of the tools: their arguments and answers. An assistant sees them as JSON schemas.
 
-Amounts are decimal texts with all their digits, because JSON numbers lose some. Finding the values does not belong here.
+Amounts are decimal texts with all their digits, because JSON numbers lose some digits. Finding the values does not belong here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Schema(GenerateJsonSchema):
 
 
 class Arguments(BaseModel):
-    """What a tool takes. Anything else is refused, so that no filter is ignored in silence."""
+    """What a tool takes. Anything else is refused, so that no filter is ignored silently."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -104,7 +104,7 @@ class Period(BaseModel):
 
 
 class Answer(BaseModel):
-    """What every answer says of its figures."""
+    """The facts that every answer states about its figures."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")  # `harmless` makes text of them; by default they become null
 
@@ -116,7 +116,7 @@ class Answer(BaseModel):
 
 
 class Compared(BaseModel):
-    """A cost, and that of the time before, if the question compares."""
+    """A cost, and the cost of the time before if the question compares."""
 
     cost: Amount
     previous_cost: Amount | None = None
@@ -130,11 +130,9 @@ class CostRow(Compared):
     part: Annotated[str | None, Field(description="Where the money went: run, idle, shared, unallocated, …; null where a row mixes them.")]
     runs: int | None
     failed_runs: int | None
-    gpu_hours: Annotated[float | None, Field(description="Hours of GPUs that its runs had, as far as they are known.")] = None
+    gpu_hours: Annotated[float | None, Field(description="GPU hours of its runs, as far as they are known.")] = None
     cost_per_gpu_hour: Amount | None = None
-    spread_cost: Annotated[
-        Amount | None, Field(description="What `cost` has of the idle, shared and unallocated cost that was spread.")
-    ] = None
+    spread_cost: Annotated[Amount | None, Field(description="The part of `cost` that is spread idle, shared and unallocated cost.")] = None
     course: list[Amount] | None = None
 
 
@@ -268,7 +266,7 @@ class Example(BaseModel):
 
 
 class Finding(BaseModel):
-    """Money that an action may save or allocate."""
+    """Cost that an action may save or allocate."""
 
     kind: Literal["idle_machine", "failed_runs", "repeated_runs", "unused_units", "without_run"]
     subject: Name

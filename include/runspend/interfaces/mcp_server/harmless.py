@@ -1,6 +1,6 @@
-"""Texts from outside as an assistant may read them: no control characters, no endless names, no addresses of hidden people.
+"""Texts from outside in a form that is safe for an assistant: no control characters, no endless names, no addresses of hidden people.
 
-A name can still say anything. The descriptions of the tools say that names are data, and no tool acts.
+A name can still contain any words. The descriptions of the tools say that names are data, and no tool acts.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ from runspend.interfaces.mcp_server.tools import DATA, TOOLS, Tool, hides_people
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 2  # questions to the warehouse at once; others wait
-LONGEST = 180.0  # seconds after which a question is given up
+AT_ONCE = 2  # concurrent questions to the warehouse; others wait
+LONGEST = 180.0  # seconds after which a question is stopped
 MOST_BYTES = 1_000_000  # of an answer
 INSTRUCTIONS = (
     "Runspend says what MLflow runs and the ML platform around them cost, from the cloud's bills. All tools only read. Every answer has the day of the newest "
@@ -73,8 +73,8 @@ def make_server(settings: Settings, clock: Callable[[], datetime]) -> Server[Any
 
 
 def serve_stdio(settings: Settings, clock: Callable[[], datetime]) -> None:
-    """Answer on standard input and output until the client closes them. Whatever else is printed goes to standard error."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a thread waits for input and would hold up a clean end
+    """Answer on standard input and output until the client closes them. All other output goes to standard error."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a thread waits for input and would block a clean end
 
     async def serve() -> None:
         server = make_server(settings, clock)
@@ -110,7 +110,7 @@ def _listed(tool: Tool) -> ListedTool:
 
 
 def _arguments(tool: Tool, given: dict[str, Any]) -> Any:
-    """Return the arguments of a tool. Raises UsageError with the argument and what is allowed."""
+    """Return the arguments of a tool. Raises UsageError with the argument and the allowed values."""
     try:
         return tool.arguments.model_validate(given)
     except ValidationError as error:
@@ -121,7 +121,7 @@ def _arguments(tool: Tool, given: dict[str, Any]) -> Any:
 
 
 def _sentence(error: Exception, settings: Settings) -> str:
-    """Return the reason for an assistant, without paths of the server. What it may not see goes to the log."""
+    """Return the reason for an assistant, without paths of the server. Hidden details go to the log."""
     if isinstance(error, WarehouseDamaged) or (
         isinstance(error, UsageError) and not isinstance(error, (SqlRefused, ConfigError, MissingExtra))
     ):

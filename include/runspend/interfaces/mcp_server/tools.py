@@ -1,4 +1,4 @@
-"""The tools: each asks what a command or page asks, and answers in a shape of `answers.py`. None of them writes.
+"""The tools: each asks the same question as a command or page, and answers in a form of `answers.py`. None of them writes.
 
 Their descriptions are for assistants. Limits of time and the protocol are in `server.py`.
 """
@@ -66,7 +66,7 @@ MOST_DETAILS = 50  # members of a list in the details of an explanation
 MOST_BYTES_OF_ROWS = 4_000_000  # of an SQL answer, before it is cut
 MOST_CHARACTERS = 200_000  # of the rows of an SQL answer
 MOST_MACHINES = 100
-MOST_NEAR = 5  # similar runs that an unknown name is answered with
+MOST_NEAR = 5  # similar runs in the answer for an unknown name
 
 IDLE = "idle is billed time of machines that no run used"
 MEASURES = {
@@ -145,7 +145,7 @@ def ask_costs(settings: Settings, asked: CostsArguments, now: datetime) -> Costs
 
 
 def ask_explain(settings: Settings, asked: ExplainArguments, now: datetime) -> ExplainAnswer:
-    """Return why a run costs what it costs. Raises UsageError for a run that is not known, or several."""
+    """Return why a run costs what it costs. Raises UsageError for an unknown or ambiguous run."""
     _check_month(asked.period)
     with open_published(settings).reader() as reader:
         newest = newest_day(reader)
@@ -195,7 +195,7 @@ def ask_budgets(settings: Settings, asked: BudgetsArguments, now: datetime) -> B
 
 
 def ask_sql(settings: Settings, asked: SqlArguments, now: datetime) -> SqlAnswer:
-    """Return the rows of one SELECT. Raises UsageError for anything else, and where names of people are hidden."""
+    """Return the rows of one SELECT. Raises UsageError for any other statement, and where names of people are hidden."""
     import pyarrow as pa
 
     if hides_people(settings):
@@ -228,7 +228,7 @@ def ask_sql(settings: Settings, asked: SqlArguments, now: datetime) -> SqlAnswer
         period=None,
         measure="of each column",
         currency="of each row (`billing_currency`)",
-        rule="sums of `*_cost` columns are exact; costs of several `billing_currency` are never added; cost_daily has the whole bill, also what is out of scope",
+        rule="sums of `*_cost` columns are exact; costs of several `billing_currency` are never added; cost_daily has the whole bill, including out-of-scope cost",
         columns=distinct_names(rows.column_names),
         rows=values,
         is_cut=found.is_cut or rows.num_rows > len(values),
@@ -253,7 +253,7 @@ def ask_tables(settings: Settings, asked: TablesArguments, now: datetime) -> Tab
 
 
 def ask_advice(settings: Settings, asked: AdviceArguments, now: datetime) -> AdviceAnswer:
-    """Return what costs money and what to do about it, the largest amounts first. Raises UsageError without a bill."""
+    """Return avoidable costs and what to do about them, the largest amounts first. Raises UsageError without a bill."""
     _check_month(asked.period)
     with open_published(settings).reader() as reader:
         newest = _newest(reader)
@@ -335,9 +335,7 @@ def _check_month(period: str | None) -> None:
 
 
 def _costs_rule(view: View) -> str:
-    counted = (
-        "the parts of the bill that the filter selects" if view.selects_parts else "the ML platform, without what is out of scope of it"
-    )
+    counted = "the parts of the bill that the filter selects" if view.selects_parts else "the ML platform, without out-of-scope cost"
     spread = "; idle, shared and unallocated cost is spread over the groups, in proportion to their own cost" if view.is_spread else ""
     return f"{MEASURES[view.measure]} by charge date; the total counts {counted}; {IDLE}, unallocated is cost without a run{spread}"
 
@@ -349,7 +347,7 @@ def _compared(found: Figures, amount: Amount) -> Compared:
 
 
 def _explain(reader: Reader, settings: Settings, asked: ExplainArguments, now: datetime) -> RunExplanation:
-    """Return the explanation of a run, also by its name where one run has it."""
+    """Return the explanation of a run; its name is enough if only one run has it."""
     try:
         return explain_run(reader, asked.run, settings, now=now, period=asked.period)
     except AmbiguousName:
@@ -424,7 +422,7 @@ def _text(value: Any) -> Any:
 
 
 def _value(value: Any) -> Any:
-    """Return a value of a row as JSON has it."""
+    """Return a value of a row in JSON's form."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, dict):
@@ -483,7 +481,7 @@ TOOLS: Sequence[Tool] = (
     Tool(
         "tables",
         "Tables and columns",
-        "The public tables with what one row is, and the columns of one table with types and meanings. Read it before you write SQL.",
+        "The public tables with the meaning of one row, and the columns of one table with types and meanings. Read it before you write SQL.",
         TablesArguments,
         TablesAnswer,
         ask_tables,
@@ -491,7 +489,7 @@ TOOLS: Sequence[Tool] = (
     Tool(
         "advice",
         "What to do about cost",
-        "What costs money without need, and what to do: idle machines, failed and repeated runs, unused units, and cost without a run. The largest amounts come "
+        "Avoidable cost, and what to do about it: idle machines, failed and repeated runs, unused units, and cost without a run. The largest amounts come "
         f"first. It only describes: a person must act. {DATA}",
         AdviceArguments,
         AdviceAnswer,

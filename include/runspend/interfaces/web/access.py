@@ -1,6 +1,6 @@
-"""Who asks, and what they may see: what the server in front of the pages states, and the settings with which it is answered.
+"""The user of a request as the server in front of the pages states it, and the settings that limit what this user may see.
 
-Every answer is made from `settings_of_caller`: without `access` it returns the settings as they are; with it, those of the viewer, whose
+Every answer is made from `settings_of_caller`. Without `access` it returns the settings unchanged; with it, those of the viewer, whose
 warehouse shows no rows of other teams. The rules themselves are in `config/access.py`.
 """
 
@@ -21,20 +21,20 @@ __all__ = ["CALLER", "Caller", "groups_of", "headers_guard", "require_all", "see
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, as the server in front of the pages states it: a name, and groups or roles."""
+    """The user of a request, as the server in front of the pages states it: a name, and groups or roles."""
 
     name: str | None = None
     groups: tuple[str, ...] = ()
 
 
-BLANKS = " \t"  # what may surround the value of a header (RFC 9110, section 5.6.3)
+BLANKS = " \t"  # characters that may surround the value of a header (RFC 9110, section 5.6.3)
 
-# Who asks in this context. A thread that answers gets a copy: see `gate.py`.
+# The user of the request in this context. A thread that answers gets a copy: see `gate.py`.
 CALLER: ContextVar[Caller] = ContextVar("runspend_caller", default=Caller())  # noqa: B039 (it is frozen)
 
 
 def settings_of_caller(settings: Settings) -> Settings:
-    """Return the settings with which the caller of this context is answered. Raises HTTPException 403 for one who may see nothing."""
+    """Return the settings for answers to the caller of this context. Raises HTTPException 403 for one who may see nothing."""
     if settings.access is None:
         return settings
     caller = CALLER.get()
@@ -51,7 +51,7 @@ def settings_of_caller(settings: Settings) -> Settings:
 
 
 def sees_all(settings: Settings) -> bool:
-    """Return whether the caller of this context sees the costs of all teams. `settings`: as they are, not those of the caller."""
+    """Return whether the caller of this context sees the costs of all teams. `settings`: the unrestricted ones, not those of the caller."""
     if settings.access is None:
         return True
     caller = CALLER.get()
@@ -69,8 +69,8 @@ def require_all(settings: Settings, what: str, instead: str) -> None:
 def headers_guard(settings: Callable[[], Settings]) -> Callable[[Request], Caller]:
     """Return a guard that finds the caller in the headers of a reverse proxy. A caller without the headers has no group.
 
-    It raises HTTPException 403 if the request does not come from a proxy of `access.proxies`, or has one of the headers twice: then the
-    proxy passed on a header of the client.
+    It raises HTTPException 403 if the request does not come from a proxy of `access.proxies`, or has one of the headers twice: in that
+    case the proxy passed on a header of the client.
     """
 
     def guard(request: Request) -> Caller:

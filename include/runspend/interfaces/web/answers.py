@@ -24,7 +24,7 @@ EXPERIMENTS = ("experiment_name", "title")  # columns whose text may begin with 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of an answer. `about` is the rest of the JSON object; `headers` say the same in every format."""
+    """The rows of an answer. `about` is the rest of the JSON object; `headers` are the same in every format."""
 
     name: str
     rows: pa.Table

@@ -39,7 +39,7 @@ from runspend.warehouse.records import Records
 
 __all__ = ["api_router", "is_for_programs"]
 
-# Statements have a gate of their own, so that a slow one never keeps a page waiting; so have probes, which must not wait for pages.
+# Statements have a gate of their own, so that a slow one never keeps a page waiting; so do probes, which must not wait for pages.
 SQL_GATE = Gate(at_once=1, wait=3.0, longest=described.MOST_SECONDS + 10.0, command="runspend sql")
 PROBE_GATE = Gate(at_once=1, longest=10.0, command="runspend status")
 MOST_ROWS_OF_TEXT = 10_000  # JSON and CSV are made from Python's values; Arrow is not
@@ -55,7 +55,7 @@ def is_for_programs(request: Request) -> bool:
 
 
 def api_router(configured: Configured, whole: Configured) -> APIRouter:
-    """Return the routes. `configured` returns the settings at each request, for the one who asks; `whole` returns those of the file."""
+    """Return the routes. `configured` returns the settings at each request, for the user who asks; `whole` returns those of the file."""
     router = APIRouter()
 
     async def respond(request: Request, operation: described.Operation, work: Work) -> Response:
@@ -195,8 +195,8 @@ def _budgets(settings: Settings, query: Query) -> tuple[Response, int]:
 
 
 def _sources(settings: Settings, query: Query) -> tuple[Response, int]:
-    """Answer what is known of each source."""
-    require_all(settings, "sources count", "The home page says how far the bills reach.")
+    """Answer the state of each source."""
+    require_all(settings, "sources count", "The home page shows how far the bills reach.")
     with asked(), open_published(settings).reader() as reader:
         found = read_sources(reader)
     return _rows_of(settings, query, Rows("sources", found))
@@ -208,7 +208,7 @@ async def _sql(request: Request, configured: Configured, query: Query) -> Respon
     rows, failed = None, None
     try:
         response, rows = await SQL_GATE.run(lambda: _statement(settings, configured, query))
-    except BaseException as error:  # also for a browser that goes away: the question was asked
+    except BaseException as error:  # even if the browser disconnects, because the question was asked
         failed = _cause(error)
         raise
     finally:
@@ -267,7 +267,7 @@ def _rows_of(settings: Settings, query: Query, rows: Rows) -> tuple[Response, in
 
 
 def _limit(query: Query, name: str) -> int:
-    """Return how many rows are wanted. Raises HTTPException where they are too many for the format."""
+    """Return the number of requested rows. Raises HTTPException if there are too many for the format."""
     limit, form = query.number(name), query.text("format")
     if form != "arrow" and limit > MOST_ROWS_OF_TEXT:
         raise HTTPException(
@@ -277,7 +277,7 @@ def _limit(query: Query, name: str) -> int:
 
 
 def _named(run_id: str, query: Query) -> str:
-    """Return how a run is found: by its id alone, or in a server and workspace, for an id that two servers have."""
+    """Return how to find a run: by its id alone, or, if two servers have the id, with its server and workspace."""
     where = [query.text("server"), query.text("workspace")]
     if not all(where) and any(where):
         raise UsageError("cannot find a run: server and workspace belong together. Give both or none.")
@@ -290,7 +290,7 @@ def _instant(time: datetime) -> str:
 
 @cache
 def _budget_schema() -> pa.Schema:
-    """Return the columns of `list_budgets`, with the types of `budget_status` where it has them."""
+    """Return the columns of `list_budgets`, with the types of `budget_status` where that table has them."""
     known = {field.name: field.type for field in TABLES["budget_status"].arrow_schema()}
     own = {
         "state": pa.string(),

@@ -98,8 +98,8 @@ def create_app(
 ) -> FastAPI:
     """Return the application over `<home>/reports`.
 
-    `guard` is a FastAPI dependency that every route calls first, also for unknown paths (None: every client of the port may read).
-    It returns who asks: a name for the access log, or a `Caller`, whose groups `access` knows.
+    `guard` is a FastAPI dependency that every route calls first, even for unknown paths (None: every client of the port may read).
+    It returns the user: a name for the access log, or a `Caller`, whose groups `access` knows.
     `hosts` are the only Host headers answered (None: any; the server in front decides). `settings` may be a function, called
     at each request, so that a repaired configuration needs no restart.
     """
@@ -109,7 +109,7 @@ def create_app(
     latest: list[Settings] = []  # as of the newest request
 
     def configured() -> Settings:
-        """Return the settings with which the caller is answered."""
+        """Return the settings for answers to the caller."""
         found = whole()
         HAS_REPORTS.set(sees_all(found))
         return settings_of_caller(found)
@@ -203,7 +203,7 @@ def create_app(
             request, "cannot show this page: an unexpected error occurred. Operators find the reason in the server's log.", 500, HEADERS
         )
 
-    @app.exception_handler(StarletteHTTPException)  # also what no route takes: a path with a line break
+    @app.exception_handler(StarletteHTTPException)  # also paths without a route, such as one with a line break
     def say_why(request: Request, error: StarletteHTTPException) -> Response:
         found = HTTPException(error.status_code, "no such page." if error.detail == "Not Found" else error.detail, error.headers)
         is_page = not is_for_programs(request) and not request.scope["path"].endswith((".csv", ".svg", "/metrics"))
@@ -244,12 +244,12 @@ def create_app(
 
 
 def _nobody() -> Caller:
-    """Return a caller without a name or groups: nothing in front of the pages says who asks."""
+    """Return a caller without a name or groups: no server in front of the pages names the user."""
     return Caller()
 
 
 def _remember(guard: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the guard to keep who asks, for the access log and for what is answered."""
+    """Wrap the guard to keep the user, for the access log and for access to costs."""
 
     async def remember(request: Request, who: Any = Depends(guard)) -> None:  # noqa: B008 (FastAPI's form of a dependency)
         caller = who if isinstance(who, Caller) else Caller(who if isinstance(who, str) else None)
@@ -312,7 +312,7 @@ async def _explore(request: Request, configured: Callable[[], Settings], write: 
 
 
 def _landing(configured: Callable[[], Settings], key: str, value: str, request: Request) -> Response:
-    """Lead from the short address of a team, an experiment, a user … to its costs in the newest month."""
+    """Redirect from the short address of a team, an experiment, a user … to its costs in the newest month."""
     configured()  # refuses those who may see nothing
     return RedirectResponse(f"{_up(request)}explore?{urlencode({'by': next_dimension((key,), key), key: value}, quote_via=quote)}", 307)
 
@@ -368,7 +368,9 @@ def _experiment_page(settings: Settings, name: str, *, metric: str | None, best:
 
 
 def _line_page(settings: Settings, line_id: str, *, period: str | None, up: str) -> tuple[str, int]:
-    """Return the page of a bill line and its number of targets. Raises HTTPException 404 without one, 400 for a part of an id that is too short."""
+    """Return the page of a bill line and its number of targets. Raises HTTPException 404 without one, 400 for a part of an id that is too
+    short.
+    """
     with _asked(), _known(), open_published(settings).reader() as reader:
         _check_name("line", line_id)
         found = explain_line(reader, line_id, period=_month(period))
@@ -405,13 +407,13 @@ def _explorer_page(found: Figures, settings: Settings) -> Response:
 
 
 def _message_page(error: HTTPException, up: str, ways: Sequence[tuple[str, str]], *, has_reports: bool) -> Response:
-    """Return a page that says what is wrong, with `ways` out (name, address), and `up`, the way back to the home page."""
+    """Return a page that states the error, with other links, `ways` (name, address), and `up`, the path to the home page."""
     page = message_as_page("Cannot show this page", str(error.detail), up=up, ways=ways, has_reports=has_reports)
     return _page(page, error.status_code, error.headers, policy=live_policy(page))
 
 
 def _ways(request: Request, error: WayOut) -> list[tuple[str, str]]:
-    """Return the ways out of an error (name, address)."""
+    """Return links for an error page (name, address)."""
     runs = [(f"{run.run_name or run.key.run_id[:8]} on {run.key.tracking_server}", run.key) for run in error.runs[:MOST_WAYS]]
     return [
         *((f"Only {code}", _with_currency(request, code)) for code in error.currencies),
@@ -426,14 +428,16 @@ def _with_currency(request: Request, code: str) -> str:
 
 
 def _only(request: Request, *allowed: str) -> None:
-    """Raise HTTPException 400 for another key in the address: a misspelled one must not pass for its default."""
+    """Raise HTTPException 400 for another key in the address: a misspelled one must not silently use its default."""
     for key in request.query_params:
         if key not in allowed:
-            raise HTTPException(400, f"cannot read the address: {key[:40]!r} is unknown. Known is {', '.join(allowed) or 'nothing'}.")
+            raise HTTPException(
+                400, f"cannot read the address: {key[:40]!r} is unknown. Known parameters are {', '.join(allowed) or 'nothing'}."
+            )
 
 
 def _up(request: Request) -> str:
-    """Return the relative way from an address to the home page, so that no server need know its own prefix."""
+    """Return the relative path from an address to the home page, so that no server needs to know its own prefix."""
     path: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
     own = path.removeprefix(request.scope.get("root_path", "").encode())
     return "../" * (own.count(b"/") - 1)
@@ -450,7 +454,7 @@ def _figures(settings: Settings, query: list[tuple[str, str]]) -> Figures:
 
 
 def _search_page(settings: Settings, text: str) -> tuple[str, int]:
-    """Return the page of what a text finds, and its number of rows."""
+    """Return the search results page for a text, and its number of rows."""
     with _asked(), open_published(settings).reader() as reader:
         found = search(reader, text, hidden=_hidden(settings))
     return found_as_page(found), len(found.runs) + len(found.names)

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class WayOut(HTTPException):
-    """An error that a page can offer a way out of: each of these currencies alone, or one of these runs."""
+    """An error for which a page can offer links: each of these currencies alone, or one of these runs."""
 
     def __init__(self, status: int, why: str, currencies: Sequence[str] = (), runs: Sequence[Candidate] = ()) -> None:
         super().__init__(status, why)
@@ -35,7 +35,7 @@ class WayOut(HTTPException):
 
 @contextmanager
 def asked() -> Iterator[None]:
-    """Turn errors into HTTPException: 400 for what the reader of the page asked wrongly, 503 for a warehouse that cannot be read."""
+    """Turn errors into HTTPException: 400 for a wrong request, 503 for a warehouse that cannot be read."""
     try:
         yield
     except (SqlRefused, ConfigError, MissingExtra) as error:  # also usage errors, but not caused by the reader of the page
@@ -58,7 +58,7 @@ def known() -> Iterator[None]:
 
 
 def key_of(request: Request) -> Hashable:
-    """Return what makes two requests equal, beside who asks: a page is built once for all that ask for it at the same time."""
+    """Return the key by which two requests of one user are equal: a page is built once for all simultaneous requests."""
     path = request.scope.get("raw_path") or request.scope["path"]  # as it was sent: %2F and / are two addresses
     return id(request.app), request.headers.get("host"), request.scope.get("root_path"), path, request.scope["query_string"]
 

@@ -27,7 +27,7 @@ __all__ = ["AT_ONCE", "GATE", "Gate"]
 AT_ONCE = 2  # pages that query the warehouse at once, in this process
 WAIT = 30.0  # seconds that others wait for their turn
 MOST_WAITING = 200  # others; more are asked to try again at once
-LONGEST = 60.0  # seconds after which a page is given up; it keeps its slot until its query ends
+LONGEST = 60.0  # seconds after which a page fails; it keeps its slot until its query ends
 LOOK_AGAIN = 0.05
 RETRY_AFTER = "5"
 
@@ -48,15 +48,15 @@ class Gate:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        """Return the thread pool, made on first use: a server may fork before that."""
+        """Return the thread pool, made on first use because a server may fork before that."""
         each = max(1, len(os.sched_getaffinity(0)) // (2 * self._at_once))  # half of the processors, shared out
         return ThreadPoolExecutor(self._at_once, thread_name_prefix="runspend-page", initializer=limit_threads, initargs=(each,))
 
     async def run(self, work: Callable[[], Answer], *, key: Hashable = None) -> Answer:
         """Run `work` in a thread of the gate and return its answer. HTTPException 503 if no thread was free, or no answer came, in time.
 
-        Works with the same `key` (None: it has none) of callers with the same name and groups are equal: who comes while one of them runs
-        gets its answer.
+        Requests with the same `key` (None: no key) from callers with the same name and groups are equal: a request that arrives while an
+        equal one runs gets its answer.
         """
         running = await self._start(work, None if key is None else (CALLER.get(), key))
         try:
@@ -69,7 +69,7 @@ class Gate:
             ) from error
 
     async def _start(self, work: Callable[[], Answer], key: Hashable) -> Future[Answer]:
-        """Wait for a turn and start `work`, or return the equal work that runs by then. Raises HTTPException 503 without a turn in time."""
+        """Wait for a turn and start `work`, or return equal work that is already running. Raises HTTPException 503 without a turn in time."""
         ends, ticket = time.monotonic() + self._wait, object()
         if len(self._waiting) >= MOST_WAITING:
             raise _busy()
@@ -89,12 +89,12 @@ class Gate:
 
     def _submit(self, work: Callable[[], Answer], key: Hashable) -> Future[Answer]:
         """Start `work`. The caller has the guard."""
-        running = self._pool.submit(contextvars.copy_context().run, work)  # who asks decides what is seen
+        running = self._pool.submit(contextvars.copy_context().run, work)  # the user decides what is seen
         self._inside += 1
         if key is not None:
             self._running[key] = running
 
-        def leave(_: Future[Answer]) -> None:  # not when the browser goes away: the work goes on
+        def leave(_: Future[Answer]) -> None:  # not when the browser disconnects: the work continues
             with self._guard:
                 self._inside -= 1
                 if key is not None:

@@ -1,6 +1,6 @@
-"""The figures of `/metrics` in Prometheus's text format. Gauges only: bills are restated, so no figure here only grows.
+"""The figures of `/metrics` in Prometheus's text format. Gauges only, no counters: bills are restated, so figures can also fall.
 
-One question of the pipeline's state belongs in one gauge. Names of budgets and sources are labels.
+Each gauge answers one question about the pipeline's state. Names of budgets and sources are labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EVERY_ROW = 10_000
 
 @dataclass(frozen=True)
 class Gauge:
-    """One metric: its name without the prefix, what it says, and its values by labels."""
+    """One metric: its name without the prefix, its meaning, and its values by labels."""
 
     name: str
     meaning: str
@@ -37,7 +37,7 @@ class Gauge:
 
 
 def read_metrics(settings: Settings, now: datetime) -> str:
-    """Return all gauges as text. A figure that is not known has no value."""
+    """Return all gauges as text. An unknown figure has no value."""
     records = Records(settings.home)
     good = all_good_since(settings, records)
     with open_published(settings).reader() as reader:
@@ -69,7 +69,7 @@ def read_metrics(settings: Settings, now: datetime) -> str:
         ),
         Gauge(
             "last_good_run_timestamp_seconds",
-            "When all sources had been read and the cost tables had been built well, in seconds since 1970: the oldest of their last good ends.",
+            "When all sources had last been read and the cost tables built without errors, in seconds since 1970: the oldest of these times.",
             () if good is None else (({}, _seconds(good)),),
         ),
     ]
@@ -99,7 +99,7 @@ def _quoted(text: str) -> str:
 
 
 def _idle(reader: Reader, newest: date | None) -> tuple[tuple[Mapping[str, str], Decimal], ...]:
-    """Return the idle cost of a day by currency; 0 in a currency that has other charges only."""
+    """Return the idle cost of a day by currency; 0 in a currency that has only other charges."""
     if newest is None:
         return ()
     chosen = Selection(since=newest, until=newest + timedelta(days=1))

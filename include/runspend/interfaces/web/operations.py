@@ -52,7 +52,7 @@ OF_COLUMNS: Mapping[str, dict[str, Any]] = {
 ERRORS = {
     400: "The address is wrong. The sentence names the parameter, its value and what is allowed.",
     401: "The server asks for a login, and none was given.",
-    403: "The server does not answer this to anybody, or not under this host name.",
+    403: "The server refuses this for everybody, or under this host name.",
     404: "There is no such run, or nothing has been loaded yet.",
     503: "The server is busy, or the warehouse cannot be read. Try again after `Retry-After` seconds.",
 }
@@ -191,8 +191,8 @@ RUNS = Operation(
     "runs",
     "/runs",
     "The table run_costs, by pages",
-    "Runs over their whole life, ordered by their start. `next_offset` and the header `Link` lead to the next page. If `built_at` is another than on"
-    " the page before, the tables were built in between: begin again.",
+    "Runs over their whole life, ordered by their start. `next_offset` and the header `Link` lead to the next page. If `built_at` differs from that of"
+    " the page before, the tables were rebuilt in between: begin again.",
     (
         *STARTED,
         _limit("limit", "Rows of a page."),
@@ -250,8 +250,8 @@ SQL = Operation(
             example="select team, sum(effective_cost) as cost from cost_daily group by team",
             is_required=True,
         ),
-        _limit("limit", "The answer is cut after so many rows, and says so."),
-        Parameter("timeout", "The statement is stopped after so many seconds.", "number", most=MOST_SECONDS, default="30", example="30"),
+        _limit("limit", "The answer is cut after this many rows, and says so."),
+        Parameter("timeout", "The statement is stopped after this many seconds.", "number", most=MOST_SECONDS, default="30", example="30"),
         TABULAR,
     ),
     _tabular("Statement"),

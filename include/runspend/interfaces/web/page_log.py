@@ -30,7 +30,7 @@ class PageLog:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        """Return the thread pool, made on first use: a server may fork before that."""
+        """Return the thread pool, made on first use because a server may fork before that."""
         return ThreadPoolExecutor(1, thread_name_prefix="runspend-access-log")
 
     async def note(self, write: Callable[[], None]) -> None:

@@ -1,6 +1,6 @@
 """The parameters of the HTTP API: read from an address, and described for its OpenAPI document.
 
-One table says both, so that the document cannot differ from what is answered. What the answers contain does not belong here.
+One table defines both, so that the document always matches the answers. What the answers contain does not belong here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Parameter:
     def check(self, value: str) -> None:
         """Raise UsageError if the value is not allowed."""
         if self.kind == "choice" and value not in self.allowed:
-            raise UsageError(f"cannot read {self.name}={_shown(value)}: allowed are {', '.join(self.allowed)}.")
+            raise UsageError(f"cannot read {self.name}={_shown(value)}: allowed values are {', '.join(self.allowed)}.")
         if self.kind == "number" and not (re.fullmatch(r"[0-9]{1,9}", value) and self.least <= int(value) <= self.most):
             raise UsageError(f"cannot read {self.name}={_shown(value)}: it must be a number from {self.least:,} to {self.most:,}.")
         if self.kind == "pattern" and not re.fullmatch(self.pattern, value):
@@ -94,12 +94,14 @@ class Query:
 
 
 def read_query(parameters: Sequence[Parameter], query: Iterable[tuple[str, str]]) -> Query:
-    """Return the parameters of an address. Raises UsageError with the key, the value and what is allowed."""
+    """Return the parameters of an address. Raises UsageError with the key, the value and the allowed values."""
     known = {parameter.name: parameter for parameter in parameters}
     given: dict[str, list[str]] = {}
     for key, value in query:
         if key not in known:
-            raise UsageError(f"cannot read the address: {_shown(key)} is unknown. Known are {', '.join(known) or 'no parameters'}.")
+            raise UsageError(
+                f"cannot read the address: {_shown(key)} is unknown. Known parameters are {', '.join(known) or 'no parameters'}."
+            )
         if value or known[key].is_repeated or known[key].is_required:  # a form sends empty fields
             known[key].check(value)
             given.setdefault(key, []).append(value)

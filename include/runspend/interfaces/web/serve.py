@@ -34,7 +34,7 @@ def take_port(port: int, host: str = HOST) -> socket.socket:
 
 
 def check_access(settings: Settings, host: str = HOST) -> None:
-    """Raise UsageError if the pages would show more than `access` allows, or to others than the proxy it names."""
+    """Raise UsageError if the pages would show more than `access` allows, or be open to more than the proxy that it names."""
     access = settings.access
     try:
         is_loopback = ipaddress.ip_address(host).is_loopback
@@ -66,7 +66,7 @@ def serve_on(taken: socket.socket, settings: Settings) -> None:
     proxied = [settings.site.url] if settings.access is not None and settings.site is not None else []
     hosts = (*LOOPBACK, *(_host_of(url) for url in proxied))
     app = create_app(settings, headers_guard(lambda: settings), hosts=hosts)
-    # The address of the proxy itself decides whether its headers are believed: X-Forwarded-For must not replace it.
+    # The address of the proxy itself decides whether its headers are trusted: X-Forwarded-For must not replace it.
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", proxy_headers=False))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[taken])
