@@ -424,7 +424,7 @@ def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
     with world(tmp_path, wrong) as reader:
         assert due_items(reader, records, given_, wrong) == []
         assert rows_of(reader, records, given_, wrong)["a"]["reason"].endswith(
-            "the clock jumped, or Runspend did not run for long: 20 of 30 days since the notice count"
+            "the clock jumped, or Runspend did not run for a long time: 20 of 30 days since the notice count"
         )
         record_look(records, wrong)
         assert due_items(reader, records, given_, wrong + timedelta(hours=5)) == []

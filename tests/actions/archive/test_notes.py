@@ -14,7 +14,7 @@ from tests.archive_world import PREFIX
 
 OTHERS_NOTE = (
     b"Archived by Runspend.\n\nThe 2 files that were here (7 bytes) were moved by the retention policy 'cold'.\n"
-    b"They lie, with a manifest of their names and checksums, in\n\n    /archive/runspend-archive/v1/prod/1/run9/abc\n\nTo bring them back:\n\n    runspend archive restore run9\n"
+    b"They are, with a manifest of their names and checksums, in\n\n    /archive/runspend-archive/v1/prod/1/run9/abc\n\nTo bring them back:\n\n    runspend archive restore run9\n"
 )
 
 

@@ -197,4 +197,4 @@ def test_a_folder_name_with_bytes_of_its_own_is_reported_before_anything_is_copi
     world.put("model/", b"bytes")
     [result] = world.apply()
     assert (result.state, world.here(), world.archive.objects) == ("failed", {"model/": b"bytes"}, {})
-    assert "the name 'model/' could not be restored: it has a folder name, and bytes" in (result.reason or "")
+    assert "the name 'model/' could not be restored: it has the name of a folder, but contains bytes" in (result.reason or "")

@@ -305,8 +305,8 @@ def test_lineage_to_live_models_protects(tmp_path: Path, found: dict[str, Any], 
         model_versions=[found],
     )
     assert states(rows) == {
-        "base": f"a run behind a live model used what it made: {label}", "tuned": f"it made a model: {label}", "other": "planned", "reader": "planned",
-        "m-base": f"used by a run behind a live model: {label}", "m-tuned": label, "m-sibling": "planned", "m-other": "planned",
+        "base": f"a run that led to a live model used its output: {label}", "tuned": f"it made a model: {label}", "other": "planned", "reader": "planned",
+        "m-base": f"used by a run that led to a live model: {label}", "m-tuned": label, "m-sibling": "planned", "m-other": "planned",
     }  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def test_what_is_there_is_never_overwritten(disk: Disk) -> None:
     disk.apply()
     fill(disk.run, {"a": b"new", "b": b"same"})
     result = restore("run1", disk.settings)
-    assert [result.objects, result.there_already] == [0, 1] and "something else is there" in result.problems[0]
+    assert [result.objects, result.there_already] == [0, 1] and "another object is there" in result.problems[0]
     assert tree_of(disk.run) == {"a": b"new", "b": b"same"}
 
 

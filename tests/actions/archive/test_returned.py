@@ -116,10 +116,7 @@ def test_what_was_removed_after_it_came_back_stays_removed(world: World, tmp_pat
     result = bring_back(world)
     assert world.here() == {"a": b"a", "c": b"newer", "d": b"d"}
     [note] = result.notes
-    assert (
-        note
-        == f"left out, since what came back from it was archived again as it was then: {first.archive_id} (--archive ID brings it back)"
-    )
+    assert note == f"left out, because its restored files were archived again unchanged: {first.archive_id} (--archive ID brings it back)"
     restore("run1", world.settings, to=tmp_path / "first", archive_id=first.archive_id, tools=Tools(open_store=world.open, workers=1))
     assert {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()} == {"a": b"a", "b": b"b", "c": b"c"}
     assert world.restorable() == world.here()

@@ -112,7 +112,7 @@ def test_what_changes_at_each_delete_is_not_called_archived(world: World) -> Non
 
     world.source.delete = touched  # type: ignore[method-assign]
     assert states(world)[0][0] == "partial"
-    assert states(world) == [("partial", "'copy.bin' changes again and again; nothing more was deleted")]
+    assert states(world) == [("partial", "'copy.bin' keeps changing; nothing more was deleted")]
     assert world.here() == {"copy.bin": FILES["copy.bin"]} and f"{PREFIX}/{NOTE_NAME}" not in world.source.objects
 
 

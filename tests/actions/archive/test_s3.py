@@ -190,7 +190,7 @@ def test_there_and_back(server: S3Server, tmp_path: Path, versions: bool) -> Non
     assert buckets.here() == {} and buckets.back(server) == FILES
     assert [result.state for result in buckets.apply()] == ["nothing"]
     assert verify(buckets.settings, Records(tmp_path / "home"), now=datetime.now(timezone.utc)).summary.endswith(
-        "every one is what was archived"
+        "each one equals what was archived"
     )
     result = restore("run1", buckets.settings)
     assert buckets.here() == FILES and not result.problems and not result.notes

@@ -56,7 +56,9 @@ def test_a_sample_is_read_and_the_rest_is_listed(world: World) -> None:
         == f"1 archives, 500 objects, {found.bytes:,} bytes listed; 299 objects read, none damaged: with 95% confidence less than 1.0% are"
     )
     full = look(world, full=True)
-    assert full.read == 500 and full.read_bytes == full.bytes and full.summary.endswith("500 objects read: every one is what was archived")
+    assert (
+        full.read == 500 and full.read_bytes == full.bytes and full.summary.endswith("500 objects read: each one equals what was archived")
+    )
 
 
 def test_the_sample_is_fair() -> None:
@@ -139,14 +141,14 @@ def test_a_storage_class_that_cannot_be_read_now_is_not_damage(world: World) -> 
     world.faults.plan = {(f"read {ARCHIVE}", number): "refused" for number in range(2, 1_000)}  # all but the manifest
     world.faults.made.clear()
     found = look(world)
-    assert (found.damaged, found.not_readable, found.read) == ([], 299, 0) and found.summary.endswith("too few to say more")
+    assert (found.damaged, found.not_readable, found.read) == ([], 299, 0) and found.summary.endswith("too few to conclude more")
 
 
 def test_an_archive_that_cannot_be_believed_is_unknown(world: World) -> None:
     key = next(key for key in world.archive.objects if key.endswith("manifest.jsonl"))
     world.archive.objects[key].body = world.archive.objects[key].body[:-30]
     found = look(world)
-    assert (found.archives, found.objects) == (0, 0) and len(found.unknown) == 1 and "cannot believe the manifest" in found.unknown[0]
+    assert (found.archives, found.objects) == (0, 0) and len(found.unknown) == 1 and "cannot trust the manifest" in found.unknown[0]
 
 
 def test_a_store_that_does_not_answer_is_unknown(world: World) -> None:

@@ -93,7 +93,7 @@ def test_the_lack_of_charges_is_stated_on_standard_error(config: Path) -> None:
     [
         (
             ("--where", "teem=x"),
-            "error: cannot select costs by 'teem': allowed are team, project, cost_center, owner, experiment, user, server, kind, allocated_to, source, service, account, region, provider, confidence, currency. Did you mean 'team'?",
+            "error: cannot select costs by 'teem': allowed keys are team, project, cost_center, owner, experiment, user, server, kind, allocated_to, source, service, account, region, provider, confidence, currency. Did you mean 'team'?",
         ),
         (("--where", "team"), "error: cannot use --where 'team': it has no `=`. Write KEY=VALUE, such as team=vision."),
         (("--where", "team=\udcff"), "error: cannot use --where 'team=\\udcff': it is not UTF-8 text. Correct the value."),
@@ -101,7 +101,7 @@ def test_the_lack_of_charges_is_stated_on_standard_error(config: Path) -> None:
             ("--where", "day=2026-10-01"),
             "error: cannot use --where day=…: use --period for a billing period, and --since and --until for days.",
         ),
-        (("--by", "teem"), "error: cannot group costs by 'teem': allowed are team,"),
+        (("--by", "teem"), "error: cannot group costs by 'teem': allowed keys are team,"),
         (
             ("--since", "2026-10-02", "--until", "2026-10-01"),
             "error: cannot show costs: --until ends on 2026-10-01, before --since, 2026-10-02. Swap them.",

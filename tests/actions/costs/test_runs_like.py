@@ -1,4 +1,4 @@
-"""What runs like one to come have cost: finished and failed apart, nested runs with their parent, few runs without an interval."""
+"""What runs like a future one have cost: finished and failed apart, nested runs with their parent, few runs without an interval."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_the_configuration_says_what_to_compare_by(home: Path) -> None:
     assert (read(settings_of(home), metric="val/loss").best, read(settings_of(home), best="min").best) == ("min", "min")
     with pytest.raises(UsageError, match=r"cannot compare by 'none'.*accuracy, val/loss"):
         read(settings_of(home), metric="none")
-    with pytest.raises(UsageError, match="allowed are min, max"):
+    with pytest.raises(UsageError, match="allowed values are min, max"):
         read(settings_of(home), best="most")
 
 

@@ -86,15 +86,15 @@ def test_any_address_is_read_or_refused_in_a_sentence(query: list[tuple[str, str
 @pytest.mark.parametrize(
     ("query", "why"),
     [
-        ("by=foo", "cannot read by='foo': allowed are team, project,"),
+        ("by=foo", "cannot read by='foo': allowed values are team, project,"),
         ("by=team,experiment,user", "at most two dimensions"),
         ("from=2026-13-01", "cannot read from='2026-13-01': it must be a day such as 2026-10-31"),
         ("from=2026-11-02&to=2026-11-01", "the last day is before the first"),
         ("from=2000-01-01", "at most 1,100"),
-        ("measure=net", "allowed are effective, billed, contracted, list"),
+        ("measure=net", "allowed values are effective, billed, contracted, list"),
         ("measure=list&measure=billed", "measure is given 2 times"),
         ("top=0", "a number from 1 to 1,000"),
-        ("allocated_to=nobody", "allowed are run, logged_model, orphan, idle, shared, unallocated, out_of_scope"),
+        ("allocated_to=nobody", "allowed values are run, logged_model, orphan, idle, shared, unallocated, out_of_scope"),
         ("where=vision", "write where=KEY=VALUE"),
         ("where=foo=1", "cannot read where='foo'"),
         ("tema=vision", "'tema' is unknown"),

@@ -112,7 +112,7 @@ class AlertResult:
 def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> Judgement:
     """Judge every budget in its current period and in recently ended ones (see `periods_to_judge`).
 
-    Sends nothing. Records only when each budget version was first judged, which versions were taken back,
+    Sends nothing. Records only when each budget version was first judged, which versions were reverted,
     and the names they now select.
     """
     unfinished = settle_renames(reader, records, settings.currency)
@@ -243,7 +243,7 @@ def _read_series(reader: Reader, settings: Settings, jobs: Sequence[Job], now: d
 
 
 def _not_lost(ground: Ground, jobs: Sequence[Job]) -> list[Job]:
-    """Drop closed periods from before the cost tables begin.
+    """Drop closed periods that end before the cost tables begin.
 
     Tables that were rebuilt from fewer bills cannot say anything about earlier alerts.
     """
@@ -278,8 +278,8 @@ def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: 
 def _told(alerts: Mapping[str, Mapping[str, Any]], ground: Ground) -> LastSpendDays:
     """Map every decided alert id to the last day its verdict was based on. Alerts that a crash left unwritten are included.
 
-    The day is None for acknowledged alerts: no mail announced them, so no mail corrects them. It is also None if today's tables know
-    less than the tables of that time.
+    The day is None for acknowledged alerts: no mail announced them, so no mail corrects them. It is also None if today's tables have
+    less data than the tables of that time.
     """
     told = dict[str, date | None]()
     for value in alerts.values():

@@ -1,6 +1,6 @@
 """Find days that cost far more than the same budget's other days, both in percent and in money.
 
-Put here the rule, over one series of daily costs. The runs of such a day are read in `figures.py`.
+Belongs here: the rule, over one series of daily costs. The runs of such a day are read in `figures.py`.
 
 The rule: a day is reported if it costs at least `ratio` and at least `level` more than a usual day. It must also cost more than each
 day of the four weeks before it. The usual cost is the median of those four weeks, or of the same weekday's last eight, if that is

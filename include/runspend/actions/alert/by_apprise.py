@@ -1,7 +1,8 @@
 """Post through Apprise, which knows ntfy, Discord, Telegram and many other services by the form of their address.
 
-Put here the one call of its library (the extra `apprise`). Apprise escapes the text for each service and keeps to its limits. It says
-only whether a service took the message. The code of an answer is read from its log, which nobody else sees: it has the address.
+Belongs here: the one call of its library (the extra `apprise`). Apprise escapes the text for each service and keeps to its limits. It
+reports only whether a service accepted the message. The code of an answer is read from Apprise's log, which is hidden because it contains
+the address.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from runspend.actions.alert.posting import NO_ANSWER, Answer, Post, in_time, mea
 from runspend.actions.alert.smtp import SendResult
 from runspend.config.mail import ChannelSettings
 
-# Bytes, characters. ntfy takes a document of 8,000 bytes, in which other letters than those of English are three times as long.
+# Bytes, characters. ntfy takes a document of 8,000 bytes, in which non-English letters are three times as long.
 LONGEST_TEXT, LONGEST_ADDRESS = 1_500, 500
 NOT_INSTALLED = "Apprise is not installed. Install it: pip install 'runspend[apprise]'"
 _CODE = re.compile(r"error=(\d{3})")
@@ -56,7 +57,7 @@ def _text(post: Post) -> str:
 
 @contextmanager
 def _kept_log() -> Iterator[list[str]]:
-    """Keep Apprise's log from everybody else, and yield its lines. They name addresses, topics and keys."""
+    """Hide Apprise's log, and yield its lines. They name addresses, topics and keys."""
     lines, logger = list[str](), logging.getLogger("apprise")
 
     def keep(record: logging.LogRecord) -> bool:

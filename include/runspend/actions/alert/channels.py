@@ -1,6 +1,6 @@
 """Post the mails of one pipeline run to chats and pagers.
 
-Put here the one sender of all kinds: when it waits, and when it gives a channel up. What each kind is sent is in `chats.py`,
+Belongs here: the one sender of all kinds: when it waits, and when it gives up on a channel. The content for each kind is in `chats.py`,
 `pagers.py` and `by_apprise.py`. The decision to post, and the records, are in `outbox.py`.
 """
 
@@ -51,7 +51,7 @@ class Channels:
     """Sends posts. A channel that gave no answer, or refused the key, is not called again, so that the remaining mails do not wait."""
 
     def __init__(self, settings: MailSettings, now: datetime, paused: Mapping[str, str] | None = None) -> None:
-        """Set the channels, and until when (ISO times) some of them asked to be left alone."""
+        """Set the channels, and until when (ISO times) some of them asked not to be called."""
         self.settings = settings
         self._given_up = {name: f"asked to wait until {until[:16]}" for name, until in (paused or {}).items() if until > now.isoformat()}
         self._begun = dict[str, float]()
@@ -67,7 +67,7 @@ class Channels:
         if any(text.startswith(CONNECTION) for text in (channel.address, channel.secret_key)):
             return SendResult("waiting", ONLY_IN_TASKS, was_tried=False)
         if channel.is_pager and post.is_taken_back:
-            return SendResult("skipped", "a correction took it back before it was delivered")
+            return SendResult("skipped", "a correction withdrew it before it was delivered")
         result = self._send(recipient, channel, post)
         is_lost = result.state == "waiting" and (result.wait is not None or result.reply.startswith(NO_ANSWER))
         if is_lost or (result.state == "refused" and not result.is_final):
@@ -90,7 +90,7 @@ class Channels:
         for left in reversed(range(PAUSES)):
             sleep(self._last.get(recipient, -SECONDS_BETWEEN) + SECONDS_BETWEEN - time.monotonic())
             if time.monotonic() - begun > RUN_SECONDS:
-                return SendResult("waiting", f"{NO_ANSWER} soon enough: more than {RUN_SECONDS:.0f} s for all posts", was_tried=False)
+                return SendResult("waiting", f"{NO_ANSWER} in time: more than {RUN_SECONDS:.0f} s for all posts", was_tried=False)
             result = call()
             self._last[recipient] = time.monotonic()
             if result.wait is None or result.wait > LONGEST_PAUSE or not left:
@@ -110,7 +110,7 @@ def post_test(settings: MailSettings, recipient: str, mail: Mail, now: datetime)
 
 
 def post_of(kind: str, key: str, value: Mapping[str, Any], leads: Mapping[str, str]) -> Post:
-    """Return a record's mail as a post. `leads` maps the id of each decision to the id of the decision whose mail told it."""
+    """Return a record's mail as a post. `leads` maps the id of each decision to the id of the decision whose mail reported it."""
     mail = Mail.from_record(value["mail"])
     if kind == "digests":
         return Post(mail, key)
@@ -128,7 +128,7 @@ def is_exceeded(alert: Mapping[str, Any]) -> bool:
 
 
 def takes_back(alert: Mapping[str, Any], leads: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the ids of the decisions, as their mails have them, that a correction takes back."""
+    """Return the ids, as in the mails, of the decisions that a correction withdraws."""
     found = dict[str, None]()
     for item in alert.get("items") or ():
         if item["kind"] == "correction":
@@ -139,7 +139,7 @@ def takes_back(alert: Mapping[str, Any], leads: Mapping[str, str]) -> tuple[str,
 
 
 def sleep(seconds: float) -> None:
-    """Wait; not at all for a time that is over."""
+    """Wait; return at once if the time is over."""
     if seconds > 0:
         time.sleep(seconds)
 

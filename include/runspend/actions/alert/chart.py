@@ -1,6 +1,6 @@
 """Draw the chart of a budget mail: spend so far, the budget, and the forecast to the period's end. Describe it in words.
 
-Put here the chart's inputs, its drawing, and the table that replaces it in plain text. The author of the mail selects the days and
+Belongs here: the chart's inputs, its drawing, and the table that replaces it in plain text. The author of the mail selects the days and
 sums. Pillow draws the chart, with its built-in font: no file, no network.
 """
 
@@ -174,7 +174,7 @@ def _point(chart: SpendChart, number: int, cost: Decimal, scale: int) -> tuple[f
 
 
 def _y(chart: SpendChart, cost: Decimal, scale: int) -> float:
-    """Return the vertical position of a sum. The largest of all is just below the top."""
+    """Return the vertical position of a sum. The largest sum of all is just below the top."""
     tallest = max(chart.budget, *chart.spent, *(o.high for o in chart.forecast))
     part = float(max(cost, Decimal(0)) / tallest) if tallest > 0 else 0.0  # a position on paper, not money
     return (HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * min(part, 1.0)) * scale

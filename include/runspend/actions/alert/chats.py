@@ -1,7 +1,8 @@
 """What chats are sent: Slack's Block Kit, an Adaptive Card for Teams, a card for Google Chat.
 
-Put here pure functions from a post to a request, and how each chat says no. Names in posts come from people who may be hostile: in no
-chat do they mention anybody, become a link, or end the block they are in. Each chat takes less text than a mail: the post says so.
+Belongs here: pure functions from a post to a request, and how each chat refuses a post. Names in posts come from people who may be hostile:
+in no chat do they mention anybody, become a link, or end the block they are in. Each chat accepts less text than a mail, and the post says
+that it was cut.
 """
 
 from __future__ import annotations
@@ -95,12 +96,12 @@ def google_chat_requests(post: Post, channel: ChannelSettings) -> list[Request]:
 
 
 def read_chat(answer: Answer) -> SendResult:
-    """Return what the answer of Slack or Google Chat means."""
+    """Return the meaning of an answer from Slack or Google Chat."""
     return meaning(answer)
 
 
 def read_teams(answer: Answer) -> SendResult:
-    """Return what the answer of Teams means, which may say in words that nothing was delivered."""
+    """Return the meaning of Teams' answer, which may state in words that nothing was delivered."""
     if answer.text.startswith(TEAMS_NOT_DELIVERED):
         return SendResult("waiting", f"{answer.code} {answer.text}"[:300], wait=answer.wait)
     return meaning(answer)

@@ -1,6 +1,6 @@
 """Decide which alerts to send. Each is sent once.
 
-A pure function of the budgets' state, earlier alerts, snoozed budgets, and now. Put here the rules for alerts. `judge.py` judges the
+A pure function of the budgets' state, earlier alerts, snoozed budgets, and now. Belongs here: the rules for alerts. `judge.py` judges the
 state of a budget. `__init__.py` records a decision.
 
 Each rule decides once per (budget version, threshold, kind, period), permanently:
@@ -55,7 +55,7 @@ class Decision:
         """The item that leads the mail.
 
         If the budget is over, it is the highest reached threshold. Otherwise it is the highest forecast one,
-        or else the highest reached one.
+        or without forecasts the highest reached one.
         """
         if self.status.is_over:
             passed = [i for i in self.items if i.kind != "forecast"]

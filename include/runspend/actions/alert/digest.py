@@ -1,6 +1,6 @@
 """Write a digest: one mail that replaces a recipient's many waiting budget mails.
 
-Put here the words of that mail. The choice of mails to combine, and the time, is in `outbox.py`.
+Belongs here: the words of that mail. The choice of mails to combine, and the time, is in `outbox.py`.
 """
 
 from __future__ import annotations

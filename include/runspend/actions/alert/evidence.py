@@ -1,6 +1,6 @@
 """The evidence for a verdict: how far back the cost tables go, and how many bills are in them.
 
-Put here the evidence stored with each alert, and the check whether today's tables may withdraw it. Tables may have been
+Belongs here: the evidence stored with each alert, and the check whether today's tables may withdraw it. Tables may have been
 rebuilt from fewer bills than at the time of an alert: one of two is loaded so far, or old months are gone. They then show
 less money, and that is not a correction.
 """
@@ -32,7 +32,7 @@ class Ground:
         return {"first_day": self.first_day.isoformat() if self.first_day else None, "bills": self.bills}
 
     def is_as_wide_as(self, then: Mapping[str, Any] | None, period: BudgetPeriod) -> bool:
-        """Return whether everything in a period that was known `then` is known now.
+        """Return whether everything in a period that was known at the time `then` is known now.
 
         `then` is from `as_record`, or None for alerts that stored nothing.
         """

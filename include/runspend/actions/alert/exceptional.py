@@ -1,6 +1,6 @@
 """Days with exceptional costs, such as a credit, a fee or an accident, and those of them that recur monthly.
 
-Put here the rules that find such days by their size alone. `levels.py` uses the history without them, and adds the recurring ones.
+Belongs here: the rules that find such days by their size alone. `levels.py` uses the history without them, and adds the recurring ones.
 Otherwise a single yearly credit would be expected again on its weekday, and a fee of the 1st would raise every day a little.
 """
 
@@ -37,7 +37,9 @@ def set_apart(values: Sequence[float], first: date, count: int) -> tuple[list[fl
 
 
 def _find(values: Sequence[float]) -> list[int]:
-    """Return the places of the fewest days, if any, that each cost at least FAR times as much as any other. Costs or credits count."""
+    """Return the positions of the smallest set of days, if any, that each cost at least FAR times as much as any other. Costs or credits
+    count.
+    """
     ordered = sorted(range(len(values)), key=lambda n: -abs(values[n]))
     for count in range(1, max(1, len(values) // ONE_IN_OF_MONTHS) + 1):
         least, next_one = abs(values[ordered[count - 1]]), abs(values[ordered[count]])

@@ -1,6 +1,6 @@
 """Read the figures of one mail from the cost tables: running runs, cost drivers and match confidence.
 
-Put here queries about one budget and the plain values they become. The SQL is in the .sql files of this folder. Inputs for all budgets
+Belongs here: queries about one budget and the plain values they become. The SQL is in the .sql files of this folder. Inputs for all budgets
 at once are in `series.py`. Deciding and wording do not belong here.
 """
 
@@ -87,7 +87,7 @@ class Figures:
 
     @property
     def covered_until(self) -> datetime | None:
-        """The time to which all bills are complete. None if one of them does not say."""
+        """The time to which all bills are complete. None if one of them does not state a time."""
         return covered_until(self.coverage)
 
 

@@ -1,6 +1,6 @@
 """The first pipeline run of an installation: each recipient gets one summary instead of a mail for each budget already over.
 
-Put here when this first run begins and ends, and which mails are combined. A recipient with only one mail gets it as it is. Later
+Belongs here: when this first run begins and ends, and which mails are combined. A recipient with only one mail gets it as it is. Later
 pipeline runs, and budgets added later, send alerts as usual.
 """
 
@@ -26,12 +26,12 @@ def begin(records: RecordStore, now: datetime) -> None:
 
 
 def is_first_night(records: RecordStore) -> bool:
-    """Return whether the first summary is still to be written, also after a crash while writing it."""
+    """Return whether the first summary must still be written, including after a crash while writing it."""
     return records.get(KIND, BEGAN) is not None and records.get(KIND, TOLD) is None
 
 
 def summarise(records: RecordStore, writer: Writer, statuses: Sequence[Status], now: datetime) -> None:
-    """Replace several mails by one for each recipient who would get several. Then the first pipeline run is over."""
+    """Replace several mails by one for each recipient who would get several. After that, the first pipeline run is over."""
     tried = recipient_states(records)
     waiting: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for alert in records.list("alerts").values():

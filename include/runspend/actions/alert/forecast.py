@@ -1,12 +1,12 @@
 """Forecast a budget's spend at the end of its period, with an 80% interval.
 
-Put here arithmetic over one series of daily costs. Reading the series (`figures.py`) and acting on a forecast (`decisions.py`) do not
+Belongs here: arithmetic over one series of daily costs. Reading the series (`figures.py`) and acting on a forecast (`decisions.py`) do not
 belong here. Floats are used on purpose: a forecast is not billed money. At the end it becomes a decimal of two places, and the amount
 already billed is added exactly.
 
 The method is in `levels.py`: simple methods, mixed by how well each would have predicted the series, times last year's ratio for the
-same holiday. The interval is split-conformal. The mix is replayed from earlier days over as many days as are left, and its errors
-then are the expected errors now.
+same holiday. The interval is split-conformal. The mix is replayed from earlier days over the number of days that are left, and its
+errors in the past are the expected errors now.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Forecast:
     def exceeded_on(self, level: Decimal) -> date | None:
         """Return the day around which a level will be passed. None unless two of three outcomes pass it.
 
-        This is the only answer to the question whether a level will be passed.
+        All code that asks whether a level will be passed uses this function.
         """
         return next((day for day, cost in self.path if cost >= level), None) if level <= self.likely else None
 

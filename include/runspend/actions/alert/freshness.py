@@ -1,6 +1,6 @@
-"""Judge the age of all data from small records under home alone. This alarm needs neither the warehouse nor the step that failed.
+"""Judge the age of all data using only small records under home. This alarm needs neither the warehouse nor the step that failed.
 
-Put here the record that a step writes about itself when it ends, and the check of those records. Each source has one record, and so
+Belongs here: the record that a step writes about itself when it ends, and the check of those records. Each source has one record, and so
 does each pipeline step without a source. Mail about stale data is written in `operators.py`.
 """
 
@@ -81,7 +81,7 @@ def note_done(
 def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> list[Stale]:
     """Return everything not read or done for longer than `mail.silent_after`, and every source behind its `late_after`.
 
-    A configured source that was never read counts from the first time it was looked for here.
+    For a configured source that was never read, the age counts from the first check here.
     """
     limit = settings.mail.silent_after
     for name, kind in _configured(settings).items():
@@ -118,7 +118,7 @@ def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> 
 
 
 def last_good_night(settings: Settings, records: RecordStore) -> str | None:
-    """Return a name for the last pipeline run if everything recorded ended well. None if something did not.
+    """Return a name for the last pipeline run if everything recorded ended well. None if something did not end well.
 
     Freshness is judged in `judge_freshness`.
     """
@@ -132,7 +132,7 @@ def last_good_night(settings: Settings, records: RecordStore) -> str | None:
 def all_good_since(settings: Settings, records: RecordStore) -> datetime | None:
     """Return when the last pipeline run ended whose sources and cost tables were all good, as far as the records say.
 
-    It is the oldest of their last good ends. None if one of them never was good, or nothing is recorded.
+    It is the oldest of their last good ends. None if one of them was never good, or if nothing is recorded.
     """
     found = _current(settings, records)
     ends = [_time(value, "last_good_at") for value in found.values()]

@@ -1,8 +1,8 @@
 """Find holidays from a series of daily costs: days with low cost last year, and the days of the same holidays this year.
 
-Put here the rules that tell a holiday from a quiet day, and that find its date next year. There is no list of countries: a holiday
+Belongs here: the rules that tell a holiday from a quiet day, and that find its date next year. There is no list of countries: a holiday
 counts only if the team's costs show it. Most holidays fall on the same date. Those that depend on Easter, or on the n-th Monday of a
-month, move with it. Holidays of lunar calendars are looked for on last year's date.
+month, move with it. Holidays of lunar calendars are expected on last year's date.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OF_MONTHS = (
 def find_holidays(values: Sequence[float], first: date) -> dict[date, float]:
     """Return the days that cost less than half of what their weekday usually costs in the weeks around them, with that ratio.
 
-    Returns none if such days are common: then they say nothing about holidays.
+    Returns none if such days are common, because then they are not evidence of holidays.
     """
     if len(values) < YEAR_BACK:
         return {}
@@ -43,7 +43,7 @@ def find_holidays(values: Sequence[float], first: date) -> dict[date, float]:
 
 
 def expect_again(holidays: Mapping[date, float]) -> dict[date, float]:
-    """Return the days of those holidays in the next year, with their cost as a part of a usual day."""
+    """Return the days of those holidays in the next year, with their cost as a share of a usual day's cost."""
     return {a_year_later(day): ratio for day, ratio in sorted(holidays.items())}
 
 

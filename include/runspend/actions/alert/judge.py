@@ -1,6 +1,6 @@
-"""Judge how much of a period's budget is spent, how much will be spent, and which thresholds that crosses.
+"""Judge how much of a period's budget is spent, how much will be spent, and which thresholds are crossed.
 
-Put here pure functions of budgets and series. `decisions.py` decides which alerts to send. Reading (`figures.py`), recording
+Belongs here: pure functions of budgets and series. `decisions.py` decides which alerts to send. Reading (`figures.py`), recording
 (`__init__.py`) and mail do not belong here.
 
 A threshold is crossed when spent >= threshold, in exact decimals. A forecast threshold is crossed when two of three outcomes pass it.
@@ -261,7 +261,7 @@ def _cross(by_day: Mapping[date, Decimal], thresholds: tuple[Threshold, ...]) ->
 
 
 def _forecast(budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date, now: datetime) -> Forecast | None:
-    """Forecast the bill, even if the budget is judged on estimates too. Estimates only tell how much unbilled days may cost."""
+    """Forecast the bill, even if the budget is judged on estimates too. Estimates only show how much unbilled days may cost."""
     begin = max(covered, period.start)
     days = {day: cost for (day, code), cost in series.billed.items() if code == currency}
     estimated = {day: cost for (day, code), cost in series.estimated.items() if code == currency}

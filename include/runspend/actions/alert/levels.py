@@ -1,6 +1,6 @@
 """Forecast the cost of each coming day of a series of daily costs.
 
-Put here arithmetic over one list of floats. Periods, bills and known parts of a day are in `forecast.py`.
+Belongs here: arithmetic over one list of floats. Periods, bills and known parts of a day are in `forecast.py`.
 
 The forecast mixes a few simple methods, weighted by how well each would have predicted this series. A method is the cost of each
 weekday times a level. The level is the recent average cost relative to those weekdays, and newer days weigh more. The methods differ in
@@ -27,7 +27,11 @@ OF_TREND, OF_WEEKDAYS = 10.0, 100.0  # also half-lives in days
 BOLD = (True, False, False, True)  # the fastest and the growing method: with few replays, they count only if they are clearly better
 CAUTION = 5.0
 PRIOR_DAYS = 0.7  # number of average days that are mixed into each weekday's cost
-FOUR_WEEKS, DAMPING, FASTEST = 28, 0.98, 0.02  # Growth: measured over so many days, damped by this factor per day, at most so much per day.
+FOUR_WEEKS, DAMPING, FASTEST = (
+    28,
+    0.98,
+    0.02,
+)  # Growth: measured over this many days, damped by this factor per day, and limited to this much per day.
 REPLAYED, EVERY = 270, 3  # start days of replays: at most this many days back, every third day
 ALL_REPLAYED_BELOW = 90
 WEEK = 7
@@ -84,7 +88,7 @@ def look_ahead(values: Sequence[float], first: date, count: int, reach: int) -> 
 
 
 class History:
-    """Daily costs with running sums, so that each method can be asked as of any day without adding the costs up again."""
+    """Daily costs with running sums, so that each method can be evaluated as of any day without summing the costs again."""
 
     def __init__(self, values: Sequence[float], first: date, resting: Mapping[date, float]) -> None:
         self.length = len(values)

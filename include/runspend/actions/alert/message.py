@@ -1,6 +1,6 @@
 """A mail as it is stored and as it is sent: headers, addresses, parts of the message.
 
-Put here the steps after a mail's words are final. The words come from `render.py`. Its delivery is recorded in `outbox.py`.
+Belongs here: the steps after a mail's words are final. The words come from `render.py`. Its delivery is recorded in `outbox.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PICTURE_ID = "picture"
 
 @dataclass(frozen=True)
 class Attachment:
-    """A file that goes with a mail: its name, its type such as "text/csv", and its content in base64."""
+    """A file attached to a mail: its name, its type such as "text/csv", and its content in base64."""
 
     name: str
     type: str

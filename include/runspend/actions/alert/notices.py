@@ -1,6 +1,6 @@
-"""Mails that other steps ask for, such as the notice before an archive move, or a statement. Each is written once under its own id.
+"""Mails that other steps request, such as the notice before an archive move, or a statement. Each is written once under its own id.
 
-Put here the interface for steps other than alerts: write a notice, send waiting mail, read the receipts. The calling step writes the
+Belongs here: the interface for steps other than alerts: write a notice, send waiting mail, read the receipts. The calling step writes the
 notice's words. Sending is in `outbox.py` and `smtp.py`.
 """
 

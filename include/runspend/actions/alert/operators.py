@@ -1,6 +1,6 @@
 """Send mail to `mail.operators` about the system itself: refused, stale, failed. Once per cause and date, without the warehouse.
 
-Put here functions that any failure handler may call with only settings and records. Budget mails never go here.
+Belongs here: functions that any failure handler may call with only settings and records. Budget mails never go here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MOST_LINES = 50  # of the details
 class Advice:
     """What still works, what people can do (a text and a command or address), and when Runspend tries again."""
 
-    still_works: str = "All other steps of the pipeline run went on. The last good data stay in place."
+    still_works: str = "All other steps of the pipeline run continued. The last good data stay in place."
     do: Sequence[tuple[str, str]] = (("Check the status", "runspend status"),)
     next_try: str = "Runspend tries again in the next pipeline run."
     subject: str | None = None  # a short phrase; by default the first sentence of the headline
@@ -78,7 +78,7 @@ def notify(
     Returns [] if neither operators nor a channel for them are configured or this cause was already reported on this date.
 
     `key` names the cause (a source and period, a check, a DAG). A second call on the same date with the same key sends nothing. Other
-    waiting mail is sent along, so the returned deliveries may hold more than this mail.
+    waiting mail is sent at the same time, so the returned deliveries may include more than this mail.
     """
     if not settings.mail.operators and not settings.mail.operator_channels:
         return []

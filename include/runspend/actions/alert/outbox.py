@@ -1,6 +1,7 @@
 """Delivery records of mails: each mail is sent at least once, always with the same Message-ID.
 
-Put here the bookkeeping between a decision and its delivery. Talking to a mail server (`smtp.py`), to a chat or to a pager (`channels.py`) does not belong here.
+Belongs here: the bookkeeping between a decision and its delivery. Talking to a mail server (`smtp.py`), to a chat or to a pager
+(`channels.py`) does not belong here.
 
 A record of kind "alerts", "digests" or "notices" that holds a `mail` is both the decision and its mail. It is made with
 create-if-absent, and it is the commit. The result of a mail is one record of kind "outbox" per mail and recipient. Without that record,
@@ -195,7 +196,7 @@ def set_outcome(
 
 
 def _taken_last(records: RecordStore, now: datetime) -> str:
-    """Return when a mail server last took a mail before this run; "" for never."""
+    """Return when a mail server last accepted a mail before this run; "" for never."""
     smtp = [r["at"] for r in records.list("outbox", []).values() if r["state"] == "accepted" and r.get("backend") == "smtp"]
     return max((at for at in smtp if at < now.isoformat()), default="")
 
@@ -304,7 +305,7 @@ def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Seque
 
 
 def _subjects(kind: str, value: Mapping[str, Any], mail: Mail, taken_back: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return what a mail is about, in the words of a channel's `about`."""
+    """Return the subject of a mail, in the terms of a channel's `about`."""
     if kind != "alerts":
         return {"operators"} if mail.list_id.startswith("Runspend operators ") else set()
     return {"budgets", *(["exceeded"] if any(map(is_exceeded, (value, *taken_back))) else [])}
@@ -330,7 +331,7 @@ def _since_key(recipient: str) -> str:
 
 
 def _asked_to_wait(records: RecordStore) -> dict[str, str]:
-    """Return until when (ISO times) chats and pagers asked to be left alone."""
+    """Return until when (ISO times) chats and pagers asked not to be called."""
     found = dict[str, str]()
     for value in records.list("outbox", []).values():
         if "not_before" in value and value["state"] == "waiting":

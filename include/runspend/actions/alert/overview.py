@@ -1,6 +1,6 @@
 """`runspend budgets`: list every budget, its state at the last alert step, and its acknowledgment or snooze.
 
-Put here answers to questions about budgets between pipeline runs. This module reads tables and records. It does not judge or send.
+Belongs here: answers to questions about budgets between pipeline runs. This module reads tables and records. It does not judge or send.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class QuietRequest:
-    """Someone acknowledges or snoozes a budget, or ends that. Without a day, it lasts until the end of the budget's period."""
+    """Someone acknowledges or snoozes a budget, or ends such an entry. Without a day, it lasts until the end of the budget's period."""
 
     budget: str
     kind: QuietKind

@@ -1,7 +1,7 @@
 """What pagers are sent: events of PagerDuty's Events API v2, alerts of Opsgenie.
 
-Put here pure functions from a post to requests, and how each pager says no. The id of a decision is the id of its incident, so the
-same post twice is one incident. A correction closes the incidents of the decisions that it takes back.
+Belongs here: pure functions from a post to requests, and how each pager refuses a post. The id of a decision is the id of its incident, so
+the same post twice is one incident. A correction closes the incidents of the decisions that it takes back.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def opsgenie_requests(post: Post, channel: ChannelSettings) -> list[Request]:
 
 
 def read_pager(answer: Answer) -> SendResult:
-    """Return what a pager's answer means. Both refuse a wrong key with a code that is otherwise about the post; the text tells."""
+    """Return the meaning of a pager's answer. Both refuse a wrong key with a code that normally concerns the post; the text shows the
+    difference.
+    """
     text = answer.text.casefold()
     return meaning(
         answer,
@@ -67,7 +69,7 @@ def read_pager(answer: Answer) -> SendResult:
 
 
 def short_key(key: str) -> str:
-    """Return a decision's id in the length that both pagers take. Different ids stay different."""
+    """Return a decision's id in the length that both pagers accept. Different ids stay different."""
     return key if len(key) <= LONGEST_KEY else f"{key[: LONGEST_KEY - 17]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 

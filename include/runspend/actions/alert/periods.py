@@ -1,6 +1,6 @@
 """Budget periods: their names, their days, and how long a period is judged after it ended.
 
-Put here only calendar arithmetic. `judge.py` judges the spend of a period.
+Belongs here: only calendar arithmetic. `judge.py` judges the spend of a period.
 """
 
 from __future__ import annotations

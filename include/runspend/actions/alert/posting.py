@@ -1,6 +1,6 @@
 """One POST to a chat or pager, and the meaning of its answer. Also the call of the heartbeat address.
 
-Put here what all of them share: a finished post, a request, an answer. What each service is sent is in `chats.py` and `pagers.py`.
+Belongs here: what all of them share: a finished post, a request, an answer. The content for each service is in `chats.py` and `pagers.py`.
 Addresses and keys are secrets as a whole. No message repeats them, so the text of an error is never shown.
 """
 
@@ -38,7 +38,7 @@ Severity = Literal["critical", "error", "warning", "info"]
 
 @dataclass(frozen=True)
 class Post:
-    """A mail as a chat or pager gets it, with what a pager needs to know about the decision behind it."""
+    """A mail in the form for chats and pagers, with the facts about the decision that a pager needs."""
 
     mail: Mail
     key: str  # the decision's id: a pager's incident has the same
@@ -66,7 +66,7 @@ class Post:
 
     @property
     def button(self) -> tuple[str, str] | None:
-        """The text and the address of the page where one can act."""
+        """The text and the address of the page where people can act."""
         found = self.mail.brief.button if self.mail.brief else None
         return (short(found[0], LONGEST_BUTTON), found[1]) if found and len(found[1]) <= LONGEST_ADDRESS else None
 
@@ -100,7 +100,7 @@ class Answer:
 
 
 def short(text: str, most: int) -> str:
-    """Return a text of at most so many characters."""
+    """Return a text of at most this many characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -110,13 +110,13 @@ def encode(body: Mapping[str, Any]) -> bytes:
 
 
 def ask(request: Request, secrets: Sequence[str]) -> Answer | SendResult:
-    """Post a document and return the answer, without the secrets; or a waiting result if there is none."""
+    """Post a document and return the answer, without the secrets; or a waiting result if there is no answer."""
     secrets = [part for secret in (request.url, *secrets) for part in _parts(secret)]
     return in_time(lambda: _ask("POST", request.url, encode(request.body), request.headers, secrets))
 
 
 def _parts(secret: str) -> list[str]:
-    """Return a key, or an address with what would reveal it: its path, and the long parts of that."""
+    """Return the secret texts: a key, or an address with its path and the long parts of the path."""
     paths = address_secrets(secret)
     return [part for part in (secret, *paths, *(word for path in paths for word in re.split(r"[/?&=]", path) if len(word) >= 12)) if part]
 
@@ -133,7 +133,7 @@ def is_good(answer: Answer) -> bool:
 
 
 def meaning(answer: Answer, *, is_bad_key: bool = False) -> SendResult:
-    """Return what an answer means. `is_bad_key`: the service says that it is about the key, with any code.
+    """Return the meaning of an answer. `is_bad_key`: the service says that it is about the key, with any code.
 
     2xx is an acceptance, but a web page is not the service's answer: a proxy's login page has this code too. 5xx and "too many
     requests" are waiting. A wrong key or address is a refusal that operators can fix. Any other 4xx is about the post itself.

@@ -1,7 +1,7 @@
-"""Keep a budget's alerts when a tracking server or bill that it selects by is renamed.
+"""Keep a budget's alerts when a tracking server or bill in its selector is renamed.
 
-Put here the changes to records that identify such budgets: their versions, alerts, and acknowledgments or snoozes. `runspend sources rename`
-records the new name. The records follow as soon as the cost tables use it. Until then, spend is found by the old name.
+Belongs here: the changes to records that identify such budgets: their versions, alerts, and acknowledgments or snoozes. `runspend sources
+rename` records the new name. The records follow as soon as the cost tables use it. Until then, spend is found by the old name.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _follow(records: RecordStore, value: Mapping[str, Any], name: str, old: str,
     version = budget_version(after, currency)
     moved = {**value, "budget": after.name, "version": version, "rules": rules_of(after)}
     key = f"{after.name}.{version}"
-    # The version may exist: it was judged under the new name, or the source is renamed back. Then it counts as never taken back.
+    # The version may exist: it was judged under the new name, or the source is renamed back. Then it counts as never reverted.
     while not records.create("budgets", key, moved):
         there = records.get("budgets", key)
         since = value["first_judged_at"] if there is None else min(value["first_judged_at"], there[0]["first_judged_at"])

@@ -1,6 +1,6 @@
-"""Render a mail's blocks of words, figures and one picture as text and as HTML with the same content.
+"""Render a mail's blocks (words, figures, one picture) as text and as HTML with the same content.
 
-Put here the layout of documents, without wording. The words of budget mails are in `wording.py`, those of operators' mails in
+Belongs here: the layout of documents, without wording. The words of budget mails are in `wording.py`, those of operators' mails in
 `operators.py`. Headers and bytes are in `message.py`, sending is in `smtp.py`. Names in mails come from people who may be hostile. So
 every name passes `clean`, one autoescaped template writes the HTML, and a name can never stop a mail.
 """
@@ -85,7 +85,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Button:
-    """The way to the page where one can act."""
+    """The link to the page where people can act."""
 
     text: str
     url: str
@@ -158,8 +158,8 @@ def make_mail(
 ) -> Mail:
     """Return a mail made of its blocks, at most one of them a chart.
 
-    `local_id` is the left side of the Message-ID: the same id is the same mail, at any time of sending. Mail programs show mails of one
-    `thread` (a budget and period) as one conversation.
+    `local_id` is the left side of the Message-ID: the same id means the same mail, even if it is sent later. Mail programs show mails of
+    one `thread` (a budget and period) as one conversation.
     """
     subject = clean(subject, 180)
     picture = next((drawn for block in blocks if isinstance(block, SpendChart) and (drawn := draw(block))), None)
@@ -202,7 +202,7 @@ def _chart_table(chart: SpendChart) -> MailTable:
 
 
 def _table_lines(table: MailTable) -> list[str]:
-    """Return a table's lines. The title is on the line of the column heads if it fits before the first head, else above."""
+    """Return a table's lines. The title is on the line of the column heads if it fits before the first head, otherwise above it."""
     grid = [table.heads, *table.rows]
     widths = [max(width(row[i]) for row in grid) for i in range(len(table.heads))]
     widths[0] = max(8, min(widths[0], WIDTH - 2 - sum(w + 2 for w in widths[1:])))

@@ -1,6 +1,6 @@
 """Build the sections of a budget mail below its first paragraph: active runs, cost drivers, confidence and next steps.
 
-Put here blocks made of figures. The first paragraph and the recipients are in `wording.py`.
+Belongs here: blocks made of figures. The first paragraph and the recipients are in `wording.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OF_PEOPLE = ("owner", "user")  # dimensions that are names of people
 
 
 def title_for(title: str, people: str, limit: int = 40) -> str:
-    """Return a budget's title as `mail.people` asks. That of a budget in an experiment's tag may have a person's address in it."""
+    """Return a budget's title as `mail.people` asks. The title of a budget in an experiment's tag may contain a person's address."""
     return clean(title if people == "show" else without_person(title), limit)
 
 
@@ -98,7 +98,7 @@ def at_a_glance(status: Status, now: datetime) -> Card:
 
 
 def budget_button(name: str, period: str, site: str | None) -> list[Button]:
-    """Return the way to the budget's page, or nothing without live pages."""
+    """Return the link to the budget's page, or nothing without live pages."""
     address = budget_address(name, period, site)
     return [Button("See the budget", address)] if address else []
 
@@ -189,7 +189,7 @@ def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
 
 
 def what_you_can_do(status: Status, now: datetime, people: str = "show") -> Facts:
-    """Return commands to type, and people to ask, with names as `people` asks: without a command that would select a hidden person.
+    """Return commands to type, and people to ask. Names follow `people`, and no command selects a hidden person.
 
     A budget can be acknowledged only in the current period, even if the mail is about an earlier one.
     """
@@ -207,7 +207,9 @@ def what_you_can_do(status: Status, now: datetime, people: str = "show") -> Fact
 
 
 def filters_of(budget: Budget) -> dict[str, tuple[str, ...]] | None:
-    """Return the costs of a budget as values by dimension of `runspend costs`. None if it selects by a pattern, or by what has no dimension."""
+    """Return the costs of a budget as values by dimension of `runspend costs`. None if it selects by a pattern, or by a key that has no
+    dimension.
+    """
     found = {}
     for key, patterns in budget.for_.items():
         name = DIMENSIONS.get(key)

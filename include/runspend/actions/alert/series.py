@@ -1,6 +1,6 @@
 """Read the inputs for all budgets at once: their daily series, how far the bills reach, and selectors as SQL.
 
-Put here queries that answer for every budget in one scan. The SQL is in the .sql files of this folder. User input reaches it only as
+Belongs here: queries that answer for every budget in one scan. The SQL is in the .sql files of this folder. User input reaches it only as
 parameters. The figures of one mail are read in `figures.py`.
 """
 
@@ -99,7 +99,7 @@ def read_coverage(reader: Reader, now: datetime) -> tuple[Coverage, ...]:
 
 
 def covered_until(coverage: Sequence[Coverage]) -> datetime | None:
-    """Return the earliest end of all bills. None without bills, or if one bill does not say how far it reaches."""
+    """Return the earliest end of all bills. None without bills, or if one bill does not state how far it reaches."""
     ends = [c.covered_until for c in coverage]
     known = [end for end in ends if end is not None]
     return min(known) if known and len(known) == len(ends) else None
@@ -108,7 +108,7 @@ def covered_until(coverage: Sequence[Coverage]) -> datetime | None:
 def first_open_day(coverage: Sequence[Coverage], behind: timedelta = VERY_LATE_BILLS) -> date | None:
     """Return the first day that not every bill wholly covers; None if it is not known.
 
-    A bill that ended long before the others is dead, or an incident that operators hear about. It is left out: a forecast must not fill
+    A bill that ended long before the others is dead, or a failure that is reported to operators. It is left out: a forecast must not fill
     the months since then with its old costs.
     """
     newest = max((c.covered_until for c in coverage if c.covered_until is not None), default=None)

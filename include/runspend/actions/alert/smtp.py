@@ -1,6 +1,6 @@
 """Send mail: as .eml files under home, or by SMTP.
 
-Put here how a finished message leaves, and the server's answer for each recipient. The choice of mails does not belong here. Airflow's
+Belongs here: how a finished message leaves, and the server's answer for each recipient. The choice of mails does not belong here. Airflow's
 SmtpHook is not used for sending: it drops refused recipients and sends again mail that was already queued.
 """
 
@@ -35,8 +35,9 @@ LONGEST_NAME = 200  # characters of a file name; file systems allow 255
 # "Not you" (RFC 3463's 5.7, "relaying denied") is about the account or the network, not the address. Operators can fix it.
 NO_LOGIN = (530, 534, 535, 538)  # RFC 4954
 _OUR_FAULT = re.compile(rb"(?<![\d.])5\.7\.\d+(?!\.?\d)|\brelay", re.IGNORECASE)
-# RFC 3463 and 7505 define these as faults of the address or the mail itself. Any other 5xx, above all a bare 550 (RFC 5321 4.2.2), may
-# come from a policy, a blocklist or greylisting, and may change by tomorrow. Blocklists quote IP addresses: "5.1.1" inside one is not a code.
+# RFC 3463 and 7505 define these as faults of the address or the mail itself. Any other 5xx, above all a bare 550 (RFC 5321 4.2.2), may come
+# from a policy, a blocklist or greylisting, and may change by the next day. Blocklists quote IP addresses: "5.1.1" inside one is not a
+# code.
 _FOR_GOOD = re.compile(rb"(?<![\d.])5\.(1\.([1236]|10)|3\.4|6\.\d+)(?!\.?\d)")
 
 

@@ -1,6 +1,6 @@
 """Acknowledged and snoozed budgets: recorded by a person, with an end date.
 
-Put here their records. Alerts of an acknowledged budget are decided and recorded as usual, but not mailed. Alerts of a snoozed budget
+Belongs here: their records. Alerts of an acknowledged budget are decided and recorded as usual, but not mailed. Alerts of a snoozed budget
 are not decided. If they still hold when the snooze ends, they are sent then.
 """
 
@@ -41,7 +41,7 @@ class Quiet:
 def set_quiet(records: RecordStore, names: Iterable[str], quiet: Quiet, now: datetime) -> None:
     """Record an acknowledgment, a snooze or its end. `names` are the existing budgets.
 
-    Raises UsageError for another name or for a day that is over.
+    Raises UsageError for an unknown name or a past day.
     """
     known = sorted(names)
     if quiet.budget not in known:

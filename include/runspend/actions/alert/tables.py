@@ -1,6 +1,6 @@
 """Build the tables `budget_status` and `alerts` from statuses and once-only records.
 
-Put here the contents of a row. Judging and deciding do not belong here.
+Belongs here: the contents of a row. Judging and deciding do not belong here.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def alerts_table(records: RecordStore) -> pa.Table:
 def read_judged_on(reader: Reader, now: datetime) -> dict[str, dict[str, date]]:
     """Map budget to period to the first day that was not wholly billed when the period was last judged.
 
-    It is `date.max` if no bill says how far it reaches, and `date.min` if the budget was snoozed or could not be judged.
+    It is `date.max` if no bill states how far it reaches, and `date.min` if the budget was snoozed or could not be judged.
     """
     found = defaultdict[str, dict[str, date]](dict)
     query = "select budget, budget_period, covered_until, not_judged, muted from budget_status where month >= @first"

@@ -1,7 +1,7 @@
 """Budgets that people set in experiment tags: `runspend.budget` = "500 USD / month".
 
-Put here the syntax of such a tag, and its limits. A tag makes a budget of its own experiment only, and a budget can only cause mails.
-Authors of tags are not trusted. Anything but an amount, the currency and a period is refused with a message. A mail goes to an owner
+Belongs here: the syntax of such a tag, and its limits. A tag makes a budget of its own experiment only, and a budget can only cause mails.
+Authors of tags are not trusted. Anything other than an amount, the currency and a period is refused with a message. A mail goes to an owner
 that the tag names only if `config/recipients.py` allows it.
 """
 

@@ -1,4 +1,4 @@
--- One row per experiment with a budget in its tags, with the owner in its tag, else the only owner of all its runs.
+-- One row per experiment with a budget in its tags, with the owner in its tag, otherwise the only owner of all its runs.
 with
 run_owners as (
   select

@@ -1,6 +1,6 @@
 """Write a test mail with everything that a real one has: text, HTML and a picture.
 
-Put here its words. It is sent on request and is not an alert, so it leaves no record.
+Belongs here: its words. It is sent on request and is not an alert, so it leaves no record.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Decide which version of each budget is judged in which of its periods.
 
-Put here the effects of an edit, a late bill and a late restatement. Calendar arithmetic is in `periods.py`, judging in `judge.py`.
+Belongs here: the effects of an edit, a late bill and a late restatement. Calendar arithmetic is in `periods.py`, judging in `judge.py`.
 
 An edit of a setting that decisions depend on makes a new version. A period that ended before the edit is judged by the
 version in force at its end. The version that reported a crossing watches it for CORRECTED days. This can only lead to a correction.
@@ -45,7 +45,7 @@ class Job:
 def read_versions(records: RecordStore, budgets: Sequence[Budget], currency: str, now: datetime) -> dict[str, list[Version]]:
     """Return each budget's versions, the current one last.
 
-    Records when a version is judged for the first time, and when an edit was taken back.
+    Records when a version is judged for the first time, and when an edit was reverted.
     """
     known, versions = records.list("budgets"), dict[str, list[Version]]()
     by_name: dict[str, list[dict[str, Any]]] = {}
@@ -55,7 +55,7 @@ def read_versions(records: RecordStore, budgets: Sequence[Budget], currency: str
         version = budget_version(budget, currency)
         since = _first_judged(records, known.get(f"{budget.name}.{version}"), budget, version, now)
         before = [v for v in by_name.get(budget.name, ()) if v["version"] != version]
-        # Taking an edit back restores the earlier version as if it had never ended. Alerts of the edited version are still watched.
+        # Reverting an edit restores the earlier version as if it had never ended. Alerts of the edited version are still watched.
         taken_back = {v["version"] for v in before if "taken_back_at" in v or _since(v) >= since}
         for value in before:
             if value["version"] in taken_back and "taken_back_at" not in value:
@@ -139,7 +139,7 @@ def _since(value: Mapping[str, Any]) -> datetime:
 
 
 def _as_it_was(budget: Budget, value: Mapping[str, Any], currency: str) -> Budget | None:
-    """Return the budget with the rules of a version. None if they are unknown, or make another version today."""
+    """Return the budget with the rules of a version. None if they are unknown, or would make a different version today."""
     if not value.get("rules"):
         return None
     old = with_rules(budget, value["rules"])

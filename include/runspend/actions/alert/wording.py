@@ -1,6 +1,6 @@
 """Write the words of budget mails: pure functions from a decision and its figures to a mail.
 
-Put here the first paragraph, the recipients and the subject. The sections below it are in `sections.py`. Rendering as text,
+Belongs here: the first paragraph, the recipients and the subject. The sections below it are in `sections.py`. Rendering as text,
 HTML and bytes is in `render.py`.
 """
 
@@ -165,7 +165,7 @@ class Writer:
         )
 
     def _head(self, status: Status, said: str, now: datetime) -> list[Block]:
-        """Return a mail's figures at a glance, what happened, and the way to the page where one can act."""
+        """Return a mail's figures at a glance, what happened, and the link to the page where people can act."""
         return [at_a_glance(status, now), Paragraph(said), *budget_button(status.budget.name, status.period.name, self.site)]
 
     def _footer(self, status: Status) -> str:
@@ -213,7 +213,7 @@ def recipients_of(decision: Decision) -> list[str]:
 
 
 def what_happened(status: Status, now: datetime, people: str = "show") -> str:
-    """Say what a judged budget has spent, what that reached, and what the forecast is."""
+    """State what a judged budget has spent, which thresholds this reached, and the forecast."""
     assert status.spent is not None
     of = f"{money(status.budget.amount)} {status.currency} ({MEASURES[status.budget.measure]})"
     said = [f"{title_for(status.budget.title, people)} has spent {money(status.spent)} of {of} in {period_name(status.period)}."]

@@ -1,8 +1,8 @@
-"""What MLflow lacks, of one run or one experiment or model version; and whose values stand there.
+"""What MLflow lacks for one run, experiment or model version, and whose values are there.
 
 A metric is Runspend's if its step says so (`core/cost_keys.py`). A tag is, if the tag `runspend.costs` beside it records exactly this
-value, or the one before. If somebody deleted the record of a run with a metric of Runspend, values that Runspend writes are its own. Anything
-else under the same names is somebody else's, and stays.
+value, or the one before. If somebody deleted the record of a run with a metric of Runspend, values that Runspend writes are its own. Any
+other value under the same names belongs to somebody else, and stays.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BY = "by"  # in a record: the tracking server in runspend.yaml whose annotation 
 
 @dataclass(frozen=True)
 class Writer:
-    """Who annotates: a tracking server, this installation, and the other servers in runspend.yaml, whose costs are their own."""
+    """Who annotates: a tracking server and this installation. Also the other servers in runspend.yaml, whose costs belong to them."""
 
     server: str
     installation: str
@@ -64,19 +64,21 @@ class Changes:
 
 
 def find_other_installation(shown: Mapping[str, str], by: Writer) -> str | None:
-    """Return the id of another installation that wrote costs beside these tags. They are its own, and stay."""
+    """Return the id of another installation that wrote costs beside these tags. These costs belong to that installation, and stay."""
     _, installation = _read_record(shown).get(BY, ("", by.installation))
     return installation if installation != by.installation else None
 
 
 def find_other_server(shown: Mapping[str, str], by: Writer) -> str | None:
-    """Return the other server of runspend.yaml whose costs are beside these tags. A name that is no longer there is a former one of this server."""
+    """Return the other server of runspend.yaml whose costs are beside these tags. A name that is no longer in runspend.yaml is a former
+    name of this server.
+    """
     server, installation = _read_record(shown).get(BY, (by.server, by.installation))
     return server if installation == by.installation and server in by.other_servers else None
 
 
 def find_changes(shown: AnnotatedRun, run: RunCost, as_of: Mapping[str, str], by: Writer) -> Changes | None:
-    """Return what makes MLflow show the run's cost, empty if it does. None if a value of somebody else is in the way."""
+    """Return what makes MLflow show the run's cost, empty if it does. None if somebody else's value uses the name."""
     record = _read_record(shown.tags)
     own_tags = [tag for tag in COST_TAGS if shown.tags.get(tag) in record.get(tag, ())]
     if RECORD not in shown.tags and any(cost.is_ours for cost in shown.costs.values()):  # somebody deleted only the record
@@ -107,7 +109,9 @@ def find_changes(shown: AnnotatedRun, run: RunCost, as_of: Mapping[str, str], by
 def find_owner_changes(
     shown: Mapping[str, str], wanted: Mapping[str, str], as_of: Mapping[str, str], by: Writer
 ) -> dict[str, str | None] | None:
-    """Return the tags of an experiment or a model version to set, in this order, and those to delete (None). None if somebody else's are in the way."""
+    """Return the tags of an experiment or a model version to set, in this order, and those to delete (None). None if somebody else's tags
+    use the names.
+    """
     record = _read_record(shown)
     own = [key for key, value in shown.items() if key != RECORD and is_cost_tag(key) and value in record.get(key, ())]
     if not wanted:
@@ -124,14 +128,14 @@ def find_owner_changes(
 
 
 def _write_record(shown: Mapping[str, str], own: list[str], new: Mapping[str, str], by: Writer) -> str:
-    """Return the record, which is written before the tags: it has the value that is there and the new one, as either may be found."""
+    """Return the record, which is written before the tags: it has the value that is there and the new one, because either may be found."""
     keys = sorted({*own, *new})
     values = {key: list(dict.fromkeys([*([shown[key]] if key in own else []), *([new[key]] if key in new else [])])) for key in keys}
     return json.dumps({BY: [by.server, by.installation], **values}, separators=(",", ":"))
 
 
 def _read_record(tags: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the values that Runspend wrote, by tag. Anything but such a record counts as none."""
+    """Return the values that Runspend wrote, by tag. Any other value counts as no record."""
     try:
         found: Any = json.loads(tags.get(RECORD, "{}"))
     except (ValueError, RecursionError):

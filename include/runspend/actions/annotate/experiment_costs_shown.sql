@@ -1,4 +1,5 @@
--- What MLflow shows of each experiment: the cost of all its runs, also deleted ones, and of the month so far; estimates count too.
+-- The costs that MLflow shows for each experiment: the cost of all its runs, even deleted ones, and of the month so far, including
+-- estimates.
 with parts as (
   select tracking_server, workspace, run_id, billing_currency, effective_cost as cost, cast(null as bignumeric) as month_cost
   from run_costs

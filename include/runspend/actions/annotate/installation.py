@@ -1,4 +1,4 @@
-"""The id of this installation of Runspend, so that two which annotate the same MLflow tell their values apart.
+"""The id of this installation of Runspend, so that two installations that annotate the same MLflow can distinguish their values.
 
 It is in `<home>/installation`, and in the tag `runspend.costs` of everything that this installation annotates.
 """

@@ -1,7 +1,7 @@
--- What MLflow shows of each registered model version, in the currencies of its run: billed costs.
--- training: the run that made it, with all its nested runs, but for its own storage. storage: that run's artifacts so far. failed_attempts:
--- failed or stopped runs of the same experiment, started before the version was registered, that repeat the run (equal params) or are trials
--- of the same search (equal parent). A nested run of the run itself, at any depth, belongs to training.
+-- The billed costs that MLflow shows for each registered model version, in the currencies of its run. training: the run that made it, with
+-- all its nested runs, without its own storage. storage: that run's artifacts so far. failed_attempts: failed or stopped runs of the same
+-- experiment, started before the version was registered, that repeat the run (equal params) or are trials of the same search (equal
+-- parent). A nested run of the run itself, at any depth, belongs to training.
 with recursive nested as (
   select v.tracking_server, v.workspace, v.run_id as root_id, r.run_id, 1 as distance
   from (select distinct tracking_server, workspace, run_id from model_versions where tracking_server = @server and run_id is not null) v

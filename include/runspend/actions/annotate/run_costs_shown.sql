@@ -1,4 +1,4 @@
--- What MLflow shows of each run: billed cost plus the estimate for hours that are not billed yet, one row per run and currency.
+-- The cost that MLflow shows for each run: billed cost plus the estimate for hours that are not billed yet, one row per run and currency.
 -- `state`: 1 final, 2 provisional, 3 partly estimated. `match`: 1 exact to 4 low, of the weakest part.
 with parts as (
   select

@@ -1,7 +1,7 @@
-"""What an earlier annotation left in MLflow, so that a night reads and writes only runs whose cost changed.
+"""The values that an earlier annotation wrote to MLflow, so that a pipeline run reads and writes only runs whose cost changed.
 
 A file per tracking server under `<home>/annotated`. It only saves requests: without it every run is compared with MLflow. A mark beside it
-says that MLflow may show something else: an annotation began to write, and did not end.
+means that MLflow may differ from the file: an annotation began to write and did not finish.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VERSION = 1  # of the columns
 
 
 def read_shown(home: Path, place: str) -> pa.Table | None:
-    """Return the runs as they stand in MLflow, as RUN_COSTS. None if the file is missing or damaged: then MLflow has to be asked.
+    """Return the runs' costs as MLflow shows them, as RUN_COSTS. None if the file is missing or damaged, so that MLflow must be asked.
 
     `place`: the name and the address of the server.
     """
@@ -39,7 +39,7 @@ def read_shown(home: Path, place: str) -> pa.Table | None:
 
 
 def write_shown(home: Path, place: str, runs: pa.Table, *, is_sure: bool = True) -> None:
-    """Replace the file: a SHA-256 digest, then Parquet. `is_sure`: MLflow shows this and nothing else, so the mark goes."""
+    """Replace the file: a SHA-256 digest, then Parquet. `is_sure`: MLflow shows exactly this, so the mark is removed."""
     path, sink = _path(home, place), pa.BufferOutputStream()
     pq.write_table(runs, sink)
     content = sink.getvalue().to_pybytes()
@@ -57,7 +57,7 @@ def doubt_shown(home: Path, place: str) -> None:
 
 
 def is_doubted(home: Path, place: str) -> bool:
-    """Return whether MLflow may show something else than the file says."""
+    """Return whether MLflow may differ from the file."""
     return _mark(_path(home, place)).exists()
 
 

@@ -87,7 +87,7 @@ def wanted_models(reader: Reader, server: str) -> list[OwnerCosts]:
 
 
 def are_versions_read(reader: Reader, server: str) -> bool:
-    """Return whether an extract has read the server's registered model versions. It does so only where somebody needs them."""
+    """Return whether an extract has read the server's registered model versions. The extract does so only if another step needs them."""
     return bool(reader.query(read_sql(Path(__file__).parent, "versions_read"), {"server": server}).to_pylist()[0]["is_read"])
 
 

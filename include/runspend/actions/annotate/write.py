@@ -1,6 +1,7 @@
 """Write costs to one MLflow server: only what changed, with a bounded number of requests, and never over somebody else's values.
 
-MLflow itself says what is there, so an annotation that is killed and started again ends the same: what is right is not written again.
+The values in MLflow decide, so an annotation that is killed and started again ends with the same result: correct values are not
+written again.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Key = tuple[str, str]
 
 @dataclass
 class Failures:
-    """What MLflow refused, by place: an experiment or a model, which is left alone after its first failure.
+    """What MLflow refused, by place: an experiment or a model, which is skipped after its first failure.
 
     `broken`: how many places failed with anything but a refused login. Each costs minutes if the server hangs. `left`: places where a write
     failed, at once; `places` and `broken` follow in order.
@@ -66,23 +67,28 @@ class Failures:
 
 @dataclass
 class Written:
-    """How much was written to one server, and the reasons why something was not. `gone`: runs with a cost that the login is not shown."""
+    """How much was written to one server, and the reasons why something was not written. `gone`: runs with a cost that the login cannot
+    see.
+    """
 
     runs: int = 0
     experiments: int = 0
     model_versions: int = 0
     gone: int = 0
-    foreign: list[str] = field(default_factory=list)  # what has values of somebody else under the same names
-    others: Counter[str] = field(default_factory=Counter)  # what has costs of another installation, by its id
-    other_servers: Counter[str] = field(default_factory=Counter)  # what a removal leaves to another server of runspend.yaml, by its name
+    foreign: list[str] = field(default_factory=list)  # items with somebody else's values under the same names
+    others: Counter[str] = field(default_factory=Counter)  # items with costs of another installation, by its id
+    other_servers: Counter[str] = field(
+        default_factory=Counter
+    )  # items that a removal leaves to another server of runspend.yaml, by its name
     failures: Failures = field(default_factory=Failures)
 
 
 @dataclass
 class _Looked:
-    """Runs that were looked at. `done`: they need no further look. `waiting`: RUN_COSTS of those that may show a wrong cost, unless they are done.
+    """Runs that were compared. `done`: they need no further comparison. `waiting`: RUN_COSTS of runs that may show a wrong cost, unless
+    they are done.
 
-    The rows of `waiting` have no amount, so the next annotation looks at these runs again. `unread`: runs that MLflow did not let us read.
+    The rows of `waiting` have no amount, so the next annotation looks at these runs again. `unread`: runs that MLflow did not return.
     """
 
     done: list[Key] = field(default_factory=list)
@@ -101,7 +107,7 @@ def write_costs(
     other_servers: Collection[str] = (),
     progress: Progress = silent,
 ) -> Written:
-    """Make MLflow show these costs and no others. Raises SourceError if the server does not answer; what was written by then stays.
+    """Make MLflow show these costs and no others. Raises SourceError if the server does not answer; values written before that stay.
 
     `runs`: RUN_COSTS of all runs of the server. `as_of`: the tag that goes with every change. `other_servers`: their names in
     runspend.yaml; they may have costs in the same MLflow.
@@ -117,7 +123,7 @@ def write_costs(
 
 
 def remove_costs(server: CostAnnotations, home: Path, *, other_servers: Collection[str] = (), progress: Progress = silent) -> Written:
-    """Take back what annotations wrote. MLflow can delete tags, but no metric: a removed cost is NaN, and shown as such."""
+    """Remove the values that annotations wrote. MLflow can delete tags but not metrics, so a removed cost becomes NaN and is shown as NaN."""
     return write_costs(server, RUN_COSTS.empty_table(), [], [], {}, home, other_servers=other_servers, progress=progress)
 
 
@@ -139,7 +145,7 @@ def _write_runs(
     changed, looked = _changed_runs(wanted, base), _Looked()
     if not unwanted and not changed and is_complete:
         return
-    doubt_shown(home, server.place)  # if this is killed, nobody knows what it wrote
+    doubt_shown(home, server.place)  # if this is killed, it is unknown what it wrote
     try:
         for batch in _batches(unwanted):
             _write_batch(server, workspaces, batch, {}, by, written, looked)
@@ -149,7 +155,7 @@ def _write_runs(
             _write_batch(server, workspaces, batch, as_of, by, written, looked)
             progress(f"{server.name}: {len(looked.done):,} of {len(changed):,} runs whose cost changed")
         is_complete = is_complete or (is_withdrawn and not looked.unread)
-    finally:  # whatever ends this: what is known to be right is not asked for again
+    finally:  # even if this ends early, values known to be correct are not requested again
         write_shown(home, server.place, _now_shown(wanted, base if is_complete else shown, looked), is_sure=is_complete)
 
 
@@ -173,7 +179,7 @@ def _is_still_shown(server: CostAnnotations, workspaces: Sequence[str], shown: p
 def _find_unwanted(
     server: CostAnnotations, workspaces: Sequence[str], wanted: pa.Table, shown: pa.Table, written: Written
 ) -> list[RunCost]:
-    """Return the runs that carry a record of costs in MLflow, or are known to have shown one, and have none now."""
+    """Return the runs without a cost now that have a record of costs in MLflow, or are known to have had one."""
     vanished = shown.join(wanted, RUN_KEY, join_type="left anti").to_pylist()
     found = {(row["workspace"], row["run_id"]): row["experiment_id"] for row in vanished}
     keep = {(row["workspace"], row["run_id"]) for row in wanted.select(RUN_KEY).to_pylist()}
@@ -191,7 +197,7 @@ def _find_unwanted(
 
 
 def _changed_runs(wanted: pa.Table, shown: pa.Table) -> list[RunCost]:
-    """Return runs whose costs are not those that MLflow shows as far as we know, in the order of their experiments."""
+    """Return runs whose costs differ from those last known in MLflow, in the order of their experiments."""
     new = wanted.join(shown, RUN_COSTS.names, join_type="left anti")
     lost = shown.join(wanted, [*RUN_KEY, "currency"], join_type="left anti")
     keys = pa.concat_tables([new.select(RUN_KEY), lost.select(RUN_KEY)]).group_by(RUN_KEY).aggregate([])
@@ -218,7 +224,7 @@ def _run_cost(key: Key, rows: Sequence[Mapping[str, Any]]) -> RunCost:
 
 
 def _batches(runs: Sequence[RunCost]) -> Iterator[Sequence[RunCost]]:
-    """Yield runs of one workspace, at most as many as one request reads."""
+    """Yield runs of one workspace, at most the number that one request reads."""
     start = 0
     while start < len(runs):
         end = start
@@ -231,7 +237,7 @@ def _batches(runs: Sequence[RunCost]) -> Iterator[Sequence[RunCost]]:
 def _read_runs(server: CostAnnotations, workspaces: Sequence[str], runs: Sequence[RunCost]) -> dict[str, AnnotatedRun]:
     """Return those of these runs of one workspace that MLflow still has.
 
-    Databricks does not search if one of the experiments is gone. Then each half of them is read apart.
+    Databricks does not search if one of the experiments is gone. Then each half of them is read separately.
     """
     workspace, experiments = runs[0].workspace, sorted({run.experiment_id for run in runs})
     try:
@@ -307,7 +313,7 @@ def _note(
     written: Written,
     looked: _Looked,
 ) -> None:
-    """Count what became of one run. Raises SourceError if the server cannot be used now."""
+    """Count the outcome of one run. Raises SourceError if the server cannot be used now."""
     if isinstance(result, SourceError):
         if _place(run) in written.failures.places or _is_active(server, run):
             written.failures.note(_place(run), result)
@@ -368,7 +374,9 @@ def _is_active(server: CostAnnotations, run: RunCost) -> bool:
 
 
 def _now_shown(wanted: pa.Table, shown: pa.Table, looked: _Looked) -> pa.Table:
-    """Return what MLflow shows as far as we know: what is wanted of the runs that are done, and what was known of all others."""
+    """Return the costs that MLflow now shows as far as is known: the wanted costs of the runs that are done, and the earlier ones of all
+    others.
+    """
     done, waiting = _keys(looked.done), pa.Table.from_pylist(looked.waiting, schema=RUN_COSTS)
     kept = shown.join(done, RUN_KEY, join_type="left anti").join(waiting, RUN_KEY, join_type="left anti").select(RUN_COSTS.names)
     new = wanted.join(done, RUN_KEY, join_type="inner").select(RUN_COSTS.names)

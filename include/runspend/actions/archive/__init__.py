@@ -1,4 +1,4 @@
-"""Retention of old artifacts: plan which folders to move, announce the moves, move the folders and bring them back.
+"""Retention of old artifacts: plan which folders to move, announce the moves, move the folders and restore them.
 
 Plan:
 

@@ -1,7 +1,7 @@
 """Records of archives under home: one record for the item and state of each archive, one per 1,000 of its objects.
 
-Everything recorded is also true of the stores, because each step checks before it acts. A lost record costs another check,
-never a byte. Decisions and moves do not belong here.
+Everything recorded is also true of the stores, because each step checks before it acts. A lost record only causes another
+check; it never loses data. Decisions and moves do not belong here.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def new_archive(item: Item, to: str | None, moment: datetime) -> Archive:
 
 
 def as_folder(name: str) -> str:
-    """Return a name as one part of a key: unchanged if it is plain, else a digest of it."""
+    """Return a name as one part of a key: unchanged if it is plain, otherwise a digest of it."""
     if name and len(name) <= 64 and name.isascii() and name.replace("-", "").replace("_", "").isalnum():
         return name
     return f"x-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"

@@ -42,13 +42,13 @@ NOTE_NAMES = re.compile(r"archived-by-runspend(?:-[A-Za-z0-9_-]+)?\.txt")
 # like any other. A policy's name has no line break.
 _NOTE = re.compile(
     re.escape(NOTE_BEGINS) + rb"\nThe [\d,]+ files that were here \([\d,]+ bytes\) were moved by the retention policy [^\n]+\.\n"
-    rb"They lie, with a manifest of their names and checksums, in\n\n    [^\n]+/([^\n/]+)/[^\n/]+\n\nTo bring them back:\n\n    runspend archive restore ([^\n]+)\n"
+    rb"They are, with a manifest of their names and checksums, in\n\n    [^\n]+/([^\n/]+)/[^\n/]+\n\nTo bring them back:\n\n    runspend archive restore ([^\n]+)\n"
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of an item in this run. archived, tiered and deleted are complete; nothing: there was nothing to do."""
+    """The outcome of an item in this run. archived, tiered and deleted are complete; nothing means that there was nothing to do."""
 
     archive: Archive
     state: str  # archived, tiered, deleted, nothing, copied (may not delete), protected, partial, failed
@@ -91,7 +91,7 @@ class Work:
         return self.now - self.settings.archive.margin
 
     def open(self, uri: str, purpose: Purpose) -> FencedObjects:
-        """Open a store of the allow-list. Raises SourceRefused for any other, NotDone where deleting is not allowed."""
+        """Open a store of the allow-list. Raises SourceRefused for any other store, NotDone where deleting is not allowed."""
         store = find_store(self.settings, uri)
         if (uri, purpose) not in self._opened:
             self._opened[uri, purpose] = FencedObjects(self.open_store(store, purpose), self.check)
@@ -162,7 +162,7 @@ def is_note(name: str, store: ObjectStore, found: StoredObject, item: Item) -> b
 
 
 def prove_conditions(obj: StoredObject, reader: ObjectStore, deleter: ObjectStore) -> None:
-    """Check that the store keeps an object when a wrong etag is given. Raises SourceRefused where conditions are ignored.
+    """Check that the store does not delete an object when a wrong etag is given. Raises SourceRefused where conditions are ignored.
 
     Losing the object would do no harm. If the store deletes it despite the condition, nothing else is deleted.
     """
@@ -171,7 +171,7 @@ def prove_conditions(obj: StoredObject, reader: ObjectStore, deleter: ObjectStor
     if reader.head(obj.key) is None:
         raise SourceRefused(
             reader.uri,
-            f"cannot delete in {reader.uri}: it ignores conditions, so what is written meanwhile would be lost. Nothing more was deleted.",
+            f"cannot delete in {reader.uri}: it ignores conditions, so data written meanwhile would be lost. Nothing more was deleted.",
         )
 
 

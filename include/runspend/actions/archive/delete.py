@@ -1,6 +1,6 @@
 """`delete`: delete an archive whose own retention is over. The only place where a last copy is deleted.
 
-First a tombstone marks the archive, so that half of it is not restored. The tombstone stays and records what the archive held.
+First a tombstone marks the archive, so that a half-deleted archive is not restored. The tombstone stays and records what the archive held.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def expire(work: Work, archive: Archive) -> Result:
             return replace(entry, reason=f"{obj.key!r} is still there" + (", although it was deleted" if is_known else ""))
         return replace(entry, state="deleted", reason=None)
 
-    # The manifest goes last, so that the rest of an archive can be restored if the deletion is interrupted.
+    # The manifest is deleted last, so that the rest of an archive can be restored if the deletion is interrupted.
     for is_last, chunk in product((False, True), range(archive.chunks)):
         if (is_last, chunk) == (True, 0) and any(
             entry.state == "planned" and entry.key.startswith("data/") for entry in archive_records.every_entry(archive)

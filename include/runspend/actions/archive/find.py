@@ -107,7 +107,7 @@ def load_manifest(found: Found) -> Manifest | None:
     if home != (found.server, found.experiment, found.owner, found.archive_id):
         raise SourceRefused(
             found.where,
-            f"cannot believe the manifest {read}: it is of another archive ({'/'.join(home)}). Nothing was restored or changed.",
+            f"cannot trust the manifest {read}: it belongs to another archive ({'/'.join(home)}). Nothing was restored or changed.",
         )
     return replace(told, written_at=manifest.modified.isoformat())
 

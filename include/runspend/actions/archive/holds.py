@@ -1,6 +1,6 @@
 """Objections: `runspend archive keep` on a run or an experiment, recorded with an end date.
 
-Put here the records of objections. The tag `runspend.keep` in MLflow is read with the tables (`plan.sql`).
+Belongs here: the records of objections. The tag `runspend.keep` in MLflow is read with the tables (`plan.sql`).
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def record_keep(reader: Reader, records: Records, what: str, *, until: date | No
     """
     last = (now + LASTS).date() if until is None else until
     if last < now.date():
-        raise UsageError(f"cannot keep {what!r} until {last}: that day is over. Name one that is to come. Nothing was recorded.")
+        raise UsageError(f"cannot keep {what!r} until {last}: that day is over. Name a future day. Nothing was recorded.")
     found = reader.query(_FIND, {"what": what}).to_pylist()
     exact = [row for row in found if what in (row["id"], row["name"])] or found
     if len(exact) != 1:
         named = ", ".join(f"{row['kind']} {row['id']} ({row['tracking_server']}, {row['name']})" for row in exact[:5])
-        why = f"it may be {named}" if exact else "no run and no experiment has that id or name"
+        why = f"it may be {named}" if exact else "no run or experiment has that id or name"
         raise UsageError(f"cannot keep {what!r}: {why}. Give one whole id. Nothing was recorded.")
     keep = Keep(**exact[0], until=last, reason=reason)
     value = {**vars(keep), "until": last.isoformat(), "at": now.isoformat()}

@@ -25,7 +25,7 @@ RETURNED_NAME = "returned.json"
 def note_name(archive_id: str, *, is_taken: bool) -> str:
     """Return the name of an archive's note.
 
-    If a user's file with the usual name was archived, the note gets another name, so that the file's place stays free.
+    If a user's file with the usual name was archived, the note gets another name, so that the file's name stays free.
     """
     return NOTE_NAME.replace(".txt", f"-{archive_id}.txt") if is_taken else NOTE_NAME
 
@@ -53,7 +53,7 @@ class Item:
 
     @property
     def key(self) -> str:
-        """The same for the same policy, place and action, even if the content changes: 40 hexadecimal digits."""
+        """The same value for the same policy, place and action, even if the content changes: 40 hexadecimal digits."""
         identity = json.dumps([self.policy, self.store, self.prefix, self.action])
         return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 

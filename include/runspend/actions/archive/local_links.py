@@ -1,8 +1,8 @@
 """Folders of local stores that can be reached by another path: through a symbolic link, or a second mount of the same disk.
 
-If a run's artifact folder is a link to another run's folder, or leads through one, the files belong to both runs. Put here what the
+If a run's artifact folder is a link to another run's folder, or leads through one, the files belong to both runs. Belongs here: what the
 disk shows, compared by the identity of folders (device and inode), not by spelling; `shared_folders.py` and `plan.sql` compare
-URIs. A store that cannot be read yields nothing here: a store that cannot be listed is not archived either.
+URIs. A store that cannot be read yields nothing here, because without a listing it is not archived either.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ EntryState = Literal["planned", "copied", "deleted", "tiered", "gone", "changed"
 
 @dataclass(frozen=True)
 class Entry:
-    """One object of an item, and its progress. `reason` says why it got no further."""
+    """One object of an item, and its progress. `reason` says why it did not get further."""
 
     key: str  # below the item's folder; "" is a bucket's marker of that folder itself
     size: int  # bytes
@@ -120,7 +120,7 @@ def planned_entry(key: str, found: StoredObject) -> Entry:
 def check_entry(entry: Entry) -> str | None:
     """Return why an object cannot be archived or restored, None when it can."""
     if entry.is_folder and entry.size:
-        return "it has a folder name, and bytes"
+        return "it has the name of a folder, but contains bytes"
     return check_key(entry.key) if entry.key else None
 
 
@@ -225,7 +225,7 @@ def _lines(chunks: Iterable[bytes], where: str) -> Iterator[bytes]:
 def _parse(line: bytes, where: str, number: int) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("it has a name twice")
+            raise ValueError("it contains a name twice")
         return dict(pairs)
 
     def no_constant(name: str) -> NoReturn:
@@ -248,7 +248,7 @@ def _check_head(value: dict[str, Any], where: str) -> dict[str, Any]:
         _refuse(where, 1, f"it is of version {value['runspend_archive']}; this Runspend reads version {VERSION}")
     item = value["item"]
     if item.keys() != {field.name for field in fields(Item)}:
-        _refuse(where, 1, "its item has other fields than an item has")
+        _refuse(where, 1, "its item has fields that an item does not have")
     for name, found in item.items():
         wanted = (int, type(None)) if name in _OPTIONAL_NUMBERS else (str, type(None)) if name in _OPTIONAL_TEXTS else (str,)
         if type(found) not in wanted:
@@ -297,5 +297,5 @@ def _is_time(text: str) -> bool:
 
 def _refuse(where: str, number: int, why: str) -> NoReturn:
     raise SourceRefused(
-        where, f"cannot believe the manifest {where}{f', line {number}' if number else ''}: {why}. Nothing was restored or changed."
+        where, f"cannot trust the manifest {where}{f', line {number}' if number else ''}: {why}. Nothing was restored or changed."
     )

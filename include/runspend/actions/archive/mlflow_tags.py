@@ -1,6 +1,6 @@
-"""What Runspend writes to MLflow about archives: where artifacts went, that they are back, and which runs to delete.
+"""What Runspend writes to MLflow about archives: where artifacts were moved, that they were restored, and which runs to delete.
 
-Put here the choice of items to report, and the wording. `ingest/tracking/mlflow_writer.py` writes to MLflow. Every call may be
+Belongs here: the choice of items to report, and the wording. `ingest/tracking/mlflow_writer.py` writes to MLflow. Every call may be
 repeated. A failed write is a note and not an error: the artifacts and their records are what counts.
 """
 
@@ -146,7 +146,7 @@ def _check_caps(due: Sequence[Item], settings: Settings, active: Mapping[str, in
         if wanted > allowed:
             raise CapPassed(
                 f"cannot delete {wanted:,} of {active.get(server, 0):,} runs and experiments of {server} in MLflow: `archive.max_percent` and `archive.max_objects` allow"
-                f" {allowed:,}. See what is due with `runspend archive plan`; if it is meant, raise the cap. Nothing was deleted.",
+                f" {allowed:,}. See what is due with `runspend archive plan`; if this is intended, raise the limit. Nothing was deleted.",
                 wanted=wanted,
                 allowed=allowed,
             )

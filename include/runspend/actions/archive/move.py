@@ -88,7 +88,7 @@ class _Move:
         odd = next((entry for entry in entries if entry.state == "changed"), None)
         if odd is None:
             return None
-        reason = f"{odd.key!r} changes again and again; nothing more was deleted"
+        reason = f"{odd.key!r} keeps changing; nothing more was deleted"
         return Result(self.archive_records.end(self.archive, "partial", self.work.now, reason), "partial", reason)
 
     # --- copy -----------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ class _Move:
                 # After a single read, a byte that flipped in transfer would count as correct.
                 # An etag that is a checksum is as good as a second read.
                 if found.md5 != entry.etag.strip('"') and digest_of(self.source.read(obj)) != found.sha256:
-                    raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: read twice, it was not the same. It stays where it is.")
+                    raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: two reads gave different bytes. It stays where it is.")
                 with self.turns.setdefault(found.sha256, Lock()):  # of equal files one is written; the others find its copy
                     return self._place(replace(entry, metadata=metadata), found)
         except NotDone:
@@ -125,7 +125,7 @@ class _Move:
         """Return the object's metadata. Raises NotDone when the object changed."""
         found = self.source.head(obj.key)
         if found is None or found.etag != obj.etag:
-            raise NotDone(self.source.uri, f"cannot copy {obj.key!r}: it is not what it was when it was listed. It stays where it is.")
+            raise NotDone(self.source.uri, f"cannot copy {obj.key!r}: it has changed since it was listed. It stays where it is.")
         return dict(found.metadata)
 
     def _place(self, entry: Entry, held: Held) -> Entry:
@@ -182,7 +182,7 @@ class _Move:
                     )
         raise SourceRefused(
             self.target.uri,
-            f"{where}: it has {GENERATIONS - 1} manifests, one for each time that its folder had changed. Leave it to who writes there: runspend archive keep {self.item.run_id or self.item.owner_id}. Nothing more was deleted.",
+            f"{where}: it has {GENERATIONS - 1} manifests, one for each time that its folder had changed. Leave it to the people who write there: runspend archive keep {self.item.run_id or self.item.owner_id}. Nothing more was deleted.",
         )
 
     # --- delete ---------------------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ class _Move:
             raise
 
     def _leave_note(self) -> None:
-        """Leave a note that says where the artifacts went, where MLflow's page shows it. It replaces an older note of ours."""
+        """Leave a note that says where the artifacts were moved, in a place that MLflow's page shows. It replaces an older note of ours."""
         is_taken = any(entry.key == NOTE_NAME and entry.data is not None for entry in self.archive_records.every_entry(self.archive))
         name = note_name(self.archive.archive_id, is_taken=is_taken)
         key = f"{self.item.prefix}/{name}"
@@ -295,13 +295,13 @@ class _Move:
     def _note(self) -> Iterator[str]:
         moved = [entry for entry in self.archive_records.every_entry(self.archive) if entry.state == "deleted"]
         yield f"\nThe {len(moved):,} files that were here ({sum(e.size for e in moved):,} bytes) were moved by the retention policy {self.item.policy!r}.\n"
-        yield f"They lie, with a manifest of their names and checksums, in\n\n    {(self.archive.to or '').rstrip('/')}/{self.archive.folder}\n\n"
+        yield f"They are, with a manifest of their names and checksums, in\n\n    {(self.archive.to or '').rstrip('/')}/{self.archive.folder}\n\n"
         yield f"To bring them back:\n\n    runspend archive restore {self.item.run_id or self.item.owner_id}\n"
 
     def _half_gone(self, protection: str) -> str:
         """Return the protection of the item. If deletions have begun, add how many objects are only in the archive.
 
-        Whatever protects the item needs those objects, too.
+        The reason that protects the item applies to those objects, too.
         """
         if not self.archive.is_cut:
             return protection

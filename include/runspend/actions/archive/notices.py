@@ -1,6 +1,6 @@
-"""Notices: who was notified of which items, and when a mail server accepted the mail. Only that starts the grace period.
+"""Notices: who was notified of which items, and when a mail server accepted the mail. Only the acceptance starts the grace period.
 
-Put here the records of notices. The code that connects this module with the outbox writes and sends the mail. One notice is one
+Belongs here: the records of notices. The code that connects this module with the outbox writes and sends the mail. One notice is one
 mail to one owner with all items that are new to them. Its items are recorded before the mail is written, in records of at
 most 1,000; a notice counts only once its mail was written. So after a kill, the same notice is created again with the same id.
 A notice is valid for one item and one owner. A new owner gets a new notice and grace period. A notice is invalid if its recipient is no
@@ -145,7 +145,7 @@ def _notice_id(recipients: tuple[str, ...], rows: Sequence[Mapping[str, Any]], t
 
 
 def _turn(before: Announcement | None) -> int:
-    """Return the number of the next notice. One that was interrupted before its mail was written keeps its number."""
+    """Return the number of the next notice. A notice that was interrupted before its mail was written keeps its number."""
     if before is None:
         return 1
     return before.turn + (before.is_mailed or before.withdrawn_at is not None)
@@ -207,7 +207,9 @@ def _is_over(found: tuple[str, str] | None) -> bool:
 
 
 def _change(records: Records, key: str, changed: Mapping[str, Any]) -> None:
-    """Change a record in its current state, also if other processes change it. An accepted mail and a withdrawn item stay so."""
+    """Change a record in its current state, also if other processes change it. An accepted mail stays accepted, and a withdrawn item stays
+    withdrawn.
+    """
     while (found := records.get(KIND, key)) is not None:
         old = found[0]
         value = {

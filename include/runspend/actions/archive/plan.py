@@ -250,7 +250,7 @@ def _rows(
 
 
 def split_reasons(text: str) -> list[str]:
-    """Return the single reasons of the text. A reason that is also the end of an earlier one is left out."""
+    """Return the single reasons of the text. A reason that is also the end of an earlier reason is left out."""
     reasons: list[str] = []
     for reason in text.split("\n") if text else []:
         if not any(earlier.endswith(reason) for earlier in reasons):

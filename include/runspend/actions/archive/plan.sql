@@ -71,7 +71,7 @@ versions as (
     {version_label} as label
   from model_versions
 ),
--- Runs that a registered version came from, and those whose models they used, all the way up.
+-- Runs that a registered version came from, and those whose models they used, through all levels.
 seeds as (
   select tracking_server, workspace, run_id, min(label) as label
   from (
@@ -108,7 +108,7 @@ live_models as (
   from (
     select tracking_server, workspace, model_id, label from versions where model_id is not null
     union all
-    select i.tracking_server, i.workspace, i.model_id, concat('used by a run behind a live model: ', l.label)
+    select i.tracking_server, i.workspace, i.model_id, concat('used by a run that led to a live model: ', l.label)
     from live_runs l
     join inputs i on i.tracking_server = l.tracking_server and i.workspace = l.workspace and i.run_id = l.run_id
   ) as needed
@@ -225,7 +225,7 @@ judged as (
       case
         when lm.label is not null then lm.label
         when s.owner_kind = 'run' and lr.distance = 0 then concat('it made a model: ', lr.label)
-        when s.owner_kind = 'run' and lr.distance > 0 then concat('a run behind a live model used what it made: ', lr.label)
+        when s.owner_kind = 'run' and lr.distance > 0 then concat('a run that led to a live model used its output: ', lr.label)
       end,
       sh.reason, i.reason, a.reason,
       if(coalesce(if(s.owner_kind = 'orphan', (select is_known from all_reads), t.is_known), false), null, 'whether a model needs it is not known: the registry or the use of models was not read'),

@@ -1,6 +1,6 @@
 """Protection right before a delete: asks MLflow again, and compares with the last extract.
 
-Put here the data that `ingest/tracking/in_use/server.py` needs from the warehouse. The archive's `plan.sql` protects at plan time.
+Belongs here: the data that `ingest/tracking/in_use/server.py` needs from the warehouse. The archive's `plan.sql` protects at plan time.
 """
 
 from __future__ import annotations

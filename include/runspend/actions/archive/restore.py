@@ -38,7 +38,7 @@ __all__ = ["Restored", "restore"]
 
 @dataclass
 class Restored:
-    """Result of a restore. `problems` has one sentence for each object that did not come back."""
+    """Result of a restore. `problems` has one sentence for each object that was not restored."""
 
     owner: str  # full id
     places: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Restored:
 
 @dataclass(frozen=True)
 class _Copy:
-    """One object to bring back: its source in an archive and its key in the target."""
+    """One object to restore: its source in an archive and its key in the target."""
 
     found: Found
     entry: Entry
@@ -71,7 +71,7 @@ def restore(
 ) -> Restored:
     """Restore a run (or logged model, checkpoint, folder) as it was last archived, to its original place or below the new folder `to`.
 
-    This takes the newest archive of each folder, and the objects of older archives that never came back. If several archives hold
+    This uses the newest archive of each folder, and those objects of older archives that were never restored. If several archives hold
     an object of the same name, the newest one counts. `archive_id` restores only that archive. `take_damaged` restores the intact part of a
     damaged archive; without it, nothing is restored.
     Raises UsageError when there is no such archive, SourceRefused before the first write, LeaseLost while another process archives.
@@ -86,7 +86,7 @@ def restore(
         result = Restored(owner if is_whole else items[0].run_id or items[0].owner_id)
         if older:
             result.notes.append(
-                f"left out, since what came back from it was archived again as it was then: {', '.join(found.archive_id for found, _ in older)} (--archive ID brings it back)"
+                f"left out, because its restored files were archived again unchanged: {', '.join(found.archive_id for found, _ in older)} (--archive ID brings it back)"
             )
         if [manifest.planned_at for _, manifest in archives] != sorted(manifest.planned_at for _, manifest in archives):
             result.notes.append(
@@ -278,7 +278,7 @@ def _restore_to_folder(
 def _check_free(to: Path) -> None:
     """Raise UsageError when something is already at `to`."""
     if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
-        raise UsageError(f"cannot restore to {to}: something is there. Name a new folder, or an empty one. Nothing was restored.")
+        raise UsageError(f"cannot restore to {to}: it is not empty. Name a new folder, or an empty one. Nothing was restored.")
 
 
 @contextmanager
@@ -371,7 +371,7 @@ def _write_one(target: ObjectStore, scratch: Path, keeps_times: bool, copy: _Cop
             if there is None:
                 raise
         if there.size != copy.entry.size or digest_of(target.read(there)) != copy.entry.sha256:
-            raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: something else is there. It was left as it is")
+            raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: another object is there. It was left as it is")
         if there.etag == copy.entry.etag:  # change its ETag, so that an interrupted archiver cannot delete it
             _check_back(target, target.renew(there), copy)
     return False
@@ -395,7 +395,7 @@ def _remove_notes(
     *,
     only_in_the_way: bool = False,
 ) -> None:
-    """Delete the notes that say where the artifacts went, where deleting is allowed.
+    """Delete the notes that say where the artifacts were moved, where deleting is allowed.
 
     `only_in_the_way`: delete only notes that occupy the name of an archived user file.
     """

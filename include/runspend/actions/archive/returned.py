@@ -1,7 +1,7 @@
-"""Mark archives as returned to their place: by a small object next to the manifest, and in the record under home.
+"""Mark archives as restored to their place: with a small object next to the manifest, and in the record under home.
 
-If a returned folder is archived again, the newer archive holds everything in it that was still wanted, so a restore leaves the
-older one out. Archives that never came back are not left out: users cannot have removed objects from a place they were not in.
+If a returned folder is archived again, the newer archive holds everything in it that was still wanted, so a restore leaves the older one
+out. Archives that were never restored are not left out: users cannot have removed objects from a folder that did not contain them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def leave_out_older(loaded: Sequence[Loaded]) -> tuple[list[Loaded], list[Loaded
     for found, manifest in loaded:
         came_back_at = _returned_at(found)
         newer = max((datetime.fromisoformat(other.written_at) for _, other in loaded if _covers(other, manifest)), default=None)
-        # An archive that was not finished when it came back may have continued since: then its manifest is newer than its return.
+        # An archive that was unfinished when it was restored may have continued since: then its manifest is newer than its restore.
         is_old = came_back_at is not None and newer is not None and datetime.fromisoformat(manifest.written_at) <= came_back_at < newer
         (older if is_old else kept).append((found, manifest))
     return kept, older
@@ -51,7 +51,7 @@ def note_returned(
             there = found.store.head(key)
             if there is None:
                 writer.write(key, [text], size=len(text))
-            elif there.modified < datetime.fromisoformat(manifest.written_at):  # more was archived since, and came back again
+            elif there.modified < datetime.fromisoformat(manifest.written_at):  # more was archived since, and was restored again
                 writer.renew(there)
         except SourceError as error:
             notes.append(
@@ -70,6 +70,6 @@ def _covers(other: Manifest, manifest: Manifest) -> bool:
 
 
 def _returned_at(found: Found) -> datetime | None:
-    """Return when it came back, by the archive store's clock, like the times of manifests."""
+    """Return when it was restored, by the archive store's clock, as for the times of manifests."""
     told = found.store.head(f"{found.folder}/{RETURNED_NAME}")
     return None if told is None else told.modified

@@ -106,7 +106,7 @@ def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]
         try:
             if archive is not None and archive.state == "open" and _came_back(work, archive):
                 archive = work.archive_records.end(
-                    archive, "partial", work.now, "it came back into its place before all of it was archived"
+                    archive, "partial", work.now, "it was restored to its place before all of it was archived"
                 )
                 if item.key not in due:
                     continue
@@ -148,7 +148,7 @@ def _target(work: Work, item: Item) -> str | None:
 
 
 def _check_place(work: Work, item: Item, to: str | None) -> None:
-    """Raise SourceRefused for an item whose folder must not be acted on, regardless of who asked."""
+    """Raise SourceRefused for an item whose folder must never be acted on."""
     source = parse_root(find_store(work.settings, item.store))
     why = None
     if not item.prefix or item.prefix.endswith("/") or check_key(item.prefix):
@@ -285,7 +285,7 @@ def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], 
         if wanted > allowed:
             raise CapPassed(
                 f"cannot act on {wanted:,} {what}: `archive.max_{what}` is {allowed:,}. See what is due with `runspend archive plan`; "
-                "if it is meant, raise the cap. Nothing was moved or deleted.",
+                "if this is intended, raise the limit. Nothing was moved or deleted.",
                 wanted=wanted,
                 allowed=allowed,
             )
@@ -302,7 +302,7 @@ def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], 
             if wanted > allowed:
                 raise CapPassed(
                     f"cannot act on {wanted:,} of {of:,} {what} in {store}: `archive.max_percent` allows {allowed:,}. See what is due with "
-                    "`runspend archive plan`; if it is meant, raise the cap. Nothing was moved or deleted.",
+                    "`runspend archive plan`; if this is intended, raise the limit. Nothing was moved or deleted.",
                     wanted=wanted,
                     allowed=allowed,
                 )

@@ -1,6 +1,6 @@
-"""Monthly savings and one-time cost of moving a folder, at the bill's own rates where it has them, else at list prices.
+"""Monthly savings and one-time cost of moving a folder, at the bill's own rates where it has them, otherwise at list prices.
 
-Put here money of the archive plan, as exact decimals. `storage_rates.csv` has request, retrieval and early-deletion prices, each
+Belongs here: money of the archive plan, as exact decimals. `storage_rates.csv` has request, retrieval and early-deletion prices, each
 with its source page; `rates.storage` of the settings overrides them. `plan.sql` selects and protects.
 """
 
@@ -42,12 +42,12 @@ class Rates:
     archive_class: str | None = None  # of copies in the archive store, where it is set
 
     def billed_where_written(self, store: str) -> Decimal | None:
-        """Return the rate of a byte newly written there: of class STANDARD, or of the only class billed in it."""
+        """Return the rate of a byte newly written to the store: of class STANDARD, or of the only class billed in it."""
         found = {storage_class: rate for (bucket, storage_class), rate in self.by_bucket.items() if bucket == bucket_of(store)}
         return found.get("STANDARD", next(iter(found.values())) if len(found) == 1 else None)
 
     def billed(self, store: str, storage_class: str) -> Decimal | None:
-        """Return the rate of a byte of a class in a store: of its own bucket, else the lowest rate of the buckets with that class."""
+        """Return the rate of a byte of a class in a store: of its own bucket, otherwise the lowest rate of the buckets with that class."""
         return self.by_bucket.get((bucket_of(store) or "", storage_class), self.by_class.get(storage_class))
 
     def list_price(self, store: str, storage_class: str) -> StorageRate | None:

@@ -1,6 +1,6 @@
 """The selection of a retention policy, as a condition over folders, runs and experiments. Pure: reads no table.
 
-Put here how `select` becomes SQL. `plan.sql` protects folders; `savings.py` prices moves.
+Belongs here: how `select` becomes SQL. `plan.sql` protects folders; `savings.py` prices moves.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Selection:
 
 
 def parse_select(policy: RetentionPolicy) -> Selection:
-    """Parse a policy's conditions. Raises ConfigError with the policy's name, also for input that the configuration should have refused."""
+    """Parse a policy's conditions. Raises ConfigError with the policy's name, even for input that the configuration should have refused."""
     given = policy.select
     try:
         if not narrows(given):

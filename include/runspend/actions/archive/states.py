@@ -1,7 +1,7 @@
 """The plan with the state of each item: planned, announced, due, kept, or already moved. Joins the tables with the records.
 
-One clock is not trusted alone. A grace period counts only time that was witnessed: each look at the plan is recorded, and the
-time between two looks counts for at most half the grace period. So a clock that jumps a year makes nothing due, and neither does
+A single clock is not trusted. A grace period counts only witnessed time: each check of the plan is recorded, and the time between
+two checks counts for at most half the grace period. So a clock that jumps a year makes nothing due, and neither does
 a machine that was off: the rest must still pass. Items whose sources were read too long ago, or in the future, are not due either.
 """
 
@@ -112,9 +112,9 @@ def judge(row: dict[str, Any], history: History, now: datetime) -> dict[str, Any
 
 
 def _nothing_came_since(row: Mapping[str, Any], archive: Archive, history: History) -> bool:
-    """Whether nothing new is known in the folder: the store was not measured since, or the folder holds only the note.
+    """Whether nothing new is known about the folder: the store was not measured since, or the folder holds only the note.
 
-    The note is one file, with another size than the archive.
+    The note is one file, and its size differs from the archive's.
     """
     if row["action"] == "delete" or not _is_measured_since(row, archive.ended_at or archive.planned_at, history):
         return True
@@ -130,7 +130,7 @@ def _why_not_due(row: Mapping[str, Any], announced_at: datetime, grace: timedelt
     if now < announced_at + grace:
         return f"due from {announced_at + grace:%Y-%m-%d}"
     if (witnessed := witnessed_time(history.looks, announced_at, now, grace)) < grace:
-        return f"the clock jumped, or Runspend did not run for long: {witnessed.days} of {grace.days} days since the notice count"
+        return f"the clock jumped, or Runspend did not run for a long time: {witnessed.days} of {grace.days} days since the notice count"
     needed = [("tracking", name) for name in ([row["tracking_server"]] if row["tracking_server"] else history.servers)]
     needed += [("store", row["store"])] if row["action"] not in ("delete", "prune") else []
     for kind, name in needed:
@@ -143,13 +143,13 @@ def _why_not_due(row: Mapping[str, Any], announced_at: datetime, grace: timedelt
 
 
 def witnessed_time(looks: Sequence[datetime], since: datetime, now: datetime, grace: timedelta) -> timedelta:
-    """Return the witnessed time since then. The time between two looks at the plan counts for at most half the grace period."""
+    """Return the witnessed time since then. The time between two checks of the plan counts for at most half the grace period."""
     moments = [since, *sorted(look for look in looks if since < look < now), now]
     return sum((min(later - earlier, grace / 2) for earlier, later in pairwise(moments)), timedelta())
 
 
 def record_look(records: Records, now: datetime) -> None:
-    """Record that the plan was looked at now."""
+    """Record that the plan was checked now."""
     while True:
         found = records.get(CLOCK, "looks")
         looks = [] if found is None else [datetime.fromisoformat(moment) for moment in found[0]["looks"]]

@@ -1,6 +1,7 @@
 """Verify archives: list every copy and compare it with its manifest; read and hash a sample, or all copies.
 
-Each run draws a new sample. If a given share of the copies is damaged, the sample holds one of them with a given probability. Some stores charge for reads: `price_of_reading` returns the price before anything is read.
+Each run draws a new sample. If a given share of the copies is damaged, the sample holds one of them with a given probability. Some stores
+charge for reads: `price_of_reading` returns the price before anything is read.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Reading:
 
 @dataclass
 class Verification:
-    """Counts of what was checked, and the problems: one sentence per damaged copy and per archive that could not be judged."""
+    """Counts of the checked files, and the problems: one sentence per damaged copy and per archive that could not be judged."""
 
     archives: int = 0
     objects: int = 0  # copies; equal files have one copy in an archive
@@ -69,9 +70,9 @@ class Verification:
         if not self.archives:
             return "nothing is archived"
         if self.read == self.objects:
-            return f"{told}: every one is what was archived"
+            return f"{told}: each one equals what was archived"
         if self.read < min(self.objects - self.not_readable, sample_size(self.confidence, self.share)):
-            return f"{told}: too few to say more"
+            return f"{told}: too few to conclude more"
         among = " of those that can be read" if self.not_readable else ""
         return f"{told}, none damaged: with {self.confidence:.0%} confidence less than {self.share:.1%}{among} are"
 
@@ -207,7 +208,7 @@ def _compared(found: Found, manifest: Manifest | None, result: Verification, set
 
 
 def _read(copy: _Copy) -> tuple[_Copy, str | None]:
-    """Return None for an intact copy, "?" for one that cannot be read now, else the problem."""
+    """Return None for an intact copy, "?" for a copy that cannot be read now, otherwise the problem."""
     try:
         sha256 = digest_of(copy.found.store.read(copy.stored))
     except SourceError as error:

@@ -28,7 +28,7 @@ def is_unanswered(reason: str | None) -> bool:
 
 
 class Watch:
-    """The protection of one item. Once protected, it stays so until a new Watch. Thread-safe."""
+    """The protection of one item. Once protected, the item stays protected until a new Watch. Thread-safe."""
 
     def __init__(self, ask: Callable[[], str | None]) -> None:
         self.found: str | None = None  # what protects it, as far as is known

@@ -1,6 +1,6 @@
 """Explain where a run's files are, and why: protection, objections, policies and archives.
 
-Put here the explanation of one run. It uses the query of `plan.sql` without a policy's conditions.
+Belongs here: the explanation of one run. It uses the query of `plan.sql` without a policy's conditions.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def explain_why(reader: Reader, records: Records, settings: Settings, run: str, 
     policies = [line for policy in settings.retention for line in _policy_lines(reader, settings, policy, run_id, history, now)]
     lines += policies
     if not facts:
-        lines.append(("unknown", "no artifact store in `stores` has artifacts of it: it has none, or they were not measured"))
+        lines.append(("unknown", "no store in `stores` has artifacts of this run: it has none, or they were not measured"))
     elif not kept and not policies:
         lines.append(("free", "nothing protects it, and no policy selects it: it stays where it is"))
     return Why(run_id, name, lines)

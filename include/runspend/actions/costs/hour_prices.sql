@@ -1,6 +1,6 @@
--- What an hour of a machine cost on the bills since @since: the median by type, region, purchase option and currency. Time counts as billed: a
--- machine that ran for 20 minutes of an hour costs three times its line. Unused reservations and support are left out.
--- The lower of two middle values: a price that was charged, not one in between.
+-- The cost of an hour of a machine on the bills since @since: the median by type, region, purchase option and currency. Time counts as
+-- billed: a machine that ran for 20 minutes of an hour costs three times its line. Unused reservations and support are left out. The lower
+-- of two middle values: a price that was charged, not one in between.
 with skus as (
   select
     source, resource_key, charge_period_start, charge_period_end, billing_currency, coalesce(sku_id, '') as sku_id,

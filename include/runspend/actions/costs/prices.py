@@ -1,4 +1,4 @@
-"""The price list for training jobs: what an hour of each machine type cost lately, and what runs of each experiment cost.
+"""The price list for training jobs: what an hour of each machine type cost recently, and what runs of each experiment cost.
 
 `interfaces/identify/live_costs.py` reads it where runs train.
 """

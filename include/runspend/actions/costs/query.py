@@ -51,7 +51,7 @@ COST_KEYS = {
     "period": "billing_period",
 }
 
-BEYOND = "beyond the years 1 to 9999"
+BEYOND = "outside the years 1 to 9999"
 
 # Dimensions that people give to runs. Tables for people show a missing value as "untagged".
 TAGGED = ("team", "project", "cost_center", "owner")
@@ -99,7 +99,7 @@ class Selection:
             if key in ("day", "period"):
                 raise UsageError(f"cannot use --where {key}=…: use --period for a billing period, and --since and --until for days.")
             if key not in WHERE_KEYS:
-                raise UsageError(f"cannot select costs by {key!r}: allowed are {', '.join(WHERE_KEYS)}.{_nearest(key, WHERE_KEYS)}")
+                raise UsageError(f"cannot select costs by {key!r}: allowed keys are {', '.join(WHERE_KEYS)}.{_nearest(key, WHERE_KEYS)}")
         return cls(None if period is None else first_day(period), since, until, values)
 
     @property
@@ -135,7 +135,7 @@ def costs_sql(by: Sequence[str], chosen: Selection, *, top: int, measure: str) -
     columns = []
     for key in (k.strip() for k in by):
         if key not in COST_KEYS:
-            raise UsageError(f"cannot group costs by {key!r}: allowed are {', '.join(COST_KEYS)}.{_nearest(key, COST_KEYS)}")
+            raise UsageError(f"cannot group costs by {key!r}: allowed keys are {', '.join(COST_KEYS)}.{_nearest(key, COST_KEYS)}")
         columns.append(COST_KEYS[key])
     grouped = ", ".join(dict.fromkeys([*columns, "billing_currency"]))
     names = ", ".join(columns)
@@ -343,7 +343,9 @@ def _exact(value: Any, guard: Callable[[str], str]) -> str:
 
 
 def table_text(rows: pa.Table, *, is_money: bool = False) -> str:
-    """Return rows as aligned text, numbers to the right. Decimals have all their digits, at least two; two if `is_money`, more if all are below 1."""
+    """Return rows as aligned text, numbers to the right. Decimals have all their digits, at least two; two if `is_money`, more if all are
+    below 1.
+    """
     if rows.num_rows == 0:
         return "no rows\n"
     columns = []

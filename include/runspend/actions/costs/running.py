@@ -1,6 +1,6 @@
-"""What runs that are still going have cost so far, and cost an hour: from bills, estimates, and the time since the last pipeline run.
+"""What active runs have cost so far, and what they cost per hour: from bills, estimates, and the time since the last pipeline run.
 
-A run that no bill and no estimate has yet is priced by the last price of its machines, else of the type that it states.
+A run that no bill and no estimate has yet gets the last price of its machines, otherwise of the type that it states.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PLACES = Decimal("0.0001")
 
 @dataclass(frozen=True)
 class RunningRun:
-    """A run without an end, in one currency. `cost`: about what it cost until now; None if nothing shows a price.
+    """A run without an end, in one currency. `cost`: the approximate cost until now; None if nothing shows a price.
 
-    `cost` is what is billed and estimated up to `known_until`, and `hour_cost` for each hour since then.
-    `priced_by`: whose price was taken for a run that no bill and no estimate has yet, or why there is none; None for others.
+    `cost` is the billed and estimated cost up to `known_until`, plus `hour_cost` for each hour since then.
+    `priced_by`: the source of the price of a run without a bill or estimate yet, or why there is no price; None for others.
     `runs_like`: finished runs of the same experiment, on the same server and in the same currency; None without any.
     """
 
@@ -62,7 +62,7 @@ def find_running(reader: Reader, now: datetime, *, run: str = "", experiment: st
 
 @dataclass(frozen=True)
 class _NewPrice:
-    """What an hour of a run costs now, and one of its time so far. `hours`: its time without that of its nested runs."""
+    """The cost of an hour of a run now, and the average over its time so far. `hours`: its time without that of its nested runs."""
 
     billing_currency: str | None
     hour_cost: float
@@ -87,7 +87,7 @@ def _price_new_runs(reader: Reader, rows: Sequence[dict[str, Any]], now: datetim
 
 
 def _price(machines: Sequence[dict[str, Any]], of_types: Sequence[dict[str, Any]], listed: Sequence[dict[str, Any]]) -> _NewPrice:
-    """`machines`: one row for each machine of a run. Each has its own last price, else that of the type that the run states."""
+    """`machines`: one row for each machine of a run. Each has its own last price, otherwise the price of the type that the run states."""
     run = machines[0]
     kind, region, option = run["instance_type"] or "", run["region_id"] or "", run["purchase_option"] or ""
     of_type = choose_price(of_types, kind, region, option) or choose_price(listed, kind, region, option)

@@ -1,6 +1,6 @@
--- Active runs of @runs and the machines they state: the last price of each on its bill, and the part of it that the run pays now.
--- One row per run, machine and currency; a run without a machine has one row without a price.
--- The part is that of the ledger for runs that overlap: by GPUs if all state them, else equal. A run pays nothing while a nested run is active.
+-- Active runs of @runs and the machines they state: the last price of each on its bill, and the part of it that the run pays now. One row
+-- per run, machine and currency; a run without a machine has one row without a price. The part is that of the ledger for runs that overlap:
+-- by GPUs if all state them, otherwise equally. A run pays nothing while a nested run is active.
 with active as (
   select
     r.tracking_server, r.workspace, r.run_id, r.parent_run_id, r.start_time, r.instance_type, r.num_nodes, r.region_id, r.purchase_option, r.gpu_count

@@ -1,6 +1,6 @@
--- Runs that were active when their tracking server was last read: what they cost up to `known_until`, and an hour of theirs. One row per run and currency.
--- An hour costs what the last estimated hour of the run costs; where its bill has no estimates, what its billed hours cost on average.
--- `running_prices.sql` has the prices of runs without either.
+-- Runs that were active when their tracking server was last read: their cost up to `known_until`, and the cost of one hour. One row per run
+-- and currency. An hour costs what the last estimated hour of the run costs; if its bill has no estimates, the average cost of its billed
+-- hours. `running_prices.sql` has the prices of runs without either.
 with active as (
   select r.tracking_server, r.workspace, r.run_id, r.run_name, r.experiment_name, r.user_name, r.start_time, r.parent_run_id is not null as is_nested, r.num_nodes
   from runs r
@@ -31,7 +31,7 @@ machines as (
   from run_resources
   group by tracking_server, workspace, run_id
 ),
--- How far the bills of a run reach, and the estimates after them. A run without an estimate where its bill has later ones no longer pays.
+-- How far the bills of a run reach, and the estimates after them. A run without an estimate no longer pays if its bill has later estimates.
 reached as (
   select d.tracking_server, d.workspace, d.run_id, d.billing_currency, min(s.covered_until) as covered_until, max(f.estimated_until) as estimated_until
   from run_costs_daily d

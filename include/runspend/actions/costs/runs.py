@@ -56,7 +56,7 @@ def read_run_costs(reader: Reader, chosen: ChosenRuns) -> pa.Table:
 
 
 def newest_build(reader: Reader) -> datetime | None:
-    """Return when the cost tables were built last. If it is the same twice, so are the tables."""
+    """Return when the cost tables were last built. If two calls return the same time, the tables are the same."""
     built: datetime | None = reader.query("select max(built_at) as built_at from builds")["built_at"][0].as_py()
     return built
 

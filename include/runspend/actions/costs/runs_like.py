@@ -1,4 +1,4 @@
-"""What runs like one to come have cost: the median and the middle 80 % of an experiment's ended runs, from its own history."""
+"""What runs like a future one have cost: the median and the middle 80 % of an experiment's ended runs, from its own history."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEY = re.compile(r"[\w./: -]{1,250}")
 class RunsLike:
     """Ended runs of an experiment on one server, with one currency and outcome. Costs include those of nested runs.
 
-    `low`, `high`: between them lie the costs of the middle 80 % of the runs, or of all if there are fewer than ENOUGH.
+    `low`, `high`: the range of the middle 80 % of the runs' costs, or of all if there are fewer than ENOUGH.
     `has_nested`: some of the runs have nested runs with a cost of their own.
     """
 
@@ -56,7 +56,7 @@ def find_runs_like(reader: Reader, experiment: str, params: Mapping[str, str], n
 
 
 def read_runs_like(reader: Reader, experiment: str, params: Mapping[str, str], now: datetime) -> list[RunsLike]:
-    """Return the same, and nothing where nothing is known."""
+    """Return the same, or nothing if nothing is known."""
     given = {"experiment": experiment, "since": now - timedelta(days=DAYS), "now": now}
     values = {f"param_{number}": value for number, value in enumerate(params.values())}
     conditions = "".join(f" and {_param(key)} = @{name}" for key, name in zip(params, values, strict=True))

@@ -1,4 +1,4 @@
--- What ended runs of an experiment cost, with all their children: one row per server, workspace, currency and outcome.
+-- The cost of ended runs of an experiment, with all their children: one row per server, workspace, currency and outcome.
 -- Quantiles are costs that a run had (nearest rank), so both engines agree. Runs whose costs are provisional count too: they have ended.
 with ended as (
   select

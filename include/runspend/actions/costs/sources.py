@@ -1,4 +1,4 @@
-"""The sources of the pipeline for programs: how fresh each is, what is loaded of it, and what could not be read."""
+"""The sources of the pipeline for programs: how fresh each is, which of its data are loaded, and what could not be read."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def line_as_text(e: LineExplanation) -> str:
         return "\n".join(lines) + "\n"
     if e.lines_in_charge > 1:
         lines.append(
-            f"COMBINED  with {e.lines_in_charge - 1:,} other bill lines as {clean(e.charge_id)}; the parts below are those of all of them"
+            f"COMBINED  with {e.lines_in_charge - 1:,} other bill lines as {clean(e.charge_id)}; the parts below are those of all lines together"
         )
     shown = e.targets[:MOST_CHANGES]
     lines.append(f"ALLOCATED TO  effective cost, {e.currency}")

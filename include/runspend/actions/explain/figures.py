@@ -210,7 +210,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Siblings:
-    """The runs of the same experiment that have a cost, with this one: how many, and the cost of the middle one."""
+    """The runs of the same experiment that have a cost, including this one: their number and median cost."""
 
     currency: str
     runs: int

@@ -72,7 +72,7 @@ def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
 
 
 def run_id_in(text: str, settings: Settings) -> tuple[str, frozenset[str]]:
-    """Return the id in an MLflow address, else the text itself, and the configured servers that the address may belong to."""
+    """Return the id in an MLflow address, otherwise the text itself, and the configured servers that the address may belong to."""
     text = text.strip()
     found = re.search(r"/runs/([^/?#]+)", text) or re.match(r"runs:/+([^/?#]+)", text)
     if found is None:
@@ -91,13 +91,13 @@ def _host(address: str) -> str:
 
 
 def near_runs(reader: Reader, run_id: str) -> list[Candidate]:
-    """Return runs whose id begins alike, most similar first, or whose name contains the text."""
+    """Return runs whose id begins similarly, most similar first, or whose name contains the text."""
     rows = [_candidate(r) for r in ask(reader, "near_runs", begins=run_id[:4], part=run_id.lower())]
     return sorted(rows, key=lambda c: -difflib.SequenceMatcher(None, run_id, c.key.run_id[: max(len(run_id), 8)]).ratio())[:5]
 
 
 def listed(candidates: Sequence[Candidate], hides_people: bool = False) -> str:
-    """List the candidates, one per line. `hides_people`: without names of people in those of experiments."""
+    """List the candidates, one per line. `hides_people`: without names of people in experiments' names."""
     experiments = [(without_person(c.experiment_name) if hides_people else c.experiment_name) or "" for c in candidates]
     shown = [
         f"  {c.key.target_id}  {clean(c.run_name or '')}  {clean(experiment)}  {f'{c.start_time:%Y-%m-%d %H:%M}' if c.start_time else 'no start'}".rstrip()

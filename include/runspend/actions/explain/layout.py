@@ -121,14 +121,14 @@ def header_lines(e: RunExplanation) -> list[str]:
 
 
 def named_facts(e: RunExplanation) -> list[tuple[str, str]]:
-    """Return what people name the run by, each with its origin, such as `experiment.tag.team`; empty where MLflow itself has it."""
+    """Return the names that people use for the run, each with its origin, such as `experiment.tag.team`; empty where MLflow itself has it."""
     facts = [(f"experiment {clean(e.experiment_name)}", "")] if e.experiment_name else []
     facts += [(f"{d.name.replace('_', ' ')} {clean(d.value)}", clean(d.came_from or "")) for d in e.dimensions]
     return facts + ([(f"user {clean(e.user_name)}", "")] if e.user_name else [])
 
 
 def time_lines(e: RunExplanation) -> list[str]:
-    """Return what is special about the run's time, and what it requested."""
+    """Return notes on the run's time, and its requested resources."""
     lines = []
     if e.future_end_time:
         until = instant(e.end_time) if e.end_time else "its last logged activity"

@@ -50,12 +50,12 @@ def run_as_page(e: RunExplanation, *, today: date | None = None, by: str = "user
 
 
 def _own_experiment(e: RunExplanation) -> str | None:
-    """Return the name of the run's experiment. None where a person is hidden in it: no page has that name."""
+    """Return the name of the run's experiment. None if the name hides a person, because no page has that name."""
     return e.experiment_name if e.experiment_name and "/…" not in e.experiment_name else None
 
 
 def _ways(e: RunExplanation, today: date | None, by: str) -> list[tuple[str, str]]:
-    """Return (name, query string) of the views of the cost explorer that have this run, in the months in which it ran."""
+    """Return (name, query string) of the explorer views that include this run, in the months in which it ran."""
     named = [(d.name, d.value) for d in e.dimensions if d.name in ("team", "project")]
     if own := _own_experiment(e):
         named.append(("experiment", own))

@@ -33,7 +33,7 @@ EARLIEST, LATEST = date(1970, 1, 1), date(9999, 1, 1)
 
 
 def explain_named(reader: Reader, text: str, settings: Settings, *, now: datetime, period: str | None = None) -> RunExplanation:
-    """Explain a run for a person who types. If `text` is a resource or a bill line, the error names the option for it."""
+    """Explain a run to a person at a terminal. If `text` is a resource or a bill line, the error names the option for it."""
     try:
         return explain_run(reader, text, settings, now=now, period=period)
     except AmbiguousName:
@@ -100,7 +100,9 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
 
 
 def find_resource(reader: Reader, wanted: str) -> list[Row]:
-    """Return what bills have of the one resource that a text names: a row per spelling, billing period and month of charges. Raises UnknownName."""
+    """Return what bills have of the one resource that a text names: a row per spelling, billing period and month of charges. Raises
+    UnknownName.
+    """
     rows = ask(reader, "resource_ids", resource=wanted)
     if not rows and wanted != wanted.strip():
         return find_resource(reader, wanted.strip())

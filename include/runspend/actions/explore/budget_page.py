@@ -1,4 +1,4 @@
-"""The page of one budget: where its alerts lead. What it says is what a mail about it would say now, from the same blocks."""
+"""The page of one budget: where its alerts lead. It says the same as a mail about the budget would say now, from the same blocks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from runspend.warehouse.base import Reader
 
 @dataclass(frozen=True)
 class BudgetState:
-    """One budget in one period. `row` is that of `runspend budgets`, if the period is the present one. Texts are without hidden names."""
+    """One budget in one period. `row` is the row of `runspend budgets`, if the period is the current one. Texts are without hidden names."""
 
     status: Status
     title: str
@@ -54,7 +54,7 @@ def read_budget(
 ) -> BudgetState | None:
     """Read the state of a budget by today's tables. `period` is the name of one (2026-11, 2026-W48 …); `hidden`: dimensions of people.
 
-    None if there is no such budget. Raises UsageError for another text as a period.
+    None if there is no such budget. Raises UsageError for a text that is not a period.
     """
     tagged, _ = read_tag_budgets(reader, settings)
     budget = next((one for one in (*settings.budgets, *tagged) if one.name == name), None)
@@ -91,7 +91,7 @@ def _shown(text: str, hidden: Sequence[str]) -> str:
 
 
 def budget_as_page(state: BudgetState, *, up: str) -> str:
-    """Return one self-contained HTML page. `up` is the way from its address to the home page."""
+    """Return one self-contained HTML page. `up` is the relative path from its address to the home page."""
     return render_page("budget.html.j2", state=state, s=state.status, drawing=_drawing(state.status), costs=_costs(state), up=up)
 
 
@@ -117,7 +117,9 @@ def _drawing(status: Status) -> Markup:
 
 
 def _costs(state: BudgetState) -> str | None:
-    """Return the address of the budget's costs in the explorer. None if it selects by a pattern, or by what the explorer does not know."""
+    """Return the address of the budget's costs in the explorer. None if it selects by a pattern, or by a key that the explorer does not
+    have.
+    """
     budget, period = state.status.budget, state.status.period
     where = filters_of(budget)
     if where is None or set(where) & set(state.hidden):

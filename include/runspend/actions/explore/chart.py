@@ -27,7 +27,9 @@ def stacked_columns(
     *,
     is_by_month: bool,
 ) -> Markup:
-    """Draw one column per step, stacked from (name, color class, amounts by step). Credits hang below the line; `before` is a thin line."""
+    """Draw one column per step, stacked from (name, color class, amounts by step). Credits are drawn below the line; `before` is a thin
+    line.
+    """
     ups = [float(sum((max(amounts[n], Decimal(0)) for _, _, amounts in stacks), Decimal(0))) for n in range(len(steps))]
     downs = [float(sum((min(amounts[n], Decimal(0)) for _, _, amounts in stacks), Decimal(0))) for n in range(len(steps))]
     line = [float(v) for v in before][: len(steps)]

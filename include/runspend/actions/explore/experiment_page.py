@@ -1,8 +1,8 @@
-"""The page of an experiment: what its runs cost, and what the money bought, by the metric that its trials are compared by.
+"""The page of an experiment: what its runs cost, and what the money bought, by the metric that compares its trials.
 
-The front is the trials for which no other is as cheap and as good. It is of all trials: some cost nothing, or have more credits than
-charges. A trial beside the front bought nothing: another was at least as good for its cost or less. Values of metrics come from
-`run_metrics`, which has those that `sweeps` and keep-best policies name.
+The front is the trials for which no other is as cheap and as good. It includes all trials, even those that cost nothing or have more
+credits than charges. A trial that is not on the front bought nothing: another was at least as good for the same cost or less. Values of
+metrics come from `run_metrics`, which has those that `sweeps` and keep-best policies name.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """MLflow's name, else the start of the id."""
+        """MLflow's name, otherwise the start of the id."""
         return self.run_name or self.key.run_id[:8]
 
 
@@ -62,7 +62,7 @@ class Trial:
 class Experiment:
     """An experiment in the currency in which it cost the most. `trials`: the most expensive first. `is_converted`: at exchange rates.
 
-    `metric`: what trials are compared by, and `best`: min or max; None without values. `metrics`: all that have values.
+    `metric`: the metric that compares trials, and `best`: min or max; None without values. `metrics`: all that have values.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Experiment:
 
     @cached_property
     def measured(self) -> list[Trial]:
-        """The trials that have a value, the cheapest first; of equally cheap ones, the best first."""
+        """The trials that have a value, the cheapest first; among equally cheap trials, the best first."""
         sign = 1 if self.best == "min" else -1
         return sorted((t for t in self.trials if t.value is not None), key=lambda t: (t.cost, sign * (t.value or 0), t.key.run_id))
 
@@ -95,7 +95,9 @@ class Experiment:
         return found
 
     def bought_nothing(self) -> tuple[Trial, Trial] | None:
-        """Return the most expensive trial that bought nothing, and the cheapest one that is at least as good. None if no such trial cost money."""
+        """Return the most expensive trial that bought nothing, and the cheapest one that is at least as good. None if no such trial cost
+        money.
+        """
         front = set(self.front)
         worst = next((trial for trial in reversed(self.measured) if trial.cost > 0 and trial not in front), None)
         if worst is None:
@@ -115,10 +117,10 @@ def read_experiment(
 ) -> Experiment | None:
     """Read what the runs of an experiment cost and reached. None if no run of it has a cost.
 
-    `metric`: what to compare by, if several are known; `best`: min or max. Raises UsageError for others.
+    `metric`: the metric to compare by, if several are known; `best`: min or max. Raises UsageError for others.
     """
     billed = reader
-    with suppress(NoRate):  # without a rate, each currency apart
+    with suppress(NoRate):  # without a rate, each currency separately
         reader = in_one_currency(reader, settings, Selection(since=EARLIEST))
     found = reader.query(read_sql(Path(__file__).parent, "experiment_runs"), {"experiment": name})
     if not found.num_rows:
@@ -131,7 +133,7 @@ def read_experiment(
             values.setdefault(row["metric"], {})[_key(row)] = row["value"]
     chosen = _metric(settings, values, metric)
     if best is not None and best not in ("min", "max"):
-        raise UsageError(f"cannot read best={best[:40]!r}: allowed are min, max.")
+        raise UsageError(f"cannot read best={best[:40]!r}: allowed values are min, max.")
     known = values.get(chosen or "", {})
     shown = (without_person(name) or "") if hides_people else name
     return Experiment(
@@ -160,7 +162,7 @@ def _key(row: Mapping[str, Any]) -> RunKey:
 
 
 def _metric(settings: Settings, values: Mapping[str, Mapping[RunKey, float]], wanted: str | None) -> str | None:
-    """Return the metric to compare by: the wanted one, that of `sweeps`, else the one that most runs have."""
+    """Return the metric to compare by: the wanted one, that of `sweeps`, otherwise the one that most runs have."""
     if wanted is not None:
         if wanted not in values:
             raise UsageError(f"cannot compare by {wanted[:60]!r}: metrics with values are {', '.join(sorted(values)) or 'none'}.")
@@ -171,7 +173,7 @@ def _metric(settings: Settings, values: Mapping[str, Mapping[RunKey, float]], wa
 
 
 def _best(settings: Settings, metric: str | None) -> str:
-    """Return whether a metric is best when it is low or high: as the configuration says, else by its name."""
+    """Return whether a metric is best when it is low or high: as the configuration says, otherwise by its name."""
     if settings.sweeps is not None and settings.sweeps.metric == metric:
         return settings.sweeps.best
     for policy in settings.retention:
@@ -182,7 +184,9 @@ def _best(settings: Settings, metric: str | None) -> str:
 
 
 def experiment_as_page(e: Experiment, *, up: str, hidden: Sequence[str] = ()) -> str:
-    """Return one self-contained HTML page. `up` is the way from its address to the home page. `hidden`: dimensions that it does not offer."""
+    """Return one self-contained HTML page. `up` is the relative path from its address to the home page. `hidden`: dimensions that it does
+    not offer.
+    """
     nothing, front = e.bought_nothing(), e.front
     points = _points(e, [*front, *(nothing[:1] if nothing else ())])
     return render_page(

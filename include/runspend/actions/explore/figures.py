@@ -35,7 +35,7 @@ MOST_CHANGES = 5
 MOST_PARTS = 1000  # rows of cost without a run
 OUTSIDE = "out_of_scope"
 NOTHING = Decimal(0)
-# What a team gets instead of other teams' values; else OTHER_TEAMS. Servers have the one in daily costs, the other in single charges.
+# What a team sees instead of other teams' values; otherwise OTHER_TEAMS. Servers have the one in daily costs, the other in single charges.
 MASKS = {"run": (OTHERS,), "server": (OTHERS, OTHER_TEAMS)}
 Course = dict[tuple[tuple[Any, ...], date], Decimal]  # cost of each group by step
 
@@ -111,8 +111,8 @@ class RunCounts:
 class Group:
     """One row: its value for each dimension of the view (None: it has none), or the part of the bill that has no run.
 
-    `counts` is None where runs do not have the view's dimensions, and for a part. `spread` is what the amount has of idle, shared and
-    unallocated cost. `is_others`: a sum of the teams that the viewer does not see, so nothing is behind it.
+    `counts` is None where runs do not have the view's dimensions, and for a part. `spread` is the part of the amount that is idle,
+    shared and unallocated cost. `is_others`: a sum of the teams that the viewer does not see, so nothing is behind it.
     """
 
     values: tuple[str | None, ...]
@@ -139,7 +139,7 @@ class Group:
 class Change:
     """One of the largest changes: a value of the first dimension (or a part without a run), and what changed most within it.
 
-    `driver` is a value of the dimension `by`, and `driver_change` its own change; None where it has none.
+    `driver` is a value of the dimension `by`, and `driver_change` its own change; None if it has none.
     """
 
     value: str | None
@@ -195,7 +195,7 @@ class Figures:
 
     @property
     def total(self) -> Amount:
-        """The whole view: without what is out of the ML platform's scope, unless the view selects parts itself."""
+        """The total of the view, without out-of-scope cost unless the view selects parts itself."""
         counted = [amount for part, amount in self.parts.items() if part != OUTSIDE or self.view.selects_parts]
         return Amount(add(a.cost for a in counted), add(a.previous for a in counted))
 
@@ -216,7 +216,7 @@ def newest_day(reader: Reader) -> date | None:
 
 
 def read_figures(reader: Reader, settings: Settings, view: View, newest: date, *, hides_people: bool = False) -> Figures:
-    """Ask the warehouse for the figures of a view. `hides_people`: without names of people in those of experiments.
+    """Ask the warehouse for the figures of a view. `hides_people`: without names of people in experiments' names.
 
     Raises UsageError for several currencies without a rate.
     """
@@ -343,7 +343,7 @@ def _read_charges(reader: Reader, view: View) -> pa.Table:
 
 
 def _drivers(view: View) -> tuple[str, ...]:
-    """Return the dimensions in which changes of the first dimension are explained: that of runs, and that of cost without a run."""
+    """Return the two dimensions that explain changes of the first dimension: one for runs, and one for cost without a run."""
     if not view.is_compared:
         return ()
     by = next_dimension(view.where, view.by[0])
@@ -408,7 +408,9 @@ def _shown_sql(view: View) -> str:
 
 
 def _places_sql(view: View) -> str:
-    """Return columns with the place of each group among those that cost is spread over: groups with equal values of the bill's dimensions."""
+    """Return columns with the position of each group among those that cost is spread over: groups with equal values of the bill's
+    dimensions.
+    """
     if not view.is_spread:
         return ""
     among = "".join(f"partition by {names} " for names in [", ".join(_bill_names(view))] if names)
@@ -427,7 +429,7 @@ def _bill_names(view: View) -> list[str]:
 def _spread(rows: Sequence[dict[str, Any]], courses: Course, view: View) -> list[dict[str, Any]]:
     """Return the rows with idle, shared and unallocated cost spread over the groups, and spread it in `courses`.
 
-    A part without a group to take it, because none has a cost and the part's values of the bill's dimensions, stays as it is.
+    A part stays as it is if no group with a cost has the same values of the bill's dimensions.
     """
     names = _bill_names(view)
     parts = [row for row in rows if row["part"] in SPREAD_PARTS]
@@ -565,7 +567,9 @@ RUN = "tracking_server, workspace, run_id"
 
 
 def _read_runs(reader: Reader, view: View) -> pa.Table | None:
-    """Return the cost of each run in each group, in any group if runs do not have the view's dimensions. None if they do not have its filters."""
+    """Return the cost of each run in each group, or in any group if runs do not have the view's dimensions. None if they do not have its
+    filters.
+    """
     if set(view.where) - RUN_KEYS.keys():
         return None
     where, parameters = view.selection.condition(RUN_KEYS)

@@ -1,4 +1,5 @@
-"""The figures of the home page: the month so far and how it may end, budgets, twelve months, what is worth acting on, and how fresh bills are.
+"""The figures of the home page: the month so far and how it may end, budgets, twelve months, what is worth acting on, and how fresh bills
+are.
 
 The month is the explorer's view by team, up to the last day that the bills wholly cover. How the figures look does not belong here.
 """
@@ -28,13 +29,13 @@ from runspend.warehouse.sql_files import read_sql
 
 MONTHS = 12
 MOST_ACTIONS = 3
-LATE = timedelta(days=7)  # a bill whose charges go this far beyond what it says it covers is taken by its charges
+LATE = timedelta(days=7)  # a bill whose charges go this far beyond what it says it covers is judged by its charges
 IN_TROUBLE = ("exceeded", "forecast to exceed", "threshold reached", "not judged")
 
 
 @dataclass(frozen=True)
 class Action:
-    """Money of the month's days that somebody can do something about. `kind`: idle, failed or unallocated; `count`: machines, runs or none.
+    """Cost of the month's days that people can reduce. `kind`: idle, failed or unallocated; `count`: machines, runs or none.
 
     `is_type`: whether the name is an instance type. `is_masked`: whether it is shown without the name of a person.
     """
@@ -125,7 +126,7 @@ def _bills(reader: Reader) -> tuple[Bill, ...]:
 
 
 def _last_whole_day(bills: Sequence[Bill]) -> date | None:
-    """Return the last day that the freshest bill wholly covers. A bill that is late does not hold up the page; it is named there."""
+    """Return the last day that the freshest bill wholly covers. A late bill does not delay the page, which names it."""
     reached = [bill.covered_until for bill in bills if bill.covered_until is not None]
     return max(reached).date() - timedelta(days=1) if reached else None
 
@@ -164,7 +165,7 @@ def months_of(days: Mapping[tuple[date, str], Decimal], first: date, after: date
 
 
 def _actions(reader: Reader, month: Figures, *, hides_people: bool) -> tuple[Action, ...]:
-    """Return what costs the most that somebody can change: idle types of machines, failed runs by experiment, unallocated services."""
+    """Return the largest costs that people can reduce: idle types of machines, failed runs by experiment, unallocated services."""
     rows = reader.query(
         f"""
         select

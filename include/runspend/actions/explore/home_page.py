@@ -1,4 +1,4 @@
-"""The home page: one minute on the month's cost, with links to the pages that say more. Works without scripts."""
+"""The home page: the month's cost at a glance, with links to pages with details. Works without scripts."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class HomePage(Page):
         ]
 
     def action_title(self, action: Action) -> str:
-        """Say in a few words what costs."""
+        """Name in a few words what causes the cost."""
         name = action.name or "without a name"
         return {"idle": f"Idle {name}", "failed": f"Failed runs of {name}", "unallocated": f"Unallocated: {name}"}[action.kind]
 
     def action_note(self, action: Action) -> str:
-        """Say how many, and what to do."""
+        """State the number, and what to do."""
         many = "" if action.count == 1 else "s"
         counted = {
             "idle": f"{action.count:,} machine{many}. " if action.count else "",

@@ -1,7 +1,8 @@
--- One row per charge and target, with the columns of cost_daily that views use, and the run, the registered model, the machine,
--- its instance type and the run's status. Charges longer than a day are as in cost_daily, spread over their days, without these five.
--- A machine is a resource with an instance type or compute cost. Its type is that of the day, else of the month's bill, by account: machines
--- of two accounts may have one name, and one machine may change its type. Of several types, it is the last by name. A run that made versions of several models has the first by name.
+-- One row per charge and target, with the columns of cost_daily that views use, and the run, the registered model, the machine, its
+-- instance type and the run's status. Charges longer than a day are as in cost_daily, spread over their days, without these five. A machine
+-- is a resource with an instance type or compute cost. Its type is that of the day, otherwise of the month's bill, by account: machines of
+-- two accounts may have one name, and one machine may change its type. Of several types, it is the last by name. A run that made versions
+-- of several models has the first by name.
 with types as (
   select source, billing_period, coalesce(sub_account_id, '') as sub_account_id, resource_id, charge_date, max(instance_type) as instance_type
   from billing_lines

@@ -1,4 +1,4 @@
-"""The page of a bill line, or of a charge of several lines: what the provider billed, and every run and part of the bill that pays."""
+"""The page of a bill line, or of a charge of several lines: what the provider billed, and every run and part of the bill that pays for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runspend.core import amounts
 
 __all__ = ["line_as_page"]
 
-# What a reader wants first. The rest is behind a click.
+# The columns that a reader needs first. The rest is behind a click.
 FIRST = (
     "ChargeDescription",
     "ServiceName",
@@ -24,7 +24,9 @@ OF_PEOPLE = ("Tags", "AllocatedTags", "line_owner", "ResourceName", "group_keys"
 
 
 def line_as_page(e: LineExplanation, *, up: str, hides_people: bool = False) -> str:
-    """Return one self-contained HTML page. `up` is the way from its address to the home page. `hides_people`: without tags and owners."""
+    """Return one self-contained HTML page. `up` is the relative path from its address to the home page. `hides_people`: without tags and
+    owners.
+    """
     facts = [(name, value) for name, value in e.facts if not hides_people or name not in OF_PEOPLE]
     settled = [(name, value) for name, value in e.settled if not hides_people or name not in OF_PEOPLE]
     known = dict(facts)

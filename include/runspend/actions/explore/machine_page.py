@@ -1,7 +1,7 @@
-"""The page of a machine: its cost day by day in one month, the runs that paid, and the idle rest.
+"""The page of a machine: its cost day by day in one month, the runs that paid, and the idle cost.
 
-The month is that of the charges' days, as everywhere in the explorer, so the total is the explorer's for this machine. What has no
-hours of this month is in rows of its own: charges of another month's bill, and beside the total those longer than a day.
+The month contains the charges dated in it, as everywhere in the explorer, so the total equals the explorer's for this machine. Charges
+without hours of this month have their own rows: those on another month's bill, and beside the total those longer than a day.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Machine:
     """A resource of the bill in one month, in the currency in which it cost the most.
 
     `others`: charges in the total, without hours. `beside`: charges that are not in the total. `is_machine`: whether the explorer has
-    costs of it as a machine. `is_converted`: whether charges in other currencies are in it, at
-    exchange rates; if not and they have no rate, the explorer needs a filter (`needs_filter`).
+    costs of it as a machine. `is_converted`: whether it includes charges in other currencies, at exchange
+    rates. If not and they have no rate, the explorer needs a filter (`needs_filter`).
     """
 
     resource_ids: tuple[str, ...]
@@ -125,7 +125,7 @@ class Machine:
 
     @property
     def total(self) -> Decimal:
-        """What the explorer counts for it in this month."""
+        """Its cost in the explorer for this month."""
         return amounts.add(self.parts.values())
 
 
@@ -229,7 +229,7 @@ def _last_day(row: Row) -> date:
 
 
 def days_of(hours: Sequence[MachineHour]) -> list[Day]:
-    """Sum the charges of a machine by the day they start on (UTC). An hour counts once, however many charges it has."""
+    """Sum the charges of a machine by the day they start on (UTC). An hour counts once, even if it has several charges."""
     by_day: dict[date, list[MachineHour]] = defaultdict(list)
     for hour in hours:
         by_day[hour.starts_at.date()].append(hour)
@@ -248,7 +248,7 @@ def days_of(hours: Sequence[MachineHour]) -> list[Day]:
 
 
 def machine_as_page(m: Machine, *, up: str) -> str:
-    """Return one self-contained HTML page. `up` is the way from its address to the home page."""
+    """Return one self-contained HTML page. `up` is the relative path from its address to the home page."""
     parts = m.parts
     users = [(user, PART_WORDS[user.share.allocated_to]) for user in m.users]
     return render_page(
@@ -272,7 +272,9 @@ def machine_as_page(m: Machine, *, up: str) -> str:
 
 
 def _ways(m: Machine) -> list[tuple[str, str]]:
-    """Return (name, query string) of the explorer's views of the month: of the machine, or of a resource's services, which have others too."""
+    """Return (name, query string) of the explorer's views of the month: of the machine, or of a resource's services, which also include
+    other resources.
+    """
     if m.is_machine:
         return [("Explore its costs", _view(m, machine=m.resource_ids).address(by=("run",)))]
     return [(f"Explore {name}", _view(m, service=(name,)).address(by=("account",))) for name in m.services]

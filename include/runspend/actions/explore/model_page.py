@@ -1,6 +1,6 @@
 """The page of a registered model: what it cost in all, by training, failed attempts, storage and tokens, and its versions.
 
-Each run counts once, also if several versions came from it. `model_runs.sql` says which runs count.
+Each run counts once, even if several versions came from it. `model_runs.sql` says which runs count.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Version:
 
 @dataclass(frozen=True)
 class ModelRun:
-    """A run that the model cost money for. `role`: made, nested or failed."""
+    """A run whose cost belongs to the model. `role`: made, nested or failed."""
 
     role: str
     key: RunKey
@@ -86,7 +86,7 @@ def read_model(reader: Reader, settings: Settings, name: str, *, hides_people: b
     if not versions:
         return None
     billed = reader
-    with suppress(NoRate):  # without a rate, each currency apart
+    with suppress(NoRate):  # without a rate, each currency separately
         reader = in_one_currency(reader, settings, Selection(since=EARLIEST))
     rows = reader.query(read_sql(Path(__file__).parent, "model_runs"), {"model": name}).to_pylist()
     if hides_people:
@@ -132,5 +132,5 @@ def _costs(currency: str, rows: Sequence[Mapping[str, Any]]) -> ModelCosts:
 
 
 def model_as_page(model: Model, *, up: str) -> str:
-    """Return one self-contained HTML page. `up` is the way from its address to the home page."""
+    """Return one self-contained HTML page. `up` is the relative path from its address to the home page."""
     return render_page("model.html.j2", model=model, roles=ROLES, most_runs=MOST_RUNS, places_for=amounts.places_for, up=up)

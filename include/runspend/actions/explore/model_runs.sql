@@ -1,4 +1,4 @@
--- One row per run that a registered model cost money for, role and currency; and one per version's own folder, with an empty run.
+-- One row per role, currency and run whose cost belongs to a registered model, and one per version's own folder, with an empty run.
 -- made: a run that a version came from. nested: a run below one, at any depth. failed: a failed or stopped run of the same experiment,
 -- started before the version was registered, that repeats a run that made a version (equal params) or is a trial of the same search
 -- (equal parent). Each run has one role, the first of these, so that its cost counts once.

@@ -1,4 +1,4 @@
-"""The explorer's page: the view in words and figures, a chart, a table whose names lead on, and the most expensive runs.
+"""The explorer's page: the view in words and figures, a chart, a table with links, and the most expensive runs.
 
 One HTML page that works without its script, which sorts and filters tables: filters are links, and the form sends the address. Style
 sheet and frame are the report's.
@@ -66,7 +66,7 @@ PART_COLORS = {
 WITHOUT = {"team": "no team", "project": "no project", "cost_center": "no cost center", "owner": "no owner", "user": "no user"}
 DOTS = (".", "..")  # names without pages: a browser would follow `machine/..` to another address
 OWN_PAGES = ("run", "machine", "model", "experiment")
-# Whether pages lead to the reports, which have the costs of all teams: set for each answer, by who asks.
+# Whether pages lead to the reports, which have the costs of all teams: set for each answer, depending on the user.
 HAS_REPORTS: ContextVar[bool] = ContextVar("runspend_has_reports", default=True)
 PAIRS = ("team,experiment", "team,user", "team,kind", "project,experiment", "experiment,user", "service,region", "service,account")
 
@@ -117,12 +117,14 @@ def short_machine(name: str) -> str:
 
 
 def message_as_page(title: str, text: str, *, up: str = "", ways: Sequence[tuple[str, str]] = (), has_reports: bool = True) -> str:
-    """Return a page that says why there is nothing to show, with `ways` out (name, address) and a way back, `up`, to the home page."""
+    """Return a page that says why there is nothing to show, with other links, `ways` (name, address), and the path `up` to the home page."""
     return render_page("message.html.j2", title=title, text=text, up=up, ways=ways, has_reports=has_reports)
 
 
 def render_page(template: str, **given: Any) -> str:
-    """Return a page of this folder's templates, with its style sheet and policy in it. `up`, by default empty, is the way to the home page."""
+    """Return a page of this folder's templates, with its style sheet and policy in it. `up`, by default empty, is the relative path to the
+    home page.
+    """
     style = report.live_style() + (TEMPLATES / "explore.css").read_text(encoding="utf-8")
     policy = report.live_policy(f"<style>{style}</style></head>")
     script = given.setdefault("up", "") + report.live_script()[1]
@@ -194,13 +196,13 @@ class Page:
         return PART_WORDS[value] if key == "allocated_to" else short_machine(value) if key == "machine" else value
 
     def whole(self, key: str, value: str | None) -> str:
-        """Return what a shortened value means: the id of a run, the whole name of a machine. Empty for any other."""
+        """Return the full form of a shortened value: the id of a run, the whole name of a machine. Empty for any other."""
         return value if value and key in ("run", "machine") and self.name(key, value) != value else ""
 
     def own_page(self, key: str, value: str | None, group: Group) -> str:
-        """Return the address of the page that a value has beside its costs; nothing without one.
+        """Return the address of a value's own page; nothing without one.
 
-        An id that several servers have leads to the costs of each.
+        An id that several servers have links to the costs of each.
         """
         if not value or value in DOTS or key not in OWN_PAGES or group.is_others:
             return ""
@@ -224,7 +226,7 @@ class Page:
 
     def into(self, group: Group) -> str:
         """Return the address that a click on a group opens: only this group, by the next dimension."""
-        view = replace(self.view, is_spread=False)  # a group's own cost has nothing of others
+        view = replace(self.view, is_spread=False)  # a group's own cost includes nothing of others
         for key, value in zip(view.by, group.values, strict=True):
             if group.part is None or COLUMNS[key] not in ONLY_OF_RUNS:
                 view = view.with_filter(key, value)
@@ -247,7 +249,7 @@ class Page:
         return PART_WORDS[one.part] if one.part is not None else self.name(self.view.by[0], one.value)
 
     def driver(self, one: Change) -> str:
-        """Say what changed most within a change; nothing if that is the whole of it, or has no name."""
+        """Name the largest change within a change; nothing if it is the whole change, or has no name."""
         if one.driver is None or one.driver == one.value:
             return ""
         return f"{one.by.replace('_', ' ')} {self.name(one.by, one.driver)}: {self.change(one.driver_change)}"
@@ -267,7 +269,7 @@ class Page:
         return any(amount.previous for amount in self.f.parts.values())
 
     def is_fitting(self) -> bool:
-        """Tell whether the chart has the steps that fit its length."""
+        """Return whether the chart has the steps that fit its length."""
         return self.view.every == fitting_step(self.view.since, self.view.last)
 
     def has_runs(self) -> bool:
@@ -288,7 +290,7 @@ class Page:
         return self.view.splits_parts and "run" in self.f.parts and any(part in self.f.parts for part in SPREAD_PARTS)
 
     def outside(self) -> Mapping[str, tuple[str, ...]]:
-        """Return the filters that show what is out of scope."""
+        """Return the filters that show out-of-scope cost."""
         return {**self.view.where, "allocated_to": ("out_of_scope",)}
 
     def unlisted(self) -> str:

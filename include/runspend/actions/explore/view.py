@@ -1,6 +1,6 @@
-"""A view of the daily costs, and the address that says it: `?from=2026-10-01&to=2026-10-31&by=team,experiment&team=vision`.
+"""A view of the daily costs, and the address that contains it: `?from=2026-10-01&to=2026-10-31&by=team,experiment&team=vision`.
 
-The address is the whole state: everybody who opens it sees the same question answered. Asking the warehouse does not belong here.
+The address is the whole state: everybody who opens it asks the same question. Asking the warehouse does not belong here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Order = Literal["-cost", "cost", "name", "-name", "-change", "change"]
 MEASURES: tuple[str, ...] = get_args(Measure)
 STEPS: tuple[str, ...] = get_args(Step)
 ORDERS: tuple[str, ...] = get_args(Order)
-# Dimensions that the daily costs do not have, and their columns of the ledger (`ledger.sql`). Asking for them reads single charges.
+# Dimensions that the daily costs do not have, and their columns of the ledger (`ledger.sql`). Queries with them read single charges.
 FINE_KEYS = {"run": "run_id", "model": "model_name", "machine": "machine", "instance_type": "instance_type", "status": "run_status"}
 COLUMNS = {**COST_KEYS, **FINE_KEYS}
 ONLY_OF_RUNS = (*OF_RUNS, "run_id", "model_name", "run_status")
@@ -68,9 +68,9 @@ class View:
 
     @classmethod
     def of(cls, query: Iterable[tuple[str, str]], newest: date, *, hidden: Sequence[str] = ()) -> View:
-        """Read the query string of an address. `newest`: the day of the newest charge, where the view ends if the address does not say.
+        """Read the query string of an address. `newest`: the day of the newest charge, where the view ends if the address names no end.
 
-        `hidden`: dimensions that nobody may ask for. Raises UsageError with the key, the value and what is allowed.
+        `hidden`: dimensions that nobody may ask for. Raises UsageError with the key, the value and the allowed values.
         """
         given: dict[str, list[str]] = {}
         for key, value in query:
@@ -79,7 +79,7 @@ class View:
         known = [*OTHER_KEYS, *(key for key in FILTERS if key not in hidden)]
         for key in given:
             if key not in known:
-                raise UsageError(f"cannot read the address: {_shown(key)} is unknown. Known are {', '.join(known)}.")
+                raise UsageError(f"cannot read the address: {_shown(key)} is unknown. Known parameters are {', '.join(known)}.")
         single = {key: _single(key, given[key]) for key in OTHER_KEYS if key in given and key != "where"}
         until = _day("to", single["to"]) + timedelta(days=1) if "to" in single else newest + timedelta(days=1)
         since = _day("from", single["from"]) if "from" in single else (until - timedelta(days=1)).replace(day=1)
@@ -120,7 +120,7 @@ class View:
 
     @property
     def selects_parts(self) -> bool:
-        """Whether a filter says which parts of the bill count. Otherwise the ML platform counts: all but what is out of scope."""
+        """Whether a filter selects parts of the bill. Otherwise the ML platform counts: everything that is in scope."""
         return "allocated_to" in self.where
 
     @property
@@ -130,7 +130,7 @@ class View:
 
     @property
     def is_fine(self) -> bool:
-        """Whether it asks for what only single charges show: a run, a model, a machine or an instance type."""
+        """Whether it asks for a dimension that only single charges have: a run, a model, a machine or an instance type."""
         return any(key in FINE_KEYS for key in (*self.by, *self.where))
 
     @property
@@ -145,9 +145,10 @@ class View:
 
     @property
     def previous(self) -> tuple[date, date]:
-        """The days to compare with (the second is the day after the last): the same days of the months before, or as many days before.
+        """The days to compare with (the second is the day after the last): the same days of the months before, or the same number of days
+        before.
 
-        A view that starts with a month is compared with the months before it, of as many days if its last month is not over.
+        A view that starts with a month is compared with the months before it, with the same number of days if its last month is not over.
         """
         if self.since.day != 1:
             return self.since - (self.until - self.since), self.since
@@ -173,7 +174,7 @@ class View:
         return replace(self, where={k: v for k, v in {**self.where, key: left}.items() if v})
 
     def address(self, **changed: object) -> str:
-        """Return the query string of this view, or of it with other fields, without what is the default."""
+        """Return the query string of this view, or of this view with other fields, without default values."""
         view = replace(self, **changed)  # type: ignore[arg-type]  # fields of this class
         parts = [("from", f"{view.since}"), ("to", f"{view.last}"), ("by", ",".join(view.by))]
         parts += [(key, value) for key, values in view.where.items() for value in values]
@@ -193,7 +194,7 @@ class View:
 
 
 def next_dimension(chosen: Container[str], key: str) -> str:
-    """Return the first dimension on the way on from `key` that is not chosen yet."""
+    """Return the first dimension to go to from `key` that is not chosen yet."""
     seen = {key}
     key = NEXT.get(key, "team")
     while key in chosen and key not in seen:
@@ -222,7 +223,7 @@ def _filters(given: Mapping[str, list[str]], hidden: Sequence[str]) -> dict[str,
 
 
 def fitting_step(since: date, last: date) -> Step:
-    """Return the steps in which these days are easy to see."""
+    """Return the steps that suit this number of days."""
     days = (last - since).days + 1
     return "day" if days <= 92 else "week" if days <= 370 else "month"
 
@@ -251,7 +252,7 @@ def _single(key: str, values: Sequence[str]) -> str:
 
 def _one_of(key: str, value: str, allowed: Sequence[str]) -> str:
     if value not in allowed:
-        raise UsageError(f"cannot read {key}={_shown(value)}: allowed are {', '.join(allowed)}.")
+        raise UsageError(f"cannot read {key}={_shown(value)}: allowed values are {', '.join(allowed)}.")
     return value
 
 

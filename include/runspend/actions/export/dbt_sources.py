@@ -24,14 +24,15 @@ __all__ = ["dbt_sources", "is_dbt_sources"]
 HEAD = """\
 # The tables that `runspend publish` writes, as sources of dbt. Written by `runspend export dbt`; needs dbt 1.11 or newer.
 #
-# Set where they are in dbt_project.yml, under `vars`: runspend_database and runspend_schema. Types are GoogleSQL's, as in Runspend's documentation.
+# Set where they are in dbt_project.yml, under `vars`: runspend_database and runspend_schema. Types are GoogleSQL's, as in Runspend's
+# documentation.
 """
 FIRST = HEAD[:60]
 WIDTH = 140
 
 
 def is_dbt_sources(file: Path) -> bool:
-    """Whether a file begins as those that this module writes."""
+    """Whether a file begins like those that this module writes."""
     with file.open("rb") as read:
         return read.read(len(FIRST)) == FIRST.encode()
 
@@ -64,7 +65,7 @@ def _joined(table: Table) -> str:
 
 
 def _builds() -> dict[str, Any]:
-    """Return the table that says what was published when: `dbt source freshness` reads it. A BigQuery warehouse does not have it."""
+    """Return the table that records when each build was published: `dbt source freshness` reads it. A BigQuery warehouse does not have it."""
     found = _described(BUILDS)
     found["config"] = {
         "loaded_at_field": "published_at",

@@ -92,7 +92,8 @@ def export_focus(
 ) -> Exported:  # fmt: skip
     """Write a billing period ("YYYY-MM") to a .csv, .csv.gz or .parquet file; memory does not grow with the rows.
 
-    `all_columns` writes every column of the version, also those without a value in the period. `guard_formulas` puts an apostrophe before CSV texts that a spreadsheet would read as a formula. Without it, texts are unchanged.
+    `all_columns` writes every column of the version, including those without a value in the period. `guard_formulas` puts an apostrophe
+    before CSV texts that a spreadsheet would read as a formula. Without it, texts are unchanged.
 
     The file gets its name only if its four sums, per bill and currency, equal the bill's. With `scope` "platform" they must equal
     the ledger's sums without out-of-scope cost. Otherwise raises CheckFailed and leaves nothing behind.
@@ -102,13 +103,13 @@ def export_focus(
         raise UsageError(f"cannot export to {target}: FOCUS files end in {', '.join(KINDS)}. Nothing was written.")
     if guard_formulas and kind == "parquet":
         raise UsageError(
-            f"cannot guard formulas in {target}: Parquet says itself what is text. Leave --guard-formulas out, or write a .csv file. Nothing was written."
+            f"cannot guard formulas in {target}: Parquet stores the type of a text itself. Leave --guard-formulas out, or write a .csv file. Nothing was written."
         )
     first = first_day(period)
     known = reader.query("select distinct billing_period from cost_allocations order by billing_period").column(0).to_pylist()
     if first not in known:
         raise UsageError(
-            f"cannot export {period}: it is not allocated. Allocated are {', '.join(f'{p:%Y-%m}' for p in known) or 'none'}. Nothing was written."
+            f"cannot export {period}: it is not allocated. Allocated months are {', '.join(f'{p:%Y-%m}' for p in known) or 'none'}. Nothing was written."
         )
     check_replaceable(target, "export focus", is_focus_export)
     columns = focus_columns(reader, first, version, all_columns)

@@ -1,7 +1,7 @@
 """Writes the published tables and views as a Tableau extract: a .hyper file, or a .twbx with the extract and a workbook in it.
 
-What is in it is what `publish` copies (`actions/publish/content.py`). Hyper reads the Parquet files itself. The file gets its name only if each of
-its tables has the rows and the exact cost sums of those files. Data sources and the workbook are in `tableau_files.py`.
+It contains what `publish` copies (`actions/publish/content.py`). Hyper reads the Parquet files itself. The file gets its name only if each
+of its tables has the rows and the exact cost sums of those files. Data sources and the workbook are in `tableau_files.py`.
 
 Source: Tableau "Hyper API": "SQL reference" (external, NUMERIC), "Process settings" (default_database_version).
 """
@@ -46,7 +46,7 @@ TYPES = {
     "BIGNUMERIC": "numeric(38, 22)",
     "ARRAY<STRING>": "text",  # its values, separated by ", "
 }
-# 3 is the first file format with numbers of more than 18 digits. Tableau reads it from 2022.4 on.
+# 3 is the first file format with numbers of more than 18 digits. Tableau can read it since 2022.4.
 PARAMETERS = {"default_database_version": "3", "log_config": "", "memory_limit": "2g"}
 INSIDE = "Data/runspend/runspend.hyper"  # of a .twbx
 CANNOT_GROW = "growing the database file failed"
@@ -55,7 +55,7 @@ COST_NAMES = tuple(c.name for c in COSTS)
 
 @dataclass
 class Extract:
-    """What was written: the build, the rows by table (empty if the file had this build), and the files beside it that were written and kept."""
+    """What was written: the build, the rows by table (empty if the file had this build), and which files beside it were written or kept."""
 
     path: Path
     build_id: str
@@ -91,7 +91,7 @@ def export_hyper(content: Content, target: Path, now: datetime, progress: Callab
 
 
 def _as_ours(error: Any, target: Path, folder: Path) -> RunspendError:
-    """Return an error of Hyper as one of ours. Hyper tells of a full disk in words alone."""
+    """Return an error of Hyper as one of Runspend's. Hyper reports a full disk only in words."""
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{folder}") if CANNOT_GROW in error.main_message else error
     return machine_failed(full, f"export to {target}") or RunspendError(
         f"cannot export to {target}: {error.main_message}. The file is as it was."
@@ -108,7 +108,7 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def _write_files_beside(extract: Extract) -> None:
-    """Write data sources and the workbook that are missing, or that nobody changed."""
+    """Write data sources and the workbook unless somebody changed them."""
     for name, text in tableau_files.files_beside(extract.path.name).items():
         path = extract.path.with_name(name)
         there = path.read_bytes() if path.exists() else None

@@ -1,7 +1,7 @@
 """Writes a dashboard for Superset over the tables that `publish` keeps in PostgreSQL: the ZIP that Superset imports.
 
-Datasets and metrics have the names of tables and columns, labels and descriptions come from their definitions. Identifiers are always the same,
-so importing a newer ZIP replaces the dashboard. No password is ever in it: Superset asks for it.
+Datasets and metrics have the names of tables and columns, labels and descriptions come from their definitions. Identifiers are always the
+same, so importing a newer ZIP replaces the dashboard. No password is ever in it: Superset asks for it.
 
 Source: Superset "Importing and exporting", version 1 of the format (superset/*/schemas.py, Import…Schema).
 """
@@ -210,7 +210,7 @@ def _chart(chart: Chart) -> dict[str, Any]:
 
 
 def _query(chart: Chart, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what Superset asks for the chart; it puts the number of the dataset in."""
+    """Return the query that Superset sends for the chart; Superset inserts the number of the dataset."""
     axis = {"columnType": "BASE_AXIS", "timeGrain": "P1D", "sqlExpression": chart.day, "label": chart.day, "expressionType": "SQL"}
     query = {
         "columns": [*([axis] if chart.day else []), *chart.groups],

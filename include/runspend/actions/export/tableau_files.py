@@ -1,10 +1,10 @@
 """Tableau's files over an extract: a data source (.tds) for costs, one for runs, and a workbook (.twb) with a sheet per question.
 
 Names, labels and descriptions come from the table definitions. Each file ends with a digest of itself, so that a file that somebody changed
-is known and kept.
+is recognized and kept.
 
-Source: Tableau "Document Schemas" (the XSD of workbooks). The names of column instances, such as `sum:effective_cost:qk`, are those that Tableau
-gives them.
+Source: Tableau "Document Schemas" (the XSD of workbooks). The names of column instances, such as `sum:effective_cost:qk`, are those that
+Tableau gives them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runspend.schema.tables import RUN_COSTS, Column, Table
 
 __all__ = ["SHEETS", "SOURCES", "Calculation", "Sheet", "Source", "files_beside", "is_unchanged", "label", "workbook"]
 
-VERSION = "18.1"  # of the files of every Tableau since 2018
+VERSION = "18.1"  # of the files of every version of Tableau since 2018
 USER = "http://www.tableausoftware.com/xml/user"
 ABBREVIATIONS = {"gpu": "GPU", "cpu": "CPU", "id": "ID", "uri": "URI", "llm": "LLM", "gb": "GiB"}
 # GoogleSQL type -> Tableau's type, role and kind of field
@@ -94,7 +94,9 @@ SOURCES = (COSTS_SOURCE, RUNS_SOURCE)
 
 @dataclass(frozen=True)
 class Sheet:
-    """A worksheet. `rows` and `columns` are names of dimensions; a date in `days` is cut to its unit. `only`: a dimension and its one value."""
+    """A worksheet. `rows` and `columns` are names of dimensions; a date in `days` is cut to its unit. `only`: a dimension and its one
+    value.
+    """
 
     label: str
     source: Source
@@ -229,7 +231,7 @@ def _described(field: xml.Element, meaning: str) -> xml.Element:
 
 @dataclass(frozen=True)
 class _Instance:
-    """A field as a sheet uses it: as it is, summed, or cut to days or months."""
+    """A field as a sheet uses it: unchanged, summed, or cut to days or months."""
 
     field: str
     derivation: str = "None"

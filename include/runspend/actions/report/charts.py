@@ -1,7 +1,7 @@
 """The report's charts: small SVG drawings. The page's style sheet colors them, so they follow light, dark and print.
 
 Every function returns one `<svg>` from sums that are already computed. Floats are for drawing only. A chart is never the only place of
-a figure: each is next to the table with its numbers.
+a figure: a table next to it has the numbers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _n(value: float) -> str:
 
 
 def rect(x: float, y: float, width: float, height: float, css: str, title: str = "", extra: str = "") -> Markup:
-    """Draw a rectangle; `title` is what a pointer over it shows."""
+    """Draw a rectangle; `title` is the text that a pointer over it shows."""
     inner = Markup("<title>{}</title>").format(title) if title else Markup()
     return Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}"{}>{}</rect>').format(
         _n(x), _n(y), _n(max(width, 0)), _n(max(height, 0)), css, Markup(extra), inner
@@ -47,7 +47,7 @@ def text_at(x: float, y: float, text: str, css: str = "t", anchor: str = "start"
 
 
 def svg(width: float, height: float, label: str, body: Sequence[Markup], css: str, role: str = "img") -> Markup:
-    """Return a whole drawing with its name for those who cannot see it. Its `role` is "group" if it has parts that can have the focus."""
+    """Return a whole drawing with a name for screen readers. Its `role` is "group" if it has parts that can have the focus."""
     return Markup('<svg viewBox="0 0 {} {}" role="{}" aria-label="{}" class="{}">{}</svg>').format(
         _n(width), _n(height), role, label, css, Markup("").join(body)
     )
@@ -242,7 +242,7 @@ def heat_map(machines: Sequence[tuple[str, Sequence[IdleDay]]], first: date, len
 
 
 def _strength(share: float) -> float:
-    """Return the opacity of a share of the largest amount. A square root, so that small amounts can be told apart."""
+    """Return the opacity of a share of the largest amount. A square root, so that small amounts can be distinguished."""
     return 0.12 + 0.88 * math.sqrt(share)
 
 

@@ -327,7 +327,7 @@ class StoredClass:
     rate: BilledRate | None = None
 
     def month_cost(self, count: int | None) -> Decimal | None:
-        """Return the monthly cost of so many bytes here by the bill's own rate. None if either is unknown."""
+        """Return the monthly cost of this many bytes here by the bill's own rate. None if either is unknown."""
         return None if self.rate is None or count is None else self.rate.of(count)
 
 

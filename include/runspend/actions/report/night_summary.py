@@ -124,7 +124,7 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
             ]
             lines += [f"{key}.{part.replace(' ', '_')}={plain(c.parts[part].effective_cost)}" for part in PARTS]
             lines += [f"{key}.ml_platform={plain(c.platform.effective_cost)}", f"{key}.bill={plain(c.bill.effective_cost)}"]
-            # Compares the loaded bill of the provider, its lines here and the ledger.
+            # Compares the provider's bill as loaded, its lines in the warehouse, and the ledger.
             # It says nothing about files from `runspend export focus`.
             lines += [f"{key}.equals_loaded_bill={str(all(r.is_equal for r in c.reconciliation)).lower() if c.reconciliation else ''}"]
             lines += [f"{key}.estimated={plain(c.estimates.cost)}", f"{key}.estimated_tokens={plain(c.estimates.token_cost)}"]

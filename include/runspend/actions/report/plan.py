@@ -54,7 +54,7 @@ from runspend.schema.tables import CONFIDENCES
 from runspend.warehouse.base import Reader
 
 SQL = Path(__file__).parent / "sql"
-HISTORY = timedelta(days=400)  # what a forecast looks back on
+HISTORY = timedelta(days=400)  # the history that a forecast uses
 
 Row = dict[str, Any]
 
@@ -203,8 +203,8 @@ def _with_states(bills: Iterable[Reconciliation], states: dict[tuple[str, str], 
 def _one_currency(reader: Reader, settings: Settings, days: list[Row], guessed: list[Row]) -> tuple[Reader, str | None]:
     """Return a reader whose money is in the configured currency, and the problem that prevents it, if any.
 
-    It is the same reader if nothing needs conversion, or if a rate is missing. Estimates are in no sum, so estimates without a rate
-    stay in their own currency and do not block other conversions.
+    It is the same reader if nothing needs conversion, or if a rate is missing. No sum includes estimates, so estimates without a rate stay
+    in their own currency and do not block other conversions.
     """
     foreign, foreign_guesses = (
         {(r["billing_currency"], r["charge_date"]) for r in rows if r["billing_currency"] != settings.currency} for rows in (days, guessed)
@@ -423,7 +423,7 @@ def _run(r: Row, people: People, settings: Settings) -> Run:
 
 
 def run_url(settings: Settings, server: str, experiment_id: str | None, run_id: str) -> str | None:
-    """Return the run's page in MLflow if the server's address opens in a browser, else None. Passwords in it are left out."""
+    """Return the run's page in MLflow if the server's address opens in a browser, otherwise None. Passwords in it are left out."""
     base = next((s.ui or s.uri for s in settings.tracking if s.name == server), None)
     if base is None or experiment_id is None or not re.match(r"https?://", base):
         return None
@@ -547,7 +547,7 @@ def budget_dates(budget_period: str) -> tuple[date, date]:
 def _groups(groups: Iterable[Group], settings: Settings) -> tuple[Group, ...]:
     """Return the groups as they may be shown. Where people are hidden, tags have no values: any tag can name a person.
 
-    Groups that then have the same words and suggestion are one.
+    Groups that then have the same words and suggestion are merged.
     """
     if settings.mail.people == "show":
         return tuple(groups)

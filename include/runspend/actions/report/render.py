@@ -36,14 +36,14 @@ from runspend.schema.rows import month_after
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE, NARROW = 920, 350
 PAGE = re.compile(r"(?:index|[0-9]{4}-[0-9]{2}(?:-audit)?)\.html")  # every name of a page
-LONGEST_NAME = 48  # characters; the page shows the whole name on hover, and gives it to who copies it
+LONGEST_NAME = 48  # characters; the page shows the whole name on hover, and copies it
 FORMER_SHEETS = ("unmatched", "certainty")  # now "unallocated" and "confidence"; the index would list both
 
 
 def write_report(figures: ReportFigures, folder: Path) -> Path:
     """Write the two pages of a month, its CSVs and `index.html`, and return the path of the month's page.
 
-    They are `<period>.html` and `<period>-audit.html`. Each file is old or new, never torn.
+    They are `<period>.html` and `<period>-audit.html`. Each file is either the old or the new one, never a mix.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, (header, rows) in report_sheets(figures):
@@ -180,7 +180,7 @@ def short_name(name: str) -> str:
 
 
 def machine_name(name: str) -> Markup:
-    """Show the last part of a resource id. The whole id is there on hover, for who copies it, and for screen readers."""
+    """Show the last part of a resource id. The whole id appears on hover, when copied, and for screen readers."""
     short = short_name(name)
     start = len(name.rstrip("/")) - len(short) if short != name else 0
     return _partly(name, name[:start], name[start:], "", css="nm")
@@ -199,7 +199,7 @@ def long_name(name: str) -> Markup:
 
 
 def _partly(whole: str, before: str, shown: str, after: str, *, css: str) -> Markup:
-    """Return a name of which some is not drawn but read and copied with the rest."""
+    """Return a name with a part that is not drawn, but is read aloud and copied with the rest."""
     return Markup('<span class="{}" title="{}"><i>{}</i>{}<i>{}</i></span>').format(css, whole, before, shown, after)
 
 

@@ -1,4 +1,4 @@
-"""A statement as a value: what page, CSV, JSON and mail say. How they say it does not belong here."""
+"""A statement as a value: the content of page, CSV, JSON and mail. Their form does not belong here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Before:
 
 @dataclass(frozen=True)
 class Document:
-    """A statement. A preliminary one has no number; what it is compared with is the last version issued, which it does not replace."""
+    """A statement. A preliminary statement has no number. It is compared with the last version issued, but does not replace it."""
 
     month: Month
     team: Team

@@ -23,7 +23,7 @@ def write_files(issued: Issued, folder: Path) -> list[Path]:
     for ending, text in ((".html", issued.page), (".csv", issued.csv)):
         path, content = folder / f"{issued.name}{ending}", text.encode("utf-8")
         if read_bytes(path) != content:
-            if issued.document.number is None:  # else it was printed from this very page
+            if issued.document.number is None:  # otherwise it was printed from this very page
                 path.with_suffix(".pdf").unlink(missing_ok=True)
             write_whole(path, content)
             crash_point("statement.file")

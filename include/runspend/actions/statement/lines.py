@@ -1,8 +1,8 @@
 """Distribute the bill of a month over the statements of its teams: to the last digit, and once more to the cent.
 
 Every cost is in exactly one line of one statement. Cost that is spread goes to teams in proportion to their direct cost, then to the
-experiments of each team in the same way, with the arithmetic of the explorer. Rounded amounts add up too: those of all statements to the
-rounded bill, and those of a statement's lines to its rounded total.
+experiments of each team in the same way, with the arithmetic of the explorer. Rounded amounts add up too: all statements add up to the
+rounded bill, and a statement's lines to its rounded total.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PLACES = 2
 MOST_EXPERIMENTS = 5_000  # of a team, by cost; the others are one line
 OTHERS = "(other experiments)"
 
-Team = str | None  # None: what belongs to no team
+Team = str | None  # None: cost without a team
 Key = tuple[str | None, str | None, str]  # experiment, cost center, part
 Own = dict[Key, Decimal]
 
@@ -69,7 +69,7 @@ def sums_of(lines: Iterable[Line]) -> Sums:
 def distribute(
     rows: Iterable[Mapping[str, Any]], measure: str, spread: Collection[str], teams: Collection[Team] = ()
 ) -> dict[Team, tuple[Line, ...]]:
-    """Return the lines of each team's statement, and under None those of what belongs to no team.
+    """Return the lines of each team's statement; under None, the lines without a team.
 
     rows: the bill by team, experiment_name, cost_center, allocated_to and billing_currency. `spread`: parts that teams share. `teams`
     have a statement even if nothing is left for them.
@@ -125,7 +125,7 @@ def _share(rows: Sequence[Mapping[str, Any]], measure: str, spread: Collection[s
 
 
 def _most_expensive(costs: Own) -> Own:
-    """Return the direct costs, largest first. Those beyond MOST_EXPERIMENTS become one in `costs`, too."""
+    """Return the direct costs, largest first. Experiments beyond MOST_EXPERIMENTS are merged, in `costs` too."""
     order = sorted((key for key in costs if key[2] == DIRECT), key=lambda key: (-costs[key], key[0] or "", key[1] or ""))
     if len(order) > MOST_EXPERIMENTS:
         costs[OTHERS, None, DIRECT] = add([costs.get((OTHERS, None, DIRECT)), *(costs.pop(key) for key in order[MOST_EXPERIMENTS:])])

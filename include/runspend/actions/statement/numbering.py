@@ -47,12 +47,12 @@ class Issued:
 
     @property
     def digest(self) -> str:
-        """What its mails go by: equal figures are mailed once."""
+        """The key of its mails: equal figures are mailed once."""
         return _digest(self.document.month, self.document.lines)
 
 
 def team_slug(team: Team) -> str:
-    """Return a team's name for numbers and files: unique, in small letters. A name that is not one already gets a digest."""
+    """Return a team's name for numbers and files: unique, in small letters. A name that is not in this form gets a digest."""
     if team is None:
         return NO_TEAM
     readable = re.sub(r"[^a-z0-9]+", "-", team.casefold()).strip("-")[:LONGEST].strip("-")
@@ -117,7 +117,7 @@ def _versions(records: Records, period: str, slug: str) -> list[dict[str, Any]]:
 
 
 def _put_texts(records: Records, key: str, texts: Mapping[str, str]) -> None:
-    """Write the texts of a version that is not issued yet. Those of a process that was killed before are replaced."""
+    """Write the texts of a version that is not issued yet. Texts of a process that was killed earlier are replaced."""
     while not records.create(TEXTS, key, dict(texts)):
         found = records.get(TEXTS, key)
         if found is not None and (found[0] == texts or records.replace(TEXTS, key, dict(texts), found[1])):
@@ -162,7 +162,7 @@ def _record(document: Document, slug: str, texts: Mapping[str, str]) -> dict[str
 
 
 def _compared(document: Document, before: Mapping[str, Any] | None) -> Document:
-    """Return the document with what it replaces."""
+    """Return the document with the version that it replaces."""
     if before is None:
         return document
     known = {(row["currency"], row["part"]): Sums(Decimal(row["cost"]), Decimal(row["rounded_cost"])) for row in before["totals"]}
@@ -204,7 +204,7 @@ def _reasons(document: Document, before: Mapping[str, Any], *, is_exact: bool) -
         if policy[name] != before["policy"].get(name):
             found.append(f"statements.{name} is {policy[name]}, before {before['policy'].get(name)}")
     if month.hides_people != before["hides_people"]:
-        found.append("mail.people changed, so names of experiments did")
+        found.append("mail.people changed, and with it the names of experiments")
     if not found and not is_exact:
         found.append("amounts are rounded so that all statements of the month add up to the bill, and another statement changed")
     return found or ["the month was allocated again"]

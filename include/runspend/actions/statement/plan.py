@@ -1,4 +1,4 @@
-"""Read a month's bill and what is known about it, and return the figures of all its statements.
+"""Read a month's bill and its state, and return the figures of all its statements.
 
 One reader means one state of the warehouse. Numbers and versions are in `numbering.py`.
 """
@@ -40,10 +40,10 @@ class Bill:
 
 @dataclass(frozen=True)
 class Month:
-    """All statements of a month, with what they rest on.
+    """All statements of a month, with their inputs.
 
-    `inputs`: digests of what the cost tables were built from. `missing`: configured sources that have a bill of an earlier month and none
-    of this one.
+    `inputs`: digests of what the cost tables were built from. `missing`: configured sources that have a bill for an earlier month but none
+    for this one.
     """
 
     period: str
@@ -56,12 +56,12 @@ class Month:
 
     @property
     def is_issuable(self) -> bool:
-        """Whether all bills are there, in the state from which a statement gets a number."""
+        """Whether all bills are there, in the state that a statement needs for a number."""
         return bool(self.bills) and not self.open_bills
 
     @property
     def open_bills(self) -> list[str]:
-        """The bills that are not there yet, with their state."""
+        """The bills that are not in that state yet, with their state."""
         enough = ("closed",) if self.policy.issue_when == "closed" else ("final", "closed")
         return [
             *(f"{bill.source} is {bill.state}" for bill in self.bills if bill.state not in enough),

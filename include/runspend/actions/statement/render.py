@@ -49,7 +49,7 @@ class Row:
 
 
 def title_of(team: Team) -> str:
-    """Return the team's name, or what the statement of no team is called."""
+    """Return the team's name, or the title of the statement of no team."""
     return "no team" if team is None else team
 
 
@@ -86,7 +86,7 @@ def render_page(document: Document) -> str:
 
 
 def describe_part(document: Document, part: str) -> str:
-    """Say in words what a part is, and by which policy it is on this statement."""
+    """Describe a part in words, and the policy that puts it on this statement."""
     policy, is_none = document.month.policy, document.team is None
     if part == DIRECT:
         return "allocated to runs without a team" if is_none else "allocated to the team’s runs"

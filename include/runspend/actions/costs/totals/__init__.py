@@ -1,4 +1,4 @@
-"""What the warehouse holds of each asset that the DAGs emit: a few rows of totals, for who reads Airflow's events."""
+"""The warehouse's data for each asset that the DAGs emit: a few rows of totals, for readers of Airflow's events."""
 
 from __future__ import annotations
 

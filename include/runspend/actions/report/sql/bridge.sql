@@ -1,4 +1,4 @@
--- From the month by charge date to the billing period: charges that are in only one of the two.
+-- The difference between the month by charge date and the billing period: charges that are in only one of the two.
 select
   billing_currency,
   billing_period = @first as in_period,

@@ -1,6 +1,6 @@
 -- Budgets whose period starts in the month or earlier in its year, with the newest alert for each.
 -- An alert can cover several thresholds. Its name is the one in its subject, chosen by Decision.lead: the highest
--- threshold already exceeded if the budget is over, else the highest one that will be.
+-- threshold already exceeded if the budget is over, otherwise the highest one that will be.
 with told as (
   select
     budget, budget_period, kind, threshold, decided_at, alert_id, spent < amount and kind = 'forecast' or spent >= amount and kind <> 'forecast' as is_subject,

@@ -1,2 +1,2 @@
--- What the cost tables of a billing period were built from, as JSON.
+-- The inputs of a billing period's cost tables, as JSON.
 select inputs from builds where step = 'allocate' and month = @first
