@@ -1,1 +1,1 @@
-"""What comes in: runs from MLflow, artifact sizes from stores, bills from clouds."""
+"""The inputs: runs from MLflow, artifact sizes from stores, bills from clouds."""

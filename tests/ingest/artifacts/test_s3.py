@@ -305,11 +305,11 @@ OBJECT = (
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        ("<IsTruncated>true</IsTruncated>", "says there is more but gives no position"),
+        ("<IsTruncated>true</IsTruncated>", "announces another page but does not say where it begins"),
         ("<IsTruncated>false</IsTruncated>" + OBJECT.format(key="elsewhere/x", size="<Size>1</Size>"), "it contains 'elsewhere/x'"),
         (
             "<IsTruncated>true</IsTruncated><NextContinuationToken>same</NextContinuationToken>",
-            "page 2 says there is more but gives no position",
+            "page 2 announces another page but does not say where it begins",
         ),
         ("<IsTruncated>false</IsTruncated><Contents>", "cannot list bucket b"),
     ],

@@ -365,7 +365,7 @@ def test_a_server_that_is_not_there(tmp_path: Path, scheme: str, monkeypatch: py
         (403, b'{"error": {"code": 403, "errors": [{"reason": "forbidden"}]}}', "(403 forbidden). Check the credentials"),
         (400, b'{"error": {"code": 400, "message": "canary", "errors": [{"reason": "invalid"}]}}', "the store answered 400 invalid"),
         (502, b"<html>canary</html>", "the store answered 502"),
-        (200, b"<html>canary</html>", "not one of such a store"),
+        (200, b"<html>canary</html>", "not in the form of this kind of store"),
     ],
 )
 def test_what_google_answers(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, said: str) -> None:

@@ -374,16 +374,16 @@ def test_what_a_live_model_was_made_with_is_kept(world: World) -> None:
     assert [is_free(world, owner, known) for owner in owners] == [True, True, True]
     version = world.register("judge", f"models:/{world.ids['tuned2']}", None, world.ids["tuned2"])
     label = f"registered as judge/{version}"
-    behind = f"used by a run behind a live model: {label}"
+    behind = f"used by a run that led to a live model: {label}"
     assert [asked_each_way(world, owner, known) for owner in owners] == [
         {behind},
-        {f"a run behind a live model used what it made: {label}"},
+        {f"a run that led to a live model used its output: {label}"},
         {behind},
     ]
     unrelated = Owner("run", world.ids["newest"], world.ids["newest"], world.client.get_run(world.ids["newest"]).info.artifact_uri)
     assert is_free(world, unrelated, known)
     world.client.set_registered_model_alias("judge", "champion", version)
-    assert asked_each_way(world, world.model_owner, known) == {f"used by a run behind a live model: alias champion on judge/{version}"}
+    assert asked_each_way(world, world.model_owner, known) == {f"used by a run that led to a live model: alias champion on judge/{version}"}
 
 
 @pytest.mark.parametrize("registered", ["run", "folder", "before"])
@@ -398,8 +398,8 @@ def test_a_live_model_that_was_made_since_keeps_what_it_was_made_with(world: Wor
     if registered == "before":  # as if it had been registered before the tables were read: it is found by the run it names
         known = replace(known, read_at=NOW + timedelta(hours=3))
     label = f"registered as late-{registered}/{version}"
-    assert asked_each_way(world, world.model_owner, known) == {f"used by a run behind a live model: {label}"}
-    assert asked_each_way(world, world.run_owner, known) == {f"a run behind a live model used what it made: {label}"}
+    assert asked_each_way(world, world.model_owner, known) == {f"used by a run that led to a live model: {label}"}
+    assert asked_each_way(world, world.run_owner, known) == {f"a run that led to a live model used its output: {label}"}
 
 
 def use_model_long_after_it_ended(w: World) -> None:

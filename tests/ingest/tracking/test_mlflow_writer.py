@@ -109,9 +109,7 @@ def test_a_pruned_run_is_deleted_softly_and_comes_back(mlflow: FaultyProxy, clie
         assert client.get_run(run.run_id).info.lifecycle_stage == "deleted"
     assert client.get_run(run.run_id).data.tags["runspend.pruned"] == "policy old-runs"
     assert client.get_run(other.run_id).info.lifecycle_stage == "active"
-    assert (
-        teller(mlflow).archived(run, "s3://cold/x") == f"prod: run {run.run_id} is deleted in MLflow and takes no tags, so it carries none"
-    )
+    assert teller(mlflow).archived(run, "s3://cold/x") == f"prod: run {run.run_id} is deleted in MLflow and accepts no tags, so it has none"
     for _ in range(2):
         assert teller(mlflow).restore_run(run) is None
         assert client.get_run(run.run_id).info.lifecycle_stage == "active"

@@ -1,4 +1,6 @@
-"""Flat listing of an Azure container or a Google bucket, with classes, checksums and versions. An interrupted listing continues where it stopped."""
+"""Flat listing of an Azure container or a Google bucket, with classes, checksums and versions. An interrupted listing continues where it
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ _REFUSALS = ("lack the rights", "not a Google key file", "are of type", "cannot 
 def list_blobs(
     store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None = None, *, page_size: int = 1000
 ) -> Iterator[Page]:
-    """Yield pages of objects below the root. Raises SourceUnreachable or SourceRefused, also midway."""
+    """Yield pages of objects below the root. Raises SourceUnreachable or SourceRefused, possibly after some pages."""
     try:
         yield from (_list_azure if root.scheme == "azure" else _list_google)(store, root, listing, after or {}, page_size)
     except CannotReach as error:
@@ -84,7 +86,7 @@ def _folder(store: ArtifactStore, prefix: str, key: str) -> str:
     if not key.startswith(prefix):
         raise SourceRefused(
             store.uri,
-            f"cannot believe the listing of {store.uri}: it contains {key!r}, which was not requested. Figures stay as they were.",
+            f"cannot trust the listing of {store.uri}: it contains {key!r}, which was not requested. Figures stay as they were.",
         )
     return key[len(prefix) :].rpartition("/")[0]
 

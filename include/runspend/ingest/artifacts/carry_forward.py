@@ -1,6 +1,6 @@
 """Carries the earlier rows of an artifact store forward to the month of the pipeline run.
 
-Figures hold until the next measurement, also across months. The new measurement does not belong here.
+Figures are valid until the next measurement, even across months. The new measurement does not belong here.
 """
 
 from __future__ import annotations

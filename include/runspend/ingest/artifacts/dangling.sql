@@ -1,7 +1,7 @@
--- DuckDB. Owners with empty folders after a complete listing: their files are gone, or, for a model, were never there.
--- Runs need no artifacts, so a run that never had any is not listed. Runs that MLflow no longer shows are not checked.
--- An inventory file is older than the newest models, so it says nothing about them.
--- ancestors: folders with content and the claims above them. prior: artifact_bytes before it. known: these rows before it.
+-- DuckDB. Owners with empty folders after a complete listing: their files are gone, or, for a model, were never there. Runs need no
+-- artifacts, so a run that never had any is not listed. Runs that MLflow no longer shows are not checked. An inventory file is older than
+-- the newest models, so it says nothing about them. ancestors: folders with content and the claims above them. prior: artifact_bytes before
+-- this measurement. known: the rows of this table before it.
 with empty as (
   select distinct on (owner_kind, owner_id, tracking_server, workspace)
     owner_kind, owner_id, tracking_server, workspace, experiment_id, prefix

@@ -109,7 +109,7 @@ class Staging:
         write_whole(self.folder / "state.json", json.dumps(state).encode(), is_alone=True)
 
     def _take_up(self, now: datetime) -> None:
-        """Continue with the files in the folder if they are of the same store and recent enough; else start over."""
+        """Continue with the files in the folder if they are of the same store and recent enough; otherwise start over."""
         state = self._read_state()
         if not (
             state
@@ -142,7 +142,7 @@ def locked(folder: Path | None, otherwise: Path) -> Iterator[Path]:
     if folder is not None:
         own_folder(folder)
         with open_lock(folder / ".lock") as lock:
-            if try_lock(lock.fileno()):  # else each process lists for itself
+            if try_lock(lock.fileno()):  # otherwise each process makes its own listing
                 yield folder
                 return
     otherwise.mkdir(parents=True, exist_ok=True)

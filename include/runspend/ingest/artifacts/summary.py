@@ -34,7 +34,7 @@ def describe_found(uri: str, rows: pa.Table, dangling: pa.Table | None) -> str:
 
 
 def _bytes_in(column: Any, place: str) -> str:
-    """Describe a sum of bytes, or that the store does not give it."""
+    """Describe a sum of bytes, or state that the store does not report it."""
     is_known = len(column) > column.null_count or not len(column)
     return f"{_sum(column):,} bytes in {place}" if is_known else f"{place} unknown"
 

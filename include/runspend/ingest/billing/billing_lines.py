@@ -1,6 +1,6 @@
 """Writes the rows of one billing period as `billing_lines`: one sorted Parquet file.
 
-Put here how lines are chosen, ordered and written. Their content is decided before.
+Belongs here: how lines are chosen, ordered and written. Their content is decided before.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def write_lines(
 
 @contextmanager
 def _reaching_disk(path: Path) -> Iterator[Callable[[], None]]:
-    """Yield a function that flushes the file so far to disk in the background: publishing waits for what is not there yet."""
+    """Yield a function that flushes the file so far to disk in the background: publishing waits for data that is not on disk yet."""
     descriptor = os.open(path, os.O_RDONLY)
     with ThreadPoolExecutor(1) as beside:
         bringing = [beside.submit(os.fsync, descriptor)]

@@ -1,7 +1,7 @@
 """Handles text columns as Arrow dictionaries: a result per distinct value, or combination of values, is spread over the rows.
 
-Put here the arithmetic of codes, which does not know bills. A bill has millions of lines and thousands of distinct texts. So texts
-are looked at once per distinct value, in SQL, and rows are handled only as integers.
+Belongs here: the arithmetic of codes, which does not know bills. A bill has millions of lines and thousands of distinct texts. So SQL
+handles each distinct text once, and rows are handled only as integers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def has_any(column: pa.DictionaryArray, texts: Sequence[str]) -> bool:
 
 
 def nearly_all_differ(values: pa.Array) -> bool:
-    """Return whether so many texts differ that looking for equal ones costs more time and memory than it saves.
+    """Return whether so many texts differ that a search for equal ones costs more time and memory than it saves.
 
     The sample follows no pattern, because equal texts may be neighbors. The dictionary of such a column may hold a text several times,
     each with its own code. All functions here allow that.
@@ -202,7 +202,7 @@ def combine(columns: Sequence[pa.DictionaryArray], names: Sequence[str]) -> tupl
 
 
 def _tell_apart(mixed: pa.Array, digits: Sequence[pa.Array], sizes: Sequence[int]) -> tuple[pa.Array, list[pa.Array]]:
-    """Return (the code of every number; per column its digit for each code). `digits` are earlier ones; `sizes` are of the last ones."""
+    """Return (the code of every number; per column its digit for each code). `digits` are earlier ones; `sizes` belong to the last ones."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,6 +1,6 @@
 """Splits the lines of a machine that several pods or tasks shared into one line per part, by weights that add up to the line exactly.
 
-Put here how weights meet lines and how a line is cut. Weights come from the formats (`splits_sql` of a `FileKind`, `opencost.py`). Who
+Belongs here: how weights meet lines and how a line is cut. Weights come from the formats (`splits_sql` of a `FileKind`, `opencost.py`). Who
 pays for a part is decided in the models. The bill's total never changes: parts replace their line and share all of its measures, to
 the last of 22 decimals, for any weights.
 
@@ -154,7 +154,7 @@ def split_lines(
 
 
 def _note_delivered(staged: Staged) -> None:
-    """Redefine the rows that the bill's digest is computed from, once lines are split: the rows before, and the bill's own weights."""
+    """Once lines are split, compute the bill's digest from the rows before the split and the bill's own weights."""
     own = f"union all select file_index, billing_period, 1, hash({', '.join(WEIGHT_COLUMNS)})::hugeint, hash({', '.join(WEIGHT_COLUMNS)}) from {OWN}"
     staged.con.execute(
         "create table delivered_rows as select file_index, billing_period, sum(rows) as rows, sum(hash_sum) as hash_sum, bit_xor(hash_xor) as hash_xor "

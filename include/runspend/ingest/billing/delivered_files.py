@@ -1,6 +1,6 @@
 """Brings delivered files into the engine: fetches or recognizes them, verifies them, finds their format, stages them.
 
-Put here what happens to a file before its rows have a period. Which files count for a period is decided in `load.py`.
+Belongs here: what happens to a file before its rows have a period. Which files count for a period is decided in `load.py`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ VERIFIED_AT_ONCE = 2
 class ArrivedFile:
     """One whole delivered file on this machine; `staged` is set once its rows are in the engine.
 
-    With `bring`, the file is not here yet. Its stamp proves that it is unchanged since it was read, and it is fetched only if its rows
-    are needed again.
+    With `bring`, the file is not on this machine yet. Its stamp proves that it is unchanged since it was read, and it is fetched only if
+    its rows are needed again.
     """
 
     index: int
@@ -64,7 +64,7 @@ class ArrivedFile:
 
     @property
     def digest(self) -> str:
-        """What the file adds to a version: its bytes, and what it is read as."""
+        """What the file adds to a version: its bytes, and the format and label it is read with."""
         return " ".join(text for text in (self.verified.sha256, self.label, self.stands_for) if text)
 
 
@@ -142,7 +142,8 @@ def verify_all(
 ) -> list[ArrivedFile]:
     """Fetch and read every file once, except those with a known stamp. Byte-identical files count once.
 
-    They count as two if manifests or names give them different kinds, or if one manifest lists both. Refusals are noted in `bad`.
+    Files with equal bytes count as two if manifests or names give them different kinds, or if one manifest lists both. Refusals are noted
+    in `bad`.
     """
     by_digest: dict[tuple[str, str | None, str | None], list[ArrivedFile]] = {}
     seen = _seen_before(context)
@@ -171,7 +172,7 @@ def verify_all(
 
 
 def _are_two_parts(one: DeliveredFile, other: DeliveredFile) -> bool:
-    """Return whether files with the same bytes still are two: parts that one manifest lists, each with its own charges."""
+    """Return whether files with the same bytes count as two: parts that one manifest lists, each with its own charges."""
     return one.manifest is not None and one.manifest == other.manifest and one.entry.name != other.entry.name
 
 
@@ -259,7 +260,7 @@ def recognize(
 
 
 def _recognize_file(context: LoadContext, file: ArrivedFile) -> bool:
-    """Find the format and the label of a file that is here. Return whether it is a lookup file."""
+    """Find the format and the label of a file on this machine. Return whether it is a lookup file."""
     header = read_header(context.source.name, file.name, file.verified)
     file.format = find_format(context.source, file.name, header)
     if label := offered(format_module(file.format), "label"):

@@ -1,6 +1,6 @@
 """If the values that some SQL depends on have few distinct combinations, runs it once per combination, not once per row.
 
-Put here how Runspend finds out what an answer depends on, and how answers get to the rows. Millions of rows of a bill repeat few
+Belongs here: how Runspend finds out what an answer depends on, and how answers get to the rows. Millions of rows of a bill repeat few
 values: category, service, region, machine, hour. DuckDB's plan shows which columns of a view a selected column needs. If they have
 few combinations, the SQL runs over those alone, and each row gets the number of its answer. All other columns are computed for every
 row. The choice changes only the time it takes.
@@ -155,7 +155,7 @@ def _is_row_by_row(step: Mapping[str, Any]) -> bool:
 
 
 def _reads_rows(step: Mapping[str, Any]) -> bool:
-    """Return whether rows of the view, or of something made from them, pass through a step."""
+    """Return whether rows of the view, or rows derived from them, pass through a step."""
     return any("ARROW" in each["name"] or each["name"].strip() == "CTE_SCAN" for each in _steps([step]))
 
 
@@ -164,7 +164,8 @@ def _ask_few(
 ) -> dict[str, pa.Array]:
     """Return the columns that depend on few combinations, with an answer for every row of the view.
 
-    The answers hold only if each row of the view becomes exactly one row. Combinations that no earlier share had are computed in one query for all columns: planning takes longer than answering.
+    The answers hold only if each row of the view becomes exactly one row. Combinations that no earlier share had are computed in one query
+    for all columns: planning takes longer than answering.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

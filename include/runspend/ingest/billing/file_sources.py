@@ -1,7 +1,7 @@
 """Lists files and brings them to this machine, from a local folder or a prefix of a bucket.
 
-Put here listing and copying. Connections to stores are in `storage/google.py`, `storage/azure.py` and `storage/s3.py`. How a provider lays out
-its files is in `manifests.py`.
+Belongs here: listing and copying. Connections to stores are in `storage/google.py`, `storage/azure.py` and `storage/s3.py`. How a provider
+lays out its files is in `manifests.py`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class LocalFolder:
 
 
 class Interrupted(Exception):
-    """A store broke off in the middle of a file. `why` is the error for the user if it keeps doing so."""
+    """A store broke off in the middle of a file. `why` is the error for the user if this keeps happening."""
 
     def __init__(self, why: SourceUnreachable) -> None:
         super().__init__(str(why))
@@ -126,7 +126,7 @@ class BucketSource(ABC):
 
     @abstractmethod
     def list_objects(self) -> Iterator[tuple[str, int, datetime, str | None]]:
-        """Yield (key, bytes, last modified, ETag) of every object whose key begins with the prefix, and maybe of others."""
+        """Yield (key, bytes, last modified, ETag) of every object whose key begins with the prefix, and possibly of others."""
 
     @abstractmethod
     def read_object(self, key: str, stamp: str | None, start: int) -> Iterator[bytes | memoryview]:

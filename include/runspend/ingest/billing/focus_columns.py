@@ -1,6 +1,6 @@
 """Lists the columns of a FOCUS file that are read, under their FOCUS names, and the words that mean an empty value.
 
-Put here what both ways of reading a FOCUS CSV must agree on. Code that reads does not belong here.
+Belongs here: what both ways of reading a FOCUS CSV must agree on. Code that reads does not belong here.
 """
 
 from __future__ import annotations

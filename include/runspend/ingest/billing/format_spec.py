@@ -1,6 +1,6 @@
 """Stages formats whose rows SQL maps to FOCUS: what a module declares about its files, and how their rows get into `staged`.
 
-Put here what all of these formats share. A format declares how headers spell its columns. Its SQL file reads one view of texts and
+Belongs here: what all of these formats share. A format declares how headers spell its columns. Its SQL file reads one view of texts and
 selects FOCUS columns by their names in `schema/tables.py`; a column it does not select is null.
 
 A cost, quantity or time may stay a text: it is parsed here, and a text that cannot be parsed becomes null and is counted. A row
@@ -62,7 +62,9 @@ class FileKind:
 
 
 def kind_of(kinds: Sequence[FileKind], header: Sequence[str]) -> FileKind | None:
-    """Return the kind of a header: the first whose required columns are all there, else the best match if it has more than half of them."""
+    """Return the kind of a header: the first whose required columns are all there, otherwise the best match if it has more than half of
+    them.
+    """
     names = set(header)
 
     def found(kind: FileKind) -> int:
@@ -139,7 +141,7 @@ def show_aside(staged: Staged, kinds: Sequence[FileKind]) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is done with each share of one file: its layout, the variables of its SQL, and the function that looks at each share."""
+    """How each share of one file is processed: its layout, the variables of its SQL, and the function that looks at each share."""
 
     layout: _Layout
     variables: Mapping[str, Any]
@@ -158,7 +160,8 @@ class _Found:
 def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind], plan: _Plan, found: _Found) -> None:
     """Read a file the fast way, or from the start the slow way if a row is odd.
 
-    Three shares are at work, each on its own connection: one is read, the one before it is mapped by SQL, the one before that is staged.
+    Three shares are processed at a time, each on its own connection: one is read, the one before it is mapped by SQL, the one before that
+    is staged.
     """
     layout, kind = plan.layout, plan.layout.kind
 

@@ -1,6 +1,6 @@
 """Finds the machine of a line: instance type, GPUs, vCPUs and memory, from the line's own data and a list of common types.
 
-Put here how a description becomes a machine. Which descriptions a bill holds is found in `normalize.py`.
+Belongs here: how a description becomes a machine. Which descriptions a bill holds is found in `normalize.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ Machine = tuple[str | None, int | None, int | None, float | None]
 
 
 def describe_machine(details: str | None, resource_type: str | None, stated: str | None, known: dict[str, Machine]) -> Machine:
-    """Return (instance type, GPUs, vCPUs, GiB) by SkuPriceDetails, else the provider's own column, else the type's entry in the list."""
+    """Return (instance type, GPUs, vCPUs, GiB) by SkuPriceDetails, otherwise the provider's own column, otherwise the type's entry in the
+    list.
+    """
     said: dict[str, Any] = {}
     if not details and stated and stated.startswith("{"):
         details, stated = stated, None  # x_SkuDetails of Azure's FOCUS 1.0 exports

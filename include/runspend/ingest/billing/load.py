@@ -1,6 +1,6 @@
 """Loads one bill: deliveries -> verified files -> staged rows -> one version per period, or a refusal.
 
-Put here which files make which period (by manifest or all together) and which of them are refused. Layouts are in `manifests.py`,
+Belongs here: which files make which period (by manifest or all together) and which of them are refused. Layouts are in `manifests.py`,
 the handling of a file in `delivered_files.py`, formats in their modules, the rules of versions in `versions.py`, and results in
 `period_results.py`.
 """
@@ -75,9 +75,9 @@ def load_source(
 ) -> Load:
     """Load what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be read from it.
 
-    `rules` decide what is written on the lines. When they change, the version changes too. `accept` holds "SOURCE:YYYY-MM" for refusals
-    that a person has accepted. `drawn` is the power that measured machines drew, for bills that price it. `memory` is the number of bytes
-    that loading may use (`memory_budget.py`).
+    `rules` decide which values are written to the lines. When they change, the version changes too. `accept` holds "SOURCE:YYYY-MM" for
+    refusals that a person has accepted. `drawn` is the power that measured machines drew, for bills that price it. `memory` is the number
+    of bytes that loading may use (`memory_budget.py`).
     """
     context = LoadContext(
         source,
@@ -115,7 +115,7 @@ def load_source(
 
 
 def _files_like_bills(found: Deliveries) -> list[str]:
-    """Return ignored files that people may take for part of the bill.
+    """Return ignored files that people may consider part of the bill.
 
     These are tables of a kind that Runspend does not read, and data of a month without a manifest while other months have one.
     """
@@ -383,7 +383,7 @@ def _settle(
         [row] = staged.con.execute(
             "select min(reject_reason) from staged where file_index = ? and billing_period is null", [lost[0]]
         ).fetchall()
-        raise refused(context, f"no row of {name} tells a billing period: {row[0] or 'it has none'}", None)
+        raise refused(context, f"no row of {name} states a billing period: {row[0] or 'it has none'}", None)
     warnings, without_rows = combine(staged, files)
     warnings |= settle.settle_rows(staged, context.source.name, context.rules)
     for kind, value in warnings.items():

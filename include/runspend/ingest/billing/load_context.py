@@ -1,6 +1,6 @@
 """Holds what every step of one bill's load needs, and the one way to refuse a bill.
 
-Put here what is the same for all files and periods of a load. Its use is in `load.py`.
+Belongs here: what is the same for all files and periods of a load. Its use is in `load.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads one bill, or one source of weights, in its own process, which keeps to `memory` and `load_timeout`.
 
 This module belongs to `pipeline/load.py`. Reading is in `ingest/billing/`; starting and watching a process is in `own_process/`.
-Put here the limits of a bill, and the error when its process is killed, crashes or hangs: that bill is refused, and no other.
+Belongs here: the limits of a bill, and the error when its process is killed, crashes or hangs. Only that bill is refused.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def allowed_memory(settings: Settings) -> int:
-    """Return the bytes that loading a bill may take, by the settings or else the machine."""
+    """Return the bytes that loading a bill may take, by the settings, otherwise by the machine."""
     from runspend.ingest.billing.memory_budget import machine_memory
 
     return settings.memory or machine_memory()
@@ -107,7 +107,7 @@ def _explain(failed: ProcessFailed, settings: Settings, limits: Limits) -> str:
     if failed.why == "time":
         return f"it was not read within `load_timeout: {settings.load_timeout.total_seconds() / 3600:g}h`"
     if failed.why == "idle":
-        return f"reading it stood still for {IDLE.total_seconds() / 60:.0f} minutes"
+        return f"reading it made no progress for {IDLE.total_seconds() / 60:.0f} minutes"
     if failed.why == "start":
         return f"the process that reads it could not be started ({failed.__cause__})"
     if failed.signal == signal.SIGKILL:

@@ -1,6 +1,6 @@
 """Finds deliveries: the files of a folder or bucket, grouped as `manifest`, `parts` or `versions`.
 
-Put here how providers lay out their deliveries. Locating and copying files is in `file_sources.py`, the check that a file is whole
+Belongs here: how providers lay out their deliveries. Locating and copying files is in `file_sources.py`, the check that a file is whole
 in `verify.py`, and the meaning of its content in the format's module.
 
 Layouts: AWS Data Exports ("Understanding export delivery"), AWS legacy Cost and Usage Report, Azure Cost Management
@@ -88,7 +88,7 @@ class Deliveries:
 
 
 def find_deliveries(source: BillSource, folder: FileSource, is_data: Callable[[str], bool]) -> Deliveries:
-    """Return the current deliveries of a source: every manifest, newest first, or else one delivery of all data files.
+    """Return the current deliveries of a source: every manifest, newest first, or without manifests one delivery of all data files.
 
     `is_data(name)` recognizes data files. `is_by_manifest` decides if `delivery` is not set.
     """
@@ -105,7 +105,7 @@ def find_deliveries(source: BillSource, folder: FileSource, is_data: Callable[[s
 
 
 def is_by_manifest(source: BillSource, entries: Sequence[Entry], is_data: Callable[[str], bool]) -> bool:
-    """Return whether manifests decide which files count: as `delivery` states, else if there are manifests and data files.
+    """Return whether manifests decide which files count: as `delivery` states; otherwise they do if there are manifests and data files.
 
     Behind a wildcard, a month with several executions would be counted once for each. So manifests come first if providers write them.
     """
@@ -135,7 +135,7 @@ def _by_manifest(folder: FileSource, entries: list[Entry]) -> Deliveries:
 
 
 def _lift_named_assemblies(found: Sequence[Delivery]) -> list[Delivery]:
-    """Give the assembly that counts a later date than all others of its month.
+    """Give the assembly that counts a date later than all others of its month.
 
     A legacy AWS report keeps a month's assemblies in folders of their names. The manifest above them names the one that counts: it is
     newer than every other, even if copied files have lost their times.

@@ -1,6 +1,6 @@
 """Reads the power that measured machines drew, hour by hour, for bills that price it.
 
-Put here the query to the warehouse, beside its meaning; `pipeline/load.py` and `interfaces/doctor.py` run it. Reading of metrics
+Belongs here: the query to the warehouse, beside its meaning; `pipeline/load.py` and `interfaces/doctor.py` run it. Reading of metrics
 is in `ingest/tracking/`; how watts become money is in `ingest/billing/formats/machines.py`.
 """
 

@@ -1,6 +1,6 @@
 """Divides the memory that loading a bill may take: `memory` in runspend.yaml.
 
-Put here how that number is divided. The interpreter, the libraries and the memory they keep take `FIXED`, even if the rest is small.
+Belongs here: how that number is divided. The interpreter, the libraries and the memory they keep take `FIXED`, even if the rest is small.
 Rows stay in memory up to `kept_bytes`. Further rows are in mapped files, whose pages are released between the steps.
 """
 
@@ -18,7 +18,7 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(frozen=True)
 class Room:
-    """The parts of the memory. More rows at a time mean less work per row up to a point, so no part is larger than what pays off."""
+    """The parts of the memory. More rows at a time mean less work per row up to a point, so no part is larger than is useful."""
 
     engine_bytes: int  # DuckDB's limit, beyond which it spills
     kept_bytes: int  # of staged rows
@@ -26,7 +26,7 @@ class Room:
     share_rows: int  # rows as texts at once, while two more shares are read and normalized
     part_bytes: int  # CSV parsed at once, for a format that SQL maps
     quick_part_bytes: int  # the same for FOCUS, whose texts are parsed directly into their types
-    is_tight: bool  # so little that freed memory kept by libraries matters from the start
+    is_tight: bool  # so little memory that freed memory kept by libraries matters from the start
 
 
 def machine_memory() -> int:

@@ -1,6 +1,7 @@
-"""Writes formats/needs.json: run `python -m runspend.ingest.billing.needs > include/runspend/ingest/billing/formats/needs.json` in the repository.
+"""Writes formats/needs.json: run `python -m runspend.ingest.billing.needs > include/runspend/ingest/billing/formats/needs.json` in the
+repository.
 
-Put here which formats have recorded needs. DuckDB shows what each answer of a format's SQL depends on (`distinct.py`), one column at a
+Belongs here: which formats have recorded needs. DuckDB shows what each answer of a format's SQL depends on (`distinct.py`), one column at a
 time, which takes a second of CPU per load. The result follows from the SQL alone, so it is stored beside the SQL. If the SQL has
 changed since, DuckDB is asked instead, and a test fails until the needs are recorded again.
 """
@@ -17,7 +18,7 @@ from runspend.ingest.billing import format_spec as mapped
 from runspend.ingest.billing.formats import aws_cur
 from runspend.ingest.billing.staging import Staged
 
-# The SQL of the other formats looks at several rows at once, which DuckDB's first answer shows.
+# The SQL of the other formats reads several rows together, which DuckDB's first answer shows.
 RECORDED = ((aws_cur.KINDS, {"is_net": False}), (aws_cur.KINDS, {"is_net": True}))
 
 

@@ -1,8 +1,8 @@
 """Normalizes rows once at load, for every format: canonical texts; the run, job and machine behind a line; pools; scope.
 
-Put here the order of these steps and the small rules about texts. Tags are read in `tags.py`, resources are identified in
-`core/resource_keys.py`, and coded texts are in `columns.py`. Versions of a bill are in `versions.py`. Results depend on the line and
-the configuration alone, never on runs.
+Belongs here: the order of these steps and the small rules about texts. Tags are read in `tags.py`, resources are identified in
+`core/resource_keys.py`, and coded texts are in `columns.py`. Versions of a bill are in `versions.py`. Results depend only on the line
+and the configuration, never on runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from runspend.ingest.billing.tags import Tags, place_instances, read_tags, settl
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Increase it when normalizing changes what it writes for the same files: versions then differ, and every bill is loaded again.
+# Increase it when normalizing writes other values for the same files: versions then differ, and every bill is loaded again.
 SETTLE_VERSION = 6
 DIMENSIONS = ("team", "project", "cost_center", "owner")
 # FOCUS value lists. Producers vary the case. The lists are the same from 1.0 to 1.4.
@@ -53,7 +53,7 @@ TIME_SQL = "case when consumed_quantity >= 0 then try_cast(round(cast(consumed_q
 
 @dataclass(frozen=True)
 class Rules:
-    """The part of the configuration that decides what is written on lines."""
+    """The part of the configuration that decides which values are written to lines."""
 
     scope: ScopeSettings | None = None
     pools: Sequence[Pool] = ()
@@ -149,7 +149,7 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
 def place_unreadable_periods(staged: Staged, stated: Mapping[int, str]) -> list[int]:
     """Give a billing period to quarantined rows without a readable one. Returns the files that still have rows without a period.
 
-    A row gets the period its file states, else the most frequent one of the file's good rows, else the month of the charge.
+    A row gets the period that its file states, otherwise the most frequent one of the file's good rows, otherwise the month of the charge.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -361,10 +361,10 @@ def _find_pools(staged: Staged, source: str, rules: Rules) -> None:
 
 
 def _settle_parts(staged: Staged) -> None:
-    """Give the parts of a split machine their keys: the pod or task is what runs can name; the unused part stays the machine's.
+    """Give the parts of a split machine their keys: runs can name the pod or task, and the unused part keeps the machine's key.
 
     A pod does not belong to the machine's other runs, and it is not a machine of that type. So no key that finds the machine finds a
-    pod. A pool already decides whose the money is. In a pool each part counts as its share of a machine, so that all parts add up to
+    pod. A pool already decides who pays. In a pool each part counts as its share of a machine, so that all parts add up to
     the machines that were billed.
     """
     import pyarrow as pa

@@ -1,6 +1,6 @@
 """Reads columns of a Parquet file as coded texts, without making a text for every row.
 
-Put here the kinds of columns whose distinct values are found before they become texts: strings, numbers, times, and maps of
+Belongs here: the kinds of columns whose distinct values are found before they become texts: strings, numbers, times, and maps of
 strings. If any wanted column is of another kind, `texts.read_slowly` reads the file and gives the same texts.
 """
 

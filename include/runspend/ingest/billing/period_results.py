@@ -1,6 +1,6 @@
 """Builds the result of a period: a new version, the one in place, or a refusal.
 
-Put here what is returned for publishing. Whether a version may replace the one in place is decided in `versions.py`.
+Belongs here: what is returned for publishing. Whether a version may replace the one in place is decided in `versions.py`.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def missing_periods(context: LoadContext, seen: Collection[str]) -> list[PeriodL
         totals = " + ".join(f"{plain(r['billed_cost'])} {r['billing_currency']}" for r in history.current)
         facts = VersionFacts(version_of([], context.settings_of(period)), [], context.now, [], 0, None, context.now, context.load_id)
         if key not in context.accept:
-            why = f"{period} was fed before ({totals}) and is fed by nothing now. If that is right, run: runspend load --accept {key}"
+            why = f"{period} had rows before ({totals}) and has no source now. If that is right, run: runspend load --accept {key}"
             outcomes.append(record_refusal(context, period, facts, why))
             continue
         changes = versions.add_changes(

@@ -37,9 +37,9 @@ def probe_source(
 
     {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
      "covered_until": datetime | None, "problems": [...],
-     "usage_rows", "with_resource", "with_run", "with_job": usage rows, and how many carry what runs are found by,
-     "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {what normalizing changed: how often},
-     "skip_reasons": {why rows charge nothing: how many}}
+     "usage_rows", "with_resource", "with_run", "with_job": usage rows, and how many have a key that finds runs,
+     "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {change by normalizing: how often},
+     "skip_reasons": {reason why rows charge nothing: number of rows}}
     """
     with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:
         workdir = Path(folder)

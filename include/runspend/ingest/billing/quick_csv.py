@@ -1,6 +1,6 @@
 """Reads a FOCUS CSV without odd rows the fast way: Arrow's reader codes texts while it parses.
 
-Put here what a file must fulfill to be read this way. Failing a condition is not an error: `focus.py` then reads the file again,
+Belongs here: what a file must fulfill to be read this way. Failing a condition is not an error: `focus.py` then reads the file again,
 slowly, keeps odd rows, and reports what is wrong with them.
 """
 
@@ -27,7 +27,7 @@ PROVIDERS = ("service_provider_name", "host_provider_name", "publisher_name", "p
 
 
 def read(staged: Staged, path: Path, header: Sequence[str], lines: int, file_index: int) -> int | None:
-    """Stage the rows and return their number, or None if any row needs a second look (nothing is staged then)."""
+    """Stage the rows and return their number, or None if any row must be checked by the slow reader (nothing is staged then)."""
     rows = 0
     for part in texts.parts_of(path, staged.room.quick_part_bytes):
         delivered = _parse(part, header)

@@ -1,6 +1,6 @@
 """Reads sources that are not bills but decide how lines of bills are split: from their address to `Weights`, or a refusal.
 
-Put here which files count and what must not be counted twice. Reading a file is in its format; using weights is in `cost_splits.py`.
+Belongs here: which files count and what must not be counted twice. Reading a file is in its format; using weights is in `cost_splits.py`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
             told = module.stage(staged, Delivered(source, entry.name, file, index))
             if odd := next((why for why in told.skip_reasons if why.startswith("unreadable")), None):
                 raise SourceRefused(
-                    source.name, f"cannot read {entry.name} of {source.name}: {odd}: a time or a cost cannot be read. Export it again."
+                    source.name, f"cannot read {entry.name} of {source.name}: {odd}: its time or its cost cannot be read. Export it again."
                 )
             for why, count in told.skip_reasons.items():
                 skip_reasons[why] = skip_reasons.get(why, 0) + count
@@ -116,7 +116,7 @@ def _check_machines(staged: Staged, source: BillSource, skip_reasons: dict[str, 
             "or select the lines of the cluster's machines in billing[].lines: `lines: {tag.aws:eks:cluster-name: ml}`.",
         )
     if idle:
-        skip_reasons["idle of a whole cluster (OpenCost tells it of each machine with idleByNode=true)"] = idle
+        skip_reasons["idle of a whole cluster (OpenCost states it for each machine with idleByNode=true)"] = idle
         staged.con.execute(f"delete from {OWN} where skip_reason is null and resource is null")
 
 

@@ -1,5 +1,5 @@
 -- Shares of bill lines: from `splits` (weights) and `staged` to `split_parts` (the parts of each group of lines, laid end to end)
--- and `split_lines` (which group a line is of). Times are microseconds since 1970; weights are whole units of 10^-22.
+-- and `split_lines` (the group of each line). Times are microseconds since 1970; weights are whole units of 10^-22.
 
 -- Lines of a machine, or of a cluster's pool, that last a day at most: the ledger splits the same ones by time.
 create or replace temp table split_candidates as
@@ -177,7 +177,7 @@ chosen as (
 )
 select
   c.position, c.group_number, c.parts, (sum(c.parts) over (order by c.position) - 1) // getvariable('split_share') as share,
-  -- The time of a pod is counted once, however many lines charge the machine's time.
+  -- The time of a pod is counted once, even if several lines charge the machine's time.
   l.charge_category = 'Usage' and l.charge_class is null
     and row_number() over (partition by c.group_number, l.charge_category, l.charge_class, l.sku_id order by l.row_hash) = 1 as tells_time
 from chosen c

@@ -1,6 +1,6 @@
 -- The parts of one share of the lines: every measure by bounds. With the line's amount u in whole units of 10^-22, the first c of C weights
--- end at floor(|u| x c / C) with u's sign; a part is the difference of its two ends, and the last end is the line's amount itself. u x c may
--- pass 2^127, so in two limbs, |u| = a x 2^64 + b: C is below 10^18, so no product below passes 2^125. All of it is whole numbers.
+-- end at floor(|u| x c / C) with u's sign; a part is the difference of its two ends, and the last end is the line's amount itself. u x c
+-- may pass 2^127, so in two limbs, |u| = a x 2^64 + b: C is below 10^18, so no product below passes 2^125. All values are whole numbers.
 create or replace temp macro end_of(u, c, total) as sign(u)::hugeint * (
   ((abs(u) >> 64) * c // total << 64)
   + (((abs(u) >> 64) * c % total << 64) + (abs(u) & 18446744073709551615::hugeint) * c) // total

@@ -1,6 +1,6 @@
 """Holds the rows of a load between reading and writing: Arrow columns in memory, which SQL sees as the view `staged`.
 
-Put here the engine, the columns that every format's module fills, and how SQL is run over distinct values. The questions themselves
+Belongs here: the engine, the columns that every format's module fills, and how SQL is run over distinct values. The questions themselves
 belong to the modules that ask them, and the reading of files to the formats.
 """
 
@@ -157,7 +157,7 @@ class Staged:
     def let_go(self) -> None:
         """Stop reading files early, and discard what was read early of files that nothing asked for."""
         self.following.clear()
-        while self.begun:  # a reading that ends may just begin the next one
+        while self.begun:  # a reading that ends may just be starting the next one
             _, (_, reading) = self.begun.popitem()
             reading.close()
 
@@ -410,7 +410,7 @@ def _in_order(answer: pa.Table) -> list[pa.Array]:
 
 
 def give_back() -> None:
-    """Return freed memory that the C library keeps for each thread to the system, if the platform can."""
+    """Give freed memory that the C library keeps for each thread back to the system, if the platform can."""
     import ctypes
 
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
@@ -418,7 +418,7 @@ def give_back() -> None:
 
 
 def warm_imports() -> None:
-    """Import what reading needs, beside work that leaves the interpreter idle.
+    """Import what reading needs while other work leaves the interpreter idle.
 
     All imports take a second. If pandas is installed, most of that second is Arrow's search for pandas at its first Python value.
     """

@@ -1,6 +1,6 @@
 """Reads the tags of a bill's lines: the run, the job and the machine behind a line, groups and dimensions.
 
-Put here how tag keys are found and read. The keys to look for come from the configuration. Their forms are in
+Belongs here: how tag keys are found and read. The keys to look for come from the configuration. Their forms are in
 `core/resource_keys.py`, and other normalization at load is in `normalize.py`.
 """
 
@@ -79,7 +79,7 @@ def canonical_tags(text: str) -> str | None:
     if not isinstance(tags, dict) or any(isinstance(v, (dict, list)) for v in tags.values()):
         return None
     if any("\ud800" <= c <= "\udfff" or c == "\0" for pair in tags.items() for part in pair if isinstance(part, str) for c in part):
-        return None  # half a character, or one that no database stores
+        return None  # an incomplete character, or one that no database stores
     return json.dumps(
         {k: ("true" if v else "false") if isinstance(v, bool) else v for k, v in tags.items()}, ensure_ascii=False, separators=(",", ":")
     )
@@ -88,7 +88,7 @@ def canonical_tags(text: str) -> str | None:
 def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequence[str]], found: dict[str, Any]) -> None:
     """Set what tags name: the run, the job, the machine a line is attached to, and the groups it shares with machines.
 
-    `dimensions`: the tags in which each dimension is looked for, in order.
+    `dimensions`: the tags that each dimension is read from, in order.
     """
     column = staged.column("tags")
     tags = Tags(staged, "tags")
@@ -164,7 +164,7 @@ class Tags:
         return forms or [form for form in label_forms(name) if form in self.keys]
 
     def value_sql(self, names: Sequence[str]) -> str:
-        """Return SQL for the first of these keys that has a value, in any form exports give it; trimmed, null when empty."""
+        """Return SQL for the first of these keys that has a value, in any form that exports write; trimmed, null when empty."""
         return self.first_sql(form for name in names for form in self.forms_of(name))
 
     def first_sql(self, keys: Iterable[str]) -> str:
@@ -183,9 +183,9 @@ class Tags:
         return {name: [key for key in found if owner[key] == name] for name, found in forms.items()}
 
     def collisions(self, keys: KeySettings) -> list[str]:
-        """Return keys that differ only in case or signs ("Team and team"). Each is read as itself, and operators should know.
+        """Return keys that differ only in case or signs ("Team and team"). Each is read as its own key, and operators are informed.
 
-        Forms of one configured key are not collisions: they are looked for on purpose.
+        Forms of one configured key are not collisions: Runspend searches for them on purpose.
         """
         wanted = (*keys.run_id, *keys.job, *keys.attached_to, *keys.groups)
         meant = {key for name in wanted for key in self.forms_of(name)}
@@ -197,7 +197,7 @@ class Tags:
 
 
 def _in_workspaces(staged: Staged, jobs: pa.Array, is_azure: bool) -> pa.Array:
-    """Return the Azure ML jobs that a tag names, with the workspace of their line."""
+    """Return the Azure ML jobs that a tag names, completed with the workspace of their line."""
     if not is_azure or jobs.null_count == len(jobs):
         return jobs
     codes, distinct = columns.combine([jobs, staged.column("resource_key")], ["job", "resource"])

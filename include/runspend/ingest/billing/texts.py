@@ -1,6 +1,6 @@
 """Reads the rows of verified files as texts, from CSV, Parquet or JSON.
 
-Put here how files are parsed, with every dialect fixed, and the errors for files that cannot be parsed. The meaning of columns
+Belongs here: how files are parsed, with every dialect fixed, and the errors for files that cannot be parsed. The meaning of columns
 belongs to the formats; `quick_csv.py` has the fast path for FOCUS.
 
 Columns have the names of the header. A field of a struct or of a JSON object is named with dots (`service.id`). Lists and maps are
@@ -58,7 +58,7 @@ def read_header(source: str, name: str, file: VerifiedFile) -> list[str]:
 
 
 def _checked_width(source: str, name: str, header: list[str]) -> list[str]:
-    """Return the header if its width is possible for a bill: with a hundred thousand columns, reading would take minutes."""
+    """Return the header if its width is plausible for a bill: with a hundred thousand columns, reading would take minutes."""
     if len(header) > MAX_COLUMNS:
         raise refused(source, name, f"it has {len(header):,} columns, more than {MAX_COLUMNS:,}. Check what wrote it")
     return header
@@ -70,7 +70,7 @@ def repeated_in(header: Sequence[str]) -> list[str]:
 
 
 def delimiter_of(line: str) -> str:
-    """Return the delimiter of a header line. Rows are not looked at, so no row can change the delimiter."""
+    """Return the delimiter of a header line. Rows are not read, so no row can change the delimiter."""
     return max(DELIMITERS, key=lambda d: (line.count(d), -DELIMITERS.index(d)))
 
 
@@ -140,7 +140,7 @@ def read_slowly(
     try:
         yield from _shares(con, _relation(con, source, name, file, header, wanted), wanted, share_rows)
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
-        raise  # our failure, not the file's
+        raise  # Runspend's failure, not the file's
     except duckdb.Error as error:
         raise _unread(source, name, error) from error
 
@@ -162,7 +162,7 @@ def read_whole_rows(con: duckdb.DuckDBPyConnection, source: str, name: str, file
         relation = _relation(con, source, name, file, header, names)
         found = con.execute(f"select * from ({relation}) where {ROW_NUMBER} in (select unnest(?))", [list(numbers)]).fetchall()
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
-        raise  # our failure, not the file's
+        raise  # Runspend's failure, not the file's
     except duckdb.Error as error:
         raise _unread(source, name, error) from error
     rows = [dict(zip([*names, ROW_NUMBER], row, strict=True)) for row in found]
@@ -248,7 +248,7 @@ def even_row_ends(path: Path, width: int, folder: Path) -> Path | None:
     """Write the same rows, each ended by a line feed, to a file in `folder`. Return None if it is not CSV with that many columns.
 
     Rows that end one way and hold the other kind of line break inside quotes are valid CSV (Python's own writer makes them).
-    DuckDB 2.0 refuses to read them. A stray carriage return makes a short row, and so None.
+    DuckDB 2.0 refuses to read them. A stray carriage return makes a short row, so the result is None.
     """
     target = folder / f"{path.name}.even"
     csv.field_size_limit(MAX_LINE_BYTES)
@@ -266,9 +266,9 @@ def even_row_ends(path: Path, width: int, folder: Path) -> Path | None:
 
 
 def check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int, delimiter: str) -> None:
-    """Raise SourceRefused if a row has too many fields: DuckDB drops one empty field too many at a row's end.
+    """Raise SourceRefused if a row has too many fields: DuckDB silently drops one extra empty field at a row's end,
 
-    It does so even if a stray delimiter shifted the fields before it. Lines that end in a delimiter and have too many are found by
+    even if a stray delimiter shifted the fields before it. Lines that end in a delimiter and have too many are found by
     counting. The CSV module, slow and exact, then decides.
     """
     [row] = con.execute(
@@ -433,7 +433,7 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
 
 
 def _merge_structures(one: Any, other: Any) -> Any:
-    """Merge two structures. A field that is an object in one and null or empty ({}, which DuckDB calls JSON) in the other is an object."""
+    """Merge two structures. A field is an object if it is an object in one and null or empty ({}, which DuckDB calls JSON) in the other."""
     if isinstance(one, dict) and isinstance(other, dict):
         return {key: _merge_structures(one.get(key, "NULL"), other.get(key, "NULL")) for key in {**one, **other}}
     if other in ("NULL", "JSON") or one == other:

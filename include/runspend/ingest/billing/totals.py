@@ -1,6 +1,6 @@
 """Counts and sums staged rows: periods, accounts, totals per currency, sums per day, and quarantined rows.
 
-Put here questions about staged rows with small answers. The rows are written by `billing_lines.py`.
+Belongs here: questions about staged rows with small answers. The rows are written by `billing_lines.py`.
 """
 
 from __future__ import annotations

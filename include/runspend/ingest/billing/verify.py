@@ -1,6 +1,6 @@
 """Verifies delivered files before any row is read: size, checksum, full gzip CRC, limits.
 
-Put here checks that do not need the columns of a format. A reader that trusts a damaged file misses parts: DuckDB reads a
+Belongs here: checks that do not need the columns of a format. A reader that trusts a damaged file misses parts: DuckDB reads a
 gzip with a flipped byte without an error. The meaning of rows does not belong here.
 """
 

@@ -1,6 +1,6 @@
 """Decides about versions of a bill: which files make one, whether it may replace the one in place, and what it changed.
 
-Put here the rows of `billing_loads` and `bill_changes` and the rules that refuse a version. Reading and normalizing rows does not
+Belongs here: the rows of `billing_loads` and `bill_changes` and the rules that refuse a version. Reading and normalizing rows does not
 belong here; this module opens no file.
 """
 
@@ -33,7 +33,7 @@ class FedFile:
     """One file's part in a version. `state` is read, duplicate (another file has the same bytes) or older (a newer file won).
 
     `stamp` proves that a file of this name is the same one, if its store vouches for files (`Entry.stamp`): then it is not fetched
-    again. `format` and `label` are what it was read as.
+    again. `format` and `label` are those it was read with.
     """
 
     name: str
@@ -84,7 +84,7 @@ def read_history(source: str, period: str, loads: pa.Table | None) -> LoadHistor
 
 
 def settings_key(format_name: str, rules: Rules, source: BillSource) -> str:
-    """Return what decides the rows, apart from the files. It is part of the version: a changed configuration makes a new version."""
+    """Return the facts, other than the files, that decide the rows. It is part of the version: a changed configuration makes a new version."""
     own = source.model_dump(mode="json", include={"only", "currency", "prices", "slurm"}, exclude_none=True)
     return json.dumps([SETTLE_VERSION, format_name, rules.fingerprint(), *([own] if own else [])], sort_keys=True)
 
@@ -106,7 +106,7 @@ def refusal(
     if delivered_at < in_place:
         return (
             f"it was delivered at {delivered_at:%Y-%m-%d %H:%M:%S} UTC, before the version in place ({in_place:%Y-%m-%d %H:%M:%S} UTC). "
-            f"If the older one is right after all, {way_out[0].lower()}{way_out[1:]}"
+            f"If the older version is the right one, {way_out[0].lower()}{way_out[1:]}"
         )
     new = {t.currency: t.costs[COSTS.index("billed_cost")] for t in totals}
     for row in history.current:
@@ -188,7 +188,7 @@ DaySums = Mapping[tuple[Any, str, str, str], tuple[Decimal, ...]]
 def add_changes(
     source: str, period: str, before: pa.Table | None, sums: DaySums, version: str, number: int, load_id: str
 ) -> list[dict[str, Any]]:
-    """Return `bill_changes` with the changes of this version. The first version changes nothing into all of its costs.
+    """Return `bill_changes` with the changes of this version. The first version's changes are all of its costs.
 
     So all rows of a period sum to the bill in place, and the rows before a version sum to the bill before it.
     """

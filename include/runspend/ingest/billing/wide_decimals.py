@@ -1,6 +1,6 @@
 """Converts Parquet files with decimals of more than 38 digits, such as BigQuery's BIGNUMERIC, which the engine would read as doubles.
 
-Put here how such a file becomes one that the engine reads exactly: its wide decimals become texts, at any depth of a structure.
+Belongs here: how such a file becomes one that the engine reads exactly: its wide decimals become texts, at any depth of a structure.
 """
 
 from __future__ import annotations

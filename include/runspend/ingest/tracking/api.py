@@ -1,6 +1,6 @@
 """Read MLflow through its own client, with any tracking URI that it supports.
 
-Put here the paging and the choice of workspaces. `client.py` logs in; `runs.sql` decides what rows mean.
+Belongs here: the paging and the choice of workspaces. `client.py` logs in; `runs.sql` decides what rows mean.
 """
 
 from __future__ import annotations
@@ -157,14 +157,14 @@ class ApiReader:
         return sorted(months)
 
     def _later(self, start: int, asked: int, after: int) -> int:
-        """Return the time from which to ask for the next month.
+        """Return the time from which to request the next month.
 
         Refuses an answer from before the requested time: the loop would never end.
         """
         if start < asked:
             raise SourceUnreachable(
                 self.name,
-                f"cannot read {self.name}: asked for later runs, it answers with earlier ones. Check the server. Its last good data stay.",
+                f"cannot read {self.name}: it was asked for later runs and answers with earlier ones. Check the server. Its last good data stay.",
             )
         return after
 

@@ -1,8 +1,8 @@
 """Normalize artifact URIs to folders, in any spelling, so that owners of artifacts can be compared.
 
 People and clients spell one location in many ways: `s3a://`, `file:` with one slash or three, `%20`, doubled slashes, dots, a bucket in
-capitals. Put here how all of them become one text. A spelling that can be read in two ways means both locations: an owner
-that may be there protects the artifacts there. `storage/uris.py` decides whether a folder may be touched at all. It does not repair
+capitals. Belongs here: how all of them become one text. A spelling that can be read in two ways means both locations: a possible
+owner protects the artifacts in each. `storage/uris.py` decides whether a folder may be touched at all. It does not repair
 such spellings but refuses them.
 """
 
@@ -32,7 +32,7 @@ _MOST_ESCAPED = 5  # times that one name may be escaped repeatedly
 def find_folders(uri: str | None, behind: str | None = None) -> frozenset[str]:
     """Return every folder that the URI may mean, each as text without a trailing slash: usually one, none without a URI.
 
-    behind: the location behind `mlflow-artifacts:` of its server; without it, such a URI is a location of its own.
+    behind: the location behind `mlflow-artifacts:` of its server; without it, such a URI is its own location.
     """
     return frozenset(_read(uri, behind)) if uri else frozenset()
 
@@ -51,7 +51,8 @@ def is_same_or_inside(folder: str, around: str) -> bool:
 def like_pattern(uri: str, run_id: str) -> str:
     """Return a LIKE pattern for the spellings of a run's folder.
 
-    It has the run's id if the URI has it, else the plain words of its path, in order. It misses a word whose plain letters are escaped.
+    It contains the run's id if the URI has it, otherwise the plain words of its path, in order. It does not find a word whose plain letters
+    are escaped.
     """
     if run_id in uri:
         return f"%{run_id}%"

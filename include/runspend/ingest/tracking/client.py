@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 
 class NoSuchThing(SourceUnreachable):
-    """MLflow answered that this run, model or experiment does not exist; it may also hide it."""
+    """MLflow answered that this run, model or experiment does not exist. It may also be hidden."""
 
 
 class RequestRefused(SourceUnreachable):
-    """MLflow answered that it does not accept what this one request asks for. Other requests may be accepted."""
+    """MLflow refused this one request. Other requests may be accepted."""
 
 
 class PageTokens:
@@ -58,8 +58,8 @@ class PageTokens:
 class Client:
     """One server as MLflow's client sees it. `token`, if given, replaces the configured login, and is used for writing.
 
-    `seconds`: how long one call may take over HTTP, with all that MLflow's client tries again. Its own limits are for each piece of an
-    answer, so that a server which sends a byte a second is waited for without end. None for as long as it takes.
+    `seconds`: the time limit of one call over HTTP, including all retries of MLflow's client. The client's own limits apply to each piece
+    of an answer, so a server that sends a byte a second would never time out. None: no limit.
     """
 
     def __init__(self, server: TrackingServer, token: SecretStr | None = None, *, seconds: float | None = None) -> None:
@@ -75,7 +75,7 @@ class Client:
 
     @property
     def store(self) -> Any:
-        """The tracking store, opened on first use. By then, the server has answered."""
+        """The tracking store, opened on first use. At that time, the server has answered."""
         if self._store is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -94,7 +94,7 @@ class Client:
         return self._registry
 
     def ask(self, call: Callable[[], T], *, failed: str = "", then: str = "") -> T:
-        """Make one call of a store, with its errors in Runspend's words: what failed, why, and what follows."""
+        """Make one call of a store, with its errors in Runspend's words: what failed, why, and the consequence."""
         from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]  # no types of its own
         from mlflow.exceptions import MlflowException
 
@@ -118,7 +118,7 @@ class Client:
             raise SourceUnreachable(self.name, f"{failed}: {self._hide(error)}.{then}") from None
 
     def find(self, call: Callable[[], T]) -> T | None:
-        """Like `ask`, but return None if MLflow says that it does not exist."""
+        """Like `ask`, but return None if MLflow answers that the object does not exist."""
         try:
             return self.ask(call)
         except NoSuchThing:

@@ -1,6 +1,6 @@
 """One open connection to MLflow's database: the copy of a SQLite file or PostgreSQL over ADBC, or MySQL over PyMySQL.
 
-Put here how a connection is opened and how results are read; `database.py` has the queries and interprets errors. SQLite is read
+Belongs here: how a connection is opened and how results are read; `database.py` has the queries and interprets errors. SQLite is read
 through the drivers' low-level interface: their DB-API module imports pandas and polars if they are installed, which costs a third
 of a second of CPU time. PostgreSQL uses the DB-API, for the cause of an error (`sqlstate`) and Ctrl-C. ADBC has no driver for MySQL on
 PyPI. PyMySQL is the one that MLflow's own documentation names, and it is pure Python, so that it installs wherever Python does.
@@ -131,7 +131,7 @@ class Postgres:
 
 
 class Mysql:
-    """A read-only connection with one snapshot to MySQL or MariaDB. Rows are sent as they are read: none wait in this process."""
+    """A read-only connection with one snapshot to MySQL or MariaDB. Rows are streamed: none wait in this process."""
 
     def __init__(self, options: Mapping[str, Any], timeout_ms: int) -> None:
         self._options = options
@@ -154,7 +154,7 @@ class Mysql:
                 "set session group_concat_max_len = 4294967295",
                 f"set session net_write_timeout = {int(seconds) + 1}",  # for a reader that writes Parquet in between
                 f"set session max_statement_time = {seconds}" if is_mariadb else f"set session max_execution_time = {self._timeout_ms}",
-                # One row of a chain a step, for all metrics of a query at once.
+                # One row per chain and step, for all metrics of a query at once.
                 f"set session {'max_recursive_iterations' if is_mariadb else 'cte_max_recursion_depth'} = 1000000",
             ):
                 cursor.execute(statement)
@@ -178,7 +178,7 @@ class Mysql:
             yield cursor
         except BaseException:
             if cursor._result is not None:
-                cursor._result.unbuffered_active = False  # else PyMySQL reads the rest of the result before it ends it
+                cursor._result.unbuffered_active = False  # otherwise PyMySQL reads the rest of the result before it ends it
             cursor.connection = None
             self.rollback()
             raise
@@ -228,7 +228,7 @@ class Mysql:
 
 
 def mysql_options(uri: str) -> dict[str, Any]:
-    """Return what PyMySQL connects with, from a URI as SQLAlchemy writes it. Raises ValueError for a parameter that it does not know."""
+    """Return PyMySQL's connection arguments, from a URI as SQLAlchemy writes it. Raises ValueError for a parameter that it does not know."""
     parts = urlsplit(uri)
     options: dict[str, Any] = {
         "host": parts.hostname or "localhost",

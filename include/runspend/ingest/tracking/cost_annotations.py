@@ -1,6 +1,6 @@
 """Read and write the costs that MLflow shows of its runs, experiments and model versions, at a bounded rate.
 
-Put here the requests. `actions/annotate` decides what is written; `core/cost_keys.py` names the keys. Like `mlflow_writer.py`, it logs
+Belongs here: the requests. `actions/annotate` decides what is written; `core/cost_keys.py` names the keys. Like `mlflow_writer.py`, it logs
 in with `write_token` of the tracking server. Deleted runs are read, and never written.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["READ_RUNS", "AnnotatedRun", "CostAnnotations", "ShownCost"]
 
 READ_RUNS = 500  # of one request
 EXPERIMENTS_PER_REQUEST = 500
-# By default, MLflow's client tries a request again for four minutes, and waits for as long as the server asks it to.
+# By default, MLflow's client tries a request again for four minutes, and waits as long as the server requests.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -66,7 +66,7 @@ class CostAnnotations:
         for variable, value in PATIENCE.items():
             os.environ.setdefault(variable, value)
         self.name = server.name
-        self.has_own_registry = server.registry is None  # another one is listed once, and may be that of other servers too
+        self.has_own_registry = server.registry is None  # another registry is listed once, and may also serve other servers
         self.place = f"{server.name} {server.uri}"  # a server of the same name elsewhere is another one
         self._client = Client(server, server.write_token, seconds=_most_seconds())
         self._pace = _Pace(requests_per_second)
@@ -79,7 +79,9 @@ class CostAnnotations:
         return {run.run_id: run for run in found}
 
     def read_annotated_runs(self, workspace: str, experiments: Iterable[tuple[str, ...]]) -> Iterator[list[AnnotatedRun]]:
-        """Yield pages of the runs of these experiments, as listed, that carry a record of costs. It must not be removed meanwhile: that would shift the pages."""
+        """Yield pages of the runs of these experiments, as listed, that carry a record of costs. Records must not be removed meanwhile,
+        because that would shift the pages.
+        """
         ids = [names[0] for names in experiments]
         for start in range(0, len(ids), EXPERIMENTS_PER_REQUEST):
             some = ids[start : start + EXPERIMENTS_PER_REQUEST]
@@ -212,7 +214,7 @@ class _Page(list[AnnotatedRun]):
 
 
 class _Pace:
-    """At most so many requests a second, of all threads together."""
+    """The maximum number of requests per second, for all threads together."""
 
     def __init__(self, per_second: float) -> None:
         self._seconds = 1 / per_second
@@ -232,7 +234,7 @@ def _annotated(run: Any) -> AnnotatedRun:
     costs = {
         m.key: ShownCost(float(m.value), int(m.step), is_cost_metric(m.key, int(m.step)))
         for m in run.data._metric_objs
-        if may_be_cost(m.key) and not m.key.endswith("_estimated")  # those are the run's own, and stay
+        if may_be_cost(m.key) and not m.key.endswith("_estimated")  # these belong to the run, and stay
     }
     time_ms = max(info.end_time or info.start_time or 0, 0)  # MLflow accepts runs that start before 1970, but no such metrics
     return AnnotatedRun(info.run_id, info.experiment_id, time_ms, dict(run.data.tags), costs, info.lifecycle_stage != "deleted")

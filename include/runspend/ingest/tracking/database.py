@@ -1,6 +1,6 @@
 """Read MLflow's database: SQLite (a copy), PostgreSQL and MySQL, read-only, in one snapshot.
 
-Put here how rows are fetched, and the guards: known revisions only, `latest_metrics` only by run, `metrics` only by
+Belongs here: how rows are fetched, and the guards: known revisions only, `latest_metrics` only by run, `metrics` only by
 run, key and step. All engines build a run's wanted tags and params as one JSON object each, so that a run is one row on
 the wire. Only keys that some run has are requested. `dialects.py` has what differs between the engines, `runs.sql` decides what the
 rows mean.
@@ -57,7 +57,7 @@ POINTS_PER_QUERY = 500_000
 CHUNK_ROWS = 4_096  # SQLite runs per query: two whole vectors of DuckDB
 READERS = 2  # … and concurrent queries: building the maps is the slowest part of an extract
 STATEMENT_TIMEOUT_MS = 600_000
-PIECE_BYTES = 2**23, 2**27  # of one copy call, at first and at most: after each, the interpreter has to be waited for
+PIECE_BYTES = 2**23, 2**27  # of one copy call, at first and at most: after each call, the copy waits for the interpreter
 COPY_BYTES = 2**18  # fits into the processor's cache: four times as fast as 4 MB
 LOCK_SECONDS = 1.0  # maximum time that one copy call blocks a writer; MLflow's writers wait for 5
 STEP_PAGES = 25_000
@@ -172,7 +172,7 @@ class DatabaseReader:
         return redact_values(redact_uri(" ".join(str(error).split())), self._secrets)
 
     def _check_revision(self) -> str:
-        """Return the revision of the schema. Refuses anything but exactly one known revision before a row is read."""
+        """Return the revision of the schema. Refuses anything other than exactly one known revision before a row is read."""
         try:
             found = sorted(str(r) for r in self._scalars(f"select cast(version_num as {self.dialect.text}) from alembic_version"))
         except SourceError:
@@ -534,9 +534,9 @@ def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], N
 
 
 def _copy_piece(original: int, copy: int, at: int, most: int) -> int:
-    """Copy at most `most` bytes at an offset; return how many.
+    """Copy at most `most` bytes at an offset; return the number of bytes.
 
-    The kernel copies if it can: the import of the drivers keeps the interpreter busy meanwhile, and every piece has to wait for it.
+    The kernel copies if it can: the import of the drivers keeps the interpreter busy meanwhile, and each piece would wait for it.
     """
     try:
         if size := os.copy_file_range(original, copy, most, at, at):

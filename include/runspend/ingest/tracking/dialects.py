@@ -1,7 +1,7 @@
 """The SQL in which SQLite, PostgreSQL and MySQL differ: one `Dialect` for each, the only place where a query depends on the engine.
 
 `database.py` and `links_database.py` fill these queries and read their rows. MariaDB counts as MySQL: all its queries are understood by
-MySQL 8.0 and by MariaDB 10.5, neither of which has what only the other has (LATERAL, VALUES ROW, an ordered JSON_ARRAYAGG).
+MySQL 8.0 and by MariaDB 10.5, so they use nothing that only one of them has (LATERAL, VALUES ROW, an ordered JSON_ARRAYAGG).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["MYSQL", "POSTGRES", "SQLITE", "Dialect", "dialect_of", "is_database_
 
 @dataclass(frozen=True)
 class Dialect:
-    """One engine's queries, and the words that the shared queries are filled with."""
+    """One engine's queries, and the words that are inserted into the shared queries."""
 
     name: str
     text: str  # type names in casts
@@ -202,8 +202,8 @@ SQLITE_ALIASES = """(select json_group_array(alias) from (select cast(a.alias as
 POSTGRES_ALIASES = """coalesce((select json_agg(a.alias::text order by a.alias::text collate "C")::text from registered_model_aliases a
         where a.name = v.name {same_workspace_a} and a.version = v.version), '[]')"""
 
-# No LATERAL and no outer column in a derived table: MariaDB has neither. What is read for every run is a subquery of its own, by the index
-# on the run, so that rows are sent as they are found and the server keeps no table of them.
+# No LATERAL and no outer column in a derived table: MariaDB has neither. The data of every run are read by their own subquery, through the
+# index on the run. So rows are sent as they are found, and the server keeps no table of them.
 MYSQL_FROM_RUN = (
     f"(m.step < {FIRST_STEP} or m.step >= {STEPS_END} or m.key not regexp '(?-i)^cost_[a-z]{{3}}(_estimated)?\\z')"  # (?-i): case counts
 )

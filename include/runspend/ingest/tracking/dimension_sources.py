@@ -1,6 +1,6 @@
 """Sources of a run's dimensions, job and pool: the configuration as pieces of `runs.sql`.
 
-Put here how a setting becomes a column. User text is not part of the SQL, except for pool names, which are restricted: texts are
+Belongs here: how a setting becomes a column. User text is not part of the SQL, except for pool names, which are restricted: texts are
 passed as variables of the connection, and the pieces refer to their positions. Nothing here reads a bill: values that a run got
 from a charge must not be used to match it to charges.
 """
@@ -78,7 +78,7 @@ class DimensionSources:
             *(f"file {f}" for f in self.files),
             "run.user",
         ]
-        # As in `team_from` and similar columns: a file by its name, not by its path on this machine.
+        # The form in `team_from` and similar columns: a file by its name, not by its path on this machine.
         self.names = [f"user:{Path(k.removeprefix('file ')).name}" if k.startswith("file ") else k for k in self._keys]
         self._of_dimension = {
             dimension: [self._keys.index(s if isinstance(s, str) else f"file {s['user']}") for s in wanted]
@@ -119,7 +119,7 @@ _KEY_READ = re.compile(r"\b(stated|tag_value)\('([^']+)'\)")
 def resolve_keys(sql: str, tags: Sequence[str], params: Sequence[str]) -> str:
     """Return the SQL with `stated('key')` and `tag_value('key')` replaced by the key's element of the lists `t` and `p`, or by null.
 
-    What no run has then costs nothing, not even planning. `stated`: the tag, else the param; blank text counts as not stated.
+    Keys that no run has then cost nothing, not even planning. `stated`: the tag, otherwise the param; blank text counts as not stated.
     """
 
     def value(found: re.Match[str]) -> str:
@@ -141,7 +141,7 @@ class PoolColumns:
     """The pool of a run: the first one, in the configured order, whose `runs` selector matches it."""
 
     def __init__(self, pools: Sequence[Pool], places: DimensionSources, server: str) -> None:
-        # The server is known here; a pool of other servers cannot match these runs.
+        # The server is known at this point, so a pool of other servers cannot match these runs.
         self._pools = [
             pool for pool in pools if all(any(matches(p, server) for p in texts) for key, texts in pool.runs.items() if key == "tracking")
         ]
@@ -203,7 +203,7 @@ def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str])
 
 
 def digest_settings(server: TrackingServer, settings: RowSettings, places: DimensionSources, place_rules: Iterable[str] = ()) -> str:
-    """Return a digest of everything that run rows depend on except MLflow. If it changes, every month is read again."""
+    """Return a digest of everything, except MLflow, that run rows depend on. If it changes, every month is read again."""
     rules = [
         file.read_text(encoding="utf-8")
         for file in sorted(resources.files("runspend.ingest.tracking").iterdir(), key=lambda f: f.name)

@@ -1,6 +1,6 @@
 """One extract of a tracking server: which months, which reader, which changes are accepted, and which files are written.
 
-Put here the order of an extract and its refusals. `database.py` and `api.py` fetch rows; `rows.py` gives them meaning.
+Belongs here: the order of an extract and its refusals. `database.py` and `api.py` fetch rows; `rows.py` gives them meaning.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def extract_server(
     `months` restricts the start months. None reads all of them from a database; through the API, those that `choose_months` chooses.
     `selector_keys` of the settings ("tag.K", "param.K", "experiment_tag.K") are copied in addition to the allow-list, because pools,
     budgets and policies select by them. `accept` names months, or "experiments", that are known to have shrunk. The power metrics of
-    `measured` machines are read too, and what keeps artifacts in place if `links` requests it.
+    `measured` machines are read too, and the facts that protect artifacts, if `links` requests them.
     """
     now, workdir, load_id, progress = job.now, job.workdir, job.load_id, job.progress
     previous, settings_of, links = published.rows, published.settings_of, settings.links
@@ -117,7 +117,7 @@ def extract_server(
 def _write_months(
     rows: Rows, months: Sequence[str], previous: Previous, accept: Collection[str], settings_of: Mapping[str, str | None]
 ) -> tuple[dict[tuple[str, str], Path], dict[tuple[str, str], dict[str, Any]], list[SourceRefused]]:
-    """Return the files of each month, what its unit should remember, and the months that are refused."""
+    """Return the files of each month, the facts that its unit should store, and the months that are refused."""
     tables: dict[tuple[str, str], Path] = {}
     extras: dict[tuple[str, str], dict[str, Any]] = {}
     refused: list[SourceRefused] = []
@@ -134,7 +134,7 @@ def _write_months(
 
 
 def open_reader(server: TrackingServer, workdir: Path, progress: Callable[[str], None]) -> raw.TrackingReader:
-    """Open the database if one is configured or implied by the URI, else the API."""
+    """Open the database if one is configured or implied by the URI, otherwise the API."""
     uri = database.database_uri(server)
     if uri is not None:
         return database.DatabaseReader(server, uri, workdir, progress)

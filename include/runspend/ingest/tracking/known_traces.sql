@@ -1,4 +1,4 @@
--- `raw_traces` with what their experiments say, and when they began
+-- `raw_traces` with values of their experiments, and their start
 create or replace temp table known_traces as
 select
   t.*,

@@ -1,9 +1,9 @@
-"""Read what keeps artifacts in place: registered versions, models that runs made or used, and the metrics of keep-best policies.
-The metric that trials are compared by comes along.
+"""Read the facts that protect artifacts: registered versions, models that runs made or used, and the metrics of keep-best policies.
+The metric that compares trials is read too.
 
-Put here what is requested, in which order, and how it becomes `model_versions`, `model_uses`, `run_metrics` and
-`tracking_reads`; `links_api.py` and `links_database.py` fetch it. Only what somebody needs is read: through the API, uses cost a
-request per new run. Failed reads are recorded, so that a plan protects those artifacts.
+Belongs here: what is requested, in which order, and how it becomes `model_versions`, `model_uses`, `run_metrics` and
+`tracking_reads`; `links_api.py` and `links_database.py` fetch it. Only facts that some step needs are read: through the API, uses
+cost a request per new run. Failed reads are recorded, so that a plan protects those artifacts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class LinkFiles:
 
 
 def find_links(settings: Settings) -> LinkSettings:
-    """Return what policies need, the versions whose costs are written to MLflow, and the metric that trials are compared by."""
+    """Return what policies need, the versions whose costs are written to MLflow, and the metric that compares trials."""
     keys = {policy.keep.by for policy in settings.retention if policy.keep and policy.keep.by}
     of_sweeps = {settings.sweeps.metric} if settings.sweeps else set()
     wanted = {

@@ -1,6 +1,6 @@
-"""Read what keeps artifacts in place, through MLflow's client.
+"""Read the facts that protect artifacts, through MLflow's client.
 
-Put here what is noted while runs and models are paged, and what needs more requests: search results do not contain the models
+Belongs here: what is noted while runs and models are paged, and what needs more requests: search results do not contain the models
 that a run used, so each run is requested once. `links.py` decides what the rows mean.
 """
 
@@ -35,7 +35,7 @@ class ApiLinks:
         self._has_models = False
 
     def note_runs(self, runs: Iterable[Any], metrics: Sequence[str] | None) -> None:
-        """Note what will be needed from a page of runs. `metrics` is None if nothing will be."""
+        """Note the needed facts of a page of runs. `metrics` is None if none are needed."""
         if metrics is None:
             return
         self._metrics = frozenset(metrics)
@@ -46,7 +46,7 @@ class ApiLinks:
             self._last += [(run.info.run_id, "", m.key, m.step, m.timestamp, m.value) for m in newest]
 
     def note_model(self, model: Any) -> None:
-        """Note what will be needed from a logged model."""
+        """Note the needed facts of a logged model."""
         self._has_models = True
         if self._metrics is None:
             return

@@ -1,6 +1,7 @@
-"""Read what keeps artifacts in place from MLflow's database.
+"""Read the facts that protect artifacts from MLflow's database.
 
-Put here the queries. `links.py` decides what the rows mean. `metrics` is searched only by run, key and step, `latest_metrics` by its key.
+Belongs here: the queries. `links.py` decides what the rows mean. `metrics` is searched only by run, key and step, `latest_metrics` by its
+key.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from runspend.ingest.tracking.registry import read_versions
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Like the client's list: without deleted versions and prompts, which MLflow marks by a tag of a version.
+# Like the client's list: without deleted versions, and without prompts, which MLflow marks with a tag of a version.
 VERSIONS = """
 select {workspace}, cast(v.name as {text}), coalesce(cast(v.run_id as {text}), ''), coalesce(cast(v.source as {text}), ''),
        {storage},

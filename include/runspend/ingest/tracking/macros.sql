@@ -58,7 +58,8 @@ create macro values_of(document) as coalesce(map_values(cast(cast(document as js
 create macro with_values(document, texts) as
   case when document is not null then cast(to_json(map(map_keys(cast(cast(document as json) as map(varchar, varchar))), texts)) as varchar) end;
 
--- Tags of a run without those that carry a cost which Runspend wrote (core/cost_keys.py). Looking for the keys costs more than looking for the text.
+-- Tags of a run without those of a cost that Runspend wrote (core/cost_keys.py). A search for the keys costs more than a search for the
+-- text.
 create macro is_cost_tag(pair) as
   pair.key in ('cost_status', 'cost_match', 'cost_as_of', 'runspend.costs')
   or (pair.key = 'mlflow.note.content' and regexp_full_match(pair.value, 'Cost of this run, line by line: \S+/run/[0-9A-Za-z_.-]+'));
@@ -67,7 +68,7 @@ create macro without_costs(document) as
        then cast(to_json(map_from_entries(list_filter(pairs_of(document), lambda pair: not is_cost_tag(pair)))) as varchar)
        else document end;
 
--- Tags of an experiment without the costs that Runspend wrote: the record of them, and what it names.
+-- Tags of an experiment without the costs that Runspend wrote: the record of them, and the tags that it names.
 create macro keys_in_record(record) as
   case when json_valid(record) and json_type(record) = 'OBJECT' then list_filter(json_keys(record), lambda key: starts_with(key, 'cost_')) else [] end;
 create macro without_recorded_costs(document) as
@@ -99,16 +100,16 @@ create macro all_but_secret_keys(document) as chosen_pairs(list_filter(pairs_of(
 create macro all_but_secrets(document) as
   chosen_pairs(list_filter(pairs_of(document), lambda pair: not is_secret_key(pair.key) and not is_secret_value(pair.key) and not is_secret_value(pair.value)));
 
--- The part of a GPU that a MIG profile such as "1g.10gb" names: so many of its compute slices ("1c.3g.20gb": one). Null for any other text.
--- A30 and RTX PRO 6000 have 4 slices, and most profiles of theirs are nobody else's; all others have 7.
--- Source: NVIDIA "Multi-Instance GPU User Guide", supported MIG profiles.
+-- The part of a GPU that a MIG profile such as "1g.10gb" names: the number of its compute slices ("1c.3g.20gb": one). Null for any other
+-- text. A30 and RTX PRO 6000 have 4 slices, and most of their profiles exist on no other GPU; all others have 7. Source: NVIDIA
+-- "Multi-Instance GPU User Guide", supported MIG profiles.
 create macro has_four_slices(type) as
   regexp_matches(type, '(?i)(\bA30\b|RTX PRO 6000|(^|[^0-9a-z])(1g\.6gb|2g\.12gb|4g\.24gb|2g\.48gb|4g\.96gb)\b)');
 create macro slice_of_gpu(type) as
   try_cast(nullif(regexp_extract(type, '(?i)(?:^|[^0-9a-z])([1-7])(?:c\.[1-7])?g\.[0-9]+gb', 1), '') as double) / if(has_four_slices(type), 4, 7);
 -- People count slices, as Kubernetes does: 2 of type 1g.10gb. A fraction is already a part of a GPU.
 create macro slices_as_gpus(count, slice) as case when slice is not null and count = round(count) then count * slice else count end;
--- The plug-in writes four digits: 0.1429 is a seventh. A number with two digits is as it says.
+-- The plug-in writes four digits: 0.1429 is a seventh. A number with two digits is used unchanged.
 create macro exact_gpus(count) as
   case when abs(count * 100 - round(count * 100)) > 0.000001 and round(count * 7) >= 1 and abs(count * 7 - round(count * 7)) < 0.004 then round(count * 7) / 7 else count end;
 

@@ -1,7 +1,7 @@
-"""Write to MLflow: where artifacts went, and that a run was pruned. `cost_annotations.py` writes costs; no other
+"""Write to MLflow: where artifacts were moved, and that a run was pruned. `cost_annotations.py` writes costs; no other
 module here writes to MLflow.
 
-It logs in with `write_token` of the tracking server, never with the credentials for reading. Put here what is written and how
+It logs in with `write_token` of the tracking server, never with the credentials for reading. Belongs here: what is written and how
 often; the archive decides when, and after which checks. Runs are only soft-deleted, and never with `mlflow gc`, which deletes more
 than requested.
 """
@@ -38,7 +38,7 @@ class MlflowWriter:
         self._client = Client(server, server.write_token) if server.write_token is not None else None
 
     def archived(self, owner: TaggedOwner, where: str) -> str | None:
-        """Set the tag `runspend.archived`, which says where the artifacts went and how to restore them."""
+        """Set the tag `runspend.archived`, which says where the artifacts were moved and how to restore them."""
         return self._write(owner, {ARCHIVED: where, RESTORED: None})
 
     def restored(self, owner: TaggedOwner, where: str) -> str | None:
@@ -152,7 +152,7 @@ def _set_tags(client: Client, owner: TaggedOwner, tags: dict[str, str | None]) -
     if all(there.get(name) == value for name, value in tags.items()):
         return None
     if run.info.lifecycle_stage != "active":
-        return f"{client.name}: run {run.info.run_id} is deleted in MLflow and takes no tags, so it carries none"
+        return f"{client.name}: run {run.info.run_id} is deleted in MLflow and accepts no tags, so it has none"
     for name, value in tags.items():
         if value is not None and there.get(name) != value:
             client.ask(lambda: store.set_tag(run.info.run_id, RunTag(name, value)))  # noqa: B023 (called at once)

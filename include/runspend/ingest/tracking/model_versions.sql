@@ -1,4 +1,5 @@
--- One row per registered version, from `raw_versions`. A version of a logged model lies in the model's folder, which `raw_owners` knows; `storage` is what a copy of another version resolves to.
+-- One row per registered version, from `raw_versions`. A version of a logged model is in the model's folder, which `raw_owners` knows;
+-- `storage` is the location that a copy of another version resolves to.
 with found as (
   select
     *,

@@ -1,4 +1,4 @@
-"""Tags that keep artifacts in place: one rule for runs, experiments, models and traces.
+"""Tags that protect artifacts: one rule for runs, experiments, models and traces.
 
 The archive's `plan.sql` has the same rule in SQL.
 """

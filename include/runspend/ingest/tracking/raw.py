@@ -1,6 +1,6 @@
 """The rows that both readers of MLflow return: runs, experiments and owners as Arrow, with MLflow's values.
 
-Put here the shape of raw rows and the repair of their text. `runs.sql` and its neighbors decide what they mean; `database.py` and
+Belongs here: the shape of raw rows and the repair of their text. `runs.sql` and its neighbors decide what they mean; `database.py` and
 `api.py` read them. Empty text and 0 mean "not stated", since neither MLflow's API nor SQLite's driver reliably distinguishes
 them from null.
 """
@@ -34,7 +34,7 @@ TRACE_FIGURES = ("start_ms", "input_tokens", "output_tokens", "total_cost")
 # `provider` and `usage` (mlflow.chat.tokenUsage as JSON) are empty unless the server has `token_prices`; a missing cost is -1.
 SPAN_TEXT = ("trace_id", "span_id", "parent_id", "model", "provider", "usage")
 
-# Records that keep artifacts in place. `aliases` is a JSON list; `storage` is the location of a version registered from another version.
+# Records that protect artifacts. `aliases` is a JSON list; `storage` is the location of a version registered from another version.
 VERSION_TEXT = ("workspace", "model_name", "run_id", "source", "storage", "stage", "aliases", "status")
 VERSION_FIGURES = ("version", "creation_ms")
 USE_TEXT = ("run_id", "model_id", "direction")
@@ -86,7 +86,7 @@ class UseKey:
 
     @property
     def points(self) -> int:
-        """How many points are looked up."""
+        """Number of points to read."""
         return self.last_step // self.stride + 1
 
 
@@ -105,12 +105,12 @@ class StepRange:
 
     @property
     def points(self) -> int:
-        """How many steps are looked up at most."""
+        """Maximum number of steps to read."""
         return (self.last_step - self.first_step) // self.stride + 1
 
 
 class LinkReader(Protocol):
-    """Reads what keeps artifacts in place on one open tracking server. Called after its runs and owners are read."""
+    """Reads the facts that protect artifacts on one open tracking server. Called after its runs and owners are read."""
 
     @property
     def asks_each_run(self) -> bool:

@@ -1,6 +1,6 @@
 """Registered model versions, read through MLflow's client from the server's own registry or another one.
 
-Put here how versions and their aliases are listed. What they protect does not belong here.
+Belongs here: how versions and their aliases are listed. What they protect does not belong here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A run's requested account, region, zone and purchase option, in addition to the machine type, as pieces of `runs.sql`.
 
-Put here which keys are read and how a value becomes comparable with a bill. A plain word such as `region` has many uses, so
+Belongs here: which keys are read and how a value becomes comparable with a bill. A plain word such as `region` has many uses, so
 those keys count only if the value looks like a cloud's. `allocation/models/3_machines/type_claims.sql` decides what the values mean.
 """
 

@@ -1,6 +1,6 @@
 """Turn raw rows into the tables `runs`, `run_resources`, `machine_power`, `experiments` and `artifact_owners`, with DuckDB.
 
-Writes one Parquet file per unit. Put here what a run's row means, and how a month combines MLflow's current and earlier rows; the
+Writes one Parquet file per unit. Belongs here: what a run's row means, and how a month combines MLflow's current and earlier rows; the
 rules are in the `.sql` files in this folder. `database.py` and `api.py` fetch the rows.
 """
 
@@ -206,7 +206,7 @@ class Rows:
             **self._pools.columns(tags, params),
             **job_columns(self._job_keys, tags, params),
             "principal_key": principal_key_sql("said_principal"),
-            # Only where one of them may be copied: looking for them takes time.
+            # Only where one of them may be copied, because the search for them takes time.
             "tags_of_people": "without_costs(tags)" if every_tag or {*COST_TAGS, RECORD, NOTE} & set(tags) else "tags",
             **place_columns(tags, params),
             "copied_tags": _every_pair("tags")
@@ -258,7 +258,7 @@ class Rows:
                 self._con.execute(_sql("known_gaps.sql"), {"month": first_day(month)})
 
     def use_wanted(self) -> list[raw.UseKey]:
-        """Return the utilization metrics to average: of GPUs if the run has any, else of CPUs.
+        """Return the utilization metrics to average: of GPUs if the run has any, otherwise of CPUs.
 
         An ended run is read once, since it is complete.
         """
@@ -273,12 +273,12 @@ class Rows:
         self._con.unregister("raw_use")
 
     def gaps_wanted(self) -> list[raw.StepRange]:
-        """Return the metric of each long run that was logged at most steps: its times show whether the run was stopped in between."""
+        """Return the metric of each long run that was logged at the most steps: its times show whether the run was stopped in between."""
         found = self._con.execute(_sql("gap_metrics.sql"), {"looks": raw.STEP_LOOKS}).fetchall()
         return [raw.StepRange(*row) for row in found]
 
     def gaps_doubted(self) -> list[raw.StepRange]:
-        """Return what else shows when runs with a silence were active: the steps around it, and the run's other metrics."""
+        """Return further evidence of when runs with a silence were active: the steps around it, and the run's other metrics."""
         found = self._con.execute(_sql("gap_signs.sql"), {"looks": raw.STEP_LOOKS, "long_ms": raw.LONG_MS}).fetchall()
         return [raw.StepRange(*row) for row in found]
 
@@ -343,7 +343,7 @@ class Rows:
             self._con.unregister(name)
 
     def _price_tokens(self) -> None:
-        """Add what calls without a cost would cost at list price, and keep the models that have none for a warning."""
+        """Add the list price of calls without a cost, and keep the models without a price for a warning."""
         self._con.execute(_sql("token_prices.sql"))
         calls = self._con.execute("select distinct model, provider, day, usage from unpriced_calls order by all").fetchall()
         self._con.register("call_prices", token_prices.price_calls(token_prices.Call(*call) for call in calls))
@@ -418,9 +418,9 @@ class Rows:
         accept: bool,
         written: str | None = None,
     ) -> tuple[dict[str, Path], dict[str, Any]]:
-        """Write the files of `runs` and its companion tables; return them, and what the unit should remember.
+        """Write the files of `runs` and its companion tables; return them, and the facts that the unit should store.
 
-        Raises SourceRefused if too many runs vanished. `written`: the settings that the unit remembers.
+        Raises SourceRefused if too many runs vanished. `written`: the settings that the unit stores.
         """
         parameters = {"month": first_day(month)}
         self._register("previous_runs", TABLES["runs"], previous_runs)
@@ -430,7 +430,8 @@ class Rows:
         runs, resources = TABLES["runs"], TABLES["run_resources"]
         joined = ("end_time", "future_end_time", "gaps", "gap_seconds", "resource_ids", "mean_use_percent", "purged_at")
         there = [c.name for c in runs.columns if c.name not in joined]
-        # An earlier version may have copied what looks like a secret. Planning to clean it takes 50 ms: only if there are such rows.
+        # An earlier version may have copied what looks like a secret. Planning the replacement takes 50 ms, so this happens only if there
+        # are such rows.
         keeps_runs, keeps_resources = (self._keeps(name, parameters) for name in ("previous_runs", "previous_resources"))
         select = _sql(
             "month.sql",
@@ -487,12 +488,14 @@ class Rows:
                 self._server.name,
                 f"cannot take the runs of {self._server.name} that started in {month}: {vanished} of {known} vanished at once, more than max_vanish"
                 f" ({self._server.max_vanish:.0%}). The month keeps its rows. Check the permissions and workspaces of the credentials; if the runs were deleted on"
-                f" purpose, raise max_vanish for one night.",
+                f" purpose, raise max_vanish for one pipeline run.",
                 period=month,
             )
 
     def _extra(self, path: Path) -> dict[str, Any]:
-        """Return facts that allocation needs without reading the rows: from when to when this month's runs may have used machines."""
+        """Return facts that allocation needs without reading the rows: the first and last time at which this month's runs may have used
+        machines.
+        """
         first, last, is_open, count, is_replayed = self._one(
             "select min(start_time), max(coalesce(end_time, last_sign_at, start_time + interval 31 days)), coalesce(bool_or(end_time is null and purged_at is null), false),"
             " count(*) filter (purged_at is null), coalesce(bool_or(epoch_ms(future_end_time) <= $clock_ms), false) from read_parquet($path)",
@@ -568,7 +571,7 @@ def _columns(table: Table) -> str:
     return ", ".join(c.name for c in table.columns)
 
 
-# What Runspend made itself holds no secret.
+# Values that Runspend made itself contain no secret.
 _OWN_TEXTS = ("tracking_server", "workspace", "run_id", "experiment_id", "load_id", "params_digest")
 _GONE = "not exists (select 1 from fresh_runs n where n.start_month = $month and n.workspace = p.workspace and n.run_id = p.run_id)"
 _CLEANERS = {"tags": "redacted_document", "params": "redacted_document", "artifact_uri": "redacted_place"}
@@ -579,8 +582,8 @@ def _plain_texts(table: Table, names: Sequence[str]) -> list[str]:
 
 
 def _clean(table: Table, names: Sequence[str]) -> str:
-    """Return SQL for `clean`, the list from which `_cleaned` takes the texts. Written once for all texts, it is planned once: of one
-    run, 30 times took a second."""
+    """Return SQL for `clean`, the list from which `_cleaned` takes the texts. Written once for all texts, it is planned once. For one
+    run, 30 separate plans took a second."""
     return f"list_transform([{', '.join(_plain_texts(table, names))}], lambda text: redacted(text)) as clean"
 
 
@@ -597,7 +600,7 @@ def _plain(names: Sequence[str]) -> str:
 
 
 def _every_pair(document: str) -> str:
-    """Return SQL for all pairs of a run's tags or params but those that look like a secret."""
+    """Return SQL for all pairs of a run's tags or params, except those that look like a secret."""
     return f"case when is_suspected then all_but_secrets(said_{document}) else all_but_secret_keys({document}) end"
 
 

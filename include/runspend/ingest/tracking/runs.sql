@@ -1,7 +1,7 @@
 -- One row per run, from the stream `raw_runs` and `fresh_experiments`. `t` and `p` are the tags and params that some run has.
--- `resolve_keys` replaces `stated('key')` and `tag_value('key')` by the key's element of them.
--- MLflow writes user_id 'unknown' if no user is known. `dimension_sources.py` writes the sources of the dimensions ({team} and so on), the job and the pool.
--- `resource_kind` and `resource_text` go to `run_resources.sql`, `use_keys` to `use_keys.sql`, `step_keys` to `gap_metrics.sql`.
+-- `resolve_keys` replaces `stated('key')` and `tag_value('key')` by the key's element of them. MLflow writes user_id 'unknown' if no user
+-- is known. `dimension_sources.py` writes the sources of the dimensions ({team} and so on), the job and the pool. `resource_kind` and
+-- `resource_text` go to `run_resources.sql`, `use_keys` to `use_keys.sql`, `step_keys` to `gap_metrics.sql`.
 insert into fresh_runs by name
 -- Text that looks like a secret is replaced first. `all_but_secrets` chooses from `said_tags` and `said_params`.
 with looked_at as (
@@ -80,7 +80,7 @@ says as (
       -- Serverless has no cluster; its usage names the notebook.
       stated('mlflow.databricks.notebookID')
     ) as one_id,
-    -- Written by the plug-in; counts only where nothing else is stated.
+    -- Written by the plug-in; counts only if nothing else is stated.
     stated('runspend.machine.id') as first_machine,
     further_machines(tags) as further_machines,
     coalesce(stated('instance_type'), stated('runspend.machine.type')) as said_instance_type,

@@ -1,6 +1,6 @@
 """Price the tokens of LLM calls for which MLflow has no cost, by the list prices that come with the package `genai-prices`.
 
-Put here how a call becomes a price. The prices are those of the installed version, on the day of the call; nothing is asked for over the
+Belongs here: how a call becomes a price. The prices are those of the installed version, on the day of the call; no request is sent over the
 network. `token_prices.sql` decides which calls are priced.
 """
 
@@ -44,7 +44,7 @@ def load_prices() -> None:
 
 
 def price_source() -> str:
-    """Return what `trace_costs.price_source` says of these prices: the package with its version."""
+    """Return the value of `trace_costs.price_source` for these prices: the package with its version."""
     return f"{PACKAGE} {version(PACKAGE)}"
 
 
@@ -77,7 +77,7 @@ def _price(call: Call) -> tuple[int, int, str, Decimal | None]:
     given, made = max(tokens.get("input_tokens", 0), cached + written), tokens.get("output_tokens", 0)
     usage = Usage(input_tokens=given, output_tokens=made, cache_read_tokens=cached or None, cache_write_tokens=written or None)
     noon = datetime.combine(call.day, time(12), timezone.utc)
-    for provider in (call.provider, None) if call.provider else (None,):  # MLflow's name of a provider may be another than the list's
+    for provider in (call.provider, None) if call.provider else (None,):  # MLflow's name of a provider may differ from the list's
         try:
             found = calc_price(usage, call.model, provider_id=provider, genai_request_timestamp=noon)
         except (LookupError, ValueError):

@@ -198,7 +198,7 @@ def test_two_prices_for_one_time_are_refused(tmp_path: Path, same_file: bool) ->
         write(tmp_path / "bills" / "list_prices_new.csv", [second])
     with pytest.raises(
         SourceRefused,
-        match=r"two prices of PREMIUM_JOBS_COMPUTE \(AWS, DBU\) hold at one time: one from 2026-01-01 00:00:00, one from 2026-03-01 00:00:00 UTC",
+        match=r"two prices of PREMIUM_JOBS_COMPUTE \(AWS, DBU\) apply at the same time: one from 2026-01-01 00:00:00, one from 2026-03-01 00:00:00 UTC",
     ):
         dbu.load()
     assert not dbu.store

@@ -148,7 +148,7 @@ def test_a_period_fed_by_nothing_now_stays_until_it_is_accepted(tmp_path: Path) 
     for _ in range(2):
         refused = only(bill.load())
         assert refused.state == "refused"
-        assert "fed by nothing now" in str(refused.error)
+        assert "has no source now" in str(refused.error)
         assert "--accept bill:2026-10" in str(refused.error)
         assert bill.total() == Decimal(50)
     assert only(bill.load(accept=["bill:2026-10"])).state == "loaded"
@@ -239,7 +239,7 @@ def test_a_gzip_of_two_members_is_whole(tmp_path: Path) -> None:
         (csv_text([row()]).replace("ListCost", "BilledCost"), "BilledCost more than once"),
         (
             csv_text([row(BillingPeriodStart="9/1/25", ChargePeriodStart="9/1/25")]),
-            "tells a billing period: BillingPeriodStart is '9/1/25'",
+            "states a billing period: BillingPeriodStart is '9/1/25'",
         ),
         ("some,other\nfile,here\n", "format"),
     ],

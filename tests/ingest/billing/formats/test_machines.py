@@ -314,7 +314,7 @@ def refused(tmp_path: Path, machines: str, more: str = "") -> str:
         ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: measured}}", "machines[0].power: `watts: measured` needs `idle_watts`, the power while no run measures it"),
         ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: 650, idle_watts: 90}}", "`idle_watts` belongs to `watts: measured`. A number in `watts` is the constant power"),
         ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: measured, idle_watts: 0}}", "power.idle_watts: it should be greater than 0"),
-        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: mesured}}", "power.watts: it should be a valid decimal; found 'mesured', or allowed are 'measured'"),
+        ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watts: mesured}}", "power.watts: it should be a valid decimal; found 'mesured', or allowed values are 'measured'"),
         (
             "{resource_id: a, from: 2026-01-01, to: 2026-07-01, per_month: 3}\n      - {resource_id: a, from: 2026-07-01, per_month: 4}",
             "`machines[1]` and `machines[0]` are both a on 2026-07-01, so that day would be charged twice",

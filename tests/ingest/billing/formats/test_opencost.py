@@ -206,7 +206,7 @@ def test_real_outputs(tmp_path: Path, samples: Path) -> None:
         ("a.json", b'{"a":' * 20_000 + b"1" + b"}" * 20_000, r"not an answer of OpenCost's /allocation, which has a list `data`\. Save"),
         ("a.json", b'{"data": [', "it is not JSON"),
         ("a.csv", b"Date,Pod\n2026-10-05,a\n", "header"),
-        ("a.csv", csv_export({"Pod": "a", "CPUCost": "much"}), "unreadable, row 1: a time or a cost cannot be read"),
+        ("a.csv", csv_export({"Pod": "a", "CPUCost": "much"}), "unreadable, row 1: its time or its cost cannot be read"),
         ("a.csv", csv_export({"Pod": "a", "CPUCost": "1", "Date": "5/10/26"}), "unreadable, row 1"),
     ],
 )
@@ -298,7 +298,7 @@ def test_rows_of_no_machine_are_dropped_and_counted(tmp_path: Path) -> None:
     found = read(tmp_path)
     assert dict(found.skip_reasons) == {
         "volumes that no pod mounts": 1, "weights below zero": 1, "weights of no cost": 1,
-        "idle of a whole cluster (OpenCost tells it of each machine with idleByNode=true)": 1,
+        "idle of a whole cluster (OpenCost states it for each machine with idleByNode=true)": 1,
     }  # fmt: skip
     bill, _ = split(tmp_path, [row("10.00", **WHOLE_DAY, ResourceId=NODE)])
     assert parts(bill) == {"a": Decimal("10.00")}

@@ -10,7 +10,7 @@ create or replace macro google_json_token(token) as case
   when token = 'None' then 'null'
   when token = 'True' then 'true'
   when token = 'False' then 'false'
-  -- Between single quotes, Python leaves " as it is. In a text with both quotes it escapes the '.
+  -- Between single quotes, Python leaves " as it is. In a text with both kinds of quotes, it escapes the '.
   when token[1] = '''' then '"' || replace(replace(token[2:-2], '\''', ''''), '"', '\"') || '"'
   -- Money: JSON readers turn numbers into doubles.
   when regexp_matches(token, '^[-0-9]') then '"' || token || '"'

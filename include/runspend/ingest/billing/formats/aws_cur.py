@@ -1,6 +1,6 @@
 """Reads AWS Cost and Usage Reports, CUR 2.0 and legacy, CSV or Parquet, through `aws_cur.sql`.
 
-Put here how the reports spell their columns and which costs are read: all of them net of private discounts, or none. The meaning of
+Belongs here: how the reports spell their columns and which costs are read: all of them net of private discounts, or none. The meaning of
 line item types is in the SQL.
 
 Sources: AWS "Cost and Usage Report (CUR) 2.0" table dictionary, "Cost and Usage Report data dictionary", "Running Amazon Athena
@@ -157,7 +157,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
     has_siblings = all(_spelled(net, header) for column, net in NET_OF.items() if _spelled(column, header))
     try:
-        # Most files have no net costs, which shows while they are read. A file that has them shows it soon, and is read again.
+        # Most files have no net costs, which shows while they are read. A file that has them shows this early, and is then read again.
         found = _stage(staged, delivered, header, look if has_siblings else None)
         return replace(found, reading=ZEROS if zeros else None)
     except _NetCosts:

@@ -211,7 +211,7 @@ select
   end as commitment_discount_status,
   coalesce(nullif(resource_tags, '{}'), nullif(named.tags, '{}'), tag_columns) as tags,
   case
-    when line_type = 'SavingsPlanNegation' then 'SavingsPlanNegation'  -- takes back the price that covered usage states
+    when line_type = 'SavingsPlanNegation' then 'SavingsPlanNegation'  -- reverses the price that covered usage states
     when is_split then 'split cost allocation'  -- a container's part of a charge that has a line of its own
   end as skip_reason,
   case

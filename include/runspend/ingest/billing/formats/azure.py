@@ -1,6 +1,6 @@
 """Reads exports of Azure Cost Management: actual and amortized cost together, and its FOCUS exports.
 
-Put here how the versions of the export spell their columns, which file is of which kind, and which rows of the two kinds count. The
+Belongs here: how the versions of the export spell their columns, which file is of which kind, and which rows of the two kinds count. The
 mapping of a row is in azure.sql.
 
 Amortized cost holds what commitments cover and leave unused, at its share of their fee. Actual cost holds the fee. So if both
@@ -100,7 +100,7 @@ def variant(header: Sequence[str]) -> str:
 
 
 def label(place: str, stated: str | None, header: Sequence[str]) -> str | None:
-    """Return ActualCost or AmortizedCost, by the manifest (`stated`), else by the path, else actual; None for a FOCUS file."""
+    """Return ActualCost or AmortizedCost, by the manifest (`stated`), otherwise by the path, otherwise actual; None for a FOCUS file."""
     if focus.matches(header):
         return None
     if stated is not None:

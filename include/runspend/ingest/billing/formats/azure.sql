@@ -101,7 +101,7 @@ dated as (
     case when json_valid(json_braces(additional_info)) then json_braces(additional_info) end as details
   from azure
 ),
--- "100 Hours", "10K", "1/Month", "1 GB/Month": the size of a block of units, and the unit. Few texts that many rows have.
+-- "100 Hours", "10K", "1/Month", "1 GB/Month": the size of a block of units, and the unit. Few distinct texts, each in many rows.
 blocks as materialized (
   select
     unit,

@@ -117,17 +117,17 @@ def _version(header: Sequence[str]) -> str:
 
 
 def _show_prices(staged: Staged) -> None:
-    """Create the view `databricks_price_list` over the price lists that are there."""
+    """Create the view `databricks_price_list` over the existing price lists."""
     mapped.show_aside(staged, KINDS)
     query = files(__package__).joinpath("databricks_prices.sql").read_text(encoding="utf-8")
     staged.con.execute(f"create or replace view databricks_price_list as {query}")
 
 
 def _check_prices(staged: Staged, delivered: Delivered) -> None:
-    """Refuse unreadable prices, and two prices for one moment: each would charge the usage of that moment again."""
+    """Refuse unreadable prices, and two prices for the same time: each would charge the usage of that time again."""
     _show_prices(staged)
     con = staged.con
-    # If the file does not name its table, the file's name does; else the public price beside the price, which only list prices have.
+    # If a file does not name its table, its file name decides; otherwise the public price beside the price, which only list prices have.
     lower = delivered.name.lower()
     named = next((table for table in ("account_prices", "list_prices") if table in lower), None)
     con.execute("update databricks_prices set price_table = ? where price_table is null and file_index = ?", [named, delivered.index])
@@ -147,7 +147,7 @@ def _check_prices(staged: Staged, delivered: Delivered) -> None:
         table, sku, cloud, unit, first, second = overlaps[0]
         raise _refused(
             delivered,
-            f"two prices of {sku} ({cloud}, {unit}) hold at one time: one from {first:%Y-%m-%d %H:%M:%S}, one from {second:%Y-%m-%d %H:%M:%S} UTC. "
+            f"two prices of {sku} ({cloud}, {unit}) apply at the same time: one from {first:%Y-%m-%d %H:%M:%S}, one from {second:%Y-%m-%d %H:%M:%S} UTC. "
             f"Export system.billing.{table} once, whole, with price_end_time",
         )
 

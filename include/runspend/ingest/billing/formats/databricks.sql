@@ -69,7 +69,7 @@ priced as (
     on l.sku_name = u.sku_name and l.cloud = u.cloud_name and l.usage_unit = u.usage_unit and (l.account_id is null or l.account_id = u.account_id)
     and l.valid_from <= u.ended_at and (l.valid_to is null or u.ended_at < l.valid_to)
 ),
--- From an exact account price, else from a public one. The latter is an estimate: it has no discounts or commitments.
+-- From an exact account price, otherwise from a public one. The latter is an estimate: it has no discounts or commitments.
 costed as (
   select
     *,

@@ -1,6 +1,6 @@
 """Reads FOCUS Cost and Usage files, versions 1.0 to 1.4, as CSV, Parquet or JSON, into the engine's `staged` table.
 
-Put here what is specific to FOCUS: how its versions are recognized, which columns are required, how texts become types. The steps
+Belongs here: what is specific to FOCUS: how its versions are recognized, which columns are required, how texts become types. The steps
 after that are the same for every bill and are in `normalize.py`. This module does not use `format_spec.py`: FOCUS columns are the
 warehouse's own, so `quick_csv.py` reads them with their types.
 
@@ -76,7 +76,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
             quick = quick_csv.read(staged, path, header, file.lines, file_index)
             rows, unreadable = (quick, {}) if quick is not None else _read_any(staged, source, name, path, header, file_index)
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
-        raise  # our failure, not the file's
+        raise  # Runspend's failure, not the file's
     except duckdb.Error as error:
         raise texts.refused(source, name, f"{texts.explain(str(error))}. Deliver it again, or fix what writes it") from error
     return StagedFile(focus_version(header), rows, dropped, unreadable)

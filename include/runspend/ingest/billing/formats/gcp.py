@@ -1,6 +1,6 @@
 """Reads Google Cloud's billing export, detailed (`gcp_billing_export_resource_v1_…`) or standard (`gcp_billing_export_v1_…`).
 
-Put here how its columns are spelled and where it is stored; their meaning is in `gcp.sql`. Files are CSV with dotted headers, JSON
+Belongs here: how its columns are spelled and where it is stored; their meaning is in `gcp.sql`. Files are CSV with dotted headers, JSON
 lines or Parquet with structs, as people export them. The table itself is read from BigQuery (`remote/bigquery.py`).
 
 Credits are netted into the line they are credited to, including those of committed use. Google writes the fee of a commitment as

@@ -1,4 +1,4 @@
--- One row per delivered row of Google's own FOCUS (view `gcp_focus`), in the form FOCUS asks for.
+-- One row per delivered row of Google's own FOCUS (view `gcp_focus`), in the form that FOCUS requires.
 with label_lists as materialized (
   select
     tags, labels, resource_tags, project_labels, system_labels,

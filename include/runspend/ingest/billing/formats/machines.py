@@ -45,7 +45,7 @@ KILOWATT_HOUR = 10**6 * HOUR_MILLISECONDS  # in milliwatts x milliseconds
 
 @dataclass(frozen=True)
 class Rent:
-    """Money spread evenly over a time, in ten-billionths. Hours outside the machine's own time are charged to no one."""
+    """Money spread evenly over a period of time, in ten-billionths. Hours outside the machine's own time are not charged."""
 
     start: datetime
     end: datetime
@@ -188,7 +188,7 @@ def _units(amount: Fraction) -> int:
 
 
 def _presence(machine: Machine, start: datetime, end: datetime, until: datetime) -> tuple[datetime, datetime] | None:
-    """Return from when to when a machine is present in a month, up to now, or None if it is not."""
+    """Return the start and end of a machine's time in a month, up to now; None if it has none."""
     gone = end if machine.to is None or machine.to >= end.date() else _midnight(machine.to) + timedelta(days=1)
     present = max(_midnight(machine.from_), start), min(gone, end, until)
     return present if present[0] < present[1] else None
@@ -222,7 +222,7 @@ def _described(machine: Machine) -> list[Any]:
 
 
 def _months(first: date, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """Yield (start, end) of every calendar month that has begun, from the month of the first day on."""
+    """Yield (start, end) of every calendar month that has begun, beginning with the month of the first day."""
     start = first.replace(day=1)
     while _midnight(start) < until:
         following = _add_months(start, 1)

@@ -1,6 +1,7 @@
-"""Reads OpenCost's allocations: what pods and containers used of a cluster's machines. These are weights for splitting a bill's lines.
+"""Reads OpenCost's allocations: the parts of a cluster's machines that pods and containers used. These are weights for splitting a bill's
+lines.
 
-Put here how its three outputs spell things: the answers of the API (`/allocation`, saved as JSON), the CSV export and the Parquet
+Belongs here: how its three outputs spell things: the answers of the API (`/allocation`, saved as JSON), the CSV export and the Parquet
 exporter. The weight of an allocation is in `opencost.sql`, the splitting of lines in `cost_splits.py`.
 
 The API rounds to five decimals, so a pod below 0.000005 per step weighs nothing; the other two do not round. The CSV names neither
@@ -64,7 +65,7 @@ def opencost_version(header: Sequence[str]) -> str:
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """Stage the weights in one file. Raises SourceRefused for a file that does not fit, and for weights in the place of a bill."""
+    """Stage the weights in one file. Raises SourceRefused for a file that does not fit, and for weights in place of a bill."""
     source, name = delivered.source, delivered.name
     if source.format != "opencost":
         raise texts.refused(
@@ -109,7 +110,7 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
         skip_reasons = splits.keep_weights(staged, delivered.index, query)
         [(rows,)] = con.execute("select count(*) from opencost").fetchall()
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
-        raise  # our failure, not the file's
+        raise  # Runspend's failure, not the file's
     except duckdb.Error as error:
         raise texts.refused(source, name, f"it is not JSON ({str(error).splitlines()[0]}). Save it again") from error
     con.execute("drop view opencost; drop table answers")

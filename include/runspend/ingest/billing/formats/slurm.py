@@ -1,6 +1,6 @@
 """Reads SLURM's job list, as `sacct --parsable2` writes it, at the prices of `billing[].slurm`: a line per job and UTC day.
 
-Put here which file is charged for which time, and the rate card in the form that `slurm.sql` reads. The charges are in the SQL.
+Belongs here: which file is charged for which time, and the rate card in the form that `slurm.sql` reads. The charges are in the SQL.
 
 Source: SLURM, sacct(1) "Job accounting fields" and "Trackable RESources (TRES)".
 """
@@ -114,7 +114,8 @@ def rate_cards(settings: SlurmSettings) -> list[dict[str, Any]]:
 
 
 def _time_of(named: str | None, timezone: str) -> tuple[date | None, datetime | None, datetime | None]:
-    """Return (month, start, end) of the month or day in a file's name, in the zone of its times. Nones mean it is charged as a whole.
+    """Return (month, start, end) of the month or day in a file's name, in the zone of its times. Nones mean that the file is charged as a
+    whole.
 
     sacct lists every job that ran in the requested time, as a whole. So a job over midnight is in two files, and each file is charged
     for its own part.
@@ -144,6 +145,6 @@ def _unquoted(delivered: Delivered) -> Iterator[Delivered]:
 
 
 def _has_quotes(path: Path) -> bool:
-    """Return whether a file as sacct writes it, not a CSV that someone made from it, contains a quote."""
+    """Return whether a file written by sacct itself (not a CSV made from it) contains a quote."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return b"|" in content.readline() and content.find(b'"', 0) >= 0

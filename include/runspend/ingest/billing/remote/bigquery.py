@@ -1,11 +1,11 @@
 """Reads an export in BigQuery in place, as the files of a folder: one Parquet file per billing month.
 
-Put here the queries to BigQuery and how their rows become a file; the meaning of columns belongs to the formats. The seam is
+Belongs here: the queries to BigQuery and how their rows become a file; the meaning of columns belongs to the formats. The seam is
 `connect`: behind it, tests use an emulator, or a fake if the emulator lacks a feature.
 
 Google appends rows, even weeks later, and never changes one. So a month is unchanged as long as it has the same number of rows and
 the same newest `export_time`. Each load checks these with a query of two columns, and reads a month as a whole only if they changed.
-Costs are doubles there. They stay doubles, in lists as well, so that all of them are read by their shortest text and a credit that
+Costs are doubles there. They stay doubles, even in lists, so that all of them are read by their shortest text and a credit that
 cancels its cost leaves nothing.
 
 Sources: Google Cloud "Understand the Cloud Billing data tables in BigQuery", BigQuery "Query partitioned tables", "Control costs".

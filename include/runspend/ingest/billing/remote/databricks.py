@@ -1,6 +1,6 @@
 """Reads the system tables of a Databricks account in place through a SQL warehouse, as the files of a folder.
 
-Put here the queries, how they are run, and how rows become a file. The meaning of the files is in
+Belongs here: the queries, how they are run, and how rows become a file. The meaning of the files is in
 `ingest/billing/formats/databricks.py`. The seam is `run_query`: tests of everything else use a fake. None of this has
 been verified on a real workspace.
 
@@ -78,7 +78,7 @@ class TableMissing(RunspendError):
 
 
 def run_query(source: BillSource, sql: str) -> pa.Table:
-    """Return the answer of the SQL warehouse at a source's uri. Raises TableMissing, or SourceUnreachable for all else.
+    """Return the answer of the SQL warehouse at a source's uri. Raises TableMissing, or SourceUnreachable for all other errors.
 
     The Databricks SDK finds the login for the profile or host: its own environment variables, ~/.databrickscfg, or the identity of a
     job. No token passes through here.

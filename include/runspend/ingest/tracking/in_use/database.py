@@ -45,7 +45,7 @@ class _Sqlite:
 
 
 class DatabaseUses:
-    """One database. The run `newest` of the last extract must be in it: a copy that lags, or another database, gives no answers."""
+    """One database. The run `newest` of the last extract must be in it, so that neither a lagging copy nor another database gives answers."""
 
     def __init__(self, name: str, uri: str, newest: str | None) -> None:
         self._name, self._uri, self._newest = name, uri, newest
@@ -82,7 +82,9 @@ class DatabaseUses:
                 f"cannot ask the database of {self._name}: its schema revision is {' and '.join(known) or 'none'}, which Runspend does not know.",
             )
         if self._newest is not None and not connection.scalars(f"select run_uuid from runs where run_uuid = {_quoted(self._newest)}"):
-            raise SourceUnreachable(self._name, f"cannot ask the database of {self._name}: it leaves out run {self._newest}, which it had.")
+            raise SourceUnreachable(
+                self._name, f"cannot ask the database of {self._name}: it leaves out run {self._newest}, which it had before."
+            )
         return revisions.is_at_least(known[0], revisions.LOGGED_MODELS_SINCE)
 
     @contextmanager

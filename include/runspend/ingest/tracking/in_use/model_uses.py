@@ -1,8 +1,8 @@
 """Runs that used a logged model, and what they made, right before bytes are deleted.
 
-Put here how both ways of reading provide this. MLflow's API has no query for the runs that use a model. So the last extract is
+Belongs here: how both ways of reading provide this. MLflow's API has no query for the runs that use a model. So the last extract is
 combined with requests for each run that may have begun to use it since (runs started since, and running ones). The database
-has such a query, and is queried where it is read. `server.py` and, here, `find_live_version` decide what a use protects.
+has such a query, and is queried if Runspend reads the database. `server.py` and, here, `find_live_version` decide what a use protects.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class RecentUses:
         if self._newest is not None and self._newest[0] not in found:
             raise SourceUnreachable(
                 self._client.name,
-                f"cannot ask {self._client.name} which runs use a model: its answer leaves out run {self._newest[0]}, which it had.",
+                f"cannot ask {self._client.name} which runs use a model: its answer leaves out run {self._newest[0]}, which it had before.",
             )
         left_out = set(self._open_runs) - found
         found |= left_out

@@ -1,6 +1,6 @@
 """Query the registry, right before bytes are deleted, for the registered versions that need a run's or a model's files.
 
-Put here the queries and the detection of incomplete answers. Other protection does not belong here.
+Belongs here: the queries and the detection of incomplete answers. Other protection does not belong here.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class RegistryQuestions:
         return min(labels, key=lambda label: (not label.startswith("alias "), label), default=None)
 
     def _of_runs(self, run_ids: Collection[str]) -> list[Any]:
-        """Return versions registered from the runs. MLflow answers an unknown run and a lost page alike, so the control run is added."""
+        """Return versions registered from the runs. MLflow gives the same answer for an unknown run and a lost page, so the control run is
+        added.
+        """
         asked, versions = sorted(run_ids), list[Any]()
         for start in range(0, max(len(asked), 1), IDS_ASKED):
             part = set(asked[start : start + IDS_ASKED])
@@ -76,7 +78,7 @@ class RegistryQuestions:
             if self._control is not None and not any(v.run_id == self._control for v in found):
                 raise SourceUnreachable(
                     self._client.name,
-                    f"cannot ask the registry of {self._client.name}: its answer leaves out the versions of run {self._control}, which it had.",
+                    f"cannot ask the registry of {self._client.name}: its answer leaves out the versions of run {self._control}, which it had before.",
                 )
             versions += [version for version in found if version.run_id in part]
         return versions
@@ -93,7 +95,7 @@ class RegistryQuestions:
             yield version
         if is_empty and self._control is not None:
             raise SourceUnreachable(
-                self._client.name, f"cannot ask the registry of {self._client.name}: it lists no version at all, and had some."
+                self._client.name, f"cannot ask the registry of {self._client.name}: it lists no version at all, but had some before."
             )
 
     def _pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
@@ -115,6 +117,6 @@ class RegistryQuestions:
 
 
 def _may_be(version: Any, model_id: str | None) -> bool:
-    """Whether a version of the model's run may be of the model: not if it names another model."""
+    """Whether a version of the model's run may belong to the model: not if it names another model."""
     source = version.source or ""
     return model_id is None or model_id in source or _OF_MODEL.fullmatch(source) is None

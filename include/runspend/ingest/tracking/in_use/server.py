@@ -1,8 +1,8 @@
 """Ask the MLflow server, right before bytes are deleted, whether it still needs the artifacts of a plan.
 
-Put here the questions about one owner of artifacts: is it unchanged since the last extract, and does anything live depend on it?
+Belongs here: the questions about one owner of artifacts: is it unchanged since the last extract, and does anything live depend on it?
 `ingest/tracking/protection_tags.py` has the tags that protect, `registry.py` the registry's part, `model_uses.py` runs that use a model.
-A question without an answer protects, and so does an incomplete answer: an empty page looks like one without findings.
+A question without an answer protects, and so does an incomplete answer, because an empty page looks like an answer without findings.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ RUN_ID, MODEL_ID, TRACE_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"m-[0-9a-f
 
 
 class LiveServer:
-    """One server, asked again each time. Remembers only what cannot change."""
+    """One server, asked again each time. Caches only facts that cannot change."""
 
     def __init__(self, server: TrackingServer, known: LastExtract, now: datetime) -> None:
-        # By default, the client retries for minutes. Here, a server that does not answer soon protects.
+        # By default, the client retries for minutes. Here, a server that does not answer quickly protects.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.name = server.name
@@ -50,7 +50,7 @@ class LiveServer:
         self._uses: dict[str, LiveUses] = {}  # by workspace
 
     def protects(self, owner: Owner) -> str | None:
-        """Return what keeps the owner's artifacts in place, in words like "alias champion on fraud/7"; None if nothing does."""
+        """Return the reason that protects the owner's artifacts, in words like "alias champion on fraud/7"; None if nothing does."""
         try:
             if owner.owner_kind == "orphan":
                 return self._find_owner(owner.owner_id)
@@ -98,7 +98,7 @@ class LiveServer:
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def _get_run(self, run_id: str) -> Any:
-        """Return the run, or None if MLflow says it has none. An answer about no run is an error."""
+        """Return the run, or None if MLflow answers that it does not have it. An answer about no run is an error."""
         run = self._client.find(lambda: self._client.store.get_run(run_id))
         if run is not None and run.info.run_id != run_id:
             raise SourceUnreachable(self.name, f"cannot ask {self.name} for run {run_id}: its answer has no run.")
@@ -147,7 +147,7 @@ class LiveServer:
     # --- who is near ---------------------------------------------------------------------------------------------------
 
     def _ask_family(self, run: Any) -> str | None:
-        """Check parents all the way up, and children."""
+        """Check all ancestors, and the children."""
         parent_id, seen = run.data.tags.get("mlflow.parentRunId"), {run.info.run_id}
         while parent_id and parent_id not in seen and len(seen) <= DEEPEST:
             seen.add(parent_id)
@@ -244,7 +244,7 @@ class LiveServer:
         )
         label = self._ask_lineage(owner.workspace, models)
         return label and (
-            f"used by a run behind a live model: {label}" if model_id else f"a run behind a live model used what it made: {label}"
+            f"used by a run that led to a live model: {label}" if model_id else f"a run that led to a live model used its output: {label}"
         )
 
     def _ask_lineage(self, workspace: str, model_ids: Collection[str]) -> str | None:
@@ -325,12 +325,12 @@ class LiveServer:
                         return f"it belongs to model {name} of {self.name}"
                     if is_trace and self._client.find(lambda: self._client.store.get_trace_info(name)) is not None:  # noqa: B023
                         return f"it belongs to trace {name} of {self.name}"
-                    if is_model or RUN_ID.fullmatch(name):  # gone from MLflow, which still allows registering a version from its files
+                    if is_model or RUN_ID.fullmatch(name):  # deleted in MLflow, which still allows registering a version from its files
                         ids = {"run_id": None if is_model else name, "model_id": name if is_model else None}
                         if reason := self._ask_registry(workspace or DEFAULT_WORKSPACE).ask(**ids, is_run=not is_model):
                             return reason
                         if is_model and (label := self._ask_lineage(workspace or DEFAULT_WORKSPACE, [name])):
-                            return f"used by a run behind a live model: {label}"
+                            return f"used by a run that led to a live model: {label}"
         return None
 
 

@@ -1,6 +1,6 @@
-"""What is asked about an owner right before bytes are deleted, and what the last extract saw.
+"""The questions about an owner right before bytes are deleted, and the facts of the last extract.
 
-Put here the data of a question. `server.py` has the questions; `actions/archive/protection.py` reads the known facts from the tables.
+Belongs here: the data of a question. `server.py` has the questions; `actions/archive/protection.py` reads the known facts from the tables.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Owner(TaggedOwner, Protocol):
 
 @dataclass(frozen=True)
 class LastExtract:
-    """What the last extract saw of a server: what a correct answer must include, and the base for changes since."""
+    """The facts about a server at the last extract: a correct answer must include them, and changes are compared with them."""
 
     read_at: datetime
     deleted_runs: frozenset[str] = frozenset()
