@@ -1,7 +1,7 @@
 """Runspend: what every MLflow run costs, why, and who should know.
 
-The order of a night is in `pipeline/__init__.py`; the tables it fills are in `schema/tables.py`. Training jobs import this file, so it
-imports nothing until it is asked to.
+The order of the nightly pipeline is in `pipeline/__init__.py`; the tables it fills are in `schema/tables.py`. Training jobs import this
+file, so it imports nothing before it is needed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ def identify(run_id: str | None = None, client: MlflowClient | None = None) -> d
 
 
 def connect(config: str | Path | None = None, *, token: str | None = None) -> Any:
-    """Return a `Connection` (runspend.interfaces.library) that asks for costs, runs, SQL and explanations: `runspend.connect("runspend.yaml").costs(by="team")`.
+    """Return a `Connection` (runspend.interfaces.library) that asks for costs, runs, SQL and explanations:
+    `runspend.connect("runspend.yaml").costs(by="team")`.
 
     By default it reads the warehouse of $RUNSPEND_CONFIG or ./runspend.yaml. With an address (`"http://127.0.0.1:8321"`), it asks a server
-    of `runspend serve` or Airflow, with the same results; `token` is for one that asks for a login. Raises RunspendError. Needs `runspend[pipeline]`.
+    of `runspend serve` or Airflow, with the same results; `token` is for a server that requires a login. Raises RunspendError. Needs
+    `runspend[pipeline]`.
     """
     return import_module("runspend.interfaces.library").connect(config, token)
 
@@ -45,9 +47,9 @@ def forecast(
 ) -> list[dict[str, Any]]:
     """Return what the ended runs of an experiment cost in the last year, those with these params if any are given.
 
-    One dict per tracking server, currency and outcome: `runs`, `is_finished`, `median`, `low` and `high` (between them lie the middle
-    80 %, or all of fewer than 10 runs; texts with all digits), `billing_currency`, `median_hours`. Empty without such runs. It reads the warehouse of
-    `config`, by default $RUNSPEND_CONFIG or ./runspend.yaml. Raises RunspendError. Needs `runspend[pipeline]`.
+    One dict per tracking server, currency and outcome: `runs`, `is_finished`, `median`, `low` and `high` (the range of the middle 80 %, or
+    of all runs if there are fewer than 10; texts with all digits), `billing_currency`, `median_hours`. Empty without such runs. It reads
+    the warehouse of `config`, by default $RUNSPEND_CONFIG or ./runspend.yaml. Raises RunspendError. Needs `runspend[pipeline]`.
     """
     forecasts = import_module("runspend.interfaces.forecasts")
     return list(forecasts.forecast_costs(experiment, params, config, now))

@@ -52,7 +52,7 @@ def test_a_selector_without_a_pattern_is_refused(raw: object) -> None:
 @pytest.mark.parametrize("key", ["trackin", "tag", "tag.", "account", "TAG.team", "experiment.tag"])
 def test_an_unknown_key_is_named_with_those_allowed(key: str) -> None:
     """The message holds the key and the list to choose from."""
-    with pytest.raises(ValueError, match=f"unknown selector key '{re.escape(key)}'; allowed are tracking, .*experiment_tag.KEY"):
+    with pytest.raises(ValueError, match=f"unknown selector key '{re.escape(key)}'; allowed keys are tracking, .*experiment_tag.KEY"):
         parse_selector({key: "x"}, RUN_KEYS, RUN_MAPS)
 
 

@@ -108,7 +108,7 @@ def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[
     assert len(pipeline.archive_verify_monthly(settings, now=NOW).unchanged) == 1  # this month it was looked at
     assert "2 archives, 2 objects" in pipeline.archive_verify_monthly(settings, now=NOW + timedelta(days=31)).notes[0]
     code, told = command(settings, "verify", "--full", "--yes")
-    assert code == 0 and told["notes"][0].endswith("2 objects read: every one is what was archived")
+    assert code == 0 and told["notes"][0].endswith("2 objects read: each one equals what was archived")
     code, told = command(settings, "restore", ids["free"], "--to", str(folder / "back"))
     assert (
         code == 0

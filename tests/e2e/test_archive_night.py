@@ -119,7 +119,7 @@ def planned(settings: Settings, ids: dict[str, str], now: datetime) -> dict[str,
 KEPT = {
     "kept": "its tag runspend.keep", "held": "legal hold: tag runspend.hold", "in production": "its tag stage is production", "paper": "its experiment's tag runspend.keep",
     "old champion": "it made a model: alias champion on fraud/1", "trained": "it made a model: registered as fraud/2",
-    "base": "a run behind a live model used what it made: registered as fraud/2", "m-best": "registered as fraud/2", "m-base": "used by a run behind a live model: registered as fraud/2",
+    "base": "a run that led to a live model used its output: registered as fraud/2", "m-best": "registered as fraud/2", "m-base": "used by a run that led to a live model: registered as fraud/2",
 }  # fmt: skip
 
 

@@ -142,7 +142,7 @@ def test_a_bill_that_makes_no_progress_is_refused_alone(two: Settings, monkeypat
     at_first(monkeypatch, "reading", lambda process: os.kill(process, signal.SIGSTOP))
     outcome = pipeline.load(two, now=NOW)
     assert (outcome.exit_code, outcome.changed) == (3, ["billing_lines 2026-10 second"])
-    assert "stood still" in outcome.problems[0]
+    assert "made no progress" in outcome.problems[0]
 
 
 def test_a_bill_has_its_time(tmp_path: Path, two: Settings) -> None:

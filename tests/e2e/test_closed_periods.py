@@ -159,7 +159,7 @@ def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, co
     outcome = night(settings, LATER)
     assert digests(settings) == kept
     assert outcome.notes == [
-        "2026-11 is closed and stays as it is, although these changed: runs of lab. To take it in, run: runspend allocate --period 2026-11"
+        "2026-11 is closed and stays as it is, although these changed: runs of lab. To apply the changes, run: runspend allocate --period 2026-11"
     ]
     assert state(settings)["ignored_changes"] == "runs of lab"
     assert "2026-11 is closed, skipped changes: runs of lab" in status_of(settings, LATER)[1]

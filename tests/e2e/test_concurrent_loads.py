@@ -84,7 +84,7 @@ def test_a_newer_delivery_overtaken_by_an_older_one_is_read_again(tmp_path: Path
     assert (outcome.exit_code, outcome.problems) == (0, [])
     assert sorted(outcome.changed) == ["billing_lines 2026-09 cur", LINES]
     assert outcome.unchanged == []
-    assert "superseded: cur was read by another process in the meantime; try 1 of 3 came to nothing" in outcome.notes
+    assert "superseded: cur was read by another process in the meantime; try 1 of 3 failed" in outcome.notes
     assert total(tmp_path) == total(tmp_path, table="bill_changes") == Decimal("12.50")
     assert total(tmp_path, "2026-09") == Decimal(7)
     assert versions(tmp_path) == [(1, "replaced", Decimal(15)), (2, "current", Decimal("12.50"))]

@@ -88,7 +88,7 @@ def test_export_writes_the_bill(config: Path, runspend: Runspend, tmp_path: Path
     assert {r["x_RunId"] for r in runs} == set(run_ids(config))
     assert total(Decimal(r["EffectiveCost"]) for r in runs) == 160
     for arguments, words in (
-        (("2026-10", "x.csv"), "it is not allocated. Allocated are 2026-11"),
+        (("2026-10", "x.csv"), "it is not allocated. Allocated months are 2026-11"),
         (("2026-11", "x.txt"), "FOCUS files end in"),
     ):
         refused = runspend(

@@ -93,7 +93,7 @@ def test_from_home_to_a_team_and_to_a_run_in_three_clicks(browser: Browser, addr
 def test_a_wrong_address_has_a_way_back(browser: Browser, address: str) -> None:
     page = browser.new_page()
     page.goto(f"{address}/explore?by=nothing")
-    assert "allowed are team" in page.locator("main").inner_text()
+    assert "allowed values are team" in page.locator("main").inner_text()
     page.get_by_role("link", name="All costs of the newest month").click()
     assert page.locator("h1").inner_text().endswith(" USD")
     page.close()

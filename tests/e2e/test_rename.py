@@ -173,7 +173,7 @@ def test_names_that_do_not_fit_are_refused(config: Path) -> None:
     renamed = name(config, "tracking", "lab", "zoo")
     for old, new, why in (
         ("nobody", "zoo", "has no rows of it"),
-        ("lab", "zebra", "'zebra': it is not configured. Configured are zoo, bill, other"),
+        ("lab", "zebra", "'zebra': it is not configured. Known names are zoo, bill, other"),
         ("lab", "bill", "a tracking server, to 'bill', which is a bill"),
     ):
         with pytest.raises(ConfigError, match=why):

@@ -1,6 +1,6 @@
 """A small MLflow with old runs on it, for tests of what deletes them: `mlflow gc` on one side, Runspend's policies on the other.
 
-Put here how such a place is made and how each side is set to work. What is expected of them belongs to the tests.
+Belongs here: how such a place is made and how each side is set to work. What is expected of them belongs to the tests.
 """
 
 from __future__ import annotations

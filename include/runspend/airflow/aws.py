@@ -64,13 +64,15 @@ def _hook_profile(conn_id: str, hook: Any) -> dict[str, str]:
         known |= {key: keys.get(key) for key in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")}
     else:
         path = lend_renewed("aws-credentials", _reader(conn_id, hook))
-        # Where there are none, the file has the reason. The client repeats it.
+        # If there are none, the file has the reason. The client repeats it.
         known["credential_process"] = f"/bin/sh -c 'if grep -q AccessKeyId {path}; then cat {path}; else cat {path} >&2; exit 1; fi'"
     return {key: str(value) for key, value in known.items() if value}
 
 
 def _reader(conn_id: str, hook: Any) -> Callable[[], str]:
-    """Return what reads credentials, in the form of a credential process; if there are none, a sentence. The session refreshes them itself."""
+    """Return a function that reads credentials in the form of a credential process; if there are none, a sentence. The session refreshes
+    them itself.
+    """
     session: Any = None
 
     def read() -> str:

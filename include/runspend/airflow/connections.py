@@ -3,11 +3,11 @@
 Nothing here runs when a DAG file is parsed. `runspend.config.settings` defines the settings. The file is found as everywhere else:
 `$RUNSPEND_CONFIG`, otherwise `runspend.yaml` in the working folder.
 
-In the file, `connection:ID` is allowed for a tracking server's `uri`, `token`, `username`, `password` or `database`, a PostgreSQL target's `uri`, and for the
-mail's `host`, `username`, `password`, `webhook.url`, `channels[].url`, `channels[].key` or `heartbeat`. `mail.connection: ID` fills in the whole mail server.
-`credentials: ID` of a bill, a store or a warehouse in S3, and a store's `delete_credentials`, may be an AWS connection; otherwise
-it is a profile of the AWS configuration, as outside Airflow. `credentials: connection:ID` of a warehouse or bill in BigQuery, or of
-a bill or store in gs://, is a Google connection.
+In the file, `connection:ID` is allowed for a tracking server's `uri`, `token`, `username`, `password` or `database`, a PostgreSQL target's
+`uri`, and for the mail's `host`, `username`, `password`, `webhook.url`, `channels[].url`, `channels[].key` or `heartbeat`.
+`mail.connection: ID` fills in the whole mail server. `credentials: ID` of a bill, a store or a warehouse in S3, and a store's
+`delete_credentials`, may be an AWS connection; otherwise it is a profile of the AWS configuration, as outside Airflow. `credentials:
+connection:ID` of a warehouse or bill in BigQuery, or of a bill or store in gs://, is a Google connection.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def read_mail_settings() -> Settings:
 
 
 def _aws_connections(settings: Settings) -> Iterator[tuple[str, Connection]]:
-    """Yield each profile of runspend.yaml that is an AWS connection. boto3 reports a profile that is nowhere."""
+    """Yield each profile of runspend.yaml that is an AWS connection. boto3 reports a profile that does not exist."""
     places: list[Any] = [*settings.billing, *settings.stores, settings.warehouse]
     named = [getattr(place, key, None) for place in places if not (place.uri or "").startswith(ELSEWHERE) for key in CREDENTIALS]
     for name in sorted({name for name in named if isinstance(name, str)}):
@@ -129,7 +129,9 @@ def _database_uri(found: Connection) -> str:
 
 
 def _hidden_address(found: Connection) -> str:
-    """Return a webhook's or heartbeat's address: entirely in the password, or the host with the password as its path (as in Slack's provider)."""
+    """Return a webhook's or heartbeat's address: entirely in the password, or the host with the password as its path (as in Slack's
+    provider).
+    """
     secret = found.password or ""
     return secret if "://" in secret else f"{(found.host or '').rstrip('/')}/{secret}"
 

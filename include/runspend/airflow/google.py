@@ -49,7 +49,7 @@ def lend_credentials(found: Connection) -> str | None:
 
 
 def _reader(conn_id: str, hook: Any) -> Callable[[], str]:
-    """Return what reads a token that is valid for some minutes; if there is none, why."""
+    """Return a function that reads a token valid for some minutes; if there is none, the reason."""
     from google.auth.transport.requests import Request
 
     def read() -> str:
@@ -68,7 +68,9 @@ def _reader(conn_id: str, hook: Any) -> Callable[[], str]:
 
 
 def _own_key_file(conn_id: str, extra: dict[str, Any]) -> str | None:
-    """Return the path of the key; None for the environment's own credentials. Raises ConfigError for what is not a key, or not by a key."""
+    """Return the path of the key; None for the environment's own credentials. Raises ConfigError for a connection that has no valid key, or
+    uses something other than a key.
+    """
     if other := [name for name in NOT_FOLLOWED if name in extra]:
         raise ConfigError(
             f"cannot use connection {conn_id}: {other[0]} needs Google's provider. Install apache-airflow-providers-google, put the key into "

@@ -22,7 +22,7 @@ def lend(name: str, text: str) -> str:
 def lend_renewed(name: str, read: Callable[[], str]) -> str:
     """Return the path of a file whose text a thread reads again every minute, for tokens that expire while a task runs.
 
-    `read` does not raise. Who opens the file sees one whole text.
+    `read` does not raise. A reader of the file always sees one whole text.
     """
     descriptor = _descriptor(name, read())
     if not _renewed:

@@ -1,7 +1,7 @@
 """What each step reads and writes, as datasets of OpenLineage: bills, MLflow servers, artifact stores, and the warehouse's tables.
 
-Names follow OpenLineage's naming: `s3://bucket` and a key, `bigquery` and `project.dataset.table`, `file` and a path. So they are those of
-other tools' datasets. An address is named without its user, password and query.
+Names follow OpenLineage's naming: `s3://bucket` and a key, `bigquery` and `project.dataset.table`, `file` and a path. So they match the
+names that other tools use. An address is named without its user, password and query.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mariadb": 3306}  
 ACTED = ("budget_status", "alerts", "archive_plan", "archives", "archive_objects")
 COSTS = tuple(name for name in _written_by("all") if name not in (*ACTED, "artifact_stores"))
 ARTIFACTS = ("artifact_bytes", "artifact_stores")
-# Step -> the tables it reads and writes. What is outside the warehouse is in `_outside`.
+# Step -> the tables it reads and writes. Datasets outside the warehouse are in `_outside`.
 TABLES_OF: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "extract": ((), (*RUNS, "sources")),
     "measure": (("artifact_owners",), (*_written_by("the store"), "sources")),

@@ -70,7 +70,9 @@ def config_path() -> Path | None:
 
 
 def clock(step: str) -> Any:
-    """Return the timetable of a step's schedule, or None if it has none. Raises ConfigError for what is not a cron expression or a time zone."""
+    """Return the timetable of a step's schedule, or None if it has none. Raises ConfigError for a value that is not a cron expression or a
+    time zone.
+    """
     from airflow.sdk import CronTriggerTimetable
 
     name = f"schedule_{step}"

@@ -19,7 +19,7 @@ class LazyPages:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle an ASGI request."""
         if self.app is None:
-            # Airflow does not promise it as public: this is the only place that imports it.
+            # It is not part of Airflow's public interface: this is the only place that imports it.
             from airflow.api_fastapi.core_api.security import get_user
             from fastapi import Depends
 

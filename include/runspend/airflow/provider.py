@@ -1,4 +1,4 @@
-"""What Airflow's list of providers knows of Runspend: its connection type, its options and its bundle of DAGs."""
+"""The entry of Runspend in Airflow's list of providers: its connection type, its options and its bundle of DAGs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def get_provider_info() -> dict[str, Any]:
                     "config": {
                         "label": "Path of runspend.yaml",
                         "schema": {"type": ["string", "null"]},
-                        "description": "On the worker. Leave it out if the host is a server, or for the file that the DAGs use.",
+                        "description": "On the worker. Leave it out if the host is a server, or to use the file of the DAGs.",
                     }
                 },
                 "ui-field-behaviour": {

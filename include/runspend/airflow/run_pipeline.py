@@ -1,8 +1,9 @@
 """Run the DAGs once, in the order in which their assets start them, in this one process: `runspend nightly` where Airflow is installed.
 
-It needs no scheduler and no server: Airflow's own `dag.test()` runs on a temporary database. No step's work is done here.
+It needs no scheduler and no server: Airflow's own `dag.test()` runs on a temporary database. This module does not do the work of any step.
 
-    python -m runspend.airflow.run_pipeline --dags dags --config runspend.yaml --home .runspend --now 2026-11-24T06:00+00:00 --result outcome.json
+    python -m runspend.airflow.run_pipeline --dags dags --config runspend.yaml --home .runspend --now 2026-11-24T06:00+00:00 --result
+    outcome.json
 
 The result has the keys of `runspend.core.step_result.Outcome`; the exit code is the same. Airflow's log is `<home>/airflow/pipeline.log`.
 """
@@ -28,7 +29,7 @@ DAG_IDS = {  # step -> DAG, in running order
     "publish": "runspend_publish",
     "annotate": "runspend_annotate_costs",
 }
-# A pipeline run only plans what policies would move. The weekly DAG, or a command, tells the owners and moves it.
+# A pipeline run only plans what policies would move. The weekly DAG, or a command, notifies the owners and moves it.
 SKIPPED_TASKS = {"archive": "(?!plan$).+"}  # the whole name of a task must match
 LISTS = ("changed", "unchanged", "problems", "notes")
 

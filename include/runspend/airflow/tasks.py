@@ -35,7 +35,7 @@ NOW = Param(
     None,
     type=["null", "string"],
     format="date-time",
-    description="Pretend it is this time (UTC). Left out: the start of the current hour; in a backfill, the run's logical date.",
+    description="Pretend it is this time (UTC). Default: the start of the current hour; in a backfill, the run's logical date.",
 )
 PERIODS = Param(
     None,
@@ -46,7 +46,7 @@ PERIODS = Param(
 
 
 class NotAllDone(AirflowFailException):
-    """The step did what it could and kept it; the rest is listed. A retry would not help, and operators have their mail."""
+    """The step did what it could and kept the results; the problems are listed. A retry would not help, and operators have their mail."""
 
 
 class NoAnswer(AirflowException):
@@ -58,9 +58,9 @@ class Superseded(AirflowException):
 
 
 def tell_operators(context: Any) -> None:
-    """Mail `mail.operators` that a task failed finally, once per task and night. Needs no warehouse."""
+    """Mail `mail.operators` that a task failed for the last time, once per task and night. Needs no warehouse."""
     if isinstance(context.get("exception"), (NotAllDone, NoAnswer, Superseded)):
-        return  # the step wrote to them itself, with the cause, or they need not act
+        return  # the step mailed operators itself, with the cause, or they need not act
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
@@ -104,7 +104,7 @@ def start_of_hour() -> datetime:
 
 
 def schedule(name: str, assets: Any = None) -> Any:
-    """Return what starts the DAG of a step: its clock, or these assets, or both. The clock makes up for an event that was lost."""
+    """Return what starts the DAG of a step: its clock, or these assets, or both. The clock covers for a lost event."""
     timetable = clock(name)
     if timetable is None or assets is None:
         return timetable if assets is None else assets
@@ -124,7 +124,7 @@ class StepOperator(DecoratedOperator, PythonOperator):
         super().__init__(kwargs_to_upstream=given, **given, **options)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Return the datasets, for OpenLineage. Its provider asks, if it is installed; also after a failure."""
+        """Return the datasets, for OpenLineage. OpenLineage's provider asks if it is installed, even after a failure."""
         return None if self.lineage is None else self.lineage.facets()
 
 
@@ -174,7 +174,7 @@ def _leave_outcome(context: Any, error: RunspendError) -> None:
 
 
 def read_now(context: Any) -> datetime:
-    """Return the DAG run's time. Refuses parameters the DAG does not have: a misspelled one must not pass for its default."""
+    """Return the DAG run's time. Refuses parameters the DAG does not have: a misspelled one must not silently use its default."""
     run = context["dag_run"]
     unknown = sorted(set(run.conf or {}) - set(context["dag"].params))
     if unknown:
@@ -187,7 +187,7 @@ def read_now(context: Any) -> datetime:
 
 
 def totals(name: str) -> dict[str, Any]:
-    """Return what the warehouse holds of an asset, as JSON with amounts as texts.
+    """Return the warehouse's totals of an asset, as JSON with amounts as texts.
 
     Only `error` if it cannot be read. Only `hidden` if `access` says who sees which costs: everyone who can log in sees events.
     """
@@ -210,7 +210,7 @@ def end_with(asset: Asset, work: Any) -> None:
 
     @task(outlets=[asset], trigger_rule="all_done", task_display_name="tell what waits for this")
     def published(outlet_events: Any = None) -> None:
-        """Emit the asset, with totals for who reads its events. Not mapped: Airflow emits at the first success of a mapped task."""
+        """Emit the asset, with totals for readers of its events. Not mapped: Airflow emits at the first success of a mapped task."""
         outlet_events[asset].extra = totals(asset.name)
 
     @task(trigger_rule="one_failed", retries=0, on_failure_callback=None, task_display_name="fail if a task failed")

@@ -1,4 +1,4 @@
-"""Reads what a billing period needs from bills of other months: the rest of jobs across its ends, and sizes of corrected machines.
+"""Reads data of other months' bills that a billing period needs: the rest of jobs that cross its ends, and sizes of corrected machines.
 
 Belongs to `inputs.py`, which computes digests of these rows. The models `job_windows.sql` and `earlier_sizes.sql` use them.
 """
@@ -70,7 +70,9 @@ EARLIER_SIZES = read_sql(Path(__file__).parent / "models", "earlier_sizes")
 
 
 def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tuple[dict[str, datetime], dict[str, list[Any]]]:
-    """Return how far jobs of the period reach beyond its lines, as parameters of the models, and the rows of other months that a build depends on, by kind."""
+    """Return how far jobs of the period reach beyond its lines, as parameters of the models, and the rows of other months that a build
+    depends on, by kind.
+    """
     reach, rows = no_reach(window["window_start"]), {}
     beyond = reader.query(JOBS_BEYOND, {"period": period}).to_pylist()
     if beyond:

@@ -105,7 +105,7 @@ class Builder:
         if before is None or before["build_id"] == digest(inputs):
             return None
         names = {name for name in {*before["inputs"], *inputs} if before["inputs"].get(name) != inputs.get(name)}
-        # If nothing else changed, a build changes no figure: it says that they are final.
+        # If nothing else changed, the build changes no figure and only marks them as final.
         return None if names == {FINAL_BILLS} or any(map(is_decisive, names)) else describe_inputs(names)
 
     def _note(self, step: Step, period: str, build_id: str, inputs: Mapping[str, str | None], outputs: Mapping[str, str]) -> None:

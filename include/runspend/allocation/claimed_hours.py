@@ -84,12 +84,12 @@ def _meaning(ratio: float) -> str:
 
 
 def claimed_hours(reader: Reader, first: date) -> tuple[ClaimedHours, ...]:
-    """Return the rows of a billing period, most hours first. Rows of a type that runs do not tell apart share one price range."""
+    """Return the rows of a billing period, most hours first. Rows of a type that runs do not distinguish share one price range."""
     return with_open_prices(reader.query(HOURS, {"first": first}).to_pylist())
 
 
 def with_open_prices(rows: Sequence[Mapping[str, Any]]) -> tuple[ClaimedHours, ...]:
-    """The rows, where runs state what tells them apart in some and leave it open in others with the prices of all that are open."""
+    """The rows. Some runs state the properties that separate rows; others leave them open and get the prices of all rows that fit."""
     found = [ClaimedHours(**row) for row in rows]
     return tuple(
         _with_prices(one, [o for o in found if (o.billing_period, o.instance_type) == (one.billing_period, one.instance_type)])

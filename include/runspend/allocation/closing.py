@@ -1,7 +1,7 @@
 """Decides when a bill is final and a month is closed, and lists changes skipped in closed months: the rows of `period_states`.
 
     open    lines may still come or change
-    final   every line has an InvoiceId and the month is over; else its rows are the same for 10 days, and the month ended 15 days ago
+    final every line has an InvoiceId and the month is over; otherwise its rows are the same for 10 days, and the month ended 15 days ago
     closed  60 days after the last bill of the month became final; it stays closed
 
 The result depends only on stored data and `now`: repeating a pipeline run writes nothing. A month is one build over all its
@@ -133,9 +133,9 @@ class Finality:
     def notes(self) -> list[str]:
         """Return the changes skipped in closed months in this pipeline run: one sentence per reason."""
         return [
-            f"{_months(periods)} closed and stay as they are, although these changed: {words}. To take it in, run: runspend allocate --period {periods[-1]}"
+            f"{_months(periods)} closed and stay as they are, although these changed: {words}. To apply the changes, run: runspend allocate --period {periods[-1]}"
             if len(periods) > 1
-            else f"{periods[0]} is closed and stays as it is, although these changed: {words}. To take it in, run: runspend allocate --period {periods[0]}"
+            else f"{periods[0]} is closed and stays as it is, although these changed: {words}. To apply the changes, run: runspend allocate --period {periods[0]}"
             for words, periods in sorted(self._ignored_changes.items())
         ]
 
@@ -168,7 +168,7 @@ class Finality:
             if unit is None:
                 continue
             row = tries.get(source) if source in configured else None
-            # A source that does not answer gives no news about its bill. A source that is no longer read never will.
+            # A source that does not answer gives no news about its bill. A source that is no longer read never gives any.
             seen_until = self._now if row is None else row["last_good_at"] if row["state"] == "unreachable" else row["last_tried_at"]
             bill_digest = unit.extra.get("bill_digest") or unit.digest
             bills[source, period] = Bill(

@@ -179,7 +179,7 @@ def rungs(reader: Reader, first: date) -> dict[str, tuple[Rung, ...]]:
 
 
 def _most_of(rows: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return the confidence of most of the money. A small amount with another confidence does not describe the whole."""
+    """Return the confidence of most of the money. A small amount with another confidence is not representative."""
     costs: dict[str, Decimal] = defaultdict(Decimal)
     for row in rows:
         if row["confidence"]:

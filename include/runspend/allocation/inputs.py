@@ -93,8 +93,8 @@ from (select distinct month, tracking_server, owner_id from artifact_bytes where
 join runs r on r.tracking_server = a.tracking_server and r.run_id = a.owner_id
 """
 
-# The time for which a period's lines need runs. Lines that are split by time need runs all the while. For longer lines of a machine,
-# only their first month decides whether the machine served runs, so that a yearly fee does not load a year of them.
+# The time for which a period's lines need runs. Lines that are split by time need runs for their whole time. For longer lines of a machine,
+# only their first month decides whether the machine served runs, so that a yearly fee does not load a year of runs.
 CHARGED = """
 with lines as (
   select

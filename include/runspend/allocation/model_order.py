@@ -183,7 +183,7 @@ def ledger_parameters(settings: Settings) -> dict[str, Any]:
 
 
 def _before_bill(sources: list[Any]) -> list[str]:
-    """Where a run's own value may come from that counts more than the tag of a bill line; everything, if no line tag is named."""
+    """The sources of a run's own value that take precedence over the tag of a bill line; all sources, if no line tag is named."""
     texts = [
         source if isinstance(source, str) else f"user:{Path(source['user']).name}" if "user" in source else "line.principal"
         for source in sources

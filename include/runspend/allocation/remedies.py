@@ -74,7 +74,7 @@ def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:
 
 
 def _advise_scope(selector: Mapping[str, str], settings: Settings) -> str:
-    return "`scope` leaves these accelerators out: if runs use them, take them in"
+    return "`scope` leaves these accelerators out: if runs use them, include them"
 
 
 REMEDIES: dict[str, Callable[[Mapping[str, Any], Settings], str]] = {

@@ -24,7 +24,7 @@ from runspend.core.outside_json import parse_json
 from runspend.core.service_kinds import RESOURCE_TYPES, WITH_MACHINES, is_accelerator, kind_of, resource_words
 from runspend.warehouse.base import Reader
 
-# The most sets of tags that are examined one by one. Those that cost least are left out.
+# The most sets of tags that are examined one by one. The sets that cost least are left out.
 TAG_SETS = 20_000
 # How many tags are tried, one after another, on cost that no group of machines explains.
 TAG_GROUPS = 8
@@ -134,7 +134,7 @@ def unallocated_groups(reader: Reader, first: date, settings: Settings) -> dict[
     """Map currency to groups of cost without a run. One action would explain a group. A line is in one group.
 
     Accelerators come first, then the largest amounts. Lines outside the default scope are in the currency of their bill. Machines
-    are grouped by node group or cluster, else by the tag that explains most, else by service and account; all other lines by
+    are grouped by node group or cluster, otherwise by the tag that explains most, otherwise by service and account; all other lines by
     service and account.
     """
     by_currency: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -179,7 +179,9 @@ def _grouped(rows: list[dict[str, Any]], settings: Settings) -> list[Group]:
 
 
 def _by_dearest_tag(kind: str, tagged: list[tuple[dict[str, Any], frozenset[tuple[str, str]]]]) -> Iterable[tuple[Key, dict[str, Any]]]:
-    """Yield each row with its group: the tag that explains most, then the one that explains most of the rest, …; else service, account."""
+    """Yield each row with its group: the tag that explains most, then the one that explains most of the rest, …; otherwise service,
+    account.
+    """
     for _ in range(TAG_GROUPS):
         if not tagged:
             break

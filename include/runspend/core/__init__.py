@@ -1,1 +1,1 @@
-"""Helpers that every room may use. They know nothing of runs, bills or tables."""
+"""Helpers that every room may use. They do not know runs, bills or tables."""

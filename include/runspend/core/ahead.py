@@ -1,4 +1,4 @@
-"""Makes the next item while the one before it is used."""
+"""Produces the next item while the previous one is in use."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ def places_for(total: Decimal) -> int:
 def round_parts(parts: Sequence[Decimal], places: int, total: Decimal | None = None) -> list[Decimal]:
     """Round the parts so that the printed parts add up to the printed total.
 
-    Each part is rounded down. Then the parts that lost most get one unit of the last place, until the sum equals the rounded total
-    (half up). Every printed part is less than one unit away from its exact value. `total`: the rounded total, where it is itself a part
-    of a rounded sum; it is less than one unit away from the exact one.
+    Each part is rounded down. Then the parts that lost the most get one unit of the last place, until the sum equals the rounded total
+    (half up). Every printed part is less than one unit away from its exact value. `total`: the rounded total, if it is itself a part
+    of a rounded sum. It is less than one unit away from the exact total.
     """
     unit = Decimal(1).scaleb(-places)
     with localcontext(EXACT):

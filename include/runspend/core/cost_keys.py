@@ -1,8 +1,7 @@
-"""The metrics and tags that carry a cost in MLflow: written by `actions/annotate`, never read back as a fact about a run.
+"""The metrics and tags that hold a cost in MLflow: written by `actions/annotate`, never read back as a fact about a run.
 
-Extraction leaves out Runspend's metrics, by name and step, and these tags, by name: a cost that was written must not become a sign of life,
-a dimension or a copied tag.
-`docs/annotate.md` lists them.
+Extraction leaves out Runspend's metrics, by name and step, and these tags, by name. Otherwise a written cost would count as a sign of life,
+a dimension or a copied tag. `docs/annotate.md` lists them.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ __all__ = [
 
 STATUS, MATCH, AS_OF = "cost_status", "cost_match", "cost_as_of"
 COST_TAGS = (STATUS, MATCH, AS_OF)
-RECORD = "runspend.costs"  # JSON of what Runspend wrote beside it: a value that differs is somebody else's
-# The steps of Runspend's metrics: a metric of these names at any other step is somebody else's. No training counts that far, not even its
-# tokens. Microseconds since 1970 are below, nanoseconds above, and JavaScript still counts them one by one.
+RECORD = "runspend.costs"  # JSON of the values that Runspend wrote beside it: a different value belongs to somebody else
+# The steps of Runspend's metrics: a metric of these names at any other step belongs to somebody else. No training reaches these steps, even
+# if it counts tokens. Microseconds since 1970 are smaller, nanoseconds are larger, and JavaScript still represents each step exactly.
 FIRST_STEP, STEPS_END = 8 * 10**15, 9 * 10**15
-NOTE = "mlflow.note.content"  # what MLflow shows as the description of a run
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of a run
 _METRIC = re.compile(r"cost_[a-z]{3}(_estimated)?")
 _PART = re.compile(r"cost_[a-z]{3}_(total|month_to_date|training|failed_attempts|storage)")
 _RUN_NOTE = re.compile(r"Cost of this run, line by line: \S+/run/[0-9A-Za-z_.-]+")
@@ -51,7 +50,7 @@ def is_cost_tag(key: str) -> bool:
 
 
 def run_note(site: str, run_id: str) -> str:
-    """Return the description of a run that nobody has described."""
+    """Return the description for a run that has none."""
     return f"Cost of this run, line by line: {site.rstrip('/')}/run/{run_id}"
 
 

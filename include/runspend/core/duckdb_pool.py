@@ -23,12 +23,12 @@ _limits = threading.local()  # the number of threads and the memory of an engine
 
 
 def limit_threads(count: int) -> None:
-    """Give engines lent to this thread of the program `count` threads each from now on, instead of one per processor."""
+    """From now on, give each engine lent to this thread of the program `count` threads, instead of one per processor."""
     _limits.threads = count
 
 
 def limit_engine(threads: int, memory: str) -> None:
-    """Give engines lent to this thread so many threads, and `memory` ("1GB") instead of what their callers ask for."""
+    """Give engines lent to this thread this number of threads, and `memory` ("1GB") instead of the values that callers request."""
     _limits.threads, _limits.memory = threads, memory
 
 

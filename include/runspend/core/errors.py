@@ -163,7 +163,7 @@ class CapPassed(RunspendError):
 
 
 class LeaseLost(RunspendError):
-    """Another process holds the lease of this work. This one changes nothing more."""
+    """Another process holds the lease of this work. This process makes no further changes."""
 
     exit_code = 5
 

@@ -1,7 +1,7 @@
 """Maps packages to the extras of Runspend, and turns a missing package into one sentence.
 
-The base install has three packages, so that it fits into training jobs. A command that needs more says what to install. A test
-compares the table with the imports of this package and with pyproject.toml.
+The base install has three packages, so that it fits into training jobs. A command that needs more packages names the extra to install. A
+test compares the table with the imports of this package and with pyproject.toml.
 """
 
 from __future__ import annotations

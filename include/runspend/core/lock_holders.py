@@ -45,7 +45,7 @@ class Patience:
                 fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._check(file, behind)
-                time.sleep(pause * random.uniform(0.5, 1))  # so that waiting processes do not ask in step
+                time.sleep(pause * random.uniform(0.5, 1))  # so that waiting processes do not poll at the same moment
                 pause = min(pause * 1.5, LONGEST_PAUSE)
             else:
                 return

@@ -23,7 +23,7 @@ FAULTS = {
     errno.EDQUOT: ("the disk quota is used up", "Free space there or raise the quota, then run it again."),
     errno.EROFS: (
         "the file system is read-only",
-        "Mount it writable (after an error of the disk it turns read-only by itself: see dmesg), then run it again.",
+        "Mount it writable (after a disk error, the system makes it read-only: see dmesg), then run it again.",
     ),
     errno.EIO: (
         "the disk cannot be read or written (I/O error)",
@@ -61,7 +61,7 @@ def machine_failed(error: BaseException, what: str = "go on") -> MachineFailed |
     if isinstance(error, RunspendError):
         return None  # its message already explains it
     fault = fault_of(error)
-    kept = "What was published stays as it was; nothing half-done was published."
+    kept = "Published tables stay as they were; nothing incomplete was published."
     return None if fault is None else MachineFailed(f"cannot {what}: {fault} {kept}")
 
 

@@ -1,6 +1,6 @@
-"""The tags that tell where a run was: written by the MLflow plug-in (`interfaces/identify`), read by extraction.
+"""The tags that state where a run was: written by the MLflow plug-in (`interfaces/identify`), read by extraction.
 
-All of them yield to what people state themselves. `docs/identify.md` lists them.
+Values that people state themselves take precedence over all of them. `docs/identify.md` lists them.
 """
 
 from __future__ import annotations

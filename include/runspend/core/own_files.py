@@ -1,6 +1,6 @@
 """Read and change Runspend's own small files without trusting their content.
 
-No link is followed below a root, every read has a limit, and anything but plain JSON is refused with the name of the file. Callers
+No link is followed below a root, every read has a limit, and anything other than plain JSON is refused with the name of the file. Callers
 interpret the values.
 """
 
@@ -41,7 +41,9 @@ def need_folder(target: Path) -> None:
 
 
 def check_replaceable(target: Path, command: str, is_ours: Callable[[Path], bool]) -> None:
-    """Raise UsageError if a file to write has no folder, or would replace something that this command did not write. An empty file may go."""
+    """Raise UsageError if a file to write has no folder, or would replace something that this command did not write. An empty file may be
+    replaced.
+    """
     need_folder(target)
     if os.path.lexists(target) and not (target.is_file() and (target.stat().st_size == 0 or is_ours(target))):
         raise UsageError(
@@ -50,7 +52,7 @@ def check_replaceable(target: Path, command: str, is_ours: Callable[[Path], bool
 
 
 def keep_mode(new: Path, old: Path) -> None:
-    """Give a file that will replace another one its permissions: who was let in by `chmod` stays in."""
+    """Give a file that will replace another one the permissions of the old file: access granted by `chmod` remains."""
     if old.is_file():
         new.chmod(stat.S_IMODE(old.stat().st_mode))
 
@@ -111,7 +113,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def refused(where: object, why: str, *, do: str = "") -> RecordRefused:
-    """Return the error of a file that Runspend did not write, with the wording that all such errors share."""
+    """Return the error for a file that Runspend did not write, with the wording that all such errors share."""
     advice = do or "Find out who can write there, then restore the file from a copy, or move it away."
     why = why if len(why) <= MOST_TOLD else f"{why[:MOST_TOLD]}…"
     return RecordRefused(where, f"cannot use {where}: {why}. Runspend does not write such files and ignored it. {advice}")
@@ -135,7 +137,8 @@ def write_whole(path: Path, text: bytes, *, is_alone: bool = False) -> None:
 
 
 def write_scratch(path: Path, text: bytes, *, name: str | None = None) -> Path:
-    """Write a new file next to a path, whole and on disk. The caller moves or links it into place, then removes it. An error leaves no file.
+    """Write a new file next to a path, whole and on disk. The caller moves or links it into place, then removes it. An error leaves no
+    file.
 
     `name`: its name; a unique one if left out. Errors: OSError.
     """
@@ -183,7 +186,7 @@ def own_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise refused(
-            path, "it is not a folder, or one above it is not", do="Move what is there out of the way, then run the command again."
+            path, "it is not a folder, or one above it is not", do="Move the file that is there, then run the command again."
         ) from error
     return path
 
@@ -208,13 +211,15 @@ def try_lock(descriptor: int) -> bool:
 
 
 class Inside:
-    """Names below a root, entered one folder at a time, so that no link leads out of it. Names use slashes; the caller has checked their form."""
+    """Names below a root, entered one folder at a time, so that no link leads out of it. Names use slashes; the caller has checked their
+    form.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def is_file(self, name: str) -> bool:
-        """Whether a regular file exists there. Raises RecordRefused for a link, folder or device, also on the way."""
+        """Whether a regular file exists there. Raises RecordRefused for a link or device, in its path too, and for a folder."""
         with self._parent(name) as parent:
             if parent is None:
                 return False

@@ -1,4 +1,4 @@
-"""The rule that chooses a price from a list: of the type, of no other region, and of no other purchase option.
+"""The rule that chooses a price from a list: of the same type, and not of another region or purchase option.
 
 Training processes use it too (`interfaces/identify`): standard library only, Python 3.10.
 """
@@ -15,8 +15,8 @@ __all__ = ["choose_price", "number"]
 def choose_price(prices: Iterable[Mapping[str, Any]], kind: str, region: str, purchase_option: str) -> Mapping[str, Any] | None:
     """Return the row for a machine of this type, or None. Rows have `instance_type`, `region`, `purchase_option` and `machine_hours`.
 
-    An empty region or option of a row fits every machine; an exact one has priority. A machine without a region has that of most
-    machine hours. A machine that does not say it is spot is on demand.
+    An empty region or option of a row fits every machine; an exact one has priority. A machine without a region gets the region with
+    the most machine hours. A machine that does not state spot counts as on demand.
     """
     wanted = "spot" if purchase_option == "spot" else "on_demand"
     kind, region = kind.lower(), region.lower()
@@ -34,7 +34,7 @@ def choose_price(prices: Iterable[Mapping[str, Any]], kind: str, region: str, pu
 
 
 def number(value: object) -> float:
-    """Return a number that is not negative; 0 for anything else."""
+    """Return the value if it is a number that is not negative, otherwise 0."""
     try:
         found = float(str(value if value is not None else 0))
     except ValueError:

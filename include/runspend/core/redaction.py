@@ -16,7 +16,7 @@ HIDDEN = "***"
 # A shorter value occurs in many words: hiding it would garble every text and protect nothing.
 MIN_LENGTH = 4
 
-# Servers answer with megabytes that may end up in an error, so each pattern looks at a character only a few times.
+# Servers answer with megabytes that may end up in an error, so each pattern reads a character only a few times.
 _WORD = re.compile(r"\S+")
 _BEFORE_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/?#:@]*:(?!\d+(?:[/?#\s\"'),;]|$))")
 _PARAMETER = re.compile(r"[?&;]([\w.-]+)=")

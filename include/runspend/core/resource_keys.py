@@ -1,4 +1,4 @@
-"""The form in which bills and runs are compared: SQL expressions and key lists shared by the loader and the extractor.
+"""The form in which bills and runs are compared: SQL expressions and key lists that the loader and the extractor share.
 
 Both sides use the same text, so they cannot drift apart. Both run in DuckDB before a row is published. The models decide which bill
 lines and runs match.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Ids that AWS makes globally unique: an ARN that ends in one says no more than the id.
+# Ids that AWS makes globally unique: an ARN that ends in one has no more information than the id.
 _SHORT_AWS_ID = "^[a-z]{1,8}-[0-9a-f]{8,17}$"
 _JOB_KINDS = (
     "(?:training|processing|transform|hyper-parameter-tuning|automl|labeling|compilation|edge-packaging)-job|inference-recommendations-job"
@@ -33,7 +33,7 @@ def resource_key_sql(column: str) -> str:
     Azure ids become lower case, since exports do not keep their case. So do SageMaker ARNs: jobs keep the case people wrote, bills
     do not. The ARN of an EC2 resource becomes its short id, which AWS makes unique. A Compute Engine instance becomes
     projects/P/zones/Z/instances/N. Provider ids of Kubernetes nodes become the cloud's own names. A pod keeps its cluster:
-    arn:…:pod/CLUSTER/NAMESPACE/NAME or k8s://CLUSTER/NAMESPACE/NAME. Everything else stays as it is, without surrounding blanks.
+    arn:…:pod/CLUSTER/NAMESPACE/NAME or k8s://CLUSTER/NAMESPACE/NAME. Everything else stays unchanged, except for surrounding blanks.
     Empty text becomes null. `allocation/models/2_jobs/matched_names.sql` matches names where one side states less.
 
     Sources: AWS "Resource ARNs", Google "Full resource names", Azure "Cost details fields", Kubernetes "Node.spec.providerID", AWS
@@ -104,7 +104,7 @@ def principal_key_sql(column: str) -> str:
 
     The form is aws:ACCOUNT:role/NAME, with /SESSION after it where one is stated, or aws:ACCOUNT:user/NAME. A role has one name in
     its account regardless of its path, and an ARN of its sessions has no path. Names of roles and users are unique without their
-    case; names of sessions are not. Anything but an ARN of a principal with its account becomes null. Source: AWS "IAM
+    case; names of sessions are not. Anything other than an ARN of a principal with its account becomes null. Source: AWS "IAM
     identifiers".
     """
     text = f"trim({column})"
@@ -177,7 +177,8 @@ def storage_class_sql(column: str) -> str:
 
 
 def pool_key_sql(name: str, equal: Sequence[tuple[str, str]]) -> str:
-    """Return DuckDB SQL for a pool's key, `gpu` or `gpu|team=vision`; null unless every `equal` dimension (name, SQL of its value) has a value.
+    """Return DuckDB SQL for a pool's key, `gpu` or `gpu|team=vision`; null unless every `equal` dimension (name, SQL of its value) has a
+    value.
 
     Runs and bill lines use the same text, so their keys are equal when their values are.
     """
@@ -214,7 +215,8 @@ def label_forms(key: str) -> tuple[str, ...]:
 
 
 def aws_column_name(key: str) -> str:
-    """Spell a tag key as CUR 2.0 and Athena's columns do: `CostCenter` becomes cost_center, `aws:ecs:clusterName` becomes aws_ecs_cluster_name.
+    """Spell a tag key as CUR 2.0 and Athena's columns do: `CostCenter` becomes cost_center, `aws:ecs:clusterName` becomes
+    aws_ecs_cluster_name.
 
     Every capital gets an underscore before it and becomes small. Other characters become underscores, repeated underscores become
     one, and those at the ends are removed. Source: AWS "Running Amazon Athena queries" (column names).

@@ -1,7 +1,7 @@
-"""The shapes of secrets in text that other programs wrote: one list of patterns for Python and for DuckDB.
+"""The forms of secrets in text that other programs wrote: one list of patterns for Python and for DuckDB.
 
 Python and RE2 read each pattern alike, so there is no look-around and no back reference; a test compares both over a corpus. Group
-1 is text before the secret that stays. A text that ends each match, and stays as well, is listed next to the pattern. A secret
+1 is text before the secret that stays. A text that ends each match, and also stays, is listed next to the pattern. A secret
 without a shape cannot be found: a 40-digit hexadecimal key of W&B looks like a git commit unless its name comes before it.
 """
 
@@ -43,7 +43,8 @@ _OF_PARTS = r"((?:^|[^A-Za-z0-9]))(?:nvapi|sk-(?:proj|ant|or|svcacct|admin|live|
 # Widest first, so that a narrower pattern does not leave part of a secret behind.
 _SHAPES: tuple[tuple[str, str], ...] = (
     (r"()-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]*-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|[\s\S]*)", ""),
-    # scheme://user:password@host, the password as it should be written, and with a slash in it where no port can be meant; http://token@host
+    # scheme://user:password@host, the password as it should be written, and with a slash in it where no port can be meant;
+    # http://token@host
     (r"(://)[^\x00-\x20/?#:@\[\"'<>]*:[^\x00-\x20/?#\"'<>]*@", "@"),
     (r"(://)[^\x00-\x20/?#:@\[\"'<>]*:[0-9]*[^\x00-\x20/?#0-9@\"'<>][^\x00-\x20\"'<>]*@", "@"),
     (r"((?:https?|ftps?|sftp)://)[^\x00-\x20/?#:@\"'<>]+@", "@"),
@@ -83,7 +84,7 @@ _SUSPECT = (
 
 
 _COMPILED = {pattern: (re.compile(pattern, re.ASCII), rf"\g<1>{HIDDEN}{end}", end) for pattern, end in _SHAPES}
-# Python tries a match from every position, RE2 from all at once. To look at no part of a text more than a few times, Python searches
+# Python tries a match from every position, RE2 from all at once. To read each part of a text only a few times, Python searches
 # only runs of characters that a match consists of, and only up to the last place where a match can end.
 _RUNS = {"@": re.compile(r"[^\x00-\x20\"'<>]+"), "%40": re.compile(r"[^\x00-\x20&\"'<>/]+")}
 _RUN_OF_PARTS = re.compile(r"[A-Za-z0-9_-]{20,}")

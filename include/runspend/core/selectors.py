@@ -43,13 +43,15 @@ def parse_selector(raw: Any, keys: tuple[str, ...], maps: tuple[str, ...]) -> Se
         head, _, rest = str(key).partition(".")
         if key not in keys and not (head in maps and rest):
             allowed = ", ".join((*keys, *(f"{m}.KEY" for m in maps)))
-            raise ValueError(f"unknown selector key {key!r}; allowed are {allowed}")
+            raise ValueError(f"unknown selector key {key!r}; allowed keys are {allowed}")
         parsed[str(key)] = parse_patterns(str(key), value)
     return parsed
 
 
 def parse_patterns(key: str, value: Any) -> list[str]:
-    """Return the value of one selector key as a list of globs. An empty one is refused: it would match nothing or, worse, be read as all."""
+    """Return the value of one selector key as a list of globs. An empty one is refused: it would match nothing or, worse, count as
+    everything.
+    """
     patterns = value if isinstance(value, list) else [value]
     if not patterns or not all(isinstance(p, (str, int, float)) and not isinstance(p, bool) and str(p).strip() for p in patterns):
         raise ValueError(f"selector key {key!r} needs a text, a glob or a list of them, none of them empty")
@@ -65,8 +67,8 @@ def glob_to_regex(pattern: str) -> str:
 def matches(pattern: str, text: str | None) -> bool:
     """Whether a glob matches the whole text, including its case; None matches nothing. For a few texts, not for rows.
 
-    Does not use `re`, which tries every way to match `*a*a*a*b`. Here each `*` takes as little as possible, and only the last one
-    ever takes more.
+    Does not use `re`, which tries every way to match `*a*a*a*b`. Here each `*` matches as little as possible, and only the last one
+    is ever extended.
     """
     if text is None:
         return False

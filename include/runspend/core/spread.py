@@ -2,9 +2,9 @@
 
 The explorer and the statements of teams share this arithmetic.
 
-The groups have a fixed order. With `up_to` as the running total of their costs, a group gets the bound at its `up_to` minus the bound
-before it, where a bound is the amount times `up_to` divided by the whole, rounded to 22 decimals. So the shares of all groups add up to
-the amount, also of those that no page shows. A group without a positive cost gets nothing.
+The groups have a fixed order. With `up_to` as the running total of their costs, a group gets the bound at its `up_to` minus the previous
+bound. A bound is the amount times `up_to` divided by the whole, rounded to 22 decimals. So the shares of all groups, even those that no
+page shows, add up to the amount. A group without a positive cost gets nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NOTHING = Decimal(0)
 
 @dataclass(frozen=True)
 class Weight:
-    """A group's place among those that share an amount: its own weight, the running total with it, and the total of all."""
+    """A group's position among those that share an amount: its own weight, the running total including it, and the total of all."""
 
     own: Decimal
     up_to: Decimal

@@ -19,7 +19,7 @@ def silent(_: str) -> None:
 
 @dataclass(frozen=True)
 class ReadJob:
-    """One read of a source: as of when, under which id its rows are published, its work folder, and where progress is reported."""
+    """One read of a source: its time, the id under which its rows are published, its work folder, and where progress is reported."""
 
     now: datetime
     load_id: str
@@ -29,7 +29,7 @@ class ReadJob:
 
 @dataclass
 class Outcome:
-    """What a step did: units replaced and left alone, and sentences about problems. Exit codes as in errors.py."""
+    """What a step did: replaced and unchanged units, and sentences about problems. Exit codes as in errors.py."""
 
     step: str
     _: KW_ONLY

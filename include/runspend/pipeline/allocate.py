@@ -82,7 +82,9 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
     known = sorted({u.period for u in warehouse.states("billing_lines")})
     for period in periods or ():
         if period not in known:
-            outcome.fail(ConfigError(f"cannot allocate {period}: no bill was loaded for it. Loaded are {', '.join(known) or 'none'}."))
+            outcome.fail(
+                ConfigError(f"cannot allocate {period}: no bill was loaded for it. Loaded months are {', '.join(known) or 'none'}.")
+            )
     given = ledger_parameters(settings)
     ledger = Builder(warehouse, outcome, "allocate", now, progress, partial(_tell_failed_check, settings, outcome, now))
     finality = Finality(warehouse, settings, now)
@@ -186,7 +188,9 @@ def foresee_queries(settings: Settings, *, periods: Sequence[str] | None = None,
     sizes: list[tuple[str, str, int]] = []
     for period in periods or known[-1:]:
         if period not in known:
-            raise ConfigError(f"cannot tell what {period} would cost: no bill was loaded for it. Loaded are {', '.join(known) or 'none'}.")
+            raise ConfigError(
+                f"cannot tell what {period} would cost: no bill was loaded for it. Loaded months are {', '.join(known) or 'none'}."
+            )
         _, window = allocation_inputs(warehouse, period, given)
         with warehouse.step("foresee", "foresee") as step:
             for name, size in models_cost(step, ledger_models(period), {"period": first_day(period), **given, **window}):

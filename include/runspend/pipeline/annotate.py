@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["annotate", "remove_annotations"]
 
-NAMED = 3  # of what was left alone
+NAMED = 3  # of the values that were not changed
 
 
 @watching()
@@ -95,7 +95,7 @@ def _report(
     *,
     is_removal: bool = False,
 ) -> None:
-    """Do the work on one server. What goes wrong there does not stop the others; operators get a mail."""
+    """Do the work on one server. A failure there does not stop the other servers; operators get a mail."""
     pace = (server.annotate or AnnotateSettings()).requests_per_second
     failed = f"cannot {'remove all costs from' if is_removal else 'write all costs to'} {server.name}"
     again = f"runspend annotate {'--remove ' * is_removal}{server.name}"
@@ -114,7 +114,7 @@ def _report(
         outcome.unchanged.append(f"{server.name}: costs in MLflow")
     if written.foreign:
         named = ", ".join(written.foreign[:NAMED]) + (f" and {len(written.foreign) - NAMED:,} more" if len(written.foreign) > NAMED else "")
-        outcome.notes.append(f"{server.name}: left alone, because somebody else uses the names of the costs there: {named}")
+        outcome.notes.append(f"{server.name}: not changed, because other people use these names for their own values there: {named}")
     for other, count in (+written.others).items():
         outcome.notes.append(
             f"{server.name}: left costs of another Runspend installation ({other}) alone, on {count:,} runs, experiments and model versions. "

@@ -89,7 +89,7 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
 def read_known(reader: Reader, records: Records) -> dict[str, StoreTotals]:
     """Return the known contents of each artifact store, by its inventory.
 
-    An archive store that is not measured is known by the records, without the objects that a policy has deleted since.
+    For an archive store that is not measured, the records count, minus the objects that a policy has deleted since.
     """
     known: dict[str, StoreTotals] = {}
     archives = ArchiveRecords(records).all()
@@ -109,7 +109,7 @@ def _protection(
     digests = {policy.name: policy_digest(policy, settings) for policy in settings.retention}
     by_size = {
         policy.name for policy in settings.retention if {"larger_than", "saves_more_than"} & set(policy.select)
-    }  # they may no longer select an item of which a part has moved
+    }  # they may no longer select an item that has partly moved
     live = open_protection(warehouse, settings, now)
 
     def protects(item: Item) -> str | None:
@@ -174,8 +174,8 @@ def tell_unanswered(
 ) -> None:
     """Report items that stay because a tracking server did not answer.
 
-    The command ends with 3, and operators get one mail per server and day. Nothing is lost. But without the mail, an archive
-    that keeps everything week after week looks like one that has nothing to do.
+    The command ends with 3, and operators get one mail per server and day. Nothing is lost. Without the mail, an archive that
+    keeps everything for weeks would look like an archive without due items.
     """
     by_server: dict[str, list[str]] = {}
     for item, reason in reasons:

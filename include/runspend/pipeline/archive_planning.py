@@ -279,7 +279,7 @@ def _meaning(policy: RetentionPolicy, settings: Settings) -> tuple[str, str]:
 def _table(
     policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings: Settings, site: str | None, *, with_owner: bool
 ) -> MailTable:
-    """Return the items of a policy by owner, those that save the most first. They are the largest if there are too many to list."""
+    """Return the items of a policy by owner, sorted by savings. If there are too many to list, these are the largest ones."""
     largest = sorted(rows, key=lambda row: (-row["bytes"], row["store"], row["prefix"]))
     listed = sorted(
         largest[:LISTED], key=lambda row: (row["owner"] or "", -(row["monthly_saving"] or 0), -row["bytes"], row["store"], row["prefix"])

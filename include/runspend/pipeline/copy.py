@@ -77,7 +77,7 @@ def _carry(source: Warehouse, target: Warehouse, build_id: str, units: Mapping[U
             file = source.fetch(unit, Path(folder))
             if file is None:
                 raise RunspendError(
-                    f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when the pipeline is not running."
+                    f"cannot copy {' '.join(unit)}: it is no longer in the warehouse to copy from. Run the copy again when the pipeline is not running."
                 )
             step.put(*unit, file, extra=state.extra)
         if not step.publish({unit: there[unit].digest if unit in there else None for unit in units}):
@@ -94,7 +94,7 @@ def _rebook(source: Warehouse, target: Warehouse, wanted: Mapping[Unit, UnitStat
         rows = source.read(unit)
         if rows is None:
             raise RunspendError(
-                f"cannot copy {' '.join(unit)}: it is gone from the warehouse to copy from. Run the copy again when the pipeline is not running."
+                f"cannot copy {' '.join(unit)}: it is no longer in the warehouse to copy from. Run the copy again when the pipeline is not running."
             )
         rebooked = arrow_rows("builds", [_rebooked(row, wanted, there) for row in rows.to_pylist()])
         standing = target.read(unit) if unit in there else None

@@ -1,4 +1,4 @@
-"""Handles damage in the warehouse for a step: verify before reading, tell operators, replace what can be replaced, report the result.
+"""Handles damage in the warehouse for a step: verify before reading, notify operators, replace what can be replaced, report the result.
 
     @watching(RUNS, reads=…)      tables that the step replaces, and optional tables that it also reads
     def extract(…): warehouse = open_undamaged(settings)
@@ -106,7 +106,9 @@ class Damage:
         )
 
     def lacking_of_month(self, month: str) -> dict[str, str]:
-        """Return the damaged inputs that `run_costs` of a start month needs. Costs are from that month or later; relatives from any month."""
+        """Return the damaged inputs that `run_costs` of a start month needs. Costs are from that month or later; related runs may be from
+        any month.
+        """
         return self._of(
             lambda unit: (
                 unit.table in ("runs", "run_resources")
@@ -162,7 +164,7 @@ def watching(
     `needs`: inputs that it cannot do without; reading a damaged one raises an error.
     `reads`: further inputs; they are verified only if there are tables in `replaces` or `needs`.
 
-    After damage, the step goes on with unaffected work. It ends with exit code 4 and a mail to operators, not with an exception.
+    After damage, the step continues with unaffected work. It ends with exit code 4 and a mail to operators, not with an exception.
     """
 
     def decorate(step: Step) -> Step:
@@ -201,7 +203,7 @@ def _looking(
     reads: Collection[str],
     needs: Collection[str],
 ) -> Iterator[Damage]:
-    """Verify the tables of the step, tell operators about new damage, and remember the damage for `open_undamaged`."""
+    """Verify the tables of the step, notify operators of new damage, and remember the damage for `open_undamaged`."""
     outer = _current.get()
     damage = Damage(time.time()) if outer is None else Damage(outer.since, told=outer.told, concluded=outer.concluded)
     mended: dict[Unit, str] = {}
@@ -215,7 +217,7 @@ def _looking(
     if new := {unit: why for unit, why in (mended | damage.found).items() if unit not in damage.told}:
         damage.told |= new.keys()
         outcome.fail(
-            WarehouseDamaged(_named(new), "No figure is made from it. Runspend reads or builds it again where its sources are there.")
+            WarehouseDamaged(_named(new), "No figure is computed from it. Runspend reads or builds it again where its sources are there.")
         )
         _mail(settings, outcome, new, now)
     token = _current.set(damage)
@@ -261,14 +263,14 @@ STILL = (
 
 
 def _tell_refused(settings: Settings, outcome: Outcome, error: WarehouseDamaged, told: Collection[Unit], now: datetime) -> None:
-    """Report damage that a step met while running; other steps go on. `told`: units that this step has already mailed about."""
+    """Report damage that a step met while running; other steps continue. `told`: units that this step has already mailed about."""
     outcome.fail(error)
     if new := {unit: why for name, why in error.units.items() if (unit := _unit_named(name)) not in told}:
         _mail(settings, outcome, new, now)
 
 
 def _unit_named(name: str) -> Unit:
-    """Return the unit that an error names: "runs 2026-11 lab". For any other name, its table is the whole name."""
+    """Return the unit that an error names: "runs 2026-11 lab". For any other text, the whole text counts as the table."""
     table, *rest = name.split(" ")
     return Unit(table, *rest) if len(rest) == 2 else Unit(name, "", "")
 
@@ -322,7 +324,7 @@ def _send(settings: Settings, outcome: Outcome, records: Records, new: Mapping[U
         settings, records, "DAMAGED", "\n".join(lines), now, what,
         details=lines,
         advice=operators.Advice(
-            still_works="Runspend does not read damaged units. Steps that need them end with exit code 4; all others go on.",
+            still_works="Runspend does not read damaged units. Steps that need them end with exit code 4; all others continue.",
             do=[("List the damage", "runspend verify --full"), ("Check the disk", "dmesg; smartctl; the report of the array or provider"), ("Restore", "the files from a backup")],
             next_try="Runspend rebuilds the units in this pipeline run if their sources are available. Otherwise, later runs report them again.",
         ),
@@ -361,7 +363,7 @@ def drop_damaged(settings: Settings, outcome: Outcome, names: Collection[str], s
     known = {"/".join(unit): unit for unit in damaged}
     if unknown := sorted(set(names) - known.keys()):
         raise UsageError(
-            f"cannot drop {unknown[0]!r}: it is not a damaged unit. Damaged are {', '.join(sorted(known)) or 'none'}. Nothing was removed."
+            f"cannot drop {unknown[0]!r}: it is not a damaged unit. Damaged units are {', '.join(sorted(known)) or 'none'}. Nothing was removed."
         )
     states = warehouse.states()
     with warehouse.step("verify", step_id) as step:

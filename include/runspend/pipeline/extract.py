@@ -93,5 +93,5 @@ def _written_under(kept: Mapping[Unit, UnitState], damaged: Collection[str]) -> 
 
 
 def _billed_months(warehouse: Warehouse, server: str, months: Sequence[str], *, is_known: bool) -> Collection[str]:
-    """Return the months that bills loaded since the last extract reach. Return all months if damage hides which ones."""
+    """Return the months that bills loaded since the last extract reach. Return all months if damage makes them unknown."""
     return rebuilt_months(warehouse, server) if is_known else months

@@ -105,14 +105,14 @@ def _load_bill(
             kept = own_units(warehouse, name, *sorted(BILLS))
             periods = sorted({u.period for u in kept if u.table == "billing_loads"})
             result = read(replace(before, periods=periods), ReadJob(now, make_load_id(name, now), workdir, progress))
-            # Publish all periods together. A file that is recorded for one period is not read again for another one.
+            # Publish all periods together. A file that is recorded for one period is not read again for another period.
             with warehouse.step("load", make_load_id(name, now)) as step:
                 units = {Unit(table, p.period, name): (rows, p.extra) for p in result.periods for table, rows in p.tables.items()}
                 for unit, (rows, extra) in units.items():
                     step.put(*unit, rows, extra=extra if unit.table == "billing_lines" else None)
                 if publish_read(step, kept, list(units), outcome, only="billing_lines"):
                     return result
-        note_superseded(outcome, name, f"try {number} of {LOAD_TRIES} came to nothing")
+        note_superseded(outcome, name, f"try {number} of {LOAD_TRIES} failed")
     raise SourceRefused(
         name,
         f"cannot load bill {name}: another process published it each of the {LOAD_TRIES} times it was read. That version stays. "
@@ -121,7 +121,7 @@ def _load_bill(
 
 
 def _read_drawn(warehouse: Warehouse, source: BillSource) -> Drawn:
-    """Return the power that a bill's machines drew, if the bill charges for power. It reaches as far as `extract` has read runs."""
+    """Return the power that a bill's machines drew, if the bill charges for power. It covers the time of the runs that `extract` has read."""
     from runspend.ingest.billing.measured_power import is_measured, read_drawn
 
     if not is_measured(source):

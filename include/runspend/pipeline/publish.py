@@ -26,7 +26,9 @@ __all__ = ["look_at", "publish"]
 
 @watching()
 def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """Make each target hold what is published now. A target that has this build already gets nothing; one that fails does not stop the others."""
+    """Bring each target to the published build. A target that already has this build is skipped; a target that fails does not stop the
+    others.
+    """
     from runspend.actions.publish import open_content
 
     outcome = Outcome("publish")
@@ -35,7 +37,7 @@ def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), p
         outcome.notes.append("there is no target of `publish` in runspend.yaml: nothing was copied")
         return outcome
     with open_content(open_warehouse(settings), _site(settings)) as content:
-        if not content.parts:  # a lost volume must not empty what others look at
+        if not content.parts:  # a lost volume must not empty the tables that others use
             outcome.notes.append(
                 "the warehouse has no tables yet: nothing was copied, and targets keep what they have. Run: runspend nightly"
             )
@@ -58,7 +60,7 @@ def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), p
 
 
 def look_at(settings: Settings, target: PublishTarget) -> tuple[Found, str | None]:
-    """Return what a target has, and the build that the warehouse has for it; None before the first pipeline run. Changes nothing."""
+    """Return the target's build, and the warehouse's build for it; None before the first pipeline run. Changes nothing."""
     from runspend.actions.publish import open_content
 
     found: Found = _module(target).probe(target)

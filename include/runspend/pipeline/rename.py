@@ -29,7 +29,7 @@ COLUMN = {"tracking": "tracking_server", "bill": "source"}
 
 
 def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
-    """Give every row of `old` to `new`.
+    """Move every row from `old` to `new`.
 
     Raises ConfigError, and changes nothing, unless `old` is gone from the file and `new` is in it and has no rows.
     """
@@ -79,7 +79,7 @@ def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: 
     if not tables:
         raise ConfigError(f"cannot rename {old!r}: the warehouse has no rows of it. It may have been renamed already. {nothing}")
     if new not in configured:
-        raise ConfigError(f"cannot rename to {new!r}: it is not configured. Configured are {', '.join(configured) or 'none'}. {nothing}")
+        raise ConfigError(f"cannot rename to {new!r}: it is not configured. Known names are {', '.join(configured) or 'none'}. {nothing}")
     kind: Literal["bill", "tracking", "store"] = (
         "bill" if "billing_loads" in tables else "tracking" if tables & {"runs", "experiments"} else "store"
     )

@@ -92,7 +92,7 @@ class SourceReport:
             self._tell("STALE", text)
 
     def bad(self, error: SourceError) -> None:
-        """Keep the last good figures, note the error, tell the operators."""
+        """Keep the last good figures, note the error, notify operators."""
         text = redact(str(error), self.settings)
         self._is_good = False
         before = self._before()["row"]
@@ -146,7 +146,7 @@ def tell_operators(settings: Settings, outcome: Outcome, kind: operators.NoticeK
 
 @contextmanager
 def work_folder(settings: Settings) -> Iterator[Path]:
-    """Give a folder under `home` for temporary files, on the disk of the warehouse. It is removed afterward."""
+    """Yield a folder under `home` for temporary files, on the disk of the warehouse. It is removed afterward."""
     root = own_folder(settings.home / "work")
     with open_lock(root / ".lock") as gate:
         # no sweep runs between making a folder and locking it
@@ -166,7 +166,7 @@ def work_folder(settings: Settings) -> Iterator[Path]:
 def _sweep(root: Path) -> None:
     """Remove folders of killed processes: those whose lock no process holds. Links are left alone.
 
-    Only its account may read a folder: it may hold a copy of MLflow's database. A folder of another account waits for that account.
+    Only its account may read a folder: it may hold a copy of MLflow's database. A folder of another account is left to that account.
     """
     for folder in (path for path in root.glob("work-*") if path.is_dir() and not path.is_symlink()):
         with suppress(PermissionError), open_lock(root / f"{folder.name}.lock") as lock:
@@ -183,7 +183,7 @@ def chosen(sources: Mapping[str, Source], names: Sequence[str] | None, what: str
     for name in names or ():
         if name not in sources:
             raise ConfigError(
-                f"cannot find {what} {name!r}: it is not in the configuration. Configured are {', '.join(sources) or 'none'}."
+                f"cannot find {what} {name!r}: it is not in the configuration. Known names are {', '.join(sources) or 'none'}."
             )
     return [source for name, source in sources.items() if names is None or name in names]
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Request", "Stated", "statement"]
 
 LOCK_WAIT = 600.0  # seconds to wait for another process that issues statements
-MOST_ATTACHED = 5_000_000  # bytes of a file that goes with a mail
+MOST_ATTACHED = 5_000_000  # bytes of an attached file
 TOP = 10  # experiments in a mail
 
 
@@ -64,7 +64,7 @@ class Stated:
 
 @watching()
 def statement(settings: Settings, request: Request, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Make statements. `Outcome.reported["statements"]` has a `Stated` for each, `Outcome.reported["month"]` what they rest on."""
+    """Make statements. `Outcome.reported["statements"]` has a `Stated` for each, and `Outcome.reported["month"]` their inputs."""
     from runspend.actions import statement as statements
     from runspend.warehouse.records import Records
 
@@ -164,7 +164,7 @@ def _print(made: Sequence[tuple[Issued, list[Path]]], outcome: Outcome, progress
 
 
 def _check_addresses(settings: Settings, to: Sequence[str]) -> None:
-    """Refuse addresses that no mail of this configuration may go to, before anything is done."""
+    """Refuse addresses to which this configuration must not send mail, before anything is done."""
     for text in to:
         address = address_of(text)
         if address is None:
@@ -177,7 +177,9 @@ def _check_addresses(settings: Settings, to: Sequence[str]) -> None:
 
 
 def _recipients(settings: Settings, team: str | None) -> list[str]:
-    """Return the mail addresses of all budgets that select this team and nothing else; of no team, the operators'. A statement pages nobody."""
+    """Return the mail addresses of all budgets that select this team and nothing else; of no team, the operators'. A statement pages
+    nobody.
+    """
     if team is None:
         everybody = list(settings.mail.operators)
     else:
@@ -194,7 +196,7 @@ def _mail(
     outcome: Outcome,
     now: datetime,
 ) -> dict[str, dict[str, str]]:
-    """Write each statement's mail into the outbox once, send what waits, and return the states by statement and recipient."""
+    """Write each statement's mail into the outbox once, send queued mail, and return the states by statement and recipient."""
     from runspend.actions import alert
     from runspend.actions import statement as statements
     from runspend.actions.alert.notices import write_statement_mail
@@ -230,7 +232,7 @@ def _wanted(paths: Sequence[Path]) -> list[Path]:
 def _attachments(paths: Sequence[Path]) -> list[Attachment]:
     """Return the CSV and the PDF; without a PDF, the page. A file that is too large for mail is left out.
 
-    Raises RecordRefused for a link: the mail would have the file that it leads to.
+    Raises RecordRefused for a link, because the mail would contain the linked file.
     """
     from runspend.actions.alert.message import Attachment
 

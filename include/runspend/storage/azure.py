@@ -1,7 +1,8 @@
 """One container of Azure Blob Storage through Microsoft's own client (extra `azure`).
 
-Every failure is a StoreError: a status and a code, because the client's texts quote addresses, which may hold a token. Pages of a listing are
-requested again where the store is busy. Everything else is requested once, because a repeated change would meet itself.
+Every failure becomes a StoreError with a status and a code, because the client's texts quote addresses, which may contain a token. Pages of
+a listing are requested again where the store is busy. Other requests are sent once, because a repeated change would conflict with its first
+attempt.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from runspend.storage.store_errors import ANONYMOUS, ENVIRONMENT, PIECE_BYTES, C
 VERSION = "2021-08-06"
 READER = "Storage Blob Data Reader, or read and list of a SAS token"  # the right that reading needs
 RETRIES, RETRY_SECONDS = 3, 0.8  # of a page; the wait doubles each time
-# What the environment may have instead of an identity.
+# Variables that the environment may have instead of an identity.
 KEY_VARIABLES = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_KEY")
 TOKEN_VARIABLES = ("AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY")
 _SCOPE = "https://storage.azure.com/.default"
@@ -58,7 +59,7 @@ def is_azure(uri: str) -> bool:
 class AzureContainer:
     """A container. Making it contacts nobody. Raises StoreError, and CannotReach for an address or credentials that cannot be used.
 
-    abfss://CONTAINER@ACCOUNT.dfs.SUFFIX/PATH says all; for az://CONTAINER/PATH the credentials or the endpoint name the account.
+    abfss://CONTAINER@ACCOUNT.dfs.SUFFIX/PATH contains everything; for az://CONTAINER/PATH the credentials or the endpoint name the account.
     """
 
     def __init__(self, uri: str, *, endpoint: str | None, credentials: str | SecretStr | None, setting: str = "stores[]") -> None:
@@ -88,7 +89,7 @@ class AzureContainer:
     def pages(
         self, prefix: str, *, marker: str = "", page_size: int = 5000, delimiter: str = "", versions: bool = False
     ) -> Iterator[_Page]:
-        """Yield pages of (blobs, folders where there is a delimiter, where to go on)."""
+        """Yield pages of (blobs, folders if there is a delimiter, position of the next page)."""
         query = {"restype": "container", "comp": "list", "prefix": prefix, "maxresults": str(page_size)}
         query |= {"delimiter": delimiter} if delimiter else {}
         query |= {"include": "versions"} if versions else {}
@@ -98,11 +99,11 @@ class AzureContainer:
             if not following:
                 return
             if following == marker:
-                raise StoreError(200, "a page that says there is more but gives no position")
+                raise StoreError(200, "a page that announces another page but does not say where it begins")
             marker = following
 
     def look(self, name: str) -> Any:
-        """Return the properties of a blob, or None if Azure says that there is none."""
+        """Return the properties of a blob, or None if Azure answers that there is none."""
         try:
             with translated():
                 return self.blob(name).get_blob_properties()
@@ -112,7 +113,9 @@ class AzureContainer:
             raise
 
     def read(self, name: str, etag: str | None, start: int = 0) -> Iterator[bytes]:
-        """Yield the bytes of the blob from `start` on while it has that etag, piece by piece, as they are stored. Raises StoreError 412 if it is another."""
+        """Yield the bytes of the blob from `start` on while it has that etag, piece by piece, as they are stored. Raises StoreError 412 if
+        the etag differs.
+        """
         with translated():
             found = self.blob(name).download_blob(
                 offset=start or None, decompress=False, max_concurrency=1, **(if_match(etag) if etag else {})
@@ -136,7 +139,9 @@ class AzureContainer:
 
     @cached_property
     def _credential(self) -> Any:
-        """A SAS token, one for a day made of the account key, nobody's, or an identity: a managed one, a workload's, a service principal's."""
+        """A SAS token, a token for one day made from the account key, anonymous access, or an identity: a managed one, a workload's, a
+        service principal's.
+        """
         try:
             from azure.core.credentials import AzureSasCredential
             from azure.identity import DefaultAzureCredential
@@ -169,7 +174,9 @@ class AzureContainer:
 
     @cached_property
     def _pages_client(self) -> Any:
-        """Microsoft's pipeline without its reading of pages, which takes eight times as long as ours (670 and 85 µs of processor time a blob)."""
+        """Microsoft's pipeline without its own reading of pages, which takes eight times as long as ours (670 and 85 µs of processor time a
+        blob).
+        """
         credential = self._credential
         from azure.core import PipelineClient
         from azure.core.pipeline import policies
@@ -217,7 +224,7 @@ def if_match(etag: str) -> dict[str, Any]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what Microsoft's client raises as StoreError."""
+    """Turn errors of Microsoft's client into StoreError."""
     from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
     try:
@@ -232,7 +239,7 @@ def translated() -> Iterator[None]:
     except (AzureError, OSError) as error:
         raise StoreError(None, type(error).__name__) from None
     except ValueError:  # headers that are missing
-        raise StoreError(200, "an answer that is not one of such a store") from None
+        raise StoreError(200, "an answer that is not in the form of this kind of store") from None
 
 
 def _parse_page(text: bytes) -> _Page:
@@ -271,7 +278,7 @@ def _name(found: ElementTree.Element) -> str:
 
 
 def _code(text: bytes) -> str:
-    """The code of a refusal that says it in its body alone."""
+    """The code of a refusal that has it only in its body."""
     tree = _xml(text)
     return "" if tree is None else tree.findtext("Code") or ""
 

@@ -106,7 +106,7 @@ class AzureObjects(CloudObjects):
                 raise
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Say of the blob again what it says of itself, on condition of its etag: that is a new one then ("Set Blob Properties")."""
+        """Write the blob's own properties again, on condition of its etag, so that it gets a new etag ("Set Blob Properties")."""
         with self._change(f"renew {obj.key!r}", obj.key) as blob:
             blob.set_http_headers(blob.get_blob_properties(**if_match(obj.etag)).content_settings, **if_match(obj.etag))
         return self._written(obj.key)
@@ -116,7 +116,7 @@ class AzureObjects(CloudObjects):
         return None
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """Set the access tier. Azure has no condition for it. Bytes written meanwhile would be in that tier, and complete."""
+        """Set the access tier. Azure has no condition for this. Bytes written meanwhile would be in that tier, and complete."""
         found = self.head(obj.key)
         if found is None or found.etag != obj.etag:
             raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: it has changed. Nothing was done.")
@@ -172,7 +172,7 @@ def _metadata_of(found: Any) -> dict[str, str]:
 
 
 def _write_options(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What a write says of the blob: properties, and metadata. Headers are ASCII."""
+    """The properties and metadata that a write sets on the blob. Headers are ASCII."""
     from azure.storage.blob import ContentSettings
 
     plain = {name: value for name, value in metadata.items() if value.isascii()}

@@ -1,4 +1,4 @@
-"""What the archive's objects at Google and at Azure have in common: keys below a prefix, names that are checked, replies that are counted.
+"""The common part of the archive's objects at Google and Azure: keys below a prefix, checked names, counted replies.
 
 Conditions, classes and versions are each service's own and stay in its module.
 """
@@ -31,7 +31,7 @@ class CloudObjects(ABC):
         """The object as it is now."""
 
     def prune(self, folder: str) -> None:  # noqa: B027 - nothing to do here is the whole of it
-        """There are no folders that could be left."""
+        """There are no folders that could remain."""
 
     def _folder(self, folder: str) -> str:
         return f"{self._prefix}{folder}/" if folder else self._prefix
@@ -46,12 +46,12 @@ class CloudObjects(ABC):
         """The key of a name that a listing of `prefix` gave."""
         if not name.startswith(prefix):
             raise SourceRefused(
-                self.uri, f"cannot believe the listing of {self.uri}: it contains {name!r}, which was not requested. Nothing was moved."
+                self.uri, f"cannot trust the listing of {self.uri}: it contains {name!r}, which was not requested. Nothing was moved."
             )
         return name[len(self._prefix) :]
 
     def _whole(self, obj: StoredObject, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """The bytes of an object, all of them."""
+        """All bytes of an object."""
         size = 0
         with self._translate_errors(f"read {obj.key!r}"):
             for piece in pieces:
@@ -83,7 +83,7 @@ class CloudObjects(ABC):
 
     @contextmanager
     def _translate_errors(self, what: str) -> Iterator[None]:
-        """NotDone where the service refused or nobody was asked, OutcomeUnknown where it did not say."""
+        """NotDone if the service refused or was not asked, OutcomeUnknown if its answer does not say."""
         try:
             yield
         except CannotReach as error:

@@ -1,7 +1,7 @@
 """One bucket of Google Cloud Storage through Google's own client (extra `gcs`).
 
-Every failure is a StoreError: a status and a code, because Google's texts quote addresses. Pages of a listing are requested again where
-the store is busy. Everything else is requested once, because a repeated change would meet itself.
+Every failure becomes a StoreError with a status and a code, because Google's texts quote addresses. Pages of a listing are requested again
+where the store is busy. Other requests are sent once, because a repeated change would conflict with its first attempt.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class GoogleBucket:
     def pages(
         self, prefix: str, *, token: str = "", page_size: int = 1000, delimiter: str = "", versions: bool = True
     ) -> Iterator[tuple[Any, str]]:
-        """Yield pages and where to go on: `raw_page` is Google's own description, which is twice as fast as the objects that a page yields."""
+        """Yield pages and the position of the next one: `raw_page` is Google's own description, which is twice as fast as the objects that
+        a page yields.
+        """
         with translated():
             found = self._client.list_blobs(
                 self.name, prefix=prefix, delimiter=delimiter or None, versions=versions and not delimiter, page_size=page_size,
@@ -52,11 +54,11 @@ class GoogleBucket:
             following = str(page.raw_page.get("nextPageToken") or "")
             yield page, following
             if following and following == token:
-                raise StoreError(200, "a page that says there is more but gives no position")
+                raise StoreError(200, "a page that announces another page but does not say where it begins")
             token = following
 
     def look(self, name: str) -> Any:
-        """Return the object as it is now, or None if Google says that there is none."""
+        """Return the object as it is now, or None if Google answers that there is none."""
         with translated():
             return self._bucket.get_blob(name, retry=None)
 
@@ -124,7 +126,7 @@ class GoogleBucket:
             raise MissingExtra("google-cloud-storage", "gcs") from error
         untyped: Any = AuthorizedSession
         session = untyped(credentials)
-        session.resolve_redirects = lambda *_, **__: iter(())  # a store that sends elsewhere is not followed
+        session.resolve_redirects = lambda *_, **__: iter(())  # redirects of a store are not followed
         session.hooks["response"].append(self._note)
         # The endpoint is always given: otherwise variables of the environment name one.
         options = {"api_endpoint": self._endpoint}
@@ -135,7 +137,7 @@ class GoogleBucket:
             )
         except ValueError:  # a key of another universe than Google's own cloud
             raise CannotReach("its credentials cannot be used", f"Check {self._setting}.credentials") from None
-        client._bucket_metadata_cache = None  # it asks for the bucket behind our back, for traces that nobody reads
+        client._bucket_metadata_cache = None  # it requests the bucket on its own, for traces that are not used
         return client
 
     @cached_property
@@ -147,7 +149,9 @@ class GoogleBucket:
 
 
 class _Stream:
-    """Pieces of bytes, `size` in all, as a file that is read once, from start to end. The pieces are asked to end before the last byte is read."""
+    """Pieces of bytes, `size` in all, as a file that is read once, from start to end. The pieces are asked to end before the last byte is
+    read.
+    """
 
     def __init__(self, pieces: Iterable[bytes], size: int) -> None:
         self._pieces, self._size, self._held, self._at = iter(pieces), size, bytearray(), 0
@@ -171,7 +175,7 @@ class _Stream:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what Google's client raises as StoreError."""
+    """Turn errors of Google's client into StoreError."""
     from google.api_core.exceptions import GoogleAPICallError, RetryError
     from google.auth.exceptions import GoogleAuthError, TransportError
     from requests.exceptions import RequestException
@@ -185,9 +189,9 @@ def translated() -> Iterator[None]:
             reasons = [found.get("reason") for found in cause.errors if isinstance(found, dict)]
             raise StoreError(int(cause.code or 0) or None, str(reasons[0] or "") if reasons else "") from None
         if isinstance(cause, GoogleAuthError) and not isinstance(cause, TransportError):
-            raise StoreError(401, "Google's log-in refused the credentials") from None
+            raise StoreError(401, "Google refused the credentials") from None
         if isinstance(cause, ValueError):  # a reply that is not JSON
-            raise StoreError(200, "an answer that is not one of such a store") from None
+            raise StoreError(200, "an answer that is not in the form of this kind of store") from None
         raise StoreError(None, type(cause).__name__) from None
 
 

@@ -1,6 +1,6 @@
 """Credentials for Google, and its clients of BigQuery, for bills in tables and for the warehouse.
 
-What is asked does not belong here.
+The queries do not belong here.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def read_credentials(given: str | None) -> tuple[Any, str | None]:
 
 
 def storage_credentials(given: str | None, *, setting: str) -> Any:
-    """Return credentials for Google Cloud Storage: a key file's, a login's of gcloud, nobody's, or the environment's.
+    """Return credentials for Google Cloud Storage: from a key file, a gcloud login, anonymous, or from the environment.
 
-    Raises CannotReach for a file or an environment that has none. `setting` is where they stand in runspend.yaml ("stores[]").
+    Raises CannotReach for a file or an environment that has none. `setting` is their place in runspend.yaml ("stores[]").
     """
     try:
         import google.auth
@@ -71,7 +71,7 @@ def storage_credentials(given: str | None, *, setting: str) -> Any:
     except (GoogleAuthError, OSError, ValueError):
         if kind:
             raise CannotReach("its credentials cannot be used", f"Check {setting}.credentials") from None
-        raise CannotReach("the environment has no Google log-in", f"Log in with gcloud, or set {setting}.credentials") from None
+        raise CannotReach("the environment has no Google login", f"Log in with gcloud, or set {setting}.credentials") from None
 
 
 def _lent_token(path: Path) -> tuple[Any, str | None] | None:
@@ -106,7 +106,7 @@ def _lent_token(path: Path) -> tuple[Any, str | None] | None:
 
 
 def _kind_of_key(path: Path, setting: str) -> str:
-    """Return what kind of credentials a file of Google's holds."""
+    """Return the kind of credentials in a file of Google's."""
     try:
         kind = parse_json(path.read_bytes())["type"]
     except (OSError, ValueError, LookupError, TypeError):

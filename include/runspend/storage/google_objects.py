@@ -54,7 +54,7 @@ class GoogleObjects(CloudObjects):
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
         """The bytes of that generation, as they are stored."""
-        if not obj.size and self.head(obj.key) != obj:  # of nothing no byte is asked for
+        if not obj.size and self.head(obj.key) != obj:  # for an empty object, no byte is requested
             raise NotDone(self.uri, f"cannot read {obj.key!r} in {self.uri}: it has changed. Nothing was done.")
         yield from self._whole(obj, self._bucket.read(self._name(obj.key), obj.etag, obj.size))
 
@@ -135,7 +135,7 @@ def _metadata_of(found: Any) -> dict[str, str]:
 
 
 def _write_options(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What an upload says of the object, by the names of Google's client."""
+    """The properties that an upload sets on the object, by the names of Google's client."""
     own = {name.removeprefix("meta."): value for name, value in metadata.items() if name.startswith("meta.")}
     options: dict[str, Any] = {name.replace("-", "_"): metadata[name] for name in _PROPERTIES if name in metadata}
     if at := metadata.get("custom-time"):

@@ -14,7 +14,7 @@ class FolderTotals(NamedTuple):
     """Objects directly in one folder, of one storage class. A folder may occur several times; its rows add up.
 
     `bytes` is None when any size is unknown. Times are microseconds since 1970, None when unknown. A row with a checksum is one
-    object. Noncurrent versions are in no other count; None when the store does not report them.
+    object. Noncurrent versions are not included in other counts; None when the store does not report them.
     """
 
     folder: str  # below the store's root, without slashes at its ends; "" is the root itself

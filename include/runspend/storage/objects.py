@@ -1,8 +1,8 @@
 """Single objects of the archive: list, look up, read, write, delete, change the storage class. One protocol, and one module per store.
 
-Every call ends in one of three ways. It returns (done). It raises NotDone: refused, or the object is not the expected one, and
-nothing happened. It raises OutcomeUnknown: no reply, or a broken one; it may have happened, so check before you try again. This
-module retries nothing blindly and decides nothing.
+Every call ends in one of three ways. It returns (done). It raises NotDone: the call was refused, or the object is not the expected one, and
+nothing happened. It raises OutcomeUnknown: there was no reply, or a broken one. The change may have happened, so check before you try
+again. This module retries nothing blindly and decides nothing.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ObjectStore(Protocol):
         ...
 
     def head(self, key: str) -> StoredObject | None:
-        """Return the current object; None only when the store says that it does not exist."""
+        """Return the current object; None only if the store answers that it does not exist."""
         ...
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
@@ -94,15 +94,17 @@ class ObjectStore(Protocol):
         ...
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Rewrite the object in place so that its ETag changes and pending deletes fail, if it is still in that state. No bytes leave the store."""
+        """Rewrite the object in place so that its ETag changes and pending deletes fail, if it is still in that state. No bytes leave the
+        store.
+        """
         ...
 
     def delete(self, obj: StoredObject) -> None:
-        """Remove the object if it is still in that state; with versions, permanently. Done if the object is already gone."""
+        """Remove the object if it is still in that state; with versions, permanently. Succeeds if the object is already gone."""
         ...
 
     def why_no_tier(self) -> str | None:
-        """Return why `set_class` is refused for every object here; None where it is not."""
+        """Return why `set_class` is refused for every object here; None if it is not."""
         ...
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
@@ -142,7 +144,7 @@ def in_pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def exactly(uri: str, key: str, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Yield the pieces. Raises NotDone before the last one is used if together they are not `size` bytes."""
+    """Yield the pieces. Raises NotDone before the last piece is used if the pieces do not add up to `size` bytes."""
     came = 0
     held: bytes | None = None
     for piece in pieces:

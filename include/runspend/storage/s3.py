@@ -1,7 +1,7 @@
 """Flat listing of a bucket or prefix: one request per 1,000 objects, storage classes included.
 
-Where the bucket keeps versions `list_object_versions` is asked, else `list_objects_v2`. Credentials never come from runspend.yaml: a profile name of ~/.aws, or the SDK's
-own chain of places.
+Uses `list_object_versions` if the bucket keeps versions, otherwise `list_objects_v2`. Credentials never come from runspend.yaml: a profile
+name of ~/.aws, or the SDK's own chain of credentials.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runspend.storage.uris import Root
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
-# Error codes that a retry does not fix: somebody has to act.
+# Error codes that a retry does not fix: a person must act.
 _REFUSALS = {
     "AccessDenied",
     "AllAccessDisabled",
@@ -40,7 +40,9 @@ _ADVICE = {
 def list_bucket(
     store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None = None, *, page_size: int = 1000
 ) -> Iterator[Page]:
-    """Yield pages of objects below the root, continuing after `after`. Raises SourceUnreachable or SourceRefused, also midway."""
+    """Yield pages of objects below the root, continuing after `after`. Raises SourceUnreachable or SourceRefused, possibly after some
+    pages.
+    """
     client, client_errors = connect(store)
     prefix = f"{root.folder}/" if root.folder else ""
     asked: dict[str, Any] = {"Bucket": root.bucket, "Prefix": prefix, "MaxKeys": page_size}
@@ -63,7 +65,7 @@ def list_bucket(
             if not following or following == start:
                 raise SourceRefused(
                     store.uri,
-                    f"cannot list {store.uri}: page {pages} says there is more but gives no position. Figures stay as they were.",
+                    f"cannot list {store.uri}: page {pages} announces another page but does not say where it begins. Figures stay as they were.",
                 )
             start = following
     except client_errors as error:
@@ -73,7 +75,7 @@ def list_bucket(
 
 
 def _keeps_versions(client: Any, root: Root, listing: Listing) -> bool | None:
-    """Whether the bucket keeps, or once kept, versions; None, with a note, when it does not say."""
+    """Whether the bucket keeps, or once kept, versions; None, with a note, if the bucket does not report it."""
     from botocore.exceptions import ClientError
 
     try:
@@ -119,7 +121,7 @@ def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_version
         if not key.startswith(prefix):
             raise SourceRefused(
                 store.uri,
-                f"cannot believe the listing of {store.uri}: it contains {key!r}, which was not requested. Figures stay as they were.",
+                f"cannot trust the listing of {store.uri}: it contains {key!r}, which was not requested. Figures stay as they were.",
             )
         folder, storage_class, size = key[len(prefix) :].rpartition("/")[0], found.get("StorageClass") or "STANDARD", found.get("Size")
         if not found.get("IsLatest", True):
@@ -136,7 +138,7 @@ def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_version
 
 
 def connect_s3(*, endpoint: str | None, region: str | None, profile: str | None, tries: int = 5) -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return the client of S3 for everything that Runspend does there, and the exceptions it raises on purpose. Making it contacts nobody.
+    """Return the S3 client for all of Runspend's work there, and the exceptions that it raises on purpose. Making it contacts nobody.
 
     `profile` is of the AWS configuration; None or `(env)` is the SDK's own chain. Raises ValueError for settings that cannot be used.
     """
@@ -166,7 +168,7 @@ def connect_s3(*, endpoint: str | None, region: str | None, profile: str | None,
 
 
 def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return the client of an artifact store. is_once: whether it makes each request once, and never again by itself.
+    """Return the client of an artifact store. is_once: whether it sends each request only once, without retries.
 
     Raises SourceUnreachable for credentials or an endpoint that cannot be used.
     """
@@ -180,7 +182,7 @@ def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[
 
 
 def _stay_at_endpoint(context: dict[str, Any], **_: object) -> None:
-    """Tell the SDK that it was already redirected. Its search for the bucket's region never ends when a server answers 302 or 307."""
+    """Make the SDK treat requests as already redirected. Its search for the bucket's region never ends when a server answers 302 or 307."""
     context.setdefault("s3_redirect", {})["redirected"] = True
 
 

@@ -205,7 +205,7 @@ class S3Objects:
     def _own(self, key: str) -> str:
         if not key.startswith(self._prefix):
             raise SourceRefused(
-                self.uri, f"cannot believe the listing of {self.uri}: it contains {key!r}, which was not requested. Nothing was moved."
+                self.uri, f"cannot trust the listing of {self.uri}: it contains {key!r}, which was not requested. Nothing was moved."
             )
         return key[len(self._prefix) :]
 
@@ -217,7 +217,7 @@ class S3Objects:
             keys = [*page.get("Versions", []), *page.get("Contents", [])]
             if odd := next((found["Key"] for found in keys if not found["Key"].startswith(prefix)), None):
                 raise SourceRefused(
-                    self.uri, f"cannot believe the listing of {self.uri}: it contains {odd!r}, which was not requested. Nothing was moved."
+                    self.uri, f"cannot trust the listing of {self.uri}: it contains {odd!r}, which was not requested. Nothing was moved."
                 )
             yield page
             if not page.get("IsTruncated"):
@@ -233,7 +233,7 @@ class S3Objects:
             }
             if not following or following.items() <= request.items():
                 raise SourceRefused(
-                    self.uri, f"cannot list {self.uri}: a page says there is more but gives no position. Nothing was moved."
+                    self.uri, f"cannot list {self.uri}: a page announces another page but does not say where it begins. Nothing was moved."
                 )
             request |= following
 

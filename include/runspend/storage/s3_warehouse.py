@@ -169,7 +169,7 @@ class Bucket:
             code = _code(error)
             text = f"cannot use warehouse {self.where}: could not {what}: {error}"
             if code in ("AccessDenied", "403"):
-                raise NotAllowed(f"{text}. Give the key the right to do that, or use another.") from error
+                raise NotAllowed(f"{text}. Give the key the right to do that, or use another key.") from error
             if code in ADVICE:
                 raise ConfigError(f"{text}. {ADVICE[code]}") from error
             advice = "Check endpoint and network, then run again: it continues from there."

@@ -1,6 +1,7 @@
-"""What the stores of Google and Azure answer instead of what was asked for, in words.
+"""Errors of the Google and Azure stores, in words.
 
-Neither text nor traceback of their clients is passed on: they quote addresses, which may hold a token, and of a damaged key file the key.
+Neither text nor traceback of their clients is passed on: they quote addresses, which may contain a token, and from a damaged key file the
+key.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class CannotReach(Exception):
 def explain(error: StoreError, what: str, reader: str, setting: str) -> CannotReach:
     """Return what a store answered, in words.
 
-    `what` is the bucket or container, `reader` the right that reading needs, `setting` the key of the address in runspend.yaml ("billing[]").
+    `what` is the bucket or container, `reader` the right that reading needs, `setting` the key of the address in runspend.yaml
+    ("billing[]").
     """
     if error.status in (401, 403):
         return CannotReach(
@@ -46,7 +48,7 @@ def explain(error: StoreError, what: str, reader: str, setting: str) -> CannotRe
     if error.status is None:
         return CannotReach("the store, or the server that issues its tokens, did not answer", "Check the network, endpoint and credentials")
     if error.status == 200:
-        return CannotReach("the store's answer is not one of such a store", f"Check {setting}.uri and endpoint")
+        return CannotReach("the answer is not in the form of this kind of store", f"Check {setting}.uri and endpoint")
     if 300 <= error.status < 400:
         return CannotReach(f"the store redirects ({error}), and Runspend does not follow redirects", "Check endpoint")
     return CannotReach(f"the store answered {error}", f"Check {setting}.uri and endpoint, or try again later")

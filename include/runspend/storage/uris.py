@@ -26,8 +26,8 @@ _ENCODED_SEPARATOR = re.compile(r"%(?:25)*(?:2e|2f|5c|00|3f|23)", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"[\x00-\x1f\x7f-\x9f\\?#\u2028\u2029]")
 # Hosts of storage accounts in all of Azure's clouds ("Azure Storage: endpoints"); other hosts are not accounts.
 _ACCOUNT = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.(core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net|cloudapi\.de))")
-# The rest that extraction leaves of a login or a signature in an address is not part of the place. A query is removed only if it is a
-# signed one, entirely.
+# The remains of a login or a signature that extraction leaves in an address are not part of the location. A query is removed only if it is
+# a signed one, entirely.
 _LOGIN = re.compile(r"^(s3|gs|https)://\*\*\*@")
 _SIGNED_PARAMETER = (
     r"(?:[Xx]-(?:[Aa]mz|[Gg]oog)-[A-Za-z-]+|sv|ss|srt|sp|se|st|spr|sip|si|sr|sig|skoid|sktid|skt|ske|sks|skv|saoid|suoid|scid|sdd|ses|"
@@ -92,7 +92,7 @@ def folder_within(uri: str | None, root: Root) -> str | None:
 
 
 def is_ambiguous(uri: str, scheme: str) -> bool:
-    """Whether a URI of this scheme is refused for its spelling, not for its place."""
+    """Whether a URI of this scheme is refused for its spelling, not for its location."""
     return uri.startswith(_BEGINNINGS[scheme]) and _split(uri) is None
 
 

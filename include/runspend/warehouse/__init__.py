@@ -1,1 +1,1 @@
-"""Where tables live: `base` is what every engine does, `factory` opens one; `parquet` and `bigquery` are the engines."""
+"""Where tables live: `base` is the interface of every engine, `factory` opens one; `parquet` and `bigquery` are the engines."""

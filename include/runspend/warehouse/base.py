@@ -1,4 +1,4 @@
-"""The interface to the warehouse, where tables live. It is small, so that another engine can be added without changing the callers.
+"""The interface to the warehouse, which stores the tables. It is small, so that another engine can be added without changing the callers.
 
 A unit is one file's worth of rows: a table, a month (or "all") and a writer. A step replaces whole units, several at
 once or none. `warehouse/parquet/warehouse.py` keeps units as Parquet files in a folder, queried by DuckDB.
@@ -38,7 +38,7 @@ class UnitState:
     digest: str  # content digest: independent of row order and of bookkeeping columns
     rows: int
     build_id: str
-    extra: Mapping[str, Any] = field(default_factory=dict)  # small JSON facts the writer wants to find again
+    extra: Mapping[str, Any] = field(default_factory=dict)  # small JSON facts that the writer reads again later
 
 
 class Reader(Protocol):
@@ -116,7 +116,7 @@ class Model:
 
     @property
     def target(self) -> str:
-        """The table that its rows go to: one of `schema/tables.py` with `into`, else one that exists until the step ends."""
+        """The table that its rows go to: one of `schema/tables.py` with `into`, otherwise one that exists until the step ends."""
         return self.fills or self.makes or self.name
 
 

@@ -37,7 +37,7 @@ def table_names(sql: str) -> frozenset[str]:
 
 
 def names_read(sql: str) -> frozenset[str]:
-    """Return the last names of everything that a query reads from: its own CTEs, tables with a schema, and bare ones."""
+    """Return the last part of the name of everything that a query reads from: its own CTEs, tables with a schema, and bare ones."""
     return _statement(sql).names
 
 

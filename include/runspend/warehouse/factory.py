@@ -69,7 +69,7 @@ def _open_whole(settings: Settings | str) -> Warehouse:
 def open_published(settings: Settings) -> Warehouse:
     """Open the warehouse to answer questions from it.
 
-    Raises SourceError where its folder is gone although a pipeline run has ended here: an unmounted disk must not look like costs of 0.
+    Raises SourceError if its folder is missing although a pipeline run has ended here: an unmounted disk must not look like costs of 0.
     """
     uri = settings.warehouse.uri
     if "://" not in uri or uri.startswith("file://"):

@@ -153,10 +153,10 @@ class Statement:
 
 
 def _check_nesting(tokens: Iterable[Token]) -> None:
-    """Raise SqlRefused for a statement that sqlglot would read for hours, without a way to interrupt it.
+    """Raise SqlRefused for a statement that sqlglot would parse for hours without a possible interrupt.
 
-    It reads what is in the brackets after the name of a type twice, so that each further `struct(` doubles its time: 2.8 s for 18 within
-    one another. Subqueries within one another take the third power of their number: 3.5 s for 200.
+    sqlglot parses the brackets after the name of a type twice, so that each further `struct(` doubles its time: 2.8 s for 18 nested
+    ones. The time of nested subqueries grows with the third power of their number: 3.5 s for 200.
     """
     opened: list[bool] = []  # whether each open bracket follows the name of a type
     of_types, before = 0, None

@@ -1,6 +1,6 @@
-"""Rows of answers that further questions are asked of, so that the warehouse is read once, on either engine.
+"""Rows of answers, kept for further queries so that the warehouse is read once, on either engine.
 
-They are in the memory of an engine of their own, on this machine. What is kept, and what is asked of it, belongs to the callers.
+They are in the memory of a separate engine on this machine. The callers decide what is kept and queried.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["KeptRows", "keep"]
 
 
 class KeptRows(SqlReader):
-    """SQL over kept rows. Asks as a Reader does."""
+    """SQL over kept rows. Queries like a Reader."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection

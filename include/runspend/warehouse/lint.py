@@ -198,7 +198,7 @@ def _outer_columns(subquery: exp.Expr) -> list[str]:
 def _output_faults(tree: exp.Expr) -> Iterator[str]:
     """Yield results with another type on DuckDB.
 
-    Inside a query the type does not show. Where it does, tests on the reference implementation find it.
+    Inside a query the type is not visible. If it matters, tests on the reference implementation find it.
     """
     selects = [tree] if isinstance(tree, exp.Select) else [s for s in tree.find_all(exp.Select) if isinstance(s.parent, exp.SetOperation)]
     for projection in (p.unalias() for select in selects for p in select.selects):

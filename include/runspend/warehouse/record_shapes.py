@@ -1,4 +1,4 @@
-"""Required shapes of records of each kind, checked before Runspend acts on a record.
+"""Required forms of records of each kind, checked before Runspend acts on a record.
 
 Anyone who can write under home could have written a record. `Records` refuses a record, and names its file, if it lacks a required
 field or has a field of another type. It also refuses a place or an address in a form that Runspend never writes. Fields of later
@@ -55,7 +55,7 @@ def problem_of(kind: str, key: str, value: Mapping[str, Any]) -> str | None:
 
 
 def _problem_of_statement(key: str, value: Mapping[str, Any]) -> str | None:
-    """Check the number, which names the files: a prefix, then what the key says."""
+    """Check the number, which names the files: a prefix, then the parts of the key."""
     if key != f"{value['period']}/{value['slug']}/{value['version']}":
         return f"it is the record of version {value['version']} of {value['slug']} in {value['period']}"
     if not value["number"].endswith(f"{value['period']}-{value['slug']}-{value['version']}"):

@@ -70,7 +70,7 @@ class Records:
         for path in sorted((self._root / kind).glob("*.json")):
             try:
                 text = read_bytes(path, most_bytes=MOST_BYTES)
-                if text is not None:  # else it was removed meanwhile
+                if text is not None:  # otherwise it was removed meanwhile
                     key, value = self._parse(kind, path, text)
                     found[key] = value
             except RecordRefused as error:
@@ -84,7 +84,7 @@ class Records:
         return self._path(kind, key)
 
     def _parse(self, kind: str, path: Path, text: bytes) -> tuple[str, dict[str, Any]]:
-        """Return key and value of a record. Raises RecordRefused for one that Runspend would not have written, or not there."""
+        """Return key and value of a record. Raises RecordRefused for a record that Runspend would not have written, or not in this place."""
         record = json_value(text, path)
         if not isinstance(record, dict) or not isinstance(record.get("key"), str) or not isinstance(record.get("value"), dict):
             raise refused_file(path, "it is not a record")

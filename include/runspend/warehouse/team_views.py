@@ -1,10 +1,10 @@
-"""What the members of some teams see of each table: their own rows, and the money of all others as one sum.
+"""The view that members of some teams have of each table: their own rows, and the cost of all others as one sum.
 
 Every table and every column has a decision here, and `tests/warehouse/test_team_views.py` fails without one. A column that is not named
-is null. The text is GoogleSQL for both engines, so one rule holds for every page, program and statement. Who is in which team does not
+is null. The text is GoogleSQL for both engines, so one rule applies to every page, program and statement. Who is in which team does not
 belong here: see `config/access.py`.
 
-* A run is a team's own if its team in `run_costs` is, or before it is there, that in `runs`.
+* A run is a team's own if its team in `run_costs` is the viewer's; before it is in `run_costs`, the team in `runs` counts.
 * A machine is a team's own in the months in which its runs have a cost on it, or in which the bill's tag names the team.
 * Cost of others keeps its day, kind, target and currency. Its names are "other teams", or "no team" if no run and no tag has one.
 """
@@ -58,10 +58,10 @@ class Others:
 
 @dataclass(frozen=True)
 class Rule:
-    """What is seen of one table.
+    """The visible part of one table.
 
-    `source`: FROM, where `t` is the table. `where`: the rows that are seen. Columns: `shown` as they are, `masked` as an expression,
-    `hidden` as null.
+    `source`: FROM, where `t` is the table. `where`: the rows that are seen. Columns: `shown` columns are unchanged, `masked` ones are an
+    expression, `hidden` ones are null.
     """
 
     shown: str = ""
@@ -152,7 +152,7 @@ LINE_TEAM = "line_team line_project line_cost_center line_owner"
 
 
 def _label(team: str) -> str:
-    """Return SQL for the name of others' money: that of teams, and that which nobody has."""
+    """Return SQL for the name of others' cost: that of other teams, and that without a team."""
     return f"case when t.allocated_to in ('run', 'logged_model') or {team} is not null then '{OTHER_TEAMS}' else '{NO_TEAM}' end"
 
 
@@ -167,7 +167,7 @@ def _if_tagged(columns: str) -> dict[str, str]:
 
 WITHOUT_RUN = "(t.allocated_to in ('idle', 'unallocated'))"
 OF_OTHERS = "not coalesce(t.team in ({teams}), false)"
-# Whether a charge is longer than a day decides where its days are read (`ledger.sql`), so a sum keeps that much of its times.
+# Whether a charge is longer than a day decides where its days are read (`ledger.sql`), so a sum keeps this information about its times.
 LENGTH = {
     "charge_period_start": "cast(t.charge_date as timestamp)",
     "charge_period_end": "timestamp_add(cast(t.charge_date as timestamp), interval"
@@ -352,7 +352,7 @@ RULES: dict[str, Rule] = {
         source=OF_OWN_BILLS,
         hidden="bill_digest ignored_changes",
     ),
-    # How far every bill reaches says how far the figures do. Bills of others have no name.
+    # How far every bill reaches shows how far the figures reach. Bills of others have no name.
     "sources": Rule(
         shown="kind state covered_until usual_lag_seconds late_after_seconds last_good_at last_tried_at",
         source="{table} t left join {own_bills} b on b.source = t.source left join {own_servers} s on s.tracking_server = t.source",
@@ -427,7 +427,7 @@ RULES: dict[str, Rule] = {
 
 
 def restricted_sql(table: Table, names: Names, seen: Restriction) -> str:
-    """Return the GoogleSQL query for what is seen of a table, with its columns in order.
+    """Return the GoogleSQL query for the visible part of a table, with its columns in order.
 
     `names`: what to read after FROM for each table, and for each set that an engine keeps instead of asking for it every time.
     """
@@ -474,7 +474,7 @@ def _columns(table: Table, expressions: Mapping[str, str]) -> str:
 
 
 def _filled(text: str, words: Mapping[str, str], seen: Restriction) -> str:
-    """Replace {words}, also those in what replaces others, and last the names from settings, which may have braces too."""
+    """Replace {words}, including those in replacements, and last the names from settings, which may also contain braces."""
     last = {"teams": _listed(seen.teams), "budgets": _listed(tuple(f"{version} {name}" for name, version in seen.budgets))}
     while set(_words(text)) - last.keys():
         text = re.sub(r"\{(\w+)\}", lambda found: found[0] if found[1] in last else words[found[1]], text)

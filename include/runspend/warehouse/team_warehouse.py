@@ -1,6 +1,6 @@
 """The warehouse as some teams see it: for questions only. Everything else that a warehouse can do is refused.
 
-What is seen of each table is in `team_views.py`.
+The visible part of each table is in `team_views.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TeamWarehouse:
             return self._restricted.answer(sql, timeout=timeout, at_most=at_most)
 
     def restricted(self, seen: Restriction) -> Warehouse:
-        """Refuse: what is seen was decided before."""
+        """Refuse: the visible part was decided before."""
         raise _refusal()
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:

@@ -15,7 +15,7 @@ AGAIN = 0.2  # seconds until it is interrupted again: an engine ignores an inter
 
 @contextmanager
 def time_limit(interrupt: Callable[[], None], seconds: float | None) -> Iterator[None]:
-    """Interrupt the code inside after so many seconds (None: never), and raise SqlRefused for any error that follows."""
+    """Interrupt the code inside after this many seconds (None: never), and raise SqlRefused for any error that follows."""
     if seconds is None:
         yield
         return

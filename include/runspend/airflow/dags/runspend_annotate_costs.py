@@ -1,6 +1,7 @@
-"""Writes costs to the tracking servers that have `annotate: true` when `runspend/costs` is new, and by the clock in case that event was lost.
+"""Writes costs to the tracking servers that have `annotate: true` when `runspend/costs` is new, and by the clock in case that event was
+lost.
 
-The first time may take hours, because `requests_per_second` bounds it. A task that is stopped goes on where it was.
+The first time may take hours, because `requests_per_second` bounds it. A stopped task continues where it ended.
 """
 
 from airflow.sdk import DAG

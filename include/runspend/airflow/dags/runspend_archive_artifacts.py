@@ -1,4 +1,5 @@
-"""Plans what retention policies would move, tells the owners, and moves what was announced long enough ago, once a week. Paused when created.
+"""Plans what retention policies would move, notifies the owners, and moves files whose grace period is over, once a week. Paused when
+created.
 
 Once a month it also verifies the archives. No task waits: the date is in `archive_plan`, and each weekly run finds what is due.
 Without `delete_credentials` in `stores`, nothing is deleted. Only runspend.yaml decides what is moved, not the parameters.

@@ -23,20 +23,20 @@ TICK = Decimal("1E-22")  # what a money column holds
 
 
 class Asks(Protocol):
-    """What of a warehouse's reader is needed here."""
+    """The part of a warehouse's reader that is needed here."""
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Any: ...
 
 
 @dataclass(frozen=True)
 class BilledRate:
-    """`cost` for `byte_months` bytes over a month, in the currency asked for; exact, so the quotient is left to who needs it."""
+    """`cost` for `byte_months` bytes over a month, in the requested currency. Both are exact; the caller divides them."""
 
     cost: Decimal
     byte_months: int
 
     def of(self, count: int) -> Decimal:
-        """Return the cost of so many bytes per month, at the precision of a money column."""
+        """Return the monthly cost of this many bytes, at the precision of a money column."""
         return EXACT.divide(EXACT.multiply(self.cost, Decimal(count)), Decimal(self.byte_months)).quantize(TICK, context=EXACT)
 
     @property
@@ -46,15 +46,15 @@ class BilledRate:
 
 
 def first_month(now: datetime) -> date:
-    """The first day of the oldest month whose bill rates are taken from."""
+    """The first day of the oldest month whose bill supplies rates."""
     return (date(now.year, now.month, 1) - timedelta(days=62)).replace(day=1)
 
 
 def billed_rates(reader: Asks, currency: str, now: datetime) -> dict[tuple[str, str], BilledRate]:
-    """(store, storage class) -> its rate, of the newest full month that has one, else of the month of `now`.
+    """(store, storage class) -> its rate, of the newest full month that has one, otherwise of the month of `now`.
 
-    Only stores that are all of their bucket have one: the bill is for the whole bucket. Where lines of the bill name no
-    class, all classes of the bucket have its mean; so has what is of class UNKNOWN.
+    Only stores that are a whole bucket have a rate: the bill is for the whole bucket. If lines of the bill name no
+    class, all classes of the bucket get its mean rate, and so does class UNKNOWN.
     """
     month = date(now.year, now.month, 1)
     parameters = {"now": now, "month": month, "since": first_month(now), "currency": currency}

@@ -1,4 +1,4 @@
--- One row per artifact store that holds all of its bucket and storage class: cost and byte_months.
+-- One row per storage class and artifact store that is a whole bucket: cost and byte_months.
 -- Their quotient is the price of a byte per month.
 -- If a month has only one listing so far, no time has passed, so the mean is the amount in that listing.
 with

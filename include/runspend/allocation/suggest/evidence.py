@@ -215,7 +215,7 @@ where b.billing_period >= @first
 
 @dataclass(frozen=True)
 class Cell:
-    """The smallest group that is examined: the names of its machines (or runs), and machine-hours (run-hours) and money per hour."""
+    """The smallest unit that is examined: the names of its machines (or runs), and machine-hours (run-hours) and money per hour."""
 
     names: Mapping[str, str]
     hours: Mapping[int, float]

@@ -1,7 +1,7 @@
 """Finds the runs that most likely ran on machines, by their hours. Groups of machines and groups of runs are matched at most once.
 
 The match that explains most money comes first. Accelerators that are always on come last: hours cannot identify their runs, so they
-are matched by elimination, and marked so. This module reads nothing; `proposals.py` writes the matches.
+are matched by elimination, and marked accordingly. This module reads nothing; `proposals.py` writes the matches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from runspend.allocation.suggest.series import HOURS_A_DAY, Fit, crowding, fit, 
 from runspend.core.selectors import matches
 
 RUN_NAMES = ("experiment", "user", "tag.mlflow.source.name", "tracking")
-# Better names go out of date sooner: of groups with the same machines, the first counts.
+# Kinds of names, the longest-lived first: of groups with the same machines, the first counts.
 MACHINE_NAMES = ("machine_group", "tag", "instance_type", "accelerators", "machines", "name_prefix", "resource_key")
 LEAST_SCORE = 0.4  # of hours; lower scores prove nothing
 LEAST_PART = 0.001  # of all money examined
@@ -60,7 +60,7 @@ class Match:
 
     @property
     def worth(self) -> float:
-        """Return the explained part, weighted by how well it is proved."""
+        """Return the explained part, weighted by the strength of the evidence."""
         return self.explained_cost * (0.1 * self.asking if self.is_by_elimination else max(0.0, self.fit.score))
 
 
@@ -71,7 +71,7 @@ def find_matches(evidence: Evidence, free: Set[int], runs: Sequence[Cell]) -> tu
     most = max(_proved(matches) for matches in found)
     found = [matches for matches in found if _proved(matches) >= PROVED * most]
     most = max(sum(m.worth for m in matches) for matches in found)
-    # of those that explain as much, the most specific one
+    # of those that explain the same amount, the most specific one
     return max((matches for matches in found if sum(m.worth for m in matches) >= (1 - ALIKE) * most), key=len)
 
 
@@ -155,7 +155,7 @@ class _Matcher:
         return sorted(groups, key=lambda g: (-self._cost(g), g.kind, g.values))[:MOST_CANDIDATES]
 
     def _has_own_type(self, cell: Cell) -> bool:
-        """Return whether its instance type does not name machines that serve models."""
+        """Return whether its instance type is not that of machines that serve models."""
         return any(key[0] == "instance_type" and key not in self.serving for key in _keys(cell))
 
     def _of_types(self, source: str, account: str, types: Sequence[str]) -> set[int]:
@@ -217,7 +217,7 @@ class _Matcher:
         return self.known_runs[key]
 
     def _match(self, group: Group) -> Match | None:
-        """Return the runs whose hours fit the group's best, if the fit proves anything."""
+        """Return the runs whose hours best fit the group's, if the fit is better than chance."""
         is_daily = self._is_daily(group)
         billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)
         names = sorted(self.names, key=lambda n: -sum(self._ran(n, is_daily)))[:MOST_VALUES]

@@ -46,7 +46,7 @@ def fit(billed: Sequence[float], ran: Sequence[float], is_daily: bool = False) -
 
 
 def crowding(billed: Sequence[float], ran: Sequence[float]) -> float:
-    """Return how many runs share one machine at a time, as far as hours show; at least 1."""
+    """Return how many runs share one machine at a time, judged by hours; at least 1."""
     machines = sum(b for b, r in zip(billed, ran, strict=True) if r > 0)
     runs = sum(r for b, r in zip(billed, ran, strict=True) if b > 0)
     return max(1.0, runs / machines) if machines > 0 else 1.0

@@ -52,7 +52,7 @@ def with_pools(path: Path, text: str, proposals: Sequence[Proposal], heading: Se
 
 
 def _place(path: Path, text: str) -> tuple[int, str, list[str]]:
-    """Return where lines go in (an index of the text), their indentation, and the lines above them."""
+    """Return where to insert lines (an index of the text), their indentation, and the lines above them."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if root is None:
         return len(text), "  ", ["pools:"]

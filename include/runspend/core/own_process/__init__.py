@@ -1,7 +1,7 @@
 """Call a function in its own process, with limits on its memory and time.
 
 This package has what all such calls share: the waiting process, its forks, the messages between them, the watch. The caller decides
-which functions need it, and what people read when one fails.
+which functions need it, and the message when one fails.
 
     caller ── `run` ──> waiting process (`server.py`: everything imported, one thread) ── fork ──> the call (`child.py`)
 

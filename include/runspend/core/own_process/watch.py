@@ -49,7 +49,7 @@ class ProcessFailed(Exception):
 
 
 def memory_of(process: int) -> int | None:
-    """Return the bytes that only this process holds; None if the process has ended or the system does not say."""
+    """Return the bytes that only this process holds; None if the process has ended or the system does not report it."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -91,7 +91,9 @@ class Watch:
         return time.monotonic() - self._began
 
     def begin(self, process: int) -> None:
-        """Watch this process. It is alive now, so its number is still its own. Its time begins: the caller may have started the waiting process first."""
+        """Watch this process. It is alive now, so its process number still belongs to it. Its time begins now: the caller may have started
+        the waiting process earlier.
+        """
         self._process, self.has_begun = process, True
         self._began = self._alive = time.monotonic()
         with contextlib.suppress(OSError, AttributeError):  # an old kernel, or not Linux: then use its number

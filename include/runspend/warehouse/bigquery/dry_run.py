@@ -38,7 +38,7 @@ class QueryCosts:
         return [
             *found,
             f"{len(self.sizes)} models would read at least {size_words(total)} of the published tables; nothing was built.",
-            "What models make for one another is read too and cannot be foreseen: docs/scale.md has its share.",
+            "Models also read what other models write, and this cannot be estimated: docs/scale.md has its share.",
         ]
 
 
@@ -71,4 +71,4 @@ def size_words(size: int) -> str:
 
 
 def _costs_nothing() -> UsageError:
-    return UsageError("cannot explain costs: the warehouse is not in BigQuery, and asking it costs nothing. Leave --explain-cost out.")
+    return UsageError("cannot explain costs: the warehouse is not in BigQuery, so its queries cost nothing. Leave --explain-cost out.")

@@ -1,7 +1,7 @@
 """BigQuery jobs: queries, loads and scripts, each with a cost limit, labels, and an id where it matters.
 
-Only this module and `tables.py`, which describes tables, know Google's client. A job whose reply was lost is looked up by its id and
-waited for, never sent again. `warehouse.py` and its neighbors decide which queries run on which tables.
+Only this module and `tables.py`, which describes tables, know Google's client. If a job's reply is lost, Runspend finds the job by its id
+and waits for it. It never sends the job again. `warehouse.py` and its neighbors decide which queries run on which tables.
 
 Sources: BigQuery "Managing jobs" (job ids are unique in a project, a second one of the same id is refused with 409), "Run
 parameterized queries", "Work with sessions", "Control costs"; google-cloud-bigquery `Client.query`.
@@ -25,7 +25,7 @@ __all__ = ["AlreadyThere", "Changed", "Jobs", "NotAllowed", "NotThere", "Stateme
 
 LABEL_LENGTH = 63
 ATTACH_TRIES = 3  # attempts of a load whose reply was lost before BigQuery knew the job
-# BigQuery's messages when two transactions change one table, or when it lacks capacity for a moment: a retry may succeed.
+# BigQuery's messages when two transactions change one table, or when it lacks capacity for a short time: a retry may succeed.
 TRANSIENT = ("aborted due to concurrent update", "Could not serialize access", "rateLimitExceeded", "jobRateLimitExceeded", "backendError")
 
 
@@ -101,7 +101,7 @@ class Jobs:
             self.client.query(statement.sql, job_config=self._config(statement, dataset, labels), location=self.location).result()
 
     def run_once(self, statement: Statement, job_id: str, *, dataset: str, labels: Mapping[str, str]) -> None:
-        """Run a script that must not run twice. It has an id; if the reply is lost, the job with that id is waited for."""
+        """Run a script that must not run twice. The job has an id; if the reply is lost, Runspend waits for the job with that id."""
         config = self._config(statement, dataset, labels)
         with self.translate_errors():
             self.attach(
@@ -232,7 +232,7 @@ class Jobs:
             return None
         return ConfigError(
             f"cannot run the query on {self.place}: {_first_line(error)}. It would read more than warehouse.maximum_bytes_billed "
-            f"({self._settings.maximum_bytes_billed.human_readable()}) allows; raise that, or ask for less."
+            f"({self._settings.maximum_bytes_billed.human_readable()}) allows; raise it, or query less."
         )
 
     def _connect(self) -> tuple[Any, Any]:
@@ -289,7 +289,7 @@ class Jobs:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether BigQuery says that a retry a moment later may succeed."""
+    """Whether the error means that a retry shortly afterwards may succeed."""
     said = f"{error} {error.__cause__}"  # Runspend's error omits the reason
     return any(text in said for text in TRANSIENT)
 

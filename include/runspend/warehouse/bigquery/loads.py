@@ -1,7 +1,7 @@
-"""Load files into BigQuery: the id of a load job identifies its content, so the same file is sent only once, also by other processes.
+"""Load files into BigQuery: the id of a load job identifies its content, so the same file is sent only once, even by other processes.
 
-The job's id is runspend-<step>-<unit>-<digest>-<n>, and its staging table has the same name. n is the smallest number without a
-finished job whose table is missing: a failed id can never be reused, and tables expire.
+The job's id is runspend-<step>-<unit>-<digest>-<n>, and its staging table has the same name. n is the smallest number that is
+not taken by a finished job without its table: a failed id can never be reused, and tables expire.
 """
 
 from __future__ import annotations

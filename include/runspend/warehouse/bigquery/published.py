@@ -48,7 +48,7 @@ def read_head(jobs: Jobs, places: Places) -> Head:
         if "may not exist" not in str(error) or _is_there(jobs, places):
             raise
         return head_of([], jobs.place)
-    if is_more:  # pages may be of different moments
+    if is_more:  # pages may show different times
         rows = jobs.ask(published_rows(places), dataset=places.internal, labels=READING).to_pylist()
     return head_of(rows, jobs.place)
 
@@ -59,7 +59,7 @@ def published_rows(places: Places) -> Statement:
 
 
 def _is_there(jobs: Jobs, places: Places) -> bool:
-    """Whether the project has the dataset, for accounts that may not get it by name before it exists."""
+    """Whether the project has the dataset, for accounts that may not request it by name before it exists."""
     internal = places.internal.rpartition(".")[2]
     with jobs.translate_errors():
         return any(item.dataset_id == internal for item in jobs.client.list_datasets())

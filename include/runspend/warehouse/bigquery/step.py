@@ -232,7 +232,7 @@ class BigQueryStep:
         return text
 
     def _load_what_moved(self, asked: Mapping[Unit, str | None]) -> None:
-        """Load rows that were published when put, but no longer are; not those that the caller requires unchanged."""
+        """Load rows that were published at the time of `put` but no longer are, except those that the caller requires unchanged."""
         units = self._head().units if self._kept else {}
         for unit, (state, file) in list(self._kept.items()):
             if unit not in asked and (unit not in units or units[unit].digest != state.digest):

@@ -5,8 +5,9 @@
     <dataset>_staging     rows being loaded; its tables expire by themselves
     <dataset>_step_<hex>  tables that the models of one step make; deleted when it ends, and they expire as well
 
-Every table has one column more than in `schema/tables.py`: the writer of each row, because units are replaced by writer. New columns
-are added, and former names and values (`schema/renames.py`) changed in place; any other difference is refused, with the statement that would correct it.
+Every table has one column that is not in `schema/tables.py`: the writer of each row, because units are replaced by writer. New columns are
+added, and former names and values (`schema/renames.py`) changed in place; any other difference is refused, with the statement that would
+correct it.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ PUBLISHED = Table(
         Column("digest", "STRING", "Digest of the content, independent of the order of rows."),
         Column("row_count", "INT64", "Rows of the unit; of the head row: how many publishes there were."),
         Column("build_id", "STRING", "The step that wrote it."),
-        Column("extra", "STRING", "JSON object of small facts the writer wants to find again; of the head row: the version of the tables."),
+        Column(
+            "extra", "STRING", "JSON object of small facts that the writer reads again later; of the head row: the version of the tables."
+        ),
         Column("publish_id", "STRING", "The publish that wrote the row."),
     ),
     period_column=None,
@@ -179,7 +182,7 @@ def make_tables(jobs: Jobs, places: Places, version: int) -> None:
 
 
 def _make_view(jobs: Jobs, places: Places, head: str, text: str) -> None:
-    """Create or replace a view. `head`: its name with the quote that ends it, and what is declared of it."""
+    """Create or replace a view. `head`: its name with the closing quote, and its declarations."""
     jobs.run(Statement(f"create or replace view `{head} as\n{text}"), dataset=places.internal, labels={"step": "tables"})
 
 
@@ -198,7 +201,7 @@ def _literal(text: str) -> str:
 
 
 def _rename_values(jobs: Jobs, places: Places) -> None:
-    """Replace former values. Rows that have none are not touched, so this can run any number of times."""
+    """Replace former values. Rows without former values are not touched, so this can run any number of times."""
     for table, columns in VALUE_COLUMNS.items():
         full = quoted(places.table(TABLES[table]))
         for column in columns:
@@ -227,7 +230,7 @@ def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -
 
 
 def _make_dataset_once(jobs: Jobs, name: str, expires_ms: int | None) -> None:
-    """Create a dataset if the project has none of that name. Google tells accounts without access that it may not exist."""
+    """Create a dataset if the project has none of that name. Google answers accounts without access that it may not exist."""
     try:
         with jobs.translate_errors():
             jobs.client.get_dataset(name)

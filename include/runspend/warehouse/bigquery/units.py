@@ -31,7 +31,7 @@ def digest_identifies_rows(table: Table) -> bool:
 def is_left(table: Table, period: str, replaced: set[Unit], standing: set[Unit]) -> str:
     """Return a condition for rows of no replaced unit of a month.
 
-    If all units of the month go, it uses only the month and skips the partition.
+    If all units of the month are replaced, the condition uses only the month, so the whole partition is skipped.
     """
     if {unit for unit in standing if unit.period == period} - replaced:
         return " and ".join(f"not ({is_of(table, unit)})" for unit in sorted(replaced))

@@ -40,7 +40,7 @@ def _kind(value: object) -> str:
 
 
 def exact(rows: pa.Table) -> pa.Table:
-    """Return money as the other engine does, with 22 decimals. A user's query may return more."""
+    """Return money with 22 decimals, as the other engine does. A user's query may return more."""
     for index, field in enumerate(rows.schema):
         if pa.types.is_decimal(field.type) and field.type != MONEY:
             column = rows.column(index)

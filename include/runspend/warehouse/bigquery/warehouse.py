@@ -2,7 +2,7 @@
 
 Rows are read back for reports, for comparisons by the extract, and to move them elsewhere. `published` holds the state of every unit,
 and is replaced in the same transaction as the rows. A reader queries inside a session with an open transaction, so that all its
-answers are of one moment. `tables.py` names datasets and tables, `step.py` runs steps, `jobs.py` runs jobs.
+answers show one moment. `tables.py` names datasets and tables, `step.py` runs steps, `jobs.py` runs jobs.
 
 Source: BigQuery "Multi-statement transactions": snapshot isolation; of two transactions that change one table, one fails.
 """
@@ -78,7 +78,9 @@ class BigQueryWarehouse:
         )
 
     def fetch(self, unit: Unit, folder: Path) -> Path | None:
-        """Copy one published unit to a Parquet file in `folder`, inside a reader as it sees it; None if it does not exist. The caller keeps the file."""
+        """Copy one published unit to a Parquet file in `folder`, inside a reader as it sees it; None if it does not exist. The caller keeps
+        the file.
+        """
         if unit not in self.states(unit.table):
             return None
         reader: BigQueryReader | None = getattr(self._reading, "reader", None)
@@ -91,7 +93,7 @@ class BigQueryWarehouse:
             self.make_ready()
         except NotAllowed:
             if not self.head().extra:
-                raise  # else the user may only read tables of another version
+                raise  # otherwise the user may only read tables of another version
         reader = BigQueryReader(self.jobs, self.places, self._seen_by)
         outer = getattr(self._reading, "reader", None)
         self._reading.reader = reader
@@ -128,7 +130,7 @@ class BigQueryWarehouse:
         return self
 
     def restricted(self, seen: Restriction) -> BigQueryWarehouse:
-        """Return the same warehouse, whose readers show only what some teams see. It answers no statement of theirs."""
+        """Return the same warehouse, whose readers show only what some teams see. It does not answer their own statements."""
         other = copy.copy(self)
         other._seen_by = seen
         return other
@@ -161,7 +163,7 @@ class BigQueryReader:
         self._is_over = False
 
     def head(self) -> Head:
-        """Return what was published at the moment that the reader sees."""
+        """Return the state of publishing at the reader's moment."""
         with self._moment() as session:
             rows = self._jobs.ask(published_rows(self._places), dataset=self._places.internal, labels=READING, session=session)
         return head_of(rows.to_pylist(), self._jobs.place)
@@ -203,7 +205,7 @@ class BigQueryReader:
                 yield from (shown.slice(start, rows) for start in range(0, shown.num_rows, rows))
 
     def fetch(self, unit: Unit, folder: Path) -> Path:
-        """Copy the rows of one unit, of the moment that the reader sees, to a new Parquet file in `folder`."""
+        """Copy the rows of one unit, at the reader's moment, to a new Parquet file in `folder`."""
         with self._moment() as session:
             return fetch_rows(self._jobs, self._places, unit, folder, session=session)
 
@@ -223,7 +225,7 @@ class BigQueryReader:
 
     @contextmanager
     def _moment(self) -> Iterator[str]:
-        """Yield the session to query in. A failed query may end its transaction, and later answers would be of another moment."""
+        """Yield the session to query in. A failed query may end its transaction, and later answers would show another moment."""
         if self._is_over:
             raise RunspendError(
                 "cannot query: an earlier query of this reader failed, and its snapshot may have expired. Open another reader."

@@ -1,4 +1,4 @@
-"""What the warehouse in a folder and the one in a bucket share: what a step reads of them, and what it hands back."""
+"""The common part of the warehouse in a folder and in a bucket: what a step reads from them, and what it returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALLOCATION = Path(__file__).parents[2] / "allocation"  # models and checks that 
 
 @dataclass(frozen=True)
 class StagedFiles:
-    """A unit's new file (before the step is published: its parts, in order) and its content and record."""
+    """A unit's new file (until the step is published: its parts, in order), its content and its record."""
 
     parts: tuple[Path, ...]
     content: Content
@@ -28,7 +28,7 @@ class StagedFiles:
 
     @property
     def file(self) -> Path:
-        """The single file that it is when it is published."""
+        """The single file that is published."""
         [file] = self.parts
         return file
 
@@ -42,7 +42,7 @@ class Pinned(NamedTuple):
 
 
 class FileWarehouse(Protocol):
-    """Where a step reads published files and puts its own: this folder, or the bucket of `bucket.py`."""
+    """The place where a step reads published files and puts its own: this folder, or the bucket of `bucket.py`."""
 
     models: Path
     checks: Path

@@ -166,7 +166,7 @@ class BucketWarehouse:
                 self._finish(head)
         except NotAllowed:
             if head.etag is None:
-                raise  # else the user may only read
+                raise  # otherwise the user may only read
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
         """Return published units of these tables (all tables when none is named); inside a reader, those that it sees."""
@@ -349,7 +349,7 @@ class BucketWarehouse:
         if found is None:
             if (unit := self._any_unit()) is None:
                 return _Head()
-            if (found := self.bucket.get(HEAD)) is None:  # else the first publish has just happened
+            if (found := self.bucket.get(HEAD)) is None:  # otherwise the first publish has just happened
                 raise WarehouseDamaged({HEAD: f"the object is gone, and {unit} is there; restore the version of it before"})
         try:
             value = json_value(found.body, where)
@@ -388,7 +388,7 @@ class BucketWarehouse:
         return None
 
     def _seen(self) -> _Head:
-        """Return the head of the reader that is open in this thread, else the current one."""
+        """Return the head of the reader that is open in this thread, otherwise the current one."""
         head: _Head | None = getattr(self._reading, "head", None)
         return self._head() if head is None else head
 

@@ -92,7 +92,7 @@ def _open_parser() -> duckdb.DuckDBPyConnection:
 
 
 def restrict(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
-    """Limit the engine to opening these names. The limit cannot be lifted."""
+    """Limit the engine to these file names. The limit cannot be lifted."""
     connection.execute(f"set allowed_paths = {file_list(names)}")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
@@ -101,7 +101,8 @@ def restrict(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> Non
 def create_view(
     connection: duckdb.DuckDBPyConnection, table: Table, files: Sequence[Path | str], present: Iterable[str], *, name: str | None = None
 ) -> None:
-    """Create the view of a table over these files, by default under its own name. Columns that the files do not have (`present` lists those they have) are null.
+    """Create the view of a table over these files, by default under its own name. Columns that the files do not have (`present` lists those
+    they have) are null.
 
     Former names and values are translated to today's.
     """
@@ -136,7 +137,7 @@ def copy_parquet(
 ) -> None:
     """Write the rows of a query, which has exactly the table's columns, in the table's order."""
     # DuckDB marks a column as required if it can prove that it holds no null; files of one table would then have different schemas.
-    # It cannot prove that never.rows has no row with a 2.
+    # It cannot prove that never.rows has no row with number 2, so the row of nulls below keeps every column nullable.
     nothing = ", ".join("null" for _ in table.columns)
     order = f"order by {', '.join(quote(c) for c in table.sort)}" if table.sort else ""
     connection.execute(

@@ -1,7 +1,7 @@
 """A folder in which several files change at once: one lock, one journal, staging folders that are removed when their owner dies.
 
-Every file is old or new, never torn. A step stages finished files, writes the moves to the journal (the commit point), makes the
-moves, and drops the journal. The next process finishes the moves of a publish that was killed. What the files hold does not
+Every file is either the old or the new one, never a mix. A step stages finished files, writes the moves to the journal (the commit point),
+makes the moves, and drops the journal. The next process finishes the moves of a publish that was killed. What the files hold does not
 belong here.
 """
 
@@ -60,9 +60,9 @@ class Stage:
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # cannot block: the lock is new; a sweep is kept out until this returns
 
     def close(self, *, keep: bool) -> None:
-        """Release the folder. `keep` leaves it to the process that finishes the journal which names its files.
+        """Release the folder. With `keep`, it stays for the process that finishes the journal that names its files.
 
-        The lock goes last: until then the folder is not swept, so no other lock is needed. A sweep between removing the lock
+        The lock is removed last: until then the folder is not swept, so no other lock is needed. A sweep between removing the lock
         and removing the folder only removes the empty folder.
         """
         try:
@@ -121,7 +121,7 @@ class Folder:
         self._stages = self.home / "stage"
 
     def hold(self) -> SharedLock | None:
-        """Take the shared lock at a moment when no publish is half done.
+        """Take the shared lock while no publish is half done.
 
         A lock that this thread already has is returned: a waiting publisher would block a second one.
 
@@ -205,7 +205,7 @@ class Folder:
             return
         if not os.path.lexists(self.locks.file) or not self._is_anybody_dead():
             return
-        with self.locks.at_once() as is_ours:  # else there are readers or a publisher: the next call sweeps
+        with self.locks.at_once() as is_ours:  # otherwise there are readers or a publisher: the next call sweeps
             if is_ours:
                 self._finish_journal()
                 self._sweep()

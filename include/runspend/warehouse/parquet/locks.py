@@ -1,12 +1,12 @@
-"""The locks of a warehouse folder: who may read or publish now, in which order, and who is named when a process has to wait.
+"""The locks of a warehouse folder: who may read or publish now, in which order, and which holder is named when a process waits.
 
 There are two files. Readers hold `lock` shared, a publisher holds it exclusively; `turn` is a turnstile in front of it. A process that
 waits for the lock passes the turnstile first and keeps it until it has the lock. So a publisher at the turnstile is next, and later
 readers wait behind it. `at_once` does not wait and does not use the turnstile. The order is always turnstile before lock, so
 two processes cannot wait for each other.
 
-Locks are agreements: flock(2) asks only that a process can open the file, so an account that may read the warehouse can hold its
-lock, also exclusively. The file mode keeps all other accounts out. Every wait has an end and names the holder.
+Locks are voluntary: flock(2) only requires that a process can open the file. So an account that may read the warehouse can hold its
+lock, even exclusively. The file mode keeps all other accounts out. Every wait has an end and names the holder.
 
 Work under a lock does not belong here; `lock_holders.py` names the holders.
 """
@@ -37,7 +37,7 @@ NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 def open_lock(path: Path, *, create: bool = False, mode: int = LOCK_MODE) -> int:
     """Open a lock file; read-only if it cannot be written to. Removes access for other accounts that an older version granted.
 
-    Errors: FileNotFoundError; RecordRefused for a link or anything but a file; RunspendError if this user may not open it at all.
+    Errors: FileNotFoundError; RecordRefused for a link or anything other than a file; RunspendError if this user may not open it at all.
     """
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # do not wait for a pipe
     try:
@@ -121,7 +121,7 @@ class Locks:
         with self._turn_taken(patience):
             descriptor = open_lock(self.file)
             try:
-                # Only the process at the turnstile asks for the lock, so polling is as fair as a queue.
+                # Only the process at the turnstile polls for the lock, so polling is as fair as a queue.
                 patience.until_locked(descriptor, kind, self.file)
             except BaseException:
                 os.close(descriptor)
@@ -148,7 +148,7 @@ class Locks:
 
 
 class SharedLock:
-    """A lock that is held. Releasing it twice, or from another thread, does no harm."""
+    """A lock that is held. Releasing it twice, or from another thread, is harmless."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

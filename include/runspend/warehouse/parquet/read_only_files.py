@@ -1,7 +1,7 @@
 """Files that DuckDB can read but not write, for engines that answer user-written statements.
 
-DuckDB opens these names through this module instead of the file system. So even a statement that passes every check has
-nothing to write to: opening for writing, creating, moving and removing are errors here. Each reader gets new names.
+DuckDB opens these names through this module instead of the file system. So even a statement that passes every check cannot
+write: opening for writing, creating, moving and removing are errors here. Each reader gets new names.
 """
 
 from __future__ import annotations

@@ -42,7 +42,9 @@ NAMES = frozenset((*TABLES, *VIEWS))
 
 
 def tables_asked(sql: str) -> Collection[str]:
-    """Return the tables and views that a GoogleSQL statement may read. If it names an unknown one, all: DuckDB then suggests similar names."""
+    """Return the tables and views that a GoogleSQL statement may read. If it names an unknown one, return all, so that DuckDB suggests
+    similar names.
+    """
     if table_names(sql) - NAMES:
         return NAMES
     return {name.lower() for name in names_read(sql)}
@@ -83,7 +85,7 @@ class SqlReader:
         raise NotImplementedError
 
     def _doubt(self) -> bool:
-        """After an error that a file may have caused: raise WarehouseDamaged if it did.
+        """After an error that a file may have caused: raise WarehouseDamaged if a file caused it.
 
         Returns whether there was time to verify all files.
         """
@@ -123,7 +125,7 @@ class SqlReader:
         """Raise RunspendError when this can no longer answer."""
 
     def _refuse_native(self) -> None:
-        """Raise RunspendError where only some rows are seen: DuckDB's own dialect could name the others."""
+        """Raise RunspendError if only some rows are visible, because DuckDB's own dialect could name the others."""
 
 
 def _may_come_from_a_file(error: Exception) -> bool:
@@ -185,7 +187,7 @@ class ParquetReader(SqlReader):
         self._columns = columns
         self._connection = connection
         self._second = self._connection.cursor()  # for `in_currency`
-        self._views = self._connection.cursor()  # never has a pending result, as the others may
+        self._views = self._connection.cursor()  # never has a pending result, unlike the others
         self._doubt_until: float | None = None  # seconds of the monotonic clock
         self._hold = hold
         if hold is not None:
@@ -238,12 +240,12 @@ class ParquetReader(SqlReader):
             return
         self._open({behind for name in names if name in TABLES for behind in tables_behind(name)})
         for name in sorted((TABLES.keys() & names) - self._restricted):
-            kind = "table" if name == "cost_daily" else "view"  # a page asks this one often, and with others as sums it is small
+            kind = "table" if name == "cost_daily" else "view"  # a page queries this table often, and it is small because others are sums
             self._views.execute(f"create {kind} main.{quote(name)} as {self._restricted_to(self._seen, name)}")
             self._restricted.add(name)
 
     def _keep(self, seen: Restriction, names: Collection[str]) -> None:
-        """Copy what is seen of these tables, and forget the files: whatever a statement does, its engine has nothing else."""
+        """Copy the visible rows of these tables, and forget the files, so that the engine of a statement has nothing else."""
         names = with_tables(names)
         asked = TABLES.keys() & names
         opened = {behind for name in asked for behind in tables_behind(name)}
@@ -258,7 +260,7 @@ class ParquetReader(SqlReader):
             self._views.execute(f"create view main.{quote(name)} as {duckdb_sql(VIEWS[name].sql)}")
 
     def _restricted_to(self, seen: Restriction, name: str) -> str:
-        """Return SQL for what is seen of a table. The sets that it reads are kept in tables."""
+        """Return SQL for the visible rows of a table. The sets that it reads are stored in tables."""
         names = {table: f"`{_whole(table)}`" for table in TABLES}
         for one in sets_behind(name):
             if one in LEDGERS:
@@ -301,7 +303,7 @@ class ParquetReader(SqlReader):
 
 
 def _whole(name: str) -> str:
-    """Return the name of the view of all rows of a table, where only some are seen. No statement that is parsed can mean it."""
+    """Return the name of the view of all rows of a table, if only some rows are visible. No statement that is parsed can mean it."""
     return f"every row of {name}"
 
 

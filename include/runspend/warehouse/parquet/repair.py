@@ -34,7 +34,7 @@ SCHEMA = Unit("_runspend", "all", "schema.json")
 
 
 def mend_folder(root: Path) -> dict[Unit, str]:
-    """Repair everything that is damaged, and return what it was and why. Takes the exclusive lock only if there is something to do."""
+    """Repair everything that is damaged, and return a list of it with reasons. Takes the exclusive lock only if there is something to do."""
     root = root.absolute()
     home = root / "_runspend"
     if not (home / "units").is_dir() or not os.access(home, os.W_OK):

@@ -61,7 +61,7 @@ class Kept:
 
 
 class ShardStep(Protocol):
-    """What `run_in_buckets` needs of a step."""
+    """The part of a step that `run_in_buckets` needs."""
 
     connection: duckdb.DuckDBPyConnection
     kept: dict[str, Kept]
@@ -116,7 +116,7 @@ def run_in_buckets(step: ShardStep, models: Sequence[Model], column: str, parame
     buckets = _cut(connection, sources[longest], rows[longest], column, ROWS_PER_BUCKET * (SUMMED if sums else 1))
     parts: dict[str, list[Path]] = {model.name: [] for model in models if model.into is not None}
     put_aside: dict[str, list[Share]] = {model.target: [] for model in models if model.into is None and model.target in later}
-    # Aggregated rows are neither sorted nor written, and a few rows sort as fast as they are counted: ENUMs would not pay off.
+    # Aggregated rows are neither sorted nor written, and a few rows sort as fast as they are counted: ENUMs would not be worth the effort.
     is_numbered = len(buckets) > 1 or rows[longest] > FEW
     columns = {
         name: {c: t for c, t in column_types(connection, name).items() if c in named} if is_numbered and not sums else {} for name in split

@@ -81,7 +81,7 @@ def _read(warehouse: Published, hold: Hold | None = None, only: Unit | None = No
 
 
 def _keep_many(warehouse: Published, scratch: Path, stack: ExitStack, only: Unit | None) -> tuple[Moment, dict[Unit, Path] | None]:
-    """Keep more files than a process may have open: by second names, else with all available descriptors, else under the lock."""
+    """Keep more files than a process may have open: by second names, otherwise with all available descriptors, otherwise under the lock."""
     with suppress(OSError):  # the user may only read, or the disk is full: the next way needs no space
         stage = stack.enter_context(warehouse.folder.stage("read"))
         with warehouse.folder.shared():
@@ -101,7 +101,7 @@ class Hold:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._is_ours = not folder.is_reading()  # else the lock belongs to an outer reader of this thread, which releases it
+        self._is_ours = not folder.is_reading()  # otherwise the lock belongs to an outer reader of this thread, which releases it
         self._lock = folder.hold()
         self._timer = threading.Timer(HOLD, self._end)
         self._timer.daemon = True

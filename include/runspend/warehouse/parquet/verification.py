@@ -88,7 +88,7 @@ def _text(value: Any) -> str:
 
 
 def read_sealed(path: Path, unsealed: Collection[str]) -> tuple[Any, str | None]:
-    """Return (value, None), or (None, why it is damaged); (None, None) if there is no such file.
+    """Return (value, None), or (None, the reason for the damage); (None, None) if there is no such file.
 
     `unsealed`: the keys of files older than checksums.
     """
@@ -167,7 +167,7 @@ def signature_of(path: Path) -> Signature:
 
 @dataclass(frozen=True)
 class KnownDamage:
-    """Earlier findings about units: when each was intact and its file's signature then, and which are damaged."""
+    """Earlier findings about units: the time at which each was intact, with its file's signature at that time, and the damaged units."""
 
     whole: Mapping[str, tuple[Signature, str, float]]
     damaged: Mapping[str, str]
@@ -175,7 +175,7 @@ class KnownDamage:
     def is_whole(self, unit: Unit, signature: Signature, sha256: str, since: float) -> bool:
         """Whether the file with this signature was hashed to `sha256` at `since` or later (seconds of the epoch; 0: at any time).
 
-        A note from the future does not count: either a clock was wrong, or a bit of the note is.
+        A note from the future does not count: either a clock was wrong, or the note is damaged.
         """
         found = self.whole.get("/".join(unit))
         if found is None or "/".join(unit) in self.damaged or found[:2] != (signature, sha256):
@@ -189,7 +189,7 @@ NOTHING = KnownDamage({}, {})
 def why_damaged(unit: Unit, path: Path, record: Mapping[str, Any], known: KnownDamage, *, since: float | None) -> str | None:
     """Return why a unit's file must not be read; None when it is intact.
 
-    `since`: files hashed at that time or later are not hashed again. None: also files that this process ever hashed.
+    `since`: files hashed at that time or later are not hashed again. None: files that this process ever hashed are not hashed again either.
     """
     if "why" in record:
         return str(record["why"])
@@ -327,7 +327,7 @@ class VerificationNotes:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Yield whether this process alone writes notes meanwhile. The wait is short: notes only save hashing."""
+        """Yield whether this process is the only one that writes notes meanwhile. The wait is short: notes only save hashing."""
         path = self._home / "verified.lock"
         try:
             opened = open_lock(path)
@@ -369,6 +369,6 @@ def judge(
             damaged[unit] = why
             continue
         sha256 = str(record["sha256"])
-        if signature is not None and not known.is_whole(unit, signature, sha256, since):  # else it keeps the time of its earlier hash
+        if signature is not None and not known.is_whole(unit, signature, sha256, since):  # otherwise it keeps the time of its earlier hash
             whole[unit] = (signature, sha256)
     return whole, damaged

@@ -111,7 +111,7 @@ class ParquetWarehouse:
 
     @contextmanager
     def _one(self, unit: Unit) -> Iterator[tuple[Path, list[str]] | None]:
-        """Yield a name for the file of one unit, and its columns: as an open reader of this thread sees it, else the current one."""
+        """Yield a name for the file of one unit, and its columns: as an open reader of this thread sees it, otherwise the current one."""
         if (seen := self._seen()) is not None:
             yield self._checked(seen, unit)
             return
@@ -125,7 +125,7 @@ class ParquetWarehouse:
         return moment.files[unit], moment.columns[unit.table]
 
     def _seen(self) -> Moment | None:
-        """Return the moment of the reader that is open in this thread."""
+        """Return the pinned state of the reader that is open in this thread."""
         seen: Moment | None = getattr(self._reading, "moment", None)
         return seen
 
@@ -286,7 +286,7 @@ class ParquetWarehouse:
             file = stage / f"upgrade-{number}.parquet"
             if why_damaged(unit, self.path(unit), record, known, since=None) is None:
                 moves += self._widened(unit, record, file)
-            elif "why" not in record:  # else its state is lost, and it is refused as it is
+            elif "why" not in record:  # otherwise its state would be lost, so it is refused unchanged
                 write_json(file.with_suffix(".json"), seal({BEHIND: [name.removeprefix(FORMER) for name in have[unit.table]], **record}))
                 moves += [(file.with_suffix(".json"), self.state_path(unit))]
         note = stage / "schema.json"

@@ -1,5 +1,5 @@
 -- one row per group key that charges of several regions share, and region: a group of one name in each of them.
--- A region without machines, such as "global", tells no groups apart.
+-- A region without machines, such as "global", does not separate groups.
 with regions as (
   select distinct region_id
   from billing_lines

@@ -38,7 +38,7 @@ select
   cast(cast(l.effective_cost as string) as float64) as effective_float,
   case when j.ratio_from > 0 or not j.is_last then cast(cast(l.billed_cost as string) as float64) end as billed_float,
   1.0 as charge_part,
-  -- The part of the job's machine that its only run did not ask for, as a share of the line, without overhead.
+  -- The part of the job's machine that its only run did not request, as a share of the line, without overhead.
   case
     when j.runs_in_window > 1 then cast(null as float64)
     when r.gpu_count is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - r.gpu_count / u.machine_gpus)
@@ -82,7 +82,8 @@ select
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'high'
   end as confidence,
   case
-    -- A tag is a claim. If the run was not active then, or its machines are elsewhere, the cost still goes to it, and the reason is recorded.
+    -- A tag is a claim. If the run was not active then, or its machines are elsewhere, the cost still goes to it, and the reason is
+    -- recorded.
     when l.charge_period_end <= g.start_time or l.charge_period_start >= greatest(g.end_time, timestamp_add(g.start_time, interval 1 microsecond)) then 'other_time'
     when l.sub_account_id <> g.sub_account_id then 'other_account'
     when l.region_id <> g.region_id and lower(l.region_id) <> 'global' then 'other_region'

@@ -104,7 +104,7 @@ stated as (
 ),
 kinds as (
   -- One kind of weight for all claims on a pool in the period: preferably one whose units the machines state,
-  -- else any, used once machines run out.
+  -- otherwise any kind. It is used once machines run out.
   -- All machines of an instance type are alike, so a run that does not state GPUs asks for whole machines.
   select
     s.kind_number, s.gpu_scale, s.cpu_scale, h.machine_gpus, h.machine_cpus, h.machine_memory_gb,

@@ -5,7 +5,7 @@ with stated as (
   select distinct tracking_server, run_id from stated_machines
 ),
 several as (
-  -- A run with several nodes that asks for itself, or a run without stated machines whose ancestor asks and states machines.
+  -- A run with several nodes and its own claim, or a run without stated machines whose ancestor has a claim and states machines.
   select s.tracking_server, s.run_id, s.pool_number, s.num_nodes
   from pool_spans s
   left join stated o on o.tracking_server = s.tracking_server and o.run_id = s.run_id

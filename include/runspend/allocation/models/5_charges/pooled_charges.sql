@@ -9,7 +9,7 @@ select
   case when c.known_by is not null and t.allocated_to in ('idle', 'rest') then c.known_by else c.match_method end as match_method,
   case
     when t.allocated_to = 'rest' and c.known_by is null then cast(null as string)
-    -- Bytes of a bucket that an inventory does not see may belong to someone else.
+    -- Bytes of a bucket that an inventory does not list may belong to someone else.
     when c.match_method = 'artifact_bytes' and t.reason = 'incomplete_inventory' then 'medium'
     when c.match_method = 'llm_identity' then 'exact'
     when c.match_method in ('attached', 'artifact_bytes') then 'high'

@@ -1,4 +1,4 @@
--- one row per run, machine and time range: the machines that the run states, else those of its nearest ancestor that states any.
+-- one row per run, machine and time range: the machines that the run states, otherwise those of its nearest ancestor that states any.
 -- Same rules as in run_spans, with the types of all recent bills.
 with nearest as (
   select a.tracking_server, a.run_id, a.ancestor_id
