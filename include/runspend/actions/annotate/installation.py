@@ -42,7 +42,7 @@ def find_installation_id(home: Path) -> str | None:
         raise refused(
             path,
             "it is not an id of 16 hexadecimal digits",
-            do="Write the id into it that the tag `runspend.costs` of a run names. If nothing was ever annotated, delete the file.",
+            do="Write into it the id that the tag `runspend.costs` of a run names. If nothing was ever annotated, delete the file.",
         )
     return found
 

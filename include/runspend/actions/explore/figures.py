@@ -303,8 +303,8 @@ def _key(row: Mapping[str, Any], view: View) -> tuple[Any, ...]:
 def _charges_sql(view: View, *, is_whole: bool = False) -> tuple[str, dict[str, Any]]:
     """Return the common table expression `charges`, and its parameters: group columns, part, day, and the two costs to sum.
 
-    A dimension that only runs have has no value in cost without a run: that cost has a part instead. Cost out of scope is left out
-    unless the view selects parts itself, or with `is_whole`.
+    A dimension that only runs have has no value in cost without a run: that cost has a part instead. Out-of-scope cost is left out unless
+    the view selects parts itself or `is_whole` is set.
     """
     where, parameters = view.selection.condition(COLUMNS)
     if not is_whole and not view.selects_parts:

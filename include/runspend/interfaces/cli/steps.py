@@ -214,7 +214,7 @@ STEPS = (
         "publish",
         """Copy the public tables to other tools.
 
-    Replaces what the databases and files of `publish` in runspend.yaml have: PostgreSQL, a DuckDB
+    Replaces the tables in the databases and files of `publish` in runspend.yaml: PostgreSQL, a DuckDB
     file, Iceberg tables. A target that already has this build is not changed.
 
     \b

@@ -89,7 +89,7 @@ def _one(request: Request, header: str | None) -> str:
     found = [] if header is None else request.headers.getlist(header)
     if len(found) > 1:
         raise HTTPException(
-            403, f"cannot answer: the header {header} is there {len(found)} times. Let the proxy replace it, not add to it."
+            403, f"cannot answer: the request has the header {header} {len(found)} times. Let the proxy replace it, not add to it."
         )
     return _text(found[0]).strip(BLANKS) if found else ""
 
