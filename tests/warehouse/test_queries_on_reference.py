@@ -81,7 +81,7 @@ class Listener:
 
     def listen(self, patch: pytest.MonkeyPatch) -> None:
         """From now on every question is written down."""
-        query, open_reader = published._Answers.query, published.ParquetReader.__init__
+        query, open_reader = published.SqlReader.query, published.ParquetReader.__init__
 
         def opened(reader: Any, units: Mapping[Any, Path], *others: Any, **named: Any) -> None:
             open_reader(reader, units, *others, **named)
@@ -104,8 +104,8 @@ class Listener:
             return iter(heard(reader, sql, parameters).to_batches(max_chunksize=rows))
 
         patch.setattr(published.ParquetReader, "__init__", opened)
-        patch.setattr(published._Answers, "query", heard)
-        patch.setattr(published._Answers, "batches", heard_batches)
+        patch.setattr(published.SqlReader, "query", heard)
+        patch.setattr(published.SqlReader, "batches", heard_batches)
 
     def _shown(self, reader: Any, name: str, query: Any) -> tuple[pa.Table, int]:
         """The rows of a table and a hash of them, read once as long as its files are the same. What is in another currency is in no file."""
