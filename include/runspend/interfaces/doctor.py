@@ -457,7 +457,7 @@ def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Ite
     if read.rows and not read.has_idle and source.idle == "keep":
         yield (
             "WARN",
-            "it has no __idle__ allocation: the cost of a machine that no pod uses is idle. Ask OpenCost with includeIdle=true and idleByNode=true, "
+            "it has no __idle__ allocation: the part of a machine's cost that no pod uses is idle. Ask OpenCost with includeIdle=true and idleByNode=true, "
             "or write `idle: share` to let the pods pay for idle time.",
         )
     for why, count in read.skip_reasons.items():

@@ -40,15 +40,17 @@ def test_own_file_of_the_notes_name_comes_back_in_place(tmp_path: Path, body: by
         assert files(disk.run) == mine and not result.problems
 
 
-def test_archives_whose_note_replaced_a_file_still_come_back(tmp_path: Path) -> None:
-    """As an older version left them: its note lies where the user's own file has to go."""
+@pytest.mark.parametrize("wording", [b"They are, with", b"They lie, with"])
+def test_archives_whose_note_replaced_a_file_still_come_back(tmp_path: Path, wording: bytes) -> None:
+    """As older versions left them: the note is in the place of the user's own file, and one sentence of it was another."""
     disk = Disk(tmp_path)
     mine = {NOTE_NAME: b"my thesis", "a": b"a"}
     fill(disk.run, mine)
     assert disk.apply() == ["archived"]
     [(name, note)] = files(disk.run).items()
-    (disk.run / name).rename(disk.run / NOTE_NAME)
-    assert NOTE_NAME.encode() not in note
+    (disk.run / name).unlink()
+    (disk.run / NOTE_NAME).write_bytes(note.replace(b"They are, with", wording))
+    assert NOTE_NAME.encode() not in note and b"They are, with" in note
     result = restore("run1", disk.settings, tools=Tools(workers=2))
     assert files(disk.run) == mine and not result.problems and not result.notes
 

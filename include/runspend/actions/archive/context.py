@@ -42,7 +42,7 @@ NOTE_NAMES = re.compile(r"archived-by-runspend(?:-[A-Za-z0-9_-]+)?\.txt")
 # like any other. A policy's name has no line break.
 _NOTE = re.compile(
     re.escape(NOTE_BEGINS) + rb"\nThe [\d,]+ files that were here \([\d,]+ bytes\) were moved by the retention policy [^\n]+\.\n"
-    rb"They are, with a manifest of their names and checksums, in\n\n    [^\n]+/([^\n/]+)/[^\n/]+\n\nTo bring them back:\n\n    runspend archive restore ([^\n]+)\n"
+    rb"They (?:are|lie), with a manifest of their names and checksums, in\n\n    [^\n]+/([^\n/]+)/[^\n/]+\n\nTo bring them back:\n\n    runspend archive restore ([^\n]+)\n"
 )  # fmt: skip
 
 
