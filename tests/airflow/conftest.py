@@ -11,10 +11,17 @@ from typing import Any
 
 import pytest
 
+from runspend.airflow import lent_files
 from tests.dag_ids import DAG_IDS
 from tests.tiny_world import make_store, make_tiny_world
 
 DAGS = Path(__file__).resolve().parents[2] / "include" / "runspend" / "airflow" / "dags"
+
+
+@pytest.fixture(autouse=True)
+def no_renewal_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread reads lent tokens again every minute: those of an earlier test would be asked for in the middle of any other."""
+    monkeypatch.setattr(lent_files, "_renewed", {})
 
 
 @pytest.fixture(scope="session")

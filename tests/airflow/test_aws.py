@@ -69,7 +69,6 @@ def test_credentials_are_renewed_while_a_task_runs(read: Callable[..., None], st
     import boto3
 
     monkeypatch.setattr(lent_files, "RENEW_SECONDS", 0.05)
-    monkeypatch.setattr(lent_files, "_renewed", {})  # the thread of another test waits a minute
     from datetime import timedelta
 
     sts.life = timedelta(minutes=9)  # what botocore refreshes at once

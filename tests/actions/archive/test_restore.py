@@ -218,7 +218,7 @@ def test_what_another_restore_has_just_brought_stays_whole(disk: Disk, monkeypat
         return usage(folder)
 
     monkeypatch.setattr(shutil, "disk_usage", bring)
-    with pytest.raises(UsageError, match="something is there"):
+    with pytest.raises(UsageError, match="is not an empty folder"):
         restore("run1", disk.settings, to=there)
     assert tree_of(there) == {"a": b"another's"} and not list(disk.folder.glob(".*"))
 

@@ -607,7 +607,7 @@ def test_a_csv_for_people_runs_no_text_as_a_formula(reader: Reader, tmp_path: Pa
         for name, value in before.items():
             is_number = name.endswith(("Cost", "Quantity", "UnitPrice")) or name == "x_LineCount"
             assert after[name] == (value if is_number else guard_text(value))
-    with pytest.raises(UsageError, match="Parquet says itself what is text"):
+    with pytest.raises(UsageError, match="Parquet stores the type of a text itself"):
         export_focus(reader, MONTH, tmp_path / "may.parquet", guard_formulas=True)
     assert not (tmp_path / "may.parquet").exists()
 

@@ -278,7 +278,9 @@ def _restore_to_folder(
 def _check_free(to: Path) -> None:
     """Raise UsageError when something is already at `to`."""
     if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
-        raise UsageError(f"cannot restore to {to}: it is not empty. Name a new folder, or an empty one. Nothing was restored.")
+        raise UsageError(
+            f"cannot restore to {to}: it exists and is not an empty folder. Name a new folder, or an empty one. Nothing was restored."
+        )
 
 
 @contextmanager

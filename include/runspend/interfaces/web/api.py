@@ -126,7 +126,7 @@ def _cost_groups(settings: Settings, query: Query) -> tuple[Response, int]:
     with asked():
         period, since, until = query.text("period"), query.text("since"), query.text("until")
         chosen = Selection.of(
-            period=period and f"{day_or_month(period)[0]:%Y-%m}",
+            period=period and day_or_month(period)[0].isoformat()[:7],
             since=None if since is None else day_or_month(since)[0],
             until=None if until is None else day_or_month(until)[1],
             where=query.texts("where"),
