@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -46,6 +45,7 @@ TYPES = {
     "ARRAY<STRING>": "text[]",
 }
 OURS = "Written by runspend publish."  # ends the comment of every table of ours
+READ_FAILED = "error in .read() call"  # how psycopg2 reports whatever a read() of COPY raised
 SAFE = {"connect_timeout": "10", "application_name": "runspend publish"}
 LOCK = "select pg_advisory_xact_lock(hashtextextended({text}, 0))"
 FOUND = """
@@ -482,21 +482,17 @@ class _Schema:
 
         schema = table.arrow_schema()
         tables = (pa.Table.from_batches([given]).select(schema.names).cast(schema) for given in batches)
-        sql = f"copy {self._name(table)} ({', '.join(map(_quote, schema.names))}) from stdin (format csv)"
-        with (
-            closing(Ahead(piece for rows in tables for piece in _csv(rows))) as pieces,
-            self._connection.cursor() as cursor,
-            ThreadPoolExecutor(1) as beside,
-        ):
+        with closing(Ahead(piece for rows in tables for piece in _csv(rows))) as pieces, self._connection.cursor() as cursor:
             stream = _Stream(pieces)
-            # In a thread that gets no signals: what Ctrl-C or a timeout raises in read() is lost if it comes before its first line.
-            copying = beside.submit(cursor.copy_expert, sql, stream, BYTES_AT_ONCE)
             try:
-                copying.result()
-            except BaseException as error:
-                if stream.error is not None:  # a full disk: psycopg2 only says that COPY was canceled
+                cursor.copy_expert(
+                    f"copy {self._name(table)} ({', '.join(map(_quote, schema.names))}) from stdin (format csv)", stream, BYTES_AT_ONCE
+                )
+            except Exception as error:
+                if stream.error is not None:  # Ctrl-C, a full disk: psycopg2 only says that reading failed
                     raise stream.error from None
-                stream.error = error
+                if READ_FAILED in str(error):  # what Ctrl-C or a timeout raised before the first line of read(), which could not note it
+                    raise KeyboardInterrupt from error
                 raise
 
     def _name(self, table: Table) -> str:
@@ -513,7 +509,7 @@ class _Schema:
 
 
 class _Stream:
-    """Pieces of bytes as the file that COPY reads. `error`: why they could not be made, or why no more may be read."""
+    """Pieces of bytes as the file that COPY reads. `error`: why they could not be made."""
 
     def __init__(self, pieces: Iterator[memoryview]) -> None:
         self._pieces = pieces
@@ -521,8 +517,6 @@ class _Stream:
         self.error: BaseException | None = None
 
     def read(self, size: int) -> bytes:
-        if self.error is not None:
-            raise self.error
         try:
             while not self._left:
                 piece = next(self._pieces, None)
