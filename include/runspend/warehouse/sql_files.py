@@ -4,8 +4,8 @@
 to 12 decimals, for estimated prices. A float never becomes money by a cast, because engines would round it differently. Here its whole
 part and its decimals become integers, which every engine adds up equally.
 
-`run_end(STATED_END, LAST_SIGN, START, KNOWN_UNTIL)` becomes the time at which a run ended, which may be after KNOWN_UNTIL, and
-`run_end_rule` with the same arguments the rule that it follows. Nobody knows more of a run than KNOWN_UNTIL: the end of its bill, or now.
+`run_end(STATED_END, LAST_SIGN, START, KNOWN_UNTIL)` becomes the time at which a run ended. `run_end_rule` with the same arguments becomes
+the rule by which that time was found. KNOWN_UNTIL is the end of the billed hours, or now for estimates.
 """
 
 from __future__ import annotations
