@@ -24,7 +24,12 @@ lines as (
     on s.resource_key = l.resource_key and s.charge_period_start = l.charge_period_start and s.charge_period_end = l.charge_period_end
 ),
 job_lines as (
-  select * from ledger_lines where is_inside and settled_by = 'job_id'
+  select
+    *,
+    cast(cast(list_cost as string) as float64) as list_float, cast(cast(contracted_cost as string) as float64) as contracted_float,
+    cast(cast(effective_cost as string) as float64) as effective_float, cast(cast(billed_cost as string) as float64) as billed_float
+  from ledger_lines
+  where is_inside and settled_by = 'job_id'
 )
 select
   l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
@@ -33,10 +38,7 @@ select
   'run' as allocated_to, j.tracking_server, j.workspace, j.run_id, cast(null as string) as owner_id,
   'job_id' as match_method, 'exact' as confidence, case when j.is_ambiguous then 'ambiguous_name' end as reason, cast(null as string) as pool_key,
   j.weight_kind, j.run_end_rule, j.is_scaled, j.ratio_from, j.ratio_to, j.is_last,
-  case when j.ratio_from > 0 or not j.is_last then cast(cast(l.list_cost as string) as float64) end as list_float,
-  case when j.ratio_from > 0 or not j.is_last then cast(cast(l.contracted_cost as string) as float64) end as contracted_float,
-  cast(cast(l.effective_cost as string) as float64) as effective_float,
-  case when j.ratio_from > 0 or not j.is_last then cast(cast(l.billed_cost as string) as float64) end as billed_float,
+  l.list_float, l.contracted_float, l.effective_float, l.billed_float,
   1.0 as charge_part,
   -- The part of the job's machine that its only run did not request, as a share of the line, without overhead.
   case
