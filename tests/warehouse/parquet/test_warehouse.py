@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import random
 import signal
 import threading
@@ -11,6 +12,7 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -434,6 +436,54 @@ def test_buckets_give_the_same_rows(root: Path, sql: Path, monkeypatch: pytest.M
     assert len(seen[0][1]) == 1  # the null machine has 18 lines, most others 9 or 10; one has 8
 
 
+def fill_in_buckets(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill a bill with 120 lines of 11 machines, whose models run in six buckets."""
+    rows = rows_of(LINES, count=120)
+    keys = pa.array([f"machine {n % 11}" for n in range(120)])
+    fill(root, rows.set_column(rows.column_names.index("resource_key"), "resource_key", keys))
+    monkeypatch.setattr(buckets_module, "ROWS_PER_BUCKET", 20)
+
+
+def grouped(sql: Path, second: str) -> list[Model]:
+    """Two models that run bucket by bucket. `second` is the SQL of the second one."""
+    (sql / "lines.sql").write_text("select * from billing_lines")
+    (sql / "longest.sql").write_text(second)
+    return [Model("lines", bucket_by="resource_key"), Model("longest", bucket_by="resource_key")]
+
+
+def test_a_bucket_that_fails_leaves_nothing_behind(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step raises the error of the bucket, no thread is left, and the next step runs."""
+    fill_in_buckets(root, monkeypatch)
+    failing = "select resource_key, cast(case when resource_key = 'machine 7' then 'seven' else '1' end as int64) as number from lines"
+    running = threading.active_count()
+    with (
+        pytest.raises(duckdb.ConversionException, match="seven"),
+        ParquetWarehouse(root, models=sql).step("allocate", "b") as step,
+    ):
+        step.run(grouped(sql, failing), {"period": MONTH}, keep=["longest"])
+    assert threading.active_count() <= running
+    with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
+        step.run(grouped(sql, failing.replace("seven", "7")), {"period": MONTH}, keep=["longest"])
+        assert step.connection.execute("select count(*), sum(number) from longest").fetchall() == [(120, 120 + 6 * 11)]
+
+
+def test_ctrl_c_ends_all_buckets_at_once(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries that would run for 42 s end with the signal."""
+    fill_in_buckets(root, monkeypatch)
+    many = "(select distinct resource_key, number from lines, unnest(generate_array(1, 100000)) as number)"
+    models = grouped(
+        sql, f"select resource_key, sum(number * other) as sums from {many} cross join unnest(generate_array(1, 3000)) as other group by 1"
+    )
+    begun = time.monotonic()
+    timer = threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt), ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
+        step.run(models, {"period": MONTH}, keep=["longest"])
+    timer.join()
+    took = time.monotonic() - begun
+    assert took < 10, took
+
+
 def test_texts_of_a_bucket_stay_texts(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few or many, odd or empty, texts come back as they were, compare with others and sort as bytes do."""
     texts = [None, "", "9", "10", "a'b", 'a"b', "A\0b", "ß", "😀", "Z"]
@@ -458,7 +508,7 @@ def test_texts_of_a_bucket_stay_texts(root: Path, sql: Path, monkeypatch: pytest
         with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
             step.run([*models, Model("kept")], {"period": MONTH}, keep=["kept"])
             found = step.connection.execute("select * from kept order by all").fetchall()
-            numbered = step.connection.execute("select count(*) from duckdb_types() where type_name like 'bucket.%'").fetchall()[0][0]
+            numbered = step.connection.execute("select count(*) from duckdb_types() where type_name like 'bucket%'").fetchall()[0][0]
             assert step.publish()
         kept = ParquetWarehouse(root).read(Unit("cost_allocations", PERIOD, "all"))
         assert kept is not None

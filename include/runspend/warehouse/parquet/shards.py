@@ -1,4 +1,4 @@
-"""Run models on one share of a column's values at a time, so that memory stays small even for a long bill.
+"""Run models on shares of a column's values, two shares at a time, so that memory stays small even for a long bill.
 
 Shares are ranges of the column with about the same number of rows. A file sorted by the column is then read only once: its
 row groups are split among the buckets. With a hash of the column, every bucket would read the whole file.
@@ -7,10 +7,14 @@ row groups are split among the buckets. With a hash of the column, every bucket 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runspend.warehouse.base import Model
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ROWS_PER_BUCKET", "Kept", "ShardStep", "run_in_buckets"]
 
 ROWS_PER_BUCKET = 1_000_000
+AT_ONCE = 2  # buckets
 SUMMED = 4  # times as many rows per bucket if the models aggregate first
 # Text columns that models pass through or join by, usually with few distinct values. A column with more than about FEW stays text.
 FEW_TEXTS = frozenset((
@@ -82,7 +87,9 @@ class ShardStep(Protocol):
         """Return a new path for one bucket's rows of a model, unique for each call."""
         ...
 
-    def copy_sorted(self, model: Model, sql: str, parameters: Mapping[str, Any], target: Path) -> None:
+    def copy_sorted(
+        self, connection: duckdb.DuckDBPyConnection, model: Model, sql: str, parameters: Mapping[str, Any], target: Path
+    ) -> None:
         """Write the rows of a model that fills a table, in the table's types and order."""
         ...
 
@@ -114,61 +121,124 @@ def run_in_buckets(step: ShardStep, models: Sequence[Model], column: str, parame
     rows = {name: connection.execute(f"select count(*) from {source}").fetchall()[0][0] for name, source in sources.items()}
     longest = max(rows, key=lambda name: (rows[name], name))
     buckets = _cut(connection, sources[longest], rows[longest], column, ROWS_PER_BUCKET * (SUMMED if sums else 1))
-    parts: dict[str, list[Path]] = {model.name: [] for model in models if model.into is not None}
-    put_aside: dict[str, list[Share]] = {model.target: [] for model in models if model.into is None and model.target in later}
     # Aggregated rows are neither sorted nor written, and a few rows sort as fast as they are counted: ENUMs would not be worth the effort.
     is_numbered = len(buckets) > 1 or rows[longest] > FEW
     columns = {
         name: {c: t for c, t in column_types(connection, name).items() if c in named} if is_numbered and not sums else {} for name in split
     }
-    connection.execute("create schema bucket")
-    connection.execute("set search_path = 'bucket,main'")
-    for low, high in buckets:
-        conditions = {name: _range(column, type_, low, high) for name, type_ in split.items()}
-        shares = {name: kept.between(low, high) for name, kept in step.kept.items() if name in split and kept.column == column}
-        numbered = _number_texts(
-            connection,
-            "bucket",
-            {name: (columns[name], f"(from {shares.get(name, sources[name])} where {conditions[name]})") for name in split},
-        )
-        for name in split:
-            source = shares.get(name, f"main.{quote(name)}")
-            connection.execute(
-                f"create or replace view bucket.{quote(name)} as select {numbered[name]} from {source} where {conditions[name]}"
-            )
-        for position, model in enumerate(models):
-            sql, given = duckdb_sql(texts[model.name]), used(texts[model.name], parameters)
-            target = f"bucket.{quote(model.target)}"
-            if model.into is not None:
-                part = step.part_file(model.name)
-                step.copy_sorted(model, sql, given, part)
-                parts[model.name].append(part)
-                connection.execute(f"create or replace view {target} as from read_parquet({literal(part)})")
-                continue
-            if model.inline and model.target not in put_aside:
-                connection.execute(f"create or replace view {target} as {sql}")
-                read_by[models[position + 1].name] |= read_by[model.name]
-                continue
-            still_read = set[str]().union(*(read_by[m.name] for m in models[position + 1 :]))
-            is_kept = model.target in put_aside
-            if model.target in still_read or not is_kept:
-                connection.execute(f"create or replace table {target} as {sql}", given)
-                sql, given = f"from {target}", {}
-            if is_kept:
-                put_aside[model.target].append(Share(low, high, _keep(connection, sql, given, step.part_file(model.target))))
-            done = {m.target for m in models[: position + 1] if m.into is None and not m.inline}
-            for name in done - still_read:
-                connection.execute(f"drop table if exists bucket.{quote(name)}")
-    connection.execute("set search_path = 'main'")
-    for name, files in put_aside.items():
-        source = f"read_parquet({file_list(share.file for share in files)})"
+    for position, model in enumerate(models):
+        if model.inline:
+            read_by[models[position + 1].name] |= read_by[model.name]
+    kept = {model.target for model in models if model.into is None and model.target in later}
+    queries = {name: (duckdb_sql(text), used(text, parameters)) for name, text in texts.items()}
+    group = _Group(models, column, queries, read_by, split, sources, columns, kept)
+    made = _run_each(step, group, buckets)
+    for name in [model.target for model in models if model.target in kept]:
+        shares = [Share(low, high, files[name]) for (low, high), files in zip(buckets, made, strict=True)]
+        source = f"read_parquet({file_list(share.file for share in shares)})"
         types = dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall()) if is_numbered else {}
         numbered = _number_texts(connection, name, {name: (types, source)})
-        step.show_made(name, f"select {numbered[name]} from {source}", Kept(column, numbered[name], files))
-    connection.execute("drop schema bucket cascade")
+        step.show_made(name, f"select {numbered[name]} from {source}", Kept(column, numbered[name], shares))
     for model in models:
         if model.into is not None:
-            step.accept_parts(model, parts[model.name])
+            step.accept_parts(model, [files[model.name] for files in made])
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Models that run together, bucket by bucket, and what is the same in every bucket."""
+
+    models: Sequence[Model]
+    column: str
+    queries: Mapping[str, tuple[str, Mapping[str, Any]]]  # model -> DuckDB's SQL, and its parameters
+    read_by: Mapping[str, Collection[str]]  # model -> tables
+    split: Mapping[str, str]  # tables from outside that have the column -> its type
+    sources: Mapping[str, str]  # the same tables -> where to count their rows
+    texts_of: Mapping[str, Mapping[str, str]]  # the same tables -> columns that may become ENUMs, with their types
+    kept: Collection[str]  # tables that later models read
+
+
+def _run_each(step: ShardStep, group: _Group, buckets: Sequence[tuple[object, object]]) -> list[dict[str, Path]]:
+    """Run the group for every bucket. Return the files of each: by model if it fills a table, by table if later models read it.
+
+    Two buckets run at the same time, each in a schema of its own: while a query of one keeps a single processor busy, the other uses the rest.
+    """
+    with ExitStack() as stack:
+        cursors = {f"bucket_{place}": stack.enter_context(step.connection.cursor()) for place in range(min(AT_ONCE, len(buckets)))}
+        free: SimpleQueue[str] = SimpleQueue()
+        for schema, cursor in cursors.items():
+            cursor.execute(f"create schema {schema}")
+            cursor.execute(f"set search_path = '{schema},main'")
+            free.put(schema)
+
+        def run(bucket: tuple[object, object]) -> dict[str, Path]:
+            schema = free.get()
+            try:
+                return _run_bucket(step, cursors[schema], schema, group, *bucket)
+            finally:
+                free.put(schema)
+
+        pool = stack.enter_context(ThreadPoolExecutor(len(cursors)))
+        running = [pool.submit(run, bucket) for bucket in buckets]
+        try:
+            waiting = set(running)
+            while waiting:  # Python may notice Ctrl-C only between two waits
+                done, waiting = wait(running, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for bucket in done:
+                    bucket.result()
+            made = [bucket.result() for bucket in running]
+        except BaseException:  # Ctrl-C, too
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(bucket.done() for bucket in running):  # one that is between two queries is met in its next
+                for cursor in cursors.values():
+                    cursor.interrupt()
+                time.sleep(0.05)
+            raise
+        for schema in cursors:
+            step.connection.execute(f"drop schema {schema} cascade")
+        return made
+
+
+def _run_bucket(
+    step: ShardStep, connection: duckdb.DuckDBPyConnection, schema: str, group: _Group, low: object, high: object
+) -> dict[str, Path]:
+    """Run the group's models over the rows of one range."""
+    files: dict[str, Path] = {}
+    split, models = group.split, group.models
+    conditions = {name: _range(group.column, type_, low, high) for name, type_ in split.items()}
+    shares = {name: kept.between(low, high) for name, kept in step.kept.items() if name in split and kept.column == group.column}
+    numbered = _number_texts(
+        connection,
+        schema,
+        {name: (group.texts_of[name], f"(from {shares.get(name, group.sources[name])} where {conditions[name]})") for name in split},
+    )
+    for name in split:
+        source = shares.get(name, f"main.{quote(name)}")
+        connection.execute(
+            f"create or replace view {schema}.{quote(name)} as select {numbered[name]} from {source} where {conditions[name]}"
+        )
+    for position, model in enumerate(models):
+        sql, given = group.queries[model.name]
+        target = f"{schema}.{quote(model.target)}"
+        if model.into is not None:
+            files[model.name] = step.part_file(model.name)
+            step.copy_sorted(connection, model, sql, given, files[model.name])
+            connection.execute(f"create or replace view {target} as from read_parquet({literal(files[model.name])})")
+            continue
+        is_kept = model.target in group.kept
+        if model.inline and not is_kept:
+            connection.execute(f"create or replace view {target} as {sql}")
+            continue
+        still_read = set[str]().union(*(group.read_by[m.name] for m in models[position + 1 :]))
+        if model.target in still_read or not is_kept:
+            connection.execute(f"create or replace table {target} as {sql}", given)
+            sql, given = f"from {target}", {}
+        if is_kept:
+            files[model.target] = _keep(connection, sql, given, step.part_file(model.target))
+        done = {m.target for m in models[: position + 1] if m.into is None and not m.inline}
+        for name in done - still_read:
+            connection.execute(f"drop table if exists {schema}.{quote(name)}")
+    return files
 
 
 def _cut(connection: duckdb.DuckDBPyConnection, source: str, rows: int, column: str, size: int) -> list[tuple[object, object]]:
@@ -225,9 +295,9 @@ def _number_texts(
     for number, (name, columns) in enumerate(texts.items()):
         if few := [column for column in columns if column not in many]:
             lists = ", ".join(f"list(distinct {quote(c)}) as {quote(c)}" for c in few)
-            connection.execute(f"create or replace table bucket.texts_{number} as select {lists} from {sources[name][1]}")
+            connection.execute(f"create or replace temp table texts_{number} as select {lists} from {sources[name][1]}")
             for column in few:
-                found.setdefault(column, []).append(f"select unnest({quote(column)}) as value from bucket.texts_{number}")
+                found.setdefault(column, []).append(f"select unnest({quote(column)}) as value from temp.texts_{number}")
     types = {column: f"main.{quote(f'{family}.{column}')}" for column in sorted(found)}
     for column, type_ in types.items():
         connection.execute(

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ class ParquetStep:
         self._dropped: set[Unit] = set()
         self._fresh: set[str] = set()  # tables whose view shows the current staged rows
         self._done = False
-        self._files = 0
+        self._numbers = count()  # of files
         self._made: dict[str, str] = {}  # made by models without `into`, in the schema main: name -> table or view
         self.kept: dict[str, Kept] = {}  # made rows that are in files by ranges of a column
         self._joiner = ThreadPoolExecutor(1)
@@ -208,8 +208,7 @@ class ParquetStep:
 
     def part_file(self, name: str) -> Path:
         """Return a new path for one bucket's rows of a model, unique for each call."""
-        self._files += 1
-        return self.stage / f"{self._files}-{name}.part"
+        return self.stage / f"{next(self._numbers)}-{name}.part"
 
     def read_model(self, model: Model) -> str:
         """Return the model's GoogleSQL."""
@@ -226,17 +225,19 @@ class ParquetStep:
             self._made[model.target] = "table"
             return
         target = self._new_file(_unit_of(model))
-        self.copy_sorted(model, sql, given, target)
+        self.copy_sorted(self.connection, model, sql, given, target)
         self.accept_parts(model, [target])
 
-    def copy_sorted(self, model: Model, sql: str, parameters: Mapping[str, Any], target: Path) -> None:
+    def copy_sorted(
+        self, connection: duckdb.DuckDBPyConnection, model: Model, sql: str, parameters: Mapping[str, Any], target: Path
+    ) -> None:
         """Write the rows of a model that fills a table, in the table's types and order."""
         import duckdb
 
         table = TABLES[_unit_of(model).table]
-        exact = declared(self.connection, table, sql, parameters, self.build_id, model.name)
+        exact = declared(connection, table, sql, parameters, self.build_id, model.name)
         try:
-            copy_parquet(self.connection, table, exact, parameters, target, row_group=ROW_GROUP)
+            copy_parquet(connection, table, exact, parameters, target, row_group=ROW_GROUP)
         except duckdb.ConversionException as error:
             what = str(error).partition("\n")[0]
             raise RunspendError(
@@ -294,8 +295,7 @@ class ParquetStep:
         return self._warehouse.pin(self.stage / "pinned")
 
     def _new_file(self, unit: Unit) -> Path:
-        self._files += 1
-        return self.stage / f"{self._files}-{unit.table}-{unit.period}-{unit.writer}.parquet"
+        return self.stage / f"{next(self._numbers)}-{unit.table}-{unit.period}-{unit.writer}.parquet"
 
     def _accept(self, unit: Unit, parts: Sequence[Path], content: Content, extra: Mapping[str, Any]) -> UnitState:
         record = {"digest": content.digest, "rows": content.rows, "build_id": self.build_id, "extra": dict(extra)}
