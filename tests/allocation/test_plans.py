@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from runspend.config.settings import load_settings
@@ -24,11 +25,13 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     settings = load_settings(make_ledger_world(tmp_path_factory.mktemp("plans"), runs=8_000, lines=56_000))
     plans: list[Plan] = []
 
-    def explain(step: ParquetStep, model: Model, sql: str, parameters: Mapping[str, Any], target: Path) -> None:
-        if model.name == "cost_allocations" and model.bucket_by == "resource_key":
-            found = step.connection.execute(f"explain (format json) {sql}", parameters).fetchall()
+    def explain(
+        step: ParquetStep, connection: duckdb.DuckDBPyConnection, model: Model, sql: str, parameters: Mapping[str, Any], target: Path
+    ) -> None:
+        if model.name == "cost_allocations" and model.shard_by == "resource_key":
+            found = connection.execute(f"explain (format json) {sql}", parameters).fetchall()
             plans.extend(json.loads(found[0][1]))
-        real(step, model, sql, parameters, target)
+        real(step, connection, model, sql, parameters, target)
 
     real = ParquetStep.copy_sorted
     with pytest.MonkeyPatch.context() as patch:
@@ -61,6 +64,6 @@ def test_lines_look_up_their_targets_and_not_the_other_way_round(plan: Plan) -> 
 
 
 def test_no_join_keeps_the_lines_in_a_table(plan: Plan) -> None:
-    """A left join turned round is a RIGHT join: it holds every line of the share, with all columns, until the last is matched."""
+    """A left join turned round is a RIGHT join: it holds every line of the shard, with all columns, until the last is matched."""
     kinds = {node["extra_info"]["Join Type"] for node in nodes(plan) if node["name"].endswith("JOIN")}
     assert kinds == {"LEFT"}

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend.warehouse.parquet import shards as buckets
+from runspend.warehouse.parquet import shards as shards_module
 from tests.allocation.chain import World, line, make_run, merge_worlds, read_world, rows_of, run_on_duckdb, summarize_on_duckdb, total
 from tests.allocation.test_reference import CASES
 from tests.allocation.truth import random_world
@@ -45,7 +45,7 @@ def test_shares_of_the_machines_do_not_show(
     rows: int, worlds: World, whole: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut into a dozen shares or none, every table has the same rows."""
-    monkeypatch.setattr(buckets, "ROWS_PER_BUCKET", rows)
+    monkeypatch.setattr(shards_module, "ROWS_PER_SHARD", rows)
     assert all(whole.values())
     assert sorted_rows(worlds, tmp_path) == whole
 

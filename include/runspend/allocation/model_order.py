@@ -15,7 +15,7 @@ from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS
 from runspend.config.settings import Settings
 from runspend.warehouse.base import Model
 
-# In running order. Without `into` the rows are gone when the step ends; models with `bucket_by` see one share of the machines at a time.
+# In running order. Without `into` the rows are gone when the step ends; models with `shard_by` see one shard of the machines at a time.
 WINDOW_MODELS = (Model("window_runs"), Model("run_ancestors"))
 GAPS = Model("run_gaps")
 # A job counts as a machine that its runs share: the same models, with jobs instead of machines.
@@ -139,25 +139,25 @@ def ledger_models(period: str) -> list[Model]:
         *JOB_MODELS,
         *IDENTITY_MODELS,
         *PLACING_MODELS,
-        *(Model(name, bucket_by="resource_key") for name in MACHINE_MODELS),
-        Model("placed_lines", makes="placed_charges", bucket_by="resource_key", inline=True),
-        Model("cost_allocations", into=into, bucket_by="resource_key"),
-        *(Model(name, bucket_by="resource_key") for name in MACHINE_RESULTS),
+        *(Model(name, shard_by="resource_key") for name in MACHINE_MODELS),
+        Model("placed_lines", makes="placed_charges", shard_by="resource_key", inline=True),
+        Model("cost_allocations", into=into, shard_by="resource_key"),
+        *(Model(name, shard_by="resource_key") for name in MACHINE_RESULTS),
         *POOLED_MODELS,
-        Model("charge_sums", bucket_by="target_key"),
-        Model("charge_parts", bucket_by="target_key"),
-        Model("pooled_charges", makes="placed_charges", bucket_by="target_key", inline=True),
-        Model("cost_allocations", into=into, fills="cost_allocations", bucket_by="target_key"),
-        Model("left_lines", makes="placed_charges", bucket_by="resource_key", inline=True),
-        Model("cost_allocations", into=into, fills="cost_allocations", bucket_by="resource_key"),
+        Model("charge_sums", shard_by="target_key"),
+        Model("charge_parts", shard_by="target_key"),
+        Model("pooled_charges", makes="placed_charges", shard_by="target_key", inline=True),
+        Model("cost_allocations", into=into, fills="cost_allocations", shard_by="target_key"),
+        Model("left_lines", makes="placed_charges", shard_by="resource_key", inline=True),
+        Model("cost_allocations", into=into, fills="cost_allocations", shard_by="resource_key"),
         Model("out_of_scope_charges", fills="cost_allocations", into=into),
         Model("sharing_charges", makes="placed_charges"),
         priced,
         *(Model(name, into=into) for name in SUM_MODELS),
         # a share of the days at a time; cost spread over several days comes after all of them
-        Model("named_charges", bucket_by="charge_date", sums=True),
-        Model("cost_daily", into=into, bucket_by="charge_date"),
-        Model("long_charges", bucket_by="charge_date"),
+        Model("named_charges", shard_by="charge_date", sums=True),
+        Model("cost_daily", into=into, shard_by="charge_date"),
+        Model("long_charges", shard_by="charge_date"),
         Model("spread_charges", fills="cost_daily", into=into),
     ]
 

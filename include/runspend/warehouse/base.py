@@ -102,13 +102,13 @@ class Model:
     """One file of `allocation/models/`. Its name is the table it fills, or the one it `makes` for later models.
 
     `into` is the unit it replaces; without it, the rows exist only until the step ends. An engine with little memory may run
-    adjacent models with the same `bucket_by` column in shares of that column's values. They must give the same rows either
+    adjacent models with the same `shard_by` column in shards, which are ranges of that column's values. They must give the same rows either
     way, and those without `into` serve only later models of the same `run`.
     """
 
     name: str
     into: tuple[str, str] | None = None  # (period, writer)
-    bucket_by: str | None = None
+    shard_by: str | None = None
     fills: str | None = None  # the table, where the model adds rows to a unit that another model of the step already filled
     makes: str | None = None  # the temporary table, where several models may take the same position in a chain
     inline: bool = False  # has no parameters and is read once, by the model after it: an engine need not keep its rows

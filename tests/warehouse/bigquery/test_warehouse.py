@@ -525,7 +525,7 @@ def test_the_digest_of_models_is_of_their_content(warehouse: BigQueryWarehouse, 
     (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
     whole = charges(warehouse, sql, month, [Model("cost_allocations", (month, "all"))], "one")
     assert (
-        charges(warehouse, sql, month, [Model("cost_allocations", (month, "all"), bucket_by="resource_key")], "two").digest == whole.digest
+        charges(warehouse, sql, month, [Model("cost_allocations", (month, "all"), shard_by="resource_key")], "two").digest == whole.digest
     )
     for name, condition in (("cost_allocations", "machine_gpus < 3"), ("more", "machine_gpus >= 3")):
         (sql / f"{name}.sql").write_text(CHARGES.format(source="billing_lines") + f" and {condition}")

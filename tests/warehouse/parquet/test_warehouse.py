@@ -1,4 +1,4 @@
-"""What every step may rely on: whole units, one build, exact types, the same rows in one piece or in buckets."""
+"""What every step may rely on: whole units, one build, exact types, the same rows in one piece or in shards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Model, Unit
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet import pins
-from runspend.warehouse.parquet import shards as buckets_module
+from runspend.warehouse.parquet import shards as shards_module
 from runspend.warehouse.parquet import snapshots as moments
 from runspend.warehouse.parquet.journal import write_json
 from runspend.warehouse.parquet.repair import mend_folder
@@ -407,7 +407,7 @@ def test_a_model_fills_a_unit(root: Path, sql: Path) -> None:
     assert pq.read_schema(ParquetWarehouse(root).path(unit)).equals(TABLES["cost_allocations"].arrow_schema())
 
 
-def test_buckets_give_the_same_rows(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_give_the_same_rows(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Split by a column with nulls, repeated and absent values, models give what they give in one piece."""
     rows = rows_of(LINES, count=120)
     keys = [None if n % 7 == 0 else f"machine {n % 11}" for n in range(120)]
@@ -420,71 +420,71 @@ def test_buckets_give_the_same_rows(root: Path, sql: Path, monkeypatch: pytest.M
     )
     (sql / "totals.sql").write_text("select resource_key, sum(lines) as lines from weights group by resource_key")
     (sql / "cost_daily.sql").write_text("select 1 as wrong from totals")
-    (sql / "bucketed.sql").write_text("select * from totals where lines is null or lines < 9")
+    (sql / "small.sql").write_text("select * from totals where lines is null or lines < 9")
     whole = charges(root, sql, [Model("lines"), Model("weights"), Model("cost_allocations", (PERIOD, "all"))])
     seen = []
     for size in (1000, 30, 5, 1):
-        monkeypatch.setattr(buckets_module, "ROWS_PER_BUCKET", size)
-        group = [Model(name, bucket_by="resource_key") for name in ("lines", "weights", "totals")]
-        models = [*group[:2], Model("cost_allocations", (PERIOD, "all"), bucket_by="resource_key"), group[2], Model("bucketed")]
+        monkeypatch.setattr(shards_module, "ROWS_PER_SHARD", size)
+        group = [Model(name, shard_by="resource_key") for name in ("lines", "weights", "totals")]
+        models = [*group[:2], Model("cost_allocations", (PERIOD, "all"), shard_by="resource_key"), group[2], Model("small")]
         with ParquetWarehouse(root, models=sql, checks=sql).step("allocate", "b") as step:
-            step.run(models, {"period": MONTH}, keep=["bucketed"])
-            found = step.connection.execute("select * from bucketed order by all").fetchall()
+            step.run(models, {"period": MONTH}, keep=["small"])
+            found = step.connection.execute("select * from small order by all").fetchall()
             seen.append((step.state(Unit("cost_allocations", PERIOD, "all")).digest, found))
     assert seen == [seen[0]] * 4
     assert seen[0][0] == whole
     assert len(seen[0][1]) == 1  # the null machine has 18 lines, most others 9 or 10; one has 8
 
 
-def fill_in_buckets(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill a bill with 120 lines of 11 machines, whose models run in six buckets."""
+def fill_six_shards(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill a bill with 120 lines of 11 machines, whose models run in six shards."""
     rows = rows_of(LINES, count=120)
     keys = pa.array([f"machine {n % 11}" for n in range(120)])
     fill(root, rows.set_column(rows.column_names.index("resource_key"), "resource_key", keys))
-    monkeypatch.setattr(buckets_module, "ROWS_PER_BUCKET", 20)
+    monkeypatch.setattr(shards_module, "ROWS_PER_SHARD", 20)
 
 
-def grouped(sql: Path, second: str) -> list[Model]:
-    """Two models that run bucket by bucket. `second` is the SQL of the second one."""
+def two_models(sql: Path, second: str) -> list[Model]:
+    """Two models that run shard by shard. `second` is the SQL of the second one."""
     (sql / "lines.sql").write_text("select * from billing_lines")
-    (sql / "longest.sql").write_text(second)
-    return [Model("lines", bucket_by="resource_key"), Model("longest", bucket_by="resource_key")]
+    (sql / "numbers.sql").write_text(second)
+    return [Model("lines", shard_by="resource_key"), Model("numbers", shard_by="resource_key")]
 
 
-def test_a_bucket_that_fails_leaves_nothing_behind(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step raises the error of the bucket, no thread is left, and the next step runs."""
-    fill_in_buckets(root, monkeypatch)
+def test_a_shard_that_fails_ends_the_step_and_the_next_one_runs(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step raises the error of the shard, and no thread is left."""
+    fill_six_shards(root, monkeypatch)
     failing = "select resource_key, cast(case when resource_key = 'machine 7' then 'seven' else '1' end as int64) as number from lines"
-    running = threading.active_count()
+    threads = threading.active_count()
     with (
         pytest.raises(duckdb.ConversionException, match="seven"),
         ParquetWarehouse(root, models=sql).step("allocate", "b") as step,
     ):
-        step.run(grouped(sql, failing), {"period": MONTH}, keep=["longest"])
-    assert threading.active_count() <= running
+        step.run(two_models(sql, failing), {"period": MONTH}, keep=["numbers"])
+    assert threading.active_count() <= threads
     with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
-        step.run(grouped(sql, failing.replace("seven", "7")), {"period": MONTH}, keep=["longest"])
-        assert step.connection.execute("select count(*), sum(number) from longest").fetchall() == [(120, 120 + 6 * 11)]
+        step.run(two_models(sql, failing.replace("seven", "7")), {"period": MONTH}, keep=["numbers"])
+        assert step.connection.execute("select count(*), sum(number) from numbers").fetchall() == [(120, 120 + 6 * 11)]
 
 
-def test_ctrl_c_ends_all_buckets_at_once(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_stops_all_shards(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Queries that would run for 42 s end with the signal."""
-    fill_in_buckets(root, monkeypatch)
+    fill_six_shards(root, monkeypatch)
     many = "(select distinct resource_key, number from lines, unnest(generate_array(1, 100000)) as number)"
-    models = grouped(
+    models = two_models(
         sql, f"select resource_key, sum(number * other) as sums from {many} cross join unnest(generate_array(1, 3000)) as other group by 1"
     )
     begun = time.monotonic()
     timer = threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT])
     timer.start()
     with pytest.raises(KeyboardInterrupt), ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
-        step.run(models, {"period": MONTH}, keep=["longest"])
+        step.run(models, {"period": MONTH}, keep=["numbers"])
     timer.join()
     took = time.monotonic() - begun
     assert took < 10, took
 
 
-def test_texts_of_a_bucket_stay_texts(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_of_a_shard_stay_texts(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few or many, odd or empty, texts come back as they were, compare with others and sort as bytes do."""
     texts = [None, "", "9", "10", "a'b", 'a"b', "A\0b", "ß", "😀", "Z"]
     rows = rows_of(LINES, count=120)
@@ -499,16 +499,16 @@ def test_texts_of_a_bucket_stay_texts(root: Path, sql: Path, monkeypatch: pytest
     (sql / "kept.sql").write_text("select low, high, sum(tens) as tens from accounts group by low, high")
     seen = []
     for few in (0, 5, 10_000):
-        monkeypatch.setattr(buckets_module, "FEW", few)
-        monkeypatch.setattr(buckets_module, "ROWS_PER_BUCKET", 50)
+        monkeypatch.setattr(shards_module, "FEW", few)
+        monkeypatch.setattr(shards_module, "ROWS_PER_SHARD", 50)
         models = [
-            Model(name, bucket_by="resource_key", into=(PERIOD, "all") if name == "cost_allocations" else None)
+            Model(name, shard_by="resource_key", into=(PERIOD, "all") if name == "cost_allocations" else None)
             for name in ("lines", "accounts", "cost_allocations")
         ]
         with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
             step.run([*models, Model("kept")], {"period": MONTH}, keep=["kept"])
             found = step.connection.execute("select * from kept order by all").fetchall()
-            numbered = step.connection.execute("select count(*) from duckdb_types() where type_name like 'bucket%'").fetchall()[0][0]
+            numbered = step.connection.execute("select count(*) from duckdb_types() where type_name like 'shard%'").fetchall()[0][0]
             assert step.publish()
         kept = ParquetWarehouse(root).read(Unit("cost_allocations", PERIOD, "all"))
         assert kept is not None

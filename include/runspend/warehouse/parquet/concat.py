@@ -1,6 +1,6 @@
 """Join Parquet files end to end without decoding a row: copy bytes and shift the offsets in the footers.
 
-DuckDB writes one file per bucket, but a unit is one file. Writing the rows a second time would cost as much as the models.
+DuckDB writes one file per shard, but a unit is one file. Writing the rows a second time would cost as much as the models.
 A footer is a Thrift compact-protocol structure (Apache Parquet, parquet.thrift); this module only uses its offsets.
 """
 

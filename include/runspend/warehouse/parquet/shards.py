@@ -1,7 +1,7 @@
-"""Run models on shares of a column's values, two shares at a time, so that memory stays small even for a long bill.
+"""Run models on shards, two at a time, so that memory stays small even for a long bill.
 
-Shares are ranges of the column with about the same number of rows. A file sorted by the column is then read only once: its
-row groups are split among the buckets. With a hash of the column, every bucket would read the whole file.
+A shard is a range of a column's values. All shards have about the same number of rows. A file sorted by the column is then read only
+once: its row groups are split among the shards. With a hash of the column, every shard would read the whole file.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from runspend.warehouse.parquet.engine import column_types, file_list, literal, 
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["ROWS_PER_BUCKET", "Kept", "ShardStep", "run_in_buckets"]
+__all__ = ["ROWS_PER_SHARD", "Kept", "ShardStep", "run_in_shards"]
 
-ROWS_PER_BUCKET = 1_000_000
-AT_ONCE = 2  # buckets
-SUMMED = 4  # times as many rows per bucket if the models aggregate first
-# Text columns that models pass through or join by, usually with few distinct values. A column with more than about FEW stays text.
+ROWS_PER_SHARD = 1_000_000
+SHARDS_AT_ONCE = 2
+SUMMED = 4  # times as many rows per shard if the models aggregate first
+# Text columns that models pass through or join by, usually with few distinct values. A column with more than about FEW distinct values stays text.
 FEW_TEXTS = frozenset((
     "source", "service_provider_name", "billing_account_id", "sub_account_id", "region_id", "service_name", "charge_category", "resource_id", "resource_key",
     "invoice_id", "billing_currency", "cost_kind", "allocated_to", "confidence", "cost_status", "tracking_server", "workspace",
@@ -39,8 +39,8 @@ FEW = 10_000
 
 
 @dataclass(frozen=True)
-class Share:
-    """One bucket's rows in a file: the range of the column that they were made from."""
+class Shard:
+    """A file with the rows of one shard, and the range of the column that they were made from."""
 
     low: Any  # None: open
     high: Any  # exclusive
@@ -49,24 +49,24 @@ class Share:
 
 @dataclass(frozen=True)
 class Kept:
-    """Rows stored bucket by bucket."""
+    """Rows stored shard by shard."""
 
     column: str
     columns: str  # select list for the files
-    shares: Sequence[Share]
+    shards: Sequence[Shard]
 
     def between(self, low: Any, high: Any) -> str:
         """Return a query over the files that may hold rows of this range."""
         files = [
             s.file
-            for s in self.shares
+            for s in self.shards
             if (s.low is None or high is None or s.low < high) and (low is None or s.high is None or low < s.high)
         ]
         return f"(select {self.columns} from read_parquet({file_list(files)}))"
 
 
 class ShardStep(Protocol):
-    """The part of a step that `run_in_buckets` needs."""
+    """The part of a step that `run_in_shards` needs."""
 
     connection: duckdb.DuckDBPyConnection
     kept: dict[str, Kept]
@@ -80,11 +80,11 @@ class ShardStep(Protocol):
         ...
 
     def rows_source(self, name: str, parameters: Mapping[str, Any]) -> str:
-        """Return where to count the rows that a model is likely to read of a table."""
+        """Return SQL for the rows that a model is likely to read of a table."""
         ...
 
     def part_file(self, name: str) -> Path:
-        """Return a new path for one bucket's rows of a model, unique for each call."""
+        """Return a new path for the rows of a model in one shard, unique for each call, in every thread."""
         ...
 
     def copy_sorted(
@@ -102,141 +102,164 @@ class ShardStep(Protocol):
         ...
 
 
-def run_in_buckets(step: ShardStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
-    """Run all models for one bucket, then for the next. `later`: tables of these models that later models read."""
+def run_in_shards(step: ShardStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
+    """Run all models shard by shard. `later`: tables of these models that later models read."""
     connection = step.connection
-    texts = {model.name: step.read_model(model) for model in models}
-    read_by = {model.name: table_names(texts[model.name]) for model in models}
-    step.refresh_views(set().union(*read_by.values()))
-    named = set(re.findall(r"\w+", " ".join(texts.values())))
-    split = {}  # tables from outside with that column: name -> type of the column
-    for name in sorted(set().union(*read_by.values()) - {model.target for model in models}):
-        types = column_types(connection, name)
-        if column in types:
-            split[name] = types[column]
-    if not split:
-        raise ValueError(f"cannot run {', '.join(texts)} by {column}: no table they read has that column.")
-    sums = models[0].sums
-    sources = {name: step.rows_source(name, parameters) for name in split}
+    sqls = {model.name: step.read_model(model) for model in models}
+    read = set[str]().union(*map(table_names, sqls.values()))
+    step.refresh_views(read)
+    types = {name: column_types(connection, name) for name in sorted(read - {model.target for model in models})}
+    types = {name: found for name, found in types.items() if column in found}
+    if not types:
+        raise ValueError(f"cannot run {', '.join(sqls)} by {column}: no table they read has that column.")
+    sources = {name: step.rows_source(name, parameters) for name in types}
     rows = {name: connection.execute(f"select count(*) from {source}").fetchall()[0][0] for name, source in sources.items()}
     longest = max(rows, key=lambda name: (rows[name], name))
-    buckets = _cut(connection, sources[longest], rows[longest], column, ROWS_PER_BUCKET * (SUMMED if sums else 1))
-    # Aggregated rows are neither sorted nor written, and a few rows sort as fast as they are counted: ENUMs would not be worth the effort.
-    is_numbered = len(buckets) > 1 or rows[longest] > FEW
-    columns = {
-        name: {c: t for c, t in column_types(connection, name).items() if c in named} if is_numbered and not sums else {} for name in split
+    sums = models[0].sums
+    ranges = _cut(connection, sources[longest], rows[longest], column, ROWS_PER_SHARD * (SUMMED if sums else 1))
+    # ENUMs make sorting and writing faster. Models with `sums` do neither, and a few rows sort as fast as they are counted.
+    is_numbered = len(ranges) > 1 or rows[longest] > FEW
+    words = set(re.findall(r"\w+", " ".join(sqls.values())))
+    inputs = {
+        name: _Input(found[column], sources[name], {c: t for c, t in found.items() if c in words} if is_numbered and not sums else {})
+        for name, found in types.items()
     }
-    for position, model in enumerate(models):
-        if model.inline:
-            read_by[models[position + 1].name] |= read_by[model.name]
-    kept = {model.target for model in models if model.into is None and model.target in later}
-    queries = {name: (duckdb_sql(text), used(text, parameters)) for name, text in texts.items()}
-    group = _Group(models, column, queries, read_by, split, sources, columns, kept)
-    made = _run_each(step, group, buckets)
-    for name in [model.target for model in models if model.target in kept]:
-        shares = [Share(low, high, files[name]) for (low, high), files in zip(buckets, made, strict=True)]
-        source = f"read_parquet({file_list(share.file for share in shares)})"
-        types = dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall()) if is_numbered else {}
-        numbered = _number_texts(connection, name, {name: (types, source)})
-        step.show_made(name, f"select {numbered[name]} from {source}", Kept(column, numbered[name], shares))
-    for model in models:
-        if model.into is not None:
-            step.accept_parts(model, [files[model.name] for files in made])
+    group = _Group(column, inputs, _plan(models, sqls, parameters, later))
+    made = _run_each(step, group, ranges)
+    for query in group.queries:
+        name = query.model.target
+        if query.is_kept:
+            shards = [Shard(low, high, files[query.model.name]) for (low, high), files in zip(ranges, made, strict=True)]
+            source = f"read_parquet({file_list(shard.file for shard in shards)})"
+            texts = (
+                dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall()) if is_numbered else {}
+            )
+            numbered = _number_texts(connection, name, {name: (texts, source)})
+            step.show_made(name, f"select {numbered[name]} from {source}", Kept(column, numbered[name], shards))
+        elif query.model.into is not None:
+            step.accept_parts(query.model, [files[query.model.name] for files in made])
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A table from outside that has the column: a shard sees some of its rows."""
+
+    type: str  # of the column
+    source: str  # SQL for the rows that models are likely to read
+    texts: Mapping[str, str]  # columns that may become ENUMs, with their types
+
+
+@dataclass(frozen=True)
+class _Query:
+    """A model, and what is the same for it in every shard."""
+
+    model: Model
+    sql: str  # DuckDB's
+    parameters: Mapping[str, Any]
+    is_kept: bool  # models after the group read its rows
+    is_read: bool  # later models of the group read its rows
+    unread: Collection[str]  # tables of the group, up to this model, that later models do not read
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Models that run together, bucket by bucket, and what is the same in every bucket."""
+    """Models that run together in each shard."""
 
-    models: Sequence[Model]
     column: str
-    queries: Mapping[str, tuple[str, Mapping[str, Any]]]  # model -> DuckDB's SQL, and its parameters
-    read_by: Mapping[str, Collection[str]]  # model -> tables
-    split: Mapping[str, str]  # tables from outside that have the column -> its type
-    sources: Mapping[str, str]  # the same tables -> where to count their rows
-    texts_of: Mapping[str, Mapping[str, str]]  # the same tables -> columns that may become ENUMs, with their types
-    kept: Collection[str]  # tables that later models read
+    inputs: Mapping[str, _Input]  # by table
+    queries: Sequence[_Query]
 
 
-def _run_each(step: ShardStep, group: _Group, buckets: Sequence[tuple[object, object]]) -> list[dict[str, Path]]:
-    """Run the group for every bucket. Return the files of each: by model if it fills a table, by table if later models read it.
+def _plan(models: Sequence[Model], sqls: Mapping[str, str], parameters: Mapping[str, Any], later: Collection[str]) -> list[_Query]:
+    """Return the queries of a group, in running order."""
+    read_by = {name: table_names(text) for name, text in sqls.items()}
+    kept = {model.target for model in models if model.into is None and model.target in later}
+    for model, after in pairwise(models):
+        if model.inline and model.target not in kept:
+            read_by[after.name] |= read_by[model.name]
+    queries = []
+    for position, model in enumerate(models):
+        still_read = set[str]().union(*(read_by[m.name] for m in models[position + 1 :]))
+        made = {m.target for m in models[: position + 1] if m.into is None and not m.inline}
+        text = sqls[model.name]
+        queries.append(
+            _Query(model, duckdb_sql(text), used(text, parameters), model.target in kept, model.target in still_read, made - still_read)
+        )
+    return queries
 
-    Two buckets run at the same time, each in a schema of its own: while a query of one keeps a single processor busy, the other uses the rest.
+
+def _run_each(step: ShardStep, group: _Group, ranges: Sequence[tuple[object, object]]) -> list[dict[str, Path]]:
+    """Run the group for every range. Return the files of each, by model.
+
+    Two shards run at the same time, each in a schema of its own: many queries use only one processor, and the other shard uses the rest.
     """
     with ExitStack() as stack:
-        cursors = {f"bucket_{place}": stack.enter_context(step.connection.cursor()) for place in range(min(AT_ONCE, len(buckets)))}
-        free: SimpleQueue[str] = SimpleQueue()
-        for schema, cursor in cursors.items():
-            cursor.execute(f"create schema {schema}")
-            cursor.execute(f"set search_path = '{schema},main'")
-            free.put(schema)
+        free: SimpleQueue[tuple[str, duckdb.DuckDBPyConnection]] = SimpleQueue()
+        connections = []
+        for number in range(min(SHARDS_AT_ONCE, len(ranges))):
+            schema, connection = f"shard_{number}", stack.enter_context(step.connection.cursor())
+            connection.execute(f"drop schema if exists {schema} cascade")  # of a group that failed
+            connection.execute(f"create schema {schema}")
+            connection.execute(f"set search_path = '{schema},main'")
+            connections.append(connection)
+            free.put((schema, connection))
 
-        def run(bucket: tuple[object, object]) -> dict[str, Path]:
-            schema = free.get()
+        def run(low: object, high: object) -> dict[str, Path]:
+            schema, connection = free.get()
             try:
-                return _run_bucket(step, cursors[schema], schema, group, *bucket)
+                return _run_shard(step, connection, schema, group, low, high)
             finally:
-                free.put(schema)
+                free.put((schema, connection))
 
-        pool = stack.enter_context(ThreadPoolExecutor(len(cursors)))
-        running = [pool.submit(run, bucket) for bucket in buckets]
+        pool = stack.enter_context(ThreadPoolExecutor(len(connections)))
+        tasks = [pool.submit(run, low, high) for low, high in ranges]
         try:
-            waiting = set(running)
-            while waiting:  # Python may notice Ctrl-C only between two waits
-                done, waiting = wait(running, timeout=0.2, return_when=FIRST_EXCEPTION)
-                for bucket in done:
-                    bucket.result()
-            made = [bucket.result() for bucket in running]
+            waiting = set(tasks)
+            while waiting:  # in a long-lived process, Python was seen to notice Ctrl-C only between two waits
+                done, waiting = wait(tasks, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
         except BaseException:  # Ctrl-C, too
             pool.shutdown(wait=False, cancel_futures=True)
-            while not all(bucket.done() for bucket in running):  # one that is between two queries is met in its next
-                for cursor in cursors.values():
-                    cursor.interrupt()
+            while not all(task.done() for task in tasks):  # again and again, because a shard may be between two queries
+                for connection in connections:
+                    connection.interrupt()
                 time.sleep(0.05)
             raise
-        for schema in cursors:
-            step.connection.execute(f"drop schema {schema} cascade")
-        return made
+        while not free.empty():
+            connection.execute(f"drop schema {free.get()[0]} cascade")
+        return [task.result() for task in tasks]
 
 
-def _run_bucket(
+def _run_shard(
     step: ShardStep, connection: duckdb.DuckDBPyConnection, schema: str, group: _Group, low: object, high: object
 ) -> dict[str, Path]:
-    """Run the group's models over the rows of one range."""
+    """Run the group's models over the rows of one range. Return their files, by model."""
+    conditions = {name: _range(group.column, table.type, low, high) for name, table in group.inputs.items()}
+    stored = {name: kept.between(low, high) for name, kept in step.kept.items() if name in group.inputs and kept.column == group.column}
+    rows = {name: f"(from {stored.get(name, table.source)} where {conditions[name]})" for name, table in group.inputs.items()}
+    numbered = _number_texts(connection, schema, {name: (table.texts, rows[name]) for name, table in group.inputs.items()})
+    for name, condition in conditions.items():
+        source = stored.get(name, f"main.{quote(name)}")
+        connection.execute(f"create or replace view {schema}.{quote(name)} as select {numbered[name]} from {source} where {condition}")
     files: dict[str, Path] = {}
-    split, models = group.split, group.models
-    conditions = {name: _range(group.column, type_, low, high) for name, type_ in split.items()}
-    shares = {name: kept.between(low, high) for name, kept in step.kept.items() if name in split and kept.column == group.column}
-    numbered = _number_texts(
-        connection,
-        schema,
-        {name: (group.texts_of[name], f"(from {shares.get(name, group.sources[name])} where {conditions[name]})") for name in split},
-    )
-    for name in split:
-        source = shares.get(name, f"main.{quote(name)}")
-        connection.execute(
-            f"create or replace view {schema}.{quote(name)} as select {numbered[name]} from {source} where {conditions[name]}"
-        )
-    for position, model in enumerate(models):
-        sql, given = group.queries[model.name]
+    for query in group.queries:
+        model, sql, given = query.model, query.sql, query.parameters
         target = f"{schema}.{quote(model.target)}"
         if model.into is not None:
             files[model.name] = step.part_file(model.name)
             step.copy_sorted(connection, model, sql, given, files[model.name])
             connection.execute(f"create or replace view {target} as from read_parquet({literal(files[model.name])})")
             continue
-        is_kept = model.target in group.kept
-        if model.inline and not is_kept:
+        if model.inline and not query.is_kept:
             connection.execute(f"create or replace view {target} as {sql}")
             continue
-        still_read = set[str]().union(*(group.read_by[m.name] for m in models[position + 1 :]))
-        if model.target in still_read or not is_kept:
+        if query.is_read or not query.is_kept:
             connection.execute(f"create or replace table {target} as {sql}", given)
             sql, given = f"from {target}", {}
-        if is_kept:
-            files[model.target] = _keep(connection, sql, given, step.part_file(model.target))
-        done = {m.target for m in models[: position + 1] if m.into is None and not m.inline}
-        for name in done - still_read:
+        if query.is_kept:
+            files[model.name] = _keep(connection, sql, given, step.part_file(model.target))
+        for name in query.unread:
             connection.execute(f"drop table if exists {schema}.{quote(name)}")
     return files
 
@@ -252,9 +275,9 @@ def _cut(connection: duckdb.DuckDBPyConnection, source: str, rows: int, column: 
           select {quote(column)} as value, count(*) as n from {source} where {quote(column)} is not null group by 1
         ),
         placed as (
-          select value, (sum(n) over (order by value) - n) * {count} // sum(n) over () as bucket from counted
+          select value, (sum(n) over (order by value) - n) * {count} // sum(n) over () as shard from counted
         )
-        select min(value) from placed where bucket > 0 group by bucket order by 1
+        select min(value) from placed where shard > 0 group by shard order by 1
         """
     ).fetchall()
     bounds = [None, *(value for (value,) in found), None]
@@ -308,7 +331,7 @@ def _number_texts(
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], file: Path) -> Path:
-    """Store a bucket's rows in a file for the models after the buckets, so that they take no memory until then."""
+    """Store the rows of a shard in a file for models that run after all shards, so that they take no memory until then."""
     types = dict(connection.execute(f"select column_name, column_type from (describe {sql})", parameters).fetchall())
     # Parquet has no 128-bit integers, which DuckDB returns for sums of integers.
     columns = ", ".join(f"cast({quote(c)} as bigint) as {quote(c)}" if type_ == "HUGEINT" else quote(c) for c, type_ in types.items())

@@ -38,7 +38,7 @@ from runspend.warehouse.parquet.engine import (
 )
 from runspend.warehouse.parquet.files import as_own_file, conform, difference, rename_rows
 from runspend.warehouse.parquet.journal import Stage, fsync_file
-from runspend.warehouse.parquet.shards import Kept, run_in_buckets
+from runspend.warehouse.parquet.shards import Kept, run_in_shards
 from runspend.warehouse.parquet.units import checked_unit, state_of
 from runspend.warehouse.sql_files import read_every_sql
 
@@ -71,7 +71,7 @@ class ParquetStep:
         self._dropped: set[Unit] = set()
         self._fresh: set[str] = set()  # tables whose view shows the current staged rows
         self._done = False
-        self._numbers = count()  # of files
+        self._file_numbers = count()  # `next` gives each number once, in every thread
         self._made: dict[str, str] = {}  # made by models without `into`, in the schema main: name -> table or view
         self.kept: dict[str, Kept] = {}  # made rows that are in files by ranges of a column
         self._joiner = ThreadPoolExecutor(1)
@@ -124,11 +124,11 @@ class ParquetStep:
             if model.into is None and model.target in TABLES:
                 raise ValueError(f"cannot run model {model.name} without `into`: {model.target} is the name of a table.")
         place = 0
-        for column, group in groupby(models, key=lambda model: model.bucket_by):
+        for column, group in groupby(models, key=lambda model: model.shard_by):
             together = list(group)
             if column is not None:
                 place += len(together)
-                run_in_buckets(self, together, column, parameters, later=self._read_by(models[place:]) | set(keep))
+                run_in_shards(self, together, column, parameters, later=self._read_by(models[place:]) | set(keep))
                 self._drop_all_but(self._read_by(models[place:]) | set(keep))
                 self._join_whole(models[place:])
                 continue
@@ -207,8 +207,8 @@ class ParquetStep:
         self.kept[name] = kept
 
     def part_file(self, name: str) -> Path:
-        """Return a new path for one bucket's rows of a model, unique for each call."""
-        return self.stage / f"{next(self._numbers)}-{name}.part"
+        """Return a new path for the rows of a model in one shard, unique for each call, in every thread."""
+        return self.stage / f"{next(self._file_numbers)}-{name}.part"
 
     def read_model(self, model: Model) -> str:
         """Return the model's GoogleSQL."""
@@ -254,7 +254,7 @@ class ParquetStep:
         self._accept(unit, parts, sum(contents[1:], contents[0]), {})
 
     def rows_source(self, name: str, parameters: Mapping[str, Any]) -> str:
-        """Return where to count the rows that a model is likely to read of a table: its units of the parameter `period`, if any."""
+        """Return SQL for the rows that a model is likely to read of a table: its units of the parameter `period`, if any."""
         period = str(parameters.get("period"))[:7]
         visible = {unit: parts for unit, parts in self._visible().items() if unit.table == name and unit.period == period}
         self._published.guard(visible.keys() - self._staged.keys())
@@ -295,7 +295,7 @@ class ParquetStep:
         return self._warehouse.pin(self.stage / "pinned")
 
     def _new_file(self, unit: Unit) -> Path:
-        return self.stage / f"{next(self._numbers)}-{unit.table}-{unit.period}-{unit.writer}.parquet"
+        return self.stage / f"{next(self._file_numbers)}-{unit.table}-{unit.period}-{unit.writer}.parquet"
 
     def _accept(self, unit: Unit, parts: Sequence[Path], content: Content, extra: Mapping[str, Any]) -> UnitState:
         record = {"digest": content.digest, "rows": content.rows, "build_id": self.build_id, "extra": dict(extra)}

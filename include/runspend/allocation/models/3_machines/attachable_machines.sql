@@ -1,5 +1,5 @@
 -- one row per machine that serves runs or their jobs and that charges of other resources name as the one they are attached to.
--- The column is not called `resource_key` because such a charge may be in another bucket of machines.
+-- The column is not called `resource_key` because such a charge may be in another shard of machines.
 select distinct m.resource_key as attached_to
 from (
   select resource_key from known_machines

@@ -1,4 +1,4 @@
--- one row per run, charge date, bill and bucket of machines: the run's own share of its machines' time
+-- one row per run, charge date, bill and shard of machines: the run's own share of its machines' time
 select
   t.usage_source as source, t.tracking_server, t.workspace, t.run_id, date(t.charge_period_start) as charge_date,
   -- Adds whole nanoseconds, because a sum of floats depends on row order.

@@ -1,4 +1,4 @@
--- one row per pool or instance type, charge period, machine size and bucket of machines:
+-- one row per pool or instance type, charge period, machine size and shard of machines:
 -- how many stated machines of that size have time left, and their total time
 with machines as (
   -- Names are long and charge periods are many, so a number replaces the names.

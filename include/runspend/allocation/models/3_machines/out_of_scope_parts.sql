@@ -1,4 +1,4 @@
--- one row per day, account, service and category of lines that are out of scope, for one bucket of machines
+-- one row per day, account, service and category of lines that are out of scope, for one shard of machines
 select
   source, billing_period, charge_date, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category,
   cost_kind, billing_currency,

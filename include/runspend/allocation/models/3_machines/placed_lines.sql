@@ -1,8 +1,8 @@
 -- one row per bill line and target, for lines that one of the first three rules matches, or none.
 -- The target is a run, idle time or a kind of shared cost; its share is a range between 0 and 1.
 with split_slots as (
-  -- Charge periods that several targets share. Converting decimals to floats is slow:
-  -- only lines of these are converted, before each gets a row per part.
+  -- Charge periods that several targets share. Converting decimals to floats is slow, so a machine's lines are converted only in these
+  -- periods. Each line is converted before the join repeats it for every target.
   select resource_key, charge_period_start, charge_period_end
   from slot_targets
   where ratio_from = 0 and not is_last

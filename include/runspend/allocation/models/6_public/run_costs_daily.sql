@@ -21,7 +21,7 @@ placed as (
   from charges
 ),
 times as (
-  -- A run on several machines may have a row for each bucket of machines.
+  -- A run on several machines may have a row for each shard of machines.
   select
     tracking_server, workspace, run_id, charge_date, source,
     sum(nanoseconds) / 1e9 as machine_seconds, sum(gpu_nanoseconds) / 1e9 as gpu_seconds
