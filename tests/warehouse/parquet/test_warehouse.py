@@ -11,6 +11,8 @@ import threading
 import time
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -468,20 +470,55 @@ def test_a_shard_that_fails_ends_the_step_and_the_next_one_runs(root: Path, sql:
 
 
 def test_ctrl_c_stops_all_shards(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Queries that would run for 42 s end with the signal."""
+    """Queries that would run far longer end with the signal, even if somebody sends it again while they end."""
     fill_six_shards(root, monkeypatch)
     many = "(select distinct resource_key, number from lines, unnest(generate_array(1, 100000)) as number)"
     models = two_models(
         sql, f"select resource_key, sum(number * other) as sums from {many} cross join unnest(generate_array(1, 3000)) as other group by 1"
     )
+    again = [KeyboardInterrupt()]
+
+    def sleep(seconds: float) -> None:
+        if again:
+            raise again.pop()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(shards_module, "time", SimpleNamespace(sleep=sleep))
+    threads = threading.active_count()
     begun = time.monotonic()
     timer = threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT])
     timer.start()
     with pytest.raises(KeyboardInterrupt), ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
         step.run(models, {"period": MONTH}, keep=["numbers"])
-    timer.join()
     took = time.monotonic() - begun
+    timer.join()
     assert took < 10, took
+    assert not again
+    assert threading.active_count() <= threads
+
+
+def test_shards_run_one_after_another_if_two_need_too_much_memory(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first error of memory in a shard is not the step's. The rows are the same."""
+    fill_six_shards(root, monkeypatch)
+    models = two_models(sql, "select resource_key, count(*) as number from lines group by resource_key")
+    run_shard, at_once, most = shards_module._run_shard, [0], [0]
+
+    def run_in_little_memory(*arguments: Any) -> dict[str, Path]:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.05)
+        try:
+            if at_once[0] > 1:
+                raise duckdb.OutOfMemoryException("could not allocate block")
+            return run_shard(*arguments)
+        finally:
+            at_once[0] -= 1
+
+    monkeypatch.setattr(shards_module, "_run_shard", run_in_little_memory)
+    with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
+        step.run(models, {"period": MONTH}, keep=["numbers"])
+        assert step.connection.execute("select count(*), sum(number) from numbers").fetchall() == [(11, 120)]
+    assert most == [2]
 
 
 def test_texts_of_a_shard_stay_texts(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:

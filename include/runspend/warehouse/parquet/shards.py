@@ -7,14 +7,14 @@ once: its row groups are split among the shards. With a hash of the column, ever
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runspend.warehouse.base import Model
@@ -191,44 +191,77 @@ def _plan(models: Sequence[Model], sqls: Mapping[str, str], parameters: Mapping[
 def _run_each(step: ShardStep, group: _Group, ranges: Sequence[tuple[object, object]]) -> list[dict[str, Path]]:
     """Run the group for every range. Return the files of each, by model.
 
-    Two shards run at the same time, each in a schema of its own: many queries use only one processor, and the other shard uses the rest.
+    Two shards run at the same time: many queries use only one processor, and the other shard uses the rest. If memory is too small for two,
+    the shards that are left run one after another.
     """
+    import duckdb
+
+    made: dict[int, dict[str, Path]] = {}
+    threads = step.connection.execute("select current_setting('threads')").fetchall()[0][0]
+    at_once = min(SHARDS_AT_ONCE, threads, len(ranges))
+    try:
+        _run_beside(step, group, ranges, made, at_once)
+    except duckdb.OutOfMemoryException:
+        if at_once == 1:
+            raise
+        _run_beside(step, group, ranges, made, 1)
+    return [made[number] for number in range(len(ranges))]
+
+
+def _run_beside(
+    step: ShardStep, group: _Group, ranges: Sequence[tuple[object, object]], made: dict[int, dict[str, Path]], at_once: int
+) -> None:
+    """Add the files of the ranges that `made` lacks, by their number. `at_once` threads run a shard each, in a schema of its own.
+
+    The first error of a shard, or Ctrl-C, stops all of them.
+    """
+    waiting: SimpleQueue[int] = SimpleQueue()
+    results: SimpleQueue[tuple[int, dict[str, Path] | BaseException]] = SimpleQueue()
+    stopped = threading.Event()
+    for number in range(len(ranges)):
+        if number not in made:
+            waiting.put(number)
+
+    def work(connection: duckdb.DuckDBPyConnection, schema: str) -> None:
+        with suppress(Empty):
+            while not stopped.is_set():
+                number = waiting.get_nowait()
+                try:
+                    results.put((number, _run_shard(step, connection, schema, group, *ranges[number])))
+                except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+                    results.put((number, error))
+                    return
+
     with ExitStack() as stack:
-        free: SimpleQueue[tuple[str, duckdb.DuckDBPyConnection]] = SimpleQueue()
-        connections = []
-        for number in range(min(SHARDS_AT_ONCE, len(ranges))):
-            schema, connection = f"shard_{number}", stack.enter_context(step.connection.cursor())
+        workers = {f"shard_{place}": stack.enter_context(step.connection.cursor()) for place in range(at_once)}
+        for schema, connection in workers.items():
             connection.execute(f"drop schema if exists {schema} cascade")  # of a group that failed
             connection.execute(f"create schema {schema}")
             connection.execute(f"set search_path = '{schema},main'")
-            connections.append(connection)
-            free.put((schema, connection))
-
-        def run(low: object, high: object) -> dict[str, Path]:
-            schema, connection = free.get()
-            try:
-                return _run_shard(step, connection, schema, group, low, high)
-            finally:
-                free.put((schema, connection))
-
-        pool = stack.enter_context(ThreadPoolExecutor(len(connections)))
-        tasks = [pool.submit(run, low, high) for low, high in ranges]
+        running = [threading.Thread(target=work, args=(connection, schema)) for schema, connection in workers.items()]
         try:
-            waiting = set(tasks)
-            while waiting:  # in a long-lived process, Python was seen to notice Ctrl-C only between two waits
-                done, waiting = wait(tasks, timeout=0.2, return_when=FIRST_EXCEPTION)
-                for task in done:
-                    task.result()
-        except BaseException:  # Ctrl-C, too
-            pool.shutdown(wait=False, cancel_futures=True)
-            while not all(task.done() for task in tasks):  # again and again, because a shard may be between two queries
-                for connection in connections:
-                    connection.interrupt()
-                time.sleep(0.05)
-            raise
-        while not free.empty():
-            connection.execute(f"drop schema {free.get()[0]} cascade")
-        return [task.result() for task in tasks]
+            for thread in running:
+                thread.start()
+            while len(made) < len(ranges):
+                with suppress(Empty):  # in a long-lived process, Python was seen to notice Ctrl-C only between two waits
+                    number, found = results.get(timeout=0.2)
+                    if isinstance(found, BaseException):
+                        raise found
+                    made[number] = found
+        finally:
+            stopped.set()
+            _end(running, list(workers.values()))
+        for schema in workers:
+            step.connection.execute(f"drop schema {schema} cascade")
+
+
+def _end(running: Sequence[threading.Thread], connections: Sequence[duckdb.DuckDBPyConnection]) -> None:
+    """Interrupt threads until they have ended, whatever Ctrl-C says. A shard that is between two queries is met in its next."""
+    while any(thread.is_alive() for thread in running):
+        with suppress(KeyboardInterrupt):  # one is being raised already, or the work is done
+            for connection in connections:
+                connection.interrupt()
+            time.sleep(0.02)
 
 
 def _run_shard(
@@ -250,15 +283,14 @@ def _run_shard(
             files[model.name] = step.part_file(model.name)
             step.copy_sorted(connection, model, sql, given, files[model.name])
             connection.execute(f"create or replace view {target} as from read_parquet({literal(files[model.name])})")
-            continue
-        if model.inline and not query.is_kept:
+        elif model.inline and not query.is_kept:
             connection.execute(f"create or replace view {target} as {sql}")
-            continue
-        if query.is_read or not query.is_kept:
-            connection.execute(f"create or replace table {target} as {sql}", given)
-            sql, given = f"from {target}", {}
-        if query.is_kept:
-            files[model.name] = _keep(connection, sql, given, step.part_file(model.target))
+        else:
+            if query.is_read or not query.is_kept:
+                connection.execute(f"create or replace table {target} as {sql}", given)
+                sql, given = f"from {target}", {}
+            if query.is_kept:
+                files[model.name] = _keep(connection, sql, given, step.part_file(model.target))
         for name in query.unread:
             connection.execute(f"drop table if exists {schema}.{quote(name)}")
     return files
