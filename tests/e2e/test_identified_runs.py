@@ -20,12 +20,23 @@ INSTANCE = f"arn:aws:ec2:us-east-1:{EC2_DOCUMENT['accountId']}:instance/{EC2_DOC
 HOURS, PRICE = 4, Decimal("1.212")
 
 
+def month_of(hour: datetime) -> tuple[datetime, datetime]:
+    """The first hour of its month, and of the next month."""
+    month = hour.replace(day=1, hour=0)
+    return month, (month + timedelta(days=32)).replace(day=1)
+
+
+def begin_of_hours(now: datetime) -> datetime:
+    """Billed hours around now, all in its month: a machine that serves no run in a month is not known in that month."""
+    month, following = month_of(now)
+    return min(max(now - timedelta(hours=HOURS // 2), month), following - timedelta(hours=HOURS))
+
+
 def bill_of(start: datetime) -> list[dict[str, str]]:
     """The machine's hours, and those of a machine of the same type on which no run was."""
     rows = []
     for hour in (start + timedelta(hours=number) for number in range(HOURS)):
-        month = hour.replace(day=1, hour=0)
-        following = (month + timedelta(days=32)).replace(day=1)
+        month, following = month_of(hour)
         times = {
             "BillingPeriodStart": f"{month:%Y-%m-%dT%H:%M:%SZ}",
             "BillingPeriodEnd": f"{following:%Y-%m-%dT%H:%M:%SZ}",
@@ -41,7 +52,7 @@ def test_every_run_of_a_project_pays_for_its_machine(tmp_path: Path, runspend: R
     with serve_metadata() as (address, _):
         own = {"RUNSPEND_IDENTIFY": "on", "AWS_EC2_METADATA_DISABLED": "false", "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{address}"}
         subprocess.run([sys.executable, str(PROJECT), store], env={**os.environ, **own}, cwd=tmp_path, check=True, timeout=300)
-    began = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS // 2)
+    began = begin_of_hours(datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0))
     write_csv(tmp_path / "bill" / "bill.csv", bill_of(began))
     (tmp_path / "runspend.yaml").write_text(
         "tracking: [{name: prod, uri: 'sqlite:///mlflow.db'}]\nbilling: [{name: bill, uri: bill, format: focus}]\nmail: {backend: none}\n",
