@@ -179,6 +179,7 @@ imported: $(VENV)/.ready-dev
 system:
 	@missing=; command -v chromium >/dev/null || missing="$$missing chromium"; command -v docker-compose >/dev/null || missing="$$missing docker-compose"; \
 	PATH="$$PATH:/usr/sbin" command -v mariadbd >/dev/null || missing="$$missing mariadb-server-core"; \
+	command -v my_print_defaults >/dev/null || missing="$$missing mariadb-client-core"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "installing$$missing"; \

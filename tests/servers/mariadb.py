@@ -1,4 +1,4 @@
-"""A real MariaDB server on 127.0.0.1 (Debian: mariadb-server-core), with a password, in a folder of its own."""
+"""A real MariaDB server on 127.0.0.1 (Debian: mariadb-server-core and mariadb-client-core), with a password, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def quoted(password: str) -> str:
 def mariadb_server() -> Iterator[str]:
     """The URI of the server, without a database at its end: `mysql://root:…@127.0.0.1:PORT/`. Skips where MariaDB is not installed."""
     install, serve = (shutil.which(name, path=PLACES) for name in ("mariadb-install-db", "mariadbd"))
-    if install is None or serve is None:
-        pytest.skip("MariaDB is not installed (Debian: apt-get install mariadb-server-core)")
+    if install is None or serve is None or shutil.which("my_print_defaults", path=PLACES) is None:
+        pytest.skip("MariaDB is not installed (Debian: apt-get install mariadb-server-core mariadb-client-core)")
     folder = make_folder("mariadb")
     if os.geteuid() == 0:
         as_user = ["--user=root"]
