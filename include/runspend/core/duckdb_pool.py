@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runspend.core.ctrl_c import let_ctrl_c_interrupt, raise_ctrl_c
+
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["borrow_connection", "limit_engine", "limit_threads", "raise_ctrl_c"]
+__all__ = ["borrow_connection", "limit_engine", "limit_threads"]
 
 KEPT = 2  # of each kind: a step reads while it writes; each engine has its own threads
 _idle: dict[str, list[duckdb.DuckDBPyConnection]] = {}
@@ -52,17 +54,6 @@ def _is_locked(engine: duckdb.DuckDBPyConnection) -> bool:
 
 
 @contextmanager
-def raise_ctrl_c() -> Iterator[None]:
-    """Raise KeyboardInterrupt if somebody presses Ctrl-C during a query. DuckDB raises a RuntimeError, which looks like a bug."""
-    try:
-        yield
-    except RuntimeError as error:
-        if str(error) != "Query interrupted":
-            raise
-        raise KeyboardInterrupt from error
-
-
-@contextmanager
 def borrow_connection(
     kind: str, make: Callable[[], duckdb.DuckDBPyConnection], spill: Path, *, memory: str
 ) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -81,7 +72,7 @@ def borrow_connection(
     try:
         engine.execute(f"set memory_limit = '{memory}'")
         engine.execute("set temp_directory = $spill", {"spill": str(spill)})
-        with raise_ctrl_c(), _few_threads(engine), engine.cursor() as connection:
+        with raise_ctrl_c(), _few_threads(engine), engine.cursor() as connection, let_ctrl_c_interrupt(connection):
             yield connection
         if spill.exists() or _is_locked(engine):
             engine.close()  # a locked engine can no longer be reset

@@ -16,6 +16,7 @@ from typing import Any
 from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description
 from runspend.config.publish import DuckDBTarget
 from runspend.core.crash_points import crash_point
+from runspend.core.ctrl_c import let_ctrl_c_interrupt
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
 from runspend.core.machine_faults import fault_of
 from runspend.core.own_files import fsync_path, keep_mode, open_lock, try_lock
@@ -47,7 +48,7 @@ def publish(target: DuckDBTarget, content: Content, now: datetime) -> Published:
             if _found_in(target).build_id == content.build_id:
                 return Published(content.build_id, is_new=False)
             with _scratch(target) as scratch:
-                with closing(duckdb.connect(scratch, config=CONFIG)) as connection:
+                with closing(duckdb.connect(scratch, config=CONFIG)) as connection, let_ctrl_c_interrupt(connection):
                     published = _fill(connection, content, now)
                 keep_mode(scratch, file)
                 fsync_path(scratch)
@@ -70,7 +71,7 @@ def _scratch(target: DuckDBTarget) -> Iterator[Path]:
         leftover.unlink(missing_ok=True)
     try:
         yield scratch
-    except Exception:
+    except BaseException:
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
         raise

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runspend.core.ctrl_c import let_ctrl_c_interrupt
 from runspend.core.errors import MissingExtra, SourceError, SourceRefused
 from runspend.core.step_result import Progress, ReadJob
 from runspend.ingest.artifacts.blobs import list_blobs
@@ -97,7 +98,7 @@ def measure_store(
             warnings.append(
                 f"{store.uri}: the next try within {RESUME_WITHIN.seconds // 3600} h continues after {listing.objects:,} objects."
             )
-        with closing(_engine(workdir)) as con:
+        with closing(_engine(workdir)) as con, let_ctrl_c_interrupt(con):
             warnings += _load_owners(con, owners, root)
             if staging.files:
                 con.read_parquet(staging.files).create_view("folders")

@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from runspend.core.ctrl_c import let_ctrl_c_interrupt
 from runspend.core.errors import MissingExtra, SourceRefused, SourceUnreachable
 from runspend.core.outside_json import parse_json
 from runspend.ingest.artifacts.staging import Staging
@@ -83,7 +84,7 @@ def stage_inventory(
     manifest = _read_manifest(store, root, files, now)
     copy = workdir / "inventory-file"
     staging.clear()
-    with closing(_engine(workdir)) as con:
+    with closing(_engine(workdir)) as con, let_ctrl_c_interrupt(con):
         for number, (name, size, md5) in enumerate(manifest.files):
             _fetch(store, files, name, size, md5, copy)
             listing.requests += 1

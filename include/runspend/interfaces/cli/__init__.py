@@ -15,7 +15,7 @@ import traceback
 import click
 
 from runspend import __version__
-from runspend.core.duckdb_pool import raise_ctrl_c
+from runspend.core.ctrl_c import watch_for_ctrl_c
 from runspend.core.errors import RunspendError, UsageError
 from runspend.core.extras import missing_extra
 from runspend.core.machine_faults import machine_failed
@@ -81,7 +81,7 @@ def main() -> None:
     gc.set_threshold(100_000)  # imported objects stay: scanning them repeatedly takes a tenth of the startup time
     atexit.register(gc.freeze)  # … and once more at the end, a sixth of a second
     try:
-        with raise_ctrl_c():
+        with watch_for_ctrl_c():
             cli.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("Stopped. Finished steps stay published. Run the command again to do the rest.", err=True)

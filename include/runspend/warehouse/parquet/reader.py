@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runspend.core.ctrl_c import let_ctrl_c_interrupt, raise_ctrl_c
 from runspend.core.errors import RunspendError, SqlRefused
 from runspend.core.machine_faults import has_no_room_to_spill, machine_failed
 from runspend.schema.public_views import VIEWS
@@ -115,7 +116,8 @@ class SqlReader:
 
         self._check()
         try:
-            yield
+            with raise_ctrl_c():
+                yield
         except duckdb.Error as error:
             self._check()
             are_whole = _may_come_from_a_file(error) and self._doubt()
@@ -188,6 +190,9 @@ class ParquetReader(SqlReader):
         self._connection = connection
         self._second = self._connection.cursor()  # for `in_currency`
         self._views = self._connection.cursor()  # never has a pending result, unlike the others
+        self._interruptible = ExitStack()
+        for cursor in (self._second, self._views):
+            self._interruptible.enter_context(let_ctrl_c_interrupt(cursor))
         self._doubt_until: float | None = None  # seconds of the monotonic clock
         self._hold = hold
         if hold is not None:
@@ -298,6 +303,7 @@ class ParquetReader(SqlReader):
 
     def close(self) -> None:
         """Close the reader's own cursors."""
+        self._interruptible.close()
         self._views.close()
         self._second.close()
 

@@ -248,20 +248,26 @@ def _run_beside(
                     if isinstance(found, BaseException):
                         raise found
                     made[number] = found
-        finally:
-            stopped.set()
-            _end(running, list(workers.values()))
+        except BaseException:
+            _end(running, list(workers.values()), stopped)
+            raise
+        for thread in running:
+            thread.join()
         for schema in workers:
             step.connection.execute(f"drop schema {schema} cascade")
 
 
-def _end(running: Sequence[threading.Thread], connections: Sequence[duckdb.DuckDBPyConnection]) -> None:
+def _end(running: Sequence[threading.Thread], connections: Sequence[duckdb.DuckDBPyConnection], stopped: threading.Event) -> None:
     """Interrupt threads until they have ended, whatever Ctrl-C says. A shard that is between two queries is met in its next."""
-    while any(thread.is_alive() for thread in running):
-        with suppress(KeyboardInterrupt):  # one is being raised already, or the work is done
-            for connection in connections:
-                connection.interrupt()
-            time.sleep(0.02)
+    has_ended = False
+    while not has_ended:
+        with suppress(KeyboardInterrupt):  # the error that led here is raised afterwards
+            stopped.set()
+            while any(thread.is_alive() for thread in running):
+                for connection in connections:
+                    connection.interrupt()
+                time.sleep(0.02)
+            has_ended = True
 
 
 def _run_shard(
