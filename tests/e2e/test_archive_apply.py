@@ -17,7 +17,6 @@ from runspend import pipeline
 from runspend.actions.archive.items import NOTE_NAME
 from runspend.config.settings import Settings
 from runspend.pipeline import archive_planning as archiving
-from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 from tests.command import run_here, run_process
@@ -98,15 +97,16 @@ def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[
     assert (free / NOTE_NAME).read_text().startswith("Archived by Runspend.")
     found = planned(settings, ids, NOW)
     assert {name for name, state in found.items() if state == "archived"} == {"free", "m-other"}
-    rows = open_warehouse(settings).read(Unit("archive_objects", f"{NOW:%Y-%m}", "all"))
-    assert rows is not None and [(row["key"], row["state"]) for row in rows.to_pylist()] == [("model/weights.bin", "deleted")] * 2
+    with open_warehouse(settings).reader() as reader:
+        rows = reader.query("select key, state from archive_objects").to_pylist()
+    assert rows == [{"key": "model/weights.bin", "state": "deleted"}] * 2
 
     assert pipeline.archive_apply(settings, now=NOW).changed == []
     assert files(folder / "artifacts") == after
     code, told = command(settings, "verify")
     assert code == 0 and "2 archives, 2 objects" in told["notes"][0]
-    assert len(pipeline.archive_verify_monthly(settings, now=NOW).unchanged) == 1  # this month it was looked at
-    assert "2 archives, 2 objects" in pipeline.archive_verify_monthly(settings, now=NOW + timedelta(days=31)).notes[0]
+    assert len(pipeline.archive_verify_monthly(settings, now=datetime.now(timezone.utc)).unchanged) == 1  # this month it was looked at
+    assert "2 archives, 2 objects" in pipeline.archive_verify_monthly(settings, now=NOW + timedelta(days=32)).notes[0]
     code, told = command(settings, "verify", "--full", "--yes")
     assert code == 0 and told["notes"][0].endswith("2 objects read: each one equals what was archived")
     code, told = command(settings, "restore", ids["free"], "--to", str(folder / "back"))

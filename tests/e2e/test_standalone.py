@@ -140,11 +140,13 @@ def wait_for(what: str, look: Callable[[], Any], log: Path) -> Any:
         if found := look():
             return found
         time.sleep(1)
-    pytest.fail(f"no {what} within {PATIENCE} s:\n{story(log)}")
+    pytest.fail(f"{story(log)}\nno {what} within {PATIENCE} s")
 
 
 def story(log: Path) -> str:
-    """What a person needs after a failure: the state of every DAG run and task by Airflow's database, the ends of the tasks' logs, and of Airflow's own."""
+    """What a person needs after a failure, the most important last: the end of Airflow's log, and of its tasks' logs, and by its database the
+    state of every DAG run and task.
+    """
     home = log.parent / "airflow"
     with contextlib.closing(sqlite3.connect(f"file:{home / 'airflow.db'}?mode=ro", uri=True)) as database:
         dag_runs = database.execute("select dag_id, run_type, state, start_date, end_date from dag_run order by start_date").fetchall()
@@ -155,7 +157,7 @@ def story(log: Path) -> str:
     logs = [f"{file.relative_to(home)}\n{file.read_text(errors='replace')[-1500:]}" for file in sorted(home.glob("logs/dag_id=*/**/*.log"))]
     told = [line for line in logs if "error" in line.lower() or "exception" in line.lower()]
     own = [line for line in log.read_text(errors="replace").splitlines() if "Starting call to" not in line]
-    return "\n".join([*(str(row) for row in (*dag_runs, *tasks)), *told[:10], *own[-40:]])
+    return "\n".join([*own[-40:], *told[:10], *(str(row) for row in (*dag_runs, *tasks))])
 
 
 @pytest.mark.timeout(3000)
