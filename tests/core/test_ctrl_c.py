@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import duckdb
 import pytest
 
 from runspend.core.ctrl_c import let_ctrl_c_interrupt, raise_ctrl_c, watch_for_ctrl_c
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 ENDLESS = "select sum(hash(n)::double) from range(1000000000000) as t(n)"  # one thread of DuckDB does all of the work
 
@@ -26,14 +28,12 @@ def heeded() -> Iterator[None]:
 
 
 @contextmanager
-def pressed(*after: float) -> Iterator[None]:
-    """Ctrl-C at these times, in seconds."""
-    timers = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in after]
-    for timer in timers:
-        timer.start()
+def pressed(after: float) -> Iterator[None]:
+    """Ctrl-C after these seconds."""
+    timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
     yield
-    for timer in timers:
-        timer.join()
+    timer.join()
 
 
 @pytest.mark.parametrize("attempt", range(4))
@@ -47,6 +47,19 @@ def test_it_interrupts_a_query_whichever_thread_does_the_work(attempt: int) -> N
         let_ctrl_c_interrupt(connection),
     ):
         connection.execute(ENDLESS)
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_it_interrupts_a_reader_that_exchanges_money(attempt: int, tmp_path: Path) -> None:
+    """It reads with a cursor of its own."""
+    many = "unnest(generate_array(1, 100000))"
+    endless = f"select sum(mod(a + b + c, 7)) as s from {many} as a cross join {many} as b cross join {many} as c"
+    began = time.monotonic()
+    with ParquetWarehouse(tmp_path).reader() as reader:
+        exchanged = reader.in_currency("EUR", [])
+        with pressed(0.5), pytest.raises(KeyboardInterrupt), watch_for_ctrl_c():
+            exchanged.query(endless)
     assert time.monotonic() - began < 60
 
 

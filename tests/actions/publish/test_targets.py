@@ -503,6 +503,14 @@ def test_a_login_without_rights_is_found_before_a_publish(home: Path, target_of:
     assert postgres_target.probe(target) == Found(published.build_id, NOW)
 
 
+def test_ctrl_c_leaves_no_half_written_file(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = make_target("duckdb", tmp_path, "")
+    monkeypatch.setattr(duckdb_target, "_fill", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        publish(home, target)
+    assert not [path for path in tmp_path.rglob("*") if ".publishing" in path.name]
+
+
 def as_login(uri: str, login: str) -> str:
     """The address with another login, whose password is its name."""
     from sqlalchemy.engine import make_url
