@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests import reaper
+from tests.servers.ports import is_free
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20  # within which all processes must have ended; 2 to 5 on an idle machine
@@ -173,6 +174,18 @@ def test_a_killed_run_leaves_nothing_behind(start: Callable[..., Run], bystander
     for run, _ in runs:
         run.wait_until_gone()
     assert reaper.look_at(bystander) is not None
+
+
+def test_a_port_belongs_to_one_test_process_until_that_is_killed() -> None:
+    """Servers take up to a minute until they listen, so nobody else can see meanwhile that a port is taken."""
+    take = "import time; from tests.servers.ports import free_ports; print(*free_ports(8), flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", take], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        theirs = [int(port) for port in process.stdout.readline().split()]
+        assert len(theirs) == 8
+        assert [port for port in theirs if is_free(port)] == []
+        process.kill()
+    assert [port for port in theirs if is_free(port)] == theirs
 
 
 # All servers of the tests, a browser, and all processes of Airflow.

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import socket
+import tempfile
 from itertools import cycle, islice
+from pathlib import Path
 
 # Below 32,768, so that outgoing connections of other tests do not take a port before its server does.
-FIRST, WORKERS, PORTS_EACH = 20_000, 16, 750
+PORTS = range(20_000, 32_000)
 
-
-def _own_ports() -> list[int]:
-    """The ports of this worker of pytest, in random order. Some servers take a minute to start, and another worker must not take theirs."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % WORKERS
-    first = FIRST + worker * PORTS_EACH
-    return random.SystemRandom().sample(range(first, first + PORTS_EACH), PORTS_EACH)
-
-
-_ports = cycle(_own_ports())
+# Some servers take a minute to start. Until this process ends, no other test process on this machine takes its ports: each is a locked
+# byte of this file.
+_claims = Path(tempfile.gettempdir(), f"runspend-test-ports-{os.getuid()}").open("wb")  # noqa: SIM115 - closing it would unlock them
+_ports = cycle(random.SystemRandom().sample(PORTS, len(PORTS)))
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now. None comes again before all others of this worker have come."""
-    found = list(islice(filter(_is_free, islice(_ports, PORTS_EACH)), count))
+    """Ports nobody listens on now, and no other test process has taken. None comes again before all others have come."""
+    found = list(islice(filter(is_free, islice(_ports, len(PORTS))), count))
     assert len(found) == count, f"{len(found)} of {count} ports are free"
     return found
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """True for a port that can be used, which is then this process's own."""
+    try:
+        fcntl.lockf(_claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
