@@ -85,8 +85,10 @@ select
   (e.own_upto + e.overhead_upto) / e.total_ticks as ratio_to,
   e.own_upto + e.overhead_upto = e.total_ticks as is_last,
   (e.overhead_upto - e.overhead_before) / e.total_ticks as overhead_ratio,
-  e.runs_in_window
+  e.runs_in_window, q.gpu_count, q.cpu_request, q.memory_request_gb
 from ends e
 join run_names r on r.run_number = e.run_number
+left join (select tracking_server, workspace, run_id, gpu_count, cpu_request, memory_request_gb from window_runs where job_key is not null) q
+  on q.tracking_server = r.tracking_server and q.workspace = r.workspace and q.run_id = r.run_id
 left join ambiguous a on a.job_key = e.job_key and a.run_number = e.run_number
 where e.own_upto + e.overhead_upto > e.own_before + e.overhead_before

@@ -43,9 +43,9 @@ select
   -- The part of the job's machine that its only run did not request, as a share of the line, without overhead.
   case
     when j.runs_in_window > 1 then cast(null as float64)
-    when r.gpu_count is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - r.gpu_count / u.machine_gpus)
-    when r.cpu_request is not null and u.machine_cpus is not null then greatest(0.0, 1.0 - r.cpu_request / u.machine_cpus)
-    when r.memory_request_gb is not null and u.machine_memory_gb is not null then greatest(0.0, 1.0 - r.memory_request_gb / u.machine_memory_gb)
+    when j.gpu_count is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - j.gpu_count / u.machine_gpus)
+    when j.cpu_request is not null and u.machine_cpus is not null then greatest(0.0, 1.0 - j.cpu_request / u.machine_cpus)
+    when j.memory_request_gb is not null and u.machine_memory_gb is not null then greatest(0.0, 1.0 - j.memory_request_gb / u.machine_memory_gb)
   end * (j.ratio_to - j.ratio_from - j.overhead_ratio) as unused_ratio,
   j.overhead_ratio,
   l.line_team, l.line_project, l.line_cost_center, l.line_owner
@@ -53,8 +53,6 @@ from job_lines l
 join job_targets j
   on j.job_key = l.job_key and j.charge_period_start = l.charge_period_start and j.charge_period_end = l.charge_period_end
 left join machine_units u on u.resource_key = l.resource_key
-left join (select tracking_server, workspace, run_id, gpu_count, cpu_request, memory_request_gb from window_runs where job_key is not null) r
-  on r.tracking_server = j.tracking_server and r.workspace = j.workspace and r.run_id = j.run_id
 union all
 select
   l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
