@@ -538,7 +538,7 @@ def test_texts_of_a_shard_stay_texts(root: Path, sql: Path, monkeypatch: pytest.
     (sql / "kept.sql").write_text("select low, high, sum(tens) as tens from accounts group by low, high")
     seen = []
     for few in (0, 5, 10_000):
-        monkeypatch.setattr(shards_module, "FEW", few)
+        monkeypatch.setattr(shards_module, "MAX_ENUM_TEXTS", few)
         monkeypatch.setattr(shards_module, "ROWS_PER_SHARD", 50)
         models = [
             Model(name, shard_by="resource_key", into=(PERIOD, "all") if name == "cost_allocations" else None)

@@ -28,14 +28,14 @@ __all__ = ["ROWS_PER_SHARD", "Kept", "ShardStep", "run_in_shards"]
 
 ROWS_PER_SHARD = 1_000_000
 SHARDS_AT_ONCE = 2
-SUMMED = 4  # times as many rows per shard if the models aggregate first
-# Text columns that models pass through or join by, usually with few distinct values. A column with more than about FEW distinct values stays text.
-FEW_TEXTS = frozenset((
+SUMS_FACTOR = 4  # times as many rows per shard if the models aggregate first
+# Text columns that models pass through or join by, usually with few distinct values. A column with more than about MAX_ENUM_TEXTS stays text.
+ENUM_COLUMNS = frozenset((
     "source", "service_provider_name", "billing_account_id", "sub_account_id", "region_id", "service_name", "charge_category", "resource_id", "resource_key",
     "invoice_id", "billing_currency", "cost_kind", "allocated_to", "confidence", "cost_status", "tracking_server", "workspace",
     "experiment_id", "experiment_name", "team", "project", "cost_center", "owner", "user_name", "line_team", "line_project", "line_cost_center", "line_owner",
 ))  # fmt: skip
-FEW = 10_000
+MAX_ENUM_TEXTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ def run_in_shards(step: ShardStep, models: Sequence[Model], column: str, paramet
     rows = {name: connection.execute(f"select count(*) from {source}").fetchall()[0][0] for name, source in sources.items()}
     longest = max(rows, key=lambda name: (rows[name], name))
     sums = models[0].sums
-    ranges = _cut(connection, sources[longest], rows[longest], column, ROWS_PER_SHARD * (SUMMED if sums else 1))
+    ranges = _ranges(connection, sources[longest], rows[longest], column, ROWS_PER_SHARD * (SUMS_FACTOR if sums else 1))
     # ENUMs make sorting and writing faster. Models with `sums` do neither, and a few rows sort as fast as they are counted.
-    is_numbered = len(ranges) > 1 or rows[longest] > FEW
+    has_enums = len(ranges) > 1 or rows[longest] > MAX_ENUM_TEXTS
     words = set(re.findall(r"\w+", " ".join(sqls.values())))
     inputs = {
-        name: _Input(found[column], sources[name], {c: t for c, t in found.items() if c in words} if is_numbered and not sums else {})
+        name: _Input(found[column], sources[name], {c: t for c, t in found.items() if c in words} if has_enums and not sums else {})
         for name, found in types.items()
     }
     group = _Group(column, inputs, _plan(models, sqls, parameters, later))
@@ -132,10 +132,10 @@ def run_in_shards(step: ShardStep, models: Sequence[Model], column: str, paramet
             shards = [Shard(low, high, files[query.model.name]) for (low, high), files in zip(ranges, made, strict=True)]
             source = f"read_parquet({file_list(shard.file for shard in shards)})"
             texts = (
-                dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall()) if is_numbered else {}
+                dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall()) if has_enums else {}
             )
-            numbered = _number_texts(connection, name, {name: (texts, source)})
-            step.show_made(name, f"select {numbered[name]} from {source}", Kept(column, numbered[name], shards))
+            selects = _select_with_enums(connection, name, {name: (texts, source)})
+            step.show_made(name, f"select {selects[name]} from {source}", Kept(column, selects[name], shards))
         elif query.model.into is not None:
             step.accept_parts(query.model, [files[query.model.name] for files in made])
 
@@ -277,10 +277,10 @@ def _run_shard(
     conditions = {name: _range(group.column, table.type, low, high) for name, table in group.inputs.items()}
     stored = {name: kept.between(low, high) for name, kept in step.kept.items() if name in group.inputs and kept.column == group.column}
     rows = {name: f"(from {stored.get(name, table.source)} where {conditions[name]})" for name, table in group.inputs.items()}
-    numbered = _number_texts(connection, schema, {name: (table.texts, rows[name]) for name, table in group.inputs.items()})
+    selects = _select_with_enums(connection, schema, {name: (table.texts, rows[name]) for name, table in group.inputs.items()})
     for name, condition in conditions.items():
         source = stored.get(name, f"main.{quote(name)}")
-        connection.execute(f"create or replace view {schema}.{quote(name)} as select {numbered[name]} from {source} where {condition}")
+        connection.execute(f"create or replace view {schema}.{quote(name)} as select {selects[name]} from {source} where {condition}")
     files: dict[str, Path] = {}
     for query in group.queries:
         model, sql, given = query.model, query.sql, query.parameters
@@ -302,7 +302,7 @@ def _run_shard(
     return files
 
 
-def _cut(connection: duckdb.DuckDBPyConnection, source: str, rows: int, column: str, size: int) -> list[tuple[object, object]]:
+def _ranges(connection: duckdb.DuckDBPyConnection, source: str, rows: int, column: str, size: int) -> list[tuple[object, object]]:
     """Return ranges (at least, below) of about `size` of a source's rows; None is open. Nulls go to the lowest range."""
     count = -(-rows // size)
     if count <= 1:
@@ -335,7 +335,7 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
     return above if high is None else f"{above} and {below}"
 
 
-def _number_texts(
+def _select_with_enums(
     connection: duckdb.DuckDBPyConnection, family: str, sources: Mapping[str, tuple[Mapping[str, str], str]]
 ) -> dict[str, str]:
     """Return a select list for each table in which low-cardinality text columns are ENUMs: sorting and writing them takes half the time.
@@ -344,14 +344,14 @@ def _number_texts(
     by number. In SQL, values still compare and sort as text, since the ENUM follows the order of the texts. `family` separates the
     types of one call from those of others.
     """
-    texts = {name: [c for c, type_ in types.items() if type_ == "VARCHAR" and c in FEW_TEXTS] for name, (types, _) in sources.items()}
+    texts = {name: [c for c, type_ in types.items() if type_ == "VARCHAR" and c in ENUM_COLUMNS] for name, (types, _) in sources.items()}
     many: set[str] = set()
     for name, columns in texts.items():
         if columns:
             counts = connection.execute(
                 f"select {', '.join(f'approx_count_distinct({quote(c)})' for c in columns)} from {sources[name][1]}"
             ).fetchall()[0]
-            many |= {column for column, count in zip(columns, counts, strict=True) if count > FEW}
+            many |= {column for column, count in zip(columns, counts, strict=True) if count > MAX_ENUM_TEXTS}
     found: dict[str, list[str]] = {}  # column -> queries of its texts
     for number, (name, columns) in enumerate(texts.items()):
         if few := [column for column in columns if column not in many]:
