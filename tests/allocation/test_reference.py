@@ -52,7 +52,7 @@ SITUATIONS = {
     "a_charge_of_three_days_is_spread_evenly", "a_disk_that_names_its_machine", "a_job_shares_its_overhead_by_own_time", "default_scope_leaves_out_the_database",
     "a_late_correction_weighs_by_the_size_of_its_month", "fees_tax_and_unused_commitments_are_shared", "half_an_hour_shared", "one_gpu_of_eight_on_a_machine_rented_for_the_run", "parent_waits_for_children",
     "a_machine_that_a_run_states_serves_its_type_as_well", "gpus_of_one_machine_by_id_and_by_type",
-    "a_pod_name_that_two_clusters_have", "disks_of_a_pool_serve_the_runs_that_state_their_machine_too",
+    "a_pod_name_that_two_clusters_have", "disks_of_a_pool_serve_the_runs_that_state_their_machine_too", "what_a_pool_has_by_the_hour_beside_machines_by_the_day",
     "a_short_name_beside_runs_that_state_theirs_in_full", "a_child_that_states_its_machine_leaves_its_siblings_their_nodes", "node_groups_of_one_name_in_two_clusters", "an_owner_of_a_caller_without_runs", "callers_of_a_language_model_share_by_time", "traffic_follows_the_node_group", "what_hangs_on_a_jobs_machines",
     "what_a_run_states_is_stronger_than_a_declaration",
     "a_run_that_was_stopped_twice_over_the_months_end", "a_childs_gap_is_not_its_parents", "a_run_asks_no_pool_while_it_was_stopped", "a_run_that_states_an_end_in_the_future",

@@ -103,6 +103,7 @@ POOLED_MODELS = tuple(
         "pool_clock",
         "pool_shares",
         "pool_targets",
+        "pool_day_hours",
         "pool_beside",
         "pool_lines",
         "type_parts",
