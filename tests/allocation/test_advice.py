@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from runspend.actions.costs import as_of as history
 from runspend.actions.report.labels import coverage_words, suggestion
@@ -22,6 +23,7 @@ from runspend.warehouse.lint import lint
 from tests.actions.alert.alert_world import run, warehouse
 from tests.settings_builder import make_settings
 
+POOLED = {"pools": [{"name": "prod", "runs": {"tracking": "prod"}, "lines": {"instance_type": "g5.xlarge"}}]}
 FIRST = date(2026, 11, 1)
 
 
@@ -109,11 +111,13 @@ def test_a_line_is_in_the_group_that_would_explain_most(tmp_path: Path, given: S
         (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
     assert [(g.words, g.effective_cost) for g in groups] == [
         ("node group gpu-spot", Decimal(100)),
-        ("team=nlp", Decimal(50)),
+        ("team=nlp in account 1111", Decimal(50)),
         ("Amazon S3 in account 1111", Decimal(10)),
         ("Amazon SageMaker in account 1111", Decimal(5)),
     ]
-    assert groups[0].advice.endswith('add a pool: {name: gpu-spot, runs: {tracking: prod}, lines: {tag.eks:nodegroup-name: "gpu-spot"}}')
+    assert groups[0].advice.endswith(
+        'add a pool for the experiment that uses them: {name: gpu-spot, runs: {experiment: EXPERIMENT}, lines: {tag.eks:nodegroup-name: "gpu-spot"}}'
+    )
     assert "`stores`" in groups[2].advice
     assert "no tracking server has" in groups[3].advice
     assert suggestion(groups[0], Decimal(400)) == "tag node group gpu-spot: explains 100.00, 25.0%"
@@ -121,23 +125,39 @@ def test_a_line_is_in_the_group_that_would_explain_most(tmp_path: Path, given: S
 
 def test_the_advised_pool_is_one_that_the_configuration_takes(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
     """What is printed can be pasted."""
-    import yaml
-
     with warehouse(tmp_path / "w", **tables) as reader:
         (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
-    for group in (g for g in groups if "add a pool: " in g.advice):
-        pool = yaml.safe_load(group.advice.partition("add a pool: ")[2])
+    for group in (g for g in groups if "uses them: {" in g.advice):
+        pool = yaml.safe_load(group.advice.partition("uses them: ")[2])
         assert Settings.model_validate({"home": tmp_path, "pools": [pool]}).pools[0].lines == {k: [v] for k, v in group.selector.items()}
+
+
+def test_advised_pools_have_names_that_can_be_pasted_together(tmp_path: Path, given: Settings) -> None:
+    """A pool of that name may exist, a service is in two accounts, and a tag has letters that names do not have."""
+    from runspend.allocation.remedies import remedy
+
+    settings = given.model_copy(update={"pools": Settings.model_validate(POOLED | {"home": tmp_path}).pools})
+    ec2 = [{"service": "Amazon Elastic Compute Cloud", "account": account} for account in ("1111", "2222")]
+    advised = [
+        yaml.safe_load(remedy("accelerator", selector, settings).partition("uses them: ")[2])
+        for selector in (*ec2, {"tag.env": "prod"}, {"tag.owner": "Müller@firma.de"}, {"tag.owner": "日本"}, {"tag.x": "y" * 90})
+    ]
+    names = [pool["name"] for pool in advised]
+    assert names == [
+        "Amazon-Elastic-Compute-Cloud-1111", "Amazon-Elastic-Compute-Cloud-2222", "prod-2", "Muller-firma.de", "machines", "y" * 55,
+    ]  # fmt: skip
+    taken = Settings.model_validate({"home": tmp_path, "pools": [*POOLED["pools"], *advised]}).pools
+    assert [pool.runs for pool in taken[1:]] == [{"experiment": ["EXPERIMENT"]}] * 6
 
 
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        ({"Name": 'say "hi"', "env": "ml"}, "env=ml"),
-        ({"env": "ml", "name": "back\\slash\\"}, "env=ml"),
+        ({"Name": 'say "hi"', "env": "ml"}, "env=ml in account 1111"),
+        ({"env": "ml", "name": "back\\slash\\"}, "env=ml in account 1111"),
         ({"Name": "only"}, "Amazon EC2 in account 1111"),
         ({'a "name': "x", "env": "ml"}, "Amazon EC2 in account 1111"),
-        ({"env": "a, }"}, "env=a, }"),
+        ({"env": "a, }"}, "env=a, } in account 1111"),
     ],
 )
 def test_any_tag_can_describe_a_group(tmp_path: Path, given: Settings, tags: dict[str, str], words: str) -> None:
@@ -156,7 +176,7 @@ def test_a_charge_priced_from_several_lines_has_their_tags(tmp_path: Path, given
     }
     with warehouse(tmp_path / "w", **tables) as reader:
         (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
-    assert [(g.words, g.effective_cost) for g in groups] == [("env=ml", Decimal(70))]
+    assert [(g.words, g.effective_cost) for g in groups] == [("env=ml in account 1111", Decimal(70))]
 
 
 def test_rules_are_listed_in_their_order(tmp_path: Path, tables: dict[str, Any]) -> None:
@@ -227,8 +247,6 @@ def test_the_proposed_scope_takes_accounts_that_are_mostly_the_platforms(tmp_pat
 
 def test_the_screen(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
     """Shares of the platform that add up, the groups behind what has no run, what to do, and a scope that can be pasted."""
-    import yaml
-
     with warehouse(tmp_path / "w", **tables):
         pass
     outlook = read_outlook(open_warehouse(given), given, "from the tables of the last pipeline run")
@@ -238,7 +256,7 @@ def test_the_screen(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> 
         "  exact, by run tag   25.0%  100.00 USD",
         "  by machine          18.8%  75.00 USD, high confidence, including 25.00 idle",
         "  by pool gpu          5.0%  20.00 USD, medium confidence",
-        "  unallocated         41.2%  165.00 USD, 25.0% node group gpu-spot, 12.5% team=nlp, 2.5% Amazon S3 in account 1111, 1.2% other",
+        "  unallocated         41.2%  165.00 USD, 25.0% node group gpu-spot, 12.5% team=nlp in account 1111, 2.5% Amazon S3 in account 1111, 1.2% other",
         "  shared              10.0%  40.00 USD, taxes, fees and credits",
         "  plus                       300.00 USD out of scope",
         "  suggestions        tag node group gpu-spot: explains 100.00, 25.0%",

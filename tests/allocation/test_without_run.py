@@ -163,9 +163,29 @@ def test_accelerators_come_first_in_every_scope(tmp_path: Path, given: Settings)
     ]
     assert suggestion(found[0], Decimal(900)) == f"tag {found[0].words}: explains 540.00, out of scope now"
     assert "`runspend suggest`" in found[0].advice
-    pool = yaml.safe_load(found[0].advice.partition("add a pool: ")[2])
+    pool = yaml.safe_load(found[0].advice.partition("uses them: ")[2])
     assert pool["lines"]["instance_type"] == ["p4d.24xlarge", "trn1.2xlarge"]  # the service alone has disks and gateways too
     assert Settings.model_validate({"home": tmp_path, "pools": [pool]}).pools[0].lines["instance_type"] == pool["lines"]["instance_type"]
+
+
+def test_a_tag_of_accelerators_names_only_them_and_their_account(tmp_path: Path, given: Settings) -> None:
+    """Production is tagged in the ML account and in the one of the web servers, which have GPUs too."""
+    tags = '{"env": "prod"}'
+    lines = [
+        outside(1, "500", instance_type="p4d.24xlarge", machine_gpus=8, tags=tags),
+        outside(2, "900", instance_type="g5.xlarge", machine_gpus=1, tags=tags, sub_account_id="web"),
+        outside(3, "40", instance_type="m5.large", tags=tags, sub_account_id="web"),
+    ]
+    found = groups_of(tmp_path, given, cost_allocations=[summed(1, "500"), summed(2, "940", sub_account_id="web")], billing_lines=lines)
+    assert [(g.words, g.effective_cost) for g in found] == [
+        ("env=prod in account web (g5.xlarge)", Decimal(900)),
+        ("env=prod in account ml (p4d.24xlarge)", Decimal(500)),
+        ("env=prod in account web", Decimal(40)),
+    ]
+    assert found[0].selector == {"tag.env": "prod", "account": "web", "instance_type": ["g5.xlarge"]}
+    pools = [yaml.safe_load(g.advice.partition("uses them: ")[2]) for g in found[:2]]
+    taken = Settings.model_validate({"home": tmp_path, "pools": pools}).pools
+    assert [pool.name for pool in taken] == ["prod-web", "prod-ml"]
 
 
 def test_what_the_ledger_placed_is_not_outside(tmp_path: Path, given: Settings) -> None:
@@ -222,7 +242,7 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
     found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
     serving, *found = found  # it has GPUs
     assert (serving.kind, serving.words) == ("endpoint", "endpoints of Amazon SageMaker in account ml")
-    assert serving.advice.endswith('shared: {lines: [{service: "Amazon SageMaker", account: "ml", resource: "*:endpoint/*"}]}')
+    assert serving.advice.endswith('`shared.lines`: {service: "Amazon SageMaker", account: "ml", resource: "*:endpoint/*"}')
     assert [(g.kind, g.words) for g in found] == [
         ("platform", f"NAT gateways of {EC2} in account ml"),
         ("platform", "Amazon Relational Database Service in account ml"),
@@ -235,7 +255,9 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
     ]
     assert "{name:" not in found[-1].advice  # a pool of all runs, on machines that nothing ties to runs
     shared = [
-        Settings.model_validate({"home": tmp_path, **yaml.safe_load("{" + g.advice.partition("as shared: ")[2] + "}")}).shared.lines[0]
+        Settings.model_validate(
+            {"home": tmp_path, "shared": {"lines": [yaml.safe_load(g.advice.partition("`shared.lines`: ")[2])]}}
+        ).shared.lines[0]
         for g in found[:3]
     ]
     assert shared[0] == {"service": [EC2], "account": ["ml"], "resource": ["*natgateway*"]}

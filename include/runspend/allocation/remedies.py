@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any
 
 from runspend.config.settings import Settings
@@ -21,6 +24,17 @@ VERBS = {
 }
 
 
+# What to do about one resource, by its kind: short, for a table.
+SHORT = {
+    "disk": "attach it to its machine",
+    "store": "if it has artifacts, add the bucket to `stores`",
+    "platform": "if the whole platform uses it, add it to `shared.lines`",
+    "endpoint": "it serves models and has no runs: leave it, or add it to `shared.lines`",
+    "model": "log its calls as traces, or identify its callers",
+    "job": "let its runs state their job",
+}
+
+
 def selector_yaml(selector: Mapping[str, Any]) -> str:
     """Return a selector, ready to paste: JSON is YAML."""
     return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in selector.items()) + "}"
@@ -32,10 +46,16 @@ def remedy(kind: str, selector: Mapping[str, Any], settings: Settings) -> str:
 
 
 def _advise_pool(selector: Mapping[str, Any], settings: Settings) -> str:
-    server = settings.tracking[0].name if settings.tracking else "NAME"
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in next(iter(selector.values()))).strip("._-") or "machines"
-    pool = f"{{name: {name}, runs: {{tracking: {server}}}, lines: {selector_yaml(selector)}}}"
-    return f"make its runs state their machine, or let `runspend suggest` propose pools, or add a pool: {pool}"
+    pool = f"{{name: {_free_name(selector, settings)}, runs: {{experiment: EXPERIMENT}}, lines: {selector_yaml(selector)}}}"
+    return f"make its runs state their machine, or let `runspend suggest` propose pools, or add a pool for the experiment that uses them: {pool}"
+
+
+def _free_name(selector: Mapping[str, Any], settings: Settings) -> str:
+    """Return a name for a pool of these lines that `pools` takes and no other pool has."""
+    text = unicodedata.normalize("NFKD", "-".join(value for value in selector.values() if isinstance(value, str)))
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text.encode("ascii", "ignore").decode()).strip("._-")[:55].rstrip("._-") or "machines"
+    taken = {pool.name for pool in settings.pools}
+    return next(name for number in count(1) if (name := plain if number == 1 else f"{plain}-{number}") not in taken)
 
 
 def _advise_leaving(selector: Mapping[str, str], settings: Settings) -> str:
@@ -43,12 +63,12 @@ def _advise_leaving(selector: Mapping[str, str], settings: Settings) -> str:
 
 
 def _advise_sharing(selector: Mapping[str, str], settings: Settings) -> str:
-    return f"if the whole ML platform uses it, declare it as shared: shared: {{lines: [{selector_yaml(selector)}]}}"
+    return f"if the whole ML platform uses it, declare it as shared. Add to `shared.lines`: {selector_yaml(selector)}"
 
 
 def _advise_endpoint(selector: Mapping[str, str], settings: Settings) -> str:
     return (
-        f"it serves models and has no runs: leave it unallocated, or declare it as shared: shared: {{lines: [{selector_yaml(selector)}]}}"
+        f"it serves models and has no runs: leave it unallocated, or declare it as shared. Add to `shared.lines`: {selector_yaml(selector)}"
     )
 
 

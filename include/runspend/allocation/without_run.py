@@ -108,7 +108,7 @@ class Group:
     """
 
     words: str
-    selector: Mapping[str, str]
+    selector: Mapping[str, Any]
     effective_cost: Decimal
     advice: str
     kind: str = "machine"
@@ -134,8 +134,8 @@ def unallocated_groups(reader: Reader, first: date, settings: Settings) -> dict[
     """Map currency to groups of cost without a run. One action would explain a group. A line is in one group.
 
     Accelerators come first, then the largest amounts. Lines outside the default scope are in the currency of their bill. Machines
-    are grouped by node group or cluster, otherwise by the tag that explains most, otherwise by service and account; all other lines by
-    service and account.
+    are grouped by node group or cluster, otherwise by the tag and account that explain most, otherwise by service and account; all other
+    lines by service and account.
     """
     by_currency: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in reader.query(WITHOUT_RUN, {"first": first}).to_pylist():
@@ -185,14 +185,16 @@ def _by_dearest_tag(kind: str, tagged: list[tuple[dict[str, Any], frozenset[tupl
     for _ in range(TAG_GROUPS):
         if not tagged:
             break
-        sums: dict[tuple[str, str], list[Decimal]] = defaultdict(list)
+        sums: dict[tuple[str, str, str], list[Decimal]] = defaultdict(list)
         for row, pairs in tagged:
-            for pair in pairs:
-                sums[pair].append(row["effective_cost"])
-        totals = {pair: add(costs) for pair, costs in sums.items()}
-        key, value = min(totals, key=lambda pair: (-totals[pair], pair))
-        yield from (((kind, ((f"tag.{key}", value),), ""), row) for row, pairs in tagged if (key, value) in pairs)
-        tagged = [(row, pairs) for row, pairs in tagged if (key, value) not in pairs]
+            for key, value in pairs:
+                sums[key, value, row["sub_account_id"]].append(row["effective_cost"])
+        totals = {tag: add(costs) for tag, costs in sums.items()}
+        key, value, account = min(totals, key=lambda tag: (-totals[tag], tag))
+        place = ((f"tag.{key}", value), *((("account", account),) if account else ()))
+        inside = [(key, value) in pairs and row["sub_account_id"] == account for row, pairs in tagged]
+        yield from (((kind, place, ""), row) for (row, _), is_inside in zip(tagged, inside, strict=True) if is_inside)
+        tagged = [one for one, is_inside in zip(tagged, inside, strict=True) if not is_inside]
     yield from ((_place(row), row) for row, _ in tagged)
 
 
@@ -220,7 +222,9 @@ def _place(row: Row) -> Key:
 
 def _group(key: Key, members: Sequence[Row], settings: Settings) -> Group:
     kind, pairs, called = key
-    selector = dict(pairs)
+    selector: dict[str, Any] = dict(pairs)
+    if kind == "accelerator" and all(types := sorted({row["instance_type"] for row in members})):
+        selector["instance_type"] = types  # a pool of the service or tag would have its disks and other machines too
     is_accelerated = (
         any(_is_accelerated(row) and row["effective_cost"] > 0 for row in members if row["kind"] in (*MACHINES, "job", "endpoint"))
         or kind == "excluded"
@@ -238,12 +242,13 @@ def _group(key: Key, members: Sequence[Row], settings: Settings) -> Group:
     )
 
 
-def _words(kind: str, selector: Mapping[str, str], called: str, members: Sequence[Row]) -> str:
+def _words(kind: str, selector: Mapping[str, Any], called: str, members: Sequence[Row]) -> str:
     """ "node group gpu-spot", "team=vision", "Amazon SageMaker in account 1111", "NAT gateways of Amazon EC2 in account 1111"."""
     (first, value), *_ = selector.items()
     if first.startswith("tag."):
         word = next((word for needles, word in GROUP_WORDS if any(needle in first.lower() for needle in needles)), None)
-        return f"{word} {value}" if word else f"{first.removeprefix('tag.')}={value}"
+        words = f"{word} {value}" if word else f"{first.removeprefix('tag.')}={value}"
+        return _with_place(kind, words, selector, members)
     if "service" not in selector:
         return f"{first} {value}"
     names = {
@@ -251,10 +256,12 @@ def _words(kind: str, selector: Mapping[str, str], called: str, members: Sequenc
         "accelerator": f"accelerators of {value}",
         "excluded": f"excluded accelerators of {value}",
     }
-    words = (f"{called} of {value}" if called else names.get(kind, value)) + (
-        f" in account {selector['account']}" if "account" in selector else ""
-    )
-    return words + (f" ({types})" if kind == "accelerator" and (types := _dearest_types(members)) else "")
+    return _with_place(kind, f"{called} of {value}" if called else names.get(kind, value), selector, members)
+
+
+def _with_place(kind: str, words: str, selector: Mapping[str, Any], members: Sequence[Row]) -> str:
+    account = f" in account {selector['account']}" if "account" in selector else ""
+    return words + account + (f" ({types})" if kind == "accelerator" and (types := _dearest_types(members)) else "")
 
 
 def _dearest_types(members: Sequence[Row]) -> str:
@@ -265,12 +272,9 @@ def _dearest_types(members: Sequence[Row]) -> str:
     return ", ".join(ranked[:TYPES_NAMED]) + (", …" if len(ranked) > TYPES_NAMED else "")
 
 
-def _advice(kind: str, selector: Mapping[str, str], rows: Sequence[Row], settings: Settings) -> str:
+def _advice(kind: str, selector: Mapping[str, Any], rows: Sequence[Row], settings: Settings) -> str:
     """Return the one action to take, decided by the most expensive line of the group."""
     row = max(rows, key=lambda r: r["effective_cost"])
     if row["reason"] == "unknown_run":
         return "its tag names a run that no tracking server has: add the server that has it"
-    types = sorted({r["instance_type"] for r in rows})
-    if kind == "accelerator" and "service" in selector and all(types):
-        return remedy(kind, {**selector, "instance_type": types}, settings)  # a pool of the service would have its disks and gateways too
     return remedy(kind, selector, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from datetime import datetime
@@ -47,7 +48,7 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
             published=_published(settings, outcome),
             sources=_sources(reader, settings),
             report=_shown(settings.home / "reports" / f"{periods[0]}.html") if periods else None,
-            next_commands=_next(settings),
+            next_commands=next_commands(settings),
             exit_code=outcome.exit_code,
             problems=tuple(outcome.problems),
             notes=tuple(outcome.notes),
@@ -57,12 +58,22 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
     return "".join(f"{line}\n" for line in summary_lines(figures, night))
 
 
-def _next(settings: Settings) -> tuple[str, ...]:
+def next_commands(settings: Settings) -> tuple[str, ...]:
     """Return the next commands, ready to paste."""
-    command = "runspend" if shutil.which("runspend") else str(_shown(Path(sys.argv[0]).absolute()))
     here = settings.path is not None and find_settings() == settings.path
-    option = "" if here or settings.path is None else f" --config {_shown(settings.path)}"
+    option = "" if here or settings.path is None else f" --config {shlex.quote(str(_shown(settings.path)))}"
+    command = _command()
     return f"{command} costs --by experiment{option}", f"{command} sql --tables"
+
+
+def _command() -> str:
+    """Return how this program was started, as a shell takes it."""
+    if shutil.which("runspend"):
+        return "runspend"
+    program = Path(sys.argv[0]).absolute()
+    if program.name == "__main__.py":  # python -m
+        return f"{shlex.quote(sys.executable)} -m runspend.interfaces.cli"
+    return shlex.quote(str(_shown(program)))
 
 
 def _built(labels: list[str]) -> tuple[str, ...]:

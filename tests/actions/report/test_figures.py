@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runspend.actions.report import plan_report, write_report
-from runspend.actions.report.figures import MEASURES, ReportFigures
+from runspend.actions.report.figures import MEASURES, ReportFigures, Resource
 from runspend.actions.report.night_summary import Night, render_summary, summary_lines
 from runspend.actions.report.plan import SQL, budget_dates, run_url
 from runspend.config.settings import Settings
@@ -360,3 +360,26 @@ def test_the_parquet_warehouse_gives_the_same_figures(tmp_path: Path) -> None:
         figures = plan_report(reader, "2026-11", settings=SETTINGS, now=NOW)
     assert figures.currencies == plan(world).currencies
     assert figures.artifacts == plan(world).artifacts
+
+
+@pytest.mark.parametrize(
+    ("name", "service", "instance_type", "reason", "words"),
+    [
+        ("i-1", "Amazon EC2", "p4d.24xlarge", "no_run", "runspend.resources"),
+        ("i-1", "Amazon EC2", "p4d.24xlarge", "unknown_run", "fix its tag"),
+        ("fn-1", "Azure Functions compute", None, "not_timed", "`shared.lines`"),
+        ("fleet", "Amazon EC2", "m5.large", "not_timed", "no times to split by"),
+        ("acme-ml-artifacts", "Amazon Simple Storage Service", None, "not_timed", "`stores`"),
+        ("arn:aws:sagemaker:eu-west-1:1:endpoint/chat", "Amazon SageMaker", "ml.g5.xlarge", "no_run", "serves models"),
+        ("arn:aws:sagemaker:eu-west-1:1:training-job/t-1", "Amazon SageMaker", "ml.g5.xlarge", "no_run", "state their job"),
+        ("", "Amazon Bedrock", None, "not_timed", "identify its callers"),
+        ("vol-1", "Amazon EC2", None, "no_run", "attach it"),
+        ("arn:aws:eks:eu-west-1:1:cluster/ml", "Amazon Elastic Kubernetes Service", None, "no_run", "`shared.lines`"),
+    ],
+)
+def test_what_to_do_about_a_resource_depends_on_its_kind(
+    name: str, service: str, instance_type: str | None, reason: str, words: str
+) -> None:
+    """A bucket needs no tag of a run, and the calls of a model no machine."""
+    cost = Resource(name, service, instance_type, Decimal(1), None, None, None, None, None, reason)
+    assert words in cost.remedy

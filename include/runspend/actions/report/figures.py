@@ -6,15 +6,18 @@ SQL that finds figures and formatting (rounding, words, colors) do not belong he
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
 from runspend.allocation.diagnostics import Coverage
+from runspend.allocation.remedies import SHORT
 from runspend.allocation.storage_prices import BilledRate
 from runspend.allocation.without_run import Group
 from runspend.core.amounts import add
+from runspend.core.service_kinds import RESOURCE_TYPES, kind_of
 from runspend.schema.rows import first_day, month_after
 
 MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
@@ -128,6 +131,19 @@ class Resource:
     has_allocated_cost: bool = False
 
     @property
+    def remedy(self) -> str:
+        """What to do about its cost without a run."""
+        if self.reason == "unknown_run":
+            return "fix its tag: no tracking server has that run"
+        found = re.search(rf"(?i){RESOURCE_TYPES}", self.name)
+        kind = kind_of(self.service or "", "", found[0] if found else "", "", is_machine=bool(self.instance_type))
+        if kind in SHORT:
+            return SHORT[kind]
+        if self.reason == "not_timed":
+            return "its charges have no times to split by"
+        return "tag it with mlflow_run_id, or let runs name it in runspend.resources"
+
+    @property
     def suggestion(self) -> str | None:
         """What to do about its idle time; None if its use is unknown."""
         if not self.billed_seconds or self.used_seconds is None:
@@ -226,7 +242,7 @@ class Outlook:
 
 @dataclass(frozen=True)
 class CurrencyFigures:
-    """All money of the month in one currency. Currencies are never added: dated rates converted `converted_from` into this one."""
+    """All money of the month in one currency. Amounts of several currencies are never added. `converted_from`: the currencies that were converted to this one, by the rate of each day."""
 
     currency: str
     converted_from: tuple[str, ...]
