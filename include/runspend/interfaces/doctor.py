@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,7 @@ from runspend.core.amounts import money
 from runspend.core.errors import RunspendError
 from runspend.core.text import clean
 from runspend.interfaces.identified_runs import read_groups, say_who_is_identified
+from runspend.schema.rows import midnight
 from runspend.warehouse.bigquery.dry_run import size_words
 from runspend.warehouse.factory import open_warehouse
 
@@ -410,8 +411,8 @@ def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now:
     over = now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0)
     for machine in (m for m in machines if m.is_measured):
         name, idle = machine.resource_id, f"`idle_watts`, {machine.power.idle_watts if machine.power else None} W"
-        first = max(_midnight(machine.from_), over - MEASURED_DAYS)
-        until = over if machine.to is None else min(over, _midnight(machine.to) + timedelta(days=1))
+        first = max(midnight(machine.from_), over - MEASURED_DAYS)
+        until = over if machine.to is None else min(over, midnight(machine.to) + timedelta(days=1))
         hours = (until - first) // timedelta(hours=1)
         measured = [found for hour, found in (drawn or {}).get(name, {}).items() if first <= hour < until]
         if hours <= 0:
@@ -429,13 +430,9 @@ def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now:
             watts = sum(milliwatts * milliseconds for milliwatts, milliseconds in measured) / held / 1000
             yield (
                 "ok",
-                f"{name}: {len(measured):,} of its last {_count(hours, 'hour')} measured ({held / 3_600_000:,.1f} h), {watts:,.1f} W on average; "
-                f"the other {_count(hours - len(measured), 'hour')}, and unmeasured time, at {idle}",
+                f"{name}: its power was measured in {len(measured):,} of its last {_count(hours, 'hour')} ({held / 3_600_000:,.1f} h), {watts:,.1f} W on average. "
+                f"Time without a measurement has {idle}",
             )
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
 
 
 def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Iterator[tuple[Level, str]]:
@@ -551,7 +548,7 @@ def check_mail(settings: Settings) -> Iterator[Finding]:
             "mail",
             mail.backend,
             "WARN",
-            "`mail.operators` is empty: nobody gets a mail about a refused bill or a failed check. Add an address.",
+            "`mail.operators` is empty: no one gets a mail about a refused bill or a failed check. Add an address.",
         )
     if mail.heartbeat is not None:
         yield Finding("mail", "heartbeat", "ok", "called after each successful pipeline run; not called now")

@@ -212,7 +212,7 @@ def _mail(
             continue
         mail_id = issued.name if document.number is not None else f"{issued.name}.{issued.digest[:12]}"
         files = _attachments(paths)
-        subject, blocks = _compose(document, issued, paths, [file.name for file in files])
+        subject, blocks = _compose(document, paths, [file.name for file in files])
         written[issued.name] = (write_statement_mail(settings.mail, records, mail_id, recipients, subject, blocks, files, now), recipients)
         crash_point("statement.mail_written")
     note_undelivered(outcome, alert.send(settings, records, now))
@@ -245,7 +245,7 @@ def _attachments(paths: Sequence[Path]) -> list[Attachment]:
     ]
 
 
-def _compose(document: Document, issued: Issued, paths: Sequence[Path], attached: Sequence[str]) -> tuple[str, list[Block]]:
+def _compose(document: Document, paths: Sequence[Path], attached: Sequence[str]) -> tuple[str, list[Block]]:
     """Return subject and content of a statement's mail."""
     from runspend.actions import statement as statements
     from runspend.actions.alert.render import Card, Facts, MailTable, Paragraph

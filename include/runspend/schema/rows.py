@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from runspend.schema.tables import TABLES
@@ -12,12 +12,17 @@ from runspend.schema.tables import TABLES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["arrow_rows", "by_month", "first_day", "make_load_id", "month_after"]
+__all__ = ["arrow_rows", "by_month", "first_day", "make_load_id", "midnight", "month_after"]
 
 
 def first_day(period: str) -> date:
     """Return the first day of "YYYY-MM"."""
     return date.fromisoformat(f"{period}-01")
+
+
+def midnight(day: date) -> datetime:
+    """Return the instant at which a UTC date begins."""
+    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
 
 
 def month_after(first: date, months: int) -> date:

@@ -20,11 +20,12 @@ from typing import Any
 
 from runspend.actions.alert.anomalies import Anomaly, find_anomalies
 from runspend.actions.alert.forecast import Forecast, Seen, forecast_total
-from runspend.actions.alert.periods import BudgetPeriod, midnight
+from runspend.actions.alert.periods import BudgetPeriod
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Budget
 from runspend.core.amounts import EXACT, add, plain
 from runspend.core.errors import ConfigError
+from runspend.schema.rows import midnight
 
 _THRESHOLD = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", re.ASCII)
 
@@ -226,7 +227,7 @@ def judge_budget(
     spent, crossed = _cross(by_day, thresholds)
     forecast = None
     if covered is not None and now is not None and now.date() < period.end:
-        forecast = _forecast(budget, currency, period, series, covered, now)
+        forecast = _forecast(currency, period, series, covered, now)
     return Status(
         budget, currency, version, period, thresholds, spent, crossed,
         estimated=add(estimates.values()), forecast=forecast, foreseen=_foresee(budget, currency, spent, forecast), by_day=by_day,
@@ -260,7 +261,7 @@ def _cross(by_day: Mapping[date, Decimal], thresholds: tuple[Threshold, ...]) ->
     return spent, tuple(Crossing(t, crossed_on[t]) for t in thresholds if t in crossed_on)
 
 
-def _forecast(budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date, now: datetime) -> Forecast | None:
+def _forecast(currency: str, period: BudgetPeriod, series: Series, covered: date, now: datetime) -> Forecast | None:
     """Forecast the bill, even if the budget is judged on estimates too. Estimates only show how much unbilled days may cost."""
     begin = max(covered, period.start)
     days = {day: cost for (day, code), cost in series.billed.items() if code == currency}

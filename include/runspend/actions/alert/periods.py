@@ -12,6 +12,7 @@ from datetime import date, datetime, timedelta, timezone
 from types import MappingProxyType
 
 from runspend.config.budgets import Every
+from runspend.schema.rows import midnight, month_after
 
 EVERY: tuple[Every, ...] = ("day", "week", "month", "quarter", "year")
 # Bills are days late, and restated once more when a month is invoiced. A period that just ended is judged this much longer.
@@ -46,11 +47,6 @@ class BudgetPeriod:
         return midnight(self.start) + min(QUIET_AT_MOST, (self.end - self.start) / 4)
 
 
-def midnight(day: date) -> datetime:
-    """Return the instant at which a UTC date begins."""
-    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
-
-
 def current_period(every: Every, day: date) -> BudgetPeriod:
     """Return the period that contains a UTC date."""
     if every == "day":
@@ -61,10 +57,10 @@ def current_period(every: Every, day: date) -> BudgetPeriod:
         return BudgetPeriod(start, start + timedelta(days=7), f"{year}-W{week:02d}")
     if every == "month":
         start = day.replace(day=1)
-        return BudgetPeriod(start, _add_months(start, 1), f"{start:%Y-%m}")
+        return BudgetPeriod(start, month_after(start, 1), f"{start:%Y-%m}")
     if every == "quarter":
         start = date(day.year, 3 * ((day.month - 1) // 3) + 1, 1)
-        return BudgetPeriod(start, _add_months(start, 3), f"{day.year}-Q{(start.month + 2) // 3}")
+        return BudgetPeriod(start, month_after(start, 3), f"{day.year}-Q{(start.month + 2) // 3}")
     return BudgetPeriod(date(day.year, 1, 1), date(day.year + 1, 1, 1), f"{day.year}")
 
 
@@ -123,7 +119,7 @@ def same_days_before(period: BudgetPeriod, until: date) -> tuple[date, date]:
     before = current_period(_every(period), period.start - timedelta(days=1))
     if before.start.day == 1 and period.start.day == 1 and "W" not in period.name:
         months = (until.year - period.start.year) * 12 + until.month - period.start.month
-        month = _add_months(before.start, months)
+        month = month_after(before.start, months)
         end = month + timedelta(days=min(until.day - 1, calendar.monthrange(month.year, month.month)[1]))
     else:
         end = before.start + (until - period.start)
@@ -137,8 +133,3 @@ def _every(period: BudgetPeriod) -> Every:
     if days == 7:
         return "week"
     return "month" if days < 32 else "quarter" if days < 93 else "year"
-
-
-def _add_months(first: date, months: int) -> date:
-    index = first.year * 12 + first.month - 1 + months
-    return date(index // 12, index % 12 + 1, 1)

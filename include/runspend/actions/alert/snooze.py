@@ -12,8 +12,8 @@ from datetime import date, datetime
 from typing import Literal
 
 from runspend.actions.alert.outbox import RecordStore
-from runspend.actions.alert.periods import midnight
 from runspend.core.errors import UsageError
+from runspend.schema.rows import midnight
 
 QuietKind = Literal["acknowledged", "snoozed", "awake"]
 RECORDS = "quiet"

@@ -16,8 +16,9 @@ from typing import Any
 
 from runspend.actions.alert.judge import budget_version, rules_of, series_version, with_rules
 from runspend.actions.alert.outbox import RecordStore
-from runspend.actions.alert.periods import BudgetPeriod, midnight, period_named, periods_to_judge
+from runspend.actions.alert.periods import BudgetPeriod, period_named, periods_to_judge
 from runspend.config.settings import Budget
+from runspend.schema.rows import midnight
 
 # After a period's end. Bills are closed long before. Later changes are bookkeeping and need no mail.
 CORRECTED = timedelta(days=400)

@@ -1,4 +1,4 @@
-"""The figures of a view, from the daily costs: its parts, its groups with their course in time, and its most expensive runs.
+"""The figures of a view, from the daily costs: its parts, its groups over time, and its most expensive runs.
 
 Every amount is an exact decimal of one currency. How they look does not belong here.
 """
@@ -245,7 +245,7 @@ def read_figures(reader: Reader, settings: Settings, view: View, newest: date, *
     if (runs := _read_runs(reader, view)) is not None:
         with keep({"kept_runs": runs}) as kept:
             counts = _run_counts(kept, view) if _are_of_runs(view) else None
-            runs_found, run_count, failed_count, has_long = _runs(kept, reader, view, hides_people=hides_people)
+            runs_found, run_count, failed_count, has_long = _runs(kept, reader, hides_people=hides_people)
     groups = []
     is_restricted = settings.viewer is not None and settings.viewer.teams is not None
     for row in left:
@@ -614,7 +614,7 @@ def _run_counts(kept: KeptRows, view: View) -> dict[tuple[Any, ...], RunCounts]:
     }
 
 
-def _runs(kept: KeptRows, reader: Reader, view: View, *, hides_people: bool) -> tuple[tuple[Run, ...], int, int, bool]:
+def _runs(kept: KeptRows, reader: Reader, *, hides_people: bool) -> tuple[tuple[Run, ...], int, int, bool]:
     """Return the most expensive runs, how many runs there are, how many of them failed, and whether any has charges longer than a day."""
     rows = kept.query(
         f"""

@@ -214,7 +214,7 @@ def bullet(spent: Decimal, amount: Decimal, low: Decimal | None = None, high: De
     return svg(200, 24, f"{percent(percent_used(spent, amount)) if amount else '–'} of the budget", body, "bullet")
 
 
-def heat_map(machines: Sequence[tuple[str, Sequence[IdleDay]]], first: date, length: int, width: int, css: str, label: str) -> Markup:
+def heat_map(machines: Sequence[tuple[str, Sequence[IdleDay]]], length: int, width: int, css: str, label: str) -> Markup:
     """Draw machines × days. The stronger the color, the more idle money on that day. Outlined days were billed and wholly used."""
     left = 168.0 if width > 600 else 112.0
     fits = int((left - 10) / 6.9)

@@ -316,7 +316,7 @@ class CurrencyView:
         if not machines:
             return Markup()
         label = "Idle cost by machine and day; the table has the numbers"
-        return self.both(lambda width, css: charts.heat_map(machines, figures.first, self.length, width, css, label))
+        return self.both(lambda width, css: charts.heat_map(machines, self.length, width, css, label))
 
     def sure_chart(self) -> Markup:
         """Draw allocated cost by confidence."""

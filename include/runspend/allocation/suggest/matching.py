@@ -103,7 +103,7 @@ class _Matcher:
             found.append(best)
             self._take(best)
         for group in self._steady({(match.group.source, match.group.account) for match in found}):
-            if (match := self._by_elimination(group, found)) is not None:
+            if (match := self._by_elimination(group)) is not None:
                 found.append(match)
                 self._take(match)
         return tuple(found)
@@ -302,7 +302,7 @@ class _Matcher:
 
     # --- by elimination -------------------------------------------------------------------------------------------------------
 
-    def _by_elimination(self, group: Group, found: Sequence[Match]) -> Match | None:
+    def _by_elimination(self, group: Group) -> Match | None:
         """Match otherwise unexplained runs with always-on accelerators; only runs that ask for GPUs, if any do."""
         is_daily = self._is_daily(group)
         billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)

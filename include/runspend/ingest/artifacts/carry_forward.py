@@ -6,10 +6,10 @@ Figures are valid until the next measurement, even across months. The new measur
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from runspend.schema.rows import month_after
+from runspend.schema.rows import midnight, month_after
 from runspend.schema.tables import ARTIFACT_BYTES
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def roll_forward(con: duckdb.DuckDBPyConnection, now: datetime, previous: Callab
     tables = {}
     if found is not None:
         for start in (month_after(month, -n) for n in range(back, 0, -1)):
-            end = _instant(month_after(start, 1))
+            end = midnight(month_after(start, 1))
             closed = select_bytes(
                 con,
                 f"select * replace (coalesce(valid_to, $end) as valid_to) from prior order by {', '.join(ARTIFACT_BYTES.sort)}",
@@ -64,7 +64,3 @@ def select_bytes(con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str,
     """Return the rows of a query, in the columns of `artifact_bytes`."""
     rows: Any = con.sql(sql, params=parameters).to_arrow_table()
     return rows.cast(ARTIFACT_BYTES.arrow_schema())
-
-
-def _instant(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)

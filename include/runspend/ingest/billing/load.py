@@ -8,7 +8,7 @@ the handling of a file in `delivered_files.py`, formats in their modules, the ru
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -254,11 +254,11 @@ def _load_files(context: LoadContext, folder: FileSource, found: Sequence[Delive
         named = {f.index: p for f in files if (p := period_of_name(f.name))}
         warnings, census = _settle(context, staged, files, named)
         load.extra["warnings"] = warnings
-        spoiled = _spoiled_periods(context, bad, {p.period for p in census})
+        spoiled = _spoiled_periods(context, bad)
         load.periods += [refuse_period(context, period, error) for period, error in sorted(spoiled.items())]
         touched |= {p.period for p in census} | {p for f in files if f.staged and not f.staged.rows and (p := named.get(f.index))}
         for period in sorted(touched - set(spoiled)):
-            outcome = _load_period(context, staged, period, files, known, census)
+            outcome = _load_period(context, staged, period, files, census)
             load.periods += [outcome] if outcome else []
         for period in sorted({p for ps in known.values() for p in ps} - touched - set(spoiled)):
             load.periods.append(leave_unchanged(context, period, fed_again(context, period, files)))
@@ -274,7 +274,6 @@ def _load_period(
     staged: Staged,
     period: str,
     files: Sequence[ArrivedFile],
-    known: dict[int, set[str]],
     census: Sequence[FedPeriod],
 ) -> PeriodLoad | None:
     feeding = sorted({p.file_index for p in census if p.period == period})
@@ -357,7 +356,7 @@ def _stale_periods(context: LoadContext, files: Sequence[ArrivedFile], known: di
     return stale
 
 
-def _spoiled_periods(context: LoadContext, bad: dict[str, SourceRefused], census_periods: Iterable[str]) -> dict[str, SourceRefused]:
+def _spoiled_periods(context: LoadContext, bad: dict[str, SourceRefused]) -> dict[str, SourceRefused]:
     """Return the periods a bad file would have fed, by its path or by what it fed before. Without either, its error is raised."""
     spoiled: dict[str, SourceRefused] = {}
     for name, error in bad.items():

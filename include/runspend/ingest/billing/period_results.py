@@ -79,7 +79,7 @@ def build_period(
     quarantine = counts.read_quarantine(staged, period, chosen)
     shown = sorted({f.staged.focus_version for f in files if f.staged and f.index in chosen})
     facts = VersionFacts(version, fed, delivered_at, totals, len(quarantine), ", ".join(shown), context.now, context.load_id)
-    if why := versions.refusal(context.source, history, version, delivered_at, totals, context.accept):
+    if why := versions.refusal(context.source, history, delivered_at, totals, context.accept):
         return record_refusal(context, period, facts, why)
     context.progress(f"{context.source.name}: writing {period}, {sum(t.row_count for t in totals):,} rows")
     path = context.workdir / f"billing_lines-{period}.parquet"

@@ -88,16 +88,14 @@ class FedPeriod:
     rows: int
     quarantined: int
     billed: Decimal
-    first_day: date
-    last_day: date
 
 
 def read_census(staged: Staged) -> list[FedPeriod]:
-    """Return which files feed which periods of which accounts, with their charge days and amounts."""
+    """Return which files feed which periods of which accounts, with their amounts."""
     rows = staged.con.execute(
         "select file_index, strftime(billing_period, '%Y-%m'), coalesce(billing_account_id, ''), coalesce(billing_currency, ''), "
-        "count(*) filter (reject_reason is null), count(*) filter (reject_reason is not null), coalesce(sum(billed_cost) filter (reject_reason is null), 0)::decimal(38, 22), "
-        "day_of(min(charge_period_start)), day_of(max(charge_period_start)) from staged where billing_period is not null group by all order by all"
+        "count(*) filter (reject_reason is null), count(*) filter (reject_reason is not null), coalesce(sum(billed_cost) filter (reject_reason is null), 0)::decimal(38, 22) "
+        "from staged where billing_period is not null group by all order by all"
     ).fetchall()
     return [FedPeriod(*row) for row in rows]
 

@@ -95,7 +95,7 @@ def version_of(digests: Iterable[str], settings: str) -> str:
 
 
 def refusal(
-    source: BillSource, history: LoadHistory, version: str, delivered_at: datetime, totals: Sequence[Totals], accept: Collection[str]
+    source: BillSource, history: LoadHistory, delivered_at: datetime, totals: Sequence[Totals], accept: Collection[str]
 ) -> str | None:
     """Return why a version must not replace the one in place, or None if it may. `accept` names refusals that a person accepted."""
     key = f"{source.name}:{history.period}"

@@ -78,7 +78,7 @@ class Links:
 
         with ExitStack() as stack:
             if reads_uses or "run_metrics" in kinds:
-                self._find_asked(reader, previous, outdated)
+                self._find_asked(previous, outdated)
             if reads_uses:
                 attempt("model_uses", lambda: self._read_uses(reader, months, previous, stack))
             if "model_uses" in found.unknown:
@@ -90,7 +90,7 @@ class Links:
         found.tables["tracking_reads", "all"] = self._write_reads(found.unknown)
         return found
 
-    def _find_asked(self, reader: raw.LinkReader, previous: Callable[[str, str], pa.Table | None], outdated: Collection[str]) -> None:
+    def _find_asked(self, previous: Callable[[str, str], pa.Table | None], outdated: Collection[str]) -> None:
         """Fill `asked_runs`: runs that are new, or whose end was missing or different when they were last requested."""
         con = self._rows.connection
         con.execute("create or replace table known_runs (run_id varchar)")

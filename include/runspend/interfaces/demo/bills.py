@@ -52,6 +52,8 @@ SAVINGS_PLAN = {
     "CommitmentDiscountName": "shop-databases", "CommitmentDiscountType": "Database Savings Plan", "CommitmentDiscountUnit": "USD",
 }  # fmt: skip
 RESERVATION = "arn:aws:ec2:eu-west-1:999988887777:capacity-reservation/cr-0a1b2c3d4e5f60718"
+# The vendor provides its marketplace product, and the cloud hosts and bills it.
+SOLD_BY_FINDWELL = {"PublisherName": "Findwell", "ServiceProviderName": "Findwell"}
 WEB_SERVER = "arn:aws:ec2:eu-west-1:999988887777:instance/i-0d3m0web5e4fe4000"
 # Commitment programs that could cover a charge, for every charge of the category.
 PROGRAMS = {
@@ -172,7 +174,7 @@ def _shop_lines() -> Iterator[dict[str, Any]]:
                 sku="findwell-search",
                 quantity=hours,
                 unit="Hours",
-                more=_sold_by("Findwell")
+                more=SOLD_BY_FINDWELL
                 | {
                     "BilledCost": Decimal(0),
                     "EffectiveCost": used,
@@ -198,7 +200,7 @@ def _shop_lines() -> Iterator[dict[str, Any]]:
             frequency="One-Time",
             quantity=CREDITS,
             unit="Credits",
-            more=_sold_by("Findwell")
+            more=SOLD_BY_FINDWELL
             | {
                 "EffectiveCost": Decimal(0),
                 "PricingCurrency": "EUR",
@@ -288,11 +290,6 @@ def _web_server_lines(begin: datetime, end: datetime) -> Iterator[dict[str, Any]
                     | ({} if status == "Used" else {"ConsumedQuantity": "", "ConsumedUnit": ""}),
                 ),
             )
-
-
-def _sold_by(vendor: str) -> dict[str, str]:
-    """Return the seller of a marketplace product: the vendor provides it, and the cloud hosts and bills it."""
-    return {"PublisherName": vendor, "ServiceProviderName": vendor}
 
 
 def _billed_hours(spans: list[tuple[datetime, datetime]]) -> Iterator[tuple[datetime, Decimal]]:

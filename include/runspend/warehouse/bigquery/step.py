@@ -131,7 +131,7 @@ class BigQueryStep:
         part = self._make_part(f"select {', '.join(columns)} from {quoted(self._places.table(table))} where {where}", given, unit.table)
         if target != unit:
             self.drop(*unit)
-        return self._accept_parts(target, [part], None, extra)
+        return self._accept_part(target, part, None, extra)
 
     def _rename_here(self, unit: Unit, target: Unit, names: Mapping[str, tuple[str, str]], extra: Mapping[str, Any]) -> UnitState:
         """Rename rows from outside locally, where their digest was computed: the next load of them must find the same digest."""
@@ -162,7 +162,7 @@ class BigQueryStep:
             unit = checked_unit(model.target, *model.into)
             part = self._make_part(text, given, unit.table, model.name)
             before = self._staged.get(unit) if model.fills is not None else None
-            self._accept_parts(unit, [part], before, {})
+            self._accept_part(unit, part, before, {})
 
     def cost_of(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
         """Yield the bytes that each model would read of the published tables, by free dry runs. Tables made by earlier models are empty."""
@@ -299,20 +299,17 @@ class BigQueryStep:
             )
         return StagedTable(name, tuple(types))
 
-    def _accept_parts(self, unit: Unit, parts: Sequence[StagedTable], before: StagedUnit | None, extra: Mapping[str, Any]) -> UnitState:
+    def _accept_part(self, unit: Unit, part: StagedTable, before: StagedUnit | None, extra: Mapping[str, Any]) -> UnitState:
         """Measure the rows that a query made, and stage them after those of another model in the same unit."""
         table = TABLES[unit.table]
         sums = Sums(0, (0,) * len(PIECES)) if before is None or before.sums is None else before.sums
-        for part in parts:
-            rows = f"({columns_of(table, part, self.build_id)})"
-            if table.period_column is not None:
-                self._refuse_strays(unit, rows)
-            [found] = self._jobs.ask(
-                Statement(sums_sql(table, rows)), dataset=self._scratch(), labels=self._labels(unit.period)
-            ).to_pylist()
-            sums += Sums(found["row_count"], tuple(found[f"piece_{n}"] or 0 for n in PIECES))
+        rows = f"({columns_of(table, part, self.build_id)})"
+        if table.period_column is not None:
+            self._refuse_strays(unit, rows)
+        [found] = self._jobs.ask(Statement(sums_sql(table, rows)), dataset=self._scratch(), labels=self._labels(unit.period)).to_pylist()
+        sums += Sums(found["row_count"], tuple(found[f"piece_{n}"] or 0 for n in PIECES))
         state = UnitState(sums.digest, sums.rows, self.build_id, dict(extra))
-        return self._accept(unit, StagedUnit((*(before.parts if before is not None else ()), *parts), state, sums))
+        return self._accept(unit, StagedUnit((*(before.parts if before is not None else ()), part), state, sums))
 
     def _refuse_strays(self, unit: Unit, rows: str) -> None:
         """Raise RunspendError for rows of another month: the next replace would lose them."""

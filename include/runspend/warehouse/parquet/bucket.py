@@ -41,7 +41,7 @@ import pyarrow.parquet as pq
 
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import ConfigError, RecordRefused, RunspendError, WarehouseDamaged
-from runspend.core.own_files import json_value, own_folder, refused
+from runspend.core.own_files import fsync_path, json_value, own_folder, refused
 from runspend.schema.renames import published_columns
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.storage.s3_warehouse import Bucket, NotAllowed
@@ -49,7 +49,7 @@ from runspend.warehouse.base import Unit, UnitState
 from runspend.warehouse.parquet.base import ALLOCATION, Pinned, StagedFiles
 from runspend.warehouse.parquet.engine import empty_engine, guarded_engine
 from runspend.warehouse.parquet.files import add_columns, as_own_file, with_columns
-from runspend.warehouse.parquet.journal import Folder, fsync_file, fsync_folder
+from runspend.warehouse.parquet.journal import Folder
 from runspend.warehouse.parquet.reader import ParquetReader, answer
 from runspend.warehouse.parquet.step import ParquetStep, begin
 from runspend.warehouse.parquet.units import (
@@ -350,13 +350,13 @@ class BucketWarehouse:
             if (unit := self._any_unit()) is None:
                 return _Head()
             if (found := self.bucket.get(HEAD)) is None:  # otherwise the first publish has just happened
-                raise WarehouseDamaged({HEAD: f"the object is gone, and {unit} is there; restore the version of it before"})
+                raise WarehouseDamaged({HEAD: f"the object is gone, and {unit} is there; restore its previous version"})
         try:
             value = json_value(found.body, where)
         except RecordRefused:
             value = None
         if not is_sealed(value) and (not isinstance(value, dict) or value.keys() != UNSEALED_HEAD):
-            raise WarehouseDamaged({HEAD: "the object is not what was written; restore the version of it before"})
+            raise WarehouseDamaged({HEAD: "the object is not what was written; restore its previous version"})
         if not value.keys() >= UNSEALED_HEAD:
             raise refused(where, "it is not the head of a warehouse")
         schema = check_schema(value["schema"], where)
@@ -521,7 +521,7 @@ class BucketWarehouse:
     def _keep(self, file: Path, sha256: str) -> None:
         """Link a finished file of a step or reader into the cache. It is never written to."""
         own_folder(self._files)
-        fsync_file(file)
+        fsync_path(file)
         scratch = self._files / f"{uuid.uuid4().hex}.tmp"
         _link(file, scratch)
         os.utime(scratch, ns=(time.time_ns(), time.time_ns() // NANO * NANO + MARK))
@@ -547,7 +547,7 @@ class BucketWarehouse:
         for path in self._files.glob("*"):
             if _OWN.fullmatch(path.name) and path.stem not in shas and time.time() - path.stat().st_mtime > DAY:
                 path.unlink(missing_ok=True)
-        fsync_folder(self._files)
+        fsync_path(self._files)
 
 
 def _hold(head: _Head, inputs: Mapping[Unit, str | None], left_out: Collection[Unit]) -> bool:

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runspend.core.errors import RunspendError
+from runspend.core.own_files import fsync_path
 from runspend.schema.renames import RENAMED_VALUES, VALUE_COLUMNS, former_name
 from runspend.schema.tables import Column, Table
 from runspend.warehouse.parquet.engine import ROW_GROUP, copy_parquet, file_list, quote
-from runspend.warehouse.parquet.journal import fsync_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -78,7 +78,7 @@ def add_columns(source: Path, target: Path, table: Table) -> None:
     with pq.ParquetFile(source) as old, pq.ParquetWriter(target, schema, compression="zstd") as new:
         for batch in old.iter_batches():
             new.write_table(with_columns(pa.Table.from_batches([batch]), table), row_group_size=ROW_GROUP)
-    fsync_file(target)
+    fsync_path(target)
 
 
 def as_own_file(file: Path, folder: Path, table: Table, present: Sequence[str]) -> Path:

@@ -23,25 +23,13 @@ from typing import Any
 
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import RecordRefused, RunspendError
-from runspend.core.own_files import Inside, own_folder, read_json, refused, write_whole
+from runspend.core.own_files import Inside, fsync_path, own_folder, read_json, refused, write_whole
 from runspend.warehouse.parquet.locks import Locks, SharedLock, open_lock
 from runspend.warehouse.parquet.units import is_staged_name
 
-__all__ = ["Folder", "Stage", "fsync_file", "fsync_folder", "read_json", "write_json"]
+__all__ = ["Folder", "Stage", "read_json", "write_json"]
 LOCK_NAME = "owner.lock"  # of a staging folder
 REFUSED_JOURNAL = "Find out who can write there, then move the journal out of the folder and run the pipeline: it builds again what a publish may have left undone."
-
-
-def fsync_file(path: Path) -> None:
-    """Make a finished file durable against power loss."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-fsync_folder = fsync_file  # syncs a folder's names, not its files
 
 
 def write_json(path: Path, value: object) -> None:
@@ -257,7 +245,7 @@ class Folder:
         for folder in sorted(folders):
             inside.settle(folder)  # a dropped unit may leave it empty
         self._journal.unlink()
-        fsync_folder(self.home)
+        fsync_path(self.home)
         crash_point("publish.after_journal_dropped")
 
     def _check(self, journal: Any) -> None:

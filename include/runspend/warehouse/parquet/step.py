@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runspend.core.errors import CheckFailed, RunspendError
+from runspend.core.own_files import fsync_path
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Model, Unit, UnitState
 from runspend.warehouse.dialect import duckdb_sql, table_names
@@ -37,7 +38,7 @@ from runspend.warehouse.parquet.engine import (
     used,
 )
 from runspend.warehouse.parquet.files import as_own_file, conform, difference, rename_rows
-from runspend.warehouse.parquet.journal import Stage, fsync_file
+from runspend.warehouse.parquet.journal import Stage
 from runspend.warehouse.parquet.shards import Kept, run_in_shards
 from runspend.warehouse.parquet.units import checked_unit, state_of
 from runspend.warehouse.sql_files import read_every_sql
@@ -307,7 +308,7 @@ class ParquetStep:
 
 def _join(parts: Sequence[Path], file: Path) -> Path:
     splice(parts, file)
-    fsync_file(file)
+    fsync_path(file)
     return file
 
 

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import ConfigError, WarehouseDamaged
+from runspend.core.own_files import fsync_path
 from runspend.schema.renames import FORMER, published_columns
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse.base import Unit, UnitState
 from runspend.warehouse.parquet.base import ALLOCATION, Pinned, StagedFiles
-from runspend.warehouse.parquet.journal import Folder, fsync_file, fsync_folder, write_json
+from runspend.warehouse.parquet.journal import Folder, write_json
 from runspend.warehouse.parquet.pins import link
 from runspend.warehouse.parquet.snapshots import Moment, moment_of
 from runspend.warehouse.parquet.units import SCHEMA_NAME, file_name, is_unit_name, state_name, state_of, unit_of_file, unit_of_text
@@ -326,10 +327,10 @@ class ParquetWarehouse:
         """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
         moves: list[tuple[Path, Path]] = []
         for unit, one in staged.items():
-            fsync_file(one.file)
+            fsync_path(one.file)
             state = _write_state(one.file, unit, one.record)
             moves += [(one.file, self.path(unit)), (state, self.state_path(unit))]
-        fsync_folder(stage)
+        fsync_path(stage)
         crash_point("publish.staged")
         with self.folder.exclusive():
             published = self.records(*{unit.table for unit in inputs}) if inputs else {}

@@ -1,6 +1,6 @@
 -- one row per run that ran, or may have run, between @window_start and @window_end, or during a job that extends beyond them.
 select
-  tracking_server, workspace, run_id, parent_run_id, start_time, end_time, last_sign_at, artifact_uri, experiment_id,
+  tracking_server, workspace, run_id, start_time, end_time, last_sign_at, artifact_uri,
   gpu_count, cpu_request, memory_request_gb, mean_use_percent, instance_type, num_nodes, job_key, principal_key, pool_key,
   sub_account_id as stated_account, region_id as stated_region, availability_zone as stated_zone, purchase_option as stated_option,
   -- Rules that hold on every bill: an end time in the future, or a run that was stopped in between.

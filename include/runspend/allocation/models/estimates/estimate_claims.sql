@@ -34,7 +34,7 @@ stated as (
   group by m.tracking_server, m.run_id
 )
 select
-  a.tracking_server, a.workspace, a.run_id, a.claim_run_id, a.start_time, a.end_time, a.last_sign_at, a.instance_type,
+  a.tracking_server, a.workspace, a.run_id, a.claim_run_id, a.start_time, a.instance_type,
   case when a.claim_run_id <> a.run_id and not s.is_inherited then 0 else greatest(coalesce(a.num_nodes, 1), 1) end as num_nodes,
   coalesce(s.resource_key, concat('type ', a.instance_type)) as priced_as,
   case

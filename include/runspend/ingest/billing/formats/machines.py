@@ -24,6 +24,7 @@ from runspend.ingest.billing.formats import focus
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.measured_power import Drawn
 from runspend.ingest.billing.staging import Staged, StagedFile, open_engine, sql_text
+from runspend.schema.rows import midnight
 
 if TYPE_CHECKING:
     import duckdb
@@ -177,7 +178,7 @@ def _paid_off(purchase: Purchase, since: date, start: datetime, end: datetime) -
     found = []
     for n in range(max(first, 0), min(first + 3, purchase.months)):
         paid_before, paid = (_units(Fraction(purchase.amount) * parts / purchase.months) for parts in (n, n + 1))
-        rent = Rent(_midnight(_add_months(since, n)), _midnight(_add_months(since, n + 1)), paid - paid_before)
+        rent = Rent(midnight(_add_months(since, n)), midnight(_add_months(since, n + 1)), paid - paid_before)
         if rent.start < end and rent.end > start:
             found.append(rent)
     return found
@@ -189,8 +190,8 @@ def _units(amount: Fraction) -> int:
 
 def _presence(machine: Machine, start: datetime, end: datetime, until: datetime) -> tuple[datetime, datetime] | None:
     """Return the start and end of a machine's time in a month, up to now; None if it has none."""
-    gone = end if machine.to is None or machine.to >= end.date() else _midnight(machine.to) + timedelta(days=1)
-    present = max(_midnight(machine.from_), start), min(gone, end, until)
+    gone = end if machine.to is None or machine.to >= end.date() else midnight(machine.to) + timedelta(days=1)
+    present = max(midnight(machine.from_), start), min(gone, end, until)
     return present if present[0] < present[1] else None
 
 
@@ -224,9 +225,9 @@ def _described(machine: Machine) -> list[Any]:
 def _months(first: date, until: datetime) -> Iterator[tuple[datetime, datetime]]:
     """Yield (start, end) of every calendar month that has begun, beginning with the month of the first day."""
     start = first.replace(day=1)
-    while _midnight(start) < until:
+    while midnight(start) < until:
         following = _add_months(start, 1)
-        yield _midnight(start), _midnight(following)
+        yield midnight(start), midnight(following)
         start = following
 
 
@@ -235,7 +236,3 @@ def _add_months(day: date, months: int) -> date:
     year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
     last = (date(year + (month + 1) // 12, (month + 1) % 12 + 1, 1) - timedelta(days=1)).day
     return date(year, month + 1, min(day.day, last))
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
