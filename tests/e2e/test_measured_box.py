@@ -119,7 +119,7 @@ def test_the_doctor_says_what_is_measured(box: Path) -> None:
     found = runspend(box, "doctor", "--config", "runspend.yaml", "--now", NIGHT)
     # (806 + 826 + 846 + 846 / 2) / 3.5
     assert (
-        "gpubox: 4 of its last 720 hours measured (3.5 h), 828.9 W on average; the other 716 hours, and unmeasured time, at `idle_watts`, 120 W"
+        "gpubox: its power was measured in 4 of its last 720 hours (3.5 h), 828.9 W on average. Time without a measurement has `idle_watts`, 120 W"
         in found
     )
 

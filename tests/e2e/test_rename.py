@@ -172,7 +172,7 @@ def test_names_that_do_not_fit_are_refused(config: Path) -> None:
         rename(settings, "lab", "zoo", now=NOW)
     renamed = name(config, "tracking", "lab", "zoo")
     for old, new, why in (
-        ("nobody", "zoo", "has no rows of it"),
+        ("nobody", "zoo", "has no rows of that name"),
         ("lab", "zebra", "'zebra': it is not configured. Known names are zoo, bill, other"),
         ("lab", "bill", "a tracking server, to 'bill', which is a bill"),
     ):

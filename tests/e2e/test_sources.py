@@ -74,7 +74,7 @@ def test_forget_removes_a_bill_that_is_no_longer_configured(config: Path) -> Non
     with warehouse.reader() as reader:
         assert set(reader.query("select distinct source from cost_daily")["source"].to_pylist()) == {"bill"}
     assert not [unit for unit in warehouse.states() if unit.writer == "other"]
-    with pytest.raises(ConfigError, match="has no rows of it"):
+    with pytest.raises(ConfigError, match="has no rows of that name"):
         pipeline.forget(settings, "other", now=NOW)
 
 

@@ -298,7 +298,7 @@ def test_the_machines_of_databricks_clusters_need_a_bill_of_their_own(tmp_path: 
                 }
             },
             "ok",
-            "box: 2 of its last 558 hours measured (1.5 h), 800.0 W on average; the other 556 hours, and unmeasured time, at `idle_watts`, 90 W",
+            "box: its power was measured in 2 of its last 558 hours (1.5 h), 800.0 W on average. Time without a measurement has `idle_watts`, 90 W",
         ),
     ],
     ids=["before the first night", "nothing", "before it was there", "measured"],

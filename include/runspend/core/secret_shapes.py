@@ -84,8 +84,8 @@ _SUSPECT = (
 
 
 _COMPILED = {pattern: (re.compile(pattern, re.ASCII), rf"\g<1>{HIDDEN}{end}", end) for pattern, end in _SHAPES}
-# Python tries a match from every position, RE2 from all at once. To read each part of a text only a few times, Python searches
-# only runs of characters that a match consists of, and only up to the last place where a match can end.
+# Python tries a match from every position again; RE2 reads a text once. To read each part of a text only a few times, Python searches
+# only stretches of characters that can be part of a match, and only up to the last place where a match can end.
 _RUNS = {"@": re.compile(r"[^\x00-\x20\"'<>]+"), "%40": re.compile(r"[^\x00-\x20&\"'<>/]+")}
 _RUN_OF_PARTS = re.compile(r"[A-Za-z0-9_-]{20,}")
 _LONG_PART = re.compile(r"[A-Za-z0-9]{16,}")

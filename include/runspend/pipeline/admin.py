@@ -28,7 +28,7 @@ def forget(settings: Settings, name: str, *, now: datetime) -> Outcome:
     dropped = [u for u in states if u.writer == writer and u.table != "builds"]
     if not dropped:
         raise ConfigError(
-            f"cannot forget {name!r}: the warehouse has no rows of it. Check the name with `runspend status --json`. Nothing was changed."
+            f"cannot forget {name!r}: the warehouse has no rows of that name. Check the name with `runspend status --json`. Nothing was changed."
         )
     fed = {u.period for u in states if u.table == "billing_lines" and u not in dropped}
     dropped += [u for u in states if u.table in ("cost_allocations", *LEDGER_SUMS, "period_states") and u.period not in fed]

@@ -133,7 +133,7 @@ class Damage:
         if not others:
             return []
         return [
-            f"{period} is closed, and {', '.join(others)} of it {'has' if len(others) == 1 else 'have'} other rows now: to replace what was damaged, "
+            f"{period} is closed, and the rows of {', '.join(others)} have changed: to replace what was damaged, "
             "the month was built from what is there today"
         ]
 

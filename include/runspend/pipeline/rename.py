@@ -77,7 +77,7 @@ def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: 
     if old in configured:
         raise ConfigError(f"cannot rename {old!r}: it is still configured. Write the new name into runspend.yaml first. {nothing}")
     if not tables:
-        raise ConfigError(f"cannot rename {old!r}: the warehouse has no rows of it. It may have been renamed already. {nothing}")
+        raise ConfigError(f"cannot rename {old!r}: the warehouse has no rows of that name. It may have been renamed already. {nothing}")
     if new not in configured:
         raise ConfigError(f"cannot rename to {new!r}: it is not configured. Known names are {', '.join(configured) or 'none'}. {nothing}")
     kind: Literal["bill", "tracking", "store"] = (

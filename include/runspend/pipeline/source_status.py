@@ -39,7 +39,7 @@ GATE_WAIT = 300.0  # seconds; far more than it takes to make a folder or to remo
 
 @dataclass
 class SourceReport:
-    """Writes the one row of a source in `sources`: always one, good or bad. `writer`: the name of its file, if not the source's name."""
+    """Writes exactly one row of a source to `sources`, whether the source succeeded or failed. `writer`: the name of its file, if not the source's name."""
 
     warehouse: Warehouse
     settings: Settings

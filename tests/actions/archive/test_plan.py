@@ -342,8 +342,8 @@ def test_who_shares_a_folder_keeps_it(tmp_path: Path) -> None:
     ]
     rows = planned(tmp_path, given_settings(tmp_path, {}), runs=runs, artifact_bytes=found, artifact_owners=owners)
     assert states(rows) == {
-        "a": "shares its folder with run twin", "outer": "run inner lies in its folder", "inner": "lies in the folder of run outer", "run1": "planned", "run10": "planned",
-        "own": "logged model m-1 lies in its folder",
+        "a": "shares its folder with run twin", "outer": "run inner is inside its folder", "inner": "is inside the folder of run outer", "run1": "planned", "run10": "planned",
+        "own": "logged model m-1 is inside its folder",
     }  # fmt: skip
 
 
@@ -384,8 +384,8 @@ def test_a_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path) -> None:
     orphan = {"owner_kind": "orphan", "tracking_server": None, "workspace": None, "experiment_id": None, "confirmed_at": NOW}
     for prefix, reason in (
         ("{}/a b", "shares its folder with run odd{}"),
-        ("{}/a b/c", "lies in the folder of run odd{}"),
-        ("{}", "run odd{} lies in its folder"),
+        ("{}/a b/c", "is inside the folder of run odd{}"),
+        ("{}", "run odd{} is inside its folder"),
     ):
         nobodys = [stored(f"orphan{n}", prefix=prefix.format(n), **orphan) for n in range(len(odd))]
         rows = planned(

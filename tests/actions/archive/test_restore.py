@@ -312,7 +312,7 @@ def test_what_a_killed_restore_left_is_swept(disk: Disk) -> None:
 
 
 def test_a_run_without_an_archive(disk: Disk) -> None:
-    with pytest.raises(UsageError, match="cannot restore nobody: there is no archive of it"):
+    with pytest.raises(UsageError, match="cannot restore nobody: it has no archive"):
         restore("nobody", disk.settings)
 
 

@@ -77,7 +77,7 @@ def write_report(judgements: Sequence[Judgement], *, seed: int, size: Size) -> s
 
 def _rules(judgements: Sequence[Judgement]) -> list[str]:
     lines = [
-        "All worlds together. Worlds without a goal are listed separately at the end. A false match is cost of a charge allocated to a run that did not use it. `worst run` is the largest difference for one run.\n",
+        "All worlds together. Worlds without a goal are listed separately at the end. A false match is cost allocated to a run that did not use the charged resource. `worst run` is the largest difference for one run.\n",
         "| rule | truth, USD | error | false matches | their cost, USD | over-claimed | worst run, USD |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -134,7 +134,7 @@ def test_a_file_that_is_not_an_mlflow_database_is_refused(world: World) -> None:
 
 def test_a_missing_database_is_unreachable_and_is_not_created(tmp_path: Path) -> None:
     world = World(tmp_path)
-    with pytest.raises(SourceUnreachable, match="there is no file"):
+    with pytest.raises(SourceUnreachable, match="does not exist"):
         world.night(server={"uri": f"sqlite:///{tmp_path / 'nowhere.db'}"})
     assert not (tmp_path / "nowhere.db").exists()
 
@@ -233,7 +233,7 @@ def test_a_probe_lists_what_is_there(world: World, tmp_path: Path) -> None:
     }
     gone = probe_server(TrackingServer(name="prod", uri=f"sqlite:///{tmp_path / 'no.db'}"), tmp_path)
     assert gone["database_ok"] is False
-    assert "there is no file" in gone["error"]
+    assert "does not exist" in gone["error"]
 
 
 def test_through_the_api_every_month_is_read_once_in_seven_days() -> None:

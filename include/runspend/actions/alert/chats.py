@@ -17,7 +17,7 @@ from runspend.config.mail import ChannelSettings
 
 # Slack: 150 characters in a header, 2,000 in a field, 3,000 in a section, 75 on a button, 3,000 in an address; 50 blocks.
 SLACK_HEADER, SLACK_FIELD, SLACK_LETTERS, SLACK_BUTTON = 150, 2_000, 2_900, 75
-MOST_BYTES = 20_000  # of details: a longer post is read by nobody
+MOST_BYTES = 20_000  # of details: no one reads a longer post
 TEAMS_BYTES = 27_000  # of the whole message; Teams takes 28 KB
 GOOGLE_BYTES = 31_000  # of the whole message; Google Chat takes 32,000 bytes
 # A connector of Teams answers 200 even if it could not deliver the message. The text tells.

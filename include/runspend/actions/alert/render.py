@@ -58,7 +58,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class MailTable:
-    """Rows under a title. `align` has one letter per column, l or r. `total` closes the table."""
+    """Rows under a title. `align` has one letter per column, l or r. `total` is the last row."""
 
     title: str
     heads: tuple[str, ...]

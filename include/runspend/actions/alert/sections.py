@@ -207,8 +207,8 @@ def what_you_can_do(status: Status, now: datetime, people: str = "show") -> Fact
 
 
 def filters_of(budget: Budget) -> dict[str, tuple[str, ...]] | None:
-    """Return the costs of a budget as values by dimension of `runspend costs`. None if it selects by a pattern, or by a key that has no
-    dimension.
+    """Return the filters of `runspend costs` that select the costs of a budget: values by dimension. None if it selects by a pattern, or by a
+    key that has no dimension.
     """
     found = {}
     for key, patterns in budget.for_.items():

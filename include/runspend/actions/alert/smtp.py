@@ -90,7 +90,7 @@ class FileBackend(AbstractContextManager["FileBackend"]):
         self.folder = folder
 
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
-        """Return accepted for all recipients once the file and its folder are on disk."""
+        """Return `accepted` for every recipient, once the file and its folder are on disk."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", mail.message_id.strip("<>").rpartition("@")[0])
         if len(name) > LONGEST_NAME:
             name = f"{name[: LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -44,7 +44,7 @@ class Failures:
     """What MLflow refused, by place: an experiment or a model, which is skipped after its first failure.
 
     `broken`: how many places failed with anything but a refused login. Each costs minutes if the server hangs. `left`: places where a write
-    failed, at once; `places` and `broken` follow in order.
+    failed, known at once; `places` and `broken` are counted later, in the order of the runs.
     """
 
     count: int = 0

@@ -18,7 +18,7 @@ from runspend.warehouse.base import Reader
 __all__ = ["Enclosing", "find_enclosing"]
 
 MOST = 20  # described owners; each costs a query
-_AROUND = re.compile(r"(?:^|; |\n)lies in the folder of (run|logged model|trace) ([^\s;]+)")
+_AROUND = re.compile(r"(?:^|; |\n)is inside the folder of (run|logged model|trace) ([^\s;]+)")
 _OF_RUN = "select tracking_server, run_name as name, experiment_name, artifact_uri as uri from runs where run_id = @id order by tracking_server limit 1"
 _OF_OTHER = (
     "select o.tracking_server, cast(null as string) as name, e.experiment_name, o.uri from artifact_owners o"

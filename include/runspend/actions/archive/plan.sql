@@ -176,7 +176,7 @@ shared as (
   group by s.store, s.prefix, s.owner_kind, s.owner_id
 ),
 inside as (
-  select s.store, s.prefix, s.owner_kind, s.owner_id, min(case c.owner_kind when 'version' then c.label else concat(c.label, ' lies in its folder') end) as reason
+  select s.store, s.prefix, s.owner_kind, s.owner_id, min(case c.owner_kind when 'version' then c.label else concat(c.label, ' is inside its folder') end) as reason
   from (
     select c.*, regexp_extract(c.location, concat('^(?:[^/]*/){', cast(d.depth - 1 as string), '}[^/]+')) as above
     from claims c
@@ -186,7 +186,7 @@ inside as (
   group by s.store, s.prefix, s.owner_kind, s.owner_id
 ),
 around as (
-  select s.store, s.prefix, s.owner_kind, s.owner_id, min(case c.owner_kind when 'version' then c.label else concat('lies in the folder of ', c.label) end) as reason
+  select s.store, s.prefix, s.owner_kind, s.owner_id, min(case c.owner_kind when 'version' then c.label else concat('is inside the folder of ', c.label) end) as reason
   from (
     select s.*, regexp_extract(s.location, concat('^(?:[^/]*/){', cast(d.depth - 1 as string), '}[^/]+')) as above
     from selected s

@@ -147,7 +147,7 @@ def _load(
                 )
     if not loaded:
         why = "; ".join(gone) or f"none is in {', '.join(looked) or 'any store: `stores` of runspend.yaml is empty'}"
-        raise UsageError(f"cannot restore {owner}: there is no archive of it. {why}. Nothing was restored.")
+        raise UsageError(f"cannot restore {owner}: it has no archive. {why}. Nothing was restored.")
     if len(owners := sorted({found.owner for found, _ in loaded})) > 1:  # each in a different store
         raise UsageError(f"cannot choose the archives: {owner} may be {', '.join(owners)}. Give one whole id. Nothing was restored.")
     loaded.sort(key=lambda pair: (pair[1].written_at, pair[1].planned_at))

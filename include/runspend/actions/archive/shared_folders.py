@@ -40,10 +40,10 @@ class OddFolders:
         found: dict[str, None] = {}
         for place in sorted(find_folders(folder)):
             found |= dict.fromkeys(_say("shares its folder with {}", c) for c in self._at.get(place, ()) if not _is_own(c, row))
-            found |= dict.fromkeys(_say("{} lies in its folder", c) for c in self._first_inside(place))
+            found |= dict.fromkeys(_say("{} is inside its folder", c) for c in self._first_inside(place))
             parts = place.split("/")
             above = (c for depth in range(1, len(parts)) for c in self._at.get("/".join(parts[:depth]), ()))
-            found |= dict.fromkeys(_say("lies in the folder of {}", c) for c in above if not _is_its_run(c, row))
+            found |= dict.fromkeys(_say("is inside the folder of {}", c) for c in above if not _is_its_run(c, row))
         return list(found)
 
     def _first_inside(self, place: str) -> list[Mapping[str, Any]]:

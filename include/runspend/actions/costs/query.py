@@ -294,7 +294,7 @@ def as_values(rows: pa.Table) -> list[dict[str, Any]]:
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Return the names of columns as keys of `as_values`: each once."""
+    """Return unique names of columns, for the keys of `as_values`."""
     found: dict[str, None] = {}
     for name in names:
         one, number = name, 0

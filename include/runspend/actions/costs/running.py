@@ -50,7 +50,7 @@ class RunningRun:
 
 
 def find_running(reader: Reader, now: datetime, *, run: str = "", experiment: str = "") -> list[RunningRun]:
-    """Return active runs, the most expensive first. `run`: the start of its id, or its name. Token costs have no cost per hour."""
+    """Return active runs, the most expensive first. `run`: the start of its id, or its name. The cost per hour does not include token costs."""
     rows = reader.query(read_sql(Path(__file__).parent, "running_runs"), {"now": now, "run": run, "experiment": experiment}).to_pylist()
     like: dict[str, list[RunsLike]] = {
         name: read_runs_like(reader, name, {}, now) for name in sorted({row["experiment_name"] for row in rows} - {None})

@@ -1,7 +1,16 @@
 """The cost explorer: one view of the daily costs, as its address says, for a page, a CSV file or a program.
 
-`view.py` reads an address, `figures.py` asks the warehouse, `search.py` finds names, `home.py` has the figures of the home page, `budget_page.py`, `experiment_page.py`, `machine_page.py`, `model_page.py` and `line_page.py` are pages of one thing; `page.py`, `home_page.py` and `chart.py` draw, `data.py` writes the same figures for
-programs. The routes are in `interfaces/web/app.py`.
+    view.py             reads an address
+    figures.py          asks the warehouse
+    search.py           finds names
+    home.py             the figures of the home page
+    budget_page.py, experiment_page.py, line_page.py, machine_page.py, model_page.py
+                        the figures of one thing and its page
+    page.py, home_page.py, chart.py
+                        draw
+    data.py             the same figures for programs
+
+The routes are in `interfaces/web/app.py`.
 """
 
 from __future__ import annotations

@@ -332,12 +332,18 @@ class Page:
         ]
 
     def drawing(self) -> Markup:
-        """Draw the costs in time, twice: for wide screens and paper, and for phones."""
+        """Draw the costs over time, twice: for wide screens and paper, and for phones."""
         f = self.f
         stacks = [(self._title(g), self.color(n, g), g.course) for n, g in enumerate(f.groups[:COLORS])]
         others = [g.course for g in f.groups[COLORS:]]
         if others:
-            stacks.append((f"{len(others)} others shown", "gx", tuple(amounts.add(column) for column in zip(*others, strict=True))))
+            stacks.append(
+                (
+                    f"{len(others)} more {'group' if len(others) == 1 else 'groups'}",
+                    "gx",
+                    tuple(amounts.add(column) for column in zip(*others, strict=True)),
+                )
+            )
         stacks += [(self._title(g), self.color(0, g), g.course) for g in f.without_run]
         label = f"{self.view.measure.capitalize()} cost by {self.view.every}; the table has the numbers"
         return Markup("").join(

@@ -61,7 +61,7 @@ class Sums:
 
 
 def sums_of(lines: Iterable[Line]) -> Sums:
-    """Return the sums of some lines of one currency."""
+    """Return the sums of lines, which all have one currency."""
     kept = list(lines)
     return Sums(add(line.cost for line in kept), add(line.rounded for line in kept))
 

@@ -68,7 +68,7 @@ def _become_the_call(channel: object, message: bytes, files: list[int]) -> None:
 
 
 def _wait(child: int, sock: socket.socket, awake: socket.socket) -> int:
-    """Return the exit status of the call; if the caller ends first, end both."""
+    """Return the exit status of the call. If the caller ends first, end the call and this process."""
     events = select.poll()
     events.register(awake, select.POLLIN)
     events.register(sock, 0)  # hang-ups are always reported

@@ -51,7 +51,7 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
     if not entries:
         raise SourceRefused(
             source.name,
-            f"cannot read {source.name}: there is no file of OpenCost (.json, .csv, .parquet) in {source.uri}. Check billing[].uri.",
+            f"cannot read {source.name}: {source.uri} has no OpenCost file (.json, .csv, .parquet). Check billing[].uri.",
         )
     skip_reasons: dict[str, int] = {}
     seen: dict[str, str] = {}

@@ -50,7 +50,7 @@ def arrow_type(kind: str) -> pa.DataType:
 
 
 def delivered_fields() -> list[pa.Field]:
-    """Return the columns that a format's module fills: all but the two that `Staged` computes."""
+    """Return the columns that the module of a format fills: all except the two that `Staged` computes."""
     return [field for field in staged_schema() if field.name not in ("row_hash", "ordinal")]
 
 

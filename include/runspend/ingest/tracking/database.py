@@ -496,7 +496,7 @@ def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], N
     """
     if not path.is_file():
         raise SourceUnreachable(
-            name, f"cannot read the database of {name}: there is no file {path}. Check `uri` or `database` in runspend.yaml."
+            name, f"cannot read the database of {name}: {path} does not exist. Check `uri` or `database` in runspend.yaml."
         )
     remove_copy(target)
     started = time.monotonic()

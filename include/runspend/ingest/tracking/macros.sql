@@ -113,7 +113,7 @@ create macro slices_as_gpus(count, slice) as case when slice is not null and cou
 create macro exact_gpus(count) as
   case when abs(count * 100 - round(count * 100)) > 0.000001 and round(count * 7) >= 1 and abs(count * 7 - round(count * 7)) < 0.004 then round(count * 7) / 7 else count end;
 
--- A float of MLflow as money: the decimal as it is written.
+-- Money from a float of MLflow: the number as its text says, not as its bits do.
 create macro money(x) as try_cast(cast(x as varchar) as decimal(38, 22));
 
 -- Where machines are and how they were bought, in the form used to compare bills:

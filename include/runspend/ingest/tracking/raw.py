@@ -120,7 +120,7 @@ class LinkReader(Protocol):
         """Return every registered version that is not deleted, without the prompts that MLflow stores in the same place."""
 
     def read_uses(self, run_ids: Sequence[str]) -> pa.Table:
-        """Return models that runs made and used; inputs only of these runs, if each run needs a request."""
+        """Return the models that runs made or used. If each run needs a request, what they used is read for these runs only."""
 
     def read_last(self, metrics: Sequence[str]) -> pa.Table:
         """Return the newest value of each of the metrics, for each run."""

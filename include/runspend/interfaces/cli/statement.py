@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--mail",
     is_flag=True,
-    help="Mail each statement to the recipients of the team's budgets; the statement of no team goes to mail.operators.",
+    help="Mail each statement to the team's recipients.",
 )
 @click.option("--to", multiple=True, metavar="ADDRESS", help="Mail to this address instead. Repeatable.")
 @click.option("--pdf/--no-pdf", "prints", default=True, help="Print a PDF with Chromium or Chrome, if one is installed. Default: yes.")

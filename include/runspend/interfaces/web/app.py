@@ -106,7 +106,7 @@ def create_app(
     app = FastAPI(title="Runspend", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     router = APIRouter(dependencies=[Depends(_remember(guard or _nobody))])
 
-    latest: list[Settings] = []  # as of the newest request
+    latest: list[Settings] = []  # as the newest request read them
 
     def configured() -> Settings:
         """Return the settings for answers to the caller."""

@@ -134,7 +134,7 @@ OF_VIEW = (
     Parameter("where", f"A filter, KEY=VALUE. KEY is one of: {', '.join(FILTERS)}.", example="kind=compute", is_repeated=True),
     _choice("measure", "Which of FOCUS's four costs.", MEASURES, default="effective"),
     _choice("compare", "Compare with the time before.", ("previous", "none"), default="previous"),
-    _choice("every", "Steps of the rows' course in time. Default: by length.", STEPS, example="day"),
+    _choice("every", "Steps of time in the rows. Default: by length.", STEPS, example="day"),
     _choice("sort", "Order of the rows.", ORDERS, default="-cost"),
     _choice(
         "spread",
@@ -155,7 +155,7 @@ COSTS = Operation(
     "costs",
     "/costs",
     "A view of the cost explorer",
-    "The total, the parts of the bill, the groups with their course in time, and the most expensive runs. Charges out of scope do not count.",
+    "The total, the parts of the bill, the groups over time, and the most expensive runs. Charges out of scope do not count.",
     OF_VIEW,
     {JSON: _of("View")},
     (400, 401, 403, 404, 503),

@@ -79,7 +79,7 @@ def _dated(table: Table, names: Mapping[str, str]) -> str:
 
 
 def _summed(table: Table, rows: str, which: str, key: dict[str, str], names: Mapping[str, str]) -> str:
-    """Sum rows of another currency again from their days. A row with a day without a rate stays as it is."""
+    """Sum rows of another currency again from their days. Rows with a day that has no rate are not converted."""
     known = money(TABLES[rows])
     amounts = {c: f"t.{c}" for c in money(table) if c in known}
     if table is RUN_COSTS:

@@ -46,7 +46,7 @@ axes as (
   join windows w on w.match_method = s.match_method and w.target_key = s.target_key and w.window_start = s.window_start and w.window_end = s.window_end
 ),
 wide as (
-  -- Whole numbers that sum to 2^51, or nearly. Charges that cost nothing all have the same width.
+  -- Whole numbers, whose sum is about 2^51. Charges that cost nothing all have the same width.
   select
     a.axis_number, s.block_number, s.charges, s.effective_cost,
     case

@@ -220,7 +220,7 @@ select
   case when is_usage and not is_unused and is_priced_in_currency and unit_amount > 0 then unit_amount end as contracted_unit_price,
   case
     when is_committed then 'Committed'
-    -- Low-priority machines are an older form of spot, priced like on demand at another meter.
+    -- Low-priority machines are an older form of spot, priced as on demand, but on another meter.
     when pricing_model = 'spot' or (is_usage and regexp_matches(meter_name, '(?i)\b(spot|low priority)\b')) then 'Dynamic'
     when pricing_model = 'ondemand' then 'Standard'
   end as pricing_category,

@@ -76,7 +76,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
             quick = quick_csv.read(staged, path, header, file.lines, file_index)
             rows, unreadable = (quick, {}) if quick is not None else _read_any(staged, source, name, path, header, file_index)
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
-        raise  # Runspend's failure, not the file's
+        raise  # the file is not at fault
     except duckdb.Error as error:
         raise texts.refused(source, name, f"{texts.explain(str(error))}. Deliver it again, or fix what writes it") from error
     return StagedFile(focus_version(header), rows, dropped, unreadable)

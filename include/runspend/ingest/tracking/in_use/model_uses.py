@@ -1,7 +1,7 @@
 """Runs that used a logged model, and what they made, right before bytes are deleted.
 
-Belongs here: how both ways of reading provide this. MLflow's API has no query for the runs that use a model. So the last extract is
-combined with requests for each run that may have begun to use it since (runs started since, and running ones). The database
+Belongs here: how both ways of reading provide this. MLflow's API has no query for the runs that use a model. So Runspend
+starts from the last extract. Then it asks for each run that was active since and may have begun to use the model. The database
 has such a query, and is queried if Runspend reads the database. `server.py` and, here, `find_live_version` decide what a use protects.
 """
 
