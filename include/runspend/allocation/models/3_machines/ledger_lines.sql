@@ -58,7 +58,7 @@ matched as (
       when (l.is_short and (m.attached_to is not null or g.group_text is not null))
         or s.storage_key is not null
         or (l.is_short and l.pool_key is not null)
-        or (l.line_kind = 'timed' and t.instance_type is not null)
+        or (l.line_kind = 'timed' and w.instance_type is not null)
         or (l.cost_kind = 'llm' and l.is_short) then 'rest'
       else 'none'
     end as settled_by
@@ -72,7 +72,6 @@ matched as (
   left join attachable_groups g on g.group_text = l.group_text
   left join platform_stores s on s.storage_key = l.storage_key
   left join machine_types n on n.resource_key = l.resource_key
-  left join wanted_types t on t.instance_type = l.instance_type
   left join wanted_types w on w.instance_type = coalesce(l.instance_type, n.instance_type)
   left join earlier_sizes e on e.resource_key = l.resource_key and e.month = l.first_month
 )

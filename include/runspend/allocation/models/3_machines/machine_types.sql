@@ -1,7 +1,8 @@
--- one row per machine that serves runs and whose charges state exactly one instance type.
+-- one row per machine that serves runs, or whose type runs ask for, and whose charges state exactly one instance type.
 select l.resource_key, lower(min(l.instance_type)) as instance_type
 from billing_lines l
-join (select distinct resource_key from known_machines) k on k.resource_key = l.resource_key
-where l.billing_period = @period and l.instance_type is not null
+left join (select distinct resource_key from known_machines) k on k.resource_key = l.resource_key
+left join wanted_types w on w.instance_type = lower(l.instance_type)
+where l.billing_period = @period and l.instance_type is not null and l.resource_key is not null
 group by l.resource_key
-having lower(min(l.instance_type)) = lower(max(l.instance_type))
+having lower(min(l.instance_type)) = lower(max(l.instance_type)) and logical_or(k.resource_key is not null or w.instance_type is not null)
