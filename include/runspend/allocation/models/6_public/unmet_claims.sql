@@ -51,7 +51,8 @@ claims as (
     -- How far the bill with the machine reaches. For a machine on no bill: the bill that reaches furthest.
     coalesce(b.billed_until, n.billed_until) as billed_until, coalesce(b.is_excluded, false) as is_excluded,
     greatest(r.start_time, n.starts_at) as claimed_from,
-    least(coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), r.start_time)), n.ends_at) as claimed_to
+    -- A silent run has as many hours as elsewhere in the ledger.
+    least(coalesce(r.end_time, case when r.last_sign_at is null then timestamp_add(r.start_time, interval @silent_hours hour) else greatest(r.last_sign_at, r.start_time) end), n.ends_at) as claimed_to
   from window_runs r
   cross join month n
   left join machines m on m.tracking_server = r.tracking_server and m.workspace = r.workspace and m.run_id = r.run_id
@@ -62,7 +63,7 @@ claims as (
     r.tracking_server, r.workspace, r.run_id, 'llm_identity', r.principal_key,
     cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), 1,
     coalesce((select max(charge_period_end) from billing_lines where billing_period = @period and principal_key is not null), n.billed_until), false,
-    greatest(r.start_time, n.starts_at), least(coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), r.start_time)), n.ends_at)
+    greatest(r.start_time, n.starts_at), least(coalesce(r.end_time, case when r.last_sign_at is null then timestamp_add(r.start_time, interval @silent_hours hour) else greatest(r.last_sign_at, r.start_time) end), n.ends_at)
   from window_runs r
   cross join month n
   where r.start_time is not null and r.principal_key is not null
