@@ -192,8 +192,10 @@ def test_calls_at_once_do_not_know_each_other() -> None:
 def test_neither_process_outlives_the_caller(how: int, name: str) -> None:
     """However the caller ends: the call and the process that made it end with it, at work or asleep."""
     script = textwrap.dedent(f"""
+        import signal
         from runspend.core import own_process
         from runspend.core.own_process import call
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         def note(text):
             print(text, *(s.process.pid for s in call._all), flush=True)
         own_process.run("{HERE}:{name}", before="{HERE}:warm", limits=own_process.Limits(), note=note)

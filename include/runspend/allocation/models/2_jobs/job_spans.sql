@@ -33,12 +33,36 @@ nearest as (
   where own.run_id is null
   qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
 ),
+own_machines as (
+  select distinct n.tracking_server, n.run_id, coalesce(m.billed_key, s.resource_key) as resource_key
+  from nearest n
+  join run_resources s on s.tracking_server = n.tracking_server and s.run_id = n.run_id
+  left join matched_names m on m.thing = 'machine' and m.stated_key = s.resource_key
+  join bill_names b on b.thing = 'machine' and b.name = coalesce(m.billed_key, s.resource_key)
+),
+elsewhere as (
+  -- A run that states machines of the bill, none of them its ancestor's job's, did not run in that job.
+  select n.tracking_server, n.run_id, s.job_key
+  from nearest n
+  join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
+  join own_machines o on o.tracking_server = n.tracking_server and o.run_id = n.run_id
+  left join (
+    select distinct b.job_key, b.resource_key
+    from billing_lines b
+    join (select distinct s.job_key from nearest n join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id) j on j.job_key = b.job_key
+    where b.billing_period = @period and b.resource_key is not null
+  ) l on l.job_key = s.job_key and l.resource_key = o.resource_key
+  group by n.tracking_server, n.run_id, s.job_key
+  having countif(l.job_key is not null) = 0
+),
 jobs as (
   select tracking_server, run_id, job_key, is_ambiguous from stated
   union all
   select n.tracking_server, n.run_id, s.job_key, s.is_ambiguous
   from nearest n
   join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
+  left join elsewhere e on e.tracking_server = n.tracking_server and e.run_id = n.run_id and e.job_key = s.job_key
+  where e.run_id is null
 ),
 billed as (
   select job_key, max(charge_period_end) as billed_until

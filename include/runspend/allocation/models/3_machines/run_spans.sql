@@ -11,7 +11,7 @@ with nearest as (
   qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
 ),
 inherited as (
-  select n.tracking_server, n.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous, lower(r.instance_type) as instance_type
+  select n.tracking_server, n.run_id, n.ancestor_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous, lower(r.instance_type) as instance_type, r.job_key, r.pool_key
   from nearest n
   join stated_machines s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
   join window_runs r on r.tracking_server = n.tracking_server and r.run_id = n.run_id
@@ -24,7 +24,39 @@ billed_types as (
   ) i on i.named = l.resource_key
   where l.billing_period = @period and l.instance_type is not null
 ),
+stated as (
+  -- What runs state beside the machine that they inherit, if their ancestor does not state the same.
+  select distinct i.tracking_server, i.run_id, i.resource_key, 'job' as thing, coalesce(n.billed_key, i.job_key) as name
+  from inherited i
+  join runs h on h.tracking_server = i.tracking_server and h.run_id = i.ancestor_id
+  left join matched_names n on n.thing = 'job' and n.stated_key = i.job_key
+  where i.job_key is not null and coalesce(h.job_key <> i.job_key, true)
+  union distinct
+  select i.tracking_server, i.run_id, i.resource_key, 'pool', i.pool_key
+  from inherited i
+  join runs h on h.tracking_server = i.tracking_server and h.run_id = i.ancestor_id
+  where i.pool_key is not null and coalesce(h.pool_key <> i.pool_key, true)
+),
+held as (
+  -- The machines of these jobs and pools on the bill.
+  select distinct 'job' as thing, l.job_key as name, l.resource_key
+  from billing_lines l
+  join (select distinct name from stated where thing = 'job') s on s.name = l.job_key
+  where l.billing_period = @period
+  union distinct
+  select 'pool', l.pool_key, l.resource_key
+  from billing_lines l
+  join (select distinct name from stated where thing = 'pool') s on s.name = l.pool_key
+  where l.billing_period = @period
+),
 elsewhere as (
+  -- A run that states a job or a pool of the bill did not run on its ancestor's machine outside of it.
+  select s.tracking_server, s.run_id, s.resource_key
+  from stated s
+  join (select distinct thing, name from held) b on b.thing = s.thing and b.name = s.name
+  left join held h on h.thing = s.thing and h.name = s.name and h.resource_key = s.resource_key
+  where h.name is null
+  union distinct
   -- A run that asks for an instance type on the bill did not run on its ancestor's machine of another type.
   -- Example: a driver on a small machine, its trials on large ones.
   select i.tracking_server, i.run_id, i.resource_key
