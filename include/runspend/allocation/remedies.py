@@ -23,9 +23,8 @@ VERBS = {
     "other": "check",
 }
 
-
 # What to do about one resource, by its kind: short, for a table.
-SHORT = {
+SHORT_REMEDIES = {
     "disk": "attach it to its machine",
     "store": "if it has artifacts, add the bucket to `stores`",
     "platform": "if the whole platform uses it, add it to `shared.lines`",

@@ -13,7 +13,7 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
 from runspend.allocation.diagnostics import Coverage
-from runspend.allocation.remedies import SHORT
+from runspend.allocation.remedies import SHORT_REMEDIES
 from runspend.allocation.storage_prices import BilledRate
 from runspend.allocation.without_run import Group
 from runspend.core.amounts import add
@@ -137,8 +137,8 @@ class Resource:
             return "fix its tag: no tracking server has that run"
         found = re.search(rf"(?i){RESOURCE_TYPES}", self.name)
         kind = kind_of(self.service or "", "", found[0] if found else "", "", is_machine=bool(self.instance_type))
-        if kind in SHORT:
-            return SHORT[kind]
+        if kind in SHORT_REMEDIES:
+            return SHORT_REMEDIES[kind]
         if self.reason == "not_timed":
             return "its charges have no times to split by"
         return "tag it with mlflow_run_id, or let runs name it in runspend.resources"

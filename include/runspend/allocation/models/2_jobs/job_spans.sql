@@ -33,6 +33,11 @@ nearest as (
   where own.run_id is null
   qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
 ),
+inherited as (
+  select n.tracking_server, n.run_id, s.job_key, s.is_ambiguous
+  from nearest n
+  join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
+),
 own_machines as (
   select distinct n.tracking_server, n.run_id, coalesce(m.billed_key, s.resource_key) as resource_key
   from nearest n
@@ -42,26 +47,24 @@ own_machines as (
 ),
 elsewhere as (
   -- A run that states machines of the bill, none of them its ancestor's job's, did not run in that job.
-  select n.tracking_server, n.run_id, s.job_key
-  from nearest n
-  join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
-  join own_machines o on o.tracking_server = n.tracking_server and o.run_id = n.run_id
+  select i.tracking_server, i.run_id, i.job_key
+  from inherited i
+  join own_machines o on o.tracking_server = i.tracking_server and o.run_id = i.run_id
   left join (
     select distinct b.job_key, b.resource_key
     from billing_lines b
-    join (select distinct s.job_key from nearest n join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id) j on j.job_key = b.job_key
+    join (select distinct job_key from inherited) j on j.job_key = b.job_key
     where b.billing_period = @period and b.resource_key is not null
-  ) l on l.job_key = s.job_key and l.resource_key = o.resource_key
-  group by n.tracking_server, n.run_id, s.job_key
+  ) l on l.job_key = i.job_key and l.resource_key = o.resource_key
+  group by i.tracking_server, i.run_id, i.job_key
   having countif(l.job_key is not null) = 0
 ),
 jobs as (
   select tracking_server, run_id, job_key, is_ambiguous from stated
   union all
-  select n.tracking_server, n.run_id, s.job_key, s.is_ambiguous
-  from nearest n
-  join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
-  left join elsewhere e on e.tracking_server = n.tracking_server and e.run_id = n.run_id and e.job_key = s.job_key
+  select i.tracking_server, i.run_id, i.job_key, i.is_ambiguous
+  from inherited i
+  left join elsewhere e on e.tracking_server = i.tracking_server and e.run_id = i.run_id and e.job_key = i.job_key
   where e.run_id is null
 ),
 billed as (

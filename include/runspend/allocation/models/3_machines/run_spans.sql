@@ -11,7 +11,7 @@ with nearest as (
   qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
 ),
 inherited as (
-  select n.tracking_server, n.run_id, n.ancestor_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous, lower(r.instance_type) as instance_type, r.job_key, r.pool_key
+  select n.tracking_server, n.run_id, n.ancestor_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous, lower(r.instance_type) as instance_type
   from nearest n
   join stated_machines s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
   join window_runs r on r.tracking_server = n.tracking_server and r.run_id = n.run_id
@@ -24,18 +24,28 @@ billed_types as (
   ) i on i.named = l.resource_key
   where l.billing_period = @period and l.instance_type is not null
 ),
-stated as (
-  -- What runs state beside the machine that they inherit, if their ancestor does not state the same.
-  select distinct i.tracking_server, i.run_id, i.resource_key, 'job' as thing, coalesce(n.billed_key, i.job_key) as name
-  from inherited i
-  join runs h on h.tracking_server = i.tracking_server and h.run_id = i.ancestor_id
-  left join matched_names n on n.thing = 'job' and n.stated_key = i.job_key
-  where i.job_key is not null and coalesce(h.job_key <> i.job_key, true)
+beside as (
+  -- The jobs and pools of these runs and of their ancestors. A job may be stated in two forms.
+  select r.tracking_server, r.run_id, 'job' as thing, coalesce(n.billed_key, r.job_key) as name
+  from runs r
+  join (select tracking_server, run_id from inherited union distinct select tracking_server, ancestor_id from inherited) i
+    on i.tracking_server = r.tracking_server and i.run_id = r.run_id
+  left join matched_names n on n.thing = 'job' and n.stated_key = r.job_key
+  where r.job_key is not null
   union distinct
-  select i.tracking_server, i.run_id, i.resource_key, 'pool', i.pool_key
+  select r.tracking_server, r.run_id, 'pool', r.pool_key
+  from runs r
+  join (select tracking_server, run_id from inherited union distinct select tracking_server, ancestor_id from inherited) i
+    on i.tracking_server = r.tracking_server and i.run_id = r.run_id
+  where r.pool_key is not null
+),
+stated as (
+  -- What a run states and its ancestor does not.
+  select distinct i.tracking_server, i.run_id, i.resource_key, b.thing, b.name
   from inherited i
-  join runs h on h.tracking_server = i.tracking_server and h.run_id = i.ancestor_id
-  where i.pool_key is not null and coalesce(h.pool_key <> i.pool_key, true)
+  join beside b on b.tracking_server = i.tracking_server and b.run_id = i.run_id
+  left join beside h on h.tracking_server = i.tracking_server and h.run_id = i.ancestor_id and h.thing = b.thing and h.name = b.name
+  where h.name is null
 ),
 held as (
   -- The machines of these jobs and pools on the bill.

@@ -31,6 +31,17 @@ machines as (
   from stated_machines
   group by tracking_server, workspace, run_id
 ),
+active as (
+  -- A silent run has as many hours as elsewhere in the ledger.
+  select
+    r.*, n.billed_until as newest_billed_until, greatest(r.start_time, n.starts_at) as claimed_from,
+    least(
+      coalesce(r.end_time, case when r.last_sign_at is null then timestamp_add(r.start_time, interval @silent_hours hour) else greatest(r.last_sign_at, r.start_time) end),
+      n.ends_at) as claimed_to
+  from window_runs r
+  cross join month n
+  where r.start_time is not null
+),
 claims as (
   select
     r.tracking_server, r.workspace, r.run_id,
@@ -49,24 +60,20 @@ claims as (
     lower(r.instance_type) as instance_type, r.stated_account, r.stated_region, r.stated_zone, r.stated_option,
     greatest(1, coalesce(r.num_nodes, 1)) as nodes,
     -- How far the bill with the machine reaches. For a machine on no bill: the bill that reaches furthest.
-    coalesce(b.billed_until, n.billed_until) as billed_until, coalesce(b.is_excluded, false) as is_excluded,
-    greatest(r.start_time, n.starts_at) as claimed_from,
-    -- A silent run has as many hours as elsewhere in the ledger.
-    least(coalesce(r.end_time, case when r.last_sign_at is null then timestamp_add(r.start_time, interval @silent_hours hour) else greatest(r.last_sign_at, r.start_time) end), n.ends_at) as claimed_to
-  from window_runs r
-  cross join month n
+    coalesce(b.billed_until, r.newest_billed_until) as billed_until, coalesce(b.is_excluded, false) as is_excluded,
+    r.claimed_from, r.claimed_to
+  from active r
   left join machines m on m.tracking_server = r.tracking_server and m.workspace = r.workspace and m.run_id = r.run_id
   left join on_bill b on b.resource_key = m.resource_key
-  where r.start_time is not null and coalesce(r.job_key, m.resource_key, r.pool_key, r.instance_type) is not null
+  where coalesce(r.job_key, m.resource_key, r.pool_key, r.instance_type) is not null
   union all
   select
     r.tracking_server, r.workspace, r.run_id, 'llm_identity', r.principal_key,
     cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), 1,
-    coalesce((select max(charge_period_end) from billing_lines where billing_period = @period and principal_key is not null), n.billed_until), false,
-    greatest(r.start_time, n.starts_at), least(coalesce(r.end_time, case when r.last_sign_at is null then timestamp_add(r.start_time, interval @silent_hours hour) else greatest(r.last_sign_at, r.start_time) end), n.ends_at)
-  from window_runs r
-  cross join month n
-  where r.start_time is not null and r.principal_key is not null
+    coalesce((select max(charge_period_end) from billing_lines where billing_period = @period and principal_key is not null), r.newest_billed_until), false,
+    r.claimed_from, r.claimed_to
+  from active r
+  where r.principal_key is not null
 ),
 met as (
   select distinct tracking_server, workspace, run_id, match_method = 'llm_identity' as is_of_caller
