@@ -196,9 +196,19 @@ def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) 
 
 
 def jobs_beyond(lines: Sequence[Mapping[str, Any]], period: dt.date) -> list[tuple[dt.datetime, dt.datetime]]:
-    """Windows in which jobs of the period are on the bill of the month before or after, without a day's pause."""
+    """Windows in which jobs of the period are on the bill of the month before or after, without a day's pause.
+
+    Jobs of the period are also those of which a line of the period, at most a day away, names a machine.
+    """
     beside = [(period - dt.timedelta(days=1)).replace(day=1), (period + dt.timedelta(days=32)).replace(day=1)]
-    found = set()
+    day, found = dt.timedelta(days=1), set()
+    attached = [
+        (l["attached_to"], l["charge_period_start"], l["charge_period_end"])
+        for l in lines
+        if l.get("attached_to")
+        and l["billing_period"] == period
+        and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(hours=25)
+    ]
     for job in {l.get("job_key") for l in lines} - {None}:
         windows = sorted(
             {
@@ -215,7 +225,17 @@ def jobs_beyond(lines: Sequence[Mapping[str, Any]], period: dt.date) -> list[tup
         mine = {
             (l["charge_period_start"], l["charge_period_end"]) for l in lines if l.get("job_key") == job and l["billing_period"] == period
         }
-        found |= {window for life in lives if mine & set(life) for window in life if window not in mine}
+        reached = {
+            (l["charge_period_start"], l["charge_period_end"])
+            for l in lines
+            for machine, start, end in attached
+            if l.get("job_key") == job
+            and l["resource_key"] == machine
+            and l["billing_period"] in beside
+            and l["charge_period_start"] < end + day
+            and l["charge_period_end"] > start - day
+        }
+        found |= {window for life in lives if (mine | reached) & set(life) for window in life if window not in mine}
     return sorted(found)
 
 

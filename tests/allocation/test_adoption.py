@@ -1,4 +1,4 @@
-"""Adoption run by run: a run that starts to state its machine changes no other run's cost. Jobs and tags are not tried here.
+"""Adoption run by run: a run that starts to state its machine or its job changes no other run's cost.
 
 In these worlds all machines of a type cost the same and the truth is known: each run has the machine, or the GPUs, that it was put on.
 """
@@ -21,6 +21,8 @@ HOURS, PRICE = 12, Decimal("32.7726")
 KINDS = ("types", "pool", "types_by_gpu", "pool_by_gpu", "pool_with_disks")
 # Runs of several nodes, of which those that adopt state the first, or all: what most training jobs can say.
 NODES = ("types_of_nodes", "pool_of_nodes", "types_of_nodes_by_gpu", "pool_of_nodes_by_gpu")
+# Jobs on machines rented for them, beside machines of no job. The other runs of a job that one run states, state the job or a machine.
+JOBS = ("jobs", "jobs_in_a_pool")
 # What an adopting run states instead of its machine: the purchase option; the region, and half of them the zone and the option as well.
 STATEMENTS = ("option", "option_by_gpu", "region")
 SEEDS = range(3)
@@ -120,6 +122,49 @@ def nodes_world(kind: str, seed: int, share: float, *, machines: int = 8) -> tup
     return world, truth
 
 
+def jobs_world(kind: str, seed: int, share: float) -> tuple[World, dict[str, Fraction]]:
+    """A world of jobs of one to three runs on one or two machines each, and of single runs on other machines; this share of the jobs is stated."""
+    draw = random.Random(seed)
+    where: dict[str, Any] = {"pool_key": "gpu"} if kind == "jobs_in_a_pool" else {"instance_type": "p4d.24xlarge"}
+    world: World = {"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}
+    truth: dict[str, Fraction] = {}
+
+    def rent(machine: str, start: int, end: int, job: str | None) -> None:
+        for hour in range(start // 3600, (end - 1) // 3600 + 1):
+            seconds = min(end, hour * 3600 + 3600) - max(start, hour * 3600)
+            at = f"{hour:02d}:00..{hour + 1:02d}:00"
+            cost = PRICE * seconds / 3600
+            world["billing_lines"].append(
+                line(len(world["billing_lines"]), on=machine, at=at, hours=Decimal(seconds) / 3600, cost=cost, job_key=job, scope=None, **where)
+            )
+
+    def put(start: int, end: int, machines: list[str], stated: dict[str, Any], on: list[str]) -> None:
+        at = "..".join(f"{moment('00:00') + dt.timedelta(seconds=t):%Y-%m-%dT%H:%M:%S}" for t in (start, end))
+        run, resources = make_run(id=f"r{len(world['runs']):03d}", at=at, on=on, num_nodes=len(machines), **where, **stated)
+        world["runs"].append(run)
+        world["run_resources"] += resources
+        truth[run["run_id"]] = Fraction(PRICE) * Fraction(end - start, 3600) * len(machines)
+
+    for number in range(12):
+        job, machines = f"job{number}", [f"j{number}m{m}" for m in range(draw.choice((1, 1, 2)))]
+        at = start = draw.randrange(0, 6) * 3600 + draw.choice((0, 900))
+        is_stated, how = draw.random() < share, draw.choice(("all", "first", "last"))
+        lengths = [draw.choice((900, 1800, 3600, 4500)) for _ in range(draw.choice((1, 2, 3)))]
+        for part, length in enumerate(lengths):
+            names_job = is_stated and (how == "all" or part == (0 if how == "first" else len(lengths) - 1))
+            stated = {"job_key": job} if names_job else {}
+            on = [] if names_job and draw.random() < 0.5 else machines[:1] if is_stated or draw.random() < 0.3 else []
+            put(at, at + length, machines, stated, on)
+            at += length
+        for machine in machines:
+            rent(machine, start, at, job)
+    for number in range(8):
+        start, length = draw.randrange(0, 8) * 3600, draw.choice((900, 3600, 7200))
+        put(start, start + length, [f"m{number}"], {}, [f"m{number}"] if draw.random() < share else [])
+        rent(f"m{number}", start, start + length, None)
+    return world, truth
+
+
 def _statement(kind: str, machine: dict[str, str], *, is_whole: bool) -> dict[str, str]:
     """What a run on such a machine states of it."""
     option = {"purchase_option": "spot" if machine["pricing_category"] == "Dynamic" else "on_demand"}
@@ -141,6 +186,7 @@ def ledgers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
         for share in SHARES
     }
     worlds |= {name_of(kind, seed, share): nodes_world(kind, seed, share)[0] for kind in NODES for seed in SEEDS for share in SHARES}
+    worlds |= {name_of(kind, seed, share): jobs_world(kind, seed, share)[0] for kind in JOBS for seed in SEEDS for share in SHARES}
     return run_on_duckdb(merge_worlds(worlds), tmp_path_factory.mktemp("adoption"))["cost_allocations"]
 
 
@@ -202,3 +248,17 @@ def test_each_run_pays_all_its_nodes_however_many_of_them_it_states(kind: str, s
     costs = run_costs(ledger)
     wrong = {run: (float(costs[run]), float(true)) for run, true in truth.items() if abs(costs[run] - true) > true / 10**9}
     assert len(truth) > 10 and wrong == {}
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("kind", JOBS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_run_pays_its_own_at_any_share_of_stated_jobs(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+    """A run has its true cost whether no run of its job states the job, all do, or one does and the others state a machine of it."""
+    world, truth = jobs_world(kind, seed, share)
+    ledger = rows_of(ledgers, name_of(kind, seed, share))
+    assert total(row["effective_cost"] for row in ledger) == total(l["effective_cost"] for l in world["billing_lines"])
+    costs = run_costs(ledger)
+    wrong = {run: (float(costs[run]), float(true)) for run, true in truth.items() if abs(costs[run] - true) > true / 10**9}
+    assert wrong == {}
+    assert any(row["match_method"] == "job_id" for row in ledger) == any(run.get("job_key") for run in world["runs"])

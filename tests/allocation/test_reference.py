@@ -60,6 +60,7 @@ SITUATIONS = {
     "shares_of_a_types_hours", "clusters_of_one_name_in_two_regions", "a_driver_on_a_small_machine_and_its_trials_on_large_ones", "a_machine_that_a_run_states_in_a_pool_whose_lines_say_no_time",
     "trials_in_jobs_of_their_own_do_not_share_their_drivers_machine", "a_child_on_its_own_machine_is_not_in_its_parents_job", "trials_in_a_pool_do_not_share_a_notebook_outside_of_it",
     "a_discount_that_states_no_type_follows_its_machine", "a_job_number_on_two_slurm_bills",
+    "a_run_on_a_machine_of_another_runs_job", "a_jobs_machines_stop_after_the_months_end", "a_jobs_tail_follows_its_whole_life",
 }  # fmt: skip
 
 

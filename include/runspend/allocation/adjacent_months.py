@@ -13,19 +13,44 @@ from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
 # Windows of a period's jobs in the bill of the month before or after. A day without a bill line ends a job.
+# A job of another month also counts if a line of the period, at most a day away, is attached to one of its machines.
 JOBS_BEYOND = """
-with crossing as (
+with attached as (
+  select distinct attached_to, charge_period_start, charge_period_end
+  from billing_lines
+  where billing_period = @period and attached_to is not null and charge_period_end > charge_period_start
+    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
+    and (charge_period_start < timestamp_add(timestamp(@period), interval 24 hour)
+      or charge_period_end > timestamp_sub(timestamp(date_add(@period, interval 1 month)), interval 24 hour))
+),
+reached as (
+  select distinct l.job_key, l.charge_period_start, l.charge_period_end
+  from billing_lines l
+  join attached a on a.attached_to = l.resource_key
+  where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), cast(date_add(@period, interval 1 month) as date))
+    and l.job_key is not null
+    and l.charge_period_start < timestamp_add(a.charge_period_end, interval 24 hour)
+    and l.charge_period_end > timestamp_sub(a.charge_period_start, interval 24 hour)
+),
+crossing as (
   select job_key
   from billing_lines
   where billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
     and job_key is not null
   group by job_key
   having min(billing_period) < max(billing_period) and countif(billing_period = @period) > 0
+  union distinct
+  select job_key from reached
 ),
 windows as (
-  select l.job_key, l.charge_period_start, l.charge_period_end, countif(l.billing_period = @period) > 0 as is_of_period
+  select
+    l.job_key, l.charge_period_start, l.charge_period_end,
+    countif(l.billing_period = @period) > 0 as is_of_period, countif(r.job_key is not null) > 0 as is_reached,
+    count(distinct l.resource_key) as machines, min(l.resource_key) as first_machine, max(l.resource_key) as last_machine
   from billing_lines l
   join crossing c on c.job_key = l.job_key
+  left join reached r
+    on r.job_key = l.job_key and r.charge_period_start = l.charge_period_start and r.charge_period_end = l.charge_period_end
   where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
     and l.run_tag is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and coalesce(l.commitment_discount_status, '') <> 'Unused'
     and l.charge_period_end > l.charge_period_start
@@ -34,7 +59,7 @@ windows as (
 ),
 steps as (
   select
-    job_key, charge_period_start, charge_period_end, is_of_period,
+    job_key, charge_period_start, charge_period_end, is_of_period, is_reached, machines, first_machine, last_machine,
     case when timestamp_diff(charge_period_start, max(charge_period_end) over (
       partition by job_key order by charge_period_start, charge_period_end
       rows between unbounded preceding and 1 preceding), microsecond) > 86400000000 then 1 else 0 end as begins
@@ -42,13 +67,13 @@ steps as (
 ),
 lives as (
   select
-    job_key, charge_period_start, charge_period_end, is_of_period,
+    job_key, charge_period_start, charge_period_end, is_of_period, is_reached, machines, first_machine, last_machine,
     cast(sum(begins) over (partition by job_key order by charge_period_start, charge_period_end rows between unbounded preceding and current row) as int64) as life
   from steps
 )
-select l.job_key, l.charge_period_start, l.charge_period_end
+select l.job_key, l.charge_period_start, l.charge_period_end, l.machines, l.first_machine, l.last_machine
 from lives l
-join (select distinct job_key, life from lives where is_of_period) o on o.job_key = l.job_key and o.life = l.life
+join (select distinct job_key, life from lives where is_of_period or is_reached) o on o.job_key = l.job_key and o.life = l.life
 where not l.is_of_period
 order by l.job_key, l.charge_period_start, l.charge_period_end
 """
@@ -61,10 +86,16 @@ RUN_COLUMNS = (
 RUNS_BEYOND = f"""
 select {RUN_COLUMNS}, r.future_end_time, r.gaps, r.last_sign_at, r.mean_use_percent, r.parent_run_id, r.job_key
 from runs r
-where (r.job_key is not null or r.parent_run_id is not null)
+where (r.job_key is not null or r.parent_run_id is not null or array_length(r.resource_ids) > 0)
   and r.start_time < @jobs_until and coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), timestamp_add(r.start_time, interval 31 day))) >= @jobs_from
   and (r.start_time >= @window_end or coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), timestamp_add(r.start_time, interval 31 day))) < @window_start)
 order by r.tracking_server, r.workspace, r.run_id
+"""
+MACHINES_BEYOND = f"""
+select s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to
+from run_resources s
+join ({RUNS_BEYOND.partition("order by")[0]}) r on r.tracking_server = s.tracking_server and r.run_id = s.run_id
+order by s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to
 """
 EARLIER_SIZES = read_sql(Path(__file__).parent / "models", "earlier_sizes")
 
@@ -80,7 +111,7 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
             "jobs_from": min(row["charge_period_start"] for row in beyond),
             "jobs_until": max(row["charge_period_end"] for row in beyond),
         }
-        rows["jobs over the month's end"] = [beyond, reader.query(RUNS_BEYOND, window | reach).to_pylist()]
+        rows["jobs over the month's end"] = [beyond, *(reader.query(sql, window | reach).to_pylist() for sql in (RUNS_BEYOND, MACHINES_BEYOND))]
     if window["window_start"].date() < period:
         sizes = reader.query(EARLIER_SIZES, {"period": period, "window_start": window["window_start"]}).to_pylist()
         rows |= {"sizes of machines in earlier months": sorted(sizes, key=str)} if sizes else {}

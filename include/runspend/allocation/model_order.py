@@ -23,18 +23,19 @@ JOB_MODELS = (
     Model("job_windows"),
     Model("bill_names"),
     Model("matched_names"),
+    Model("stated_machines"),
+    Model("job_machines"),
     Model("job_spans", makes="run_spans"),
     Model("job_units", makes="machine_units"),
     Model("run_intervals"),
     Model("job_slots", makes="machine_slots"),
-    *(Model(name) for name in ("slot_uses", "machine_clock", "job_targets")),
+    *(Model(name) for name in ("slot_uses", "machine_clock", "job_uses", "job_lives", "job_targets")),
 )
 # The same for callers of language models, with IAM principals instead of machines.
 IDENTITY_MODELS = (Model("identity_spans", makes="run_spans"), Model("run_intervals"), Model("identity_uses"))
 PLACING_MODELS = tuple(
     Model(name)
     for name in (
-        "stated_machines",
         "run_spans",
         "settled_jobs",
         "known_machines",
@@ -75,6 +76,7 @@ MACHINE_RESULTS = (
 POOLED_MODELS = tuple(
     Model(name)
     for name in (
+        "job_tails",
         "job_attached_parts",
         "attached_candidates",
         "attached_targets",

@@ -1,4 +1,4 @@
--- one row per run that states a job of the bill: when it ran, with its job in place of a machine
+-- one row per run in a job of the bill: when it ran, with its job in place of a machine
 with named as (
   select distinct job_key, json_value(tags, '$."runspend.job_aliases"') as aliases
   from billing_lines
@@ -24,45 +24,59 @@ stated as (
   ) w on w.tracking_server = r.tracking_server and w.run_id = r.run_id
   where r.job_key is not null
 ),
+beside as (
+  -- A run that states no job, but a machine of a job that another run states, ran in that job.
+  select
+    s.tracking_server, s.run_id, m.job_key, logical_or(s.is_ambiguous) as is_ambiguous,
+    min(greatest(coalesce(s.used_from, m.billed_from), m.billed_from)) as used_from,
+    max(least(coalesce(s.used_to, m.billed_until), m.billed_until)) as used_to
+  from stated_machines s
+  join job_machines m on m.resource_key = s.resource_key
+  join (select distinct job_key from stated) j on j.job_key = m.job_key
+  left join (select distinct tracking_server, run_id from stated) own on own.tracking_server = s.tracking_server and own.run_id = s.run_id
+  where own.run_id is null and not m.is_shared
+  group by s.tracking_server, s.run_id, m.job_key, m.life
+),
+known as (
+  select tracking_server, run_id, job_key, is_ambiguous, cast(null as timestamp) as used_from, cast(null as timestamp) as used_to, false as is_by_machine
+  from stated
+  union all
+  select tracking_server, run_id, job_key, is_ambiguous, used_from, used_to, true
+  from beside
+),
 nearest as (
-  -- A run that states no job takes the job of its nearest ancestor that states one.
+  -- A run without a job takes the job of its nearest ancestor that has one.
   select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a
-  join (select distinct tracking_server, run_id from stated) s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
-  left join (select distinct tracking_server, run_id from stated) own on own.tracking_server = a.tracking_server and own.run_id = a.run_id
+  join (select distinct tracking_server, run_id from known) s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
+  left join (select distinct tracking_server, run_id from known) own on own.tracking_server = a.tracking_server and own.run_id = a.run_id
   where own.run_id is null
   qualify row_number() over (partition by a.tracking_server, a.run_id order by a.distance, a.ancestor_id) = 1
 ),
 inherited as (
-  select n.tracking_server, n.run_id, s.job_key, s.is_ambiguous
+  select n.tracking_server, n.run_id, s.job_key, s.is_ambiguous, s.used_from, s.used_to, s.is_by_machine
   from nearest n
-  join stated s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
+  join known s on s.tracking_server = n.tracking_server and s.run_id = n.ancestor_id
 ),
 own_machines as (
-  select distinct n.tracking_server, n.run_id, coalesce(m.billed_key, s.resource_key) as resource_key
+  select distinct n.tracking_server, n.run_id, s.resource_key
   from nearest n
-  join run_resources s on s.tracking_server = n.tracking_server and s.run_id = n.run_id
-  left join matched_names m on m.thing = 'machine' and m.stated_key = s.resource_key
-  join bill_names b on b.thing = 'machine' and b.name = coalesce(m.billed_key, s.resource_key)
+  join stated_machines s on s.tracking_server = n.tracking_server and s.run_id = n.run_id
+  join bill_names b on b.thing = 'machine' and b.name = s.resource_key
 ),
 elsewhere as (
   -- A run that states machines of the bill, none of them its ancestor's job's, did not run in that job.
   select i.tracking_server, i.run_id, i.job_key
   from inherited i
   join own_machines o on o.tracking_server = i.tracking_server and o.run_id = i.run_id
-  left join (
-    select distinct b.job_key, b.resource_key
-    from billing_lines b
-    join (select distinct job_key from inherited) j on j.job_key = b.job_key
-    where b.billing_period = @period and b.resource_key is not null
-  ) l on l.job_key = i.job_key and l.resource_key = o.resource_key
+  left join (select distinct job_key, resource_key from job_machines) l on l.job_key = i.job_key and l.resource_key = o.resource_key
   group by i.tracking_server, i.run_id, i.job_key
   having countif(l.job_key is not null) = 0
 ),
 jobs as (
-  select tracking_server, run_id, job_key, is_ambiguous from stated
+  select tracking_server, run_id, job_key, is_ambiguous, used_from, used_to, is_by_machine from known
   union all
-  select i.tracking_server, i.run_id, i.job_key, i.is_ambiguous
+  select i.tracking_server, i.run_id, i.job_key, i.is_ambiguous, i.used_from, i.used_to, i.is_by_machine
   from inherited i
   left join elsewhere e on e.tracking_server = i.tracking_server and e.run_id = i.run_id and e.job_key = i.job_key
   where e.run_id is null
@@ -75,8 +89,11 @@ billed as (
 spans as (
   select
     r.tracking_server, r.workspace, r.run_id, j.job_key, j.is_ambiguous, r.gpu_count, r.cpu_request, r.memory_request_gb, r.mean_use_percent,
-    greatest(r.start_time, least(@window_start, @jobs_from)) as span_start,
-    least(run_end(r.end_time, r.last_sign_at, r.start_time, b.billed_until), greatest(@window_end, @jobs_until)) as span_end,
+    greatest(r.start_time, least(@window_start, @jobs_from), coalesce(j.used_from, r.start_time)) as span_start,
+    least(
+      run_end(r.end_time, r.last_sign_at, r.start_time, b.billed_until), greatest(@window_end, @jobs_until),
+      coalesce(j.used_to, greatest(@window_end, @jobs_until))) as span_end,
+    j.is_by_machine,
     coalesce(r.run_end_rule, run_end_rule(r.end_time, r.last_sign_at, r.start_time, b.billed_until)) as run_end_rule
   from jobs j
   join billed b on b.job_key = j.job_key
@@ -84,6 +101,6 @@ spans as (
   where r.start_time is not null
 )
 select
-  tracking_server, workspace, run_id, job_key as resource_key, span_start, span_end, run_end_rule, is_ambiguous, gpu_count, cpu_request, memory_request_gb, mean_use_percent
+  tracking_server, workspace, run_id, job_key as resource_key, span_start, span_end, run_end_rule, is_ambiguous, is_by_machine, gpu_count, cpu_request, memory_request_gb, mean_use_percent
 from spans
 where span_end > span_start

@@ -1,41 +1,20 @@
 -- one row per job, charge period and run of that life of the job: the run's share of the charge period, as a range between 0 and 1
-with own as (
-  -- The run's own time, computed as on a machine.
+with windows as (
   select
-    u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number,
-    min(u.run_end_rule) as run_end_rule, min(u.weight_kind) as weight_kind,
-    cast(sum(u.weight * (b.share_clock - a.share_clock)) as int64) as ticks
-  from slot_uses u
-  join machine_clock a on a.machine_number = u.machine_number and a.mark = u.used_from
-  join machine_clock b on b.machine_number = u.machine_number and b.mark = u.used_to
-  group by u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number
-),
-jobs as (
-  select distinct machine_number, resource_key as job_key from run_intervals
-),
-windows as (
-  select
-    j.machine_number, w.job_key, w.life, w.is_of_period, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks,
+    j.machine_number, w.job_key, w.life, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks,
     -- The clock has no marks where no run reaches.
     coalesce(b.busy_clock - a.busy_clock, 0) as clock_ticks
   from job_windows w
-  join jobs j on j.job_key = w.job_key
+  join (select distinct machine_number, resource_key as job_key from run_intervals) j on j.job_key = w.job_key
   left join machine_clock a on a.machine_number = j.machine_number and a.mark = w.charge_period_start
   left join machine_clock b on b.machine_number = j.machine_number and b.mark = w.charge_period_end
-),
-lives as (
-  select
-    w.machine_number, w.life, o.run_number, min(o.run_end_rule) as run_end_rule, min(o.weight_kind) as weight_kind,
-    cast(sum(o.ticks) as int64) as ticks
-  from windows w
-  join own o on o.machine_number = w.machine_number and o.charge_period_start = w.charge_period_start and o.charge_period_end = w.charge_period_end
-  group by w.machine_number, w.life, o.run_number
-  having sum(o.ticks) > 0
+  where w.is_of_period
 ),
 parts as (
   -- A charge period belongs to every run of that life of the job. Time that no run covers is overhead shared by all of them.
   select
-    w.job_key, w.charge_period_start, w.charge_period_end, w.machines, l.run_number, l.run_end_rule, l.weight_kind,
+    w.job_key, w.charge_period_start, w.charge_period_end, w.machines, l.run_number, l.tracking_server, l.workspace, l.run_id,
+    l.is_ambiguous, l.is_by_machine, l.run_end_rule, l.weight_kind,
     coalesce(o.ticks, 0) as ticks,
     cast(sum(coalesce(o.ticks, 0)) over (v rows between unbounded preceding and current row) as int64) as ticks_upto,
     cast(sum(coalesce(o.ticks, 0)) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as int64) as own_ticks,
@@ -45,17 +24,17 @@ parts as (
     cast(sum(l.ticks) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as int64) as life_ticks,
     l.ticks as own_life_ticks
   from windows w
-  join lives l on l.machine_number = w.machine_number and l.life = w.life
-  left join own o
-    on o.machine_number = w.machine_number and o.run_number = l.run_number
+  join job_lives l on l.job_key = w.job_key and l.life = w.life
+  left join job_uses o
+    on o.job_key = w.job_key and o.run_number = l.run_number
     and o.charge_period_start = w.charge_period_start and o.charge_period_end = w.charge_period_end
-  where w.is_of_period
   window v as (partition by w.job_key, w.charge_period_start, w.charge_period_end order by l.run_number)
 ),
 busy as (
   -- The remainder of the integer division goes to the last run that was active, as on a machine. It does not count as overhead.
   select
-    job_key, charge_period_start, charge_period_end, machines, run_number, run_end_rule, weight_kind, runs_in_window, billed_ticks,
+    job_key, charge_period_start, charge_period_end, machines, tracking_server, workspace, run_id, is_ambiguous, is_by_machine,
+    run_end_rule, weight_kind, runs_in_window, billed_ticks,
     life_upto, life_ticks, own_life_ticks,
     case when own_ticks > 0 then clock_ticks else 0 end as busy_ticks,
     case when own_ticks > 0 and ticks_upto - ticks = own_ticks then clock_ticks else ticks_upto - ticks end as own_before,
@@ -64,22 +43,18 @@ busy as (
 ),
 ends as (
   select
-    job_key, charge_period_start, charge_period_end, machines, run_number, run_end_rule, weight_kind, runs_in_window, own_before, own_upto,
+    job_key, charge_period_start, charge_period_end, machines, tracking_server, workspace, run_id, is_ambiguous, is_by_machine,
+    run_end_rule, weight_kind, runs_in_window, own_before, own_upto,
     greatest(billed_ticks, busy_ticks) as total_ticks,
     busy_ticks > billed_ticks as is_scaled,
     cast(trunc(greatest(billed_ticks - busy_ticks, 0) * ((life_upto - own_life_ticks) / life_ticks)) as int64) as overhead_before,
     case when life_upto = life_ticks then greatest(billed_ticks - busy_ticks, 0)
       else cast(trunc(greatest(billed_ticks - busy_ticks, 0) * (life_upto / life_ticks)) as int64) end as overhead_upto
   from busy
-),
-ambiguous as (
-  select distinct resource_key as job_key, run_number from run_intervals where is_ambiguous
-),
-run_names as (
-  select distinct run_number, tracking_server, workspace, run_id from run_intervals
 )
 select
-  e.job_key, e.charge_period_start, e.charge_period_end, r.tracking_server, r.workspace, r.run_id, e.run_end_rule, e.weight_kind, e.is_scaled, a.run_number is not null as is_ambiguous,
+  e.job_key, e.charge_period_start, e.charge_period_end, e.tracking_server, e.workspace, e.run_id, e.run_end_rule, e.weight_kind, e.is_scaled,
+  e.is_ambiguous, e.is_by_machine,
   cast(round((e.own_upto - e.own_before) / 64) as int64) * e.machines as nanoseconds,
   (e.own_before + e.overhead_before) / e.total_ticks as ratio_from,
   (e.own_upto + e.overhead_upto) / e.total_ticks as ratio_to,
@@ -87,8 +62,10 @@ select
   (e.overhead_upto - e.overhead_before) / e.total_ticks as overhead_ratio,
   e.runs_in_window, q.gpu_count, q.cpu_request, q.memory_request_gb
 from ends e
-join run_names r on r.run_number = e.run_number
-left join (select tracking_server, workspace, run_id, gpu_count, cpu_request, memory_request_gb from window_runs where job_key is not null) q
-  on q.tracking_server = r.tracking_server and q.workspace = r.workspace and q.run_id = r.run_id
-left join ambiguous a on a.job_key = e.job_key and a.run_number = e.run_number
+left join (
+  select tracking_server, workspace, run_id, gpu_count, cpu_request, memory_request_gb
+  from window_runs
+  where gpu_count is not null or cpu_request is not null or memory_request_gb is not null
+) q
+  on q.tracking_server = e.tracking_server and q.workspace = e.workspace and q.run_id = e.run_id
 where e.own_upto + e.overhead_upto > e.own_before + e.overhead_before

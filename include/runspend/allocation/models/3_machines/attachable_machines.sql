@@ -4,9 +4,8 @@ select distinct m.resource_key as attached_to
 from (
   select resource_key from known_machines
   union distinct
-  select l.resource_key
-  from billing_lines l
-  join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key
-  where l.billing_period = @period and l.resource_key is not null
+  select j.resource_key
+  from job_machines j
+  join (select distinct job_key, life from job_lives) l on l.job_key = j.job_key and l.life = j.life
 ) m
 join (select distinct attached_to from billing_lines where billing_period = @period and attached_to is not null) l on l.attached_to = m.resource_key

@@ -36,7 +36,7 @@ select
   l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.invoice_id, l.cost_kind,
   l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
   'run' as allocated_to, j.tracking_server, j.workspace, j.run_id, cast(null as string) as owner_id,
-  'job_id' as match_method, 'exact' as confidence, case when j.is_ambiguous then 'ambiguous_name' end as reason, cast(null as string) as pool_key,
+  'job_id' as match_method, case when j.is_by_machine then 'high' else 'exact' end as confidence, case when j.is_ambiguous then 'ambiguous_name' end as reason, cast(null as string) as pool_key,
   j.weight_kind, j.run_end_rule, j.is_scaled, j.ratio_from, j.ratio_to, j.is_last,
   l.list_float, l.contracted_float, l.effective_float, l.billed_float,
   1.0 as charge_part,

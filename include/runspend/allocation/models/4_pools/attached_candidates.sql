@@ -10,6 +10,8 @@ parts as (
   select target_key from machine_keys
   union distinct
   select distinct target_key from job_attached_parts
+  union distinct
+  select distinct target_key from job_tails
 ),
 machines as (
   select resource_key

@@ -37,7 +37,7 @@ met as (
     and (p.charge_period_start <> w.window_start or p.charge_period_end <> w.window_end)
 ),
 lone as (
-  -- Charges of a job's machine before or after the job's own charge periods go to the job's runs.
+  -- Charges of a job's machine outside of the job's own charge periods go to the runs of that life of the job.
   select w.target_key, w.window_start, w.window_end
   from windows w
   left join (select distinct target_key, window_start, window_end from met) m
@@ -48,11 +48,10 @@ all_parts as (
   select target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, is_ambiguous, nanoseconds
   from met
   union all
-  select w.target_key, w.window_start, w.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_scaled, p.is_ambiguous, p.nanoseconds
+  select w.target_key, w.window_start, w.window_end, 'run', p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, false, p.is_ambiguous, p.nanoseconds
   from lone w
-  join job_attached_parts p on p.target_key = w.target_key
-  where p.nanoseconds > 0
-    and p.charge_period_start < timestamp_add(w.window_end, interval 24 hour) and p.charge_period_end > timestamp_sub(w.window_start, interval 24 hour)
+  join job_tails p on p.target_key = w.target_key
+  where p.billed_from < timestamp_add(w.window_end, interval 24 hour) and p.billed_until > timestamp_sub(w.window_start, interval 24 hour)
 ),
 targets as (
   select

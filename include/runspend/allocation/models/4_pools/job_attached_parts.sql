@@ -19,11 +19,8 @@ attachments as (
   join keys k on k.group_text = s.group_text
   left join group_regions r on r.group_key = k.group_key and r.region_id = s.region_id
   union distinct
-  select l.job_key, concat('machine|', l.resource_key)
-  from billing_lines l
-  join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key
-  join attachable_machines m on m.attached_to = l.resource_key
-  where l.billing_period = @period
+  select job_key, target_key
+  from job_tails
 )
 select
   a.target_key, j.charge_period_start, j.charge_period_end, 'run' as allocated_to, j.tracking_server, j.workspace, j.run_id,

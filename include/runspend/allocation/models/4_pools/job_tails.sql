@@ -1,0 +1,8 @@
+-- one row per life of a job, machine of it that other lines name, and run: the run's share of that life.
+-- Used for lines before, between and after the job's own charge periods: its machines start earlier and stop later.
+select
+  concat('machine|', m.resource_key) as target_key, m.job_key, m.billed_from, m.billed_until,
+  l.tracking_server, l.workspace, l.run_id, l.run_end_rule, l.weight_kind, l.is_ambiguous, cast(round(l.ticks / 64) as int64) as nanoseconds
+from job_machines m
+join job_lives l on l.job_key = m.job_key and l.life = m.life
+join attachable_machines a on a.attached_to = m.resource_key
