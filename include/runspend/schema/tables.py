@@ -1161,7 +1161,7 @@ UNMET_CLAIMS = Table(
             "reason",
             "STRING",
             "no_such_machine: no bill of the period has the machine at the time of the run; not_billed_yet: the run started after the last billed hour; "
-            "out_of_scope: `scope` excludes the machine; over_claimed: other runs had all hours of the pool or type.",
+            "out_of_scope: `scope` excludes the machine or its account; over_claimed: other runs had all hours of the machine, job, pool or type.",
             words=UNMET_REASONS,
         ),
         Column(

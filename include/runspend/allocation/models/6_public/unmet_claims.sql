@@ -26,6 +26,14 @@ on_bill as (
   where r.resource_key is not null
   group by r.resource_key
 ),
+excluded_accounts as (
+  -- `scope` excludes all of their lines. Lines that it excludes are summed when they are loaded, so the bill no longer says which machines they had.
+  select regexp_replace(lower(sub_account_id), r'^/?(subscriptions|projects)/', '') as account
+  from billing_lines
+  where billing_period = @period and sub_account_id is not null
+  group by regexp_replace(lower(sub_account_id), r'^/?(subscriptions|projects)/', '')
+  having countif(coalesce(scope, '') <> 'exclude') = 0
+),
 machines as (
   select tracking_server, workspace, run_id, min(resource_id) as resource_id, min(resource_key) as resource_key
   from stated_machines
@@ -61,6 +69,12 @@ claims as (
     greatest(1, coalesce(r.num_nodes, 1)) as nodes,
     -- How far the bill with the machine reaches. For a machine on no bill: the bill that reaches furthest.
     coalesce(b.billed_until, r.newest_billed_until) as billed_until, coalesce(b.is_excluded, false) as is_excluded,
+    -- The run states its account itself or in the name of its job or machine.
+    coalesce(
+      r.stated_account,
+      regexp_extract(coalesce(r.job_key, m.resource_key), r'^arn:[^:]*:[^:]*:[^:]*:([^:]+):'),
+      regexp_extract(coalesce(r.job_key, m.resource_key), r'^/?(?:subscriptions|projects)/([^/]+)/')) as account,
+    m.resource_key, r.job_key,
     r.claimed_from, r.claimed_to
   from active r
   left join machines m on m.tracking_server = r.tracking_server and m.workspace = r.workspace and m.run_id = r.run_id
@@ -71,6 +85,7 @@ claims as (
     r.tracking_server, r.workspace, r.run_id, 'llm_identity', r.principal_key,
     cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), 1,
     coalesce((select max(charge_period_end) from billing_lines where billing_period = @period and principal_key is not null), r.newest_billed_until), false,
+    cast(null as string), cast(null as string), cast(null as string),
     r.claimed_from, r.claimed_to
   from active r
   where r.principal_key is not null
@@ -89,7 +104,7 @@ families as (
 unmet as (
   select
     c.tracking_server, c.workspace, c.run_id, c.match_method, c.claim, c.instance_type, c.stated_account, c.stated_region, c.stated_zone, c.stated_option, c.is_excluded,
-    c.nodes, c.billed_until, c.claimed_from, c.claimed_to
+    c.account, c.resource_key, c.job_key, c.nodes, c.billed_until, c.claimed_from, c.claimed_to
   from claims c
   left join met m
     on m.tracking_server = c.tracking_server and m.workspace = c.workspace and m.run_id = c.run_id and m.is_of_caller = (c.match_method = 'llm_identity')
@@ -116,8 +131,31 @@ billed as (
   from billing_lines
   where billing_period = @period and (pool_key is not null or instance_type is not null) and charge_category = 'Usage'
 ),
+charged as (
+  select distinct l.resource_key, l.job_key, l.charge_period_start, l.charge_period_end
+  from billing_lines l
+  left join (select distinct resource_key as named from unmet where match_method = 'resource_id') m on m.named = l.resource_key
+  left join (select distinct job_key as named from unmet where match_method = 'job_id') j on j.named = l.job_key
+  where l.billing_period = @period and coalesce(l.scope, '') <> 'exclude' and l.charge_category = 'Usage' and l.charge_period_end > l.charge_period_start
+    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
+    and (m.named is not null or j.named is not null)
+),
+held as (
+  -- Example: all lines of the machine have the id of another run as a tag.
+  select distinct u.tracking_server, u.workspace, u.run_id
+  from unmet u
+  join charged h on h.resource_key = u.resource_key
+  where u.match_method = 'resource_id' and h.charge_period_start < u.claimed_to and h.charge_period_end > u.claimed_from
+  union distinct
+  select distinct u.tracking_server, u.workspace, u.run_id
+  from unmet u
+  join charged h on h.job_key = u.job_key
+  where u.match_method = 'job_id' and h.charge_period_start < u.claimed_to and h.charge_period_end > u.claimed_from
+),
 crowded as (
-  -- Matching machines of the pool or type were billed while the run was active, but other runs had all of them.
+  -- Matching machines were billed while the run was active, but other runs had all of them.
+  select tracking_server, workspace, run_id from held
+  union distinct
   select distinct u.tracking_server, u.workspace, u.run_id
   from unmet u
   join billed b on b.pool_key = u.claim
@@ -138,9 +176,11 @@ select
     when c.billed_until is null or c.claimed_from >= c.billed_until then 'not_billed_yet'
     when c.is_excluded and c.match_method = 'resource_id' then 'out_of_scope'
     when p.run_id is not null then 'over_claimed'
+    when x.account is not null then 'out_of_scope'
     else 'no_such_machine'
   end as reason,
   (timestamp_diff(c.claimed_to, c.claimed_from, microsecond) - coalesce(g.microseconds, 0)) / 1e6 * c.nodes as claimed_seconds
 from unmet c
 left join gaps g on g.tracking_server = c.tracking_server and g.workspace = c.workspace and g.run_id = c.run_id
 left join crowded p on p.tracking_server = c.tracking_server and p.workspace = c.workspace and p.run_id = c.run_id
+left join excluded_accounts x on x.account = c.account
