@@ -32,9 +32,24 @@ steps as (
     case when timestamp_diff(charge_period_start, max(charge_period_end) over (w rows between unbounded preceding and 1 preceding), microsecond) > 86400000000 then 1 else 0 end as begins
   from windows
   window w as (partition by job_key order by charge_period_start, charge_period_end)
+),
+lives as (
+  select
+    job_key, charge_period_start, charge_period_end, is_of_period, usage_source, machines, billed_nanoseconds, window_nanoseconds,
+    cast(sum(begins) over (partition by job_key order by charge_period_start, charge_period_end rows between unbounded preceding and current row) as int64) as life
+  from steps
+),
+instances as (
+  -- More machine time than the charge period has: the lines are of several machines that worked in parallel, such as a SageMaker job's.
+  -- They did so in the rest of that life too. One percent more is taken for rounding.
+  select job_key, life, cast(max(div(billed_nanoseconds + window_nanoseconds - 1 - div(window_nanoseconds, 100), window_nanoseconds)) as int64) as number
+  from lives
+  where billed_nanoseconds > window_nanoseconds + div(window_nanoseconds, 100)
+  group by job_key, life
 )
 select
-  job_key, charge_period_start, charge_period_end, is_of_period, usage_source, machines,
-  cast(least(coalesce(billed_nanoseconds, window_nanoseconds), window_nanoseconds) as int64) as billed_nanoseconds,
-  cast(sum(begins) over (partition by job_key order by charge_period_start, charge_period_end rows between unbounded preceding and current row) as int64) as life
-from steps
+  l.job_key, l.charge_period_start, l.charge_period_end, l.is_of_period, l.usage_source, l.machines * coalesce(i.number, 1) as machines,
+  cast(least(coalesce(div(l.billed_nanoseconds, coalesce(i.number, 1)), l.window_nanoseconds), l.window_nanoseconds) as int64) as billed_nanoseconds,
+  l.life
+from lives l
+left join instances i on i.job_key = l.job_key and i.life = l.life
