@@ -17,7 +17,7 @@ from runspend.allocation import closing as finality
 from runspend.allocation import diagnostics as advice
 from runspend.allocation import scope_proposal, without_run
 from runspend.config.settings import Settings
-from runspend.interfaces.preview import outlook_lines, read_outlook, render_outlook
+from runspend.interfaces.preview import outlook_lines, read_outlook, render_outlook, scope_yaml
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.lint import lint
 from tests.actions.alert.alert_world import run, warehouse
@@ -94,11 +94,12 @@ def tables() -> dict[str, list[dict[str, Any]]]:
         advice.ORIGINS.format(name="team"),
         scope_proposal.ACCOUNTS,
         scope_proposal.ACCELERATED,
+        scope_proposal.KINDS,
         advice.IDENTITY,
         finality.BILLS,
         history.DIFFERENCES,
     ],
-    ids=["rungs", "unallocated", "origins", "accounts", "accelerated", "identity", "bills", "differences"],
+    ids=["rungs", "unallocated", "origins", "accounts", "accelerated", "kinds", "identity", "bills", "differences"],
 )
 def test_every_question_reads_the_same_on_both_engines(sql: str) -> None:
     """Nothing in it that DuckDB and GoogleSQL answer differently."""
@@ -239,10 +240,58 @@ def test_the_proposed_scope_takes_accounts_that_are_mostly_the_platforms(tmp_pat
     ]
     with warehouse(tmp_path / "w", cost_allocations=rows) as reader:
         found = scope_proposal.scope_proposal(reader, FIRST)
-    assert [(entry.yaml, entry.inside_cost, entry.outside_cost) for entry in found] == [
+    assert [(entry.yaml, entry.inside_cost, entry.outside_cost) for entry in found.entries] == [
         ('{source: "aws", account: ["1111"]}', Decimal(95), Decimal(5)),
         ('{source: "aws", account: "web", service: ["Amazon EC2"]}', Decimal(10), Decimal(0)),
     ]
+    assert found.left_out == ()
+
+
+def fee(number: int, cost: str, service: str | None, category: str = "Tax", account: str | None = None) -> dict[str, Any]:
+    """A fee of the whole bill, which is shared cost."""
+    return charge(number, cost, "shared", reason="fee", charge_category=category, service_name=service, sub_account_id=account)
+
+
+def scope_of(tmp_path: Path, *rows: dict[str, Any]) -> scope_proposal.ScopeProposal:
+    """The scope proposed for a ledger, which has all cost that is in scope now: in its entries or in what they leave out."""
+    with warehouse(tmp_path / "w", cost_allocations=rows) as reader:
+        found = scope_proposal.scope_proposal(reader, FIRST)
+    covered = [*(entry.inside_cost for entry in found.entries), *(cost for one in found.left_out for cost in one.kinds.values())]
+    assert sum(covered) == sum(row["effective_cost"] for row in rows if row["allocated_to"] != "out_of_scope")
+    return found
+
+
+def test_the_proposed_scope_is_the_bill_if_nothing_else_is_on_it(tmp_path: Path) -> None:
+    """A tax without an account is in no entry that names accounts."""
+    found = scope_of(tmp_path, charge(1, "95"), charge(2, "5", "out_of_scope"), fee(3, "7", None))
+    assert [(entry.yaml, entry.inside_cost, entry.outside_cost) for entry in found.entries] == [('{source: "aws"}', Decimal(102), Decimal(5))]
+    assert found.left_out == ()
+
+
+def test_the_proposed_scope_names_fees_without_an_account_by_service(tmp_path: Path) -> None:
+    """But no service that something else on the bill has too: an entry would bring that into scope."""
+    rows = [
+        charge(1, "95"),
+        fee(2, "9", "Amazon EC2", account="1111"),
+        charge(3, "90", "out_of_scope", sub_account_id="web"),
+        fee(4, "30", "AWS Support (Business)", "Purchase"),
+        fee(5, "8", "Amazon Registrar"),
+        fee(6, "4", "Amazon EC2"),
+        fee(7, "-2", "Amazon EC2", "Credit"),
+        fee(8, "1", None, "Purchase"),
+        charge(9, "0.5", "unallocated", reason="no_run", service_name=None, sub_account_id=None),
+    ]
+    found = scope_of(tmp_path, *rows)
+    assert [(entry.yaml, entry.inside_cost, entry.outside_cost) for entry in found.entries] == [
+        ('{source: "aws", account: ["1111"]}', Decimal(104), Decimal(0)),
+        ('{source: "aws", service: ["AWS Support (Business)", "Amazon Registrar"]}', Decimal(38), Decimal(0)),
+    ]
+    kinds = {"taxes": Decimal(4), "purchases": Decimal(1), "usage": Decimal("0.5"), "credits": Decimal(-2)}
+    assert found.left_out == (scope_proposal.LeftOut("USD", kinds),)
+    *_, left, why, what_to_do = scope_yaml(found)
+    assert left == "    # In scope now, but not in these entries: taxes 4.00, purchases 1.00, usage 0.50, credits −2.00 USD."
+    assert "no account" in why and "`scope.exclude`" in what_to_do
+    assert len(yaml.safe_load("\n".join(scope_yaml(found)))["scope"]["include"]) == 2
 
 
 def test_the_screen(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:

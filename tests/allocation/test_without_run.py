@@ -214,7 +214,7 @@ def test_excluded_accelerators_are_named(tmp_path: Path, given: Settings) -> Non
         proposed = scope_proposal.scope_proposal(reader, FIRST)
     assert (first.words, first.kind, first.inside_cost) == (f"excluded accelerators of {EC2} in account ml", "excluded", Decimal(0))
     assert suggestion(first, Decimal(10)) == f"check excluded accelerators of {EC2} in account ml: explains 700.00, out of scope now"
-    assert all(entry.accelerated_cost == 0 for entry in proposed)
+    assert all(entry.accelerated_cost == 0 for entry in proposed.entries)
 
 
 def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings) -> None:
@@ -312,7 +312,7 @@ def test_the_scope_to_paste_always_has_the_accelerators(tmp_path: Path) -> None:
     ]
     with warehouse(tmp_path / "w", cost_allocations=rows, billing_lines=lines) as reader:
         found = scope_proposal.scope_proposal(reader, FIRST)
-    assert [(entry.selector, entry.inside_cost, entry.accelerated_cost) for entry in found] == [
+    assert [(entry.selector, entry.inside_cost, entry.accelerated_cost) for entry in found.entries] == [
         ({"source": "aws", "account": "web", "service": ["Amazon SageMaker", EC2]}, Decimal(10), Decimal(100)),
         ({"source": "aws", "account": "ml", "service": [EC2]}, Decimal(0), Decimal(50)),
         ({"source": "aws", "account": ["1111"]}, Decimal(95), Decimal(0)),

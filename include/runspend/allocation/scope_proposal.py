@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,8 @@ from runspend.allocation.remedies import selector_yaml
 from runspend.core.amounts import EXACT, add
 from runspend.core.service_kinds import is_accelerator
 from runspend.warehouse.base import Reader
+
+Row = Mapping[str, Any]
 
 # Usage lines that no charge of the ledger has, and accelerators that `scope` excludes: their sums keep the kind.
 OUTSIDE = """
@@ -53,12 +55,33 @@ outside as (
 ACCOUNTS = """
 select
   billing_currency, source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,
-  sum(case when allocated_to <> 'out_of_scope' then effective_cost end) as inside_cost,
+  sum(case when allocated_to not in ('out_of_scope', 'shared') then effective_cost end) as inside_cost,
+  sum(case when allocated_to = 'shared' then effective_cost end) as shared_cost,
   sum(case when allocated_to = 'out_of_scope' then effective_cost end) as outside_cost
 from cost_allocations
-where billing_period = @first and allocated_to <> 'shared'
+where billing_period = @first
 group by billing_currency, source, coalesce(sub_account_id, ''), coalesce(service_name, '')
 order by inside_cost desc, source, sub_account_id, service_name
+"""
+
+# Money that is in scope, by kind: to say what a proposal leaves out.
+KINDS = """
+select
+  billing_currency, source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,
+  case
+    when allocated_to <> 'shared' then 'usage'
+    when reason = 'platform' then 'platform services'
+    when strpos(lower(coalesce(service_name, '')), 'support') > 0 then 'support'
+    when charge_category = 'Tax' then 'taxes'
+    when charge_category = 'Purchase' then 'purchases'
+    when charge_category in ('Credit', 'Adjustment') then 'credits'
+    else 'other fees'
+  end as kind,
+  sum(effective_cost) as effective_cost
+from cost_allocations
+where billing_period = @first and allocated_to <> 'out_of_scope'
+group by 1, 2, 3, 4, 5
+order by effective_cost desc, kind
 """
 
 # Out-of-scope lines that may be accelerators; `is_accelerator` decides.
@@ -87,12 +110,33 @@ class ScopeLine:
         """Return the entry, ready to paste: JSON is YAML."""
         return selector_yaml(self.selector)
 
+    def has(self, row: Row) -> bool:
+        """Whether the entry matches the bill lines of this source, account and service."""
+        values = {"source": row["source"], "account": row["sub_account_id"], "service": row["service_name"]}
+        return all(values[key] in ([wanted] if isinstance(wanted, str) else wanted) for key, wanted in self.selector.items())
 
-def scope_proposal(reader: Reader, first: date) -> tuple[ScopeLine, ...]:
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Cost in one currency that is in scope now and that no entry matches, by kind."""
+
+    currency: str
+    kinds: Mapping[str, Decimal]
+
+
+@dataclass(frozen=True)
+class ScopeProposal:
+    """Entries for `scope.include`, and what they leave out because no selector matches it without other cost."""
+
+    entries: tuple[ScopeLine, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def scope_proposal(reader: Reader, first: date) -> ScopeProposal:
     """Propose entries for `scope.include`: the contents of the default scope, and every account and service with accelerators.
 
-    An account that belongs mostly to the platform is named as a whole; of other accounts, single services. Amounts are in the
-    period's main currency. Fees are left out: they follow their account.
+    An account that belongs mostly to the platform is named as a whole; of other accounts, single services. Fees do not decide this.
+    Fees without an account get entries of their own where these add no other cost. Amounts are in the period's main currency.
     """
     accelerated: dict[tuple[str, str, str], list[Decimal]] = defaultdict(list)
     for row in reader.query(ACCELERATED, {"first": first}).to_pylist():
@@ -104,24 +148,72 @@ def scope_proposal(reader: Reader, first: date) -> tuple[ScopeLine, ...]:
         row["accelerated_cost"] = add(accelerated.get((row["source"], row["sub_account_id"], row["service_name"]), ()))
         accounts[row["source"], row["sub_account_id"]].append(row)
     whole: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    lines = []
+    entries = []
     for (source, account), members in accounts.items():
         if account and add(r["inside_cost"] for r in members) and _is_mostly_inside(members):
             whole[source] += members
         elif wanted := [r for r in members if r["service_name"] and (r["inside_cost"] or r["accelerated_cost"])]:
             named = list(dict.fromkeys(r["service_name"] for r in wanted))
             place: dict[str, str | list[str]] = {"source": source, **({"account": account} if account else {}), "service": named}
-            lines.append(_scope_line(place, [r for r in members if r["service_name"] in named]))
+            entries.append(_scope_line(place, rows))
     for source, members in whole.items():
-        lines.append(_scope_line({"source": source, "account": list(dict.fromkeys(r["sub_account_id"] for r in members))}, members))
-    return tuple(sorted(lines, key=lambda line: (-line.accelerated_cost, -line.inside_cost)))
+        entries.append(_scope_line({"source": source, "account": list(dict.fromkeys(r["sub_account_id"] for r in members))}, rows))
+    for source in dict.fromkeys(r["source"] for r in rows):
+        entries = _with_fees(entries, [r for r in rows if r["source"] == source])
+    return ScopeProposal(
+        tuple(sorted(entries, key=lambda entry: (-entry.accelerated_cost, -entry.inside_cost))),
+        _left_out(entries, reader.query(KINDS, {"first": first}).to_pylist()),
+    )
 
 
-def _is_mostly_inside(rows: Sequence[Mapping[str, Any]]) -> bool:
+def _is_mostly_inside(rows: Sequence[Row]) -> bool:
     """Return whether at least nine tenths of the money is in scope."""
     inside, outside = add(r["inside_cost"] for r in rows), add(r["outside_cost"] for r in rows)
     return inside >= EXACT.multiply(outside, Decimal(9))
 
 
-def _scope_line(selector: Mapping[str, str | list[str]], rows: Sequence[Mapping[str, Any]]) -> ScopeLine:
-    return ScopeLine(selector, *(add(r[f"{part}_cost"] for r in rows) for part in ("inside", "outside", "accelerated")))
+def _with_fees(entries: list[ScopeLine], rows: Sequence[Row]) -> list[ScopeLine]:
+    """Return the entries with those of one bill's fees that they miss. An entry is added only if it adds no other cost.
+
+    No selector means "without an account". So the whole bill is named if the entries have all its other cost. Otherwise, the fees'
+    services are named, if nothing else of the bill has them.
+    """
+    left = [r for r in rows if not any(entry.has(r) for entry in entries)]
+    missed = [r for r in left if _is_inside(r)]
+    if not missed:
+        return entries
+    source = missed[0]["source"]
+    if all(_is_inside(r) for r in left):
+        return [*(entry for entry in entries if entry.selector["source"] != source), _scope_line({"source": source}, rows)]
+    outside = {r["service_name"] for r in left if not _is_inside(r)}
+    named = list(dict.fromkeys(r["service_name"] for r in missed if r["service_name"] and r["service_name"] not in outside))
+    if not named:
+        return entries
+    fees = [r for r in left if r["service_name"] in named]
+    return [*entries, _scope_line({"source": source, "service": named}, fees)]
+
+
+def _is_inside(row: Row) -> bool:
+    return (row["inside_cost"] is not None or row["shared_cost"] is not None) and row["outside_cost"] is None
+
+
+def _scope_line(selector: Mapping[str, str | list[str]], rows: Sequence[Row]) -> ScopeLine:
+    """Return the entry with the cost of the rows that it matches."""
+    entry = ScopeLine(selector, Decimal(0), Decimal(0))
+    own = [r for r in rows if entry.has(r)]
+    inside = add(cost for r in own for cost in (r["inside_cost"], r["shared_cost"]))
+    return replace(
+        entry,
+        inside_cost=inside,
+        outside_cost=add(r["outside_cost"] for r in own),
+        accelerated_cost=add(r["accelerated_cost"] for r in own),
+    )
+
+
+def _left_out(entries: Sequence[ScopeLine], rows: Sequence[Row]) -> tuple[LeftOut, ...]:
+    sums: dict[str, dict[str, list[Decimal]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if not any(entry.has(row) for entry in entries):
+            sums[row["billing_currency"]][row["kind"]].append(row["effective_cost"])
+    found = {currency: {kind: cost for kind, costs in kinds.items() if (cost := add(costs))} for currency, kinds in sums.items()}
+    return tuple(LeftOut(currency, kinds) for currency, kinds in found.items() if kinds)

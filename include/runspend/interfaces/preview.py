@@ -19,7 +19,7 @@ from runspend.allocation import diagnostics as advice
 from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours
 from runspend.allocation.diagnostics import Coverage, Identity, Rung, UnmetClaims
 from runspend.allocation.inputs import configuration_digest
-from runspend.allocation.scope_proposal import ScopeLine, scope_proposal
+from runspend.allocation.scope_proposal import LeftOut, ScopeProposal, scope_proposal
 from runspend.allocation.without_run import Group, unallocated_groups
 from runspend.config.settings import MailSettings, Settings, WarehouseSettings
 from runspend.config.types import CONNECTION
@@ -62,7 +62,7 @@ class Outlook:
     origin: str
     moneys: tuple[Money, ...] = ()
     identity: Identity | None = None
-    scope: tuple[ScopeLine, ...] = ()
+    scope: ScopeProposal = ScopeProposal()
     unmet: tuple[UnmetClaims, ...] = ()
     claimed: tuple[ClaimedHours, ...] = ()
     problems: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
                 for currency in sorted(rungs, key=lambda c: (c != settings.currency, c))
             ),
             advice.identity(reader, first),
-            scope_proposal(reader, first) if settings.scope is None else (),
+            scope_proposal(reader, first) if settings.scope is None else ScopeProposal(),
             advice.unmet_claims(reader, first),
             tuple(hours for hours in claimed_hours(reader, first) if hours.is_notable)[:CLAIMS_SHOWN],
         )
@@ -165,7 +165,7 @@ def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
         lines.append(("suggestions" if not number else "", text))
     names = [text for one in outlook.moneys for text in coverage_words(one.coverage)]
     lines += [("tagging" if not number else "", text) for number, text in enumerate(names)]
-    if outlook.scope:
+    if outlook.scope.entries:
         lines.append(("scope", "the default applies. To define what belongs to the ML platform, paste:"))
         lines += [(PASTE, line) for line in scope_yaml(outlook.scope)]
     return lines
@@ -243,16 +243,31 @@ def suggestions(outlook: Outlook) -> list[str]:
     return found
 
 
-def scope_yaml(lines: Sequence[ScopeLine]) -> list[str]:
-    """Return the proposal as lines of `runspend.yaml`, each with the cost it covers."""
-    width = max(len(line.yaml) for line in lines)
+def scope_yaml(proposal: ScopeProposal) -> list[str]:
+    """Return the proposal as lines of `runspend.yaml`, each with the cost it covers, and what it leaves out as a comment."""
+    width = max(len(entry.yaml) for entry in proposal.entries)
     return [
         "scope:",
         "  include:",
         *(
-            f"    - {line.yaml:<{width}}  # {money(line.inside_cost)} in scope now"
-            + (f", {money(line.outside_cost)} not in scope" if line.outside_cost else "")
-            + (f", including accelerators {money(line.accelerated_cost)}" if line.accelerated_cost else "")
-            for line in lines
+            f"    - {entry.yaml:<{width}}  # {money(entry.inside_cost)} in scope now"
+            + (f", {money(entry.outside_cost)} not in scope" if entry.outside_cost else "")
+            + (f", including accelerators {money(entry.accelerated_cost)}" if entry.accelerated_cost else "")
+            for entry in proposal.entries
         ),
+        *(f"    # {text}" for text in _left_out_words(proposal.left_out)),
     ]
+
+
+def _left_out_words(left_out: Sequence[LeftOut]) -> list[str]:
+    """Return what a proposed scope leaves out, and what to do; nothing if it has all that is in scope now."""
+    words = [
+        f"In scope now, but not in these entries: {', '.join(f'{kind} {money(cost)}' for kind, cost in one.kinds.items())} {one.currency}."
+        for one in left_out
+    ]
+    if words:
+        words += [
+            "No selector matches only these bill lines: they have no account, or their service has other cost too.",
+            "To keep them, use `scope.exclude` instead of `scope.include`: name what is not the ML platform's.",
+        ]
+    return words
