@@ -17,7 +17,7 @@ from runspend.allocation import closing as finality
 from runspend.allocation import diagnostics as advice
 from runspend.allocation import scope_proposal, without_run
 from runspend.config.settings import Settings
-from runspend.interfaces.preview import outlook_lines, read_outlook, render_outlook, scope_yaml
+from runspend.interfaces.preview import outlook_lines, read_outlook, render_outlook, scope_yaml, suggestions
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.lint import lint
 from tests.actions.alert.alert_world import run, warehouse
@@ -245,6 +245,31 @@ def test_the_proposed_scope_takes_accounts_that_are_mostly_the_platforms(tmp_pat
         ('{source: "aws", account: "web", service: ["Amazon EC2"]}', Decimal(10), Decimal(0)),
     ]
     assert found.left_out == ()
+
+
+def test_after_a_trial_the_advice_does_not_send_back_to_suggest(tmp_path: Path, tables: dict[str, Any]) -> None:
+    """The trial has proposed pools already. If a person changes the file, `runspend suggest` may find more."""
+    from runspend.allocation.remedies import remedy
+    from runspend.config.settings import load_settings
+    from runspend.config.trial_folder import mark
+
+    file = tmp_path / "runspend.yaml"
+    file.write_text(json.dumps({"home": ".", "tracking": [{"name": "prod", "uri": "http://m"}], **POOLED}))
+    mark(tmp_path)
+
+    def advised() -> list[str]:
+        settings = load_settings(file)
+        outlook = read_outlook(open_warehouse(settings), settings, "")
+        return [*suggestions(outlook), *(remedy(kind, {"service": "EC2"}, settings) for kind in ("accelerator", "machine", "job"))]
+
+    with warehouse(tmp_path / "warehouse", **tables):
+        pass
+    tried = advised()
+    assert not any("runspend suggest" in text for text in tried)
+    assert any(text.endswith(f"Until then, their cost comes from the proposed pools in {file}") for text in tried)
+    assert any(text.strip().startswith("no proposed pool has these machines.") and "uses them: {name: " in text for text in tried)
+    file.write_text(file.read_text() + "\n")
+    assert sum("runspend suggest" in text for text in advised()) > 3
 
 
 def fee(number: int, cost: str, service: str | None, category: str = "Tax", account: str | None = None) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_a_folder_of_somebody_else_is_not_emptied(tmp_path: Path) -> None:
     trial._empty(folder)
     assert [p.name for p in folder.iterdir()] == [trial.MARKER]
     trial._write(folder, trial_settings("./mlruns", str(tmp_path / "bill.csv"), folder), "USD", {})
-    trial._mark(folder)
+    trial.mark(folder)
     (folder / trial.FILE).write_text("home: .  # mine\n")
     with pytest.raises(UsageError, match="was changed since the trial"):
         trial._empty(folder)

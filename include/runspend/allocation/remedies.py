@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 from runspend.config.settings import Settings
+from runspend.config.trial_folder import is_trial
 
 # The verb before a group's name; for machines it is "tag".
 VERBS = {
@@ -46,7 +47,10 @@ def remedy(kind: str, selector: Mapping[str, Any], settings: Settings) -> str:
 
 def _advise_pool(selector: Mapping[str, Any], settings: Settings) -> str:
     pool = f"{{name: {_free_name(selector, settings)}, runs: {{experiment: EXPERIMENT}}, lines: {selector_yaml(selector)}}}"
-    return f"make its runs state their machine, or let `runspend suggest` propose pools, or add a pool for the experiment that uses them: {pool}"
+    add = f"add a pool for the experiment that uses them: {pool}"
+    if is_trial(settings):  # `runspend suggest` would propose nothing more
+        return f"no proposed pool has these machines. Make their runs state the machine, or {add}"
+    return f"make its runs state their machine, or let `runspend suggest` propose pools, or {add}"
 
 
 def _free_name(selector: Mapping[str, Any], settings: Settings) -> str:
@@ -89,7 +93,8 @@ def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:
 
 
 def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:
-    return "make its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID` or `runspend.job_id` (docs/identify.md#jobs)"
+    state = "make its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID` or `runspend.job_id` (docs/identify.md#jobs)"
+    return state if is_trial(settings) else f"{state}. Until then, `runspend suggest` can propose pools"
 
 
 def _advise_scope(selector: Mapping[str, str], settings: Settings) -> str:

@@ -22,6 +22,7 @@ from runspend.allocation.inputs import configuration_digest
 from runspend.allocation.scope_proposal import LeftOut, ScopeProposal, scope_proposal
 from runspend.allocation.without_run import Group, unallocated_groups
 from runspend.config.settings import MailSettings, Settings, WarehouseSettings
+from runspend.config.trial_folder import is_trial
 from runspend.config.types import CONNECTION
 from runspend.core.amounts import add, money, month_name, percent, places_for, shares_of
 from runspend.core.step_result import Progress, silent
@@ -56,7 +57,9 @@ class Money:
 
 @dataclass(frozen=True)
 class Outlook:
-    """The newest billing period as this configuration would show it. `problems` explains missing parts."""
+    """The newest billing period as this configuration would show it. `problems` explains missing parts. `pools`: what to do until
+    runs state their machines.
+    """
 
     period: str | None
     origin: str
@@ -65,6 +68,7 @@ class Outlook:
     scope: ScopeProposal = ScopeProposal()
     unmet: tuple[UnmetClaims, ...] = ()
     claimed: tuple[ClaimedHours, ...] = ()
+    pools: str = ""
     problems: tuple[str, ...] = ()
 
 
@@ -145,7 +149,15 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
             scope_proposal(reader, first) if settings.scope is None else ScopeProposal(),
             advice.unmet_claims(reader, first),
             tuple(hours for hours in claimed_hours(reader, first) if hours.is_notable)[:CLAIMS_SHOWN],
+            _pool_words(settings),
         )
+
+
+def _pool_words(settings: Settings) -> str:
+    """Say which pools help until runs state their machines. Empty if a trial found none."""
+    if not is_trial(settings):
+        return "Until then, `runspend suggest` can propose pools"
+    return f"Until then, their cost comes from the proposed pools in {settings.path}" if settings.pools else ""
 
 
 # --- in words --------------------------------------------------------------------------------------------------------------
@@ -229,9 +241,9 @@ def suggestions(outlook: Outlook) -> list[str]:
     if who is None:
         return found
     if who.runs and who.machine_runs < who.runs:
-        found.append(
-            f"{who.machine_runs:,} of {who.runs:,} runs that started this month state a machine. Make the others do so too (docs/identify.md). Until then, `runspend suggest` can propose pools"
-        )
+        rest = "the others do so too" if who.machine_runs else "them do so"
+        advised = f"{who.machine_runs:,} of {who.runs:,} runs that started this month state a machine. Make {rest} (docs/identify.md)"
+        found.append(f"{advised}. {outlook.pools}" if outlook.pools else advised)
     if who.unbilled_machines:
         found.append(
             f"{who.unbilled_machines:,} machines that runs state are not on the bill: they are in another account, or their ids have another form (docs/identify.md)"

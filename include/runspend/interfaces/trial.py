@@ -6,7 +6,6 @@ has changed that file since.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -20,6 +19,7 @@ from pathlib import Path
 from runspend import pipeline
 from runspend.allocation.suggest import Proposals, add_pools, header_lines, propose_pools
 from runspend.config.settings import Settings, load_settings, trial_settings
+from runspend.config.trial_folder import FILE, MARKER, mark, was_changed
 from runspend.core.amounts import add, money, percent, places_for
 from runspend.core.errors import UsageError
 from runspend.core.own_files import write_whole
@@ -30,7 +30,6 @@ from runspend.warehouse.factory import open_warehouse
 
 # The replacement for an address with a password in it: no secret is copied into a file.
 TRACKING_VARIABLE, BILL_VARIABLE = "MLFLOW_TRACKING_URI", "RUNSPEND_BILL_URI"
-MARKER, FILE = ".trial", "runspend.yaml"
 UNGIVEN = ("unallocated", "shared", "out of scope")  # cost that no rule allocated to runs or their machines
 
 
@@ -48,7 +47,7 @@ class Trial:
         if self.before.period is None:
             return ""
         if not self.found.proposals:
-            return f"no pools proposed: {self.found.reason}\n"
+            return f"no pools proposed: {self.reason}\n"
         lines = [line for one in after.moneys for line in _compared(one, self._of(one.currency), len(self.found.proposals))]
         path = self.settings.path
         where = f"the pools and the evidence for each are in {path}. Review them there, then run: runspend nightly --config {shlex.quote(str(path))}"
@@ -57,6 +56,11 @@ class Trial:
             + "\n"
             + "".join(f"  set {name} first: the file contains no passwords\n" for name in self.variables)
         )
+
+    @property
+    def reason(self) -> str:
+        """Explain why nothing is proposed."""
+        return "the bill has no usage by the hour or day." if self.found.evidence is None else self.found.reason
 
     def _of(self, currency: str) -> Money | None:
         return next((one for one in self.before.moneys if one.currency == currency), None)
@@ -79,7 +83,7 @@ def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Pr
     if found.proposals:
         add_pools(folder / FILE, found.proposals, header_lines(found), env)
         settings = load_settings(folder / FILE, env)
-    _mark(folder)
+    mark(folder)
     return Trial(settings, before, found, tuple(name for name, uri in secrets.items() if redact_uri(uri) != uri))
 
 
@@ -133,17 +137,12 @@ def _address(uri: str, variable: str) -> str:
     return json.dumps(uri, ensure_ascii=False).replace("${", "$${") if redact_uri(uri) == uri else f"${{{variable}}}"
 
 
-def _mark(folder: Path) -> None:
-    """Mark the folder as a trial's, with the digest of the file as the trial wrote it.
-
-    The marker is empty until the file is whole: if the process is killed before that, the folder has nothing worth keeping.
-    """
-    write_whole(folder / MARKER, hashlib.sha256((folder / FILE).read_bytes()).hexdigest().encode())
-
-
 def _empty(folder: Path) -> None:
-    """Empty the folder: another bill in the same folder is not a newer version of the last one."""
-    marker, file = folder / MARKER, folder / FILE
+    """Empty the folder: another bill in the same folder is not a newer version of the last one.
+
+    Its marker is empty until the file is whole: if the process is killed before that, the folder has nothing worth keeping.
+    """
+    marker = folder / MARKER
     if folder.is_symlink():
         raise UsageError(
             f"cannot use {folder}: it is a link, and a trial empties its folder first. Name the folder itself. Nothing was changed."
@@ -152,9 +151,9 @@ def _empty(folder: Path) -> None:
         raise UsageError(
             f"cannot use {folder}: it holds something that is not a trial of runspend. Name an empty or a new --folder. Nothing was changed."
         )
-    if file.is_file() and marker.read_text(encoding="utf-8", errors="replace") not in ("", hashlib.sha256(file.read_bytes()).hexdigest()):
+    if was_changed(folder):
         raise UsageError(
-            f"cannot use {folder}: {file} was changed since the trial, and a trial empties its folder first. Move the file, or name a new --folder. Nothing was changed."
+            f"cannot use {folder}: {folder / FILE} was changed since the trial, and a trial empties its folder first. Move the file, or name a new --folder. Nothing was changed."
         )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

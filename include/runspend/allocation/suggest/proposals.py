@@ -54,7 +54,7 @@ class Proposals:
     def reason(self) -> str:
         """Explain why nothing is proposed."""
         if self.evidence is None:
-            return "no bill with usage is loaded yet. Run `runspend nightly` first."
+            return "no loaded bill has usage by the hour or day. If no bill is loaded yet, run `runspend nightly` first."
         if not self.evidence.machines:
             return "every machine on the bill has its runs, or is in a pool or out of scope."
         if not self.evidence.runs:
