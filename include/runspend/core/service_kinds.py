@@ -22,13 +22,16 @@ RESOURCE_TYPES = (
     r"elastic-ip|publicipaddresses|storageaccounts|:endpoint/|/endpoints/|:notebook-instance/|-job/|/jobs/"
 )
 
+# Services that run managed jobs, whose runs can state the job. SQL reads it too.
+JOB_SERVICES = r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$"
+
 # (kind, service, meter, resource type): the first entry whose texts all occur in the line counts. None matches anything.
 RULES: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("model", r"bedrock|openai|anthropic|cognitive services|generative ai|foundry|model_serving|gemini", None, None),
     ("model", r"vertex ai|machine learning|foundry", r"gemini|claude|llama|mistral|\btokens?\b", None),
     ("machine", None, None, r":pod/|:notebook-instance/"),
     ("endpoint", r"sagemaker|machine learning|vertex ai|ai platform", None, r":endpoint/|/endpoints/"),
-    ("job", r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$|databricks", None, None),
+    ("job", rf"{JOB_SERVICES}|databricks", None, None),
     ("platform", None, None, r"natgateway|loadbalancer"),
     ("platform", None, r"natgateway|nat gateway|loadbalancer|load balanc|\blcu\b", None),
     (

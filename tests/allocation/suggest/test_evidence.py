@@ -20,6 +20,9 @@ LINES: tuple[Mapping[str, Any], ...] = (
     {"on": "unknown", "cost": 24, "instance_type": "timeless"},
     {"on": "nothing", "hours": 0, "cost": 0, "instance_type": "timeless"},
     {"on": "job", "resource_id": WORKSPACE, "hours": 2, "cost": 2, "instance_type": "trained"},
+    {"on": "train", "resource_id": "arn:aws:sagemaker:us-east-1:1:training-job/t", "hours": 2, "cost": 2, "instance_type": "ml.trained"},
+    {"on": "vertex", "service_name": "Vertex AI", "hours": 2, "cost": 2, "instance_type": "a2-trained"},
+    {"on": "notes", "service_name": "Amazon SageMaker", "resource_id": "arn:aws:sagemaker:us-east-1:1:notebook-instance/n", "hours": 2, "cost": 2, "instance_type": "ml.noted"},
 )
 
 
@@ -50,5 +53,5 @@ def test_a_line_of_no_time_and_no_money_is_no_machine(cells: dict[str, Cell]) ->
     assert set(cells["timeless"].machines.values()) == {1}
 
 
-def test_machines_of_azure_ml_are_of_jobs(cells: dict[str, Cell]) -> None:
-    assert {name for name, cell in cells.items() if cell.is_job} == {"trained"}
+def test_machines_of_managed_services_are_of_jobs_but_notebooks_are_not(cells: dict[str, Cell]) -> None:
+    assert {name for name, cell in cells.items() if cell.is_job} == {"trained", "ml.trained", "a2-trained"}

@@ -9,7 +9,7 @@ import pytest
 
 from runspend.allocation.suggest.evidence import Cell, Evidence
 from runspend.allocation.suggest.matching import Group, Match, find_matches
-from runspend.allocation.suggest.proposals import in_order
+from runspend.allocation.suggest.proposals import Proposal, evidence_lines, in_order
 from runspend.allocation.suggest.series import crowding, fit
 
 DAYS = 30
@@ -192,7 +192,10 @@ def test_training_jobs_are_matched_by_their_hours_and_by_nothing_else() -> None:
     dice = random.Random("training jobs")
     own, others = jobs(dice, 20), jobs(dice, 20)
     job = replace(machines(own, price=2, gpus=1, instance_type="ml.g5.2xlarge"), is_job=True)
-    assert pairs(found_in([job], [runs("bert", own), runs("churn", others)])) == {(("ml.g5.2xlarge",), ("bert",))}
+    (match,) = found_in([job], [runs("bert", own), runs("churn", others)])
+    assert (match.group.values, match.values) == (("ml.g5.2xlarge",), ("bert",))
+    words = evidence_lines(Proposal("jobs", {"experiment": ["bert"]}, {"instance_type": ["ml.g5.2xlarge"]}, match, "USD"))
+    assert words[-1].startswith("Machines of managed jobs are in this pool. Better: runs that state their job match it exactly")
     assert found_in([job], [runs("churn", others)]) == ()
 
 

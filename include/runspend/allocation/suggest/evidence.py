@@ -14,6 +14,7 @@ from typing import Any
 
 from runspend.allocation.diagnostics import MACHINE_GROUP, OWN_TAGS
 from runspend.core.outside_json import parse_json
+from runspend.core.service_kinds import JOB_SERVICES
 from runspend.warehouse.base import Reader
 
 HOUR_MICROSECONDS = 3_600_000_000
@@ -24,8 +25,9 @@ MOST_MACHINES, MOST_RUNS = 300, 600
 # Machines that serve models all the time: no run ran on them.
 SERVING = r"""r':endpoint/|/endpoints/|(^|-)(host|asyncinf):|online prediction'"""
 
-# Machines of Azure ML run its jobs, whose runs can state the job. SageMaker's are known by their types.
+# Machines of managed jobs: by service, by SageMaker's types, by workspaces of Azure ML. SageMaker's notebooks are not jobs.
 JOB_MACHINES = "'/microsoft.machinelearningservices/'"
+NOTEBOOKS = "':notebook-instance/'"
 # The name that people give a machine, up to the first character that differs from machine to machine.
 NAME_PREFIX = r"""regexp_extract(tags, r'(?i)"(?:name|user_name|resourceTags/user:name|user:name)": *"([a-z]+[-_.]?)')"""
 # The columns that identify a group of machines.
@@ -49,7 +51,12 @@ lines as (
     coalesce(b.resource_key, concat('|', b.line_id)) as machine, coalesce(b.resource_key, '') as resource_key, coalesce(b.sku_id, '') as sku_id,
     b.billing_currency, coalesce(b.tags, '') as tags, coalesce(array_to_string(b.group_keys, '\\n'), '') as group_keys,
     case when regexp_contains(lower(coalesce(b.resource_id, '')), {SERVING}) or regexp_contains(lower(coalesce(b.sku_meter, '')), {SERVING}) then 1 else 0 end as is_serving,
-    case when b.job_key is not null or starts_with(lower(coalesce(b.instance_type, '')), 'ml.') or strpos(lower(coalesce(b.resource_id, '')), {JOB_MACHINES}) > 0 then 1 else 0 end as is_job,
+    case
+      when b.job_key is not null or strpos(lower(coalesce(b.resource_id, '')), {JOB_MACHINES}) > 0 then 1
+      when strpos(lower(coalesce(b.resource_id, '')), {NOTEBOOKS}) > 0 then 0
+      when starts_with(lower(coalesce(b.instance_type, '')), 'ml.') or regexp_contains(lower(coalesce(b.service_name, '')), r'{JOB_SERVICES}') then 1
+      else 0
+    end as is_job,
     b.charge_period_start, b.charge_period_end, b.billed_nanoseconds, b.effective_cost
   from billing_lines b
   left join taken_lines t on t.source = b.source and t.line_id = b.line_id

@@ -38,6 +38,7 @@ class Group:
     values: tuple[str, ...]
     cells: frozenset[int]
     gpus: int = 0
+    has_jobs: bool = False  # some are machines of managed jobs, which their runs can state
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ class _Matcher:
 
     def _group(self, kind: str, source: str, account: str, values: tuple[str, ...], cells: Iterable[int]) -> Group:
         held = frozenset(cells)
-        return Group(kind, source, account, values, held, max(self.evidence.machines[n].gpus for n in held))
+        machines = [self.evidence.machines[n] for n in held]
+        return Group(kind, source, account, values, held, max(m.gpus for m in machines), any(m.is_job for m in machines))
 
     def _cost(self, group: Group) -> float:
         return sum(sum(self.evidence.machines[n].costs.values()) for n in group.cells)

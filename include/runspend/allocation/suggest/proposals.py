@@ -203,6 +203,8 @@ def evidence_lines(proposal: Proposal) -> list[str]:
         )
     else:
         lines.append(f"The hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {fit.score:.2f} of 1.")
+    if match.group.has_jobs:
+        lines.append("Machines of managed jobs are in this pool. Better: runs that state their job match it exactly, without a pool (docs/identify.md#jobs).")
     return lines
 
 
@@ -243,7 +245,7 @@ def as_records(found: Proposals) -> list[dict[str, Any]]:
         {
             "name": p.name, "runs": p.runs, "lines": p.lines, "confidence": "medium", "currency": p.currency, "cost": round(p.match.cost, 2),
             "explained_cost": round(p.match.explained_cost, 2), "billed_hours": round(p.match.fit.billed, 2), "run_hours": round(p.match.run_hours, 2),
-            "common_hours": round(p.match.used_hours, 2), "score": round(p.match.fit.score, 4), "is_by_elimination": p.match.is_by_elimination, "run_count": p.match.runs,
+            "common_hours": round(p.match.used_hours, 2), "score": round(p.match.fit.score, 4), "is_by_elimination": p.match.is_by_elimination, "has_jobs": p.match.group.has_jobs, "run_count": p.match.runs,
         }
         for p in found.proposals
     ]  # fmt: skip
