@@ -289,7 +289,9 @@ def scope_of(tmp_path: Path, *rows: dict[str, Any]) -> scope_proposal.ScopePropo
 def test_the_proposed_scope_is_the_bill_if_nothing_else_is_on_it(tmp_path: Path) -> None:
     """A tax without an account is in no entry that names accounts."""
     found = scope_of(tmp_path, charge(1, "95"), charge(2, "5", "out_of_scope"), fee(3, "7", None))
-    assert [(entry.yaml, entry.inside_cost, entry.outside_cost) for entry in found.entries] == [('{source: "aws"}', Decimal(102), Decimal(5))]
+    assert [(entry.yaml, entry.inside_cost, entry.outside_cost) for entry in found.entries] == [
+        ('{source: "aws"}', Decimal(102), Decimal(5))
+    ]
     assert found.left_out == ()
 
 

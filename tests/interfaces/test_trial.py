@@ -75,9 +75,19 @@ def test_both_figures_are_of_the_same_money() -> None:
         ("shared", "50", "0"),
         ("out of scope", "200", "0"),
     )
-    first, second = trial._compared(after, before, 1)
+    result = trial._result(after, before)
+    first, second = result.lines(1)
     assert first == "allocated to runs: 10.0% today, 72.5% with the proposed pool (medium confidence)"
     assert (
         "580.00 of the ML platform's 800.00 USD is allocated to runs, and 120.00 is idle cost of their machines. Runs get 58.0% of the whole bill of 1,000.00"
         in second
     )
+    record = result.as_record()
+    assert (record["allocated_share_today"], record["allocated_share_with_pools"]) == (0.1, 0.725)
+    assert (record["allocated_cost_with_pools"], record["platform_cost"], record["bill_cost"]) == ("580", "800", "1000")
+
+
+def test_a_bill_without_cost_of_the_platform_has_no_shares() -> None:
+    outside = Money("USD", (Rung("out of scope", None, Decimal(7), Decimal(0)),), (), ())
+    result = trial._result(outside, None)
+    assert result.lines(1) == [] and result.as_record()["allocated_share_today"] is None

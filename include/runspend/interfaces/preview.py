@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -65,7 +65,7 @@ class Outlook:
     origin: str
     moneys: tuple[Money, ...] = ()
     identity: Identity | None = None
-    scope: ScopeProposal = ScopeProposal()
+    scope: ScopeProposal = field(default_factory=ScopeProposal)
     unmet: tuple[UnmetClaims, ...] = ()
     claimed: tuple[ClaimedHours, ...] = ()
     pools: str = ""

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from runspend import pipeline
-from runspend.allocation.suggest import Proposals, add_pools, header_lines, propose_pools
+from runspend.allocation.suggest import Proposals, add_pools, as_records, header_lines, propose_pools
 from runspend.config.settings import Settings, load_settings, trial_settings
 from runspend.config.trial_folder import FILE, MARKER, mark, was_changed
-from runspend.core.amounts import add, money, percent, places_for
+from runspend.core.amounts import add, less, money, percent, places_for, plain
 from runspend.core.errors import UsageError
 from runspend.core.own_files import write_whole
 from runspend.core.redaction import redact_uri
@@ -48,7 +49,7 @@ class Trial:
             return ""
         if not self.found.proposals:
             return f"no pools proposed: {self.reason}\n"
-        lines = [line for one in after.moneys for line in _compared(one, self._of(one.currency), len(self.found.proposals))]
+        lines = [line for one in self.results(after) for line in one.lines(len(self.found.proposals))]
         path = self.settings.path
         where = f"the pools and the evidence for each are in {path}. Review them there, then run: runspend nightly --config {shlex.quote(str(path))}"
         return (
@@ -57,13 +58,77 @@ class Trial:
             + "".join(f"  set {name} first: the file contains no passwords\n" for name in self.variables)
         )
 
+    def as_record(self, after: Outlook) -> dict[str, Any]:
+        """Return the same in machine-readable form. Costs are exact decimals."""
+        return {
+            "config": str(self.settings.path),
+            "billing_period": after.period,
+            "results": [one.as_record() for one in self.results(after)],
+            "pools": as_records(self.found),
+            "no_pools_because": None if self.found.proposals else self.reason,
+            "variables": list(self.variables),
+        }
+
+    def results(self, after: Outlook) -> list[Result]:
+        """Return the effect of the pools in each currency."""
+        return [_result(one, self._of(one.currency)) for one in after.moneys]
+
     @property
     def reason(self) -> str:
         """Explain why nothing is proposed."""
+        if self.before.period is None:
+            return "no bill could be allocated."
         return "the bill has no usage by the hour or day." if self.found.evidence is None else self.found.reason
 
     def _of(self, currency: str) -> Money | None:
         return next((one for one in self.before.moneys if one.currency == currency), None)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Cost allocated to runs without and with the proposed pools, in one currency. Both shares are of `platform_cost`, the ML
+    platform's cost with the pools: what the pools bring into scope counts in both.
+    """
+
+    currency: str
+    cost_today: Decimal
+    cost_with_pools: Decimal
+    idle_cost: Decimal
+    platform_cost: Decimal
+    bill_cost: Decimal
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is cost to have a share of."""
+        return self.platform_cost > 0
+
+    def lines(self, pools: int) -> list[str]:
+        """ "allocated to runs: 0.0% today, 71.0% with the 3 proposed pools", as shares of the ML platform's cost."""
+        if not self.is_judged:
+            return []
+        whole, places = self.platform_cost, places_for(self.bill_cost)
+        named = "the proposed pool" if pools == 1 else f"the {pools} proposed pools"
+        return [
+            f"allocated to runs: {percent(self.cost_today * 100 / whole)} today, {percent(self.cost_with_pools * 100 / whole)} with {named} (medium confidence)",
+            f"  {money(self.cost_with_pools, places)} of the ML platform's {money(whole, places)} {self.currency} is allocated to runs, and {money(self.idle_cost, places)} is idle cost of their machines. "
+            f"Runs get {percent(self.cost_with_pools * 100 / self.bill_cost)} of the whole bill of {money(self.bill_cost, places)}",
+        ]
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the shares as numbers from 0 to 1, null if the ML platform has no cost, and the costs behind them."""
+        return {
+            "currency": self.currency,
+            "allocated_share_today": self._share(self.cost_today),
+            "allocated_share_with_pools": self._share(self.cost_with_pools),
+            "allocated_cost_today": plain(self.cost_today),
+            "allocated_cost_with_pools": plain(self.cost_with_pools),
+            "idle_cost_with_pools": plain(self.idle_cost),
+            "platform_cost": plain(self.platform_cost),
+            "bill_cost": plain(self.bill_cost),
+        }
+
+    def _share(self, cost: Decimal) -> float | None:
+        return round(float(cost / self.platform_cost), 6) if self.is_judged else None
 
 
 def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Progress = silent) -> Trial:
@@ -87,25 +152,20 @@ def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Pr
     return Trial(settings, before, found, tuple(name for name, uri in secrets.items() if redact_uri(uri) != uri))
 
 
-def _compared(after: Money, before: Money | None, pools: int) -> list[str]:
-    """ "allocated to runs: 0.0% today, 71.0% with the 3 proposed pools", as shares of the ML platform's cost."""
-    whole, bill = after.platform, add(r.effective_cost for r in after.rungs)
-    given, was = _given(after), _given(before) if before is not None else Decimal(0)
-    idle = add(r.idle_cost for r in after.rungs)
-    if whole <= 0:
-        return []
-    places = places_for(bill)
-    named = "the proposed pool" if pools == 1 else f"the {pools} proposed pools"
-    return [
-        f"allocated to runs: {percent(was * 100 / whole)} today, {percent(given * 100 / whole)} with {named} (medium confidence)",
-        f"  {money(given, places)} of the ML platform's {money(whole, places)} {after.currency} is allocated to runs, and {money(idle, places)} is idle cost of their machines. "
-        f"Runs get {percent(given * 100 / bill)} of the whole bill of {money(bill, places)}",
-    ]
+def _result(after: Money, before: Money | None) -> Result:
+    return Result(
+        after.currency,
+        _given(before) if before is not None else Decimal(0),
+        _given(after),
+        add(r.idle_cost for r in after.rungs),
+        after.platform,
+        add(r.effective_cost for r in after.rungs),
+    )
 
 
 def _given(one: Money) -> Decimal:
     """Return the cost allocated to runs, without idle time."""
-    return add(r.effective_cost - r.idle_cost for r in one.rungs if r.words not in UNGIVEN)
+    return add(less(r.effective_cost, [r.idle_cost]) for r in one.rungs if r.words not in UNGIVEN)
 
 
 def _write(folder: Path, made: Settings, currency: str, env: Mapping[str, str]) -> Settings:

@@ -22,7 +22,14 @@ LINES: tuple[Mapping[str, Any], ...] = (
     {"on": "job", "resource_id": WORKSPACE, "hours": 2, "cost": 2, "instance_type": "trained"},
     {"on": "train", "resource_id": "arn:aws:sagemaker:us-east-1:1:training-job/t", "hours": 2, "cost": 2, "instance_type": "ml.trained"},
     {"on": "vertex", "service_name": "Vertex AI", "hours": 2, "cost": 2, "instance_type": "a2-trained"},
-    {"on": "notes", "service_name": "Amazon SageMaker", "resource_id": "arn:aws:sagemaker:us-east-1:1:notebook-instance/n", "hours": 2, "cost": 2, "instance_type": "ml.noted"},
+    {
+        "on": "notes",
+        "service_name": "Amazon SageMaker",
+        "resource_id": "arn:aws:sagemaker:us-east-1:1:notebook-instance/n",
+        "hours": 2,
+        "cost": 2,
+        "instance_type": "ml.noted",
+    },
 )
 
 

@@ -204,7 +204,9 @@ def evidence_lines(proposal: Proposal) -> list[str]:
     else:
         lines.append(f"The hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {fit.score:.2f} of 1.")
     if match.group.has_jobs:
-        lines.append("Machines of managed jobs are in this pool. Better: runs that state their job match it exactly, without a pool (docs/identify.md#jobs).")
+        lines.append(
+            "Machines of managed jobs are in this pool. Better: runs that state their job match it exactly, without a pool (docs/identify.md#jobs)."
+        )
     return lines
 
 

@@ -59,8 +59,8 @@ def print_query_costs(context: Context, found: QueryCosts) -> None:
         click.echo("\n".join(found.lines()))
 
 
-def print_outcome(context: Context, outcome: Outcome) -> None:
-    """Print the outcome of a step; end the process with its exit code."""
+def print_outcome(context: Context, outcome: Outcome, **more: Any) -> None:
+    """Print the outcome of a step; end the process with its exit code. JSON gets further keys from `more`."""
     if context.as_json:
         print_json(
             {
@@ -71,6 +71,7 @@ def print_outcome(context: Context, outcome: Outcome) -> None:
                 "problems": outcome.problems,
                 "notes": outcome.notes,
                 "found": outcome.found,
+                **more,
             }
         )
         raise SystemExit(outcome.exit_code)

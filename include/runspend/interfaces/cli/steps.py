@@ -18,6 +18,7 @@ from runspend.interfaces.cli.output import print_outcome, print_query_costs
 
 if TYPE_CHECKING:
     from runspend.config.settings import Settings
+    from runspend.core.step_result import Outcome
     from runspend.interfaces.trial import Trial
 
 DEMO_FOLDER = Path(".runspend-demo")
@@ -319,7 +320,7 @@ def run_night(
         )
     seconds = time.monotonic() - began
     if context.as_json:
-        print_outcome(context, outcome)
+        print_outcome(context, outcome, **_as_record(context, outcome, trial))
     try:
         click.echo(summarize_night(context.settings, outcome, now=context.now, seconds=seconds, is_watched=sys.stdout.isatty()), nl=False)
     except WarehouseDamaged as error:
@@ -331,3 +332,16 @@ def run_night(
         after = foresee(context.settings, now=context.now)
         click.echo(f"\n{render_outlook(after)}\n{shown(trial.words(after))}", nl=False)
     raise SystemExit(outcome.exit_code)
+
+
+def _as_record(context: Context, outcome: Outcome, trial: Trial | None) -> dict[str, Any]:
+    """Return the keys that a trial adds to the JSON of its outcome."""
+    from runspend.interfaces.preview import foresee
+
+    if trial is None:
+        return {}
+    try:
+        return {"trial": trial.as_record(foresee(context.settings, now=context.now))}
+    except WarehouseDamaged as error:
+        outcome.fail(error)
+        return {"trial": None}
