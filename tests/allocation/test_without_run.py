@@ -193,6 +193,7 @@ def test_what_the_ledger_placed_is_not_outside(tmp_path: Path, given: Settings) 
     lines = [
         outside(1, "1"), outside(2, "2"), outside(3, "4", charge_category="Tax"), outside(4, "8", commitment_discount_status="Unused"),
         outside(5, "16", service_name="AWS Support (Business)"), outside(6, "32", scope="exclude"), outside(7, "64", scope="include"), outside(8, "128"),
+        outside(10, "-150", charge_category="Credit"), outside(11, "-3", billed_cost=Decimal(-3)), outside(12, "-1", charge_category="Credit", resource_key="i-1"),
     ]  # fmt: skip
     found = groups_of(
         tmp_path,
@@ -201,7 +202,7 @@ def test_what_the_ledger_placed_is_not_outside(tmp_path: Path, given: Settings) 
         charge_lines=[{"source": "aws", "billing_period": FIRST, "line_id": "c2", "charge_id": "pooled"}],
         billing_lines=lines,
     )
-    assert [g.effective_cost for g in found] == [Decimal(128)]
+    assert [g.effective_cost for g in found] == [Decimal(127)]  # the credit of a machine counts
 
 
 def test_excluded_accelerators_are_named(tmp_path: Path, given: Settings) -> None:

@@ -38,6 +38,11 @@ beside as (
     and (b.scope is null or (b.scope = 'exclude' and starts_with(coalesce(b.charge_description, ''), 'accelerators: ')))
     and b.charge_category not in ('Purchase', 'Tax') and coalesce(b.commitment_discount_status, '') <> 'Unused'
     and strpos(lower(coalesce(b.service_name, '')), 'support') = 0
+    -- credits and corrections without a resource are fees too
+    and not (
+      b.resource_key is null and b.job_key is null
+      and (b.charge_category in ('Credit', 'Adjustment') or coalesce(b.charge_class, '') = 'Correction' or coalesce(b.billed_cost, 0) < 0)
+    )
 ),
 allocated as (
   select source, charge_id as line_id from cost_allocations where billing_period = @first and allocated_to <> 'out_of_scope'
