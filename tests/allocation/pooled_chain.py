@@ -34,7 +34,7 @@ MODELS = (
     "storage_candidates", "storage_targets", "storage_lines",
     "llm_candidates", "llm_targets", "llm_lines",
     "timed_candidates", "type_choices", "pools", "pool_cells", "pool_machines", "pool_spans", "pool_held", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
-    "pool_targets", "pool_day_hours", "pool_beside", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_blocks", "offered_windows",
+    "pool_targets", "mixed_pools", "pool_day_hours", "pool_beside", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_blocks", "offered_windows",
 )  # fmt: skip
 TARGET_COLUMNS = [
     ("match_method", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP"), ("allocated_to", "STRING"),
@@ -306,11 +306,16 @@ def lines_of(found: Mapping[str, pa.Table], method: str, rung: str) -> list[dict
     return [*found[f"{rung}_lines"].to_pylist(), *(row for row in offered if row["match_method"] == method)]
 
 
+def targets_of(found: Mapping[str, pa.Table], rung: str) -> list[dict[str, Any]]:
+    """Targets of a rule; a pool's disks, addresses and traffic may have their own."""
+    return [*found[f"{rung}_targets"].to_pylist(), *(found["pool_beside"].to_pylist() if rung == "pool" else [])]
+
+
 def settle(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[str, Any]]]:
     """Line -> its targets, by the first rule that takes it; each with `part`, its share, exactly as the two ends say."""
     targets: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for method, rung in RUNGS:
-        for row in found[f"{rung}_targets"].to_pylist():
+        for row in targets_of(found, rung):
             assert row["match_method"] == method
             part = Fraction(1 if row["is_last"] else row["ratio_to"]) - Fraction(row["ratio_from"])
             targets[method, row["target_key"], row["window_start"], row["window_end"]].append({**row, "part": part})

@@ -549,14 +549,58 @@ class _Pool:
         total = busy if self.name.startswith("rented") and busy else max(there, busy)
         return {r: time / total for r, time in times.items()} if busy else {}
 
+    def shares_beside(self, window: tuple[dt.datetime, dt.datetime]) -> dict[str, Fraction] | None:
+        """What part each run has of disks and traffic of this window: by the time on machines of shorter or longer windows. None: there are none."""
+        kinds = {
+            (l["cost_kind"] == "compute", _is_long(_window(l)))
+            for l in self.lines
+            if l["cost_kind"] != "compute" or l["charge_category"] == "Usage"
+        }
+        if self.sort != "pool" or not ({(True, True), (False, False)} <= kinds or {(True, False), (False, True)} <= kinds):
+            return None
+        times: dict[str, Fraction] = defaultdict(Fraction)
+        used, idle, of_days, is_decided = Fraction(0), Fraction(0), Fraction(0), False
+        for other, machines in self.machines.items():
+            there = sum((time for _, time in machines.values()), Fraction(0))
+            if not there:
+                continue
+            shares = self.shares(other)
+            if window[0] <= other[0] and other[1] <= window[1]:
+                idle += (1 - sum(shares.values())) * there
+                for r, share in shares.items():
+                    times[r] += share * there
+                is_decided |= other != window
+            elif _is_long(other) and not _is_long(window) and other[0] < window[1] and window[0] < other[1]:
+                of_days += there * _seconds(window[1] - window[0]) / _seconds(other[1] - other[0])
+                for r, share in shares.items():
+                    there_too = (max(window[0], other[0]), min(window[1], other[1]))
+                    whole, here = (
+                        sum(_seconds(b - a) for a, b, payers in self.slices if r in payers and start <= a and b <= end)
+                        for start, end in (other, there_too)
+                    )
+                    times[r] += share * there * here / whole
+                    used += share * there * here / whole
+                is_decided |= used > 0
+        if used and not self.name.startswith("rented"):
+            idle += max(Fraction(0), of_days - used)
+        total = sum(times.values()) + idle
+        return {r: time / total for r, time in times.items() if time} if is_decided and total else None
+
     def parts(self) -> dict[Key, Fraction]:
         truth: dict[Key, Fraction] = {}
+        machines = {l["resource_key"] for l in self.lines if l["cost_kind"] == "compute" and l["charge_category"] == "Usage"} - {None}
         for window, lines in self.windows.items():
-            shares = self.shares(window)
+            of_machines, beside = self.shares(window), self.shares_beside(window)
             for line in lines:
+                is_beside = line["cost_kind"] != "compute" and line["resource_key"] not in machines and beside is not None
+                shares = beside if is_beside and beside is not None else of_machines
                 truth |= {(line["line_id"], r): share for r, share in shares.items()}
                 truth[line["line_id"], "idle"] = 1 - sum(shares.values())
         return truth
+
+
+def _is_long(window: tuple[dt.datetime, dt.datetime]) -> bool:
+    return window[1] > window[0].replace(minute=0, second=0, microsecond=0) + HOUR
 
 
 def gpu_unit(counts: list[float]) -> int:

@@ -105,6 +105,7 @@ POOLED_MODELS = tuple(
         "pool_clock",
         "pool_shares",
         "pool_targets",
+        "mixed_pools",
         "pool_day_hours",
         "pool_beside",
         "pool_lines",

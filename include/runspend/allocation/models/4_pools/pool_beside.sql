@@ -1,4 +1,5 @@
--- one row per pool, charge period in which runs had its machines by tag, job or id, and target of the pool's charges other than machines.
+-- one row per pool, charge period and target of the pool's charges other than machines, in charge periods in which runs had its machines by
+-- tag, job or id, or for which it bills machines in shorter or longer ones
 -- Targets are these runs, runs with claims on the pool, and idle, by time on all machines of the pool.
 -- A run that starts to state its machine keeps its part of the disks: it does not fall to the other runs.
 -- Daily charges of a pool whose machines are billed by the hour are split by all hours of the day, and hourly charges of a pool whose
@@ -15,7 +16,7 @@ with pieces as (
     p.target_key, p.window_start, p.window_end, false, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, false,
     cast(round((p.ratio_to - p.ratio_from) * (w.billed_microseconds * 1000.0)) as int64), false
   from pool_targets p
-  join (select distinct target_key from pool_known_uses) u on u.target_key = p.target_key
+  join mixed_pools u on u.target_key = p.target_key
   join pools n on n.match_method = 'pool_time' and n.target_key = p.target_key
   join pool_windows w on w.pool_number = n.pool_number and w.window_start = p.window_start and w.window_end = p.window_end
   where w.billed_microseconds > 0
@@ -35,7 +36,7 @@ day_totals as (
 windows as (
   select distinct c.target_key, c.window_start, c.window_end
   from timed_candidates c
-  join (select distinct target_key from pool_known_uses) u on u.target_key = c.target_key
+  join mixed_pools u on u.target_key = c.target_key
   join pools n on n.match_method = 'pool_time' and n.target_key = c.target_key
   where c.match_method = 'pool_time' and c.cost_kind <> 'compute'
 ),
@@ -48,7 +49,7 @@ window_hours as (
 parts as (
   select
     w.target_key, w.window_start, w.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_ambiguous, p.nanoseconds,
-    p.is_known
+    p.is_known or p.is_part or p.window_start <> w.window_start or p.window_end <> w.window_end as is_decisive
   from window_hours w
   join pieces p
     on p.target_key = w.target_key and div(unix_micros(p.window_start), 3600000000) = w.hour_number and p.window_start >= w.window_start and p.window_end <= w.window_end
@@ -62,17 +63,18 @@ hours_used as (
   group by w.target_key, w.window_start, w.window_end
 ),
 hours_idle as (
-  -- What runs leave of an hour of machines that are billed by the day.
+  -- What runs leave of an hour of machines that are billed by the day, unless the pool's unused time is the runs' too.
   select
     u.target_key, u.window_start, u.window_end,
     cast(round(
       sum(t.nanoseconds * (timestamp_diff(u.window_end, u.window_start, microsecond) / timestamp_diff(t.window_end, t.window_start, microsecond))) - max(u.nanoseconds)) as int64) as nanoseconds
   from hours_used u
   join day_totals t on t.target_key = u.target_key and t.window_start < u.window_end and t.window_end > u.window_start
+  where strpos(@rented_pools, concat('|', regexp_extract(u.target_key, r'^[^|]*'), '|')) = 0
   group by u.target_key, u.window_start, u.window_end
 ),
 all_parts as (
-  select target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds, is_known
+  select target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds, is_decisive
   from parts
   union all
   select
@@ -84,14 +86,14 @@ all_parts as (
 summed as (
   select
     target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind,
-    logical_or(is_ambiguous) as is_ambiguous, logical_or(is_known) as is_known, cast(sum(nanoseconds) as int64) as nanoseconds
+    logical_or(is_ambiguous) as is_ambiguous, logical_or(is_decisive) as is_decisive, cast(sum(nanoseconds) as int64) as nanoseconds
   from all_parts
   group by target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id
 ),
 running as (
   select
     target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds,
-    logical_or(is_known) over (partition by target_key, window_start, window_end) as is_of_known,
+    logical_or(is_decisive) over (partition by target_key, window_start, window_end) as is_decided,
     cast(sum(nanoseconds) over (w rows between unbounded preceding and current row) as int64) as upto,
     cast(sum(nanoseconds) over (partition by target_key, window_start, window_end) as int64) as total
   from summed
@@ -106,4 +108,4 @@ select
   weight_kind, run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds,
   (upto - nanoseconds) / total as ratio_from, upto / total as ratio_to, upto = total as is_last
 from running
-where is_of_known
+where is_decided
