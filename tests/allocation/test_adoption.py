@@ -135,7 +135,16 @@ def jobs_world(kind: str, seed: int, share: float) -> tuple[World, dict[str, Fra
             at = f"{hour:02d}:00..{hour + 1:02d}:00"
             cost = PRICE * seconds / 3600
             world["billing_lines"].append(
-                line(len(world["billing_lines"]), on=machine, at=at, hours=Decimal(seconds) / 3600, cost=cost, job_key=job, scope=None, **where)
+                line(
+                    len(world["billing_lines"]),
+                    on=machine,
+                    at=at,
+                    hours=Decimal(seconds) / 3600,
+                    cost=cost,
+                    job_key=job,
+                    scope=None,
+                    **where,
+                )
             )
 
     def put(start: int, end: int, machines: list[str], stated: dict[str, Any], on: list[str]) -> None:

@@ -91,6 +91,19 @@ def test_the_month_after_a_job_that_ran_over_its_end(tmp_path: Path) -> None:
     ]
 
 
+def test_an_instance_id_on_two_providers_bills_is_one_machine(tmp_path: Path) -> None:
+    """Ids of EC2 instances are unique, so a second bill has the same machine: its cost is as certain."""
+    name = "i-0123456789abcdef0"
+    lines = [
+        line(0, on=name, hours=1, service_provider_name="AWS"),
+        line(1, on=name, hours=1, source="v", service_provider_name="V", sub_account_id="v"),
+    ]
+    run, machines = make_run(id="A", at="00:00..01:00", on=[name])
+    world = {"billing_lines": lines, "billing_loads": [], "runs": [run], "run_resources": machines}
+    ledger = run_on_duckdb(world, tmp_path)["cost_allocations"].to_pylist()
+    assert [(r["run_id"], r["effective_cost"], r["confidence"]) for r in ledger] == [("A", 10, "high")] * 2
+
+
 def test_where_there_is_nothing_there_is_nothing_to_split(tmp_path: Path) -> None:
     """No bill and no runs: every table is there, without rows."""
     tables = run_on_duckdb({"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}, tmp_path)

@@ -61,7 +61,7 @@ SITUATIONS = {
     "trials_in_jobs_of_their_own_do_not_share_their_drivers_machine", "a_child_on_its_own_machine_is_not_in_its_parents_job", "trials_in_a_pool_do_not_share_a_notebook_outside_of_it",
     "a_discount_that_states_no_type_follows_its_machine", "a_job_number_on_two_slurm_bills",
     "a_run_on_a_machine_of_another_runs_job", "a_jobs_machines_stop_after_the_months_end", "a_jobs_tail_follows_its_whole_life",
-    "a_job_of_two_instances_in_parts_of_hours", "what_a_pool_has_by_the_day_without_any_stated_machine", "what_a_pool_has_by_the_hour_without_any_stated_machine",
+    "machines_of_one_name_on_two_clouds", "a_job_of_two_instances_in_parts_of_hours", "what_a_pool_has_by_the_day_without_any_stated_machine", "what_a_pool_has_by_the_hour_without_any_stated_machine",
 }  # fmt: skip
 
 

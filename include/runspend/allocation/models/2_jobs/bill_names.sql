@@ -1,12 +1,22 @@
 -- one row per name of a machine or job on the period's bills.
 -- is_several: one bill has it in several accounts or regions, or several bills of SLURM have it: their numbers and nodes name no cluster.
+-- A machine's short name and a pod's cluster name say no account either: two clouds, or two zones of Google Kubernetes Engine, may have them.
 with places as (
   select distinct
-    source, case when service_provider_name = 'SLURM' then 'SLURM' else source end as bill, resource_key, job_key, region_id, sub_account_id,
+    source, case when service_provider_name = 'SLURM' then 'SLURM' else source end as bill, resource_key, job_key, region_id, sub_account_id, availability_zone, service_provider_name,
     charge_category = 'Usage' and (billed_nanoseconds > 0 or instance_type is not null)
       and service_category in ('Compute', 'AI and Machine Learning') as is_machine_time
   from billing_lines
   where billing_period = @period and (resource_key is not null or job_key is not null)
+),
+short_names as (
+  -- Other names are unique: with account and region, of an EC2 instance, or a long number.
+  select
+    resource_key, region_id, sub_account_id, service_provider_name,
+    case when starts_with(resource_key, 'k8s://') then availability_zone end as cluster_zone
+  from places
+  where is_machine_time and service_provider_name not in ('SLURM', 'own')
+    and (starts_with(resource_key, 'k8s://') or not regexp_contains(resource_key, r'[/:]|^i-[0-9a-f]{8,}$|^[0-9]{15,}$'))
 ),
 several as (
   select 'machine' as thing, resource_key as name
@@ -14,6 +24,12 @@ several as (
   where is_machine_time
   group by bill, resource_key
   having min(region_id) <> max(region_id) or min(sub_account_id) <> max(sub_account_id) or min(source) <> max(source)
+  union distinct
+  select 'machine', resource_key
+  from short_names
+  group by resource_key
+  having min(service_provider_name) <> max(service_provider_name) or min(sub_account_id) <> max(sub_account_id) or min(region_id) <> max(region_id)
+    or min(cluster_zone) <> max(cluster_zone)
   union distinct
   select 'job', job_key
   from places
