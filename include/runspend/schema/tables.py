@@ -861,7 +861,10 @@ COST_ALLOCATIONS = Table(
         Column(
             "reason",
             "STRING",
-            "Why the charge has this target: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope; no_source_run (traces without a run), not_mlflow, trace, incomplete_inventory (storage); other_time, other_account, other_region (a tag names the run, which was not active at that time, or whose machines are on the bill in another account or region); ambiguous_name (the name that the run or the bill states may be that of several machines or jobs); the policy of `sharing`.",
+            "Why the charge has this target. Without a run: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope. "
+            "Traces: no_source_run (without a run). Storage: not_mlflow, trace, incomplete_inventory. "
+            "A tag that names a run: other_time (the run was not active), other_account, other_region (its machines are there). "
+            "ambiguous_name: several machines or jobs may have the stated name. Otherwise the policy of `sharing`.",
             words=REASONS,
         ),
         Column(
