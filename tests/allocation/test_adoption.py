@@ -1,4 +1,4 @@
-"""Adoption run by run: a run that starts to state its machine or its job changes no other run's cost.
+"""Adoption run by run: a run that starts to state its machine or its job, or is tagged, changes no other run's cost.
 
 In these worlds all machines of a type cost the same and the truth is known: each run has the machine, or the GPUs, that it was put on.
 """
@@ -123,13 +123,16 @@ def nodes_world(kind: str, seed: int, share: float, *, machines: int = 8) -> tup
 
 
 def jobs_world(kind: str, seed: int, share: float) -> tuple[World, dict[str, Fraction]]:
-    """A world of jobs of one to three runs on one or two machines each, and of single runs on other machines; this share of the jobs is stated."""
+    """A world of jobs of one to three runs on one or two machines each, and of single runs on machines of their own.
+
+    This share of the jobs is stated; of the single runs, this share states its machine, or the machine's lines have its id as a tag.
+    """
     draw = random.Random(seed)
     where: dict[str, Any] = {"pool_key": "gpu"} if kind == "jobs_in_a_pool" else {"instance_type": "p4d.24xlarge"}
     world: World = {"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}
     truth: dict[str, Fraction] = {}
 
-    def rent(machine: str, start: int, end: int, job: str | None) -> None:
+    def rent(machine: str, start: int, end: int, **said: Any) -> None:
         for hour in range(start // 3600, (end - 1) // 3600 + 1):
             seconds = min(end, hour * 3600 + 3600) - max(start, hour * 3600)
             at = f"{hour:02d}:00..{hour + 1:02d}:00"
@@ -141,9 +144,9 @@ def jobs_world(kind: str, seed: int, share: float) -> tuple[World, dict[str, Fra
                     at=at,
                     hours=Decimal(seconds) / 3600,
                     cost=cost,
-                    job_key=job,
                     scope=None,
                     **where,
+                    **said,
                 )
             )
 
@@ -166,11 +169,12 @@ def jobs_world(kind: str, seed: int, share: float) -> tuple[World, dict[str, Fra
             put(at, at + length, machines, stated, on)
             at += length
         for machine in machines:
-            rent(machine, start, at, job)
+            rent(machine, start, at, job_key=job)
     for number in range(8):
         start, length = draw.randrange(0, 8) * 3600, draw.choice((900, 3600, 7200))
-        put(start, start + length, [f"m{number}"], {}, [f"m{number}"] if draw.random() < share else [])
-        rent(f"m{number}", start, start + length, None)
+        adopts = draw.choice(("machine", "tag")) if draw.random() < share else ""
+        put(start, start + length, [f"m{number}"], {}, [f"m{number}"] if adopts == "machine" else [])
+        rent(f"m{number}", start, start + length, **({"run_tag": world["runs"][-1]["run_id"]} if adopts == "tag" else {}))
     return world, truth
 
 
@@ -270,4 +274,6 @@ def test_each_run_pays_its_own_at_any_share_of_stated_jobs(kind: str, seed: int,
     costs = run_costs(ledger)
     wrong = {run: (float(costs[run]), float(true)) for run, true in truth.items() if abs(costs[run] - true) > true / 10**9}
     assert wrong == {}
-    assert any(row["match_method"] == "job_id" for row in ledger) == any(run.get("job_key") for run in world["runs"])
+    methods = {row["match_method"] for row in ledger}
+    assert ("job_id" in methods) == any(run.get("job_key") for run in world["runs"])
+    assert ("run_tag" in methods) == any(l.get("run_tag") for l in world["billing_lines"])
