@@ -24,6 +24,11 @@ stated as (
   ) w on w.tracking_server = r.tracking_server and w.run_id = r.run_id
   where r.job_key is not null
 ),
+of_family as (
+  select distinct a.tracking_server, a.run_id, s.job_key
+  from run_ancestors a
+  join stated s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
+),
 beside as (
   -- A run that states no job, but a machine of a job that another run states, ran in that job.
   select
@@ -34,7 +39,9 @@ beside as (
   join job_machines m on m.resource_key = s.resource_key
   join (select distinct job_key from stated) j on j.job_key = m.job_key
   left join (select distinct tracking_server, run_id from stated) own on own.tracking_server = s.tracking_server and own.run_id = s.run_id
-  where own.run_id is null and not m.is_shared
+  left join of_family f on f.tracking_server = s.tracking_server and f.run_id = s.run_id and f.job_key = m.job_key
+  -- A job that an ancestor states is inherited below.
+  where own.run_id is null and f.run_id is null and not m.is_shared
   group by s.tracking_server, s.run_id, m.job_key, m.life
 ),
 known as (
