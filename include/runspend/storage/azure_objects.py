@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.core.errors import NotDone, SourceRefused
 from runspend.storage.azure import AzureContainer, Blob, if_match, translated
 from runspend.storage.cloud_objects import CloudObjects, refusal_status
-from runspend.storage.objects import Purpose, StoredObject, exactly, in_pieces, portable_metadata
+from runspend.storage.objects import HEADERS, Purpose, StoredObject, exactly, in_pieces, portable_metadata
 from runspend.storage.store_errors import CannotReach
 from runspend.storage.uris import Root
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 64 << 20  # of a write in several parts; smaller objects are one request
 BLOCKS = 50_000  # Azure allows no more
-_PROPERTIES = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
 
 
 class AzureObjects(CloudObjects):
@@ -111,10 +110,6 @@ class AzureObjects(CloudObjects):
             blob.set_http_headers(blob.get_blob_properties(**if_match(obj.etag)).content_settings, **if_match(obj.etag))
         return self._written(obj.key)
 
-    def why_no_tier(self) -> str | None:
-        """None: a tier applies to the current blob and does not create a version."""
-        return None
-
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
         """Set the access tier. Azure has no condition for this. Bytes written meanwhile would be in that tier, and complete."""
         found = self.head(obj.key)
@@ -167,7 +162,7 @@ class AzureObjects(CloudObjects):
 
 
 def _metadata_of(found: Any) -> dict[str, str]:
-    named = {name: getattr(found.content_settings, name.replace("-", "_")) for name in _PROPERTIES}
+    named = {name: getattr(found.content_settings, name.replace("-", "_")) for name in HEADERS}
     return portable_metadata(named | {f"meta.{name}": value for name, value in (found.metadata or {}).items()})
 
 
@@ -176,7 +171,7 @@ def _write_options(metadata: Mapping[str, str]) -> dict[str, Any]:
     from azure.storage.blob import ContentSettings
 
     plain = {name: value for name, value in metadata.items() if value.isascii()}
-    settings = ContentSettings(**{name.replace("-", "_"): plain[name] for name in _PROPERTIES if name in plain})
+    settings = ContentSettings(**{name.replace("-", "_"): plain[name] for name in HEADERS if name in plain})
     return {
         "content_settings": settings,
         "metadata": {name.removeprefix("meta."): value for name, value in plain.items() if name.startswith("meta.")},

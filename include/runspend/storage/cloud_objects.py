@@ -1,4 +1,4 @@
-"""The common part of the archive's objects at Google and Azure: keys below a prefix, checked names, counted replies.
+"""The common part of the archive's objects at S3, Google and Azure: keys below a prefix, checked names, counted replies.
 
 Conditions, classes and versions are each service's own and stay in its module.
 """
@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceRefused
-from runspend.storage.objects import StoredObject
+from runspend.storage.objects import KEEPS_VERSIONS, StoredObject
 from runspend.storage.store_errors import CannotReach, StoreError
 from runspend.storage.uris import Root
 
@@ -32,6 +32,19 @@ class CloudObjects(ABC):
 
     def prune(self, folder: str) -> None:  # noqa: B027 - nothing to do here is the whole of it
         """There are no folders that could remain."""
+
+    @property
+    def _keeps_versions(self) -> bool:
+        """Whether a change of the storage class leaves the old bytes as a version. At Azure it does not; the others are asked once."""
+        return False
+
+    def why_no_tier(self) -> str | None:
+        """Return why `set_class` is refused for every object here; None if it is not."""
+        return KEEPS_VERSIONS if self._keeps_versions else None
+
+    def _refuse_if_versions(self, obj: StoredObject, storage_class: str) -> None:
+        if why := self.why_no_tier():
+            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: {why}. Nothing was done.")
 
     def _folder(self, folder: str) -> str:
         return f"{self._prefix}{folder}/" if folder else self._prefix

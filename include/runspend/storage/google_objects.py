@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 from runspend.core.errors import NotDone, SourceRefused
 from runspend.storage.cloud_objects import CloudObjects, refusal_status
 from runspend.storage.google import GoogleBucket
-from runspend.storage.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, exactly, in_pieces, portable_metadata
+from runspend.storage.objects import CHUNK_BYTES, HEADERS, Purpose, StoredObject, exactly, in_pieces, portable_metadata
 from runspend.storage.uris import Root
 
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
-
-_PROPERTIES = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
 
 
 class GoogleObjects(CloudObjects):
@@ -95,14 +93,9 @@ class GoogleObjects(CloudObjects):
             self._bucket.rewrite(self._name(obj.key), obj.etag, obj.storage_class)
         return self._written(obj.key)
 
-    def why_no_tier(self) -> str | None:
-        """Rewriting leaves the previous object as a version if the bucket keeps versions. The store is asked once."""
-        return KEEPS_VERSIONS if self._keeps_versions else None
-
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
         """Rewrite the object in place, with both ends on condition of its generation."""
-        if why := self.why_no_tier():
-            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: {why}. Nothing was done.")
+        self._refuse_if_versions(obj, storage_class)
         with self._translate_errors(f"move {obj.key!r} to {storage_class}"):
             self._bucket.rewrite(self._name(obj.key), obj.etag, storage_class)
         return self._moved(obj.key, storage_class)
@@ -129,7 +122,7 @@ class GoogleObjects(CloudObjects):
 
 
 def _metadata_of(found: Any) -> dict[str, str]:
-    named = {name: getattr(found, name.replace("-", "_")) for name in _PROPERTIES}
+    named = {name: getattr(found, name.replace("-", "_")) for name in HEADERS}
     named["custom-time"] = found.custom_time.isoformat().replace("+00:00", "Z") if found.custom_time else None
     return portable_metadata(named | {f"meta.{name}": value for name, value in (found.metadata or {}).items()})
 
@@ -137,7 +130,7 @@ def _metadata_of(found: Any) -> dict[str, str]:
 def _write_options(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The properties that an upload sets on the object, by the names of Google's client."""
     own = {name.removeprefix("meta."): value for name, value in metadata.items() if name.startswith("meta.")}
-    options: dict[str, Any] = {name.replace("-", "_"): metadata[name] for name in _PROPERTIES if name in metadata}
+    options: dict[str, Any] = {name.replace("-", "_"): metadata[name] for name in HEADERS if name in metadata}
     if at := metadata.get("custom-time"):
         options["custom_time"] = datetime.fromisoformat(at.replace("Z", "+00:00")).astimezone(timezone.utc)
     return options | ({"metadata": own} if own else {})

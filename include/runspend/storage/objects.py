@@ -18,6 +18,7 @@ from runspend.core.errors import NotDone, OutcomeUnknown
 __all__ = [
     "ARCHIVE_TOP",
     "CHUNK_BYTES",
+    "HEADERS",
     "KEEPS_VERSIONS",
     "NotDone",
     "ObjectStore",
@@ -33,7 +34,8 @@ Purpose = Literal["read", "archive", "delete"]
 ARCHIVE_TOP = "runspend-archive"  # the folder of a store that only Runspend writes to
 CHUNK_BYTES = 1 << 20  # of the chunks of `read`
 # Properties of an object other than its bytes, which a restored copy has again; `portable_metadata` selects them.
-_PROPERTIES = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "custom-time", "mode")
+HEADERS = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
+_PROPERTIES = (*HEADERS, "custom-time", "mode")
 _META = re.compile(r"meta\.[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}", re.ASCII)
 _MODE = re.compile(r"[0-7]{3}", re.ASCII)
 METADATA_CHARACTERS = 8192  # in total, the clouds' limit per object

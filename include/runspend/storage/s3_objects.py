@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceRefused
-from runspend.storage.objects import CHUNK_BYTES, KEEPS_VERSIONS, Purpose, StoredObject, exactly, in_pieces, portable_metadata
+from runspend.storage.cloud_objects import CloudObjects
+from runspend.storage.objects import CHUNK_BYTES, HEADERS, Purpose, StoredObject, exactly, in_pieces, portable_metadata
 from runspend.storage.s3 import connect
 from runspend.storage.uris import Root
 
@@ -31,43 +31,38 @@ COPY_PART = 1 << 30
 _PARTS = re.compile(r'-(\d{1,5})"?$', re.ASCII)
 _MD5 = re.compile(r'"[0-9a-f]{32}"', re.ASCII)
 # Properties that a copy onto itself must repeat: some stores refuse one that changes only the class.
-_PROPERTIES = {
-    "CacheControl": "cache-control",
-    "ContentDisposition": "content-disposition",
-    "ContentEncoding": "content-encoding",
-    "ContentLanguage": "content-language",
-    "ContentType": "content-type",
-}
+_PROPERTIES = {header.title().replace("-", ""): header for header in HEADERS}  # by S3's names: CacheControl
 _KEPT = (*_PROPERTIES, "Metadata")
 
 Parts = list[dict[str, Any]]
 
 
-class S3Objects:
+class S3Objects(CloudObjects):
     """Objects below a prefix of one bucket."""
 
     def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
-        self.uri = store.uri
+        super().__init__(store.uri, root)
         profile = store.delete_credentials if purpose == "delete" else store.credentials
         # A retry of a delete would use a check that is minutes old by then.
         self._client, self._errors = connect(store.model_copy(update={"credentials": profile}), is_once=purpose == "delete")
         self._bucket = root.bucket
-        self._prefix = f"{root.folder}/" if root.folder else ""
 
     def list(self, folder: str) -> Iterator[StoredObject]:
         """Yield every object below a folder, with its version if the bucket keeps versions."""
         ask = self._client.list_object_versions if self._keeps_versions else self._client.list_objects_v2
-        for page in self._pages(ask, self._folder(folder)):
+        prefix = self._folder(folder)
+        for page in self._pages(ask, prefix):
             for found in page.get("Versions", page.get("Contents", [])):
+                key = self._own(found["Key"], prefix)
                 if found.get("IsLatest", True):
-                    yield self._stored(self._own(found["Key"]), found, found.get("Size"))
+                    yield self._stored(key, found, found.get("Size"))
 
     def folders(self, folder: str) -> Iterator[str]:
         """Yield the names of the folders directly below a folder."""
         prefix = self._folder(folder)
         for page in self._pages(self._client.list_objects_v2, prefix, Delimiter="/"):
             for found in page.get("CommonPrefixes", []):
-                self._own(found["Prefix"])
+                self._own(found["Prefix"], prefix)
                 yield found["Prefix"][len(prefix) :].rstrip("/")
 
     def head(self, key: str) -> StoredObject | None:
@@ -86,15 +81,10 @@ class S3Objects:
         request = {"Bucket": self._bucket, "Key": self._prefix + obj.key, "IfMatch": obj.etag, **_version(obj)}
         with self._translate_errors(f"read {obj.key!r}"):
             reply = self._client.get_object(**request)
-            md5, size = hashlib.md5(usedforsecurity=False), 0
-            for chunk in reply["Body"].iter_chunks(CHUNK_BYTES):
-                md5.update(chunk)
-                size += len(chunk)
-                yield chunk
-        if size != obj.size:
-            raise OutcomeUnknown(
-                self.uri, f"cannot read {obj.key!r} in {self.uri}: {size} bytes arrived instead of {obj.size}. Nothing was done."
-            )
+        md5 = hashlib.md5(usedforsecurity=False)
+        for chunk in self._whole(obj, reply["Body"].iter_chunks(CHUNK_BYTES)):
+            md5.update(chunk)
+            yield chunk
         # "Checking object integrity": the etag of a single put, unencrypted or with S3's own keys, is the MD5 of the bytes.
         is_md5 = _MD5.fullmatch(obj.etag) and reply.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in reply
         if is_md5 and obj.etag != f'"{md5.hexdigest()}"':
@@ -128,12 +118,7 @@ class S3Objects:
                 self._client.put_object(**target, Body=first, IfNoneMatch="*")
             else:
                 self._write_parts(target, chain([first], parts))
-        found = self.head(key)
-        if found is None:
-            raise OutcomeUnknown(
-                self.uri, f"cannot write {key!r} in {self.uri}: the store confirmed the write, but the object does not exist."
-            )
-        return found
+        return self._written(key)
 
     def delete(self, obj: StoredObject) -> None:
         """Delete on condition of the etag; with versions, remove that version permanently."""
@@ -157,40 +142,24 @@ class S3Objects:
                 self._client.copy_object(**target, **source, IfMatch=obj.etag, MetadataDirective="REPLACE", TaggingDirective="COPY")
             else:
                 self._copy_parts(target, source, obj, part_size)
-        found = self.head(obj.key)
-        if found is None:
-            raise OutcomeUnknown(self.uri, f"cannot find {obj.key!r} in {self.uri} after it was renewed.")
-        return found
-
-    def why_no_tier(self) -> str | None:
-        """A copy of an object onto itself leaves the previous one as a version if the bucket keeps versions. The store is asked once."""
-        return KEEPS_VERSIONS if self._keeps_versions else None
+        return self._after(obj.key, f"cannot find {obj.key!r} in {self.uri} after it was renewed.")
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
         """Copy the object onto itself, with both ends on condition of its etag."""
-        if why := self.why_no_tier():
-            raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: {why}. Nothing was done.")
+        self._refuse_if_versions(obj, storage_class)
         with self._translate_errors(f"move {obj.key!r} to {storage_class}"):
             target, source = self._onto_itself(obj, storage_class)
             if obj.size <= ONE_COPY:
                 self._client.copy_object(**target, **source, IfMatch=obj.etag, MetadataDirective="REPLACE", TaggingDirective="COPY")
             else:
                 self._copy_parts(target, source, obj, COPY_PART)
-        found = self.head(obj.key)
-        if found is None:
-            raise OutcomeUnknown(self.uri, f"cannot find {obj.key!r} in {self.uri} after it was moved to {storage_class}.")
-        return found
-
-    def prune(self, folder: str) -> None:
-        """Do nothing: a bucket has no folders that could remain."""
+        return self._moved(obj.key, storage_class)
 
     def clock(self) -> datetime:
         """Return the time in the headers of a reply."""
         with self._translate_errors("ask for the time"):
             headers = self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
-        if "date" not in headers:
-            raise NotDone(self.uri, f"cannot get the time of {self.uri}: its replies have no date.")
-        return parsedate_to_datetime(headers["date"]).astimezone(timezone.utc)
+        return self._time(headers.get("date"))
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
@@ -199,26 +168,11 @@ class S3Objects:
         with self._translate_errors("ask whether versions are kept"):
             return bool(self._client.get_bucket_versioning(Bucket=self._bucket).get("Status"))
 
-    def _folder(self, folder: str) -> str:
-        return f"{self._prefix}{folder}/" if folder else self._prefix
-
-    def _own(self, key: str) -> str:
-        if not key.startswith(self._prefix):
-            raise SourceRefused(
-                self.uri, f"cannot trust the listing of {self.uri}: it contains {key!r}, which was not requested. Nothing was moved."
-            )
-        return key[len(self._prefix) :]
-
     def _pages(self, ask: Any, prefix: str, **request: Any) -> Iterator[dict[str, Any]]:
         request |= {"Bucket": self._bucket, "Prefix": prefix}
         while True:
             with self._translate_errors(f"list {prefix!r}"):
                 page = ask(**request)
-            keys = [*page.get("Versions", []), *page.get("Contents", [])]
-            if odd := next((found["Key"] for found in keys if not found["Key"].startswith(prefix)), None):
-                raise SourceRefused(
-                    self.uri, f"cannot trust the listing of {self.uri}: it contains {odd!r}, which was not requested. Nothing was moved."
-                )
             yield page
             if not page.get("IsTruncated"):
                 return
