@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runspend.core.ctrl_c import let_ctrl_c_interrupt, raise_ctrl_c
+from runspend.core.sql_quoting import sql_name
 
 if TYPE_CHECKING:
     import duckdb
@@ -96,8 +97,7 @@ def _clear(engine: duckdb.DuckDBPyConnection) -> None:
         f"union all select 'type', type_name from duckdb_types() where {own}"
     ).fetchall()
     for kind, name in sorted(found):  # tables before the types of their columns
-        quoted = name.replace('"', '""')
-        engine.execute(f'drop {kind} main."{quoted}"')
+        engine.execute(f"drop {kind} main.{sql_name(name)}")
 
 
 def _close_idle() -> None:

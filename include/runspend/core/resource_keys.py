@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from runspend.core.sql_quoting import sql_text
+
 # Ids that AWS makes globally unique: an ARN that ends in one has no more information than the id.
 _SHORT_AWS_ID = "^[a-z]{1,8}-[0-9a-f]{8,17}$"
 _JOB_KINDS = (
@@ -182,7 +184,7 @@ def pool_key_sql(name: str, equal: Sequence[tuple[str, str]]) -> str:
 
     Runs and bill lines use the same text, so their keys are equal when their values are.
     """
-    parts = ["'" + name.replace("'", "''") + "'", *(f"'|{dimension}=' || nullif(trim({value}), '')" for dimension, value in equal)]
+    parts = [sql_text(name), *(f"'|{dimension}=' || nullif(trim({value}), '')" for dimension, value in equal)]
     return " || ".join(parts)
 
 

@@ -11,6 +11,7 @@ import re
 from functools import partial
 
 from runspend.core.redaction import HIDDEN
+from runspend.core.sql_quoting import sql_text
 
 __all__ = ["macros_sql", "redact_place", "redact_secrets"]
 
@@ -144,9 +145,9 @@ def macros_sql() -> str:
     `is_suspect(text)` is quick and true of every text that holds a secret. `redacted(text)` equals `redact_secrets`, and
     `redacted_place(uri)` equals `redact_place`: `place_parts(uri)`, with the part `rest` redacted.
     """
-    place = _quoted(_PLACE)
+    place = sql_text(_PLACE)
     return (
-        f"create macro is_suspect(value) as regexp_matches(value, {_quoted(_SUSPECT)});\n"
+        f"create macro is_suspect(value) as regexp_matches(value, {sql_text(_SUSPECT)});\n"
         f"create macro redacted(value) as case when is_suspect(value) then {_replaced_sql(_SHAPES)} else value end;\n"
         # DuckDB compiles a macro's patterns again for each mention, which takes longer than the work on few rows: each is mentioned once.
         # `kept` is shown as it is; `rest` is redacted like any text.
@@ -160,10 +161,6 @@ def macros_sql() -> str:
 def _replaced_sql(shapes: tuple[tuple[str, str], ...]) -> str:
     replaced = "value"
     for pattern, end in shapes:
-        kept = _quoted(rf"\1{HIDDEN}{end}")
-        replaced = f"regexp_replace({replaced}, {_quoted(pattern)}, {kept}, 'g')"
+        kept = sql_text(rf"\1{HIDDEN}{end}")
+        replaced = f"regexp_replace({replaced}, {sql_text(pattern)}, {kept}, 'g')"
     return replaced
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

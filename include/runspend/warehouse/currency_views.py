@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runspend.config.exchange_rates import Stretch
+from runspend.core.sql_quoting import sql_name, sql_text
 from runspend.schema.tables import COST_KINDS, RUN_COSTS, TABLES, Table
-from runspend.warehouse.parquet.engine import literal, quote
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,9 +58,9 @@ def exchange(connection: duckdb.DuckDBPyConnection, currency: str, rates: Sequen
             [rate.currency, rate.first, rate.end, str(rate.multiplier), str(rate.divisor)],
         )
     for name in DATED:
-        connection.execute(f"create or replace temp view {quote(name)} as {_dated(TABLES[name], database, currency)}")
+        connection.execute(f"create or replace temp view {sql_name(name)} as {_dated(TABLES[name], database, currency)}")
     for name, (rows, which, key) in SUMMED.items():
-        connection.execute(f"create or replace temp view {quote(name)} as {_summed(TABLES[name], rows, which, key, database, currency)}")
+        connection.execute(f"create or replace temp view {sql_name(name)} as {_summed(TABLES[name], rows, which, key, database, currency)}")
 
 
 def money(table: Table) -> list[str]:
@@ -71,8 +71,8 @@ def money(table: Table) -> list[str]:
 def _dated(table: Table, database: str, currency: str) -> str:
     amounts = ", ".join(f"exchanged(t.{c}, r.multiplier, r.divisor) as {c}" for c in money(table))
     return (
-        f"select t.* replace ({amounts}, case when r.currency is null then t.billing_currency else {literal(currency)} end as billing_currency)"
-        f" from {quote(database)}.main.{table.name} t left join temp.exchange_stretches r"
+        f"select t.* replace ({amounts}, case when r.currency is null then t.billing_currency else {sql_text(currency)} end as billing_currency)"
+        f" from {sql_name(database)}.main.{table.name} t left join temp.exchange_stretches r"
         f" on r.currency = t.billing_currency and t.charge_date >= r.first_date and t.charge_date < r.end_date"
     )
 
@@ -87,14 +87,14 @@ def _summed(table: Table, rows: str, which: str, key: dict[str, str], database: 
     keys = ", ".join(f"{expression} as {name}" for name, expression in key.items())
     summed = (
         f"select {keys}, t.billing_currency as from_currency, bool_and(r.currency is not null) as is_whole, {by_day}"
-        f" from {quote(database)}.main.{rows} t left join temp.exchange_stretches r"
+        f" from {sql_name(database)}.main.{rows} t left join temp.exchange_stretches r"
         f" on r.currency = t.billing_currency and t.charge_date >= r.first_date and t.charge_date < r.end_date"
-        f" where {which} and t.billing_currency <> {literal(currency)} group by all"
+        f" where {which} and t.billing_currency <> {sql_text(currency)} group by all"
     )
     # Money of several runs or days that the daily rows do not have is set to null, not shown in the wrong currency.
     replaced = ", ".join(f"case when s.is_whole then {f's.{c}' if c in amounts else 'null'} else t.{c} end as {c}" for c in money(table))
     joined = " and ".join(f"s.{name} = t.{name}" for name in key)
     return (
-        f"select t.* replace ({replaced}, case when s.is_whole then {literal(currency)} else t.billing_currency end as billing_currency)"
-        f" from {quote(database)}.main.{table.name} t left join ({summed}) s on s.from_currency = t.billing_currency and {joined}"
+        f"select t.* replace ({replaced}, case when s.is_whole then {sql_text(currency)} else t.billing_currency end as billing_currency)"
+        f" from {sql_name(database)}.main.{table.name} t left join ({summed}) s on s.from_currency = t.billing_currency and {joined}"
     )

@@ -19,12 +19,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runspend.core.sql_quoting import sql_text
 from runspend.schema.public_views import COST_DAILY_AT_POSTGRES, COSTS_FOR_DASHBOARDS, ROUNDED, View
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COST_DAILY, Column, Table
 from runspend.warehouse.base import Unit, UnitState, Warehouse
 from runspend.warehouse.dialect import duckdb_sql
-from runspend.warehouse.parquet.engine import empty_engine, file_list, literal, month_of
+from runspend.warehouse.parquet.engine import empty_engine, file_list, month_of
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -255,7 +256,7 @@ def _query_file(sql: str, table: str, files: list[Path], folder: Path) -> Path:
     target = folder / "rows.parquet"
     with empty_engine(folder / "spill") as connection:
         connection.execute(f"create temp view {table} as from read_parquet({file_list(files)}, hive_partitioning = false)")
-        connection.execute(f"copy ({duckdb_sql(sql)}) to {literal(target)} (format parquet, compression snappy)")
+        connection.execute(f"copy ({duckdb_sql(sql)}) to {sql_text(target)} (format parquet, compression snappy)")
     return target
 
 

@@ -20,10 +20,11 @@ from runspend.core.ctrl_c import let_ctrl_c_interrupt
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
 from runspend.core.machine_faults import fault_of
 from runspend.core.own_files import fsync_path, keep_mode, open_lock, try_lock
+from runspend.core.sql_quoting import sql_name, sql_text
 from runspend.schema.public_views import View
 from runspend.schema.tables import DUCKDB_TYPES, Table
 from runspend.warehouse.dialect import duckdb_sql
-from runspend.warehouse.parquet.engine import file_list, literal, quote
+from runspend.warehouse.parquet.engine import file_list
 
 __all__ = ["probe", "publish"]
 
@@ -130,7 +131,9 @@ def _fill(connection: Any, content: Content, now: datetime) -> Published:
     views = [table for table in content.tables if isinstance(table, View) and {*table.over} <= {t.name for t in content.tables}]
     for table in (*content.tables, BUILDS):
         if table not in views:
-            connection.execute(f"create table {table.name} ({', '.join(f'{quote(c.name)} {DUCKDB_TYPES[c.type]}' for c in table.columns)})")
+            connection.execute(
+                f"create table {table.name} ({', '.join(f'{sql_name(c.name)} {DUCKDB_TYPES[c.type]}' for c in table.columns)})"
+            )
     for part in content.parts:
         counts[part.key] = (_count(connection, part) if part.table in views else _insert(connection, part, content)), now
         published.add(part, counts[part.key][0])
@@ -146,7 +149,7 @@ def _fill(connection: Any, content: Content, now: datetime) -> Published:
 
 
 def _insert(connection: Any, part: Part, content: Content) -> int:
-    names = ", ".join(quote(c.name) for c in part.table.columns)
+    names = ", ".join(sql_name(c.name) for c in part.table.columns)
     with content.files(part) as files:
         ((rows,),) = connection.execute(
             f"insert into {part.table.name} select {names} from read_parquet({file_list(files)}, hive_partitioning = false)"
@@ -159,12 +162,12 @@ def _count(connection: Any, part: Part) -> int:
     """Return the rows of a month of a view: as many as its table has."""
     (table,) = part.table.over if isinstance(part.table, View) else ()
     ((rows,),) = connection.execute(
-        f"select count(*) from {table} where strftime({part.table.period_column}, '%Y-%m') = {literal(part.period)}"
+        f"select count(*) from {table} where strftime({part.table.period_column}, '%Y-%m') = {sql_text(part.period)}"
     ).fetchall()
     return int(rows)
 
 
 def _describe(connection: Any, kind: str, table: Table) -> None:
-    connection.execute(f"comment on {kind} {table.name} is {literal(description(table))}")
+    connection.execute(f"comment on {kind} {table.name} is {sql_text(description(table))}")
     for column in table.columns:
-        connection.execute(f"comment on column {table.name}.{quote(column.name)} is {literal(column.meaning)}")
+        connection.execute(f"comment on column {table.name}.{sql_name(column.name)} is {sql_text(column.meaning)}")

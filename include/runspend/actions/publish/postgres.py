@@ -26,6 +26,7 @@ from runspend.core.ahead import Ahead
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, RunspendError, SourceError, SourceUnreachable
 from runspend.core.machine_faults import fault_of
+from runspend.core.sql_quoting import sql_name, sql_text
 from runspend.core.text import clean
 from runspend.schema.public_views import COST_DAILY_AT_POSTGRES, COSTS_FOR_DASHBOARDS, ROUNDED
 from runspend.schema.published import PUBLISHED_TABLES
@@ -224,9 +225,9 @@ class _Schema:
 
     def fill(self, content: Content, now: datetime) -> Published:
         """Bring tables and rows up to date. Does not commit."""
-        self._run(LOCK.format(text=_literal(f"runspend publish {self._schema}")))
-        if not self._ask(f"select 1 from pg_namespace where nspname = {_literal(self._schema)}"):
-            self._run(f"create schema {_quote(self._schema)}")
+        self._run(LOCK.format(text=sql_text(f"runspend publish {self._schema}")))
+        if not self._ask(f"select 1 from pg_namespace where nspname = {sql_text(self._schema)}"):
+            self._run(f"create schema {sql_name(self._schema)}")
         self._find()
         for table in (*content.tables, BUILDS):
             self._refuse_foreign(table)
@@ -282,7 +283,7 @@ class _Schema:
     def _stays_table(self, published: Published) -> bool:
         """Whether costs_for_dashboards is a table of an earlier version that has to stay one. `published` then says so."""
         view = COSTS_FOR_DASHBOARDS
-        if not self._is_ours(view) or not self._ask(DEPENDED_ON.format(table=_literal(self._name(view))))[0][0]:
+        if not self._is_ours(view) or not self._ask(DEPENDED_ON.format(table=sql_text(self._name(view))))[0][0]:
             return False
         published.notes.append(
             "costs_for_dashboards is still a table, so its rows are stored twice: a view, policy, trigger or index depends on it."
@@ -292,15 +293,15 @@ class _Schema:
 
     def look(self) -> Found:
         """Return the build that is there, and the right that this login lacks."""
-        schema, names = _literal(self._schema), ", ".join(_literal(table.name) for table in ALL)
+        schema, names = sql_text(self._schema), ", ".join(sql_text(table.name) for table in ALL)
         ((may_create, may_add, foreign, has_builds, login),) = self._ask(
-            RIGHTS.format(schema=schema, names=names, builds=_literal(BUILDS.name))
+            RIGHTS.format(schema=schema, names=names, builds=sql_text(BUILDS.name))
         )
         problem = None
         if may_add is None and not may_create:
-            problem = f"{login} may not create the schema {self._schema}. Let an administrator run: create schema {_quote(self._schema)} authorization {_quote(login)}"
+            problem = f"{login} may not create the schema {self._schema}. Let an administrator run: create schema {sql_name(self._schema)} authorization {sql_name(login)}"
         elif may_add is False:
-            problem = f"{login} may not create tables in the schema {self._schema}. Let its owner run: grant create on schema {_quote(self._schema)} to {_quote(login)}"
+            problem = f"{login} may not create tables in the schema {self._schema}. Let its owner run: grant create on schema {sql_name(self._schema)} to {sql_name(login)}"
         elif foreign:
             problem = f"{login} does not own {foreign} in the schema {self._schema}. Publish with the login that owns them, or set another `schema`"
         whole = self._builds().get((WHOLE, WHOLE)) if has_builds and not problem else None
@@ -308,8 +309,8 @@ class _Schema:
 
     def _find(self) -> None:
         """Note the tables that are there."""
-        names = ", ".join(_literal(table.name) for table in ALL)
-        for row in self._ask(FOUND.format(schema=_literal(self._schema), names=names)):
+        names = ", ".join(sql_text(table.name) for table in ALL)
+        for row in self._ask(FOUND.format(schema=sql_text(self._schema), names=names)):
             column = _FoundColumn(*row)
             self._found.setdefault(column.table, []).append(column)
         if self._is_ours(COSTS_FOR_DASHBOARDS, "v"):
@@ -321,7 +322,7 @@ class _Schema:
         for table in tables:
             rows = self._found.get(table.name)
             if rows is None:
-                self._run(f"create table {self._name(table)} ({', '.join(f'{_quote(c.name)} {TYPES[c.type]}' for c in table.columns)})")
+                self._run(f"create table {self._name(table)} ({', '.join(f'{sql_name(c.name)} {TYPES[c.type]}' for c in table.columns)})")
                 self._made.add(table.name)
             else:
                 is_same &= self._change_columns(table, {row.column: row.type for row in rows})
@@ -354,7 +355,7 @@ class _Schema:
         wanted = {c.name: TYPES[c.type] for c in table.columns}
         dropped = [name for name, type_ in types.items() if wanted.get(name) != type_]
         added = [name for name, type_ in wanted.items() if types.get(name) != type_]
-        changes = [f"drop column {_quote(name)}" for name in dropped] + [f"add column {_quote(name)} {wanted[name]}" for name in added]
+        changes = [f"drop column {sql_name(name)}" for name in dropped] + [f"add column {sql_name(name)} {wanted[name]}" for name in added]
         if changes:
             self._altered.add(table.name)
             is_view = self._is_ours(COSTS_FOR_DASHBOARDS, "v")
@@ -371,10 +372,10 @@ class _Schema:
         rows = self._found.get(table.name, [])
         described = {row.column: row.meaning for row in rows}
         if not rows or rows[0].comment != text:
-            self._run(f"comment on {kind} {self._name(table)} is {_literal(text)}")
+            self._run(f"comment on {kind} {self._name(table)} is {sql_text(text)}")
         for column in table.columns:
             if described.get(column.name) != column.meaning:
-                self._run(f"comment on column {self._name(table)}.{_quote(column.name)} is {_literal(column.meaning)}")
+                self._run(f"comment on column {self._name(table)}.{sql_name(column.name)} is {sql_text(column.meaning)}")
 
     def _is_view_current(self, is_wanted: bool) -> bool:
         """Whether costs_for_dashboards is as `_make_view` makes it."""
@@ -399,7 +400,7 @@ class _Schema:
         """Return the query of the view. Without rows, it reads no table: nothing keeps the columns of cost_daily up to date then."""
         view = COSTS_FOR_DASHBOARDS
         if not is_wanted:
-            return f"select {', '.join(f'cast(null as {TYPES[c.type]}) as {_quote(c.name)}' for c in view.columns)} where false"
+            return f"select {', '.join(f'cast(null as {TYPES[c.type]}) as {sql_name(c.name)}' for c in view.columns)} where false"
         # A CTE would keep PostgreSQL from planning over the table: queries took a third longer.
         before, found, after = postgres_sql(view.labels_sql).partition(f"FROM {ROUNDED})")
         if not found:
@@ -421,14 +422,14 @@ class _Schema:
         options = f" with ({self._options})" if self._options else ""  # else readers would read with the rights of the owner again
         self._run(
             f"create or replace view {self._name(view)}{options}"
-            f" as select {', '.join(map(_quote, names))} from ({self._view_sql(is_wanted)}) as v"
+            f" as select {', '.join(map(sql_name, names))} from ({self._view_sql(is_wanted)}) as v"
         )
         self._describe("view", view, comment)
-        for (owner,) in self._ask(OWNER.format(table=_literal(self._name(COST_DAILY)))):
+        for (owner,) in self._ask(OWNER.format(table=sql_text(self._name(COST_DAILY)))):
             self._run(f"alter view {self._name(view)} owner to {owner}")
         if self._grants is not None:
             # Default privileges may grant the new view to roles that could not read the old one.
-            for (grantee,) in self._ask(GRANTEES.format(table=_literal(self._name(view)))):
+            for (grantee,) in self._ask(GRANTEES.format(table=sql_text(self._name(view)))):
                 self._run(f"revoke all on {self._name(view)} from {grantee}")
             for grant in self._grants:
                 self._run(grant)
@@ -437,8 +438,8 @@ class _Schema:
         """Drop costs_for_dashboards, which is made again with the same rights. PostgreSQL refuses that if something of others depends on it."""
         kind = self._found.pop(COSTS_FOR_DASHBOARDS.name)[0].kind
         self._run(f"lock table {self._name(COSTS_FOR_DASHBOARDS)} in access exclusive mode")
-        name, columns = self._name(COSTS_FOR_DASHBOARDS), ", ".join(_literal(c.name) for c in COSTS_FOR_DASHBOARDS.columns)
-        self._grants = [grant for (grant,) in self._ask(GRANTS.format(table=_literal(name), columns=columns))]
+        name, columns = self._name(COSTS_FOR_DASHBOARDS), ", ".join(sql_text(c.name) for c in COSTS_FOR_DASHBOARDS.columns)
+        self._grants = [grant for (grant,) in self._ask(GRANTS.format(table=sql_text(name), columns=columns))]
         self._run(f"drop {'table' if kind == 'r' else 'view'} {name}")
 
     def _builds(self) -> dict[tuple[str, str], tuple[str, int, datetime]]:
@@ -474,7 +475,7 @@ class _Schema:
         for table in PUBLISHED_TABLES:
             if table.name in self._made:
                 for column in (c for c in table.columns if c.type == "DATE"):
-                    self._run(f"create index on {self._name(table)} ({_quote(column.name)})")
+                    self._run(f"create index on {self._name(table)} ({sql_name(column.name)})")
 
     def _copy(self, table: Table, batches: Iterator[Any]) -> None:
         """Copy rows in by COPY, batch by batch."""
@@ -486,7 +487,7 @@ class _Schema:
             stream = _Stream(pieces)
             try:
                 cursor.copy_expert(
-                    f"copy {self._name(table)} ({', '.join(map(_quote, schema.names))}) from stdin (format csv)", stream, BYTES_AT_ONCE
+                    f"copy {self._name(table)} ({', '.join(map(sql_name, schema.names))}) from stdin (format csv)", stream, BYTES_AT_ONCE
                 )
             except Exception as error:
                 if stream.error is not None:  # Ctrl-C, a full disk: psycopg2 only says that reading failed
@@ -496,7 +497,7 @@ class _Schema:
                 raise
 
     def _name(self, table: Table) -> str:
-        return f"{_quote(self._schema)}.{_quote(table.name)}"
+        return f"{sql_name(self._schema)}.{sql_name(table.name)}"
 
     def _run(self, sql: str) -> None:
         self._ask(sql)
@@ -576,11 +577,3 @@ def _arrow(rows: Sequence[Mapping[str, Any]]) -> Any:
 
     (batch,) = pa.Table.from_pylist(list(rows), schema=BUILDS.arrow_schema()).to_batches()
     return batch
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

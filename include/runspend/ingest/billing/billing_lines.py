@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.core.ahead import Ahead
 from runspend.core.service_kinds import ACCELERATED_METERS, ACCELERATED_TYPES
+from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import columns
 from runspend.ingest.billing.columns import combine_chunks
-from runspend.ingest.billing.staging import LINE_ID, Staged, sql_text
+from runspend.ingest.billing.staging import LINE_ID, Staged
 from runspend.ingest.billing.totals import CHOSEN, choose
 from runspend.schema.tables import BILLING_LINES
 

@@ -20,9 +20,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from runspend.core.amounts import EXACT
+from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import columns
 from runspend.ingest.billing.columns import combine_chunks
-from runspend.ingest.billing.staging import Staged, sql_text
+from runspend.ingest.billing.staging import Staged
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,10 +18,11 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from runspend.core.ahead import Ahead
+from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import columns, distinct, texts
 from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing.columns import combine_chunks
-from runspend.ingest.billing.staging import Staged, StagedFile, ask, delivered_fields, sql_text
+from runspend.ingest.billing.staging import Staged, StagedFile, ask, delivered_fields
 from runspend.schema.tables import FOCUS_COLUMNS
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from runspend.config.settings import BillSource, DimensionSettings, KeySettings, Pool, ScopeSettings
 from runspend.core.resource_keys import pool_key_sql, principal_key_sql, resource_job_sql, storage_class_sql, storage_key_sql
 from runspend.core.selectors import Selector, glob_to_regex
+from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import columns
 from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing.instance_types import describe_machine, instance_types
-from runspend.ingest.billing.staging import Beside, Staged, sql_text
+from runspend.ingest.billing.staging import Beside, Staged
 from runspend.ingest.billing.tags import Tags, place_instances, read_tags, settle_tags
 
 if TYPE_CHECKING:

@@ -37,11 +37,6 @@ if TYPE_CHECKING:
 LINE_ID = "printf('%016x', row_hash) || coalesce('-' || ordinal, '')"
 
 
-def sql_text(text: str) -> str:
-    """Return a text as a SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def arrow_type(kind: str) -> pa.DataType:
     """Return the Arrow type of a delivered column, by its FOCUS type, while it is staged."""
     import pyarrow as pa

@@ -26,8 +26,9 @@ from runspend.core.resource_keys import (
     tag_forms,
     workspace_job_sql,
 )
+from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import columns
-from runspend.ingest.billing.staging import Staged, sql_text
+from runspend.ingest.billing.staging import Staged
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import SourceRefused
 from runspend.core.outside_json import parse_json
+from runspend.core.sql_quoting import sql_name, sql_text
 from runspend.ingest.billing import columns, parquet_texts
 from runspend.ingest.billing.columns import combine_chunks
 from runspend.ingest.billing.memory_budget import Room
-from runspend.ingest.billing.staging import sql_text
 from runspend.ingest.billing.verify import MAX_COLUMNS, MAX_LINE_BYTES, VerifiedFile
 from runspend.ingest.billing.wide_decimals import narrowed
 
@@ -317,7 +317,7 @@ def _relation(
             raise refused(source, name, f"its header names {', '.join(repeated)} more than once. Export each column once")
         leaves = {column: f"c{i}" for i, column in enumerate(header)}
         relation, number = _sound_csv(con, source, name, file.readable, len(header)), "row_number() over ()"
-    texts = [f"nullif({leaves[column]}, '') as {_quoted(column)}" for column in wanted]
+    texts = [f"nullif({leaves[column]}, '') as {sql_name(column)}" for column in wanted]
     return f"select {', '.join([*texts, f'cast({number} as bigint) as {ROW_NUMBER}'])} from {relation}"
 
 
@@ -369,13 +369,13 @@ def _parquet_leaves(path: Path) -> dict[str, str]:
         if pa.types.is_struct(kind):
             for index in range(kind.num_fields):
                 field = kind.field(index)
-                add(f"{name}.{field.name}", f"({ref}).{_quoted(field.name)}", field.type)
+                add(f"{name}.{field.name}", f"({ref}).{sql_name(field.name)}", field.type)
         else:
             is_nested = pa.types.is_nested(kind)
             leaves[name] = f"cast(to_json({ref}) as varchar)" if is_nested else f"cast({ref} as varchar)"
 
     for field in pq.read_schema(path):
-        add(field.name, _quoted(field.name), field.type)
+        add(field.name, sql_name(field.name), field.type)
     return leaves
 
 
@@ -439,10 +439,6 @@ def _merge_structures(one: Any, other: Any) -> Any:
     if other in ("NULL", "JSON") or one == other:
         return one
     return other if one in ("NULL", "JSON") else "MIXED"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def explain(message: str) -> str:

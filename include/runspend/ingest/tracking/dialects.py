@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runspend.core.cost_keys import FIRST_STEP, STEPS_END
+from runspend.core.sql_quoting import sql_text
 
 __all__ = ["MYSQL", "POSTGRES", "SQLITE", "Dialect", "dialect_of", "is_database_uri", "literal"]
 
@@ -39,7 +40,7 @@ class Dialect:
 
 def literal(text: str) -> str:
     """Return text as a SQL literal. A literal cannot hold a NUL, and neither can a key in a database that stores C strings."""
-    return "'" + text.replace("\0", "").replace("'", "''") + "'"
+    return sql_text(text.replace("\0", ""))
 
 
 # Leaves out costs that Runspend wrote (core/cost_keys.py): they do not show that a run is alive.

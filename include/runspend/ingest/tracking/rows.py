@@ -24,6 +24,7 @@ from runspend.core.duckdb_pool import borrow_connection
 from runspend.core.errors import MissingExtra, SourceRefused
 from runspend.core.resource_keys import JOB_PLACE_KEYS, principal_key_sql, resource_key_sql
 from runspend.core.secret_shapes import macros_sql
+from runspend.core.sql_quoting import sql_text
 from runspend.ingest.tracking import raw, token_prices
 from runspend.ingest.tracking.dimension_sources import (
     DimensionSources,
@@ -508,12 +509,11 @@ class Rows:
         """Write the rows of a query, which has the table's columns, types and order, to a file."""
         target = self._workdir / f"{table.name}-{period}.parquet"
         unfinished = target.with_suffix(".unfinished")
-        name = str(unfinished).replace("'", "''")
         # DuckDB marks a column as required if it can prove that it holds no null, but the files of one table must have the same schema.
         self._con.execute("set disabled_optimizers = 'statistics_propagation'")
         try:
             self._con.execute(
-                f"copy ({select}) to '{name}' (format parquet, compression zstd, compression_level 1, row_group_size {ROW_GROUP})",
+                f"copy ({select}) to {sql_text(unfinished)} (format parquet, compression zstd, compression_level 1, row_group_size {ROW_GROUP})",
                 parameters,
             )
         finally:

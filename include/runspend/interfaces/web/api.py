@@ -156,7 +156,7 @@ def _runs(request: Request, settings: Settings, query: Query) -> tuple[Response,
         chosen = ChosenRuns.of(query.text("since"), query.text("until"), limit=limit + 1, offset=offset)
         with open_published(settings).reader() as reader:
             built, found = newest_build(reader), read_run_costs(reader, chosen)
-    headers = {} if built is None else {"Runspend-Built-At": _instant(built)}
+    headers = {} if built is None else {"Runspend-Built-At": _iso_utc(built)}
     following = offset + limit if found.num_rows > limit else None
     if following is not None:
         left = [(key, value) for key, value in request.query_params.multi_items() if key != "offset"]
@@ -284,7 +284,7 @@ def _named(run_id: str, query: Query) -> str:
     return "/".join([*filter(None, where), run_id])
 
 
-def _instant(time: datetime) -> str:
+def _iso_utc(time: datetime) -> str:
     return time.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
 
 

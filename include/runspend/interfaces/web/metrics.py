@@ -86,7 +86,7 @@ def _lines(gauge: Gauge) -> Iterator[str]:
     yield f"# HELP {name} {_escaped(gauge.meaning)}"
     yield f"# TYPE {name} gauge"
     for labels, value in gauge.values:
-        given = ",".join(f'{key}="{_quoted(text)}"' for key, text in labels.items())
+        given = ",".join(f'{key}="{_label_text(text)}"' for key, text in labels.items())
         yield f"{name}{f'{{{given}}}' if given else ''} {plain(value)}"
 
 
@@ -94,7 +94,7 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
-def _quoted(text: str) -> str:
+def _label_text(text: str) -> str:
     return _escaped(text).replace('"', '\\"')
 
 

@@ -188,15 +188,15 @@ def _make_view(jobs: Jobs, places: Places, head: str, text: str) -> None:
 
 def _described(view: Table) -> str:
     """Return the columns of a view and its description, as DDL declares them."""
-    columns = ",\n  ".join(f"{c.name} options (description = {_literal(c.meaning)})" for c in view.columns)
-    return f"(\n  {columns}\n) options (description = {_literal(_description(view))})"
+    columns = ",\n  ".join(f"{c.name} options (description = {_bigquery_text(c.meaning)})" for c in view.columns)
+    return f"(\n  {columns}\n) options (description = {_bigquery_text(_description(view))})"
 
 
 def _description(table: Table) -> str:
     return f"{table.meaning} One row: {table.grain.removeprefix('one row ')}."
 
 
-def _literal(text: str) -> str:
+def _bigquery_text(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from runspend.core.duckdb_pool import borrow_connection
 from runspend.core.errors import MissingExtra, RunspendError, SqlRefused
+from runspend.core.sql_quoting import sql_name, sql_text
 from runspend.schema.renames import RENAMED_VALUES, former_name, has_former_values
 from runspend.schema.rows import first_day
 from runspend.schema.tables import DUCKDB_TYPES, Column, Table
@@ -28,8 +29,8 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "duckdb", "pipeline") from missing
 
 __all__ = [
-    "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "fetch_first", "file_list", "guarded_engine", "literal", "measure_rows", "month_of",
-    "narrow", "parser", "quote", "restrict", "stream", "used",
+    "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "fetch_first", "file_list", "guarded_engine", "measure_rows", "month_of",
+    "narrow", "parser", "restrict", "stream", "used",
 ]  # fmt: skip
 
 MEMORY = "2600MB"  # of a step or a reader, before DuckDB spills to disk
@@ -108,28 +109,28 @@ def create_view(
     """
     known = set(present)
     if files:
-        columns = ", ".join(f"{_stored(table, c, known)} as {quote(c.name)}" for c in table.columns)
+        columns = ", ".join(f"{_stored(table, c, known)} as {sql_name(c.name)}" for c in table.columns)
         source = f"from read_parquet({file_list(files)}, hive_partitioning = false)"
     else:
-        columns = ", ".join(f"cast(null as {DUCKDB_TYPES[c.type]}) as {quote(c.name)}" for c in table.columns)
+        columns = ", ".join(f"cast(null as {DUCKDB_TYPES[c.type]}) as {sql_name(c.name)}" for c in table.columns)
         source = "where false"
-    connection.execute(f"create or replace view main.{quote(name or table.name)} as select {columns} {source}")
+    connection.execute(f"create or replace view main.{sql_name(name or table.name)} as select {columns} {source}")
 
 
 def _stored(table: Table, column: Column, present: Collection[str]) -> str:
     """Return SQL for a column of published files, which may hold it under a former name or with former values."""
     if column.name in present:
-        return quote(column.name)
+        return sql_name(column.name)
     if has_former_values(column, present):
-        whens = " ".join(f"when {literal(before)} then {literal(now)}" for before, now in RENAMED_VALUES.items())
-        return f"case {quote(column.name)} {whens} else {quote(column.name)} end"
+        whens = " ".join(f"when {sql_text(before)} then {sql_text(now)}" for before, now in RENAMED_VALUES.items())
+        return f"case {sql_name(column.name)} {whens} else {sql_name(column.name)} end"
     former = former_name(table, column, present)
-    return f"cast(null as {DUCKDB_TYPES[column.type]})" if former is None else quote(former)
+    return f"cast(null as {DUCKDB_TYPES[column.type]})" if former is None else sql_name(former)
 
 
 def column_types(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
     """Return the columns of a table with their types."""
-    return dict(connection.execute(f"select column_name, column_type from (describe main.{quote(name)})").fetchall())
+    return dict(connection.execute(f"select column_name, column_type from (describe main.{sql_name(name)})").fetchall())
 
 
 def copy_parquet(
@@ -139,11 +140,11 @@ def copy_parquet(
     # DuckDB marks a column as required if it can prove that it holds no null; files of one table would then have different schemas.
     # It cannot prove that never.rows has no row with number 2, so the row of nulls below keeps every column nullable.
     nothing = ", ".join("null" for _ in table.columns)
-    order = f"order by {', '.join(quote(c) for c in table.sort)}" if table.sort else ""
+    order = f"order by {', '.join(sql_name(c) for c in table.sort)}" if table.sort else ""
     connection.execute(
         f"copy (select * from ({sql} union all select {nothing} from never.rows where number = 2) {order}) "
         # level 3: 20 % more time, 3 % fewer bytes; dictionaries of any length: 20 % more time, 1 % more bytes
-        f"to {literal(target)} (format parquet, compression zstd, compression_level 1, dictionary_size_limit 5000, row_group_size {row_group})",
+        f"to {sql_text(target)} (format parquet, compression zstd, compression_level 1, dictionary_size_limit 5000, row_group_size {row_group})",
         parameters,
     )
 
@@ -162,13 +163,13 @@ def declared(connection: duckdb.DuckDBPyConnection, table: Table, sql: str, para
     floats = [c.name for c in table.columns if c.type == "BIGNUMERIC" and types.get(c.name) in ("DOUBLE", "FLOAT")]
     if floats:
         raise RunspendError(f"cannot fill {table.name} from model {name}: {floats} are floats, and a float never becomes money by a cast.")
-    columns = [f"{_exact(c, types[c.name]) if c.name in types else _constant(build_id)} as {quote(c.name)}" for c in table.columns]
+    columns = [f"{_exact(c, types[c.name]) if c.name in types else _constant(build_id)} as {sql_name(c.name)}" for c in table.columns]
     return f"select {', '.join(columns)} from ({sql})"
 
 
 def _exact(column: Column, found: str) -> str:
     """Cast a column to its table's type. Low-cardinality strings become ENUMs: they sort and write faster; Parquet still stores text."""
-    name = quote(column.name)
+    name = sql_name(column.name)
     if column.type == "STRING" and found.startswith("ENUM"):
         return name
     return f"cast({name} as {_numbers(column.words) if column.words else DUCKDB_TYPES[column.type]})"
@@ -176,12 +177,12 @@ def _exact(column: Column, found: str) -> str:
 
 def _constant(text: str) -> str:
     """Return SQL for the same text in all rows."""
-    return f"cast({literal(text)} as {_numbers([text])})"
+    return f"cast({sql_text(text)} as {_numbers([text])})"
 
 
 def _numbers(texts: Sequence[str]) -> str:
     """Return an ENUM type of these texts, in their order. Any other text is a conversion error."""
-    return f"enum ({', '.join(literal(text) for text in sorted(texts))})"
+    return f"enum ({', '.join(sql_text(text) for text in sorted(texts))})"
 
 
 @dataclass(frozen=True)
@@ -205,10 +206,10 @@ def measure_rows(connection: duckdb.DuckDBPyConnection, table: Table, file: Path
     """Return the content of a file. Rows of a month other than `period` are an error: the next replace would lose them."""
     outside = "0"
     if table.period_column is not None:
-        column = quote(table.period_column)
+        column = sql_name(table.period_column)
         first, after = month_of(period)
         outside = f"count(*) filter (where {column} is null or {column} < date '{first}' or {column} >= date '{after}')"
-    row_hash = f"hash({', '.join(quote(c) for c in table.content)})"
+    row_hash = f"hash({', '.join(sql_name(c) for c in table.content)})"
     strays, rows, hash_sum, hash_xor = connection.execute(
         f"select {outside}, count(*), coalesce(sum({row_hash}::hugeint), 0), coalesce(bit_xor({row_hash}), 0) "
         f"from read_parquet({file_list([file])}, hive_partitioning = false)"
@@ -273,19 +274,9 @@ def narrow(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def quote(name: str) -> str:
-    """Return a quoted identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(value: object) -> str:
-    """Return a text literal."""
-    return "'" + str(value).replace("'", "''") + "'"
-
-
 def file_list(files: Iterable[Path | str]) -> str:
     """Return a list of files for read_parquet."""
-    return "[" + ", ".join(literal(f) for f in files) + "]"
+    return "[" + ", ".join(sql_text(f) for f in files) + "]"
 
 
 def month_of(period: str) -> tuple[dt.date, dt.date]:

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 
 from runspend.core.errors import RunspendError
 from runspend.core.own_files import fsync_path
+from runspend.core.sql_quoting import sql_name
 from runspend.schema.renames import RENAMED_VALUES, VALUE_COLUMNS, former_name
 from runspend.schema.tables import Column, Table
-from runspend.warehouse.parquet.engine import ROW_GROUP, copy_parquet, file_list, quote
+from runspend.warehouse.parquet.engine import ROW_GROUP, copy_parquet, file_list
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,7 +33,7 @@ def rename_rows(
 ) -> Path:
     """Write a file with values renamed in some columns: {column: (old, new)}; an old that ends in / is a prefix."""
     parameters = {f"{side}_{name}": value for name, values in names.items() for side, value in zip(("old", "new"), values, strict=True)}
-    sql = ", ".join(_renamed(c.name, names[c.name][0]) if c.name in names else quote(c.name) for c in table.columns)
+    sql = ", ".join(_renamed(c.name, names[c.name][0]) if c.name in names else sql_name(c.name) for c in table.columns)
     rows = f"select {sql} from read_parquet({file_list([source])}, hive_partitioning = false)"
     copy_parquet(connection, table, rows, parameters, target, row_group=ROW_GROUP)
     return target
@@ -40,7 +41,7 @@ def rename_rows(
 
 def _renamed(column: str, old: str) -> str:
     """Return SQL for a column in which $old_column becomes $new_column."""
-    name = quote(column)
+    name = sql_name(column)
     if old.endswith("/"):
         return f"case when starts_with({name}, $old_{column}) then $new_{column} || substr({name}, length($old_{column}) + 1) else {name} end as {name}"
     return f"case when {name} = $old_{column} then $new_{column} else {name} end as {name}"

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from runspend.core.ctrl_c import let_ctrl_c_interrupt, raise_ctrl_c
 from runspend.core.errors import RunspendError, SqlRefused
 from runspend.core.machine_faults import has_no_room_to_spill, machine_failed
+from runspend.core.sql_quoting import sql_name
 from runspend.schema.public_views import VIEWS
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Unit
 from runspend.warehouse.currency_views import DATED, SUMMED, exchange
 from runspend.warehouse.dialect import duckdb_sql, names_read, table_names
 from runspend.warehouse.engine_messages import in_one_line
-from runspend.warehouse.parquet.engine import create_view, fetch, fetch_first, narrow, quote, restrict, stream, used
+from runspend.warehouse.parquet.engine import create_view, fetch, fetch_first, narrow, restrict, stream, used
 from runspend.warehouse.parquet.verification import Guard
 from runspend.warehouse.read_only_sql import check_only_reads, text_to_run
 from runspend.warehouse.team_views import LEDGERS, Restriction, restricted_sql, set_sql, sets_behind, tables_behind
@@ -236,7 +237,7 @@ class ParquetReader(SqlReader):
         names = with_tables(names)
         self._show_tables(names)
         for name in sorted((VIEWS.keys() & names) - self._made):
-            self._views.execute(f"create view main.{quote(name)} as {duckdb_sql(VIEWS[name].sql)}")
+            self._views.execute(f"create view main.{sql_name(name)} as {duckdb_sql(VIEWS[name].sql)}")
             self._made.add(name)
 
     def _show_tables(self, names: Collection[str]) -> None:
@@ -246,7 +247,7 @@ class ParquetReader(SqlReader):
         self._open({behind for name in names if name in TABLES for behind in tables_behind(name)})
         for name in sorted((TABLES.keys() & names) - self._restricted):
             kind = "table" if name == "cost_daily" else "view"  # a page queries this table often, and it is small because others are sums
-            self._views.execute(f"create {kind} main.{quote(name)} as {self._restricted_to(self._seen, name)}")
+            self._views.execute(f"create {kind} main.{sql_name(name)} as {self._restricted_to(self._seen, name)}")
             self._restricted.add(name)
 
     def _keep(self, seen: Restriction, names: Collection[str]) -> None:
@@ -256,13 +257,13 @@ class ParquetReader(SqlReader):
         opened = {behind for name in asked for behind in tables_behind(name)}
         self._open(opened)
         for name in sorted(asked):
-            self._views.execute(f"create table main.{quote(name)} as {self._restricted_to(seen, name)}")
+            self._views.execute(f"create table main.{sql_name(name)} as {self._restricted_to(seen, name)}")
         for name in sorted(opened):
-            self._views.execute(f"drop view main.{quote(_whole(name))}")
+            self._views.execute(f"drop view main.{sql_name(_whole(name))}")
         for one in sorted(self._sets):
-            self._views.execute(f"drop table main.{quote(_kept(one))}")
+            self._views.execute(f"drop table main.{sql_name(_kept(one))}")
         for name in sorted(VIEWS.keys() & names):
-            self._views.execute(f"create view main.{quote(name)} as {duckdb_sql(VIEWS[name].sql)}")
+            self._views.execute(f"create view main.{sql_name(name)} as {duckdb_sql(VIEWS[name].sql)}")
 
     def _restricted_to(self, seen: Restriction, name: str) -> str:
         """Return SQL for the visible rows of a table. The sets that it reads are stored in tables."""
@@ -271,7 +272,7 @@ class ParquetReader(SqlReader):
             if one in LEDGERS:
                 continue
             if one not in self._sets:
-                self._views.execute(f"create table main.{quote(_kept(one))} as {duckdb_sql(set_sql(one, names, seen))}")
+                self._views.execute(f"create table main.{sql_name(_kept(one))} as {duckdb_sql(set_sql(one, names, seen))}")
                 self._sets.add(one)
             names[one] = f"`{_kept(one)}`"
         return duckdb_sql(restricted_sql(TABLES[name], names, seen))
@@ -332,7 +333,7 @@ class ExchangedReader(SqlReader):
     def _show(self, names: Collection[str]) -> None:
         self._reader._show(names)
         for name in sorted(VIEWS.keys() & names):  # over the exchanged tables
-            self._connection.execute(f"create or replace temp view {quote(name)} as {duckdb_sql(VIEWS[name].sql)}")
+            self._connection.execute(f"create or replace temp view {sql_name(name)} as {duckdb_sql(VIEWS[name].sql)}")
 
     def _check(self) -> None:
         self._reader._check()

@@ -17,9 +17,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from runspend.core.sql_quoting import sql_name, sql_text
 from runspend.warehouse.base import Model
 from runspend.warehouse.dialect import duckdb_sql, table_names
-from runspend.warehouse.parquet.engine import column_types, file_list, literal, quote, used
+from runspend.warehouse.parquet.engine import column_types, file_list, used
 
 if TYPE_CHECKING:
     import duckdb
@@ -279,16 +280,16 @@ def _run_shard(
     rows = {name: f"(from {stored.get(name, table.source)} where {conditions[name]})" for name, table in group.inputs.items()}
     selects = _select_with_enums(connection, schema, {name: (table.texts, rows[name]) for name, table in group.inputs.items()})
     for name, condition in conditions.items():
-        source = stored.get(name, f"main.{quote(name)}")
-        connection.execute(f"create or replace view {schema}.{quote(name)} as select {selects[name]} from {source} where {condition}")
+        source = stored.get(name, f"main.{sql_name(name)}")
+        connection.execute(f"create or replace view {schema}.{sql_name(name)} as select {selects[name]} from {source} where {condition}")
     files: dict[str, Path] = {}
     for query in group.queries:
         model, sql, given = query.model, query.sql, query.parameters
-        target = f"{schema}.{quote(model.target)}"
+        target = f"{schema}.{sql_name(model.target)}"
         if model.into is not None:
             files[model.name] = step.part_file(model.name)
             step.copy_sorted(connection, model, sql, given, files[model.name])
-            connection.execute(f"create or replace view {target} as from read_parquet({literal(files[model.name])})")
+            connection.execute(f"create or replace view {target} as from read_parquet({sql_text(files[model.name])})")
         elif model.inline and not query.is_kept:
             connection.execute(f"create or replace view {target} as {sql}")
         else:
@@ -298,7 +299,7 @@ def _run_shard(
             if query.is_kept:
                 files[model.name] = _keep(connection, sql, given, step.part_file(model.target))
         for name in query.unread:
-            connection.execute(f"drop table if exists {schema}.{quote(name)}")
+            connection.execute(f"drop table if exists {schema}.{sql_name(name)}")
     return files
 
 
@@ -310,7 +311,7 @@ def _ranges(connection: duckdb.DuckDBPyConnection, source: str, rows: int, colum
     found = connection.execute(
         f"""
         with counted as (
-          select {quote(column)} as value, count(*) as n from {source} where {quote(column)} is not null group by 1
+          select {sql_name(column)} as value, count(*) as n from {source} where {sql_name(column)} is not null group by 1
         ),
         placed as (
           select value, (sum(n) over (order by value) - n) * {count} // sum(n) over () as shard from counted
@@ -323,15 +324,15 @@ def _ranges(connection: duckdb.DuckDBPyConnection, source: str, rows: int, colum
 
 
 def _range(column: str, type_: str, low: object, high: object) -> str:
-    name = quote(column)
+    name = sql_name(column)
     if low is None and high is None:
         return "true"
     if type_.startswith("ENUM"):  # naming the type would list all its texts
         name, type_ = f"cast({name} as varchar)", "varchar"
-    below = f"{name} < cast({literal(high)} as {type_})"
+    below = f"{name} < cast({sql_text(high)} as {type_})"
     if low is None:
         return f"({below} or {name} is null)"
-    above = f"{name} >= cast({literal(low)} as {type_})"
+    above = f"{name} >= cast({sql_text(low)} as {type_})"
     return above if high is None else f"{above} and {below}"
 
 
@@ -349,22 +350,24 @@ def _select_with_enums(
     for name, columns in texts.items():
         if columns:
             counts = connection.execute(
-                f"select {', '.join(f'approx_count_distinct({quote(c)})' for c in columns)} from {sources[name][1]}"
+                f"select {', '.join(f'approx_count_distinct({sql_name(c)})' for c in columns)} from {sources[name][1]}"
             ).fetchall()[0]
             many |= {column for column, count in zip(columns, counts, strict=True) if count > MAX_ENUM_TEXTS}
     found: dict[str, list[str]] = {}  # column -> queries of its texts
     for number, (name, columns) in enumerate(texts.items()):
         if few := [column for column in columns if column not in many]:
-            lists = ", ".join(f"list(distinct {quote(c)}) as {quote(c)}" for c in few)
+            lists = ", ".join(f"list(distinct {sql_name(c)}) as {sql_name(c)}" for c in few)
             connection.execute(f"create or replace temp table texts_{number} as select {lists} from {sources[name][1]}")
             for column in few:
-                found.setdefault(column, []).append(f"select unnest({quote(column)}) as value from temp.texts_{number}")
-    types = {column: f"main.{quote(f'{family}.{column}')}" for column in sorted(found)}
+                found.setdefault(column, []).append(f"select unnest({sql_name(column)}) as value from temp.texts_{number}")
+    types = {column: f"main.{sql_name(f'{family}.{column}')}" for column in sorted(found)}
     for column, type_ in types.items():
         connection.execute(
             f"create or replace type {type_} as enum (select distinct value from ({' union all '.join(found[column])}) where value is not null order by value)"
         )
-    replaced = {name: [f"cast({quote(c)} as {types[c]}) as {quote(c)}" for c in columns if c in types] for name, columns in texts.items()}
+    replaced = {
+        name: [f"cast({sql_name(c)} as {types[c]}) as {sql_name(c)}" for c in columns if c in types] for name, columns in texts.items()
+    }
     return {name: f"* replace ({', '.join(casts)})" if casts else "*" for name, casts in replaced.items()}
 
 
@@ -372,10 +375,12 @@ def _keep(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[s
     """Store the rows of a shard in a file for models that run after all shards, so that they take no memory until then."""
     types = dict(connection.execute(f"select column_name, column_type from (describe {sql})", parameters).fetchall())
     # Parquet has no 128-bit integers, which DuckDB returns for sums of integers.
-    columns = ", ".join(f"cast({quote(c)} as bigint) as {quote(c)}" if type_ == "HUGEINT" else quote(c) for c, type_ in types.items())
+    columns = ", ".join(
+        f"cast({sql_name(c)} as bigint) as {sql_name(c)}" if type_ == "HUGEINT" else sql_name(c) for c, type_ in types.items()
+    )
     # zstd would make the file a quarter smaller, but writing takes a quarter longer.
     connection.execute(
-        f"copy (select {columns} from ({sql})) to {literal(file)} (format parquet, compression snappy, dictionary_size_limit 5000)",
+        f"copy (select {columns} from ({sql})) to {sql_text(file)} (format parquet, compression snappy, dictionary_size_limit 5000)",
         parameters,
     )
     return file

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from runspend.core.errors import CheckFailed, RunspendError
 from runspend.core.own_files import fsync_path
+from runspend.core.sql_quoting import sql_name
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Model, Unit, UnitState
 from runspend.warehouse.dialect import duckdb_sql, table_names
@@ -34,7 +35,6 @@ from runspend.warehouse.parquet.engine import (
     empty_engine,
     file_list,
     measure_rows,
-    quote,
     used,
 )
 from runspend.warehouse.parquet.files import as_own_file, conform, difference, rename_rows
@@ -198,12 +198,12 @@ class ParquetStep:
         """Drop the rows of a model without `into`, if there are any with that name."""
         self.kept.pop(name, None)
         if kind := self._made.pop(name, None):
-            self.connection.execute(f"drop {kind} main.{quote(name)}")
+            self.connection.execute(f"drop {kind} main.{sql_name(name)}")
 
     def show_made(self, name: str, sql: str, kept: Kept) -> None:
         """Show the rows of a query as those of a model without `into`, replacing any rows with that name."""
         self.drop_made(name)
-        self.connection.execute(f"create view main.{quote(name)} as {sql}")
+        self.connection.execute(f"create view main.{sql_name(name)} as {sql}")
         self._made[name] = "view"
         self.kept[name] = kept
 
@@ -222,7 +222,7 @@ class ParquetStep:
         sql, given = duckdb_sql(text), used(text, parameters)
         if model.into is None:
             self.drop_made(model.target)
-            self.connection.execute(f"create table main.{quote(model.target)} as {sql}", given)
+            self.connection.execute(f"create table main.{sql_name(model.target)} as {sql}", given)
             self._made[model.target] = "table"
             return
         target = self._new_file(_unit_of(model))
@@ -260,7 +260,7 @@ class ParquetStep:
         visible = {unit: parts for unit, parts in self._visible().items() if unit.table == name and unit.period == period}
         self._published.guard(visible.keys() - self._staged.keys())
         files = [f for parts in visible.values() for f in parts]
-        return f"read_parquet({file_list(files)}, hive_partitioning = false)" if files else f"main.{quote(name)}"
+        return f"read_parquet({file_list(files)}, hive_partitioning = false)" if files else f"main.{sql_name(name)}"
 
     def refresh_views(self, names: Collection[str]) -> None:
         """Update the views of these tables: published rows, replaced by staged ones. Other names are ignored."""

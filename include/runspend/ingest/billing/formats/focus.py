@@ -14,10 +14,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runspend.core.sql_quoting import sql_name, sql_text
 from runspend.ingest.billing import columns, quick_csv, texts
 from runspend.ingest.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
 from runspend.ingest.billing.manifests import Delivered
-from runspend.ingest.billing.staging import Staged, StagedFile, delivered_fields, sql_text
+from runspend.ingest.billing.staging import Staged, StagedFile, delivered_fields
 from runspend.ingest.billing.wide_decimals import narrowed
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _view_parquet(con: duckdb.DuckDBPyConnection, relation: str, file_index: int
     nulls = ", ".join(sql_text(t) for t in NULL_TEXTS)
     texts, typed = {}, {}
     for name, kind in kinds.items():
-        ref = '"' + name.replace('"', '""') + '"'
+        ref = sql_name(name)
         is_nested = kind.startswith(("MAP", "STRUCT")) or kind.endswith("[]")
         text = f"cast(to_json({ref}) as varchar)" if is_nested else f"cast({ref} as varchar)"
         texts[name] = f"case when {text} in ({nulls}) then null else {text} end"

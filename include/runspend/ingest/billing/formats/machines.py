@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import BillSource, Machine, Purchase
 from runspend.core.errors import ConfigError, SourceRefused
+from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing.file_sources import Entry, FileSource
 from runspend.ingest.billing.formats import focus
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.measured_power import Drawn
-from runspend.ingest.billing.staging import Staged, StagedFile, open_engine, sql_text
+from runspend.ingest.billing.staging import Staged, StagedFile, open_engine
 from runspend.schema.rows import midnight
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 
+from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing import format_spec as mapped
 from runspend.ingest.billing import texts
 from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
-from runspend.ingest.billing.staging import Staged, StagedFile, sql_text
+from runspend.ingest.billing.staging import Staged, StagedFile
 from runspend.ingest.billing.verify import MAX_LINE_BYTES
 
 METHOD = "opencost"

@@ -17,7 +17,7 @@ from runspend.core.redaction import redact_uri, redact_values, uri_secrets
 from runspend.ingest.tracking import revisions
 from runspend.ingest.tracking.connections import load_drivers
 from runspend.ingest.tracking.database import open_server, sqlite_path
-from runspend.ingest.tracking.dialects import SQLITE, dialect_of
+from runspend.ingest.tracking.dialects import SQLITE, dialect_of, literal
 
 IDS_ASKED = 500  # per query
 WAIT_SECONDS = 5.0  # maximum wait for a writer of a SQLite file
@@ -67,7 +67,7 @@ class DatabaseUses:
                 str(found)
                 for query in queries
                 for start in range(0, len(listed), IDS_ASKED)
-                for found in connection.scalars(query.format(ids=", ".join(_quoted(text) for text in listed[start : start + IDS_ASKED])))
+                for found in connection.scalars(query.format(ids=", ".join(literal(text) for text in listed[start : start + IDS_ASKED])))
             )
 
     def _has_models(self, connection: _Connection) -> bool:
@@ -81,7 +81,7 @@ class DatabaseUses:
                 self._name,
                 f"cannot ask the database of {self._name}: its schema revision is {' and '.join(known) or 'none'}, which Runspend does not know.",
             )
-        if self._newest is not None and not connection.scalars(f"select run_uuid from runs where run_uuid = {_quoted(self._newest)}"):
+        if self._newest is not None and not connection.scalars(f"select run_uuid from runs where run_uuid = {literal(self._newest)}"):
             raise SourceUnreachable(
                 self._name, f"cannot ask the database of {self._name}: it leaves out run {self._newest}, which it had before."
             )
@@ -102,7 +102,3 @@ class DatabaseUses:
         except failures as error:
             shown = redact_values(redact_uri(" ".join(str(error).split())), uri_secrets(self._uri))
             raise SourceUnreachable(self._name, f"cannot ask the database of {self._name}: {shown}.") from None
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\0", "").replace("'", "''") + "'"

@@ -162,7 +162,7 @@ class LiveServer:
                 return reason
             parent_id = parent.data.tags.get("mlflow.parentRunId")
         children = {
-            r.info.run_id: r for r in self._search([run.info.experiment_id], f"tags.`mlflow.parentRunId` = {_quoted(run.info.run_id)}")
+            r.info.run_id: r for r in self._search([run.info.experiment_id], f"tags.`mlflow.parentRunId` = {_filter_text(run.info.run_id)}")
         }
         for child_id in sorted(self._known.children_of(run.info.run_id) - set(children)):  # in other experiments, or missing in the answer
             if (child := self._get_run(child_id)) is None:
@@ -186,7 +186,7 @@ class LiveServer:
         found = {
             r.info.run_id: r
             for r in self._search(
-                self._experiment_ids(), f"attributes.artifact_uri LIKE {_quoted(like_pattern(run.info.artifact_uri, run.info.run_id))}"
+                self._experiment_ids(), f"attributes.artifact_uri LIKE {_filter_text(like_pattern(run.info.artifact_uri, run.info.run_id))}"
             )
         }
         if run.info.run_id not in found:
@@ -338,7 +338,7 @@ def _milliseconds(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def _quoted(text: str) -> str:
+def _filter_text(text: str) -> str:
     """Return a text in MLflow's filter language, which has no escapes. Raises SourceUnreachable for a text that cannot be quoted."""
     if '"' not in text:
         return f'"{text}"'
