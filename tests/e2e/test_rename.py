@@ -201,6 +201,6 @@ def test_killed_anywhere_it_is_done_or_not_begun(config: Path) -> None:
         assert torn_files(home / "warehouse") == []
         seen = digests(settings)
         assert seen == (before if point in POINTS[:2] else after), point
-        assert ParquetWarehouse(home / "warehouse").verify() == []
+        assert ParquetWarehouse(home / "warehouse").find_damage() == {}
         run_here(*command, code=0 if seen == before else 2)
         assert digests(settings) == after

@@ -62,7 +62,7 @@ def test_kill_at_each_named_point_leaves_old_or_new(root: Path, point: str) -> N
     warehouse = ParquetWarehouse(root)
     assert {state.build_id for unit, state in warehouse.states(*TOGETHER).items() if unit.writer == "all"} == {expected}
     assert (Unit("billing_lines", PERIOD, "gone") in warehouse.states()) == (expected == "build-1")
-    assert warehouse.verify() == []
+    assert warehouse.find_damage() == {}
     assert list((root / "_runspend" / "stage").iterdir()) == []
     assert not (root / "_runspend" / "journal.json").exists()
 
@@ -174,7 +174,7 @@ def test_a_disk_that_fails_at_any_call_leaves_old_or_new(tmp_path: Path, monkeyp
         assert list((root / "_runspend" / "stage").iterdir()) == []
         publish_version(root, 2, two)
         assert versions_seen(root, two) == {"build-2"}
-        assert ParquetWarehouse(root).verify() == []
+        assert ParquetWarehouse(root).find_damage() == {}
         if calls_made < number:
             break
     assert outcomes == {"build-1", "build-2"}

@@ -174,5 +174,5 @@ def test_kills_with_live_readers(tmp_path: Path, kills: int) -> None:
             assert_alive(started)
     publish_version(root, kills + 2)
     assert versions_seen(root) == {f"build-{kills + 2}"}
-    assert ParquetWarehouse(root).verify() == []
+    assert ParquetWarehouse(root).find_damage() == {}
     assert not list((root / "_runspend" / "stage").iterdir())

@@ -144,7 +144,7 @@ def test_a_tampered_journal_is_refused_and_nothing_is_done(root: Path, decoys: P
     assert len(str(error.value)) < 1500
     assert seen(tmp_path) == before
     path.unlink()
-    assert ParquetWarehouse(root).verify() == []
+    assert ParquetWarehouse(root).find_damage() == {}
 
 
 @pytest.mark.parametrize("text", JOURNALS.values(), ids=JOURNALS)
@@ -258,7 +258,7 @@ def test_what_a_killed_publish_leaves_is_finished(root: Path) -> None:
     (root / "_runspend" / "journal.json").write_text(journal(names))
     warehouse = ParquetWarehouse(root)
     assert warehouse.states()[UNIT].build_id == "next"
-    assert warehouse.verify() == []
+    assert warehouse.find_damage() == {}
     assert not stage.exists()
 
 

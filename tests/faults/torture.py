@@ -78,7 +78,7 @@ def torture(
             for unit in sorted(found.keys() | wanted.keys()):
                 if found.get(unit) != wanted.get(unit):
                     report.faults.append(f"{label}: {'/'.join(unit)} is {found.get(unit)}, unharmed it was {wanted.get(unit)}")
-            report.faults += [f"{label}: {'/'.join(unit)} is damaged" for unit in ParquetWarehouse(warehouse).verify()]
+            report.faults += [f"{label}: {'/'.join(unit)} is damaged" for unit in ParquetWarehouse(warehouse).find_damage()]
             stages = list((warehouse / "_runspend" / "stage").glob("*"))
             if stages:
                 report.faults.append(f"{label}: staging folders are left: {stages}")

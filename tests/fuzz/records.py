@@ -68,7 +68,7 @@ def bookkeeping(name: str) -> Run:
         try:
             warehouse = ParquetWarehouse(root)
             warehouse.states()
-            warehouse.verify()
+            warehouse.find_damage()
             with warehouse.reader() as reader:
                 reader.query(f"select count(*) as n from {TABLE}")
             published(root)

@@ -136,7 +136,7 @@ def test_layout_states_and_rows(opened: Open, s3_server: S3Server, bucket: str, 
     elsewhere = opened("elsewhere")
     assert elsewhere.read(UNIT) == ParquetWarehouse(tmp_path / "folder").read(UNIT)
     assert elsewhere.states("runs").keys() == {Unit("runs", PERIOD, "prod")}
-    assert elsewhere.verify() == []
+    assert elsewhere.find_damage() == {}
 
 
 def test_models_and_checks(opened: Open, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_writers_of_two_machines_end_in_a_serial_order(opened: Open) -> None:
     assert rows is not None
     assert sorted(rows["source"].to_pylist()) == sorted(f"{name}-{n}" for name in "abc" for n in range(6))
     assert late
-    assert opened().verify() == []
+    assert opened().find_damage() == {}
 
 
 def test_a_reader_never_sees_two_builds(opened: Open) -> None:
@@ -275,7 +275,7 @@ def test_people_read_and_do_nothing_else(opened: Open, native: bool) -> None:
     ):
         with pytest.raises(SqlRefused):
             warehouse.answer(statement, native=native, timeout=60)
-    assert warehouse.verify() == []
+    assert warehouse.find_damage() == {}
 
 
 def test_states_inside_a_reader_are_the_readers(opened: Open) -> None:
@@ -328,7 +328,7 @@ def test_a_killed_publish(crash_at: str, opened: Open, s3_server: S3Server, buck
         assert [k for k in keys(s3_server, bucket) if k.startswith("_runspend/") or "aws" in k] == ["_runspend/head.json"]
     publish_version(opened("third", lease=-1), 3)
     assert builds_seen(opened("reader")) == {"build-3"}
-    assert opened().verify() == []
+    assert opened().find_damage() == {}
 
 
 def test_the_next_publish_waits_for_the_lease_then_takes_it_over(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_the_next_publish_waits_for_the_lease_then_takes_it_over(opened: Open, s
     warehouse = opened("next", lease=3)
     fill(warehouse, rows_of(LINES))
     assert builds_seen(warehouse) == {"build-2"}
-    assert warehouse.verify() == []
+    assert warehouse.find_damage() == {}
 
 
 @pytest.mark.parametrize("pause_at", ["copy", "delete"])
@@ -365,7 +365,7 @@ def test_who_lost_the_lease_changes_nothing(pause_at: str, opened: Open, monkeyp
     awake.set()
     thread.join()
     assert other.states() == before
-    assert other.verify() == []
+    assert other.find_damage() == {}
     assert builds_seen(other) == {"build-3"}
     assert ask(other, "select count(*) as n from billing_lines") == [{"n": 9}]
 
@@ -443,7 +443,7 @@ def test_a_tampered_head_is_refused_and_nothing_is_done(opened: Open, s3_server:
         found = {key: client.get_object(Bucket=bucket, Key=f"{PREFIX}/{key}")["Body"].read() for key in keys(s3_server, bucket)}
         assert {key: body for key, body in found.items() if "/stage/" not in key} == before, name
         assert (tmp_path / "victim.parquet").read_text() == "somebody else's"
-    assert warehouse.verify() == []
+    assert warehouse.find_damage() == {}
 
 
 def test_a_damaged_object_is_named_to_those_who_need_it(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_a_damaged_object_is_named_to_those_who_need_it(opened: Open, s3_server:
     fill(opened(), rows_of(TABLES["run_costs"]), costs)
     key = f"{PREFIX}/_internal/billing_lines/period={PERIOD}/aws.parquet"
     s3_server.client().put_object(Bucket=bucket, Key=key, Body=b"something else")
-    assert opened("other").verify() == [UNIT]
+    assert list(opened("other").find_damage()) == [UNIT]
     other = opened("other")
     with pytest.raises(WarehouseDamaged, match=f"billing_lines {PERIOD} aws: its object is not what was published"):
         ask(other, "select count(*) as n from billing_lines join run_costs on true")
@@ -489,7 +489,7 @@ def test_a_new_column_is_added_before_the_next_publish(opened: Open, monkeypatch
     fill(opened(), rows_of(LINES))
     other = opened("other")
     assert other.states()[unit].digest == digest
-    assert other.verify() == []
+    assert other.find_damage() == {}
     with other.reader() as reader:
         path = next((other._folder.home / "stage").glob("read-*/pinned/run_costs/*.parquet"))
         assert pq.read_schema(path).equals(wider.arrow_schema())
@@ -521,7 +521,7 @@ def test_former_names_and_values_are_read_and_the_next_publish_replaces_them(
     assert third._head().version == tables.SCHEMA_VERSION
     assert former.contents(third.read) == asked(third) == before
     assert {unit: state.digest for unit, state in third.states().items() if unit in digests} == digests
-    assert third.verify() == []
+    assert third.find_damage() == {}
     with third.reader():
         for path in (third._folder.home / "stage").glob("read-*/pinned/*/*.parquet"):
             assert pq.read_schema(path).equals(TABLES[path.parent.name].arrow_schema())
@@ -554,7 +554,7 @@ def test_a_damaged_object_does_not_prevent_publishing_new_columns(
             ask(opened("other"), "select count(*) as n from run_costs")
         fill(opened("other"), rows_of(LINES, cost="2"))
     assert ask(opened("third"), "select count(*) as n, countif(new_cost is null) as empty from run_costs") == [{"n": 100, "empty": 100}]
-    assert opened("third").verify() == []
+    assert opened("third").find_damage() == {}
 
 
 @pytest.mark.parametrize(

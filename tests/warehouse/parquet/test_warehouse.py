@@ -366,9 +366,9 @@ def test_a_bit_flip_is_found(root: Path) -> None:
         flipped = bytearray(data)
         flipped[moments.randrange(len(data))] ^= 1 << moments.randrange(8)
         path.write_bytes(flipped)
-        assert warehouse.verify() == [unit]
+        assert list(warehouse.find_damage()) == [unit]
     path.write_bytes(data)
-    assert warehouse.verify() == []
+    assert warehouse.find_damage() == {}
 
 
 # --- models and checks ---------------------------------------------------------------------------------------------------
@@ -655,7 +655,7 @@ def test_a_damaged_file_does_not_prevent_publishing_new_columns(root: Path, monk
         with ParquetWarehouse(root).without({bad}).step("again", "again") as step:
             step.put(*bad, rows_of(wider))
             assert step.publish({bad: None})
-    assert ParquetWarehouse(root).verify() == []
+    assert ParquetWarehouse(root).find_damage() == {}
     assert ask(root, "select count(*) as n, count(distinct run_name) > 0 as is_read from run_costs") == [{"n": 100, "is_read": True}]
     assert pq.read_schema(ParquetWarehouse(root).path(bad)).equals(wider.arrow_schema())
 
@@ -672,7 +672,7 @@ def test_a_new_column_is_added_before_the_next_publish(root: Path, monkeypatch: 
     fill(root, rows_of(LINES))
     assert pq.read_schema(ParquetWarehouse(root).path(unit)).equals(wider.arrow_schema())
     assert ParquetWarehouse(root).states()[unit].digest == digest
-    assert ParquetWarehouse(root).verify() == []
+    assert ParquetWarehouse(root).find_damage() == {}
     assert ask(root, "select count(*) as n, countif(new_cost is null) as empty from run_costs") == [{"n": 50, "empty": 50}]
 
 
@@ -710,7 +710,7 @@ def test_former_names_and_values_are_read_and_the_next_publish_replaces_them(roo
         assert "unmatched" not in str(pq.read_table(file, partitioning=None).to_pylist())
     assert former.contents(ParquetWarehouse(root).read) == asked(root) == before
     assert {unit: state.digest for unit, state in ParquetWarehouse(root).states().items() if unit in digests} == digests
-    assert ParquetWarehouse(root).verify() == []
+    assert ParquetWarehouse(root).find_damage() == {}
 
 
 @pytest.mark.parametrize("point", ["before_journal", "after_journal", "after_first_move", "after_moves", "after_journal_dropped"])
@@ -723,7 +723,7 @@ def test_an_upgrade_that_is_killed_is_completed_or_begun_again(root: Path, point
     assert run_forked(*command).returncode == 0
     assert json.loads((root / "_runspend" / "schema.json").read_text())["version"] == tables.SCHEMA_VERSION
     assert former.contents(ParquetWarehouse(root).read) == asked(root) == before
-    assert ParquetWarehouse(root).verify() == []
+    assert ParquetWarehouse(root).find_damage() == {}
 
 
 def test_former_values_are_found_when_the_schema_version_was_lost(root: Path) -> None:

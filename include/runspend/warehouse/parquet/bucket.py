@@ -228,10 +228,6 @@ class BucketWarehouse:
         with self._folder.stage(name) as stage, begin(self, stage, build_id) as step:
             yield step
 
-    def verify(self) -> list[Unit]:
-        """Return units whose object is not, byte for byte, the file that was published. Reads every object."""
-        return sorted(self.find_damage())
-
     def find_damage(
         self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None
     ) -> dict[Unit, str]:

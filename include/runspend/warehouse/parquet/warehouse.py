@@ -175,10 +175,6 @@ class ParquetWarehouse:
         with self.folder.stage(name) as stage, begin(self, stage, build_id) as step:
             yield step
 
-    def verify(self) -> list[Unit]:
-        """Return units whose file is not, byte for byte, the one that was published. Reads every file."""
-        return sorted(self.find_damage())
-
     def find_damage(
         self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None
     ) -> dict[Unit, str]:
