@@ -491,7 +491,7 @@ def test_a_new_column_is_added_before_the_next_publish(opened: Open, monkeypatch
     assert other.states()[unit].digest == digest
     assert other.find_damage() == {}
     with other.reader() as reader:
-        path = next((other._folder.home / "stage").glob("read-*/pinned/run_costs/*.parquet"))
+        path = next((other.folder.home / "stage").glob("read-*/pinned/run_costs/*.parquet"))
         assert pq.read_schema(path).equals(wider.arrow_schema())
         assert reader.query("select countif(new_cost is null) as n from run_costs").to_pylist() == [{"n": 50}]
 
@@ -523,7 +523,7 @@ def test_former_names_and_values_are_read_and_the_next_publish_replaces_them(
     assert {unit: state.digest for unit, state in third.states().items() if unit in digests} == digests
     assert third.find_damage() == {}
     with third.reader():
-        for path in (third._folder.home / "stage").glob("read-*/pinned/*/*.parquet"):
+        for path in (third.folder.home / "stage").glob("read-*/pinned/*/*.parquet"):
             assert pq.read_schema(path).equals(TABLES[path.parent.name].arrow_schema())
             assert "unmatched" not in str(pq.read_table(path, partitioning=None).to_pylist())
 

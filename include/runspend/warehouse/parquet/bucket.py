@@ -18,14 +18,12 @@ makes requests.
 
 from __future__ import annotations
 
-import copy
 import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -36,9 +34,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import ConfigError, RecordRefused, RunspendError, WarehouseDamaged
 from runspend.core.own_files import fsync_path, json_value, own_folder, refused
@@ -47,11 +42,10 @@ from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.storage.s3_warehouse import Bucket, NotAllowed
 from runspend.warehouse.base import Unit, UnitState
 from runspend.warehouse.parquet.base import ALLOCATION, Pinned, StagedFiles
-from runspend.warehouse.parquet.engine import empty_engine, guarded_engine
-from runspend.warehouse.parquet.files import add_columns, as_own_file, with_columns
+from runspend.warehouse.parquet.files import add_columns
 from runspend.warehouse.parquet.journal import Folder
-from runspend.warehouse.parquet.reader import ParquetReader, answer
-from runspend.warehouse.parquet.step import ParquetStep, begin
+from runspend.warehouse.parquet.queried_files import QueriedFiles
+from runspend.warehouse.parquet.reader import ParquetReader
 from runspend.warehouse.parquet.units import (
     check_copies,
     check_removals,
@@ -77,7 +71,6 @@ from runspend.warehouse.parquet.verification import (
     signature_of,
     why_damaged,
 )
-from runspend.warehouse.team_views import Restriction
 
 if TYPE_CHECKING:
     import duckdb
@@ -136,7 +129,7 @@ class _Head:
         return json.dumps(seal(value), ensure_ascii=False, sort_keys=True).encode()
 
 
-class BucketWarehouse:
+class BucketWarehouse(QueriedFiles):
     """Tables in a bucket, with a cache in a folder. Opening it finishes a publish that was killed."""
 
     def __init__(
@@ -148,17 +141,11 @@ class BucketWarehouse:
         checks: Path = ALLOCATION / "checks",
         lease: float = LEASE,
     ) -> None:
+        super().__init__(Folder(cache), models, checks)
         self.bucket = bucket
-        self.models = models
-        self.checks = checks
         self._lease = lease
         self._files = cache / "files"
-        self._folder = Folder(cache)
-        self._folder.recover()
         self._verified = VerificationNotes(cache)
-        self._left_out: set[Unit] = set()
-        self._seen_by: Restriction | None = None
-        self._reading = threading.local()
         head = self._head()  # refuses a warehouse newer than this version
         try:
             self._prove_conditions(cache)
@@ -175,37 +162,17 @@ class BucketWarehouse:
             unit: state_of(record) for unit, record in units.items() if (not tables or unit.table in tables) and unit not in self._left_out
         }
 
-    def read(self, unit: Unit) -> pa.Table | None:
-        """Return the rows of one published unit, in today's columns; None if it does not exist."""
-        with self._folder.stage("read") as stage:
-            paths, head = self._pin(stage.path / "pinned", self._seen(), unit)
-            if unit not in paths:
-                return None
-            self._guard(paths, head)([unit])
-            with pq.ParquetFile(paths[unit]) as file:
-                return with_columns(file.read(), TABLES[unit.table])
-
-    def fetch(self, unit: Unit, folder: Path) -> Path | None:
-        """Copy one published unit to a Parquet file in `folder`, in today's columns; None if it does not exist.
-
-        The caller keeps the file.
-        """
-        with self._folder.stage("read") as stage:
-            paths, head = self._pin(stage.path / "pinned", self._seen(), unit)
-            if unit not in paths:
-                return None
-            self._guard(paths, head)([unit])
-            return as_own_file(paths[unit], folder, TABLES[unit.table], head.stored[unit.table])
-
     @contextmanager
-    def reader(self) -> Iterator[ParquetReader]:
-        """Open one consistent view: a half-done publish is never visible. It does not block publishers."""
-        with self._reader(empty_engine) as reader:
-            yield reader
+    def _one(self, unit: Unit) -> Iterator[tuple[Path, list[str]] | None]:
+        with self.folder.stage("read") as stage:
+            paths, head = self._pin(stage.path / "pinned", self._seen(), unit)
+            if unit in paths:
+                self._guard(paths, head)([unit])
+            yield (paths[unit], head.stored[unit.table]) if unit in paths else None
 
     @contextmanager
     def _reader(self, engine: Callable[[Path], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> Iterator[ParquetReader]:
-        with self._folder.stage("read") as stage, engine(stage.path / "spill") as connection:
+        with self.folder.stage("read") as stage, engine(stage.path / "spill") as connection:
             units, head = self._pin(stage.path / "pinned", self._seen())
             with closing(ParquetReader(units, head.stored, connection, self._guard(units, head), seen=self._seen_by)) as reader:
                 outer = getattr(self._reading, "head", None)
@@ -214,19 +181,6 @@ class BucketWarehouse:
                     yield reader
                 finally:
                     self._reading.head = outer
-
-    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None, at_most: int | None = None) -> pa.Table:
-        """Return the rows of one user-written statement, or its first `at_most` rows.
-
-        It can read only the published tables, for at most `timeout` seconds.
-        """
-        return answer(partial(self._reader, guarded_engine), sql, native=native, timeout=timeout, at_most=at_most)
-
-    @contextmanager
-    def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
-        """Begin replacing units. Leaving without `publish` discards the staged rows."""
-        with self._folder.stage(name) as stage, begin(self, stage, build_id) as step:
-            yield step
 
     def find_damage(
         self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None
@@ -237,7 +191,7 @@ class BucketWarehouse:
         """
         since = time.time() if since is None else since
         damaged, whole = {}, {}
-        with self._folder.stage("verify") as stage:
+        with self.folder.stage("verify") as stage:
             head, known = self._settled(), self._verified.read()
             for unit, record in head.units.items():
                 if units is not None and unit not in units:
@@ -256,18 +210,6 @@ class BucketWarehouse:
         damaged = {unit: why for unit, why in damaged.items() if newer.units.get(unit) == head.units[unit]}
         self._verified.note(whole, damaged)
         return damaged
-
-    def without(self, units: set[Unit]) -> BucketWarehouse:
-        """Return the same warehouse without these units, for a caller that replaces them. A replaced unit leaves the set."""
-        other = copy.copy(self)
-        other._left_out = units
-        return other
-
-    def restricted(self, seen: Restriction) -> BucketWarehouse:
-        """Return the same warehouse, whose readers and answers show only what some teams see."""
-        other = copy.copy(self)
-        other._seen_by = seen
-        return other
 
     # What `ParquetStep` uses.
 

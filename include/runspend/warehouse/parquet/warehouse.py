@@ -10,13 +10,10 @@ once. Opening a warehouse and listing its units needs no engine, so this module 
 
 from __future__ import annotations
 
-import copy
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +26,7 @@ from runspend.warehouse.base import Unit, UnitState
 from runspend.warehouse.parquet.base import ALLOCATION, Pinned, StagedFiles
 from runspend.warehouse.parquet.journal import Folder, write_json
 from runspend.warehouse.parquet.pins import link
+from runspend.warehouse.parquet.queried_files import QueriedFiles
 from runspend.warehouse.parquet.snapshots import Moment, moment_of
 from runspend.warehouse.parquet.units import SCHEMA_NAME, file_name, is_unit_name, state_name, state_of, unit_of_file, unit_of_text
 from runspend.warehouse.parquet.verification import (
@@ -46,14 +44,11 @@ from runspend.warehouse.parquet.verification import (
     signature_of,
     why_damaged,
 )
-from runspend.warehouse.team_views import Restriction
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
     from runspend.warehouse.parquet.reader import ParquetReader
-    from runspend.warehouse.parquet.step import ParquetStep
 
 __all__ = ["ParquetWarehouse", "open_folder"]
 
@@ -63,19 +58,13 @@ def open_folder(root: Path) -> Folder:
     return Folder(root, is_target=lambda name: name == SCHEMA_NAME or is_unit_name(name), is_removable=is_unit_name)
 
 
-class ParquetWarehouse:
+class ParquetWarehouse(QueriedFiles):
     """Tables in a folder. Opening it finishes any publish that was killed."""
 
     def __init__(self, root: Path, *, models: Path = ALLOCATION / "models", checks: Path = ALLOCATION / "checks") -> None:
         self.root = root.absolute()
-        self.models = models
-        self.checks = checks
-        self.folder = open_folder(self.root)
+        super().__init__(open_folder(self.root), models, checks)
         self.verified = VerificationNotes(self.folder.home)
-        self._left_out: set[Unit] = set()
-        self._seen_by: Restriction | None = None
-        self.folder.recover()
-        self._reading = threading.local()
         self.columns()  # refuses a warehouse newer than this version
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
@@ -85,34 +74,8 @@ class ParquetWarehouse:
         with self.folder.shared():
             return {unit: state_of(record) for unit, record in self.records(*tables).items()}
 
-    def read(self, unit: Unit) -> pa.Table | None:
-        """Return the rows of one published unit, in today's columns; None if it does not exist."""
-        with self._one(unit) as found:
-            if found is None:
-                return None
-            import pyarrow.parquet as pq
-
-            from runspend.warehouse.parquet.files import with_columns
-
-            with pq.ParquetFile(found[0]) as file:
-                return with_columns(file.read(), TABLES[unit.table])
-
-    def fetch(self, unit: Unit, folder: Path) -> Path | None:
-        """Copy one published unit to a Parquet file in `folder`, in today's columns; None if it does not exist.
-
-        The caller keeps the file.
-        """
-        with self._one(unit) as found:
-            if found is None:
-                return None
-            from runspend.warehouse.parquet.files import as_own_file
-
-            file, columns = found
-            return as_own_file(file, folder, TABLES[unit.table], columns)
-
     @contextmanager
     def _one(self, unit: Unit) -> Iterator[tuple[Path, list[str]] | None]:
-        """Yield a name for the file of one unit, and its columns: as an open reader of this thread sees it, otherwise the current one."""
         if (seen := self._seen()) is not None:
             yield self._checked(seen, unit)
             return
@@ -129,14 +92,6 @@ class ParquetWarehouse:
         """Return the pinned state of the reader that is open in this thread."""
         seen: Moment | None = getattr(self._reading, "moment", None)
         return seen
-
-    @contextmanager
-    def reader(self) -> Iterator[ParquetReader]:
-        """Open one consistent view: a half-done publish is never visible. It does not block publishers."""
-        from runspend.warehouse.parquet.engine import empty_engine
-
-        with self._reader(empty_engine) as reader:
-            yield reader
 
     @contextmanager
     def _reader(self, engine: Callable[[Path], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> Iterator[ParquetReader]:
@@ -156,24 +111,6 @@ class ParquetWarehouse:
                 yield reader
             finally:
                 self._reading.moment = outer
-
-    def answer(self, sql: str, *, native: bool = False, timeout: float | None = None, at_most: int | None = None) -> pa.Table:
-        """Return the rows of one user-written statement, or its first `at_most` rows.
-
-        It can read only the published tables, for at most `timeout` seconds.
-        """
-        from runspend.warehouse.parquet.engine import guarded_engine
-        from runspend.warehouse.parquet.reader import answer
-
-        return answer(partial(self._reader, guarded_engine), sql, native=native, timeout=timeout, at_most=at_most)
-
-    @contextmanager
-    def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
-        """Begin replacing units. Leaving without `publish` discards the staged rows."""
-        from runspend.warehouse.parquet.step import begin
-
-        with self.folder.stage(name) as stage, begin(self, stage, build_id) as step:
-            yield step
 
     def find_damage(
         self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None
@@ -196,18 +133,6 @@ class ParquetWarehouse:
         if units is None and (why := self.verified.units()[1]) is not None:
             damaged[INDEX] = why
         return damaged
-
-    def without(self, units: set[Unit]) -> ParquetWarehouse:
-        """Return the same warehouse without these units, for a caller that replaces them. A replaced unit leaves the set."""
-        other = copy.copy(self)
-        other._left_out = units
-        return other
-
-    def restricted(self, seen: Restriction) -> ParquetWarehouse:
-        """Return the same warehouse, whose readers and answers show only what some teams see."""
-        other = copy.copy(self)
-        other._seen_by = seen
-        return other
 
     def path(self, unit: Unit) -> Path:
         """Return the path of the unit's file."""
