@@ -218,7 +218,7 @@ def _rows(
             ):
                 continue
             taken[place] = policy.name
-        yield {
+        row = {
             **{c.name: first[c.name] for c in ARCHIVE_PLAN.columns if c.name in first},
             "month": now.date().replace(day=1),
             "policy": policy.name,
@@ -235,18 +235,8 @@ def _rows(
             "rates_from": money and money.rates_from,
             "currency": rates.currency if money and (money.monthly_saving is not None or money.action_cost is not None) else None,
             "planned_at": now,
-        } | {
-            "item_key": item_of(
-                {
-                    **first,
-                    "policy": policy.name,
-                    "policy_digest": digest,
-                    "action": policy.action,
-                    "target": target,
-                    "storage_class": first["only_class"],
-                }
-            ).key
         }
+        yield row | {"item_key": item_of({**first, **row}).key}
 
 
 def split_reasons(text: str) -> list[str]:
