@@ -11,6 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from runspend.actions.alert.freshness import RecordStore
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, MailTable, Paragraph, make_mail
 from runspend.actions.alert.sections import budget_address, title_for
@@ -35,6 +36,13 @@ def write_digests(
     parts = [ranked[n : n + ROWS_IN_A_MAIL] for n in range(0, len(ranked), ROWS_IN_A_MAIL)]
     for number, part in enumerate(parts, 1):
         yield _write_one(settings, recipient, part, now, freshness, f" ({number} of {len(parts)})" if len(parts) > 1 else ""), part
+
+
+def record_digest(records: RecordStore, mail: Mail, recipient: str, alerts: Sequence[Alert], now: datetime) -> None:
+    """Record a mail that a recipient gets instead of the mails of these alerts."""
+    members = [alert["mail"]["message_id"] for alert in alerts]
+    value = {"recipient": recipient, "members": members, "decided_at": now.isoformat(), "mail": mail.as_record()}
+    records.create("digests", mail.message_id.strip("<>"), value)
 
 
 def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now: datetime, freshness: Facts | None, which: str) -> Mail:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from runspend.actions.alert.digest import record_digest
 from runspend.actions.alert.judge import Status
 from runspend.actions.alert.outbox import RecordStore, recipient_states
 from runspend.actions.alert.wording import Writer
@@ -40,10 +41,5 @@ def summarise(records: RecordStore, writer: Writer, statuses: Sequence[Status], 
                 waiting[recipient].append(alert)
     for recipient, found in sorted(waiting.items()):
         if 1 < len(found) <= ROWS_IN_A_MAIL:  # more mails go out as in every pipeline run
-            mail = writer.first_night_mail(recipient, found, statuses, now)
-            members = [alert["mail"]["message_id"] for alert in found]
-            records.create(
-                "digests", mail.message_id.strip("<>"),
-                {"recipient": recipient, "members": members, "decided_at": now.isoformat(), "mail": mail.as_record()},
-            )  # fmt: skip
+            record_digest(records, writer.first_night_mail(recipient, found, statuses, now), recipient, found, now)
     records.create(KIND, TOLD, {"at": now.isoformat()})

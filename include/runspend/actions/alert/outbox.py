@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from runspend.actions.alert.channels import Channels, is_exceeded, post_of, takes_back
-from runspend.actions.alert.digest import write_digests
+from runspend.actions.alert.digest import record_digest, write_digests
 from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
 from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
 from runspend.actions.alert.posting import Post
@@ -367,11 +367,7 @@ def _make_digests(settings: Settings, records: RecordStore, now: datetime, waiti
     many = {recipient: alerts for recipient, alerts in sorted(by_recipient.items()) if len(alerts) > DIGEST_ABOVE}
     for recipient, alerts in many.items():
         for mail, listed in write_digests(settings, recipient, alerts, now, figures_are_this_old(records, now)):
-            members = [alert["mail"]["message_id"] for alert in listed]
-            records.create(
-                "digests", mail.message_id.strip("<>"),
-                {"recipient": recipient, "members": members, "decided_at": now.isoformat(), "mail": mail.as_record()},
-            )  # fmt: skip
+            record_digest(records, mail, recipient, listed, now)
     return bool(many)
 
 
