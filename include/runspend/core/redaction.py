@@ -67,6 +67,11 @@ def names_secret(name: str) -> bool:
     return folded in ("sig", "key") or _SECRET_NAME.search(folded) is not None
 
 
+def redact_error(error: BaseException, secrets: Iterable[str]) -> str:
+    """Return an error in one line, without these values and without the secrets of addresses."""
+    return redact_values(redact_uri(" ".join(str(error).split())), secrets)
+
+
 def redact_values(text: str, secrets: Iterable[str]) -> str:
     """Replace the secrets in a text: plain, URL-encoded, escaped, and in base64 (alone or inside longer text)."""
     forms = {form for secret in secrets if len(secret) >= MIN_LENGTH for form in _forms(secret)}

@@ -70,6 +70,11 @@ class Table:
         """The columns of the content digest."""
         return self.digest_columns or tuple(c.name for c in self.columns if not c.bookkeeping)
 
+    @property
+    def description(self) -> str:
+        """What it means and what one row is."""
+        return f"{self.meaning} One row: {self.grain.removeprefix('one row ')}."
+
     def arrow_schema(self) -> pa.Schema:
         """Return the Parquet schema: every column nullable, in the order of `columns`."""
         import pyarrow as pa

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from runspend.config.budgets import percent_used
-from runspend.core.amounts import MINUS, money
+from runspend.core.amounts import MINUS, day, money
 
 if TYPE_CHECKING:
     from PIL import ImageDraw
@@ -74,11 +74,11 @@ class SpendChart:
         """Return (day, spend by then, share of the budget) for a few evenly chosen days, and the forecast for the last day."""
         last = len(self.spent) - 1
         chosen = sorted({round(last * n / (ROWS - 1)) for n in range(ROWS)}) if self.spent else []
-        rows = [(_day(self.day(n)), whole(self.spent[n]), _share(self.spent[n], self.budget)) for n in chosen]
+        rows = [(day(self.day(n)), whole(self.spent[n]), _share(self.spent[n], self.budget)) for n in chosen]
         if self.forecast:
             on, foreseen = self.day(self.forecast_from + len(self.forecast) - 1), self.forecast[-1]
             between = f"{whole(foreseen.low)}–{whole(foreseen.high)}"
-            rows.append((f"{_day(on)}, forecast ({between})", whole(foreseen.middle), _share(foreseen.middle, self.budget)))
+            rows.append((f"{day(on)}, forecast ({between})", whole(foreseen.middle), _share(foreseen.middle, self.budget)))
         return tuple(rows)
 
     def words(self) -> str:
@@ -140,11 +140,11 @@ def _write_labels(drawing: ImageDraw.ImageDraw, chart: SpendChart) -> None:
 
     spent, _, _, high = _lines(chart, SCALE)
     bottom = (HEIGHT - BOTTOM + 6) * SCALE
-    write(LEFT * SCALE, bottom, _day(chart.first), FAINT, "la")
-    write((WIDTH - RIGHT) * SCALE, bottom, _day(chart.end - timedelta(days=1)), FAINT, "ra")
+    write(LEFT * SCALE, bottom, day(chart.first), FAINT, "la")
+    write((WIDTH - RIGHT) * SCALE, bottom, day(chart.end - timedelta(days=1)), FAINT, "ra")
     write(LEFT * SCALE, _y(chart, chart.budget, SCALE) - 6 * SCALE, f"budget {whole(chart.budget)} {chart.currency}", LIMIT, "ls")
     limit = _y(chart, chart.budget, SCALE)
-    (x, y), text = spent[-1], f"{whole(chart.spent[-1])} by {_day(chart.day(len(chart.spent) - 1))}"
+    (x, y), text = spent[-1], f"{whole(chart.spent[-1])} by {day(chart.day(len(chart.spent) - 1))}"
     if x + 10 * SCALE + font.getlength(text) < (WIDTH - RIGHT) * SCALE:  # next to the dot and below the forecast, where the space is free
         at, anchor, y = x + 10 * SCALE, "la", y + 6 * SCALE
     else:
@@ -196,7 +196,3 @@ def _dashed(drawing: ImageDraw.ImageDraw, points: Points, colour: str, width: in
 
 def _share(part: Decimal, budget: Decimal) -> str:
     return f"{percent_used(part, budget, '1'):f}%" if budget else ""
-
-
-def _day(on: date) -> str:
-    return f"{on.day} {on:%b}"

@@ -15,9 +15,10 @@ from runspend.actions.alert.freshness import RecordStore
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, MailTable, Paragraph, make_mail
 from runspend.actions.alert.sections import budget_address, title_for
+from runspend.actions.alert.wording import spent_ratio
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Settings
-from runspend.core.amounts import EXACT, money
+from runspend.core.amounts import money
 from runspend.core.text import clean
 
 # Some mail programs cut off a mail after 100 KB of HTML. A row is about 170 bytes.
@@ -32,7 +33,7 @@ def write_digests(
 
     The same alerts give the same Message-IDs.
     """
-    ranked = sorted(alerts, key=lambda a: (-_ratio(a), a["budget"], a["budget_period"], a["mail"]["message_id"]))
+    ranked = sorted(alerts, key=lambda a: (-spent_ratio(a), a["budget"], a["budget_period"], a["mail"]["message_id"]))
     parts = [ranked[n : n + ROWS_IN_A_MAIL] for n in range(0, len(ranked), ROWS_IN_A_MAIL)]
     for number, part in enumerate(parts, 1):
         yield _write_one(settings, recipient, part, now, freshness, f" ({number} of {len(parts)})" if len(parts) > 1 else ""), part
@@ -100,7 +101,3 @@ def _row(alert: Alert, people: str) -> tuple[str, ...]:
         of,
         f"{used}%",
     )
-
-
-def _ratio(alert: Alert) -> Decimal:
-    return EXACT.divide(Decimal(alert["spent"]), Decimal(alert["amount"]))

@@ -14,12 +14,11 @@ from typing import Any
 from runspend.actions.alert.judge import budget_version
 from runspend.actions.alert.outbox import RecordStore, recipient_states
 from runspend.actions.alert.periods import current_period
-from runspend.actions.alert.sections import day_name
 from runspend.actions.alert.snooze import Quiet, QuietKind, read_quiet, set_quiet
 from runspend.actions.alert.tag_budgets import read_tag_budgets
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Budget, Settings
-from runspend.core.amounts import money, rough_money
+from runspend.core.amounts import day, money, rough_money
 from runspend.warehouse.base import Reader
 
 COLUMNS = (
@@ -71,7 +70,7 @@ def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             if row["forecast"] is None
             else f"{rough_money(row['forecast'])} ({rough_money(row['forecast_low'])}–{rough_money(row['forecast_high'])})"
         )
-        passes = "-" if row["exceeded_on"] is None else f"{'' if row['state'] == 'exceeded' else 'around '}{day_name(row['exceeded_on'])}"
+        passes = "-" if row["exceeded_on"] is None else f"{'' if row['state'] == 'exceeded' else 'around '}{day(row['exceeded_on'])}"
         name = row["budget"] if row["title"] == row["budget"] else f"{row['budget']}: {row['title']}"
         lines.append((
             name, row["state"] if row["reason"] is None else f"{row['state']}: {row['reason']}", row["budget_period"],
@@ -135,7 +134,7 @@ def _last_mails(records: RecordStore) -> dict[tuple[str, str], str]:
     for value in records.list("alerts").values():
         if "mail_of" in value or value["kind"] == "anomaly":
             continue
-        text = f"{value['kind']} {value['threshold']}, {day_name(datetime.fromisoformat(value['decided_at']))}"
+        text = f"{value['kind']} {value['threshold']}, {day(datetime.fromisoformat(value['decided_at']))}"
         if (mail := value.get("mail")) is None:
             text += " (acknowledged, not mailed)"
         else:

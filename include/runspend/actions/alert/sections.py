@@ -18,7 +18,7 @@ from runspend.actions.alert.periods import BudgetPeriod, current_period
 from runspend.actions.alert.render import Button, Card, Facts, MailTable, clean, person
 from runspend.actions.alert.series import Coverage
 from runspend.config.settings import Budget
-from runspend.core.amounts import EXACT, add, money, rough_money
+from runspend.core.amounts import EXACT, add, day, money, rough_money
 from runspend.core.text import without_person
 
 DIMENSIONS = {  # of `runspend costs`, by the key of a budget's selector
@@ -197,7 +197,7 @@ def what_you_can_do(status: Status, now: datetime, people: str = "show") -> Fact
     facts = [
         *([("See the costs", _command(status))] if people == "show" or not _names_person(budget) else []),
         ("Stop a run", "in MLflow or on its platform; Runspend never stops runs"),
-        (f"Mute until {day_name(until)}", f"runspend budgets ack {budget.name} --until {until}"),
+        (f"Mute until {day(until)}", f"runspend budgets ack {budget.name} --until {until}"),
     ]
     if budget.runbook:
         facts.append(("Runbook", clean(budget.runbook, 400)))
@@ -280,11 +280,6 @@ def share(part: Decimal, whole: Decimal) -> str:
 def weekday(day: date) -> str:
     """ "Sunday 22 November"."""
     return f"{day:%A} {day.day} {day:%B}"
-
-
-def day_name(day: date) -> str:
-    """ "22 Nov"."""
-    return f"{day.day} {day:%b}"
 
 
 def time_name(moment: datetime) -> str:

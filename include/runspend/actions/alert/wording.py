@@ -23,7 +23,6 @@ from runspend.actions.alert.sections import (
     bill_ages,
     budget_address,
     budget_button,
-    day_name,
     how_sure,
     period_name,
     running_now,
@@ -38,7 +37,7 @@ from runspend.actions.alert.sections import (
 from runspend.actions.alert.series import Coverage
 from runspend.config.budgets import percent_used
 from runspend.config.settings import MailSettings
-from runspend.core.amounts import EXACT, money, rough_money
+from runspend.core.amounts import EXACT, day, money, rough_money
 
 MEASURES = {
     "effective_cost": "effective cost",
@@ -90,7 +89,7 @@ class Writer:
             f"{title} has spent {money(status.spent)} of {money(status.budget.amount)} {status.currency} "
             f"({MEASURES[status.budget.measure]}) in {period_name(status.period)}, {'so it is under budget' if is_whole else f'which is below {of_budget(highest)}'}. "
             f"An earlier alert reported that it had reached {_listed([of_budget(item.crossing.threshold) for item in decision.items])}, "
-            f"based on the costs known for {day_name(decision.lead.crossing.on)}. "
+            f"based on the costs known for {day(decision.lead.crossing.on)}. "
             + (f"Since then, {why}." if why else "Since then, its costs moved elsewhere because tags, rules or exchange rates changed.")
             + _forecast_words(status, now)
         )
@@ -112,7 +111,7 @@ class Writer:
             + _forecast_words(status, now)
         )
         more_words = "more than four weeks of days" if more is None else f"{more:,}% more"
-        card = Card((("cost", cost, day_name(anomaly.day)), ("typical day", f"{money(anomaly.usual)} {status.currency}", more_words)))
+        card = Card((("cost", cost, day(anomaly.day)), ("typical day", f"{money(anomaly.usual)} {status.currency}", more_words)))
         blocks: list[Block] = [card, Paragraph(said), *budget_button(status.budget.name, status.period.name, self.site)]
         if runs[0]:
             blocks.append(which_runs(*runs, f"TOP RUNS, {weekday(anomaly.day)}", self.settings.people, self.site))
@@ -120,7 +119,7 @@ class Writer:
         blocks.append(Paragraph(f"Sent once for this day. {self._source(status)}"))
         return self._mail(
             decision,
-            f"[runspend] Budget {title}: unusual spend of {cost} on {day_name(anomaly.day)}",
+            f"[runspend] Budget {title}: unusual spend of {cost} on {day(anomaly.day)}",
             blocks,
             now,
         )
@@ -187,7 +186,7 @@ def budget_subject(decision: Decision, now: datetime, people: str) -> str:
     if decision.lead.kind != "forecast":
         return subject
     when = f"probably {threshold.text} since" if on < now.date() else f"forecast {threshold.text} around"
-    return f"{subject}, {when} {day_name(on)}"
+    return f"{subject}, {when} {day(on)}"
 
 
 def of_budget(threshold: Threshold) -> str:
@@ -221,7 +220,7 @@ def what_happened(status: Status, now: datetime, people: str = "show") -> str:
         *lower, highest = status.crossed
         is_whole = highest.threshold.level == status.budget.amount
         said.append(f"It {'exceeded its budget' if is_whole else f'reached {of_budget(highest.threshold)}'} on {weekday(highest.on)}.")
-        said += ["It reached " + ", ".join(f"{c.threshold.text} on {day_name(c.on)}" for c in lower) + "."] if lower else []
+        said += ["It reached " + ", ".join(f"{c.threshold.text} on {day(c.on)}" for c in lower) + "."] if lower else []
     if status.budget.judged_on == "bill_and_estimates" and status.estimated:
         said.append(f"This includes {money(status.estimated)} {status.currency} of estimates for hours that are not billed yet.")
     said.append(_forecast_words(status, now).strip())
@@ -243,15 +242,15 @@ def _forecast_words(status: Status, now: datetime) -> str:
     text = f" Forecast for {last.day} {last:%B}: {rough_money(forecast.total)} {status.currency} (80% interval: {rough_money(forecast.low)}–{rough_money(forecast.high)})."
     if not status.is_over and (on := status.exceeded_on()):
         text += (
-            f" Probably exceeded around {day_name(on)}; billing data is incomplete."
+            f" Probably exceeded around {day(on)}; billing data is incomplete."
             if on < now.date()
-            else f" It will probably exceed its budget around {day_name(on)}."
+            else f" It will probably exceed its budget around {day(on)}."
         )
     return text
 
 
 def _alerts_table(alerts: Sequence[Mapping[str, Any]], people: str, site: str | None) -> MailTable:
-    ranked = sorted(alerts, key=lambda a: (-_ratio(a), a["budget"], a["budget_period"], a["alert_id"]))
+    ranked = sorted(alerts, key=lambda a: (-spent_ratio(a), a["budget"], a["budget_period"], a["alert_id"]))
     rows = tuple(
         (
             title_for(a.get("title") or a["budget"], people, 30),
@@ -281,7 +280,8 @@ def _counted(alerts: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{count} {words}" for words, count in kinds.items() if count)
 
 
-def _ratio(alert: Mapping[str, Any]) -> Decimal:
+def spent_ratio(alert: Mapping[str, Any]) -> Decimal:
+    """Return what part of its budget was spent."""
     return EXACT.divide(Decimal(alert["spent"]), Decimal(alert["amount"]))
 
 
@@ -291,8 +291,8 @@ def _percent(alert: Mapping[str, Any]) -> Decimal:
 
 def _span(first: date, last: date) -> str:
     if first == last:
-        return day_name(first)
-    return f"{first.day}–{day_name(last)}" if first.month == last.month else f"{day_name(first)}–{day_name(last)}"
+        return day(first)
+    return f"{first.day}–{day(last)}" if first.month == last.month else f"{day(first)}–{day(last)}"
 
 
 def _days_left(status: Status, now: datetime) -> str:

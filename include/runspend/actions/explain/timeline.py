@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from runspend.actions.explain.figures import RunExplanation, RunKey, Use
 from runspend.actions.explain.find import clean
+from runspend.actions.report.charts import coordinate
 
 MOST_MACHINES = 12
 MOST_HOURS = 96
@@ -63,7 +64,7 @@ def _axis(begin: datetime, end: datetime, width: int, bottom: float) -> Markup:
     for number in range(0, days, every):
         x = number * width / days
         day = begin + timedelta(days=number)
-        marks.append(Markup('<line x1="{0}" x2="{0}" y1="{1}" y2="{2}" class="grid"/>').format(_n(x), TOP - 4, _n(bottom)))
+        marks.append(Markup('<line x1="{0}" x2="{0}" y1="{1}" y2="{2}" class="grid"/>').format(coordinate(x), TOP - 4, coordinate(bottom)))
         marks.append(_text(x + 3, 10, f"{day.day} {day:%b}"))
     return Markup("").join(marks)
 
@@ -73,7 +74,7 @@ def _hour_axis(begin: datetime, days: int, hours: int, width: int, bottom: float
     marks = []
     for number in range(0, days * 24, hours):
         x, at = number * width / (days * 24), begin + timedelta(hours=number)
-        marks.append(Markup('<line x1="{0}" x2="{0}" y1="{1}" y2="{2}" class="grid"/>').format(_n(x), TOP - 4, _n(bottom)))
+        marks.append(Markup('<line x1="{0}" x2="{0}" y1="{1}" y2="{2}" class="grid"/>').format(coordinate(x), TOP - 4, coordinate(bottom)))
         marks.append(_text(x + 3, 10, f"{at:%H:%M}" if at.hour else f"{at.day} {at:%b}"))
     return Markup("").join(marks)
 
@@ -104,16 +105,12 @@ def _machine(uses: Sequence[Use], me: RunKey, begin: datetime, end: datetime, st
             when = f"{slot.day} {slot:%b %H:%M}" if step < timedelta(days=1) else f"{slot.day} {slot:%b}"
             pieces.append(
                 Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}"><title>{}</title></rect>').format(
-                    _n(x), _n(y), _n(wide), _n(max(height, 0)), css, f"{when} · {who} · {share:.4f}"
+                    coordinate(x), coordinate(y), coordinate(wide), coordinate(max(height, 0)), css, f"{when} · {who} · {share:.4f}"
                 )
             )
-    track = Markup('<rect x="0" y="{}" width="{}" height="{}" class="track"/>').format(_n(top), width, BAR)
+    track = Markup('<rect x="0" y="{}" width="{}" height="{}" class="track"/>').format(coordinate(top), width, BAR)
     return track + Markup("").join(pieces)
 
 
 def _text(x: float, y: float, text: str) -> Markup:
-    return Markup('<text x="{}" y="{}" class="t">{}</text>').format(_n(x), _n(y), text)
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".rstrip("0").rstrip(".")
+    return Markup('<text x="{}" y="{}" class="t">{}</text>').format(coordinate(x), coordinate(y), text)

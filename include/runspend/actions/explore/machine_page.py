@@ -22,7 +22,7 @@ from runspend.actions.explain.find import UnknownName, clean
 from runspend.actions.explain.resource_and_line import find_resource, hours_of, users_of
 from runspend.actions.explain.run import Names, run_key_of
 from runspend.actions.explore import chart
-from runspend.actions.explore.page import PART_COLORS, PART_WORDS, render_page, short_machine
+from runspend.actions.explore.page import PART_COLORS, PART_WORDS, render_page
 from runspend.actions.explore.view import PARTS, View
 from runspend.actions.report import render as report
 from runspend.config.settings import Settings
@@ -254,7 +254,7 @@ def machine_as_page(m: Machine, *, up: str) -> str:
     return render_page(
         "machine.html.j2",
         m=m,
-        name=short_machine(m.name),
+        name=report.short_name(m.name),
         month=amounts.month_name(f"{m.month:%Y-%m}"),
         month_name=lambda day: amounts.month_name(f"{day:%Y-%m}"),
         days=_days_in_words,

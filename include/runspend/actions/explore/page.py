@@ -92,7 +92,7 @@ def found_as_page(found: Found) -> str:
         return f"explore?{view.address()}"
 
     return render_page(
-        "search.html.j2", found=found, address=address, short_machine=short_machine, most_runs=MOST_RUNS, most_names=MOST_NAMES
+        "search.html.j2", found=found, address=address, short_machine=report.short_name, most_runs=MOST_RUNS, most_names=MOST_NAMES
     )
 
 
@@ -109,11 +109,6 @@ def is_others(run: RunKey) -> bool:
 def budget_address(name: str) -> str:
     """Return the address of a budget's page."""
     return f"budget/{quote(name, safe='')}"
-
-
-def short_machine(name: str) -> str:
-    """Return the last part of a machine's name: `i-0abc` of `arn:aws:ec2:…:instance/i-0abc`."""
-    return name.rstrip("/").rpartition("/")[2] or name
 
 
 def message_as_page(title: str, text: str, *, up: str = "", ways: Sequence[tuple[str, str]] = (), has_reports: bool = True) -> str:
@@ -193,7 +188,7 @@ class Page:
         if key == "run":
             keys = self.f.run_keys.get(value, ())
             return f"{value[:8]} ({len(keys)} runs)" if len(keys) > 1 else self.f.run_names.get(value) or value[:8]
-        return PART_WORDS[value] if key == "allocated_to" else short_machine(value) if key == "machine" else value
+        return PART_WORDS[value] if key == "allocated_to" else report.short_name(value) if key == "machine" else value
 
     def whole(self, key: str, value: str | None) -> str:
         """Return the full form of a shortened value: the id of a run, the whole name of a machine. Empty for any other."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from runspend.actions.publish.content import BUILDS, description
+from runspend.actions.publish.content import BUILDS
 from runspend.schema.public_views import INSTEAD_OF_NULL, View
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import Column, Table
@@ -76,7 +76,7 @@ def _builds() -> dict[str, Any]:
 
 
 def _described(table: Table) -> dict[str, Any]:
-    return {"name": table.name, "description": description(table)}
+    return {"name": table.name, "description": table.description}
 
 
 def _described_column(column: Column) -> dict[str, Any]:

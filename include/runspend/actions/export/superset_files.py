@@ -21,7 +21,6 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import yaml
 
 from runspend.actions.export.tableau_files import label
-from runspend.actions.publish.content import description
 from runspend.core.errors import UsageError
 from runspend.schema.public_views import COSTS_FOR_DASHBOARDS
 from runspend.schema.tables import COSTS, RUN_COSTS, Table
@@ -146,7 +145,7 @@ def _dataset(table: Table, schema: str) -> dict[str, Any]:
     return {
         "table_name": table.name,
         "main_dttm_col": "charge_date" if table is COSTS_FOR_DASHBOARDS else "start_time",
-        "description": description(table),
+        "description": table.description,
         "schema": schema,
         "filter_select_enabled": True,
         "uuid": _id(f"dataset {table.name}"),

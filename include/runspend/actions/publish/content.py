@@ -289,11 +289,6 @@ def builds_rows(content: Content, counts: Mapping[tuple[str, str], tuple[int, da
     return [*rows, whole | {"site_url": content.site_url}]
 
 
-def description(table: Table) -> str:
-    """Return the text that describes a table at a target."""
-    return f"{table.meaning} One row: {table.grain.removeprefix('one row ')}."
-
-
 def months(part: Part) -> tuple[str, str] | None:
     """Return the first day of the part's month and of the next one, in ISO 8601; None for a table without months."""
     if part.table.period_column is None:

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description
+from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows
 from runspend.config.publish import DuckDBTarget
 from runspend.core.crash_points import crash_point
 from runspend.core.ctrl_c import let_ctrl_c_interrupt
@@ -168,6 +168,6 @@ def _count(connection: Any, part: Part) -> int:
 
 
 def _describe(connection: Any, kind: str, table: Table) -> None:
-    connection.execute(f"comment on {kind} {table.name} is {sql_text(description(table))}")
+    connection.execute(f"comment on {kind} {table.name} is {sql_text(table.description)}")
     for column in table.columns:
         connection.execute(f"comment on column {table.name}.{sql_name(column.name)} is {sql_text(column.meaning)}")

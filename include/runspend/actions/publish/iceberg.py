@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import unquote
 
-from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description, months
+from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, months
 from runspend.config.publish import IcebergTarget
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import MissingExtra, SourceError, SourceUnreachable
@@ -178,7 +178,7 @@ class _Namespace:
         try:
             found = self._catalog.load_table(name)
         except NoSuchTableError:
-            found = self._catalog.create_table(name, schema=schema, properties={PARTS: "{}", "comment": description(table)})
+            found = self._catalog.create_table(name, schema=schema, properties={PARTS: "{}", "comment": table.description})
         if PARTS not in found.properties:
             raise SourceError(
                 self._target.name,
@@ -220,7 +220,7 @@ class _Namespace:
                 published.add(part, rows)
             for period in known.keys() - noted.keys():
                 self._delete(transaction, Part(table, period, "", ()))
-            transaction.set_properties({PARTS: json.dumps(noted), BUILD: content.build_id, "comment": description(table)})
+            transaction.set_properties({PARTS: json.dumps(noted), BUILD: content.build_id, "comment": table.description})
         return {(table.name, period): (rows, datetime.fromisoformat(at)) for period, (_, rows, at) in noted.items()}
 
     def _delete(self, transaction: Any, part: Part) -> None:
@@ -252,5 +252,5 @@ class _Namespace:
             write = transaction.append if there.current_snapshot() is None else transaction.overwrite
             write(rows, snapshot_properties={BUILD: content.build_id})
             transaction.set_properties(
-                {PARTS: json.dumps({WHOLE: [content.build_id]}), BUILD: content.build_id, "comment": description(BUILDS)}
+                {PARTS: json.dumps({WHOLE: [content.build_id]}), BUILD: content.build_id, "comment": BUILDS.description}
             )

@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, description, months
+from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, months
 from runspend.config.publish import PostgresTarget
 from runspend.core.ahead import Ahead
 from runspend.core.crash_points import crash_point
@@ -326,7 +326,7 @@ class _Schema:
                 self._made.add(table.name)
             else:
                 is_same &= self._change_columns(table, {row.column: row.type for row in rows})
-            self._describe("table", table, f"{description(table)} {OURS}")
+            self._describe("table", table, f"{table.description} {OURS}")
         return is_same and not self._made
 
     def _is_ours(self, table: Table, kind: str = "r") -> bool:
@@ -394,7 +394,7 @@ class _Schema:
             there = {}
         names = [*there, *(name for name in wanted if name not in there)]
         version = hashlib.sha256(repr((self._view_sql(is_wanted), names)).encode()).hexdigest()[:8]
-        return names, f"{description(COSTS_FOR_DASHBOARDS)} View {version}. {OURS}"
+        return names, f"{COSTS_FOR_DASHBOARDS.description} View {version}. {OURS}"
 
     def _view_sql(self, is_wanted: bool) -> str:
         """Return the query of the view. Without rows, it reads no table: nothing keeps the columns of cost_daily up to date then."""

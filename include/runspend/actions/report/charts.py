@@ -28,7 +28,7 @@ PART_CLASS = {
 }
 
 
-def _n(value: float) -> str:
+def coordinate(value: float) -> str:
     """Format a coordinate briefly."""
     return f"{value:.1f}".rstrip("0").rstrip(".")
 
@@ -37,19 +37,19 @@ def rect(x: float, y: float, width: float, height: float, css: str, title: str =
     """Draw a rectangle; `title` is the text that a pointer over it shows."""
     inner = Markup("<title>{}</title>").format(title) if title else Markup()
     return Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}"{}>{}</rect>').format(
-        _n(x), _n(y), _n(max(width, 0)), _n(max(height, 0)), css, Markup(extra), inner
+        coordinate(x), coordinate(y), coordinate(max(width, 0)), coordinate(max(height, 0)), css, Markup(extra), inner
     )
 
 
 def text_at(x: float, y: float, text: str, css: str = "t", anchor: str = "start") -> Markup:
     """Write text at a point."""
-    return Markup('<text x="{}" y="{}" class="{}" text-anchor="{}">{}</text>').format(_n(x), _n(y), css, anchor, text)
+    return Markup('<text x="{}" y="{}" class="{}" text-anchor="{}">{}</text>').format(coordinate(x), coordinate(y), css, anchor, text)
 
 
 def svg(width: float, height: float, label: str, body: Sequence[Markup], css: str, role: str = "img") -> Markup:
     """Return a whole drawing with a name for screen readers. Its `role` is "group" if it has parts that can have the focus."""
     return Markup('<svg viewBox="0 0 {} {}" role="{}" aria-label="{}" class="{}">{}</svg>').format(
-        _n(width), _n(height), role, label, css, Markup("").join(body)
+        coordinate(width), coordinate(height), role, label, css, Markup("").join(body)
     )
 
 
@@ -141,7 +141,9 @@ def day_columns(
     body: list[Markup] = []
     for tick in ticks(top):
         y = zero - tick * scale
-        body.append(Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" class="grid"/>').format(_n(left), width, _n(y), _n(y)))
+        body.append(
+            Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" class="grid"/>').format(coordinate(left), width, coordinate(y), coordinate(y))
+        )
         body.append(text_at(left - 8, y + 4, axis_mark(tick), "t", "end"))
     if billed_days < length:
         x = left + billed_days * slot
@@ -180,7 +182,7 @@ def day_columns(
             body.append(text_at(x + slot / 2, height - 6, str(offset + 1), "t", "middle"))
     points = [(left + (d - 0.5) * slot, zero - v * scale) for d, v in sorted(before.items()) if d <= length]
     if len(points) > 1:
-        path = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
+        path = " ".join(f"{coordinate(x)},{coordinate(y)}" for x, y in points)
         body.append(Markup('<polyline points="{}" class="before"/>').format(path))
     return svg(width, height, label, body, css, "group")
 

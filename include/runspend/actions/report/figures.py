@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from typing import Any
 
 from runspend.allocation.diagnostics import Coverage
 from runspend.allocation.remedies import SHORT_REMEDIES
@@ -431,7 +432,7 @@ class ReportFigures:
         return month_after(self.first, 1) - timedelta(days=1)
 
 
-def total(costs: Iterable[Costs]) -> Costs:
+def total(costs: Iterable[Costs | Mapping[str, Any]]) -> Costs:
     """Return exact sums of the four measures."""
     rows = list(costs)
     return Costs(*(add(c[m] for c in rows) for m in MEASURES))

@@ -19,13 +19,11 @@ from urllib.parse import quote
 
 from runspend.actions.report.artifacts import artifact_figures
 from runspend.actions.report.figures import (
-    MEASURES,
     PART_OF,
     PARTS,
     PLATFORM,
     BudgetFigures,
     Certainty,
-    Costs,
     CurrencyFigures,
     EstimateError,
     Estimates,
@@ -40,6 +38,7 @@ from runspend.actions.report.figures import (
     Team,
     Waste,
     days_covered,
+    total,
 )
 from runspend.allocation.diagnostics import coverage as dimension_coverage
 from runspend.allocation.remedies import remedy
@@ -267,11 +266,6 @@ def _by_currency(rows: list[Row]) -> dict[str, list[Row]]:
     return dict(grouped)
 
 
-def _costs(rows: Iterable[Row]) -> Costs:
-    kept = list(rows)
-    return Costs(*(add(r[m] for r in kept) for m in MEASURES))
-
-
 def _sums(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, Decimal]:
     """Return effective cost by key, largest first."""
     grouped: dict[str, list[Decimal | None]] = defaultdict(list)
@@ -304,7 +298,7 @@ def _currency_figures(
         currency=currency,
         converted_from=tuple(c for c in bills if c != currency),
         covered_until=covered,
-        parts={part: _costs(r for r in rows["parts"] if r["allocated_to"] in targets) for part, targets in PARTS.items()},
+        parts={part: total(r for r in rows["parts"] if r["allocated_to"] in targets) for part, targets in PARTS.items()},
         kinds=_sums(run_rows, lambda r: "logged models" if r["allocated_to"] == "logged_model" else r["cost_kind"] or "other"),
         confidence=_sums(run_rows, lambda r: r["confidence"] or "none"),
         provisional_cost=add(r["effective_cost"] for r in rows["parts"] if r["cost_status"] != "final"),
@@ -341,8 +335,8 @@ def _currency_figures(
             for r in rows["estimate_errors"]
         ),
         reconciliation=tuple(r for own, its in bills.items() for r in _reconciliation(own, its, quarantine)),
-        only_this_month=_costs(r for r in rows["bridge"] if not r["in_period"]),
-        only_this_period=_costs(r for r in rows["bridge"] if not r["in_month"]),
+        only_this_month=total(r for r in rows["bridge"] if not r["in_period"]),
+        only_this_period=total(r for r in rows["bridge"] if not r["in_month"]),
     )
 
 
@@ -413,7 +407,7 @@ def _run(r: Row, people: People, settings: Settings) -> Run:
         people.name(r["user_name"]),
         r["run_status"],
         r["start_time"],
-        _costs([r]),
+        total([r]),
         r["unused_cost"] or Decimal(0),
         r["machine_seconds"],
         r["gpu_seconds"],
@@ -505,10 +499,10 @@ def _reconciliation(currency: str, rows: dict[str, list[Row]], quarantine: dict[
                 newest.get("rounded_cost") or Decimal(0),
                 newest.get("covered_until"),
                 bool(newest.get("is_invoiced")),
-                _costs(load) if load else None,
-                _costs(lines) if lines else None,
-                _costs(ledger) if ledger else None,
-                tuple((i, _costs(v)) for i, v in sorted(invoices.items())),
+                total(load) if load else None,
+                total(lines) if lines else None,
+                total(ledger) if ledger else None,
+                tuple((i, total(v)) for i, v in sorted(invoices.items())),
                 tuple(
                     (
                         int(r["version_number"]),

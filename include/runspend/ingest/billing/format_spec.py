@@ -23,6 +23,7 @@ from runspend.ingest.billing import columns, distinct, texts
 from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing.columns import combine_chunks
 from runspend.ingest.billing.staging import Staged, StagedFile, ask, delivered_fields
+from runspend.ingest.billing.verify import refused
 from runspend.schema.tables import FOCUS_COLUMNS
 
 if TYPE_CHECKING:
@@ -123,12 +124,10 @@ def _lay_out(delivered: Delivered, kinds: Sequence[FileKind]) -> _Layout:
     kind = kind_of(kinds, header)
     if kind is None:
         sought = ", ".join(kinds[0].columns[c][0] for c in kinds[0].required)
-        raise texts.refused(
-            source, name, f"its header is of another format: {', '.join(header[:5])} …. Columns such as {sought} are looked for"
-        )
+        raise refused(source, name, f"its header is of another format: {', '.join(header[:5])} …. Columns such as {sought} are looked for")
     spelled = {column: [s for s in spellings if s in header] for column, spellings in kind.columns.items()}
     if missing := [kind.columns[column][0] for column in kind.required if not spelled[column]]:
-        raise texts.refused(source, name, f"it lacks {', '.join(missing)}. Add them to the export")
+        raise refused(source, name, f"it lacks {', '.join(missing)}. Add them to the export")
     gathered = {c: [h for h in header if h.startswith(tuple(prefixes))] for c, prefixes in kind.gathered.items()}
     return _Layout(kind, header, spelled, gathered)
 
@@ -190,7 +189,7 @@ def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind], p
         with staged.cursor() as reader:
             keep(texts.read_slowly(reader, source, name, delivered.file, layout.header, layout.wanted, staged.room.share_rows))
     except (pa.ArrowException, OSError, UnicodeDecodeError, duckdb.NotImplementedException) as error:
-        raise texts.refused(source, name, f"it cannot be read ({str(error).splitlines()[0]}). Deliver it again") from error
+        raise refused(source, name, f"it cannot be read ({str(error).splitlines()[0]}). Deliver it again") from error
 
 
 def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind]) -> Iterator[pa.Table]:

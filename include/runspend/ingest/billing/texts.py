@@ -25,7 +25,7 @@ from runspend.core.sql_quoting import sql_name, sql_text
 from runspend.ingest.billing import columns, parquet_texts
 from runspend.ingest.billing.columns import combine_chunks
 from runspend.ingest.billing.memory_budget import Room
-from runspend.ingest.billing.verify import MAX_COLUMNS, MAX_LINE_BYTES, VerifiedFile
+from runspend.ingest.billing.verify import MAX_COLUMNS, MAX_LINE_BYTES, VerifiedFile, refused
 from runspend.ingest.billing.wide_decimals import narrowed
 
 if TYPE_CHECKING:
@@ -453,7 +453,3 @@ def explain(message: str) -> str:
         if known in message:
             return f"{place}{known.lower()}"
     return place + message.splitlines()[0]
-
-
-def refused(source: str, name: str, why: str) -> SourceRefused:
-    return SourceRefused(source, f"cannot load {name} of bill {source}: {why}. The period was left as it was.")

@@ -42,15 +42,15 @@ def verify_file(source: str, name: str, path: Path, *, stated_bytes: int | None,
     try:
         return _verify(source, name, path, stated_bytes, unpack_to)
     except FileNotFoundError as error:
-        raise _refused(source, name, "it disappeared after the folder was listed. Run the load again") from error
+        raise refused(source, name, "it disappeared after the folder was listed. Run the load again") from error
     except PermissionError as error:
-        raise _refused(source, name, "it is not readable. Check its permissions") from error
+        raise refused(source, name, "it is not readable. Check its permissions") from error
 
 
 def _verify(source: str, name: str, path: Path, stated_bytes: int | None, unpack_to: Path) -> VerifiedFile:
     size = path.stat().st_size
     if stated_bytes is not None and size != stated_bytes:
-        raise _refused(source, name, f"it has {size} bytes where the manifest states {stated_bytes}. Deliver it again")
+        raise refused(source, name, f"it has {size} bytes where the manifest states {stated_bytes}. Deliver it again")
     lower = name.lower()
     if lower.endswith(".parquet"):
         return VerifiedFile(path, "parquet", size, _check_parquet(source, name, path))
@@ -82,20 +82,20 @@ class _LineGuard:
     def take(self, chunk: bytes) -> None:
         self.bytes += len(chunk)
         if self.bytes > MAX_TEXT_BYTES:
-            raise _refused(self.source, self.name, f"it holds more than {MAX_TEXT_BYTES} bytes of text. Split the export")
+            raise refused(self.source, self.name, f"it holds more than {MAX_TEXT_BYTES} bytes of text. Split the export")
         if b"\0" in chunk:
-            raise _refused(self.source, self.name, "it contains a NUL byte, so it is not UTF-8 CSV. Export it as UTF-8")
+            raise refused(self.source, self.name, "it contains a NUL byte, so it is not UTF-8 CSV. Export it as UTF-8")
         first = chunk.find(b"\n")
         self.newlines += chunk.count(b"\n")
         longest = self.since_newline + (len(chunk) if first < 0 else first)
         if longest > MAX_LINE_BYTES:
-            raise _refused(self.source, self.name, f"it has a line of more than {MAX_LINE_BYTES} bytes. Check what wrote it")
+            raise refused(self.source, self.name, f"it has a line of more than {MAX_LINE_BYTES} bytes. Check what wrote it")
         self.since_newline = longest if first < 0 else len(chunk) - chunk.rfind(b"\n") - 1
 
     def finish(self) -> int:
         """Return the number of lines."""
         if not self.bytes:
-            raise _refused(self.source, self.name, "it is empty, not even a header. Deliver it again")
+            raise refused(self.source, self.name, "it is empty, not even a header. Deliver it again")
         return self.newlines + (self.since_newline > 0)
 
 
@@ -111,7 +111,7 @@ def _unpack(source: str, name: str, path: Path, unpack_to: Path) -> tuple[str, i
     def keep(plain: bytes) -> None:
         text.take(plain)
         if text.bytes > RATIO_FROM_BYTES and text.bytes > MAX_RATIO * packed:
-            raise _refused(source, name, f"it unpacks to more than {MAX_RATIO} times its {packed} bytes. Check what wrote it")
+            raise refused(source, name, f"it unpacks to more than {MAX_RATIO} times its {packed} bytes. Check what wrote it")
         out.write(plain)
 
     with unpack_to.open("wb") as out, ThreadPoolExecutor(1) as beside:  # one piece is kept while the next is unpacked
@@ -127,7 +127,7 @@ def _unpack(source: str, name: str, path: Path, unpack_to: Path) -> tuple[str, i
                 try:
                     plain = member.decompress(chunk, CHUNK_BYTES)
                 except zlib.error as error:
-                    raise _refused(source, name, f"its gzip is damaged ({error}). Deliver it again") from error
+                    raise refused(source, name, f"its gzip is damaged ({error}). Deliver it again") from error
                 keeping.result()
                 keeping = beside.submit(keep, plain)
                 if member.eof:
@@ -136,7 +136,7 @@ def _unpack(source: str, name: str, path: Path, unpack_to: Path) -> tuple[str, i
                     chunk = member.unconsumed_tail
         keeping.result()
         if is_open or not packed:
-            raise _refused(source, name, "its gzip ends in the middle. Deliver it again")
+            raise refused(source, name, "its gzip ends in the middle. Deliver it again")
     return digest.hexdigest(), text.finish()
 
 
@@ -150,12 +150,12 @@ def _check_parquet(source: str, name: str, path: Path) -> str:
     try:
         metadata = pq.read_metadata(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _refused(source, name, f"its Parquet cannot be opened ({error}). Deliver it again") from error
+        raise refused(source, name, f"its Parquet cannot be opened ({error}). Deliver it again") from error
     if metadata.num_columns > MAX_COLUMNS:
-        raise _refused(source, name, f"it has {metadata.num_columns:,} columns, more than {MAX_COLUMNS:,}. Check what wrote it")
+        raise refused(source, name, f"it has {metadata.num_columns:,} columns, more than {MAX_COLUMNS:,}. Check what wrote it")
     unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     if unpacked > MAX_TEXT_BYTES or (unpacked > RATIO_FROM_BYTES and unpacked > MAX_RATIO * path.stat().st_size):
-        raise _refused(source, name, f"it unpacks to {unpacked} bytes. Check what wrote it")
+        raise refused(source, name, f"it unpacks to {unpacked} bytes. Check what wrote it")
     return digest.hexdigest()
 
 
@@ -170,5 +170,6 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _refused(source: str, name: str, why: str) -> SourceRefused:
+def refused(source: str, name: str, why: str) -> SourceRefused:
+    """Return the error of a file that cannot be loaded."""
     return SourceRefused(source, f"cannot load {name} of bill {source}: {why}. The period was left as it was.")

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from runspend.config.settings import TrackingServer
 from runspend.core.errors import MissingExtra, SourceRefused, SourceUnreachable
-from runspend.core.redaction import redact_uri, redact_values, uri_secrets
+from runspend.core.redaction import redact_error, redact_uri, uri_secrets
 
 DEFAULT_WORKSPACE = "default"
 
@@ -105,9 +105,9 @@ class Client:
             if error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"):
                 raise self._refused_credentials(failed) from None
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                raise NoSuchThing(self.name, f"cannot find it in {self.name}: {self._hide(error)}.") from None
+                raise NoSuchThing(self.name, f"cannot find it in {self.name}: {redact_error(error, self._secrets)}.") from None
             kind = RequestRefused if error.get_http_status_code() in (400, 409) else SourceUnreachable
-            raise kind(self.name, f"{failed}: {self._hide(error)}.{then}") from None
+            raise kind(self.name, f"{failed}: {redact_error(error, self._secrets)}.{then}") from None
         except (
             ParseError,
             OSError,
@@ -115,7 +115,7 @@ class Client:
             RecursionError,
             SystemError,
         ) as error:  # not a valid answer (SystemError: protobuf's, of a name that is not text)
-            raise SourceUnreachable(self.name, f"{failed}: {self._hide(error)}.{then}") from None
+            raise SourceUnreachable(self.name, f"{failed}: {redact_error(error, self._secrets)}.{then}") from None
 
     def find(self, call: Callable[[], T]) -> T | None:
         """Like `ask`, but return None if MLflow answers that the object does not exist."""
@@ -123,9 +123,6 @@ class Client:
             return self.ask(call)
         except NoSuchThing:
             return None
-
-    def _hide(self, error: BaseException) -> str:
-        return redact_values(redact_uri(" ".join(str(error).split())), self._secrets)
 
     def in_workspace(self, workspace: str | None) -> AbstractContextManager[Any]:
         if workspace is None:

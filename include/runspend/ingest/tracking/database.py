@@ -27,7 +27,7 @@ from runspend.config.settings import TrackingServer
 from runspend.core import machine_tags
 from runspend.core.errors import ConfigError, SourceError, SourceRefused, SourceUnreachable
 from runspend.core.machine_faults import cannot_be_written
-from runspend.core.redaction import redact_uri, redact_values, uri_secrets
+from runspend.core.redaction import redact_error, uri_secrets
 from runspend.ingest.tracking import raw, revisions
 from runspend.ingest.tracking.connections import Connection, Mysql, Postgres, SqliteCopy, load_drivers, mysql_options
 from runspend.ingest.tracking.dialects import (
@@ -154,7 +154,8 @@ class DatabaseReader:
             return open_server(self._uri)
         except self._failures as error:
             raise SourceUnreachable(
-                self.name, f"cannot open the database of {self.name}: {self._hide(error)}. Check `database` in runspend.yaml."
+                self.name,
+                f"cannot open the database of {self.name}: {redact_error(error, self._secrets)}. Check `database` in runspend.yaml.",
             ) from None
 
     def _connect_copy(self) -> Connection:
@@ -167,9 +168,6 @@ class DatabaseReader:
             self._connection = None
         if self._copy is not None:
             remove_copy(self._copy)
-
-    def _hide(self, error: BaseException) -> str:
-        return redact_values(redact_uri(" ".join(str(error).split())), self._secrets)
 
     def _check_revision(self) -> str:
         """Return the revision of the schema. Refuses anything other than exactly one known revision before a row is read."""
@@ -443,7 +441,7 @@ class DatabaseReader:
         state = getattr(error, "sqlstate", None)
         is_lost = state == "40001" or (state == "57014" and "recovery" in str(error)) or error.args[:1] == (TABLE_CHANGED,)
         kind = SnapshotLost if is_lost else SourceUnreachable
-        return kind(self.name, f"cannot read the database of {self.name}: {self._hide(error)}. Its last good data stay.")
+        return kind(self.name, f"cannot read the database of {self.name}: {redact_error(error, self._secrets)}. Its last good data stay.")
 
 
 def _parts(wanted: Sequence[Looked]) -> Iterator[list[Looked]]:

@@ -189,11 +189,7 @@ def _make_view(jobs: Jobs, places: Places, head: str, text: str) -> None:
 def _described(view: Table) -> str:
     """Return the columns of a view and its description, as DDL declares them."""
     columns = ",\n  ".join(f"{c.name} options (description = {_bigquery_text(c.meaning)})" for c in view.columns)
-    return f"(\n  {columns}\n) options (description = {_bigquery_text(_description(view))})"
-
-
-def _description(table: Table) -> str:
-    return f"{table.meaning} One row: {table.grain.removeprefix('one row ')}."
+    return f"(\n  {columns}\n) options (description = {_bigquery_text(view.description)})"
 
 
 def _bigquery_text(text: str) -> str:
@@ -252,7 +248,7 @@ def _make_table(jobs: Jobs, table: Table, full: str, schema: list[Any]) -> None:
     from google.cloud import bigquery
 
     wanted = bigquery.Table(full, schema=schema)
-    wanted.description = _description(table)
+    wanted.description = table.description
     wanted.labels = LABELS
     if table.period_column is not None:
         wanted.time_partitioning = bigquery.TimePartitioning(type_="MONTH", field=table.period_column)

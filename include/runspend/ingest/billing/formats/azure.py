@@ -22,6 +22,7 @@ from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.formats import focus
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile
+from runspend.ingest.billing.verify import refused
 
 ACTUAL, AMORTIZED = "ActualCost", "AmortizedCost"
 # Names in paths, for files without a manifest. The last match in a path decides: the folder closest to the file.
@@ -116,7 +117,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
         return focus.stage(staged, delivered)
     currency = delivered.source.currency
     if currency is None and not set(header) & set(COLUMNS["currency"]) and mapped.kind_of(KINDS, header):
-        raise texts.refused(
+        raise refused(
             delivered.source.name,
             delivered.name,
             "it has no column that names the currency (BillingCurrency), and billing[].currency is not set. Write the currency of "

@@ -23,6 +23,7 @@ from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.remote import databricks as databricks_warehouse
 from runspend.ingest.billing.staging import Staged, StagedFile
+from runspend.ingest.billing.verify import refused
 
 METADATA = (
     "cluster_id", "job_id", "job_run_id", "job_name", "notebook_id", "notebook_path", "warehouse_id", "instance_pool_id", "node_type",
@@ -153,4 +154,4 @@ def _check_prices(staged: Staged, delivered: Delivered) -> None:
 
 
 def _refused(delivered: Delivered, why: str) -> SourceRefused:
-    return texts.refused(delivered.source.name, delivered.name, why)
+    return refused(delivered.source.name, delivered.name, why)

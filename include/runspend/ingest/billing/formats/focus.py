@@ -19,6 +19,7 @@ from runspend.ingest.billing import columns, quick_csv, texts
 from runspend.ingest.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile, delivered_fields
+from runspend.ingest.billing.verify import refused
 from runspend.ingest.billing.wide_decimals import narrowed
 
 if TYPE_CHECKING:
@@ -79,18 +80,18 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
         raise  # the file is not at fault
     except duckdb.Error as error:
-        raise texts.refused(source, name, f"{texts.explain(str(error))}. Deliver it again, or fix what writes it") from error
+        raise refused(source, name, f"{texts.explain(str(error))}. Deliver it again, or fix what writes it") from error
     return StagedFile(focus_version(header), rows, dropped, unreadable)
 
 
 def _check_header(source: str, name: str, header: Sequence[str]) -> None:
     if repeated := texts.repeated_in(header):
-        raise texts.refused(source, name, f"its header names {', '.join(repeated)} more than once. Export each column once")
+        raise refused(source, name, f"its header names {', '.join(repeated)} more than once. Export each column once")
     missing = [c for c in REQUIRED if c not in header]
     if not {"ProviderName", "ServiceProviderName"} & set(header):
         missing.append("ServiceProviderName (ProviderName up to 1.2)")
     if missing:
-        raise texts.refused(source, name, f"it lacks mandatory FOCUS columns: {', '.join(missing)}. Add them to the export")
+        raise refused(source, name, f"it lacks mandatory FOCUS columns: {', '.join(missing)}. Add them to the export")
 
 
 def _read_any(staged: Staged, source: str, name: str, path: Path, header: Sequence[str], file_index: int) -> tuple[int, dict[str, int]]:

@@ -19,11 +19,10 @@ from importlib.resources import files
 from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing import format_spec as mapped
-from runspend.ingest.billing import texts
 from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile
-from runspend.ingest.billing.verify import MAX_LINE_BYTES
+from runspend.ingest.billing.verify import MAX_LINE_BYTES, refused
 
 METHOD = "opencost"
 NAMES = re.compile(r"(?i)\.(csv|json|jsonl|ndjson|parquet)(\.gz)?$")
@@ -69,7 +68,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     """Stage the weights in one file. Raises SourceRefused for a file that does not fit, and for weights in place of a bill."""
     source, name = delivered.source, delivered.name
     if source.format != "opencost":
-        raise texts.refused(
+        raise refused(
             source.name,
             name,
             "it has allocations of OpenCost, which are not a bill. Put it into its own folder, with `format: opencost`",
@@ -97,7 +96,7 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
         ).fetchall()
         if odd:
             [(message,)] = odd
-            raise texts.refused(
+            raise refused(
                 source,
                 name,
                 f"it is not an answer of OpenCost's /allocation, which has a list `data`{f' ({message})' if message else ''}. Save it again",
@@ -113,7 +112,7 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
         raise  # Runspend's failure, not the file's
     except duckdb.Error as error:
-        raise texts.refused(source, name, f"it is not JSON ({str(error).splitlines()[0]}). Save it again") from error
+        raise refused(source, name, f"it is not JSON ({str(error).splitlines()[0]}). Save it again") from error
     con.execute("drop view opencost; drop table answers")
     return StagedFile("API", int(rows), is_aside=True, skip_reasons=skip_reasons)
 

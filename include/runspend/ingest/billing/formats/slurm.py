@@ -21,10 +21,10 @@ from zoneinfo import ZoneInfo
 
 from runspend.config.settings import BillSource, SlurmPrices, SlurmSettings
 from runspend.ingest.billing import format_spec as mapped
-from runspend.ingest.billing import texts
 from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile
+from runspend.ingest.billing.verify import refused
 
 KINDS = (
     FileKind(
@@ -86,9 +86,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     settings = source.slurm
     if settings is None or source.currency is None:
         missing = "`slurm:` with their prices" if settings is None else "`currency`"
-        raise texts.refused(
-            source.name, delivered.name, f"it lists jobs of SLURM, and bill {source.name} has no {missing}. Add it to billing[]"
-        )
+        raise refused(source.name, delivered.name, f"it lists jobs of SLURM, and bill {source.name} has no {missing}. Add it to billing[]")
     month, start, end = _time_of(stands_for(source, delivered.name), settings.timezone)
     variables = {
         "bill": source.name, "currency": source.currency, "timezone": settings.timezone, "cards": json.dumps(rate_cards(settings)),

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from runspend.core.errors import SourceError, SourceUnreachable
-from runspend.core.redaction import redact_uri, redact_values, uri_secrets
+from runspend.core.redaction import redact_error, uri_secrets
 from runspend.ingest.tracking import revisions
 from runspend.ingest.tracking.connections import load_drivers
 from runspend.ingest.tracking.database import open_server, sqlite_path
@@ -100,5 +100,5 @@ class DatabaseUses:
         except SourceError:
             raise
         except failures as error:
-            shown = redact_values(redact_uri(" ".join(str(error).split())), uri_secrets(self._uri))
+            shown = redact_error(error, uri_secrets(self._uri))
             raise SourceUnreachable(self._name, f"cannot ask the database of {self._name}: {shown}.") from None
