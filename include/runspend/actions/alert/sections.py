@@ -188,7 +188,7 @@ def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
     return Facts("CONFIDENCE", tuple(facts))
 
 
-def what_you_can_do(status: Status, now: datetime, people: str = "show") -> Facts:
+def what_you_can_do(status: Status, now: datetime, people: str) -> Facts:
     """Return commands to type, and people to ask. Names follow `people`, and no command selects a hidden person.
 
     A budget can be acknowledged only in the current period, even if the mail is about an earlier one.

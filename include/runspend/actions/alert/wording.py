@@ -211,7 +211,7 @@ def recipients_of(decision: Decision) -> list[str]:
     return decision.status.budget.recipients(levels)
 
 
-def what_happened(status: Status, now: datetime, people: str = "show") -> str:
+def what_happened(status: Status, now: datetime, people: str) -> str:
     """State what a judged budget has spent, which thresholds this reached, and the forecast."""
     assert status.spent is not None
     of = f"{money(status.budget.amount)} {status.currency} ({MEASURES[status.budget.measure]})"

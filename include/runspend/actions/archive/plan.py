@@ -111,7 +111,7 @@ def _read_local_links(reader: Reader, settings: Settings) -> LocalLinks:
 
 
 def plan_sql(
-    policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, *, run_id: str | None = None
+    policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, *, run_id: str | None
 ) -> tuple[str, dict[str, Any]]:
     """Return a policy's query and parameters: which folders it selects, and what protects each.
 

@@ -392,7 +392,7 @@ class HourRow:
     shared: str
 
 
-def hour_rows(e: ResourceExplanation, *, full: bool = False) -> tuple[list[HourRow], str]:
+def hour_rows(e: ResourceExplanation, *, full: bool) -> tuple[list[HourRow], str]:
     """Return a machine's windows, and a note if they are grouped by day because there are many."""
     rounded = round_parts([h.effective_cost for h in e.hours], places_of(e.effective_cost))
     pairs = list(zip(e.hours, rounded, strict=True))

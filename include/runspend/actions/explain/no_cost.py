@@ -19,7 +19,7 @@ Row = dict[str, Any]
 IDENTIFY = "docs/identify.md"
 
 
-def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now: datetime, resources: Sequence[Row] = ()) -> NoCost:
+def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now: datetime, resources: Sequence[Row]) -> NoCost:
     """Return the first reason that applies.
 
     `rows` is the run from `sql/run.sql`. `resources` are the machines that it or an ancestor states.

@@ -71,7 +71,7 @@ HAS_REPORTS: ContextVar[bool] = ContextVar("runspend_has_reports", default=True)
 PAIRS = ("team,experiment", "team,user", "team,kind", "project,experiment", "experiment,user", "service,region", "service,account")
 
 
-def figures_as_page(f: Figures, *, hidden: Sequence[str] = ()) -> str:
+def figures_as_page(f: Figures, *, hidden: Sequence[str]) -> str:
     """Return one self-contained HTML page. `hidden`: dimensions that the page does not offer."""
     return render_page("explore.html.j2", f=f, v=f.view, page=Page(f, hidden))
 
@@ -111,7 +111,7 @@ def budget_address(name: str) -> str:
     return f"budget/{quote(name, safe='')}"
 
 
-def message_as_page(title: str, text: str, *, up: str = "", ways: Sequence[tuple[str, str]] = (), has_reports: bool = True) -> str:
+def message_as_page(title: str, text: str, *, up: str, ways: Sequence[tuple[str, str]], has_reports: bool) -> str:
     """Return a page that says why there is nothing to show, with other links, `ways` (name, address), and the path `up` to the home page."""
     return render_page("message.html.j2", title=title, text=text, up=up, ways=ways, has_reports=has_reports)
 

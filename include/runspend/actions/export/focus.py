@@ -143,7 +143,7 @@ def is_focus_export(file: Path) -> bool:
         return False
 
 
-def focus_columns(reader: Reader, period: date, version: str, all_columns: bool = False) -> list[str]:
+def focus_columns(reader: Reader, period: date, version: str, all_columns: bool) -> list[str]:
     """Return the columns of the file: those of the version, then Runspend's own.
 
     Without `all_columns`, a column of the version that is not mandatory is left out if no line of the period has a value.

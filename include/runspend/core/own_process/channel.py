@@ -90,7 +90,7 @@ class Packer(pickle.Pickler):
         return None
 
 
-def pack(thing: Any, calls: Sequence[Callable[..., Any]] = ()) -> tuple[bytes, list[int]]:
+def pack(thing: Any, calls: Sequence[Callable[..., Any]]) -> tuple[bytes, list[int]]:
     """Return an object as bytes, with the descriptors that belong to it."""
     into = io.BytesIO()
     packer = Packer(into, calls)

@@ -202,7 +202,7 @@ def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str])
     return {"said_job": said, "said_job_key": f"case {' '.join(cases)} else {job} end" if cases else job}
 
 
-def digest_settings(server: TrackingServer, settings: RowSettings, places: DimensionSources, place_rules: Iterable[str] = ()) -> str:
+def digest_settings(server: TrackingServer, settings: RowSettings, places: DimensionSources, place_rules: Iterable[str]) -> str:
     """Return a digest of everything, except MLflow, that run rows depend on. If it changes, every month is read again."""
     rules = [
         file.read_text(encoding="utf-8")

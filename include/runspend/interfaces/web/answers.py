@@ -42,9 +42,9 @@ def rows_answer(name: str, form: str, body: bytes, headers: Mapping[str, str]) -
     return Response(body, media_type=TYPES[form], headers={**shown, **headers})
 
 
-def json_answer(value: Any, headers: Mapping[str, str] | None = None) -> Response:
+def json_answer(value: Any) -> Response:
     """Return a value as JSON. Decimals, times and numbers that JSON lacks become text."""
-    return Response(json_bytes(value), media_type=TYPES["json"], headers=dict(headers or {}))
+    return Response(json_bytes(value), media_type=TYPES["json"])
 
 
 def without_people(rows: pa.Table) -> pa.Table:

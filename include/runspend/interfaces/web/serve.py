@@ -33,7 +33,7 @@ def take_port(port: int, host: str = HOST) -> socket.socket:
     return taken
 
 
-def check_access(settings: Settings, host: str = HOST) -> None:
+def check_access(settings: Settings, host: str) -> None:
     """Raise UsageError if the pages would show more than `access` allows, or be open to more than the proxy that it names."""
     access = settings.access
     try:

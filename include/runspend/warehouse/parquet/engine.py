@@ -133,9 +133,7 @@ def column_types(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, 
     return dict(connection.execute(f"select column_name, column_type from (describe main.{sql_name(name)})").fetchall())
 
 
-def copy_parquet(
-    connection: duckdb.DuckDBPyConnection, table: Table, sql: str, parameters: Mapping[str, Any], target: Path, *, row_group: int
-) -> None:
+def copy_parquet(connection: duckdb.DuckDBPyConnection, table: Table, sql: str, parameters: Mapping[str, Any], target: Path) -> None:
     """Write the rows of a query, which has exactly the table's columns, in the table's order."""
     # DuckDB marks a column as required if it can prove that it holds no null; files of one table would then have different schemas.
     # It cannot prove that never.rows has no row with number 2, so the row of nulls below keeps every column nullable.
@@ -144,7 +142,7 @@ def copy_parquet(
     connection.execute(
         f"copy (select * from ({sql} union all select {nothing} from never.rows where number = 2) {order}) "
         # level 3: 20 % more time, 3 % fewer bytes; dictionaries of any length: 20 % more time, 1 % more bytes
-        f"to {sql_text(target)} (format parquet, compression zstd, compression_level 1, dictionary_size_limit 5000, row_group_size {row_group})",
+        f"to {sql_text(target)} (format parquet, compression zstd, compression_level 1, dictionary_size_limit 5000, row_group_size {ROW_GROUP})",
         parameters,
     )
 

@@ -35,7 +35,7 @@ def rename_rows(
     parameters = {f"{side}_{name}": value for name, values in names.items() for side, value in zip(("old", "new"), values, strict=True)}
     sql = ", ".join(_renamed(c.name, names[c.name][0]) if c.name in names else sql_name(c.name) for c in table.columns)
     rows = f"select {sql} from read_parquet({file_list([source])}, hive_partitioning = false)"
-    copy_parquet(connection, table, rows, parameters, target, row_group=ROW_GROUP)
+    copy_parquet(connection, table, rows, parameters, target)
     return target
 
 

@@ -238,7 +238,7 @@ class ParquetStep:
         table = TABLES[_unit_of(model).table]
         exact = declared(connection, table, sql, parameters, self.build_id, model.name)
         try:
-            copy_parquet(connection, table, exact, parameters, target, row_group=ROW_GROUP)
+            copy_parquet(connection, table, exact, parameters, target)
         except duckdb.ConversionException as error:
             what = str(error).partition("\n")[0]
             raise RunspendError(
