@@ -3,7 +3,7 @@
 -- of two middle values: a price that was charged, not one in between.
 with skus as (
   select
-    source, resource_key, charge_period_start, charge_period_end, billing_currency, coalesce(sku_id, '') as sku_id,
+    source, resource_key, charge_period_start, charge_period_end, billing_currency,
     max(lower(instance_type)) as instance_type, max(lower(coalesce(region_id, ''))) as region, max(machine_gpus) as gpus,
     max(case when pricing_category = 'Dynamic' then 1 else 0 end) as is_spot, sum(effective_cost) as cost,
     sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as nanoseconds

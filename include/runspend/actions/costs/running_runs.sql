@@ -12,7 +12,7 @@ with active as (
 -- Every bill is estimated up to the same hour. A run without a row in that hour no longer pays: a nested run does.
 hours as (
   select
-    e.tracking_server, e.workspace, e.run_id, e.billing_currency, e.effective_cost, e.cost_kind, e.estimated_from, e.estimated_to,
+    e.tracking_server, e.workspace, e.run_id, e.billing_currency, e.effective_cost, e.cost_kind, e.estimated_from,
     max(case when e.cost_kind = 'compute' then e.estimated_from end) over (partition by e.tracking_server) as last_from,
     max(case when e.cost_kind = 'compute' then e.estimated_to end) over (partition by e.tracking_server) as last_to
   from run_estimates e

@@ -2,7 +2,7 @@
 -- Sums whole millionths of a percent, so the order of the points does not matter.
 insert into fresh_use
 with metrics as (
-  select run_id, key, sum(cast(round(value * 1000000) as bigint)) // count(*) as mean_millionths
+  select run_id, sum(cast(round(value * 1000000) as bigint)) // count(*) as mean_millionths
   from raw_use
   where value between 0 and 100
   group by run_id, key

@@ -9,7 +9,7 @@ with rests as (
 ),
 settled as (
   select
-    a.source, a.billing_period, a.charge_date, a.charge_id, a.target_id, a.charge_period_start, a.charge_period_end, a.service_provider_name, a.billing_account_id, a.billing_currency,
+    a.source, a.billing_period, a.charge_date, a.charge_id, a.target_id, a.charge_period_start, a.charge_period_end, a.billing_currency,
     a.charge_category, a.cost_kind, a.allocated_to, a.tracking_server, a.workspace, a.run_id, a.list_cost, a.contracted_cost, a.effective_cost, a.billed_cost, a.match_method, a.confidence, a.pool_key,
     a.reason, a.weight_kind, a.run_end_rule, a.cost_status, a.allocated_ratio,
     -- An amount that `sharing` subtracts from a shared cost is a separate charge from the one it gives to the runs.
@@ -154,7 +154,7 @@ split as (
     p.source, p.billing_period, p.charge_date, p.charge_id, coalesce(o.line_count, 0) as line_count, p.target_id, p.cost_kind, p.allocated_to, p.tracking_server, p.workspace, p.run_id,
     p.billed_cost, p.contracted_cost, p.effective_cost, p.list_cost, p.match_method, p.confidence, p.pool_key, p.reason, p.weight_kind, p.run_end_rule, p.cost_status, p.is_last,
     p.match_method <> 'none' and not p.is_pot as is_allocated,
-    p.units_before / 1e18 as ratio_from, (p.units_before + p.units_own) / 1e18 as ratio_to,
+    p.units_before / 1e18 as ratio_from,
     case when p.units_own >= 1000000000000000000 then '1' else concat('0.', lpad(cast(p.units_own as string), 18, '0')) end as ratio_text,
     n.run_name, n.experiment_id, n.experiment_name, n.team, n.project, n.cost_center, n.owner, coalesce(t.more_tags, '}') as more_tags,
     -- Amounts moved by `sharing` have no bill line.

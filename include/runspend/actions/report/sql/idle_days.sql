@@ -1,6 +1,6 @@
 -- The machines with the most idle cost, day by day: used and idle cost of their Usage charges.
 with idle_machines as (
-  select billing_currency, resource_id, sum(effective_cost) as idle_cost
+  select billing_currency, resource_id
   from unallocated_costs
   where billing_period = @first and allocated_to = 'idle' and resource_id <> ''
   group by billing_currency, resource_id

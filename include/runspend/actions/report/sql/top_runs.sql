@@ -18,7 +18,7 @@ top_runs as (
 )
 select
   t.billing_currency, t.tracking_server, t.workspace, t.run_id, r.run_name, r.experiment_id, r.experiment_name, r.team,
-  r.user_name, r.run_status, r.start_time, r.end_time, r.num_nodes, r.gpu_count,
+  r.user_name, r.run_status, r.start_time,
   t.list_cost, t.contracted_cost, t.effective_cost, t.billed_cost, t.unused_cost, t.machine_seconds, t.gpu_seconds, t.worst
 from top_runs t
 left join runs r on r.tracking_server = t.tracking_server and r.workspace = t.workspace and r.run_id = t.run_id

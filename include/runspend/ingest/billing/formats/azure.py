@@ -68,7 +68,6 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "meter_name": (*_cased("MeterName"), "Name der Verbrauchseinheit (MeterName)"),
     "consumed_service": (*_cased("ConsumedService"), "Genutzter Dienst (ConsumedService)"),
     "product": _cased("ProductName", "Product"),
-    "product_id": _cased("ProductId"),
     "location": (*_cased("ResourceLocation"), "Ressourcenstandort (ResourceLocation)", *_cased("Location", "MeterRegion")),
     "zone": _cased("AvailabilityZone"),
     "resource_id": (*_cased("ResourceId", "InstanceId", "InstanceName"), "InstanceId (InstanceId)"),
