@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.command import run_here, run_process
 from tests.kept import made_once
+from tests.tiny_world import make_store
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 NOW = ("--now", "2026-11-24T06:00")  # the night after the demo's last bill
 Runspend = Callable[..., subprocess.CompletedProcess[str]]
@@ -34,6 +39,23 @@ def made_night(made_world: Path) -> Path:
         run_process("nightly", "--config", str(config), *NOW)
 
     return made_once("night", make) / "runspend.yaml"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The MLflow store of tiny worlds, one for the tests of a file."""
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    from tests.e2e.served import started_chromium
+
+    with started_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ from pathlib import Path
 import uvicorn
 from playwright.sync_api import Browser, sync_playwright
 
-from runspend.config.settings import load_settings
+from runspend.config.settings import Settings, load_settings
 from runspend.interfaces.web import LOOPBACK, create_app
 
 CHROMIUM = shutil.which("chromium")
 
 
 @contextmanager
-def served(config: Path) -> Iterator[str]:
-    """The address of the pages, without a slash at its end."""
-    app = create_app(load_settings(config), hosts=LOOPBACK)
+def served(of: Path | Settings) -> Iterator[str]:
+    """The address of the pages of a configuration, without a slash at its end."""
+    app = create_app(of if isinstance(of, Settings) else load_settings(of), hosts=LOOPBACK)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()

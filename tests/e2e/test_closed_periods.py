@@ -22,7 +22,7 @@ from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.faults.damaged_world import Flip
 from tests.kept_world import KeptWorld
-from tests.tiny_world import NOW, make_store
+from tests.tiny_world import NOW
 
 DECEMBER, FINAL, CLOSED, LATER = (
     datetime(*day, 6, tzinfo=timezone.utc) for day in ((2026, 12, 10), (2026, 12, 20), (2027, 2, 20), (2027, 2, 21))
@@ -30,14 +30,6 @@ DECEMBER, FINAL, CLOSED, LATER = (
 COST_TABLES = ("cost_allocations", "run_costs_daily", "cost_daily", "unallocated_costs", "run_costs")
 
 Night = Callable[..., Outcome]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One MLflow store for the tests of this file."""
-    folder = tmp_path_factory.mktemp("store")
-    make_store(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -23,17 +23,9 @@ from runspend.core.step_result import Outcome
 from runspend.interfaces.night_summary import summarize_night
 from runspend.warehouse.factory import open_warehouse
 from tests.kept_world import KeptWorld
-from tests.tiny_world import DAY, MACHINE, make_store, make_tiny_world
+from tests.tiny_world import DAY, MACHINE, make_tiny_world
 
 COST_TABLES = ("cost_allocations", "run_costs_daily", "run_costs", "cost_daily", "unallocated_costs", "billing_lines")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One MLflow store for the tests of this file: two runs on one machine, 00:00 to 03:00 and 02:00 to 04:00."""
-    folder = tmp_path_factory.mktemp("store")
-    make_store(folder)
-    return folder
 
 
 @pytest.fixture

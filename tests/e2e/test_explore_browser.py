@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from runspend.config.settings import Settings
-from runspend.interfaces.web import LOOPBACK, create_app
 from tests.actions.explain import explain_world as w
+from tests.e2e.served import CHROMIUM, served
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +19,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The pages over the world of `explain`, on a loopback port."""
     home = tmp_path_factory.mktemp("home")
     w.make_explained(home / "warehouse")
-    server = uvicorn.Server(uvicorn.Config(create_app(Settings(home=home), hosts=LOOPBACK), host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with served(Settings(home=home)) as address:
+        yield address
 
 
 @pytest.mark.parametrize("width", [390, 1280])

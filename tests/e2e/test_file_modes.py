@@ -23,20 +23,13 @@ from runspend.config.settings import Settings
 from runspend.core.errors import ConfigError
 from runspend.interfaces.doctor import check_home
 from tests.command import run_here
-from tests.tiny_world import make_store, make_tiny_world
+from tests.tiny_world import make_tiny_world
 
 NOW = ("--now", "2026-11-04T06:00")
 NOBODY = 65534
 is_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="another account can only be tried by root, with setpriv"
 )
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    make_store(folder)
-    return folder
 
 
 @pytest.fixture

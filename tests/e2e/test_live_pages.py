@@ -13,16 +13,10 @@ from playwright.sync_api import Browser, Locator, Page
 
 from tests.actions.explain import explain_world as w
 from tests.allocation.chain import arrow
-from tests.e2e.served import CHROMIUM, served, started_chromium
+from tests.e2e.served import CHROMIUM, served
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
 WIDTHS = {"desk": 1280, "phone": 390}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with started_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

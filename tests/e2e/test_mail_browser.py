@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -13,7 +11,7 @@ from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from runspend.actions import alert
 from runspend.actions.alert import operators
@@ -23,22 +21,13 @@ from runspend.actions.archive.notices import Notice
 from runspend.pipeline.archive_planning import compose_notice
 from runspend.warehouse.records import Records
 from tests.actions.alert.alert_world import budget, cost, run, source, warehouse
+from tests.e2e.served import CHROMIUM
 from tests.hostile_names import PAYLOADS
 from tests.settings_builder import make_settings
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 SIZES = {"phone": (360, 740), "pane": (600, 800), "desk": (1100, 800)}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16-384") -> dict[str, Mail]:

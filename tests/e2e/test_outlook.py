@@ -14,17 +14,9 @@ from runspend import pipeline
 from runspend.config.settings import load_settings
 from runspend.interfaces.cli import cli
 from tests.kept_world import KeptWorld
-from tests.tiny_world import MACHINE, NOW, make_store
+from tests.tiny_world import MACHINE, NOW
 
 AT = f"{NOW:%Y-%m-%dT%H:%M}"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One MLflow store for the tests of this file."""
-    folder = tmp_path_factory.mktemp("store")
-    make_store(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tests.command import run_here
 from tests.faults.torture import torn_files
 from tests.forked import run_forked
 from tests.kept_world import KeptWorld
-from tests.tiny_world import NOW, make_store, make_tiny_world
+from tests.tiny_world import NOW, make_tiny_world
 
 FINAL, CLOSED, LATER = (datetime(*day, 6, tzinfo=timezone.utc) for day in ((2026, 12, 20), (2027, 2, 20), (2027, 2, 21)))
 BILLS = {"bill": 24, "other": 5}
@@ -37,14 +37,6 @@ POINTS = (
     "publish.after_moves",
     "publish.after_journal_dropped",
 )
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One MLflow store for the tests of this file."""
-    folder = tmp_path_factory.mktemp("store")
-    make_store(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

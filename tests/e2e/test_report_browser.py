@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import cycle
@@ -13,27 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from pypdf import PageObject, PdfReader
 
 from runspend.actions.report import ReportFigures, plan_report, write_report
 from runspend.config.settings import Settings
-from runspend.interfaces.web import LOOPBACK, create_app
 from tests.actions.report.report_world import NOW, TableReader, month_world
+from tests.e2e.served import CHROMIUM
+from tests.e2e.served import served as serve
 from tests.hostile_names import PAYLOADS, with_names
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +39,8 @@ def served(figures: ReportFigures, tmp_path_factory: pytest.TempPathFactory) -> 
     for month in range(1, 7):
         hostile = with_names(figures, names)
         write_report(type(hostile)(**{**vars(hostile), "period": f"2027-{month:02d}"}), home / "reports")
-    server = uvicorn.Server(uvicorn.Config(create_app(Settings(home=home), hosts=LOOPBACK), host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", home / "reports"
-    server.should_exit = True
-    thread.join()
+    with serve(Settings(home=home)) as address:
+        yield address, home / "reports"
 
 
 class Watched:

@@ -14,15 +14,7 @@ from runspend.config.settings import Settings, load_settings
 from runspend.core.errors import ConfigError
 from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
-from tests.tiny_world import NOW, OPERATORS, make_store, make_tiny_world
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One MLflow store for the tests of this file."""
-    folder = tmp_path_factory.mktemp("store")
-    make_store(folder)
-    return folder
+from tests.tiny_world import NOW, OPERATORS, make_tiny_world
 
 
 @pytest.fixture

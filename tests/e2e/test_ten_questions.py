@@ -20,15 +20,9 @@ from playwright.sync_api import Browser, Locator, Page
 
 import runspend
 from runspend.interfaces.web import api, app
-from tests.e2e.served import CHROMIUM, served, started_chromium
+from tests.e2e.served import CHROMIUM, served
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with started_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

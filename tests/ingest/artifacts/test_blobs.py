@@ -25,16 +25,13 @@ from runspend.config.settings import ArtifactStore, Settings, redact, show_setti
 from runspend.core.errors import MissingExtra, SourceError, SourceRefused, SourceUnreachable
 from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, measure_store, probe_store
+from tests.ingest.artifacts.owners import run_owners
 from tests.servers.azure import AzureServer
 from tests.servers.gcs import GcsServer
 from tests.servers.odd_store import OddStore, Request, serve_odd_store
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
 RUN = "0123456789abcdef0123456789abcde"
-OWNER_SCHEMA = pa.schema(
-    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")]
-    + [("is_purged", pa.bool_())]
-)
 
 
 @pytest.fixture(autouse=True)
@@ -68,16 +65,6 @@ def place(request: pytest.FixtureRequest) -> Place:
     host = f"{azure.account}.{'dfs' if request.param == 'abfss' else 'blob'}.core.windows.net"
     settings = {"endpoint": azure.endpoint, "credentials": azure.sas()}
     return Place(f"{request.param}://{name}@{host}/", settings, lambda objects: azure.put(name, objects))
-
-
-def run_owners(*uris: str) -> pa.Table:
-    """One run per URI; its id is the last folder but `artifacts`."""
-    ids = [uri.removesuffix("/artifacts").rpartition("/")[2] for uri in uris]
-    rows = [
-        {"owner_kind": "run", "owner_id": i, "tracking_server": "prod", "workspace": "default", "experiment_id": "1", "uri": uri}
-        for i, uri in zip(ids, uris, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, OWNER_SCHEMA)
 
 
 def measure(store: ArtifactStore, owners: pa.Table, workdir: Path, **more: Any) -> Measurement:

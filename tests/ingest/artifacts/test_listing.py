@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,14 +23,11 @@ import pytest
 from runspend.config.settings import ArtifactStore
 from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, measure_store, store_slug
+from tests.ingest.artifacts.owners import run_owners
 from tests.servers.s3 import S3Server
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
-OWNER_SCHEMA = pa.schema(
-    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")]
-    + [("is_purged", pa.bool_())]
-)
 
 
 @pytest.fixture(autouse=True)
@@ -44,16 +40,6 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, s3_server: S3Server) -> Non
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture
-def bucket(s3_server: S3Server) -> Iterator[str]:
-    """An empty bucket of the test's own."""
-    name = f"t-{uuid.uuid4().hex[:12]}"
-    client = s3_server.client()
-    client.create_bucket(Bucket=name)
-    yield name
-    client.close()
-
-
 def put(server: S3Server, bucket: str, objects: dict[str, bytes]) -> None:
     client = server.client()
     with ThreadPoolExecutor(8) as pool:
@@ -64,18 +50,7 @@ def put(server: S3Server, bucket: str, objects: dict[str, bytes]) -> None:
 
 def runs_of(bucket: str, *names: str) -> pa.Table:
     """A run per folder of the bucket."""
-    rows = [
-        {
-            "owner_kind": "run",
-            "owner_id": name,
-            "tracking_server": "prod",
-            "workspace": "default",
-            "experiment_id": "1",
-            "uri": f"s3://{bucket}/{name}",
-        }
-        for name in names
-    ]
-    return pa.Table.from_pylist(rows, OWNER_SCHEMA)
+    return run_owners(*(f"s3://{bucket}/{name}" for name in names))
 
 
 def measure(store: ArtifactStore, owners: pa.Table, folder: Path, *, now: datetime = NOW, **more: Any) -> Measurement:

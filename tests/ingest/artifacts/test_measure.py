@@ -18,16 +18,13 @@ from runspend.core.errors import SourceRefused, SourceUnreachable
 from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, measure_store, probe_store
 from runspend.schema.tables import ARTIFACT_BYTES
+from tests.ingest.artifacts.owners import OWNER_SCHEMA
 
 UTC = timezone.utc
 NOW = datetime(2026, 10, 14, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
 RUN1, RUN2, RUN3 = "a" * 31 + "1", "a" * 31 + "2", "b" * 32
 MODEL, TRACE = "m-" + "c" * 32, "tr-" + "d" * 32
-OWNER_SCHEMA = pa.schema(
-    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")]
-    + [("is_purged", pa.bool_())]
-)
 
 
 def owner(kind: str, owner_id: str, uri: str | None, *, server: str = "prod", experiment: str = "1") -> dict[str, str | None]:

@@ -14,16 +14,13 @@ from runspend.config.settings import ArtifactStore
 from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, Readings, measure_store
 from runspend.schema.tables import DANGLING_OWNERS
+from tests.ingest.artifacts.owners import OWNER_SCHEMA
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 RUN1, RUN2, LOST = "a" * 31 + "1", "a" * 31 + "2", "b" * 32
 MODEL = "m-" + "c" * 32
-OWNER_SCHEMA = pa.schema(
-    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")]
-    + [("is_purged", pa.bool_())]
-)
 
 
 class World:

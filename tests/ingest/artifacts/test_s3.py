@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -22,6 +21,7 @@ from runspend.config.settings import ArtifactStore
 from runspend.core.errors import SourceRefused, SourceUnreachable
 from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, allowed, measure_store, probe_store, resolve_artifact_uri
+from tests.ingest.artifacts.owners import OWNER_SCHEMA, run_owners
 from tests.mlflow_store import make_schema
 from tests.servers.mlflow_client import mlflow_client
 from tests.servers.s3 import S3Server
@@ -29,10 +29,6 @@ from tests.servers.s3 import S3Server
 UTC = timezone.utc
 NOW = datetime(2026, 10, 14, 2, tzinfo=UTC)
 RUN = "0123456789abcdef0123456789abcde"
-OWNER_SCHEMA = pa.schema(
-    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")]
-    + [("is_purged", pa.bool_())]
-)
 
 
 @pytest.fixture(autouse=True)
@@ -45,16 +41,6 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, s3_server: S3Server) -> Non
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture
-def bucket(s3_server: S3Server) -> Iterator[str]:
-    """An empty bucket of the test's own."""
-    name = f"t-{uuid.uuid4().hex[:12]}"
-    client = s3_server.client()
-    client.create_bucket(Bucket=name)
-    yield name
-    client.close()
-
-
 def put(server: S3Server, bucket: str, objects: dict[str, int], **more: Any) -> None:
     """Objects of so many bytes."""
     client = server.client()
@@ -62,24 +48,6 @@ def put(server: S3Server, bucket: str, objects: dict[str, int], **more: Any) -> 
         for done in [pool.submit(client.put_object, Bucket=bucket, Key=k, Body=b"x" * n, **more) for k, n in objects.items()]:
             done.result()
     client.close()
-
-
-def run_owners(*uris: str) -> pa.Table:
-    """One run per URI; its id is the last folder but `artifacts`."""
-    return pa.Table.from_pylist(
-        [
-            {
-                "owner_kind": "run",
-                "owner_id": uri.removesuffix("/artifacts").rpartition("/")[2],
-                "tracking_server": "prod",
-                "workspace": "default",
-                "experiment_id": "1",
-                "uri": uri,
-            }
-            for uri in uris
-        ],
-        OWNER_SCHEMA,
-    )
 
 
 def measure(

@@ -22,6 +22,7 @@ from runspend.config.settings import ArtifactStore
 from runspend.core.errors import SourceRefused
 from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import Measurement, measure_store, probe_store
+from tests.ingest.artifacts.owners import run_owners
 
 UTC = timezone.utc
 NOW = datetime(2026, 10, 14, 2, tzinfo=UTC)
@@ -40,10 +41,6 @@ COLUMNS = (
     "IsMultipartUploaded",
 )
 PARQUET = ("bucket", "key", "version_id", "is_latest", "is_delete_marker", "size", "last_modified_date", "e_tag", "storage_class", "x")
-OWNER_SCHEMA = pa.schema(
-    [(n, pa.string()) for n in ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "uri")]
-    + [("is_purged", pa.bool_())]
-)
 
 
 def entry(key: str, size: int | None, **more: Any) -> dict[str, Any]:
@@ -134,20 +131,9 @@ def measure(
     delivered: Inventory, *runs: str, now: datetime = NOW, root: str = "s3://b", months: dict[str, pa.Table] | None = None, **store: Any
 ) -> Measurement:
     """One night; each run owns the folder of its name."""
-    rows = [
-        {
-            "owner_kind": "run",
-            "owner_id": run,
-            "tracking_server": "prod",
-            "workspace": "default",
-            "experiment_id": "1",
-            "uri": f"{root.rstrip('/')}/{run}",
-        }
-        for run in runs
-    ]
     return measure_store(
         ArtifactStore(**{"uri": root, "inventory": str(delivered.folder), **store}),
-        pa.Table.from_pylist(rows, OWNER_SCHEMA),
+        run_owners(*(f"{root.rstrip('/')}/{run}" for run in runs)),
         ReadJob(now, "night", delivered.folder.parent / "work"),
         previous=(months or {}).get,
     )
