@@ -7,9 +7,7 @@ attempt.
 
 from __future__ import annotations
 
-import binascii
 import os
-from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from xml.etree import ElementTree
 from pydantic import SecretStr
 
 from runspend.core.errors import MissingExtra
+from runspend.storage.listing import md5_of
 from runspend.storage.store_errors import ANONYMOUS, ENVIRONMENT, PIECE_BYTES, CannotReach, StoreError
 
 VERSION = "2021-08-06"
@@ -264,7 +263,7 @@ def _listed(found: ElementTree.Element) -> Blob | None:
         f'"{said.get("Etag", "").strip(chr(34))}"',
         parsedate_to_datetime(modified).astimezone(timezone.utc) if modified else None,
         said.get("AccessTier", "").upper() or "UNKNOWN",
-        _hexadecimal(md5),
+        md5_of(md5),
         version,
         version is None or found.findtext("IsCurrentVersion") == "true",
     )
@@ -287,11 +286,4 @@ def _xml(text: bytes) -> ElementTree.Element | None:
     try:
         return ElementTree.fromstring(text)
     except ElementTree.ParseError:
-        return None
-
-
-def _hexadecimal(md5: str | None) -> str | None:
-    try:
-        return b64decode(md5, validate=True).hex() if md5 else None
-    except binascii.Error:
         return None

@@ -6,8 +6,6 @@ where the store is busy. Other requests are sent once, because a repeated change
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -193,14 +191,6 @@ def translated() -> Iterator[None]:
         if isinstance(cause, ValueError):  # a reply that is not JSON
             raise StoreError(200, "an answer that is not in the form of this kind of store") from None
         raise StoreError(None, type(cause).__name__) from None
-
-
-def md5_of(text: str | None) -> str | None:
-    """Return an MD5 in hexadecimal, or None for composite objects, which have none."""
-    try:
-        return base64.b64decode(text, validate=True).hex() if text else None
-    except binascii.Error:
-        return None
 
 
 def microseconds(text: str | None) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import binascii
 import re
+from base64 import b64decode
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -56,3 +58,11 @@ def checksum_of(etag: str | None) -> str | None:
     """Return the checksum in an ETag, if it is one."""
     text = (etag or "").strip('"').lower()
     return text if _CHECKSUM.fullmatch(text) else None
+
+
+def md5_of(text: str | None) -> str | None:
+    """Return an MD5 in hexadecimal that a store gives in Base64; None without one, as composite objects of Google have none."""
+    try:
+        return b64decode(text, validate=True).hex() if text else None
+    except binascii.Error:
+        return None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from runspend.core.errors import SourceError, SourceRefused, SourceUnreachable
 from runspend.storage import azure, google
 from runspend.storage.azure import AzureContainer, Blob
-from runspend.storage.google import GoogleBucket, md5_of, microseconds
-from runspend.storage.listing import FolderTotals, Listing, Page, checksum_of
+from runspend.storage.google import GoogleBucket, microseconds
+from runspend.storage.listing import FolderTotals, Listing, Page, checksum_of, md5_of
 from runspend.storage.store_errors import CannotReach, StoreError, explain
 from runspend.storage.uris import Root
 

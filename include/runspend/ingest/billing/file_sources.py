@@ -19,7 +19,8 @@ from runspend.config.settings import BillSource
 from runspend.core.errors import ConfigError, SourceRefused, SourceUnreachable
 from runspend.storage import azure, google
 from runspend.storage.azure import AzureContainer, is_azure
-from runspend.storage.google import GoogleBucket, md5_of
+from runspend.storage.google import GoogleBucket
+from runspend.storage.listing import md5_of
 from runspend.storage.s3 import connect_s3
 from runspend.storage.store_errors import CannotReach, StoreError, explain
 
