@@ -20,7 +20,7 @@ def clean(text: object, limit: int = 60) -> str:
     return cut(" ".join(visible(str(text)[: 8 * limit]).split()), limit) or "(no name)"
 
 
-def shown_value(text: str) -> str:
+def quoted_value(text: str) -> str:
     """Return a value that somebody gave as an error quotes it: with its quotes and escapes, and not all of a long one."""
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
 

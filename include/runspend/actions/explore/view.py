@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 from runspend.actions.costs.query import COST_KEYS, OF_RUNS, WHERE_KEYS, Selection
 from runspend.core.errors import UsageError
-from runspend.core.text import shown_value
+from runspend.core.text import quoted_value
 from runspend.schema.rows import month_after
 
 Measure = Literal["effective", "billed", "contracted", "list"]
@@ -80,7 +80,7 @@ class View:
         known = [*OTHER_KEYS, *(key for key in FILTERS if key not in hidden)]
         for key in given:
             if key not in known:
-                raise UsageError(f"cannot read the address: {shown_value(key)} is unknown. Known parameters are {', '.join(known)}.")
+                raise UsageError(f"cannot read the address: {quoted_value(key)} is unknown. Known parameters are {', '.join(known)}.")
         single = {key: _single(key, given[key]) for key in OTHER_KEYS if key in given and key != "where"}
         until = _day("to", single["to"]) + timedelta(days=1) if "to" in single else newest + timedelta(days=1)
         since = _day("from", single["from"]) if "from" in single else (until - timedelta(days=1)).replace(day=1)
@@ -209,14 +209,14 @@ def _filters(given: Mapping[str, list[str]], hidden: Sequence[str]) -> dict[str,
     for text in given.get("where", ()):
         key, sign, value = text.partition("=")
         if not sign:
-            raise UsageError(f"cannot read where={shown_value(text)}: write where=KEY=VALUE, such as where=team=vision.")
+            raise UsageError(f"cannot read where={quoted_value(text)}: write where=KEY=VALUE, such as where=team=vision.")
         pairs.append((_one_of("where", key.strip(), [group for group in FILTERS if group not in hidden]), value))
     if len(pairs) > MOST_VALUES:
         raise UsageError(f"cannot use {len(pairs)} filters at once: at most {MOST_VALUES}.")
     found: dict[str, tuple[str, ...]] = {}
     for key, value in pairs:
         if len(value) > LONGEST or any("\ud800" <= c <= "\udfff" or c == "\0" for c in value):
-            raise UsageError(f"cannot select {key}={shown_value(value)}: a value is text of at most {LONGEST} characters.")
+            raise UsageError(f"cannot select {key}={quoted_value(value)}: a value is text of at most {LONGEST} characters.")
         if key == "allocated_to":
             _one_of(key, value, PARTS)
         found[key] = (*found.get(key, ()), *(() if value in found.get(key, ()) else (value,)))
@@ -235,13 +235,13 @@ def _day(key: str, text: str) -> date:
     except ValueError:
         found = None
     if found is None or not 1970 <= found.year <= 2999:
-        raise UsageError(f"cannot read {key}={shown_value(text)}: it must be a day such as 2026-10-31, from 1970 to 2999.")
+        raise UsageError(f"cannot read {key}={quoted_value(text)}: it must be a day such as 2026-10-31, from 1970 to 2999.")
     return found
 
 
 def _number(key: str, text: str, most: int) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", text) or not 1 <= int(text) <= most:
-        raise UsageError(f"cannot read {key}={shown_value(text)}: it must be a number from 1 to {most:,}.")
+        raise UsageError(f"cannot read {key}={quoted_value(text)}: it must be a number from 1 to {most:,}.")
     return int(text)
 
 
@@ -253,5 +253,5 @@ def _single(key: str, values: Sequence[str]) -> str:
 
 def _one_of(key: str, value: str, allowed: Sequence[str]) -> str:
     if value not in allowed:
-        raise UsageError(f"cannot read {key}={shown_value(value)}: allowed values are {', '.join(allowed)}.")
+        raise UsageError(f"cannot read {key}={quoted_value(value)}: allowed values are {', '.join(allowed)}.")
     return value

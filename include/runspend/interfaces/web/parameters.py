@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from runspend.core.errors import UsageError
-from runspend.core.text import shown_value
+from runspend.core.text import quoted_value
 
 __all__ = ["Parameter", "Query", "read_query"]
 
@@ -40,13 +40,13 @@ class Parameter:
     def check(self, value: str) -> None:
         """Raise UsageError if the value is not allowed."""
         if self.kind == "choice" and value not in self.allowed:
-            raise UsageError(f"cannot read {self.name}={shown_value(value)}: allowed values are {', '.join(self.allowed)}.")
+            raise UsageError(f"cannot read {self.name}={quoted_value(value)}: allowed values are {', '.join(self.allowed)}.")
         if self.kind == "number" and not (re.fullmatch(r"[0-9]{1,9}", value) and self.least <= int(value) <= self.most):
-            raise UsageError(f"cannot read {self.name}={shown_value(value)}: it must be a number from {self.least:,} to {self.most:,}.")
+            raise UsageError(f"cannot read {self.name}={quoted_value(value)}: it must be a number from {self.least:,} to {self.most:,}.")
         if self.kind == "pattern" and not re.fullmatch(self.pattern, value):
-            raise UsageError(f"cannot read {self.name}={shown_value(value)}: write it as in {self.name}={self.example}.")
+            raise UsageError(f"cannot read {self.name}={quoted_value(value)}: write it as in {self.name}={self.example}.")
         if len(value) > self.longest or any("\ud800" <= c <= "\udfff" or c == "\0" for c in value):
-            raise UsageError(f"cannot read {self.name}={shown_value(value)}: it must be text of at most {self.longest:,} characters.")
+            raise UsageError(f"cannot read {self.name}={quoted_value(value)}: it must be text of at most {self.longest:,} characters.")
 
     def described(self) -> dict[str, Any]:
         """Return it as a parameter object of OpenAPI."""
@@ -101,7 +101,7 @@ def read_query(parameters: Sequence[Parameter], query: Iterable[tuple[str, str]]
     for key, value in query:
         if key not in known:
             raise UsageError(
-                f"cannot read the address: {shown_value(key)} is unknown. Known parameters are {', '.join(known) or 'no parameters'}."
+                f"cannot read the address: {quoted_value(key)} is unknown. Known parameters are {', '.join(known) or 'no parameters'}."
             )
         if value or known[key].is_repeated or known[key].is_required:  # a form sends empty fields
             known[key].check(value)

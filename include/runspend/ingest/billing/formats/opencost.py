@@ -84,7 +84,7 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
 
     con, source, name = staged.con, delivered.source.name, delivered.name
     columns = ", ".join(
-        f"{sql_name(value)} as {column}" if column != "name" else "key as name" for column, (value, *_) in PATHS.items() if column != "day"
+        f"{text_at(value)} as {column}" if column != "name" else "key as name" for column, (value, *_) in PATHS.items() if column != "day"
     )
     try:
         con.execute(
@@ -117,6 +117,6 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
     return StagedFile("API", int(rows), is_aside=True, skip_reasons=skip_reasons)
 
 
-def sql_name(path: str) -> str:
+def text_at(path: str) -> str:
     """Return SQL for the text at a path of an allocation; empty is null."""
     return f"nullif(json_extract_string(value, {sql_text('$.' + path)}), '')"
