@@ -28,12 +28,12 @@ from runspend.config.types import (
     resolve_uri,
 )
 from runspend.core.selectors import RUN_KEYS, RUN_MAPS, parse_patterns, parse_selector
+from runspend.schema.tables import DIMENSION_NAMES
 
 KINDS = ("run", "model", "checkpoint", "trace", "orphan", "experiment")
 AGES = ("unused_for", "older_than")
 AMOUNTS = ("larger_than", "saves_more_than")
-DIMENSION_KEYS = ("team", "project", "cost_center", "owner")
-SELECT_KEYS = (*RUN_KEYS, *DIMENSION_KEYS)
+SELECT_KEYS = (*RUN_KEYS, *DIMENSION_NAMES)
 SHORTEST_GRACE = timedelta(days=7)
 SHORTEST_RETENTION = timedelta(days=30)
 SHORTEST_MARGIN = timedelta(days=1)

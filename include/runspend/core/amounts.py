@@ -11,6 +11,7 @@ from datetime import date, datetime
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal, localcontext
 
 EXACT = Context(prec=76)
+SMALLEST = Decimal("1E-22")  # amount that a money column holds
 MINUS = "\N{MINUS SIGN}"
 
 

@@ -27,11 +27,11 @@ __all__ = [
 
 MOST_BYTES = 64 << 20  # of one file: a journal of 100,000 units has 40 MB
 MOST_TOLD = 300  # of the reason in an error
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never waits for a pipe
 PRIVATE = 0o077  # the permissions that group and others do not get
 _umask_at_start: int | None = None
-_LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
+LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
 
 
 def need_folder(target: Path) -> None:
@@ -75,7 +75,7 @@ def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno not in (*_LINK_ERRORS, errno.ENXIO):
+        if error.errno not in (*LINK_ERRORS, errno.ENXIO):
             raise
         raise refused(path, "it is a link or not a file") from error
     try:
@@ -302,11 +302,11 @@ class Inside:
             except FileExistsError:
                 pass  # the folder usually exists
         try:
-            return os.open(part, _FOLDER, dir_fd=parent)
+            return os.open(part, OPEN_FOLDER, dir_fd=parent)
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno not in _LINK_ERRORS:
+            if error.errno not in LINK_ERRORS:
                 raise
             raise self._refused(name) from error
 

@@ -131,6 +131,7 @@ LINE_DIMENSIONS = (
     Column("line_cost_center", "STRING", "Cost center from the bill."),
     Column("line_owner", "STRING", "Owner from the bill."),
 )
+DIMENSION_NAMES = tuple(column.name for column in DIMENSIONS)
 POOL_KEY = Column("pool_key", "STRING", "The pool that set the price of the charge, for rules that price from a pool; null elsewhere.")
 OVERHEAD = Column(
     "overhead_cost", "BIGNUMERIC", "Part of effective_cost that an exact job match covers outside its runs: start-up, gaps, shut-down."

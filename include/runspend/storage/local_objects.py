@@ -22,6 +22,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from runspend.core.errors import NotDone, SourceRefused, SourceUnreachable
+from runspend.core.own_files import LINK_ERRORS, OPEN_FOLDER
 from runspend.storage.local import STORAGE_CLASS
 from runspend.storage.objects import ARCHIVE_TOP, CHUNK_BYTES, StoredObject
 from runspend.storage.uris import Root
@@ -29,13 +30,11 @@ from runspend.storage.uris import Root
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SCRATCH = re.compile(r"\.runspend-write-[0-9a-f]{32}\.tmp")
 _OWN = re.compile(
     _SCRATCH.pattern + r"|\.runspend-delete-[0-9a-f]{32}"
 )  # temporary files of Runspend: the second is a file that a killed delete moved aside
 _SCRATCH_SECONDS = 86_400  # longer than any write lasts
-_LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
 
 
 class LocalObjects:
@@ -234,7 +233,7 @@ class LocalObjects:
                     yield None
                     return
                 except OSError as error:
-                    if error.errno not in _LINK_ERRORS:
+                    if error.errno not in LINK_ERRORS:
                         raise
                     raise NotDone(
                         self.uri, f"cannot enter {folder!r} in {self.uri}: {part!r} is a link or a file. Nothing was done."
@@ -254,7 +253,7 @@ class LocalObjects:
                 is_new = True
             except FileExistsError:
                 pass  # the folder usually exists
-        descriptor = os.open(part, _FOLDER, dir_fd=parent)
+        descriptor = os.open(part, OPEN_FOLDER, dir_fd=parent)
         try:
             if is_new and not _is_archive(folder):
                 os.fchmod(descriptor, os.fstat(parent).st_mode & 0o2777)
@@ -281,7 +280,7 @@ class LocalObjects:
 
     def _make_folder(self, parent: int, name: str, key: str, metadata: Mapping[str, str]) -> os.stat_result:
         os.mkdir(name, dir_fd=parent)
-        descriptor = os.open(name, _FOLDER, dir_fd=parent)  # chmod by name would follow a link that was created since
+        descriptor = os.open(name, OPEN_FOLDER, dir_fd=parent)  # chmod by name would follow a link that was created since
         try:
             if mode := metadata.get("mode"):
                 os.fchmod(descriptor, int(mode, 8) | stat.S_IRWXU)
@@ -357,7 +356,7 @@ class LocalObjects:
             if found is None:
                 continue
             if stat.S_ISDIR(found.st_mode):
-                below = os.open(name, _FOLDER, dir_fd=parent)
+                below = os.open(name, OPEN_FOLDER, dir_fd=parent)
                 try:
                     self._prune_below(below)
                 finally:

@@ -13,7 +13,7 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from runspend.warehouse.plain_values import LARGEST, SHA256
+from runspend.warehouse.plain_values import CONTROL, LARGEST, SHA256
 from runspend.warehouse.plain_values import is_count as _count
 from runspend.warehouse.plain_values import is_time as _time
 
@@ -24,7 +24,6 @@ Test = Callable[[Any], bool]
 LONGEST = 100_000  # characters of a text, except the body of a mail
 STATEMENT_PARTS = ("direct", "models", "orphaned", "idle", "shared", "unallocated", "out of scope")
 ATTACHED = ("text/csv", "text/html", "application/pdf")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,800}@[!-;=?-~]{1,200}>", re.ASCII)
 _NUMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)  # of a statement: it is a name of files
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,59}", re.ASCII)
@@ -72,7 +71,7 @@ def _text(value: Any) -> bool:
 
 def _line(value: Any) -> bool:
     """Whether it is text that is safe in a mail header."""
-    return _text(value) and not _CONTROL.search(value)
+    return _text(value) and not CONTROL.search(value)
 
 
 def _number(value: Any) -> bool:
@@ -149,7 +148,7 @@ def _message_id(value: Any) -> bool:
 
 def _place(value: Any) -> bool:
     """Whether it is a folder below the root of a store that can be read in only one way."""
-    return _text(value) and not _CONTROL.search(value) and "\\" not in value and not {"", ".", ".."} & set(value.split("/"))
+    return _text(value) and not CONTROL.search(value) and "\\" not in value and not {"", ".", ".."} & set(value.split("/"))
 
 
 def _object(value: Any) -> bool:

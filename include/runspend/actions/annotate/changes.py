@@ -15,15 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runspend.actions.annotate.installation import is_installation_id
-from runspend.actions.annotate.wanted import MATCHES, STATES
+from runspend.actions.annotate.wanted import STATES
 from runspend.core.cost_keys import AS_OF, COST_TAGS, MATCH, NOTE, RECORD, STATUS, STEPS_END, is_cost_tag, is_run_note
 from runspend.ingest.tracking.cost_annotations import AnnotatedRun
+from runspend.schema.tables import CONFIDENCES
 
 __all__ = ["Changes", "RunCost", "Writer", "find_changes", "find_other_installation", "find_other_server", "find_owner_changes"]
 
 _OWN_VALUES = {
     STATUS: re.compile("|".join(STATES)),
-    MATCH: re.compile("|".join(MATCHES)),
+    MATCH: re.compile("|".join(CONFIDENCES)),
     AS_OF: re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ"),
 }
 BY = "by"  # in a record: the tracking server in runspend.yaml whose annotation it is, and the installation
@@ -96,7 +97,7 @@ def find_changes(shown: AnnotatedRun, run: RunCost, as_of: Mapping[str, str], by
     if theirs & run.costs.keys() or any(tag in shown.tags and tag not in own_tags for tag in COST_TAGS):
         return None
     costs = {key: value for key, value in run.costs.items() if values.get(key) != value} | withdrawn
-    tags = {STATUS: STATES[run.state - 1], MATCH: MATCHES[run.match - 1]}
+    tags = {STATUS: STATES[run.state - 1], MATCH: CONFIDENCES[run.match - 1]}
     changed = {key: value for key, value in tags.items() if shown.tags.get(key) != value}
     if costs or changed or AS_OF not in shown.tags:
         changed |= as_of

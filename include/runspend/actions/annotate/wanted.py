@@ -20,7 +20,6 @@ from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
 __all__ = [
-    "MATCHES",
     "RUN_COSTS",
     "STATES",
     "OwnerCosts",
@@ -32,7 +31,6 @@ __all__ = [
 ]
 
 STATES = ("final", "provisional", "estimated")
-MATCHES = ("exact", "high", "medium", "low")
 PLACES = 4
 # One row per run and currency. `site`: the address that the run's note links to, empty for none.
 RUN_COSTS = pa.schema(

@@ -20,6 +20,7 @@ from runspend.actions.archive.items import Item, OwnerKind
 from runspend.core.errors import SourceRefused
 from runspend.core.outside_json import parse_json
 from runspend.storage.objects import StoredObject, portable_metadata
+from runspend.warehouse.plain_values import CONTROL, SHA256
 
 __all__ = [
     "MAX_ENTRIES",
@@ -39,8 +40,6 @@ MAX_MANIFEST_BYTES = 1 << 30
 VERSION = 1
 # Names that some system reads in a second way: control characters, backslashes, encoded dots and slashes.
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\\\u2028\u2029\ud800-\udfff]|%(?:25)*(?:2e|2f|5c|00)", re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 # Field of an entry -> its key in records and manifests, where it differs.
 _STORED_NAMES = {"metadata": "told"}
@@ -255,7 +254,7 @@ def _check_head(value: dict[str, Any], where: str) -> dict[str, Any]:
             _refuse(where, 1, f"{name} of its item is {found!r}")
     if not re.fullmatch(r"[0-9a-f]{32}", value["archive_id"], re.ASCII) or not _is_time(value["planned_at"]):
         _refuse(where, 1, "its id or time is missing")
-    if any(_CONTROL.search(text) for text in item.values() if isinstance(text, str)):
+    if any(CONTROL.search(text) for text in item.values() if isinstance(text, str)):
         _refuse(where, 1, "its item has control characters in it")
     if item["action"] != "archive" or item["owner_kind"] not in get_args(OwnerKind):
         _refuse(where, 1, f"it is of action {item['action']!r} on {item['owner_kind']!r}")
@@ -281,7 +280,7 @@ def _check_entry(value: dict[str, Any], where: str, number: int) -> Entry:
         _refuse(where, number, f"the name {value['key']!r} cannot be restored: {why}")
     if not 0 <= value["size"] < 1 << 60:
         _refuse(where, number, f"the size is {value['size']}")
-    if not _SHA256.fullmatch(value["sha256"]) or not re.fullmatch(rf"data/{value['sha256']}(-[1-9])?", value["data"], re.ASCII):
+    if not SHA256.fullmatch(value["sha256"]) or not re.fullmatch(rf"data/{value['sha256']}(-[1-9])?", value["data"], re.ASCII):
         _refuse(where, number, "its bytes are not named by their sha256")
     if not _is_time(value["modified"]):
         _refuse(where, number, f"the time is {value['modified']!r}")

@@ -19,10 +19,9 @@ from runspend.allocation.storage_prices import billed_rates
 from runspend.config.exchange_rates import stretches
 from runspend.config.retention import StorageRate
 from runspend.config.settings import ExchangeRate, Settings
-from runspend.core.amounts import EXACT
+from runspend.core.amounts import EXACT, SMALLEST
 from runspend.warehouse.base import Reader
 
-TICK = Decimal("1E-22")  # the smallest amount that a money column holds
 GB = 2**30  # the clouds' gigabyte of storage
 MONTH_DAYS = 30  # days per month in early-deletion charges
 PROVIDERS = {"s3": "s3", "gs": "gs", "abfss": "azure", "abfs": "azure", "az": "azure", "wasbs": "azure"}
@@ -164,7 +163,7 @@ def _times(price: Decimal, amount: int, per: int) -> Decimal:
 
 
 def _tick(money: Decimal | None) -> Decimal | None:
-    return None if money is None else money.quantize(TICK, context=EXACT)
+    return None if money is None else money.quantize(SMALLEST, context=EXACT)
 
 
 def read_rates(reader: Reader, settings: Settings, now: datetime) -> Rates:

@@ -22,7 +22,7 @@ from runspend.core.amounts import money, plain
 from runspend.core.errors import SourceError, UsageError
 from runspend.schema.public_views import VIEWS
 from runspend.schema.rows import first_day
-from runspend.schema.tables import TABLES, Table
+from runspend.schema.tables import DIMENSION_NAMES, TABLES, Table
 from runspend.warehouse.base import Reader
 from runspend.warehouse.factory import open_warehouse
 
@@ -54,11 +54,10 @@ COST_KEYS = {
 BEYOND = "outside the years 1 to 9999"
 
 # Dimensions that people give to runs. Tables for people show a missing value as "untagged".
-TAGGED = ("team", "project", "cost_center", "owner")
 UNTAGGED = "untagged"
 
 # Dimensions that only a run has.
-OF_RUNS = (*TAGGED, "experiment_name", "user_name", "tracking_server")
+OF_RUNS = (*DIMENSION_NAMES, "experiment_name", "user_name", "tracking_server")
 
 
 # `--where` has no days and months: `--period`, `--since` and `--until` select them.
@@ -355,7 +354,9 @@ def table_text(rows: pa.Table, *, is_money: bool = False) -> str:
         if is_money:
             amounts = [abs(v) for v in values if isinstance(v, Decimal)]
             places = 6 if amounts and 0 < max(amounts) < 1 else 2
-            values = [money(v, places) if isinstance(v, Decimal) else UNTAGGED if v is None and name in TAGGED else v for v in values]
+            values = [
+                money(v, places) if isinstance(v, Decimal) else UNTAGGED if v is None and name in DIMENSION_NAMES else v for v in values
+            ]
         cells = [_cell(name), *(_cell(v) for v in values)]
         width = max(len(c) for c in cells)
         columns.append([c.rjust(width) if is_number else c.ljust(width) for c in cells])

@@ -16,6 +16,7 @@ from runspend.actions.costs.query import COST_KEYS, OF_RUNS, WHERE_KEYS, Selecti
 from runspend.core.errors import UsageError
 from runspend.core.text import quoted_value
 from runspend.schema.rows import month_after
+from runspend.schema.tables import ALLOCATED_TO
 
 Measure = Literal["effective", "billed", "contracted", "list"]
 Step = Literal["day", "week", "month"]
@@ -31,7 +32,7 @@ ONLY_OF_RUNS = (*OF_RUNS, "run_id", "model_name", "run_status")
 FAILED = ("FAILED", "KILLED")  # of MLflow's status: what Runspend calls a failed run, everywhere
 FILTERS = (*WHERE_KEYS, *FINE_KEYS)  # days and months are the axis of the chart
 GROUPS = tuple(key for key in FILTERS if key != "currency")  # sums are in one currency
-PARTS = ("run", "logged_model", "orphan", "idle", "shared", "unallocated", "out_of_scope")  # of `allocated_to`
+PARTS = ALLOCATED_TO
 NEXT = {  # where a click on a group leads: the next question about it
     "team": "experiment", "project": "experiment", "cost_center": "team", "owner": "experiment", "user": "experiment", "experiment": "kind",
     "server": "experiment", "kind": "service", "allocated_to": "service", "source": "service", "service": "account", "account": "service",

@@ -19,7 +19,7 @@ from decimal import Decimal
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from runspend.core.amounts import EXACT
+from runspend.core.amounts import EXACT, SMALLEST
 from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import columns
 from runspend.ingest.billing.columns import combine_chunks
@@ -302,7 +302,7 @@ def _rounding_of_last(parts: pa.Table, made: pa.Table, billed: pa.Array) -> pa.A
     for i, (text, is_last, cost) in enumerate(zip(said.to_pylist(), made.column("is_last").to_pylist(), billed.to_pylist(), strict=True)):
         if text is not None and is_last:
             delivered = Decimal(text.strip())
-            loaded = delivered.quantize(Decimal(1).scaleb(-22), context=EXACT)
+            loaded = delivered.quantize(SMALLEST, context=EXACT)
             texts[i] = f"{EXACT.add(EXACT.subtract(delivered, loaded), cost):f}"
     return pa.array(texts, pa.string()).dictionary_encode().cast(columns.text_type())
 

@@ -22,6 +22,7 @@ from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import columns, distinct, texts
 from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing.columns import combine_chunks
+from runspend.ingest.billing.focus_columns import TIMES
 from runspend.ingest.billing.staging import Staged, StagedFile, ask, delivered_fields
 from runspend.ingest.billing.verify import refused
 from runspend.schema.tables import FOCUS_COLUMNS
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 NULL_TEXTS = ("NULL", "null", "(null)", "nan", "NaN")
 SQL_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
 FOCUS_NAMES = {c.name: "".join(part.capitalize() for part in c.name.split("_")) for c in FOCUS_COLUMNS}
-TIMES = ("billing_period_start", "billing_period_end", "charge_period_start", "charge_period_end")
 OTHERS = ("delivered_instance_type", "iam_principal", "reject_reason", "skip_reason", "long_billed_cost")
 UNREAD = "unread_"  # prefix of a column's name: whether its value could not be read
 

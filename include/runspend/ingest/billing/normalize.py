@@ -22,13 +22,13 @@ from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing.instance_types import describe_machine, instance_types
 from runspend.ingest.billing.staging import Beside, Staged
 from runspend.ingest.billing.tags import Tags, place_instances, read_tags, settle_tags
+from runspend.schema.tables import DIMENSION_NAMES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # Increase it when normalizing writes other values for the same files: versions then differ, and every bill is loaded again.
 SETTLE_VERSION = 6
-DIMENSIONS = ("team", "project", "cost_center", "owner")
 # FOCUS value lists. Producers vary the case. The lists are the same from 1.0 to 1.4.
 ENUMERATIONS = {
     "charge_category": ("Usage", "Purchase", "Tax", "Credit", "Adjustment"),
@@ -107,7 +107,7 @@ class Rules:
         found: dict[str, Any] = {
             "scope": None if self.scope is None else {"include": self.scope.include, "exclude": self.scope.exclude},
             "pools": [[pool.name, pool.lines, list(pool.equal)] for pool in self.pools],
-            "dimensions": {dimension: self.line_tags(dimension) for dimension in DIMENSIONS},
+            "dimensions": {dimension: self.line_tags(dimension) for dimension in DIMENSION_NAMES},
             "keys": {"run_id": self.keys.run_id, "job": self.keys.job, "attached_to": self.keys.attached_to, "groups": self.keys.groups},
         }
         if self.weights:
@@ -136,7 +136,7 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     with staged.beside() as rows, ThreadPoolExecutor(1) as beside:
         finding = beside.submit(_find_repeats, rows) if not staged.is_mapped else None
         _find_machines(staged)
-        read_tags(staged, rules.keys, {dimension: rules.line_tags(dimension) for dimension in DIMENSIONS}, found)
+        read_tags(staged, rules.keys, {dimension: rules.line_tags(dimension) for dimension in DIMENSION_NAMES}, found)
         _find_principals(staged, rules.principals)
         _find_storage(staged)
         _find_pools(staged, source, rules)

@@ -15,7 +15,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import BillSource
-from runspend.core.amounts import EXACT
+from runspend.core.amounts import EXACT, SMALLEST
 from runspend.ingest.billing.normalize import SETTLE_VERSION, Rules
 from runspend.ingest.billing.totals import COSTS, Totals
 from runspend.schema.rows import first_day
@@ -24,7 +24,6 @@ from runspend.schema.tables import BILL_CHANGES, BILLING_LOADS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCALE = Decimal(1).scaleb(-22)
 ZERO = Decimal(0)
 
 
@@ -160,7 +159,7 @@ def add_version(history: LoadHistory, facts: VersionFacts, reason: str | None) -
             "null_list_count": t.null_list_count,
             "null_contracted_count": t.null_contracted_count,
             "null_effective_count": t.null_effective_count,
-            "rounded_cost": t.rounded_cost.quantize(SCALE, ROUND_HALF_UP, context=EXACT),
+            "rounded_cost": t.rounded_cost.quantize(SMALLEST, ROUND_HALF_UP, context=EXACT),
             "focus_version": facts.focus_version,
             "covered_until": t.covered_until,
             "is_invoiced": t.is_invoiced,

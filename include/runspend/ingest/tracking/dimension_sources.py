@@ -36,8 +36,8 @@ from runspend.core.secret_shapes import macros_sql
 from runspend.core.selectors import glob_to_regex, matches
 from runspend.ingest.tracking.settings import RowSettings
 from runspend.ingest.tracking.token_prices import price_source
+from runspend.schema.tables import DIMENSION_NAMES
 
-DIMENSIONS = ("team", "project", "cost_center", "owner")
 # Columns of `runs.sql` that selectors use; `tracking` is the server itself.
 SELECTED = {"workspace": "workspace_name", "experiment": "experiment_name", "user": "user_name", "status": "status"}
 
@@ -63,13 +63,13 @@ class DimensionSources:
 
     def __init__(self, settings: RowSettings) -> None:
         dims = settings.dimensions
-        sources = {d: [s for s in getattr(dims, d) if not is_of_line(s)] for d in DIMENSIONS}
-        texts = [s for d in DIMENSIONS for s in sources[d] if isinstance(s, str)]
+        sources = {d: [s for s in getattr(dims, d) if not is_of_line(s)] for d in DIMENSION_NAMES}
+        texts = [s for d in DIMENSION_NAMES for s in sources[d] if isinstance(s, str)]
         selected = {key for pool in settings.pools for key in pool.runs}
         self.tags = sort_keys(keys_of(texts, "run.tag.") | keys_of(selected, "tag."))
         self.params = sort_keys(keys_of(texts, "run.param.") | keys_of(selected, "param."))
         self.experiment_tags = sort_keys(keys_of(texts, "experiment.tag.") | keys_of(selected, "experiment_tag."))
-        self.files = sort_keys({s["user"] for d in DIMENSIONS for s in sources[d] if isinstance(s, dict)})
+        self.files = sort_keys({s["user"] for d in DIMENSION_NAMES for s in sources[d] if isinstance(s, dict)})
         self.user_lines = [line for i, file in enumerate(self.files) for line in _read_users(i + 1, Path(file))]
         self._keys = [
             *(f"run.tag.{k}" for k in self.tags),
@@ -213,7 +213,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Dimen
         "copy": server.copy_.model_dump(mode="json"),
         "dimensions": {
             d: [s if isinstance(s, str) else {"user": Path(s["user"]).name} for s in getattr(settings.dimensions, d) if not is_of_line(s)]
-            for d in DIMENSIONS
+            for d in DIMENSION_NAMES
         },
         "not_a_person": settings.dimensions.not_a_person,
         "users": [[line.file, line.person, line.value, str(line.valid_from), str(line.valid_to)] for line in places.user_lines],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PAGE_VERSIONS = 10_000
 PAGE_MODELS = 1_000
 READINGS = 3
-_OF_MODEL = re.compile(r"models:/m-[^/@]+")  # models:/m-fraud/1 is a version of a registered model
+OF_MODEL = re.compile(r"models:/m-[^/@]+")  # models:/m-fraud/1 is a version of a registered model
 
 
 def read_versions(client: Client, workspaces: Sequence[str | None]) -> pa.Table:
@@ -80,7 +80,7 @@ def _pages(client: Client, ask: Any) -> tuple[list[Any], int]:
 def _row(client: Client, workspace: str, version: Any, aliases: Iterable[str]) -> tuple[Any, ...]:
     source = version.source or ""
     storage = ""
-    if source.startswith("models:/") and not _OF_MODEL.fullmatch(source):
+    if source.startswith("models:/") and not OF_MODEL.fullmatch(source):
         storage = client.ask(lambda: client.registry.get_model_version_download_uri(version.name, version.version)) or ""
     listed = json.dumps(sorted(aliases, key=str.encode), ensure_ascii=False)
     stage = version.current_stage or "None"

@@ -14,6 +14,7 @@ from decimal import Decimal, localcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from runspend.core.amounts import SMALLEST
 from runspend.core.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["PACKAGE", "Call", "price_calls", "price_source"]
 
 PACKAGE = "genai-prices"
-PLACES = Decimal(1).scaleb(-22)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _price(call: Call) -> tuple[int, int, str, Decimal | None]:
         except (LookupError, ValueError):
             continue
         with localcontext(prec=76):
-            return given, made, found.provider.id, found.total_price.quantize(PLACES)
+            return given, made, found.provider.id, found.total_price.quantize(SMALLEST)
     return given, made, call.provider, None
 
 

@@ -25,7 +25,7 @@ from runspend.config.settings import WarehouseSettings
 from runspend.core.errors import RunspendError, SqlRefused
 from runspend.schema.public_views import VIEWS
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
-from runspend.warehouse.base import Unit, UnitState
+from runspend.warehouse.base import ALLOCATION, Unit, UnitState
 from runspend.warehouse.bigquery.exchange import in_one_currency, put_before
 from runspend.warehouse.bigquery.jobs import Jobs, NotAllowed, Statement
 from runspend.warehouse.bigquery.published import READING, Head, fetch_rows, head_of, published_rows, read_head, unit_rows
@@ -38,8 +38,6 @@ from runspend.warehouse.parquet.journal import Folder
 from runspend.warehouse.team_views import Restriction, restricted_sql
 
 __all__ = ["BigQueryReader", "BigQueryWarehouse"]
-
-ALLOCATION = Path(__file__).parents[2] / "allocation"  # models and checks that run here
 
 
 class BigQueryWarehouse:

@@ -13,9 +13,7 @@ from runspend.warehouse.parquet.verification import Guard
 if TYPE_CHECKING:
     from runspend.warehouse.parquet.engine import Content
 
-__all__ = ["ALLOCATION", "FileWarehouse", "Pinned", "StagedFiles"]
-
-ALLOCATION = Path(__file__).parents[2] / "allocation"  # models and checks that run here
+__all__ = ["FileWarehouse", "Pinned", "StagedFiles"]
 
 
 @dataclass(frozen=True)

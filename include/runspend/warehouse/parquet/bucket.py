@@ -40,8 +40,8 @@ from runspend.core.own_files import fsync_path, json_value, own_folder, refused
 from runspend.schema.renames import published_columns
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.storage.s3_warehouse import Bucket, NotAllowed
-from runspend.warehouse.base import Unit, UnitState
-from runspend.warehouse.parquet.base import ALLOCATION, Pinned, StagedFiles
+from runspend.warehouse.base import ALLOCATION, Unit, UnitState
+from runspend.warehouse.parquet.base import Pinned, StagedFiles
 from runspend.warehouse.parquet.files import add_columns
 from runspend.warehouse.parquet.journal import Folder
 from runspend.warehouse.parquet.queried_files import QueriedFiles

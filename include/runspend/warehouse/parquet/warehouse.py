@@ -22,8 +22,8 @@ from runspend.core.errors import ConfigError, WarehouseDamaged
 from runspend.core.own_files import fsync_path
 from runspend.schema.renames import FORMER, published_columns
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
-from runspend.warehouse.base import Unit, UnitState
-from runspend.warehouse.parquet.base import ALLOCATION, Pinned, StagedFiles
+from runspend.warehouse.base import ALLOCATION, Unit, UnitState
+from runspend.warehouse.parquet.base import Pinned, StagedFiles
 from runspend.warehouse.parquet.journal import Folder, write_json
 from runspend.warehouse.parquet.pins import link
 from runspend.warehouse.parquet.queried_files import QueriedFiles

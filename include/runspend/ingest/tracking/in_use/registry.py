@@ -12,11 +12,11 @@ from typing import Any
 
 from runspend.core.errors import SourceUnreachable
 from runspend.ingest.tracking.client import Client, PageTokens
+from runspend.ingest.tracking.registry import OF_MODEL
 
 PAGE_VERSIONS = 1_000
 IDS_ASKED = 100  # in one request, whose URL contains the filter
 _IDS = re.compile(r"m-[0-9a-f]{32}|[0-9a-f]{32}")
-_OF_MODEL = re.compile(r"models:/m-[^/@]+")  # models:/m-fraud/1 is a version of a registered model
 CLOCKS = timedelta(hours=1)  # tolerance for a server clock behind ours
 
 
@@ -119,4 +119,4 @@ class RegistryQuestions:
 def _may_be(version: Any, model_id: str | None) -> bool:
     """Whether a version of the model's run may belong to the model: not if it names another model."""
     source = version.source or ""
-    return model_id is None or model_id in source or _OF_MODEL.fullmatch(source) is None
+    return model_id is None or model_id in source or OF_MODEL.fullmatch(source) is None
