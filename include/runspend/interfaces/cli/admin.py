@@ -83,5 +83,4 @@ def copy_(context: Context, source: str, target: str) -> None:
     from runspend.pipeline.copy import copy, warehouse_at
 
     outcome = copy(warehouse_at(source), warehouse_at(target), progress=context.progress)
-    context.clear_progress()
     print_outcome(context, outcome)

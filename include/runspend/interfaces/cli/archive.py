@@ -63,7 +63,6 @@ def archive_notify(context: Context) -> None:
 
     with mailing_what_ends(context.settings, "archive notify", context.now):
         outcome = pipeline.archive_notify(context.settings, now=context.now, progress=context.progress)
-    context.clear_progress()
     print_outcome(context, outcome)
 
 
@@ -85,7 +84,6 @@ def archive_apply(context: Context) -> None:
 
     with mailing_what_ends(context.settings, "archive apply", context.now):
         outcome = pipeline.archive_apply(context.settings, now=context.now, progress=context.progress)
-    context.clear_progress()
     print_outcome(context, outcome)
 
 
@@ -157,7 +155,6 @@ def archive_verify(context: Context, full: bool, yes: bool) -> None:
     if full:
         _agree_to_read(context, yes=yes)
     outcome = pipeline.archive_verify(context.settings, now=context.now, full=full, progress=context.progress)
-    context.clear_progress()
     print_outcome(context, outcome)
 
 

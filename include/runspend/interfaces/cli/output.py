@@ -61,6 +61,7 @@ def print_query_costs(context: Context, found: QueryCosts) -> None:
 
 def print_outcome(context: Context, outcome: Outcome, **more: Any) -> None:
     """Print the outcome of a step; end the process with its exit code. JSON gets further keys from `more`."""
+    context.clear_progress()
     if context.as_json:
         print_json(
             {

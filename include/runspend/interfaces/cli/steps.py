@@ -88,7 +88,6 @@ def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Call
             return
         with mailing_what_ends(context.settings, name, context.now):
             outcome = step(*arguments, now=context.now, progress=context.progress, **given)
-        context.clear_progress()
         print_outcome(context, outcome)
 
     command.__doc__ = help_text
