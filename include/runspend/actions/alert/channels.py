@@ -14,10 +14,10 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from runspend.actions.alert.by_apprise import send_by_apprise
-from runspend.actions.alert.chats import google_chat_requests, read_chat, read_teams, slack_requests, teams_requests
+from runspend.actions.alert.chats import google_chat_requests, read_teams, slack_requests, teams_requests
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.pagers import opsgenie_requests, pagerduty_requests, read_pager
-from runspend.actions.alert.posting import NO_ANSWER, Answer, Post, Request, Severity, ask
+from runspend.actions.alert.posting import NO_ANSWER, Answer, Post, Request, Severity, ask, meaning
 from runspend.actions.alert.smtp import SendResult
 from runspend.config.mail import ChannelSettings, MailSettings
 from runspend.config.types import CONNECTION
@@ -36,9 +36,9 @@ class Kind(NamedTuple):
 
 
 KINDS: Mapping[str, Kind] = {
-    "slack": Kind(slack_requests, read_chat),
+    "slack": Kind(slack_requests, meaning),
     "teams": Kind(teams_requests, read_teams),
-    "google_chat": Kind(google_chat_requests, read_chat),
+    "google_chat": Kind(google_chat_requests, meaning),
     "pagerduty": Kind(pagerduty_requests, read_pager),
     "opsgenie": Kind(opsgenie_requests, read_pager),
 }

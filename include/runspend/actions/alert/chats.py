@@ -95,11 +95,6 @@ def google_chat_requests(post: Post, channel: ChannelSettings) -> list[Request]:
     return [Request(address, _fitted(message, post.details, GOOGLE_BYTES))]
 
 
-def read_chat(answer: Answer) -> SendResult:
-    """Return the meaning of an answer from Slack or Google Chat."""
-    return meaning(answer)
-
-
 def read_teams(answer: Answer) -> SendResult:
     """Return the meaning of Teams' answer, which may state in words that nothing was delivered."""
     if answer.text.startswith(TEAMS_NOT_DELIVERED):
