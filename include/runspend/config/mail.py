@@ -28,7 +28,6 @@ from runspend.config.types import (
 
 WEBHOOK = "webhook"  # the recipient name of `mail.webhook`
 PAGERS = ("pagerduty", "opsgenie")
-CHANNEL_KINDS = ("slack", "teams", "google_chat", "pagerduty", "opsgenie", "apprise")
 PAGER_ADDRESSES = {"pagerduty": "https://events.pagerduty.com/v2/enqueue", "opsgenie": "https://api.opsgenie.com/v2/alerts"}
 About = Literal["budgets", "exceeded", "operators"]
 

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -21,7 +21,7 @@ from runspend.actions.alert import channels, operators, outbox, posting
 from runspend.actions.alert.outbox import recipient_states, send_outbox
 from runspend.actions.alert.pagers import LONGEST_KEY, short_key
 from runspend.actions.alert.render import Button, Card, Envelope, Facts, Paragraph, make_mail
-from runspend.config.mail import CHANNEL_KINDS, PAGERS
+from runspend.config.mail import PAGERS, ChannelSettings
 from runspend.config.settings import Settings, redact, secret_values, show_settings
 from runspend.core.errors import ConfigError
 from runspend.pipeline.monitoring import send_test_mail
@@ -32,6 +32,7 @@ from tests.servers.channels import CONNECTOR_SAYS, KEY, SECRET, Fault, Services,
 from tests.settings_builder import make_settings, read_settings
 
 DAY = timedelta(days=1)
+CHANNEL_KINDS = get_args(ChannelSettings.model_fields["kind"].annotation)
 CHATS = tuple(kind for kind in CHANNEL_KINDS if kind not in PAGERS)
 HTTP_KINDS = tuple(kind for kind in CHANNEL_KINDS if kind != "apprise")
 
