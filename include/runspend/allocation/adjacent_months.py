@@ -111,7 +111,10 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
             "jobs_from": min(row["charge_period_start"] for row in beyond),
             "jobs_until": max(row["charge_period_end"] for row in beyond),
         }
-        rows["jobs over the month's end"] = [beyond, *(reader.query(sql, window | reach).to_pylist() for sql in (RUNS_BEYOND, MACHINES_BEYOND))]
+        rows["jobs over the month's end"] = [
+            beyond,
+            *(reader.query(sql, window | reach).to_pylist() for sql in (RUNS_BEYOND, MACHINES_BEYOND)),
+        ]
     if window["window_start"].date() < period:
         sizes = reader.query(EARLIER_SIZES, {"period": period, "window_start": window["window_start"]}).to_pylist()
         rows |= {"sizes of machines in earlier months": sorted(sizes, key=str)} if sizes else {}
