@@ -580,8 +580,8 @@ class _Pool:
                     )
                     times[r] += share * there * here / whole
                     used += share * there * here / whole
-                is_decided |= used > 0
-        if used and not self.name.startswith("rented"):
+                is_decided = True
+        if not self.name.startswith("rented"):
             idle += max(Fraction(0), of_days - used)
         total = sum(times.values()) + idle
         return {r: time / total for r, time in times.items() if time} if is_decided and total else None

@@ -45,8 +45,7 @@ crossing as (
 windows as (
   select
     l.job_key, l.charge_period_start, l.charge_period_end,
-    countif(l.billing_period = @period) > 0 as is_of_period, countif(r.job_key is not null) > 0 as is_reached,
-    count(distinct l.resource_key) as machines, min(l.resource_key) as first_machine, max(l.resource_key) as last_machine
+    countif(l.billing_period = @period) > 0 as is_of_period, countif(r.job_key is not null) > 0 as is_reached
   from billing_lines l
   join crossing c on c.job_key = l.job_key
   left join reached r
@@ -59,7 +58,7 @@ windows as (
 ),
 steps as (
   select
-    job_key, charge_period_start, charge_period_end, is_of_period, is_reached, machines, first_machine, last_machine,
+    job_key, charge_period_start, charge_period_end, is_of_period, is_reached,
     case when timestamp_diff(charge_period_start, max(charge_period_end) over (
       partition by job_key order by charge_period_start, charge_period_end
       rows between unbounded preceding and 1 preceding), microsecond) > 86400000000 then 1 else 0 end as begins
@@ -67,15 +66,41 @@ steps as (
 ),
 lives as (
   select
-    job_key, charge_period_start, charge_period_end, is_of_period, is_reached, machines, first_machine, last_machine,
+    job_key, charge_period_start, charge_period_end, is_of_period, is_reached,
     cast(sum(begins) over (partition by job_key order by charge_period_start, charge_period_end rows between unbounded preceding and current row) as int64) as life
   from steps
 )
-select l.job_key, l.charge_period_start, l.charge_period_end, l.machines, l.first_machine, l.last_machine
+select l.job_key, l.charge_period_start, l.charge_period_end
 from lives l
 join (select distinct job_key, life from lives where is_of_period or is_reached) o on o.job_key = l.job_key and o.life = l.life
 where not l.is_of_period
 order by l.job_key, l.charge_period_start, l.charge_period_end
+"""
+
+# All lines of other months in that time that name a job, or a machine of one: a digest for each day.
+LINES_BEYOND = """
+with machines as (
+  select distinct resource_key
+  from billing_lines
+  where billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+    and job_key is not null and resource_key is not null
+),
+lines as (
+  select
+    l.billing_period, date(l.charge_period_start) as day,
+    concat(
+      coalesce(l.job_key, ''), '|', coalesce(l.resource_key, ''), '|', cast(unix_micros(l.charge_period_start) as string), '|',
+      cast(unix_micros(l.charge_period_end) as string), '|', l.charge_category, '|', coalesce(l.charge_class, ''), '|', coalesce(l.sku_id, ''), '|',
+      coalesce(l.instance_type, ''), '|', coalesce(cast(l.billed_nanoseconds as string), ''), '|', coalesce(l.run_tag, '')) as line
+  from billing_lines l
+  left join machines m on m.resource_key = l.resource_key
+  where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), cast(date_add(@period, interval 1 month) as date))
+    and l.charge_period_start >= @jobs_from and l.charge_period_end <= @jobs_until and (l.job_key is not null or m.resource_key is not null)
+)
+select billing_period, day, count(*) as lines, to_hex(md5(string_agg(line, chr(31) order by line))) as line_digest
+from lines
+group by billing_period, day
+order by billing_period, day
 """
 
 # Columns of a run that the ledger uses in addition to its machines.
@@ -111,9 +136,10 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
             "jobs_from": min(row["charge_period_start"] for row in beyond),
             "jobs_until": max(row["charge_period_end"] for row in beyond),
         }
+        given = {"period": period} | window | reach
         rows["jobs over the month's end"] = [
             beyond,
-            *(reader.query(sql, window | reach).to_pylist() for sql in (RUNS_BEYOND, MACHINES_BEYOND)),
+            *(reader.query(sql, given).to_pylist() for sql in (LINES_BEYOND, RUNS_BEYOND, MACHINES_BEYOND)),
         ]
     if window["window_start"].date() < period:
         sizes = reader.query(EARLIER_SIZES, {"period": period, "window_start": window["window_start"]}).to_pylist()

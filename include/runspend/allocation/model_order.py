@@ -25,6 +25,7 @@ JOB_MODELS = (
     Model("matched_names"),
     Model("stated_machines"),
     Model("job_machines"),
+    Model("job_stretches"),
     Model("job_spans", makes="run_spans"),
     Model("job_units", makes="machine_units"),
     Model("run_intervals"),

@@ -1,9 +1,38 @@
 -- one row per life of a job and run that ran in it: the run's own time
-with lives as (
-  select job_key, life, run_number, min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind, cast(sum(u.ticks) as int64) as ticks
-  from job_uses u
-  group by job_key, life, run_number
-  having sum(u.ticks) > 0
+with uses as (
+  select
+    j.resource_key as job_key, w.life, u.machine_number, u.run_number, u.run_end_rule, u.weight_kind, u.weight, u.used_from, u.used_to,
+    case when u.used_from <= max(u.used_to) over (
+      partition by u.machine_number, w.life, u.run_number order by u.used_from, u.used_to
+      rows between unbounded preceding and 1 preceding) then 0 else 1 end as begins
+  from slot_uses u
+  join (select distinct machine_number, resource_key from run_intervals) j on j.machine_number = u.machine_number
+  join job_windows w on w.job_key = j.resource_key and w.charge_period_start = u.charge_period_start and w.charge_period_end = u.charge_period_end
+),
+numbered as (
+  -- Charge periods may overlap, such as a credit for a day and usage by the hour. Time in both counts once.
+  select
+    job_key, life, machine_number, run_number, run_end_rule, weight_kind, weight, used_from, used_to,
+    sum(begins) over (
+      partition by machine_number, life, run_number order by used_from, used_to rows between unbounded preceding and current row) as stretch
+  from uses
+),
+stretches as (
+  select
+    job_key, life, machine_number, run_number, stretch, min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind, max(weight) as weight,
+    min(used_from) as used_from, max(used_to) as used_to
+  from numbered
+  group by job_key, life, machine_number, run_number, stretch
+),
+lives as (
+  select
+    s.job_key, s.life, s.run_number, min(s.run_end_rule) as run_end_rule, min(s.weight_kind) as weight_kind,
+    cast(sum(s.weight * (b.share_clock - a.share_clock)) as int64) as ticks
+  from stretches s
+  join machine_clock a on a.machine_number = s.machine_number and a.mark = s.used_from
+  join machine_clock b on b.machine_number = s.machine_number and b.mark = s.used_to
+  group by s.job_key, s.life, s.run_number
+  having sum(s.weight * (b.share_clock - a.share_clock)) > 0
 ),
 run_names as (
   select resource_key as job_key, run_number, tracking_server, workspace, run_id, logical_or(is_ambiguous) as is_ambiguous

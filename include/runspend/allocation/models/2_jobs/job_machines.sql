@@ -1,20 +1,11 @@
--- one row per life of a job and machine that its charges name: the time range of these charges, and whether another job has the machine
--- in that time too
+-- one row per life of a job and machine that its charges name: the time range of these charges
 with charges as (
   select distinct job_key, resource_key, charge_period_start, charge_period_end
   from billing_lines
   where billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
     and job_key is not null and resource_key is not null and run_tag is null
-),
-ranges as (
-  select w.job_key, w.life, c.resource_key, min(c.charge_period_start) as billed_from, max(c.charge_period_end) as billed_until
-  from charges c
-  join job_windows w on w.job_key = c.job_key and w.charge_period_start = c.charge_period_start and w.charge_period_end = c.charge_period_end
-  group by w.job_key, w.life, c.resource_key
 )
-select
-  job_key, life, resource_key, billed_from, billed_until,
-  coalesce(max(billed_until) over (w rows between unbounded preceding and 1 preceding) > billed_from, false)
-    or coalesce(min(billed_from) over (w rows between 1 following and unbounded following) < billed_until, false) as is_shared
-from ranges
-window w as (partition by resource_key order by billed_from, job_key, life)
+select w.job_key, w.life, c.resource_key, min(c.charge_period_start) as billed_from, max(c.charge_period_end) as billed_until
+from charges c
+join job_windows w on w.job_key = c.job_key and w.charge_period_start = c.charge_period_start and w.charge_period_end = c.charge_period_end
+group by w.job_key, w.life, c.resource_key

@@ -1,7 +1,7 @@
 -- one row per job, charge period and run of that life of the job: the run's share of the charge period, as a range between 0 and 1
 with windows as (
   select
-    j.machine_number, w.job_key, w.life, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks,
+    j.machine_number, w.job_key, w.life, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks, w.is_timed,
     -- The clock has no marks where no run reaches.
     coalesce(b.busy_clock - a.busy_clock, 0) as clock_ticks
   from job_windows w
@@ -19,7 +19,7 @@ parts as (
     cast(sum(coalesce(o.ticks, 0)) over (v rows between unbounded preceding and current row) as int64) as ticks_upto,
     cast(sum(coalesce(o.ticks, 0)) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as int64) as own_ticks,
     countif(o.ticks > 0) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as runs_in_window,
-    w.billed_ticks, w.clock_ticks,
+    w.billed_ticks, w.is_timed, w.clock_ticks,
     cast(sum(l.ticks) over (v rows between unbounded preceding and current row) as int64) as life_upto,
     cast(sum(l.ticks) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as int64) as life_ticks,
     l.ticks as own_life_ticks
@@ -34,7 +34,7 @@ busy as (
   -- The remainder of the integer division goes to the last run that was active, as on a machine. It does not count as overhead.
   select
     job_key, charge_period_start, charge_period_end, machines, tracking_server, workspace, run_id, is_ambiguous, is_by_machine,
-    run_end_rule, weight_kind, runs_in_window, billed_ticks,
+    run_end_rule, weight_kind, runs_in_window, billed_ticks, is_timed,
     life_upto, life_ticks, own_life_ticks,
     case when own_ticks > 0 then clock_ticks else 0 end as busy_ticks,
     case when own_ticks > 0 and ticks_upto - ticks = own_ticks then clock_ticks else ticks_upto - ticks end as own_before,
@@ -47,6 +47,8 @@ ends as (
     run_end_rule, weight_kind, runs_in_window, own_before, own_upto,
     greatest(billed_ticks, busy_ticks) as total_ticks,
     busy_ticks > billed_ticks as is_scaled,
+    -- Without a stated time, a charge period of the job weighs as much as its runs were busy, beside other jobs on its machines.
+    case when is_timed or busy_ticks = 0 then greatest(billed_ticks, busy_ticks) else busy_ticks end as machine_ticks,
     cast(trunc(greatest(billed_ticks - busy_ticks, 0) * ((life_upto - own_life_ticks) / life_ticks)) as int64) as overhead_before,
     case when life_upto = life_ticks then greatest(billed_ticks - busy_ticks, 0)
       else cast(trunc(greatest(billed_ticks - busy_ticks, 0) * (life_upto / life_ticks)) as int64) end as overhead_upto
@@ -60,6 +62,7 @@ select
   (e.own_upto + e.overhead_upto) / e.total_ticks as ratio_to,
   e.own_upto + e.overhead_upto = e.total_ticks as is_last,
   (e.overhead_upto - e.overhead_before) / e.total_ticks as overhead_ratio,
+  cast(round(e.machine_ticks / 64) as int64) as machine_nanoseconds,
   e.runs_in_window, q.gpu_count, q.cpu_request, q.memory_request_gb
 from ends e
 left join (

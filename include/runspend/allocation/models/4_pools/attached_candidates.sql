@@ -2,7 +2,7 @@
 -- with its charge period (an hour if it fits in one).
 -- A line of a pool, or of its own machine, is not attached to a group of stated machines:
 -- some members of a group say nothing about the rest.
--- Nor is a line of a pool attached to a machine of that pool that runs state.
+-- Nor is a line of a pool attached to a machine of that pool, which runs or a job have.
 with machine_keys as (
   select distinct target_key from attached_parts
 ),
@@ -61,4 +61,4 @@ select
 from keyed k
 join parts p on p.target_key = k.target_key
 left join machine_keys m on m.target_key = k.target_key
-where not k.is_placed or m.target_key is null
+where not k.is_placed or (m.target_key is null and k.distance > 0)

@@ -25,7 +25,7 @@ attachments as (
 select
   a.target_key, j.charge_period_start, j.charge_period_end, 'run' as allocated_to, j.tracking_server, j.workspace, j.run_id,
   min(j.run_end_rule) as run_end_rule, min(j.weight_kind) as weight_kind, logical_or(j.is_scaled) as is_scaled, logical_or(j.is_ambiguous) as is_ambiguous,
-  sum(cast(round((j.ratio_to - j.ratio_from) * (timestamp_diff(j.charge_period_end, j.charge_period_start, microsecond) * 1000)) as int64)) as nanoseconds
+  sum(cast(round((j.ratio_to - j.ratio_from) * j.machine_nanoseconds) as int64)) as nanoseconds
 from job_targets j
 join attachments a on a.job_key = j.job_key
 group by a.target_key, j.charge_period_start, j.charge_period_end, j.tracking_server, j.workspace, j.run_id

@@ -56,22 +56,27 @@ parts as (
   where not p.is_part or w.window_end <= timestamp_add(timestamp_trunc(w.window_start, hour), interval 1 hour)
 ),
 hours_used as (
-  select w.target_key, w.window_start, w.window_end, sum(p.nanoseconds) as nanoseconds
+  select target_key, window_start, window_end, sum(nanoseconds) as nanoseconds
+  from pieces
+  where is_part
+  group by target_key, window_start, window_end
+),
+hours_billed as (
+  -- The time of an hour on machines that are billed by the day
+  select
+    w.target_key, w.window_start, w.window_end,
+    sum(t.nanoseconds * (timestamp_diff(w.window_end, w.window_start, microsecond) / timestamp_diff(t.window_end, t.window_start, microsecond))) as nanoseconds
   from windows w
-  join pieces p on p.target_key = w.target_key and p.window_start = w.window_start and p.window_end = w.window_end
-  where p.is_part
+  join day_totals t on t.target_key = w.target_key and t.window_start < w.window_end and t.window_end > w.window_start
+  where w.window_end <= timestamp_add(timestamp_trunc(w.window_start, hour), interval 1 hour)
   group by w.target_key, w.window_start, w.window_end
 ),
 hours_idle as (
-  -- What runs leave of an hour of machines that are billed by the day, unless the pool's unused time is the runs' too.
-  select
-    u.target_key, u.window_start, u.window_end,
-    cast(round(
-      sum(t.nanoseconds * (timestamp_diff(u.window_end, u.window_start, microsecond) / timestamp_diff(t.window_end, t.window_start, microsecond))) - max(u.nanoseconds)) as int64) as nanoseconds
-  from hours_used u
-  join day_totals t on t.target_key = u.target_key and t.window_start < u.window_end and t.window_end > u.window_start
-  where strpos(@rented_pools, concat('|', regexp_extract(u.target_key, r'^[^|]*'), '|')) = 0
-  group by u.target_key, u.window_start, u.window_end
+  -- What runs leave of it, unless the pool's unused time is the runs' too
+  select b.target_key, b.window_start, b.window_end, cast(round(b.nanoseconds - coalesce(u.nanoseconds, 0)) as int64) as nanoseconds
+  from hours_billed b
+  left join hours_used u on u.target_key = b.target_key and u.window_start = b.window_start and u.window_end = b.window_end
+  where strpos(@rented_pools, concat('|', regexp_extract(b.target_key, r'^[^|]*'), '|')) = 0
 ),
 all_parts as (
   select target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds, is_decisive
@@ -79,7 +84,7 @@ all_parts as (
   union all
   select
     target_key, window_start, window_end, 'idle', cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string),
-    false, nanoseconds, false
+    false, nanoseconds, true
   from hours_idle
   where nanoseconds > 0
 ),

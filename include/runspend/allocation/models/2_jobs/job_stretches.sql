@@ -1,0 +1,64 @@
+-- one row per machine that runs state, job, and stretch of time in which the bill gives the machine to that job without a break.
+-- sole_from to sole_until: the part without charges of another job, or of none. Stretches without such a part are left out.
+with machines as (
+  select distinct j.resource_key
+  from job_machines j
+  join (select distinct resource_key as named from stated_machines) s on s.named = j.resource_key
+),
+charges as (
+  select distinct l.resource_key, coalesce(l.job_key, '') as job_key, l.charge_period_start, l.charge_period_end
+  from billing_lines l
+  join machines m on m.resource_key = l.resource_key
+  where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+    and (l.billing_period = @period or (l.charge_period_start >= @jobs_from and l.charge_period_end <= @jobs_until))
+    and l.run_tag is null and l.charge_category = 'Usage' and l.charge_class is null and l.charge_period_end > l.charge_period_start
+    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
+    -- Without a job, only machine time counts: traffic and licenses need not have the machine's tags.
+    and (l.job_key is not null or ((l.billed_nanoseconds > 0 or l.instance_type is not null) and l.service_category in ('Compute', 'AI and Machine Learning')))
+),
+steps as (
+  select
+    resource_key, job_key, charge_period_start, charge_period_end,
+    case when charge_period_start >= max(charge_period_end) over (w rows between unbounded preceding and 1 preceding) then 1 else 0 end as begins
+  from charges
+  window w as (partition by resource_key order by charge_period_start, charge_period_end, job_key)
+),
+blocks as (
+  -- Charge periods that overlap, mostly one hour
+  select
+    resource_key, job_key, charge_period_start, charge_period_end,
+    sum(begins) over (
+      partition by resource_key order by charge_period_start, charge_period_end, job_key
+      rows between unbounded preceding and current row) as block
+  from steps
+),
+jobs as (
+  select resource_key, block, min(job_key) = max(job_key) as is_sole
+  from blocks
+  group by resource_key, block
+),
+job_blocks as (
+  select b.resource_key, b.job_key, b.block, j.is_sole, min(b.charge_period_start) as block_start, max(b.charge_period_end) as block_end
+  from blocks b
+  join jobs j on j.resource_key = b.resource_key and j.block = b.block
+  where b.job_key <> ''
+  group by b.resource_key, b.job_key, b.block, j.is_sole
+),
+breaks as (
+  select
+    resource_key, job_key, is_sole, block_start, block_end,
+    case when block_start > lag(block_end) over (partition by resource_key, job_key order by block_start) then 1 else 0 end as begins
+  from job_blocks
+),
+numbered as (
+  select
+    resource_key, job_key, is_sole, block_start, block_end,
+    sum(begins) over (partition by resource_key, job_key order by block_start rows between unbounded preceding and current row) as stretch
+  from breaks
+)
+select
+  resource_key, job_key, min(block_start) as billed_from, max(block_end) as billed_until,
+  min(case when is_sole then block_start end) as sole_from, max(case when is_sole then block_end end) as sole_until
+from numbered
+group by resource_key, job_key, stretch
+having countif(is_sole) > 0
