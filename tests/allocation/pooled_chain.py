@@ -34,7 +34,7 @@ MODELS = (
     "storage_candidates", "storage_targets", "storage_lines",
     "llm_candidates", "llm_targets", "llm_lines",
     "timed_candidates", "type_choices", "pools", "pool_cells", "pool_machines", "pool_spans", "pool_held", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
-    "pool_targets", "mixed_pools", "pool_day_hours", "pool_beside", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_blocks", "offered_windows",
+    "pool_targets", "pools_split_beside", "pool_day_hours", "pool_beside", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_blocks", "offered_windows",
 )  # fmt: skip
 TARGET_COLUMNS = [
     ("match_method", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP"), ("allocated_to", "STRING"),

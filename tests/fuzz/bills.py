@@ -26,6 +26,7 @@ from tests import azure_files, cur_files, databricks_files, focus_files, gcp_fil
 from tests.focus_files import Nights, write_bytes
 from tests.fuzz.guard import Finding
 from tests.ingest.artifacts import test_s3_inventory as inventory_files
+from tests.ingest.artifacts.owners import OWNER_SCHEMA
 from tests.ingest.billing.formats import test_opencost as opencost_files
 from tests.ingest.billing.formats import test_slurm as slurm_files
 
@@ -199,7 +200,7 @@ def inventory_rows(data: bytes, work: Path) -> None:
 def _measure(work: Path) -> None:
     store = ArtifactStore(uri="s3://b/art/", inventory=str(work / "inventory"))
     (work / "measure").mkdir()
-    owners = pa.table([pa.array([], field.type) for field in inventory_files.OWNER_SCHEMA], schema=inventory_files.OWNER_SCHEMA)
+    owners = pa.table([pa.array([], field.type) for field in OWNER_SCHEMA], schema=OWNER_SCHEMA)
     measure_store(store, owners, ReadJob(inventory_files.NOW, "load", work / "measure"), previous=lambda period: None)
 
 

@@ -21,7 +21,10 @@ OCTOBER = {"BillingPeriodStart": "2026-10-01T00:00:00Z", "BillingPeriodEnd": "20
 def bill_september(world: World) -> None:
     """A job that is at work when October begins, its run starts after; a machine whose September hour October corrects without saying its size."""
     october = world.begin - 4 * DAY
-    world.run(october, october + HOUR).tags["runspend.job_id"] = "over-the-end"
+    world.run(october, october + HOUR).tags |= {
+        "runspend.job_id": "over-the-end",
+        "runspend.instance_id": "i-0000000000000000e",
+    }  # of no bill
     for start in (october - HOUR, october):
         world.lines.append(_line(start, "2.5", "slurm-over", Tags=json.dumps({"slurm_job_id": "over-the-end"})))
     machine = world.machine(P4D, [(october - 5 * DAY, october - 5 * DAY + HOUR)])

@@ -1,15 +1,18 @@
 """Reads data of other months' bills that a billing period needs: the rest of jobs that cross its ends, and sizes of corrected machines.
 
-Belongs to `inputs.py`, which computes digests of these rows. The models `job_windows.sql` and `earlier_sizes.sql` use them.
+Belongs to `inputs.py`, which computes digests of these rows. The models of jobs and `earlier_sizes.sql` use them.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 from runspend.warehouse.base import Reader
+from runspend.warehouse.dialect import parameter_names
 from runspend.warehouse.sql_files import read_sql
 
 # Windows of a period's jobs in the bill of the month before or after. A day without a bill line ends a job.
@@ -29,6 +32,9 @@ reached as (
   join attached a on a.attached_to = l.resource_key
   where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), cast(date_add(@period, interval 1 month) as date))
     and l.job_key is not null
+    -- Only lines near the ends of the month: a line of 25 hours, a day apart.
+    and (l.billing_period > @period or l.charge_period_end > timestamp_sub(timestamp(@period), interval 50 hour))
+    and (l.billing_period < @period or l.charge_period_start < timestamp_add(timestamp(date_add(@period, interval 1 month)), interval 50 hour))
     and l.charge_period_start < timestamp_add(a.charge_period_end, interval 24 hour)
     and l.charge_period_end > timestamp_sub(a.charge_period_start, interval 24 hour)
 ),
@@ -77,30 +83,22 @@ where not l.is_of_period
 order by l.job_key, l.charge_period_start, l.charge_period_end
 """
 
-# All lines of other months in that time that name a job, or a machine of one: a digest for each day.
+# The other months' lines between @jobs_from and @jobs_until that name a job, or a machine of one.
 LINES_BEYOND = """
 with machines as (
   select distinct resource_key
   from billing_lines
   where billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
     and job_key is not null and resource_key is not null
-),
-lines as (
-  select
-    l.billing_period, date(l.charge_period_start) as day,
-    concat(
-      coalesce(l.job_key, ''), '|', coalesce(l.resource_key, ''), '|', cast(unix_micros(l.charge_period_start) as string), '|',
-      cast(unix_micros(l.charge_period_end) as string), '|', l.charge_category, '|', coalesce(l.charge_class, ''), '|', coalesce(l.sku_id, ''), '|',
-      coalesce(l.instance_type, ''), '|', coalesce(cast(l.billed_nanoseconds as string), ''), '|', coalesce(l.run_tag, '')) as line
-  from billing_lines l
-  left join machines m on m.resource_key = l.resource_key
-  where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), cast(date_add(@period, interval 1 month) as date))
-    and l.charge_period_start >= @jobs_from and l.charge_period_end <= @jobs_until and (l.job_key is not null or m.resource_key is not null)
 )
-select billing_period, day, count(*) as lines, to_hex(md5(string_agg(line, chr(31) order by line))) as line_digest
-from lines
-group by billing_period, day
-order by billing_period, day
+select
+  l.billing_period, l.job_key, l.resource_key, l.charge_period_start, l.charge_period_end, l.charge_category, l.charge_class, l.sku_id,
+  l.instance_type, l.service_category, l.commitment_discount_status, l.billed_nanoseconds, l.run_tag
+from billing_lines l
+left join machines m on m.resource_key = l.resource_key
+where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), cast(date_add(@period, interval 1 month) as date))
+  and l.charge_period_start >= @jobs_from and l.charge_period_end <= @jobs_until and (l.job_key is not null or m.resource_key is not null)
+order by l.source, l.line_id
 """
 
 # Columns of a run that the ledger uses in addition to its machines.
@@ -108,18 +106,22 @@ RUN_COLUMNS = (
     "r.tracking_server, r.workspace, r.run_id, r.experiment_id, r.experiment_name, r.team, r.project, r.cost_center, r.owner, r.user_name, r.start_time, r.end_time,"
     " r.gpu_count, r.cpu_request, r.memory_request_gb"
 )
-RUNS_BEYOND = f"""
-select {RUN_COLUMNS}, r.future_end_time, r.gaps, r.last_sign_at, r.mean_use_percent, r.parent_run_id, r.job_key
+RUNS_IN_REACH = """
 from runs r
 where (r.job_key is not null or r.parent_run_id is not null or array_length(r.resource_ids) > 0)
   and r.start_time < @jobs_until and coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), timestamp_add(r.start_time, interval 31 day))) >= @jobs_from
   and (r.start_time >= @window_end or coalesce(r.end_time, greatest(coalesce(r.last_sign_at, r.start_time), timestamp_add(r.start_time, interval 31 day))) < @window_start)
+"""
+RUNS_BEYOND = f"""
+select
+  {RUN_COLUMNS}, r.future_end_time, r.gaps, r.last_sign_at, r.mean_use_percent, r.parent_run_id, r.job_key, r.instance_type, r.pool_key
+{RUNS_IN_REACH}
 order by r.tracking_server, r.workspace, r.run_id
 """
 MACHINES_BEYOND = f"""
 select s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to
 from run_resources s
-join ({RUNS_BEYOND.partition("order by")[0]}) r on r.tracking_server = s.tracking_server and r.run_id = s.run_id
+join (select r.tracking_server, r.run_id {RUNS_IN_REACH}) r on r.tracking_server = s.tracking_server and r.run_id = s.run_id
 order by s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to
 """
 EARLIER_SIZES = read_sql(Path(__file__).parent / "models", "earlier_sizes")
@@ -139,12 +141,22 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
         given = {"period": period} | window | reach
         rows["jobs over the month's end"] = [
             beyond,
-            *(reader.query(sql, given).to_pylist() for sql in (LINES_BEYOND, RUNS_BEYOND, MACHINES_BEYOND)),
+            *(_rows_digest(reader, sql, given) for sql in (LINES_BEYOND, RUNS_BEYOND, MACHINES_BEYOND)),
         ]
     if window["window_start"].date() < period:
         sizes = reader.query(EARLIER_SIZES, {"period": period, "window_start": window["window_start"]}).to_pylist()
         rows |= {"sizes of machines in earlier months": sorted(sizes, key=str)} if sizes else {}
     return reach, rows
+
+
+def _rows_digest(reader: Reader, sql: str, given: Mapping[str, Any]) -> str:
+    """Return a digest of a query's rows, read in batches: a long job may reach a month of lines and runs."""
+    found = hashlib.sha256()
+    asked = {name: given[name] for name in parameter_names(sql)}
+    for batch in reader.batches(sql, asked, rows=10_000):
+        for row in batch.to_pylist():
+            found.update(repr(row).encode())
+    return found.hexdigest()
 
 
 def no_reach(moment: datetime) -> dict[str, datetime]:

@@ -106,7 +106,7 @@ POOLED_MODELS = tuple(
         "pool_clock",
         "pool_shares",
         "pool_targets",
-        "mixed_pools",
+        "pools_split_beside",
         "pool_day_hours",
         "pool_beside",
         "pool_lines",

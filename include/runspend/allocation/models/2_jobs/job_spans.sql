@@ -1,4 +1,4 @@
--- one row per run in a job of the bill: when it ran, with its job in place of a machine
+-- one row per run, job of the bill and time range in which the run was in the job, with the job in place of a machine
 with named as (
   select distinct job_key, json_value(tags, '$."runspend.job_aliases"') as aliases
   from billing_lines
@@ -38,30 +38,38 @@ known_lives as (
   where r.start_time < l.life_end
     and coalesce(r.end_time, r.last_sign_at, timestamp_add(r.start_time, interval @silent_hours hour)) > l.life_start
 ),
-placed as (
-  -- Runs that state a job of the bill, and jobs that an ancestor states, which are inherited below.
-  select s.tracking_server, s.run_id, cast(null as string) as job_key
-  from stated s
-  join (select distinct job_key from job_windows) w on w.job_key = s.job_key
-  union distinct
-  select a.tracking_server, a.run_id, s.job_key
+of_family as (
+  -- Jobs that an ancestor states are inherited below.
+  select distinct a.tracking_server, a.run_id, s.job_key
   from run_ancestors a
   join stated s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
 ),
+jobless as (
+  -- Runs that state machines, and no job of the bill.
+  select
+    m.tracking_server, m.run_id, m.resource_key, m.is_ambiguous, m.used_from, m.used_to,
+    greatest(r.start_time, coalesce(m.used_from, r.start_time)) as active_from,
+    coalesce(m.used_to, r.end_time, r.last_sign_at, timestamp_add(r.start_time, interval @silent_hours hour)) as active_to
+  from stated_machines m
+  join window_runs r on r.tracking_server = m.tracking_server and r.run_id = m.run_id
+  left join (
+    select distinct s.tracking_server, s.run_id
+    from stated s
+    join (select distinct job_key from job_windows) w on w.job_key = s.job_key
+  ) own on own.tracking_server = m.tracking_server and own.run_id = m.run_id
+  where own.run_id is null and r.start_time is not null
+),
 beside as (
-  -- A run that states no job, but a machine that the bill gives to a job of another run at that time, ran in that job.
+  -- Such a run, on a machine that the bill gives to a job of another run at that time, ran in that job.
   select
     s.tracking_server, s.run_id, m.job_key, s.is_ambiguous,
     greatest(coalesce(s.used_from, m.billed_from), m.billed_from) as used_from,
     least(coalesce(s.used_to, m.billed_until), m.billed_until) as used_to
-  from stated_machines s
-  join job_stretches m on m.resource_key = s.resource_key
+  from jobless s
+  join job_stretches m on m.resource_key = s.resource_key and s.active_from < m.sole_until and s.active_to > m.sole_from
   join known_lives l on l.job_key = m.job_key and m.billed_from >= l.life_start and m.billed_from < l.life_end
-  join window_runs r on r.tracking_server = s.tracking_server and r.run_id = s.run_id
-  left join placed p on p.tracking_server = s.tracking_server and p.run_id = s.run_id and (p.job_key is null or p.job_key = m.job_key)
-  where p.run_id is null
-    and greatest(r.start_time, coalesce(s.used_from, r.start_time)) < m.sole_until
-    and coalesce(s.used_to, r.end_time, greatest(@window_end, @jobs_until)) > m.sole_from
+  left join of_family f on f.tracking_server = s.tracking_server and f.run_id = s.run_id and f.job_key = m.job_key
+  where f.run_id is null
 ),
 steps as (
   -- Merge overlapping time ranges of a run in one job: it may state several of its machines.

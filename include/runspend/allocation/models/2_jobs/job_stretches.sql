@@ -1,5 +1,5 @@
 -- one row per machine that runs state, job, and stretch of time in which the bill gives the machine to that job without a break.
--- sole_from to sole_until: the part without charges of another job, or of none. Stretches without such a part are left out.
+-- sole_from to sole_until: a part of it without charges of another job, or of none. A stretch has a row for each such part, or none.
 with machines as (
   select distinct j.resource_key
   from job_machines j
@@ -32,7 +32,7 @@ blocks as (
       rows between unbounded preceding and current row) as block
   from steps
 ),
-jobs as (
+sole_blocks as (
   select resource_key, block, min(job_key) = max(job_key) as is_sole
   from blocks
   group by resource_key, block
@@ -40,7 +40,7 @@ jobs as (
 job_blocks as (
   select b.resource_key, b.job_key, b.block, j.is_sole, min(b.charge_period_start) as block_start, max(b.charge_period_end) as block_end
   from blocks b
-  join jobs j on j.resource_key = b.resource_key and j.block = b.block
+  join sole_blocks j on j.resource_key = b.resource_key and j.block = b.block
   where b.job_key <> ''
   group by b.resource_key, b.job_key, b.block, j.is_sole
 ),
@@ -53,12 +53,19 @@ breaks as (
 numbered as (
   select
     resource_key, job_key, is_sole, block_start, block_end,
-    sum(begins) over (partition by resource_key, job_key order by block_start rows between unbounded preceding and current row) as stretch
+    sum(begins) over (w rows between unbounded preceding and current row) as stretch,
+    countif(not is_sole) over (w rows between unbounded preceding and current row) as part
   from breaks
+  window w as (partition by resource_key, job_key order by block_start)
+),
+stretches as (
+  select
+    resource_key, job_key, is_sole, block_start, block_end, stretch, part,
+    min(block_start) over (partition by resource_key, job_key, stretch) as billed_from,
+    max(block_end) over (partition by resource_key, job_key, stretch) as billed_until
+  from numbered
 )
-select
-  resource_key, job_key, min(block_start) as billed_from, max(block_end) as billed_until,
-  min(case when is_sole then block_start end) as sole_from, max(case when is_sole then block_end end) as sole_until
-from numbered
-group by resource_key, job_key, stretch
-having countif(is_sole) > 0
+select resource_key, job_key, billed_from, billed_until, min(block_start) as sole_from, max(block_end) as sole_until
+from stretches
+where is_sole
+group by resource_key, job_key, billed_from, billed_until, stretch, part

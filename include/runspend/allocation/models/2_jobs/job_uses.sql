@@ -2,14 +2,12 @@
 with uses as (
   select
     u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number,
-    min(u.run_end_rule) as run_end_rule, min(u.weight_kind) as weight_kind,
     cast(sum(u.weight * (b.share_clock - a.share_clock)) as int64) as ticks
   from slot_uses u
   join machine_clock a on a.machine_number = u.machine_number and a.mark = u.used_from
   join machine_clock b on b.machine_number = u.machine_number and b.mark = u.used_to
   group by u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number
 )
-select j.machine_number, j.resource_key as job_key, w.life, u.charge_period_start, u.charge_period_end, u.run_number, u.run_end_rule, u.weight_kind, u.ticks
+select j.resource_key as job_key, u.charge_period_start, u.charge_period_end, u.run_number, u.ticks
 from uses u
 join (select distinct machine_number, resource_key from run_intervals) j on j.machine_number = u.machine_number
-join job_windows w on w.job_key = j.resource_key and w.charge_period_start = u.charge_period_start and w.charge_period_end = u.charge_period_end

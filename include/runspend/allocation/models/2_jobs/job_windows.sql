@@ -22,7 +22,7 @@ windows as (
   select
     job_key, charge_period_start, charge_period_end, logical_or(is_of_period) as is_of_period, min(usage_source) as usage_source, max(billed_nanoseconds) as billed_nanoseconds,
     max(every_nanoseconds) as every_nanoseconds,
-    count(distinct case when is_of_period then resource_key end) as machines,
+    count(distinct case when is_of_period then resource_key end) as machines, count(distinct resource_key) as resources,
     timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000 as window_nanoseconds
   from skus
   group by job_key, charge_period_start, charge_period_end
@@ -30,14 +30,14 @@ windows as (
 steps as (
   -- Job names are reused: after more than a day without a charge, a new life of the job begins.
   select
-    job_key, charge_period_start, charge_period_end, is_of_period, usage_source, billed_nanoseconds, every_nanoseconds, machines, window_nanoseconds,
+    job_key, charge_period_start, charge_period_end, is_of_period, usage_source, billed_nanoseconds, every_nanoseconds, machines, resources, window_nanoseconds,
     case when timestamp_diff(charge_period_start, max(charge_period_end) over (w rows between unbounded preceding and 1 preceding), microsecond) > 86400000000 then 1 else 0 end as begins
   from windows
   window w as (partition by job_key order by charge_period_start, charge_period_end)
 ),
-lives as (
+numbered as (
   select
-    job_key, charge_period_start, charge_period_end, is_of_period, usage_source, machines, billed_nanoseconds, every_nanoseconds, window_nanoseconds,
+    job_key, charge_period_start, charge_period_end, is_of_period, usage_source, machines, resources, billed_nanoseconds, every_nanoseconds, window_nanoseconds,
     cast(sum(begins) over (partition by job_key order by charge_period_start, charge_period_end rows between unbounded preceding and current row) as int64) as life
   from steps
 ),
@@ -45,13 +45,13 @@ instances as (
   -- More machine time than the charge period has: the lines are of several machines that worked in parallel, such as a SageMaker job's.
   -- They did so in the rest of that life too, also in other months. A twentieth more is taken for rounding, or for a local day of 25 hours.
   select job_key, life, cast(max(div(every_nanoseconds + window_nanoseconds - 1 - div(window_nanoseconds, 20), window_nanoseconds)) as int64) as number
-  from lives
-  where every_nanoseconds > window_nanoseconds + div(window_nanoseconds, 20)
+  from numbered
+  where every_nanoseconds > window_nanoseconds + div(window_nanoseconds, 20) and resources = 1
   group by job_key, life
 )
 select
   l.job_key, l.charge_period_start, l.charge_period_end, l.is_of_period, l.usage_source, l.machines * coalesce(i.number, 1) as machines,
   cast(least(coalesce(div(l.billed_nanoseconds, coalesce(i.number, 1)), l.window_nanoseconds), l.window_nanoseconds) as int64) as billed_nanoseconds,
   l.billed_nanoseconds is not null as is_timed, l.life
-from lives l
+from numbered l
 left join instances i on i.job_key = l.job_key and i.life = l.life

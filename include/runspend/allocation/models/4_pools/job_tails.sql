@@ -6,3 +6,4 @@ select
 from job_machines m
 join job_lives l on l.job_key = m.job_key and l.life = m.life
 join attachable_machines a on a.attached_to = m.resource_key
+where l.ticks >= 32

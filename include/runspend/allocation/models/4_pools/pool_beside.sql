@@ -16,7 +16,7 @@ with pieces as (
     p.target_key, p.window_start, p.window_end, false, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, false,
     cast(round((p.ratio_to - p.ratio_from) * (w.billed_microseconds * 1000.0)) as int64), false
   from pool_targets p
-  join mixed_pools u on u.target_key = p.target_key
+  join pools_split_beside u on u.target_key = p.target_key
   join pools n on n.match_method = 'pool_time' and n.target_key = p.target_key
   join pool_windows w on w.pool_number = n.pool_number and w.window_start = p.window_start and w.window_end = p.window_end
   where w.billed_microseconds > 0
@@ -36,7 +36,7 @@ day_totals as (
 windows as (
   select distinct c.target_key, c.window_start, c.window_end
   from timed_candidates c
-  join mixed_pools u on u.target_key = c.target_key
+  join pools_split_beside u on u.target_key = c.target_key
   join pools n on n.match_method = 'pool_time' and n.target_key = c.target_key
   where c.match_method = 'pool_time' and c.cost_kind <> 'compute'
 ),
@@ -49,7 +49,7 @@ window_hours as (
 parts as (
   select
     w.target_key, w.window_start, w.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_ambiguous, p.nanoseconds,
-    p.is_known or p.is_part or p.window_start <> w.window_start or p.window_end <> w.window_end as is_decisive
+    p.is_known or p.is_part or p.window_start <> w.window_start or p.window_end <> w.window_end as needs_split
   from window_hours w
   join pieces p
     on p.target_key = w.target_key and div(unix_micros(p.window_start), 3600000000) = w.hour_number and p.window_start >= w.window_start and p.window_end <= w.window_end
@@ -79,7 +79,7 @@ hours_idle as (
   where strpos(@rented_pools, concat('|', regexp_extract(b.target_key, r'^[^|]*'), '|')) = 0
 ),
 all_parts as (
-  select target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds, is_decisive
+  select target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds, needs_split
   from parts
   union all
   select
@@ -91,14 +91,14 @@ all_parts as (
 summed as (
   select
     target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind,
-    logical_or(is_ambiguous) as is_ambiguous, logical_or(is_decisive) as is_decisive, cast(sum(nanoseconds) as int64) as nanoseconds
+    logical_or(is_ambiguous) as is_ambiguous, logical_or(needs_split) as needs_split, cast(sum(nanoseconds) as int64) as nanoseconds
   from all_parts
   group by target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id
 ),
 running as (
   select
     target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds,
-    logical_or(is_decisive) over (partition by target_key, window_start, window_end) as is_decided,
+    logical_or(needs_split) over (partition by target_key, window_start, window_end) as is_split,
     cast(sum(nanoseconds) over (w rows between unbounded preceding and current row) as int64) as upto,
     cast(sum(nanoseconds) over (partition by target_key, window_start, window_end) as int64) as total
   from summed
@@ -113,4 +113,5 @@ select
   weight_kind, run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds,
   (upto - nanoseconds) / total as ratio_from, upto / total as ratio_to, upto = total as is_last
 from running
-where is_decided
+-- Otherwise, `pool_targets` splits the charge.
+where is_split

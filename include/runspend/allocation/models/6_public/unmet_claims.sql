@@ -74,11 +74,12 @@ claims as (
       r.stated_account,
       regexp_extract(coalesce(r.job_key, m.resource_key), r'^arn:[^:]*:[^:]*:[^:]*:([^:]+):'),
       regexp_extract(coalesce(r.job_key, m.resource_key), r'^/?(?:subscriptions|projects)/([^/]+)/')) as account,
-    m.resource_key, r.job_key,
+    m.resource_key, coalesce(j.billed_key, r.job_key) as job_key,
     r.claimed_from, r.claimed_to
   from active r
   left join machines m on m.tracking_server = r.tracking_server and m.workspace = r.workspace and m.run_id = r.run_id
   left join on_bill b on b.resource_key = m.resource_key
+  left join (select stated_key, min(billed_key) as billed_key from matched_names where thing = 'job' group by stated_key) j on j.stated_key = r.job_key
   where coalesce(r.job_key, m.resource_key, r.pool_key, r.instance_type) is not null
   union all
   select
@@ -141,7 +142,7 @@ charged as (
     and (m.named is not null or j.named is not null)
 ),
 held as (
-  -- Example: all lines of the machine have the id of another run as a tag.
+  -- The run's machine or job was billed while the run was active, yet the run got nothing: other runs had it, for example by a tag on its lines.
   select distinct u.tracking_server, u.workspace, u.run_id
   from unmet u
   join charged h on h.resource_key = u.resource_key
