@@ -98,7 +98,7 @@ from billing_lines l
 left join machines m on m.resource_key = l.resource_key
 where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), cast(date_add(@period, interval 1 month) as date))
   and l.charge_period_start >= @jobs_from and l.charge_period_end <= @jobs_until and (l.job_key is not null or m.resource_key is not null)
-order by l.source, l.line_id
+order by l.billing_period, l.source, l.line_id
 """
 
 # Columns of a run that the ledger uses in addition to its machines.

@@ -1,5 +1,5 @@
 -- one row per pool, charge period and target of the pool's charges other than machines, in charge periods in which runs had its machines by
--- tag, job or id, or for which it bills machines in shorter or longer ones
+-- tag, job or id, or for which it bills machines in shorter or longer ones.
 -- Targets are these runs, runs with claims on the pool, and idle, by time on all machines of the pool.
 -- A run that starts to state its machine keeps its part of the disks: it does not fall to the other runs.
 -- Daily charges of a pool whose machines are billed by the hour are split by all hours of the day, and hourly charges of a pool whose
