@@ -26,6 +26,7 @@ JOB_MODELS = (
     Model("stated_machines"),
     Model("job_machines"),
     Model("job_stretches"),
+    Model("job_members"),
     Model("job_spans", makes="run_spans"),
     Model("job_units", makes="machine_units"),
     Model("run_intervals"),
