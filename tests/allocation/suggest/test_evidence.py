@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,3 +63,18 @@ def test_a_line_of_no_time_and_no_money_is_no_machine(cells: dict[str, Cell]) ->
 
 def test_machines_of_managed_services_are_of_jobs_but_notebooks_are_not(cells: dict[str, Cell]) -> None:
     assert {name for name, cell in cells.items() if cell.is_job} == {"trained", "ml.trained", "a2-trained"}
+
+
+def test_accounts_in_which_runs_have_a_machine_are_their_home(tmp_path: Path) -> None:
+    """They say where the other runs are likely to be, even if no bucket does."""
+    warehouse = ParquetWarehouse(tmp_path)
+    paid = [
+        {"billing_period": DAY, "allocated_to": "run", "sub_account_id": account, "match_method": method}
+        for account, method in (("1111", "resource_id"), ("2222", "pool_time"))
+    ]
+    with warehouse.step("inputs", "inputs") as step:
+        put_world(step, {"billing_lines": [line(0, **{**BOX, "on": "free", "cost": 1})], "cost_allocations": paid})
+        assert step.publish()
+    with warehouse.reader() as reader:
+        found = read_evidence(reader, DAY, "USD")
+    assert found is not None and found.home_accounts == {"1111"}

@@ -244,6 +244,39 @@ def test_accelerators_next_to_machines_of_runs_come_before_more_expensive_ones()
     assert {m.group.account for m in found_in(everybody, [runs("churn", spot), runs("bert", jobs(dice, 40))])} == {"1111"}
 
 
+def test_a_node_group_that_never_shrinks_to_zero_is_matched_by_the_nodes_above() -> None:
+    """One node is always on, and each job adds another: with that node, the hours would hardly be alike."""
+    dice = random.Random("least nodes")
+    own = jobs(dice, 30, hours=3)
+    billed = [
+        machines({h: 1.0 + own.get(h, 0.0) for h in range(LENGTH)}, instance_type="m5.4xlarge", machine_group="eks:nodegroup-name|tabular"),
+        machines(dict.fromkeys(range(LENGTH), 1.0), price=12, gpus=8, instance_type="p4d.24xlarge"),
+    ]
+    first, last = found_in(billed, [runs("churn", own), runs("bert", jobs(dice, 40, hours=9))])
+    assert (first.group.kind, first.values, first.floor) == ("machine_group", ("churn",), 1.0)
+    assert first.billed_hours == sum(billed[0].hours.values())
+    words = evidence_lines(Proposal("tabular", {"experiment": ["churn"]}, {"tag.eks:nodegroup-name": ["tabular"]}, first, "USD"))
+    assert words[-1].startswith("Apart from 1 machine that is always on, the hours are ")
+    assert (last.group.values, last.values) == (("p4d.24xlarge",), ("bert",))
+
+
+def test_accelerators_of_a_cheaper_account_are_nobodys_until_something_says_so() -> None:
+    """An inference machine of the web shop is the only accelerator, and most money is elsewhere: no hour proves that runs ran on it."""
+    dice = random.Random("web shop")
+    on = dict.fromkeys(range(LENGTH), 1.0)
+    billed = [machines(on, "2222", gpus=1, instance_type="g4dn.xlarge"), machines(on, "1111", price=9, instance_type="r6i.8xlarge")]
+    ran = [runs("bert", jobs(dice, 60))]
+    assert found_in(billed, ran) == ()
+    (match,) = found_in(billed, ran, homes=("2222",))
+    assert match.is_by_elimination
+
+
+def test_accelerators_that_the_left_runs_hardly_used_are_not_proposed() -> None:
+    dice = random.Random("hardly")
+    box = machines(dict.fromkeys(range(LENGTH), 1.0), price=12, gpus=8, instance_type="p4d.24xlarge")
+    assert found_in([box], [runs("smoke-test", jobs(dice, 8, hours=3))]) == ()
+
+
 def test_runs_are_grouped_by_the_most_telling_property() -> None:
     """By user, where each user has machines of their own and experiments are everybody's."""
     dice = random.Random("users")

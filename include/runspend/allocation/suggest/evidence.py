@@ -206,7 +206,7 @@ from billing_lines
 where billing_period >= @first and charge_category = 'Usage' and charge_period_end > charge_period_start
   and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
 """
-# Accounts of the buckets that runs write to: most likely the accounts of their machines.
+# Accounts in which runs have machines or jobs, or to whose buckets they write: most likely the accounts of the other runs' machines.
 HOME_ACCOUNTS = """
 with buckets as (
   select distinct regexp_extract(artifact_uri, r'^[a-z0-9]+://([^/]+)') as bucket
@@ -217,6 +217,10 @@ select distinct coalesce(b.sub_account_id, '') as account
 from billing_lines b
 join buckets k on k.bucket = regexp_extract(b.storage_key, r'[^/:]*$')
 where b.billing_period >= @first
+union distinct
+select distinct coalesce(sub_account_id, '') as account
+from cost_allocations
+where billing_period >= @first and allocated_to = 'run' and match_method in ('run_tag', 'job_id', 'resource_id')
 """
 
 

@@ -1,7 +1,7 @@
 """Finds the runs that most likely ran on machines, by their hours. Groups of machines and groups of runs are matched at most once.
 
 The match that explains most money comes first. Accelerators that are always on come last: hours cannot identify their runs, so they
-are matched by elimination, and marked accordingly. This module reads nothing; `proposals.py` writes the matches.
+are matched by elimination, in accounts of runs only, and marked accordingly. This module reads nothing; `proposals.py` writes the matches.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from runspend.core.selectors import matches
 RUN_NAMES = ("experiment", "user", "tag.mlflow.source.name", "tracking")
 # Kinds of names, the longest-lived first: of groups with the same machines, the first counts.
 MACHINE_NAMES = ("machine_group", "tag", "instance_type", "accelerators", "machines", "name_prefix", "resource_key")
+WIDE = ("accelerators", "machines")  # several types in one account
 LEAST_SCORE = 0.4  # of hours; lower scores prove nothing
 LEAST_PART = 0.001  # of all money examined
 LEAST_DAYS = 3
+LEAST_USE = 0.2  # of the money of machines that only elimination matches
 ALIKE = 0.03  # scores that differ by less count as equal
 PROVED = 0.8  # of what the best kind of run name proves
 RUNS_INSIDE = 0.6  # of the hours of runs that join a pool
@@ -52,6 +54,8 @@ class Match:
     cost: float
     explained_cost: float
     runs: int
+    floor: float = 0.0  # machines that are always on: the fit is that of the others
+    billed_hours: float = 0.0
     used_hours: float = 0.0  # billed machine-hours that a run can have used
     met_hours: float = 0.0  # run-hours in which a machine was billed
     run_hours: float = 0.0
@@ -103,7 +107,7 @@ class _Matcher:
         while (best := self._best()) is not None:
             found.append(best)
             self._take(best)
-        for group in self._steady({(match.group.source, match.group.account) for match in found}):
+        for group in self._steady(frozenset(match.group.account for match in found)):
             if (match := self._by_elimination(group)) is not None:
                 found.append(match)
                 self._take(match)
@@ -178,24 +182,29 @@ class _Matcher:
     def _cost(self, group: Group) -> float:
         return sum(sum(self.evidence.machines[n].costs.values()) for n in group.cells)
 
-    def _steady(self, matched: Set[tuple[str, str]]) -> list[Group]:
-        """Return the remaining accelerators per account, where matches found machines of runs first.
-
-        If accounts of runs' buckets are known, only those accounts count.
-        """
+    def _steady(self, matched: Set[str]) -> list[Group]:
+        """Return the remaining accelerators per account, most expensive first. Only accounts that evidence says are those of runs count."""
         places: dict[tuple[str, str], set[int]] = defaultdict(set)
         for number in self.free:
             cell = self.evidence.machines[number]
             if cell.gpus and not cell.is_job and self._has_own_type(cell):
                 places[cell.names.get("source", ""), cell.names.get("account", "")].add(number)
-        homes = self.evidence.home_accounts & {cell.names.get("account", "") for cell in self.evidence.machines}
+        homes = self._homes(matched, {account for _, account in places})
         groups = []
         for (source, account), cells in places.items():
             types = tuple(sorted({self.evidence.machines[n].names["instance_type"] for n in cells}))
             group = self._group("instance_type" if len(types) == 1 else "accelerators", source, account, types, cells)
-            if (not homes or account in homes) and self._cost(group) >= self.least_cost:
+            if account in homes and self._cost(group) >= self.least_cost:
                 groups.append(group)
-        return sorted(groups, key=lambda g: ((g.source, g.account) not in matched, -self._cost(g), g.account))
+        return sorted(groups, key=lambda g: (-self._cost(g), g.account))
+
+    def _homes(self, matched: Set[str], accelerated: Set[str]) -> Set[str]:
+        """Return the accounts in which runs are known to run. If none is known: the most expensive account, if it has accelerators."""
+        costs: dict[str, float] = defaultdict(float)
+        for cell in self.evidence.machines:
+            costs[cell.names.get("account", "")] += sum(cell.costs.values())
+        known = matched | (self.evidence.home_accounts & costs.keys())
+        return known or (accelerated & {max(costs, key=lambda account: costs[account], default="")})
 
     # --- hours -------------------------------------------------------------------------------------------------------------
 
@@ -223,16 +232,19 @@ class _Matcher:
         is_daily = self._is_daily(group)
         billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)
         names = sorted(self.names, key=lambda n: -sum(self._ran(n, is_daily)))[:MOST_VALUES]
-        tried = [self._grown(billed, names, is_daily), self._thinned(billed, names, is_daily)]
-        found = [(self._fit(billed, chosen, is_daily), chosen) for chosen in tried if chosen]
+        found = []
+        for floor in {0.0} if group.kind in WIDE else {0.0, min(billed, default=0.0)}:
+            above = [b - floor for b in billed]
+            tried = self._grown(above, names, is_daily), self._thinned(above, names, is_daily)
+            found += [(self._fit(above, chosen, is_daily), -floor, chosen) for chosen in tried if chosen]
         if not found:
             return None
-        best, chosen = max(found, key=lambda pair: pair[0].score)
+        best, floor, chosen = max(found, key=lambda one: (one[0].score, one[1]))
         if best.score < LEAST_SCORE or self._days(billed, chosen, is_daily) < min(
             LEAST_DAYS, len(billed) / (1 if is_daily else HOURS_A_DAY)
         ):
             return None
-        return self._made(group, chosen, billed, best, is_daily)
+        return replace(self._made(group, chosen, billed, best, is_daily), floor=-floor / (HOURS_A_DAY if is_daily else 1))
 
     def _made(self, group: Group, chosen: Sequence[str], billed: Series, found: Fit, is_daily: bool) -> Match:
         costs = self._series((self.evidence.machines[n].costs for n in group.cells), is_daily)
@@ -240,11 +252,11 @@ class _Matcher:
         busy = self._busy(group, chosen) if is_daily else ran
         there = [(c, b, r, u) for c, b, r, u in zip(costs, billed, ran, busy, strict=True) if b > 0]
         explained = sum(c * min(1.0, u / b) for c, b, _, u in there)  # as a pool splits it: one machine per run, as long as there is one
-        hours = sum(min(b, u) for _, b, _, u in there), sum(r for _, _, r, _ in there), sum(ran)
+        hours = sum(billed), sum(min(b, u) for _, b, _, u in there), sum(r for _, _, r, _ in there), sum(ran)
         cells = [cell for name in chosen for cell in self.names[name]]
         servers = tuple(sorted({cell.names["tracking"] for cell in cells}))
         return Match(
-            group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), *hours, servers=servers
+            group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), 0.0, *hours, servers=servers
         )
 
     def _busy(self, group: Group, names: Sequence[str]) -> Series:
@@ -318,6 +330,8 @@ class _Matcher:
         if not chosen:
             return None
         made = self._made(group, chosen, billed, self._fit(billed, chosen, is_daily), is_daily)
+        if made.explained_cost < LEAST_USE * made.cost:
+            return None
         cells = [(sum(cell.hours.values()), cell.gpus) for name in chosen for cell in self.names[name]]
         part = sum(hours for hours, gpus in cells if gpus) / sum(hours for hours, _ in cells) if asking else 1.0
         return replace(made, is_by_elimination=True, asking=part)

@@ -195,14 +195,18 @@ def evidence_lines(proposal: Proposal) -> list[str]:
     lines = [
         f"{match.runs:,} run{'s' if match.runs != 1 else ''} on {group_words(match.group)}: explains {match.explained_cost:,.2f} of {match.cost:,.2f} {proposal.currency}, "
         f"{residual:,.2f} stays idle. Confidence medium.",
-        f"These runs ran in {_part(match.used_hours, fit.billed)} of {fit.billed:,.0f} billed machine-hours; a machine was billed in {_part(match.met_hours, match.run_hours)} of their {match.run_hours:,.0f} hours.",
+        f"These runs ran in {_part(match.used_hours, match.billed_hours)} of {match.billed_hours:,.0f} billed machine-hours; a machine was billed in {_part(match.met_hours, match.run_hours)} of their {match.run_hours:,.0f} hours.",
     ]
     if match.is_by_elimination:
         lines.append(
             "Check this one: the hours prove nothing, because machines that are always on fit all runs. These are the runs that no other machines explain."
         )
     else:
-        lines.append(f"The hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {fit.score:.2f} of 1.")
+        always = "1 machine that is" if match.floor == 1 else f"{match.floor:,.3g} machines that are"
+        rest = f"Apart from {always} always on, the" if match.floor else "The"
+        lines.append(
+            f"{rest} hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {fit.score:.2f} of 1."
+        )
     if match.group.has_jobs:
         lines.append(
             "Machines of managed jobs are in this pool. Better: runs that state their job match it exactly, without a pool (docs/identify.md#jobs)."
@@ -246,7 +250,7 @@ def as_records(found: Proposals) -> list[dict[str, Any]]:
     return [
         {
             "name": p.name, "runs": p.runs, "lines": p.lines, "confidence": "medium", "currency": p.currency, "cost": round(p.match.cost, 2),
-            "explained_cost": round(p.match.explained_cost, 2), "billed_hours": round(p.match.fit.billed, 2), "run_hours": round(p.match.run_hours, 2),
+            "explained_cost": round(p.match.explained_cost, 2), "billed_hours": round(p.match.billed_hours, 2), "run_hours": round(p.match.run_hours, 2),
             "common_hours": round(p.match.used_hours, 2), "score": round(p.match.fit.score, 4), "is_by_elimination": p.match.is_by_elimination, "has_jobs": p.match.group.has_jobs, "run_count": p.match.runs,
         }
         for p in found.proposals
