@@ -128,7 +128,7 @@ def pairs() -> Pairs:
     theirs = query_reference(GoogleSQL(), sql, given, {}).rows
     assert sorted(map(tuple, theirs)) == sorted(rows)
     found: Pairs = defaultdict(dict)
-    for _, stated, billed, is_ambiguous in rows:
+    for _, stated, billed, _, _, _, is_ambiguous in rows:
         assert billed not in found[stated]
         found[stated][billed] = not is_ambiguous
     return found

@@ -38,6 +38,7 @@ def estimate_models() -> list[Model]:
         Model("estimate_seen"),
         Model("estimate_names", makes="bill_names"),
         Model("matched_names"),
+        Model("run_names"),
         Model("stated_machines"),
         Model("estimate_stated"),
         Model("estimate_claims"),

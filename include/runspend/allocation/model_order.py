@@ -23,6 +23,7 @@ JOB_MODELS = (
     Model("job_windows"),
     Model("bill_names"),
     Model("matched_names"),
+    Model("run_names"),
     Model("stated_machines"),
     Model("job_machines"),
     Model("job_stretches"),

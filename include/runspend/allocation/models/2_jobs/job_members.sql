@@ -16,7 +16,8 @@ stated as (
     r.tracking_server, r.run_id, coalesce(a.job_key, n.billed_key, r.job_key) as job_key, a.alias is null and coalesce(n.is_ambiguous, false) as is_ambiguous
   from runs r
   left join aliases a on a.alias = r.job_key
-  left join (select stated_key, billed_key, is_ambiguous from matched_names where thing = 'job') n on n.stated_key = r.job_key
+  left join (select tracking_server, run_id, stated_key, billed_key, is_ambiguous from run_names where thing = 'job') n
+    on n.tracking_server = r.tracking_server and n.run_id = r.run_id and n.stated_key = r.job_key
   join (
     select tracking_server, run_id from window_runs
     union distinct

@@ -30,7 +30,7 @@ beside as (
   from runs r
   join (select tracking_server, run_id from inherited union distinct select tracking_server, ancestor_id from inherited) i
     on i.tracking_server = r.tracking_server and i.run_id = r.run_id
-  left join matched_names n on n.thing = 'job' and n.stated_key = r.job_key
+  left join run_names n on n.thing = 'job' and n.tracking_server = r.tracking_server and n.run_id = r.run_id and n.stated_key = r.job_key
   where r.job_key is not null
   union distinct
   select r.tracking_server, r.run_id, 'pool', r.pool_key

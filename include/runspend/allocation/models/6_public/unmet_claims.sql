@@ -79,7 +79,9 @@ claims as (
   from active r
   left join machines m on m.tracking_server = r.tracking_server and m.workspace = r.workspace and m.run_id = r.run_id
   left join on_bill b on b.resource_key = m.resource_key
-  left join (select stated_key, min(billed_key) as billed_key from matched_names where thing = 'job' group by stated_key) j on j.stated_key = r.job_key
+  left join (
+    select tracking_server, run_id, stated_key, min(billed_key) as billed_key from run_names where thing = 'job' group by tracking_server, run_id, stated_key
+  ) j on j.tracking_server = r.tracking_server and j.run_id = r.run_id and j.stated_key = r.job_key
   where coalesce(r.job_key, m.resource_key, r.pool_key, r.instance_type) is not null
   union all
   select
