@@ -17,6 +17,31 @@ with skus as (
     and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
   group by job_key, charge_period_start, charge_period_end, coalesce(resource_key, ''), coalesce(sku_id, '')
 ),
+clusters as (
+  -- Clusters, and other machines, that one job has in a charge period
+  select s.resource_key, s.charge_period_start, s.charge_period_end, min(s.job_key) as job_key
+  from skus s
+  where s.resource_key <> ''
+  group by s.resource_key, s.charge_period_start, s.charge_period_end
+  having min(s.job_key) = max(s.job_key)
+),
+members as (
+  -- Machines that name such a cluster
+  select l.attached_to, l.resource_key, l.sku_id, l.charge_period_start, l.charge_period_end, sum(l.billed_nanoseconds) as billed_nanoseconds
+  from billing_lines l
+  join (select distinct resource_key as cluster from clusters) c on c.cluster = l.attached_to
+  where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+    and l.resource_key is not null and l.job_key is null and l.run_tag is null and l.charge_category = 'Usage' and l.charge_class is null
+    and l.billed_nanoseconds > 0 and l.service_category in ('Compute', 'AI and Machine Learning')
+  group by l.attached_to, l.resource_key, l.sku_id, l.charge_period_start, l.charge_period_end
+),
+cluster_times as (
+  -- DBUs state no time. The job's time is that of the machine of its cluster that was billed longest.
+  select c.job_key, c.charge_period_start, c.charge_period_end, max(m.billed_nanoseconds) as billed_nanoseconds
+  from clusters c
+  join members m on m.attached_to = c.resource_key and m.charge_period_start = c.charge_period_start and m.charge_period_end = c.charge_period_end
+  group by c.job_key, c.charge_period_start, c.charge_period_end
+),
 windows as (
   -- The machines of a job work in parallel, so the longest billed time is the job's time.
   select
@@ -51,7 +76,9 @@ instances as (
 )
 select
   l.job_key, l.charge_period_start, l.charge_period_end, l.is_of_period, l.usage_source, l.machines * coalesce(i.number, 1) as machines,
-  cast(least(coalesce(div(l.billed_nanoseconds, coalesce(i.number, 1)), l.window_nanoseconds), l.window_nanoseconds) as int64) as billed_nanoseconds,
-  l.billed_nanoseconds is not null as is_timed, l.life
+  cast(least(
+    coalesce(div(l.billed_nanoseconds, coalesce(i.number, 1)), c.billed_nanoseconds, l.window_nanoseconds), l.window_nanoseconds) as int64) as billed_nanoseconds,
+  coalesce(l.billed_nanoseconds, c.billed_nanoseconds) is not null as is_timed, l.life
 from numbered l
 left join instances i on i.job_key = l.job_key and i.life = l.life
+left join cluster_times c on c.job_key = l.job_key and c.charge_period_start = l.charge_period_start and c.charge_period_end = l.charge_period_end
