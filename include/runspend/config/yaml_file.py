@@ -8,6 +8,7 @@ plain `${`. `settings.py` defines the keys.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 import yaml
+from yaml.composer import Composer
+from yaml.resolver import Resolver
 
 from runspend.core.errors import ConfigError
 
@@ -27,6 +30,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BEFORE_PASSWORD = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/@\s]*:$")
 _NOT_USERINFO = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:%]|%(?![0-9A-Fa-f]{2})")
 _NULLS = ("", "~", "null", "Null", "NULL")
+_RESOLVER = Resolver()
 _TEXT_TAGS = ("tag:yaml.org,2002:str", "!")
 
 
@@ -76,12 +80,35 @@ def show_loc(loc: Loc) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
+class _Nodes(Composer, Resolver):
+    """The node tree of events that were read before: reading a text takes nearly all of the time, so it is read once."""
+
+    def __init__(self, events: deque[yaml.Event]) -> None:
+        Composer.__init__(self)
+        Resolver.__init__(self)
+        self._events = events
+
+    def check_event(self, *choices: type[yaml.Event]) -> bool:
+        """Return whether the next event is one of these."""
+        return bool(self._events) and isinstance(self._events[0], choices)
+
+    def peek_event(self) -> yaml.Event:
+        """Return the next event."""
+        return self._events[0]
+
+    def get_event(self) -> yaml.Event:
+        """Return the next event, and go on to the one after it."""
+        return self._events.popleft()
+
+
 def _compose(path: Path, text: str) -> yaml.Node | None:
     """Return the node tree. First a pass over the events, which does not recurse, refuses files that must not be expanded."""
     depth = documents = 0
+    events: deque[yaml.Event] = deque()
     trouble: yaml.YAMLError
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            events.append(event)
             line = event.start_mark.line + 1 if event.start_mark else 1
             if isinstance(event, yaml.AliasEvent):
                 raise _mistake(
@@ -94,7 +121,7 @@ def _compose(path: Path, text: str) -> yaml.Node | None:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise _mistake(path, line, "", f"maps and lists are nested deeper than {MAX_DEPTH}.")
-        node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+        node: yaml.Node | None = _Nodes(events).get_single_node()
         return node
     except yaml.YAMLError as error:
         trouble = error
@@ -161,7 +188,7 @@ def _check_text(text: str, line: int, loc: Loc, file: YamlFile) -> None:
 
 def _resolve_plain(text: str) -> str:
     """Return the tag that YAML itself gives to a plain value, to find tags that were written by hand."""
-    tag: str = yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # its stubs lack this method
+    tag: str = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # its stubs lack this method
     return tag
 
 
