@@ -37,7 +37,10 @@ FORMER = "former:"  # before the name of a column: the files hold its former val
 def published_columns(version: int, columns: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Return the columns of published files, by table. Columns with former values are marked, so that they differ from today's."""
     marked = {} if version >= VALUES_VERSION else VALUE_COLUMNS
-    return {table: [FORMER + name if name in marked.get(table, ()) else name for name in names] for table, names in columns.items()}
+    return {
+        table: [FORMER + name if name in marked[table] else name for name in names] if table in marked else [*names]
+        for table, names in columns.items()
+    }
 
 
 def has_former_values(column: Column, present: Collection[str]) -> bool:

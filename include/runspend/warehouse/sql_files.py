@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 __all__ = ["expand_macros", "read_every_sql", "read_sql", "sql_files"]
@@ -68,6 +68,7 @@ MACROS: dict[str, Callable[..., str]] = {
 _MACRO = re.compile(rf"\b({'|'.join(MACROS)})\(")
 
 
+@lru_cache(maxsize=1024)
 def expand_macros(text: str) -> str:
     """Return the text with each macro replaced by its expression. Arguments may have parentheses, but no macro."""
     before, *uses = _MACRO.split(text)

@@ -124,29 +124,28 @@ class ParquetStep:
         for model in models:
             if model.into is None and model.target in TABLES:
                 raise ValueError(f"cannot run model {model.name} without `into`: {model.target} is the name of a table.")
-        place = 0
+        place, read_from = 0, self._read_from(models)
         for column, group in groupby(models, key=lambda model: model.shard_by):
             together = list(group)
             if column is not None:
                 place += len(together)
-                run_in_shards(self, together, column, parameters, later=self._read_by(models[place:]) | set(keep))
-                self._drop_all_but(self._read_by(models[place:]) | set(keep))
+                run_in_shards(self, together, column, parameters, later=read_from[place] | set(keep))
+                self._drop_all_but(read_from[place] | set(keep))
                 self._join_whole(models[place:])
                 continue
             for model in together:
                 place += 1
                 self.run_one(model, parameters)
-                self._drop_all_but(self._read_by(models[place:]) | set(keep))
+                self._drop_all_but(read_from[place] | set(keep))
                 self._join_whole(models[place:])
 
-    def _read_by(self, models: Sequence[Model]) -> set[str]:
-        """Return the tables that these models read but do not make themselves."""
-        read: set[str] = set()
-        made: set[str] = set()
-        for model in models:
-            read |= table_names(self.read_model(model)) - made
-            made |= {model.target} if model.into is None else set()
-        return read
+    def _read_from(self, models: Sequence[Model]) -> list[set[str]]:
+        """Return, for each place, the tables that the models from there on read but do not make themselves."""
+        found: list[set[str]] = [set()]
+        for model in reversed(models):
+            made = {model.target} if model.into is None else set()
+            found.append((found[-1] - made) | table_names(self.read_model(model)))
+        return found[::-1]
 
     def _join_whole(self, later: Sequence[Model]) -> None:
         """Join the parts of units that these models do not add to. Runs in parallel with the computation, because it is disk-bound."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
 from runspend.core.own_files import refused
@@ -181,11 +182,13 @@ def check_removals(value: Any, units: Collection[Unit], where: object) -> tuple[
 
 
 def _are_columns(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and all(isinstance(name, str) and _COLUMN.fullmatch(name) for name in value)
-        and len(set(value)) == len(value)
-    )
+    return isinstance(value, list) and all(isinstance(name, str) for name in value) and _are_names(tuple(value))
+
+
+@lru_cache(maxsize=1024)
+def _are_names(names: tuple[str, ...]) -> bool:
+    """Whether these are names of columns, each once. Cached: every read of a warehouse checks the columns of all its tables."""
+    return all(_COLUMN.fullmatch(name) for name in names) and len(set(names)) == len(names)
 
 
 def _is_text(value: object) -> bool:
