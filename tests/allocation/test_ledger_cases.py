@@ -104,6 +104,28 @@ def test_an_instance_id_on_two_providers_bills_is_one_machine(tmp_path: Path) ->
     assert [(r["run_id"], r["effective_cost"], r["confidence"]) for r in ledger] == [("A", 10, "high")] * 2
 
 
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("s3://acme-ml/1/A/artifacts", "acme-ml"),
+        ("gs://acme-ml/1/A/artifacts", "acme-ml"),
+        ("abfss://mlflow@AcmeMl.dfs.core.windows.net/1/A/artifacts", "acmeml"),
+        ("wasbs://mlflow@acmeml.blob.core.windows.net/1/A/artifacts", "acmeml"),
+    ],
+)
+def test_store_behind_an_artifact_uri_and_its_accounts_fees_are_in_scope(uri: str, name: str, tmp_path: Path) -> None:
+    """The bill has a bucket or storage account under its key, however its resource id is written."""
+    lines = [
+        line(0, on=f"somewhere/{name}", storage_key=name, scope=None, service_category="Storage", cost=4),
+        line(1, on="somewhere/web", storage_key="web", scope=None, service_category="Storage", cost=7),
+        line(2, on=None, scope=None, charge_category="Tax", cost=3),
+    ]
+    run, _ = make_run(id="A", at="00:00..01:00", on=[], artifact_uri=uri)
+    world = {"billing_lines": lines, "billing_loads": [], "runs": [run], "run_resources": []}
+    ledger = run_on_duckdb(world, tmp_path)["cost_allocations"].to_pylist()
+    assert {r["allocated_to"]: r["effective_cost"] for r in ledger} == {"unallocated": 4, "out_of_scope": 7, "shared": 3}
+
+
 def test_where_there_is_nothing_there_is_nothing_to_split(tmp_path: Path) -> None:
     """No bill and no runs: every table is there, without rows."""
     tables = run_on_duckdb({"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}, tmp_path)

@@ -49,7 +49,7 @@ FOLDERS = sorted(p.parent for p in Path(__file__).parent.glob("*/*/expect.yaml")
 CASES = [folder for folder in FOLDERS if not (folder / "settings.yaml").exists()]
 SHARED = next(folder for folder in FOLDERS if folder.name == "fees_spread_in_proportion_idle_spread_evenly")
 SITUATIONS = {
-    "a_charge_of_three_days_is_spread_evenly", "a_disk_that_names_its_machine", "a_job_shares_its_overhead_by_own_time", "default_scope_leaves_out_the_database",
+    "a_charge_of_three_days_is_spread_evenly", "bucket_behind_an_artifact_uri_is_inside", "a_disk_that_names_its_machine", "a_job_shares_its_overhead_by_own_time", "default_scope_leaves_out_the_database",
     "a_late_correction_weighs_by_the_size_of_its_month", "fees_tax_and_unused_commitments_are_shared", "half_an_hour_shared", "one_gpu_of_eight_on_a_machine_rented_for_the_run", "parent_waits_for_children",
     "a_machine_that_a_run_states_serves_its_type_as_well", "gpus_of_one_machine_by_id_and_by_type",
     "a_pod_name_that_two_clusters_have", "disks_of_a_pool_serve_the_runs_that_state_their_machine_too", "what_a_pool_has_by_the_hour_beside_machines_by_the_day",

@@ -47,7 +47,6 @@ PLACING_MODELS = tuple(
         "earlier_sizes",
         "machine_units",
         "platform_stores",
-        "inside_resources",
         "inside_accounts",
         "tagged_runs",
         "claimed_runs",

@@ -3,7 +3,7 @@
 with platform as (
   select distinct l.source, coalesce(l.sub_account_id, '') as sub_account_id
   from billing_lines l
-  left join inside_resources i on i.resource_key = l.resource_key
+  left join (select distinct resource_key from known_machines) i on i.resource_key = l.resource_key
   left join platform_stores s on s.storage_key = l.storage_key
   left join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key
   where l.billing_period = @period

@@ -56,7 +56,7 @@ matched as (
       when l.scope = 'shared' then 'none'
       -- Rules that price a pool apply after all machines have been processed.
       when (l.is_short and (m.attached_to is not null or g.group_text is not null))
-        or s.storage_key is not null
+        or s.is_measured
         or (l.is_short and l.pool_key is not null)
         or (l.line_kind = 'timed' and w.instance_type is not null)
         or (l.cost_kind = 'llm' and l.is_short) then 'rest'
@@ -67,7 +67,7 @@ matched as (
     on j.job_key = l.job_key and j.charge_period_start = l.charge_period_start and j.charge_period_end = l.charge_period_end
   left join known_machines k on k.resource_key = l.resource_key and k.month = l.first_month
   left join known_machines o on o.resource_key = l.resource_key and o.month = l.last_month
-  left join (select distinct resource_key from inside_resources where resource_key is not null) i on i.resource_key = l.resource_key
+  left join (select distinct resource_key from known_machines) i on i.resource_key = l.resource_key
   left join attachable_machines m on m.attached_to = l.attached_to
   left join attachable_groups g on g.group_text = l.group_text
   left join platform_stores s on s.storage_key = l.storage_key

@@ -1,8 +1,20 @@
--- one row per bucket or storage account that holds artifacts in the period, written like the bill's storage_key.
-select distinct
+-- one row per bucket or storage account that the default scope counts as the ML platform's, written like the bill's storage_key:
+-- those that hold artifacts in the period, whose bytes are known, and those behind artifact URIs.
+with stores as (
+  select store, true as is_measured
+  from artifact_bytes
+  where month = @period
+  union distinct
+  select distinct regexp_extract(artifact_uri, r'^[a-z0-9]+://[^/]+') as store, false as is_measured
+  from window_runs
+  where regexp_contains(artifact_uri, r'^(s3[an]?|gs|abfss?|wasbs?)://')
+)
+select
   case
     when regexp_contains(store, r'^(abfss?|wasbs?)://') then lower(regexp_extract(store, r'@([^./]+)'))
     else regexp_extract(store, r'^[a-z0-9]+://([^/]+)')
-  end as storage_key
-from artifact_bytes
-where month = @period and regexp_contains(store, r'^[a-z0-9]+://[^/]')
+  end as storage_key,
+  logical_or(is_measured) as is_measured
+from stores
+where regexp_contains(store, r'^[a-z0-9]+://[^/]')
+group by storage_key
