@@ -79,6 +79,7 @@ SERVICES = [
     ("platform", "Amazon Elastic Kubernetes Service", "AmazonEKS-Hours:perCluster", ":cluster/", "compute"),
     ("platform", "Amazon Elastic Container Service for Kubernetes", "", "", "other"),
     ("machine", "Amazon Elastic Kubernetes Service", "Fargate-vCPU-Hours:perCPU", ":pod/", "compute"),
+    ("machine", "AmazonEKS", "USE1-Fargate-vCPU-Hours:perCPU", "", "compute"),
     ("platform", "Amazon Relational Database Service", "InstanceUsage:db.r5.large", "", "other"),
     ("platform", "AmazonRDS", "RDS:GP3-Storage", "", "other"),
     ("platform", "Elastic Load Balancing", "LoadBalancerUsage", "loadbalancer", "network"),
@@ -115,6 +116,8 @@ SERVICES = [
     ("store", "Cloud Storage", "Standard Storage US", "", "storage"),
     ("platform", "Cloud SQL", "Cloud SQL for PostgreSQL: vCPU", "", "other"),
     ("platform", "Kubernetes Engine", "Regional Kubernetes Clusters", "", "compute"),
+    ("platform", "Kubernetes Engine", "Regional Kubernetes Clusters", "/clusters/", "compute"),
+    ("machine", "Kubernetes Engine", "Autopilot Pod mCPU Requests (europe-west4)", "/clusters/", "compute"),
     ("platform", "Artifact Registry", "Storage", "", "storage"),
     ("platform", "Compute Engine", "Networking Cloud NAT Gateway Uptime: nat gateway", "", "network"),
     ("platform", "Cloud Logging", "Log Volume", "", "other"),
@@ -255,6 +258,7 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
         ("other", f"{EC2} in account ml"),
     ]
     assert "{name:" not in found[-1].advice  # a pool of all runs, on machines that nothing ties to runs
+    assert found[-1].advice.endswith("Otherwise, leave them: they are out of scope")
     shared = [
         Settings.model_validate(
             {"home": tmp_path, "shared": {"lines": [yaml.safe_load(g.advice.partition("`shared.lines`: ")[2])]}}
@@ -266,6 +270,59 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
     assert shared[2]["resource"] == ["*:cluster/*"]
     words = ("attached_to", "`stores`", "runspend.iam_principal", "job_id", "add a pool")
     assert [word in g.advice for word, g in zip(words, found[3:], strict=True)] == [True] * 5
+
+
+def test_control_planes_are_shared_in_every_cloud(tmp_path: Path, given: Settings) -> None:
+    """By their resource where the bill names it, otherwise by service and account, unless these have machines too."""
+    lines = [
+        outside(1, "50", service_name="Kubernetes Engine", resource_id="//container.googleapis.com/projects/p/locations/l/clusters/ml"),
+        outside(2, "40", service_name="Amazon Elastic Kubernetes Service", sku_meter="USE1-AmazonEKS-Hours:perCluster"),
+        outside(3, "30", service_name="Azure Kubernetes Service", sku_meter="Standard Uptime SLA"),
+        outside(4, "20", service_name="AmazonEKS", sku_meter="USE1-AmazonEKS-Hours:perCluster"),
+        outside(5, "10", service_name="AmazonEKS", sku_meter="USE1-Fargate-vCPU-Hours:perCPU"),
+    ]
+    found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
+    assert [(g.kind, g.words, g.selector) for g in found[:3]] == [
+        (
+            "platform",
+            "clusters of Kubernetes Engine in account ml",
+            {"service": "Kubernetes Engine", "account": "ml", "resource": "*/clusters/*"},
+        ),
+        (
+            "platform",
+            "Amazon Elastic Kubernetes Service in account ml",
+            {"service": "Amazon Elastic Kubernetes Service", "account": "ml"},
+        ),
+        ("platform", "Azure Kubernetes Service in account ml", {"service": "Azure Kubernetes Service", "account": "ml"}),
+    ]
+    assert all("`shared.lines`" in g.advice for g in found[:3])
+    assert [g.kind for g in found[3:]] == ["disk", "other"]
+
+
+def test_advice_names_the_callers_that_the_bill_names(tmp_path: Path, given: Settings) -> None:
+    """A role's sessions count together. Where people are hidden, so are the callers."""
+    callers = {
+        1: ("60", "arn:aws:sts::1111:assumed-role/RagService/a"),
+        2: ("40", "arn:aws:sts::1111:assumed-role/RagService/b"),
+        3: ("30", "arn:aws:iam::1111:user/ml/lena"),
+        4: ("20", "arn:aws:iam::1111:role/ml/Eval"),
+        5: ("10", "arn:aws:iam::1111:root"),
+        6: ("5", None),
+    }
+    tables = {
+        "cost_allocations": [
+            charge(n, cost, "unallocated", service_name="Amazon Bedrock", cost_kind="llm") for n, (cost, _) in callers.items()
+        ],
+        "billing_lines": [line(n, iam_principal=arn) for n, (_, arn) in callers.items()],
+    }
+    (group,) = groups_of(tmp_path, given, **tables)
+    assert group.effective_cost == 165
+    assert group.advice.startswith("the bill names role RagService 100.00, user lena 30.00, role Eval 20.00, 1 more. ")
+    assert "runspend.iam_principal" in group.advice and "{principal: FILE.csv}" in group.advice
+    hidden = given.model_copy(update={"mail": given.mail.model_copy(update={"people": "hide"})})
+    with open_warehouse(given).reader() as reader:
+        ((group,),) = without_run.unallocated_groups(reader, FIRST, hidden).values()
+    assert group.advice.startswith("the bill names 4 callers. ")
 
 
 def test_labels_that_a_cloud_gives_all_machines_form_no_group(tmp_path: Path, given: Settings) -> None:

@@ -6,11 +6,15 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from itertools import count
 from typing import Any
 
 from runspend.config.settings import Settings
 from runspend.config.trial_folder import is_trial
+from runspend.core.amounts import money
+
+CALLERS_NAMED = 3
 
 # The verb before a group's name; for machines it is "tag".
 VERBS = {
@@ -45,6 +49,26 @@ def remedy(kind: str, selector: Mapping[str, Any], settings: Settings) -> str:
     return REMEDIES[kind](selector, settings)
 
 
+def callers_remedy(costs: Mapping[str, Decimal], settings: Settings) -> str:
+    """Return the action for calls of language models whose callers the bill names. `costs`: the cost of each role or user, by its ARN."""
+    ranked = sorted(costs, key=lambda arn: (-costs[arn], arn))
+    named = [f"{_caller(arn)} {money(costs[arn])}" for arn in ranked[:CALLERS_NAMED]]
+    if len(ranked) > CALLERS_NAMED:
+        named.append(f"{len(ranked) - CALLERS_NAMED:,} more")
+    if settings.mail.people != "show":  # a user is a person
+        named = [f"{len(ranked):,} {'caller' if len(ranked) == 1 else 'callers'}"]
+    return (
+        f"the bill names {', '.join(named)}. Make the runs of each state it (`runspend.iam_principal`, docs/identify.md#callers-of-language-models)."
+        " If it has no runs, map it to a team: dimensions: {team: [run.tag.team, {principal: FILE.csv}]} (docs/configuration.md#principals-file)"
+    )
+
+
+def _caller(arn: str) -> str:
+    """ "role Trainer", "user ann"; the account's root user has no name."""
+    kind, _, name = arn.rpartition(":")[2].partition("/")
+    return f"{kind.removeprefix('assumed-')} {name.rpartition('/')[2]}".strip()
+
+
 def _advise_pool(selector: Mapping[str, Any], settings: Settings) -> str:
     pool = f"{{name: {_free_name(selector, settings)}, runs: {{experiment: EXPERIMENT}}, lines: {selector_yaml(selector)}}}"
     add = f"add a pool for the experiment that uses them: {pool}"
@@ -62,7 +86,7 @@ def _free_name(selector: Mapping[str, Any], settings: Settings) -> str:
 
 
 def _advise_leaving(selector: Mapping[str, str], settings: Settings) -> str:
-    return "if runs use these machines, make the runs state them, or add a pool (docs/identify.md). Otherwise, exclude them from `scope`"
+    return "if runs use these machines, make the runs state them, or add a pool (docs/identify.md). Otherwise, leave them: they are out of scope"
 
 
 def _advise_sharing(selector: Mapping[str, str], settings: Settings) -> str:

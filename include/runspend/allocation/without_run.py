@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
 from runspend.allocation.diagnostics import GROUP_WORDS, MACHINE_GROUP, OWN_TAGS
-from runspend.allocation.remedies import VERBS, remedy
+from runspend.allocation.remedies import VERBS, callers_remedy, remedy
 from runspend.allocation.scope_proposal import OUTSIDE
 from runspend.config.settings import Settings
 from runspend.core.amounts import EXACT, add
 from runspend.core.outside_json import parse_json
-from runspend.core.service_kinds import RESOURCE_TYPES, WITH_MACHINES, is_accelerator, kind_of, resource_words
+from runspend.core.service_kinds import CONTROL_PLANES, RESOURCE_TYPES, WITH_MACHINES, is_accelerator, kind_of, resource_words
 from runspend.warehouse.base import Reader
 
 # The most sets of tags that are examined one by one. The sets that cost least are left out.
@@ -35,9 +35,11 @@ MACHINES = ("accelerator", "machine")
 SEEN = """
     coalesce({line}.tags, '') as tags, coalesce(array_to_string({line}.group_keys, '\\n'), '') as group_keys,
     coalesce({line}.sku_meter, substr({line}.charge_description, 1, 80), '') as meter, coalesce({line}.instance_type, '') as instance_type,
-    coalesce({line}.machine_gpus, 0) as machine_gpus, coalesce(lower(regexp_extract({line}.resource_id, r'(?i)(?:{resource_types})')), '') as resource_type
+    coalesce({line}.machine_gpus, 0) as machine_gpus, coalesce(lower(regexp_extract({line}.resource_id, r'(?i)(?:{resource_types})')), '') as resource_type,
+    -- a role without its session
+    coalesce(regexp_extract({line}.iam_principal, r'^(.*:assumed-role/[^/]+)/'), {line}.iam_principal, '') as principal
 """
-GROUPED = "billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter, instance_type, machine_gpus, resource_type, is_outside"
+GROUPED = "billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter, instance_type, machine_gpus, resource_type, principal, is_outside"
 # One line represents all lines that were priced together: they share the columns they were priced by.
 WITHOUT_RUN = f"""
 with lost as (
@@ -61,7 +63,9 @@ told as (
   from lost l
   left join one_lines o on o.source = l.source and o.charge_id = l.charge_id
   left join (
-    select source, line_id, tags, group_keys, sku_meter, charge_description, instance_type, machine_gpus, resource_id from billing_lines where billing_period = @first
+    select source, line_id, tags, group_keys, sku_meter, charge_description, instance_type, machine_gpus, resource_id, iam_principal
+    from billing_lines
+    where billing_period = @first
   ) b
     on b.source = l.source and b.line_id = coalesce(o.line_id, l.charge_id)
   union all
@@ -81,7 +85,7 @@ told as (
 grouped as (
   select
     billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, coalesce({MACHINE_GROUP}, '') as machine_group, effective_cost,
-    meter, instance_type, machine_gpus, resource_type, is_outside
+    meter, instance_type, machine_gpus, resource_type, principal, is_outside
   from told
 ),
 told_once as (
@@ -89,7 +93,7 @@ told_once as (
   select
     billing_currency, source, service_name, sub_account_id, cost_kind, reason, machine_group, effective_cost,
     case when machine_group = '' then regexp_replace(tags, {OWN_TAGS}, '') else '' end as tags,
-    meter, instance_type, machine_gpus, resource_type, is_outside
+    meter, instance_type, machine_gpus, resource_type, principal, is_outside
   from grouped
 )
 select {GROUPED}, sum(effective_cost) as effective_cost
@@ -160,6 +164,7 @@ def _is_accelerated(row: Row) -> bool:
 
 
 def _grouped(rows: list[dict[str, Any]], settings: Settings) -> list[Group]:
+    with_machines = {(row["service_name"], row["sub_account_id"]) for row in rows if row["kind"] in MACHINES}
     chosen: dict[Key, list[dict[str, Any]]] = defaultdict(list)
     tagged: dict[str, list[tuple[dict[str, Any], frozenset[tuple[str, str]]]]] = {kind: [] for kind in MACHINES}
     for row in rows:
@@ -170,7 +175,7 @@ def _grouped(rows: list[dict[str, Any]], settings: Settings) -> list[Group]:
         elif kind in MACHINES and (pairs := _tag_pairs(row["tags"])):
             tagged[kind].append((row, pairs))
         else:
-            chosen[_place(row)].append(row)
+            chosen[_place(row, with_machines)].append(row)
     for kind, members in tagged.items():
         for key_of, row in _by_dearest_tag(kind, members):
             chosen[key_of].append(row)
@@ -206,16 +211,17 @@ def _tag_pairs(text: str) -> frozenset[tuple[str, str]]:
     return frozenset((key, value) for key, value in tags.items() if isinstance(value, str) and value)
 
 
-def _place(row: Row) -> Key:
+def _place(row: Row, with_machines: Set[tuple[str, str]] = frozenset()) -> Key:
+    """Return the group of a line by its service and account. `with_machines`: services and accounts that have machines without a run."""
     kind, service = row["kind"], row["service_name"]
     named = {"service": service, "account": row["sub_account_id"]}
     called = ""
     if kind == "endpoint" or (kind == "platform" and WITH_MACHINES.search(service.lower())):
         words = resource_words(row["resource_type"])
-        if words is None:
-            kind = "disk"  # sharing the service would also share its machines
-        else:
+        if words is not None:
             called, named["resource"] = words
+        elif not CONTROL_PLANES.search(service.lower()) or (service, row["sub_account_id"]) in with_machines:
+            kind = "disk"  # sharing the service would also share its machines
     place = tuple((key, value) for key, value in named.items() if value)
     return kind, place or (("source", row["source"]),), called
 
@@ -277,4 +283,10 @@ def _advice(kind: str, selector: Mapping[str, Any], rows: Sequence[Row], setting
     row = max(rows, key=lambda r: r["effective_cost"])
     if row["reason"] == "unknown_run":
         return "its tag names a run that no tracking server has: add the server that has it"
+    callers: dict[str, list[Decimal]] = defaultdict(list)
+    for each in rows:
+        if kind == "model" and each["principal"]:
+            callers[each["principal"]].append(each["effective_cost"])
+    if callers:
+        return callers_remedy({name: add(costs) for name, costs in callers.items()}, settings)
     return remedy(kind, selector, settings)

@@ -19,7 +19,7 @@ ACCELERATED_METERS = re.compile(r"(?i)\b(?:gpus?|tpus?|tpu[-_ ]?v\d\w*|trainium\
 # The part of a resource's name that shows its type, in any cloud. SQL reads it too, so it has only plain alternatives.
 RESOURCE_TYPES = (
     r"natgateways?|loadbalancers?|/disks/|:volume/|/snapshots/|:snapshot/|/managedclusters/|:cluster/|:pod/|:instance/|/instances/|/virtualmachines/|virtualmachinescalesets|"
-    r"elastic-ip|publicipaddresses|storageaccounts|:endpoint/|/endpoints/|:notebook-instance/|-job/|/jobs/"
+    r"elastic-ip|publicipaddresses|storageaccounts|/clusters/|:endpoint/|/endpoints/|:notebook-instance/|-job/|/jobs/"
 )
 
 # Services that run managed jobs, whose runs can state the job. SQL reads it too.
@@ -30,6 +30,7 @@ RULES: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("model", r"bedrock|openai|anthropic|cognitive services|generative ai|foundry|model_serving|gemini", None, None),
     ("model", r"vertex ai|machine learning|foundry", r"gemini|claude|llama|mistral|\btokens?\b", None),
     ("machine", None, None, r":pod/|:notebook-instance/"),
+    ("machine", r"kubernetes|\beks\b|amazoneks", r"\bfargate|autopilot.*\bpod\b", None),
     ("endpoint", r"sagemaker|machine learning|vertex ai|ai platform", None, r":endpoint/|/endpoints/"),
     ("job", rf"{JOB_SERVICES}|databricks", None, None),
     ("platform", None, None, r"natgateway|loadbalancer"),
@@ -64,12 +65,15 @@ RESOURCE_WORDS = {
     "natgateway": ("NAT gateways", "*natgateway*"),
     "loadbalancer": ("load balancers", "*loadbalancer*"),
     ":cluster/": ("clusters", "*:cluster/*"),
+    "/clusters/": ("clusters", "*/clusters/*"),
     ":endpoint/": ("endpoints", "*:endpoint/*"),
     "/endpoints/": ("endpoints", "*/endpoints/*"),
     "/managedclusters/": ("clusters", "*/managedClusters/*"),
 }
 # Services that bill machines and other resources under one service name: a selector must name more than the service.
 WITH_MACHINES = re.compile(r"ec2|elastic compute|compute engine|virtual machine|^compute$|kubernetes|\beks\b|amazoneks|container service")
+# Those of them that bill control planes. Most bill the machines of a cluster under another service.
+CONTROL_PLANES = re.compile(r"kubernetes|\beks\b|amazoneks")
 
 
 def is_accelerator(gpus: int | None, instance_type: str | None, meter: str | None) -> bool:
