@@ -321,6 +321,27 @@ def test_the_proposed_scope_names_fees_without_an_account_by_service(tmp_path: P
     assert len(yaml.safe_load("\n".join(scope_yaml(found)))["scope"]["include"]) == 2
 
 
+def test_the_proposed_scope_has_shared_platform_services(tmp_path: Path) -> None:
+    """By account and service, also if another account has the service. What shares its service with other cost of its account is left out."""
+
+    def platform(number: int, cost: str, service: str) -> dict[str, Any]:
+        return charge(number, cost, "shared", reason="platform", service_name=service)
+
+    found = scope_of(
+        tmp_path,
+        charge(1, "95"),
+        charge(2, "300", "out_of_scope", service_name="Amazon S3"),
+        platform(3, "20", "Amazon RDS"),
+        platform(4, "7", "Amazon EKS"),
+        platform(5, "3", "Amazon S3"),
+        charge(6, "60", "out_of_scope", service_name="Amazon RDS", sub_account_id="web"),
+    )
+    assert [(entry.yaml, entry.inside_cost, entry.outside_cost) for entry in found.entries] == [
+        ('{source: "aws", account: "1111", service: ["Amazon EC2", "Amazon EKS", "Amazon RDS"]}', Decimal(122), Decimal(0))
+    ]
+    assert found.left_out == (scope_proposal.LeftOut("USD", {"platform services": Decimal(3)}),)
+
+
 def test_the_screen(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
     """Shares of the platform that add up, the groups behind what has no run, what to do, and a scope that can be pasted."""
     with warehouse(tmp_path / "w", **tables):

@@ -371,10 +371,26 @@ def test_the_scope_to_paste_always_has_the_accelerators(tmp_path: Path) -> None:
     with warehouse(tmp_path / "w", cost_allocations=rows, billing_lines=lines) as reader:
         found = scope_proposal.scope_proposal(reader, FIRST)
     assert [(entry.selector, entry.inside_cost, entry.accelerated_cost) for entry in found.entries] == [
-        ({"source": "aws", "account": "web", "service": ["Amazon SageMaker", EC2]}, Decimal(10), Decimal(100)),
-        ({"source": "aws", "account": "ml", "service": [EC2]}, Decimal(0), Decimal(50)),
         ({"source": "aws", "account": ["1111"]}, Decimal(95), Decimal(0)),
+        ({"source": "aws", "account": "web", "service": ["Amazon SageMaker", EC2]}, Decimal(10), Decimal(100)),
+        ({"source": "aws", "account": "ml", "service": [EC2], "instance_type": ["p4d.24xlarge"]}, Decimal(0), Decimal(50)),
     ]
+
+
+def test_the_scope_to_paste_leaves_out_machines_beside_accelerators(tmp_path: Path) -> None:
+    """An account has only accelerators to include: its web servers stay out of scope, and the entry comes after what is in scope now."""
+    rows = [charge(1, "95", match_method="run_tag"), summed(2, "450", sub_account_id="web")]
+    lines = [
+        line(1),
+        outside(2, "30", sub_account_id="web", instance_type="g5.xlarge", machine_gpus=1),
+        outside(3, "20", sub_account_id="web", instance_type="g4dn.xlarge", machine_gpus=1),
+        outside(4, "400", sub_account_id="web", instance_type="m5.large"),
+    ]
+    with warehouse(tmp_path / "w", cost_allocations=rows, billing_lines=lines) as reader:
+        _, last = scope_proposal.scope_proposal(reader, FIRST).entries
+    assert last.selector == {"source": "aws", "account": "web", "service": [EC2], "instance_type": ["g4dn.xlarge", "g5.xlarge"]}
+    assert (last.inside_cost, last.outside_cost, last.accelerated_cost) == (Decimal(0), Decimal(50), Decimal(50))
+    assert Settings.model_validate({"home": tmp_path, "scope": {"include": [yaml.safe_load(last.yaml)]}}).scope is not None
 
 
 def test_the_screen_names_both_figures(tmp_path: Path, given: Settings) -> None:

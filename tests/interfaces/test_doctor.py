@@ -22,6 +22,7 @@ from runspend.config.settings import Settings
 from runspend.core.errors import SourceRefused, SourceUnreachable
 from runspend.interfaces import doctor
 from runspend.interfaces.doctor import Finding, check_home, check_mail, diagnose, exit_code, file_system, render
+from tests.focus_files import row, write_csv
 from tests.mlflow_store import make_schema
 from tests.settings_builder import read_settings
 
@@ -379,6 +380,19 @@ def test_real_sources_are_read(tmp_path: Path) -> None:
     assert [level for level, _ in of(findings, "bill")] == ["FAIL"]
     assert [level for level, _ in of(findings, "artifacts")] == ["ok", "FAIL"]
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_shared_lines_that_scope_leaves_out_are_reported(tmp_path: Path) -> None:
+    """Both can be pasted from the same screen. An entry of which a charge is in scope is not named."""
+    write_csv(tmp_path / "oct.csv", [row("5.00", ServiceName="AmazonEC2"), row("4.00", ServiceName="AmazonRDS")])
+    settings = load(
+        tmp_path,
+        "billing: [{name: b, uri: oct.csv, late_after: 3650d}]\nscope: {include: [{service: AmazonEC2}]}\nshared: {lines: [{service: '*RDS'}, {service: 'Amazon*'}]}\n",
+    )
+    warned = [text for level, text in of(diagnose(settings, now=NOW), "bill") if level == "WARN" and "shared.lines" in text]
+    assert warned == [
+        'entries of shared.lines whose charges are all out of scope: {service: "*RDS"}. Include them in `scope`, or remove them'
+    ]
 
 
 # --- mail ----------------------------------------------------------------------------------------------------------------

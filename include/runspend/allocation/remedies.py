@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from runspend.config.settings import Settings
 from runspend.config.trial_folder import is_trial
 from runspend.core.amounts import money
+from runspend.core.selectors import selector_yaml
 
 CALLERS_NAMED = 3
 
@@ -37,11 +37,6 @@ SHORT_REMEDIES = {
     "model": "log its calls as traces, or identify its callers",
     "job": "let its runs state their job",
 }
-
-
-def selector_yaml(selector: Mapping[str, Any]) -> str:
-    """Return a selector, ready to paste: JSON is YAML."""
-    return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in selector.items()) + "}"
 
 
 def remedy(kind: str, selector: Mapping[str, Any], settings: Settings) -> str:
@@ -90,7 +85,7 @@ def _advise_leaving(selector: Mapping[str, str], settings: Settings) -> str:
 
 
 def _advise_sharing(selector: Mapping[str, str], settings: Settings) -> str:
-    return f"if the whole ML platform uses it, declare it as shared. Add to `shared.lines`: {selector_yaml(selector)}"
+    return f"if the whole ML platform uses it, declare it as shared. If you set `scope`, include it there too. Add to `shared.lines`: {selector_yaml(selector)}"
 
 
 def _advise_endpoint(selector: Mapping[str, str], settings: Settings) -> str:

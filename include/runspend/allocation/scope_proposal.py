@@ -12,8 +12,8 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from runspend.allocation.remedies import selector_yaml
 from runspend.core.amounts import EXACT, add
+from runspend.core.selectors import selector_yaml
 from runspend.core.service_kinds import is_accelerator
 from runspend.warehouse.base import Reader
 
@@ -116,7 +116,9 @@ class ScopeLine:
         return selector_yaml(self.selector)
 
     def has(self, row: Row) -> bool:
-        """Whether the entry matches the bill lines of this source, account and service."""
+        """Whether the entry matches all bill lines of this source, account and service."""
+        if "instance_type" in self.selector:
+            return False
         values = {"source": row["source"], "account": row["sub_account_id"], "service": row["service_name"]}
         return all(values[key] in ([wanted] if isinstance(wanted, str) else wanted) for key, wanted in self.selector.items())
 
@@ -140,35 +142,60 @@ class ScopeProposal:
 def scope_proposal(reader: Reader, first: date) -> ScopeProposal:
     """Propose entries for `scope.include`: the contents of the default scope, and every account and service with accelerators.
 
-    An account that belongs mostly to the platform is named as a whole; of other accounts, single services. Fees do not decide this.
+    An account that belongs mostly to the platform is named as a whole; of other accounts, single services: fees do not decide this. An
+    account with nothing but accelerators to include is named with their instance types.
     Fees without an account get entries of their own where these add no other cost. Amounts are in the period's main currency.
     """
-    accelerated: dict[tuple[str, str, str], list[Decimal]] = defaultdict(list)
+    accelerated: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in reader.query(ACCELERATED, {"first": first}).to_pylist():
         if is_accelerator(row["machine_gpus"], row["instance_type"], row["meter"]):
-            accelerated[row["source"], row["sub_account_id"], row["service_name"]].append(row["effective_cost"])
+            accelerated[row["source"], row["sub_account_id"], row["service_name"]].append(row)
     rows = reader.query(ACCOUNTS, {"first": first}).to_pylist()
     accounts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        row["accelerated_cost"] = add(accelerated.get((row["source"], row["sub_account_id"], row["service_name"]), ()))
+        machines = accelerated.get((row["source"], row["sub_account_id"], row["service_name"]), ())
+        row["accelerated_cost"] = add(each["effective_cost"] for each in machines)
+        row["accelerated_types"] = (
+            sorted({each["instance_type"] for each in machines}) if all(each["instance_type"] for each in machines) else []
+        )
         accounts[row["source"], row["sub_account_id"]].append(row)
     whole: dict[str, list[dict[str, Any]]] = defaultdict(list)
     entries = []
     for (source, account), members in accounts.items():
         if account and add(r["inside_cost"] for r in members) and _is_mostly_inside(members):
             whole[source] += members
-        elif wanted := [r for r in members if r["service_name"] and (r["inside_cost"] or r["accelerated_cost"])]:
-            named = list(dict.fromkeys(r["service_name"] for r in wanted))
-            place: dict[str, str | list[str]] = {"source": source, **({"account": account} if account else {}), "service": named}
-            entries.append(_scope_line(place, rows))
+        else:
+            entries += _service_lines({"source": source, **({"account": account} if account else {})}, members, rows)
     for source, members in whole.items():
         entries.append(_scope_line({"source": source, "account": list(dict.fromkeys(r["sub_account_id"] for r in members))}, rows))
     for source in dict.fromkeys(r["source"] for r in rows):
         entries = _with_fees(entries, [r for r in rows if r["source"] == source])
     return ScopeProposal(
-        tuple(sorted(entries, key=lambda entry: (-entry.accelerated_cost, -entry.inside_cost))),
+        tuple(sorted(entries, key=lambda entry: (-entry.inside_cost, -entry.accelerated_cost))),
         _left_out(entries, reader.query(KINDS, {"first": first}).to_pylist()),
     )
+
+
+def _service_lines(place: Mapping[str, str], members: Sequence[Row], rows: Sequence[Row]) -> list[ScopeLine]:
+    """Return the entries of an account that is not the platform's as a whole: its services that are in scope, then its accelerators.
+
+    A service with nothing but accelerators to include is named with their instance types, where the bill has them.
+    """
+    named = [r for r in members if r["service_name"]]
+    only_types = [r for r in named if not r["inside_cost"] and r["accelerated_types"]]
+    wanted = [
+        r
+        for r in named
+        # platform services, if the entry adds no other cost
+        if r not in only_types and (r["inside_cost"] or r["accelerated_cost"] or ("account" in place and _is_inside(r)))
+    ]
+    entries = [_scope_line({**place, "service": list(dict.fromkeys(r["service_name"] for r in wanted))}, rows)] if wanted else []
+    if only_types:
+        cost = add(r["accelerated_cost"] for r in only_types)
+        types = sorted({name for r in only_types for name in r["accelerated_types"]})
+        selector = {**place, "service": list(dict.fromkeys(r["service_name"] for r in only_types)), "instance_type": types}
+        entries.append(ScopeLine(selector, Decimal(0), cost, cost))
+    return entries
 
 
 def _is_mostly_inside(rows: Sequence[Row]) -> bool:

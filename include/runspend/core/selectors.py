@@ -7,6 +7,7 @@ rows.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -56,6 +57,11 @@ def parse_patterns(key: str, value: Any) -> list[str]:
     if not patterns or not all(isinstance(p, (str, int, float)) and not isinstance(p, bool) and str(p).strip() for p in patterns):
         raise ValueError(f"selector key {key!r} needs a text, a glob or a list of them, none of them empty")
     return [str(p) for p in patterns]
+
+
+def selector_yaml(selector: Mapping[str, Any]) -> str:
+    """Return a selector, ready to paste: JSON is YAML."""
+    return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in selector.items()) + "}"
 
 
 def glob_to_regex(pattern: str) -> str:

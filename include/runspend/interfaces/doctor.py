@@ -342,12 +342,14 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
     from runspend.ingest.billing import load_process as loading
     from runspend.ingest.billing.cost_splits import TOLD
     from runspend.ingest.billing.measured_power import is_measured
+    from runspend.ingest.billing.normalize import Rules
 
     if bill.format == "opencost":
         yield from _probe_weights(bill, settings, now)
         return
     drawn = _read_drawn(settings) if is_measured(bill) else {}
-    found = loading.probe_bill(settings, bill, keys=settings.keys, now=now, drawn=drawn)
+    rules = Rules(keys=settings.keys, scope=settings.scope, shared=settings.shared.lines)
+    found = loading.probe_bill(settings, bill, rules=rules, now=now, drawn=drawn)
     held[bill.name] = found["accounts"]
     if not found["files"] and not found["problems"]:
         yield "FAIL", f"{bill.uri} has no bill. Check `uri`, or wait for the first export."

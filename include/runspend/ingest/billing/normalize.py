@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import BillSource, DimensionSettings, KeySettings, Pool, ScopeSettings
 from runspend.core.resource_keys import pool_key_sql, principal_key_sql, resource_job_sql, storage_class_sql, storage_key_sql
-from runspend.core.selectors import Selector, glob_to_regex
+from runspend.core.selectors import Selector, glob_to_regex, selector_yaml
 from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import columns
 from runspend.ingest.billing import cost_splits as splits
@@ -422,8 +422,15 @@ def _settle_scope(staged: Staged, source: str, rules: Rules, found: dict[str, An
         inside = pc.and_(inside, named)
     is_said = bool(scope.include or scope.exclude)
     codes = pc.if_else(inside, pa.scalar(0 if is_said else None, pa.int32()), pa.scalar(1, pa.int32()))
+    lost = []
     for selector in rules.shared:
-        codes = pc.if_else(pc.and_(inside, select_rows(staged, selector, source)), pa.scalar(2, pa.int32()), codes)
+        named = select_rows(staged, selector, source)
+        shared = pc.and_(inside, named)
+        codes = pc.if_else(shared, pa.scalar(2, pa.int32()), codes)
+        if named.true_count and not shared.true_count:
+            lost.append(selector_yaml({key: values[0] if len(values) == 1 else values for key, values in selector.items()}))
+    if lost and inside.true_count:  # of a bill that is out of scope as a whole, nothing is missed
+        found["entries of shared.lines whose charges are all out of scope"] = f"{', '.join(lost)}. Include them in `scope`, or remove them"
     staged.set(scope=pa.DictionaryArray.from_arrays(codes, pa.array(["include", "exclude", "shared"])))
 
 

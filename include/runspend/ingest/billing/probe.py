@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from runspend.config.settings import BillSource, KeySettings
+from runspend.config.settings import BillSource
 from runspend.core.amounts import EXACT
 from runspend.core.errors import SourceRefused
 from runspend.ingest.billing import normalize as settle
@@ -25,7 +25,7 @@ from runspend.ingest.billing.staging import Staged
 
 def probe_source(
     source: BillSource,
-    keys: KeySettings | None = None,
+    rules: Rules | None = None,
     now: datetime | None = None,
     drawn: Drawn | None = None,
     *,
@@ -46,7 +46,7 @@ def probe_source(
         context = LoadContext(
             source,
             now or datetime.now(timezone.utc),
-            Rules(keys=keys or KeySettings()),
+            rules or Rules(),
             lambda table, period: None,
             (),
             workdir,

@@ -500,6 +500,12 @@ def test_declared_platform_services_are_marked_unless_the_scope_leaves_them_out(
     assert marked() == {"include": [Decimal(5)], "shared": [Decimal(3), Decimal(4)], "exclude": [Decimal(2)]}
     assert only(bill.load(shared=shared, scope=ScopeSettings(include=[{"service": "AmazonRDS"}]))).state == "loaded"
     assert marked() == {"exclude": [Decimal(3), Decimal(5)], "shared": [Decimal(2), Decimal(4)]}
+    warned = [text for text in bill.said if "shared.lines" in text]
+    assert warned == [
+        'bill: entries of shared.lines whose charges are all out of scope: {resource: "*:natgateway/*"}. Include them in `scope`, or remove them'
+    ]
+    assert only(bill.load(shared=shared, scope=ScopeSettings(include=[{"account": "nobody"}]))).state == "loaded"
+    assert len([text for text in bill.said if "shared.lines" in text]) == 1, "a bill that is out of scope as a whole misses nothing"
     assert only(bill.load()).state == "loaded"
     assert marked() == {None: [Decimal(2), Decimal(3), Decimal(4), Decimal(5)]}
 
