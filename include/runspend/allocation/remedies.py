@@ -54,7 +54,8 @@ def callers_remedy(costs: Mapping[str, Decimal], settings: Settings) -> str:
         named = [f"{len(ranked):,} {'caller' if len(ranked) == 1 else 'callers'}"]
     return (
         f"the bill names {', '.join(named)}. Make the runs of each state it (`runspend.iam_principal`, docs/identify.md#callers-of-language-models)."
-        " If it has no runs, map it to a team: dimensions: {team: [run.tag.team, {principal: FILE.csv}]} (docs/configuration.md#principals-file)"
+        " If it has no runs, map it to a team: dimensions: {team: [run.tag.team, {principal: FILE.csv}]} (docs/configuration.md#principals-file)."
+        " `runspend costs --by team` then shows its cost"
     )
 
 

@@ -193,7 +193,11 @@ def _service_lines(place: Mapping[str, str], members: Sequence[Row], rows: Seque
     if only_types:
         cost = add(r["accelerated_cost"] for r in only_types)
         types = sorted({name for r in only_types for name in r["accelerated_types"]})
-        selector = {**place, "service": list(dict.fromkeys(r["service_name"] for r in only_types)), "instance_type": types}
+        selector: dict[str, str | list[str]] = {
+            **place,
+            "service": list(dict.fromkeys(r["service_name"] for r in only_types)),
+            "instance_type": types,
+        }
         entries.append(ScopeLine(selector, Decimal(0), cost, cost))
     return entries
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.actions.explain.explain_world import make_explained
+from tests.actions.explain.explain_world import called_by, make_explained
 from tests.command import run_here
 
 
@@ -71,6 +71,21 @@ def test_a_period_and_days_select_charges(config: Path) -> None:
         assert {row["charge_date"]: Decimal(row["effective_cost"]) for row in costs(config, "--by", "day", *words)} == {
             day: by_day[day] for day in days
         }
+
+
+def test_cost_without_a_run_is_that_of_the_team_that_the_bill_names(tmp_path: Path) -> None:
+    """As `--where team=` finds it, also beside runs of that team: the sum of all rows stays the same."""
+    make_explained(tmp_path / "warehouse", called_by(901, "rag", "7.00"), called_by(902, "vision", "3.00"))
+    config = tmp_path / "runspend.yaml"
+    config.write_text("home: .\n", encoding="utf-8")
+    by_team = {row["team"]: Decimal(row["effective_cost"]) for row in costs(config, "--by", "team")}
+    assert by_team["rag"] == 7
+    for team in ("rag", "vision"):
+        assert total(costs(config, "--where", f"team={team}")) == by_team[team]
+    parts = {row["allocated_to"]: Decimal(row["effective_cost"]) for row in costs(config, "--by", "allocated_to")}
+    assert sum(by_team.values()) == sum(parts.values())
+    assert by_team.get("(unallocated)", 0) == parts["unallocated"] - 10
+    assert {row["experiment_name"] for row in costs(config, "--by", "experiment", "--where", "team=rag")} == {"(unallocated)"}
 
 
 def test_where_selects_by_value_by_either_value_and_by_no_value(config: Path) -> None:

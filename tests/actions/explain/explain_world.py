@@ -111,6 +111,14 @@ def make_explained(root: Path, *more: dict[str, Any]) -> ParquetWarehouse:
     return ParquetWarehouse(root)
 
 
+def called_by(number: int, team: str, cost: str) -> dict[str, Any]:
+    """A bill line of a language model whose caller no run states, and whose team the bill names."""
+    return line(
+        number, on=None, cost=cost, service_name="Amazon Bedrock", service_category="AI and Machine Learning",
+        service_subcategory="Generative AI", principal_key=f"aws:1:role/{team}", line_team=team,
+    )  # fmt: skip
+
+
 def _make(root: Path, *more: dict[str, Any]) -> None:
     world = explain_world()
     world["billing_lines"] += more

@@ -156,6 +156,27 @@ def test_spreading_moves_every_digit_and_no_more(config: Path, by: str) -> None:
         assert add(g.course[number] for g in everything) == add(g.course[number] for g in (*apart.groups, *apart.without_run))
 
 
+def test_cost_without_a_run_has_a_row_for_each_team_that_the_bill_names(tmp_path: Path) -> None:
+    """It leads to its own cost, and spreading neither moves it nor gives it anything."""
+    w.make_explained(tmp_path / "warehouse", w.called_by(901, "rag", "7.00"), w.called_by(902, "vision", "3.00"))
+    config = tmp_path / "runspend.yaml"
+    config.write_text("home: .\n", encoding="utf-8")
+    query = (("by", "team"), ("from", "2026-10-01"))
+    found, spread = figures(config, *query), figures(config, *query, ("spread", "1"))
+    named = {("rag", "unallocated"): Decimal(7), ("vision", "unallocated"): Decimal(3)}
+    for each in (found, spread):
+        assert {(g.values[0], g.part): g.amount.cost for g in each.without_run if g.values[0]} == named
+        assert add(g.amount.cost for g in (*each.groups, *each.without_run)) == found.total.cost
+    page = Page(found, ())
+    for group in found.without_run:
+        behind = figures(config, *parse_qsl(page.into(group)[1:], keep_blank_values=True))
+        assert behind.total.cost == group.amount.cost
+    shown = [row for row in csv.DictReader(io.StringIO(figures_as_csv(found))) if row["team"] == "rag"]
+    assert [(row["part"], row["cost"]) for row in shown] == [("unallocated", "7")]
+    by_experiment = figures(config, ("by", "experiment"), ("from", "2026-10-01"))
+    assert {g.values for g in by_experiment.without_run} == {(None,)}
+
+
 def test_spread_cost_does_not_depend_on_the_steps_of_the_chart(config: Path) -> None:
     one, *others = (
         {

@@ -56,7 +56,7 @@ BEYOND = "outside the years 1 to 9999"
 # Dimensions that people give to runs. Tables for people show a missing value as "untagged".
 UNTAGGED = "untagged"
 
-# Dimensions that only a run has.
+# Dimensions that cost without a run has only where the bill itself gives it: DIMENSION_NAMES. It never has the others.
 OF_RUNS = (*DIMENSION_NAMES, "experiment_name", "user_name", "tracking_server")
 
 
@@ -138,9 +138,11 @@ def costs_sql(by: Sequence[str], chosen: Selection, *, top: int, measure: str) -
         columns.append(COST_KEYS[key])
     grouped = ", ".join(dict.fromkeys([*columns, "billing_currency"]))
     names = ", ".join(columns)
-    # Show cost without a run by its target, not under an empty name.
+    # Show cost without a run by its target, not under an empty name, unless the bill itself names its team, project, and so on.
     shown = ", ".join(
-        f"case when allocated_to = 'run' then {c} else concat('(', allocated_to, ')') end as {c}" if c in OF_RUNS else c
+        f"case when allocated_to = 'run'{f' or {c} is not null' if c in DIMENSION_NAMES else ''} then {c} else concat('(', allocated_to, ')') end as {c}"
+        if c in OF_RUNS
+        else c
         for c in dict.fromkeys([*columns, "billing_currency"])
     )
     where, parameters = _condition(chosen)

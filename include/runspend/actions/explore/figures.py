@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.actions.costs.query import COST_KEYS, NoRate, in_one_currency
 from runspend.actions.explain.figures import RunKey
 from runspend.actions.explain.find import ask
-from runspend.actions.explore.view import COLUMNS, ONLY_OF_RUNS, PARTS, SPREAD_PARTS, View, next_dimension
+from runspend.actions.explore.view import COLUMNS, NEVER_WITHOUT_RUN, ONLY_OF_RUNS, PARTS, SPREAD_PARTS, View, next_dimension
 from runspend.config.settings import Settings
 from runspend.core.amounts import EXACT, add, less, round_money
 from runspend.core.errors import UsageError
@@ -303,7 +303,8 @@ def _key(row: Mapping[str, Any], view: View) -> tuple[Any, ...]:
 def _charges_sql(view: View, *, is_whole: bool = False) -> tuple[str, dict[str, Any]]:
     """Return the common table expression `charges`, and its parameters: group columns, part, day, and the two costs to sum.
 
-    A dimension that only runs have has no value in cost without a run: that cost has a part instead. Out-of-scope cost is left out unless
+    A dimension that only runs have has no value in cost without a run: that cost has a part instead. Its team, project, cost center or owner is
+    the bill's, if that names one. Out-of-scope cost is left out unless
     the view selects parts itself or `is_whole` is set.
     """
     where, parameters = view.selection.condition(COLUMNS)
@@ -311,7 +312,7 @@ def _charges_sql(view: View, *, is_whole: bool = False) -> tuple[str, dict[str, 
         where += f" and allocated_to <> '{OUTSIDE}'"
     columns = [COLUMNS[key] for key in view.by]
     groups = ", ".join(
-        f"case when allocated_to = 'run' then {c} end as g{n}" if c in ONLY_OF_RUNS else f"{c} as g{n}" for n, c in enumerate(columns)
+        f"case when allocated_to = 'run' then {c} end as g{n}" if c in NEVER_WITHOUT_RUN else f"{c} as g{n}" for n, c in enumerate(columns)
     )
     before = view.previous if view.is_compared else (view.since, view.since)
     where += " and (charge_date >= @first_day or charge_date < @before_until)"
@@ -429,10 +430,12 @@ def _bill_names(view: View) -> list[str]:
 def _spread(rows: Sequence[dict[str, Any]], courses: Course, view: View) -> list[dict[str, Any]]:
     """Return the rows with idle, shared and unallocated cost spread over the groups, and spread it in `courses`.
 
-    A part stays as it is if no group with a cost has the same values of the bill's dimensions.
+    A part stays as it is if no group with a cost has the same values of the bill's dimensions, or if the bill names its team, project, cost
+    center or owner.
     """
     names = _bill_names(view)
-    parts = [row for row in rows if row["part"] in SPREAD_PARTS]
+    own = [name for name in _names(view) if name not in names]
+    parts = [row for row in rows if row["part"] in SPREAD_PARTS and all(row[name] is None for name in own)]
     groups = [row for row in rows if row["part"] is None]
     for row in groups:
         key, same = _key(row, view), [part for part in parts if all(part[name] == row[name] for name in names)]

@@ -29,8 +29,8 @@ from runspend.actions.explore.view import (
     COLUMNS,
     GROUPS,
     MEASURES,
+    NEVER_WITHOUT_RUN,
     NEXT,
-    ONLY_OF_RUNS,
     SPREAD_PARTS,
     STEPS,
     View,
@@ -223,7 +223,7 @@ class Page:
         """Return the address that a click on a group opens: only this group, by the next dimension."""
         view = replace(self.view, is_spread=False)  # a group's own cost includes nothing of others
         for key, value in zip(view.by, group.values, strict=True):
-            if group.part is None or COLUMNS[key] not in ONLY_OF_RUNS:
+            if group.part is None or COLUMNS[key] not in NEVER_WITHOUT_RUN:
                 view = view.with_filter(key, value)
         if self.view.splits_parts:
             view = view.with_filter("allocated_to", group.part or "run")
@@ -234,14 +234,16 @@ class Page:
     def into_change(self, one: Change) -> str:
         """Return the address of a change: the group it is about, by the dimension of what changed most in it."""
         key = self.view.by[0]
-        view = self.view if one.part is not None and COLUMNS[key] in ONLY_OF_RUNS else self.view.with_filter(key, one.value)
+        view = self.view if one.part is not None and COLUMNS[key] in NEVER_WITHOUT_RUN else self.view.with_filter(key, one.value)
         if self.view.splits_parts:
             view = view.with_filter("allocated_to", one.part or "run")
         return f"?{view.address(by=(one.by,), order='-change' if one.change > 0 else 'change')}"
 
     def change_name(self, one: Change) -> str:
         """Return the name of what changed."""
-        return PART_WORDS[one.part] if one.part is not None else self.name(self.view.by[0], one.value)
+        if one.part is not None:
+            return " · ".join([PART_WORDS[one.part], *([one.value] if one.value else [])])
+        return self.name(self.view.by[0], one.value)
 
     def driver(self, one: Change) -> str:
         """Name the largest change within a change; nothing if it is the whole change, or has no name."""

@@ -16,7 +16,7 @@ from runspend.actions.costs.query import COST_KEYS, OF_RUNS, WHERE_KEYS, Selecti
 from runspend.core.errors import UsageError
 from runspend.core.text import quoted_value
 from runspend.schema.rows import month_after
-from runspend.schema.tables import ALLOCATED_TO
+from runspend.schema.tables import ALLOCATED_TO, DIMENSION_NAMES
 
 Measure = Literal["effective", "billed", "contracted", "list"]
 Step = Literal["day", "week", "month"]
@@ -29,6 +29,8 @@ ORDERS: tuple[str, ...] = get_args(Order)
 FINE_KEYS = {"run": "run_id", "model": "model_name", "machine": "machine", "instance_type": "instance_type", "status": "run_status"}
 COLUMNS = {**COST_KEYS, **FINE_KEYS}
 ONLY_OF_RUNS = (*OF_RUNS, "run_id", "model_name", "run_status")
+# Those that cost without a run never has: the bill can name its team.
+NEVER_WITHOUT_RUN = tuple(column for column in ONLY_OF_RUNS if column not in DIMENSION_NAMES)
 FAILED = ("FAILED", "KILLED")  # of MLflow's status: what Runspend calls a failed run, everywhere
 FILTERS = (*WHERE_KEYS, *FINE_KEYS)  # days and months are the axis of the chart
 GROUPS = tuple(key for key in FILTERS if key != "currency")  # sums are in one currency
