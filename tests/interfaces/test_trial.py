@@ -61,30 +61,53 @@ def test_a_folder_of_somebody_else_is_not_emptied(tmp_path: Path) -> None:
     assert (folder / trial.FILE).read_text() == "home: .  # mine\n"
 
 
-def test_both_figures_are_of_the_same_money() -> None:
-    """What the pools bring into scope counts in both; idle time is not a run's."""
+def money_of(*rungs: tuple[str, str, str]) -> Money:
+    """Costs by rule: its words, the cost, and the idle part of it."""
+    return Money("USD", tuple(Rung(words, None, Decimal(cost), Decimal(idle)) for words, cost, idle in rungs), (), ())
 
-    def money(*rungs: tuple[str, str, str]) -> Money:
-        return Money("USD", tuple(Rung(words, None, Decimal(cost), Decimal(idle)) for words, cost, idle in rungs), (), ())
 
-    before = money(("by machine", "100", "20"), ("unallocated", "50", "0"), ("out of scope", "850", "0"))
-    after = money(
+def test_each_share_is_of_its_own_platform_cost() -> None:
+    """Pools bring cost into scope: a share that falls for that reason is not printed as a rise. Idle time is not a run's."""
+    before = money_of(("by machine", "100", "20"), ("unallocated", "50", "0"), ("out of scope", "850", "0"))
+    after = money_of(
         ("by machine", "100", "20"),
-        ("by pool gpu", "600", "100"),
+        ("by pool gpu", "600", "260"),
         ("unallocated", "50", "0"),
-        ("shared", "50", "0"),
-        ("out of scope", "200", "0"),
+        ("shared", "150", "0"),
+        ("out of scope", "100", "0"),
     )
     result = trial._result(after, before)
     first, second = result.lines(1)
-    assert first == "allocated to runs: 10.0% today, 72.5% with the proposed pool (medium confidence)"
-    assert (
-        "580.00 of the ML platform's 800.00 USD is allocated to runs, and 120.00 is idle cost of their machines. Runs get 58.0% of the whole bill of 1,000.00"
-        in second
+    assert first == ("allocated to runs: 53.3% today, 46.7% with the proposed pool (medium confidence); it brings 750.00 USD into scope")
+    assert second.strip() == (
+        "420.00 of the ML platform's 900.00 USD is allocated to runs (today 80.00 of 150.00), and 280.00 is idle cost of their machines. "
+        "Runs get 42.0% of the whole bill of 1,000.00"
     )
     record = result.as_record()
-    assert (record["allocated_share_today"], record["allocated_share_with_pools"]) == (0.1, 0.725)
-    assert (record["allocated_cost_with_pools"], record["platform_cost"], record["bill_cost"]) == ("580", "800", "1000")
+    assert (record["allocated_share_today"], record["allocated_share_with_pools"]) == (0.533333, 0.466667)
+    assert [record[key] for key in ("allocated_cost_with_pools", "platform_cost_today", "platform_cost", "bill_cost")] == [
+        "420",
+        "150",
+        "900",
+        "1000",
+    ]
+
+
+def test_a_platform_that_does_not_grow_is_not_mentioned_twice() -> None:
+    before = money_of(("unallocated", "100", "0"), ("out of scope", "900", "0"))
+    after = money_of(("by pool gpu", "75", "5"), ("unallocated", "25", "0"), ("out of scope", "900", "0"))
+    first, second = trial._result(after, before).lines(2)
+    assert first == "allocated to runs: 0.0% today, 70.0% with the 2 proposed pools (medium confidence)"
+    assert second.startswith("  70.00 of the ML platform's 100.00 USD is allocated to runs, and 5.00 is idle")
+
+
+def test_nothing_in_scope_has_no_share_today() -> None:
+    after = money_of(("by pool gpu", "75", "5"), ("out of scope", "25", "0"))
+    result = trial._result(after, money_of(("out of scope", "100", "0")))
+    assert result.lines(2)[0] == (
+        "allocated to runs: nothing in scope today, 93.3% with the 2 proposed pools (medium confidence); they bring 75.00 USD into scope"
+    )
+    assert result.as_record()["allocated_share_today"] is None
 
 
 def test_a_bill_without_cost_of_the_platform_has_no_shares() -> None:

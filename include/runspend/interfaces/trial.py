@@ -86,14 +86,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """Cost allocated to runs without and with the proposed pools, in one currency. Both shares are of `platform_cost`, the ML
-    platform's cost with the pools: what the pools bring into scope counts in both.
+    """Cost allocated to runs without and with the proposed pools, in one currency. Each share is of the ML platform's cost in the same
+    state: pools can bring cost into scope.
     """
 
     currency: str
     cost_today: Decimal
     cost_with_pools: Decimal
     idle_cost: Decimal
+    platform_cost_today: Decimal
     platform_cost: Decimal
     bill_cost: Decimal
 
@@ -103,32 +104,44 @@ class Result:
         return self.platform_cost > 0
 
     def lines(self, pools: int) -> list[str]:
-        """ "allocated to runs: 0.0% today, 71.0% with the 3 proposed pools", as shares of the ML platform's cost."""
+        """ "allocated to runs: 0.0% today, 71.0% with the 3 proposed pools", as shares of the ML platform's cost, and its growth."""
         if not self.is_judged:
             return []
-        whole, places = self.platform_cost, places_for(self.bill_cost)
+        places = places_for(self.bill_cost)
         named = "the proposed pool" if pools == 1 else f"the {pools} proposed pools"
+        today = f"{_percent(self.cost_today, self.platform_cost_today)} today" if self.platform_cost_today > 0 else "nothing in scope today"
+        shares = f"{today}, {_percent(self.cost_with_pools, self.platform_cost)} with {named} (medium confidence)"
+        added = less(self.platform_cost, [self.platform_cost_today])
+        grown = f"; {'it brings' if pools == 1 else 'they bring'} {money(added, places)} {self.currency} into scope" if added > 0 else ""
+        whole = f"the ML platform's {money(self.platform_cost, places)} {self.currency}"
+        before = f" (today {money(self.cost_today, places)} of {money(self.platform_cost_today, places)})" if added else ""
         return [
-            f"allocated to runs: {percent(self.cost_today * 100 / whole)} today, {percent(self.cost_with_pools * 100 / whole)} with {named} (medium confidence)",
-            f"  {money(self.cost_with_pools, places)} of the ML platform's {money(whole, places)} {self.currency} is allocated to runs, and {money(self.idle_cost, places)} is idle cost of their machines. "
-            f"Runs get {percent(self.cost_with_pools * 100 / self.bill_cost)} of the whole bill of {money(self.bill_cost, places)}",
+            f"allocated to runs: {shares}{grown}",
+            f"  {money(self.cost_with_pools, places)} of {whole} is allocated to runs{before}, and {money(self.idle_cost, places)} is idle cost of their machines. "
+            f"Runs get {_percent(self.cost_with_pools, self.bill_cost)} of the whole bill of {money(self.bill_cost, places)}",
         ]
 
     def as_record(self) -> dict[str, Any]:
         """Return the shares as numbers from 0 to 1, null if the ML platform has no cost, and the costs behind them."""
         return {
             "currency": self.currency,
-            "allocated_share_today": self._share(self.cost_today),
-            "allocated_share_with_pools": self._share(self.cost_with_pools),
+            "allocated_share_today": _share(self.cost_today, self.platform_cost_today),
+            "allocated_share_with_pools": _share(self.cost_with_pools, self.platform_cost),
             "allocated_cost_today": plain(self.cost_today),
             "allocated_cost_with_pools": plain(self.cost_with_pools),
             "idle_cost_with_pools": plain(self.idle_cost),
+            "platform_cost_today": plain(self.platform_cost_today),
             "platform_cost": plain(self.platform_cost),
             "bill_cost": plain(self.bill_cost),
         }
 
-    def _share(self, cost: Decimal) -> float | None:
-        return round(float(cost / self.platform_cost), 6) if self.is_judged else None
+
+def _percent(cost: Decimal, whole: Decimal) -> str:
+    return percent(cost * 100 / whole)
+
+
+def _share(cost: Decimal, whole: Decimal) -> float | None:
+    return round(float(cost / whole), 6) if whole > 0 else None
 
 
 def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Progress = silent) -> Trial:
@@ -158,6 +171,7 @@ def _result(after: Money, before: Money | None) -> Result:
         _given(before) if before is not None else Decimal(0),
         _given(after),
         add(r.idle_cost for r in after.rungs),
+        before.platform if before is not None else Decimal(0),
         after.platform,
         add(r.effective_cost for r in after.rungs),
     )
