@@ -12,7 +12,8 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import replace
+from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +27,8 @@ from runspend.actions.costs.sources import read_sources
 from runspend.actions.costs.totals import TOTALS, read_totals
 from runspend.actions.explain.figures import RunKey
 from runspend.actions.explore import View, newest_day, read_experiment, read_figures, read_home, read_machine, read_model, search
+from runspend.allocation.suggest.evidence import read_evidence
+from runspend.allocation.suggest.nothing_found import why_nothing
 from runspend.config.settings import Settings, load_settings
 from runspend.pipeline.source_status import rebuilt_months
 from runspend.warehouse.base import Reader
@@ -296,11 +299,14 @@ def explore(reader: Reader, settings: Settings) -> None:
 
 
 def ask_as_programs(reader: Reader) -> None:
-    """What the HTTP API and the DAGs ask and no command: pages of runs, one run, the state of sources, totals."""
+    """What the HTTP API and the DAGs ask and no command here: pages of runs, one run, the state of sources, why there is no pool, totals."""
     assert newest_build(reader) is not None
     rows = read_run_costs(reader, ChosenRuns(limit=3, offset=1)).to_pylist()
     read_run_costs(reader, ChosenRuns(run=RunKey(*(rows[0][name] for name in ("tracking_server", "workspace", "run_id")))))
     read_sources(reader)
+    found = read_evidence(reader, date(2026, 10, 1), "USD")
+    assert found is not None
+    why_nothing(reader, date(2026, 10, 1), replace(found, machines=(), runs=()), 0)
     for asset in TOTALS:
         assert read_totals(reader, asset).num_rows, asset
 

@@ -78,7 +78,7 @@ class Trial:
         """Explain why nothing is proposed."""
         if self.before.period is None:
             return "no bill could be allocated."
-        return "the bill has no usage by the hour or day." if self.found.evidence is None else self.found.reason
+        return self.found.reason
 
     def _of(self, currency: str) -> Money | None:
         return next((one for one in self.before.moneys if one.currency == currency), None)

@@ -14,6 +14,7 @@ from typing import Any
 
 from runspend.allocation.suggest.evidence import Cell, Evidence, read_evidence
 from runspend.allocation.suggest.matching import Group, Match, find_matches
+from runspend.allocation.suggest.nothing_found import why_nothing
 from runspend.allocation.suggest.series import HOURS_A_DAY
 from runspend.config.settings import Pool, Settings
 from runspend.core.selectors import matches
@@ -44,31 +45,18 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Proposals:
-    """The proposals and their evidence. `evidence` is None if no bill has usage."""
+    """The proposals and their evidence, or the reason why nothing is proposed. `evidence` is None if no bill has usage."""
 
     proposals: tuple[Proposal, ...]
     evidence: Evidence | None
-    known: int = 0  # pools that are in the file
-
-    @property
-    def reason(self) -> str:
-        """Explain why nothing is proposed."""
-        if self.evidence is None:
-            return "no loaded bill has usage by the hour or day. If no bill is loaded yet, run `runspend nightly` first."
-        if not self.evidence.machines:
-            return "every machine on the bill has its runs, or is in a pool or out of scope."
-        if not self.evidence.runs:
-            return "every run has its machine, or is in a pool."
-        if self.known:
-            return "the runs and machines outside the file's pools do not match better than by chance."
-        return "the hours of runs do not match the hours of any group of machines better than by chance. Let runs state their machine (docs/identify.md)."
+    reason: str = ""
 
 
 def propose_pools(warehouse: Warehouse, settings: Settings) -> Proposals:
     """Propose pools for runs and machines of the newest two billing periods that no rule matched."""
     periods = sorted({u.period for u in warehouse.states("billing_lines")})
     if not periods or not warehouse.states("cost_allocations"):
-        return Proposals((), None)
+        return Proposals((), None, f"no {'costs are allocated' if periods else 'bill is loaded'} yet. Run `runspend nightly` first.")
     with warehouse.reader() as reader:
         return propose(reader, settings, first_day(periods[-2:][0]))
 
@@ -77,7 +65,7 @@ def propose(reader: Reader, settings: Settings, first: date) -> Proposals:
     """Propose pools for the billing periods from `first` on."""
     evidence = read_evidence(reader, first, settings.currency)
     if evidence is None:
-        return Proposals((), None)
+        return Proposals((), None, why_nothing(reader, first, None, len(settings.pools)))
     known: list[tuple[Selector, Selector]] = [(pool.runs, pool.lines) for pool in settings.pools]
     names = {pool.name.casefold() for pool in settings.pools}
     found: list[Proposal] = []
@@ -93,7 +81,8 @@ def propose(reader: Reader, settings: Settings, first: date) -> Proposals:
             )
             found.append(proposal)
             known.append((proposal.runs, proposal.lines))
-    return Proposals(tuple(found[:MOST_POOLS]), evidence, len(settings.pools))
+    reason = "" if found else why_nothing(reader, first, evidence, len(settings.pools))
+    return Proposals(tuple(found[:MOST_POOLS]), evidence, reason)
 
 
 def in_order(found: Sequence[Match], evidence: Evidence) -> Sequence[Match]:
@@ -191,7 +180,7 @@ def proposal_lines(proposal: Proposal, indent: str) -> list[str]:
 def evidence_lines(proposal: Proposal) -> list[str]:
     """Return the evidence for a proposal, one sentence per line."""
     match, fit = proposal.match, proposal.match.fit
-    residual = match.cost - match.explained_cost
+    residual = _rounded(match.cost - match.explained_cost, 2)
     lines = [
         f"{match.runs:,} run{'s' if match.runs != 1 else ''} on {group_words(match.group)}: explains {match.explained_cost:,.2f} of {match.cost:,.2f} {proposal.currency}, "
         f"{residual:,.2f} stays idle. Confidence medium.",
@@ -205,7 +194,7 @@ def evidence_lines(proposal: Proposal) -> list[str]:
         always = "1 machine that is" if match.floor == 1 else f"{match.floor:,.3g} machines that are"
         rest = f"Apart from {always} always on, the" if match.floor else "The"
         lines.append(
-            f"{rest} hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {fit.score:.2f} of 1."
+            f"{rest} hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {_rounded(fit.score, 2):.2f} of 1."
         )
     if match.group.has_jobs:
         lines.append(
@@ -251,7 +240,7 @@ def as_records(found: Proposals) -> list[dict[str, Any]]:
         {
             "name": p.name, "runs": p.runs, "lines": p.lines, "confidence": "medium", "currency": p.currency, "cost": round(p.match.cost, 2),
             "explained_cost": round(p.match.explained_cost, 2), "billed_hours": round(p.match.billed_hours, 2), "run_hours": round(p.match.run_hours, 2),
-            "common_hours": round(p.match.used_hours, 2), "score": round(p.match.fit.score, 4), "is_by_elimination": p.match.is_by_elimination, "has_jobs": p.match.group.has_jobs, "run_count": p.match.runs,
+            "common_hours": round(p.match.used_hours, 2), "score": _rounded(p.match.fit.score, 4), "is_by_elimination": p.match.is_by_elimination, "has_jobs": p.match.group.has_jobs, "run_count": p.match.runs,
         }
         for p in found.proposals
     ]  # fmt: skip
@@ -287,6 +276,11 @@ def _key(key: str) -> str:
 
 def _patterns(values: list[str]) -> str:
     return shown_value(values[0]) if len(values) == 1 else "[" + ", ".join(shown_value(v) for v in values) + "]"
+
+
+def _rounded(value: float, places: int) -> float:
+    """Return a rounded number that is never -0.0."""
+    return round(value, places) + 0.0
 
 
 def _part(part: float, whole: float) -> str:
