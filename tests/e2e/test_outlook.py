@@ -93,7 +93,7 @@ def test_a_bill_that_cannot_be_read_is_the_answer(config: Path) -> None:
     part = config.parent / "bills" / "bill" / "part.csv"
     part.write_text("nonsense\n1\n")
     screen = say("doctor", "--config", str(config))
-    assert "FAIL  cannot load part.csv of bill bill" in screen and "preview of" not in screen
+    assert "FAIL  cannot load part.csv of the bill" in screen and "preview of" not in screen
     part.unlink()
     assert "preview of" not in say("doctor", "--config", str(config))
 

@@ -196,6 +196,10 @@ def test_failed_checks_are_reported_too(tmp_path: Path, monkeypatch: pytest.Monk
     ]
     assert of(findings, "artifacts") == [("FAIL", "cannot list s3://b: no answer. Check the endpoint.")]
     assert exit_code(findings) == 3
+    nothing = {**BILL, "rows": 0, "quarantined": 5, "quarantined_because": "BilledCost is missing"}
+    answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", nothing)
+    found = of(diagnose(load(tmp_path, FILE), now=NOW), "bill")
+    assert found == [("FAIL", "none of its 5 rows can be read: BilledCost is missing. Check the columns of the export, and `format`.")]
 
 
 def test_missing_bill_columns_that_find_runs_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,11 @@ class SourceError(RunspendError):
         self.period = period
 
 
+def bill_named(name: str) -> str:
+    """Return how messages name a bill: "bill aws", or "the bill" if that is its name."""
+    return "the bill" if name == "bill" else f"bill {name}"
+
+
 class SourceUnreachable(SourceError):
     """The source did not answer in time."""
 

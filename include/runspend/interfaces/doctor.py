@@ -361,11 +361,15 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
     age = None if covered is None else now - covered
     if covered is not None and age is not None:
         parts.append(f"complete to {covered:%d %b %H:%M} UTC ({_hours(age)} h ago)")
-    if found["rows"] or not found["problems"]:
+    is_unreadable = found["quarantined"] and not found["rows"]
+    if found["rows"] or not (found["problems"] or is_unreadable):
         yield "ok", ", ".join(parts)
     if age is not None and age > bill.late_after:
         yield "WARN", f"no new data for {_hours(age)} h (limit {_hours(bill.late_after)} h)."
-    if found["quarantined"]:
+    if is_unreadable:
+        rows = _count(found["quarantined"], "row")
+        yield "FAIL", f"none of its {rows} can be read: {found['quarantined_because']}. Check the columns of the export, and `format`."
+    elif found["quarantined"]:
         yield (
             "WARN",
             f"{_count(found['quarantined'], 'row')} cannot be read. The pipeline sets such rows aside in the table `billing_quarantine`.",

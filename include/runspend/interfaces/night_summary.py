@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from runspend.warehouse.base import Reader
 from runspend.warehouse.factory import open_warehouse
 
 COUNTED = {"bill": "charges", "splits": "weights", "store": "objects", "tracking": "runs"}
+NEWEST_WITH_COST = "select max(billing_period) as newest from cost_daily where effective_cost <> 0"
 TYPES_SHOWN = 3  # instance types of a period
 MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
@@ -31,9 +33,11 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
     warehouse = open_warehouse(settings)
     with warehouse.reader() as reader:
         periods = sorted({u.period for u in warehouse.states("cost_daily")}, reverse=True)
+        newest = reader.query(NEWEST_WITH_COST).to_pylist()[0]["newest"]
+        shown = [period for period in periods if newest is None or first_day(period) <= newest][:2]
         figures = [
             outcome.reported.get(period) or plan_report(reader, period, settings=settings, now=now, forecast=forecast_month)
-            for period in periods[:2]
+            for period in shown
         ]
         night = Night(
             now=now,
@@ -46,8 +50,9 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
             archive=_archive(reader),
             annotated=_annotated(settings, outcome),
             published=_published(settings, outcome),
-            sources=_sources(reader, settings),
-            report=_shown(settings.home / "reports" / f"{periods[0]}.html") if periods else None,
+            sources=_sources(reader, settings, outcome.problems),
+            empty=tuple(period for period in sorted(periods) if period > shown[0]),
+            report=_shown(settings.home / "reports" / f"{shown[0]}.html") if shown else None,
             next_commands=next_commands(settings),
             exit_code=outcome.exit_code,
             problems=tuple(outcome.problems),
@@ -168,7 +173,8 @@ def _policy(policy: str, rows: list[dict[str, Any]]) -> tuple[str, str]:
     return "▲" if is_due else "⚠" if any(row["state"] == "partial" for row in rows) else "✓", text
 
 
-def _sources(reader: Reader, settings: Settings) -> tuple[tuple[str, str], ...]:
+def _sources(reader: Reader, settings: Settings, problems: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Describe each source. An error that is among the problems is not repeated."""
     rows = reader.query("select source, kind, state, covered_until, row_count, last_error from sources order by kind, source").to_pylist()
     configured = {s.name for s in settings.tracking} | {s.name for s in settings.billing} | {s.uri for s in settings.stores}
     shown = []
@@ -177,7 +183,7 @@ def _sources(reader: Reader, settings: Settings) -> tuple[tuple[str, str], ...]:
         text = f"{name} {row['row_count'] or 0:,} {COUNTED[row['kind']]}"
         if row["state"] != "ok":
             covered = f"complete to {row['covered_until']:%d %b %H:%M} UTC" if row["covered_until"] else "never read successfully"
-            text += f": {row['state']}, {row['last_error'] or covered}"
+            text += f": {row['state']}" if row["last_error"] in problems else f": {row['state']}, {row['last_error'] or covered}"
         if row["source"] not in configured:
             text += f": no longer configured. Its rows count until you run: runspend sources forget {row['source']}"
         shown.append((MARKS[row["state"]] if row["source"] in configured else "⚠", text))

@@ -27,12 +27,13 @@ from runspend.config.types import CONNECTION
 from runspend.core.amounts import add, money, month_name, percent, places_for, shares_of
 from runspend.core.step_result import Progress, silent
 from runspend.schema.rows import first_day, month_after
-from runspend.warehouse.base import Unit, Warehouse
+from runspend.warehouse.base import Reader, Unit, Warehouse
 from runspend.warehouse.factory import open_warehouse
 
 BILL_TABLES = ("billing_lines", "billing_quarantine", "billing_loads", "bill_changes")
 CONFIDENCE = {"exact": "", "high": "high confidence", "medium": "medium confidence", "low": "low confidence: by type and time only"}
 GROUPS_SHOWN, LINES_SHOWN, CLAIMS_SHOWN = 3, 5, 3
+NEWEST_WITH_COST = "select max(billing_period) as newest from billing_lines where effective_cost <> 0"
 PASTE = "paste"  # the name of lines shown exactly as in runspend.yaml
 
 
@@ -57,8 +58,8 @@ class Money:
 
 @dataclass(frozen=True)
 class Outlook:
-    """The newest billing period as this configuration would show it. `problems` explains missing parts. `pools`: what to do until
-    runs state their machines.
+    """The newest billing period with cost, as this configuration would show it. `problems` explains missing parts. `pools`: what to do
+    until runs state their machines. `empty`: newer months, without cost.
     """
 
     period: str | None
@@ -70,6 +71,7 @@ class Outlook:
     claimed: tuple[ClaimedHours, ...] = ()
     pools: str = ""
     problems: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
 
 
 def foresee(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outlook:
@@ -112,15 +114,17 @@ def _warehouse_of(settings: Settings) -> Warehouse | None:
 
 
 def _tried(trial: Settings, now: datetime, progress: Progress) -> Outlook:
-    """Run the pipeline over the newest billing period only, without mail, pages and artifact stores."""
+    """Run the pipeline from the newest billing period with cost on, without mail, pages and artifact stores."""
     problems: list[str] = []
     problems += pipeline.extract(trial, now=now, progress=progress).problems
     problems += pipeline.load(trial, now=now, progress=progress).problems
     warehouse = open_warehouse(trial)
     bills = warehouse.states(*BILL_TABLES)
-    newest = max((u.period for u in bills if u.table == "billing_lines"), default=None)
+    with warehouse.reader() as reader:
+        newest = reader.query(NEWEST_WITH_COST).to_pylist()[0]["newest"]
+    since = f"{newest:%Y-%m}" if newest is not None else max((u.period for u in bills if u.table == "billing_lines"), default="")
     with warehouse.step("trial", "trial") as step:
-        for unit in (u for u in bills if u.period != newest):
+        for unit in (u for u in bills if u.period < since):
             step.drop(*unit)
         step.publish()
     problems += pipeline.allocate(trial, now=now, progress=progress).problems
@@ -130,13 +134,14 @@ def _tried(trial: Settings, now: datetime, progress: Progress) -> Outlook:
 
 
 def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlook:
-    """Return the newest billing period of a warehouse."""
-    period = max((u.period for u in warehouse.states("cost_allocations")), default=None)
-    if period is None:
+    """Return the newest billing period of a warehouse that has cost; the newest of all if none has."""
+    periods = sorted((u.period for u in warehouse.states("cost_allocations")), reverse=True)
+    if not periods:
         return Outlook(None, origin, problems=("no bill could be allocated",))
-    first = first_day(period)
     with warehouse.reader() as reader:
-        rungs, groups = advice.rungs(reader, first), unallocated_groups(reader, first, settings)
+        period, rungs = _newest_with_cost(reader, periods)
+        first = first_day(period)
+        groups = unallocated_groups(reader, first, settings)
         coverage = advice.coverage(reader, first, month_after(first, 1))
         return Outlook(
             period,
@@ -150,7 +155,17 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
             advice.unmet_claims(reader, first),
             tuple(hours for hours in claimed_hours(reader, first) if hours.is_notable)[:CLAIMS_SHOWN],
             _pool_words(settings),
+            empty=tuple(one for one in periods if one > period),
         )
+
+
+def _newest_with_cost(reader: Reader, periods: Sequence[str]) -> tuple[str, dict[str, tuple[Rung, ...]]]:
+    """Return the first of these billing periods that has cost, and its rungs; the first of all if none has."""
+    for period in periods:
+        rungs = advice.rungs(reader, first_day(period))
+        if any(rung.effective_cost for currency in rungs.values() for rung in currency):
+            return period, rungs
+    return periods[0], advice.rungs(reader, first_day(periods[0]))
 
 
 def _pool_words(settings: Settings) -> str:
@@ -168,6 +183,9 @@ def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
     if outlook.period is None:
         return [("no preview", "; ".join(outlook.problems))]
     lines = [(f"preview of {month_name(outlook.period)} with this configuration", outlook.origin)]
+    if outlook.empty:
+        months = ", ".join(month_name(period) for period in sorted(outlook.empty))
+        lines.append(("newer", f"{months}: on the bill, without cost"))
     for one in outlook.moneys:
         lines += _rung_lines(one, outlook.identity)
     lines += [("claims not met" if not number else "", claims.words) for number, claims in enumerate(outlook.unmet)]

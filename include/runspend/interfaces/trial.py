@@ -10,8 +10,8 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +26,7 @@ from runspend.core.errors import UsageError
 from runspend.core.own_files import write_whole
 from runspend.core.redaction import redact_uri
 from runspend.core.step_result import Progress, silent
-from runspend.interfaces.preview import Money, Outlook, read_outlook
+from runspend.interfaces.preview import Money, Outlook, foresee, read_outlook
 from runspend.warehouse.factory import open_warehouse
 
 # The replacement for an address with a password in it: no secret is copied into a file.
@@ -41,7 +41,14 @@ class Trial:
     settings: Settings
     before: Outlook
     found: Proposals
+    notes: tuple[str, ...] = ()  # what the first read of both sources reported: the pipeline run that follows finds them unchanged
     variables: tuple[str, ...] = ()  # environment variables of the file, in place of addresses with a password
+
+    def outlook(self, problems: Sequence[str], *, now: datetime) -> Outlook:
+        """Return the preview with the pools, without problems that were printed already."""
+        is_allocated = bool(open_warehouse(self.settings).states("cost_allocations"))
+        after = foresee(self.settings, now=now) if is_allocated else self.before
+        return replace(after, problems=tuple(problem for problem in after.problems if problem not in problems))
 
     def words(self, after: Outlook) -> str:
         """Describe the effect of the proposed pools, or why there are none."""
@@ -151,8 +158,8 @@ def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Pr
     secrets = {TRACKING_VARIABLE: tracking, BILL_VARIABLE: bill}
     env = {**os.environ, **secrets}
     settings = _write(folder, made, "USD", env)
-    for step in (pipeline.extract, pipeline.load, pipeline.allocate):
-        step(settings, now=now, progress=progress)  # the pipeline run that follows reports errors
+    read = [step(settings, now=now, progress=progress) for step in (pipeline.extract, pipeline.load)]
+    pipeline.allocate(settings, now=now, progress=progress)  # the pipeline run that follows reports all errors
     warehouse = open_warehouse(settings)
     before = read_outlook(warehouse, settings, "")
     if len(before.moneys) == 1 and before.moneys[0].currency != settings.currency:
@@ -162,7 +169,8 @@ def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Pr
         add_pools(folder / FILE, found.proposals, header_lines(found), env)
         settings = load_settings(folder / FILE, env)
     mark(folder)
-    return Trial(settings, before, found, tuple(name for name, uri in secrets.items() if redact_uri(uri) != uri))
+    notes = tuple(note for outcome in read for note in outcome.notes)
+    return Trial(settings, before, found, notes, tuple(name for name, uri in secrets.items() if redact_uri(uri) != uri))
 
 
 def _result(after: Money, before: Money | None) -> Result:

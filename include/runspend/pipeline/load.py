@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from runspend.config.settings import BillSource, Settings
-from runspend.core.errors import SourceRefused
+from runspend.core.errors import SourceRefused, bill_named
 from runspend.core.step_result import Outcome, Progress, ReadJob, silent
 from runspend.ingest.billing import load_process as loading
 from runspend.ingest.billing.load_context import PublishedBill
@@ -115,7 +115,7 @@ def _load_bill(
         note_superseded(outcome, name, f"try {number} of {LOAD_TRIES} failed")
     raise SourceRefused(
         name,
-        f"cannot load bill {name}: another process published it each of the {LOAD_TRIES} times it was read. That version stays. "
+        f"cannot load {bill_named(name)}: another process published it each of the {LOAD_TRIES} times it was read. That version stays. "
         "Run runspend load when nothing else loads this bill.",
     )
 

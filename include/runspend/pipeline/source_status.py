@@ -233,13 +233,19 @@ def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
 def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str]:
     """Describe the unreadable parts of a bill: rows set aside, and values taken as null in rows that count."""
     notes = []
-    if extra.get("quarantined"):
-        notes.append(f"{source} {period}: {extra['quarantined']} unreadable rows are excluded from totals: see billing_quarantine")
+    if extra.get("quarantined") and extra.get("rows"):  # without any other row, the bill has an error
+        rows = _rows(extra["quarantined"], "unreadable row is", "unreadable rows are")
+        notes.append(f"{source} {period}: {rows} excluded from totals: see billing_quarantine")
     for column, count in (extra.get("unreadable") or {}).items():
-        notes.append(f"{source} {period}: {column} is unreadable in {count} rows and counts as null")
+        notes.append(f"{source} {period}: {column} is unreadable in {_rows(count, 'row', 'rows')} and counts as null")
     if extra.get("without_effective_cost"):
-        notes.append(f"{source} {period}: {extra['without_effective_cost']} rows have no EffectiveCost and are excluded from its totals")
+        rows = _rows(extra["without_effective_cost"], "row has no EffectiveCost and is", "rows have no EffectiveCost and are")
+        notes.append(f"{source} {period}: {rows} excluded from its totals")
     return notes
+
+
+def _rows(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def read_owners(warehouse: Warehouse, settings: Settings) -> tuple[pa.Table, Readings]:

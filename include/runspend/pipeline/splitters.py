@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runspend.config.settings import BillSource, Settings
-from runspend.core.errors import SourceError, SourceRefused
+from runspend.core.errors import SourceError, SourceRefused, bill_named
 from runspend.core.step_result import Progress
 from runspend.ingest.billing import load_process as loading
 from runspend.pipeline.source_status import work_folder
@@ -54,6 +54,6 @@ class Splitters:
             except SourceError as error:
                 raise SourceRefused(
                     bill.name,
-                    f"cannot load bill {bill.name}: its lines are split by {source.name}, which cannot be read. The bill was left as it was. {error}",
+                    f"cannot load {bill_named(bill.name)}: its lines are split by {source.name}, which cannot be read. The bill was left as it was. {error}",
                 ) from error
         return found

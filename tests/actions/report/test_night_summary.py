@@ -94,6 +94,9 @@ def test_several_months_and_no_charges(figures: ReportFigures) -> None:
     assert "NOVEMBER 2026" in text
     assert "OCTOBER 2026" not in text
     assert re.search(r"EARLIER  October 2026 [\d,]+\.\d\d USD", text)
+    newer = Night(NOW, 1, empty=("2026-12",))
+    assert "  NEWER    December 2026: on the bill, without cost\n" in render_summary([figures], newer)
+    assert "without_cost=2026-12" in summary_lines([figures], newer)
     empty = plan_report(TableReader({}), "2026-11", settings=Settings(), now=NOW)
     assert "no charges of this month are loaded" in render_summary([empty], NIGHT)
     assert "exit" not in render_summary([], Night(NOW, 1))

@@ -27,7 +27,7 @@ def test_a_file_that_goes_between_listing_and_reading_is_refused(tmp_path: Path,
         return fetch(self, entry)
 
     monkeypatch.setattr(places.LocalFolder, "fetch", vanish)
-    with pytest.raises(SourceRefused, match=r"cannot load a\.csv of bill bill: it disappeared after the folder was listed"):
+    with pytest.raises(SourceRefused, match=r"cannot load a\.csv of the bill: it disappeared after the folder was listed"):
         nights(tmp_path, tmp_path / "in").load()
 
 
@@ -58,7 +58,7 @@ def test_a_parquet_file_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for at in (200, len(whole) // 3, len(whole) // 2):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
-        with pytest.raises(SourceRefused, match=r"cannot load a\.parquet of bill bill"):
+        with pytest.raises(SourceRefused, match=r"cannot load a\.parquet of the bill"):
             nights(tmp_path / str(at), tmp_path / "in").load()
 
 
@@ -185,3 +185,29 @@ def test_amortized_usage_with_a_commitments_id_and_no_pricing_model_is_covered(t
     bill = nights(tmp_path, tmp_path / "in", format="azure")
     bill.load()
     assert (bill.total(), bill.total(column="effective_cost")) == (Decimal(33), Decimal(3))
+
+
+def test_a_month_without_a_readable_row_is_an_error_each_time_it_is_loaded(tmp_path: Path) -> None:
+    """Its rows are set aside with their reasons. A later delivery that can be read ends the error, and so does a single row."""
+    bad = focus_files.row(BillingCurrency="MC")
+    bill = nights(tmp_path, focus_files.write_csv(tmp_path / "in" / "a.csv", [bad, {**bad, "ResourceId": "i-2"}]))
+    for state in ("loaded", "unchanged", "unchanged"):
+        found = only(bill.load())
+        assert (found.state, type(found.error)) == (state, SourceRefused)
+        assert str(found.error).startswith(
+            "cannot load 2026-10 of the bill: none of its 2 rows can be read: BillingCurrency is 'MC', which is not"
+        )
+    assert len(bill.rows("billing_quarantine")) == 2
+    focus_files.write_csv(tmp_path / "in" / "a.csv", [bad, focus_files.row()])
+    for state in ("loaded", "unchanged"):
+        found = only(bill.load())
+        assert (found.state, found.error) == (state, None)
+    assert len(bill.rows("billing_quarantine")) == 1
+
+
+def test_a_delivery_without_rows_is_not_unreadable(tmp_path: Path) -> None:
+    """A month that has no charges yet, as its folder's name says."""
+    focus_files.write_csv(tmp_path / "in" / "BILLING_PERIOD=2026-10" / "a.csv", [])
+    bill = nights(tmp_path, tmp_path / "in")
+    assert [period.error for period in bill.load().periods] == [None]
+    assert [period.error for period in bill.load().periods] == [None]

@@ -277,7 +277,7 @@ def test_a_file_that_changes_after_it_was_listed_is_refused(tmp_path: Path, stor
     folder = places.open_folder(store.bill(tmp_path, "focus").source, tmp_path)
     [entry] = folder.entries()
     store.put({"focus/oct.csv": bill_of("2.00")})
-    with pytest.raises(SourceRefused, match=r"cannot load oct\.csv of bill bill: it changed while it was copied"):
+    with pytest.raises(SourceRefused, match=r"cannot load oct\.csv of the bill: it changed while it was copied"):
         folder.fetch(entry)
 
 
@@ -305,7 +305,7 @@ def test_a_file_that_changes_while_it_is_copied_is_refused(tmp_path: Path, odd: 
     odd.oddity = swap
     outcome = only(odd_bill(tmp_path, odd).load())
     assert outcome.state == "refused"
-    assert "oct.csv of bill bill: it changed while it was copied. Run the load again." in str(outcome.error)
+    assert "oct.csv of the bill: it changed while it was copied. Run the load again." in str(outcome.error)
 
 
 # --- what cannot be read, in one sentence, without keys ----------------------------------------------------------------
@@ -319,7 +319,7 @@ def refusal_of(bill: Nights) -> str:
     assert "canary" not in printed
     assert "Debug source" not in printed
     text = str(caught.value)
-    assert text.startswith(f"cannot read {bill.source.uri} of bill bill: ")
+    assert text.startswith(f"cannot read {bill.source.uri} of the bill: ")
     assert "\n" not in text
     return text
 

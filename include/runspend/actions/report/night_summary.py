@@ -52,10 +52,11 @@ class Night:
     claimed_hours: tuple[tuple[str, str], ...] = ()
     annotated: tuple[str, ...] = ()
     published: tuple[tuple[str, str], ...] = ()
+    empty: tuple[str, ...] = ()  # months newer than the figures, on the bill without cost
 
 
 def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width: int = 100, tty: bool = False) -> str:
-    """Return the screen of a pipeline run: the newest month in full, older ones in one line each.
+    """Return the screen of a pipeline run: the newest month with cost in full, others in one line each.
 
     `tty` adds colors. Ends with a newline.
     """
@@ -78,6 +79,8 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
         for f in reversed(ordered[:-1])
         for c in f.currencies
     ]
+    if night.empty:
+        lines += ["", *_labelled("NEWER", [f"{', '.join(month_name(period) for period in night.empty)}: on the bill, without cost"])]
     if older:
         lines += ["", *_wrap(older, "  EARLIER  ", "           ", width)]
     if night.budgets:
@@ -135,6 +138,7 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
             lines += [f"{f.period}.{code}.estimated={plain(made.cost)}", f"{f.period}.{code}.estimated_tokens={plain(made.token_cost)}"]
         lines += [f"{f.period}.not_estimated.{reason}={count}" for reason, count in f.estimate_gaps]
         lines.append(f"{f.period}.snapshot={f.snapshot}")
+    lines += [f"without_cost={period}" for period in night.empty]
     lines += [f"unmet_claims={_clean(text)}" for _, text in night.claims]
     lines += [f"claimed_hours={_clean(text)}" for _, text in night.claimed_hours]
     lines += [f"budget={_clean(text)}" for _, text in night.budgets]
@@ -261,7 +265,7 @@ def _equality(c: CurrencyFigures, tty: bool) -> str:
         return f"differs from the delivered bill of {wrong}  {_mark('✗', tty)}"
     aside = sum(r.quarantined_rows for r in c.reconciliation)
     if aside:
-        return f"equals the delivered bill, except {aside:,} unreadable rows  {_mark('⚠', tty)}"
+        return f"equals the delivered bill, except {aside:,} unreadable row{'' if aside == 1 else 's'}  {_mark('⚠', tty)}"
     return f"equals the delivered bill in all four measures  {_mark('✓', tty)}"
 
 

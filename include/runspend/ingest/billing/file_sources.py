@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from runspend.config.settings import BillSource
-from runspend.core.errors import ConfigError, SourceRefused, SourceUnreachable
+from runspend.core.errors import ConfigError, SourceRefused, SourceUnreachable, bill_named
 from runspend.storage import azure, google
 from runspend.storage.azure import AzureContainer, is_azure
 from runspend.storage.google import GoogleBucket
@@ -65,14 +65,14 @@ def open_folder(source: BillSource, workdir: Path, tell: Tell = lambda line: Non
     """Return the folder or bucket of a source's uri. `tell` gets the progress of large files while they are fetched."""
     uri = source.uri
     if not uri:
-        raise ConfigError(f"cannot load bill {source.name}: it has no uri. Set billing[].uri to {ALLOWED}.")
+        raise ConfigError(f"cannot load {bill_named(source.name)}: it has no uri. Set billing[].uri to {ALLOWED}.")
     if uri.startswith("s3://"):
         return S3Prefix(source, uri, workdir / "fetched", tell)
     if "://" in uri and not uri.startswith("file://"):
         if blobs := open_blobs(source, uri, workdir / "fetched", tell):
             return blobs
         raise ConfigError(
-            f"cannot load bill {source.name} from {uri}: Runspend does not support that kind of address. Set billing[].uri to {ALLOWED}."
+            f"cannot load {bill_named(source.name)} from {uri}: Runspend does not support that kind of address. Set billing[].uri to {ALLOWED}."
         )
     return LocalFolder(source.name, Path(unquote(uri.removeprefix("file://"))))
 
@@ -87,7 +87,7 @@ class LocalFolder:
 
     def entries(self) -> list[Entry]:
         if not self.root.exists():
-            raise SourceUnreachable(self.source, f"cannot load bill {self.source}: {self.root} does not exist. Check billing[].uri.")
+            raise SourceUnreachable(self.source, f"cannot load {bill_named(self.source)}: {self.root} does not exist. Check billing[].uri.")
         if self.root.is_file():
             self._paths = {self.root.name: self.root}
         else:
@@ -192,7 +192,9 @@ def stamp_of(etag: str | None) -> str | None:
 
 def changed(source: BillSource, name: str) -> SourceRefused:
     """Return the refusal of a file that is not the one that was listed."""
-    return SourceRefused(source.name, f"cannot load {name} of bill {source.name}: it changed while it was copied. Run the load again.")
+    return SourceRefused(
+        source.name, f"cannot load {name} of {bill_named(source.name)}: it changed while it was copied. Run the load again."
+    )
 
 
 class S3Prefix(BucketSource):
@@ -255,7 +257,8 @@ class S3Prefix(BucketSource):
     def _unreachable(self, error: Exception) -> SourceUnreachable:
         source = self.source
         return SourceUnreachable(
-            source.name, f"cannot read {source.uri} of bill {source.name}: {error}. Check the address, the credentials and their rights."
+            source.name,
+            f"cannot read {source.uri} of {bill_named(source.name)}: {error}. Check the address, the credentials and their rights.",
         )
 
 
@@ -347,4 +350,4 @@ def _stamp(found: Any) -> str | None:
 
 
 def _unreachable(source: BillSource, error: CannotReach) -> SourceUnreachable:
-    return SourceUnreachable(source.name, f"cannot read {source.uri} of bill {source.name}: {error}")
+    return SourceUnreachable(source.name, f"cannot read {source.uri} of {bill_named(source.name)}: {error}")

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from runspend.config.settings import BillSource
-from runspend.core.errors import SourceRefused
+from runspend.core.errors import SourceRefused, bill_named
 from runspend.core.step_result import ReadJob
 from runspend.ingest.billing import normalize as settle
 from runspend.ingest.billing import totals as counts
@@ -100,7 +100,7 @@ def load_source(
     if not found.found and not any(history.current for history in context.histories.values()):
         what = "no manifest" if source.delivery == "manifest" else "no file of a bill (.csv, .csv.gz, .parquet, .jsonl)"
         raise SourceRefused(
-            source.name, f"cannot load bill {source.name}: there is {what} in {source.uri}. Check billing[].uri and delivery."
+            source.name, f"cannot load {bill_named(source.name)}: there is {what} in {source.uri}. Check billing[].uri and delivery."
         )
     load = _load_manifests(context, folder, found.found) if found.is_by_manifest else _load_files(context, folder, found.found)
     load.periods += missing_periods(context, {p.period for p in load.periods})
@@ -155,7 +155,7 @@ def _load_manifest_period(context: LoadContext, folder: FileSource, period: str,
         if outcome.state != "refused":
             if refusal and outcome.state == "unchanged":
                 return refusal
-            outcome.error = refusal.error if refusal else None
+            outcome.error = refusal.error if refusal else outcome.error
             return outcome
         refusal = refusal or outcome
         context.progress(str(outcome.error))

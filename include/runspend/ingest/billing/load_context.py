@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runspend.config.settings import BillSource
-from runspend.core.errors import SourceRefused
+from runspend.core.errors import SourceRefused, bill_named
 from runspend.ingest.billing import versions
 from runspend.ingest.billing.normalize import Rules
 from runspend.ingest.billing.versions import LoadHistory
@@ -67,5 +67,5 @@ def refused(context: LoadContext, why: str, period: str | None) -> SourceRefused
     name = context.source.name
     if why.startswith("cannot "):
         return SourceRefused(name, why, period=period)
-    what = f"{period} of bill {name}" if period else f"bill {name}"
+    what = f"{period} of {bill_named(name)}" if period else bill_named(name)
     return SourceRefused(name, f"cannot load {what}: {why}. The period was left as it was.", period=period)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from runspend.config.settings import BillSource, Settings
 from runspend.core import own_process
-from runspend.core.errors import SourceRefused
+from runspend.core.errors import SourceRefused, bill_named
 from runspend.core.own_process import Limits, ProcessFailed
 from runspend.core.step_result import ReadJob
 
@@ -44,7 +44,9 @@ def prepare(settings: Settings) -> None:
 def load_bill(settings: Settings, source: BillSource, rules: Rules, published: PublishedBill, job: ReadJob, **given: Any) -> Load:
     """Run `billing.load_source` in its own process. Raises its errors, and SourceRefused if the process ends without a result."""
     given |= {"rules": rules, "published": published, "job": job, "progress": job.progress}
-    found: Load = _read(settings, source, "runspend.ingest.billing.load_process:_load_here", f"cannot load bill {source.name}", **given)
+    found: Load = _read(
+        settings, source, "runspend.ingest.billing.load_process:_load_here", f"cannot load {bill_named(source.name)}", **given
+    )
     return found
 
 
@@ -61,7 +63,7 @@ def probe_bill(settings: Settings, source: BillSource, **given: Any) -> dict[str
             settings,
             source,
             "runspend.ingest.billing.load_process:_probe_here",
-            f"cannot look at bill {source.name}",
+            f"cannot look at {bill_named(source.name)}",
             progress=lambda line: None,
             folder=folder,
             **given,
@@ -160,7 +162,7 @@ def _load_here(source: BillSource, *, job: ReadJob, memory: int, progress: Calla
         _do_without_pandas()
     return _without_running_out(
         source,
-        f"cannot load bill {source.name}",
+        f"cannot load {bill_named(source.name)}",
         lambda: billing.load_source(source, job=replace(job, progress=progress), memory=memory, **given),
         memory,
     )
@@ -173,7 +175,7 @@ def _probe_here(source: BillSource, *, memory: int, folder: str, progress: Calla
     if source.format != "databricks":
         _do_without_pandas()
     return _without_running_out(
-        source, f"cannot look at bill {source.name}", lambda: billing.probe_source(source, memory=memory, **given), memory
+        source, f"cannot look at {bill_named(source.name)}", lambda: billing.probe_source(source, memory=memory, **given), memory
     )
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runspend.core.errors import SourceRefused
+from runspend.core.errors import SourceRefused, bill_named
 from runspend.ingest.billing import billing_lines as lines
 from runspend.ingest.billing import totals as counts
 from runspend.ingest.billing import versions
@@ -34,7 +34,7 @@ class PeriodLoad:
     """The result for one billing period. `tables` replace the units in place; an empty map leaves them.
 
     `unchanged` may carry `billing_loads` alone, when another copy of the same file appeared. `error` means exit code 3 in any
-    state. With `loaded` it means that a still newer version was refused.
+    state. With `loaded` it means that a still newer version was refused, or that no row of this one can be read.
     """
 
     period: str
@@ -117,7 +117,22 @@ def build_period(
         "skip_reasons": _summed(f.staged.skip_reasons for f in files if f.staged and f.index in chosen),
         **told,
     }
-    return PeriodLoad(period, "loaded", tables, None, extra)
+    error = None if extra["rows"] else unreadable(context, period, quarantine)
+    return PeriodLoad(period, "loaded", tables, error, extra)
+
+
+def unreadable(context: LoadContext, period: str, quarantine: Sequence[dict[str, Any]]) -> SourceRefused | None:
+    """Return the error of a version that has only rows that cannot be read, with their most frequent reason. None if there are no such rows."""
+    if not quarantine:
+        return None
+    [(reason, _)] = Counter(row["reason"] for row in quarantine).most_common(1)
+    rows = "its only row cannot" if len(quarantine) == 1 else f"none of its {len(quarantine):,} rows can"
+    return SourceRefused(
+        context.source.name,
+        f"cannot load {period} of {bill_named(context.source.name)}: {rows} be read: {reason}. See billing_quarantine. "
+        "Check the columns of the export, and billing[].format.",
+        period=period,
+    )
 
 
 def _tell_of_rows(rows: Beside, period: str, chosen: Sequence[int]) -> tuple[DaySums, dict[str, Any]]:
@@ -179,7 +194,11 @@ def leave_unchanged(context: LoadContext, period: str, fed: Sequence[FedFile]) -
         tables["billing_loads"] = versions.loads_table(
             [{**row, "files": files} if row["state"] == "current" else row for row in history.rows]
         )
-    return PeriodLoad(period, "unchanged", tables, None, {"version": history.version, "duplicates": duplicates})
+    error = None
+    if history.current and not any(row["row_count"] for row in history.current):
+        quarantined = context.previous("billing_quarantine", period)
+        error = unreadable(context, period, [] if quarantined is None else quarantined.to_pylist())
+    return PeriodLoad(period, "unchanged", tables, error, {"version": history.version, "duplicates": duplicates})
 
 
 def record_refusal(context: LoadContext, period: str, facts: VersionFacts, why: str) -> PeriodLoad:

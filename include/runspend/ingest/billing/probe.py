@@ -35,7 +35,7 @@ def probe_source(
 
     `memory`: the bytes that it may take.
 
-    {"format", "version", "periods": [...], "files", "rows", "quarantined", "billed": {currency: Decimal},
+    {"format", "version", "periods": [...], "files", "rows", "quarantined", "quarantined_because": the most frequent reason, "billed": {currency: Decimal},
      "covered_until": datetime | None, "problems": [...],
      "usage_rows", "with_resource", "with_run", "with_job": usage rows, and how many have a key that finds runs,
      "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {change by normalizing: how often},
@@ -76,8 +76,8 @@ def probe_source(
             for part in census:
                 if part.rows:
                     billed[part.currency] = EXACT.add(billed.get(part.currency, Decimal(0)), part.billed)
-            [(covered_until, good, bad_rows)] = staged.con.execute(
-                f"select {counts.REACH}, count(*) filter (reject_reason is null), count(*) filter (reject_reason is not null) from staged"
+            [(covered_until, good, bad_rows, bad_because)] = staged.con.execute(
+                f"select {counts.REACH}, count(*) filter (reject_reason is null), count(*) filter (reject_reason is not null), mode(reject_reason) from staged"
             ).fetchall()
             evidence = counts.read_evidence(staged)
         shutil.rmtree(workdir / "unpacked", ignore_errors=True)
@@ -88,6 +88,7 @@ def probe_source(
         "files": len(files),
         "rows": good,
         "quarantined": bad_rows,
+        "quarantined_because": bad_because,
         "billed": billed,
         "covered_until": covered_until,
         "problems": problems + [str(error) for error in bad.values()],

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from runspend.core.errors import SourceRefused
+from runspend.core.errors import SourceRefused, bill_named
 
 CHUNK_BYTES = 1 << 20
 # A longer line is not a bill line. DuckDB gets the same limit, for lines inside quotes.
@@ -172,4 +172,4 @@ def free_bytes(folder: Path) -> int:
 
 def refused(source: str, name: str, why: str) -> SourceRefused:
     """Return the error of a file that cannot be loaded."""
-    return SourceRefused(source, f"cannot load {name} of bill {source}: {why}. The period was left as it was.")
+    return SourceRefused(source, f"cannot load {name} of {bill_named(source)}: {why}. The period was left as it was.")

@@ -20,6 +20,9 @@ import click
 if TYPE_CHECKING:
     from runspend.config.settings import Settings
 
+# Commands print the problems of their steps. Without a handler, Python would print them once more.
+logging.getLogger("runspend.pipeline.step_log").addHandler(logging.NullHandler())
+
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 MONTH = re.compile(r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])")
 

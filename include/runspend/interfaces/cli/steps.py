@@ -310,6 +310,8 @@ def run_night(
 
         outcome = run_dags(context.settings, dags, now=context.now, periods=periods)
     context.clear_progress()
+    if trial is not None:
+        outcome.notes = list(dict.fromkeys([*trial.notes, *outcome.notes]))
     if since is not None and not _loaded_since(context.settings, since):
         loaded = _loaded_since(context.settings, "")
         outcome.fail(
@@ -326,21 +328,19 @@ def run_night(
         outcome.fail(error)
         print_outcome(context, outcome)
     if trial is not None:
-        from runspend.interfaces.preview import foresee, render_outlook
+        from runspend.interfaces.preview import render_outlook
 
-        after = foresee(context.settings, now=context.now)
+        after = trial.outlook(outcome.problems, now=context.now)
         click.echo(f"\n{render_outlook(after)}\n{shown(trial.words(after))}", nl=False)
     raise SystemExit(outcome.exit_code)
 
 
 def _as_record(context: Context, outcome: Outcome, trial: Trial | None) -> dict[str, Any]:
     """Return the keys that a trial adds to the JSON of its outcome."""
-    from runspend.interfaces.preview import foresee
-
     if trial is None:
         return {}
     try:
-        return {"trial": trial.as_record(foresee(context.settings, now=context.now))}
+        return {"trial": trial.as_record(trial.outlook(outcome.problems, now=context.now))}
     except WarehouseDamaged as error:
         outcome.fail(error)
         return {"trial": None}

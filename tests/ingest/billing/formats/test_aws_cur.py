@@ -351,7 +351,7 @@ def test_the_format_is_found_by_its_header(tmp_path: Path) -> None:
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     short = [{k: v for k, v in line().items() if k != "line_item_currency_code"}]
-    with pytest.raises(SourceRefused, match=r"cur\.csv of bill bill: it lacks line_item_currency_code"):
+    with pytest.raises(SourceRefused, match=r"cur\.csv of the bill: it lacks line_item_currency_code"):
         loaded(tmp_path, short)
 
 

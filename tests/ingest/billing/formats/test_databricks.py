@@ -232,7 +232,7 @@ def test_prices_of_other_keys_do_not_overlap_and_equal_rows_count_once(tmp_path:
 )
 def test_a_price_that_cannot_be_read_refuses_the_list(tmp_path: Path, price: dict[str, str], reason: str) -> None:
     dbu = bill(tmp_path, [usage()], [list_price(), list_price(**{"sku_name": "OTHER", **price})])
-    with pytest.raises(SourceRefused, match=r"cannot load list_prices\.csv of bill bill: ") as refused:
+    with pytest.raises(SourceRefused, match=r"cannot load list_prices\.csv of the bill: ") as refused:
         dbu.load()
     assert reason in str(refused.value)
 
@@ -599,7 +599,7 @@ def test_no_other_format_takes_a_header_of_these_tables() -> None:
 
 def test_usage_without_its_unit_is_refused(tmp_path: Path) -> None:
     rows = [{k: v for k, v in usage().items() if k not in ("usage_unit", "cloud")}]
-    with pytest.raises(SourceRefused, match=r"usage.csv of bill bill: it lacks cloud, usage_unit\. Add them to the export"):
+    with pytest.raises(SourceRefused, match=r"usage.csv of the bill: it lacks cloud, usage_unit\. Add them to the export"):
         bill(tmp_path, rows).load()
 
 
@@ -738,7 +738,7 @@ def test_the_queries_of_the_start_page_export_what_loads(tmp_path: Path, workspa
 def test_a_table_that_must_be_there_is_asked_for_by_its_name(tmp_path: Path, workspace: Workspace, table: str) -> None:
     workspace.tables["billing.usage"] = [usage()]
     del workspace.tables[table]
-    with pytest.raises(SourceUnreachable, match=rf"cannot read system\.{table} for bill bill: .* GRANT SELECT ON TABLE system\.{table}"):
+    with pytest.raises(SourceUnreachable, match=rf"cannot read system\.{table} for the bill: .* GRANT SELECT ON TABLE system\.{table}"):
         workspace.bill(tmp_path).load()
 
 
@@ -840,7 +840,7 @@ def test_a_refusal_of_the_warehouse_is_reported_without_the_token(connector: Any
         databricks_warehouse.run_query(source, "select 1")
     connector.answer = connector.Error("warehouse is stopped\nmore")
     with pytest.raises(
-        SourceUnreachable, match=r"cannot read bill bill from databricks://eu-prod/sql.*: warehouse is stopped\. Check"
+        SourceUnreachable, match=r"cannot read the bill from databricks://eu-prod/sql.*: warehouse is stopped\. Check"
     ) as error:
         databricks_warehouse.run_query(source, "select 1")
     assert "dapi" not in str(error.value)

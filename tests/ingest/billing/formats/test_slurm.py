@@ -355,7 +355,7 @@ def test_auto_knows_it_by_its_header(tmp_path: Path) -> None:
     priced = source(path, format="auto")
     assert probe_source(priced)["format"] == "slurm"
     assert probe_source(priced)["billed"] == {"EUR": Decimal("5.376")}
-    with pytest.raises(SourceRefused, match="it lists jobs of SLURM, and bill bill has no `slurm:` with their prices"):
+    with pytest.raises(SourceRefused, match="it lists jobs of SLURM, and the bill has no `slurm:` with their prices"):
         Nights(tmp_path / "work", BillSource(name="bill", uri=str(path))).load()
 
 

@@ -187,7 +187,7 @@ def test_the_focus_view_is_read_in_place(bigquery_server: BigQueryServer, tmp_pa
 def test_a_missing_table_is_reported_with_a_fix(bigquery_server: BigQueryServer, tmp_path: Path) -> None:
     bill = nights(tmp_path, f"bigquery://{PROJECT}/nothing/table", format="gcp", endpoint=bigquery_server.endpoint, credentials="anonymous")
     with pytest.raises(
-        SourceUnreachable, match=r"cannot read bigquery://billing-project/nothing/table of bill bill: .*BigQuery Data Viewer"
+        SourceUnreachable, match=r"cannot read bigquery://billing-project/nothing/table of the bill: .*BigQuery Data Viewer"
     ):
         bill.load()
 
@@ -337,7 +337,7 @@ def test_missing_credentials_are_reported_with_a_fix(tmp_path: Path, monkeypatch
         raise DefaultCredentialsError("Your default credentials were not found.")
 
     monkeypatch.setattr("google.auth.default", find_none)
-    with pytest.raises(SourceUnreachable, match="cannot read bigquery://my-project/billing/export of bill bill: Your default credentials"):
+    with pytest.raises(SourceUnreachable, match="cannot read bigquery://my-project/billing/export of the bill: Your default credentials"):
         of_fake(tmp_path).load()
     key = nights(tmp_path, "bigquery://my-project/billing/export", format="gcp", credentials=str(tmp_path / "no-key.json"))
     with pytest.raises(ConfigError, match=r"no-key.json is not the key file of a service account \(FileNotFoundError\)"):

@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any
 
 from runspend.config.settings import BILL_FORMATS, BillSource
-from runspend.core.errors import SourceRefused
+from runspend.core.errors import SourceRefused, bill_named
 
 
 def format_module(name: str) -> ModuleType:
@@ -48,7 +48,7 @@ def find_format(source: BillSource, file_name: str, header: Sequence[str]) -> st
             return name
     raise SourceRefused(
         source.name,
-        f"cannot load {file_name} of bill {source.name}: its header does not match any known format ({', '.join(BILL_FORMATS)}). "
+        f"cannot load {file_name} of {bill_named(source.name)}: its header does not match any known format ({', '.join(BILL_FORMATS)}). "
         f"{_closest(header)}Check the file, or name its format in billing[].format.",
     )
 

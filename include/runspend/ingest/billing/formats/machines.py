@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import BillSource, Machine, Purchase
-from runspend.core.errors import ConfigError, SourceRefused
+from runspend.core.errors import ConfigError, SourceRefused, bill_named
 from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing.file_sources import Entry, FileSource
 from runspend.ingest.billing.formats import focus
@@ -76,7 +76,9 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 def open_place(source: BillSource, workdir: Path, now: datetime, drawn: Drawn | None = None) -> FileSource:
     """Return the months of the machines as files in the work folder, up to the last full hour. `drawn`: power of measured machines."""
     if source.currency is None:
-        raise ConfigError(f"cannot load bill {source.name}: it has no currency. Set billing[].currency, or `currency` of the whole file.")
+        raise ConfigError(
+            f"cannot load {bill_named(source.name)}: it has no currency. Set billing[].currency, or `currency` of the whole file."
+        )
     return Months(source, workdir / "machines", now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0), drawn or {})
 
 
@@ -97,7 +99,7 @@ class Months:
         if not written:
             raise SourceRefused(
                 self.source.name,
-                f"cannot load bill {self.source.name}: none of its machines has run for an hour yet; the first begins on {first}. Check `from`.",
+                f"cannot load {bill_named(self.source.name)}: none of its machines has run for an hour yet; the first begins on {first}. Check `from`.",
             )
         return [Entry(path.name, path.stat().st_size, self.until) for path in written]
 

@@ -20,6 +20,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from runspend.config.settings import BillSource, SlurmPrices, SlurmSettings
+from runspend.core.errors import bill_named
 from runspend.ingest.billing import format_spec as mapped
 from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
@@ -86,7 +87,9 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     settings = source.slurm
     if settings is None or source.currency is None:
         missing = "`slurm:` with their prices" if settings is None else "`currency`"
-        raise refused(source.name, delivered.name, f"it lists jobs of SLURM, and bill {source.name} has no {missing}. Add it to billing[]")
+        raise refused(
+            source.name, delivered.name, f"it lists jobs of SLURM, and {bill_named(source.name)} has no {missing}. Add it to billing[]"
+        )
     month, start, end = _time_of(stands_for(source, delivered.name), settings.timezone)
     variables = {
         "bill": source.name, "currency": source.currency, "timezone": settings.timezone, "cards": json.dumps(rate_cards(settings)),

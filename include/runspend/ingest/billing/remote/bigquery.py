@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.config.settings import BillSource
-from runspend.core.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable
+from runspend.core.errors import ConfigError, MissingExtra, SourceRefused, SourceUnreachable, bill_named
 from runspend.ingest.billing.file_sources import Entry
 from runspend.storage.google_clients import bigquery_clients, read_credentials
 
@@ -72,7 +72,7 @@ def open_table(source: BillSource, workdir: Path, export: Export) -> BigQueryTab
     found = ADDRESS.fullmatch(uri.removeprefix(SCHEME))
     if not found:
         raise ConfigError(
-            f"cannot load bill {source.name} from {uri}: that is not a BigQuery table. "
+            f"cannot load {bill_named(source.name)} from {uri}: that is not a BigQuery table. "
             "Set billing[].uri to bigquery://project/dataset/table, the table the billing export goes to."
         )
     return BigQueryTable(source, ".".join(found.groups()), workdir / "fetched", export)
@@ -84,7 +84,7 @@ def connect(source: BillSource, project: str) -> tuple[Any, Any]:
         credentials, own_project = read_credentials(str(source.credentials) if source.credentials else None)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot load bill {source.name}: {source.credentials} is not the key file of a service account ({type(error).__name__}). "
+            f"cannot load {bill_named(source.name)}: {source.credentials} is not the key file of a service account ({type(error).__name__}). "
             "Set billing[].credentials to one, or leave it out to take the credentials of the environment."
         ) from error
     return bigquery_clients(credentials, own_project or project, endpoint=source.endpoint)
@@ -118,7 +118,7 @@ class BigQueryTable:
         if rows != month.row_count:
             raise SourceRefused(
                 self._source.name,
-                f"cannot load {entry.name} of bill {self._source.name}: it has {rows} rows where {month.row_count} were counted, so it changed "
+                f"cannot load {entry.name} of {bill_named(self._source.name)}: it has {rows} rows where {month.row_count} were counted, so it changed "
                 "while it was read. Run the load again.",
             )
         return path
@@ -210,6 +210,6 @@ class BigQueryTable:
         except (GoogleAPIError, GoogleAuthError, RequestException) as error:
             raise SourceUnreachable(
                 self._source.name,
-                f"cannot read {self._source.uri} of bill {self._source.name}: {str(error).splitlines()[0]}. Check the address, the credentials and "
+                f"cannot read {self._source.uri} of {bill_named(self._source.name)}: {str(error).splitlines()[0]}. Check the address, the credentials and "
                 "their rights: BigQuery Data Viewer on the dataset, BigQuery Job User and BigQuery Read Session User on the project.",
             ) from error

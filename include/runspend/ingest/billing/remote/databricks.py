@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from runspend.config.settings import BillSource
-from runspend.core.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable
+from runspend.core.errors import ConfigError, MissingExtra, RunspendError, SourceUnreachable, bill_named
 from runspend.ingest.billing.file_sources import Entry
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def run_query(source: BillSource, sql: str) -> pa.Table:
             raise TableMissing(str(error).splitlines()[0]) from error
         raise SourceUnreachable(
             source.name,
-            f"cannot read bill {source.name} from {source.uri}: {str(error).splitlines()[0]}. "
+            f"cannot read {bill_named(source.name)} from {source.uri}: {str(error).splitlines()[0]}. "
             "Check the profile or host, the id of the SQL warehouse, and that it may be used.",
         ) from error
 
@@ -112,7 +112,7 @@ def address_of(source: BillSource) -> tuple[str, str]:
     parts = urlsplit(source.uri or "")
     if not parts.netloc or not HTTP_PATH.fullmatch(parts.path):
         raise ConfigError(
-            f"cannot load bill {source.name} from {source.uri}: it does not name an SQL warehouse. "
+            f"cannot load {bill_named(source.name)} from {source.uri}: it does not name an SQL warehouse. "
             "Write databricks://PROFILE_OR_HOST/sql/1.0/warehouses/ID; the warehouse's page shows the last part as its HTTP path."
         )
     return parts.netloc, parts.path
@@ -174,7 +174,7 @@ class SystemTables:
     def _missing(self, table: str, error: TableMissing) -> SourceUnreachable:
         return SourceUnreachable(
             self._source.name,
-            f"cannot read {table} for bill {self._source.name}: {error}. An account administrator grants it: "
+            f"cannot read {table} for {bill_named(self._source.name)}: {error}. An account administrator grants it: "
             f"GRANT SELECT ON TABLE {table} TO `…`, and USE SCHEMA on its schema.",
         )
 

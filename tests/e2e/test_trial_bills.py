@@ -1,0 +1,68 @@
+"""`runspend try` on bills of which little or nothing can be read, and on a bill whose newest month is empty."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.command import run_here, run_process
+from tests.focus_files import month, row, write_csv
+
+NOW = ("--now", "2026-12-04T06:00")
+UNREADABLE = "none of its 2 rows can be read: BillingCurrency is 'MC', which is not an ISO 4217 code"
+
+
+@pytest.fixture
+def given(store: Path, tmp_path: Path) -> tuple[str, ...]:
+    """The options of a trial but for its bill."""
+    return ("--tracking", f"sqlite:///{store / 'mlflow.db'}", "--folder", str(tmp_path / "trial"), *NOW)
+
+
+def test_a_bill_without_a_readable_row_fails_in_every_command(tmp_path: Path, given: tuple[str, ...]) -> None:
+    bad = row(BillingCurrency="MC")
+    bill = write_csv(tmp_path / "bill.csv", [bad, {**bad, "ResourceId": "i-2"}])
+    tried = run_here("try", *given, "--bill", str(bill), code=3)
+    assert tried.stdout.count(UNREADABLE) == 1 and "source=bill 0 charges: refused\n" in tried.stdout
+    assert "no pools proposed: no row of the bill can be read (see billing_quarantine)." in tried.stdout
+    config = ("--config", str(tmp_path / "trial" / "runspend.yaml"))
+    for command in ("load", "nightly"):
+        done = run_here(command, *config, *NOW, code=3)
+        assert (done.stdout + done.stderr).count(UNREADABLE) == 1
+    assert f"FAIL  {UNREADABLE}" in run_here("doctor", *config, *NOW, code=3).stdout
+    shown = run_here("sql", "select count(*) as n from billing_quarantine", "--json", *config)
+    assert json.loads(shown.stdout) == [{"n": 2}]
+
+
+def test_a_partly_readable_bill_has_a_note(tmp_path: Path, given: tuple[str, ...]) -> None:
+    """The trial reads the bill twice, and the second read changes nothing: the note is of the first."""
+    bill = write_csv(tmp_path / "bill.csv", [row("5.00"), row(BillingCurrency="MC", ResourceId="i-2")])
+    answer = json.loads(run_here("try", *given, "--bill", str(bill), "--json").stdout)
+    assert answer["notes"] == ["bill 2026-10: 1 unreadable row is excluded from totals: see billing_quarantine"]
+
+
+def test_a_refused_bill_is_explained_once(tmp_path: Path, given: tuple[str, ...]) -> None:
+    """In a process of its own: what Python logs by itself counts too."""
+    bill = tmp_path / "bill.csv"
+    bill.write_text("a,b\n1,2\n")
+    tried = run_process("try", *given, "--bill", str(bill), "--quiet", code=3)
+    assert (tried.stdout + tried.stderr).count("its header does not match any known format") == 1
+    assert "cannot load bill.csv of the bill: " in tried.stdout
+    assert "no preview (no bill could be allocated)" in tried.stdout
+
+
+def test_the_newest_month_with_cost_is_previewed(tmp_path: Path, given: tuple[str, ...]) -> None:
+    """A newer month without cost is named, and is neither the report that is shown nor the trial's month."""
+    bill = write_csv(tmp_path / "bill.csv", [row("5.00"), row("0", **month("2026-11"))])
+    tried = run_here("try", *given, "--bill", str(bill)).stdout
+    assert "preview of October 2026 with this configuration" in tried
+    assert "November 2026: on the bill, without cost" in tried
+    assert "5.0000 USD" in tried
+    assert "without_cost=2026-11\n" in tried and f"report={tmp_path / 'trial' / 'reports' / '2026-10.html'}\n" in tried
+    trial = json.loads(run_here("try", *given, "--bill", str(bill), "--json").stdout)["trial"]
+    assert (trial["billing_period"], trial["results"][0]["bill_cost"]) == ("2026-10", "5")
+    config = tmp_path / "trial" / "runspend.yaml"
+    other = tmp_path / "other.yaml"
+    other.write_text(config.read_text().replace("home: .", f"home: {tmp_path / 'other'}"))
+    assert "preview of October 2026" in run_here("doctor", "--config", str(other), *NOW).stdout  # before its first pipeline run
