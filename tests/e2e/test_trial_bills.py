@@ -59,7 +59,7 @@ def test_the_newest_month_with_cost_is_previewed(tmp_path: Path, given: tuple[st
     assert "preview of October 2026 with this configuration" in tried
     assert "November 2026: on the bill, without cost" in tried
     assert "5.0000 USD" in tried
-    assert "without_cost=2026-11\n" in tried and f"report={tmp_path / 'trial' / 'reports' / '2026-10.html'}\n" in tried
+    assert "without_cost=2026-11\n" in tried and "/reports/2026-10.html\n" in tried
     trial = json.loads(run_here("try", *given, "--bill", str(bill), "--json").stdout)["trial"]
     assert (trial["billing_period"], trial["results"][0]["bill_cost"]) == ("2026-10", "5")
     config = tmp_path / "trial" / "runspend.yaml"
